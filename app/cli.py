@@ -1,0 +1,318 @@
+"""`feedlab`: every command. Each imports what it needs when it runs, so that a broken part breaks only its own."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from app.config import Config, ConfigError
+from app.errors import Refused
+from benchmarks.cli import MEASUREMENTS
+
+if TYPE_CHECKING:
+    from app.stack import Stack
+    from app.stack.programs import Level
+
+T = TypeVar("T")
+
+
+class Refusal(click.ClickException):
+    """Shown in one line, without a traceback."""
+
+    exit_code = 2
+
+
+class Feedlab(click.Group):
+    def invoke(self, context: click.Context) -> object:
+        """Expected ends: 2 with one line when it cannot start, 130 after Ctrl-C, 143 after SIGTERM."""
+        from app.stack.programs import ServersError
+
+        before = signal.signal(signal.SIGTERM, _terminated)
+        try:
+            return super().invoke(context)
+        except (ConfigError, ServersError, Refused) as error:
+            raise Refusal(str(error)) from None
+        except KeyboardInterrupt:
+            context.exit(130)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # unwinds, so that servers started for this command are stopped
+
+
+def data_option(command: Callable[..., T]) -> Callable[..., T]:
+    return click.option(
+        "--data",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path(".data"),
+        show_default=True,
+        help="Data directory; the servers that run for it are used.",
+    )(command)
+
+
+def stack_option(command: Callable[..., T]) -> Callable[..., T]:
+    return click.option(
+        "--stack",
+        "level",
+        type=click.Choice(["auto", "urls", "servers", "memory"]),
+        default="auto",
+        show_default=True,
+        help="Servers by URL only, real ones only, in-process stand-ins only, or the best there is.",
+    )(command)
+
+
+def on_stack(data: Path, level: "Level", purpose: str, work: "Callable[[Stack], Coroutine[Any, Any, T]]") -> T:
+    """Run `work` on the servers of `data`."""
+    from app.stack import connected
+    from app.stack.servers import servers_of
+
+    config = Config.from_environment()
+
+    async def run() -> T:
+        async with connected(addresses, config) as stack:
+            return await work(stack)
+
+    with servers_of(data, config, level, purpose=purpose) as addresses:
+        return asyncio.run(run())
+
+
+@click.group(cls=Feedlab)
+@click.version_option(package_name="feedlab")
+def main() -> None:
+    """A friend-status timeline on MongoDB, built four times: query, push, queue, cache."""
+
+
+@main.command()
+@data_option
+@stack_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="0 takes any free port.")
+@click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="Worker processes.")
+@click.option("--web", type=click.IntRange(1, 64), default=1, show_default=True, help="Web processes.")
+@click.option("--demo", is_flag=True, help="Fill an empty database, and let anybody sign in as anybody.")
+def serve(data: Path, level: "Level", host: str, port: int, workers: int, web: int, demo: bool) -> None:
+    """Start the servers, workers and web pages; stop them all with Ctrl-C.
+
+    Prints `ready http://HOST:PORT` when requests are answered.
+    """
+    from app.serve import Plan
+    from app.serve import serve as run
+
+    config = Config.from_environment(demo=True) if demo else Config.from_environment()
+    plan = Plan(data=data, host=host, port=port, web=web, workers=workers, level=level)
+    click.get_current_context().exit(run(plan, config))
+
+
+@main.command("web-process", hidden=True)
+@data_option
+@click.option("--fd", type=int, required=True, help="A listening socket, inherited.")
+def web_process(data: Path, fd: int) -> None:
+    """One web process of `feedlab serve`."""
+    from app.serve import web_process as run
+    from app.stack.children import end_with_parent
+    from app.stack.servers import owner_servers
+
+    end_with_parent()
+    config = Config.from_environment()
+    asyncio.run(run(fd, owner_servers(data, config), config))
+
+
+@main.command()
+@data_option
+@stack_option
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def doctor(data: Path, level: "Level", as_json: bool) -> None:
+    """Show where each server comes from, whether it answers, and what to do when it is missing."""
+    from app.doctor import doctor as run
+
+    click.get_current_context().exit(run(data, Config.from_environment(), level, as_json=as_json))
+
+
+@main.command()
+@data_option
+@stack_option
+@click.option("--count", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+@click.option("--child", is_flag=True, hidden=True, help="Started by another command, and ends with it.")
+def worker(data: Path, level: "Level", count: int, child: bool) -> None:
+    """Deliver statuses in the background, until SIGTERM."""
+    from app.serve import work
+    from app.stack.children import end_with_parent
+    from app.stack.servers import owner_servers
+
+    config = Config.from_environment()
+    if not child:
+        click.get_current_context().exit(work(data, config, level, count))
+    from workers.worker import run
+
+    end_with_parent()
+    run(owner_servers(data, config), config)
+
+
+@main.command()
+@data_option
+@stack_option
+@click.option("--deliver", metavar="A,B", help="Phases that deliver from now on; an empty text for none.")
+@click.option("--read", metavar="PHASE", help="Phase that answers a read which names none.")
+def phases(data: Path, level: "Level", deliver: str | None, read: str | None) -> None:
+    """Show the phase settings, or change them while everything runs."""
+    from phases.timelines import Timelines
+
+    async def work(stack: "Stack") -> None:
+        timelines = await Timelines.open(stack)
+        if deliver is not None or read is not None:
+            slugs = None if deliver is None else [slug.strip() for slug in deliver.split(",") if slug.strip()]
+            state = await timelines.switch(read=read, delivering=slugs)
+        else:
+            state = await timelines.state()
+        click.echo(f"read: {state.read}")
+        for phase in state.phases:
+            since = f" since {phase.since:%Y-%m-%d %H:%M:%S} UTC" if phase.since else ""
+            does = f"delivering{since}" if phase.delivering else "not delivering"
+            click.echo(f"{phase.slug:6} {does}, {phase.pending:,} pending, {phase.queued:,} queued: {phase.title}")
+
+    on_stack(data, level, "feedlab phases", work)
+
+
+@main.command()
+@data_option
+@stack_option
+@click.option("--failed", is_flag=True, help="The dead letters instead of what is under way.")
+@click.option("--retry", is_flag=True, help="Queue every dead letter again.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+def deliveries(data: Path, level: "Level", failed: bool, retry: bool, limit: int) -> None:
+    """List the deliveries under way, or those that failed for good, and retry them."""
+
+    async def work(stack: "Stack") -> None:
+        if retry:
+            click.echo(f"{await stack.queue.retry_dead_letters():,} queued again")
+            return
+        found = await stack.queue.deliveries(failed=failed, limit=limit)
+        for job in found:
+            since = f" since {job.since:%Y-%m-%d %H:%M:%S} UTC" if job.since else ""
+            error = f": {job.error}" if job.error else ""
+            click.echo(f"{job.state:9} {job.phase:6} {job.status}{since}, {job.attempts_left} attempts left{error}")
+        if not found:
+            click.echo("no dead letters" if failed else "nothing under way")
+
+    on_stack(data, level, "feedlab deliveries", work)
+
+
+@main.command()
+@data_option
+@stack_option
+@click.argument("handle")
+@click.option("--revoke", is_flag=True, help="Make it an ordinary account again.")
+def admin(data: Path, level: "Level", handle: str, revoke: bool) -> None:
+    """Make HANDLE an administrator, who may switch phases through the API and the pages."""
+    from app.models import User
+
+    async def work(_: "Stack") -> None:
+        user = await User.find_one({"handle": handle.lower()})
+        if user is None:
+            raise Refusal(f"nobody is called {handle}")
+        await user.set({"admin": not revoke})
+        click.echo(f"{user.handle} is {'an ordinary account' if revoke else 'an administrator'}")
+
+    on_stack(data, level, "feedlab admin", work)
+
+
+@main.command()
+@data_option
+@click.option("--print", "print_only", is_flag=True, help="Print the address and open nothing.")
+def walkthrough(data: Path, print_only: bool) -> None:
+    """Open the walkthrough on the site that runs for the data directory."""
+    import webbrowser
+
+    from app.stack.datadir import DataDirectory
+
+    owner = DataDirectory(data).owner()
+    if owner is None or owner.web is None:
+        raise Refusal(f"nothing is served from {data}: start it with `feedlab serve --demo`")
+    address = f"{owner.web}/walkthrough"
+    click.echo(address)
+    if not print_only:
+        webbrowser.open(address)
+
+
+@main.command()
+@data_option
+@stack_option
+@click.option("--graph", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="SNAP edge list, or .gz.")
+@click.option("--directed", is_flag=True, help="A line is `follower followee`; without it a friendship, both ways.")
+@click.option("--users", type=click.IntRange(1), default=2_000, show_default=True, help="Of a generated graph.")
+@click.option("--mean", type=click.FloatRange(0), default=30, show_default=True, help="Mean number of followees.")
+@click.option("--seed", "number", type=int, default=1, show_default=True, help="The same number, the same content.")
+@click.option("--statuses", type=click.IntRange(0), default=20_000, show_default=True)
+@click.option("--days", type=click.IntRange(1), default=30, show_default=True, help="Period the statuses lie in.")
+@click.option("--password", help="Of every seeded person. Default: a random one, printed.")
+@click.option("--reset", is_flag=True, help="First erase every account, status and job.")
+def seed(
+    data: Path,
+    level: "Level",
+    graph: Path | None,
+    directed: bool,
+    users: int,
+    mean: float,
+    number: int,
+    statuses: int,
+    days: int,
+    password: str | None,
+    reset: bool,
+) -> None:
+    """Fill the database with people, follow edges and statuses, from a file or generated."""
+    from benchmarks import seed_command
+    from benchmarks.graph import GraphError
+    from benchmarks.seed import SeedRefused
+
+    try:
+        edges = seed_command.graph_from(graph, directed, users, mean, number)  # all of it, before any server is asked
+
+        async def work(stack: "Stack") -> None:
+            await seed_command.run(
+                stack, edges, statuses=statuses, days=days, seed=number, password=password, reset=reset
+            )
+
+        on_stack(data, level, "feedlab seed", work)
+    except (GraphError, SeedRefused) as error:
+        raise Refusal(str(error)) from None
+
+
+@main.group()
+def bench() -> None:
+    """Measure the phases, or break what runs and look what is lost."""
+
+
+@bench.command()
+@click.option("--faults", "count", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@click.option("--seconds", type=click.FloatRange(1), help="The faults are spread over. Default: 5 for each.")
+@click.option("--seed", "number", type=int, default=1, show_default=True, help="Decides which faults, and the load.")
+@click.option("--pause", type=click.FloatRange(1, 40), default=8, show_default=True, help="Longest, in seconds.")
+@click.option("--no-aof", is_flag=True, help="Redis keeps nothing on disk: a kill empties the queue.")
+@click.option("--replica-set", is_flag=True, help="Three mongods, whose primary is killed again and again.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def faults(
+    count: int, seconds: float | None, number: int, pause: float, no_aof: bool, replica_set: bool, as_json: bool
+) -> None:
+    """Kill, pause, flush and switch a system of its own under load, and check every page.
+
+    Exit code 1 when a status was missing, wrong or doubled, or an error was anything but a clean 503 or a broken
+    connection.
+    """
+    from benchmarks.faults import Plan, run
+
+    plan = Plan(count, seconds or 5 * count, number, pause, aof=not no_aof, replica_set=replica_set)
+    click.get_current_context().exit(run(plan, as_json=as_json))
+
+
+for command in MEASUREMENTS:
+    bench.add_command(command)
+
+
+if __name__ == "__main__":
+    main()

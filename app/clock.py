@@ -1,0 +1,54 @@
+"""Time, injected: tests move it, nothing else in the project asks the machine for the date."""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+from bson import ObjectId
+
+FIRST_ID = ObjectId(b"\x00" * 12)  # before every status: a floor that covers the whole history
+LAST_ID = ObjectId(b"\xff" * 12)  # after every status: a floor that covers nothing
+
+
+def id_at(moment: datetime) -> ObjectId:
+    """A new unique id whose timestamp is `moment`. Ids made by one process keep their order inside a second."""
+    seconds = int(moment.timestamp())
+    return ObjectId(seconds.to_bytes(4, "big") + ObjectId().binary[4:])
+
+
+def id_floor(moment: datetime) -> ObjectId:
+    """The smallest id of the second after `moment`: every id made at `moment` or before is below it."""
+    return ObjectId((int(moment.timestamp()) + 1).to_bytes(4, "big") + b"\x00" * 8)
+
+
+class Clock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """UTC, cut to the millisecond that MongoDB keeps."""
+        now = datetime.now(UTC)
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards; they go on while the process is stopped."""
+        return time.monotonic()
+
+    def new_id(self) -> ObjectId:
+        return id_at(self.now())
+
+
+class ManualClock(Clock):
+    """A clock that stands still until it is told otherwise."""
+
+    def __init__(self, start: datetime) -> None:
+        self._start = start
+        self._elapsed = 0.0
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=self._elapsed)
+
+    def monotonic(self) -> float:
+        return self._elapsed
+
+    def advance(self, seconds: float) -> None:
+        assert seconds >= 0
+        self._elapsed += seconds

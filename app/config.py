@@ -1,0 +1,78 @@
+"""Every knob, its default and its limits. The one place that reads the environment."""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+DAY_S = 86_400
+MEMCACHED_LONGEST_TTL_S = 30 * DAY_S  # above it Memcached reads a TTL as a date
+
+PREFIX = "FEEDLAB_"
+
+
+class ConfigError(Exception):
+    """A setting in the environment is wrong; the text names it."""
+
+
+class Config(BaseModel):
+    """Settings of one process. `FEEDLAB_<FIELD IN CAPITALS>` in the environment sets a field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mongodb_url: str | None = None
+    redis_url: str | None = None
+    memcached: tuple[Annotated[str, Field(pattern=r"^.+:\d+$")], ...] = ()  # host:port, comma-separated
+    database: str = "feedlab"
+    redis_aof: bool = Field(default=True, description="whether the Redis that is started keeps its queue on disk")
+
+    cap: int = Field(default=800, ge=1, le=10_000, description="entries kept per home timeline")
+    chunk: int = Field(default=500, ge=1, le=20_000, description="followers served by one job of phase 3")
+    list_chunk: int = Field(default=2_000, ge=1, le=20_000, description="the same in phase 4, which is faster")
+    inline_chunk: int = Field(
+        default=20_000, ge=1, le=50_000, description="followers served by one command while the poster of phase 2 waits"
+    )
+    pending_scan: int = Field(
+        default=200, ge=1, le=5_000, description="pending statuses a read looks at before it asks phase 1"
+    )
+    comeback: Literal["auto", "manual"] = Field(
+        default="auto", description="who rebuilds a cold timeline: the read, or a button"
+    )
+
+    timeline_ttl_s: int = Field(default=3 * DAY_S, ge=60, le=MEMCACHED_LONGEST_TTL_S)
+    activity_slack_s: int = Field(
+        default=3_600, ge=10, description="how much longer an edge is active than the key it serves"
+    )
+    lease_s: int = Field(default=10, ge=1, le=300, description="a rebuild that takes longer is given up")
+    grace_s: float = Field(
+        default=2.0, ge=1.0, le=60, description="rule 3: how long old settings may still be acted on"
+    )
+    settings_age_s: float = Field(
+        default=0.5, gt=0, le=0.5, description="oldest copy of the phase settings that may be used"
+    )
+
+    server_timeout_s: float = Field(default=5.0, gt=0, le=60, description="longest wait for one answer of a server")
+    token_days: int = Field(default=30, ge=1, le=365)
+    writes_per_minute: int = Field(default=6_000, ge=1, description="per signed-in person")
+    failed_sign_ins_per_minute: int = Field(default=10, ge=1, description="per handle")
+    demo: bool = False
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ, **overrides: object) -> Self:
+        """Read `FEEDLAB_*`. Raises ConfigError naming every variable that is unknown or wrong."""
+        given: dict[str, object] = {}
+        for name, text in environment.items():
+            if name.startswith(PREFIX) and text:
+                field = name.removeprefix(PREFIX).lower()
+                given[field] = tuple(filter(None, text.split(","))) if field == "memcached" else text
+        try:
+            return cls.model_validate(given | overrides)
+        except ValidationError as error:
+            lines = (f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+            raise ConfigError("; ".join(lines)) from None
+
+
+def environment_for(settings: Mapping[str, str]) -> dict[str, str]:
+    """Our environment for a process of ours that is to have exactly these settings (`FEEDLAB_*`) and no others."""
+    return {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)} | dict(settings)

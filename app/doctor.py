@@ -1,0 +1,95 @@
+"""`feedlab doctor`: where each server comes from, whether it answers, and what to do when it is missing."""
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from app.config import Config
+from app.stack.datadir import DataDirectory, Note
+from app.stack.probe import NoAnswer, ask
+from app.stack.programs import Level, Server, Source, masked, resolve
+
+TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One server. `advice` is empty when there is nothing to do."""
+
+    server: str
+    source: str
+    version: str
+    address: str
+    state: str
+    ok: bool
+    advice: str
+
+
+def examine(data: Path, config: Config, level: Level) -> tuple[list[Finding], int | None]:
+    """A finding per server, and the process that runs them now, if one does."""
+    owner = DataDirectory(data).owner()
+    note = owner if owner and owner.ready else None
+    findings = [_finding(source, note) for source in resolve(config, level)]
+    return findings, owner.owner.pid if owner and owner.owner else None
+
+
+def _finding(source: Source, note: Note | None) -> Finding:
+    running = _running(source.server, note) if source.kind in ("program", "package") else ()
+    if source.urls or running:
+        return _asked(source, source.urls or running)
+    if source.program:
+        return Finding(source.title, str(source), source.version or "", "would start", "not running", True, "")
+    wanted = source.advice is None  # --stack memory: no real server is looked for
+    return Finding(source.title, str(source), "", "", "missing" if source.advice else "ok", wanted, source.advice or "")
+
+
+def _running(server: Server, note: Note | None) -> tuple[str, ...]:
+    if note is None:
+        return ()
+    found = {"mongodb": note.mongodb, "redis": note.redis}.get(server)
+    return (found,) if found else (note.memcached or ()) if server == "memcached" else ()
+
+
+def _asked(source: Source, urls: tuple[str, ...]) -> Finding:
+    address = ", ".join(masked(url) for url in urls)
+    try:
+        versions = sorted({ask(source.server, url, TIMEOUT_S).version for url in urls})
+    except NoAnswer as error:
+        advice = "start it, or correct the URL" if source.urls else "see the logs folder of the data directory"
+        return Finding(source.title, str(source), "", address, f"no answer: {error}", False, advice)
+    return Finding(source.title, str(source), ", ".join(versions), address, "answers", True, "")
+
+
+def doctor(data: Path, config: Config, level: Level, *, as_json: bool) -> int:
+    """Print what `examine` finds. 0 when every server is a real one that answers or can be started, else 1."""
+    findings, owner = examine(data, config, level)
+    ok = all(finding.ok for finding in findings)
+    facts = {"feedlab": version("feedlab"), "python": platform.python_version(), "data": str(data.absolute())}
+    if as_json:
+        servers = [asdict(finding) for finding in findings]
+        click.echo(json.dumps({**facts, "stack": level, "owner": owner, "ok": ok, "servers": servers}, indent=1))
+        return 0 if ok else 1
+    doing = f"in use by process {owner}" if owner else "not in use"
+    click.echo(f"Feedlab {facts['feedlab']}, Python {facts['python']}, data in {facts['data']} ({doing})")
+    Console(soft_wrap=False).print(_table(findings))
+    for finding in findings:
+        if finding.advice:
+            click.echo(f"{finding.server}: {finding.advice}")
+    return 0 if ok else 1
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("server", "version", "state", "address", "from"):
+        table.add_column(title, overflow="fold")
+    for finding in findings:
+        state = f"[{'green' if finding.ok else 'red'}]{finding.state}[/]"
+        table.add_row(finding.server, finding.version, state, finding.address, finding.source)
+    return table

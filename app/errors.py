@@ -1,0 +1,37 @@
+"""What a use case may refuse, in the words of the domain; the web edge turns each into its status code."""
+
+
+class Refused(Exception):
+    """A request that is understood and not carried out. The text is for the person who asked."""
+
+
+class Invalid(Refused):
+    """A field is wrong."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class NotFound(Refused):
+    """It does not exist, or the asker may not see it: the two are told apart nowhere."""
+
+
+class Forbidden(Refused):
+    """It exists, the asker knows, and may not."""
+
+
+class Conflict(Refused):
+    """It contradicts what is stored."""
+
+
+class WrongPassword(Refused):
+    """Handle and password do not go together; which of the two is wrong is not said."""
+
+
+class TooMany(Refused):
+    """Asked too often."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

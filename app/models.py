@@ -1,0 +1,181 @@
+"""What is stored: one Beanie document per collection, with its keys and indexes.
+
+`follows`, `statuses` and what the phases keep are also read as raw collections on the hot paths
+(`app/access.py`, `phases/`): hydrating a Beanie document costs more than MongoDB's answer.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+from beanie import Document
+from bson import ObjectId
+from pydantic import ConfigDict, Field, model_validator
+from pymongo import ASCENDING, DESCENDING, IndexModel
+
+Audience = Literal["followers", "mutuals", "circle"]
+
+
+def _unique(first: str, second: str) -> IndexModel:
+    return IndexModel([(first, ASCENDING), (second, ASCENDING)], unique=True)
+
+
+def _debts(reader: str) -> IndexModel:
+    key = [("debt", ASCENDING), (reader, ASCENDING)]
+    return IndexModel(key, name="debts", partialFilterExpression={"debt": True})
+
+
+class Base(Document):
+    """An ObjectId stays an ObjectId, in every field."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    id: ObjectId = Field(default_factory=ObjectId, alias="_id")  # type: ignore[assignment]
+
+
+class User(Base):
+    """A person. `password_hash` is argon2id, or None for somebody who cannot sign in with a password."""
+
+    handle: str
+    name: str
+    password_hash: str | None = None
+    admin: bool = False
+    created_at: datetime
+    last_seen_at: datetime
+    active_until: datetime | None = None  # every follow edge of this reader is active at least until then
+    found_by: list[str] = Field(default_factory=list)  # `search_words` of handle and name
+
+    @model_validator(mode="after")
+    def _found_by_handle_and_name(self) -> Self:
+        self.found_by = search_words(self.handle, self.name)
+        return self
+
+    class Settings:
+        name = "users"
+        indexes: ClassVar = [
+            IndexModel("handle", unique=True),
+            IndexModel([("found_by", ASCENDING), ("handle", ASCENDING)]),
+        ]
+        keep_nulls = False
+
+
+def search_words(handle: str, name: str) -> list[str]:
+    """What a search finds a person by the beginning of: the handle and the words of the name, regardless of case."""
+    return list(dict.fromkeys([handle, *name.casefold().split()]))
+
+
+class Token(Base):
+    """A signed-in session: `digest` is the SHA-256 of the bearer token, which itself is stored nowhere."""
+
+    digest: bytes
+    user_id: ObjectId
+    expires_at: datetime
+
+    class Settings:
+        name = "tokens"
+        indexes: ClassVar = [IndexModel("digest", unique=True), IndexModel("expires_at", expireAfterSeconds=0)]
+
+
+class Follow(Base):
+    """`follower` follows `followee`.
+
+    `active_until`: fan-out in phase 4 serves this edge until then.
+    `debt`: this edge still owes its backfill; absent when it does not.
+    """
+
+    follower: ObjectId
+    followee: ObjectId
+    active_until: datetime
+    debt: Literal[True] | None = None
+
+    class Settings:
+        name = "follows"
+        indexes: ClassVar = [
+            _unique("follower", "followee"),
+            IndexModel([("followee", ASCENDING), ("follower", ASCENDING)]),
+            IndexModel([("followee", ASCENDING), ("active_until", ASCENDING), ("follower", ASCENDING)]),
+            _debts("follower"),
+        ]
+        keep_nulls = False
+
+
+class Block(Base):
+    blocker: ObjectId
+    blocked: ObjectId
+
+    class Settings:
+        name = "blocks"
+        indexes: ClassVar = [_unique("blocker", "blocked"), _unique("blocked", "blocker")]
+
+
+class CircleMember(Base):
+    """`member` is in `owner`'s circle. `debt` as in Follow: a new member may see more of the owner."""
+
+    owner: ObjectId
+    member: ObjectId
+    debt: Literal[True] | None = None
+
+    class Settings:
+        name = "circles"
+        indexes: ClassVar = [_unique("owner", "member"), _debts("member")]
+        keep_nulls = False
+
+
+class EdgeVersion(Base):
+    """How often the follows, blocks and circles that decide what a reader sees have changed. `_id`: the reader's."""
+
+    version: int
+
+    class Settings:
+        name = "edge_versions"
+        indexes: ClassVar[list[IndexModel]] = []
+
+
+class Status(Base):
+    """A status, stored once, whatever the phases do with its id.
+
+    `pending`: the phases that still owe its delivery; absent or empty when none does.
+    `idempotency_key`: `<author>:<key>`.
+    `deleted`: a tombstone without text, so that a late retry with the same idempotency key does not post it again.
+    """
+
+    user_id: ObjectId
+    text: str
+    audience: Audience | None
+    pending: list[str] | None = None
+    deleted: bool = False
+    idempotency_key: str | None = None
+
+    class Settings:
+        name = "statuses"
+        keep_nulls = False
+        indexes: ClassVar = [
+            IndexModel([("user_id", ASCENDING), ("_id", DESCENDING)]),
+            IndexModel([("user_id", ASCENDING), ("audience", ASCENDING)]),
+            IndexModel(
+                [("pending", ASCENDING), ("_id", DESCENDING)],
+                name="pending",
+                partialFilterExpression={"pending": {"$gt": ""}},  # neither absent nor an empty list
+            ),
+            IndexModel("idempotency_key", unique=True, sparse=True),
+        ]
+
+
+class StatusRow(NamedTuple):
+    """A status as the hot path reads it. `audience` is None once it is deleted."""
+
+    id: ObjectId
+    user_id: ObjectId
+    text: str
+    audience: Audience | None
+
+    @property
+    def created_at(self) -> datetime:
+        """UTC, to the second: the time inside the id."""
+        return self.id.generation_time
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> "StatusRow":
+        return cls(document["_id"], document["user_id"], document["text"], document.get("audience"))
+
+
+DOCUMENTS = (User, Token, Follow, Block, CircleMember, EdgeVersion, Status)

@@ -1,0 +1,331 @@
+"""`feedlab serve`: servers, workers and web processes under one supervisor; on stand-ins, all of it in one process."""
+
+import asyncio
+import gc
+import http.client
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import uvicorn
+from starlette.applications import Starlette
+
+from app.config import Config
+from app.models import User
+from app.stack import Addresses, Stack, connected
+from app.stack.children import Child, Stop, Stopped, stop_together
+from app.stack.datadir import DataDirectory
+from app.stack.programs import TITLES, Level, ServersError, Source, insist, resolve
+from app.stack.servers import say, servers_of, started
+
+if TYPE_CHECKING:
+    from phases.timelines import Timelines
+
+READY_DEADLINE_S = 60.0
+READY_POLL_S = 0.05
+GRACEFUL_S = 5  # how long an answer under way may take when a web process stops
+BACKLOG = 2_048  # connections that wait for a web process
+EARLY_PATIENCE = 3  # quick deaths of a web process or worker until the start is given up
+
+WEB_COMMAND = (sys.executable, "-m", "app.cli", "web-process")  # `--data DIR --fd N` is appended
+WORKER_COMMAND = (sys.executable, "-m", "app.cli", "worker", "--child")  # `--data DIR` is appended
+
+# What --demo puts into an empty database: people, mean followees, statuses. Stand-ins are slow and get less.
+DEMO, SMALL_DEMO = (2_000, 30, 20_000), (200, 10, 1_000)
+DEMO_DAYS = 30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to serve."""
+
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0: any free one
+    web: int = 1
+    workers: int = 1
+    level: Level = "auto"
+    small: bool = False  # server caches of a test's size
+    web_command: Sequence[str] = WEB_COMMAND
+    worker_command: Sequence[str] = WORKER_COMMAND
+
+
+def serve(plan: Plan, config: Config) -> int:
+    """Run until somebody ends it: 0 after SIGTERM, 130 after Ctrl-C, 1 when something had to be given up.
+
+    Raises ServersError when it cannot start: the directory is in use, a server is missing, the port is taken.
+    """
+    sources = resolve(config, plan.level)
+    insist(sources)
+    stop = Stop()
+    with stop.signals():
+        try:
+            with ExitStack() as stack:
+                directory = DataDirectory(plan.data)
+                again = directory.note().demo_unfinished
+                stack.enter_context(directory.owned("feedlab serve", lasting=True))  # it stops leftovers: they listen
+                listener = stack.enter_context(_listening(plan.host, plan.port))
+                addresses, running = stack.enter_context(
+                    started(directory, sources, stop, small=plan.small, aof=config.redis_aof, failed=stop.fail)
+                )
+                for server in running:
+                    say(str(server))
+                directory.change(web=_url(plan.host, listener), level=plan.level)
+                serving = _Serving(plan, config, directory, addresses, listener, again, stop)
+                if addresses.one_process:
+                    _warn(sources)
+                    asyncio.run(serving.in_one_process())
+                else:
+                    serving.with_children()
+        except Stopped:
+            pass  # `stop` knows why
+    return _exit_code(stop)
+
+
+def work(data: Path, config: Config, level: Level, count: int) -> int:
+    """`count` workers until somebody ends them, on the servers of `data`. Returns what `serve` does."""
+    stop = Stop()
+    with servers_of(data, config, level, purpose="feedlab worker", lasting=True) as addresses, stop.signals():
+        if addresses.one_process:
+            raise ServersError("a worker beside the web process needs real servers, see `feedlab doctor`")
+        command = (*WORKER_COMMAND, "--data", str(data.absolute()))
+        workers = [
+            Child(f"worker {n}", command, None, lifeline=True, patience=None, say=say, gave_up=stop.fail)
+            for n in _up_to(count)
+        ]
+        try:
+            for child in workers:
+                child.start()
+                child.watch()
+            stop.wait()
+        finally:
+            stop_together(workers)
+    return _exit_code(stop)
+
+
+def _exit_code(stop: Stop) -> int:
+    if stop.failure:
+        say(stop.failure)
+        return 1
+    return 130 if stop.signal == signal.SIGINT else 0
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ServersError(
+            f"cannot listen on {host} port {port}: {error.strerror}. Choose another with --port"
+        ) from None
+    with listener:
+        yield listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+
+def _warn(sources: Sequence[Source]) -> None:
+    names = ", ".join(TITLES[source.server] for source in sources if source.kind == "stand-in")
+    say(f"stand-ins for {names}: everything works, in one process, and every figure is meaningless")
+
+
+@dataclass(frozen=True)
+class _Serving:
+    """One run on servers that answer. `again`: the last demo was interrupted while it was being filled."""
+
+    plan: Plan
+    config: Config
+    directory: DataDirectory
+    addresses: Addresses
+    listener: socket.socket
+    again: bool
+    stop: Stop
+
+    def with_children(self) -> None:
+        """Web processes and workers as children, until `stop`."""
+        if self.config.demo:
+            asyncio.run(self._fill())
+        web = [self._child(f"web {n}", self.plan.web_command, self.listener.fileno()) for n in _up_to(self.plan.web)]
+        workers = [self._child(f"worker {n}", self.plan.worker_command) for n in _up_to(self.plan.workers)]
+        try:
+            for child in (*web, *workers):
+                child.start()
+                child.watch()
+            _wait_until_ready(self.plan.host, self.listener, lambda: self.stop.requested)
+            for child in (*web, *workers):
+                child.patience = None  # from now on it may be the fault of a server that is away for a while
+            self._announce()
+            self.stop.wait()
+        finally:
+            self.listener.close()
+            stop_together(web)
+            stop_together(workers)
+
+    def _child(self, name: str, command: Sequence[str], *pass_fds: int) -> Child:
+        return Child(
+            name,
+            [*command, "--data", str(self.directory.path), *(f"--fd={fd}" for fd in pass_fds)],
+            self.directory.logs / f"{name.replace(' ', '-')}.log",
+            environment={"FEEDLAB_DEMO": "true"} if self.config.demo else None,
+            pass_fds=pass_fds,
+            lifeline=True,
+            patience=EARLY_PATIENCE,
+            say=say,
+            gave_up=self.stop.fail,
+            started=self.directory.child_started,
+        )
+
+    async def in_one_process(self) -> None:
+        """Everything here, until a signal: stand-ins cannot be reached from another process."""
+        from workers.worker import run_in_thread
+
+        async with _application(self.addresses, self.config) as (stack, timelines, app):
+            if self.config.demo:
+                await _until_stopped(self.stop, self._fill_if_empty(stack, SMALL_DEMO))
+            async with run_in_thread(timelines) if self.plan.workers else nullcontext():
+                await self._answer(_uvicorn(app))
+
+    async def _answer(self, server: uvicorn.Server) -> None:
+        def end() -> None:
+            server.should_exit = True
+
+        def ended() -> bool:
+            return self.stop.requested or server.should_exit  # while it runs, signals are uvicorn's
+
+        with self.stop.calling(end):
+            self.stop.check()
+            serving = asyncio.create_task(server.serve(sockets=[self.listener]))
+            try:
+                await asyncio.to_thread(_wait_until_ready, self.plan.host, self.listener, ended)
+                self._announce()
+            except (ServersError, Stopped):
+                end()
+                raise
+            finally:
+                await serving
+
+    def _announce(self) -> None:
+        """The one thing on stdout: whoever started this reads it."""
+        url = _url(self.plan.host, self.listener)
+        click.echo(f"ready {url}")
+        if self.config.demo:
+            click.echo(f"open {url}")
+        sys.stdout.flush()
+
+    async def _fill(self) -> None:
+        async with connected(self.addresses, self.config) as stack:
+            await _until_stopped(self.stop, self._fill_if_empty(stack, DEMO))
+
+    async def _fill_if_empty(self, stack: Stack, size: tuple[int, int, int]) -> None:
+        """Fill a database without people; and anew the one whose filling was the last thing that happened to it.
+
+        Only a database of our own is ever filled anew: nothing is erased behind a URL of somebody's.
+        """
+        from benchmarks.graph import powerlaw
+        from benchmarks.seed import seed
+
+        ours = self.addresses.mongodb is not None and not self.config.mongodb_url
+        again = self.again and ours
+        if not again and await stack.db[str(User.Settings.name)].find_one({}, {"_id": True}):
+            return
+        users, mean, statuses = size
+        say(f"an empty database: making {users:,} people and {statuses:,} statuses for the demo")
+        began = time.monotonic()
+        self.directory.change(demo_unfinished=ours)
+        graph = powerlaw(users, mean, 1)
+        await seed(stack, graph, statuses=statuses, days=DEMO_DAYS, seed=1, password=None, reset=again)
+        self.directory.change(demo_unfinished=False)
+        say(f"that took {time.monotonic() - began:.1f} s")
+
+
+def _up_to(count: int) -> range:
+    return range(1, count + 1)
+
+
+async def web_process(fd: int, addresses: Addresses, config: Config) -> None:
+    """One web process on a socket that its parent listens on, until SIGTERM."""
+    async with _application(addresses, config) as (_, _, app):
+        gc.freeze()  # what is there from the start: a full collection of it takes longer than any page
+        await _uvicorn(app).serve(sockets=[socket.socket(fileno=fd)])
+
+
+@asynccontextmanager
+async def _application(addresses: Addresses, config: Config) -> AsyncIterator["tuple[Stack, Timelines, Starlette]"]:
+    from app.web import create_app
+    from phases.timelines import Timelines
+
+    async with connected(addresses, config) as stack:
+        timelines = await Timelines.open(stack)
+        yield stack, timelines, create_app(stack, timelines)
+
+
+class _Server(uvicorn.Server):
+    """Ends the live parts of pages first: nobody who has a page open delays a stop."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        app: Any = self.config.app
+        app.state.streams.end()
+        await super().shutdown(sockets)
+
+
+def _uvicorn(app: Starlette) -> uvicorn.Server:
+    return _Server(
+        uvicorn.Config(
+            app, access_log=False, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACEFUL_S
+        )
+    )
+
+
+def _wait_until_ready(host: str, listener: socket.socket, ended: Callable[[], bool]) -> None:
+    """Ask /readyz until it says yes. Raises Stopped, or ServersError with the last answer when that takes too long."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    deadline = time.monotonic() + READY_DEADLINE_S
+    answer = "no answer"
+    while not ended():
+        connection = http.client.HTTPConnection(host, listener.getsockname()[1], timeout=READY_POLL_S * 20)
+        try:
+            connection.request("GET", "/readyz")
+            response = connection.getresponse()
+            if response.status == http.HTTPStatus.OK:
+                return
+            answer = f"{response.status} {response.read(500).decode(errors='replace')}"
+        except (OSError, http.client.HTTPException) as error:
+            answer = str(error) or type(error).__name__
+        finally:
+            connection.close()
+        if time.monotonic() > deadline:
+            raise ServersError(f"/readyz does not answer 200 after {READY_DEADLINE_S:.0f} s: {answer}")
+        time.sleep(READY_POLL_S)
+    raise Stopped
+
+
+async def _until_stopped(stop: Stop, work: Coroutine[object, object, None]) -> None:
+    """Do it, unless the end is asked for. Raises Stopped."""
+    loop, task = asyncio.get_running_loop(), asyncio.create_task(work)
+    with stop.calling(lambda: loop.call_soon_threadsafe(task.cancel)):
+        if stop.requested:
+            task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            stop.check()
+            raise

@@ -1,0 +1,319 @@
+"""The use cases: what people do to each other's timelines. The API and the pages both come through here."""
+
+import asyncio
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from bson import ObjectId
+from pymongo.errors import DuplicateKeyError
+
+from app.access import Entry, audiences, visible_statuses
+from app.clock import LAST_ID
+from app.edges import change_edges
+from app.errors import Conflict, Forbidden, Invalid, NotFound
+from app.models import Audience, Status, StatusRow, User
+from app.stack import UNAVAILABLE, Stack
+from app.stack.mongodb import Transaction
+from phases.activity import active_until
+from phases.authors import Authors
+from phases.reading import fill
+from phases.timelines import Timelines
+
+log = logging.getLogger(__name__)
+
+TEXT_LIMIT = 500
+FOLLOWING_LIMIT = 10_000  # followees of one person; phase 1 asks for 200 of them at a time
+NAMES_REMEMBERED = 50_000
+WORDS_SEARCHED = 5
+FOLLOWS_LOOKED_AT = 1_000  # the newest, for suggestions
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """What never changes of a user."""
+
+    id: ObjectId
+    handle: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """`statuses`: those that the viewer may see."""
+
+    followers: int
+    following: int
+    statuses: int
+
+
+@dataclass(frozen=True)
+class Relation:
+    you_follow: bool
+    follows_you: bool
+    blocked: bool  # the viewer blocks them
+    in_your_circle: bool
+
+
+class Social:
+    """One per process. Ids are users'; unknown handles are the business of `person`."""
+
+    def __init__(self, stack: Stack, timelines: Timelines) -> None:
+        self.stack, self.timelines = stack, timelines
+        self._db, self._clock, self._config = stack.db, stack.clock, stack.config
+        self._names: dict[ObjectId, Person] = {}
+
+    # People
+
+    async def person(self, handle: str) -> User:
+        user = await User.find_one(User.handle == handle.lower())
+        if user is None:
+            raise NotFound(f"nobody is called @{handle[:30]}")
+        return user
+
+    async def people(self, ids: Iterable[ObjectId]) -> dict[ObjectId, Person]:
+        """Handles and names, remembered: they never change."""
+        wanted = set(ids)
+        if unknown := wanted - self._names.keys():
+            if len(self._names) > NAMES_REMEMBERED:
+                self._names.clear()
+            query = self._db["users"].find({"_id": {"$in": list(unknown)}}, {"handle": 1, "name": 1})
+            async for user in query.limit(len(unknown)):
+                self._names[user["_id"]] = Person(user["_id"], user["handle"], user["name"])
+        return {id: self._names[id] for id in wanted if id in self._names}
+
+    async def search(self, typed: str, after: str, limit: int) -> tuple[list[Person], str | None]:
+        """People of whom every typed word begins the handle or a word of the name, by handle, above `after`; and the
+        cursor of the next page. Nothing typed finds everybody.
+        """
+        beginnings = [re.compile(f"^{re.escape(word)}") for word in typed.casefold().split()[:WORDS_SEARCHED]]
+        query: dict[str, Any] = {"handle": {"$gt": after}}
+        if beginnings:
+            query["$and"] = [{"found_by": beginning} for beginning in beginnings]
+        found = await User.find(query).sort("handle").limit(limit + 1).to_list()
+        people = [Person(user.id, user.handle, user.name) for user in found[:limit]]
+        return people, people[-1].handle if len(found) > limit else None
+
+    async def suggestions(self, reader: ObjectId, limit: int) -> list[Person]:
+        """Whom others followed most often lately, without those whom the reader follows or has a block with."""
+        lately = self._db["follows"].find({}, {"_id": 0, "followee": 1}).sort("_id", -1).limit(FOLLOWS_LOOKED_AT)
+        followed = Counter([edge["followee"] for edge in await lately.to_list(None)])
+        ids = [id for id, _ in followed.most_common(limit * 10)]
+        if len(ids) < limit:
+            newest = self._db["users"].find({}, {"_id": 1}).sort("_id", -1).limit(limit * 2)
+            ids = list(dict.fromkeys([*ids, *[user["_id"] for user in await newest.to_list(None)]]))
+        known = await self._known(reader, ids)
+        wanted = [id for id in ids if id != reader and id not in known][:limit]
+        people = await self.people(wanted)
+        return [people[id] for id in wanted if id in people]
+
+    async def _known(self, reader: ObjectId, ids: list[ObjectId]) -> set[ObjectId]:
+        among = {"$in": ids}
+        blocks = {"$or": [{"blocker": reader, "blocked": among}, {"blocked": reader, "blocker": among}]}
+        follows, blocked = await asyncio.gather(
+            self._db["follows"].find({"follower": reader, "followee": among}).to_list(len(ids)),
+            self._db["blocks"].find(blocks).to_list(2 * len(ids)),
+        )
+        return {edge["followee"] for edge in follows} | {
+            block[end] for block in blocked for end in block if end != "_id"
+        }
+
+    async def counts(self, viewer: ObjectId, of: ObjectId) -> Counts:
+        followers, following, seen = await asyncio.gather(
+            self._db["follows"].count_documents({"followee": of}),
+            self._db["follows"].count_documents({"follower": of}),
+            audiences(self._db, viewer, of),
+        )
+        query = {"user_id": of, "audience": {"$in": seen}}
+        statuses = await self._db["statuses"].count_documents(query) if seen else 0
+        return Counts(followers, following, statuses)
+
+    async def relation(self, viewer: ObjectId, other: ObjectId) -> Relation:
+        rows = (
+            self._db["follows"].find_one({"follower": viewer, "followee": other}, {"_id": 1}),
+            self._db["follows"].find_one({"follower": other, "followee": viewer}, {"_id": 1}),
+            self._db["blocks"].find_one({"blocker": viewer, "blocked": other}, {"_id": 1}),
+            self._db["circles"].find_one({"owner": viewer, "member": other}, {"_id": 1}),
+        )
+        return Relation(*(row is not None for row in await asyncio.gather(*rows)))
+
+    async def followers(
+        self, of: ObjectId, *, before: ObjectId | None, limit: int
+    ) -> tuple[list[Person], ObjectId | None]:
+        """Newest accounts first; the cursor is a person's id."""
+        return await self._edges({"followee": of}, "follower", before, limit)
+
+    async def following(
+        self, of: ObjectId, *, before: ObjectId | None, limit: int
+    ) -> tuple[list[Person], ObjectId | None]:
+        """Newest accounts first; the cursor is a person's id."""
+        return await self._edges({"follower": of}, "followee", before, limit)
+
+    async def _edges(
+        self, query: dict[str, Any], end: str, before: ObjectId | None, limit: int
+    ) -> tuple[list[Person], ObjectId | None]:
+        edges = self._db["follows"].find({**query, end: {"$lt": before or LAST_ID}}, {"_id": 0, end: 1})
+        ids = [edge[end] for edge in await edges.sort(end, -1).limit(limit + 1).to_list(None)]
+        people = await self.people(ids[:limit])
+        return [people[id] for id in ids[:limit] if id in people], ids[limit - 1] if len(ids) > limit else None
+
+    # Edges
+
+    async def follow(self, reader: ObjectId, followee: ObjectId) -> None:
+        """Raises Invalid for oneself, Forbidden across a block or past the limit. Repeating it changes nothing."""
+        _not_oneself(reader, followee, "follow")
+        pair = {"follower": reader, "followee": followee}
+        new = {"active_until": active_until(self._config, self._clock.now())}
+
+        async def unless_blocked(edges: Transaction) -> dict[str, Any]:
+            if await edges["blocks"].find_one(_either_way("blocker", "blocked", reader, followee), {"_id": 1}):
+                raise Forbidden("one of you blocks the other")
+            return await self._owing_row(edges, "follows", pair, new)
+
+        if await self._db["follows"].count_documents({"follower": reader}, limit=FOLLOWING_LIMIT) >= FOLLOWING_LIMIT:
+            raise Forbidden(f"nobody can follow more than {FOLLOWING_LIMIT:,} people")
+        await self._settle("follows", await change_edges(self._db, {reader}, unless_blocked), reader, followee)
+
+    async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None:
+        _not_oneself(reader, followee, "unfollow")
+        await self._remove("follows", {"follower": reader, "followee": followee}, reader)
+
+    async def block(self, blocker: ObjectId, blocked: ObjectId) -> None:
+        """Also ends both follows."""
+        _not_oneself(blocker, blocked, "block")
+        pair = {"blocker": blocker, "blocked": blocked}
+
+        async def end_follows(edges: Transaction) -> None:
+            await edges["blocks"].find_or_insert(pair, {"_id": self._clock.new_id()})
+            await edges["follows"].delete_many(_either_way("follower", "followee", blocker, blocked))
+
+        await change_edges(self._db, {blocker, blocked}, end_follows)
+
+    async def unblock(self, blocker: ObjectId, blocked: ObjectId) -> None:
+        """Shows nothing again: whoever wants to follow does so anew."""
+        _not_oneself(blocker, blocked, "unblock")
+        await self._remove("blocks", {"blocker": blocker, "blocked": blocked}, blocker, blocked)
+
+    async def add_to_circle(self, owner: ObjectId, member: ObjectId) -> None:
+        _not_oneself(owner, member, "add")
+        pair = {"owner": owner, "member": member}
+        row = await change_edges(self._db, {member}, lambda edges: self._owing_row(edges, "circles", pair, {}))
+        await self._settle("circles", row, member, owner)
+
+    async def remove_from_circle(self, owner: ObjectId, member: ObjectId) -> None:
+        _not_oneself(owner, member, "remove")
+        await self._remove("circles", {"owner": owner, "member": member}, member)
+
+    async def _remove(self, collection: str, pair: dict[str, ObjectId], *readers: ObjectId) -> None:
+        await change_edges(self._db, set(readers), lambda edges: edges[collection].delete_one(pair))
+
+    async def _owing_row(
+        self, edges: Transaction, collection: str, pair: dict[str, ObjectId], more: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The row of a pair that widens what somebody may see: a new one owes its backfill from the start (rule 4)."""
+        return await edges[collection].find_or_insert(pair, {"_id": self._clock.new_id(), **more, "debt": True})
+
+    async def _settle(self, collection: str, row: dict[str, Any], reader: ObjectId, author: ObjectId) -> None:
+        if not row.get("debt"):
+            return
+        try:
+            await self.timelines.settle(collection, row["_id"], reader, author)
+        except UNAVAILABLE as error:
+            log.warning("backfill of %s in %s is left to the sweeper: %s", row["_id"], collection, error)
+
+    # Statuses
+
+    async def post(
+        self,
+        author: ObjectId,
+        text: str,
+        audience: Audience = "followers",
+        idempotency_key: str | None = None,
+    ) -> tuple[StatusRow, bool]:
+        """Rule 1: stored (by a majority) first, delivered second. The flag: it was created now, not by an earlier try.
+
+        `text` is 1 to 500 characters, trimmed. Raises Invalid, and Conflict for a key that was used for another status.
+        """
+        text = text.strip()
+        if not 1 <= len(text) <= TEXT_LIMIT:
+            raise Invalid("text", f"a status has 1 to {TEXT_LIMIT} characters, this one has {len(text)}")
+        key = f"{author}:{idempotency_key}" if idempotency_key else None
+        settings = await self.timelines.settings.current()
+        owed = self.timelines.owed(settings)
+        status = Status(
+            id=self._clock.new_id(),
+            user_id=author,
+            text=text,
+            audience=audience,
+            pending=list(owed) or None,
+            idempotency_key=key,
+        )
+        row, created = StatusRow(status.id, author, text, audience), True
+        try:
+            await status.insert()
+        except DuplicateKeyError:
+            assert key, "ids are unique"
+            row, created = await self._posted_before(text, audience, key), False
+        if not created or not self.timelines.settings.still_holds(settings):
+            owed = await self._owe_what_is_new(row.id, owed)
+        for slug in owed:
+            await self._deliver(slug, row)
+        return row, created
+
+    async def _owe_what_is_new(self, status: ObjectId, owed: tuple[str, ...]) -> tuple[str, ...]:
+        """The insert took so long that a phase may have been switched on meanwhile; or it was made by an earlier try,
+        which may have been killed before it could look, or before a majority had the status: this write waits for one.
+        """
+        now_owed = self.timelines.owed(await self.timelines.settings.fresh())
+        await self.timelines.outbox.owe(status, now_owed)
+        return tuple(dict.fromkeys((*owed, *now_owed)))
+
+    async def _deliver(self, slug: str, row: StatusRow) -> None:
+        try:
+            await self.timelines.deliver(slug, row)
+        except UNAVAILABLE as error:
+            log.warning("delivery of %s in %s is left to the sweeper: %s", row.id, slug, error)
+
+    async def _posted_before(self, text: str, audience: Audience, key: str) -> StatusRow:
+        document = await self._db["statuses"].find_one({"idempotency_key": key})
+        assert document, "statuses are never removed"
+        row = StatusRow.of(document)
+        if row.audience is None:
+            raise Conflict("the status that was posted with this key has been deleted")
+        if (row.text, row.audience) != (text, audience):
+            raise Conflict("another status was posted with this key")
+        return row
+
+    async def status(self, viewer: ObjectId, id: ObjectId) -> StatusRow:
+        """Raises NotFound when it does not exist or the viewer may not see it."""
+        found = await visible_statuses(self._db, viewer, [Entry(id)])
+        if not found:
+            raise NotFound("there is no such status")
+        return found[0]
+
+    async def delete(self, author: ObjectId, id: ObjectId) -> None:
+        """The text is gone at once; a tombstone stays for the idempotency key. Raises NotFound for anybody else's."""
+        deleted = await self._db["statuses"].update_one(
+            {"_id": id, "user_id": author, "deleted": False},
+            {"$set": {"deleted": True, "text": ""}, "$unset": {"audience": ""}},
+        )
+        if not deleted.matched_count:
+            raise NotFound("you have no such status")
+
+    async def statuses_of(
+        self, viewer: ObjectId, author: ObjectId, *, before: ObjectId | None, limit: int
+    ) -> tuple[list[StatusRow], ObjectId | None]:
+        """Those that the viewer may see, newest first."""
+        return await fill(self._db, viewer, Authors(self._db, [author]), before, limit)
+
+
+def _either_way(from_field: str, to_field: str, one: ObjectId, other: ObjectId) -> dict[str, Any]:
+    return {"$or": [{from_field: one, to_field: other}, {from_field: other, to_field: one}]}
+
+
+def _not_oneself(one: ObjectId, other: ObjectId, verb: str) -> None:
+    if one == other:
+        raise Invalid("handle", f"you cannot {verb} yourself")

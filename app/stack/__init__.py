@@ -1,0 +1,110 @@
+"""The three servers as the rest of the project sees them. Drivers are imported in this package and nowhere else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from beanie import init_beanie
+from pymongo.errors import ConnectionFailure, CursorNotFound, ExecutionTimeout, NotPrimaryError, WriteConcernError
+
+from app.clock import Clock
+from app.config import Config
+from app.models import DOCUMENTS
+from app.stack import mongodb, queue
+from app.stack.memcached import Memcached, MemcachedDown, MemcachedNodes, MemcachedStandIn
+from app.stack.mongodb import Contended, Database, NoSnapshot
+from app.stack.queue import DeliveryQueue, QueueDown
+
+# A server of ours is away. The web edge answers 503, the worker tries again later.
+UNAVAILABLE = (
+    ConnectionFailure,
+    ExecutionTimeout,
+    NotPrimaryError,
+    WriteConcernError,  # written here, and nobody knows whether by a majority
+    CursorNotFound,  # it died with the server that had it
+    NoSnapshot,
+    Contended,
+    QueueDown,
+    MemcachedDown,
+)
+
+REDIS_TIMEOUT_S = 1.0  # an enqueue that takes longer is left to the sweeper
+MEMCACHED_TIMEOUT_S = 0.5  # a cache that takes longer than phase 1 is no cache
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the servers are; None stands for the stand-in inside this process."""
+
+    mongodb: str | None
+    redis: str | None
+    memcached: tuple[str, ...] | None
+
+    @property
+    def one_process(self) -> bool:
+        """Whether some server lives inside the process, so that nobody else can reach it."""
+        return None in (self.mongodb, self.redis, self.memcached)
+
+
+@dataclass
+class Stack:
+    """Connections of one process and one event loop."""
+
+    config: Config
+    clock: Clock
+    db: Database
+    queue: DeliveryQueue
+    memcached: Memcached
+    addresses: Addresses
+
+    async def check(self) -> dict[str, str | None]:
+        """Each server's version, or None where it does not answer."""
+        mongo, cache, red = await asyncio.gather(
+            self.db.command("buildInfo"), self.memcached.versions(), self.queue.ping(), return_exceptions=True
+        )
+        for answer in (mongo, cache, red):
+            if isinstance(answer, BaseException) and not isinstance(answer, UNAVAILABLE):
+                raise answer
+        return {
+            "mongodb": None if isinstance(mongo, BaseException) else str(mongo["version"]),
+            "redis": None if isinstance(red, BaseException) else str(red),
+            "memcached": None if isinstance(cache, BaseException) else ", ".join(sorted(set(cache.values()))),
+        }
+
+
+@asynccontextmanager
+async def connected(addresses: Addresses, config: Config, clock: Clock | None = None) -> AsyncIterator[Stack]:
+    """Connect, create what collections and indexes are missing, and disconnect at the end."""
+    clock = clock or Clock()
+    if addresses.mongodb is None:
+        db = mongodb.stand_in(config.database)
+    else:
+        db = mongodb.connect(addresses.mongodb, config.database, config.server_timeout_s)
+    connection = queue.stand_in() if addresses.redis is None else queue.connect(addresses.redis, REDIS_TIMEOUT_S)
+    memcached: Memcached = (
+        MemcachedStandIn(clock.monotonic)
+        if addresses.memcached is None
+        else MemcachedNodes(addresses.memcached, MEMCACHED_TIMEOUT_S)
+    )
+    try:
+        await init_beanie(database=db, document_models=list(DOCUMENTS), skip_indexes=True)
+        await mongodb.prepare(db)
+        yield Stack(config, clock, db, DeliveryQueue(connection, clock.monotonic), memcached, addresses)
+    finally:
+        await memcached.close()
+        connection.close()
+        db.client.close()
+
+
+__all__ = [
+    "UNAVAILABLE",
+    "Addresses",
+    "Database",
+    "DeliveryQueue",
+    "Memcached",
+    "MemcachedDown",
+    "QueueDown",
+    "Stack",
+    "connected",
+]

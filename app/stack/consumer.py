@@ -1,0 +1,105 @@
+"""Taking jobs from the queues: an RQ worker that keeps its process, its connections and its patience."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from rq import Retry, SimpleWorker, get_current_job
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq.suspension import is_suspended
+from rq.timeouts import TimerDeathPenalty
+from rq.worker import DequeueStrategy
+
+from app.stack.queue import QUEUES, DeliveryQueue
+
+__all__ = ["Retry", "after_the_outage", "attempts_of_this_job", "consume", "drain"]
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 1  # in a thread: how long an idle worker waits before it looks whether it should stop
+PAUSE_S = 1.0  # before the next try while Redis is away or the workers are paused
+ABANDONED_AFTER_S = 30  # a job whose worker has said nothing for so long is queued again
+MAINTENANCE_S = 15
+OUTAGE_PAUSES_S = [1, 2, 5, 10]  # between attempts while a server is away; the last one is repeated
+FOREVER = 1_000_000  # attempts: an outage never makes a dead letter, whatever its length
+
+
+def after_the_outage(job_attempts: int) -> Retry:
+    """What a job returns when a server was away: it is tried again, and that is not counted as its failure."""
+    return Retry(max=FOREVER, interval=OUTAGE_PAUSES_S[min(job_attempts, len(OUTAGE_PAUSES_S) - 1)])
+
+
+def attempts_of_this_job() -> int:
+    """How often the job that this thread is doing has been tried before."""
+    job = get_current_job()
+    return (job.number_of_retries or 0) if job else 0
+
+
+class _Worker(SimpleWorker):
+    """No fork (10 ms a job) and no remote commands; in a thread no signals either."""
+
+    death_penalty_class = TimerDeathPenalty
+    stopping = False
+
+    def subscribe(self) -> None: ...
+
+    def unsubscribe(self) -> None: ...
+
+    def request_stop(self, signum: Any, frame: Any) -> None:
+        self.stopping = True
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def get_heartbeat_ttl(self, job: Job) -> int:
+        return ABANDONED_AFTER_S
+
+
+class _ThreadWorker(_Worker):
+    def _install_signal_handlers(self) -> None: ...
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """A paused worker ends instead of waiting, so that whoever runs it sees whether it should stop."""
+        super().check_for_suspension(burst=True)
+
+
+def consume(queue: DeliveryQueue, stop: threading.Event) -> None:
+    """Work until `stop`, or in the main thread until SIGTERM or SIGINT: the job at hand is finished first.
+
+    Takes from the queues in turn. While Redis is away it waits for it.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    while not stop.is_set():
+        worker: Any = None
+        rest = in_main_thread
+        try:
+            worker = _make(queue, _Worker if in_main_thread else _ThreadWorker)
+            worker.work(
+                dequeue_strategy=DequeueStrategy.ROUND_ROBIN,
+                logging_level="WARNING",
+                max_idle_time=None if in_main_thread else IDLE_S,
+            )
+            rest = rest or bool(is_suspended(queue.connection))
+        except redis.RedisError as error:
+            log.warning("redis is away, trying again: %s", error)
+            rest = True
+        if worker is not None and worker.stopping:
+            return
+        if rest:
+            stop.wait(PAUSE_S)
+
+
+def drain(queue: DeliveryQueue) -> None:
+    """Do every job that is waiting, and those that these queue."""
+    _make(queue, _ThreadWorker).work(burst=True, logging_level="WARNING")
+
+
+def _make(queue: DeliveryQueue, kind: Callable[..., _Worker]) -> _Worker:
+    return kind(
+        [queue.queues[name] for name in QUEUES],
+        connection=queue.connection,
+        serializer=JSONSerializer,
+        maintenance_interval=MAINTENANCE_S,
+        log_job_description=False,
+    )

@@ -1,0 +1,176 @@
+"""The data directory: one owner at a time, and a note of what it runs, so that others can find it or clean up."""
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import BaseModel, ValidationError
+
+from app.stack.programs import Level, Server, ServersError
+
+SAME_START_S = 2.0  # a changed system clock shifts what the kernel reports as a start time
+LEFTOVER_DEADLINE_S = 15.0
+
+
+class ProcessId(BaseModel):
+    """A process, told apart from a later one with the same number by when it was started."""
+
+    pid: int
+    created: float  # seconds since the epoch
+
+    @classmethod
+    def of(cls, pid: int) -> "ProcessId | None":
+        try:
+            return cls(pid=pid, created=psutil.Process(pid).create_time())
+        except psutil.Error:
+            return None
+
+    def find(self) -> psutil.Process | None:
+        """The process while it runs. A zombie does not: its parent is gone and somebody else will collect it."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created) < SAME_START_S
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.Error:
+            return None
+
+
+class Note(BaseModel):
+    """What `servers.json` says. Without an owner only the last two fields mean something."""
+
+    owner: ProcessId | None = None
+    purpose: str = ""
+    lasting: bool = False  # others may use these servers: the owner runs until somebody stops it
+    ready: bool = False  # the addresses below answer
+    level: Level = "auto"
+    mongodb: str | None = None
+    redis: str | None = None
+    memcached: tuple[str, ...] | None = None
+    web: str | None = None
+    children: dict[str, ProcessId] = {}
+    ports: dict[Server, int] = {}  # used again when free
+    demo_unfinished: bool = False  # the last thing that happened: a demo was being filled and did not come to its end
+
+
+class InUse(ServersError):
+    """Another process owns the directory."""
+
+
+class DataDirectory:
+    """Paths inside it are absolute; it and the note are for their user alone (0700 and 0600)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.logs = self.path / "logs"
+        self._note_path = self.path / "servers.json"
+        self._note_lock = threading.Lock()
+
+    def note(self) -> Note:
+        """What the owner wrote last; an empty note when there is none or it makes no sense."""
+        try:
+            return Note.model_validate_json(self._note_path.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return Note()
+        except OSError as error:
+            raise ServersError(f"cannot read {self._note_path}: {error.strerror}") from None
+
+    def owner(self) -> Note | None:
+        """The note of an owner that runs now."""
+        note = self.note()
+        return note if note.owner and note.owner.find() else None
+
+    @contextmanager
+    def owned(self, purpose: str, *, lasting: bool) -> Iterator[None]:
+        """Hold the directory. What a killed owner left running is stopped first. Raises InUse."""
+        lock = self._lock()
+        try:
+            self._stop_leftovers()
+            ports = self.note().ports
+            owner = ProcessId.of(os.getpid())
+            self._write(Note(owner=owner, purpose=purpose, lasting=lasting, ports=ports))
+            try:
+                yield
+            finally:
+                note = self.note()
+                self._write(Note(ports=note.ports, demo_unfinished=note.demo_unfinished))
+        finally:
+            os.close(lock)
+
+    def _lock(self) -> int:
+        """A descriptor that holds the lock until it is closed, by whatever end."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.logs.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ServersError(f"cannot use {self.path} as data directory: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(descriptor, 20).decode().strip()
+            os.close(descriptor)
+            doing = self.note().purpose
+            raise InUse(
+                f"{self.path} is in use by process {pid or '(unknown)'}{f' ({doing})' if doing else ''}: "
+                "stop it first, or choose another directory with --data"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        return descriptor
+
+    def change(self, **fields: Any) -> None:
+        """Replace fields of the note. Only the owner may."""
+        self._edit(lambda note: note.model_copy(update=fields))
+
+    def child_started(self, name: str, pid: int) -> None:
+        """Note a child, so that it can be stopped should this process be killed."""
+        if process := ProcessId.of(pid):
+            self._edit(lambda note: note.model_copy(update={"children": note.children | {name: process}}))
+
+    def port_taken(self, server: Server, port: int) -> None:
+        self._edit(lambda note: note.model_copy(update={"ports": note.ports | {server: port}}))
+
+    def _edit(self, edit: Callable[[Note], Note]) -> None:
+        with self._note_lock:
+            self._write(edit(self.note()))
+
+    def _write(self, note: Note) -> None:
+        """Whole or not at all: a reader never sees half a note."""
+        draft = self._note_path.with_name("servers.json.new")
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(note.model_dump_json(indent=1))
+        draft.replace(self._note_path)
+
+    def _stop_leftovers(self) -> None:
+        """Stop what an owner that was killed left behind, and nobody else: number and start time must agree."""
+        left = [child for child in self.note().children.values() if child.find()]
+        _signal(left, signal.SIGTERM)
+        if _gone(left, LEFTOVER_DEADLINE_S):
+            return
+        _signal(left, signal.SIGKILL)
+        if not _gone(left, LEFTOVER_DEADLINE_S):
+            raise ServersError(f"process {left[0].pid}, left over in {self.path}, cannot be stopped")
+
+
+def _signal(children: list[ProcessId], number: int) -> None:
+    for child in children:
+        if process := child.find():
+            with suppress(psutil.NoSuchProcess):  # it ended by itself
+                process.send_signal(number)
+
+
+def _gone(children: list[ProcessId], within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while any(child.find() for child in children):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

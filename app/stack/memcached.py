@@ -1,0 +1,292 @@
+"""Memcached as the timeline lists need it: gets, add, cas, delete, and a pipelined `prepend` that reports what failed.
+
+Two backends, one behaviour: pymemcache on real nodes, and a stand-in inside the process.
+Nodes are chosen by rendezvous hashing and never fail over: a key that moved to another node while its own was away
+would come back stale with it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from itertools import count
+from typing import Protocol, TypeVar
+
+from pymemcache.client.base import Client, PooledClient
+from pymemcache.client.rendezvous import RendezvousHash
+from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnexpectedCloseError
+
+from app.stack.cost import count_memcached
+
+T = TypeVar("T")
+
+POOL_SIZE = 8  # connections per node, and threads that use them
+RETRY_AFTER_S = 1.0  # a node that failed is not asked again for so long
+ITEM_LIMIT = 1024 * 1024  # Memcached's own default
+PIPELINED = 1_000  # commands in one round trip: their answers fit into a socket's buffer while nobody reads
+RECEIVE_BYTES = 65_536
+
+
+class MemcachedDown(Exception):
+    """A node did not answer; what it keeps is derived, so a caller may always do without."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Of all nodes together, since each of them was started."""
+
+    hits: int
+    misses: int
+    items: int
+    bytes: int
+
+
+class Memcached(Protocol):
+    """Values are bytes; `ttl_s` at most 30 days; a version is opaque and belongs to the value it came with.
+
+    Every method raises MemcachedDown when the key's node does not answer.
+    """
+
+    @property
+    def nodes(self) -> tuple[str, ...]: ...
+
+    async def gets(self, key: str) -> tuple[bytes, object] | None: ...
+    async def add(self, key: str, value: bytes, ttl_s: int) -> bool: ...
+    async def cas(self, key: str, value: bytes, version: object, ttl_s: int) -> bool: ...
+    async def delete(self, key: str) -> None: ...
+    async def prepend(self, keys: Sequence[str], value: bytes) -> int:
+        """Put `value` in front of every list that exists; absent keys are skipped. Returns how many took it.
+
+        A list that cannot take it is deleted: a missing list is right, an incomplete one is not.
+        """
+        ...
+
+    async def flush(self) -> None: ...
+    async def versions(self) -> Mapping[str, str]: ...
+    async def stats(self) -> Stats: ...
+    async def close(self) -> None: ...
+
+
+class _Client(Client):  # type: ignore[misc]
+    """pymemcache's client, and pipelined prepends."""
+
+    def prepend_all(self, keys: Sequence[str], value: bytes) -> int:
+        """Round trips of quiet meta commands: silence is success, `NS` names a key that did not take the value.
+
+        `NS` says "absent" and "too large" with the same two letters, so a key that said it is deleted, to be sure.
+        Source: memcached/doc/protocol.txt, "Meta Set" (`MP` prepend, `q` quiet, `k` return the key), "Meta No-Op".
+        """
+        head = f" {len(value)} MP q k\r\n{value.decode('latin-1')}\r\n"  # text joins faster; Latin-1 is byte for byte
+        taken = len(keys)
+        for at in range(0, len(keys), PIPELINED):
+            commands = "".join([f"ms {key}{head}" for key in keys[at : at + PIPELINED]])
+            refused = self._pipelined(commands.encode("latin-1"), b"NS k")
+            if refused:
+                self._pipelined(b"".join(b"md %s q\r\n" % key for key in refused), b"NF")
+            taken -= len(refused)
+        return taken
+
+    def _pipelined(self, commands: bytes, expected: bytes) -> list[bytes]:
+        """Send, and read to the end; what the lines say after `expected`, which each of them begins with.
+
+        Not `raw_command`: pymemcache 4.0 drops what it has received when an answer arrives in pieces.
+        """
+        try:
+            if self.sock is None:
+                self._connect()
+            self.sock.sendall(commands + b"mn\r\n")
+            answer = b""
+            while not answer.endswith(b"MN\r\n"):
+                received = self.sock.recv(RECEIVE_BYTES)
+                if not received:
+                    raise MemcacheUnexpectedCloseError
+                answer += received
+            lines = answer.split(b"\r\n")[:-2]
+            if strange := [line for line in lines if not line.startswith(expected)]:
+                raise MemcacheServerError(strange[0][:100])
+        except Exception:
+            self.close()  # whatever else is on its way belongs to nobody
+            raise
+        return [line.removeprefix(expected) for line in lines]
+
+
+class _Pool(PooledClient):  # type: ignore[misc]
+    client_class = _Client
+
+    def prepend_all(self, keys: Sequence[str], value: bytes) -> int:
+        with self.client_pool.get_and_release(destroy_on_fail=True) as client:
+            taken: int = client.prepend_all(keys, value)
+            return taken
+
+
+class MemcachedNodes:
+    """Real nodes, through pymemcache in a thread pool of its own."""
+
+    def __init__(self, nodes: Sequence[str], timeout_s: float) -> None:
+        assert nodes
+        self.nodes = tuple(nodes)
+        self._clients = {
+            node: _Pool(
+                _address(node),
+                connect_timeout=timeout_s,
+                timeout=timeout_s,
+                no_delay=True,
+                default_noreply=False,
+                max_pool_size=POOL_SIZE * len(self.nodes),
+            )
+            for node in self.nodes
+        }
+        self._down_until: dict[str, float] = {}
+        self._ring = RendezvousHash(list(self.nodes), hash_function=_score)
+        self._threads = ThreadPoolExecutor(POOL_SIZE * len(self.nodes), thread_name_prefix="memcached")
+
+    def _node(self, key: str) -> str:
+        return self.nodes[0] if len(self.nodes) == 1 else self._ring.get_node(key)
+
+    async def _call(self, node: str, call: Callable[[_Pool], T]) -> T:
+        if time.monotonic() < self._down_until.get(node, 0):
+            raise MemcachedDown(f"memcached {node} failed less than {RETRY_AFTER_S} s ago")
+        context = copy_context()
+
+        def guarded() -> T:
+            try:
+                return context.run(call, self._clients[node])
+            except (OSError, MemcacheError) as error:
+                self._down_until[node] = time.monotonic() + RETRY_AFTER_S
+                raise MemcachedDown(f"memcached {node}: {error or type(error).__name__}") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, guarded)
+
+    async def gets(self, key: str) -> tuple[bytes, object] | None:
+        count_memcached()
+        value, version = await self._call(self._node(key), lambda client: client.gets(key))
+        return None if value is None else (value, version)
+
+    async def add(self, key: str, value: bytes, ttl_s: int) -> bool:
+        count_memcached()
+        return bool(await self._call(self._node(key), lambda client: client.add(key, value, expire=ttl_s)))
+
+    async def cas(self, key: str, value: bytes, version: object, ttl_s: int) -> bool:
+        count_memcached()
+        return bool(await self._call(self._node(key), lambda client: client.cas(key, value, version, expire=ttl_s)))
+
+    async def delete(self, key: str) -> None:
+        count_memcached()
+        await self._call(self._node(key), lambda client: client.delete(key))
+
+    async def prepend(self, keys: Sequence[str], value: bytes) -> int:
+        by_node: dict[str, list[str]] = {self.nodes[0]: list(keys)} if len(self.nodes) == 1 else {}
+        for key in keys if not by_node else ():
+            by_node.setdefault(self._node(key), []).append(key)
+        count_memcached(len(keys))
+        taken = 0
+        for node, mine in by_node.items():
+            taken += await self._call(node, partial(_Pool.prepend_all, keys=mine, value=value))
+        return taken
+
+    async def _everywhere(self, call: Callable[[_Pool], T]) -> dict[str, T]:
+        return {node: await self._call(node, call) for node in self.nodes}
+
+    async def flush(self) -> None:
+        await self._everywhere(lambda client: client.flush_all())
+
+    async def versions(self) -> Mapping[str, str]:
+        return {node: raw.decode() for node, raw in (await self._everywhere(lambda client: client.version())).items()}
+
+    async def stats(self) -> Stats:
+        found = (await self._everywhere(lambda client: client.stats())).values()
+        names = (b"get_hits", b"get_misses", b"curr_items", b"bytes")
+        return Stats(*(sum(int(stats[name]) for stats in found) for name in names))
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for client in self._clients.values():
+            client.close()
+
+
+def _address(node: str) -> tuple[str, int]:
+    host, _, port = node.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _score(text: str, seed: int) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8, salt=seed.to_bytes(8, "big")).digest(), "big")
+
+
+class MemcachedStandIn:
+    """The same in a dictionary. `now_s` tells the seconds its TTLs are measured in."""
+
+    nodes = ("stand-in",)
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._items: dict[str, tuple[bytes, int, float]] = {}  # value, version, expiry
+        self._versions = count(1)
+        self._hits = self._misses = 0
+
+    def _live(self, key: str) -> tuple[bytes, int, float] | None:
+        item = self._items.get(key)
+        if item and item[2] <= self._now_s():
+            del self._items[key]
+            return None
+        return item
+
+    def _store(self, key: str, value: bytes, expiry: float) -> None:
+        self._items[key] = (value, next(self._versions), expiry)
+
+    async def gets(self, key: str) -> tuple[bytes, object] | None:
+        count_memcached()
+        item = self._live(key)
+        if item is None:
+            self._misses += 1
+            return None
+        self._hits += 1
+        return item[:2]
+
+    async def add(self, key: str, value: bytes, ttl_s: int) -> bool:
+        count_memcached()
+        if self._live(key):
+            return False
+        self._store(key, value, self._now_s() + ttl_s)
+        return True
+
+    async def cas(self, key: str, value: bytes, version: object, ttl_s: int) -> bool:
+        count_memcached()
+        item = self._live(key)
+        if item is None or item[1] != version:
+            return False
+        self._store(key, value, self._now_s() + ttl_s)
+        return True
+
+    async def delete(self, key: str) -> None:
+        count_memcached()
+        self._items.pop(key, None)
+
+    async def prepend(self, keys: Sequence[str], value: bytes) -> int:
+        count_memcached(len(keys))
+        taken = 0
+        for key in keys:
+            if item := self._live(key):
+                if len(item[0]) + len(value) > ITEM_LIMIT:
+                    del self._items[key]
+                    continue
+                self._store(key, value + item[0], item[2])
+                taken += 1
+        return taken
+
+    async def flush(self) -> None:
+        self._items.clear()
+
+    async def versions(self) -> Mapping[str, str]:
+        return {"stand-in": "in-process"}
+
+    async def stats(self) -> Stats:
+        live = [item for key in list(self._items) if (item := self._live(key))]
+        return Stats(self._hits, self._misses, len(live), sum(len(value) for value, _, _ in live))
+
+    async def close(self) -> None:
+        pass

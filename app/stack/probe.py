@@ -1,0 +1,76 @@
+"""One question to one server: who are you? At start-up the answer must come from our own child. Also for `doctor`."""
+
+import re
+import socket
+from dataclasses import dataclass
+
+import redis
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from app.stack.programs import Server
+
+
+class NoAnswer(Exception):
+    """The server does not answer, or not as it should; the text is its or the driver's reason."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    version: str
+    pid: int | None  # None where the account may not ask
+
+
+def ask(server: Server, url: str, timeout_s: float) -> Answer:
+    """Version and process of the server at `url` (Memcached: host:port). Raises NoAnswer."""
+    match server:
+        case "mongodb":
+            return _ask_mongodb(url, timeout_s)
+        case "redis":
+            return _ask_redis(url, timeout_s)
+        case "memcached":
+            return _ask_memcached(url, timeout_s)
+
+
+def _ask_mongodb(url: str, timeout_s: float) -> Answer:
+    milliseconds = int(timeout_s * 1000)
+    try:
+        with MongoClient[dict[str, object]](
+            url,
+            serverSelectionTimeoutMS=milliseconds,
+            connectTimeoutMS=milliseconds,
+            socketTimeoutMS=milliseconds,
+        ) as client:
+            return Answer(str(client.admin.command("buildInfo")["version"]), None)
+    except PyMongoError as error:
+        raise NoAnswer(str(error).split(", Timeout:")[0]) from None
+
+
+def _ask_redis(url: str, timeout_s: float) -> Answer:
+    try:
+        with redis.Redis.from_url(
+            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
+        ) as client:
+            info = client.info("server")
+    except (redis.RedisError, ValueError) as error:
+        raise NoAnswer(str(error)) from None
+    return Answer(str(info["redis_version"]), int(info["process_id"]))
+
+
+def _ask_memcached(node: str, timeout_s: float) -> Answer:
+    host, _, port = node.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout_s) as connection:
+            connection.sendall(b"stats\r\n")
+            said = b""
+            while not said.endswith(b"END\r\n"):
+                part = connection.recv(65_536)
+                if not part or len(said) > 1_000_000:
+                    raise NoAnswer(f"{node} does not speak the Memcached protocol")
+                said += part
+    except (OSError, ValueError) as error:
+        raise NoAnswer(f"{node}: {error}") from None
+    stats = dict(re.findall(r"STAT (\w+) (\S+)", said.decode(errors="replace")))
+    return Answer(stats.get("version", "unknown"), int(stats.get("pid", 0)))

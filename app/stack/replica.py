@@ -1,0 +1,129 @@
+"""Three mongods on loopback as one replica set: what a primary's death looks like, on one machine."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from app.config import Config
+from app.stack.children import Child, stop_together
+from app.stack.programs import ServersError, insist, resolve
+from app.stack.servers import LOOPBACK, STOP_DEADLINE_S, _free_port, say
+
+NAME = "three"
+MEMBERS = 3
+ELECTION_TIMEOUT_MS = 2_000  # MongoDB's default is 10,000; a lost primary is noticed after so long
+HEARTBEAT_MS = 500
+START_DEADLINE_S = 120.0
+POLL_S = 0.1
+ASK_TIMEOUT_MS = 500
+
+
+class ReplicaSet:
+    """Its children are started again when they die, and nobody does anything else for them."""
+
+    def __init__(self, children: dict[int, Child]) -> None:
+        self._children = children
+
+    @property
+    def url(self) -> str:
+        return f"mongodb://{','.join(_hosts(self._children))}/?replicaSet={NAME}"
+
+    def primary(self) -> int | None:
+        """Process number of the member that says it is the primary."""
+        for port, child in self._children.items():
+            if child.death() is None and _hello(port).get("isWritablePrimary"):
+                return child.pid
+        return None
+
+    def members(self) -> list[int]:
+        """Process numbers of those that run."""
+        return [child.pid for child in self._children.values() if child.death() is None]
+
+
+@contextmanager
+def replica_set(directory: Path) -> Iterator[ReplicaSet]:
+    """Start, wait for a primary, and stop at the end. Raises ServersError."""
+    source = resolve(Config(), "servers")[0]
+    insist((source,))
+    children: dict[int, Child] = {}
+    try:
+        for number in range(1, MEMBERS + 1):
+            port = _free_port()
+            children[port] = _mongod(f"mongodb {number}", str(source.program), port, directory / f"mongodb-{number}")
+        _initiate(children)
+        for child in children.values():
+            child.watch()
+        yield ReplicaSet(children)
+    finally:
+        stop_together(children.values(), STOP_DEADLINE_S)
+
+
+def _mongod(name: str, program: str, port: int, directory: Path) -> Child:
+    directory.mkdir(mode=0o700, parents=True)
+    command = [
+        *(program, "--dbpath", ".", "--bind_ip", LOOPBACK, "--port", str(port), "--nounixsocket"),
+        *("--replSet", NAME, "--oplogSize", "128", "--wiredTigerCacheSizeGB", "0.25"),
+        *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+        *("--setParameter", "transactionLifetimeLimitSeconds=5"),  # of a process that was killed in the middle of one
+        *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"),
+    ]
+    log = directory / "mongod.log"
+    child = Child(
+        name, command, log, directory=directory, environment={"LC_ALL": "C"}, patience=None, say=say, gave_up=say
+    )
+    child.start()
+    return child
+
+
+def _hosts(children: dict[int, Child]) -> list[str]:
+    return [f"{LOOPBACK}:{port}" for port in children]
+
+
+def _initiate(children: dict[int, Child]) -> None:
+    deadline = time.monotonic() + START_DEADLINE_S
+    _until_they_answer(children, deadline)
+    members = [{"_id": number, "host": host} for number, host in enumerate(_hosts(children))]
+    settings = {"electionTimeoutMillis": ELECTION_TIMEOUT_MS, "heartbeatIntervalMillis": HEARTBEAT_MS}
+    config: dict[str, Any] = {"_id": NAME, "members": members, "settings": settings}
+    with _client(next(iter(children)), 10_000) as client:
+        client.admin.command("replSetInitiate", config)
+    while not any(_hello(port).get("isWritablePrimary") for port in children):
+        _wait(children, deadline, "no primary was elected")
+
+
+def _until_they_answer(children: dict[int, Child], deadline: float) -> None:
+    for port in children:
+        while not _hello(port):
+            _wait(children, deadline, f"the mongod at port {port} does not answer")
+
+
+def _wait(children: dict[int, Child], deadline: float, problem: str) -> None:
+    for child in children.values():
+        if death := child.death():
+            raise ServersError(death)
+    if time.monotonic() > deadline:
+        raise ServersError(f"replica set: {problem} after {START_DEADLINE_S:.0f} s")
+    time.sleep(POLL_S)
+
+
+def _client(port: int, timeout_ms: int) -> MongoClient[dict[str, Any]]:
+    return MongoClient(
+        f"mongodb://{LOOPBACK}:{port}/?directConnection=true",
+        serverSelectionTimeoutMS=timeout_ms,
+        connectTimeoutMS=timeout_ms,
+        socketTimeoutMS=timeout_ms,
+    )
+
+
+def _hello(port: int) -> dict[str, Any]:
+    """Empty when it does not answer."""
+    try:
+        with _client(port, ASK_TIMEOUT_MS) as client:
+            return client.admin.command("hello")
+    except PyMongoError:
+        return {}

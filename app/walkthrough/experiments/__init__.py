@@ -1,0 +1,12 @@
+"""The experiments, one a chapter, in story order."""
+
+from app.walkthrough.experiments.base import Experiment
+from app.walkthrough.experiments.e0_index import MissingIndex
+from app.walkthrough.experiments.e1_cliff import Cliff
+from app.walkthrough.experiments.e2_fan_out import FanOut
+from app.walkthrough.experiments.e3_acknowledged import Acknowledged
+from app.walkthrough.experiments.e4_active import ActiveShare
+
+EXPERIMENTS: dict[str, Experiment] = {
+    each.slug: each for each in (MissingIndex(), Cliff(), FanOut(), Acknowledged(), ActiveShare())
+}

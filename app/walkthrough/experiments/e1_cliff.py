@@ -1,0 +1,85 @@
+"""The cliff of `$in`: up to 200 values MongoDB merges sorted ranges, from 201 on it reads and sorts everything."""
+
+from collections.abc import Mapping
+
+from bson import ObjectId
+
+from app.clock import LAST_ID
+from app.walkthrough.experiments.base import Experiment, Knob
+from app.walkthrough.lab import Lab, median_ms
+from app.walkthrough.result import Bar, Chart, Result, times, written
+from phases.authors import GROUP, Authors
+
+PAGE = 50
+OTHERS = 2  # statuses of others for each of the followees', on real servers
+REPEATS = 9  # on real servers; the stand-in is asked once
+
+
+class Cliff(Experiment):
+    slug = "query"
+    title = "The cliff at 200 followees"
+    about = (
+        f"A reader asks for the newest {PAGE} statuses of everybody they follow: once with all of them in one $in, "
+        f"once as phase 1 does it, in groups of {GROUP} and of many people in a window. Others have posted "
+        "more, and more lately, than the people this reader follows; so it is in any large system."
+    )
+    knobs = (
+        Knob("followees", "Followees, at most", 400, 2_000, 100, 1_000, 400),
+        Knob("history", "Statuses of each", 5, 40, 5, 30, 5),
+    )
+
+    async def run(self, lab: Lab, values: Mapping[str, int]) -> Result:
+        most, history = values["followees"], values["history"]
+        authors = [lab.person() for _ in range(most)]
+        others = OTHERS if lab.real else 0
+        lab.say(f"Writing {most * history * (1 + others):,} statuses")
+        await lab.history(authors, history, ended_days_ago=5)
+        if others:
+            await lab.history([lab.person() for _ in range(most)], history * others)
+        bars, examined = [], []
+        for n in sorted({100, GROUP, GROUP + 1, 400, most}):
+            lab.say(f"Asking for {n:,} followees")
+            some, repeats = authors[:n], REPEATS if lab.real else 1
+            one = await median_ms(lambda some=some: _one_in(lab, some), repeats)  # type: ignore[misc]
+            groups = await median_ms(
+                lambda some=some: Authors(lab.stack.db, some).older_than(LAST_ID, PAGE),  # type: ignore[misc]
+                repeats,
+            )
+            bars += [Bar(label=f"{n:,} followees", value=one), Bar(label=f"{n:,} followees", value=groups, series=1)]
+            if lab.real:
+                examined.append(Bar(label=f"{n:,} followees", value=await _keys(lab, some)))
+        charts = [Chart(title="One page", unit="ms", bars=tuple(bars), series=("one $in", "as phase 1 asks"))]
+        if examined:
+            charts.append(Chart(title="Index keys read by one $in", unit="", bars=tuple(examined)))
+        return Result(sentence=_sentence(bars, examined, most), charts=tuple(charts))
+
+
+async def _one_in(lab: Lab, authors: list[ObjectId]) -> None:
+    query = {"user_id": {"$in": authors}, "_id": {"$lt": LAST_ID}}
+    await lab.stack.db["statuses"].find(query, {"user_id": 1}).sort("_id", -1).limit(PAGE).to_list(None)
+
+
+async def _keys(lab: Lab, authors: list[ObjectId]) -> int:
+    find = {
+        "find": "statuses",
+        "filter": {"user_id": {"$in": authors}, "_id": {"$lt": LAST_ID}},
+        "projection": {"user_id": 1},
+        "sort": {"_id": -1},
+        "limit": PAGE,
+    }
+    plan = await lab.stack.db.command("explain", find, verbosity="executionStats")
+    return int(plan["executionStats"]["totalKeysExamined"])
+
+
+def _sentence(bars: list[Bar], examined: list[Bar], most: int) -> str:
+    one = {bar.label: bar.value for bar in bars if bar.series == 0}
+    grouped = {bar.label: bar.value for bar in bars if bar.series == 1}
+    below, above, last = f"{GROUP} followees", f"{GROUP + 1} followees", f"{most:,} followees"
+    keys = {bar.label: bar.value for bar in examined}
+    read = f": it reads {keys[above]:,.0f} index keys instead of {keys[below]:,.0f}" if keys else ""
+    return (
+        f"One $in takes {written(one[below])} ms for {GROUP} followees. For one followee more it takes "
+        f"{written(one[above])} ms, {times(one[above], one[below])}{read}. At {most:,} followees it takes "
+        f"{written(one[last])} ms; as phase 1 asks it takes {written(grouped[last])} ms, "
+        f"{times(grouped[last], one[last])}."
+    )

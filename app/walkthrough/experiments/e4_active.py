@@ -1,0 +1,198 @@
+"""Delivering to those who are there; the reader who returns; and the rebuild that races a delivery."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from statistics import median
+from time import perf_counter
+
+from bson import ObjectId
+
+from app.clock import FIRST_ID, LAST_ID
+from app.edges import Memory
+from app.models import StatusRow
+from app.stack.cost import counted
+from app.walkthrough.experiments.base import Experiment, Knob
+from app.walkthrough.lab import Lab
+from app.walkthrough.result import Bar, Chart, Check, Result, times, written
+from phases.lists import LIST, Value, key
+from phases.p1_query import Home
+from phases.reading import Slice
+
+HISTORY = 20  # statuses of the author before the experiment
+SETUP_AT_ONCE = 200
+REPEATS = 3
+EXPIRES_S = 1
+EXPIRY_DEADLINE_S = 5.0
+POLL_S = 0.1
+
+
+class ActiveShare(Experiment):
+    slug = "cache"
+    title = "Who is there, who returns, and a race"
+    about = (
+        "An author’s status is delivered by a worker to every follower, as in phase 3, and to the active ones only, as "
+        "in phase 4. Then a list expires and its reader returns; and a rebuild races a delivery twice, once with a "
+        "plain set and once with compare-and-swap."
+    )
+    knobs = (
+        Knob("followers", "Followers of the author", 100, 10_000, 100, 3_000, 100),
+        Knob("share", "Active followers", 1, 100, 1, 10, 10, "%"),
+    )
+
+    async def run(self, lab: Lab, values: Mapping[str, int]) -> Result:
+        n, share = values["followers"], values["share"]
+        author = lab.person()
+        await lab.history([author], HISTORY)
+        lab.say(f"Delivering to all {n:,} followers in phase 3")
+        readers = await lab.followers(author, n)
+        everybody = await _work(lab, "queue", author)
+        prepends, shares = [], {}
+        try:
+            await _keep_lists(lab, readers)
+            for percent in sorted({100, share, max(1, share // 10)}, reverse=True):
+                lab.say(f"Delivering to the {percent} % who are active in phase 4")
+                one = lab.person()
+                active = max(1, n * percent // 100)
+                await lab.follow([(reader, one) for reader in readers], active=active)
+                ms, memcached = await _work(lab, "cache", one)
+                shares[percent] = ms
+                prepends.append(Bar(label=f"{percent} % active", value=memcached))
+            checks = [*await _returns(lab, author), *await _races(lab)]
+        finally:
+            await lab.forget_lists(readers)
+        bars = [Bar(label="phase 3, everybody", value=everybody[0])]
+        bars += [Bar(label=f"phase 4, {percent} % active", value=ms) for percent, ms in shares.items()]
+        return Result(
+            sentence=_sentence(n, share, everybody[0], shares),
+            charts=(
+                Chart(title="The worker’s time for one status", unit="ms", bars=tuple(bars)),
+                Chart(title="Commands to Memcached for one status", unit="", bars=tuple(prepends)),
+            ),
+            checks=tuple(checks),
+        )
+
+
+async def _work(lab: Lab, slug: str, author: ObjectId) -> tuple[float, int]:
+    """A whole fan-out, chunk by chunk, without the queue between: milliseconds (median), and commands to Memcached."""
+    phase, runs = lab.timelines.phases[slug], []
+    for _ in range(REPEATS):
+        status = await lab.store(author, slug)
+        with counted() as cost:
+            start_s = perf_counter()
+            rest = await phase.fan_out(status, None)
+            while rest:
+                rest = await phase.fan_out(status, rest)
+            runs.append((perf_counter() - start_s) * 1000)
+        await lab.timelines.outbox.delivered(slug, status.id)
+    return median(runs), cost.memcached
+
+
+async def _keep_lists(lab: Lab, readers: Sequence[ObjectId]) -> None:
+    """Everybody has a list, whether active or not: an away reader's is not even looked for."""
+    container = await lab.container("lists")
+    empty = Value(LIST, (), FIRST_ID.binary, expires_at_ms=_in_ms(lab, lab.stack.config.timeline_ttl_s)).packed()
+    for at in range(0, len(readers), SETUP_AT_ONCE):
+        some = readers[at : at + SETUP_AT_ONCE]
+        ttl_s = lab.stack.config.timeline_ttl_s
+        await asyncio.gather(*(lab.stack.memcached.add(key(container, reader), empty, ttl_s) for reader in some))
+
+
+def _in_ms(lab: Lab, seconds: float) -> int:
+    return int((lab.clock.now().timestamp() + seconds) * 1000)
+
+
+async def _returns(lab: Lab, author: ObjectId) -> list[Check]:
+    """A list expires; a delivery finds nobody; its reader returns."""
+    (reader,) = await lab.followers(author, 1)
+    container = await lab.container("lists")
+    lab.say("Letting a list expire")
+    await lab.timelines.page(reader, phase="cache")
+    kept = await lab.stack.memcached.gets(key(container, reader))
+    assert kept, "the read has filled it in"
+    await lab.stack.memcached.cas(key(container, reader), kept[0], kept[1], EXPIRES_S)
+    await _until_gone(lab, key(container, reader))
+    status = await lab.store(author, "cache")
+    taken = await lab.stack.memcached.prepend([key(container, reader)], status.id.binary)
+    await lab.timelines.outbox.delivered("cache", status.id)
+    lab.say("Coming back")
+    cold = await lab.timelines.page(reader, phase="cache")
+    warm = await lab.timelines.page(reader, phase="cache")
+    asked = await lab.timelines.page(reader, phase="query")
+    await lab.forget_lists([reader])
+    same = cold.statuses == warm.statuses == asked.statuses
+    return [
+        Check(what="List expired: how many lists take the delivery?", found=str(taken), as_told=taken == 0),
+        Check(
+            what="The reader returns: where do the first page and the next one come from?",
+            found=f"{cold.source}, then {warm.source}; {'the same as' if same else 'not the same as'} phase 1’s",
+            as_told=(cold.source, warm.source, same) == ("rebuilt", "list", True),
+        ),
+    ]
+
+
+async def _until_gone(lab: Lab, at: str) -> None:
+    async with asyncio.timeout(EXPIRY_DEADLINE_S):
+        while await lab.stack.memcached.gets(at):  # noqa: ASYNC110 - Memcached tells nobody what expired
+            await asyncio.sleep(POLL_S)
+
+
+async def _races(lab: Lab) -> list[Check]:
+    """The same interleaving twice: query, then a delivery, then the list is written."""
+    author = lab.person()
+    await lab.history([author], HISTORY)
+    lab.say("Racing a delivery with a plain set")
+    lost_by_set = await _race(lab, author, with_cas=False)
+    lab.say("Racing a delivery with compare-and-swap")
+    lost_by_cas = await _race(lab, author, with_cas=True)
+    return [
+        Check(what="Race, plain set: statuses lost from the page", found=str(lost_by_set), as_told=lost_by_set == 1),
+        Check(
+            what="Race, placeholder and compare-and-swap: statuses lost",
+            found=str(lost_by_cas),
+            as_told=lost_by_cas == 0,
+        ),
+    ]
+
+
+async def _race(lab: Lab, author: ObjectId, *, with_cas: bool) -> int:
+    (reader,) = await lab.followers(author, 1)
+    container = await lab.container("lists")
+
+    async def query_then_delivery() -> Slice:
+        entries = await Home(lab.stack.db, reader, Memory()).older_than(LAST_ID, lab.stack.config.cap)
+        await _deliver(lab, author)
+        return Slice(entries, FIRST_ID, whole=True)
+
+    if with_cas:
+        await lab.lists.rebuild(container, reader, query_then_delivery)
+    else:
+        part = await query_then_delivery()
+        value = Value(LIST, (), part.floor.binary).with_ids(part.entries, lab.stack.config.cap)
+        value = Value(LIST, value.ids, value.floor, expires_at_ms=_in_ms(lab, lab.stack.config.timeline_ttl_s))
+        await _set(lab, key(container, reader), value.packed())
+    limit = 2 * HISTORY
+    kept = await lab.timelines.page(reader, phase="cache", limit=limit)
+    asked = await lab.timelines.page(reader, phase="query", limit=limit)
+    await lab.forget_lists([reader])
+    return len({row.id for row in asked.statuses} - {row.id for row in kept.statuses})
+
+
+async def _deliver(lab: Lab, author: ObjectId) -> StatusRow:
+    status = await lab.store(author, "cache")
+    await lab.timelines.phases["cache"].fan_out(status, None)
+    await lab.timelines.outbox.delivered("cache", status.id)
+    return status
+
+
+async def _set(lab: Lab, at: str, value: bytes) -> None:
+    """What Memcached's `set` does: whatever is there is replaced."""
+    await lab.stack.memcached.delete(at)
+    await lab.stack.memcached.add(at, value, lab.stack.config.timeline_ttl_s)
+
+
+def _sentence(n: int, share: int, everybody: float, shares: Mapping[int, float]) -> str:
+    everyone_active = f" Were all of them active, it would need {written(shares[100])} ms." if share < 100 else ""
+    return (
+        f"Of {n:,} followers {share} % are active: the worker needs {written(shares[share])} ms for them, and "
+        f"{written(everybody)} ms for everybody in phase 3, {times(everybody, shares[share])}.{everyone_active}"
+    )

@@ -1,0 +1,190 @@
+"""Running experiments for visitors: one at a time among all web processes, beside the event loop, within a limit.
+
+An experiment runs in a thread with an event loop and connections of its own, so that pages are answered meanwhile.
+What is known of a run is in MongoDB: any web process can show it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from bson import ObjectId
+from limits import RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import FixedWindowRateLimiter
+from pymongo.errors import DuplicateKeyError
+
+from app.config import Config
+from app.errors import NotFound, TooMany
+from app.stack import UNAVAILABLE, Addresses, Stack
+from app.stack.scratch import scratch
+from app.walkthrough.experiments import EXPERIMENTS
+from app.walkthrough.experiments.base import Experiment
+from app.walkthrough.lab import ForwardClock, Lab
+from app.walkthrough.result import Result
+
+log = logging.getLogger(__name__)
+
+LIMIT_S = 60.0  # a run that takes longer is given up
+LOCK_S = LIMIT_S + 15  # with the dropping of its database
+KEPT = timedelta(days=1)  # how long what was found can be looked up
+PER_MINUTE = 10  # runs, whoever asks for them
+CAP = 100  # entries of a timeline in the laboratory: its lists leave the demo's Memcached alone
+TTL_S = 120
+BUSY_RETRY_S = 3
+
+State = Literal["running", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Run:
+    id: ObjectId
+    slug: str
+    values: Mapping[str, int]
+    state: State
+    progress: str
+    begun_at: datetime
+    result: Result | None
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], now: datetime) -> "Run":
+        """A run whose process has died is a failed one."""
+        state, progress = document["state"], document["progress"]
+        if state == "running" and now > document["begun_at"] + timedelta(seconds=LOCK_S):
+            state, progress = "failed", "It did not come to its end."
+        result = Result.model_validate(document["result"]) if document["result"] else None
+        return cls(document["_id"], document["slug"], document["values"], state, progress, document["begun_at"], result)
+
+
+class Laboratory:
+    """One per web process."""
+
+    def __init__(self, stack: Stack, per_minute: int = PER_MINUTE) -> None:
+        self._stack, self._clock = stack, stack.clock
+        self._runs, self._lock = stack.db["experiments"], stack.db["experiment_lock"]
+        self._limit, self._begun = RateLimitItemPerMinute(per_minute), FixedWindowRateLimiter(MemoryStorage())
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def begin(self, slug: str, given: Mapping[str, str]) -> ObjectId:
+        """The run's id. Raises NotFound, Invalid for a knob, and TooMany while another is running or after many."""
+        if slug not in EXPERIMENTS:
+            raise NotFound("There is no such experiment.")
+        experiment = EXPERIMENTS[slug]
+        values = experiment.values(given, real=not self._stack.addresses.one_process)
+        run = self._clock.new_id()
+        if not await self._locked(run):
+            raise TooMany("Another experiment is running; they would disturb each other.", BUSY_RETRY_S)
+        if not await self._begun.hit(self._limit, "run"):
+            await self._unlock(run)
+            raise TooMany("Enough experiments for one minute.", 60)
+        now = self._clock.now()
+        await self._runs.delete_many({"begun_at": {"$lt": now - KEPT}})
+        await self._runs.insert_one(
+            {
+                "_id": run,
+                "slug": slug,
+                "values": values,
+                "state": "running",
+                "progress": "Starting",
+                "begun_at": now,
+                "result": None,
+            }
+        )
+        task = asyncio.create_task(self._run(run, experiment, values))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return run
+
+    async def run(self, id: ObjectId) -> Run:
+        """Raises NotFound."""
+        document = await self._runs.find_one({"_id": id})
+        if document is None:
+            raise NotFound("There is no such run; what was found is kept for a day.")
+        return Run.of(document, self._clock.now())
+
+    async def _locked(self, run: ObjectId) -> bool:
+        now = self._clock.now()
+        held = {"run": run, "until": now + timedelta(seconds=LOCK_S)}
+        try:
+            await self._lock.update_one({"_id": "lock", "until": {"$lt": now}}, {"$set": held}, upsert=True)
+        except DuplicateKeyError:  # somebody holds it
+            return False
+        return True
+
+    async def _unlock(self, run: ObjectId) -> None:
+        await self._lock.delete_one({"_id": "lock", "run": run})
+
+    async def _run(self, run: ObjectId, experiment: Experiment, values: Mapping[str, int]) -> None:
+        loop = asyncio.get_running_loop()
+
+        def say(words: str) -> None:
+            asyncio.run_coroutine_threadsafe(self._note(run, progress=words), loop)
+
+        work = _InThread(self._stack.addresses, self._stack.config, run, experiment, values, say)
+        try:
+            result = await work.result()
+            await self._note(run, state="done", progress="Done", result=result.model_dump())
+        except TimeoutError:
+            await self._note(run, state="failed", progress=f"It took longer than {LIMIT_S:.0f} s and was given up.")
+        except UNAVAILABLE as error:
+            log.warning("experiment %s: %s", experiment.slug, error)
+            await self._note(run, state="failed", progress="A server did not answer.")
+        except Exception:  # told to whoever waits for it; a task has nobody else
+            log.exception("experiment %s", experiment.slug)
+            await self._note(run, state="failed", progress="It broke; the server’s log says where.")
+        finally:
+            await self._unlock(run)
+
+    async def _note(self, run: ObjectId, **fields: Any) -> None:
+        """Progress that arrives late says nothing about a run that has ended."""
+        await self._runs.update_one({"_id": run, "state": "running"}, {"$set": fields})
+
+
+class _InThread:
+    """One experiment with its own loop, connections and database."""
+
+    def __init__(
+        self,
+        addresses: Addresses,
+        config: Config,
+        run: ObjectId,
+        experiment: Experiment,
+        values: Mapping[str, int],
+        say: Callable[[str], None],
+    ) -> None:
+        self._addresses, self._experiment, self._values, self._say = addresses, experiment, values, say
+        self._family = f"{config.database}_lab_"
+        self._config = config.model_copy(
+            update={"database": f"{self._family}{run}", "demo": True, "cap": CAP, "timeline_ttl_s": TTL_S}
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    async def result(self) -> Result:
+        """Raises TimeoutError after LIMIT_S. Cancelling it cancels the experiment, which cleans up."""
+        thread = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(self._run())))
+        try:
+            return await asyncio.shield(thread)
+        except asyncio.CancelledError:
+            if self._loop and self._task:
+                self._loop.call_soon_threadsafe(self._task.cancel)
+            raise
+
+    async def _run(self) -> Result:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        clock = ForwardClock()
+        async with (
+            asyncio.timeout(LIMIT_S),
+            scratch(self._addresses, self._config, self._family, clock) as stack,
+        ):
+            lab = await Lab.open(stack, clock, self._say)
+            result = await self._experiment.run(lab, self._values)
+            return result.model_copy(update={"meaningless": not lab.real})
+
+
+async def run_once(addresses: Addresses, config: Config, experiment: Experiment, values: Mapping[str, int]) -> Result:
+    """An experiment outside the application: for recording and for tests."""
+    return await _InThread(addresses, config, ObjectId(), experiment, values, lambda _: None).result()

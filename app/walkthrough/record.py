@@ -1,0 +1,34 @@
+"""Record every experiment on servers of its own: `python -m app.walkthrough.record`, on a machine at rest."""
+
+import asyncio
+import json
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from app.config import Config
+from app.stack.servers import running_servers
+from app.walkthrough.book import MEASURED
+from app.walkthrough.experiments import EXPERIMENTS
+from app.walkthrough.laboratory import run_once
+
+
+def main() -> None:
+    config = Config()
+    results = {}
+    with TemporaryDirectory() as directory, running_servers(Path(directory), config) as addresses:
+        for slug, experiment in EXPERIMENTS.items():
+            values = experiment.values({})
+            result = asyncio.run(run_once(addresses, config, experiment, values))
+            results[slug] = {"values": values, "result": result.model_dump()}
+            sys.stdout.write(f"{slug}: {result.sentence}\n")
+    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    measured = {"where": machine, "when": f"{datetime.now(UTC):%Y-%m-%d}", "results": results}
+    MEASURED.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The web edge: the JSON API, the pages, and what stands before both. Composed here, once."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from app.social import Social
+from app.stack import Stack
+from app.walkthrough.laboratory import Laboratory
+from app.web import api, health, pages, walkthrough
+from app.web.guard import AnswerErrors, BodyLimit, SecurityHeaders, WriteLimit
+from app.web.health import Measured, Metrics
+from app.web.history import History
+from app.web.live import Streams
+from app.web.problems import Errors
+from phases.timelines import Timelines
+
+
+def create_app(stack: Stack, timelines: Timelines) -> Starlette:
+    """The ASGI application on an open stack. Closing the stack is for whoever opened it."""
+    errors = Errors(pages.error_page)
+    metrics = Metrics()
+    history = History(timelines)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with history.kept():
+            yield
+
+    app = Starlette(
+        routes=[api.ROUTE, *health.ROUTES, *walkthrough.routes, *pages.routes],
+        exception_handlers=errors.handlers(),
+        lifespan=lifespan,
+        middleware=[
+            Middleware(SecurityHeaders),
+            Middleware(Measured, metrics),
+            Middleware(AnswerErrors, errors),
+            Middleware(BodyLimit, errors),
+        ],
+    )
+    app.router.redirect_slashes = False
+    app.state.stack = stack
+    app.state.timelines = timelines
+    app.state.social = Social(stack, timelines)
+    app.state.history = history
+    app.state.streams = Streams()
+    app.state.watches = {}  # deliveries that somebody watches, by status id
+    app.state.laboratory = Laboratory(stack)
+    app.state.metrics = metrics  # .posts and .reads are counted where they happen
+    app.state.writes = WriteLimit(stack.config.writes_per_minute)  # .count(person) before every change
+    return app

@@ -1,0 +1,273 @@
+"""The HTTP JSON API, version 1: one table of operations at the bottom, and what each of them does.
+
+Routes, validation and the OpenAPI document all come from the table.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from functools import cache
+from time import perf_counter
+
+from bson import ObjectId
+from starlette.routing import Mount, Router
+
+from app import accounts
+from app.errors import NotFound
+from app.models import StatusRow, User
+from app.social import Person, Social
+from app.stack.cost import counted
+from app.web import openapi, schemas
+from app.web.operation import Call, Operation, Reply, routes_of
+from phases.reading import Page
+
+PREFIX = "/api/v1"
+DONE = Reply(204)
+
+
+# Who am I
+
+
+async def sign_up(call: Call) -> Reply:
+    asked: schemas.SignUp = call.body
+    user = await accounts.sign_up(call.stack, asked.handle, asked.name, asked.password)
+    return Reply(201, schemas.Person.of(user), {"Location": f"{PREFIX}/users/{user.handle}"})
+
+
+async def sign_in(call: Call) -> Reply:
+    asked: schemas.Credentials = call.body
+    token, expires_at = await accounts.sign_in(call.stack, asked.handle, asked.password)
+    return Reply(201, schemas.NewToken(token=token, expires_at=expires_at))
+
+
+async def sign_out(call: Call) -> Reply:
+    await accounts.sign_out(call.stack, call.token)
+    return DONE
+
+
+async def me(call: Call) -> Reply:
+    return Reply(200, await _profile(call, call.me))
+
+
+async def user(call: Call) -> Reply:
+    return Reply(200, await _profile(call, await _person(call)))
+
+
+async def _person(call: Call) -> User:
+    handle = accounts.normal_handle(call.request.path_params["handle"])
+    if handle is None:
+        raise NotFound("Nobody has this handle.")
+    return await call.social.person(handle)
+
+
+async def _profile(call: Call, person: User | accounts.Account) -> schemas.Profile:
+    counts, relation = await asyncio.gather(
+        call.social.counts(call.me.id, person.id), call.social.relation(call.me.id, person.id)
+    )
+    return schemas.Profile(
+        **schemas.Person.of(person).model_dump(),
+        followers=counts.followers,
+        following=counts.following,
+        statuses=counts.statuses,
+        you_follow=relation.you_follow,
+        follows_you=relation.follows_you,
+        blocked=relation.blocked,
+    )
+
+
+# Friends
+
+
+def edge(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> Callable[[Call], Awaitable[Reply]]:
+    """A use case from me to the person of the path."""
+
+    async def change(call: Call) -> Reply:
+        person = await _person(call)
+        await use_case(call.social, call.me.id, person.id)
+        return DONE
+
+    return change
+
+
+async def followers(call: Call) -> Reply:
+    return await _people(call, call.social.followers)
+
+
+async def following(call: Call) -> Reply:
+    return await _people(call, call.social.following)
+
+
+async def _people(call: Call, listed: Callable[..., Awaitable[tuple[list[Person], ObjectId | None]]]) -> Reply:
+    walk: schemas.Walk = call.query
+    person = await _person(call)
+    people, next_ = await listed(person.id, before=walk.before, limit=walk.limit)
+    return Reply(200, schemas.People(users=[schemas.Person.of(each) for each in people], next=_id(next_)))
+
+
+# Statuses
+
+
+async def post(call: Call) -> Reply:
+    asked: schemas.NewStatus = call.body
+    row, created = await call.social.post(call.me.id, asked.text, asked.audience, call.headers.idempotency_key)
+    if created:
+        call.request.app.state.metrics.posts.inc()
+    (status,) = await _statuses(call, [row])
+    return Reply(201 if created else 200, status, {"Location": f"{PREFIX}/statuses/{row.id}"})
+
+
+async def status(call: Call) -> Reply:
+    (found,) = await _statuses(call, [await call.social.status(call.me.id, _status_id(call))])
+    return Reply(200, found)
+
+
+async def delete(call: Call) -> Reply:
+    await call.social.delete(call.me.id, _status_id(call))
+    return DONE
+
+
+async def statuses_of(call: Call) -> Reply:
+    walk: schemas.Walk = call.query
+    person = await _person(call)
+    rows, next_ = await call.social.statuses_of(call.me.id, person.id, before=walk.before, limit=walk.limit)
+    return Reply(200, schemas.Statuses(statuses=await _statuses(call, rows), next=_id(next_)))
+
+
+def _status_id(call: Call) -> ObjectId:
+    text: str = call.request.path_params["id"]
+    if len(text) != 24 or not ObjectId.is_valid(text):
+        raise NotFound("There is no such status.")
+    return ObjectId(text)
+
+
+def _id(cursor: ObjectId | None) -> str | None:
+    return str(cursor) if cursor else None
+
+
+async def _statuses(call: Call, rows: Iterable[StatusRow]) -> list[schemas.Status]:
+    rows = list(rows)
+    authors = await call.social.people({row.user_id for row in rows})
+    return [schemas.Status.of(row, authors) for row in rows]
+
+
+# Home timeline
+
+
+async def timeline(call: Call) -> Reply:
+    walk: schemas.TimelineWalk = call.query
+    return await _timeline(
+        call, call.timelines.page(call.me.id, phase=walk.phase, before=walk.before, limit=walk.limit)
+    )
+
+
+async def refresh(call: Call) -> Reply:
+    return await _timeline(call, call.timelines.refresh(call.me.id, phase=call.query.phase))
+
+
+async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
+    started_s = perf_counter()
+    with counted() as cost:
+        page = await reading
+    elapsed_ms = (perf_counter() - started_s) * 1000
+    call.request.app.state.metrics.reads.labels(page.phase, page.source).inc()
+    return Reply(
+        200,
+        schemas.Timeline(
+            phase=page.phase,
+            statuses=await _statuses(call, page.statuses),
+            next=_id(page.next),
+            cost=schemas.Cost(
+                elapsed_ms=round(elapsed_ms, 3),
+                source=page.source,
+                cold=page.cold,
+                mongodb=cost.mongodb,
+                memcached=cost.memcached,
+                redis=cost.redis,
+            ),
+        ),
+    )
+
+
+# Phases
+
+
+async def phases(call: Call) -> Reply:
+    return Reply(200, schemas.State.of(await call.timelines.state()))
+
+
+async def switch(call: Call) -> Reply:
+    asked: schemas.PhaseChange = call.body
+    return Reply(200, schemas.State.of(await call.timelines.switch(read=asked.read, delivering=asked.delivering)))
+
+
+async def document(call: Call) -> Reply:
+    return replace(_document(), headers={"Cache-Control": "max-age=60"})
+
+
+@cache
+def _document() -> Reply:
+    return Reply(200, openapi.document(OPERATIONS, PREFIX))
+
+
+NOBODY = {404: "Nobody has this handle."}
+EDGE = NOBODY | {422: "Oneself."}
+NO_STATUS = {404: "There is no such status, or you may not see it."}
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        "POST", "/users", "Sign up", sign_up, {201: schemas.Person}, auth="none", body=schemas.SignUp,
+        refusals={409: "The handle is taken.", 429: "Too many people are signing up at this moment."},
+    ),
+    Operation(
+        "POST", "/tokens", "Sign in", sign_in, {201: schemas.NewToken}, auth="none", body=schemas.Credentials,
+        refusals={401: "Handle and password do not go together.", 429: "Too many failed attempts with this handle."},
+    ),
+    Operation("DELETE", "/tokens/current", "Sign out: end this token", sign_out, {204: None}),
+    Operation("GET", "/me", "Yourself", me, {200: schemas.Profile}),
+    Operation("GET", "/users/{handle}", "A person", user, {200: schemas.Profile}, refusals=NOBODY),
+    Operation(
+        "PUT", "/follows/{handle}", "Follow", edge(Social.follow), {204: None},
+        refusals=EDGE | {403: "One of you blocks the other."},
+    ),
+    Operation("DELETE", "/follows/{handle}", "Unfollow", edge(Social.unfollow), {204: None}, refusals=EDGE),
+    Operation("PUT", "/blocks/{handle}", "Block, and end both follows", edge(Social.block), {204: None}, refusals=EDGE),
+    Operation("DELETE", "/blocks/{handle}", "Unblock", edge(Social.unblock), {204: None}, refusals=EDGE),
+    Operation("PUT", "/circle/{handle}", "Add to your circle", edge(Social.add_to_circle), {204: None}, refusals=EDGE),
+    Operation(
+        "DELETE", "/circle/{handle}", "Remove from your circle", edge(Social.remove_from_circle), {204: None},
+        refusals=EDGE,
+    ),
+    Operation(
+        "GET", "/users/{handle}/followers", "Who follows a person", followers, {200: schemas.People},
+        query=schemas.Walk, refusals=NOBODY,
+    ),
+    Operation(
+        "GET", "/users/{handle}/following", "Whom a person follows", following, {200: schemas.People},
+        query=schemas.Walk, refusals=NOBODY,
+    ),
+    Operation(
+        "POST", "/statuses", "Post a status", post, {201: schemas.Status, 200: schemas.Status},
+        body=schemas.NewStatus, headers=schemas.PostHeaders,
+        refusals={409: "The same Idempotency-Key came with another body."},
+    ),
+    Operation("GET", "/statuses/{id}", "A status", status, {200: schemas.Status}, refusals=NO_STATUS),
+    Operation("DELETE", "/statuses/{id}", "Delete a status of yours", delete, {204: None}, refusals=NO_STATUS),
+    Operation(
+        "GET", "/users/{handle}/statuses", "A person's statuses", statuses_of, {200: schemas.Statuses},
+        query=schemas.Walk, refusals=NOBODY,
+    ),
+    Operation(
+        "GET", "/timeline", "Your home timeline", timeline, {200: schemas.Timeline}, query=schemas.TimelineWalk
+    ),
+    Operation(
+        "POST", "/timeline/refresh", "The first page, rebuilt", refresh, {200: schemas.Timeline}, query=schemas.Refresh
+    ),
+    Operation("GET", "/phases", "Which phases deliver, and how far they are", phases, {200: schemas.State}),
+    Operation(
+        "PUT", "/phases", "Switch phases (administrators; in demo mode everybody)", switch, {200: schemas.State},
+        auth="admin", body=schemas.PhaseChange,
+    ),
+    Operation("GET", "/openapi.json", "This document", document, {200: None}, auth="none"),
+)  # fmt: skip
+
+ROUTE = Mount(PREFIX, app=Router(routes_of(OPERATIONS), redirect_slashes=False))

@@ -1,0 +1,56 @@
+"""Demo mode: people to sign in as by one click."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bson import ObjectId
+from starlette.datastructures import State
+
+from app.models import Follow, User
+from app.stack import Stack
+
+SIZE = 6
+AGE_S = 60  # counting every edge takes a while on a large graph
+MOST: list[dict[str, Any]] = [{"$sort": {"n": -1, "_id": 1}}, {"$limit": 1}]
+
+
+@dataclass(frozen=True)
+class Player:
+    handle: str
+    name: str
+    note: str
+
+
+async def cast(stack: Stack, state: State) -> Sequence[Player]:
+    """Whoever has most followers in front, then whoever follows most, then some of the first one's followers."""
+    until_s, players = getattr(state, "cast", (0.0, ()))
+    if not players or stack.clock.monotonic() >= until_s:
+        players = await _found()
+        state.cast = stack.clock.monotonic() + AGE_S, players
+    return players
+
+
+async def _found() -> Sequence[Player]:
+    most_followed = await _edges("followee", then=MOST)
+    most_following = await _edges("follower", then=MOST)
+    fans = await Follow.find({"followee": {"$in": list(most_followed)}}).sort("follower").limit(SIZE).to_list()
+    first = await User.find().sort("_id").limit(SIZE).to_list()
+    wanted = [*most_followed, *most_following, *(fan.follower for fan in fans), *(user.id for user in first)]
+    ids = list(dict.fromkeys(wanted))[:SIZE]
+    users = {user.id: user for user in await User.find({"_id": {"$in": ids}}).to_list()}
+    followers = await _edges("followee", {"followee": {"$in": ids}})
+    following = await _edges("follower", {"follower": {"$in": ids}})
+    notes = {id: f"{followers.get(id, 0):,} followers, follows {following.get(id, 0):,}" for id in ids}
+    notes |= {id: f"follows most: {n:,} people" for id, n in most_following.items()}
+    notes |= {id: f"most followed: by {n:,} people" for id, n in most_followed.items()}
+    return [Player(users[id].handle, users[id].name, notes[id]) for id in ids if id in users]
+
+
+async def _edges(
+    end: str, match: dict[str, Any] | None = None, then: Sequence[dict[str, Any]] = ()
+) -> dict[ObjectId, int]:
+    """Number of follow edges by the person at that end."""
+    count = {"$group": {"_id": f"${end}", "n": {"$sum": 1}}}
+    found = await Follow.aggregate([{"$match": match or {}}, count, *then]).to_list()
+    return {row["_id"]: row["n"] for row in found}

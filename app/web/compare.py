@@ -1,0 +1,174 @@
+"""One reader, four phases, side by side; and a check over many readers that the four agree."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bson import ObjectId
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.accounts import Account
+from app.errors import Invalid, NotFound
+from app.models import StatusRow
+from app.social import Person
+from app.web.cast import cast
+from app.web.delivery import Watch, watch_delivery
+from app.web.live import stream
+from app.web.measured import Measured, in_every_phase
+from app.web.render import fragment, render
+from app.web.request import changing, id_of, operates, social_of, stack_of, to
+from app.web.session import field
+from phases import PHASES
+
+ROWS = 10
+READERS_CHECKED = 20
+ANOTHER_LOOK = 2  # what is posted between two of the four reads is no difference
+WATCH_EVERY_S = 0.2
+FIRST_WORDS = "Watch how this one is delivered"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A place in a column. `strange`: phase 1 does not have it. A status that only phase 1 has is `missing` here."""
+
+    status: StatusRow
+    strange: bool = False
+    missing: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    read: Measured
+    cells: list[Cell]
+    differs: bool
+
+
+async def columns(request: Request, reader: ObjectId, rows: int) -> list[Column]:
+    """The first page in every phase, against phase 1, which computes it from the definition."""
+    for _ in range(ANOTHER_LOOK):
+        found = compared(await in_every_phase(request, reader, None, rows))
+        if not any(column.differs for column in found):
+            break
+    return found
+
+
+def compared(reads: Sequence[Measured]) -> list[Column]:
+    """`reads`: of the same page, phase 1 first."""
+    right = reads[0].page
+    by_id = {row.id: row for read in reads for row in read.page.statuses}
+    right_ids = {row.id for row in right.statuses}
+    found = []
+    for read in reads:
+        page, ids = read.page, {row.id for row in read.page.statuses}
+        cells = [
+            Cell(by_id[id], strange=id not in right_ids, missing=id not in ids)
+            for id in sorted(ids | right_ids, reverse=True)
+        ]
+        differs = (page.statuses, page.next) != (right.statuses, right.next)
+        found.append(Column(read, cells, differs))
+    return found
+
+
+async def compare(request: Request, me: Account) -> Response:
+    return await _compare(request, me)
+
+
+async def _compare(request: Request, me: Account, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
+    reader, refused = await _reader(request, me)
+    social, may_check = social_of(request), await operates(request, me)
+    found = await columns(request, reader.id, ROWS)
+    checked = await _checked(request) if may_check and "check" in request.query_params else None
+    return render(
+        request,
+        "compare.html",
+        422 if wrong else 404 if refused else 200,
+        reader=reader,
+        refused=refused,
+        columns=found,
+        most_ms=max(column.read.elapsed_ms for column in found),
+        people=await social.people({cell.status.user_id for column in found for cell in column.cells}),
+        players=await cast(stack_of(request), request.app.state) if stack_of(request).config.demo else (),
+        may_choose=stack_of(request).config.demo,
+        may_check=may_check,
+        checked=checked,
+        meaningless=stack_of(request).addresses.one_process,
+        rows=ROWS,
+        errors={"text": wrong} if wrong else {},
+        typed=typed,
+    )
+
+
+async def _reader(request: Request, me: Account) -> tuple[Person, str | None]:
+    """Whose timeline is shown: one's own, or in demo mode anybody's. Running a system is no right to read along."""
+    own = Person(me.id, me.handle, me.name)
+    handle = request.query_params.get("reader", "").strip().removeprefix("@")
+    if not handle or not stack_of(request).config.demo:
+        return own, None
+    try:
+        user = await social_of(request).person(handle)
+    except NotFound as error:
+        return own, str(error)
+    return Person(user.id, user.handle, user.name), None
+
+
+@dataclass(frozen=True)
+class Check:
+    reader: Person
+    phases: tuple[str, ...]  # those that differ from phase 1
+
+
+async def _checked(request: Request) -> list[Check]:
+    """Some readers drawn at random, those who differ first."""
+    drawn = stack_of(request).db["users"].aggregate([{"$sample": {"size": READERS_CHECKED}}, {"$project": {"_id": 1}}])
+    ids = [user["_id"] for user in await drawn.to_list(READERS_CHECKED)]
+    people = await social_of(request).people(ids)
+    checks = []
+    for id in ids:
+        found = await columns(request, id, ROWS)
+        checks.append(Check(people[id], tuple(column.read.slug for column in found if column.differs)))
+    return sorted(checks, key=lambda check: not check.phases)
+
+
+# Post and watch
+
+
+async def post(request: Request, me: Account) -> Response:
+    """Post as oneself, in demo mode as anybody, and watch the delivery."""
+    form = await changing(request, me)
+    author = me.id
+    if stack_of(request).config.demo and (handle := field(form, "author").strip().removeprefix("@")):
+        author = (await social_of(request).person(handle)).id
+    text = field(form, "text")
+    try:
+        watch = await watch_delivery(request.app.state, author, text)
+    except Invalid as error:
+        return await _compare(request, me, text, str(error))
+    request.app.state.metrics.posts.inc()
+    return to(f"/compare/deliveries/{watch.status.id}")
+
+
+async def delivery(request: Request, me: Account) -> Response:
+    watch = await _watch(request, me)
+    author = (await social_of(request).people([watch.status.user_id]))[watch.status.user_id]
+    return render(request, "delivery.html", watch=watch, author=author, phases=PHASES, live=f"{request.url.path}/live")
+
+
+async def delivery_live(request: Request, me: Account) -> Response:
+    watch = await _watch(request, me)
+    finished = False
+
+    async def part() -> str | None:
+        nonlocal finished
+        if finished:
+            return None
+        finished = watch.over
+        return fragment(request, "parts/delivery.html", watch=watch, phases=PHASES)
+
+    return stream(request, "delivery", part, WATCH_EVERY_S)
+
+
+async def _watch(request: Request, me: Account) -> Watch:
+    watch: Watch | None = request.app.state.watches.get(id_of(request))
+    if watch is None or not (watch.status.user_id == me.id or await operates(request, me)):
+        raise NotFound("This delivery is not being watched any more.")
+    return watch

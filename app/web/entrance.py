@@ -1,0 +1,107 @@
+"""Signing up, in and out, and the first page of those who have not."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app import accounts
+from app.errors import Conflict, Invalid, TooMany, WrongPassword
+from app.stack import Stack
+from app.web import session
+from app.web.cast import cast
+from app.web.render import render
+from app.web.request import address, social_of, stack_of, to
+from app.web.session import field, local_address, open_session, posted
+from phases import PHASES
+
+
+async def welcome(request: Request) -> Response:
+    stack = stack_of(request)
+    return render(
+        request,
+        "welcome.html",
+        story=PHASES,
+        cast=await cast(stack, request.app.state) if stack.config.demo else (),
+        next=local_address(request.query_params.get("next", "/")),
+    )
+
+
+async def sign_up(request: Request) -> Response:
+    return await _entrance(request, "sign_up.html", _sign_up)
+
+
+async def sign_in(request: Request) -> Response:
+    return await _entrance(request, "sign_in.html", _sign_in)
+
+
+async def _sign_up(stack: Stack, form: FormData) -> tuple[str, datetime]:
+    user = await accounts.sign_up(stack, field(form, "handle"), field(form, "name"), field(form, "password"))
+    return await accounts.new_token(stack, user.id)
+
+
+async def _sign_in(stack: Stack, form: FormData) -> tuple[str, datetime]:
+    return await accounts.sign_in(stack, field(form, "handle").strip().removeprefix("@"), field(form, "password"))
+
+
+async def _entrance(
+    request: Request, template: str, enter: Callable[[Stack, FormData], Awaitable[tuple[str, datetime]]]
+) -> Response:
+    """The empty form, the form with what was wrong beside the fields, or the way in."""
+    stack = stack_of(request)
+    known = await open_session(request, stack)
+    form = await posted(request, stack) if request.method == "POST" else FormData()
+    back = local_address(field(form, "next") or request.query_params.get("next", "/"))
+    if request.method == "GET" and known.account:
+        return to(back)
+    errors: dict[str, str] = {}
+    status, headers = 200, {}
+    if request.method == "POST":
+        try:
+            return _entered(request, back, *await enter(stack, form))
+        except Invalid as error:
+            status, errors = 422, {error.field: str(error)}
+        except Conflict as error:
+            status, errors = 409, {"handle": str(error)}
+        except WrongPassword as error:
+            status, errors = 401, {"form": str(error)}
+        except TooMany as error:
+            status, errors = 429, {"form": str(error)}
+            headers = {"Retry-After": str(error.retry_after_s)}
+    typed = {name: field(form, name) for name in ("handle", "name")}
+    carry = "" if back == "/" else address("", next=back)
+    response = render(request, template, status, errors=errors, typed=typed, next=back, carry=carry)
+    response.headers.update(headers)
+    return response
+
+
+def _entered(request: Request, back: str, token: str, expires_at: datetime) -> Response:
+    response = to(back)
+    session.begin(request, response, stack_of(request), token, expires_at)
+    return response
+
+
+async def sign_in_as(request: Request) -> Response:
+    """Demo mode only: anybody may be anybody."""
+    stack = stack_of(request)
+    if not stack.config.demo:
+        raise HTTPException(404)
+    form = await posted(request, stack)
+    user = await social_of(request).person(field(form, "handle"))
+    return _entered(request, field(form, "next"), *await accounts.new_token(stack, user.id))
+
+
+async def sign_out(request: Request) -> Response:
+    stack = stack_of(request)
+    if (await open_session(request, stack)).account is None:
+        return to("/")
+    await posted(request, stack)
+    token = session.session_token(request)
+    await accounts.sign_out(stack, token)
+    request.app.state.streams.end(token)
+    response = to("/")
+    session.end(response)
+    return response

@@ -1,0 +1,112 @@
+"""What stands before every request: limits, security headers, and answers to errors."""
+
+import math
+import time
+
+from bson import ObjectId
+from limits import RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import FixedWindowRateLimiter
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import TooMany
+from app.web.problems import Errors, Rejected
+
+BODY_LIMIT = 64 * 1024  # bytes
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class SecurityHeaders:
+    """On every answer, the errors too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+
+class AnswerErrors:
+    """Turns every error into an answer, without a trace; the trace of an unexpected one is in the log."""
+
+    def __init__(self, app: ASGIApp, errors: Errors) -> None:
+        self.app = app
+        self.errors = errors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception as error:
+            if started or scope["type"] != "http":
+                raise
+            await self.errors.answer(Request(scope), error)(scope, receive, send)
+
+
+class BodyLimit:
+    """413 for a body above the limit: at once when its length is declared, else when the limit is passed.
+
+    Starlette's own limit answers in plain text.
+    """
+
+    def __init__(self, app: ASGIApp, errors: Errors, limit: int = BODY_LIMIT) -> None:
+        self.app = app
+        self.errors = errors
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        too_large = Rejected(413, f"The body is larger than {self.limit // 1024} KiB.", {"Connection": "close"})
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and (len(declared) > 18 or int(declared) > self.limit):
+            return await self.errors.answer(Request(scope), too_large)(scope, receive, send)
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.limit:
+                raise too_large
+            return message
+
+        return await self.app(scope, limited, send)
+
+
+class WriteLimit:
+    """How often one person may change something; counted per web process, so N processes allow N times as much."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._limit = RateLimitItemPerMinute(per_minute)
+        self._writes = FixedWindowRateLimiter(MemoryStorage())
+
+    async def count(self, person: ObjectId) -> None:
+        """Raises TooMany when the person has used up the current minute."""
+        if not await self._writes.hit(self._limit, str(person)):
+            reset = (await self._writes.get_window_stats(self._limit, str(person))).reset_time
+            raise TooMany("Too many changes in one minute.", max(1, math.ceil(reset - time.time())))

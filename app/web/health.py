@@ -1,0 +1,111 @@
+"""At the root, for those who run the system: is it alive, can it work, what has it done."""
+
+from time import perf_counter
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.stack import UNAVAILABLE
+from app.web.problems import RETRY_LATER, Problem
+from phases.timelines import Timelines
+
+NO_STORE = {"Cache-Control": "no-store"}
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class Metrics:
+    """Figures of one application in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "feedlab_requests", "Requests answered", ["route", "method", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "feedlab_request_seconds", "Time to the whole answer", ["route"], buckets=BUCKETS_S, registry=self.registry
+        )
+        self.posts = Counter("feedlab_posts", "Statuses acknowledged", registry=self.registry)
+        self.reads = Counter(
+            "feedlab_timeline_reads", "Pages of home timelines", ["phase", "source"], registry=self.registry
+        )
+        self.pending = Gauge(
+            "feedlab_pending_statuses", "Statuses a phase still has to deliver", ["phase"], registry=self.registry
+        )
+        self.queued = Gauge("feedlab_queued_jobs", "Jobs waiting", ["phase"], registry=self.registry)
+
+    async def text(self, timelines: Timelines) -> bytes:
+        """The Prometheus text. What the servers know is left out while they do not answer."""
+        self.pending.clear()
+        self.queued.clear()
+        try:
+            state = await timelines.state()
+        except UNAVAILABLE:
+            return generate_latest(self.registry)
+        for phase in state.phases:
+            self.pending.labels(phase.slug).set(phase.pending)
+            self.queued.labels(phase.slug).set(phase.queued)
+        return generate_latest(self.registry)
+
+
+class Measured:
+    """Counts and times every request by the template of its route, so that there are as many labels as routes."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        status = 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        started_s = perf_counter()
+        try:
+            await self.app(scope, receive, watched)
+        finally:
+            route = _template(scope)
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self.metrics.requests.labels(route, method, status).inc()
+            self.metrics.seconds.labels(route).observe(perf_counter() - started_s)
+
+
+def _template(scope: Scope) -> str:
+    route = scope.get("route")
+    if isinstance(route, Route):
+        return str(scope.get("root_path", "")) + route.path
+    return route.path if isinstance(route, Mount) else "unmatched"
+
+
+async def healthz(request: Request) -> Response:
+    """The process lives."""
+    return JSONResponse({"status": "ok"}, headers=NO_STORE)
+
+
+async def readyz(request: Request) -> Response:
+    """Whether every server answers, with the version of each; 503 when one does not."""
+    found = await request.app.state.stack.check()
+    servers = {name: {"status": "ok" if version else "away", "version": version} for name, version in found.items()}
+    if all(found.values()):
+        return JSONResponse({"status": "ok", "servers": servers}, headers=NO_STORE)
+    away = ", ".join(name for name, version in found.items() if not version)
+    return Problem(503, f"No answer from {away}.", RETRY_LATER, more={"servers": servers}).response()
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus text."""
+    text = await request.app.state.metrics.text(request.app.state.timelines)
+    return Response(text, headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)
+
+
+ROUTES: list[BaseRoute] = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]

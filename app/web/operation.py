@@ -1,0 +1,219 @@
+"""An API operation as data, and how a table of them becomes Starlette routes.
+
+The same table becomes the OpenAPI document (`app/web/openapi.py`), so the two cannot differ.
+"""
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from app.accounts import Account, authenticate, is_admin, presumed, token_row
+from app.errors import Forbidden
+from app.social import Social
+from app.stack import Stack
+from app.stack.mongodb import riding
+from app.web.problems import CHALLENGE, FieldErrors, Rejected
+from phases.timelines import Timelines
+
+Auth = Literal["none", "person", "admin"]
+SAFE = frozenset({"GET", "HEAD"})
+
+
+@dataclass
+class Call:
+    """One request whose parts have been checked; `body`, `query` and `headers` are the models of its operation."""
+
+    request: Request
+    account: Account | None = None
+    body: Any = None
+    query: Any = None
+    headers: Any = None
+
+    @property
+    def stack(self) -> Stack:
+        return self.request.app.state.stack  # type: ignore[no-any-return]
+
+    @property
+    def timelines(self) -> Timelines:
+        return self.request.app.state.timelines  # type: ignore[no-any-return]
+
+    @property
+    def social(self) -> Social:
+        return self.request.app.state.social  # type: ignore[no-any-return]
+
+    @property
+    def me(self) -> Account:
+        assert self.account, "the operation needs a token"
+        return self.account
+
+    @property
+    def token(self) -> str:
+        return bearer_token(self.request) or ""
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    content: BaseModel | dict[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def response(self) -> Response:
+        headers = {"Cache-Control": "no-store", **self.headers}
+        if self.content is None:
+            return Response(status_code=self.status, headers=headers)
+        text = self.content.model_dump_json() if isinstance(self.content, BaseModel) else json.dumps(self.content)
+        return Response(text, self.status, headers, "application/json")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`answers`: what success looks like, by status. `refusals`: why it may fail, beyond what follows from the rest."""
+
+    method: str
+    path: str
+    summary: str
+    call: Callable[[Call], Awaitable[Reply]]
+    answers: Mapping[int, type[BaseModel] | None]
+    auth: Auth = "person"
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    headers: type[BaseModel] | None = None
+    refusals: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Unique among the operations: `put_follows_handle`."""
+        return re.sub(r"\W+", "_", f"{self.method.lower()}{self.path}").strip("_")
+
+    async def answer(self, request: Request) -> Response:
+        call = Call(request)
+        if self.auth == "person" and self.method in SAFE and (account := presumed(bearer_token(request) or "")):
+            call.account = account
+            with riding(
+                token_row(call.token)
+            ) as rider:  # the answer is made meanwhile, and shown to nobody before that
+                try:
+                    return await self._answer(call)
+                finally:
+                    await _signed_in(request, rider.rows)
+        if self.auth != "none":
+            call.account = await _signed_in(request)
+            if self.method not in SAFE:
+                await request.app.state.writes.count(call.account.id)
+        return await self._answer(call)
+
+    async def _answer(self, call: Call) -> Response:
+        request = call.request
+        if self.auth == "admin":
+            await require_admin(call.stack, call.me.id)
+        if self.query:
+            call.query = _parsed(self.query, _once(request.query_params.multi_items()))
+        if self.headers:
+            call.headers = _parsed(self.headers, _own_headers(self.headers, request))
+        if self.body:
+            call.body = _parsed(self.body, await _json(request))
+        reply = await self.call(call)
+        assert reply.status in self.answers, f"{self.method} {self.path} does not document {reply.status}"
+        return reply.response()
+
+
+async def require_admin(stack: Stack, person: Any) -> None:
+    """Raises Forbidden, except for administrators; in demo mode everybody is one."""
+    if not stack.config.demo and not await is_admin(stack, person):
+        raise Forbidden("Only administrators may do this.")
+
+
+def bearer_token(request: Request) -> str | None:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+async def _signed_in(request: Request, rows: Sequence[Mapping[str, Any]] | None = None) -> Account:
+    token = bearer_token(request)
+    if not token:
+        raise Rejected(401, "This call needs a token: Authorization: Bearer <token>.", CHALLENGE)
+    account = await authenticate(request.app.state.stack, token, rows)
+    if account is None:
+        raise Rejected(
+            401, "The token is unknown, expired or signed out.", {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+        )
+    return account
+
+
+def _parsed(model: type[BaseModel], given: object) -> BaseModel:
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False, include_context=False)
+        raise FieldErrors([(".".join(map(str, e["loc"])) or "body", e["msg"]) for e in wrong]) from None
+
+
+def _once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise FieldErrors([(name, "Given more than once.") for name in named if names.count(name) > 1])
+    return named
+
+
+def _own_headers(model: type[BaseModel], request: Request) -> dict[str, str]:
+    names = [info.alias or name for name, info in model.model_fields.items()]
+    return _once([(name, value) for name in names for value in request.headers.getlist(name)])
+
+
+async def _json(request: Request) -> object:
+    """The body, if it is JSON as RFC 8259 has it: UTF-8, no NaN, and no key twice."""
+    media_type, _, parameters = request.headers.get("content-type", "application/json").partition(";")
+    charset = parameters.lower().replace(" ", "").replace('"', "")
+    if media_type.strip().lower() != "application/json" or charset not in ("", "charset=utf-8", "charset=utf8"):
+        raise Rejected(415, "The body is application/json in UTF-8.", {"Accept": "application/json"})
+    body = await request.body()
+    try:
+        return json.loads(body.decode(), parse_constant=_no_constant, object_pairs_hook=_no_key_twice)
+    except RecursionError:
+        raise Rejected(400, "The JSON is nested too deeply.") from None
+    except ValueError as error:  # json.JSONDecodeError, UnicodeDecodeError, and a number of thousands of digits
+        where = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
+        raise Rejected(400, f"The body is not JSON in UTF-8{where}.") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+def routes_of(operations: Sequence[Operation]) -> list[BaseRoute]:
+    """One route per path, which knows all methods of the path: a 405 lists them all, and OPTIONS answers with them."""
+    paths: dict[str, dict[str, Operation]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method] = operation
+    return [_route(path, methods) for path, methods in paths.items()]
+
+
+def _route(path: str, operations: Mapping[str, Operation]) -> Route:
+    allowed = ", ".join([*operations, *(["HEAD"] if "GET" in operations else []), "OPTIONS"])
+
+    async def endpoint(request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        if method == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": allowed})
+        if method not in operations:
+            raise Rejected(405, f"Allowed here: {allowed}.", {"Allow": allowed})
+        return await operations[method].answer(request)
+
+    route = Route(path, endpoint)
+    route.methods = None  # every method comes here
+    return route

@@ -1,0 +1,202 @@
+"""For those who run the system: what every server and worker does, and in demo mode buttons to disturb them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.accounts import Account
+from app.errors import Forbidden, Invalid
+from app.stack import MemcachedDown, QueueDown, Stack
+from app.stack.memcached import Stats
+from app.stack.queue import Delivery, WorkerState
+from app.web.history import MINUTES, History
+from app.web.live import stream
+from app.web.render import fragment, render
+from app.web.request import Endpoint, changing, for_operators, operates, stack_of, timelines_of, to
+from phases import PHASES
+from phases.activity import Activity, send_away
+from phases.timelines import PhaseState, State
+
+rest = asyncio.sleep
+
+KEEPING = frozenset(phase.slug for phase in PHASES if phase.keeps)
+DEAD_LETTERS_SHOWN = 20
+LOOK_EVERY_S = 2.0
+AWAY_SHARE = 0.9
+LINE_WIDTH, LINE_HEIGHT = 160, 28  # of a sparkline, in its own units
+
+
+@dataclass(frozen=True)
+class Overview:
+    """None: the server that knows does not answer."""
+
+    servers: dict[str, str | None]
+    phases: list[tuple[PhaseState, str]] | None  # each with its sparkline
+    most_pending: int
+    workers: list[WorkerState] | None
+    paused: bool
+    dead: list[Delivery]
+    active: int | None
+    people: int | None
+    lists: Stats | None
+
+
+async def overview(request: Request) -> Overview:
+    stack, history = stack_of(request), _history(request)
+    servers = await stack.check()
+    mongodb, redis, memcached = (servers[name] is not None for name in ("mongodb", "redis", "memcached"))
+    state = await history.sample() if mongodb else None
+    lines = [history.line(phase.slug, "pending") for phase in state.phases] if state else []
+    most = max((number for line in lines for _, number in line), default=0)
+    queue = stack.queue
+    try:
+        workers = await asyncio.gather(
+            queue.workers(), queue.paused(), queue.deliveries(failed=True, limit=DEAD_LETTERS_SHOWN)
+        )
+    except QueueDown:
+        workers = ([], False, [])
+        redis = False
+    try:
+        lists = await stack.memcached.stats() if memcached else None
+    except MemcachedDown:
+        lists = None
+    return Overview(
+        servers=servers,
+        phases=_with_lines(state, lines, most) if state else None,
+        most_pending=most,
+        workers=workers[0] if redis else None,
+        paused=workers[1],
+        dead=workers[2],
+        active=await Activity(stack).count() if mongodb else None,
+        people=await stack.db["users"].estimated_document_count() if mongodb else None,
+        lists=lists,
+    )
+
+
+def _history(request: Request) -> History:
+    return request.app.state.history  # type: ignore[no-any-return]
+
+
+def _with_lines(state: State, lines: Sequence[Sequence[tuple[float, int]]], most: int) -> list[tuple[PhaseState, str]]:
+    return [
+        (phase, polyline(line, most)) for phase, line in zip(state.phases, lines, strict=True) if phase.slug in KEEPING
+    ]
+
+
+def polyline(line: Sequence[tuple[float, int]], most: int) -> str:
+    """The points of a sparkline: the last minutes from left to right, 0 to `most` from the bottom up."""
+    across, up = LINE_WIDTH / (MINUTES * 60), (LINE_HEIGHT - 2) / (most or 1)
+    return " ".join(f"{LINE_WIDTH - across * ago_s:.1f},{LINE_HEIGHT - 1 - up * number:.1f}" for ago_s, number in line)
+
+
+async def operations(request: Request, me: Account) -> Response:
+    return render(
+        request,
+        "operations.html",
+        **await _shown(request),
+        done=DONE.get(request.query_params.get("done", "")),
+    )
+
+
+async def _shown(request: Request) -> dict[str, Any]:
+    return {
+        "now_is": await overview(request),
+        "minutes": MINUTES,
+        "box": (LINE_WIDTH, LINE_HEIGHT),
+        "one_process": stack_of(request).addresses.one_process,
+    }
+
+
+async def live(request: Request, me: Account) -> Response:
+    async def part() -> str:
+        return fragment(request, "parts/operations.html", **await _shown(request))
+
+    return stream(request, "operations", part, LOOK_EVERY_S)
+
+
+# Buttons
+
+
+async def _retry(stack: Stack, request: Request) -> None:
+    await stack.queue.retry_dead_letters()
+
+
+async def _pause(stack: Stack, request: Request) -> None:
+    await stack.queue.pause()
+
+
+async def _resume(stack: Stack, request: Request) -> None:
+    await stack.queue.resume()
+
+
+async def _flush(stack: Stack, request: Request) -> None:
+    await stack.memcached.flush()
+
+
+async def _send_away(stack: Stack, request: Request) -> None:
+    await send_away(stack, timelines_of(request).settings, AWAY_SHARE, rest)
+
+
+BUTTONS: dict[str, Callable[[Stack, Request], Awaitable[None]]] = {
+    "retry": _retry,
+    "pause": _pause,
+    "resume": _resume,
+    "flush": _flush,
+    "send-away": _send_away,
+}
+ALWAYS = frozenset({"retry"})  # the others disturb what runs, and are for demo mode alone
+DONE = {
+    "retry": "The dead letters are queued again.",
+    "pause": "Workers are paused: what is posted stays pending, and every timeline shows it all the same.",
+    "resume": "Workers go on.",
+    "flush": "Memcached is empty: everybody is cold, and the next read of each rebuilds the list once.",
+    "send-away": "Nine in ten people are away now: phase 4 skips them until they return.",
+}
+
+
+def press(name: str) -> Endpoint:
+    async def handler(request: Request, me: Account) -> Response:
+        stack = stack_of(request)
+        await changing(request, me)
+        if name not in ALWAYS and not stack.config.demo:
+            raise HTTPException(404)
+        await BUTTONS[name](stack, request)
+        return to(f"/operations?done={name}")
+
+    return for_operators(handler)
+
+
+# Phases
+
+
+async def phases(request: Request, me: Account) -> Response:
+    timelines = timelines_of(request)
+    may_switch = await operates(request, me)
+    state, errors = await timelines.state(), {}
+    typed = {"delivering": list(state.delivering), "read": state.read}
+    if request.method == "POST":
+        form = await changing(request, me)
+        if not may_switch:
+            raise Forbidden("Administrators switch the phases.")
+        delivering, read = [str(slug) for slug in form.getlist("delivering")], str(form.get("read", ""))
+        typed = {"delivering": delivering, "read": read}
+        try:
+            await timelines.switch(read=read, delivering=delivering)
+            return to("/phases")
+        except Invalid as error:
+            errors = {error.field: str(error)}
+    return render(
+        request,
+        "phases.html",
+        422 if errors else 200,
+        state=state,
+        keeping=KEEPING,
+        may_switch=may_switch,
+        typed=typed,
+        errors=errors,
+    )

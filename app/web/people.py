@@ -1,0 +1,116 @@
+"""Finding people, and a person's page with everything one may do about them."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bson import ObjectId
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.accounts import Account
+from app.errors import Forbidden, Invalid, Refused
+from app.social import Person, Relation, Social
+from app.web.render import render
+from app.web.request import Endpoint, address, before_of, changing, signed_in, social_of, to
+from app.web.session import field
+from app.web.timeline import STATUSES_A_PAGE, SUGGESTIONS
+
+PEOPLE_A_PAGE = 50
+
+
+async def people(request: Request, me: Account) -> Response:
+    social = social_of(request)
+    typed = request.query_params.get("q", "").strip()
+    after = request.query_params.get("after", "")
+    listed, last = await social.search(typed.removeprefix("@"), after, PEOPLE_A_PAGE)
+    lonely = not typed and not after and (await social.counts(me.id, me.id)).following == 0
+    return render(
+        request,
+        "people.html",
+        q=typed,
+        listed=listed,
+        suggestions=await social.suggestions(me.id, SUGGESTIONS) if lonely else [],
+        newest=address("/people", q=typed) if after else None,
+        older=address("/people", q=typed, after=last) if last else None,
+    )
+
+
+ACTS: dict[str, Callable[[Social, ObjectId, ObjectId], Awaitable[None]]] = {
+    "follow": Social.follow,
+    "unfollow": Social.unfollow,
+    "block": Social.block,
+    "unblock": Social.unblock,
+    "add-to-circle": Social.add_to_circle,
+    "remove-from-circle": Social.remove_from_circle,
+}
+
+
+def act(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> Endpoint:
+    """What one person does about another, by a button on their page."""
+
+    async def endpoint(request: Request, me: Account) -> Response:
+        form = await changing(request, me)
+        other = await social_of(request).person(request.path_params["handle"])
+        try:
+            await use_case(social_of(request), me.id, other.id)
+        except (Forbidden, Invalid) as error:
+            return await _person(request, me, "statuses", error)
+        return to(field(form, "next") or f"/@{other.handle}")
+
+    return signed_in(endpoint)
+
+
+async def person(request: Request, me: Account) -> Response:
+    return await _person(request, me, "statuses")
+
+
+async def followers(request: Request, me: Account) -> Response:
+    return await _person(request, me, "followers")
+
+
+async def following(request: Request, me: Account) -> Response:
+    return await _person(request, me, "following")
+
+
+async def _person(request: Request, me: Account, tab: str, refused: Refused | None = None) -> Response:
+    social, before = social_of(request), before_of(request)
+    one = await social.person(request.path_params["handle"])
+    path = f"/@{one.handle}" + ("" if tab == "statuses" else f"/{tab}")
+    relation = await social.relation(me.id, one.id) if one.id != me.id else None
+    statuses: list[Any] = []
+    listed: list[Person] = []
+    if tab == "statuses":
+        statuses, last = await social.statuses_of(me.id, one.id, before=before, limit=STATUSES_A_PAGE)
+    else:
+        edges = social.followers if tab == "followers" else social.following
+        listed, last = await edges(one.id, before=before, limit=PEOPLE_A_PAGE)
+    return render(
+        request,
+        "person.html",
+        {Forbidden: 403, Invalid: 422}.get(type(refused), 200) if refused else 200,
+        person=one,
+        counts=await social.counts(me.id, one.id),
+        relation=relation,
+        acts=_acts(relation) if relation else [],
+        refused=str(refused) if refused else None,
+        tab=tab,
+        statuses=statuses,
+        listed=listed,
+        before=before,
+        newest=path if before else None,
+        older=address(path, before=last) if last else None,
+        here=address(path, before=before),
+    )
+
+
+def _acts(relation: Relation) -> list[tuple[str, str, str]]:
+    """(act, words, look) of each button that makes sense now."""
+    if relation.blocked:
+        return [("unblock", "Unblock", "quiet")]
+    return [
+        ("unfollow", "Unfollow", "quiet") if relation.you_follow else ("follow", "Follow", ""),
+        ("remove-from-circle", "Remove from circle", "quiet")
+        if relation.in_your_circle
+        else ("add-to-circle", "Add to circle", "quiet"),
+        ("block", "Block", "danger"),
+    ]

@@ -1,0 +1,130 @@
+"""Errors as answers: one table from exception to status, `application/problem+json` for programs, a page for people."""
+
+import json
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ExceptionHandler
+
+from app.errors import Conflict, Forbidden, Invalid, NotFound, Refused, TooMany, WrongPassword
+from app.stack import UNAVAILABLE
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+FOR_PROGRAMS = ("/api/", "/healthz", "/readyz", "/metrics")
+RETRY_LATER = {"Retry-After": "2"}  # seconds a server of ours takes to come back, or the driver to find a new primary
+CHALLENGE = {"WWW-Authenticate": "Bearer"}
+
+STATUS: Mapping[type[Refused], int] = {
+    Invalid: 422,
+    NotFound: 404,
+    Forbidden: 403,
+    Conflict: 409,
+    WrongPassword: 401,
+    TooMany: 429,
+}
+
+SENTENCES: Mapping[int, str] = {
+    404: "There is nothing at this address.",
+    405: "This address does not know the method; the header Allow says which it knows.",
+    413: "The body is larger than 64 KiB.",
+}
+
+ErrorPage = Callable[[Request, int, str, str], Response]  # status, title, detail
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An error as a client sees it."""
+
+    status: int
+    detail: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    more: Mapping[str, object] = field(default_factory=dict)  # extension members
+
+    @property
+    def title(self) -> str:
+        return HTTPStatus(self.status).phrase
+
+    def response(self) -> Response:
+        """RFC 9457. The type is about:blank: the status says it all, and the title is the status's own."""
+        content: dict[str, object] = {
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            **self.more,
+        }
+        if self.errors:
+            content["errors"] = [{"field": name, "message": message} for name, message in self.errors]
+        # ASCII: the name of a field may be anything that JSON can carry, lone surrogates too.
+        return Response(json.dumps(content), self.status, {"Cache-Control": "no-store", **self.headers}, MEDIA_TYPE)
+
+
+class Rejected(Exception):
+    """A request that gets no further than the edge."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.problem = Problem(status, detail, headers or {})
+
+
+class FieldErrors(Rejected):
+    """Some fields of a request are wrong: (field, message) of each."""
+
+    def __init__(self, errors: list[tuple[str, str]]) -> None:
+        self.problem = Problem(422, "Some fields are wrong.", errors=errors)
+
+
+def problem_of(error: Exception) -> Problem:
+    """What a client is told about an error; an unexpected one is logged, and the client is told under which id."""
+    if isinstance(error, Refused):
+        status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+        headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, TooMany) else {}
+        headers |= CHALLENGE if isinstance(error, WrongPassword) else {}
+        errors = [(error.field, str(error))] if isinstance(error, Invalid) else []
+        return Problem(status, str(error), headers, errors)
+    if isinstance(error, Rejected):
+        return error.problem
+    if isinstance(error, HTTPException):
+        said = error.detail != HTTPStatus(error.status_code).phrase
+        detail = error.detail if said else SENTENCES.get(error.status_code, error.detail)
+        return Problem(error.status_code, detail, error.headers or {})
+    if isinstance(error, UNAVAILABLE):
+        log.warning("a server is away: %s", str(error)[:300])
+        return Problem(503, "A server of ours is away. Nothing is lost; try again.", RETRY_LATER)
+    if isinstance(error, ClientDisconnect):
+        return Problem(400, "The body ended early.")
+    name = secrets.token_hex(6)
+    log.error("unexpected error %s", name, exc_info=error)
+    return Problem(500, f"Something is wrong here, and it is not the request. In the log it is called {name}.")
+
+
+class Errors:
+    """Answers errors, in the form of whoever asked: a program or a person."""
+
+    def __init__(self, error_page: ErrorPage) -> None:
+        self.error_page = error_page
+
+    def answer(self, request: Request, error: Exception) -> Response:
+        problem = problem_of(error)
+        if request.scope["path"].startswith(FOR_PROGRAMS):
+            return problem.response()
+        page = self.error_page(request, problem.status, problem.title, problem.detail)
+        page.headers.update({name: value for name, value in problem.headers.items() if name != "WWW-Authenticate"})
+        return page
+
+    async def handle(self, request: Request, error: Exception) -> Response:
+        return self.answer(request, error)
+
+    def handlers(self) -> dict[type[Exception], ExceptionHandler]:
+        """For Starlette, which answers its own errors otherwise; `guard.AnswerErrors` sees to all the others."""
+        return {HTTPException: self.handle}

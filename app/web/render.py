@@ -1,0 +1,147 @@
+"""Templates to pages: the frame around every page, the words for times, error pages, and the static files."""
+
+import hashlib
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+import templates
+from app.stack import Stack
+from app.web import session
+
+FOLDER = Path(templates.__file__).parent
+NO_STORE = {"Cache-Control": "no-store"}  # who shares a computer does not see the last person's pages by going back
+
+PLACES = (("/", "Timeline"), ("/people", "People"), ("/compare", "Compare"), ("/operations", "Operations"))
+
+TITLES = {  # of error pages, in friendlier words than HTTP's
+    400: "That was cut short",
+    403: "That is not allowed",
+    404: "Nothing is here",
+    409: "That contradicts what is there",
+    413: "That is too large",
+    422: "That does not work",
+    429: "Too fast",
+    500: "Something broke",
+    503: "A server of ours does not answer",
+}
+
+
+@cache
+def _version(name: str) -> str:
+    return hashlib.sha256((FOLDER / "static" / name).read_bytes()).hexdigest()[:12]
+
+
+def _static(name: str) -> str:
+    return f"/static/{name}?v={_version(name)}"
+
+
+class Static(StaticFiles):
+    """Our few files. An address with the version of what is in it never changes."""
+
+    def file_response(self, full_path: Any, stat_result: Any, scope: Scope, status_code: int = 200) -> Response:
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        versioned = scope["query_string"] == f"v={_version(Path(full_path).name)}".encode()
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if versioned else "no-cache"
+        return response
+
+
+def rfc3339(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def exact(moment: datetime) -> str:
+    return f"{moment.day} {moment:%b %Y, %H:%M:%S} UTC"
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """How long ago, short; the day, when that is more than a week."""
+    seconds = int((now - moment).total_seconds())
+    if seconds < 60:
+        return "now"
+    for unit_s, below_s, unit in ((60, 3_600, "min"), (3_600, 86_400, "h"), (86_400, 7 * 86_400, "d")):
+        if seconds < below_s:
+            return f"{seconds // unit_s} {unit}"
+    return f"{moment.day} {moment:%b}" if moment.year == now.year else f"{moment.day} {moment:%b %Y}"
+
+
+def milliseconds(number: float) -> str:
+    """Three significant figures at most: 1.9, 41, 1,204."""
+    return f"{number:.1f}" if number < 10 else f"{number:,.0f}"
+
+
+def sentence(text: str) -> str:
+    """A message of a use case as it stands alone on a page."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["static"] = _static
+    environment.filters |= {"rfc3339": rfc3339, "exact": exact, "ago": ago, "sentence": sentence, "ms": milliseconds}
+    return environment
+
+
+TEMPLATES = _environment()
+
+
+def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
+    """One page. Who is signed in is shown as far as this request knows it: error pages ask no server."""
+    stack: Stack = request.app.state.stack
+    known = session.known_session(request)
+    proof = Markup('<input type="hidden" name="{}" value="{}">').format(session.PROOF, known.proof()) if known else ""
+    frame = {
+        "me": known.account if known else None,
+        "unsure": known is None and session.has_cookie(request),
+        "proof": lambda: proof,
+        "demo": stack.config.demo,
+        "path": request.url.path,
+        "places": [place for place in PLACES if stack.config.demo or place[0] != "/operations"],
+        "now": stack.clock.now(),
+    }
+    html = TEMPLATES.get_template(template).render(frame | context)
+    response = Response(html, status, NO_STORE, "text/html")
+    if known:
+        session.remember_visitor(request, response, known)
+    return response
+
+
+def fragment(request: Request, template: str, **context: Any) -> str:
+    """A piece of a page, without the frame."""
+    stack: Stack = request.app.state.stack
+    return TEMPLATES.get_template(template).render({"now": stack.clock.now(), "demo": stack.config.demo} | context)
+
+
+def error_page(
+    request: Request, status: int, title: str, detail: str, unsent: dict[str, str] | None = None
+) -> Response:
+    """A friendly page for what went wrong. It needs no server of ours.
+
+    `unsent`: the fields of a new status that could not be stored, to be sent once more as they are.
+    """
+    if status == 503:
+        detail = sentence(detail) + " A few seconds are usually enough."
+    again = here(request) if status == 503 and request.method == "GET" else None
+    title = TITLES.get(status, title)
+    return render(
+        request, "error.html", status, number=status, title=title, detail=detail, again=again, unsent=unsent or {}
+    )
+
+
+def here(request: Request) -> str:
+    """Path and query."""
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")

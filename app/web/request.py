@@ -1,0 +1,97 @@
+"""What every page asks of a request: whose it is, which form it carries, which part of a list it means."""
+
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlencode
+
+from bson import ObjectId
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from app import accounts
+from app.accounts import Account
+from app.errors import Forbidden, NotFound
+from app.social import Social
+from app.stack import Stack
+from app.web.render import here
+from app.web.session import local_address, open_session, posted
+from phases.timelines import Timelines
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+PersonalEndpoint = Callable[[Request, Account], Awaitable[Response]]
+
+
+def stack_of(request: Request) -> Stack:
+    return request.app.state.stack  # type: ignore[no-any-return]
+
+
+def timelines_of(request: Request) -> Timelines:
+    return request.app.state.timelines  # type: ignore[no-any-return]
+
+
+def social_of(request: Request) -> Social:
+    return request.app.state.social  # type: ignore[no-any-return]
+
+
+def address(path: str, **query: object) -> str:
+    given = {name: str(value) for name, value in query.items() if value}
+    return path + (f"?{urlencode(given)}" if given else "")
+
+
+def to(place: str) -> RedirectResponse:
+    return RedirectResponse(local_address(place), 303)
+
+
+def signed_in(handler: PersonalEndpoint) -> Endpoint:
+    """A page for somebody; whoever is nobody signs in first and comes back."""
+
+    async def endpoint(request: Request) -> Response:
+        account = (await open_session(request, stack_of(request))).account
+        if account is None:
+            back = here(request) if request.method == "GET" else None
+            return to(address("/sign-in", next=back))
+        return await handler(request, account)
+
+    return endpoint
+
+
+async def operates(request: Request, me: Account) -> bool:
+    """Whether this person runs the system: administrators do, in demo mode everybody."""
+    stack = stack_of(request)
+    return stack.config.demo or await accounts.is_admin(stack, me.id)
+
+
+def for_operators(handler: PersonalEndpoint) -> Endpoint:
+    async def endpoint(request: Request, me: Account) -> Response:
+        if not await operates(request, me):
+            raise Forbidden("This is for administrators.")
+        return await handler(request, me)
+
+    return signed_in(endpoint)
+
+
+async def changing(request: Request, me: Account) -> FormData:
+    """The form of somebody who changes something. Raises Forbidden and TooMany."""
+    form = await posted(request, stack_of(request))
+    await request.app.state.writes.count(me.id)
+    return form
+
+
+def before_of(request: Request) -> ObjectId | None:
+    return id_in_query(request, "before")
+
+
+def id_in_query(request: Request, name: str) -> ObjectId | None:
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    if not ObjectId.is_valid(text):
+        raise NotFound("There is no such page.")
+    return ObjectId(text)
+
+
+def id_of(request: Request) -> ObjectId:
+    text = request.path_params["id"]
+    if not ObjectId.is_valid(text):
+        raise NotFound("There is no such status, or you may not see it.")
+    return ObjectId(text)

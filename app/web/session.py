@@ -1,0 +1,136 @@
+"""The cookie session of the pages, and the proof that a form comes from one of them.
+
+The cookie holds the same bearer token that the API gives out. Whoever is signed out gets a random cookie instead, so
+that the forms for signing up and in are bound to one browser too.
+"""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from urllib.parse import urlsplit
+
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.accounts import Account, authenticate
+from app.errors import Forbidden
+from app.stack import Stack
+
+SESSION = "feedlab_session"
+VISITOR = "feedlab_visitor"
+PROOF = "proof"  # the field of every form that is sent with POST
+LONGEST_COOKIE = 200  # characters; ours have 43
+FIELDS = 100  # of one form
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Who asks (None: nobody signed in), and the secret cookie that the forms of this answer are bound to."""
+
+    account: Account | None
+    secret: str
+    new_visitor: bool = False
+
+    def proof(self) -> str:
+        return hmac.digest(self.secret.encode(), b"feedlab form", hashlib.sha256).hex()
+
+
+def _cookie(request: Request, name: str) -> str:
+    value = request.cookies.get(name, "")
+    return value if len(value) <= LONGEST_COOKIE and value.isascii() else ""
+
+
+def known_session(request: Request) -> Session | None:
+    """The session when this request has opened it already: nothing is asked of a server."""
+    found: Session | None = getattr(request.state, "session", None)
+    return found
+
+
+def has_cookie(request: Request) -> bool:
+    return bool(_cookie(request, SESSION))
+
+
+async def open_session(request: Request, stack: Stack) -> Session:
+    """Whose cookie it is; asked once per request."""
+    if session := known_session(request):
+        return session
+    request.state.session = await _session(request, stack)
+    return request.state.session  # type: ignore[no-any-return]
+
+
+async def _session(request: Request, stack: Stack) -> Session:
+    token = _cookie(request, SESSION)
+    if token and (account := await authenticate(stack, token)):
+        return Session(account, token)
+    if visitor := _cookie(request, VISITOR):
+        return Session(None, visitor)
+    return Session(None, secrets.token_urlsafe(32), new_visitor=True)
+
+
+async def posted(request: Request, stack: Stack) -> FormData:
+    """The form that was sent. Raises Forbidden unless one of our pages, opened by this browser, sent it."""
+    session = await open_session(request, stack)
+    form = await request.form(max_files=0, max_fields=FIELDS)
+    if _from_elsewhere(request) or not hmac.compare_digest(field(form, PROOF).encode(), session.proof().encode()):
+        raise Forbidden(
+            "This form is out of date or was sent from another site. Go back, reload the page and try again."
+        )
+    return form
+
+
+def _from_elsewhere(request: Request) -> bool:
+    """What the browser says about the sender. Either header may be absent (old browsers, plain HTTP)."""
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return True
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+
+
+def field(form: FormData, name: str) -> str:
+    value = form.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _set(request: Request, response: Response, name: str, value: str, max_age_s: int | None) -> None:
+    secure = request.url.scheme == "https"
+    response.set_cookie(name, value, max_age=max_age_s, httponly=True, samesite="lax", secure=secure)
+
+
+def begin(request: Request, response: Response, stack: Stack, token: str, expires_at: datetime) -> None:
+    """Sign this browser in."""
+    _set(request, response, SESSION, token, int((expires_at - stack.clock.now()).total_seconds()))
+    response.delete_cookie(VISITOR)
+
+
+def end(response: Response) -> None:
+    response.delete_cookie(SESSION)
+
+
+def session_token(request: Request) -> str:
+    return _cookie(request, SESSION)
+
+
+def remember_visitor(request: Request, response: Response, session: Session) -> None:
+    """Send the visitor cookie along with the first form that is bound to it."""
+    if session.new_visitor:
+        _set(request, response, VISITOR, session.secret, None)
+
+
+def remember_phase(request: Request, response: Response, name: str, slug: str | None) -> None:
+    """Keep the reader's phase for a year; None forgets it."""
+    if slug is None:
+        response.delete_cookie(name)
+    else:
+        _set(request, response, name, slug, 365 * 86_400)
+
+
+def local_address(address: str) -> str:
+    """`address` if it is a path on this site, else "/".
+
+    Browsers drop control characters and take a backslash for a slash, so neither may occur.
+    """
+    plain = all("!" <= character != "\\" for character in address) and address.startswith("/")
+    return address if plain and not address.startswith("//") and len(address) <= 500 else "/"

@@ -1,0 +1,203 @@
+"""The home timeline, and the statuses on it."""
+
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from bson import ObjectId
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.accounts import Account
+from app.clock import FIRST_ID
+from app.errors import Conflict, Invalid, TooMany
+from app.models import Audience
+from app.social import TEXT_LIMIT
+from app.stack import UNAVAILABLE
+from app.web import session
+from app.web.live import stream
+from app.web.measured import in_every_phase, measured
+from app.web.render import error_page, fragment, render
+from app.web.request import (
+    address,
+    before_of,
+    changing,
+    id_in_query,
+    id_of,
+    signed_in,
+    social_of,
+    stack_of,
+    timelines_of,
+    to,
+)
+from app.web.session import field, posted
+from phases import PHASES
+
+STATUSES_A_PAGE = 20
+SUGGESTIONS = 6
+PHASE_COOKIE = "feedlab_phase"
+LOOK_EVERY_S = 2.0  # for newer statuses, while somebody looks at the page
+
+AUDIENCES: dict[str, str] = {
+    "followers": "my followers",
+    "mutuals": "mutuals",
+    "circle": "my circle",
+}
+SOURCES = {
+    "query": "the query of phase 1 answered.",
+    "list": "from the list that is kept for you.",
+    "list+query": "this page goes past the kept list, and the query of phase 1 gave the rest.",
+    "rebuilt": "your list was gone and has been filled again.",
+}
+
+
+@dataclass
+class Draft:
+    """What somebody typed and could not post, and why."""
+
+    text: str = ""
+    audience: str = "followers"
+    errors: dict[str, str] | None = None
+
+
+async def timeline(request: Request, me: Account, draft: Draft | None = None, status: int = 200) -> Response:
+    timelines, social = timelines_of(request), social_of(request)
+    draft, before = draft or Draft(), before_of(request)
+    read = (await timelines.settings.current()).read
+    chosen = request.query_params.get("phase")
+    slug = chosen or _kept_phase(request) or read
+    read_now = await measured(request, timelines.page(me.id, phase=slug, before=before, limit=STATUSES_A_PAGE))
+    costs = (
+        await in_every_phase(request, me.id, before, STATUSES_A_PAGE, read_now)
+        if request.query_params.get("costs") == "all"
+        else []
+    )
+    page = read_now.page
+    lonely = not page.statuses and not before and (await social.counts(me.id, me.id)).following == 0
+    response = render(
+        request,
+        "timeline.html",
+        status,
+        read_now=read_now,
+        page=page,
+        costs=costs,
+        sources=SOURCES,
+        meaningless=stack_of(request).addresses.one_process,
+        phases=[
+            {"slug": p.slug, "title": p.title, "number": n, "address": address("/", phase=p.slug, before=before)}
+            for n, p in enumerate(PHASES, 1)
+        ],
+        read=read,
+        people=await social.people({row.user_id for row in page.statuses}),
+        before=before,
+        newest="/" if before else None,
+        older=address("/", before=page.next) if page.next else None,
+        here=address("/", before=before),
+        ask_costs=address("/", before=before, costs="all"),
+        newer=address("/timeline/newer", since=page.statuses[0].id if page.statuses else None),
+        once=secrets.token_urlsafe(12),
+        audiences=AUDIENCES.items(),
+        longest=TEXT_LIMIT,
+        typed=draft,
+        errors=draft.errors or {},
+        follows_nobody=lonely,
+        suggestions=await social.suggestions(me.id, SUGGESTIONS) if lonely else [],
+    )
+    if chosen:
+        session.remember_phase(request, response, PHASE_COOKIE, None if chosen == read else chosen)
+    return response
+
+
+def _kept_phase(request: Request) -> str | None:
+    """The phase this reader chose. Choosing the system's own ends that: the reader follows the system again."""
+    slug = request.cookies.get(PHASE_COOKIE)
+    return slug if slug in {phase.slug for phase in PHASES} else None
+
+
+async def refresh(request: Request, me: Account) -> Response:
+    form = await changing(request, me)
+    await timelines_of(request).refresh(me.id, phase=field(form, "phase") or None, limit=STATUSES_A_PAGE)
+    return to("/")
+
+
+async def newer(request: Request, me: Account) -> Response:
+    """A stream that says how many statuses have come since the page was made.
+
+    It asks the reader's own timeline for one status every two seconds: what it finds is exactly what a reload will
+    show, on every stack. (A change stream would see every status of everybody and leave the question who may see it.)
+    """
+    since = id_in_query(request, "since") or FIRST_ID
+    return stream(request, "newer", _newer(request, me.id, since), LOOK_EVERY_S)
+
+
+def _newer(request: Request, reader: ObjectId, since: ObjectId) -> Callable[[], Awaitable[str]]:
+    timelines, phase = timelines_of(request), _kept_phase(request)
+
+    async def look() -> str:
+        first = (await timelines.page(reader, phase=phase, limit=1)).statuses
+        if not first or first[0].id <= since:
+            return ""
+        page = await timelines.page(reader, phase=phase, limit=STATUSES_A_PAGE)
+        count = sum(row.id > since for row in page.statuses)
+        return fragment(request, "parts/newer.html", count=count, more=count == STATUSES_A_PAGE)
+
+    return look
+
+
+# Statuses
+
+
+async def post(request: Request) -> Response:
+    """Whatever goes wrong, what was typed is not lost."""
+    try:
+        return await signed_in(_post)(request)
+    except UNAVAILABLE:
+        form = await request.form()
+        unsent = {name: field(form, name) for name in (session.PROOF, "once", "audience", "text")}
+        response = error_page(request, 503, "", "What you typed is below, to be sent once more.", unsent)
+        response.headers["Retry-After"] = "2"
+        return response
+
+
+async def _post(request: Request, me: Account) -> Response:
+    form = await posted(request, stack_of(request))
+    text = field(form, "text").replace("\r\n", "\n")  # forms are sent with CRLF
+    audience: Any = field(form, "audience")
+    try:
+        if audience not in get_args(Audience):
+            raise Invalid("audience", "There is no such audience.")
+        await request.app.state.writes.count(me.id)
+        _, created = await social_of(request).post(me.id, text, audience, _idempotency_key(form, audience, text))
+    except Invalid as error:
+        return await timeline(request, me, Draft(text, audience, {error.field: str(error)}), 422)
+    except Conflict as error:
+        return await timeline(request, me, Draft(text, audience, {"text": str(error)}), 409)
+    except TooMany as error:
+        response = await timeline(request, me, Draft(text, audience, {"text": str(error)}), 429)
+        response.headers["Retry-After"] = str(error.retry_after_s)
+        return response
+    if created:
+        request.app.state.metrics.posts.inc()
+    return to("/")
+
+
+def _idempotency_key(form: FormData, audience: str, text: str) -> str | None:
+    """Posting twice by a double click is one status; going back and posting another text is two."""
+    once = field(form, "once")
+    return hashlib.sha256("\0".join((once, audience, text)).encode(errors="replace")).hexdigest() if once else None
+
+
+async def show_status(request: Request, me: Account) -> Response:
+    social = social_of(request)
+    row = await social.status(me.id, id_of(request))
+    author = (await social.people([row.user_id]))[row.user_id]
+    return render(request, "status.html", row=row, author=author, audience=AUDIENCES[row.audience or "followers"])
+
+
+async def delete(request: Request, me: Account) -> Response:
+    form = await changing(request, me)
+    await social_of(request).delete(me.id, id_of(request))
+    return to(field(form, "next"))

@@ -1,0 +1,386 @@
+"""The load of a fault run: authors who post, readers who read in every phase, follow and block, and check each page.
+
+A reader does one thing after the other, so that what their relations are during a read is known. What failed is
+tried again: posts with their idempotency key, everything else as it was. Only the HTTP API is used.
+"""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from math import inf
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import httpx
+
+from benchmarks.faults_oracle import Oracle, Post, Read, Relation, Violation
+from phases import PHASES
+
+SLUGS = tuple(phase.slug for phase in PHASES)
+PASSWORD = "sesame open"  # of everybody in a directory that lives as long as the run
+ANSWER_DEADLINE_S = 45.0  # a request without any answer for longer hangs
+GIVE_UP_S = 150.0  # an operation that still fails so long after it was first tried never recovers
+RETRY_PAUSE_S = 0.25
+CALM_S = 10.0  # after an unknown outcome: nobody contradicts what may still be on its way to MongoDB
+IMPATIENT = 0.15  # share of the posts whose client hangs up early and tries again: as if the answer had been lost
+PATIENCE_S = 0.04  # at most, of those
+NEVER_REPLAYED = 0.1  # share of the posts with an unknown outcome that are left so
+DELETED = 0.15  # share of the posts
+PAGE_LIMITS = (5, 20, 50, 100)
+CONNECTIONS = 100
+
+REFUSED = (httpx.ConnectError,)
+BROKEN = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
+
+Change = Callable[[Relation], Relation]
+
+
+@dataclass
+class Record:
+    """What happened, for the report."""
+
+    requests: int = 0
+    acknowledged: int = 0
+    reads: int = 0
+    replays: int = 0
+    errors: Counter[str] = field(default_factory=Counter)  # clean ones
+    unclean: list[str] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
+    recovery_s: dict[str, list[float]] = field(default_factory=dict)  # by kind of operation
+    slowest_s: float = 0.0
+    _unrecovered: dict[str, list[float]] = field(default_factory=dict)
+
+    def fault(self, kinds: Sequence[str], at_s: float) -> None:
+        for kind in kinds:
+            self._unrecovered.setdefault(kind, []).append(at_s)
+
+    def success(self, kind: str, began_s: float) -> None:
+        """Of an operation that began when it did: the recovery of every fault before."""
+        waiting = self._unrecovered.get(kind, [])
+        if done := [at_s for at_s in waiting if at_s <= began_s]:
+            now_s = time.monotonic()
+            self.recovery_s.setdefault(kind, []).extend(now_s - at_s for at_s in done)
+            self._unrecovered[kind] = [at_s for at_s in waiting if at_s > began_s]
+
+    def unrecovered(self) -> dict[str, int]:
+        """Faults after which a kind of operation has not succeeded yet."""
+        return {kind: len(waiting) for kind, waiting in self._unrecovered.items() if waiting}
+
+    def found(self, violations: Sequence[Violation]) -> None:
+        self.violations.extend(violations)
+
+
+class Client:
+    """One HTTP client for everybody. `call` answers None when nobody knows whether the request was carried out."""
+
+    def __init__(self, http: httpx.AsyncClient, record: Record) -> None:
+        self.http, self.record = http, record
+        self._tokens: dict[str, str] = {}
+
+    async def sign_in(self, handle: str) -> None:
+        async def attempt() -> bool:
+            answer = await self.call("", "sign in", "POST", "/tokens", 200, 201, json=_credentials(handle))
+            if answer is not None:
+                self._tokens[handle] = answer.json()["token"]
+            return answer is not None
+
+        await persist(attempt)
+
+    async def call(
+        self,
+        who: str,
+        kind: str,
+        method: str,
+        path: str,
+        *accepted: int,
+        headers: dict[str, str] | None = None,
+        patience_s: float = inf,
+        **more: Any,
+    ) -> httpx.Response | None:
+        self.record.requests += 1
+        began_s = time.monotonic()
+        authorization = {"Authorization": f"Bearer {self._tokens[who]}"} if who else {}
+        try:
+            async with asyncio.timeout(min(ANSWER_DEADLINE_S, patience_s)):
+                answer = await self.http.request(method, path, headers=authorization | (headers or {}), **more)
+        except REFUSED:
+            self.record.errors["connection refused"] += 1
+            return None
+        except BROKEN:
+            self.record.errors["connection broken"] += 1
+            return None
+        except (TimeoutError, httpx.TimeoutException):
+            if patience_s < ANSWER_DEADLINE_S:
+                self.record.errors["hung up by the client"] += 1
+                return None
+            self.record.unclean.append(f"{method} {path}: no answer within {ANSWER_DEADLINE_S:.0f} s")
+            return None
+        finally:
+            self.record.slowest_s = max(self.record.slowest_s, time.monotonic() - began_s)
+        if answer.status_code in accepted:
+            self.record.success(kind, began_s)
+            return answer
+        if _is_clean_503(answer):
+            self.record.errors["503"] += 1
+        else:
+            self.record.unclean.append(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
+        return None
+
+
+def _credentials(handle: str) -> dict[str, str]:
+    return {"handle": handle, "password": PASSWORD}
+
+
+def _is_clean_503(answer: httpx.Response) -> bool:
+    if answer.status_code != 503 or answer.headers.get("content-type") != "application/problem+json":
+        return False
+    try:
+        problem = answer.json()
+    except json.JSONDecodeError:
+        return False
+    return {"type", "title", "status", "detail"} <= problem.keys() and "retry-after" in answer.headers
+
+
+class NeverRecovered(Exception):
+    """Something failed for so long that it is given up."""
+
+
+async def persist(attempt: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+    """Try until it works. Raises NeverRecovered."""
+    deadline = time.monotonic() + GIVE_UP_S
+    while not await attempt():
+        if time.monotonic() > deadline:
+            raise NeverRecovered(f"an operation still fails after {GIVE_UP_S:.0f} s")
+        await asyncio.sleep(RETRY_PAUSE_S)
+
+
+@asynccontextmanager
+async def client(url: str, record: Record) -> AsyncIterator[Client]:
+    limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+    async with httpx.AsyncClient(base_url=f"{url}/api/v1", timeout=None, limits=limits, trust_env=False) as http:
+        yield Client(http, record)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Handles. `steady` readers follow everybody all the time, so whoever has just posted can read through them."""
+
+    authors: tuple[str, ...]
+    readers: tuple[str, ...]
+    steady: tuple[str, ...]
+
+    @property
+    def everybody(self) -> tuple[str, ...]:
+        return self.authors + self.readers + self.steady
+
+
+class Load:
+    """Until `stop` is set, and until every operation under way then has ended."""
+
+    def __init__(self, client: Client, cast: Cast, seed: int, think_s: float) -> None:
+        self.client, self.record, self.cast = client, client.record, cast
+        self.oracle = Oracle()
+        self.stop = asyncio.Event()
+        self._seed, self._think_s = seed, think_s
+        for reader in cast.readers + cast.steady:
+            for author in cast.authors:
+                self.oracle.relations[reader, author] = frozenset({Relation()})
+
+    async def prepare(self) -> None:
+        """Sign everybody in, and empty the circles that seeding has made."""
+        for handle in self.cast.everybody:
+            await self.client.sign_in(handle)
+        for author in self.cast.authors:
+            for reader in self.cast.readers + self.cast.steady:
+                answer = await self.client.call(author, "circle", "DELETE", f"/circle/{reader}", 204)
+                assert answer is not None, "nothing has been broken yet"
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for handle in self.cast.authors:
+                tasks.create_task(self._author(handle, Random(f"{self._seed} {handle}")))
+            for handle in self.cast.readers:
+                tasks.create_task(Reader(self, handle, Random(f"{self._seed} {handle}")).run())
+
+    async def pause(self, random: Random) -> None:
+        await asyncio.sleep(random.uniform(0.2, 1.8) * self._think_s)
+
+    # Authors
+
+    async def _author(self, handle: str, random: Random) -> None:
+        for number in count(1):
+            if self.stop.is_set():
+                return
+            post = Post(handle, f"{handle} says {number}", random.choice(AUDIENCES), time.monotonic())
+            if await self._post(post, random):
+                phase, reader = random.choice(SLUGS), random.choice(self.cast.steady)
+                await self.read(reader, phase, 10)
+                if random.random() < DELETED:
+                    await self._delete(post)
+            await self.pause(random)
+
+    async def _post(self, post: Post, random: Random) -> bool:
+        """Whether it was acknowledged."""
+        self.oracle.begun(post)
+        replayed = random.random() >= NEVER_REPLAYED
+        headers = {"Idempotency-Key": str(UUID(int=random.getrandbits(128)))} if replayed else {}
+        body = {"text": post.text, "audience": post.audience}
+        tries = 0
+
+        async def attempt() -> bool:
+            nonlocal tries
+            tries += 1
+            self.record.replays += tries > 1
+            patience_s = random.uniform(0, PATIENCE_S) if tries == 1 and random.random() < IMPATIENT else inf
+            options: Any = {"json": body, "headers": headers, "patience_s": patience_s}
+            answer = await self.client.call(post.author, "post", "POST", "/statuses", 200, 201, **options)
+            if answer is not None:
+                self.record.acknowledged += 1
+                self.record.found(list(self.oracle.acknowledge(post, answer.json()["id"], time.monotonic())))
+            return answer is not None
+
+        if replayed:
+            await persist(attempt)
+            return True
+        return await attempt()
+
+    async def _delete(self, post: Post) -> None:
+        post.delete_began_s = time.monotonic()
+        tries = 0
+
+        async def attempt() -> bool:
+            nonlocal tries
+            tries += 1
+            accepted = (204,) if tries == 1 else (204, 404)  # the try before may have done it
+            path = f"/statuses/{post.id}"
+            return await self.client.call(post.author, "delete", "DELETE", path, *accepted) is not None
+
+        await persist(attempt)
+        post.deleted_s = time.monotonic()
+
+    # Pages
+
+    async def read(self, reader: str, phase: str, limit: int, before: str | None = None) -> str | None:
+        """Check one page of a home timeline; the cursor of the next one."""
+        parameters = {"phase": phase, "limit": str(limit)} | ({"before": before} if before else {})
+        authors = self.cast.authors
+        page = await self._page(reader, authors, f"read {phase}", "/timeline", parameters, before)
+        return page.next if page else None
+
+    async def profile(self, reader: str, author: str, limit: int) -> None:
+        parameters = {"limit": str(limit)}
+        await self._page(reader, (author,), "profile", f"/users/{author}/statuses", parameters, None)
+
+    async def _page(
+        self,
+        reader: str,
+        authors: Sequence[str],
+        kind: str,
+        path: str,
+        parameters: dict[str, str],
+        before: str | None,
+    ) -> Read | None:
+        began_s = time.monotonic()
+        answer = await self.client.call(reader, kind, "GET", path, 200, params=parameters)
+        if answer is None:
+            return None
+        body = answer.json()
+        shown = [(status["id"], status["text"]) for status in body["statuses"]]
+        where = f"{kind} limit {parameters['limit']}" + (f" from {body['cost']['source']}" if "cost" in body else "")
+        read = Read(reader, authors, began_s, time.monotonic(), shown, before, body["next"], where)
+        self.record.reads += 1
+        self.record.found(list(self.oracle.check(read)))
+        return read
+
+    async def walk(self, reader: str, phase: str) -> None:
+        """Check a whole timeline, to its very first status."""
+        before: str | None = None
+        while before := await self._page_at_last(reader, phase, before):
+            pass
+
+    async def _page_at_last(self, reader: str, phase: str, before: str | None) -> str | None:
+        parameters = {"phase": phase, "limit": "100"} | ({"before": before} if before else {})
+        page: Read | None = None
+
+        async def attempt() -> bool:
+            nonlocal page
+            page = await self._page(reader, self.cast.authors, f"read {phase}", "/timeline", parameters, before)
+            return page is not None
+
+        await persist(attempt)
+        return page.next if page else None
+
+
+AUDIENCES = ("followers",) * 6 + ("mutuals", "circle")
+
+
+class Reader:
+    """One whose relations change."""
+
+    def __init__(self, load: Load, handle: str, random: Random) -> None:
+        self.load, self.handle, self.random = load, handle, random
+        self._calm_until_s: dict[str, float] = {}  # by author
+
+    async def run(self) -> None:
+        while not self.load.stop.is_set():
+            limit = self.random.choice(PAGE_LIMITS)
+            cursors = await asyncio.gather(*(self.load.read(self.handle, phase, limit) for phase in SLUGS))
+            if self.random.random() < 0.3:
+                phase, before = self.random.choice(list(zip(SLUGS, cursors, strict=True)))
+                if before:
+                    await self.load.read(self.handle, phase, limit, before)
+            if self.random.random() < 0.2:
+                await self.load.profile(self.handle, self.random.choice(self.load.cast.authors), 20)
+            if self.random.random() < 0.4:
+                await self._change(self.random.choice(self.load.cast.authors))
+            await self.load.pause(self.random)
+
+    async def _change(self, author: str) -> None:
+        """One change between me and an author; while its outcome is unknown I go on reading."""
+        if time.monotonic() < self._calm_until_s.get(author, 0):
+            return
+        (now,) = self.load.oracle.relations[self.handle, author]
+        actor, method, path, change = self.random.choice(_changes(self.handle, author, now))
+        tries = 0
+
+        async def attempt() -> bool:
+            nonlocal tries
+            tries += 1
+            if tries > 1:
+                await self.load.read(self.handle, self.random.choice(SLUGS), 20)
+            return await self.load.client.call(actor, "edge", method, path, 204) is not None
+
+        self.load.oracle.asked(self.handle, author, change)
+        await persist(attempt)
+        self.load.oracle.answered(self.handle, author, change)
+        if tries > 1:
+            self._calm_until_s[author] = time.monotonic() + CALM_S
+
+
+def _changes(me: str, author: str, now: Relation) -> list[tuple[str, str, str, Change]]:
+    """(who asks, method, path, what it changes) of everything that may happen next."""
+    circle = (author, "DELETE" if now.in_circle else "PUT", f"/circle/{me}", _set(in_circle=not now.in_circle))
+    if now.blocked:
+        unblock = _set(follows=False, followed_back=False, blocked=False)
+        return [circle, *[(me, "DELETE", f"/blocks/{author}", unblock)] * 3]
+    block = _set(follows=False, followed_back=False, blocked=True)
+    follow = (me, "DELETE" if now.follows else "PUT", f"/follows/{author}", _set(follows=not now.follows))
+    if not now.follows:
+        return [circle, follow, follow, follow]
+    back = (
+        author,
+        "DELETE" if now.followed_back else "PUT",
+        f"/follows/{me}",
+        _set(followed_back=not now.followed_back),
+    )
+    return [circle, follow, back, back, (me, "PUT", f"/blocks/{author}", block)]
+
+
+def _set(**fields: bool) -> Change:
+    return lambda relation: relation._replace(**fields)

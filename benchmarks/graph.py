@@ -1,0 +1,211 @@
+"""Who follows whom: read from a SNAP edge list, or generated with a heavy tail."""
+
+import gzip
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from random import Random
+from typing import BinaryIO
+
+from benchmarks.words import FIRST_NAMES
+
+MAX_PEOPLE = 5_000_000
+MAX_FOLLOWS = 16_000_000  # held in memory, 8 bytes each; 40 more while a file's duplicates are removed
+MAX_LABEL = 64  # characters
+MAX_LINE = 1_000  # bytes
+MAX_QUOTE = 60  # characters of a bad line that an error repeats
+
+GZIP_MAGIC = b"\x1f\x8b"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+FOLLOW_BACK = 0.25  # share of follows that answer a follow: the mutuals
+IMITATION = 0.8  # share of the others that go to somebody whom another person follows already: the celebrities
+
+
+class GraphError(Exception):
+    """No graph can be had from this file, or with these numbers; the text says where and why."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """People and follow edges, each edge once and nobody following themselves.
+
+    `people[i]` is a label; `followers[e]` follows `followees[e]`, both indexes into `people`.
+    """
+
+    people: tuple[str, ...]
+    followers: "array[int]"
+    followees: "array[int]"
+
+    def follows(self) -> Iterator[tuple[int, int]]:
+        """(follower, followee) of every edge, in a stable order."""
+        return zip(self.followers, self.followees, strict=True)
+
+
+def load(path: Path, directed: bool) -> Graph:
+    """Read a SNAP edge list: `a b` a line, `#` comments and blank lines allowed, plain or gzip.
+
+    `directed`: a follows b; otherwise they are friends and follow each other. Repeated pairs count once; whoever is
+    paired with themselves is a person and no edge. People and edges stand in the order of first mention and by
+    follower. Raises GraphError (file, line, text) at the first bad line, before anything is returned.
+    Source: snap.stanford.edu/data, "Data format".
+    """
+    index: dict[str, int] = {}
+    edges = array("Q")  # follower in the upper half, followee in the lower
+    with _opened(path) as file:
+        for number, a, b in _pairs(path, file):
+            i, j = index.setdefault(a, len(index)), index.setdefault(b, len(index))
+            if i != j:
+                edges.append(i << 32 | j)
+                if not directed:
+                    edges.append(j << 32 | i)
+            if len(index) > MAX_PEOPLE or len(edges) > MAX_FOLLOWS:
+                raise _bad(path, number, f"more than {MAX_PEOPLE:,} people or {MAX_FOLLOWS:,} follow edges so far")
+    if not index:
+        raise _bad(path, None, "no pair of labels in it")
+    return _graph(index, _each_once(edges))
+
+
+def _graph(people: Iterable[str], edges: Iterable[int]) -> Graph:
+    followers, followees = array("I"), array("I")
+    for edge in edges:
+        followers.append(edge >> 32)
+        followees.append(edge & 0xFFFFFFFF)
+    return Graph(tuple(people), followers, followees)
+
+
+def _each_once(edges: Iterable[int]) -> Iterator[int]:
+    last = -1
+    for edge in sorted(edges):
+        if edge != last:
+            yield edge
+        last = edge
+
+
+def _bad(path: Path, line: int | None, what: str, text: bytes | None = None) -> GraphError:
+    where = str(path).encode(errors="backslashreplace").decode() + (f":{line}" if line else "")
+    if text is None:
+        return GraphError(f"{where}: {what}")
+    quote = text.rstrip(b"\r\n").decode(errors="replace")
+    return GraphError(f"{where}: {what}: {quote[:MAX_QUOTE] + '…' * (len(quote) > MAX_QUOTE)!r}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file's bytes, unpacked. Known by its first bytes and opened once: a name may lie and a pipe cannot rewind."""
+    try:
+        with path.open("rb") as file:
+            if file.peek(2)[:2] == GZIP_MAGIC:
+                with gzip.GzipFile(fileobj=file) as unpacked:
+                    yield unpacked  # type: ignore[misc]
+            else:
+                yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise _bad(path, None, f"damaged or cut gzip file ({error})") from error
+    except OSError as error:
+        raise _bad(path, None, f"cannot be read ({error.strerror or error})") from error
+
+
+def _pairs(path: Path, file: BinaryIO) -> Iterator[tuple[int, str, str]]:
+    """(line number, label, label) of every line that holds a pair."""
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise _bad(path, number, f"longer than {MAX_LINE} bytes", line)
+        if number == 1:
+            line = line.removeprefix(BYTE_ORDER_MARK)
+        if line.startswith(b"#") or not line.strip():
+            continue
+        try:
+            labels = line.decode().split()
+        except UnicodeDecodeError:
+            raise _bad(path, number, "not UTF-8 text", line) from None
+        if len(labels) != 2:
+            raise _bad(path, number, f"two labels expected, {len(labels)} found", line)
+        if not all(label.isprintable() for label in labels):
+            raise _bad(path, number, "a label with unprintable characters", line)
+        if max(map(len, labels)) > MAX_LABEL:
+            raise _bad(path, number, f"a label longer than {MAX_LABEL} characters", line)
+        yield number, labels[0], labels[1]
+
+
+def powerlaw(users: int, mean: float, seed: int) -> Graph:
+    """A follow graph with few celebrities, many mutuals and exactly `round(users * mean)` edges.
+
+    Everybody follows somebody; how many is Pareto-distributed (exponent 2). Whom: one of their own followers
+    (FOLLOW_BACK), else the followee of an edge drawn at random, who is popular in proportion to their followers
+    (IMITATION), else anybody. That is cumulative advantage, Price, "A general theory of bibliometric and other
+    cumulative advantage processes", JASIS 27 (1976); it gives a power law of followers with exponent near
+    1 + 1/IMITATION.
+
+    The same arguments give the same graph everywhere: of `random`, only `random()` promises its sequence for every
+    Python version, and of floating point only + - * / and sqrt are the same on every machine; nothing else is used.
+    Raises GraphError for numbers out of range.
+    """
+    if not 2 <= users <= MAX_PEOPLE:
+        raise GraphError(f"users must be from 2 to {MAX_PEOPLE:,}, not {users:,}")
+    if not 1 <= mean <= users - 1:
+        raise GraphError(f"the mean number of followees must be from 1 to users - 1 = {users - 1:,}, not {mean:g}")
+    if users * mean > MAX_FOLLOWS:
+        raise GraphError(f"{users:,} users following {mean:g} each are more than {MAX_FOLLOWS:,} follow edges")
+    draw = Random(seed).random
+    followers_of: list[list[int]] = [[] for _ in range(users)]
+    followees = array("I")  # of every edge so far
+    edges: list[int] = []
+    degrees = _shuffled(_degrees(users, mean), draw)
+    for person in _shuffled(list(range(users)), draw):
+        for followee in _followees(person, degrees[person], users, followers_of[person], followees, draw):
+            followers_of[followee].append(person)
+            edges.append(person << 32 | followee)
+    return _graph((_label(person) for person in range(users)), sorted(edges))
+
+
+def _label(person: int) -> str:
+    return f"{FIRST_NAMES[person % len(FIRST_NAMES)].lower()}_{person}"
+
+
+def _degrees(users: int, mean: float) -> list[int]:
+    """How many each of `users` follow: the quantiles of a Pareto distribution from 1 up, made to sum up exactly."""
+    most = users - 1
+    degrees = [min(most, 1 + int((mean - 1) * (sqrt(users / (rank + 0.5)) - 1))) for rank in range(users)]
+    missing = round(users * mean) - sum(degrees)
+    while missing:
+        step = 1 if missing > 0 else -1
+        for rank in range(users):
+            if missing and 1 <= degrees[rank] + step <= most:
+                degrees[rank] += step
+                missing -= step
+    return degrees
+
+
+def _shuffled(items: list[int], draw: Callable[[], float]) -> list[int]:
+    for end in range(len(items) - 1, 0, -1):
+        other = int(draw() * (end + 1))
+        items[end], items[other] = items[other], items[end]
+    return items
+
+
+def _followees(
+    person: int, count: int, users: int, followers: list[int], chosen: "array[int]", draw: Callable[[], float]
+) -> Iterable[int]:
+    """`count` different others for `person` to follow, in the order drawn; `chosen` grows by them."""
+    if count > users // 2:  # popularity hardly matters then, and drawing until a new one comes would not end
+        others = _shuffled([other for other in range(users) if other != person], draw)[:count]
+        chosen.extend(others)
+        return others
+    found: dict[int, None] = {}
+    while len(found) < count:
+        for sample, share in ((followers, FOLLOW_BACK), (chosen, IMITATION), (None, 1.0)):
+            if (sample is not None and not sample) or draw() >= share:
+                continue
+            followee = int(draw() * users) if sample is None else sample[int(draw() * len(sample))]
+            if followee != person and followee not in found:
+                found[followee] = None
+                chosen.append(followee)
+                break
+    return found

@@ -1,0 +1,165 @@
+"""Raw limits: the shortest loops over the same drivers and servers that do the same work, and nothing else.
+
+They check nothing, repeat nothing and survive nothing. Writes are acknowledged by a majority on both sides.
+"""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import uvicorn
+from bson import ObjectId
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from app.stack import Database
+from app.stack.mongodb import create_clustered
+
+RAW_ENTRIES, RAW_ARRAYS = "raw_entries", "raw_arrays"
+INSERT_BATCH = 10_000
+UPDATE_BATCH = 1_000
+PREPEND_BATCH = 1_000
+READ_AT_ONCE = 200_000  # ids of one batch
+ARRAY_KEEPS = 200  # ids in the article's array
+
+
+async def create(db: Database) -> None:
+    if RAW_ENTRIES not in await db.list_collection_names():
+        await create_clustered(db, RAW_ENTRIES)
+
+
+async def follower_ids(db: Database, author: ObjectId, active_after: Any = None) -> list[ObjectId]:
+    """Everybody who follows the author, or of those the active ones: covered by an index."""
+    query = {"followee": author} | ({"active_until": {"$gte": active_after}} if active_after else {})
+    edges = db["follows"].find(query, {"_id": 0, "follower": 1}).batch_size(READ_AT_ONCE)
+    return [edge["follower"] for edge in await edges.to_list(None)]
+
+
+async def insert_entries(db: Database, author: ObjectId, status: ObjectId) -> int:
+    """Phase 2's work: covered follower read, clustered insert. Returns the deliveries."""
+    readers = await follower_ids(db, author)
+    tail = status.binary
+    for at in range(0, len(readers), INSERT_BATCH):
+        batch = [{"_id": reader.binary + tail, "a": author} for reader in readers[at : at + INSERT_BATCH]]
+        await db.command(
+            {"insert": RAW_ENTRIES, "documents": batch, "ordered": False, "writeConcern": {"w": "majority"}}
+        )  # half as long as PyMongo's insert_many
+    return len(readers)
+
+
+async def push_arrays(db: Database, author: ObjectId, status: ObjectId) -> int:
+    """The article's way: one array per reader, `$push` with `$slice`."""
+    readers = await follower_ids(db, author)
+    for at in range(0, len(readers), UPDATE_BATCH):
+        await db[RAW_ARRAYS].update_many(
+            {"_id": {"$in": readers[at : at + UPDATE_BATCH]}},
+            {"$push": {"ids": {"$each": [status], "$slice": -ARRAY_KEEPS}}},
+        )
+    return len(readers)
+
+
+async def fill_arrays(db: Database, readers: Sequence[ObjectId]) -> None:
+    ids = [ObjectId() for _ in range(ARRAY_KEEPS)]
+    for at in range(0, len(readers), INSERT_BATCH):
+        await db[RAW_ARRAYS].insert_many(
+            [{"_id": r, "ids": ids} for r in readers[at : at + INSERT_BATCH]], ordered=False
+        )
+
+
+class RawMemcached:
+    """One connection and pipelined meta commands (memcached/doc/protocol.txt, "Meta Set", "Meta No-Op")."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def open(cls, node: str) -> "RawMemcached":
+        host, _, port = node.rpartition(":")
+        return cls(*await asyncio.open_connection(host, int(port), limit=64 * 1024 * 1024))
+
+    async def _quietly(self, commands: bytes) -> bytes:
+        """What was answered in spite of the quiet flag."""
+        self._writer.write(commands + b"mn\r\n")
+        await self._writer.drain()
+        return (await self._reader.readuntil(b"MN\r\n"))[:-4]
+
+    async def set_all(self, keys: Sequence[str], value: bytes) -> None:
+        tail = b" %d T2500000 q\r\n%s\r\n" % (len(value), value)
+        for at in range(0, len(keys), PREPEND_BATCH):
+            refused = await self._quietly(
+                b"".join(b"ms %s%s" % (k.encode(), tail) for k in keys[at : at + PREPEND_BATCH])
+            )
+            assert not refused, refused[:100]
+
+    async def prepend_all(self, keys: Sequence[str], value: bytes) -> None:
+        tail = b" %d MP q\r\n%s\r\n" % (len(value), value)
+        for at in range(0, len(keys), PREPEND_BATCH):
+            await self._quietly(b"".join(b"ms %s%s" % (k.encode(), tail) for k in keys[at : at + PREPEND_BATCH]))
+
+    async def delete_all(self, keys: Sequence[str]) -> None:
+        for at in range(0, len(keys), PREPEND_BATCH):
+            await self._quietly(b"".join(b"md %s q\r\n" % k.encode() for k in keys[at : at + PREPEND_BATCH]))
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()
+
+
+async def prepend_lists(
+    db: Database, memcached: RawMemcached, author: ObjectId, status: ObjectId, prefix: str, active_after: Any
+) -> int:
+    """Phase 4's work: covered read of the active followers, pipelined prepend."""
+    readers = await follower_ids(db, author, active_after)
+    await memcached.prepend_all([f"{prefix}{reader}" for reader in readers], status.binary)
+    return len(readers)
+
+
+async def read_two_queries(db: Database, entries: str, reader: ObjectId, limit: int) -> int:
+    """The bare read of a kept timeline: ids by key, statuses by id. Nothing is checked."""
+    keys = {"$gte": reader.binary + bytes(12), "$lt": reader.binary + b"\xff" * 12}
+    found = await db[entries].find({"_id": keys}).sort("_id", -1).limit(limit).to_list(None)
+    ids = [ObjectId(entry["_id"][12:]) for entry in found]
+    return len(await db["statuses"].find({"_id": {"$in": ids}}).to_list(None))
+
+
+async def read_array(db: Database, reader: ObjectId, limit: int) -> int:
+    """The same from the article's array."""
+    found = await db[RAW_ARRAYS].find_one({"_id": reader}, {"ids": {"$slice": -limit}})
+    ids = found["ids"] if found else []
+    return len(await db["statuses"].find({"_id": {"$in": ids}}).to_list(None))
+
+
+async def read_plain_in(db: Database, reader: ObjectId, limit: int) -> int:
+    """The article's phase 1: one `$in` over all followees, sorted by the database."""
+    edges = db["follows"].find({"follower": reader}, {"_id": 0, "followee": 1}).batch_size(READ_AT_ONCE)
+    authors = [edge["followee"] for edge in await edges.to_list(None)]
+    statuses = db["statuses"].find({"user_id": {"$in": authors}}).sort("_id", -1).limit(limit)
+    return len(await statuses.to_list(None))
+
+
+def nothing() -> None:
+    """The empty job."""
+
+
+def empty() -> Starlette:
+    """The empty route."""
+
+    async def answer(_: Request) -> JSONResponse:
+        return JSONResponse({})
+
+    return Starlette(routes=[Route("/", answer)])
+
+
+def serve_empty(fd: int) -> None:
+    """The empty route on a socket that the parent listens on, served as `feedlab serve` serves its own."""
+    server = uvicorn.Server(uvicorn.Config(empty(), access_log=False, log_level="warning", server_header=False))
+    # By its number alone, so that the protocol is known: without it asyncio does not switch Nagle's algorithm off.
+    asyncio.run(server.serve(sockets=[socket.socket(fileno=fd)]))
+
+
+if __name__ == "__main__":
+    serve_empty(int(sys.argv[1]))

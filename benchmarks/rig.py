@@ -1,0 +1,283 @@
+"""A system of the benchmark's own: servers in a temporary directory, a scratch database, a worker, a web process."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import psutil
+from bson import ObjectId
+
+from app.config import Config
+from app.edges import VERSIONS
+from app.errors import Refused
+from app.models import CircleMember, Follow, Status, User
+from app.stack import Addresses, Stack, connected
+from app.stack.children import Child, stop_together
+from app.stack.datadir import DataDirectory
+from app.stack.mongodb import is_stand_in
+from app.stack.programs import Level, resolve
+from app.stack.servers import say, servers_of
+from benchmarks.graph import Graph
+from benchmarks.record import Record, recorded
+from benchmarks.seed import World, insert
+from benchmarks.subject import Api, Http, InProcess, Subject
+from phases.base import Phase
+from phases.p2_push import Push
+from phases.switch import StoreName
+from phases.timelines import Timelines
+from workers.worker import run_in_thread
+
+DATABASE = "feedlab_bench"
+OVERRIDES: dict[str, Any] = {
+    "mongodb_url": None,  # never somebody's servers: queues are emptied and Memcached is filled
+    "redis_url": None,
+    "memcached": (),
+    "database": DATABASE,
+    "demo": False,
+    "writes_per_minute": 1_000_000,
+}
+CHILD_ENVIRONMENT = {
+    "FEEDLAB_MONGODB_URL": "",
+    "FEEDLAB_REDIS_URL": "",
+    "FEEDLAB_MEMCACHED": "",
+    "FEEDLAB_DATABASE": DATABASE,
+    "FEEDLAB_DEMO": "",
+    "FEEDLAB_WRITES_PER_MINUTE": "1000000",
+}
+COMMAND = (sys.executable, "-m", "app.cli")
+READY_DEADLINE_S = 60.0
+POLL_S = 0.02
+HISTORY_DAYS = 30
+BATCH = 5_000
+ACTIVE_FOR = timedelta(days=30)
+MARKED_AT_ONCE = 100  # readers whose edges one command marks
+AT_ONCE = 8  # reads under way while readers are warmed
+USED_READS = 100  # made before anything counts, even where nothing is kept
+SERVER_PROCESSES = {"mongodb": "mongod", "redis": "redis", "memcached": "memcached"}
+
+Tell = Callable[[str], None]
+
+
+class BenchRefused(Refused):
+    """Nothing was measured; the text says why and what to do."""
+
+
+def configured() -> Config:
+    return Config.from_environment(**OVERRIDES)
+
+
+@dataclass
+class Rig:
+    """A running system. `processes`: pids by role, for the processor time."""
+
+    stack: Stack
+    timelines: Timelines
+    subject: Subject
+    processes: dict[str, int]
+    meaningless: bool
+    record: Record = field(default_factory=Record)
+    ids: list[ObjectId] = field(default_factory=list)
+
+    async def load(self, graph: Graph, seed: int, history: float, readers: Sequence[int]) -> None:
+        """People, edges and `history` statuses per person, from before the run. The readers have been here lately."""
+        world = World(graph, seed, self.stack.clock.now(), HISTORY_DAYS)
+        follows, circles = list(world.follows()), list(world.circles())
+        statuses = list(world.statuses(round(history * len(graph.people))))
+        self.record, self.ids = recorded(follows, circles, statuses), world.ids
+        self._past, self._future = world.joined, self.stack.clock.now() + ACTIVE_FOR
+        self._readers = {world.ids[reader] for reader in readers}
+        for edge in follows:
+            edge["active_until"] = self._active_until(edge["follower"])
+        for model, documents in (
+            (User, [user | {"active_until": self._active_until(user["_id"])} for user in world.users(None)]),
+            (Follow, follows),
+            (CircleMember, circles),
+            (Status, statuses),
+        ):
+            await insert(self.stack, model, documents, len(documents), lambda *_: None)
+        if isinstance(self.subject, Api):
+            self.subject.handles.update(zip(world.ids, world.handles, strict=True))
+        await self.subject.enter(self.ids)
+
+    async def switch(self, slug: str) -> None:
+        """This phase alone delivers, it has forgotten everything, and its grace is over."""
+        phase = self.timelines.phases[slug]
+        await self.timelines.switch(read=slug, delivering=[slug] if phase.keeps else [])
+        await self.timelines.restart()
+        await self.readable((phase.keeps,) if phase.keeps else ())
+
+    async def readable(self, stores: Sequence[StoreName]) -> None:
+        """Wait until the grace of what was switched on is over, in all processes."""
+        settings = self.timelines.settings
+        while True:
+            current = await settings.fresh()
+            if all(settings.readable(current, store) for store in stores):
+                break
+            await asyncio.sleep(POLL_S)
+        await asyncio.sleep(self.stack.config.settings_age_s)  # the other processes' copies
+
+    async def warm(self, slug: str, readers: Sequence[ObjectId], limit: int) -> None:
+        """What the phase keeps is there for all its readers; connections and the web process have been used."""
+        waiting = iter(readers if self.timelines.phases[slug].keeps else ())
+
+        async def client() -> None:
+            for reader in waiting:
+                await self.timelines.page(reader, phase=slug, limit=limit)
+
+        await asyncio.gather(*(client() for _ in range(AT_ONCE)))
+        for reader in readers[:USED_READS]:
+            await self.subject.page(reader, slug, None, limit)
+
+    def _active_until(self, person: ObjectId) -> datetime:
+        return self._future if person in self._readers else self._past
+
+    async def forget(self, slug: str) -> None:
+        """What the phase keeps in Memcached has expired."""
+        phase = self.timelines.phases[slug]
+        if isinstance(phase, Push) and phase.keeps == "lists":
+            container = (await self.timelines.settings.fresh()).current(phase.keeps)
+            assert container, "it delivers"
+            for reader in self._readers:
+                await phase.store.forget(container, reader)
+
+    async def away(self, *, long: bool) -> None:
+        """The readers have been away for long, or they have been here lately."""
+        change = {"$set": {"active_until": self._past if long else self._future}}
+        readers = iter(sorted(self._readers))
+        while some := list(islice(readers, MARKED_AT_ONCE)):
+            await self.stack.db["follows"].update_many({"follower": {"$in": some}}, change)
+            await self.stack.db["users"].update_many({"_id": {"$in": some}}, change)
+
+    async def restore(self, now: Record, posted: Sequence[ObjectId]) -> None:
+        """Undo a run: the database is again what `load` made of it."""
+        db = self.stack.db
+        ids = iter(posted)
+        while batch := list(islice(ids, BATCH)):
+            await db["statuses"].delete_many({"_id": {"$in": batch}})
+        before, after = self.record.edges(), now.edges()
+        for reader, followee in after - before:
+            await db["follows"].delete_one({"follower": reader, "followee": followee})
+        lost = [
+            {"_id": ObjectId(), "follower": reader, "followee": followee, "active_until": self._active_until(reader)}
+            for reader, followee in before - after
+        ]
+        await insert(self.stack, Follow, lost, len(lost), lambda *_: None)
+        await db["blocks"].delete_many({})
+        await db[VERSIONS].update_many({}, {"$inc": {"version": 1}})  # nobody goes by what they remember of the run
+
+
+@contextmanager
+def servers(level: Level, allow_standins: bool) -> Iterator[tuple[Addresses, Path, Config]]:
+    """Servers of our own until the block ends. Raises BenchRefused, ServersError."""
+    config = configured()
+    if not allow_standins and any(source.kind in ("stand-in", "missing") for source in resolve(config, level)):
+        raise BenchRefused(
+            "some server would be a stand-in, whose figures are meaningless: see `feedlab doctor`, "
+            "or add --allow-standins to see what the report looks like"
+        )
+    with (
+        tempfile.TemporaryDirectory(prefix="feedlab-bench-") as directory,
+        servers_of(Path(directory), config, level, purpose="feedlab bench", lasting=True) as addresses,
+    ):
+        yield addresses, Path(directory), config
+
+
+@asynccontextmanager
+async def rig(
+    addresses: Addresses, directory: Path, config: Config, through: str, phases: tuple[type[Phase], ...] | None = None
+) -> AsyncIterator[Rig]:
+    """The system on these servers: with a worker, and for `through` "api" with a web process."""
+    if addresses.one_process and through == "api":
+        raise BenchRefused("stand-ins live in this process: measure them with --through inprocess")
+    async with AsyncExitStack() as exits:
+        stack = await exits.enter_async_context(connected(addresses, config))
+        timelines = await Timelines.open(stack, phases) if phases else await Timelines.open(stack)
+        found = Rig(
+            stack, timelines, InProcess(stack, timelines), {"harness": psutil.Process().pid}, is_stand_in(stack.db)
+        )
+        found.meaningless = addresses.one_process
+        if addresses.one_process:
+            await exits.enter_async_context(run_in_thread(timelines))
+        else:
+            await exits.enter_async_context(_with_children(found, DataDirectory(directory), through))
+        yield found
+        await found.subject.close()
+
+
+@asynccontextmanager
+async def _with_children(rig: Rig, directory: DataDirectory, through: str) -> AsyncIterator[None]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        children = {"worker": _child("worker", directory, ["worker", "--child"], ())}
+        if through == "api":
+            fd = listener.fileno()
+            children["web"] = _child("web", directory, ["web-process", "--fd", str(fd)], (fd,))
+        try:
+            for child in children.values():
+                child.start()
+            await _until_ready(rig, children, listener.getsockname()[1] if through == "api" else None)
+            rig.processes |= {name: child.pid for name, child in children.items()}
+            rig.processes |= {
+                SERVER_PROCESSES[name]: process.pid
+                for name, process in directory.note().children.items()
+                if name in SERVER_PROCESSES
+            }
+            yield
+        finally:
+            stop_together(children.values())
+
+
+def _child(name: str, directory: DataDirectory, arguments: list[str], pass_fds: Sequence[int]) -> Child:
+    return Child(
+        name,
+        [*COMMAND, *arguments, "--data", str(directory.path)],
+        directory.logs / f"{name}.log",
+        environment=CHILD_ENVIRONMENT,
+        pass_fds=pass_fds,
+        lifeline=True,
+        say=say,
+        gave_up=say,
+        started=directory.child_started,
+    )
+
+
+async def _until_ready(rig: Rig, children: dict[str, Child], port: int | None) -> None:
+    """The worker takes jobs, and the web process answers. Raises BenchRefused when one of them dies instead."""
+    deadline = time.monotonic() + READY_DEADLINE_S
+    http = Http("127.0.0.1", port) if port else None
+    working = answering = False
+    while not (working and answering):
+        for child in children.values():
+            if death := child.death():
+                raise BenchRefused(death)
+        if time.monotonic() > deadline:
+            raise BenchRefused(f"the benchmark's own processes are not ready after {READY_DEADLINE_S:.0f} s")
+        working = bool(await asyncio.to_thread(rig.stack.queue.connection.scard, "rq:workers"))
+        answering = http is None or (await http.ask("GET", "/readyz"))[0] == 200
+        await asyncio.sleep(POLL_S)
+    if http:
+        rig.subject = Api(rig.stack, http, {})
+
+
+def commit() -> str | None:
+    """The commit of this checkout, where it is one and git is there."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,219 @@
+"""The system under test as one person's client sees it: the use cases in this process, or the API over HTTP."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from bson import ObjectId
+
+from app.accounts import new_token
+from app.errors import Refused
+from app.models import Audience
+from app.social import Social
+from app.stack import UNAVAILABLE, Stack
+from app.stack.cost import Cost, counted
+from phases.timelines import Timelines
+
+BODY_LIMIT = 4 * 1024 * 1024  # bytes of one answer
+CONNECTIONS = 64
+IDLE_S = 2.0  # an idle connection is not used again after so long: the server closes it after five
+
+
+class Failed(Exception):
+    """An operation was not answered, or with an error; `kind` is what is counted."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A page. `cost`: commands sent for it, by the process that answered."""
+
+    ids: Sequence[ObjectId]
+    next: ObjectId | None
+    cold: bool
+    cost: Cost
+
+
+class Subject(Protocol):
+    """Every method raises Failed."""
+
+    async def enter(self, people: Sequence[ObjectId]) -> None:
+        """They are about to do something."""
+        ...
+
+    async def page(self, reader: ObjectId, phase: str, before: ObjectId | None, limit: int) -> Seen: ...
+
+    async def post(self, author: ObjectId, text: str, audience: Audience, key: str) -> tuple[ObjectId, Cost | None]:
+        """The id, and the commands that the poster waited for where that is known."""
+        ...
+
+    async def delete(self, author: ObjectId, status: ObjectId) -> None: ...
+    async def follow(self, reader: ObjectId, followee: ObjectId) -> None: ...
+    async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None: ...
+    async def block(self, blocker: ObjectId, blocked: ObjectId) -> None: ...
+    async def close(self) -> None: ...
+
+
+class InProcess:
+    """No HTTP: the figures are the phases' own, and this process is the web process."""
+
+    def __init__(self, stack: Stack, timelines: Timelines) -> None:
+        self._social, self._timelines = Social(stack, timelines), timelines
+
+    async def enter(self, people: Sequence[ObjectId]) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def page(self, reader: ObjectId, phase: str, before: ObjectId | None, limit: int) -> Seen:
+        with counted() as cost:
+            page = await _answered(self._timelines.page(reader, phase=phase, before=before, limit=limit))
+        return Seen([status.id for status in page.statuses], page.next, page.cold, cost)
+
+    async def post(self, author: ObjectId, text: str, audience: Audience, key: str) -> tuple[ObjectId, Cost | None]:
+        with counted() as cost:
+            status, _ = await _answered(self._social.post(author, text, audience, key))
+        return status.id, cost
+
+    async def delete(self, author: ObjectId, status: ObjectId) -> None:
+        await _answered(self._social.delete(author, status))
+
+    async def follow(self, reader: ObjectId, followee: ObjectId) -> None:
+        await _answered(self._social.follow(reader, followee))
+
+    async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None:
+        await _answered(self._social.unfollow(reader, followee))
+
+    async def block(self, blocker: ObjectId, blocked: ObjectId) -> None:
+        await _answered(self._social.block(blocker, blocked))
+
+
+async def _answered(call: Any) -> Any:
+    try:
+        return await call
+    except (*UNAVAILABLE, Refused) as error:
+        raise Failed(type(error).__name__) from error
+
+
+@dataclass
+class _Connection:
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    idle_since: float = 0
+
+
+@dataclass
+class Http:
+    """A small HTTP/1.1 client: kept-alive connections, bodies of known length. It is to cost next to nothing itself."""
+
+    host: str
+    port: int
+    _idle: list[_Connection] = field(default_factory=list)
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONNECTIONS))
+
+    async def ask(self, method: str, path: str, body: Any = None, headers: str = "") -> tuple[int, bytes]:
+        """Status and body. Raises Failed when the connection breaks."""
+        payload = b"" if body is None else json.dumps(body).encode()
+        content = f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n" if body is not None else ""
+        head = f"{method} {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n{headers}{content}\r\n"
+        async with self._slots:
+            connection = self._fresh() or await self._connect()
+            try:
+                connection.writer.write(head.encode() + payload)
+                status, answer, goes_on = await _response(connection.reader)
+            except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+                connection.writer.close()
+                raise Failed(type(error).__name__) from error
+            if goes_on:
+                connection.idle_since = asyncio.get_running_loop().time()
+                self._idle.append(connection)
+            else:
+                connection.writer.close()
+        return status, answer
+
+    def _fresh(self) -> _Connection | None:
+        long_ago = asyncio.get_running_loop().time() - IDLE_S
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.idle_since > long_ago:
+                return connection
+            connection.writer.close()
+        return None
+
+    async def _connect(self) -> _Connection:
+        try:
+            return _Connection(*await asyncio.open_connection(self.host, self.port))
+        except OSError as error:
+            raise Failed(type(error).__name__) from error
+
+    async def close(self) -> None:
+        while self._idle:
+            connection = self._idle.pop()
+            connection.writer.close()
+            await connection.writer.wait_closed()
+
+
+async def _response(reader: asyncio.StreamReader) -> tuple[int, bytes, bool]:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    status = int(head[0].split(" ", 2)[1])
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+    length = 0 if status == HTTPStatus.NO_CONTENT else int(headers["content-length"])
+    if length > BODY_LIMIT:
+        raise ValueError(f"an answer of {length:,} bytes")
+    return status, await reader.readexactly(length), headers.get("connection", "").lower() != "close"
+
+
+class Api:
+    """Through `feedlab serve`'s web process, each person with a token of their own."""
+
+    def __init__(self, stack: Stack, http: Http, handles: dict[ObjectId, str]) -> None:
+        self._stack, self._http, self.handles = stack, http, handles
+        self._tokens: dict[ObjectId, str] = {}
+
+    async def enter(self, people: Sequence[ObjectId]) -> None:
+        for person in people:
+            if person not in self._tokens:
+                self._tokens[person], _ = await new_token(self._stack, person)
+
+    async def close(self) -> None:
+        await self._http.close()
+
+    async def _ask(self, person: ObjectId, method: str, path: str, body: Any = None, key: str = "") -> Any:
+        await self.enter([person])
+        headers = f"Authorization: Bearer {self._tokens[person]}\r\n" + (f"Idempotency-Key: {key}\r\n" if key else "")
+        status, answer = await self._http.ask(method, f"/api/v1{path}", body, headers)
+        if status >= HTTPStatus.BAD_REQUEST:
+            raise Failed(f"HTTP {status}")
+        return json.loads(answer) if answer else None
+
+    async def page(self, reader: ObjectId, phase: str, before: ObjectId | None, limit: int) -> Seen:
+        cursor = f"&before={before}" if before else ""
+        found = await self._ask(reader, "GET", f"/timeline?phase={phase}&limit={limit}{cursor}")
+        cost = found["cost"]
+        return Seen(
+            [ObjectId(status["id"]) for status in found["statuses"]],
+            ObjectId(found["next"]) if found["next"] else None,
+            cost["cold"],
+            Cost(cost["mongodb"], cost["memcached"], cost["redis"]),
+        )
+
+    async def post(self, author: ObjectId, text: str, audience: Audience, key: str) -> tuple[ObjectId, Cost | None]:
+        found = await self._ask(author, "POST", "/statuses", {"text": text, "audience": audience}, key)
+        return ObjectId(found["id"]), None
+
+    async def delete(self, author: ObjectId, status: ObjectId) -> None:
+        await self._ask(author, "DELETE", f"/statuses/{status}")
+
+    async def follow(self, reader: ObjectId, followee: ObjectId) -> None:
+        await self._ask(reader, "PUT", f"/follows/{self.handles[followee]}")
+
+    async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None:
+        await self._ask(reader, "DELETE", f"/follows/{self.handles[followee]}")
+
+    async def block(self, blocker: ObjectId, blocked: ObjectId) -> None:
+        await self._ask(blocker, "PUT", f"/blocks/{self.handles[blocked]}")

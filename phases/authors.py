@@ -1,0 +1,73 @@
+"""The newest statuses of many authors: what phase 1 asks, whoever else needs it, and what that takes."""
+
+import asyncio
+from itertools import chain
+from math import ceil
+
+from bson import ObjectId
+
+from app.access import Entry
+from app.stack import Database
+from app.stack.mongodb import NEWEST_FIRST, Find, Order, together
+from phases.reading import newest
+
+# Up to 200 authors MongoDB merges their index ranges in order; from 201 on it sorts their whole history
+# (internalQueryMaxScansToExplode; jira DOCS-16663).
+GROUP = 200
+FEW = 3 * GROUP
+BY_AUTHOR = "user_id_1__id_-1"
+SAMPLE = 50  # authors whose pace stands for everybody's
+GENEROUS = 4  # times as much as the sample promises is looked for
+WINDOW_AUTHORS = 1_000  # in one command
+WINDOW_ROWS = 500  # of one command; more have not been meant
+
+
+class Authors:
+    """The statuses of some authors, straight from the index (user_id, _id): nothing is fetched but the two.
+
+    Groups of 200 are merged, whose cost does not depend on how much they have written. Of many authors first a window
+    is looked at that should hold enough: how far back it reaches is guessed from a sample, and one step of the index
+    per author finds what is in it. Should it hold too little or too much, the groups are merged after all.
+    """
+
+    def __init__(self, db: Database, authors: list[ObjectId]) -> None:
+        self._db, self._authors = db, authors
+
+    async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
+        if len(self._authors) <= FEW:
+            return await self._in_groups(cursor, n)
+        found: list[Entry] = []
+        sample = await self._merged(self._authors[:: len(self._authors) // SAMPLE][:SAMPLE], cursor, n)
+        promised = ceil(GENEROUS * n * SAMPLE / len(self._authors))
+        if len(sample) >= promised:
+            floor = sample[promised - 1].id
+            window = await self._window(floor, cursor)
+            if window is not None:
+                found, cursor = newest(window, n), floor
+        return found if len(found) == n else found + await self._in_groups(cursor, n - len(found))
+
+    async def _in_groups(self, cursor: ObjectId, n: int) -> list[Entry]:
+        groups = await asyncio.gather(*(self._merged(group, cursor, n) for group in _cut(self._authors, GROUP)))
+        return newest(chain.from_iterable(groups), n)
+
+    async def _window(self, floor: ObjectId, cursor: ObjectId) -> list[Entry] | None:
+        """All from `floor` on and below `cursor`; None when it is too much."""
+        parts = await asyncio.gather(
+            *(
+                self._look(some, {"$gte": floor, "$lt": cursor}, WINDOW_ROWS)
+                for some in _cut(self._authors, WINDOW_AUTHORS)
+            )
+        )
+        return None if max(map(len, parts)) == WINDOW_ROWS else list(chain.from_iterable(parts))
+
+    async def _merged(self, authors: list[ObjectId], cursor: ObjectId, n: int) -> list[Entry]:
+        return await self._look(authors, {"$lt": cursor}, n, NEWEST_FIRST)
+
+    async def _look(self, authors: list[ObjectId], ids: dict[str, ObjectId], n: int, order: Order = ()) -> list[Entry]:
+        query = {"user_id": authors[0] if len(authors) == 1 else {"$in": authors}, "_id": ids}
+        [rows] = await together(self._db, Find("statuses", query, ("_id", "user_id"), n, order, BY_AUTHOR))
+        return [Entry(row["_id"], row["user_id"]) for row in rows]
+
+
+def _cut(authors: list[ObjectId], size: int) -> list[list[ObjectId]]:
+    return [authors[at : at + size] for at in range(0, len(authors), size)]

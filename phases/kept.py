@@ -1,0 +1,126 @@
+"""What the phases with kept timelines share: the read, the rebuild and the backfill. Where they are kept is a store."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from bson import ObjectId
+
+from app.access import Entry
+from app.clock import FIRST_ID, LAST_ID
+from app.edges import Known, debts, deleted_among, version_in, version_of, without
+from app.models import StatusRow
+from app.stack.mongodb import Find
+from phases.authors import Authors
+from phases.p1_query import Home, Query
+from phases.reading import SPARE, AuthorIds, Found, KeptThenQuery, Page, Slice, fill
+from phases.reading import Query as QueryForRebuild
+from phases.switch import Container, Settings, StoreName
+
+
+class Store(Protocol):
+    """Kept timelines. A reader is cold when nothing is kept for them; `rebuild` ends that, `forget` begins it.
+
+    `read` answers with the `n` newest entries below `before`, or None for a cold reader; and with what `first` finds,
+    looked up no later than the entries.
+    """
+
+    async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None: ...
+    async def read(
+        self, container: Container, reader: ObjectId, before: ObjectId, n: int, first: Sequence[Find]
+    ) -> tuple[Found, Slice | None]: ...
+    async def rebuild(self, container: Container, reader: ObjectId, query: QueryForRebuild) -> Slice | None: ...
+    async def forget(self, container: Container, reader: ObjectId) -> None: ...
+    async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None: ...
+    async def sweep(self, settings: Settings) -> None: ...
+
+
+class Keeping(Query):
+    """A phase that keeps timelines in a store, and asks as phase 1 does for whatever is not in it."""
+
+    keeps: StoreName
+    store: Store
+
+    async def page(self, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
+        settings = await self.switch.current()
+        container = self.switch.readable(settings, self.keeps)
+        if container is None:
+            return await self.ask(reader, before, limit)
+        known = self.memory.recall(reader) or Known(reader)
+        page = known.page if before is None else {}  # what it is now: another read may replace it
+        look = [
+            self.outbox.look(self.switch.phases_of(self.keeps), before or LAST_ID),
+            version_of(reader),
+            *([deleted_among(page)] if page else ()),
+            *(() if known.paid else debts(reader)),
+        ]
+        (pending, version, *more), kept = await self.store.read(
+            container, reader, before or LAST_ID, limit + 1 + SPARE, look
+        )
+        if known.version not in (None, version_in(version)):
+            self.memory.forget(reader)
+            return await self.page(reader, before, limit)
+        waiting, rows = self.outbox.waiting(pending), without(more.pop(0), page) if page else {}
+        owed = any(more)
+        if owed or waiting is None or not self.switch.still_holds(settings):  # it took so long: kept no more, perhaps
+            return await self.ask(reader, before, limit)
+        known.version, known.paid = version_in(version), True
+        if kept is None:
+            return await self.cold_page(container, reader, before, limit)
+        return await self._page(container, known, before, limit, kept, waiting, rows)
+
+    async def cold_page(self, container: Container, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
+        """The page of a reader for whom nothing is kept: complete at once, and the next one comes from the list."""
+        return await self.rebuilt_page(container, reader, before, limit)
+
+    async def rebuilt_page(self, container: Container, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
+        part = await self.store.rebuild(container, reader, lambda: self._recent(reader))
+        if part is None:
+            return replace(await self.ask(reader, before, limit), cold=True)
+        page = await self._page(container, Known(reader), before, limit, part, [], {})
+        return replace(page, source="rebuilt", cold=True)
+
+    async def refresh(self, reader: ObjectId, limit: int) -> Page:
+        container = self.switch.readable(await self.switch.current(), self.keeps)
+        if container is None:
+            return await self.ask(reader, None, limit)
+        await self.store.forget(container, reader)
+        return await self.rebuilt_page(container, reader, None, limit)
+
+    async def _page(
+        self,
+        container: Container,
+        known: Known,
+        before: ObjectId | None,
+        limit: int,
+        first: Slice,
+        waiting: list[Entry],
+        rows: dict[ObjectId, StatusRow],
+    ) -> Page:
+        async def more(cursor: ObjectId, n: int) -> Slice | None:
+            _, kept = await self.store.read(container, known.reader, cursor, n, ())
+            return kept
+
+        candidates = KeptThenQuery(first, more, waiting, Home(self.db, known.reader, self.memory))
+        statuses, after = await fill(self.db, known.reader, candidates, before, limit, known, rows)
+        if before is None and known.version is not None:
+            used = candidates.given.index(statuses[-1].id) + 2 if after else None  # one says that there are more
+            known.page = {id: rows[id] for id in candidates.given[:used] if id in rows}
+            self.memory.keep(known)
+        return Page(self.slug, statuses, after, candidates.source)
+
+    async def _recent(self, reader: ObjectId) -> Slice:
+        entries = await Home(self.db, reader, self.memory).older_than(LAST_ID, self.config.cap)
+        complete = len(entries) < self.config.cap
+        return Slice(entries, FIRST_ID if complete else entries[-1].id, whole=True)
+
+    async def widen(self, reader: ObjectId, author: ObjectId) -> None:
+        async def author_ids(floor: ObjectId) -> list[Entry]:
+            entries = await Authors(self.db, [author]).older_than(LAST_ID, self.config.cap)
+            return [entry for entry in entries if entry.id >= floor]
+
+        for container in self.switch.writable(await self.switch.fresh(), self.keeps):
+            await self.store.merge(container, reader, author_ids)
+
+    async def sweep(self) -> None:
+        await self.store.sweep(await self.switch.fresh())

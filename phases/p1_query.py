@@ -1,0 +1,76 @@
+"""Phase 1: ask the database on every read."""
+
+from bson import ObjectId
+
+from app.access import Entry
+from app.edges import Known, Memory, version_in, version_of
+from app.models import StatusRow
+from app.stack import Database
+from app.stack.mongodb import Find, together
+from phases.authors import Authors
+from phases.base import Phase, Resume
+from phases.reading import Page, fill
+from phases.switch import Settings
+
+FOLLOWEES_AT_ONCE = 20_000
+
+
+class Home:
+    """The statuses of everybody the reader follows, and their own."""
+
+    def __init__(self, db: Database, reader: ObjectId, memory: Memory) -> None:
+        self._db, self._reader, self._memory = db, reader, memory
+        self._authors: Authors | None = None
+
+    async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
+        if self._authors is None:
+            self._authors = Authors(self._db, [self._reader, *await self._followees()])
+        return await self._authors.older_than(cursor, n)
+
+    async def _followees(self) -> list[ObjectId]:
+        """Remembered, as long as the reader's edges have not changed."""
+        version = version_of(self._reader)
+        if (known := self._memory.recall(self._reader)) and known.followees is not None:
+            [found] = await together(self._db, version)
+            if known.version == version_in(found):
+                return known.followees
+        edges = Find("follows", {"follower": self._reader}, ("followee",), FOLLOWEES_AT_ONCE)
+        found, rows = await together(self._db, version, edges)
+        known = self._memory.recall(self._reader, version_in(found)) or Known(self._reader, version_in(found))
+        known.followees = [row["followee"] for row in rows]
+        self._memory.keep(known)
+        return known.followees
+
+
+class Query(Phase):
+    """A post is one insert and nothing else happens; a read asks `{user_id: {$in: followees}}`.
+    Posting is as cheap as it gets, and nothing is kept that could be wrong.
+    Every read repeats the work: one command for the followees and one per 200 of them, however little is new.
+    """
+
+    slug, title = "query", "Ask on every read"
+    poster_waits, reader_waits, kept = "one insert", "the query", "nothing"
+
+    async def deliver(self, status: StatusRow) -> None:
+        pass
+
+    async def fan_out(
+        self, status: StatusRow, resume: Resume | None, settings: Settings | None = None
+    ) -> Resume | None:
+        return None
+
+    async def page(self, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
+        return await self.ask(reader, before, limit)
+
+    async def ask(self, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
+        """The definition, evaluated. Every other phase falls back on it."""
+        return Page(self.slug, *await fill(self.db, reader, Home(self.db, reader, self.memory), before, limit), "query")
+
+    async def refresh(self, reader: ObjectId, limit: int) -> Page:
+        return await self.ask(reader, None, limit)
+
+    async def widen(self, reader: ObjectId, author: ObjectId) -> None:
+        pass
+
+    async def sweep(self) -> None:
+        pass

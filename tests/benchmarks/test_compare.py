@@ -1,0 +1,288 @@
+"""The comparison itself: with phases whose speed is known, with phases that lie, and once for real."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from bson import ObjectId
+from click.testing import CliRunner
+
+from app.cli import main
+from app.config import Config
+from app.models import StatusRow
+from app.stack import Addresses, connected
+from benchmarks.compare import Settings, WrongAnswer, compare
+from benchmarks.graph import Graph, powerlaw
+from benchmarks.observe import NotDelivered
+from benchmarks.report import grids
+from benchmarks.rig import Rig
+from benchmarks.subject import InProcess
+from benchmarks.workload import Workload, load
+from phases import switch
+from phases.base import Phase, Resume
+from phases.p1_query import Query
+from phases.p2_push import Push
+from phases.reading import Page
+from phases.timelines import Timelines
+from tests.benchmarks.virtual import LoopClock, run
+from tests.conftest import real_servers
+
+GRAPH = powerlaw(14, 3, 1)
+SETTINGS = Settings(
+    phases=("query", "push"),
+    workload="undo",
+    graph="powerlaw:14:3",
+    seconds=2,
+    rounds=2,
+    seed=1,
+    through="inprocess",
+    burn_in_s=0.5,
+    rate=40,
+)
+
+
+@asynccontextmanager
+async def virtual_rig(phases: tuple[type[Phase], ...]) -> AsyncIterator[Rig]:
+    config = Config(database="test_bench", cap=20)
+    async with connected(Addresses(None, None, None), config, LoopClock()) as stack:
+        timelines = Timelines(stack, phases)
+        await timelines.settings.open("query", [])
+        yield Rig(stack, timelines, InProcess(stack, timelines), {"harness": psutil.Process().pid}, True)
+
+
+def compared(
+    phases: tuple[type[Phase], ...], workload: Workload | None = None, graph: Graph = GRAPH, **changes: Any
+) -> dict[str, Any]:
+    async def work() -> dict[str, Any]:
+        async with virtual_rig(phases) as rig:
+            settings = replace(SETTINGS, **{"phases": tuple(phase.slug for phase in phases), **changes})
+            return await compare(rig, graph, workload or load("undo"), settings)
+
+    return run(work())
+
+
+class Timed(Query):
+    """Every tenth page takes 50 ms, the others 5."""
+
+    slug = "timed"
+    pages = 0
+
+    async def page(self, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
+        found = await super().page(reader, before, limit)
+        Timed.pages += 1
+        await asyncio.sleep(0.050 if Timed.pages % 10 == 0 else 0.005)
+        return found
+
+
+def test_a_phase_of_known_latency_is_measured_right() -> None:
+    reads = load("read-heavy").model_copy(update={"name": "reads"})
+    report = compared((Timed,), reads, rounds=1, seconds=5)
+    figures = report["phases"]["timed"]["latency_ms"]["read_warm"]
+    assert figures["p50"] == pytest.approx(5, rel=0.01)
+    assert figures["p90"] in (pytest.approx(5, rel=0.01), pytest.approx(50, rel=0.01))
+    assert figures["p99"] == pytest.approx(50, rel=0.01)
+    assert report["phases"]["timed"]["operations"] == 200
+    assert report["meaningless"]
+
+
+def test_two_phases_undoing_things_are_what_the_oracle_says() -> None:
+    report = compared((Query, Push))
+    assert [(cell["round"], cell["phase"]) for cell in report["cells"]] == [
+        (1, "query"),
+        (1, "push"),
+        (2, "query"),
+        (2, "push"),
+    ]
+    for cell in report["cells"]:
+        assert cell["checked_pages"] >= 14
+        assert {"read", "post", "follow", "unfollow"} <= set(cell["counts"])
+        assert not cell["errors"]
+    same = [[cell["counts"] for cell in report["cells"] if cell["phase"] == slug] for slug in ("query", "push")]
+    assert same[0] == same[1], "each phase is asked the same"
+    push = report["phases"]["push"]
+    assert push["kept"]["entries"] > 0
+    assert push["lag_checked"] > 0
+    assert push["latency_ms"]["lag"]["max"] <= 0.001, "the poster waits, so there is no lag"
+    assert report["ratios"]["push"]["commands per post"]["median"] > 1
+
+
+class Forgetful(Query):
+    """Loses one status of every page."""
+
+    slug = "forgetful"
+
+    async def page(self, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
+        found = await super().page(reader, before, limit)
+        return replace(found, statuses=found.statuses[1:])
+
+
+class Blabbing(Query):
+    """Shows what was deleted."""
+
+    slug = "blabbing"
+
+    async def page(self, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
+        found = await super().page(reader, before, limit)
+        gone = StatusRow(ObjectId(), reader, "", None)
+        return replace(found, statuses=[gone, *found.statuses])
+
+
+class EndsEarly(Query):
+    """The right statuses, and no cursor to the next page."""
+
+    slug = "ends"
+
+    async def page(self, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
+        return replace(await super().page(reader, before, limit), next=None)
+
+
+@pytest.mark.parametrize("wrong", [Forgetful, Blabbing, EndsEarly])
+def test_a_phase_that_answers_wrongly_fails_the_run(wrong: type[Phase]) -> None:
+    with pytest.raises(WrongAnswer, match=wrong.slug):
+        compared((wrong,), rounds=1, seconds=1)
+
+
+class Liar(Push):
+    """Says that everything is delivered."""
+
+    slug = "liar"
+
+    async def fan_out(
+        self, status: StatusRow, resume: Resume | None, settings: switch.Settings | None = None
+    ) -> Resume | None:
+        return None
+
+
+def test_a_phase_that_only_says_it_delivered_fails_the_run() -> None:
+    with pytest.raises(NotDelivered, match="does not have it"):
+        compared((Liar,), rounds=1, seconds=1)
+
+
+def test_the_database_is_afterwards_what_it_was_before() -> None:
+    async def work() -> None:
+        async with virtual_rig((Query, Push)) as rig:
+            settings = replace(SETTINGS, rounds=1)
+            await compare(rig, GRAPH, load("undo"), settings)
+            db = rig.stack.db
+            edges = {(e["follower"], e["followee"]) async for e in db["follows"].find()}
+            assert edges == rig.record.edges()
+            assert await db["statuses"].count_documents({}) == sum(map(len, rig.record.statuses.values()))
+            assert await db["blocks"].count_documents({}) == 0
+
+    run(work())
+
+
+def bench(*arguments: str) -> Any:
+    return CliRunner().invoke(main, ["bench", *arguments])
+
+
+SMALL = ("--graph", "powerlaw:12:2", "--phases", "query", "--rounds", "1", "--seconds", "0.5", "--rate", "20")
+
+
+def test_standins_are_refused_unless_asked_for(tmp_path: Path) -> None:
+    refused = bench("compare", "--stack", "memory", *SMALL)
+    assert refused.exit_code == 2
+    assert "--allow-standins" in refused.output
+
+
+def test_every_figure_of_standins_is_marked(tmp_path: Path) -> None:
+    outputs = {kind: tmp_path / f"report.{kind}" for kind in ("json", "csv", "html")}
+    options = [word for kind, path in outputs.items() for word in (f"--{kind}", str(path))]
+    done = bench("compare", "--stack", "memory", "--allow-standins", *SMALL, *options)
+    assert done.exit_code == 0, done.output
+    assert done.output.count("MEANINGLESS") == 2, "both tables"
+    report = json.loads(outputs["json"].read_text())
+    assert report["meaningless"]
+    assert report["settings"]["seed"] == 1
+    assert str(tmp_path) not in outputs["json"].read_text()
+    lines = outputs["csv"].read_text().splitlines()
+    assert all(line.endswith("True") for line in lines[1:])
+    page = outputs["html"].read_text()
+    assert "MEANINGLESS" in page
+    assert "<svg" in page
+    assert not any(outside in page for outside in ("http://", "https://", "src=", "@import", "<script"))
+
+
+def test_wrong_pages_are_exit_status_1_and_no_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right: Callable[..., Any] = Query.page
+
+    async def wrong(self: Query, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
+        page: Page = await right(self, reader, before, limit)
+        return replace(page, statuses=page.statuses[1:])
+
+    monkeypatch.setattr(Query, "page", wrong)
+    written = tmp_path / "report.json"
+    done = bench("compare", "--stack", "memory", "--allow-standins", *SMALL, "--json", str(written))
+    assert done.exit_code == 1
+    assert "lacks" in done.output
+    assert "p99" not in done.output
+    assert not written.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--phases", "query,pull"), "no 'pull'"),
+        (("--rate", "1", "--clients", "1"), "give one of them"),
+        (("--graph", "powerlaw:2"), "powerlaw:USERS:MEAN"),
+        (("--graph", "nowhere.txt"), "nowhere.txt"),
+        (("--workload", "nothing"), "read-heavy"),
+        (("--through", "api", "--stack", "memory", "--allow-standins"), "inprocess"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(options: tuple[str, ...], complaint: str) -> None:
+    refused = bench("compare", *options)
+    assert refused.exit_code == 2
+    assert complaint in refused.output
+    assert "Traceback" not in refused.output
+
+
+def test_workloads_are_listed_with_who_loses() -> None:
+    assert bench("workloads").output.count("loses here") == 7
+
+
+@pytest.mark.servers
+def test_a_small_real_run(tmp_path: Path) -> None:
+    """Real servers, a worker and a web process of its own; four phases, one round, through HTTP."""
+    written = tmp_path / "report.json"
+    options = ("--graph", "powerlaw:60:6", "--rounds", "1", "--seconds", "1", "--burn-in", "0.2", "--rate", "30")
+    with real_servers():
+        done = bench("compare", *options, "--phases", "query,cache", "--through", "api", "--json", str(written))
+    assert done.exit_code == 0, done.output
+    report = json.loads(written.read_text())
+    assert not report["meaningless"]
+    cache = report["phases"]["cache"]
+    assert set(cache["cpu_share"]) == {"harness", "worker", "web", "mongod", "redis", "memcached"}
+    assert cache["kept"]["bytes_per_entry"] > 12
+    assert cache["checked_pages"] > 30
+    assert cache["errors"] == {}
+    assert report["phases"]["query"]["commands"]["read"]["mongodb"] > 0
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("targets", "--scale", "0.01", "--only", "fanout", "--only", "read-push", "--only", "cold"),
+        ("fanout", "--max-followers", "100", "--repeats", "1"),
+        ("read", "--max-followees", "10", "--repeats", "2"),
+        ("units", "--count", "4"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_measurements_run_for_real(command: tuple[str, ...], tmp_path: Path) -> None:
+    written, page = tmp_path / "report.json", tmp_path / "page.html"
+    with real_servers():
+        done = bench(*command, "--json", str(written), "--html", str(page))
+    assert done.exit_code == 0, done.output
+    report = json.loads(written.read_text())
+    assert report["kind"] == command[0]
+    assert report["write_concern"] == "majority"
+    assert all(grid.rows for grid in grids(report))
+    assert "How it was measured" in page.read_text()

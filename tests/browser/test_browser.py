@@ -1,0 +1,149 @@
+"""The pages in a real browser: with and without JavaScript, on a phone and on a desk, in the light and in the dark."""
+
+import pytest
+from playwright.sync_api import expect
+
+from phases import PHASES
+from tests.browser.visitors import EVERY_TWO_MEET, PASSWORD, SCHEMES, WIDTHS, Visitors, accessible, fits
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.mark.parametrize(("width", "scheme", "scripts"), EVERY_TWO_MEET)
+def test_sign_up_follow_post_and_see_it_in_every_phase(
+    site: str, visitor: Visitors, width: int, scheme: str, scripts: bool
+) -> None:
+    suffix = f"{width}_{scheme}_{scripts}".lower()
+    bob = visitor(f"bob_{suffix}", width, scheme, scripts)
+    ann = visitor(f"ann_{suffix}", width, scheme, scripts)
+    bob.sign_up(site, "Bob B.")
+    bob.post("before anybody follows\nin two lines")
+    ann.sign_up(site, "Ann A.")
+    page = ann.page
+    expect(page.get_by_role("heading", name="You follow nobody yet")).to_be_visible()
+    page.get_by_role("link", name="Find people").click()
+    page.get_by_label("Handle or name begins with").fill(f"@{bob.handle}")
+    page.get_by_role("button", name="Search").click()
+    page.get_by_role("region", name="Found").get_by_role("link", name="Bob B.").click()
+    page.get_by_role("button", name="Follow", exact=True).click()
+    expect(page.get_by_role("button", name="Unfollow")).to_be_visible()
+    expect(page.get_by_role("article")).to_contain_text("before anybody follows")
+    fits(page)
+    bob.post("after ann follows")
+    page.get_by_role("navigation", name="Main").get_by_role("link", name="Timeline").click()
+    toggle = page.get_by_role("navigation", name="Phase that makes this timeline")
+    for phase in PHASES:
+        toggle.get_by_role("link", name=phase.slug).click()
+        expect(toggle.locator("[aria-current]")).to_contain_text(phase.slug)
+        expect(page.get_by_role("article")).to_have_count(2)
+        expect(page.get_by_role("article").first).to_contain_text("after ann follows")
+        expect(page.get_by_role("article").last).to_contain_text("before anybody follows")
+        expect(page.locator(".readout")).to_contain_text("MongoDB")
+        fits(page)
+    ann.post("mine", "my circle")
+    expect(page.get_by_role("article").first).to_contain_text("circle")
+    page.get_by_text("Delete").first.click()
+    page.get_by_role("button", name="Delete for good").click()
+    expect(page.get_by_role("article")).to_have_count(2)
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="One friend timeline")).to_be_visible()
+    fits(page)
+
+
+CONTRAST = """
+root => {
+  const paint = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const rgba = colour => {
+    paint.clearRect(0, 0, 1, 1); paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1);
+    return [...paint.getImageData(0, 0, 1, 1).data];
+  };
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = element => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = rgba(getComputedStyle(at).backgroundColor);
+      if (colour[3] === 255) return colour;
+    }
+    return [255, 255, 255, 255];
+  };
+  const poor = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const element = texts.currentNode.parentElement;
+    if (!texts.currentNode.data.trim() || !element.checkVisibility() || element.closest(".away, .skip")) continue;
+    const style = getComputedStyle(element);
+    const [a, b] = [light(rgba(style.color)), light(behind(element))].sort((x, y) => y - x);
+    const size = parseFloat(style.fontSize);
+    const enough = size >= 24 || (size >= 18.66 && style.fontWeight >= 700) ? 3 : 4.5;
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < enough) poor.push(`${texts.currentNode.data.trim().slice(0, 40)}: ${ratio.toFixed(2)}`);
+  }
+  return poor;
+}
+"""
+UNNAMED = """
+root => [...root.querySelectorAll("input:not([type=hidden]), select, textarea")]
+  .filter(control => !control.labels.length).map(control => control.outerHTML)
+"""
+SMALL = """
+root => [...root.querySelectorAll("a, button, summary, select, label:has(input), input:not([type=hidden])")]
+  .filter(target => target.checkVisibility() && !target.matches("label input, .skip, .status header a, p a"))
+  .map(target => [target.getBoundingClientRect(), target])
+  .filter(([box]) => box.width < 24 || box.height < 24 && box.height > 0)
+  .map(([box, target]) => `${target.textContent.trim()}: ${box.width} x ${box.height}`)
+"""
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_page_can_be_read_and_pressed(site: str, visitor: Visitors, width: int, scheme: str) -> None:
+    """WCAG 2.2 AA: contrast of text (1.4.3), size of targets (2.5.8), and a label for every field."""
+    ann = visitor(f"reader_{width}_{scheme}", width, scheme)
+    addresses = ["/", "/sign-in", "/sign-up", "/walkthrough"]
+    for signed_in in (False, True):
+        if signed_in:
+            ann.sign_up(site, "Ann A.")
+            ann.post("to a few\nonly", "my circle")
+            own = f"/@{ann.handle}"
+            addresses = ["/", "/?phase=push&costs=all", "/people", "/phases", "/compare?check=1", "/operations", own]
+            addresses += [f"{own}/followers", "/nothing"]
+        for address in addresses:
+            ann.page.goto(site + address)
+            body = ann.page.locator("body")
+            for script in (CONTRAST, UNNAMED, SMALL):
+                assert body.evaluate(script) == [], address
+            fits(ann.page)
+            accessible(ann.page)
+    ann.complaints[:] = [one for one in ann.complaints if "404" not in one]  # /nothing
+
+
+def test_the_keyboard_is_enough(site: str, visitor: Visitors) -> None:
+    ann = visitor("typist", 1280, "light")
+    ann.page.goto(f"{site}/sign-up")
+    expect(ann.page.get_by_label("Handle")).to_be_focused()
+    ann.page.keyboard.type(ann.handle)
+    ann.page.keyboard.press("Tab")
+    ann.page.keyboard.press("Tab")
+    ann.page.keyboard.type(PASSWORD)
+    ann.page.keyboard.press("Enter")
+    expect(ann.page.get_by_role("link", name=f"@{ann.handle}")).to_be_visible()
+    ann.page.keyboard.press("Tab")
+    skip = ann.page.get_by_role("link", name="Skip to the content")
+    expect(skip).to_be_focused()
+    expect(skip).to_be_in_viewport()
+    ann.page.keyboard.press("Enter")
+    expect(ann.page.get_by_role("main")).to_be_focused()
+    ann.page.keyboard.press("Tab")
+    expect(ann.page.get_by_role("link", name=PHASES[0].slug)).to_be_focused()
+    ann.page.keyboard.press("Enter")
+    expect(ann.page.locator(".segments [aria-current]")).to_contain_text(PHASES[0].slug)
+
+
+def test_one_click_signs_in_as_somebody_of_the_demo(site: str, visitor: Visitors) -> None:
+    visitor("somebody", 375, "light").sign_up(site, "Some Body")
+    guest = visitor("guest", 375, "dark", scripts=False)
+    guest.page.goto(site)
+    expect(guest.page.get_by_text("anybody may sign in as anybody").first).to_be_visible()
+    guest.page.locator(".cast button").first.click()
+    expect(guest.page.get_by_role("button", name="Post")).to_be_visible()

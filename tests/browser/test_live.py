@@ -1,0 +1,152 @@
+"""What goes on while one looks: new statuses, deliveries, operations; and the same by reloading without JavaScript."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from phases import PHASES
+from tests.browser.visitors import EVERY_TWO_MEET, Visitors, accessible, fits, reload_until
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_new_status_is_announced_and_nothing_jumps(site: str, visitor: Visitors) -> None:
+    bob, ann = visitor("bob_live", 1280, "light"), visitor("ann_live", 375, "dark")
+    bob.sign_up(site, "Bob B.")
+    ann.sign_up(site, "Ann A.")
+    ann.page.goto(f"{site}/@{bob.handle}")
+    ann.page.get_by_role("button", name="Follow", exact=True).click()
+    ann.post("mine")
+    first = ann.page.get_by_role("article").first
+    before = first.bounding_box()
+    bob.post("from bob")
+    news = ann.page.get_by_role("link", name="1 new status")
+    expect(news).to_be_visible()
+    assert first.bounding_box() == before
+    accessible(ann.page)
+    news.click()
+    expect(ann.page.get_by_role("article").first).to_contain_text("from bob")
+    expect(ann.page.get_by_role("article")).to_have_count(2)
+    expect(news).to_be_hidden()
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_the_cost_of_the_other_phases_is_one_click_away(site: str, visitor: Visitors, scripts: bool) -> None:
+    ann = visitor(f"ann_costs_{scripts}".lower(), 1280, "light", scripts)
+    ann.sign_up(site, "Ann A.")
+    ann.page.get_by_label("What are you doing?").fill("unsent")
+    ann.page.get_by_role("link", name="What would the others cost?").click()
+    expect(ann.page.locator(".bars li")).to_have_count(len(PHASES))
+    text = ann.page.get_by_label("What are you doing?")
+    expect(text).to_have_value("unsent" if scripts else "")
+
+
+def test_characters_are_counted_while_typing(site: str, visitor: Visitors) -> None:
+    ann = visitor("counter", 375, "light")
+    ann.sign_up(site, "Ann A.")
+    text = ann.page.get_by_label("What are you doing?")
+    hint = ann.page.locator("#text-hint")
+    expect(hint).to_contain_text("up to 500")
+    text.fill(" hello ")
+    expect(hint).to_have_text("495 left")
+    text.fill("\U0001f600" * 501)
+    expect(hint).to_have_text("1 too many")
+    accessible(ann.page)
+    ann.page.get_by_role("button", name="Post").click()
+    expect(ann.page.locator("#text-wrong")).to_be_visible()
+    expect(text).to_have_value("\U0001f600" * 501)
+    expect(hint).to_have_text("1 too many")
+    ann.complaints.clear()  # the answer's 422
+
+
+@pytest.mark.parametrize(("width", "scheme", "scripts"), EVERY_TWO_MEET)
+def test_compare_and_watch_a_delivery(site: str, visitor: Visitors, width: int, scheme: str, scripts: bool) -> None:
+    ann = visitor(f"ann_compare_{width}_{scheme}", width, scheme, scripts)
+    ann.sign_up(site, "Ann A.")
+    page = ann.page
+    page.goto(f"{site}/?phase=cache")
+    reload_until(page.locator(".source", has_text="list"))  # another test may have switched phases a moment ago
+    page.get_by_role("navigation", name="Main").get_by_role("link", name="Compare").click()
+    expect(page.get_by_text("All four phases return the same page")).to_be_visible()
+    expect(page.locator(".column")).to_have_count(len(PHASES))
+    fits(page)
+    page.get_by_label("Post as").select_option(ann.handle)
+    page.get_by_label("Status").fill("watch this")
+    page.get_by_role("button", name="Post and watch").click()
+    expect(page.get_by_role("heading", name="A delivery")).to_be_visible()
+    delivered = page.get_by_text("Delivered.")
+    if scripts:
+        expect(delivered).to_be_visible()
+    else:
+        page.get_by_role("link", name="Look again").click()
+        reload_until(delivered)
+    own = page.get_by_role("row", name=re.compile(f"@{ann.handle}"))
+    expect(own).to_contain_text(re.compile(r"\d ms\s+[\d.,]+ ms"))
+    fits(page)
+    if scripts:
+        accessible(page)
+    page.get_by_role("link", name="Back to compare").click()
+    expect(page.get_by_text("All four phases return the same page")).to_be_visible()
+    expect(page.locator(".column").last).to_contain_text("watch this")
+    page.get_by_role("link", name="Check 20 readers").click()
+    expect(page.get_by_text(re.compile(r"All \d+ readers see the same page"))).to_be_visible()
+
+
+@pytest.mark.parametrize(("width", "scheme", "scripts"), [(375, "light", False), (1280, "dark", True)])
+def test_operations_disturb_it_and_timelines_stay_right(
+    site: str, visitor: Visitors, width: int, scheme: str, scripts: bool
+) -> None:
+    ann = visitor(f"ann_operates_{width}", width, scheme, scripts)
+    ann.sign_up(site, "Ann A.")
+    ann.post("before")
+    page = ann.page
+
+    def operations() -> None:
+        page.get_by_role("navigation", name="Main").get_by_role("link", name="Operations").click()
+
+    operations()
+    page.get_by_role("button", name="Pause workers").click()
+    expect(page.get_by_role("button", name="Resume workers")).to_be_visible()
+    ann.post("while paused")
+    operations()
+    waiting = page.get_by_role("row", name=re.compile("^cache"))
+    expect(waiting).to_contain_text(re.compile(r"cache\s*[1-9]"))
+    fits(page)
+    page.get_by_role("link", name="Check that timelines stay right").or_(
+        page.get_by_role("link", name="Check timelines")
+    ).first.click()
+    expect(page.get_by_text(re.compile(r"All \d+ readers see the same page"))).to_be_visible()
+    operations()
+    page.get_by_role("button", name="Resume workers").click()
+    expect(page.get_by_role("button", name="Pause workers")).to_be_visible()
+    if scripts:  # live, without a reload
+        expect(waiting).to_contain_text(re.compile(r"cache\s*0"))
+    page.get_by_role("button", name="Flush Memcached").click()
+    expect(page.get_by_text("Memcached is empty")).to_be_visible()
+    page.get_by_role("button", name="Send 90 % away").click()
+    expect(page.get_by_text("Nine in ten people are away")).to_be_visible()
+    for phase in PHASES:
+        page.goto(f"{site}/?phase={phase.slug}")
+        expect(page.get_by_role("article")).to_contain_text(["while paused", "before"])
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_whoever_returns_is_shown_everything_and_warmed_up_by_refresh(
+    manual_site: str, visitor: Visitors, scripts: bool
+) -> None:
+    ann = visitor(f"ann_cold_{scripts}".lower(), 375, "dark", scripts)
+    ann.sign_up(manual_site, "Ann A.")
+    ann.post("here already")
+    page = ann.page
+    page.goto(f"{manual_site}/operations")
+    page.get_by_role("button", name="Flush Memcached").click()
+    page.goto(f"{manual_site}/?phase=cache")
+    cold = page.get_by_text("Your timeline is cold.")
+    reload_until(cold)  # until the grace after the first start is over, phase 1 answers
+    expect(page.get_by_role("article")).to_contain_text(["here already"])
+    fits(page)
+    page.get_by_role("button", name="Refresh").click()
+    expect(cold).to_be_hidden()
+    expect(page.get_by_role("article")).to_contain_text(["here already"])
+    expect(page.locator(".source")).to_contain_text("list")

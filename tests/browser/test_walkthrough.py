@@ -1,0 +1,89 @@
+"""The walkthrough in a real browser: every chapter to read, every experiment to run, with JavaScript and without."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from app.walkthrough.book import Chapter, chapters
+from app.walkthrough.experiments import EXPERIMENTS
+from tests.browser.visitors import EVERY_TWO_MEET, SCHEMES, WIDTHS, Visitors, accessible, fits
+
+pytestmark = pytest.mark.browser
+RUN_MS = 60_000  # the limit of a run
+MEASURED = [one for one in chapters() if one.experiment]
+
+
+def named(one: object) -> str | None:
+    return one.slug if isinstance(one, Chapter) else None
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_whole_story_can_be_read(site: str, visitor: Visitors, width: int, scheme: str) -> None:
+    page = visitor(f"pupil_{width}_{scheme}", width, scheme).page
+    page.goto(f"{site}/walkthrough")
+    accessible(page)
+    page.get_by_role("main").get_by_role("link", name=chapters()[0].title).click()
+    for number, one in enumerate(chapters()):
+        expect(page.get_by_role("heading", level=1)).to_have_text(one.title)
+        page.locator("main details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+        fits(page)
+        accessible(page)
+        if number + 1 < len(chapters()):
+            page.get_by_role("navigation", name="Before and next").get_by_role("link").last.click()
+
+
+@pytest.mark.parametrize(
+    ("one", "look"), list(zip(MEASURED, [*EVERY_TWO_MEET, EVERY_TWO_MEET[0]], strict=True)), ids=named
+)
+def test_the_experiment_of_each_chapter(
+    site: str, visitor: Visitors, one: Chapter, look: tuple[int, str, bool]
+) -> None:
+    """With JavaScript the chapter stays where it is; without it the run has a page of its own."""
+    width, scheme, scripts = look
+    page = visitor(f"explorer_{one.slug}", width, scheme, scripts).page
+    page.goto(f"{site}/walkthrough/{one.slug}")
+    outcome = page.locator(".outcome")
+    expect(outcome).to_contain_text("Recorded on")
+    page.get_by_role("button", name="Run it here").click()
+    expect(outcome).to_contain_text("Measured here just now", timeout=RUN_MS)
+    expect(outcome.get_by_role("img").first).to_be_visible()
+    expect(outcome).not_to_contain_text("Not as this chapter says")
+    assert page.url.endswith(f"/walkthrough/{one.slug}") == scripts
+    fits(page)
+    if scripts:  # axe is one
+        accessible(page)
+
+
+def test_a_slider_moves_with_the_keyboard_and_says_where_it_stands(site: str, visitor: Visitors) -> None:
+    page = visitor("mover", 1280, "light").page
+    page.goto(f"{site}/walkthrough/cache")
+    knob = next(knob for knob in EXPERIMENTS["cache"].knobs if knob.name == "share")
+    slider, shown = page.get_by_role("slider", name=knob.label), page.locator(f"output[for={knob.name}]")
+    expect(shown).to_have_text(f"{knob.small} %")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    expect(shown).to_have_text(f"{knob.small + knob.step} %")
+    page.keyboard.press("End")
+    expect(shown).to_have_text(f"{knob.top(real=False)} %")
+
+
+def test_a_refusal_is_shown_in_the_chapter(site: str, visitor: Visitors) -> None:
+    person = visitor("hasty", 375, "dark")
+    page = person.page
+    page.goto(f"{site}/walkthrough/beginning")
+    page.locator("#statuses").evaluate("knob => { knob.max = 999999; knob.value = 999999; }")
+    page.get_by_role("button", name="Run it here").click()
+    expect(page.get_by_role("alert")).to_contain_text("from 2,000 to 20,000")
+    expect(page).to_have_url(re.compile("/walkthrough/beginning$"))
+    assert any("422" in complaint for complaint in person.complaints)
+    person.complaints.clear()  # the browser's console notes each refused request
+
+
+def test_the_walkthrough_is_one_link_away(site: str, visitor: Visitors) -> None:
+    page = visitor("newcomer", 375, "light").page
+    page.goto(site)
+    page.get_by_role("banner").get_by_role("link", name="Walkthrough").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("The walkthrough")
+    fits(page)

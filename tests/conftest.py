@@ -1,0 +1,88 @@
+"""Stacks for tests: stand-ins, and real servers of their own that stop with the session."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.clock import ManualClock
+from app.config import Config
+from app.stack import Addresses, connected
+from app.stack.programs import ServersError
+from app.stack.servers import running_servers
+from tests.world import World
+
+THOROUGH = (
+    "interleavings/",
+    "oracle/",
+    "mutations/",
+    "benchmarks/",
+    "test_visibility",
+    "test_walkthrough",
+    "test_servers",
+)
+
+STAND_INS = Addresses(None, None, None)
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+_databases = count(1)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Many orders, histories and whole processes take their time, wherever they run."""
+    for item in items:
+        if item.nodeid.removeprefix("tests/").startswith(THOROUGH):
+            item.add_marker("thorough")
+
+
+@contextmanager
+def real_servers() -> Iterator[None]:
+    """Skip when a server program is missing, but in CI that is a failure."""
+    try:
+        yield
+    except ServersError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
+    """A real MongoDB, Redis and Memcached. Missing ones are skipped, but in CI they are a failure."""
+    directory: Path = tmp_path_factory.mktemp("servers")
+    with real_servers(), running_servers(directory, Config()) as addresses:
+        yield addresses
+
+
+@pytest.fixture(params=["memory", pytest.param("servers", marks=pytest.mark.servers)])
+def addresses(request: pytest.FixtureRequest) -> Addresses:
+    return STAND_INS if request.param == "memory" else request.getfixturevalue("servers")
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    """What the test's Config is made of; a test module overrides it."""
+    return {}
+
+
+@pytest.fixture
+async def world(addresses: Addresses, settings: dict[str, Any]) -> AsyncIterator[World]:
+    """An empty system in which every phase delivers and the grace is over."""
+    small = {"cap": 10, **dict.fromkeys(("chunk", "inline_chunk", "list_chunk"), 4)}
+    config = Config.model_validate({"database": f"test_{next(_databases)}", "demo": True} | small | settings)
+    clock = ManualClock(NOON)
+    async with connected(addresses, config, clock) as stack:
+        await stack.queue.forget()
+        world = await World.open(stack, clock)
+        yield world
+        await stack.db.client.drop_database(config.database)

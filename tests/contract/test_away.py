@@ -1,0 +1,128 @@
+"""People who go away, and looking at what is kept without touching it."""
+
+import asyncio
+from functools import partial
+
+import pytest
+
+from phases.activity import Activity, send_away
+from phases.held import holds
+from tests.world import World
+from workers.worker import run_in_thread
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def town(world: World) -> World:
+    names = [f"fan{n}" for n in range(10)]
+    await world.people("zoe", *names)
+    for name in names:
+        await world.follow(name, "zoe")
+    await world.warm("zoe", *names)
+    return world
+
+
+async def leave(world: World, share: float = 0.9) -> int:
+    async def rest(seconds: float) -> None:
+        world.clock.advance(seconds)
+
+    gone = await send_away(world.stack, world.timelines.settings, share, rest)
+    world.pass_grace()
+    return gone
+
+
+async def test_who_is_sent_away_costs_no_delivery_and_misses_nothing(town: World) -> None:
+    assert await Activity(town.stack).count() == 11
+    assert await leave(town) == 9
+    assert await Activity(town.stack).count() == 2
+    away = await town.stack.db["follows"].count_documents({"active_until": {"$lt": town.clock.now()}})
+    assert away == 9
+    await town.post("zoe", "while they are away")
+    await town.drain()
+    await town.sees("fan3", "while they are away")
+    await town.post("zoe", "they are back")
+    await town.drain()
+    assert await town.walk("fan3", "cache") == ["they are back", "while they are away"]
+    assert await town.source("fan3", "cache") == "list"
+
+
+async def test_who_returns_while_people_are_sent_away_gets_everything(town: World) -> None:
+    """A reader marked active at any moment of it has no list that outlives the mark."""
+
+    async def rest(seconds: float) -> None:
+        await town.walk("fan1", "cache")
+        town.clock.advance(seconds)
+        await town.walk("fan1", "cache")
+
+    await send_away(town.stack, town.timelines.settings, 1.0, rest)
+    await town.walk("fan1", "cache")
+    town.pass_grace()
+    for text in ("one", "two"):
+        await town.post("zoe", text)
+        await town.drain()
+        assert (await town.walk("fan1", "cache"))[0] == text
+    await town.sees("fan1", "two", "one")
+
+
+async def test_what_delivered_before_delivers_afterwards(town: World) -> None:
+    await town.timelines.switch(read="cache", delivering=["push", "cache"])
+    town.pass_grace()
+    await leave(town)
+    state = await town.timelines.state()
+    assert (state.read, sorted(state.delivering)) == ("cache", ["cache", "push"])
+
+
+async def test_looking_at_what_is_kept_touches_nothing(town: World) -> None:
+    status = await town.post("zoe", "hello")
+    settings = await town.timelines.settings.fresh()
+    held = partial(holds, town.stack, settings)
+    fan = town.ids["fan1"]
+    assert (await held("entries", fan, status.id), await held("lists", fan, status.id)) == (True, False)
+    await town.drain()
+    assert await held("lists", fan, status.id) is True
+    await town.chill("fan1")
+    assert await held("lists", fan, status.id) is None
+    assert await held("lists", fan, status.id) is None, "nothing has been built by looking"
+    later = await town.post("fan1", "nobody follows me")
+    assert await held("entries", town.ids["fan2"], later.id) is False
+    async with town.without_memcached():
+        assert await held("lists", fan, status.id) is None
+
+
+async def test_paused_workers_leave_everything_pending_and_readers_see_it(town: World) -> None:
+    await town.stack.queue.pause()
+    await town.post("zoe", "while paused")
+    await town.drain()
+    assert (await town.pending())["cache"] == 1
+    await town.sees("fan1", "while paused")
+    await town.stack.queue.resume()
+    await town.drain()
+    assert (await town.pending())["cache"] == 0
+
+
+async def test_memcached_counts_hits_and_misses(town: World) -> None:
+    before = await town.stack.memcached.stats()
+    await town.walk("fan1", "cache")
+    await town.stack.memcached.gets("home:nobody")
+    after = await town.stack.memcached.stats()
+    assert after.hits > before.hits
+    assert after.misses > before.misses
+    assert after.items >= 1
+    assert after.bytes > 0
+
+
+async def test_a_paused_worker_hears_that_it_shall_stop(town: World) -> None:
+    await town.stack.queue.pause()
+    async with asyncio.timeout(20), run_in_thread(town.timelines):
+        await town.post("zoe", "while paused")
+    assert (await town.pending())["cache"] == 1
+    await town.stack.queue.resume()
+
+
+async def test_workers_are_known_while_they_are_there(town: World) -> None:
+    async with run_in_thread(town.timelines), asyncio.timeout(20):
+        while not (workers := await town.stack.queue.workers()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert workers[0].state in ("started", "idle", "busy")
+    assert workers[0].pid

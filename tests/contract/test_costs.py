@@ -1,0 +1,203 @@
+"""What each phase's docstring says it costs, in commands: a post by its followers, a read by its followees."""
+
+from datetime import timedelta
+from math import ceil
+from typing import Any
+
+import pytest
+from bson import ObjectId
+
+from app.clock import LAST_ID, id_at
+from app.stack.cost import Cost, counted
+from phases.authors import FEW, GROUP, WINDOW_AUTHORS, Authors
+from phases.timelines import Timelines
+from tests.world import SLUGS, World
+from workers.jobs import deliver_chunk
+
+pytestmark = pytest.mark.anyio
+
+CHUNK = 4
+
+
+def chunks(followers: int) -> int:
+    """Her own entry goes with the first, which there always is."""
+    return max(1, ceil(followers / CHUNK))
+
+
+async def star(world: World, phase: str, followers: int, active: int | None = None) -> None:
+    """`followers` follow Zoe; all of them, or `active`, have a warm timeline. Only `phase` delivers."""
+    await world.timelines.switch(read=phase, delivering=[phase])
+    world.pass_grace()
+    fans = [f"fan{n}" for n in range(followers)]
+    await world.people("zoe", *fans)
+    now = world.clock.now()
+    rows = [
+        {"_id": id_at(now), "follower": world.ids[fan], "followee": world.ids["zoe"], "active_until": now}
+        for fan in fans
+    ]
+    if rows:
+        await world.stack.db["follows"].insert_many(rows)
+    world.clock.advance(1)
+    for fan in fans if active is None else fans[:active]:
+        await world.page(fan, phase)
+
+
+async def cost_of_posting(world: World) -> Cost:
+    with counted() as cost:
+        await world.post("zoe", "hello")
+    return cost
+
+
+@pytest.mark.parametrize("followers", [0, 3, 4, 21])
+async def test_a_post_in_phase_1_is_one_insert(world: World, followers: int) -> None:
+    await star(world, "query", followers)
+    assert await cost_of_posting(world) == Cost(mongodb=1)
+
+
+@pytest.mark.parametrize("followers", [0, 3, 4, 21])
+async def test_a_post_in_phase_2_waits_for_two_commands_a_chunk(world: World, followers: int) -> None:
+    await star(world, "push", followers)
+    assert await cost_of_posting(world) == Cost(mongodb=1 + 2 * chunks(followers) + 1)
+
+
+@pytest.mark.parametrize("phase", ["queue", "cache"])
+async def test_a_post_in_phases_3_and_4_costs_the_same_for_any_number_of_followers(world: World, phase: str) -> None:
+    await star(world, phase, 21)
+    await cost_of_posting(world)  # RQ asks Redis for its version, once
+    first = await cost_of_posting(world)
+    await world.people("shy")
+    with counted() as second:
+        await world.post("shy", "hello")
+    assert first.mongodb == second.mongodb == 1
+    assert first.memcached == 0
+    assert first.redis == second.redis
+    if world.stack.addresses.redis:
+        assert 0 < first.redis <= 10
+
+
+@pytest.mark.parametrize("active", [0, 5, 21])
+async def test_a_delivery_in_phase_4_is_one_prepend_per_active_follower(world: World, active: int) -> None:
+    await star(world, "cache", 21, active)
+    await world.post("zoe", "hello")
+    with counted() as cost:
+        await world.drain()
+    assert cost.memcached == active + 1  # and her own list, which she does not have
+    per_chunk = 1 + 1  # the status, its next active followers
+    assert cost.mongodb == per_chunk * chunks(active) + 1
+
+
+def asked(followees: int) -> int:
+    """Commands of phase 1 for the newest statuses of so many and the reader, of whom few have written anything."""
+    groups = ceil((followees + 1) / GROUP)
+    return groups if followees < FEW else 1 + groups  # a sample, and then all of them
+
+
+@pytest.mark.parametrize("followees", [1, GROUP - 1, GROUP, 3 * GROUP])
+async def test_a_read_in_phase_1_grows_with_the_followees_and_in_the_others_it_does_not(
+    world: World, followees: int
+) -> None:
+    await world.people("ann", "zoe")
+    await world.follow("ann", "zoe")
+    now = world.clock.now()
+    for _ in range(followees - 1):
+        row = {"_id": id_at(now), "follower": world.ids["ann"], "followee": id_at(now), "active_until": now}
+        await world.stack.db["follows"].insert_one(row)
+    await world.post("zoe", "hello")
+    await world.drain()
+    await world.warm("ann")
+
+    async def costs() -> dict[str, Cost]:
+        found = {}
+        for phase in SLUGS:
+            with counted() as found[phase]:
+                page = await world.page("ann", phase)
+            assert [status.text for status in page.statuses] == ["hello"]
+        return found
+
+    first = {}
+    for phase in SLUGS:
+        world.timelines = Timelines(world.stack)  # another process, that has never seen Ann
+        await world.timelines.settings.current()
+        with counted() as first[phase]:
+            await world.page("ann", phase)
+    query = Cost(mongodb=1 + asked(followees) + 1)  # whom she follows, their statuses, what of them is visible
+    assert first["query"] == query
+    assert first["push"] == first["queue"] == Cost(mongodb=1 + 1)  # the list with what is owed, what is visible
+    assert first["cache"] == Cost(mongodb=1 + 2, memcached=1)  # a packed id does not name its author
+    await costs()
+    again = await costs()
+    assert again["query"] == query
+    assert again["push"] == again["queue"] == Cost(mongodb=1)  # what it took to fill the page comes along
+    assert again["cache"] == Cost(mongodb=1, memcached=1)
+
+
+async def test_what_has_changed_since_the_last_page_is_looked_up(world: World) -> None:
+    await world.people("ann", "zoe", "yan")
+    await world.follow("ann", "zoe", "yan")
+    await world.post("zoe", "hello")
+    await world.drain()
+    await world.warm("ann")
+    for phase in ("push", "queue", "cache"):
+        await world.page("ann", phase)
+        await world.post("zoe", "news")
+        await world.drain()
+        with counted() as cost:
+            await world.page("ann", phase)
+        assert cost.mongodb == 2, "the new status"
+        await world.social.unfollow(world.ids["ann"], world.ids["yan"])
+        with counted() as cost:
+            await world.page("ann", phase)
+        assert cost.mongodb == 1 + (3 if phase == "cache" else 2), (
+            "her edges have changed: as if she had never been here"
+        )
+
+
+@pytest.mark.parametrize("authors", [WINDOW_AUTHORS, 2 * WINDOW_AUTHORS + 1])
+async def test_of_many_busy_authors_only_a_window_is_looked_at(world: World, authors: int) -> None:
+    now = world.clock.now()
+    ids = [ObjectId() for _ in range(authors)]
+    rows: list[dict[str, Any]] = [
+        {"_id": id_at(now + timedelta(seconds=n)), "user_id": ids[n % authors], "text": "", "audience": "followers"}
+        for n in range(3 * authors)
+    ]
+    await world.stack.db["statuses"].insert_many(rows)
+    with counted() as cost:
+        found = await Authors(world.stack.db, ids).older_than(LAST_ID, 60)
+    assert [entry.id for entry in found] == [row["_id"] for row in reversed(rows[-60:])]
+    assert cost.mongodb == 1 + ceil(authors / WINDOW_AUTHORS)
+    rest = await Authors(world.stack.db, ids).older_than(rows[30]["_id"], 60)
+    assert [entry.id for entry in rest] == [row["_id"] for row in reversed(rows[:30])]
+
+
+async def test_a_window_that_holds_too_little_is_not_the_end(world: World) -> None:
+    """The sample has been busy lately, nobody else has: the rest is found below the window, and nothing twice."""
+    now, ids = world.clock.now(), [ObjectId() for _ in range(WINDOW_AUTHORS)]
+    writers = [*ids[1::20], *ids[::20]]  # the sample, every twentieth, writes last
+    rows: list[dict[str, Any]] = [
+        {"_id": id_at(now + timedelta(seconds=n)), "user_id": writer, "text": "", "audience": "followers"}
+        for n, writer in enumerate(writers)
+    ]
+    await world.stack.db["statuses"].insert_many(rows)
+    found = await Authors(world.stack.db, ids).older_than(LAST_ID, 60)
+    assert [entry.id for entry in found] == [row["_id"] for row in reversed(rows[-60:])]
+
+
+async def test_a_return_in_phase_4_is_one_query_and_is_not_repeated(world: World) -> None:
+    await star(world, "cache", 3)
+    await world.stack.memcached.flush()
+    pages = []
+    for _ in range(2):
+        with counted() as cost:
+            pages.append((await world.page("fan0", "cache")).source)
+    assert pages == ["rebuilt", "list"]
+    assert cost.memcached == 1
+
+
+async def test_work_that_is_done_costs_little_to_repeat(world: World) -> None:
+    await star(world, "cache", 3)
+    status = await world.post("zoe", "hello")
+    await world.drain()
+    with counted() as cost:
+        await deliver_chunk(world.timelines, "cache", status.id, None)
+    assert cost.mongodb == 3
+    assert (await world.walk("fan0", "cache")) == ["hello"]

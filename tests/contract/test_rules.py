@@ -1,0 +1,488 @@
+"""DESIGN §3, rule by rule, on every stack."""
+
+from unittest.mock import patch
+
+import pytest
+
+from app.errors import Conflict
+from app.stack import MemcachedDown
+from phases.outbox import Outbox
+from phases.p2_push import Push
+from tests.world import KEEPING, SLUGS, World
+from workers.jobs import deliver_chunk
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def town(world: World) -> World:
+    """Ann, Ben and seven more follow Zoe: three chunks of a fan-out."""
+    names = ["ann", "ben", *(f"fan{n}" for n in range(7))]
+    await world.people("zoe", *names)
+    for name in names:
+        await world.follow(name, "zoe")
+    await world.warm("ann", "ben")
+    return world
+
+
+class Crash(Exception):
+    pass
+
+
+# Rule 1
+
+
+async def test_an_acknowledged_status_survives_every_server_that_delivery_needs(town: World) -> None:
+    async with town.without_memcached(), town.without_redis():
+        await town.post("zoe", "saved first")
+        for phase in SLUGS:
+            assert await town.walk("ann", phase) == ["saved first"], phase
+    await town.sweep()
+    await town.drain()
+    assert set((await town.pending()).values()) == {0}
+    await town.sees("ann", "saved first")
+
+
+# Rule 3
+
+
+async def test_switching_needs_no_migration_and_loses_nothing(town: World) -> None:
+    expected: list[str] = []
+    for n in range(12):
+        await town.timelines.switch(delivering=[KEEPING[n % 3]] if n % 4 else [])
+        for when in ("at once", "after the grace"):
+            await town.post("zoe", f"{n} {when}")
+            expected.insert(0, f"{n} {when}")
+            for phase in SLUGS:
+                assert await town.walk("ann", phase, 7) == expected, (n, when, phase)
+            town.pass_grace()
+        await town.drain()
+    await town.sees("ann", *expected)
+
+
+async def test_a_process_with_old_settings_loses_nothing_within_the_grace(town: World) -> None:
+    """It posts, and reads, as if nothing had been switched."""
+    await town.timelines.switch(delivering=[])
+    town.pass_grace()
+    old = await town.timelines.settings.fresh()
+    await town.timelines.switch(delivering=["push", "cache"])
+    with patch.object(town.timelines.settings, "current", return_value=old):
+        await town.post("zoe", "posted by the old process")
+    town.pass_grace()
+    await town.drain()
+    await town.sees("ann", "posted by the old process")
+
+    old = await town.timelines.settings.fresh()
+    await town.timelines.switch(delivering=[])
+    await town.timelines.switch(delivering=["queue", "cache"])
+    await town.post("zoe", "posted by a new process")
+    await town.drain()
+    with patch.object(town.timelines.settings, "current", return_value=old):
+        for phase in SLUGS:
+            assert (await town.walk("ann", phase))[0] == "posted by a new process", phase
+
+
+async def test_a_post_that_takes_longer_than_the_grace_reads_the_settings_again(town: World) -> None:
+    await town.timelines.switch(delivering=[])
+    town.pass_grace()
+    old = await town.timelines.settings.fresh()
+    await town.timelines.switch(delivering=["cache"])
+    town.pass_grace()
+    await town.warm("ann")
+    with patch.object(town.timelines.settings, "current", return_value=old):
+        await town.post("zoe", "slow")
+    assert (await town.page("ann", "cache")).source == "list"
+    assert await town.walk("ann", "cache") == ["slow"]
+
+
+async def test_a_replay_owes_what_the_first_try_did_not_live_to_owe(town: World) -> None:
+    """A process with old settings stops before its insert, goes on after a switch, and is killed right behind it."""
+    zoe = town.ids["zoe"]
+    await town.timelines.switch(delivering=[])
+    town.pass_grace()
+    old = await town.timelines.settings.fresh()
+    await town.timelines.switch(delivering=["push", "cache"])
+    town.pass_grace()
+    await town.warm("ann")
+    with (
+        patch.object(town.timelines.settings, "current", return_value=old),
+        patch.object(Outbox, "owe", side_effect=Crash),
+        pytest.raises(Crash),
+    ):
+        await town.social.post(zoe, "stored", idempotency_key="k")
+    await town.social.post(zoe, "stored", idempotency_key="k")
+    await town.sees("ann", "stored")
+    await town.drain()
+    await town.sees("ann", "stored")
+
+
+async def test_a_phase_that_does_not_deliver_is_merely_slower(town: World) -> None:
+    await town.timelines.switch(delivering=["queue"])
+    town.pass_grace()
+    await town.post("zoe", "hello")
+    sources = [await town.source("ann", phase) for phase in SLUGS]
+    assert sources == ["query", "list", "list", "query"]  # phases 2 and 3 keep the same entries
+
+
+async def test_a_page_crosses_the_floor(town: World) -> None:
+    for n in range(25):
+        await town.post("zoe", str(n))
+    await town.drain()
+    await town.chill("ann")
+    for phase in KEEPING:
+        first = await town.page("ann", phase, limit=8)
+        assert first.cold or phase == "queue"
+        across = await town.page("ann", phase, first.next, limit=8)
+        below = await town.page("ann", phase, across.next, limit=8)
+        sources = (across.source, below.source)
+        assert sources in {("list+query", "query"), ("list", "list+query")}, phase
+        assert [s.text for s in across.statuses] == [str(n) for n in range(16, 8, -1)]
+
+
+async def test_sweeping_cuts_to_the_cap_and_loses_nothing(town: World) -> None:
+    texts = [str(n) for n in range(30)]
+    for text in texts:
+        await town.post("zoe", text)
+    await town.drain()
+    container = (await town.timelines.settings.fresh()).current("entries")
+    assert container
+    entries = town.stack.db[f"home_entries_{container.name}"]
+    assert await entries.count_documents({}) == 30 * 10
+    for _ in range(3):
+        town.clock.advance(61)
+        await town.timelines.sweep()
+        assert await town.walk("ann", "push") == texts[::-1]
+        assert await town.walk("fan3", "push") == texts[::-1]
+    assert await entries.count_documents({}) == 10 * 10
+    await town.sees("ann", *reversed(texts))
+
+
+# Rule 4
+
+
+async def test_following_merges_what_was_posted_before(town: World) -> None:
+    await town.people("yan")
+    await town.post("yan", "before")
+    await town.drain()
+    await town.warm("ann")
+    await town.follow("ann", "yan")
+    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * 3
+    await town.sees("ann", "before")
+
+
+async def test_joining_a_circle_merges_what_it_was_told_before(town: World) -> None:
+    await town.post("zoe", "to the circle", "circle")
+    await town.drain()
+    await town.social.add_to_circle(town.ids["zoe"], town.ids["ann"])
+    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * 3
+    await town.sees("ann", "to the circle")
+    await town.sees("ben")
+
+
+async def test_following_back_shows_what_mutuals_were_told(town: World) -> None:
+    await town.post("zoe", "to mutuals", "mutuals")
+    await town.drain()
+    await town.sees("ann")
+    await town.follow("zoe", "ann")
+    await town.sees("ann", "to mutuals")
+
+
+async def test_a_crash_between_the_edge_and_its_backfill_loses_nothing(town: World) -> None:
+    await town.people("yan")
+    await town.post("yan", "before")
+    await town.post("zoe", "to the circle", "circle")
+    await town.drain()
+    await town.warm("ann")
+    with patch.object(Push, "widen", side_effect=Crash):
+        with pytest.raises(Crash):
+            await town.follow("ann", "yan")
+        with pytest.raises(Crash):
+            await town.social.add_to_circle(town.ids["zoe"], town.ids["ann"])
+    for phase in SLUGS:
+        assert await town.walk("ann", phase) == ["to the circle", "before"], phase
+    await town.sweep()
+    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * 3
+    await town.sees("ann", "to the circle", "before")
+
+
+async def test_a_backfill_that_finds_memcached_away_is_made_later(town: World) -> None:
+    await town.people("yan")
+    await town.post("yan", "before")
+    await town.drain()
+    async with town.without_memcached():
+        await town.follow("ann", "yan")
+        assert await town.walk("ann", "cache") == ["before"]
+    assert await town.walk("ann", "cache") == ["before"]
+    await town.sweep()
+    assert await town.source("ann", "cache") == "list"
+    await town.sees("ann", "before")
+
+
+async def test_a_long_backfill_raises_the_floor_instead_of_leaving_a_gap(town: World) -> None:
+    await town.people("yan")
+    await town.post("zoe", "oldest")
+    texts = [f"yan {n}" for n in range(15)]  # more than the cap
+    for text in texts:
+        await town.post("yan", text)
+    await town.drain()
+    await town.follow("ann", "yan")
+    await town.sees("ann", *reversed(texts), "oldest")
+
+
+# Rule 5
+
+
+async def test_pending_is_read_first_and_empty_when_the_worker_has_been(town: World) -> None:
+    await town.post("zoe", "hello")
+    assert await town.pending() == {"push": 0, "queue": 1, "cache": 1}
+    for phase in SLUGS:
+        assert await town.walk("fan6", phase) == ["hello"], phase
+    await town.drain()
+    assert await town.pending() == {"push": 0, "queue": 0, "cache": 0}
+    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * 3
+    await town.sees("ann", "hello")
+
+
+async def test_the_queue_may_be_far_behind(world: World) -> None:
+    """More is pending than a read looks through: phase 1 answers."""
+    await world.people("ann", "zoe")
+    await world.follow("ann", "zoe")
+    await world.warm("ann")
+    texts = [str(n) for n in range(world.stack.config.pending_scan + 5)]
+    for text in texts:
+        await world.post("zoe", text)
+    for phase in SLUGS:
+        assert await world.walk("ann", phase, 50) == texts[::-1], phase
+
+
+async def test_a_lost_enqueue_is_found_by_the_sweeper(town: World) -> None:
+    async with town.without_redis():
+        await town.post("zoe", "lost")
+    await town.drain()
+    assert await town.pending() == {"push": 0, "queue": 1, "cache": 1}
+    await town.sweep()
+    await town.drain()
+    assert await town.pending() == {"push": 0, "queue": 0, "cache": 0}
+
+
+async def test_redis_flushed_with_everything_in_it(town: World) -> None:
+    await town.post("zoe", "flushed")
+    await town.stack.queue.forget()
+    await town.sees("ann", "flushed")
+    await town.sweep()
+    await town.drain()
+    assert set((await town.pending()).values()) == {0}
+    await town.sees("ann", "flushed")
+
+
+async def test_a_push_that_dies_half_way_is_finished_by_a_worker(town: World) -> None:
+    with patch.object(Outbox, "delivered", side_effect=Crash), pytest.raises(Crash):
+        await town.post("zoe", "half")
+    assert (await town.pending())["push"] == 1
+    await town.sweep()
+    await town.drain()
+    assert set((await town.pending()).values()) == {0}
+    await town.sees("ann", "half")
+
+
+# Rule 6
+
+
+@pytest.mark.parametrize("phase", ["queue", "cache"])
+async def test_jobs_twice_out_of_order_and_half(town: World, phase: str) -> None:
+    first = await town.post("zoe", "first")
+    second = await town.post("zoe", "second")
+    run = town.timelines.phases[phase].fan_out
+    rest = await run(second, None)
+    await run(second, None)
+    assert rest
+    while rest:
+        rest = await run(second, rest)
+    await run(first, None)  # and no more of it: the worker dies
+    await town.sees("ann", "second", "first")
+    await town.drain()
+    await deliver_chunk(town.timelines, phase, first.id, None)
+    await town.drain()
+    assert set((await town.pending()).values()) == {0}
+    await town.sees("ann", "second", "first")
+    await town.sees("fan6", "second", "first")
+
+
+async def test_a_deleted_status_is_delivered_to_nobody_and_owed_no_longer(town: World) -> None:
+    status = await town.post("zoe", "regretted")
+    await town.social.delete(town.ids["zoe"], status.id)
+    await town.drain()
+    assert set((await town.pending()).values()) == {0}
+    await town.sees("ann")
+
+
+async def test_the_same_key_posts_once(town: World) -> None:
+    zoe = town.ids["zoe"]
+    posted, created = await town.social.post(zoe, "once", idempotency_key="k1")
+    assert created
+    assert await town.social.post(zoe, "once", idempotency_key="k1") == (posted, False)
+    with pytest.raises(Conflict):
+        await town.social.post(zoe, "twice", idempotency_key="k1")
+    _, created = await town.social.post(town.ids["ann"], "once", idempotency_key="k1")
+    assert created  # keys are the author's own
+    await town.social.delete(zoe, posted.id)
+    with pytest.raises(Conflict):
+        await town.social.post(zoe, "once", idempotency_key="k1")
+
+
+# Rule 7
+
+
+async def test_a_small_fan_out_does_not_wait_behind_a_large_one(world: World) -> None:
+    await world.timelines.switch(delivering=["queue"])
+    world.pass_grace()
+    fans = [f"fan{n}" for n in range(40)]
+    await world.people("star", "pal", *fans)
+    for fan in fans:
+        await world.follow(fan, "star")
+    await world.follow("fan0", "pal")
+    order: list[str] = []
+    fan_out = Push.fan_out
+
+    async def noted(self: Push, status: object, *more: object) -> object:
+        order.append(status.text)  # type: ignore[attr-defined]
+        return await fan_out(self, status, *more)  # type: ignore[arg-type]
+
+    with patch.object(Push, "fan_out", noted):
+        await world.post("star", "large")
+        await world.post("star", "large too")
+        await world.post("pal", "small")
+        await world.drain()
+    assert order.count("large") == 10
+    assert order.index("small") <= 4
+    assert set((await world.pending()).values()) == {0}
+
+
+# Rule 8 and phase 4
+
+
+async def test_a_status_delivered_while_a_list_is_rebuilt_is_in_it(town: World) -> None:
+    await town.post("zoe", "before")
+    await town.drain()
+    await town.chill("ann")
+    recent = Push._recent
+
+    async def raced(self: Push, reader: object) -> object:
+        part = await recent(self, reader)  # type: ignore[arg-type]
+        if self.slug == "cache":
+            await town.post("zoe", "during")
+            await town.drain()
+        return part
+
+    with patch.object(Push, "_recent", raced):
+        await town.page("ann", "cache")
+    page = await town.page("ann", "cache")
+    assert ([s.text for s in page.statuses], page.source) == (["during", "before"], "list")
+
+
+@pytest.mark.parametrize("phase", KEEPING)
+async def test_a_follow_while_a_timeline_is_rebuilt_is_not_lost(town: World, phase: str) -> None:
+    await town.people("yan")
+    await town.post("yan", "before")
+    await town.drain()
+    await town.chill("ann")
+    recent = Push._recent
+
+    async def raced(self: Push, reader: object) -> object:
+        part = await recent(self, reader)  # type: ignore[arg-type]
+        with patch.object(Push, "_recent", recent):
+            await town.follow("ann", "yan")
+        return part
+
+    with patch.object(Push, "_recent", raced):
+        await town.page("ann", phase)
+    await town.sees("ann", "before")
+
+
+async def test_of_two_rebuilds_one_fills_and_nothing_is_lost(town: World) -> None:
+    await town.post("zoe", "hello")
+    await town.drain()
+    await town.chill("ann")
+    recent, pages = Push._recent, []
+
+    async def raced(self: Push, reader: object) -> object:
+        part = await recent(self, reader)  # type: ignore[arg-type]
+        with patch.object(Push, "_recent", recent):
+            pages.append(await town.page("ann", "cache"))
+        return part
+
+    with patch.object(Push, "_recent", raced):
+        pages.append(await town.page("ann", "cache"))
+    assert [page.source for page in pages] == ["query", "rebuilt"]
+    assert [page.cold for page in pages] == [True, True]
+    await town.sees("ann", "hello")
+
+
+async def test_memcached_flushed_is_one_rebuild_per_reader(town: World) -> None:
+    await town.post("zoe", "hello")
+    await town.drain()
+    await town.stack.memcached.flush()
+    pages = [await town.page("ann", "cache") for _ in range(2)]
+    assert [(page.source, page.cold) for page in pages] == [("rebuilt", True), ("list", False)]
+    await town.sees("ann", "hello")
+
+
+async def test_deliveries_wait_for_memcached(town: World) -> None:
+    status = await town.post("zoe", "hello")
+    async with town.without_memcached():
+        with pytest.raises(MemcachedDown):
+            await deliver_chunk(town.timelines, "cache", status.id, None)
+        page = await town.page("ann", "cache")
+        assert ([s.text for s in page.statuses], page.source) == (["hello"], "query")
+    assert (await town.pending())["cache"] == 1
+    await town.sees("ann", "hello")
+
+
+async def test_whoever_is_away_is_skipped_and_complete_on_return(town: World) -> None:
+    town.clock.advance(town.stack.config.timeline_ttl_s + town.stack.config.activity_slack_s + 1)
+    await town.stack.memcached.flush()  # a real one measures its own time
+    await town.warm("ben")
+    await town.post("zoe", "while ann was away")
+    sent: list[int] = []
+    prepend = town.stack.memcached.prepend
+
+    async def noted(keys: list[str], value: bytes) -> int:
+        sent.append(len(keys))
+        return await prepend(keys, value)
+
+    with patch.object(town.stack.memcached, "prepend", noted):
+        await town.drain()
+    assert sent == [2]  # ben and zoe herself, of ten
+    page = await town.page("ann", "cache")
+    assert ([s.text for s in page.statuses], page.source) == (["while ann was away"], "rebuilt")
+    await town.post("zoe", "now she is back")
+    await town.drain()
+    assert await town.source("ann", "cache") == "list"
+    await town.sees("ann", "now she is back", "while ann was away")
+
+
+async def test_reading_renews_the_list_and_marks_the_reader_active_first(town: World) -> None:
+    ttl_s = town.stack.config.timeline_ttl_s
+    for _ in range(6):  # far beyond one TTL
+        town.clock.advance(ttl_s * 0.6)
+        await town.page("ann", "cache")
+        edge = await town.stack.db["follows"].find_one({"follower": town.ids["ann"]})
+        assert edge
+        left_s = (edge["active_until"] - town.clock.now()).total_seconds()
+        assert left_s >= ttl_s
+    await town.post("zoe", "hello")
+    await town.drain()
+    assert (await town.page("ann", "cache")).source == "list"
+
+
+@pytest.mark.parametrize("settings", [{"comeback": "manual"}])
+async def test_manual_return_is_a_cold_page_until_refreshed(town: World) -> None:
+    await town.post("zoe", "hello")
+    await town.drain()
+    for _ in range(2):
+        page = await town.page("ann", "cache")
+        assert ([s.text for s in page.statuses], page.source, page.cold) == (["hello"], "query", True)
+    refreshed = await town.timelines.refresh(town.ids["ann"], phase="cache")
+    assert (refreshed.source, [s.text for s in refreshed.statuses]) == ("rebuilt", ["hello"])
+    page = await town.page("ann", "cache")
+    assert (page.source, page.cold) == ("list", False)

@@ -1,0 +1,590 @@
+"""The races. Each is two or three people and processes that meet over one timeline."""
+
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from app.errors import Conflict, Forbidden, NotFound
+from app.models import Audience
+from phases.activity import Activity, send_away
+from phases.lists import RENEW_AFTER, key
+from tests.interleavings.scheduler import Touch, point
+from tests.interleavings.stage import Act, Process, Race, Town
+from workers.sweeper import sweep
+
+Setting = Callable[[Town], Awaitable[None]]
+Kept = Literal["new", "cold", "warm"]
+
+
+def town(
+    *phases: str, waiting: int = 0, ann: Kept = "warm", audience: Audience = "followers", fans: tuple[str, ...] = ()
+) -> Setting:
+    """Ann follows Zoe, and so do her other fans; these phases deliver.
+
+    Two statuses of Zoe's and one of Yan's, whom nobody follows, are older than anything that is kept; `waiting` ones
+    have jobs. Ann is new, or a timeline is kept for her ("warm"), or was until just now ("cold").
+    """
+
+    async def setting(town: Town) -> None:
+        await town.deliver_only(*phases)
+        await town.people("ann", "zoe", "yan", *fans)
+        for name in ("ann", *fans):
+            await town.follow(name, "zoe")
+        await town.post("yan", "by yan")
+        for n in range(2):
+            await town.post("zoe", f"old {n}", audience)
+        await town.drain()
+        await town.timelines.restart()
+        town.pass_grace()
+        for n in range(waiting):
+            await town.post("zoe", f"waiting {n}", audience)
+        if ann != "new":
+            await town.warm("ann")
+        if ann == "cold":
+            await town.chill("ann")
+
+    return setting
+
+
+def then(first: Setting, more: Setting) -> Setting:
+    async def setting(town: Town) -> None:
+        await first(town)
+        await more(town)
+
+    return setting
+
+
+# What people do
+
+
+def publish(audience: Audience = "followers") -> Act:
+    async def publishing(process: Process) -> None:
+        await process.post("zoe", "new", audience)
+        await process.work()
+
+    return publishing
+
+
+def read(phase: str, reader: str = "ann", limit: int = 20) -> Act:
+    return lambda process: process.read(reader, phase, limit)
+
+
+def refresh(phase: str) -> Act:
+    async def refreshing(process: Process) -> None:
+        await process.timelines.refresh(process.ids["ann"], phase=phase)
+
+    return refreshing
+
+
+def in_turn(*acts: Act) -> Act:
+    async def one_after_another(process: Process) -> None:
+        for act in acts:
+            await act(process)
+
+    return one_after_another
+
+
+def follow(followee: str = "zoe", reader: str = "ann") -> Act:
+    return lambda process: process.follow(reader, followee)
+
+
+def unfollow(followee: str = "zoe") -> Act:
+    return lambda process: process.unfollow("ann", followee)
+
+
+def edge(verb: str, one: str, other: str) -> Act:
+    async def changing(process: Process) -> None:
+        await getattr(process.social, verb)(process.ids[one], process.ids[other])
+
+    return changing
+
+
+def delete(text: str) -> Act:
+    async def deleting(process: Process) -> None:
+        statuses = process.town.rows("statuses")
+        await process.social.delete(process.ids["zoe"], next(row["_id"] for row in statuses if row["text"] == text))
+
+    return deleting
+
+
+async def work(process: Process) -> None:
+    await process.work()
+
+
+async def sweeping(process: Process) -> None:
+    await sweep(process.timelines)
+    await process.work()
+
+
+def passes(seconds: float) -> Act:
+    async def passing(process: Process) -> None:
+        await point(f"{seconds} s pass", everything=True)
+        process.town.clock.advance(seconds)
+
+    return passing
+
+
+async def mark_active(process: Process) -> None:
+    """As much of another read as matters to others who read at the same time."""
+    await Activity(process.town.stack).mark(process.ids["ann"])
+
+
+async def send_everybody_away(process: Process) -> None:
+    async def rest(seconds: float) -> None:
+        await passes(seconds)(process)
+
+    await send_away(process.town.stack, process.timelines.settings, 1.0, rest)
+    await rest(process.town.stack.config.grace_s + 2)  # until the new lists are read
+
+
+async def evict(process: Process) -> None:
+    container = (await process.timelines.settings.current()).current("lists")
+    assert container
+    await process.town.stack.memcached.delete(key(container, process.ids["ann"]))
+
+
+async def flush(process: Process) -> None:
+    await point("memcached flush", Touch("memcached", write=True))
+    await process.town.stack.memcached.flush()
+
+
+async def cut(process: Process) -> None:
+    phase = process.timelines.phases["queue"]
+    container = (await process.timelines.settings.current()).current("entries")
+    assert container
+    await phase.store.cut(container, process.ids["ann"])  # type: ignore[attr-defined]
+
+
+def switch(*phases: str) -> Act:
+    async def switching(process: Process) -> None:
+        await process.timelines.settings.change(None, phases)
+
+    return switching
+
+
+async def newest_settings(process: Process) -> None:
+    process.timelines.settings._copy = None
+
+
+async def restart(process: Process) -> None:
+    """Whatever else is switched meanwhile: nothing that was kept before is read again."""
+    before = (await process.timelines.settings.fresh()).containers
+    await process.timelines.restart()
+    after = (await process.timelines.settings.fresh()).containers
+    assert not {c.since for c in before} & {c.since for c in after if c.until is None}, "begun anew, and still there"
+
+
+# Settings of their own
+
+
+async def renewal_is_due(town: Town) -> None:
+    town.clock.advance(town.stack.config.timeline_ttl_s * (RENEW_AFTER + 0.1))
+
+
+async def surplus(town: Town) -> None:
+    """What is kept for Ann is longer than it should be, and half of it is by somebody whom she has left."""
+    await town.follow("ann", "yan")
+    for n in range(3):
+        await town.post("zoe", f"surplus {n}")
+        await town.post("yan", f"unwanted {n}")
+    await town.drain()
+    await Process(town).unfollow("ann", "yan")
+
+
+async def cut_before(town: Town) -> None:
+    """Surplus that a first cut has put below the floor."""
+    await surplus(town)
+    await cut(Process(town))
+    await town.post("zoe", "since")
+    await town.post("zoe", "since then")
+    await town.drain()
+
+
+async def away(town: Town) -> None:
+    """Nobody delivers to Ann any more."""
+    config = town.stack.config
+    town.clock.advance(config.timeline_ttl_s + config.activity_slack_s + 1)
+
+
+async def overdue(town: Town) -> None:
+    town.clock.advance(60)
+
+
+async def lost(town: Town) -> None:
+    town.queue.waiting.clear()
+    await overdue(town)
+
+
+async def _once(process: Process) -> None:
+    await process.post("zoe", "once", key="k")
+    await process.read("ann", "cache")
+    statuses = [row for row in process.town.rows("statuses") if row["text"] == "once"]
+    assert len(statuses) == 1, "posted twice"
+
+
+def ann_follows_yan(town: Town) -> None:
+    pairs = [(row["follower"], row["followee"]) for row in town.rows("follows")]
+    assert (town.ids["ann"], town.ids["yan"]) in pairs, "an acknowledged follow is gone"
+
+
+KEPT = ("queue", "cache")
+
+RACES: tuple[Race, ...] = (
+    # publish x return
+    *(
+        Race(
+            f"publish x return, {p}",
+            town(p, ann="new", fans=("ben",)),
+            {"zoe": publish(), "ann": read(p)},
+            ("zoe", "ann"),
+        )
+        for p in ("push", *KEPT)
+    ),
+    *(Race(f"publish x read, {p}", town(p), {"zoe": publish(), "ann": read(p)}, ("zoe",)) for p in KEPT),
+    *(
+        Race(f"publish x refresh, {p}", town(p), {"zoe": publish(), "ann": refresh(p), "ann2": read(p)}, fast=False)
+        for p in KEPT
+    ),
+    # rebuild x delivery, rebuild x rebuild
+    *(
+        Race(
+            f"rebuild x delivery, {p}",
+            town(p, ann="cold", waiting=1),
+            {"worker": work, "ann": read(p)},
+            ("worker", "ann"),
+        )
+        for p in KEPT
+    ),
+    *(Race(f"rebuild x rebuild, {p}", town(p, ann="new"), {"ann": read(p), "ann2": read(p)}, ("ann",)) for p in KEPT),
+    *(
+        Race(
+            f"rebuild x rebuild x delivery, {p}",
+            town(p, ann="cold", waiting=1),
+            {"ann": read(p), "ann2": read(p), "worker": work},
+            fast=False,
+        )
+        for p in KEPT
+    ),
+    *(
+        Race(
+            f"rebuild x rebuild x expired lease, {p}",
+            town(p, ann="cold"),
+            {"ann": read(p), "ann2": read(p), "time": passes(11)},
+            fast=False,
+        )
+        for p in KEPT
+    ),
+    *(
+        Race(
+            f"rebuild x delivery x expired lease, {p}",
+            town(p, ann="cold", waiting=1),
+            {"ann": in_turn(read(p), read(p)), "worker": work, "time": passes(11)},
+            fast=False,
+        )
+        for p in KEPT
+    ),
+    # what ends a delivery
+    *(
+        Race(f"delivery x unfollow x read, {p}", town(p, waiting=1), {"w": work, "ann": in_turn(unfollow(), read(p))})
+        for p in KEPT
+    ),
+    *(
+        Race(
+            f"delete x delivery x read, {p}",
+            town(p, waiting=1),
+            {"worker": work, "zoe": in_turn(delete("waiting 0"), read(p))},
+            ("worker",),
+            ("ann", "zoe"),
+        )
+        for p in KEPT
+    ),
+    # widening
+    *(
+        Race(
+            f"unfollow x follow again x publish, {p}",
+            town(p),
+            {"ann": in_turn(unfollow(), follow(), read(p)), "zoe": publish()},
+            ("ann", "zoe"),
+        )
+        for p in KEPT
+    ),
+    *(
+        Race(
+            f"unfollow x follow x backfill, {p}",
+            then(town(p), lambda town: Process(town).unfollow("ann", "zoe")),
+            {"ann": in_turn(follow(), read(p)), "ann2": in_turn(unfollow(), follow())},
+            ("ann",),
+            fast=False,
+        )
+        for p in KEPT
+    ),
+    *(
+        Race(
+            f"follow x publish, {p}",
+            then(town(p), lambda town: Process(town).unfollow("ann", "zoe")),
+            {"ann": in_turn(follow(), read(p)), "zoe": publish()},
+            ("ann", "zoe"),
+        )
+        for p in KEPT
+    ),
+    *(
+        Race(
+            f"follow x return, {p}",
+            town(p, ann="cold"),
+            {"ann": in_turn(follow("yan"), read(p)), "ann2": read(p)},
+            ("ann", "ann2"),
+            fast=False,
+        )
+        for p in KEPT
+    ),
+    *(Race(f"follow x read, {p}", town(p), {"ann": follow("yan"), "ann2": read(p)}, ("ann",)) for p in KEPT),
+    *(
+        Race(
+            f"circle x follow x publish, {p}",
+            then(town(p, audience="circle"), lambda town: Process(town).unfollow("ann", "zoe")),
+            {"zoe": edge("add_to_circle", "zoe", "ann"), "ann": in_turn(follow(), read(p)), "zoe2": publish("circle")},
+            ("zoe", "ann", "zoe2"),
+            fast=False,
+        )
+        for p in KEPT
+    ),
+    *(
+        Race(
+            f"circle x publish x return, {p}",
+            town(p, audience="circle", ann="cold"),
+            {"zoe": edge("add_to_circle", "zoe", "ann"), "ann": read(p), "zoe2": publish("circle")},
+            ("zoe",),
+            fast=False,
+        )
+        for p in KEPT
+    ),
+    *(
+        Race(
+            f"follow back x publish to mutuals x read, {p}",
+            town(p, audience="mutuals"),
+            {"zoe": follow("ann", "zoe"), "zoe2": publish("mutuals"), "ann": read(p)},
+            fast=False,
+        )
+        for p in KEPT
+    ),
+    # trim
+    Race("trim x delivery", then(town("queue", waiting=1), surplus), {"cut": cut, "zoe": publish()}, ("cut", "zoe")),
+    Race("trim x read", then(town("queue"), surplus), {"cut": cut, "ann": read("queue")}, ("cut",)),
+    Race(
+        "trim x rebuild",
+        then(town("queue", ann="cold"), surplus),
+        {"cut": cut, "ann": in_turn(read("queue"), read("queue"))},
+        ("cut", "ann"),
+        fast=False,
+    ),
+    Race(
+        "trim x refresh",
+        then(town("queue"), surplus),
+        {"cut": cut, "ann": in_turn(refresh("queue"), read("queue"))},
+        ("cut", "ann"),
+        fast=False,
+    ),
+    Race(
+        "trim x follow",
+        then(town("queue"), surplus),
+        {"cut": cut, "ann": in_turn(follow("yan"), read("queue"))},
+        ("cut", "ann"),
+        fast=False,
+    ),
+    Race(
+        "second trim x rebuild",
+        then(town("queue"), cut_before),
+        {"cut": in_turn(cut, cut), "ann": in_turn(refresh("queue"), read("queue"))},
+        ("cut", "ann"),
+        fast=False,
+    ),
+    Race(
+        "second trim x trim x delivery",
+        then(town("queue"), cut_before),
+        {"cut": cut, "cut2": cut, "zoe": publish()},
+        ("cut", "zoe"),
+        fast=False,
+    ),
+    Race("trim on read x delivery", then(town("cache"), surplus), {"ann": read("cache"), "zoe": publish()}, ("ann",)),
+    Race(
+        "trim on read x follow", then(town("cache"), surplus), {"ann": read("cache"), "ann2": follow("yan")}, ("ann2",)
+    ),
+    Race(
+        "trim on read x trim on read",
+        then(town("cache"), surplus),
+        {"ann": read("cache"), "ann2": read("cache"), "zoe": publish()},
+        fast=False,
+    ),
+    # switch
+    *(
+        Race(
+            f"switch on x slow publish x return, {p}",
+            then(town("push", "cache"), lambda town: town.deliver_only()),
+            {"admin": switch(p), "zoe": publish(), "ann": in_turn(passes(4), read(p))},
+            fast=False,
+        )
+        for p in KEPT
+    ),
+    *(
+        Race(
+            f"switch on x publish x early return, {p}",
+            then(town("push", "cache"), lambda town: town.deliver_only()),
+            {"admin": switch(p), "zoe": publish(), "ann": in_turn(newest_settings, read(p))},
+        )
+        for p in KEPT
+    ),
+    *(
+        Race(
+            f"switch off, publish x late read, {p}",
+            town(p),
+            {"admin": in_turn(switch(), publish()), "ann": read(p)},
+            ("admin",),
+        )
+        for p in KEPT
+    ),
+    *(
+        Race(f"switch off x publish x read, {p}", town(p), {"admin": switch(), "zoe": publish(), "ann": read(p)})
+        for p in KEPT
+    ),
+    *(
+        Race(
+            f"begin anew x rebuild, {p}",
+            town(p, ann="cold", waiting=1),
+            {"admin": restart, "ann": read(p), "worker": work},
+            fast=False,
+        )
+        for p in KEPT
+    ),
+    *(
+        Race(
+            f"begin anew x delivery x slow read, {p}",
+            town(p, waiting=1),
+            {"admin": in_turn(restart, passes(4)), "ann": read(p), "worker": work},
+            fast=False,
+        )
+        for p in KEPT
+    ),
+    Race(
+        "switch x begin anew",
+        town("queue"),
+        {"admin": switch("queue", "cache"), "admin2": restart, "ann": read("queue")},
+        ("admin", "admin2"),
+        fast=False,
+    ),
+    # sweeper x worker
+    *(
+        Race(
+            f"sweeper x worker, {p}",
+            then(town(p, waiting=1), overdue),
+            {"worker": work, "sweeper": sweeping, "ann": read(p)},
+            ("worker", "sweeper"),
+            fast=False,
+        )
+        for p in KEPT
+    ),
+    *(
+        Race(
+            f"sweeper x sweeper, {p}",
+            then(town(p, waiting=1), lost),
+            {"sweeper": sweeping, "sweeper2": sweeping},
+            ("sweeper",),
+            fast=False,
+        )
+        for p in KEPT
+    ),
+    # blocks
+    *(
+        Race(f"block x delivery x read, {p}", town(p, waiting=1), {"zoe": edge("block", "zoe", "ann"), "ann": read(p)})
+        for p in KEPT
+    ),
+    Race(
+        "block x follow",
+        town("cache"),
+        {"zoe": edge("block", "yan", "ann"), "ann": follow("yan")},
+        ("zoe", "ann"),
+    ),
+    Race(
+        "block x follow, both ways",
+        town("cache"),
+        {"zoe": edge("block", "yan", "ann"), "ann": follow("yan"), "yan": follow("ann", "yan")},
+        ("zoe",),
+        fast=False,
+    ),
+    Race(
+        "block, unblock, follow x follow",
+        town("cache"),
+        {
+            "zoe": in_turn(edge("block", "yan", "ann"), edge("unblock", "yan", "ann"), follow("yan"), read("cache")),
+            "ann": follow("yan"),
+        },
+        after=ann_follows_yan,
+        fast=False,
+    ),
+    # phase 4: activity, renewal and eviction
+    Race(
+        "publish x return of who was away",
+        then(town("cache"), away),
+        {"zoe": publish(), "ann": in_turn(read("cache"), read("cache"))},
+        ("zoe",),
+    ),
+    Race(
+        "publish x return x return of who was away",
+        then(town("cache"), away),
+        {"zoe": publish(), "ann": mark_active, "ann2": in_turn(read("cache"), read("cache"))},
+        fast=False,
+    ),
+    Race(
+        "sending away x publish x return",
+        town("cache"),
+        {"admin": send_everybody_away, "zoe": publish(), "ann": read("cache")},
+        ("admin",),
+        fast=False,
+    ),
+    Race(
+        "renewal x prepend",
+        then(town("cache"), renewal_is_due),
+        {"ann": read("cache"), "zoe": publish()},
+        ("ann", "zoe"),
+    ),
+    Race(
+        "renewal x follow",
+        then(town("cache"), renewal_is_due),
+        {"ann": read("cache"), "ann2": in_turn(follow("yan"), read("cache"))},
+        ("ann2",),
+        fast=False,
+    ),
+    Race("eviction x publish x return", town("cache"), {"e": evict, "zoe": publish(), "ann": read("cache")}),
+    Race("eviction x follow", town("cache"), {"e": evict, "ann": in_turn(follow("yan"), read("cache"))}, ("ann",)),
+    Race(
+        "eviction x rebuild x delivery",
+        town("cache", ann="cold", waiting=1),
+        {"e": evict, "ann": in_turn(read("cache"), read("cache")), "worker": work},
+        fast=False,
+    ),
+    Race(
+        "eviction x rebuild x rebuild",
+        town("cache", ann="cold"),
+        {"e": evict, "ann": read("cache"), "ann2": read("cache")},
+        fast=False,
+    ),
+    Race(
+        "eviction x renewal x publish",
+        then(town("cache"), renewal_is_due),
+        {"e": evict, "ann": read("cache"), "zoe": publish()},
+        fast=False,
+    ),
+    # the same twice
+    Race(
+        "follow x the same follow",
+        town("cache"),
+        {"ann": follow("yan"), "ann2": in_turn(follow("yan"), read("cache"))},
+        ("ann",),
+        after=ann_follows_yan,
+    ),
+    Race(
+        "post x the same post again",
+        town("queue", "cache"),
+        dict.fromkeys(("zoe", "zoe2"), _once),
+        ("zoe",),
+        allowed=(Conflict, Forbidden, NotFound),
+    ),
+)

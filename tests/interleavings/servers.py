@@ -1,0 +1,278 @@
+"""The stack's stand-ins with a point before every command, and commands on many documents taken apart.
+
+What a real server does not do at once is not done at once here: `insert_many`, `update_many`, `delete_many` and a
+`prepend` to many keys go document by document and key by key, an upsert looks first and inserts then (and may find that
+somebody else did). One `find`, and every command on one document or key, is atomic.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from bson import ObjectId
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+from app.edges import VERSIONS
+from app.stack.memcached import MemcachedStandIn
+from app.stack.mongodb import Find, _StandInCollection, _StandInDatabase
+from app.stack.queue import DeliveryQueue
+from tests.interleavings.scheduler import Touch, point, written
+
+CATALOG = "catalog"
+EDGES = (VERSIONS, "follows", "blocks", "circles")
+
+_Collection: Any = _StandInCollection  # fewer options than Motor's: those that the project uses
+_Database: Any = _StandInDatabase
+
+
+def _keys(collection: str, condition: Any) -> frozenset[object] | None:
+    """Which documents a condition on `_id` is about. Entries are told apart by their reader."""
+    match condition:
+        case {"$in": ids}:
+            return frozenset(ids)
+        case {"$gte": bytes(low), "$lt": bytes(high)} if low[:12] == high[:12]:
+            return frozenset([low[:12]])
+        case bytes() if collection.startswith("home_entries"):
+            return frozenset([condition[:12]])
+        case ObjectId() | str():
+            return frozenset([condition])
+        case _:
+            return None
+
+
+def _named(query: Mapping[str, Any]) -> Iterable[str]:
+    for name, condition in query.items():
+        if name == "$or":
+            for part in condition:
+                yield from _named(part)
+        else:
+            yield name.split(".")[0]
+
+
+def _read(collection: str, query: Mapping[str, Any], shown: Mapping[str, int] | None) -> Touch:
+    kept = None if not shown else frozenset({*_named(query), *(name for name, yes in shown.items() if yes)})
+    return Touch(collection, _keys(collection, query.get("_id")), kept)
+
+
+def _update(collection: str, query: Mapping[str, Any], change: Mapping[str, Mapping[str, Any]]) -> Touch:
+    changed = {name for fields in change.values() for name in fields}
+    return Touch(collection, _keys(collection, query.get("_id")), frozenset({*_named(query), *changed}), write=True)
+
+
+def _insert(collection: str, document: Mapping[str, Any]) -> tuple[Touch, ...]:
+    whole = Touch(collection, _keys(collection, document["_id"]), write=True)
+    if key := document.get("idempotency_key"):
+        return whole, Touch(f"{collection} by key", frozenset([key]), write=True)
+    return (whole,)
+
+
+class StagedCursor:
+    def __init__(self, cursor: Any, name: str, touch: Touch) -> None:
+        self._cursor, self._name, self._touch = cursor, name, touch
+
+    def _chained(self, method: str, *args: Any) -> "StagedCursor":
+        getattr(self._cursor, method)(*args)
+        return self
+
+    def sort(self, *args: Any) -> "StagedCursor":
+        return self._chained("sort", *args)
+
+    def skip(self, n: int) -> "StagedCursor":
+        return self._chained("skip", n)
+
+    def limit(self, n: int) -> "StagedCursor":
+        return self._chained("limit", n)
+
+    def batch_size(self, n: int) -> "StagedCursor":
+        return self._chained("batch_size", n)
+
+    async def to_list(self, length: int | None) -> list[dict[str, Any]]:
+        await point(self._name, self._touch)
+        found: list[dict[str, Any]] = await self._cursor.to_list(length)
+        return found
+
+    async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
+        for document in await self.to_list(None):
+            yield document
+
+
+class StagedCollection(_Collection):  # type: ignore[misc]
+    """The commands that the project sends."""
+
+    def find(self, query: Mapping[str, Any], shown: Mapping[str, int] | None = None, **options: Any) -> Any:
+        assert not options
+        return StagedCursor(super().find(query, shown), f"{self.name}.find", _read(self.name, query, shown))
+
+    async def find_one(self, query: Mapping[str, Any], shown: Any = None, **options: Any) -> Any:
+        await point(f"{self.name}.find_one", _read(self.name, query, shown))
+        return await super().find_one(query, shown, **options)
+
+    async def count_documents(self, query: Mapping[str, Any], **options: Any) -> int:
+        await point(f"{self.name}.count_documents", _read(self.name, query, {"_id": 1}))
+        found: int = await super().count_documents(query, **options)
+        return found
+
+    async def insert_one(self, document: dict[str, Any], **options: Any) -> Any:
+        await point(f"{self.name}.insert_one", *_insert(self.name, document))
+        result = await super().insert_one(document, **options)
+        written()
+        return result
+
+    async def insert_many(self, documents: Sequence[dict[str, Any]], ordered: bool) -> None:
+        assert not ordered
+        errors: list[Any] = []
+        for document in documents:
+            await point(f"{self.name}.insert_many", *_insert(self.name, document))
+            try:
+                await super().insert_many([document], ordered=False)
+            except BulkWriteError as error:
+                errors += (error.details or {})["writeErrors"]
+        if errors:
+            raise BulkWriteError({"writeErrors": errors, "writeConcernErrors": []})
+
+    async def update_one(self, query: Mapping[str, Any], change: Any, upsert: bool = False) -> Any:
+        await self._before(query, change, "update_one", upsert)
+        result = await super().update_one(query, change, upsert=upsert)
+        written()
+        return result
+
+    async def find_one_and_update(self, query: Mapping[str, Any], change: Any, **options: Any) -> Any:
+        await self._before(query, change, "find_one_and_update", options.get("upsert", False), whole=True)
+        result = await super().find_one_and_update(query, change, **options)
+        written()
+        return result
+
+    async def _before(
+        self, query: Mapping[str, Any], change: Any, command: str, upsert: bool, *, whole: bool = False
+    ) -> None:
+        touch = _update(self.name, query, change)
+        touch = touch._replace(fields=None) if whole or upsert else touch
+        await point(f"{self.name}.{command}", touch)
+        if upsert and await super().find_one(query) is None:
+            await point(f"{self.name}.{command}, insert", touch._replace(fields=None))
+            if await super().find_one(query) is not None:
+                raise DuplicateKeyError("somebody else inserted it between the look and the insert", 11000)
+
+    async def update_many(self, query: Mapping[str, Any], change: Any) -> None:
+        await self._one_by_one("update_many", _update(self.name, query, change), query, "update_one", change)
+
+    async def delete_one(self, query: Mapping[str, Any]) -> None:
+        await point(f"{self.name}.delete_one", Touch(self.name, _keys(self.name, query.get("_id")), write=True))
+        await super().delete_one(query)
+        written()
+
+    async def delete_many(self, query: Mapping[str, Any]) -> None:
+        touch = Touch(self.name, _keys(self.name, query.get("_id")), write=True)
+        await self._one_by_one("delete_many", touch, query, "delete_one")
+
+    async def _one_by_one(self, name: str, touch: Touch, query: Mapping[str, Any], each: str, *change: Any) -> None:
+        await point(f"{self.name}.{name}", touch)
+        ids = [document["_id"] for document in await super().find(query, {"_id": 1}).to_list(None)]
+        for n, id in enumerate(ids):
+            if n:
+                await point(f"{self.name}.{name}, document {n + 1}", touch)
+            await getattr(super(), each)({"$and": [{"_id": id}, query]}, *change)
+            written()
+
+
+class StagedDatabase(_Database):  # type: ignore[misc]
+    def get_collection(self, *args: Any, **options: Any) -> Any:
+        this: Any = self
+        return StagedCollection(this, self.delegate.get_collection(*args, **options))
+
+    async def one_after_another(self, finds: Sequence[Find]) -> list[list[dict[str, Any]]]:
+        touches = [_read(find.collection, find.query, dict.fromkeys(find.fields, 1)) for find in finds]
+        await point("together " + ", ".join(find.collection for find in finds), *touches)
+        found: list[list[dict[str, Any]]] = await super().one_after_another(finds)
+        return found
+
+    async def at_once(self, work: Any) -> Any:
+        """A transaction of `app.edges`, the only ones there are: one step among those of everybody else."""
+        await point("transaction", *(Touch(name, write=True) for name in EDGES))
+        this: Any = self
+        result = await _Database(this.client, self.delegate).at_once(work)
+        written()
+        return result
+
+    async def list_collection_names(self) -> list[str]:
+        await point("list_collection_names", Touch(CATALOG))
+        names: list[str] = await super().list_collection_names()
+        return names
+
+    async def create_collection(self, name: str) -> None:
+        await point(f"create {name}", Touch(CATALOG, write=True), Touch(name, write=True))
+        await super().create_collection(name)
+
+    async def drop_collection(self, name: str) -> None:
+        await point(f"drop {name}", Touch(CATALOG, write=True), Touch(name, write=True))
+        await super().drop_collection(name)
+
+
+class StagedMemcached(MemcachedStandIn):
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        super().__init__(now_s)
+
+    async def gets(self, key: str) -> tuple[bytes, object] | None:
+        await point("memcached gets", Touch("memcached", frozenset([key])))
+        return await super().gets(key)
+
+    async def add(self, key: str, value: bytes, ttl_s: int) -> bool:
+        await point("memcached add", Touch("memcached", frozenset([key]), write=True))
+        return await super().add(key, value, ttl_s)
+
+    async def cas(self, key: str, value: bytes, version: object, ttl_s: int) -> bool:
+        await point("memcached cas", Touch("memcached", frozenset([key]), write=True))
+        return await super().cas(key, value, version, ttl_s)
+
+    async def delete(self, key: str) -> None:
+        await point("memcached delete", Touch("memcached", frozenset([key]), write=True))
+        await super().delete(key)
+
+    async def prepend(self, keys: Sequence[str], value: bytes) -> int:
+        taken = 0
+        for key in keys:
+            await point("memcached prepend", Touch("memcached", frozenset([key]), write=True))
+            taken += await super().prepend([key], value)
+        return taken
+
+
+Job = tuple[str, ObjectId, list[str] | None]  # phase, status, where its chunk begins
+
+
+class StagedQueue(DeliveryQueue):
+    """What RQ promises here: a job is queued once while it waits or is being done; who does it may die."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, Job] = {}
+        self.started: dict[str, Job] = {}
+
+    async def offer(
+        self, phase: str, status: ObjectId, resume: list[str] | None = None, *, again: bool = False
+    ) -> bool:
+        await point(f"queue offer {phase}", Touch("queue", write=True))
+        job_id = f"{phase}-{status}" + (f"-{resume[-1]}" if resume else "")
+        if not again and (job_id in self.waiting or job_id in self.started):
+            return False
+        self.waiting[job_id] = (phase, status, resume)
+        return True
+
+    async def known(self) -> set[tuple[str, str]]:
+        await point("queue known", Touch("queue"))
+        return {(phase, str(status)) for phase, status, _ in (*self.waiting.values(), *self.started.values())}
+
+    async def enqueue_scheduled(self) -> None: ...
+
+    async def depth(self) -> dict[str, int]:
+        return {}
+
+    async def take(self) -> str | None:
+        """The next job begins."""
+        await point("queue take", Touch("queue", write=True))
+        if not self.waiting:
+            return None
+        job_id = next(iter(self.waiting))
+        self.started[job_id] = self.waiting.pop(job_id)
+        return job_id
+
+    async def done(self, job_id: str) -> None:
+        await point("queue done", Touch("queue", write=True))
+        self.started.pop(job_id, None)

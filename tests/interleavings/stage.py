@@ -1,0 +1,339 @@
+"""A small town that a race can be run in again and again, and what must be true of it at every moment."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+from unittest.mock import patch
+
+from bson import ObjectId
+from mongomock_motor import AsyncMongoMockClient
+
+from app.clock import ManualClock
+from app.config import Config
+from app.errors import Forbidden
+from app.models import Audience
+from app.social import Social
+from app.stack import Addresses, connected
+from phases.lists import PLACEHOLDER, TRAILER
+from phases.timelines import Timelines
+from tests.interleavings.scheduler import Count, Explorer, Schedule, Touch, Violation, point
+from tests.interleavings.servers import StagedDatabase, StagedMemcached, StagedQueue
+from tests.world import SLUGS, World
+from workers.jobs import deliver_chunk
+from workers.sweeper import OVERDUE_S, sweep
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+STAND_INS = Addresses(None, None, None)
+TRUTH = (  # what a timeline is made of: whoever reads or writes any of it notices who does the other
+    Touch("follows", fields=frozenset({"follower", "followee"})),
+    Touch("blocks"),
+    Touch("circles", fields=frozenset({"owner", "member"})),
+    Touch("statuses", fields=frozenset({"user_id", "audience", "deleted"})),
+)
+
+_databases = count(1)
+
+
+class Process:
+    """A web process or a worker: its own copy of everything that is not on a server."""
+
+    def __init__(self, town: "Town") -> None:
+        self.town, self.ids = town, town.ids
+        self.timelines = Timelines(town.stack)
+        self.social = Social(town.stack, self.timelines)
+
+    async def post(self, author: str, text: str, audience: Audience = "followers", key: str | None = None) -> ObjectId:
+        status, _ = await self.social.post(self.ids[author], text, audience, key)
+        return status.id
+
+    async def follow(self, reader: str, followee: str) -> None:
+        await self.social.follow(self.ids[reader], self.ids[followee])
+
+    async def unfollow(self, reader: str, followee: str) -> None:
+        await self.social.unfollow(self.ids[reader], self.ids[followee])
+
+    async def work(self) -> None:
+        """Do the jobs that wait, and those that these queue."""
+        queue = self.town.queue
+        while job_id := await queue.take():
+            await deliver_chunk(self.timelines, *queue.started[job_id])
+            await queue.done(job_id)
+
+    async def read(self, reader: str, phase: str, limit: int = 20) -> None:
+        """The first page shows what was true all the while it was asked for, and nothing that never was."""
+        await point("a read begins", *TRUTH)
+        seen = self.town.watch(reader)
+        page = await self.timelines.page(self.ids[reader], phase=phase, limit=limit)
+        ids = [status.id for status in page.statuses]
+        await point("the read ends", *TRUTH)
+        seen = self.town.watched(seen)
+        always, ever = set.intersection(*seen), set.union(*seen)
+        end = ids[-1] if page.next else None
+        name = self.town.texts
+        assert ids == sorted(set(ids), reverse=True), f"disorder or doubles: {name(ids)}"
+        missing = {id for id in always - set(ids) if end is None or id > end}
+        assert not missing, f"{reader} in {phase} ({page.source}) misses {name(missing)}"
+        assert set(ids) <= ever, f"{reader} in {phase} ({page.source}) must not see {name(set(ids) - ever)}"
+
+
+Act = Callable[[Process], Coroutine[Any, Any, None]]
+
+
+@dataclass
+class Town(World):
+    """World on staged servers; `saved` is where every schedule begins."""
+
+    saved: Any = None
+    history: list[dict[str, set[ObjectId]]] = field(default_factory=list)  # the truth, each time it changed
+
+    @property
+    def queue(self) -> StagedQueue:
+        queue = self.stack.queue
+        assert isinstance(queue, StagedQueue)
+        return queue
+
+    @property
+    def _collections(self) -> dict[str, Any]:
+        database: Any = self.stack.db
+        found: dict[str, Any] = database.delegate._store._collections
+        return found
+
+    async def drain(self) -> None:
+        await Process(self).work()
+
+    async def deliver_only(self, *phases: str) -> None:
+        await self.timelines.switch(delivering=phases)
+        self.pass_grace()
+        await self.timelines.settings.current()
+
+    # Beginning again
+
+    def save(self) -> Any:
+        memcached: Any = self.stack.memcached
+        return (
+            {name: _copied(c._documents) for name, c in self._collections.items() if c.is_created},
+            dict(memcached._items),
+            dict(self.queue.waiting),
+            dict(self.queue.started),
+            self.clock.monotonic(),
+        )
+
+    def restore(self, saved: Any) -> None:
+        documents, items, waiting, started, elapsed = saved
+        for name, collection in list(self._collections.items()):
+            if name in documents:
+                collection._documents = _copied(documents[name])
+                collection._is_force_created = True
+            else:
+                del self._collections[name]
+        memcached: Any = self.stack.memcached
+        memcached._items = dict(items)
+        self.queue.waiting, self.queue.started = dict(waiting), dict(started)
+        self.clock._elapsed = elapsed
+
+    def fingerprint(self) -> tuple[Any, ...]:
+        """Equal for two states that nobody can tell apart: names of leases and tokens of the dead mean nothing."""
+        memcached: Any = self.stack.memcached
+        now = self.clock.monotonic()
+        lists = {
+            key: (_anonymous(value), expiry) for key, (value, _, expiry) in memcached._items.items() if expiry > now
+        }
+        documents = {
+            name: [_plain(name, document) for document in collection._documents.values()]
+            for name, collection in self._collections.items()
+        }
+        jobs = sorted(self.queue.waiting), sorted(self.queue.started)
+        return repr(documents), repr(sorted(lists.items())), repr(jobs), now
+
+    # What is true: DESIGN §2, on the raw documents
+
+    def rows(self, collection: str) -> list[dict[str, Any]]:
+        return list(self._collections[collection]._documents.values())
+
+    def truth(self, reader: ObjectId) -> set[ObjectId]:
+        follows = {(row["follower"], row["followee"]) for row in self.rows("follows")}
+        blocks = {(row["blocker"], row["blocked"]) for row in self.rows("blocks")}
+        circles = {(row["owner"], row["member"]) for row in self.rows("circles")}
+        found = set()
+        for status in self.rows("statuses"):
+            author, audience = status["user_id"], status.get("audience")
+            admitted = {
+                "followers": True,
+                "mutuals": (author, reader) in follows,
+                "circle": (author, reader) in circles,
+            }
+            befriended = (
+                (reader, author) in follows
+                and (reader, author) not in blocks
+                and (author, reader) not in blocks
+                and admitted.get(str(audience), False)
+            )
+            if not status["deleted"] and (author == reader or befriended):
+                found.add(status["_id"])
+        return found
+
+    def changed(self) -> None:
+        truth = {name: self.truth(id) for name, id in self.ids.items()}
+        if not self.history or self.history[-1] != truth:
+            self.history.append(truth)
+
+    def watch(self, reader: str) -> Any:
+        return reader, len(self.history) - 1
+
+    def watched(self, since: Any) -> list[set[ObjectId]]:
+        reader, first = since
+        return [truth[reader] for truth in self.history[first:]]
+
+    def texts(self, ids: Any) -> list[str]:
+        texts = {row["_id"]: row["text"] or "(deleted)" for row in self.rows("statuses")}
+        return [texts[id] for id in sorted(ids, reverse=True)]
+
+    # What must hold when everybody has finished, or died
+
+    async def inspect(self, readers: tuple[str, ...], *, all_alive: bool) -> None:
+        """Every reader's pages in every phase: as things are, after sweeper and workers, and with nothing kept."""
+        left = self.save()
+        await self._compare(readers, "as left")
+        self.restore(left)
+        await self._repair()
+        self.pass_grace()
+        await self._compare(readers, "after sweeper and workers")
+        owing = [
+            row
+            for name, owed in (("statuses", "pending"), ("follows", "debt"), ("circles", "debt"))
+            for row in self.rows(name)
+            if row.get(owed)
+        ]
+        assert not owing, f"still owed: {owing}"
+        if all_alive:  # who dies between a block and the end of the follows leaves them, where nobody sees anything
+            self._no_follow_across_a_block()
+
+    async def _repair(self) -> None:
+        """Worker and sweeper come by, as they do for ever; whoever had started a job has been noticed to be dead."""
+        self.queue.started.clear()
+        timelines = Timelines(self.stack)
+        for _ in range(2):
+            self.clock.advance(OVERDUE_S + 2)
+            await sweep(timelines)
+            await self.drain()
+
+    async def _compare(self, readers: tuple[str, ...], when: str) -> None:
+        self.timelines = Timelines(self.stack)
+        delivering = (await self.timelines.settings.current()).delivering
+        if "push" in delivering:  # phase 3 reads what phase 2 keeps
+            delivering = tuple({*delivering, "queue"})
+        for reader in readers:
+            truth = self.texts(self.truth(self.ids[reader]))
+            for phase in delivering or SLUGS:
+                for limit in (20, 2):
+                    found = await self.walk(reader, phase, limit)
+                    assert found == truth, f"{reader} in {phase}, {when}: {found} instead of {truth}"
+
+    def _no_follow_across_a_block(self) -> None:
+        follows = {(row["follower"], row["followee"]) for row in self.rows("follows")}
+        for row in self.rows("blocks"):
+            pair = row["blocker"], row["blocked"]
+            assert pair not in follows, "a follow outlived a block"
+            assert pair[::-1] not in follows, "a follow outlived a block"
+
+
+@dataclass(frozen=True)
+class Race:
+    """`setting` makes the town; then the `actors` run, each in a process of its own, in every order.
+
+    `crashing`: these also die, at every command after which they leave something behind.
+    `allowed`: how an actor may fail. `after`: what else must be true when everybody has finished.
+    """
+
+    name: str
+    setting: Callable[[Town], Awaitable[None]]
+    actors: Mapping[str, Act]
+    crashing: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ("ann",)
+    allowed: tuple[type[Exception], ...] = (Forbidden,)
+    after: Callable[[Town], None] | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    fast: bool = True  # part of `make test`
+
+    async def run(self, limit: int) -> Count:
+        """Raises Violation with the order of commands that led to it."""
+        async with _town(self.config) as town:
+            await self.setting(town)
+            town.clock.advance(1)
+            town.saved, inspected = town.save(), set()
+
+            def begin() -> Schedule:
+                town.restore(town.saved)
+                ObjectId._inc = 1_000_000
+                town.history.clear()
+                town.changed()
+                schedule = Schedule(town.changed)
+                for name, act in self.actors.items():
+                    process = Process(town)
+                    process.timelines.settings._copy = copy
+                    schedule.start(name, act(process))
+                return schedule
+
+            async def check(schedule: Schedule, ends: dict[str, BaseException | None]) -> None:
+                for name, error in ends.items():
+                    if error and not isinstance(error, self.allowed):
+                        raise Violation(f"{name}: {type(error).__name__}: {error}", schedule.order) from error
+                all_alive = not any(step.kill for step in schedule.order)
+                state = town.fingerprint(), all_alive
+                if state in inspected:
+                    return
+                inspected.add(state)
+                try:
+                    if self.after:
+                        self.after(town)
+                    await town.inspect(self.readers, all_alive=all_alive)
+                except AssertionError as error:
+                    raise Violation(str(error), schedule.order) from error
+
+            copy = await Timelines(town.stack).settings.current()
+            found = await Explorer(begin, check, self.crashing, limit).run()
+            found.states = len(inspected)
+            return found
+
+
+@asynccontextmanager
+async def _town(config: Mapping[str, Any]) -> AsyncIterator[Town]:
+    """Every phase delivers, the grace is over; lists hold three entries, chunks two followers."""
+    name = f"race_{next(_databases)}"
+    settings = Config.model_validate(
+        {"database": name, "demo": True, "cap": 3, "chunk": 2, "inline_chunk": 2, "list_chunk": 2, **config}
+    )
+    clock = ManualClock(NOON)
+    with patch("app.stack.mongodb.stand_in", _staged_database):
+        async with connected(STAND_INS, settings, clock) as stack:
+            stack.memcached, stack.queue = StagedMemcached(clock.monotonic), StagedQueue()
+            town = await Town.open(stack, clock)
+            assert isinstance(town, Town)
+            yield town
+
+
+def _staged_database(name: str) -> StagedDatabase:
+    client: Any = AsyncMongoMockClient(tz_aware=True)
+    return StagedDatabase(client, client.get_database(name).delegate)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return type(value)((key, _copied(item)) for key, item in value.items())
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
+def _plain(collection: str, document: Mapping[str, Any]) -> dict[str, Any]:
+    hidden = {"lease"} if collection.startswith("home_floors") else set()
+    if collection in ("follows", "blocks", "circles"):
+        hidden = {"_id"}
+    return {key: value for key, value in sorted(document.items()) if key not in hidden}
+
+
+def _anonymous(value: bytes) -> bytes:
+    kind, floor, _, expires_at_ms = TRAILER.unpack_from(value, len(value) - TRAILER.size)
+    ids = value[: -TRAILER.size]
+    return ids + TRAILER.pack(kind, floor, bytes(12), expires_at_ms) if kind == PLACEHOLDER else value

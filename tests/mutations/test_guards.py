@@ -1,0 +1,259 @@
+"""Guards that nothing else in the tests would miss."""
+
+from functools import partial
+from unittest.mock import patch
+
+import pytest
+from bson import ObjectId
+
+from app.clock import FIRST_ID, LAST_ID
+from app.errors import Conflict
+from app.stack import MemcachedDown
+from phases.lists import LIST, Value, key
+from phases.reading import SPARE
+from phases.timelines import Timelines
+from tests.world import KEEPING, SLUGS, World
+from workers.jobs import deliver_chunk
+
+pytestmark = pytest.mark.anyio
+
+
+class Crash(Exception):
+    pass
+
+
+@pytest.fixture
+async def town(world: World) -> World:
+    await world.people("ann", "zoe")
+    await world.follow("ann", "zoe")
+    await world.warm("ann")
+    return world
+
+
+async def test_a_page_is_filled_up_however_many_are_not_for_the_reader(town: World) -> None:
+    for n in range(3):
+        await town.post("zoe", f"seen {n}")
+    for _ in range(SPARE + 5):
+        await town.post("zoe", "not for ann", "mutuals")
+    await town.drain()
+    for phase in SLUGS:
+        page = await town.page("ann", phase, limit=2)
+        assert [status.text for status in page.statuses] == ["seen 2", "seen 1"], phase
+
+
+async def test_a_delivery_that_fails_is_not_the_posters_business(town: World) -> None:
+    """Rule 1. It is stored: whoever is told otherwise posts it again."""
+    with patch.object(town.timelines.phases["cache"], "deliver", side_effect=MemcachedDown):
+        status, created = await town.social.post(town.ids["zoe"], "stored")
+    assert created
+    await town.sweep()
+    await town.drain()
+    await town.sees("ann", status.text)
+
+
+async def test_what_lies_below_the_floor_is_not_believed(town: World) -> None:
+    """Rule 3. A late delivery puts an entry below the floor, where others are missing."""
+    early = await town.post("zoe", "early, delivered late")
+    texts = [f"zoe {n}" for n in range(12)]  # more than the cap
+    for text in texts:
+        await town.post("zoe", text)
+    await town.drain()
+    await town.chill("ann")
+    await town.warm("ann")
+    for phase in ("queue", "cache"):
+        await town.timelines.phases[phase].fan_out(early, None)
+    for phase in SLUGS:
+        assert await town.walk("ann", phase) == [*reversed(texts), early.text], phase
+
+
+async def test_what_is_pending_below_the_floor_is_shown_once(town: World) -> None:
+    """Rules 3 and 5. Below the floor phase 1 answers, and knows about what is pending too."""
+    texts = [f"zoe {n}" for n in range(13)]  # more than the cap, and no job of them is done
+    for text in texts:
+        await town.post("zoe", text)
+    await town.chill("ann")
+    await town.warm("ann")
+    for phase in SLUGS:
+        assert await town.walk("ann", phase, limit=20) == texts[::-1], phase
+
+
+async def test_a_list_counts_an_id_once() -> None:
+    """Rule 6. Delivered again and again, one status fills no list."""
+    ids = [ObjectId() for _ in range(3)]
+    raw = b"".join(id.binary for id in (*ids, *ids, ids[0])) + Value(LIST, (), FIRST_ID.binary).packed()
+    kept = Value.unpacked(raw)
+    assert [entry.id for entry in kept.slice(LAST_ID, 10).entries] == sorted(ids, reverse=True)
+    assert kept.with_ids((), cap=3).floor == FIRST_ID.binary
+
+
+async def test_a_key_does_not_answer_with_a_tombstone(town: World) -> None:
+    posted, _ = await town.social.post(town.ids["zoe"], "regretted", idempotency_key="k")
+    await town.social.delete(town.ids["zoe"], posted.id)
+    with pytest.raises(Conflict, match="has been deleted"):
+        await town.social.post(town.ids["zoe"], "regretted", idempotency_key="k")
+
+
+@pytest.mark.parametrize("phase", ["queue", "cache"])
+async def test_a_replay_delivers_what_the_earlier_try_did_not(town: World, phase: str) -> None:
+    """Rule 5. The earlier one took longer than the grace, while a phase was switched on, and died before it noticed."""
+    await town.timelines.switch(delivering=[])
+    town.pass_grace()
+    old = await town.timelines.settings.fresh()
+    await town.timelines.switch(delivering=[phase])
+    town.pass_grace()
+    await town.warm("ann")
+    post = partial(town.social.post, town.ids["zoe"], "slow", idempotency_key="k")
+    with (
+        patch.object(town.timelines.settings, "current", return_value=old),
+        patch.object(town.timelines.outbox, "owe", side_effect=Crash),
+        pytest.raises(Crash),
+    ):
+        await post()
+    _, created = await post()
+    assert not created
+    assert (await town.page("ann", phase)).source == "list"
+    assert await town.walk("ann", phase) == ["slow"]
+    await town.drain()
+    await town.sees("ann", "slow")
+
+
+async def test_a_backfill_does_not_prolong_a_list(town: World) -> None:
+    """Phase 4. Following is not reading: the reader's edges are not marked, so the list must end when it would have."""
+    await town.people("yan")
+    await town.post("yan", "before")
+    await town.drain()
+    container = (await town.timelines.settings.fresh()).current("lists")
+    assert container
+    asked: list[int] = []
+    cas = town.stack.memcached.cas
+
+    async def noted(at: str, value: bytes, version: object, ttl_s: int) -> bool:
+        assert at == key(container, town.ids["ann"])
+        asked.append(ttl_s)
+        return await cas(at, value, version, ttl_s)
+
+    town.clock.advance(1_000)
+    with patch.object(town.stack.memcached, "cas", noted):
+        await town.follow("ann", "yan")
+    assert len(asked) == 1
+    assert asked[0] < town.stack.config.timeline_ttl_s - 990
+    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * 3
+    await town.sees("ann", "before")
+
+
+async def test_a_long_backfill_into_an_empty_list_leaves_no_gap(world: World) -> None:
+    """Rule 3. Nothing is cut off when exactly as many fit, and still there are older ones."""
+    await world.people("ann", "yan")
+    texts = [f"yan {n}" for n in range(15)]  # more than the cap
+    for text in texts:
+        await world.post("yan", text)
+    await world.drain()
+    await world.warm("ann")
+    await world.follow("ann", "yan")
+    for phase in SLUGS:
+        assert await world.walk("ann", phase, limit=7) == texts[::-1], phase
+
+
+@pytest.mark.parametrize("settings", [{"pending_scan": 5}])
+async def test_what_strangers_have_pending_hides_nothing(town: World) -> None:
+    """Rule 5. More is pending than a read looks at, and what it looks at is not for this reader."""
+    await town.timelines.switch(delivering=["queue", "cache"])
+    town.pass_grace()
+    await town.people("stranger")
+    await town.post("zoe", "for ann")
+    for n in range(8):
+        await town.post("stranger", f"for nobody {n}")
+    await town.sees("ann", "for ann")
+
+
+@pytest.mark.parametrize("phase", ["queue", "cache"])
+async def test_the_last_follower_has_it_too(world: World, phase: str) -> None:
+    """Rules 5 and 6. Three chunks, and everybody's activity ends at the same moment."""
+    fans = [f"fan{n}" for n in range(10)]
+    await world.timelines.switch(delivering=[phase])
+    world.pass_grace()
+    await world.people("star", *fans)
+    for fan in fans:
+        await world.follow(fan, "star")
+        await world.warm(fan)
+    await world.post("star", "to all")
+    await world.drain()
+    for fan in fans:
+        assert await world.source(fan, phase) == "list", fan
+        assert await world.walk(fan, phase) == ["to all"], fan
+
+
+async def test_ones_own_list_is_delivered_to(town: World) -> None:
+    await town.warm("zoe")
+    await town.post("zoe", "mine")
+    await town.drain()
+    for phase in KEEPING:
+        assert await town.source("zoe", phase) == "list", phase
+        assert await town.walk("zoe", phase) == ["mine"], phase
+
+
+async def test_a_job_that_was_lost_between_queue_and_worker_is_replaced(town: World) -> None:
+    """Rule 5. Redis knows the job, but no queue and no registry has it."""
+    await town.post("zoe", "lost")
+    for queue in town.stack.queue.queues.values():
+        town.stack.queue.connection.delete(queue.key)
+    await town.sweep()
+    await town.drain()
+    assert set((await town.pending()).values()) == {0}
+
+
+async def test_a_worker_that_does_not_reach_the_lists_does_not_say_it_delivered(town: World) -> None:
+    """Rule 3. Lists are on the nodes they were begun on; this process was started with others."""
+    status = await town.post("zoe", "hello")
+    with (
+        patch.object(town.stack.memcached, "nodes", ("elsewhere:1",)),
+        pytest.raises(MemcachedDown, match="elsewhere"),
+    ):
+        await deliver_chunk(town.timelines, "cache", status.id, None)
+    assert (await town.pending())["cache"] == 1
+    assert await town.walk("ann", "cache") == ["hello"]
+
+
+async def test_lists_on_other_nodes_are_not_read(town: World) -> None:
+    with patch.object(town.stack.memcached, "nodes", ("elsewhere:1",)):
+        assert await town.source("ann", "cache") == "query"
+    assert await town.source("ann", "cache") == "list"
+
+
+async def test_what_is_remembered_of_a_reader_ends_with_any_change(town: World) -> None:
+    """Section 2. Each phase is shown by a process of its own, and the changes are made by another one."""
+    ann, zoe, social = town.ids["ann"], town.ids["zoe"], town.social
+    processes = {phase: Timelines(town.stack) for phase in SLUGS}
+
+    async def shows(*texts: str) -> None:
+        for phase in SLUGS:
+            for _ in range(2):  # looked up, and remembered
+                page = await processes[phase].page(ann, phase=phase)
+                assert [status.text for status in page.statuses] == list(texts), phase
+
+    first = await town.post("zoe", "first")
+    await town.post("zoe", "second")
+    await town.post("zoe", "for the circle", "circle")
+    await town.drain()
+    await shows("second", "first")
+    await social.delete(zoe, first.id)
+    await shows("second")
+    await social.add_to_circle(zoe, ann)
+    await shows("for the circle", "second")
+    await social.remove_from_circle(zoe, ann)
+    await shows("second")
+    await social.unfollow(ann, zoe)
+    await shows()
+    await social.follow(ann, zoe)
+    await shows("second")
+    await social.block(zoe, ann)
+    await shows()
+    await social.unblock(zoe, ann)
+    await shows()
+    await social.follow(ann, zoe)
+    await shows("second")
+    await town.people("yan")
+    await town.post("yan", "by yan")
+    await town.drain()
+    await social.follow(ann, town.ids["yan"])
+    await shows("by yan", "second")

@@ -1,0 +1,709 @@
+"""Random histories: Hypothesis plays people, processes, servers and workers, and reads every page after every step."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from random import Random
+from typing import Any, ClassVar, TypeVar
+from unittest.mock import patch
+
+from bson import ObjectId
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from app.clock import ManualClock
+from app.errors import Conflict, Forbidden, NotFound
+from app.models import Audience, Status, StatusRow
+from app.stack import UNAVAILABLE, Addresses
+from phases.timelines import Timelines
+from tests.oracle.oracle import Oracle, Told
+from tests.oracle.system import Crash, Job, System
+from tests.world import KEEPING, SLUGS
+from workers.sweeper import OVERDUE_S, sweep
+from workers.worker import drain_queues
+
+T = TypeVar("T")
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+MOST_PEOPLE = 6
+LARGE = 60  # statuses: beyond that a history only gets slower
+WALK_EVERY = 8  # steps
+SELDOM = 12  # steps
+
+some = st.integers(0, 11)  # taken modulo how many there are
+process = st.integers(0, 1)
+limits = st.integers(1, 8)
+dies_after = st.none() | st.integers(0, 14)  # commands
+lags_s = st.sampled_from([0.0, 0.0, 0.0, 0.1, 0.4])
+audience = st.sampled_from(["followers", "followers", "mutuals", "circle"])
+slugs = st.sampled_from(SLUGS)
+delivering = st.just(list(KEEPING)) | st.lists(slugs, unique=True, max_size=4)
+seconds = st.sampled_from([0.0, 0.3, 1.0, 1.0, 3.0])
+
+
+class Histories(RuleBasedStateMachine):
+    addresses: ClassVar[Addresses] = Addresses(None, None, None)
+    tally: ClassVar[Counter[str]] = Counter()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.Runner()
+        self.exits = AsyncExitStack()
+        self.people: list[ObjectId] = []
+        self.oracle: Oracle[ObjectId] = Oracle()
+        self.keys: list[tuple[ObjectId, str, Audience, str]] = []  # what was posted with an idempotency key
+        self.old_jobs: list[Job] = []
+        self.regulars = 0
+        self.steps = 0
+        self.last: dict[str, int] = {}
+
+    # The system
+
+    @initialize(
+        comeback=st.sampled_from(["auto", "auto", "manual"]),
+        pending_scan=st.sampled_from([3, 50, 50]),
+        cap=st.integers(2, 5),
+        chunk=st.integers(1, 3),
+        people=st.integers(2, 4),
+        follows=st.integers(0, 4095),
+        regulars=st.integers(0, 63),
+    )
+    def begin(
+        self, comeback: str, pending_scan: int, cap: int, chunk: int, people: int, follows: int, regulars: int
+    ) -> None:
+        """`follows`: a bit for each possible edge. `regulars`: one for each person who reads after every step."""
+        self.regulars = regulars
+        self.clock = ManualClock(NOON)
+        opening = System.open(
+            self.addresses,
+            self.clock,
+            comeback=comeback,
+            pending_scan=pending_scan,
+            cap=cap,
+            chunk=chunk,
+            inline_chunk=chunk,
+            list_chunk=chunk,
+            timeline_ttl_s=60,
+            activity_slack_s=30,
+            lease_s=2,
+        )
+        self.system = self.run(self.exits.enter_async_context(opening))
+        self.tally["histories"] += 1
+        for _ in range(people):
+            self._sign_up()
+        pairs = [(one, other) for one in self.people for other in self.people if one != other]
+        for n, (reader, followee) in enumerate(pairs):
+            if follows >> n & 1:
+                self.run(self.system.processes[0].social.follow(reader, followee))
+                self.oracle.follows.add((reader, followee))
+        self.clock.advance(5)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run(work)
+
+    def seldom(self, name: str) -> bool:
+        """What ends all lists at once is not worth doing often."""
+        return self.steps - self.last.get(name, -SELDOM) >= SELDOM
+
+    def step(self, name: str) -> None:
+        self.steps += 1
+        self.last[name] = self.steps
+        self.tally["steps"] += 1
+        self.tally[name] += 1
+
+    def teardown(self) -> None:
+        try:
+            if self.people and not self.failed:
+                self.settle()
+        finally:
+            self.run(self.exits.aclose())
+            self.loop.close()
+
+    failed = False
+
+    def settle(self) -> None:
+        """Everything comes back, what was lost is found, and nothing is owed any more."""
+        self.system.memcached.down = self.system.redis_down = False
+        self.clock.advance(OVERDUE_S + 5)
+        self.run(self.raw_queue_forgotten())
+        for _ in range(2):
+            self.run(sweep(self.system.processes[0].timelines))
+            self.run(drain_queues(self.system.processes[0].timelines))
+        state = self.run(self.system.processes[0].timelines.state())
+        assert [phase.pending for phase in state.phases] == [0] * len(SLUGS), "something is owed for ever"
+        self.compare(walk=True)
+        self.run(self._read_at_once(SLUGS))
+        self.compare(walk=True)
+
+    async def raw_queue_forgotten(self) -> None:
+        await self.system.raw.queue.forget()
+
+    def act(
+        self, who: int, work: Coroutine[Any, Any, T], dies: int | None = None, lag_s: float = 0.0
+    ) -> T | BaseException:
+        """What it returned, or how it ended. A process that died is replaced."""
+        try:
+            with self.system.fuse.lit(dies, lag_s):
+                return self.run(work)
+        except Crash as crash:
+            self.tally["crashes"] += 1
+            self.system.processes[who] = self.run(self.system.start())
+            return crash
+        except UNAVAILABLE as away:
+            self.tally["unavailable"] += 1
+            return away
+
+    def person(self, n: int) -> ObjectId:
+        return self.people[n % len(self.people)]
+
+    def one_of(self, pairs: set[tuple[ObjectId, ObjectId]], n: int) -> tuple[ObjectId, ObjectId]:
+        return sorted(pairs)[n % len(pairs)]
+
+    def jobs_wait(self) -> bool:
+        return bool(self.people) and bool(self.system.waiting())
+
+    def pair(self, one: int, other: int) -> tuple[ObjectId, ObjectId]:
+        """Two different people."""
+        first = one % len(self.people)
+        second = other % (len(self.people) - 1)
+        return self.people[first], self.people[second + (second >= first)]
+
+    # People
+
+    def _sign_up(self) -> None:
+        handle = "abcdefgh"[len(self.people)]
+        self.people.append(self.run(self.system.sign_up(handle)))
+
+    @precondition(lambda self: len(self.people) < MOST_PEOPLE)
+    @rule()
+    def sign_up(self) -> None:
+        self.step("sign up")
+        self._sign_up()
+
+    @rule(who=process, one=some, other=some, dies=dies_after, lag_s=lags_s)
+    def follow(self, who: int, one: int, other: int, dies: int | None, lag_s: float) -> None:
+        self.step("follow")
+        reader, followee = self.pair(one, other)
+        try:
+            ended = self.act(who, self.system.processes[who].social.follow(reader, followee), dies, lag_s)
+        except Forbidden:
+            assert self.oracle.across_block(reader, followee)
+            return
+        if ended is None:
+            assert not self.oracle.across_block(reader, followee)
+            self.oracle.follows.add((reader, followee))
+        else:
+            self.learn(reader, followee)
+
+    @precondition(lambda self: self.closer())
+    @rule(who=process, one=some, dies=st.integers(2, 10))
+    def come_closer_and_die(self, who: int, one: int, dies: int) -> None:
+        """Somebody with a warm timeline would see more from now on; the process dies before or while it is merged."""
+        self.step("come closer and die")
+        name, reader, author = (pairs := self.closer())[one % len(pairs)]
+        for slug in KEEPING:
+            self.act(who, self.system.processes[who].timelines.refresh(reader, phase=slug))
+        social = self.system.processes[who].social
+        work = social.follow(reader, author) if name == "follow" else social.add_to_circle(author, reader)
+        self.act(who, work, dies)
+        self.learn(reader, author)
+
+    def closer(self) -> list[tuple[str, ObjectId, ObjectId]]:
+        """(what, reader, author) of each edge that is missing and would show something."""
+        live = [status for status in self.oracle.statuses.values() if not status.deleted]
+        authors = sorted({status.author for status in live})
+        whispering = sorted({status.author for status in live if status.audience == "circle"})
+        follows, circles = self.oracle.follows, self.oracle.circles
+        return [
+            ("follow", reader, author)
+            for author in authors
+            for reader in self.people
+            if reader != author and (reader, author) not in follows and not self.oracle.across_block(reader, author)
+        ] + [
+            ("circle in", reader, owner)
+            for owner in whispering
+            for reader in self.people
+            if (reader, owner) in follows and (owner, reader) not in circles
+        ]
+
+    @precondition(lambda self: self.oracle.follows)
+    @rule(who=process, one=some)
+    def unfollow(self, who: int, one: int) -> None:
+        self.step("unfollow")
+        reader, followee = self.one_of(self.oracle.follows, one)
+        self.run(self.system.processes[who].social.unfollow(reader, followee))
+        self.oracle.follows.discard((reader, followee))
+
+    @precondition(lambda self: self.oracle.follows)
+    @rule(who=process, one=some)
+    def unfollow_and_follow_again(self, who: int, one: int) -> None:
+        self.step("follow again")
+        reader, followee = self.one_of(self.oracle.follows, one)
+        self.run(self.system.processes[who].social.unfollow(reader, followee))
+        try:
+            self.run(self.system.processes[1 - who].social.follow(reader, followee))
+        except Forbidden:  # a block was cut short before it ended the follow
+            assert self.oracle.across_block(reader, followee)
+            self.oracle.follows.discard((reader, followee))
+
+    @rule(who=process, one=some, other=some, dies=st.none() | st.integers(0, 2))
+    def block(self, who: int, one: int, other: int, dies: int | None) -> None:
+        self.step("block")
+        blocker, blocked = self.pair(one, other)
+        if self.act(who, self.system.processes[who].social.block(blocker, blocked), dies) is None:
+            self.oracle.block(blocker, blocked)
+        else:
+            self.learn(blocker, blocked)
+
+    @precondition(lambda self: self.oracle.blocks)
+    @rule(who=process, one=some, dies=st.none() | st.integers(0, 2))
+    def unblock(self, who: int, one: int, dies: int | None) -> None:
+        self.step("unblock")
+        blocker, blocked = self.one_of(self.oracle.blocks, one)
+        ended = self.act(who, self.system.processes[who].social.unblock(blocker, blocked), dies)
+        if ended is None:
+            self.oracle.blocks.discard((blocker, blocked))
+        self.learn(blocker, blocked)
+
+    @rule(who=process, one=some, other=some, dies=dies_after)
+    def circle_in(self, who: int, one: int, other: int, dies: int | None) -> None:
+        self.step("circle in")
+        owner, member = self.pair(one, other)
+        if self.act(who, self.system.processes[who].social.add_to_circle(owner, member), dies) is None:
+            self.oracle.circles.add((owner, member))
+        else:
+            self.learn(owner, member)
+
+    @precondition(lambda self: self.oracle.circles)
+    @rule(who=process, one=some)
+    def circle_out(self, who: int, one: int) -> None:
+        self.step("circle out")
+        owner, member = self.one_of(self.oracle.circles, one)
+        self.run(self.system.processes[who].social.remove_from_circle(owner, member))
+        self.oracle.circles.discard((owner, member))
+
+    def learn(self, one: ObjectId, other: ObjectId) -> None:
+        """After a crash: whatever rows are stored between the two is what holds."""
+        for rows, name, ends in (
+            (self.oracle.follows, "follows", ("follower", "followee")),
+            (self.oracle.blocks, "blocks", ("blocker", "blocked")),
+            (self.oracle.circles, "circles", ("owner", "member")),
+        ):
+            for pair in ((one, other), (other, one)):
+                stored = self.run(self._stored(name, dict(zip(ends, pair, strict=True))))
+                (rows.add if stored else rows.discard)(pair)
+
+    async def _stored(self, collection: str, row: dict[str, Any]) -> dict[str, Any] | None:
+        return await self.system.raw.db[collection].find_one(row)
+
+    # Statuses
+
+    @precondition(lambda self: len(self.oracle.statuses) < LARGE)
+    @rule(
+        who=process, author=some, audience=audience, after_s=seconds, dies=dies_after, lag_s=lags_s, keyed=st.booleans()
+    )
+    def post(
+        self, who: int, author: int, audience: Audience, after_s: float, dies: int | None, lag_s: float, keyed: bool
+    ) -> None:
+        self.step("post")
+        self.pass_time(after_s)
+        text = f"{len(self.oracle.statuses)} by {'abcdefgh'[author % len(self.people)]} to {audience}"
+        key = f"k{len(self.keys)}" if keyed else None
+        if key:
+            self.keys.append((self.person(author), text, audience, key))
+        posting = self.system.processes[who].social.post(self.person(author), text, audience, key)
+        ended = self.act(who, posting, dies, lag_s)
+        if isinstance(ended, tuple):
+            row, created = ended
+            assert created
+            self.oracle.statuses[row.id] = Told(row.user_id, row.text, audience)
+            self.tally["posts"] += 1
+        elif stored := self.run(self._stored("statuses", {"user_id": self.person(author), "text": text})):
+            self.oracle.statuses[stored["_id"]] = Told(stored["user_id"], text, audience)
+            self.tally["posts whose process died"] += 1
+
+    @precondition(lambda self: self.people and len(self.oracle.statuses) < LARGE)
+    @rule(author=some, n=st.integers(3, 7))
+    def post_many(self, author: int, n: int) -> None:
+        """More than the cap, and what waits is delivered."""
+        self.step("post many")
+        for _ in range(n):
+            self.clock.advance(1)
+            row, _ = self.run(
+                self.system.processes[0].social.post(self.person(author), f"{len(self.oracle.statuses)} of many")
+            )
+            self.oracle.statuses[row.id] = Told(row.user_id, row.text, "followers")
+            self.tally["posts"] += 1
+
+    @precondition(lambda self: self.oracle.statuses)
+    @rule(who=process, which=some, newest=st.booleans(), dies=st.none() | st.integers(0, 2))
+    def delete(self, who: int, which: int, newest: bool, dies: int | None) -> None:
+        self.step("delete")
+        ids = sorted(self.oracle.statuses, reverse=newest)
+        id = ids[which % len(ids)]
+        status = self.oracle.statuses[id]
+        try:
+            ended = self.act(who, self.system.processes[who].social.delete(status.author, id), dies)
+        except NotFound:
+            assert status.deleted
+            return
+        if ended is None:
+            assert not status.deleted
+            status.deleted = True
+        else:
+            row = self.run(self._stored("statuses", {"_id": id}))
+            assert row
+            status.deleted = row["deleted"]
+
+    @precondition(lambda self: self.keys)
+    @rule(who=process, which=some, another=st.booleans())
+    def replay(self, who: int, which: int, another: bool) -> None:
+        """The same request once more; or the key of a request with another text."""
+        self.step("replay")
+        which %= len(self.keys)
+        author, text, audience, key = self.keys[which]
+        told = [s for s in self.oracle.statuses.values() if (s.author, s.text) == (author, text)]
+        assert len(told) <= 1
+        if another:
+            text += ", changed"
+        try:
+            ended = self.act(who, self.system.processes[who].social.post(author, text, audience, key))
+        except Conflict:
+            assert told
+            assert another or told[0].deleted
+            return
+        assert isinstance(ended, tuple)
+        row, created = ended
+        assert row.text == text
+        assert created == (not told)
+        assert not (told and another)
+        self.oracle.statuses[row.id] = Told(author, text, audience)
+        self.keys[which] = (author, text, audience, key)
+
+    # Reading, for good: what is missing is rebuilt, what is old renewed
+
+    @rule(who=process, reader=some, slug=slugs, before=st.none() | some, limit=limits, dies=dies_after, lag_s=lags_s)
+    def read(
+        self, who: int, reader: int, slug: str, before: int | None, limit: int, dies: int | None, lag_s: float
+    ) -> None:
+        self.step("read")
+        cursor = self.cursor(before)
+        reading = self.system.processes[who].timelines.page(self.person(reader), phase=slug, before=cursor, limit=limit)
+        page = self.act(who, reading, dies, lag_s)
+        if not isinstance(page, BaseException):
+            self.same(self.person(reader), slug, cursor, limit, page)
+
+    @rule(some=st.sampled_from([SLUGS, ("push",), ("cache",), ("push", "cache")]))
+    def everybody_reads(self, some: tuple[str, ...]) -> None:
+        """All at once, by both processes."""
+        self.step("everybody reads")
+        self.run(self._read_at_once(some))
+
+    async def _read_at_once(self, slugs: tuple[str, ...]) -> None:
+        await asyncio.gather(
+            *(
+                self._page(process.timelines, reader, slug, None, 5)
+                for process in self.system.processes
+                for reader in self.people
+                for slug in slugs
+            )
+        )
+
+    @rule(who=process, reader=some, slug=slugs, limit=limits, dies=dies_after, lag_s=lags_s)
+    def refresh(self, who: int, reader: int, slug: str, limit: int, dies: int | None, lag_s: float) -> None:
+        self.step("refresh")
+        refreshing = self.system.processes[who].timelines.refresh(self.person(reader), phase=slug, limit=limit)
+        page = self.act(who, refreshing, dies, lag_s)
+        if not isinstance(page, BaseException):
+            self.same(self.person(reader), slug, None, limit, page)
+
+    def cursor(self, before: int | None) -> ObjectId | None:
+        """The id of any status, seen by the reader or not."""
+        ids = sorted(self.oracle.statuses)
+        return None if before is None or not ids else ids[before % len(ids)]
+
+    # Time
+
+    def pass_time(self, s: float) -> None:
+        self.clock.advance(s)
+        if self.addresses.memcached:
+            self.run(self.system.expire(self.people, s))
+
+    @rule(s=st.sampled_from([0.4, 1, 3, 5, 20, 40]))
+    def time_passes(self, s: float) -> None:
+        self.step("time passes")
+        self.pass_time(s)
+
+    @precondition(lambda self: self.seldom("everybody goes away"))
+    @rule()
+    def everybody_goes_away(self) -> None:
+        """For longer than any list lives and any edge is active."""
+        self.step("everybody goes away")
+        self.pass_time(60 + 30 + 5)
+
+    # Servers
+
+    @rule(reader=some)
+    def evict(self, reader: int) -> None:
+        self.step("evict")
+        for at in self.run(self.system.lists_of([self.person(reader)])):
+            self.run(self.system.raw.memcached.delete(at))
+
+    @precondition(lambda self: self.seldom("flush memcached"))
+    @rule()
+    def flush_memcached(self) -> None:
+        self.step("flush memcached")
+        self.run(self.system.raw.memcached.flush())
+
+    @precondition(lambda self: self.people and (self.system.memcached.down or self.seldom("memcached down")))
+    @rule(down=st.booleans(), empty=st.booleans())
+    def memcached_goes_or_comes(self, down: bool, empty: bool) -> None:
+        """Back after a restart, or after having been unreachable only."""
+        if self.system.memcached.down != down:
+            self.step("memcached down" if down else "memcached back")
+            self.system.memcached.down = down
+            if empty and not down:
+                self.run(self.system.raw.memcached.flush())
+
+    @rule(down=st.booleans())
+    def redis_goes_or_comes(self, down: bool) -> None:
+        if self.system.redis_down != down:
+            self.step("redis down" if down else "redis back")
+            self.system.redis_down = down
+
+    @precondition(lambda self: self.jobs_wait())
+    @rule()
+    def flush_redis(self) -> None:
+        self.step("flush redis")
+        self.run(self.system.raw.queue.forget())
+
+    # Workers
+
+    @precondition(lambda self: self.jobs_wait())
+    @rule(
+        who=process,
+        which=some,
+        dies=dies_after,
+        lag_s=lags_s,
+        found_again=st.booleans(),
+    )
+    def run_a_job(self, who: int, which: int, dies: int | None, lag_s: float, found_again: bool) -> None:
+        """Any of those waiting. `found_again`: the job stays in the queue, although it was done or begun."""
+        self.step("run a job")
+        waiting = self.system.waiting()
+        taken = waiting[which % len(waiting)]
+        job = self.system.read(taken)
+        self.old_jobs.append(job)
+        self.system.take(taken)
+        ended = self.act(who, self.system.run(self.system.processes[who], job), dies, lag_s)
+        if ended is True and not found_again:
+            taken.delete()
+        elif found_again or ended is False:
+            self.run(self._queue_again(taken))
+
+    async def _queue_again(self, job: Any) -> None:
+        self.system.raw.queue.queues["deliver-first"].push_job_id(job.id)
+        job.save()
+
+    @precondition(lambda self: self.jobs_wait())
+    @rule(which=some)
+    def lose_a_job(self, which: int) -> None:
+        self.step("lose a job")
+        waiting = self.system.waiting()
+        self.system.take(waiting[which % len(waiting)])
+
+    @precondition(lambda self: self.old_jobs)
+    @rule(who=process, which=some)
+    def run_an_old_job(self, who: int, which: int) -> None:
+        self.step("run an old job")
+        self.act(who, self.system.run(self.system.processes[who], self.old_jobs[which % len(self.old_jobs)]))
+
+    @precondition(lambda self: self.jobs_wait())
+    @rule(who=process, most=st.integers(1, 30))
+    def run_jobs(self, who: int, most: int) -> None:
+        self.step("run jobs")
+        for _ in range(most):
+            if not (waiting := self.system.waiting()):
+                break
+            job = self.system.read(waiting[0])
+            self.system.take(waiting[0])
+            if self.act(who, self.system.run(self.system.processes[who], job)) is not True:
+                break
+            waiting[0].delete()
+
+    @precondition(lambda self: self.jobs_wait() and not self.system.memcached.down and not self.system.redis_down)
+    @rule(who=process)
+    def drain(self, who: int) -> None:
+        """As a worker does it."""
+        self.step("drain")
+        self.run(drain_queues(self.system.processes[who].timelines))
+
+    @rule(who=process, overdue=st.booleans(), dies=dies_after, lag_s=lags_s)
+    def sweep(self, who: int, overdue: bool, dies: int | None, lag_s: float) -> None:
+        self.step("sweep")
+        if overdue:
+            self.pass_time(OVERDUE_S + 2)
+        self.act(who, sweep(self.system.processes[who].timelines), dies, lag_s)
+
+    @rule(who=process, passes=st.booleans(), dies=dies_after)
+    def trim(self, who: int, passes: bool, dies: int | None) -> None:
+        self.step("trim")
+        if passes:
+            self.pass_time(61)
+        self.act(who, self.system.processes[who].timelines.sweep(), dies)
+
+    # Phases
+
+    @rule(
+        who=process,
+        read=st.none() | slugs,
+        delivering=st.none() | delivering,
+        grace=st.booleans(),
+        dies=dies_after,
+        lag_s=lags_s,
+    )
+    def switch(
+        self, who: int, read: str | None, delivering: list[str] | None, grace: bool, dies: int | None, lag_s: float
+    ) -> None:
+        self.step("switch")
+        self.act(who, self.system.processes[who].timelines.switch(read=read, delivering=delivering), dies, lag_s)
+        if grace:
+            self.pass_time(self.system.raw.config.grace_s + 2)
+
+    @precondition(lambda self: self.seldom("restart stores"))
+    @rule(who=process, grace=st.booleans())
+    def restart_stores(self, who: int, grace: bool) -> None:
+        self.step("restart stores")
+        self.run(self.system.processes[who].timelines.restart())
+        if grace:
+            self.pass_time(self.system.raw.config.grace_s + 2)
+
+    @precondition(lambda self: self.seldom("post by one who has not heard"))
+    @rule(who=process, author=some, before=delivering, after=delivering, late_s=st.sampled_from([0.0, 0.3, 0.5]))
+    def post_by_one_who_has_not_heard(
+        self, who: int, author: int, before: list[str], after: list[str], late_s: float
+    ) -> None:
+        """The other process still acts on the settings from before the switch, as it may; everybody else reads."""
+        self.step("post by one who has not heard")
+        knows, other = self.system.processes[who], self.system.processes[1 - who]
+        self.run(knows.timelines.switch(delivering=[slug for slug in before if slug not in after]))
+        self.pass_time(self.system.raw.config.grace_s + 2)
+        self.run(other.timelines.settings.current())
+        self.run(knows.timelines.switch(delivering=after))
+        self.run(self._read_at_once(SLUGS))
+        self.clock.advance(late_s)
+        text = f"{len(self.oracle.statuses)} by one who has not heard"
+        row, _ = self.run(other.social.post(self.person(author), text))
+        self.oracle.statuses[row.id] = Told(row.user_id, text, "followers")
+        self.tally["posts"] += 1
+
+    @precondition(lambda self: self.seldom("post that one reads who has not heard"))
+    @rule(who=process, author=some, after=delivering, late_s=st.sampled_from([0.0, 0.3, 0.5]))
+    def post_that_one_reads_who_has_not_heard(self, who: int, author: int, after: list[str], late_s: float) -> None:
+        """The other process still reads what has just been switched off."""
+        self.step("post that one reads who has not heard")
+        knows, other = self.system.processes[who], self.system.processes[1 - who]
+        self.run(knows.timelines.switch(delivering=KEEPING))
+        self.pass_time(self.system.raw.config.grace_s + 2)
+        self.run(self._read_at_once(SLUGS))
+        self.run(knows.timelines.switch(delivering=after if len(after) < len(KEEPING) else []))
+        self.clock.advance(late_s)
+        text = f"{len(self.oracle.statuses)} after what one has not heard"
+        row, _ = self.run(knows.social.post(self.person(author), text))
+        self.oracle.statuses[row.id] = Told(row.user_id, text, "followers")
+        self.tally["posts"] += 1
+        for reader in self.people:
+            for slug in SLUGS:
+                self.run(self._page(other.timelines, reader, slug, None, 5))
+
+    @precondition(lambda self: self.seldom("post that hangs"))
+    @rule(who=process, author=some, delivering=delivering, reads=slugs)
+    def post_that_hangs(self, who: int, author: int, delivering: list[str], reads: str) -> None:
+        """While its insert hangs, the phases are switched, the grace passes, and everybody reads."""
+        self.step("post that hangs")
+        insert = Status.insert
+
+        async def hangs(status: Status) -> Status:
+            await self.system.processes[1 - who].timelines.switch(delivering=delivering)
+            self.clock.advance(self.system.raw.config.grace_s + 2)
+            for reader in self.people:
+                await self.system.processes[1 - who].timelines.page(reader, phase=reads)
+            return await insert(status)
+
+        text = f"{len(self.oracle.statuses)} hung"
+        with patch.object(Status, "insert", hangs):
+            row, _ = self.run(self.system.processes[who].social.post(self.person(author), text))
+        self.oracle.statuses[row.id] = Told(row.user_id, text, "followers")
+        self.tally["posts"] += 1
+
+    # After every step
+
+    @invariant()
+    def every_page_is_right(self) -> None:
+        """Before the regulars have read, and after."""
+        if self.people:
+            self.compare(walk=self.steps % WALK_EVERY == 0)
+            self.run(self._regulars_read())
+
+    async def _regulars_read(self) -> None:
+        timelines = self.system.processes[self.steps % 2].timelines
+        for n, reader in enumerate(self.people):
+            if self.regulars >> n & 1:
+                for slug in SLUGS:
+                    page = await timelines.page(reader, phase=slug, limit=3)
+                    self.same(reader, slug, None, 3, page)
+                    if page.cold and self.system.raw.config.comeback == "manual":
+                        page = await timelines.refresh(reader, phase=slug, limit=3)
+                        self.same(reader, slug, None, 3, page)
+
+    def compare(self, walk: bool) -> None:
+        """Nothing is changed by it: what is cold, owed or old stays so."""
+        with self.system.undisturbed():
+            self.run(self._compare(Random(self.steps), walk))
+
+    async def _compare(self, random: Random, walk: bool) -> None:
+        for reader in self.people:
+            for slug in SLUGS:
+                timelines = random.choice(self.system.processes).timelines
+                await self._page(timelines, reader, slug, None, random.randint(1, 8))
+                if self.oracle.statuses:
+                    cursor = self.cursor(random.randrange(len(self.oracle.statuses)))
+                    await self._page(timelines, reader, slug, cursor, random.randint(1, 8))
+                if walk:
+                    await self._walk(timelines, reader, slug, random.randint(1, 4))
+
+    async def _page(
+        self, timelines: Timelines, reader: ObjectId, slug: str, before: ObjectId | None, limit: int
+    ) -> None:
+        page = await timelines.page(reader, phase=slug, before=before, limit=limit)
+        self.same(reader, slug, before, limit, page)
+
+    async def _walk(self, timelines: Timelines, reader: ObjectId, slug: str, limit: int) -> None:
+        seen: list[StatusRow] = []
+        before: ObjectId | None = None
+        while True:
+            page = await timelines.page(reader, phase=slug, before=before, limit=limit)
+            seen += page.statuses
+            if page.next is None:
+                break
+            before = page.next
+        self.tally["walks compared"] += 1
+        assert [row.id for row in seen] == self.oracle.timeline(reader), f"walk of {reader} in {slug}"
+
+    def same(self, reader: ObjectId, slug: str, before: ObjectId | None, limit: int, page: Any) -> None:
+        self.tally["pages compared"] += 1
+        self.tally[f"pages from {page.source}"] += 1
+        ids, more = self.oracle.page(reader, before, limit)
+        found = [row.id for row in page.statuses]
+        if found == ids and (page.next is not None) == more and page.next in (None, ids[-1:] and ids[-1]):
+            assert [row.text for row in page.statuses] == [self.oracle.statuses[id].text for id in ids]
+            return
+        self.failed = True
+        name = "abcdefgh"[self.people.index(reader)]
+        told = [self.oracle.statuses[id].text for id in ids]
+        raise AssertionError(
+            f"@{name} in {slug}, before {before}, limit {limit}: expected {told}{' and more' if more else ''}, "
+            f"got {[row.text for row in page.statuses]}{' and more' if page.next else ''} from {page.source}"
+        )

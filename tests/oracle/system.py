@@ -1,0 +1,276 @@
+"""The system under a random history: two processes on one stack that can be cut off, slowed down and killed anywhere.
+
+Every command to MongoDB, Memcached and Redis goes through one `Fuse`. The queue is RQ's own; its jobs are taken by
+hand, so that they can be held back, repeated, reordered and lost.
+"""
+
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from itertools import count
+from typing import Any
+from unittest.mock import patch
+
+import redis
+from bson import ObjectId
+
+from app.clock import ManualClock
+from app.config import Config
+from app.models import User
+from app.social import Social
+from app.stack import UNAVAILABLE, Addresses, MemcachedDown, Stack, connected
+from app.stack.queue import QUEUES
+from phases.entries import Entries
+from phases.lists import PLACEHOLDER, Lists, Value, key
+from phases.timelines import Timelines
+from workers.jobs import deliver_chunk
+
+MONGODB = frozenset(
+    [
+        "count_documents",
+        "delete_many",
+        "delete_one",
+        "distinct",
+        "find",
+        "find_one",
+        "find_one_and_update",
+        "insert_many",
+        "insert_one",
+        "update_many",
+        "update_one",
+        "create_collection",
+        "drop_collection",
+        "list_collection_names",
+        "get_collection",
+        "one_after_another",
+        "at_once",
+        "command",
+    ]
+)
+MEMCACHED = frozenset(["gets", "add", "cas", "delete", "prepend"])
+
+_databases = count(1)
+
+
+class Crash(BaseException):
+    """The process dies here. Nothing in it may catch this."""
+
+
+class Fuse:
+    """Burns before each command: `left` commands are carried out, then the process dies."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._clock = clock
+        self.left: int | None = None
+        self.lag_s = 0.0
+        self.blown = False
+
+    @contextmanager
+    def lit(self, left: int | None, lag_s: float = 0.0) -> Iterator[None]:
+        self.left, self.lag_s, self.blown = left, lag_s, False
+        try:
+            yield
+        finally:
+            self.left, self.lag_s = None, 0.0
+
+    def burn(self) -> None:
+        if self.lag_s:
+            self._clock.advance(self.lag_s)
+        if self.left is None:
+            return
+        if self.left == 0:
+            self.blown = True
+            raise Crash
+        self.left -= 1
+
+
+class _Collection:
+    def __init__(self, collection: Any, fuse: Fuse) -> None:
+        self._collection, self._fuse = collection, fuse
+
+    def __getattr__(self, name: str) -> Any:
+        if name in MONGODB:
+            self._fuse.burn()
+        return getattr(self._collection, name)
+
+    async def insert_many(self, documents: list[Any], **options: Any) -> Any:
+        """Whoever dies here has written some of them."""
+        try:
+            self._fuse.burn()
+        except Crash:
+            if half := documents[: len(documents) // 2]:
+                await self._collection.insert_many(half, **options)
+            raise
+        return await self._collection.insert_many(documents, **options)
+
+
+class _Database:
+    """Answers for the database it stands before, to `isinstance` as well."""
+
+    def __init__(self, database: Any, fuse: Fuse) -> None:
+        self._database, self._fuse = database, fuse
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        return type(self._database)
+
+    def __getitem__(self, name: str) -> _Collection:
+        return _Collection(self._database[name], self._fuse)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in MONGODB:
+            self._fuse.burn()
+        return getattr(self._database, name)
+
+
+class _Memcached:
+    def __init__(self, memcached: Any, fuse: Fuse) -> None:
+        self._memcached, self._fuse = memcached, fuse
+        self.down = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name in MEMCACHED:
+            self._fuse.burn()
+            if self.down:
+                raise MemcachedDown("cut off by the history")
+        return getattr(self._memcached, name)
+
+    async def prepend(self, keys: Sequence[str], value: bytes) -> int:
+        """Whoever dies here has reached some of them."""
+        try:
+            self._fuse.burn()
+        except Crash:
+            await self._memcached.prepend(keys[: len(keys) // 2], value)
+            raise
+        if self.down:
+            raise MemcachedDown("cut off by the history")
+        return await self._memcached.prepend(keys, value)  # type: ignore[no-any-return]
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    timelines: Timelines
+    social: Social
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One chunk of a fan-out, as it was queued."""
+
+    phase: str
+    status: ObjectId
+    resume: list[str] | None
+
+
+@dataclasses.dataclass
+class System:
+    raw: Stack  # past the fuse
+    stack: Stack
+    clock: ManualClock
+    fuse: Fuse
+    processes: list[Process]
+    memcached: _Memcached
+    redis_down: bool = False
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, addresses: Addresses, clock: ManualClock, **settings: Any) -> AsyncIterator["System"]:
+        """A new database, dropped at the end."""
+        config = Config.model_validate({"database": f"history_{next(_databases)}", "demo": True} | settings)
+        async with connected(addresses, config, clock) as raw:
+            await raw.queue.forget()
+            await raw.memcached.flush()
+            fuse = Fuse(clock)
+            memcached: Any = _Memcached(raw.memcached, fuse)
+            database: Any = _Database(raw.db, fuse)
+            stack = dataclasses.replace(raw, db=database, memcached=memcached)
+            system = cls(raw, stack, clock, fuse, [], memcached)
+            try:
+                system.processes += [await system.start() for _ in range(2)]
+                with system._fused_queue():
+                    yield system
+            finally:
+                await raw.db.client.drop_database(config.database)
+
+    async def start(self) -> Process:
+        timelines = await Timelines.open(self.stack)
+        return Process(timelines, Social(self.stack, timelines))
+
+    @contextmanager
+    def _fused_queue(self) -> Iterator[None]:
+        def fused(call: Callable[..., Any]) -> Callable[..., Any]:
+            def guarded(*args: Any) -> Any:
+                self.fuse.burn()
+                if self.redis_down:
+                    raise redis.ConnectionError("cut off by the history")
+                return call(*args)
+
+            return guarded
+
+        queue = self.raw.queue
+        with ExitStack() as patches:
+            for name in ("_offer", "_job_ids", "_enqueue_scheduled"):
+                patches.enter_context(patch.object(queue, name, fused(getattr(queue, name))))
+            yield
+
+    async def sign_up(self, handle: str) -> ObjectId:
+        now = self.clock.now()
+        user = User(id=self.clock.new_id(), handle=handle, name=handle.title(), created_at=now, last_seen_at=now)
+        await user.insert()
+        return user.id
+
+    # Jobs, by hand
+
+    def waiting(self) -> list[Any]:
+        """RQ's jobs, in the order they were queued."""
+        return [job for name in QUEUES for job in self.raw.queue.queues[name].get_jobs()]
+
+    @staticmethod
+    def read(job: Any) -> Job:
+        phase, status, resume = job.args
+        return Job(phase, ObjectId(status), resume)
+
+    def take(self, job: Any) -> None:
+        """As a worker takes it: out of the queue, and known no more if the worker dies."""
+        for queue in self.raw.queue.queues.values():
+            queue.remove(job)
+
+    async def run(self, process: Process, job: Job) -> bool:
+        """False when a server is away: the job has to wait."""
+        try:
+            await deliver_chunk(process.timelines, job.phase, job.status, job.resume)
+        except UNAVAILABLE:
+            return False
+        return True
+
+    # Memcached
+
+    async def lists_of(self, readers: Sequence[ObjectId]) -> list[str]:
+        """The keys that hold, or would hold, something for these readers."""
+        settings = await self.processes[0].timelines.settings.fresh()
+        return [key(c, reader) for c in settings.containers if c.store == "lists" for reader in readers]
+
+    async def expire(self, readers: Sequence[ObjectId], passed_s: float) -> None:
+        """A real Memcached measures its own time: what this clock says is over goes by hand."""
+        now_ms = self.clock.now().timestamp() * 1000
+        for at in await self.lists_of(readers):
+            if found := await self.raw.memcached.gets(at):
+                value = Value.unpacked(found[0])
+                over = (
+                    passed_s >= self.raw.config.lease_s if value.kind == PLACEHOLDER else value.expires_at_ms <= now_ms
+                )
+                if over:
+                    await self.raw.memcached.delete(at)
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Reads look and change nothing: whoever is cold stays cold, and no list is renewed."""
+
+        async def nothing(*_: object) -> None: ...
+
+        with (
+            patch.object(Entries, "rebuild", nothing),
+            patch.object(Lists, "rebuild", nothing),
+            patch.object(Lists, "_due", lambda *_: False),
+        ):
+            yield

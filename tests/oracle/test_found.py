@@ -1,0 +1,140 @@
+"""Stories that were found by playing, or by thinking about what was played; each broke a rule once."""
+
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from app.social import Social
+from app.stack import mongodb
+from phases import lists, switch
+from phases.entries import Entries
+from phases.switch import Container, Switch
+from phases.timelines import Timelines
+from tests.world import KEEPING, SLUGS, World
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_floor_that_was_forgotten_stays_forgotten(world: World) -> None:
+    """Rule 3. A long backfill raises the floor, but there may be none any more, and then others skipped theirs."""
+    await world.people("ann", "yan", "zoe")
+    for n in range(12):  # more than the cap
+        await world.post("yan", f"yan {n}")
+    await world.post("zoe", "zoe")
+    await world.drain()
+    await world.warm("ann")
+    container = (await world.timelines.settings.fresh()).current("entries")
+    assert container
+    insert = Entries._insert
+    raced: list[bool] = []
+
+    async def forgotten_meanwhile(self: Entries, where: Container, documents: list[dict[str, object]]) -> None:
+        await insert(self, where, documents)
+        if not raced:
+            raced.append(True)
+            await self.forget(where, world.ids["ann"])
+            await world.follow("ann", "zoe")
+
+    with patch.object(Entries, "_insert", forgotten_meanwhile):
+        await world.follow("ann", "yan")
+    assert raced
+    expected = ["zoe", *(f"yan {n}" for n in reversed(range(12)))]
+    for phase in SLUGS:
+        assert await world.walk("ann", phase) == expected, phase
+
+
+async def test_a_switch_that_takes_longer_than_the_grace_loses_nothing(world: World) -> None:
+    """Rule 3. `since` was chosen before a server hung, and is over when the others hear of it."""
+    await world.people("ann", "zoe")
+    await world.follow("ann", "zoe")
+    await world.timelines.switch(delivering=[])
+    world.pass_grace()
+    other = await Timelines.open(world.stack)
+    create: Any = mongodb.create_clustered
+
+    async def hangs(database: object, name: str) -> None:
+        await create(database, name)
+        world.clock.advance(world.stack.config.grace_s + 3)
+        await other.settings.current()
+
+    with patch.object(switch, "create_clustered", hangs):
+        await world.timelines.switch(delivering=list(KEEPING))
+    for phase in KEEPING:
+        await world.page("ann", phase)  # by a process that knows: a list is built, and read
+    await Social(world.stack, other).post(world.ids["zoe"], "posted by one who does not know")
+    for phase in SLUGS:
+        assert await world.walk("ann", phase) == ["posted by one who does not know"], phase
+
+
+async def test_settings_that_take_long_to_read_are_used_all_the_same(world: World) -> None:
+    """A read of them that takes longer than they may be old must not be repeated for ever."""
+    fresh, reads = Switch.fresh, 0
+
+    async def slow(self: Switch) -> switch.Settings:
+        nonlocal reads
+        reads += 1
+        assert reads < 5, "for ever"
+        found = await fresh(self)
+        world.clock.advance(self._config.settings_age_s + 0.1)
+        return found
+
+    world.clock.advance(1)
+    with patch.object(Switch, "fresh", slow):
+        await world.timelines.settings.current()
+
+
+@pytest.mark.parametrize("settings", [{"timeline_ttl_s": 60, "activity_slack_s": 10, "lease_s": 300}])
+async def test_a_list_never_outlives_its_readers_activity_however_long_a_rebuild_takes(world: World) -> None:
+    await world.people("ann", "zoe")
+    await world.follow("ann", "zoe")
+    world.clock.advance(5)
+    store: Any = world.timelines.phases["cache"].store  # type: ignore[attr-defined]
+    mark = store._mark_active
+
+    async def then_slow(reader: object) -> object:
+        done = await mark(reader)
+        world.clock.advance(9)
+        return done
+
+    await world.warm("ann")
+    await world.chill("ann")
+    world.clock.advance(5)
+    with patch.object(store, "_mark_active", then_slow):
+        await world.page("ann", "cache")
+    edge = await world.stack.db["follows"].find_one({"follower": world.ids["ann"]})
+    container = (await world.timelines.settings.fresh()).current("lists")
+    assert edge
+    assert container
+    found = await world.stack.memcached.gets(lists.key(container, world.ids["ann"]))
+    assert found
+    assert lists.Value.unpacked(found[0]).expires_at_ms <= edge["active_until"].timestamp() * 1000
+
+
+@pytest.mark.parametrize("phase", ["queue", "cache"])
+async def test_a_reader_who_is_stopped_while_phases_are_switched_misses_nothing(world: World, phase: str) -> None:
+    """Rule 3. What a phase kept before it was switched off is not delivered to any more, and must not be read."""
+    await world.people("ann", "zoe")
+    await world.follow("ann", "zoe")
+    await world.timelines.switch(delivering=[phase])
+    world.pass_grace()
+    await world.warm("ann")
+    await world.post("zoe", "acknowledged before")
+    other = await Timelines.open(world.stack)
+    store: Any = type(world.timelines.phases[phase].store)  # type: ignore[attr-defined]
+    read = store.read
+    stopped: list[bool] = []
+
+    async def stops(*given: object) -> object:
+        if not stopped:
+            stopped.append(True)
+            await other.restart()
+            world.pass_grace()
+            await world.drain()
+        return await read(*given)
+
+    with patch.object(store, "read", stops):
+        assert await world.walk("ann", phase) == ["acknowledged before"]
+    assert stopped
+    world.pass_grace()
+    await world.sees("ann", "acknowledged before")

@@ -1,0 +1,76 @@
+"""Stand-ins for the processes of `feedlab serve`, run as `python serving.py ROLE …` by tests/test_servers.py."""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+from app.stack.children import end_with_parent
+
+ME = (sys.executable, str(Path(__file__).absolute()))
+
+
+class Answer(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = str(os.getpid()).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def web(fd: int) -> None:
+    end_with_parent()
+    server = HTTPServer(("127.0.0.1", 0), Answer, bind_and_activate=False)
+    server.socket.close()
+    server.socket = socket.socket(fileno=fd)
+    server.serve_forever()
+
+
+def worker() -> None:
+    end_with_parent()
+    signal.pause()
+
+
+def broken() -> None:
+    sys.exit("the engine is broken")
+
+
+def serve(given: argparse.Namespace) -> None:
+    from app.config import Config
+    from app.serve import Plan
+    from app.serve import serve as run
+
+    plan = Plan(
+        given.data,
+        port=0,
+        workers=given.workers,
+        small=True,
+        web_command=(*ME, given.web),
+        worker_command=(*ME, "worker"),
+    )
+    sys.exit(run(plan, Config.from_environment()))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role")
+    parser.add_argument("--fd", type=int, default=0)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--web", default="web")
+    given = parser.parse_args()
+    match given.role:
+        case "web":
+            web(given.fd)
+        case "worker":
+            worker()
+        case "broken":
+            broken()
+        case "serve":
+            serve(given)

@@ -1,0 +1,208 @@
+"""Signing up, signing in, and whose a token is."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from weakref import WeakKeyDictionary
+
+import pytest
+
+from app import accounts
+from app.accounts import authenticate, new_token, sign_in, sign_out, sign_up
+from app.clock import ManualClock
+from app.config import DAY_S, Config
+from app.errors import Conflict, Invalid, TooMany, WrongPassword
+from app.models import Token, User
+from app.stack import Addresses, Stack, connected
+from app.stack.cost import counted
+
+pytestmark = pytest.mark.anyio
+PASSWORD = "correct horse"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(datetime(2026, 11, 20, tzinfo=UTC))
+
+
+@pytest.fixture
+async def stack(clock: ManualClock) -> AsyncIterator[Stack]:
+    config = Config.from_environment({}, failed_sign_ins_per_minute=3, token_days=2)
+    async with connected(Addresses(None, None, None), config, clock) as opened:
+        yield opened
+
+
+async def test_a_handle_is_kept_in_lower_case_and_is_unique_in_any_case(stack: Stack) -> None:
+    user = await sign_up(stack, "Ann_1", None, PASSWORD)
+    assert (user.handle, user.name) == ("ann_1", "ann_1")
+    with pytest.raises(Conflict):
+        await sign_up(stack, "aNN_1", "Somebody", PASSWORD)
+
+
+async def test_of_two_who_want_a_handle_at_once_one_gets_it(stack: Stack) -> None:
+    both = await asyncio.gather(*(sign_up(stack, "ann", None, PASSWORD) for _ in range(2)), return_exceptions=True)
+    assert [type(outcome) for outcome in both].count(Conflict) == 1
+    assert await User.find({"handle": "ann"}).count() == 1
+
+
+@pytest.mark.parametrize("handle", ["", "a" * 31, "a-b", "ann\n", "änn", "\u212aate", "a b", "\0", "\ud800"])
+async def test_a_handle_has_letters_digits_and_underscores(stack: Stack, handle: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        await sign_up(stack, handle, None, PASSWORD)
+    assert refused.value.field == "handle"
+
+
+@pytest.mark.parametrize("password", ["", "7 chars", "x" * 201, "\ud800" * 8])
+async def test_a_password_has_8_to_200_characters(stack: Stack, password: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        await sign_up(stack, "ann", None, password)
+    assert refused.value.field == "password"
+
+
+@pytest.mark.parametrize("password", ["8 signs!", "x" * 200, "\N{SNOWMAN}" * 200, "null\0null"])
+async def test_every_password_of_that_length_works(stack: Stack, password: str) -> None:
+    await sign_up(stack, "ann", None, password)
+    await sign_in(stack, "ann", password)
+    with pytest.raises(WrongPassword):
+        await sign_in(stack, "ann", password + "x")
+
+
+@pytest.mark.parametrize(("name", "kept"), [("  Ann Lee ", "Ann Lee"), ("", "ann"), ("  ", "ann"), ("👩‍👧", "👩‍👧")])
+async def test_a_name_is_trimmed_and_is_the_handle_when_blank(stack: Stack, name: str, kept: str) -> None:
+    assert (await sign_up(stack, "ann", name, PASSWORD)).name == kept
+
+
+@pytest.mark.parametrize("name", ["x" * 101, "a\nb", "a\0b", "\ud800", "a\u2028b"])
+async def test_a_name_is_one_line_of_at_most_100_characters(stack: Stack, name: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        await sign_up(stack, "ann", name, PASSWORD)
+    assert refused.value.field == "name"
+
+
+async def test_what_is_stored_opens_nothing(stack: Stack) -> None:
+    user = await sign_up(stack, "ann", None, PASSWORD)
+    assert user.password_hash
+    assert user.password_hash.startswith("$argon2id$")
+    token, _ = await new_token(stack, user.id)
+    (stored,) = await Token.find_all().to_list()
+    assert token.encode() not in stored.digest
+    assert len(stored.digest) == 32
+
+
+async def test_a_token_is_its_owners_until_it_expires(stack: Stack, clock: ManualClock) -> None:
+    user = await sign_up(stack, "ann", "Ann", PASSWORD)
+    token, expires_at = await sign_in(stack, "ANN", PASSWORD)
+    assert (expires_at - clock.now()).days == 2
+    assert await authenticate(stack, token) == accounts.Account(user.id, "ann", "Ann")
+    clock.advance(2 * DAY_S - 1)
+    assert await authenticate(stack, token)
+    clock.advance(1)
+    assert await authenticate(stack, token) is None
+
+
+async def test_signing_out_ends_this_token_only(stack: Stack) -> None:
+    user = await sign_up(stack, "ann", None, PASSWORD)
+    (first, _), (second, _) = await new_token(stack, user.id), await new_token(stack, user.id)
+    await sign_out(stack, first)
+    await sign_out(stack, first)
+    assert await authenticate(stack, first) is None
+    assert await authenticate(stack, second)
+
+
+@pytest.mark.parametrize("token", ["", "x", "ÿ", "\0", "x" * 10_000])
+async def test_no_other_text_is_a_token(stack: Stack, token: str) -> None:
+    assert await authenticate(stack, token) is None
+
+
+async def test_a_known_account_costs_one_command(stack: Stack) -> None:
+    token, _ = await new_token(stack, (await sign_up(stack, "ann", None, PASSWORD)).id)
+    with counted() as first:
+        await authenticate(stack, token)
+    with counted() as later:
+        await authenticate(stack, token)
+    assert (first.mongodb, later.mongodb) == (2, 1)
+
+
+async def test_only_so_many_accounts_are_remembered(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "HOLDERS_REMEMBERED", 1)
+    monkeypatch.setattr(accounts, "_desks", WeakKeyDictionary())
+    tokens = [(await new_token(stack, (await sign_up(stack, name, None, PASSWORD)).id))[0] for name in ("ann", "bob")]
+    for token in tokens:
+        assert await authenticate(stack, token)
+    with counted() as forgotten:
+        await authenticate(stack, tokens[0])
+    assert forgotten.mongodb == 2
+
+
+async def test_whether_somebody_is_an_administrator_is_never_remembered(stack: Stack) -> None:
+    user = await sign_up(stack, "ann", None, PASSWORD)
+    assert not await accounts.is_admin(stack, user.id)
+    await user.set({"admin": True})
+    assert await accounts.is_admin(stack, user.id)
+
+
+async def test_an_unknown_handle_is_refused_like_a_wrong_password(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified: list[str] = []
+    matches = accounts._matches
+
+    def watched(password_hash: str | None, password: str) -> bool:
+        verified.append(password)
+        return matches(password_hash, password)
+
+    monkeypatch.setattr(accounts, "_matches", watched)
+    await sign_up(stack, "ann", None, PASSWORD)
+    await User(handle="bob", name="no password", created_at=stack.clock.now(), last_seen_at=stack.clock.now()).insert()
+    texts = set()
+    for handle in ("ann", "bob", "nobody", "no such\0handle", "\ud800"):
+        with pytest.raises(WrongPassword) as refused:
+            await sign_in(stack, handle, "wrong password")
+        texts.add(str(refused.value))
+    assert len(texts) == 1
+    assert len(verified) == 5, "each of them has cost one hash"
+
+
+async def test_failures_are_limited_per_handle(stack: Stack) -> None:
+    await sign_up(stack, "ann", None, PASSWORD)
+    await sign_up(stack, "bob", None, PASSWORD)
+    for handle in ("ann", "Ann", "ANN"):
+        await sign_in(stack, "ann", PASSWORD)  # success is not counted
+        with pytest.raises(WrongPassword):
+            await sign_in(stack, handle, "wrong password")
+    with pytest.raises(TooMany) as refused:
+        await sign_in(stack, "ann", PASSWORD)
+    assert 1 <= refused.value.retry_after_s <= 60
+    await sign_in(stack, "bob", PASSWORD)
+
+
+async def test_passwords_are_hashed_a_few_at_a_time(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, most = 0, 0
+    pair = threading.Barrier(accounts.HASHED_AT_ONCE)  # nobody goes on alone
+
+    def watched(password_hash: str | None, password: str) -> bool:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        pair.wait(timeout=10)
+        busy -= 1
+        return False
+
+    monkeypatch.setattr(accounts, "_matches", watched)
+    await asyncio.gather(*(sign_in(stack, f"nobody{n}", PASSWORD) for n in range(10)), return_exceptions=True)
+    assert most == accounts.HASHED_AT_ONCE
+
+
+async def test_a_rush_is_refused_rather_than_queued_without_end(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "WAITING_FOR_A_HASH", 3)
+    outcomes = await asyncio.gather(
+        *(sign_up(stack, f"ann{n}", None, PASSWORD) for n in range(5)), return_exceptions=True
+    )
+    kinds = [type(outcome) for outcome in outcomes]
+    assert (kinds.count(User), kinds.count(TooMany)) == (3, 2)

@@ -1,0 +1,696 @@
+"""The HTTP API, line by line as it is promised, and the edge around it."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from bson import ObjectId
+from pymongo.errors import ServerSelectionTimeoutError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app import accounts
+from app.config import Config
+from app.models import Status, User
+from app.stack import Addresses, Stack, connected
+from app.stack.queue import DeliveryQueue, QueueDown
+from app.web import create_app
+from app.web.api import OPERATIONS
+from phases import PHASES
+from phases.timelines import Timelines
+
+pytestmark = pytest.mark.anyio
+SLUGS = [phase.slug for phase in PHASES]
+PASSWORD = "correct horse"
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+SOMEBODY = {"handle": "ann", "password": PASSWORD}
+NOWHERE = "0" * 24
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@dataclass
+class Api:
+    """The API as one person, or as nobody."""
+
+    http: httpx.AsyncClient
+    stack: Stack
+    token: str | None = None
+    id: str = ""
+
+    async def __call__(self, method: str, path: str, status: int = 200, **sent: Any) -> httpx.Response:
+        """The answer, which must have this status."""
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        headers |= sent.pop("headers", {})
+        answer = await self.http.request(method, f"/api/v1{path}", headers=headers, **sent)
+        assert answer.status_code == status, answer.text
+        if status >= 400:
+            assert_problem(answer)
+        return answer
+
+    async def json(self, method: str, path: str, status: int = 200, **sent: Any) -> Any:
+        return (await self(method, path, status, **sent)).json()
+
+    async def person(self, handle: str, *, admin: bool = False) -> "Api":
+        """Somebody new, signed in."""
+        now = self.stack.clock.now()
+        user = User(handle=handle, name=handle.title(), admin=admin, created_at=now, last_seen_at=now)
+        await user.insert()
+        token, _ = await accounts.new_token(self.stack, user.id)
+        return Api(self.http, self.stack, token, str(user.id))
+
+    async def post(self, text: str, **fields: Any) -> dict[str, Any]:
+        status: dict[str, Any] = await self.json("POST", "/statuses", 201, json={"text": text, **fields})
+        return status
+
+    async def sees(self, phase: str | None = None) -> list[str]:
+        """The texts of the first page of my timeline."""
+        query = {"phase": phase} if phase else {}
+        return [status["text"] for status in (await self.json("GET", "/timeline", params=query))["statuses"]]
+
+
+def assert_problem(answer: httpx.Response, *more: str) -> None:
+    """RFC 9457, and nothing of our insides."""
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == answer.status_code
+    assert problem["type"]
+    assert problem["title"]
+    assert problem["detail"]
+    assert "Traceback" not in answer.text
+    assert set(problem) <= {"type", "title", "status", "detail", "errors", *more}
+    assert ("errors" in problem) == (answer.status_code == 422)
+    for error in problem.get("errors", []):
+        assert set(error) == {"field", "message"}
+
+
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[tuple[Api, Starlette]]:
+    async with connected(Addresses(None, None, None), config) as stack:
+        app = create_app(stack, await Timelines.open(stack))
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://feedlab.test") as http:
+            yield Api(http, stack), app
+
+
+@pytest.fixture
+async def nobody() -> AsyncIterator[Api]:
+    async with opened(Config.from_environment({})) as (api, _):
+        yield api
+
+
+@pytest.fixture
+async def ann(nobody: Api) -> Api:
+    return await nobody.person("ann")
+
+
+@pytest.fixture
+async def bob(nobody: Api) -> Api:
+    return await nobody.person("bob")
+
+
+def fields(answer: httpx.Response) -> set[str]:
+    return {error["field"] for error in answer.json()["errors"]}
+
+
+# Who am I
+
+
+async def test_signing_up_in_and_out(nobody: Api) -> None:
+    made = await nobody.json("POST", "/users", 201, json={"handle": "Ann", "name": "Ann Lee", "password": PASSWORD})
+    assert made == {"id": made["id"], "handle": "ann", "name": "Ann Lee"}
+    assert re.fullmatch("[0-9a-f]{24}", made["id"])
+    given = await nobody.json("POST", "/tokens", 201, json=SOMEBODY)
+    assert set(given) == {"token", "expires_at"}
+    assert TIME.fullmatch(given["expires_at"])
+    ann = Api(nobody.http, nobody.stack, given["token"])
+    assert (await ann.json("GET", "/me"))["id"] == made["id"]
+    assert (await ann("DELETE", "/tokens/current", 204)).content == b""
+    await ann("GET", "/me", 401)
+
+
+async def test_a_name_may_be_left_out(nobody: Api) -> None:
+    assert (await nobody.json("POST", "/users", 201, json=SOMEBODY))["name"] == "ann"
+
+
+async def test_a_taken_handle_is_a_conflict(nobody: Api) -> None:
+    await nobody("POST", "/users", 201, json=SOMEBODY)
+    await nobody("POST", "/users", 409, json=SOMEBODY | {"handle": "ANN"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"handle": "a-b"}, "handle"),
+        ({"handle": "a" * 31}, "handle"),
+        ({"handle": ""}, "handle"),
+        ({"handle": 5}, "handle"),
+        ({"handle": None}, "handle"),
+        ({"password": "7 chars"}, "password"),
+        ({"password": "x" * 201}, "password"),
+        ({"name": "x" * 101}, "name"),
+        ({"name": "a\0b"}, "name"),
+        ({"admin": True}, "admin"),
+    ],
+)
+async def test_a_wrong_field_is_named(nobody: Api, wrong: dict[str, Any], field: str) -> None:
+    assert fields(await nobody("POST", "/users", 422, json=SOMEBODY | wrong)) == {field}
+
+
+async def test_wrong_password_and_unknown_handle_are_the_same(nobody: Api) -> None:
+    await nobody("POST", "/users", 201, json=SOMEBODY)
+    wrong = await nobody("POST", "/tokens", 401, json=SOMEBODY | {"password": "wrong password"})
+    for handle in ("nobody", "not a handle", ""):
+        unknown = await nobody("POST", "/tokens", 401, json=SOMEBODY | {"handle": handle})
+        assert unknown.json() == wrong.json()
+    assert wrong.headers["www-authenticate"] == "Bearer"
+
+
+async def test_lone_surrogates_are_nobodys(nobody: Api) -> None:
+    await nobody("POST", "/users", 201, json=SOMEBODY)
+    for name in ("handle", "password", "name"):
+        assert await nobody("POST", "/users", 422, content=json.dumps(SOMEBODY | {name: "\ud800" * 10}))
+    for name in ("handle", "password"):
+        assert await nobody("POST", "/tokens", 401, content=json.dumps(SOMEBODY | {name: "\ud800" * 10}))
+
+
+async def test_too_many_failures_to_sign_in() -> None:
+    async with opened(Config.from_environment({}, failed_sign_ins_per_minute=2)) as (nobody, _):
+        await nobody("POST", "/tokens", 401, json=SOMEBODY)
+        await nobody("POST", "/tokens", 401, json=SOMEBODY)
+        refused = await nobody("POST", "/tokens", 429, json=SOMEBODY)
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+
+
+OPEN = {("POST", "/users"), ("POST", "/tokens"), ("GET", "/openapi.json")}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+async def test_every_other_call_needs_a_token(nobody: Api, operation: Any) -> None:
+    assert (operation.auth == "none") == ((operation.method, operation.path) in OPEN)
+    if operation.auth == "none":
+        return
+    path = operation.path.format_map({"handle": "ann", "id": NOWHERE})
+    for authorization in ("", "Bearer", "Bearer ", "Bearer wrong", "Basic YTpi", "Bearer \xff", "wrong"):
+        refused = await nobody(operation.method, path, 401, headers={"Authorization": authorization.encode("latin-1")})
+        assert refused.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_the_scheme_is_case_insensitive(ann: Api) -> None:
+    await ann("GET", "/me", headers={"Authorization": f"bEARER {ann.token}"})
+
+
+async def test_a_profile(nobody: Api, ann: Api, bob: Api) -> None:
+    await bob.post("hello")
+    await ann("PUT", "/follows/bob", 204)
+    assert await ann.json("GET", "/users/BOB") == {
+        "id": bob.id,
+        "handle": "bob",
+        "name": "Bob",
+        "followers": 1,
+        "following": 0,
+        "statuses": 1,
+        "you_follow": True,
+        "follows_you": False,
+        "blocked": False,
+    }
+    seen = await bob.json("GET", "/users/ann")
+    assert (seen["following"], seen["you_follow"], seen["follows_you"]) == (1, False, True)
+    await bob("PUT", "/blocks/ann", 204)
+    seen = await bob.json("GET", "/users/ann")
+    assert (seen["following"], seen["follows_you"], seen["blocked"]) == (0, False, True)
+    assert not (await ann.json("GET", "/users/bob"))["blocked"]
+    mine = await bob.json("GET", "/me")
+    assert (mine["handle"], mine["statuses"], mine["you_follow"], mine["blocked"]) == ("bob", 1, False, False)
+
+
+# Friends
+
+EDGES = ("follows", "blocks", "circle")
+
+
+@pytest.mark.parametrize("edge", EDGES)
+async def test_an_edge_is_made_and_ended_any_number_of_times(ann: Api, bob: Api, edge: str) -> None:
+    for method in ("PUT", "PUT", "DELETE", "DELETE"):
+        assert (await ann(method, f"/{edge}/bob", 204)).content == b""
+
+
+@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+async def test_an_edge_leads_to_somebody_else(ann: Api, edge: str, method: str) -> None:
+    await ann(method, f"/{edge}/ann", 422)
+    for handle in ("nobody", "no-handle", "%00", "a" * 31, "%ff", "%E2%84%AA"):
+        await ann(method, f"/{edge}/{handle}", 404)
+
+
+async def test_nobody_follows_across_a_block(ann: Api, bob: Api) -> None:
+    await ann("PUT", "/follows/bob", 204)
+    await bob("PUT", "/follows/ann", 204)
+    await ann("PUT", "/blocks/bob", 204)
+    for one, other in ((ann, "bob"), (bob, "ann")):
+        profile = await one.json("GET", f"/users/{other}")
+        assert (profile["you_follow"], profile["follows_you"]) == (False, False)
+        await one("PUT", f"/follows/{other}", 403)
+    await ann("DELETE", "/blocks/bob", 204)
+    await bob("PUT", "/follows/ann", 204)
+
+
+async def test_lists_of_people_are_walked_to_the_end(nobody: Api, ann: Api) -> None:
+    fans = [await nobody.person(f"fan{n}") for n in range(5)]
+    for fan in fans:
+        await fan("PUT", "/follows/ann", 204)
+        await ann("PUT", f"/follows/fan{fans.index(fan)}", 204)
+    for listed in ("followers", "following"):
+        handles, query = [], {"limit": "2"}
+        for _ in range(3):
+            page = await ann.json("GET", f"/users/ann/{listed}", params=query)
+            assert set(page) == {"users", "next"}
+            handles += [user["handle"] for user in page["users"]]
+            if page["next"] is None:
+                break
+            query["before"] = page["next"]
+        assert page["next"] is None
+        assert handles == ["fan4", "fan3", "fan2", "fan1", "fan0"]
+    await ann("GET", "/users/nobody/followers", 404)
+
+
+# Statuses
+
+
+async def test_a_status(ann: Api) -> None:
+    posted = await ann.post("  hello\nthere ")
+    assert posted == {
+        "id": posted["id"],
+        "author": {"id": ann.id, "handle": "ann", "name": "Ann"},
+        "text": "hello\nthere",
+        "audience": "followers",
+        "created_at": posted["created_at"],
+    }
+    assert TIME.fullmatch(posted["created_at"])
+    assert await ann.json("GET", f"/statuses/{posted['id']}") == posted
+    assert await ann.json("GET", f"/statuses/{posted['id'].upper()}") == posted
+
+
+@pytest.mark.parametrize("text", ["x", "x" * 500, " " * 300 + "x" * 500, "👍" * 500, "\x01", "a\u2028b"])
+async def test_texts_of_1_to_500_characters(ann: Api, text: str) -> None:
+    assert (await ann.post(text))["text"] == text.strip()
+
+
+@pytest.mark.parametrize(
+    "text", ['""', '" \\n\\t"', f'"{"x" * 501}"', '"a\\u0000"', '"\\ud800"', "5", "null", "[]", "true"]
+)
+async def test_other_texts(ann: Api, text: str) -> None:
+    refused = await ann("POST", "/statuses", 422, content=f'{{"text": {text}}}')
+    assert fields(refused) == {"text"}
+
+
+async def test_audiences(ann: Api, bob: Api) -> None:
+    await bob("PUT", "/follows/ann", 204)
+    ids = {audience: (await ann.post("x", audience=audience))["id"] for audience in ("followers", "mutuals", "circle")}
+    await bob("GET", f"/statuses/{ids['followers']}")
+    await bob("GET", f"/statuses/{ids['mutuals']}", 404)
+    await bob("GET", f"/statuses/{ids['circle']}", 404)
+    await ann("PUT", "/follows/bob", 204)
+    await ann("PUT", "/circle/bob", 204)
+    assert (await bob.json("GET", f"/statuses/{ids['mutuals']}"))["audience"] == "mutuals"
+    await bob("GET", f"/statuses/{ids['circle']}")
+    await ann("DELETE", "/circle/bob", 204)
+    await bob("GET", f"/statuses/{ids['circle']}", 404)
+    assert fields(await ann("POST", "/statuses", 422, json={"text": "x", "audience": "world"})) == {"audience"}
+
+
+async def test_the_same_key_is_the_same_status(ann: Api, bob: Api) -> None:
+    headers = {"Idempotency-Key": "key-1"}
+    first = await ann.json("POST", "/statuses", 201, json={"text": "once"}, headers=headers)
+    assert await ann.json("POST", "/statuses", 200, json={"text": " once "}, headers=headers) == first
+    await ann("POST", "/statuses", 409, json={"text": "twice"}, headers=headers)
+    await ann("POST", "/statuses", 409, json={"text": "once", "audience": "circle"}, headers=headers)
+    assert await bob.json("POST", "/statuses", 201, json={"text": "once"}, headers=headers) != first
+    assert await Status.find_all().count() == 2
+
+
+@pytest.mark.parametrize("key", [b"", b"x" * 201, b"two words", b"\xff"])
+async def test_a_key_is_visible_ascii(ann: Api, key: bytes) -> None:
+    refused = await ann("POST", "/statuses", 422, json={"text": "x"}, headers={"Idempotency-Key": key})
+    assert fields(refused) == {"Idempotency-Key"}
+
+
+async def test_a_deleted_status_is_gone(ann: Api, bob: Api) -> None:
+    await bob("PUT", "/follows/ann", 204)
+    status = await ann.post("x")
+    await bob("DELETE", f"/statuses/{status['id']}", 404)
+    await ann("DELETE", f"/statuses/{status['id']}", 204)
+    await ann("DELETE", f"/statuses/{status['id']}", 404)
+    await ann("GET", f"/statuses/{status['id']}", 404)
+    await bob("GET", f"/statuses/{status['id']}", 404)
+    assert (await ann.json("GET", "/me"))["statuses"] == 0
+
+
+@pytest.mark.parametrize("id", [NOWHERE, "x", "0" * 23, "0" * 25, "g" * 24, "%00", "%ff" * 12, "twelve bytes"])
+async def test_no_such_status(ann: Api, id: str) -> None:
+    await ann("GET", f"/statuses/{id}", 404)
+    await ann("DELETE", f"/statuses/{id}", 404)
+
+
+async def test_somebodys_statuses_are_walked_to_the_end(ann: Api, bob: Api) -> None:
+    await bob("PUT", "/follows/ann", 204)
+    ids = [(await ann.post(str(n), audience="circle" if n == 2 else "followers"))["id"] for n in range(5)]
+    first = await bob.json("GET", "/users/ann/statuses", params={"limit": 2})
+    assert [status["id"] for status in first["statuses"]] == [ids[4], ids[3]]
+    rest = await bob.json("GET", "/users/ann/statuses", params={"limit": 2, "before": first["next"]})
+    assert ([status["id"] for status in rest["statuses"]], rest["next"]) == ([ids[1], ids[0]], None)
+    await ann("GET", "/users/nobody/statuses", 404)
+
+
+# Home timeline
+
+
+async def test_a_timeline_page(ann: Api, bob: Api) -> None:
+    await ann("PUT", "/follows/bob", 204)
+    texts = [(await bob.post(f"status {n}"))["text"] for n in range(3)]
+    page = await ann.json("GET", "/timeline")
+    assert set(page) == {"phase", "statuses", "next", "cost"}
+    assert page["phase"] == "cache"
+    assert [status["text"] for status in page["statuses"]] == texts[::-1]
+    assert page["next"] is None
+    cost = page["cost"]
+    assert set(cost) == {"elapsed_ms", "source", "cold", "mongodb", "memcached", "redis"}
+    assert cost["source"] in ("query", "list", "list+query", "rebuilt")
+    assert isinstance(cost["cold"], bool)
+    assert cost["elapsed_ms"] > 0
+    assert cost["mongodb"] > 0
+    assert cost["redis"] == 0
+
+
+@pytest.mark.parametrize("phase", SLUGS)
+async def test_each_phase_may_be_named_and_walked(ann: Api, bob: Api, phase: str) -> None:
+    await ann("PUT", "/follows/bob", 204)
+    ids = [(await (bob, ann)[n % 2].post(str(n)))["id"] for n in range(5)]
+    query = {"phase": phase, "limit": "2"}
+    walked: list[str] = []
+    for _ in range(3):
+        page = await ann.json("GET", "/timeline", params=query)
+        assert page["phase"] == phase
+        walked += [status["id"] for status in page["statuses"]]
+        if page["next"] is None:
+            break
+        query["before"] = page["next"]
+    assert page["next"] is None
+    assert walked == sorted(ids, reverse=True)
+
+
+@pytest.mark.parametrize("phase", [None, *SLUGS])
+async def test_a_refresh_is_the_first_page(ann: Api, phase: str | None) -> None:
+    await ann.post("hello")
+    page = await ann.json("POST", "/timeline/refresh", params={"phase": phase} if phase else {})
+    assert page["phase"] == phase or (phase is None and page["phase"] == "cache")
+    assert [status["text"] for status in page["statuses"]] == ["hello"]
+    assert set(page) == {"phase", "statuses", "next", "cost"}
+
+
+WALKS = ("/timeline", "/users/ann/statuses", "/users/ann/followers", "/users/ann/following")
+
+
+@pytest.mark.parametrize("path", WALKS)
+async def test_limit_and_before(ann: Api, path: str) -> None:
+    for limit in ("1", "100"):
+        await ann("GET", path, params={"limit": limit})
+    for limit in ("0", "101", "-1", "x", "", "1.0", " 1", "1_0", "9" * 5000, "NaN", "\0"):
+        assert fields(await ann("GET", path, 422, params={"limit": limit})) == {"limit"}
+    await ann("GET", path, params={"before": NOWHERE})
+    await ann("GET", path, params={"before": "F" * 24})
+    for before in ("x", "", "0" * 23, "g" * 24, "\0" * 24, "é" * 24):
+        assert fields(await ann("GET", path, 422, params={"before": before})) == {"before"}
+    assert fields(await ann("GET", path + "?limit=1&limit=2", 422)) == {"limit"}
+    await ann("GET", path + "?%ff=%ff&unknown=1")
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/timeline"), ("POST", "/timeline/refresh")])
+async def test_an_unknown_phase(ann: Api, method: str, path: str) -> None:
+    for phase in ("nosql", "", "Cache"):
+        assert fields(await ann(method, path, 422, params={"phase": phase})) == {"phase"}
+
+
+# Phases
+
+
+async def test_the_state_of_the_phases(ann: Api) -> None:
+    state = await ann.json("GET", "/phases")
+    assert set(state) == {"read", "delivering", "phases"}
+    assert (state["read"], state["delivering"]) == ("cache", ["cache"])
+    assert [phase["slug"] for phase in state["phases"]] == SLUGS
+    for phase in state["phases"]:
+        assert set(phase) == {"slug", "title", "delivering", "since", "pending", "queued"}
+        assert phase["delivering"] == (phase["slug"] == "cache")
+        assert phase["since"] is None or TIME.fullmatch(phase["since"])
+
+
+async def test_administrators_switch(nobody: Api, ann: Api) -> None:
+    root = await nobody.person("root", admin=True)
+    state = await root.json("PUT", "/phases", json={"read": "push", "delivering": ["push", "cache"]})
+    assert (state["read"], state["delivering"]) == ("push", ["push", "cache"])
+    assert await root.json("PUT", "/phases", json={"read": "query"}) | {"phases": 0} == state | {
+        "read": "query",
+        "phases": 0,
+    }
+    assert (await root.json("PUT", "/phases", json={}))["delivering"] == ["push", "cache"]
+    assert (await ann.json("GET", "/phases"))["read"] == "query"
+    assert (await ann.json("GET", "/timeline"))["phase"] == "query"
+    for delivering in ([], ["query"], SLUGS):
+        assert (await root.json("PUT", "/phases", json={"delivering": delivering}))["delivering"] == delivering
+    await ann("PUT", "/phases", 403, json={"read": "cache"})
+    await ann("PUT", "/phases", 403, json={"wrong": 1})
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"read": "nosql"}, "read"),
+        ({"read": 5}, "read"),
+        ({"delivering": ["nosql"]}, "delivering.0"),
+        ({"delivering": "cache"}, "delivering"),
+        ({"delivering": ["push", 5]}, "delivering.1"),
+        ({"delivering": ["push", "push"]}, "delivering"),
+        ({"reads": "cache"}, "reads"),
+    ],
+)
+async def test_a_wrong_change_of_phases(nobody: Api, change: dict[str, Any], field: str) -> None:
+    root = await nobody.person("root", admin=True)
+    assert fields(await root("PUT", "/phases", 422, json=change)) == {field}
+
+
+async def test_in_demo_mode_everybody_switches() -> None:
+    async with opened(Config.from_environment({}, demo=True)) as (nobody, _):
+        ann = await nobody.person("ann")
+        assert (await ann.json("GET", "/phases"))["delivering"] == ["push", "queue", "cache"]
+        await ann("PUT", "/phases", json={"read": "query"})
+        await nobody("PUT", "/phases", 401, json={"read": "query"})
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b'{"text": "x"} x',
+        b'{"text": "\xff"}',
+        b"\xef\xbb\xbf{}",
+        '{"text": "x"}'.encode("utf-16"),
+        b'{"text": NaN}',
+        b'{"text": -Infinity}',
+        b'{"text": "x", "text": "y"}',
+        b"[" * 60_000,
+        b'{"a":' * 12_000,
+        b"1" * 60_000,
+        b'{"text": "a\nb"}',
+    ],
+)
+async def test_malformed_json_is_400(ann: Api, body: bytes) -> None:
+    await ann("POST", "/statuses", 400, content=body)
+
+
+@pytest.mark.parametrize(
+    "body", ["[]", "null", "5", '"text"', "1e999", "{}", '{"text": 1e999}', '{"\\ud800": 1, "text": "x"}']
+)
+async def test_json_of_another_shape_is_422(ann: Api, body: str) -> None:
+    await ann("POST", "/statuses", 422, content=body)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json", 201),
+        ("Application/JSON; charset=UTF-8", 201),
+        ('application/json;charset="utf-8"', 201),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("application/json; charset=latin-1", 415),
+        ("", 415),
+    ],
+)
+async def test_the_body_is_json_in_utf8(ann: Api, content_type: str, status: int) -> None:
+    await ann("POST", "/statuses", status, content=b'{"text": "x"}', headers={"Content-Type": content_type})
+
+
+async def test_a_body_without_a_type_is_taken_for_json(ann: Api) -> None:
+    await ann("POST", "/statuses", 201, content=b'{"text": "x"}')
+
+
+async def test_a_body_above_64_kib_is_413(ann: Api) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(65):
+            yield b" " * 1024
+
+    await ann("POST", "/statuses", 201, content=b'{"text": "x"}'.ljust(64 * 1024))
+    await ann("POST", "/statuses", 413, content=b'{"text": "x"}'.ljust(64 * 1024 + 1))
+    await ann("POST", "/statuses", 413, content=chunks())
+    await ann("POST", "/statuses", 413, headers={"Content-Length": "9" * 5000})
+
+
+async def test_unknown_paths_and_methods(nobody: Api) -> None:
+    for path in ("", "/", "/nope", "/users/", "/users/ann/", "/users/a/b/c", "/%00", "//users"):
+        await nobody("GET", path, 404)
+    refused = await nobody("PATCH", "/statuses/" + NOWHERE, 405)
+    assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD", "DELETE", "OPTIONS"}
+    assert (await nobody("BREW", "/users", 405)).headers["allow"] == "POST, OPTIONS"
+    assert (await nobody("OPTIONS", "/follows/ann", 204)).headers["allow"] == "PUT, DELETE, OPTIONS"
+
+
+async def test_head_is_get_without_the_body(ann: Api, nobody: Api) -> None:
+    await ann("HEAD", "/me")
+    assert (await nobody.http.head("/api/v1/me")).status_code == 401
+
+
+async def test_too_many_changes() -> None:
+    async with opened(Config.from_environment({}, writes_per_minute=2)) as (nobody, _):
+        ann, bob = await nobody.person("ann"), await nobody.person("bob")
+        await ann.post("one")
+        await ann("PUT", "/follows/bob", 204)
+        refused = await ann("POST", "/statuses", 429, json={"text": "three"})
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert await ann.sees() == ["one"], "reading is not limited"
+        await bob.post("somebody else")
+
+
+@pytest.mark.parametrize("error", [ServerSelectionTimeoutError("no primary"), QueueDown("redis: no answer")])
+async def test_a_server_that_is_away_is_503(ann: Api, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    async def fail(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Timelines, "page", fail)
+    refused = await ann("GET", "/timeline", 503)
+    assert int(refused.headers["retry-after"]) >= 1
+    assert str(error) not in refused.text
+
+
+async def test_an_unexpected_error_is_in_the_log_and_not_in_the_answer(
+    ann: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*args: object, **options: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(Timelines, "page", fail)
+    refused = await ann("GET", "/timeline", 500)
+    assert "secret" not in refused.text
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage().split()[-1] in refused.json()["detail"]
+    assert record.exc_info
+
+
+async def test_pages_have_html_errors(nobody: Api) -> None:
+    answer = await nobody.http.get("/no/such/page")
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+
+
+async def test_security_headers_are_everywhere() -> None:
+    async def broken(request: Request) -> Response:
+        raise RuntimeError
+
+    async with opened(Config.from_environment({})) as (nobody, app):
+        app.router.routes.insert(0, Route("/broken", broken))
+        for path in ("/healthz", "/api/v1/me", "/api/v1/nope", "/nope", "/broken"):
+            headers = (await nobody.http.get(path)).headers
+            assert headers["content-security-policy"].startswith("default-src 'self';")
+            assert headers["x-content-type-options"] == "nosniff"
+            assert "server" not in headers
+        assert (await nobody.http.post("/healthz", content=b" " * 70_000)).status_code == 413
+
+
+# Health
+
+
+async def test_health(nobody: Api) -> None:
+    answer = await nobody.http.get("/healthz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+    assert_problem(await nobody.http.post("/healthz"))
+
+
+async def test_ready_when_every_server_answers(nobody: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = await nobody.http.get("/readyz")
+    assert (answer.status_code, answer.json()["status"]) == (200, "ok")
+    assert {name: server["status"] for name, server in answer.json()["servers"].items()} == {
+        "mongodb": "ok",
+        "redis": "ok",
+        "memcached": "ok",
+    }
+
+    async def away(self: DeliveryQueue) -> str:
+        raise QueueDown
+
+    monkeypatch.setattr(DeliveryQueue, "ping", away)
+    answer = await nobody.http.get("/readyz")
+    assert answer.status_code == 503
+    assert_problem(answer, "servers")
+    assert answer.json()["servers"]["redis"] == {"status": "away", "version": None}
+    assert answer.json()["servers"]["mongodb"]["status"] == "ok"
+    assert "retry-after" in answer.headers
+
+
+async def test_metrics_count_by_template(ann: Api) -> None:
+    for status in (201, 200):
+        await ann("POST", "/statuses", status, json={"text": "hello"}, headers={"Idempotency-Key": "one"})
+    await ann("GET", "/timeline", params={"phase": "query"})
+    await ann("GET", "/users/nobody", 404)
+    await ann("GET", f"/nowhere/{ObjectId()}", 404)
+    answer = await ann.http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    lines = answer.text.splitlines()
+    assert "feedlab_posts_total 1.0" in lines
+    assert 'feedlab_timeline_reads_total{phase="query",source="query"} 1.0' in lines
+    assert 'feedlab_requests_total{method="GET",route="/api/v1/users/{handle}",status="404"} 1.0' in lines
+    assert 'feedlab_requests_total{method="GET",route="/api/v1",status="404"} 1.0' in lines
+    assert 'feedlab_pending_statuses{phase="cache"}' in answer.text
+    assert 'feedlab_queued_jobs{phase="queue"}' in answer.text
+    assert 'feedlab_request_seconds_count{route="/api/v1/statuses"} 2.0' in lines
+
+
+async def test_metrics_without_the_servers(ann: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(self: Timelines) -> None:
+        raise QueueDown
+
+    monkeypatch.setattr(Timelines, "state", fail)
+    answer = await ann.http.get("/metrics")
+    assert answer.status_code == 200
+    assert "feedlab_pending_statuses{" not in answer.text
+
+
+async def test_answers_are_compact_json_in_utf8(ann: Api) -> None:
+    await ann.post("é 👍")
+    answer = await ann("GET", "/timeline")
+    assert "é 👍" in answer.content.decode()
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    json.loads(answer.content)

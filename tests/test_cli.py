@@ -1,0 +1,181 @@
+"""What a person types and reads: every command answers in lines, never in a traceback."""
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from app.cli import Feedlab, main
+from app.config import Config
+from app.stack import programs
+from app.stack.datadir import DataDirectory
+from app.stack.programs import ServersError, insist, resolve
+from app.stack.servers import running_servers
+
+COMMANDS = ("serve", "doctor", "worker", "phases", "deliveries", "admin", "seed", "walkthrough")
+SILENT = {
+    "FEEDLAB_MONGODB_URL": "mongodb://ada:secret@127.0.0.1:9/",
+    "FEEDLAB_REDIS_URL": "redis://127.0.0.1:9/0",
+    "FEEDLAB_MEMCACHED": "127.0.0.1:9",
+}
+
+
+def feedlab(*words: object, environment: Mapping[str, str] | None = None) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words], env=dict(environment or {}))
+
+
+def refused(result: Result) -> str:
+    """The one line of a command that could not start."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert len(result.stderr.splitlines()) == 1
+    return result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_and_takes_a_data_directory(command: str) -> None:
+    assert command in feedlab("--help").stdout
+    result = feedlab(command, "--help")
+    assert result.exit_code == 0
+    assert "--data" in result.stdout
+
+
+def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
+    result = feedlab("phases", "--data", tmp_path, environment={"FEEDLAB_CAP": "many", "FEEDLAB_CAPP": "1"})
+    assert "FEEDLAB_CAP:" in refused(result)
+    assert "FEEDLAB_CAPP:" in result.stderr
+
+
+def test_a_missing_url_is_named(tmp_path: Path) -> None:
+    assert "FEEDLAB_MEMCACHED" in refused(feedlab("phases", "--data", tmp_path, "--stack", "urls"))
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", 0))
+        squatter.listen()
+        port = squatter.getsockname()[1]
+        line = refused(feedlab("serve", "--stack", "memory", "--data", tmp_path, "--port", port))
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in line
+    assert DataDirectory(tmp_path).owner() is None
+
+
+def test_a_second_serve_is_refused(tmp_path: Path) -> None:
+    with DataDirectory(tmp_path).owned("feedlab serve", lasting=True):
+        line = refused(feedlab("serve", "--stack", "memory", "--data", tmp_path, "--port", 0))
+    assert f"{tmp_path} is in use by process {os.getpid()} (feedlab serve)" in line
+
+
+def test_stand_ins_of_a_running_serve_are_out_of_reach(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    with directory.owned("feedlab serve", lasting=True):
+        directory.change(ready=True)
+        assert f"inside process {os.getpid()}" in refused(feedlab("phases", "--data", tmp_path))
+
+
+def test_ctrl_c_is_quiet() -> None:
+    @click.group(cls=Feedlab)
+    def program() -> None: ...
+
+    @program.command()
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    result = CliRunner().invoke(program, ["interrupted"])
+    assert (result.exit_code, result.output) == (130, "")
+
+
+def test_phases_shows_and_changes_the_setting() -> None:
+    shown = feedlab("phases", "--stack", "memory", "--deliver", "push, cache", "--read", "push")
+    assert shown.exit_code == 0, shown.output
+    lines = shown.stdout.splitlines()
+    assert lines[0] == "read: push"
+    assert [line.split()[0] for line in lines[1:]] == ["query", "push", "queue", "cache"]
+    assert ["not delivering" in line for line in lines[1:]] == [True, False, True, False]
+
+
+def test_an_unknown_phase_is_refused() -> None:
+    assert "slow" in refused(feedlab("phases", "--stack", "memory", "--read", "slow"))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [((), "nothing under way"), (("--failed",), "no dead letters"), (("--retry",), "0 queued again")],
+)
+def test_deliveries_of_an_idle_system(options: tuple[str, ...], says: str) -> None:
+    result = feedlab("deliveries", "--stack", "memory", *options)
+    assert (result.exit_code, result.stdout.strip()) == (0, says), result.output
+
+
+def test_nobody_cannot_be_made_an_administrator() -> None:
+    assert "nobody is called ada" in refused(feedlab("admin", "ada", "--stack", "memory"))
+
+
+def test_a_worker_needs_servers_it_can_share() -> None:
+    assert "needs real servers" in refused(feedlab("worker", "--stack", "memory"))
+
+
+def test_a_graph_is_checked_before_any_server_is_asked(tmp_path: Path) -> None:
+    graph = tmp_path / "graph.txt"
+    graph.write_text("1 2\n2 three four\n")
+    result = feedlab("seed", "--graph", graph, "--data", tmp_path / "data", environment=SILENT)
+    line = refused(result)
+    assert str(graph) in line
+    assert "three" in line
+
+
+# doctor
+
+
+def test_doctor_is_content_with_stand_ins_where_they_were_asked_for(tmp_path: Path) -> None:
+    assert feedlab("doctor", "--data", tmp_path, "--stack", "memory").exit_code == 0
+
+
+def test_doctor_names_what_does_not_answer_and_hides_the_password(tmp_path: Path) -> None:
+    result = feedlab("doctor", "--data", tmp_path, "--json", environment=SILENT)
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert report["ok"] is False
+    assert {server["server"]: server["state"].split(":")[0] for server in report["servers"]} == {
+        "MongoDB": "no answer",
+        "Redis": "no answer",
+        "Memcached": "no answer",
+    }
+    assert "secret" not in result.output
+
+
+def test_doctor_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "PACKAGES", {})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = feedlab("doctor", "--data", tmp_path)
+    assert result.exit_code == 1
+    assert "Memcached: install memcached, or set FEEDLAB_MEMCACHED" in result.stdout.splitlines()
+
+
+@pytest.mark.servers
+def test_doctor_sees_the_servers_that_run(tmp_path: Path) -> None:
+    nothing = Config.from_environment({})
+    try:
+        insist(resolve(nothing, "servers"))
+    except ServersError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    idle = json.loads(feedlab("doctor", "--data", tmp_path, "--json").stdout)
+    assert {server["address"] for server in idle["servers"]} == {"would start"}
+    with running_servers(tmp_path, nothing) as addresses:
+        result = feedlab("doctor", "--data", tmp_path, "--json")
+        report = json.loads(result.stdout)
+        assert (result.exit_code, report["owner"]) == (0, os.getpid())
+        assert [server["state"] for server in report["servers"]] == ["answers"] * 3
+        assert [server["address"] for server in report["servers"]] == [
+            addresses.mongodb,
+            addresses.redis,
+            *(addresses.memcached or ()),
+        ]

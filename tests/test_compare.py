@@ -1,0 +1,121 @@
+"""The four phases side by side, and a delivery that is watched."""
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from app.models import User
+from phases.reading import Page
+from tests.site import SLUGS, Site, events, opened, texts
+from workers.worker import drain_queues
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with opened() as site:
+        yield site
+
+
+@pytest.fixture
+async def demo() -> AsyncIterator[Site]:
+    async with opened(demo=True) as site:
+        yield site
+
+
+async def test_four_equal_columns_are_said_to_be_equal(demo: Site) -> None:
+    ann, bob = await demo.browser().sign_up("ann"), await demo.browser().sign_up("bob")
+    await ann.act("bob", "follow")
+    for text in ("one", "two"):
+        demo.clock.advance(2)
+        await bob.post(text)
+    html = await ann.open("/compare")
+    assert "All four phases return the same page" in html
+    assert re.findall(r'<h2 id="phase-(\w+)"', html) == SLUGS
+    assert html.count('<span class="words">two</span>') == len(SLUGS)
+    assert "All 2 readers see the same page in all four phases" in await ann.open("/compare?check=1")
+
+
+async def test_a_difference_is_marked_loudly(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = await demo.browser().sign_up("ann")
+    for text in ("one", "two"):
+        demo.clock.advance(2)
+        await ann.post(text)
+    right = demo.timelines.page
+
+    async def wrong(reader: Any, *, phase: str, **options: Any) -> Page:
+        page = await right(reader, phase=phase, **options)
+        if phase == "push":
+            return replace(page, statuses=page.statuses[1:])
+        if phase == "cache":
+            return replace(page, statuses=page.statuses[::-1])
+        return page
+
+    monkeypatch.setattr(demo.timelines, "page", wrong)
+    html = await ann.open("/compare")
+    assert "The phases differ." in html
+    assert re.findall(r'column differs" aria-labelledby="phase-(\w+)"', html) == ["push", "cache"]
+    assert re.findall(r'<strong>Missing here: </strong><span class="words">(\w+)<', html) == ["two"]
+    assert "1 of 1 readers see different pages" in await ann.open("/compare?check=1")
+
+
+async def test_nobody_reads_along_whoever_runs_the_system(site: Site) -> None:
+    await site.browser().sign_up("bob")
+    ann = await site.browser().sign_up("ann")
+    html = await ann.open("/compare?reader=bob&check=1")
+    assert "for @ann" in html
+    assert "readers see" not in html
+    await User.find_one({"handle": "ann"}).update({"$set": {"admin": True}})
+    html = await ann.open("/compare?reader=bob&check=1")
+    assert "for @ann" in html
+    assert "readers see" in html
+
+
+async def test_in_demo_mode_anybodys_timeline_is_compared(demo: Site) -> None:
+    await demo.browser().sign_up("bob")
+    ann = await demo.browser().sign_up("ann")
+    assert "for @bob" in await ann.open("/compare?reader=bob")
+    await ann.open("/compare?reader=nobody")
+    assert ann.status == 404
+    assert 'id="reader-wrong"' in ann.html
+
+
+async def test_a_delivery_is_watched_from_the_post_to_the_last_list(demo: Site) -> None:
+    ann, _ = await demo.browser().sign_up("ann"), await demo.browser().sign_up("bob")
+    await ann.act("bob", "follow")
+    await demo.stack.memcached.flush()
+    await ann.open("/?phase=cache")
+    await ann.open("/compare")
+    html = await ann.submit("/compare/post", author="bob", text="watch me")
+    assert "bob posted: “watch me”" in html
+    assert html.count(">pending</span>") == 2, "no worker has been here"
+    await drain_queues(demo.timelines)
+    answer = await ann.client.get(ann.answer.url.path + "/live")
+    last = events(answer.text)[-1]
+    assert "Delivered." in last
+    assert ">pending</span>" not in last
+    rows = dict(re.findall(r'reader=(\w+)">.*?</th>(.*?)</tr>', last, re.DOTALL))
+    assert set(rows) == {"ann", "bob"}
+    assert len(re.findall(r"[\d.,]+ ms", rows["ann"])) == 2
+    assert ">away<" in rows["bob"], "nobody has read as bob since"
+    assert texts(await ann.open("/"))[0] == "watch me"
+
+
+async def test_what_cannot_be_posted_is_said_beside_the_field(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    await ann.open("/compare")
+    html = await ann.submit("/compare/post", text=" ", author="somebody")
+    assert ann.status == 422
+    assert 'id="text-wrong"' in html
+
+
+async def test_outside_demo_mode_one_posts_as_oneself_and_watches_alone(site: Site) -> None:
+    ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
+    await ann.open("/compare")
+    await ann.submit("/compare/post", text="as myself", author="bob")
+    assert "ann posted: “as myself”" in ann.html
+    assert "Nothing is here" in await bob.open(ann.answer.url.path)

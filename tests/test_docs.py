@@ -1,0 +1,63 @@
+"""What the documents say is compared with what there is."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click import Group
+from click.testing import CliRunner
+
+from app.cli import main
+from phases import PHASES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^\| `feedlab ([^`]+)` \|", README, re.MULTILINE)
+
+
+def test_the_phases_in_the_readme_are_the_phases_in_the_code() -> None:
+    rows = [
+        f"| {n} | `{phase.slug}` | {phase.title} | {phase.poster_waits} | {phase.reader_waits} | {phase.kept} |"
+        for n, phase in enumerate(PHASES, 1)
+    ]
+    assert "\n".join(rows) in README
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_in_the_readme_exists_with_its_options(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsed, not run: `--help` ends it after its options have been read."""
+    monkeypatch.chdir(ROOT)
+    words = ["README.md" if word == "FILE" else word for word in shlex.split(command)]
+    answer = CliRunner().invoke(main, [*words, "--help"])
+    assert answer.exit_code == 0, answer.output
+    options = {word for word in words if word.startswith("--")}
+    assert all(option in answer.output for option in options), answer.output
+
+
+def test_every_command_is_in_the_readme() -> None:
+    listed = {tuple(word for word in command.split()[:2] if not word.startswith("-")) for command in COMMANDS}
+    names = {words[:1] for words in listed} | listed
+    for name, command in main.commands.items():
+        assert command.hidden or (name,) in names, name
+        parts = command.commands if isinstance(command, Group) else {}
+        for part in (name for name, part in parts.items() if not part.hidden):
+            assert (name, part) in names, f"{name} {part}"
+
+
+def test_every_path_in_the_readme_exists() -> None:
+    code = re.findall(r"`((?:app|phases|workers|tests|docs|benchmarks)/[\w./]*)`", README)
+    for path in (*code, *re.findall(r"\]\(((?!http)[\w./]+)\)", README)):
+        assert (ROOT / path).exists(), path
+
+
+def test_make_targets_in_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`?make (\w+)`?", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_this_version_is_in_the_changelog() -> None:
+    from app import __version__
+
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()

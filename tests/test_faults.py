@@ -1,0 +1,89 @@
+"""Fault runs: the oracle knows missing, wrong and doubled, and a short run of the real thing finds nothing."""
+
+import json
+
+import pytest
+
+from benchmarks.faults import Plan, run
+from benchmarks.faults_oracle import Oracle, Post, Read, Relation
+from tests.conftest import real_servers
+
+FOLLOWS, NOT = frozenset({Relation()}), frozenset({Relation(follows=False)})
+
+
+def read(*shown: tuple[str, str], before: str | None = None, next: str | None = None) -> Read:
+    return Read("r", ("a",), began_s=10, ended_s=11, shown=shown, before=before, next=next)
+
+
+def oracle(relations: frozenset[Relation], **changes: float) -> Oracle:
+    """Statuses 1, 2 and 3 of `a`, acknowledged before the read unless `changes` of the second say otherwise."""
+    made = Oracle(relations={("r", "a"): relations})
+    for number in (1, 2, 3):
+        post = Post("a", f"text {number}", "followers", began_s=0)
+        made.begun(post)
+        assert not list(made.acknowledge(post, str(number), 1))
+        if number == 2:
+            vars(post).update(changes)
+    return made
+
+
+ONE, TWO, THREE = ("1", "text 1"), ("2", "text 2"), ("3", "text 3")
+
+
+@pytest.mark.parametrize(
+    ("made", "page", "kinds"),
+    [
+        (oracle(FOLLOWS), read(THREE, TWO, ONE), []),
+        (oracle(FOLLOWS), read(THREE, ONE), ["missing"]),
+        (oracle(FOLLOWS), read(THREE, TWO, next="2"), []),
+        (oracle(FOLLOWS), read(ONE, before="2"), []),
+        (oracle(FOLLOWS), read(before="2"), ["missing"]),
+        (oracle(FOLLOWS), read(TWO, THREE, ONE), ["wrong"]),
+        (oracle(FOLLOWS), read(THREE, TWO, TWO, ONE), ["doubled", "doubled"]),
+        (oracle(FOLLOWS), read(("4", "text 2"), THREE, TWO, ONE), ["doubled", "doubled"]),
+        (oracle(FOLLOWS), read(("4", "nobody wrote this"), THREE, TWO, ONE), ["wrong"]),
+        (oracle(FOLLOWS, acknowledged_s=10.5), read(THREE, ONE), []),
+        (oracle(FOLLOWS, acknowledged_s=10.5), read(THREE, TWO, ONE), []),
+        (oracle(FOLLOWS, delete_began_s=5), read(THREE, ONE), []),
+        (oracle(FOLLOWS, delete_began_s=5), read(THREE, TWO, ONE), []),
+        (oracle(FOLLOWS, delete_began_s=5, deleted_s=6), read(THREE, TWO, ONE), ["wrong"]),
+        (oracle(NOT), read(), []),
+        (oracle(NOT), read(TWO), ["wrong"]),
+        (oracle(FOLLOWS | NOT), read(TWO), []),
+        (oracle(frozenset({Relation(blocked=True)})), read(TWO), ["wrong"]),
+    ],
+)
+def test_the_oracle(made: Oracle, page: Read, kinds: list[str]) -> None:
+    assert [violation.kind for violation in made.check(page)] == kinds
+
+
+def test_a_change_under_way_may_be_made_or_not() -> None:
+    made = oracle(FOLLOWS)
+
+    def unfollow(relation: Relation) -> Relation:
+        return relation._replace(follows=False)
+
+    made.asked("r", "a", unfollow)
+    assert not list(made.check(read()))
+    assert not list(made.check(read(THREE)))
+    made.answered("r", "a", unfollow)
+    assert [violation.kind for violation in made.check(read(THREE))] == ["wrong"]
+
+
+def test_one_post_that_was_stored_twice() -> None:
+    made = Oracle(relations={("r", "a"): FOLLOWS})
+    post = Post("a", "text", "followers", began_s=0)
+    made.begun(post)
+    assert not list(made.check(read(("1", "text"))))
+    assert [violation.kind for violation in made.acknowledge(post, "2", 1)] == ["doubled"]
+
+
+@pytest.mark.servers
+def test_a_short_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with real_servers():
+        code = run(Plan(faults=4, seconds=5, seed=5), as_json=True)
+    result = json.loads(capsys.readouterr().out)
+    assert code == 0, result
+    assert result["faults"] == 4
+    assert result["posts_acknowledged"] > 0
+    assert result["pages_checked"] > 50

@@ -1,0 +1,150 @@
+"""The Memcached adapter: one behaviour on the stand-in, on one real node and on three."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from app.clock import ManualClock
+from app.stack import MemcachedDown
+from app.stack.cost import counted
+from app.stack.memcached import ITEM_LIMIT, Memcached, MemcachedNodes, MemcachedStandIn
+from app.stack.programs import ServersError
+from tests.conftest import NOON, real_servers
+
+pytestmark = pytest.mark.anyio
+
+TTL_S = 600
+
+
+@contextmanager
+def node() -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """A real memcached on a free loopback port."""
+    program = shutil.which("memcached")
+    with real_servers():
+        if program is None:
+            raise ServersError("memcached is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert program
+    process = subprocess.Popen([program, "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-m", "16", "-u", "nobody"])
+    try:
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+        yield f"127.0.0.1:{port}", process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(params=[0, *(pytest.param(n, marks=pytest.mark.servers) for n in (1, 3))])
+async def memcached(request: pytest.FixtureRequest) -> AsyncIterator[Memcached]:
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(node())[0] for _ in range(request.param)]
+        memcached: Memcached = MemcachedNodes(nodes, 1.0) if nodes else MemcachedStandIn(ManualClock(NOON).monotonic)
+        yield memcached
+        await memcached.close()
+
+
+async def test_a_swap_succeeds_only_on_the_version_it_read(memcached: Memcached) -> None:
+    assert await memcached.add("a", b"one", TTL_S)
+    assert not await memcached.add("a", b"two", TTL_S)
+    found = await memcached.gets("a")
+    assert found
+    assert found[0] == b"one"
+    await memcached.prepend(["a"], b"zero ")
+    assert not await memcached.cas("a", b"lost", found[1], TTL_S)
+    found = await memcached.gets("a")
+    assert found
+    assert found[0] == b"zero one"
+    assert await memcached.cas("a", b"three", found[1], TTL_S)
+    await memcached.delete("a")
+    assert await memcached.gets("a") is None
+    assert not await memcached.cas("a", b"four", found[1], TTL_S)
+
+
+async def test_a_prepend_reaches_what_exists_and_creates_nothing(memcached: Memcached) -> None:
+    present = [f"present {n}".replace(" ", "-") for n in range(2_500)]
+    for key in present:
+        await memcached.add(key, b"|", TTL_S)
+    absent = [f"absent-{n}" for n in range(2_500)]
+    keys = [key for pair in zip(present, absent, strict=True) for key in pair]
+    with counted() as cost:
+        assert await memcached.prepend(keys, b"id") == 2_500
+    assert cost.memcached == 5_000
+    for key in present:
+        found = await memcached.gets(key)
+        assert found
+        assert found[0] == b"id|"
+    assert [await memcached.gets(key) for key in absent] == [None] * 2_500
+
+
+async def test_a_list_that_cannot_grow_is_deleted_not_left_incomplete(memcached: Memcached) -> None:
+    """Memcached says NOT_STORED for an absent key and for one that is too large, with the same words."""
+    await memcached.add("large", b"x" * (ITEM_LIMIT - 500), TTL_S)
+    await memcached.add("small", b"|", TTL_S)
+    assert await memcached.prepend(["large", "small", "absent"], b"y" * 1_200) == 1
+    assert await memcached.gets("large") is None
+    assert await memcached.gets("small") is not None
+
+
+async def test_flush_forgets_everything(memcached: Memcached) -> None:
+    for n in range(10):
+        await memcached.add(f"key-{n}", b"|", TTL_S)
+    await memcached.flush()
+    assert [await memcached.gets(f"key-{n}") for n in range(10)] == [None] * 10
+
+
+async def test_the_stand_in_forgets_when_the_time_is_over() -> None:
+    clock = ManualClock(NOON)
+    memcached = MemcachedStandIn(clock.monotonic)
+    await memcached.add("a", b"|", 10)
+    clock.advance(9)
+    assert await memcached.prepend(["a"], b"x") == 1  # does not renew
+    clock.advance(1)
+    assert await memcached.gets("a") is None
+    assert await memcached.prepend(["a"], b"x") == 0
+
+
+@pytest.mark.servers
+async def test_a_node_that_is_away_is_not_replaced_by_another() -> None:
+    """A key that moved to another node and came back would be stale."""
+    with node() as (first, process), node() as (second, _):
+        memcached = MemcachedNodes([first, second], 1.0)
+        keys = [f"key-{n}" for n in range(100)]
+        for key in keys:
+            await memcached.add(key, b"|", TTL_S)
+        process.kill()
+        process.wait()
+        answers = [await _answers(memcached, key) for key in keys]
+        assert 20 < answers.count(True) < 80  # spread over both
+        with pytest.raises(MemcachedDown):
+            await memcached.prepend(keys, b"x")
+        await memcached.close()
+
+
+async def _answers(memcached: Memcached, key: str) -> bool:
+    try:
+        return await memcached.gets(key) is not None
+    except MemcachedDown:
+        return False
+
+
+async def test_keys_stay_where_they_are_when_a_node_is_added() -> None:
+    few, more = (MemcachedNodes([f"127.0.0.1:{port}" for port in range(1, n)], 1.0) for n in (5, 6))
+    keys = [f"home:{n}" for n in range(2_000)]
+    moved = sum(few._node(key) != more._node(key) for key in keys)
+    assert 0.1 < moved / len(keys) < 0.3  # one in five
+    await few.close()
+    await more.close()

@@ -1,0 +1,115 @@
+"""MongoDB at awkward moments: collections that come and go, a majority that cannot be asked."""
+
+import asyncio
+from contextlib import suppress
+from itertools import count
+from unittest.mock import patch
+
+import pytest
+from bson import ObjectId
+
+from app.config import Config
+from app.edges import VERSIONS, change_edges
+from app.models import DOCUMENTS
+from app.stack import Addresses, connected, mongodb
+from app.stack.mongodb import Collection, Contended, Find, Transaction, create_clustered, together
+from tests.world import World
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.servers
+async def test_a_collection_that_is_being_created_can_be_read(servers: Addresses) -> None:
+    """MongoDB refuses a snapshot that is older than the collection, and asks for another try."""
+    async with connected(servers, Config(database="test_snapshots")) as stack:
+        busy = asyncio.create_task(_write(stack.db["other"]))
+        try:
+            for number in range(40):
+                name = f"new_{number}"
+                _, *reads = await asyncio.gather(
+                    create_clustered(stack.db, name),
+                    *(together(stack.db, Find("other", {}, ("_id",), 1), Find(name, {}, ("_id",), 1)) for _ in "12345"),
+                )
+                assert all(empty == [] for _, empty in reads)
+        finally:
+            busy.cancel()
+            with suppress(asyncio.CancelledError):
+                await busy
+            await stack.db.client.drop_database("test_snapshots")
+
+
+async def test_every_index_that_a_document_names_is_there(world: World) -> None:
+    """Two on the same fields in another order are two."""
+    for document in DOCUMENTS:
+        found = await world.stack.db[document.Settings.name].index_information()
+        for index in document.Settings.indexes:
+            there = found[index.document["name"]]
+            assert list(there["key"]) == list(index.document["key"].items())
+            assert bool(there.get("unique")) == bool(index.document.get("unique"))
+
+
+async def test_a_transaction_comes_before_or_after_another_one(world: World) -> None:
+    """Both count, none is lost, and what was refused in the middle has left nothing behind."""
+    ids = [ObjectId() for _ in range(2)]
+
+    async def insert(inside: Transaction) -> None:
+        await inside["blocks"].find_or_insert({"blocker": ids[0], "blocked": ids[1]}, {"_id": ObjectId()})
+
+    await asyncio.gather(*(change_edges(world.stack.db, ids, insert) for _ in range(8)))
+    assert await world.stack.db["blocks"].count_documents({"blocker": ids[0]}) == 1
+    for id in ids:
+        version = await world.stack.db[VERSIONS].find_one({"_id": id})
+        assert version
+        assert version["version"] == 8
+
+
+@pytest.mark.servers
+async def test_a_transaction_that_somebody_else_holds_up_gives_up(servers: Addresses) -> None:
+    async with connected(servers, Config(database="test_transactions")) as stack:
+        id, began = ObjectId(), asyncio.Event()
+
+        async def hang(_: Transaction) -> None:
+            began.set()
+            await asyncio.sleep(60)
+
+        async def nothing(_: Transaction) -> None: ...
+
+        dying = asyncio.create_task(change_edges(stack.db, [id], hang))
+        await began.wait()
+        try:
+            with patch("app.stack.mongodb.TRANSACTION_S", 0.05), pytest.raises(Contended):
+                await change_edges(stack.db, [id], nothing)
+            dying.cancel()
+            await asyncio.wait([dying])
+            await change_edges(stack.db, [id], nothing)
+            version = await stack.db[VERSIONS].find_one({"_id": id})
+            assert version == {"_id": id, "version": 1}
+        finally:
+            dying.cancel()
+            await stack.db.client.drop_database("test_transactions")
+
+
+async def _write(collection: Collection) -> None:
+    """Keeps the majority busy."""
+    for number in count():
+        await collection.insert_one({"_id": number})
+
+
+async def _interrupted(*_: object) -> None:
+    """The answer to an insert that arrives while the primary steps down."""
+    error = {"code": 11602, "errmsg": "operation was interrupted"}
+    mongodb._unless_there({"writeErrors": [{"code": mongodb.DUPLICATE_KEY}], "writeConcernError": error})
+
+
+async def test_entries_that_may_not_be_with_a_majority_are_delivered_again(world: World) -> None:
+    """A poster is not told of a fault of ours, and a job is not failed by it: the delivery stays pending."""
+    await world.people("ann", "zoe")
+    await world.follow("ann", "zoe")
+    with patch("phases.entries.insert_missing", _interrupted):
+        await world.post("zoe", "stored")
+    assert (await world.pending())["push"] == 1
+    await world.sees("ann", "stored")
+    await world.sweep()
+    await world.drain()
+    assert (await world.pending())["push"] == 0
+    await world.sees("ann", "stored")

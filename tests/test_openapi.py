@@ -1,0 +1,191 @@
+"""The published document is valid, complete and true: a fuzzer finds no 5xx and no answer that it does not describe."""
+
+import asyncio
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import pytest
+import schemathesis
+import uvicorn
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.config import SchemathesisConfig
+from schemathesis.schemas import BaseSchema
+
+from app.config import Config
+from app.stack import Addresses, connected
+from app.web import create_app
+from app.web.api import OPERATIONS, PREFIX
+from app.web.openapi import document
+from app.web.schemas import NewStatus, SignUp
+from phases.timelines import Timelines
+
+SIGN_UP = {"handle": "ann", "password": "correct horse"}
+EXAMPLES = 12  # per operation, after the examples that the schema's corners give
+SEED = 20261120
+
+
+@dataclass
+class Server:
+    """A real server on the memory stack, and a person who is signed in."""
+
+    url: str
+    headers: dict[str, str]
+    status: str = ""  # of this person
+
+
+async def _serve(listening: socket.socket, started: "Future[uvicorn.Server]") -> None:
+    config = Config.from_environment({}, demo=True, failed_sign_ins_per_minute=10_000)
+    async with connected(Addresses(None, None, None), config) as stack:
+        app = create_app(stack, await Timelines.open(stack))
+        server = uvicorn.Server(uvicorn.Config(app, ws="none", lifespan="off", log_config=None, server_header=False))
+        started.set_result(server)
+        await server.serve(sockets=[listening])
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        started: Future[uvicorn.Server] = Future()
+        thread = threading.Thread(target=lambda: asyncio.run(_serve(listening, started)))
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            with httpx.Client(base_url=url + PREFIX, timeout=10) as http:
+                yield _furnished(url, http)
+        finally:
+            started.result(10).should_exit = True
+            thread.join(10)
+
+
+def _furnished(url: str, http: httpx.Client) -> Server:
+    """Two people who follow each other, and a status of each."""
+    for handle in ("ann", "bob"):
+        assert http.post("/users", json=SIGN_UP | {"handle": handle}).status_code == 201
+    tokens = [http.post("/tokens", json=SIGN_UP | {"handle": handle}).json()["token"] for handle in ("bob", "ann")]
+    server = Server(url, {})
+    for token, other in zip(tokens, ("ann", "bob"), strict=True):
+        server.headers = {"Authorization": f"Bearer {token}"}
+        assert http.put(f"/follows/{other}", headers=server.headers).status_code == 204
+        server.status = http.post("/statuses", json={"text": "hello"}, headers=server.headers).json()["id"]
+    return server
+
+
+def _described() -> BaseSchema:
+    config = SchemathesisConfig(seed=SEED)
+    config.projects.default.generation.update(deterministic=True, max_examples=EXAMPLES)
+    return schemathesis.openapi.from_dict(document(OPERATIONS, PREFIX), config=config)
+
+
+described = _described()
+
+
+def test_the_published_document_is_the_generated_one(server: Server) -> None:
+    answer = httpx.get(f"{server.url}{PREFIX}/openapi.json")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == document(OPERATIONS, PREFIX)
+
+
+def test_the_document_is_valid_openapi() -> None:
+    described.validate()
+    for schema in described.raw_schema["components"]["schemas"].values():
+        jsonschema_rs.meta.validate(schema, registry=None)
+
+
+def test_every_operation_is_described_with_its_errors() -> None:
+    paths = document(OPERATIONS, PREFIX)["paths"]
+    described = {(method.upper(), path): about for path, methods in paths.items() for method, about in methods.items()}
+    assert described.keys() == {(operation.method, operation.path) for operation in OPERATIONS}
+    assert len({about["operationId"] for about in described.values()}) == len(described)
+    for (method, path), about in described.items():
+        needs_token = about["security"] != []
+        assert ("401" in about["responses"]) == (needs_token or path == "/tokens"), path
+        assert ("400" in about["responses"]) == ("requestBody" in about), path
+        if "{handle}" in path or "{id}" in path:
+            assert "404" in about["responses"], path
+        if method != "GET":
+            assert "429" in about["responses"], path
+
+
+def test_the_table_is_what_was_promised() -> None:
+    promised = """
+        POST /users
+        POST /tokens
+        DELETE /tokens/current
+        GET /me
+        GET /users/{handle}
+        PUT /follows/{handle}
+        DELETE /follows/{handle}
+        PUT /blocks/{handle}
+        DELETE /blocks/{handle}
+        PUT /circle/{handle}
+        DELETE /circle/{handle}
+        GET /users/{handle}/followers
+        GET /users/{handle}/following
+        POST /statuses
+        GET /statuses/{id}
+        DELETE /statuses/{id}
+        GET /users/{handle}/statuses
+        GET /timeline
+        POST /timeline/refresh
+        GET /phases
+        PUT /phases
+        GET /openapi.json
+    """
+    assert [f"{operation.method} {operation.path}" for operation in OPERATIONS] == [
+        line.strip() for line in promised.split("\n") if line.strip()
+    ]
+
+
+@pytest.mark.parametrize("text", ["a", "a b", " a\n", "\x1f\x85a\u3000", "x" * 500, " " * 9 + "x" * 500, "👍" * 500])
+def test_the_pattern_of_texts_lets_through_what_the_code_does(text: str) -> None:
+    assert re.search(_text_pattern(), text)
+    assert NewStatus.model_validate({"text": text}).text == text.strip()
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\x1c\x1f", "\u3000", "x" * 501, "\0", "a\0b"])
+def test_the_pattern_of_texts_refuses_what_the_code_does(text: str) -> None:
+    assert not re.search(_text_pattern(), text)
+    with pytest.raises(ValueError, match="text"):
+        NewStatus.model_validate({"text": text})
+
+
+def _text_pattern() -> str:
+    return str(NewStatus.model_json_schema()["properties"]["text"]["pattern"])
+
+
+def test_what_may_be_left_out_is_not_required() -> None:
+    assert SignUp.model_json_schema()["required"] == ["handle", "password"]
+    assert NewStatus.model_json_schema()["required"] == ["text"]
+
+
+@described.parametrize()
+@settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+)
+def test_no_undocumented_answer(case: Any, server: Server) -> None:
+    if case.meta and case.meta.generation.mode.is_positive:
+        _aim(case, server)
+    headers = dict(server.headers)
+    if case.operation.path == "/tokens/current" and case.method == "DELETE":
+        given = httpx.post(f"{server.url}{PREFIX}/tokens", json=SIGN_UP).json()
+        headers = {"Authorization": f"Bearer {given['token']}"}
+    case.call_and_validate(base_url=server.url + PREFIX, headers=headers)
+
+
+def _aim(case: Any, server: Server) -> None:
+    """Let every other valid case meet somebody who exists."""
+    existing = {"handle": "bob", "id": server.status}
+    for name in case.path_parameters or {}:
+        if name in existing and sum(map(ord, str(case.path_parameters[name]))) % 2:
+            case.path_parameters[name] = existing[name]

@@ -1,0 +1,118 @@
+"""The page for those who run the system."""
+
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.models import User
+from app.stack.queue import Delivery
+from app.web import live, operations
+from tests.site import SLUGS, Site, events, forms, opened, texts
+from workers.worker import drain_queues
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with opened() as site:
+        yield site
+
+
+@pytest.fixture
+async def demo() -> AsyncIterator[Site]:
+    async with opened(demo=True) as site:
+        yield site
+
+
+async def test_operations_are_for_administrators(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    assert 'href="/operations"' not in await ann.open("/")
+    await ann.open("/operations")
+    assert ann.status == 403
+    assert (await ann.client.get("/operations/live")).status_code == 403
+    proof = ann.form("/sign-out").fields
+    assert (await ann.client.post("/operations/retry", data=proof)).status_code == 403
+    await User.find_one({"handle": "ann"}).update({"$set": {"admin": True}})
+    html = await ann.open("/operations")
+    assert ann.status == 200
+    assert [form.action for form in forms(html)] == ["/sign-out"], "nothing is disturbed outside demo mode"
+    for name in ("pause", "resume", "flush", "send-away"):
+        assert (await ann.client.post(f"/operations/{name}", data=proof)).status_code == 404
+    assert (await ann.client.post("/operations/retry", data=proof)).status_code == 303
+
+
+async def test_the_buttons_disturb_the_system_and_no_timeline(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def rest(seconds: float) -> None:
+        demo.clock.advance(seconds)
+
+    async def press(name: str) -> str:
+        await ann.open("/operations")
+        return await ann.submit(f"/operations/{name}")
+
+    async def pending() -> int:
+        return (await demo.timelines.state()).phases[-1].pending
+
+    monkeypatch.setattr(operations, "rest", rest)
+    ann, bob = await demo.browser().sign_up("ann"), await demo.browser().sign_up("bob")
+    await ann.act("bob", "follow")
+    await bob.post("hello")
+    await ann.open("/?phase=cache")
+    assert re.search(r"Active</dt><dd>2 <span", await ann.open("/operations"))
+    assert "Resume workers" in await press("pause")
+    demo.clock.advance(2)
+    await bob.post("while paused")
+    await drain_queues(demo.timelines)
+    assert await pending() > 0, "a paused worker takes nothing"
+    assert texts(await ann.open("/?phase=cache")) == ["while paused", "hello"]
+    assert "Pause workers" in await press("resume")
+    await drain_queues(demo.timelines)
+    assert await pending() == 0
+    assert "Memcached is empty" in await press("flush")
+    assert "Nine in ten people are away" in await press("send-away")
+    demo.clock.advance(10)
+    for slug in SLUGS:
+        assert texts(await ann.open(f"/?phase={slug}")) == ["while paused", "hello"], slug
+
+
+async def test_dead_letters_show_their_error_and_are_queued_again(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = await demo.browser().sign_up("ann")
+    dead = [Delivery("cache-1", "cache", "0" * 24, "failed", 0, demo.clock.now(), "KeyError: <lost>")]
+
+    async def deliveries(*, failed: bool, limit: int) -> list[Delivery]:
+        assert failed
+        return dead[:limit]
+
+    async def retry() -> int:
+        dead.clear()
+        return 1
+
+    monkeypatch.setattr(demo.stack.queue, "deliveries", deliveries)
+    monkeypatch.setattr(demo.stack.queue, "retry_dead_letters", retry)
+    assert "KeyError: &lt;lost&gt;" in await ann.open("/operations")
+    assert "no job has failed" in await ann.submit("/operations/retry")
+
+
+async def test_it_says_which_server_does_not_answer(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away() -> dict[str, str | None]:
+        return {"mongodb": "6", "redis": None, "memcached": None}
+
+    ann = await demo.browser().sign_up("ann")
+    monkeypatch.setattr(demo.stack, "check", away)
+    html = await ann.open("/operations")
+    assert html.count("no answer") == 2
+    assert "Redis does not answer" in html
+    assert "Memcached does not answer" in html
+
+
+async def test_the_page_is_kept_up_to_date(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LONGEST_S", 0)
+    ann = await demo.browser().sign_up("ann")
+    (event,) = events((await ann.client.get("/operations/live")).text)
+    assert event.strip() in await ann.open("/operations") or "Deliveries" in event
+
+
+def test_a_sparkline_runs_from_left_to_right_and_from_the_bottom_up() -> None:
+    assert operations.polyline([(300, 0), (150, 5), (0, 10)], 10) == "0.0,27.0 80.0,14.0 160.0,1.0"
+    assert operations.polyline([(0, 0)], 0) == "160.0,27.0"

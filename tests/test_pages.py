@@ -1,0 +1,643 @@
+"""The pages on the stand-ins, asked as a browser without JavaScript asks: links, forms and cookies."""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from pymongo.errors import ServerSelectionTimeoutError
+from starlette.routing import Route
+
+from app.models import User
+from app.web import live, pages, people, session, timeline
+from app.web.render import ago
+from phases import PHASES
+from tests.site import PASSWORD, SLUGS, Site, events, forms, opened, texts
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with opened() as site:
+        yield site
+
+
+@pytest.fixture
+async def demo() -> AsyncIterator[Site]:
+    async with opened(demo=True) as site:
+        yield site
+
+
+# Strangers
+
+
+async def test_the_first_page_tells_a_stranger_what_this_is_in_less_than_50_kb(site: Site) -> None:
+    browser = site.browser()
+    html = await browser.open("/")
+    style = await browser.client.get(re.findall(r'href="(/static/style\.css[^"]*)"', html)[0])
+    assert len(browser.answer.content) + len(style.content) < 50_000
+    assert all(phase.slug in html and phase.title in html for phase in PHASES)
+    assert 'href="/sign-up"' in html
+    assert 'href="/sign-in"' in html
+    assert "demo" not in html.lower()
+
+
+@pytest.mark.parametrize("address", ["/people", "/@ann", "/@ann/followers", "/@ann/following", "/phases"])
+async def test_a_page_for_members_sends_a_stranger_to_sign_in_and_back(site: Site, address: str) -> None:
+    await site.browser().sign_up("ann")
+    stranger = site.browser()
+    answer = await stranger.client.get(address)
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/sign-in?next=" + quote(address, safe="")
+    await stranger.open(address)
+    await stranger.submit("/sign-in", handle="ann", password=PASSWORD)
+    assert (stranger.status, stranger.answer.url.path) == (200, address)
+
+
+async def test_an_unknown_address_is_a_page_too(site: Site) -> None:
+    browser = await site.browser().sign_up("ann")
+    for address in ("/nothing", "/@nobody", "/@ann/nothing", "/statuses/" + "0" * 24, "/statuses/x", "/?before=x"):
+        html = await browser.open(address)
+        assert browser.status == 404, address
+        assert "Nothing is here" in html
+
+
+async def test_static_files_are_kept_for_ever_under_their_version(site: Site) -> None:
+    browser = site.browser()
+    (address,) = re.findall(r'href="(/static/style\.css[^"]*)"', await browser.open("/"))
+    versioned, plain = await browser.client.get(address), await browser.client.get("/static/style.css")
+    assert "immutable" in versioned.headers["cache-control"]
+    assert plain.headers["cache-control"] == "no-cache"
+    assert (await browser.client.get("/static/../pages.py")).status_code == 404
+
+
+# Signing up, in and out
+
+
+async def test_what_is_wrong_with_a_sign_up_stands_beside_what_was_typed(site: Site) -> None:
+    browser = site.browser()
+    await browser.open("/sign-up")
+    html = await browser.submit("/sign-up", handle="Not a handle", name="Ann", password=PASSWORD)
+    assert browser.status == 422
+    assert 'id="handle-wrong"' in html
+    assert 'value="Not a handle"' in html
+    assert 'value="Ann"' in html
+    assert PASSWORD not in html
+    html = await browser.submit("/sign-up", handle="ann", name="Ann", password="short")
+    assert browser.status == 422
+    assert 'id="password-wrong"' in html
+    await browser.submit("/sign-up", handle="ann", name="Ann", password=PASSWORD)
+    assert (browser.status, browser.answer.url.path) == (200, "/")
+    other = site.browser()
+    await other.open("/sign-up")
+    html = await other.submit("/sign-up", handle="ANN", password=PASSWORD)
+    assert other.status == 409
+    assert "taken" in html
+
+
+async def test_signing_in_and_out(site: Site) -> None:
+    await site.browser().sign_up("ann")
+    browser = site.browser()
+    await browser.open("/sign-in")
+    html = await browser.submit("/sign-in", handle="ann", password="wrong horse")
+    assert browser.status == 401
+    assert 'value="ann"' in html
+    assert "wrong horse" not in html
+    assert "@ann" in await browser.submit("/sign-in", handle="@Ann ", password=PASSWORD)
+    token = browser.client.cookies[session.SESSION]
+    await browser.open("/")
+    assert 'href="/sign-in"' in await browser.submit("/sign-out")
+    assert session.SESSION not in browser.client.cookies
+    browser.client.cookies.set(session.SESSION, token)
+    assert "@ann" not in await browser.open("/")
+
+
+async def test_too_many_failed_sign_ins_are_told_when_to_come_back() -> None:
+    async with opened(failed_sign_ins_per_minute=1) as site:
+        browser = site.browser()
+        await browser.open("/sign-in")
+        await browser.submit("/sign-in", handle="ann", password="wrong horse")
+        await browser.submit("/sign-in", handle="ann", password="wrong horse")
+        assert browser.status == 429
+        assert int(browser.answer.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(site: Site, scheme: str) -> None:
+    browser = site.browser(f"{scheme}://feedlab.test")
+    await browser.open("/sign-up")
+    form = browser.form("/sign-up")
+    answer = await browser.client.post("/sign-up", data=form.fields | {"handle": "ann", "password": PASSWORD})
+    (cookie,) = [c for c in answer.headers.get_list("set-cookie") if c.startswith(session.SESSION)]
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert ("Secure" in cookie) == (scheme == "https")
+
+
+AWAY = [
+    "https://evil.test/",
+    "//evil.test/",
+    "/\\evil.test/",
+    "\\\\evil.test",
+    "/\t/evil.test",
+    "\n//evil.test",
+    "javascript:alert(1)",
+    "evil.test",
+    "",
+    "/" + "a" * 1000,
+]
+
+
+@pytest.mark.parametrize("next_", AWAY)
+async def test_signing_in_leads_to_no_other_site(site: Site, next_: str) -> None:
+    await site.browser().sign_up("ann")
+    for given in ("address", "field"):
+        browser = site.browser()
+        await browser.open("/sign-in" + (f"?next={quote(next_, safe='')}" if given == "address" else ""))
+        typed = {"handle": "ann", "password": PASSWORD} | ({"next": next_} if given == "field" else {})
+        fields = browser.form("/sign-in").fields | typed
+        answer = await browser.client.post("/sign-in", data=fields)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+
+
+# Forms from elsewhere
+
+
+def _posts() -> list[str]:
+    paths = [route.path for route in pages.routes if isinstance(route, Route) and "POST" in (route.methods or ())]
+    return [path.format(handle="bob", id="0" * 24) for path in paths]
+
+
+@pytest.mark.parametrize("path", _posts())
+async def test_a_form_without_the_proof_of_this_session_is_refused(demo: Site, path: str) -> None:
+    ann, bob = await demo.browser().sign_up("ann"), await demo.browser().sign_up("bob")
+    await bob.open("/")
+    theirs = bob.form("/statuses").fields[session.PROOF]
+    for proof in ({}, {session.PROOF: ""}, {session.PROOF: theirs}, {session.PROOF: "\u00e9"}):
+        answer = await ann.client.post(path, data={"text": "forged", "handle": "bob", "password": PASSWORD} | proof)
+        assert answer.status_code == 403, proof
+        assert "set-cookie" not in answer.headers
+    assert "forged" not in await ann.open("/")
+    assert "Unfollow" not in await ann.open("/@bob")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "https://evil.test"},
+        {"origin": "null"},
+        {"origin": "http://feedlab.test.evil.test"},
+    ],
+)
+async def test_a_form_that_another_site_sent_is_refused_whatever_it_carries(
+    site: Site, headers: dict[str, str]
+) -> None:
+    ann = await site.browser().sign_up("ann")
+    await ann.open("/")
+    fields = ann.form("/statuses").fields | {"text": "forged"}
+    assert (await ann.client.post("/statuses", data=fields, headers=headers)).status_code == 403
+    assert texts(await ann.open("/")) == []
+    same = {"origin": "http://feedlab.test", "sec-fetch-site": "same-origin"}
+    assert (await ann.client.post("/statuses", data=fields, headers=same)).status_code == 303
+
+
+# The timeline
+
+
+async def test_what_somebody_posts_is_on_their_followers_page_in_every_phase(demo: Site) -> None:
+    ann, bob = await demo.browser().sign_up("ann", "Ann A."), await demo.browser().sign_up("bob")
+    await ann.act("bob", "follow")
+    await bob.post("first\nof two lines")
+    demo.clock.advance(2)
+    await bob.post("second")
+    for slug in SLUGS:
+        assert texts(await ann.open(f"/?phase={slug}")) == ["second", "first\nof two lines"], slug
+    assert 'href="/@bob">@bob</a>' in ann.html or "@bob" in ann.html
+    assert re.search(r'<time data-ago datetime="\d{4}-\d\d-\d\dT[\d:]+Z" title="[^"]+ UTC">now</time>', ann.html)
+
+
+async def test_the_phase_is_remembered_and_the_systems_own_is_marked(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    marked = r'\?phase=(\w+)" aria-current="true"'
+    assert re.findall(marked, await ann.open("/")) == ["cache"]
+    assert re.findall(r"</b>(\w+)<i></i><span class=\"away\"> \(the system", ann.html) == ["cache"]
+    await ann.open("/?phase=push")
+    assert re.findall(marked, await ann.open("/")) == ["push"]
+    await ann.open("/?phase=cache")
+    assert timeline.PHASE_COOKIE not in ann.client.cookies
+    ann.client.cookies.set(timeline.PHASE_COOKIE, "nonsense")
+    assert re.findall(marked, await ann.open("/")) == ["cache"]
+    await ann.open("/?phase=nonsense")
+    assert ann.status == 422
+
+
+async def test_the_cost_line_counts_commands_and_says_when_figures_mean_nothing(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    html = await ann.open("/?phase=query")
+    figures = dict(re.findall(r"<dt>(\w+)</dt><dd>([\d.]+)", html))
+    assert int(figures["MongoDB"]) >= 1
+    assert (figures["Memcached"], figures["Redis"]) == ("0", "0")
+    assert float(figures["Time"]) >= 0
+    assert "Stand-ins: figures are meaningless" in html
+    assert int(dict(re.findall(r"<dt>(\w+)</dt><dd>([\d.]+)", await ann.open("/?phase=cache")))["Memcached"]) >= 1
+
+
+@pytest.mark.parametrize("bad", ["x" * 501, "   ", "\r\n"])
+async def test_what_cannot_be_posted_stays_in_its_field(site: Site, bad: str) -> None:
+    ann = await site.browser().sign_up("ann")
+    html = await ann.post(bad, "circle")
+    assert ann.status == 422
+    assert 'id="text-wrong"' in html
+    assert ann.form("/statuses").fields["text"] == bad.replace("\r\n", "\n")
+    assert '<option value="circle" selected>' in html
+    await ann.open("/")
+    await ann.submit("/statuses", text="kept", audience="everybody")
+    assert ann.status == 422
+    assert ann.form("/statuses").fields["text"] == "kept"
+
+
+async def test_line_breaks_count_once(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    await ann.post("\r\n".join("x" * 250))  # 250 characters and 249 breaks
+    assert ann.status == 200
+    assert texts(ann.html) == ["\n".join("x" * 250)]
+
+
+async def test_a_double_click_posts_once_and_going_back_posts_again(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    await ann.open("/")
+    fields = ann.form("/statuses").fields
+    for text in ("once", "once", "twice"):
+        assert (await ann.client.post("/statuses", data=fields | {"text": text})).status_code == 303
+    assert sorted(texts(await ann.open("/"))) == ["once", "twice"]
+
+
+async def test_nothing_typed_becomes_markup(site: Site) -> None:
+    evil = "<script>alert(1)</script>\"'&"
+    ann = await site.browser().sign_up("ann", evil)
+    await ann.post(evil)
+    for address in (
+        "/",
+        "/@ann",
+        "/people",
+        f"/people?q={quote(evil)}",
+        "/@ann/followers",
+        f"/sign-in?next={quote(evil)}",
+    ):
+        html = await ann.open(address)
+        assert "<script>" not in html, address
+    assert texts(await ann.open("/")) == ["&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;&amp;"]
+    html = await ann.post(evil * 30)
+    assert ann.status == 422
+    assert "<script>" not in html
+
+
+async def test_audience_and_delete_are_shown_where_they_apply(site: Site) -> None:
+    ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
+    await ann.act("bob", "follow")
+    await bob.act("ann", "add-to-circle")
+    await bob.post("for few", "circle")
+    assert "Delete for good" in bob.html
+    html = await ann.open("/")
+    assert texts(html) == ["for few"]
+    assert "</span>circle</span>" in html
+    assert "Delete" not in html
+    (id,) = re.findall(r'href="/statuses/(\w{24})"', html)
+    assert texts(await ann.open(f"/statuses/{id}")) == ["for few"]
+    fields = {session.PROOF: bob.form("/statuses").fields[session.PROOF]}
+    answer = await ann.client.post(
+        f"/statuses/{id}/delete", data={session.PROOF: ann.form("/sign-out").fields["proof"]}
+    )
+    assert answer.status_code == 404
+    answer = await bob.client.post(f"/statuses/{id}/delete", data=fields | {"next": "/@bob"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/@bob")
+    assert texts(await ann.open("/")) == []
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+async def test_older_pages_lead_to_the_first_status_and_back(demo: Site, slug: str) -> None:
+    ann = await demo.browser().sign_up("ann")
+    author = await User.find_one({"handle": "ann"})
+    assert author
+    for n in range(45):
+        demo.clock.advance(2)
+        await demo.app.state.social.post(author.id, f"status {n}")
+    await ann.open(f"/?phase={slug}")
+    seen = texts(ann.html)
+    while older := re.findall(r'href="([^"]+)" rel="next"', ann.html):
+        html = await ann.open(older[0].replace("&amp;", "&"))
+        assert '<a class="button quiet" href="/" rel="first">' in html
+        assert 'name="text"' not in html, "the composer is on the newest page"
+        seen += texts(html)
+    assert seen == [f"status {n}" for n in reversed(range(45))]
+    assert f'?phase=query&amp;before={re.findall("before=(.{24})", str(ann.answer.url))[0]}"' in ann.html
+
+
+async def test_an_empty_timeline_says_what_to_do(site: Site) -> None:
+    ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
+    assert "You follow nobody yet" in await ann.open("/")
+    assert 'href="/people"' in ann.html
+    for address in ("/people", "/"):
+        await ann.open(address)
+        assert [form.action for form in forms(ann.html) if "/follow" in form.action] == ["/@bob/follow"], address
+    await ann.submit("/@bob/follow")
+    assert "Nothing here yet" in ann.html
+    assert "/follow" not in await ann.open("/people")
+    assert bob.status == 200
+
+
+async def test_a_cold_timeline_is_complete_and_refreshed_by_its_button() -> None:
+    async with opened(comeback="manual") as site:
+        ann = await site.browser().sign_up("ann")
+        await ann.post("hello")
+        await site.stack.memcached.flush()
+        html = await ann.open("/")
+        assert texts(html) == ["hello"]
+        assert "Your timeline is cold" in html
+        html = await ann.submit("/timeline/refresh")
+        assert texts(html) == ["hello"]
+        assert "Your timeline is cold" not in html
+
+
+# People
+
+
+async def test_people_are_found_by_the_beginning_of_their_handle_or_name(site: Site) -> None:
+    for handle, name in {"ann": "", "anna": "Zoë Ångström", "bob": "Zoe O'Neil", "a_n": ""}.items():
+        await site.browser().sign_up(handle, name)
+    eve = await site.browser().sign_up("eve")
+    await eve.act("ann", "follow")
+    for typed, found in {
+        "": ["a_n", "ann", "anna", "bob", "eve"],
+        "an": ["ann", "anna"],
+        "@ANN": ["ann", "anna"],
+        "a.n": [],
+        ".*": [],
+        "zo": ["anna", "bob"],
+        "ZOË": ["anna"],
+        "o'": ["bob"],
+        "zo ån": ["anna"],
+        "eil": [],
+        "zzz": [],
+    }.items():
+        html = await eve.open(f"/people?q={quote(typed)}")
+        assert re.findall(r'<a class="person" href="/@(\w+)"', html) == found, typed
+    assert "Nobody found" in eve.html
+
+
+async def test_people_are_listed_page_by_page(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(people, "PEOPLE_A_PAGE", 2)
+    ann = await site.browser().sign_up("ann")
+    for handle in ("b1", "b2", "b3"):
+        await (await site.browser().sign_up(handle)).act("ann", "follow")
+    await ann.act("b1", "follow")  # somebody who follows nobody is shown suggestions too
+    for address in ("/people", "/people?q=b", "/@ann/followers"):
+        found = re.findall(r'class="person" href="/@(\w+)"', await ann.open(address))
+        while older := re.findall(r'href="([^"]+)" rel="next"', ann.html):
+            found += re.findall(r'class="person" href="/@(\w+)"', await ann.open(older[0].replace("&amp;", "&")))
+        assert sorted(found) == (["ann", "b1", "b2", "b3"] if address == "/people" else ["b1", "b2", "b3"])
+
+
+async def test_a_persons_page_follows_blocks_and_keeps_a_circle(site: Site) -> None:
+    ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob", "Bob B.")
+    await bob.post("hello")
+    html = await ann.open("/@BOB")
+    assert "Bob B." in html
+    assert texts(html) == []
+    html = await ann.submit("/@bob/follow")
+    assert texts(html) == ["hello"]
+    assert "<b>1</b> follower<" in html
+    assert "follows you" in await bob.open("/@ann")
+    assert "In your circle" in await ann.act("bob", "add-to-circle")
+    assert "In your circle" not in await ann.act("bob", "remove-from-circle")
+    html = await ann.act("bob", "block")
+    assert "You blocked @bob" in html
+    assert texts(html) == []
+    assert [form.action for form in forms(html) if "/@bob/" in form.action] == ["/@bob/unblock"]
+    html = await bob.act("ann", "follow")
+    assert bob.status == 403
+    assert 'role="alert"' in html
+    assert "Follow" in await ann.act("bob", "unblock")
+    assert "Unfollow" in await ann.act("bob", "follow")
+    assert "Unfollow" not in await ann.act("bob", "unfollow")
+
+
+async def test_ones_own_page_has_no_buttons_about_oneself(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    await ann.open("/@ann")
+    assert [form.action for form in forms(ann.html)] == ["/sign-out"]
+    proof = ann.form("/sign-out").fields
+    answer = await ann.client.post("/@ann/follow", data=proof)
+    assert answer.status_code == 422
+    assert (await ann.client.post("/@ann/nonsense", data=proof)).status_code == 404
+
+
+# What pages cost, and what is new
+
+
+async def test_the_cost_of_the_other_phases_is_measured_only_when_asked_for(demo: Site) -> None:
+    ann = await demo.browser().sign_up("ann")
+    html = await ann.open("/")
+    assert 'class="bars"' not in html
+    (address,) = re.findall(r'href="([^"]+)"[^>]*data-swap', html)
+    html = await ann.open(address)
+    assert re.findall(r'<span class="name">\d (\w+)</span>', html) == SLUGS
+    assert len(re.findall(r'<span class="ms">[\d.,]+ ms</span>', html)) == len(SLUGS)
+
+
+async def test_a_stream_says_how_many_statuses_are_new(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LONGEST_S", 0)  # one look
+    ann, bob = await demo.browser().sign_up("ann"), await demo.browser().sign_up("bob")
+    await ann.act("bob", "follow")
+    await bob.post("seen")
+    (address,) = re.findall(r'data-live="([^"]+)"', await ann.open("/"))
+    answer = await ann.client.get(address)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert (events(answer.text), answer.text.endswith(live.DONE)) == ([""], True)
+    for text in ("one", "two"):
+        demo.clock.advance(2)
+        await bob.post(text)
+    (event,) = events((await ann.client.get(address)).text)
+    assert event == '<a class="button" href="/">2 new statuses</a>'
+    assert (await demo.browser().client.get(address)).status_code == 303
+    assert (await ann.client.get("/timeline/newer?since=x")).status_code == 404
+
+
+async def test_a_second_window_ends_the_stream_of_the_first_and_signing_out_ends_all() -> None:
+    streams = live.Streams()
+    first, other = streams.begin("session", "newer"), streams.begin("session", "operations")
+    second = streams.begin("session", "newer")
+    assert first
+    assert other
+    assert second
+    assert (first.is_set(), second.is_set(), other.is_set()) == (True, False, False)
+    streams.ended("session", "newer", first)
+    streams.end("session")
+    assert (second.is_set(), other.is_set()) == (True, True)
+
+
+async def test_there_are_only_so_many_streams(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "MOST_STREAMS", 0)
+    ann = await site.browser().sign_up("ann")
+    assert (await ann.client.get("/timeline/newer")).status_code == 204
+
+
+# Phases
+
+
+async def test_administrators_switch_phases_and_others_see_them(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    html = await ann.open("/phases")
+    assert all(slug in html for slug in SLUGS)
+    assert 'action="/phases"' not in html
+    proof = ann.form("/sign-out").fields
+    change = proof | {"read": "push", "delivering": ["push", "cache"]}
+    assert (await ann.client.post("/phases", data=change)).status_code == 403
+    await User.find_one({"handle": "ann"}).update({"$set": {"admin": True}})
+    assert (await ann.client.post("/phases", data=change)).status_code == 303
+    state = await site.timelines.state()
+    assert (state.read, sorted(state.delivering)) == ("push", ["cache", "push"])
+    answer = await ann.client.post("/phases", data=change | {"read": "nonsense"})
+    assert answer.status_code == 422
+    assert 'role="alert"' in answer.text
+    assert (await site.timelines.state()).read == "push"
+
+
+# Demo mode
+
+
+async def test_in_demo_mode_one_click_signs_in_and_the_page_says_so(demo: Site) -> None:
+    for handle in ("ann", "bob", "cat"):
+        browser = await demo.browser().sign_up(handle)
+        if handle != "ann":
+            await browser.act("ann", "follow")
+    stranger = demo.browser()
+    html = await stranger.open("/")
+    assert "anybody may sign in as anybody" in html
+    assert re.findall(r'name="handle" value="(\w+)"', html)[0] == "ann", "whoever has most followers is first"
+    html = await stranger.submit("/sign-in-as", handle="cat")
+    assert 'href="/@cat"' in html
+    assert "anybody may sign in as anybody" in html
+    assert 'action="/phases"' in await stranger.open("/phases")
+
+
+async def test_without_demo_mode_nobody_signs_in_by_one_click(site: Site) -> None:
+    await site.browser().sign_up("ann")
+    stranger = site.browser()
+    await stranger.open("/sign-in")
+    proof = stranger.form("/sign-in").fields
+    answer = await stranger.client.post("/sign-in-as", data=proof | {"handle": "ann"})
+    assert answer.status_code == 404
+    assert session.SESSION not in stranger.client.cookies
+
+
+# Servers that are away
+
+
+@pytest.fixture
+def away(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Awaitable[None]]:
+    async def gone(*_: object, **__: object) -> Any:
+        raise ServerSelectionTimeoutError("nobody answers")
+
+    async def take(name: str) -> None:
+        owner, _, method = name.partition(".")
+        monkeypatch.setattr({"timelines": site.timelines, "social": site.app.state.social}[owner], method, gone)
+
+    return take
+
+
+async def test_a_server_that_is_away_is_a_page_that_says_when_to_come_back(
+    site: Site, away: Callable[[str], Awaitable[None]]
+) -> None:
+    ann = await site.browser().sign_up("ann")
+    await away("timelines.page")
+    html = await ann.open("/?phase=push")
+    assert ann.status == 503
+    assert int(ann.answer.headers["retry-after"]) > 0
+    assert '<a class="button" href="/?phase=push">Try again</a>' in html
+    assert "nobody answers" not in html
+
+
+async def test_a_status_that_could_not_be_stored_is_kept_and_posted_once(
+    site: Site, away: Callable[[str], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = await site.browser().sign_up("ann")
+    with monkeypatch.context():
+        await away("social.post")
+        html = await ann.post("not <lost>")
+        assert ann.status == 503
+        assert int(ann.answer.headers["retry-after"]) > 0
+        assert "not &lt;lost&gt;</textarea>" in html
+        again = ann.form("/statuses").fields
+    monkeypatch.undo()
+    for _ in range(2):
+        assert (await ann.client.post("/statuses", data=again)).status_code == 303
+    assert texts(await ann.open("/")) == ["not &lt;lost&gt;"]
+
+
+async def test_too_many_changes_are_refused_with_the_text_kept() -> None:
+    async with opened(writes_per_minute=1) as site:
+        ann = await site.browser().sign_up("ann")
+        await ann.post("one")
+        html = await ann.post("two")
+        assert ann.status == 429
+        assert "two</textarea>" in html
+        assert int(ann.answer.headers["retry-after"]) > 0
+
+
+# All of them
+
+PAGES = (
+    "/",
+    "/?costs=all",
+    "/people",
+    "/compare",
+    "/compare?check=1",
+    "/operations",
+    "/phases",
+    "/@ann",
+    "/@bob",
+    "/@bob/followers",
+    "/@ann/following",
+    "/nothing",
+)
+
+
+async def test_no_page_needs_more_than_our_own_files(demo: Site) -> None:
+    """The policy forbids inline style and script, so a page must not have any; nor may anything personal be kept."""
+    ann, bob = await demo.browser().sign_up("ann"), await demo.browser().sign_up("bob")
+    await ann.act("bob", "follow")
+    await ann.post("hello")
+    for address in PAGES:
+        html = await ann.open(address)
+        foreign = r"<script(?! src=./static/live\.js)|<style|\sstyle=|\son\w+=|https?://(?!feedlab)"
+        assert not re.search(foreign, html), address
+        assert ann.answer.headers["cache-control"] == "no-store"
+        assert "default-src 'self'" in ann.answer.headers["content-security-policy"]
+        assert html.count("<h1") == 1, address
+        ids = re.findall(r'\sid="([^"]+)"', html)
+        assert len(ids) == len(set(ids)), address
+    assert bob.status == 200
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-5, "now"),
+        (59, "now"),
+        (60, "1 min"),
+        (3_599, "59 min"),
+        (3_600, "1 h"),
+        (86_400, "1 d"),
+        (7 * 86_400, "13 Nov"),
+    ],
+)
+def test_times_are_relative_up_to_a_week(seconds: int, words: str) -> None:
+    now = datetime(2026, 11, 20, tzinfo=UTC)
+    assert ago(now - timedelta(seconds=seconds), now) == words
+    assert ago(datetime(2025, 2, 3, tzinfo=UTC), now) == "3 Feb 2025"

@@ -1,0 +1,333 @@
+"""Seeding: everything in the stored shapes, the same for the same seed, and never over somebody's data unasked."""
+
+import asyncio
+import re
+from array import array
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app import accounts
+from app.clock import ManualClock
+from app.config import Config
+from app.errors import WrongPassword
+from app.models import Block, CircleMember, Follow, Status, Token, User
+from app.stack import Addresses, Stack, connected
+from benchmarks import seed as seeding
+from benchmarks import seed_command
+from benchmarks.graph import Graph, powerlaw
+from benchmarks.seed import NEWEST_S, SeedRefused, SeedReport, World, handles, seed
+from phases.timelines import Timelines
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+GRAPH = powerlaw(40, 5, 3)
+
+
+def run(test: Callable[[Stack], Awaitable[None]]) -> None:
+    async def body() -> None:
+        async with connected(Addresses(None, None, None), Config.from_environment({}), ManualClock(NOW)) as stack:
+            await test(stack)
+
+    asyncio.run(body())
+
+
+async def seeded(stack: Stack, graph: Graph = GRAPH, **changed: Any) -> SeedReport:
+    options = {"statuses": 300, "days": 10, "seed": 1, "password": None, "reset": False}
+    return await seed(stack, graph, **(options | changed))
+
+
+async def stored(stack: Stack, name: str) -> list[dict[str, Any]]:
+    return await stack.db[name].find({}).sort("_id", 1).to_list(None)
+
+
+def test_people_and_edges_are_those_of_the_graph() -> None:
+    async def test(stack: Stack) -> None:
+        report = await seeded(stack)
+        users = await stored(stack, "users")
+        assert [user["handle"] for user in users] == list(GRAPH.people)
+        assert users[0]["name"].startswith("Ada ")
+        place = {user["_id"]: number for number, user in enumerate(users)}
+        follows = await stored(stack, "follows")
+        assert {(place[edge["follower"]], place[edge["followee"]]) for edge in follows} == set(GRAPH.follows())
+        assert all(edge["active_until"] < NOW for edge in follows), "nobody has been here yet"
+        assert (report.users, report.follows, report.statuses) == (40, 200, 300)
+        assert set(report.handles) < set(GRAPH.people)
+
+    run(test)
+
+
+def test_documents_have_the_shapes_that_the_models_store() -> None:
+    async def test(stack: Stack) -> None:
+        await seeded(stack)
+        a = (await stored(stack, "users"))[0]
+        examples = (
+            User(handle="new", name="New", created_at=NOW, last_seen_at=NOW),
+            Follow(follower=a["_id"], followee=a["_id"], active_until=NOW),
+            CircleMember(owner=a["_id"], member=a["_id"]),
+            Status(user_id=a["_id"], text="Hello", audience="followers"),
+        )
+        for example in examples:
+            name = example.get_settings().name
+            assert name
+            before = await stored(stack, name)
+            await example.insert()
+            shape = await stack.db[name].find_one({"_id": example.id})
+            assert shape
+            assert {frozenset(document) for document in before} == {frozenset(shape)}
+
+    run(test)
+
+
+def test_statuses_are_spread_over_the_period_and_written_in_its_order() -> None:
+    ids = [status["_id"] for status in World(GRAPH, 1, NOW, 2).statuses(20_000)]
+    times = [id.generation_time for id in ids]
+    assert times == sorted(times)
+    assert len(set(ids)) == 20_000
+    assert NOW - timedelta(days=2, seconds=1) <= times[0] < times[-1] <= NOW - timedelta(seconds=NEWEST_S)
+    per_hour = Counter((NOW - moment) // timedelta(hours=1) for moment in times)
+    assert set(per_hour) == set(range(48))
+    assert all(400 <= count <= 430 for count in per_hour.values())
+
+
+def test_audiences_and_authors_are_mixed_and_circles_exist() -> None:
+    world = World(GRAPH, 1, NOW, 30)
+    place = {id: number for number, id in enumerate(world.ids)}
+    statuses = list(world.statuses(10_000))
+    share = {audience: n / 10_000 for audience, n in Counter(s["audience"] for s in statuses).items()}
+    assert share == pytest.approx({"followers": 0.93, "mutuals": 0.05, "circle": 0.02}, abs=0.01)
+    posted = [count for _, count in Counter(s["user_id"] for s in statuses).most_common()]
+    assert len(posted) == 40
+    assert posted[0] > 4 * posted[-1]
+    circles = {(place[c["member"]], place[c["owner"]]) for c in world.circles()}
+    assert {place[s["user_id"]] for s in statuses if s["audience"] == "circle"} <= {owner for _, owner in circles}
+    assert circles < set(GRAPH.follows()), "a circle is drawn from followers"
+
+
+def test_texts_are_short_and_varied() -> None:
+    texts = [status["text"] for status in World(GRAPH, 1, NOW, 30).statuses(10_000)]
+    assert all(1 <= len(text) <= 200 and text == text.strip() and text[0].isupper() for text in texts)
+    assert not any("{" in text or "  " in text for text in texts)
+    assert len(set(texts)) > 4_000
+
+
+def test_people_whom_nobody_follows_write_to_their_followers_only() -> None:
+    lonely = Graph(("a", "b"), array("I"), array("I"))
+    assert {status["audience"] for status in World(lonely, 1, NOW, 1).statuses(100)} <= {"followers"}
+
+
+def _without_ids(documents: Iterable[dict[str, Any]], place: dict[Any, int]) -> list[list[Any]]:
+    def plain(value: Any) -> Any:
+        return value if isinstance(value, list) else place.get(value, value)
+
+    return [[plain(value) for key, value in document.items() if key != "_id"] for document in documents]
+
+
+def test_the_same_seed_writes_the_same_and_another_does_not() -> None:
+    async def test(stack: Stack) -> None:
+        written = []
+        for number in (1, 1, 2):
+            await seeded(stack, seed=number, reset=True)
+            users = await stored(stack, "users")
+            place = {user["_id"]: index for index, user in enumerate(users)}
+            names = ("users", "follows", "circles", "statuses")
+            written.append({name: _without_ids(await stored(stack, name), place) for name in names})
+        assert written[0] == written[1]
+        for name in ("users", "circles", "statuses"):
+            assert written[0][name] != written[2][name]
+
+    run(test)
+
+
+def test_a_database_with_people_is_refused_and_left_as_it_was() -> None:
+    async def test(stack: Stack) -> None:
+        await accounts.sign_up(stack, "ada", None, "correct horse")
+        with pytest.raises(SeedRefused, match="--reset"):
+            await seeded(stack)
+        assert await User.count() == 1
+        assert await Follow.count() + await Status.count() == 0
+
+    run(test)
+
+
+def test_an_interrupted_seeding_is_refused_the_next_time() -> None:
+    async def test(stack: Stack) -> None:
+        def interrupt(stage: str, done: int, total: int) -> None:
+            if stage == "follows":
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            await seeded(stack, progress=interrupt)
+        with pytest.raises(SeedRefused, match="interrupted"):
+            await seeded(stack)
+        await seeded(stack, reset=True)
+        assert await User.count() == 40
+
+    run(test)
+
+
+@pytest.mark.parametrize("slice_size", [1, 7, 20_000])
+def test_reset_erases_everything_first(monkeypatch: pytest.MonkeyPatch, slice_size: int) -> None:
+    monkeypatch.setattr(seeding, "ERASE_SLICE", slice_size)
+
+    async def test(stack: Stack) -> None:
+        await seeded(stack, statuses=20)
+        old = {name: {d["_id"] for d in await stored(stack, name)} for name in ("users", "follows", "statuses")}
+        a, b = list(old["users"])[:2]
+        await accounts.new_token(stack, a)
+        await Block(blocker=a, blocked=b).insert()
+        await stack.db["home_entries_x"].insert_one({"_id": 1})
+        await stack.memcached.add("key", b"value", 60)
+        await stack.queue.offer("queue", a)
+        await seeded(stack, statuses=20, reset=True)
+        for name, ids in old.items():
+            now = {d["_id"] for d in await stored(stack, name)}
+            assert len(now) == len(ids)
+            assert not now & ids
+        assert await Token.count() + await Block.count() == 0
+        assert await stored(stack, "home_entries_x") == []
+        assert await stack.memcached.gets("key") is None
+        assert await stack.queue.known() == set()
+
+    run(test)
+
+
+@pytest.mark.parametrize("wrong", [{"statuses": -1}, {"days": 0}, {"days": 10**6}, {"password": "short"}])
+def test_numbers_out_of_range_are_refused_before_anything_is_erased(wrong: dict[str, Any]) -> None:
+    async def test(stack: Stack) -> None:
+        await seeded(stack, statuses=5)
+        with pytest.raises(SeedRefused):
+            await seeded(stack, reset=True, **wrong)
+        assert await Status.count() == 5
+
+    run(test)
+
+
+def test_everybody_has_the_given_password_or_none() -> None:
+    async def test(stack: Stack) -> None:
+        await seeded(stack, statuses=0, password="correct horse")
+        for handle in GRAPH.people[:2]:
+            await accounts.sign_in(stack, handle, "correct horse")
+        await seeded(stack, statuses=0, reset=True)
+        with pytest.raises(WrongPassword):
+            await accounts.sign_in(stack, GRAPH.people[0], "correct horse")
+
+    run(test)
+
+
+@pytest.mark.parametrize("slug", ["query", "push", "queue", "cache"])
+def test_who_reads_while_it_runs_misses_nothing_afterwards(slug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list made before the statuses are there says that it is complete, and is not."""
+    insert = seeding.insert
+    busiest = Counter(GRAPH.followers).most_common(1)[0][0]
+
+    async def test(stack: Stack) -> None:
+        clock = stack.clock
+        assert isinstance(clock, ManualClock)
+        timelines = await Timelines.open(stack)
+        await timelines.switch(read=slug, delivering=["push", "queue", "cache"])
+        clock.advance(6_000)
+
+        async def insert_and_read(stack: Stack, model: Any, *rest: Any) -> None:
+            await insert(stack, model, *rest)
+            if model is Follow:
+                assert not (await timelines.refresh(await reader())).statuses
+
+        async def reader() -> ObjectId:
+            found = await User.find_one({"handle": GRAPH.people[busiest]})
+            assert found
+            return found.id
+
+        monkeypatch.setattr(seeding, "insert", insert_and_read)
+        await seeded(stack)
+        clock.advance(600)
+        page = await timelines.page(await reader(), limit=50)
+        expected = await timelines.page(await reader(), phase="query", limit=50)
+        assert page.statuses == expected.statuses
+        assert len(expected.statuses) == 50
+
+    run(test)
+
+
+def test_progress_counts_every_document() -> None:
+    async def test(stack: Stack) -> None:
+        told: dict[str, tuple[int, int]] = {}
+        await seeded(stack, progress=lambda stage, done, total: told.update({stage: (done, total)}))
+        assert list(told) == ["users", "follows", "circles", "statuses"]
+        assert all(done == total for done, total in told.values())
+        assert told["statuses"] == (300, 300)
+
+    run(test)
+
+
+@given(st.lists(st.text(min_size=1, max_size=40), unique=True, max_size=30))
+def test_handles_are_valid_and_different(labels: list[str]) -> None:
+    found = handles(labels)
+    assert len(set(found)) == len(found) == len(labels)
+    assert all(accounts.HANDLE.fullmatch(handle) for handle in found)
+
+
+def test_handles_stay_close_to_the_labels() -> None:
+    labels = ["0", "17", "Ada", "ada", "u17", "Zoë.K", "_x_", "日本", "a" * 40, "a" * 41]
+    assert handles(labels) == ["u0", "u17_2", "ada_2", "ada", "u17", "zoe_k", "x", "u", "a" * 30, "a" * 28 + "_2"]
+
+
+def lasting(stack: Stack) -> Stack:
+    """The stand-ins, for a command that insists on a server that outlives it."""
+    return replace(stack, addresses=Addresses("mongodb://127.0.0.1", None, None))
+
+
+def test_the_command_refuses_a_database_that_would_end_with_it() -> None:
+    async def test(stack: Stack) -> None:
+        with pytest.raises(SeedRefused, match="end with it"):
+            await seed_command.run(stack, GRAPH, statuses=0, days=3, seed=1, password=None, reset=False)
+        assert await User.count() == 0
+
+    run(test)
+
+
+def test_the_command_says_what_was_done_and_how_to_sign_in(capsys: pytest.CaptureFixture[str]) -> None:
+    async def test(stack: Stack) -> None:
+        await seed_command.run(lasting(stack), GRAPH, statuses=20, days=3, seed=1, password=None, reset=False)
+        told = capsys.readouterr()
+        password = re.search(r"^password of every seeded person: (\S+)$", told.out, re.MULTILINE)
+        people = re.search(r"^people to sign in as: (\S+)", told.out, re.MULTILINE)
+        assert password
+        assert people
+        await accounts.sign_in(stack, people[1], password[1])
+        assert re.search(r"^seeded 40 people, 200 follow edges and 20 statuses in \d+\.\d s$", told.out, re.MULTILINE)
+        assert "statuses: 20 of 20" in told.err
+
+        await seed_command.run(lasting(stack), GRAPH, statuses=0, days=3, seed=1, password="correct horse", reset=True)
+        assert "correct horse" not in capsys.readouterr().out, "whoever chose it knows it"
+        await accounts.sign_in(stack, people[1], "correct horse")
+
+    run(test)
+
+
+def test_an_interrupted_command_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(stack: Stack) -> None:
+        task = asyncio.current_task()
+        assert task
+
+        def interrupted(password: str) -> str:
+            loop.call_soon_threadsafe(task.cancel)
+            return password
+
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(seeding, "HASHER", SimpleNamespace(hash=interrupted))
+        with pytest.raises(asyncio.CancelledError):
+            await seed_command.run(lasting(stack), GRAPH, statuses=300, days=3, seed=1, password=None, reset=False)
+        task.uncancel()
+        assert "Start again with --reset" in capsys.readouterr().err
+
+    run(test)

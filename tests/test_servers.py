@@ -1,0 +1,487 @@
+"""Where servers come from, and that they start, stay, and end with their owner."""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+from pymongo import MongoClient
+
+from app.config import Config
+from app.stack import children, programs
+from app.stack.children import Child, stop_together
+from app.stack.datadir import DataDirectory, InUse, Note, ProcessId
+from app.stack.probe import NoAnswer, ask
+from app.stack.programs import Server, ServersError, Source, insist, masked, resolve
+from app.stack.servers import _free_port, owner_servers, running_servers, servers_of
+
+SERVING = (sys.executable, str(Path(__file__).with_name("serving.py")))
+URLS = {
+    "FEEDLAB_MONGODB_URL": "mongodb://127.0.0.1:9/",
+    "FEEDLAB_REDIS_URL": "redis://127.0.0.1:9/0",
+    "FEEDLAB_MEMCACHED": "127.0.0.1:9",
+}
+BY_URL = Config.from_environment(URLS)
+NOTHING = Config.from_environment({})
+DEADLINE_S = 30.0
+
+
+def until(holds: Callable[[], object], what: str) -> None:
+    """Wait for other processes: nothing but their state can be asked for."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline, f"not in {DEADLINE_S:.0f} s: {what}"
+        time.sleep(0.02)
+
+
+# Where a server comes from
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder to be $PATH."""
+    (tmp_path / "bin").mkdir()
+    return tmp_path / "bin"
+
+
+@pytest.fixture
+def no_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "PACKAGES", {})
+
+
+def program(folder: Path, server: Server, says: str, code: int = 0) -> Path:
+    path = folder / programs.PROGRAMS[server]
+    path.write_text(f"#!/bin/sh\necho '{says}'\nexit {code}\n")
+    path.chmod(0o755)
+    return path
+
+
+def kinds(sources: tuple[Source, ...]) -> dict[str, str]:
+    return {source.server: source.kind for source in sources}
+
+
+def test_a_url_wins_over_a_program(folder: Path) -> None:
+    program(folder, "redis", "Redis server v=7.2.4 sha=00000000:0")
+    config = Config.from_environment({"FEEDLAB_REDIS_URL": "redis://somewhere/0"})
+    source = resolve(config, "auto", str(folder))[1]
+    assert (source.kind, source.urls) == ("url", ("redis://somewhere/0",))
+
+
+@pytest.mark.usefixtures("no_packages")
+def test_a_program_wins_over_a_stand_in_server_by_server(folder: Path) -> None:
+    found = program(folder, "memcached", "memcached 1.6.18")
+    sources = resolve(NOTHING, "auto", str(folder))
+    assert kinds(sources) == {"mongodb": "stand-in", "redis": "stand-in", "memcached": "program"}
+    assert (sources[2].program, sources[2].version) == (found, "1.6.18")
+
+
+@pytest.mark.usefixtures("no_packages")
+def test_a_mongod_without_clustered_collections_is_not_used(folder: Path) -> None:
+    program(folder, "mongodb", "db version v5.2.9")
+    assert resolve(NOTHING, "auto", str(folder))[0].kind == "stand-in"
+    program(folder, "mongodb", "db version v5.3.0")
+    assert resolve(NOTHING, "auto", str(folder))[0].version == "5.3.0"
+
+
+def test_a_package_helps_out_for_an_old_program(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(folder, "mongodb", "db version v4.4.1")
+    package = tmp_path / "packages" / "withmongod"
+    (package / "bin").mkdir(parents=True)
+    packaged = program(package / "bin", "mongodb", "db version v6.0.5")
+    packaged.chmod(0o644)  # as some installers leave it
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.setattr(programs, "PACKAGES", {"mongodb": ("withmongod", "bin")})
+    source = resolve(NOTHING, "auto", str(folder))[0]
+    assert (source.kind, source.program, source.version) == ("package", packaged, "6.0.5")
+
+
+@pytest.mark.usefixtures("no_packages")
+def test_a_program_that_does_not_run_is_named(folder: Path) -> None:
+    broken = program(folder, "redis", "error while loading shared libraries", code=127)
+    source = resolve(NOTHING, "auto", str(folder))[1]
+    assert source.kind == "stand-in"
+    assert source.advice is not None
+    assert f"{broken} does not run: error while loading shared libraries" in source.advice
+
+
+def test_urls_only_names_every_missing_variable() -> None:
+    config = Config.from_environment({"FEEDLAB_REDIS_URL": "redis://somewhere/0"})
+    with pytest.raises(ServersError, match=r"FEEDLAB_MONGODB_URL.*FEEDLAB_MEMCACHED") as refused:
+        insist(resolve(config, "urls"))
+    assert "FEEDLAB_REDIS_URL" not in str(refused.value)
+
+
+@pytest.mark.usefixtures("no_packages")
+def test_real_servers_only_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = resolve(NOTHING, "servers", str(folder))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert programs.install_hint("memcached") == "brew install memcached"
+    with pytest.raises(ServersError, match=r"Memcached: .*install.* memcached, or set FEEDLAB_MEMCACHED"):
+        insist(sources)
+
+
+def test_memory_takes_stand_ins_even_where_urls_are_set() -> None:
+    assert set(kinds(resolve(BY_URL, "memory")).values()) == {"stand-in"}
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("mongodb://ada:se:cret@db/?w=1", "mongodb://ada:***@db/?w=1"),
+        ("redis://:secret@cache:6379/0", "redis://:***@cache:6379/0"),
+        ("127.0.0.1:11211", "127.0.0.1:11211"),
+    ],
+)
+def test_a_password_is_never_shown(url: str, shown: str) -> None:
+    assert masked(url) == shown
+
+
+# The data directory
+
+
+def sleeper() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+
+
+def test_one_owner_at_a_time(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path / "data")
+    with directory.owned("serving", lasting=True):
+        with pytest.raises(InUse, match=rf"in use by process {os.getpid()} \(serving\)"):
+            DataDirectory(tmp_path / "data").owned("too", lasting=True).__enter__()
+        assert directory.owner() is not None
+        assert directory.path.stat().st_mode & 0o777 == 0o700
+        assert (directory.path / "servers.json").stat().st_mode & 0o777 == 0o600
+    assert directory.owner() is None
+    with directory.owned("again", lasting=True):
+        pass
+
+
+def test_what_a_killed_owner_left_running_is_stopped_and_nobody_else(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    with sleeper() as left, sleeper() as other:
+        try:
+            one, reused = ProcessId.of(left.pid), ProcessId.of(other.pid)
+            assert one is not None
+            assert reused is not None
+            children = {"redis": one, "memcached": reused.model_copy(update={"created": reused.created - 60})}
+            (tmp_path / "servers.json").write_text(Note(children=children, ports={"redis": 4_711}).model_dump_json())
+            with directory.owned("next", lasting=True):
+                assert left.poll() == -signal.SIGTERM or one.find() is None
+                assert other.poll() is None
+                assert directory.note().ports == {"redis": 4_711}
+        finally:
+            left.kill()
+            other.kill()
+
+
+def test_a_damaged_note_is_no_note(tmp_path: Path) -> None:
+    (tmp_path / "servers.json").write_text('{"owner": {"pid"')
+    assert DataDirectory(tmp_path).note() == Note()
+
+
+def test_urls_and_memory_need_no_directory(tmp_path: Path) -> None:
+    with servers_of(tmp_path / "data", BY_URL) as addresses:
+        assert addresses.memcached == ("127.0.0.1:9",)
+    with servers_of(tmp_path / "data", NOTHING, "memory") as addresses:
+        assert addresses.one_process
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_command_uses_the_servers_that_run(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    with directory.owned("serving", lasting=True):
+        directory.change(mongodb="mongodb://m", redis="redis://r", memcached=("c:1",), ready=True)
+        with servers_of(tmp_path, NOTHING) as addresses:
+            assert addresses == owner_servers(tmp_path, NOTHING)
+            assert (addresses.mongodb, addresses.redis, addresses.memcached) == ("mongodb://m", "redis://r", ("c:1",))
+
+
+def test_stand_ins_of_another_process_cannot_be_used(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    with directory.owned("serving", lasting=True):
+        directory.change(mongodb="mongodb://m", redis=None, memcached=("c:1",), ready=True)
+        with (
+            pytest.raises(ServersError, match=f"inside process {os.getpid()}"),
+            servers_of(tmp_path, NOTHING),
+        ):
+            pass
+
+
+# Children
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def child(tmp_path: Path, said: list[str], code: str, patience: int = 10) -> Child:
+    command = (sys.executable, "-c", code)
+    return Child("mill", command, tmp_path / "mill.log", say=said.append, gave_up=said.append, patience=patience)
+
+
+def test_a_child_that_dies_is_named_and_started_again(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "FIRST_PAUSE_S", 0.01)
+    mill = child(tmp_path, said, "import signal; print('grinding', flush=True); signal.pause()")
+    mill.start()
+    try:
+        until(lambda: mill.said("GRINDING"), "it runs")
+        first = mill.pid
+        mill.watch()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: mill.pid != first, "it runs again")
+        assert len(said) == 1
+        assert f"mill (process {first}) was killed by SIGKILL" in said[0]
+        assert f"{tmp_path / 'mill.log'}; last line: grinding" in said[0]
+    finally:
+        stop_together([mill])
+    assert not psutil.pid_exists(mill.pid)
+    assert len(said) == 1, "an end that was asked for is no news"
+
+
+def test_a_child_that_keeps_dying_is_given_up(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "FIRST_PAUSE_S", 0.01)
+    mill = child(tmp_path, said, "import sys; sys.exit('no grain')", patience=3)
+    mill.start()
+    mill.watch()
+    until(lambda: len(said) == 3, "given up")
+    assert "Starting it again in 0.0 s" in said[1]
+    assert "ended with exit code 1" in said[2]
+    assert said[2].endswith("last line: no grain. It died 3 times in a row and is given up.")
+    stop_together([mill])
+
+
+def test_a_child_that_will_not_stop_is_killed(tmp_path: Path, said: list[str]) -> None:
+    ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
+    mill = child(tmp_path, said, ignore)
+    mill.start()
+    until(lambda: mill.said("deaf"), "it runs")
+    stop_together([mill], within_s=0.1)
+    assert "did not stop in time" in said[0]
+    assert not psutil.pid_exists(mill.pid)
+
+
+# serve: supervision, with doubles for the web process and the worker
+
+
+class Serving:
+    """A running `serve` in a process of its own."""
+
+    def __init__(self, data: Path, process: subprocess.Popen[str], errors: Path) -> None:
+        self.data, self.process, self._errors = data, process, errors
+
+    def ready(self) -> "Serving":
+        """Wait for the line that says so, and remember the port it names."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("ready http://127.0.0.1:"), self.errors
+        self.port = int(line.rpartition(":")[2])
+        return self
+
+    @property
+    def errors(self) -> str:
+        return self._errors.read_text()
+
+    @property
+    def children(self) -> dict[str, ProcessId]:
+        return DataDirectory(self.data).note().children
+
+    def web_pid(self) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
+        connection.request("GET", "/readyz")
+        try:
+            return int(connection.getresponse().read())
+        finally:
+            connection.close()
+
+
+@contextmanager
+def serving(data: Path, *options: str, environment: Mapping[str, str] = URLS) -> Iterator[Serving]:
+    errors = data.parent / f"errors of {data.name} {time.monotonic_ns()}"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(
+            [*SERVING, "serve", "--data", str(data), *options],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, **environment},
+        ) as process,
+    ):
+        try:
+            yield Serving(data, process, errors)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(DEADLINE_S)
+
+
+def gone(processes: Mapping[str, ProcessId]) -> bool:
+    return not any(process.find() for process in processes.values())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_everything(tmp_path: Path, number: int, code: int) -> None:
+    with serving(tmp_path / "da ta", "--workers", "2") as run:
+        processes = run.ready().children
+        assert set(processes) == {"web 1", "worker 1", "worker 2"}
+        assert run.web_pid() == processes["web 1"].pid
+        run.process.send_signal(number)
+        assert run.process.wait(DEADLINE_S) == code
+        assert gone(processes)
+        assert run.children == {}
+
+
+@pytest.mark.parametrize("name", ["web 1", "worker 1"])
+def test_a_web_process_or_worker_that_dies_is_named_and_replaced(tmp_path: Path, name: str) -> None:
+    with serving(tmp_path / "data") as run:
+        before = run.ready().children[name]
+        os.kill(before.pid, signal.SIGKILL)
+        until(lambda: run.children[name] != before, f"another {name}")
+        assert f"{name} (process {before.pid}) was killed by SIGKILL" in run.errors
+        assert run.web_pid() == run.children["web 1"].pid
+
+
+def test_no_workers_is_allowed(tmp_path: Path) -> None:
+    with serving(tmp_path / "data", "--workers", "0") as run:
+        assert set(run.ready().children) == {"web 1"}
+
+
+def test_a_web_process_that_cannot_start_ends_it_all(tmp_path: Path) -> None:
+    with serving(tmp_path / "data", "--web", "broken") as run:
+        assert run.process.wait(DEADLINE_S) == 1
+        assert "last line: the engine is broken. It died 3 times in a row and is given up." in run.errors
+        assert run.process.stdout is not None
+        assert run.process.stdout.read() == ""
+
+
+def test_after_kill_9_the_children_end_and_the_next_start_works(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as run:
+        processes = run.ready().children
+        run.process.kill()
+        run.process.wait(DEADLINE_S)
+        until(lambda: gone(processes), "the children end by themselves")
+    with serving(tmp_path / "data") as run:
+        assert run.ready().web_pid() == run.children["web 1"].pid
+
+
+# Real servers
+
+
+@pytest.fixture
+def real() -> tuple[Source, ...]:
+    """Every server as a program. Where tests must run a missing one is a failure, elsewhere they are skipped."""
+    sources = resolve(NOTHING, "servers")
+    try:
+        insist(sources)
+    except ServersError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    return sources
+
+
+def url_of(note: Note, server: Server) -> str:
+    memcached = note.memcached[0] if note.memcached else None
+    url = {"mongodb": note.mongodb, "redis": note.redis, "memcached": memcached}[server]
+    assert url is not None
+    return url
+
+
+def answers(url: str, server: Server) -> bool:
+    with suppress(NoAnswer):
+        return bool(ask(server, url, 1.0).version)
+    return False
+
+
+@pytest.mark.servers
+@pytest.mark.usefixtures("real")
+def test_servers_keep_their_data_even_on_another_port(tmp_path: Path) -> None:
+    data = tmp_path / "a path with spaces"
+    directory = DataDirectory(data)
+    with running_servers(data, NOTHING) as addresses:
+        before = directory.note()
+        assert listening(before.children.values()) == {"127.0.0.1"}
+        with MongoClient[dict[str, int]](addresses.mongodb) as client:
+            client.feedlab.kept.insert_one({"n": 1})
+    assert gone(before.children)
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", before.ports["mongodb"]))
+        with running_servers(data, NOTHING) as addresses:
+            after = directory.note()
+            assert after.ports["mongodb"] != before.ports["mongodb"]
+            assert after.ports["redis"] == before.ports["redis"]
+            with MongoClient[dict[str, int]](addresses.mongodb) as client:
+                assert client.feedlab.kept.count_documents({}) == 1
+                client.feedlab.kept.insert_one({"n": 2})
+
+
+def listening(processes: Iterable[ProcessId]) -> set[str]:
+    sockets = [c for p in processes for c in psutil.Process(p.pid).net_connections("inet")]
+    return {c.laddr.ip for c in sockets if c.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)}
+
+
+def restarted(directory: DataDirectory, server: Server, before: ProcessId) -> bool:
+    return directory.note().children[server] != before
+
+
+@pytest.mark.servers
+@pytest.mark.usefixtures("real")
+def test_a_server_that_dies_comes_back_on_its_port(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with running_servers(tmp_path, NOTHING):
+        directory = DataDirectory(tmp_path)
+        for server in programs.SERVERS:
+            before = directory.note().children[server]
+            os.kill(before.pid, signal.SIGKILL)
+            until(partial(restarted, directory, server, before), f"another {server}")
+            until(partial(answers, url_of(directory.note(), server), server), f"{server} answers")
+            assert f"{server} (process {before.pid}) was killed by SIGKILL" in capfd.readouterr().err
+
+
+@pytest.mark.servers
+@pytest.mark.usefixtures("real")
+def test_a_second_serve_is_refused_and_a_killed_one_is_cleaned_up_after(tmp_path: Path) -> None:
+    no_urls = dict.fromkeys(URLS, "")
+    with serving(tmp_path / "data", environment=no_urls) as run:
+        left = run.ready().children
+        assert set(programs.SERVERS) <= set(left)
+        for title in programs.TITLES.values():
+            assert f"feedlab: {title} " in run.errors
+        with serving(tmp_path / "data", environment=no_urls) as second:
+            assert second.process.wait(DEADLINE_S) != 0
+            assert f"in use by process {run.process.pid} (feedlab serve)" in second.errors
+        run.process.kill()
+        run.process.wait(DEADLINE_S)
+    with serving(tmp_path / "data", environment=no_urls) as run:
+        now = run.ready().children
+        assert gone(left)
+        note = DataDirectory(run.data).note()
+        assert all(answers(url_of(note, server), server) for server in programs.SERVERS)
+        run.process.terminate()
+        run.process.wait(DEADLINE_S)
+        assert gone(now)
+
+
+@pytest.mark.servers
+@pytest.mark.usefixtures("real")
+def test_a_port_taken_between_look_and_start_is_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", 0))
+        squatter.listen()
+        taken = squatter.getsockname()[1]
+        ports = iter([taken, _free_port(), _free_port(), _free_port(), _free_port()])
+        monkeypatch.setattr("app.stack.servers._free_port", lambda: next(ports))
+        with running_servers(tmp_path, NOTHING):
+            assert taken not in DataDirectory(tmp_path).note().ports.values()

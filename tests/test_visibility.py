@@ -1,0 +1,272 @@
+"""Nobody learns of a status that they may not see: not its text, not its id, not that there is one.
+
+For every relation between a viewer and an author, and every audience, everything that can be asked for is asked for
+before there is a status, while there is one, and after it is deleted. What may not be seen changes no answer.
+"""
+
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from starlette.routing import Mount, Route
+
+from app import accounts
+from app.models import Audience, StatusRow
+from app.social import Social
+from app.web.api import OPERATIONS, PREFIX
+from phases import PHASES
+from tests.oracle.oracle import Oracle, Told
+from tests.site import Browser, Site, opened
+from workers.worker import drain_queues
+
+pytestmark = pytest.mark.anyio
+
+SLUGS = [phase.slug for phase in PHASES]
+AUDIENCES: tuple[Audience, ...] = ("followers", "mutuals", "circle")
+
+# What holds between the viewer and the author: follow, follow back, in the author's circle, a block.
+FOLLOWS, FOLLOWED, CIRCLE, BLOCKS, BLOCKED = "follows", "followed", "circle", "blocks", "blocked"
+RELATIONS = [
+    (),
+    (FOLLOWS,),
+    (FOLLOWED,),
+    (FOLLOWS, FOLLOWED),
+    (CIRCLE,),
+    (FOLLOWS, CIRCLE),
+    (FOLLOWED, CIRCLE),
+    (FOLLOWS, FOLLOWED, CIRCLE),
+    (FOLLOWS, FOLLOWED, CIRCLE, BLOCKS),
+    (FOLLOWS, FOLLOWED, CIRCLE, BLOCKED),
+    (FOLLOWS, BLOCKS, BLOCKED),
+]
+
+CURSORS = ["", "&before={id}"]
+API = [
+    "/me",
+    "/users/{handle}",
+    *(f"/users/{{handle}}/statuses?limit={limit}{before}" for limit in (1, 20) for before in CURSORS),
+    *(f"/users/{{handle}}/{edges}?limit=20{before}" for edges in ("followers", "following") for before in CURSORS),
+    *(f"/timeline?phase={slug}&limit={limit}{before}" for slug in SLUGS for limit in (1, 20) for before in CURSORS),
+    "/statuses/{id}",
+    "/phases",
+    "/openapi.json",
+]
+PAGES = [
+    *(f"/?phase={slug}{before}" for slug in SLUGS for before in CURSORS),
+    "/?costs=all",
+    "/statuses/{id}",
+    *(f"/@{{handle}}{tab}?x{before}" for tab in ("", "/followers", "/following") for before in CURSORS),
+    "/people",
+    "/people?q={handle}",
+    "/people?q={text}",
+    "/people?q={id}",
+    "/phases",
+    "/sign-in",
+    "/sign-up",
+    "/compare",
+    "/compare?reader={handle}&check=1",
+    "/compare/deliveries/{id}",
+    "/operations",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+]
+STREAMS = {"/timeline/newer", "/operations/live", "/compare/deliveries/{id}/live"}  # parts of pages, sent again
+ELSEWHERE = {"/walkthrough", "/walkthrough/{slug}", "/walkthrough/{slug}/runs/{id}"}  # in a database of their own
+
+# Figures about the system as a whole, or about the time and the commands that an answer took: they may change.
+FIGURES = re.compile(r"^/(phases|metrics|readyz|compare|operations|\?costs)|^/api/v1/phases")
+VOLATILE = re.compile(
+    r'<aside.*?</aside>|<section class="card readout".*?</section>|<p class="cost.*?</p>|<details.*?</details>'
+    r'|value="[^"]*"|"elapsed_ms":[^,}]*|[\d.]+ ?ms',
+    re.DOTALL,
+)
+
+
+@dataclass
+class Viewer:
+    """Signed in twice, in a browser and with a token."""
+
+    site: Site
+    browser: Browser
+    token: str
+    id: ObjectId
+    author: ObjectId
+
+    async def ask(self, address: str, method: str = "GET", **sent: Any) -> str:
+        """Status code and body."""
+        headers = {"Authorization": f"Bearer {self.token}"} if address.startswith(PREFIX) else {}
+        headers |= sent.pop("headers", {})
+        answer = await self.browser.client.request(method, address, headers=headers, **sent)
+        assert answer.status_code < 500, answer.text
+        return f"{answer.status_code} {answer.headers.get('location', '')} {answer.text}"
+
+    async def everything(self, id: ObjectId, text: str) -> dict[str, str]:
+        """Every answer, by what was asked for; what the question carried is taken out of the answer."""
+        names = {"handle": "author", "id": id, "text": text}
+        answers = {}
+        for template in [f"{PREFIX}{path}" for path in API] + PAGES:
+            question = template.format(**names).replace("?x&", "?").replace("?x", "")
+            answers[template] = await self.ask(question)
+        for slug in SLUGS:
+            answers[f"refresh {slug}"] = await self.ask(f"{PREFIX}/timeline/refresh?phase={slug}", "POST")
+        answers["delete"] = await self.ask(f"{PREFIX}/statuses/{id}", "DELETE")
+        answers["follow"] = await self.ask(f"{PREFIX}/follows/nobody", "PUT")
+        for template, answer in answers.items():
+            given = [str(names[name]) for name in re.findall(r"{(\w+)}", template) if name != "handle"]
+            for value in [str(id), *given] if template == "delete" else given:
+                answer = answer.replace(value, "[given]")
+            answers[template] = answer
+        return answers
+
+
+def without_figures(answers: dict[str, str]) -> dict[str, str]:
+    cost = re.compile(r'"cost":{[^}]*}')
+    return {
+        asked: VOLATILE.sub("", cost.sub("", answer)) for asked, answer in answers.items() if not FIGURES.match(asked)
+    }
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with opened() as site:
+        await site.timelines.switch(delivering=["push", "queue", "cache"])
+        site.clock.advance(10)
+        yield site
+
+
+async def seated(site: Site) -> Viewer:
+    """A viewer, and an author with a status of an unrelated friend between them."""
+    browser = await site.browser().sign_up("viewer")
+    social = Social(site.stack, site.timelines)
+    viewer = await social.person("viewer")
+    author = await accounts.sign_up(site.stack, "author", "Author", "correct horse")
+    friend = await accounts.sign_up(site.stack, "friend", "Friend", "correct horse")
+    await social.follow(viewer.id, friend.id)
+    await social.follow(friend.id, author.id)
+    token, _ = await accounts.new_token(site.stack, viewer.id)
+    site.clock.advance(2)
+    await social.post(friend.id, "by a friend")
+    return Viewer(site, browser, token, viewer.id, author.id)
+
+
+async def relate(social: Social, viewer: ObjectId, author: ObjectId, relation: tuple[str, ...]) -> Oracle[ObjectId]:
+    """Make the relation, a block last as it ends follows; and the same for the oracle."""
+    oracle: Oracle[ObjectId] = Oracle()
+    acts: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[ObjectId, ObjectId]]] = {
+        FOLLOWS: (social.follow, lambda a, b: oracle.follows.add((a, b)), (viewer, author)),
+        FOLLOWED: (social.follow, lambda a, b: oracle.follows.add((a, b)), (author, viewer)),
+        CIRCLE: (social.add_to_circle, lambda a, b: oracle.circles.add((a, b)), (author, viewer)),
+        BLOCKS: (social.block, oracle.block, (viewer, author)),
+        BLOCKED: (social.block, oracle.block, (author, viewer)),
+    }
+    for name in relation:
+        act, told, pair = acts[name]
+        await act(*pair)
+        told(*pair)
+    return oracle
+
+
+@pytest.mark.parametrize("relation", RELATIONS, ids=lambda relation: "+".join(relation) or "strangers")
+async def test_what_may_not_be_seen_changes_no_answer(site: Site, relation: tuple[str, ...]) -> None:
+    social = Social(site.stack, site.timelines)
+    viewer = await seated(site)
+    oracle = await relate(social, viewer.id, viewer.author, relation)
+    for audience in AUDIENCES:
+        text = f"whispered to {audience}"
+        nothing = site.clock.new_id()
+        await viewer.everything(nothing, text)  # fills what is cold
+        silence = without_figures(await viewer.everything(nothing, text))
+        row, _ = await social.post(viewer.author, text, audience)
+        oracle.statuses[row.id] = Told(viewer.author, text, audience)
+        for delivered in (False, True):
+            if delivered:
+                await drain_queues(site.timelines)
+            answers = await viewer.everything(row.id, text)
+            if oracle.visible(row.id, viewer.id):
+                await _is_seen(viewer, row, answers)
+            else:
+                _is_not_seen(row, answers, silence)
+        await social.delete(viewer.author, row.id)
+        _is_not_seen(row, await viewer.everything(row.id, text), silence)
+
+
+async def test_running_the_system_is_no_right_to_read_along(site: Site) -> None:
+    """Administrators see figures about everybody, and the statuses that they may see as a reader."""
+    social = Social(site.stack, site.timelines)
+    viewer = await seated(site)
+    await site.stack.db["users"].update_one({"_id": viewer.id}, {"$set": {"admin": True}})
+    for audience in AUDIENCES:
+        row, _ = await social.post(viewer.author, f"whispered to {audience}", audience)
+        for asked, answer in (await viewer.everything(row.id, row.text)).items():
+            assert str(row.id) not in answer, asked
+            assert row.text not in answer, asked
+
+
+async def _is_seen(viewer: Viewer, row: StatusRow, answers: dict[str, str]) -> None:
+    """The test can fail: where it may be seen, it is."""
+    for path in ["/users/{handle}/statuses?limit=20", *(f"/timeline?phase={slug}&limit=20" for slug in SLUGS)]:
+        assert row.text in answers[f"{PREFIX}{path}"], path
+    for page in ["/@{handle}?x", "/statuses/{id}", *(f"/?phase={slug}" for slug in SLUGS)]:
+        assert row.text in answers[page], page
+    assert '"statuses":1' in answers[f"{PREFIX}/users/{{handle}}"]
+
+
+def _is_not_seen(row: StatusRow, answers: dict[str, str], silence: dict[str, str]) -> None:
+    for asked, answer in answers.items():
+        assert str(row.id) not in answer, asked
+        if asked != "/people?q={text}":
+            assert row.text not in answer, asked
+    for asked, answer in without_figures(answers).items():
+        assert answer == silence[asked], asked
+
+
+async def test_keys_of_others_are_no_keys(site: Site) -> None:
+    """An idempotency key answers its own author only; to anybody else it is new."""
+    social = Social(site.stack, site.timelines)
+    viewer = await seated(site)
+    hidden, _ = await social.post(viewer.author, "hidden", "circle", "key")
+    sent = {"json": {"text": "mine", "audience": "circle"}, "headers": {"Idempotency-Key": "key"}}
+    answer = await viewer.ask(f"{PREFIX}/statuses", "POST", **sent)
+    assert answer.startswith("201")
+    assert "hidden" not in answer
+    assert str(hidden.id) not in answer
+    guessed = {"Idempotency-Key": f"{viewer.author}:key"}
+    answer = await viewer.ask(f"{PREFIX}/statuses", "POST", json={"text": "mine too"}, headers=guessed)
+    assert answer.startswith("201")
+
+
+async def test_the_key_of_a_deleted_status_does_not_bring_it_back(site: Site) -> None:
+    viewer = await seated(site)
+    sent = {"json": {"text": "regretted"}, "headers": {"Idempotency-Key": "key"}}
+    social = Social(site.stack, site.timelines)
+    row, _ = await social.post(viewer.id, "regretted", "followers", "key")
+    await social.delete(viewer.id, row.id)
+    answer = await viewer.ask(f"{PREFIX}/statuses", "POST", **sent)
+    assert answer.startswith("409")
+    assert "regretted" not in answer
+    assert str(row.id) not in answer
+
+
+async def test_a_stranger_who_is_not_signed_in_learns_nothing(site: Site) -> None:
+    social = Social(site.stack, site.timelines)
+    viewer = await seated(site)
+    row, _ = await social.post(viewer.author, "not for strangers")
+    viewer.token = "nobody"
+    viewer.browser = site.browser()
+    for asked, answer in (await viewer.everything(row.id, "nothing")).items():
+        assert "not for strangers" not in answer, asked
+        assert str(row.id) not in answer, asked
+
+
+async def test_every_address_is_asked(site: Site) -> None:
+    """A new page or endpoint has to be listed here before it passes."""
+    asked = {re.sub(r"[?].*", "", path) for path in [*PAGES, *STREAMS]}
+    pages = {r.path for r in site.app.routes if isinstance(r, Route) and "GET" in (r.methods or ())}
+    assert pages <= asked | ELSEWHERE
+    assert {r.path for r in site.app.routes if isinstance(r, Mount)} == {PREFIX, "/static"}
+    read = {operation.path for operation in OPERATIONS if operation.method == "GET"}
+    assert read <= {re.sub(r"[?].*", "", path) for path in API}

@@ -1,0 +1,427 @@
+"""The walkthrough says what is so: every listing is the file's, every experiment runs, and the two editions agree."""
+
+import asyncio
+import html
+import importlib.util
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from click.testing import CliRunner
+from pymongo import MongoClient
+
+from app.cli import main
+from app.clock import ManualClock
+from app.config import Config
+from app.models import User
+from app.social import Social
+from app.stack import Addresses, Stack, connected
+from app.stack.datadir import DataDirectory
+from app.walkthrough import book, markdown
+from app.walkthrough.book import Block, BookError, Chapter, chapters
+from app.walkthrough.drawing import chart_svg, diagram_svg
+from app.walkthrough.experiments import EXPERIMENTS
+from app.walkthrough.laboratory import LOCK_S, Laboratory, run_once
+from app.walkthrough.result import Bar, Chart, Check, Result, times, written
+from app.walkthrough.source import changes, listing
+from app.web.walkthrough import prose
+from phases import PHASES
+from phases.timelines import Timelines
+from tests.conftest import NOON, STAND_INS
+from tests.site import Browser, Site, opened
+from tests.world import World
+
+pytestmark = pytest.mark.anyio
+ROOT = Path(markdown.__file__).parents[2]
+STARTER = ROOT / "docs/walkthrough/p5_hybrid.py"
+DEADLINE_S = 60
+
+
+def named(one: Chapter) -> str:
+    return one.slug
+
+
+def blocks(*kinds: str) -> list[Block]:
+    return [block for chapter in chapters() for block in chapter.blocks if block.kind in kinds]
+
+
+def text_of(fragment: str) -> str:
+    return html.unescape(re.sub(r"<[^>]+>", "", fragment))
+
+
+@pytest.fixture
+async def demo() -> AsyncIterator[Site]:
+    async with opened(demo=True) as site:
+        yield site
+
+
+# The text
+
+
+def test_the_story_has_a_beginning_a_chapter_for_each_phase_and_an_end() -> None:
+    assert [one.slug for one in chapters()] == ["beginning", *(phase.slug for phase in PHASES), "next"]
+    assert [one.number for one in chapters()] == list(range(len(PHASES) + 2))
+
+
+@pytest.mark.parametrize("one", chapters(), ids=named)
+def test_a_chapter_has_its_parts(one: Chapter) -> None:
+    kinds = [block.kind for block in one.blocks]
+    assert kinds.count("question") == 3
+    assert all(block.text for block in one.blocks if block.kind == "question")
+    assert "diagram" in kinds
+    if one.slug != "next":
+        assert kinds.count("experiment") == 1
+        assert "listing" in kinds
+    if one.slug in {phase.slug for phase in PHASES}:
+        assert "costs" in kinds
+        assert "measured" in kinds  # the pain left by the one before
+        assert ("changes" in kinds) == (one.slug != PHASES[0].slug)
+        assert {"## What hurt", "## What still hurts", "## When to use it"} <= {
+            line for block in one.blocks for line in block.text.splitlines()
+        }
+
+
+def test_what_a_directive_names_exists() -> None:
+    for block in blocks("listing", "aside"):
+        assert listing(block.what).code
+    for block in blocks("diagram"):
+        assert "<svg" in diagram_svg(block.what)
+    with pytest.raises(LookupError):
+        listing("phases.p1_query.Query.no_such_method")
+    with pytest.raises(LookupError):
+        listing("no_such_module.at_all")
+    with pytest.raises(LookupError):
+        changes(PHASES[0].slug)
+
+
+def test_an_unknown_directive_and_a_missing_title_are_named(tmp_path: Path) -> None:
+    chapter = tmp_path / "0-broken.md"
+    with patch.object(book, "FOLDER", tmp_path):
+        for text, words in (("# T\n\nLead.\n\n::nonsense x\n", "::nonsense"), ("T\n\nLead.\n\nText\n", "title")):
+            chapter.write_text(text)
+            with pytest.raises(BookError, match=words):
+                book.chapters.__wrapped__()
+
+
+def test_each_phase_overrides_what_its_chapter_says() -> None:
+    assert [change.name for change in changes("queue").changes] == ["deliver"]
+    assert changes("cache").replaced[0][0] == "recipients"
+    assert {"deliver", "fan_out", "page"} <= {name for name, _ in changes("push").replaced}
+    assert "+    await self.stack.queue.offer" in changes("queue").replaced[0][1]
+
+
+# The pages
+
+
+@pytest.mark.parametrize("one", chapters(), ids=named)
+async def test_every_chapter_is_a_page_without_inline_style_or_script(demo: Site, one: Chapter) -> None:
+    browser = demo.browser()
+    page = await browser.open(f"/walkthrough/{one.slug}")
+    assert browser.status == 200
+    assert page.count("<h1>") == 1
+    assert " style=" not in page
+    assert "<style" not in page
+    assert re.findall(r"<script(?![^>]*\bsrc=)", page) == []
+    assert page.count('<details class="question">') == 3
+    for other in chapters():
+        assert f'href="/walkthrough/{other.slug}"' in page
+
+
+@pytest.mark.parametrize("one", chapters(), ids=named)
+async def test_every_listing_is_what_the_file_says(demo: Site, one: Chapter) -> None:
+    page = await demo.browser().open(f"/walkthrough/{one.slug}")
+    shown = re.findall(r"<figcaption><code>([^<]+)</code>.*?<pre[^>]*><code>(.*?)</code></pre>", page, re.DOTALL)
+    wanted = [block for block in one.blocks if block.kind in ("listing", "aside")]
+    assert len(shown) == len(wanted)
+    for path, code in shown:
+        lines = [line.strip() for line in (ROOT / path).read_text("utf-8").splitlines()]
+        listed = [line.strip() for line in text_of(code).splitlines()]
+        assert any(lines[at : at + len(listed)] == listed for at in range(len(lines))), path
+        assert len(listed) > 1
+
+
+async def test_the_table_of_contents_leads_everywhere_and_nowhere_else(demo: Site) -> None:
+    browser = demo.browser()
+    page = await browser.open("/walkthrough")
+    links = re.findall(r'class="card" href="([^"]+)"', page)
+    assert links == [f"/walkthrough/{one.slug}" for one in chapters()]
+    for nowhere in ("/walkthrough/nothing", "/walkthrough/query/runs/nothing", f"/walkthrough/query/runs/{'0' * 24}"):
+        await browser.open(nowhere)
+        assert browser.status == 404
+
+
+async def test_a_chapter_costs_no_server_anything(demo: Site) -> None:
+    with patch.object(Stack, "check", side_effect=AssertionError):
+        assert "Phase 2" in await demo.browser().open("/walkthrough/push")
+
+
+def test_raw_html_in_the_text_is_shown() -> None:
+    assert "&lt;b&gt;" in prose("<b>bold</b>")
+
+
+# The Markdown edition
+
+
+def test_docs_are_what_the_text_and_the_code_make_of_them() -> None:
+    wanted = markdown.documents()
+    found = {path.name: path.read_text("utf-8") for path in markdown.FOLDER.iterdir() if path.suffix != ".py"}
+    assert found.keys() == wanted.keys(), "python -m app.walkthrough.markdown"
+    for name in wanted:
+        assert found[name] == wanted[name], f"{name}: python -m app.walkthrough.markdown"
+
+
+def test_links_between_the_documents_lead_somewhere() -> None:
+    documents = markdown.documents()
+    for text in documents.values():
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+            if not target.startswith("http"):
+                assert target in documents or (markdown.FOLDER / target).resolve().exists(), target
+
+
+def test_what_is_recorded_was_measured_on_real_servers_and_is_as_told() -> None:
+    measured = json.loads(book.MEASURED.read_text("utf-8"))["results"]
+    assert measured.keys() == EXPERIMENTS.keys()
+    for slug, experiment in EXPERIMENTS.items():
+        result = book.recorded(slug).result
+        assert not result.meaningless
+        assert all(check.as_told for check in result.checks)
+        assert book.recorded(slug).values == experiment.values({})
+
+
+# Experiments
+
+
+@pytest.fixture
+def mongodb(addresses: Addresses) -> Iterator[MongoClient[dict[str, object]] | None]:
+    """Another client of the same server; None on the stand-in."""
+    if addresses.mongodb is None:
+        yield None
+        return
+    with MongoClient[dict[str, object]](addresses.mongodb) as client:
+        yield client
+
+
+@pytest.mark.parametrize("slug", EXPERIMENTS)
+async def test_an_experiment_finds_what_its_chapter_tells_and_leaves_nothing(
+    addresses: Addresses, mongodb: MongoClient[dict[str, object]] | None, slug: str
+) -> None:
+    experiment = EXPERIMENTS[slug]
+    config = Config(database="test_laboratory")
+    if mongodb:
+        mongodb["test_laboratory_lab_left"]["rest"].insert_one({})  # as a killed run leaves it
+    values = {knob.name: knob.small for knob in experiment.knobs}
+    result = await run_once(addresses, config, experiment, values)
+    assert result.meaningless == addresses.one_process
+    assert result.sentence[0].isupper()
+    assert result.sentence.endswith(".")
+    assert all(bar.value > 0 for chart in result.charts for bar in chart.bars)
+    assert [check for check in result.checks if not check.as_told] == []
+    if mongodb:
+        assert not [name for name in mongodb.list_database_names() if "test_laboratory_lab" in name]
+
+
+@pytest.mark.servers
+async def test_the_index_and_the_cliff_are_seen_in_what_mongodb_looks_at(servers: Addresses) -> None:
+    config = Config(database="test_laboratory")
+    small = {knob.name: knob.small for slug in ("index", "query") for knob in EXPERIMENTS[slug].knobs}
+    index = (await run_once(servers, config, EXPERIMENTS["index"], small)).charts[1].bars
+    cliff = (await run_once(servers, config, EXPERIMENTS["query"], small)).charts[1].bars
+    assert [bar.value for bar in index][2:] == [2_000 - 80, 20]  # back to the newest 20 of 100 old ones; from the index
+    keys = {bar.label: bar.value for bar in cliff}
+    assert keys["201 followees"] >= 201 * small["history"] > 2 * keys["200 followees"]
+
+
+@pytest.mark.servers
+async def test_an_experiment_leaves_the_queues_of_the_site_alone(world: World) -> None:
+    await world.people("ann", "bob")
+    await world.follow("ann", "bob")
+    await world.post("bob", "waiting")
+    waiting = await world.stack.queue.depth()
+    small = {knob.name: knob.small for knob in EXPERIMENTS["queue"].knobs}
+    await run_once(world.stack.addresses, world.stack.config, EXPERIMENTS["queue"], small)
+    assert await world.stack.queue.depth() == waiting
+    assert not [key for key in world.stack.queue.connection.keys("*lab*") if b"queue" in key]
+    await world.drain()
+    await world.sees("ann", "waiting")
+
+
+def test_sentences_do_not_claim_more_than_the_figures() -> None:
+    assert times(100, 100) == "about as long"
+    assert times(1, 2) == "only 50 % as long"
+    assert times(30, 2, "much") == "15 times as much"
+    assert times(5, 2) == "2.5 times as long"
+    assert times(1, 0) == "not comparably long"
+    assert [written(value) for value in (0.417, 4.2, 42.05, 4_200, 3)] == ["0.42", "4.20", "42.0", "4,200", "3"]
+
+
+def test_a_chart_can_be_heard_and_escapes() -> None:
+    svg = chart_svg(Chart(title="<b>", unit="ms", bars=(Bar(label='a"b', value=1),)))
+    assert 'aria-label="&lt;b&gt;. a&#34;b: 1 ms"' in svg
+
+
+# Runs
+
+
+async def until_over(browser: Browser) -> str:
+    async with asyncio.timeout(DEADLINE_S):
+        while browser.answer.headers["X-Run-State"] == "running":
+            assert browser.answer.headers["Refresh"]
+            await browser.open(str(browser.answer.url))
+            await asyncio.sleep(0)
+    return browser.html
+
+
+async def test_an_experiment_by_forms_alone_while_the_site_answers(demo: Site) -> None:
+    browser, other = demo.browser(), demo.browser()
+    await browser.open("/walkthrough/beginning")
+    await browser.submit("/walkthrough/beginning/runs")
+    assert browser.status == 200
+    assert "/walkthrough/beginning/runs/" in str(browser.answer.url)
+    await other.open("/walkthrough/push")
+    await other.submit("/walkthrough/push/runs")
+    assert other.status == 429
+    assert "Another experiment is running" in other.html
+    page = await until_over(browser)
+    assert browser.answer.headers["X-Run-State"] == "done"
+    assert "the times mean nothing" in page
+    assert "With 2,000 statuses" in page
+    part = await browser.open(f"{browser.answer.url}?part=1")
+    assert "<html" not in part
+    assert "With 2,000 statuses" in part
+    await browser.open(str(browser.answer.url).replace("beginning", "query").split("?")[0])
+    assert browser.status == 404  # a run belongs to its chapter
+
+
+async def test_a_knob_keeps_its_bounds(demo: Site) -> None:
+    browser = demo.browser()
+    for wrong in ("1", "1000000", "-5", "many", "2_000"):
+        await browser.open("/walkthrough/beginning")
+        await browser.submit("/walkthrough/beginning/runs", statuses=wrong)
+        assert browser.status == 422
+        assert "from 2,000 to 20,000" in browser.html
+    await browser.open("/walkthrough/beginning")
+    form = browser.form("/walkthrough/beginning/runs")
+    answer = await browser.client.post("/walkthrough/next/runs", data=form.fields)
+    assert answer.status_code == 404  # a chapter without one
+    answer = await browser.client.post("/walkthrough/beginning/runs", data={})
+    assert answer.status_code == 403  # not from one of our pages
+
+
+async def test_outside_demo_mode_experiments_are_for_administrators() -> None:
+    async with opened() as site:
+        ann = await site.browser().sign_up("ann")
+        page = await ann.open("/walkthrough/beginning")
+        assert "Administrators can run it here" in page
+        assert "data-experiment" not in page
+        proof = ann.form("/sign-out").fields
+        assert (await ann.client.post("/walkthrough/beginning/runs", data=proof)).status_code == 403
+        user = await User.find_one({"handle": "ann"})
+        assert user
+        await user.set({"admin": True})
+        await ann.open("/walkthrough/beginning")
+        await ann.submit("/walkthrough/beginning/runs")
+        await until_over(ann)
+        assert ann.answer.headers["X-Run-State"] == "done"
+
+
+async def test_too_many_runs_in_a_minute_are_refused(demo: Site) -> None:
+    demo.app.state.laboratory = Laboratory(demo.stack, per_minute=1)
+    browser = demo.browser()
+    for state in (200, 429):
+        await browser.open("/walkthrough/beginning")
+        await browser.submit("/walkthrough/beginning/runs")
+        assert browser.status == state
+        if state == 200:
+            await until_over(browser)
+    assert browser.answer.headers["Retry-After"]
+
+
+async def test_what_breaks_says_so_and_frees_the_way(demo: Site) -> None:
+    browser = demo.browser()
+
+    async def broken(*_: object) -> Result:
+        raise RuntimeError("on purpose")
+
+    await browser.open("/walkthrough/beginning")
+    with patch.object(type(EXPERIMENTS["index"]), "run", broken):
+        await browser.submit("/walkthrough/beginning/runs")
+        page = await until_over(browser)
+    assert "The experiment failed." in page
+    await browser.submit("/walkthrough/beginning/runs")
+    await until_over(browser)
+    assert browser.answer.headers["X-Run-State"] == "done"
+
+
+async def test_a_run_whose_process_died_is_over_after_a_while(demo: Site) -> None:
+    laboratory = Laboratory(demo.stack)
+    with patch.object(Laboratory, "_run", lambda *_: asyncio.sleep(0)):
+        run = await laboratory.begin("index", {})
+    assert (await laboratory.run(run)).state == "running"
+    demo.clock.advance(LOCK_S + 1)
+    assert (await laboratory.run(run)).state == "failed"
+    with patch.object(Laboratory, "_run", lambda *_: asyncio.sleep(0)):
+        await laboratory.begin("index", {})
+
+
+async def test_a_finding_that_contradicts_the_chapter_is_marked(demo: Site) -> None:
+    browser = demo.browser()
+
+    async def contrary(*_: object) -> Result:
+        return Result(sentence="Found otherwise.", checks=(Check(what="Lost", found="7", as_told=False),))
+
+    await browser.open("/walkthrough/beginning")
+    with patch.object(type(EXPERIMENTS["index"]), "run", contrary):
+        await browser.submit("/walkthrough/beginning/runs")
+        assert "Not as this chapter says." in await until_over(browser)
+
+
+# The exercise
+
+
+async def test_the_starter_of_phase_5_is_right_as_it_stands() -> None:
+    spec = importlib.util.spec_from_file_location("p5_hybrid", STARTER)
+    assert spec
+    assert spec.loader
+    starter = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(starter)
+    clock = ManualClock(NOON)
+    async with connected(STAND_INS, Config(demo=True), clock) as stack:
+        timelines = await Timelines.open(stack, (*PHASES, starter.Hybrid))
+        await timelines.switch(delivering=["cache", "hybrid"])
+        world = World(stack, clock, timelines, Social(stack, timelines))
+        world.pass_grace()
+        await world.people("ann", "bob")
+        await world.follow("ann", "bob")
+        await world.post("bob", "first")
+        assert await world.walk("ann", "hybrid") == ["first"]
+        await world.post("bob", "second")
+        await world.drain()
+        assert await world.walk("ann", "hybrid") == ["second", "first"]
+        assert await world.source("ann", "hybrid") == "list"
+        assert not await timelines.phases["hybrid"].is_celebrity(world.ids["bob"])  # type: ignore[attr-defined]
+
+
+# The command
+
+
+def test_the_command_opens_the_running_site(tmp_path: Path) -> None:
+    directory, opened_addresses = DataDirectory(tmp_path), list[str]()
+    with (
+        patch("webbrowser.open", opened_addresses.append),
+        directory.owned("feedlab serve", lasting=True),
+    ):
+        directory.change(web="http://127.0.0.1:8123", ready=True)
+        result = CliRunner().invoke(main, ["walkthrough", "--data", str(tmp_path)])
+        quiet = CliRunner().invoke(main, ["walkthrough", "--data", str(tmp_path), "--print"])
+    assert result.exit_code == quiet.exit_code == 0
+    assert result.stdout == quiet.stdout == "http://127.0.0.1:8123/walkthrough\n"
+    assert opened_addresses == ["http://127.0.0.1:8123/walkthrough"]
+
+
+def test_the_command_says_how_to_start_the_site(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["walkthrough", "--data", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "feedlab serve --demo" in result.stderr

@@ -1,0 +1,130 @@
+"""A small social network in words: people by name, statuses by text."""
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from unittest.mock import patch
+
+from bson import ObjectId
+
+from app.clock import ManualClock
+from app.models import Audience, StatusRow, User
+from app.social import Social
+from app.stack import MemcachedDown, Stack
+from phases import PHASES
+from phases.reading import Page
+from phases.timelines import Timelines
+from workers.sweeper import OVERDUE_S, sweep
+from workers.worker import drain_queues
+
+SLUGS = tuple(phase.slug for phase in PHASES)
+KEEPING = tuple(phase.slug for phase in PHASES if phase.keeps)
+
+
+@dataclass
+class World:
+    stack: Stack
+    clock: ManualClock
+    timelines: Timelines
+    social: Social
+    ids: dict[str, ObjectId] = field(default_factory=dict)
+
+    @classmethod
+    async def open(cls, stack: Stack, clock: ManualClock) -> "World":
+        timelines = await Timelines.open(stack)
+        world = cls(stack, clock, timelines, Social(stack, timelines))
+        world.pass_grace()
+        return world
+
+    def pass_grace(self) -> None:
+        """Whatever has been switched on is read from now on."""
+        self.clock.advance(self.stack.config.grace_s + 2)
+
+    async def people(self, *names: str) -> None:
+        now = self.clock.now()
+        for name in names:
+            user = User(id=self.clock.new_id(), handle=name, name=name.title(), created_at=now, last_seen_at=now)
+            await user.insert()
+            self.ids[name] = user.id
+
+    async def follow(self, reader: str, *followees: str) -> None:
+        for followee in followees:
+            await self.social.follow(self.ids[reader], self.ids[followee])
+
+    async def post(self, author: str, text: str, audience: Audience = "followers") -> StatusRow:
+        self.clock.advance(1)
+        status, _ = await self.social.post(self.ids[author], text, audience)
+        return status
+
+    async def drain(self) -> None:
+        await drain_queues(self.timelines)
+
+    async def sweep(self) -> None:
+        """Everything that is owed is overdue, and swept."""
+        self.clock.advance(OVERDUE_S + 2)
+        await sweep(self.timelines)
+
+    async def page(self, reader: str, phase: str, before: ObjectId | None = None, limit: int = 20) -> Page:
+        return await self.timelines.page(self.ids[reader], phase=phase, before=before, limit=limit)
+
+    async def walk(self, reader: str, phase: str, limit: int = 3) -> list[str]:
+        """Texts from the newest to the very first; every page but the last is full."""
+        texts: list[str] = []
+        before: ObjectId | None = None
+        while True:
+            page = await self.page(reader, phase, before, limit)
+            texts += [status.text for status in page.statuses]
+            if page.next is None:
+                return texts
+            assert len(page.statuses) == limit
+            before = page.next
+
+    async def sees(self, reader: str, *texts: str) -> None:
+        """In every phase, cold and warm, the timeline is exactly this, newest first."""
+        for phase in SLUGS:
+            assert await self.walk(reader, phase) == list(texts), phase
+        for phase in KEEPING:
+            await self.chill(reader)
+            assert await self.walk(reader, phase) == list(texts), f"{phase}, cold"
+            assert await self.walk(reader, phase) == list(texts), f"{phase}, warm again"
+
+    async def chill(self, reader: str) -> None:
+        """Nothing is kept for this reader any more, as after an eviction."""
+        settings = await self.timelines.settings.fresh()
+        for phase in ("push", "cache"):
+            store = self.timelines.phases[phase]
+            container = settings.current(store.keeps) if store.keeps else None
+            if container:
+                await store.store.forget(container, self.ids[reader])  # type: ignore[attr-defined]
+
+    async def warm(self, *readers: str) -> None:
+        """Every phase keeps a timeline for them."""
+        for reader in readers:
+            for phase in KEEPING:
+                await self.page(reader, phase)
+
+    async def source(self, reader: str, phase: str) -> str:
+        return (await self.page(reader, phase)).source
+
+    async def pending(self) -> dict[str, int]:
+        return {phase.slug: phase.pending for phase in (await self.timelines.state()).phases if phase.slug in KEEPING}
+
+    @asynccontextmanager
+    async def without_memcached(self) -> AsyncIterator[None]:
+        async def down(*_: object) -> None:
+            raise MemcachedDown("stopped by the test")
+
+        with ExitStack() as patches:
+            for name in ("gets", "add", "cas", "delete", "prepend"):
+                patches.enter_context(patch.object(self.stack.memcached, name, down))
+            yield
+
+    @asynccontextmanager
+    async def without_redis(self) -> AsyncIterator[None]:
+        import redis
+
+        def down(*_: object) -> None:
+            raise redis.ConnectionError("stopped by the test")
+
+        with patch.object(self.stack.queue, "_offer", down), patch.object(self.stack.queue, "_job_ids", down):
+            yield

@@ -1,0 +1,1 @@
+"""What happens after the poster has gone: deliveries, and the sweeper that finds what got lost."""

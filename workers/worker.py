@@ -1,0 +1,74 @@
+"""A worker: RQ takes the jobs in one thread, one event loop does them and sweeps. Nothing is opened per job."""
+
+import asyncio
+import gc
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+from anyio.from_thread import start_blocking_portal
+
+from app.config import Config
+from app.stack import Addresses, connected
+from app.stack.consumer import consume, drain
+from phases.timelines import Timelines
+from workers.jobs import RUNTIME, Runtime
+from workers.sweeper import sweep_forever
+
+
+def run(addresses: Addresses, config: Config) -> None:
+    """A worker process, in its main thread, until SIGTERM or SIGINT; the chunk at hand is finished first."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(_connected_runtime(addresses, config)) as runtime,
+    ):
+        RUNTIME.set(runtime)
+        gc.freeze()  # as in a web process
+        consume(runtime.timelines.stack.queue, threading.Event())
+
+
+@asynccontextmanager
+async def run_in_thread(timelines: Timelines) -> AsyncIterator[None]:
+    """A worker beside whatever else this event loop does, for servers that live inside the process."""
+    stop = threading.Event()
+    async with _sweeping(timelines):
+        working = asyncio.create_task(_in_thread(timelines, lambda: consume(timelines.stack.queue, stop)))
+        try:
+            yield
+        finally:
+            stop.set()
+            await working
+
+
+async def drain_queues(timelines: Timelines) -> None:
+    """Do every job that waits, and those that these queue, on this event loop."""
+    await _in_thread(timelines, lambda: drain(timelines.stack.queue))
+
+
+async def _in_thread(timelines: Timelines, work: Callable[[], None]) -> None:
+    runtime = Runtime(timelines, asyncio.get_running_loop())
+
+    def with_runtime() -> None:
+        RUNTIME.set(runtime)
+        work()
+
+    await asyncio.to_thread(with_runtime)
+
+
+@asynccontextmanager
+async def _connected_runtime(addresses: Addresses, config: Config) -> AsyncIterator[Runtime]:
+    async with connected(addresses, config) as stack:
+        timelines = await Timelines.open(stack)
+        async with _sweeping(timelines):
+            yield Runtime(timelines, asyncio.get_running_loop())
+
+
+@asynccontextmanager
+async def _sweeping(timelines: Timelines) -> AsyncIterator[None]:
+    sweeper = asyncio.create_task(sweep_forever(timelines))
+    try:
+        yield
+    finally:
+        sweeper.cancel()
+        with suppress(asyncio.CancelledError):
+            await sweeper
