@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -154,6 +154,44 @@ class DeliveryQueue:
         except DuplicateJobError:
             return False
         return True
+
+    async def take_some(self, first_chunks: int) -> list[Job]:
+        """Jobs off their queues: at most so many first chunks, and one further chunk; none while workers are paused.
+
+        Whoever takes them calls `finished` or `give_back`. If they die first, the sweeper finds what is pending.
+        """
+        return await self._call(self._take_some, first_chunks)  # type: ignore[no-any-return]
+
+    def _take_some(self, first_chunks: int) -> list[Job]:
+        if is_suspended(self.connection):
+            return []
+        with self.connection.pipeline(transaction=False) as pipe:
+            for name, n in ((FIRST, first_chunks), (MORE, 1)):
+                pipe.lpop(self.queues[name].key, n)
+            ids = [id.decode() for popped in pipe.execute() for id in popped or ()]
+        if not ids:
+            return []
+        jobs = Job.fetch_many(ids, connection=self.connection, serializer=JSONSerializer)
+        return [job for job in jobs if job is not None]
+
+    async def finished(self, jobs: Sequence[Job], worker: str | None) -> None:
+        """Jobs that were taken are done; they count for the worker of that name."""
+        await self._call(self._finished, jobs, worker)
+
+    def _finished(self, jobs: Sequence[Job], worker: str | None) -> None:
+        with self.connection.pipeline(transaction=False) as pipe:
+            pipe.delete(*(job.key for job in jobs))
+            if worker:
+                pipe.hincrby(Worker.redis_worker_namespace_prefix + worker, "successful_job_count", len(jobs))
+            pipe.execute()
+
+    async def give_back(self, jobs: Sequence[Job]) -> None:
+        """Put jobs that were taken where they were, at the front."""
+        await self._call(self._give_back, jobs)
+
+    def _give_back(self, jobs: Sequence[Job]) -> None:
+        for job in reversed(jobs):
+            self.queues[job.origin].push_job_id(job.id, at_front=True)
 
     async def ping(self) -> str:
         """The server's version."""

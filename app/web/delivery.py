@@ -79,6 +79,7 @@ async def watch_delivery(state: State, author: ObjectId, text: str) -> Watch:
     watched = _Watched(timelines, await _some_followers(state.social, author))
     row, _ = await Social(timelines.stack, watched).post(author, text)
     watch = watched.stored(row)
+    await _look_once(timelines, watch)  # what was delivered before the post returned is not shown as pending
     watches: dict[ObjectId, Watch] = state.watches
     watches[row.id] = watch
     for id in list(watches)[:-WATCHES_REMEMBERED]:
@@ -101,10 +102,7 @@ async def _look(timelines: Timelines, watch: Watch) -> None:
     """Until everything is delivered, or for two minutes."""
     try:
         while not watch.over:
-            try:
-                await _look_once(timelines, watch)
-            except UNAVAILABLE as error:
-                log.info("watching %s: %s", watch.status.id, error)
+            await _look_once(timelines, watch)
             watch.over = watch.over or watch.now_ms() > WATCH_S * 1000
             pause_s = watch.now_ms() / 1000 * PRECISION
             await asyncio.sleep(min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S))
@@ -113,6 +111,13 @@ async def _look(timelines: Timelines, watch: Watch) -> None:
 
 
 async def _look_once(timelines: Timelines, watch: Watch) -> None:
+    try:
+        await _see(timelines, watch)
+    except UNAVAILABLE as error:
+        log.info("watching %s: %s", watch.status.id, error)
+
+
+async def _see(timelines: Timelines, watch: Watch) -> None:
     stack, settings = timelines.stack, await timelines.settings.current()
     document = await stack.db["statuses"].find_one({"_id": watch.status.id}, {"pending": 1})
     pending = set((document or {}).get("pending") or ())
