@@ -20,10 +20,10 @@ check: setup
 	"$(BIN)/mypy"
 
 fast: setup
-	"$(BIN)/pytest" -m "not servers and not browser and not thorough"
+	"$(BIN)/pytest" --numprocesses auto -m "not servers and not browser and not thorough"
 
-test: check
-	"$(BIN)/pytest"
+test: check fast
+	"$(BIN)/pytest" -m "servers or browser or thorough"
 
 screenshots: setup
 	"$(BIN)/python" -m tests.browser.screenshots

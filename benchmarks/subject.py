@@ -183,17 +183,18 @@ class Api:
     async def close(self) -> None:
         await self._http.close()
 
-    async def _ask(self, person: ObjectId, method: str, path: str, body: Any = None, key: str = "") -> Any:
+    async def ask(self, person: ObjectId, method: str, path: str, body: Any = None, key: str = "") -> bytes:
+        """The answer as it came. Raises Failed."""
         await self.enter([person])
         headers = f"Authorization: Bearer {self._tokens[person]}\r\n" + (f"Idempotency-Key: {key}\r\n" if key else "")
         status, answer = await self._http.ask(method, f"/api/v1{path}", body, headers)
         if status >= HTTPStatus.BAD_REQUEST:
             raise Failed(f"HTTP {status}")
-        return json.loads(answer) if answer else None
+        return answer
 
     async def page(self, reader: ObjectId, phase: str, before: ObjectId | None, limit: int) -> Seen:
         cursor = f"&before={before}" if before else ""
-        found = await self._ask(reader, "GET", f"/timeline?phase={phase}&limit={limit}{cursor}")
+        found = json.loads(await self.ask(reader, "GET", f"/timeline?phase={phase}&limit={limit}{cursor}"))
         cost = found["cost"]
         return Seen(
             [ObjectId(status["id"]) for status in found["statuses"]],
@@ -203,17 +204,18 @@ class Api:
         )
 
     async def post(self, author: ObjectId, text: str, audience: Audience, key: str) -> tuple[ObjectId, Cost | None]:
-        found = await self._ask(author, "POST", "/statuses", {"text": text, "audience": audience}, key)
+        status = {"text": text, "audience": audience}
+        found = json.loads(await self.ask(author, "POST", "/statuses", status, key))
         return ObjectId(found["id"]), None
 
     async def delete(self, author: ObjectId, status: ObjectId) -> None:
-        await self._ask(author, "DELETE", f"/statuses/{status}")
+        await self.ask(author, "DELETE", f"/statuses/{status}")
 
     async def follow(self, reader: ObjectId, followee: ObjectId) -> None:
-        await self._ask(reader, "PUT", f"/follows/{self.handles[followee]}")
+        await self.ask(reader, "PUT", f"/follows/{self.handles[followee]}")
 
     async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None:
-        await self._ask(reader, "DELETE", f"/follows/{self.handles[followee]}")
+        await self.ask(reader, "DELETE", f"/follows/{self.handles[followee]}")
 
     async def block(self, blocker: ObjectId, blocked: ObjectId) -> None:
-        await self._ask(blocker, "PUT", f"/blocks/{self.handles[blocked]}")
+        await self.ask(blocker, "PUT", f"/blocks/{self.handles[blocked]}")

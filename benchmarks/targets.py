@@ -445,7 +445,7 @@ async def _http(rig: Rig, scale: Scale) -> list[Row]:
             await rig.timelines.page(reader, phase=slug)
             seconds = await in_turn(
                 scale.reads,
-                http=lambda slug=slug: api.page(reader, slug, None, 20),  # type: ignore[misc]
+                http=lambda slug=slug: api.ask(reader, "GET", f"/timeline?phase={slug}"),  # type: ignore[misc]
                 page=lambda slug=slug: rig.timelines.page(reader, phase=slug),  # type: ignore[misc]
                 empty=lambda: http.ask("GET", "/"),
             )

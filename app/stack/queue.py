@@ -53,8 +53,8 @@ class _CountingConnection(redis.Connection):
 
 def connect(url: str, timeout_s: float) -> redis.Redis:
     """A client whose every command waits at most `timeout_s`. Nothing is sent yet."""
-    return redis.Redis(
-        connection_pool=redis.ConnectionPool.from_url(
+    return redis.Redis.from_pool(  # closing the client closes its connections
+        redis.ConnectionPool.from_url(
             url,
             connection_class=_CountingConnection,
             socket_timeout=timeout_s,

@@ -92,7 +92,7 @@ def asked(followees: int) -> int:
     return groups if followees < FEW else 1 + groups  # a sample, and then all of them
 
 
-@pytest.mark.parametrize("followees", [1, GROUP - 1, GROUP, 3 * GROUP])
+@pytest.mark.parametrize("followees", [1, GROUP - 1, GROUP, pytest.param(FEW, marks=pytest.mark.thorough)])
 async def test_a_read_in_phase_1_grows_with_the_followees_and_in_the_others_it_does_not(
     world: World, followees: int
 ) -> None:
@@ -152,6 +152,7 @@ async def test_what_has_changed_since_the_last_page_is_looked_up(world: World) -
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("authors", [WINDOW_AUTHORS, 2 * WINDOW_AUTHORS + 1])
 async def test_of_many_busy_authors_only_a_window_is_looked_at(world: World, authors: int) -> None:
     now = world.clock.now()
