@@ -80,7 +80,10 @@ _desks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Desk] = WeakKeyDictionary(
 
 
 def _desk() -> _Desk:
-    return _desks.setdefault(asyncio.get_running_loop(), _Desk())
+    loop = asyncio.get_running_loop()
+    if (desk := _desks.get(loop)) is None:
+        desk = _desks[loop] = _Desk()
+    return desk
 
 
 async def _thread(call: Callable[..., T], *args: object) -> T:

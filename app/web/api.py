@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import cache
 from time import perf_counter
+from typing import Any
 
 from bson import ObjectId
 from starlette.routing import Mount, Router
@@ -130,7 +131,7 @@ async def statuses_of(call: Call) -> Reply:
     walk: schemas.Walk = call.query
     person = await _person(call)
     rows, next_ = await call.social.statuses_of(call.me.id, person.id, before=walk.before, limit=walk.limit)
-    return Reply(200, schemas.Statuses(statuses=await _statuses(call, rows), next=_id(next_)))
+    return Reply(200, {"statuses": await _statuses(call, rows), "next": _id(next_)})
 
 
 def _status_id(call: Call) -> ObjectId:
@@ -144,10 +145,10 @@ def _id(cursor: ObjectId | None) -> str | None:
     return str(cursor) if cursor else None
 
 
-async def _statuses(call: Call, rows: Iterable[StatusRow]) -> list[schemas.Status]:
+async def _statuses(call: Call, rows: Iterable[StatusRow]) -> list[dict[str, Any]]:
     rows = list(rows)
     authors = await call.social.people({row.user_id for row in rows})
-    return [schemas.Status.of(row, authors) for row in rows]
+    return [schemas.status(row, authors) for row in rows]
 
 
 # Home timeline
@@ -172,19 +173,19 @@ async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
     call.request.app.state.metrics.reads.labels(page.phase, page.source).inc()
     return Reply(
         200,
-        schemas.Timeline(
-            phase=page.phase,
-            statuses=await _statuses(call, page.statuses),
-            next=_id(page.next),
-            cost=schemas.Cost(
-                elapsed_ms=round(elapsed_ms, 3),
-                source=page.source,
-                cold=page.cold,
-                mongodb=cost.mongodb,
-                memcached=cost.memcached,
-                redis=cost.redis,
-            ),
-        ),
+        {
+            "phase": page.phase,
+            "statuses": await _statuses(call, page.statuses),
+            "next": _id(page.next),
+            "cost": {
+                "elapsed_ms": round(elapsed_ms, 3),
+                "source": page.source,
+                "cold": page.cold,
+                "mongodb": cost.mongodb,
+                "memcached": cost.memcached,
+                "redis": cost.redis,
+            },
+        },
     )
 
 

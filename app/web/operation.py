@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -68,8 +69,7 @@ class Reply:
         headers = {"Cache-Control": "no-store", **self.headers}
         if self.content is None:
             return Response(status_code=self.status, headers=headers)
-        text = self.content.model_dump_json() if isinstance(self.content, BaseModel) else json.dumps(self.content)
-        return Response(text, self.status, headers, "application/json")
+        return Response(to_json(self.content), self.status, headers, "application/json")
 
 
 @dataclass(frozen=True)
