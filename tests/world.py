@@ -126,5 +126,7 @@ class World:
         def down(*_: object) -> None:
             raise redis.ConnectionError("stopped by the test")
 
-        with patch.object(self.stack.queue, "_offer", down), patch.object(self.stack.queue, "_job_ids", down):
+        with ExitStack() as patches:
+            for name in ("_offer", "_take_some", "_job_ids"):
+                patches.enter_context(patch.object(self.stack.queue, name, down))
             yield
