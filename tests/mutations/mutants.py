@@ -6,6 +6,7 @@ RULES = "tests/contract/test_rules.py"
 TIMELINE = "tests/contract/test_timeline.py"
 FOUND = "tests/oracle/test_found.py"
 FIXED = "tests/mutations/test_guards.py"
+JOBS = "tests/contract/test_jobs.py"
 
 
 @dataclass(frozen=True)
@@ -366,6 +367,30 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if rest is None:\n",
         "    if True:\n",
         _of(FIXED, "test_the_last_follower_has_it_too"),
+    ),
+    Mutant(
+        "a job that fails beside others counts as done",
+        "5 outbox",
+        "workers/jobs.py",
+        "                await queue.give_back(failed)\n",
+        "",
+        _of(JOBS, "test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out"),
+    ),
+    Mutant(
+        "a paused worker goes on taking",
+        "5 workers",
+        "app/stack/queue.py",
+        "        if is_suspended(self.connection):\n            return []\n",
+        "",
+        _of(JOBS, "test_a_pause_ends_the_turn_after_the_chunk_at_hand"),
+    ),
+    Mutant(
+        "what was taken from the queue stays known",
+        "5 sweeper",
+        "app/stack/queue.py",
+        "            pipe.delete(*(job.key for job in jobs))\n",
+        "            pass\n",
+        _of(JOBS, "test_one_job_delivers_what_waits_behind_it_and_leaves_nothing_in_redis"),
     ),
     Mutant(
         "the debt is cleared before the last chunk is delivered",
