@@ -8,6 +8,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from app.config import Config, ConfigError
 from app.errors import Refused
@@ -266,6 +267,11 @@ def seed(
     reset: bool,
 ) -> None:
     """Fill the database with people, follow edges and statuses, from a file or generated."""
+    if graph is None and directed:
+        raise click.UsageError("--directed says how to read a --graph, and none is given")
+    typed = click.get_current_context().get_parameter_source
+    if graph and (generated := [name for name in ("users", "mean") if typed(name) is ParameterSource.COMMANDLINE]):
+        raise click.UsageError(f"--{generated[0]} is for a generated graph; --graph names a file")
     from benchmarks import seed_command
     from benchmarks.graph import GraphError
     from benchmarks.seed import SeedRefused

@@ -121,6 +121,19 @@ def test_a_worker_needs_servers_it_can_share() -> None:
     assert "needs real servers" in refused(feedlab("worker", "--stack", "memory"))
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [(("--directed",), "--directed"), (("--users", "9"), "--users"), (("--mean", "2"), "--mean")],
+)
+def test_an_option_that_would_be_ignored_is_refused(tmp_path: Path, options: tuple[str, ...], named: str) -> None:
+    graph = tmp_path / "graph.txt"
+    graph.write_text("a b\n")
+    file = () if named == "--directed" else ("--graph", graph)
+    result = feedlab("seed", "--data", tmp_path, *file, *options)
+    assert result.exit_code == 2
+    assert named in result.stderr
+
+
 def test_a_graph_is_checked_before_any_server_is_asked(tmp_path: Path) -> None:
     graph = tmp_path / "graph.txt"
     graph.write_text("1 2\n2 three four\n")

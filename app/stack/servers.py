@@ -27,6 +27,7 @@ from app.stack.programs import Level, Server, ServersError, Source, insist, mask
 
 LOOPBACK = "127.0.0.1"
 REPLICA_SET = "feedlab"
+MEMCACHED_MB = "256"  # taken as it is needed: 25,000 full lists
 PORT_ATTEMPTS = 3  # somebody may take a free port between our look and the server's
 START_DEADLINE_S: dict[Server, float] = {"mongodb": 120, "redis": 60, "memcached": 10}  # with recovery after a crash
 SILENT_S = 5.0  # a longer start is explained
@@ -206,7 +207,7 @@ def _redis_server(port: int, small: bool) -> list[str]:
 
 def _memcached(port: int, small: bool) -> list[str]:
     user = ["-u", _unprivileged()] if os.geteuid() == 0 else []  # as root it demands to be told
-    return ["-l", LOOPBACK, "-p", str(port), "-U", "0", "-m", "64", *user]
+    return ["-l", LOOPBACK, "-p", str(port), "-U", "0", "-m", MEMCACHED_MB, *user]
 
 
 _ARGUMENTS: dict[Server, Callable[[int, bool], list[str]]] = {
