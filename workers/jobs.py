@@ -5,7 +5,6 @@ import logging
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
 
 from bson import ObjectId
 
@@ -20,6 +19,7 @@ log = logging.getLogger(__name__)
 
 TURN_S = 0.25  # then RQ is asked again: it takes from the queues in turn, beats its heart, and may be told to stop
 FIRST_CHUNKS = 8  # delivered together
+TAKEN_TIMEOUT_S = JOB_TIMEOUT_S - 5  # the same for what is done along with a job, before RQ gives up on that
 
 
 @dataclass(frozen=True)
@@ -33,36 +33,42 @@ RUNTIME: ContextVar[Runtime] = ContextVar("runtime")  # set by the thread that t
 
 def fan_out(phase: str, status: str, resume: list[str] | None) -> Retry | None:
     """One bounded chunk of a status's delivery in one phase, and some of what waits behind it. Safe to repeat."""
-    runtime = RUNTIME.get()
-    turn = _turn(runtime.timelines, worker_of_this_job(), phase, status, resume)
+    runtime, end_s = RUNTIME.get(), time.monotonic() + TURN_S
+    own = asyncio.run_coroutine_threadsafe(_deliver(runtime.timelines, phase, status, resume), runtime.loop)
     try:
-        asyncio.run_coroutine_threadsafe(turn, runtime.loop).result(JOB_TIMEOUT_S)
+        own.result(JOB_TIMEOUT_S)
     except UNAVAILABLE as error:
         log.warning("delivery of %s in %s waits: %s", status, phase, error)
         return after_the_outage(attempts_of_this_job())
+    finally:
+        own.cancel()
+    turn = asyncio.run_coroutine_threadsafe(_turn(runtime.timelines, end_s, worker_of_this_job()), runtime.loop)
+    if wrong := turn.exception():  # no failure of this job's: what the turn had in hand is queued again by RQ
+        log.error("this turn ends early: %s", wrong, exc_info=None if isinstance(wrong, QueueDown) else wrong)
     return None
 
 
-async def _turn(timelines: Timelines, worker: str | None, *chunk: Any) -> None:
+async def _turn(timelines: Timelines, end_s: float, worker: str | None) -> None:
     """RQ takes longer over a job than an ordinary delivery does, so a job does some others as well.
 
     First chunks are taken many at a time and delivered together, further ones one at a time: what is posted meanwhile
-    waits for one chunk. A job that fails here goes back, to be tried, counted and if need be buried by itself.
+    waits for one chunk. What fails here goes back, to be tried, counted and if need be buried by itself.
     """
-    queue, end_s = timelines.stack.queue, time.monotonic() + TURN_S
-    await _deliver(timelines, *chunk)
-    try:
-        while time.monotonic() < end_s and (jobs := await queue.take_some(FIRST_CHUNKS)):
-            ends = await asyncio.gather(*(_deliver(timelines, *job.args) for job in jobs), return_exceptions=True)
-            failed = [job for job, end in zip(jobs, ends, strict=True) if end is not None]
-            if done := [job for job in jobs if job not in failed]:
-                await queue.finished(done, worker)
-            if failed:
-                log.warning("given back: %s", [error for error in ends if error is not None])
-                await queue.give_back(failed)
-                return
-    except QueueDown as error:
-        log.warning("this turn ends early: %s", error)
+    queue = timelines.stack.queue
+    while time.monotonic() < end_s and (chunks := await queue.take_some(FIRST_CHUNKS)):
+        ends = await asyncio.gather(
+            *(
+                asyncio.wait_for(_deliver(timelines, chunk.phase, chunk.status, chunk.resume), TAKEN_TIMEOUT_S)
+                for chunk in chunks
+            ),
+            return_exceptions=True,
+        )
+        errors = [error for error in ends if error is not None]
+        done = [chunk for chunk, error in zip(chunks, ends, strict=True) if error is None]
+        await queue.settle(done, [chunk for chunk in chunks if chunk not in done], worker)
+        if errors:
+            log.warning("given back: %r", errors)
+            return
 
 
 async def _deliver(timelines: Timelines, phase: str, status: str, resume: list[str] | None) -> None:

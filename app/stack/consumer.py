@@ -2,11 +2,13 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
-from rq import Retry, SimpleWorker, get_current_job
+from fakeredis import FakeRedis
+from rq import Queue, Retry, SimpleWorker, get_current_job
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.suspension import is_suspended
@@ -75,12 +77,17 @@ def consume(queue: DeliveryQueue, stop: threading.Event) -> None:
 
     Takes from the queues in turn. While Redis is away it waits for it.
     """
+    with _own_connection(queue) as connection:
+        _consume(queue, connection, stop)
+
+
+def _consume(queue: DeliveryQueue, connection: redis.Redis, stop: threading.Event) -> None:
     in_main_thread = threading.current_thread() is threading.main_thread()
     while not stop.is_set():
         worker: Any = None
         rest = in_main_thread
         try:
-            worker = _make(queue, _Worker if in_main_thread else _ThreadWorker)
+            worker = _make(connection, _Worker if in_main_thread else _ThreadWorker)
             worker.work(
                 dequeue_strategy=DequeueStrategy.ROUND_ROBIN,
                 logging_level="WARNING",
@@ -98,13 +105,27 @@ def consume(queue: DeliveryQueue, stop: threading.Event) -> None:
 
 def drain(queue: DeliveryQueue) -> None:
     """Do every job that is waiting, and those that these queue."""
-    _make(queue, _ThreadWorker).work(burst=True, logging_level="WARNING")
+    with _own_connection(queue) as connection:
+        _make(connection, _ThreadWorker).work(burst=True, logging_level="WARNING")
 
 
-def _make(queue: DeliveryQueue, kind: Callable[..., _Worker]) -> _Worker:
+@contextmanager
+def _own_connection(queue: DeliveryQueue) -> Iterator[redis.Redis]:
+    """RQ's worker makes the timeouts of the pool it is given longer than anybody else wants to wait."""
+    if isinstance(queue.connection, FakeRedis):
+        yield queue.connection
+        return
+    pool = queue.connection.connection_pool
+    with redis.Redis.from_pool(
+        redis.ConnectionPool(connection_class=pool.connection_class, **pool.connection_kwargs)
+    ) as connection:
+        yield connection
+
+
+def _make(connection: redis.Redis, kind: Callable[..., _Worker]) -> _Worker:
     return kind(
-        [queue.queues[name] for name in QUEUES],
-        connection=queue.connection,
+        [Queue(name, connection=connection, serializer=JSONSerializer) for name in QUEUES],
+        connection=connection,
         serializer=JSONSerializer,
         maintenance_interval=MAINTENANCE_S,
         log_job_description=False,

@@ -19,7 +19,7 @@ from rq.job import Job
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
 from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
-from rq.suspension import is_suspended, resume, suspend
+from rq.suspension import WORKERS_SUSPENDED, is_suspended, resume, suspend
 
 from app.stack.cost import count_redis
 
@@ -34,6 +34,24 @@ ATTEMPT_PAUSES_S = (1, 2, 5, 15, 30)  # then the job is a dead letter
 DEAD_LETTER_TTL_S = 30 * 86_400
 AWAY_S = 2.0  # after a failure nobody who posts waits for Redis again for so long
 LIST_LIMIT = 10_000  # ids of one queue or registry that are looked at
+
+
+TAKEN_S = 30  # what was taken that long ago and not settled is queued again
+IN_A_TURN = ":turn"  # after a job's id, where RQ has an execution's
+# As RQ begins a job, in one step: off its queue and into the registry of started ones, whose overdue it queues again.
+TAKE = f"""
+local taken = {{}}
+if redis.call('exists', KEYS[1]) == 1 then return taken end
+for queue = 1, (#KEYS - 1) / 2 do
+    for _ = 1, tonumber(ARGV[queue + 1]) do
+        local id = redis.call('lpop', KEYS[2 * queue])
+        if not id then break end
+        redis.call('zadd', KEYS[2 * queue + 1], ARGV[1], id .. '{IN_A_TURN}')
+        table.insert(taken, id)
+    end
+end
+return taken
+"""
 
 
 class QueueDown(Exception):
@@ -67,6 +85,20 @@ def connect(url: str, timeout_s: float) -> redis.Redis:
 def stand_in() -> redis.Redis:
     """Redis in this process, shared by its threads."""
     return FakeRedis(server=FakeServer())
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A job in hand. `resume`: where a further chunk begins, None for a first one."""
+
+    id: str
+    phase: str
+    status: str
+    resume: list[str] | None
+
+    @property
+    def queue(self) -> str:
+        return MORE if self.resume else FIRST
 
 
 @dataclass(frozen=True)
@@ -155,43 +187,44 @@ class DeliveryQueue:
             return False
         return True
 
-    async def take_some(self, first_chunks: int) -> list[Job]:
+    async def take_some(self, first_chunks: int) -> list[Chunk]:
         """Jobs off their queues: at most so many first chunks, and one further chunk; none while workers are paused.
 
-        Whoever takes them calls `finished` or `give_back`. If they die first, the sweeper finds what is pending.
+        Whoever takes them calls `settle`. If they die first RQ queues them again, as it does with what it gave out.
         """
         return await self._call(self._take_some, first_chunks)  # type: ignore[no-any-return]
 
-    def _take_some(self, first_chunks: int) -> list[Job]:
-        if is_suspended(self.connection):
-            return []
-        with self.connection.pipeline(transaction=False) as pipe:
-            for name, n in ((FIRST, first_chunks), (MORE, 1)):
-                pipe.lpop(self.queues[name].key, n)
-            ids = [id.decode() for popped in pipe.execute() for id in popped or ()]
-        if not ids:
-            return []
-        jobs = Job.fetch_many(ids, connection=self.connection, serializer=JSONSerializer)
-        return [job for job in jobs if job is not None]
+    def _take_some(self, first_chunks: int) -> list[Chunk]:
+        places = [place for queue in self.queues.values() for place in (queue.key, _started(queue).key)]
+        limits = (time.time() + TAKEN_S, first_chunks, 1)
+        ids: Any = self.connection.eval(TAKE, 1 + len(places), WORKERS_SUSPENDED, *places, *limits)
+        return [chunk for id in ids if (chunk := self._chunk(id.decode()))]
 
-    async def finished(self, jobs: Sequence[Job], worker: str | None) -> None:
-        """Jobs that were taken are done; they count for the worker of that name."""
-        await self._call(self._finished, jobs, worker)
+    def _chunk(self, id: str) -> Chunk | None:
+        phase, status, *further = id.split("-", 2)
+        if not further:
+            return Chunk(id, phase, status, None)
+        try:
+            job = Job.fetch(id, connection=self.connection, serializer=JSONSerializer)
+        except NoSuchJobError:  # done by somebody else meanwhile
+            return None
+        return Chunk(id, phase, status, job.args[2])
 
-    def _finished(self, jobs: Sequence[Job], worker: str | None) -> None:
-        with self.connection.pipeline(transaction=False) as pipe:
-            pipe.delete(*(job.key for job in jobs))
-            if worker:
-                pipe.hincrby(Worker.redis_worker_namespace_prefix + worker, "successful_job_count", len(jobs))
+    async def settle(self, done: Sequence[Chunk], failed: Sequence[Chunk], worker: str | None) -> None:
+        """What was taken is done, and counts for the worker of that name, or it goes back to where it was."""
+        await self._call(self._settle, done, failed, worker)
+
+    def _settle(self, done: Sequence[Chunk], failed: Sequence[Chunk], worker: str | None) -> None:
+        with self.connection.pipeline() as pipe:
+            for chunk in (*done, *failed):
+                pipe.zrem(_started(self.queues[chunk.queue]).key, chunk.id + IN_A_TURN)
+            for chunk in done:
+                pipe.delete(Job.key_for(chunk.id))
+            for chunk in reversed(failed):
+                self.queues[chunk.queue].push_job_id(chunk.id, pipeline=pipe, at_front=True)
+            if worker and done:
+                pipe.hincrby(Worker.redis_worker_namespace_prefix + worker, "successful_job_count", len(done))
             pipe.execute()
-
-    async def give_back(self, jobs: Sequence[Job]) -> None:
-        """Put jobs that were taken where they were, at the front."""
-        await self._call(self._give_back, jobs)
-
-    def _give_back(self, jobs: Sequence[Job]) -> None:
-        for job in reversed(jobs):
-            self.queues[job.origin].push_job_id(job.id, at_front=True)
 
     async def ping(self) -> str:
         """The server's version."""
@@ -212,7 +245,7 @@ class DeliveryQueue:
         found: dict[str, list[str]] = {"queued": [], "started": [], "scheduled": [], "failed": []}
         for queue in self.queues.values():
             options: Any = {"queue": queue, "serializer": JSONSerializer}
-            found["started"] += StartedJobRegistry(**options).get_job_ids(end=LIST_LIMIT)
+            found["started"] += _started(queue).get_job_ids(end=LIST_LIMIT)
             found["queued"] += queue.get_job_ids(length=LIST_LIMIT)
             scheduled: Any = ScheduledJobRegistry
             found["scheduled"] += scheduled(**options).get_job_ids(end=LIST_LIMIT)
@@ -318,6 +351,10 @@ class DeliveryQueue:
     async def forget(self) -> None:
         """Drop every job. What was pending is queued again by the sweeper."""
         await self._call(self.connection.flushdb)
+
+
+def _started(queue: Queue) -> StartedJobRegistry:
+    return StartedJobRegistry(queue=queue, serializer=JSONSerializer)
 
 
 def _error(job: Job) -> str | None:

@@ -43,6 +43,7 @@ class Watch:
     held_ms: dict[tuple[str, ObjectId], float | None] = field(default_factory=dict)
     over: bool = False
     looking: asyncio.Task[None] | None = None
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # one look at a time: what was seen later counts
 
     def now_ms(self) -> float:
         return (perf_counter() - self.began_s) * 1000
@@ -112,7 +113,8 @@ async def _look(timelines: Timelines, watch: Watch) -> None:
 
 async def _look_once(timelines: Timelines, watch: Watch) -> None:
     try:
-        await _see(timelines, watch)
+        async with watch.turn:
+            await _see(timelines, watch)
     except UNAVAILABLE as error:
         log.info("watching %s: %s", watch.status.id, error)
 
@@ -138,7 +140,7 @@ async def _see(timelines: Timelines, watch: Watch) -> None:
                 watch.held_ms[store, one.id] = None
             else:
                 watch.held_ms.pop((store, one.id), None)
-    watch.over = not pending
+    watch.over = watch.over or not pending
 
 
 def _may_come(watch: Watch, store: StoreName, one: Person) -> bool:

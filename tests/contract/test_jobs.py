@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from unittest.mock import patch
 
 import pytest
+import redis
 from bson import ObjectId
 
 from app.models import StatusRow
@@ -14,6 +15,7 @@ from phases.base import Resume
 from phases.p2_push import Push
 from phases.switch import Settings
 from tests.world import World
+from workers import jobs
 from workers.jobs import RUNTIME, Runtime, fan_out
 
 pytestmark = pytest.mark.anyio
@@ -29,15 +31,16 @@ async def town(world: World) -> World:
     return world
 
 
-async def one_job(world: World, status: ObjectId) -> None:
-    """As RQ calls it in its thread."""
+async def one_job(world: World, status: ObjectId, *, whole: bool = True) -> None:
+    """As RQ calls it in its thread; not `whole`: and nothing of what waits behind it."""
     runtime = Runtime(world.timelines, asyncio.get_running_loop())
 
     def call() -> None:
         RUNTIME.set(runtime)
         fan_out("cache", str(status), None)
 
-    await asyncio.to_thread(call)
+    with patch.object(jobs, "TURN_S", jobs.TURN_S if whole else -1):
+        await asyncio.to_thread(call)
 
 
 def meanwhile(happens: Callable[[StatusRow], object]) -> AbstractContextManager[object]:
@@ -60,7 +63,7 @@ async def test_one_job_delivers_what_waits_behind_it_and_leaves_nothing_in_redis
     await one_job(town, posted[7].id)
     assert (await town.pending())["cache"] == 0
     assert await town.stack.queue.depth() == {}
-    assert list(town.stack.queue.connection.scan_iter("rq:job:*")) == []
+    assert keys(town, "rq:job:*") == keys(town, "rq:wip:*") == []
     assert await town.walk("ann", "cache") == [f"{n}" for n in reversed(range(20))]
 
 
@@ -119,14 +122,80 @@ async def test_redis_that_goes_away_during_a_job_ends_the_turn_and_the_sweeper_f
     assert (await town.pending())["cache"] == 0
 
 
-async def test_jobs_that_die_with_their_worker_are_queued_again(town: World) -> None:
-    for n in range(3):
-        await town.post("zoe", f"{n}")
-    assert len(await town.stack.queue.take_some(2)) == 2
-    await town.drain()
-    assert (await town.pending())["cache"] == 2
-    await town.sees("ann", "2", "1", "0")
+def abandoned() -> AbstractContextManager[object]:
+    """What is taken is taken for abandoned at once, and tried again without a pause."""
+    patches = ExitStack()
+    patches.enter_context(patch.object(queue, "TAKEN_S", -1))
+    patches.enter_context(patch.object(queue, "ATTEMPT_PAUSES_S", (0,) * 5))
+    return patches
+
+
+def keys(world: World, pattern: str) -> list[bytes]:
+    return list(world.stack.queue.connection.scan_iter(pattern))
+
+
+@pytest.mark.parametrize("in_hand", [1, 2], ids=["the first chunk", "a further chunk"])
+async def test_a_chunk_that_dies_with_its_worker_is_queued_again(town: World, in_hand: int) -> None:
+    fans = [f"fan{n}" for n in range(3 * town.stack.config.list_chunk)]
+    await town.people(*fans)
+    for fan in fans:
+        await town.follow(fan, "zoe")
+    await town.warm(*fans)
+    with abandoned():
+        status = await town.post("zoe", "hello")
+        [chunk] = await town.stack.queue.take_some(9)
+        if in_hand == 2:
+            await one_job(town, status.id, whole=False)
+            await town.stack.queue.settle([chunk], [], None)
+            [chunk] = await town.stack.queue.take_some(9)
+            assert chunk.resume
+        assert (await town.pending())["cache"] == 1
+        await town.sees(fans[-1], "hello")
+        await town.sweep()
+        await town.drain()
+    assert (await town.pending())["cache"] == 0
+    assert keys(town, "rq:job:*") == keys(town, "rq:wip:*") == []
+    assert [await town.source(fan, "cache") for fan in fans] == ["list"] * len(fans)
+
+
+async def test_what_is_in_hand_is_not_lost_for_the_sweeper(town: World) -> None:
+    await town.post("zoe", "hello")
+    [chunk] = await town.stack.queue.take_some(9)
     await town.sweep()
+    assert await town.stack.queue.depth() == {}
+    assert [(one.id, one.state) for one in await town.stack.queue.deliveries(failed=False, limit=9)] == [
+        (chunk.id, "started")
+    ]
+    await town.stack.queue.settle([], [chunk], None)
+    assert await town.stack.queue.depth() == {"cache": 1}
     await town.drain()
     assert (await town.pending())["cache"] == 0
-    assert list(town.stack.queue.connection.scan_iter("rq:job:*")) == []
+
+
+async def test_a_job_that_hangs_in_a_turn_goes_back_and_blames_nobody_else(town: World) -> None:
+    async def hang(status: StatusRow) -> None:
+        if status.text == "hangs":
+            await asyncio.sleep(60)
+
+    first, _ = await town.post("zoe", "first"), await town.post("zoe", "hangs")
+    with patch.object(jobs, "TAKEN_TIMEOUT_S", 0.05), meanwhile(hang):
+        await one_job(town, first.id)
+    assert (await town.pending())["cache"] == 1
+    assert await town.stack.queue.depth() == {"cache": 1}
+    await town.drain()
+    assert (await town.pending())["cache"] == 0
+
+
+async def test_redis_that_fails_when_a_turn_is_settled_delays_and_loses_nothing(town: World) -> None:
+    def down(*_: object) -> None:
+        raise redis.ConnectionError("stopped by the test")
+
+    with abandoned():
+        posted = [await town.post("zoe", f"{n}") for n in range(3)]
+        with patch.object(town.stack.queue, "_settle", down):
+            await one_job(town, posted[0].id)
+        await town.sweep()
+        await town.drain()
+    assert (await town.pending())["cache"] == 0
+    assert keys(town, "rq:job:*") == keys(town, "rq:wip:*") == []
+    await town.sees("ann", "2", "1", "0")
