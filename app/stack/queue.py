@@ -184,8 +184,22 @@ class DeliveryQueue:
                 failure_ttl=DEAD_LETTER_TTL_S,
             )
         except DuplicateJobError:
-            return False
+            if again or self._is_somewhere(queue, job_id):
+                return False
+            return self._offer(phase, status, resume, again=True)  # its worker died between the queue and the registry
         return True
+
+    @staticmethod
+    def _is_somewhere(queue: Queue, job_id: str) -> bool:
+        """Whether somebody will come upon the job, or has it in hand."""
+        options: Any = {"queue": queue, "serializer": JSONSerializer}
+        scheduled: Any = ScheduledJobRegistry
+        return (
+            queue.get_job_position(job_id) is not None
+            or job_id in scheduled(**options)
+            or job_id in FailedJobRegistry(**options)
+            or job_id in _started(queue).get_job_ids(end=LIST_LIMIT)
+        )
 
     async def take_some(self, first_chunks: int) -> list[Chunk]:
         """Jobs off their queues: at most so many first chunks, and one further chunk; none while workers are paused.
