@@ -15,7 +15,7 @@ from rq.suspension import is_suspended
 from rq.timeouts import TimerDeathPenalty
 from rq.worker import DequeueStrategy
 
-from app.stack.queue import QUEUES, DeliveryQueue
+from app.stack.queue import DeliveryQueue
 
 __all__ = ["Retry", "after_the_outage", "attempts_of_this_job", "consume", "drain", "worker_of_this_job"]
 
@@ -87,7 +87,7 @@ def _consume(queue: DeliveryQueue, connection: redis.Redis, stop: threading.Even
         worker: Any = None
         rest = in_main_thread
         try:
-            worker = _make(connection, _Worker if in_main_thread else _ThreadWorker)
+            worker = _make(queue, connection, _Worker if in_main_thread else _ThreadWorker)
             worker.work(
                 dequeue_strategy=DequeueStrategy.ROUND_ROBIN,
                 logging_level="WARNING",
@@ -106,7 +106,7 @@ def _consume(queue: DeliveryQueue, connection: redis.Redis, stop: threading.Even
 def drain(queue: DeliveryQueue) -> None:
     """Do every job that is waiting, and those that these queue."""
     with _own_connection(queue) as connection:
-        _make(connection, _ThreadWorker).work(burst=True, logging_level="WARNING")
+        _make(queue, connection, _ThreadWorker).work(burst=True, logging_level="WARNING")
 
 
 @contextmanager
@@ -122,9 +122,9 @@ def _own_connection(queue: DeliveryQueue) -> Iterator[redis.Redis]:
         yield connection
 
 
-def _make(connection: redis.Redis, kind: Callable[..., _Worker]) -> _Worker:
+def _make(queue: DeliveryQueue, connection: redis.Redis, kind: Callable[..., _Worker]) -> _Worker:
     return kind(
-        [Queue(name, connection=connection, serializer=JSONSerializer) for name in QUEUES],
+        [Queue(each.name, connection=connection, serializer=JSONSerializer) for each in queue.queues.values()],
         connection=connection,
         serializer=JSONSerializer,
         maintenance_interval=MAINTENANCE_S,
