@@ -28,7 +28,7 @@ class Config(BaseModel):
     redis_aof: bool = Field(default=True, description="whether the Redis that is started keeps its queue on disk")
 
     cap: int = Field(default=800, ge=1, le=10_000, description="entries kept per home timeline")
-    chunk: int = Field(default=250, ge=1, le=20_000, description="followers served by one job of phase 3")
+    chunk: int = Field(default=150, ge=1, le=20_000, description="followers served by one job of phase 3")
     list_chunk: int = Field(default=4_000, ge=1, le=20_000, description="the same in phase 4, which is faster")
     inline_chunk: int = Field(
         default=20_000, ge=1, le=50_000, description="followers served by one command while the poster of phase 2 waits"

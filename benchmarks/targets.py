@@ -45,7 +45,7 @@ class Scale:
     repeats: int = 7
     reads: int = 150
     jobs: int = 500
-    lags: int = 200
+    lags: int = 400
 
     def smaller(self, by: float) -> "Scale":
         """For tests: sizes are multiplied by a number below 1."""
@@ -141,7 +141,7 @@ async def _fan_out_entries(rig: Rig, scale: Scale) -> list[Row]:
         await fan_out(rig, "push", StatusRow(ObjectId(), star.author, status.text, status.audience))
 
     seconds = await in_turn(
-        scale.repeats,
+        3 * scale.repeats,
         push=push,
         raw=lambda: limits.insert_entries(db, star.author, ObjectId()),
         array=lambda: limits.push_arrays(db, star.author, ObjectId()),
@@ -171,7 +171,7 @@ async def _fan_out_lists(rig: Rig, scale: Scale) -> list[Row]:
     async with memcached(rig) as raw:
         prefix = await scenes.keep_lists(rig, raw, star.followers)
         seconds = await in_turn(
-            scale.repeats,
+            3 * scale.repeats,
             cache=lambda: fan_out(rig, "cache", StatusRow(ObjectId(), star.author, "", "followers")),
             raw=lambda: limits.prepend_lists(db, raw, star.author, ObjectId(), prefix, now),
         )

@@ -17,7 +17,7 @@ from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
 
-TURN_S = 0.25  # then RQ is asked again: it takes from the queues in turn, beats its heart, and may be told to stop
+TURN_S = 1.0  # then RQ is asked again: it beats its heart, and may have been told to stop
 FIRST_CHUNKS = 8  # delivered together
 TAKEN_TIMEOUT_S = JOB_TIMEOUT_S - 5  # the same for what is done along with a job, before RQ gives up on that
 
