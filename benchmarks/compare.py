@@ -279,7 +279,7 @@ async def _cell(
         **_figures(run, offered, elapsed_s),
         **used,
         "kept": asdict(kept),
-        "queue": {"columns": ["s", "jobs", "statuses pending"], "rows": depths.series},
+        "depths": {"columns": ["s", "jobs", "statuses pending"], "rows": depths.series},
         "drained": in_time,
         "checked_pages": compared,
     }

@@ -101,11 +101,11 @@ def _of_comparison(report: dict[str, Any]) -> list[Figure]:
     depth = [
         Line(
             cell["phase"],
-            [(row[0], row[2]) for row in cell["queue"]["rows"]],
+            [(row[0], row[2]) for row in cell["depths"]["rows"]],
             STYLES.get(cell["phase"], 0),
         )
         for cell in report["cells"]
-        if cell["round"] == 1 and any(row[2] for row in cell["queue"]["rows"])
+        if cell["round"] == 1 and any(row[2] for row in cell["depths"]["rows"])
     ]
     found.append(_figure("statuses not yet delivered, first round", depth, "s", "statuses", x_log=False, y_log=False))
     return found

@@ -11,7 +11,7 @@ from benchmarks.report import MEANINGLESS, grids, lead
 ROOT = Path(__file__).parents[1]
 DOCUMENT, FOLDER = ROOT / "docs" / "results.md", ROOT / "docs" / "results"
 PLACE = re.compile(r"(<!-- report: ([a-z0-9-]+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
-LARGE = ("histograms", "curves", "queue")  # of no use in a document
+LARGE = ("histograms", "curves", "depths")  # of no use in a document
 
 
 class NothingToKeep(Refused):

@@ -47,6 +47,11 @@ def test_every_kept_report_has_a_place() -> None:
     assert {path.stem for path in FOLDER.glob("*.json")} <= set(places(DOCUMENT.read_text()))
 
 
+def test_every_phase_that_was_measured_is_kept() -> None:
+    for path in FOLDER.glob("facebook-*.json"):
+        assert list(json.loads(path.read_text())["phases"]) == ["query", "push", "queue", "cache"]
+
+
 def test_a_report_is_kept_without_what_only_plots_need(tmp_path: Path) -> None:
     document, report = tmp_path / "results.md", tmp_path / "report.json"
     document.write_text("# R\n<!-- report: one -->\nold\n<!-- end of one -->\nkept\n")
