@@ -15,8 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from app.config import Config
 from benchmarks.graph import Graph
 
+CONFIG = Config()  # as it is unless somebody sets it otherwise
 DAY_S = 86_400
 PEAK = 3.0  # busiest hour ÷ mean
 SERVERS = ("mongod", "memcached", "redis", "worker", "harness")
@@ -41,8 +43,9 @@ class Load:
     posts_per_day: float
     reads_per_day: float
     active_share: float
-    cap: int = 800
-    chunk: int = 1_000
+    cap: int = CONFIG.cap
+    chunk: int = CONFIG.chunk
+    list_chunk: int = CONFIG.list_chunk
     returns_per_day: float = 0
     retention_days: float = 365
     followees_counts: tuple[tuple[int, int], ...] = ()  # (followees, users who follow so many); empty: all the mean
@@ -213,7 +216,7 @@ def lags(load: Load, units: dict[str, Any], slug: str, peak: float) -> tuple[flo
     job_s, each_s = units["job_s"]["fixed"], units["job_s"]["each"]
     share = _served_share(load, slug)
     posts_per_s = peak * load.posts_per_day / DAY_S
-    mean, square = _moments(load, job_s, each_s, share)
+    mean, square = _moments(load, job_s, each_s, share, load.list_chunk if slug == "cache" else load.chunk)
     busy = posts_per_s * mean
     if busy >= 1:
         return None, None
@@ -222,7 +225,7 @@ def lags(load: Load, units: dict[str, Any], slug: str, peak: float) -> tuple[flo
     return wait + job_s + each_s * load.mean_followers * share, wait + heaviest / (1 - busy)
 
 
-def _moments(load: Load, job_s: float, each_s: float, share: float) -> tuple[float, float]:
+def _moments(load: Load, job_s: float, each_s: float, share: float, chunk: int) -> tuple[float, float]:
     """Mean and mean square of the seconds of a job, chunked: nobody waits for more than a chunk of somebody else's.
 
     Followers: as many celebrities (most_followers) as it takes, beside people with few, to have the mean; nothing
@@ -233,7 +236,7 @@ def _moments(load: Load, job_s: float, each_s: float, share: float) -> tuple[flo
     mean = square = 0.0
     for followers, posts in ((ordinary, 1 - celebrity), (float(load.most_followers), celebrity)):
         served = followers * share
-        chunks = max(1, math.ceil(served / load.chunk))
+        chunks = max(1, math.ceil(served / chunk))
         chunk_s = job_s + each_s * served / chunks
         mean += posts * chunks * chunk_s
         square += posts * chunks * chunk_s**2

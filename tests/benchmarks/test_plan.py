@@ -113,9 +113,9 @@ def test_kept_is_what_arrives_up_to_the_cap() -> None:
 def test_lag_in_front_of_one_worker(busy: float) -> None:
     """A worker that takes jobs in the order of their arrival, simulated for 200,000 posts."""
     draw = Random(11)
-    load = Load(1_000, 20, 900, posts_per_day=1, reads_per_day=0, active_share=1)
+    load = Load(1_000, 20, 900, posts_per_day=1, reads_per_day=0, active_share=1, chunk=1_000)
     fixed, each = 0.003, 50e-6
-    mean, _ = plan._moments(load, fixed, each, 1.0)
+    mean, _ = plan._moments(load, fixed, each, 1.0, load.chunk)
     rate = busy / mean
     free_at = now = waited = 0.0
     posts = 200_000
