@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 TURN_S = 1.0  # then RQ is asked again: it beats its heart, and may have been told to stop
 FIRST_CHUNKS = 8  # delivered together
-TAKEN_TIMEOUT_S = JOB_TIMEOUT_S - 5  # the same for what is done along with a job, before RQ gives up on that
+TAKEN_TIMEOUT_S = JOB_TIMEOUT_S - 5  # of a delivery made along with a job: it ends before RQ gives up on the job
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,6 @@ ATTEMPT_PAUSES_S = (1, 2, 5, 15, 30)  # then the job is a dead letter
 DEAD_LETTER_TTL_S = 30 * 86_400
 AWAY_S = 2.0  # after a failure nobody who posts waits for Redis again for so long
 LIST_LIMIT = 10_000  # ids of one queue or registry that are looked at
-
-
 TAKEN_S = 30  # what was taken that long ago and not settled is queued again
 IN_A_TURN = ":turn"  # after a job's id, where RQ has an execution's
 # As RQ begins a job, in one step: off its queue and into the registry of started ones, whose overdue it queues again.
