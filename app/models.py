@@ -41,7 +41,6 @@ class User(Base):
     admin: bool = False
     created_at: datetime
     last_seen_at: datetime
-    active_until: datetime | None = None  # every follow edge of this reader is active at least until then
     found_by: list[str] = Field(default_factory=list)  # `search_words` of handle and name
 
     @model_validator(mode="after")
@@ -78,13 +77,11 @@ class Token(Base):
 class Follow(Base):
     """`follower` follows `followee`.
 
-    `active_until`: fan-out in phase 4 serves this edge until then.
     `debt`: this edge still owes its backfill; absent when it does not.
     """
 
     follower: ObjectId
     followee: ObjectId
-    active_until: datetime
     debt: Literal[True] | None = None
 
     class Settings:
@@ -92,10 +89,27 @@ class Follow(Base):
         indexes: ClassVar = [
             _unique("follower", "followee"),
             IndexModel([("followee", ASCENDING), ("follower", ASCENDING)]),
-            IndexModel([("followee", ASCENDING), ("active_until", ASCENDING), ("follower", ASCENDING)]),
             _debts("follower"),
         ]
         keep_nulls = False
+
+
+class ActiveReader(Base):
+    """Somebody who has been here lately. `_id`: the reader's.
+
+    `until`: phase 4 delivers to them until then. `authors`: of whom; everybody they follow, once it is `whole`.
+    """
+
+    until: datetime
+    authors: list[ObjectId]
+    whole: bool = False
+
+    class Settings:
+        name = "active_readers"
+        indexes: ClassVar = [
+            IndexModel([("authors", ASCENDING), ("_id", ASCENDING), ("until", ASCENDING)], name="recipients"),
+            IndexModel("until"),
+        ]
 
 
 class Block(Base):
@@ -178,4 +192,4 @@ class StatusRow(NamedTuple):
         return cls(document["_id"], document["user_id"], document["text"], document.get("audience"))
 
 
-DOCUMENTS = (User, Token, Follow, Block, CircleMember, EdgeVersion, Status)
+DOCUMENTS = (User, Token, Follow, ActiveReader, Block, CircleMember, EdgeVersion, Status)

@@ -18,7 +18,7 @@ from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.models import Audience, Status, StatusRow, User
 from app.stack import UNAVAILABLE, Stack
 from app.stack.mongodb import Transaction
-from phases.activity import active_until
+from phases.activity import remove_author
 from phases.authors import Authors
 from phases.reading import fill
 from phases.timelines import Timelines
@@ -166,12 +166,11 @@ class Social:
         """Raises Invalid for oneself, Forbidden across a block or past the limit. Repeating it changes nothing."""
         _not_oneself(reader, followee, "follow")
         pair = {"follower": reader, "followee": followee}
-        new = {"active_until": active_until(self._config, self._clock.now())}
 
         async def unless_blocked(edges: Transaction) -> dict[str, Any]:
             if await edges["blocks"].find_one(_either_way("blocker", "blocked", reader, followee), {"_id": 1}):
                 raise Forbidden("one of you blocks the other")
-            return await self._owing_row(edges, "follows", pair, new)
+            return await self._owing_row(edges, "follows", pair)
 
         if await self._db["follows"].count_documents({"follower": reader}, limit=FOLLOWING_LIMIT) >= FOLLOWING_LIMIT:
             raise Forbidden(f"nobody can follow more than {FOLLOWING_LIMIT:,} people")
@@ -179,7 +178,12 @@ class Social:
 
     async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None:
         _not_oneself(reader, followee, "unfollow")
-        await self._remove("follows", {"follower": reader, "followee": followee}, reader)
+
+        async def end_follow(edges: Transaction) -> None:
+            await edges["follows"].delete_one({"follower": reader, "followee": followee})
+            await remove_author(edges, reader, followee)
+
+        await change_edges(self._db, {reader}, end_follow)
 
     async def block(self, blocker: ObjectId, blocked: ObjectId) -> None:
         """Also ends both follows."""
@@ -189,6 +193,8 @@ class Social:
         async def end_follows(edges: Transaction) -> None:
             await edges["blocks"].find_or_insert(pair, {"_id": self._clock.new_id()})
             await edges["follows"].delete_many(_either_way("follower", "followee", blocker, blocked))
+            await remove_author(edges, blocker, blocked)
+            await remove_author(edges, blocked, blocker)
 
         await change_edges(self._db, {blocker, blocked}, end_follows)
 
@@ -200,7 +206,7 @@ class Social:
     async def add_to_circle(self, owner: ObjectId, member: ObjectId) -> None:
         _not_oneself(owner, member, "add")
         pair = {"owner": owner, "member": member}
-        row = await change_edges(self._db, {member}, lambda edges: self._owing_row(edges, "circles", pair, {}))
+        row = await change_edges(self._db, {member}, lambda edges: self._owing_row(edges, "circles", pair))
         await self._settle("circles", row, member, owner)
 
     async def remove_from_circle(self, owner: ObjectId, member: ObjectId) -> None:
@@ -210,11 +216,9 @@ class Social:
     async def _remove(self, collection: str, pair: dict[str, ObjectId], *readers: ObjectId) -> None:
         await change_edges(self._db, set(readers), lambda edges: edges[collection].delete_one(pair))
 
-    async def _owing_row(
-        self, edges: Transaction, collection: str, pair: dict[str, ObjectId], more: dict[str, Any]
-    ) -> dict[str, Any]:
+    async def _owing_row(self, edges: Transaction, collection: str, pair: dict[str, ObjectId]) -> dict[str, Any]:
         """The row of a pair that widens what somebody may see: a new one owes its backfill from the start (rule 4)."""
-        return await edges[collection].find_or_insert(pair, {"_id": self._clock.new_id(), **more, "debt": True})
+        return await edges[collection].find_or_insert(pair, {"_id": self._clock.new_id(), "debt": True})
 
     async def _settle(self, collection: str, row: dict[str, Any], reader: ObjectId, author: ObjectId) -> None:
         if not row.get("debt"):

@@ -271,8 +271,6 @@ async def _cell(
     kept = await observe.kept(rig.stack, rig.timelines, slug, record, set(readers), len(graph.people), empty_bytes)
     await rig.forget(slug)
     await rig.restore(record, run.posted)
-    if workload.returning:
-        await rig.away(long=False)
     return {
         "round": number + 1,
         "phase": slug,

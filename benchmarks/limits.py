@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from app.stack import Database
 from app.stack.mongodb import create_clustered
+from phases.activity import ACTIVE
 
 RAW_ENTRIES, RAW_ARRAYS = "raw_entries", "raw_arrays"
 INSERT_BATCH = 10_000
@@ -34,8 +35,10 @@ async def create(db: Database) -> None:
 
 async def follower_ids(db: Database, author: ObjectId, active_after: Any = None) -> list[ObjectId]:
     """Everybody who follows the author, or of those the active ones: covered by an index."""
-    query = {"followee": author} | ({"active_until": {"$gte": active_after}} if active_after else {})
-    edges = db["follows"].find(query, {"_id": 0, "follower": 1}).batch_size(READ_AT_ONCE)
+    if active_after:
+        active = db[ACTIVE].find({"authors": author, "until": {"$gte": active_after}}, {"_id": 1}, hint="recipients")
+        return [reader["_id"] for reader in await active.batch_size(READ_AT_ONCE).to_list(None)]
+    edges = db["follows"].find({"followee": author}, {"_id": 0, "follower": 1}).batch_size(READ_AT_ONCE)
     return [edge["follower"] for edge in await edges.to_list(None)]
 
 

@@ -16,6 +16,7 @@ from app.stack.cost import uncounted
 from app.stack.mongodb import is_stand_in
 from benchmarks.measure import Latencies
 from benchmarks.record import Record
+from phases.activity import ACTIVE
 from phases.p2_push import Push
 from phases.p3_queue import Queue
 from phases.p4_cache import Cache
@@ -145,11 +146,9 @@ class Lags:
     async def _last_follower(self, author: ObjectId) -> ObjectId | None:
         if not isinstance(self._phase, Cache):
             return max(self.record.followers[author], default=None)
-        edges = self.stack.db["follows"].find(
-            {"followee": author, "active_until": {"$gte": self.stack.clock.now()}}, {"_id": 0, "follower": 1}
-        )
-        last = await edges.sort([("active_until", -1), ("follower", -1)]).limit(1).to_list(None)
-        return last[0]["follower"] if last else None
+        active = {"authors": author, "until": {"$gte": self.stack.clock.now()}, "whole": True}
+        last = await self.stack.db[ACTIVE].find_one(active, {"_id": 1}, sort=[("_id", -1)])
+        return last["_id"] if last else None
 
     async def _holds(self, reader: ObjectId, status: ObjectId) -> bool:
         assert isinstance(self._phase, Push)

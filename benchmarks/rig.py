@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bson import ObjectId
 from app.config import Config
 from app.edges import VERSIONS
 from app.errors import Refused
-from app.models import CircleMember, Follow, Status, User
+from app.models import ActiveReader, CircleMember, Follow, Status, User
 from app.stack import Addresses, Stack, connected
 from app.stack.children import Child, stop_together
 from app.stack.datadir import DataDirectory
@@ -31,6 +31,7 @@ from benchmarks.graph import Graph
 from benchmarks.record import Record, recorded
 from benchmarks.seed import World, insert
 from benchmarks.subject import Api, Http, InProcess, Subject
+from phases.activity import ACTIVE
 from phases.base import Phase
 from phases.p2_push import Push
 from phases.switch import StoreName
@@ -60,7 +61,6 @@ POLL_S = 0.02
 HISTORY_DAYS = 30
 BATCH = 5_000
 ACTIVE_FOR = timedelta(days=30)
-MARKED_AT_ONCE = 100  # readers whose edges one command marks
 AT_ONCE = 8  # reads under way while readers are warmed
 USED_READS = 100  # made before anything counts, even where nothing is kept
 SERVER_PROCESSES = {"mongodb": "mongod", "redis": "redis", "memcached": "memcached"}
@@ -94,17 +94,15 @@ class Rig:
         follows, circles = list(world.follows()), list(world.circles())
         statuses = list(world.statuses(round(history * len(graph.people))))
         self.record, self.ids = recorded(follows, circles, statuses), world.ids
-        self._past, self._future = world.joined, self.stack.clock.now() + ACTIVE_FOR
         self._readers = {world.ids[reader] for reader in readers}
-        for edge in follows:
-            edge["active_until"] = self._active_until(edge["follower"])
         for model, documents in (
-            (User, [user | {"active_until": self._active_until(user["_id"])} for user in world.users(None)]),
+            (User, list(world.users(None))),
             (Follow, follows),
             (CircleMember, circles),
             (Status, statuses),
         ):
             await insert(self.stack, model, documents, len(documents), lambda *_: None)
+        await self.away(long=False)
         if isinstance(self.subject, Api):
             self.subject.handles.update(zip(world.ids, world.handles, strict=True))
         await self.subject.enter(self.ids)
@@ -138,9 +136,6 @@ class Rig:
         for reader in readers[:USED_READS]:
             await self.subject.page(reader, slug, None, limit)
 
-    def _active_until(self, person: ObjectId) -> datetime:
-        return self._future if person in self._readers else self._past
-
     async def forget(self, slug: str) -> None:
         """What the phase keeps in Memcached has expired."""
         phase = self.timelines.phases[slug]
@@ -152,11 +147,14 @@ class Rig:
 
     async def away(self, *, long: bool) -> None:
         """The readers have been away for long, or they have been here lately."""
-        change = {"$set": {"active_until": self._past if long else self._future}}
-        readers = iter(sorted(self._readers))
-        while some := list(islice(readers, MARKED_AT_ONCE)):
-            await self.stack.db["follows"].update_many({"follower": {"$in": some}}, change)
-            await self.stack.db["users"].update_many({"_id": {"$in": some}}, change)
+        await self.stack.db[ACTIVE].delete_many({})
+        if not long:
+            until, following = self.stack.clock.now() + ACTIVE_FOR, self.record.following
+            active = [
+                {"_id": reader, "until": until, "authors": sorted(following[reader]), "whole": True}
+                for reader in self._readers
+            ]
+            await insert(self.stack, ActiveReader, active, len(active), lambda *_: None)
 
     async def restore(self, now: Record, posted: Sequence[ObjectId]) -> None:
         """Undo a run: the database is again what `load` made of it."""
@@ -167,11 +165,9 @@ class Rig:
         before, after = self.record.edges(), now.edges()
         for reader, followee in after - before:
             await db["follows"].delete_one({"follower": reader, "followee": followee})
-        lost = [
-            {"_id": ObjectId(), "follower": reader, "followee": followee, "active_until": self._active_until(reader)}
-            for reader, followee in before - after
-        ]
+        lost = [{"_id": ObjectId(), "follower": reader, "followee": followee} for reader, followee in before - after]
         await insert(self.stack, Follow, lost, len(lost), lambda *_: None)
+        await self.away(long=False)
         await db["blocks"].delete_many({})
         await db[VERSIONS].update_many({}, {"$inc": {"version": 1}})  # nobody goes by what they remember of the run
 

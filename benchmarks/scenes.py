@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import islice
 from typing import Any
 
@@ -12,6 +12,7 @@ from app.clock import FIRST_ID, id_at
 from app.models import StatusRow
 from benchmarks.limits import RawMemcached
 from benchmarks.rig import Rig
+from phases.activity import as_if_here
 from phases.lists import LIST, Value, key
 from phases.switch import Container, StoreName
 
@@ -75,14 +76,13 @@ async def star(rig: Rig, followers: int, active: int, readers: Sequence[ObjectId
     """`readers`: whom to take the followers from. Active ones are marked; lists are made by `keep_lists`."""
     author = await person(rig, "author")
     found = list(readers[:followers]) if readers else [ObjectId() for _ in range(followers)]
-    now = rig.stack.clock.now()
-    hours = {True: now + timedelta(days=30), False: now - timedelta(days=30)}
-    await put(rig, "follows", (_edge(r, author, hours[place < active]) for place, r in enumerate(found)))
+    await put(rig, "follows", (_edge(reader, author) for reader in found))
+    await as_if_here(rig.stack, found[:active], author)
     return Star(author, found, found[:active])
 
 
-def _edge(follower: ObjectId, followee: ObjectId, active_until: datetime) -> dict[str, Any]:
-    return {"_id": ObjectId(), "follower": follower, "followee": followee, "active_until": active_until}
+def _edge(follower: ObjectId, followee: ObjectId) -> dict[str, Any]:
+    return {"_id": ObjectId(), "follower": follower, "followee": followee}
 
 
 async def keep_lists(rig: Rig, memcached: RawMemcached, readers: Sequence[ObjectId], ids: int = 5) -> str:
@@ -125,8 +125,7 @@ async def authors(rig: Rig, count: int, each: int) -> list[ObjectId]:
 
 async def follower_of(rig: Rig, followees: Sequence[ObjectId]) -> ObjectId:
     reader = await person(rig, "reader")
-    past = rig.stack.clock.now() - timedelta(days=30)
-    await put(rig, "follows", (_edge(reader, followee, past) for followee in followees))
+    await put(rig, "follows", (_edge(reader, followee) for followee in followees))
     return reader
 
 

@@ -211,7 +211,6 @@ class World:
                 "_id": id_at(self.joined),
                 "follower": self.ids[follower],
                 "followee": self.ids[followee],
-                "active_until": self.joined,  # nobody has been here yet: fan-out in phase 4 skips them all
             }
 
     def circles(self) -> Iterator[Document]:

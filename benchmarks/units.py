@@ -14,6 +14,7 @@ from benchmarks import observe, scenes
 from benchmarks.compare import header
 from benchmarks.rig import Rig
 from benchmarks.targets import delivered, memcached
+from phases.activity import ACTIVE
 from phases.p2_push import Push
 
 FEW, MANY = 10, 1_000  # followers of the two authors whose difference is the price of a delivery
@@ -161,11 +162,10 @@ async def _colds(rig: Rig, slug: str, reader: ObjectId, count: int) -> Window:
     phase = rig.timelines.phases[slug]
     assert isinstance(phase, Push)
     lists = await scenes.container(rig, "lists")
-    past = {"$set": {"active_until": rig.stack.clock.now().replace(year=2020)}}
 
     async def come_back(_: int) -> None:
         await phase.store.forget(lists, reader)
-        await rig.stack.db["users"].update_one({"_id": reader}, past)
+        await rig.stack.db[ACTIVE].delete_one({"_id": reader})
         await rig.timelines.page(reader, phase=slug, limit=LIMIT)
 
     return await window(rig, count, come_back)

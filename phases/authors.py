@@ -1,6 +1,7 @@
 """The newest statuses of many authors: what phase 1 asks, whoever else needs it, and what that takes."""
 
 import asyncio
+from collections.abc import Sequence
 from itertools import chain
 from math import ceil
 
@@ -19,46 +20,49 @@ BY_AUTHOR = "user_id_1__id_-1"
 SAMPLE = 50  # authors whose pace stands for everybody's
 GENEROUS = 4  # times as much as the sample promises is looked for
 WINDOW_AUTHORS = 1_000  # in one command
-WINDOW_ROWS = 500  # of one command; more have not been meant
+WINDOW_ROWS = 500  # of one command, or twice as many as are wanted; more have not been meant
+PACED = 10  # statuses that show a pace
+RESERVE = 1.25  # times as far back as that promises
 
 
 class Authors:
     """The statuses of some authors, straight from the index (user_id, _id): nothing is fetched but the two.
 
-    Groups of 200 are merged, whose cost does not depend on how much they have written. Of many authors first a window
-    is looked at that should hold enough: how far back it reaches is guessed from a sample, and one step of the index
-    per author finds what is in it. Should it hold too little or too much, the groups are merged after all.
+    Groups of 200 are merged, whose cost does not depend on how much they have written. Of many authors, or for many of
+    their statuses, first a window is looked at that should hold enough: one step of the index per author finds what is
+    in it, unsorted. How far back it reaches is guessed by the caller, from the pace of what they have seen, or else
+    from a sample. Should it hold too little or too much, the groups are merged after all.
     """
 
     def __init__(self, db: Database, authors: list[ObjectId]) -> None:
         self._db, self._authors = db, authors
 
-    async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
-        if len(self._authors) <= FEW:
-            return await self._in_groups(cursor, n)
+    async def older_than(self, cursor: ObjectId, n: int, guess: ObjectId | None = None) -> list[Entry]:
+        """The `n` newest below `cursor`, newest first. `guess`: from which id on there should be as many."""
+        if guess is None and len(self._authors) > FEW:
+            guess = await self._sampled(cursor, n)
         found: list[Entry] = []
+        if guess is not None:
+            window = await self._window(guess, cursor, max(WINDOW_ROWS, 2 * n))
+            if window is not None:
+                found, cursor = newest(window, n), guess
+        return found if len(found) == n else found + await self._in_groups(cursor, n - len(found))
+
+    async def _sampled(self, cursor: ObjectId, n: int) -> ObjectId | None:
         sample = await self._merged(self._authors[:: len(self._authors) // SAMPLE][:SAMPLE], cursor, n)
         promised = ceil(GENEROUS * n * SAMPLE / len(self._authors))
-        if len(sample) >= promised:
-            floor = sample[promised - 1].id
-            window = await self._window(floor, cursor)
-            if window is not None:
-                found, cursor = newest(window, n), floor
-        return found if len(found) == n else found + await self._in_groups(cursor, n - len(found))
+        return sample[promised - 1].id if len(sample) >= promised else None
 
     async def _in_groups(self, cursor: ObjectId, n: int) -> list[Entry]:
         groups = await asyncio.gather(*(self._merged(group, cursor, n) for group in _cut(self._authors, GROUP)))
-        return newest(chain.from_iterable(groups), n)
+        return newest(chain.from_iterable(groups), n) if len(groups) > 1 else groups[0]
 
-    async def _window(self, floor: ObjectId, cursor: ObjectId) -> list[Entry] | None:
-        """All from `floor` on and below `cursor`; None when it is too much."""
+    async def _window(self, floor: ObjectId, cursor: ObjectId, rows: int) -> list[Entry] | None:
+        """All from `floor` on and below `cursor`; None when some command would have as many `rows` or more."""
         parts = await asyncio.gather(
-            *(
-                self._look(some, {"$gte": floor, "$lt": cursor}, WINDOW_ROWS)
-                for some in _cut(self._authors, WINDOW_AUTHORS)
-            )
+            *(self._look(some, {"$gte": floor, "$lt": cursor}, rows) for some in _cut(self._authors, WINDOW_AUTHORS))
         )
-        return None if max(map(len, parts)) == WINDOW_ROWS else list(chain.from_iterable(parts))
+        return None if max(map(len, parts)) == rows else list(chain.from_iterable(parts))
 
     async def _merged(self, authors: list[ObjectId], cursor: ObjectId, n: int) -> list[Entry]:
         return await self._look(authors, {"$lt": cursor}, n, NEWEST_FIRST)
@@ -67,6 +71,15 @@ class Authors:
         query = {"user_id": authors[0] if len(authors) == 1 else {"$in": authors}, "_id": ids}
         [rows] = await together(self._db, Find("statuses", query, ("_id", "user_id"), n, order, BY_AUTHOR))
         return [Entry(row["_id"], row["user_id"]) for row in rows]
+
+
+def paced(ids: Sequence[ObjectId], n: int) -> ObjectId | None:
+    """A guess for `older_than`: from which id on there should be `n`, if all were written at the pace of these."""
+    if len(ids) < PACED:
+        return None
+    newest_s, oldest_s = (id.generation_time.timestamp() for id in (ids[0], ids[-1]))
+    since_s = max(0, int(newest_s - (newest_s - oldest_s) * RESERVE * n / (len(ids) - 1)))
+    return ObjectId(since_s.to_bytes(4, "big") + bytes(8))
 
 
 def _cut(authors: list[ObjectId], size: int) -> list[list[ObjectId]]:

@@ -71,7 +71,7 @@ class Entries:
             {"_id": reader}, {"$set": {"lease": ObjectId()}, "$unset": {"floor": ""}}
         )
 
-    async def rebuild(self, container: Container, reader: ObjectId, query: Query) -> Slice | None:
+    async def rebuild(self, container: Container, reader: ObjectId, query: Query) -> bool:
         """Fill in a cold timeline: lease -> query -> entries -> floor, unless somebody widened or leased in between."""
         lease = ObjectId()
         floors = self._floors(container)
@@ -83,8 +83,8 @@ class Entries:
         await self._insert(container, [{"_id": entry_key(reader, e.id), "a": e.author} for e in part.entries])
         floor = max(part.floor, (before or {}).get("cut", FIRST_ID))
         # The lease ends here: whoever looked before there was a floor must look again before they act on it.
-        await floors.update_one({"_id": reader, "lease": lease}, {"$set": {"floor": floor, "lease": ObjectId()}})
-        return part
+        done = await floors.update_one({"_id": reader, "lease": lease}, {"$set": {"floor": floor, "lease": ObjectId()}})
+        return bool(done.matched_count)
 
     async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None:
         """Rule 4. Breaks the lease of a rebuild under way, whose query may have been too early to see the author."""

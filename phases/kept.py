@@ -1,6 +1,7 @@
 """What the phases with kept timelines share: the read, the rebuild and the backfill. Where they are kept is a store."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -11,15 +12,16 @@ from app.clock import FIRST_ID, LAST_ID
 from app.edges import Known, debts, deleted_among, version_in, version_of, without
 from app.models import StatusRow
 from app.stack.mongodb import Find
-from phases.authors import Authors
+from phases.authors import Authors, paced
 from phases.p1_query import Home, Query
-from phases.reading import SPARE, AuthorIds, Found, KeptThenQuery, Page, Slice, fill
+from phases.reading import NOTHING, SPARE, AuthorIds, Found, KeptThenQuery, Page, Slice, fill
 from phases.reading import Query as QueryForRebuild
 from phases.switch import Container, Settings, StoreName
 
 
 class Store(Protocol):
-    """Kept timelines. A reader is cold when nothing is kept for them; `rebuild` ends that, `forget` begins it.
+    """Kept timelines. A reader is cold when nothing is kept for them; `forget` begins that, `rebuild` ends it: False when
+    somebody else is at it, or nothing can be kept.
 
     `read` answers with the `n` newest entries below `before`, or None for a cold reader; and with what `first` finds,
     looked up no later than the entries.
@@ -29,7 +31,7 @@ class Store(Protocol):
     async def read(
         self, container: Container, reader: ObjectId, before: ObjectId, n: int, first: Sequence[Find]
     ) -> tuple[Found, Slice | None]: ...
-    async def rebuild(self, container: Container, reader: ObjectId, query: QueryForRebuild) -> Slice | None: ...
+    async def rebuild(self, container: Container, reader: ObjectId, query: QueryForRebuild) -> bool: ...
     async def forget(self, container: Container, reader: ObjectId) -> None: ...
     async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None: ...
     async def sweep(self, settings: Settings) -> None: ...
@@ -66,26 +68,28 @@ class Keeping(Query):
             return await self.ask(reader, before, limit)
         known.version, known.paid = version_in(version), True
         if kept is None:
-            return await self.cold_page(container, reader, before, limit)
+            return await self.cold_page(container, known, before, limit)
         return await self._page(container, known, before, limit, kept, waiting, rows)
 
-    async def cold_page(self, container: Container, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
-        """The page of a reader for whom nothing is kept: complete at once, and the next one comes from the list."""
-        return await self.rebuilt_page(container, reader, before, limit)
+    async def cold_page(self, container: Container, known: Known, before: ObjectId | None, limit: int) -> Page:
+        """The page of a reader for whom nothing is kept: as phase 1 finds it, and beside that their timeline is rebuilt,
+        so that the next one comes from there.
+        """
+        asked = asyncio.create_task(self.asked(container, known, before, limit))
+        rebuild = self.store.rebuild(container, known.reader, lambda: self._recent(known.reader, asked))
+        page, rebuilt = await asyncio.gather(asked, rebuild)
+        return replace(page, source="rebuilt") if rebuilt else page
 
-    async def rebuilt_page(self, container: Container, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
-        part = await self.store.rebuild(container, reader, lambda: self._recent(reader))
-        if part is None:
-            return replace(await self.ask(reader, before, limit), cold=True)
-        page = await self._page(container, Known(reader), before, limit, part, [], {})
-        return replace(page, source="rebuilt", cold=True)
+    async def asked(self, container: Container, known: Known, before: ObjectId | None, limit: int) -> Page:
+        """A cold page that leaves it at that."""
+        return replace(await self._page(container, known, before, limit, NOTHING, [], {}), cold=True)
 
     async def refresh(self, reader: ObjectId, limit: int) -> Page:
         container = self.switch.readable(await self.switch.current(), self.keeps)
         if container is None:
             return await self.ask(reader, None, limit)
         await self.store.forget(container, reader)
-        return await self.rebuilt_page(container, reader, None, limit)
+        return await Keeping.cold_page(self, container, Known(reader), None, limit)
 
     async def _page(
         self,
@@ -101,7 +105,7 @@ class Keeping(Query):
             _, kept = await self.store.read(container, known.reader, cursor, n, ())
             return kept
 
-        candidates = KeptThenQuery(first, more, waiting, Home(self.db, known.reader, self.memory))
+        candidates = KeptThenQuery(first, more, waiting, Home(self.db, known.reader, self.memory, known.version))
         statuses, after = await fill(self.db, known.reader, candidates, before, limit, known, rows)
         if before is None and known.version is not None:
             used = candidates.given.index(statuses[-1].id) + 2 if after else None  # one says that there are more
@@ -109,8 +113,11 @@ class Keeping(Query):
             self.memory.keep(known)
         return Page(self.slug, statuses, after, candidates.source)
 
-    async def _recent(self, reader: ObjectId) -> Slice:
-        entries = await Home(self.db, reader, self.memory).older_than(LAST_ID, self.config.cap)
+    async def _recent(self, reader: ObjectId, asked: Awaitable[Page]) -> Slice:
+        """What belongs into a rebuilt timeline. The page that was asked for beside it shows how far back that reaches."""
+        home = Home(self.db, reader, self.memory)
+        page, _ = await asyncio.gather(asked, home.authors())
+        entries = await home.older_than(LAST_ID, self.config.cap, paced([s.id for s in page.statuses], self.config.cap))
         complete = len(entries) < self.config.cap
         return Slice(entries, FIRST_ID if complete else entries[-1].id, whole=True)
 

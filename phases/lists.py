@@ -6,6 +6,7 @@
 the read. A placeholder has no floor yet: deliveries collect in it while its owner asks phase 1.
 """
 
+import asyncio
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -35,7 +36,7 @@ MarkActive = Callable[[ObjectId], Awaitable[datetime]]  # until when that is so
 
 
 def keys(container: Container, readers: Sequence[ObjectId]) -> list[str]:
-    prefix = f"home:{container.name}:"
+    prefix = f"list:{container.name}:"
     return [prefix + reader.binary.hex() for reader in readers]
 
 
@@ -109,31 +110,36 @@ class Lists:
             await self._swap(at, self._renewed(value, active_until), kept[1])
         return value.slice(before, n)
 
-    async def rebuild(self, container: Container, reader: ObjectId, query: Query) -> Slice | None:
-        """Mark active -> lease -> query -> compare and swap. None when another has the lease, or nobody answers."""
+    async def rebuild(self, container: Container, reader: ObjectId, query: Query) -> bool:
+        """Mark active -> lease -> query -> compare and swap."""
         at = key(container, reader)
         try:
             for _ in range(ATTEMPTS):
                 active_until = await self._mark_active(reader)
                 placeholder = Value(PLACEHOLDER, (), LAST_ID.binary, token=ObjectId().binary)
                 if not await self._memcached.add(at, placeholder.packed(), self._config.lease_s):
-                    return None
-                part = await query()
-                if await self._fill(at, placeholder.token, part, active_until):
-                    return part
-            return part
+                    return False
+                found, part = await asyncio.gather(self._memcached.gets(at), query())
+                if await self._fill(at, placeholder.token, found, part, active_until):
+                    return True
         except MemcachedDown:
-            return None
+            pass  # the next read finds nothing again, and asks
+        return False
 
-    async def _fill(self, at: str, token: bytes, part: Slice, active_until: datetime) -> bool:
-        """Put the list where the placeholder is, with what was prepended to it meanwhile. False when it is not ours."""
-        while (found := await self._memcached.gets(at)) is not None:
+    async def _fill(
+        self, at: str, token: bytes, found: tuple[bytes, object] | None, part: Slice, active_until: datetime
+    ) -> bool:
+        """Put the list where the placeholder was found, with what was prepended to it; when that has gone on meanwhile,
+        again. False when it is not ours.
+        """
+        while found is not None:
             collected = Value.unpacked(found[0])
             if collected.token != token:
                 return False
             filled = Value(LIST, collected.ids, part.floor.binary).with_ids(part.entries, self._config.cap)
             if await self._swap(at, self._renewed(filled, active_until), found[1]):
                 return True
+            found = await self._memcached.gets(at)
         return False
 
     async def forget(self, container: Container, reader: ObjectId) -> None:

@@ -16,21 +16,29 @@ FOLLOWEES_AT_ONCE = 20_000
 
 
 class Home:
-    """The statuses of everybody the reader follows, and their own."""
+    """The statuses of everybody the reader follows, and their own.
 
-    def __init__(self, db: Database, reader: ObjectId, memory: Memory) -> None:
-        self._db, self._reader, self._memory = db, reader, memory
+    `version` of the reader's edges, where it has just been looked up.
+    """
+
+    def __init__(self, db: Database, reader: ObjectId, memory: Memory, version: int | None = None) -> None:
+        self._db, self._reader, self._memory, self._version = db, reader, memory, version
         self._authors: Authors | None = None
 
-    async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
+    async def older_than(self, cursor: ObjectId, n: int, guess: ObjectId | None = None) -> list[Entry]:
+        return await (await self.authors()).older_than(cursor, n, guess)
+
+    async def authors(self) -> Authors:
         if self._authors is None:
             self._authors = Authors(self._db, [self._reader, *await self._followees()])
-        return await self._authors.older_than(cursor, n)
+        return self._authors
 
     async def _followees(self) -> list[ObjectId]:
         """Remembered, as long as the reader's edges have not changed."""
         version = version_of(self._reader)
         if (known := self._memory.recall(self._reader)) and known.followees is not None:
+            if known.version == self._version:
+                return known.followees
             [found] = await together(self._db, version)
             if known.version == version_in(found):
                 return known.followees

@@ -1,12 +1,9 @@
 """Phase 4: deliver only to those who are there."""
 
-from dataclasses import replace
-from typing import Any
-
 from bson import ObjectId
-from bson.datetime_ms import DatetimeMS
 
-from app.edges import Memory
+from app.clock import FIRST_ID
+from app.edges import Known, Memory
 from app.models import StatusRow
 from app.stack import Stack
 from app.stack.mongodb import Find, together
@@ -23,7 +20,7 @@ from phases.switch import Container, StoreName, Switch
 class Cache(Queue):
     """Timelines are lists in Memcached that expire; the worker serves active followers, whoever returns is rebuilt.
     A delivery became a prepend in memory, a follower who is away costs nothing, and nothing piles up for them.
-    It now costs a Memcached, one phase 1 query per returning reader, and marking that reader's edges as active.
+    It now costs a Memcached, and for every returning reader one phase 1 query and a note of whom to deliver from.
     """
 
     slug, title = "cache", "Keep the active in memory"
@@ -32,29 +29,31 @@ class Cache(Queue):
 
     def __init__(self, stack: Stack, switch: Switch, outbox: Outbox, memory: Memory) -> None:
         super().__init__(stack, switch, outbox, memory)
-        self.store: Store = Lists(stack, Activity(stack).mark)
+        self.activity = Activity(stack)
+        self.store: Store = Lists(stack, self.activity.mark)
         self.chunk = stack.config.list_chunk
 
     async def recipients(self, status: StatusRow, resume: Resume | None) -> tuple[list[ObjectId], Resume | None]:
-        """The next chunk of active followers, by the end of their activity: away ones are not even looked at."""
+        """The next chunk of active followers, by id: away ones are not even looked at."""
         if status.audience == "circle":
             return await super().recipients(status, resume)
-        active: dict[str, Any] = {"followee": status.user_id, "active_until": {"$gte": self.clock.now()}}
-        fields = ("active_until", "follower")
-        start: list[tuple[str, Any]] = []
-        if resume:
-            until, follower = DatetimeMS(int(resume[0])), ObjectId(resume[1])
-            active, start = {}, [("followee", status.user_id), ("active_until", until), ("follower", follower)]
-        order, index = [(name, 1) for name in fields], "followee_1_active_until_1_follower_1"
-        find = Find("follows", active, fields, self.chunk + 1, order, index, start, dates_in_ms=True)
-        [edges] = await together(self.db, find)
-        readers = [edge["follower"] for edge in edges[: self.chunk]]
-        if len(edges) <= self.chunk:
-            return readers, None
-        next_one = edges[-1]
-        return readers, [str(int(next_one["active_until"])), str(next_one["follower"])]
+        after = ObjectId(resume[0]) if resume else FIRST_ID
+        query = {"authors": status.user_id, "_id": {"$gt": after}, "until": {"$gte": self.clock.now()}}
+        [found] = await together(
+            self.db, Find("active_readers", query, ("_id",), self.chunk + 1, [("_id", 1)], "recipients")
+        )
+        readers = [row["_id"] for row in found[: self.chunk]]
+        return readers, [str(readers[-1])] if len(found) > self.chunk else None
 
-    async def cold_page(self, container: Container, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
+    async def cold_page(self, container: Container, known: Known, before: ObjectId | None, limit: int) -> Page:
         if self.config.comeback == "auto":
-            return await super().cold_page(container, reader, before, limit)
-        return replace(await self.ask(reader, before, limit), cold=True)
+            return await super().cold_page(container, known, before, limit)
+        return await self.asked(container, known, before, limit)
+
+    async def widen(self, reader: ObjectId, author: ObjectId) -> None:
+        await self.activity.add(reader, author)
+        await super().widen(reader, author)
+
+    async def sweep(self) -> None:
+        await super().sweep()
+        await self.activity.sweep()

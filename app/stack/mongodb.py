@@ -9,12 +9,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bson import MaxKey
-from bson.codec_options import DatetimeConversion
-from bson.datetime_ms import DatetimeMS
 from mongomock_motor import AsyncMongoMockClient, AsyncMongoMockCollection, AsyncMongoMockDatabase
 from motor.frameworks.asyncio import run_on_executor
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
@@ -130,16 +126,13 @@ async def _create(database: Database, name: str) -> None:
 
 Order = Sequence[tuple[str, int]]  # keys and directions
 NEWEST_FIRST: Order = (("_id", -1),)
-IN_MS = DatetimeConversion.DATETIME_MS
 
 
 @dataclass(frozen=True)
 class Find:
     """One of the look-ups of `together`. `fields` are those of the answer; `_id` only if it is among them.
 
-    Only for a look-up of its own: `index`, the name of the one to use, where the planner would try several each time;
-    `start`, instead of a query, the key in it to begin at, of which the first field stays as it is; and `dates_in_ms`,
-    since a datetime takes as long to decode as ten ids.
+    Only for a look-up of its own: `index`, the name of the one to use, where the planner would try several each time.
     """
 
     collection: str
@@ -148,8 +141,6 @@ class Find:
     limit: int
     order: Order = ()
     index: str | None = None
-    start: Sequence[tuple[str, Any]] = ()
-    dates_in_ms: bool = False
 
     def projection(self) -> dict[str, int]:
         return {"_id": 0, **dict.fromkeys(self.fields, 1)}
@@ -204,11 +195,6 @@ async def together(database: Database, *finds: Find) -> list[list[dict[str, Any]
     if not others:
         query = {"filter": first.query, "projection": first.projection(), "limit": first.limit, "batch_size": batch}
         query |= {"sort": list(first.order) or None, "hint": first.index}
-        if first.start:
-            (fixed, value), *rest = first.start
-            query |= {"min": dict(first.start), "max": {fixed: value, **{name: MaxKey() for name, _ in rest}}}
-        if first.dates_in_ms:
-            collection = collection.with_options(collection.codec_options.with_options(datetime_conversion=IN_MS))
         return [await _on_a_snapshot(lambda: _in_thread(loop, lambda: collection.find(**query).to_list()))]
     pipeline = first.stages(0) + [
         {"$unionWith": {"coll": find.collection, "pipeline": find.stages(part)}} for part, find in enumerate(others, 1)
@@ -346,21 +332,6 @@ class _StandInCollection(AsyncMongoMockCollection):  # type: ignore[type-arg]
         return super().__getattribute__(name)
 
 
-def _from(start: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """`Find.start` as a condition: above it in one field, the same in those before."""
-    same: dict[str, Any] = {}
-    ways = []
-    for name, value in start:
-        value = value.as_datetime() if isinstance(value, DatetimeMS) else value
-        ways.append({**same, name: {"$gt": value}})
-        same[name] = value
-    return {"$or": [*ways[1:], same]} if start else {}
-
-
-def _in_ms(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: DatetimeMS(value) if isinstance(value, datetime) else value for name, value in row.items()}
-
-
 class _StandInDatabase(AsyncMongoMockDatabase):  # type: ignore[type-arg]
     def get_collection(self, *args: Any, **options: Any) -> Any:
         this: Any = self
@@ -371,9 +342,8 @@ class _StandInDatabase(AsyncMongoMockDatabase):  # type: ignore[type-arg]
         count_mongodb()
         answers = []
         for find in finds:
-            rows = self.delegate[find.collection].find(_from(find.start) or find.query, find.projection())
-            found = list((rows.sort(list(find.order)) if find.order else rows).limit(find.limit))
-            answers.append([_in_ms(row) for row in found] if find.dates_in_ms else found)
+            rows = self.delegate[find.collection].find(find.query, find.projection())
+            answers.append(list((rows.sort(list(find.order)) if find.order else rows).limit(find.limit)))
         return answers
 
     async def at_once(self, work: Callable[[Transaction], Awaitable[T]]) -> T:

@@ -12,6 +12,7 @@ from bson import ObjectId
 from app.clock import Clock, id_at
 from app.models import StatusRow
 from app.stack import Stack
+from phases.activity import as_if_here
 from phases.lists import Lists, key
 from phases.p4_cache import Cache
 from phases.switch import Container, StoreName
@@ -19,7 +20,6 @@ from phases.timelines import Timelines
 from workers.worker import drain_queues
 
 BATCH = 5_000  # documents of one insert
-AWAY = timedelta(days=30)  # how long ago somebody was last here who is away
 
 
 class ForwardClock(Clock):
@@ -68,21 +68,12 @@ class Lab:
     async def followers(self, author: ObjectId, n: int, *, active: int | None = None) -> list[ObjectId]:
         """`n` new followers, of whom the first `active` (all, if not said) have been here just now."""
         readers = [self.person() for _ in range(n)]
-        await self.follow([(reader, author) for reader in readers], active=n if active is None else active)
+        await self.follow(readers, author, active=n if active is None else active)
         return readers
 
-    async def follow(self, pairs: Sequence[tuple[ObjectId, ObjectId]], *, active: int) -> None:
-        here = self.clock.now() + timedelta(days=1)
-        edges = [
-            {
-                "_id": ObjectId(),
-                "follower": reader,
-                "followee": author,
-                "active_until": here if n < active else here - AWAY,
-            }
-            for n, (reader, author) in enumerate(pairs)
-        ]
-        await self.insert("follows", edges)
+    async def follow(self, readers: Sequence[ObjectId], author: ObjectId, *, active: int) -> None:
+        await self.insert("follows", [{"_id": ObjectId(), "follower": one, "followee": author} for one in readers])
+        await as_if_here(self.stack, readers[:active], author)
 
     async def history(self, authors: Sequence[ObjectId], each: int, ended_days_ago: int = 1) -> None:
         """`each` statuses by every one of them in turn, one a second."""

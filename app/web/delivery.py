@@ -11,6 +11,7 @@ from starlette.datastructures import State
 from app.models import StatusRow
 from app.social import Person, Social
 from app.stack import UNAVAILABLE
+from phases.activity import ACTIVE
 from phases.held import holds
 from phases.switch import StoreName
 from phases.timelines import Timelines
@@ -18,6 +19,7 @@ from phases.timelines import Timelines
 log = logging.getLogger(__name__)
 
 FOLLOWERS_WATCHED = 4  # active ones, and as many who are away
+FOLLOWERS_LOOKED_AT = 200  # to find some who are away
 WATCH_S = 120.0
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 1.0
 PRECISION = 0.05  # of the time that is shown
@@ -90,13 +92,16 @@ async def watch_delivery(state: State, author: ObjectId, text: str) -> Watch:
 
 async def _some_followers(social: Social, author: ObjectId) -> list[Person]:
     """The author, some followers that are active, some that are away."""
-    follows, now = social.stack.db["follows"], social.stack.clock.now()
-    ids = [author]
-    for active in ({"$gte": now}, {"$lt": now}):
-        edges = follows.find({"followee": author, "active_until": active}, {"_id": 0, "follower": 1})
-        ids += [edge["follower"] for edge in await edges.limit(FOLLOWERS_WATCHED).to_list(None)]
+    follows, active = social.stack.db["follows"], social.stack.db[ACTIVE]
+    here = {"authors": author, "until": {"$gte": social.stack.clock.now()}}
+    there = [row["_id"] for row in await active.find(here, {"_id": 1}).limit(FOLLOWERS_WATCHED).to_list(None)]
+    edges = follows.find({"followee": author}, {"_id": 0, "follower": 1}).limit(FOLLOWERS_LOOKED_AT)
+    some = [edge["follower"] for edge in await edges.to_list(None)]
+    of_them = {row["_id"] for row in await active.find({**here, "_id": {"$in": some}}, {"_id": 1}).to_list(None)}
+    away = [one for one in some if one not in of_them]
+    ids = dict.fromkeys([author, *there, *away[:FOLLOWERS_WATCHED]])
     people = await social.people(ids)
-    return [people[id] for id in dict.fromkeys(ids) if id in people]
+    return [people[id] for id in ids if id in people]
 
 
 async def _look(timelines: Timelines, watch: Watch) -> None:

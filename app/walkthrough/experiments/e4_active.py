@@ -53,7 +53,7 @@ class ActiveShare(Experiment):
                 lab.say(f"Delivering to the {percent} % who are active in phase 4")
                 one = lab.person()
                 active = max(1, n * percent // 100)
-                await lab.follow([(reader, one) for reader in readers], active=active)
+                await lab.follow(readers, one, active=active)
                 ms, memcached = await _work(lab, "cache", one)
                 shares[percent] = ms
                 prepends.append(Bar(label=f"{percent} % active", value=memcached))
