@@ -97,12 +97,11 @@ class Follow(Base):
 class ActiveReader(Base):
     """Somebody who has been here lately. `_id`: the reader's.
 
-    `until`: phase 4 delivers to them until then. `authors`: of whom; everybody they follow, once it is `whole`.
+    `until`: phase 4 delivers to them until then. `authors`: whose statuses.
     """
 
     until: datetime
     authors: list[ObjectId]
-    whole: bool = False
 
     class Settings:
         name = "active_readers"

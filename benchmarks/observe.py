@@ -146,7 +146,7 @@ class Lags:
     async def _last_follower(self, author: ObjectId) -> ObjectId | None:
         if not isinstance(self._phase, Cache):
             return max(self.record.followers[author], default=None)
-        active = {"authors": author, "until": {"$gte": self.stack.clock.now()}, "whole": True}
+        active = {"authors": author, "until": {"$gte": self.stack.clock.now()}}
         last = await self.stack.db[ACTIVE].find_one(active, {"_id": 1}, sort=[("_id", -1)])
         return last["_id"] if last else None
 

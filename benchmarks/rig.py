@@ -150,10 +150,7 @@ class Rig:
         await self.stack.db[ACTIVE].delete_many({})
         if not long:
             until, following = self.stack.clock.now() + ACTIVE_FOR, self.record.following
-            active = [
-                {"_id": reader, "until": until, "authors": sorted(following[reader]), "whole": True}
-                for reader in self._readers
-            ]
+            active = [{"_id": reader, "until": until, "authors": sorted(following[reader])} for reader in self._readers]
             await insert(self.stack, ActiveReader, active, len(active), lambda *_: None)
 
     async def restore(self, now: Record, posted: Sequence[ObjectId]) -> None:

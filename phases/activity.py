@@ -2,19 +2,19 @@
 
 One document per active reader says until when they are, and whose statuses they get. Invariant: a live list expires
 no later than `until` of its reader's document, and that names everybody whom the reader follows, but for edges whose
-backfill is owed. So it is written before a list is stored or renewed, for longer than the list lives, by a slack in
-which nothing is rewritten; and each backfill begins by adding its author.
+backfill is owed. So it is written before a list is filled or renewed, and each backfill begins by adding its author.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 from bson import ObjectId
 
 from app.config import Config
 from app.stack import Stack
-from app.stack.mongodb import Find, Transaction, insert_missing, together
+from app.stack.mongodb import Find, Transaction, grown, insert_missing, together
 from phases.switch import Switch
 
 ACTIVE = "active_readers"
@@ -23,8 +23,12 @@ FOLLOWEES_AT_ONCE = 20_000
 
 
 def active_until(config: Config, now: datetime) -> datetime:
-    """How long a reader is active who has just been here."""
-    return now + timedelta(seconds=config.timeline_ttl_s + config.activity_slack_s)
+    """How long a reader is active who has just been here: longer than a list lives, by half the slack at least. The
+    other half it is rounded by, so that marking somebody again soon changes nothing.
+    """
+    step_s = config.activity_slack_s // 2
+    until_s = int(now.timestamp()) + config.timeline_ttl_s + config.activity_slack_s
+    return datetime.fromtimestamp(until_s // step_s * step_s, UTC)
 
 
 async def remove_author(inside: Transaction, reader: ObjectId, author: ObjectId) -> None:
@@ -32,48 +36,45 @@ async def remove_author(inside: Transaction, reader: ObjectId, author: ObjectId)
     await inside[ACTIVE].update_one({"_id": reader}, {"$pull": {"authors": author}}, upsert=False)
 
 
+class Active(NamedTuple):
+    """`authors`: everybody whom the reader follows, but for those whose backfill has yet to begin."""
+
+    until: datetime
+    authors: list[ObjectId]
+
+
 class Activity:
     def __init__(self, stack: Stack) -> None:
         self._db, self._config, self._clock = stack.db, stack.config, stack.clock
-        self._readers = stack.db[ACTIVE]
 
-    async def mark(self, reader: ObjectId) -> datetime:
-        """Until when the reader is active, by a majority: one command, two to renew that, three after an absence."""
-        until = active_until(self._config, self._clock.now())
-        enough = until - timedelta(seconds=self._config.activity_slack_s / 2)
-        noted = await self._readers.find_one({"_id": reader}, {"until": 1, "whole": 1})
-        if noted and noted["whole"]:
-            if noted["until"] >= enough:
-                active: datetime = noted["until"]
-                return active
-            renewed = await self._readers.update_one({"_id": reader, "whole": True}, {"$max": {"until": until}})
-            if renewed.matched_count:
-                return until
-        followees = Find("follows", {"follower": reader}, ("followee",), FOLLOWEES_AT_ONCE)
-        [edges] = await together(self._db, followees)
-        authors = {"$each": [edge["followee"] for edge in edges]}
-        change = {"$addToSet": {"authors": authors}, "$max": {"until": until}, "$set": {"whole": True}}
-        await self._readers.update_one({"_id": reader}, change, upsert=True)
-        return until
+    async def followees(self, reader: ObjectId) -> list[ObjectId]:
+        find = Find("follows", {"follower": reader}, ("followee",), FOLLOWEES_AT_ONCE)
+        return [edge["followee"] for [edges] in [await together(self._db, find)] for edge in edges]
 
-    async def add(self, reader: ObjectId, author: ObjectId) -> None:
-        """After a new edge, before its backfill. A reader who is away gets a document too, which is not whole: whoever
-        is marking them at this moment may have looked up their followees too early, and adds those to it.
+    async def mark(self, reader: ObjectId, followees: Sequence[ObjectId]) -> Active:
+        """Make sure, by a majority, that deliveries reach the reader. Whom they came to follow since `followees` were
+        looked up has been added, or will be.
         """
         until = active_until(self._config, self._clock.now())
-        change = {"$addToSet": {"authors": author}, "$max": {"until": until}, "$setOnInsert": {"whole": False}}
-        await self._readers.update_one({"_id": reader}, change, upsert=True)
+        noted = await grown(self._db, ACTIVE, reader, "authors", followees, "until", until)
+        return Active(noted["until"], noted["authors"])
+
+    async def add(self, reader: ObjectId, author: ObjectId) -> None:
+        """After a new edge, before its backfill: whether the reader is active or not, since somebody may be about to
+        mark them who has looked up their followees too early.
+        """
+        await self.mark(reader, [author])
 
     async def count(self) -> int:
         """Readers that phase 4 delivers to."""
-        return await self._readers.count_documents({"until": {"$gte": self._clock.now()}, "whole": True})
+        return await self._db[ACTIVE].count_documents({"until": {"$gte": self._clock.now()}})
 
     async def sweep(self) -> None:
         """Forget the next of those whose activity has ended."""
         over = {"until": {"$lt": self._clock.now()}}
-        found = await self._readers.find(over, {"_id": 1}).limit(AT_ONCE).to_list(None)
+        found = await self._db[ACTIVE].find(over, {"_id": 1}).limit(AT_ONCE).to_list(None)
         if found:
-            await self._readers.delete_many({"_id": {"$in": [row["_id"] for row in found]}, **over})
+            await self._db[ACTIVE].delete_many({"_id": {"$in": [row["_id"] for row in found]}, **over})
 
 
 async def as_if_here(stack: Stack, readers: Sequence[ObjectId], author: ObjectId) -> None:
@@ -84,7 +85,7 @@ async def as_if_here(stack: Stack, readers: Sequence[ObjectId], author: ObjectId
         some = list(readers[at : at + AT_ONCE])
         there = await stack.db[ACTIVE].update_many({"_id": {"$in": some}}, change)
         if there.matched_count < len(some):
-            new = [{"_id": reader, "until": until, "authors": [author], "whole": True} for reader in some]
+            new = [{"_id": reader, "until": until, "authors": [author]} for reader in some]
             await insert_missing(stack.db, ACTIVE, new)
 
 

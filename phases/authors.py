@@ -37,15 +37,15 @@ class Authors:
     def __init__(self, db: Database, authors: list[ObjectId]) -> None:
         self._db, self._authors = db, authors
 
-    async def older_than(self, cursor: ObjectId, n: int, guess: ObjectId | None = None) -> list[Entry]:
-        """The `n` newest below `cursor`, newest first. `guess`: from which id on there should be as many."""
-        if guess is None and len(self._authors) > FEW:
-            guess = await self._sampled(cursor, n)
+    async def older_than(self, cursor: ObjectId, n: int, reach: ObjectId | None = None) -> list[Entry]:
+        """The `n` newest below `cursor`, newest first. `reach`: a guess from which id on there are as many."""
+        if reach is None and len(self._authors) > FEW:
+            reach = await self._sampled(cursor, n)
         found: list[Entry] = []
-        if guess is not None:
-            window = await self._window(guess, cursor, max(WINDOW_ROWS, 2 * n))
+        if reach is not None:
+            window = await self._window(reach, cursor, max(WINDOW_ROWS, 2 * n))
             if window is not None:
-                found, cursor = newest(window, n), guess
+                found, cursor = newest(window, n), reach
         return found if len(found) == n else found + await self._in_groups(cursor, n - len(found))
 
     async def _sampled(self, cursor: ObjectId, n: int) -> ObjectId | None:
@@ -74,7 +74,7 @@ class Authors:
 
 
 def paced(ids: Sequence[ObjectId], n: int) -> ObjectId | None:
-    """A guess for `older_than`: from which id on there should be `n`, if all were written at the pace of these."""
+    """A guess from which id on there are `n`, if all were written at the pace of these, newest first."""
     if len(ids) < PACED:
         return None
     newest_s, oldest_s = (id.generation_time.timestamp() for id in (ids[0], ids[-1]))

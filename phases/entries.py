@@ -15,7 +15,7 @@ from app.clock import FIRST_ID, LAST_ID, id_at
 from app.models import StatusRow
 from app.stack import Stack
 from app.stack.mongodb import NEWEST_FIRST, Collection, Find, insert_missing, together
-from phases.reading import AuthorIds, Found, Query, Slice
+from phases.reading import Asked, AuthorIds, Found, Slice
 from phases.switch import Container, Settings, entries_name, floors_name
 
 DROP_AFTER_S = 60  # reads that began in a container have ended so long after it is out of the settings
@@ -71,7 +71,7 @@ class Entries:
             {"_id": reader}, {"$set": {"lease": ObjectId()}, "$unset": {"floor": ""}}
         )
 
-    async def rebuild(self, container: Container, reader: ObjectId, query: Query) -> bool:
+    async def rebuild(self, container: Container, reader: ObjectId, asked: Asked) -> bool:
         """Fill in a cold timeline: lease -> query -> entries -> floor, unless somebody widened or leased in between."""
         lease = ObjectId()
         floors = self._floors(container)
@@ -79,7 +79,7 @@ class Entries:
             before = await floors.find_one_and_update({"_id": reader}, {"$set": {"lease": lease}}, upsert=True)
         except DuplicateKeyError:  # two first leases at once: the other one's rebuild will do
             before = None
-        part = await query()
+        part = await asked.recent()
         await self._insert(container, [{"_id": entry_key(reader, e.id), "a": e.author} for e in part.entries])
         floor = max(part.floor, (before or {}).get("cut", FIRST_ID))
         # The lease ends here: whoever looked before there was a floor must look again before they act on it.

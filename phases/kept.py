@@ -1,7 +1,7 @@
 """What the phases with kept timelines share: the read, the rebuild and the backfill. Where they are kept is a store."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -9,19 +9,18 @@ from bson import ObjectId
 
 from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID
-from app.edges import Known, debts, deleted_among, version_in, version_of, without
+from app.edges import Known, Memory, debts, deleted_among, version_in, version_of, without
 from app.models import StatusRow
-from app.stack.mongodb import Find
+from app.stack.mongodb import Database, Find
 from phases.authors import Authors, paced
 from phases.p1_query import Home, Query
-from phases.reading import NOTHING, SPARE, AuthorIds, Found, KeptThenQuery, Page, Slice, fill
-from phases.reading import Query as QueryForRebuild
+from phases.reading import SPARE, Asked, AuthorIds, Found, KeptThenQuery, Page, Slice, fill
 from phases.switch import Container, Settings, StoreName
 
 
 class Store(Protocol):
-    """Kept timelines. A reader is cold when nothing is kept for them; `forget` begins that, `rebuild` ends it: False when
-    somebody else is at it, or nothing can be kept.
+    """Kept timelines. A reader is cold when nothing is kept for them: `forget` begins that, `rebuild` ends it, unless
+    somebody else is at it or nothing can be kept (False).
 
     `read` answers with the `n` newest entries below `before`, or None for a cold reader; and with what `first` finds,
     looked up no later than the entries.
@@ -31,7 +30,7 @@ class Store(Protocol):
     async def read(
         self, container: Container, reader: ObjectId, before: ObjectId, n: int, first: Sequence[Find]
     ) -> tuple[Found, Slice | None]: ...
-    async def rebuild(self, container: Container, reader: ObjectId, query: QueryForRebuild) -> bool: ...
+    async def rebuild(self, container: Container, reader: ObjectId, asked: Asked) -> bool: ...
     async def forget(self, container: Container, reader: ObjectId) -> None: ...
     async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None: ...
     async def sweep(self, settings: Settings) -> None: ...
@@ -72,17 +71,16 @@ class Keeping(Query):
         return await self._page(container, known, before, limit, kept, waiting, rows)
 
     async def cold_page(self, container: Container, known: Known, before: ObjectId | None, limit: int) -> Page:
-        """The page of a reader for whom nothing is kept: as phase 1 finds it, and beside that their timeline is rebuilt,
-        so that the next one comes from there.
+        """The page of a reader for whom nothing is kept, complete at once: asked for as in phase 1, and beside that the
+        timeline is rebuilt.
         """
-        asked = asyncio.create_task(self.asked(container, known, before, limit))
-        rebuild = self.store.rebuild(container, known.reader, lambda: self._recent(known.reader, asked))
-        page, rebuilt = await asyncio.gather(asked, rebuild)
-        return replace(page, source="rebuilt") if rebuilt else page
+        asked = Return(self.db, known, self.memory, before or LAST_ID, limit + 1 + SPARE, self.config.cap)
 
-    async def asked(self, container: Container, known: Known, before: ObjectId | None, limit: int) -> Page:
-        """A cold page that leaves it at that."""
-        return replace(await self._page(container, known, before, limit, NOTHING, [], {}), cold=True)
+        async def page() -> Page:
+            return await self._page(container, known, before, limit, await asked.head, [], {})
+
+        page, rebuilt = await asyncio.gather(page(), self.store.rebuild(container, known.reader, asked))
+        return replace(page, source="rebuilt" if rebuilt else "query", cold=True)
 
     async def refresh(self, reader: ObjectId, limit: int) -> Page:
         container = self.switch.readable(await self.switch.current(), self.keeps)
@@ -113,14 +111,6 @@ class Keeping(Query):
             self.memory.keep(known)
         return Page(self.slug, statuses, after, candidates.source)
 
-    async def _recent(self, reader: ObjectId, asked: Awaitable[Page]) -> Slice:
-        """What belongs into a rebuilt timeline. The page that was asked for beside it shows how far back that reaches."""
-        home = Home(self.db, reader, self.memory)
-        page, _ = await asyncio.gather(asked, home.authors())
-        entries = await home.older_than(LAST_ID, self.config.cap, paced([s.id for s in page.statuses], self.config.cap))
-        complete = len(entries) < self.config.cap
-        return Slice(entries, FIRST_ID if complete else entries[-1].id, whole=True)
-
     async def widen(self, reader: ObjectId, author: ObjectId) -> None:
         async def author_ids(floor: ObjectId) -> list[Entry]:
             entries = await Authors(self.db, [author]).older_than(LAST_ID, self.config.cap)
@@ -131,3 +121,28 @@ class Keeping(Query):
 
     async def sweep(self) -> None:
         await self.store.sweep(await self.switch.fresh())
+
+
+class Return:
+    """`head`: what their page begins with; it also shows how far back the rest may reach."""
+
+    def __init__(self, db: Database, known: Known, memory: Memory, below: ObjectId, n: int, cap: int) -> None:
+        self._db, self._reader, self._memory, self._cap = db, known.reader, memory, cap
+        self._home = Home(db, known.reader, memory, known.version)
+        self.head = asyncio.create_task(_newest(self._home, below, n))
+
+    async def followees(self) -> list[ObjectId]:
+        return await self._home.followees()
+
+    async def recent(self, authors: Sequence[ObjectId] | None = None) -> Slice:
+        whose: Home | Authors = Home(self._db, self._reader, self._memory)
+        if authors is not None:
+            whose = Authors(self._db, [self._reader, *authors])
+        reach = paced([entry.id for entry in (await self.head).entries], self._cap)
+        return await _newest(whose, LAST_ID, self._cap, reach)
+
+
+async def _newest(whose: Home | Authors, below: ObjectId, n: int, reach: ObjectId | None = None) -> Slice:
+    """As much of a timeline as there is from the last of these on; all of it, when they are fewer than `n`."""
+    entries = await whose.older_than(below, n, reach)
+    return Slice(entries, entries[-1].id if len(entries) == n else FIRST_ID, whole=True)

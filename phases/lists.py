@@ -8,7 +8,7 @@ the read. A placeholder has no floor yet: deliveries collect in it while its own
 
 import asyncio
 import struct
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,7 +21,8 @@ from app.clock import LAST_ID
 from app.models import StatusRow
 from app.stack import MemcachedDown, Stack
 from app.stack.mongodb import Find, together
-from phases.reading import NOTHING, AuthorIds, Found, Query, Slice
+from phases.activity import Activity
+from phases.reading import NOTHING, Asked, AuthorIds, Found, Slice
 from phases.switch import Container, Settings
 
 ID_BYTES = 12
@@ -31,8 +32,6 @@ NO_TOKEN = bytes(12)
 ATTEMPTS = 5  # compare-and-swap rounds before giving up: a page is never late because a list is busy
 RENEW_AFTER = 0.25  # of the TTL: how much of it passes before a read renews it
 SURPLUS = 1.5  # times the cap: a longer list is cut by the read that finds it
-
-MarkActive = Callable[[ObjectId], Awaitable[datetime]]  # until when that is so
 
 
 def keys(container: Container, readers: Sequence[ObjectId]) -> list[str]:
@@ -78,9 +77,9 @@ class Value:
 class Lists:
     """Each method names the container it works on. A node that is away is a list that covers nothing."""
 
-    def __init__(self, stack: Stack, mark_active: MarkActive) -> None:
+    def __init__(self, stack: Stack, activity: Activity) -> None:
         self._db, self._memcached, self._config, self._clock = stack.db, stack.memcached, stack.config, stack.clock
-        self._mark_active = mark_active
+        self._activity = activity
 
     async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None:
         """One round trip per node. Whoever has no list is skipped. Raises MemcachedDown."""
@@ -106,21 +105,24 @@ class Lists:
         if value.kind == PLACEHOLDER:
             return None
         if self._due(value):
-            active_until = await self._mark_active(reader)
-            await self._swap(at, self._renewed(value, active_until), kept[1])
+            active = await self._activity.mark(reader, await self._activity.followees(reader))
+            await self._swap(at, self._renewed(value, active.until), kept[1])
         return value.slice(before, n)
 
-    async def rebuild(self, container: Container, reader: ObjectId, query: Query) -> bool:
-        """Mark active -> lease -> query -> compare and swap."""
+    async def rebuild(self, container: Container, reader: ObjectId, asked: Asked) -> bool:
+        """Lease -> mark active -> query -> compare and swap. Whoever is followed meanwhile is among the authors that are
+        marked, or breaks the lease.
+        """
         at = key(container, reader)
         try:
             for _ in range(ATTEMPTS):
-                active_until = await self._mark_active(reader)
                 placeholder = Value(PLACEHOLDER, (), LAST_ID.binary, token=ObjectId().binary)
                 if not await self._memcached.add(at, placeholder.packed(), self._config.lease_s):
                     return False
-                found, part = await asyncio.gather(self._memcached.gets(at), query())
-                if await self._fill(at, placeholder.token, found, part, active_until):
+                mark = self._activity.mark(reader, await asked.followees())
+                active, found = await asyncio.gather(mark, self._memcached.gets(at))
+                part = await asked.recent(active.authors)
+                if await self._fill(at, placeholder.token, found, part, active.until):
                     return True
         except MemcachedDown:
             pass  # the next read finds nothing again, and asks

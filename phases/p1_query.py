@@ -25,15 +25,12 @@ class Home:
         self._db, self._reader, self._memory, self._version = db, reader, memory, version
         self._authors: Authors | None = None
 
-    async def older_than(self, cursor: ObjectId, n: int, guess: ObjectId | None = None) -> list[Entry]:
-        return await (await self.authors()).older_than(cursor, n, guess)
-
-    async def authors(self) -> Authors:
+    async def older_than(self, cursor: ObjectId, n: int, reach: ObjectId | None = None) -> list[Entry]:
         if self._authors is None:
-            self._authors = Authors(self._db, [self._reader, *await self._followees()])
-        return self._authors
+            self._authors = Authors(self._db, [self._reader, *await self.followees()])
+        return await self._authors.older_than(cursor, n, reach)
 
-    async def _followees(self) -> list[ObjectId]:
+    async def followees(self) -> list[ObjectId]:
         """Remembered, as long as the reader's edges have not changed."""
         version = version_of(self._reader)
         if (known := self._memory.recall(self._reader)) and known.followees is not None:

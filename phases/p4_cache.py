@@ -1,5 +1,7 @@
 """Phase 4: deliver only to those who are there."""
 
+from dataclasses import replace
+
 from bson import ObjectId
 
 from app.clock import FIRST_ID
@@ -30,7 +32,7 @@ class Cache(Queue):
     def __init__(self, stack: Stack, switch: Switch, outbox: Outbox, memory: Memory) -> None:
         super().__init__(stack, switch, outbox, memory)
         self.activity = Activity(stack)
-        self.store: Store = Lists(stack, self.activity.mark)
+        self.store: Store = Lists(stack, self.activity)
         self.chunk = stack.config.list_chunk
 
     async def recipients(self, status: StatusRow, resume: Resume | None) -> tuple[list[ObjectId], Resume | None]:
@@ -48,7 +50,7 @@ class Cache(Queue):
     async def cold_page(self, container: Container, known: Known, before: ObjectId | None, limit: int) -> Page:
         if self.config.comeback == "auto":
             return await super().cold_page(container, known, before, limit)
-        return await self.asked(container, known, before, limit)
+        return replace(await self.ask(known.reader, before, limit), cold=True)
 
     async def widen(self, reader: ObjectId, author: ObjectId) -> None:
         await self.activity.add(reader, author)

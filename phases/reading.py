@@ -88,8 +88,19 @@ NOTHING = Slice([], LAST_ID, whole=True)
 
 Found = Sequence[list[dict[str, Any]]]  # answers of look-ups, in their order
 KeptSlices = Callable[[ObjectId, int], Awaitable[Slice | None]]
-Query = Callable[[], Awaitable[Slice]]  # everything that belongs into a rebuilt timeline, as phase 1 finds it
 AuthorIds = Callable[[ObjectId], Awaitable[list[Entry]]]  # one author's newest entries from a floor on
+
+
+class Asked(Protocol):
+    """What phase 1 finds for a reader for whom nothing is kept."""
+
+    async def followees(self) -> list[ObjectId]:
+        """As they were at some moment of this read."""
+        ...
+
+    async def recent(self, authors: Sequence[ObjectId] | None = None) -> Slice:
+        """What belongs into a rebuilt timeline, looked up now: by these authors, or whom the reader follows now."""
+        ...
 
 
 class KeptThenQuery:

@@ -238,6 +238,25 @@ async def insert_missing(database: Database, name: str, documents: list[dict[str
     _unless_there(reply)
 
 
+async def grown(
+    database: Database, name: str, id: Any, array: str, members: Sequence[Any], field: str, at_least: Any
+) -> dict[str, Any]:
+    """Of one document, which may have to be inserted: `array` with what it lacks of `members`, `field` raised. After a
+    majority has it, as it then is.
+
+    Not `$addToSet`, whose time grows with the product of both lengths: 1.5 s for 10,000 members that are there.
+    """
+    change: Any = [{"$set": {array: {"$setUnion": [{"$ifNull": [f"${array}", []]}, list(members)]}}}]
+    if isinstance(database, _StandInDatabase):
+        change = {"$addToSet": {array: {"$each": list(members)}}, "$max": {field: at_least}}
+    else:
+        change[0]["$set"][field] = {"$max": [f"${field}", at_least]}
+    found: dict[str, Any] = await database[name].find_one_and_update(
+        {"_id": id}, change, upsert=True, return_document=ReturnDocument.AFTER
+    )
+    return found
+
+
 def _unless_there(reply: Mapping[str, Any]) -> None:
     """Of an insert: raise what went wrong."""
     if others := [error for error in reply.get("writeErrors", ()) if error["code"] != DUPLICATE_KEY]:
