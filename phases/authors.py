@@ -10,7 +10,6 @@ from bson import ObjectId
 from app.access import Entry
 from app.stack import Database
 from app.stack.mongodb import NEWEST_FIRST, Find, Order, together
-from phases.reading import newest
 
 # Up to 200 authors MongoDB merges their index ranges in order; from 201 on it sorts their whole history
 # (internalQueryMaxScansToExplode; jira DOCS-16663).
@@ -22,7 +21,11 @@ GENEROUS = 4  # times as much as the sample promises is looked for
 WINDOW_AUTHORS = 1_000  # in one command
 WINDOW_ROWS = 500  # of one command, or twice as many as are wanted; more have not been meant
 PACED = 10  # statuses that show a pace
-RESERVE = 1.25  # times as far back as that promises
+RESERVE = 1.15  # times as far back as that promises
+
+SIGNED = ("_id", "user_id")
+IDS = ("_id",)
+Packed = tuple[bytes, ...]  # these fields of a status: 12 bytes each
 
 
 class Authors:
@@ -32,45 +35,51 @@ class Authors:
     their statuses, first a window is looked at that should hold enough: one step of the index per author finds what is
     in it, unsorted. How far back it reaches is guessed by the caller, from the pace of what they have seen, or else
     from a sample. Should it hold too little or too much, the groups are merged after all.
+
+    What is looked up stays in bytes: to make and to compare ids takes as long as finding them.
     """
 
-    def __init__(self, db: Database, authors: list[ObjectId]) -> None:
-        self._db, self._authors = db, authors
+    def __init__(self, db: Database, authors: list[ObjectId], fields: tuple[str, ...] = SIGNED) -> None:
+        self._db, self._authors, self._fields = db, authors, fields
 
-    async def older_than(self, cursor: ObjectId, n: int, reach: ObjectId | None = None) -> list[Entry]:
-        """The `n` newest below `cursor`, newest first. `reach`: a guess from which id on there are as many."""
+    async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
+        """The `n` newest below `cursor`, newest first; fewer only when there are no more."""
+        return [Entry(ObjectId(id), ObjectId(author)) for id, author in await self.packed(cursor, n)]
+
+    async def packed(self, cursor: ObjectId, n: int, reach: ObjectId | None = None) -> list[Packed]:
+        """The same in bytes. `reach`: a guess, from which id on there are as many."""
         if reach is None and len(self._authors) > FEW:
             reach = await self._sampled(cursor, n)
-        found: list[Entry] = []
+        found: list[Packed] = []
         if reach is not None:
             window = await self._window(reach, cursor, max(WINDOW_ROWS, 2 * n))
             if window is not None:
-                found, cursor = newest(window, n), reach
+                found, cursor = sorted(window, reverse=True)[:n], reach
         return found if len(found) == n else found + await self._in_groups(cursor, n - len(found))
 
     async def _sampled(self, cursor: ObjectId, n: int) -> ObjectId | None:
         sample = await self._merged(self._authors[:: len(self._authors) // SAMPLE][:SAMPLE], cursor, n)
         promised = ceil(GENEROUS * n * SAMPLE / len(self._authors))
-        return sample[promised - 1].id if len(sample) >= promised else None
+        return ObjectId(sample[promised - 1][0]) if len(sample) >= promised else None
 
-    async def _in_groups(self, cursor: ObjectId, n: int) -> list[Entry]:
+    async def _in_groups(self, cursor: ObjectId, n: int) -> list[Packed]:
         groups = await asyncio.gather(*(self._merged(group, cursor, n) for group in _cut(self._authors, GROUP)))
-        return newest(chain.from_iterable(groups), n) if len(groups) > 1 else groups[0]
+        return sorted(chain.from_iterable(groups), reverse=True)[:n] if len(groups) > 1 else groups[0]
 
-    async def _window(self, floor: ObjectId, cursor: ObjectId, rows: int) -> list[Entry] | None:
+    async def _window(self, floor: ObjectId, cursor: ObjectId, rows: int) -> list[Packed] | None:
         """All from `floor` on and below `cursor`; None when some command would have as many `rows` or more."""
         parts = await asyncio.gather(
             *(self._look(some, {"$gte": floor, "$lt": cursor}, rows) for some in _cut(self._authors, WINDOW_AUTHORS))
         )
         return None if max(map(len, parts)) == rows else list(chain.from_iterable(parts))
 
-    async def _merged(self, authors: list[ObjectId], cursor: ObjectId, n: int) -> list[Entry]:
+    async def _merged(self, authors: list[ObjectId], cursor: ObjectId, n: int) -> list[Packed]:
         return await self._look(authors, {"$lt": cursor}, n, NEWEST_FIRST)
 
-    async def _look(self, authors: list[ObjectId], ids: dict[str, ObjectId], n: int, order: Order = ()) -> list[Entry]:
+    async def _look(self, authors: list[ObjectId], ids: dict[str, ObjectId], n: int, order: Order = ()) -> list[Packed]:
         query = {"user_id": authors[0] if len(authors) == 1 else {"$in": authors}, "_id": ids}
-        [rows] = await together(self._db, Find("statuses", query, ("_id", "user_id"), n, order, BY_AUTHOR))
-        return [Entry(row["_id"], row["user_id"]) for row in rows]
+        [rows] = await together(self._db, Find("statuses", query, self._fields, n, order, BY_AUTHOR))
+        return list(zip(*([row[field].binary for row in rows] for field in self._fields), strict=True))
 
 
 def paced(ids: Sequence[ObjectId], n: int) -> ObjectId | None:

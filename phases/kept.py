@@ -12,9 +12,9 @@ from app.clock import FIRST_ID, LAST_ID
 from app.edges import Known, Memory, debts, deleted_among, version_in, version_of, without
 from app.models import StatusRow
 from app.stack.mongodb import Database, Find
-from phases.authors import Authors, paced
+from phases.authors import IDS, Authors, paced
 from phases.p1_query import Home, Query
-from phases.reading import SPARE, Asked, AuthorIds, Found, KeptThenQuery, Page, Slice, fill
+from phases.reading import SPARE, Asked, AuthorIds, Found, KeptThenQuery, Page, Recent, Slice, fill
 from phases.switch import Container, Settings, StoreName
 
 
@@ -76,10 +76,10 @@ class Keeping(Query):
         """
         asked = Return(self.db, known, self.memory, before or LAST_ID, limit + 1 + SPARE, self.config.cap)
 
-        async def page() -> Page:
+        async def answer() -> Page:
             return await self._page(container, known, before, limit, await asked.head, [], {})
 
-        page, rebuilt = await asyncio.gather(page(), self.store.rebuild(container, known.reader, asked))
+        page, rebuilt = await asyncio.gather(answer(), self.store.rebuild(container, known.reader, asked))
         return replace(page, source="rebuilt" if rebuilt else "query", cold=True)
 
     async def refresh(self, reader: ObjectId, limit: int) -> Page:
@@ -128,21 +128,21 @@ class Return:
 
     def __init__(self, db: Database, known: Known, memory: Memory, below: ObjectId, n: int, cap: int) -> None:
         self._db, self._reader, self._memory, self._cap = db, known.reader, memory, cap
-        self._home = Home(db, known.reader, memory, known.version)
-        self.head = asyncio.create_task(_newest(self._home, below, n))
+        self._followees = asyncio.create_task(Home(db, known.reader, memory, known.version).followees())
+        self.head = asyncio.create_task(self._begin(below, n))
 
     async def followees(self) -> list[ObjectId]:
-        return await self._home.followees()
+        return await self._followees
 
-    async def recent(self, authors: Sequence[ObjectId] | None = None) -> Slice:
-        whose: Home | Authors = Home(self._db, self._reader, self._memory)
-        if authors is not None:
-            whose = Authors(self._db, [self._reader, *authors])
+    async def _begin(self, below: ObjectId, n: int) -> Slice:
+        entries = await Authors(self._db, [self._reader, *await self._followees]).older_than(below, n)
+        return Slice(entries, entries[-1].id if len(entries) == n else FIRST_ID, whole=True)
+
+    async def recent(self, authors: Sequence[ObjectId] | None = None) -> Recent:
+        if authors is None:
+            whose = await Home(self._db, self._reader, self._memory).authors()
+        else:
+            whose = Authors(self._db, [self._reader, *authors], IDS)
         reach = paced([entry.id for entry in (await self.head).entries], self._cap)
-        return await _newest(whose, LAST_ID, self._cap, reach)
-
-
-async def _newest(whose: Home | Authors, below: ObjectId, n: int, reach: ObjectId | None = None) -> Slice:
-    """As much of a timeline as there is from the last of these on; all of it, when they are fewer than `n`."""
-    entries = await whose.older_than(below, n, reach)
-    return Slice(entries, entries[-1].id if len(entries) == n else FIRST_ID, whole=True)
+        rows = await whose.packed(LAST_ID, self._cap, reach)
+        return Recent(rows, ObjectId(rows[-1][0]) if len(rows) == self._cap else FIRST_ID)

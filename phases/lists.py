@@ -22,7 +22,7 @@ from app.models import StatusRow
 from app.stack import MemcachedDown, Stack
 from app.stack.mongodb import Find, together
 from phases.activity import Activity
-from phases.reading import NOTHING, Asked, AuthorIds, Found, Slice
+from phases.reading import NOTHING, Asked, AuthorIds, Found, Recent, Slice
 from phases.switch import Container, Settings
 
 ID_BYTES = 12
@@ -62,9 +62,9 @@ class Value:
         ids.sort(reverse=True)  # cheap: all but what was delivered lately is in order
         return cls(kind, ids if len(set(ids)) == n else sorted({*ids}, reverse=True), floor, token, expires_at_ms)
 
-    def with_ids(self, more: Iterable[Entry], cap: int) -> "Value":
+    def with_ids(self, more: Iterable[bytes], cap: int) -> "Value":
         """Merged and cut to the newest `cap`; what is cut off raises the floor."""
-        ids = sorted({*self.ids, *(entry.id.binary for entry in more)}, reverse=True)
+        ids = sorted({*self.ids, *more}, reverse=True)
         ids = [id for id in ids[: cap + 1] if id >= self.floor]
         return replace(self, ids=ids[:cap], floor=ids[cap - 1] if len(ids) > cap else self.floor)
 
@@ -110,35 +110,30 @@ class Lists:
         return value.slice(before, n)
 
     async def rebuild(self, container: Container, reader: ObjectId, asked: Asked) -> bool:
-        """Lease -> mark active -> query -> compare and swap. Whoever is followed meanwhile is among the authors that are
-        marked, or breaks the lease.
-        """
+        """Lease -> mark active -> query -> compare and swap. Who is followed meanwhile is marked, or breaks the lease."""
         at = key(container, reader)
         try:
             for _ in range(ATTEMPTS):
-                placeholder = Value(PLACEHOLDER, (), LAST_ID.binary, token=ObjectId().binary)
-                if not await self._memcached.add(at, placeholder.packed(), self._config.lease_s):
+                lease = Value(PLACEHOLDER, (), LAST_ID.binary, token=ObjectId().binary)
+                if not await self._memcached.add(at, lease.packed(), self._config.lease_s):
                     return False
                 mark = self._activity.mark(reader, await asked.followees())
                 active, found = await asyncio.gather(mark, self._memcached.gets(at))
-                part = await asked.recent(active.authors)
-                if await self._fill(at, placeholder.token, found, part, active.until):
+                if await self._fill(at, lease.token, found, await asked.recent(active.authors), active.until):
                     return True
         except MemcachedDown:
             pass  # the next read finds nothing again, and asks
         return False
 
     async def _fill(
-        self, at: str, token: bytes, found: tuple[bytes, object] | None, part: Slice, active_until: datetime
+        self, at: str, token: bytes, found: tuple[bytes, object] | None, part: Recent, active_until: datetime
     ) -> bool:
-        """Put the list where the placeholder was found, with what was prepended to it; when that has gone on meanwhile,
-        again. False when it is not ours.
-        """
+        """Put the list where the placeholder is, with what was prepended to it; False when it is no longer ours."""
         while found is not None:
             collected = Value.unpacked(found[0])
             if collected.token != token:
                 return False
-            filled = Value(LIST, collected.ids, part.floor.binary).with_ids(part.entries, self._config.cap)
+            filled = Value(LIST, [*collected.ids, *(row[0] for row in part.rows)], part.floor.binary)
             if await self._swap(at, self._renewed(filled, active_until), found[1]):
                 return True
             found = await self._memcached.gets(at)
@@ -161,7 +156,7 @@ class Lists:
             entries = await author_ids(ObjectId(value.floor))
             if len(entries) >= self._config.cap:
                 value = replace(value, floor=entries[-1].id.binary)
-            if await self._swap(at, value.with_ids(entries, self._config.cap), found[1]):
+            if await self._swap(at, value.with_ids((e.id.binary for e in entries), self._config.cap), found[1]):
                 return
         await self._memcached.delete(at)
 

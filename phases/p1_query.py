@@ -25,10 +25,13 @@ class Home:
         self._db, self._reader, self._memory, self._version = db, reader, memory, version
         self._authors: Authors | None = None
 
-    async def older_than(self, cursor: ObjectId, n: int, reach: ObjectId | None = None) -> list[Entry]:
+    async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
+        return await (await self.authors()).older_than(cursor, n)
+
+    async def authors(self) -> Authors:
         if self._authors is None:
             self._authors = Authors(self._db, [self._reader, *await self.followees()])
-        return await self._authors.older_than(cursor, n, reach)
+        return self._authors
 
     async def followees(self) -> list[ObjectId]:
         """Remembered, as long as the reader's edges have not changed."""

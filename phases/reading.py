@@ -98,9 +98,19 @@ class Asked(Protocol):
         """As they were at some moment of this read."""
         ...
 
-    async def recent(self, authors: Sequence[ObjectId] | None = None) -> Slice:
-        """What belongs into a rebuilt timeline, looked up now: by these authors, or whom the reader follows now."""
+    async def recent(self, authors: Sequence[ObjectId] | None = None) -> "Recent":
+        """What belongs into a rebuilt timeline, looked up now: the ids of what these authors have written, or the ids
+        and authors of what those have whom the reader follows now.
+        """
         ...
+
+
+@dataclass(frozen=True)
+class Recent:
+    """Everything from `floor` on, newest first. `rows`: per status its id and, if asked for, its author's, in bytes."""
+
+    rows: list[tuple[bytes, ...]]
+    floor: ObjectId
 
 
 class KeptThenQuery:
