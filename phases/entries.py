@@ -51,7 +51,7 @@ class Entries:
             await insert_missing(self._db, entries_name(container.since), documents)
 
     async def read(
-        self, container: Container, reader: ObjectId, before: ObjectId, n: int, first: Sequence[Find]
+        self, container: Container, reader: ObjectId, before: ObjectId, n: int, first: Sequence[Find], stranger: bool
     ) -> tuple[Found, Slice | None]:
         """One command: entries, floor and what is owed, all of the same moment."""
         keys = {"$gte": entry_key(reader, FIRST_ID), "$lt": entry_key(reader, before)}

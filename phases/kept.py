@@ -23,12 +23,12 @@ class Store(Protocol):
     somebody else is at it or nothing can be kept (False).
 
     `read` answers with the `n` newest entries below `before`, or None for a cold reader; and with what `first` finds,
-    looked up no later than the entries.
+    looked up no later than the entries. A `stranger` is somebody who may well be cold: then `first` may be left out.
     """
 
     async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None: ...
     async def read(
-        self, container: Container, reader: ObjectId, before: ObjectId, n: int, first: Sequence[Find]
+        self, container: Container, reader: ObjectId, before: ObjectId, n: int, first: Sequence[Find], stranger: bool
     ) -> tuple[Found, Slice | None]: ...
     async def rebuild(self, container: Container, reader: ObjectId, asked: Asked) -> bool: ...
     async def forget(self, container: Container, reader: ObjectId) -> None: ...
@@ -55,15 +55,20 @@ class Keeping(Query):
             *([deleted_among(page)] if page else ()),
             *(() if known.paid else debts(reader)),
         ]
-        (pending, version, *more), kept = await self.store.read(
-            container, reader, before or LAST_ID, limit + 1 + SPARE, look
+        found, kept = await self.store.read(
+            container, reader, before or LAST_ID, limit + 1 + SPARE, look, known.version is None
         )
+        if not self.switch.still_holds(settings):  # it took so long: kept no more, perhaps
+            return await self.ask(reader, before, limit)
+        if not found:
+            return await self.cold_page(container, known, before, limit)
+        pending, version, *more = found
         if known.version not in (None, version_in(version)):
             self.memory.forget(reader)
             return await self.page(reader, before, limit)
         waiting, rows = self.outbox.waiting(pending), without(more.pop(0), page) if page else {}
         owed = any(more)
-        if owed or waiting is None or not self.switch.still_holds(settings):  # it took so long: kept no more, perhaps
+        if owed or waiting is None:
             return await self.ask(reader, before, limit)
         known.version, known.paid = version_in(version), True
         if kept is None:
@@ -100,7 +105,7 @@ class Keeping(Query):
         rows: dict[ObjectId, StatusRow],
     ) -> Page:
         async def more(cursor: ObjectId, n: int) -> Slice | None:
-            _, kept = await self.store.read(container, known.reader, cursor, n, ())
+            _, kept = await self.store.read(container, known.reader, cursor, n, (), False)
             return kept
 
         candidates = KeptThenQuery(first, more, waiting, Home(self.db, known.reader, self.memory, known.version))

@@ -6,7 +6,6 @@
 the read. A placeholder has no floor yet: deliveries collect in it while its owner asks phase 1.
 """
 
-import asyncio
 import struct
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -87,14 +86,17 @@ class Lists:
             await self._memcached.prepend(keys(container, to), status.id.binary)
 
     async def read(
-        self, container: Container, reader: ObjectId, before: ObjectId, n: int, first: Sequence[Find]
+        self, container: Container, reader: ObjectId, before: ObjectId, n: int, first: Sequence[Find], stranger: bool
     ) -> tuple[Found, Slice | None]:
         """One command to MongoDB, then one to Memcached: what is no longer owed has been delivered before."""
-        found = await together(self._db, *first) if first else []
+        at, found = key(container, reader), []
         try:
-            return found, await self._read(key(container, reader), reader, before, n)
+            if stranger and await self._memcached.gets(at) is None:
+                return [], None
+            found = await together(self._db, *first) if first else []
+            return found, await self._read(at, reader, before, n)
         except MemcachedDown:
-            return found, NOTHING
+            return found or await together(self._db, *first), NOTHING
 
     async def _read(self, at: str, reader: ObjectId, before: ObjectId, n: int) -> Slice | None:
         """Renews the TTL when that is due."""
@@ -115,11 +117,11 @@ class Lists:
         try:
             for _ in range(ATTEMPTS):
                 lease = Value(PLACEHOLDER, (), LAST_ID.binary, token=ObjectId().binary)
-                if not await self._memcached.add(at, lease.packed(), self._config.lease_s):
+                leased = await self._memcached.add(at, lease.packed(), self._config.lease_s)
+                if leased is None:
                     return False
-                mark = self._activity.mark(reader, await asked.followees())
-                active, found = await asyncio.gather(mark, self._memcached.gets(at))
-                if await self._fill(at, lease.token, found, await asked.recent(active.authors), active.until):
+                active = await self._activity.mark(reader, await asked.followees())
+                if await self._fill(at, lease.token, leased, await asked.recent(active.authors), active.until):
                     return True
         except MemcachedDown:
             pass  # the next read finds nothing again, and asks

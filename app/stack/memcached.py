@@ -55,7 +55,10 @@ class Memcached(Protocol):
     def nodes(self) -> tuple[str, ...]: ...
 
     async def gets(self, key: str) -> tuple[bytes, object] | None: ...
-    async def add(self, key: str, value: bytes, ttl_s: int) -> bool: ...
+    async def add(self, key: str, value: bytes, ttl_s: int) -> tuple[bytes, object] | None:
+        """What `gets` finds after it was stored; None where something was there already, or is gone again."""
+        ...
+
     async def cas(self, key: str, value: bytes, version: object, ttl_s: int) -> bool: ...
     async def delete(self, key: str) -> None: ...
     async def prepend(self, keys: Sequence[str], value: bytes) -> int:
@@ -166,9 +169,13 @@ class MemcachedNodes:
         value, version = await self._call(self._node(key), lambda client: client.gets(key))
         return None if value is None else (value, version)
 
-    async def add(self, key: str, value: bytes, ttl_s: int) -> bool:
-        count_memcached()
-        return bool(await self._call(self._node(key), lambda client: client.add(key, value, expire=ttl_s)))
+    async def add(self, key: str, value: bytes, ttl_s: int) -> tuple[bytes, object] | None:
+        count_memcached(2)
+        node = self._node(key)
+        found, version = await self._call(
+            node, lambda client: client.gets(key) if client.add(key, value, expire=ttl_s) else (None, None)
+        )
+        return None if found is None else (found, version)
 
     async def cas(self, key: str, value: bytes, version: object, ttl_s: int) -> bool:
         count_memcached()
@@ -247,12 +254,12 @@ class MemcachedStandIn:
         self._hits += 1
         return item[:2]
 
-    async def add(self, key: str, value: bytes, ttl_s: int) -> bool:
-        count_memcached()
+    async def add(self, key: str, value: bytes, ttl_s: int) -> tuple[bytes, object] | None:
+        count_memcached(2)
         if self._live(key):
-            return False
+            return None
         self._store(key, value, self._now_s() + ttl_s)
-        return True
+        return self._items[key][:2]
 
     async def cas(self, key: str, value: bytes, version: object, ttl_s: int) -> bool:
         count_memcached()
