@@ -13,13 +13,13 @@ from typing import NamedTuple
 from bson import ObjectId
 
 from app.config import Config
+from app.edges import followees_of
 from app.stack import Stack
-from app.stack.mongodb import Find, Transaction, grown, insert_missing, together
+from app.stack.mongodb import Transaction, grown, insert_missing, together
 from phases.switch import Switch
 
 ACTIVE = "active_readers"
 AT_ONCE = 1_000  # readers in one command
-FOLLOWEES_AT_ONCE = 20_000
 
 
 def active_until(config: Config, now: datetime) -> datetime:
@@ -48,8 +48,8 @@ class Activity:
         self._db, self._config, self._clock = stack.db, stack.config, stack.clock
 
     async def followees(self, reader: ObjectId) -> list[ObjectId]:
-        find = Find("follows", {"follower": reader}, ("followee",), FOLLOWEES_AT_ONCE)
-        return [edge["followee"] for [edges] in [await together(self._db, find)] for edge in edges]
+        [edges] = await together(self._db, followees_of(reader))
+        return [edge["followee"] for edge in edges]
 
     async def mark(self, reader: ObjectId, followees: Sequence[ObjectId]) -> Active:
         """Make sure, by a majority, that deliveries reach the reader. Whom they came to follow since `followees` were

@@ -9,9 +9,9 @@ from bson import ObjectId
 
 from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID
-from app.edges import Known, Memory, debts, deleted_among, version_in, version_of, without
+from app.edges import Known, Memory, debts, deleted_among, followees_of, version_in, version_of, without
 from app.models import StatusRow
-from app.stack.mongodb import Database, Find
+from app.stack.mongodb import Database, Find, together
 from phases.authors import IDS, Authors, paced
 from phases.p1_query import Home, Query
 from phases.reading import SPARE, Asked, AuthorIds, Found, KeptThenQuery, Page, Recent, Slice, fill
@@ -133,8 +133,14 @@ class Return:
 
     def __init__(self, db: Database, known: Known, memory: Memory, below: ObjectId, n: int, cap: int) -> None:
         self._db, self._reader, self._memory, self._cap = db, known.reader, memory, cap
-        self._followees = asyncio.create_task(Home(db, known.reader, memory, known.version).followees())
+        self._followees = asyncio.create_task(self._look(known))
         self.head = asyncio.create_task(self._begin(below, n))
+
+    async def _look(self, known: Known) -> list[ObjectId]:
+        if known.version is not None:
+            return await Home(self._db, self._reader, self._memory, known.version).followees()
+        [edges] = await together(self._db, followees_of(self._reader))
+        return [edge["followee"] for edge in edges]
 
     async def followees(self) -> list[ObjectId]:
         return await self._followees

@@ -3,16 +3,14 @@
 from bson import ObjectId
 
 from app.access import Entry
-from app.edges import Known, Memory, version_in, version_of
+from app.edges import Known, Memory, followees_of, version_in, version_of
 from app.models import StatusRow
 from app.stack import Database
-from app.stack.mongodb import Find, together
+from app.stack.mongodb import together
 from phases.authors import Authors
 from phases.base import Phase, Resume
 from phases.reading import Page, fill
 from phases.switch import Settings
-
-FOLLOWEES_AT_ONCE = 20_000
 
 
 class Home:
@@ -42,8 +40,7 @@ class Home:
             [found] = await together(self._db, version)
             if known.version == version_in(found):
                 return known.followees
-        edges = Find("follows", {"follower": self._reader}, ("followee",), FOLLOWEES_AT_ONCE)
-        found, rows = await together(self._db, version, edges)
+        found, rows = await together(self._db, version, followees_of(self._reader))
         known = self._memory.recall(self._reader, version_in(found)) or Known(self._reader, version_in(found))
         known.followees = [row["followee"] for row in rows]
         self._memory.keep(known)
