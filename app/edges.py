@@ -124,7 +124,9 @@ class View:
 
     def hear(self, answers: Sequence[Rows]) -> None:
         version, back, *own = answers
-        if version_in(version) != self.known.version:  # changed meanwhile: what was known before counts no more
+        if self.known.version is None:
+            self.known.version = version_in(version)
+        elif version_in(version) != self.known.version:  # changed meanwhile: what was known before counts no more
             self.known, self._followed_by = Known(self.known.reader, version_in(version)), {}
         followers = _authors(back)
         self._followed_by |= {author: author in followers for author in self._backs}

@@ -112,7 +112,7 @@ class Lists:
         return value.slice(before, n)
 
     async def rebuild(self, container: Container, reader: ObjectId, asked: Asked) -> bool:
-        """Lease -> mark active -> query -> compare and swap. Who is followed meanwhile is marked, or breaks the lease."""
+        """Lease -> mark active -> query -> compare and swap. A follow in between is marked too, or breaks the lease."""
         at = key(container, reader)
         try:
             for _ in range(ATTEMPTS):

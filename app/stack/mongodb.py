@@ -19,6 +19,7 @@ from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
     CollectionInvalid,
+    DuplicateKeyError,
     NotPrimaryError,
     OperationFailure,
     PyMongoError,
@@ -246,15 +247,21 @@ async def grown(
 
     Not `$addToSet`, whose time grows with the product of both lengths: 1.5 s for 10,000 members that are there.
     """
-    change: Any = [{"$set": {array: {"$setUnion": [{"$ifNull": [f"${array}", []]}, list(members)]}}}]
-    if isinstance(database, _StandInDatabase):
-        change = {"$addToSet": {array: {"$each": list(members)}}, "$max": {field: at_least}}
-    else:
-        change[0]["$set"][field] = {"$max": [f"${field}", at_least]}
-    found: dict[str, Any] = await database[name].find_one_and_update(
-        {"_id": id}, change, upsert=True, return_document=ReturnDocument.AFTER
-    )
-    return found
+    change: Any = {"$addToSet": {array: {"$each": list(members)}}, "$max": {field: at_least}}
+    if not is_stand_in(database):
+        union = {"$setUnion": [{"$ifNull": [f"${array}", []]}, list(members)]}
+        change = [{"$set": {array: union, field: {"$max": [f"${field}", at_least]}}}]
+
+    async def upsert() -> dict[str, Any]:
+        found: dict[str, Any] = await database[name].find_one_and_update(
+            {"_id": id}, change, upsert=True, return_document=ReturnDocument.AFTER
+        )
+        return found
+
+    try:
+        return await upsert()
+    except DuplicateKeyError:  # somebody else was faster to insert it
+        return await upsert()
 
 
 def _unless_there(reply: Mapping[str, Any]) -> None:

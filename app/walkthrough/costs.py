@@ -99,9 +99,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "cache", "return", "followees",
-        "as a page of phase 1; what is owed; that the reader is active (two more when that has to be marked); "
+        f"what is owed; as a page of phase 1; marking the reader active; a window of each {WINDOW_AUTHORS:,} authors; "
         "gets, add, gets and cas",
-        lambda n, chunk: OWED + 1 + 1 + asked(n) + VISIBLE, lambda n, chunk: 4,
+        lambda n, chunk: OWED + 1 + asked(n) + VISIBLE + 1 + ceil((n + 1) / WINDOW_AUTHORS), lambda n, chunk: 4,
     ),
 )  # fmt: skip
 

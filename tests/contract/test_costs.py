@@ -31,10 +31,7 @@ async def star(world: World, phase: str, followers: int, active: int | None = No
     fans = [f"fan{n}" for n in range(followers)]
     await world.people("zoe", *fans)
     now = world.clock.now()
-    rows = [
-        {"_id": id_at(now), "follower": world.ids[fan], "followee": world.ids["zoe"], "active_until": now}
-        for fan in fans
-    ]
+    rows = [{"_id": id_at(now), "follower": world.ids[fan], "followee": world.ids["zoe"]} for fan in fans]
     if rows:
         await world.stack.db["follows"].insert_many(rows)
     world.clock.advance(1)
@@ -100,7 +97,7 @@ async def test_a_read_in_phase_1_grows_with_the_followees_and_in_the_others_it_d
     await world.follow("ann", "zoe")
     now = world.clock.now()
     for _ in range(followees - 1):
-        row = {"_id": id_at(now), "follower": world.ids["ann"], "followee": id_at(now), "active_until": now}
+        row = {"_id": id_at(now), "follower": world.ids["ann"], "followee": id_at(now)}
         await world.stack.db["follows"].insert_one(row)
     await world.post("zoe", "hello")
     await world.drain()
@@ -123,7 +120,8 @@ async def test_a_read_in_phase_1_grows_with_the_followees_and_in_the_others_it_d
     query = Cost(mongodb=1 + asked(followees) + 1)  # whom she follows, their statuses, what of them is visible
     assert first["query"] == query
     assert first["push"] == first["queue"] == Cost(mongodb=1 + 1)  # the list with what is owed, what is visible
-    assert first["cache"] == Cost(mongodb=1 + 2, memcached=1)  # a packed id does not name its author
+    # A packed id does not name its author. And she might have been away: then nothing is owed in her list.
+    assert first["cache"] == Cost(mongodb=1 + 2, memcached=1 + 1)
     await costs()
     again = await costs()
     assert again["query"] == query
@@ -185,6 +183,8 @@ async def test_a_window_that_holds_too_little_is_not_the_end(world: World) -> No
 
 async def test_a_return_in_phase_4_is_one_query_and_is_not_repeated(world: World) -> None:
     await star(world, "cache", 3)
+    await world.post("zoe", "hello")
+    await world.drain()
     await world.stack.memcached.flush()
     pages = []
     for _ in range(2):

@@ -3,11 +3,14 @@
 from unittest.mock import patch
 
 import pytest
+from bson import ObjectId
 
 from app.errors import Conflict
 from app.stack import MemcachedDown
+from phases.kept import Return
 from phases.outbox import Outbox
 from phases.p2_push import Push
+from phases.reading import Recent
 from tests.world import KEEPING, SLUGS, World
 from workers.jobs import deliver_chunk
 
@@ -365,16 +368,15 @@ async def test_a_status_delivered_while_a_list_is_rebuilt_is_in_it(town: World) 
     await town.post("zoe", "before")
     await town.drain()
     await town.chill("ann")
-    recent = Push._recent
+    recent = Return.recent
 
-    async def raced(self: Push, reader: object) -> object:
-        part = await recent(self, reader)  # type: ignore[arg-type]
-        if self.slug == "cache":
-            await town.post("zoe", "during")
-            await town.drain()
+    async def raced(self: Return, authors: list[ObjectId] | None = None) -> Recent:
+        part = await recent(self, authors)
+        await town.post("zoe", "during")
+        await town.drain()
         return part
 
-    with patch.object(Push, "_recent", raced):
+    with patch.object(Return, "recent", raced):
         await town.page("ann", "cache")
     page = await town.page("ann", "cache")
     assert ([s.text for s in page.statuses], page.source) == (["during", "before"], "list")
@@ -386,15 +388,15 @@ async def test_a_follow_while_a_timeline_is_rebuilt_is_not_lost(town: World, pha
     await town.post("yan", "before")
     await town.drain()
     await town.chill("ann")
-    recent = Push._recent
+    recent = Return.recent
 
-    async def raced(self: Push, reader: object) -> object:
-        part = await recent(self, reader)  # type: ignore[arg-type]
-        with patch.object(Push, "_recent", recent):
+    async def raced(self: Return, authors: list[ObjectId] | None = None) -> Recent:
+        part = await recent(self, authors)
+        with patch.object(Return, "recent", recent):
             await town.follow("ann", "yan")
         return part
 
-    with patch.object(Push, "_recent", raced):
+    with patch.object(Return, "recent", raced):
         await town.page("ann", phase)
     await town.sees("ann", "before")
 
@@ -403,15 +405,15 @@ async def test_of_two_rebuilds_one_fills_and_nothing_is_lost(town: World) -> Non
     await town.post("zoe", "hello")
     await town.drain()
     await town.chill("ann")
-    recent, pages = Push._recent, []
+    recent, pages = Return.recent, []
 
-    async def raced(self: Push, reader: object) -> object:
-        part = await recent(self, reader)  # type: ignore[arg-type]
-        with patch.object(Push, "_recent", recent):
+    async def raced(self: Return, authors: list[ObjectId] | None = None) -> Recent:
+        part = await recent(self, authors)
+        with patch.object(Return, "recent", recent):
             pages.append(await town.page("ann", "cache"))
         return part
 
-    with patch.object(Push, "_recent", raced):
+    with patch.object(Return, "recent", raced):
         pages.append(await town.page("ann", "cache"))
     assert [page.source for page in pages] == ["query", "rebuilt"]
     assert [page.cold for page in pages] == [True, True]
@@ -466,9 +468,9 @@ async def test_reading_renews_the_list_and_marks_the_reader_active_first(town: W
     for _ in range(6):  # far beyond one TTL
         town.clock.advance(ttl_s * 0.6)
         await town.page("ann", "cache")
-        edge = await town.stack.db["follows"].find_one({"follower": town.ids["ann"]})
-        assert edge
-        left_s = (edge["active_until"] - town.clock.now()).total_seconds()
+        active = await town.stack.db["active_readers"].find_one({"_id": town.ids["ann"]})
+        assert active
+        left_s = (active["until"] - town.clock.now()).total_seconds()
         assert left_s >= ttl_s
     await town.post("zoe", "hello")
     await town.drain()

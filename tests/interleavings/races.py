@@ -125,7 +125,8 @@ def passes(seconds: float) -> Act:
 
 async def mark_active(process: Process) -> None:
     """As much of another read as matters to others who read at the same time."""
-    await Activity(process.town.stack).mark(process.ids["ann"])
+    activity, ann = Activity(process.town.stack), process.ids["ann"]
+    await activity.mark(ann, await activity.followees(ann))
 
 
 async def send_everybody_away(process: Process) -> None:

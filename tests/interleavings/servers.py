@@ -15,10 +15,11 @@ from app.edges import VERSIONS
 from app.stack.memcached import MemcachedStandIn
 from app.stack.mongodb import Find, _StandInCollection, _StandInDatabase
 from app.stack.queue import DeliveryQueue
+from phases.activity import ACTIVE
 from tests.interleavings.scheduler import Touch, point, written
 
 CATALOG = "catalog"
-EDGES = (VERSIONS, "follows", "blocks", "circles")
+EDGES = (VERSIONS, "follows", "blocks", "circles", ACTIVE)
 
 _Collection: Any = _StandInCollection  # fewer options than Motor's: those that the project uses
 _Database: Any = _StandInDatabase
@@ -215,9 +216,9 @@ class StagedMemcached(MemcachedStandIn):
         await point("memcached gets", Touch("memcached", frozenset([key])))
         return await super().gets(key)
 
-    async def add(self, key: str, value: bytes, ttl_s: int) -> bool:
+    async def add(self, key: str, value: bytes, ttl_s: int) -> tuple[bytes, object] | None:
         await point("memcached add", Touch("memcached", frozenset([key]), write=True))
-        return await super().add(key, value, ttl_s)
+        return await self.gets(key) if await super().add(key, value, ttl_s) else None
 
     async def cas(self, key: str, value: bytes, version: object, ttl_s: int) -> bool:
         await point("memcached cas", Touch("memcached", frozenset([key]), write=True))

@@ -90,25 +90,25 @@ async def test_a_list_never_outlives_its_readers_activity_however_long_a_rebuild
     await world.follow("ann", "zoe")
     world.clock.advance(5)
     store: Any = world.timelines.phases["cache"].store  # type: ignore[attr-defined]
-    mark = store._mark_active
+    mark = store._activity.mark
 
-    async def then_slow(reader: object) -> object:
-        done = await mark(reader)
+    async def then_slow(*reader: object) -> object:
+        done = await mark(*reader)
         world.clock.advance(9)
         return done
 
     await world.warm("ann")
     await world.chill("ann")
     world.clock.advance(5)
-    with patch.object(store, "_mark_active", then_slow):
+    with patch.object(store._activity, "mark", then_slow):
         await world.page("ann", "cache")
-    edge = await world.stack.db["follows"].find_one({"follower": world.ids["ann"]})
+    active = await world.stack.db["active_readers"].find_one({"_id": world.ids["ann"]})
     container = (await world.timelines.settings.fresh()).current("lists")
-    assert edge
+    assert active
     assert container
     found = await world.stack.memcached.gets(lists.key(container, world.ids["ann"]))
     assert found
-    assert lists.Value.unpacked(found[0]).expires_at_ms <= edge["active_until"].timestamp() * 1000
+    assert lists.Value.unpacked(found[0]).expires_at_ms <= active["until"].timestamp() * 1000
 
 
 @pytest.mark.parametrize("phase", ["queue", "cache"])

@@ -8,15 +8,14 @@ from time import perf_counter
 from bson import ObjectId
 
 from app.clock import FIRST_ID, LAST_ID
-from app.edges import Memory
 from app.models import StatusRow
 from app.stack.cost import counted
 from app.walkthrough.experiments.base import Experiment, Knob
 from app.walkthrough.lab import Lab
 from app.walkthrough.result import Bar, Chart, Check, Result, times, written
+from phases.authors import Authors
 from phases.lists import LIST, Value, key
-from phases.p1_query import Home
-from phases.reading import Slice
+from phases.reading import Recent
 
 HISTORY = 20  # statuses of the author before the experiment
 SETUP_AT_ONCE = 200
@@ -154,21 +153,32 @@ async def _races(lab: Lab) -> list[Check]:
     ]
 
 
+class _QueryThenDelivery:
+    """A rebuild between whose query and whose filling a status is delivered."""
+
+    def __init__(self, lab: Lab, reader: ObjectId, author: ObjectId) -> None:
+        self.lab, self.reader, self.author = lab, reader, author
+
+    async def followees(self) -> list[ObjectId]:
+        return [self.author]
+
+    async def recent(self, authors: Sequence[ObjectId] | None = None) -> Recent:
+        rows = await Authors(self.lab.stack.db, [self.reader, self.author]).packed(LAST_ID, self.lab.stack.config.cap)
+        await _deliver(self.lab, self.author)
+        return Recent(rows, FIRST_ID)
+
+
 async def _race(lab: Lab, author: ObjectId, *, with_cas: bool) -> int:
     (reader,) = await lab.followers(author, 1)
     container = await lab.container("lists")
 
-    async def query_then_delivery() -> Slice:
-        entries = await Home(lab.stack.db, reader, Memory()).older_than(LAST_ID, lab.stack.config.cap)
-        await _deliver(lab, author)
-        return Slice(entries, FIRST_ID, whole=True)
-
+    query = _QueryThenDelivery(lab, reader, author)
     if with_cas:
-        await lab.lists.rebuild(container, reader, query_then_delivery)
+        await lab.lists.rebuild(container, reader, query)
     else:
-        part = await query_then_delivery()
-        value = Value(LIST, (), part.floor.binary).with_ids(part.entries, lab.stack.config.cap)
-        value = Value(LIST, value.ids, value.floor, expires_at_ms=_in_ms(lab, lab.stack.config.timeline_ttl_s))
+        part = await query.recent()
+        ids = [row[0] for row in part.rows]
+        value = Value(LIST, ids, part.floor.binary, expires_at_ms=_in_ms(lab, lab.stack.config.timeline_ttl_s))
         await _set(lab, key(container, reader), value.packed())
     limit = 2 * HISTORY
     kept = await lab.timelines.page(reader, phase="cache", limit=limit)
