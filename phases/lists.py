@@ -89,14 +89,20 @@ class Lists:
         self, container: Container, reader: ObjectId, before: ObjectId, n: int, first: Sequence[Find], stranger: bool
     ) -> tuple[Found, Slice | None]:
         """One command to MongoDB, then one to Memcached: what is no longer owed has been delivered before."""
-        at, found = key(container, reader), []
+        at = key(container, reader)
+        if stranger and await self._is_gone(at):
+            return [], None
+        found = await together(self._db, *first) if first else []
         try:
-            if stranger and await self._memcached.gets(at) is None:
-                return [], None
-            found = await together(self._db, *first) if first else []
             return found, await self._read(at, reader, before, n)
         except MemcachedDown:
-            return found or await together(self._db, *first), NOTHING
+            return found, NOTHING
+
+    async def _is_gone(self, at: str) -> bool:
+        try:
+            return await self._memcached.gets(at) is None
+        except MemcachedDown:
+            return False  # nobody knows
 
     async def _read(self, at: str, reader: ObjectId, before: ObjectId, n: int) -> Slice | None:
         """Renews the TTL when that is due."""

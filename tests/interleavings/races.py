@@ -129,6 +129,10 @@ async def mark_active(process: Process) -> None:
     await activity.mark(ann, await activity.followees(ann))
 
 
+async def sweep_active(process: Process) -> None:
+    await Activity(process.town.stack).sweep()
+
+
 async def send_everybody_away(process: Process) -> None:
     async def rest(seconds: float) -> None:
         await passes(seconds)(process)
@@ -327,6 +331,7 @@ RACES: tuple[Race, ...] = (
         )
         for p in KEPT
     ),
+    *(Race(f"follow x rebuild, {p}", town(p, ann="cold"), {"ann": follow("yan"), "ann2": read(p)}) for p in KEPT),
     *(
         Race(
             f"follow x return, {p}",
@@ -531,6 +536,18 @@ RACES: tuple[Race, ...] = (
         "publish x return x return of who was away",
         then(town("cache"), away),
         {"zoe": publish(), "ann": mark_active, "ann2": in_turn(read("cache"), read("cache"))},
+        fast=False,
+    ),
+    Race(
+        "sweep x return of who was away x publish",
+        then(town("cache"), away),
+        {"sweeper": sweep_active, "ann": in_turn(read("cache"), read("cache")), "zoe": publish()},
+        fast=False,
+    ),
+    Race(
+        "unfollow x follow x publish, cache",
+        town("cache"),
+        {"ann": unfollow(), "ann2": in_turn(follow(), read("cache")), "zoe": publish()},
         fast=False,
     ),
     Race(
