@@ -42,7 +42,7 @@ class Config(BaseModel):
 
     timeline_ttl_s: int = Field(default=3 * DAY_S, ge=60, le=MEMCACHED_LONGEST_TTL_S)
     activity_slack_s: int = Field(
-        default=3_600, ge=10, description="how much longer an edge is active than the key it serves"
+        default=3_600, ge=10, description="how much longer a reader is active than their list lives"
     )
     lease_s: int = Field(default=10, ge=1, le=300, description="a rebuild that takes longer is given up")
     grace_s: float = Field(

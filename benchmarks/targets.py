@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 from bson import ObjectId
 
+from app.clock import LAST_ID
 from app.models import StatusRow
 from app.social import Social
 from benchmarks import limits, scenes
@@ -25,6 +26,7 @@ from benchmarks.rig import BenchRefused, Rig
 from benchmarks.subject import Api, Http
 from phases.activity import ACTIVE
 from phases.p2_push import Push
+from phases.timelines import Timelines
 
 LIMIT = 50  # statuses on a page
 WAIT_S = 120.0  # for something to be delivered
@@ -299,31 +301,35 @@ async def _followees(rig: Rig, scale: Scale) -> list[Row]:
 
 
 async def _cold_return(rig: Rig, scale: Scale) -> list[Row]:
-    db = rig.stack.db
-    reader = await scenes.follower_of(rig, await scenes.authors(rig, scale.followees // 5, 10))
-    store = rig.timelines.phases["cache"]
-    assert isinstance(store, Push)
+    """Whoever returns comes to a process that has never seen them; the one that they ask in phase 1 has."""
+    cap, followees = rig.stack.config.cap, scale.followees // 5
+    reader = await scenes.follower_of(rig, await scenes.authors(rig, followees, 10))
     lists = await scenes.container(rig, "lists")
     seconds: dict[str, list[float]] = {"returned": [], "evicted": [], "query": []}
     for turn in range(scale.reads // 3 + 1):
         for name in seconds:
+            timelines = rig.timelines if name == "query" else Timelines(rig.stack)
+            await timelines.settings.current()
+            phase = timelines.phases["cache"]
+            assert isinstance(phase, Push)
             if name != "query":
-                await store.store.forget(lists, reader)
+                await phase.store.forget(lists, reader)
             if name == "returned":
-                await db[ACTIVE].delete_one({"_id": reader})
+                await rig.stack.db[ACTIVE].delete_one({"_id": reader})
             began = time.perf_counter()
-            page = await rig.timelines.page(reader, phase="query" if name == "query" else "cache", limit=LIMIT)
+            page = await timelines.page(reader, phase="query" if name == "query" else "cache", limit=LIMIT)
             if turn:
                 seconds[name].append(time.perf_counter() - began)
             assert page.cold == (name != "query"), name
+            _, kept = await phase.store.read(lists, reader, LAST_ID, cap + 1, (), False)
+            assert kept, name
+            assert len(kept.entries) == min(cap, followees * 10), name
     figures = p50_ms(**seconds)
-    title = (
-        f"a cold return (rebuild of {rig.stack.config.cap}, {scale.followees // 5} followees{{}}) ÷ one phase 1 page"
-    )
+    title = f"a cold return (rebuild of {cap}, {followees} followees{{}}) ÷ one phase 1 page"
     return [
         Row(
             "cold-return",
-            title.format(", marked active"),
+            title.format(", marking the reader active"),
             ratio(seconds["returned"], seconds["query"]),
             at_most=2,
             figures=figures,

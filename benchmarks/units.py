@@ -158,13 +158,14 @@ async def _reads(rig: Rig, slug: str, reader: ObjectId, count: int) -> Window:
 
 
 async def _colds(rig: Rig, slug: str, reader: ObjectId, count: int) -> Window:
-    """Returns after a long time away: the list is rebuilt, the edges are marked. (Undoing that is in it, and cheap.)"""
+    """Returns after a long time away: the list is rebuilt, the reader marked. (Undoing that is in it, and cheap.)"""
     phase = rig.timelines.phases[slug]
     assert isinstance(phase, Push)
     lists = await scenes.container(rig, "lists")
 
     async def come_back(_: int) -> None:
         await phase.store.forget(lists, reader)
+        phase.memory.forget(reader)
         await rig.stack.db[ACTIVE].delete_one({"_id": reader})
         await rig.timelines.page(reader, phase=slug, limit=LIMIT)
 

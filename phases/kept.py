@@ -1,6 +1,7 @@
 """What the phases with kept timelines share: the read, the rebuild and the backfill. Where they are kept is a store."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -11,11 +12,14 @@ from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID
 from app.edges import Known, Memory, debts, deleted_among, followees_of, version_in, version_of, without
 from app.models import StatusRow
+from app.stack import UNAVAILABLE
 from app.stack.mongodb import Database, Find, together
 from phases.authors import IDS, Authors, paced
 from phases.p1_query import Home, Query
 from phases.reading import SPARE, Asked, AuthorIds, Found, KeptThenQuery, Page, Recent, Slice, fill
 from phases.switch import Container, Settings, StoreName
+
+log = logging.getLogger(__name__)
 
 
 class Store(Protocol):
@@ -84,7 +88,14 @@ class Keeping(Query):
         async def answer() -> Page:
             return await self._page(container, known, before, limit, await asked.head, [], {})
 
-        page, rebuilt = await asyncio.gather(answer(), self.store.rebuild(container, known.reader, asked))
+        async def rebuild() -> bool:
+            try:
+                return await self.store.rebuild(container, known.reader, asked)
+            except UNAVAILABLE as error:  # somebody's transaction may hold what has to be written
+                log.warning("the timeline of %s is left to the next read: %s", known.reader, error)
+                return False
+
+        page, rebuilt = await asyncio.gather(answer(), rebuild())
         return replace(page, source="rebuilt" if rebuilt else "query", cold=True)
 
     async def refresh(self, reader: ObjectId, limit: int) -> Page:
