@@ -3,6 +3,7 @@
 One document per active reader says until when they are, and whose statuses they get. Invariant: a live list expires
 no later than `until` of its reader's document, and that names everybody whom the reader follows, but for edges whose
 backfill is owed. So it is written before a list is filled or renewed, and each backfill begins by adding its author.
+An author too many, unfollowed at the wrong moment, costs a place in the list and nothing else: the read decides.
 """
 
 import asyncio
@@ -20,6 +21,8 @@ from phases.switch import Switch
 
 ACTIVE = "active_readers"
 AT_ONCE = 1_000  # readers in one command
+SWEPT_AT_ONCE = 100  # since each may be a key of the index for each of 10,000 authors
+SWEPT = 10  # times that many in one sweep
 
 
 def active_until(config: Config, now: datetime) -> datetime:
@@ -61,20 +64,24 @@ class Activity:
 
     async def add(self, reader: ObjectId, author: ObjectId) -> None:
         """After a new edge, before its backfill: whether the reader is active or not, since somebody may be about to
-        mark them who has looked up their followees too early.
+        mark them who has looked up their followees too early. (Members of a circle may not follow its owner.)
         """
-        await self.mark(reader, [author])
+        if await self._db["follows"].find_one({"follower": reader, "followee": author}, {"_id": 1}):
+            await self.mark(reader, [author])
 
     async def count(self) -> int:
         """Readers that phase 4 delivers to."""
         return await self._db[ACTIVE].count_documents({"until": {"$gte": self._clock.now()}})
 
     async def sweep(self) -> None:
-        """Forget the next of those whose activity has ended."""
+        """Forget the next of those whose activity has ended. Until then fan-outs pass them by in the index."""
         over = {"until": {"$lt": self._clock.now()}}
-        found = await self._db[ACTIVE].find(over, {"_id": 1}).limit(AT_ONCE).to_list(None)
-        if found:
-            await self._db[ACTIVE].delete_many({"_id": {"$in": [row["_id"] for row in found]}, **over})
+        for _ in range(SWEPT):
+            found = await self._db[ACTIVE].find(over, {"_id": 1}).limit(SWEPT_AT_ONCE).to_list(None)
+            if found:
+                await self._db[ACTIVE].delete_many({"_id": {"$in": [row["_id"] for row in found]}, **over})
+            if len(found) < SWEPT_AT_ONCE:
+                return
 
 
 async def as_if_here(stack: Stack, readers: Sequence[ObjectId], author: ObjectId) -> None:

@@ -51,7 +51,7 @@ class Authors:
         if reach is None and len(self._authors) > FEW:
             reach = await self._sampled(cursor, n)
         found: list[Packed] = []
-        if reach is not None:
+        if reach is not None and reach < cursor:
             window = await self._window(reach, cursor, max(WINDOW_ROWS, 2 * n))
             if window is not None:
                 found, cursor = sorted(window, reverse=True)[:n], reach

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from bson import ObjectId
 
+from app.clock import FIRST_ID
 from app.edges import Memory
 from app.models import StatusRow
 from app.stack import Stack
@@ -13,6 +14,11 @@ from phases.reading import Page
 from phases.switch import Settings, StoreName, Switch
 
 Resume = list[str]  # where the next chunk of a fan-out begins, as a job carries it
+
+
+def beginning(resume: Resume | None) -> ObjectId:
+    """The last reader of the chunk before; for what no chunk of ours has said, everybody is served again."""
+    return ObjectId(resume[0]) if resume and ObjectId.is_valid(resume[0]) else FIRST_ID
 
 
 class Phase(ABC):

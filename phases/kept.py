@@ -12,8 +12,8 @@ from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID
 from app.edges import Known, Memory, debts, deleted_among, followees_of, version_in, version_of, without
 from app.models import StatusRow
-from app.stack import UNAVAILABLE
-from app.stack.mongodb import Database, Find, together
+from app.stack import UNAVAILABLE, Stack
+from app.stack.mongodb import Find, together
 from phases.authors import IDS, Authors, paced
 from phases.p1_query import Home, Query
 from phases.reading import SPARE, Asked, AuthorIds, Found, KeptThenQuery, Page, Recent, Slice, fill
@@ -83,7 +83,7 @@ class Keeping(Query):
         """The page of a reader for whom nothing is kept, complete at once: asked for as in phase 1, and beside that the
         timeline is rebuilt.
         """
-        asked = Return(self.db, known, self.memory, before or LAST_ID, limit + 1 + SPARE, self.config.cap)
+        asked = Return(self.stack, known, self.memory, before or LAST_ID, limit + 1 + SPARE)
 
         async def answer() -> Page:
             return await self._page(container, known, before, limit, await asked.head, [], {})
@@ -140,10 +140,11 @@ class Keeping(Query):
 
 
 class Return:
-    """`head`: what their page begins with; it also shows how far back the rest may reach."""
+    """A cold reader's look at phase 1. `head`: how their page begins, which shows how far back the rest may reach."""
 
-    def __init__(self, db: Database, known: Known, memory: Memory, below: ObjectId, n: int, cap: int) -> None:
-        self._db, self._reader, self._memory, self._cap = db, known.reader, memory, cap
+    def __init__(self, stack: Stack, known: Known, memory: Memory, below: ObjectId, n: int) -> None:
+        self.began_s = stack.clock.monotonic()
+        self._db, self._reader, self._memory, self._cap = stack.db, known.reader, memory, stack.config.cap
         self._followees = asyncio.create_task(self._look(known))
         self.head = asyncio.create_task(self._begin(below, n))
 

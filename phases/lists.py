@@ -28,7 +28,7 @@ ID_BYTES = 12
 TRAILER = struct.Struct(">4s12s12sQ")
 LIST, PLACEHOLDER = b"list", b"wait"
 NO_TOKEN = bytes(12)
-ATTEMPTS = 5  # compare-and-swap rounds before giving up: a page is never late because a list is busy
+ATTEMPTS = 5  # rounds before giving up: a page does not wait for ever because a list is busy
 RENEW_AFTER = 0.25  # of the TTL: how much of it passes before a read renews it
 SURPLUS = 1.5  # times the cap: a longer list is cut by the read that finds it
 
@@ -127,6 +127,8 @@ class Lists:
                 if leased is None:
                     return False
                 active = await self._activity.mark(reader, await asked.followees())
+                if self._clock.monotonic() - asked.began_s > self._config.timeline_ttl_s:
+                    return False  # so late that whom they followed meanwhile may have been forgotten again
                 if await self._fill(at, lease.token, leased, await asked.recent(active.authors), active.until):
                     return True
         except MemcachedDown:
@@ -142,8 +144,11 @@ class Lists:
             if collected.token != token:
                 return False
             filled = Value(LIST, [*collected.ids, *(row[0] for row in part.rows)], part.floor.binary)
-            if await self._swap(at, self._renewed(filled, active_until), found[1]):
+            filled = self._renewed(filled, active_until)
+            if await self._swap(at, filled, found[1]):
                 return True
+            if self._left_s(filled) <= 0:
+                return False
             found = await self._memcached.gets(at)
         return False
 
@@ -186,8 +191,11 @@ class Lists:
 
     async def _swap(self, at: str, value: Value, version: object) -> bool:
         """The key expires when its value says so: never later, since nobody delivers to it any longer than that."""
-        ttl_s = (value.expires_at_ms - self._now_ms()) // 1000
+        ttl_s = self._left_s(value)
         return ttl_s > 0 and await self._memcached.cas(at, value.packed(), version, ttl_s)
+
+    def _left_s(self, value: Value) -> int:
+        return (value.expires_at_ms - self._now_ms()) // 1000
 
     def _now_ms(self) -> int:
         return int(self._clock.now().timestamp() * 1000)

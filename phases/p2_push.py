@@ -4,12 +4,11 @@ import asyncio
 
 from bson import ObjectId
 
-from app.clock import FIRST_ID
 from app.edges import Memory
 from app.models import StatusRow
 from app.stack import Stack
 from app.stack.mongodb import Find, together
-from phases.base import Resume
+from phases.base import Resume, beginning
 from phases.entries import Entries
 from phases.kept import Keeping, Store
 from phases.outbox import Outbox
@@ -52,7 +51,7 @@ class Push(Keeping):
         collection, author, reader = ("follows", "followee", "follower")
         if status.audience == "circle":
             collection, author, reader = ("circles", "owner", "member")
-        query = {author: status.user_id, reader: {"$gt": ObjectId(resume[0]) if resume else FIRST_ID}}
+        query = {author: status.user_id, reader: {"$gt": beginning(resume)}}
         [edges] = await together(
             self.db, Find(collection, query, (reader,), self.chunk + 1, [(reader, 1)], f"{author}_1_{reader}_1")
         )

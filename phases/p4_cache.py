@@ -4,13 +4,12 @@ from dataclasses import replace
 
 from bson import ObjectId
 
-from app.clock import FIRST_ID
 from app.edges import Known, Memory
 from app.models import StatusRow
 from app.stack import Stack
 from app.stack.mongodb import Find, together
-from phases.activity import Activity
-from phases.base import Resume
+from phases.activity import ACTIVE, Activity
+from phases.base import Resume, beginning
 from phases.kept import Store
 from phases.lists import Lists
 from phases.outbox import Outbox
@@ -39,11 +38,8 @@ class Cache(Queue):
         """The next chunk of active followers, by id: away ones are not even looked at."""
         if status.audience == "circle":
             return await super().recipients(status, resume)
-        after = ObjectId(resume[0]) if resume else FIRST_ID
-        query = {"authors": status.user_id, "_id": {"$gt": after}, "until": {"$gte": self.clock.now()}}
-        [found] = await together(
-            self.db, Find("active_readers", query, ("_id",), self.chunk + 1, [("_id", 1)], "recipients")
-        )
+        query = {"authors": status.user_id, "_id": {"$gt": beginning(resume)}, "until": {"$gte": self.clock.now()}}
+        [found] = await together(self.db, Find(ACTIVE, query, ("_id",), self.chunk + 1, [("_id", 1)], "recipients"))
         readers = [row["_id"] for row in found[: self.chunk]]
         return readers, [str(readers[-1])] if len(found) > self.chunk else None
 

@@ -92,7 +92,9 @@ AuthorIds = Callable[[ObjectId], Awaitable[list[Entry]]]  # one author's newest 
 
 
 class Asked(Protocol):
-    """What phase 1 finds for a reader for whom nothing is kept."""
+    """What phase 1 finds for a reader for whom nothing is kept. `began_s`: on the clock's monotonic seconds."""
+
+    began_s: float
 
     async def followees(self) -> list[ObjectId]:
         """As they were at some moment of this read."""

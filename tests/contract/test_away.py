@@ -102,7 +102,7 @@ async def test_paused_workers_leave_everything_pending_and_readers_see_it(town: 
 async def test_memcached_counts_hits_and_misses(town: World) -> None:
     before = await town.stack.memcached.stats()
     await town.walk("fan1", "cache")
-    await town.stack.memcached.gets("home:nobody")
+    await town.stack.memcached.gets("list:nobody")
     after = await town.stack.memcached.stats()
     assert after.hits > before.hits
     assert after.misses > before.misses

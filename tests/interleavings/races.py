@@ -545,6 +545,13 @@ RACES: tuple[Race, ...] = (
         fast=False,
     ),
     Race(
+        "return that sleeps beyond the activity x follow",
+        town("cache", ann="new"),
+        {"ann": read("cache"), "ann2": follow("yan"), "time": in_turn(passes(75), sweep_active)},
+        config={"timeline_ttl_s": 60, "activity_slack_s": 10},
+        fast=False,
+    ),
+    Race(
         "unfollow x follow x publish, cache",
         town("cache"),
         {"ann": unfollow(), "ann2": in_turn(follow(), read("cache")), "zoe": publish()},

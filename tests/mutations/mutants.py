@@ -28,10 +28,14 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
     return tuple(f"{file}::{test}" for test in tests)
 
 
+PUNCTUAL = (
+    "                if self._clock.monotonic() - asked.began_s > self._config.timeline_ttl_s:\n"
+    "                    return False  # so late that whom they followed meanwhile may have been forgotten again\n"
+)
 REBUILT = (  # the order of `Lists.rebuild`
     "                leased = await self._memcached.add(at, lease.packed(), self._config.lease_s)\n"
     "                if leased is None:\n                    return False\n"
-    "                active = await self._activity.mark(reader, await asked.followees())\n"
+    "                active = await self._activity.mark(reader, await asked.followees())\n" + PUNCTUAL + ""
     "                if await self._fill(at, lease.token, leased, await asked.recent(active.authors), active.until):\n"
 )
 
@@ -598,6 +602,22 @@ MUTANTS: tuple[Mutant, ...] = (
         "\n        await change_edges(self._db, {reader}, end_follow)\n"
         "        await remove_author(Transaction(self._db, None), reader, followee)\n",
         races=("unfollow x follow x publish, cache",),
+    ),
+    Mutant(
+        "a return trusts what it has looked up long ago",
+        "phase 4: activity",
+        "phases/lists.py",
+        "if self._clock.monotonic() - asked.began_s > self._config.timeline_ttl_s:",
+        "if False:",
+        races=("return that sleeps beyond the activity x follow",),
+    ),
+    Mutant(
+        "members of a circle are taken for followers",
+        "phase 4: activity",
+        "phases/activity.py",
+        'if await self._db["follows"].find_one({"follower": reader, "followee": author}, {"_id": 1}):',
+        "if True:",
+        _of(FIXED, "test_a_circle_fills_no_strangers_list"),
     ),
     Mutant(
         "who returns while they are swept is forgotten",

@@ -9,8 +9,9 @@ from bson import ObjectId
 from app.clock import FIRST_ID, LAST_ID
 from app.errors import Conflict
 from app.stack import MemcachedDown
+from phases.kept import Return
 from phases.lists import LIST, Value, key
-from phases.reading import SPARE
+from phases.reading import SPARE, Recent
 from phases.timelines import Timelines
 from tests.world import KEEPING, SLUGS, World
 from workers.jobs import deliver_chunk
@@ -181,6 +182,49 @@ async def test_the_last_follower_has_it_too(world: World, phase: str) -> None:
     for fan in fans:
         assert await world.source(fan, phase) == "list", fan
         assert await world.walk(fan, phase) == ["to all"], fan
+
+
+@pytest.mark.parametrize("phase", ["queue", "cache"])
+async def test_a_chunk_that_another_version_queued_serves_everybody_again(world: World, phase: str) -> None:
+    """Rule 6. What a job says about its beginning is not understood: nobody may be left out."""
+    await world.people("star", "ann")
+    await world.follow("ann", "star")
+    await world.warm("ann")
+    status = await world.post("star", "hello")
+    await deliver_chunk(world.timelines, phase, status.id, ["1767268800000", "f" * 24])
+    assert await world.source("ann", phase) == "list"
+    await world.sees("ann", "hello")
+
+
+async def test_a_circle_fills_no_strangers_list(town: World) -> None:
+    """Whom somebody else puts into a circle without being followed gets nothing delivered."""
+    await town.people("spam")
+    await town.social.add_to_circle(town.ids["spam"], town.ids["ann"])
+    await town.chill("ann")
+    await town.post("zoe", "hello")
+    await town.post("spam", "buy")
+    await town.drain()
+    await town.page("ann", "cache")
+    container = (await town.timelines.settings.fresh()).current("lists")
+    assert container
+    found = await town.stack.memcached.gets(key(container, town.ids["ann"]))
+    assert found
+    assert len(Value.unpacked(found[0]).ids) == 1
+    await town.sees("ann", "hello")
+
+
+@pytest.mark.parametrize("settings", [{"timeline_ttl_s": 60, "activity_slack_s": 10, "lease_s": 300}])
+async def test_a_list_whose_time_is_over_before_it_is_filled_is_given_up(town: World) -> None:
+    await town.chill("ann")
+    recent = Return.recent
+
+    async def for_long(self: Return, authors: list[ObjectId] | None = None) -> Recent:
+        town.clock.advance(75)
+        return await recent(self, authors)
+
+    with patch.object(Return, "recent", for_long):
+        page = await town.page("ann", "cache")
+    assert (page.source, page.cold) == ("query", True)
 
 
 async def test_ones_own_list_is_delivered_to(town: World) -> None:

@@ -158,6 +158,7 @@ class _QueryThenDelivery:
 
     def __init__(self, lab: Lab, reader: ObjectId, author: ObjectId) -> None:
         self.lab, self.reader, self.author = lab, reader, author
+        self.began_s = lab.clock.monotonic()
 
     async def followees(self) -> list[ObjectId]:
         return [self.author]
