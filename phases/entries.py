@@ -80,7 +80,7 @@ class Entries:
         except DuplicateKeyError:  # two first leases at once: the other one's rebuild will do
             before = None
         part = await asked.recent()
-        await self._insert(container, [{"_id": reader.binary + id, "a": ObjectId(by)} for id, by in part.rows])
+        await self._insert(container, [{"_id": reader.binary + row[:12], "a": ObjectId(row[12:])} for row in part.rows])
         floor = max(part.floor, (before or {}).get("cut", FIRST_ID))
         # The lease ends here: whoever looked before there was a floor must look again before they act on it.
         done = await floors.update_one({"_id": reader, "lease": lease}, {"$set": {"floor": floor, "lease": ObjectId()}})

@@ -168,4 +168,4 @@ class Return:
             whose = Authors(self._db, [self._reader, *authors], IDS)
         reach = paced([entry.id for entry in (await self.head).entries], self._cap)
         rows = await whose.packed(LAST_ID, self._cap, reach)
-        return Recent(rows, ObjectId(rows[-1][0]) if len(rows) == self._cap else FIRST_ID)
+        return Recent(rows, ObjectId(rows[-1][:12]) if len(rows) == self._cap else FIRST_ID)

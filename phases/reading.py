@@ -109,9 +109,11 @@ class Asked(Protocol):
 
 @dataclass(frozen=True)
 class Recent:
-    """Everything from `floor` on, newest first. `rows`: per status its id and, if asked for, its author's, in bytes."""
+    """Everything from `floor` on, newest first. `rows`: per status the 12 bytes of its id and, where they were asked
+    for, of its author's.
+    """
 
-    rows: list[tuple[bytes, ...]]
+    rows: list[bytes]
     floor: ObjectId
 
 

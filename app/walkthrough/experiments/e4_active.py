@@ -178,7 +178,7 @@ async def _race(lab: Lab, author: ObjectId, *, with_cas: bool) -> int:
         await lab.lists.rebuild(container, reader, query)
     else:
         part = await query.recent()
-        ids = [row[0] for row in part.rows]
+        ids = [row[:12] for row in part.rows]
         value = Value(LIST, ids, part.floor.binary, expires_at_ms=_in_ms(lab, lab.stack.config.timeline_ttl_s))
         await _set(lab, key(container, reader), value.packed())
     limit = 2 * HISTORY
