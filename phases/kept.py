@@ -123,7 +123,9 @@ class Keeping(Query):
         statuses, after = await fill(self.db, known.reader, candidates, before, limit, known, rows)
         if before is None and known.version is not None:
             used = candidates.given.index(statuses[-1].id) + 2 if after else None  # one says that there are more
-            known.page = {id: rows[id] for id in candidates.given[:used] if id in rows}
+            shown = candidates.given[:used]
+            if shown != [*known.page]:
+                known.page = {id: rows[id] for id in shown if id in rows}
             self.memory.keep(known)
         return Page(self.slug, statuses, after, candidates.source)
 

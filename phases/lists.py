@@ -68,8 +68,8 @@ class Value:
         return replace(self, ids=ids[:cap], floor=ids[cap - 1] if len(ids) > cap else self.floor)
 
     def slice(self, before: ObjectId, n: int) -> Slice:
-        below = (id for id in self.ids if self.floor <= id < before.binary)
-        entries = [Entry(ObjectId(id)) for id in islice(below, n)]
+        below = self.ids if before == LAST_ID else (id for id in self.ids if id < before.binary)
+        entries = [Entry(ObjectId(id)) for id in islice(below, n) if id >= self.floor]
         return Slice(entries, ObjectId(self.floor), whole=len(entries) < n and before == LAST_ID)
 
 

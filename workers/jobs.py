@@ -51,11 +51,13 @@ def fan_out(phase: str, status: str, resume: list[str] | None) -> Retry | None:
 async def _turn(timelines: Timelines, end_s: float, worker: str | None) -> None:
     """RQ takes longer over a job than an ordinary delivery does, so a job does some others as well.
 
-    First chunks are taken many at a time and delivered together, further ones one at a time: what is posted meanwhile
-    waits for one chunk. What fails here goes back, to be tried, counted and if need be buried by itself.
+    First chunks are taken many at a time and delivered together, further ones one at a time and, every other time, only
+    when there is no first one: what is posted meanwhile waits for one chunk, and the large wait for nobody for long.
+    What fails here goes back, to be tried, counted and if need be buried by itself.
     """
-    queue = timelines.stack.queue
-    while time.monotonic() < end_s and (chunks := await queue.take_some(FIRST_CHUNKS)):
+    queue, alone = timelines.stack.queue, True
+    while time.monotonic() < end_s and (chunks := await queue.take_some(FIRST_CHUNKS, alone=alone)):
+        alone = any(chunk.resume for chunk in chunks)
         ends = await asyncio.gather(
             *(
                 asyncio.wait_for(_deliver(timelines, chunk.phase, chunk.status, chunk.resume), TAKEN_TIMEOUT_S)

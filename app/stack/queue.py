@@ -41,6 +41,7 @@ TAKE = f"""
 local taken = {{}}
 if redis.call('exists', KEYS[1]) == 1 then return taken end
 for queue = 1, (#KEYS - 1) / 2 do
+    if #taken > 0 and ARGV[#ARGV] == 'alone' then break end
     for _ = 1, tonumber(ARGV[queue + 1]) do
         local id = redis.call('lpop', KEYS[2 * queue])
         if not id then break end
@@ -199,16 +200,17 @@ class DeliveryQueue:
             or job_id in _started(queue).get_job_ids(end=LIST_LIMIT)
         )
 
-    async def take_some(self, first_chunks: int) -> list[Chunk]:
-        """Jobs off their queues: at most so many first chunks, and one further chunk; none while workers are paused.
+    async def take_some(self, first_chunks: int, *, alone: bool = False) -> list[Chunk]:
+        """Jobs off their queues: at most so many first chunks, and one further chunk, unless there is a first one and
+        those shall be `alone`; none while workers are paused.
 
         Whoever takes them calls `settle`. If they die first RQ queues them again, as it does with what it gave out.
         """
-        return await self._call(self._take_some, first_chunks)  # type: ignore[no-any-return]
+        return await self._call(self._take_some, first_chunks, alone)  # type: ignore[no-any-return]
 
-    def _take_some(self, first_chunks: int) -> list[Chunk]:
+    def _take_some(self, first_chunks: int, alone: bool) -> list[Chunk]:
         places = [place for queue in self.queues.values() for place in (queue.key, _started(queue).key)]
-        limits = (time.time() + TAKEN_S, first_chunks, 1)
+        limits = (time.time() + TAKEN_S, first_chunks, 1, "alone" if alone else "together")
         ids: Any = self.connection.eval(TAKE, 1 + len(places), WORKERS_SUSPENDED, *places, *limits)
         return [chunk for id in ids if (chunk := self._chunk(id.decode()))]
 

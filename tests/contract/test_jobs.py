@@ -122,6 +122,27 @@ async def test_redis_that_goes_away_during_a_job_ends_the_turn_and_the_sweeper_f
     assert (await town.pending())["cache"] == 0
 
 
+async def test_small_deliveries_and_a_large_one_take_turns(town: World) -> None:
+    """Rule 7. Neither waits for more than the chunks of one round, however many small ones are posted."""
+    await three_chunks(town)
+    await town.people("yan")
+    rounds: list[list[str]] = []
+    take_some = town.stack.queue.take_some
+
+    async def noted(first_chunks: int, *, alone: bool) -> list[queue.Chunk]:
+        if len(rounds) < 6:
+            await town.post("yan", "small")
+        chunks = await take_some(first_chunks, alone=alone)
+        rounds.append(["large" if chunk.resume else "small" for chunk in chunks])
+        return chunks
+
+    large = await town.post("zoe", "large")
+    await town.stack.queue.settle(await take_some(1), [], None)
+    with patch.object(town.stack.queue, "take_some", noted):
+        await one_job(town, large.id)
+    assert rounds == [["small"], ["small", "large"]] * 3 + [[]]
+
+
 def abandoned() -> AbstractContextManager[object]:
     """What is taken is taken for abandoned at once, and tried again without a pause."""
     patches = ExitStack()

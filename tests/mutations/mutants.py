@@ -459,6 +459,22 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(FIXED, "test_the_last_follower_has_it_too"),
     ),
     Mutant(
+        "small deliveries never have a round of their own",
+        "7 nobody starves",
+        "workers/jobs.py",
+        "alone = any(chunk.resume for chunk in chunks)",
+        "alone = False",
+        _of(JOBS, "test_small_deliveries_and_a_large_one_take_turns"),
+    ),
+    Mutant(
+        "a large delivery waits for all small ones",
+        "7 nobody starves",
+        "workers/jobs.py",
+        "alone = any(chunk.resume for chunk in chunks)",
+        "alone = True",
+        _of(JOBS, "test_small_deliveries_and_a_large_one_take_turns"),
+    ),
+    Mutant(
         "the same key posts what it says now",
         "6 idempotency",
         "app/social.py",
