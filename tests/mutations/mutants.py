@@ -569,7 +569,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a backfill gives a list another life",
         "phase 4: TTL <= active_until",
         "phases/lists.py",
-        "        ttl_s = (value.expires_at_ms - self._now_ms()) // 1000\n",
+        "        ttl_s = self._left_s(value)\n",
         "        ttl_s = self._config.timeline_ttl_s\n",
         _of(FIXED, "test_a_backfill_does_not_prolong_a_list"),
     ),
