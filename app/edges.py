@@ -13,7 +13,7 @@ from bson import ObjectId
 from cachetools import LRUCache
 
 from app.models import EdgeVersion, StatusRow
-from app.stack.mongodb import Database, Find, Transaction, transaction
+from app.stack.mongodb import Database, Find, Transaction, together, transaction
 
 T = TypeVar("T")
 VERSIONS = EdgeVersion.Settings.name
@@ -74,6 +74,12 @@ def without(deleted: Rows, page: Mapping[ObjectId, StatusRow]) -> dict[ObjectId,
 
 def followees_of(reader: ObjectId) -> Find:
     return Find("follows", {"follower": reader}, ("followee",), FOLLOWEES_AT_ONCE)
+
+
+async def followees(db: Database, reader: ObjectId) -> list[ObjectId]:
+    """Whom the reader follows now."""
+    [edges] = await together(db, followees_of(reader))
+    return [edge["followee"] for edge in edges]
 
 
 def version_of(reader: ObjectId) -> Find:

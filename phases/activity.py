@@ -14,12 +14,12 @@ from typing import NamedTuple
 from bson import ObjectId
 
 from app.config import Config
-from app.edges import followees_of
+from app.models import ActiveReader
 from app.stack import Stack
-from app.stack.mongodb import Transaction, grown, insert_missing, together
+from app.stack.mongodb import Transaction, grown, insert_missing
 from phases.switch import Switch
 
-ACTIVE = "active_readers"
+ACTIVE = ActiveReader.Settings.name
 AT_ONCE = 1_000  # readers in one command
 SWEPT_AT_ONCE = 100  # since each may be a key of the index for each of 10,000 authors
 SWEPT = 10  # times that many in one sweep
@@ -49,10 +49,6 @@ class Active(NamedTuple):
 class Activity:
     def __init__(self, stack: Stack) -> None:
         self._db, self._config, self._clock = stack.db, stack.config, stack.clock
-
-    async def followees(self, reader: ObjectId) -> list[ObjectId]:
-        [edges] = await together(self._db, followees_of(reader))
-        return [edge["followee"] for edge in edges]
 
     async def mark(self, reader: ObjectId, followees: Sequence[ObjectId]) -> Active:
         """Make sure, by a majority, that deliveries reach the reader. Whom they came to follow since `followees` were

@@ -10,10 +10,10 @@ from bson import ObjectId
 
 from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID
-from app.edges import Known, Memory, debts, deleted_among, followees_of, version_in, version_of, without
+from app.edges import Known, Memory, debts, deleted_among, followees, version_in, version_of, without
 from app.models import StatusRow
 from app.stack import UNAVAILABLE, Stack
-from app.stack.mongodb import Find, together
+from app.stack.mongodb import Find
 from phases.authors import IDS, Authors, paced
 from phases.p1_query import Home, Query
 from phases.reading import SPARE, Asked, AuthorIds, Found, KeptThenQuery, Page, Recent, Slice, fill
@@ -153,8 +153,7 @@ class Return:
     async def _look(self, known: Known) -> list[ObjectId]:
         if known.version is not None:
             return await Home(self._db, self._reader, self._memory, known.version).followees()
-        [edges] = await together(self._db, followees_of(self._reader))
-        return [edge["followee"] for edge in edges]
+        return await followees(self._db, self._reader)
 
     async def followees(self) -> list[ObjectId]:
         return await self._followees

@@ -17,6 +17,7 @@ from bson import ObjectId
 
 from app.access import Entry
 from app.clock import LAST_ID
+from app.edges import followees
 from app.models import StatusRow
 from app.stack import MemcachedDown, Stack
 from app.stack.mongodb import Find, together
@@ -113,7 +114,7 @@ class Lists:
         if value.kind == PLACEHOLDER:
             return None
         if self._due(value):
-            active = await self._activity.mark(reader, await self._activity.followees(reader))
+            active = await self._activity.mark(reader, await followees(self._db, reader))
             await self._swap(at, self._renewed(value, active.until), kept[1])
         return value.slice(before, n)
 

@@ -21,7 +21,7 @@ from phases.switch import Container, StoreName, Switch
 class Cache(Queue):
     """Timelines are lists in Memcached that expire; the worker serves active followers, whoever returns is rebuilt.
     A delivery became a prepend in memory, a follower who is away costs nothing, and nothing piles up for them.
-    It now costs a Memcached, and for every returning reader one phase 1 query and a note of whom to deliver from.
+    It now costs a Memcached, and for every returning reader one phase 1 query and one write that has them served again.
     """
 
     slug, title = "cache", "Keep the active in memory"

@@ -59,7 +59,9 @@ async def memcached(request: pytest.FixtureRequest) -> AsyncIterator[Memcached]:
 
 async def test_a_swap_succeeds_only_on_the_version_it_read(memcached: Memcached) -> None:
     assert await memcached.add("a", b"one", TTL_S)
-    assert not await memcached.add("a", b"two", TTL_S)
+    with counted() as cost:
+        assert not await memcached.add("a", b"two", TTL_S)
+    assert cost.memcached == 1, "what is refused is not fetched"
     found = await memcached.gets("a")
     assert found
     assert found[0] == b"one"

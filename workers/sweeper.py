@@ -41,7 +41,7 @@ async def _queue_what_was_lost(timelines: Timelines) -> None:
             known = await queue.known()
             for status in lost:
                 if (slug, str(status)) not in known:
-                    await queue.offer(slug, status, again=True)
+                    await queue.offer(slug, status)
 
 
 async def _settle_debts(timelines: Timelines) -> None:

@@ -170,11 +170,17 @@ class MemcachedNodes:
         return None if value is None else (value, version)
 
     async def add(self, key: str, value: bytes, ttl_s: int) -> tuple[bytes, object] | None:
-        count_memcached(2)
-        node = self._node(key)
-        found, version = await self._call(
-            node, lambda client: client.gets(key) if client.add(key, value, expire=ttl_s) else (None, None)
-        )
+        """One visit to a thread, of two commands."""
+
+        def add_and_get(client: _Pool) -> tuple[bytes | None, object]:
+            count_memcached()
+            if not client.add(key, value, expire=ttl_s):
+                return None, None
+            count_memcached()
+            found: tuple[bytes | None, object] = client.gets(key)
+            return found
+
+        found, version = await self._call(self._node(key), add_and_get)
         return None if found is None else (found, version)
 
     async def cas(self, key: str, value: bytes, version: object, ttl_s: int) -> bool:
@@ -255,9 +261,10 @@ class MemcachedStandIn:
         return item[:2]
 
     async def add(self, key: str, value: bytes, ttl_s: int) -> tuple[bytes, object] | None:
-        count_memcached(2)
+        count_memcached()
         if self._live(key):
             return None
+        count_memcached()
         self._store(key, value, self._now_s() + ttl_s)
         return self._items[key][:2]
 

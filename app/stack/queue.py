@@ -140,41 +140,46 @@ class DeliveryQueue:
         except redis.RedisError as error:
             raise QueueDown(f"redis: {error}") from error
 
-    async def offer(
-        self, phase: str, status: ObjectId, resume: list[str] | None = None, *, again: bool = False
-    ) -> bool:
+    async def offer(self, phase: str, status: ObjectId, resume: list[str] | None = None) -> bool:
         """Queue one chunk of a fan-out, once. False when it is there already, or when Redis is away.
 
         Nobody waits for Redis to come back: what could not be queued is still pending, and the sweeper queues it
-        (rule 5). `again` replaces a job that has been lost between a queue and a worker.
+        (rule 5). A job that has been lost between a queue and a worker is replaced.
         """
         if self._is_away():
             return False
-        return await asyncio.to_thread(self._offer_unless_away, phase, status, resume, again)
+        return await asyncio.to_thread(self._offer_unless_away, phase, status, resume)
 
     def _is_away(self) -> bool:
         return self._now_s() < self._away_until
 
-    def _offer_unless_away(self, phase: str, status: ObjectId, resume: list[str] | None, again: bool) -> bool:
+    def _offer_unless_away(self, phase: str, status: ObjectId, resume: list[str] | None) -> bool:
         """In the thread: of many that wait for a thread while Redis hangs, only the first find that out."""
         if self._is_away():
             return False
         try:
-            return self._offer(phase, status, resume, again)
+            return self._offer(phase, status, resume)
         except redis.RedisError as error:
             self._away_until = self._now_s() + AWAY_S
             log.warning("could not queue %s for %s, the sweeper will: %s", status, phase, error)
             return False
 
-    def _offer(self, phase: str, status: ObjectId, resume: list[str] | None, again: bool) -> bool:
-        queue = self.queues[MORE if resume else FIRST]
+    def _offer(self, phase: str, status: ObjectId, resume: list[str] | None) -> bool:
         job_id = f"{phase}-{status}" + (f"-{resume[-1]}" if resume else "")
-        if again:
-            self.connection.delete(Job.key_for(job_id))
+        queue, arguments = self.queues[MORE if resume else FIRST], (phase, str(status), resume)
+        if self._enqueue(queue, job_id, arguments):
+            return True
+        if self._is_somewhere(queue, job_id):
+            return False
+        self.connection.delete(Job.key_for(job_id))  # its worker died between the queue and the registry
+        return self._enqueue(queue, job_id, arguments)
+
+    @staticmethod
+    def _enqueue(queue: Queue, job_id: str, arguments: tuple[str, str, list[str] | None]) -> bool:
         try:
             queue.enqueue(
                 "workers.jobs.fan_out",
-                args=(phase, str(status), resume),
+                args=arguments,
                 job_id=job_id,
                 unique=True,
                 job_timeout=JOB_TIMEOUT_S,
@@ -183,9 +188,7 @@ class DeliveryQueue:
                 failure_ttl=DEAD_LETTER_TTL_S,
             )
         except DuplicateJobError:
-            if again or self._is_somewhere(queue, job_id):
-                return False
-            return self._offer(phase, status, resume, again=True)  # its worker died between the queue and the registry
+            return False
         return True
 
     @staticmethod

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
+from app.edges import followees
 from app.errors import Conflict, Forbidden, NotFound
 from app.models import Audience
 from phases.activity import Activity, send_away
@@ -125,8 +126,8 @@ def passes(seconds: float) -> Act:
 
 async def mark_active(process: Process) -> None:
     """As much of another read as matters to others who read at the same time."""
-    activity, ann = Activity(process.town.stack), process.ids["ann"]
-    await activity.mark(ann, await activity.followees(ann))
+    stack, ann = process.town.stack, process.ids["ann"]
+    await Activity(stack).mark(ann, await followees(stack.db, ann))
 
 
 async def sweep_active(process: Process) -> None:

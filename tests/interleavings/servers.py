@@ -246,12 +246,10 @@ class StagedQueue(DeliveryQueue):
         self.waiting: dict[str, Job] = {}
         self.started: dict[str, Job] = {}
 
-    async def offer(
-        self, phase: str, status: ObjectId, resume: list[str] | None = None, *, again: bool = False
-    ) -> bool:
+    async def offer(self, phase: str, status: ObjectId, resume: list[str] | None = None) -> bool:
         await point(f"queue offer {phase}", Touch("queue", write=True))
         job_id = f"{phase}-{status}" + (f"-{resume[-1]}" if resume else "")
-        if not again and (job_id in self.waiting or job_id in self.started):
+        if job_id in self.waiting or job_id in self.started:
             return False
         self.waiting[job_id] = (phase, status, resume)
         return True

@@ -695,6 +695,14 @@ MUTANTS: tuple[Mutant, ...] = (
         races=("rebuild x rebuild, queue",),
     ),
     Mutant(
+        "a lost job is not replaced",
+        "5 sweeper",
+        "app/stack/queue.py",
+        "        return self._enqueue(queue, job_id, arguments)\n",
+        "        return False\n",
+        _of(FIXED, "test_a_job_that_was_lost_between_queue_and_worker_is_replaced"),
+    ),
+    Mutant(
         "what cannot be reached is delivered to nobody",
         "3 containers",
         "phases/switch.py",
