@@ -5,9 +5,10 @@ from typing import NamedTuple, get_args
 
 from bson import ObjectId
 
-from app.edges import Known, Reader, View
+from app.edges import OwnEdges, Reader, View
 from app.models import Audience, StatusRow
-from app.stack.mongodb import Database, Find, together
+from app.stack.mongodb.connection import Database
+from app.stack.mongodb.find import Find, together
 
 FIELDS = ("_id", "user_id", "text", "audience")  # of a status, as StatusRow has them
 
@@ -20,10 +21,7 @@ class Entry(NamedTuple):
 
 
 def visible(status: StatusRow, reader: Reader) -> bool:
-    """DESIGN §2: the definition that every phase returns the timeline of.
-
-    Raises KeyError where the answer depends on an edge that has not been looked up.
-    """
+    """The definition that every phase returns the timeline of. `reader` says everything that it depends on."""
     author = status.user_id
     if status.audience is None:  # deleted
         return False
@@ -45,58 +43,31 @@ def statuses_by_id(ids: Sequence[ObjectId]) -> Find:
     return Find("statuses", {"_id": {"$in": ids}}, FIELDS, len(ids))
 
 
-async def visible_statuses(
-    db: Database,
-    reader: ObjectId,
-    entries: Sequence[Entry],
-    known: Known | None = None,
-    rows: dict[ObjectId, StatusRow] | None = None,
-    enough: int | None = None,
-) -> list[StatusRow]:
-    """The entries' statuses that the reader may see now, in the order of `entries`.
-
-    What is given need not be looked up: what is `known` of the reader, and `rows` by id, which what is looked up is
-    added to. Where the first of these make `enough`, the rest is left out. What is looked up is one command where the
-    entries know their authors, statuses and edges of the same moment; otherwise the edges come after the statuses.
-    """
-    rows = {} if rows is None else rows
-    view = View(known or Known(reader))
-    found = [rows.get(entry.id) for entry in entries]
-    if None in found:
-        at_hand = found.index(None)
-        if enough and at_hand >= enough:
-            shown = await _visible(db, view, found[:at_hand])
-            if len(shown) >= enough:
-                return shown
-        missing = [entry.id for entry, row in zip(entries, found, strict=True) if row is None]
-        edges = view.lacks({entry.author for entry in entries if entry.author}, set())
-        documents, *answers = await together(db, statuses_by_id(missing), *edges)
-        if edges:
-            view.hear(answers)
-        rows.update((document["_id"], StatusRow.of(document)) for document in documents)
-        found = [rows.get(entry.id) for entry in entries]
-    return await _visible(db, view, found)
+async def visible_among(db: Database, view: View, statuses: Sequence[StatusRow]) -> list[StatusRow]:
+    """Those that the reader may see now: what that depends on is looked up first, then each is judged."""
+    while missing := view.missing(statuses):  # again when the edges changed between two look-ups
+        view.learn(await together(db, **missing))
+    reader = view.reader()
+    return [status for status in statuses if visible(status, reader)]
 
 
-async def _visible(db: Database, view: View, rows: Sequence[StatusRow | None]) -> list[StatusRow]:
-    statuses = [row for row in rows if row]
-    while True:
-        reader = view.reader()
-        try:
-            return [status for status in statuses if visible(status, reader)]
-        except KeyError:
-            mutual = {status.user_id for status in statuses if status.audience == "mutuals"}
-            await _look(db, view, {status.user_id for status in statuses}, mutual)
+async def hydrate(db: Database, view: View, entries: Sequence[Entry]) -> dict[ObjectId, StatusRow]:
+    """The entries' statuses by id, in one command with the edges to those authors whom the entries name."""
+    edges = view.missing_of({entry.author for entry in entries if entry.author})
+    answers = await together(db, statuses=statuses_by_id([entry.id for entry in entries]), **edges)
+    view.learn(answers)
+    return {document["_id"]: StatusRow.of(document) for document in answers["statuses"]}
+
+
+async def visible_status(db: Database, reader: ObjectId, id: ObjectId) -> StatusRow | None:
+    """The status, if it exists and the reader may see it now."""
+    view = View(OwnEdges(reader))
+    rows = await hydrate(db, view, [Entry(id)])
+    return next(iter(await visible_among(db, view, list(rows.values()))), None)
 
 
 async def audiences(db: Database, reader: ObjectId, author: ObjectId) -> list[Audience]:
     """The audiences through which the reader may see this author's statuses now."""
-    view = View(Known(reader))
-    await _look(db, view, {author}, {author})
-    samples: Sequence[Audience] = get_args(Audience)
-    return [audience for audience in samples if visible(StatusRow(author, author, "", audience), view.reader())]
-
-
-async def _look(db: Database, view: View, authors: set[ObjectId], mutual: set[ObjectId]) -> None:
-    if edges := view.lacks(authors, mutual):
-        view.hear(await together(db, *edges))
+    samples = [StatusRow(author, author, "", audience) for audience in get_args(Audience)]
+    seen = await visible_among(db, View(OwnEdges(reader)), samples)
+    return [status.audience for status in seen if status.audience]

@@ -168,7 +168,7 @@ def phases(data: Path, level: "Level", deliver: str | None, read: str | None) ->
         timelines = await Timelines.open(stack)
         if deliver is not None or read is not None:
             slugs = None if deliver is None else [slug.strip() for slug in deliver.split(",") if slug.strip()]
-            state = await timelines.switch(read=read, delivering=slugs)
+            state = await timelines.change(read=read, delivering=slugs)
         else:
             state = await timelines.state()
         click.echo(f"read: {state.read}")

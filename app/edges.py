@@ -5,25 +5,22 @@ true as long as that is the version, so a read that finds it again need not look
 is not theirs to change: that is looked up whenever it matters, and never remembered.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from bson import ObjectId
 from cachetools import LRUCache
 
 from app.models import EdgeVersion, StatusRow
-from app.stack.mongodb import Database, Find, Transaction, together, transaction
+from app.stack.mongodb.connection import Database
+from app.stack.mongodb.find import Find, Rows, together
+from app.stack.mongodb.transaction import Transaction, transaction
 
 T = TypeVar("T")
 VERSIONS = EdgeVersion.Settings.name
-# The two rows that widen what a reader may see: (collection, field of the reader, field of the author).
-WIDENING = (("follows", "follower", "followee"), ("circles", "member", "owner"))
-
-Rows = Sequence[Mapping[str, Any]]  # the answer to a Find
 IDS_REMEMBERED = 500_000  # of all readers together, about 100 bytes each
 FOLLOWEES_AT_ONCE = 20_000
-ROW_SIZE = 5  # a status takes as much as so many ids
 
 
 class Relation(NamedTuple):
@@ -36,7 +33,7 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True)
 class Reader:
-    """What the edges say about a reader: of one moment. Who is not in a mapping has not been looked up for it."""
+    """What the edges say about a reader, at one moment, for the authors that were looked up."""
 
     id: ObjectId
     relations: Mapping[ObjectId, Relation]
@@ -44,42 +41,24 @@ class Reader:
 
 
 @dataclass
-class Known:
-    """What holds of a reader while their edges are at this version; it only grows. None: nothing has been asked yet.
+class OwnEdges:
+    """What a reader's own edges say while they are at this version. It only grows; None: not looked up yet.
 
-    `paid`: no backfill was owed (rule 4), so none is. `page`: the statuses that it took to fill the last first page; a
-    status never changes, but it may be deleted.
+    `settled`: no backfill was owed (rule 4), so none is.
     """
 
     reader: ObjectId
     version: int | None = None
     relations: dict[ObjectId, Relation] = field(default_factory=dict)
     followees: list[ObjectId] | None = None
-    paid: bool = False
-    page: dict[ObjectId, StatusRow] = field(default_factory=dict)
+    settled: bool = False
 
     def __len__(self) -> int:
-        return 1 + len(self.relations) + len(self.followees or ()) + ROW_SIZE * len(self.page)
-
-
-def deleted_among(page: Mapping[ObjectId, StatusRow]) -> Find:
-    return Find("statuses", {"_id": {"$in": list(page)}, "deleted": True}, ("_id",), len(page))
-
-
-def without(deleted: Rows, page: Mapping[ObjectId, StatusRow]) -> dict[ObjectId, StatusRow]:
-    """The page, after the answer to `deleted_among`."""
-    gone = {row["_id"] for row in deleted}
-    return {id: row._replace(audience=None) if id in gone else row for id, row in page.items()} if gone else dict(page)
+        return 1 + len(self.relations) + len(self.followees or ())
 
 
 def followees_of(reader: ObjectId) -> Find:
     return Find("follows", {"follower": reader}, ("followee",), FOLLOWEES_AT_ONCE)
-
-
-async def followees(db: Database, reader: ObjectId) -> list[ObjectId]:
-    """Whom the reader follows now."""
-    [edges] = await together(db, followees_of(reader))
-    return [edge["followee"] for edge in edges]
 
 
 def version_of(reader: ObjectId) -> Find:
@@ -91,55 +70,57 @@ def version_in(rows: Rows) -> int:
     return int(rows[0]["version"]) if rows else 0
 
 
-def debts(reader: ObjectId) -> tuple[Find, ...]:
-    """Whether the reader is owed a backfill (rule 4)."""
-    return tuple(Find(rows, {"debt": True, field: reader}, ("debt",), 1) for rows, field, _ in WIDENING)
-
-
 class View:
-    """The edges as one read sees them: what was known before, and what it looks up, all of one version."""
+    """The edges as one read sees them: what was remembered, and what it looks up, all of one version."""
 
-    def __init__(self, known: Known) -> None:
-        self.known = known
+    def __init__(self, edges: OwnEdges) -> None:
+        self.edges = edges
         self._followed_by: dict[ObjectId, bool] = {}
 
     def reader(self) -> Reader:
-        return Reader(self.known.reader, self.known.relations, self._followed_by)
+        return Reader(self.edges.reader, self.edges.relations, self._followed_by)
 
-    def lacks(self, authors: set[ObjectId], mutual: set[ObjectId]) -> list[Find]:
-        """What to look up before these authors can be judged, and those of statuses for mutuals; `hear` the answers.
+    def missing(self, statuses: Collection[StatusRow]) -> dict[str, Find]:
+        """What must still be looked up before these statuses can be judged; `learn` the answers."""
+        mutual = {status.user_id for status in statuses if status.audience == "mutuals"}
+        return self.missing_of({status.user_id for status in statuses}, mutual)
 
-        Each look-up is answered by an index alone.
+    def missing_of(self, authors: set[ObjectId], mutual: Collection[ObjectId] = ()) -> dict[str, Find]:
+        """The same for whatever these authors have written, and for statuses of `mutual` that are for mutuals.
+
+        An author who has not been looked up is looked up from both sides. Each look-up is answered by an index alone.
         """
-        me = self.known.reader
-        self._strangers = sorted(authors - self.known.relations.keys() - {me})
-        self._backs = sorted(mutual.union(self._strangers) - self._followed_by.keys() - {me})
-        finds = []
+        me = self.edges.reader
+        self._strangers = sorted(authors - self.edges.relations.keys() - {me})
+        self._backs = sorted({*mutual, *self._strangers} - self._followed_by.keys() - {me})
+        finds: dict[str, Find] = {}
         if self._backs:
             some, n = {"$in": self._backs}, len(self._backs)
-            finds += [version_of(me), Find("follows", {"follower": some, "followee": me}, ("follower",), n)]
+            finds["version"] = version_of(me)
+            finds["followed_by"] = Find("follows", {"follower": some, "followee": me}, ("follower",), n)
         if self._strangers:
             some, n = {"$in": self._strangers}, len(self._strangers)
-            finds += [
-                Find("follows", {"follower": me, "followee": some}, ("followee",), n),
-                Find("blocks", {"blocker": me, "blocked": some}, ("blocked",), n),
-                Find("blocks", {"blocked": me, "blocker": some}, ("blocker",), n),
-                Find("circles", {"owner": some, "member": me}, ("owner",), n),
-            ]
+            finds["follows"] = Find("follows", {"follower": me, "followee": some}, ("followee",), n)
+            finds["blocks"] = Find("blocks", {"blocker": me, "blocked": some}, ("blocked",), n)
+            finds["blocked_by"] = Find("blocks", {"blocked": me, "blocker": some}, ("blocker",), n)
+            finds["circles"] = Find("circles", {"owner": some, "member": me}, ("owner",), n)
         return finds
 
-    def hear(self, answers: Sequence[Rows]) -> None:
-        version, back, *own = answers
-        if self.known.version is None:
-            self.known.version = version_in(version)
-        elif version_in(version) != self.known.version:  # changed meanwhile: what was known before counts no more
-            self.known, self._followed_by = Known(self.known.reader, version_in(version)), {}
-        followers = _authors(back)
+    def learn(self, answers: Mapping[str, Rows]) -> None:
+        """The answers to what was missing last. After a change of version everything before counts no more."""
+        if not self._backs:
+            return
+        version = version_in(answers["version"])
+        if self.edges.version is None:
+            self.edges.version = version
+        elif version != self.edges.version:
+            self.edges, self._followed_by = OwnEdges(self.edges.reader, version), {}
+        followers = _authors(answers["followed_by"])
         self._followed_by |= {author: author in followers for author in self._backs}
-        if own:
-            follows, blocked, blockers, circles = map(_authors, own)
-            blocks = blocked | blockers
-            self.known.relations |= {
+        if self._strangers:
+            follows, circles = _authors(answers["follows"]), _authors(answers["circles"])
+            blocks = _authors(answers["blocks"]) | _authors(answers["blocked_by"])
+            self.edges.relations |= {
                 author: Relation(author in follows, author in blocks, author in circles) for author in self._strangers
             }
 
@@ -149,25 +130,62 @@ def _authors(rows: Rows) -> set[ObjectId]:
     return {author for row in rows for author in row.values()}
 
 
-class Memory:
-    """What one process knows about the readers who came last."""
+class EdgeMemory:
+    """What one process remembers of the edges of the readers who came last."""
 
     def __init__(self) -> None:
-        self._readers: LRUCache[ObjectId, Known] = LRUCache(IDS_REMEMBERED, getsizeof=len)
+        self._readers: LRUCache[ObjectId, OwnEdges] = LRUCache(IDS_REMEMBERED, getsizeof=len)
 
-    def recall(self, reader: ObjectId, version: int | None = None) -> Known | None:
+    def recall(self, reader: ObjectId, version: int | None = None) -> OwnEdges | None:
         """At this version, if one is given."""
-        known: Known | None = self._readers.get(reader)
-        return known if known and version in (None, known.version) else None
+        edges: OwnEdges | None = self._readers.get(reader)
+        return edges if edges and version in (None, edges.version) else None
 
-    def keep(self, known: Known) -> None:
-        """Also after it has grown."""
-        self._readers.pop(known.reader, None)
-        if len(known) <= IDS_REMEMBERED:
-            self._readers[known.reader] = known
+    def keep(self, edges: OwnEdges) -> None:
+        """Also after they have grown."""
+        self._readers.pop(edges.reader, None)
+        if len(edges) <= IDS_REMEMBERED:
+            self._readers[edges.reader] = edges
 
     def forget(self, reader: ObjectId) -> None:
         self._readers.pop(reader, None)
+
+
+class Following:
+    """Whom a reader follows: the article's `following_ids`, remembered as long as their edges have not changed.
+
+    `version` of the edges, where it has just been looked up.
+    """
+
+    def __init__(self, db: Database, reader: ObjectId, memory: EdgeMemory, version: int | None = None) -> None:
+        self._db, self._reader, self._memory, self._version = db, reader, memory, version
+        self._ids: list[ObjectId] | None = None
+
+    async def ids(self) -> list[ObjectId]:
+        """As they were at some moment after the first call; the same from then on."""
+        if self._ids is None:
+            self._ids = await self._remembered()
+        if self._ids is None:
+            self._ids = await self._looked_up()
+        return self._ids
+
+    async def _remembered(self) -> list[ObjectId] | None:
+        edges = self._memory.recall(self._reader)
+        if edges is None or edges.followees is None:
+            return None
+        if edges.version != self._version:
+            answers = await together(self._db, version=version_of(self._reader))
+            if edges.version != version_in(answers["version"]):
+                return None
+        return edges.followees
+
+    async def _looked_up(self) -> list[ObjectId]:
+        answers = await together(self._db, version=version_of(self._reader), followees=followees_of(self._reader))
+        version = version_in(answers["version"])
+        edges = self._memory.recall(self._reader, version) or OwnEdges(self._reader, version)
+        edges.followees = [row["followee"] for row in answers["followees"]]
+        self._memory.keep(edges)
+        return edges.followees
 
 
 async def change_edges(db: Database, readers: Collection[ObjectId], work: Callable[[Transaction], Awaitable[T]]) -> T:

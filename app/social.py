@@ -1,31 +1,29 @@
 """The use cases: what people do to each other's timelines. The API and the pages both come through here."""
 
 import asyncio
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
-from app.access import Entry, audiences, visible_statuses
+from app.access import audiences, visible_status
 from app.clock import LAST_ID
 from app.edges import change_edges
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.models import Audience, Status, StatusRow, User
-from app.stack import UNAVAILABLE, Stack
-from app.stack.mongodb import Transaction
-from phases.activity import remove_author
-from phases.authors import Authors
-from phases.reading import fill
-from phases.timelines import Timelines
-
-log = logging.getLogger(__name__)
+from app.stack import Stack
+from app.stack.mongodb.transaction import Transaction
+from phases.delivering.outbox import Heard, Outbox
+from phases.home.page import Filling
+from phases.p1_query import statuses_by
 
 TEXT_LIMIT = 500
+STORED = "stored"  # what a poster waits for in every phase
 FOLLOWING_LIMIT = 10_000  # followees of one person; phase 1 asks for 200 of them at a time
 NAMES_REMEMBERED = 50_000
 WORDS_SEARCHED = 5
@@ -61,8 +59,8 @@ class Relation:
 class Social:
     """One per process. Ids are users'; unknown handles are the business of `person`."""
 
-    def __init__(self, stack: Stack, timelines: Timelines) -> None:
-        self.stack, self.timelines = stack, timelines
+    def __init__(self, stack: Stack, outbox: Outbox) -> None:
+        self.stack, self.outbox = stack, outbox
         self._db, self._clock, self._config = stack.db, stack.clock, stack.config
         self._names: dict[ObjectId, Person] = {}
 
@@ -174,14 +172,14 @@ class Social:
 
         if await self._db["follows"].count_documents({"follower": reader}, limit=FOLLOWING_LIMIT) >= FOLLOWING_LIMIT:
             raise Forbidden(f"nobody can follow more than {FOLLOWING_LIMIT:,} people")
-        await self._settle("follows", await change_edges(self._db, {reader}, unless_blocked), reader, followee)
+        await self.outbox.widened("follows", await change_edges(self._db, {reader}, unless_blocked))
 
     async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None:
         _not_oneself(reader, followee, "unfollow")
 
         async def end_follow(edges: Transaction) -> None:
             await edges["follows"].delete_one({"follower": reader, "followee": followee})
-            await remove_author(edges, reader, followee)
+            await self.outbox.narrowed(edges, reader, followee)
 
         await change_edges(self._db, {reader}, end_follow)
 
@@ -193,8 +191,8 @@ class Social:
         async def end_follows(edges: Transaction) -> None:
             await edges["blocks"].find_or_insert(pair, {"_id": self._clock.new_id()})
             await edges["follows"].delete_many(_either_way("follower", "followee", blocker, blocked))
-            await remove_author(edges, blocker, blocked)
-            await remove_author(edges, blocked, blocker)
+            await self.outbox.narrowed(edges, blocker, blocked)
+            await self.outbox.narrowed(edges, blocked, blocker)
 
         await change_edges(self._db, {blocker, blocked}, end_follows)
 
@@ -207,7 +205,7 @@ class Social:
         _not_oneself(owner, member, "add")
         pair = {"owner": owner, "member": member}
         row = await change_edges(self._db, {member}, lambda edges: self._owing_row(edges, "circles", pair))
-        await self._settle("circles", row, member, owner)
+        await self.outbox.widened("circles", row)
 
     async def remove_from_circle(self, owner: ObjectId, member: ObjectId) -> None:
         _not_oneself(owner, member, "remove")
@@ -220,14 +218,6 @@ class Social:
         """The row of a pair that widens what somebody may see: a new one owes its backfill from the start (rule 4)."""
         return await edges[collection].find_or_insert(pair, {"_id": self._clock.new_id(), "debt": True})
 
-    async def _settle(self, collection: str, row: dict[str, Any], reader: ObjectId, author: ObjectId) -> None:
-        if not row.get("debt"):
-            return
-        try:
-            await self.timelines.settle(collection, row["_id"], reader, author)
-        except UNAVAILABLE as error:
-            log.warning("backfill of %s in %s is left to the sweeper: %s", row["_id"], collection, error)
-
     # Statuses
 
     async def post(
@@ -236,23 +226,25 @@ class Social:
         text: str,
         audience: Audience = "followers",
         idempotency_key: str | None = None,
+        heard: Heard = lambda _status, _what, _began_s, _ended_s: None,
     ) -> tuple[StatusRow, bool]:
         """Rule 1: stored (by a majority) first, delivered second. The flag: it was created now, not by an earlier try.
 
-        `text` is 1 to 500 characters, trimmed. Raises Invalid, and Conflict for a key that was used for another status.
+        `text` is 1 to 500 characters, trimmed. `heard` is told what the poster waited for: the insert (STORED) and each
+        consumer. Raises Invalid, and Conflict for a key that was used for another status.
         """
+        began_s = perf_counter()
         text = text.strip()
         if not 1 <= len(text) <= TEXT_LIMIT:
             raise Invalid("text", f"a status has 1 to {TEXT_LIMIT} characters, this one has {len(text)}")
         key = f"{author}:{idempotency_key}" if idempotency_key else None
-        settings = await self.timelines.settings.current()
-        owed = self.timelines.owed(settings)
+        owed = await self.outbox.owed()
         status = Status(
             id=self._clock.new_id(),
             user_id=author,
             text=text,
             audience=audience,
-            pending=list(owed) or None,
+            pending=list(owed.consumers) or None,
             idempotency_key=key,
         )
         row, created = StatusRow(status.id, author, text, audience), True
@@ -261,25 +253,9 @@ class Social:
         except DuplicateKeyError:
             assert key, "ids are unique"
             row, created = await self._posted_before(text, audience, key), False
-        if not created or not self.timelines.settings.still_holds(settings):
-            owed = await self._owe_what_is_new(row.id, owed)
-        for slug in owed:
-            await self._deliver(slug, row)
+        heard(row, STORED, began_s, perf_counter())
+        await self.outbox.posted(row, owed, again=not created, heard=heard)
         return row, created
-
-    async def _owe_what_is_new(self, status: ObjectId, owed: tuple[str, ...]) -> tuple[str, ...]:
-        """The insert took so long that a phase may have been switched on meanwhile; or it was made by an earlier try,
-        which may have been killed before it could look, or before a majority had the status: this write waits for one.
-        """
-        now_owed = self.timelines.owed(await self.timelines.settings.fresh())
-        await self.timelines.outbox.owe(status, now_owed)
-        return tuple(dict.fromkeys((*owed, *now_owed)))
-
-    async def _deliver(self, slug: str, row: StatusRow) -> None:
-        try:
-            await self.timelines.deliver(slug, row)
-        except UNAVAILABLE as error:
-            log.warning("delivery of %s in %s is left to the sweeper: %s", row.id, slug, error)
 
     async def _posted_before(self, text: str, audience: Audience, key: str) -> StatusRow:
         document = await self._db["statuses"].find_one({"idempotency_key": key})
@@ -293,10 +269,10 @@ class Social:
 
     async def status(self, viewer: ObjectId, id: ObjectId) -> StatusRow:
         """Raises NotFound when it does not exist or the viewer may not see it."""
-        found = await visible_statuses(self._db, viewer, [Entry(id)])
+        found = await visible_status(self._db, viewer, id)
         if not found:
             raise NotFound("there is no such status")
-        return found[0]
+        return found
 
     async def delete(self, author: ObjectId, id: ObjectId) -> None:
         """The text is gone at once; a tombstone stays for the idempotency key. Raises NotFound for anybody else's."""
@@ -311,7 +287,7 @@ class Social:
         self, viewer: ObjectId, author: ObjectId, *, before: ObjectId | None, limit: int
     ) -> tuple[list[StatusRow], ObjectId | None]:
         """Those that the viewer may see, newest first."""
-        return await fill(self._db, viewer, Authors(self._db, [author]), before, limit)
+        return await Filling(self._db, viewer).fill(statuses_by(self._db, [author]), before, limit)
 
 
 def _either_way(from_field: str, to_field: str, one: ObjectId, other: ObjectId) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""The four phases in story order. A fifth is one file and one name in the tuple."""
+"""The phases in story order. Another one is one file and one name in the tuple."""
 
 from phases.base import Phase
-from phases.p1_query import Query
-from phases.p2_push import Push
-from phases.p3_queue import Queue
-from phases.p4_cache import Cache
+from phases.p1_query import QUERY
+from phases.p2_push import PUSH
+from phases.p3_queue import QUEUE
+from phases.p4_cache import CACHE
 
-PHASES: tuple[type[Phase], ...] = (Query, Push, Queue, Cache)
+PHASES: tuple[Phase, ...] = (QUERY, PUSH, QUEUE, CACHE)

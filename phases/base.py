@@ -1,68 +1,54 @@
-"""What a phase is."""
+"""What a phase is: a value with four answers, and the words and costs that it is shown with."""
 
-from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from bson import ObjectId
 
-from app.clock import FIRST_ID
-from app.edges import Memory
+from app.config import Config
+from app.edges import Following
 from app.models import StatusRow
-from app.stack import Stack
-from phases.outbox import Outbox
-from phases.reading import Page
-from phases.switch import Settings, StoreName, Switch
-
-Resume = list[str]  # where the next chunk of a fan-out begins, as a job carries it
-
-
-def beginning(resume: Resume | None) -> ObjectId:
-    """The last reader of the chunk before; for what no chunk of ours has said, everybody is served again."""
-    return ObjectId(resume[0]) if resume and ObjectId.is_valid(resume[0]) else FIRST_ID
+from app.stack.mongodb.connection import Database
+from phases.claims import Claim
+from phases.delivering.delivery import Delivery
+from phases.home.candidates import Candidates
+from phases.keeping.recipients import Recipients
+from phases.keeping.store import Store
 
 
-class Phase(ABC):
-    """A delivery strategy. Statuses are saved already; a phase decides when timelines are made.
+@dataclass(frozen=True)
+class Carrier:
+    """Who makes the delivery happen. `hand_over` is what the poster waits for, after the status is stored.
 
-    Each phase is a subclass of the one before it and overrides what it does differently.
+    `in_worker`: the rest happens in a worker, and nobody waits for it.
     """
 
-    slug: ClassVar[str]
-    title: ClassVar[str]
-    poster_waits: ClassVar[str]  # for what, in words
-    reader_waits: ClassVar[str]
-    kept: ClassVar[str]
-    keeps: StoreName | None = None  # the store of what it keeps; phases may share one
+    hand_over: Callable[[Delivery, StatusRow], Awaitable[None]]
+    in_worker: bool
 
-    def __init__(self, stack: Stack, switch: Switch, outbox: Outbox, memory: Memory) -> None:
-        self.stack, self.switch, self.outbox, self.memory = stack, switch, outbox, memory
-        self.db, self.config, self.clock = stack.db, stack.config, stack.clock
 
-    @abstractmethod
-    async def deliver(self, status: StatusRow) -> None:
-        """What the poster waits for, after the status is stored."""
+@dataclass(frozen=True)
+class Phase:
+    """A way to make home timelines. Statuses are stored already; every phase returns the same pages.
 
-    @abstractmethod
-    async def fan_out(
-        self, status: StatusRow, resume: Resume | None, settings: Settings | None = None
-    ) -> Resume | None:
-        """Deliver one bounded chunk, safe to repeat; where to go on, or None after the last follower.
+    store: where timelines are kept. recipients: whom a status is delivered to. carrier: who makes the delivery happen.
+    pulls: what is asked at read besides. None stands for nowhere, nobody, nothing.
+    chunk: how many recipients one bounded step serves.
+    """
 
-        `settings`: as they were when the status was there already; they are read where none are given.
-        """
+    slug: str
+    title: str
+    poster_waits: str  # for what, in words
+    reader_waits: str
+    kept: str
+    store: type[Store] | None = None
+    recipients: type[Recipients] | None = None
+    carrier: Carrier | None = None
+    pulls: Callable[[Database, ObjectId, Following], Candidates] | None = None
+    chunk: Callable[[Config], int] = lambda config: config.chunk
+    costs: tuple[Claim, ...] = ()
 
-    @abstractmethod
-    async def page(self, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
-        """One page of the reader's home timeline: the same in every phase."""
-
-    @abstractmethod
-    async def refresh(self, reader: ObjectId, limit: int) -> Page:
-        """The first page, after rebuilding what is kept for this reader if it is missing."""
-
-    @abstractmethod
-    async def widen(self, reader: ObjectId, author: ObjectId) -> None:
-        """Rule 4: merge the author's ids into what is kept for a reader who may now see more of them."""
-
-    @abstractmethod
-    async def sweep(self) -> None:
-        """A bounded piece of housekeeping on what is kept."""
+    @property
+    def keeps(self) -> str | None:
+        """What is kept, by name. Phases share it only where store and recipients are the same."""
+        return f"{self.store.name} of {self.recipients.name}" if self.store and self.recipients else None

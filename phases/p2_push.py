@@ -1,59 +1,72 @@
 """Phase 2: deliver instead of asking."""
 
-import asyncio
-
 from bson import ObjectId
 
-from app.edges import Memory
+from app.clock import FIRST_ID
 from app.models import StatusRow
-from app.stack import Stack
-from app.stack.mongodb import Find, together
-from phases.base import Resume, beginning
-from phases.entries import Entries
-from phases.kept import Keeping, Store
-from phases.outbox import Outbox
-from phases.switch import Settings, StoreName, Switch
+from phases.base import Carrier, Phase
+from phases.claims import LIST, VISIBLE, Claim, chunks
+from phases.delivering.delivery import Delivery
+from phases.delivering.settings import Settings
+from phases.keeping.entries import Entries
+from phases.keeping.recipients import Recipients
 
 
-class Push(Keeping):
-    """On posting, the status id is put on the home timeline of every follower, and the poster waits for it.
-    A read became two look-ups by key, the reader's list and the statuses by id, however many people they follow.
+class Followers(Recipients):
+    """The author's followers, or for a circle's status the circle. Whether each may see it, the read decides."""
+
+    name = "followers"
+
+    async def after(self, status: StatusRow, last: ObjectId, n: int) -> list[ObjectId]:
+        if status.audience == "circle":
+            return await self.circle_of(status.user_id, last, n)
+        return await self.followers_of(status.user_id, last, n)
+
+
+async def deliver_status(delivery: Delivery, status: StatusRow) -> None:
+    """The article's hook after a status was created: a walk through the followers, while the poster waits.
+
+    A read became two look-ups by key, the reader's own list and the statuses by id, however many people they follow.
     A post now costs one insert per follower: a celebrity's takes as long as they have followers, read or not.
     """
+    last = await put_on_timelines(delivery, status, None)
+    while last:
+        last = await put_on_timelines(delivery, status, last)
+    await delivery.done(status.id)
 
-    slug, title = "push", "Deliver to every follower"
-    poster_waits, reader_waits, kept = "the whole fan-out", "their list, then the statuses by id", "entries in MongoDB"
-    keeps: StoreName = "entries"
 
-    def __init__(self, stack: Stack, switch: Switch, outbox: Outbox, memory: Memory) -> None:
-        super().__init__(stack, switch, outbox, memory)
-        self.store: Store = Entries(stack)
-        self.chunk = stack.config.inline_chunk
+async def put_on_timelines(
+    delivery: Delivery, status: StatusRow, after: ObjectId | None, settings: Settings | None = None
+) -> ObjectId | None:
+    """One bounded step of the walk: the status's id is put on the home timeline of the next followers, and with the
+    first of them on the author's own. The last of them, or None when there are no more.
+    """
+    settings, followers, more = await delivery.recipients(status, after or FIRST_ID, settings)
+    author = [] if after else [status.user_id]
+    await delivery.put(status, author + followers, settings)
+    return followers[-1] if more else None
 
-    async def deliver(self, status: StatusRow) -> None:
-        resume = await self.fan_out(status, None)
-        while resume:
-            resume = await self.fan_out(status, resume)
-        await self.outbox.delivered(self.slug, status.id)
 
-    async def fan_out(
-        self, status: StatusRow, resume: Resume | None, settings: Settings | None = None
-    ) -> Resume | None:
-        read = self.switch.fresh() if settings is None else asyncio.sleep(0, settings)
-        current, (readers, rest) = await asyncio.gather(read, self.recipients(status, resume))
-        own = [] if resume else [status.user_id]
-        for container in self.switch.writable(current, self.keeps):
-            await self.store.deliver(container, status, own + readers)
-        return rest
+POSTER = Carrier(deliver_status, in_worker=False)
 
-    async def recipients(self, status: StatusRow, resume: Resume | None) -> tuple[list[ObjectId], Resume | None]:
-        """The next chunk, by id: for a circle's status the circle, else all followers. (The read decides.)"""
-        collection, author, reader = ("follows", "followee", "follower")
-        if status.audience == "circle":
-            collection, author, reader = ("circles", "owner", "member")
-        query = {author: status.user_id, reader: {"$gt": beginning(resume)}}
-        [edges] = await together(
-            self.db, Find(collection, query, (reader,), self.chunk + 1, [(reader, 1)], f"{author}_1_{reader}_1")
-        )
-        readers = [edge[reader] for edge in edges[: self.chunk]]
-        return readers, [str(readers[-1])] if len(edges) > self.chunk else None
+PUSH = Phase(
+    slug="push",
+    title="Deliver to every follower",
+    poster_waits="the whole fan-out",
+    reader_waits="their list, then the statuses by id",
+    kept="entries in MongoDB",
+    store=Entries,
+    recipients=Followers,
+    carrier=POSTER,
+    chunk=lambda config: config.inline_chunk,
+    costs=(
+        Claim(
+            "post", "followers", "insert, clear pending; per chunk of followers one query and one insert of many",
+            lambda n, chunk: 2 + 2 * chunks(n, chunk),
+        ),
+        Claim(
+            "read", "", "the list together with what is owed; what of it is visible, unless seen before",
+            lambda n, chunk: LIST + VISIBLE,
+        ),
+    ),
+)  # fmt: skip

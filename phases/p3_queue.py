@@ -1,25 +1,55 @@
 """Phase 3: deliver later, somewhere else."""
 
-from app.edges import Memory
+from bson import ObjectId
+
 from app.models import StatusRow
-from app.stack import Stack
-from phases.outbox import Outbox
-from phases.p2_push import Push
-from phases.switch import Switch
+from phases.base import Carrier, Phase
+from phases.claims import LIST, REDIS, VISIBLE, Claim, chunks
+from phases.delivering.delivery import Delivery
+from phases.keeping.entries import Entries
+from phases.p2_push import Followers, put_on_timelines
 
 
-class Queue(Push):
-    """On posting, a job is queued and the poster goes on; a worker does the fan-out of phase 2, chunk by chunk.
+async def enqueue_status(delivery: Delivery, status: StatusRow) -> None:
+    """The hook now only puts a job on a queue, and the poster goes on.
+
     Posting became as cheap as an insert again, for a celebrity too, and no reader notices: what is pending they see.
-    It now costs a Redis, a worker, and a delay until the last follower's list holds the status.
+    It now costs a Redis, a worker, and a delay until the last follower's timeline holds the status.
     """
+    await delivery.queue.offer(delivery.name, status.id)
 
-    slug, title = "queue", "Deliver in a worker"
-    poster_waits = "an insert and an enqueue"
 
-    def __init__(self, stack: Stack, switch: Switch, outbox: Outbox, memory: Memory) -> None:
-        super().__init__(stack, switch, outbox, memory)
-        self.chunk = stack.config.chunk
+async def status_deliver(delivery: Delivery, id: ObjectId, after: ObjectId | None) -> None:
+    """The job: a worker makes one step of phase 2's walk, and queues a job for the next one.
 
-    async def deliver(self, status: StatusRow) -> None:
-        await self.stack.queue.offer(self.slug, status.id)
+    Deliver, then queue the rest, or note that there is none: no other order survives a crash between two of them.
+    """
+    settings, status = await delivery.find(id)
+    last = await put_on_timelines(delivery, status, after, settings) if status else None
+    if last:
+        await delivery.queue.offer(delivery.name, id, last)
+    else:
+        await delivery.done(id)
+
+
+WORKER = Carrier(enqueue_status, in_worker=True)
+
+QUEUE = Phase(
+    slug="queue",
+    title="Deliver in a worker",
+    poster_waits="an insert and an enqueue",
+    reader_waits="their list, then the statuses by id",
+    kept="entries in MongoDB",
+    store=Entries,
+    recipients=Followers,
+    carrier=WORKER,
+    costs=(
+        Claim("post", "", "one insert and one job", lambda n, chunk: 1, redis_at_most=REDIS),
+        Claim(
+            "deliver", "followers",
+            "per chunk the status, its next followers and one insert; clear pending, and look what else is pending",
+            lambda n, chunk: 3 * chunks(n, chunk) + 2,
+        ),
+        Claim("read", "", "as in phase 2", lambda n, chunk: LIST + VISIBLE),
+    ),
+)  # fmt: skip

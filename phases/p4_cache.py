@@ -1,57 +1,87 @@
 """Phase 4: deliver only to those who are there."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 from bson import ObjectId
 
-from app.edges import Known, Memory
 from app.models import StatusRow
-from app.stack import Stack
-from app.stack.mongodb import Find, together
-from phases.activity import ACTIVE, Activity
-from phases.base import Resume, beginning
-from phases.kept import Store
-from phases.lists import Lists
-from phases.outbox import Outbox
-from phases.p3_queue import Queue
-from phases.reading import Page
-from phases.switch import Container, StoreName, Switch
+from app.stack.mongodb.find import Find, rows
+from phases.base import Phase
+from phases.claims import OWED, REDIS, VISIBLE, Claim, asked, chunks, windows
+from phases.keeping.activity import ACTIVE, ActiveReaders
+from phases.keeping.lists import ATTEMPTS, Lists, keys
+from phases.keeping.store import Container, Returning
+from phases.p3_queue import WORKER
 
 
-class Cache(Queue):
-    """Timelines are lists in Memcached that expire; the worker serves active followers, whoever returns is rebuilt.
+class ActiveFollowers(ActiveReaders):
+    """The skip: of the author's followers those who have been here lately. Who is away is not even looked at."""
+
+    name = "active followers"
+
+    async def after(self, status: StatusRow, last: ObjectId, n: int) -> list[ObjectId]:
+        if status.audience == "circle":
+            return await self.circle_of(status.user_id, last, n)
+        query = {"authors": status.user_id, "_id": {"$gt": last}, "until": {"$gte": self.clock.now()}}
+        return [row["_id"] for row in await rows(self.db, Find(ACTIVE, query, ("_id",), n, [("_id", 1)], "recipients"))]
+
+
+class HomeLists(Lists):
+    """Timelines are lists in Memcached that expire with their reader's activity.
+
     A delivery became a prepend in memory, a follower who is away costs nothing, and nothing piles up for them.
-    It now costs a Memcached, and for every returning reader one phase 1 query and one write that has them served again.
+    It now costs a Memcached, and for every returning reader one query and one write that has them served again.
     """
 
-    slug, title = "cache", "Keep the active in memory"
-    reader_waits, kept = "Memcached, then the statuses by id", "lists in Memcached, for active readers only"
-    keeps: StoreName = "lists"
+    async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None:
+        """Put the id in front of the lists that exist: a prepend to a list that has expired does nothing."""
+        await self.memcached.prepend(keys(container, to), status.id.binary)
 
-    def __init__(self, stack: Stack, switch: Switch, outbox: Outbox, memory: Memory) -> None:
-        super().__init__(stack, switch, outbox, memory)
-        self.activity = Activity(stack)
-        self.store: Store = Lists(stack, self.activity)
-        self.chunk = stack.config.list_chunk
+    async def come_back(self, container: Container, returning: Returning) -> bool:
+        """The return: whoever has no list gets one, from one query, in this order.
 
-    async def recipients(self, status: StatusRow, resume: Resume | None) -> tuple[list[ObjectId], Resume | None]:
-        """The next chunk of active followers, by id: away ones are not even looked at."""
-        if status.audience == "circle":
-            return await super().recipients(status, resume)
-        query = {"authors": status.user_id, "_id": {"$gt": beginning(resume)}, "until": {"$gte": self.clock.now()}}
-        [found] = await together(self.db, Find(ACTIVE, query, ("_id",), self.chunk + 1, [("_id", 1)], "recipients"))
-        readers = [row["_id"] for row in found[: self.chunk]]
-        return readers, [str(readers[-1])] if len(found) > self.chunk else None
+        From the lease on deliveries collect in the placeholder. From the mark on no author skips this reader. So a
+        status that was posted too early for both was stored before the query, and the query finds it.
+        """
+        for _ in range(ATTEMPTS):
+            lease = await self.lease(container, returning.reader)
+            if lease is None:
+                return False  # somebody else is at it
+            active = await self.recipients.admit(returning.reader, returning.followees)
+            if self.clock.monotonic() - returning.began_s > self.ttl_s:
+                return False  # so late that whom they followed meanwhile may have been forgotten again
+            if await self.fill(lease, await returning.recent(active.authors), active.until):
+                return True
+        return False
 
-    async def cold_page(self, container: Container, known: Known, before: ObjectId | None, limit: int) -> Page:
-        if self.config.comeback == "auto":
-            return await super().cold_page(container, known, before, limit)
-        return replace(await self.ask(known.reader, before, limit), cold=True)
 
-    async def widen(self, reader: ObjectId, author: ObjectId) -> None:
-        await self.activity.add(reader, author)
-        await super().widen(reader, author)
-
-    async def sweep(self) -> None:
-        await super().sweep()
-        await self.activity.sweep()
+CACHE = Phase(
+    slug="cache",
+    title="Keep the active in memory",
+    poster_waits="an insert and an enqueue",
+    reader_waits="Memcached, then the statuses by id",
+    kept="lists in Memcached, for active readers only",
+    store=HomeLists,
+    recipients=ActiveFollowers,
+    carrier=WORKER,
+    chunk=lambda config: config.list_chunk,
+    costs=(
+        Claim("post", "", "one insert and one job", lambda n, chunk: 1, redis_at_most=REDIS),
+        Claim(
+            "deliver", "active followers",
+            "per chunk the status and its next active followers, and a prepend for each and the author; clear pending, "
+            "and look what else is pending",
+            lambda n, chunk: 2 * chunks(n, chunk) + 2, lambda n, chunk: n + 1,
+        ),
+        Claim(
+            "read", "", "what is owed; one gets; the statuses, then their authors, unless seen before",
+            lambda n, chunk: OWED + 2 * VISIBLE, lambda n, chunk: 1,
+        ),
+        Claim(
+            "return", "followees",
+            "what is owed; as a page of phase 1; marking the reader active; a window of each thousand authors; "
+            "gets, add, gets and cas",
+            lambda n, chunk: OWED + 1 + asked(n) + VISIBLE + 1 + windows(n), lambda n, chunk: 4,
+        ),
+    ),
+)  # fmt: skip

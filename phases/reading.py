@@ -1,154 +1,196 @@
-"""The read that every phase shares: candidates are hydrated and filtered by `visible` until the page is full."""
+"""The read of every phase: look -> list -> hydrate -> `visible` -> refill -> older."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from bson import ObjectId
 
-from app.access import Entry, visible_statuses
-from app.clock import FIRST_ID, LAST_ID
-from app.edges import Known
+from app.access import Entry
+from app.clock import LAST_ID
+from app.edges import EdgeMemory, Following, OwnEdges, version_in, version_of
 from app.models import StatusRow
-from app.stack import Database
+from app.stack import UNAVAILABLE, Stack
+from app.stack.mongodb.find import Find, Rows, together
+from phases.base import Phase
+from phases.comeback import Comeback
+from phases.delivering.kept import Kept
+from phases.delivering.outbox import Outbox
+from phases.delivering.switch import Switch
+from phases.home.candidates import Candidates, KeptThenQuery, Slice
+from phases.home.memory import FirstPages, Statuses, deleted_among, without
+from phases.home.page import Filling, Page, enough
+from phases.keeping.store import Container
+from phases.p1_query import HomeTimeline
 
-SPARE = (
-    8  # candidates looked at beyond the page: most pages are full although some status on them is not for the reader
-)
-
-Source = Literal["query", "list", "list+query", "rebuilt"]
-
-
-@dataclass(frozen=True)
-class Page:
-    """One page of a home timeline, newest first. `next` is the cursor of the page after it, None only at the end.
-
-    `cold`: the phase kept nothing for this reader when they came.
-    """
-
-    phase: str
-    statuses: list[StatusRow]
-    next: ObjectId | None
-    source: Source
-    cold: bool = False
-
-
-class Candidates(Protocol):
-    """Ids that may belong to a timeline; which of them do is decided by `visible`."""
-
-    async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
-        """The `n` newest below `cursor`, newest first; fewer only when there are no more."""
-        ...
-
-
-async def fill(
-    db: Database,
-    reader: ObjectId,
-    candidates: Candidates,
-    before: ObjectId | None,
-    limit: int,
-    known: Known | None = None,
-    rows: dict[ObjectId, StatusRow] | None = None,
-) -> tuple[list[StatusRow], ObjectId | None]:
-    """A full page, and the cursor of the next one: one status more is looked for, to know whether there is one.
-
-    `known` of the reader and `rows` by id need not be looked up; what is looked up is added to `rows`.
-    """
-    shown: list[StatusRow] = []
-    cursor = before or LAST_ID
-    while len(shown) <= limit:
-        wanted = limit + 1 - len(shown) + SPARE
-        found = await candidates.older_than(cursor, wanted)
-        shown += await visible_statuses(db, reader, found, known, rows, limit + 1 - len(shown))
-        if len(found) < wanted:
-            break
-        cursor = found[-1].id
-    return shown[:limit], shown[limit - 1].id if len(shown) > limit else None
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Slice:
-    """Part of a kept timeline, newest first: of every id >= `floor` that the reader may see, the newest ones.
+class Look:
+    """What a read has to know before it believes what is kept, all of one moment.
 
-    `whole`: nothing that is kept was left out.
+    `waiting`: what is pending, or None where that is too much to look through. `rows`: of the page that is remembered.
     """
 
-    entries: list[Entry]
-    floor: ObjectId
-    whole: bool
-
-    def older_than(self, cursor: ObjectId) -> list[Entry]:
-        if self.entries and self.floor <= self.entries[-1].id and self.entries[0].id < cursor:
-            return self.entries  # the common case, spared a look at each
-        return [entry for entry in self.entries if self.floor <= entry.id < cursor]
+    version: int
+    waiting: list[Entry] | None
+    backfill_owed: bool
+    rows: dict[ObjectId, StatusRow]
 
 
-NOTHING = Slice([], LAST_ID, whole=True)
+class Reading:
+    """Makes pages. One per process: it remembers edges and first pages of the readers who came last."""
+
+    def __init__(self, stack: Stack, switch: Switch, outbox: Outbox) -> None:
+        self._stack, self._db, self._config = stack, stack.db, stack.config
+        self._switch, self._outbox = switch, outbox
+        self._edges, self._pages = EdgeMemory(), FirstPages()
+
+    async def page(
+        self, phase: Phase, kept: Kept | None, reader: ObjectId, before: ObjectId | None, limit: int
+    ) -> Page:
+        settings = await self._switch.current()
+        container = self._switch.readable(settings, kept.name) if kept else None
+        if kept is None or container is None:
+            return await self._asked(phase, reader, before, limit)
+        edges = self._edges.recall(reader)
+        if edges is None and await kept.store.gone(container, reader):
+            return await self._comeback(phase, kept, container, OwnEdges(reader), before, limit)
+        edges = edges or OwnEdges(reader)
+        seen = self._pages.recall(reader) if before is None else {}
+        n = enough(limit)
+        answers = await together(
+            self._db,
+            **self._look(kept, edges, seen, before),
+            **kept.store.look(container, reader, before or LAST_ID, n),
+        )
+        part = await kept.store.read(container, reader, before or LAST_ID, n, answers)
+        look = self._looked(answers, seen)
+        if edges.version not in (None, look.version):  # what was remembered is over: begin again without it
+            self._edges.forget(reader)
+            return await self.page(phase, kept, reader, before, limit)
+        if not self._switch.still_holds(settings):  # it took so long: kept no more, perhaps
+            return await self._asked(phase, reader, before, limit)
+        if look.backfill_owed or look.waiting is None:
+            return await self._asked(phase, reader, before, limit)
+        edges.version, edges.settled = look.version, True
+        if part is None:
+            return await self._comeback(phase, kept, container, edges, before, limit)
+        return await self._listed(phase, kept, container, edges, before, limit, part, look)
+
+    async def refresh(self, phase: Phase, kept: Kept | None, reader: ObjectId, limit: int) -> Page:
+        """The first page, after rebuilding what is kept for this reader."""
+        container = self._switch.readable(await self._switch.current(), kept.name) if kept else None
+        if kept is None or container is None:
+            return await self._asked(phase, reader, None, limit)
+        await kept.store.forget(container, reader)
+        return await self._rebuilt(phase, kept, container, OwnEdges(reader), None, limit)
+
+    # Look
+
+    def _look(self, kept: Kept, edges: OwnEdges, seen: Statuses, before: ObjectId | None) -> dict[str, Find]:
+        """Pending first: it is looked up no later than the list (rule 5)."""
+        return {
+            "pending": self._outbox.look(self._switch.phases_of(kept.name), before),
+            "version": version_of(edges.reader),
+            **({"deleted": deleted_among(seen)} if seen else {}),
+            **({} if edges.settled else self._outbox.backfills_of(edges.reader)),
+        }
+
+    def _looked(self, answers: Mapping[str, Rows], seen: Statuses) -> Look:
+        return Look(
+            version=version_in(answers["version"]),
+            waiting=self._outbox.waiting(answers["pending"]),
+            backfill_owed=self._outbox.is_owed_backfill(answers),
+            rows=without(answers["deleted"], seen) if seen else {},
+        )
+
+    # Four ways to a page
+
+    async def _asked(self, phase: Phase, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
+        """What the phase pulls at read is everything, or its store cannot be asked: the definition, evaluated."""
+        pulls = phase.pulls or HomeTimeline
+        candidates = pulls(self._db, reader, Following(self._db, reader, self._edges))
+        statuses, after = await Filling(self._db, reader).fill(candidates, before, limit)
+        return Page(phase.slug, statuses, after, "query")
+
+    async def _listed(
+        self,
+        phase: Phase,
+        kept: Kept,
+        container: Container,
+        edges: OwnEdges,
+        before: ObjectId | None,
+        limit: int,
+        part: Slice,
+        look: Look,
+    ) -> Page:
+        """From what is kept, with what is pending; older ones from the query."""
+        reader = edges.reader
+
+        async def more(cursor: ObjectId, n: int) -> Slice | None:
+            finds = kept.store.look(container, reader, cursor, n)
+            answers = await together(self._db, **finds) if finds else {}
+            return await kept.store.read(container, reader, cursor, n, answers)
+
+        candidates = KeptThenQuery(part, more, look.waiting or [], self._query(edges))
+        statuses, after = await self._filled(candidates, edges, before, limit, look.rows)
+        return Page(phase.slug, statuses, after, candidates.source)
+
+    async def _comeback(
+        self, phase: Phase, kept: Kept, container: Container, edges: OwnEdges, before: ObjectId | None, limit: int
+    ) -> Page:
+        """Nothing is kept for the reader. Where the setting says so, it stays like that until they press a button."""
+        if kept.recipients.active_only and self._config.comeback == "manual":
+            return replace(await self._asked(phase, edges.reader, before, limit), cold=True)
+        return await self._rebuilt(phase, kept, container, edges, before, limit)
+
+    async def _rebuilt(
+        self, phase: Phase, kept: Kept, container: Container, edges: OwnEdges, before: ObjectId | None, limit: int
+    ) -> Page:
+        """Complete at once, from the query; beside that the timeline is rebuilt."""
+        reader = edges.reader
+        following = Following(self._db, reader, self._edges, edges.version)
+        comeback = Comeback(self._stack, self._edges, reader, await following.ids(), before or LAST_ID, enough(limit))
+
+        async def answer() -> Page:
+            candidates = KeptThenQuery(await comeback.head(), _nothing, [], HomeTimeline(self._db, reader, following))
+            statuses, after = await self._filled(candidates, edges, before, limit, {})
+            return Page(phase.slug, statuses, after, "query", cold=True)
+
+        async def rebuild() -> bool:
+            try:
+                return await kept.store.rebuild(container, comeback)
+            except UNAVAILABLE as error:  # somebody's transaction may hold what has to be written
+                log.warning("the timeline of %s is left to the next read: %s", reader, error)
+                return False
+
+        page, rebuilt = await asyncio.gather(answer(), rebuild())
+        return replace(page, source="rebuilt" if rebuilt else "query")
+
+    # Fill
+
+    def _query(self, edges: OwnEdges) -> HomeTimeline:
+        return HomeTimeline(self._db, edges.reader, Following(self._db, edges.reader, self._edges, edges.version))
+
+    async def _filled(
+        self,
+        candidates: Candidates,
+        edges: OwnEdges,
+        before: ObjectId | None,
+        limit: int,
+        rows: dict[ObjectId, StatusRow],
+    ) -> tuple[list[StatusRow], ObjectId | None]:
+        """What it took to fill a first page is remembered, and the edges that were asked for."""
+        filling = Filling(self._db, edges.reader, edges, rows)
+        statuses, after = await filling.fill(candidates, before, limit)
+        if before is None:
+            self._pages.keep(edges.reader, filling.taken)
+            self._edges.keep(filling.edges)
+        return statuses, after
 
 
-Found = Sequence[list[dict[str, Any]]]  # answers of look-ups, in their order
-KeptSlices = Callable[[ObjectId, int], Awaitable[Slice | None]]
-AuthorIds = Callable[[ObjectId], Awaitable[list[Entry]]]  # one author's newest entries from a floor on
-
-
-class Asked(Protocol):
-    """What phase 1 finds for a reader for whom nothing is kept. `began_s`: on the clock's monotonic seconds."""
-
-    began_s: float
-
-    async def followees(self) -> list[ObjectId]:
-        """As they were at some moment of this read."""
-        ...
-
-    async def recent(self, authors: Sequence[ObjectId] | None = None) -> "Recent":
-        """What belongs into a rebuilt timeline, looked up now: the ids of what these authors have written, or the ids
-        and authors of what those have whom the reader follows now.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Recent:
-    """Everything from `floor` on, newest first. `rows`: per status the 12 bytes of its id and, where they were asked
-    for, of its author's.
-    """
-
-    rows: list[bytes]
-    floor: ObjectId
-
-
-class KeptThenQuery:
-    """Rule 3: above the floor what is kept and what is pending, below it phase 1."""
-
-    def __init__(self, first: Slice, more: KeptSlices, pending: list[Entry], query: Candidates) -> None:
-        self._slice: Slice | None = first
-        self._more, self._pending, self._query = more, pending, query
-        self._from_list = self._from_query = False
-        self.given: list[ObjectId] = []
-
-    async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
-        part = self._slice or await self._more(cursor, n) or NOTHING
-        self._slice = part if part.whole else None
-        found, waiting = part.older_than(cursor), Slice(self._pending, part.floor, whole=True).older_than(cursor)
-        found = newest([*found, *waiting], n) if waiting else found[:n]
-        self._from_list |= bool(found)
-        if len(found) < n and part.floor > FIRST_ID:
-            self._from_query = True
-            found += await self._query.older_than(min(cursor, part.floor), n - len(found))
-        self.given += [entry.id for entry in found]
-        return found
-
-    @property
-    def source(self) -> Source:
-        if self._from_query:
-            return "list+query" if self._from_list else "query"
-        return "list"
-
-
-def newest(entries: Iterable[Entry], n: int) -> list[Entry]:
-    """The `n` newest, each once, newest first; of two that name the same status the one that knows its author."""
-    by_id: dict[bytes, Entry] = {}  # bytes are compared ten times as fast as the ids
-    for entry in entries:
-        if entry.author or entry.id.binary not in by_id:
-            by_id[entry.id.binary] = entry
-    return [by_id[id] for id in sorted(by_id, reverse=True)[:n]]
+async def _nothing(cursor: ObjectId, n: int) -> Slice | None:
+    return None

@@ -1,21 +1,30 @@
 """The one timeline interface: whatever delivers and whoever asks, the same pages."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from bson import ObjectId
 
-from app.edges import Memory
 from app.errors import Invalid
 from app.models import StatusRow
 from app.stack import QueueDown, Stack
 from phases import PHASES
-from phases.base import Phase
-from phases.outbox import Outbox
-from phases.reading import Page
-from phases.switch import Settings, Switch
+from phases.base import Carrier, Phase
+from phases.delivering import away
+from phases.delivering.delivery import Delivery
+from phases.delivering.kept import Kept
+from phases.delivering.outbox import Outbox
+from phases.delivering.settings import Wish
+from phases.delivering.switch import Switch
+from phases.home.page import Page
+from phases.keeping.recipients import Recipients
+from phases.keeping.store import Store
+from phases.p1_query import statuses_by
+from phases.p3_queue import status_deliver
+from phases.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -37,75 +46,101 @@ class State:
     phases: list[PhaseState]
 
 
+@dataclass(frozen=True)
+class PhaseConsumer:
+    """A phase as the outbox knows it."""
+
+    name: str
+    carrier: Carrier
+    delivery: Delivery
+
+    async def hand_over(self, status: StatusRow) -> None:
+        await self.carrier.hand_over(self.delivery, status)
+
+    async def handle(self, status: ObjectId, after: ObjectId | None) -> None:
+        await status_deliver(self.delivery, status, after)
+
+
 class Timelines:
     """Every phase on one stack. Make it with `open`. `phases`: other ones than ours, to measure or to test."""
 
-    def __init__(self, stack: Stack, phases: tuple[type[Phase], ...] = PHASES) -> None:
+    def __init__(self, stack: Stack, phases: tuple[Phase, ...] = PHASES) -> None:
         self.stack = stack
-        self.settings = Switch(stack, {phase.slug: phase.keeps for phase in phases if phase.keeps})
-        self.outbox = Outbox(stack.db, stack.config.pending_scan)
-        memory = Memory()
-        self.phases = {phase.slug: phase(stack, self.settings, self.outbox, memory) for phase in phases}
+        self.phases = {phase.slug: phase for phase in phases}
+        kinds = {phase.slug: phase.keeps for phase in phases if phase.keeps}
+        firsts = {kept: slug for slug, kept in reversed(kinds.items())}  # of the phases that share it
+        made = {kept: _made(stack, self.phases[slug]) for kept, slug in firsts.items()}
+        self.switch = Switch(stack, kinds, {kept: store for kept, (store, _) in made.items()})
+        self.kept = {
+            name: Kept(name, store, recipients, self.switch, partial(statuses_by, stack.db), stack.config.cap)
+            for name, (store, recipients) in made.items()
+        }
+        self.outbox = Outbox(stack, self.switch, self.phases.keys() - kinds.keys(), list(self.kept.values()))
+        for slug, kept in kinds.items():
+            phase = self.phases[slug]
+            assert phase.carrier, f"{slug} keeps timelines that nobody delivers to"
+            delivery = Delivery(slug, phase.chunk(stack.config), self.kept[kept], self.outbox, stack.queue)
+            self.outbox.consumers[slug] = PhaseConsumer(slug, phase.carrier, delivery)
+        self._reading = Reading(stack, self.switch, self.outbox)
 
     @classmethod
-    async def open(cls, stack: Stack, phases: tuple[type[Phase], ...] = PHASES) -> "Timelines":
-        """On a database without phase settings: phase 4 alone, or in demo mode all of them."""
+    async def open(cls, stack: Stack, phases: tuple[Phase, ...] = PHASES) -> "Timelines":
+        """On a database without phase settings: the last of our phases alone, or in demo mode all of them."""
         timelines = cls(stack, phases)
-        await timelines.settings.open("cache", ["push", "queue", "cache"] if stack.config.demo else ["cache"])
+        keeping = [phase.slug for phase in phases if phase.keeps]
+        await timelines.switch.open(phases[-1].slug, keeping if stack.config.demo else keeping[-1:])
         return timelines
 
     async def page(
         self, reader: ObjectId, *, phase: str | None = None, before: ObjectId | None = None, limit: int = 20
     ) -> Page:
         """One page of the reader's home timeline, newest first. Raises Invalid for an unknown phase."""
-        return await (await self._named(phase)).page(reader, before, limit)
+        asked = await self._named(phase)
+        return await self._reading.page(asked, self.kept_by(asked.slug), reader, before, limit)
 
     async def refresh(self, reader: ObjectId, *, phase: str | None = None, limit: int = 20) -> Page:
         """The first page, with what the phase keeps for this reader built anew."""
-        return await (await self._named(phase)).refresh(reader, limit)
+        asked = await self._named(phase)
+        return await self._reading.refresh(asked, self.kept_by(asked.slug), reader, limit)
 
     async def _named(self, slug: str | None) -> Phase:
-        slug = slug or (await self.settings.current()).read
+        slug = slug or (await self.switch.current()).read
         if slug not in self.phases:
-            raise Invalid("phase", _unknown(slug))
+            raise Invalid("phase", self._unknown(slug))
         return self.phases[slug]
 
-    def owed(self, settings: Settings) -> tuple[str, ...]:
-        """The phases that a status posted now is pending for: those that deliver and keep something."""
-        return tuple(slug for slug in settings.owed_by(self.stack.clock.now()) if self.phases[slug].keeps)
+    def _unknown(self, slug: str) -> str:
+        return f"there is no phase {slug[:40]!r}; there are {', '.join(self.phases)}"
 
-    async def deliver(self, slug: str, status: StatusRow) -> None:
-        """What the poster waits for in one of the phases that the status is pending for."""
-        await self.phases[slug].deliver(status)
-
-    async def settle(self, collection: str, row: ObjectId, reader: ObjectId, author: ObjectId) -> None:
-        """Make the backfill that a row of `follows` or `circles` owes (rule 4), and note that it is made."""
-        for phase in self._one_per_store():
-            await phase.widen(reader, author)
-        await self.outbox.settled(collection, row)
+    def kept_by(self, slug: str) -> Kept | None:
+        """What the phase keeps, which other phases may share."""
+        keeps = self.phases[slug].keeps
+        return self.kept[keeps] if keeps else None
 
     async def sweep(self) -> None:
-        for phase in self._one_per_store():
-            await phase.sweep()
+        for kept in self.kept.values():
+            await kept.sweep()
 
-    def _one_per_store(self) -> list[Phase]:
-        return list({phase.keeps: phase for phase in self.phases.values() if phase.keeps}.values())
-
-    async def switch(self, *, read: str | None = None, delivering: Sequence[str] | None = None) -> State:
+    async def change(self, *, read: str | None = None, delivering: Sequence[str] | None = None) -> State:
         """Change what is read by default, what delivers, or both. Raises Invalid for an unknown phase."""
         for field, slugs in (("read", [read] if read else []), ("delivering", delivering or [])):
             for slug in slugs:
                 if slug not in self.phases:
-                    raise Invalid(field, _unknown(slug))
-        await self.settings.change(read, delivering)
+                    raise Invalid(field, self._unknown(slug))
+        await self.switch.change(Wish(read, delivering))
         return await self.state()
 
     async def restart(self) -> None:
         """Forget everything that is kept, for everybody. It only costs time."""
-        await self.settings.restart()
+        await self.switch.restart()
+
+    async def send_away(self, share: float, rest: Callable[[float], Awaitable[object]] = asyncio.sleep) -> int:
+        """End the activity of that share of all readers; how many. For demonstrations."""
+        active = [kept.name for kept in self.kept.values() if kept.recipients.active_only]
+        return await away.send_away(self.stack, self.switch, active, share, rest)
 
     async def state(self) -> State:
-        settings, queued = await asyncio.gather(self.settings.fresh(), self._queued())
+        settings, queued = await asyncio.gather(self.switch.fresh(), self._queued())
         pending = await asyncio.gather(*(self.outbox.count(slug) for slug in self.phases))
         states = []
         for phase, owed in zip(self.phases.values(), pending, strict=True):
@@ -122,5 +157,8 @@ class Timelines:
             return {}  # nothing can be taken from a queue that is away
 
 
-def _unknown(slug: str) -> str:
-    return f"there is no phase {slug[:40]!r}; there are {', '.join(phase.slug for phase in PHASES)}"
+def _made(stack: Stack, phase: Phase) -> tuple[Store, Recipients]:
+    assert phase.store, phase.slug
+    assert phase.recipients, phase.slug
+    recipients = phase.recipients(stack)
+    return phase.store(stack, recipients), recipients

@@ -391,7 +391,7 @@ async def test_the_starter_of_phase_5_is_right_as_it_stands() -> None:
     async with connected(STAND_INS, Config(demo=True), clock) as stack:
         timelines = await Timelines.open(stack, (*PHASES, starter.Hybrid))
         await timelines.switch(delivering=["cache", "hybrid"])
-        world = World(stack, clock, timelines, Social(stack, timelines))
+        world = World(stack, clock, timelines, Social(stack, timelines.outbox))
         world.pass_grace()
         await world.people("ann", "bob")
         await world.follow("ann", "bob")

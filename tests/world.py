@@ -32,7 +32,7 @@ class World:
     @classmethod
     async def open(cls, stack: Stack, clock: ManualClock) -> "World":
         timelines = await Timelines.open(stack)
-        world = cls(stack, clock, timelines, Social(stack, timelines))
+        world = cls(stack, clock, timelines, Social(stack, timelines.outbox))
         world.pass_grace()
         return world
 
@@ -90,12 +90,8 @@ class World:
 
     async def chill(self, reader: str) -> None:
         """Nothing is kept for this reader any more, as after an eviction."""
-        settings = await self.timelines.settings.fresh()
-        for phase in ("push", "cache"):
-            store = self.timelines.phases[phase]
-            container = settings.current(store.keeps) if store.keeps else None
-            if container:
-                await store.store.forget(container, self.ids[reader])  # type: ignore[attr-defined]
+        for kept in self.timelines.kept.values():
+            await kept.forget(self.ids[reader])
 
     async def warm(self, *readers: str) -> None:
         """Every phase keeps a timeline for them."""
@@ -127,6 +123,6 @@ class World:
             raise redis.ConnectionError("stopped by the test")
 
         with ExitStack() as patches:
-            for name in ("_offer", "_take_some", "_settle", "_job_ids"):
+            for name in ("_offer", "_job_ids"):
                 patches.enter_context(patch.object(self.stack.queue, name, down))
             yield

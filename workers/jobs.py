@@ -2,89 +2,86 @@
 
 import asyncio
 import logging
-import time
+from collections import OrderedDict
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bson import ObjectId
 
-from app.access import statuses_by_id
-from app.models import StatusRow
 from app.stack import UNAVAILABLE
-from app.stack.consumer import Retry, after_the_outage, attempts_of_this_job, worker_of_this_job
-from app.stack.queue import JOB_TIMEOUT_S, QueueDown
+from app.stack.consumer import Retry, after_the_outage, attempts_of_this_job
+from app.stack.queue import JOB_TIMEOUT_S
 from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
 
-TURN_S = 1.0  # then RQ is asked again: it beats its heart, and may have been told to stop
-FIRST_CHUNKS = 8  # delivered together
-TAKEN_TIMEOUT_S = JOB_TIMEOUT_S - 5  # of a delivery made along with a job: it ends before RQ gives up on the job
+BATCH = 16  # statuses delivered beside a job's own
+BATCH_S = 2.0  # for so long
+DONE_REMEMBERED = 10_000
+
+Work = tuple[str, ObjectId]  # a consumer, a status
 
 
-@dataclass(frozen=True)
+@dataclass
 class Runtime:
+    """Of one worker. `done`: what was done beside other jobs, until its own job comes."""
+
     timelines: Timelines
     loop: asyncio.AbstractEventLoop
+    done: OrderedDict[Work, None] = field(default_factory=OrderedDict)
 
 
 RUNTIME: ContextVar[Runtime] = ContextVar("runtime")  # set by the thread that takes the jobs
 
 
-def fan_out(phase: str, status: str, resume: list[str] | None) -> Retry | None:
-    """One bounded chunk of a status's delivery in one phase, and some of what waits behind it. Safe to repeat."""
-    runtime, end_s = RUNTIME.get(), time.monotonic() + TURN_S
-    own = asyncio.run_coroutine_threadsafe(_deliver(runtime.timelines, phase, status, resume), runtime.loop)
+def fan_out(consumer: str, status: str, after: str | None) -> Retry | None:
+    """One bounded step of what a consumer owes for a status, and some of what is pending behind it. Safe to repeat."""
+    runtime, work = RUNTIME.get(), (consumer, ObjectId(status))
+    if after is None and work in runtime.done:
+        del runtime.done[work]
+        return None
+    own = asyncio.run_coroutine_threadsafe(_steps(runtime, consumer, ObjectId(status), after), runtime.loop)
     try:
         own.result(JOB_TIMEOUT_S)
     except UNAVAILABLE as error:
-        log.warning("delivery of %s in %s waits: %s", status, phase, error)
+        log.warning("delivery of %s in %s waits: %s", status, consumer, error)
         return after_the_outage(attempts_of_this_job())
     finally:
         own.cancel()
-    turn = asyncio.run_coroutine_threadsafe(_turn(runtime.timelines, end_s, worker_of_this_job()), runtime.loop)
-    if wrong := turn.exception():  # no failure of this job's: what the turn had in hand is queued again by RQ
-        log.error("this turn ends early: %s", wrong, exc_info=None if isinstance(wrong, QueueDown) else wrong)
     return None
 
 
-async def _turn(timelines: Timelines, end_s: float, worker: str | None) -> None:
-    """RQ takes longer over a job than an ordinary delivery does, so a job does some others as well.
+async def _steps(runtime: Runtime, consumer: str, status: ObjectId, after: str | None) -> None:
+    await step(runtime.timelines, consumer, status, after)
+    if after is None:
+        await _beside(runtime, consumer, status)
 
-    First chunks are taken many at a time and delivered together, further ones one at a time and, every other time, only
-    when there is no first one: what is posted meanwhile waits for one chunk, and the large wait for nobody for long.
-    What fails here goes back, to be tried, counted and if need be buried by itself.
+
+async def step(timelines: Timelines, consumer: str, status: ObjectId, after: object) -> None:
+    """After what no step of ours has said, everybody is served again."""
+    last = ObjectId(after) if isinstance(after, str) and ObjectId.is_valid(after) else None
+    await timelines.outbox.consumers[consumer].handle(status, last)
+
+
+async def _beside(runtime: Runtime, consumer: str, status: ObjectId) -> None:
+    """RQ takes longer over a job than an ordinary delivery takes, so a job also delivers what was posted after its
+    own status and waits behind it, all at once. The jobs of these find nothing to do. What fails here is left to its
+    own job, to be tried, counted and if need be buried by itself.
     """
-    queue, alone = timelines.stack.queue, True
-    while time.monotonic() < end_s and (chunks := await queue.take_some(FIRST_CHUNKS, alone=alone)):
-        alone = any(chunk.resume for chunk in chunks)
-        ends = await asyncio.gather(
-            *(
-                asyncio.wait_for(_deliver(timelines, chunk.phase, chunk.status, chunk.resume), TAKEN_TIMEOUT_S)
-                for chunk in chunks
-            ),
-            return_exceptions=True,
-        )
-        errors = [error for error in ends if error is not None]
-        done = [chunk for chunk, error in zip(chunks, ends, strict=True) if error is None]
-        await queue.settle(done, [chunk for chunk in chunks if chunk not in done], worker)
-        if errors:
-            log.warning("given back: %r", errors)
-            return
-
-
-async def _deliver(timelines: Timelines, phase: str, status: str, resume: list[str] | None) -> None:
-    await deliver_chunk(timelines, phase, ObjectId(status), resume)
-
-
-async def deliver_chunk(timelines: Timelines, phase: str, id: ObjectId, resume: list[str] | None) -> None:
-    """Read the status -> deliver -> queue the rest, or note that there is none: no other order survives a crash."""
-    settings, [found] = await timelines.settings.fresh_with(statuses_by_id([id]))
-    rest = None
-    for status in map(StatusRow.of, found):
-        if status.audience:
-            rest = await timelines.phases[phase].fan_out(status, resume, settings)
-    if rest is None:
-        await timelines.outbox.delivered(phase, id)
-    elif not await timelines.stack.queue.offer(phase, id, rest):
-        log.info("the next chunk of %s in %s is queued already, or Redis is away", id, phase)
+    others = await runtime.timelines.outbox.behind(consumer, status, BATCH)
+    steps = {other: asyncio.create_task(step(runtime.timelines, consumer, other, None)) for other in others}
+    if not steps:
+        return
+    _, late = await asyncio.wait(steps.values(), timeout=BATCH_S)
+    for task in late:
+        task.cancel()
+    await asyncio.wait(steps.values())
+    for other, task in steps.items():
+        if task.cancelled():
+            continue
+        if error := task.exception():
+            log.warning("delivery of %s in %s is left to its own job: %r", other, consumer, error)
+        else:
+            runtime.done[consumer, other] = None
+    while len(runtime.done) > DONE_REMEMBERED:
+        runtime.done.popitem(last=False)

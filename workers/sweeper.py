@@ -5,7 +5,6 @@ import logging
 from datetime import timedelta
 
 from app.clock import id_at
-from app.edges import WIDENING
 from app.stack import UNAVAILABLE
 from phases.timelines import Timelines
 
@@ -29,25 +28,23 @@ async def sweep_forever(timelines: Timelines) -> None:
 async def sweep(timelines: Timelines) -> None:
     await timelines.stack.queue.enqueue_scheduled()
     await _queue_what_was_lost(timelines)
-    await _settle_debts(timelines)
+    await _make_backfills(timelines)
     await timelines.sweep()
 
 
 async def _queue_what_was_lost(timelines: Timelines) -> None:
     """A pending status that no job will deliver: its enqueue failed, or Redis or a worker died with it."""
     queue, overdue = timelines.stack.queue, id_at(timelines.stack.clock.now() - timedelta(seconds=OVERDUE_S))
-    for slug in timelines.phases:
-        if lost := await timelines.outbox.overdue(slug, overdue, AT_ONCE):
-            known = await queue.known()
+    for name in timelines.outbox.consumers:
+        if lost := await timelines.outbox.overdue(name, overdue, AT_ONCE):
+            under_way = await queue.known()
             for status in lost:
-                if (slug, str(status)) not in known:
-                    await queue.offer(slug, status)
+                if (name, str(status)) not in under_way:
+                    await queue.offer(name, status)
 
 
-async def _settle_debts(timelines: Timelines) -> None:
-    """Backfills whose process died between the edge and the merge, or found a server away."""
+async def _make_backfills(timelines: Timelines) -> None:
+    """Those whose process died between the edge and the merge, or found a server away."""
     overdue = id_at(timelines.stack.clock.now() - timedelta(seconds=OVERDUE_S))
-    ends = {collection: (reader, author) for collection, reader, author in WIDENING}
-    for collection, row in await timelines.outbox.debts(overdue, AT_ONCE):
-        reader, author = ends[collection]
-        await timelines.settle(collection, row["_id"], row[reader], row[author])
+    for collection, row in await timelines.outbox.backfills_overdue(overdue, AT_ONCE):
+        await timelines.outbox.settle(collection, row)

@@ -11,9 +11,13 @@ from pymongo.errors import ConnectionFailure, CursorNotFound, ExecutionTimeout, 
 from app.clock import Clock
 from app.config import Config
 from app.models import DOCUMENTS
-from app.stack import mongodb, queue
+from app.stack import queue
 from app.stack.memcached import Memcached, MemcachedDown, MemcachedNodes, MemcachedStandIn
-from app.stack.mongodb import Contended, Database, NoSnapshot
+from app.stack.mongodb.connection import Database, connect
+from app.stack.mongodb.find import NoSnapshot
+from app.stack.mongodb.stand_in import stand_in
+from app.stack.mongodb.transaction import Contended
+from app.stack.mongodb.write import prepare
 from app.stack.queue import DeliveryQueue, QueueDown
 
 # A server of ours is away. The web edge answers 503, the worker tries again later.
@@ -78,9 +82,9 @@ async def connected(addresses: Addresses, config: Config, clock: Clock | None = 
     """Connect, create what collections and indexes are missing, and disconnect at the end."""
     clock = clock or Clock()
     if addresses.mongodb is None:
-        db = mongodb.stand_in(config.database)
+        db = stand_in(config.database)
     else:
-        db = mongodb.connect(addresses.mongodb, config.database, config.server_timeout_s)
+        db = connect(addresses.mongodb, config.database, config.server_timeout_s)
     connection = queue.stand_in() if addresses.redis is None else queue.connect(addresses.redis, REDIS_TIMEOUT_S)
     memcached: Memcached = (
         MemcachedStandIn(clock.monotonic)
@@ -89,7 +93,7 @@ async def connected(addresses: Addresses, config: Config, clock: Clock | None = 
     )
     try:
         await init_beanie(database=db, document_models=list(DOCUMENTS), skip_indexes=True)
-        await mongodb.prepare(db)
+        await prepare(db)
         yield Stack(config, clock, db, DeliveryQueue(connection, clock.monotonic), memcached, addresses)
     finally:
         await memcached.close()

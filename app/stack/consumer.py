@@ -17,7 +17,7 @@ from rq.worker import DequeueStrategy
 
 from app.stack.queue import DeliveryQueue
 
-__all__ = ["Retry", "after_the_outage", "attempts_of_this_job", "consume", "drain", "worker_of_this_job"]
+__all__ = ["Retry", "after_the_outage", "attempts_of_this_job", "consume", "drain"]
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,6 @@ def attempts_of_this_job() -> int:
     """How often the job that this thread is doing has been tried before."""
     job = get_current_job()
     return (job.number_of_retries or 0) if job else 0
-
-
-def worker_of_this_job() -> str | None:
-    """The name that the worker of this thread is known by."""
-    job = get_current_job()
-    return job.worker_name if job else None
 
 
 class _Worker(SimpleWorker):
@@ -106,7 +100,8 @@ def _consume(queue: DeliveryQueue, connection: redis.Redis, stop: threading.Even
 def drain(queue: DeliveryQueue) -> None:
     """Do every job that is waiting, and those that these queue."""
     with _own_connection(queue) as connection:
-        _make(queue, connection, _ThreadWorker).work(burst=True, logging_level="WARNING")
+        worker = _make(queue, connection, _ThreadWorker)
+        worker.work(burst=True, dequeue_strategy=DequeueStrategy.ROUND_ROBIN, logging_level="WARNING")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,7 @@ from rq.job import Job
 from rq.registry import FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
 from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
-from rq.suspension import WORKERS_SUSPENDED, is_suspended, resume, suspend
+from rq.suspension import is_suspended, resume, suspend
 
 from app.stack.cost import count_redis
 
@@ -34,23 +34,6 @@ ATTEMPT_PAUSES_S = (1, 2, 5, 15, 30)  # then the job is a dead letter
 DEAD_LETTER_TTL_S = 30 * 86_400
 AWAY_S = 2.0  # after a failure nobody who posts waits for Redis again for so long
 LIST_LIMIT = 10_000  # ids of one queue or registry that are looked at
-TAKEN_S = 30  # what was taken that long ago and not settled is queued again
-IN_A_TURN = ":turn"  # after a job's id, where RQ has an execution's
-# As RQ begins a job, in one step: off its queue and into the registry of started ones, whose overdue it queues again.
-TAKE = f"""
-local taken = {{}}
-if redis.call('exists', KEYS[1]) == 1 then return taken end
-for queue = 1, (#KEYS - 1) / 2 do
-    if #taken > 0 and ARGV[#ARGV] == 'alone' then break end
-    for _ = 1, tonumber(ARGV[queue + 1]) do
-        local id = redis.call('lpop', KEYS[2 * queue])
-        if not id then break end
-        redis.call('zadd', KEYS[2 * queue + 1], ARGV[1], id .. '{IN_A_TURN}')
-        table.insert(taken, id)
-    end
-end
-return taken
-"""
 
 
 class QueueDown(Exception):
@@ -84,20 +67,6 @@ def connect(url: str, timeout_s: float) -> redis.Redis:
 def stand_in() -> redis.Redis:
     """Redis in this process, shared by its threads."""
     return FakeRedis(server=FakeServer())
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A job in hand. `resume`: where a further chunk begins, None for a first one."""
-
-    id: str
-    phase: str
-    status: str
-    resume: list[str] | None
-
-    @property
-    def queue(self) -> str:
-        return MORE if self.resume else FIRST
 
 
 @dataclass(frozen=True)
@@ -140,7 +109,7 @@ class DeliveryQueue:
         except redis.RedisError as error:
             raise QueueDown(f"redis: {error}") from error
 
-    async def offer(self, phase: str, status: ObjectId, resume: list[str] | None = None) -> bool:
+    async def offer(self, phase: str, status: ObjectId, after: ObjectId | None = None) -> bool:
         """Queue one chunk of a fan-out, once. False when it is there already, or when Redis is away.
 
         Nobody waits for Redis to come back: what could not be queued is still pending, and the sweeper queues it
@@ -148,25 +117,25 @@ class DeliveryQueue:
         """
         if self._is_away():
             return False
-        return await asyncio.to_thread(self._offer_unless_away, phase, status, resume)
+        return await asyncio.to_thread(self._offer_unless_away, phase, status, after)
 
     def _is_away(self) -> bool:
         return self._now_s() < self._away_until
 
-    def _offer_unless_away(self, phase: str, status: ObjectId, resume: list[str] | None) -> bool:
+    def _offer_unless_away(self, phase: str, status: ObjectId, after: ObjectId | None) -> bool:
         """In the thread: of many that wait for a thread while Redis hangs, only the first find that out."""
         if self._is_away():
             return False
         try:
-            return self._offer(phase, status, resume)
+            return self._offer(phase, status, after)
         except redis.RedisError as error:
             self._away_until = self._now_s() + AWAY_S
             log.warning("could not queue %s for %s, the sweeper will: %s", status, phase, error)
             return False
 
-    def _offer(self, phase: str, status: ObjectId, resume: list[str] | None) -> bool:
-        job_id = f"{phase}-{status}" + (f"-{resume[-1]}" if resume else "")
-        queue, arguments = self.queues[MORE if resume else FIRST], (phase, str(status), resume)
+    def _offer(self, phase: str, status: ObjectId, after: ObjectId | None) -> bool:
+        job_id = f"{phase}-{status}" + (f"-{after}" if after else "")
+        queue, arguments = self.queues[MORE if after else FIRST], (phase, str(status), str(after) if after else None)
         if self._enqueue(queue, job_id, arguments):
             return True
         if self._is_somewhere(queue, job_id):
@@ -175,7 +144,7 @@ class DeliveryQueue:
         return self._enqueue(queue, job_id, arguments)
 
     @staticmethod
-    def _enqueue(queue: Queue, job_id: str, arguments: tuple[str, str, list[str] | None]) -> bool:
+    def _enqueue(queue: Queue, job_id: str, arguments: tuple[str, str, str | None]) -> bool:
         try:
             queue.enqueue(
                 "workers.jobs.fan_out",
@@ -202,46 +171,6 @@ class DeliveryQueue:
             or job_id in FailedJobRegistry(**options)
             or job_id in _started(queue).get_job_ids(end=LIST_LIMIT)
         )
-
-    async def take_some(self, first_chunks: int, *, alone: bool = False) -> list[Chunk]:
-        """Jobs off their queues: at most so many first chunks, and one further chunk, unless there is a first one and
-        those shall be `alone`; none while workers are paused.
-
-        Whoever takes them calls `settle`. If they die first RQ queues them again, as it does with what it gave out.
-        """
-        return await self._call(self._take_some, first_chunks, alone)  # type: ignore[no-any-return]
-
-    def _take_some(self, first_chunks: int, alone: bool) -> list[Chunk]:
-        places = [place for queue in self.queues.values() for place in (queue.key, _started(queue).key)]
-        limits = (time.time() + TAKEN_S, first_chunks, 1, "alone" if alone else "together")
-        ids: Any = self.connection.eval(TAKE, 1 + len(places), WORKERS_SUSPENDED, *places, *limits)
-        return [chunk for id in ids if (chunk := self._chunk(id.decode()))]
-
-    def _chunk(self, id: str) -> Chunk | None:
-        phase, status, *further = id.split("-", 2)
-        if not further:
-            return Chunk(id, phase, status, None)
-        try:
-            job = Job.fetch(id, connection=self.connection, serializer=JSONSerializer)
-        except NoSuchJobError:  # done by somebody else meanwhile
-            return None
-        return Chunk(id, phase, status, job.args[2])
-
-    async def settle(self, done: Sequence[Chunk], failed: Sequence[Chunk], worker: str | None) -> None:
-        """What was taken is done, and counts for the worker of that name, or it goes back to where it was."""
-        await self._call(self._settle, done, failed, worker)
-
-    def _settle(self, done: Sequence[Chunk], failed: Sequence[Chunk], worker: str | None) -> None:
-        with self.connection.pipeline() as pipe:
-            for chunk in (*done, *failed):
-                pipe.zrem(_started(self.queues[chunk.queue]).key, chunk.id + IN_A_TURN)
-            for chunk in done:
-                pipe.delete(Job.key_for(chunk.id))
-            for chunk in reversed(failed):
-                self.queues[chunk.queue].push_job_id(chunk.id, pipeline=pipe, at_front=True)
-            if worker and done:
-                pipe.hincrby(Worker.redis_worker_namespace_prefix + worker, "successful_job_count", len(done))
-            pipe.execute()
 
     async def ping(self) -> str:
         """The server's version."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from app.config import Config
 from phases.authors import FEW, GROUP, WINDOW_AUTHORS
+
+from app.config import Config
 
 Action = Literal["post", "deliver", "read", "return"]
 Count = Callable[[int, int], int]

@@ -12,11 +12,14 @@ from bson import ObjectId
 from app.clock import Clock, id_at
 from app.models import StatusRow
 from app.stack import Stack
-from phases.activity import as_if_here
-from phases.lists import Lists, key
-from phases.p4_cache import Cache
-from phases.switch import Container, StoreName
-from phases.timelines import Timelines
+from phases.base import Phase
+from phases.delivering.away import as_if_here
+from phases.delivering.delivery import Delivery
+from phases.delivering.kept import Kept
+from phases.keeping.lists import key
+from phases.keeping.store import Container
+from phases.p4_cache import CACHE
+from phases.timelines import PhaseConsumer, Timelines
 from workers.worker import drain_queues
 
 BATCH = 5_000  # documents of one insert
@@ -88,32 +91,35 @@ class Lab:
         await self.stack.db["statuses"].insert_one(row | {"pending": list(owed)})
         return StatusRow.of(row)
 
-    async def post(self, author: ObjectId, slug: str) -> tuple[StatusRow, float]:
+    async def post(self, author: ObjectId, phase: Phase) -> tuple[StatusRow, float]:
         """A post as the poster waits for it in one phase; and how long that took, in ms."""
         start_s = perf_counter()
-        row = await self.store(author, slug)
-        await self.timelines.deliver(slug, row)
+        row = await self.store(author, phase.slug)
+        await self.timelines.outbox.consumers[phase.slug].hand_over(row)
         return row, (perf_counter() - start_s) * 1000
 
     async def drain(self) -> None:
         """A worker does all jobs that wait."""
         await drain_queues(self.timelines)
 
-    async def container(self, store: StoreName) -> Container:
-        found = (await self.timelines.settings.fresh()).current(store)
-        assert found, "Lab.open has switched every phase on"
-        return found
+    def kept(self, phase: Phase) -> Kept:
+        kept = self.timelines.kept_by(phase.slug)
+        assert kept, f"{phase.slug} keeps nothing"
+        return kept
 
-    @property
-    def lists(self) -> Lists:
-        cache = self.timelines.phases["cache"]
-        assert isinstance(cache, Cache)
-        assert isinstance(cache.store, Lists)
-        return cache.store
+    def delivery(self, phase: Phase) -> Delivery:
+        consumer = self.timelines.outbox.consumers[phase.slug]
+        assert isinstance(consumer, PhaseConsumer)
+        return consumer.delivery
+
+    async def container(self, kept: Kept) -> Container:
+        container = (await self.timelines.switch.fresh()).current(kept.name)
+        assert container, "Lab.open has switched every phase on"
+        return container
 
     async def forget_lists(self, readers: Sequence[ObjectId]) -> None:
         """Leave nothing in the Memcached that the demo uses too."""
-        container = await self.container("lists")
+        container = await self.container(self.kept(CACHE))
         for reader in readers:
             await self.stack.memcached.delete(key(container, reader))
 
@@ -135,7 +141,7 @@ async def median_ms(work: Callable[[], Awaitable[object]], times: int) -> float:
     return statistics.median([await timed(work) for _ in range(times)])
 
 
-async def median_wait_ms(lab: Lab, author: ObjectId, slug: str) -> float:
+async def median_wait_ms(lab: Lab, author: ObjectId, phase: Phase) -> float:
     """How long the poster waits in one phase. The first post warms up and does not count."""
-    waits = [(await lab.post(author, slug))[1] for _ in range(4)]
+    waits = [(await lab.post(author, phase))[1] for _ in range(4)]
     return statistics.median(waits[1:])

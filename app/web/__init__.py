@@ -43,7 +43,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.router.redirect_slashes = False
     app.state.stack = stack
     app.state.timelines = timelines
-    app.state.social = Social(stack, timelines)
+    app.state.social = Social(stack, timelines.outbox)
     app.state.history = history
     app.state.streams = Streams()
     app.state.watches = {}  # deliveries that somebody watches, by status id

@@ -24,6 +24,7 @@ ROWS = 10
 READERS_CHECKED = 20
 ANOTHER_LOOK = 2  # what is posted between two of the four reads is no difference
 WATCH_EVERY_S = 0.2
+KEPT = {phase.keeps: [other.slug for other in PHASES if other.keeps == phase.keeps] for phase in PHASES if phase.keeps}
 FIRST_WORDS = "Watch how this one is delivered"
 
 
@@ -150,7 +151,9 @@ async def post(request: Request, me: Account) -> Response:
 async def delivery(request: Request, me: Account) -> Response:
     watch = await _watch(request, me)
     author = (await social_of(request).people([watch.status.user_id]))[watch.status.user_id]
-    return render(request, "delivery.html", watch=watch, author=author, phases=PHASES, live=f"{request.url.path}/live")
+    return render(
+        request, "delivery.html", watch=watch, author=author, phases=PHASES, kept=KEPT, live=f"{request.url.path}/live"
+    )
 
 
 async def delivery_live(request: Request, me: Account) -> Response:
@@ -162,7 +165,7 @@ async def delivery_live(request: Request, me: Account) -> Response:
         if finished:
             return None
         finished = watch.over
-        return fragment(request, "parts/delivery.html", watch=watch, phases=PHASES)
+        return fragment(request, "parts/delivery.html", watch=watch, phases=PHASES, kept=KEPT)
 
     return stream(request, "delivery", part, WATCH_EVERY_S)
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from app.stack.cost import Cost, counted
 from app.web.request import timelines_of
 from phases import PHASES
-from phases.reading import Page
+from phases.home.page import Page
 
 NUMBERS = {phase.slug: number for number, phase in enumerate(PHASES, 1)}
 TITLES = {phase.slug: phase.title for phase in PHASES}

@@ -1,12 +1,12 @@
 """People who go away, and looking at what is kept without touching it."""
 
 import asyncio
-from functools import partial
 
 import pytest
 
-from phases.activity import Activity, send_away
-from phases.held import holds
+from phases.keeping.activity import active_count
+from phases.p2_push import PUSH
+from phases.p4_cache import CACHE
 from tests.world import World
 from workers.worker import run_in_thread
 
@@ -27,15 +27,15 @@ async def leave(world: World, share: float = 0.9) -> int:
     async def rest(seconds: float) -> None:
         world.clock.advance(seconds)
 
-    gone = await send_away(world.stack, world.timelines.settings, share, rest)
+    gone = await world.timelines.send_away(share, rest)
     world.pass_grace()
     return gone
 
 
 async def test_who_is_sent_away_costs_no_delivery_and_misses_nothing(town: World) -> None:
-    assert await Activity(town.stack).count() == 11
+    assert await active_count(town.stack) == 11
     assert await leave(town) == 9
-    assert await Activity(town.stack).count() == 2
+    assert await active_count(town.stack) == 2
     await town.post("zoe", "while they are away")
     await town.drain()
     await town.sees("fan3", "while they are away")
@@ -53,7 +53,7 @@ async def test_who_returns_while_people_are_sent_away_gets_everything(town: Worl
         town.clock.advance(seconds)
         await town.walk("fan1", "cache")
 
-    await send_away(town.stack, town.timelines.settings, 1.0, rest)
+    await town.timelines.send_away(1.0, rest)
     await town.walk("fan1", "cache")
     town.pass_grace()
     for text in ("one", "two"):
@@ -64,7 +64,7 @@ async def test_who_returns_while_people_are_sent_away_gets_everything(town: Worl
 
 
 async def test_what_delivered_before_delivers_afterwards(town: World) -> None:
-    await town.timelines.switch(read="cache", delivering=["push", "cache"])
+    await town.timelines.change(read="cache", delivering=["push", "cache"])
     town.pass_grace()
     await leave(town)
     state = await town.timelines.state()
@@ -73,19 +73,20 @@ async def test_what_delivered_before_delivers_afterwards(town: World) -> None:
 
 async def test_looking_at_what_is_kept_touches_nothing(town: World) -> None:
     status = await town.post("zoe", "hello")
-    settings = await town.timelines.settings.fresh()
-    held = partial(holds, town.stack, settings)
+    entries, lists = town.timelines.kept_by(PUSH.slug), town.timelines.kept_by(CACHE.slug)
+    assert entries
+    assert lists
     fan = town.ids["fan1"]
-    assert (await held("entries", fan, status.id), await held("lists", fan, status.id)) == (True, False)
+    assert (await entries.holds(fan, status.id), await lists.holds(fan, status.id)) == (True, False)
     await town.drain()
-    assert await held("lists", fan, status.id) is True
+    assert await lists.holds(fan, status.id) is True
     await town.chill("fan1")
-    assert await held("lists", fan, status.id) is None
-    assert await held("lists", fan, status.id) is None, "nothing has been built by looking"
+    assert await lists.holds(fan, status.id) is None
+    assert await lists.holds(fan, status.id) is None, "nothing has been built by looking"
     later = await town.post("fan1", "nobody follows me")
-    assert await held("entries", town.ids["fan2"], later.id) is False
+    assert await entries.holds(town.ids["fan2"], later.id) is False
     async with town.without_memcached():
-        assert await held("lists", fan, status.id) is None
+        assert await lists.holds(fan, status.id) is None
 
 
 async def test_paused_workers_leave_everything_pending_and_readers_see_it(town: World) -> None:

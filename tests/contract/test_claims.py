@@ -4,9 +4,10 @@ import pytest
 
 from app.clock import id_at
 from app.stack.cost import Cost, counted
-from app.walkthrough.costs import CLAIMS, Claim
 from phases import PHASES
-from phases.authors import FEW, GROUP, PACED
+from phases.base import Phase
+from phases.claims import Action, Claim
+from phases.home.newest import FEW, GROUP, PACED
 from tests.contract.test_costs import CHUNK, star
 from tests.world import World
 
@@ -20,18 +21,18 @@ def agrees(claim: Claim, n: int, found: Cost) -> bool:
     return exact and found.redis <= claim.redis_at_most
 
 
-def claimed(action: str) -> list[Claim]:
-    return [claim for claim in CLAIMS if claim.action == action]
+def claimed(action: Action) -> list[tuple[Phase, Claim]]:
+    return [(phase, claim) for phase in PHASES for claim in phase.costs if claim.action == action]
 
 
-def by_phase(claim: Claim) -> str:
-    return claim.phase
+def by_phase(value: object) -> str:
+    return value.slug if isinstance(value, Phase) else value.action if isinstance(value, Claim) else str(value)
 
 
 @pytest.mark.parametrize("n", FOLLOWERS)
-@pytest.mark.parametrize("claim", claimed("post"), ids=by_phase)
-async def test_a_post(world: World, claim: Claim, n: int) -> None:
-    await star(world, claim.phase, n)
+@pytest.mark.parametrize(("phase", "claim"), claimed("post"), ids=by_phase)
+async def test_a_post(world: World, phase: Phase, claim: Claim, n: int) -> None:
+    await star(world, phase.slug, n)
     await world.post("zoe", "RQ asks Redis for its version, once")
     await world.drain()
     with counted() as found:
@@ -40,9 +41,9 @@ async def test_a_post(world: World, claim: Claim, n: int) -> None:
 
 
 @pytest.mark.parametrize("n", FOLLOWERS)
-@pytest.mark.parametrize("claim", claimed("deliver"), ids=by_phase)
-async def test_a_delivery(world: World, claim: Claim, n: int) -> None:
-    await star(world, claim.phase, FOLLOWERS[-1] if "active" in claim.grows_with else n, n)
+@pytest.mark.parametrize(("phase", "claim"), claimed("deliver"), ids=by_phase)
+async def test_a_delivery(world: World, phase: Phase, claim: Claim, n: int) -> None:
+    await star(world, phase.slug, FOLLOWERS[-1] if "active" in claim.grows_with else n, n)
     await world.post("zoe", "hello")
     with counted() as found:
         await world.drain()
@@ -51,14 +52,14 @@ async def test_a_delivery(world: World, claim: Claim, n: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("claim", "n"),
-    [(claim, n) for claim in claimed("read") for n in FOLLOWEES[:-1]]
-    + [pytest.param(claim, FEW, marks=pytest.mark.thorough) for claim in claimed("read")]
-    + [(claim, n) for claim in claimed("return") for n in FOLLOWEES[:-1]],
-    ids=lambda value: f"{value.phase}-{value.action}" if isinstance(value, Claim) else str(value),
+    ("phase", "claim", "n"),
+    [(*claim, n) for claim in claimed("read") for n in FOLLOWEES[:-1]]
+    + [pytest.param(*claim, FEW, marks=pytest.mark.thorough) for claim in claimed("read")]
+    + [(*claim, n) for claim in claimed("return") for n in FOLLOWEES[:-1]],
+    ids=by_phase,
 )
-async def test_a_page(world: World, claim: Claim, n: int) -> None:
-    await world.timelines.switch(read=claim.phase, delivering=[claim.phase])
+async def test_a_page(world: World, phase: Phase, claim: Claim, n: int) -> None:
+    await world.timelines.change(read=phase.slug, delivering=[phase.slug])
     world.pass_grace()
     await world.people("ann", "zoe")
     await world.follow("ann", "zoe")
@@ -66,13 +67,13 @@ async def test_a_page(world: World, claim: Claim, n: int) -> None:
     edges = [{"_id": id_at(now), "follower": world.ids["ann"], "followee": id_at(now)} for _ in range(n - 1)]
     if edges:
         await world.stack.db["follows"].insert_many(edges)
-    busy = claim.phase == "query" and n >= FEW
+    busy = phase.pulls and n >= FEW
     if busy:  # a window of them holds enough
         old = {"text": "old", "audience": "followers", "deleted": False}
         statuses = [{"_id": id_at(now), "user_id": edge["followee"], **old} for edge in edges]
         await world.stack.db["statuses"].insert_many(statuses)
     for _ in range(2):  # Ann is no stranger
-        await world.page("ann", claim.phase)
+        await world.page("ann", phase.slug)
     await world.post("zoe", "hello")
     await world.drain()
     if claim.action == "return":
@@ -81,12 +82,12 @@ async def test_a_page(world: World, claim: Claim, n: int) -> None:
         await world.drain()
         await world.chill("ann")
     with counted() as found:
-        page = await world.page("ann", claim.phase)
+        page = await world.page("ann", phase.slug)
     hellos = min(20, 1 + (2 * PACED if claim.action == "return" else 0))
     assert [status.text for status in page.statuses] == ["hello"] * hellos + ["old"] * (19 if busy else 0)
     assert agrees(claim, n, found)
 
 
 def test_every_phase_says_what_a_post_and_a_page_cost() -> None:
-    for action in ("post", "read"):
-        assert [claim.phase for claim in claimed(action)] == [phase.slug for phase in PHASES]
+    for phase in PHASES:
+        assert {"post", "read"} <= {claim.action for claim in phase.costs}

@@ -1,18 +1,23 @@
 """DESIGN §3, rule by rule, on every stack."""
 
+from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 from bson import ObjectId
 
 from app.errors import Conflict
+from app.models import StatusRow
 from app.stack import MemcachedDown
-from phases.kept import Return
-from phases.outbox import Outbox
-from phases.p2_push import Push
-from phases.reading import Recent
+from phases.comeback import Comeback
+from phases.delivering.delivery import Delivery
+from phases.delivering.kept import Kept
+from phases.delivering.outbox import Outbox
+from phases.keeping.store import Recent
+from phases.p2_push import PUSH, put_on_timelines
+from phases.timelines import PhaseConsumer
 from tests.world import KEEPING, SLUGS, World
-from workers.jobs import deliver_chunk
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +57,7 @@ async def test_an_acknowledged_status_survives_every_server_that_delivery_needs(
 async def test_switching_needs_no_migration_and_loses_nothing(town: World) -> None:
     expected: list[str] = []
     for n in range(12):
-        await town.timelines.switch(delivering=[KEEPING[n % 3]] if n % 4 else [])
+        await town.timelines.change(delivering=[KEEPING[n % 3]] if n % 4 else [])
         for when in ("at once", "after the grace"):
             await town.post("zoe", f"{n} {when}")
             expected.insert(0, f"{n} {when}")
@@ -65,34 +70,34 @@ async def test_switching_needs_no_migration_and_loses_nothing(town: World) -> No
 
 async def test_a_process_with_old_settings_loses_nothing_within_the_grace(town: World) -> None:
     """It posts, and reads, as if nothing had been switched."""
-    await town.timelines.switch(delivering=[])
+    await town.timelines.change(delivering=[])
     town.pass_grace()
-    old = await town.timelines.settings.fresh()
-    await town.timelines.switch(delivering=["push", "cache"])
-    with patch.object(town.timelines.settings, "current", return_value=old):
+    old = await town.timelines.switch.fresh()
+    await town.timelines.change(delivering=["push", "cache"])
+    with patch.object(town.timelines.switch, "current", return_value=old):
         await town.post("zoe", "posted by the old process")
     town.pass_grace()
     await town.drain()
     await town.sees("ann", "posted by the old process")
 
-    old = await town.timelines.settings.fresh()
-    await town.timelines.switch(delivering=[])
-    await town.timelines.switch(delivering=["queue", "cache"])
+    old = await town.timelines.switch.fresh()
+    await town.timelines.change(delivering=[])
+    await town.timelines.change(delivering=["queue", "cache"])
     await town.post("zoe", "posted by a new process")
     await town.drain()
-    with patch.object(town.timelines.settings, "current", return_value=old):
+    with patch.object(town.timelines.switch, "current", return_value=old):
         for phase in SLUGS:
             assert (await town.walk("ann", phase))[0] == "posted by a new process", phase
 
 
 async def test_a_post_that_takes_longer_than_the_grace_reads_the_settings_again(town: World) -> None:
-    await town.timelines.switch(delivering=[])
+    await town.timelines.change(delivering=[])
     town.pass_grace()
-    old = await town.timelines.settings.fresh()
-    await town.timelines.switch(delivering=["cache"])
+    old = await town.timelines.switch.fresh()
+    await town.timelines.change(delivering=["cache"])
     town.pass_grace()
     await town.warm("ann")
-    with patch.object(town.timelines.settings, "current", return_value=old):
+    with patch.object(town.timelines.switch, "current", return_value=old):
         await town.post("zoe", "slow")
     assert (await town.page("ann", "cache")).source == "list"
     assert await town.walk("ann", "cache") == ["slow"]
@@ -101,14 +106,14 @@ async def test_a_post_that_takes_longer_than_the_grace_reads_the_settings_again(
 async def test_a_replay_owes_what_the_first_try_did_not_live_to_owe(town: World) -> None:
     """A process with old settings stops before its insert, goes on after a switch, and is killed right behind it."""
     zoe = town.ids["zoe"]
-    await town.timelines.switch(delivering=[])
+    await town.timelines.change(delivering=[])
     town.pass_grace()
-    old = await town.timelines.settings.fresh()
-    await town.timelines.switch(delivering=["push", "cache"])
+    old = await town.timelines.switch.fresh()
+    await town.timelines.change(delivering=["push", "cache"])
     town.pass_grace()
     await town.warm("ann")
     with (
-        patch.object(town.timelines.settings, "current", return_value=old),
+        patch.object(town.timelines.switch, "current", return_value=old),
         patch.object(Outbox, "owe", side_effect=Crash),
         pytest.raises(Crash),
     ):
@@ -120,7 +125,7 @@ async def test_a_replay_owes_what_the_first_try_did_not_live_to_owe(town: World)
 
 
 async def test_a_phase_that_does_not_deliver_is_merely_slower(town: World) -> None:
-    await town.timelines.switch(delivering=["queue"])
+    await town.timelines.change(delivering=["queue"])
     town.pass_grace()
     await town.post("zoe", "hello")
     sources = [await town.source("ann", phase) for phase in SLUGS]
@@ -147,7 +152,7 @@ async def test_sweeping_cuts_to_the_cap_and_loses_nothing(town: World) -> None:
     for text in texts:
         await town.post("zoe", text)
     await town.drain()
-    container = (await town.timelines.settings.fresh()).current("entries")
+    container = (await town.timelines.switch.fresh()).current(PUSH.keeps or "")
     assert container
     entries = town.stack.db[f"home_entries_{container.name}"]
     assert await entries.count_documents({}) == 30 * 10
@@ -196,7 +201,7 @@ async def test_a_crash_between_the_edge_and_its_backfill_loses_nothing(town: Wor
     await town.post("zoe", "to the circle", "circle")
     await town.drain()
     await town.warm("ann")
-    with patch.object(Push, "widen", side_effect=Crash):
+    with patch.object(Kept, "widen", side_effect=Crash):
         with pytest.raises(Crash):
             await town.follow("ann", "yan")
         with pytest.raises(Crash):
@@ -279,7 +284,7 @@ async def test_redis_flushed_with_everything_in_it(town: World) -> None:
 
 
 async def test_a_push_that_dies_half_way_is_finished_by_a_worker(town: World) -> None:
-    with patch.object(Outbox, "delivered", side_effect=Crash), pytest.raises(Crash):
+    with patch.object(Outbox, "done", side_effect=Crash), pytest.raises(Crash):
         await town.post("zoe", "half")
     assert (await town.pending())["push"] == 1
     await town.sweep()
@@ -295,16 +300,18 @@ async def test_a_push_that_dies_half_way_is_finished_by_a_worker(town: World) ->
 async def test_jobs_twice_out_of_order_and_half(town: World, phase: str) -> None:
     first = await town.post("zoe", "first")
     second = await town.post("zoe", "second")
-    run = town.timelines.phases[phase].fan_out
-    rest = await run(second, None)
-    await run(second, None)
-    assert rest
-    while rest:
-        rest = await run(second, rest)
-    await run(first, None)  # and no more of it: the worker dies
+    consumer = town.timelines.outbox.consumers[phase]
+    assert isinstance(consumer, PhaseConsumer)
+    walk = partial(put_on_timelines, consumer.delivery)
+    last = await walk(second, None)
+    await walk(second, None)
+    assert last
+    while last:
+        last = await walk(second, last)
+    await walk(first, None)  # and no more of it: the worker dies
     await town.sees("ann", "second", "first")
     await town.drain()
-    await deliver_chunk(town.timelines, phase, first.id, None)
+    await consumer.handle(first.id, None)
     await town.drain()
     assert set((await town.pending()).values()) == {0}
     await town.sees("ann", "second", "first")
@@ -337,7 +344,7 @@ async def test_the_same_key_posts_once(town: World) -> None:
 
 
 async def test_a_small_fan_out_does_not_wait_behind_a_large_one(world: World) -> None:
-    await world.timelines.switch(delivering=["queue"])
+    await world.timelines.change(delivering=["queue"])
     world.pass_grace()
     fans = [f"fan{n}" for n in range(40)]
     await world.people("star", "pal", *fans)
@@ -345,13 +352,13 @@ async def test_a_small_fan_out_does_not_wait_behind_a_large_one(world: World) ->
         await world.follow(fan, "star")
     await world.follow("fan0", "pal")
     order: list[str] = []
-    fan_out = Push.fan_out
+    put = Delivery.put
 
-    async def noted(self: Push, status: object, *more: object) -> object:
-        order.append(status.text)  # type: ignore[attr-defined]
-        return await fan_out(self, status, *more)  # type: ignore[arg-type]
+    async def noted(self: Delivery, status: StatusRow, *more: Any) -> None:
+        order.append(status.text)
+        await put(self, status, *more)
 
-    with patch.object(Push, "fan_out", noted):
+    with patch.object(Delivery, "put", noted):
         await world.post("star", "large")
         await world.post("star", "large too")
         await world.post("pal", "small")
@@ -368,15 +375,15 @@ async def test_a_status_delivered_while_a_list_is_rebuilt_is_in_it(town: World) 
     await town.post("zoe", "before")
     await town.drain()
     await town.chill("ann")
-    recent = Return.recent
+    recent = Comeback.recent
 
-    async def raced(self: Return, authors: list[ObjectId] | None = None) -> Recent:
+    async def raced(self: Comeback, authors: list[ObjectId] | None = None) -> Recent:
         part = await recent(self, authors)
         await town.post("zoe", "during")
         await town.drain()
         return part
 
-    with patch.object(Return, "recent", raced):
+    with patch.object(Comeback, "recent", raced):
         await town.page("ann", "cache")
     page = await town.page("ann", "cache")
     assert ([s.text for s in page.statuses], page.source) == (["during", "before"], "list")
@@ -388,15 +395,15 @@ async def test_a_follow_while_a_timeline_is_rebuilt_is_not_lost(town: World, pha
     await town.post("yan", "before")
     await town.drain()
     await town.chill("ann")
-    recent = Return.recent
+    recent = Comeback.recent
 
-    async def raced(self: Return, authors: list[ObjectId] | None = None) -> Recent:
+    async def raced(self: Comeback, authors: list[ObjectId] | None = None) -> Recent:
         part = await recent(self, authors)
-        with patch.object(Return, "recent", recent):
+        with patch.object(Comeback, "recent", recent):
             await town.follow("ann", "yan")
         return part
 
-    with patch.object(Return, "recent", raced):
+    with patch.object(Comeback, "recent", raced):
         await town.page("ann", phase)
     await town.sees("ann", "before")
 
@@ -405,15 +412,15 @@ async def test_of_two_rebuilds_one_fills_and_nothing_is_lost(town: World) -> Non
     await town.post("zoe", "hello")
     await town.drain()
     await town.chill("ann")
-    recent, pages = Return.recent, []
+    recent, pages = Comeback.recent, []
 
-    async def raced(self: Return, authors: list[ObjectId] | None = None) -> Recent:
+    async def raced(self: Comeback, authors: list[ObjectId] | None = None) -> Recent:
         part = await recent(self, authors)
-        with patch.object(Return, "recent", side_effect=AssertionError("one asks, and the other one does not")):
+        with patch.object(Comeback, "recent", side_effect=AssertionError("one asks, and the other one does not")):
             pages.append(await town.page("ann", "cache"))
         return part
 
-    with patch.object(Return, "recent", raced):
+    with patch.object(Comeback, "recent", raced):
         pages.append(await town.page("ann", "cache"))
     assert [page.source for page in pages] == ["query", "rebuilt"]
     assert [page.cold for page in pages] == [True, True]
@@ -433,7 +440,7 @@ async def test_deliveries_wait_for_memcached(town: World) -> None:
     status = await town.post("zoe", "hello")
     async with town.without_memcached():
         with pytest.raises(MemcachedDown):
-            await deliver_chunk(town.timelines, "cache", status.id, None)
+            await town.timelines.outbox.consumers["cache"].handle(status.id, None)
         page = await town.page("ann", "cache")
         assert ([s.text for s in page.statuses], page.source) == (["hello"], "query")
     assert (await town.pending())["cache"] == 1

@@ -3,21 +3,27 @@
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
-from app.edges import followees
+from app.edges import followees_of
 from app.errors import Conflict, Forbidden, NotFound
 from app.models import Audience
-from phases.activity import Activity, send_away
-from phases.lists import RENEW_AFTER, key
+from app.stack.mongodb.find import rows
+from phases.base import Phase
+from phases.delivering.kept import Kept
+from phases.delivering.settings import Wish
+from phases.keeping.entries import Entries
+from phases.keeping.lists import RENEW_AFTER, key
+from phases.p3_queue import QUEUE
+from phases.p4_cache import CACHE
 from tests.interleavings.scheduler import Touch, point
 from tests.interleavings.stage import Act, Process, Race, Town
 from workers.sweeper import sweep
 
 Setting = Callable[[Town], Awaitable[None]]
-Kept = Literal["new", "cold", "warm"]
+Ann = Literal["new", "cold", "warm"]
 
 
 def town(
-    *phases: str, waiting: int = 0, ann: Kept = "warm", audience: Audience = "followers", fans: tuple[str, ...] = ()
+    *phases: str, waiting: int = 0, ann: Ann = "warm", audience: Audience = "followers", fans: tuple[str, ...] = ()
 ) -> Setting:
     """Ann follows Zoe, and so do her other fans; these phases deliver.
 
@@ -124,26 +130,33 @@ def passes(seconds: float) -> Act:
     return passing
 
 
+def kept_by(process: Process, phase: Phase) -> Kept:
+    kept = process.timelines.kept_by(phase.slug)
+    assert kept
+    return kept
+
+
 async def mark_active(process: Process) -> None:
     """As much of another read as matters to others who read at the same time."""
     stack, ann = process.town.stack, process.ids["ann"]
-    await Activity(stack).mark(ann, await followees(stack.db, ann))
+    followees = [edge["followee"] for edge in await rows(stack.db, followees_of(ann))]
+    await kept_by(process, CACHE).recipients.admit(ann, followees)
 
 
 async def sweep_active(process: Process) -> None:
-    await Activity(process.town.stack).sweep()
+    await kept_by(process, CACHE).recipients.sweep()
 
 
 async def send_everybody_away(process: Process) -> None:
     async def rest(seconds: float) -> None:
         await passes(seconds)(process)
 
-    await send_away(process.town.stack, process.timelines.settings, 1.0, rest)
+    await process.timelines.send_away(1.0, rest)
     await rest(process.town.stack.config.grace_s + 2)  # until the new lists are read
 
 
 async def evict(process: Process) -> None:
-    container = (await process.timelines.settings.current()).current("lists")
+    container = (await process.timelines.switch.current()).current(kept_by(process, CACHE).name)
     assert container
     await process.town.stack.memcached.delete(key(container, process.ids["ann"]))
 
@@ -154,28 +167,29 @@ async def flush(process: Process) -> None:
 
 
 async def cut(process: Process) -> None:
-    phase = process.timelines.phases["queue"]
-    container = (await process.timelines.settings.current()).current("entries")
+    kept = kept_by(process, QUEUE)
+    container = (await process.timelines.switch.current()).current(kept.name)
     assert container
-    await phase.store.cut(container, process.ids["ann"])  # type: ignore[attr-defined]
+    assert isinstance(kept.store, Entries)
+    await kept.store.cut(container, process.ids["ann"])
 
 
 def switch(*phases: str) -> Act:
     async def switching(process: Process) -> None:
-        await process.timelines.settings.change(None, phases)
+        await process.timelines.switch.change(Wish(delivering=phases))
 
     return switching
 
 
 async def newest_settings(process: Process) -> None:
-    process.timelines.settings._copy = None
+    process.timelines.switch._copy = None
 
 
 async def restart(process: Process) -> None:
     """Whatever else is switched meanwhile: nothing that was kept before is read again."""
-    before = (await process.timelines.settings.fresh()).containers
+    before = (await process.timelines.switch.fresh()).containers
     await process.timelines.restart()
-    after = (await process.timelines.settings.fresh()).containers
+    after = (await process.timelines.switch.fresh()).containers
     assert not {c.since for c in before} & {c.since for c in after if c.until is None}, "begun anew, and still there"
 
 

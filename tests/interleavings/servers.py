@@ -13,16 +13,17 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from app.edges import VERSIONS
 from app.stack.memcached import MemcachedStandIn
-from app.stack.mongodb import Find, _StandInCollection, _StandInDatabase
+from app.stack.mongodb.find import Find
+from app.stack.mongodb.stand_in import StandInCollection, StandInDatabase
 from app.stack.queue import DeliveryQueue
-from phases.activity import ACTIVE
+from phases.keeping.activity import ACTIVE
 from tests.interleavings.scheduler import Touch, point, written
 
 CATALOG = "catalog"
 EDGES = (VERSIONS, "follows", "blocks", "circles", ACTIVE)
 
-_Collection: Any = _StandInCollection  # fewer options than Motor's: those that the project uses
-_Database: Any = _StandInDatabase
+_Collection: Any = StandInCollection  # fewer options than Motor's: those that the project uses
+_Database: Any = StandInDatabase
 
 
 def _keys(collection: str, condition: Any) -> frozenset[object] | None:
@@ -180,10 +181,10 @@ class StagedDatabase(_Database):  # type: ignore[misc]
         this: Any = self
         return StagedCollection(this, self.delegate.get_collection(*args, **options))
 
-    async def one_after_another(self, finds: Sequence[Find]) -> list[list[dict[str, Any]]]:
-        touches = [_read(find.collection, find.query, dict.fromkeys(find.fields, 1)) for find in finds]
-        await point("together " + ", ".join(find.collection for find in finds), *touches)
-        found: list[list[dict[str, Any]]] = await super().one_after_another(finds)
+    async def one_after_another(self, finds: Mapping[str, Find]) -> dict[str, list[dict[str, Any]]]:
+        touches = [_read(find.collection, find.query, dict.fromkeys(find.fields, 1)) for find in finds.values()]
+        await point("together " + ", ".join(find.collection for find in finds.values()), *touches)
+        found: dict[str, list[dict[str, Any]]] = await super().one_after_another(finds)
         return found
 
     async def at_once(self, work: Any) -> Any:
@@ -236,7 +237,7 @@ class StagedMemcached(MemcachedStandIn):
         return taken
 
 
-Job = tuple[str, ObjectId, list[str] | None]  # phase, status, where its chunk begins
+Job = tuple[str, ObjectId, ObjectId | None]  # phase, status, the last recipient of the step before
 
 
 class StagedQueue(DeliveryQueue):
@@ -246,12 +247,12 @@ class StagedQueue(DeliveryQueue):
         self.waiting: dict[str, Job] = {}
         self.started: dict[str, Job] = {}
 
-    async def offer(self, phase: str, status: ObjectId, resume: list[str] | None = None) -> bool:
+    async def offer(self, phase: str, status: ObjectId, after: ObjectId | None = None) -> bool:
         await point(f"queue offer {phase}", Touch("queue", write=True))
-        job_id = f"{phase}-{status}" + (f"-{resume[-1]}" if resume else "")
+        job_id = f"{phase}-{status}" + (f"-{after}" if after else "")
         if job_id in self.waiting or job_id in self.started:
             return False
-        self.waiting[job_id] = (phase, status, resume)
+        self.waiting[job_id] = (phase, status, after)
         return True
 
     async def known(self) -> set[tuple[str, str]]:

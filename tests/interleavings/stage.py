@@ -17,12 +17,11 @@ from app.errors import Forbidden
 from app.models import Audience
 from app.social import Social
 from app.stack import Addresses, connected
-from phases.lists import PLACEHOLDER, TRAILER
+from phases.keeping.lists import PLACEHOLDER, TRAILER
 from phases.timelines import Timelines
 from tests.interleavings.scheduler import Count, Explorer, Schedule, Touch, Violation, point
 from tests.interleavings.servers import StagedDatabase, StagedMemcached, StagedQueue
 from tests.world import SLUGS, World
-from workers.jobs import deliver_chunk
 from workers.sweeper import OVERDUE_S, sweep
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -43,7 +42,7 @@ class Process:
     def __init__(self, town: "Town") -> None:
         self.town, self.ids = town, town.ids
         self.timelines = Timelines(town.stack)
-        self.social = Social(town.stack, self.timelines)
+        self.social = Social(town.stack, self.timelines.outbox)
 
     async def post(self, author: str, text: str, audience: Audience = "followers", key: str | None = None) -> ObjectId:
         status, _ = await self.social.post(self.ids[author], text, audience, key)
@@ -59,7 +58,8 @@ class Process:
         """Do the jobs that wait, and those that these queue."""
         queue = self.town.queue
         while job_id := await queue.take():
-            await deliver_chunk(self.timelines, *queue.started[job_id])
+            consumer, status, after = queue.started[job_id]
+            await self.timelines.outbox.consumers[consumer].handle(status, after)
             await queue.done(job_id)
 
     async def read(self, reader: str, phase: str, limit: int = 20) -> None:
@@ -105,9 +105,9 @@ class Town(World):
         await Process(self).work()
 
     async def deliver_only(self, *phases: str) -> None:
-        await self.timelines.switch(delivering=phases)
+        await self.timelines.change(delivering=phases)
         self.pass_grace()
-        await self.timelines.settings.current()
+        await self.timelines.switch.current()
 
     # Beginning again
 
@@ -222,7 +222,7 @@ class Town(World):
 
     async def _compare(self, readers: tuple[str, ...], when: str) -> None:
         self.timelines = Timelines(self.stack)
-        delivering = (await self.timelines.settings.current()).delivering
+        delivering = (await self.timelines.switch.current()).delivering
         if "push" in delivering:  # phase 3 reads what phase 2 keeps
             delivering = tuple({*delivering, "queue"})
         for reader in readers:
@@ -273,7 +273,7 @@ class Race:
                 schedule = Schedule(town.changed)
                 for name, act in self.actors.items():
                     process = Process(town)
-                    process.timelines.settings._copy = copy
+                    process.timelines.switch._copy = copy
                     schedule.start(name, act(process))
                 return schedule
 
@@ -293,7 +293,7 @@ class Race:
                 except AssertionError as error:
                     raise Violation(str(error), schedule.order) from error
 
-            copy = await Timelines(town.stack).settings.current()
+            copy = await Timelines(town.stack).switch.current()
             found = await Explorer(begin, check, self.crashing, limit).run()
             found.states = len(inspected)
             return found
@@ -307,7 +307,7 @@ async def _town(config: Mapping[str, Any]) -> AsyncIterator[Town]:
         {"database": name, "demo": True, "cap": 3, "chunk": 2, "inline_chunk": 2, "list_chunk": 2, **config}
     )
     clock = ManualClock(NOON)
-    with patch("app.stack.mongodb.stand_in", _staged_database):
+    with patch("app.stack.stand_in", _staged_database):
         async with connected(STAND_INS, settings, clock) as stack:
             stack.memcached, stack.queue = StagedMemcached(clock.monotonic), StagedQueue()
             town = await Town.open(stack, clock)

@@ -9,12 +9,14 @@ from bson import ObjectId
 from app.clock import FIRST_ID, LAST_ID
 from app.errors import Conflict
 from app.stack import MemcachedDown
-from phases.kept import Return
-from phases.lists import LIST, Value, key
-from phases.reading import SPARE, Recent
-from phases.timelines import Timelines
+from phases.comeback import Comeback
+from phases.home.page import SPARE
+from phases.keeping.lists import LIST, Value, key
+from phases.keeping.store import Recent
+from phases.p4_cache import CACHE
+from phases.timelines import PhaseConsumer, Timelines
 from tests.world import KEEPING, SLUGS, World
-from workers.jobs import deliver_chunk
+from workers.jobs import step
 
 pytestmark = pytest.mark.anyio
 
@@ -44,7 +46,7 @@ async def test_a_page_is_filled_up_however_many_are_not_for_the_reader(town: Wor
 
 async def test_a_delivery_that_fails_is_not_the_posters_business(town: World) -> None:
     """Rule 1. It is stored: whoever is told otherwise posts it again."""
-    with patch.object(town.timelines.phases["cache"], "deliver", side_effect=MemcachedDown):
+    with patch.object(PhaseConsumer, "hand_over", side_effect=MemcachedDown):
         status, created = await town.social.post(town.ids["zoe"], "stored")
     assert created
     await town.sweep()
@@ -62,7 +64,7 @@ async def test_what_lies_below_the_floor_is_not_believed(town: World) -> None:
     await town.chill("ann")
     await town.warm("ann")
     for phase in ("queue", "cache"):
-        await town.timelines.phases[phase].fan_out(early, None)
+        await town.timelines.outbox.consumers[phase].handle(early.id, None)
     for phase in SLUGS:
         assert await town.walk("ann", phase) == [*reversed(texts), early.text], phase
 
@@ -97,15 +99,15 @@ async def test_a_key_does_not_answer_with_a_tombstone(town: World) -> None:
 @pytest.mark.parametrize("phase", ["queue", "cache"])
 async def test_a_replay_delivers_what_the_earlier_try_did_not(town: World, phase: str) -> None:
     """Rule 5. The earlier one took longer than the grace, while a phase was switched on, and died before it noticed."""
-    await town.timelines.switch(delivering=[])
+    await town.timelines.change(delivering=[])
     town.pass_grace()
-    old = await town.timelines.settings.fresh()
-    await town.timelines.switch(delivering=[phase])
+    old = await town.timelines.switch.fresh()
+    await town.timelines.change(delivering=[phase])
     town.pass_grace()
     await town.warm("ann")
     post = partial(town.social.post, town.ids["zoe"], "slow", idempotency_key="k")
     with (
-        patch.object(town.timelines.settings, "current", return_value=old),
+        patch.object(town.timelines.switch, "current", return_value=old),
         patch.object(town.timelines.outbox, "owe", side_effect=Crash),
         pytest.raises(Crash),
     ):
@@ -123,7 +125,7 @@ async def test_a_backfill_does_not_prolong_a_list(town: World) -> None:
     await town.people("yan")
     await town.post("yan", "before")
     await town.drain()
-    container = (await town.timelines.settings.fresh()).current("lists")
+    container = (await town.timelines.switch.fresh()).current(CACHE.keeps or "")
     assert container
     asked: list[int] = []
     cas = town.stack.memcached.cas
@@ -158,7 +160,7 @@ async def test_a_long_backfill_into_an_empty_list_leaves_no_gap(world: World) ->
 @pytest.mark.parametrize("settings", [{"pending_scan": 5}])
 async def test_what_strangers_have_pending_hides_nothing(town: World) -> None:
     """Rule 5. More is pending than a read looks at, and what it looks at is not for this reader."""
-    await town.timelines.switch(delivering=["queue", "cache"])
+    await town.timelines.change(delivering=["queue", "cache"])
     town.pass_grace()
     await town.people("stranger")
     await town.post("zoe", "for ann")
@@ -171,7 +173,7 @@ async def test_what_strangers_have_pending_hides_nothing(town: World) -> None:
 async def test_the_last_follower_has_it_too(world: World, phase: str) -> None:
     """Rules 5 and 6. Three chunks, and everybody's activity ends at the same moment."""
     fans = [f"fan{n}" for n in range(10)]
-    await world.timelines.switch(delivering=[phase])
+    await world.timelines.change(delivering=[phase])
     world.pass_grace()
     await world.people("star", *fans)
     for fan in fans:
@@ -191,7 +193,7 @@ async def test_a_chunk_that_another_version_queued_serves_everybody_again(world:
     await world.follow("ann", "star")
     await world.warm("ann")
     status = await world.post("star", "hello")
-    await deliver_chunk(world.timelines, phase, status.id, ["1767268800000", "f" * 24])
+    await step(world.timelines, phase, status.id, ["1767268800000", "f" * 24])
     assert await world.source("ann", phase) == "list"
     await world.sees("ann", "hello")
 
@@ -205,7 +207,7 @@ async def test_a_circle_fills_no_strangers_list(town: World) -> None:
     await town.post("spam", "buy")
     await town.drain()
     await town.page("ann", "cache")
-    container = (await town.timelines.settings.fresh()).current("lists")
+    container = (await town.timelines.switch.fresh()).current(CACHE.keeps or "")
     assert container
     found = await town.stack.memcached.gets(key(container, town.ids["ann"]))
     assert found
@@ -216,13 +218,13 @@ async def test_a_circle_fills_no_strangers_list(town: World) -> None:
 @pytest.mark.parametrize("settings", [{"timeline_ttl_s": 60, "activity_slack_s": 10, "lease_s": 300}])
 async def test_a_list_whose_time_is_over_before_it_is_filled_is_given_up(town: World) -> None:
     await town.chill("ann")
-    recent = Return.recent
+    recent = Comeback.recent
 
-    async def for_long(self: Return, authors: list[ObjectId] | None = None) -> Recent:
+    async def for_long(self: Comeback, authors: list[ObjectId] | None = None) -> Recent:
         town.clock.advance(75)
         return await recent(self, authors)
 
-    with patch.object(Return, "recent", for_long):
+    with patch.object(Comeback, "recent", for_long):
         page = await town.page("ann", "cache")
     assert (page.source, page.cold) == ("query", True)
 
@@ -253,7 +255,7 @@ async def test_a_worker_that_does_not_reach_the_lists_does_not_say_it_delivered(
         patch.object(town.stack.memcached, "nodes", ("elsewhere:1",)),
         pytest.raises(MemcachedDown, match="elsewhere"),
     ):
-        await deliver_chunk(town.timelines, "cache", status.id, None)
+        await step(town.timelines, "cache", status.id, None)
     assert (await town.pending())["cache"] == 1
     assert await town.walk("ann", "cache") == ["hello"]
 

@@ -568,7 +568,7 @@ class Histories(RuleBasedStateMachine):
         self, who: int, read: str | None, delivering: list[str] | None, grace: bool, dies: int | None, lag_s: float
     ) -> None:
         self.step("switch")
-        self.act(who, self.system.processes[who].timelines.switch(read=read, delivering=delivering), dies, lag_s)
+        self.act(who, self.system.processes[who].timelines.change(read=read, delivering=delivering), dies, lag_s)
         if grace:
             self.pass_time(self.system.raw.config.grace_s + 2)
 
@@ -588,10 +588,10 @@ class Histories(RuleBasedStateMachine):
         """The other process still acts on the settings from before the switch, as it may; everybody else reads."""
         self.step("post by one who has not heard")
         knows, other = self.system.processes[who], self.system.processes[1 - who]
-        self.run(knows.timelines.switch(delivering=[slug for slug in before if slug not in after]))
+        self.run(knows.timelines.change(delivering=[slug for slug in before if slug not in after]))
         self.pass_time(self.system.raw.config.grace_s + 2)
-        self.run(other.timelines.settings.current())
-        self.run(knows.timelines.switch(delivering=after))
+        self.run(other.timelines.switch.current())
+        self.run(knows.timelines.change(delivering=after))
         self.run(self._read_at_once(SLUGS))
         self.clock.advance(late_s)
         text = f"{len(self.oracle.statuses)} by one who has not heard"
@@ -605,10 +605,10 @@ class Histories(RuleBasedStateMachine):
         """The other process still reads what has just been switched off."""
         self.step("post that one reads who has not heard")
         knows, other = self.system.processes[who], self.system.processes[1 - who]
-        self.run(knows.timelines.switch(delivering=KEEPING))
+        self.run(knows.timelines.change(delivering=KEEPING))
         self.pass_time(self.system.raw.config.grace_s + 2)
         self.run(self._read_at_once(SLUGS))
-        self.run(knows.timelines.switch(delivering=after if len(after) < len(KEEPING) else []))
+        self.run(knows.timelines.change(delivering=after if len(after) < len(KEEPING) else []))
         self.clock.advance(late_s)
         text = f"{len(self.oracle.statuses)} after what one has not heard"
         row, _ = self.run(knows.social.post(self.person(author), text))
@@ -626,7 +626,7 @@ class Histories(RuleBasedStateMachine):
         insert = Status.insert
 
         async def hangs(status: Status) -> Status:
-            await self.system.processes[1 - who].timelines.switch(delivering=delivering)
+            await self.system.processes[1 - who].timelines.change(delivering=delivering)
             self.clock.advance(self.system.raw.config.grace_s + 2)
             for reader in self.people:
                 await self.system.processes[1 - who].timelines.page(reader, phase=reads)

@@ -20,10 +20,11 @@ from app.models import User
 from app.social import Social
 from app.stack import UNAVAILABLE, Addresses, MemcachedDown, Stack, connected
 from app.stack.queue import QUEUES
-from phases.entries import Entries
-from phases.lists import PLACEHOLDER, Lists, Value, key
+from phases.keeping.entries import Entries
+from phases.keeping.lists import PLACEHOLDER, Lists, Value, key
+from phases.p4_cache import CACHE
 from phases.timelines import Timelines
-from workers.jobs import deliver_chunk
+from workers.jobs import step
 
 MONGODB = frozenset(
     [
@@ -159,7 +160,7 @@ class Job:
 
     phase: str
     status: ObjectId
-    resume: list[str] | None
+    after: object
 
 
 @dataclasses.dataclass
@@ -194,7 +195,7 @@ class System:
 
     async def start(self) -> Process:
         timelines = await Timelines.open(self.stack)
-        return Process(timelines, Social(self.stack, timelines))
+        return Process(timelines, Social(self.stack, timelines.outbox))
 
     @contextmanager
     def _fused_queue(self) -> Iterator[None]:
@@ -227,8 +228,8 @@ class System:
 
     @staticmethod
     def read(job: Any) -> Job:
-        phase, status, resume = job.args
-        return Job(phase, ObjectId(status), resume)
+        phase, status, after = job.args
+        return Job(phase, ObjectId(status), after)
 
     def take(self, job: Any) -> None:
         """As a worker takes it: out of the queue, and known no more if the worker dies."""
@@ -238,7 +239,7 @@ class System:
     async def run(self, process: Process, job: Job) -> bool:
         """False when a server is away: the job has to wait."""
         try:
-            await deliver_chunk(process.timelines, job.phase, job.status, job.resume)
+            await step(process.timelines, job.phase, job.status, job.after)
         except UNAVAILABLE:
             return False
         return True
@@ -247,8 +248,8 @@ class System:
 
     async def lists_of(self, readers: Sequence[ObjectId]) -> list[str]:
         """The keys that hold, or would hold, something for these readers."""
-        settings = await self.processes[0].timelines.settings.fresh()
-        return [key(c, reader) for c in settings.containers if c.store == "lists" for reader in readers]
+        settings = await self.processes[0].timelines.switch.fresh()
+        return [key(c, reader) for c in settings.containers if c.kept == CACHE.keeps for reader in readers]
 
     async def expire(self, readers: Sequence[ObjectId], passed_s: float) -> None:
         """A real Memcached measures its own time: what this clock says is over goes by hand."""

@@ -6,10 +6,13 @@ from unittest.mock import patch
 import pytest
 
 from app.social import Social
-from app.stack import mongodb
-from phases import lists, switch
-from phases.entries import Entries
-from phases.switch import Container, Switch
+from phases.delivering.settings import Settings
+from phases.delivering.switch import Switch
+from phases.keeping import lists
+from phases.keeping.entries import Entries
+from phases.keeping.store import Container
+from phases.p2_push import PUSH
+from phases.p4_cache import CACHE
 from phases.timelines import Timelines
 from tests.world import KEEPING, SLUGS, World
 
@@ -24,7 +27,7 @@ async def test_a_floor_that_was_forgotten_stays_forgotten(world: World) -> None:
     await world.post("zoe", "zoe")
     await world.drain()
     await world.warm("ann")
-    container = (await world.timelines.settings.fresh()).current("entries")
+    container = (await world.timelines.switch.fresh()).current(PUSH.keeps or "")
     assert container
     insert = Entries._insert
     raced: list[bool] = []
@@ -48,21 +51,21 @@ async def test_a_switch_that_takes_longer_than_the_grace_loses_nothing(world: Wo
     """Rule 3. `since` was chosen before a server hung, and is over when the others hear of it."""
     await world.people("ann", "zoe")
     await world.follow("ann", "zoe")
-    await world.timelines.switch(delivering=[])
+    await world.timelines.change(delivering=[])
     world.pass_grace()
     other = await Timelines.open(world.stack)
-    create: Any = mongodb.create_clustered
+    begin = Entries.begin
 
-    async def hangs(database: object, name: str) -> None:
-        await create(database, name)
+    async def hangs(self: Entries, container: Container) -> None:
+        await begin(self, container)
         world.clock.advance(world.stack.config.grace_s + 3)
-        await other.settings.current()
+        await other.switch.current()
 
-    with patch.object(switch, "create_clustered", hangs):
-        await world.timelines.switch(delivering=list(KEEPING))
+    with patch.object(Entries, "begin", hangs):
+        await world.timelines.change(delivering=list(KEEPING))
     for phase in KEEPING:
         await world.page("ann", phase)  # by a process that knows: a list is built, and read
-    await Social(world.stack, other).post(world.ids["zoe"], "posted by one who does not know")
+    await Social(world.stack, other.outbox).post(world.ids["zoe"], "posted by one who does not know")
     for phase in SLUGS:
         assert await world.walk("ann", phase) == ["posted by one who does not know"], phase
 
@@ -71,7 +74,7 @@ async def test_settings_that_take_long_to_read_are_used_all_the_same(world: Worl
     """A read of them that takes longer than they may be old must not be repeated for ever."""
     fresh, reads = Switch.fresh, 0
 
-    async def slow(self: Switch) -> switch.Settings:
+    async def slow(self: Switch) -> Settings:
         nonlocal reads
         reads += 1
         assert reads < 5, "for ever"
@@ -81,7 +84,7 @@ async def test_settings_that_take_long_to_read_are_used_all_the_same(world: Worl
 
     world.clock.advance(1)
     with patch.object(Switch, "fresh", slow):
-        await world.timelines.settings.current()
+        await world.timelines.switch.current()
 
 
 @pytest.mark.parametrize("settings", [{"timeline_ttl_s": 60, "activity_slack_s": 10, "lease_s": 300}])
@@ -89,21 +92,22 @@ async def test_a_list_never_outlives_its_readers_activity_however_long_a_rebuild
     await world.people("ann", "zoe")
     await world.follow("ann", "zoe")
     world.clock.advance(5)
-    store: Any = world.timelines.phases["cache"].store  # type: ignore[attr-defined]
-    mark = store._activity.mark
+    kept = world.timelines.kept_by(CACHE.slug)
+    assert kept
+    admit = kept.recipients.admit
 
-    async def then_slow(*reader: object) -> object:
-        done = await mark(*reader)
+    async def then_slow(*reader: Any) -> object:
+        done = await admit(*reader)
         world.clock.advance(9)
         return done
 
     await world.warm("ann")
     await world.chill("ann")
     world.clock.advance(5)
-    with patch.object(store._activity, "mark", then_slow):
+    with patch.object(kept.recipients, "admit", then_slow):
         await world.page("ann", "cache")
     active = await world.stack.db["active_readers"].find_one({"_id": world.ids["ann"]})
-    container = (await world.timelines.settings.fresh()).current("lists")
+    container = (await world.timelines.switch.fresh()).current(CACHE.keeps or "")
     assert active
     assert container
     found = await world.stack.memcached.gets(lists.key(container, world.ids["ann"]))
@@ -116,16 +120,17 @@ async def test_a_reader_who_is_stopped_while_phases_are_switched_misses_nothing(
     """Rule 3. What a phase kept before it was switched off is not delivered to any more, and must not be read."""
     await world.people("ann", "zoe")
     await world.follow("ann", "zoe")
-    await world.timelines.switch(delivering=[phase])
+    await world.timelines.change(delivering=[phase])
     world.pass_grace()
     await world.warm("ann")
     await world.post("zoe", "acknowledged before")
     other = await Timelines.open(world.stack)
-    store: Any = type(world.timelines.phases[phase].store)  # type: ignore[attr-defined]
-    read = store.read
+    kept = world.timelines.kept_by(phase)
+    assert kept
+    read = kept.store.read
     stopped: list[bool] = []
 
-    async def stops(*given: object) -> object:
+    async def stops(*given: Any) -> object:
         if not stopped:
             stopped.append(True)
             await other.restart()
@@ -133,7 +138,7 @@ async def test_a_reader_who_is_stopped_while_phases_are_switched_misses_nothing(
             await world.drain()
         return await read(*given)
 
-    with patch.object(store, "read", stops):
+    with patch.object(kept.store, "read", stops):
         assert await world.walk("ann", phase) == ["acknowledged before"]
     assert stopped
     world.pass_grace()

@@ -8,7 +8,8 @@ from app.clock import LAST_ID
 from app.walkthrough.experiments.base import Experiment, Knob
 from app.walkthrough.lab import Lab, median_ms
 from app.walkthrough.result import Bar, Chart, Result, times, written
-from phases.authors import GROUP, Authors
+from phases.home.newest import GROUP
+from phases.p1_query import QUERY, statuses_by
 
 PAGE = 50
 OTHERS = 2  # statuses of others for each of the followees', on real servers
@@ -16,7 +17,7 @@ REPEATS = 9  # on real servers; the stand-in is asked once
 
 
 class Cliff(Experiment):
-    slug = "query"
+    slug = QUERY.slug
     title = "The cliff at 200 followees"
     about = (
         f"A reader asks for the newest {PAGE} statuses of everybody they follow: once with all of them in one $in, "
@@ -42,7 +43,7 @@ class Cliff(Experiment):
             some, repeats = authors[:n], REPEATS if lab.real else 1
             one = await median_ms(lambda some=some: _one_in(lab, some), repeats)  # type: ignore[misc]
             groups = await median_ms(
-                lambda some=some: Authors(lab.stack.db, some).older_than(LAST_ID, PAGE),  # type: ignore[misc]
+                lambda some=some: statuses_by(lab.stack.db, some).older_than(LAST_ID, PAGE),  # type: ignore[misc]
                 repeats,
             )
             bars += [Bar(label=f"{n:,} followees", value=one), Bar(label=f"{n:,} followees", value=groups, series=1)]

@@ -1,20 +1,20 @@
 """The fan-out grows with the followers; and the timeline kept as one array grows with its length."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from bson import ObjectId
 
 from app.walkthrough.experiments.base import Experiment, Knob
 from app.walkthrough.lab import Lab, median_wait_ms, timed
 from app.walkthrough.result import Bar, Chart, Result, times, written
+from phases.p2_push import PUSH
 
 KEPT = (10, 200, 800)  # ids in the array before the delivery
 ARRAYS = 500  # readers whose timeline is an array; 800 ids of each are 10 MB
 
 
 class FanOut(Experiment):
-    slug = "push"
+    slug = PUSH.slug
     title = "Fan-out, and the array that grows"
     about = (
         "Three authors with more and more followers post in phase 2, and we wait as long as the poster would. Then the "
@@ -30,7 +30,7 @@ class FanOut(Experiment):
             lab.say(f"Posting to {n:,} followers")
             author = lab.person()
             await lab.followers(author, n)
-            waits.append(Bar(label=f"{n:,} followers", value=await median_wait_ms(lab, author, "push")))
+            waits.append(Bar(label=f"{n:,} followers", value=await median_wait_ms(lab, author, PUSH)))
         readers = [lab.person() for _ in range(min(ARRAYS, most))]
         each = [Bar(label="keyed entries", value=await _entries_us(lab, readers))]
         for kept in KEPT:
@@ -47,10 +47,9 @@ class FanOut(Experiment):
 
 async def _entries_us(lab: Lab, readers: list[ObjectId]) -> float:
     lab.say("Inserting keyed entries")
-    container = await lab.container("entries")
-    status = await lab.store(lab.person())
-    store: Any = lab.timelines.phases["push"]
-    ms = await timed(lambda: store.store.deliver(container, status, readers))
+    kept, status = lab.kept(PUSH), await lab.store(lab.person())
+    container = await lab.container(kept)
+    ms = await timed(lambda: kept.store.deliver(container, status, readers))
     return ms * 1000 / len(readers)
 
 

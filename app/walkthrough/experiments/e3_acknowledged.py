@@ -8,14 +8,14 @@ from app.models import StatusRow
 from app.walkthrough.experiments.base import Experiment, Knob
 from app.walkthrough.lab import Lab, median_wait_ms
 from app.walkthrough.result import Bar, Chart, Check, Result, times, written
-from phases.entries import entry_key
-from phases.switch import entries_name
-from workers.jobs import deliver_chunk
+from phases.keeping.entries import entries_name, entry_key
+from phases.p2_push import PUSH
+from phases.p3_queue import QUEUE
 from workers.sweeper import OVERDUE_S, sweep
 
 
 class Acknowledged(Experiment):
-    slug = "queue"
+    slug = QUEUE.slug
     title = "Acknowledged at once, and nothing lost"
     about = (
         "One author posts in phase 2 and in phase 3: how long the poster waits, and how long it is until the last "
@@ -29,12 +29,12 @@ class Acknowledged(Experiment):
         lab.say(f"Making {n:,} followers")
         readers = await lab.followers(author, n)
         lab.say("Posting in phase 2")
-        pushed = await median_wait_ms(lab, author, "push")
+        pushed = await median_wait_ms(lab, author, PUSH)
         lab.say("Posting in phase 3, and letting a worker deliver")
-        queued = await median_wait_ms(lab, author, "queue")
+        queued = await median_wait_ms(lab, author, QUEUE)
         await lab.drain()
         start_s = perf_counter()
-        await lab.post(author, "queue")
+        await lab.post(author, QUEUE)
         await lab.drain()
         until_delivered = (perf_counter() - start_s) * 1000
         bars = (
@@ -54,15 +54,15 @@ class Acknowledged(Experiment):
 async def _lost_enqueue(lab: Lab, author: Any, readers: list[Any]) -> list[Check]:
     """The process dies between the insert and the enqueue: stored, pending, and no job anywhere."""
     lab.say("Losing an enqueue")
-    await lab.timelines.page(readers[0], phase="queue")  # there is a list to read from
-    status = await lab.store(author, "queue")
+    await lab.timelines.page(readers[0], phase=QUEUE.slug)  # there is a list to read from
+    status = await lab.store(author, QUEUE.slug)
     seen = await _first(lab, readers[0])
     held_before = await _copies(lab, readers[-1], status)
     lab.say("Waiting for the sweeper to find it")
     lab.clock.advance(OVERDUE_S + 2)
     await sweep(lab.timelines)
     await lab.drain()
-    pending = await lab.timelines.outbox.count("queue")
+    pending = await lab.timelines.outbox.count(QUEUE.slug)
     held = await _copies(lab, readers[-1], status)
     return [
         Check(
@@ -80,12 +80,12 @@ async def _lost_enqueue(lab: Lab, author: Any, readers: list[Any]) -> list[Check
 
 async def _done_twice(lab: Lab, author: Any, readers: list[Any]) -> list[Check]:
     lab.say("Doing a job twice")
-    status = await lab.store(author, "queue")
+    status = await lab.store(author, QUEUE.slug)
     for _ in range(2):
-        await deliver_chunk(lab.timelines, "queue", status.id, None)
+        await lab.timelines.outbox.consumers[QUEUE.slug].handle(status.id, None)
     await lab.drain()
     copies = await _copies(lab, readers[0], status)
-    page = await lab.timelines.page(readers[0], phase="queue")
+    page = await lab.timelines.page(readers[0], phase=QUEUE.slug)
     shown = sum(row.id == status.id for row in page.statuses)
     return [
         Check(
@@ -97,13 +97,12 @@ async def _done_twice(lab: Lab, author: Any, readers: list[Any]) -> list[Check]:
 
 
 async def _first(lab: Lab, reader: Any) -> object:
-    page = await lab.timelines.page(reader, phase="queue")
+    page = await lab.timelines.page(reader, phase=QUEUE.slug)
     return page.statuses[0].id if page.statuses else None
 
 
 async def _copies(lab: Lab, reader: Any, status: StatusRow) -> int:
-    container = await lab.container("entries")
-    entries = lab.stack.db[entries_name(container.since)]
+    entries = lab.stack.db[entries_name(await lab.container(lab.kept(QUEUE)))]
     return await entries.count_documents({"_id": entry_key(reader, status.id)})
 
 

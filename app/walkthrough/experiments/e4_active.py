@@ -13,9 +13,13 @@ from app.stack.cost import counted
 from app.walkthrough.experiments.base import Experiment, Knob
 from app.walkthrough.lab import Lab
 from app.walkthrough.result import Bar, Chart, Check, Result, times, written
-from phases.authors import Authors
-from phases.lists import LIST, Value, key
-from phases.reading import Recent
+from phases.base import Phase
+from phases.keeping.lists import LIST, Value, key
+from phases.keeping.store import Recent
+from phases.p1_query import QUERY, statuses_by
+from phases.p2_push import put_on_timelines
+from phases.p3_queue import QUEUE
+from phases.p4_cache import CACHE
 
 HISTORY = 20  # statuses of the author before the experiment
 SETUP_AT_ONCE = 200
@@ -26,7 +30,7 @@ POLL_S = 0.1
 
 
 class ActiveShare(Experiment):
-    slug = "cache"
+    slug = CACHE.slug
     title = "Who is there, who returns, and a race"
     about = (
         "An author’s status is delivered by a worker to every follower, as in phase 3, and to the active ones only, as "
@@ -44,7 +48,7 @@ class ActiveShare(Experiment):
         await lab.history([author], HISTORY)
         lab.say(f"Delivering to all {n:,} followers in phase 3")
         readers = await lab.followers(author, n)
-        everybody = await _work(lab, "queue", author)
+        everybody = await _work(lab, QUEUE, author)
         prepends, shares = [], {}
         try:
             await _keep_lists(lab, readers)
@@ -53,7 +57,7 @@ class ActiveShare(Experiment):
                 one = lab.person()
                 active = max(1, n * percent // 100)
                 await lab.follow(readers, one, active=active)
-                ms, memcached = await _work(lab, "cache", one)
+                ms, memcached = await _work(lab, CACHE, one)
                 shares[percent] = ms
                 prepends.append(Bar(label=f"{percent} % active", value=memcached))
             checks = [*await _returns(lab, author), *await _races(lab)]
@@ -71,24 +75,24 @@ class ActiveShare(Experiment):
         )
 
 
-async def _work(lab: Lab, slug: str, author: ObjectId) -> tuple[float, int]:
+async def _work(lab: Lab, phase: Phase, author: ObjectId) -> tuple[float, int]:
     """A whole fan-out, chunk by chunk, without the queue between: milliseconds (median), and commands to Memcached."""
-    phase, runs = lab.timelines.phases[slug], []
+    delivery, runs = lab.delivery(phase), []
     for _ in range(REPEATS):
-        status = await lab.store(author, slug)
+        status = await lab.store(author, phase.slug)
         with counted() as cost:
             start_s = perf_counter()
-            rest = await phase.fan_out(status, None)
-            while rest:
-                rest = await phase.fan_out(status, rest)
+            last = await put_on_timelines(delivery, status, None)
+            while last:
+                last = await put_on_timelines(delivery, status, last)
             runs.append((perf_counter() - start_s) * 1000)
-        await lab.timelines.outbox.delivered(slug, status.id)
+        await delivery.done(status.id)
     return median(runs), cost.memcached
 
 
 async def _keep_lists(lab: Lab, readers: Sequence[ObjectId]) -> None:
     """Everybody has a list, whether active or not: an away reader's is not even looked for."""
-    container = await lab.container("lists")
+    container = await lab.container(lab.kept(CACHE))
     empty = Value(LIST, (), FIRST_ID.binary, expires_at_ms=_in_ms(lab, lab.stack.config.timeline_ttl_s)).packed()
     for at in range(0, len(readers), SETUP_AT_ONCE):
         some = readers[at : at + SETUP_AT_ONCE]
@@ -103,20 +107,20 @@ def _in_ms(lab: Lab, seconds: float) -> int:
 async def _returns(lab: Lab, author: ObjectId) -> list[Check]:
     """A list expires; a delivery finds nobody; its reader returns."""
     (reader,) = await lab.followers(author, 1)
-    container = await lab.container("lists")
+    container = await lab.container(lab.kept(CACHE))
     lab.say("Letting a list expire")
-    await lab.timelines.page(reader, phase="cache")
+    await lab.timelines.page(reader, phase=CACHE.slug)
     kept = await lab.stack.memcached.gets(key(container, reader))
     assert kept, "the read has filled it in"
     await lab.stack.memcached.cas(key(container, reader), kept[0], kept[1], EXPIRES_S)
     await _until_gone(lab, key(container, reader))
-    status = await lab.store(author, "cache")
+    status = await lab.store(author, CACHE.slug)
     taken = await lab.stack.memcached.prepend([key(container, reader)], status.id.binary)
-    await lab.timelines.outbox.delivered("cache", status.id)
+    await lab.delivery(CACHE).done(status.id)
     lab.say("Coming back")
-    cold = await lab.timelines.page(reader, phase="cache")
-    warm = await lab.timelines.page(reader, phase="cache")
-    asked = await lab.timelines.page(reader, phase="query")
+    cold = await lab.timelines.page(reader, phase=CACHE.slug)
+    warm = await lab.timelines.page(reader, phase=CACHE.slug)
+    asked = await lab.timelines.page(reader, phase=QUERY.slug)
     await lab.forget_lists([reader])
     same = cold.statuses == warm.statuses == asked.statuses
     return [
@@ -158,40 +162,38 @@ class _QueryThenDelivery:
 
     def __init__(self, lab: Lab, reader: ObjectId, author: ObjectId) -> None:
         self.lab, self.reader, self.author = lab, reader, author
-        self.began_s = lab.clock.monotonic()
-
-    async def followees(self) -> list[ObjectId]:
-        return [self.author]
+        self.followees, self.began_s = [author], lab.clock.monotonic()
 
     async def recent(self, authors: Sequence[ObjectId] | None = None) -> Recent:
-        rows = await Authors(self.lab.stack.db, [self.reader, self.author]).packed(LAST_ID, self.lab.stack.config.cap)
+        newest = statuses_by(self.lab.stack.db, [self.reader, self.author])
+        rows = await newest.packed(LAST_ID, self.lab.stack.config.cap)
         await _deliver(self.lab, self.author)
         return Recent(rows, FIRST_ID)
 
 
 async def _race(lab: Lab, author: ObjectId, *, with_cas: bool) -> int:
     (reader,) = await lab.followers(author, 1)
-    container = await lab.container("lists")
+    container = await lab.container(lab.kept(CACHE))
 
     query = _QueryThenDelivery(lab, reader, author)
     if with_cas:
-        await lab.lists.rebuild(container, reader, query)
+        await lab.kept(CACHE).store.rebuild(container, query)
     else:
         part = await query.recent()
         ids = [row[:12] for row in part.rows]
         value = Value(LIST, ids, part.floor.binary, expires_at_ms=_in_ms(lab, lab.stack.config.timeline_ttl_s))
         await _set(lab, key(container, reader), value.packed())
     limit = 2 * HISTORY
-    kept = await lab.timelines.page(reader, phase="cache", limit=limit)
-    asked = await lab.timelines.page(reader, phase="query", limit=limit)
+    kept = await lab.timelines.page(reader, phase=CACHE.slug, limit=limit)
+    asked = await lab.timelines.page(reader, phase=QUERY.slug, limit=limit)
     await lab.forget_lists([reader])
     return len({row.id for row in asked.statuses} - {row.id for row in kept.statuses})
 
 
 async def _deliver(lab: Lab, author: ObjectId) -> StatusRow:
-    status = await lab.store(author, "cache")
-    await lab.timelines.phases["cache"].fan_out(status, None)
-    await lab.timelines.outbox.delivered("cache", status.id)
+    status = await lab.store(author, CACHE.slug)
+    await put_on_timelines(lab.delivery(CACHE), status, None)
+    await lab.delivery(CACHE).done(status.id)
     return status
 
 

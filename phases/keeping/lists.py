@@ -7,7 +7,8 @@ the read. A placeholder has no floor yet: deliveries collect in it while its own
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,13 +18,12 @@ from bson import ObjectId
 
 from app.access import Entry
 from app.clock import LAST_ID
-from app.edges import followees
-from app.models import StatusRow
+from app.edges import followees_of
 from app.stack import MemcachedDown, Stack
-from app.stack.mongodb import Find, together
-from phases.activity import Activity
-from phases.reading import NOTHING, Asked, AuthorIds, Found, Recent, Slice
-from phases.switch import Container, Settings
+from app.stack.mongodb.find import Rows, rows
+from phases.home.candidates import NOTHING, Slice
+from phases.keeping.recipients import Recipients
+from phases.keeping.store import AuthorIds, Container, Recent, Returning, Store
 
 ID_BYTES = 12
 TRAILER = struct.Struct(">4s12s12sQ")
@@ -74,129 +74,145 @@ class Value:
         return Slice(entries, ObjectId(self.floor), whole=len(entries) < n and before == LAST_ID)
 
 
-class Lists:
-    """Each method names the container it works on. A node that is away is a list that covers nothing."""
+@dataclass(frozen=True)
+class Lease:
+    """A placeholder of ours: deliveries collect behind it. `found`: as it was stored, with its version."""
 
-    def __init__(self, stack: Stack, activity: Activity) -> None:
-        self._db, self._memcached, self._config, self._clock = stack.db, stack.memcached, stack.config, stack.clock
-        self._activity = activity
+    at: str
+    token: bytes
+    found: tuple[bytes, object]
 
-    async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None:
-        """One round trip per node. Whoever has no list is skipped. Raises MemcachedDown."""
-        if to:
-            await self._memcached.prepend(keys(container, to), status.id.binary)
 
-    async def read(
-        self, container: Container, reader: ObjectId, before: ObjectId, n: int, first: Sequence[Find], stranger: bool
-    ) -> tuple[Found, Slice | None]:
-        """One command to MongoDB, then one to Memcached: what is no longer owed has been delivered before."""
-        at = key(container, reader)
-        if stranger and await self._is_gone(at):
-            return [], None
-        found = await together(self._db, *first) if first else []
+class Lists(Store):
+    """A node that is away is a list that covers nothing. How a list comes to be is said in phase 4."""
+
+    name = "lists"
+    in_memory = True
+    bytes_per_entry = ID_BYTES
+    bytes_per_reader = 150  # key, item header, trailer
+
+    def __init__(self, stack: Stack, recipients: Recipients) -> None:
+        super().__init__(stack, recipients)
+        self.memcached, self.ttl_s = stack.memcached, stack.config.timeline_ttl_s
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return self.memcached.nodes
+
+    async def gone(self, container: Container, reader: ObjectId) -> bool:
         try:
-            return found, await self._read(at, reader, before, n)
-        except MemcachedDown:
-            return found, NOTHING
-
-    async def _is_gone(self, at: str) -> bool:
-        try:
-            return await self._memcached.gets(at) is None
+            return await self.memcached.gets(key(container, reader)) is None
         except MemcachedDown:
             return False  # nobody knows
 
+    async def read(
+        self, container: Container, reader: ObjectId, before: ObjectId, n: int, answers: Mapping[str, Rows]
+    ) -> Slice | None:
+        """One command to Memcached."""
+        try:
+            return await self._read(key(container, reader), reader, before, n)
+        except MemcachedDown:
+            return NOTHING
+
     async def _read(self, at: str, reader: ObjectId, before: ObjectId, n: int) -> Slice | None:
         """Renews the TTL when that is due."""
-        kept = await self._memcached.gets(at)
+        kept = await self.memcached.gets(at)
         if kept is None:
             return None
         value = Value.unpacked(kept[0])
         if value.kind == PLACEHOLDER:
             return None
         if self._due(value):
-            active = await self._activity.mark(reader, await followees(self._db, reader))
+            edges = await rows(self.db, followees_of(reader))
+            active = await self.recipients.admit(reader, [edge["followee"] for edge in edges])
             await self._swap(at, self._renewed(value, active.until), kept[1])
         return value.slice(before, n)
 
-    async def rebuild(self, container: Container, reader: ObjectId, asked: Asked) -> bool:
-        """Lease -> mark active -> query -> compare and swap. A follow in between is marked too, or breaks the lease."""
-        at = key(container, reader)
+    async def rebuild(self, container: Container, returning: Returning) -> bool:
+        """Nothing is kept while Memcached is away: the next read finds nothing again, and asks."""
         try:
-            for _ in range(ATTEMPTS):
-                lease = Value(PLACEHOLDER, (), LAST_ID.binary, token=ObjectId().binary)
-                leased = await self._memcached.add(at, lease.packed(), self._config.lease_s)
-                if leased is None:
-                    return False
-                active = await self._activity.mark(reader, await asked.followees())
-                if self._clock.monotonic() - asked.began_s > self._config.timeline_ttl_s:
-                    return False  # so late that whom they followed meanwhile may have been forgotten again
-                if await self._fill(at, lease.token, leased, await asked.recent(active.authors), active.until):
-                    return True
+            return await self.come_back(container, returning)
         except MemcachedDown:
-            pass  # the next read finds nothing again, and asks
-        return False
+            return False
 
-    async def _fill(
-        self, at: str, token: bytes, found: tuple[bytes, object] | None, part: Recent, active_until: datetime
-    ) -> bool:
+    @abstractmethod
+    async def come_back(self, container: Container, returning: Returning) -> bool:
+        """As `rebuild`. Raises MemcachedDown."""
+
+    async def lease(self, container: Container, reader: ObjectId) -> Lease | None:
+        """Put a placeholder where there is nothing; None where there is something. Raises MemcachedDown."""
+        at, token = key(container, reader), ObjectId().binary
+        placeholder = Value(PLACEHOLDER, (), LAST_ID.binary, token)
+        found = await self.memcached.add(at, placeholder.packed(), self.config.lease_s)
+        return Lease(at, token, found) if found else None
+
+    async def fill(self, lease: Lease, recent: Recent, active_until: datetime | None) -> bool:
         """Put the list where the placeholder is, with what was prepended to it; False when it is no longer ours."""
+        found: tuple[bytes, object] | None = lease.found
         while found is not None:
             collected = Value.unpacked(found[0])
-            if collected.token != token:
+            if collected.token != lease.token:
                 return False
-            filled = Value(LIST, [*collected.ids, *(row[:12] for row in part.rows)], part.floor.binary)
+            filled = Value(LIST, [*collected.ids, *(row[:ID_BYTES] for row in recent.rows)], recent.floor.binary)
             filled = self._renewed(filled, active_until)
-            if await self._swap(at, filled, found[1]):
+            if await self._swap(lease.at, filled, found[1]):
                 return True
             if self._left_s(filled) <= 0:
                 return False
-            found = await self._memcached.gets(at)
+            found = await self.memcached.gets(lease.at)
         return False
 
     async def forget(self, container: Container, reader: ObjectId) -> None:
         with suppress(MemcachedDown):  # what is still there is still right
-            await self._memcached.delete(key(container, reader))
+            await self.memcached.delete(key(container, reader))
 
     async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None:
         """Rule 4. A list that is being built, or keeps changing, is dropped: the next read builds it."""
         at = key(container, reader)
         for _ in range(ATTEMPTS):
-            found = await self._memcached.gets(at)
+            found = await self.memcached.gets(at)
             if found is None:
                 return
             value = Value.unpacked(found[0])
             if value.kind == PLACEHOLDER:
                 break
             entries = await author_ids(ObjectId(value.floor))
-            if len(entries) >= self._config.cap:
+            if len(entries) >= self.config.cap:
                 value = replace(value, floor=entries[-1].id.binary)
-            if await self._swap(at, value.with_ids((e.id.binary for e in entries), self._config.cap), found[1]):
+            if await self._swap(at, value.with_ids((e.id.binary for e in entries), self.config.cap), found[1]):
                 return
-        await self._memcached.delete(at)
+        await self.memcached.delete(at)
 
-    async def sweep(self, settings: Settings) -> None:
-        """Nothing to do: Memcached forgets by itself."""
+    async def holds(self, container: Container, reader: ObjectId, status: ObjectId) -> bool | None:
+        try:
+            found = await self.memcached.gets(key(container, reader))
+        except MemcachedDown:
+            return None
+        if found is None:
+            return None
+        value = Value.unpacked(found[0])
+        if status.binary in value.ids:
+            return True
+        return None if value.kind == PLACEHOLDER else False
 
     def _due(self, value: Value) -> bool:
         left_ms = value.expires_at_ms - self._now_ms()
-        return (
-            left_ms < (1 - RENEW_AFTER) * self._config.timeline_ttl_s * 1000
-            or len(value.ids) > SURPLUS * self._config.cap
-        )
+        return left_ms < (1 - RENEW_AFTER) * self.ttl_s * 1000 or len(value.ids) > SURPLUS * self.config.cap
 
-    def _renewed(self, value: Value, active_until: datetime) -> Value:
+    def _renewed(self, value: Value, active_until: datetime | None) -> Value:
         """For another TTL, however long ago the reader was marked active, and never beyond that activity."""
-        ttl_ms = self._config.timeline_ttl_s * 1000
-        expires_at_ms = min(self._now_ms() + ttl_ms, int(active_until.timestamp() * 1000))
-        return replace(value.with_ids((), self._config.cap), token=NO_TOKEN, expires_at_ms=expires_at_ms)
+        expires_at_ms = self._now_ms() + self.ttl_s * 1000
+        if active_until:
+            expires_at_ms = min(expires_at_ms, int(active_until.timestamp() * 1000))
+        return replace(value.with_ids((), self.config.cap), token=NO_TOKEN, expires_at_ms=expires_at_ms)
 
     async def _swap(self, at: str, value: Value, version: object) -> bool:
         """The key expires when its value says so: never later, since nobody delivers to it any longer than that."""
         ttl_s = self._left_s(value)
-        return ttl_s > 0 and await self._memcached.cas(at, value.packed(), version, ttl_s)
+        return ttl_s > 0 and await self.memcached.cas(at, value.packed(), version, ttl_s)
 
     def _left_s(self, value: Value) -> int:
         return (value.expires_at_ms - self._now_ms()) // 1000
 
     def _now_ms(self) -> int:
-        return int(self._clock.now().timestamp() * 1000)
+        return int(self.clock.now().timestamp() * 1000)

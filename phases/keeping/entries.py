@@ -3,7 +3,7 @@
 A container's floors say which readers' timelines are complete, and from where on. A reader without a floor is cold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,9 +14,12 @@ from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID, id_at
 from app.models import StatusRow
 from app.stack import Stack
-from app.stack.mongodb import NEWEST_FIRST, Collection, Find, insert_missing, together
-from phases.reading import Asked, AuthorIds, Found, Slice
-from phases.switch import Container, Settings, entries_name, floors_name
+from app.stack.mongodb.connection import Collection
+from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows
+from app.stack.mongodb.write import create_clustered, insert_missing
+from phases.home.candidates import Slice
+from phases.keeping.recipients import Recipients
+from phases.keeping.store import AuthorIds, Container, Returning, Store
 
 DROP_AFTER_S = 60  # reads that began in a container have ended so long after it is out of the settings
 SWEPT_AT_ONCE = 100  # readers looked at per sweep
@@ -27,18 +30,35 @@ def entry_key(reader: ObjectId, status: ObjectId) -> bytes:
     return reader.binary + status.binary
 
 
-class Entries:
-    """Each method names the container it works on. Deliveries and merges may be repeated."""
+def entries_name(container: Container) -> str:
+    return f"home_entries_{container.name}"
 
-    def __init__(self, stack: Stack) -> None:
-        self._db, self._config, self._clock = stack.db, stack.config, stack.clock
+
+def floors_name(container: Container) -> str:
+    return f"home_floors_{container.name}"
+
+
+class Entries(Store):
+    name = "entries"
+    in_memory = False
+    bytes_per_entry = 55  # uncompressed: 24-byte key, author, BSON; `feedlab bench compare` measures it
+    bytes_per_reader = 0
+
+    def __init__(self, stack: Stack, recipients: Recipients) -> None:
+        assert not recipients.active_only, "an entry does not expire, so nobody may be skipped"
+        super().__init__(stack, recipients)
         self._swept_to = FIRST_ID
 
     def _entries(self, container: Container) -> Collection:
-        return self._db[entries_name(container.since)]
+        return self.db[entries_name(container)]
 
     def _floors(self, container: Container) -> Collection:
-        return self._db[floors_name(container.since)]
+        return self.db[floors_name(container)]
+
+    async def begin(self, container: Container) -> None:
+        """Both collections before anybody reads: what is new is not in the snapshot of a read."""
+        await create_clustered(self.db, entries_name(container))
+        await self.db.create_collection(floors_name(container))
 
     async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None:
         """Put one status on many timelines: one command."""
@@ -48,40 +68,41 @@ class Entries:
     async def _insert(self, container: Container, documents: list[dict[str, Any]]) -> None:
         """An entry that is there already was delivered before: at least once, and it does not matter."""
         if documents:
-            await insert_missing(self._db, entries_name(container.since), documents)
+            await insert_missing(self.db, entries_name(container), documents)
+
+    def look(self, container: Container, reader: ObjectId, before: ObjectId, n: int) -> dict[str, Find]:
+        keys = {"$gte": entry_key(reader, FIRST_ID), "$lt": entry_key(reader, before)}
+        return {
+            "entries": Find(entries_name(container), {"_id": keys}, ("_id", "a"), n, NEWEST_FIRST),
+            "floor": Find(floors_name(container), {"_id": reader}, ("floor",), 1),
+        }
 
     async def read(
-        self, container: Container, reader: ObjectId, before: ObjectId, n: int, first: Sequence[Find], stranger: bool
-    ) -> tuple[Found, Slice | None]:
-        """One command: entries, floor and what is owed, all of the same moment."""
-        keys = {"$gte": entry_key(reader, FIRST_ID), "$lt": entry_key(reader, before)}
-        *found, rows, floors = await together(
-            self._db,
-            *first,
-            Find(entries_name(container.since), {"_id": keys}, ("_id", "a"), n, NEWEST_FIRST),
-            Find(floors_name(container.since), {"_id": reader}, ("floor",), 1),
-        )
-        if not any(floors):
-            return found, None
-        entries = [Entry(ObjectId(row["_id"][12:]), row["a"]) for row in rows]
-        return found, Slice(entries, floors[0]["floor"], whole=len(entries) < n and before == LAST_ID)
+        self, container: Container, reader: ObjectId, before: ObjectId, n: int, answers: Mapping[str, Rows]
+    ) -> Slice | None:
+        """All of it is in the answers: entries and floor of the same moment."""
+        if not any(answers["floor"]):
+            return None
+        entries = [Entry(ObjectId(row["_id"][12:]), row["a"]) for row in answers["entries"]]
+        return Slice(entries, answers["floor"][0]["floor"], whole=len(entries) < n and before == LAST_ID)
 
     async def forget(self, container: Container, reader: ObjectId) -> None:
         await self._floors(container).update_one(
             {"_id": reader}, {"$set": {"lease": ObjectId()}, "$unset": {"floor": ""}}
         )
 
-    async def rebuild(self, container: Container, reader: ObjectId, asked: Asked) -> bool:
-        """Fill in a cold timeline: lease -> query -> entries -> floor, unless somebody widened or leased in between."""
-        lease = ObjectId()
+    async def rebuild(self, container: Container, returning: Returning) -> bool:
+        """Lease -> query -> entries -> floor, unless somebody widened or leased in between."""
+        lease, reader = ObjectId(), returning.reader
         floors = self._floors(container)
         try:
             before = await floors.find_one_and_update({"_id": reader}, {"$set": {"lease": lease}}, upsert=True)
         except DuplicateKeyError:  # two first leases at once: the other one's rebuild will do
             before = None
-        part = await asked.recent()
-        await self._insert(container, [{"_id": reader.binary + row[:12], "a": ObjectId(row[12:])} for row in part.rows])
-        floor = max(part.floor, (before or {}).get("cut", FIRST_ID))
+        recent = await returning.recent()
+        rows = [{"_id": reader.binary + row[:12], "a": ObjectId(row[12:])} for row in recent.rows]
+        await self._insert(container, rows)
+        floor = max(recent.floor, (before or {}).get("cut", FIRST_ID))
         # The lease ends here: whoever looked before there was a floor must look again before they act on it.
         done = await floors.update_one({"_id": reader, "lease": lease}, {"$set": {"floor": floor, "lease": ObjectId()}})
         return bool(done.matched_count)
@@ -91,17 +112,23 @@ class Entries:
         kept = await self._floors(container).find_one_and_update({"_id": reader}, {"$set": {"lease": ObjectId()}})
         if kept is None or "floor" not in kept:
             return
-        found = await author_ids(kept["floor"])
-        await self._insert(container, [{"_id": entry_key(reader, e.id), "a": e.author} for e in found])
-        if len(found) >= self._config.cap:
-            raised = {"$max": {"floor": found[-1].id}}  # not where it has been forgotten: others need not have merged
+        entries = await author_ids(kept["floor"])
+        await self._insert(container, [{"_id": entry_key(reader, e.id), "a": e.author} for e in entries])
+        if len(entries) >= self.config.cap:
+            raised = {"$max": {"floor": entries[-1].id}}  # not where it has been forgotten: others need not have merged
             await self._floors(container).update_one({"_id": reader, "floor": {"$exists": True}}, raised)
 
-    async def sweep(self, settings: Settings) -> None:
+    async def holds(self, container: Container, reader: ObjectId, status: ObjectId) -> bool | None:
+        if await self._entries(container).find_one({"_id": entry_key(reader, status)}, {"_id": 1}):
+            return True
+        floor = await self._floors(container).find_one({"_id": reader}, {"floor": 1})
+        return False if floor and "floor" in floor else None
+
+    async def sweep(self, current: Container | None, alive: Sequence[Container]) -> None:
         """Cut the next readers' timelines to the cap, and drop what has been retired."""
-        if container := settings.current("entries"):
-            await self._cut_next(container)
-        await self._drop_retired(settings)
+        if current:
+            await self._cut_next(current)
+        await self._drop_retired(alive)
 
     async def _cut_next(self, container: Container) -> None:
         for _ in range(SWEPT_AT_ONCE):
@@ -120,7 +147,7 @@ class Entries:
         """
         whole = {"$gte": entry_key(reader, FIRST_ID), "$lt": entry_key(reader, LAST_ID)}
         surplus = self._entries(container).find({"_id": whole}, {"_id": 1}).sort("_id", -1)
-        last_kept = await surplus.skip(self._config.cap - 1).limit(2).to_list(None)
+        last_kept = await surplus.skip(self.config.cap - 1).limit(2).to_list(None)
         if len(last_kept) < 2:
             return
         bound = ObjectId(last_kept[0]["_id"][12:])
@@ -136,12 +163,11 @@ class Entries:
         if cut.matched_count or cut.upserted_id:
             await self._entries(container).delete_many({"_id": {**whole, "$lt": entry_key(reader, bound)}})
 
-    async def _drop_retired(self, settings: Settings) -> None:
+    async def _drop_retired(self, alive: Sequence[Container]) -> None:
         """Drop the collections of containers that nobody can be reading any more."""
-        alive = {name(c.since) for c in settings.containers for name in (entries_name, floors_name)}
-        long_ago = id_at(self._clock.now() - timedelta(seconds=DROP_AFTER_S))
-        for name in await self._db.list_collection_names():
+        needed = {name(container) for container in alive for name in (entries_name, floors_name)}
+        long_ago = id_at(self.clock.now() - timedelta(seconds=DROP_AFTER_S))
+        for name in await self.db.list_collection_names():
             prefix, _, since = name.rpartition("_")
-            retired = prefix in ("home_entries", "home_floors") and name not in alive
-            if retired and ObjectId(since) < long_ago:
-                await self._db.drop_collection(name)
+            if prefix in ("home_entries", "home_floors") and name not in needed and ObjectId(since) < long_ago:
+                await self.db.drop_collection(name)

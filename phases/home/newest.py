@@ -1,15 +1,16 @@
-"""The newest statuses of many authors: what phase 1 asks, whoever else needs it, and what that takes."""
+"""The newest statuses of many authors: what an `$in` of many costs, and how to spare it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from math import ceil
+from typing import Any
 
 from bson import ObjectId
 
 from app.access import Entry
-from app.stack import Database
-from app.stack.mongodb import NEWEST_FIRST, Find, Order, together
+from app.stack.mongodb.connection import Database
+from app.stack.mongodb.find import NEWEST_FIRST, Find, Order, rows
 
 # Up to 200 authors MongoDB merges their index ranges in order; from 201 on it sorts their whole history
 # (internalQueryMaxScansToExplode; jira DOCS-16663).
@@ -26,10 +27,11 @@ RESERVE = 1.15  # times as far back as that promises
 SIGNED = ("_id", "user_id")
 IDS = ("_id",)
 Packed = bytes  # these fields of a status, 12 bytes each
+Query = Callable[[list[ObjectId]], Mapping[str, Any]]  # the statuses that some authors have written
 
 
-class Authors:
-    """The statuses of some authors, straight from the index (user_id, _id): nothing is fetched but the two.
+class Newest:
+    """The newest statuses of some authors, straight from the index (user_id, _id): only the two are fetched.
 
     Groups of 200 are merged, whose cost does not depend on how much they have written. Of many authors, or for many of
     their statuses, first a window is looked at that should hold enough: one step of the index per author finds what is
@@ -39,8 +41,8 @@ class Authors:
     What is looked up stays in bytes: to make and to compare ids takes as long as finding them.
     """
 
-    def __init__(self, db: Database, authors: list[ObjectId], fields: tuple[str, ...] = SIGNED) -> None:
-        self._db, self._authors, self._fields = db, authors, fields
+    def __init__(self, db: Database, query: Query, authors: list[ObjectId], fields: tuple[str, ...] = SIGNED) -> None:
+        self._db, self._query, self._authors, self._fields = db, query, authors, fields
 
     async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
         """The `n` newest below `cursor`, newest first; fewer only when there are no more."""
@@ -50,12 +52,12 @@ class Authors:
         """The same in bytes. `reach`: a guess, from which id on there are as many."""
         if reach is None and len(self._authors) > FEW:
             reach = await self._sampled(cursor, n)
-        found: list[Packed] = []
+        inside: list[Packed] = []
         if reach is not None and reach < cursor:
             window = await self._window(reach, cursor, max(WINDOW_ROWS, 2 * n))
             if window is not None:
-                found, cursor = sorted(window, reverse=True)[:n], reach
-        return found if len(found) == n else found + await self._in_groups(cursor, n - len(found))
+                inside, cursor = sorted(window, reverse=True)[:n], reach
+        return inside if len(inside) == n else inside + await self._in_groups(cursor, n - len(inside))
 
     async def _sampled(self, cursor: ObjectId, n: int) -> ObjectId | None:
         sample = await self._merged(self._authors[:: len(self._authors) // SAMPLE][:SAMPLE], cursor, n)
@@ -66,20 +68,20 @@ class Authors:
         groups = await asyncio.gather(*(self._merged(group, cursor, n) for group in _cut(self._authors, GROUP)))
         return sorted(chain.from_iterable(groups), reverse=True)[:n] if len(groups) > 1 else groups[0]
 
-    async def _window(self, floor: ObjectId, cursor: ObjectId, rows: int) -> list[Packed] | None:
-        """All from `floor` on and below `cursor`; None when some command would have as many `rows` or more."""
+    async def _window(self, floor: ObjectId, cursor: ObjectId, limit: int) -> list[Packed] | None:
+        """All from `floor` on and below `cursor`; None when some command would have `limit` rows or more."""
         parts = await asyncio.gather(
-            *(self._look(some, {"$gte": floor, "$lt": cursor}, rows) for some in _cut(self._authors, WINDOW_AUTHORS))
+            *(self._look(some, {"$gte": floor, "$lt": cursor}, limit) for some in _cut(self._authors, WINDOW_AUTHORS))
         )
-        return None if max(map(len, parts)) == rows else list(chain.from_iterable(parts))
+        return None if max(map(len, parts)) == limit else list(chain.from_iterable(parts))
 
     async def _merged(self, authors: list[ObjectId], cursor: ObjectId, n: int) -> list[Packed]:
         return await self._look(authors, {"$lt": cursor}, n, NEWEST_FIRST)
 
     async def _look(self, authors: list[ObjectId], ids: dict[str, ObjectId], n: int, order: Order = ()) -> list[Packed]:
-        query = {"user_id": authors[0] if len(authors) == 1 else {"$in": authors}, "_id": ids}
-        [rows] = await together(self._db, Find("statuses", query, self._fields, n, order, BY_AUTHOR))
-        return [b"".join([row[field].binary for field in self._fields]) for row in rows]
+        query = {**self._query(authors), "_id": ids}
+        found = await rows(self._db, Find("statuses", query, self._fields, n, order, BY_AUTHOR))
+        return [b"".join([row[field].binary for field in self._fields]) for row in found]
 
 
 def paced(ids: Sequence[ObjectId], n: int) -> ObjectId | None:

@@ -1,0 +1,53 @@
+"""A reader who comes back, for whom nothing is kept: what the query finds for them."""
+
+import asyncio
+from collections.abc import Sequence
+
+from bson import ObjectId
+
+from app.access import Entry
+from app.clock import FIRST_ID, LAST_ID
+from app.edges import EdgeMemory, Following
+from app.stack import Stack
+from phases.home.candidates import Slice
+from phases.home.newest import IDS, paced
+from phases.keeping.store import Recent
+from phases.p1_query import statuses_by
+
+
+class Comeback:
+    """`followees`: as they were when this began, on the clock's monotonic seconds.
+
+    `head`: how their page begins, which also shows how far back the rest may reach. Whoever asks first waits for it.
+    """
+
+    def __init__(
+        self, stack: Stack, memory: EdgeMemory, reader: ObjectId, followees: list[ObjectId], before: ObjectId, n: int
+    ) -> None:
+        self.reader, self.followees, self.began_s = reader, followees, stack.clock.monotonic()
+        self._db, self._cap, self._memory = stack.db, stack.config.cap, memory
+        self._before, self._n = before, n
+        self._head: asyncio.Future[list[Entry]] | None = None
+
+    async def head(self) -> Slice:
+        entries = await self._entries()
+        return Slice(entries, entries[-1].id if len(entries) == self._n else FIRST_ID, whole=True)
+
+    def _entries(self) -> asyncio.Future[list[Entry]]:
+        if self._head is None:
+            newest = statuses_by(self._db, [self.reader, *self.followees])
+            self._head = asyncio.ensure_future(newest.older_than(self._before, self._n))
+        return self._head
+
+    async def recent(self, authors: Sequence[ObjectId] | None = None) -> Recent:
+        """What belongs into a rebuilt timeline, queried now: the ids of what these authors have written or, where none
+        are given, ids and authors of what those have whom the reader follows at this moment.
+        """
+        if authors is None:
+            following_ids = await Following(self._db, self.reader, self._memory).ids()
+            newest = statuses_by(self._db, [self.reader, *following_ids])
+        else:
+            newest = statuses_by(self._db, [self.reader, *authors], IDS)
+        reach = paced([entry.id for entry in await self._entries()], self._cap)
+        rows = await newest.packed(LAST_ID, self._cap, reach)
+        return Recent(rows, ObjectId(rows[-1][:12]) if len(rows) == self._cap else FIRST_ID)

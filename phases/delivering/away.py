@@ -1,0 +1,66 @@
+"""Readers who come and go at a word: for demonstrations and measurements."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from bson import ObjectId
+
+from app.stack import Stack
+from app.stack.mongodb.write import insert_missing
+from phases.delivering.settings import Wish
+from phases.delivering.switch import Switch
+from phases.keeping.activity import ACTIVE, active_until
+
+AT_ONCE = 1_000  # readers in one command
+
+
+async def as_if_here(stack: Stack, readers: Sequence[ObjectId], author: ObjectId) -> None:
+    """For experiments, while nobody else is at it: these readers follow the author and have just been here."""
+    until = active_until(stack.config, stack.clock.now())
+    change = {"$addToSet": {"authors": author}, "$max": {"until": until}}
+    for at in range(0, len(readers), AT_ONCE):
+        some = list(readers[at : at + AT_ONCE])
+        there = await stack.db[ACTIVE].update_many({"_id": {"$in": some}}, change)
+        if there.matched_count < len(some):
+            new = [{"_id": reader, "until": until, "authors": [author]} for reader in some]
+            await insert_missing(stack.db, ACTIVE, new)
+
+
+async def send_away(
+    stack: Stack,
+    switch: Switch,
+    kept: Sequence[str],
+    share: float,
+    rest: Callable[[float], Awaitable[object]] = asyncio.sleep,
+) -> int:
+    """End the activity of that share of all readers, spread evenly; how many. `kept`: what is kept for the active only.
+
+    The invariant of `phases.keeping.activity` leaves one order: the phases that keep these are switched off, everybody
+    stops reading and building them, readers are made inactive, and the phases are switched on again and begin anew. To
+    delete a reader's list first is not enough: whoever returns in between is believed to be active and builds another.
+    A crash on the way leaves these phases switched off, which is slower and right.
+    """
+    before = (await switch.fresh()).delivering
+    away = {slug for name in kept for slug in switch.phases_of(name)}
+    await switch.change(Wish(delivering=[slug for slug in before if slug not in away]))
+    await rest(stack.config.grace_s + stack.config.settings_age_s)
+    gone, batch, number = 0, [], 0
+    async for user in stack.db["users"].find({}, {"_id": 1}).sort("_id", 1):
+        number += 1
+        if int(number * share) > int((number - 1) * share):
+            batch.append(user["_id"])
+        if len(batch) == AT_ONCE:
+            gone += await _deactivate(stack, batch)
+            batch = []
+    gone += await _deactivate(stack, batch)
+    meanwhile = await switch.fresh()
+    if anew := [name for name in kept if meanwhile.current(name)]:  # somebody switched them on: they are not trusted
+        await switch.restart(anew)
+    await switch.change(Wish(delivering=before))
+    return gone
+
+
+async def _deactivate(stack: Stack, readers: list[ObjectId]) -> int:
+    if readers:
+        await stack.db[ACTIVE].delete_many({"_id": {"$in": readers}})
+    return len(readers)

@@ -1,0 +1,55 @@
+"""What is kept of one kind, on one stack: a store, its recipients, and the containers that are open."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bson import ObjectId
+
+from app.access import Entry
+from app.clock import LAST_ID
+from app.stack.mongodb.transaction import Transaction
+from phases.delivering.switch import Switch
+from phases.home.newest import Newest
+from phases.keeping.recipients import Recipients
+from phases.keeping.store import Store
+
+
+@dataclass(frozen=True)
+class Kept:
+    """`statuses_by`: the statuses of some authors, from the query. `cap`: entries kept per timeline."""
+
+    name: str
+    store: Store
+    recipients: Recipients
+    switch: Switch
+    statuses_by: Callable[[list[ObjectId]], Newest]
+    cap: int
+
+    async def widen(self, reader: ObjectId, author: ObjectId) -> None:
+        """Rule 4: deliveries reach the reader first, then the author's recent ids are merged into their timeline."""
+        await self.recipients.widen(reader, author)
+
+        async def author_ids(floor: ObjectId) -> list[Entry]:
+            entries = await self.statuses_by([author]).older_than(LAST_ID, self.cap)
+            return [entry for entry in entries if entry.id >= floor]
+
+        for container in self.switch.writable(await self.switch.fresh(), self.name):
+            await self.store.merge(container, reader, author_ids)
+
+    async def narrow(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None:
+        await self.recipients.narrow(inside, reader, author)
+
+    async def forget(self, reader: ObjectId) -> None:
+        """Nothing is kept for this reader any more, as after an eviction."""
+        if container := (await self.switch.fresh()).current(self.name):
+            await self.store.forget(container, reader)
+
+    async def holds(self, reader: ObjectId, status: ObjectId) -> bool | None:
+        """Whether the status is kept for the reader; None where nothing is kept for them."""
+        container = (await self.switch.current()).current(self.name)
+        return await self.store.holds(container, reader, status) if container else None
+
+    async def sweep(self) -> None:
+        settings = await self.switch.fresh()
+        await self.store.sweep(settings.current(self.name), settings.containers)
+        await self.recipients.sweep()

@@ -1,0 +1,191 @@
+"""What is owed, and to whom (rules 4 and 5): a status names the consumers that still have to handle it, an edge says
+that its backfill is due.
+
+A consumer is whatever follows from a status: the phases are the first. It is handed a status when that is posted;
+what is lost on the way is still owed, a read looks at it first, and the sweeper offers it again.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from time import perf_counter
+from typing import Any, NamedTuple, Protocol
+
+from bson import ObjectId
+
+from app.access import Entry
+from app.clock import LAST_ID
+from app.models import StatusRow
+from app.stack import UNAVAILABLE, Stack
+from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows
+from app.stack.mongodb.transaction import Transaction
+from phases.delivering.settings import Settings
+from phases.delivering.switch import Switch
+
+log = logging.getLogger(__name__)
+
+# The rows that widen what a reader may see: collection -> (field of the reader, field of the author).
+WIDENING = {"follows": ("follower", "followee"), "circles": ("member", "owner")}
+
+
+# What a poster waited for: the status, by what or whom, and when that began and ended, in seconds of perf_counter.
+Heard = Callable[[StatusRow, str, float, float], None]
+
+
+class Consumer(Protocol):
+    """Handles statuses in bounded steps that may be repeated. Raises UNAVAILABLE when a server is away."""
+
+    @property
+    def name(self) -> str:
+        """As `pending` has it."""
+        ...
+
+    async def hand_over(self, status: StatusRow) -> None:
+        """What the poster waits for, after the status is stored."""
+        ...
+
+    async def handle(self, status: ObjectId, after: ObjectId | None) -> None:
+        """One step, and a job for the next; after the last one the status is `done`."""
+        ...
+
+
+class Keeper(Protocol):
+    """Keeps something for readers that depends on whom they follow."""
+
+    async def widen(self, reader: ObjectId, author: ObjectId) -> None: ...
+    async def narrow(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None: ...
+
+
+class Owed(NamedTuple):
+    """To whom a status is owed that is stored now, as these settings say."""
+
+    consumers: tuple[str, ...]
+    settings: Settings
+
+
+class Outbox:
+    """`consumers` by name. `idle`: what may be switched on and is owed nothing. `keepers`: who hears of edges."""
+
+    def __init__(self, stack: Stack, switch: Switch, idle: Collection[str], keepers: Collection[Keeper]) -> None:
+        self._db, self._clock, self._scan = stack.db, stack.clock, stack.config.pending_scan
+        self._switch, self._idle, self._keepers = switch, idle, keepers
+        self.consumers: dict[str, Consumer] = {}
+
+    # What a use case says
+
+    async def owed(self) -> Owed:
+        """What the insert of a status has to say."""
+        settings = await self._switch.current()
+        return Owed(self._owed_by(settings), settings)
+
+    async def posted(self, status: StatusRow, owed: Owed, *, again: bool, heard: Heard) -> None:
+        """The status is stored. `again`: it was before, by an earlier try, which may have been killed before it could
+        say so, or before a majority had the status.
+
+        The insert may have taken so long that a phase has been switched on meanwhile: then the status owes it too.
+        """
+        names = owed.consumers
+        if again or not self._switch.still_holds(owed.settings):
+            now_owed = self._owed_by(await self._switch.fresh())
+            await self.owe(status.id, now_owed)
+            names = tuple(dict.fromkeys((*names, *now_owed)))
+        for name in names:
+            if name not in self.consumers:
+                continue  # another version of the program knows it, whose sweeper will offer it
+            began_s = perf_counter()
+            try:
+                await self.consumers[name].hand_over(status)
+            except UNAVAILABLE as error:
+                log.warning("delivery of %s in %s is left to the sweeper: %s", status.id, name, error)
+            heard(status, name, began_s, perf_counter())
+
+    async def widened(self, collection: str, row: Mapping[str, Any]) -> None:
+        """A row of WIDENING is there. Where it is new it owes a backfill, which is made now or by the sweeper."""
+        if not row.get("debt"):
+            return
+        try:
+            await self.settle(collection, row)
+        except UNAVAILABLE as error:
+            log.warning("backfill of %s in %s is left to the sweeper: %s", row["_id"], collection, error)
+
+    async def narrowed(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None:
+        """In the transaction that ends a follow."""
+        for keeper in self._keepers:
+            await keeper.narrow(inside, reader, author)
+
+    def _owed_by(self, settings: Settings) -> tuple[str, ...]:
+        return tuple(name for name in settings.owed_by(self._clock.now()) if name not in self._idle)
+
+    # What a read asks
+
+    def look(self, names: tuple[str, ...], before: ObjectId | None) -> Find:
+        """Statuses of anybody that are owed to these consumers."""
+        pending = {"pending": _one_or_in(names), "_id": {"$lt": before or LAST_ID}}
+        return Find("statuses", pending, ("_id", "user_id"), self._scan + 1, NEWEST_FIRST)
+
+    def waiting(self, pending: Rows) -> list[Entry] | None:
+        """The answer to `look`; None when so much is pending that asking is cheaper than looking through it."""
+        if len(pending) > self._scan:
+            return None
+        return [Entry(status["_id"], status["user_id"]) for status in pending]
+
+    @staticmethod
+    def backfills_of(reader: ObjectId) -> dict[str, Find]:
+        """Rows that owe the reader a backfill."""
+        return {
+            f"backfill_{rows}": Find(rows, {"debt": True, field: reader}, ("debt",), 1)
+            for rows, (field, _) in WIDENING.items()
+        }
+
+    @staticmethod
+    def is_owed_backfill(answers: Mapping[str, Rows]) -> bool:
+        """Whether the answers to `backfills_of`, where they were asked for, name any."""
+        return any(answers.get(f"backfill_{rows}") for rows in WIDENING)
+
+    # What consumers and the sweeper do
+
+    async def owe(self, status: ObjectId, names: tuple[str, ...]) -> None:
+        await self._db["statuses"].update_one({"_id": status}, {"$addToSet": {"pending": {"$each": list(names)}}})
+
+    async def done(self, name: str, statuses: Sequence[ObjectId]) -> None:
+        """Nothing of them is owed to this consumer any more."""
+        change = {"$pull": {"pending": name}}
+        if len(statuses) == 1:
+            await self._db["statuses"].update_one({"_id": statuses[0]}, change)
+        else:
+            await self._db["statuses"].update_many({"_id": {"$in": list(statuses)}}, change)
+
+    async def settle(self, collection: str, row: Mapping[str, Any]) -> None:
+        """Make the backfill that a row owes (rule 4), and note that it is made: in this order."""
+        reader, author = (row[field] for field in WIDENING[collection])
+        for keeper in self._keepers:
+            await keeper.widen(reader, author)
+        await self._db[collection].update_one({"_id": row["_id"]}, {"$unset": {"debt": ""}})
+
+    async def count(self, name: str) -> int:
+        return await self._db["statuses"].count_documents({"pending": name})
+
+    async def behind(self, name: str, status: ObjectId, limit: int) -> list[ObjectId]:
+        """Statuses that are owed to this consumer and were stored after this one, oldest first."""
+        query = {"pending": name, "_id": {"$gt": status}}
+        return await self._ids(query, limit)
+
+    async def overdue(self, name: str, older_than: ObjectId, limit: int) -> list[ObjectId]:
+        """Statuses that have been pending for too long, oldest first."""
+        return await self._ids({"pending": name, "_id": {"$lt": older_than}}, limit)
+
+    async def _ids(self, query: Mapping[str, Any], limit: int) -> list[ObjectId]:
+        statuses = self._db["statuses"].find(query, {"_id": 1}).sort("_id", 1).limit(limit)
+        return [status["_id"] for status in await statuses.to_list(None)]
+
+    async def backfills_overdue(self, older_than: ObjectId, limit: int) -> list[tuple[str, dict[str, Any]]]:
+        """Rows whose backfill should have been made by now, with the collection they are in."""
+        late = {"debt": True, "_id": {"$lt": older_than}}
+        return [
+            (collection, row)
+            for collection in WIDENING
+            for row in await self._db[collection].find(late).limit(limit).to_list(None)
+        ]
+
+
+def _one_or_in(values: tuple[str, ...]) -> Any:
+    return values[0] if len(values) == 1 else {"$in": list(values)}

@@ -1,0 +1,100 @@
+"""The phase settings as a value: what delivers, what is read, which containers there are; and what follows a wish."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from bson import ObjectId
+
+from app.clock import id_floor
+from phases.keeping.store import Container
+
+FORGET_AFTER_S = 60  # reads that began in a container have ended so long after it was retired
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One reading of the settings. `leaving`: switched off, still delivered to until then."""
+
+    version: int
+    read: str
+    delivering: tuple[str, ...]
+    leaving: Mapping[str, datetime]
+    containers: tuple[Container, ...]
+    read_at_s: float = 0.0  # on the clock's monotonic seconds
+
+    def owed_by(self, now: datetime) -> tuple[str, ...]:
+        """The phases that a status posted now has to be delivered to."""
+        return (*self.delivering, *(slug for slug, until in self.leaving.items() if now < until))
+
+    def current(self, kept: str) -> Container | None:
+        return next((c for c in self.containers if c.kept == kept and c.until is None), None)
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "version": self.version,
+            "read": self.read,
+            "delivering": list(self.delivering),
+            "leaving": dict(self.leaving),
+            "containers": [vars(container) for container in self.containers],
+        }
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any], read_at_s: float) -> "Settings":
+        containers = tuple(
+            Container(c["kept"], c["since"], tuple(c["nodes"]) if c["nodes"] else None, c["until"])
+            for c in document["containers"]
+        )
+        delivering = tuple(document["delivering"])
+        return cls(document["version"], document["read"], delivering, document["leaving"], containers, read_at_s)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What somebody wants changed; None and nothing leave it as it is. `anew`: kinds whose containers begin again."""
+
+    read: str | None = None
+    delivering: Sequence[str] | None = None
+    anew: Sequence[str] = ()
+
+
+def next_settings(
+    old: Settings,
+    wish: Wish,
+    kinds: Mapping[str, str],
+    nodes: Mapping[str, tuple[str, ...] | None],
+    now: datetime,
+    grace_s: float,
+) -> tuple[Settings, list[Container]]:
+    """What comes after `old`, and the containers that begin with it.
+
+    A container goes on while some phase delivers to it; otherwise it retires, and begins anew after the grace.
+    kinds: what each phase keeps, by slug. nodes: where a new container of each kind is.
+    """
+    until = now + timedelta(seconds=grace_s)
+    delivering = old.delivering if wish.delivering is None else tuple(dict.fromkeys(wish.delivering))
+    leaving = {slug: t for slug, t in old.leaving.items() if now < t} | dict.fromkeys(old.delivering, until)
+    wanted = list(dict.fromkeys(kinds[slug] for slug in delivering if slug in kinds))
+    forgotten = now - timedelta(seconds=FORGET_AFTER_S)
+    containers = []
+    for container in old.containers:
+        if container.until is None and (container.kept not in wanted or container.kept in wish.anew):
+            containers.append(replace(container, until=until))
+        elif container.until is None or forgotten < container.until:
+            containers.append(container)
+    going_on = {container.kept for container in containers if container.until is None}
+    begun = [Container(kept, _since(until), nodes[kept]) for kept in wanted if kept not in going_on]
+    settings = Settings(
+        version=old.version + 1,
+        read=wish.read or old.read,
+        delivering=delivering,
+        leaving={slug: t for slug, t in leaving.items() if slug not in delivering},
+        containers=(*containers, *begun),
+    )
+    return settings, begun
+
+
+def _since(after: datetime) -> ObjectId:
+    """Unique, and no status is that old yet."""
+    return ObjectId(id_floor(after).binary[:4] + ObjectId().binary[4:])

@@ -1,0 +1,127 @@
+"""Which phases deliver, which one readers get by default, and since when what is kept is complete (rule 3).
+
+One document in MongoDB, read at most `settings_age_s` ago by whoever acts on it. Each time something is kept again it
+begins a new container, named after the moment from which it is complete, so nothing of an earlier time is ever read.
+What is switched off is delivered to for the grace, for the sake of readers that have not heard of it.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from pymongo.errors import DuplicateKeyError
+
+from app.clock import id_floor
+from app.stack import MemcachedDown, Stack
+from app.stack.cost import uncounted
+from app.stack.mongodb.find import Find, Rows, together
+from phases.delivering.settings import Settings, Wish, next_settings
+from phases.keeping.store import Container, Store
+
+SETTINGS = "settings"
+DOCUMENT = "phases"
+FIELDS = ("version", "read", "delivering", "leaving", "containers")
+
+
+class Switch:
+    """`kinds`: what each phase keeps, by slug, for the phases that keep anything. `stores`: where each kind is kept."""
+
+    def __init__(self, stack: Stack, kinds: Mapping[str, str], stores: Mapping[str, Store]) -> None:
+        self._stack, self._kinds, self._stores = stack, kinds, stores
+        self._clock, self._config = stack.clock, stack.config
+        self._documents = stack.db[SETTINGS]
+        self._copy: Settings | None = None
+        self._reading: asyncio.Task[Settings] | None = None
+
+    def phases_of(self, kept: str) -> tuple[str, ...]:
+        """The phases that deliver into it: a status is in it, or pending for one of them."""
+        return tuple(slug for slug, kind in self._kinds.items() if kind == kept)
+
+    async def current(self) -> Settings:
+        """Settings at most `settings_age_s` older than this call, or than the one whose reading it shares.
+
+        A reading that takes long is used all the same: whoever acts on it asks `still_holds` afterwards.
+        """
+        if self._copy is None or self._clock.monotonic() - self._copy.read_at_s > self._config.settings_age_s:
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self.fresh())
+            self._copy = await asyncio.shield(self._reading)
+        return self._copy
+
+    async def fresh(self) -> Settings:
+        """Settings read after this was called."""
+        with uncounted():
+            return (await self.fresh_with())[0]
+
+    async def fresh_with(self, **finds: Find) -> tuple[Settings, dict[str, Rows]]:
+        """The same, and what else is to be looked up at that moment."""
+        read_at_s = self._clock.monotonic()
+        document = Find(SETTINGS, {"_id": DOCUMENT}, FIELDS, 1)
+        answers = await together(self._stack.db, settings=document, **finds)
+        return Settings.of(answers["settings"][0], read_at_s), answers
+
+    def still_holds(self, settings: Settings) -> bool:
+        """Whether a status stored just now, as these settings say, is older than any container they do not name."""
+        return self._clock.monotonic() - settings.read_at_s < self._config.grace_s / 2
+
+    def readable(self, settings: Settings, kept: str) -> Container | None:
+        """The container, when everybody has heard of it and this process reaches all of it."""
+        container = settings.current(kept)
+        if container is None or not self._reaches(container) or id_floor(self._clock.now()) <= container.since:
+            return None
+        return container
+
+    def writable(self, settings: Settings, kept: str) -> list[Container]:
+        """Everywhere a delivery has to go. Raises MemcachedDown for lists on other nodes than this process knows."""
+        now = self._clock.now()
+        open_ = [c for c in settings.containers if c.kept == kept and (c.until is None or now < c.until)]
+        for container in open_:
+            if not self._reaches(container) and container.until is None:
+                raise MemcachedDown(f"{kept} are on {container.nodes}, this process has {self._stores[kept].nodes}")
+        return [container for container in open_ if self._reaches(container)]
+
+    def _reaches(self, container: Container) -> bool:
+        return container.nodes in (None, self._stores[container.kept].nodes)
+
+    async def open(self, read: str, delivering: Sequence[str]) -> None:
+        """Write the first settings where there are none; begin anew what was on other nodes than ours."""
+        blank = Settings(0, read, (), {}, ())
+        with suppress(DuplicateKeyError):
+            await self._documents.insert_one({"_id": DOCUMENT, **blank.document()})
+        settings = await self.fresh()
+        if settings.version == 0:
+            await self.change(Wish(read, delivering))
+            return
+        elsewhere = [c.kept for c in settings.containers if c.until is None and not self._reaches(c)]
+        if elsewhere:
+            await self.change(Wish(anew=elsewhere))
+
+    async def restart(self, kept: Sequence[str] | None = None) -> None:
+        """Forget what these keep, or everything that is kept."""
+        await self.change(Wish(anew=list(self._stores) if kept is None else kept))
+
+    async def change(self, wish: Wish) -> None:
+        """Takes effect in every process within `settings_age_s`; what is switched on is read after the grace.
+
+        A change that others may hear of too late for its grace is made once more, with more of it.
+        """
+        grace_s, nodes = self._config.grace_s, {kept: store.nodes for kept, store in self._stores.items()}
+        while True:
+            began_s, old = self._clock.monotonic(), await self.fresh()
+            new, begun = next_settings(old, wish, self._kinds, nodes, self._clock.now(), grace_s)
+            for container in begun:
+                await self._stores[container.kept].begin(container)
+            latest_s = began_s + grace_s - self._config.grace_s / 2  # `still_holds` takes the other half
+            if self._clock.monotonic() <= latest_s:
+                if not await self._swap(old, new):
+                    continue  # somebody else was faster
+                if self._clock.monotonic() <= latest_s:
+                    return
+                wish = replace(wish, anew=[container.kept for container in begun])
+            grace_s *= 2
+
+    async def _swap(self, old: Settings, new: Settings) -> bool:
+        swapped = await self._documents.update_one({"_id": DOCUMENT, "version": old.version}, {"$set": new.document()})
+        self._copy = None
+        return bool(swapped.matched_count)

@@ -1,0 +1,92 @@
+"""A page: candidates are hydrated and judged, and the page is refilled until it is full."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bson import ObjectId
+
+from app.access import Entry, hydrate, visible_among
+from app.clock import LAST_ID
+from app.edges import OwnEdges, View
+from app.models import StatusRow
+from app.stack.mongodb.connection import Database
+from phases.home.candidates import Candidates, Source
+
+# Candidates looked at beyond the page: most pages are full although some status on them is not for the reader.
+SPARE = 8
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a home timeline, newest first. `next` is the cursor of the page after it, None only at the end.
+
+    `cold`: the phase kept nothing for this reader when they came.
+    """
+
+    phase: str
+    statuses: list[StatusRow]
+    next: ObjectId | None
+    source: Source
+    cold: bool = False
+
+
+def enough(limit: int) -> int:
+    """Candidates that most pages of `limit` statuses are made of, and the one that says whether there are more."""
+    return limit + 1 + SPARE
+
+
+class Filling:
+    """Fills one page. `edges` of the reader and `rows` by id need not be looked up; what is looked up joins them."""
+
+    def __init__(
+        self,
+        db: Database,
+        reader: ObjectId,
+        edges: OwnEdges | None = None,
+        rows: dict[ObjectId, StatusRow] | None = None,
+    ) -> None:
+        self._db, self._view = db, View(edges or OwnEdges(reader))
+        self.rows = {} if rows is None else rows
+        self._judged: list[ObjectId] = []
+
+    async def fill(
+        self, candidates: Candidates, before: ObjectId | None, limit: int
+    ) -> tuple[list[StatusRow], ObjectId | None]:
+        """A full page, and the cursor of the next one: one status more is looked for, to know whether there is one."""
+        shown: list[StatusRow] = []
+        cursor = before or LAST_ID
+        while len(shown) <= limit:
+            wanted = enough(limit) - len(shown)
+            entries = await candidates.older_than(cursor, wanted)
+            shown += await self._visible(entries, limit + 1 - len(shown))
+            if len(entries) < wanted:
+                break
+            cursor = entries[-1].id
+        more = len(shown) > limit
+        self._judged = self._judged[: self._judged.index(shown[limit].id) + 1] if more else self._judged
+        return shown[:limit], shown[limit - 1].id if more else None
+
+    @property
+    def taken(self) -> dict[ObjectId, StatusRow]:
+        """What it took to fill the page, in order."""
+        return {id: self.rows[id] for id in self._judged if id in self.rows}
+
+    @property
+    def edges(self) -> OwnEdges:
+        """As they were when the last status was judged."""
+        return self._view.edges
+
+    async def _visible(self, entries: Sequence[Entry], wanted: int) -> list[StatusRow]:
+        """The statuses that the reader may see; only the first of them, where these are at hand and make `wanted`."""
+        self._judged += [entry.id for entry in entries]
+        at_hand = next((n for n, entry in enumerate(entries) if entry.id not in self.rows), len(entries))
+        if wanted <= at_hand < len(entries):
+            shown = await self._judge(entries[:at_hand])
+            if len(shown) >= wanted:
+                return shown
+        if at_hand < len(entries):
+            self.rows |= await hydrate(self._db, self._view, [e for e in entries if e.id not in self.rows])
+        return await self._judge(entries)
+
+    async def _judge(self, entries: Sequence[Entry]) -> list[StatusRow]:
+        return await visible_among(self._db, self._view, [self.rows[e.id] for e in entries if e.id in self.rows])

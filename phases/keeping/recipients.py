@@ -1,0 +1,68 @@
+"""Whom a status is delivered to, and what has to be known of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from datetime import datetime
+from typing import ClassVar, NamedTuple
+
+from bson import ObjectId
+
+from app.models import StatusRow
+from app.stack import Stack
+from app.stack.mongodb.find import Find, rows
+from app.stack.mongodb.transaction import Transaction
+
+
+class Admitted(NamedTuple):
+    """How long deliveries reach a reader, and of which authors at least (None: of everybody whom they follow)."""
+
+    until: datetime | None
+    authors: list[ObjectId] | None
+
+
+class Recipients(ABC):
+    """Names the recipients of a status in the order of their ids. Delivery may be generous: the read decides.
+
+    The other verbs are for recipients that not every follower is: who returns is admitted, and stays so for a time.
+    """
+
+    name: ClassVar[str]
+    active_only: ClassVar[bool] = False
+
+    def __init__(self, stack: Stack) -> None:
+        self.db, self.config, self.clock = stack.db, stack.config, stack.clock
+
+    @abstractmethod
+    async def after(self, status: StatusRow, last: ObjectId, n: int) -> list[ObjectId]:
+        """The next `n` above `last`, by id; fewer only when there are no more."""
+
+    async def admit(self, reader: ObjectId, followees: Sequence[ObjectId]) -> Admitted:
+        """Make sure, by a majority, that deliveries reach the reader. Whom they came to follow since `followees` were
+        looked up has been widened to, or will be.
+        """
+        return Admitted(None, None)
+
+    async def widen(self, reader: ObjectId, author: ObjectId) -> None:
+        """After a new edge, before its backfill."""
+
+    async def narrow(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None:
+        """Together with the end of a follow edge."""
+
+    async def sweep(self) -> None:
+        """A bounded piece of housekeeping."""
+
+    async def here(self, reader_ids: Sequence[ObjectId]) -> set[ObjectId]:
+        """Those of these readers whom deliveries reach now."""
+        return set(reader_ids)
+
+    async def followers_of(self, author: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
+        return await self._ends("follows", "followee", author, "follower", last, n)
+
+    async def circle_of(self, owner: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
+        return await self._ends("circles", "owner", owner, "member", last, n)
+
+    async def _ends(self, collection: str, near: str, at: ObjectId, far: str, last: ObjectId, n: int) -> list[ObjectId]:
+        """The far ends of the edges at `at`, by id, from an index alone."""
+        query = {near: at, far: {"$gt": last}}
+        edges = await rows(self.db, Find(collection, query, (far,), n, [(far, 1)], f"{near}_1_{far}_1"))
+        return [edge[far] for edge in edges]

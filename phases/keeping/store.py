@@ -1,0 +1,121 @@
+"""Where timelines are kept: what every store can do, and what it needs to know of a reader who comes back."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar, Protocol
+
+from bson import ObjectId
+
+from app.access import Entry
+from app.models import StatusRow
+from app.stack import Stack
+from app.stack.mongodb.find import Find, Rows
+from phases.home.candidates import Slice
+from phases.keeping.recipients import Recipients
+
+AuthorIds = Callable[[ObjectId], Awaitable[list[Entry]]]  # one author's newest entries from a floor on
+
+
+@dataclass(frozen=True)
+class Container:
+    """What is kept of a kind since it was last switched on. Statuses below `since` may be missing in it.
+
+    `nodes`: the servers that it is spread over, where processes may know different ones. `until`: when deliveries to it
+    end; it is read no longer.
+    """
+
+    kept: str
+    since: ObjectId
+    nodes: tuple[str, ...] | None = None
+    until: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.since)
+
+
+@dataclass(frozen=True)
+class Recent:
+    """Everything from `floor` on, newest first. `rows`: per status the 12 bytes of its id and, where they were asked
+    for, of its author's.
+    """
+
+    rows: list[bytes]
+    floor: ObjectId
+
+
+class Returning(Protocol):
+    """A reader for whom nothing is kept. `followees`: as they were at `began_s`, on the clock's monotonic seconds."""
+
+    reader: ObjectId
+    began_s: float
+    followees: list[ObjectId]
+
+    async def recent(self, authors: Sequence[ObjectId] | None = None) -> Recent:
+        """What belongs into a rebuilt timeline, queried now: the ids of what these authors have written or, where none
+        are given, ids and authors of what those have whom the reader follows at this moment.
+        """
+        ...
+
+
+class Store(ABC):
+    """Kept timelines. Every method names the container that it works on; deliveries and merges may be repeated.
+
+    A reader is cold when nothing is kept for them: `forget` begins that, `rebuild` ends it.
+    `bytes_per_entry`, `bytes_per_reader`: what is kept takes, in memory or on disk.
+    """
+
+    name: ClassVar[str]
+    in_memory: ClassVar[bool]
+    bytes_per_entry: ClassVar[int]
+    bytes_per_reader: ClassVar[int]
+
+    def __init__(self, stack: Stack, recipients: Recipients) -> None:
+        self.db, self.config, self.clock, self.recipients = stack.db, stack.config, stack.clock, recipients
+
+    @property
+    def nodes(self) -> tuple[str, ...] | None:
+        """As in Container."""
+        return None
+
+    async def begin(self, container: Container) -> None:
+        """Before anybody delivers to it or reads it."""
+
+    @abstractmethod
+    async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None:
+        """Put one status on many timelines."""
+
+    async def gone(self, container: Container, reader: ObjectId) -> bool:
+        """Whether the reader is certainly cold, where that is cheaper to ask than a read."""
+        return False
+
+    def look(self, container: Container, reader: ObjectId, before: ObjectId, n: int) -> dict[str, Find]:
+        """What of a read is in MongoDB; it is looked up on the same snapshot as what is owed to the reader."""
+        return {}
+
+    @abstractmethod
+    async def read(
+        self, container: Container, reader: ObjectId, before: ObjectId, n: int, answers: Mapping[str, Rows]
+    ) -> Slice | None:
+        """The `n` newest entries below `before`, as they are after the `answers` to `look`; None for a cold reader."""
+
+    @abstractmethod
+    async def rebuild(self, container: Container, returning: Returning) -> bool:
+        """Keep a timeline for a cold reader. False: somebody else is at it, or nothing can be kept."""
+
+    @abstractmethod
+    async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None:
+        """Rule 4: take in one author's entries. Whoever is rebuilding at that moment notices."""
+
+    @abstractmethod
+    async def forget(self, container: Container, reader: ObjectId) -> None:
+        """Nothing is kept for the reader any more."""
+
+    @abstractmethod
+    async def holds(self, container: Container, reader: ObjectId, status: ObjectId) -> bool | None:
+        """Whether the status is kept for the reader; None where nothing is. Nothing is renewed or built by asking."""
+
+    async def sweep(self, current: Container | None, alive: Sequence[Container]) -> None:
+        """A bounded piece of housekeeping. `alive`: the containers, of any kind, that somebody may still read."""
