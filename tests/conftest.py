@@ -3,7 +3,6 @@
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from app.config import Config
 from app.stack import Addresses, connected
 from app.stack.programs import ServersError
 from app.stack.servers import running_servers
+from tests.dates import NOON
 from tests.world import World
 
 THOROUGH = (
@@ -28,7 +28,6 @@ THOROUGH = (
 )
 
 STAND_INS = Addresses(None, None, None)
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 _databases = count(1)
 
