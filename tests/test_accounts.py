@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
 import pytest
@@ -16,6 +15,7 @@ from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Token, User
 from app.stack import Addresses, Stack, connected
 from app.stack.cost import counted
+from tests.dates import NOON
 
 pytestmark = pytest.mark.anyio
 PASSWORD = "correct horse"
@@ -28,7 +28,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def clock() -> ManualClock:
-    return ManualClock(datetime(2026, 11, 20, tzinfo=UTC))
+    return ManualClock(NOON)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from app.stack import MemcachedDown
 from app.stack.cost import counted
 from app.stack.memcached import ITEM_LIMIT, Memcached, MemcachedNodes, MemcachedStandIn
 from app.stack.programs import ServersError
-from tests.conftest import NOON, real_servers
+from tests.conftest import real_servers
+from tests.dates import NOON
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,14 +26,14 @@ from benchmarks import seed_command
 from benchmarks.graph import Graph, powerlaw
 from benchmarks.seed import NEWEST_S, SeedRefused, SeedReport, World, handles, seed
 from phases.timelines import Timelines
+from tests.dates import NOON
 
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 GRAPH = powerlaw(40, 5, 3)
 
 
 def run(test: Callable[[Stack], Awaitable[None]]) -> None:
     async def body() -> None:
-        async with connected(Addresses(None, None, None), Config.from_environment({}), ManualClock(NOW)) as stack:
+        async with connected(Addresses(None, None, None), Config.from_environment({}), ManualClock(NOON)) as stack:
             await test(stack)
 
     asyncio.run(body())
@@ -69,7 +69,7 @@ def test_documents_have_the_shapes_that_the_models_store() -> None:
         await seeded(stack)
         a = (await stored(stack, "users"))[0]
         examples = (
-            User(handle="new", name="New", created_at=NOW, last_seen_at=NOW),
+            User(handle="new", name="New", created_at=NOON, last_seen_at=NOON),
             Follow(follower=a["_id"], followee=a["_id"]),
             CircleMember(owner=a["_id"], member=a["_id"]),
             Status(user_id=a["_id"], text="Hello", audience="followers"),
@@ -87,18 +87,18 @@ def test_documents_have_the_shapes_that_the_models_store() -> None:
 
 
 def test_statuses_are_spread_over_the_period_and_written_in_its_order() -> None:
-    ids = [status["_id"] for status in World(GRAPH, 1, NOW, 2).statuses(20_000)]
+    ids = [status["_id"] for status in World(GRAPH, 1, NOON, 2).statuses(20_000)]
     times = [id.generation_time for id in ids]
     assert times == sorted(times)
     assert len(set(ids)) == 20_000
-    assert NOW - timedelta(days=2, seconds=1) <= times[0] < times[-1] <= NOW - timedelta(seconds=NEWEST_S)
-    per_hour = Counter((NOW - moment) // timedelta(hours=1) for moment in times)
+    assert NOON - timedelta(days=2, seconds=1) <= times[0] < times[-1] <= NOON - timedelta(seconds=NEWEST_S)
+    per_hour = Counter((NOON - moment) // timedelta(hours=1) for moment in times)
     assert set(per_hour) == set(range(48))
     assert all(400 <= count <= 430 for count in per_hour.values())
 
 
 def test_audiences_and_authors_are_mixed_and_circles_exist() -> None:
-    world = World(GRAPH, 1, NOW, 30)
+    world = World(GRAPH, 1, NOON, 30)
     place = {id: number for number, id in enumerate(world.ids)}
     statuses = list(world.statuses(10_000))
     share = {audience: n / 10_000 for audience, n in Counter(s["audience"] for s in statuses).items()}
@@ -112,7 +112,7 @@ def test_audiences_and_authors_are_mixed_and_circles_exist() -> None:
 
 
 def test_texts_are_short_and_varied() -> None:
-    texts = [status["text"] for status in World(GRAPH, 1, NOW, 30).statuses(10_000)]
+    texts = [status["text"] for status in World(GRAPH, 1, NOON, 30).statuses(10_000)]
     assert all(1 <= len(text) <= 200 and text == text.strip() and text[0].isupper() for text in texts)
     assert not any("{" in text or "  " in text for text in texts)
     assert len(set(texts)) > 4_000
@@ -120,7 +120,7 @@ def test_texts_are_short_and_varied() -> None:
 
 def test_people_whom_nobody_follows_write_to_their_followers_only() -> None:
     lonely = Graph(("a", "b"), array("I"), array("I"))
-    assert {status["audience"] for status in World(lonely, 1, NOW, 1).statuses(100)} <= {"followers"}
+    assert {status["audience"] for status in World(lonely, 1, NOON, 1).statuses(100)} <= {"followers"}
 
 
 def _without_ids(documents: Iterable[dict[str, Any]], place: dict[Any, int]) -> list[list[Any]]:

@@ -30,7 +30,8 @@ from app.walkthrough.source import changes, listing
 from app.web.walkthrough import prose
 from phases import PHASES
 from phases.timelines import Timelines
-from tests.conftest import NOON, STAND_INS
+from tests.conftest import STAND_INS
+from tests.dates import NOON
 from tests.site import Browser, Site, opened
 from tests.world import World
 

@@ -3,13 +3,13 @@
 import asyncio
 import selectors
 from collections.abc import Coroutine
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from app.clock import Clock
+from tests.dates import NOON
 
 T = TypeVar("T")
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):

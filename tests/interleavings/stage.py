@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 from unittest.mock import patch
@@ -19,12 +18,12 @@ from app.social import Social
 from app.stack import Addresses, connected
 from phases.keeping.lists import PLACEHOLDER, TRAILER
 from phases.timelines import Timelines
+from tests.dates import NOON
 from tests.interleavings.scheduler import Count, Explorer, Schedule, Touch, Violation, point
 from tests.interleavings.servers import StagedDatabase, StagedMemcached, StagedQueue
 from tests.world import SLUGS, World
 from workers.sweeper import OVERDUE_S, sweep
 
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 STAND_INS = Addresses(None, None, None)
 TRUTH = (  # what a timeline is made of: whoever reads or writes any of it notices who does the other
     Touch("follows", fields=frozenset({"follower", "followee"})),

@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from random import Random
 from typing import Any, ClassVar, TypeVar
 from unittest.mock import patch
@@ -18,6 +17,7 @@ from app.errors import Conflict, Forbidden, NotFound
 from app.models import Audience, Status, StatusRow
 from app.stack import UNAVAILABLE, Addresses
 from phases.timelines import Timelines
+from tests.dates import NOON
 from tests.oracle.oracle import Oracle, Told
 from tests.oracle.system import Crash, Job, System
 from tests.world import KEEPING, SLUGS
@@ -26,7 +26,6 @@ from workers.worker import drain_queues
 
 T = TypeVar("T")
 
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MOST_PEOPLE = 6
 LARGE = 60  # statuses: beyond that a history only gets slower
 WALK_EVERY = 8  # steps
