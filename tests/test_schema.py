@@ -155,8 +155,10 @@ def dying(database: Database, left: int) -> Any:
     return Watched(database, before)
 
 
-def test_the_steps_follow_each_other() -> None:
+def test_the_steps_follow_each_other_and_are_in_the_document() -> None:
+    document = (Path(__file__).parents[1] / "docs" / "upgrading.md").read_text()
     assert [before for before, _, _ in STEPS] == list(range(1, VERSION))
+    assert all(f"| {before} | {before + 1} | {what} |" in document for before, what, _ in STEPS)
 
 
 async def test_a_new_database_has_our_version_at_once_and_is_asked_for_it_once(
