@@ -149,7 +149,6 @@ async def sign_up(stack: Stack, handle: str, name: str | None, password: str) ->
         name=name,
         password_hash=password_hash,
         created_at=now,
-        last_seen_at=now,
     )
     try:
         await user.insert()

@@ -1,27 +1,30 @@
 """`feedlab doctor`: where each server comes from, whether it answers, and what to do when it is missing."""
 
+import asyncio
 import json
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import click
+from pymongo.errors import PyMongoError
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from app.config import Config
+from app.stack import mongodb, schema
 from app.stack.datadir import DataDirectory, Note
 from app.stack.probe import NoAnswer, ask
-from app.stack.programs import Level, Server, Source, masked, resolve
+from app.stack.programs import TITLES, Level, Server, Source, masked, resolve
 
 TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One server. `advice` is empty when there is nothing to do."""
+    """One server. `advice` is empty when there is nothing to do; `schema` is the version of our database in MongoDB."""
 
     server: str
     source: str
@@ -30,20 +33,22 @@ class Finding:
     state: str
     ok: bool
     advice: str
+    schema: int | None = None
 
 
 def examine(data: Path, config: Config, level: Level) -> tuple[list[Finding], int | None]:
     """A finding per server, and the process that runs them now, if one does."""
     owner = DataDirectory(data).owner()
     note = owner if owner and owner.ready else None
-    findings = [_finding(source, note) for source in resolve(config, level)]
+    findings = [_finding(source, note, config) for source in resolve(config, level)]
     return findings, owner.owner.pid if owner and owner.owner else None
 
 
-def _finding(source: Source, note: Note | None) -> Finding:
+def _finding(source: Source, note: Note | None, config: Config) -> Finding:
     running = _running(source.server, note) if source.kind in ("program", "package") else ()
     if source.urls or running:
-        return _asked(source, source.urls or running)
+        found = _asked(source, source.urls or running)
+        return _with_schema(found, (source.urls or running)[0], config) if found.ok else found
     if source.program:
         return Finding(source.title, str(source), source.version or "", "would start", "not running", True, "")
     wanted = source.advice is None  # --stack memory: no real server is looked for
@@ -65,6 +70,27 @@ def _asked(source: Source, urls: tuple[str, ...]) -> Finding:
         advice = "start it, or correct the URL" if source.urls else "see the logs folder of the data directory"
         return Finding(source.title, str(source), "", address, f"no answer: {error}", False, advice)
     return Finding(source.title, str(source), ", ".join(versions), address, "answers", True, "")
+
+
+def _with_schema(found: Finding, url: str, config: Config) -> Finding:
+    if found.server != TITLES["mongodb"]:
+        return found
+    try:
+        version = asyncio.run(_schema_version(url, config.database))
+    except PyMongoError as error:
+        return replace(found, state=f"no answer: {error}", ok=False, advice="see what the URL's user may read")
+    if version is not None and version > schema.VERSION:
+        advice = str(schema.SchemaTooNew(config.database, version))
+        return replace(found, state="too new", ok=False, advice=advice, schema=version)
+    return replace(found, schema=version)
+
+
+async def _schema_version(url: str, name: str) -> int | None:
+    database = mongodb.connect(url, name, TIMEOUT_S)
+    try:
+        return await schema.version(database)
+    finally:
+        database.client.close()
 
 
 def doctor(data: Path, config: Config, level: Level, *, as_json: bool) -> int:
@@ -91,5 +117,6 @@ def _table(findings: list[Finding]) -> Table:
         table.add_column(title, overflow="fold")
     for finding in findings:
         state = f"[{'green' if finding.ok else 'red'}]{finding.state}[/]"
-        table.add_row(finding.server, finding.version, state, finding.address, finding.source)
+        version = finding.version + (f", schema {finding.schema}" if finding.schema else "")
+        table.add_row(finding.server, version, state, finding.address, finding.source)
     return table

@@ -40,7 +40,6 @@ class User(Base):
     password_hash: str | None = None
     admin: bool = False
     created_at: datetime
-    last_seen_at: datetime
     found_by: list[str] = Field(default_factory=list)  # `search_words` of handle and name
 
     @model_validator(mode="after")

@@ -8,13 +8,14 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import uvicorn
+from pymongo.errors import PyMongoError
 from starlette.applications import Starlette
 
 from app.config import Config
@@ -60,7 +61,8 @@ class Plan:
 def serve(plan: Plan, config: Config) -> int:
     """Run until somebody ends it: 0 after SIGTERM, 130 after Ctrl-C, 1 when something had to be given up.
 
-    Raises ServersError when it cannot start: the directory is in use, a server is missing, the port is taken.
+    Raises ServersError when it cannot start: the directory is in use, a server is missing, the port is taken, the
+    database is a newer program's.
     """
     sources = resolve(config, plan.level)
     insist(sources)
@@ -101,13 +103,23 @@ def work(data: Path, config: Config, level: Level, count: int) -> int:
             for n in _up_to(count)
         ]
         try:
+            asyncio.run(_until_stopped(stop, _migrated(addresses, config)))
             for child in workers:
                 child.start()
                 child.watch()
             stop.wait()
+        except Stopped:
+            pass  # `stop` knows why
         finally:
             stop_together(workers)
     return _exit_code(stop)
+
+
+async def _migrated(addresses: Addresses, config: Config) -> None:
+    """Once, before several processes do it. Where MongoDB cannot be asked, these say why, or wait for it."""
+    with suppress(PyMongoError):
+        async with connected(addresses, config):
+            pass
 
 
 def _exit_code(stop: Stop) -> int:
@@ -162,8 +174,8 @@ class _Serving:
 
     def with_children(self) -> None:
         """Web processes and workers as children, until `stop`."""
-        if self.config.demo:
-            asyncio.run(self._fill())
+        begin = self._fill() if self.config.demo else _migrated(self.addresses, self.config)
+        asyncio.run(_until_stopped(self.stop, begin))
         web = [self._child(f"web {n}", self.plan.web_command, self.listener.fileno()) for n in _up_to(self.plan.web)]
         workers = [self._child(f"worker {n}", self.plan.worker_command) for n in _up_to(self.plan.workers)]
         try:
@@ -233,7 +245,7 @@ class _Serving:
 
     async def _fill(self) -> None:
         async with connected(self.addresses, self.config) as stack:
-            await _until_stopped(self.stop, self._fill_if_empty(stack, DEMO))
+            await self._fill_if_empty(stack, DEMO)
 
     async def _fill_if_empty(self, stack: Stack, size: tuple[int, int, int]) -> None:
         """Fill a database without people; and anew the one whose filling was the last thing that happened to it.

@@ -51,7 +51,6 @@ async def people(rig: Rig, name: str, count: int) -> list[ObjectId]:
                 "name": name,
                 "admin": False,
                 "created_at": now,
-                "last_seen_at": now,
             }
             for id in ids
         ),

@@ -202,7 +202,6 @@ class World:
                 "found_by": search_words(handle, name),
                 "admin": False,
                 "created_at": self.joined,
-                "last_seen_at": self.joined,
             } | ({"password_hash": password_hash} if password_hash else {})
 
     def follows(self) -> Iterator[Document]:

@@ -159,7 +159,7 @@ async def test_an_unknown_handle_is_refused_like_a_wrong_password(
 
     monkeypatch.setattr(accounts, "_matches", watched)
     await sign_up(stack, "ann", None, PASSWORD)
-    await User(handle="bob", name="no password", created_at=stack.clock.now(), last_seen_at=stack.clock.now()).insert()
+    await User(handle="bob", name="no password", created_at=stack.clock.now()).insert()
     texts = set()
     for handle in ("ann", "bob", "nobody", "no such\0handle", "\ud800"):
         with pytest.raises(WrongPassword) as refused:

@@ -69,7 +69,7 @@ def test_documents_have_the_shapes_that_the_models_store() -> None:
         await seeded(stack)
         a = (await stored(stack, "users"))[0]
         examples = (
-            User(handle="new", name="New", created_at=NOON, last_seen_at=NOON),
+            User(handle="new", name="New", created_at=NOON),
             Follow(follower=a["_id"], followee=a["_id"]),
             CircleMember(owner=a["_id"], member=a["_id"]),
             Status(user_id=a["_id"], text="Hello", audience="followers"),

@@ -29,6 +29,7 @@ URLS = {
     "FEEDLAB_MONGODB_URL": "mongodb://127.0.0.1:9/",
     "FEEDLAB_REDIS_URL": "redis://127.0.0.1:9/0",
     "FEEDLAB_MEMCACHED": "127.0.0.1:9",
+    "FEEDLAB_SERVER_TIMEOUT_S": "0.2",
 }
 BY_URL = Config.from_environment(URLS)
 NOTHING = Config.from_environment({})

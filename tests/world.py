@@ -43,7 +43,7 @@ class World:
     async def people(self, *names: str) -> None:
         now = self.clock.now()
         for name in names:
-            user = User(id=self.clock.new_id(), handle=name, name=name.title(), created_at=now, last_seen_at=now)
+            user = User(id=self.clock.new_id(), handle=name, name=name.title(), created_at=now)
             await user.insert()
             self.ids[name] = user.id
 

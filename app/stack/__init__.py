@@ -11,7 +11,7 @@ from pymongo.errors import ConnectionFailure, CursorNotFound, ExecutionTimeout, 
 from app.clock import Clock
 from app.config import Config
 from app.models import DOCUMENTS
-from app.stack import queue
+from app.stack import queue, schema
 from app.stack.memcached import Memcached, MemcachedDown, MemcachedNodes, MemcachedStandIn
 from app.stack.mongodb.connection import Database, connect
 from app.stack.mongodb.find import NoSnapshot
@@ -79,7 +79,10 @@ class Stack:
 
 @asynccontextmanager
 async def connected(addresses: Addresses, config: Config, clock: Clock | None = None) -> AsyncIterator[Stack]:
-    """Connect, create what collections and indexes are missing, and disconnect at the end."""
+    """Connect, migrate, create what collections and indexes are missing, and disconnect at the end.
+
+    Raises SchemaTooNew.
+    """
     clock = clock or Clock()
     if addresses.mongodb is None:
         db = stand_in(config.database)
@@ -93,6 +96,7 @@ async def connected(addresses: Addresses, config: Config, clock: Clock | None = 
     )
     try:
         await init_beanie(database=db, document_models=list(DOCUMENTS), skip_indexes=True)
+        await schema.migrate(db)
         await prepare(db)
         yield Stack(config, clock, db, DeliveryQueue(connection, clock.monotonic), memcached, addresses)
     finally:

@@ -216,7 +216,7 @@ class System:
 
     async def sign_up(self, handle: str) -> ObjectId:
         now = self.clock.now()
-        user = User(id=self.clock.new_id(), handle=handle, name=handle.title(), created_at=now, last_seen_at=now)
+        user = User(id=self.clock.new_id(), handle=handle, name=handle.title(), created_at=now)
         await user.insert()
         return user.id
 

@@ -1,0 +1,122 @@
+"""The schema version of a database, and the steps that bring an older one to ours.
+
+A step may be repeated, run by several processes at once and broken off anywhere: it recognizes what it has to change
+by its old shape. What else a step has to promise is in docs/upgrading.md.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo.read_concern import ReadConcern
+
+from app.clock import FIRST_ID
+from app.models import DOCUMENTS
+from app.stack.mongodb.connection import Collection, Database
+from app.stack.programs import ServersError
+
+log = logging.getLogger(__name__)
+
+SETTINGS = "settings"
+SCHEMA, PHASES = "schema", "phases"  # documents of it
+OURS = {SETTINGS, *(document.Settings.name for document in DOCUMENTS)}
+
+BATCH = 5_000  # documents that one command looks at, so that each ends long before the driver gives up on it
+
+# From version 1 to 2
+CONTAINER_FIELDS = {"store": "kept", "memcached": "nodes"}
+KEPT = {"entries": "entries of followers", "lists": "lists of active followers"}
+UNUSED_FIELDS = {"users": ("last_seen_at", "active_until"), "follows": ("active_until",)}
+UNUSED_INDEX = ("follows", "followee_1_active_until_1_follower_1")
+
+
+class SchemaTooNew(ServersError):
+    """The database has been migrated by a newer program."""
+
+    def __init__(self, database: str, found: int) -> None:
+        super().__init__(
+            f"the database {database!r} has schema version {found}, and this Feedlab knows versions up to {VERSION}: "
+            "use the Feedlab that has migrated it or a newer one, or name another database in FEEDLAB_DATABASE"
+        )
+
+
+async def version(database: Database) -> int | None:
+    """As a majority has it; None where none is written."""
+    settings = database.get_collection(SETTINGS, read_concern=ReadConcern("majority"))
+    found = await settings.find_one({"_id": SCHEMA})
+    return found["version"] if found else None
+
+
+async def migrate(database: Database) -> None:
+    """Bring the database to our version, before anything else reads it: one command where it has it already.
+
+    Raises SchemaTooNew.
+    """
+    found = await version(database) or await _first_version(database)
+    if found > VERSION:
+        raise SchemaTooNew(database.name, found)
+    for before, what, step in STEPS[found - 1 :]:
+        log.warning("database %s, schema version %d to %d: %s", database.name, before, before + 1, what)
+        await step(database)
+        await database[SETTINGS].update_one({"_id": SCHEMA, "version": before}, {"$set": {"version": before + 1}})
+
+
+async def _first_version(database: Database) -> int:
+    """Write it: ours where nothing is, 1 where a program has been that wrote none. Whoever writes first is right."""
+    old = OURS.intersection(await database.list_collection_names())
+    with suppress(DuplicateKeyError):
+        await database[SETTINGS].insert_one({"_id": SCHEMA, "version": 1 if old else VERSION})
+    written = await version(database)
+    assert written, "a majority has it"
+    return written
+
+
+async def _to_2(database: Database) -> None:
+    await _rename_in_containers(database[SETTINGS])
+    await _drop_index(database, *UNUSED_INDEX)
+    for name, fields in UNUSED_FIELDS.items():
+        async for batch in _batches(database[name]):
+            await database[name].update_many(batch, {"$unset": dict.fromkeys(fields, "")})
+
+
+async def _rename_in_containers(settings: Collection) -> None:
+    """By compare and set, as every change of the phase settings: a switch at the same moment is not lost."""
+    while old := await settings.find_one({"_id": PHASES, "containers.store": {"$exists": True}}):
+        await settings.update_one(
+            {"_id": PHASES, "version": old["version"]},
+            {"$set": {"version": old["version"] + 1, "containers": [_container(c) for c in old["containers"]]}},
+        )
+
+
+def _container(old: Mapping[str, Any]) -> dict[str, Any]:
+    new = {CONTAINER_FIELDS.get(name, name): value for name, value in old.items()}
+    return new | {"kept": KEPT[new["kept"]]}
+
+
+async def _drop_index(database: Database, name: str, index: str) -> None:
+    if index not in await database[name].index_information():
+        return
+    try:
+        await database[name].drop_index(index)
+    except OperationFailure:
+        if index in await database[name].index_information():  # no other process has been faster
+            raise
+
+
+async def _batches(collection: Collection) -> AsyncIterator[Mapping[str, Any]]:
+    """Queries that together find every document, each a range of `_id` with at most BATCH of them."""
+    above = FIRST_ID
+    while last := await collection.find_one({"_id": {"$gt": above}}, {"_id": 1}, sort=[("_id", 1)], skip=BATCH - 1):
+        yield {"_id": {"$gt": above, "$lte": last["_id"]}}
+        above = last["_id"]
+    yield {"_id": {"$gt": above}}
+
+
+# From which version, what changes, and how.
+Step = tuple[int, str, Callable[[Database], Awaitable[None]]]
+STEPS: tuple[Step, ...] = (
+    (1, "containers of the phase settings name what is kept; unused fields and an unused index go", _to_2),
+)
+VERSION = 1 + len(STEPS)
