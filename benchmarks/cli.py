@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from app.demo.graph import Graph
     from app.stack.programs import Level
-    from benchmarks.graph import Graph
     from benchmarks.rig import Rig
 
 T = TypeVar("T")
@@ -60,8 +60,8 @@ def _on_rig(level: "Level", allow_standins: bool, through: str, work: "Callable[
 
 def _graph(spec: str, directed: bool, seed: int) -> "Graph":
     """A file, or powerlaw:USERS:MEAN."""
+    from app.demo.graph import GraphError, load, powerlaw
     from app.errors import Refused
-    from benchmarks.graph import GraphError, load, powerlaw
 
     try:
         if not spec.startswith("powerlaw:"):

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import psutil
 from bson import ObjectId
 
+from app.demo.graph import Graph
 from app.stack import Stack
 from app.stack.cost import Cost
 from benchmarks import measure, observe
-from benchmarks.graph import Graph
 from benchmarks.measure import Latencies, Offered
 from benchmarks.record import Record
 from benchmarks.rig import BenchRefused, Rig, commit

@@ -23,14 +23,14 @@ import click
 import psutil
 
 from app.config import Config, environment_for
+from app.demo.graph import Graph
+from app.demo.seed import seed
 from app.stack import connected
 from app.stack.datadir import DataDirectory
 from app.stack.programs import ServersError
 from app.stack.replica import ReplicaSet, replica_set
 from app.stack.servers import say, servers_of
 from benchmarks.faults_load import PASSWORD, SLUGS, Cast, Client, Load, NeverRecovered, Record, client, persist
-from benchmarks.graph import Graph
-from benchmarks.seed import seed
 
 AUTHORS, READERS, STEADY = 5, 8, 3
 FOLLOWERS = 250  # of every author, who never read: what fan-outs are made of

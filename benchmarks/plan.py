@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from app.config import Config
-from benchmarks.graph import Graph
+from app.demo.graph import Graph
 
 CONFIG = Config()  # as it is unless somebody sets it otherwise
 DAY_S = 86_400

@@ -18,6 +18,8 @@ import psutil
 from bson import ObjectId
 
 from app.config import Config
+from app.demo.graph import Graph
+from app.demo.seed import World, insert
 from app.edges import VERSIONS
 from app.errors import Refused
 from app.models import ActiveReader, CircleMember, Follow, Status, User
@@ -27,9 +29,7 @@ from app.stack.datadir import DataDirectory
 from app.stack.mongodb import is_stand_in
 from app.stack.programs import Level, resolve
 from app.stack.servers import say, servers_of
-from benchmarks.graph import Graph
 from benchmarks.record import Record, recorded
-from benchmarks.seed import World, insert
 from benchmarks.subject import Api, Http, InProcess, Subject
 from phases.activity import ACTIVE
 from phases.base import Phase
@@ -101,7 +101,7 @@ class Rig:
             (CircleMember, circles),
             (Status, statuses),
         ):
-            await insert(self.stack, model, documents, len(documents), lambda *_: None)
+            await insert(self.stack, model, documents, len(documents))
         await self.away(long=False)
         if isinstance(self.subject, Api):
             self.subject.handles.update(zip(world.ids, world.handles, strict=True))
@@ -151,7 +151,7 @@ class Rig:
         if not long:
             until, following = self.stack.clock.now() + ACTIVE_FOR, self.record.following
             active = [{"_id": reader, "until": until, "authors": sorted(following[reader])} for reader in self._readers]
-            await insert(self.stack, ActiveReader, active, len(active), lambda *_: None)
+            await insert(self.stack, ActiveReader, active, len(active))
 
     async def restore(self, now: Record, posted: Sequence[ObjectId]) -> None:
         """Undo a run: the database is again what `load` made of it."""
@@ -163,7 +163,7 @@ class Rig:
         for reader, followee in after - before:
             await db["follows"].delete_one({"follower": reader, "followee": followee})
         lost = [{"_id": ObjectId(), "follower": reader, "followee": followee} for reader, followee in before - after]
-        await insert(self.stack, Follow, lost, len(lost), lambda *_: None)
+        await insert(self.stack, Follow, lost, len(lost))
         await self.away(long=False)
         await db["blocks"].delete_many({})
         await db[VERSIONS].update_many({}, {"$inc": {"version": 1}})  # nobody goes by what they remember of the run

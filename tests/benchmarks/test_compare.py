@@ -15,10 +15,10 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.config import Config
+from app.demo.graph import Graph, powerlaw
 from app.models import StatusRow
 from app.stack import Addresses, connected
 from benchmarks.compare import Settings, WrongAnswer, compare
-from benchmarks.graph import Graph, powerlaw
 from benchmarks.observe import NotDelivered
 from benchmarks.report import grids
 from benchmarks.rig import Rig

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
+from app.demo.graph import powerlaw
 from benchmarks import curves, plan
-from benchmarks.graph import powerlaw
 from benchmarks.plan import DAY_S, Load, need
 from benchmarks.report import grids
 from benchmarks.units import line

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from app.demo.graph import powerlaw
 from app.models import User
-from benchmarks.graph import powerlaw
 from benchmarks.record import Record
 from benchmarks.workload import KINDS, Cast, Operations, Workload, WorkloadError, load, names, populated
 
 DIGEST = """
 from itertools import islice
 from hashlib import sha256
-from benchmarks.graph import powerlaw
+from app.demo.graph import powerlaw
 from benchmarks.workload import Operations, load
 found = list(islice(Operations(load("undo"), powerlaw(50, 5, 1), 7), 500))
 print(sha256(repr(found).encode()).hexdigest())

@@ -2,20 +2,14 @@
 
 import asyncio
 import secrets
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from app.demo import seed as seeding
+from app.demo.graph import Graph, load, powerlaw
+from app.demo.progress import shown
 from app.stack import Stack
-from benchmarks import seed as seeding
-from benchmarks.graph import Graph, load, powerlaw
-
-LINE_EVERY_S = 5.0  # without a terminal
 
 
 def graph_from(file: Path | None, directed: bool, users: int, mean: float, seed: int) -> Graph:
@@ -34,7 +28,7 @@ async def run(
         raise seeding.SeedRefused("the database would be in this process and end with it: seed a real server")
     chosen = password or secrets.token_urlsafe(12)
     try:
-        with _progress(Console(stderr=True)) as progress:
+        with shown() as progress:
             report = await seeding.seed(
                 stack,
                 graph,
@@ -55,33 +49,3 @@ async def run(
         f"seeded {report.users:,} people, {report.follows:,} follow edges and {report.statuses:,} statuses "
         f"in {report.elapsed_s:.1f} s"
     )
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[seeding.Progress]:
-    """A bar for each collection on a terminal, now and then a line elsewhere."""
-    if not console.is_terminal:
-        yield _lines()
-        return
-    columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bars:
-        tasks = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield show
-
-
-def _lines() -> seeding.Progress:
-    said_s = time.monotonic()
-
-    def say(stage: str, done: int, total: int) -> None:
-        nonlocal said_s
-        if 0 < done == total or time.monotonic() - said_s >= LINE_EVERY_S:
-            said_s = time.monotonic()
-            click.echo(f"{stage}: {done:,} of {total:,}", err=True)
-
-    return say

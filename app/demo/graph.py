@@ -11,7 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import BinaryIO
 
-from benchmarks.words import FIRST_NAMES
+from app.demo.words import FIRST_NAMES
+from app.errors import Refused
 
 MAX_PEOPLE = 5_000_000
 MAX_FOLLOWS = 16_000_000  # held in memory, 8 bytes each; 40 more while a file's duplicates are removed
@@ -26,7 +27,7 @@ FOLLOW_BACK = 0.25  # share of follows that answer a follow: the mutuals
 IMITATION = 0.8  # share of the others that go to somebody whom another person follows already: the celebrities
 
 
-class GraphError(Exception):
+class GraphError(Refused):
     """No graph can be had from this file, or with these numbers; the text says where and why."""
 
 
