@@ -23,22 +23,6 @@ Outputs = dict[str, Path | None]
 FAILED = 1  # exit code: an answer was wrong
 
 
-def _rig_options(command: Command[T]) -> Command[T]:
-    for option in (
-        click.option("--allow-standins", is_flag=True, help="Measure stand-ins, and mark every figure as meaningless."),
-        click.option(
-            "--stack",
-            "level",
-            type=click.Choice(["auto", "servers", "memory"]),
-            default="auto",
-            show_default=True,
-            help="Real servers of its own, or in-process stand-ins. Servers given by URL are never touched.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
 def _output_options(command: Command[T]) -> Command[T]:
     path = click.Path(dir_okay=False, writable=True, path_type=Path)
     for option in (
@@ -90,8 +74,16 @@ def _graph(spec: str, directed: bool, seed: int) -> "Graph":
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--through", type=click.Choice(["api", "inprocess"]), default="inprocess", show_default=True)
+@click.option(
+    "--stack",
+    "level",
+    type=click.Choice(["auto", "servers", "memory"]),
+    default="auto",
+    show_default=True,
+    help="Real servers of its own, or in-process stand-ins. Servers given by URL are never touched.",
+)
+@click.option("--allow-standins", is_flag=True, help="Measure stand-ins, and mark every figure as meaningless.")
 @_output_options
-@_rig_options
 def compare(
     phases: str | None,
     graph: str,
@@ -275,20 +267,18 @@ def plan(
     mean_followers: float,
     most_followers: int,
     peak: float,
-    json_file: Path | None,
-    csv: Path | None,
-    html: Path | None,
-    **numbers: Any,
+    **more: Any,
 ) -> None:
     """Say what each phase would need for a load, where they cross, and which one to take."""
     from benchmarks import plan as planning
 
     units = planning.measured_units(measured)
+    outputs = {name: more.pop(name) for name in ("json_file", "csv", "html")}
     if graph:
-        load = planning.load_of(_graph(graph, directed, 1), **numbers)
+        load = planning.load_of(_graph(graph, directed, 1), **more)
     else:
-        load = planning.Load(users, mean_followers, most_followers, **numbers)
-    _written(planning.plan(load, units, peak), json_file, csv, html)
+        load = planning.Load(users, mean_followers, most_followers, **more)
+    _written(planning.plan(load, units, peak), **outputs)
 
 
 @click.command(hidden=True)

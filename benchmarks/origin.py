@@ -12,17 +12,8 @@ from benchmarks.report import Machine, Origin
 from benchmarks.rig import Rig
 
 PACKAGES = (
-    "feedlab",
-    "motor",
-    "pymongo",
-    "beanie",
-    "redis",
-    "rq",
-    "pymemcache",
-    "starlette",
-    "uvicorn",
-    "hdrhistogram",
-)
+    "feedlab", "motor", "pymongo", "beanie", "redis", "rq", "pymemcache", "starlette", "uvicorn", "hdrhistogram",
+)  # fmt: skip
 SETTINGS = {"cap", "chunk", "pending_scan", "timeline_ttl_s", "comeback", "grace_s"}
 
 

@@ -23,18 +23,9 @@ HEADINGS = {
     "plan": "Which phase for this load",
 }
 FACTS = {
-    "command",
-    "made_at",
-    "commit",
-    "settings",
-    "machine",
-    "servers",
-    "packages",
-    "config",
-    "write_concern",
-    "workload",
+    "command", "made_at", "commit", "settings", "machine", "servers", "packages", "config", "write_concern", "workload",
     "graph",
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -126,8 +126,6 @@ async def stored_status(rig: Rig, author: ObjectId) -> StatusRow:
     """A status that is stored and that nobody owes."""
     id = rig.stack.clock.new_id()
     await put(
-        rig,
-        "statuses",
-        [{"_id": id, "user_id": author, "text": "a status", "audience": "followers", "deleted": False}],
+        rig, "statuses", [{"_id": id, "user_id": author, "text": "a status", "audience": "followers", "deleted": False}]
     )
     return StatusRow(id, author, "a status", "followers")

@@ -1,6 +1,6 @@
 """The tables of a report, wherever they are shown, and the terminal as the first such place."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -118,9 +118,12 @@ def number(value: float | None) -> str:
 
 def _of_comparison(report: Comparison) -> Iterable[Grid]:
     yield Grid("Latency, ms", ["phase", "", "n", *PERCENTILES], _latencies(report.phases))
-    rows = [list(row) for row in zip(*(_costs(summary) for summary in report.phases.values()), strict=True)]
-    titles = _cost_titles(next(iter(report.phases.values())))
-    costs = [[title, *row] for title, row in zip(titles, rows, strict=True)]
+    phases = report.phases.values()
+    costs = [[title, *map(shown, phases)] for title, shown in COSTS]
+    costs += [
+        [f"processor, {name}: % of a core", *(number(100 * of.cpu_share[name]) for of in phases)]
+        for name in next(iter(phases)).cpu_share
+    ]
     yield Grid("What it costs", ["", *report.phases], costs)
     if report.ratios:
         names = list(dict.fromkeys(name for figures in report.ratios.values() for name in figures))
@@ -139,37 +142,18 @@ def _latencies(phases: dict[str, Summary]) -> list[Line]:
     return rows
 
 
-def _cost_titles(of: Summary) -> Line:
-    return [
-        "operations/s",
-        "deliveries/s",
-        "commands a post: MongoDB, Memcached, Redis",
-        "commands a read: MongoDB, Memcached, Redis",
-        "commands/s at the servers, workers included",
-        "kept: bytes a person",
-        "kept: bytes an entry",
-        "kept: entries",
-        "errors",
-        "delivered in time",
-        *(f"processor, {name}: % of a core" for name in of.cpu_share),
-    ]
-
-
-def _costs(of: Summary) -> Line:
-    """In the order of the titles."""
-    return [
-        number(of.operations_per_s),
-        number(of.deliveries_per_s),
-        _triple(of.commands.get("post")),
-        _triple(of.commands.get("read")),
-        _triple(of.server_commands_per_s),
-        number(of.kept.bytes_per_person),
-        number(of.kept.bytes_per_entry),
-        number(of.kept.entries),
-        number(sum(of.errors.values())),
-        "yes" if of.drained else "NO",
-        *(number(100 * share) for share in of.cpu_share.values()),
-    ]
+COSTS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
+    ("operations/s", lambda of: number(of.operations_per_s)),
+    ("deliveries/s", lambda of: number(of.deliveries_per_s)),
+    ("commands a post: MongoDB, Memcached, Redis", lambda of: _triple(of.commands.get("post"))),
+    ("commands a read: MongoDB, Memcached, Redis", lambda of: _triple(of.commands.get("read"))),
+    ("commands/s at the servers, workers included", lambda of: _triple(of.server_commands_per_s)),
+    ("kept: bytes a person", lambda of: number(of.kept.bytes_per_person)),
+    ("kept: bytes an entry", lambda of: number(of.kept.bytes_per_entry)),
+    ("kept: entries", lambda of: number(of.kept.entries)),
+    ("errors", lambda of: number(sum(of.errors.values()))),
+    ("delivered in time", lambda of: "yes" if of.drained else "NO"),
+)
 
 
 def _triple(counts: PerServer | None) -> str:

@@ -92,12 +92,7 @@ async def measure(rig: Rig, count: int, progress: Progress = silent) -> Units:
 
 
 async def _phase(
-    rig: Rig,
-    phase: answers.Answers,
-    few: scenes.Star,
-    many: scenes.Star,
-    readers: Sequence[ObjectId],
-    count: int,
+    rig: Rig, phase: answers.Answers, few: scenes.Star, many: scenes.Star, readers: Sequence[ObjectId], count: int
 ) -> PhaseUnits:
     slug = phase.slug
     idle = await window(rig, 1, lambda _: asyncio.sleep(min(IDLE_S, count / 50)))

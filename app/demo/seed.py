@@ -203,11 +203,7 @@ class World:
 
     def follows(self) -> Iterator[Document]:
         for follower, followee in self.graph.follows():
-            yield {
-                "_id": id_at(self.joined),
-                "follower": self.ids[follower],
-                "followee": self.ids[followee],
-            }
+            yield {"_id": id_at(self.joined), "follower": self.ids[follower], "followee": self.ids[followee]}
 
     def circles(self) -> Iterator[Document]:
         for owner, members in self.circle_of.items():

@@ -30,14 +30,7 @@ async def run(
     try:
         with shown() as progress:
             report = await seeding.seed(
-                stack,
-                graph,
-                statuses=statuses,
-                days=days,
-                seed=seed,
-                password=chosen,
-                reset=reset,
-                progress=progress,
+                stack, graph, statuses=statuses, days=days, seed=seed, password=chosen, reset=reset, progress=progress
             )
     except asyncio.CancelledError:
         click.echo("Interrupted: what was written so far is still there. Start again with --reset.", err=True)

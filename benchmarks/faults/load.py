@@ -142,13 +142,7 @@ class Load:
         await self._page(reader, (author,), "profile", f"/users/{author}/statuses", parameters, None)
 
     async def _page(
-        self,
-        reader: str,
-        authors: Sequence[str],
-        kind: str,
-        path: str,
-        parameters: dict[str, str],
-        before: str | None,
+        self, reader: str, authors: Sequence[str], kind: str, path: str, parameters: dict[str, str], before: str | None
     ) -> Read | None:
         began_s = time.monotonic()
         answer = await self.client.call(reader, kind, "GET", path, 200, params=parameters)

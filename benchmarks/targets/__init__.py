@@ -46,8 +46,4 @@ async def measure(rig: Rig, wanted: Sequence[str], scale: Scale, progress: Progr
         progress(names[0], done, len(groups))
         rows += await group(rig, scale)
     progress("done", len(groups), len(groups))
-    return Targets(
-        **vars(await origin(rig)),
-        settings=asdict(scale),
-        rows=[row.model_copy(update={"ratio": round(row.ratio, 4)}) for row in rows],
-    )
+    return Targets(**vars(await origin(rig)), settings=asdict(scale), rows=rows)

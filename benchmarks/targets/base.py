@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from bson import ObjectId
 
 from benchmarks import answers
+from benchmarks.report import Row
 from benchmarks.rig import BenchRefused, Rig
 
 LIMIT = 50  # statuses on a page
@@ -31,6 +32,11 @@ class Scale:
         """For tests: sizes are multiplied by a number below 1."""
         least = {"repeats": 2, "reads": 5, "jobs": 5, "lags": 5}
         return Scale(**{name: max(least.get(name, 20), round(size * by)) for name, size in asdict(self).items()})
+
+
+def row(name: str, title: str, ratio: float, figures: dict[str, float], **bound: float) -> Row:
+    """`bound`: at_least or at_most."""
+    return Row(name=name, title=title, ratio=round(ratio, 4), figures=figures, **bound)
 
 
 async def only(rig: Rig, slug: str) -> None:

@@ -6,7 +6,7 @@ from app.models import StatusRow
 from benchmarks import answers, limits, scenes
 from benchmarks.report import Row
 from benchmarks.rig import Rig
-from benchmarks.targets.base import Scale
+from benchmarks.targets.base import Scale, row
 from benchmarks.turns import Measured, in_turn, p50_ms, rates, ratio
 
 
@@ -29,19 +29,19 @@ async def entries(rig: Rig, scale: Scale) -> list[Row]:
     )
     figures = rates(scale.many, seconds)
     return [
-        Row(
-            name="fanout-raw",
-            title=f"phase 2 fan-out to {scale.many:,} followers, deliveries/s ÷ raw limit",
-            ratio=ratio(seconds["raw"], seconds["push"]),
+        row(
+            "fanout-raw",
+            f"phase 2 fan-out to {scale.many:,} followers, deliveries/s ÷ raw limit",
+            ratio(seconds["raw"], seconds["push"]),
+            figures,
             at_least=0.8,
-            figures=figures,
         ),
-        Row(
-            name="fanout-array",
-            title="the same ÷ the article's $push/$slice array holding 200",
-            ratio=ratio(seconds["array"], seconds["push"]),
+        row(
+            "fanout-array",
+            "the same ÷ the article's $push/$slice array holding 200",
+            ratio(seconds["array"], seconds["push"]),
+            figures,
             at_least=6,
-            figures=figures,
         ),
     ]
 
@@ -58,15 +58,7 @@ async def lists(rig: Rig, scale: Scale) -> list[Row]:
         )
     title = f"phase 4 fan-out to {scale.many:,} active ÷ raw limit"
     figures = rates(scale.many, seconds)
-    return [
-        Row(
-            name="fanout-cache-raw",
-            title=title,
-            ratio=ratio(seconds["raw"], seconds["cache"]),
-            at_least=0.7,
-            figures=figures,
-        )
-    ]
+    return [row("fanout-cache-raw", title, ratio(seconds["raw"], seconds["cache"]), figures, at_least=0.7)]
 
 
 async def inactive(rig: Rig, scale: Scale) -> list[Row]:
@@ -80,12 +72,4 @@ async def inactive(rig: Rig, scale: Scale) -> list[Row]:
 
         seconds = await in_turn(max(3, scale.repeats // 2), all=post(everybody), few=post(few))
     title = f"phase 4, {scale.most:,} followers of whom 1 % active: time ÷ all active"
-    return [
-        Row(
-            name="fanout-inactive",
-            title=title,
-            ratio=ratio(seconds["few"], seconds["all"]),
-            at_most=0.03,
-            figures=p50_ms(**seconds),
-        )
-    ]
+    return [row("fanout-inactive", title, ratio(seconds["few"], seconds["all"]), p50_ms(**seconds), at_most=0.03)]

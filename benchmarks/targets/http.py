@@ -10,7 +10,7 @@ from benchmarks import answers, scenes
 from benchmarks.report import Row
 from benchmarks.rig import Rig
 from benchmarks.subject import Api, Http
-from benchmarks.targets.base import Scale
+from benchmarks.targets.base import Scale, row
 from benchmarks.turns import in_turn, p50_ms, ratio
 
 EMPTY_APPLICATION = (sys.executable, "-m", "benchmarks.limits")  # the descriptor of a listening socket is appended
@@ -35,12 +35,12 @@ async def overhead(rig: Rig, scale: Scale) -> list[Row]:
             )
             own = [page + empty for page, empty in zip(seconds["page"], seconds["empty"], strict=True)]
             rows.append(
-                Row(
-                    name=f"http-{slug}",
-                    title=f"GET /timeline in phase {slug} over HTTP p50 ÷ (its own page + an empty Starlette route)",
-                    ratio=ratio(seconds["http"], own),
+                row(
+                    f"http-{slug}",
+                    f"GET /timeline in phase {slug} over HTTP p50 ÷ (its own page + an empty Starlette route)",
+                    ratio(seconds["http"], own),
+                    p50_ms(**seconds),
                     at_most=1.3,
-                    figures=p50_ms(**seconds),
                 )
             )
         await http.close()
@@ -53,11 +53,7 @@ class _empty_application:
     def __enter__(self) -> int:
         self._listener = socket.create_server(("127.0.0.1", 0))
         fd = self._listener.fileno()
-        self._process = subprocess.Popen(
-            [*EMPTY_APPLICATION, str(fd)],
-            pass_fds=(fd,),
-            stdin=subprocess.DEVNULL,
-        )
+        self._process = subprocess.Popen([*EMPTY_APPLICATION, str(fd)], pass_fds=(fd,), stdin=subprocess.DEVNULL)
         return int(self._listener.getsockname()[1])
 
     def __exit__(self, *_: object) -> None:

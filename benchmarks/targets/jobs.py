@@ -10,7 +10,7 @@ from app.social import Social
 from benchmarks import answers, scenes
 from benchmarks.report import Row
 from benchmarks.rig import BenchRefused, Rig
-from benchmarks.targets.base import WAIT_S, Scale, delivered, only
+from benchmarks.targets.base import WAIT_S, Scale, delivered, only, row
 from benchmarks.turns import p50_ms, percentile, rates, ratio
 
 POLL_S = 0.02  # between two looks whether hundreds of jobs are done: seldom, so that looking takes nothing from them
@@ -30,13 +30,12 @@ async def throughput(rig: Rig, scale: Scale) -> list[Row]:
                     if turn:
                         each.append(took_s)
         rows.append(
-            Row(
-                name=f"jobs-{phase.slug}",
-                title=f"ordinary posts (100 followers) in phase {phase.slug} through one worker "
-                "÷ empty RQ jobs through it",
-                ratio=ratio(seconds["empty"], seconds["posts"]),
+            row(
+                f"jobs-{phase.slug}",
+                f"ordinary posts (100 followers) in phase {phase.slug} through one worker ÷ empty RQ jobs through it",
+                ratio(seconds["empty"], seconds["posts"]),
+                rates(scale.jobs, seconds),
                 at_least=0.6,
-                figures=rates(scale.jobs, seconds),
             )
         )
     await scenes.everything_delivers(rig)
@@ -101,12 +100,12 @@ async def starvation(rig: Rig, scale: Scale) -> list[Row]:
     await scenes.everything_delivers(rig)
     figures = p50_ms(**seconds) | {f"{name}_p99_ms": percentile(each, 99) for name, each in seconds.items()}
     return [
-        Row(
-            name="starvation",
-            title=f"a 10-follower post's delivery lag p99 while {scale.most:,} are being delivered ÷ idle",
-            ratio=figures["busy_p99_ms"] / figures["idle_p99_ms"],
+        row(
+            "starvation",
+            f"a 10-follower post's delivery lag p99 while {scale.most:,} are being delivered ÷ idle",
+            figures["busy_p99_ms"] / figures["idle_p99_ms"],
+            figures,
             at_most=2,
-            figures=figures,
         )
     ]
 

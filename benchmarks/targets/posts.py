@@ -6,7 +6,7 @@ from app.social import Social
 from benchmarks import answers, scenes
 from benchmarks.report import Row
 from benchmarks.rig import Rig
-from benchmarks.targets.base import Scale, delivered, only
+from benchmarks.targets.base import Scale, delivered, only, row
 from benchmarks.turns import p50_ms, ratio
 
 
@@ -26,13 +26,7 @@ async def acknowledged(rig: Rig, scale: Scale) -> list[Row]:
                 await delivered(rig, slug, [status.id])
         title = f"post acknowledged in phase {slug}, p50 at {scale.most:,} followers ÷ at 10"
         rows.append(
-            Row(
-                name=f"ack-{slug}",
-                title=title,
-                ratio=ratio(seconds["large"], seconds["small"]),
-                at_most=1.2,
-                figures=p50_ms(**seconds),
-            )
+            row(f"ack-{slug}", title, ratio(seconds["large"], seconds["small"]), p50_ms(**seconds), at_most=1.2)
         )
     await scenes.everything_delivers(rig)
     return rows

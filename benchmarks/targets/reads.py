@@ -6,7 +6,7 @@ from functools import partial
 from benchmarks import answers, limits, scenes
 from benchmarks.report import Row
 from benchmarks.rig import Rig
-from benchmarks.targets.base import LIMIT, Scale
+from benchmarks.targets.base import LIMIT, Scale, row
 from benchmarks.turns import Measured, in_turn, p50_ms, percentile, ratio
 from phases.timelines import Timelines
 
@@ -23,12 +23,12 @@ async def warm(rig: Rig, scale: Scale) -> list[Row]:
     assert await limits.read_two_queries(db, entries, reader, LIMIT) == LIMIT, "the raw read reads the same"
     title = f"warm read of {LIMIT} among {scale.followees:,} followees in phase {{}}, p50 ÷ raw two-query read"
     return [
-        Row(
-            name=f"read-{phase.slug}",
-            title=title.format(phase.slug),
-            ratio=ratio(seconds[phase.slug], seconds["raw"]),
+        row(
+            f"read-{phase.slug}",
+            title.format(phase.slug),
+            ratio(seconds[phase.slug], seconds["raw"]),
+            p50_ms(**seconds),
             at_most=1.0 if phase.in_memory else 1.3,
-            figures=p50_ms(**seconds),
         )
         for phase in answers.KEEPING
     ]
@@ -41,9 +41,7 @@ async def followees(rig: Rig, scale: Scale) -> list[Row]:
     few = await scenes.follower_of(rig, everybody[: scale.wide // 50])
     many = await scenes.follower_of(rig, everybody[: scale.wide])
     seconds = await in_turn(
-        scale.reads,
-        few=lambda: pages(few, phase=slug, limit=LIMIT),
-        many=lambda: pages(many, phase=slug, limit=LIMIT),
+        scale.reads, few=lambda: pages(few, phase=slug, limit=LIMIT), many=lambda: pages(many, phase=slug, limit=LIMIT)
     )
     plain = await in_turn(
         max(3, scale.reads // 5),
@@ -53,18 +51,18 @@ async def followees(rig: Rig, scale: Scale) -> list[Row]:
     figures = {f"{name}_p99_ms": percentile(each, 99) for name, each in (seconds | plain).items()}
     of = f"p99 at {scale.wide:,} followees ÷ at {scale.wide // 50}"
     return [
-        Row(
-            name="read-followees",
-            title=f"phase 1 {of}",
-            ratio=figures["many_p99_ms"] / figures["few_p99_ms"],
+        row(
+            "read-followees",
+            f"phase 1 {of}",
+            figures["many_p99_ms"] / figures["few_p99_ms"],
+            figures | p50_ms(**seconds),
             at_most=4,
-            figures=figures | p50_ms(**seconds),
         ),
-        Row(
-            name="read-plain-in",
-            title=f"the plain $in, {of}",
-            ratio=figures["plain_many_p99_ms"] / figures["plain_few_p99_ms"],
-            figures=p50_ms(**plain),
+        row(
+            "read-plain-in",
+            f"the plain $in, {of}",
+            figures["plain_many_p99_ms"] / figures["plain_few_p99_ms"],
+            p50_ms(**plain),
         ),
     ]
 
@@ -94,17 +92,17 @@ async def cold_return(rig: Rig, scale: Scale) -> list[Row]:
     figures = p50_ms(**seconds)
     title = f"a cold return (rebuild of {cap}, {followees} followees{{}}) ÷ one phase 1 page"
     return [
-        Row(
-            name="cold-return",
-            title=title.format(", marking the reader active"),
-            ratio=ratio(seconds["returned"], seconds["query"]),
+        row(
+            "cold-return",
+            title.format(", marking the reader active"),
+            ratio(seconds["returned"], seconds["query"]),
+            figures,
             at_most=2,
-            figures=figures,
         ),
-        Row(
-            name="cold-evicted",
-            title=title.format("; only the list was lost"),
-            ratio=ratio(seconds["evicted"], seconds["query"]),
-            figures=figures,
+        row(
+            "cold-evicted",
+            title.format("; only the list was lost"),
+            ratio(seconds["evicted"], seconds["query"]),
+            figures,
         ),
     ]
