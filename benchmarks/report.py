@@ -86,7 +86,22 @@ class Kept(Model):
     bytes_per_entry: float = 0
 
 
-class Cell(Model):
+class Figures(Model):
+    """`errors` and `counts` by kind of operation; `commands` of one post and of one read."""
+
+    latency_ms: dict[str, Percentiles | None]
+    counts: dict[str, int]
+    operations_per_s: float
+    deliveries_per_s: float
+    commands: dict[str, PerServer]
+    kept: Kept
+    errors: dict[str, int]
+    drained: bool
+    checked_pages: int
+    lag_checked: int
+
+
+class Cell(Figures):
     """One phase in one round. `elapsed_s`, `cpu_s` and `server_commands`: burn-in and drain included.
 
     `histograms`: HdrHistogram's own form. `depths`: (seconds since the start, jobs queued, statuses pending).
@@ -96,41 +111,21 @@ class Cell(Model):
     phase: str
     offered: Offered
     elapsed_s: float
-    operations_per_s: float
-    counts: dict[str, int]
-    errors: dict[str, int]
-    latency_ms: dict[str, Percentiles | None]
     histograms: dict[str, str] = {}
     deliveries: int
-    deliveries_per_s: float
     lag_resolution_ms: Percentiles | None
-    lag_checked: int
-    commands: dict[str, PerServer]
     cpu_s: PerProcess
     server_commands: PerServer | None
-    kept: Kept
     depths: list[tuple[float, int, int]] = []
-    drained: bool
-    checked_pages: int
 
 
-class Summary(Model):
+class Summary(Figures):
     """One phase over all rounds. `curves`: (share of operations that took longer, ms). `cpu_share`: of one core."""
 
-    latency_ms: dict[str, Percentiles | None]
-    counts: dict[str, int]
     curves: dict[str, list[tuple[float, float]]] = {}
     operations: int
-    operations_per_s: float
-    deliveries_per_s: float
-    commands: dict[str, PerServer]
     server_commands_per_s: PerServer | None
     cpu_share: PerProcess
-    kept: Kept
-    errors: dict[str, int]
-    drained: bool
-    checked_pages: int
-    lag_checked: int
 
 
 class Spread(Model):

@@ -44,14 +44,7 @@ OVERRIDES: dict[str, Any] = {
     "demo": False,
     "writes_per_minute": 1_000_000,
 }
-CHILD_ENVIRONMENT = {
-    "FEEDLAB_MONGODB_URL": "",
-    "FEEDLAB_REDIS_URL": "",
-    "FEEDLAB_MEMCACHED": "",
-    "FEEDLAB_DATABASE": DATABASE,
-    "FEEDLAB_DEMO": "",
-    "FEEDLAB_WRITES_PER_MINUTE": "1000000",
-}
+CHILD_ENVIRONMENT = {f"FEEDLAB_{name.upper()}": str(value or "") for name, value in OVERRIDES.items()}
 COMMAND = (sys.executable, "-m", "app.cli")
 READY_DEADLINE_S = 60.0
 POLL_S = 0.02
@@ -65,10 +58,6 @@ SERVER_PROCESSES = {"mongodb": "mongod", "redis": "redis", "memcached": "memcach
 
 class BenchRefused(Refused):
     """Nothing was measured; the text says why and what to do."""
-
-
-def configured() -> Config:
-    return Config.from_environment(**OVERRIDES)
 
 
 @dataclass
@@ -154,7 +143,7 @@ class Rig:
 @contextmanager
 def servers(level: Level, allow_standins: bool) -> Iterator[tuple[Addresses, Path, Config]]:
     """Servers of our own until the block ends. Raises BenchRefused, ServersError."""
-    config = configured()
+    config = Config.from_environment(**OVERRIDES)
     if not allow_standins and any(source.kind in ("stand-in", "missing") for source in resolve(config, level)):
         raise BenchRefused(
             "some server would be a stand-in, whose figures are meaningless: see `feedlab doctor`, "

@@ -199,14 +199,14 @@ def _followees(
         others = _shuffled([other for other in range(users) if other != person], draw)[:count]
         chosen.extend(others)
         return others
-    found: dict[int, None] = {}
-    while len(found) < count:
+    followees: dict[int, None] = {}
+    while len(followees) < count:
         for sample, share in ((followers, FOLLOW_BACK), (chosen, IMITATION), (None, 1.0)):
             if (sample is not None and not sample) or draw() >= share:
                 continue
             followee = int(draw() * users) if sample is None else sample[int(draw() * len(sample))]
-            if followee != person and followee not in found:
-                found[followee] = None
+            if followee != person and followee not in followees:
+                followees[followee] = None
                 chosen.append(followee)
                 break
-    return found
+    return followees

@@ -141,14 +141,14 @@ async def _forget_what_is_kept(stack: Stack) -> None:
 
 
 async def insert(
-    stack: Stack, model: type[Base], found: Iterable[Document], total: int, progress: Progress = silent
+    stack: Stack, model: type[Base], documents: Iterable[Document], total: int, progress: Progress = silent
 ) -> None:
     """Write raw documents of one model, in batches, past Beanie."""
     name = _collection(model)
     collection = stack.db[name]
-    documents, done = iter(found), 0
+    waiting, done = iter(documents), 0
     progress(name, 0, total)
-    while batch := list(islice(documents, BATCH)):
+    while batch := list(islice(waiting, BATCH)):
         await collection.insert_many(batch, ordered=False)
         done += len(batch)
         progress(name, done, total)
