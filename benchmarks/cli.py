@@ -3,7 +3,7 @@
 import asyncio
 import shlex
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,14 +16,13 @@ if TYPE_CHECKING:
     from benchmarks.report import Report
     from benchmarks.rig import Rig
 
-T = TypeVar("T")
-Command = Callable[..., T]
+Command = TypeVar("Command", bound=Callable[..., Any])
 Outputs = dict[str, Path | None]
 
 FAILED = 1  # exit code: an answer was wrong
 
 
-def _output_options(command: Command[T]) -> Command[T]:
+def _output_options(command: Command) -> Command:
     path = click.Path(dir_okay=False, writable=True, path_type=Path)
     for option in (
         click.option("--html", type=path, help="Write the report as one self-contained page."),
@@ -34,15 +33,26 @@ def _output_options(command: Command[T]) -> Command[T]:
     return command
 
 
-def _on_rig(level: "Level", allow_standins: bool, through: str, work: "Callable[[Rig], Coroutine[Any, Any, T]]") -> T:
+def _measured(
+    work: "Callable[[Rig, Progress], Awaitable[Report]]",
+    outputs: Outputs,
+    through: str = "inprocess",
+    level: "Level" = "servers",
+    allow_standins: bool = False,
+) -> "Report":
+    """On a rig, with its progress shown, and written."""
+    from app.demo.progress import shown
     from benchmarks.rig import rig, servers
 
-    async def run() -> T:
+    async def run() -> "Report":
         async with rig(addresses, directory, config, through) as running:
-            return await work(running)
+            with shown() as progress:
+                return await work(running, progress)
 
     with servers(level, allow_standins) as (addresses, directory, config):
-        return asyncio.run(run())
+        result = asyncio.run(run())
+    _written(result, **outputs)
+    return result
 
 
 def _graph(spec: str, directed: bool, seed: int) -> "Graph":
@@ -92,8 +102,8 @@ def compare(
     rate: float | None,
     clients: int | None,
     seconds: float,
-    burn_in: float | None,
     rounds: int,
+    burn_in: float | None,
     seed: int,
     through: Any,
     level: "Level",
@@ -105,7 +115,6 @@ def compare(
     Open loop (--rate) measures from the moment an operation was due; closed loop (--clients) from when it was sent.
     Exit code 1, and no figures, when a page is not what it should be.
     """
-    from app.demo.progress import shown
     from benchmarks import rounds as measuring
     from benchmarks.observe import NotDelivered
     from benchmarks.report import Settings
@@ -133,16 +142,14 @@ def compare(
         clients=clients,
     )
 
-    async def work(rig: "Rig") -> "Report":
-        with shown() as progress:
-            return await measuring.compare(rig, edges, chosen, settings, progress)
+    def work(rig: "Rig", progress: "Progress") -> "Awaitable[Report]":
+        return measuring.compare(rig, edges, chosen, settings, progress)
 
     try:
-        result = _on_rig(level, allow_standins, through, work)
+        _measured(work, outputs, through, level, allow_standins)
     except* (measuring.WrongAnswer, NotDelivered) as wrong:
         click.echo(f"wrong, so there are no figures: {wrong.exceptions[0]}", err=True)
         raise SystemExit(FAILED) from None
-    _written(result, **outputs)
 
 
 @click.command()
@@ -171,22 +178,9 @@ def targets(only: tuple[str, ...], scale: float, **outputs: Path | None) -> None
     if unknown := [prefix for prefix in only if not any(name.startswith(prefix) for name in NAMES)]:
         raise click.UsageError(f"--only: there is no {unknown[0]!r}; there are {', '.join(NAMES)}")
     sizes = Scale() if scale == 1 else Scale().smaller(scale)
-    result = _measured("api", lambda rig, progress: measure(rig, only, sizes, progress), outputs)
+    result = _measured(lambda rig, progress: measure(rig, only, sizes, progress), outputs, "api")
     if scale == 1 and isinstance(result, Targets) and any(row.met is False for row in result.rows):
         raise SystemExit(FAILED)
-
-
-def _measured(through: str, work: "Callable[[Rig, Progress], Awaitable[Report]]", outputs: Outputs) -> "Report":
-    """On real servers, and written."""
-    from app.demo.progress import shown
-
-    async def measured(rig: "Rig") -> "Report":
-        with shown() as progress:
-            return await work(rig, progress)
-
-    result = _on_rig("servers", False, through, measured)
-    _written(result, **outputs)
-    return result
 
 
 def _written(result: "Report", json_file: Path | None, csv: Path | None, html: Path | None) -> None:
@@ -216,7 +210,7 @@ def fanout(max_followers: int, repeats: int, **outputs: Path | None) -> None:
     """How the delivery of one status grows with its followers, beside the raw limits and the article's array."""
     from benchmarks import curves
 
-    _measured("inprocess", lambda rig, progress: curves.fanout(rig, max_followers, repeats, progress), outputs)
+    _measured(lambda rig, progress: curves.fanout(rig, max_followers, repeats, progress), outputs)
 
 
 @click.command()
@@ -227,7 +221,7 @@ def read(max_followees: int, repeats: int, **outputs: Path | None) -> None:
     """How one page grows with the reader's followees, beside the raw limit and the article's ways."""
     from benchmarks import curves
 
-    _measured("inprocess", lambda rig, progress: curves.read(rig, max_followees, repeats, progress), outputs)
+    _measured(lambda rig, progress: curves.read(rig, max_followees, repeats, progress), outputs)
 
 
 @click.command()
@@ -237,7 +231,7 @@ def units(count: int, **outputs: Path | None) -> None:
     """Measure what one post, delivery and read cost each process, for `bench plan`."""
     from benchmarks import units as measuring
 
-    _measured("inprocess", lambda rig, progress: measuring.measure(rig, count, progress), outputs)
+    _measured(lambda rig, progress: measuring.measure(rig, count, progress), outputs)
 
 
 @click.command()

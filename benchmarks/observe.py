@@ -220,12 +220,6 @@ async def memcached_stats(node: str) -> dict[str, str]:
     return {name: value for _, name, value in (line.split(" ", 2) for line in lines if line.startswith("STAT "))}
 
 
-async def memcached_bytes(stack: Stack) -> int:
-    """Bytes of all items, with their keys and headers, without the slabs' rounding; 0 for the stand-in."""
-    nodes = stack.addresses.memcached or ()
-    return sum([int((await memcached_stats(node))["bytes"]) for node in nodes])
-
-
 @dataclass(frozen=True)
 class Meters:
     """Counters that only rise, read before and after."""
@@ -258,7 +252,7 @@ async def kept(
         parts = [await answers.kept_list(timelines, slug, reader, 10 * stack.config.cap) for reader in sample]
         sizes = [len(part.entries) for part in parts if part is not None]
         share = len(active) / max(1, len(sample))
-        size = await memcached_bytes(stack) - empty_bytes
+        size = (await stack.memcached.stats()).bytes - empty_bytes
         entries, readers = round(sum(sizes) * share), round(len(sizes) * share)
     else:
         size, entries = await answers.entries_size(timelines, slug)

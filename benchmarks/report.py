@@ -13,10 +13,11 @@ from benchmarks.workload import Workload
 
 FORMAT = 1  # of the JSON
 KINDS = ("post", "read_warm", "read_cold", "older", "lag")  # of latencies
+SERVERS = ("mongodb", "memcached", "redis")
 LARGE = ("histograms", "curves", "depths")  # of no use in a document
 
 Percentiles = dict[str, float]  # milliseconds, by measure.PERCENTILES
-PerServer = dict[str, float]  # commands, by mongodb, memcached and redis
+PerServer = dict[str, float]  # commands, by SERVERS
 PerProcess = dict[str, float]
 Point = tuple[int, float, float]  # size, p50, p99 in milliseconds
 

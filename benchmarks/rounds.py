@@ -5,8 +5,9 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from bson import ObjectId
 
@@ -17,7 +18,7 @@ from benchmarks import answers, measure, observe, summary
 from benchmarks.measure import Latencies, Offered
 from benchmarks.oracle import Oracle, Told
 from benchmarks.origin import origin
-from benchmarks.report import KINDS, Cell, Comparison, Population, Settings
+from benchmarks.report import KINDS, SERVERS, Cell, Comparison, Population, Settings
 from benchmarks.rig import BenchRefused, Rig
 from benchmarks.subject import Failed, Seen
 from benchmarks.workload import Cast, Operation, Operations, Workload
@@ -40,22 +41,14 @@ class Tally:
     latencies: dict[str, Latencies] = field(default_factory=lambda: {kind: Latencies() for kind in KINDS})
     counts: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
-    costs: dict[str, Cost] = field(default_factory=lambda: {"post": Cost(), "read": Cost()})
-    costed: Counter[str] = field(default_factory=Counter)
-
-    def cost(self, what: str, cost: Cost) -> None:
-        total = self.costs[what]
-        total.mongodb += cost.mongodb
-        total.memcached += cost.memcached
-        total.redis += cost.redis
-        self.costed[what] += 1
+    costs: dict[str, list[Cost]] = field(default_factory=lambda: {"post": [], "read": []})
 
     def commands(self) -> dict[str, dict[str, float]]:
         """Of one post and of one read, by server."""
         return {
-            what: {server: round(count / self.costed[what], 2) for server, count in asdict(cost).items()}
-            for what, cost in self.costs.items()
-            if self.costed[what]
+            what: {name: round(fmean(getattr(cost, name) for cost in costs), 2) for name in SERVERS}
+            for what, costs in self.costs.items()
+            if costs
         }
 
 
@@ -113,7 +106,7 @@ class Run:
         if not older:
             self._cursors[operation.who] = seen.next
         if counts and not older:
-            self.tally.cost("read", seen.cost)
+            self.tally.costs["read"].append(seen.cost)
         return "older" if older else "read_cold" if seen.cold else "read_warm"
 
     async def _page(self, who: int, before: ObjectId | None) -> Seen:
@@ -128,7 +121,7 @@ class Run:
         self.lags.acknowledged(status, author, counts)
         self._statuses[operation.number].set_result(status)
         if counts and cost is not None:
-            self.tally.cost("post", cost)
+            self.tally.costs["post"].append(cost)
 
     async def _delete(self, operation: Operation) -> None:
         assert operation.target is not None
@@ -223,7 +216,7 @@ async def _cell(rig: Rig, graph: Graph, workload: Workload, settings: Settings, 
     cast = Cast(workload, graph, settings.seed)
     readers = [rig.ids[person] for person in cast.readers]
     record = rig.record.copy()
-    empty_bytes = await observe.memcached_bytes(rig.stack)
+    empty_bytes = (await rig.stack.memcached.stats()).bytes
     await rig.switch(slug)
     await rig.warm(slug, readers, workload.limit)
     if workload.returning:

@@ -9,6 +9,7 @@ from rich.table import Table
 from benchmarks.measure import PERCENTILES
 from benchmarks.report import (
     KINDS,
+    SERVERS,
     Comparison,
     Costs,
     Curves,
@@ -157,7 +158,7 @@ COSTS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
 
 
 def _triple(counts: PerServer | None) -> str:
-    return " ".join(number(counts[server]) for server in ("mongodb", "memcached", "redis")) if counts else "-"
+    return " ".join(number(counts[server]) for server in SERVERS) if counts else "-"
 
 
 def _spread(ratio: Spread | None) -> str:
