@@ -4,6 +4,8 @@ import asyncio
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from benchmarks import answers, scenes
@@ -47,19 +49,17 @@ async def overhead(rig: Rig, scale: Scale) -> list[Row]:
     return rows
 
 
-class _empty_application:
-    """A process of its own with one route that answers nothing, on the same server as ours."""
-
-    def __enter__(self) -> int:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        fd = self._listener.fileno()
-        self._process = subprocess.Popen([*EMPTY_APPLICATION, str(fd)], pass_fds=(fd,), stdin=subprocess.DEVNULL)
-        return int(self._listener.getsockname()[1])
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(10)
-        self._listener.close()
+@contextmanager
+def _empty_application() -> Iterator[int]:
+    """The port of a process with one route that answers nothing, on the same server as ours."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fd = listener.fileno()
+        process = subprocess.Popen([*EMPTY_APPLICATION, str(fd)], pass_fds=(fd,), stdin=subprocess.DEVNULL)
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            process.terminate()
+            process.wait(10)
 
 
 async def _answers(http: Http) -> None:
