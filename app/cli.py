@@ -272,9 +272,9 @@ def seed(
     typed = click.get_current_context().get_parameter_source
     if graph and (generated := [name for name in ("users", "mean") if typed(name) is ParameterSource.COMMANDLINE]):
         raise click.UsageError(f"--{generated[0]} is for a generated graph; --graph names a file")
-    from benchmarks import seed_command
-    from benchmarks.graph import GraphError
-    from benchmarks.seed import SeedRefused
+    from app.demo import seed_command
+    from app.demo.graph import GraphError
+    from app.demo.seed import SeedRefused
 
     try:
         edges = seed_command.graph_from(graph, directed, users, mean, number)  # all of it, before any server is asked

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from app.config import Config
-from app.stack import mongodb, schema
+from app.stack import schema
+from app.stack.mongodb.connection import connect
 from app.stack.datadir import DataDirectory, Note
 from app.stack.probe import NoAnswer, ask
 from app.stack.programs import TITLES, Level, Server, Source, masked, resolve
@@ -86,7 +87,7 @@ def _with_schema(found: Finding, url: str, config: Config) -> Finding:
 
 
 async def _schema_version(url: str, name: str) -> int | None:
-    database = mongodb.connect(url, name, TIMEOUT_S)
+    database = connect(url, name, TIMEOUT_S)
     try:
         return await schema.version(database)
     finally:

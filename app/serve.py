@@ -252,8 +252,8 @@ class _Serving:
 
         Only a database of our own is ever filled anew: nothing is erased behind a URL of somebody's.
         """
-        from benchmarks.graph import powerlaw
-        from benchmarks.seed import seed
+        from app.demo.graph import powerlaw
+        from app.demo.seed import seed
 
         ours = self.addresses.mongodb is not None and not self.config.mongodb_url
         again = self.again and ours

@@ -3,40 +3,26 @@
 import asyncio
 import shlex
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from app.demo.graph import Graph
+    from app.demo.progress import Progress
     from app.stack.programs import Level
-    from benchmarks.graph import Graph
+    from benchmarks.report import Report
     from benchmarks.rig import Rig
 
-T = TypeVar("T")
-Command = Callable[..., T]
+Command = TypeVar("Command", bound=Callable[..., Any])
+Outputs = dict[str, Path | None]
 
 FAILED = 1  # exit code: an answer was wrong
 
 
-def _rig_options(command: Command[T]) -> Command[T]:
-    for option in (
-        click.option("--allow-standins", is_flag=True, help="Measure stand-ins, and mark every figure as meaningless."),
-        click.option(
-            "--stack",
-            "level",
-            type=click.Choice(["auto", "servers", "memory"]),
-            default="auto",
-            show_default=True,
-            help="Real servers of its own, or in-process stand-ins. Servers given by URL are never touched.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _output_options(command: Command[T]) -> Command[T]:
+def _output_options(command: Command) -> Command:
     path = click.Path(dir_okay=False, writable=True, path_type=Path)
     for option in (
         click.option("--html", type=path, help="Write the report as one self-contained page."),
@@ -47,36 +33,43 @@ def _output_options(command: Command[T]) -> Command[T]:
     return command
 
 
-def _on_rig(level: "Level", allow_standins: bool, through: str, work: "Callable[[Rig], Coroutine[Any, Any, T]]") -> T:
+def _measured(
+    work: "Callable[[Rig, Progress], Awaitable[Report]]",
+    outputs: Outputs,
+    through: str = "inprocess",
+    level: "Level" = "servers",
+    allow_standins: bool = False,
+) -> "Report":
+    """On a rig, with its progress shown, and written."""
+    from app.demo.progress import shown
     from benchmarks.rig import rig, servers
 
-    async def run() -> T:
-        async with rig(addresses, directory, config, through) as found:
-            return await work(found)
+    async def run() -> "Report":
+        async with rig(addresses, directory, config, through) as running:
+            with shown() as progress:
+                return await work(running, progress)
 
     with servers(level, allow_standins) as (addresses, directory, config):
-        return asyncio.run(run())
+        result = asyncio.run(run())
+    _written(result, **outputs)
+    return result
 
 
 def _graph(spec: str, directed: bool, seed: int) -> "Graph":
-    """A file, or powerlaw:USERS:MEAN."""
-    from app.errors import Refused
-    from benchmarks.graph import GraphError, load, powerlaw
+    """A file, or powerlaw:USERS:MEAN. Raises GraphError."""
+    from app.demo.graph import GraphError, load, powerlaw
 
+    if not spec.startswith("powerlaw:"):
+        return load(Path(spec), directed)
     try:
-        if not spec.startswith("powerlaw:"):
-            return load(Path(spec), directed)
-        try:
-            _, users, mean = spec.split(":")
-            return powerlaw(int(users), float(mean), seed)
-        except ValueError:
-            raise GraphError(f"{spec!r}: write powerlaw:USERS:MEAN, such as powerlaw:2000:30") from None
-    except GraphError as error:
-        raise Refused(str(error)) from None
+        _, users, mean = spec.split(":")
+        return powerlaw(int(users), float(mean), seed)
+    except ValueError:
+        raise GraphError(f"{spec!r}: write powerlaw:USERS:MEAN, such as powerlaw:2000:30") from None
 
 
 @click.command()
-@click.option("--phases", default="query,push,queue,cache", show_default=True, help="Which, in this order.")
+@click.option("--phases", metavar="SLUG,…", help="Which, in this order. Default: all.")
 @click.option("--graph", default="powerlaw:2000:30", show_default=True, help="FILE (SNAP) or powerlaw:USERS:MEAN.")
 @click.option("--directed", is_flag=True, help="A line of FILE is `follower followee`, not a friendship.")
 @click.option(
@@ -91,44 +84,49 @@ def _graph(spec: str, directed: bool, seed: int) -> "Graph":
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True)
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--through", type=click.Choice(["api", "inprocess"]), default="inprocess", show_default=True)
+@click.option(
+    "--stack",
+    "level",
+    type=click.Choice(["auto", "servers", "memory"]),
+    default="auto",
+    show_default=True,
+    help="Real servers of its own, or in-process stand-ins. Servers given by URL are never touched.",
+)
+@click.option("--allow-standins", is_flag=True, help="Measure stand-ins, and mark every figure as meaningless.")
 @_output_options
-@_rig_options
 def compare(
-    phases: str,
+    phases: str | None,
     graph: str,
     directed: bool,
     workload: str,
     rate: float | None,
     clients: int | None,
     seconds: float,
-    burn_in: float | None,
     rounds: int,
+    burn_in: float | None,
     seed: int,
     through: Any,
-    json_file: Path | None,
-    csv: Path | None,
-    html: Path | None,
     level: "Level",
     allow_standins: bool,
+    **outputs: Path | None,
 ) -> None:
     """Run one workload against each phase, in interleaved rounds, on servers of its own.
 
     Open loop (--rate) measures from the moment an operation was due; closed loop (--clients) from when it was sent.
     Exit code 1, and no figures, when a page is not what it should be.
     """
-    from benchmarks import report
-    from benchmarks.compare import Settings, WrongAnswer
-    from benchmarks.compare import compare as measure
+    from benchmarks import rounds as measuring
     from benchmarks.observe import NotDelivered
+    from benchmarks.report import Settings
     from benchmarks.workload import load, populated
     from phases import PHASES
 
     if rate is not None and clients is not None:
         raise click.UsageError("--rate is an open loop and --clients a closed one: give one of them")
-    known = [phase.slug for phase in PHASES]
-    slugs = tuple(dict.fromkeys(slug.strip() for slug in phases.split(",")))
-    if unknown := [slug for slug in slugs if slug not in known]:
-        raise click.UsageError(f"--phases: there is no {unknown[0]!r}; there are {', '.join(known)}")
+    all_slugs = [phase.slug for phase in PHASES]
+    slugs = tuple(dict.fromkeys(slug.strip() for slug in phases.split(","))) if phases else tuple(all_slugs)
+    if unknown := [slug for slug in slugs if slug not in all_slugs]:
+        raise click.UsageError(f"--phases: there is no {unknown[0]!r}; there are {', '.join(all_slugs)}")
     chosen = load(workload)
     edges = populated(_graph(graph, directed, seed), chosen, seed)
     settings = Settings(
@@ -144,16 +142,14 @@ def compare(
         clients=clients,
     )
 
-    async def work(rig: "Rig") -> dict[str, Any]:
-        with report.progress() as progress:
-            return await measure(rig, edges, chosen, settings, progress)
+    def work(rig: "Rig", progress: "Progress") -> "Awaitable[Report]":
+        return measuring.compare(rig, edges, chosen, settings, progress)
 
     try:
-        result = _on_rig(level, allow_standins, through, work)
-    except* (WrongAnswer, NotDelivered) as wrong:
+        _measured(work, outputs, through, level, allow_standins)
+    except* (measuring.WrongAnswer, NotDelivered) as wrong:
         click.echo(f"wrong, so there are no figures: {wrong.exceptions[0]}", err=True)
         raise SystemExit(FAILED) from None
-    _written(result, json_file, csv, html)
 
 
 @click.command()
@@ -162,9 +158,9 @@ def workloads() -> None:
     from benchmarks.workload import load, names
 
     for name in names():
-        found = load(name)
-        click.echo(f"{found.name}\n  example       {found.example}\n  mix           {found.mix_says}")
-        click.echo(f"  distribution  {found.distribution}\n  loses here    {found.loses_here}")
+        of = load(name)
+        click.echo(f"{of.name}\n  example       {of.example}\n  mix           {of.mix_says}")
+        click.echo(f"  distribution  {of.distribution}\n  loses here    {of.loses_here}")
 
 
 @click.command()
@@ -173,31 +169,31 @@ def workloads() -> None:
     "--scale", type=click.FloatRange(0.001, 1), default=1, show_default=True, help="Smaller sizes: no verdict."
 )
 @_output_options
-def targets(only: tuple[str, ...], scale: float, json_file: Path | None, csv: Path | None, html: Path | None) -> None:
+def targets(only: tuple[str, ...], scale: float, **outputs: Path | None) -> None:
     """Measure the ratios that this project promises, both sides in turn. Exit code 1 when one is missed."""
-    from benchmarks import report
-    from benchmarks.targets import NAMES, Scale, measure
+    from benchmarks.report import Targets
+    from benchmarks.targets import NAMES, measure
+    from benchmarks.targets.base import Scale
 
     if unknown := [prefix for prefix in only if not any(name.startswith(prefix) for name in NAMES)]:
         raise click.UsageError(f"--only: there is no {unknown[0]!r}; there are {', '.join(NAMES)}")
-
-    async def work(rig: "Rig") -> dict[str, Any]:
-        with report.progress() as progress:
-            return await measure(rig, only, Scale() if scale == 1 else Scale().smaller(scale), progress)
-
-    result = _on_rig("servers", False, "api", work)
-    _written(result, json_file, csv, html)
-    if scale == 1 and any(row["met"] is False for row in result["rows"]):
+    sizes = Scale() if scale == 1 else Scale().smaller(scale)
+    result = _measured(lambda rig, progress: measure(rig, only, sizes, progress), outputs, "api")
+    if scale == 1 and isinstance(result, Targets) and any(row.met is False for row in result.rows):
         raise SystemExit(FAILED)
 
 
-def _written(result: dict[str, Any], json_file: Path | None, csv: Path | None, html: Path | None) -> None:
+def _written(result: "Report", json_file: Path | None, csv: Path | None, html: Path | None) -> None:
     """Write the files that were asked for, with the command that made them, and show the tables."""
-    from benchmarks import report
+    from benchmarks import report, tables
 
-    result["command"] = _command()
-    report.write(result, json_file=json_file, csv=csv, html=html)
-    report.show(result)
+    result = result.model_copy(update={"command": _command()})
+    report.write(result, json_file=json_file, csv=csv)
+    if html:
+        from benchmarks.page import page
+
+        html.write_text(page(result))
+    tables.show(result)
 
 
 def _command() -> str:
@@ -206,47 +202,36 @@ def _command() -> str:
     return shlex.join(["feedlab", *words])
 
 
-def _curve(work: "Callable[[Rig, Any], Coroutine[Any, Any, dict[str, Any]]]", outputs: dict[str, Any]) -> None:
-    from benchmarks import report
-
-    async def measured(rig: "Rig") -> dict[str, Any]:
-        with report.progress() as progress:
-            return await work(rig, progress)
-
-    result = _on_rig("servers", False, "inprocess", measured)
-    _written(result, **outputs)
-
-
 @click.command()
 @click.option("--max-followers", type=click.IntRange(10, 100_000), default=100_000, show_default=True)
 @click.option("--repeats", type=click.IntRange(1, 1_000), default=7, show_default=True, help="Each, in turn.")
 @_output_options
-def fanout(max_followers: int, repeats: int, **outputs: Any) -> None:
+def fanout(max_followers: int, repeats: int, **outputs: Path | None) -> None:
     """How the delivery of one status grows with its followers, beside the raw limits and the article's array."""
     from benchmarks import curves
 
-    _curve(lambda rig, progress: curves.fanout(rig, max_followers, repeats, progress), outputs)
+    _measured(lambda rig, progress: curves.fanout(rig, max_followers, repeats, progress), outputs)
 
 
 @click.command()
 @click.option("--max-followees", type=click.IntRange(10, 5_000), default=5_000, show_default=True)
 @click.option("--repeats", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Each, in turn.")
 @_output_options
-def read(max_followees: int, repeats: int, **outputs: Any) -> None:
+def read(max_followees: int, repeats: int, **outputs: Path | None) -> None:
     """How one page grows with the reader's followees, beside the raw limit and the article's ways."""
     from benchmarks import curves
 
-    _curve(lambda rig, progress: curves.read(rig, max_followees, repeats, progress), outputs)
+    _measured(lambda rig, progress: curves.read(rig, max_followees, repeats, progress), outputs)
 
 
 @click.command()
 @click.option("--count", type=click.IntRange(2, 100_000), default=300, show_default=True, help="Reads per figure.")
 @_output_options
-def units(count: int, **outputs: Any) -> None:
+def units(count: int, **outputs: Path | None) -> None:
     """Measure what one post, delivery and read cost each process, for `bench plan`."""
     from benchmarks import units as measuring
 
-    _curve(lambda rig, progress: measuring.measure(rig, count, progress), outputs)
+    _measured(lambda rig, progress: measuring.measure(rig, count, progress), outputs)
 
 
 @click.command()
@@ -276,26 +261,18 @@ def plan(
     mean_followers: float,
     most_followers: int,
     peak: float,
-    json_file: Path | None,
-    csv: Path | None,
-    html: Path | None,
-    **numbers: Any,
+    **more: Any,
 ) -> None:
     """Say what each phase would need for a load, where they cross, and which one to take."""
-    from app.errors import Refused
     from benchmarks import plan as planning
 
-    try:
-        found = planning.measured_units(measured)
-        load = (
-            planning.load_of(_graph(graph, directed, 1), **numbers)
-            if graph
-            else planning.Load(users, mean_followers, most_followers, **numbers)
-        )
-        result = planning.plan(load, found, peak)
-    except planning.PlanError as error:
-        raise Refused(str(error)) from None
-    _written(result, json_file, csv, html)
+    units = planning.measured_units(measured)
+    outputs = {name: more.pop(name) for name in ("json_file", "csv", "html")}
+    if graph:
+        load = planning.load_of(_graph(graph, directed, 1), **more)
+    else:
+        load = planning.Load(users, mean_followers, most_followers, **more)
+    _written(planning.plan(load, units, peak), **outputs)
 
 
 @click.command(hidden=True)

@@ -84,28 +84,25 @@ class RawMemcached:
         host, _, port = node.rpartition(":")
         return cls(*await asyncio.open_connection(host, int(port), limit=64 * 1024 * 1024))
 
-    async def _quietly(self, commands: bytes) -> bytes:
-        """What was answered in spite of the quiet flag."""
-        self._writer.write(commands + b"mn\r\n")
-        await self._writer.drain()
-        return (await self._reader.readuntil(b"MN\r\n"))[:-4]
+    async def _quietly(self, pattern: bytes, keys: Sequence[str], tail: bytes) -> bytes:
+        """The pattern with each key and the tail, in batches; what was answered in spite of the quiet flag."""
+        answered = b""
+        for at in range(0, len(keys), PREPEND_BATCH):
+            batch = keys[at : at + PREPEND_BATCH]
+            self._writer.write(b"".join(pattern % (key.encode(), tail) for key in batch) + b"mn\r\n")
+            await self._writer.drain()
+            answered += (await self._reader.readuntil(b"MN\r\n"))[:-4]
+        return answered
 
     async def set_all(self, keys: Sequence[str], value: bytes) -> None:
-        tail = b" %d T2500000 q\r\n%s\r\n" % (len(value), value)
-        for at in range(0, len(keys), PREPEND_BATCH):
-            refused = await self._quietly(
-                b"".join(b"ms %s%s" % (k.encode(), tail) for k in keys[at : at + PREPEND_BATCH])
-            )
-            assert not refused, refused[:100]
+        refused = await self._quietly(b"ms %s%s", keys, b" %d T2500000 q\r\n%s\r\n" % (len(value), value))
+        assert not refused, refused[:100]
 
     async def prepend_all(self, keys: Sequence[str], value: bytes) -> None:
-        tail = b" %d MP q\r\n%s\r\n" % (len(value), value)
-        for at in range(0, len(keys), PREPEND_BATCH):
-            await self._quietly(b"".join(b"ms %s%s" % (k.encode(), tail) for k in keys[at : at + PREPEND_BATCH]))
+        await self._quietly(b"ms %s%s", keys, b" %d MP q\r\n%s\r\n" % (len(value), value))
 
     async def delete_all(self, keys: Sequence[str]) -> None:
-        for at in range(0, len(keys), PREPEND_BATCH):
-            await self._quietly(b"".join(b"md %s q\r\n" % k.encode() for k in keys[at : at + PREPEND_BATCH]))
+        await self._quietly(b"md %s%s", keys, b" q\r\n")
 
     async def close(self) -> None:
         self._writer.close()
@@ -124,15 +121,15 @@ async def prepend_lists(
 async def read_two_queries(db: Database, entries: str, reader: ObjectId, limit: int) -> int:
     """The bare read of a kept timeline: ids by key, statuses by id. Nothing is checked."""
     keys = {"$gte": reader.binary + bytes(12), "$lt": reader.binary + b"\xff" * 12}
-    found = await db[entries].find({"_id": keys}).sort("_id", -1).limit(limit).to_list(None)
-    ids = [ObjectId(entry["_id"][12:]) for entry in found]
+    rows = await db[entries].find({"_id": keys}).sort("_id", -1).limit(limit).to_list(None)
+    ids = [ObjectId(entry["_id"][12:]) for entry in rows]
     return len(await db["statuses"].find({"_id": {"$in": ids}}).to_list(None))
 
 
 async def read_array(db: Database, reader: ObjectId, limit: int) -> int:
     """The same from the article's array."""
-    found = await db[RAW_ARRAYS].find_one({"_id": reader}, {"ids": {"$slice": -limit}})
-    ids = found["ids"] if found else []
+    array = await db[RAW_ARRAYS].find_one({"_id": reader}, {"ids": {"$slice": -limit}})
+    ids = array["ids"] if array else []
     return len(await db["statuses"].find({"_id": {"$in": ids}}).to_list(None))
 
 

@@ -65,9 +65,9 @@ class Latencies:
 
     @classmethod
     def decoded(cls, text: str) -> "Latencies":
-        found = cls()
-        found._histogram.decode_and_add(text.encode())
-        return found
+        latencies = cls()
+        latencies._histogram.decode_and_add(text.encode())
+        return latencies
 
 
 @dataclass

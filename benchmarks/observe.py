@@ -2,26 +2,22 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import psutil
 from bson import ObjectId
 
-from app.clock import LAST_ID
 from app.stack import Stack
 from app.stack.cost import uncounted
 from app.stack.mongodb import is_stand_in
+from benchmarks import answers
 from benchmarks.measure import Latencies
-from benchmarks.record import Record
-from phases.activity import ACTIVE
-from phases.p2_push import Push
-from phases.p3_queue import Queue
-from phases.p4_cache import Cache
-from phases.reading import Slice
-from phases.switch import Container, entries_name, floors_name
+from benchmarks.oracle import Oracle
+from benchmarks.report import Kept
 from phases.timelines import Timelines
 
 SHORTEST_POLL_S = 0.002
@@ -48,11 +44,11 @@ class Lags:
     A phase that delivers before the acknowledgement has no lag; one that keeps nothing delivers nothing.
     """
 
-    stack: Stack
     timelines: Timelines
     slug: str
-    record: Record
+    follows: InitVar[Iterable[tuple[ObjectId, ObjectId]]]
     active: set[ObjectId]
+    followers: dict[ObjectId, set[ObjectId]] = field(default_factory=lambda: defaultdict(set))
     lags: Latencies = field(default_factory=Latencies)
     looks: Latencies = field(default_factory=Latencies)  # from one look to the end of the next
     deliveries: int = 0  # entries that statuses which count were to get
@@ -64,14 +60,22 @@ class Lags:
     _idle: asyncio.Event = field(default_factory=asyncio.Event)  # nothing waits, or nobody watches any longer
     _seen: int = 0
 
-    def __post_init__(self) -> None:
-        self._phase = self.timelines.phases[self.slug]
+    def __post_init__(self, follows: Iterable[tuple[ObjectId, ObjectId]]) -> None:
+        self._phase = answers.of(self.timelines, self.slug)
+        for reader, author in follows:
+            self.followed(reader, author)
+
+    def followed(self, reader: ObjectId, author: ObjectId) -> None:
+        self.followers[author].add(reader)
+
+    def unfollowed(self, reader: ObjectId, author: ObjectId) -> None:
+        self.followers[author].discard(reader)
 
     def acknowledged(self, status: ObjectId, author: ObjectId, counts: bool) -> None:
-        if not isinstance(self._phase, Push):
+        if self._phase.store is None:
             return
-        followers = self.record.followers[author]
-        served = len(followers & self.active) if isinstance(self._phase, Cache) else len(followers)
+        followers = self.followers[author]
+        served = len(followers & self.active) if self._phase.active_only else len(followers)
         if counts:
             self.deliveries += served
         self._waiting[status] = (asyncio.get_running_loop().time(), author, counts)
@@ -118,14 +122,14 @@ class Lags:
     async def _pending(self) -> set[ObjectId]:
         self.polls += 1
         with uncounted():
-            query = self.stack.db["statuses"].find({"pending": self.slug}, {"_id": 1})
+            query = self.timelines.stack.db["statuses"].find({"pending": self.slug}, {"_id": 1})
             return {row["_id"] for row in await query.limit(POLL_LIMIT).to_list(None)}
 
     async def _cleared(self, status: ObjectId, now: float) -> None:
         acknowledged, author, counts = self._waiting.pop(status)
         self.cleared_at = now
         if counts:
-            self.lags.record(now - acknowledged if isinstance(self._phase, Queue) else 0)
+            self.lags.record(now - acknowledged if self._phase.in_worker else 0)
         self._seen += 1
         if self._seen % CHECK_ONE_IN == 1:
             await self._check(status, author)
@@ -133,36 +137,19 @@ class Lags:
     async def _check(self, status: ObjectId, author: ObjectId) -> None:
         """Read the last follower's list. Somebody who came to follow meanwhile is given time for the backfill."""
         with uncounted():
-            reader = await self._last_follower(author)
+            reader = await answers.last_recipient(self.timelines, self.slug, author, self.followers[author])
             deadline = asyncio.get_running_loop().time() + CHECK_DEADLINE_S
             while reader and not await self._holds(reader, status):
-                if reader not in self.record.followers[author]:
+                if reader not in self.followers[author]:
                     return
                 if asyncio.get_running_loop().time() > deadline:
                     raise NotDelivered(f"{self.slug}: status {status} is not pending, and {reader} does not have it")
                 await asyncio.sleep(CHECK_EVERY_S)
             self.checked += reader is not None
 
-    async def _last_follower(self, author: ObjectId) -> ObjectId | None:
-        if not isinstance(self._phase, Cache):
-            return max(self.record.followers[author], default=None)
-        active = {"authors": author, "until": {"$gte": self.stack.clock.now()}}
-        last = await self.stack.db[ACTIVE].find_one(active, {"_id": 1}, sort=[("_id", -1)])
-        return last["_id"] if last else None
-
     async def _holds(self, reader: ObjectId, status: ObjectId) -> bool:
-        assert isinstance(self._phase, Push)
-        container = (await self.timelines.settings.current()).current(self._phase.keeps)
-        if container is None:
-            return True
-        part = await _list_of(self._phase, container, reader, self.stack.config.cap)
+        part = await answers.kept_list(self.timelines, self.slug, reader, self.timelines.stack.config.cap)
         return part is None or status < part.floor or any(entry.id == status for entry in part.entries)
-
-
-async def _list_of(phase: Push, container: Container, reader: ObjectId, n: int) -> Slice | None:
-    """What is kept for the reader, the newest `n`; None when nothing is."""
-    _, part = await phase.store.read(container, reader, LAST_ID, n, (), False)
-    return part
 
 
 @dataclass
@@ -204,7 +191,7 @@ def cpu_s(processes: Mapping[str, int]) -> dict[str, float]:
     return used
 
 
-async def commands_received(stack: Stack) -> dict[str, int] | None:
+async def commands_received(stack: Stack) -> dict[str, float] | None:
     """Commands that each server has been sent so far, by whomever; None for stand-ins."""
     if is_stand_in(stack.db) or stack.addresses.memcached is None or stack.addresses.redis is None:
         return None
@@ -233,52 +220,48 @@ async def memcached_stats(node: str) -> dict[str, str]:
     return {name: value for _, name, value in (line.split(" ", 2) for line in lines if line.startswith("STAT "))}
 
 
-async def memcached_bytes(stack: Stack) -> int:
-    """Bytes of all items, with their keys and headers, without the slabs' rounding; 0 for the stand-in."""
-    nodes = stack.addresses.memcached or ()
-    return sum([int((await memcached_stats(node))["bytes"]) for node in nodes])
-
-
 @dataclass(frozen=True)
-class Kept:
-    """What a phase keeps. `bytes_per_person`: of everybody, whether anything is kept for them or not."""
+class Meters:
+    """Counters that only rise, read before and after."""
 
-    store: str | None
-    bytes: int = 0
-    entries: int = 0
-    readers: int = 0
-    bytes_per_person: float = 0
-    bytes_per_entry: float = 0
+    cpu_s: dict[str, float]
+    commands: dict[str, float] | None
+
+    @classmethod
+    async def read(cls, stack: Stack, processes: Mapping[str, int]) -> "Meters":
+        return cls(cpu_s(processes), await commands_received(stack))
+
+    def since(self, before: "Meters", own_finds: int = 0) -> "Meters":
+        """The harness's own look-ups are taken off MongoDB's."""
+        commands = None
+        if self.commands and before.commands:
+            commands = {server: count - before.commands[server] for server, count in self.commands.items()}
+            commands["mongodb"] -= own_finds
+        return Meters({name: used - before.cpu_s[name] for name, used in self.cpu_s.items()}, commands)
 
 
 async def kept(
-    stack: Stack, timelines: Timelines, slug: str, record: Record, active: set[ObjectId], people: int, empty_bytes: int
+    timelines: Timelines, slug: str, record: Oracle[ObjectId], active: set[ObjectId], people: int, empty_bytes: int
 ) -> Kept:
     """`empty_bytes`: Memcached's bytes before the phase began."""
-    phase = timelines.phases[slug]
-    container = (await timelines.settings.fresh()).current(phase.keeps) if phase.keeps else None
-    if container is None or not isinstance(phase, Push):
-        return Kept(None)
-    if phase.keeps == "entries":
-        size, entries, readers = await _entries(stack, container, record)
-    else:
+    phase, stack = answers.of(timelines, slug), timelines.stack
+    if phase.store is None:
+        return Kept()
+    if phase.in_memory:
         sample = random.Random(1).sample(sorted(active), min(KEPT_SAMPLE, len(active)))
-        parts = [await _list_of(phase, container, reader, 10 * stack.config.cap) for reader in sample]
-        lists = [len(part.entries) for part in parts if part is not None]
+        parts = [await answers.kept_list(timelines, slug, reader, 10 * stack.config.cap) for reader in sample]
+        sizes = [len(part.entries) for part in parts if part is not None]
         share = len(active) / max(1, len(sample))
-        size, entries, readers = await memcached_bytes(stack) - empty_bytes, sum(lists), len(lists)
-        entries, readers = round(entries * share), round(readers * share)
-    return Kept(phase.keeps, size, entries, readers, round(size / people, 1), round(size / max(1, entries), 1))
-
-
-async def _entries(stack: Stack, container: Container, record: Record) -> tuple[int, int, int]:
-    """Uncompressed bytes, entries, readers."""
-    if is_stand_in(stack.db):
-        return 0, await stack.db[entries_name(container.since)].count_documents({}), 0
-    size = entries = 0
-    for name in (entries_name(container.since), floors_name(container.since)):
-        stats: Any = await stack.db.command("collStats", name)
-        size += int(stats.get("size", 0))
-        entries += int(stats["count"]) if name.startswith("home_entries") else 0
-    readers = sum(bool(followees) for followees in record.following.values())
-    return size, entries, readers
+        size = (await stack.memcached.stats()).bytes - empty_bytes
+        entries, readers = round(sum(sizes) * share), round(len(sizes) * share)
+    else:
+        size, entries = await answers.entries_size(timelines, slug)
+        readers = len({reader for reader, _ in record.follows})
+    return Kept(
+        store=phase.store,
+        bytes=size,
+        entries=entries,
+        readers=readers,
+        bytes_per_person=round(size / people, 1),
+        bytes_per_entry=round(size / max(1, entries), 1),
+    )

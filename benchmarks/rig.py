@@ -2,11 +2,10 @@
 
 import asyncio
 import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,23 +17,21 @@ import psutil
 from bson import ObjectId
 
 from app.config import Config
+from app.demo.graph import Graph
+from app.demo.seed import World, insert
 from app.edges import VERSIONS
 from app.errors import Refused
 from app.models import ActiveReader, CircleMember, Follow, Status, User
 from app.stack import Addresses, Stack, connected
 from app.stack.children import Child, stop_together
 from app.stack.datadir import DataDirectory
-from app.stack.mongodb import is_stand_in
 from app.stack.programs import Level, resolve
 from app.stack.servers import say, servers_of
-from benchmarks.graph import Graph
-from benchmarks.record import Record, recorded
-from benchmarks.seed import World, insert
+from benchmarks import answers
+from benchmarks.oracle import Oracle
 from benchmarks.subject import Api, Http, InProcess, Subject
 from phases.activity import ACTIVE
 from phases.base import Phase
-from phases.p2_push import Push
-from phases.switch import StoreName
 from phases.timelines import Timelines
 from workers.worker import run_in_thread
 
@@ -47,14 +44,7 @@ OVERRIDES: dict[str, Any] = {
     "demo": False,
     "writes_per_minute": 1_000_000,
 }
-CHILD_ENVIRONMENT = {
-    "FEEDLAB_MONGODB_URL": "",
-    "FEEDLAB_REDIS_URL": "",
-    "FEEDLAB_MEMCACHED": "",
-    "FEEDLAB_DATABASE": DATABASE,
-    "FEEDLAB_DEMO": "",
-    "FEEDLAB_WRITES_PER_MINUTE": "1000000",
-}
+CHILD_ENVIRONMENT = {f"FEEDLAB_{name.upper()}": str(value or "") for name, value in OVERRIDES.items()}
 COMMAND = (sys.executable, "-m", "app.cli")
 READY_DEADLINE_S = 60.0
 POLL_S = 0.02
@@ -65,15 +55,9 @@ AT_ONCE = 8  # reads under way while readers are warmed
 USED_READS = 100  # made before anything counts, even where nothing is kept
 SERVER_PROCESSES = {"mongodb": "mongod", "redis": "redis", "memcached": "memcached"}
 
-Tell = Callable[[str], None]
-
 
 class BenchRefused(Refused):
     """Nothing was measured; the text says why and what to do."""
-
-
-def configured() -> Config:
-    return Config.from_environment(**OVERRIDES)
 
 
 @dataclass
@@ -85,7 +69,7 @@ class Rig:
     subject: Subject
     processes: dict[str, int]
     meaningless: bool
-    record: Record = field(default_factory=Record)
+    record: Oracle[ObjectId] = field(default_factory=Oracle)
     ids: list[ObjectId] = field(default_factory=list)
 
     async def load(self, graph: Graph, seed: int, history: float, readers: Sequence[int]) -> None:
@@ -93,7 +77,7 @@ class Rig:
         world = World(graph, seed, self.stack.clock.now(), HISTORY_DAYS)
         follows, circles = list(world.follows()), list(world.circles())
         statuses = list(world.statuses(round(history * len(graph.people))))
-        self.record, self.ids = recorded(follows, circles, statuses), world.ids
+        self.record, self.ids = Oracle.of(follows=follows, circles=circles, statuses=statuses), world.ids
         self._readers = {world.ids[reader] for reader in readers}
         for model, documents in (
             (User, list(world.users(None))),
@@ -101,7 +85,7 @@ class Rig:
             (CircleMember, circles),
             (Status, statuses),
         ):
-            await insert(self.stack, model, documents, len(documents), lambda *_: None)
+            await insert(self.stack, model, documents, len(documents))
         await self.away(long=False)
         if isinstance(self.subject, Api):
             self.subject.handles.update(zip(world.ids, world.handles, strict=True))
@@ -109,24 +93,11 @@ class Rig:
 
     async def switch(self, slug: str) -> None:
         """This phase alone delivers, it has forgotten everything, and its grace is over."""
-        phase = self.timelines.phases[slug]
-        await self.timelines.switch(read=slug, delivering=[slug] if phase.keeps else [])
-        await self.timelines.restart()
-        await self.readable((phase.keeps,) if phase.keeps else ())
-
-    async def readable(self, stores: Sequence[StoreName]) -> None:
-        """Wait until the grace of what was switched on is over, in all processes."""
-        settings = self.timelines.settings
-        while True:
-            current = await settings.fresh()
-            if all(settings.readable(current, store) for store in stores):
-                break
-            await asyncio.sleep(POLL_S)
-        await asyncio.sleep(self.stack.config.settings_age_s)  # the other processes' copies
+        await answers.deliver_only(self.timelines, [slug], read=slug, anew=True)
 
     async def warm(self, slug: str, readers: Sequence[ObjectId], limit: int) -> None:
         """What the phase keeps is there for all its readers; connections and the web process have been used."""
-        waiting = iter(readers if self.timelines.phases[slug].keeps else ())
+        waiting = iter(readers if answers.of(self.timelines, slug).store else ())
 
         async def client() -> None:
             for reader in waiting:
@@ -138,32 +109,32 @@ class Rig:
 
     async def forget(self, slug: str) -> None:
         """What the phase keeps in Memcached has expired."""
-        phase = self.timelines.phases[slug]
-        if isinstance(phase, Push) and phase.keeps == "lists":
-            container = (await self.timelines.settings.fresh()).current(phase.keeps)
-            assert container, "it delivers"
-            for reader in self._readers:
-                await phase.store.forget(container, reader)
+        if answers.of(self.timelines, slug).in_memory:
+            await answers.forget(self.timelines, slug, sorted(self._readers))
 
     async def away(self, *, long: bool) -> None:
         """The readers have been away for long, or they have been here lately."""
         await self.stack.db[ACTIVE].delete_many({})
         if not long:
-            until, following = self.stack.clock.now() + ACTIVE_FOR, self.record.following
-            active = [{"_id": reader, "until": until, "authors": sorted(following[reader])} for reader in self._readers]
-            await insert(self.stack, ActiveReader, active, len(active), lambda *_: None)
+            until = self.stack.clock.now() + ACTIVE_FOR
+            following: dict[ObjectId, list[ObjectId]] = {reader: [] for reader in self._readers}
+            for reader, followee in sorted(self.record.follows):
+                if reader in following:
+                    following[reader].append(followee)
+            active = [{"_id": reader, "until": until, "authors": of} for reader, of in following.items()]
+            await insert(self.stack, ActiveReader, active, len(active))
 
-    async def restore(self, now: Record, posted: Sequence[ObjectId]) -> None:
+    async def restore(self, now: Oracle[ObjectId], posted: Sequence[ObjectId]) -> None:
         """Undo a run: the database is again what `load` made of it."""
         db = self.stack.db
         ids = iter(posted)
         while batch := list(islice(ids, BATCH)):
             await db["statuses"].delete_many({"_id": {"$in": batch}})
-        before, after = self.record.edges(), now.edges()
+        before, after = self.record.follows, now.follows
         for reader, followee in after - before:
             await db["follows"].delete_one({"follower": reader, "followee": followee})
         lost = [{"_id": ObjectId(), "follower": reader, "followee": followee} for reader, followee in before - after]
-        await insert(self.stack, Follow, lost, len(lost), lambda *_: None)
+        await insert(self.stack, Follow, lost, len(lost))
         await self.away(long=False)
         await db["blocks"].delete_many({})
         await db[VERSIONS].update_many({}, {"$inc": {"version": 1}})  # nobody goes by what they remember of the run
@@ -172,7 +143,7 @@ class Rig:
 @contextmanager
 def servers(level: Level, allow_standins: bool) -> Iterator[tuple[Addresses, Path, Config]]:
     """Servers of our own until the block ends. Raises BenchRefused, ServersError."""
-    config = configured()
+    config = Config.from_environment(**OVERRIDES)
     if not allow_standins and any(source.kind in ("stand-in", "missing") for source in resolve(config, level)):
         raise BenchRefused(
             "some server would be a stand-in, whose figures are meaningless: see `feedlab doctor`, "
@@ -195,16 +166,14 @@ async def rig(
     async with AsyncExitStack() as exits:
         stack = await exits.enter_async_context(connected(addresses, config))
         timelines = await Timelines.open(stack, phases) if phases else await Timelines.open(stack)
-        found = Rig(
-            stack, timelines, InProcess(stack, timelines), {"harness": psutil.Process().pid}, is_stand_in(stack.db)
-        )
-        found.meaningless = addresses.one_process
+        harness = {"harness": psutil.Process().pid}
+        made = Rig(stack, timelines, InProcess(stack, timelines), harness, meaningless=addresses.one_process)
         if addresses.one_process:
             await exits.enter_async_context(run_in_thread(timelines))
         else:
-            await exits.enter_async_context(_with_children(found, DataDirectory(directory), through))
-        yield found
-        await found.subject.close()
+            await exits.enter_async_context(_with_children(made, DataDirectory(directory), through))
+        yield made
+        await made.subject.close()
 
 
 @asynccontextmanager
@@ -259,18 +228,3 @@ async def _until_ready(rig: Rig, children: dict[str, Child], port: int | None) -
         await asyncio.sleep(POLL_S)
     if http:
         rig.subject = Api(rig.stack, http, {})
-
-
-def commit() -> str | None:
-    """The commit of this checkout, where it is one and git is there."""
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

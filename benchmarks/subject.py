@@ -194,19 +194,19 @@ class Api:
 
     async def page(self, reader: ObjectId, phase: str, before: ObjectId | None, limit: int) -> Seen:
         cursor = f"&before={before}" if before else ""
-        found = json.loads(await self.ask(reader, "GET", f"/timeline?phase={phase}&limit={limit}{cursor}"))
-        cost = found["cost"]
+        page = json.loads(await self.ask(reader, "GET", f"/timeline?phase={phase}&limit={limit}{cursor}"))
+        cost = page["cost"]
         return Seen(
-            [ObjectId(status["id"]) for status in found["statuses"]],
-            ObjectId(found["next"]) if found["next"] else None,
+            [ObjectId(status["id"]) for status in page["statuses"]],
+            ObjectId(page["next"]) if page["next"] else None,
             cost["cold"],
             Cost(cost["mongodb"], cost["memcached"], cost["redis"]),
         )
 
     async def post(self, author: ObjectId, text: str, audience: Audience, key: str) -> tuple[ObjectId, Cost | None]:
         status = {"text": text, "audience": audience}
-        found = json.loads(await self.ask(author, "POST", "/statuses", status, key))
-        return ObjectId(found["id"]), None
+        stored = json.loads(await self.ask(author, "POST", "/statuses", status, key))
+        return ObjectId(stored["id"]), None
 
     async def delete(self, author: ObjectId, status: ObjectId) -> None:
         await self.ask(author, "DELETE", f"/statuses/{status}")

@@ -4,119 +4,113 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 from bson import ObjectId
 
+from app.demo.progress import Progress, silent
 from app.social import Social
-from benchmarks import observe, scenes
-from benchmarks.compare import header
+from benchmarks import answers, scenes
+from benchmarks.observe import Meters
+from benchmarks.origin import origin
+from benchmarks.report import Costs, JobTime, PhaseUnits, Units
 from benchmarks.rig import Rig
-from benchmarks.targets import delivered, memcached
-from phases.activity import ACTIVE
-from phases.p2_push import Push
+from benchmarks.targets.base import delivered
 
 FEW, MANY = 10, 1_000  # followers of the two authors whose difference is the price of a delivery
 FOLLOWEES = (10, 100, 200, 1_000)
 LIMIT = 20
 IDLE_S = 3.0
 
-Progress = Callable[[str, int, int], None]
-Costs = dict[str, float]
-
 
 @dataclass(frozen=True)
 class Window:
-    """What `count` operations took: seconds on the wall and of each processor, commands at each server."""
+    """What `count` operations took, all together."""
 
     count: int
-    seconds: float
-    cpu_s: Costs
-    commands: Costs
+    costs: Costs
 
-    def each(self, idle: "Window") -> dict[str, Any]:
+    def each(self, idle: "Window") -> Costs:
         """Of one operation, less what the processes do while nobody asks for anything."""
+        share = self.costs.s / idle.costs.s
 
-        def per(costs: Costs, meanwhile: Costs) -> Costs:
-            share = self.seconds / idle.seconds
+        def per(costs: dict[str, float], meanwhile: dict[str, float]) -> dict[str, float]:
             return {name: max(0.0, value - share * meanwhile[name]) / self.count for name, value in costs.items()}
 
-        return {
-            "s": self.seconds / self.count,
-            "cpu_s": per(self.cpu_s, idle.cpu_s),
-            "commands": per(self.commands, idle.commands),
-        }
+        return Costs(
+            s=self.costs.s / self.count,
+            cpu_s=per(self.costs.cpu_s, idle.costs.cpu_s),
+            commands=per(self.costs.commands, idle.costs.commands),
+        )
 
 
 async def window(rig: Rig, count: int, work: Callable[[int], Awaitable[object]]) -> Window:
     """Do `work(0)` … `work(count - 1)` and read the meters around it."""
-    cpu, commands, began = observe.cpu_s(rig.processes), await observe.commands_received(rig.stack), time.perf_counter()
+    before, began = await Meters.read(rig.stack, rig.processes), time.perf_counter()
     for number in range(count):
         await work(number)
     seconds = time.perf_counter() - began
-    after, received = observe.cpu_s(rig.processes), await observe.commands_received(rig.stack)
-    assert commands, "real servers"
-    assert received, "real servers"
-    return Window(
-        count,
-        seconds,
-        {name: after[name] - cpu[name] for name in cpu},
-        {name: float(received[name] - commands[name]) for name in commands},
-    )
+    used = (await Meters.read(rig.stack, rig.processes)).since(before)
+    assert used.commands, "real servers"
+    return Window(count, Costs(s=seconds, cpu_s=used.cpu_s, commands=used.commands))
 
 
-def line(few: dict[str, Any], many: dict[str, Any], sizes: tuple[int, int] = (FEW, MANY)) -> tuple[Any, Any]:
-    """Fixed and per-follower part of the same costs measured at two sizes; neither is ever negative."""
-
-    def split(a: Any, b: Any) -> tuple[Any, Any]:
-        if isinstance(a, dict):
-            parts = {name: split(a[name], b[name]) for name in a}
-            return {name: part[0] for name, part in parts.items()}, {name: part[1] for name, part in parts.items()}
-        slope = max(0.0, (b - a) / (sizes[1] - sizes[0]))
-        return max(0.0, a - slope * sizes[0]), slope
-
-    return split(few, many)
+def line(few: float, many: float) -> tuple[float, float]:
+    """Fixed and per-follower part of what was measured at FEW and at MANY; neither is ever negative."""
+    slope = max(0.0, (many - few) / (MANY - FEW))
+    return max(0.0, few - slope * FEW), slope
 
 
-async def measure(rig: Rig, count: int, progress: Progress = lambda *_: None) -> dict[str, Any]:
+def split(few: Costs, many: Costs) -> tuple[Costs, Costs]:
+    """The same of all costs: (of a post, of a delivery)."""
+
+    def parts(of: Callable[[Costs], dict[str, float]]) -> list[dict[str, float]]:
+        lines = {name: line(value, of(many)[name]) for name, value in of(few).items()}
+        return [{name: both[part] for name, both in lines.items()} for part in (0, 1)]
+
+    seconds, cpu, commands = line(few.s, many.s), parts(lambda c: c.cpu_s), parts(lambda c: c.commands)
+    post, delivery = (Costs(s=seconds[part], cpu_s=cpu[part], commands=commands[part]) for part in (0, 1))
+    return post, delivery
+
+
+async def measure(rig: Rig, count: int, progress: Progress = silent) -> Units:
     """`count` warm reads per figure; fewer of what takes longer."""
-    slugs = list(rig.timelines.phases)
     few, many = await scenes.star(rig, FEW, FEW), await scenes.star(rig, MANY, MANY)
     everybody = await scenes.authors(rig, max(FOLLOWEES) + max(FOLLOWEES) // 5, 10)
     readers = [await scenes.follower_of(rig, everybody[:size]) for size in FOLLOWEES]
     units = {}
-    for done, slug in enumerate(slugs):
-        progress(slug, done, len(slugs))
-        await rig.switch(slug)
+    for done, phase in enumerate(answers.ALL):
+        progress(phase.slug, done, len(answers.ALL))
+        await rig.switch(phase.slug)
         await asyncio.sleep(rig.stack.config.grace_s)
-        units[slug] = await _phase(rig, slug, few, many, readers, count)
-    progress("done", len(slugs), len(slugs))
-    return {**await header("units", rig, {"count": count, "limit": LIMIT}), "followees": FOLLOWEES, "units": units}
+        listed = [*few.followers, *many.followers] if phase.in_memory else []
+        async with scenes.listed(rig, listed):
+            units[phase.slug] = await _phase(rig, phase, few, many, readers, count)
+    progress("done", len(answers.ALL), len(answers.ALL))
+    settings = {"count": count, "limit": LIMIT}
+    return Units(**vars(await origin(rig)), settings=settings, followees=list(FOLLOWEES), units=units)
 
 
 async def _phase(
-    rig: Rig, slug: str, few: scenes.Star, many: scenes.Star, readers: Sequence[ObjectId], count: int
-) -> dict[str, Any]:
-    if rig.timelines.phases[slug].keeps == "lists":
-        async with memcached(rig) as raw:
-            await scenes.keep_lists(rig, raw, [*few.followers, *many.followers])
+    rig: Rig, phase: answers.Answers, few: scenes.Star, many: scenes.Star, readers: Sequence[ObjectId], count: int
+) -> PhaseUnits:
+    slug = phase.slug
     idle = await window(rig, 1, lambda _: asyncio.sleep(min(IDLE_S, count / 50)))
     small, small_s = await _posts(rig, slug, few.author, max(4, count // 2))
     large, large_s = await _posts(rig, slug, many.author, max(2, count // 20))
-    post, delivery = line(small.each(idle), large.each(idle))
-    job = line({"s": small_s}, {"s": large_s})
+    post, delivery = split(small.each(idle), large.each(idle))
+    fixed, each = line(small_s, large_s)
     reads = [await _reads(rig, slug, reader, count) for reader in readers]
-    return {
-        "post": post,
-        "delivery": delivery,
-        "job_s": {"fixed": job[0]["s"], "each": job[1]["s"]},  # of a worker, on the wall
-        "reads": [read.each(idle) for read in reads],  # by followees
-        "cold": [(await _colds(rig, slug, reader, max(3, count // 10))).each(idle) for reader in readers]
-        if rig.timelines.phases[slug].keeps == "lists"
-        else None,
-        "acknowledged_s": [await _acknowledged(rig, slug, star.author, max(3, count // 20)) for star in (few, many)],
-    }
+    cold = [await _colds(rig, slug, reader, max(3, count // 10)) for reader in readers] if phase.in_memory else None
+    waits = [await _acknowledged(rig, slug, star.author, max(3, count // 20)) for star in (few, many)]
+    return PhaseUnits(
+        post=post,
+        delivery=delivery,
+        job_s=JobTime(fixed=fixed, each=each),
+        reads=[read.each(idle) for read in reads],
+        cold=[each_cold.each(idle) for each_cold in cold] if cold else None,
+        acknowledged_s=(waits[0], waits[1]),
+    )
 
 
 async def _posts(rig: Rig, slug: str, author: ObjectId, count: int) -> tuple[Window, float]:
@@ -136,10 +130,10 @@ async def _posts(rig: Rig, slug: str, author: ObjectId, count: int) -> tuple[Win
 
     worker.suspend()
     try:
-        found = await window(rig, count, post)
+        used = await window(rig, count, post)
     finally:
         worker.resume()
-    return found, worked_s / count
+    return used, worked_s / count
 
 
 async def _acknowledged(rig: Rig, slug: str, author: ObjectId, count: int) -> float:
@@ -159,14 +153,10 @@ async def _reads(rig: Rig, slug: str, reader: ObjectId, count: int) -> Window:
 
 async def _colds(rig: Rig, slug: str, reader: ObjectId, count: int) -> Window:
     """Returns after a long time away: the list is rebuilt, the reader marked. (Undoing that is in it, and cheap.)"""
-    phase = rig.timelines.phases[slug]
-    assert isinstance(phase, Push)
-    lists = await scenes.container(rig, "lists")
 
     async def come_back(_: int) -> None:
-        await phase.store.forget(lists, reader)
-        phase.memory.forget(reader)
-        await rig.stack.db[ACTIVE].delete_one({"_id": reader})
+        await answers.forget(rig.timelines, slug, [reader])
+        await answers.forget_active(rig.stack, reader)
         await rig.timelines.page(reader, phase=slug, limit=LIMIT)
 
     return await window(rig, count, come_back)

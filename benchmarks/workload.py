@@ -15,10 +15,10 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from app.demo.graph import Graph
+from app.demo.words import sentence
 from app.errors import Refused
 from app.models import Audience
-from benchmarks.graph import Graph
-from benchmarks.words import sentence
 
 T = TypeVar("T")
 

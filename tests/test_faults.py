@@ -5,7 +5,8 @@ import json
 import pytest
 
 from benchmarks.faults import Plan, run
-from benchmarks.faults_oracle import Oracle, Post, Read, Relation
+from benchmarks.faults.worlds import Post, Read, Worlds
+from benchmarks.oracle import Relation
 from tests.conftest import real_servers
 
 FOLLOWS, NOT = frozenset({Relation()}), frozenset({Relation(follows=False)})
@@ -15,9 +16,9 @@ def read(*shown: tuple[str, str], before: str | None = None, next: str | None = 
     return Read("r", ("a",), began_s=10, ended_s=11, shown=shown, before=before, next=next)
 
 
-def oracle(relations: frozenset[Relation], **changes: float) -> Oracle:
+def oracle(relations: frozenset[Relation], **changes: float) -> Worlds:
     """Statuses 1, 2 and 3 of `a`, acknowledged before the read unless `changes` of the second say otherwise."""
-    made = Oracle(relations={("r", "a"): relations})
+    made = Worlds(relations={("r", "a"): relations})
     for number in (1, 2, 3):
         post = Post("a", f"text {number}", "followers", began_s=0)
         made.begun(post)
@@ -53,7 +54,7 @@ ONE, TWO, THREE = ("1", "text 1"), ("2", "text 2"), ("3", "text 3")
         (oracle(frozenset({Relation(blocked=True)})), read(TWO), ["wrong"]),
     ],
 )
-def test_the_oracle(made: Oracle, page: Read, kinds: list[str]) -> None:
+def test_the_oracle(made: Worlds, page: Read, kinds: list[str]) -> None:
     assert [violation.kind for violation in made.check(page)] == kinds
 
 
@@ -71,7 +72,7 @@ def test_a_change_under_way_may_be_made_or_not() -> None:
 
 
 def test_one_post_that_was_stored_twice() -> None:
-    made = Oracle(relations={("r", "a"): FOLLOWS})
+    made = Worlds(relations={("r", "a"): FOLLOWS})
     post = Post("a", "text", "followers", began_s=0)
     made.begun(post)
     assert not list(made.check(read(("1", "text"))))

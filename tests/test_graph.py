@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import graph
-from benchmarks.graph import Graph, GraphError, load, powerlaw
+from app.demo import graph
+from app.demo.graph import Graph, GraphError, load, powerlaw
 
 FACEBOOK = Path(__file__).parents[2] / "shared" / "data" / "facebook_combined.txt.gz"
 

@@ -23,12 +23,14 @@ ALLOWED = {
     "app.social": GROUND | {"phases"},
     "app.accounts": GROUND,
     "workers": GROUND | {"phases"},
-    "benchmarks": GROUND | {"phases", "workers", "app.social", "app.accounts"},
+    "app.demo": GROUND | {"phases", "app.accounts"},
+    "benchmarks": GROUND | {"phases", "workers", "app.social", "app.accounts", "app.demo"},
     "app.web": GROUND | {"phases", "app.social", "app.accounts", "app.walkthrough"},
     "app.walkthrough": GROUND | {"phases", "app.social", "workers"},
     "app.doctor": GROUND,
-    "app.serve": GROUND | {"phases", "workers", "benchmarks", "app.web"},  # composition: it starts everything
-    "app.cli": GROUND | {"phases", "workers", "benchmarks", "app.serve", "app.doctor", "app.walkthrough", "app.social"},
+    "app.serve": GROUND | {"phases", "workers", "app.demo", "app.web"},  # composition: it starts everything
+    "app.cli": GROUND
+    | {"phases", "workers", "benchmarks", "app.demo", "app.serve", "app.doctor", "app.walkthrough", "app.social"},
 }
 DRIVERS = {"motor", "mongomock_motor", "rq", "redis", "fakeredis", "pymemcache"}
 

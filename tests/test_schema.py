@@ -21,9 +21,11 @@ from pymongo import ASCENDING, IndexModel
 from app.cli import main
 from app.clock import ManualClock
 from app.config import Config
-from app.stack import Addresses, connected, mongodb, schema
+from app.stack import Addresses, connected, schema
 from app.stack.cost import counted
-from app.stack.mongodb import Database
+from app.stack.mongodb.connection import Database, connect
+from app.stack.mongodb.stand_in import stand_in
+from app.stack.mongodb.write import prepare
 from app.stack.schema import PHASES, SCHEMA, SETTINGS, STEPS, UNUSED_FIELDS, UNUSED_INDEX, VERSION, SchemaTooNew
 from phases import PHASES as ALL_PHASES
 from phases.timelines import Timelines
@@ -52,7 +54,7 @@ def dump() -> Any:
 @pytest.fixture
 async def database(addresses: Addresses) -> AsyncIterator[Database]:
     """An empty one."""
-    found = mongodb.connect(addresses.mongodb, name(), 5.0) if addresses.mongodb else mongodb.stand_in(name())
+    found = connect(addresses.mongodb, name(), 5.0) if addresses.mongodb else stand_in(name())
     yield found
     await found.client.drop_database(found.name)
     found.client.close()
@@ -183,7 +185,7 @@ async def test_several_processes_open_a_new_database(database: Database) -> None
     waiting: Any = Watched(database, before)
     late = asyncio.create_task(schema.migrate(waiting))
     await asyncio.gather(*(schema.migrate(database) for _ in range(4)))
-    await mongodb.prepare(database)
+    await prepare(database)
     first.set()
     await late
     assert await schema.version(database) == VERSION
@@ -336,7 +338,7 @@ def by_url(servers: Addresses, database: str) -> dict[str, str]:
 
 async def mark(servers: Addresses, database: str, version: int) -> None:
     assert servers.mongodb
-    found = mongodb.connect(servers.mongodb, database, 5.0)
+    found = connect(servers.mongodb, database, 5.0)
     await found[SETTINGS].update_one({"_id": SCHEMA}, {"$set": {"version": version}}, upsert=True)
     found.client.close()
 
@@ -345,7 +347,7 @@ async def mark(servers: Addresses, database: str, version: int) -> None:
 async def test_every_phase_shows_the_pages_of_before(servers: Addresses) -> None:
     clock, config = ManualClock(dump()["now"]), Config(database=name(), demo=True)
     assert servers.mongodb
-    database = mongodb.connect(servers.mongodb, config.database, config.server_timeout_s)
+    database = connect(servers.mongodb, config.database, config.server_timeout_s)
     try:
         await load(database, memory=False)
         before = await kept_now(database)

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from app import accounts
 from app.clock import ManualClock
 from app.config import Config
+from app.demo import seed as seeding
+from app.demo import seed_command
+from app.demo.graph import Graph, powerlaw
+from app.demo.seed import NEWEST_S, SeedRefused, SeedReport, World, handles, seed
 from app.errors import WrongPassword
 from app.models import Block, CircleMember, Follow, Status, Token, User
 from app.stack import Addresses, Stack, connected
-from benchmarks import seed as seeding
-from benchmarks import seed_command
-from benchmarks.graph import Graph, powerlaw
-from benchmarks.seed import NEWEST_S, SeedRefused, SeedReport, World, handles, seed
 from phases.timelines import Timelines
 from tests.dates import NOON
 

@@ -20,10 +20,10 @@ import pytest
 from redis import Redis
 
 from app.config import Config
+from app.demo.graph import Graph
+from app.demo.seed import seed
 from app.stack import connected
 from app.stack.servers import servers_of
-from benchmarks.graph import Graph
-from benchmarks.seed import seed
 from tests.conftest import real_servers
 from tests.world import KEEPING, SLUGS
 

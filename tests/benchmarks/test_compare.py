@@ -1,7 +1,6 @@
 """The comparison itself: with phases whose speed is known, with phases that lie, and once for real."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,14 +14,16 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.config import Config
+from app.demo.graph import Graph, powerlaw
 from app.models import StatusRow
 from app.stack import Addresses, connected
-from benchmarks.compare import Settings, WrongAnswer, compare
-from benchmarks.graph import Graph, powerlaw
 from benchmarks.observe import NotDelivered
-from benchmarks.report import grids
+from benchmarks.report import Comparison, Settings
+from benchmarks.report import load as read_report
 from benchmarks.rig import Rig
+from benchmarks.rounds import WrongAnswer, compare
 from benchmarks.subject import InProcess
+from benchmarks.tables import grids
 from benchmarks.workload import Workload, load
 from phases import switch
 from phases.base import Phase, Resume
@@ -58,10 +59,10 @@ async def virtual_rig(phases: tuple[type[Phase], ...]) -> AsyncIterator[Rig]:
 
 def compared(
     phases: tuple[type[Phase], ...], workload: Workload | None = None, graph: Graph = GRAPH, **changes: Any
-) -> dict[str, Any]:
-    async def work() -> dict[str, Any]:
+) -> Comparison:
+    async def work() -> Comparison:
         async with virtual_rig(phases) as rig:
-            settings = replace(SETTINGS, **{"phases": tuple(phase.slug for phase in phases), **changes})
+            settings = SETTINGS.model_copy(update={"phases": tuple(phase.slug for phase in phases), **changes})
             return await compare(rig, graph, workload or load("undo"), settings)
 
     return run(work())
@@ -83,33 +84,35 @@ class Timed(Query):
 def test_a_phase_of_known_latency_is_measured_right() -> None:
     reads = load("read-heavy").model_copy(update={"name": "reads"})
     report = compared((Timed,), reads, rounds=1, seconds=5)
-    figures = report["phases"]["timed"]["latency_ms"]["read_warm"]
+    figures = report.phases["timed"].latency_ms["read_warm"]
+    assert figures
     assert figures["p50"] == pytest.approx(5, rel=0.01)
     assert figures["p90"] in (pytest.approx(5, rel=0.01), pytest.approx(50, rel=0.01))
     assert figures["p99"] == pytest.approx(50, rel=0.01)
-    assert report["phases"]["timed"]["operations"] == 200
-    assert report["meaningless"]
+    assert report.phases["timed"].operations == 200
+    assert report.meaningless
 
 
 def test_two_phases_undoing_things_are_what_the_oracle_says() -> None:
     report = compared((Query, Push))
-    assert [(cell["round"], cell["phase"]) for cell in report["cells"]] == [
+    assert [(cell.round, cell.phase) for cell in report.cells] == [
         (1, "query"),
         (1, "push"),
         (2, "query"),
         (2, "push"),
     ]
-    for cell in report["cells"]:
-        assert cell["checked_pages"] >= 14
-        assert {"read", "post", "follow", "unfollow"} <= set(cell["counts"])
-        assert not cell["errors"]
-    same = [[cell["counts"] for cell in report["cells"] if cell["phase"] == slug] for slug in ("query", "push")]
+    for cell in report.cells:
+        assert cell.checked_pages >= 14
+        assert {"read", "post", "follow", "unfollow"} <= set(cell.counts)
+        assert not cell.errors
+    same = [[cell.counts for cell in report.cells if cell.phase == slug] for slug in ("query", "push")]
     assert same[0] == same[1], "each phase is asked the same"
-    push = report["phases"]["push"]
-    assert push["kept"]["entries"] > 0
-    assert push["lag_checked"] > 0
-    assert push["latency_ms"]["lag"]["max"] <= 0.001, "the poster waits, so there is no lag"
-    assert report["ratios"]["push"]["commands per post"]["median"] > 1
+    push, lag = report.phases["push"], report.phases["push"].latency_ms["lag"]
+    assert push.kept.entries > 0
+    assert push.lag_checked > 0
+    assert lag
+    assert lag["max"] <= 0.001, "the poster waits, so there is no lag"
+    assert report.ratios["push"]["commands per post"].median > 1
 
 
 class Forgetful(Query):
@@ -167,12 +170,12 @@ def test_a_phase_that_only_says_it_delivered_fails_the_run() -> None:
 def test_the_database_is_afterwards_what_it_was_before() -> None:
     async def work() -> None:
         async with virtual_rig((Query, Push)) as rig:
-            settings = replace(SETTINGS, rounds=1)
+            settings = SETTINGS.model_copy(update={"rounds": 1})
             await compare(rig, GRAPH, load("undo"), settings)
             db = rig.stack.db
             edges = {(e["follower"], e["followee"]) async for e in db["follows"].find()}
-            assert edges == rig.record.edges()
-            assert await db["statuses"].count_documents({}) == sum(map(len, rig.record.statuses.values()))
+            assert edges == rig.record.follows
+            assert await db["statuses"].count_documents({}) == len(rig.record.statuses)
             assert await db["blocks"].count_documents({}) == 0
 
     run(work())
@@ -197,9 +200,10 @@ def test_every_figure_of_standins_is_marked(tmp_path: Path) -> None:
     done = bench("compare", "--stack", "memory", "--allow-standins", *SMALL, *options)
     assert done.exit_code == 0, done.output
     assert done.output.count("MEANINGLESS") == 2, "both tables"
-    report = json.loads(outputs["json"].read_text())
-    assert report["meaningless"]
-    assert report["settings"]["seed"] == 1
+    report = read_report(outputs["json"])
+    assert isinstance(report, Comparison)
+    assert report.meaningless
+    assert report.settings.seed == 1
     assert str(tmp_path) not in outputs["json"].read_text()
     lines = outputs["csv"].read_text().splitlines()
     assert all(line.endswith("True") for line in lines[1:])
@@ -255,14 +259,15 @@ def test_a_small_real_run(tmp_path: Path) -> None:
     with real_servers():
         done = bench("compare", *options, "--phases", "query,cache", "--through", "api", "--json", str(written))
     assert done.exit_code == 0, done.output
-    report = json.loads(written.read_text())
-    assert not report["meaningless"]
-    cache = report["phases"]["cache"]
-    assert set(cache["cpu_share"]) == {"harness", "worker", "web", "mongod", "redis", "memcached"}
-    assert cache["kept"]["bytes_per_entry"] > 12
-    assert cache["checked_pages"] > 30
-    assert cache["errors"] == {}
-    assert report["phases"]["query"]["commands"]["read"]["mongodb"] > 0
+    report = read_report(written)
+    assert isinstance(report, Comparison)
+    assert not report.meaningless
+    cache = report.phases["cache"]
+    assert set(cache.cpu_share) == {"harness", "worker", "web", "mongod", "redis", "memcached"}
+    assert cache.kept.bytes_per_entry > 12
+    assert cache.checked_pages > 30
+    assert cache.errors == {}
+    assert report.phases["query"].commands["read"]["mongodb"] > 0
 
 
 @pytest.mark.servers
@@ -281,8 +286,8 @@ def test_measurements_run_for_real(command: tuple[str, ...], tmp_path: Path) -> 
     with real_servers():
         done = bench(*command, "--json", str(written), "--html", str(page))
     assert done.exit_code == 0, done.output
-    report = json.loads(written.read_text())
-    assert report["kind"] == command[0]
-    assert report["write_concern"] == "majority"
+    report = read_report(written)
+    assert report.kind == command[0]
+    assert report.write_concern == "majority"
     assert all(grid.rows for grid in grids(report))
     assert "How it was measured" in page.read_text()

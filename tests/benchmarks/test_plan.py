@@ -1,57 +1,63 @@
 """The plan against brute force: every event of a day is simulated, and added up one by one."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from app.cli import main
+from app.demo.graph import powerlaw
 from benchmarks import curves, plan
-from benchmarks.graph import powerlaw
+from benchmarks.answers import ENTRY_BYTES, named
 from benchmarks.plan import DAY_S, Load, need
-from benchmarks.report import grids
-from benchmarks.units import line
+from benchmarks.report import Costs, JobTime, Machine, PhaseUnits, Plan, Units, text
+from benchmarks.report import load as load_report
+from benchmarks.results import FOLDER
+from benchmarks.tables import grids
+from benchmarks.units import split
 
 PROCESSES = ("harness", "worker", "redis", "mongod", "memcached")
 
 
-def cost(us: float, commands: float = 1) -> dict[str, Any]:
-    return {
-        "s": us / 1e6,
-        "cpu_s": dict.fromkeys(PROCESSES, us / 5e6),
-        "commands": {"mongodb": commands, "redis": 0.0, "memcached": 0.0},
-    }
+def cost(us: float, commands: float = 1) -> Costs:
+    return Costs(
+        s=us / 1e6,
+        cpu_s=dict.fromkeys(PROCESSES, us / 5e6),
+        commands={"mongodb": commands, "redis": 0.0, "memcached": 0.0},
+    )
 
 
-def units(post: float, delivery: float, reads: tuple[float, ...], cold: float | None = None) -> dict[str, Any]:
-    return {
-        "post": cost(post),
-        "delivery": cost(delivery, 0.01),
-        "job_s": {"fixed": 0.003, "each": delivery / 1e6},
-        "reads": [cost(read) for read in reads],
-        "cold": [cost(cold)] * 4 if cold else None,
-        "acknowledged_s": [0.002, 0.02 if delivery > 50 else 0.002],
-    }
+def units(post: float, delivery: float, reads: tuple[float, ...], cold: float | None = None) -> PhaseUnits:
+    return PhaseUnits(
+        post=cost(post),
+        delivery=cost(delivery, 0.01),
+        job_s=JobTime(fixed=0.003, each=delivery / 1e6),
+        reads=[cost(read) for read in reads],
+        cold=[cost(cold)] * 4 if cold else None,
+        acknowledged_s=(0.002, 0.02 if delivery > 50 else 0.002),
+    )
 
 
-MEASURED: dict[str, Any] = {
-    **dict.fromkeys(("commit", "machine", "servers"), None),
-    "format": 1,
-    "kind": "units",
-    "meaningless": False,
-    "made_at": "2026-01-01",
-    "settings": {},
-    "followees": [10, 100, 200, 1_000],
-    "units": {
+MEASURED = Units(
+    meaningless=False,
+    made_at="2026-01-01",
+    commit=None,
+    machine=Machine(processor="P", cores=2, memory_gb=1.0, system="Linux", python="3"),
+    servers={},
+    packages={},
+    config={},
+    write_concern="majority",
+    settings={},
+    followees=[10, 100, 200, 1_000],
+    units={
         "query": units(1_000, 0, (1_500, 2_500, 3_000, 12_000)),
         "push": units(2_000, 60, (1_500, 1_500, 1_500, 1_500)),
         "queue": units(4_000, 50, (1_500, 1_500, 1_500, 1_500)),
         "cache": units(4_000, 20, (1_200, 1_200, 1_200, 1_200), cold=6_000),
     },
-}
+)
 
 
 def brute_force(slug: str, posts: int, reads: int, active_share: float) -> tuple[Load, float, int]:
@@ -64,30 +70,30 @@ def brute_force(slug: str, posts: int, reads: int, active_share: float) -> tuple
         followers[followee].append(follower)
         followees[follower] += 1
     active = {person for person in range(people) if draw.random() < active_share}
-    of = MEASURED["units"][slug]
+    of = MEASURED.units[slug]
     total, deliveries = 0.0, 0
     for _ in range(posts):
         author = draw.randrange(people)
-        total += sum(of["post"]["cpu_s"].values())
+        total += of.post.cpu_total_s
         for follower in followers[author]:
             if slug in ("push", "queue") or (slug == "cache" and follower in active):
                 deliveries += 1
-                total += sum(of["delivery"]["cpu_s"].values())
-    sizes = MEASURED["followees"]
+                total += of.delivery.cpu_total_s
+    sizes = MEASURED.followees
     for _ in range(reads):
         reader = draw.randrange(people)
-        found = [sum(read["cpu_s"].values()) for read in of["reads"]]
-        total += plan.at(list(zip(sizes, found, strict=True)), followees[reader])
+        costs = [read.cpu_total_s for read in of.reads]
+        total += plan.at(list(zip(sizes, costs, strict=True)), followees[reader])
     load = plan.load_of(graph, posts_per_day=posts, reads_per_day=reads, active_share=active_share)
     return load, total, deliveries
 
 
-@pytest.mark.parametrize("slug", MEASURED["units"])
+@pytest.mark.parametrize("slug", MEASURED.units)
 def test_work_of_a_day(slug: str) -> None:
     load, total, deliveries = brute_force(slug, posts=4_000, reads=20_000, active_share=0.25)
-    found = need(load, MEASURED, slug)
-    assert found.cpu_s_per_day == pytest.approx(total, rel=0.05)
-    assert found.deliveries_per_day == pytest.approx(deliveries, rel=0.15)  # who is active is a draw of 400
+    needed = need(load, MEASURED, named(slug))
+    assert needed.cpu_s_per_day == pytest.approx(total, rel=0.05)
+    assert needed.deliveries_per_day == pytest.approx(deliveries, rel=0.15)  # who is active is a draw of 400
 
 
 def test_kept_is_what_arrives_up_to_the_cap() -> None:
@@ -101,21 +107,20 @@ def test_kept_is_what_arrives_up_to_the_cap() -> None:
         for reader in by_author[draw.randrange(300)]:
             kept[reader] = min(cap, kept[reader] + 1)
     load = plan.load_of(graph, posts_per_day=100, reads_per_day=0, active_share=1, cap=cap, retention_days=30)
-    _, disk = plan.kept_bytes(load, "push")
-    assert disk >= sum(kept) * plan.ENTRY_BYTES, (
-        "readers differ and the cap cuts the busy ones: never planned too small"
-    )
+    _, disk = plan.kept_bytes(load, named("push"))
+    assert disk >= sum(kept) * ENTRY_BYTES, "readers differ and the cap cuts the busy ones: never planned too small"
     roomy = plan.load_of(graph, posts_per_day=100, reads_per_day=0, active_share=1, retention_days=3)
-    assert plan.kept_bytes(roomy, "push")[1] == pytest.approx(100 * 3 * 10 * plan.ENTRY_BYTES)
+    assert plan.kept_bytes(roomy, named("push"))[1] == pytest.approx(100 * 3 * 10 * ENTRY_BYTES)
 
 
 @pytest.mark.parametrize("busy", [0.2, 0.6])
 def test_lag_in_front_of_one_worker(busy: float) -> None:
     """A worker that takes jobs in the order of their arrival, simulated for 200,000 posts."""
     draw = Random(11)
-    load = Load(1_000, 20, 900, posts_per_day=1, reads_per_day=0, active_share=1, chunk=1_000)
+    load = Load(1_000, 20, 900, posts_per_day=1, reads_per_day=0, active_share=1)
     fixed, each = 0.003, 50e-6
-    mean, _ = plan._moments(load, fixed, each, 1.0, load.chunk)
+    job_s, phase = JobTime(fixed=fixed, each=each), replace(named("queue"), chunk=lambda _: 1_000)
+    mean, _ = plan._moments(load, job_s, 1.0, 1_000)
     rate = busy / mean
     free_at = now = waited = 0.0
     posts = 200_000
@@ -127,7 +132,7 @@ def test_lag_in_front_of_one_worker(busy: float) -> None:
         free_at = begins + fixed + each * followers
         waited += begins - now
     peak = rate * DAY_S
-    lag, heaviest = plan.lags(load, {"job_s": {"fixed": fixed, "each": each}}, "queue", peak)
+    lag, heaviest = plan.lags(load, job_s, phase, peak)
     assert lag is not None
     assert heaviest is not None
     assert lag == pytest.approx(waited / posts + fixed + each * 20, rel=0.1)
@@ -136,7 +141,7 @@ def test_lag_in_front_of_one_worker(busy: float) -> None:
 
 def test_a_worker_that_cannot_keep_up_has_no_lag_but_a_growing_queue() -> None:
     load = Load(100_000, 100, 50_000, posts_per_day=1e9, reads_per_day=1, active_share=1)
-    assert plan.lags(load, MEASURED["units"]["queue"], "queue", 3.0) == (None, None)
+    assert plan.lags(load, MEASURED.units["queue"].job_s, named("queue"), 3.0) == (None, None)
 
 
 def simulated_crossing(graph_followers: float) -> float:
@@ -161,7 +166,7 @@ def test_a_pulled_author_costs_the_margin_and_not_the_first() -> None:
     margins = dict(plan.marginal_author_s(MEASURED))
     assert margins["100 to 200"] == pytest.approx(5e-6)
     assert plan.pull_rather(MEASURED) == pytest.approx(5 / 50)
-    first = sum(MEASURED["units"]["query"]["reads"][0]["cpu_s"].values()) / 10
+    first = MEASURED.units["query"].reads[0].cpu_total_s / 10
     assert margins["100 to 200"] < first / 20
 
 
@@ -176,15 +181,16 @@ def test_a_pulled_author_costs_the_margin_and_not_the_first() -> None:
 def test_recommendation(posts: float, reads: float, share: float, wanted: str) -> None:
     load = Load(100_000, 150, 20_000, posts_per_day=posts, reads_per_day=reads, active_share=share)
     result = plan.plan(load, MEASURED)
-    assert result["recommendation"]["phase"] == wanted
-    assert result["recommendation"]["reason"].startswith(f"Recommended: {wanted}.")
+    assert result.recommendation.phase == wanted
+    assert result.recommendation.reason.startswith(f"Recommended: {wanted}.")
     assert len(grids(result)) == 3
 
 
 def test_fixed_and_per_follower_cost_are_told_apart() -> None:
-    fixed, slope = line({"s": 0.0030, "cpu_s": {"mongod": 0.001}}, {"s": 0.0129, "cpu_s": {"mongod": 0.0001}})
-    assert (fixed["s"], slope["s"]) == (pytest.approx(0.0029), pytest.approx(1e-5))
-    assert slope["cpu_s"]["mongod"] == 0, "noise is no negative cost"
+    few, many = cost(3_000).model_copy(update={"cpu_s": {"mongod": 0.001}}), cost(12_900)
+    post, delivery = split(few, many.model_copy(update={"cpu_s": {"mongod": 0.0001}}))
+    assert [post.s, delivery.s] == pytest.approx([0.0029, 1e-5])
+    assert delivery.cpu_s["mongod"] == 0, "noise is no negative cost"
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
@@ -202,13 +208,15 @@ def test_interpolation() -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     measured = tmp_path / "units.json"
-    measured.write_text(json.dumps(MEASURED))
+    measured.write_text(text(MEASURED))
     written, page = tmp_path / "plan.json", tmp_path / "plan.html"
     options = ["--measured", str(measured), "--json", str(written), "--html", str(page)]
     done = CliRunner().invoke(main, ["bench", "plan", *options, "--graph", "powerlaw:300:10"])
     assert done.exit_code == 0, done.output
     assert "Recommended" in done.output
-    assert json.loads(written.read_text())["recommendation"]["phase"] in MEASURED["units"]
+    report = load_report(written)
+    assert isinstance(report, Plan)
+    assert report.recommendation.phase in MEASURED.units
     assert "What each phase needs" in page.read_text()
 
 
@@ -221,14 +229,14 @@ def test_the_command(tmp_path: Path) -> None:
 )
 def test_a_load_that_makes_no_sense(tmp_path: Path, options: tuple[str, ...], complaint: str) -> None:
     measured = tmp_path / "units.json"
-    measured.write_text(json.dumps(MEASURED))
+    measured.write_text(text(MEASURED))
     refused = CliRunner().invoke(main, ["bench", "plan", "--measured", str(measured), *options])
     assert refused.exit_code == 2
     assert complaint in refused.output
 
 
 def test_what_was_not_measured_for_it_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "other.json").write_text('{"kind": "compare"}')
+    (tmp_path / "other.json").write_text((FOLDER / "read.json").read_text())
     refused = CliRunner().invoke(main, ["bench", "plan", "--measured", str(tmp_path / "other.json")])
     assert refused.exit_code == 2
     assert "bench units" in refused.output

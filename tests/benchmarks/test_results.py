@@ -1,6 +1,5 @@
 """The document's tables are those of the reports beside it, and reports show what was measured."""
 
-import json
 import re
 import tomllib
 from pathlib import Path
@@ -8,35 +7,27 @@ from pathlib import Path
 import pytest
 
 from app.cli import bench
-from benchmarks.report import flat
+from benchmarks.report import LARGE, Comparison, Machine, NotAReport, Row, Targets, flat, load, text
 from benchmarks.results import DOCUMENT, FOLDER, NothingToKeep, keep, places, written
 from benchmarks.svg import Line, legend, plot
 from benchmarks.workload import Workload
 
-REPORT = {
-    "format": 1,
-    "kind": "targets",
-    "meaningless": False,
-    "made_at": "2026-01-01T12:00:00+00:00",
-    "commit": "abc",
-    "command": "feedlab bench targets",
-    "settings": {},
-    "machine": {"cores": 2, "processor": "P", "memory_gb": 1.0, "python": "3"},
-    "servers": {"mongodb": "6"},
-    "histograms": {"large": "x"},
-    "rows": [
-        {"name": "a", "title": "b ÷ c", "ratio": 0.8123, "at_least": 0.8, "at_most": None, "met": True, "figures": {}},
-        {
-            "name": "d",
-            "title": "e | f",
-            "ratio": 3.0,
-            "at_least": None,
-            "at_most": 2,
-            "met": False,
-            "figures": {"x": 1},
-        },
+REPORT = Targets(
+    meaningless=False,
+    made_at="2026-01-01T12:00:00+00:00",
+    commit="abc",
+    machine=Machine(processor="P", cores=2, memory_gb=1.0, system="Linux", python="3"),
+    servers={"mongodb": "6"},
+    packages={},
+    config={},
+    write_concern="majority",
+    command="feedlab bench targets",
+    settings={},
+    rows=[
+        Row(name="a", title="b ÷ c", ratio=0.8123, at_least=0.8),
+        Row(name="d", title="e | f", ratio=3.0, at_most=2, figures={"x": 1}),
     ],
-}
+)
 
 
 def test_the_document_shows_what_its_reports_say() -> None:
@@ -49,34 +40,46 @@ def test_every_kept_report_has_a_place() -> None:
 
 def test_every_phase_that_was_measured_is_kept() -> None:
     for path in FOLDER.glob("facebook-*.json"):
-        assert list(json.loads(path.read_text())["phases"]) == ["query", "push", "queue", "cache"]
+        report = load(path)
+        assert isinstance(report, Comparison)
+        assert list(report.phases) == ["query", "push", "queue", "cache"]
 
 
-def test_a_report_is_kept_without_what_only_plots_need(tmp_path: Path) -> None:
+def test_a_report_is_kept(tmp_path: Path) -> None:
     document, report = tmp_path / "results.md", tmp_path / "report.json"
     document.write_text("# R\n<!-- report: one -->\nold\n<!-- end of one -->\nkept\n")
-    report.write_text(json.dumps(REPORT))
+    report.write_text(text(REPORT))
     keep("one", report, document, tmp_path / "reports")
-    text = document.read_text()
-    assert "old" not in text
-    assert text.endswith("<!-- end of one -->\nkept\n")
-    assert "| a | b ÷ c | 0.812 | ≥ 0.8 | met |  |" in text
-    assert "| d | e \\| f | 3 | ≤ 2 | MISSED | x 1 |" in text
-    assert "1 of 2 targets met" in text
-    assert "histograms" not in (tmp_path / "reports" / "one.json").read_text()
-    assert written(text, tmp_path / "reports") == text
+    shown = document.read_text()
+    assert "old" not in shown
+    assert shown.endswith("<!-- end of one -->\nkept\n")
+    assert "| a | b ÷ c | 0.812 | ≥ 0.8 | met |  |" in shown
+    assert "| d | e \\| f | 3 | ≤ 2 | MISSED | x 1 |" in shown
+    assert "1 of 2 targets met" in shown
+    assert load(tmp_path / "reports" / "one.json") == REPORT
+    assert written(shown, tmp_path / "reports") == shown
+
+
+def test_what_only_plots_need_is_not_kept() -> None:
+    report = load(FOLDER / "facebook-read-heavy.json")
+    assert isinstance(report, Comparison)
+    cell = report.cells[0].model_copy(update={"histograms": {"post": "x"}, "depths": [(0.5, 1, 2)]})
+    summary = report.phases["query"].model_copy(update={"curves": {"post": [(0.5, 1.0)]}})
+    large = report.model_copy(update={"cells": [cell], "phases": {"query": summary}})
+    assert all(name in text(large) for name in LARGE)
+    assert not any(name in text(large, large=False) for name in LARGE)
 
 
 def test_what_cannot_be_kept(tmp_path: Path) -> None:
     document, report = tmp_path / "results.md", tmp_path / "report.json"
     document.write_text("<!-- report: one -->\n<!-- end of one -->\n")
-    report.write_text(json.dumps({**REPORT, "meaningless": True}))
+    report.write_text(text(REPORT.model_copy(update={"meaningless": True})))
     with pytest.raises(NothingToKeep, match="real servers"):
         keep("one", report, document, tmp_path)
     with pytest.raises(NothingToKeep, match="no place for 'two'"):
         keep("two", report, document, tmp_path)
     report.write_text("{")
-    with pytest.raises(NothingToKeep, match="not a report"):
+    with pytest.raises(NotAReport, match="not a report"):
         keep("one", report, document, tmp_path)
 
 
@@ -94,10 +97,12 @@ def test_what_the_document_says_of_workloads_is_so() -> None:
 
 
 def test_csv_lines_are_numbers_of_what_was_summed_up() -> None:
-    report = {
-        "phases": {"query": {"latency_ms": {"post": {"p50": 1.5}}, "curves": {"post": [[1, 2]]}, "drained": True}}
-    }
-    assert list(flat(report)) == [("query", "latency_ms.post.p50", 1.5), ("query", "drained", True)]
+    report = load(FOLDER / "facebook-read-heavy.json")
+    assert isinstance(report, Comparison)
+    lines = list(flat(report))
+    assert ("query", "latency_ms.post.p50", report.phases["query"].latency_ms["post"]["p50"]) in lines  # type: ignore[index]
+    assert ("query", "drained", True) in lines
+    assert ("push", "ratio.operations per s.median", report.ratios["push"]["operations per s"].median) in lines
 
 
 def test_a_plot_has_a_tooltip_at_every_point_and_whole_decades() -> None:

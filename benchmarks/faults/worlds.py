@@ -1,7 +1,7 @@
 """What the people of a fault run must see, may see and must not see, from acknowledged answers alone.
 
-The oracle knows DESIGN §2 and nothing of phases. What was asked for and not yet answered, or never, leaves several
-possible worlds: a status is missing only if it is visible in all of them, and wrong only if it is in none.
+What was asked for and not yet answered, or never, leaves several possible worlds: a status is missing only if the
+oracle shows it in all of them, and wrong only if in none.
 """
 
 from bisect import insort
@@ -9,16 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Relation(NamedTuple):
-    """Between a reader and an author."""
-
-    follows: bool = True
-    followed_back: bool = False
-    blocked: bool = False  # the author, by the reader
-    in_circle: bool = False  # the reader, in the author's
+from benchmarks.oracle import Relation, admitted
 
 
 @dataclass(eq=False)
@@ -58,15 +51,8 @@ class Violation:
     at_s: float
 
 
-def visible(audience: str, relation: Relation) -> bool:
-    """DESIGN §2, written once more."""
-    if not relation.follows or relation.blocked:
-        return False
-    return {"followers": True, "mutuals": relation.followed_back, "circle": relation.in_circle}[audience]
-
-
 @dataclass
-class Oracle:
+class Worlds:
     posts: dict[str, Post] = field(default_factory=dict)  # by text
     acknowledged: dict[str, list[Post]] = field(default_factory=dict)  # of an author, by id
     relations: dict[tuple[str, str], frozenset[Relation]] = field(default_factory=dict)  # (reader, author): possible
@@ -95,10 +81,10 @@ class Oracle:
         yield from self._must(read)
 
     def _sees(self, read: Read, author: str, audience: str, quantifier: Callable[[Iterable[bool]], bool]) -> bool:
-        if author == read.reader:
-            return True
         possible = self.relations.get((read.reader, author), frozenset())
-        return bool(possible) and quantifier(visible(audience, relation) for relation in possible)
+        if author == read.reader:
+            possible = frozenset({Relation(same=True)})
+        return bool(possible) and quantifier(admitted(audience, relation) for relation in possible)
 
     def _must_not(self, read: Read) -> Iterable[Violation]:
         def violation(kind: str, what: str) -> Violation:

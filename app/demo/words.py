@@ -140,8 +140,8 @@ def sentence(draw: Callable[[], float]) -> str:
     """A status somebody might have written, at most 200 characters. A slot such as {food_said} starts a sentence."""
 
     def word(slot: re.Match[str]) -> str:
-        found = pick(draw, WORDS[slot[1]])
-        return found[0].upper() + found[1:] if slot[2] else found
+        chosen = pick(draw, WORDS[slot[1]])
+        return chosen[0].upper() + chosen[1:] if slot[2] else chosen
 
     text = _SLOT.sub(word, pick(draw, TEMPLATES)).strip()
     return text[0].upper() + text[1:]

@@ -11,7 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import BinaryIO
 
-from benchmarks.words import FIRST_NAMES
+from app.demo.words import FIRST_NAMES
+from app.errors import Refused
 
 MAX_PEOPLE = 5_000_000
 MAX_FOLLOWS = 16_000_000  # held in memory, 8 bytes each; 40 more while a file's duplicates are removed
@@ -26,7 +27,7 @@ FOLLOW_BACK = 0.25  # share of follows that answer a follow: the mutuals
 IMITATION = 0.8  # share of the others that go to somebody whom another person follows already: the celebrities
 
 
-class GraphError(Exception):
+class GraphError(Refused):
     """No graph can be had from this file, or with these numbers; the text says where and why."""
 
 
@@ -198,14 +199,14 @@ def _followees(
         others = _shuffled([other for other in range(users) if other != person], draw)[:count]
         chosen.extend(others)
         return others
-    found: dict[int, None] = {}
-    while len(found) < count:
+    followees: dict[int, None] = {}
+    while len(followees) < count:
         for sample, share in ((followers, FOLLOW_BACK), (chosen, IMITATION), (None, 1.0)):
             if (sample is not None and not sample) or draw() >= share:
                 continue
             followee = int(draw() * users) if sample is None else sample[int(draw() * len(sample))]
-            if followee != person and followee not in found:
-                found[followee] = None
+            if followee != person and followee not in followees:
+                followees[followee] = None
                 chosen.append(followee)
                 break
-    return found
+    return followees

@@ -5,166 +5,30 @@ tried again: posts with their idempotency key, everything else as it was. Only t
 """
 
 import asyncio
-import json
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import count
 from math import inf
 from random import Random
 from typing import Any
 from uuid import UUID
 
-import httpx
+from benchmarks import answers
+from benchmarks.faults.client import Client, persist
+from benchmarks.faults.worlds import Post, Read, Worlds
+from benchmarks.oracle import Relation
 
-from benchmarks.faults_oracle import Oracle, Post, Read, Relation, Violation
-from phases import PHASES
-
-SLUGS = tuple(phase.slug for phase in PHASES)
-PASSWORD = "sesame open"  # of everybody in a directory that lives as long as the run
-ANSWER_DEADLINE_S = 45.0  # a request without any answer for longer hangs
-GIVE_UP_S = 150.0  # an operation that still fails so long after it was first tried never recovers
-RETRY_PAUSE_S = 0.25
+SLUGS = tuple(phase.slug for phase in answers.ALL)
+AUDIENCES = ("followers",) * 6 + ("mutuals", "circle")
 CALM_S = 10.0  # after an unknown outcome: nobody contradicts what may still be on its way to MongoDB
 IMPATIENT = 0.15  # share of the posts whose client hangs up early and tries again: as if the answer had been lost
 PATIENCE_S = 0.04  # at most, of those
 NEVER_REPLAYED = 0.1  # share of the posts with an unknown outcome that are left so
 DELETED = 0.15  # share of the posts
 PAGE_LIMITS = (5, 20, 50, 100)
-CONNECTIONS = 100
-
-REFUSED = (httpx.ConnectError,)
-BROKEN = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
 
 Change = Callable[[Relation], Relation]
-
-
-@dataclass
-class Record:
-    """What happened, for the report."""
-
-    requests: int = 0
-    acknowledged: int = 0
-    reads: int = 0
-    replays: int = 0
-    errors: Counter[str] = field(default_factory=Counter)  # clean ones
-    unclean: list[str] = field(default_factory=list)
-    violations: list[Violation] = field(default_factory=list)
-    recovery_s: dict[str, list[float]] = field(default_factory=dict)  # by kind of operation
-    slowest_s: float = 0.0
-    _unrecovered: dict[str, list[float]] = field(default_factory=dict)
-
-    def fault(self, kinds: Sequence[str], at_s: float) -> None:
-        for kind in kinds:
-            self._unrecovered.setdefault(kind, []).append(at_s)
-
-    def success(self, kind: str, began_s: float) -> None:
-        """Of an operation that began when it did: the recovery of every fault before."""
-        waiting = self._unrecovered.get(kind, [])
-        if done := [at_s for at_s in waiting if at_s <= began_s]:
-            now_s = time.monotonic()
-            self.recovery_s.setdefault(kind, []).extend(now_s - at_s for at_s in done)
-            self._unrecovered[kind] = [at_s for at_s in waiting if at_s > began_s]
-
-    def unrecovered(self) -> dict[str, int]:
-        """Faults after which a kind of operation has not succeeded yet."""
-        return {kind: len(waiting) for kind, waiting in self._unrecovered.items() if waiting}
-
-    def found(self, violations: Sequence[Violation]) -> None:
-        self.violations.extend(violations)
-
-
-class Client:
-    """One HTTP client for everybody. `call` answers None when nobody knows whether the request was carried out."""
-
-    def __init__(self, http: httpx.AsyncClient, record: Record) -> None:
-        self.http, self.record = http, record
-        self._tokens: dict[str, str] = {}
-
-    async def sign_in(self, handle: str) -> None:
-        async def attempt() -> bool:
-            answer = await self.call("", "sign in", "POST", "/tokens", 200, 201, json=_credentials(handle))
-            if answer is not None:
-                self._tokens[handle] = answer.json()["token"]
-            return answer is not None
-
-        await persist(attempt)
-
-    async def call(
-        self,
-        who: str,
-        kind: str,
-        method: str,
-        path: str,
-        *accepted: int,
-        headers: dict[str, str] | None = None,
-        patience_s: float = inf,
-        **more: Any,
-    ) -> httpx.Response | None:
-        self.record.requests += 1
-        began_s = time.monotonic()
-        authorization = {"Authorization": f"Bearer {self._tokens[who]}"} if who else {}
-        try:
-            async with asyncio.timeout(min(ANSWER_DEADLINE_S, patience_s)):
-                answer = await self.http.request(method, path, headers=authorization | (headers or {}), **more)
-        except REFUSED:
-            self.record.errors["connection refused"] += 1
-            return None
-        except BROKEN:
-            self.record.errors["connection broken"] += 1
-            return None
-        except (TimeoutError, httpx.TimeoutException):
-            if patience_s < ANSWER_DEADLINE_S:
-                self.record.errors["hung up by the client"] += 1
-                return None
-            self.record.unclean.append(f"{method} {path}: no answer within {ANSWER_DEADLINE_S:.0f} s")
-            return None
-        finally:
-            self.record.slowest_s = max(self.record.slowest_s, time.monotonic() - began_s)
-        if answer.status_code in accepted:
-            self.record.success(kind, began_s)
-            return answer
-        if _is_clean_503(answer):
-            self.record.errors["503"] += 1
-        else:
-            self.record.unclean.append(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
-        return None
-
-
-def _credentials(handle: str) -> dict[str, str]:
-    return {"handle": handle, "password": PASSWORD}
-
-
-def _is_clean_503(answer: httpx.Response) -> bool:
-    if answer.status_code != 503 or answer.headers.get("content-type") != "application/problem+json":
-        return False
-    try:
-        problem = answer.json()
-    except json.JSONDecodeError:
-        return False
-    return {"type", "title", "status", "detail"} <= problem.keys() and "retry-after" in answer.headers
-
-
-class NeverRecovered(Exception):
-    """Something failed for so long that it is given up."""
-
-
-async def persist(attempt: Callable[[], Coroutine[Any, Any, bool]]) -> None:
-    """Try until it works. Raises NeverRecovered."""
-    deadline = time.monotonic() + GIVE_UP_S
-    while not await attempt():
-        if time.monotonic() > deadline:
-            raise NeverRecovered(f"an operation still fails after {GIVE_UP_S:.0f} s")
-        await asyncio.sleep(RETRY_PAUSE_S)
-
-
-@asynccontextmanager
-async def client(url: str, record: Record) -> AsyncIterator[Client]:
-    limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
-    async with httpx.AsyncClient(base_url=f"{url}/api/v1", timeout=None, limits=limits, trust_env=False) as http:
-        yield Client(http, record)
 
 
 @dataclass(frozen=True)
@@ -184,13 +48,13 @@ class Load:
     """Until `stop` is set, and until every operation under way then has ended."""
 
     def __init__(self, client: Client, cast: Cast, seed: int, think_s: float) -> None:
-        self.client, self.record, self.cast = client, client.record, cast
-        self.oracle = Oracle()
+        self.client, self.outcome, self.cast = client, client.outcome, cast
+        self.worlds = Worlds()
         self.stop = asyncio.Event()
         self._seed, self._think_s = seed, think_s
         for reader in cast.readers + cast.steady:
             for author in cast.authors:
-                self.oracle.relations[reader, author] = frozenset({Relation()})
+                self.worlds.relations[reader, author] = frozenset({Relation()})
 
     async def prepare(self) -> None:
         """Sign everybody in, and empty the circles that seeding has made."""
@@ -227,7 +91,7 @@ class Load:
 
     async def _post(self, post: Post, random: Random) -> bool:
         """Whether it was acknowledged."""
-        self.oracle.begun(post)
+        self.worlds.begun(post)
         replayed = random.random() >= NEVER_REPLAYED
         headers = {"Idempotency-Key": str(UUID(int=random.getrandbits(128)))} if replayed else {}
         body = {"text": post.text, "audience": post.audience}
@@ -236,13 +100,13 @@ class Load:
         async def attempt() -> bool:
             nonlocal tries
             tries += 1
-            self.record.replays += tries > 1
+            self.outcome.posts_replayed += tries > 1
             patience_s = random.uniform(0, PATIENCE_S) if tries == 1 and random.random() < IMPATIENT else inf
             options: Any = {"json": body, "headers": headers, "patience_s": patience_s}
             answer = await self.client.call(post.author, "post", "POST", "/statuses", 200, 201, **options)
             if answer is not None:
-                self.record.acknowledged += 1
-                self.record.found(list(self.oracle.acknowledge(post, answer.json()["id"], time.monotonic())))
+                self.outcome.posts_acknowledged += 1
+                self.outcome.violations += self.worlds.acknowledge(post, answer.json()["id"], time.monotonic())
             return answer is not None
 
         if replayed:
@@ -278,13 +142,7 @@ class Load:
         await self._page(reader, (author,), "profile", f"/users/{author}/statuses", parameters, None)
 
     async def _page(
-        self,
-        reader: str,
-        authors: Sequence[str],
-        kind: str,
-        path: str,
-        parameters: dict[str, str],
-        before: str | None,
+        self, reader: str, authors: Sequence[str], kind: str, path: str, parameters: dict[str, str], before: str | None
     ) -> Read | None:
         began_s = time.monotonic()
         answer = await self.client.call(reader, kind, "GET", path, 200, params=parameters)
@@ -294,8 +152,8 @@ class Load:
         shown = [(status["id"], status["text"]) for status in body["statuses"]]
         where = f"{kind} limit {parameters['limit']}" + (f" from {body['cost']['source']}" if "cost" in body else "")
         read = Read(reader, authors, began_s, time.monotonic(), shown, before, body["next"], where)
-        self.record.reads += 1
-        self.record.found(list(self.oracle.check(read)))
+        self.outcome.pages_checked += 1
+        self.outcome.violations += self.worlds.check(read)
         return read
 
     async def walk(self, reader: str, phase: str) -> None:
@@ -315,9 +173,6 @@ class Load:
 
         await persist(attempt)
         return page.next if page else None
-
-
-AUDIENCES = ("followers",) * 6 + ("mutuals", "circle")
 
 
 class Reader:
@@ -345,7 +200,7 @@ class Reader:
         """One change between me and an author; while its outcome is unknown I go on reading."""
         if time.monotonic() < self._calm_until_s.get(author, 0):
             return
-        (now,) = self.load.oracle.relations[self.handle, author]
+        (now,) = self.load.worlds.relations[self.handle, author]
         actor, method, path, change = self.random.choice(_changes(self.handle, author, now))
         tries = 0
 
@@ -356,9 +211,9 @@ class Reader:
                 await self.load.read(self.handle, self.random.choice(SLUGS), 20)
             return await self.load.client.call(actor, "edge", method, path, 204) is not None
 
-        self.load.oracle.asked(self.handle, author, change)
+        self.load.worlds.asked(self.handle, author, change)
         await persist(attempt)
-        self.load.oracle.answered(self.handle, author, change)
+        self.load.worlds.answered(self.handle, author, change)
         if tries > 1:
             self._calm_until_s[author] = time.monotonic() + CALM_S
 

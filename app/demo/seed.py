@@ -19,10 +19,12 @@ from unicodedata import normalize
 
 from app.accounts import HASHER, PASSWORD_LENGTHS
 from app.clock import id_at
+from app.demo.graph import Graph
+from app.demo.progress import Progress, silent
+from app.demo.words import FIRST_NAMES, LAST_NAMES, pick, sentence
+from app.errors import Refused
 from app.models import DOCUMENTS, Audience, Base, CircleMember, Follow, Status, User, search_words
 from app.stack import Stack
-from benchmarks.graph import Graph
-from benchmarks.words import FIRST_NAMES, LAST_NAMES, pick, sentence
 from phases.timelines import Timelines
 
 BATCH = 5_000  # documents of one insert
@@ -38,10 +40,9 @@ MUTUALS_SHARE = 0.05
 CIRCLE_SHARE = 0.02
 
 Document = dict[str, Any]
-Progress = Callable[[str, int, int], None]  # what is written, how many are done, of how many
 
 
-class SeedRefused(Exception):
+class SeedRefused(Refused):
     """Nothing was written; the text says why and what to do."""
 
 
@@ -65,7 +66,7 @@ async def seed(
     seed: int,
     password: str | None,
     reset: bool,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> SeedReport:
     """Write the graph and `statuses` statuses of the last `days` days.
 
@@ -85,11 +86,10 @@ async def seed(
         )
     world = World(graph, seed, stack.clock.now(), days)
     password_hash = None if password is None else await asyncio.to_thread(HASHER.hash, password)
-    tell = progress or (lambda stage, done, total: None)
-    await insert(stack, User, world.users(password_hash), len(graph.people), tell)
-    await insert(stack, Follow, world.follows(), len(graph.followers), tell)
-    await insert(stack, CircleMember, world.circles(), sum(map(len, world.circle_of.values())), tell)
-    await insert(stack, Status, world.statuses(statuses), statuses, tell)
+    await insert(stack, User, world.users(password_hash), len(graph.people), progress)
+    await insert(stack, Follow, world.follows(), len(graph.followers), progress)
+    await insert(stack, CircleMember, world.circles(), sum(map(len, world.circle_of.values())), progress)
+    await insert(stack, Status, world.statuses(statuses), statuses, progress)
     await _forget_what_is_kept(stack)
     return SeedReport(
         users=len(graph.people),
@@ -141,21 +141,17 @@ async def _forget_what_is_kept(stack: Stack) -> None:
 
 
 async def insert(
-    stack: Stack,
-    model: type[Base],
-    found: Iterable[Document],
-    total: int,
-    tell: Progress,
+    stack: Stack, model: type[Base], documents: Iterable[Document], total: int, progress: Progress = silent
 ) -> None:
     """Write raw documents of one model, in batches, past Beanie."""
     name = _collection(model)
     collection = stack.db[name]
-    documents, done = iter(found), 0
-    tell(name, 0, total)
-    while batch := list(islice(documents, BATCH)):
+    waiting, done = iter(documents), 0
+    progress(name, 0, total)
+    while batch := list(islice(waiting, BATCH)):
         await collection.insert_many(batch, ordered=False)
         done += len(batch)
-        tell(name, done, total)
+        progress(name, done, total)
 
 
 class World:
@@ -206,11 +202,7 @@ class World:
 
     def follows(self) -> Iterator[Document]:
         for follower, followee in self.graph.follows():
-            yield {
-                "_id": id_at(self.joined),
-                "follower": self.ids[follower],
-                "followee": self.ids[followee],
-            }
+            yield {"_id": id_at(self.joined), "follower": self.ids[follower], "followee": self.ids[followee]}
 
     def circles(self) -> Iterator[Document]:
         for owner, members in self.circle_of.items():

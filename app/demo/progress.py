@@ -1,0 +1,48 @@
+"""How far a long command is: a bar on a terminal, now and then a line elsewhere, always on stderr."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+from rich import progress as bars
+from rich.console import Console
+
+LINE_EVERY_S = 5.0  # without a terminal; the end of a step is always said
+
+Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Nobody looks."""
+
+
+@contextmanager
+def shown() -> Iterator[Progress]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines()
+        return
+    columns = (
+        bars.TextColumn("{task.description:<24}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+    )
+    with bars.Progress(*columns, console=console) as display:
+        bar = display.add_task("starting", total=None)
+        yield lambda what, done, total: display.update(bar, description=what, completed=done, total=total)
+
+
+def _lines() -> Progress:
+    began_s = said_s = time.monotonic()
+    last = ""
+
+    def say(what: str, done: int, total: int) -> None:
+        nonlocal said_s, last
+        now_s = time.monotonic()
+        if what != last or 0 < done == total or now_s - said_s >= LINE_EVERY_S:
+            said_s, last = now_s, what
+            click.echo(f"{now_s - began_s:6.1f} s  {what}: {done:,} of {total:,}", err=True)
+
+    return say

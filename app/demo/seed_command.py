@@ -1,0 +1,44 @@
+"""What `feedlab seed` says and shows; the command line hands it a stack."""
+
+import asyncio
+import secrets
+from pathlib import Path
+
+import click
+
+from app.demo import seed as seeding
+from app.demo.graph import Graph, load, powerlaw
+from app.demo.progress import shown
+from app.stack import Stack
+
+
+def graph_from(file: Path | None, directed: bool, users: int, mean: float, seed: int) -> Graph:
+    """The graph of the file, or a generated one without a file. Raises GraphError."""
+    return powerlaw(users, mean, seed) if file is None else load(file, directed)
+
+
+async def run(
+    stack: Stack, graph: Graph, *, statuses: int, days: int, seed: int, password: str | None, reset: bool
+) -> None:
+    """Seed, showing progress on stderr and the outcome on stdout. Without a password everybody gets a random one.
+
+    Raises SeedRefused, also where the database is inside this process and would end with it.
+    """
+    if stack.addresses.mongodb is None:
+        raise seeding.SeedRefused("the database would be in this process and end with it: seed a real server")
+    chosen = password or secrets.token_urlsafe(12)
+    try:
+        with shown() as progress:
+            report = await seeding.seed(
+                stack, graph, statuses=statuses, days=days, seed=seed, password=chosen, reset=reset, progress=progress
+            )
+    except asyncio.CancelledError:
+        click.echo("Interrupted: what was written so far is still there. Start again with --reset.", err=True)
+        raise
+    if password is None:
+        click.echo(f"password of every seeded person: {chosen}")
+    click.echo(f"people to sign in as: {' '.join(report.handles)}")
+    click.echo(
+        f"seeded {report.users:,} people, {report.follows:,} follow edges and {report.statuses:,} statuses "
+        f"in {report.elapsed_s:.1f} s"
+    )

@@ -1,0 +1,110 @@
+"""The HTTP client of a fault run: what failed cleanly, what did not, and trying again."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from math import inf
+from typing import Any
+
+import httpx
+
+from benchmarks.faults.outcome import Outcome
+
+PASSWORD = "sesame open"  # of everybody in a directory that lives as long as the run
+ANSWER_DEADLINE_S = 45.0  # a request without any answer for longer hangs
+GIVE_UP_S = 150.0  # an operation that still fails so long after it was first tried never recovers
+RETRY_PAUSE_S = 0.25
+CONNECTIONS = 100
+
+BROKEN = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
+
+
+class Client:
+    """One HTTP client for everybody. `call` answers None when nobody knows whether the request was carried out."""
+
+    def __init__(self, http: httpx.AsyncClient, outcome: Outcome) -> None:
+        self.http, self.outcome = http, outcome
+        self._tokens: dict[str, str] = {}
+
+    async def sign_in(self, handle: str) -> None:
+        async def attempt() -> bool:
+            answer = await self.call(
+                "", "sign in", "POST", "/tokens", 200, 201, json={"handle": handle, "password": PASSWORD}
+            )
+            if answer is not None:
+                self._tokens[handle] = answer.json()["token"]
+            return answer is not None
+
+        await persist(attempt)
+
+    async def call(
+        self,
+        who: str,
+        kind: str,
+        method: str,
+        path: str,
+        *accepted: int,
+        headers: dict[str, str] | None = None,
+        patience_s: float = inf,
+        **more: Any,
+    ) -> httpx.Response | None:
+        self.outcome.requests += 1
+        began_s = time.monotonic()
+        authorization = {"Authorization": f"Bearer {self._tokens[who]}"} if who else {}
+        try:
+            async with asyncio.timeout(min(ANSWER_DEADLINE_S, patience_s)):
+                answer = await self.http.request(method, path, headers=authorization | (headers or {}), **more)
+        except httpx.ConnectError:
+            self.outcome.errors["connection refused"] += 1
+            return None
+        except BROKEN:
+            self.outcome.errors["connection broken"] += 1
+            return None
+        except (TimeoutError, httpx.TimeoutException):
+            if patience_s < ANSWER_DEADLINE_S:
+                self.outcome.errors["hung up by the client"] += 1
+                return None
+            self.outcome.unclean.append(f"{method} {path}: no answer within {ANSWER_DEADLINE_S:.0f} s")
+            return None
+        finally:
+            self.outcome.slowest_answer_s = max(self.outcome.slowest_answer_s, time.monotonic() - began_s)
+        if answer.status_code in accepted:
+            self.outcome.success(kind, began_s)
+            return answer
+        if _is_clean_503(answer):
+            self.outcome.errors["503"] += 1
+        else:
+            self.outcome.unclean.append(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
+        return None
+
+
+def _is_clean_503(answer: httpx.Response) -> bool:
+    if answer.status_code != 503 or answer.headers.get("content-type") != "application/problem+json":
+        return False
+    try:
+        problem = answer.json()
+    except json.JSONDecodeError:
+        return False
+    return {"type", "title", "status", "detail"} <= problem.keys() and "retry-after" in answer.headers
+
+
+class NeverRecovered(Exception):
+    """Something failed for so long that it is given up."""
+
+
+async def persist(attempt: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+    """Try until it works. Raises NeverRecovered."""
+    deadline = time.monotonic() + GIVE_UP_S
+    while not await attempt():
+        if time.monotonic() > deadline:
+            raise NeverRecovered(f"an operation still fails after {GIVE_UP_S:.0f} s")
+        await asyncio.sleep(RETRY_PAUSE_S)
+
+
+@asynccontextmanager
+async def client(url: str, outcome: Outcome) -> AsyncIterator[Client]:
+    limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+    async with httpx.AsyncClient(base_url=f"{url}/api/v1", timeout=None, limits=limits, trust_env=False) as http:
+        yield Client(http, outcome)

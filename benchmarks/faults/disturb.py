@@ -1,0 +1,121 @@
+"""Faults: which, when, and how they are made."""
+
+import asyncio
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+
+import psutil
+
+from benchmarks import answers
+from benchmarks.faults.client import Client, NeverRecovered
+from benchmarks.faults.load import SLUGS
+from benchmarks.faults.outcome import Outcome, Plan
+from benchmarks.faults.system import ADMIN, System
+
+SHORTEST_PAUSE_S = 1.0  # how long a process is stopped, at least
+ALIVE_DEADLINE_S = 40.0  # for a target to be there again
+PROCESSES = ("web", "worker", "memcached", "redis", "mongodb")
+
+
+def deck(plan: Plan) -> list[str]:
+    """The kinds of fault, each as often as it is to happen in one round."""
+    kinds = [f"{how} {what}" for how in ("kill", "pause") for what in PROCESSES]
+    kinds += ["flush memcached", "flush redis", "switch phases"]
+    if not plan.aof:
+        kinds += ["kill redis"] * 3
+    if plan.replica_set:
+        kinds = [kind for kind in kinds if not kind.endswith("mongodb")] + ["kill primary"] * 6 + ["pause primary"] * 2
+    return kinds
+
+
+@dataclass
+class Injector:
+    plan: Plan
+    system: System
+    client: Client
+    outcome: Outcome
+    random: Random
+    _began_s: float = field(default_factory=time.monotonic)
+    _pauses: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    async def run(self) -> None:
+        coming: list[str] = []
+        while len(self.outcome.happened) < self.plan.faults:
+            if not coming:
+                coming = deck(self.plan)
+                self.random.shuffle(coming)
+            await asyncio.sleep(self.random.uniform(0.3, 1.7) * self.plan.seconds / self.plan.faults)
+            await self._inject(coming.pop())
+        await asyncio.gather(*self._pauses)
+
+    async def _inject(self, kind: str) -> None:
+        how, what = kind.split()
+        match how:
+            case "kill" | "pause":
+                detail = await self._signal(how, what)
+            case "flush":
+                detail = await asyncio.to_thread(self._flush, what)
+            case _:
+                detail = await self._switch()
+        if detail is None:
+            self.outcome.skipped[kind] += 1  # it is away already
+            return
+        self.outcome.happened.append((round(time.monotonic() - self._began_s, 3), kind, detail))
+
+    async def _signal(self, how: str, what: str) -> str | None:
+        deadline = time.monotonic() + ALIVE_DEADLINE_S
+        while not (alive := await asyncio.to_thread(self.system.alive, what)):
+            if time.monotonic() > deadline:
+                raise NeverRecovered(f"{what} is away for more than {ALIVE_DEADLINE_S:.0f} s")
+            await asyncio.sleep(0.1)
+        name, process = self.random.choice(alive)
+        self.outcome.fault(time.monotonic())
+        with suppress(psutil.NoSuchProcess):
+            if how == "kill":
+                process.kill()
+                return f"{name} ({process.pid})"
+            process.suspend()
+            seconds = self.random.uniform(SHORTEST_PAUSE_S, self.plan.longest_pause_s)
+            task = asyncio.create_task(_resume(process, seconds))
+            self._pauses.add(task)
+            task.add_done_callback(self._pauses.discard)
+            return f"{name} ({process.pid}) for {seconds:.1f} s"
+        return None
+
+    def _flush(self, what: str) -> str | None:
+        note = self.system.directory.note()
+        address = note.redis if what == "redis" else (note.memcached or ("",))[0]
+        self.outcome.fault(time.monotonic())
+        return _say_to(str(address), b"FLUSHALL\r\n" if what == "redis" else b"flush_all\r\n")
+
+    async def _switch(self) -> str | None:
+        keeping = [phase.slug for phase in answers.KEEPING]
+        body = {
+            "read": self.random.choice(SLUGS),
+            "delivering": self.random.sample(keeping, self.random.randint(0, len(keeping))),
+        }
+        self.outcome.fault(time.monotonic())
+        answer = await self.client.call(ADMIN, "switch", "PUT", "/phases", 200, json=body)
+        return ",".join(body["delivering"]) or "nothing" if answer is not None else None
+
+
+async def _resume(process: psutil.Process, after_s: float) -> None:
+    try:
+        await asyncio.sleep(after_s)
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
+
+
+def _say_to(address: str, words: bytes) -> str | None:
+    """Send one line to host:port; None when nobody answers."""
+    host, _, port = address.removeprefix("redis://").split("/")[0].rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), 2) as connection:
+            connection.sendall(words)
+            return connection.recv(100).decode().strip() or None
+    except OSError:
+        return None

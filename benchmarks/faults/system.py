@@ -1,0 +1,126 @@
+"""The system that is broken: `feedlab serve` with two web processes and two workers, as processes of ours."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from app.config import Config, environment_for
+from app.demo.graph import Graph
+from app.demo.seed import seed
+from app.stack import connected
+from app.stack.datadir import DataDirectory
+from app.stack.programs import ServersError
+from app.stack.replica import ReplicaSet, replica_set
+from app.stack.servers import servers_of
+from benchmarks import answers
+from benchmarks.faults.client import PASSWORD
+from benchmarks.faults.load import Cast
+from benchmarks.faults.outcome import Plan
+
+AUTHORS, READERS, STEADY = 5, 8, 3
+FOLLOWERS = 250  # of every author, who never read: what fan-outs are made of
+CHUNK, CAP = 100, 60  # several jobs a status; lists are soon longer than what they may keep
+STOP_DEADLINE_S = 60.0
+
+
+def cast() -> Cast:
+    handles = tuple(f"u{number}" for number in range(AUTHORS + READERS + STEADY))
+    return Cast(handles[:AUTHORS], handles[AUTHORS : AUTHORS + READERS], handles[AUTHORS + READERS :])
+
+
+ADMIN = cast().steady[0]
+
+
+def graph() -> Graph:
+    """Everybody follows every author; authors follow nobody."""
+    people = len(cast().everybody) + FOLLOWERS
+    followers = array("I", [person for person in range(AUTHORS, people) for _ in range(AUTHORS)])
+    followees = array("I", list(range(AUTHORS)) * (people - AUTHORS))
+    return Graph(tuple(str(number) for number in range(people)), followers, followees)
+
+
+@dataclass
+class System:
+    """A running `feedlab serve` of ours."""
+
+    directory: DataDirectory
+    url: str
+    process: "subprocess.Popen[str]"
+    environment: dict[str, str]
+    replicas: ReplicaSet | None
+
+    def alive(self, what: str) -> list[tuple[str, psutil.Process]]:
+        """The processes of a kind that run now."""
+        if what == "primary":
+            assert self.replicas
+            pid = self.replicas.primary()
+            return [(what, psutil.Process(pid))] if pid else []
+        children = self.directory.note().children.items()
+        return [(name, process) for name, child in children if name.split()[0] == what and (process := child.find())]
+
+    def feedlab(self, *arguments: str) -> str:
+        """What a command says, on stdout or else on stderr."""
+        command = _feedlab(*arguments, data=self.directory.path)
+        said = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        return (said.stdout or said.stderr).strip()
+
+
+@contextmanager
+def serving(directory: Path, plan: Plan) -> Iterator[System]:
+    """`feedlab serve` with two web processes and two workers on a seeded database. Raises ServersError."""
+    with ExitStack() as stack:
+        replicas = stack.enter_context(replica_set(directory / "replica set")) if plan.replica_set else None
+        data = directory / "data"
+        variables = {"FEEDLAB_CHUNK": str(CHUNK), "FEEDLAB_CAP": str(CAP), "FEEDLAB_REDIS_AOF": str(plan.aof)}
+        if replicas:
+            variables["FEEDLAB_MONGODB_URL"] = replicas.url
+        _fill(data, Config.from_environment(variables), plan.seed)
+        environment = environment_for(variables)
+        process = stack.enter_context(_process(directory, data, environment))
+        assert process.stdout
+        ready = process.stdout.readline()
+        if not ready.startswith("ready "):
+            raise ServersError(f"feedlab serve did not start; its log: {directory / 'serve.log'}")
+        keeping = ",".join(phase.slug for phase in answers.KEEPING)
+        for command in (("admin", ADMIN), ("phases", "--deliver", keeping)):
+            subprocess.run(_feedlab(*command, data=data), env=environment, check=True, stdout=subprocess.DEVNULL)
+        yield System(DataDirectory(data), ready.split()[1], process, environment, replicas)
+
+
+def _fill(data: Path, config: Config, number: int) -> None:
+    async def fill() -> None:
+        async with connected(addresses, config) as stack:
+            await seed(stack, graph(), statuses=0, days=1, seed=number, password=PASSWORD, reset=False)
+
+    with servers_of(data, config, "servers", purpose="feedlab bench faults") as addresses:
+        asyncio.run(fill())
+
+
+def _feedlab(*arguments: str, data: Path) -> list[str]:
+    return [sys.executable, "-m", "app.cli", *arguments, "--data", str(data)]
+
+
+@contextmanager
+def _process(directory: Path, data: Path, environment: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    arguments = ("serve", "--stack", "servers", "--port", "0", "--web", "2", "--workers", "2")
+    with (directory / "serve.log").open("w") as log:
+        process = subprocess.Popen(
+            _feedlab(*arguments, data=data), env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=STOP_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()

@@ -1,0 +1,115 @@
+"""The one oracle: DESIGN §2 on plain sets. What was posted, who follows, blocks and admits whom → what a reader sees.
+
+It imports nothing of ours, so that no error can be in it and in what it judges. Ids are whatever can be ordered:
+ObjectIds, or the names of people in a test.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+
+
+class Ordered(Protocol):
+    def __lt__(self, other: Any, /) -> bool: ...
+    def __hash__(self) -> int: ...
+
+
+Id = TypeVar("Id", bound=Ordered)
+
+
+class Relation(NamedTuple):
+    """Of a reader to an author."""
+
+    follows: bool = True
+    followed_back: bool = False
+    blocked: bool = False  # either of them by the other
+    in_circle: bool = False  # the reader, in the author's
+    same: bool = False  # the reader is the author
+
+
+def admitted(audience: str, relation: Relation) -> bool:
+    """The one definition, for a status that is not deleted."""
+    if relation.same:
+        return True
+    if not relation.follows or relation.blocked:
+        return False
+    return {"followers": True, "mutuals": relation.followed_back, "circle": relation.in_circle}[audience]
+
+
+@dataclass(frozen=True)
+class Told(Generic[Id]):
+    """A status that was posted."""
+
+    author: Id
+    text: str
+    audience: str
+    deleted: bool = False
+
+
+@dataclass
+class Oracle(Generic[Id]):
+    """Pairs read as a sentence: (follower, followee), (blocker, blocked), (owner, member)."""
+
+    statuses: dict[Id, Told[Id]] = field(default_factory=dict)
+    follows: set[tuple[Id, Id]] = field(default_factory=set)
+    blocks: set[tuple[Id, Id]] = field(default_factory=set)
+    circles: set[tuple[Id, Id]] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, **documents: Iterable[Mapping[str, Any]]) -> Self:
+        """From raw documents by collection, any of `statuses`, `follows`, `blocks` and `circles`."""
+        oracle = cls()
+        for row in documents.get("statuses", ()):
+            audience, deleted = row.get("audience") or "", row["deleted"]
+            oracle.statuses[row["_id"]] = Told(row["user_id"], row.get("text") or "", audience, deleted)
+        oracle.follows |= {(row["follower"], row["followee"]) for row in documents.get("follows", ())}
+        oracle.blocks |= {(row["blocker"], row["blocked"]) for row in documents.get("blocks", ())}
+        oracle.circles |= {(row["owner"], row["member"]) for row in documents.get("circles", ())}
+        return oracle
+
+    def copy(self) -> Self:
+        return type(self)(dict(self.statuses), set(self.follows), set(self.blocks), set(self.circles))
+
+    def block(self, blocker: Id, blocked: Id) -> None:
+        """Ends both follows; the circle stays as it is."""
+        self.blocks.add((blocker, blocked))
+        self.follows -= {(blocker, blocked), (blocked, blocker)}
+
+    def delete(self, status: Id) -> None:
+        self.statuses[status] = replace(self.statuses[status], deleted=True)
+
+    def across_block(self, one: Id, other: Id) -> bool:
+        return (one, other) in self.blocks or (other, one) in self.blocks
+
+    def relation(self, reader: Id, author: Id) -> Relation:
+        return Relation(
+            follows=(reader, author) in self.follows,
+            followed_back=(author, reader) in self.follows,
+            blocked=self.across_block(reader, author),
+            in_circle=(author, reader) in self.circles,
+            same=reader == author,
+        )
+
+    def visible(self, id: Id, reader: Id) -> bool:
+        status = self.statuses[id]
+        return not status.deleted and admitted(status.audience, self.relation(reader, status.author))
+
+    def timeline(self, reader: Id) -> list[Id]:
+        """Everything, newest first."""
+        authors = {status.author for status in self.statuses.values()}
+        relations = {author: self.relation(reader, author) for author in authors}
+        shown = (
+            id
+            for id, status in self.statuses.items()
+            if not status.deleted and admitted(status.audience, relations[status.author])
+        )
+        return sorted(shown, reverse=True)
+
+    def page(self, reader: Id, before: Id | None, limit: int) -> tuple[list[Id], bool]:
+        """The newest `limit` below `before`, and whether more follow."""
+        timeline = self.timeline(reader)
+        if before is not None:
+            timeline.reverse()
+            timeline = timeline[: bisect_left(timeline, before)][::-1]
+        return timeline[:limit], len(timeline) > limit

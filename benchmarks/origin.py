@@ -1,0 +1,58 @@
+"""Where, when and on what something is measured: the beginning of every report."""
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+from benchmarks.report import Machine, Origin
+from benchmarks.rig import Rig
+
+PACKAGES = (
+    "feedlab", "motor", "pymongo", "beanie", "redis", "rq", "pymemcache", "starlette", "uvicorn", "hdrhistogram",
+)  # fmt: skip
+SETTINGS = {"cap", "chunk", "pending_scan", "timeline_ttl_s", "comeback", "grace_s"}
+
+
+async def origin(rig: Rig) -> Origin:
+    return Origin(
+        meaningless=rig.meaningless,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=_commit(),
+        machine=_machine(),
+        servers=await rig.stack.check(),
+        packages={name: version(name) for name in PACKAGES},
+        config=rig.stack.config.model_dump(include=SETTINGS),
+        write_concern="majority" if not rig.meaningless else "none",
+    )
+
+
+def _commit() -> str | None:
+    """The commit of this checkout, where it is one and git is there."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        described = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()
+
+
+def _machine() -> Machine:
+    return Machine(
+        processor=_processor(),
+        cores=psutil.cpu_count(),
+        memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

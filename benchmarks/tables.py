@@ -1,0 +1,239 @@
+"""The tables of a report, wherever they are shown, and the terminal as the first such place."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import PERCENTILES
+from benchmarks.report import (
+    KINDS,
+    SERVERS,
+    Comparison,
+    Costs,
+    Curves,
+    Need,
+    PerServer,
+    Plan,
+    Report,
+    Row,
+    Spread,
+    Summary,
+    Targets,
+    Units,
+)
+
+MEANINGLESS = "MEANINGLESS: measured on stand-ins"
+WIDTH = 140  # columns, without a terminal
+TITLES = {
+    "post": "post acknowledged",
+    "read_warm": "read, warm",
+    "read_cold": "read, cold",
+    "older": "second page",
+    "lag": "delivery lag",
+}
+
+Line = list[str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table, on whatever it is shown."""
+
+    title: str
+    columns: list[str]
+    rows: list[Line]
+    note: str = ""
+
+
+def show(report: Report) -> None:
+    """Tables and what they are about, on the terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    for grid in grids(report):
+        marked = f"{MEANINGLESS}\n" if report.meaningless else ""
+        table = Table(title=marked + grid.title, title_justify="left")
+        for number, column in enumerate(grid.columns):
+            table.add_column(column, justify="left" if number == 0 or column in ("what", "figures", "") else "right")
+        for row in grid.rows:
+            table.add_row(*row)
+        console.print(table)
+        if grid.note:
+            console.print(grid.note)
+    console.print(lead(report))
+
+
+def lead(report: Report) -> str:
+    """One paragraph: what was measured."""
+    match report:
+        case Comparison():
+            return _comparison_lead(report)
+        case Curves():
+            exponents = ", ".join(f"{s.name} {s.exponent}" for s in report.series if s.exponent is not None)
+            return f"Time grows with {report.x} to the power of: {exponents}."
+        case Targets():
+            judged = [row.met for row in report.rows if row.met is not None]
+            return f"{sum(judged)} of {len(judged)} targets met."
+        case Units():
+            return "Processor time of one post, one delivery and one read, by process."
+        case Plan():
+            return report.recommendation.reason
+
+
+def _comparison_lead(report: Comparison) -> str:
+    of, phases = report.settings, report.phases.values()
+    pages, lists = sum(phase.checked_pages for phase in phases), sum(phase.lag_checked for phase in phases)
+    loop = f"{of.rate:g}/s, open loop" if of.rate else f"{of.clients} clients, closed loop"
+    return (
+        f"Workload {report.workload.name} on {report.graph.source}: {loop}, {of.seconds:g} s in each of "
+        f"{of.rounds} rounds, through {of.through}, seed {of.seed}. {pages:,} pages were compared with the "
+        f"oracle's and {lists:,} lists of last followers were read: no difference."
+    )
+
+
+def grids(report: Report) -> list[Grid]:
+    match report:
+        case Comparison():
+            return [*_of_comparison(report)]
+        case Curves():
+            return [_of_curves(report)]
+        case Targets():
+            columns = ["row", "what", "ratio", "target", "", "figures"]
+            return [Grid("Ratios, both sides measured in turn in one run", columns, [*map(_target, report.rows)])]
+        case Units():
+            return [_of_units(report)]
+        case Plan():
+            return _of_plan(report)
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, thousands separated."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _of_comparison(report: Comparison) -> Iterable[Grid]:
+    yield Grid("Latency, ms", ["phase", "", "n", *PERCENTILES], _latencies(report.phases))
+    phases = report.phases.values()
+    costs = [[title, *map(shown, phases)] for title, shown in COSTS]
+    costs += [
+        [f"processor, {name}: % of a core", *(number(100 * of.cpu_share[name]) for of in phases)]
+        for name in next(iter(phases)).cpu_share
+    ]
+    yield Grid("What it costs", ["", *report.phases], costs)
+    if report.ratios:
+        names = list(dict.fromkeys(name for figures in report.ratios.values() for name in figures))
+        ratios = [[name, *(_spread(figures.get(name)) for figures in report.ratios.values())] for name in names]
+        yield Grid("÷ phase 1 in the same round: median (smallest to largest)", ["", *report.ratios], ratios)
+
+
+def _latencies(phases: dict[str, Summary]) -> list[Line]:
+    rows = []
+    for slug, summary in phases.items():
+        shown = slug
+        for kind in KINDS:
+            if figures := summary.latency_ms[kind]:
+                rows.append([shown, TITLES[kind], f"{summary.counts[kind]:,}", *map(number, figures.values())])
+                shown = ""
+    return rows
+
+
+COSTS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
+    ("operations/s", lambda of: number(of.operations_per_s)),
+    ("deliveries/s", lambda of: number(of.deliveries_per_s)),
+    ("commands a post: MongoDB, Memcached, Redis", lambda of: _triple(of.commands.get("post"))),
+    ("commands a read: MongoDB, Memcached, Redis", lambda of: _triple(of.commands.get("read"))),
+    ("commands/s at the servers, workers included", lambda of: _triple(of.server_commands_per_s)),
+    ("kept: bytes a person", lambda of: number(of.kept.bytes_per_person)),
+    ("kept: bytes an entry", lambda of: number(of.kept.bytes_per_entry)),
+    ("kept: entries", lambda of: number(of.kept.entries)),
+    ("errors", lambda of: number(sum(of.errors.values()))),
+    ("delivered in time", lambda of: "yes" if of.drained else "NO"),
+)
+
+
+def _triple(counts: PerServer | None) -> str:
+    return " ".join(number(counts[server]) for server in SERVERS) if counts else "-"
+
+
+def _spread(ratio: Spread | None) -> str:
+    return f"{ratio.median:.2f} ({ratio.min:.2f} to {ratio.max:.2f})" if ratio else "-"
+
+
+def _of_curves(report: Curves) -> Grid:
+    sizes = sorted({size for series in report.series for size, _, _ in series.points})
+    rows = []
+    for series in report.series:
+        at = {size: f"{number(p50)} ({number(p99)})" for size, p50, p99 in series.points}
+        exponent = "-" if series.exponent is None else f"{series.exponent:.2f}"
+        rows.append([series.title, *(at.get(size, "-") for size in sizes), exponent])
+    title = f"Milliseconds, p50 (p99), by {report.x}; the exponent is of the p50 from 100 on"
+    return Grid(title, ["what", *(f"{size:,}" for size in sizes), "exponent"], rows)
+
+
+def _target(row: Row) -> Line:
+    bound = f"≥ {row.at_least:g}" if row.at_least is not None else f"≤ {row.at_most:g}" if row.at_most else ""
+    verdict = "" if row.met is None else "met" if row.met else "MISSED"
+    figures = ", ".join(f"{name} {number(value)}" for name, value in row.figures.items())
+    return [row.name, row.title, number(row.ratio), bound, verdict, figures]
+
+
+def _of_units(report: Units) -> Grid:
+    def line(what: str, costs: Costs) -> Line:
+        return [what, *(number(1e6 * seconds) for seconds in costs.cpu_s.values())]
+
+    rows = []
+    for slug, units in report.units.items():
+        rows += [line(f"{slug}: a post", units.post), line(f"{slug}: a delivery", units.delivery)]
+        for followees, read in zip(report.followees, units.reads, strict=True):
+            rows.append(line(f"{slug}: a read, {followees:,} followees", read))
+    processes = next(iter(report.units.values())).post.cpu_s
+    return Grid("Processor time, µs (the harness is the web process)", ["what", *processes], rows)
+
+
+def _of_plan(report: Plan) -> list[Grid]:
+    needs = report.needs
+    rows = [
+        ["deliveries a day", *(f"{n.deliveries_per_day:,.0f}" for n in needs)],
+        ["processor hours a day", *(f"{n.cpu_s_per_day / 3600:.2f}" for n in needs)],
+        *([f"cores at the peak, {name}", *(f"{n.cores[name]:.3f}" for n in needs)] for name in needs[0].cores),
+        *(
+            [f"commands/s at the peak, {name}", *(f"{n.commands_per_s[name]:,.1f}" for n in needs)]
+            for name in needs[0].commands_per_s
+        ),
+        ["memory for what is kept", *(size(n.memory_bytes) for n in needs)],
+        ["disk for what is kept", *(size(n.disk_bytes) for n in needs)],
+        ["post acknowledged, ms", *(f"{n.post_ms:.1f}" for n in needs)],
+        ["the heaviest author's, ms", *(f"{n.post_heaviest_ms:,.1f}" for n in needs)],
+        ["read, ms", *(f"{n.read_ms:.1f}" for n in needs)],
+        ["delivery lag, s", *(_lag(n, n.lag_s) for n in needs)],
+        ["the heaviest author's, s", *(_lag(n, n.lag_heaviest_s) for n in needs)],
+        ["full first", *(f"{n.first} ({100 * n.fullest:.1f} %)" for n in needs)],
+    ]
+    crossings = "Where two of them cost the same processor time"
+    margins = [[between, f"{cost_us:.2f}"] for between, cost_us in report.marginal_author_us]
+    note = "The first author costs a whole command; the next ones ride along, up to 200 in one."
+    return [
+        Grid("What each phase needs", ["", *(n.phase for n in needs)], rows),
+        Grid(crossings, ["what", "at", ""], [list(row) for row in report.crossings]),
+        Grid("What one more pulled author costs a read", ["followees", "µs of processor"], margins, note),
+    ]
+
+
+def _lag(need: Need, seconds: float | None) -> str:
+    if not need.deliveries_per_day:
+        return "-"
+    return "grows without end" if seconds is None else f"{seconds:,.3f}"
+
+
+def size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1_000:
+            return f"{count:,.0f} {unit}"
+        count /= 1_000
+    return f"{count:,.1f} TB"

@@ -1,0 +1,49 @@
+"""`feedlab bench targets`: each speed the project promises, as a ratio of two things measured in turn in one run."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+
+from app.demo.progress import Progress, silent
+from benchmarks import answers, scenes
+from benchmarks.origin import origin
+from benchmarks.report import Row, Targets
+from benchmarks.rig import Rig
+from benchmarks.targets import deliveries, http, jobs, posts, reads
+from benchmarks.targets.base import Scale
+
+
+def _each(prefix: str, phases: Sequence[answers.Answers]) -> tuple[str, ...]:
+    return tuple(f"{prefix}-{phase.slug}" for phase in phases)
+
+
+Group = Callable[[Rig, Scale], Awaitable[list[Row]]]
+# Which rows a measurement gives, in the order of the table.
+GROUPS: dict[tuple[str, ...], Group] = {
+    ("fanout-raw", "fanout-array"): deliveries.entries,
+    ("fanout-cache-raw",): deliveries.lists,
+    ("fanout-inactive",): deliveries.inactive,
+    _each("ack", answers.IN_WORKER): posts.acknowledged,
+    _each("read", answers.KEEPING): reads.warm,
+    ("read-followees", "read-plain-in"): reads.followees,
+    ("cold-return", "cold-evicted"): reads.cold_return,
+    _each("jobs", answers.IN_WORKER): jobs.throughput,
+    ("starvation",): jobs.starvation,
+    _each("http", answers.ALL): http.overhead,
+}
+NAMES = tuple(name for names in GROUPS for name in names)
+
+
+async def measure(rig: Rig, wanted: Sequence[str], scale: Scale, progress: Progress = silent) -> Targets:
+    """The rows whose names begin with one of `wanted`; all of them when it is empty."""
+    groups = [
+        (names, group)
+        for names, group in GROUPS.items()
+        if not wanted or any(name.startswith(prefix) for name in names for prefix in wanted)
+    ]
+    rows: list[Row] = []
+    await scenes.everything_delivers(rig)
+    for done, (names, group) in enumerate(groups):
+        progress(names[0], done, len(groups))
+        rows += await group(rig, scale)
+    progress("done", len(groups), len(groups))
+    return Targets(**vars(await origin(rig)), settings=asdict(scale), rows=rows)

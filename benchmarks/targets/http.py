@@ -1,0 +1,68 @@
+"""The API over HTTP, beside its own page and an empty Starlette route."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from benchmarks import answers, scenes
+from benchmarks.report import Row
+from benchmarks.rig import Rig
+from benchmarks.subject import Api, Http
+from benchmarks.targets.base import Scale, row
+from benchmarks.turns import in_turn, p50_ms, ratio
+
+EMPTY_APPLICATION = (sys.executable, "-m", "benchmarks.limits")  # the descriptor of a listening socket is appended
+
+
+async def overhead(rig: Rig, scale: Scale) -> list[Row]:
+    api = rig.subject
+    assert isinstance(api, Api)
+    reader = await scenes.follower_of(rig, await scenes.authors(rig, scale.followees // 5, 10))
+    await api.enter([reader])
+    rows = []
+    with _empty_application() as port:
+        http = Http("127.0.0.1", port)
+        await _answers(http)
+        for slug in (phase.slug for phase in answers.ALL):
+            await rig.timelines.page(reader, phase=slug)
+            seconds = await in_turn(
+                scale.reads,
+                http=partial(api.ask, reader, "GET", f"/timeline?phase={slug}"),
+                page=partial(rig.timelines.page, reader, phase=slug),
+                empty=lambda: http.ask("GET", "/"),
+            )
+            own = [page + empty for page, empty in zip(seconds["page"], seconds["empty"], strict=True)]
+            rows.append(
+                row(
+                    f"http-{slug}",
+                    f"GET /timeline in phase {slug} over HTTP p50 ÷ (its own page + an empty Starlette route)",
+                    ratio(seconds["http"], own),
+                    p50_ms(**seconds),
+                    at_most=1.3,
+                )
+            )
+        await http.close()
+    return rows
+
+
+@contextmanager
+def _empty_application() -> Iterator[int]:
+    """The port of a process with one route that answers nothing, on the same server as ours."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fd = listener.fileno()
+        process = subprocess.Popen([*EMPTY_APPLICATION, str(fd)], pass_fds=(fd,), stdin=subprocess.DEVNULL)
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+async def _answers(http: Http) -> None:
+    """A connection waits in the listener until the process is there."""
+    status, _ = await asyncio.wait_for(http.ask("GET", "/"), 30)
+    assert status == 200, status
