@@ -70,10 +70,10 @@ async def visible_statuses(
                 return shown
         missing = [entry.id for entry, row in zip(entries, found, strict=True) if row is None]
         edges = view.lacks({entry.author for entry in entries if entry.author}, set())
-        documents, *answers = await together(db, statuses_by_id(missing), *edges)
+        answers = await together(db, statuses=statuses_by_id(missing), **edges)
         if edges:
             view.hear(answers)
-        rows.update((document["_id"], StatusRow.of(document)) for document in documents)
+        rows.update((document["_id"], StatusRow.of(document)) for document in answers["statuses"])
         found = [rows.get(entry.id) for entry in entries]
     return await _visible(db, view, found)
 
@@ -99,4 +99,4 @@ async def audiences(db: Database, reader: ObjectId, author: ObjectId) -> list[Au
 
 async def _look(db: Database, view: View, authors: set[ObjectId], mutual: set[ObjectId]) -> None:
     if edges := view.lacks(authors, mutual):
-        view.hear(await together(db, *edges))
+        view.hear(await together(db, **edges))

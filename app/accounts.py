@@ -10,12 +10,12 @@ import math
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 from unicodedata import category
 from weakref import WeakKeyDictionary
 
@@ -31,7 +31,7 @@ from pymongo.errors import DuplicateKeyError
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Token, User
 from app.stack import Stack
-from app.stack.mongodb import Find, together
+from app.stack.mongodb import Find, rows
 
 HANDLE = re.compile(r"[a-z0-9_]{1,30}")
 NAME_LENGTH = 100  # code points
@@ -208,38 +208,23 @@ async def new_token(stack: Stack, user_id: ObjectId) -> tuple[str, datetime]:
     return token, expires_at
 
 
-def token_row(token: str) -> Find:
-    """What `authenticate` looks up."""
-    return Find("tokens", {"digest": _digest(token)}, ("user_id", "expires_at"), 1)
-
-
-async def authenticate(stack: Stack, token: str, rows: Sequence[Mapping[str, Any]] | None = None) -> Account | None:
+async def authenticate(stack: Stack, token: str) -> Account | None:
     """Whose token it is, or None when it was never given out, is expired or was signed out.
 
-    One MongoDB command once the account is remembered, none where `rows` is the answer to `token_row`. The token itself
-    is asked for every time, so that signing out holds in all processes at once.
+    One MongoDB command once the account is remembered. The token itself is asked for every time, so that signing out
+    holds in all processes at once.
     """
     digest, desk = _digest(token), _desk()
-    if rows is None:
-        [rows] = await together(stack.db, token_row(token))
-    found = rows[0] if rows else None
-    if found is None or found["expires_at"] <= stack.clock.now():
+    given_out = await rows(stack.db, Find("tokens", {"digest": digest}, ("user_id", "expires_at"), 1))
+    if not given_out or given_out[0]["expires_at"] <= stack.clock.now():
         desk.holders.pop(digest, None)
         return None
     if digest not in desk.holders:
-        user = await User.find_one({"_id": found["user_id"]})
+        user = await User.find_one({"_id": given_out[0]["user_id"]})
         if user is None:
             return None
         desk.holders[digest] = Account(user.id, user.handle, user.name)
     account: Account = desk.holders[digest]
-    return account
-
-
-def presumed(token: str) -> Account | None:
-    """Whose token it was when this process last asked. Work may begin for them; nothing is shown before
-    `authenticate` has agreed.
-    """
-    account: Account | None = _desk().holders.get(_digest(token))
     return account
 
 

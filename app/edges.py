@@ -5,22 +5,21 @@ true as long as that is the version, so a read that finds it again need not look
 is not theirs to change: that is looked up whenever it matters, and never remembered.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from bson import ObjectId
 from cachetools import LRUCache
 
 from app.models import EdgeVersion, StatusRow
-from app.stack.mongodb import Database, Find, Transaction, together, transaction
+from app.stack.mongodb import Database, Find, Rows, Transaction, rows, transaction
 
 T = TypeVar("T")
 VERSIONS = EdgeVersion.Settings.name
 # The two rows that widen what a reader may see: (collection, field of the reader, field of the author).
 WIDENING = (("follows", "follower", "followee"), ("circles", "member", "owner"))
 
-Rows = Sequence[Mapping[str, Any]]  # the answer to a Find
 IDS_REMEMBERED = 500_000  # of all readers together, about 100 bytes each
 FOLLOWEES_AT_ONCE = 20_000
 ROW_SIZE = 5  # a status takes as much as so many ids
@@ -78,22 +77,21 @@ def followees_of(reader: ObjectId) -> Find:
 
 async def followees(db: Database, reader: ObjectId) -> list[ObjectId]:
     """Whom the reader follows now."""
-    [edges] = await together(db, followees_of(reader))
-    return [edge["followee"] for edge in edges]
+    return [edge["followee"] for edge in await rows(db, followees_of(reader))]
 
 
 def version_of(reader: ObjectId) -> Find:
     return Find(VERSIONS, {"_id": reader}, ("version",), 1)
 
 
-def version_in(rows: Rows) -> int:
+def version_in(found: Rows) -> int:
     """0 for a reader none of whose edges has been changed yet."""
-    return int(rows[0]["version"]) if rows else 0
+    return int(found[0]["version"]) if found else 0
 
 
-def debts(reader: ObjectId) -> tuple[Find, ...]:
+def debts(reader: ObjectId) -> dict[str, Find]:
     """Whether the reader is owed a backfill (rule 4)."""
-    return tuple(Find(rows, {"debt": True, field: reader}, ("debt",), 1) for rows, field, _ in WIDENING)
+    return {f"owed_{name}": Find(name, {"debt": True, field: reader}, ("debt",), 1) for name, field, _ in WIDENING}
 
 
 class View:
@@ -106,7 +104,7 @@ class View:
     def reader(self) -> Reader:
         return Reader(self.known.reader, self.known.relations, self._followed_by)
 
-    def lacks(self, authors: set[ObjectId], mutual: set[ObjectId]) -> list[Find]:
+    def lacks(self, authors: set[ObjectId], mutual: set[ObjectId]) -> dict[str, Find]:
         """What to look up before these authors can be judged, and those of statuses for mutuals; `hear` the answers.
 
         Each look-up is answered by an index alone.
@@ -114,39 +112,42 @@ class View:
         me = self.known.reader
         self._strangers = sorted(authors - self.known.relations.keys() - {me})
         self._backs = sorted(mutual.union(self._strangers) - self._followed_by.keys() - {me})
-        finds = []
+        finds: dict[str, Find] = {}
         if self._backs:
             some, n = {"$in": self._backs}, len(self._backs)
-            finds += [version_of(me), Find("follows", {"follower": some, "followee": me}, ("follower",), n)]
+            finds |= {
+                "version": version_of(me),
+                "follow_back": Find("follows", {"follower": some, "followee": me}, ("follower",), n),
+            }
         if self._strangers:
             some, n = {"$in": self._strangers}, len(self._strangers)
-            finds += [
-                Find("follows", {"follower": me, "followee": some}, ("followee",), n),
-                Find("blocks", {"blocker": me, "blocked": some}, ("blocked",), n),
-                Find("blocks", {"blocked": me, "blocker": some}, ("blocker",), n),
-                Find("circles", {"owner": some, "member": me}, ("owner",), n),
-            ]
+            finds |= {
+                "followed": Find("follows", {"follower": me, "followee": some}, ("followee",), n),
+                "blocked": Find("blocks", {"blocker": me, "blocked": some}, ("blocked",), n),
+                "blockers": Find("blocks", {"blocked": me, "blocker": some}, ("blocker",), n),
+                "circles": Find("circles", {"owner": some, "member": me}, ("owner",), n),
+            }
         return finds
 
-    def hear(self, answers: Sequence[Rows]) -> None:
-        version, back, *own = answers
+    def hear(self, answers: Mapping[str, Rows]) -> None:
+        version = version_in(answers["version"])
         if self.known.version is None:
-            self.known.version = version_in(version)
-        elif version_in(version) != self.known.version:  # changed meanwhile: what was known before counts no more
-            self.known, self._followed_by = Known(self.known.reader, version_in(version)), {}
-        followers = _authors(back)
+            self.known.version = version
+        elif version != self.known.version:  # changed meanwhile: what was known before counts no more
+            self.known, self._followed_by = Known(self.known.reader, version), {}
+        followers = _authors(answers["follow_back"])
         self._followed_by |= {author: author in followers for author in self._backs}
-        if own:
-            follows, blocked, blockers, circles = map(_authors, own)
-            blocks = blocked | blockers
+        if "followed" in answers:
+            follows, circles = _authors(answers["followed"]), _authors(answers["circles"])
+            blocks = _authors(answers["blocked"]) | _authors(answers["blockers"])
             self.known.relations |= {
                 author: Relation(author in follows, author in blocks, author in circles) for author in self._strangers
             }
 
 
-def _authors(rows: Rows) -> set[ObjectId]:
+def _authors(found: Rows) -> set[ObjectId]:
     """Each row has one field: the author."""
-    return {author for row in rows for author in row.values()}
+    return {author for row in found for author in row.values()}
 
 
 class Memory:

@@ -161,7 +161,7 @@ class Lags:
 
 async def _list_of(phase: Push, container: Container, reader: ObjectId, n: int) -> Slice | None:
     """What is kept for the reader, the newest `n`; None when nothing is."""
-    _, part = await phase.store.read(container, reader, LAST_ID, n, (), False)
+    _, part = await phase.store.read(container, reader, LAST_ID, n, {}, False)
     return part
 
 

@@ -321,7 +321,7 @@ async def _cold_return(rig: Rig, scale: Scale) -> list[Row]:
             if turn:
                 seconds[name].append(time.perf_counter() - began)
             assert page.cold == (name != "query"), name
-            _, kept = await phase.store.read(lists, reader, LAST_ID, cap + 1, (), False)
+            _, kept = await phase.store.read(lists, reader, LAST_ID, cap + 1, {}, False)
             assert kept, name
             assert len(kept.entries) == min(cap, followees * 10), name
     figures = p50_ms(**seconds)

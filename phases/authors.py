@@ -9,7 +9,7 @@ from bson import ObjectId
 
 from app.access import Entry
 from app.stack import Database
-from app.stack.mongodb import NEWEST_FIRST, Find, Order, together
+from app.stack.mongodb import NEWEST_FIRST, Find, Order, rows
 
 # Up to 200 authors MongoDB merges their index ranges in order; from 201 on it sorts their whole history
 # (internalQueryMaxScansToExplode; jira DOCS-16663).
@@ -78,8 +78,8 @@ class Authors:
 
     async def _look(self, authors: list[ObjectId], ids: dict[str, ObjectId], n: int, order: Order = ()) -> list[Packed]:
         query = {"user_id": authors[0] if len(authors) == 1 else {"$in": authors}, "_id": ids}
-        [rows] = await together(self._db, Find("statuses", query, self._fields, n, order, BY_AUTHOR))
-        return [b"".join([row[field].binary for field in self._fields]) for row in rows]
+        found = await rows(self._db, Find("statuses", query, self._fields, n, order, BY_AUTHOR))
+        return [b"".join([row[field].binary for field in self._fields]) for row in found]
 
 
 def paced(ids: Sequence[ObjectId], n: int) -> ObjectId | None:

@@ -3,7 +3,7 @@
 A container's floors say which readers' timelines are complete, and from where on. A reader without a floor is cold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -51,16 +51,23 @@ class Entries:
             await insert_missing(self._db, entries_name(container.since), documents)
 
     async def read(
-        self, container: Container, reader: ObjectId, before: ObjectId, n: int, first: Sequence[Find], stranger: bool
+        self,
+        container: Container,
+        reader: ObjectId,
+        before: ObjectId,
+        n: int,
+        first: Mapping[str, Find],
+        stranger: bool,
     ) -> tuple[Found, Slice | None]:
         """One command: entries, floor and what is owed, all of the same moment."""
         keys = {"$gte": entry_key(reader, FIRST_ID), "$lt": entry_key(reader, before)}
-        *found, rows, floors = await together(
+        found = await together(
             self._db,
-            *first,
-            Find(entries_name(container.since), {"_id": keys}, ("_id", "a"), n, NEWEST_FIRST),
-            Find(floors_name(container.since), {"_id": reader}, ("floor",), 1),
+            **first,
+            entries=Find(entries_name(container.since), {"_id": keys}, ("_id", "a"), n, NEWEST_FIRST),
+            floors=Find(floors_name(container.since), {"_id": reader}, ("floor",), 1),
         )
+        rows, floors = found.pop("entries"), found.pop("floors")
         if not any(floors):
             return found, None
         entries = [Entry(ObjectId(row["_id"][12:]), row["a"]) for row in rows]

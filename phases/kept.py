@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -32,7 +32,13 @@ class Store(Protocol):
 
     async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None: ...
     async def read(
-        self, container: Container, reader: ObjectId, before: ObjectId, n: int, first: Sequence[Find], stranger: bool
+        self,
+        container: Container,
+        reader: ObjectId,
+        before: ObjectId,
+        n: int,
+        first: Mapping[str, Find],
+        stranger: bool,
     ) -> tuple[Found, Slice | None]: ...
     async def rebuild(self, container: Container, reader: ObjectId, asked: Asked) -> bool: ...
     async def forget(self, container: Container, reader: ObjectId) -> None: ...
@@ -53,12 +59,12 @@ class Keeping(Query):
             return await self.ask(reader, before, limit)
         known = self.memory.recall(reader) or Known(reader)
         page = known.page if before is None else {}  # what it is now: another read may replace it
-        look = [
-            self.outbox.look(self.switch.phases_of(self.keeps), before or LAST_ID),
-            version_of(reader),
-            *([deleted_among(page)] if page else ()),
-            *(() if known.paid else debts(reader)),
-        ]
+        look = {
+            "pending": self.outbox.look(self.switch.phases_of(self.keeps), before or LAST_ID),
+            "version": version_of(reader),
+            **({"deleted": deleted_among(page)} if page else {}),
+            **({} if known.paid else debts(reader)),
+        }
         found, kept = await self.store.read(
             container, reader, before or LAST_ID, limit + 1 + SPARE, look, known.version is None
         )
@@ -66,15 +72,16 @@ class Keeping(Query):
             return await self.ask(reader, before, limit)
         if not found:
             return await self.cold_page(container, known, before, limit)
-        pending, version, *more = found
-        if known.version not in (None, version_in(version)):
+        version = version_in(found.pop("version"))
+        if known.version not in (None, version):
             self.memory.forget(reader)
             return await self.page(reader, before, limit)
-        waiting, rows = self.outbox.waiting(pending), without(more.pop(0), page) if page else {}
-        owed = any(more)
+        waiting = self.outbox.waiting(found.pop("pending"))
+        rows = without(found.pop("deleted"), page) if page else {}
+        owed = any(found.values())
         if owed or waiting is None:
             return await self.ask(reader, before, limit)
-        known.version, known.paid = version_in(version), True
+        known.version, known.paid = version, True
         if kept is None:
             return await self.cold_page(container, known, before, limit)
         return await self._page(container, known, before, limit, kept, waiting, rows)
@@ -116,7 +123,7 @@ class Keeping(Query):
         rows: dict[ObjectId, StatusRow],
     ) -> Page:
         async def more(cursor: ObjectId, n: int) -> Slice | None:
-            _, kept = await self.store.read(container, known.reader, cursor, n, (), False)
+            _, kept = await self.store.read(container, known.reader, cursor, n, {}, False)
             return kept
 
         candidates = KeptThenQuery(first, more, waiting, Home(self.db, known.reader, self.memory, known.version))

@@ -7,7 +7,7 @@ the read. A placeholder has no floor yet: deliveries collect in it while its own
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -87,13 +87,19 @@ class Lists:
             await self._memcached.prepend(keys(container, to), status.id.binary)
 
     async def read(
-        self, container: Container, reader: ObjectId, before: ObjectId, n: int, first: Sequence[Find], stranger: bool
+        self,
+        container: Container,
+        reader: ObjectId,
+        before: ObjectId,
+        n: int,
+        first: Mapping[str, Find],
+        stranger: bool,
     ) -> tuple[Found, Slice | None]:
         """One command to MongoDB, then one to Memcached: what is no longer owed has been delivered before."""
         at = key(container, reader)
         if stranger and await self._is_gone(at):
-            return [], None
-        found = await together(self._db, *first) if first else []
+            return {}, None
+        found = await together(self._db, **first) if first else {}
         try:
             return found, await self._read(at, reader, before, n)
         except MemcachedDown:

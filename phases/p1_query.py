@@ -6,7 +6,7 @@ from app.access import Entry
 from app.edges import Known, Memory, followees_of, version_in, version_of
 from app.models import StatusRow
 from app.stack import Database
-from app.stack.mongodb import together
+from app.stack.mongodb import rows, together
 from phases.authors import Authors
 from phases.base import Phase, Resume
 from phases.reading import Page, fill
@@ -37,12 +37,12 @@ class Home:
         if (known := self._memory.recall(self._reader)) and known.followees is not None:
             if known.version == self._version:
                 return known.followees
-            [found] = await together(self._db, version)
-            if known.version == version_in(found):
+            if known.version == version_in(await rows(self._db, version)):
                 return known.followees
-        found, rows = await together(self._db, version, followees_of(self._reader))
-        known = self._memory.recall(self._reader, version_in(found)) or Known(self._reader, version_in(found))
-        known.followees = [row["followee"] for row in rows]
+        found = await together(self._db, version=version, edges=followees_of(self._reader))
+        now = version_in(found["version"])
+        known = self._memory.recall(self._reader, now) or Known(self._reader, now)
+        known.followees = [edge["followee"] for edge in found["edges"]]
         self._memory.keep(known)
         return known.followees
 

@@ -7,7 +7,7 @@ from bson import ObjectId
 from app.edges import Memory
 from app.models import StatusRow
 from app.stack import Stack
-from app.stack.mongodb import Find, together
+from app.stack.mongodb import Find, rows
 from phases.base import Resume, beginning
 from phases.entries import Entries
 from phases.kept import Keeping, Store
@@ -52,7 +52,7 @@ class Push(Keeping):
         if status.audience == "circle":
             collection, author, reader = ("circles", "owner", "member")
         query = {author: status.user_id, reader: {"$gt": beginning(resume)}}
-        [edges] = await together(
+        edges = await rows(
             self.db, Find(collection, query, (reader,), self.chunk + 1, [(reader, 1)], f"{author}_1_{reader}_1")
         )
         readers = [edge[reader] for edge in edges[: self.chunk]]

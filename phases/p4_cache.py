@@ -7,7 +7,7 @@ from bson import ObjectId
 from app.edges import Known, Memory
 from app.models import StatusRow
 from app.stack import Stack
-from app.stack.mongodb import Find, together
+from app.stack.mongodb import Find, rows
 from phases.activity import ACTIVE, Activity
 from phases.base import Resume, beginning
 from phases.kept import Store
@@ -39,7 +39,7 @@ class Cache(Queue):
         if status.audience == "circle":
             return await super().recipients(status, resume)
         query = {"authors": status.user_id, "_id": {"$gt": beginning(resume)}, "until": {"$gte": self.clock.now()}}
-        [found] = await together(self.db, Find(ACTIVE, query, ("_id",), self.chunk + 1, [("_id", 1)], "recipients"))
+        found = await rows(self.db, Find(ACTIVE, query, ("_id",), self.chunk + 1, [("_id", 1)], "recipients"))
         readers = [row["_id"] for row in found[: self.chunk]]
         return readers, [str(readers[-1])] if len(found) > self.chunk else None
 

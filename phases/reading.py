@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from bson import ObjectId
 
@@ -11,6 +11,7 @@ from app.clock import FIRST_ID, LAST_ID
 from app.edges import Known
 from app.models import StatusRow
 from app.stack import Database
+from app.stack.mongodb import Rows
 
 SPARE = (
     8  # candidates looked at beyond the page: most pages are full although some status on them is not for the reader
@@ -86,7 +87,7 @@ class Slice:
 NOTHING = Slice([], LAST_ID, whole=True)
 
 
-Found = Sequence[list[dict[str, Any]]]  # answers of look-ups, in their order
+Found = dict[str, Rows]  # answers of look-ups, by their names
 KeptSlices = Callable[[ObjectId, int], Awaitable[Slice | None]]
 AuthorIds = Callable[[ObjectId], Awaitable[list[Entry]]]  # one author's newest entries from a floor on
 

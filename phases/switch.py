@@ -18,7 +18,7 @@ from pymongo.errors import DuplicateKeyError
 from app.clock import id_floor
 from app.stack import MemcachedDown, Stack
 from app.stack.cost import uncounted
-from app.stack.mongodb import Find, create_clustered, together
+from app.stack.mongodb import Find, Rows, create_clustered, together
 
 StoreName = Literal["entries", "lists"]
 SETTINGS = "settings"
@@ -108,10 +108,11 @@ class Switch:
         with uncounted():
             return (await self.fresh_with())[0]
 
-    async def fresh_with(self, *finds: Find) -> tuple[Settings, list[list[dict[str, Any]]]]:
+    async def fresh_with(self, **finds: Find) -> tuple[Settings, dict[str, Rows]]:
         """The same, and what else is to be looked up at that moment."""
         read_at_s = self._clock.monotonic()
-        [document], *found = await together(self._stack.db, Find(SETTINGS, {"_id": DOCUMENT}, FIELDS, 1), *finds)
+        found = await together(self._stack.db, settings=Find(SETTINGS, {"_id": DOCUMENT}, FIELDS, 1), **finds)
+        [document] = found.pop("settings")
         return Settings.of(document, read_at_s), found
 
     def still_holds(self, settings: Settings) -> bool:

@@ -79,9 +79,9 @@ async def _deliver(timelines: Timelines, phase: str, status: str, resume: list[s
 
 async def deliver_chunk(timelines: Timelines, phase: str, id: ObjectId, resume: list[str] | None) -> None:
     """Read the status -> deliver -> queue the rest, or note that there is none: no other order survives a crash."""
-    settings, [found] = await timelines.settings.fresh_with(statuses_by_id([id]))
+    settings, found = await timelines.settings.fresh_with(status=statuses_by_id([id]))
     rest = None
-    for status in map(StatusRow.of, found):
+    for status in map(StatusRow.of, found["status"]):
         if status.audience:
             rest = await timelines.phases[phase].fan_out(status, resume, settings)
     if rest is None:

@@ -15,11 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.accounts import Account, authenticate, is_admin, presumed, token_row
+from app.accounts import Account, authenticate, is_admin
 from app.errors import Forbidden
 from app.social import Social
 from app.stack import Stack
-from app.stack.mongodb import riding
 from app.web.problems import CHALLENGE, FieldErrors, Rejected
 from phases.timelines import Timelines
 
@@ -94,23 +93,10 @@ class Operation:
 
     async def answer(self, request: Request) -> Response:
         call = Call(request)
-        if self.auth == "person" and self.method in SAFE and (account := presumed(bearer_token(request) or "")):
-            call.account = account
-            with riding(
-                token_row(call.token)
-            ) as rider:  # the answer is made meanwhile, and shown to nobody before that
-                try:
-                    return await self._answer(call)
-                finally:
-                    await _signed_in(request, rider.rows)
         if self.auth != "none":
             call.account = await _signed_in(request)
             if self.method not in SAFE:
                 await request.app.state.writes.count(call.account.id)
-        return await self._answer(call)
-
-    async def _answer(self, call: Call) -> Response:
-        request = call.request
         if self.auth == "admin":
             await require_admin(call.stack, call.me.id)
         if self.query:
@@ -135,11 +121,11 @@ def bearer_token(request: Request) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-async def _signed_in(request: Request, rows: Sequence[Mapping[str, Any]] | None = None) -> Account:
+async def _signed_in(request: Request) -> Account:
     token = bearer_token(request)
     if not token:
         raise Rejected(401, "This call needs a token: Authorization: Bearer <token>.", CHALLENGE)
-    account = await authenticate(request.app.state.stack, token, rows)
+    account = await authenticate(request.app.state.stack, token)
     if account is None:
         raise Rejected(
             401, "The token is unknown, expired or signed out.", {"WWW-Authenticate": 'Bearer error="invalid_token"'}

@@ -13,7 +13,8 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from app.edges import VERSIONS
 from app.stack.memcached import MemcachedStandIn
-from app.stack.mongodb import Find, _StandInCollection, _StandInDatabase
+from app.stack.mongodb import Find, Rows
+from app.stack.mongodb.mongomock import StandInCollection, StandInDatabase
 from app.stack.queue import DeliveryQueue
 from phases.activity import ACTIVE
 from tests.interleavings.scheduler import Touch, point, written
@@ -21,8 +22,8 @@ from tests.interleavings.scheduler import Touch, point, written
 CATALOG = "catalog"
 EDGES = (VERSIONS, "follows", "blocks", "circles", ACTIVE)
 
-_Collection: Any = _StandInCollection  # fewer options than Motor's: those that the project uses
-_Database: Any = _StandInDatabase
+_Collection: Any = StandInCollection  # fewer options than Motor's: those that the project uses
+_Database: Any = StandInDatabase
 
 
 def _keys(collection: str, condition: Any) -> frozenset[object] | None:
@@ -180,10 +181,10 @@ class StagedDatabase(_Database):  # type: ignore[misc]
         this: Any = self
         return StagedCollection(this, self.delegate.get_collection(*args, **options))
 
-    async def one_after_another(self, finds: Sequence[Find]) -> list[list[dict[str, Any]]]:
-        touches = [_read(find.collection, find.query, dict.fromkeys(find.fields, 1)) for find in finds]
-        await point("together " + ", ".join(find.collection for find in finds), *touches)
-        found: list[list[dict[str, Any]]] = await super().one_after_another(finds)
+    async def one_after_another(self, finds: Mapping[str, Find]) -> dict[str, Rows]:
+        touches = [_read(find.collection, find.query, dict.fromkeys(find.fields, 1)) for find in finds.values()]
+        await point("together " + ", ".join(find.collection for find in finds.values()), *touches)
+        found: dict[str, Rows] = await super().one_after_another(finds)
         return found
 
     async def at_once(self, work: Any) -> Any:

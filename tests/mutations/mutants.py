@@ -344,12 +344,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "the list is read before what is pending",
         "5 pending first",
         "phases/lists.py",
-        "        found = await together(self._db, *first) if first else []\n        try:\n"
+        "        found = await together(self._db, **first) if first else {}\n        try:\n"
         "            return found, await self._read(at, reader, before, n)\n"
         "        except MemcachedDown:\n            return found, NOTHING\n",
         "        try:\n            kept = await self._read(at, reader, before, n)\n"
         "        except MemcachedDown:\n            kept = NOTHING\n"
-        "        return (await together(self._db, *first) if first else []), kept\n",
+        "        return (await together(self._db, **first) if first else {}), kept\n",
         races=("publish x read, cache",),
     ),
     Mutant(
@@ -437,7 +437,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an entry can be delivered only once",
         "6 at least once",
-        "app/stack/mongodb.py",
+        "app/stack/mongodb/write.py",
         ' if error["code"] != DUPLICATE_KEY]',
         "]",
         _of(RULES, "test_jobs_twice_out_of_order_and_half"),

@@ -1,0 +1,45 @@
+"""The connection to MongoDB, whose commands are counted."""
+
+from typing import TYPE_CHECKING, Any
+
+from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
+from pymongo import monitoring
+from pymongo.write_concern import WriteConcern
+
+from app.stack.cost import count_mongodb
+
+if TYPE_CHECKING:
+    Database = AsyncIOMotorDatabase[dict[str, Any]]
+    Collection = AsyncIOMotorCollection[dict[str, Any]]
+else:
+    Database, Collection = AsyncIOMotorDatabase, AsyncIOMotorCollection
+
+POOL_SIZE = 50  # connections of one process
+
+
+class _CommandCounter(monitoring.CommandListener):
+    def started(self, event: monitoring.CommandStartedEvent) -> None:
+        count_mongodb()
+
+    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: monitoring.CommandFailedEvent) -> None: ...
+
+
+def connect(url: str, database: str, timeout_s: float) -> Database:
+    """The named database. Nothing is sent yet; every command waits at most `timeout_s`, a server included.
+
+    Writes are acknowledged by a majority, and retried once by the driver when the primary changes.
+    """
+    timeout_ms = int(timeout_s * 1000)
+    client: Any = AsyncIOMotorClient(
+        url,
+        tz_aware=True,
+        maxPoolSize=POOL_SIZE,
+        serverSelectionTimeoutMS=timeout_ms,
+        connectTimeoutMS=timeout_ms,
+        timeoutMS=timeout_ms,  # of a whole operation, its retries included: an election within it goes unnoticed
+        event_listeners=[_CommandCounter()],
+    )
+    found: Database = client.get_database(database, write_concern=WriteConcern("majority"))
+    return found

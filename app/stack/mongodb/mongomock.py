@@ -1,0 +1,68 @@
+"""The stand-in: mongomock in this process, whose commands are counted."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from mongomock_motor import AsyncMongoMockClient, AsyncMongoMockCollection, AsyncMongoMockDatabase
+
+from app.stack.cost import count_mongodb
+from app.stack.mongodb.connection import Database
+from app.stack.mongodb.find import Find, Rows
+
+T = TypeVar("T")
+
+_COMMANDS = frozenset(
+    [
+        "aggregate",
+        "bulk_write",
+        "count_documents",
+        "delete_many",
+        "delete_one",
+        "distinct",
+        "find",
+        "find_one",
+        "find_one_and_update",
+        "insert_many",
+        "insert_one",
+        "replace_one",
+        "update_many",
+        "update_one",
+    ]
+)
+
+
+class StandInCollection(AsyncMongoMockCollection):  # type: ignore[type-arg]
+    def __getattribute__(self, name: str) -> Any:
+        if name in _COMMANDS:
+            count_mongodb()
+        return super().__getattribute__(name)
+
+
+class StandInDatabase(AsyncMongoMockDatabase):  # type: ignore[type-arg]
+    def get_collection(self, *args: Any, **options: Any) -> Any:
+        this: Any = self
+        return StandInCollection(this, self.delegate.get_collection(*args, **options))
+
+    async def one_after_another(self, finds: Mapping[str, Find]) -> dict[str, Rows]:
+        """Nothing else runs in between: mongomock never gives the event loop away."""
+        count_mongodb()
+        answers = {}
+        for name, find in finds.items():
+            found = self.delegate[find.collection].find(find.query, find.projection())
+            answers[name] = list((found.sort(list(find.order)) if find.order else found).limit(find.limit))
+        return answers
+
+    async def at_once(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """The same for commands on this database. `work` refuses before it writes: nothing here can be taken back."""
+        return await work(self)
+
+
+def stand_in(database: str) -> Database:
+    """mongomock in this process: no clustered collections, sessions or change streams, and meaningless timings."""
+    client: Any = AsyncMongoMockClient(tz_aware=True)
+    found: Database = StandInDatabase(client, client.get_database(database).delegate)
+    return found
+
+
+def is_stand_in(database: Database) -> bool:
+    return isinstance(database, StandInDatabase)

@@ -1,0 +1,83 @@
+"""Transactions: several commands, all of them or none, on one snapshot."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pymongo import ReturnDocument
+from pymongo.errors import PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
+
+from app.stack.mongodb.connection import Database
+from app.stack.mongodb.mongomock import StandInDatabase
+
+T = TypeVar("T")
+
+TRANSACTION_S = 5.0  # how long a transaction is tried while others change the same documents
+TRANSACTION_PAUSE_S = 0.005
+
+
+class Contended(Exception):
+    """Others, or one who died in the middle, have held the same documents for too long: as if a server were away."""
+
+
+class Transaction:
+    """The collections inside a transaction: whatever is read or written through it belongs to it."""
+
+    def __init__(self, database: Database, session: Any) -> None:
+        self._database, self._options = database, {"session": session} if session else {}
+
+    def __getitem__(self, name: str) -> "InTransaction":
+        return InTransaction(self._database[name], self._options)
+
+
+@dataclass(frozen=True)
+class InTransaction:
+    """The commands that transactions need."""
+
+    _collection: Any
+    _options: Mapping[str, Any]
+
+    async def find_one(self, query: Mapping[str, Any], fields: Mapping[str, int]) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = await self._collection.find_one(query, fields, **self._options)
+        return found
+
+    async def update_one(self, query: Mapping[str, Any], change: Mapping[str, Any], *, upsert: bool) -> None:
+        await self._collection.update_one(query, change, upsert=upsert, **self._options)
+
+    async def find_or_insert(self, query: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+        """The document as it was or, where there was none, as it is now."""
+        row: dict[str, Any] = await self._collection.find_one_and_update(
+            query, {"$setOnInsert": new}, upsert=True, return_document=ReturnDocument.AFTER, **self._options
+        )
+        return row
+
+    async def delete_one(self, query: Mapping[str, Any]) -> None:
+        await self._collection.delete_one(query, **self._options)
+
+    async def delete_many(self, query: Mapping[str, Any]) -> None:
+        await self._collection.delete_many(query, **self._options)
+
+
+async def transaction(database: Database, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    """Do all of `work` or nothing, on one snapshot; again when somebody else was faster. Raises Contended.
+
+    Not Motor's `with_transaction`: that tries for two minutes.
+    """
+    if isinstance(database, StandInDatabase):
+        return await database.at_once(lambda alone: work(Transaction(alone, None)))
+    deadline = time.monotonic() + TRANSACTION_S
+    async with await database.client.start_session() as session:
+        while True:
+            try:
+                async with session.start_transaction(ReadConcern("snapshot"), WriteConcern("majority")):
+                    return await work(Transaction(database, session))
+            except PyMongoError as error:
+                if not error.has_error_label("TransientTransactionError"):
+                    raise
+                if time.monotonic() > deadline:
+                    raise Contended("others keep changing the same documents") from error
+            await asyncio.sleep(TRANSACTION_PAUSE_S)

@@ -1,0 +1,106 @@
+"""Creating collections, and writes that may be repeated."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pymongo import ReturnDocument
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    CollectionInvalid,
+    DuplicateKeyError,
+    NotPrimaryError,
+    OperationFailure,
+    WriteConcernError,
+)
+
+from app.models import DOCUMENTS
+from app.stack.mongodb.connection import Database
+from app.stack.mongodb.mongomock import is_stand_in
+
+DUPLICATE_KEY, NAMESPACE_EXISTS = 11000, 48  # MongoDB's error codes
+
+
+async def create_clustered(database: Database, name: str) -> None:
+    """A collection stored in the order of its `_id`, without a second index (MongoDB manual, Clustered Collections)."""
+    if is_stand_in(database):
+        await database.create_collection(name)
+    else:
+        await database.create_collection(name, clusteredIndex={"key": {"_id": 1}, "unique": True})
+
+
+async def prepare(database: Database) -> None:
+    """Create the collections and indexes of our documents, where they are missing.
+
+    Not Beanie 1.30: of two indexes on the same fields in another order it creates the last one only.
+    """
+    there = await database.list_collection_names()
+    for document in DOCUMENTS:
+        name, indexes = document.Settings.name, document.Settings.indexes
+        if indexes:
+            await database[name].create_indexes(indexes)
+        elif name not in there:
+            await _create(database, name)
+
+
+async def _create(database: Database, name: str) -> None:
+    """Unless another process has been faster."""
+    try:
+        await database.create_collection(name)
+    except CollectionInvalid:
+        pass
+    except OperationFailure as error:
+        if error.code != NAMESPACE_EXISTS:
+            raise
+
+
+async def insert_missing(database: Database, name: str, documents: list[dict[str, Any]]) -> None:
+    """Those whose `_id` is not there yet, in one command, until a majority has them. Raises as `insert_many` does.
+
+    The command itself: PyMongo's `insert_many` takes half as long again for ten thousand small documents.
+    """
+    if is_stand_in(database):
+        try:
+            await database[name].insert_many(documents, ordered=False)
+        except BulkWriteError as error:
+            _unless_there(error.details or {})
+        return
+    command = {"insert": name, "documents": documents, "ordered": False, "writeConcern": {"w": "majority"}}
+    try:
+        reply = await database.command(command)
+    except (AutoReconnect, NotPrimaryError):  # once more, as the driver does with its own writes
+        reply = await database.command(command)
+    _unless_there(reply)
+
+
+async def grown(
+    database: Database, name: str, id: Any, array: str, members: Sequence[Any], field: str, at_least: Any
+) -> dict[str, Any]:
+    """Of one document, which may have to be inserted: `array` with what it lacks of `members`, `field` raised. After a
+    majority has it, as it then is.
+
+    Not `$addToSet`, whose time grows with the product of both lengths: 1.5 s for 10,000 members that are there.
+    """
+    change: Any = {"$addToSet": {array: {"$each": list(members)}}, "$max": {field: at_least}}
+    if not is_stand_in(database):
+        union = {"$setUnion": [{"$ifNull": [f"${array}", []]}, list(members)]}
+        change = [{"$set": {array: union, field: {"$max": [f"${field}", at_least]}}}]
+
+    async def upsert() -> dict[str, Any]:
+        found: dict[str, Any] = await database[name].find_one_and_update(
+            {"_id": id}, change, upsert=True, return_document=ReturnDocument.AFTER
+        )
+        return found
+
+    try:
+        return await upsert()
+    except DuplicateKeyError:  # somebody else was faster to insert it
+        return await upsert()
+
+
+def _unless_there(reply: Mapping[str, Any]) -> None:
+    """Of an insert: raise what went wrong."""
+    if others := [error for error in reply.get("writeErrors", ()) if error["code"] != DUPLICATE_KEY]:
+        raise BulkWriteError({**reply, "writeErrors": others})
+    if unsure := reply.get("writeConcernError"):
+        raise WriteConcernError(unsure["errmsg"], unsure["code"], unsure)
