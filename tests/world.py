@@ -127,6 +127,6 @@ class World:
             raise redis.ConnectionError("stopped by the test")
 
         with ExitStack() as patches:
-            for name in ("_offer", "_take_some", "_settle", "_job_ids"):
+            for name in ("_offer", "_job_ids"):
                 patches.enter_context(patch.object(self.stack.queue, name, down))
             yield

@@ -6,9 +6,6 @@ Beanie's documents stay bound to the application's database, so only raw collect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from rq import Queue
-from rq.serializers import JSONSerializer
-
 from app.clock import Clock
 from app.config import Config
 from app.stack import MEMCACHED_TIMEOUT_S, Addresses, Stack, mongodb, queue
@@ -30,11 +27,7 @@ async def scratch(addresses: Addresses, config: Config, family: str, clock: Cloc
     else:
         db = mongodb.connect(addresses.mongodb, config.database, timeout_s)
     redis = queue.stand_in() if addresses.redis is None else queue.connect(addresses.redis, timeout_s)
-    deliveries = DeliveryQueue(redis, clock.monotonic)
-    deliveries.queues = {
-        name: Queue(f"{config.database}-{name}", connection=redis, serializer=JSONSerializer)
-        for name in deliveries.queues
-    }
+    deliveries = DeliveryQueue(redis, clock.monotonic, prefix=f"{config.database}-")
     memcached: Memcached = (
         MemcachedStandIn() if addresses.memcached is None else MemcachedNodes(addresses.memcached, MEMCACHED_TIMEOUT_S)
     )

@@ -1,21 +1,21 @@
-"""What a worker makes of the jobs that wait: many in one turn, each still counted, given back and buried by itself."""
+"""What a worker makes of the jobs that wait, and what becomes of those that get lost."""
 
 import asyncio
+import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from unittest.mock import patch
 
 import pytest
-import redis
 from bson import ObjectId
 
 from app.models import StatusRow
-from app.stack import queue
+from app.stack.queue import FIRST, JOB_TIMEOUT_S, MORE
+from app.stack.queue import jobs as offered
 from phases.base import Resume
 from phases.p2_push import Push
 from phases.switch import Settings
 from tests.world import World
-from workers import jobs
 from workers.jobs import RUNTIME, Runtime, fan_out
 
 pytestmark = pytest.mark.anyio
@@ -31,16 +31,15 @@ async def town(world: World) -> World:
     return world
 
 
-async def one_job(world: World, status: ObjectId, *, whole: bool = True) -> None:
-    """As RQ calls it in its thread; not `whole`: and nothing of what waits behind it."""
+async def one_job(world: World, status: ObjectId) -> None:
+    """As RQ calls it in its thread."""
     runtime = Runtime(world.timelines, asyncio.get_running_loop())
 
     def call() -> None:
         RUNTIME.set(runtime)
         fan_out("cache", str(status), None)
 
-    with patch.object(jobs, "TURN_S", jobs.TURN_S if whole else -1):
-        await asyncio.to_thread(call)
+    await asyncio.to_thread(call)
 
 
 def meanwhile(happens: Callable[[StatusRow], object]) -> AbstractContextManager[object]:
@@ -58,43 +57,12 @@ def meanwhile(happens: Callable[[StatusRow], object]) -> AbstractContextManager[
     return patch.object(Push, "fan_out", and_then)
 
 
-async def test_one_job_delivers_what_waits_behind_it_and_leaves_nothing_in_redis(town: World) -> None:
-    posted = [await town.post("zoe", f"{n}") for n in range(20)]
-    await one_job(town, posted[7].id)
-    assert (await town.pending())["cache"] == 0
-    assert await town.stack.queue.depth() == {}
-    assert keys(town, "rq:job:*") == keys(town, "rq:wip:*") == []
-    assert await town.walk("ann", "cache") == [f"{n}" for n in reversed(range(20))]
-
-
-async def test_what_is_posted_during_a_job_is_delivered_by_it(town: World) -> None:
-    first = await town.post("zoe", "first")
-
-    async def post_once(status: StatusRow) -> None:
-        if status.text == "first" and (await town.pending())["cache"] == 1:
-            await town.post("zoe", "meanwhile")
-
-    with meanwhile(post_once):
-        await one_job(town, first.id)
-    assert (await town.pending())["cache"] == 0
-
-
-async def test_a_pause_ends_the_turn_after_the_chunk_at_hand(town: World) -> None:
-    posted = [await town.post("zoe", f"{n}") for n in range(20)]
-    with meanwhile(lambda _: town.stack.queue.pause()):
-        await one_job(town, posted[0].id)
-    assert (await town.pending())["cache"] == 19
-    await town.stack.queue.resume()
-    await town.drain()
-    assert (await town.pending())["cache"] == 0
-
-
 async def test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out(town: World) -> None:
     def poison(status: StatusRow) -> None:
         if status.text == "poison":
             raise ValueError("indigestible")
 
-    with patch.object(queue, "ATTEMPT_PAUSES_S", (0,)), meanwhile(poison):
+    with patch.object(offered, "ATTEMPT_PAUSES_S", (0,)), meanwhile(poison):
         for text in ("before", "poison", "after"):
             await town.post("zoe", text)
         await town.drain()
@@ -111,7 +79,7 @@ async def test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out(town: 
     await town.sees("ann", "after", "poison", "before")
 
 
-async def test_redis_that_goes_away_during_a_job_ends_the_turn_and_the_sweeper_finds_the_rest(town: World) -> None:
+async def test_redis_that_goes_away_during_a_job_loses_nothing_that_waits(town: World) -> None:
     posted = [await town.post("zoe", f"{n}") for n in range(3)]
     async with town.without_redis():
         await one_job(town, posted[0].id)
@@ -122,33 +90,12 @@ async def test_redis_that_goes_away_during_a_job_ends_the_turn_and_the_sweeper_f
     assert (await town.pending())["cache"] == 0
 
 
-async def test_small_deliveries_and_a_large_one_take_turns(town: World) -> None:
-    """Rule 7. Neither waits for more than the chunks of one round, however many small ones are posted."""
-    await three_chunks(town)
-    await town.people("yan")
-    rounds: list[list[str]] = []
-    take_some = town.stack.queue.take_some
-
-    async def noted(first_chunks: int, *, alone: bool) -> list[queue.Chunk]:
-        if len(rounds) < 6:
-            await town.post("yan", "small")
-        chunks = await take_some(first_chunks, alone=alone)
-        rounds.append(["large" if chunk.resume else "small" for chunk in chunks])
-        return chunks
-
-    large = await town.post("zoe", "large")
-    await town.stack.queue.settle(await take_some(1), [], None)
-    with patch.object(town.stack.queue, "take_some", noted):
-        await one_job(town, large.id)
-    assert rounds == [["small"], ["small", "large"]] * 3 + [[]]
-
-
-def abandoned() -> AbstractContextManager[object]:
-    """What is taken is taken for abandoned at once, and tried again without a pause."""
-    patches = ExitStack()
-    patches.enter_context(patch.object(queue, "TAKEN_S", -1))
-    patches.enter_context(patch.object(queue, "ATTEMPT_PAUSES_S", (0,) * 5))
-    return patches
+def take(world: World, name: str, *, patience_s: float = JOB_TIMEOUT_S) -> str:
+    """As RQ begins a job: off its queue and into the registry of those in hand. Its worker says nothing any more."""
+    taken = world.stack.queue.queues[name].pop_job_id()
+    assert taken
+    world.stack.queue.connection.zadd(f"rq:wip:{name}", {f"{taken}:execution": time.time() + patience_s})
+    return taken
 
 
 def keys(world: World, pattern: str) -> list[bytes]:
@@ -168,10 +115,9 @@ async def test_a_chunk_that_rq_lost_does_not_block_the_way(town: World) -> None:
     """RQ takes a job off its queue and registers it in two steps; a worker may die between them."""
     fans = await three_chunks(town)
     status = await town.post("zoe", "hello")
-    [first] = await town.stack.queue.take_some(9)
-    await one_job(town, status.id, whole=False)
-    await town.stack.queue.settle([first], [], None)
-    assert town.stack.queue.queues[queue.MORE].pop_job_id()
+    assert town.stack.queue.queues[FIRST].pop_job_id()
+    await one_job(town, status.id)
+    assert town.stack.queue.queues[MORE].pop_job_id()
     await town.drain()
     assert (await town.pending())["cache"] == 1
     await town.sweep()
@@ -183,14 +129,12 @@ async def test_a_chunk_that_rq_lost_does_not_block_the_way(town: World) -> None:
 @pytest.mark.parametrize("in_hand", [1, 2], ids=["the first chunk", "a further chunk"])
 async def test_a_chunk_that_dies_with_its_worker_is_queued_again(town: World, in_hand: int) -> None:
     fans = await three_chunks(town)
-    with abandoned():
+    with patch.object(offered, "ATTEMPT_PAUSES_S", (0,) * 5):
         status = await town.post("zoe", "hello")
-        [chunk] = await town.stack.queue.take_some(9)
         if in_hand == 2:
-            await one_job(town, status.id, whole=False)
-            await town.stack.queue.settle([chunk], [], None)
-            [chunk] = await town.stack.queue.take_some(9)
-            assert chunk.resume
+            town.stack.queue.connection.delete(f"rq:job:{town.stack.queue.queues[FIRST].pop_job_id()}")
+            await one_job(town, status.id)
+        take(town, FIRST if in_hand == 1 else MORE, patience_s=-1)
         assert (await town.pending())["cache"] == 1
         await town.sees(fans[-1], "hello")
         await town.sweep()
@@ -202,42 +146,9 @@ async def test_a_chunk_that_dies_with_its_worker_is_queued_again(town: World, in
 
 async def test_what_is_in_hand_is_not_lost_for_the_sweeper(town: World) -> None:
     await town.post("zoe", "hello")
-    [chunk] = await town.stack.queue.take_some(9)
+    taken = take(town, FIRST)
     await town.sweep()
     assert await town.stack.queue.depth() == {}
     assert [(one.id, one.state) for one in await town.stack.queue.deliveries(failed=False, limit=9)] == [
-        (chunk.id, "started")
+        (taken, "started")
     ]
-    await town.stack.queue.settle([], [chunk], None)
-    assert await town.stack.queue.depth() == {"cache": 1}
-    await town.drain()
-    assert (await town.pending())["cache"] == 0
-
-
-async def test_a_job_that_hangs_in_a_turn_goes_back_and_blames_nobody_else(town: World) -> None:
-    async def hang(status: StatusRow) -> None:
-        if status.text == "hangs":
-            await asyncio.sleep(60)
-
-    first, _ = await town.post("zoe", "first"), await town.post("zoe", "hangs")
-    with patch.object(jobs, "TAKEN_TIMEOUT_S", 2), meanwhile(hang):
-        await one_job(town, first.id)
-    assert (await town.pending())["cache"] == 1
-    assert await town.stack.queue.depth() == {"cache": 1}
-    await town.drain()
-    assert (await town.pending())["cache"] == 0
-
-
-async def test_redis_that_fails_when_a_turn_is_settled_delays_and_loses_nothing(town: World) -> None:
-    def down(*_: object) -> None:
-        raise redis.ConnectionError("stopped by the test")
-
-    with abandoned():
-        posted = [await town.post("zoe", f"{n}") for n in range(3)]
-        with patch.object(town.stack.queue, "_settle", down):
-            await one_job(town, posted[0].id)
-        await town.sweep()
-        await town.drain()
-    assert (await town.pending())["cache"] == 0
-    assert keys(town, "rq:job:*") == keys(town, "rq:wip:*") == []
-    await town.sees("ann", "2", "1", "0")

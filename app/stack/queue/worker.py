@@ -15,9 +15,7 @@ from rq.suspension import is_suspended
 from rq.timeouts import TimerDeathPenalty
 from rq.worker import DequeueStrategy
 
-from app.stack.queue import DeliveryQueue
-
-__all__ = ["Retry", "after_the_outage", "attempts_of_this_job", "consume", "drain", "worker_of_this_job"]
+from app.stack.queue.delivery_queue import DeliveryQueue
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +36,6 @@ def attempts_of_this_job() -> int:
     """How often the job that this thread is doing has been tried before."""
     job = get_current_job()
     return (job.number_of_retries or 0) if job else 0
-
-
-def worker_of_this_job() -> str | None:
-    """The name that the worker of this thread is known by."""
-    job = get_current_job()
-    return job.worker_name if job else None
 
 
 class _Worker(SimpleWorker):
