@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from app.config import Config
-from app.stack.datadir import DataDirectory, Note
-from app.stack.probe import NoAnswer, ask
-from app.stack.programs import Level, Server, Source, masked, resolve
+from app.servers.datadir import DataDirectory, Note
+from app.servers.probe import NoAnswer, ask
+from app.servers.programs import Level, Server, Source, masked, resolve
 
 TIMEOUT_S = 3.0
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from app.stack.programs import Level
+    from app.servers.programs import Level
     from benchmarks.graph import Graph
     from benchmarks.rig import Rig
 

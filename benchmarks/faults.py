@@ -23,11 +23,12 @@ import click
 import psutil
 
 from app.config import Config, environment_for
+from app.servers.borrow import servers_of
+from app.servers.datadir import DataDirectory
+from app.servers.programs import ServersError
+from app.servers.replica import ReplicaSet, replica_set
+from app.servers.start import say
 from app.stack import connected
-from app.stack.datadir import DataDirectory
-from app.stack.programs import ServersError
-from app.stack.replica import ReplicaSet, replica_set
-from app.stack.servers import say, servers_of
 from benchmarks.faults_load import PASSWORD, SLUGS, Cast, Client, Load, NeverRecovered, Record, client, persist
 from benchmarks.graph import Graph
 from benchmarks.seed import seed

@@ -21,12 +21,13 @@ from app.config import Config
 from app.edges import VERSIONS
 from app.errors import Refused
 from app.models import ActiveReader, CircleMember, Follow, Status, User
+from app.servers.borrow import servers_of
+from app.servers.children import Child, stop_together
+from app.servers.datadir import DataDirectory
+from app.servers.programs import Level, resolve
+from app.servers.start import say
 from app.stack import Addresses, Stack, connected
-from app.stack.children import Child, stop_together
-from app.stack.datadir import DataDirectory
 from app.stack.mongodb import is_stand_in
-from app.stack.programs import Level, resolve
-from app.stack.servers import say, servers_of
 from benchmarks.graph import Graph
 from benchmarks.record import Record, recorded
 from benchmarks.seed import World, insert

@@ -20,8 +20,8 @@ import pytest
 from redis import Redis
 
 from app.config import Config
+from app.servers.borrow import servers_of
 from app.stack import connected
-from app.stack.servers import servers_of
 from benchmarks.graph import Graph
 from benchmarks.seed import seed
 from tests.conftest import real_servers

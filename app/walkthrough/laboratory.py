@@ -19,8 +19,8 @@ from pymongo.errors import DuplicateKeyError
 
 from app.config import Config
 from app.errors import NotFound, TooMany
+from app.servers.scratch import scratch
 from app.stack import UNAVAILABLE, Addresses, Stack
-from app.stack.scratch import scratch
 from app.walkthrough.experiments import EXPERIMENTS
 from app.walkthrough.experiments.base import Experiment
 from app.walkthrough.lab import ForwardClock, Lab
