@@ -15,8 +15,8 @@ from app.errors import Refused
 from benchmarks.cli import MEASUREMENTS
 
 if TYPE_CHECKING:
+    from app.servers.programs import Level
     from app.stack import Stack
-    from app.stack.programs import Level
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class Refusal(click.ClickException):
 class Feedlab(click.Group):
     def invoke(self, context: click.Context) -> object:
         """Expected ends: 2 with one line when it cannot start, 130 after Ctrl-C, 143 after SIGTERM."""
-        from app.stack.programs import ServersError
+        from app.servers.programs import ServersError
 
         before = signal.signal(signal.SIGTERM, _terminated)
         try:
@@ -70,8 +70,8 @@ def stack_option(command: Callable[..., T]) -> Callable[..., T]:
 
 def on_stack(data: Path, level: "Level", purpose: str, work: "Callable[[Stack], Coroutine[Any, Any, T]]") -> T:
     """Run `work` on the servers of `data`."""
+    from app.servers.borrow import servers_of
     from app.stack import connected
-    from app.stack.servers import servers_of
 
     config = Config.from_environment()
 
@@ -116,8 +116,8 @@ def serve(data: Path, level: "Level", host: str, port: int, workers: int, web: i
 def web_process(data: Path, fd: int) -> None:
     """One web process of `feedlab serve`."""
     from app.serve import web_process as run
-    from app.stack.children import end_with_parent
-    from app.stack.servers import owner_servers
+    from app.servers.borrow import owner_servers
+    from app.servers.children import end_with_parent
 
     end_with_parent()
     config = Config.from_environment()
@@ -143,8 +143,8 @@ def doctor(data: Path, level: "Level", as_json: bool) -> None:
 def worker(data: Path, level: "Level", count: int, child: bool) -> None:
     """Deliver statuses in the background, until SIGTERM."""
     from app.serve import work
-    from app.stack.children import end_with_parent
-    from app.stack.servers import owner_servers
+    from app.servers.borrow import owner_servers
+    from app.servers.children import end_with_parent
 
     config = Config.from_environment()
     if not child:
@@ -230,7 +230,7 @@ def walkthrough(data: Path, print_only: bool) -> None:
     """Open the walkthrough on the site that runs for the data directory."""
     import webbrowser
 
-    from app.stack.datadir import DataDirectory
+    from app.servers.datadir import DataDirectory
 
     owner = DataDirectory(data).owner()
     if owner is None or owner.web is None:

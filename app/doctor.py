@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from app.config import Config
+from app.servers.datadir import DataDirectory, Note
+from app.servers.probe import NoAnswer, ask
+from app.servers.programs import TITLES, Level, Server, Source, masked, resolve
 from app.stack import schema
 from app.stack.mongodb.connection import connect
-from app.stack.datadir import DataDirectory, Note
-from app.stack.probe import NoAnswer, ask
-from app.stack.programs import TITLES, Level, Server, Source, masked, resolve
 
 TIMEOUT_S = 3.0
 

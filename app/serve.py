@@ -20,11 +20,12 @@ from starlette.applications import Starlette
 
 from app.config import Config
 from app.models import User
+from app.servers.borrow import servers_of
+from app.servers.children import Child, Stop, Stopped, stop_together
+from app.servers.datadir import DataDirectory
+from app.servers.programs import TITLES, Level, ServersError, Source, insist, resolve
+from app.servers.start import say, started
 from app.stack import Addresses, Stack, connected
-from app.stack.children import Child, Stop, Stopped, stop_together
-from app.stack.datadir import DataDirectory
-from app.stack.programs import TITLES, Level, ServersError, Source, insist, resolve
-from app.stack.servers import say, servers_of, started
 
 if TYPE_CHECKING:
     from phases.timelines import Timelines

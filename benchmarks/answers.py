@@ -5,21 +5,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bson import ObjectId
+from phases.activity import ACTIVE
+from phases.lists import LIST, Value, key
+from phases.switch import Container, entries_name, floors_name
 
 from app.clock import FIRST_ID, LAST_ID
 from app.config import Config
 from app.models import StatusRow
 from app.stack import Stack
-from app.stack.mongodb import is_stand_in
+from app.stack.mongodb.stand_in import is_stand_in
 from phases import PHASES
-from phases.activity import ACTIVE
 from phases.base import Phase
-from phases.lists import LIST, Value, key
 from phases.p2_push import Push
 from phases.p3_queue import Queue
 from phases.p4_cache import Cache
 from phases.reading import Slice
-from phases.switch import Container, entries_name, floors_name
 from phases.timelines import Timelines
 
 ENTRIES, LISTS = "entries", "lists"  # stores: the raw limits of `benchmarks.limits` are of these two

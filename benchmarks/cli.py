@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from app.demo.graph import Graph
     from app.demo.progress import Progress
-    from app.stack.programs import Level
+    from app.servers.programs import Level
     from benchmarks.report import Report
     from benchmarks.rig import Rig
 

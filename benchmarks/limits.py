@@ -11,14 +11,14 @@ from typing import Any
 
 import uvicorn
 from bson import ObjectId
+from phases.activity import ACTIVE
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from app.stack import Database
-from app.stack.mongodb import create_clustered
-from phases.activity import ACTIVE
+from app.stack.mongodb.write import create_clustered
 
 RAW_ENTRIES, RAW_ARRAYS = "raw_entries", "raw_arrays"
 INSERT_BATCH = 10_000

@@ -13,7 +13,7 @@ from bson import ObjectId
 
 from app.stack import Stack
 from app.stack.cost import uncounted
-from app.stack.mongodb import is_stand_in
+from app.stack.mongodb.stand_in import is_stand_in
 from benchmarks import answers
 from benchmarks.measure import Latencies
 from benchmarks.oracle import Oracle

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 from bson import ObjectId
+from phases.activity import ACTIVE
 
 from app.config import Config
 from app.demo.graph import Graph
@@ -22,15 +23,15 @@ from app.demo.seed import World, insert
 from app.edges import VERSIONS
 from app.errors import Refused
 from app.models import ActiveReader, CircleMember, Follow, Status, User
+from app.servers.borrow import servers_of
+from app.servers.children import Child, stop_together
+from app.servers.datadir import DataDirectory
+from app.servers.programs import Level, resolve
+from app.servers.start import say
 from app.stack import Addresses, Stack, connected
-from app.stack.children import Child, stop_together
-from app.stack.datadir import DataDirectory
-from app.stack.programs import Level, resolve
-from app.stack.servers import say, servers_of
 from benchmarks import answers
 from benchmarks.oracle import Oracle
 from benchmarks.subject import Api, Http, InProcess, Subject
-from phases.activity import ACTIVE
 from phases.base import Phase
 from phases.timelines import Timelines
 from workers.worker import run_in_thread

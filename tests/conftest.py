@@ -11,9 +11,9 @@ import pytest
 
 from app.clock import ManualClock
 from app.config import Config
+from app.servers.borrow import running_servers
+from app.servers.programs import ServersError
 from app.stack import Addresses, connected
-from app.stack.programs import ServersError
-from app.stack.servers import running_servers
 from tests.dates import NOON
 from tests.world import World
 

@@ -8,7 +8,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from app.stack.children import end_with_parent
+from app.servers.children import end_with_parent
 
 ME = (sys.executable, str(Path(__file__).absolute()))
 

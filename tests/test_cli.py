@@ -12,10 +12,10 @@ from click.testing import CliRunner, Result
 
 from app.cli import Feedlab, main
 from app.config import Config
-from app.stack import programs
-from app.stack.datadir import DataDirectory
-from app.stack.programs import ServersError, insist, resolve
-from app.stack.servers import running_servers
+from app.servers import programs
+from app.servers.borrow import running_servers
+from app.servers.datadir import DataDirectory
+from app.servers.programs import ServersError, insist, resolve
 
 COMMANDS = ("serve", "doctor", "worker", "phases", "deliveries", "admin", "seed", "walkthrough")
 SILENT = {

@@ -10,13 +10,24 @@ PACKAGES = ("app", "phases", "workers", "benchmarks")
 TOP_LEVEL = {"app", "phases", "workers", "templates", "benchmarks", "tests", "docs"}
 
 # Who may import whom, by the longest matching prefix. Arrows run one way: edges -> use cases -> phases -> ground.
-GROUND = {"app", "app.access", "app.clock", "app.config", "app.edges", "app.errors", "app.models", "app.stack"}
+GROUND = {
+    "app",
+    "app.access",
+    "app.clock",
+    "app.config",
+    "app.edges",
+    "app.errors",
+    "app.models",
+    "app.servers",
+    "app.stack",
+}
 ALLOWED = {
     "app.clock": set(),
     "app.config": set(),
     "app.errors": set(),
     "app.models": set(),
     "app.stack": {"app.clock", "app.config", "app.models"},
+    "app.servers": {"app.clock", "app.config", "app.stack"},
     "app.edges": {"app.models", "app.stack"},
     "app.access": {"app.edges", "app.models", "app.stack"},
     "phases": GROUND,
@@ -76,12 +87,12 @@ def test_arrows_run_one_way(module: str, path: Path) -> None:
 @pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
 def test_drivers_are_imported_in_the_stack_only(module: str, path: Path) -> None:
     drivers = {name for name in imports(path) if name.partition(".")[0] in DRIVERS}
-    assert not drivers or module.startswith("app.stack"), f"{module} imports {drivers}"
+    assert not drivers or module.startswith(("app.stack", "app.servers")), f"{module} imports {drivers}"
 
 
 def test_only_the_config_reads_the_environment() -> None:
     readers = {module for module, path in modules() if "os.environ" in path.read_text()}
-    assert readers <= {"app.config", "app.stack.children", "app.stack.programs"}, readers
+    assert readers <= {"app.config", "app.servers.children", "app.servers.programs"}, readers
 
 
 def test_a_phase_fits_on_a_screen() -> None:

@@ -11,8 +11,11 @@ from bson import ObjectId
 from app.config import Config
 from app.edges import VERSIONS, change_edges
 from app.models import DOCUMENTS
-from app.stack import Addresses, connected, mongodb
-from app.stack.mongodb import Collection, Contended, Find, Transaction, create_clustered, together
+from app.stack import Addresses, connected
+from app.stack.mongodb.connection import Collection
+from app.stack.mongodb.find import Find, together
+from app.stack.mongodb.transaction import Contended, Transaction
+from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -26,11 +29,12 @@ async def test_a_collection_that_is_being_created_can_be_read(servers: Addresses
         try:
             for number in range(40):
                 name = f"new_{number}"
-                _, *reads = await asyncio.gather(
+                looks = {"other": Find("other", {}, ("_id",), 1), "new": Find(name, {}, ("_id",), 1)}
+                _, reads = await asyncio.gather(
                     create_clustered(stack.db, name),
-                    *(together(stack.db, Find("other", {}, ("_id",), 1), Find(name, {}, ("_id",), 1)) for _ in "12345"),
+                    asyncio.gather(*(together(stack.db, **looks) for _ in "12345")),
                 )
-                assert all(empty == [] for _, empty in reads)
+                assert all(read["new"] == [] for read in reads)
         finally:
             busy.cancel()
             with suppress(asyncio.CancelledError):
@@ -77,7 +81,7 @@ async def test_a_transaction_that_somebody_else_holds_up_gives_up(servers: Addre
         dying = asyncio.create_task(change_edges(stack.db, [id], hang))
         await began.wait()
         try:
-            with patch("app.stack.mongodb.TRANSACTION_S", 0.05), pytest.raises(Contended):
+            with patch("app.stack.mongodb.transaction.TRANSACTION_S", 0.05), pytest.raises(Contended):
                 await change_edges(stack.db, [id], nothing)
             dying.cancel()
             await asyncio.wait([dying])
@@ -98,7 +102,7 @@ async def _write(collection: Collection) -> None:
 async def _interrupted(*_: object) -> None:
     """The answer to an insert that arrives while the primary steps down."""
     error = {"code": 11602, "errmsg": "operation was interrupted"}
-    mongodb._unless_there({"writeErrors": [{"code": mongodb.DUPLICATE_KEY}], "writeConcernError": error})
+    _unless_there({"writeErrors": [{"code": DUPLICATE_KEY}], "writeConcernError": error})
 
 
 async def test_entries_that_may_not_be_with_a_majority_are_delivered_again(world: World) -> None:

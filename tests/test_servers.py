@@ -17,12 +17,13 @@ import pytest
 from pymongo import MongoClient
 
 from app.config import Config
-from app.stack import children, programs
-from app.stack.children import Child, stop_together
-from app.stack.datadir import DataDirectory, InUse, Note, ProcessId
-from app.stack.probe import NoAnswer, ask
-from app.stack.programs import Server, ServersError, Source, insist, masked, resolve
-from app.stack.servers import _free_port, owner_servers, running_servers, servers_of
+from app.servers import children, programs
+from app.servers.borrow import owner_servers, running_servers, servers_of
+from app.servers.children import Child, stop_together
+from app.servers.commands import free_port
+from app.servers.datadir import DataDirectory, InUse, Note, ProcessId
+from app.servers.probe import NoAnswer, ask
+from app.servers.programs import Server, ServersError, Source, insist, masked, resolve
 
 SERVING = (sys.executable, str(Path(__file__).with_name("serving.py")))
 URLS = {
@@ -482,7 +483,7 @@ def test_a_port_taken_between_look_and_start_is_not_the_end(tmp_path: Path, monk
         squatter.bind(("127.0.0.1", 0))
         squatter.listen()
         taken = squatter.getsockname()[1]
-        ports = iter([taken, _free_port(), _free_port(), _free_port(), _free_port()])
-        monkeypatch.setattr("app.stack.servers._free_port", lambda: next(ports))
+        ports = iter([taken, free_port(), free_port(), free_port(), free_port()])
+        monkeypatch.setattr("app.servers.start.free_port", lambda: next(ports))
         with running_servers(tmp_path, NOTHING):
             assert taken not in DataDirectory(tmp_path).note().ports.values()

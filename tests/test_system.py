@@ -22,8 +22,8 @@ from redis import Redis
 from app.config import Config
 from app.demo.graph import Graph
 from app.demo.seed import seed
+from app.servers.borrow import servers_of
 from app.stack import connected
-from app.stack.servers import servers_of
 from tests.conftest import real_servers
 from tests.world import KEEPING, SLUGS
 

@@ -17,9 +17,9 @@ from app.cli import main
 from app.clock import ManualClock
 from app.config import Config
 from app.models import User
+from app.servers.datadir import DataDirectory
 from app.social import Social
 from app.stack import Addresses, Stack, connected
-from app.stack.datadir import DataDirectory
 from app.walkthrough import book, markdown
 from app.walkthrough.book import Block, BookError, Chapter, chapters
 from app.walkthrough.drawing import chart_svg, diagram_svg

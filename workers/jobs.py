@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from bson import ObjectId
 
 from app.stack import UNAVAILABLE
-from app.stack.consumer import Retry, after_the_outage, attempts_of_this_job
-from app.stack.queue import JOB_TIMEOUT_S
+from app.stack.queue import JOB_TIMEOUT_S, Retry
+from app.stack.queue.worker import after_the_outage, attempts_of_this_job
 from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)

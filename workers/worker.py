@@ -10,7 +10,7 @@ from anyio.from_thread import start_blocking_portal
 
 from app.config import Config
 from app.stack import Addresses, connected
-from app.stack.consumer import consume, drain
+from app.stack.queue.worker import consume, drain
 from phases.timelines import Timelines
 from workers.jobs import RUNTIME, Runtime
 from workers.sweeper import sweep_forever

@@ -13,9 +13,9 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.read_concern import ReadConcern
 
 from app.clock import FIRST_ID
+from app.errors import Refused
 from app.models import DOCUMENTS
 from app.stack.mongodb.connection import Collection, Database
-from app.stack.programs import ServersError
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ UNUSED_FIELDS = {"users": ("last_seen_at", "active_until"), "follows": ("active_
 UNUSED_INDEX = ("follows", "followee_1_active_until_1_follower_1")
 
 
-class SchemaTooNew(ServersError):
+class SchemaTooNew(Refused):
     """The database has been migrated by a newer program."""
 
     def __init__(self, database: str, found: int) -> None:

@@ -6,13 +6,13 @@ Beanie's documents stay bound to the application's database, so only raw collect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from rq import Queue
-from rq.serializers import JSONSerializer
-
 from app.clock import Clock
 from app.config import Config
-from app.stack import MEMCACHED_TIMEOUT_S, Addresses, Stack, mongodb, queue
+from app.stack import MEMCACHED_TIMEOUT_S, Addresses, Stack, queue
 from app.stack.memcached import Memcached, MemcachedNodes, MemcachedStandIn
+from app.stack.mongodb.connection import connect
+from app.stack.mongodb.stand_in import stand_in
+from app.stack.mongodb.write import prepare
 from app.stack.queue import DeliveryQueue
 
 
@@ -26,15 +26,11 @@ async def scratch(addresses: Addresses, config: Config, family: str, clock: Cloc
     assert config.database.startswith(family)
     timeout_s = config.server_timeout_s
     if addresses.mongodb is None:
-        db = mongodb.stand_in(config.database)
+        db = stand_in(config.database)
     else:
-        db = mongodb.connect(addresses.mongodb, config.database, timeout_s)
+        db = connect(addresses.mongodb, config.database, timeout_s)
     redis = queue.stand_in() if addresses.redis is None else queue.connect(addresses.redis, timeout_s)
-    deliveries = DeliveryQueue(redis, clock.monotonic)
-    deliveries.queues = {
-        name: Queue(f"{config.database}-{name}", connection=redis, serializer=JSONSerializer)
-        for name in deliveries.queues
-    }
+    deliveries = DeliveryQueue(redis, clock.monotonic, prefix=f"{config.database}-")
     memcached: Memcached = (
         MemcachedStandIn() if addresses.memcached is None else MemcachedNodes(addresses.memcached, MEMCACHED_TIMEOUT_S)
     )
@@ -42,7 +38,7 @@ async def scratch(addresses: Addresses, config: Config, family: str, clock: Cloc
         for left in await db.client.list_database_names():
             if left.startswith(family):
                 await db.client.drop_database(left)
-        await mongodb.prepare(db)
+        await prepare(db)
         yield Stack(config, clock, db, deliveries, memcached, addresses)
     finally:
         await db.client.drop_database(config.database)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from app.config import Config
-from app.stack.servers import running_servers
+from app.servers.borrow import running_servers
 from app.walkthrough.book import MEASURED
 from app.walkthrough.experiments import EXPERIMENTS
 from app.walkthrough.laboratory import run_once

@@ -9,7 +9,7 @@ from random import Random
 
 import click
 
-from app.stack.servers import say
+from app.servers.start import say
 from benchmarks.faults.client import Client, NeverRecovered, client, persist
 from benchmarks.faults.disturb import Injector
 from benchmarks.faults.load import SLUGS, Load

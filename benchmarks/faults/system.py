@@ -15,11 +15,11 @@ import psutil
 from app.config import Config, environment_for
 from app.demo.graph import Graph
 from app.demo.seed import seed
+from app.servers.borrow import servers_of
+from app.servers.datadir import DataDirectory
+from app.servers.programs import ServersError
+from app.servers.replica import ReplicaSet, replica_set
 from app.stack import connected
-from app.stack.datadir import DataDirectory
-from app.stack.programs import ServersError
-from app.stack.replica import ReplicaSet, replica_set
-from app.stack.servers import servers_of
 from benchmarks import answers
 from benchmarks.faults.client import PASSWORD
 from benchmarks.faults.load import Cast

@@ -293,7 +293,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a read does not look for debts",
         "4 debt",
         "phases/kept.py",
-        "owed = any(more)",
+        "owed = any(found.values())",
         "owed = False",
         _of(RULES, "test_a_crash_between_the_edge_and_its_backfill_loses_nothing"),
     ),
@@ -344,12 +344,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "the list is read before what is pending",
         "5 pending first",
         "phases/lists.py",
-        "        found = await together(self._db, *first) if first else []\n        try:\n"
+        "        found = await together(self._db, **first) if first else {}\n        try:\n"
         "            return found, await self._read(at, reader, before, n)\n"
         "        except MemcachedDown:\n            return found, NOTHING\n",
         "        try:\n            kept = await self._read(at, reader, before, n)\n"
         "        except MemcachedDown:\n            kept = NOTHING\n"
-        "        return (await together(self._db, *first) if first else []), kept\n",
+        "        return (await together(self._db, **first) if first else {}), kept\n",
         races=("publish x read, cache",),
     ),
     Mutant(
@@ -377,38 +377,6 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(FIXED, "test_the_last_follower_has_it_too"),
     ),
     Mutant(
-        "a job that fails beside others counts as done",
-        "5 outbox",
-        "workers/jobs.py",
-        "done, [chunk for chunk in chunks if chunk not in done], worker",
-        "chunks, [], worker",
-        _of(JOBS, "test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out"),
-    ),
-    Mutant(
-        "a paused worker goes on taking",
-        "5 workers",
-        "app/stack/queue.py",
-        "if redis.call('exists', KEYS[1]) == 1 then return taken end\n",
-        "",
-        _of(JOBS, "test_a_pause_ends_the_turn_after_the_chunk_at_hand"),
-    ),
-    Mutant(
-        "what was taken from the queue stays known",
-        "5 sweeper",
-        "app/stack/queue.py",
-        "                pipe.delete(Job.key_for(chunk.id))\n",
-        "                pass\n",
-        _of(JOBS, "test_one_job_delivers_what_waits_behind_it_and_leaves_nothing_in_redis"),
-    ),
-    Mutant(
-        "who dies with jobs in hand takes them along",
-        "5 sweeper",
-        "app/stack/queue.py",
-        "        redis.call('zadd', KEYS[2 * queue + 1], ARGV[1], id .. '{IN_A_TURN}')\n",
-        "",
-        _of(JOBS, "test_what_is_in_hand_is_not_lost_for_the_sweeper"),
-    ),
-    Mutant(
         "the debt is cleared before the last chunk is delivered",
         "5 outbox, 8 order",
         "phases/p2_push.py",
@@ -428,7 +396,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a post waits for its queue",
         "5 outbox",
-        "app/stack/queue.py",
+        "app/stack/queue/delivery_queue.py",
         "        except redis.RedisError as error:\n            self._away_until = self._now_s() + AWAY_S\n",
         "        except ZeroDivisionError as error:\n            self._away_until = self._now_s() + AWAY_S\n",
         _of(RULES, "test_a_lost_enqueue_is_found_by_the_sweeper"),
@@ -437,7 +405,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an entry can be delivered only once",
         "6 at least once",
-        "app/stack/mongodb.py",
+        "app/stack/mongodb/write.py",
         ' if error["code"] != DUPLICATE_KEY]',
         "]",
         _of(RULES, "test_jobs_twice_out_of_order_and_half"),
@@ -457,22 +425,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "[str(readers[-1])] if len(found) > self.chunk",
         '[str(found[-1]["_id"])] if len(found) > self.chunk',
         _of(FIXED, "test_the_last_follower_has_it_too"),
-    ),
-    Mutant(
-        "small deliveries never have a round of their own",
-        "7 nobody starves",
-        "workers/jobs.py",
-        "alone = any(chunk.resume for chunk in chunks)",
-        "alone = False",
-        _of(JOBS, "test_small_deliveries_and_a_large_one_take_turns"),
-    ),
-    Mutant(
-        "a large delivery waits for all small ones",
-        "7 nobody starves",
-        "workers/jobs.py",
-        "alone = any(chunk.resume for chunk in chunks)",
-        "alone = True",
-        _of(JOBS, "test_small_deliveries_and_a_large_one_take_turns"),
     ),
     Mutant(
         "the same key posts what it says now",
@@ -697,9 +649,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a lost job is not replaced",
         "5 sweeper",
-        "app/stack/queue.py",
-        "        return self._enqueue(queue, job_id, arguments)\n",
-        "        return False\n",
+        "app/stack/queue/jobs.py",
+        "    return _enqueue(queue, job_id, arguments)\n",
+        "    return False\n",
         _of(FIXED, "test_a_job_that_was_lost_between_queue_and_worker_is_replaced"),
     ),
     Mutant(
@@ -731,7 +683,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "what is remembered of a reader outlives a change",
         "2 memory",
         "phases/kept.py",
-        "        if known.version not in (None, version_in(version)):\n",
+        "        if known.version not in (None, version):\n",
         "        if False:\n",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),
@@ -747,7 +699,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "phase 1 remembers whom one followed",
         "2 memory",
         "phases/p1_query.py",
-        "            if known.version == version_in(found):\n",
+        "            if known.version == version_in(await rows(self._db, version)):\n",
         "            if True:\n",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.config import Config
+from app.servers.borrow import running_servers
 from app.stack import Addresses
-from app.stack.servers import running_servers
 from tests.prove import Asked, say
 
 if TYPE_CHECKING:

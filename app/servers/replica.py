@@ -10,9 +10,10 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from app.config import Config
-from app.stack.children import Child, stop_together
-from app.stack.programs import ServersError, insist, resolve
-from app.stack.servers import LOOPBACK, STOP_DEADLINE_S, _free_port, say
+from app.servers.children import Child, stop_together
+from app.servers.commands import LOOPBACK, free_port, mongod
+from app.servers.programs import ServersError, insist, resolve
+from app.servers.start import STOP_DEADLINE_S, say
 
 NAME = "three"
 MEMBERS = 3
@@ -53,7 +54,7 @@ def replica_set(directory: Path) -> Iterator[ReplicaSet]:
     children: dict[int, Child] = {}
     try:
         for number in range(1, MEMBERS + 1):
-            port = _free_port()
+            port = free_port()
             children[port] = _mongod(f"mongodb {number}", str(source.program), port, directory / f"mongodb-{number}")
         _initiate(children)
         for child in children.values():
@@ -65,13 +66,7 @@ def replica_set(directory: Path) -> Iterator[ReplicaSet]:
 
 def _mongod(name: str, program: str, port: int, directory: Path) -> Child:
     directory.mkdir(mode=0o700, parents=True)
-    command = [
-        *(program, "--dbpath", ".", "--bind_ip", LOOPBACK, "--port", str(port), "--nounixsocket"),
-        *("--replSet", NAME, "--oplogSize", "128", "--wiredTigerCacheSizeGB", "0.25"),
-        *("--setParameter", "diagnosticDataCollectionEnabled=false"),
-        *("--setParameter", "transactionLifetimeLimitSeconds=5"),  # of a process that was killed in the middle of one
-        *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"),
-    ]
+    command = [program, *mongod(port, NAME, oplog_mb=128, cache_gb=0.25)]
     log = directory / "mongod.log"
     child = Child(
         name, command, log, directory=directory, environment={"LC_ALL": "C"}, patience=None, say=say, gave_up=say

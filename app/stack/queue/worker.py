@@ -15,9 +15,7 @@ from rq.suspension import is_suspended
 from rq.timeouts import TimerDeathPenalty
 from rq.worker import DequeueStrategy
 
-from app.stack.queue import DeliveryQueue
-
-__all__ = ["Retry", "after_the_outage", "attempts_of_this_job", "consume", "drain"]
+from app.stack.queue.delivery_queue import DeliveryQueue
 
 log = logging.getLogger(__name__)
 

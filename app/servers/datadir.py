@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ValidationError
 
-from app.stack.programs import Level, Server, ServersError
+from app.servers.programs import Level, Server, ServersError
 
 SAME_START_S = 2.0  # a changed system clock shifts what the kernel reports as a start time
 LEFTOVER_DEADLINE_S = 15.0

@@ -20,7 +20,6 @@ SERVERS: tuple[Server, ...] = ("mongodb", "redis", "memcached")
 TITLES: dict[Server, str] = {"mongodb": "MongoDB", "redis": "Redis", "memcached": "Memcached"}
 
 Level = Literal["auto", "urls", "servers", "memory"]
-LEVELS: tuple[Level, ...] = ("auto", "urls", "servers", "memory")
 
 PROGRAMS: dict[Server, str] = {"mongodb": "mongod", "redis": "redis-server", "memcached": "memcached"}
 # (package, folder of its programs). Only where PyPI has one.

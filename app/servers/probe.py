@@ -10,7 +10,7 @@ from pymongo.errors import PyMongoError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app.stack.programs import Server
+from app.servers.programs import Server
 
 
 class NoAnswer(Exception):

@@ -1,0 +1,49 @@
+"""A lone mongod becomes the writable primary of a replica set of one."""
+
+from typing import Any
+
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure, PyMongoError
+
+from app.servers.commands import LOOPBACK, REPLICA_SET, address
+from app.servers.probe import Answer, NoAnswer
+
+NOT_YET_INITIALIZED = 94  # MongoDB's error code
+SELECTION_TIMEOUT_MS = 100
+
+
+def make_primary(port: int, timeout_s: float) -> Answer:
+    """Make the mongod at `port` the writable primary of a set of one. Raises NoAnswer until it is.
+
+    The set knows its member by host and port: a new set is initiated, one that moved to another port is told so.
+    """
+    milliseconds = int(timeout_s * 1000)
+    try:
+        with MongoClient[dict[str, Any]](
+            address("mongodb", port),
+            serverSelectionTimeoutMS=SELECTION_TIMEOUT_MS,
+            connectTimeoutMS=milliseconds,
+            socketTimeoutMS=milliseconds * 10,
+        ) as client:
+            hello = client.admin.command("hello")
+            if not hello.get("isWritablePrimary"):
+                _set_member(client, f"{LOOPBACK}:{port}")
+                raise NoAnswer("it is not the primary yet")
+            status = client.admin.command("serverStatus", metrics=0, wiredTiger=0, locks=0)
+            return Answer(str(status["version"]), int(status["pid"]))
+    except PyMongoError as error:
+        raise NoAnswer(str(error)) from None
+
+
+def _set_member(client: MongoClient[dict[str, Any]], host: str) -> None:
+    try:
+        config = client.admin.command("replSetGetConfig")["config"]
+    except OperationFailure as error:
+        if error.code != NOT_YET_INITIALIZED:
+            raise
+        client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": [{"_id": 0, "host": host}]})
+        return
+    if [member["host"] for member in config["members"]] != [host]:
+        config["members"] = [config["members"][0] | {"host": host}]
+        config["version"] += 1
+        client.admin.command("replSetReconfig", config, force=True)

@@ -1,0 +1,196 @@
+"""The servers of one data directory: started as children, watched while they run, stopped at the end.
+
+Programs listen on the loopback interface only, on ports nobody else uses; data under DIR/mongodb and DIR/redis,
+logs under DIR/logs.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from app.servers import commands, probe
+from app.servers.children import Child, Stop, stop_together
+from app.servers.commands import address, free_port, is_free
+from app.servers.datadir import DataDirectory
+from app.servers.primary import make_primary
+from app.servers.programs import Server, ServersError, Source, masked
+from app.stack import Addresses
+
+PORT_ATTEMPTS = 3  # somebody may take a free port between our look and the server's
+START_DEADLINE_S: dict[Server, float] = {"mongodb": 120, "redis": 60, "memcached": 10}  # with recovery after a crash
+SILENT_S = 5.0  # a longer start is explained
+STOP_DEADLINE_S = 30.0  # mongod writes a checkpoint
+PROBE_TIMEOUT_S = 1.0
+POLL_S = 0.02
+
+
+def say(line: str) -> None:
+    """Tell the user, beside whatever the command prints."""
+    sys.stderr.write(f"feedlab: {line}\n")
+    sys.stderr.flush()
+
+
+@dataclass(frozen=True)
+class Running:
+    """One server as the user is told about it."""
+
+    source: Source
+    addresses: tuple[str, ...] = ()  # none: a stand-in
+    version: str | None = None
+
+    def __str__(self) -> str:
+        what = f"{self.source.title} {self.version}" if self.version else self.source.title
+        where = f" at {', '.join(map(masked, self.addresses))}" if self.addresses else ""
+        silent = "" if self.version or not self.addresses else ", which does not answer"
+        return f"{what}{where}{silent} ({self.source})"
+
+
+class Servers:
+    """The children of one owner. `small` keeps caches at what a test needs; without `aof` Redis keeps nothing on disk.
+
+    `failed` is called, from a thread, when a child has been given up.
+    """
+
+    def __init__(
+        self,
+        directory: DataDirectory,
+        sources: tuple[Source, ...],
+        stop: Stop,
+        *,
+        small: bool = False,
+        aof: bool = True,
+        tell: Callable[[str], None] = say,
+        failed: Callable[[str], None] = say,
+    ) -> None:
+        self.children: dict[Server, Child] = {}
+        self.running: list[Running] = []
+        self._directory, self._sources, self._stop = directory, sources, stop
+        self._small, self._aof, self._tell, self._failed = small, aof, tell, failed
+
+    def start(self) -> Addresses:
+        """Start what has to be started, side by side, and return when all of it answers.
+
+        Raises ServersError naming the server and its last words, and Stopped when the end was asked for meanwhile.
+        """
+        with ThreadPoolExecutor(len(self._sources), thread_name_prefix="start") as pool:
+            self.running = list(pool.map(self._start, self._sources))
+        for child in self.children.values():
+            child.watch()
+        at = {running.source.server: running.addresses for running in self.running}
+        addresses = Addresses(
+            mongodb=at["mongodb"][0] if at["mongodb"] else None,
+            redis=at["redis"][0] if at["redis"] else None,
+            memcached=at["memcached"] or None,
+        )
+        self._directory.change(
+            mongodb=addresses.mongodb, redis=addresses.redis, memcached=addresses.memcached, ready=True
+        )
+        return addresses
+
+    def stop(self) -> None:
+        stop_together(self.children.values(), STOP_DEADLINE_S)
+
+    def _start(self, source: Source) -> Running:
+        if source.kind == "url":
+            return Running(source, source.urls, _version_at(source))
+        if source.program is None:
+            return Running(source)
+        used_before = self._directory.note().ports.get(source.server)
+        for attempt in range(PORT_ATTEMPTS):
+            port = used_before if attempt == 0 and used_before and is_free(used_before) else free_port()
+            child = self._child(source, port)
+            self.children[source.server] = child
+            try:
+                child.start()
+                version = self._answering(source.server, child, port)
+            except OSError as error:
+                raise ServersError(f"{source.title}: {source.program} does not start: {error}") from None
+            if version is not None:
+                self._directory.port_taken(source.server, port)
+                return Running(source, (address(source.server, port),), version)
+        raise ServersError(f"{source.title}: no free port was found in {PORT_ATTEMPTS} attempts")
+
+    def _child(self, source: Source, port: int) -> Child:
+        directory = self._directory.path / source.server
+        if source.server != "memcached":
+            directory.mkdir(mode=0o700, exist_ok=True)
+        assert source.program is not None
+        return Child(
+            source.server,
+            [str(source.program), *commands.arguments(source.server, port, small=self._small, aof=self._aof)],
+            self._directory.logs / f"{source.server}.log",
+            directory=self._directory.path if source.server == "memcached" else directory,
+            environment={"LC_ALL": "C"},  # mongod refuses to start under a locale the machine does not have
+            say=self._tell,
+            gave_up=self._failed,
+            started=self._directory.child_started,
+        )
+
+    def _answering(self, server: Server, child: Child, port: int) -> str | None:
+        """Wait until our child answers: its version, or None when somebody else had its port.
+
+        The answer must come from the child itself: whoever took the port in between may speak the same protocol.
+        """
+        began = time.monotonic()
+        deadline, patient_until = began + START_DEADLINE_S[server], began + SILENT_S
+        reason = ""
+        while time.monotonic() < deadline:
+            self._stop.check()
+            if death := child.death():
+                if child.said("address already in use"):
+                    return None
+                raise ServersError(death)
+            try:
+                if server == "mongodb":
+                    answer = make_primary(port, PROBE_TIMEOUT_S)
+                else:
+                    answer = probe.ask(server, address(server, port), PROBE_TIMEOUT_S)
+                if answer.pid == child.pid:
+                    return answer.version
+                reason = f"process {answer.pid} answers on its port"
+            except probe.NoAnswer as error:
+                reason = str(error)
+            if time.monotonic() > patient_until:
+                self._tell(f"still waiting for {server}: {reason}; its log: {child.log}")
+                patient_until = deadline
+            time.sleep(POLL_S)
+        raise ServersError(
+            f"{server} does not answer after {START_DEADLINE_S[server]:.0f} s: {reason}; log: {child.log}"
+        )
+
+
+def _version_at(source: Source) -> str | None:
+    """What a URL answers now. Silence is told and not fatal: `/readyz` waits for it."""
+    try:
+        versions = {probe.ask(source.server, url, PROBE_TIMEOUT_S).version for url in source.urls}
+    except probe.NoAnswer:
+        return None
+    return ", ".join(sorted(versions))
+
+
+@contextmanager
+def started(
+    directory: DataDirectory,
+    sources: tuple[Source, ...],
+    stop: Stop,
+    *,
+    small: bool = False,
+    aof: bool = True,
+    failed: Callable[[str], None] = say,
+) -> Iterator[tuple[Addresses, list[Running]]]:
+    """Start the servers of a directory that is owned, and stop them at the end, whatever it is.
+
+    Raises ServersError, or Stopped when `stop` is requested before they answer. `failed` is called, from a thread,
+    when a child has been given up.
+    """
+    servers = Servers(directory, sources, stop, small=small, aof=aof, failed=failed)
+    try:
+        with stop.signals():
+            addresses = servers.start()
+        yield addresses, servers.running
+    finally:
+        with stop.signals():  # a second Ctrl-C must not leave them behind
+            servers.stop()

@@ -1,0 +1,39 @@
+"""The connection to Redis, whose commands are counted, and its stand-in."""
+
+from typing import Any
+
+import redis
+from fakeredis import FakeRedis, FakeServer
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from app.stack.cost import count_redis
+
+
+class _CountingConnection(redis.Connection):
+    def send_command(self, *args: Any, **options: Any) -> None:
+        count_redis()
+        super().send_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pack_commands(self, commands: Any) -> Any:
+        commands = list(commands)
+        count_redis(len(commands))
+        return super().pack_commands(commands)  # type: ignore[no-untyped-call]
+
+
+def connect(url: str, timeout_s: float) -> redis.Redis:
+    """A client whose every command waits at most `timeout_s`. Nothing is sent yet."""
+    return redis.Redis.from_pool(  # closing the client closes its connections
+        redis.ConnectionPool.from_url(
+            url,
+            connection_class=_CountingConnection,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 1),
+        )
+    )
+
+
+def stand_in() -> redis.Redis:
+    """Redis in this process, shared by its threads."""
+    return FakeRedis(server=FakeServer())

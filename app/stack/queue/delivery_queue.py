@@ -1,0 +1,121 @@
+"""The queues as the rest of the project uses them, from an event loop: RQ blocks, so each call has a thread."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from bson import ObjectId
+from fakeredis import FakeRedis
+from rq.suspension import is_suspended, resume, suspend
+
+from app.stack.queue import jobs, looking
+
+log = logging.getLogger(__name__)
+
+AWAY_S = 2.0  # after a failure nobody who posts waits for Redis again for so long
+
+
+class QueueDown(Exception):
+    """Redis did not answer."""
+
+
+class DeliveryQueue:
+    """The queues of one Redis. Methods raise QueueDown when it does not answer, except `offer`, which may fail."""
+
+    def __init__(
+        self, connection: redis.Redis, now_s: Callable[[], float] = time.monotonic, *, prefix: str = ""
+    ) -> None:
+        self.connection, self._now_s = connection, now_s
+        self._away_until = now_s()
+        self.queues = jobs.open_queues(connection, prefix)
+
+    async def _call(self, call: Any, *args: Any) -> Any:
+        try:
+            return await asyncio.to_thread(call, *args)
+        except redis.RedisError as error:
+            raise QueueDown(f"redis: {error}") from error
+
+    async def offer(self, phase: str, status: ObjectId, after: ObjectId | None = None) -> bool:
+        """Queue one chunk of a fan-out, once. False when it is there already, or when Redis is away.
+
+        Nobody waits for Redis to come back: what could not be queued is still pending, and the sweeper queues it
+        (rule 5). A job that has been lost between a queue and a worker is replaced.
+        """
+        if self._is_away():
+            return False
+        return await asyncio.to_thread(self._offer_unless_away, phase, status, after)
+
+    def _is_away(self) -> bool:
+        return self._now_s() < self._away_until
+
+    def _offer_unless_away(self, phase: str, status: ObjectId, after: ObjectId | None) -> bool:
+        """In the thread: of many that wait for a thread while Redis hangs, only the first find that out."""
+        if self._is_away():
+            return False
+        try:
+            return self._offer(phase, status, after)
+        except redis.RedisError as error:
+            self._away_until = self._now_s() + AWAY_S
+            log.warning("could not queue %s for %s, the sweeper will: %s", status, phase, error)
+            return False
+
+    def _offer(self, phase: str, status: ObjectId, after: ObjectId | None) -> bool:
+        return jobs.offer(self.queues, phase, status, after)
+
+    async def enqueue_scheduled(self) -> None:
+        """Queue the retries whose pause is over."""
+        await self._call(jobs.enqueue_scheduled, self.connection, self.queues)
+
+    async def retry_dead_letters(self) -> int:
+        """Queue every dead letter again; how many there were."""
+        return await self._call(jobs.retry_dead_letters, self.queues)  # type: ignore[no-any-return]
+
+    async def known(self) -> set[tuple[str, str]]:
+        """(phase, status id) of every fan-out that some job will continue, or that is a dead letter."""
+        ids = await self._call(self._job_ids)
+        return {tuple(job_id.split("-")[:2]) for job_ids in ids.values() for job_id in job_ids}
+
+    async def depth(self) -> dict[str, int]:
+        """Jobs waiting or scheduled, by phase."""
+        ids = await self._call(self._job_ids)
+        return dict(Counter(job_id.split("-")[0] for job_id in ids["queued"] + ids["scheduled"]))
+
+    async def deliveries(self, *, failed: bool, limit: int) -> list[looking.Delivery]:
+        """What is under way, or the dead letters, at most `limit`."""
+        states = ("failed",) if failed else ("started", "queued", "scheduled")
+        ids = await self._call(self._job_ids)
+        return await self._call(looking.deliveries, self.connection, ids, states, limit)  # type: ignore[no-any-return]
+
+    def _job_ids(self) -> dict[str, list[str]]:
+        return looking.job_ids(self.queues)
+
+    async def workers(self) -> list[looking.WorkerState]:
+        """Whoever takes jobs, the longest at work first."""
+        return await self._call(looking.workers, self.connection)  # type: ignore[no-any-return]
+
+    async def ping(self) -> str:
+        """The server's version."""
+        return str(await self._call(self._version))
+
+    def _version(self) -> str:
+        if isinstance(self.connection, FakeRedis):
+            return "stand-in"
+        return str(self.connection.info("server")["redis_version"])
+
+    async def pause(self) -> None:
+        """Every worker finishes the job at hand and takes no further one, until `resume`."""
+        await self._call(suspend, self.connection)
+
+    async def resume(self) -> None:
+        await self._call(resume, self.connection)
+
+    async def paused(self) -> bool:
+        return bool(await self._call(is_suspended, self.connection))
+
+    async def forget(self) -> None:
+        """Drop every job. What was pending is queued again by the sweeper."""
+        await self._call(self.connection.flushdb)
