@@ -19,7 +19,7 @@ from app.models import StatusRow, User
 from app.social import Person, Social
 from app.stack.cost import counted
 from app.web import openapi, schemas
-from app.web.operation import Call, Operation, Reply, routes_of
+from app.web.api_operation import Call, Operation, Reply, routes_of
 from phases.reading import Page
 
 PREFIX = "/api/v1"

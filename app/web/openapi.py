@@ -10,7 +10,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from app import __version__
 from app.web import schemas
-from app.web.operation import SAFE, Operation
+from app.web.api_operation import SAFE, Operation
 from app.web.problems import MEDIA_TYPE
 
 REF = "#/components/schemas/{model}"
