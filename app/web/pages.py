@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from app.web import compare, entrance, operations, people, timeline
+from app.web import compare, dashboard, entrance, people, timeline
 from app.web.render import FOLDER, Static, error_page
 from app.web.request import for_operators, signed_in, stack_of
 from app.web.session import open_session
@@ -41,9 +41,9 @@ routes: list[BaseRoute] = [
     Route("/compare/post", signed_in(compare.post), methods=POST),
     Route("/compare/deliveries/{id}", signed_in(compare.delivery)),
     Route("/compare/deliveries/{id}/live", signed_in(compare.delivery_live)),
-    Route("/phases", signed_in(operations.phases), methods=BOTH),
-    Route("/operations", for_operators(operations.operations)),
-    Route("/operations/live", for_operators(operations.live)),
-    *(Route(f"/operations/{name}", operations.press(name), methods=POST) for name in operations.BUTTONS),
+    Route("/phases", signed_in(dashboard.phases), methods=BOTH),
+    Route("/operations", for_operators(dashboard.dashboard)),
+    Route("/operations/live", for_operators(dashboard.live)),
+    *(Route(f"/operations/{name}", dashboard.press(name), methods=POST) for name in dashboard.BUTTONS),
     Mount("/static", Static(directory=FOLDER / "static"), name="static"),
 ]

@@ -94,10 +94,10 @@ def polyline(line: Sequence[tuple[float, int]], most: int) -> str:
     return " ".join(f"{LINE_WIDTH - across * ago_s:.1f},{LINE_HEIGHT - 1 - up * number:.1f}" for ago_s, number in line)
 
 
-async def operations(request: Request, me: Account) -> Response:
+async def dashboard(request: Request, me: Account) -> Response:
     return render(
         request,
-        "operations.html",
+        "dashboard.html",
         **await _shown(request),
         done=DONE.get(request.query_params.get("done", "")),
     )
@@ -114,7 +114,7 @@ async def _shown(request: Request) -> dict[str, Any]:
 
 async def live(request: Request, me: Account) -> Response:
     async def part() -> str:
-        return fragment(request, "parts/operations.html", **await _shown(request))
+        return fragment(request, "parts/dashboard.html", **await _shown(request))
 
     return stream(request, "operations", part, LOOK_EVERY_S)
 
