@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from app.web import compare, dashboard, entrance, people, timeline
+from app.web import compare, dashboard, entrance, home_timeline, people
 from app.web.render import FOLDER, Static, error_page
 from app.web.request import for_operators, signed_in, stack_of
 from app.web.session import open_session
@@ -15,7 +15,7 @@ __all__ = ["error_page", "routes"]
 async def home(request: Request) -> Response:
     """One's timeline, or for a stranger what this is."""
     account = (await open_session(request, stack_of(request))).account
-    return await timeline.timeline(request, account) if account else await entrance.welcome(request)
+    return await home_timeline.home_timeline(request, account) if account else await entrance.welcome(request)
 
 
 POST = ["POST"]
@@ -27,11 +27,11 @@ routes: list[BaseRoute] = [
     Route("/sign-in", entrance.sign_in, methods=BOTH),
     Route("/sign-in-as", entrance.sign_in_as, methods=POST),
     Route("/sign-out", entrance.sign_out, methods=POST),
-    Route("/timeline/refresh", signed_in(timeline.refresh), methods=POST),
-    Route("/timeline/newer", signed_in(timeline.newer)),
-    Route("/statuses", timeline.post, methods=POST),
-    Route("/statuses/{id}", signed_in(timeline.show_status)),
-    Route("/statuses/{id}/delete", signed_in(timeline.delete), methods=POST),
+    Route("/timeline/refresh", signed_in(home_timeline.refresh), methods=POST),
+    Route("/timeline/newer", signed_in(home_timeline.newer)),
+    Route("/statuses", home_timeline.post, methods=POST),
+    Route("/statuses/{id}", signed_in(home_timeline.show_status)),
+    Route("/statuses/{id}/delete", signed_in(home_timeline.delete), methods=POST),
     Route("/people", signed_in(people.people)),
     Route("/@{handle}", signed_in(people.person)),
     Route("/@{handle}/followers", signed_in(people.followers)),

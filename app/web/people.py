@@ -13,7 +13,7 @@ from app.social import Person, Relation, Social
 from app.web.render import render
 from app.web.request import Endpoint, address, before_of, changing, signed_in, social_of, to
 from app.web.session import field
-from app.web.timeline import STATUSES_A_PAGE, SUGGESTIONS
+from app.web.home_timeline import STATUSES_A_PAGE, SUGGESTIONS
 
 PEOPLE_A_PAGE = 50
 

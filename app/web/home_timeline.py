@@ -63,7 +63,7 @@ class Draft:
     errors: dict[str, str] | None = None
 
 
-async def timeline(request: Request, me: Account, draft: Draft | None = None, status: int = 200) -> Response:
+async def home_timeline(request: Request, me: Account, draft: Draft | None = None, status: int = 200) -> Response:
     timelines, social = timelines_of(request), social_of(request)
     draft, before = draft or Draft(), before_of(request)
     read = (await timelines.settings.current()).read
@@ -79,7 +79,7 @@ async def timeline(request: Request, me: Account, draft: Draft | None = None, st
     lonely = not page.statuses and not before and (await social.counts(me.id, me.id)).following == 0
     response = render(
         request,
-        "timeline.html",
+        "home_timeline.html",
         status,
         read_now=read_now,
         page=page,
@@ -172,11 +172,11 @@ async def _post(request: Request, me: Account) -> Response:
         await request.app.state.writes.count(me.id)
         _, created = await social_of(request).post(me.id, text, audience, _idempotency_key(form, audience, text))
     except Invalid as error:
-        return await timeline(request, me, Draft(text, audience, {error.field: str(error)}), 422)
+        return await home_timeline(request, me, Draft(text, audience, {error.field: str(error)}), 422)
     except Conflict as error:
-        return await timeline(request, me, Draft(text, audience, {"text": str(error)}), 409)
+        return await home_timeline(request, me, Draft(text, audience, {"text": str(error)}), 409)
     except TooMany as error:
-        response = await timeline(request, me, Draft(text, audience, {"text": str(error)}), 429)
+        response = await home_timeline(request, me, Draft(text, audience, {"text": str(error)}), 429)
         response.headers["Retry-After"] = str(error.retry_after_s)
         return response
     if created:
