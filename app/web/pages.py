@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from app.web import compare, dashboard, entrance, home_timeline, people
+from app.web import dashboard, entrance, home_timeline, people, side_by_side
 from app.web.render import FOLDER, Static, error_page
 from app.web.request import for_operators, signed_in, stack_of
 from app.web.session import open_session
@@ -37,10 +37,10 @@ routes: list[BaseRoute] = [
     Route("/@{handle}/followers", signed_in(people.followers)),
     Route("/@{handle}/following", signed_in(people.following)),
     *(Route(f"/@{{handle}}/{name}", people.act(use_case), methods=POST) for name, use_case in people.ACTS.items()),
-    Route("/compare", signed_in(compare.compare)),
-    Route("/compare/post", signed_in(compare.post), methods=POST),
-    Route("/compare/deliveries/{id}", signed_in(compare.delivery)),
-    Route("/compare/deliveries/{id}/live", signed_in(compare.delivery_live)),
+    Route("/compare", signed_in(side_by_side.side_by_side)),
+    Route("/compare/post", signed_in(side_by_side.post), methods=POST),
+    Route("/compare/deliveries/{id}", signed_in(side_by_side.delivery)),
+    Route("/compare/deliveries/{id}/live", signed_in(side_by_side.delivery_live)),
     Route("/phases", signed_in(dashboard.phases), methods=BOTH),
     Route("/operations", for_operators(dashboard.dashboard)),
     Route("/operations/live", for_operators(dashboard.live)),

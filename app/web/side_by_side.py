@@ -69,18 +69,18 @@ def compared(reads: Sequence[Measured]) -> list[Column]:
     return found
 
 
-async def compare(request: Request, me: Account) -> Response:
-    return await _compare(request, me)
+async def side_by_side(request: Request, me: Account) -> Response:
+    return await _side_by_side(request, me)
 
 
-async def _compare(request: Request, me: Account, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
+async def _side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
     reader, refused = await _reader(request, me)
     social, may_check = social_of(request), await operates(request, me)
     found = await columns(request, reader.id, ROWS)
     checked = await _checked(request) if may_check and "check" in request.query_params else None
     return render(
         request,
-        "compare.html",
+        "side_by_side.html",
         422 if wrong else 404 if refused else 200,
         reader=reader,
         refused=refused,
@@ -142,7 +142,7 @@ async def post(request: Request, me: Account) -> Response:
     try:
         watch = await watch_delivery(request.app.state, author, text)
     except Invalid as error:
-        return await _compare(request, me, text, str(error))
+        return await _side_by_side(request, me, text, str(error))
     request.app.state.metrics.posts.inc()
     return to(f"/compare/deliveries/{watch.status.id}")
 
