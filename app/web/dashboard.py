@@ -14,7 +14,7 @@ from app.errors import Forbidden, Invalid
 from app.stack import MemcachedDown, QueueDown, Stack
 from app.stack.memcached import Stats
 from app.stack.queue import Delivery, WorkerState
-from app.web.history import MINUTES, History
+from app.web.backlog import MINUTES, Backlog
 from app.web.live import stream
 from app.web.render import fragment, render
 from app.web.request import Endpoint, changing, for_operators, operates, stack_of, timelines_of, to
@@ -47,11 +47,11 @@ class Overview:
 
 
 async def overview(request: Request) -> Overview:
-    stack, history = stack_of(request), _history(request)
+    stack, backlog = stack_of(request), _backlog(request)
     servers = await stack.check()
     mongodb, redis, memcached = (servers[name] is not None for name in ("mongodb", "redis", "memcached"))
-    state = await history.sample() if mongodb else None
-    lines = [history.line(phase.slug, "pending") for phase in state.phases] if state else []
+    state = await backlog.sample() if mongodb else None
+    lines = [backlog.line(phase.slug, "pending") for phase in state.phases] if state else []
     most = max((number for line in lines for _, number in line), default=0)
     queue = stack.queue
     try:
@@ -78,8 +78,8 @@ async def overview(request: Request) -> Overview:
     )
 
 
-def _history(request: Request) -> History:
-    return request.app.state.history  # type: ignore[no-any-return]
+def _backlog(request: Request) -> Backlog:
+    return request.app.state.backlog  # type: ignore[no-any-return]
 
 
 def _with_lines(state: State, lines: Sequence[Sequence[tuple[float, int]]], most: int) -> list[tuple[PhaseState, str]]:

@@ -19,7 +19,7 @@ from app.social import TEXT_LIMIT
 from app.stack import UNAVAILABLE
 from app.web import session
 from app.web.live import stream
-from app.web.measured import in_every_phase, measured
+from app.web.measured_page import in_every_phase, measured
 from app.web.render import error_page, fragment, render
 from app.web.request import (
     address,

@@ -10,10 +10,10 @@ from starlette.responses import Response
 from app.accounts import Account
 from app.errors import Forbidden, Invalid, Refused
 from app.social import Person, Relation, Social
+from app.web.home_timeline import STATUSES_A_PAGE, SUGGESTIONS
 from app.web.render import render
 from app.web.request import Endpoint, address, before_of, changing, signed_in, social_of, to
 from app.web.session import field
-from app.web.home_timeline import STATUSES_A_PAGE, SUGGESTIONS
 
 PEOPLE_A_PAGE = 50
 

@@ -14,7 +14,7 @@ from app.social import Person
 from app.web.cast import cast
 from app.web.delivery import Watch, watch_delivery
 from app.web.live import stream
-from app.web.measured import Measured, in_every_phase
+from app.web.measured_page import MeasuredPage, in_every_phase
 from app.web.render import fragment, render
 from app.web.request import changing, id_of, operates, social_of, stack_of, to
 from app.web.session import field
@@ -38,7 +38,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    read: Measured
+    read: MeasuredPage
     cells: list[Cell]
     differs: bool
 
@@ -52,7 +52,7 @@ async def columns(request: Request, reader: ObjectId, rows: int) -> list[Column]
     return found
 
 
-def compared(reads: Sequence[Measured]) -> list[Column]:
+def compared(reads: Sequence[MeasuredPage]) -> list[Column]:
     """`reads`: of the same page, phase 1 first."""
     right = reads[0].page
     by_id = {row.id: row for read in reads for row in read.page.statuses}

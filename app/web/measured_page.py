@@ -17,7 +17,7 @@ TITLES = {phase.slug: phase.title for phase in PHASES}
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredPage:
     page: Page
     cost: Cost
     elapsed_ms: float
@@ -40,19 +40,19 @@ class Measured:
         return self.cost.mongodb + self.cost.memcached + self.cost.redis
 
 
-async def measured(request: Request, reading: Awaitable[Page]) -> Measured:
+async def measured(request: Request, reading: Awaitable[Page]) -> MeasuredPage:
     """The page, counted in the metrics too."""
     with counted() as cost:
         start_s = perf_counter()
         page = await reading
         elapsed_ms = (perf_counter() - start_s) * 1000
     request.app.state.metrics.reads.labels(page.phase, page.source).inc()
-    return Measured(page, cost, elapsed_ms)
+    return MeasuredPage(page, cost, elapsed_ms)
 
 
 async def in_every_phase(
-    request: Request, reader: ObjectId, before: ObjectId | None, limit: int, known: Measured | None = None
-) -> list[Measured]:
+    request: Request, reader: ObjectId, before: ObjectId | None, limit: int, known: MeasuredPage | None = None
+) -> list[MeasuredPage]:
     """The same page in every phase, one after another so that none slows another down; `known` is not read again."""
     timelines = timelines_of(request)
     return [
