@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+from app.accounts import Accounts
 from app.social import Social
 from app.stack import Stack
 from app.walkthrough.laboratory import Laboratory
@@ -43,6 +44,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.router.redirect_slashes = False
     app.state.stack = stack
     app.state.timelines = timelines
+    app.state.accounts = Accounts(stack)
     app.state.social = Social(stack, timelines)
     app.state.backlog = backlog
     app.state.streams = Streams()

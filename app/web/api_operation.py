@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.accounts import Account, authenticate, is_admin, presumed, token_row
+from app.accounts import Account, Accounts, token_row
 from app.errors import Forbidden
 from app.social import Social
 from app.stack import Stack
@@ -40,6 +40,10 @@ class Call:
     @property
     def stack(self) -> Stack:
         return self.request.app.state.stack  # type: ignore[no-any-return]
+
+    @property
+    def accounts(self) -> Accounts:
+        return self.request.app.state.accounts  # type: ignore[no-any-return]
 
     @property
     def timelines(self) -> Timelines:
@@ -94,7 +98,7 @@ class Operation:
 
     async def answer(self, request: Request) -> Response:
         call = Call(request)
-        if self.auth == "person" and self.method in SAFE and (account := presumed(bearer_token(request) or "")):
+        if self.auth == "person" and self.method in SAFE and (account := call.accounts.presumed(call.token)):
             call.account = account
             with riding(
                 token_row(call.token)
@@ -112,7 +116,7 @@ class Operation:
     async def _answer(self, call: Call) -> Response:
         request = call.request
         if self.auth == "admin":
-            await require_admin(call.stack, call.me.id)
+            await require_admin(call, call.me.id)
         if self.query:
             call.query = _parsed(self.query, _once(request.query_params.multi_items()))
         if self.headers:
@@ -124,9 +128,9 @@ class Operation:
         return reply.response()
 
 
-async def require_admin(stack: Stack, person: Any) -> None:
+async def require_admin(call: Call, person: Any) -> None:
     """Raises Forbidden, except for administrators; in demo mode everybody is one."""
-    if not stack.config.demo and not await is_admin(stack, person):
+    if not call.stack.config.demo and not await call.accounts.is_admin(person):
         raise Forbidden("Only administrators may do this.")
 
 
@@ -139,7 +143,7 @@ async def _signed_in(request: Request, rows: Sequence[Mapping[str, Any]] | None 
     token = bearer_token(request)
     if not token:
         raise Rejected(401, "This call needs a token: Authorization: Bearer <token>.", CHALLENGE)
-    account = await authenticate(request.app.state.stack, token, rows)
+    account: Account | None = await request.app.state.accounts.authenticate(token, rows)
     if account is None:
         raise Rejected(
             401, "The token is unknown, expired or signed out.", {"WWW-Authenticate": 'Bearer error="invalid_token"'}

@@ -163,7 +163,7 @@ async def post(request: Request) -> Response:
 
 
 async def _post(request: Request, me: Account) -> Response:
-    form = await posted(request, stack_of(request))
+    form = await posted(request)
     text = field(form, "text").replace("\r\n", "\n")  # forms are sent with CRLF
     audience: Any = field(form, "audience")
     try:

@@ -6,7 +6,7 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from app.web import dashboard, entrance, home_timeline, people, side_by_side
 from app.web.render import FOLDER, Static, error_page
-from app.web.request import for_operators, signed_in, stack_of
+from app.web.request import for_operators, signed_in
 from app.web.session import open_session
 
 __all__ = ["error_page", "routes"]
@@ -14,7 +14,7 @@ __all__ = ["error_page", "routes"]
 
 async def home(request: Request) -> Response:
     """One's timeline, or for a stranger what this is."""
-    account = (await open_session(request, stack_of(request))).account
+    account = (await open_session(request)).account
     return await home_timeline.home_timeline(request, account) if account else await entrance.welcome(request)
 
 
