@@ -148,9 +148,9 @@ async def test_only_so_many_accounts_are_remembered(stack: Stack, monkeypatch: p
 
 async def test_whether_somebody_is_an_administrator_is_never_remembered(accounts: Accounts) -> None:
     user = await accounts.sign_up("ann", None, PASSWORD)
-    assert not await accounts.is_admin(user.id)
+    assert not await accounts.operates(user.id)
     await user.set({"admin": True})
-    assert await accounts.is_admin(user.id)
+    assert await accounts.operates(user.id)
 
 
 async def test_an_unknown_handle_is_refused_like_a_wrong_password(

@@ -17,7 +17,7 @@ from app.stack.queue import Delivery, WorkerState
 from app.web.backlog import MINUTES, Backlog
 from app.web.live import stream
 from app.web.render import fragment, render
-from app.web.request import Endpoint, changing, for_operators, operates, stack_of, timelines_of, to
+from app.web.request import Endpoint, accounts_of, changing, for_operators, stack_of, timelines_of, to
 from phases import PHASES
 from phases.activity import Activity, send_away
 from phases.timelines import PhaseState, State
@@ -176,7 +176,7 @@ def press(name: str) -> Endpoint:
 
 async def phases(request: Request, me: Account) -> Response:
     timelines = timelines_of(request)
-    may_switch = await operates(request, me)
+    may_switch = await accounts_of(request).operates(me.id)
     state, errors = await timelines.state(), {}
     typed = {"delivering": list(state.delivering), "read": state.read}
     if request.method == "POST":

@@ -16,7 +16,7 @@ from app.web.delivery import Watch, watch_delivery
 from app.web.live import stream
 from app.web.measured_page import MeasuredPage, in_every_phase
 from app.web.render import fragment, render
-from app.web.request import changing, id_of, operates, social_of, stack_of, to
+from app.web.request import accounts_of, changing, id_of, social_of, stack_of, to
 from app.web.session import field
 from phases import PHASES
 
@@ -75,7 +75,7 @@ async def side_by_side(request: Request, me: Account) -> Response:
 
 async def _side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
     reader, refused = await _reader(request, me)
-    social, may_check = social_of(request), await operates(request, me)
+    social, may_check = social_of(request), await accounts_of(request).operates(me.id)
     found = await columns(request, reader.id, ROWS)
     checked = await _checked(request) if may_check and "check" in request.query_params else None
     return render(
@@ -169,6 +169,6 @@ async def delivery_live(request: Request, me: Account) -> Response:
 
 async def _watch(request: Request, me: Account) -> Watch:
     watch: Watch | None = request.app.state.watches.get(id_of(request))
-    if watch is None or not (watch.status.user_id == me.id or await operates(request, me)):
+    if watch is None or not (watch.status.user_id == me.id or await accounts_of(request).operates(me.id)):
         raise NotFound("This delivery is not being watched any more.")
     return watch
