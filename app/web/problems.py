@@ -17,6 +17,7 @@ from app.stack import UNAVAILABLE
 
 log = logging.getLogger(__name__)
 
+BODY_LIMIT = 64 * 1024  # bytes
 MEDIA_TYPE = "application/problem+json"
 FOR_PROGRAMS = ("/api/", "/healthz", "/readyz", "/metrics")
 RETRY_LATER = {"Retry-After": "2"}  # seconds a server of ours takes to come back, or the driver to find a new primary
@@ -34,7 +35,7 @@ STATUS: Mapping[type[Refused], int] = {
 SENTENCES: Mapping[int, str] = {
     404: "There is nothing at this address.",
     405: "This address does not know the method; the header Allow says which it knows.",
-    413: "The body is larger than 64 KiB.",
+    413: f"The body is larger than {BODY_LIMIT // 1024} KiB.",
 }
 
 ErrorPage = Callable[[Request, int, str, str], Response]  # status, title, detail
