@@ -12,6 +12,7 @@ from app.accounts import Accounts
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.web import session
 from app.web.cast import cast
+from app.web.problems import problem_of
 from app.web.render import render
 from app.web.request import accounts_of, address, social_of, stack_of, to
 from app.web.session import field, local_address, open_session, posted
@@ -56,19 +57,15 @@ async def _entrance(
     if request.method == "GET" and known.account:
         return to(back)
     errors: dict[str, str] = {}
-    status, headers = 200, {}
+    status, headers = 200, dict[str, str]()
     if request.method == "POST":
         try:
             return _entered(request, back, *await enter(accounts_of(request), form))
-        except Invalid as error:
-            status, errors = 422, {error.field: str(error)}
-        except Conflict as error:
-            status, errors = 409, {"handle": str(error)}
-        except WrongPassword as error:
-            status, errors = 401, {"form": str(error)}
-        except TooMany as error:
-            status, errors = 429, {"form": str(error)}
-            headers = {"Retry-After": str(error.retry_after_s)}
+        except (Invalid, Conflict, WrongPassword, TooMany) as error:
+            problem = problem_of(error)
+            status, headers = problem.status, problem.page_headers
+            beside = "handle" if isinstance(error, Conflict) else "form"
+            errors = dict(problem.errors) or {beside: problem.detail}
     typed = {name: field(form, name) for name in ("handle", "name")}
     carry = "" if back == "/" else address("", next=back)
     response = render(request, template, status, errors=errors, typed=typed, next=back, carry=carry)

@@ -20,6 +20,7 @@ from app.stack import UNAVAILABLE
 from app.web import session
 from app.web.live import stream
 from app.web.measured_page import in_every_phase, measured
+from app.web.problems import RETRY_LATER, problem_of
 from app.web.render import error_page, fragment, render
 from app.web.request import (
     address,
@@ -158,7 +159,7 @@ async def post(request: Request) -> Response:
         form = await request.form()
         unsent = {name: field(form, name) for name in (session.PROOF, "once", "audience", "text")}
         response = error_page(request, 503, "", "What you typed is below, to be sent once more.", unsent)
-        response.headers["Retry-After"] = "2"
+        response.headers.update(RETRY_LATER)
         return response
 
 
@@ -171,13 +172,11 @@ async def _post(request: Request, me: Account) -> Response:
             raise Invalid("audience", "There is no such audience.")
         await request.app.state.writes.count(me.id)
         _, created = await social_of(request).post(me.id, text, audience, _idempotency_key(form, audience, text))
-    except Invalid as error:
-        return await home_timeline(request, me, Draft(text, audience, {error.field: str(error)}), 422)
-    except Conflict as error:
-        return await home_timeline(request, me, Draft(text, audience, {"text": str(error)}), 409)
-    except TooMany as error:
-        response = await home_timeline(request, me, Draft(text, audience, {"text": str(error)}), 429)
-        response.headers["Retry-After"] = str(error.retry_after_s)
+    except (Invalid, Conflict, TooMany) as error:
+        problem = problem_of(error)
+        draft = Draft(text, audience, dict(problem.errors) or {"text": problem.detail})
+        response = await home_timeline(request, me, draft, problem.status)
+        response.headers.update(problem.page_headers)
         return response
     if created:
         request.app.state.metrics.posts.inc()

@@ -55,6 +55,11 @@ class Problem:
     def title(self) -> str:
         return HTTPStatus(self.status).phrase
 
+    @property
+    def page_headers(self) -> dict[str, str]:
+        """Without the challenge for programs, which would make a browser ask for a password itself."""
+        return {name: value for name, value in self.headers.items() if name != "WWW-Authenticate"}
+
     def response(self) -> Response:
         """RFC 9457. The type is about:blank: the status says it all, and the title is the status's own."""
         content: dict[str, object] = {
@@ -120,7 +125,7 @@ class Errors:
         if request.scope["path"].startswith(FOR_PROGRAMS):
             return problem.response()
         page = self.error_page(request, problem.status, problem.title, problem.detail)
-        page.headers.update({name: value for name, value in problem.headers.items() if name != "WWW-Authenticate"})
+        page.headers.update(problem.page_headers)
         return page
 
     async def handle(self, request: Request, error: Exception) -> Response:
