@@ -18,13 +18,11 @@ from app.web.backlog import MINUTES, Backlog
 from app.web.live import stream
 from app.web.render import fragment, render
 from app.web.request import Endpoint, accounts_of, changing, for_operators, stack_of, timelines_of, to
-from phases import PHASES
 from phases.activity import Activity, send_away
-from phases.timelines import PhaseState, State
+from phases.timelines import PhaseState
 
 rest = asyncio.sleep
 
-KEEPING = frozenset(phase.slug for phase in PHASES if phase.keeps)
 DEAD_LETTERS_SHOWN = 20
 LOOK_EVERY_S = 2.0
 AWAY_SHARE = 0.9
@@ -51,7 +49,8 @@ async def overview(request: Request) -> Overview:
     servers = await stack.check()
     mongodb, redis, memcached = (servers[name] is not None for name in ("mongodb", "redis", "memcached"))
     state = await backlog.sample() if mongodb else None
-    lines = [backlog.line(phase.slug, "pending") for phase in state.phases] if state else []
+    phases = [phase for phase in state.phases if phase.slug in _keeping(request)] if state else []
+    lines = [backlog.line(phase.slug, "pending") for phase in phases]
     most = max((number for line in lines for _, number in line), default=0)
     queue = stack.queue
     try:
@@ -67,7 +66,7 @@ async def overview(request: Request) -> Overview:
         lists = None
     return Overview(
         servers=servers,
-        phases=_with_lines(state, lines, most) if state else None,
+        phases=[(phase, polyline(line, most)) for phase, line in zip(phases, lines, strict=True)] if state else None,
         most_pending=most,
         workers=workers[0] if redis else None,
         paused=workers[1],
@@ -82,10 +81,9 @@ def _backlog(request: Request) -> Backlog:
     return request.app.state.backlog  # type: ignore[no-any-return]
 
 
-def _with_lines(state: State, lines: Sequence[Sequence[tuple[float, int]]], most: int) -> list[tuple[PhaseState, str]]:
-    return [
-        (phase, polyline(line, most)) for phase, line in zip(state.phases, lines, strict=True) if phase.slug in KEEPING
-    ]
+def _keeping(request: Request) -> set[str]:
+    """Phases that keep something, so that a status is delivered through them."""
+    return {slug for slug, phase in timelines_of(request).phases.items() if phase.keeps}
 
 
 def polyline(line: Sequence[tuple[float, int]], most: int) -> str:
@@ -195,7 +193,7 @@ async def phases(request: Request, me: Account) -> Response:
         "phases.html",
         422 if errors else 200,
         state=state,
-        keeping=KEEPING,
+        keeping=_keeping(request),
         may_switch=may_switch,
         typed=typed,
         errors=errors,

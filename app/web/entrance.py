@@ -14,9 +14,8 @@ from app.web import session
 from app.web.cast import cast
 from app.web.problems import problem_of
 from app.web.render import render
-from app.web.request import accounts_of, address, social_of, stack_of, to
+from app.web.request import accounts_of, address, social_of, stack_of, timelines_of, to
 from app.web.session import field, local_address, open_session, posted
-from phases import PHASES
 
 
 async def welcome(request: Request) -> Response:
@@ -24,7 +23,7 @@ async def welcome(request: Request) -> Response:
     return render(
         request,
         "welcome.html",
-        story=PHASES,
+        story=timelines_of(request).phases.values(),
         cast=await cast(stack, request.app.state) if stack.config.demo else (),
         next=local_address(request.query_params.get("next", "/")),
     )

@@ -35,7 +35,6 @@ from app.web.request import (
     to,
 )
 from app.web.session import field, posted
-from phases import PHASES
 
 STATUSES_A_PAGE = 20
 SUGGESTIONS = 6
@@ -87,10 +86,7 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
         costs=costs,
         sources=SOURCES,
         meaningless=stack_of(request).addresses.one_process,
-        phases=[
-            {"slug": p.slug, "title": p.title, "number": n, "address": address("/", phase=p.slug, before=before)}
-            for n, p in enumerate(PHASES, 1)
-        ],
+        phases=[(phase, address("/", phase=phase.slug, before=before)) for phase in timelines.phases.values()],
         read=read,
         people=await social.people({row.user_id for row in page.statuses}),
         before=before,
@@ -115,7 +111,7 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
 def _kept_phase(request: Request) -> str | None:
     """The phase this reader chose. Choosing the system's own ends that: the reader follows the system again."""
     slug = request.cookies.get(PHASE_COOKIE)
-    return slug if slug in {phase.slug for phase in PHASES} else None
+    return slug if slug in timelines_of(request).phases else None
 
 
 async def refresh(request: Request, me: Account) -> Response:

@@ -9,35 +9,22 @@ from starlette.requests import Request
 
 from app.stack.cost import Cost, counted
 from app.web.request import timelines_of
-from phases import PHASES
 from phases.reading import Page
-
-NUMBERS = {phase.slug: number for number, phase in enumerate(PHASES, 1)}
-TITLES = {phase.slug: phase.title for phase in PHASES}
 
 
 @dataclass(frozen=True)
 class MeasuredPage:
+    """`number` and `title` of its phase, in the story."""
+
     page: Page
+    number: int
+    title: str
     cost: Cost
     elapsed_ms: float
 
     @property
     def slug(self) -> str:
         return self.page.phase
-
-    @property
-    def number(self) -> int:
-        """Place in the story, from 1."""
-        return NUMBERS[self.slug]
-
-    @property
-    def title(self) -> str:
-        return TITLES[self.slug]
-
-    @property
-    def commands(self) -> int:
-        return self.cost.mongodb + self.cost.memcached + self.cost.redis
 
 
 async def measured(request: Request, reading: Awaitable[Page]) -> MeasuredPage:
@@ -47,7 +34,8 @@ async def measured(request: Request, reading: Awaitable[Page]) -> MeasuredPage:
         page = await reading
         elapsed_ms = (perf_counter() - start_s) * 1000
     request.app.state.metrics.reads.labels(page.phase, page.source).inc()
-    return MeasuredPage(page, cost, elapsed_ms)
+    phases = timelines_of(request).phases
+    return MeasuredPage(page, list(phases).index(page.phase) + 1, phases[page.phase].title, cost, elapsed_ms)
 
 
 async def in_every_phase(
@@ -57,7 +45,7 @@ async def in_every_phase(
     timelines = timelines_of(request)
     return [
         known
-        if known and known.slug == phase.slug
-        else await measured(request, timelines.page(reader, phase=phase.slug, before=before, limit=limit))
-        for phase in PHASES
+        if known and known.slug == slug
+        else await measured(request, timelines.page(reader, phase=slug, before=before, limit=limit))
+        for slug in timelines.phases
     ]
