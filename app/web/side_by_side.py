@@ -1,4 +1,4 @@
-"""One reader, four phases, side by side; and a check over many readers that the four agree."""
+"""One reader, every phase, side by side; and a check over many readers that the phases agree."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from phases import PHASES
 
 ROWS = 10
 READERS_CHECKED = 20
-ANOTHER_LOOK = 2  # what is posted between two of the four reads is no difference
+ANOTHER_LOOK = 2  # what is posted between two of the reads is no difference
 WATCH_EVERY_S = 0.2
 FIRST_WORDS = "Watch how this one is delivered"
 
