@@ -10,12 +10,12 @@ import math
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any, TypeVar
+from typing import TypeVar
 from unicodedata import category
 
 from argon2 import PasswordHasher
@@ -30,7 +30,7 @@ from pymongo.errors import DuplicateKeyError
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Token, User
 from app.stack import Stack
-from app.stack.mongodb import Find, together
+from app.stack.mongodb.find import Find, rows
 
 HANDLE = re.compile(r"[a-z0-9_]{1,30}")
 NAME_LENGTH = 100  # code points
@@ -117,11 +117,6 @@ def _digest(token: str) -> Binary:
     return Binary(hashlib.sha256(token.encode(errors="surrogatepass")).digest())
 
 
-def token_row(token: str) -> Find:
-    """What `authenticate` looks up."""
-    return Find("tokens", {"digest": _digest(token)}, ("user_id", "expires_at"), 1)
-
-
 class Accounts:
     """Everybody's accounts on one stack, and what is remembered between two requests."""
 
@@ -156,14 +151,12 @@ class Accounts:
             raise taken
         async with self._turn():
             password_hash = await _thread(HASHER.hash, password)
-        now = self._clock.now()
         user = User(
             _id=self._clock.new_id(),
             handle=handle,
             name=name,
             password_hash=password_hash,
-            created_at=now,
-            last_seen_at=now,
+            created_at=self._clock.now(),
         )
         try:
             await user.insert()
@@ -199,32 +192,23 @@ class Accounts:
         await Token(digest=_digest(token), user_id=user_id, expires_at=expires_at).insert()
         return token, expires_at
 
-    async def authenticate(self, token: str, rows: Sequence[Mapping[str, Any]] | None = None) -> Account | None:
+    async def authenticate(self, token: str) -> Account | None:
         """Whose token it is, or None when it was never given out, is expired or was signed out.
 
-        One MongoDB command once the account is remembered, none where `rows` is the answer to `token_row`. The token
-        itself is asked for every time, so that signing out holds in all processes at once.
+        One MongoDB command once the account is remembered. The token itself is asked for every time, so that signing
+        out holds in all processes at once.
         """
         digest = _digest(token)
-        if rows is None:
-            [rows] = await together(self._stack.db, token_row(token))
-        found = rows[0] if rows else None
-        if found is None or found["expires_at"] <= self._clock.now():
+        given_out = await rows(self._stack.db, Find("tokens", {"digest": digest}, ("user_id", "expires_at"), 1))
+        if not given_out or given_out[0]["expires_at"] <= self._clock.now():
             self._holders.pop(digest, None)
             return None
         if digest not in self._holders:
-            user = await User.find_one({"_id": found["user_id"]})
+            user = await User.find_one({"_id": given_out[0]["user_id"]})
             if user is None:
                 return None
             self._holders[digest] = Account(user.id, user.handle, user.name)
         account: Account = self._holders[digest]
-        return account
-
-    def presumed(self, token: str) -> Account | None:
-        """Whose token it was when this process last asked. Work may begin for them; nothing is shown before
-        `authenticate` has agreed.
-        """
-        account: Account | None = self._holders.get(_digest(token))
         return account
 
     async def operates(self, user_id: ObjectId | None) -> bool:

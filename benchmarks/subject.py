@@ -64,7 +64,7 @@ class InProcess:
     """No HTTP: the figures are the phases' own, and this process is the web process."""
 
     def __init__(self, stack: Stack, timelines: Timelines) -> None:
-        self._social, self._timelines = Social(stack, timelines), timelines
+        self._social, self._timelines = Social(stack, timelines.outbox), timelines
 
     async def enter(self, people: Sequence[ObjectId]) -> None: ...
 

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 
 import pytest
 
@@ -15,6 +14,7 @@ from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Token, User
 from app.stack import Addresses, Stack, connected
 from app.stack.cost import counted
+from tests.dates import NOON
 
 pytestmark = pytest.mark.anyio
 PASSWORD = "correct horse"
@@ -27,7 +27,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def clock() -> ManualClock:
-    return ManualClock(datetime(2026, 11, 20, tzinfo=UTC))
+    return ManualClock(NOON)
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ async def test_an_unknown_handle_is_refused_like_a_wrong_password(
 
     monkeypatch.setattr(module, "_matches", watched)
     await accounts.sign_up("ann", None, PASSWORD)
-    await User(handle="bob", name="no password", created_at=clock.now(), last_seen_at=clock.now()).insert()
+    await User(handle="bob", name="no password", created_at=clock.now()).insert()
     texts = set()
     for handle in ("ann", "bob", "nobody", "no such\0handle", "\ud800"):
         with pytest.raises(WrongPassword) as refused:

@@ -64,7 +64,7 @@ class Api:
     async def person(self, handle: str, *, admin: bool = False) -> "Api":
         """Somebody new, signed in."""
         now = self.stack.clock.now()
-        user = User(handle=handle, name=handle.title(), admin=admin, created_at=now, last_seen_at=now)
+        user = User(handle=handle, name=handle.title(), admin=admin, created_at=now)
         await user.insert()
         token, _ = await Accounts(self.stack).new_token(user.id)
         return Api(self.http, self.stack, token, str(user.id))

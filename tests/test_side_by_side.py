@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.models import User
-from phases.reading import Page
+from phases.home.page import Page
 from tests.site import SLUGS, Site, events, opened, texts
 from workers.worker import drain_queues
 

@@ -45,7 +45,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.state.stack = stack
     app.state.timelines = timelines
     app.state.accounts = Accounts(stack)
-    app.state.social = Social(stack, timelines)
+    app.state.social = Social(stack, timelines.outbox)
     app.state.backlog = backlog
     app.state.streams = Streams()
     app.state.watches = {}  # deliveries that somebody watches, by status id

@@ -20,7 +20,7 @@ from app.social import Person, Social
 from app.stack.cost import counted
 from app.web import openapi, schemas
 from app.web.api_operation import Call, Operation, Reply, routes_of
-from phases.reading import Page
+from phases.home.page import Page
 
 PREFIX = "/api/v1"
 DONE = Reply(204)
@@ -198,7 +198,7 @@ async def phases(call: Call) -> Reply:
 
 async def switch(call: Call) -> Reply:
     asked: schemas.PhaseChange = call.body
-    return Reply(200, schemas.State.of(await call.timelines.switch(read=asked.read, delivering=asked.delivering)))
+    return Reply(200, schemas.State.of(await call.timelines.change(read=asked.read, delivering=asked.delivering)))
 
 
 async def document(call: Call) -> Reply:

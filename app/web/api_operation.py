@@ -15,11 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.accounts import Account, Accounts, token_row
+from app.accounts import Account, Accounts
 from app.errors import Forbidden
 from app.social import Social
 from app.stack import Stack
-from app.stack.mongodb import riding
 from app.web.problems import CHALLENGE, FieldErrors, Rejected
 from phases.timelines import Timelines
 
@@ -97,24 +96,12 @@ class Operation:
         return re.sub(r"\W+", "_", f"{self.method.lower()}{self.path}").strip("_")
 
     async def answer(self, request: Request) -> Response:
+        """Who asks -> may they -> what do they say -> the answer."""
         call = Call(request)
-        if self.auth == "person" and self.method in SAFE and (account := call.accounts.presumed(call.token)):
-            call.account = account
-            with riding(
-                token_row(call.token)
-            ) as rider:  # the answer is made meanwhile, and shown to nobody before that
-                try:
-                    return await self._answer(call)
-                finally:
-                    await _signed_in(request, rider.rows)
         if self.auth != "none":
             call.account = await _signed_in(request)
             if self.method not in SAFE:
                 await request.app.state.writes.count(call.account.id)
-        return await self._answer(call)
-
-    async def _answer(self, call: Call) -> Response:
-        request = call.request
         if self.auth == "admin" and not await call.accounts.operates(call.me.id):
             raise Forbidden("Only administrators may do this.")
         if self.query:
@@ -133,11 +120,11 @@ def bearer_token(request: Request) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-async def _signed_in(request: Request, rows: Sequence[Mapping[str, Any]] | None = None) -> Account:
+async def _signed_in(request: Request) -> Account:
     token = bearer_token(request)
     if not token:
         raise Rejected(401, "This call needs a token: Authorization: Bearer <token>.", CHALLENGE)
-    account: Account | None = await request.app.state.accounts.authenticate(token, rows)
+    account: Account | None = await request.app.state.accounts.authenticate(token)
     if account is None:
         raise Rejected(
             401, "The token is unknown, expired or signed out.", {"WWW-Authenticate": 'Bearer error="invalid_token"'}

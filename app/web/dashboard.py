@@ -18,7 +18,7 @@ from app.web.backlog import MINUTES, Backlog
 from app.web.live import stream
 from app.web.render import fragment, render
 from app.web.request import Endpoint, accounts_of, changing, for_operators, stack_of, timelines_of, to
-from phases.activity import Activity, send_away
+from phases.keeping.activity import active_count
 from phases.timelines import PhaseState
 
 rest = asyncio.sleep
@@ -71,7 +71,7 @@ async def overview(request: Request) -> Overview:
         workers=workers[0] if redis else None,
         paused=workers[1],
         dead=workers[2],
-        active=await Activity(stack).count() if mongodb else None,
+        active=await active_count(stack) if mongodb else None,
         people=await stack.db["users"].estimated_document_count() if mongodb else None,
         lists=lists,
     )
@@ -137,7 +137,7 @@ async def _flush(stack: Stack, request: Request) -> None:
 
 
 async def _send_away(stack: Stack, request: Request) -> None:
-    await send_away(stack, timelines_of(request).settings, AWAY_SHARE, rest)
+    await timelines_of(request).send_away(AWAY_SHARE, rest)
 
 
 BUTTONS: dict[str, Callable[[Stack, Request], Awaitable[None]]] = {
@@ -184,7 +184,7 @@ async def phases(request: Request, me: Account) -> Response:
         delivering, read = [str(slug) for slug in form.getlist("delivering")], str(form.get("read", ""))
         typed = {"delivering": delivering, "read": read}
         try:
-            await timelines.switch(read=read, delivering=delivering)
+            await timelines.change(read=read, delivering=delivering)
             return to("/phases")
         except Invalid as error:
             errors = {error.field: str(error)}

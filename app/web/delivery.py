@@ -9,11 +9,9 @@ from bson import ObjectId
 from starlette.datastructures import State
 
 from app.models import StatusRow
-from app.social import Person, Social
+from app.social import STORED, Person, Social
 from app.stack import UNAVAILABLE
-from phases.activity import ACTIVE
-from phases.held import holds
-from phases.switch import StoreName
+from phases.delivering.kept import Kept
 from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
@@ -25,14 +23,12 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 1.0
 PRECISION = 0.05  # of the time that is shown
 WATCHES_REMEMBERED = 20
 
-STORES: tuple[StoreName, ...] = ("entries", "lists")
-
 
 @dataclass
 class Watch:
     """Milliseconds since the post was sent; what has not happened yet is absent.
 
-    `held`: per store and follower; None where nothing is kept for the follower, who is rebuilt on return.
+    `held`: per kind that is kept and follower; None where nothing is kept for the follower, who is rebuilt on return.
     """
 
     status: StatusRow
@@ -51,55 +47,39 @@ class Watch:
         return (perf_counter() - self.began_s) * 1000
 
 
-class _Watched(Timelines):
-    """The same timelines, and every delivery that a poster waits for is timed."""
-
-    def __init__(self, timelines: Timelines, followers: list[Person]) -> None:
-        vars(self).update(vars(timelines))
-        self.followers, self.began_s = followers, perf_counter()
-        self.watch: Watch | None = None
-
-    async def deliver(self, slug: str, status: StatusRow) -> None:
-        watch = self.stored(status)
-        began_ms = watch.now_ms()
-        try:
-            await super().deliver(slug, status)
-        finally:
-            watch.waited_ms[slug] = watch.now_ms() - began_ms
-
-    def stored(self, status: StatusRow) -> Watch:
-        """Watch from the moment of the insert, so that what happens while the poster waits is seen too."""
-        if self.watch is None:
-            stored_ms = (perf_counter() - self.began_s) * 1000
-            self.watch = Watch(status, self.began_s, self.followers, stored_ms)
-            self.watch.looking = asyncio.create_task(_look(self, self.watch))
-        return self.watch
-
-
 async def watch_delivery(state: State, author: ObjectId, text: str) -> Watch:
-    """Post it. Raises Invalid."""
+    """Post it, and watch from the moment of the insert: what happens while the poster waits is seen too. Raises
+    Invalid.
+    """
     timelines: Timelines = state.timelines
-    watched = _Watched(timelines, await _some_followers(state.social, author))
-    row, _ = await Social(timelines.stack, watched).post(author, text)
-    watch = watched.stored(row)
-    await _look_once(timelines, watch)  # what was delivered before the post returned is not shown as pending
+    social: Social = state.social
+    followers = await _some_followers(social, timelines, author)
     watches: dict[ObjectId, Watch] = state.watches
-    watches[row.id] = watch
+
+    def heard(status: StatusRow, what: str, began_s: float, ended_s: float) -> None:
+        waited_ms = (ended_s - began_s) * 1000
+        if what == STORED:
+            watch = watches[status.id] = Watch(status, began_s, followers, waited_ms)
+            watch.looking = asyncio.create_task(_look(timelines, watch))
+        else:
+            watches[status.id].waited_ms[what] = waited_ms
+
+    row, _ = await social.post(author, text, heard=heard)
+    await _look_once(timelines, watches[row.id])  # what was delivered before the post returned is not shown as pending
     for id in list(watches)[:-WATCHES_REMEMBERED]:
         watches.pop(id)
-    return watch
+    return watches[row.id]
 
 
-async def _some_followers(social: Social, author: ObjectId) -> list[Person]:
-    """The author, some followers that are active, some that are away."""
-    follows, active = social.stack.db["follows"], social.stack.db[ACTIVE]
-    here = {"authors": author, "until": {"$gte": social.stack.clock.now()}}
-    there = [row["_id"] for row in await active.find(here, {"_id": 1}).limit(FOLLOWERS_WATCHED).to_list(None)]
-    edges = follows.find({"followee": author}, {"_id": 0, "follower": 1}).limit(FOLLOWERS_LOOKED_AT)
+async def _some_followers(social: Social, timelines: Timelines, author: ObjectId) -> list[Person]:
+    """The author, some followers whom every phase delivers to, some who are away."""
+    edges = social.stack.db["follows"].find({"followee": author}, {"_id": 0, "follower": 1}).limit(FOLLOWERS_LOOKED_AT)
     some = [edge["follower"] for edge in await edges.to_list(None)]
-    of_them = {row["_id"] for row in await active.find({**here, "_id": {"$in": some}}, {"_id": 1}).to_list(None)}
-    away = [one for one in some if one not in of_them]
-    ids = dict.fromkeys([author, *there, *away[:FOLLOWERS_WATCHED]])
+    here = set(some)
+    for kept in timelines.kept.values():
+        here &= await kept.recipients.here(some)
+    there, away = [one for one in some if one in here], [one for one in some if one not in here]
+    ids = dict.fromkeys([author, *there[:FOLLOWERS_WATCHED], *away[:FOLLOWERS_WATCHED]])
     people = await social.people(ids)
     return [people[id] for id in ids if id in people]
 
@@ -125,30 +105,31 @@ async def _look_once(timelines: Timelines, watch: Watch) -> None:
 
 
 async def _see(timelines: Timelines, watch: Watch) -> None:
-    stack, settings = timelines.stack, await timelines.settings.current()
-    document = await stack.db["statuses"].find_one({"_id": watch.status.id}, {"pending": 1})
+    document = await timelines.stack.db["statuses"].find_one({"_id": watch.status.id}, {"pending": 1})
     pending = set((document or {}).get("pending") or ())
-    watch.owed = timelines.owed(settings)
+    watch.owed = (await timelines.outbox.owed()).consumers
     for slug in watch.owed:
         if slug not in pending:
             watch.cleared_ms.setdefault(slug, watch.now_ms())
-    for store in STORES:
-        open_ = [one for one in watch.followers if _may_come(watch, store, one)]
-        known_ms = [watch.cleared_ms[slug] for slug in timelines.settings.phases_of(store) if slug in watch.cleared_ms]
-        kept = await asyncio.gather(*(holds(stack, settings, store, one.id, watch.status.id) for one in open_))
-        for one, has in zip(open_, kept, strict=True):
-            if has:
-                watch.held_ms[store, one.id] = min(
-                    [watch.now_ms(), *known_ms]
-                )  # a phase is cleared after its last list
-            elif has is None:
-                watch.held_ms[store, one.id] = None
-            else:
-                watch.held_ms.pop((store, one.id), None)
+    for kept in timelines.kept.values():
+        await _see_kept(timelines, watch, kept)
     watch.over = watch.over or not pending
 
 
-def _may_come(watch: Watch, store: StoreName, one: Person) -> bool:
-    """Entries are written for people who are away too; a list that is not there is looked for once."""
-    at = (store, one.id)
-    return at not in watch.held_ms or (store == "entries" and watch.held_ms[at] is None)
+async def _see_kept(timelines: Timelines, watch: Watch, kept: Kept) -> None:
+    open_ = [one for one in watch.followers if _may_come(watch, kept, one)]
+    cleared_ms = [watch.cleared_ms[slug] for slug in timelines.switch.phases_of(kept.name) if slug in watch.cleared_ms]
+    holds = await asyncio.gather(*(kept.holds(one.id, watch.status.id) for one in open_))
+    for one, has in zip(open_, holds, strict=True):
+        if has:
+            watch.held_ms[kept.name, one.id] = min([watch.now_ms(), *cleared_ms])  # cleared after its last list
+        elif has is None:
+            watch.held_ms[kept.name, one.id] = None
+        else:
+            watch.held_ms.pop((kept.name, one.id), None)
+
+
+def _may_come(watch: Watch, kept: Kept, one: Person) -> bool:
+    """What is kept for everybody may come for people who are away too; a list that is not there is looked for once."""
+    at = (kept.name, one.id)
+    return at not in watch.held_ms or (not kept.recipients.active_only and watch.held_ms[at] is None)

@@ -66,7 +66,7 @@ class Draft:
 async def home_timeline(request: Request, me: Account, draft: Draft | None = None, status: int = 200) -> Response:
     timelines, social = timelines_of(request), social_of(request)
     draft, before = draft or Draft(), before_of(request)
-    read = (await timelines.settings.current()).read
+    read = (await timelines.switch.current()).read
     chosen = request.query_params.get("phase")
     slug = chosen or _kept_phase(request) or read
     read_now = await measured(request, timelines.page(me.id, phase=slug, before=before, limit=STATUSES_A_PAGE))

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from app.stack.cost import Cost, counted
 from app.web.request import timelines_of
-from phases.reading import Page
+from phases.home.page import Page
 
 
 @dataclass(frozen=True)

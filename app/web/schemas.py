@@ -23,7 +23,7 @@ from app.accounts import NAME_LENGTH, PASSWORD_LENGTHS
 from app.models import Audience, StatusRow
 from app.social import TEXT_LIMIT
 from phases import PHASES, timelines
-from phases.reading import Source
+from phases.home.candidates import Source
 
 SLUGS = tuple(phase.slug for phase in PHASES)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bson import ObjectId
 from starlette.requests import Request
@@ -16,9 +17,8 @@ from app.web.delivery import Watch, watch_delivery
 from app.web.live import stream
 from app.web.measured_page import MeasuredPage, in_every_phase
 from app.web.render import fragment, render
-from app.web.request import accounts_of, changing, id_of, social_of, stack_of, to
+from app.web.request import accounts_of, changing, id_of, social_of, stack_of, timelines_of, to
 from app.web.session import field
-from phases import PHASES
 
 ROWS = 10
 READERS_CHECKED = 20
@@ -150,7 +150,13 @@ async def post(request: Request, me: Account) -> Response:
 async def delivery(request: Request, me: Account) -> Response:
     watch = await _watch(request, me)
     author = (await social_of(request).people([watch.status.user_id]))[watch.status.user_id]
-    return render(request, "delivery.html", watch=watch, author=author, phases=PHASES, live=f"{request.url.path}/live")
+    return render(request, "delivery.html", **_shown(request, watch), author=author, live=f"{request.url.path}/live")
+
+
+def _shown(request: Request, watch: Watch) -> dict[str, Any]:
+    timelines = timelines_of(request)
+    kept = {name: timelines.switch.phases_of(name) for name in timelines.kept}
+    return {"watch": watch, "phases": timelines.phases.values(), "kept": kept}
 
 
 async def delivery_live(request: Request, me: Account) -> Response:
@@ -162,7 +168,7 @@ async def delivery_live(request: Request, me: Account) -> Response:
         if finished:
             return None
         finished = watch.over
-        return fragment(request, "parts/delivery.html", watch=watch, phases=PHASES)
+        return fragment(request, "parts/delivery.html", **_shown(request, watch))
 
     return stream(request, "delivery", part, WATCH_EVERY_S)
 
