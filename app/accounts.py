@@ -1,7 +1,7 @@
 """Who is who: signing up, signing in, bearer tokens. Passwords are kept as argon2id, tokens as SHA-256.
 
-Two limits hold per process (and per event loop, which is where a Stack lives): how many passwords are hashed at
-the same time, and how often one handle may be tried in vain. N web processes allow N times as much.
+Two limits hold per `Accounts`, of which a web process has one: how many passwords are hashed at the same time, and how
+often one handle may be tried in vain. N web processes allow N times as much.
 """
 
 import asyncio
@@ -12,12 +12,11 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from typing import TypeVar
 from unicodedata import category
-from weakref import WeakKeyDictionary
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -53,37 +52,6 @@ class Account:
     id: ObjectId
     handle: str
     name: str
-
-
-@dataclass
-class _Desk:
-    """What one event loop remembers about sign-ups and sign-ins."""
-
-    hashing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HASHED_AT_ONCE))
-    waiting: int = 0
-    failures: FixedWindowRateLimiter = field(default_factory=lambda: FixedWindowRateLimiter(MemoryStorage()))
-    holders: LRUCache[bytes, Account] = field(default_factory=lambda: LRUCache(HOLDERS_REMEMBERED))  # by token digest
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        if self.waiting >= WAITING_FOR_A_HASH:
-            raise TooMany("Too many people are signing in at this moment.", 5)
-        self.waiting += 1
-        try:
-            async with self.hashing:
-                yield
-        finally:
-            self.waiting -= 1
-
-
-_desks: WeakKeyDictionary[asyncio.AbstractEventLoop, _Desk] = WeakKeyDictionary()
-
-
-def _desk() -> _Desk:
-    loop = asyncio.get_running_loop()
-    if (desk := _desks.get(loop)) is None:
-        desk = _desks[loop] = _Desk()
-    return desk
 
 
 async def _thread(call: Callable[..., T], *args: object) -> T:
@@ -129,34 +97,6 @@ def _checked_password(password: str) -> str:
     return password
 
 
-async def sign_up(stack: Stack, handle: str, name: str | None, password: str) -> User:
-    """A new person, who is called like the handle when no name is given.
-
-    Raises Invalid for a wrong field, Conflict when the handle is taken (in any case), TooMany under a rush.
-    """
-    handle = _checked_handle(handle)
-    name = _checked_name(name, handle)
-    password = _checked_password(password)
-    taken = Conflict(f"The handle {handle} is taken.")
-    if await User.find_one({"handle": handle}):
-        raise taken
-    async with _desk().turn():
-        password_hash = await _thread(HASHER.hash, password)
-    now = stack.clock.now()
-    user = User(
-        _id=stack.clock.new_id(),
-        handle=handle,
-        name=name,
-        password_hash=password_hash,
-        created_at=now,
-    )
-    try:
-        await user.insert()
-    except DuplicateKeyError:
-        raise taken from None
-    return user
-
-
 @cache
 def _nobodys_hash() -> str:
     """What a password is checked against when there is no such person, so that it takes as long."""
@@ -172,67 +112,112 @@ def _matches(password_hash: str | None, password: str) -> bool:
     return password_hash is not None
 
 
-async def sign_in(stack: Stack, handle: str, password: str) -> tuple[str, datetime]:
-    """A new token and when it expires.
-
-    Raises WrongPassword, the same for an unknown handle and after the same work, and TooMany after too many failures.
-    """
-    desk = _desk()
-    known = normal_handle(handle)
-    limit = RateLimitItemPerMinute(stack.config.failed_sign_ins_per_minute)
-    # Attempts are counted by what was typed: that says nothing about who exists.
-    tried = known or hashlib.sha256(handle.encode(errors="surrogatepass")).hexdigest()
-    user = await User.find_one({"handle": known}) if known else None
-    async with desk.turn():
-        if not await desk.failures.test(limit, tried):
-            reset = (await desk.failures.get_window_stats(limit, tried)).reset_time
-            raise TooMany("Too many failed attempts to sign in.", max(1, math.ceil(reset - time.time())))
-        if not await _thread(_matches, user and user.password_hash, password[: PASSWORD_LENGTHS[1] + 1]):
-            await desk.failures.hit(limit, tried)
-            raise WrongPassword("The handle and the password do not go together.")
-    assert user
-    return await new_token(stack, user.id)
-
-
 def _digest(token: str) -> Binary:
     # As Binary, which Beanie makes of it too: mongomock finds no bytes where a Binary is stored.
     return Binary(hashlib.sha256(token.encode(errors="surrogatepass")).digest())
 
 
-async def new_token(stack: Stack, user_id: ObjectId) -> tuple[str, datetime]:
-    """A bearer token of 256 random bits, and when it expires."""
-    token = secrets.token_urlsafe(32)
-    expires_at = stack.clock.now() + timedelta(days=stack.config.token_days)
-    await Token(digest=_digest(token), user_id=user_id, expires_at=expires_at).insert()
-    return token, expires_at
+class Accounts:
+    """Everybody's accounts on one stack, and what is remembered between two requests."""
 
+    def __init__(self, stack: Stack) -> None:
+        self._stack, self._clock, self._config = stack, stack.clock, stack.config
+        self._hashing = asyncio.Semaphore(HASHED_AT_ONCE)
+        self._waiting = 0
+        self._failures = FixedWindowRateLimiter(MemoryStorage())
+        self._holders: LRUCache[bytes, Account] = LRUCache(HOLDERS_REMEMBERED)  # by the digest of their token
 
-async def authenticate(stack: Stack, token: str) -> Account | None:
-    """Whose token it is, or None when it was never given out, is expired or was signed out.
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        if self._waiting >= WAITING_FOR_A_HASH:
+            raise TooMany("Too many people are signing in at this moment.", 5)
+        self._waiting += 1
+        try:
+            async with self._hashing:
+                yield
+        finally:
+            self._waiting -= 1
 
-    One MongoDB command once the account is remembered. The token itself is asked for every time, so that signing out
-    holds in all processes at once.
-    """
-    digest, desk = _digest(token), _desk()
-    row = next(iter(await rows(stack.db, Find("tokens", {"digest": digest}, ("user_id", "expires_at"), 1))), None)
-    if row is None or row["expires_at"] <= stack.clock.now():
-        desk.holders.pop(digest, None)
-        return None
-    if digest not in desk.holders:
-        user = await User.find_one({"_id": row["user_id"]})
-        if user is None:
+    async def sign_up(self, handle: str, name: str | None, password: str) -> User:
+        """A new person, who is called like the handle when no name is given.
+
+        Raises Invalid for a wrong field, Conflict when the handle is taken (in any case), TooMany under a rush.
+        """
+        handle = _checked_handle(handle)
+        name = _checked_name(name, handle)
+        password = _checked_password(password)
+        taken = Conflict(f"The handle {handle} is taken.")
+        if await User.find_one({"handle": handle}):
+            raise taken
+        async with self._turn():
+            password_hash = await _thread(HASHER.hash, password)
+        user = User(
+            _id=self._clock.new_id(),
+            handle=handle,
+            name=name,
+            password_hash=password_hash,
+            created_at=self._clock.now(),
+        )
+        try:
+            await user.insert()
+        except DuplicateKeyError:
+            raise taken from None
+        return user
+
+    async def sign_in(self, handle: str, password: str) -> tuple[str, datetime]:
+        """A new token and when it expires.
+
+        Raises WrongPassword, the same for an unknown handle and after the same work, and TooMany after too many
+        failures.
+        """
+        known = normal_handle(handle)
+        limit = RateLimitItemPerMinute(self._config.failed_sign_ins_per_minute)
+        # Attempts are counted by what was typed: that says nothing about who exists.
+        tried = known or hashlib.sha256(handle.encode(errors="surrogatepass")).hexdigest()
+        user = await User.find_one({"handle": known}) if known else None
+        async with self._turn():
+            if not await self._failures.test(limit, tried):
+                reset = (await self._failures.get_window_stats(limit, tried)).reset_time
+                raise TooMany("Too many failed attempts to sign in.", max(1, math.ceil(reset - time.time())))
+            if not await _thread(_matches, user and user.password_hash, password[: PASSWORD_LENGTHS[1] + 1]):
+                await self._failures.hit(limit, tried)
+                raise WrongPassword("The handle and the password do not go together.")
+        assert user
+        return await self.new_token(user.id)
+
+    async def new_token(self, user_id: ObjectId) -> tuple[str, datetime]:
+        """A bearer token of 256 random bits, and when it expires."""
+        token = secrets.token_urlsafe(32)
+        expires_at = self._clock.now() + timedelta(days=self._config.token_days)
+        await Token(digest=_digest(token), user_id=user_id, expires_at=expires_at).insert()
+        return token, expires_at
+
+    async def authenticate(self, token: str) -> Account | None:
+        """Whose token it is, or None when it was never given out, is expired or was signed out.
+
+        One MongoDB command once the account is remembered. The token itself is asked for every time, so that signing
+        out holds in all processes at once.
+        """
+        digest = _digest(token)
+        given_out = await rows(self._stack.db, Find("tokens", {"digest": digest}, ("user_id", "expires_at"), 1))
+        if not given_out or given_out[0]["expires_at"] <= self._clock.now():
+            self._holders.pop(digest, None)
             return None
-        desk.holders[digest] = Account(user.id, user.handle, user.name)
-    account: Account = desk.holders[digest]
-    return account
+        if digest not in self._holders:
+            user = await User.find_one({"_id": given_out[0]["user_id"]})
+            if user is None:
+                return None
+            self._holders[digest] = Account(user.id, user.handle, user.name)
+        account: Account = self._holders[digest]
+        return account
 
+    async def operates(self, user_id: ObjectId | None) -> bool:
+        """Whether this person runs the system now: administrators do, in demo mode everybody, signed in or not."""
+        if self._config.demo:
+            return True
+        found = await self._stack.db.get_collection("users").find_one({"_id": user_id}, {"admin": True})
+        return bool(found and found.get("admin"))
 
-async def is_admin(stack: Stack, user_id: ObjectId) -> bool:
-    """Whether the person administers the system now."""
-    found = await stack.db.get_collection("users").find_one({"_id": user_id}, {"admin": True})
-    return bool(found and found.get("admin"))
-
-
-async def sign_out(stack: Stack, token: str) -> None:
-    """End the session of this token; the same when it is over already."""
-    await Token.find({"digest": _digest(token)}).delete()
+    async def sign_out(self, token: str) -> None:
+        """End the session of this token; the same when it is over already."""
+        await Token.find({"digest": _digest(token)}).delete()

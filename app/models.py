@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from beanie import Document
@@ -182,8 +182,10 @@ class StatusRow(NamedTuple):
 
     @property
     def created_at(self) -> datetime:
-        """UTC, to the second: the time inside the id."""
-        return self.id.generation_time
+        """UTC, to the second: the time inside the id. Its `generation_time` has a time zone written in Python, which
+        every use of it calls back into.
+        """
+        return datetime.fromtimestamp(int.from_bytes(self.id.binary[:4], "big"), UTC)
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "StatusRow":

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from bson import ObjectId
 
-from app.accounts import new_token
+from app.accounts import Accounts
 from app.errors import Refused
 from app.models import Audience
 from app.social import Social
@@ -172,13 +172,13 @@ class Api:
     """Through `feedlab serve`'s web process, each person with a token of their own."""
 
     def __init__(self, stack: Stack, http: Http, handles: dict[ObjectId, str]) -> None:
-        self._stack, self._http, self.handles = stack, http, handles
+        self._accounts, self._http, self.handles = Accounts(stack), http, handles
         self._tokens: dict[ObjectId, str] = {}
 
     async def enter(self, people: Sequence[ObjectId]) -> None:
         for person in people:
             if person not in self._tokens:
-                self._tokens[person], _ = await new_token(self._stack, person)
+                self._tokens[person], _ = await self._accounts.new_token(person)
 
     async def close(self) -> None:
         await self._http.close()

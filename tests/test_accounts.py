@@ -3,12 +3,11 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from weakref import WeakKeyDictionary
 
 import pytest
 
-from app import accounts
-from app.accounts import authenticate, new_token, sign_in, sign_out, sign_up
+from app import accounts as module
+from app.accounts import Accounts
 from app.clock import ManualClock
 from app.config import DAY_S, Config
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
@@ -38,153 +37,160 @@ async def stack(clock: ManualClock) -> AsyncIterator[Stack]:
         yield opened
 
 
-async def test_a_handle_is_kept_in_lower_case_and_is_unique_in_any_case(stack: Stack) -> None:
-    user = await sign_up(stack, "Ann_1", None, PASSWORD)
+@pytest.fixture
+def accounts(stack: Stack) -> Accounts:
+    return Accounts(stack)
+
+
+async def test_a_handle_is_kept_in_lower_case_and_is_unique_in_any_case(accounts: Accounts) -> None:
+    user = await accounts.sign_up("Ann_1", None, PASSWORD)
     assert (user.handle, user.name) == ("ann_1", "ann_1")
     with pytest.raises(Conflict):
-        await sign_up(stack, "aNN_1", "Somebody", PASSWORD)
+        await accounts.sign_up("aNN_1", "Somebody", PASSWORD)
 
 
-async def test_of_two_who_want_a_handle_at_once_one_gets_it(stack: Stack) -> None:
-    both = await asyncio.gather(*(sign_up(stack, "ann", None, PASSWORD) for _ in range(2)), return_exceptions=True)
+async def test_of_two_who_want_a_handle_at_once_one_gets_it(accounts: Accounts) -> None:
+    both = await asyncio.gather(*(accounts.sign_up("ann", None, PASSWORD) for _ in range(2)), return_exceptions=True)
     assert [type(outcome) for outcome in both].count(Conflict) == 1
     assert await User.find({"handle": "ann"}).count() == 1
 
 
 @pytest.mark.parametrize("handle", ["", "a" * 31, "a-b", "ann\n", "änn", "\u212aate", "a b", "\0", "\ud800"])
-async def test_a_handle_has_letters_digits_and_underscores(stack: Stack, handle: str) -> None:
+async def test_a_handle_has_letters_digits_and_underscores(accounts: Accounts, handle: str) -> None:
     with pytest.raises(Invalid) as refused:
-        await sign_up(stack, handle, None, PASSWORD)
+        await accounts.sign_up(handle, None, PASSWORD)
     assert refused.value.field == "handle"
 
 
 @pytest.mark.parametrize("password", ["", "7 chars", "x" * 201, "\ud800" * 8])
-async def test_a_password_has_8_to_200_characters(stack: Stack, password: str) -> None:
+async def test_a_password_has_8_to_200_characters(accounts: Accounts, password: str) -> None:
     with pytest.raises(Invalid) as refused:
-        await sign_up(stack, "ann", None, password)
+        await accounts.sign_up("ann", None, password)
     assert refused.value.field == "password"
 
 
 @pytest.mark.parametrize("password", ["8 signs!", "x" * 200, "\N{SNOWMAN}" * 200, "null\0null"])
-async def test_every_password_of_that_length_works(stack: Stack, password: str) -> None:
-    await sign_up(stack, "ann", None, password)
-    await sign_in(stack, "ann", password)
+async def test_every_password_of_that_length_works(accounts: Accounts, password: str) -> None:
+    await accounts.sign_up("ann", None, password)
+    await accounts.sign_in("ann", password)
     with pytest.raises(WrongPassword):
-        await sign_in(stack, "ann", password + "x")
+        await accounts.sign_in("ann", password + "x")
 
 
 @pytest.mark.parametrize(("name", "kept"), [("  Ann Lee ", "Ann Lee"), ("", "ann"), ("  ", "ann"), ("👩‍👧", "👩‍👧")])
-async def test_a_name_is_trimmed_and_is_the_handle_when_blank(stack: Stack, name: str, kept: str) -> None:
-    assert (await sign_up(stack, "ann", name, PASSWORD)).name == kept
+async def test_a_name_is_trimmed_and_is_the_handle_when_blank(accounts: Accounts, name: str, kept: str) -> None:
+    assert (await accounts.sign_up("ann", name, PASSWORD)).name == kept
 
 
 @pytest.mark.parametrize("name", ["x" * 101, "a\nb", "a\0b", "\ud800", "a\u2028b"])
-async def test_a_name_is_one_line_of_at_most_100_characters(stack: Stack, name: str) -> None:
+async def test_a_name_is_one_line_of_at_most_100_characters(accounts: Accounts, name: str) -> None:
     with pytest.raises(Invalid) as refused:
-        await sign_up(stack, "ann", name, PASSWORD)
+        await accounts.sign_up("ann", name, PASSWORD)
     assert refused.value.field == "name"
 
 
-async def test_what_is_stored_opens_nothing(stack: Stack) -> None:
-    user = await sign_up(stack, "ann", None, PASSWORD)
+async def test_what_is_stored_opens_nothing(accounts: Accounts) -> None:
+    user = await accounts.sign_up("ann", None, PASSWORD)
     assert user.password_hash
     assert user.password_hash.startswith("$argon2id$")
-    token, _ = await new_token(stack, user.id)
+    token, _ = await accounts.new_token(user.id)
     (stored,) = await Token.find_all().to_list()
     assert token.encode() not in stored.digest
     assert len(stored.digest) == 32
 
 
-async def test_a_token_is_its_owners_until_it_expires(stack: Stack, clock: ManualClock) -> None:
-    user = await sign_up(stack, "ann", "Ann", PASSWORD)
-    token, expires_at = await sign_in(stack, "ANN", PASSWORD)
+async def test_a_token_is_its_owners_until_it_expires(accounts: Accounts, clock: ManualClock) -> None:
+    user = await accounts.sign_up("ann", "Ann", PASSWORD)
+    token, expires_at = await accounts.sign_in("ANN", PASSWORD)
     assert (expires_at - clock.now()).days == 2
-    assert await authenticate(stack, token) == accounts.Account(user.id, "ann", "Ann")
+    assert await accounts.authenticate(token) == module.Account(user.id, "ann", "Ann")
     clock.advance(2 * DAY_S - 1)
-    assert await authenticate(stack, token)
+    assert await accounts.authenticate(token)
     clock.advance(1)
-    assert await authenticate(stack, token) is None
+    assert await accounts.authenticate(token) is None
 
 
-async def test_signing_out_ends_this_token_only(stack: Stack) -> None:
-    user = await sign_up(stack, "ann", None, PASSWORD)
-    (first, _), (second, _) = await new_token(stack, user.id), await new_token(stack, user.id)
-    await sign_out(stack, first)
-    await sign_out(stack, first)
-    assert await authenticate(stack, first) is None
-    assert await authenticate(stack, second)
+async def test_signing_out_ends_this_token_only(accounts: Accounts) -> None:
+    user = await accounts.sign_up("ann", None, PASSWORD)
+    (first, _), (second, _) = await accounts.new_token(user.id), await accounts.new_token(user.id)
+    await accounts.sign_out(first)
+    await accounts.sign_out(first)
+    assert await accounts.authenticate(first) is None
+    assert await accounts.authenticate(second)
 
 
 @pytest.mark.parametrize("token", ["", "x", "ÿ", "\0", "x" * 10_000])
-async def test_no_other_text_is_a_token(stack: Stack, token: str) -> None:
-    assert await authenticate(stack, token) is None
+async def test_no_other_text_is_a_token(accounts: Accounts, token: str) -> None:
+    assert await accounts.authenticate(token) is None
 
 
-async def test_a_known_account_costs_one_command(stack: Stack) -> None:
-    token, _ = await new_token(stack, (await sign_up(stack, "ann", None, PASSWORD)).id)
+async def test_a_known_account_costs_one_command(accounts: Accounts) -> None:
+    token, _ = await accounts.new_token((await accounts.sign_up("ann", None, PASSWORD)).id)
     with counted() as first:
-        await authenticate(stack, token)
+        await accounts.authenticate(token)
     with counted() as later:
-        await authenticate(stack, token)
+        await accounts.authenticate(token)
     assert (first.mongodb, later.mongodb) == (2, 1)
 
 
 async def test_only_so_many_accounts_are_remembered(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "HOLDERS_REMEMBERED", 1)
-    monkeypatch.setattr(accounts, "_desks", WeakKeyDictionary())
-    tokens = [(await new_token(stack, (await sign_up(stack, name, None, PASSWORD)).id))[0] for name in ("ann", "bob")]
+    monkeypatch.setattr(module, "HOLDERS_REMEMBERED", 1)
+    accounts = Accounts(stack)
+    tokens = [
+        (await accounts.new_token((await accounts.sign_up(name, None, PASSWORD)).id))[0] for name in ("ann", "bob")
+    ]
     for token in tokens:
-        assert await authenticate(stack, token)
+        assert await accounts.authenticate(token)
     with counted() as forgotten:
-        await authenticate(stack, tokens[0])
+        await accounts.authenticate(tokens[0])
     assert forgotten.mongodb == 2
 
 
-async def test_whether_somebody_is_an_administrator_is_never_remembered(stack: Stack) -> None:
-    user = await sign_up(stack, "ann", None, PASSWORD)
-    assert not await accounts.is_admin(stack, user.id)
+async def test_whether_somebody_is_an_administrator_is_never_remembered(accounts: Accounts) -> None:
+    user = await accounts.sign_up("ann", None, PASSWORD)
+    assert not await accounts.operates(user.id)
     await user.set({"admin": True})
-    assert await accounts.is_admin(stack, user.id)
+    assert await accounts.operates(user.id)
 
 
 async def test_an_unknown_handle_is_refused_like_a_wrong_password(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
+    accounts: Accounts, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verified: list[str] = []
-    matches = accounts._matches
+    matches = module._matches
 
     def watched(password_hash: str | None, password: str) -> bool:
         verified.append(password)
         return matches(password_hash, password)
 
-    monkeypatch.setattr(accounts, "_matches", watched)
-    await sign_up(stack, "ann", None, PASSWORD)
-    await User(handle="bob", name="no password", created_at=stack.clock.now()).insert()
+    monkeypatch.setattr(module, "_matches", watched)
+    await accounts.sign_up("ann", None, PASSWORD)
+    await User(handle="bob", name="no password", created_at=clock.now()).insert()
     texts = set()
     for handle in ("ann", "bob", "nobody", "no such\0handle", "\ud800"):
         with pytest.raises(WrongPassword) as refused:
-            await sign_in(stack, handle, "wrong password")
+            await accounts.sign_in(handle, "wrong password")
         texts.add(str(refused.value))
     assert len(texts) == 1
     assert len(verified) == 5, "each of them has cost one hash"
 
 
-async def test_failures_are_limited_per_handle(stack: Stack) -> None:
-    await sign_up(stack, "ann", None, PASSWORD)
-    await sign_up(stack, "bob", None, PASSWORD)
+async def test_failures_are_limited_per_handle(accounts: Accounts) -> None:
+    await accounts.sign_up("ann", None, PASSWORD)
+    await accounts.sign_up("bob", None, PASSWORD)
     for handle in ("ann", "Ann", "ANN"):
-        await sign_in(stack, "ann", PASSWORD)  # success is not counted
+        await accounts.sign_in("ann", PASSWORD)  # success is not counted
         with pytest.raises(WrongPassword):
-            await sign_in(stack, handle, "wrong password")
+            await accounts.sign_in(handle, "wrong password")
     with pytest.raises(TooMany) as refused:
-        await sign_in(stack, "ann", PASSWORD)
+        await accounts.sign_in("ann", PASSWORD)
     assert 1 <= refused.value.retry_after_s <= 60
-    await sign_in(stack, "bob", PASSWORD)
+    await accounts.sign_in("bob", PASSWORD)
 
 
-async def test_passwords_are_hashed_a_few_at_a_time(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_passwords_are_hashed_a_few_at_a_time(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
     busy, most = 0, 0
-    pair = threading.Barrier(accounts.HASHED_AT_ONCE)  # nobody goes on alone
+    pair = threading.Barrier(module.HASHED_AT_ONCE)  # nobody goes on alone
 
     def watched(password_hash: str | None, password: str) -> bool:
         nonlocal busy, most
@@ -194,15 +200,17 @@ async def test_passwords_are_hashed_a_few_at_a_time(stack: Stack, monkeypatch: p
         busy -= 1
         return False
 
-    monkeypatch.setattr(accounts, "_matches", watched)
-    await asyncio.gather(*(sign_in(stack, f"nobody{n}", PASSWORD) for n in range(10)), return_exceptions=True)
-    assert most == accounts.HASHED_AT_ONCE
+    monkeypatch.setattr(module, "_matches", watched)
+    await asyncio.gather(*(accounts.sign_in(f"nobody{n}", PASSWORD) for n in range(10)), return_exceptions=True)
+    assert most == module.HASHED_AT_ONCE
 
 
-async def test_a_rush_is_refused_rather_than_queued_without_end(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "WAITING_FOR_A_HASH", 3)
+async def test_a_rush_is_refused_rather_than_queued_without_end(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAITING_FOR_A_HASH", 3)
     outcomes = await asyncio.gather(
-        *(sign_up(stack, f"ann{n}", None, PASSWORD) for n in range(5)), return_exceptions=True
+        *(accounts.sign_up(f"ann{n}", None, PASSWORD) for n in range(5)), return_exceptions=True
     )
     kinds = [type(outcome) for outcome in outcomes]
     assert (kinds.count(User), kinds.count(TooMany)) == (3, 2)

@@ -11,7 +11,7 @@ from pymongo.errors import ServerSelectionTimeoutError
 from starlette.routing import Route
 
 from app.models import User
-from app.web import live, pages, people, session, timeline
+from app.web import home_timeline, live, pages, people, session
 from app.web.render import ago
 from phases import PHASES
 from tests.site import PASSWORD, SLUGS, Site, events, forms, opened, texts
@@ -229,8 +229,8 @@ async def test_the_phase_is_remembered_and_the_systems_own_is_marked(site: Site)
     await ann.open("/?phase=push")
     assert re.findall(marked, await ann.open("/")) == ["push"]
     await ann.open("/?phase=cache")
-    assert timeline.PHASE_COOKIE not in ann.client.cookies
-    ann.client.cookies.set(timeline.PHASE_COOKIE, "nonsense")
+    assert home_timeline.PHASE_COOKIE not in ann.client.cookies
+    ann.client.cookies.set(home_timeline.PHASE_COOKIE, "nonsense")
     assert re.findall(marked, await ann.open("/")) == ["cache"]
     await ann.open("/?phase=nonsense")
     assert ann.status == 422

@@ -15,7 +15,7 @@ from bson import ObjectId
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import accounts
+from app.accounts import HANDLE, Accounts
 from app.clock import ManualClock
 from app.config import Config
 from app.demo import seed as seeding
@@ -148,7 +148,7 @@ def test_the_same_seed_writes_the_same_and_another_does_not() -> None:
 
 def test_a_database_with_people_is_refused_and_left_as_it_was() -> None:
     async def test(stack: Stack) -> None:
-        await accounts.sign_up(stack, "ada", None, "correct horse")
+        await Accounts(stack).sign_up("ada", None, "correct horse")
         with pytest.raises(SeedRefused, match="--reset"):
             await seeded(stack)
         assert await User.count() == 1
@@ -181,7 +181,7 @@ def test_reset_erases_everything_first(monkeypatch: pytest.MonkeyPatch, slice_si
         await seeded(stack, statuses=20)
         old = {name: {d["_id"] for d in await stored(stack, name)} for name in ("users", "follows", "statuses")}
         a, b = list(old["users"])[:2]
-        await accounts.new_token(stack, a)
+        await Accounts(stack).new_token(a)
         await Block(blocker=a, blocked=b).insert()
         await stack.db["home_entries_x"].insert_one({"_id": 1})
         await stack.memcached.add("key", b"value", 60)
@@ -214,10 +214,10 @@ def test_everybody_has_the_given_password_or_none() -> None:
     async def test(stack: Stack) -> None:
         await seeded(stack, statuses=0, password="correct horse")
         for handle in GRAPH.people[:2]:
-            await accounts.sign_in(stack, handle, "correct horse")
+            await Accounts(stack).sign_in(handle, "correct horse")
         await seeded(stack, statuses=0, reset=True)
         with pytest.raises(WrongPassword):
-            await accounts.sign_in(stack, GRAPH.people[0], "correct horse")
+            await Accounts(stack).sign_in(GRAPH.people[0], "correct horse")
 
     run(test)
 
@@ -271,7 +271,7 @@ def test_progress_counts_every_document() -> None:
 def test_handles_are_valid_and_different(labels: list[str]) -> None:
     found = handles(labels)
     assert len(set(found)) == len(found) == len(labels)
-    assert all(accounts.HANDLE.fullmatch(handle) for handle in found)
+    assert all(HANDLE.fullmatch(handle) for handle in found)
 
 
 def test_handles_stay_close_to_the_labels() -> None:
@@ -301,13 +301,13 @@ def test_the_command_says_what_was_done_and_how_to_sign_in(capsys: pytest.Captur
         people = re.search(r"^people to sign in as: (\S+)", told.out, re.MULTILINE)
         assert password
         assert people
-        await accounts.sign_in(stack, people[1], password[1])
+        await Accounts(stack).sign_in(people[1], password[1])
         assert re.search(r"^seeded 40 people, 200 follow edges and 20 statuses in \d+\.\d s$", told.out, re.MULTILINE)
         assert "statuses: 20 of 20" in told.err
 
         await seed_command.run(lasting(stack), GRAPH, statuses=0, days=3, seed=1, password="correct horse", reset=True)
         assert "correct horse" not in capsys.readouterr().out, "whoever chose it knows it"
-        await accounts.sign_in(stack, people[1], "correct horse")
+        await Accounts(stack).sign_in(people[1], "correct horse")
 
     run(test)
 

@@ -13,7 +13,7 @@ import pytest
 from bson import ObjectId
 from starlette.routing import Mount, Route
 
-from app import accounts
+from app.accounts import Accounts
 from app.models import Audience, StatusRow
 from app.social import Social
 from app.web.api import OPERATIONS, PREFIX
@@ -143,11 +143,12 @@ async def seated(site: Site) -> Viewer:
     browser = await site.browser().sign_up("viewer")
     social = Social(site.stack, site.timelines)
     viewer = await social.person("viewer")
-    author = await accounts.sign_up(site.stack, "author", "Author", "correct horse")
-    friend = await accounts.sign_up(site.stack, "friend", "Friend", "correct horse")
+    accounts = Accounts(site.stack)
+    author = await accounts.sign_up("author", "Author", "correct horse")
+    friend = await accounts.sign_up("friend", "Friend", "correct horse")
     await social.follow(viewer.id, friend.id)
     await social.follow(friend.id, author.id)
-    token, _ = await accounts.new_token(site.stack, viewer.id)
+    token, _ = await accounts.new_token(viewer.id)
     site.clock.advance(2)
     await social.post(friend.id, "by a friend")
     return Viewer(site, browser, token, viewer.id, author.id)

@@ -6,13 +6,14 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+from app.accounts import Accounts
 from app.social import Social
 from app.stack import Stack
 from app.walkthrough.laboratory import Laboratory
 from app.web import api, health, pages, walkthrough
+from app.web.backlog import Backlog
 from app.web.guard import AnswerErrors, BodyLimit, SecurityHeaders, WriteLimit
 from app.web.health import Measured, Metrics
-from app.web.history import History
 from app.web.live import Streams
 from app.web.problems import Errors
 from phases.timelines import Timelines
@@ -22,11 +23,11 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     """The ASGI application on an open stack. Closing the stack is for whoever opened it."""
     errors = Errors(pages.error_page)
     metrics = Metrics()
-    history = History(timelines)
+    backlog = Backlog(timelines)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with history.kept():
+        async with backlog.kept():
             yield
 
     app = Starlette(
@@ -43,8 +44,9 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.router.redirect_slashes = False
     app.state.stack = stack
     app.state.timelines = timelines
+    app.state.accounts = Accounts(stack)
     app.state.social = Social(stack, timelines.outbox)
-    app.state.history = history
+    app.state.backlog = backlog
     app.state.streams = Streams()
     app.state.watches = {}  # deliveries that somebody watches, by status id
     app.state.laboratory = Laboratory(stack)

@@ -13,13 +13,13 @@ from typing import Any
 from bson import ObjectId
 from starlette.routing import Mount, Router
 
-from app import accounts
+from app.accounts import Account, normal_handle
 from app.errors import NotFound
 from app.models import StatusRow, User
 from app.social import Person, Social
 from app.stack.cost import counted
 from app.web import openapi, schemas
-from app.web.operation import Call, Operation, Reply, routes_of
+from app.web.api_operation import Call, Operation, Reply, routes_of
 from phases.home.page import Page
 
 PREFIX = "/api/v1"
@@ -31,18 +31,18 @@ DONE = Reply(204)
 
 async def sign_up(call: Call) -> Reply:
     asked: schemas.SignUp = call.body
-    user = await accounts.sign_up(call.stack, asked.handle, asked.name, asked.password)
+    user = await call.accounts.sign_up(asked.handle, asked.name, asked.password)
     return Reply(201, schemas.Person.of(user), {"Location": f"{PREFIX}/users/{user.handle}"})
 
 
 async def sign_in(call: Call) -> Reply:
     asked: schemas.Credentials = call.body
-    token, expires_at = await accounts.sign_in(call.stack, asked.handle, asked.password)
+    token, expires_at = await call.accounts.sign_in(asked.handle, asked.password)
     return Reply(201, schemas.NewToken(token=token, expires_at=expires_at))
 
 
 async def sign_out(call: Call) -> Reply:
-    await accounts.sign_out(call.stack, call.token)
+    await call.accounts.sign_out(call.token)
     return DONE
 
 
@@ -55,13 +55,13 @@ async def user(call: Call) -> Reply:
 
 
 async def _person(call: Call) -> User:
-    handle = accounts.normal_handle(call.request.path_params["handle"])
+    handle = normal_handle(call.request.path_params["handle"])
     if handle is None:
         raise NotFound("Nobody has this handle.")
     return await call.social.person(handle)
 
 
-async def _profile(call: Call, person: User | accounts.Account) -> schemas.Profile:
+async def _profile(call: Call, person: User | Account) -> schemas.Profile:
     counts, relation = await asyncio.gather(
         call.social.counts(call.me.id, person.id), call.social.relation(call.me.id, person.id)
     )

@@ -8,15 +8,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app import accounts
+from app.accounts import Accounts
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
-from app.stack import Stack
 from app.web import session
 from app.web.cast import cast
+from app.web.problems import problem_of
 from app.web.render import render
-from app.web.request import address, social_of, stack_of, to
+from app.web.request import accounts_of, address, social_of, stack_of, timelines_of, to
 from app.web.session import field, local_address, open_session, posted
-from phases import PHASES
 
 
 async def welcome(request: Request) -> Response:
@@ -24,7 +23,7 @@ async def welcome(request: Request) -> Response:
     return render(
         request,
         "welcome.html",
-        story=PHASES,
+        story=timelines_of(request).phases.values(),
         cast=await cast(stack, request.app.state) if stack.config.demo else (),
         next=local_address(request.query_params.get("next", "/")),
     )
@@ -38,39 +37,34 @@ async def sign_in(request: Request) -> Response:
     return await _entrance(request, "sign_in.html", _sign_in)
 
 
-async def _sign_up(stack: Stack, form: FormData) -> tuple[str, datetime]:
-    user = await accounts.sign_up(stack, field(form, "handle"), field(form, "name"), field(form, "password"))
-    return await accounts.new_token(stack, user.id)
+async def _sign_up(accounts: Accounts, form: FormData) -> tuple[str, datetime]:
+    user = await accounts.sign_up(field(form, "handle"), field(form, "name"), field(form, "password"))
+    return await accounts.new_token(user.id)
 
 
-async def _sign_in(stack: Stack, form: FormData) -> tuple[str, datetime]:
-    return await accounts.sign_in(stack, field(form, "handle").strip().removeprefix("@"), field(form, "password"))
+async def _sign_in(accounts: Accounts, form: FormData) -> tuple[str, datetime]:
+    return await accounts.sign_in(field(form, "handle").strip().removeprefix("@"), field(form, "password"))
 
 
 async def _entrance(
-    request: Request, template: str, enter: Callable[[Stack, FormData], Awaitable[tuple[str, datetime]]]
+    request: Request, template: str, enter: Callable[[Accounts, FormData], Awaitable[tuple[str, datetime]]]
 ) -> Response:
     """The empty form, the form with what was wrong beside the fields, or the way in."""
-    stack = stack_of(request)
-    known = await open_session(request, stack)
-    form = await posted(request, stack) if request.method == "POST" else FormData()
+    known = await open_session(request)
+    form = await posted(request) if request.method == "POST" else FormData()
     back = local_address(field(form, "next") or request.query_params.get("next", "/"))
     if request.method == "GET" and known.account:
         return to(back)
     errors: dict[str, str] = {}
-    status, headers = 200, {}
+    status, headers = 200, dict[str, str]()
     if request.method == "POST":
         try:
-            return _entered(request, back, *await enter(stack, form))
-        except Invalid as error:
-            status, errors = 422, {error.field: str(error)}
-        except Conflict as error:
-            status, errors = 409, {"handle": str(error)}
-        except WrongPassword as error:
-            status, errors = 401, {"form": str(error)}
-        except TooMany as error:
-            status, errors = 429, {"form": str(error)}
-            headers = {"Retry-After": str(error.retry_after_s)}
+            return _entered(request, back, *await enter(accounts_of(request), form))
+        except (Invalid, Conflict, WrongPassword, TooMany) as error:
+            problem = problem_of(error)
+            status, headers = problem.status, problem.page_headers
+            beside = "handle" if isinstance(error, Conflict) else "form"
+            errors = dict(problem.errors) or {beside: problem.detail}
     typed = {name: field(form, name) for name in ("handle", "name")}
     carry = "" if back == "/" else address("", next=back)
     response = render(request, template, status, errors=errors, typed=typed, next=back, carry=carry)
@@ -86,21 +80,19 @@ def _entered(request: Request, back: str, token: str, expires_at: datetime) -> R
 
 async def sign_in_as(request: Request) -> Response:
     """Demo mode only: anybody may be anybody."""
-    stack = stack_of(request)
-    if not stack.config.demo:
+    if not stack_of(request).config.demo:
         raise HTTPException(404)
-    form = await posted(request, stack)
+    form = await posted(request)
     user = await social_of(request).person(field(form, "handle"))
-    return _entered(request, field(form, "next"), *await accounts.new_token(stack, user.id))
+    return _entered(request, field(form, "next"), *await accounts_of(request).new_token(user.id))
 
 
 async def sign_out(request: Request) -> Response:
-    stack = stack_of(request)
-    if (await open_session(request, stack)).account is None:
+    if (await open_session(request)).account is None:
         return to("/")
-    await posted(request, stack)
+    await posted(request)
     token = session.session_token(request)
-    await accounts.sign_out(stack, token)
+    await accounts_of(request).sign_out(token)
     request.app.state.streams.end(token)
     response = to("/")
     session.end(response)

@@ -12,9 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import TooMany
-from app.web.problems import Errors, Rejected
-
-BODY_LIMIT = 64 * 1024  # bytes
+from app.web.problems import BODY_LIMIT, SENTENCES, Errors, Rejected
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -73,17 +71,16 @@ class BodyLimit:
     Starlette's own limit answers in plain text.
     """
 
-    def __init__(self, app: ASGIApp, errors: Errors, limit: int = BODY_LIMIT) -> None:
+    def __init__(self, app: ASGIApp, errors: Errors) -> None:
         self.app = app
         self.errors = errors
-        self.limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        too_large = Rejected(413, f"The body is larger than {self.limit // 1024} KiB.", {"Connection": "close"})
+        too_large = Rejected(413, SENTENCES[413], {"Connection": "close"})
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and (len(declared) > 18 or int(declared) > self.limit):
+        if declared.isdecimal() and (len(declared) > 18 or int(declared) > BODY_LIMIT):
             return await self.errors.answer(Request(scope), too_large)(scope, receive, send)
         received = 0
 
@@ -91,7 +88,7 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.limit:
+            if received > BODY_LIMIT:
                 raise too_large
             return message
 

@@ -10,12 +10,12 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from app import __version__
 from app.web import schemas
-from app.web.operation import SAFE, Operation
-from app.web.problems import MEDIA_TYPE
+from app.web.api_operation import SAFE, Operation
+from app.web.problems import MEDIA_TYPE, SENTENCES
 
 REF = "#/components/schemas/{model}"
 BODY_REFUSALS = {400: "The body is not JSON in UTF-8.", 415: "The body is not application/json."}
-ALWAYS = {413: "The body is larger than 64 KiB.", 503: "A server of ours is away; nothing is lost."}
+ALWAYS = {413: SENTENCES[413], 503: "A server of ours is away; nothing is lost."}
 RETRY_AFTER = {"Retry-After": {"description": "seconds", "required": True, "schema": {"type": "integer", "minimum": 1}}}
 CHALLENGE = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
 HEADERS: dict[int, dict[str, Any]] = {401: CHALLENGE, 429: RETRY_AFTER, 503: RETRY_AFTER}

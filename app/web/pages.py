@@ -4,9 +4,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from app.web import compare, entrance, operations, people, timeline
+from app.web import dashboard, entrance, home_timeline, people, side_by_side
 from app.web.render import FOLDER, Static, error_page
-from app.web.request import for_operators, signed_in, stack_of
+from app.web.request import for_operators, signed_in
 from app.web.session import open_session
 
 __all__ = ["error_page", "routes"]
@@ -14,8 +14,8 @@ __all__ = ["error_page", "routes"]
 
 async def home(request: Request) -> Response:
     """One's timeline, or for a stranger what this is."""
-    account = (await open_session(request, stack_of(request))).account
-    return await timeline.timeline(request, account) if account else await entrance.welcome(request)
+    account = (await open_session(request)).account
+    return await home_timeline.home_timeline(request, account) if account else await entrance.welcome(request)
 
 
 POST = ["POST"]
@@ -27,23 +27,23 @@ routes: list[BaseRoute] = [
     Route("/sign-in", entrance.sign_in, methods=BOTH),
     Route("/sign-in-as", entrance.sign_in_as, methods=POST),
     Route("/sign-out", entrance.sign_out, methods=POST),
-    Route("/timeline/refresh", signed_in(timeline.refresh), methods=POST),
-    Route("/timeline/newer", signed_in(timeline.newer)),
-    Route("/statuses", timeline.post, methods=POST),
-    Route("/statuses/{id}", signed_in(timeline.show_status)),
-    Route("/statuses/{id}/delete", signed_in(timeline.delete), methods=POST),
+    Route("/timeline/refresh", signed_in(home_timeline.refresh), methods=POST),
+    Route("/timeline/newer", signed_in(home_timeline.newer)),
+    Route("/statuses", home_timeline.post, methods=POST),
+    Route("/statuses/{id}", signed_in(home_timeline.show_status)),
+    Route("/statuses/{id}/delete", signed_in(home_timeline.delete), methods=POST),
     Route("/people", signed_in(people.people)),
     Route("/@{handle}", signed_in(people.person)),
     Route("/@{handle}/followers", signed_in(people.followers)),
     Route("/@{handle}/following", signed_in(people.following)),
     *(Route(f"/@{{handle}}/{name}", people.act(use_case), methods=POST) for name, use_case in people.ACTS.items()),
-    Route("/compare", signed_in(compare.compare)),
-    Route("/compare/post", signed_in(compare.post), methods=POST),
-    Route("/compare/deliveries/{id}", signed_in(compare.delivery)),
-    Route("/compare/deliveries/{id}/live", signed_in(compare.delivery_live)),
-    Route("/phases", signed_in(operations.phases), methods=BOTH),
-    Route("/operations", for_operators(operations.operations)),
-    Route("/operations/live", for_operators(operations.live)),
-    *(Route(f"/operations/{name}", operations.press(name), methods=POST) for name in operations.BUTTONS),
+    Route("/compare", signed_in(side_by_side.side_by_side)),
+    Route("/compare/post", signed_in(side_by_side.post), methods=POST),
+    Route("/compare/deliveries/{id}", signed_in(side_by_side.delivery)),
+    Route("/compare/deliveries/{id}/live", signed_in(side_by_side.delivery_live)),
+    Route("/phases", signed_in(dashboard.phases), methods=BOTH),
+    Route("/operations", for_operators(dashboard.dashboard)),
+    Route("/operations/live", for_operators(dashboard.live)),
+    *(Route(f"/operations/{name}", dashboard.press(name), methods=POST) for name in dashboard.BUTTONS),
     Mount("/static", Static(directory=FOLDER / "static"), name="static"),
 ]

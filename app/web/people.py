@@ -10,10 +10,11 @@ from starlette.responses import Response
 from app.accounts import Account
 from app.errors import Forbidden, Invalid, Refused
 from app.social import Person, Relation, Social
+from app.web.home_timeline import STATUSES_A_PAGE, SUGGESTIONS
+from app.web.problems import problem_of
 from app.web.render import render
 from app.web.request import Endpoint, address, before_of, changing, signed_in, social_of, to
 from app.web.session import field
-from app.web.timeline import STATUSES_A_PAGE, SUGGESTIONS
 
 PEOPLE_A_PAGE = 50
 
@@ -87,7 +88,7 @@ async def _person(request: Request, me: Account, tab: str, refused: Refused | No
     return render(
         request,
         "person.html",
-        {Forbidden: 403, Invalid: 422}.get(type(refused), 200) if refused else 200,
+        problem_of(refused).status if refused else 200,
         person=one,
         counts=await social.counts(me.id, one.id),
         relation=relation,

@@ -17,6 +17,7 @@ from app.stack import UNAVAILABLE
 
 log = logging.getLogger(__name__)
 
+BODY_LIMIT = 64 * 1024  # bytes
 MEDIA_TYPE = "application/problem+json"
 FOR_PROGRAMS = ("/api/", "/healthz", "/readyz", "/metrics")
 RETRY_LATER = {"Retry-After": "2"}  # seconds a server of ours takes to come back, or the driver to find a new primary
@@ -34,7 +35,7 @@ STATUS: Mapping[type[Refused], int] = {
 SENTENCES: Mapping[int, str] = {
     404: "There is nothing at this address.",
     405: "This address does not know the method; the header Allow says which it knows.",
-    413: "The body is larger than 64 KiB.",
+    413: f"The body is larger than {BODY_LIMIT // 1024} KiB.",
 }
 
 ErrorPage = Callable[[Request, int, str, str], Response]  # status, title, detail
@@ -53,6 +54,11 @@ class Problem:
     @property
     def title(self) -> str:
         return HTTPStatus(self.status).phrase
+
+    @property
+    def page_headers(self) -> dict[str, str]:
+        """Without the challenge for programs, which would make a browser ask for a password itself."""
+        return {name: value for name, value in self.headers.items() if name != "WWW-Authenticate"}
 
     def response(self) -> Response:
         """RFC 9457. The type is about:blank: the status says it all, and the title is the status's own."""
@@ -119,7 +125,7 @@ class Errors:
         if request.scope["path"].startswith(FOR_PROGRAMS):
             return problem.response()
         page = self.error_page(request, problem.status, problem.title, problem.detail)
-        page.headers.update({name: value for name, value in problem.headers.items() if name != "WWW-Authenticate"})
+        page.headers.update(problem.page_headers)
         return page
 
     async def handle(self, request: Request, error: Exception) -> Response:

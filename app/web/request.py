@@ -8,8 +8,7 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from app import accounts
-from app.accounts import Account
+from app.accounts import Account, Accounts
 from app.errors import Forbidden, NotFound
 from app.social import Social
 from app.stack import Stack
@@ -23,6 +22,10 @@ PersonalEndpoint = Callable[[Request, Account], Awaitable[Response]]
 
 def stack_of(request: Request) -> Stack:
     return request.app.state.stack  # type: ignore[no-any-return]
+
+
+def accounts_of(request: Request) -> Accounts:
+    return request.app.state.accounts  # type: ignore[no-any-return]
 
 
 def timelines_of(request: Request) -> Timelines:
@@ -46,7 +49,7 @@ def signed_in(handler: PersonalEndpoint) -> Endpoint:
     """A page for somebody; whoever is nobody signs in first and comes back."""
 
     async def endpoint(request: Request) -> Response:
-        account = (await open_session(request, stack_of(request))).account
+        account = (await open_session(request)).account
         if account is None:
             back = here(request) if request.method == "GET" else None
             return to(address("/sign-in", next=back))
@@ -55,15 +58,9 @@ def signed_in(handler: PersonalEndpoint) -> Endpoint:
     return endpoint
 
 
-async def operates(request: Request, me: Account) -> bool:
-    """Whether this person runs the system: administrators do, in demo mode everybody."""
-    stack = stack_of(request)
-    return stack.config.demo or await accounts.is_admin(stack, me.id)
-
-
 def for_operators(handler: PersonalEndpoint) -> Endpoint:
     async def endpoint(request: Request, me: Account) -> Response:
-        if not await operates(request, me):
+        if not await accounts_of(request).operates(me.id):
             raise Forbidden("This is for administrators.")
         return await handler(request, me)
 
@@ -72,7 +69,7 @@ def for_operators(handler: PersonalEndpoint) -> Endpoint:
 
 async def changing(request: Request, me: Account) -> FormData:
     """The form of somebody who changes something. Raises Forbidden and TooMany."""
-    form = await posted(request, stack_of(request))
+    form = await posted(request)
     await request.app.state.writes.count(me.id)
     return form
 

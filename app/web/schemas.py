@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Annotated, Any, Protocol, Self
 
 from bson import ObjectId
 from pydantic import (
@@ -19,16 +19,17 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from app.accounts import PASSWORD_LENGTHS
+from app.accounts import NAME_LENGTH, PASSWORD_LENGTHS
 from app.models import Audience, StatusRow
+from app.social import TEXT_LIMIT
 from phases import PHASES, timelines
+from phases.home.candidates import Source
 
-TEXT_LENGTH = 500  # code points
 SLUGS = tuple(phase.slug for phase in PHASES)
 
 _SPACE = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())  # what str.strip() removes
 _S = "".join(f"\\u{ord(space):04x}" for space in _SPACE)
-TEXT_PATTERN = rf"^[{_S}]*[^{_S}\u0000](?:[^\u0000]{{0,{TEXT_LENGTH - 2}}}[^{_S}\u0000])?[{_S}]*$"
+TEXT_PATTERN = rf"^[{_S}]*[^{_S}\u0000](?:[^\u0000]{{0,{TEXT_LIMIT - 2}}}[^{_S}\u0000])?[{_S}]*$"
 
 
 ID_PATTERN = "^[0-9a-fA-F]{24}$"
@@ -40,8 +41,8 @@ def _time(moment: datetime) -> str:
 
 def _trimmed(text: str) -> str:
     trimmed = text.strip()
-    if not 1 <= len(trimmed) <= TEXT_LENGTH:
-        raise PydanticCustomError("text_length", f"A text has 1 to {TEXT_LENGTH} characters, spaces around it aside.")
+    if not 1 <= len(trimmed) <= TEXT_LIMIT:
+        raise PydanticCustomError("text_length", f"A text has 1 to {TEXT_LIMIT} characters, spaces around it aside.")
     if re.search(r"[\0\ud800-\udfff]", trimmed):  # JSON can carry both, MongoDB and UTF-8 cannot
         raise PydanticCustomError("text_character", "A text has no NUL character and no lone surrogate.")
     return trimmed
@@ -59,12 +60,6 @@ def _plain_number(given: object) -> object:
     return given
 
 
-def _slug(slug: str) -> str:
-    if slug not in SLUGS:
-        raise PydanticCustomError("phase", f"There is no such phase; there are {', '.join(SLUGS)}.")
-    return slug
-
-
 def _each_once(slugs: list[str]) -> list[str]:
     if len(set(slugs)) < len(slugs):
         raise PydanticCustomError("phases", "Each phase is named once.")
@@ -79,7 +74,8 @@ Time = Annotated[
     PlainSerializer(_time, return_type=str),
     WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-11-20T10:08:00.000Z"]}),
 ]
-Slug = Annotated[str, AfterValidator(_slug), WithJsonSchema({"type": "string", "enum": list(SLUGS)})]
+# Which phases there are, `Timelines` knows: it refuses others.
+Slug = Annotated[str, Field(min_length=1), WithJsonSchema({"type": "string", "enum": list(SLUGS)})]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -93,7 +89,7 @@ class SignUp(Given):
     handle: str = Field(pattern=HANDLE_PATTERN, description="kept in lower case, unique regardless of case")
     name: str | None = Field(
         None,
-        max_length=100,
+        max_length=NAME_LENGTH,
         pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$",
         description="spaces around it aside; left out or blank: the handle",
     )
@@ -112,7 +108,7 @@ class NewStatus(Given):
         str,
         AfterValidator(_trimmed),
         WithJsonSchema({"type": "string", "pattern": TEXT_PATTERN, "examples": ["Hello"]}),
-    ] = Field(description=f"1 to {TEXT_LENGTH} code points after trimming, without NUL")
+    ] = Field(description=f"1 to {TEXT_LIMIT} code points after trimming, without NUL")
     audience: Audience = "followers"
 
 
@@ -225,7 +221,7 @@ class Cost(BaseModel):
     """What the page took. Commands sent, not round trips: a pipeline of ten counts ten."""
 
     elapsed_ms: float = Field(ge=0)
-    source: Literal["query", "list", "list+query", "rebuilt"]
+    source: Source
     cold: bool
     mongodb: Count
     memcached: Count

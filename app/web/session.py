@@ -15,7 +15,7 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.accounts import Account, authenticate
+from app.accounts import Account, Accounts
 from app.errors import Forbidden
 from app.stack import Stack
 
@@ -53,26 +53,27 @@ def has_cookie(request: Request) -> bool:
     return bool(_cookie(request, SESSION))
 
 
-async def open_session(request: Request, stack: Stack) -> Session:
+async def open_session(request: Request) -> Session:
     """Whose cookie it is; asked once per request."""
     if session := known_session(request):
         return session
-    request.state.session = await _session(request, stack)
+    request.state.session = await _session(request)
     return request.state.session  # type: ignore[no-any-return]
 
 
-async def _session(request: Request, stack: Stack) -> Session:
+async def _session(request: Request) -> Session:
+    accounts: Accounts = request.app.state.accounts
     token = _cookie(request, SESSION)
-    if token and (account := await authenticate(stack, token)):
+    if token and (account := await accounts.authenticate(token)):
         return Session(account, token)
     if visitor := _cookie(request, VISITOR):
         return Session(None, visitor)
     return Session(None, secrets.token_urlsafe(32), new_visitor=True)
 
 
-async def posted(request: Request, stack: Stack) -> FormData:
+async def posted(request: Request) -> FormData:
     """The form that was sent. Raises Forbidden unless one of our pages, opened by this browser, sent it."""
-    session = await open_session(request, stack)
+    session = await open_session(request)
     form = await request.form(max_files=0, max_fields=FIELDS)
     if _from_elsewhere(request) or not hmac.compare_digest(field(form, PROOF).encode(), session.proof().encode()):
         raise Forbidden(

@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app import accounts
 from app.errors import Forbidden, NotFound
 from app.walkthrough.book import Block, Chapter, chapters, recorded
 from app.walkthrough.costs import ACTIONS, claims
@@ -23,7 +22,7 @@ from app.walkthrough.experiments import EXPERIMENTS
 from app.walkthrough.laboratory import Laboratory
 from app.walkthrough.source import changes, listing
 from app.web.render import TEMPLATES, render
-from app.web.request import stack_of, to
+from app.web.request import accounts_of, stack_of, to
 from app.web.session import field, open_session, posted
 
 LOOK_AGAIN_S = 1  # without JavaScript: how often the page of a run that is under way is loaded again
@@ -34,7 +33,7 @@ def _laboratory(request: Request) -> Laboratory:
 
 
 async def contents(request: Request) -> Response:
-    await open_session(request, stack_of(request))
+    await open_session(request)
     return render(request, "walkthrough/contents.html", chapters=chapters())
 
 
@@ -57,7 +56,7 @@ async def chapter(request: Request) -> Response:
 async def begin(request: Request) -> Response:
     """Start the chapter's experiment. Raises Forbidden, Invalid, and TooMany while another one is running."""
     one = _chapter(request)
-    form = await posted(request, stack_of(request))
+    form = await posted(request)
     if not await _may_run(request):
         raise Forbidden("Experiments are for administrators, and for everybody in demo mode.")
     if one.experiment is None:
@@ -70,7 +69,7 @@ async def begin(request: Request) -> Response:
 async def run(request: Request) -> Response:
     """A run, under way or over. `?part=1`: without the page around it, for the script of the chapter."""
     one, id = _chapter(request), request.path_params["id"]
-    await open_session(request, stack_of(request))
+    await open_session(request)
     found = await _laboratory(request).run(ObjectId(id)) if ObjectId.is_valid(id) else None
     if found is None or found.slug != one.experiment:
         raise NotFound("There is no such run; what was found is kept for a day.")
@@ -104,9 +103,8 @@ def _real(request: Request) -> bool:
 
 
 async def _may_run(request: Request) -> bool:
-    stack = stack_of(request)
-    account = (await open_session(request, stack)).account
-    return stack.config.demo or (account is not None and await accounts.is_admin(stack, account.id))
+    account = (await open_session(request)).account
+    return await accounts_of(request).operates(account.id if account else None)
 
 
 @cache

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.accounts import Account, authenticate, is_admin
+from app.accounts import Account, Accounts
 from app.errors import Forbidden
 from app.social import Social
 from app.stack import Stack
@@ -39,6 +39,10 @@ class Call:
     @property
     def stack(self) -> Stack:
         return self.request.app.state.stack  # type: ignore[no-any-return]
+
+    @property
+    def accounts(self) -> Accounts:
+        return self.request.app.state.accounts  # type: ignore[no-any-return]
 
     @property
     def timelines(self) -> Timelines:
@@ -98,8 +102,8 @@ class Operation:
             call.account = await _signed_in(request)
             if self.method not in SAFE:
                 await request.app.state.writes.count(call.account.id)
-        if self.auth == "admin":
-            await require_admin(call.stack, call.me.id)
+        if self.auth == "admin" and not await call.accounts.operates(call.me.id):
+            raise Forbidden("Only administrators may do this.")
         if self.query:
             call.query = _parsed(self.query, _once(request.query_params.multi_items()))
         if self.headers:
@@ -111,12 +115,6 @@ class Operation:
         return reply.response()
 
 
-async def require_admin(stack: Stack, person: Any) -> None:
-    """Raises Forbidden, except for administrators; in demo mode everybody is one."""
-    if not stack.config.demo and not await is_admin(stack, person):
-        raise Forbidden("Only administrators may do this.")
-
-
 def bearer_token(request: Request) -> str | None:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
@@ -126,7 +124,7 @@ async def _signed_in(request: Request) -> Account:
     token = bearer_token(request)
     if not token:
         raise Rejected(401, "This call needs a token: Authorization: Bearer <token>.", CHALLENGE)
-    account = await authenticate(request.app.state.stack, token)
+    account: Account | None = await request.app.state.accounts.authenticate(token)
     if account is None:
         raise Rejected(
             401, "The token is unknown, expired or signed out.", {"WWW-Authenticate": 'Bearer error="invalid_token"'}

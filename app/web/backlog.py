@@ -23,7 +23,7 @@ class Sample:
     state: State
 
 
-class History:
+class Backlog:
     def __init__(self, timelines: Timelines) -> None:
         self._timelines = timelines
         self._clock = timelines.stack.clock

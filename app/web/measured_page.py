@@ -9,16 +9,16 @@ from starlette.requests import Request
 
 from app.stack.cost import Cost, counted
 from app.web.request import timelines_of
-from phases import PHASES
 from phases.home.page import Page
-
-NUMBERS = {phase.slug: number for number, phase in enumerate(PHASES, 1)}
-TITLES = {phase.slug: phase.title for phase in PHASES}
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredPage:
+    """`number` and `title` of its phase, in the story."""
+
     page: Page
+    number: int
+    title: str
     cost: Cost
     elapsed_ms: float
 
@@ -26,38 +26,26 @@ class Measured:
     def slug(self) -> str:
         return self.page.phase
 
-    @property
-    def number(self) -> int:
-        """Place in the story, from 1."""
-        return NUMBERS[self.slug]
 
-    @property
-    def title(self) -> str:
-        return TITLES[self.slug]
-
-    @property
-    def commands(self) -> int:
-        return self.cost.mongodb + self.cost.memcached + self.cost.redis
-
-
-async def measured(request: Request, reading: Awaitable[Page]) -> Measured:
+async def measured(request: Request, reading: Awaitable[Page]) -> MeasuredPage:
     """The page, counted in the metrics too."""
     with counted() as cost:
         start_s = perf_counter()
         page = await reading
         elapsed_ms = (perf_counter() - start_s) * 1000
     request.app.state.metrics.reads.labels(page.phase, page.source).inc()
-    return Measured(page, cost, elapsed_ms)
+    phases = timelines_of(request).phases
+    return MeasuredPage(page, list(phases).index(page.phase) + 1, phases[page.phase].title, cost, elapsed_ms)
 
 
 async def in_every_phase(
-    request: Request, reader: ObjectId, before: ObjectId | None, limit: int, known: Measured | None = None
-) -> list[Measured]:
+    request: Request, reader: ObjectId, before: ObjectId | None, limit: int, known: MeasuredPage | None = None
+) -> list[MeasuredPage]:
     """The same page in every phase, one after another so that none slows another down; `known` is not read again."""
     timelines = timelines_of(request)
     return [
         known
-        if known and known.slug == phase.slug
-        else await measured(request, timelines.page(reader, phase=phase.slug, before=before, limit=limit))
-        for phase in PHASES
+        if known and known.slug == slug
+        else await measured(request, timelines.page(reader, phase=slug, before=before, limit=limit))
+        for slug in timelines.phases
     ]

@@ -7,7 +7,7 @@ import pytest
 
 from app.models import User
 from app.stack.queue import Delivery
-from app.web import live, operations
+from app.web import dashboard, live
 from tests.site import SLUGS, Site, events, forms, opened, texts
 from workers.worker import drain_queues
 
@@ -54,7 +54,7 @@ async def test_the_buttons_disturb_the_system_and_no_timeline(demo: Site, monkey
     async def pending() -> int:
         return (await demo.timelines.state()).phases[-1].pending
 
-    monkeypatch.setattr(operations, "rest", rest)
+    monkeypatch.setattr(dashboard, "rest", rest)
     ann, bob = await demo.browser().sign_up("ann"), await demo.browser().sign_up("bob")
     await ann.act("bob", "follow")
     await bob.post("hello")
@@ -114,5 +114,5 @@ async def test_the_page_is_kept_up_to_date(demo: Site, monkeypatch: pytest.Monke
 
 
 def test_a_sparkline_runs_from_left_to_right_and_from_the_bottom_up() -> None:
-    assert operations.polyline([(300, 0), (150, 5), (0, 10)], 10) == "0.0,27.0 80.0,14.0 160.0,1.0"
-    assert operations.polyline([(0, 0)], 0) == "160.0,27.0"
+    assert dashboard.polyline([(300, 0), (150, 5), (0, 10)], 10) == "0.0,27.0 80.0,14.0 160.0,1.0"
+    assert dashboard.polyline([(0, 0)], 0) == "160.0,27.0"

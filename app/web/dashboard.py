@@ -14,17 +14,15 @@ from app.errors import Forbidden, Invalid
 from app.stack import MemcachedDown, QueueDown, Stack
 from app.stack.memcached import Stats
 from app.stack.queue import Delivery, WorkerState
-from app.web.history import MINUTES, History
+from app.web.backlog import MINUTES, Backlog
 from app.web.live import stream
 from app.web.render import fragment, render
-from app.web.request import Endpoint, changing, for_operators, operates, stack_of, timelines_of, to
-from phases import PHASES
+from app.web.request import Endpoint, accounts_of, changing, for_operators, stack_of, timelines_of, to
 from phases.keeping.activity import active_count
-from phases.timelines import PhaseState, State
+from phases.timelines import PhaseState
 
 rest = asyncio.sleep
 
-KEEPING = frozenset(phase.slug for phase in PHASES if phase.keeps)
 DEAD_LETTERS_SHOWN = 20
 LOOK_EVERY_S = 2.0
 AWAY_SHARE = 0.9
@@ -47,11 +45,12 @@ class Overview:
 
 
 async def overview(request: Request) -> Overview:
-    stack, history = stack_of(request), _history(request)
+    stack, backlog = stack_of(request), _backlog(request)
     servers = await stack.check()
     mongodb, redis, memcached = (servers[name] is not None for name in ("mongodb", "redis", "memcached"))
-    state = await history.sample() if mongodb else None
-    lines = [history.line(phase.slug, "pending") for phase in state.phases] if state else []
+    state = await backlog.sample() if mongodb else None
+    phases = [phase for phase in state.phases if phase.slug in _keeping(request)] if state else []
+    lines = [backlog.line(phase.slug, "pending") for phase in phases]
     most = max((number for line in lines for _, number in line), default=0)
     queue = stack.queue
     try:
@@ -67,7 +66,7 @@ async def overview(request: Request) -> Overview:
         lists = None
     return Overview(
         servers=servers,
-        phases=_with_lines(state, lines, most) if state else None,
+        phases=[(phase, polyline(line, most)) for phase, line in zip(phases, lines, strict=True)] if state else None,
         most_pending=most,
         workers=workers[0] if redis else None,
         paused=workers[1],
@@ -78,14 +77,13 @@ async def overview(request: Request) -> Overview:
     )
 
 
-def _history(request: Request) -> History:
-    return request.app.state.history  # type: ignore[no-any-return]
+def _backlog(request: Request) -> Backlog:
+    return request.app.state.backlog  # type: ignore[no-any-return]
 
 
-def _with_lines(state: State, lines: Sequence[Sequence[tuple[float, int]]], most: int) -> list[tuple[PhaseState, str]]:
-    return [
-        (phase, polyline(line, most)) for phase, line in zip(state.phases, lines, strict=True) if phase.slug in KEEPING
-    ]
+def _keeping(request: Request) -> set[str]:
+    """Phases that keep something, so that a status is delivered through them."""
+    return {slug for slug, phase in timelines_of(request).phases.items() if phase.keeps}
 
 
 def polyline(line: Sequence[tuple[float, int]], most: int) -> str:
@@ -94,10 +92,10 @@ def polyline(line: Sequence[tuple[float, int]], most: int) -> str:
     return " ".join(f"{LINE_WIDTH - across * ago_s:.1f},{LINE_HEIGHT - 1 - up * number:.1f}" for ago_s, number in line)
 
 
-async def operations(request: Request, me: Account) -> Response:
+async def dashboard(request: Request, me: Account) -> Response:
     return render(
         request,
-        "operations.html",
+        "dashboard.html",
         **await _shown(request),
         done=DONE.get(request.query_params.get("done", "")),
     )
@@ -114,7 +112,7 @@ async def _shown(request: Request) -> dict[str, Any]:
 
 async def live(request: Request, me: Account) -> Response:
     async def part() -> str:
-        return fragment(request, "parts/operations.html", **await _shown(request))
+        return fragment(request, "parts/dashboard.html", **await _shown(request))
 
     return stream(request, "operations", part, LOOK_EVERY_S)
 
@@ -176,7 +174,7 @@ def press(name: str) -> Endpoint:
 
 async def phases(request: Request, me: Account) -> Response:
     timelines = timelines_of(request)
-    may_switch = await operates(request, me)
+    may_switch = await accounts_of(request).operates(me.id)
     state, errors = await timelines.state(), {}
     typed = {"delivering": list(state.delivering), "read": state.read}
     if request.method == "POST":
@@ -195,7 +193,7 @@ async def phases(request: Request, me: Account) -> Response:
         "phases.html",
         422 if errors else 200,
         state=state,
-        keeping=KEEPING,
+        keeping=_keeping(request),
         may_switch=may_switch,
         typed=typed,
         errors=errors,

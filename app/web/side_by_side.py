@@ -1,7 +1,8 @@
-"""One reader, four phases, side by side; and a check over many readers that the four agree."""
+"""One reader, every phase, side by side; and a check over many readers that the phases agree."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bson import ObjectId
 from starlette.requests import Request
@@ -14,17 +15,15 @@ from app.social import Person
 from app.web.cast import cast
 from app.web.delivery import Watch, watch_delivery
 from app.web.live import stream
-from app.web.measured import Measured, in_every_phase
+from app.web.measured_page import MeasuredPage, in_every_phase
 from app.web.render import fragment, render
-from app.web.request import changing, id_of, operates, social_of, stack_of, to
+from app.web.request import accounts_of, changing, id_of, social_of, stack_of, timelines_of, to
 from app.web.session import field
-from phases import PHASES
 
 ROWS = 10
 READERS_CHECKED = 20
-ANOTHER_LOOK = 2  # what is posted between two of the four reads is no difference
+ANOTHER_LOOK = 2  # what is posted between two of the reads is no difference
 WATCH_EVERY_S = 0.2
-KEPT = {phase.keeps: [other.slug for other in PHASES if other.keeps == phase.keeps] for phase in PHASES if phase.keeps}
 FIRST_WORDS = "Watch how this one is delivered"
 
 
@@ -39,7 +38,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    read: Measured
+    read: MeasuredPage
     cells: list[Cell]
     differs: bool
 
@@ -53,7 +52,7 @@ async def columns(request: Request, reader: ObjectId, rows: int) -> list[Column]
     return found
 
 
-def compared(reads: Sequence[Measured]) -> list[Column]:
+def compared(reads: Sequence[MeasuredPage]) -> list[Column]:
     """`reads`: of the same page, phase 1 first."""
     right = reads[0].page
     by_id = {row.id: row for read in reads for row in read.page.statuses}
@@ -70,18 +69,18 @@ def compared(reads: Sequence[Measured]) -> list[Column]:
     return found
 
 
-async def compare(request: Request, me: Account) -> Response:
-    return await _compare(request, me)
+async def side_by_side(request: Request, me: Account) -> Response:
+    return await _side_by_side(request, me)
 
 
-async def _compare(request: Request, me: Account, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
+async def _side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
     reader, refused = await _reader(request, me)
-    social, may_check = social_of(request), await operates(request, me)
+    social, may_check = social_of(request), await accounts_of(request).operates(me.id)
     found = await columns(request, reader.id, ROWS)
     checked = await _checked(request) if may_check and "check" in request.query_params else None
     return render(
         request,
-        "compare.html",
+        "side_by_side.html",
         422 if wrong else 404 if refused else 200,
         reader=reader,
         refused=refused,
@@ -143,7 +142,7 @@ async def post(request: Request, me: Account) -> Response:
     try:
         watch = await watch_delivery(request.app.state, author, text)
     except Invalid as error:
-        return await _compare(request, me, text, str(error))
+        return await _side_by_side(request, me, text, str(error))
     request.app.state.metrics.posts.inc()
     return to(f"/compare/deliveries/{watch.status.id}")
 
@@ -151,9 +150,13 @@ async def post(request: Request, me: Account) -> Response:
 async def delivery(request: Request, me: Account) -> Response:
     watch = await _watch(request, me)
     author = (await social_of(request).people([watch.status.user_id]))[watch.status.user_id]
-    return render(
-        request, "delivery.html", watch=watch, author=author, phases=PHASES, kept=KEPT, live=f"{request.url.path}/live"
-    )
+    return render(request, "delivery.html", **_shown(request, watch), author=author, live=f"{request.url.path}/live")
+
+
+def _shown(request: Request, watch: Watch) -> dict[str, Any]:
+    timelines = timelines_of(request)
+    kept = {name: timelines.switch.phases_of(name) for name in timelines.kept}
+    return {"watch": watch, "phases": timelines.phases.values(), "kept": kept}
 
 
 async def delivery_live(request: Request, me: Account) -> Response:
@@ -165,13 +168,13 @@ async def delivery_live(request: Request, me: Account) -> Response:
         if finished:
             return None
         finished = watch.over
-        return fragment(request, "parts/delivery.html", watch=watch, phases=PHASES, kept=KEPT)
+        return fragment(request, "parts/delivery.html", **_shown(request, watch))
 
     return stream(request, "delivery", part, WATCH_EVERY_S)
 
 
 async def _watch(request: Request, me: Account) -> Watch:
     watch: Watch | None = request.app.state.watches.get(id_of(request))
-    if watch is None or not (watch.status.user_id == me.id or await operates(request, me)):
+    if watch is None or not (watch.status.user_id == me.id or await accounts_of(request).operates(me.id)):
         raise NotFound("This delivery is not being watched any more.")
     return watch

@@ -1,4 +1,4 @@
-"""The four phases side by side, and a delivery that is watched."""
+"""The phases side by side, and a delivery that is watched."""
 
 import re
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.models import User
-from phases.reading import Page
+from phases.home.page import Page
 from tests.site import SLUGS, Site, events, opened, texts
 from workers.worker import drain_queues
 
@@ -34,10 +34,10 @@ async def test_four_equal_columns_are_said_to_be_equal(demo: Site) -> None:
         demo.clock.advance(2)
         await bob.post(text)
     html = await ann.open("/compare")
-    assert "All four phases return the same page" in html
+    assert "All phases return the same page" in html
     assert re.findall(r'<h2 id="phase-(\w+)"', html) == SLUGS
     assert html.count('<span class="words">two</span>') == len(SLUGS)
-    assert "All 2 readers see the same page in all four phases" in await ann.open("/compare?check=1")
+    assert "All 2 readers see the same page in all phases" in await ann.open("/compare?check=1")
 
 
 async def test_a_difference_is_marked_loudly(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:

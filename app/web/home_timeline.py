@@ -19,7 +19,8 @@ from app.social import TEXT_LIMIT
 from app.stack import UNAVAILABLE
 from app.web import session
 from app.web.live import stream
-from app.web.measured import in_every_phase, measured
+from app.web.measured_page import in_every_phase, measured
+from app.web.problems import RETRY_LATER, problem_of
 from app.web.render import error_page, fragment, render
 from app.web.request import (
     address,
@@ -34,7 +35,6 @@ from app.web.request import (
     to,
 )
 from app.web.session import field, posted
-from phases import PHASES
 
 STATUSES_A_PAGE = 20
 SUGGESTIONS = 6
@@ -63,7 +63,7 @@ class Draft:
     errors: dict[str, str] | None = None
 
 
-async def timeline(request: Request, me: Account, draft: Draft | None = None, status: int = 200) -> Response:
+async def home_timeline(request: Request, me: Account, draft: Draft | None = None, status: int = 200) -> Response:
     timelines, social = timelines_of(request), social_of(request)
     draft, before = draft or Draft(), before_of(request)
     read = (await timelines.switch.current()).read
@@ -79,17 +79,14 @@ async def timeline(request: Request, me: Account, draft: Draft | None = None, st
     lonely = not page.statuses and not before and (await social.counts(me.id, me.id)).following == 0
     response = render(
         request,
-        "timeline.html",
+        "home_timeline.html",
         status,
         read_now=read_now,
         page=page,
         costs=costs,
         sources=SOURCES,
         meaningless=stack_of(request).addresses.one_process,
-        phases=[
-            {"slug": p.slug, "title": p.title, "number": n, "address": address("/", phase=p.slug, before=before)}
-            for n, p in enumerate(PHASES, 1)
-        ],
+        phases=[(phase, address("/", phase=phase.slug, before=before)) for phase in timelines.phases.values()],
         read=read,
         people=await social.people({row.user_id for row in page.statuses}),
         before=before,
@@ -114,7 +111,7 @@ async def timeline(request: Request, me: Account, draft: Draft | None = None, st
 def _kept_phase(request: Request) -> str | None:
     """The phase this reader chose. Choosing the system's own ends that: the reader follows the system again."""
     slug = request.cookies.get(PHASE_COOKIE)
-    return slug if slug in {phase.slug for phase in PHASES} else None
+    return slug if slug in timelines_of(request).phases else None
 
 
 async def refresh(request: Request, me: Account) -> Response:
@@ -158,12 +155,12 @@ async def post(request: Request) -> Response:
         form = await request.form()
         unsent = {name: field(form, name) for name in (session.PROOF, "once", "audience", "text")}
         response = error_page(request, 503, "", "What you typed is below, to be sent once more.", unsent)
-        response.headers["Retry-After"] = "2"
+        response.headers.update(RETRY_LATER)
         return response
 
 
 async def _post(request: Request, me: Account) -> Response:
-    form = await posted(request, stack_of(request))
+    form = await posted(request)
     text = field(form, "text").replace("\r\n", "\n")  # forms are sent with CRLF
     audience: Any = field(form, "audience")
     try:
@@ -171,13 +168,11 @@ async def _post(request: Request, me: Account) -> Response:
             raise Invalid("audience", "There is no such audience.")
         await request.app.state.writes.count(me.id)
         _, created = await social_of(request).post(me.id, text, audience, _idempotency_key(form, audience, text))
-    except Invalid as error:
-        return await timeline(request, me, Draft(text, audience, {error.field: str(error)}), 422)
-    except Conflict as error:
-        return await timeline(request, me, Draft(text, audience, {"text": str(error)}), 409)
-    except TooMany as error:
-        response = await timeline(request, me, Draft(text, audience, {"text": str(error)}), 429)
-        response.headers["Retry-After"] = str(error.retry_after_s)
+    except (Invalid, Conflict, TooMany) as error:
+        problem = problem_of(error)
+        draft = Draft(text, audience, dict(problem.errors) or {"text": problem.detail})
+        response = await home_timeline(request, me, draft, problem.status)
+        response.headers.update(problem.page_headers)
         return response
     if created:
         request.app.state.metrics.posts.inc()
