@@ -1,4 +1,4 @@
-"""Record every experiment on servers of its own: `python -m app.walkthrough.record`, on a machine at rest."""
+"""Record every experiment on servers of its own: `python -m app.walkthrough.recording`, on a machine at rest."""
 
 import asyncio
 import json
