@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 
 from app.config import Config
 from app.stack.servers import running_servers
-from app.walkthrough.book import MEASURED
 from app.walkthrough.experiments import EXPERIMENTS
 from app.walkthrough.laboratory import run_once
+from app.walkthrough.result import MEASURED
 
 
 def main() -> None:
