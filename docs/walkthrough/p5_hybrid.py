@@ -27,5 +27,5 @@ class Hybrid(Cache):
         return followers > CELEBRITY
 
     async def recipients(self, status: StatusRow, resume: Resume | None) -> tuple[list[ObjectId], Resume | None]:
-        """Exercise: nobody, for a celebrity. Then the read has to find what was not delivered (rule 3)."""
+        """Exercise: nobody, for a celebrity. Then the read has to find what was not delivered (the third rule)."""
         return await super().recipients(status, resume)
