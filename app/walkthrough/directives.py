@@ -2,6 +2,7 @@
 
     ::diagram NAME        a picture (app/walkthrough/drawing.py)
     ::listing DOTTED      the real source; ::aside DOTTED the same, folded away
+    ::phases              what each waits for and keeps
     ::costs PHASE         its claims in commands (app/walkthrough/costs.py)
     ::measured EXPERIMENT the sentence of the recorded run
     ::question WORDS      a question; its answer is the text up to the next directive
@@ -17,11 +18,12 @@ from app.walkthrough.drawing import Drawing, chart_drawing, diagram
 from app.walkthrough.experiments import EXPERIMENTS
 from app.walkthrough.result import Result, recorded
 from app.walkthrough.source import Listing, listing
+from phases import PHASES
 
 
 def expanded(text: str) -> str:
     """Raises KeyError for a directive that there is not, and what the directives raise."""
-    before, *rest = re.split(r"^::(\w+) (.+)\n", text, flags=re.MULTILINE)
+    before, *rest = re.split(r"^::(\w+) ?(.*)\n", text, flags=re.MULTILINE)
     directives = zip(rest[::3], rest[1::3], rest[2::3], strict=True)
     blocks = [before]
     for kind, what, after in directives:
@@ -63,6 +65,11 @@ def _folded(words: str, text: str) -> str:
     return f"<details><summary>{summary}</summary>\n\n{text.strip()}\n\n</details>"
 
 
+def _phases(_: str) -> str:
+    rows = [(f"{n} `{one.slug}`", one.poster_waits, one.reader_waits, one.kept) for n, one in enumerate(PHASES, 1)]
+    return _table(("Phase", "The poster waits for", "The reader waits for", "Kept"), *rows)
+
+
 def _costs(slug: str) -> str:
     rows = [(ACTIONS[one.action], one.words, f"{one.example_of}: {one.example}") for one in claims(slug)]
     return _table(("What", "Commands", "For example"), *rows)
@@ -81,6 +88,7 @@ DIRECTIVES: dict[str, Callable[[str], str]] = {
     "diagram": _diagram,
     "listing": _listing,
     "aside": _aside,
+    "phases": _phases,
     "costs": _costs,
     "measured": _measured,
 }
@@ -97,8 +105,8 @@ def findings(slug: str, when: str, values: Mapping[str, int], result: Result) ->
 
 
 def _findings(slug: str, when: str, values: Mapping[str, int], result: Result) -> Iterator[str]:
-    knobs = (f"{knob.label.lower()} {values[knob.name]:,} {knob.unit}".strip() for knob in EXPERIMENTS[slug].knobs)
-    yield f"{escaped(when)}, with {', '.join(knobs)}:"
+    knobs = (f"{knob.label.lower()}: {values[knob.name]:,} {knob.unit}".strip() for knob in EXPERIMENTS[slug].knobs)
+    yield f"{escaped(when)} ({'; '.join(knobs)}):"
     if result.meaningless:
         yield "**Measured on stand-ins inside this process: the times mean nothing, the answers below do.**"
     yield f"> {escaped(result.sentence)}"

@@ -68,7 +68,7 @@ def chart_drawing(chart: Chart) -> Drawing:
 
 # Diagrams
 
-Look = Literal["step", "many", "heavy", "gone"]
+Look = Literal["step", "many", "gone"]
 
 
 @dataclass(frozen=True)
