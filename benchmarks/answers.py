@@ -1,33 +1,30 @@
-"""What the benchmarks ask of a phase and of what its store holds. Nothing else here knows how phases are made."""
+"""What the benchmarks ask of a phase's row and of what its store holds. Nothing else here knows how phases are made."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bson import ObjectId
-from phases.activity import ACTIVE
-from phases.lists import LIST, Value, key
-from phases.switch import Container, entries_name, floors_name
 
 from app.clock import FIRST_ID, LAST_ID
 from app.config import Config
 from app.models import StatusRow
 from app.stack import Stack
+from app.stack.mongodb.find import together
 from app.stack.mongodb.stand_in import is_stand_in
 from phases import PHASES
 from phases.base import Phase
-from phases.p2_push import Push
-from phases.p3_queue import Queue
-from phases.p4_cache import Cache
-from phases.reading import Slice
-from phases.timelines import Timelines
+from phases.home.candidates import Slice
+from phases.keeping.activity import ACTIVE
+from phases.keeping.entries import Entries, entries_name, floors_name
+from phases.keeping.lists import LIST, Lists, Value, key
+from phases.keeping.store import Container
+from phases.p2_push import put_on_timelines
+from phases.timelines import PhaseConsumer, Timelines
 
-ENTRIES, LISTS = "entries", "lists"  # stores: the raw limits of `benchmarks.limits` are of these two
+ENTRIES, LISTS = Entries.name, Lists.name  # stores: the raw limits of `benchmarks.limits` are of these two
 
 POLL_S = 0.02
-ENTRY_BYTES = 55  # of one entry in MongoDB, uncompressed: 24-byte key, author, BSON; `bench compare` measures it
-LIST_BYTES = 150  # of one list in Memcached beside its ids: key, item header, trailer
-ID_BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -39,33 +36,25 @@ class Answers:
     active_only: bool
     in_worker: bool
     chunk: Callable[[Config], int]
+    in_memory: bool
+    bytes_per_entry: int
+    bytes_per_reader: int  # for whom something is kept
 
     @property
     def poster_delivers(self) -> bool:
         return self.store is not None and not self.in_worker
 
-    @property
-    def in_memory(self) -> bool:
-        return self.store == LISTS
 
-    @property
-    def bytes_per_entry(self) -> int:
-        return {ENTRIES: ENTRY_BYTES, LISTS: ID_BYTES}.get(self.store or "", 0)
-
-    @property
-    def bytes_per_reader(self) -> int:
-        """Of those for whom something is kept."""
-        return LIST_BYTES if self.in_memory else 0
-
-
-def answers(phase: type[Phase]) -> Answers:
-    active_only = issubclass(phase, Cache)
+def answers(phase: Phase) -> Answers:
     return Answers(
         slug=phase.slug,
-        store=phase.keeps,
-        active_only=active_only,
-        in_worker=issubclass(phase, Queue),
-        chunk=(lambda config: config.list_chunk) if active_only else (lambda config: config.chunk),
+        store=phase.store.name if phase.store else None,
+        active_only=bool(phase.recipients and phase.recipients.active_only),
+        in_worker=bool(phase.carrier and phase.carrier.in_worker),
+        chunk=phase.chunk,
+        in_memory=bool(phase.store and phase.store.in_memory),
+        bytes_per_entry=phase.store.bytes_per_entry if phase.store else 0,
+        bytes_per_reader=phase.store.bytes_per_reader if phase.store else 0,
     )
 
 
@@ -90,7 +79,7 @@ def first(store: str) -> Answers:
 
 def of(timelines: Timelines, slug: str) -> Answers:
     """Of a phase that runs, which need not be one of ours."""
-    return answers(type(timelines.phases[slug]))
+    return answers(timelines.phases[slug])
 
 
 # Delivering
@@ -98,9 +87,11 @@ def of(timelines: Timelines, slug: str) -> Answers:
 
 async def fan_out(timelines: Timelines, slug: str, status: StatusRow) -> None:
     """What the poster or the worker does for one status, in this process."""
-    after = await timelines.phases[slug].fan_out(status, None)
+    consumer = timelines.outbox.consumers[slug]
+    assert isinstance(consumer, PhaseConsumer)
+    after = await put_on_timelines(consumer.delivery, status, None)
     while after:
-        after = await timelines.phases[slug].fan_out(status, after)
+        after = await put_on_timelines(consumer.delivery, status, after)
 
 
 async def deliver_only(
@@ -110,13 +101,13 @@ async def deliver_only(
 
     `anew`: what was kept before is forgotten.
     """
-    stores = {slug: store for slug in slugs if (store := timelines.phases[slug].keeps)}
-    await timelines.switch(read=read, delivering=list(stores))
+    kept = {slug: keeps for slug in slugs if (keeps := timelines.phases[slug].keeps)}
+    await timelines.change(read=read, delivering=list(kept))
     if anew:
         await timelines.restart()
-    for store in stores.values():
+    for keeps in kept.values():
         while True:
-            if timelines.settings.readable(await timelines.settings.fresh(), store):
+            if timelines.switch.readable(await timelines.switch.fresh(), keeps):
                 break
             await asyncio.sleep(POLL_S)
     await asyncio.sleep(timelines.stack.config.settings_age_s)  # the other processes' copies
@@ -127,28 +118,28 @@ async def deliver_only(
 
 async def container(timelines: Timelines, slug: str) -> Container | None:
     """Where the phase keeps timelines; None for one that keeps none or does not deliver."""
-    store = timelines.phases[slug].keeps
-    return (await timelines.settings.current()).current(store) if store else None
+    keeps = timelines.phases[slug].keeps
+    return (await timelines.switch.current()).current(keeps) if keeps else None
 
 
 async def kept_list(timelines: Timelines, slug: str, reader: ObjectId, n: int) -> Slice | None:
     """What is kept for the reader, the newest `n`; None when nothing is."""
-    phase, where = timelines.phases[slug], await container(timelines, slug)
-    if where is None:
+    kept, where = timelines.kept_by(slug), await container(timelines, slug)
+    if kept is None or where is None:
         return None
-    assert isinstance(phase, Push)
-    _, part = await phase.store.read(where, reader, LAST_ID, n, (), False)
-    return part
+    finds = kept.store.look(where, reader, LAST_ID, n)
+    return await kept.store.read(
+        where, reader, LAST_ID, n, await together(timelines.stack.db, **finds) if finds else {}
+    )
 
 
 async def forget(timelines: Timelines, slug: str, readers: Sequence[ObjectId]) -> None:
     """What is kept for these readers has expired, and this process remembers nothing of them."""
-    phase, where = timelines.phases[slug], await container(timelines, slug)
-    assert isinstance(phase, Push)
-    assert where, "it delivers"
+    kept = timelines.kept_by(slug)
+    assert kept, "it delivers"
     for reader in readers:
-        await phase.store.forget(where, reader)
-        phase.memory.forget(reader)
+        await kept.forget(reader)
+        timelines.forget(reader)
 
 
 async def forget_active(stack: Stack, reader: ObjectId) -> None:
@@ -171,17 +162,17 @@ async def entries_collection(timelines: Timelines) -> str:
     """Where the entries are, for the raw read of the same."""
     where = await container(timelines, first(ENTRIES).slug)
     assert where, "it delivers"
-    return entries_name(where.since)
+    return entries_name(where)
 
 
 async def entries_size(timelines: Timelines, slug: str) -> tuple[int, int]:
     """Uncompressed bytes and entries of a store in MongoDB; no bytes on the stand-in."""
     where, db = await container(timelines, slug), timelines.stack.db
     assert where, "it delivers"
-    entries = entries_name(where.since)
+    entries = entries_name(where)
     if is_stand_in(db):
         return 0, await db[entries].count_documents({})
-    stats = [await db.command("collStats", name) for name in (entries, floors_name(where.since))]
+    stats = [await db.command("collStats", name) for name in (entries, floors_name(where))]
     return sum(int(each.get("size", 0)) for each in stats), int(stats[0]["count"])
 
 

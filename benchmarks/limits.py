@@ -11,7 +11,6 @@ from typing import Any
 
 import uvicorn
 from bson import ObjectId
-from phases.activity import ACTIVE
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -19,6 +18,7 @@ from starlette.routing import Route
 
 from app.stack import Database
 from app.stack.mongodb.write import create_clustered
+from phases.keeping.activity import ACTIVE
 
 RAW_ENTRIES, RAW_ARRAYS = "raw_entries", "raw_arrays"
 INSERT_BATCH = 10_000

@@ -15,7 +15,6 @@ from typing import Any
 
 import psutil
 from bson import ObjectId
-from phases.activity import ACTIVE
 
 from app.config import Config
 from app.demo.graph import Graph
@@ -33,6 +32,7 @@ from benchmarks import answers
 from benchmarks.oracle import Oracle
 from benchmarks.subject import Api, Http, InProcess, Subject
 from phases.base import Phase
+from phases.keeping.activity import ACTIVE
 from phases.timelines import Timelines
 from workers.worker import run_in_thread
 
@@ -159,7 +159,7 @@ def servers(level: Level, allow_standins: bool) -> Iterator[tuple[Addresses, Pat
 
 @asynccontextmanager
 async def rig(
-    addresses: Addresses, directory: Path, config: Config, through: str, phases: tuple[type[Phase], ...] | None = None
+    addresses: Addresses, directory: Path, config: Config, through: str, phases: tuple[Phase, ...] | None = None
 ) -> AsyncIterator[Rig]:
     """The system on these servers: with a worker, and for `through` "api" with a web process."""
     if addresses.one_process and through == "api":

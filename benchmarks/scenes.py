@@ -8,13 +8,13 @@ from itertools import islice
 from typing import Any
 
 from bson import ObjectId
-from phases.activity import as_if_here
 
 from app.clock import id_at
 from app.models import StatusRow
 from benchmarks import answers
 from benchmarks.limits import RawMemcached
 from benchmarks.rig import BenchRefused, Rig
+from phases.delivering.away import as_if_here
 
 BATCH = 10_000
 AGO_S = 3_600  # how old the newest status of a scene is

@@ -115,7 +115,7 @@ async def _phase(
 
 async def _posts(rig: Rig, slug: str, author: ObjectId, count: int) -> tuple[Window, float]:
     """Until the last one is delivered; and the seconds of one job. The worker begins when all of them are queued."""
-    social, worker = Social(rig.stack, rig.timelines), psutil.Process(rig.processes["worker"])
+    social, worker = Social(rig.stack, rig.timelines.outbox), psutil.Process(rig.processes["worker"])
     posted: list[ObjectId] = []
     worked_s = 0.0
 
@@ -137,7 +137,7 @@ async def _posts(rig: Rig, slug: str, author: ObjectId, count: int) -> tuple[Win
 
 
 async def _acknowledged(rig: Rig, slug: str, author: ObjectId, count: int) -> float:
-    social, seconds = Social(rig.stack, rig.timelines), []
+    social, seconds = Social(rig.stack, rig.timelines.outbox), []
     for _ in range(count):
         began = time.perf_counter()
         status, _ = await social.post(author, "a status")

@@ -88,6 +88,11 @@ class Reading:
         await kept.store.forget(container, reader)
         return await self._rebuilt(phase, kept, container, OwnEdges(reader), None, limit)
 
+    def forget(self, reader: ObjectId) -> None:
+        """As if they had never been here."""
+        self._edges.forget(reader)
+        self._pages.keep(reader, {})
+
     # Look
 
     def _look(self, kept: Kept, edges: OwnEdges, seen: Statuses, before: ObjectId | None) -> dict[str, Find]:

@@ -117,6 +117,10 @@ class Timelines:
         keeps = self.phases[slug].keeps
         return self.kept[keeps] if keeps else None
 
+    def forget(self, reader: ObjectId) -> None:
+        """What this process remembers of the reader, as if they had never been here."""
+        self._reading.forget(reader)
+
     async def sweep(self) -> None:
         for kept in self.kept.values():
             await kept.sweep()

@@ -29,7 +29,8 @@ from app.stack.mongodb.write import prepare
 from app.stack.schema import PHASES, SCHEMA, SETTINGS, STEPS, UNUSED_FIELDS, UNUSED_INDEX, VERSION, SchemaTooNew
 from phases import PHASES as ALL_PHASES
 from phases.timelines import Timelines
-from tests.conftest import NOON, STAND_INS
+from tests.conftest import STAND_INS
+from tests.dates import NOON
 
 pytestmark = pytest.mark.anyio
 

@@ -232,7 +232,7 @@ def test_who_reads_while_it_runs_misses_nothing_afterwards(slug: str, monkeypatc
         clock = stack.clock
         assert isinstance(clock, ManualClock)
         timelines = await Timelines.open(stack)
-        await timelines.switch(read=slug, delivering=["push", "queue", "cache"])
+        await timelines.change(read=slug, delivering=["push", "queue", "cache"])
         clock.advance(6_000)
 
         async def insert_and_read(stack: Stack, model: Any, *rest: Any) -> None:

@@ -17,8 +17,8 @@ from app.accounts import Accounts
 from app.models import Audience, StatusRow
 from app.social import Social
 from app.web.api import OPERATIONS, PREFIX
+from benchmarks.oracle import Oracle, Told
 from phases import PHASES
-from tests.oracle.oracle import Oracle, Told
 from tests.site import Browser, Site, opened
 from workers.worker import drain_queues
 
@@ -133,7 +133,7 @@ def without_figures(answers: dict[str, str]) -> dict[str, str]:
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
     async with opened() as site:
-        await site.timelines.switch(delivering=["push", "queue", "cache"])
+        await site.timelines.change(delivering=["push", "queue", "cache"])
         site.clock.advance(10)
         yield site
 
@@ -141,7 +141,7 @@ async def site() -> AsyncIterator[Site]:
 async def seated(site: Site) -> Viewer:
     """A viewer, and an author with a status of an unrelated friend between them."""
     browser = await site.browser().sign_up("viewer")
-    social = Social(site.stack, site.timelines)
+    social = Social(site.stack, site.timelines.outbox)
     viewer = await social.person("viewer")
     accounts = Accounts(site.stack)
     author = await accounts.sign_up("author", "Author", "correct horse")
@@ -173,7 +173,7 @@ async def relate(social: Social, viewer: ObjectId, author: ObjectId, relation: t
 
 @pytest.mark.parametrize("relation", RELATIONS, ids=lambda relation: "+".join(relation) or "strangers")
 async def test_what_may_not_be_seen_changes_no_answer(site: Site, relation: tuple[str, ...]) -> None:
-    social = Social(site.stack, site.timelines)
+    social = Social(site.stack, site.timelines.outbox)
     viewer = await seated(site)
     oracle = await relate(social, viewer.id, viewer.author, relation)
     for audience in AUDIENCES:
@@ -197,7 +197,7 @@ async def test_what_may_not_be_seen_changes_no_answer(site: Site, relation: tupl
 
 async def test_running_the_system_is_no_right_to_read_along(site: Site) -> None:
     """Administrators see figures about everybody, and the statuses that they may see as a reader."""
-    social = Social(site.stack, site.timelines)
+    social = Social(site.stack, site.timelines.outbox)
     viewer = await seated(site)
     await site.stack.db["users"].update_one({"_id": viewer.id}, {"$set": {"admin": True}})
     for audience in AUDIENCES:
@@ -227,7 +227,7 @@ def _is_not_seen(row: StatusRow, answers: dict[str, str], silence: dict[str, str
 
 async def test_keys_of_others_are_no_keys(site: Site) -> None:
     """An idempotency key answers its own author only; to anybody else it is new."""
-    social = Social(site.stack, site.timelines)
+    social = Social(site.stack, site.timelines.outbox)
     viewer = await seated(site)
     hidden, _ = await social.post(viewer.author, "hidden", "circle", "key")
     sent = {"json": {"text": "mine", "audience": "circle"}, "headers": {"Idempotency-Key": "key"}}
@@ -243,7 +243,7 @@ async def test_keys_of_others_are_no_keys(site: Site) -> None:
 async def test_the_key_of_a_deleted_status_does_not_bring_it_back(site: Site) -> None:
     viewer = await seated(site)
     sent = {"json": {"text": "regretted"}, "headers": {"Idempotency-Key": "key"}}
-    social = Social(site.stack, site.timelines)
+    social = Social(site.stack, site.timelines.outbox)
     row, _ = await social.post(viewer.id, "regretted", "followers", "key")
     await social.delete(viewer.id, row.id)
     answer = await viewer.ask(f"{PREFIX}/statuses", "POST", **sent)
@@ -253,7 +253,7 @@ async def test_the_key_of_a_deleted_status_does_not_bring_it_back(site: Site) ->
 
 
 async def test_a_stranger_who_is_not_signed_in_learns_nothing(site: Site) -> None:
-    social = Social(site.stack, site.timelines)
+    social = Social(site.stack, site.timelines.outbox)
     viewer = await seated(site)
     row, _ = await social.post(viewer.author, "not for strangers")
     viewer.token = "nobody"

@@ -21,12 +21,13 @@ from app.servers.datadir import DataDirectory
 from app.social import Social
 from app.stack import Addresses, Stack, connected
 from app.walkthrough import book, markdown
-from app.walkthrough.book import Block, BookError, Chapter, chapters
-from app.walkthrough.drawing import chart_svg, diagram_svg
+from app.walkthrough.book import BookError, Chapter, chapters
+from app.walkthrough.directives import findings
+from app.walkthrough.drawing import Lane, Step, chart_drawing, phase_lanes
 from app.walkthrough.experiments import EXPERIMENTS
 from app.walkthrough.laboratory import LOCK_S, Laboratory, run_once
-from app.walkthrough.result import Bar, Chart, Check, Result, times, written
-from app.walkthrough.source import changes, listing
+from app.walkthrough.result import MEASURED, Bar, Chart, Check, Result, recorded, times, written
+from app.walkthrough.source import listing
 from app.web.walkthrough import prose
 from phases import PHASES
 from phases.timelines import Timelines
@@ -45,8 +46,9 @@ def named(one: Chapter) -> str:
     return one.slug
 
 
-def blocks(*kinds: str) -> list[Block]:
-    return [block for chapter in chapters() for block in chapter.blocks if block.kind in kinds]
+def directives(one: Chapter) -> list[tuple[str, str]]:
+    text = (book.FOLDER / f"{one.number}-{one.slug}.md").read_text("utf-8")
+    return re.findall(r"^::(\w+) ?(.*)$", text, re.MULTILINE)
 
 
 def text_of(fragment: str) -> str:
@@ -69,49 +71,82 @@ def test_the_story_has_a_beginning_a_chapter_for_each_phase_and_an_end() -> None
 
 @pytest.mark.parametrize("one", chapters(), ids=named)
 def test_a_chapter_has_its_parts(one: Chapter) -> None:
-    kinds = [block.kind for block in one.blocks]
+    asked = directives(one)
+    kinds = [kind for kind, _ in asked]
+    text = f"{one.before}\n\n{one.after}"
+    assert "\n::" not in text
     assert kinds.count("question") == 3
-    assert all(block.text for block in one.blocks if block.kind == "question")
-    assert "diagram" in kinds
+    assert "<summary></summary>" not in text
+    assert ("diagram", one.slug) in asked
+    assert ("phases" in kinds) == (one.slug == "next")
     if one.slug != "next":
         assert kinds.count("experiment") == 1
         assert "listing" in kinds
     if one.slug in {phase.slug for phase in PHASES}:
-        assert "costs" in kinds
+        assert {("costs", one.slug), ("listing", f"phases.p{one.number}_{one.slug}")} <= set(asked)
         assert "measured" in kinds  # the pain left by the one before
-        assert ("changes" in kinds) == (one.slug != PHASES[0].slug)
-        assert {"## What hurt", "## What still hurts", "## When to use it"} <= {
-            line for block in one.blocks for line in block.text.splitlines()
-        }
+        assert {"## What hurt", "## What still hurts", "## When to use it"} <= set(text.splitlines())
 
 
-def test_what_a_directive_names_exists() -> None:
-    for block in blocks("listing", "aside"):
-        assert listing(block.what).code
-    for block in blocks("diagram"):
-        assert "<svg" in diagram_svg(block.what)
-    with pytest.raises(LookupError):
-        listing("phases.p1_query.Query.no_such_method")
-    with pytest.raises(LookupError):
-        listing("no_such_module.at_all")
-    with pytest.raises(LookupError):
-        changes(PHASES[0].slug)
+def test_a_listing_is_a_module_without_its_imports_or_what_it_defines() -> None:
+    whole = listing("phases.p3_queue").code
+    assert "import" not in whole
+    assert whole.startswith('"""Phase 3')
+    assert whole.endswith("\n")
+    assert listing("app.walkthrough.source.Listing.path").code == "path: str\n"
+    assert listing("phases.PHASES").path == "phases/__init__.py"
+    decorated = listing("app.walkthrough.source.listing")
+    assert decorated.code.startswith("@cache\ndef listing(")
+    for nothing in ("phases.p1_query.no_such_thing", "phases.no_such_file", "no_such_module.at_all"):
+        with pytest.raises(LookupError, match=nothing):
+            listing(nothing)
 
 
 def test_an_unknown_directive_and_a_missing_title_are_named(tmp_path: Path) -> None:
     chapter = tmp_path / "0-broken.md"
     with patch.object(book, "FOLDER", tmp_path):
-        for text, words in (("# T\n\nLead.\n\n::nonsense x\n", "::nonsense"), ("T\n\nLead.\n\nText\n", "title")):
+        for text, words in (("# T\n\nLead.\n\n::nonsense x\n", "nonsense"), ("T\n\nLead.\n\nText\n", "title")):
             chapter.write_text(text)
             with pytest.raises(BookError, match=words):
                 book.chapters.__wrapped__()
 
 
-def test_each_phase_overrides_what_its_chapter_says() -> None:
-    assert [change.name for change in changes("queue").changes] == ["deliver"]
-    assert changes("cache").replaced[0][0] == "recipients"
-    assert {"deliver", "fan_out", "page"} <= {name for name, _ in changes("push").replaced}
-    assert "+    await self.stack.queue.offer" in changes("queue").replaced[0][1]
+def test_a_phase_is_drawn_from_its_answers() -> None:
+    insert, pending, job = Step("insert"), Step("insert,\npending"), Step("queue a job")
+    take, every, active = (
+        Step("take the job"),
+        Step("id to every\nfollower", "many"),
+        Step("id to active\nfollowers", "many"),
+    )
+    by_id, mine = Step("statuses by\nid, visible?"), Step("my list")
+    asks = Step("whom do\nI follow?"), Step("newest of\neach of them", "many"), Step("may I see\nthem?")
+    owed = Step("pending,\nmy list")
+    told = {  # store, active_only, in_worker, pulls
+        (False, False, False, True): ((insert,), (), asks),
+        (True, False, False, False): ((insert, every), (), (mine, by_id)),
+        (True, False, True, False): (
+            (pending, job),
+            (take, every, Step("not pending\nany more")),
+            (Step("what is\npending"), mine, by_id),
+        ),
+        (True, True, True, False): (
+            (pending, job),
+            (take, active, Step("the others:\nnothing", "gone")),
+            (owed, Step("gone? query,\nfill in", "gone"), by_id),
+        ),
+        (True, True, True, True): (
+            (pending, job),
+            (Step("celebrity?\nstop here", "gone"), active),
+            (owed, Step("celebrities:\nquery"), by_id),
+        ),
+    }
+    who = "The poster waits for", "Somebody else does", "The reader waits for"
+    for (store, active_only, in_worker, pulls), steps in told.items():
+        drawn = phase_lanes("It", store=store, active_only=active_only, in_worker=in_worker, pulls=pulls)
+        assert drawn.lanes == tuple(Lane(*lane) for lane in zip(who, steps, strict=True))
+        assert re.fullmatch(
+            r"It\. The poster waits for .+\. (A worker|Nothing) .+\. The reader waits for .+\.", drawn.about
+        )
 
 
 # The pages
@@ -126,7 +161,10 @@ async def test_every_chapter_is_a_page_without_inline_style_or_script(demo: Site
     assert " style=" not in page
     assert "<style" not in page
     assert re.findall(r"<script(?![^>]*\bsrc=)", page) == []
-    assert page.count('<details class="question">') == 3
+    assert page.count("<details>") == len([kind for kind, _ in directives(one) if kind in ("question", "aside")])
+    assert page.count('role="img"') >= 1
+    assert "<img" not in page
+    assert "../" not in page
     for other in chapters():
         assert f'href="/walkthrough/{other.slug}"' in page
 
@@ -134,14 +172,13 @@ async def test_every_chapter_is_a_page_without_inline_style_or_script(demo: Site
 @pytest.mark.parametrize("one", chapters(), ids=named)
 async def test_every_listing_is_what_the_file_says(demo: Site, one: Chapter) -> None:
     page = await demo.browser().open(f"/walkthrough/{one.slug}")
-    shown = re.findall(r"<figcaption><code>([^<]+)</code>.*?<pre[^>]*><code>(.*?)</code></pre>", page, re.DOTALL)
-    wanted = [block for block in one.blocks if block.kind in ("listing", "aside")]
-    assert len(shown) == len(wanted)
-    for path, code in shown:
-        lines = [line.strip() for line in (ROOT / path).read_text("utf-8").splitlines()]
-        listed = [line.strip() for line in text_of(code).splitlines()]
-        assert any(lines[at : at + len(listed)] == listed for at in range(len(lines))), path
-        assert len(listed) > 1
+    shown = re.findall(r'<code class="language-python">(.*?)</code></pre>', page, re.DOTALL)
+    wanted = [listing(what) for kind, what in directives(one) if kind in ("listing", "aside")]
+    assert [text_of(code) for code in shown] == [one.code for one in wanted]
+    for found in wanted:
+        assert found.path in page
+        lines = iter(line.strip() for line in (ROOT / found.path).read_text("utf-8").splitlines())
+        assert all(line.strip() in lines for line in found.code.splitlines()), found.path  # in this order
 
 
 async def test_the_table_of_contents_leads_everywhere_and_nowhere_else(demo: Site) -> None:
@@ -159,8 +196,12 @@ async def test_a_chapter_costs_no_server_anything(demo: Site) -> None:
         assert "Phase 2" in await demo.browser().open("/walkthrough/push")
 
 
-def test_raw_html_in_the_text_is_shown() -> None:
-    assert "&lt;b&gt;" in prose("<b>bold</b>")
+def test_what_is_measured_is_shown_as_it_is() -> None:
+    odd = "<b>a</b> | `b` [c](d) &amp; ![e](f)"
+    result = Result(sentence=odd, checks=(Check(what=odd, found=odd, as_told=True),))
+    shown = str(prose(findings("index", "Now", {"statuses": 1}, result)))
+    assert "<b>" not in shown
+    assert shown.count(html.escape(odd)) == 3
 
 
 # The Markdown edition
@@ -183,13 +224,13 @@ def test_links_between_the_documents_lead_somewhere() -> None:
 
 
 def test_what_is_recorded_was_measured_on_real_servers_and_is_as_told() -> None:
-    measured = json.loads(book.MEASURED.read_text("utf-8"))["results"]
+    measured = json.loads(MEASURED.read_text("utf-8"))["results"]
     assert measured.keys() == EXPERIMENTS.keys()
     for slug, experiment in EXPERIMENTS.items():
-        result = book.recorded(slug).result
+        result = recorded(slug).result
         assert not result.meaningless
         assert all(check.as_told for check in result.checks)
-        assert book.recorded(slug).values == experiment.values({})
+        assert recorded(slug).values == experiment.values({})
 
 
 # Experiments
@@ -259,8 +300,10 @@ def test_sentences_do_not_claim_more_than_the_figures() -> None:
 
 
 def test_a_chart_can_be_heard_and_escapes() -> None:
-    svg = chart_svg(Chart(title="<b>", unit="ms", bars=(Bar(label='a"b', value=1),)))
-    assert 'aria-label="&lt;b&gt;. a&#34;b: 1 ms"' in svg
+    drawing = chart_drawing(Chart(title="<b>", unit="ms", bars=(Bar(label='a"b', value=1),)))
+    assert drawing.about == '<b>. a"b: 1 ms'
+    assert 'aria-label="&lt;b&gt;. a&#34;b: 1 ms"' in drawing.svg
+    assert "<b>" not in drawing.svg
 
 
 # Runs
@@ -390,8 +433,8 @@ async def test_the_starter_of_phase_5_is_right_as_it_stands() -> None:
     spec.loader.exec_module(starter)
     clock = ManualClock(NOON)
     async with connected(STAND_INS, Config(demo=True), clock) as stack:
-        timelines = await Timelines.open(stack, (*PHASES, starter.Hybrid))
-        await timelines.switch(delivering=["cache", "hybrid"])
+        timelines = await Timelines.open(stack, (*PHASES, starter.HYBRID))
+        await timelines.change(delivering=[PHASES[-1].slug, "hybrid"])
         world = World(stack, clock, timelines, Social(stack, timelines.outbox))
         world.pass_grace()
         await world.people("ann", "bob")
@@ -402,7 +445,10 @@ async def test_the_starter_of_phase_5_is_right_as_it_stands() -> None:
         await world.drain()
         assert await world.walk("ann", "hybrid") == ["second", "first"]
         assert await world.source("ann", "hybrid") == "list"
-        assert not await timelines.phases["hybrid"].is_celebrity(world.ids["bob"])  # type: ignore[attr-defined]
+        kept = timelines.kept_by("hybrid")
+        assert kept
+        assert isinstance(kept.recipients, starter.OrdinaryFollowers)
+        assert not await kept.recipients.is_celebrity(world.ids["bob"])
 
 
 # The command

@@ -12,13 +12,14 @@ from app.models import Audience, StatusRow, User
 from app.social import Social
 from app.stack import MemcachedDown, Stack
 from phases import PHASES
-from phases.reading import Page
+from phases.home.page import Page
 from phases.timelines import Timelines
 from workers.sweeper import OVERDUE_S, sweep
 from workers.worker import drain_queues
 
 SLUGS = tuple(phase.slug for phase in PHASES)
 KEEPING = tuple(phase.slug for phase in PHASES if phase.keeps)
+IN_WORKER = tuple(phase.slug for phase in PHASES if phase.carrier and phase.carrier.in_worker)
 
 
 @dataclass

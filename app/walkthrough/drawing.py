@@ -7,15 +7,23 @@ from typing import Literal
 from markupsafe import Markup, escape
 
 from app.walkthrough.result import Chart, written
+from phases import PHASES
 
 WIDTH = 344  # of every drawing: a telephone's 375 without its margins
 SVG = '<svg class="drawing {kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{body}</svg>'
 
 
-def _svg(kind: str, height: float, label: str, body: Iterable[str]) -> Markup:
-    return Markup(SVG).format(
-        kind=kind, width=WIDTH, height=round(height), label=label, body=Markup("").join(Markup(part) for part in body)
-    )
+@dataclass(frozen=True)
+class Drawing:
+    """`about`: the same in words."""
+
+    about: str
+    svg: Markup
+
+
+def _drawing(kind: str, height: float, about: str, parts: Iterable[str]) -> Drawing:
+    body = Markup("").join(Markup(part) for part in parts)
+    return Drawing(about, Markup(SVG).format(kind=kind, width=WIDTH, height=round(height), label=about, body=body))
 
 
 def _text(x: float, y: float, words: str, look: str = "", anchor: str = "start") -> str:
@@ -28,14 +36,14 @@ def _rect(x: float, y: float, width: float, height: float, look: str, radius: fl
 
 # Charts
 
-LABEL_PX, BAR_PX, BETWEEN_PX = 16, 16, 10
+TITLE_PX, LABEL_PX, BAR_PX, BETWEEN_PX = 24.0, 16, 16, 10
 LONGEST_BAR_PX = 262  # the rest is for its value
 
 
-def chart_svg(chart: Chart) -> Markup:
+def chart_drawing(chart: Chart) -> Drawing:
     """Horizontal bars, grouped by label; the figures stand beside them."""
     most = max((bar.value for bar in chart.bars), default=0) or 1
-    y, parts = 0.0, []
+    y, parts = TITLE_PX, [_text(0, 12, f"{chart.title}, {chart.unit}" if chart.unit else chart.title, "who")]
     if chart.series:
         x = 0.0
         for n, name in enumerate(chart.series):
@@ -54,29 +62,21 @@ def chart_svg(chart: Chart) -> Markup:
             _text(width + 6, y + 11, f"{written(bar.value)} {chart.unit}".strip(), "value"),
         ]
         y += BAR_PX
-    return _svg("chart", y + 2, _spoken(chart), parts)
-
-
-def _spoken(chart: Chart) -> str:
-    return f"{chart.title}. " + "; ".join(
-        f"{bar.label}{_of_series(chart, bar.series)}: {written(bar.value)} {chart.unit}".strip() for bar in chart.bars
-    )
-
-
-def _of_series(chart: Chart, series: int) -> str:
-    return f", {chart.series[series]}" if chart.series else ""
+    names = [", ".join((bar.label, *chart.series[bar.series : bar.series + 1])) for bar in chart.bars]
+    told = (f"{name}: {written(bar.value)} {chart.unit}".strip() for name, bar in zip(names, chart.bars, strict=True))
+    return _drawing("chart" if chart.series else "chart only", y + 2, f"{chart.title}. {'; '.join(told)}", parts)
 
 
 # Diagrams
 
-Look = Literal["step", "many", "heavy", "gone"]
+Look = Literal["step", "many", "gone"]
 
 
 @dataclass(frozen=True)
 class Step:
     """At most two lines in a box. `many`: one for each follower. `gone`: not done, or only sometimes."""
 
-    words: tuple[str, ...]
+    words: str
     look: Look = "step"
 
 
@@ -98,7 +98,7 @@ LANE_HEAD, BOX_PX, LANE_GAP, STEP_GAP = 20, 44, 18, 18
 STACK = 4  # how far a box of many shows behind the first
 
 
-def lanes_svg(diagram: Lanes) -> Markup:
+def lanes_drawing(diagram: Lanes) -> Drawing:
     y, parts = 0.0, []
     for lane in diagram.lanes:
         parts.append(_text(0, y + 12, lane.who, "who"))
@@ -109,7 +109,7 @@ def lanes_svg(diagram: Lanes) -> Markup:
         else:
             parts.append(_text(0, y + 14, "nothing", "soft"))
             y += 20 + LANE_GAP
-    return _svg("lanes", y - LANE_GAP + 2, diagram.about, parts)
+    return _drawing("lanes", y - LANE_GAP + 2, diagram.about, parts)
 
 
 def _boxes(steps: Sequence[Step], y: float) -> list[str]:
@@ -120,16 +120,15 @@ def _boxes(steps: Sequence[Step], y: float) -> list[str]:
         if step.look == "many":
             parts += [_rect(x + back, y + back, width, BOX_PX, "many") for back in (2 * STACK, STACK)]
         parts.append(_rect(x, y, width, BOX_PX, step.look))
-        first = y + BOX_PX / 2 + 4 - 7.5 * (len(step.words) - 1)
-        parts += [
-            _text(x + width / 2, first + 15 * line, words, "in", "middle") for line, words in enumerate(step.words)
-        ]
+        lines = step.words.splitlines()
+        first = y + BOX_PX / 2 + 4 - 7.5 * (len(lines) - 1)
+        parts += [_text(x + width / 2, first + 15 * n, line, "in", "middle") for n, line in enumerate(lines)]
         if n:
             parts.append(f'<path class="arrow" d="M{x - STEP_GAP + 4:.1f} {y + BOX_PX / 2:.1f}h9m-4 -4l4 4l-4 4"/>')
     return parts
 
 
-def fans_svg() -> Markup:
+def fans_drawing() -> Drawing:
     """The two directions of the problem."""
     parts = []
     for left, title, sub in (
@@ -149,88 +148,89 @@ def fans_svg() -> Markup:
         "Two pictures: one author’s status goes to many followers’ timelines; one reader’s timeline comes from many "
         "authors."
     )
-    return _svg("fans", 148, about, parts)
+    return _drawing("fans", 148, about, parts)
 
 
-POSTER, BEHIND, READER = "The poster waits for", "Somebody else does", "The reader waits for"
-
-DIAGRAMS: dict[str, Lanes] = {
-    "query": Lanes(
-        "Phase 1. The poster waits for one insert. Nothing happens behind. The reader waits for whom they follow, for "
-        "the newest statuses of each of them, and for the check of who may see what.",
-        (
-            Lane(POSTER, (Step(("insert",)),)),
-            Lane(BEHIND, ()),
-            Lane(
-                READER,
-                (
-                    Step(("whom do", "I follow?")),
-                    Step(("newest of", "each of them"), "many"),
-                    Step(("may I see", "them?")),
-                ),
-            ),
-        ),
-    ),
-    "push": Lanes(
-        "Phase 2. The poster waits for the insert and for the id on every follower’s timeline. Nothing happens behind. "
-        "The reader waits for their own list and for the statuses by id.",
-        (
-            Lane(POSTER, (Step(("insert",)), Step(("id to every", "follower"), "many"))),
-            Lane(BEHIND, ()),
-            Lane(READER, (Step(("my list",)), Step(("statuses by", "id, visible?")))),
-        ),
-    ),
-    "queue": Lanes(
-        "Phase 3. The poster waits for the insert and for a job to be queued. A worker puts the id on every follower’s "
-        "timeline. The reader waits for what is pending and their own list, and for the statuses by id.",
-        (
-            Lane(POSTER, (Step(("insert,", "pending")), Step(("queue a job",)))),
-            Lane(
-                BEHIND,
-                (Step(("take the job",)), Step(("id to every", "follower"), "many"), Step(("not pending", "any more"))),
-            ),
-            Lane(READER, (Step(("what is", "pending")), Step(("my list",)), Step(("statuses by", "id, visible?")))),
-        ),
-    ),
-    "cache": Lanes(
-        "Phase 4. The poster waits as in phase 3. A worker puts the id in front of the active followers’ lists in "
-        "memory, and skips who is away. The reader waits for what is pending and their list in memory, or, when it is "
-        "gone, for one query that fills it in again, and for the statuses by id.",
-        (
-            Lane(POSTER, (Step(("insert,", "pending")), Step(("queue a job",)))),
-            Lane(
-                BEHIND,
-                (
-                    Step(("take the job",)),
-                    Step(("id to active", "followers"), "many"),
-                    Step(("the others:", "nothing"), "gone"),
-                ),
-            ),
-            Lane(
-                READER,
-                (
-                    Step(("pending,", "my list")),
-                    Step(("gone? query,", "fill in"), "gone"),
-                    Step(("statuses by", "id, visible?")),
-                ),
-            ),
-        ),
-    ),
-    "next": Lanes(
-        "A hybrid. The poster waits as in phase 3. A worker delivers the statuses of ordinary authors only. The reader "
-        "waits for their list, for a query of the few celebrities they follow, and for the statuses by id.",
-        (
-            Lane(POSTER, (Step(("insert,", "pending")), Step(("queue a job",)))),
-            Lane(BEHIND, (Step(("celebrity?", "stop here"), "gone"), Step(("id to active", "followers"), "many"))),
-            Lane(
-                READER,
-                (Step(("pending,", "my list")), Step(("celebrities:", "query")), Step(("statuses by", "id, visible?"))),
-            ),
-        ),
-    ),
-}
+LANES = "The poster waits for", "Somebody else does", "The reader waits for"
+BY_ID = Step("statuses by\nid, visible?")
+Told = tuple[str, tuple[Step, ...]]  # a lane's sentence, and its steps
 
 
-def diagram_svg(name: str) -> Markup:
-    """Raises KeyError."""
-    return fans_svg() if name == "beginning" else lanes_svg(DIAGRAMS[name])
+def phase_lanes(name: str, *, store: bool, active_only: bool, in_worker: bool, pulls: bool) -> Lanes:
+    """A phase by its four answers: whether timelines are kept, for active readers only, by a worker; and whether a
+    read asks besides (for everything, where nothing is kept).
+    """
+    told = (
+        _poster(store, in_worker),
+        _behind(active_only, in_worker, pulls),
+        _reader(store, active_only, in_worker, pulls),
+    )
+    about = " ".join((f"{name}.", *(sentence for sentence, _ in told)))
+    return Lanes(about, tuple(Lane(who, steps) for who, (_, steps) in zip(LANES, told, strict=True)))
+
+
+def _poster(store: bool, in_worker: bool) -> Told:
+    if in_worker:
+        steps = Step("insert,\npending"), Step("queue a job")
+        return "The poster waits for the insert and for a job to be queued.", steps
+    if store:
+        steps = Step("insert"), Step("id to every\nfollower", "many")
+        return "The poster waits for the insert and for the id on every follower’s timeline.", steps
+    return "The poster waits for one insert.", (Step("insert"),)
+
+
+def _behind(active_only: bool, in_worker: bool, pulls: bool) -> Told:
+    job, to_active = Step("take the job"), Step("id to active\nfollowers", "many")
+    if not in_worker:
+        return "Nothing happens behind.", ()
+    if pulls:
+        return "A worker delivers the statuses of ordinary authors only.", (
+            Step("celebrity?\nstop here", "gone"), to_active,
+        )  # fmt: skip
+    if active_only:
+        words = "A worker puts the id in front of the active followers’ lists in memory, and skips who is away."
+        return words, (job, to_active, Step("the others:\nnothing", "gone"))
+    steps = job, Step("id to every\nfollower", "many"), Step("not pending\nany more")
+    return "A worker puts the id on every follower’s timeline.", steps
+
+
+def _reader(store: bool, active_only: bool, in_worker: bool, pulls: bool) -> Told:
+    if not store:
+        return (
+            "The reader waits for whom they follow, for the newest statuses of each of them, and for the check of who "
+            "may see what.",
+            (Step("whom do\nI follow?"), Step("newest of\neach of them", "many"), Step("may I see\nthem?")),
+        )
+    if pulls:
+        return (
+            "The reader waits for their list, for a query of the few celebrities they follow, and for the statuses by "
+            "id.",
+            (Step("pending,\nmy list"), Step("celebrities:\nquery"), BY_ID),
+        )
+    if active_only:
+        return (
+            "The reader waits for what is pending and their list in memory, or, when it is gone, for one query that "
+            "fills it in again, and for the statuses by id.",
+            (Step("pending,\nmy list"), Step("gone? query,\nfill in", "gone"), BY_ID),
+        )
+    if in_worker:
+        words = "The reader waits for what is pending and their own list, and for the statuses by id."
+        return words, (Step("what is\npending"), Step("my list"), BY_ID)
+    return "The reader waits for their own list and for the statuses by id.", (Step("my list"), BY_ID)
+
+
+def diagram(name: str) -> Drawing:
+    """The picture of a phase, and of the chapters before and after them. Raises KeyError."""
+    if name == "beginning":
+        return fans_drawing()
+    if name == "next":
+        return lanes_drawing(phase_lanes("A hybrid", store=True, active_only=True, in_worker=True, pulls=True))
+    n, phase = {phase.slug: (n, phase) for n, phase in enumerate(PHASES, 1)}[name]
+    lanes = phase_lanes(
+        f"Phase {n}",
+        store=phase.store is not None,
+        active_only=bool(phase.recipients and phase.recipients.active_only),
+        in_worker=bool(phase.carrier and phase.carrier.in_worker),
+        pulls=phase.pulls is not None,
+    )
+    return lanes_drawing(lanes)

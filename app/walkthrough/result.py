@@ -1,6 +1,14 @@
 """What an experiment found, as it is stored, drawn and written down."""
 
+import json
+from functools import cache
+from pathlib import Path
+
 from pydantic import BaseModel, ConfigDict
+
+import templates
+
+MEASURED = Path(templates.__file__).parent / "walkthrough" / "measured.json"
 
 
 class _Frozen(BaseModel):
@@ -40,6 +48,22 @@ class Result(_Frozen):
     charts: tuple[Chart, ...] = ()
     checks: tuple[Check, ...] = ()
     meaningless: bool = False
+
+
+class Recorded(_Frozen):
+    """A run that is printed with the text. `where`: machine and servers, `when`: the day."""
+
+    where: str
+    when: str
+    values: dict[str, int]
+    result: Result
+
+
+@cache
+def recorded(slug: str) -> Recorded:
+    """Raises KeyError."""
+    measured = json.loads(MEASURED.read_text("utf-8"))
+    return Recorded(where=measured["where"], when=measured["when"], **measured["results"][slug])
 
 
 def written(value: float) -> str:

@@ -1,21 +1,20 @@
 """The real source: read from the code that runs, never copied."""
 
-import difflib
-import importlib
+import ast
 import inspect
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
-from types import ModuleType
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
 
-from phases import PHASES
-from phases.base import Phase
+TOP = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Listing:
-    """`path`: from the top of the project. `first_line`: counted from 1."""
+    """`path`: from the top of the project. `name` inside the file; None for the whole. `first_line`: from 1."""
 
     path: str
     name: str | None
@@ -25,76 +24,54 @@ class Listing:
 
 @cache
 def listing(dotted: str) -> Listing:
-    """A module, or something in it: "phases.p1_query", "phases.p1_query.Query.ask". Raises LookupError."""
-    module, rest = _module(dotted)
-    path = module.__name__.replace(".", "/") + ".py"
-    if not rest:
-        return Listing(path, None, 1, inspect.getsource(module))
-    found: Any = module
-    for name in rest:
-        found = inspect.getattr_static(found, name, None)
-        if found is None:
+    """A module without its imports, or what it defines: "phases.p1_query", "app.access.visible".
+
+    Raises LookupError.
+    """
+    file, names = _file(dotted)
+    source = file.read_text("utf-8")
+    lines, body = source.splitlines(), ast.parse(source).body
+    path = file.relative_to(TOP).as_posix()
+    if not names:
+        imported = {line for node in body if isinstance(node, ast.Import | ast.ImportFrom) for line in _span(node)}
+        code = "\n".join(line for n, line in enumerate(lines, 1) if n not in imported)
+        return Listing(path, None, 1, re.sub("\n{4,}", "\n\n\n", code) + "\n")
+    span = range(0)
+    for name in names:
+        node = next((node for node in body if name in _defined(node)), None)
+        if node is None:
             raise LookupError(f"there is no {dotted}")
-    lines, first_line = inspect.getsourcelines(found)
-    return Listing(path, ".".join(rest), first_line, inspect.cleandoc("\n" + "".join(lines)) + "\n")
+        span, body = _span(node), getattr(node, "body", [])
+    code = inspect.cleandoc("\n" + "\n".join(lines[span.start - 1 : span.stop - 1]))
+    return Listing(path, ".".join(names), span.start, code + "\n")
 
 
-def _module(dotted: str) -> tuple[ModuleType, list[str]]:
+def _file(dotted: str) -> tuple[Path, Sequence[str]]:
     parts = dotted.split(".")
     for end in range(len(parts), 0, -1):
         try:
-            return importlib.import_module(".".join(parts[:end])), parts[end:]
-        except ModuleNotFoundError:
+            spec = find_spec(".".join(parts[:end]))
+        except ModuleNotFoundError:  # what is before the last dot is no package
             continue
+        if spec and spec.origin:
+            return Path(spec.origin), parts[end:]
     raise LookupError(f"there is no {dotted}")
 
 
-@dataclass(frozen=True)
-class Change:
-    """A method of a phase. `difference`: a unified diff against the phase before; None for a method that is new."""
-
-    name: str
-    difference: str | None
-
-
-@dataclass(frozen=True)
-class Changes:
-    """How a phase differs from the one before it in the story. `same`: the methods that they share."""
-
-    phase: type[Phase]
-    before: type[Phase]
-    changes: tuple[Change, ...]
-    same: tuple[str, ...]
-
-    @property
-    def new(self) -> list[str]:
-        return [change.name for change in self.changes if change.difference is None]
-
-    @property
-    def replaced(self) -> list[tuple[str, str]]:
-        return [(change.name, change.difference) for change in self.changes if change.difference is not None]
+def _defined(node: ast.stmt) -> list[str]:
+    """The names that a statement gives to something."""
+    match node:
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return [name]
+        case ast.Assign(targets=[*targets]):
+            return [target.id for target in targets if isinstance(target, ast.Name)]
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            return [name]
+    return []
 
 
-def changes(slug: str) -> Changes:
-    """Raises LookupError for the first phase, and for one that does not exist."""
-    stories = {phase.slug: (before, phase) for before, phase in pairwise(PHASES)}
-    before, phase = stories[slug]
-    names = [name for name in dir(phase) if not name.startswith("_") and inspect.isfunction(getattr(phase, name))]
-    same = [name for name in names if getattr(phase, name) is getattr(before, name, None)]
-    different = sorted(set(names) - set(same), key=lambda name: _place(phase, name))
-    found = [Change(name, _difference(before, phase, name) if hasattr(before, name) else None) for name in different]
-    return Changes(phase, before, tuple(found), tuple(same))
-
-
-def _place(phase: type[Phase], name: str) -> tuple[bool, int]:
-    """Methods of the phase's own class first, in the order of the file."""
-    method = getattr(phase, name)
-    return name not in vars(phase), method.__code__.co_firstlineno
-
-
-def _difference(before: type[Phase], phase: type[Phase], name: str) -> str:
-    old, new = (
-        inspect.cleandoc("\n" + inspect.getsource(getattr(kind, name))).splitlines() for kind in (before, phase)
-    )
-    lines = list(difflib.unified_diff(old, new, lineterm="", n=max(len(old), len(new))))
-    return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@"))) + "\n"
+def _span(node: ast.stmt) -> range:
+    """Its lines, from the first decorator on."""
+    first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", []))])
+    assert node.end_lineno, "what is parsed has an end"
+    return range(first, node.end_lineno + 1)

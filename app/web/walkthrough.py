@@ -1,11 +1,15 @@
 """The walkthrough's pages: the text, the source and the pictures of each chapter, and its experiment."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from bson import ObjectId
 from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markdown_it.utils import EnvType
 from markupsafe import Markup
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -15,13 +19,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from app.errors import Forbidden, NotFound
-from app.walkthrough.book import Block, Chapter, chapters, recorded
-from app.walkthrough.costs import ACTIONS, claims
-from app.walkthrough.drawing import chart_svg, diagram_svg
+from app.walkthrough.book import Chapter, chapters
+from app.walkthrough.directives import charts, findings, recorded_findings
+from app.walkthrough.drawing import Drawing, diagram
 from app.walkthrough.experiments import EXPERIMENTS
-from app.walkthrough.laboratory import Laboratory
-from app.walkthrough.source import changes, listing
-from app.web.render import TEMPLATES, render
+from app.walkthrough.laboratory import Laboratory, Run
+from app.walkthrough.result import recorded
+from app.web.render import render
 from app.web.request import accounts_of, stack_of, to
 from app.web.session import field, open_session, posted
 
@@ -45,8 +49,7 @@ async def chapter(request: Request) -> Response:
         "walkthrough/chapter.html",
         chapter=one,
         chapters=chapters(),
-        blocks=_blocks(one),
-        actions=ACTIONS,
+        **_page(one),
         may_run=may_run,
         real=real,
         stands_at=EXPERIMENTS[one.experiment].values({}, real=real) if one.experiment else {},
@@ -81,6 +84,7 @@ async def run(request: Request) -> Response:
         chapters=chapters(),
         run=found,
         experiment=EXPERIMENTS[found.slug],
+        findings=_findings(found),
         may_run=await _may_run(request),
         real=_real(request),
     )
@@ -88,6 +92,13 @@ async def run(request: Request) -> Response:
     if found.state == "running" and "part" not in request.query_params:
         response.headers["Refresh"] = str(LOOK_AGAIN_S)
     return response
+
+
+def _findings(found: Run) -> Markup:
+    if found.result is None:
+        return Markup()
+    text = findings(found.slug, "Measured here just now", found.values, found.result)
+    return prose(text, charts(found.slug, found.result))
 
 
 def _chapter(request: Request) -> Chapter:
@@ -108,63 +119,46 @@ async def _may_run(request: Request) -> bool:
 
 
 @cache
-def _blocks(one: Chapter) -> list[dict[str, Any]]:
-    """What each block shows: made once, since neither the text nor the code changes while it runs."""
-    return [{"kind": block.kind, **SHOWN[block.kind](block)} for block in one.blocks]
-
-
-def _code(block: Block) -> dict[str, Any]:
-    found = listing(block.what)
-    return {"listing": found, "html": coloured(found.code, "python")}
-
-
-def _changes(block: Block) -> dict[str, Any]:
-    found = changes(block.what)
-    return {"found": found, "differences": [(name, coloured(diff, "diff")) for name, diff in found.replaced]}
-
-
-SHOWN: dict[str, Callable[[Block], dict[str, Any]]] = {
-    "text": lambda block: {"html": prose(block.text)},
-    "diagram": lambda block: {"svg": diagram_svg(block.what)},
-    "listing": _code,
-    "aside": _code,
-    "changes": _changes,
-    "costs": lambda block: {"claims": claims(block.what)},
-    "measured": lambda block: {"recorded": recorded(block.what)},
-    "experiment": lambda block: {"experiment": EXPERIMENTS[block.what], "recorded": recorded(block.what)},
-    "question": lambda block: {"words": words(block.what), "html": prose(block.text)},
-}
-
-
-def coloured(code: str, language: str) -> Markup:
-    """Tokens in elements with Pygments' short class names."""
-    return Markup(highlight(code, get_lexer_by_name(language, stripnl=False), HtmlFormatter(nowrap=True)))
+def _page(one: Chapter) -> dict[str, Any]:
+    """What does not change while this process runs."""
+    if one.experiment is None:
+        return {"before": prose(one.before), "after": "", "experiment": None}
+    drawings = charts(one.experiment, recorded(one.experiment).result)
+    return {
+        "before": prose(one.before),
+        "after": prose(one.after),
+        "experiment": EXPERIMENTS[one.experiment],
+        "recorded": prose(recorded_findings(one.experiment), drawings),
+    }
 
 
 def _fence(code: str, language: str, _attributes: str) -> str:
-    return coloured(code, language) if language else ""
+    """Tokens in elements with Pygments' short class names."""
+    lexer = get_lexer_by_name(language or "text", stripnl=False)
+    return str(highlight(code, lexer, HtmlFormatter(nowrap=True)))
 
 
-MARKDOWN = MarkdownIt("commonmark", {"html": False, "typographer": True, "highlight": _fence})
+def _image(_renderer: RendererHTML, tokens: Sequence[Token], at: int, _options: object, drawings: EnvType) -> str:
+    """A drawing inside the page takes its colours from there, in the dark too."""
+    name = str(tokens[at].attrs["src"]).removesuffix(".svg")
+    return str((drawings.get(name) or diagram(name)).svg)
+
+
+MARKDOWN = MarkdownIt("commonmark", {"html": True, "typographer": True, "highlight": _fence})
 MARKDOWN.enable(["table", "smartquotes"])
+MARKDOWN.add_render_rule("image", _image)
 
 
-def prose(text: str) -> Markup:
-    """Our own Markdown; raw HTML in it is shown, not meant. What is too wide can be scrolled, by keyboard too."""
-    return Markup(
-        MARKDOWN.render(text)
-        .replace("<pre>", '<pre tabindex="0">')
-        .replace("<table>", '<div class="card scroll" tabindex="0" role="region" aria-label="Table"><table>')
-        .replace("</table>", "</table></div>")
-    )
+def prose(text: str, drawings: Mapping[str, Drawing] | None = None) -> Markup:
+    """Our own Markdown, as in docs/walkthrough/. What is too wide can be scrolled, by keyboard too; a link to a file
+    is its path.
+    """
+    html = MARKDOWN.render(text, dict(drawings or {}))
+    html = html.replace("<pre>", '<pre tabindex="0">')
+    html = html.replace("<table>", '<div class="card scroll" tabindex="0" role="group" aria-label="Table"><table>')
+    html = html.replace("</table>", "</table></div>")
+    return Markup(re.sub(r'<a href="\.\./[^"]*">(.*?)</a>', r"<code>\1</code>", html))
 
-
-def words(text: str) -> Markup:
-    """Markdown within one line."""
-    return Markup(MARKDOWN.renderInline(text))
-
-
-TEMPLATES.filters |= {"chart": chart_svg, "words": words}
 
 routes: list[BaseRoute] = [
     Route("/walkthrough", contents),

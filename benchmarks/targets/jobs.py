@@ -44,7 +44,7 @@ async def throughput(rig: Rig, scale: Scale) -> list[Row]:
 
 async def _worked_off(rig: Rig, jobs: int, slug: str | None, author: ObjectId) -> float:
     """Seconds from the moment the worker may begin to the end of the last job. Everything is queued before that."""
-    social, worker = Social(rig.stack, rig.timelines), psutil.Process(rig.processes["worker"])
+    social, worker = Social(rig.stack, rig.timelines.outbox), psutil.Process(rig.processes["worker"])
     posts: list[ObjectId] = []
     worker.suspend()
     try:
@@ -81,7 +81,7 @@ async def _worked(rig: Rig) -> None:
 
 async def starvation(rig: Rig, scale: Scale) -> list[Row]:
     large, small = await scenes.star(rig, scale.most, scale.most // 100), await scenes.star(rig, 10, 10)
-    social = Social(rig.stack, rig.timelines)
+    social = Social(rig.stack, rig.timelines.outbox)
     slug = answers.IN_WORKER[0].slug
     await only(rig, slug)
     seconds: dict[str, list[float]] = {"idle": [], "busy": []}

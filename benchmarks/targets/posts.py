@@ -13,7 +13,7 @@ from benchmarks.turns import p50_ms, ratio
 async def acknowledged(rig: Rig, scale: Scale) -> list[Row]:
     large, small = await scenes.star(rig, scale.most, scale.most // 100), await scenes.star(rig, 10, 10)
     rows = []
-    social = Social(rig.stack, rig.timelines)
+    social = Social(rig.stack, rig.timelines.outbox)
     for slug in (phase.slug for phase in answers.IN_WORKER):
         await only(rig, slug)
         seconds: dict[str, list[float]] = {"large": [], "small": []}

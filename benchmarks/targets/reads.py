@@ -76,7 +76,7 @@ async def cold_return(rig: Rig, scale: Scale) -> list[Row]:
     for turn in range(scale.reads // 3 + 1):
         for name in seconds:
             timelines = rig.timelines if name == "query" else Timelines(rig.stack)
-            await timelines.settings.current()
+            await timelines.switch.current()
             if name != "query":
                 await answers.forget(timelines, keeping, [reader])
             if name == "returned":

@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pytest
 from bson import ObjectId
 from click.testing import CliRunner
 
+from app.access import Entry
 from app.cli import main
 from app.config import Config
 from app.demo.graph import Graph, powerlaw
@@ -25,11 +27,11 @@ from benchmarks.rounds import WrongAnswer, compare
 from benchmarks.subject import InProcess
 from benchmarks.tables import grids
 from benchmarks.workload import Workload, load
-from phases import switch
-from phases.base import Phase, Resume
-from phases.p1_query import Query
-from phases.p2_push import Push
-from phases.reading import Page
+from phases.base import Carrier, Phase
+from phases.delivering.delivery import Delivery
+from phases.home.page import Page
+from phases.p1_query import QUERY, HomeTimeline
+from phases.p2_push import PUSH
 from phases.timelines import Timelines
 from tests.benchmarks.virtual import LoopClock, run
 from tests.conftest import real_servers
@@ -49,16 +51,16 @@ SETTINGS = Settings(
 
 
 @asynccontextmanager
-async def virtual_rig(phases: tuple[type[Phase], ...]) -> AsyncIterator[Rig]:
+async def virtual_rig(phases: tuple[Phase, ...]) -> AsyncIterator[Rig]:
     config = Config(database="test_bench", cap=20)
     async with connected(Addresses(None, None, None), config, LoopClock()) as stack:
         timelines = Timelines(stack, phases)
-        await timelines.settings.open("query", [])
+        await timelines.switch.open(phases[0].slug, [])
         yield Rig(stack, timelines, InProcess(stack, timelines), {"harness": psutil.Process().pid}, True)
 
 
 def compared(
-    phases: tuple[type[Phase], ...], workload: Workload | None = None, graph: Graph = GRAPH, **changes: Any
+    phases: tuple[Phase, ...], workload: Workload | None = None, graph: Graph = GRAPH, **changes: Any
 ) -> Comparison:
     async def work() -> Comparison:
         async with virtual_rig(phases) as rig:
@@ -68,22 +70,20 @@ def compared(
     return run(work())
 
 
-class Timed(Query):
+class Timed(HomeTimeline):
     """Every tenth page takes 50 ms, the others 5."""
 
-    slug = "timed"
     pages = 0
 
-    async def page(self, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
-        found = await super().page(reader, before, limit)
+    async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
         Timed.pages += 1
         await asyncio.sleep(0.050 if Timed.pages % 10 == 0 else 0.005)
-        return found
+        return await super().older_than(cursor, n)
 
 
 def test_a_phase_of_known_latency_is_measured_right() -> None:
     reads = load("read-heavy").model_copy(update={"name": "reads"})
-    report = compared((Timed,), reads, rounds=1, seconds=5)
+    report = compared((replace(QUERY, slug="timed", pulls=Timed),), reads, rounds=1, seconds=5)
     figures = report.phases["timed"].latency_ms["read_warm"]
     assert figures
     assert figures["p50"] == pytest.approx(5, rel=0.01)
@@ -94,7 +94,7 @@ def test_a_phase_of_known_latency_is_measured_right() -> None:
 
 
 def test_two_phases_undoing_things_are_what_the_oracle_says() -> None:
-    report = compared((Query, Push))
+    report = compared((QUERY, PUSH))
     assert [(cell.round, cell.phase) for cell in report.cells] == [
         (1, "query"),
         (1, "push"),
@@ -115,61 +115,45 @@ def test_two_phases_undoing_things_are_what_the_oracle_says() -> None:
     assert report.ratios["push"]["commands per post"].median > 1
 
 
-class Forgetful(Query):
+def forgetful(page: Page) -> Page:
     """Loses one status of every page."""
-
-    slug = "forgetful"
-
-    async def page(self, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
-        found = await super().page(reader, before, limit)
-        return replace(found, statuses=found.statuses[1:])
+    return replace(page, statuses=page.statuses[1:])
 
 
-class Blabbing(Query):
+def blabbing(page: Page) -> Page:
     """Shows what was deleted."""
-
-    slug = "blabbing"
-
-    async def page(self, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
-        found = await super().page(reader, before, limit)
-        gone = StatusRow(ObjectId(), reader, "", None)
-        return replace(found, statuses=[gone, *found.statuses])
+    return replace(page, statuses=[StatusRow(ObjectId(), ObjectId(), "", None), *page.statuses])
 
 
-class EndsEarly(Query):
+def ends_early(page: Page) -> Page:
     """The right statuses, and no cursor to the next page."""
-
-    slug = "ends"
-
-    async def page(self, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
-        return replace(await super().page(reader, before, limit), next=None)
+    return replace(page, next=None)
 
 
-@pytest.mark.parametrize("wrong", [Forgetful, Blabbing, EndsEarly])
-def test_a_phase_that_answers_wrongly_fails_the_run(wrong: type[Phase]) -> None:
-    with pytest.raises(WrongAnswer, match=wrong.slug):
-        compared((wrong,), rounds=1, seconds=1)
+@pytest.mark.parametrize("wrong", [forgetful, blabbing, ends_early])
+def test_a_phase_that_answers_wrongly_fails_the_run(wrong: Callable[[Page], Page]) -> None:
+    right = Timelines.page
+
+    async def page(*asked: Any, **more: Any) -> Page:
+        return wrong(await right(*asked, **more))
+
+    with patch.object(Timelines, "page", page), pytest.raises(WrongAnswer, match=QUERY.slug):
+        compared((QUERY,), rounds=1, seconds=1)
 
 
-class Liar(Push):
+async def lie(delivery: Delivery, status: StatusRow) -> None:
     """Says that everything is delivered."""
-
-    slug = "liar"
-
-    async def fan_out(
-        self, status: StatusRow, resume: Resume | None, settings: switch.Settings | None = None
-    ) -> Resume | None:
-        return None
+    await delivery.done(status.id)
 
 
 def test_a_phase_that_only_says_it_delivered_fails_the_run() -> None:
     with pytest.raises(NotDelivered, match="does not have it"):
-        compared((Liar,), rounds=1, seconds=1)
+        compared((replace(PUSH, slug="liar", carrier=Carrier(lie, in_worker=False)),), rounds=1, seconds=1)
 
 
 def test_the_database_is_afterwards_what_it_was_before() -> None:
     async def work() -> None:
-        async with virtual_rig((Query, Push)) as rig:
+        async with virtual_rig((QUERY, PUSH)) as rig:
             settings = SETTINGS.model_copy(update={"rounds": 1})
             await compare(rig, GRAPH, load("undo"), settings)
             db = rig.stack.db
@@ -214,13 +198,12 @@ def test_every_figure_of_standins_is_marked(tmp_path: Path) -> None:
 
 
 def test_wrong_pages_are_exit_status_1_and_no_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right: Callable[..., Any] = Query.page
+    right = Timelines.page
 
-    async def wrong(self: Query, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
-        page: Page = await right(self, reader, before, limit)
-        return replace(page, statuses=page.statuses[1:])
+    async def page(*asked: Any, **more: Any) -> Page:
+        return forgetful(await right(*asked, **more))
 
-    monkeypatch.setattr(Query, "page", wrong)
+    monkeypatch.setattr(Timelines, "page", page)
     written = tmp_path / "report.json"
     done = bench("compare", "--stack", "memory", "--allow-standins", *SMALL, "--json", str(written))
     assert done.exit_code == 1

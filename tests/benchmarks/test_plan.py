@@ -10,14 +10,16 @@ from click.testing import CliRunner
 from app.cli import main
 from app.demo.graph import powerlaw
 from benchmarks import curves, plan
-from benchmarks.answers import ENTRY_BYTES, named
+from benchmarks.answers import named
 from benchmarks.plan import DAY_S, Load, need
 from benchmarks.report import Costs, JobTime, Machine, PhaseUnits, Plan, Units, text
 from benchmarks.report import load as load_report
 from benchmarks.results import FOLDER
 from benchmarks.tables import grids
 from benchmarks.units import split
+from phases.keeping.entries import Entries
 
+ENTRY_BYTES = Entries.bytes_per_entry
 PROCESSES = ("harness", "worker", "redis", "mongod", "memcached")
 
 

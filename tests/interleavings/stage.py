@@ -16,12 +16,13 @@ from app.errors import Forbidden
 from app.models import Audience
 from app.social import Social
 from app.stack import Addresses, connected
+from benchmarks.oracle import Oracle
 from phases.keeping.lists import PLACEHOLDER, TRAILER
 from phases.timelines import Timelines
 from tests.dates import NOON
 from tests.interleavings.scheduler import Count, Explorer, Schedule, Touch, Violation, point
 from tests.interleavings.servers import StagedDatabase, StagedMemcached, StagedQueue
-from tests.world import SLUGS, World
+from tests.world import KEEPING, SLUGS, World
 from workers.sweeper import OVERDUE_S, sweep
 
 STAND_INS = Addresses(None, None, None)
@@ -152,30 +153,12 @@ class Town(World):
     def rows(self, collection: str) -> list[dict[str, Any]]:
         return list(self._collections[collection]._documents.values())
 
-    def truth(self, reader: ObjectId) -> set[ObjectId]:
-        follows = {(row["follower"], row["followee"]) for row in self.rows("follows")}
-        blocks = {(row["blocker"], row["blocked"]) for row in self.rows("blocks")}
-        circles = {(row["owner"], row["member"]) for row in self.rows("circles")}
-        found = set()
-        for status in self.rows("statuses"):
-            author, audience = status["user_id"], status.get("audience")
-            admitted = {
-                "followers": True,
-                "mutuals": (author, reader) in follows,
-                "circle": (author, reader) in circles,
-            }
-            befriended = (
-                (reader, author) in follows
-                and (reader, author) not in blocks
-                and (author, reader) not in blocks
-                and admitted.get(str(audience), False)
-            )
-            if not status["deleted"] and (author == reader or befriended):
-                found.add(status["_id"])
-        return found
+    def oracle(self) -> Oracle[ObjectId]:
+        return Oracle.of(**{name: self.rows(name) for name in ("statuses", "follows", "blocks", "circles")})
 
     def changed(self) -> None:
-        truth = {name: self.truth(id) for name, id in self.ids.items()}
+        oracle = self.oracle()
+        truth = {name: set(oracle.timeline(id)) for name, id in self.ids.items()}
         if not self.history or self.history[-1] != truth:
             self.history.append(truth)
 
@@ -222,10 +205,10 @@ class Town(World):
     async def _compare(self, readers: tuple[str, ...], when: str) -> None:
         self.timelines = Timelines(self.stack)
         delivering = (await self.timelines.switch.current()).delivering
-        if "push" in delivering:  # phase 3 reads what phase 2 keeps
-            delivering = tuple({*delivering, "queue"})
+        kept = {self.timelines.phases[slug].keeps for slug in delivering}
+        delivering = tuple(slug for slug in KEEPING if self.timelines.phases[slug].keeps in kept)
         for reader in readers:
-            truth = self.texts(self.truth(self.ids[reader]))
+            truth = self.texts(self.oracle().timeline(self.ids[reader]))
             for phase in delivering or SLUGS:
                 for limit in (20, 2):
                     found = await self.walk(reader, phase, limit)

@@ -16,9 +16,9 @@ from app.clock import ManualClock
 from app.errors import Conflict, Forbidden, NotFound
 from app.models import Audience, Status, StatusRow
 from app.stack import UNAVAILABLE, Addresses
+from benchmarks.oracle import Oracle, Told
 from phases.timelines import Timelines
 from tests.dates import NOON
-from tests.oracle.oracle import Oracle, Told
 from tests.oracle.system import Crash, Job, System
 from tests.world import KEEPING, SLUGS
 from workers.sweeper import OVERDUE_S, sweep
@@ -350,11 +350,12 @@ class Histories(RuleBasedStateMachine):
             return
         if ended is None:
             assert not status.deleted
-            status.deleted = True
+            self.oracle.delete(id)
         else:
             row = self.run(self._stored("statuses", {"_id": id}))
             assert row
-            status.deleted = row["deleted"]
+            if row["deleted"]:
+                self.oracle.delete(id)
 
     @precondition(lambda self: self.keys)
     @rule(who=process, which=some, another=st.booleans())

@@ -1,4 +1,4 @@
-"""Record every experiment on servers of its own: `python -m app.walkthrough.record`, on a machine at rest."""
+"""Record every experiment on servers of its own: `python -m app.walkthrough.recording`, on a machine at rest."""
 
 import asyncio
 import json
@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 
 from app.config import Config
 from app.servers.borrow import running_servers
-from app.walkthrough.book import MEASURED
 from app.walkthrough.experiments import EXPERIMENTS
 from app.walkthrough.laboratory import run_once
+from app.walkthrough.result import MEASURED
 
 
 def main() -> None:

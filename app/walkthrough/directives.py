@@ -1,0 +1,125 @@
+"""From the text of a chapter to Markdown: a line that begins with `::` asks for something that is read or measured.
+
+    ::diagram NAME        a picture (app/walkthrough/drawing.py)
+    ::listing DOTTED      the real source; ::aside DOTTED the same, folded away
+    ::phases              what each waits for and keeps
+    ::costs PHASE         its claims in commands, from its row
+    ::measured EXPERIMENT the sentence of the recorded run
+    ::question WORDS      a question; its answer is the text up to the next directive
+
+The Markdown is ours, HTML and all. What comes from somewhere else is escaped.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+from app.walkthrough.costs import ACTIONS, example
+from app.walkthrough.drawing import Drawing, chart_drawing, diagram
+from app.walkthrough.experiments import EXPERIMENTS
+from app.walkthrough.result import Result, recorded
+from app.walkthrough.source import Listing, listing
+from phases import PHASES
+
+
+def expanded(text: str) -> str:
+    """Raises KeyError for a directive that there is not, and what the directives raise."""
+    before, *rest = re.split(r"^::(\w+) ?(.*)\n", text, flags=re.MULTILINE)
+    directives = zip(rest[::3], rest[1::3], rest[2::3], strict=True)
+    blocks = [before]
+    for kind, what, after in directives:
+        blocks += [_folded(what, after)] if kind == "question" else [DIRECTIVES[kind](what), after]
+    return "\n\n".join(filter(None, (block.strip("\n") for block in blocks)))
+
+
+def escaped(text: str) -> str:
+    r"""Text that came from elsewhere, as Markdown that shows it: `a|b` -> `a\|b`."""
+    return re.sub(r"([\\`*\[\]<>&|])", r"\\\1", text)
+
+
+def _diagram(name: str) -> str:
+    return _image(name, diagram(name))
+
+
+def _image(name: str, drawing: Drawing) -> str:
+    return f"![{escaped(drawing.about)}]({name}.svg)"
+
+
+def _listing(dotted: str) -> str:
+    one = listing(dotted)
+    what = f"`{one.name}` in " if one.name else ""
+    return f"{what}[{one.path}](../../{one.path}#L{one.first_line}):\n\n{_code(one)}"
+
+
+def _aside(dotted: str) -> str:
+    one = listing(dotted)
+    return _folded(f"`{one.name}`, in {one.path}" if one.name else f"`{one.path}`", _code(one))
+
+
+def _code(one: Listing) -> str:
+    return f"```python\n{one.code}```"
+
+
+def _folded(words: str, text: str) -> str:
+    """Markdown is not read inside a summary, except for its code."""
+    summary = re.sub("`([^`]+)`", r"<code>\1</code>", words)
+    return f"<details><summary>{summary}</summary>\n\n{text.strip()}\n\n</details>"
+
+
+def _phases(_: str) -> str:
+    rows = [(f"{n} `{one.slug}`", one.poster_waits, one.reader_waits, one.kept) for n, one in enumerate(PHASES, 1)]
+    return _table(("Phase", "The poster waits for", "The reader waits for", "Kept"), *rows)
+
+
+def _costs(slug: str) -> str:
+    phase = {phase.slug: phase for phase in PHASES}[slug]
+    rows = [(ACTIONS[claim.action], claim.words, example(phase, claim)) for claim in phase.costs]
+    return _table(("What", "Commands", "For example"), *rows)
+
+
+def _table(*rows: tuple[str, ...]) -> str:
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
+
+
+def _measured(slug: str) -> str:
+    return f"> **Measured.** {escaped(recorded(slug).result.sentence)}"
+
+
+DIRECTIVES: dict[str, Callable[[str], str]] = {
+    "diagram": _diagram,
+    "listing": _listing,
+    "aside": _aside,
+    "phases": _phases,
+    "costs": _costs,
+    "measured": _measured,
+}
+
+
+def charts(slug: str, result: Result) -> dict[str, Drawing]:
+    """By the names that `findings` gives them."""
+    return {f"measured-{slug}-{n}": chart_drawing(chart) for n, chart in enumerate(result.charts, 1)}
+
+
+def findings(slug: str, when: str, values: Mapping[str, int], result: Result) -> str:
+    """What an experiment found, as Markdown. `when`: and where it was measured."""
+    return "\n\n".join(_findings(slug, when, values, result))
+
+
+def _findings(slug: str, when: str, values: Mapping[str, int], result: Result) -> Iterator[str]:
+    knobs = (f"{knob.label.lower()}: {values[knob.name]:,} {knob.unit}".strip() for knob in EXPERIMENTS[slug].knobs)
+    yield f"{escaped(when)} ({'; '.join(knobs)}):"
+    if result.meaningless:
+        yield "**Measured on stand-ins inside this process: the times mean nothing, the answers below do.**"
+    yield f"> {escaped(result.sentence)}"
+    if result.charts:
+        yield "\n".join(_image(name, drawing) for name, drawing in charts(slug, result).items())
+    if result.checks:
+        doubt = {True: "", False: " **Not as this chapter says.**"}
+        rows = [(escaped(check.what), escaped(check.found) + doubt[check.as_told]) for check in result.checks]
+        yield _table(("Whatever the machine", "Found"), *rows)
+
+
+def recorded_findings(slug: str) -> str:
+    """What is printed with the text."""
+    run = recorded(slug)
+    return findings(slug, f"Recorded on {run.when}, on {run.where}", run.values, run.result)
