@@ -1,4 +1,9 @@
-"""Phase 3: deliver later, somewhere else."""
+"""Phase 3: deliver later, somewhere else.
+
+After a status is created, a job is queued and the poster goes on; a worker makes the walk of phase 2.
+Posting became as cheap as an insert again, for a celebrity too, and no reader notices: they see what is pending.
+It now costs a Redis, a worker, and a delay until the last follower's timeline holds the status.
+"""
 
 from bson import ObjectId
 
@@ -11,11 +16,7 @@ from phases.p2_push import Followers, put_on_timelines
 
 
 async def enqueue_status(delivery: Delivery, status: StatusRow) -> None:
-    """The hook now only puts a job on a queue, and the poster goes on.
-
-    Posting became as cheap as an insert again, for a celebrity too, and no reader notices: what is pending they see.
-    It now costs a Redis, a worker, and a delay until the last follower's timeline holds the status.
-    """
+    """The hook now only puts a job on a queue."""
     await delivery.queue.offer(delivery.name, status.id)
 
 

@@ -1,4 +1,10 @@
-"""Phase 4: deliver only to those who are there."""
+"""Phase 4: deliver only to those who are there.
+
+Timelines are lists in Memcached that expire with their reader's activity. Followers who are away are skipped, and
+whoever returns is rebuilt with one query.
+A delivery became a prepend in memory, a follower who is away costs nothing, and nothing piles up for them.
+It now costs a Memcached, and for every returning reader the query and a write that has them served again.
+"""
 
 from collections.abc import Sequence
 
@@ -27,11 +33,7 @@ class ActiveFollowers(ActiveReaders):
 
 
 class HomeLists(Lists):
-    """Timelines are lists in Memcached that expire with their reader's activity.
-
-    A delivery became a prepend in memory, a follower who is away costs nothing, and nothing piles up for them.
-    It now costs a Memcached, and for every returning reader one query and one write that has them served again.
-    """
+    """The list: packed ids, the newest in front. What is in a value, and when it expires, is said in `Lists`."""
 
     async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None:
         """Put the id in front of the lists that exist: a prepend to a list that has expired does nothing."""

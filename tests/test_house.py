@@ -26,7 +26,7 @@ ALLOWED = {
     "app.config": set(),
     "app.errors": set(),
     "app.models": set(),
-    "app.stack": {"app.clock", "app.config", "app.models"},
+    "app.stack": {"app.errors", "app.clock", "app.config", "app.models"},
     "app.servers": {"app.clock", "app.config", "app.stack"},
     "app.edges": {"app.models", "app.stack"},
     "app.access": {"app.edges", "app.models", "app.stack"},
