@@ -58,15 +58,15 @@ async def _steps(runtime: Runtime, consumer: str, status: ObjectId, after: str |
 
 
 async def step(timelines: Timelines, consumer: str, status: ObjectId, after: object) -> None:
-    """After what no step of ours has said, everybody is served again."""
+    """`after` as the job says it. Where it is not one of our ids (0.1 wrote others), everybody is served again."""
     last = ObjectId(after) if isinstance(after, str) and ObjectId.is_valid(after) else None
     await timelines.outbox.consumers[consumer].handle(status, last)
 
 
 async def _beside(runtime: Runtime, consumer: str, status: ObjectId) -> None:
     """RQ takes longer over a job than an ordinary delivery takes, so a job also delivers what was posted after its
-    own status and waits behind it, all at once. The jobs of these find nothing to do. What fails here is left to its
-    own job, to be tried, counted and if need be buried by itself.
+    own status and waits behind it, all at once. The jobs of these find nothing to do. A delivery that fails here is
+    left to its own job, to be tried, counted and if need be buried by itself.
     """
     others = await runtime.timelines.outbox.behind(consumer, status, BATCH)
     steps = {other: asyncio.create_task(step(runtime.timelines, consumer, other, None)) for other in others}
