@@ -239,10 +239,10 @@ class System:
     async def run(self, process: Process, job: Job) -> bool:
         """False when a server is away: the job has to wait."""
         try:
-            await step(process.timelines, job.phase, job.status, job.after)
+            _, failed = await step(process.timelines, job.phase, job.status, job.after)
         except UNAVAILABLE:
             return False
-        return True
+        return job.status not in failed
 
     # Memcached
 
