@@ -71,9 +71,8 @@ CACHE = Phase(
         Claim("post", "", "one insert and one job", lambda n, chunk: 1, redis_at_most=REDIS),
         Claim(
             "deliver", "active followers",
-            "per chunk the status and its next active followers, and a prepend for each and the author; clear pending, "
-            "and look what else is pending",
-            lambda n, chunk: 2 * chunks(n, chunk) + 2, lambda n, chunk: n + 1,
+            "per chunk the status and its next active followers; clear pending; a prepend for each, and for the author",
+            lambda n, chunk: 2 * chunks(n, chunk) + 1, lambda n, chunk: n + 1,
         ),
         Claim(
             "read", "", "what is owed; one gets; the statuses, then their authors, unless seen before",
