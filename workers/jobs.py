@@ -51,8 +51,8 @@ def fan_out(consumer: str, status: str, after: str | None) -> Retry | None:
 
 
 async def _step(runtime: Runtime, consumer: str, status: ObjectId, after: object) -> None:
-    """What else was done is noted for the jobs of these, which find nothing to do, once. What else failed is left to
-    its own job, to be tried, counted and if need be buried by itself.
+    """Other statuses that were done are noted: their own jobs find nothing to do, once. One that failed is left to its
+    own job, to be tried, counted and if need be buried by itself.
     """
     done, failed = await step(runtime.timelines, consumer, status, after)
     runtime.done.update({(consumer, other): None for other in done if other != status})
@@ -65,6 +65,6 @@ async def _step(runtime: Runtime, consumer: str, status: ObjectId, after: object
 
 
 async def step(timelines: Timelines, consumer: str, status: ObjectId, after: object) -> tuple[list[ObjectId], Failures]:
-    """After what no step of ours has said, everybody is served again."""
+    """`after` as the job says it. Where it is not one of our ids (0.1 wrote others), everybody is served again."""
     last = ObjectId(after) if isinstance(after, str) and ObjectId.is_valid(after) else None
     return await timelines.outbox.consumers[consumer].handle(status, last)

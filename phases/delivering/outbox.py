@@ -1,5 +1,5 @@
-"""What is owed, and to whom (rules 4 and 5): a status names the consumers that still have to handle it, an edge says
-that its backfill is due.
+"""The outbox (rules 4 and 5): a status names the consumers that still have to handle it, an edge says that its
+backfill is due.
 
 A consumer is whatever follows from a status: the phases are the first. It is handed a status when that is posted;
 what is lost on the way is still owed, a read looks at it first, and the sweeper offers it again.

@@ -114,7 +114,7 @@ class Store(ABC):
 
     @abstractmethod
     async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None:
-        """Rule 4: take in one author's entries. Whoever is rebuilding at that moment notices."""
+        """Rule 4: take in one author's entries. A rebuild that is under way notices it."""
 
     @abstractmethod
     async def forget(self, container: Container, reader: ObjectId) -> None:

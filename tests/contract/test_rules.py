@@ -1,4 +1,4 @@
-"""DESIGN §3, rule by rule, on every stack."""
+"""The rules of docs/correctness.md, one by one, on every stack."""
 
 from functools import partial
 from typing import Any

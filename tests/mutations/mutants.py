@@ -40,7 +40,7 @@ REBUILT = (  # the order of `Lists.rebuild`
 )
 
 MUTANTS: tuple[Mutant, ...] = (
-    # DESIGN §2: visible, clause by clause
+    # `visible`, clause by clause
     Mutant(
         "deleted statuses are shown to their author",
         "2 visible",
@@ -81,7 +81,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "            return True\n",
         _of(TIMELINE, "test_the_audience_decides_who_sees_a_status"),
     ),
-    # DESIGN §2: a page
+    # A page
     Mutant(
         "a page is not filled up again",
         "2 page",

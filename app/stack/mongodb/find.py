@@ -23,7 +23,7 @@ NEWEST_FIRST: Order = (("_id", -1),)
 
 
 class NoSnapshot(Exception):
-    """What was created last is not known to a majority: as if a server were away."""
+    """A majority does not know yet what was created last: as if a server were away."""
 
 
 @dataclass(frozen=True)
