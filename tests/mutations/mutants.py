@@ -376,7 +376,7 @@ MUTANTS: tuple[Mutant, ...] = (
         races=("publish x read, cache",),
     ),
     Mutant(
-        "only what one phase owes of those that share a store is pending",
+        "what the other phase of a store owes is not pending",
         "5 outbox",
         "phases.reading.Reading._look",
         "self._switch.phases_of(kept.name)",
