@@ -14,6 +14,7 @@ from phases.comeback import Comeback
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept import Kept
 from phases.delivering.outbox import Outbox
+from phases.delivering.settings import Wish
 from phases.keeping.store import Recent
 from phases.p2_push import PUSH, put_on_timelines
 from tests.world import KEEPING, SLUGS, World
@@ -260,6 +261,20 @@ async def test_the_queue_may_be_far_behind(world: World) -> None:
         await world.post("zoe", text)
     for phase in SLUGS:
         assert await world.walk("ann", phase, 50) == texts[::-1], phase
+
+
+async def test_a_consumer_that_this_program_does_not_know_is_still_owed(town: World) -> None:
+    """Another version of the program has switched it on, and is not asked to wait until ours is gone."""
+    await town.timelines.switch.change(Wish(delivering=["query", "cache", "digest"]))
+    town.pass_grace()
+    await town.warm("ann")
+    await town.post("zoe", "hello")
+    statuses = town.stack.db["statuses"]
+    assert set(await statuses.distinct("pending")) == {"cache", "digest"}
+    await town.sweep()
+    await town.drain()
+    assert await statuses.distinct("pending") == ["digest"]
+    await town.sees("ann", "hello")
 
 
 async def test_a_lost_enqueue_is_found_by_the_sweeper(town: World) -> None:

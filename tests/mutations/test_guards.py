@@ -16,10 +16,18 @@ from phases.keeping.store import Recent
 from phases.p2_push import put_on_timelines
 from phases.p4_cache import CACHE
 from phases.timelines import PhaseConsumer, Timelines
+from tests.mutations.__main__ import ROOT, apply
+from tests.mutations.mutants import MUTANTS
 from tests.world import KEEPING, SLUGS, World
 from workers.jobs import step
 
 pytestmark = pytest.mark.anyio
+
+
+def test_every_guard_is_where_the_mutants_say() -> None:
+    for mutant in MUTANTS:
+        _, text, without = apply(ROOT, mutant)
+        assert text != without, mutant.name
 
 
 class Crash(Exception):
