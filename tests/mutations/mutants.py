@@ -394,9 +394,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "delivered after the first chunk",
         "5 outbox",
-        "phases.p3_queue.status_deliver",
-        "    if last:\n",
-        "    if False:\n",
+        "phases.delivering.delivery.side_by_side",
+        "        elif end:\n            walked.further[id] = end\n",
+        "",
         _of(FIXED, "test_the_last_follower_has_it_too"),
     ),
     Mutant(
@@ -441,9 +441,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what failed beside a job counts as done",
         "5 outbox",
-        "workers.jobs._beside",
-        "        else:\n            runtime.done[consumer, other] = None\n",
-        "        runtime.done[consumer, other] = None\n",
+        "phases.delivering.delivery.side_by_side",
+        "            walked.failed[id] = end\n",
+        "            walked.ended.append(id)\n",
         _of(JOBS, "test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out"),
     ),
     # Rule 6
