@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
@@ -85,7 +86,7 @@ class Boards(Store):
         if board is None or "floor" not in board:
             return
         entries = await author_ids(board["floor"])
-        change = {"$addToSet": {"ids": {"$each": [entry.id for entry in entries]}}}
+        change: dict[str, Any] = {"$addToSet": {"ids": {"$each": [entry.id for entry in entries]}}}
         if len(entries) >= self.config.cap:
             change["$max"] = {"floor": entries[-1].id}
         await boards.update_one({"_id": reader, "floor": {"$exists": True}}, change)
