@@ -16,6 +16,9 @@ from app.servers import programs
 from app.servers.borrow import running_servers
 from app.servers.datadir import DataDirectory
 from app.servers.programs import ServersError, insist, resolve
+from phases.p2_push import PUSH
+from phases.p4_cache import CACHE
+from tests.world import SLUGS
 
 COMMANDS = ("serve", "doctor", "worker", "phases", "deliveries", "admin", "seed", "walkthrough")
 SILENT = {
@@ -92,12 +95,12 @@ def test_ctrl_c_is_quiet() -> None:
 
 
 def test_phases_shows_and_changes_the_setting() -> None:
-    shown = feedlab("phases", "--stack", "memory", "--deliver", "push, cache", "--read", "push")
+    shown = feedlab("phases", "--stack", "memory", "--deliver", f"{PUSH.slug}, {CACHE.slug}", "--read", PUSH.slug)
     assert shown.exit_code == 0, shown.output
     lines = shown.stdout.splitlines()
     assert lines[0] == "read: push"
-    assert [line.split()[0] for line in lines[1:]] == ["query", "push", "queue", "cache"]
-    assert ["not delivering" in line for line in lines[1:]] == [True, False, True, False]
+    assert [line.split()[0] for line in lines[1:]] == list(SLUGS)
+    assert ["not delivering" in line for line in lines[1:]] == [slug not in (PUSH.slug, CACHE.slug) for slug in SLUGS]
 
 
 def test_an_unknown_phase_is_refused() -> None:

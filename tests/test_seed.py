@@ -27,6 +27,7 @@ from app.models import Block, CircleMember, Follow, Status, Token, User
 from app.stack import Addresses, Stack, connected
 from phases.timelines import Timelines
 from tests.dates import NOON
+from tests.world import KEEPING, SLUGS
 
 GRAPH = powerlaw(40, 5, 3)
 
@@ -222,7 +223,7 @@ def test_everybody_has_the_given_password_or_none() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("slug", ["query", "push", "queue", "cache"])
+@pytest.mark.parametrize("slug", SLUGS)
 def test_who_reads_while_it_runs_misses_nothing_afterwards(slug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list made before the statuses are there says that it is complete, and is not."""
     insert = seeding.insert
@@ -232,7 +233,7 @@ def test_who_reads_while_it_runs_misses_nothing_afterwards(slug: str, monkeypatc
         clock = stack.clock
         assert isinstance(clock, ManualClock)
         timelines = await Timelines.open(stack)
-        await timelines.change(read=slug, delivering=["push", "queue", "cache"])
+        await timelines.change(read=slug, delivering=KEEPING)
         clock.advance(6_000)
 
         async def insert_and_read(stack: Stack, model: Any, *rest: Any) -> None:

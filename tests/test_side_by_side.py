@@ -9,6 +9,8 @@ import pytest
 
 from app.models import User
 from phases.home.page import Page
+from phases.p2_push import PUSH
+from phases.p4_cache import CACHE
 from tests.site import SLUGS, Site, events, opened, texts
 from workers.worker import drain_queues
 
@@ -49,16 +51,16 @@ async def test_a_difference_is_marked_loudly(demo: Site, monkeypatch: pytest.Mon
 
     async def wrong(reader: Any, *, phase: str, **options: Any) -> Page:
         page = await right(reader, phase=phase, **options)
-        if phase == "push":
+        if phase == PUSH.slug:
             return replace(page, statuses=page.statuses[1:])
-        if phase == "cache":
+        if phase == CACHE.slug:
             return replace(page, statuses=page.statuses[::-1])
         return page
 
     monkeypatch.setattr(demo.timelines, "page", wrong)
     html = await ann.open("/compare")
     assert "The phases differ." in html
-    assert re.findall(r'column differs" aria-labelledby="phase-(\w+)"', html) == ["push", "cache"]
+    assert re.findall(r'column differs" aria-labelledby="phase-(\w+)"', html) == [PUSH.slug, CACHE.slug]
     assert re.findall(r'<strong>Missing here: </strong><span class="words">(\w+)<', html) == ["two"]
     assert "1 of 1 readers see different pages" in await ann.open("/compare?check=1")
 

@@ -20,6 +20,7 @@ from app.web.api import OPERATIONS, PREFIX
 from benchmarks.oracle import Oracle, Told
 from phases import PHASES
 from tests.site import Browser, Site, opened
+from tests.world import KEEPING
 from workers.worker import drain_queues
 
 pytestmark = pytest.mark.anyio
@@ -133,7 +134,7 @@ def without_figures(answers: dict[str, str]) -> dict[str, str]:
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
     async with opened() as site:
-        await site.timelines.change(delivering=["push", "queue", "cache"])
+        await site.timelines.change(delivering=KEEPING)
         site.clock.advance(10)
         yield site
 

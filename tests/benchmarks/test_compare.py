@@ -38,7 +38,7 @@ from tests.conftest import real_servers
 
 GRAPH = powerlaw(14, 3, 1)
 SETTINGS = Settings(
-    phases=("query", "push"),
+    phases=(QUERY.slug, PUSH.slug),
     workload="undo",
     graph="powerlaw:14:3",
     seconds=2,
@@ -96,16 +96,13 @@ def test_a_phase_of_known_latency_is_measured_right() -> None:
 def test_two_phases_undoing_things_are_what_the_oracle_says() -> None:
     report = compared((QUERY, PUSH))
     assert [(cell.round, cell.phase) for cell in report.cells] == [
-        (1, "query"),
-        (1, "push"),
-        (2, "query"),
-        (2, "push"),
+        (n, slug) for n in (1, 2) for slug in SETTINGS.phases
     ]
     for cell in report.cells:
         assert cell.checked_pages >= 14
         assert {"read", "post", "follow", "unfollow"} <= set(cell.counts)
         assert not cell.errors
-    same = [[cell.counts for cell in report.cells if cell.phase == slug] for slug in ("query", "push")]
+    same = [[cell.counts for cell in report.cells if cell.phase == slug] for slug in SETTINGS.phases]
     assert same[0] == same[1], "each phase is asked the same"
     push, lag = report.phases["push"], report.phases["push"].latency_ms["lag"]
     assert push.kept.entries > 0

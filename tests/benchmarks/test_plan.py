@@ -72,13 +72,13 @@ def brute_force(slug: str, posts: int, reads: int, active_share: float) -> tuple
         followers[followee].append(follower)
         followees[follower] += 1
     active = {person for person in range(people) if draw.random() < active_share}
-    of = MEASURED.units[slug]
+    of, phase = MEASURED.units[slug], named(slug)
     total, deliveries = 0.0, 0
     for _ in range(posts):
         author = draw.randrange(people)
         total += of.post.cpu_total_s
         for follower in followers[author]:
-            if slug in ("push", "queue") or (slug == "cache" and follower in active):
+            if phase.store and (not phase.active_only or follower in active):
                 deliveries += 1
                 total += of.delivery.cpu_total_s
     sizes = MEASURED.followees

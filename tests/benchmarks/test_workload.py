@@ -13,6 +13,7 @@ from app.demo.graph import powerlaw
 from app.models import User
 from benchmarks.oracle import Oracle
 from benchmarks.workload import KINDS, Cast, Operations, Workload, WorkloadError, load, names, populated
+from tests.world import SLUGS
 
 DIGEST = """
 from itertools import islice
@@ -35,12 +36,7 @@ def test_a_workload_says_what_it_does(name: str) -> None:
     assert workload.name == name
     said = {word for word in workload.mix_says.replace(" %", "%").split() if word.endswith("%")}
     assert said == {f"{share:.0%}" for share in workload.operations.shares() if share}
-    assert workload.loses_here.split(":")[0].replace(" and ", ", ").split(", ")[0] in (
-        "query",
-        "push",
-        "queue",
-        "cache",
-    )
+    assert workload.loses_here.split(":")[0].replace(" and ", ", ").split(", ")[0] in SLUGS
 
 
 @pytest.mark.parametrize("name", names())

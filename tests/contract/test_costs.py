@@ -11,8 +11,10 @@ from app.clock import LAST_ID, id_at
 from app.stack.cost import Cost, counted
 from phases.home.newest import FEW, GROUP, WINDOW_AUTHORS
 from phases.p1_query import statuses_by
+from phases.p2_push import PUSH
+from phases.p3_queue import QUEUE
 from phases.timelines import Timelines
-from tests.world import SLUGS, World
+from tests.world import IN_WORKER, KEEPING, SLUGS, World
 from workers.jobs import step
 
 pytestmark = pytest.mark.anyio
@@ -58,7 +60,7 @@ async def test_a_post_in_phase_2_waits_for_two_commands_a_chunk(world: World, fo
     assert await cost_of_posting(world) == Cost(mongodb=1 + 2 * chunks(followers) + 1)
 
 
-@pytest.mark.parametrize("phase", ["queue", "cache"])
+@pytest.mark.parametrize("phase", IN_WORKER)
 async def test_a_post_in_phases_3_and_4_costs_the_same_for_any_number_of_followers(world: World, phase: str) -> None:
     await star(world, phase, 21)
     await cost_of_posting(world)  # RQ asks Redis for its version, once
@@ -120,13 +122,13 @@ async def test_a_read_in_phase_1_grows_with_the_followees_and_in_the_others_it_d
             await world.page("ann", phase)
     query = Cost(mongodb=1 + asked(followees) + 1)  # whom she follows, their statuses, what of them is visible
     assert first["query"] == query
-    assert first["push"] == first["queue"] == Cost(mongodb=1 + 1)  # the list with what is owed, what is visible
+    assert first[PUSH.slug] == first[QUEUE.slug] == Cost(mongodb=1 + 1)  # the list with what is owed, what is visible
     # A packed id does not name its author. And she might have been away: then nothing is owed in her list.
     assert first["cache"] == Cost(mongodb=1 + 2, memcached=1 + 1)
     await costs()
     again = await costs()
     assert again["query"] == query
-    assert again["push"] == again["queue"] == Cost(mongodb=1)  # what it took to fill the page comes along
+    assert again[PUSH.slug] == again[QUEUE.slug] == Cost(mongodb=1)  # what it took to fill the page comes along
     assert again["cache"] == Cost(mongodb=1, memcached=1)
 
 
@@ -136,7 +138,7 @@ async def test_what_has_changed_since_the_last_page_is_looked_up(world: World) -
     await world.post("zoe", "hello")
     await world.drain()
     await world.warm("ann")
-    for phase in ("push", "queue", "cache"):
+    for phase in KEEPING:
         await world.page("ann", phase)
         await world.post("zoe", "news")
         await world.drain()

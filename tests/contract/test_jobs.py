@@ -162,6 +162,7 @@ async def test_a_job_that_rq_lost_does_not_block_the_way(town: World) -> None:
     await town.drain()
     assert await owed(town) == 1
     await town.sees(fans[-1], "hello")
+    await town.warm(fans[-1])
     await town.sweep()
     await town.drain()
     assert await owed(town) == 0

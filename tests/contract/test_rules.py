@@ -10,6 +10,7 @@ from bson import ObjectId
 from app.errors import Conflict
 from app.models import StatusRow
 from app.stack import MemcachedDown
+from phases import PHASES
 from phases.comeback import Comeback
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept import Kept
@@ -17,7 +18,9 @@ from phases.delivering.outbox import Outbox
 from phases.delivering.settings import Wish
 from phases.keeping.store import Recent
 from phases.p2_push import PUSH, put_on_timelines
-from tests.world import KEEPING, SLUGS, World
+from phases.p3_queue import QUEUE
+from phases.p4_cache import CACHE
+from tests.world import IN_WORKER, KEEPING, SLUGS, World
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +60,7 @@ async def test_an_acknowledged_status_survives_every_server_that_delivery_needs(
 async def test_switching_needs_no_migration_and_loses_nothing(town: World) -> None:
     expected: list[str] = []
     for n in range(12):
-        await town.timelines.change(delivering=[KEEPING[n % 3]] if n % 4 else [])
+        await town.timelines.change(delivering=[KEEPING[n % len(KEEPING)]] if n % 4 else [])
         for when in ("at once", "after the grace"):
             await town.post("zoe", f"{n} {when}")
             expected.insert(0, f"{n} {when}")
@@ -73,7 +76,7 @@ async def test_a_process_with_old_settings_loses_nothing_within_the_grace(town: 
     await town.timelines.change(delivering=[])
     town.pass_grace()
     old = await town.timelines.switch.fresh()
-    await town.timelines.change(delivering=["push", "cache"])
+    await town.timelines.change(delivering=[PUSH.slug, CACHE.slug])
     with patch.object(town.timelines.switch, "current", return_value=old):
         await town.post("zoe", "posted by the old process")
     town.pass_grace()
@@ -82,7 +85,7 @@ async def test_a_process_with_old_settings_loses_nothing_within_the_grace(town: 
 
     old = await town.timelines.switch.fresh()
     await town.timelines.change(delivering=[])
-    await town.timelines.change(delivering=["queue", "cache"])
+    await town.timelines.change(delivering=IN_WORKER)
     await town.post("zoe", "posted by a new process")
     await town.drain()
     with patch.object(town.timelines.switch, "current", return_value=old):
@@ -109,7 +112,7 @@ async def test_a_replay_owes_what_the_first_try_did_not_live_to_owe(town: World)
     await town.timelines.change(delivering=[])
     town.pass_grace()
     old = await town.timelines.switch.fresh()
-    await town.timelines.change(delivering=["push", "cache"])
+    await town.timelines.change(delivering=[PUSH.slug, CACHE.slug])
     town.pass_grace()
     await town.warm("ann")
     with (
@@ -125,11 +128,11 @@ async def test_a_replay_owes_what_the_first_try_did_not_live_to_owe(town: World)
 
 
 async def test_a_phase_that_does_not_deliver_is_merely_slower(town: World) -> None:
-    await town.timelines.change(delivering=["queue"])
+    await town.timelines.change(delivering=[QUEUE.slug])
     town.pass_grace()
     await town.post("zoe", "hello")
     sources = [await town.source("ann", phase) for phase in SLUGS]
-    assert sources == ["query", "list", "list", "query"]  # phases 2 and 3 keep the same entries
+    assert sources == ["list" if phase.keeps == QUEUE.keeps else "query" for phase in PHASES]  # 2 and 3 share them
 
 
 async def test_a_page_crosses_the_floor(town: World) -> None:
@@ -174,7 +177,7 @@ async def test_following_merges_what_was_posted_before(town: World) -> None:
     await town.drain()
     await town.warm("ann")
     await town.follow("ann", "yan")
-    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * 3
+    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * len(KEEPING)
     await town.sees("ann", "before")
 
 
@@ -182,7 +185,7 @@ async def test_joining_a_circle_merges_what_it_was_told_before(town: World) -> N
     await town.post("zoe", "to the circle", "circle")
     await town.drain()
     await town.social.add_to_circle(town.ids["zoe"], town.ids["ann"])
-    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * 3
+    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * len(KEEPING)
     await town.sees("ann", "to the circle")
     await town.sees("ben")
 
@@ -209,7 +212,7 @@ async def test_a_crash_between_the_edge_and_its_backfill_loses_nothing(town: Wor
     for phase in SLUGS:
         assert await town.walk("ann", phase) == ["to the circle", "before"], phase
     await town.sweep()
-    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * 3
+    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * len(KEEPING)
     await town.sees("ann", "to the circle", "before")
 
 
@@ -242,12 +245,12 @@ async def test_a_long_backfill_raises_the_floor_instead_of_leaving_a_gap(town: W
 
 async def test_pending_is_read_first_and_empty_when_the_worker_has_been(town: World) -> None:
     await town.post("zoe", "hello")
-    assert await town.pending() == {"push": 0, "queue": 1, "cache": 1}
+    assert await town.pending() == {phase: int(phase in IN_WORKER) for phase in KEEPING}
     for phase in SLUGS:
         assert await town.walk("fan6", phase) == ["hello"], phase
     await town.drain()
-    assert await town.pending() == {"push": 0, "queue": 0, "cache": 0}
-    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * 3
+    assert await town.pending() == dict.fromkeys(KEEPING, 0)
+    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * len(KEEPING)
     await town.sees("ann", "hello")
 
 
@@ -281,10 +284,10 @@ async def test_a_lost_enqueue_is_found_by_the_sweeper(town: World) -> None:
     async with town.without_redis():
         await town.post("zoe", "lost")
     await town.drain()
-    assert await town.pending() == {"push": 0, "queue": 1, "cache": 1}
+    assert await town.pending() == {phase: int(phase in IN_WORKER) for phase in KEEPING}
     await town.sweep()
     await town.drain()
-    assert await town.pending() == {"push": 0, "queue": 0, "cache": 0}
+    assert await town.pending() == dict.fromkeys(KEEPING, 0)
 
 
 async def test_redis_flushed_with_everything_in_it(town: World) -> None:
@@ -310,7 +313,7 @@ async def test_a_push_that_dies_half_way_is_finished_by_a_worker(town: World) ->
 # Rule 6
 
 
-@pytest.mark.parametrize("phase", ["queue", "cache"])
+@pytest.mark.parametrize("phase", IN_WORKER)
 async def test_jobs_twice_out_of_order_and_half(town: World, phase: str) -> None:
     first = await town.post("zoe", "first")
     second = await town.post("zoe", "second")
@@ -357,7 +360,7 @@ async def test_the_same_key_posts_once(town: World) -> None:
 
 
 async def test_a_small_fan_out_does_not_wait_behind_a_large_one(world: World) -> None:
-    await world.timelines.change(delivering=["queue"])
+    await world.timelines.change(delivering=[QUEUE.slug])
     world.pass_grace()
     fans = [f"fan{n}" for n in range(40)]
     await world.people("star", "pal", *fans)

@@ -12,10 +12,12 @@ from phases.delivering.kept import Kept
 from phases.delivering.settings import Wish
 from phases.keeping.entries import Entries
 from phases.keeping.lists import RENEW_AFTER, key
+from phases.p2_push import PUSH
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
 from tests.interleavings.scheduler import Touch, point
 from tests.interleavings.stage import Act, Process, Race, Town
+from tests.world import IN_WORKER, KEEPING
 from workers.sweeper import sweep
 
 Setting = Callable[[Town], Awaitable[None]]
@@ -246,8 +248,6 @@ def ann_follows_yan(town: Town) -> None:
     assert (town.ids["ann"], town.ids["yan"]) in pairs, "an acknowledged follow is gone"
 
 
-KEPT = ("queue", "cache")
-
 RACES: tuple[Race, ...] = (
     # publish x return
     *(
@@ -257,12 +257,12 @@ RACES: tuple[Race, ...] = (
             {"zoe": publish(), "ann": read(p)},
             ("zoe", "ann"),
         )
-        for p in ("push", *KEPT)
+        for p in KEEPING
     ),
-    *(Race(f"publish x read, {p}", town(p), {"zoe": publish(), "ann": read(p)}, ("zoe",)) for p in KEPT),
+    *(Race(f"publish x read, {p}", town(p), {"zoe": publish(), "ann": read(p)}, ("zoe",)) for p in IN_WORKER),
     *(
         Race(f"publish x refresh, {p}", town(p), {"zoe": publish(), "ann": refresh(p), "ann2": read(p)}, fast=False)
-        for p in KEPT
+        for p in IN_WORKER
     ),
     # rebuild x delivery, rebuild x rebuild
     *(
@@ -272,9 +272,12 @@ RACES: tuple[Race, ...] = (
             {"worker": work, "ann": read(p)},
             ("worker", "ann"),
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
-    *(Race(f"rebuild x rebuild, {p}", town(p, ann="new"), {"ann": read(p), "ann2": read(p)}, ("ann",)) for p in KEPT),
+    *(
+        Race(f"rebuild x rebuild, {p}", town(p, ann="new"), {"ann": read(p), "ann2": read(p)}, ("ann",))
+        for p in IN_WORKER
+    ),
     *(
         Race(
             f"rebuild x rebuild x delivery, {p}",
@@ -282,7 +285,7 @@ RACES: tuple[Race, ...] = (
             {"ann": read(p), "ann2": read(p), "worker": work},
             fast=False,
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     *(
         Race(
@@ -291,7 +294,7 @@ RACES: tuple[Race, ...] = (
             {"ann": read(p), "ann2": read(p), "time": passes(11)},
             fast=False,
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     *(
         Race(
@@ -300,12 +303,12 @@ RACES: tuple[Race, ...] = (
             {"ann": in_turn(read(p), read(p)), "worker": work, "time": passes(11)},
             fast=False,
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     # what ends a delivery
     *(
         Race(f"delivery x unfollow x read, {p}", town(p, waiting=1), {"w": work, "ann": in_turn(unfollow(), read(p))})
-        for p in KEPT
+        for p in IN_WORKER
     ),
     *(
         Race(
@@ -315,7 +318,7 @@ RACES: tuple[Race, ...] = (
             ("worker",),
             ("ann", "zoe"),
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     # widening
     *(
@@ -325,7 +328,7 @@ RACES: tuple[Race, ...] = (
             {"ann": in_turn(unfollow(), follow(), read(p)), "zoe": publish()},
             ("ann", "zoe"),
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     *(
         Race(
@@ -335,7 +338,7 @@ RACES: tuple[Race, ...] = (
             ("ann",),
             fast=False,
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     *(
         Race(
@@ -344,9 +347,9 @@ RACES: tuple[Race, ...] = (
             {"ann": in_turn(follow(), read(p)), "zoe": publish()},
             ("ann", "zoe"),
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
-    *(Race(f"follow x rebuild, {p}", town(p, ann="cold"), {"ann": follow("yan"), "ann2": read(p)}) for p in KEPT),
+    *(Race(f"follow x rebuild, {p}", town(p, ann="cold"), {"ann": follow("yan"), "ann2": read(p)}) for p in IN_WORKER),
     *(
         Race(
             f"follow x return, {p}",
@@ -355,9 +358,9 @@ RACES: tuple[Race, ...] = (
             ("ann", "ann2"),
             fast=False,
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
-    *(Race(f"follow x read, {p}", town(p), {"ann": follow("yan"), "ann2": read(p)}, ("ann",)) for p in KEPT),
+    *(Race(f"follow x read, {p}", town(p), {"ann": follow("yan"), "ann2": read(p)}, ("ann",)) for p in IN_WORKER),
     *(
         Race(
             f"circle x follow x publish, {p}",
@@ -366,7 +369,7 @@ RACES: tuple[Race, ...] = (
             ("zoe", "ann", "zoe2"),
             fast=False,
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     *(
         Race(
@@ -376,7 +379,7 @@ RACES: tuple[Race, ...] = (
             ("zoe",),
             fast=False,
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     *(
         Race(
@@ -385,7 +388,7 @@ RACES: tuple[Race, ...] = (
             {"zoe": follow("ann", "zoe"), "zoe2": publish("mutuals"), "ann": read(p)},
             fast=False,
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     # trim
     Race("trim x delivery", then(town("queue", waiting=1), surplus), {"cut": cut, "zoe": publish()}, ("cut", "zoe")),
@@ -439,19 +442,19 @@ RACES: tuple[Race, ...] = (
     *(
         Race(
             f"switch on x slow publish x return, {p}",
-            then(town("push", "cache"), lambda town: town.deliver_only()),
+            then(town(PUSH.slug, CACHE.slug), lambda town: town.deliver_only()),
             {"admin": switch(p), "zoe": publish(), "ann": in_turn(passes(4), read(p))},
             fast=False,
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     *(
         Race(
             f"switch on x publish x early return, {p}",
-            then(town("push", "cache"), lambda town: town.deliver_only()),
+            then(town(PUSH.slug, CACHE.slug), lambda town: town.deliver_only()),
             {"admin": switch(p), "zoe": publish(), "ann": in_turn(newest_settings, read(p))},
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     *(
         Race(
@@ -460,11 +463,11 @@ RACES: tuple[Race, ...] = (
             {"admin": in_turn(switch(), publish()), "ann": read(p)},
             ("admin",),
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     *(
         Race(f"switch off x publish x read, {p}", town(p), {"admin": switch(), "zoe": publish(), "ann": read(p)})
-        for p in KEPT
+        for p in IN_WORKER
     ),
     *(
         Race(
@@ -473,7 +476,7 @@ RACES: tuple[Race, ...] = (
             {"admin": restart, "ann": read(p), "worker": work},
             fast=False,
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     *(
         Race(
@@ -482,12 +485,12 @@ RACES: tuple[Race, ...] = (
             {"admin": in_turn(restart, passes(4)), "ann": read(p), "worker": work},
             fast=False,
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     Race(
         "switch x begin anew",
         town("queue"),
-        {"admin": switch("queue", "cache"), "admin2": restart, "ann": read("queue")},
+        {"admin": switch(*IN_WORKER), "admin2": restart, "ann": read("queue")},
         ("admin", "admin2"),
         fast=False,
     ),
@@ -500,7 +503,7 @@ RACES: tuple[Race, ...] = (
             ("worker", "sweeper"),
             fast=False,
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     *(
         Race(
@@ -510,12 +513,12 @@ RACES: tuple[Race, ...] = (
             ("sweeper",),
             fast=False,
         )
-        for p in KEPT
+        for p in IN_WORKER
     ),
     # blocks
     *(
         Race(f"block x delivery x read, {p}", town(p, waiting=1), {"zoe": edge("block", "zoe", "ann"), "ann": read(p)})
-        for p in KEPT
+        for p in IN_WORKER
     ),
     Race(
         "block x follow",
@@ -622,7 +625,7 @@ RACES: tuple[Race, ...] = (
     ),
     Race(
         "post x the same post again",
-        town("queue", "cache"),
+        town(*IN_WORKER),
         dict.fromkeys(("zoe", "zoe2"), _once),
         ("zoe",),
         allowed=(Conflict, Forbidden, NotFound),

@@ -18,7 +18,7 @@ from phases.p4_cache import CACHE
 from phases.timelines import PhaseConsumer, Timelines
 from tests.mutations.__main__ import ROOT, apply
 from tests.mutations.mutants import MUTANTS
-from tests.world import KEEPING, SLUGS, World
+from tests.world import IN_WORKER, KEEPING, SLUGS, World
 from workers.jobs import step
 
 pytestmark = pytest.mark.anyio
@@ -72,7 +72,7 @@ async def test_what_lies_below_the_floor_is_not_believed(town: World) -> None:
     await town.drain()
     await town.chill("ann")
     await town.warm("ann")
-    for phase in ("queue", "cache"):
+    for phase in IN_WORKER:
         await put_on_timelines(town.delivery(phase), early, None)
     for phase in SLUGS:
         assert await town.walk("ann", phase) == [*reversed(texts), early.text], phase
@@ -105,7 +105,7 @@ async def test_a_key_does_not_answer_with_a_tombstone(town: World) -> None:
         await town.social.post(town.ids["zoe"], "regretted", idempotency_key="k")
 
 
-@pytest.mark.parametrize("phase", ["queue", "cache"])
+@pytest.mark.parametrize("phase", IN_WORKER)
 async def test_a_replay_delivers_what_the_earlier_try_did_not(town: World, phase: str) -> None:
     """Rule 5. The earlier one took longer than the grace, while a phase was switched on, and died before it noticed."""
     await town.timelines.change(delivering=[])
@@ -149,7 +149,7 @@ async def test_a_backfill_does_not_prolong_a_list(town: World) -> None:
         await town.follow("ann", "yan")
     assert len(asked) == 1
     assert asked[0] < town.stack.config.timeline_ttl_s - 990
-    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * 3
+    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * len(KEEPING)
     await town.sees("ann", "before")
 
 
@@ -169,7 +169,7 @@ async def test_a_long_backfill_into_an_empty_list_leaves_no_gap(world: World) ->
 @pytest.mark.parametrize("settings", [{"pending_scan": 5}])
 async def test_what_strangers_have_pending_hides_nothing(town: World) -> None:
     """Rule 5. More is pending than a read looks at, and what it looks at is not for this reader."""
-    await town.timelines.change(delivering=["queue", "cache"])
+    await town.timelines.change(delivering=IN_WORKER)
     town.pass_grace()
     await town.people("stranger")
     await town.post("zoe", "for ann")
@@ -178,7 +178,7 @@ async def test_what_strangers_have_pending_hides_nothing(town: World) -> None:
     await town.sees("ann", "for ann")
 
 
-@pytest.mark.parametrize("phase", ["queue", "cache"])
+@pytest.mark.parametrize("phase", IN_WORKER)
 async def test_the_last_follower_has_it_too(world: World, phase: str) -> None:
     """Rules 5 and 6. Three chunks, and everybody's activity ends at the same moment."""
     fans = [f"fan{n}" for n in range(10)]
@@ -195,7 +195,7 @@ async def test_the_last_follower_has_it_too(world: World, phase: str) -> None:
         assert await world.walk(fan, phase) == ["to all"], fan
 
 
-@pytest.mark.parametrize("phase", ["queue", "cache"])
+@pytest.mark.parametrize("phase", IN_WORKER)
 async def test_a_chunk_that_another_version_queued_serves_everybody_again(world: World, phase: str) -> None:
     """Rule 6. What a job says about its beginning is not understood: nobody may be left out."""
     await world.people("star", "ann")

@@ -17,6 +17,8 @@ from app.errors import Conflict, Forbidden, NotFound
 from app.models import Audience, Status, StatusRow
 from app.stack import UNAVAILABLE, Addresses
 from benchmarks.oracle import Oracle, Told
+from phases.p2_push import PUSH
+from phases.p4_cache import CACHE
 from phases.timelines import Timelines
 from tests.dates import NOON
 from tests.oracle.system import Crash, Job, System
@@ -395,7 +397,7 @@ class Histories(RuleBasedStateMachine):
         if not isinstance(page, BaseException):
             self.same(self.person(reader), slug, cursor, limit, page)
 
-    @rule(some=st.sampled_from([SLUGS, ("push",), ("cache",), ("push", "cache")]))
+    @rule(some=st.sampled_from([SLUGS, (PUSH.slug,), (CACHE.slug,), (PUSH.slug, CACHE.slug)]))
     def everybody_reads(self, some: tuple[str, ...]) -> None:
         """All at once, by both processes."""
         self.step("everybody reads")

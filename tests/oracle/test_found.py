@@ -14,7 +14,7 @@ from phases.keeping.store import Container
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from phases.timelines import Timelines
-from tests.world import KEEPING, SLUGS, World
+from tests.world import IN_WORKER, KEEPING, SLUGS, World
 
 pytestmark = pytest.mark.anyio
 
@@ -115,7 +115,7 @@ async def test_a_list_never_outlives_its_readers_activity_however_long_a_rebuild
     assert lists.Value.unpacked(found[0]).expires_at_ms <= active["until"].timestamp() * 1000
 
 
-@pytest.mark.parametrize("phase", ["queue", "cache"])
+@pytest.mark.parametrize("phase", IN_WORKER)
 async def test_a_reader_who_is_stopped_while_phases_are_switched_misses_nothing(world: World, phase: str) -> None:
     """Rule 3. What a phase kept before it was switched off is not delivered to any more, and must not be read."""
     await world.people("ann", "zoe")

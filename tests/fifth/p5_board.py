@@ -1,0 +1,138 @@
+"""Phase 5, for the tests: another store and other recipients. This file and one name in PHASES are all of it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from bson import ObjectId
+from pymongo.errors import DuplicateKeyError
+
+from app.access import Entry
+from app.clock import LAST_ID, id_at
+from app.models import StatusRow
+from app.stack.mongodb.connection import Collection
+from app.stack.mongodb.find import Find, Rows
+from phases.base import Phase
+from phases.claims import LIST, REDIS, VISIBLE, Claim, chunks
+from phases.home.candidates import Slice
+from phases.keeping.recipients import Recipients
+from phases.keeping.store import AuthorIds, Container, Place, Returning, Store
+from phases.p3_queue import WORKER
+
+DROP_AFTER_S = 60  # reads that began in a container have ended so long after it is out of the settings
+PREFIX = "home_boards_"
+
+
+class Everybody(Recipients):
+    """All followers, of a circle's status too: whoever is not in the circle is sorted out by the read."""
+
+    name = "everybody"
+
+    async def after(self, status: StatusRow, last: ObjectId, n: int) -> list[ObjectId]:
+        return await self.followers_of(status.user_id, last, n)
+
+
+class Boards(Store):
+    """One document per reader: ids in any order, and the floor. A reader whose document has no floor is cold."""
+
+    name = "boards"
+    in_memory = False
+    bytes_per_entry = 16  # the id, its type, its place in the array
+    bytes_per_reader = 60  # reader, floor, lease
+
+    def _boards(self, container: Container) -> Collection:
+        return self.db[PREFIX + container.name]
+
+    async def begin(self, container: Container) -> None:
+        await self.db.create_collection(PREFIX + container.name)
+
+    async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None:
+        """Whoever has no document gets nothing: they are cold, and their rebuild asks."""
+        await self._boards(container).update_many({"_id": {"$in": list(to)}}, {"$addToSet": {"ids": status.id}})
+
+    def look(self, place: Place) -> dict[str, Find]:
+        return {"board": Find(PREFIX + place.container.name, {"_id": place.reader}, ("ids", "floor"), 1)}
+
+    async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
+        board = next(iter(answers["board"]), {})
+        if "floor" not in board:
+            return None
+        entries = [Entry(id) for id in sorted(board["ids"], reverse=True) if board["floor"] <= id < place.before]
+        return Slice(entries[: place.n], board["floor"], whole=len(entries) < place.n and place.before == LAST_ID)
+
+    async def rebuild(self, container: Container, returning: Returning) -> bool:
+        """Lease -> query -> ids and floor, unless somebody merged, forgot or leased in between."""
+        lease, boards = ObjectId(), self._boards(container)
+        try:
+            change = {"$set": {"lease": lease}, "$setOnInsert": {"ids": []}}
+            await boards.update_one({"_id": returning.reader}, change, upsert=True)
+        except DuplicateKeyError:
+            return False  # two first leases at once: the other one's rebuild will do
+        recent = await returning.recent()
+        done = await boards.update_one(
+            {"_id": returning.reader, "lease": lease},
+            {
+                "$addToSet": {"ids": {"$each": [ObjectId(row[:12]) for row in recent.rows]}},
+                "$set": {"floor": recent.floor, "lease": ObjectId()},
+            },
+        )
+        return bool(done.matched_count)
+
+    async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None:
+        boards = self._boards(container)
+        board = await boards.find_one_and_update({"_id": reader}, {"$set": {"lease": ObjectId()}})
+        if board is None or "floor" not in board:
+            return
+        entries = await author_ids(board["floor"])
+        change: dict[str, Any] = {"$addToSet": {"ids": {"$each": [entry.id for entry in entries]}}}
+        if len(entries) >= self.config.cap:
+            change["$max"] = {"floor": entries[-1].id}
+        await boards.update_one({"_id": reader, "floor": {"$exists": True}}, change)
+
+    async def forget(self, container: Container, reader: ObjectId) -> None:
+        await self._boards(container).delete_one({"_id": reader})
+
+    async def holds(self, container: Container, reader: ObjectId, status: ObjectId) -> bool | None:
+        board = await self._boards(container).find_one({"_id": reader}) or {}
+        if status in board.get("ids", ()):
+            return True
+        return False if "floor" in board else None
+
+    async def sweep(self, current: Container | None, alive: Sequence[Container]) -> None:
+        """Cut what is longer than the cap, unless something is delivered meanwhile; drop what has been retired."""
+        if current:
+            boards, cap = self._boards(current), self.config.cap
+            async for board in boards.find({f"ids.{cap}": {"$exists": True}, "floor": {"$exists": True}}):
+                ids = sorted(board["ids"], reverse=True)[:cap]
+                same = {"_id": board["_id"], "ids": board["ids"], "floor": board["floor"]}
+                await boards.update_one(same, {"$set": {"ids": ids}, "$max": {"floor": ids[-1]}})
+        needed = {container.name for container in alive}
+        long_ago = id_at(self.clock.now() - timedelta(seconds=DROP_AFTER_S))
+        for name in await self.db.list_collection_names():
+            since = name.removeprefix(PREFIX)
+            if since != name and since not in needed and ObjectId(since) < long_ago:
+                await self.db.drop_collection(name)
+
+
+BOARD = Phase(
+    slug="board",
+    title="Keep one document per reader",
+    poster_waits="an insert and an enqueue",
+    reader_waits="their document, then the statuses by id",
+    kept="one document per reader in MongoDB",
+    store=Boards,
+    recipients=Everybody,
+    carrier=WORKER,
+    costs=(
+        Claim("post", "", "one insert and one job", lambda n, chunk: 1, redis_at_most=REDIS),
+        Claim(
+            "deliver", "followers",
+            "per chunk the status, its next followers and one update; clear pending, and look what else is pending",
+            lambda n, chunk: 3 * chunks(n, chunk) + 2,
+        ),
+        Claim(
+            "read", "", "the document together with what is owed; the statuses, then their authors, unless seen before",
+            lambda n, chunk: LIST + 2 * VISIBLE,
+        ),
+    ),
+)  # fmt: skip
