@@ -483,7 +483,7 @@ async def test_administrators_switch(nobody: Api, ann: Api) -> None:
         ({"delivering": ["nosql"]}, "delivering"),
         ({"delivering": "cache"}, "delivering"),
         ({"delivering": ["push", 5]}, "delivering.1"),
-        ({"delivering": ["push", "push"]}, "delivering"),
+        ({"delivering": [PUSH.slug] * 2}, "delivering"),
         ({"reads": "cache"}, "reads"),
     ],
 )

@@ -358,7 +358,7 @@ async def test_a_cold_timeline_is_complete_and_refreshed_by_its_button() -> None
         ann = await site.browser().sign_up("ann")
         await ann.post("hello")
         await site.stack.memcached.flush()
-        html = await ann.open("/")
+        html = await ann.open(f"/?phase={CACHE.slug}")
         assert texts(html) == ["hello"]
         assert "Your timeline is cold" in html
         html = await ann.submit("/timeline/refresh")

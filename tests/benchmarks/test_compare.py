@@ -32,6 +32,7 @@ from phases.delivering.delivery import Delivery
 from phases.home.page import Page
 from phases.p1_query import QUERY, HomeTimeline
 from phases.p2_push import PUSH
+from phases.p4_cache import CACHE
 from phases.timelines import Timelines
 from tests.benchmarks.virtual import LoopClock, run
 from tests.conftest import real_servers
@@ -237,7 +238,9 @@ def test_a_small_real_run(tmp_path: Path) -> None:
     written = tmp_path / "report.json"
     options = ("--graph", "powerlaw:60:6", "--rounds", "1", "--seconds", "1", "--burn-in", "0.2", "--rate", "30")
     with real_servers():
-        done = bench("compare", *options, "--phases", "query,cache", "--through", "api", "--json", str(written))
+        done = bench(
+            "compare", *options, "--phases", f"{QUERY.slug},{CACHE.slug}", "--through", "api", "--json", str(written)
+        )
     assert done.exit_code == 0, done.output
     report = read_report(written)
     assert isinstance(report, Comparison)

@@ -1,0 +1,47 @@
+"""A phase is one file: with a fifth one, everything that deals with phases passes without another edit."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phases import PHASES
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = "(?:" + "|".join(phase.slug for phase in PHASES) + ")"
+LIST = re.compile(rf"""(?<![\w+]){NAME}["']?,\s*["']?{NAME}["']""")
+
+WITH_FIVE = {
+    "contract": ("tests/contract",),
+    "oracle": ("tests/oracle/test_histories.py",),
+    "api": ("tests/test_api.py", "-k", "phase or timeline or refresh or switch"),
+    "toggle": ("tests/test_pages.py", "-k", "phase"),
+    "columns": ("tests/test_side_by_side.py",),
+    "compare, plan, curves": ("tests/fifth/fifth.py",),
+}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("selected", WITH_FIVE.values(), ids=WITH_FIVE)
+def test_a_fifth_phase_is_taken_without_another_edit(selected: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "tests.fifth", "-q", "-m", "not servers", *selected]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr
+
+
+def test_no_list_of_phases_outside_their_own_package() -> None:
+    """The mutants quote the source as it is."""
+    places = ("app", "benchmarks", "workers", "templates", "tests")
+    files = [path for place in places for path in (ROOT / place).rglob("*.*") if path.suffix in (".py", ".html")]
+    lists = [
+        f"{path.relative_to(ROOT)}: {found.group()}"
+        for path in files
+        if path.name != "mutants.py"
+        for found in LIST.finditer(path.read_text())
+    ]
+    assert not lists, "\n".join(lists)
