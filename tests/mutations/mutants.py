@@ -394,9 +394,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "delivered after the first chunk",
         "5 outbox",
-        "phases.delivering.delivery.side_by_side",
-        "        elif end:\n            walked.further[id] = end\n",
-        "",
+        "phases.p3_queue.status_deliver",
+        "    for status, last in walked.further.items():\n"
+        "        await delivery.queue.offer(delivery.name, status, last)\n",
+        "    walked.ended.extend(walked.further)\n",
         _of(FIXED, "test_the_last_follower_has_it_too"),
     ),
     Mutant(
@@ -441,10 +442,42 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what failed beside a job counts as done",
         "5 outbox",
-        "phases.delivering.delivery.side_by_side",
-        "            walked.failed[id] = end\n",
-        "            walked.ended.append(id)\n",
+        "workers.jobs._step",
+        "for other in done if",
+        "for other in [*done, *failed] if",
         _of(JOBS, "test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out"),
+    ),
+    Mutant(
+        "a job does not fail with its own delivery",
+        "5 outbox",
+        "workers.jobs._step",
+        "        raise error\n",
+        "        pass\n",
+        _of(JOBS, "test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out"),
+    ),
+    Mutant(
+        "a delivery that failed counts as made",
+        "5 outbox",
+        "phases.delivering.delivery.side_by_side",
+        "walked.failed[id] = end",
+        "walked.ended.append(id)",
+        _of(JOBS, "test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out"),
+    ),
+    Mutant(
+        "a job waits for whatever hangs beside it",
+        "7 small before large",
+        "phases.delivering.delivery.side_by_side",
+        "timeout=PATIENCE_S",
+        "timeout=None",
+        _of(JOBS, "test_a_delivery_that_hangs_beside_a_job_delays_no_other"),
+    ),
+    Mutant(
+        "what was deleted is owed for ever",
+        "5 outbox",
+        "phases.p3_queue.status_deliver",
+        "await delivery.done(*walked.ended, *deleted)",
+        "await delivery.done(*walked.ended)",
+        _of(RULES, "test_a_deleted_status_is_delivered_to_nobody_and_owed_no_longer"),
     ),
     # Rule 6
     Mutant(
