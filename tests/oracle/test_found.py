@@ -6,6 +6,7 @@ from unittest.mock import patch
 import pytest
 
 from app.social import Social
+from app.stack.mongodb.find import together
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
 from phases.keeping import lists
@@ -125,20 +126,18 @@ async def test_a_reader_who_is_stopped_while_phases_are_switched_misses_nothing(
     await world.warm("ann")
     await world.post("zoe", "acknowledged before")
     other = await Timelines.open(world.stack)
-    kept = world.timelines.kept_by(phase)
-    assert kept
-    read = kept.store.read
     stopped: list[bool] = []
 
-    async def stops(*given: Any) -> object:
+    async def stops(*given: Any, **finds: Any) -> object:
+        """Before it looks at what is pending, and then at what was kept."""
         if not stopped:
             stopped.append(True)
             await other.restart()
             world.pass_grace()
             await world.drain()
-        return await read(*given)
+        return await together(*given, **finds)
 
-    with patch.object(kept.store, "read", stops):
+    with patch("phases.reading.together", stops):
         assert await world.walk("ann", phase) == ["acknowledged before"]
     assert stopped
     world.pass_grace()
