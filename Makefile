@@ -18,6 +18,7 @@ check: setup
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/ruff" check .
 	"$(BIN)/mypy"
+	"$(BIN)/lint-imports"
 
 fast: setup
 	"$(BIN)/pytest" --numprocesses auto -m "not servers and not browser and not thorough"

@@ -1,4 +1,4 @@
-"""Who is who: signing up, signing in, bearer tokens. Passwords are kept as argon2id, tokens as SHA-256.
+"""Accounts: signing up, signing in, bearer tokens. Passwords are kept as argon2id, tokens as SHA-256.
 
 Two limits hold per `Accounts`, of which a web process has one: how many passwords are hashed at the same time, and how
 often one handle may be tried in vain. N web processes allow N times as much.
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whom a token belongs to, in fields that never change. Everything else is read where it is needed."""
+    """The owner of a token, in fields that never change. Everything else is read where it is needed."""
 
     id: ObjectId
     handle: str
@@ -193,7 +193,7 @@ class Accounts:
         return token, expires_at
 
     async def authenticate(self, token: str) -> Account | None:
-        """Whose token it is, or None when it was never given out, is expired or was signed out.
+        """The owner of the token, or None when it was never given out, is expired or was signed out.
 
         One MongoDB command once the account is remembered. The token itself is asked for every time, so that signing
         out holds in all processes at once.

@@ -1,8 +1,8 @@
-"""Who follows, blocks and encircles whom, as a read asks it: looked up, and remembered while it cannot have changed.
+"""Follows, blocks and circles as a read asks for them: looked up, and remembered while they cannot have changed.
 
-Every change of a reader's own edges raises their version in the same transaction. What was looked up at a version is
-true as long as that is the version, so a read that finds it again need not look up anything. Who follows the reader
-is not theirs to change: that is looked up whenever it matters, and never remembered.
+Every change of a reader's own edges raises their version in the same transaction. An answer that was looked up at a
+version is true as long as that is the version, so a read that finds it again need not look up anything. A reader's
+followers are not theirs to change: they are looked up whenever they matter, and never remembered.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -152,7 +152,7 @@ class EdgeMemory:
 
 
 class Following:
-    """Whom a reader follows: the article's `following_ids`, remembered as long as their edges have not changed.
+    """A reader's followees: the article's `following_ids`, remembered as long as the reader's edges have not changed.
 
     `version` of the edges, where it has just been looked up.
     """

@@ -32,7 +32,7 @@ FOLLOWS_LOOKED_AT = 1_000  # the newest, for suggestions
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """What never changes of a user."""
+    """The fields of a user that never change."""
 
     id: ObjectId
     handle: str
@@ -96,7 +96,7 @@ class Social:
         return people, people[-1].handle if len(found) > limit else None
 
     async def suggestions(self, reader: ObjectId, limit: int) -> list[Person]:
-        """Whom others followed most often lately, without those whom the reader follows or has a block with."""
+        """People whom others followed most often lately, but none whom the reader follows or has a block with."""
         lately = self._db["follows"].find({}, {"_id": 0, "followee": 1}).sort("_id", -1).limit(FOLLOWS_LOOKED_AT)
         followed = Counter([edge["followee"] for edge in await lately.to_list(None)])
         ids = [id for id, _ in followed.most_common(limit * 10)]

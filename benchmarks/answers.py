@@ -18,7 +18,7 @@ from phases.home.candidates import Slice
 from phases.keeping.activity import ACTIVE
 from phases.keeping.entries import Entries, entries_name, floors_name
 from phases.keeping.lists import LIST, Lists, Value, key
-from phases.keeping.store import Container
+from phases.keeping.store import Container, Place
 from phases.p2_push import put_on_timelines
 from phases.timelines import PhaseConsumer, Timelines
 
@@ -127,10 +127,9 @@ async def kept_list(timelines: Timelines, slug: str, reader: ObjectId, n: int) -
     kept, where = timelines.kept_by(slug), await container(timelines, slug)
     if kept is None or where is None:
         return None
-    finds = kept.store.look(where, reader, LAST_ID, n)
-    return await kept.store.read(
-        where, reader, LAST_ID, n, await together(timelines.stack.db, **finds) if finds else {}
-    )
+    place = Place(where, reader, LAST_ID, n)
+    finds = kept.store.look(place)
+    return await kept.store.read(place, await together(timelines.stack.db, **finds) if finds else {})
 
 
 async def forget(timelines: Timelines, slug: str, readers: Sequence[ObjectId]) -> None:

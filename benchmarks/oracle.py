@@ -1,4 +1,4 @@
-"""The one oracle: DESIGN §2 on plain sets. What was posted, who follows, blocks and admits whom → what a reader sees.
+"""The one oracle: the definition in docs/correctness.md on plain sets. From edges and statuses: what a reader sees.
 
 It imports nothing of ours, so that no error can be in it and in what it judges. Ids are whatever can be ordered:
 ObjectIds, or the names of people in a test.

@@ -18,7 +18,7 @@ from phases.p1_query import statuses_by
 class Comeback:
     """`followees`: as they were when this began, on the clock's monotonic seconds.
 
-    `head`: how their page begins, which also shows how far back the rest may reach. Whoever asks first waits for it.
+    `head`: how their page begins, which also shows how far back the rest may reach. The first who asks waits for it.
     """
 
     def __init__(

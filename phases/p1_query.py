@@ -1,4 +1,9 @@
-"""Phase 1: ask the database on every read."""
+"""Phase 1: ask the database on every read.
+
+A post is one insert and nothing else happens. A read asks for the statuses of everybody the reader follows.
+Posting is as cheap as it gets, and nothing is kept that could be wrong.
+Every read repeats the work, however little is new.
+"""
 
 from bson import ObjectId
 
@@ -11,17 +16,12 @@ from phases.home.newest import SIGNED, Newest
 
 
 def statuses_by(db: Database, authors: list[ObjectId], fields: tuple[str, ...] = SIGNED) -> Newest:
-    """The article's query, newest first. `Newest` cuts its `$in` into pieces, where there are too many for one."""
+    """The article's query. `Newest` sorts and limits it, and cuts its `$in` into pieces where one is too large."""
     return Newest(db, lambda some: {"user_id": {"$in": some}}, authors, fields)
 
 
 class HomeTimeline:
-    """What a reader may find on their home timeline: the statuses of everybody they follow, and their own.
-
-    A post is one insert and nothing else happens; a read asks. Posting is as cheap as it gets, and nothing is kept that
-    could be wrong. Every read repeats the work: one command for the followees and one per 200 of them, however little
-    is new.
-    """
+    """What a reader may find on their home timeline: the statuses of everybody they follow, and their own."""
 
     def __init__(self, db: Database, reader: ObjectId, following: Following) -> None:
         self.db, self.reader, self.following = db, reader, following

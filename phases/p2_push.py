@@ -1,4 +1,9 @@
-"""Phase 2: deliver instead of asking."""
+"""Phase 2: deliver instead of asking.
+
+After a status is created, its id is put on the home timeline of every follower, and the poster waits for that.
+A read became two look-ups by key, the reader's own timeline and the statuses by id, however many people they follow.
+A post now costs one entry per follower: a celebrity's takes as long as they have followers, read or not.
+"""
 
 from bson import ObjectId
 
@@ -24,11 +29,7 @@ class Followers(Recipients):
 
 
 async def deliver_status(delivery: Delivery, status: StatusRow) -> None:
-    """The article's hook after a status was created: a walk through the followers, while the poster waits.
-
-    A read became two look-ups by key, the reader's own list and the statuses by id, however many people they follow.
-    A post now costs one insert per follower: a celebrity's takes as long as they have followers, read or not.
-    """
+    """The article's hook `after_create`: a walk through the author's followers, while the poster waits."""
     last = await put_on_timelines(delivery, status, None)
     while last:
         last = await put_on_timelines(delivery, status, last)

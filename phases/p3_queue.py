@@ -1,35 +1,39 @@
-"""Phase 3: deliver later, somewhere else."""
+"""Phase 3: deliver later, somewhere else.
+
+After a status is created, a job is queued and the poster goes on; a worker makes the walk of phase 2.
+Posting became as cheap as an insert again, for a celebrity too, and no reader notices: they see what is pending.
+It now costs a Redis, a worker, and a delay until the last follower's timeline holds the status.
+"""
 
 from bson import ObjectId
 
 from app.models import StatusRow
 from phases.base import Carrier, Phase
 from phases.claims import LIST, REDIS, VISIBLE, Claim, chunks
-from phases.delivering.delivery import Delivery
+from phases.delivering.delivery import Delivery, side_by_side
+from phases.delivering.outbox import Failures
 from phases.keeping.entries import Entries
 from phases.p2_push import Followers, put_on_timelines
 
 
 async def enqueue_status(delivery: Delivery, status: StatusRow) -> None:
-    """The hook now only puts a job on a queue, and the poster goes on.
-
-    Posting became as cheap as an insert again, for a celebrity too, and no reader notices: what is pending they see.
-    It now costs a Redis, a worker, and a delay until the last follower's timeline holds the status.
-    """
+    """The hook now only puts a job on a queue."""
     await delivery.queue.offer(delivery.name, status.id)
 
 
-async def status_deliver(delivery: Delivery, id: ObjectId, after: ObjectId | None) -> None:
-    """The job: a worker makes one step of phase 2's walk, and queues a job for the next one.
+async def status_deliver(delivery: Delivery, id: ObjectId, after: ObjectId | None) -> tuple[list[ObjectId], Failures]:
+    """The job: a worker makes one step of phase 2's walk for the status, and for some that wait behind it.
 
-    Deliver, then queue the rest, or note that there is none: no other order survives a crash between two of them.
+    Deliver, then queue a job for the next step, or note that there is none: no other order survives a crash between.
     """
-    settings, status = await delivery.find(id)
-    last = await put_on_timelines(delivery, status, after, settings) if status else None
-    if last:
-        await delivery.queue.offer(delivery.name, id, last)
-    else:
-        await delivery.done(id)
+    settings, statuses = await delivery.due(id, after)
+    steps = {s.id: put_on_timelines(delivery, s, after, settings) for s in statuses if s.audience}
+    walked = await side_by_side(id, steps)
+    for status, last in walked.further.items():
+        await delivery.queue.offer(delivery.name, status, last)
+    deleted = [status.id for status in statuses if not status.audience]
+    await delivery.done(*walked.ended, *deleted)
+    return walked.ended, walked.failed
 
 
 WORKER = Carrier(enqueue_status, in_worker=True)
@@ -46,9 +50,8 @@ QUEUE = Phase(
     costs=(
         Claim("post", "", "one insert and one job", lambda n, chunk: 1, redis_at_most=REDIS),
         Claim(
-            "deliver", "followers",
-            "per chunk the status, its next followers and one insert; clear pending, and look what else is pending",
-            lambda n, chunk: 3 * chunks(n, chunk) + 2,
+            "deliver", "followers", "per chunk the status, its next followers and one insert; clear pending",
+            lambda n, chunk: 3 * chunks(n, chunk) + 1,
         ),
         Claim("read", "", "as in phase 2", lambda n, chunk: LIST + VISIBLE),
     ),

@@ -1,4 +1,10 @@
-"""Phase 4: deliver only to those who are there."""
+"""Phase 4: deliver only to those who are there.
+
+Timelines are lists in Memcached that expire with their reader's activity. Followers who are away are skipped, and
+whoever returns is rebuilt with one query.
+A delivery became a prepend in memory, a follower who is away costs nothing, and nothing piles up for them.
+It now costs a Memcached, and for every returning reader the query and a write that has them served again.
+"""
 
 from collections.abc import Sequence
 
@@ -27,11 +33,7 @@ class ActiveFollowers(ActiveReaders):
 
 
 class HomeLists(Lists):
-    """Timelines are lists in Memcached that expire with their reader's activity.
-
-    A delivery became a prepend in memory, a follower who is away costs nothing, and nothing piles up for them.
-    It now costs a Memcached, and for every returning reader one query and one write that has them served again.
-    """
+    """The list: packed ids, the newest in front. What is in a value, and when it expires, is said in `Lists`."""
 
     async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None:
         """Put the id in front of the lists that exist: a prepend to a list that has expired does nothing."""
@@ -69,9 +71,8 @@ CACHE = Phase(
         Claim("post", "", "one insert and one job", lambda n, chunk: 1, redis_at_most=REDIS),
         Claim(
             "deliver", "active followers",
-            "per chunk the status and its next active followers, and a prepend for each and the author; clear pending, "
-            "and look what else is pending",
-            lambda n, chunk: 2 * chunks(n, chunk) + 2, lambda n, chunk: n + 1,
+            "per chunk the status and its next active followers; clear pending; a prepend for each, and for the author",
+            lambda n, chunk: 2 * chunks(n, chunk) + 1, lambda n, chunk: n + 1,
         ),
         Claim(
             "read", "", "what is owed; one gets; the statuses, then their authors, unless seen before",

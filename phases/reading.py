@@ -21,10 +21,25 @@ from phases.delivering.switch import Switch
 from phases.home.candidates import Candidates, KeptThenQuery, Slice
 from phases.home.memory import FirstPages, Statuses, deleted_among, without
 from phases.home.page import Filling, Page, enough
-from phases.keeping.store import Container
+from phases.keeping.store import Container, Place
 from phases.p1_query import HomeTimeline
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A page that somebody asks for. `kept`: what the phase keeps, None for one that keeps nothing."""
+
+    phase: Phase
+    kept: Kept | None
+    reader: ObjectId
+    before: ObjectId | None
+    limit: int
+
+    @property
+    def cursor(self) -> ObjectId:
+        return self.before or LAST_ID
 
 
 @dataclass(frozen=True)
@@ -48,45 +63,43 @@ class Reading:
         self._switch, self._outbox = switch, outbox
         self._edges, self._pages = EdgeMemory(), FirstPages()
 
-    async def page(
-        self, phase: Phase, kept: Kept | None, reader: ObjectId, before: ObjectId | None, limit: int
-    ) -> Page:
+    async def page(self, request: Request) -> Page:
+        kept, reader = request.kept, request.reader
         settings = await self._switch.current()
         container = self._switch.readable(settings, kept.name) if kept else None
         if kept is None or container is None:
-            return await self._asked(phase, reader, before, limit)
-        edges = self._edges.recall(reader)
-        if edges is None and await kept.store.gone(container, reader):
-            return await self._comeback(phase, kept, container, OwnEdges(reader), before, limit)
-        edges = edges or OwnEdges(reader)
-        seen = self._pages.recall(reader) if before is None else {}
-        n = enough(limit)
-        answers = await together(
-            self._db,
-            **self._look(kept, edges, seen, before),
-            **kept.store.look(container, reader, before or LAST_ID, n),
-        )
-        part = await kept.store.read(container, reader, before or LAST_ID, n, answers)
+            return await self._queried(request)
+        remembered = self._edges.recall(reader)
+        edges = remembered or OwnEdges(reader)
+        if remembered is None and await kept.store.gone(container, reader):
+            return await self._comeback(request, kept, container, edges)
+
+        seen = self._pages.recall(reader) if request.before is None else {}
+        place = Place(container, reader, request.cursor, enough(request.limit))
+        answers = await together(self._db, **self._look(kept, edges, seen, request.before), **kept.store.look(place))
+        part = await kept.store.read(place, answers)
         look = self._looked(answers, seen)
+
         if edges.version not in (None, look.version):  # what was remembered is over: begin again without it
             self._edges.forget(reader)
-            return await self.page(phase, kept, reader, before, limit)
+            return await self.page(request)
         if not self._switch.still_holds(settings):  # it took so long: kept no more, perhaps
-            return await self._asked(phase, reader, before, limit)
+            return await self._queried(request)
         if look.backfill_owed or look.waiting is None:
-            return await self._asked(phase, reader, before, limit)
+            return await self._queried(request)
         edges.version, edges.settled = look.version, True
         if part is None:
-            return await self._comeback(phase, kept, container, edges, before, limit)
-        return await self._listed(phase, kept, container, edges, before, limit, part, look)
+            return await self._comeback(request, kept, container, edges)
+        return await self._listed(request, kept, place, part, look, edges)
 
-    async def refresh(self, phase: Phase, kept: Kept | None, reader: ObjectId, limit: int) -> Page:
-        """The first page, after rebuilding what is kept for this reader."""
+    async def refresh(self, request: Request) -> Page:
+        """The page, after rebuilding what is kept for this reader."""
+        kept = request.kept
         container = self._switch.readable(await self._switch.current(), kept.name) if kept else None
         if kept is None or container is None:
-            return await self._asked(phase, reader, None, limit)
-        await kept.store.forget(container, reader)
-        return await self._rebuilt(phase, kept, container, OwnEdges(reader), None, limit)
+            return await self._queried(request)
+        await kept.store.forget(container, request.reader)
+        return await self._rebuilt(request, kept, container, OwnEdges(request.reader))
 
     def forget(self, reader: ObjectId) -> None:
         """As if they had never been here."""
@@ -112,58 +125,47 @@ class Reading:
             rows=without(answers["deleted"], seen) if seen else {},
         )
 
-    # Four ways to a page
+    # Three ways to a page
 
-    async def _asked(self, phase: Phase, reader: ObjectId, before: ObjectId | None, limit: int) -> Page:
-        """What the phase pulls at read is everything, or its store cannot be asked: the definition, evaluated."""
-        pulls = phase.pulls or HomeTimeline
-        candidates = pulls(self._db, reader, Following(self._db, reader, self._edges))
-        statuses, after = await Filling(self._db, reader).fill(candidates, before, limit)
-        return Page(phase.slug, statuses, after, "query")
+    async def _queried(self, request: Request) -> Page:
+        """The phase pulls everything, or what it keeps cannot be believed: the definition, evaluated."""
+        pulls = request.phase.pulls or HomeTimeline
+        candidates = pulls(self._db, request.reader, Following(self._db, request.reader, self._edges))
+        statuses, after = await Filling(self._db, request.reader).fill(candidates, request.before, request.limit)
+        return Page(request.phase.slug, statuses, after, "query")
 
     async def _listed(
-        self,
-        phase: Phase,
-        kept: Kept,
-        container: Container,
-        edges: OwnEdges,
-        before: ObjectId | None,
-        limit: int,
-        part: Slice,
-        look: Look,
+        self, request: Request, kept: Kept, place: Place, part: Slice, look: Look, edges: OwnEdges
     ) -> Page:
         """From what is kept, with what is pending; older ones from the query."""
-        reader = edges.reader
 
         async def more(cursor: ObjectId, n: int) -> Slice | None:
-            finds = kept.store.look(container, reader, cursor, n)
-            answers = await together(self._db, **finds) if finds else {}
-            return await kept.store.read(container, reader, cursor, n, answers)
+            further = place._replace(before=cursor, n=n)
+            finds = kept.store.look(further)
+            return await kept.store.read(further, await together(self._db, **finds) if finds else {})
 
-        candidates = KeptThenQuery(part, more, look.waiting or [], self._query(edges))
-        statuses, after = await self._filled(candidates, edges, before, limit, look.rows)
-        return Page(phase.slug, statuses, after, candidates.source)
+        following = Following(self._db, request.reader, self._edges, edges.version)
+        query = HomeTimeline(self._db, request.reader, following)
+        candidates = KeptThenQuery(part, more, look.waiting or [], query)
+        statuses, after = await self._filled(request, candidates, edges, look.rows)
+        return Page(request.phase.slug, statuses, after, candidates.source)
 
-    async def _comeback(
-        self, phase: Phase, kept: Kept, container: Container, edges: OwnEdges, before: ObjectId | None, limit: int
-    ) -> Page:
+    async def _comeback(self, request: Request, kept: Kept, container: Container, edges: OwnEdges) -> Page:
         """Nothing is kept for the reader. Where the setting says so, it stays like that until they press a button."""
         if kept.recipients.active_only and self._config.comeback == "manual":
-            return replace(await self._asked(phase, edges.reader, before, limit), cold=True)
-        return await self._rebuilt(phase, kept, container, edges, before, limit)
+            return replace(await self._queried(request), cold=True)
+        return await self._rebuilt(request, kept, container, edges)
 
-    async def _rebuilt(
-        self, phase: Phase, kept: Kept, container: Container, edges: OwnEdges, before: ObjectId | None, limit: int
-    ) -> Page:
+    async def _rebuilt(self, request: Request, kept: Kept, container: Container, edges: OwnEdges) -> Page:
         """Complete at once, from the query; beside that the timeline is rebuilt."""
-        reader = edges.reader
+        reader, n = request.reader, enough(request.limit)
         following = Following(self._db, reader, self._edges, edges.version)
-        comeback = Comeback(self._stack, self._edges, reader, await following.ids(), before or LAST_ID, enough(limit))
+        comeback = Comeback(self._stack, self._edges, reader, await following.ids(), request.cursor, n)
 
         async def answer() -> Page:
             candidates = KeptThenQuery(await comeback.head(), _nothing, [], HomeTimeline(self._db, reader, following))
-            statuses, after = await self._filled(candidates, edges, before, limit, {})
-            return Page(phase.slug, statuses, after, "query", cold=True)
+            statuses, after = await self._filled(request, candidates, edges, {})
+            return Page(request.phase.slug, statuses, after, "query", cold=True)
 
         async def rebuild() -> bool:
             try:
@@ -177,22 +179,14 @@ class Reading:
 
     # Fill
 
-    def _query(self, edges: OwnEdges) -> HomeTimeline:
-        return HomeTimeline(self._db, edges.reader, Following(self._db, edges.reader, self._edges, edges.version))
-
     async def _filled(
-        self,
-        candidates: Candidates,
-        edges: OwnEdges,
-        before: ObjectId | None,
-        limit: int,
-        rows: dict[ObjectId, StatusRow],
+        self, request: Request, candidates: Candidates, edges: OwnEdges, rows: dict[ObjectId, StatusRow]
     ) -> tuple[list[StatusRow], ObjectId | None]:
         """What it took to fill a first page is remembered, and the edges that were asked for."""
-        filling = Filling(self._db, edges.reader, edges, rows)
-        statuses, after = await filling.fill(candidates, before, limit)
-        if before is None:
-            self._pages.keep(edges.reader, filling.taken)
+        filling = Filling(self._db, request.reader, edges, rows)
+        statuses, after = await filling.fill(candidates, request.before, request.limit)
+        if request.before is None:
+            self._pages.keep(request.reader, filling.taken)
             self._edges.keep(filling.edges)
         return statuses, after
 

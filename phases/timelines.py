@@ -16,7 +16,7 @@ from phases.base import Carrier, Phase
 from phases.delivering import away
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept import Kept
-from phases.delivering.outbox import Outbox
+from phases.delivering.outbox import Failures, Outbox
 from phases.delivering.settings import Wish
 from phases.delivering.switch import Switch
 from phases.home.page import Page
@@ -24,7 +24,7 @@ from phases.keeping.recipients import Recipients
 from phases.keeping.store import Store
 from phases.p1_query import statuses_by
 from phases.p3_queue import status_deliver
-from phases.reading import Reading
+from phases.reading import Reading, Request
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class PhaseConsumer:
     async def hand_over(self, status: StatusRow) -> None:
         await self.carrier.hand_over(self.delivery, status)
 
-    async def handle(self, status: ObjectId, after: ObjectId | None) -> None:
-        await status_deliver(self.delivery, status, after)
+    async def handle(self, status: ObjectId, after: ObjectId | None) -> tuple[list[ObjectId], Failures]:
+        return await status_deliver(self.delivery, status, after)
 
 
 class Timelines:
@@ -96,12 +96,12 @@ class Timelines:
     ) -> Page:
         """One page of the reader's home timeline, newest first. Raises Invalid for an unknown phase."""
         asked = await self._named(phase)
-        return await self._reading.page(asked, self.kept_by(asked.slug), reader, before, limit)
+        return await self._reading.page(Request(asked, self.kept_by(asked.slug), reader, before, limit))
 
     async def refresh(self, reader: ObjectId, *, phase: str | None = None, limit: int = 20) -> Page:
         """The first page, with what the phase keeps for this reader built anew."""
         asked = await self._named(phase)
-        return await self._reading.refresh(asked, self.kept_by(asked.slug), reader, limit)
+        return await self._reading.refresh(Request(asked, self.kept_by(asked.slug), reader, None, limit))
 
     async def _named(self, slug: str | None) -> Phase:
         slug = slug or (await self.switch.current()).read

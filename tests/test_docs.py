@@ -13,6 +13,8 @@ from phases import PHASES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PATH = r"(?:app|phases|workers|tests|docs|benchmarks|templates)/[\w./]*"
 COMMANDS = re.findall(r"^\| `feedlab ([^`]+)` \|", README, re.MULTILINE)
 
 
@@ -45,10 +47,21 @@ def test_every_command_is_in_the_readme() -> None:
             assert (name, part) in names, f"{name} {part}"
 
 
-def test_every_path_in_the_readme_exists() -> None:
-    code = re.findall(r"`((?:app|phases|workers|tests|docs|benchmarks)/[\w./]*)`", README)
-    for path in (*code, *re.findall(r"\]\(((?!http)[\w./]+)\)", README)):
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_path_in_a_document_exists(document: Path) -> None:
+    text = document.read_text()
+    for path in re.findall(rf"`({PATH})`", text):
         assert (ROOT / path).exists(), path
+    for path in re.findall(r"\]\(((?!http)[\w./]+)\)", text):
+        assert (document.parent / path).exists(), path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_a_name_behind_a_path_is_in_that_file(document: Path) -> None:
+    for path, names in re.findall(rf"`({PATH}\.py)`((?:,? `\w+`)+)", document.read_text()):
+        code = (ROOT / path).read_text()
+        for name in re.findall(r"\w+", names):
+            assert re.search(rf"^ *(async def|def|class)? ?{name}\b( =|[(:])", code, re.MULTILINE), f"{path} {name}"
 
 
 def test_make_targets_in_the_readme_exist() -> None:

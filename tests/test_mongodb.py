@@ -109,7 +109,7 @@ async def test_entries_that_may_not_be_with_a_majority_are_delivered_again(world
     """A poster is not told of a fault of ours, and a job is not failed by it: the delivery stays pending."""
     await world.people("ann", "zoe")
     await world.follow("ann", "zoe")
-    with patch("phases.entries.insert_missing", _interrupted):
+    with patch("phases.keeping.entries.insert_missing", _interrupted):
         await world.post("zoe", "stored")
     assert (await world.pending())["push"] == 1
     await world.sees("ann", "stored")

@@ -12,8 +12,9 @@ from app.models import Audience, StatusRow, User
 from app.social import Social
 from app.stack import MemcachedDown, Stack
 from phases import PHASES
+from phases.delivering.delivery import Delivery
 from phases.home.page import Page
-from phases.timelines import Timelines
+from phases.timelines import PhaseConsumer, Timelines
 from workers.sweeper import OVERDUE_S, sweep
 from workers.worker import drain_queues
 
@@ -93,6 +94,11 @@ class World:
         """Nothing is kept for this reader any more, as after an eviction."""
         for kept in self.timelines.kept.values():
             await kept.forget(self.ids[reader])
+
+    def delivery(self, phase: str) -> Delivery:
+        consumer = self.timelines.outbox.consumers[phase]
+        assert isinstance(consumer, PhaseConsumer)
+        return consumer.delivery
 
     async def warm(self, *readers: str) -> None:
         """Every phase keeps a timeline for them."""

@@ -11,12 +11,11 @@ from bson import ObjectId
 from app.stack import UNAVAILABLE
 from app.stack.queue import JOB_TIMEOUT_S, Retry
 from app.stack.queue.worker import after_the_outage, attempts_of_this_job
+from phases.delivering.outbox import Failures
 from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
 
-BATCH = 16  # statuses delivered beside a job's own
-BATCH_S = 2.0  # for so long
 DONE_REMEMBERED = 10_000
 
 Work = tuple[str, ObjectId]  # a consumer, a status
@@ -40,7 +39,7 @@ def fan_out(consumer: str, status: str, after: str | None) -> Retry | None:
     if after is None and work in runtime.done:
         del runtime.done[work]
         return None
-    own = asyncio.run_coroutine_threadsafe(_steps(runtime, consumer, ObjectId(status), after), runtime.loop)
+    own = asyncio.run_coroutine_threadsafe(_step(runtime, consumer, ObjectId(status), after), runtime.loop)
     try:
         own.result(JOB_TIMEOUT_S)
     except UNAVAILABLE as error:
@@ -51,37 +50,21 @@ def fan_out(consumer: str, status: str, after: str | None) -> Retry | None:
     return None
 
 
-async def _steps(runtime: Runtime, consumer: str, status: ObjectId, after: str | None) -> None:
-    await step(runtime.timelines, consumer, status, after)
-    if after is None:
-        await _beside(runtime, consumer, status)
-
-
-async def step(timelines: Timelines, consumer: str, status: ObjectId, after: object) -> None:
-    """After what no step of ours has said, everybody is served again."""
-    last = ObjectId(after) if isinstance(after, str) and ObjectId.is_valid(after) else None
-    await timelines.outbox.consumers[consumer].handle(status, last)
-
-
-async def _beside(runtime: Runtime, consumer: str, status: ObjectId) -> None:
-    """RQ takes longer over a job than an ordinary delivery takes, so a job also delivers what was posted after its
-    own status and waits behind it, all at once. The jobs of these find nothing to do. What fails here is left to its
+async def _step(runtime: Runtime, consumer: str, status: ObjectId, after: object) -> None:
+    """Other statuses that were done are noted: their own jobs find nothing to do, once. One that failed is left to its
     own job, to be tried, counted and if need be buried by itself.
     """
-    others = await runtime.timelines.outbox.behind(consumer, status, BATCH)
-    steps = {other: asyncio.create_task(step(runtime.timelines, consumer, other, None)) for other in others}
-    if not steps:
-        return
-    _, late = await asyncio.wait(steps.values(), timeout=BATCH_S)
-    for task in late:
-        task.cancel()
-    await asyncio.wait(steps.values())
-    for other, task in steps.items():
-        if task.cancelled():
-            continue
-        if error := task.exception():
-            log.warning("delivery of %s in %s is left to its own job: %r", other, consumer, error)
-        else:
-            runtime.done[consumer, other] = None
+    done, failed = await step(runtime.timelines, consumer, status, after)
+    runtime.done.update({(consumer, other): None for other in done if other != status})
     while len(runtime.done) > DONE_REMEMBERED:
         runtime.done.popitem(last=False)
+    if error := failed.pop(status, None):
+        raise error
+    if failed:
+        log.warning("deliveries in %s are left to their own jobs: %r", consumer, failed)
+
+
+async def step(timelines: Timelines, consumer: str, status: ObjectId, after: object) -> tuple[list[ObjectId], Failures]:
+    """`after` as the job says it. Where it is not one of our ids (0.1 wrote others), everybody is served again."""
+    last = ObjectId(after) if isinstance(after, str) and ObjectId.is_valid(after) else None
+    return await timelines.outbox.consumers[consumer].handle(status, last)

@@ -1,4 +1,4 @@
-"""Who follows whom: read from a SNAP edge list, or generated with a heavy tail."""
+"""The follow graph: read from a SNAP edge list, or generated with a heavy tail."""
 
 import gzip
 import zlib

@@ -88,7 +88,7 @@ class DataDirectory:
 
     @contextmanager
     def owned(self, purpose: str, *, lasting: bool) -> Iterator[None]:
-        """Hold the directory. What a killed owner left running is stopped first. Raises InUse."""
+        """Hold the directory. Programs that a killed owner left running are stopped first. Raises InUse."""
         lock = self._lock()
         try:
             self._stop_leftovers()

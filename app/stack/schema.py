@@ -64,7 +64,7 @@ async def migrate(database: Database) -> None:
 
 
 async def _first_version(database: Database) -> int:
-    """Write it: ours where nothing is, 1 where a program has been that wrote none. Whoever writes first is right."""
+    """Write it: ours where nothing is, 1 where a program has been that wrote none. The first to write is right."""
     old = OURS.intersection(await database.list_collection_names())
     with suppress(DuplicateKeyError):
         await database[SETTINGS].insert_one({"_id": SCHEMA, "version": 1 if old else VERSION})

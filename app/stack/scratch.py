@@ -21,7 +21,7 @@ async def scratch(addresses: Addresses, config: Config, family: str, clock: Cloc
     """A stack on an empty `config.database`, whose name begins with `family`.
 
     Databases of that family that an earlier, killed run has left behind are dropped first, so only one may run at a
-    time. What it keeps in Memcached has to be deleted by its user, or expires.
+    time. Its user has to delete what it keeps in Memcached, or that expires.
     """
     assert config.database.startswith(family)
     timeout_s = config.server_timeout_s

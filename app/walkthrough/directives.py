@@ -7,7 +7,7 @@
     ::measured EXPERIMENT the sentence of the recorded run
     ::question WORDS      a question; its answer is the text up to the next directive
 
-The Markdown is ours, HTML and all. What comes from somewhere else is escaped.
+The Markdown is ours, HTML and all. Text from somewhere else is escaped.
 """
 
 import re

@@ -88,7 +88,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class Lanes:
-    """Who does what, from left to right. The same three lanes in every phase: the work moves between them."""
+    """Three lanes from left to right, the same in every phase: the work moves between them."""
 
     about: str
     lanes: tuple[Lane, ...]

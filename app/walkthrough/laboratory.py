@@ -1,7 +1,7 @@
 """Running experiments for visitors: one at a time among all web processes, beside the event loop, within a limit.
 
 An experiment runs in a thread with an event loop and connections of its own, so that pages are answered meanwhile.
-What is known of a run is in MongoDB: any web process can show it.
+The state of a run is in MongoDB: any web process can show it.
 """
 
 import asyncio

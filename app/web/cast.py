@@ -23,7 +23,7 @@ class Player:
 
 
 async def cast(stack: Stack, state: State) -> Sequence[Player]:
-    """Whoever has most followers in front, then whoever follows most, then some of the first one's followers."""
+    """The person with most followers in front, then the one who follows most, then some followers of the first."""
     until_s, players = getattr(state, "cast", (0.0, ()))
     if not players or stack.clock.monotonic() >= until_s:
         players = await _found()

@@ -39,7 +39,7 @@ class Metrics:
         self.queued = Gauge("feedlab_queued_jobs", "Jobs waiting", ["phase"], registry=self.registry)
 
     async def text(self, timelines: Timelines) -> bytes:
-        """The Prometheus text. What the servers know is left out while they do not answer."""
+        """The Prometheus text. Figures that the servers know are left out while they do not answer."""
         self.pending.clear()
         self.queued.clear()
         try:

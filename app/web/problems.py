@@ -91,7 +91,7 @@ class FieldErrors(Rejected):
 
 
 def problem_of(error: Exception) -> Problem:
-    """What a client is told about an error; an unexpected one is logged, and the client is told under which id."""
+    """The answer to an error; an unexpected one is logged, and the client is told under which id."""
     if isinstance(error, Refused):
         status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
         headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, TooMany) else {}

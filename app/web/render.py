@@ -100,7 +100,7 @@ TEMPLATES = _environment()
 
 
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
-    """One page. Who is signed in is shown as far as this request knows it: error pages ask no server."""
+    """One page. It shows the person who is signed in as far as this request knows them: error pages ask no server."""
     stack: Stack = request.app.state.stack
     known = session.known_session(request)
     proof = Markup('<input type="hidden" name="{}" value="{}">').format(session.PROOF, known.proof()) if known else ""

@@ -74,7 +74,7 @@ Time = Annotated[
     PlainSerializer(_time, return_type=str),
     WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-11-20T10:08:00.000Z"]}),
 ]
-# Which phases there are, `Timelines` knows: it refuses others.
+# `Timelines` knows which phases there are, and refuses others.
 Slug = Annotated[str, Field(min_length=1), WithJsonSchema({"type": "string", "enum": list(SLUGS)})]
 Count = Annotated[int, Field(ge=0)]
 

@@ -1,7 +1,7 @@
 """The cookie session of the pages, and the proof that a form comes from one of them.
 
-The cookie holds the same bearer token that the API gives out. Whoever is signed out gets a random cookie instead, so
-that the forms for signing up and in are bound to one browser too.
+The cookie holds the same bearer token that the API gives out. A visitor who is signed out gets a random cookie
+instead, so that the forms for signing up and in are bound to one browser too.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ FIELDS = 100  # of one form
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who asks (None: nobody signed in), and the secret cookie that the forms of this answer are bound to."""
+    """The account that asks (None: nobody signed in), and the secret cookie that this answer's forms are bound to."""
 
     account: Account | None
     secret: str
@@ -54,7 +54,7 @@ def has_cookie(request: Request) -> bool:
 
 
 async def open_session(request: Request) -> Session:
-    """Whose cookie it is; asked once per request."""
+    """The owner of the cookie; asked once per request."""
     if session := known_session(request):
         return session
     request.state.session = await _session(request)

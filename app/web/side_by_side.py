@@ -99,7 +99,7 @@ async def _side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS,
 
 
 async def _reader(request: Request, me: Account) -> tuple[Person, str | None]:
-    """Whose timeline is shown: one's own, or in demo mode anybody's. Running a system is no right to read along."""
+    """The reader whose page is shown: oneself, or in demo mode anybody. Running a system is no right to read along."""
     own = Person(me.id, me.handle, me.name)
     handle = request.query_params.get("reader", "").strip().removeprefix("@")
     if not handle or not stack_of(request).config.demo:

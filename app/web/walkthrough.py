@@ -150,8 +150,8 @@ MARKDOWN.add_render_rule("image", _image)
 
 
 def prose(text: str, drawings: Mapping[str, Drawing] | None = None) -> Markup:
-    """Our own Markdown, as in docs/walkthrough/. What is too wide can be scrolled, by keyboard too; a link to a file
-    is its path.
+    """Our own Markdown, as in docs/walkthrough/. Parts that are too wide can be scrolled, by keyboard too; a link to a
+    file is its path.
     """
     html = MARKDOWN.render(text, dict(drawings or {}))
     html = html.replace("<pre>", '<pre tabindex="0">')

@@ -1,16 +1,31 @@
 """The delivery of one phase, on one stack: what its walk over the recipients is made of."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from bson import ObjectId
 
-from app.access import statuses_by_id
+from app.access import FIELDS, statuses_by_id
 from app.models import StatusRow
 from app.stack import DeliveryQueue
+from app.stack.mongodb.find import Find
 from phases.delivering.kept import Kept
-from phases.delivering.outbox import Outbox
+from phases.delivering.outbox import Failures, Outbox
 from phases.delivering.settings import Settings
+
+TOGETHER = 50  # statuses whose first step is made in one job
+PATIENCE_S = 2.0  # so long a job waits for the steps of other statuses than its own
+
+
+@dataclass
+class Walked:
+    """What came of some steps: where those with further recipients go on, which are at their end, which failed."""
+
+    further: dict[ObjectId, ObjectId] = field(default_factory=dict)
+    ended: list[ObjectId] = field(default_factory=list)
+    failed: Failures = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -38,12 +53,39 @@ class Delivery:
         for container in self.kept.switch.writable(settings, self.kept.name):
             await self.kept.store.deliver(container, status, readers)
 
-    async def find(self, id: ObjectId) -> tuple[Settings, StatusRow | None]:
-        """A status that was not deleted, and settings read at that moment."""
-        settings, answers = await self.kept.switch.fresh_with(statuses=statuses_by_id([id]))
-        rows = [StatusRow.of(document) for document in answers["statuses"]]
-        return settings, next((row for row in rows if row.audience), None)
+    async def due(self, id: ObjectId, after: ObjectId | None) -> tuple[Settings, list[StatusRow]]:
+        """The status whose step is due and, with a first step, some that are pending behind it; with settings read at
+        that moment. RQ takes longer over a job than the walk over ordinary followers does.
+        """
+        behind = {"pending": self.name, "_id": {"$gte": id}}
+        find = statuses_by_id([id]) if after else Find("statuses", behind, FIELDS, TOGETHER, [("_id", 1)])
+        settings, answers = await self.kept.switch.fresh_with(statuses=find)
+        return settings, [StatusRow.of(document) for document in answers["statuses"]]
 
-    async def done(self, status: ObjectId) -> None:
-        """The last recipient has it."""
-        await self.outbox.done(self.name, [status])
+    async def done(self, *statuses: ObjectId) -> None:
+        """The last recipient has them."""
+        if statuses:
+            await self.outbox.done(self.name, statuses)
+
+
+async def side_by_side(own: ObjectId, steps: Mapping[ObjectId, Coroutine[Any, Any, ObjectId | None]]) -> Walked:
+    """Make all of them at once, and wait for one's own. The others have PATIENCE_S and fail by themselves."""
+    tasks = {id: asyncio.create_task(step) for id, step in steps.items()}
+    walked = Walked()
+    if not tasks:
+        return walked
+    try:
+        await asyncio.wait(tasks.values(), timeout=PATIENCE_S)
+        if own in tasks:
+            await asyncio.wait([tasks[own]])
+    finally:
+        for task in tasks.values():
+            task.cancel()
+    for id, end in zip(tasks, await asyncio.gather(*tasks.values(), return_exceptions=True), strict=True):
+        if isinstance(end, BaseException):
+            walked.failed[id] = end
+        elif end:
+            walked.further[id] = end
+        else:
+            walked.ended.append(id)
+    return walked

@@ -1,5 +1,5 @@
-"""What is owed, and to whom (rules 4 and 5): a status names the consumers that still have to handle it, an edge says
-that its backfill is due.
+"""The outbox (rules 4 and 5): a status names the consumers that still have to handle it, an edge says that its
+backfill is due.
 
 A consumer is whatever follows from a status: the phases are the first. It is handed a status when that is posted;
 what is lost on the way is still owed, a read looks at it first, and the sweeper offers it again.
@@ -31,6 +31,9 @@ WIDENING = {"follows": ("follower", "followee"), "circles": ("member", "owner")}
 Heard = Callable[[StatusRow, str, float, float], None]
 
 
+Failures = dict[ObjectId, BaseException]  # by status
+
+
 class Consumer(Protocol):
     """Handles statuses in bounded steps that may be repeated. Raises UNAVAILABLE when a server is away."""
 
@@ -43,8 +46,10 @@ class Consumer(Protocol):
         """What the poster waits for, after the status is stored."""
         ...
 
-    async def handle(self, status: ObjectId, after: ObjectId | None) -> None:
-        """One step, and a job for the next; after the last one the status is `done`."""
+    async def handle(self, status: ObjectId, after: ObjectId | None) -> tuple[list[ObjectId], Failures]:
+        """One step, and a job for the next; after the last one the status is `done`. With a first step it may make
+        those of other statuses that are pending: what is done, and what failed.
+        """
         ...
 
 
@@ -163,11 +168,6 @@ class Outbox:
 
     async def count(self, name: str) -> int:
         return await self._db["statuses"].count_documents({"pending": name})
-
-    async def behind(self, name: str, status: ObjectId, limit: int) -> list[ObjectId]:
-        """Statuses that are owed to this consumer and were stored after this one, oldest first."""
-        query = {"pending": name, "_id": {"$gt": status}}
-        return await self._ids(query, limit)
 
     async def overdue(self, name: str, older_than: ObjectId, limit: int) -> list[ObjectId]:
         """Statuses that have been pending for too long, oldest first."""

@@ -2,7 +2,7 @@
 
 One document in MongoDB, read at most `settings_age_s` ago by whoever acts on it. Each time something is kept again it
 begins a new container, named after the moment from which it is complete, so nothing of an earlier time is ever read.
-What is switched off is delivered to for the grace, for the sake of readers that have not heard of it.
+A container that is switched off still gets deliveries for the grace, for processes that have not heard of it.
 """
 
 import asyncio

@@ -38,7 +38,7 @@ class Newest:
     in it, unsorted. How far back it reaches is guessed by the caller, from the pace of what they have seen, or else
     from a sample. Should it hold too little or too much, the groups are merged after all.
 
-    What is looked up stays in bytes: to make and to compare ids takes as long as finding them.
+    The answers stay in bytes: to make and to compare ids takes as long as finding them.
     """
 
     def __init__(self, db: Database, query: Query, authors: list[ObjectId], fields: tuple[str, ...] = SIGNED) -> None:

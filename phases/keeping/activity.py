@@ -1,5 +1,5 @@
-"""Who is active: readers who have been here lately, and whose statuses they get. A list never outlives its reader's
-activity.
+"""Active readers: those who have been here lately, and the authors whose statuses they get. A list never outlives its
+reader's activity.
 
 One document per active reader. Invariant: a live list expires no later than `until` of its reader's document, and that
 names everybody whom the reader follows, but for edges whose backfill is owed. So it is written before a list is filled
@@ -34,7 +34,7 @@ def active_until(config: Config, now: datetime) -> datetime:
 
 
 class ActiveReaders(Recipients):
-    """What is noted of active readers. Which of them a status goes to is said in phase 4."""
+    """The notes on active readers. Phase 4 says to which of them a status goes."""
 
     active_only = True
 

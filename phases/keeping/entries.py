@@ -19,7 +19,7 @@ from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows
 from app.stack.mongodb.write import create_clustered, insert_missing
 from phases.home.candidates import Slice
 from phases.keeping.recipients import Recipients
-from phases.keeping.store import AuthorIds, Container, Returning, Store
+from phases.keeping.store import AuthorIds, Container, Place, Returning, Store
 
 DROP_AFTER_S = 60  # reads that began in a container have ended so long after it is out of the settings
 SWEPT_AT_ONCE = 100  # readers looked at per sweep
@@ -70,21 +70,20 @@ class Entries(Store):
         if documents:
             await insert_missing(self.db, entries_name(container), documents)
 
-    def look(self, container: Container, reader: ObjectId, before: ObjectId, n: int) -> dict[str, Find]:
+    def look(self, place: Place) -> dict[str, Find]:
+        container, reader, before, n = place
         keys = {"$gte": entry_key(reader, FIRST_ID), "$lt": entry_key(reader, before)}
         return {
             "entries": Find(entries_name(container), {"_id": keys}, ("_id", "a"), n, NEWEST_FIRST),
             "floor": Find(floors_name(container), {"_id": reader}, ("floor",), 1),
         }
 
-    async def read(
-        self, container: Container, reader: ObjectId, before: ObjectId, n: int, answers: Mapping[str, Rows]
-    ) -> Slice | None:
+    async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
         """All of it is in the answers: entries and floor of the same moment."""
         if not any(answers["floor"]):
             return None
         entries = [Entry(ObjectId(row["_id"][12:]), row["a"]) for row in answers["entries"]]
-        return Slice(entries, answers["floor"][0]["floor"], whole=len(entries) < n and before == LAST_ID)
+        return Slice(entries, answers["floor"][0]["floor"], whole=len(entries) < place.n and place.before == LAST_ID)
 
     async def forget(self, container: Container, reader: ObjectId) -> None:
         await self._floors(container).update_one(

@@ -23,7 +23,7 @@ from app.stack import MemcachedDown, Stack
 from app.stack.mongodb.find import Rows, rows
 from phases.home.candidates import NOTHING, Slice
 from phases.keeping.recipients import Recipients
-from phases.keeping.store import AuthorIds, Container, Recent, Returning, Store
+from phases.keeping.store import AuthorIds, Container, Place, Recent, Returning, Store
 
 ID_BYTES = 12
 TRAILER = struct.Struct(">4s12s12sQ")
@@ -105,17 +105,16 @@ class Lists(Store):
         except MemcachedDown:
             return False  # nobody knows
 
-    async def read(
-        self, container: Container, reader: ObjectId, before: ObjectId, n: int, answers: Mapping[str, Rows]
-    ) -> Slice | None:
+    async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
         """One command to Memcached."""
         try:
-            return await self._read(key(container, reader), reader, before, n)
+            return await self._read(place)
         except MemcachedDown:
             return NOTHING
 
-    async def _read(self, at: str, reader: ObjectId, before: ObjectId, n: int) -> Slice | None:
+    async def _read(self, place: Place) -> Slice | None:
         """Renews the TTL when that is due."""
+        at, reader = key(place.container, place.reader), place.reader
         kept = await self.memcached.gets(at)
         if kept is None:
             return None
@@ -126,7 +125,7 @@ class Lists(Store):
             edges = await rows(self.db, followees_of(reader))
             active = await self.recipients.admit(reader, [edge["followee"] for edge in edges])
             await self._swap(at, self._renewed(value, active.until), kept[1])
-        return value.slice(before, n)
+        return value.slice(place.before, place.n)
 
     async def rebuild(self, container: Container, returning: Returning) -> bool:
         """Nothing is kept while Memcached is away: the next read finds nothing again, and asks."""

@@ -1,4 +1,4 @@
-"""Whom a status is delivered to, and what has to be known of them."""
+"""Recipients: the readers to whom a status is delivered, and what has to be known of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Admitted(NamedTuple):
 class Recipients(ABC):
     """Names the recipients of a status in the order of their ids. Delivery may be generous: the read decides.
 
-    The other verbs are for recipients that not every follower is: who returns is admitted, and stays so for a time.
+    The other verbs matter where not every follower is a recipient: a reader who returns is admitted for a time.
     """
 
     name: ClassVar[str]
@@ -37,8 +37,8 @@ class Recipients(ABC):
         """The next `n` above `last`, by id; fewer only when there are no more."""
 
     async def admit(self, reader: ObjectId, followees: Sequence[ObjectId]) -> Admitted:
-        """Make sure, by a majority, that deliveries reach the reader. Whom they came to follow since `followees` were
-        looked up has been widened to, or will be.
+        """Make sure, by a majority, that deliveries reach the reader. An author whom they came to follow since
+        `followees` were looked up has been widened to, or will be.
         """
         return Admitted(None, None)
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from bson import ObjectId
 
@@ -34,6 +34,15 @@ class Container:
     @property
     def name(self) -> str:
         return str(self.since)
+
+
+class Place(NamedTuple):
+    """The `n` newest entries below `before`, of one reader's timeline in a container."""
+
+    container: Container
+    reader: ObjectId
+    before: ObjectId
+    n: int
 
 
 @dataclass(frozen=True)
@@ -91,15 +100,13 @@ class Store(ABC):
         """Whether the reader is certainly cold, where that is cheaper to ask than a read."""
         return False
 
-    def look(self, container: Container, reader: ObjectId, before: ObjectId, n: int) -> dict[str, Find]:
+    def look(self, place: Place) -> dict[str, Find]:
         """What of a read is in MongoDB; it is looked up on the same snapshot as what is owed to the reader."""
         return {}
 
     @abstractmethod
-    async def read(
-        self, container: Container, reader: ObjectId, before: ObjectId, n: int, answers: Mapping[str, Rows]
-    ) -> Slice | None:
-        """The `n` newest entries below `before`, as they are after the `answers` to `look`; None for a cold reader."""
+    async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
+        """The entries, as they are after the `answers` to `look`; None for a cold reader."""
 
     @abstractmethod
     async def rebuild(self, container: Container, returning: Returning) -> bool:
@@ -107,7 +114,7 @@ class Store(ABC):
 
     @abstractmethod
     async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None:
-        """Rule 4: take in one author's entries. Whoever is rebuilding at that moment notices."""
+        """Rule 4: take in one author's entries. A rebuild that is under way notices it."""
 
     @abstractmethod
     async def forget(self, container: Container, reader: ObjectId) -> None:

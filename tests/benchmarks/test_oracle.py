@@ -1,4 +1,4 @@
-"""The oracle against the sentence of DESIGN §2, written out case by case."""
+"""The oracle against the definition of `visible`, written out case by case."""
 
 import pytest
 

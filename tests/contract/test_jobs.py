@@ -11,10 +11,11 @@ from bson import ObjectId
 
 from app.models import StatusRow
 from app.stack import queue
+from app.stack.queue import jobs as queue_jobs
+from phases.delivering import delivery
 from phases.delivering.delivery import Delivery
 from phases.p4_cache import CACHE
 from tests.world import World
-from workers import jobs
 from workers.jobs import RUNTIME, Runtime, fan_out
 
 pytestmark = pytest.mark.anyio
@@ -59,13 +60,13 @@ def meanwhile(happens: Callable[[StatusRow], object]) -> AbstractContextManager[
 
 
 async def test_one_job_delivers_what_was_posted_behind_it(town: World) -> None:
-    posted = [await town.post("zoe", f"{n}") for n in range(jobs.BATCH + 4)]
+    posted = [await town.post("zoe", f"{n}") for n in range(delivery.TOGETHER + 4)]
     await one_job(town, posted[0].id)
-    assert await owed(town) == 3
+    assert await owed(town) == 4
     await town.drain()
     assert await owed(town) == 0
     assert keys(town, "rq:job:*") == []
-    assert await town.walk("ann", CACHE.slug) == [f"{n}" for n in reversed(range(jobs.BATCH + 4))]
+    assert await town.walk("ann", CACHE.slug) == [f"{n}" for n in reversed(range(delivery.TOGETHER + 4))]
 
 
 async def test_the_jobs_of_what_was_delivered_beside_another_do_nothing_once(town: World) -> None:
@@ -88,7 +89,7 @@ async def test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out(town: 
         if status.text == "poison":
             raise ValueError("indigestible")
 
-    with patch.object(queue, "ATTEMPT_PAUSES_S", (0,)), meanwhile(poison):
+    with patch.object(queue_jobs, "ATTEMPT_PAUSES_S", (0,)), meanwhile(poison):
         for text in ("before", "poison", "after"):
             await town.post("zoe", text)
         await town.drain()
@@ -111,7 +112,7 @@ async def test_a_delivery_that_hangs_beside_a_job_delays_no_other(town: World) -
             await asyncio.sleep(60)
 
     first, _, _ = [await town.post("zoe", text) for text in ("first", "hangs", "last")]
-    with patch.object(jobs, "BATCH_S", 0.2), meanwhile(hang):
+    with patch.object(delivery, "PATIENCE_S", 0.2), meanwhile(hang):
         await one_job(town, first.id)
     assert await owed(town) == 1
     await town.drain()

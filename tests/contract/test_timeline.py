@@ -1,4 +1,4 @@
-"""DESIGN §2, sentence by sentence, in every phase on every stack."""
+"""What a page promises, sentence by sentence, in every phase on every stack."""
 
 import pytest
 

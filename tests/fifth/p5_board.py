@@ -16,7 +16,7 @@ from phases.base import Phase
 from phases.claims import LIST, REDIS, VISIBLE, Claim, chunks
 from phases.home.candidates import Slice
 from phases.keeping.recipients import Recipients
-from phases.keeping.store import AuthorIds, Container, Returning, Store
+from phases.keeping.store import AuthorIds, Container, Place, Returning, Store
 from phases.p3_queue import WORKER
 
 DROP_AFTER_S = 60  # reads that began in a container have ended so long after it is out of the settings
@@ -50,17 +50,15 @@ class Boards(Store):
         """Whoever has no document gets nothing: they are cold, and their rebuild asks."""
         await self._boards(container).update_many({"_id": {"$in": list(to)}}, {"$addToSet": {"ids": status.id}})
 
-    def look(self, container: Container, reader: ObjectId, before: ObjectId, n: int) -> dict[str, Find]:
-        return {"board": Find(PREFIX + container.name, {"_id": reader}, ("ids", "floor"), 1)}
+    def look(self, place: Place) -> dict[str, Find]:
+        return {"board": Find(PREFIX + place.container.name, {"_id": place.reader}, ("ids", "floor"), 1)}
 
-    async def read(
-        self, container: Container, reader: ObjectId, before: ObjectId, n: int, answers: Mapping[str, Rows]
-    ) -> Slice | None:
+    async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
         board = next(iter(answers["board"]), {})
         if "floor" not in board:
             return None
-        entries = [Entry(id) for id in sorted(board["ids"], reverse=True) if board["floor"] <= id < before]
-        return Slice(entries[:n], board["floor"], whole=len(entries) < n and before == LAST_ID)
+        entries = [Entry(id) for id in sorted(board["ids"], reverse=True) if board["floor"] <= id < place.before]
+        return Slice(entries[: place.n], board["floor"], whole=len(entries) < place.n and place.before == LAST_ID)
 
     async def rebuild(self, container: Container, returning: Returning) -> bool:
         """Lease -> query -> ids and floor, unless somebody merged, forgot or leased in between."""

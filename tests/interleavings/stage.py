@@ -148,7 +148,7 @@ class Town(World):
         jobs = sorted(self.queue.waiting), sorted(self.queue.started)
         return repr(documents), repr(sorted(lists.items())), repr(jobs), now
 
-    # What is true: DESIGN §2, on the raw documents
+    # What is true, judged by the oracle on the raw documents
 
     def rows(self, collection: str) -> list[dict[str, Any]]:
         return list(self._collections[collection]._documents.values())

@@ -1,6 +1,7 @@
 """`python -m tests.mutations [WORD ...]`: take away the guards whose names contain a word, one at a time, in a copy."""
 
 import argparse
+import ast
 import os
 import queue
 import re
@@ -29,6 +30,32 @@ OURS = "import app, phases, workers, tests; print(*(module.__file__ for module i
 
 class NotMutable(Exception):
     """The table does not fit the code, or the tests fail without any mutation."""
+
+
+def apply(root: Path, mutant: Mutant) -> tuple[Path, str, str]:
+    """A file, its text, and its text without the guard."""
+    parts = mutant.at.split(".")
+    n = next(n for n in range(len(parts), 0, -1) if (root / "/".join(parts[:n])).with_suffix(".py").exists())
+    file = (root / "/".join(parts[:n])).with_suffix(".py")
+    text = file.read_text()
+    lines = text.splitlines(keepends=True)
+    first, last = _lines_of(ast.parse(text), parts[n:]) if parts[n:] else (0, len(lines))
+    source = "".join(lines[first:last])
+    for wanted in filter(None, (mutant.old, mutant.behind)):
+        if source.count(wanted) != 1:
+            raise NotMutable(f"{mutant.name}: occurs {source.count(wanted)} times in {mutant.at}: {wanted!r}")
+    changed = source.replace(mutant.old, mutant.new)
+    if mutant.behind:
+        changed = changed.replace(mutant.behind, mutant.behind + mutant.old)
+    return file, text, "".join([*lines[:first], changed, *lines[last:]])
+
+
+def _lines_of(node: ast.AST, names: Sequence[str]) -> tuple[int, int]:
+    for name in names:
+        node = next(child for child in ast.iter_child_nodes(node) if getattr(child, "name", None) == name)
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    assert node.end_lineno
+    return node.lineno - 1, node.end_lineno
 
 
 class Copy:
@@ -60,11 +87,8 @@ class Copy:
 
     @contextmanager
     def mutated(self, mutant: Mutant) -> Iterator[None]:
-        file = self.path / mutant.file
-        text = file.read_text()
-        if text.count(mutant.old) != 1:
-            raise NotMutable(f"{mutant.name}: occurs {text.count(mutant.old)} times in {mutant.file}: {mutant.old!r}")
-        file.write_text(text.replace(mutant.old, mutant.new))
+        file, text, changed = apply(self.path, mutant)
+        file.write_text(changed)
         try:
             yield
         finally:

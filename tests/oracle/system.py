@@ -19,7 +19,7 @@ from app.config import Config
 from app.models import User
 from app.social import Social
 from app.stack import UNAVAILABLE, Addresses, MemcachedDown, Stack, connected
-from app.stack.queue import QUEUES
+from app.stack.queue import QUEUES, jobs
 from phases.keeping.entries import Entries
 from phases.keeping.lists import PLACEHOLDER, Lists, Value, key
 from phases.p4_cache import CACHE
@@ -210,8 +210,8 @@ class System:
 
         queue = self.raw.queue
         with ExitStack() as patches:
-            for name in ("_offer", "_job_ids", "_enqueue_scheduled"):
-                patches.enter_context(patch.object(queue, name, fused(getattr(queue, name))))
+            for place, name in ((queue, "_offer"), (queue, "_job_ids"), (jobs, "enqueue_scheduled")):
+                patches.enter_context(patch.object(place, name, fused(getattr(place, name))))
             yield
 
     async def sign_up(self, handle: str) -> ObjectId:
@@ -239,10 +239,10 @@ class System:
     async def run(self, process: Process, job: Job) -> bool:
         """False when a server is away: the job has to wait."""
         try:
-            await step(process.timelines, job.phase, job.status, job.after)
+            _, failed = await step(process.timelines, job.phase, job.status, job.after)
         except UNAVAILABLE:
             return False
-        return True
+        return job.status not in failed
 
     # Memcached
 

@@ -1,8 +1,7 @@
 """Look-ups: several of them in one command, answered as of one moment."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from motor.frameworks.asyncio import run_on_executor
@@ -10,6 +9,7 @@ from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 
 from app.stack.mongodb.connection import Database
+from app.stack.mongodb.lookup import NEWEST_FIRST, Find, Order, Rows
 from app.stack.mongodb.stand_in import StandInDatabase
 
 SNAPSHOT_UNAVAILABLE = 246  # MongoDB's error code
@@ -17,36 +17,9 @@ SNAPSHOT_PAUSES_S = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)  # between tries; a majorit
 
 _in_thread: Any = run_on_executor  # Motor's own threads
 
-Rows = list[dict[str, Any]]  # the answer to a look-up
-Order = Sequence[tuple[str, int]]  # keys and directions
-NEWEST_FIRST: Order = (("_id", -1),)
-
 
 class NoSnapshot(Exception):
-    """What was created last is not known to a majority: as if a server were away."""
-
-
-@dataclass(frozen=True)
-class Find:
-    """One look-up. `fields` are those of the answer; `_id` only if it is among them.
-
-    Only for a look-up of its own: `index`, the name of the one to use, where the planner would try several each time.
-    """
-
-    collection: str
-    query: Mapping[str, Any]
-    fields: tuple[str, ...]
-    limit: int
-    order: Order = ()
-    index: str | None = None
-
-    def projection(self) -> dict[str, int]:
-        return {"_id": 0, **dict.fromkeys(self.fields, 1)}
-
-    def stages(self, name: str) -> list[dict[str, Any]]:
-        sort: list[dict[str, Any]] = [{"$sort": dict(self.order)}] if self.order else []
-        tagged = {**self.projection(), "part": {"$literal": name}}
-        return [{"$match": self.query}, *sort, {"$limit": self.limit}, {"$project": tagged}]
+    """A majority does not know yet what was created last: as if a server were away."""
 
 
 async def rows(database: Database, find: Find) -> Rows:
@@ -91,3 +64,6 @@ async def _on_a_snapshot(read: Callable[[], Awaitable[Rows]]) -> Rows:
                 raise
         await asyncio.sleep(pause_s)
     raise NoSnapshot("no snapshot holds every collection yet")
+
+
+__all__ = ["NEWEST_FIRST", "Find", "NoSnapshot", "Order", "Rows", "rows", "together"]

@@ -1,15 +1,13 @@
 """mongomock in this process, as much of MongoDB as the project uses."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from mongomock_motor import AsyncMongoMockClient, AsyncMongoMockCollection, AsyncMongoMockDatabase
 
 from app.stack.cost import count_mongodb
 from app.stack.mongodb.connection import Database
-
-if TYPE_CHECKING:
-    from app.stack.mongodb.find import Find
+from app.stack.mongodb.lookup import Find, Rows
 
 T = TypeVar("T")
 
@@ -45,7 +43,7 @@ class StandInDatabase(AsyncMongoMockDatabase):  # type: ignore[type-arg]
         this: Any = self
         return StandInCollection(this, self.delegate.get_collection(*args, **options))
 
-    async def one_after_another(self, finds: "Mapping[str, Find]") -> dict[str, list[dict[str, Any]]]:
+    async def one_after_another(self, finds: Mapping[str, Find]) -> dict[str, Rows]:
         """Nothing else runs in between: mongomock never gives the event loop away."""
         count_mongodb()
         answers = {}

@@ -94,7 +94,7 @@ class DeliveryQueue:
         return looking.job_ids(self.queues)
 
     async def workers(self) -> list[looking.WorkerState]:
-        """Whoever takes jobs, the longest at work first."""
+        """The workers that take jobs, the longest at work first."""
         return await self._call(looking.workers, self.connection)  # type: ignore[no-any-return]
 
     async def ping(self) -> str:
@@ -117,5 +117,5 @@ class DeliveryQueue:
         return bool(await self._call(is_suspended, self.connection))
 
     async def forget(self) -> None:
-        """Drop every job. What was pending is queued again by the sweeper."""
+        """Drop every job. The sweeper queues again what is pending."""
         await self._call(self.connection.flushdb)

@@ -76,7 +76,7 @@ def _error(job: Job) -> str | None:
 
 
 def workers(connection: redis.Redis) -> list[WorkerState]:
-    """Whoever takes jobs, the longest at work first."""
+    """The workers that take jobs, the longest at work first."""
     states = [
         WorkerState(
             name=worker.name,
