@@ -355,10 +355,12 @@ async def test_an_empty_timeline_says_what_to_do(site: Site) -> None:
 
 async def test_a_cold_timeline_is_complete_and_refreshed_by_its_button() -> None:
     async with opened(comeback="manual") as site:
+        await site.timelines.change(read=CACHE.slug, delivering=[CACHE.slug])
+        site.clock.advance(10)
         ann = await site.browser().sign_up("ann")
         await ann.post("hello")
         await site.stack.memcached.flush()
-        html = await ann.open(f"/?phase={CACHE.slug}")
+        html = await ann.open("/")
         assert texts(html) == ["hello"]
         assert "Your timeline is cold" in html
         html = await ann.submit("/timeline/refresh")

@@ -103,7 +103,7 @@ async def test_a_delivery_is_watched_from_the_post_to_the_last_list(demo: Site) 
     assert ">pending</span>" not in last
     rows = dict(re.findall(r'reader=(\w+)">.*?</th>(.*?)</tr>', last, re.DOTALL))
     assert set(rows) == {"ann", "bob"}
-    assert len(re.findall(r"[\d.,]+ ms", rows["ann"])) == 2
+    assert len(re.findall(r"[\d.,]+ ms", rows["ann"])) == len(demo.timelines.kept)
     assert ">away<" in rows["bob"], "nobody has read as bob since"
     assert texts(await ann.open("/"))[0] == "watch me"
 
