@@ -17,6 +17,7 @@ from phases.delivering.kept import Kept
 from phases.delivering.outbox import Outbox
 from phases.delivering.settings import Wish
 from phases.keeping.store import Recent
+from phases.p1_query import QUERY
 from phases.p2_push import PUSH, put_on_timelines
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
@@ -268,12 +269,12 @@ async def test_the_queue_may_be_far_behind(world: World) -> None:
 
 async def test_a_consumer_that_this_program_does_not_know_is_still_owed(town: World) -> None:
     """Another version of the program has switched it on, and is not asked to wait until ours is gone."""
-    await town.timelines.switch.change(Wish(delivering=["query", "cache", "digest"]))
+    await town.timelines.switch.change(Wish(delivering=[QUERY.slug, CACHE.slug, "digest"]))
     town.pass_grace()
     await town.warm("ann")
     await town.post("zoe", "hello")
     statuses = town.stack.db["statuses"]
-    assert set(await statuses.distinct("pending")) == {"cache", "digest"}
+    assert set(await statuses.distinct("pending")) == {CACHE.slug, "digest"}
     await town.sweep()
     await town.drain()
     assert await statuses.distinct("pending") == ["digest"]
