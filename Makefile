@@ -18,7 +18,7 @@ check: setup
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/ruff" check .
 	"$(BIN)/mypy"
-	"$(BIN)/lint-imports"
+	"$(BIN)/lint-imports" --no-cache --no-logo
 
 fast: setup
 	"$(BIN)/pytest" --numprocesses auto -m "not servers and not browser and not thorough"
