@@ -33,5 +33,4 @@ def deleted_among(page: Statuses) -> Find:
 
 def without(deleted: Rows, page: Statuses) -> dict[ObjectId, StatusRow]:
     """The page, after the answer to `deleted_among`."""
-    gone = {row["_id"] for row in deleted}
-    return {id: row._replace(audience=None) if id in gone else row for id, row in page.items()}
+    return {**page, **{row["_id"]: page[row["_id"]]._replace(audience=None) for row in deleted}}

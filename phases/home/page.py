@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from bson import ObjectId
 
@@ -47,7 +48,7 @@ class Filling:
     ) -> None:
         self._db, self._view = db, View(edges or OwnEdges(reader))
         self.rows = {} if rows is None else rows
-        self._judged: list[ObjectId] = []
+        self._judged: list[StatusRow] = []
 
     async def fill(
         self, candidates: Candidates, before: ObjectId | None, limit: int
@@ -63,13 +64,14 @@ class Filling:
                 break
             cursor = entries[-1].id
         more = len(shown) > limit
-        self._judged = self._judged[: self._judged.index(shown[limit].id) + 1] if more else self._judged
+        if more:
+            del self._judged[1 + next(n for n, status in enumerate(self._judged) if status is shown[limit]) :]
         return shown[:limit], shown[limit - 1].id if more else None
 
     @property
     def taken(self) -> dict[ObjectId, StatusRow]:
-        """What it took to fill the page, in order."""
-        return {id: self.rows[id] for id in self._judged if id in self.rows}
+        """What it took to fill the page."""
+        return self.rows if len(self._judged) == len(self.rows) else {status.id: status for status in self._judged}
 
     @property
     def edges(self) -> OwnEdges:
@@ -78,15 +80,14 @@ class Filling:
 
     async def _visible(self, entries: Sequence[Entry], wanted: int) -> list[StatusRow]:
         """The statuses that the reader may see; only the first of them, where these are at hand and make `wanted`."""
-        self._judged += [entry.id for entry in entries]
-        at_hand = next((n for n, entry in enumerate(entries) if entry.id not in self.rows), len(entries))
-        if wanted <= at_hand < len(entries):
-            shown = await self._judge(entries[:at_hand])
+        at_hand = list(takewhile(bool, (self.rows.get(entry.id) for entry in entries)))
+        if wanted <= len(at_hand) < len(entries):
+            shown = await visible_among(self._db, self._view, at_hand)
             if len(shown) >= wanted:
+                self._judged += at_hand
                 return shown
-        if at_hand < len(entries):
+        if len(at_hand) < len(entries):
             self.rows |= await hydrate(self._db, self._view, [e for e in entries if e.id not in self.rows])
-        return await self._judge(entries)
-
-    async def _judge(self, entries: Sequence[Entry]) -> list[StatusRow]:
-        return await visible_among(self._db, self._view, [self.rows[e.id] for e in entries if e.id in self.rows])
+            at_hand = [self.rows[e.id] for e in entries if e.id in self.rows]
+        self._judged += at_hand
+        return await visible_among(self._db, self._view, at_hand)
