@@ -192,6 +192,11 @@ class Accounts:
         await Token(digest=_digest(token), user_id=user_id, expires_at=expires_at).insert()
         return token, expires_at
 
+    def remembered(self, token: str) -> Account | None:
+        """Whose token it was the last time. Whether it still is one, only `authenticate` knows."""
+        account: Account | None = self._holders.get(_digest(token))
+        return account
+
     async def authenticate(self, token: str) -> Account | None:
         """The owner of the token, or None when it was never given out, is expired or was signed out.
 

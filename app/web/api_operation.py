@@ -3,9 +3,10 @@
 The same table becomes the OpenAPI document (`app/web/openapi.py`), so the two cannot differ.
 """
 
+import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
@@ -98,12 +99,19 @@ class Operation:
     async def answer(self, request: Request) -> Response:
         """Who asks -> may they -> what do they say -> the answer."""
         call = Call(request)
+        if self.auth == "person" and self.method in SAFE and (account := call.accounts.remembered(call.token)):
+            call.account = account
+            return await _if(_signed_in(request), self._reply(call))
         if self.auth != "none":
             call.account = await _signed_in(request)
             if self.method not in SAFE:
                 await request.app.state.writes.count(call.account.id)
         if self.auth == "admin" and not await call.accounts.operates(call.me.id):
             raise Forbidden("Only administrators may do this.")
+        return await self._reply(call)
+
+    async def _reply(self, call: Call) -> Response:
+        request = call.request
         if self.query:
             call.query = _parsed(self.query, _once(request.query_params.multi_items()))
         if self.headers:
@@ -113,6 +121,18 @@ class Operation:
         reply = await self.call(call)
         assert reply.status in self.answers, f"{self.method} {self.path} does not document {reply.status}"
         return reply.response()
+
+
+async def _if(signed_in: Awaitable[Account], answer: Coroutine[Any, Any, Response]) -> Response:
+    """The answer, made while the token of somebody remembered is looked up. It is nobody's until that is known."""
+    answering = asyncio.create_task(answer)
+    try:
+        await signed_in
+    except BaseException:
+        answering.cancel()
+        await asyncio.wait([answering])
+        raise
+    return await answering
 
 
 def bearer_token(request: Request) -> str | None:

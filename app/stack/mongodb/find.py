@@ -37,7 +37,7 @@ async def together(database: Database, **finds: Find) -> dict[str, Rows]:
     if isinstance(database, StandInDatabase):
         return await database.one_after_another(finds)
     (name, first), *others = finds.items()
-    collection = database.get_collection(first.collection, read_concern=ReadConcern("snapshot")).delegate
+    collection = database.delegate.get_collection(first.collection, read_concern=ReadConcern("snapshot"))
     loop, batch = asyncio.get_running_loop(), sum(find.limit for find in finds.values()) + 1
     if not others:
         query = {"filter": first.query, "projection": first.projection(), "limit": first.limit, "batch_size": batch}
