@@ -115,13 +115,15 @@ def serve(data: Path, level: "Level", host: str, port: int, workers: int, web: i
 @click.option("--fd", type=int, required=True, help="A listening socket, inherited.")
 def web_process(data: Path, fd: int) -> None:
     """One web process of `feedlab serve`."""
+    from app.serve import event_loop
     from app.serve import web_process as run
     from app.servers.borrow import owner_servers
     from app.servers.children import end_with_parent
 
     end_with_parent()
     config = Config.from_environment()
-    asyncio.run(run(fd, owner_servers(data, config), config))
+    with asyncio.Runner(loop_factory=event_loop) as runner:
+        runner.run(run(fd, owner_servers(data, config), config))
 
 
 @main.command()

@@ -300,6 +300,12 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def event_loop() -> asyncio.AbstractEventLoop:
+    """Of a web process: uvloop's, where the platform has it."""
+    factory = uvicorn.Config("").get_loop_factory()
+    return factory() if factory else asyncio.new_event_loop()
+
+
 def _uvicorn(app: Starlette) -> uvicorn.Server:
     return _Server(
         uvicorn.Config(

@@ -158,7 +158,8 @@ def serve_empty(fd: int) -> None:
     """The empty route on a socket that the parent listens on, served as `feedlab serve` serves its own."""
     server = uvicorn.Server(uvicorn.Config(empty(), access_log=False, log_level="warning", server_header=False))
     # By its number alone, so that the protocol is known: without it asyncio does not switch Nagle's algorithm off.
-    asyncio.run(server.serve(sockets=[socket.socket(fileno=fd)]))
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(server.serve(sockets=[socket.socket(fileno=fd)]))
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class Filling:
 
     async def _visible(self, entries: Sequence[Entry], wanted: int) -> list[StatusRow]:
         """The statuses that the reader may see; only the first of them, where these are at hand and make `wanted`."""
-        at_hand = list(takewhile(bool, (self.rows.get(entry.id) for entry in entries)))
+        at_hand = [status for status in takewhile(bool, (self.rows.get(e.id) for e in entries)) if status]
         if wanted <= len(at_hand) < len(entries):
             shown = await visible_among(self._db, self._view, at_hand)
             if len(shown) >= wanted:
