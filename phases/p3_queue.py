@@ -10,8 +10,8 @@ from bson import ObjectId
 from app.models import StatusRow
 from phases.base import Carrier, Phase
 from phases.claims import LIST, REDIS, VISIBLE, Claim, chunks
-from phases.delivering.delivery import Delivery, side_by_side
-from phases.delivering.outbox import Failures
+from phases.delivering.delivery import Delivery, Walked
+from phases.delivering.outbox import Failures, GoesOn
 from phases.keeping.entries import Entries
 from phases.p2_push import Followers, put_on_timelines
 
@@ -21,18 +21,25 @@ async def enqueue_status(delivery: Delivery, status: StatusRow) -> None:
     await delivery.queue.offer(delivery.name, status.id)
 
 
-async def status_deliver(delivery: Delivery, id: ObjectId, after: ObjectId | None) -> tuple[list[ObjectId], Failures]:
-    """The job: a worker makes one step of phase 2's walk for the status, and for some that wait behind it.
+async def status_deliver(
+    delivery: Delivery, id: ObjectId, after: ObjectId | None, goes_on: GoesOn
+) -> tuple[list[ObjectId], Failures]:
+    """The job: a worker makes a step of phase 2's walk for the status, and for some that wait behind it; then the next
+    one too, where it `goes_on` because nobody waits for it.
 
     Deliver, then queue a job for the next step, or note that there is none: no other order survives a crash between.
     """
-    settings, statuses = await delivery.due(id, after)
-    steps = {s.id: put_on_timelines(delivery, s, after, settings) for s in statuses if s.audience}
-    walked = await side_by_side(id, steps)
+    walked = Walked()
+    while True:
+        settings, statuses = await delivery.due(id, after)
+        steps = {s.id: put_on_timelines(delivery, s, after, settings) for s in statuses if s.audience}
+        walked.ended += [s.id for s in statuses if not s.audience]  # deleted meanwhile
+        after = await walked.side_by_side(id, steps)
+        if after is None or not await goes_on():
+            break
     for status, last in walked.further.items():
         await delivery.queue.offer(delivery.name, status, last)
-    deleted = [status.id for status in statuses if not status.audience]
-    await delivery.done(*walked.ended, *deleted)
+    await delivery.done(*walked.ended)
     return walked.ended, walked.failed
 
 

@@ -16,7 +16,7 @@ from phases.base import Carrier, Phase
 from phases.delivering import away
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept import Kept
-from phases.delivering.outbox import Failures, Outbox
+from phases.delivering.outbox import Failures, GoesOn, Outbox, once
 from phases.delivering.settings import Wish
 from phases.delivering.switch import Switch
 from phases.home.page import Page
@@ -57,8 +57,10 @@ class PhaseConsumer:
     async def hand_over(self, status: StatusRow) -> None:
         await self.carrier.hand_over(self.delivery, status)
 
-    async def handle(self, status: ObjectId, after: ObjectId | None) -> tuple[list[ObjectId], Failures]:
-        return await status_deliver(self.delivery, status, after)
+    async def handle(
+        self, status: ObjectId, after: ObjectId | None, goes_on: GoesOn = once
+    ) -> tuple[list[ObjectId], Failures]:
+        return await status_deliver(self.delivery, status, after, goes_on)
 
 
 class Timelines:

@@ -5,18 +5,22 @@ import logging
 from collections import OrderedDict
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from time import monotonic
 
 from bson import ObjectId
 
 from app.stack import UNAVAILABLE
 from app.stack.queue import JOB_TIMEOUT_S, Retry
 from app.stack.queue.worker import after_the_outage, attempts_of_this_job
-from phases.delivering.outbox import Failures
+from phases.delivering.outbox import Failures, GoesOn, once
 from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
 
 DONE_REMEMBERED = 10_000
+TURN_S = (
+    1.0  # so long one job makes further steps, while no first one waits: RQ takes longer over a job than a step does
+)
 
 Work = tuple[str, ObjectId]  # a consumer, a status
 
@@ -54,7 +58,12 @@ async def _step(runtime: Runtime, consumer: str, status: ObjectId, after: object
     """Other statuses that were done are noted: their own jobs find nothing to do, once. One that failed is left to its
     own job, to be tried, counted and if need be buried by itself.
     """
-    done, failed = await step(runtime.timelines, consumer, status, after)
+    until_s, queue = monotonic() + TURN_S, runtime.timelines.stack.queue
+
+    async def goes_on() -> bool:
+        return monotonic() < until_s and not await queue.is_somebody_waiting()
+
+    done, failed = await step(runtime.timelines, consumer, status, after, goes_on)
     runtime.done.update({(consumer, other): None for other in done if other != status})
     while len(runtime.done) > DONE_REMEMBERED:
         runtime.done.popitem(last=False)
@@ -64,7 +73,9 @@ async def _step(runtime: Runtime, consumer: str, status: ObjectId, after: object
         log.warning("deliveries in %s are left to their own jobs: %r", consumer, failed)
 
 
-async def step(timelines: Timelines, consumer: str, status: ObjectId, after: object) -> tuple[list[ObjectId], Failures]:
+async def step(
+    timelines: Timelines, consumer: str, status: ObjectId, after: object, goes_on: GoesOn = once
+) -> tuple[list[ObjectId], Failures]:
     """`after` as the job says it. Where it is not one of our ids (0.1 wrote others), everybody is served again."""
     last = ObjectId(after) if isinstance(after, str) and ObjectId.is_valid(after) else None
-    return await timelines.outbox.consumers[consumer].handle(status, last)
+    return await timelines.outbox.consumers[consumer].handle(status, last, goes_on)

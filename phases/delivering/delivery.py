@@ -27,6 +27,32 @@ class Walked:
     ended: list[ObjectId] = field(default_factory=list)
     failed: Failures = field(default_factory=dict)
 
+    async def side_by_side(
+        self, own: ObjectId, steps: Mapping[ObjectId, Coroutine[Any, Any, ObjectId | None]]
+    ) -> ObjectId | None:
+        """Make all of them at once, and wait for one's own: where that goes on. The others have PATIENCE_S and fail by
+        themselves.
+        """
+        self.further.pop(own, None)
+        tasks = {id: asyncio.create_task(step) for id, step in steps.items()}
+        if not tasks:
+            return None
+        try:
+            await asyncio.wait(tasks.values(), timeout=PATIENCE_S)
+            if own in tasks:
+                await asyncio.wait([tasks[own]])
+        finally:
+            for task in tasks.values():
+                task.cancel()
+        for id, end in zip(tasks, await asyncio.gather(*tasks.values(), return_exceptions=True), strict=True):
+            if isinstance(end, BaseException):
+                self.failed[id] = end
+            elif end:
+                self.further[id] = end
+            else:
+                self.ended.append(id)
+        return self.further.get(own)
+
 
 @dataclass(frozen=True)
 class Delivery:
@@ -66,26 +92,3 @@ class Delivery:
         """The last recipient has them."""
         if statuses:
             await self.outbox.done(self.name, statuses)
-
-
-async def side_by_side(own: ObjectId, steps: Mapping[ObjectId, Coroutine[Any, Any, ObjectId | None]]) -> Walked:
-    """Make all of them at once, and wait for one's own. The others have PATIENCE_S and fail by themselves."""
-    tasks = {id: asyncio.create_task(step) for id, step in steps.items()}
-    walked = Walked()
-    if not tasks:
-        return walked
-    try:
-        await asyncio.wait(tasks.values(), timeout=PATIENCE_S)
-        if own in tasks:
-            await asyncio.wait([tasks[own]])
-    finally:
-        for task in tasks.values():
-            task.cancel()
-    for id, end in zip(tasks, await asyncio.gather(*tasks.values(), return_exceptions=True), strict=True):
-        if isinstance(end, BaseException):
-            walked.failed[id] = end
-        elif end:
-            walked.further[id] = end
-        else:
-            walked.ended.append(id)
-    return walked

@@ -6,7 +6,7 @@ what is lost on the way is still owed, a read looks at it first, and the sweeper
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
@@ -32,6 +32,11 @@ Heard = Callable[[StatusRow, str, float, float], None]
 
 
 Failures = dict[ObjectId, BaseException]  # by status
+GoesOn = Callable[[], Awaitable[bool]]  # whether a job may make another step
+
+
+async def once() -> bool:
+    return False
 
 
 class Consumer(Protocol):
@@ -46,9 +51,11 @@ class Consumer(Protocol):
         """What the poster waits for, after the status is stored."""
         ...
 
-    async def handle(self, status: ObjectId, after: ObjectId | None) -> tuple[list[ObjectId], Failures]:
-        """One step, and a job for the next; after the last one the status is `done`. With a first step it may make
-        those of other statuses that are pending: what is done, and what failed.
+    async def handle(
+        self, status: ObjectId, after: ObjectId | None, goes_on: GoesOn = once
+    ) -> tuple[list[ObjectId], Failures]:
+        """A step, further ones while it `goes_on`, and a job for the next; after the last one the status is `done`.
+        With a first step it may make those of other statuses that are pending: what is done, and what failed.
         """
         ...
 

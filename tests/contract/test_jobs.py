@@ -16,6 +16,7 @@ from phases.delivering import delivery
 from phases.delivering.delivery import Delivery
 from phases.p4_cache import CACHE
 from tests.world import World
+from workers import jobs
 from workers.jobs import RUNTIME, Runtime, fan_out
 
 pytestmark = pytest.mark.anyio
@@ -119,6 +120,17 @@ async def test_a_delivery_that_hangs_beside_a_job_delays_no_other(town: World) -
     assert await owed(town) == 0
 
 
+@pytest.mark.parametrize(("waiting", "left"), [(False, 0), (True, 1)])
+async def test_a_job_walks_on_while_nobody_waits(town: World, waiting: bool, left: int) -> None:
+    await three_chunks(town)
+    large = await town.post("zoe", "large")
+    assert town.stack.queue.queues[queue.FIRST].pop_job_id()
+    if waiting:
+        await town.timelines.outbox.consumers[CACHE.slug].hand_over(StatusRow(ObjectId(), large.user_id, "", None))
+    await one_job(town, large.id)
+    assert town.stack.queue.queues[queue.MORE].count == await owed(town) == left
+
+
 async def test_small_deliveries_and_a_large_one_take_turns(town: World) -> None:
     """Rule 7. Neither waits for the whole of the other, however many small ones are posted."""
     await three_chunks(town)
@@ -157,7 +169,8 @@ async def test_a_job_that_rq_lost_does_not_block_the_way(town: World) -> None:
     fans = await three_chunks(town)
     status = await town.post("zoe", "hello")
     assert town.stack.queue.queues[queue.FIRST].pop_job_id()
-    await one_job(town, status.id)
+    with patch.object(jobs, "TURN_S", 0):
+        await one_job(town, status.id)
     assert town.stack.queue.queues[queue.MORE].pop_job_id()
     await town.drain()
     assert await owed(town) == 1

@@ -84,6 +84,10 @@ class DeliveryQueue:
         ids = await self._call(self._job_ids)
         return dict(Counter(job_id.split("-")[0] for job_id in ids["queued"] + ids["scheduled"]))
 
+    async def is_somebody_waiting(self) -> bool:
+        """Whether some status waits for its first chunk."""
+        return bool(await self._call(lambda: self.queues[jobs.FIRST].count))
+
     async def deliveries(self, *, failed: bool, limit: int) -> list[looking.Delivery]:
         """What is under way, or the dead letters, at most `limit`."""
         states = ("failed",) if failed else ("started", "queued", "scheduled")
