@@ -224,6 +224,18 @@ class Child:
             process.stdin.close()
 
 
+@contextmanager
+def running(children: Sequence[Child]) -> Iterator[None]:
+    """Start and watch them, and stop them together at the end."""
+    try:
+        for child in children:
+            child.start()
+            child.watch()
+        yield
+    finally:
+        stop_together(children)
+
+
 def stop_together(children: Iterable[Child], within_s: float = STOP_DEADLINE_S) -> None:
     """SIGTERM to all of them, and SIGKILL to who is left after `within_s`."""
     children = list(children)
