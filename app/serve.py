@@ -183,7 +183,7 @@ class _Serving:
             name,
             [*command, "--data", str(self.directory.path), *(f"--fd={fd}" for fd in pass_fds)],
             self.directory.logs / f"{name.replace(' ', '-')}.log",
-            environment={"FEEDLAB_DEMO": "true"} if self.config.demo else None,
+            environment={"FEEDLAB_DEMO": "true"} if self.config.demo else {},
             pass_fds=pass_fds,
             lifeline=True,
             patience=EARLY_PATIENCE,
