@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from app.servers import commands, probe
 from app.servers.children import Child, Stop, stop_together
@@ -75,9 +75,7 @@ class Servers:
             redis=at["redis"][0] if at["redis"] else None,
             memcached=at["memcached"] or None,
         )
-        self.directory.change(
-            mongodb=addresses.mongodb, redis=addresses.redis, memcached=addresses.memcached, ready=True
-        )
+        self.directory.change(**asdict(addresses), ready=True)
         return addresses, running
 
     def _start(self, source: Source) -> Running:
