@@ -47,25 +47,21 @@ def _terminated(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)  # unwinds, so that servers started for this command are stopped
 
 
-def data_option(command: Callable[..., T]) -> Callable[..., T]:
-    return click.option(
-        "--data",
-        type=click.Path(file_okay=False, path_type=Path),
-        default=Path(".data"),
-        show_default=True,
-        help="Data directory; the servers that run for it are used.",
-    )(command)
-
-
-def stack_option(command: Callable[..., T]) -> Callable[..., T]:
-    return click.option(
-        "--stack",
-        "level",
-        type=click.Choice(["auto", "urls", "servers", "memory"]),
-        default="auto",
-        show_default=True,
-        help="Servers by URL only, real ones only, in-process stand-ins only, or the best there is.",
-    )(command)
+data_option = click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".data"),
+    show_default=True,
+    help="Data directory; the servers that run for it are used.",
+)
+stack_option = click.option(
+    "--stack",
+    "level",
+    type=click.Choice(["auto", "urls", "servers", "memory"]),
+    default="auto",
+    show_default=True,
+    help="Servers by URL only, real ones only, in-process stand-ins only, or the best there is.",
+)
 
 
 def on_stack(data: Path, level: "Level", purpose: str, work: "Callable[[Stack], Coroutine[Any, Any, T]]") -> T:
@@ -275,20 +271,14 @@ def seed(
     if graph and (generated := [name for name in ("users", "mean") if typed(name) is ParameterSource.COMMANDLINE]):
         raise click.UsageError(f"--{generated[0]} is for a generated graph; --graph names a file")
     from app.demo import seed_command
-    from app.demo.graph import GraphError
-    from app.demo.seed import SeedRefused
+    from app.demo.graph import load, powerlaw
 
-    try:
-        edges = seed_command.graph_from(graph, directed, users, mean, number)  # all of it, before any server is asked
+    edges = load(graph, directed) if graph else powerlaw(users, mean, number)  # all of it, before any server is asked
 
-        async def work(stack: "Stack") -> None:
-            await seed_command.run(
-                stack, edges, statuses=statuses, days=days, seed=number, password=password, reset=reset
-            )
+    async def work(stack: "Stack") -> None:
+        await seed_command.run(stack, edges, statuses=statuses, days=days, seed=number, password=password, reset=reset)
 
-        on_stack(data, level, "feedlab seed", work)
-    except (GraphError, SeedRefused) as error:
-        raise Refusal(str(error)) from None
+    on_stack(data, level, "feedlab seed", work)
 
 
 @main.group()

@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from app.config import Config
 from app.models import User
 from app.servers.borrow import servers_of
-from app.servers.children import Child, Stop, Stopped, stop_together
+from app.servers.children import Child, Stop, Stopped, running
 from app.servers.datadir import DataDirectory
 from app.servers.programs import TITLES, Level, ServersError, Source, insist, resolve
 from app.servers.start import say, started
@@ -75,10 +75,10 @@ def serve(plan: Plan, config: Config) -> int:
                 again = directory.note().demo_unfinished
                 stack.enter_context(directory.owned("feedlab serve", lasting=True))  # it stops leftovers: they listen
                 listener = stack.enter_context(_listening(plan.host, plan.port))
-                addresses, running = stack.enter_context(
+                addresses, servers = stack.enter_context(
                     started(directory, sources, stop, small=plan.small, aof=config.redis_aof, failed=stop.fail)
                 )
-                for server in running:
+                for server in servers:
                     say(str(server))
                 directory.change(web=_url(plan.host, listener), level=plan.level)
                 serving = _Serving(plan, config, directory, addresses, listener, again, stop)
@@ -105,14 +105,10 @@ def work(data: Path, config: Config, level: Level, count: int) -> int:
         ]
         try:
             asyncio.run(_until_stopped(stop, _migrated(addresses, config)))
-            for child in workers:
-                child.start()
-                child.watch()
-            stop.wait()
+            with running(workers):
+                stop.wait()
         except Stopped:
             pass  # `stop` knows why
-        finally:
-            stop_together(workers)
     return _exit_code(stop)
 
 
@@ -132,23 +128,19 @@ def _exit_code(stop: Stop) -> int:
 
 @contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
+    with ExitStack() as stack:
         try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listener = stack.enter_context(socket.socket(family, kind, protocol))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        raise ServersError(
-            f"cannot listen on {host} port {port}: {error.strerror}. Choose another with --port"
-        ) from None
-    with listener:
+        except OSError as error:
+            raise ServersError(
+                f"cannot listen on {host} port {port}: {error.strerror}. Choose another with --port"
+            ) from None
         yield listener
 
 
@@ -179,26 +171,19 @@ class _Serving:
         asyncio.run(_until_stopped(self.stop, begin))
         web = [self._child(f"web {n}", self.plan.web_command, self.listener.fileno()) for n in _up_to(self.plan.web)]
         workers = [self._child(f"worker {n}", self.plan.worker_command) for n in _up_to(self.plan.workers)]
-        try:
-            for child in (*web, *workers):
-                child.start()
-                child.watch()
+        with running(workers), running(web), self.listener:  # the end goes backwards
             _wait_until_ready(self.plan.host, self.listener, lambda: self.stop.requested)
             for child in (*web, *workers):
                 child.patience = None  # from now on it may be the fault of a server that is away for a while
             self._announce()
             self.stop.wait()
-        finally:
-            self.listener.close()
-            stop_together(web)
-            stop_together(workers)
 
     def _child(self, name: str, command: Sequence[str], *pass_fds: int) -> Child:
         return Child(
             name,
             [*command, "--data", str(self.directory.path), *(f"--fd={fd}" for fd in pass_fds)],
             self.directory.logs / f"{name.replace(' ', '-')}.log",
-            environment={"FEEDLAB_DEMO": "true"} if self.config.demo else None,
+            environment={"FEEDLAB_DEMO": "true"} if self.config.demo else {},
             pass_fds=pass_fds,
             lifeline=True,
             patience=EARLY_PATIENCE,

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from math import sqrt
 from pathlib import Path
 from random import Random
@@ -68,7 +69,7 @@ def load(path: Path, directed: bool) -> Graph:
                 raise _bad(path, number, f"more than {MAX_PEOPLE:,} people or {MAX_FOLLOWS:,} follow edges so far")
     if not index:
         raise _bad(path, None, "no pair of labels in it")
-    return _graph(index, _each_once(edges))
+    return _graph(index, (edge for edge, _ in groupby(sorted(edges))))
 
 
 def _graph(people: Iterable[str], edges: Iterable[int]) -> Graph:
@@ -77,14 +78,6 @@ def _graph(people: Iterable[str], edges: Iterable[int]) -> Graph:
         followers.append(edge >> 32)
         followees.append(edge & 0xFFFFFFFF)
     return Graph(tuple(people), followers, followees)
-
-
-def _each_once(edges: Iterable[int]) -> Iterator[int]:
-    last = -1
-    for edge in sorted(edges):
-        if edge != last:
-            yield edge
-        last = edge
 
 
 def _bad(path: Path, line: int | None, what: str, text: bytes | None = None) -> GraphError:

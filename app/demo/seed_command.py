@@ -2,19 +2,13 @@
 
 import asyncio
 import secrets
-from pathlib import Path
 
 import click
 
 from app.demo import seed as seeding
-from app.demo.graph import Graph, load, powerlaw
+from app.demo.graph import Graph
 from app.demo.progress import shown
 from app.stack import Stack
-
-
-def graph_from(file: Path | None, directed: bool, users: int, mean: float, seed: int) -> Graph:
-    """The graph of the file, or a generated one without a file. Raises GraphError."""
-    return powerlaw(users, mean, seed) if file is None else load(file, directed)
 
 
 async def run(

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -89,6 +90,7 @@ class Stop:
                 signal.signal(number, handler)
 
 
+@dataclass(eq=False)
 class Child:
     """One process in a session of its own, so that Ctrl-C in the terminal reaches only its parent.
 
@@ -98,30 +100,20 @@ class Child:
     `lifeline`: its standard input is a pipe that ends with this process, however that ends.
     """
 
-    def __init__(
-        self,
-        name: str,
-        command: Sequence[str],
-        log: Path | None,
-        *,
-        say: Callable[[str], None],
-        gave_up: Callable[[str], None],
-        started: Callable[[str, int], None] = lambda _name, _pid: None,
-        directory: Path | None = None,
-        environment: Mapping[str, str] | None = None,
-        pass_fds: Sequence[int] = (),
-        lifeline: bool = False,
-        patience: int | None = PATIENCE,
-    ) -> None:
-        self.name = name
-        self.log = log
-        self.patience = patience
-        self._command = list(command)
-        self._directory = directory
-        self._environment = {**os.environ, **environment} if environment else None
-        self._pass_fds = tuple(pass_fds)
-        self._lifeline = lifeline
-        self._say, self._gave_up, self._started = say, gave_up, started
+    name: str
+    command: Sequence[str]
+    log: Path | None
+    _: KW_ONLY
+    say: Callable[[str], None]
+    gave_up: Callable[[str], None]
+    started: Callable[[str, int], None] = lambda _name, _pid: None
+    directory: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)  # beside ours
+    pass_fds: Sequence[int] = ()
+    lifeline: bool = False
+    patience: int | None = PATIENCE
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -142,16 +134,16 @@ class Child:
             with _appending(self.log) as log:
                 self._log_start = log.tell() if log else 0
                 self._process = subprocess.Popen(
-                    self._command,
-                    stdin=subprocess.PIPE if self._lifeline else subprocess.DEVNULL,
+                    self.command,
+                    stdin=subprocess.PIPE if self.lifeline else subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT if log else None,
-                    cwd=self._directory,
-                    env=self._environment,
-                    pass_fds=self._pass_fds,
+                    cwd=self.directory,
+                    env={**os.environ, **self.environment},
+                    pass_fds=self.pass_fds,
                     start_new_session=True,
                 )
-            self._started(self.name, self._process.pid)
+            self.started(self.name, self._process.pid)
 
     def death(self) -> str | None:
         """How it ended, with its last words; None while it lives."""
@@ -189,16 +181,16 @@ class Child:
                 deaths, pause_s = 0, FIRST_PAUSE_S
             deaths += 1
             if self.patience is not None and deaths >= self.patience:
-                self._gave_up(f"{self.death()}. It died {deaths} times in a row and is given up.")
+                self.gave_up(f"{self.death()}. It died {deaths} times in a row and is given up.")
                 return
-            self._say(f"{self.death()}. Starting it again in {pause_s:.1f} s.")
+            self.say(f"{self.death()}. Starting it again in {pause_s:.1f} s.")
             if self._stopping.wait(pause_s):
                 return
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
             try:
                 self.start()
             except OSError as error:
-                self._gave_up(f"{self.name} cannot be started again: {error}")
+                self.gave_up(f"{self.name} cannot be started again: {error}")
                 return
 
     def ask_to_stop(self) -> None:
@@ -215,13 +207,25 @@ class Child:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self._say(f"{self.name} (process {process.pid}) did not stop in time and is killed.")
+            self.say(f"{self.name} (process {process.pid}) did not stop in time and is killed.")
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         if self._watcher is not None:
             self._watcher.join()
         if process.stdin is not None:
             process.stdin.close()
+
+
+@contextmanager
+def running(children: Sequence[Child]) -> Iterator[None]:
+    """Start and watch them, and stop them together at the end."""
+    try:
+        for child in children:
+            child.start()
+            child.watch()
+        yield
+    finally:
+        stop_together(children)
 
 
 def stop_together(children: Iterable[Child], within_s: float = STOP_DEADLINE_S) -> None:

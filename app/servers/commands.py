@@ -17,9 +17,14 @@ def arguments(server: Server, port: int, *, small: bool, aof: bool) -> list[str]
         case "mongodb":
             return mongod(port, REPLICA_SET, oplog_mb=64 if small else 512, cache_gb=0.25 if small else 1)
         case "redis":
-            return _redis_server(port, aof)
+            return [
+                *("--bind", LOOPBACK, "--port", str(port), "--protected-mode", "yes", "--daemonize", "no"),
+                *("--dir", ".", "--appendonly", "yes" if aof else "no", "--appendfsync", "everysec", "--save", ""),
+                *("--maxmemory-policy", "noeviction"),
+            ]
         case "memcached":
-            return _memcached(port)
+            user = ["-u", _unprivileged()] if os.geteuid() == 0 else []  # as root it demands to be told
+            return ["-l", LOOPBACK, "-p", str(port), "-U", "0", "-m", MEMCACHED_MB, *user]
 
 
 def mongod(port: int, replica_set: str, *, oplog_mb: int, cache_gb: float) -> list[str]:
@@ -30,19 +35,6 @@ def mongod(port: int, replica_set: str, *, oplog_mb: int, cache_gb: float) -> li
         *("--setParameter", "transactionLifetimeLimitSeconds=5"),  # of a process that was killed in the middle of one
         *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"),  # nothing here waits for a handover
     ]
-
-
-def _redis_server(port: int, aof: bool) -> list[str]:
-    return [
-        *("--bind", LOOPBACK, "--port", str(port), "--protected-mode", "yes", "--daemonize", "no"),
-        *("--dir", ".", "--appendonly", "yes" if aof else "no", "--appendfsync", "everysec", "--save", ""),
-        *("--maxmemory-policy", "noeviction"),
-    ]
-
-
-def _memcached(port: int) -> list[str]:
-    user = ["-u", _unprivileged()] if os.geteuid() == 0 else []  # as root it demands to be told
-    return ["-l", LOOPBACK, "-p", str(port), "-U", "0", "-m", MEMCACHED_MB, *user]
 
 
 def _unprivileged() -> str:

@@ -152,12 +152,11 @@ class DataDirectory:
     def _stop_leftovers(self) -> None:
         """Stop what an owner that was killed left behind, and nobody else: number and start time must agree."""
         left = [child for child in self.note().children.values() if child.find()]
-        _signal(left, signal.SIGTERM)
-        if _gone(left, LEFTOVER_DEADLINE_S):
-            return
-        _signal(left, signal.SIGKILL)
-        if not _gone(left, LEFTOVER_DEADLINE_S):
-            raise ServersError(f"process {left[0].pid}, left over in {self.path}, cannot be stopped")
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            _signal(left, number)
+            if _gone(left, LEFTOVER_DEADLINE_S):
+                return
+        raise ServersError(f"process {left[0].pid}, left over in {self.path}, cannot be stopped")
 
 
 def _signal(children: list[ProcessId], number: int) -> None:

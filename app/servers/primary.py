@@ -6,7 +6,7 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 from app.servers.commands import LOOPBACK, REPLICA_SET, address
-from app.servers.probe import Answer, NoAnswer
+from app.servers.probe import Answer, NoAnswer, mongodb_client
 
 NOT_YET_INITIALIZED = 94  # MongoDB's error code
 SELECTION_TIMEOUT_MS = 100
@@ -17,14 +17,9 @@ def make_primary(port: int, timeout_s: float) -> Answer:
 
     The set knows its member by host and port: a new set is initiated, one that moved to another port is told so.
     """
-    milliseconds = int(timeout_s * 1000)
+    waits = {"serverSelectionTimeoutMS": SELECTION_TIMEOUT_MS, "socketTimeoutMS": int(timeout_s * 10_000)}
     try:
-        with MongoClient[dict[str, Any]](
-            address("mongodb", port),
-            serverSelectionTimeoutMS=SELECTION_TIMEOUT_MS,
-            connectTimeoutMS=milliseconds,
-            socketTimeoutMS=milliseconds * 10,
-        ) as client:
+        with mongodb_client(address("mongodb", port), timeout_s, **waits) as client:
             hello = client.admin.command("hello")
             if not hello.get("isWritablePrimary"):
                 _set_member(client, f"{LOOPBACK}:{port}")

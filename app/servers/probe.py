@@ -3,6 +3,7 @@
 import re
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 from pymongo import MongoClient
@@ -34,15 +35,15 @@ def ask(server: Server, url: str, timeout_s: float) -> Answer:
             return _ask_memcached(url, timeout_s)
 
 
+def mongodb_client(url: str, timeout_s: float, **others: Any) -> MongoClient[dict[str, Any]]:
+    """Each step of a command waits at most `timeout_s`; `others` are PyMongo's options that say otherwise."""
+    steps = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
+    return MongoClient(url, **(dict.fromkeys(steps, int(timeout_s * 1000)) | others))
+
+
 def _ask_mongodb(url: str, timeout_s: float) -> Answer:
-    milliseconds = int(timeout_s * 1000)
     try:
-        with MongoClient[dict[str, object]](
-            url,
-            serverSelectionTimeoutMS=milliseconds,
-            connectTimeoutMS=milliseconds,
-            socketTimeoutMS=milliseconds,
-        ) as client:
+        with mongodb_client(url, timeout_s) as client:
             return Answer(str(client.admin.command("buildInfo")["version"]), None)
     except PyMongoError as error:
         raise NoAnswer(str(error).split(", Timeout:")[0]) from None

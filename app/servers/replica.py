@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from app.config import Config
 from app.servers.children import Child, stop_together
-from app.servers.commands import LOOPBACK, free_port, mongod
+from app.servers.commands import LOOPBACK, address, free_port, mongod
+from app.servers.probe import mongodb_client
 from app.servers.programs import ServersError, insist, resolve
 from app.servers.start import STOP_DEADLINE_S, say
 
@@ -21,7 +21,7 @@ ELECTION_TIMEOUT_MS = 2_000  # MongoDB's default is 10,000; a lost primary is no
 HEARTBEAT_MS = 500
 START_DEADLINE_S = 120.0
 POLL_S = 0.1
-ASK_TIMEOUT_MS = 500
+ASK_TIMEOUT_S, INITIATE_TIMEOUT_S = 0.5, 10.0
 
 
 class ReplicaSet:
@@ -85,7 +85,7 @@ def _initiate(children: dict[int, Child]) -> None:
     members = [{"_id": number, "host": host} for number, host in enumerate(_hosts(children))]
     settings = {"electionTimeoutMillis": ELECTION_TIMEOUT_MS, "heartbeatIntervalMillis": HEARTBEAT_MS}
     config: dict[str, Any] = {"_id": NAME, "members": members, "settings": settings}
-    with _client(next(iter(children)), 10_000) as client:
+    with mongodb_client(address("mongodb", next(iter(children))), INITIATE_TIMEOUT_S) as client:
         client.admin.command("replSetInitiate", config)
     while not any(_hello(port).get("isWritablePrimary") for port in children):
         _wait(children, deadline, "no primary was elected")
@@ -106,19 +106,10 @@ def _wait(children: dict[int, Child], deadline: float, problem: str) -> None:
     time.sleep(POLL_S)
 
 
-def _client(port: int, timeout_ms: int) -> MongoClient[dict[str, Any]]:
-    return MongoClient(
-        f"mongodb://{LOOPBACK}:{port}/?directConnection=true",
-        serverSelectionTimeoutMS=timeout_ms,
-        connectTimeoutMS=timeout_ms,
-        socketTimeoutMS=timeout_ms,
-    )
-
-
 def _hello(port: int) -> dict[str, Any]:
     """Empty when it does not answer."""
     try:
-        with _client(port, ASK_TIMEOUT_MS) as client:
+        with mongodb_client(address("mongodb", port), ASK_TIMEOUT_S) as client:
             return client.admin.command("hello")
     except PyMongoError:
         return {}

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 from app.servers import commands, probe
 from app.servers.children import Child, Stop, stop_together
@@ -48,57 +48,42 @@ class Running:
         return f"{what}{where}{silent} ({self.source})"
 
 
+@dataclass
 class Servers:
-    """The children of one owner. `small` keeps caches at what a test needs; without `aof` Redis keeps nothing on disk.
+    """The children of one owner, as `started` describes them."""
 
-    `failed` is called, from a thread, when a child has been given up.
-    """
+    directory: DataDirectory
+    sources: tuple[Source, ...]
+    stopping: Stop
+    small: bool
+    aof: bool
+    failed: Callable[[str], None]
+    children: dict[Server, Child] = field(default_factory=dict)
 
-    def __init__(
-        self,
-        directory: DataDirectory,
-        sources: tuple[Source, ...],
-        stop: Stop,
-        *,
-        small: bool = False,
-        aof: bool = True,
-        tell: Callable[[str], None] = say,
-        failed: Callable[[str], None] = say,
-    ) -> None:
-        self.children: dict[Server, Child] = {}
-        self.running: list[Running] = []
-        self._directory, self._sources, self._stop = directory, sources, stop
-        self._small, self._aof, self._tell, self._failed = small, aof, tell, failed
-
-    def start(self) -> Addresses:
+    def start(self) -> tuple[Addresses, list[Running]]:
         """Start what has to be started, side by side, and return when all of it answers.
 
         Raises ServersError naming the server and its last words, and Stopped when the end was asked for meanwhile.
         """
-        with ThreadPoolExecutor(len(self._sources), thread_name_prefix="start") as pool:
-            self.running = list(pool.map(self._start, self._sources))
+        with ThreadPoolExecutor(len(self.sources), thread_name_prefix="start") as pool:
+            running = list(pool.map(self._start, self.sources))
         for child in self.children.values():
             child.watch()
-        at = {running.source.server: running.addresses for running in self.running}
+        at = {server.source.server: server.addresses for server in running}
         addresses = Addresses(
             mongodb=at["mongodb"][0] if at["mongodb"] else None,
             redis=at["redis"][0] if at["redis"] else None,
             memcached=at["memcached"] or None,
         )
-        self._directory.change(
-            mongodb=addresses.mongodb, redis=addresses.redis, memcached=addresses.memcached, ready=True
-        )
-        return addresses
-
-    def stop(self) -> None:
-        stop_together(self.children.values(), STOP_DEADLINE_S)
+        self.directory.change(**asdict(addresses), ready=True)
+        return addresses, running
 
     def _start(self, source: Source) -> Running:
         if source.kind == "url":
             return Running(source, source.urls, _version_at(source))
         if source.program is None:
             return Running(source)
-        used_before = self._directory.note().ports.get(source.server)
+        used_before = self.directory.note().ports.get(source.server)
         for attempt in range(PORT_ATTEMPTS):
             port = used_before if attempt == 0 and used_before and is_free(used_before) else free_port()
             child = self._child(source, port)
@@ -109,24 +94,24 @@ class Servers:
             except OSError as error:
                 raise ServersError(f"{source.title}: {source.program} does not start: {error}") from None
             if version is not None:
-                self._directory.port_taken(source.server, port)
+                self.directory.port_taken(source.server, port)
                 return Running(source, (address(source.server, port),), version)
         raise ServersError(f"{source.title}: no free port was found in {PORT_ATTEMPTS} attempts")
 
     def _child(self, source: Source, port: int) -> Child:
-        directory = self._directory.path / source.server
+        directory = self.directory.path / source.server
         if source.server != "memcached":
             directory.mkdir(mode=0o700, exist_ok=True)
         assert source.program is not None
         return Child(
             source.server,
-            [str(source.program), *commands.arguments(source.server, port, small=self._small, aof=self._aof)],
-            self._directory.logs / f"{source.server}.log",
-            directory=self._directory.path if source.server == "memcached" else directory,
+            [str(source.program), *commands.arguments(source.server, port, small=self.small, aof=self.aof)],
+            self.directory.logs / f"{source.server}.log",
+            directory=self.directory.path if source.server == "memcached" else directory,
             environment={"LC_ALL": "C"},  # mongod refuses to start under a locale the machine does not have
-            say=self._tell,
-            gave_up=self._failed,
-            started=self._directory.child_started,
+            say=say,
+            gave_up=self.failed,
+            started=self.directory.child_started,
         )
 
     def _answering(self, server: Server, child: Child, port: int) -> str | None:
@@ -138,7 +123,7 @@ class Servers:
         deadline, patient_until = began + START_DEADLINE_S[server], began + SILENT_S
         reason = ""
         while time.monotonic() < deadline:
-            self._stop.check()
+            self.stopping.check()
             if death := child.death():
                 if child.said("address already in use"):
                     return None
@@ -154,7 +139,7 @@ class Servers:
             except probe.NoAnswer as error:
                 reason = str(error)
             if time.monotonic() > patient_until:
-                self._tell(f"still waiting for {server}: {reason}; its log: {child.log}")
+                say(f"still waiting for {server}: {reason}; its log: {child.log}")
                 patient_until = deadline
             time.sleep(POLL_S)
         raise ServersError(
@@ -183,14 +168,14 @@ def started(
 ) -> Iterator[tuple[Addresses, list[Running]]]:
     """Start the servers of a directory that is owned, and stop them at the end, whatever it is.
 
-    Raises ServersError, or Stopped when `stop` is requested before they answer. `failed` is called, from a thread,
-    when a child has been given up.
+    `small` keeps caches at what a test needs; without `aof` Redis keeps nothing on disk. `failed` is called, from a
+    thread, when a child has been given up. Raises ServersError, or Stopped when `stop` is requested before they answer.
     """
-    servers = Servers(directory, sources, stop, small=small, aof=aof, failed=failed)
+    servers = Servers(directory, sources, stop, small, aof, failed)
     try:
         with stop.signals():
-            addresses = servers.start()
-        yield addresses, servers.running
+            answering = servers.start()
+        yield answering
     finally:
         with stop.signals():  # a second Ctrl-C must not leave them behind
-            servers.stop()
+            stop_together(servers.children.values(), STOP_DEADLINE_S)

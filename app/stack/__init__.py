@@ -78,31 +78,40 @@ class Stack:
 
 
 @asynccontextmanager
-async def connected(addresses: Addresses, config: Config, clock: Clock | None = None) -> AsyncIterator[Stack]:
-    """Connect, migrate, create what collections and indexes are missing, and disconnect at the end.
-
-    Raises SchemaTooNew.
-    """
-    clock = clock or Clock()
+async def opened(
+    addresses: Addresses, config: Config, clock: Clock, *, redis_timeout_s: float = REDIS_TIMEOUT_S, prefix: str = ""
+) -> AsyncIterator[Stack]:
+    """Connect to each server or its stand-in, and disconnect at the end. `prefix`: of the queues' names."""
     if addresses.mongodb is None:
         db = stand_in(config.database)
     else:
         db = connect(addresses.mongodb, config.database, config.server_timeout_s)
-    connection = queue.stand_in() if addresses.redis is None else queue.connect(addresses.redis, REDIS_TIMEOUT_S)
+    connection = queue.stand_in() if addresses.redis is None else queue.connect(addresses.redis, redis_timeout_s)
     memcached: Memcached = (
         MemcachedStandIn(clock.monotonic)
         if addresses.memcached is None
         else MemcachedNodes(addresses.memcached, MEMCACHED_TIMEOUT_S)
     )
+    deliveries = DeliveryQueue(connection, clock.monotonic, prefix=prefix)
     try:
-        await init_beanie(database=db, document_models=list(DOCUMENTS), skip_indexes=True)
-        await schema.migrate(db)
-        await prepare(db)
-        yield Stack(config, clock, db, DeliveryQueue(connection, clock.monotonic), memcached, addresses)
+        yield Stack(config, clock, db, deliveries, memcached, addresses)
     finally:
         await memcached.close()
         connection.close()
         db.client.close()
+
+
+@asynccontextmanager
+async def connected(addresses: Addresses, config: Config, clock: Clock | None = None) -> AsyncIterator[Stack]:
+    """Connect, migrate, create what collections and indexes are missing, and disconnect at the end.
+
+    Raises SchemaTooNew.
+    """
+    async with opened(addresses, config, clock or Clock()) as stack:
+        await init_beanie(database=stack.db, document_models=list(DOCUMENTS), skip_indexes=True)
+        await schema.migrate(stack.db)
+        await prepare(stack.db)
+        yield stack
 
 
 __all__ = [
@@ -115,4 +124,5 @@ __all__ = [
     "QueueDown",
     "Stack",
     "connected",
+    "opened",
 ]

@@ -8,12 +8,8 @@ from contextlib import asynccontextmanager
 
 from app.clock import Clock
 from app.config import Config
-from app.stack import MEMCACHED_TIMEOUT_S, Addresses, Stack, queue
-from app.stack.memcached import Memcached, MemcachedNodes, MemcachedStandIn
-from app.stack.mongodb.connection import connect
-from app.stack.mongodb.stand_in import stand_in
+from app.stack import Addresses, Stack, opened
 from app.stack.mongodb.write import prepare
-from app.stack.queue import DeliveryQueue
 
 
 @asynccontextmanager
@@ -24,26 +20,16 @@ async def scratch(addresses: Addresses, config: Config, family: str, clock: Cloc
     time. Its user has to delete what it keeps in Memcached, or that expires.
     """
     assert config.database.startswith(family)
-    timeout_s = config.server_timeout_s
-    if addresses.mongodb is None:
-        db = stand_in(config.database)
-    else:
-        db = connect(addresses.mongodb, config.database, timeout_s)
-    redis = queue.stand_in() if addresses.redis is None else queue.connect(addresses.redis, timeout_s)
-    deliveries = DeliveryQueue(redis, clock.monotonic, prefix=f"{config.database}-")
-    memcached: Memcached = (
-        MemcachedStandIn() if addresses.memcached is None else MemcachedNodes(addresses.memcached, MEMCACHED_TIMEOUT_S)
-    )
-    try:
-        for left in await db.client.list_database_names():
-            if left.startswith(family):
-                await db.client.drop_database(left)
-        await prepare(db)
-        yield Stack(config, clock, db, deliveries, memcached, addresses)
-    finally:
-        await db.client.drop_database(config.database)
-        for each in deliveries.queues.values():
-            each.delete(delete_jobs=True)
-        await memcached.close()
-        redis.close()
-        db.client.close()
+    prefix = f"{config.database}-"
+    async with opened(addresses, config, clock, redis_timeout_s=config.server_timeout_s, prefix=prefix) as stack:
+        client = stack.db.client
+        try:
+            for left in await client.list_database_names():
+                if left.startswith(family):
+                    await client.drop_database(left)
+            await prepare(stack.db)
+            yield stack
+        finally:
+            await client.drop_database(config.database)
+            for each in stack.queue.queues.values():
+                each.delete(delete_jobs=True)

@@ -1,11 +1,11 @@
 """A laboratory: an empty system on the demo's servers, with people and statuses that an experiment makes up."""
 
 import statistics
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from bson import ObjectId
 
@@ -91,12 +91,9 @@ class Lab:
         await self.stack.db["statuses"].insert_one(row | {"pending": list(owed)})
         return StatusRow.of(row)
 
-    async def post(self, author: ObjectId, phase: Phase) -> tuple[StatusRow, float]:
-        """A post as the poster waits for it in one phase; and how long that took, in ms."""
-        start_s = perf_counter()
-        row = await self.store(author, phase.slug)
-        await self.timelines.outbox.consumers[phase.slug].hand_over(row)
-        return row, (perf_counter() - start_s) * 1000
+    async def post(self, author: ObjectId, phase: Phase) -> None:
+        """As much as the poster waits for in one phase."""
+        await self.timelines.outbox.consumers[phase.slug].hand_over(await self.store(author, phase.slug))
 
     async def drain(self) -> None:
         """A worker does all jobs that wait."""
@@ -112,14 +109,20 @@ class Lab:
         assert isinstance(consumer, PhaseConsumer)
         return consumer.delivery
 
-    async def container(self, kept: Kept) -> Container:
-        container = (await self.timelines.switch.fresh()).current(kept.name)
+    async def container(self, phase: Phase) -> Container:
+        container = (await self.timelines.switch.fresh()).current(self.kept(phase).name)
         assert container, "Lab.open has switched every phase on"
         return container
 
+    async def looked_at(self, what: Literal["Docs", "Keys"], collection: str, query: Mapping[str, Any], n: int) -> int:
+        """How many documents or index keys MongoDB looks at to find the newest `n`."""
+        find = {"find": collection, "filter": query, "sort": {"_id": -1}, "limit": n}
+        plan = await self.stack.db.command("explain", find, verbosity="executionStats")
+        return int(plan["executionStats"][f"total{what}Examined"])
+
     async def forget_lists(self, readers: Sequence[ObjectId]) -> None:
         """Leave nothing in the Memcached that the demo uses too."""
-        container = await self.container(self.kept(CACHE))
+        container = await self.container(CACHE)
         for reader in readers:
             await self.stack.memcached.delete(key(container, reader))
 
@@ -139,9 +142,3 @@ async def median_ms(work: Callable[[], Awaitable[object]], times: int) -> float:
     """After one run that warms up and does not count."""
     await work()
     return statistics.median([await timed(work) for _ in range(times)])
-
-
-async def median_wait_ms(lab: Lab, author: ObjectId, phase: Phase) -> float:
-    """How long the poster waits in one phase. The first post warms up and does not count."""
-    waits = [(await lab.post(author, phase))[1] for _ in range(4)]
-    return statistics.median(waits[1:])

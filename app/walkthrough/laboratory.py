@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal
 
 from bson import ObjectId
@@ -123,9 +124,8 @@ class Laboratory:
         def say(words: str) -> None:
             asyncio.run_coroutine_threadsafe(self._note(run, progress=words), loop)
 
-        work = _InThread(self._stack.addresses, self._stack.config, run, experiment, values, say)
         try:
-            result = await work.result()
+            result = await run_once(self._stack.addresses, self._stack.config, experiment, values, run, say)
             await self._note(run, state="done", progress="Done", result=result.model_dump())
         except TimeoutError:
             await self._note(run, state="failed", progress=f"It took longer than {LIMIT_S:.0f} s and was given up.")
@@ -143,48 +143,37 @@ class Laboratory:
         await self._runs.update_one({"_id": run, "state": "running"}, {"$set": fields})
 
 
-class _InThread:
-    """One experiment with its own loop, connections and database."""
+async def run_once(
+    addresses: Addresses,
+    config: Config,
+    experiment: Experiment,
+    values: Mapping[str, int],
+    run: ObjectId | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Result:
+    """One experiment in a thread, with its own loop, connections and database.
 
-    def __init__(
-        self,
-        addresses: Addresses,
-        config: Config,
-        run: ObjectId,
-        experiment: Experiment,
-        values: Mapping[str, int],
-        say: Callable[[str], None],
-    ) -> None:
-        self._addresses, self._experiment, self._values, self._say = addresses, experiment, values, say
-        self._family = f"{config.database}_lab_"
-        self._config = config.model_copy(
-            update={"database": f"{self._family}{run}", "demo": True, "cap": CAP, "timeline_ttl_s": TTL_S}
-        )
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[Any] | None = None
+    Raises TimeoutError after LIMIT_S. Cancelling it cancels the experiment, which cleans up.
+    """
+    family = f"{config.database}_lab_"
+    database = f"{family}{run or ObjectId()}"
+    own = config.model_copy(update={"database": database, "demo": True, "cap": CAP, "timeline_ttl_s": TTL_S})
+    cancel: list[Callable[[], object]] = []
 
-    async def result(self) -> Result:
-        """Raises TimeoutError after LIMIT_S. Cancelling it cancels the experiment, which cleans up."""
-        thread = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(self._run())))
-        try:
-            return await asyncio.shield(thread)
-        except asyncio.CancelledError:
-            if self._loop and self._task:
-                self._loop.call_soon_threadsafe(self._task.cancel)
-            raise
-
-    async def _run(self) -> Result:
-        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+    async def measured() -> Result:
+        task = asyncio.current_task()
+        assert task
+        cancel.append(partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel))
         clock = ForwardClock()
-        async with (
-            asyncio.timeout(LIMIT_S),
-            scratch(self._addresses, self._config, self._family, clock) as stack,
-        ):
-            lab = await Lab.open(stack, clock, self._say)
-            result = await self._experiment.run(lab, self._values)
+        async with asyncio.timeout(LIMIT_S), scratch(addresses, own, family, clock) as stack:
+            lab = await Lab.open(stack, clock, say)
+            result = await experiment.run(lab, values)
             return result.model_copy(update={"meaningless": not lab.real})
 
-
-async def run_once(addresses: Addresses, config: Config, experiment: Experiment, values: Mapping[str, int]) -> Result:
-    """An experiment outside the application: for recording and for tests."""
-    return await _InThread(addresses, config, ObjectId(), experiment, values, lambda _: None).result()
+    thread = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(measured())))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        for each in cancel:
+            each()
+        raise

@@ -9,7 +9,6 @@ from bson import ObjectId
 from rq import Queue, Retry
 from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.job import Job
-from rq.registry import FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
 from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
 
@@ -27,19 +26,6 @@ Queues = Mapping[str, Queue]
 
 def open_queues(connection: redis.Redis, prefix: str) -> dict[str, Queue]:
     return {name: Queue(prefix + name, connection=connection, serializer=JSONSerializer) for name in QUEUES}
-
-
-def started(queue: Queue) -> StartedJobRegistry:
-    return StartedJobRegistry(queue=queue, serializer=JSONSerializer)
-
-
-def scheduled(queue: Queue) -> ScheduledJobRegistry:
-    registry: Any = ScheduledJobRegistry
-    return registry(queue=queue, serializer=JSONSerializer)  # type: ignore[no-any-return]
-
-
-def failed(queue: Queue) -> FailedJobRegistry:
-    return FailedJobRegistry(queue=queue, serializer=JSONSerializer)
 
 
 def offer(queues: Queues, phase: str, status: ObjectId, after: ObjectId | None) -> bool:
@@ -78,9 +64,9 @@ def _is_somewhere(queue: Queue, job_id: str) -> bool:
     """Whether somebody will come upon the job, or has it in hand."""
     return (
         queue.get_job_position(job_id) is not None
-        or job_id in scheduled(queue)
-        or job_id in failed(queue)
-        or job_id in started(queue).get_job_ids(end=LIST_LIMIT)
+        or job_id in queue.scheduled_job_registry
+        or job_id in queue.failed_job_registry
+        or job_id in queue.started_job_registry.get_job_ids(end=LIST_LIMIT)
     )
 
 
@@ -98,7 +84,7 @@ def retry_dead_letters(queues: Queues) -> int:
     """Queue every dead letter again; how many there were."""
     retried = 0
     for queue in queues.values():
-        registry = failed(queue)
+        registry = queue.failed_job_registry
         for job_id in registry.get_job_ids(end=LIST_LIMIT):
             try:
                 job = Job.fetch(job_id, connection=queue.connection, serializer=JSONSerializer)

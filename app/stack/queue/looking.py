@@ -8,7 +8,7 @@ from rq import Worker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from app.stack.queue.jobs import LIST_LIMIT, Queues, failed, scheduled, started
+from app.stack.queue.jobs import LIST_LIMIT, Queues
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ def job_ids(queues: Queues) -> dict[str, list[str]]:
     """Job ids by state. Reading the started ones requeues those whose worker died (RQ's own clean-up)."""
     found: dict[str, list[str]] = {"queued": [], "started": [], "scheduled": [], "failed": []}
     for queue in queues.values():
-        found["started"] += started(queue).get_job_ids(end=LIST_LIMIT)
+        found["started"] += queue.started_job_registry.get_job_ids(end=LIST_LIMIT)
         found["queued"] += queue.get_job_ids(length=LIST_LIMIT)
-        found["scheduled"] += scheduled(queue).get_job_ids(end=LIST_LIMIT)
-        found["failed"] += failed(queue).get_job_ids(end=LIST_LIMIT)
+        found["scheduled"] += queue.scheduled_job_registry.get_job_ids(end=LIST_LIMIT)
+        found["failed"] += queue.failed_job_registry.get_job_ids(end=LIST_LIMIT)
     return found
 
 

@@ -8,7 +8,6 @@ from time import perf_counter
 from bson import ObjectId
 
 from app.clock import FIRST_ID, LAST_ID
-from app.models import StatusRow
 from app.stack.cost import counted
 from app.walkthrough.experiments.base import Experiment, Knob
 from app.walkthrough.lab import Lab
@@ -92,22 +91,23 @@ async def _work(lab: Lab, phase: Phase, author: ObjectId) -> tuple[float, int]:
 
 async def _keep_lists(lab: Lab, readers: Sequence[ObjectId]) -> None:
     """Everybody has a list, whether active or not: an away reader's is not even looked for."""
-    container = await lab.container(lab.kept(CACHE))
-    empty = Value(LIST, (), FIRST_ID.binary, expires_at_ms=_in_ms(lab, lab.stack.config.timeline_ttl_s)).packed()
+    container = await lab.container(CACHE)
     for at in range(0, len(readers), SETUP_AT_ONCE):
         some = readers[at : at + SETUP_AT_ONCE]
-        ttl_s = lab.stack.config.timeline_ttl_s
-        await asyncio.gather(*(lab.stack.memcached.add(key(container, reader), empty, ttl_s) for reader in some))
+        await asyncio.gather(*(_add_list(lab, key(container, reader), Recent([], FIRST_ID)) for reader in some))
 
 
-def _in_ms(lab: Lab, seconds: float) -> int:
-    return int((lab.clock.now().timestamp() + seconds) * 1000)
+async def _add_list(lab: Lab, at: str, recent: Recent) -> None:
+    ttl_s = lab.stack.config.timeline_ttl_s
+    expires_at_ms = int((lab.clock.now().timestamp() + ttl_s) * 1000)
+    value = Value(LIST, [row[:12] for row in recent.rows], recent.floor.binary, expires_at_ms=expires_at_ms)
+    await lab.stack.memcached.add(at, value.packed(), ttl_s)
 
 
 async def _returns(lab: Lab, author: ObjectId) -> list[Check]:
     """A list expires; a delivery finds nobody; its reader returns."""
     (reader,) = await lab.followers(author, 1)
-    container = await lab.container(lab.kept(CACHE))
+    container = await lab.container(CACHE)
     lab.say("Letting a list expire")
     await lab.timelines.page(reader, phase=CACHE.slug)
     kept = await lab.stack.memcached.gets(key(container, reader))
@@ -167,40 +167,27 @@ class _QueryThenDelivery:
     async def recent(self, authors: Sequence[ObjectId] | None = None) -> Recent:
         newest = statuses_by(self.lab.stack.db, [self.reader, self.author])
         rows = await newest.packed(LAST_ID, self.lab.stack.config.cap)
-        await _deliver(self.lab, self.author)
+        status = await self.lab.store(self.author, CACHE.slug)
+        await put_on_timelines(self.lab.delivery(CACHE), status, None)
+        await self.lab.delivery(CACHE).done(status.id)
         return Recent(rows, FIRST_ID)
 
 
 async def _race(lab: Lab, author: ObjectId, *, with_cas: bool) -> int:
     (reader,) = await lab.followers(author, 1)
-    container = await lab.container(lab.kept(CACHE))
-
+    container = await lab.container(CACHE)
     query = _QueryThenDelivery(lab, reader, author)
     if with_cas:
         await lab.kept(CACHE).store.rebuild(container, query)
     else:
-        part = await query.recent()
-        ids = [row[:12] for row in part.rows]
-        value = Value(LIST, ids, part.floor.binary, expires_at_ms=_in_ms(lab, lab.stack.config.timeline_ttl_s))
-        await _set(lab, key(container, reader), value.packed())
+        recent = await query.recent()
+        await lab.stack.memcached.delete(key(container, reader))  # Memcached's `set` replaces whatever is there
+        await _add_list(lab, key(container, reader), recent)
     limit = 2 * HISTORY
     kept = await lab.timelines.page(reader, phase=CACHE.slug, limit=limit)
     asked = await lab.timelines.page(reader, phase=QUERY.slug, limit=limit)
     await lab.forget_lists([reader])
     return len({row.id for row in asked.statuses} - {row.id for row in kept.statuses})
-
-
-async def _deliver(lab: Lab, author: ObjectId) -> StatusRow:
-    status = await lab.store(author, CACHE.slug)
-    await put_on_timelines(lab.delivery(CACHE), status, None)
-    await lab.delivery(CACHE).done(status.id)
-    return status
-
-
-async def _set(lab: Lab, at: str, value: bytes) -> None:
-    """What Memcached's `set` does: whatever is there is replaced."""
-    await lab.stack.memcached.delete(at)
-    await lab.stack.memcached.add(at, value, lab.stack.config.timeline_ttl_s)
 
 
 def _sentence(n: int, share: int, everybody: float, shares: Mapping[int, float]) -> str:
