@@ -91,9 +91,9 @@ class Social:
         query: dict[str, Any] = {"handle": {"$gt": after}}
         if beginnings:
             query["$and"] = [{"found_by": beginning} for beginning in beginnings]
-        found = await User.find(query).sort("handle").limit(limit + 1).to_list()
-        people = [Person(user.id, user.handle, user.name) for user in found[:limit]]
-        return people, people[-1].handle if len(found) > limit else None
+        users = await User.find(query).sort("handle").limit(limit + 1).to_list()
+        people = [Person(user.id, user.handle, user.name) for user in users[:limit]]
+        return people, people[-1].handle if len(users) > limit else None
 
     async def suggestions(self, reader: ObjectId, limit: int) -> list[Person]:
         """People whom others followed most often lately, but none whom the reader follows or has a block with."""
@@ -103,12 +103,13 @@ class Social:
         if len(ids) < limit:
             newest = self._db["users"].find({}, {"_id": 1}).sort("_id", -1).limit(limit * 2)
             ids = list(dict.fromkeys([*ids, *[user["_id"] for user in await newest.to_list(None)]]))
-        known = await self._known(reader, ids)
-        wanted = [id for id in ids if id != reader and id not in known][:limit]
+        connected = await self._connected(reader, ids)
+        wanted = [id for id in ids if id != reader and id not in connected][:limit]
         people = await self.people(wanted)
         return [people[id] for id in wanted if id in people]
 
-    async def _known(self, reader: ObjectId, ids: list[ObjectId]) -> set[ObjectId]:
+    async def _connected(self, reader: ObjectId, ids: list[ObjectId]) -> set[ObjectId]:
+        """Those whom the reader follows or has a block with."""
         among = {"$in": ids}
         blocks = {"$or": [{"blocker": reader, "blocked": among}, {"blocked": reader, "blocker": among}]}
         follows, blocked = await asyncio.gather(
@@ -269,10 +270,10 @@ class Social:
 
     async def status(self, viewer: ObjectId, id: ObjectId) -> StatusRow:
         """Raises NotFound when it does not exist or the viewer may not see it."""
-        found = await visible_status(self._db, viewer, id)
-        if not found:
+        status = await visible_status(self._db, viewer, id)
+        if status is None:
             raise NotFound("there is no such status")
-        return found
+        return status
 
     async def delete(self, author: ObjectId, id: ObjectId) -> None:
         """The text is gone at once; a tombstone stays for the idempotency key. Raises NotFound for anybody else's."""
