@@ -15,7 +15,7 @@ from app.access import audiences, visible_status
 from app.clock import LAST_ID
 from app.edges import change_edges
 from app.errors import Conflict, Forbidden, Invalid, NotFound
-from app.models import Audience, Status, StatusRow, User
+from app.models import Audience, Person, Status, StatusRow, User
 from app.stack import Stack
 from app.stack.mongodb.transaction import Transaction
 from phases.delivering.outbox import Heard, Outbox
@@ -28,15 +28,6 @@ FOLLOWING_LIMIT = 10_000  # followees of one person; phase 1 asks for 200 of the
 NAMES_REMEMBERED = 50_000
 WORDS_SEARCHED = 5
 FOLLOWS_LOOKED_AT = 1_000  # the newest, for suggestions
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """The fields of a user that never change."""
-
-    id: ObjectId
-    handle: str
-    name: str
 
 
 @dataclass(frozen=True)
@@ -92,7 +83,7 @@ class Social:
         if beginnings:
             query["$and"] = [{"found_by": beginning} for beginning in beginnings]
         users = await User.find(query).sort("handle").limit(limit + 1).to_list()
-        people = [Person(user.id, user.handle, user.name) for user in users[:limit]]
+        people = [Person.of(user) for user in users[:limit]]
         return people, people[-1].handle if len(users) > limit else None
 
     async def suggestions(self, reader: ObjectId, limit: int) -> list[Person]:

@@ -13,10 +13,10 @@ from typing import Any
 from bson import ObjectId
 from starlette.routing import Mount, Router
 
-from app.accounts import Account, normal_handle
+from app.accounts import normal_handle
 from app.errors import NotFound
-from app.models import StatusRow, User
-from app.social import Person, Social
+from app.models import Person, StatusRow, User
+from app.social import Social
 from app.stack.cost import counted
 from app.web import openapi, schemas
 from app.web.api_operation import Call, Operation, Reply, routes_of
@@ -61,7 +61,7 @@ async def _person(call: Call) -> User:
     return await call.social.person(handle)
 
 
-async def _profile(call: Call, person: User | Account) -> schemas.Profile:
+async def _profile(call: Call, person: Person | User) -> schemas.Profile:
     counts, relation = await asyncio.gather(
         call.social.counts(call.me.id, person.id), call.social.relation(call.me.id, person.id)
     )

@@ -9,8 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.accounts import Account
 from app.errors import Forbidden, Invalid
+from app.models import Person
 from app.stack import MemcachedDown, QueueDown, Stack
 from app.stack.memcached import Stats
 from app.stack.queue import Delivery, WorkerState
@@ -92,7 +92,7 @@ def polyline(line: Sequence[tuple[float, int]], most: int) -> str:
     return " ".join(f"{LINE_WIDTH - across * ago_s:.1f},{LINE_HEIGHT - 1 - up * number:.1f}" for ago_s, number in line)
 
 
-async def dashboard(request: Request, me: Account) -> Response:
+async def dashboard(request: Request, me: Person) -> Response:
     return render(
         request,
         "dashboard.html",
@@ -110,7 +110,7 @@ async def _shown(request: Request) -> dict[str, Any]:
     }
 
 
-async def live(request: Request, me: Account) -> Response:
+async def live(request: Request, me: Person) -> Response:
     async def part() -> str:
         return fragment(request, "parts/dashboard.html", **await _shown(request))
 
@@ -158,7 +158,7 @@ DONE = {
 
 
 def press(name: str) -> Endpoint:
-    async def handler(request: Request, me: Account) -> Response:
+    async def handler(request: Request, me: Person) -> Response:
         stack = stack_of(request)
         await changing(request, me)
         if name not in ALWAYS and not stack.config.demo:
@@ -172,7 +172,7 @@ def press(name: str) -> Endpoint:
 # Phases
 
 
-async def phases(request: Request, me: Account) -> Response:
+async def phases(request: Request, me: Person) -> Response:
     timelines = timelines_of(request)
     may_switch = await accounts_of(request).operates(me.id)
     state, errors = await timelines.state(), {}
