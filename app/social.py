@@ -30,6 +30,9 @@ WORDS_SEARCHED = 5
 FOLLOWS_LOOKED_AT = 1_000  # the newest, for suggestions
 
 
+PeoplePage = tuple[list[Person], ObjectId | None]  # and the cursor of the next page
+
+
 @dataclass(frozen=True)
 class Counts:
     """`statuses`: those that the viewer may see."""
@@ -130,21 +133,15 @@ class Social:
         )
         return Relation(*(row is not None for row in await asyncio.gather(*rows)))
 
-    async def followers(
-        self, of: ObjectId, *, before: ObjectId | None, limit: int
-    ) -> tuple[list[Person], ObjectId | None]:
+    async def followers(self, of: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
         """Newest accounts first; the cursor is a person's id."""
         return await self._edges({"followee": of}, "follower", before, limit)
 
-    async def following(
-        self, of: ObjectId, *, before: ObjectId | None, limit: int
-    ) -> tuple[list[Person], ObjectId | None]:
+    async def following(self, of: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
         """Newest accounts first; the cursor is a person's id."""
         return await self._edges({"follower": of}, "followee", before, limit)
 
-    async def _edges(
-        self, query: dict[str, Any], end: str, before: ObjectId | None, limit: int
-    ) -> tuple[list[Person], ObjectId | None]:
+    async def _edges(self, query: dict[str, Any], end: str, before: ObjectId | None, limit: int) -> PeoplePage:
         edges = self._db["follows"].find({**query, end: {"$lt": before or LAST_ID}}, {"_id": 0, end: 1})
         ids = [edge[end] for edge in await edges.sort(end, -1).limit(limit + 1).to_list(None)]
         people = await self.people(ids[:limit])
