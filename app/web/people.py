@@ -61,16 +61,11 @@ def act(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> En
     return signed_in(endpoint)
 
 
-async def person(request: Request, me: Person) -> Response:
-    return await _person(request, me, "statuses")
+def person(tab: str) -> Endpoint:
+    async def endpoint(request: Request, me: Person) -> Response:
+        return await _person(request, me, tab)
 
-
-async def followers(request: Request, me: Person) -> Response:
-    return await _person(request, me, "followers")
-
-
-async def following(request: Request, me: Person) -> Response:
-    return await _person(request, me, "following")
+    return signed_in(endpoint)
 
 
 async def _person(request: Request, me: Person, tab: str, refused: Refused | None = None) -> Response:

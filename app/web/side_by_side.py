@@ -67,11 +67,7 @@ def compared(reads: Sequence[MeasuredPage]) -> list[Column]:
     return found
 
 
-async def side_by_side(request: Request, me: Person) -> Response:
-    return await _side_by_side(request, me)
-
-
-async def _side_by_side(request: Request, me: Person, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
+async def side_by_side(request: Request, me: Person, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
     reader, refused = await _reader(request, me)
     social, may_check = social_of(request), await accounts_of(request).operates(me.id)
     found = await columns(request, reader.id, ROWS)
@@ -139,7 +135,7 @@ async def post(request: Request, me: Person) -> Response:
     try:
         watch = await watch_delivery(request.app.state, author, text)
     except Invalid as error:
-        return await _side_by_side(request, me, text, str(error))
+        return await side_by_side(request, me, text, str(error))
     request.app.state.metrics.posts.inc()
     return to(f"/compare/deliveries/{watch.status.id}")
 
