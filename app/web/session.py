@@ -50,10 +50,6 @@ def known_session(request: Request) -> Session | None:
     return found
 
 
-def has_cookie(request: Request) -> bool:
-    return bool(_cookie(request, SESSION))
-
-
 async def open_session(request: Request) -> Session:
     """The owner of the cookie; asked once per request."""
     if session := known_session(request):
