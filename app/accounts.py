@@ -12,7 +12,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from typing import TypeVar
@@ -28,7 +27,7 @@ from limits.aio.strategies import FixedWindowRateLimiter
 from pymongo.errors import DuplicateKeyError
 
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
-from app.models import Token, User
+from app.models import Person, Token, User
 from app.stack import Stack
 from app.stack.mongodb.find import Find, rows
 
@@ -43,15 +42,6 @@ WAITING_FOR_A_HASH = 1_000
 HOLDERS_REMEMBERED = 10_000  # about 4 MB
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """The owner of a token, in fields that never change. Everything else is read where it is needed."""
-
-    id: ObjectId
-    handle: str
-    name: str
 
 
 async def _thread(call: Callable[..., T], *args: object) -> T:
@@ -125,7 +115,7 @@ class Accounts:
         self._hashing = asyncio.Semaphore(HASHED_AT_ONCE)
         self._waiting = 0
         self._failures = FixedWindowRateLimiter(MemoryStorage())
-        self._holders: LRUCache[bytes, Account] = LRUCache(HOLDERS_REMEMBERED)  # by the digest of their token
+        self._holders: LRUCache[bytes, Person] = LRUCache(HOLDERS_REMEMBERED)  # by the digest of their token
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -192,12 +182,12 @@ class Accounts:
         await Token(digest=_digest(token), user_id=user_id, expires_at=expires_at).insert()
         return token, expires_at
 
-    def remembered(self, token: str) -> Account | None:
+    def remembered(self, token: str) -> Person | None:
         """Whose token it was the last time. Whether it still is one, only `authenticate` knows."""
-        account: Account | None = self._holders.get(_digest(token))
-        return account
+        person: Person | None = self._holders.get(_digest(token))
+        return person
 
-    async def authenticate(self, token: str) -> Account | None:
+    async def authenticate(self, token: str) -> Person | None:
         """The owner of the token, or None when it was never given out, is expired or was signed out.
 
         One MongoDB command once the account is remembered. The token itself is asked for every time, so that signing
@@ -212,9 +202,9 @@ class Accounts:
             user = await User.find_one({"_id": given_out[0]["user_id"]})
             if user is None:
                 return None
-            self._holders[digest] = Account(user.id, user.handle, user.name)
-        account: Account = self._holders[digest]
-        return account
+            self._holders[digest] = Person.of(user)
+        holder: Person = self._holders[digest]
+        return holder
 
     async def operates(self, user_id: ObjectId | None) -> bool:
         """Whether this person runs the system now: administrators do, in demo mode everybody, signed in or not."""

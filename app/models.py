@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -54,6 +55,19 @@ class User(Base):
             IndexModel([("found_by", ASCENDING), ("handle", ASCENDING)]),
         ]
         keep_nulls = False
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """The fields of a user that never change. Everything else is read where it is needed."""
+
+    id: ObjectId
+    handle: str
+    name: str
+
+    @classmethod
+    def of(cls, user: User) -> Self:
+        return cls(user.id, user.handle, user.name)
 
 
 def search_words(handle: str, name: str) -> list[str]:

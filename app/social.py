@@ -15,7 +15,7 @@ from app.access import audiences, visible_status
 from app.clock import LAST_ID
 from app.edges import change_edges
 from app.errors import Conflict, Forbidden, Invalid, NotFound
-from app.models import Audience, Status, StatusRow, User
+from app.models import Audience, Person, Status, StatusRow, User
 from app.stack import Stack
 from app.stack.mongodb.transaction import Transaction
 from phases.delivering.outbox import Heard, Outbox
@@ -30,13 +30,7 @@ WORDS_SEARCHED = 5
 FOLLOWS_LOOKED_AT = 1_000  # the newest, for suggestions
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
-    """The fields of a user that never change."""
-
-    id: ObjectId
-    handle: str
-    name: str
+PeoplePage = tuple[list[Person], ObjectId | None]  # and the cursor of the next page
 
 
 @dataclass(frozen=True)
@@ -91,9 +85,9 @@ class Social:
         query: dict[str, Any] = {"handle": {"$gt": after}}
         if beginnings:
             query["$and"] = [{"found_by": beginning} for beginning in beginnings]
-        found = await User.find(query).sort("handle").limit(limit + 1).to_list()
-        people = [Person(user.id, user.handle, user.name) for user in found[:limit]]
-        return people, people[-1].handle if len(found) > limit else None
+        users = await User.find(query).sort("handle").limit(limit + 1).to_list()
+        people = [Person.of(user) for user in users[:limit]]
+        return people, people[-1].handle if len(users) > limit else None
 
     async def suggestions(self, reader: ObjectId, limit: int) -> list[Person]:
         """People whom others followed most often lately, but none whom the reader follows or has a block with."""
@@ -103,12 +97,13 @@ class Social:
         if len(ids) < limit:
             newest = self._db["users"].find({}, {"_id": 1}).sort("_id", -1).limit(limit * 2)
             ids = list(dict.fromkeys([*ids, *[user["_id"] for user in await newest.to_list(None)]]))
-        known = await self._known(reader, ids)
-        wanted = [id for id in ids if id != reader and id not in known][:limit]
+        connected = await self._connected(reader, ids)
+        wanted = [id for id in ids if id != reader and id not in connected][:limit]
         people = await self.people(wanted)
         return [people[id] for id in wanted if id in people]
 
-    async def _known(self, reader: ObjectId, ids: list[ObjectId]) -> set[ObjectId]:
+    async def _connected(self, reader: ObjectId, ids: list[ObjectId]) -> set[ObjectId]:
+        """Those whom the reader follows or has a block with."""
         among = {"$in": ids}
         blocks = {"$or": [{"blocker": reader, "blocked": among}, {"blocked": reader, "blocker": among}]}
         follows, blocked = await asyncio.gather(
@@ -138,21 +133,15 @@ class Social:
         )
         return Relation(*(row is not None for row in await asyncio.gather(*rows)))
 
-    async def followers(
-        self, of: ObjectId, *, before: ObjectId | None, limit: int
-    ) -> tuple[list[Person], ObjectId | None]:
+    async def followers(self, of: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
         """Newest accounts first; the cursor is a person's id."""
         return await self._edges({"followee": of}, "follower", before, limit)
 
-    async def following(
-        self, of: ObjectId, *, before: ObjectId | None, limit: int
-    ) -> tuple[list[Person], ObjectId | None]:
+    async def following(self, of: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
         """Newest accounts first; the cursor is a person's id."""
         return await self._edges({"follower": of}, "followee", before, limit)
 
-    async def _edges(
-        self, query: dict[str, Any], end: str, before: ObjectId | None, limit: int
-    ) -> tuple[list[Person], ObjectId | None]:
+    async def _edges(self, query: dict[str, Any], end: str, before: ObjectId | None, limit: int) -> PeoplePage:
         edges = self._db["follows"].find({**query, end: {"$lt": before or LAST_ID}}, {"_id": 0, end: 1})
         ids = [edge[end] for edge in await edges.sort(end, -1).limit(limit + 1).to_list(None)]
         people = await self.people(ids[:limit])
@@ -269,10 +258,10 @@ class Social:
 
     async def status(self, viewer: ObjectId, id: ObjectId) -> StatusRow:
         """Raises NotFound when it does not exist or the viewer may not see it."""
-        found = await visible_status(self._db, viewer, id)
-        if not found:
+        status = await visible_status(self._db, viewer, id)
+        if status is None:
             raise NotFound("there is no such status")
-        return found
+        return status
 
     async def delete(self, author: ObjectId, id: ObjectId) -> None:
         """The text is gone at once; a tombstone stays for the idempotency key. Raises NotFound for anybody else's."""

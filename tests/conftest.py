@@ -15,6 +15,7 @@ from app.servers.borrow import running_servers
 from app.servers.programs import ServersError
 from app.stack import Addresses, connected
 from tests.dates import NOON
+from tests.site import Site, opened
 from tests.world import World
 
 THOROUGH = (
@@ -88,3 +89,17 @@ async def world(addresses: Addresses, settings: dict[str, Any]) -> AsyncIterator
         world = await World.open(stack, clock)
         yield world
         await stack.db.client.drop_database(config.database)
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    """The application on stand-ins, for browsers."""
+    async with opened() as site:
+        yield site
+
+
+@pytest.fixture
+async def demo() -> AsyncIterator[Site]:
+    """The same in demo mode."""
+    async with opened(demo=True) as site:
+        yield site

@@ -1,29 +1,16 @@
 """The page for those who run the system."""
 
 import re
-from collections.abc import AsyncIterator
 
 import pytest
 
 from app.models import User
 from app.stack.queue import Delivery
 from app.web import dashboard, live
-from tests.site import SLUGS, Site, events, forms, opened, texts
+from tests.site import SLUGS, Site, events, forms, texts
 from workers.worker import drain_queues
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def site() -> AsyncIterator[Site]:
-    async with opened() as site:
-        yield site
-
-
-@pytest.fixture
-async def demo() -> AsyncIterator[Site]:
-    async with opened(demo=True) as site:
-        yield site
 
 
 async def test_operations_are_for_administrators(site: Site) -> None:

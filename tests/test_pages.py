@@ -1,7 +1,7 @@
 """The pages on the stand-ins, asked as a browser without JavaScript asks: links, forms and cookies."""
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -19,18 +19,6 @@ from phases.p4_cache import CACHE
 from tests.site import PASSWORD, SLUGS, Site, events, forms, opened, texts
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def site() -> AsyncIterator[Site]:
-    async with opened() as site:
-        yield site
-
-
-@pytest.fixture
-async def demo() -> AsyncIterator[Site]:
-    async with opened(demo=True) as site:
-        yield site
 
 
 # Strangers

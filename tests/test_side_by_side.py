@@ -1,7 +1,6 @@
 """The phases side by side, and a delivery that is watched."""
 
 import re
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,23 +10,11 @@ from app.models import User
 from phases.home.page import Page
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
-from tests.site import SLUGS, Site, events, opened, texts
+from tests.site import SLUGS, Site, events, texts
 from tests.world import IN_WORKER
 from workers.worker import drain_queues
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def site() -> AsyncIterator[Site]:
-    async with opened() as site:
-        yield site
-
-
-@pytest.fixture
-async def demo() -> AsyncIterator[Site]:
-    async with opened(demo=True) as site:
-        yield site
 
 
 async def test_four_equal_columns_are_said_to_be_equal(demo: Site) -> None:

@@ -5,7 +5,7 @@ import html
 import importlib.util
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -53,12 +53,6 @@ def directives(one: Chapter) -> list[tuple[str, str]]:
 
 def text_of(fragment: str) -> str:
     return html.unescape(re.sub(r"<[^>]+>", "", fragment))
-
-
-@pytest.fixture
-async def demo() -> AsyncIterator[Site]:
-    async with opened(demo=True) as site:
-        yield site
 
 
 # The text

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from app.accounts import Accounts
@@ -32,7 +33,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
 
     app = Starlette(
         routes=[api.ROUTE, *health.ROUTES, *walkthrough.routes, *pages.routes],
-        exception_handlers=errors.handlers(),
+        exception_handlers={HTTPException: errors.answer},  # Starlette's own; AnswerErrors sees to all the others
         lifespan=lifespan,
         middleware=[
             Middleware(SecurityHeaders),

@@ -7,19 +7,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import cache
-from time import perf_counter
 from typing import Any
 
 from bson import ObjectId
 from starlette.routing import Mount, Router
 
-from app.accounts import Account, normal_handle
+from app.accounts import normal_handle
 from app.errors import NotFound
-from app.models import StatusRow, User
-from app.social import Person, Social
-from app.stack.cost import counted
+from app.models import Person, StatusRow, User
+from app.social import PeoplePage, Social
 from app.web import openapi, schemas
 from app.web.api_operation import Call, Operation, Reply, routes_of
+from app.web.measured_page import measured
 from phases.home.page import Page
 
 PREFIX = "/api/v1"
@@ -61,7 +60,7 @@ async def _person(call: Call) -> User:
     return await call.social.person(handle)
 
 
-async def _profile(call: Call, person: User | Account) -> schemas.Profile:
+async def _profile(call: Call, person: Person | User) -> schemas.Profile:
     counts, relation = await asyncio.gather(
         call.social.counts(call.me.id, person.id), call.social.relation(call.me.id, person.id)
     )
@@ -90,19 +89,16 @@ def edge(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> C
     return change
 
 
-async def followers(call: Call) -> Reply:
-    return await _people(call, call.social.followers)
+def people(use_case: Callable[..., Awaitable[PeoplePage]]) -> Callable[[Call], Awaitable[Reply]]:
+    """A list of people about the person of the path."""
 
+    async def page(call: Call) -> Reply:
+        walk: schemas.Walk = call.query
+        person = await _person(call)
+        listed, next_ = await use_case(call.social, person.id, before=walk.before, limit=walk.limit)
+        return Reply(200, schemas.People(users=[schemas.Person.of(each) for each in listed], next=_id(next_)))
 
-async def following(call: Call) -> Reply:
-    return await _people(call, call.social.following)
-
-
-async def _people(call: Call, listed: Callable[..., Awaitable[tuple[list[Person], ObjectId | None]]]) -> Reply:
-    walk: schemas.Walk = call.query
-    person = await _person(call)
-    people, next_ = await listed(person.id, before=walk.before, limit=walk.limit)
-    return Reply(200, schemas.People(users=[schemas.Person.of(each) for each in people], next=_id(next_)))
+    return page
 
 
 # Statuses
@@ -166,11 +162,8 @@ async def refresh(call: Call) -> Reply:
 
 
 async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
-    started_s = perf_counter()
-    with counted() as cost:
-        page = await reading
-    elapsed_ms = (perf_counter() - started_s) * 1000
-    call.request.app.state.metrics.reads.labels(page.phase, page.source).inc()
+    read = await measured(call.request, reading)
+    page, cost = read.page, read.cost
     return Reply(
         200,
         {
@@ -178,7 +171,7 @@ async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
             "statuses": await _statuses(call, page.statuses),
             "next": _id(page.next),
             "cost": {
-                "elapsed_ms": round(elapsed_ms, 3),
+                "elapsed_ms": round(read.elapsed_ms, 3),
                 "source": page.source,
                 "cold": page.cold,
                 "mongodb": cost.mongodb,
@@ -239,11 +232,11 @@ OPERATIONS: tuple[Operation, ...] = (
         refusals=EDGE,
     ),
     Operation(
-        "GET", "/users/{handle}/followers", "Who follows a person", followers, {200: schemas.People},
+        "GET", "/users/{handle}/followers", "Who follows a person", people(Social.followers), {200: schemas.People},
         query=schemas.Walk, refusals=NOBODY,
     ),
     Operation(
-        "GET", "/users/{handle}/following", "Whom a person follows", following, {200: schemas.People},
+        "GET", "/users/{handle}/following", "Whom a person follows", people(Social.following), {200: schemas.People},
         query=schemas.Walk, refusals=NOBODY,
     ),
     Operation(

@@ -16,10 +16,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from app.accounts import Account, Accounts
+from app.accounts import Accounts
 from app.errors import Forbidden
+from app.models import Person
 from app.social import Social
-from app.stack import Stack
 from app.web.problems import CHALLENGE, FieldErrors, Rejected
 from phases.timelines import Timelines
 
@@ -32,14 +32,10 @@ class Call:
     """One request whose parts have been checked; `body`, `query` and `headers` are the models of its operation."""
 
     request: Request
-    account: Account | None = None
+    account: Person | None = None
     body: Any = None
     query: Any = None
     headers: Any = None
-
-    @property
-    def stack(self) -> Stack:
-        return self.request.app.state.stack  # type: ignore[no-any-return]
 
     @property
     def accounts(self) -> Accounts:
@@ -54,7 +50,7 @@ class Call:
         return self.request.app.state.social  # type: ignore[no-any-return]
 
     @property
-    def me(self) -> Account:
+    def me(self) -> Person:
         assert self.account, "the operation needs a token"
         return self.account
 
@@ -123,7 +119,7 @@ class Operation:
         return reply.response()
 
 
-async def _if(signed_in: Awaitable[Account], answer: Coroutine[Any, Any, Response]) -> Response:
+async def _if(signed_in: Awaitable[Person], answer: Coroutine[Any, Any, Response]) -> Response:
     """The answer, made while the token of somebody remembered is looked up. It is nobody's until that is known."""
     answering = asyncio.create_task(answer)
     try:
@@ -140,11 +136,11 @@ def bearer_token(request: Request) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-async def _signed_in(request: Request) -> Account:
+async def _signed_in(request: Request) -> Person:
     token = bearer_token(request)
     if not token:
         raise Rejected(401, "This call needs a token: Authorization: Bearer <token>.", CHALLENGE)
-    account: Account | None = await request.app.state.accounts.authenticate(token)
+    account: Person | None = await request.app.state.accounts.authenticate(token)
     if account is None:
         raise Rejected(
             401, "The token is unknown, expired or signed out.", {"WWW-Authenticate": 'Bearer error="invalid_token"'}

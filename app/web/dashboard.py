@@ -9,9 +9,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.accounts import Account
 from app.errors import Forbidden, Invalid
-from app.stack import MemcachedDown, QueueDown, Stack
+from app.models import Person
+from app.stack import MemcachedDown, QueueDown
 from app.stack.memcached import Stats
 from app.stack.queue import Delivery, WorkerState
 from app.web.backlog import MINUTES, Backlog
@@ -19,7 +19,7 @@ from app.web.live import stream
 from app.web.render import fragment, render
 from app.web.request import Endpoint, accounts_of, changing, for_operators, stack_of, timelines_of, to
 from phases.keeping.activity import active_count
-from phases.timelines import PhaseState
+from phases.timelines import PhaseState, Timelines
 
 rest = asyncio.sleep
 
@@ -92,12 +92,13 @@ def polyline(line: Sequence[tuple[float, int]], most: int) -> str:
     return " ".join(f"{LINE_WIDTH - across * ago_s:.1f},{LINE_HEIGHT - 1 - up * number:.1f}" for ago_s, number in line)
 
 
-async def dashboard(request: Request, me: Account) -> Response:
+async def dashboard(request: Request, me: Person) -> Response:
+    button = BUTTONS.get(request.query_params.get("done", ""))
     return render(
         request,
         "dashboard.html",
         **await _shown(request),
-        done=DONE.get(request.query_params.get("done", "")),
+        done=button.done if button else None,
     )
 
 
@@ -110,7 +111,7 @@ async def _shown(request: Request) -> dict[str, Any]:
     }
 
 
-async def live(request: Request, me: Account) -> Response:
+async def live(request: Request, me: Person) -> Response:
     async def part() -> str:
         return fragment(request, "parts/dashboard.html", **await _shown(request))
 
@@ -120,50 +121,45 @@ async def live(request: Request, me: Account) -> Response:
 # Buttons
 
 
-async def _retry(stack: Stack, request: Request) -> None:
-    await stack.queue.retry_dead_letters()
+@dataclass(frozen=True)
+class Button:
+    """`done`: what is said afterwards. `always`: the others disturb what runs, and are for demo mode alone."""
+
+    work: Callable[[Timelines], Awaitable[object]]
+    done: str
+    always: bool = False
 
 
-async def _pause(stack: Stack, request: Request) -> None:
-    await stack.queue.pause()
-
-
-async def _resume(stack: Stack, request: Request) -> None:
-    await stack.queue.resume()
-
-
-async def _flush(stack: Stack, request: Request) -> None:
-    await stack.memcached.flush()
-
-
-async def _send_away(stack: Stack, request: Request) -> None:
-    await timelines_of(request).send_away(AWAY_SHARE, rest)
-
-
-BUTTONS: dict[str, Callable[[Stack, Request], Awaitable[None]]] = {
-    "retry": _retry,
-    "pause": _pause,
-    "resume": _resume,
-    "flush": _flush,
-    "send-away": _send_away,
-}
-ALWAYS = frozenset({"retry"})  # the others disturb what runs, and are for demo mode alone
-DONE = {
-    "retry": "The dead letters are queued again.",
-    "pause": "Workers are paused: what is posted stays pending, and every timeline shows it all the same.",
-    "resume": "Workers go on.",
-    "flush": "Memcached is empty: everybody is cold, and the next read of each rebuilds the list once.",
-    "send-away": "Nine in ten people are away now: phase 4 skips them until they return.",
+BUTTONS = {
+    "retry": Button(
+        lambda timelines: timelines.stack.queue.retry_dead_letters(),
+        "The dead letters are queued again.",
+        always=True,
+    ),
+    "pause": Button(
+        lambda timelines: timelines.stack.queue.pause(),
+        "Workers are paused: what is posted stays pending, and every timeline shows it all the same.",
+    ),
+    "resume": Button(lambda timelines: timelines.stack.queue.resume(), "Workers go on."),
+    "flush": Button(
+        lambda timelines: timelines.stack.memcached.flush(),
+        "Memcached is empty: everybody is cold, and the next read of each rebuilds the list once.",
+    ),
+    "send-away": Button(
+        lambda timelines: timelines.send_away(AWAY_SHARE, rest),
+        "Nine in ten people are away now: phase 4 skips them until they return.",
+    ),
 }
 
 
 def press(name: str) -> Endpoint:
-    async def handler(request: Request, me: Account) -> Response:
-        stack = stack_of(request)
+    button = BUTTONS[name]
+
+    async def handler(request: Request, me: Person) -> Response:
         await changing(request, me)
-        if name not in ALWAYS and not stack.config.demo:
+        if not button.always and not stack_of(request).config.demo:
             raise HTTPException(404)
-        await BUTTONS[name](stack, request)
+        await button.work(timelines_of(request))
         return to(f"/operations?done={name}")
 
     return for_operators(handler)
@@ -172,7 +168,7 @@ def press(name: str) -> Endpoint:
 # Phases
 
 
-async def phases(request: Request, me: Account) -> Response:
+async def phases(request: Request, me: Person) -> Response:
     timelines = timelines_of(request)
     may_switch = await accounts_of(request).operates(me.id)
     state, errors = await timelines.state(), {}

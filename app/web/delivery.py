@@ -8,8 +8,8 @@ from time import perf_counter
 from bson import ObjectId
 from starlette.datastructures import State
 
-from app.models import StatusRow
-from app.social import STORED, Person, Social
+from app.models import Person, StatusRow
+from app.social import STORED, Social
 from app.stack import UNAVAILABLE
 from phases.delivering.kept import Kept
 from phases.timelines import Timelines

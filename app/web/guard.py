@@ -62,7 +62,8 @@ class AnswerErrors:
         except Exception as error:
             if started or scope["type"] != "http":
                 raise
-            await self.errors.answer(Request(scope), error)(scope, receive, send)
+            answer = await self.errors.answer(Request(scope), error)
+            await answer(scope, receive, send)
 
 
 class BodyLimit:
@@ -81,7 +82,8 @@ class BodyLimit:
         too_large = Rejected(413, SENTENCES[413], {"Connection": "close"})
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > BODY_LIMIT):
-            return await self.errors.answer(Request(scope), too_large)(scope, receive, send)
+            answer = await self.errors.answer(Request(scope), too_large)
+            return await answer(scope, receive, send)
         received = 0
 
         async def limited() -> Message:

@@ -7,9 +7,9 @@ from bson import ObjectId
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.accounts import Account
 from app.errors import Forbidden, Invalid, Refused
-from app.social import Person, Relation, Social
+from app.models import Person
+from app.social import Relation, Social
 from app.web.home_timeline import STATUSES_A_PAGE, SUGGESTIONS
 from app.web.problems import problem_of
 from app.web.render import render
@@ -19,7 +19,7 @@ from app.web.session import field
 PEOPLE_A_PAGE = 50
 
 
-async def people(request: Request, me: Account) -> Response:
+async def people(request: Request, me: Person) -> Response:
     social = social_of(request)
     typed = request.query_params.get("q", "").strip()
     after = request.query_params.get("after", "")
@@ -49,7 +49,7 @@ ACTS: dict[str, Callable[[Social, ObjectId, ObjectId], Awaitable[None]]] = {
 def act(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> Endpoint:
     """What one person does about another, by a button on their page."""
 
-    async def endpoint(request: Request, me: Account) -> Response:
+    async def endpoint(request: Request, me: Person) -> Response:
         form = await changing(request, me)
         other = await social_of(request).person(request.path_params["handle"])
         try:
@@ -61,19 +61,14 @@ def act(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> En
     return signed_in(endpoint)
 
 
-async def person(request: Request, me: Account) -> Response:
-    return await _person(request, me, "statuses")
+def person(tab: str) -> Endpoint:
+    async def endpoint(request: Request, me: Person) -> Response:
+        return await _person(request, me, tab)
+
+    return signed_in(endpoint)
 
 
-async def followers(request: Request, me: Account) -> Response:
-    return await _person(request, me, "followers")
-
-
-async def following(request: Request, me: Account) -> Response:
-    return await _person(request, me, "following")
-
-
-async def _person(request: Request, me: Account, tab: str, refused: Refused | None = None) -> Response:
+async def _person(request: Request, me: Person, tab: str, refused: Refused | None = None) -> Response:
     social, before = social_of(request), before_of(request)
     one = await social.person(request.path_params["handle"])
     path = f"/@{one.handle}" + ("" if tab == "statuses" else f"/{tab}")

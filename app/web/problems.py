@@ -10,7 +10,6 @@ from http import HTTPStatus
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ExceptionHandler
 
 from app.errors import Conflict, Forbidden, Invalid, NotFound, Refused, TooMany, WrongPassword
 from app.stack import UNAVAILABLE
@@ -120,17 +119,10 @@ class Errors:
     def __init__(self, error_page: ErrorPage) -> None:
         self.error_page = error_page
 
-    def answer(self, request: Request, error: Exception) -> Response:
+    async def answer(self, request: Request, error: Exception) -> Response:
         problem = problem_of(error)
         if request.scope["path"].startswith(FOR_PROGRAMS):
             return problem.response()
         page = self.error_page(request, problem.status, problem.title, problem.detail)
         page.headers.update(problem.page_headers)
         return page
-
-    async def handle(self, request: Request, error: Exception) -> Response:
-        return self.answer(request, error)
-
-    def handlers(self) -> dict[type[Exception], ExceptionHandler]:
-        """For Starlette, which answers its own errors otherwise; `guard.AnswerErrors` sees to all the others."""
-        return {HTTPException: self.handle}

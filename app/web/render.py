@@ -106,7 +106,7 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
     proof = Markup('<input type="hidden" name="{}" value="{}">').format(session.PROOF, known.proof()) if known else ""
     frame = {
         "me": known.account if known else None,
-        "unsure": known is None and session.has_cookie(request),
+        "unsure": known is None and session.session_token(request) != "",
         "proof": lambda: proof,
         "demo": stack.config.demo,
         "path": request.url.path,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, Self
 
 from bson import ObjectId
 from pydantic import (
@@ -19,8 +19,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from app import models
 from app.accounts import NAME_LENGTH, PASSWORD_LENGTHS
-from app.models import Audience, StatusRow
+from app.models import Audience, StatusRow, User
 from app.social import TEXT_LIMIT
 from phases import PHASES, timelines
 from phases.home.candidates import Source
@@ -148,24 +149,13 @@ class PostHeaders(BaseModel):
     )
 
 
-class Named(Protocol):
-    """A user, an account, or a person as `Social` remembers them."""
-
-    @property
-    def id(self) -> ObjectId: ...
-    @property
-    def handle(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-
-
 class Person(BaseModel):
     id: Id
     handle: str
     name: str
 
     @classmethod
-    def of(cls, person: Named) -> Self:
+    def of(cls, person: models.Person | User) -> Self:
         return cls(id=str(person.id), handle=person.handle, name=person.name)
 
 
@@ -191,7 +181,7 @@ class Status(BaseModel):
     created_at: Time
 
 
-def status(row: StatusRow, authors: Mapping[ObjectId, Named]) -> dict[str, Any]:
+def status(row: StatusRow, authors: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
     """A `Status` as JSON has it. Not checked once more on its way out: pages are made of these."""
     assert row.audience, "a deleted status has no face"
     author = authors[row.user_id]

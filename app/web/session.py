@@ -15,8 +15,9 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.accounts import Account, Accounts
+from app.accounts import Accounts
 from app.errors import Forbidden
+from app.models import Person
 from app.stack import Stack
 
 SESSION = "feedlab_session"
@@ -30,7 +31,7 @@ FIELDS = 100  # of one form
 class Session:
     """The account that asks (None: nobody signed in), and the secret cookie that this answer's forms are bound to."""
 
-    account: Account | None
+    account: Person | None
     secret: str
     new_visitor: bool = False
 
@@ -47,10 +48,6 @@ def known_session(request: Request) -> Session | None:
     """The session when this request has opened it already: nothing is asked of a server."""
     found: Session | None = getattr(request.state, "session", None)
     return found
-
-
-def has_cookie(request: Request) -> bool:
-    return bool(_cookie(request, SESSION))
 
 
 async def open_session(request: Request) -> Session:

@@ -8,10 +8,8 @@ from bson import ObjectId
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.accounts import Account
 from app.errors import Invalid, NotFound
-from app.models import StatusRow
-from app.social import Person
+from app.models import Person, StatusRow
 from app.web.cast import cast
 from app.web.delivery import Watch, watch_delivery
 from app.web.live import stream
@@ -69,11 +67,7 @@ def compared(reads: Sequence[MeasuredPage]) -> list[Column]:
     return found
 
 
-async def side_by_side(request: Request, me: Account) -> Response:
-    return await _side_by_side(request, me)
-
-
-async def _side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
+async def side_by_side(request: Request, me: Person, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
     reader, refused = await _reader(request, me)
     social, may_check = social_of(request), await accounts_of(request).operates(me.id)
     found = await columns(request, reader.id, ROWS)
@@ -98,17 +92,16 @@ async def _side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS,
     )
 
 
-async def _reader(request: Request, me: Account) -> tuple[Person, str | None]:
+async def _reader(request: Request, me: Person) -> tuple[Person, str | None]:
     """The reader whose page is shown: oneself, or in demo mode anybody. Running a system is no right to read along."""
-    own = Person(me.id, me.handle, me.name)
     handle = request.query_params.get("reader", "").strip().removeprefix("@")
     if not handle or not stack_of(request).config.demo:
-        return own, None
+        return me, None
     try:
         user = await social_of(request).person(handle)
     except NotFound as error:
-        return own, str(error)
-    return Person(user.id, user.handle, user.name), None
+        return me, str(error)
+    return Person.of(user), None
 
 
 @dataclass(frozen=True)
@@ -132,7 +125,7 @@ async def _checked(request: Request) -> list[Check]:
 # Post and watch
 
 
-async def post(request: Request, me: Account) -> Response:
+async def post(request: Request, me: Person) -> Response:
     """Post as oneself, in demo mode as anybody, and watch the delivery."""
     form = await changing(request, me)
     author = me.id
@@ -142,12 +135,12 @@ async def post(request: Request, me: Account) -> Response:
     try:
         watch = await watch_delivery(request.app.state, author, text)
     except Invalid as error:
-        return await _side_by_side(request, me, text, str(error))
+        return await side_by_side(request, me, text, str(error))
     request.app.state.metrics.posts.inc()
     return to(f"/compare/deliveries/{watch.status.id}")
 
 
-async def delivery(request: Request, me: Account) -> Response:
+async def delivery(request: Request, me: Person) -> Response:
     watch = await _watch(request, me)
     author = (await social_of(request).people([watch.status.user_id]))[watch.status.user_id]
     return render(request, "delivery.html", **_shown(request, watch), author=author, live=f"{request.url.path}/live")
@@ -159,7 +152,7 @@ def _shown(request: Request, watch: Watch) -> dict[str, Any]:
     return {"watch": watch, "phases": timelines.phases.values(), "kept": kept}
 
 
-async def delivery_live(request: Request, me: Account) -> Response:
+async def delivery_live(request: Request, me: Person) -> Response:
     watch = await _watch(request, me)
     finished = False
 
@@ -173,7 +166,7 @@ async def delivery_live(request: Request, me: Account) -> Response:
     return stream(request, "delivery", part, WATCH_EVERY_S)
 
 
-async def _watch(request: Request, me: Account) -> Watch:
+async def _watch(request: Request, me: Person) -> Watch:
     watch: Watch | None = request.app.state.watches.get(id_of(request))
     if watch is None or not (watch.status.user_id == me.id or await accounts_of(request).operates(me.id)):
         raise NotFound("This delivery is not being watched any more.")
