@@ -1,15 +1,13 @@
 """A report as one page that needs nothing else: plots inside, both colour schemes, no script, no network."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from benchmarks import svg
 from benchmarks.report import KINDS, Comparison, Curves, Report
-from benchmarks.svg import Line
-from benchmarks.tables import MEANINGLESS, TITLES, grids, lead
+from benchmarks.svg import Line, Plot, plot
+from benchmarks.tables import MEANINGLESS, TITLES, grids, lead, number
 from phases import PHASES
 
 STYLES = {phase.slug: 1 + number % 6 for number, phase in enumerate(PHASES)}  # as many as the page's style has
@@ -28,22 +26,15 @@ FACTS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Figure:
-    title: str
-    svg: Markup
-    legend: Markup
-    note: str = ""
-
-
 def page(report: Report) -> str:
     environment = Environment(loader=PackageLoader("templates", "bench"), autoescape=True, undefined=StrictUndefined)
+    environment.filters["number"] = number
     facts = report.model_dump(mode="json", by_alias=True, include=FACTS)
     return environment.get_template("report.html").render(
         title=f"Feedlab: {HEADINGS[report.kind]}",
         meaningless=MEANINGLESS if report.meaningless else "",
         lead=lead(report),
-        plots=[figure for figure in figures(report) if figure.svg],
+        plots=list(filter(None, plots(report))),
         tables=grids(report),
         facts=[
             (name.replace("_", " "), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
@@ -52,45 +43,33 @@ def page(report: Report) -> str:
     )
 
 
-def figures(report: Report) -> list[Figure]:
+def plots(report: Report) -> Iterator[Plot | None]:
     match report:
         case Comparison():
-            return _of_comparison(report)
+            yield from _of_comparison(report)
         case Curves():
-            return [_of_curves(report)]
-        case _:
-            return []
+            lines = [
+                Line(
+                    series.title,
+                    [(x, p50) for x, p50, _ in series.points],
+                    STYLES.get(series.name.partition("_")[0], RAW_STYLES.get(series.name, 0)),
+                    dashed=series.name not in STYLES,
+                )
+                for series in report.series
+            ]
+            yield plot(HEADINGS[report.kind], lines, report.x, "p50, ms")
 
 
-def _of_curves(report: Curves) -> Figure:
-    lines = [
-        Line(
-            series.title,
-            [(x, p50) for x, p50, _ in series.points],
-            STYLES.get(series.name.partition("_")[0], RAW_STYLES.get(series.name, 0)),
-            dashed=series.name not in STYLES,
-        )
-        for series in report.series
-    ]
-    return _figure(HEADINGS[report.kind], lines, report.x, "p50, ms")
-
-
-def _figure(title: str, lines: list[Line], x: str, y: str, note: str = "", *, log: bool = True) -> Figure:
-    plot = svg.plot(title, lines, x, y, x_log=log, y_log=log)
-    return Figure(title, Markup(plot), Markup(svg.legend(lines)), note)
-
-
-def _of_comparison(report: Comparison) -> list[Figure]:
-    plots = []
+def _of_comparison(report: Comparison) -> Iterator[Plot | None]:
     for kind in KINDS:
         lines = [
             Line(slug, [(1 / share, ms) for share, ms in summary.curves.get(kind, ())], STYLES.get(slug, 0))
             for slug, summary in report.phases.items()
         ]
-        plots.append(_figure(TITLES[kind], lines, "one in", "ms", "Read: one operation in x took longer than y."))
+        yield plot(TITLES[kind], lines, "one in", "ms", "Read: one operation in x took longer than y.")
     depth = [
         Line(cell.phase, [(s, pending) for s, _, pending in cell.depths], STYLES.get(cell.phase, 0))
         for cell in report.cells
         if cell.round == 1 and any(pending for _, _, pending in cell.depths)
     ]
-    return [*plots, _figure("statuses not yet delivered, first round", depth, "s", "statuses", log=False)]
+    yield plot("statuses not yet delivered, first round", depth, "s", "statuses", log=False)
