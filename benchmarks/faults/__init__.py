@@ -74,8 +74,8 @@ async def _break_under(load: Load, injector: Injector) -> None:
 async def _everything_works(load: Load) -> None:
     """Until every kind of operation has succeeded after every fault."""
 
-    async def attempt() -> bool:
-        return not load.outcome.never_recovered
+    async def attempt(_: int) -> bool | None:
+        return None if load.outcome.never_recovered else True
 
     await persist(attempt)
 

@@ -3,14 +3,16 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from benchmarks.faults.outcome import Outcome
+
+T = TypeVar("T")
 
 PASSWORD = "sesame open"  # of everybody in a directory that lives as long as the run
 ANSWER_DEADLINE_S = 45.0  # a request without any answer for longer hangs
@@ -29,15 +31,9 @@ class Client:
         self._tokens: dict[str, str] = {}
 
     async def sign_in(self, handle: str) -> None:
-        async def attempt() -> bool:
-            answer = await self.call(
-                "", "sign in", "POST", "/tokens", 200, 201, json={"handle": handle, "password": PASSWORD}
-            )
-            if answer is not None:
-                self._tokens[handle] = answer.json()["token"]
-            return answer is not None
-
-        await persist(attempt)
+        body = {"handle": handle, "password": PASSWORD}
+        answer = await persist(lambda _: self.call("", "sign in", "POST", "/tokens", 200, 201, json=body))
+        self._tokens[handle] = answer.json()["token"]
 
     async def call(
         self,
@@ -94,13 +90,15 @@ class NeverRecovered(Exception):
     """Something failed for so long that it is given up."""
 
 
-async def persist(attempt: Callable[[], Coroutine[Any, Any, bool]]) -> None:
-    """Try until it works. Raises NeverRecovered."""
-    deadline = time.monotonic() + GIVE_UP_S
-    while not await attempt():
+async def persist(attempt: Callable[[int], Awaitable[T | None]]) -> T:
+    """Try (it is told the how manieth time) until something comes of it. Raises NeverRecovered."""
+    deadline, number = time.monotonic() + GIVE_UP_S, 1
+    while (result := await attempt(number)) is None:
         if time.monotonic() > deadline:
             raise NeverRecovered(f"an operation still fails after {GIVE_UP_S:.0f} s")
         await asyncio.sleep(RETRY_PAUSE_S)
+        number += 1
+    return result
 
 
 @asynccontextmanager

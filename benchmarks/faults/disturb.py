@@ -1,13 +1,15 @@
 """Faults: which, when, and how they are made."""
 
 import asyncio
-import socket
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from random import Random
 
 import psutil
+from pymemcache import Client as Memcached
+from pymemcache import MemcacheError
+from redis import Redis, RedisError
 
 from benchmarks import answers
 from benchmarks.faults.client import Client, NeverRecovered
@@ -17,6 +19,7 @@ from benchmarks.faults.system import ADMIN, System
 
 SHORTEST_PAUSE_S = 1.0  # how long a process is stopped, at least
 ALIVE_DEADLINE_S = 40.0  # for a target to be there again
+FLUSH_TIMEOUT_S = 2.0
 PROCESSES = ("web", "worker", "memcached", "redis", "mongodb")
 
 
@@ -86,10 +89,17 @@ class Injector:
         return None
 
     def _flush(self, what: str) -> str | None:
+        """None when nobody answers."""
         note = self.system.directory.note()
-        address = note.redis if what == "redis" else (note.memcached or ("",))[0]
         self.outcome.fault(time.monotonic())
-        return _say_to(str(address), b"FLUSHALL\r\n" if what == "redis" else b"flush_all\r\n")
+        with suppress(OSError, RedisError, MemcacheError):
+            if what == "redis":
+                with Redis.from_url(str(note.redis), socket_timeout=FLUSH_TIMEOUT_S) as redis:
+                    return str(redis.flushall())
+            (node,) = note.memcached or ()
+            with closing(Memcached(node, timeout=FLUSH_TIMEOUT_S)) as memcached:
+                return str(memcached.flush_all(noreply=False))
+        return None
 
     async def _switch(self) -> str | None:
         keeping = [phase.slug for phase in answers.KEEPING]
@@ -108,14 +118,3 @@ async def _resume(process: psutil.Process, after_s: float) -> None:
     finally:
         with suppress(psutil.NoSuchProcess):
             process.resume()
-
-
-def _say_to(address: str, words: bytes) -> str | None:
-    """Send one line to host:port; None when nobody answers."""
-    host, _, port = address.removeprefix("redis://").split("/")[0].rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), 2) as connection:
-            connection.sendall(words)
-            return connection.recv(100).decode().strip() or None
-    except OSError:
-        return None

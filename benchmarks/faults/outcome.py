@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr, SerializerFunctionWrapHandler, model_serializer
 
-from benchmarks import answers
 from benchmarks.faults.worlds import Violation
+from phases import PHASES
 
-OPERATIONS = ("post", "delete", "edge", *(f"read {phase.slug}" for phase in answers.ALL))
+OPERATIONS = ("post", "delete", "edge", *(f"read {phase.slug}" for phase in PHASES))
 SHOWN = 20  # problems of a kind, in words
 
 
