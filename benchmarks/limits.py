@@ -28,9 +28,14 @@ READ_AT_ONCE = 200_000  # ids of one batch
 ARRAY_KEEPS = 200  # ids in the article's array
 
 
-async def create(db: Database) -> None:
+async def create(db: Database, readers: Sequence[ObjectId]) -> None:
+    """What the raw writes need: a clustered collection, and the article's array of each reader, full."""
     if RAW_ENTRIES not in await db.list_collection_names():
         await create_clustered(db, RAW_ENTRIES)
+    ids = [ObjectId() for _ in range(ARRAY_KEEPS)]
+    for at in range(0, len(readers), INSERT_BATCH):
+        arrays = [{"_id": reader, "ids": ids} for reader in readers[at : at + INSERT_BATCH]]
+        await db[RAW_ARRAYS].insert_many(arrays, ordered=False)
 
 
 async def follower_ids(db: Database, author: ObjectId, active_after: Any = None) -> list[ObjectId]:
@@ -42,8 +47,8 @@ async def follower_ids(db: Database, author: ObjectId, active_after: Any = None)
     return [edge["follower"] for edge in await edges.to_list(None)]
 
 
-async def insert_entries(db: Database, author: ObjectId, status: ObjectId) -> int:
-    """Phase 2's work: covered follower read, clustered insert. Returns the deliveries."""
+async def insert_entries(db: Database, author: ObjectId, status: ObjectId) -> None:
+    """Phase 2's work: covered follower read, clustered insert."""
     readers = await follower_ids(db, author)
     tail = status.binary
     for at in range(0, len(readers), INSERT_BATCH):
@@ -51,25 +56,15 @@ async def insert_entries(db: Database, author: ObjectId, status: ObjectId) -> in
         await db.command(
             {"insert": RAW_ENTRIES, "documents": batch, "ordered": False, "writeConcern": {"w": "majority"}}
         )  # half as long as PyMongo's insert_many
-    return len(readers)
 
 
-async def push_arrays(db: Database, author: ObjectId, status: ObjectId) -> int:
+async def push_arrays(db: Database, author: ObjectId, status: ObjectId) -> None:
     """The article's way: one array per reader, `$push` with `$slice`."""
     readers = await follower_ids(db, author)
     for at in range(0, len(readers), UPDATE_BATCH):
         await db[RAW_ARRAYS].update_many(
             {"_id": {"$in": readers[at : at + UPDATE_BATCH]}},
             {"$push": {"ids": {"$each": [status], "$slice": -ARRAY_KEEPS}}},
-        )
-    return len(readers)
-
-
-async def fill_arrays(db: Database, readers: Sequence[ObjectId]) -> None:
-    ids = [ObjectId() for _ in range(ARRAY_KEEPS)]
-    for at in range(0, len(readers), INSERT_BATCH):
-        await db[RAW_ARRAYS].insert_many(
-            [{"_id": r, "ids": ids} for r in readers[at : at + INSERT_BATCH]], ordered=False
         )
 
 
@@ -111,11 +106,10 @@ class RawMemcached:
 
 async def prepend_lists(
     db: Database, memcached: RawMemcached, author: ObjectId, status: ObjectId, prefix: str, active_after: Any
-) -> int:
+) -> None:
     """Phase 4's work: covered read of the active followers, pipelined prepend."""
     readers = await follower_ids(db, author, active_after)
     await memcached.prepend_all([f"{prefix}{reader}" for reader in readers], status.binary)
-    return len(readers)
 
 
 async def read_two_queries(db: Database, entries: str, reader: ObjectId, limit: int) -> int:
@@ -145,18 +139,14 @@ def nothing() -> None:
     """The empty job."""
 
 
-def empty() -> Starlette:
-    """The empty route."""
-
-    async def answer(_: Request) -> JSONResponse:
-        return JSONResponse({})
-
-    return Starlette(routes=[Route("/", answer)])
+async def _answer(_: Request) -> JSONResponse:
+    return JSONResponse({})
 
 
 def serve_empty(fd: int) -> None:
     """The empty route on a socket that the parent listens on, served as `feedlab serve` serves its own."""
-    server = uvicorn.Server(uvicorn.Config(empty(), access_log=False, log_level="warning", server_header=False))
+    empty = Starlette(routes=[Route("/", _answer)])
+    server = uvicorn.Server(uvicorn.Config(empty, access_log=False, log_level="warning", server_header=False))
     # By its number alone, so that the protocol is known: without it asyncio does not switch Nagle's algorithm off.
     asyncio.run(server.serve(sockets=[socket.socket(fileno=fd)]))
 

@@ -4,12 +4,13 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import InitVar, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import psutil
 from bson import ObjectId
+from pymemcache import Client
 
 from app.stack import Stack
 from app.stack.cost import uncounted
@@ -61,23 +62,16 @@ class Lags:
     _seen: int = 0
 
     def __post_init__(self, follows: Iterable[tuple[ObjectId, ObjectId]]) -> None:
-        self._phase = answers.of(self.timelines, self.slug)
+        self._phase = self.timelines.phases[self.slug]
         for reader, author in follows:
-            self.followed(reader, author)
-
-    def followed(self, reader: ObjectId, author: ObjectId) -> None:
-        self.followers[author].add(reader)
-
-    def unfollowed(self, reader: ObjectId, author: ObjectId) -> None:
-        self.followers[author].discard(reader)
+            self.followers[author].add(reader)
 
     def acknowledged(self, status: ObjectId, author: ObjectId, counts: bool) -> None:
         if self._phase.store is None:
             return
         followers = self.followers[author]
-        served = len(followers & self.active) if self._phase.active_only else len(followers)
         if counts:
-            self.deliveries += served
+            self.deliveries += len(followers & self.active if answers.active_only(self._phase) else followers)
         self._waiting[status] = (asyncio.get_running_loop().time(), author, counts)
         self._news.set()
         self._idle.clear()
@@ -129,7 +123,7 @@ class Lags:
         acknowledged, author, counts = self._waiting.pop(status)
         self.cleared_at = now
         if counts:
-            self.lags.record(now - acknowledged if self._phase.in_worker else 0)
+            self.lags.record(now - acknowledged if answers.in_worker(self._phase) else 0)
         self._seen += 1
         if self._seen % CHECK_ONE_IN == 1:
             await self._check(status, author)
@@ -182,13 +176,10 @@ async def watched(lags: Lags, depths: Depths) -> AsyncIterator[None]:
                 await task
 
 
-def cpu_s(processes: Mapping[str, int]) -> dict[str, float]:
-    """Processor seconds that each process has used so far, user and system."""
-    used = {}
-    for name, pid in processes.items():
-        times = psutil.Process(pid).cpu_times()
-        used[name] = times.user + times.system
-    return used
+def cpu_s(pid: int) -> float:
+    """Processor seconds that the process has used so far, user and system."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
 
 
 async def commands_received(stack: Stack) -> dict[str, float] | None:
@@ -197,27 +188,19 @@ async def commands_received(stack: Stack) -> dict[str, float] | None:
         return None
     status: Any = await stack.db.client.admin.command("serverStatus")
     redis: Any = await asyncio.to_thread(stack.queue.connection.info, "stats")
-    counters = [await memcached_stats(node) for node in stack.addresses.memcached]
-    kinds = ("cmd_get", "cmd_set", "cmd_touch", "cmd_meta", "delete_hits", "delete_misses")
+    nodes = [await asyncio.to_thread(_memcached_stats, node) for node in stack.addresses.memcached]
+    kinds = (b"cmd_get", b"cmd_set", b"cmd_touch", b"cmd_meta", b"delete_hits", b"delete_misses")
     commands = status["metrics"]["commands"]
     return {
         "mongodb": sum(int(commands[name]["total"]) for name in COUNTED_COMMANDS if name in commands),
         "redis": int(redis["total_commands_processed"]),
-        "memcached": sum(int(node.get(kind, 0)) for node in counters for kind in kinds),
+        "memcached": sum(int(stats.get(kind, 0)) for stats in nodes for kind in kinds),
     }
 
 
-async def memcached_stats(node: str) -> dict[str, str]:
-    """What `stats` answers (memcached/doc/protocol.txt, "General-purpose statistics")."""
-    host, _, port = node.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    try:
-        writer.write(b"stats\r\n")
-        lines = (await reader.readuntil(b"END\r\n")).decode().splitlines()
-    finally:
-        writer.close()
-        await writer.wait_closed()
-    return {name: value for _, name, value in (line.split(" ", 2) for line in lines if line.startswith("STAT "))}
+def _memcached_stats(node: str) -> dict[bytes, Any]:
+    with closing(Client(node)) as client:
+        return dict(client.stats())
 
 
 @dataclass(frozen=True)
@@ -228,26 +211,27 @@ class Meters:
     commands: dict[str, float] | None
 
     @classmethod
-    async def read(cls, stack: Stack, processes: Mapping[str, int]) -> "Meters":
-        return cls(cpu_s(processes), await commands_received(stack))
+    async def read(cls, stack: Stack, processes: Mapping[str, int]) -> Self:
+        return cls({name: cpu_s(pid) for name, pid in processes.items()}, await commands_received(stack))
 
-    def since(self, before: "Meters", own_finds: int = 0) -> "Meters":
+    def since(self, before: Self, own_finds: int = 0) -> "Meters":
         """The harness's own look-ups are taken off MongoDB's."""
-        commands = None
-        if self.commands and before.commands:
-            commands = {server: count - before.commands[server] for server, count in self.commands.items()}
-            commands["mongodb"] -= own_finds
-        return Meters({name: used - before.cpu_s[name] for name, used in self.cpu_s.items()}, commands)
+        used = {name: seconds - before.cpu_s[name] for name, seconds in self.cpu_s.items()}
+        if self.commands is None or before.commands is None:
+            return Meters(used, None)
+        commands = {server: count - before.commands[server] for server, count in self.commands.items()}
+        commands["mongodb"] -= own_finds
+        return Meters(used, commands)
 
 
 async def kept(
     timelines: Timelines, slug: str, record: Oracle[ObjectId], active: set[ObjectId], people: int, empty_bytes: int
 ) -> Kept:
     """`empty_bytes`: Memcached's bytes before the phase began."""
-    phase, stack = answers.of(timelines, slug), timelines.stack
+    phase, stack = timelines.phases[slug], timelines.stack
     if phase.store is None:
         return Kept()
-    if phase.in_memory:
+    if answers.in_memory(phase):
         sample = random.Random(1).sample(sorted(active), min(KEPT_SAMPLE, len(active)))
         parts = [await answers.kept_list(timelines, slug, reader, 10 * stack.config.cap) for reader in sample]
         sizes = [len(part.entries) for part in parts if part is not None]
@@ -258,7 +242,7 @@ async def kept(
         size, entries = await answers.entries_size(timelines, slug)
         readers = len({reader for reader, _ in record.follows})
     return Kept(
-        store=phase.store,
+        store=phase.store.name,
         bytes=size,
         entries=entries,
         readers=readers,

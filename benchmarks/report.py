@@ -1,7 +1,8 @@
 """Reports: what each measurement found, as types. They are written and read here alone, as JSON; CSV is one way."""
 
 import csv as csv_format
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -175,9 +176,7 @@ class Row(Model):
     def met(self) -> bool | None:
         if self.at_least is None and self.at_most is None:
             return None
-        return not (self.at_least is not None and self.ratio < self.at_least) and not (
-            self.at_most is not None and self.ratio > self.at_most
-        )
+        return (self.at_least or 0) <= self.ratio <= (inf if self.at_most is None else self.at_most)
 
 
 class Targets(Origin):
@@ -196,6 +195,19 @@ class Costs(Model):
     @property
     def cpu_total_s(self) -> float:
         return sum(self.cpu_s.values())
+
+    @classmethod
+    def combined(cls, of: Callable[..., float], costs: Sequence["Costs"]) -> "Costs":
+        """Figure by figure: `of` each one's seconds, of each one's commands at one server…"""
+
+        def by_name(each: Sequence[dict[str, float]]) -> dict[str, float]:
+            return {name: of(*(figures[name] for figures in each)) for name in each[0]}
+
+        return cls(
+            s=of(*(each.s for each in costs)),
+            cpu_s=by_name([each.cpu_s for each in costs]),
+            commands=by_name([each.commands for each in costs]),
+        )
 
 
 class JobTime(Model):

@@ -98,7 +98,7 @@ class Rig:
 
     async def warm(self, slug: str, readers: Sequence[ObjectId], limit: int) -> None:
         """What the phase keeps is there for all its readers; connections and the web process have been used."""
-        waiting = iter(readers if answers.of(self.timelines, slug).store else ())
+        waiting = iter(readers if self.timelines.phases[slug].store else ())
 
         async def client() -> None:
             for reader in waiting:
@@ -110,7 +110,7 @@ class Rig:
 
     async def forget(self, slug: str) -> None:
         """What the phase keeps in Memcached has expired."""
-        if answers.of(self.timelines, slug).in_memory:
+        if answers.in_memory(self.timelines.phases[slug]):
             await answers.forget(self.timelines, slug, sorted(self._readers))
 
     async def away(self, *, long: bool) -> None:

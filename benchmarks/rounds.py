@@ -20,7 +20,7 @@ from benchmarks.oracle import Oracle, Told
 from benchmarks.origin import origin
 from benchmarks.report import KINDS, SERVERS, Cell, Comparison, Population, Settings
 from benchmarks.rig import BenchRefused, Rig
-from benchmarks.subject import Failed, Seen
+from benchmarks.subject import Failed, Relating, Seen
 from benchmarks.workload import Cast, Operation, Operations, Workload
 
 DRAIN_S = 120.0
@@ -92,11 +92,11 @@ class Run:
                 await self._post(operation, counts)
             case "delete":
                 await self._delete(operation)
-            case "follow" | "unfollow" | "block":
+            case "follow" | "unfollow" | "block" as relation:
                 assert operation.other is not None
                 pair = frozenset((operation.who, operation.other))
                 async with self._turns.setdefault(pair, asyncio.Lock()):
-                    await self._edge(operation, operation.other)
+                    await self._relate(self.rig.ids[operation.who], relation, self.rig.ids[operation.other])
         return operation.kind
 
     async def _read(self, operation: Operation, counts: bool) -> str:
@@ -129,22 +129,20 @@ class Run:
         await self.rig.subject.delete(author, status)
         self.record.delete(status)
 
-    async def _edge(self, operation: Operation, other: int) -> None:
-        subject, one, two = self.rig.subject, self.rig.ids[operation.who], self.rig.ids[other]
-        match operation.kind:
+    async def _relate(self, who: ObjectId, relation: Relating, other: ObjectId) -> None:
+        await self.rig.subject.relate(who, relation, other)
+        followers = self.lags.followers
+        match relation:
             case "follow":
-                await subject.follow(one, two)
-                self.record.follows.add((one, two))
-                self.lags.followed(one, two)
+                self.record.follows.add((who, other))
+                followers[other].add(who)
             case "unfollow":
-                await subject.unfollow(one, two)
-                self.record.follows.discard((one, two))
-                self.lags.unfollowed(one, two)
+                self.record.follows.discard((who, other))
+                followers[other].discard(who)
             case "block":
-                await subject.block(one, two)
-                self.record.block(one, two)
-                self.lags.unfollowed(one, two)
-                self.lags.unfollowed(two, one)
+                self.record.block(who, other)
+                followers[other].discard(who)
+                followers[who].discard(other)
 
     async def settle(self) -> None:
         """Repeat what failed, in order: it is not known what became of it, and each of it may be repeated."""
@@ -208,7 +206,7 @@ async def compare(
         elapsed_s=round(time.monotonic() - began, 1),
         cells=cells,
         phases={slug: summary.summary([cell for cell in cells if cell.phase == slug]) for slug in settings.phases},
-        ratios=summary.ratios(cells, answers.ALL[0].slug),
+        ratios=summary.ratios(cells, answers.ASKING.slug),
     )
 
 

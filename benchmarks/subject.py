@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from bson import ObjectId
 
@@ -20,6 +20,13 @@ from phases.timelines import Timelines
 BODY_LIMIT = 4 * 1024 * 1024  # bytes of one answer
 CONNECTIONS = 64
 IDLE_S = 2.0  # an idle connection is not used again after so long: the server closes it after five
+
+Relating = Literal["follow", "unfollow", "block"]
+RELATING: dict[Relating, tuple[str, str]] = {
+    "follow": ("PUT", "follows"),
+    "unfollow": ("DELETE", "follows"),
+    "block": ("PUT", "blocks"),
+}  # (method, path)
 
 
 class Failed(Exception):
@@ -54,9 +61,11 @@ class Subject(Protocol):
         ...
 
     async def delete(self, author: ObjectId, status: ObjectId) -> None: ...
-    async def follow(self, reader: ObjectId, followee: ObjectId) -> None: ...
-    async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None: ...
-    async def block(self, blocker: ObjectId, blocked: ObjectId) -> None: ...
+
+    async def relate(self, who: ObjectId, relation: Relating, other: ObjectId) -> None:
+        """Follow, unfollow or block the other one."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -83,14 +92,10 @@ class InProcess:
     async def delete(self, author: ObjectId, status: ObjectId) -> None:
         await _answered(self._social.delete(author, status))
 
-    async def follow(self, reader: ObjectId, followee: ObjectId) -> None:
-        await _answered(self._social.follow(reader, followee))
-
-    async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None:
-        await _answered(self._social.unfollow(reader, followee))
-
-    async def block(self, blocker: ObjectId, blocked: ObjectId) -> None:
-        await _answered(self._social.block(blocker, blocked))
+    async def relate(self, who: ObjectId, relation: Relating, other: ObjectId) -> None:
+        social = self._social
+        change = {"follow": social.follow, "unfollow": social.unfollow, "block": social.block}[relation]
+        await _answered(change(who, other))
 
 
 async def _answered(call: Any) -> Any:
@@ -211,11 +216,6 @@ class Api:
     async def delete(self, author: ObjectId, status: ObjectId) -> None:
         await self.ask(author, "DELETE", f"/statuses/{status}")
 
-    async def follow(self, reader: ObjectId, followee: ObjectId) -> None:
-        await self.ask(reader, "PUT", f"/follows/{self.handles[followee]}")
-
-    async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None:
-        await self.ask(reader, "DELETE", f"/follows/{self.handles[followee]}")
-
-    async def block(self, blocker: ObjectId, blocked: ObjectId) -> None:
-        await self.ask(blocker, "PUT", f"/blocks/{self.handles[blocked]}")
+    async def relate(self, who: ObjectId, relation: Relating, other: ObjectId) -> None:
+        method, what = RELATING[relation]
+        await self.ask(who, method, f"/{what}/{self.handles[other]}")

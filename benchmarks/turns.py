@@ -4,26 +4,38 @@ import gc
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from benchmarks.measure import Latencies
 
 Measured = Callable[[], Awaitable[object]]
+Timed = Callable[[], Awaitable[float]]  # it says itself how many seconds count
+
+
+async def seconds_of(measured: Measured) -> float:
+    began = time.perf_counter()
+    await measured()
+    return time.perf_counter() - began
 
 
 async def in_turn(repeats: int, **measured: Measured) -> dict[str, list[float]]:
-    """Seconds of each, a b c a b c …: the machine's noise meets all alike. The first turn does not count.
+    """Seconds of each, a b c a b c …: the machine's noise meets all alike. The first turn does not count."""
+    return await timed_in_turn(repeats, **{name: partial(seconds_of, each) for name, each in measured.items()})
+
+
+async def timed_in_turn(repeats: int, **timed: Timed) -> dict[str, list[float]]:
+    """The same of what says its seconds itself.
 
     What the scene has built is no garbage of what is measured: it is kept out of its collections, as our processes keep
     out what they start with.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in measured}
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
     gc.freeze()
     for turn in range(repeats + 1):
-        for name, measure in measured.items():
-            began = time.perf_counter()
-            await measure()
+        for name, each in timed.items():
+            took_s = await each()
             if turn:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(took_s)
     gc.unfreeze()
     return seconds
 

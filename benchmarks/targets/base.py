@@ -2,11 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import asdict, dataclass
 
+import psutil
 from bson import ObjectId
 
+from app.social import Social
 from benchmarks import answers
 from benchmarks.report import Row
 from benchmarks.rig import BenchRefused, Rig
@@ -44,11 +46,37 @@ async def only(rig: Rig, slug: str) -> None:
     await asyncio.sleep(rig.stack.config.grace_s)  # what was switched off is no longer delivered to
 
 
+async def posted(rig: Rig, author: ObjectId) -> ObjectId:
+    status, _ = await Social(rig.stack, rig.timelines.outbox).post(author, "a status")
+    return status.id
+
+
+async def acknowledged(rig: Rig, slug: str, author: ObjectId) -> float:
+    """Seconds that the author of one post waits. Returns when it is delivered."""
+    began = time.perf_counter()
+    status = await posted(rig, author)
+    took_s = time.perf_counter() - began
+    await delivered(rig, slug, [status])
+    return took_s
+
+
+async def worked_off(rig: Rig, queueing: Awaitable[object], done: Awaitable[object]) -> float:
+    """Seconds from the moment the worker may begin, when everything is queued, until it is done."""
+    worker = psutil.Process(rig.processes["worker"])
+    worker.suspend()
+    try:
+        await queueing
+    finally:
+        began = time.perf_counter()
+        worker.resume()
+    await done
+    return time.perf_counter() - began
+
+
 async def delivered(rig: Rig, slug: str, statuses: Sequence[ObjectId], every_s: float = 0.002) -> None:
     """Wait until none of them is pending. Raises BenchRefused when that takes too long."""
     deadline = time.monotonic() + WAIT_S
-    pending = {"_id": {"$in": list(statuses)}, "pending": slug}
-    while await rig.stack.db["statuses"].find_one(pending, {"_id": 1}):
+    while await rig.stack.db["statuses"].find_one({"_id": {"$in": list(statuses)}, "pending": slug}, {"_id": 1}):
         if time.monotonic() > deadline:
             raise BenchRefused(f"{slug}: not delivered within {WAIT_S:.0f} s; does the worker run?")
         await asyncio.sleep(every_s)
