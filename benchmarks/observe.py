@@ -3,9 +3,9 @@
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import psutil
@@ -19,7 +19,7 @@ from benchmarks import answers
 from benchmarks.measure import Latencies
 from benchmarks.oracle import Oracle
 from benchmarks.report import Kept
-from phases.timelines import Timelines
+from benchmarks.rig import Rig
 
 SHORTEST_POLL_S = 0.002
 POLL_SHARE = 0.2  # of the time is spent on looking at most, however long that takes
@@ -45,10 +45,8 @@ class Lags:
     A phase that delivers before the acknowledgement has no lag; one that keeps nothing delivers nothing.
     """
 
-    timelines: Timelines
+    rig: Rig
     slug: str
-    follows: InitVar[Iterable[tuple[ObjectId, ObjectId]]]
-    active: set[ObjectId]
     followers: dict[ObjectId, set[ObjectId]] = field(default_factory=lambda: defaultdict(set))
     lags: Latencies = field(default_factory=Latencies)
     looks: Latencies = field(default_factory=Latencies)  # from one look to the end of the next
@@ -61,9 +59,9 @@ class Lags:
     _idle: asyncio.Event = field(default_factory=asyncio.Event)  # nothing waits, or nobody watches any longer
     _seen: int = 0
 
-    def __post_init__(self, follows: Iterable[tuple[ObjectId, ObjectId]]) -> None:
-        self._phase = self.timelines.phases[self.slug]
-        for reader, author in follows:
+    def __post_init__(self) -> None:
+        self._phase, self._timelines = self.rig.timelines.phases[self.slug], self.rig.timelines
+        for reader, author in self.rig.record.follows:
             self.followers[author].add(reader)
 
     def acknowledged(self, status: ObjectId, author: ObjectId, counts: bool) -> None:
@@ -71,7 +69,7 @@ class Lags:
             return
         followers = self.followers[author]
         if counts:
-            self.deliveries += len(followers & self.active if answers.active_only(self._phase) else followers)
+            self.deliveries += len(followers & self.rig.readers if answers.active_only(self._phase) else followers)
         self._waiting[status] = (asyncio.get_running_loop().time(), author, counts)
         self._news.set()
         self._idle.clear()
@@ -116,7 +114,7 @@ class Lags:
     async def _pending(self) -> set[ObjectId]:
         self.polls += 1
         with uncounted():
-            query = self.timelines.stack.db["statuses"].find({"pending": self.slug}, {"_id": 1})
+            query = self.rig.stack.db["statuses"].find({"pending": self.slug}, {"_id": 1})
             return {row["_id"] for row in await query.limit(POLL_LIMIT).to_list(None)}
 
     async def _cleared(self, status: ObjectId, now: float) -> None:
@@ -131,7 +129,7 @@ class Lags:
     async def _check(self, status: ObjectId, author: ObjectId) -> None:
         """Read the last follower's list. Somebody who came to follow meanwhile is given time for the backfill."""
         with uncounted():
-            reader = await answers.last_recipient(self.timelines, self.slug, author, self.followers[author])
+            reader = await answers.last_recipient(self._timelines, self.slug, author, self.followers[author])
             deadline = asyncio.get_running_loop().time() + CHECK_DEADLINE_S
             while reader and not await self._holds(reader, status):
                 if reader not in self.followers[author]:
@@ -142,38 +140,34 @@ class Lags:
             self.checked += reader is not None
 
     async def _holds(self, reader: ObjectId, status: ObjectId) -> bool:
-        part = await answers.kept_list(self.timelines, self.slug, reader, self.timelines.stack.config.cap)
+        part = await answers.kept_list(self._timelines, self.slug, reader, self.rig.stack.config.cap)
         return part is None or status < part.floor or any(entry.id == status for entry in part.entries)
 
 
-@dataclass
-class Depths:
-    """(seconds since the start, jobs that wait, statuses not yet delivered), now and then."""
-
-    stack: Stack
-    lags: Lags
-    series: list[tuple[float, int, int]] = field(default_factory=list)
-
-    async def watch(self) -> None:
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        while True:
-            queued = await asyncio.to_thread(lambda: sum(q.count for q in self.stack.queue.queues.values()))
-            self.series.append((round(loop.time() - start, 2), queued, self.lags.waiting))
-            await asyncio.sleep(DEPTH_EVERY_S)
+Depths = list[tuple[float, int, int]]  # seconds since the start, jobs that wait, statuses not yet delivered
 
 
 @asynccontextmanager
-async def watched(lags: Lags, depths: Depths) -> AsyncIterator[None]:
+async def watched(rig: Rig, lags: Lags) -> AsyncIterator[Depths]:
     """Watch until the block ends. Raises NotDelivered then."""
-    tasks = [asyncio.create_task(lags.watch()), asyncio.create_task(depths.watch())]
+    depths: Depths = []
+    tasks = [asyncio.create_task(lags.watch()), asyncio.create_task(_watch_depths(rig.stack, lags, depths))]
     try:
-        yield
+        yield depths
     finally:
         for task in tasks:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+async def _watch_depths(stack: Stack, lags: Lags, depths: Depths) -> None:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    while True:
+        queued = await asyncio.to_thread(lambda: sum(queue.count for queue in stack.queue.queues.values()))
+        depths.append((round(loop.time() - start, 2), queued, lags.waiting))
+        await asyncio.sleep(DEPTH_EVERY_S)
 
 
 def cpu_s(pid: int) -> float:
@@ -211,8 +205,8 @@ class Meters:
     commands: dict[str, float] | None
 
     @classmethod
-    async def read(cls, stack: Stack, processes: Mapping[str, int]) -> Self:
-        return cls({name: cpu_s(pid) for name, pid in processes.items()}, await commands_received(stack))
+    async def read(cls, rig: Rig) -> Self:
+        return cls({name: cpu_s(pid) for name, pid in rig.processes.items()}, await commands_received(rig.stack))
 
     def since(self, before: Self, own_finds: int = 0) -> "Meters":
         """The harness's own look-ups are taken off MongoDB's."""
@@ -224,19 +218,17 @@ class Meters:
         return Meters(used, commands)
 
 
-async def kept(
-    timelines: Timelines, slug: str, record: Oracle[ObjectId], active: set[ObjectId], people: int, empty_bytes: int
-) -> Kept:
+async def kept(rig: Rig, slug: str, record: Oracle[ObjectId], empty_bytes: int) -> Kept:
     """`empty_bytes`: Memcached's bytes before the phase began."""
-    phase, stack = timelines.phases[slug], timelines.stack
+    phase, timelines = rig.timelines.phases[slug], rig.timelines
     if phase.store is None:
         return Kept()
     if answers.in_memory(phase):
-        sample = random.Random(1).sample(sorted(active), min(KEPT_SAMPLE, len(active)))
-        parts = [await answers.kept_list(timelines, slug, reader, 10 * stack.config.cap) for reader in sample]
+        sample = random.Random(1).sample(sorted(rig.readers), min(KEPT_SAMPLE, len(rig.readers)))
+        parts = [await answers.kept_list(timelines, slug, reader, 10 * rig.stack.config.cap) for reader in sample]
         sizes = [len(part.entries) for part in parts if part is not None]
-        share = len(active) / max(1, len(sample))
-        size = (await stack.memcached.stats()).bytes - empty_bytes
+        share = len(rig.readers) / max(1, len(sample))
+        size = (await rig.stack.memcached.stats()).bytes - empty_bytes
         entries, readers = round(sum(sizes) * share), round(len(sizes) * share)
     else:
         size, entries = await answers.entries_size(timelines, slug)
@@ -246,6 +238,6 @@ async def kept(
         bytes=size,
         entries=entries,
         readers=readers,
-        bytes_per_person=round(size / people, 1),
+        bytes_per_person=round(size / len(rig.ids), 1),
         bytes_per_entry=round(size / max(1, entries), 1),
     )

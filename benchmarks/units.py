@@ -31,10 +31,10 @@ IDLE_S = 3.0
 
 async def metered(rig: Rig, work: Awaitable[T]) -> tuple[Costs, T]:
     """What the work takes, all together, and what comes of it."""
-    before, began = await Meters.read(rig.stack, rig.processes), time.perf_counter()
+    before, began = await Meters.read(rig), time.perf_counter()
     result = await work
     seconds = time.perf_counter() - began
-    used = (await Meters.read(rig.stack, rig.processes)).since(before)
+    used = (await Meters.read(rig)).since(before)
     assert used.commands, "real servers"
     return Costs(s=seconds, cpu_s=used.cpu_s, commands=used.commands), result
 

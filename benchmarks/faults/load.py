@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from math import inf
 from random import Random
@@ -149,14 +148,14 @@ class Load:
     async def walk(self, reader: str, phase: str) -> None:
         """Check a whole timeline, to its very first status."""
         before: str | None = None
-        while True:
-            page = await persist(partial(self._page_of_walk, reader, phase, before))
-            before = page.next
-            if not before:
-                return
 
-    async def _page_of_walk(self, reader: str, phase: str, before: str | None, _: int) -> Read | None:
-        return await self.read(reader, phase, 100, before)
+        async def attempt(_: int) -> Read | None:
+            return await self.read(reader, phase, 100, before)
+
+        while True:
+            before = (await persist(attempt)).next
+            if before is None:
+                return
 
 
 class Reader:
