@@ -11,10 +11,9 @@ from benchmarks import answers, limits, scenes
 from benchmarks.origin import origin
 from benchmarks.report import Curves, Point, Series
 from benchmarks.rig import Rig
-from benchmarks.targets.base import LIMIT
+from benchmarks.targets.base import LIMIT, in_turn, percentile
 from benchmarks.targets.deliveries import each_way
 from benchmarks.targets.reads import page_in_each
-from benchmarks.turns import in_turn, percentile
 
 FOLLOWERS = (10, 100, 1_000, 10_000, 100_000)
 SHARES = (0.1, 0.01)  # of the followers, that are active

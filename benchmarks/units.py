@@ -15,9 +15,8 @@ from benchmarks.observe import Meters
 from benchmarks.origin import origin
 from benchmarks.report import Costs, JobTime, PhaseUnits, Units
 from benchmarks.rig import Rig
-from benchmarks.targets.base import acknowledged
+from benchmarks.targets.base import Measured, acknowledged, timed_in_turn
 from benchmarks.targets.jobs import posts_worked_off
-from benchmarks.turns import Measured, timed_in_turn
 from phases import PHASES
 from phases.base import Phase
 

@@ -14,7 +14,7 @@ from benchmarks.faults.client import Client, NeverRecovered, client, persist
 from benchmarks.faults.disturb import Injector
 from benchmarks.faults.load import SLUGS, Load
 from benchmarks.faults.outcome import Outcome, Plan
-from benchmarks.faults.system import ADMIN, System, cast, serving
+from benchmarks.faults.system import ADMIN, CAST, System, serving
 
 __all__ = ["Plan", "run"]
 
@@ -47,7 +47,7 @@ def run(plan: Plan, *, as_json: bool) -> int:
 async def _observe(system: System, plan: Plan, outcome: Outcome) -> None:
     began_s = time.monotonic()
     async with client(system.url, outcome) as http:
-        load = Load(http, cast(), plan.seed, THINK_S)
+        load = Load(http, CAST, plan.seed, THINK_S)
         try:
             await load.prepare()
             await _break_under(load, Injector(plan, system, http, outcome, Random(plan.seed)))

@@ -7,8 +7,7 @@ from bson import ObjectId
 from benchmarks import answers, limits, scenes
 from benchmarks.report import Row
 from benchmarks.rig import Rig
-from benchmarks.targets.base import Scale, row
-from benchmarks.turns import Measured, in_turn, p50_ms, rates, ratio
+from benchmarks.targets.base import Measured, Scale, in_turn, p50_ms, rates, ratio, row
 
 ENTRIES, LISTS = answers.ENTRIES.slug, answers.LISTS.slug
 

@@ -12,8 +12,7 @@ from benchmarks import scenes
 from benchmarks.report import Row
 from benchmarks.rig import Rig
 from benchmarks.subject import Api, Http
-from benchmarks.targets.base import Scale, row
-from benchmarks.turns import in_turn, p50_ms, ratio
+from benchmarks.targets.base import Scale, in_turn, p50_ms, ratio, row
 from phases import PHASES
 
 EMPTY_APPLICATION = (sys.executable, "-m", "benchmarks.limits")  # the descriptor of a listening socket is appended

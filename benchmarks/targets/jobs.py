@@ -9,8 +9,21 @@ from bson import ObjectId
 from benchmarks import answers, scenes
 from benchmarks.report import Row
 from benchmarks.rig import BenchRefused, Rig
-from benchmarks.targets.base import WAIT_S, Scale, acknowledged, delivered, only, posted, row, worked_off
-from benchmarks.turns import p50_ms, percentile, rates, ratio, timed_in_turn
+from benchmarks.targets.base import (
+    WAIT_S,
+    Scale,
+    acknowledged,
+    delivered,
+    only,
+    p50_ms,
+    percentile,
+    posted,
+    rates,
+    ratio,
+    row,
+    timed_in_turn,
+    worked_off,
+)
 
 POLL_S = 0.02  # between two looks whether hundreds of jobs are done: seldom, so that looking takes nothing from them
 FIRST_QUEUE = "deliver-first"

@@ -9,8 +9,7 @@ from bson import ObjectId
 from benchmarks import answers, limits, scenes
 from benchmarks.report import Row
 from benchmarks.rig import Rig
-from benchmarks.targets.base import LIMIT, Scale, row
-from benchmarks.turns import Measured, in_turn, p50_ms, percentile, ratio, timed_in_turn
+from benchmarks.targets.base import LIMIT, Measured, Scale, in_turn, p50_ms, percentile, ratio, row, timed_in_turn
 from phases.base import Phase
 from phases.timelines import Timelines
 
