@@ -4,7 +4,6 @@ import asyncio
 import shlex
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,44 +17,19 @@ if TYPE_CHECKING:
     from benchmarks.report import Report
     from benchmarks.rig import Rig
 
+Write = Callable[["Report"], None]
 FAILED = 1  # exit code: an answer was wrong
 
 command = partial(click.command, context_settings={"show_default": True})
 directed = click.option("--directed", is_flag=True, help="A line of FILE is `follower followee`, not a friendship.")
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """The files that were asked for."""
-
-    json_file: Path | None
-    csv: Path | None
-    html: Path | None
-
-    def write(self, report: "Report") -> None:
-        """With the command that made it; the tables are shown."""
-        from benchmarks import page, tables
-        from benchmarks.report import write
-
-        report = report.model_copy(update={"command": _command()})
-        write(report, json_file=self.json_file, csv=self.csv)
-        if self.html:
-            self.html.write_text(page.page(report))
-        tables.show(report)
-
-
-def _command() -> str:
-    """As it was typed, files by their names alone: a report is no place for somebody's paths."""
-    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    return shlex.join(["feedlab", *words])
-
-
 def _writes_a_report(measure: Callable[..., None]) -> Callable[..., None]:
-    """Options of a command, which gets `outputs` for them."""
+    """A command with the options of a report, which gets a function that writes it."""
 
     @wraps(measure)
     def command(json_file: Path | None, csv: Path | None, html: Path | None, **options: Any) -> None:
-        measure(outputs=Outputs(json_file, csv, html), **options)
+        measure(write=partial(_write, json_file=json_file, csv=csv, html=html), **options)
 
     file = click.Path(dir_okay=False, writable=True, path_type=Path)
     with_html = click.option("--html", type=file, help="Write the report as one self-contained page.")(command)
@@ -63,8 +37,22 @@ def _writes_a_report(measure: Callable[..., None]) -> Callable[..., None]:
     return click.option("--json", "json_file", type=file, help="Write everything that was measured.")(with_csv)
 
 
+def _write(report: "Report", *, json_file: Path | None, csv: Path | None, html: Path | None) -> None:
+    """Write the files that were asked for, with the command that made them, and show the tables."""
+    from benchmarks import page, tables
+    from benchmarks.report import write
+
+    # Files by their names alone: a report is no place for somebody's paths.
+    typed = shlex.join(["feedlab", *(Path(word).name if "/" in word else word for word in sys.argv[1:])])
+    report = report.model_copy(update={"command": typed})
+    write(report, json_file=json_file, csv=csv)
+    if html:
+        html.write_text(page.page(report))
+    tables.show(report)
+
+
 def _measured(
-    outputs: Outputs,
+    write: Write,
     work: "Callable[[Rig, Progress], Awaitable[Report]]",
     through: str = "inprocess",
     level: "Level" = "servers",
@@ -81,7 +69,7 @@ def _measured(
 
     with servers(level, allow_standins) as (addresses, directory, config):
         report = asyncio.run(run())
-    outputs.write(report)
+    write(report)
     return report
 
 
@@ -120,7 +108,7 @@ def _graph(spec: str, directed: bool, seed: int) -> "Graph":
 @click.option("--allow-standins", is_flag=True, help="Measure stand-ins, and mark every figure as meaningless.")
 @_writes_a_report
 def compare(
-    outputs: Outputs,
+    write: Write,
     phases: str | None,
     graph: str,
     directed: bool,
@@ -158,7 +146,7 @@ def compare(
         return rounds.compare(rig, edges, offered, settings, progress)
 
     try:
-        _measured(outputs, work, settings.through, level, allow_standins)
+        _measured(write, work, settings.through, level, allow_standins)
     except* (rounds.WrongAnswer, NotDelivered) as wrong:
         click.echo(f"wrong, so there are no figures: {wrong.exceptions[0]}", err=True)
         raise SystemExit(FAILED) from None
@@ -179,7 +167,7 @@ def workloads() -> None:
 @click.option("--only", multiple=True, metavar="ROW", help="Rows whose names begin so; may be repeated.")
 @click.option("--scale", type=click.FloatRange(0.001, 1), default=1, help="Smaller sizes: no verdict.")
 @_writes_a_report
-def targets(outputs: Outputs, only: tuple[str, ...], scale: float) -> None:
+def targets(write: Write, only: tuple[str, ...], scale: float) -> None:
     """Measure the ratios that this project promises, both sides in turn. Exit code 1 when one is missed."""
     from benchmarks.report import Targets
     from benchmarks.targets import NAMES, measure
@@ -188,7 +176,7 @@ def targets(outputs: Outputs, only: tuple[str, ...], scale: float) -> None:
     if unknown := [prefix for prefix in only if not any(name.startswith(prefix) for name in NAMES)]:
         raise click.UsageError(f"--only: there is no {unknown[0]!r}; there are {', '.join(NAMES)}")
     sizes = Scale() if scale == 1 else Scale().smaller(scale)
-    report = _measured(outputs, lambda rig, progress: measure(rig, only, sizes, progress), "api")
+    report = _measured(write, lambda rig, progress: measure(rig, only, sizes, progress), "api")
     if scale == 1 and isinstance(report, Targets) and any(row.met is False for row in report.rows):
         raise SystemExit(FAILED)
 
@@ -197,32 +185,32 @@ def targets(outputs: Outputs, only: tuple[str, ...], scale: float) -> None:
 @click.option("--max-followers", type=click.IntRange(10, 100_000), default=100_000)
 @click.option("--repeats", type=click.IntRange(1, 1_000), default=7, help="Each, in turn.")
 @_writes_a_report
-def fanout(outputs: Outputs, max_followers: int, repeats: int) -> None:
+def fanout(write: Write, max_followers: int, repeats: int) -> None:
     """How the delivery of one status grows with its followers, beside the raw limits and the article's array."""
     from benchmarks import curves
 
-    _measured(outputs, lambda rig, progress: curves.fanout(rig, max_followers, repeats, progress))
+    _measured(write, lambda rig, progress: curves.fanout(rig, max_followers, repeats, progress))
 
 
 @command()
 @click.option("--max-followees", type=click.IntRange(10, 5_000), default=5_000)
 @click.option("--repeats", type=click.IntRange(1, 10_000), default=100, help="Each, in turn.")
 @_writes_a_report
-def read(outputs: Outputs, max_followees: int, repeats: int) -> None:
+def read(write: Write, max_followees: int, repeats: int) -> None:
     """How one page grows with the reader's followees, beside the raw limit and the article's ways."""
     from benchmarks import curves
 
-    _measured(outputs, lambda rig, progress: curves.read(rig, max_followees, repeats, progress))
+    _measured(write, lambda rig, progress: curves.read(rig, max_followees, repeats, progress))
 
 
 @command()
 @click.option("--count", type=click.IntRange(2, 100_000), default=300, help="Reads per figure.")
 @_writes_a_report
-def units(outputs: Outputs, count: int) -> None:
+def units(write: Write, count: int) -> None:
     """Measure what one post, delivery and read cost each process, for `bench plan`."""
     from benchmarks.units import measure
 
-    _measured(outputs, lambda rig, progress: measure(rig, count, progress))
+    _measured(write, lambda rig, progress: measure(rig, count, progress))
 
 
 @command()
@@ -245,7 +233,7 @@ def units(outputs: Outputs, count: int) -> None:
 @click.option("--peak", type=click.FloatRange(1), default=3, help="Busiest hour ÷ mean.")
 @_writes_a_report
 def plan(
-    outputs: Outputs,
+    write: Write,
     measured: Path,
     graph: str | None,
     directed: bool,
@@ -263,7 +251,7 @@ def plan(
         load = planning.load_of(_graph(graph, directed, 1), **a_day)
     else:
         load = planning.Load(users, mean_followers, most_followers, **a_day)
-    outputs.write(planning.plan(load, units, peak))
+    write(planning.plan(load, units, peak))
 
 
 @click.command(hidden=True)

@@ -84,15 +84,13 @@ class Run:
     async def _read(self, operation: Operation, counts: bool) -> str:
         older = operation.kind == "older" and self._cursors.get(operation.who) is not None
         before = self._cursors[operation.who] if older else None
-        seen = await self._page(operation.who, before)
+        reader = self.rig.ids[operation.who]
+        seen = await self.rig.subject.page(reader, self.slug, before, self.workload.limit)
         if not older:
             self._cursors[operation.who] = seen.next
         if counts and not older:
             self.costs["read"].append(seen.cost)
         return "older" if older else "read_cold" if seen.cold else "read_warm"
-
-    async def _page(self, who: int, before: ObjectId | None) -> Seen:
-        return await self.rig.subject.page(self.rig.ids[who], self.slug, before, self.workload.limit)
 
     async def _post(self, operation: Operation, counts: bool) -> None:
         author = self.rig.ids[operation.who]
