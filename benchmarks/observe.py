@@ -102,7 +102,10 @@ class Lags:
                 await self._news.wait()
                 last = loop.time()
             asked = loop.time()
-            pending = await self._pending()
+            self.polls += 1
+            with uncounted():
+                query = self.rig.stack.db["statuses"].find({"pending": self.slug}, {"_id": 1}).limit(POLL_LIMIT)
+                pending = {row["_id"] for row in await query.to_list(None)}
             now = loop.time()
             self.looks.record(now - last)
             last = asked
@@ -110,12 +113,6 @@ class Lags:
             for status in cleared:
                 await self._cleared(status, now)
             await asyncio.sleep(max(SHORTEST_POLL_S, (now - asked) * (1 / POLL_SHARE - 1)))
-
-    async def _pending(self) -> set[ObjectId]:
-        self.polls += 1
-        with uncounted():
-            query = self.rig.stack.db["statuses"].find({"pending": self.slug}, {"_id": 1})
-            return {row["_id"] for row in await query.limit(POLL_LIMIT).to_list(None)}
 
     async def _cleared(self, status: ObjectId, now: float) -> None:
         acknowledged, author, counts = self._waiting.pop(status)
@@ -170,12 +167,6 @@ async def _watch_depths(stack: Stack, lags: Lags, depths: Depths) -> None:
         await asyncio.sleep(DEPTH_EVERY_S)
 
 
-def cpu_s(pid: int) -> float:
-    """Processor seconds that the process has used so far, user and system."""
-    times = psutil.Process(pid).cpu_times()
-    return times.user + times.system
-
-
 async def commands_received(stack: Stack) -> dict[str, float] | None:
     """Commands that each server has been sent so far, by whomever; None for stand-ins."""
     if is_stand_in(stack.db) or stack.addresses.memcached is None or stack.addresses.redis is None:
@@ -206,7 +197,8 @@ class Meters:
 
     @classmethod
     async def read(cls, rig: Rig) -> Self:
-        return cls({name: cpu_s(pid) for name, pid in rig.processes.items()}, await commands_received(rig.stack))
+        user_and_system = {name: psutil.Process(pid).cpu_times()[:2] for name, pid in rig.processes.items()}
+        return cls({name: sum(used) for name, used in user_and_system.items()}, await commands_received(rig.stack))
 
     def since(self, before: Self, own_finds: int = 0) -> "Meters":
         """The harness's own look-ups are taken off MongoDB's."""

@@ -320,19 +320,17 @@ def write(report: Report, *, json_file: Path | None, csv: Path | None) -> None:
 
 def flat(report: Report) -> Iterator[tuple[str, str, float]]:
     """(phase, name of the figure, number) of everything that is summed up."""
-    if not isinstance(report, Comparison):
-        return
-    for slug, summary in report.phases.items():
-        for name, value in summary.model_dump(exclude={"curves"}).items():
-            yield from ((slug, path, number) for path, number in _numbers(name, value))
-    for slug, figures in report.ratios.items():
-        for name, spread in figures.items():
-            yield from ((slug, f"ratio.{path}", number) for path, number in _numbers(name, spread.model_dump()))
+    if isinstance(report, Comparison):
+        for slug, summary in report.phases.items():
+            yield from ((slug, path, number) for path, number in _numbers(summary.model_dump(exclude={"curves"})))
+        for slug, spreads in report.ratios.items():
+            for name, spread in spreads.items():
+                yield from ((slug, f"ratio.{name}.{of}", number) for of, number in spread)
 
 
-def _numbers(path: str, value: Any) -> Iterator[tuple[str, float]]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _numbers(f"{path}.{name}", inner)
-    elif isinstance(value, int | float):
-        yield path, value
+def _numbers(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{path}", number) for path, number in _numbers(value))
+        elif isinstance(value, int | float):
+            yield name, value

@@ -35,12 +35,11 @@ from phases.keeping.activity import ACTIVE
 from phases.timelines import Timelines
 from workers.worker import run_in_thread
 
-DATABASE = "feedlab_bench"
 OVERRIDES: dict[str, Any] = {
     "mongodb_url": None,  # never somebody's servers: queues are emptied and Memcached is filled
     "redis_url": None,
     "memcached": (),
-    "database": DATABASE,
+    "database": "feedlab_bench",
     "demo": False,
     "writes_per_minute": 1_000_000,
 }

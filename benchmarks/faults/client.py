@@ -54,25 +54,23 @@ class Client:
                 answer = await self.http.request(method, path, headers=authorization | (headers or {}), **more)
         except httpx.ConnectError:
             self.outcome.errors["connection refused"] += 1
-            return None
         except BROKEN:
             self.outcome.errors["connection broken"] += 1
-            return None
         except (TimeoutError, httpx.TimeoutException):
             if patience_s < ANSWER_DEADLINE_S:
                 self.outcome.errors["hung up by the client"] += 1
-                return None
-            self.outcome.unclean.append(f"{method} {path}: no answer within {ANSWER_DEADLINE_S:.0f} s")
-            return None
+            else:
+                self.outcome.unclean.append(f"{method} {path}: no answer within {ANSWER_DEADLINE_S:.0f} s")
+        else:
+            if answer.status_code in accepted:
+                self.outcome.success(kind, began_s)
+                return answer
+            if _is_clean_503(answer):
+                self.outcome.errors["503"] += 1
+            else:
+                self.outcome.unclean.append(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
         finally:
             self.outcome.slowest_answer_s = max(self.outcome.slowest_answer_s, time.monotonic() - began_s)
-        if answer.status_code in accepted:
-            self.outcome.success(kind, began_s)
-            return answer
-        if _is_clean_503(answer):
-            self.outcome.errors["503"] += 1
-        else:
-            self.outcome.unclean.append(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
         return None
 
 

@@ -160,8 +160,8 @@ def simulated_crossing(graph_followers: float) -> float:
 
 def test_crossing_is_where_brute_force_finds_it() -> None:
     load = Load(10_000, 12, 5_000, posts_per_day=1_000, reads_per_day=1_000, active_share=0.2)
-    found = {what: at for what, at, _ in plan.crossings(load, MEASURED)}
-    assert float(found["reads per post, query and push"]) == pytest.approx(simulated_crossing(12), rel=0.01)
+    crossing = {what: at for what, at, _ in plan.crossings(load, MEASURED)}
+    assert float(crossing["reads per post, query and push"]) == pytest.approx(simulated_crossing(12), rel=0.01)
 
 
 def test_a_pulled_author_costs_the_margin_and_not_the_first() -> None:
