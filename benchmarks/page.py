@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from benchmarks.report import KINDS, Comparison, Curves, Report
-from benchmarks.tables import MEANINGLESS, TITLES, grids, lead, number
+from benchmarks.tables import MEANINGLESS, grids, lead, number
 from phases import PHASES
 
 LEFT, RIGHT, TOP, BOTTOM = 64, 624, 16, 312  # edges of the plotted area, of a picture of 640 by 360
@@ -131,12 +131,12 @@ def plots(report: Report) -> Iterator[Plot | None]:
 
 
 def _of_comparison(report: Comparison) -> Iterator[Plot | None]:
-    for kind in KINDS:
+    for kind, title in KINDS.items():
         lines = [
             Line(slug, [(1 / share, ms) for share, ms in summary.curves.get(kind, ())], STYLES.get(slug, 0))
             for slug, summary in report.phases.items()
         ]
-        yield plot(TITLES[kind], lines, "one in", "ms", "Read: one operation in x took longer than y.")
+        yield plot(title, lines, "one in", "ms", "Read: one operation in x took longer than y.")
     depth = [
         Line(cell.phase, [(s, pending) for s, _, pending in cell.depths], STYLES.get(cell.phase, 0))
         for cell in report.cells

@@ -13,7 +13,13 @@ from benchmarks.measure import Offered
 from benchmarks.workload import Workload
 
 FORMAT = 1  # of the JSON
-KINDS = ("post", "read_warm", "read_cold", "older", "lag")  # of latencies
+KINDS = {
+    "post": "post acknowledged",
+    "read_warm": "read, warm",
+    "read_cold": "read, cold",
+    "older": "second page",
+    "lag": "delivery lag",
+}  # of latencies, with their titles
 SERVERS = ("mongodb", "memcached", "redis")
 LARGE = ("histograms", "curves", "depths")  # of no use in a document
 

@@ -73,7 +73,10 @@ class Run:
             case "post":
                 await self._post(operation, counts)
             case "delete":
-                await self._delete(operation)
+                assert operation.target is not None
+                status = await self._statuses[operation.target]
+                await self.rig.subject.delete(self.rig.ids[operation.who], status)
+                self.record.delete(status)
             case "follow" | "unfollow" | "block" as relation:
                 assert operation.other is not None
                 pair = frozenset((operation.who, operation.other))
@@ -102,12 +105,6 @@ class Run:
         self._statuses[operation.number].set_result(status)
         if counts and cost is not None:
             self.costs["post"].append(cost)
-
-    async def _delete(self, operation: Operation) -> None:
-        assert operation.target is not None
-        author, status = self.rig.ids[operation.who], await self._statuses[operation.target]
-        await self.rig.subject.delete(author, status)
-        self.record.delete(status)
 
     async def _relate(self, who: ObjectId, relation: Relating, other: ObjectId) -> None:
         await self.rig.subject.relate(who, relation, other)

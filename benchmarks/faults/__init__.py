@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -88,9 +89,8 @@ async def _walk_everything(load: Load) -> None:
             await load.walk(reader, slug)
 
     async with asyncio.TaskGroup() as tasks:
-        for reader in load.cast.everybody:
-            for slug in SLUGS:
-                tasks.create_task(walk(reader, slug))
+        for reader, slug in product(load.cast.everybody, SLUGS):
+            tasks.create_task(walk(reader, slug))
 
 
 async def _drained(http: Client) -> None:

@@ -89,7 +89,7 @@ class NeverRecovered(Exception):
 
 
 async def persist(attempt: Callable[[int], Awaitable[T | None]]) -> T:
-    """Try (it is told the how manieth time) until something comes of it. Raises NeverRecovered."""
+    """Try, each time with the number of the try, until something comes of it. Raises NeverRecovered."""
     deadline, number = time.monotonic() + GIVE_UP_S, 1
     while (result := await attempt(number)) is None:
         if time.monotonic() > deadline:
