@@ -6,8 +6,9 @@ They check nothing, repeat nothing and survive nothing. Writes are acknowledged 
 import asyncio
 import socket
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Self
 
 import uvicorn
 from bson import ObjectId
@@ -75,9 +76,15 @@ class RawMemcached:
         self._reader, self._writer = reader, writer
 
     @classmethod
-    async def open(cls, node: str) -> "RawMemcached":
+    @asynccontextmanager
+    async def connected(cls, node: str) -> AsyncIterator[Self]:
         host, _, port = node.rpartition(":")
-        return cls(*await asyncio.open_connection(host, int(port), limit=64 * 1024 * 1024))
+        raw = cls(*await asyncio.open_connection(host, int(port), limit=64 * 1024 * 1024))
+        try:
+            yield raw
+        finally:
+            raw._writer.close()
+            await raw._writer.wait_closed()
 
     async def _quietly(self, pattern: bytes, keys: Sequence[str], tail: bytes) -> bytes:
         """The pattern with each key and the tail, in batches; what was answered in spite of the quiet flag."""
@@ -99,9 +106,11 @@ class RawMemcached:
     async def delete_all(self, keys: Sequence[str]) -> None:
         await self._quietly(b"md %s%s", keys, b" q\r\n")
 
-    async def close(self) -> None:
-        self._writer.close()
-        await self._writer.wait_closed()
+    async def stats(self) -> dict[str, str]:
+        """What `stats` answers (memcached/doc/protocol.txt, "General-purpose statistics")."""
+        self._writer.write(b"stats\r\n")
+        lines = (await self._reader.readuntil(b"END\r\n")).decode().splitlines()
+        return {name: value for _, name, value in (line.split(" ", 2) for line in lines if line.startswith("STAT "))}
 
 
 async def prepend_lists(

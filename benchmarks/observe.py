@@ -4,18 +4,18 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import psutil
 from bson import ObjectId
-from pymemcache import Client
 
 from app.stack import Stack
 from app.stack.cost import uncounted
 from app.stack.mongodb.stand_in import is_stand_in
 from benchmarks import answers
+from benchmarks.limits import RawMemcached
 from benchmarks.measure import Latencies
 from benchmarks.oracle import Oracle
 from benchmarks.report import Kept
@@ -173,8 +173,8 @@ async def commands_received(stack: Stack) -> dict[str, float] | None:
         return None
     status: Any = await stack.db.client.admin.command("serverStatus")
     redis: Any = await asyncio.to_thread(stack.queue.connection.info, "stats")
-    nodes = [await asyncio.to_thread(_memcached_stats, node) for node in stack.addresses.memcached]
-    kinds = (b"cmd_get", b"cmd_set", b"cmd_touch", b"cmd_meta", b"delete_hits", b"delete_misses")
+    nodes = [await _memcached_stats(node) for node in stack.addresses.memcached]
+    kinds = ("cmd_get", "cmd_set", "cmd_touch", "cmd_meta", "delete_hits", "delete_misses")
     commands = status["metrics"]["commands"]
     return {
         "mongodb": sum(int(commands[name]["total"]) for name in COUNTED_COMMANDS if name in commands),
@@ -183,9 +183,9 @@ async def commands_received(stack: Stack) -> dict[str, float] | None:
     }
 
 
-def _memcached_stats(node: str) -> dict[bytes, Any]:
-    with closing(Client(node)) as client:
-        return dict(client.stats())
+async def _memcached_stats(node: str) -> dict[str, str]:
+    async with RawMemcached.connected(node) as memcached:
+        return await memcached.stats()
 
 
 @dataclass(frozen=True)

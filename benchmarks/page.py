@@ -14,7 +14,7 @@ from benchmarks.report import KINDS, Comparison, Curves, Report
 from benchmarks.tables import MEANINGLESS, grids, lead, number
 from phases import PHASES
 
-LEFT, RIGHT, TOP, BOTTOM = 64, 624, 16, 312  # edges of the plotted area, of a picture of 640 by 360
+LEFT, RIGHT, TOP, BOTTOM = 64, 608, 16, 312  # edges of the plotted area, of a picture of 640 by 360
 STYLES = {phase.slug: 1 + number % 6 for number, phase in enumerate(PHASES)}  # as many as the page's style has
 RAW_STYLES = {"array": 5, "raw_prepend": 6, "plain_in": 6}  # other lines that are no phase's: 0
 HEADINGS = {

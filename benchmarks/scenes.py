@@ -60,15 +60,12 @@ async def listed(rig: Rig, readers: Sequence[ObjectId], ids: int = 5) -> AsyncIt
     """
     if not rig.stack.addresses.memcached:
         raise BenchRefused("the raw limits need a real Memcached")
-    raw = await RawMemcached.open(rig.stack.addresses.memcached[0])
     keys, unused = await answers.list_keys(rig.timelines, readers) if readers else ([], "")
     keys += [f"{unused}{reader}" for reader in readers]
-    try:
+    async with RawMemcached.connected(rig.stack.addresses.memcached[0]) as raw:
         await raw.set_all(keys, answers.list_value(rig.stack, ids))
         yield raw, unused
         await raw.delete_all(keys)
-    finally:
-        await raw.close()
 
 
 async def authors(rig: Rig, count: int, each: int) -> list[ObjectId]:

@@ -191,7 +191,7 @@ class Operations(Iterator[Operation]):
         for follower, followee in graph.follows():
             self._following[follower].append(followee)
         self._blocked: set[frozenset[int]] = set()
-        self._posted: list[tuple[int, int]] = []  # number of the operation, author
+        self._posted: list[Operation] = []
         self._numbers = count()
 
     def __next__(self) -> Operation:
@@ -203,11 +203,12 @@ class Operations(Iterator[Operation]):
         if kind == "post":
             return self._post(number)
         if kind == "delete":
-            return self._delete(number)
+            posted = self._taken(self._posted)
+            return Operation(number, kind, posted.who, target=posted.number) if posted else None
         reader = self._cast.reader(self._random)
         if kind in ("read", "older"):
             return Operation(number, kind, reader)
-        other = self._to_follow(reader) if kind == "follow" else self._to_leave(reader)
+        other = self._to_follow(reader) if kind == "follow" else self._taken(self._following[reader])
         if other is None:
             return None
         if kind == "block":
@@ -221,16 +222,13 @@ class Operations(Iterator[Operation]):
         by_celebrity = celebrities and self._random.random() < self._workload.celebrity_posts
         who = self._random.choice(celebrities) if by_celebrity else self._cast.author(self._random)
         audience: Audience = "mutuals" if self._random.random() < MUTUALS_SHARE else "followers"
-        self._posted.append((number, who))
-        return Operation(number, "post", who, text=sentence(self._random.random), audience=audience)
+        post = Operation(number, "post", who, text=sentence(self._random.random), audience=audience)
+        self._posted.append(post)
+        return post
 
-    def _delete(self, number: int) -> Operation | None:
-        if not self._posted:
+    def _taken(self, items: list[T]) -> T | None:
+        if not items:
             return None
-        target, author = self._taken(self._posted)
-        return Operation(number, "delete", author, target=target)
-
-    def _taken(self, items: list[T]) -> T:
         place = self._random.randrange(len(items))
         items[place], items[-1] = items[-1], items[place]
         return items.pop()
@@ -241,6 +239,3 @@ class Operations(Iterator[Operation]):
             return None
         self._following[who].append(other)
         return other
-
-    def _to_leave(self, who: int) -> int | None:
-        return self._taken(self._following[who]) if self._following[who] else None

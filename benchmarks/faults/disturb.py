@@ -1,15 +1,13 @@
 """Faults: which, when, and how they are made."""
 
 import asyncio
+import socket
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 
 import psutil
-from pymemcache import Client as Memcached
-from pymemcache import MemcacheError
-from redis import Redis, RedisError
 
 from benchmarks import answers
 from benchmarks.faults.client import Client, NeverRecovered
@@ -75,7 +73,7 @@ class Injector:
                 raise NeverRecovered(f"{what} is away for more than {ALIVE_DEADLINE_S:.0f} s")
             await asyncio.sleep(0.1)
         name, process = self.random.choice(alive)
-        self.outcome.fault(time.monotonic())
+        self.outcome.fault()
         with suppress(psutil.NoSuchProcess):
             if how == "kill":
                 process.kill()
@@ -91,14 +89,12 @@ class Injector:
     def _flush(self, what: str) -> str | None:
         """None when nobody answers."""
         note = self.system.directory.note()
-        self.outcome.fault(time.monotonic())
-        with suppress(OSError, RedisError, MemcacheError):
-            if what == "redis":
-                with Redis.from_url(str(note.redis), socket_timeout=FLUSH_TIMEOUT_S) as redis:
-                    return str(redis.flushall())
-            (node,) = note.memcached or ()
-            with closing(Memcached(node, timeout=FLUSH_TIMEOUT_S)) as memcached:
-                return str(memcached.flush_all(noreply=False))
+        address = note.redis if what == "redis" else (note.memcached or ("",))[0]
+        host, _, port = str(address).removeprefix("redis://").split("/")[0].rpartition(":")
+        self.outcome.fault()
+        with suppress(OSError), socket.create_connection((host, int(port)), FLUSH_TIMEOUT_S) as connection:
+            connection.sendall(b"FLUSHALL\r\n" if what == "redis" else b"flush_all\r\n")
+            return connection.recv(100).decode().strip() or None
         return None
 
     async def _switch(self) -> str | None:
@@ -107,7 +103,7 @@ class Injector:
             "read": self.random.choice(SLUGS),
             "delivering": self.random.sample(keeping, self.random.randint(0, len(keeping))),
         }
-        self.outcome.fault(time.monotonic())
+        self.outcome.fault()
         answer = await self.client.call(ADMIN, "switch", "PUT", "/phases", 200, json=body)
         return ",".join(body["delivering"]) or "nothing" if answer is not None else None
 

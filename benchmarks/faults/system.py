@@ -80,11 +80,14 @@ def serving(directory: Path, plan: Plan) -> Iterator[System]:
             variables["FEEDLAB_MONGODB_URL"] = replicas.url
         _fill(data, Config.from_environment(variables), plan.seed)
         environment = environment_for(variables)
-        process = stack.enter_context(_process(directory, data, environment))
+        log = stack.enter_context((directory / "serve.log").open("w"))
+        serve = _feedlab("serve", "--stack", "servers", "--port", "0", "--web", "2", "--workers", "2", data=data)
+        process = subprocess.Popen(serve, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        stack.callback(_stop, process)
         assert process.stdout
         ready = process.stdout.readline()
         if not ready.startswith("ready "):
-            raise ServersError(f"feedlab serve did not start; its log: {directory / 'serve.log'}")
+            raise ServersError(f"feedlab serve did not start; its log: {log.name}")
         system = System(DataDirectory(data), ready.split()[1], process, environment, replicas)
         system.feedlab("admin", ADMIN, check=True)
         system.feedlab("phases", "--deliver", ",".join(phase.slug for phase in answers.KEEPING), check=True)
@@ -104,19 +107,10 @@ def _feedlab(*arguments: str, data: Path) -> list[str]:
     return [sys.executable, "-m", "app.cli", *arguments, "--data", str(data)]
 
 
-@contextmanager
-def _process(directory: Path, data: Path, environment: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
-    arguments = ("serve", "--stack", "servers", "--port", "0", "--web", "2", "--workers", "2")
-    with (directory / "serve.log").open("w") as log:
-        process = subprocess.Popen(
-            _feedlab(*arguments, data=data), env=environment, stdout=subprocess.PIPE, stderr=log, text=True
-        )
+def _stop(process: "subprocess.Popen[str]") -> None:
+    process.send_signal(signal.SIGTERM)
     try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.communicate(timeout=STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+        process.communicate(timeout=STOP_DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
