@@ -78,13 +78,6 @@ class Lags:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    async def watch(self) -> None:
-        """Until cancelled. Raises NotDelivered."""
-        try:
-            await self._watch()
-        finally:
-            self._idle.set()
-
     async def drained(self, within_s: float) -> bool:
         """Wait until everything is delivered; whether it was in time."""
         if self._waiting:
@@ -92,27 +85,34 @@ class Lags:
                 await asyncio.wait_for(self._idle.wait(), within_s)
         return not self._waiting
 
-    async def _watch(self) -> None:
+    async def watch(self) -> None:
+        """Until cancelled. Raises NotDelivered."""
         loop = asyncio.get_running_loop()
         last = loop.time()
-        while True:
-            if not self._waiting:
-                self._idle.set()
-                self._news.clear()
-                await self._news.wait()
-                last = loop.time()
-            asked = loop.time()
-            self.polls += 1
-            with uncounted():
-                query = self.rig.stack.db["statuses"].find({"pending": self.slug}, {"_id": 1}).limit(POLL_LIMIT)
-                pending = {row["_id"] for row in await query.to_list(None)}
-            now = loop.time()
-            self.looks.record(now - last)
-            last = asked
-            cleared = [id for id, (at, _, _) in self._waiting.items() if at <= asked and id not in pending]
-            for status in cleared:
-                await self._cleared(status, now)
-            await asyncio.sleep(max(SHORTEST_POLL_S, (now - asked) * (1 / POLL_SHARE - 1)))
+        try:
+            while True:
+                if not self._waiting:
+                    self._idle.set()
+                    self._news.clear()
+                    await self._news.wait()
+                    last = loop.time()
+                asked = loop.time()
+                pending = await self._pending()
+                now = loop.time()
+                self.looks.record(now - last)
+                last = asked
+                cleared = [id for id, (at, _, _) in self._waiting.items() if at <= asked and id not in pending]
+                for status in cleared:
+                    await self._cleared(status, now)
+                await asyncio.sleep(max(SHORTEST_POLL_S, (now - asked) * (1 / POLL_SHARE - 1)))
+        finally:
+            self._idle.set()
+
+    async def _pending(self) -> set[ObjectId]:
+        self.polls += 1
+        with uncounted():
+            query = self.rig.stack.db["statuses"].find({"pending": self.slug}, {"_id": 1}).limit(POLL_LIMIT)
+            return {row["_id"] for row in await query.to_list(None)}
 
     async def _cleared(self, status: ObjectId, now: float) -> None:
         acknowledged, author, counts = self._waiting.pop(status)

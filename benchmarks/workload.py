@@ -112,8 +112,6 @@ def load(name_or_file: str) -> Workload:
 
 def populated(graph: Graph, workload: Workload, seed: int) -> Graph:
     """The graph with the celebrities and the wide readers that the workload adds, at its end."""
-    if not workload.celebrities and not workload.wide_readers:
-        return graph
     random = Random(f"{seed} populated")
     people, followers, followees = list(graph.people), graph.followers[:], graph.followees[:]
     ordinary = len(people)
