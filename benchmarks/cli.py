@@ -28,11 +28,11 @@ def _writes_a_report(measure: Callable[..., None]) -> Callable[..., None]:
     """A command with the options of a report, which gets a function that writes it."""
 
     @wraps(measure)
-    def command(json_file: Path | None, csv: Path | None, html: Path | None, **options: Any) -> None:
+    def with_files(json_file: Path | None, csv: Path | None, html: Path | None, **options: Any) -> None:
         measure(write=partial(_write, json_file=json_file, csv=csv, html=html), **options)
 
     file = click.Path(dir_okay=False, writable=True, path_type=Path)
-    with_html = click.option("--html", type=file, help="Write the report as one self-contained page.")(command)
+    with_html = click.option("--html", type=file, help="Write the report as one self-contained page.")(with_files)
     with_csv = click.option("--csv", type=file, help="Write the figures as lines of phase, figure, value.")(with_html)
     return click.option("--json", "json_file", type=file, help="Write everything that was measured.")(with_csv)
 
@@ -94,7 +94,9 @@ def _graph(spec: str, directed: bool, seed: int) -> "Graph":
 @click.option("--rate", type=click.FloatRange(0.1, 100_000), help="Open loop: operations per second. Default: 100.")
 @click.option("--clients", type=click.IntRange(1, 500), help="Closed loop: so many wait for each answer.")
 @click.option("--seconds", type=click.FloatRange(0.1, 86_400), default=20, help="Per phase and round.")
-@click.option("--burn-in", "burn_in_s", type=click.FloatRange(0, 3_600), help="Not counted. Default: a fifth.")
+@click.option(
+    "--burn-in", "burn_in_s", type=click.FloatRange(0, 3_600), help="Seconds that do not count. Default: a fifth."
+)
 @click.option("--rounds", type=click.IntRange(1, 100), default=3)
 @click.option("--seed", type=int, default=1)
 @click.option("--through", type=click.Choice(["api", "inprocess"]), default="inprocess")
@@ -115,7 +117,7 @@ def compare(
     workload: str,
     level: "Level",
     allow_standins: bool,
-    **chosen: Any,
+    **options: Any,
 ) -> None:
     """Run one workload against each phase, in interleaved rounds, on servers of its own.
 
@@ -128,22 +130,22 @@ def compare(
     from benchmarks.workload import load, populated
     from phases import PHASES
 
-    if chosen["rate"] is not None and chosen["clients"] is not None:
+    if options["rate"] is not None and options["clients"] is not None:
         raise click.UsageError("--rate is an open loop and --clients a closed one: give one of them")
-    if chosen["clients"] is None:
-        chosen["rate"] = chosen["rate"] or 100.0
-    if chosen["burn_in_s"] is None:
-        chosen["burn_in_s"] = chosen["seconds"] / 5
+    if options["clients"] is None:
+        options["rate"] = options["rate"] or 100.0
+    if options["burn_in_s"] is None:
+        options["burn_in_s"] = options["seconds"] / 5
     all_slugs = [phase.slug for phase in PHASES]
     slugs = tuple(dict.fromkeys(slug.strip() for slug in phases.split(","))) if phases else tuple(all_slugs)
     if unknown := [slug for slug in slugs if slug not in all_slugs]:
         raise click.UsageError(f"--phases: there is no {unknown[0]!r}; there are {', '.join(all_slugs)}")
-    offered = load(workload)
-    edges = populated(_graph(graph, directed, chosen["seed"]), offered, chosen["seed"])
-    settings = Settings(phases=slugs, workload=offered.name, graph=Path(graph).name, **chosen)
+    chosen = load(workload)
+    edges = populated(_graph(graph, directed, options["seed"]), chosen, options["seed"])
+    settings = Settings(phases=slugs, workload=chosen.name, graph=Path(graph).name, **options)
 
     def work(rig: "Rig", progress: "Progress") -> "Awaitable[Report]":
-        return rounds.compare(rig, edges, offered, settings, progress)
+        return rounds.compare(rig, edges, chosen, settings, progress)
 
     try:
         _measured(write, work, settings.through, level, allow_standins)
