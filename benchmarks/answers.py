@@ -1,13 +1,11 @@
-"""What the benchmarks ask of a phase's row and of what its store holds. Nothing else here knows how phases are made."""
+"""What the benchmarks ask of phases and of what their stores hold. Nothing else here knows how stores are made."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from bson import ObjectId
 
 from app.clock import FIRST_ID, LAST_ID
-from app.config import Config
 from app.models import StatusRow
 from app.stack import Stack
 from app.stack.mongodb.find import together
@@ -22,73 +20,43 @@ from phases.keeping.store import Container, Place
 from phases.p2_push import put_on_timelines
 from phases.timelines import PhaseConsumer, Timelines
 
-ENTRIES, LISTS = Entries.name, Lists.name  # stores: the raw limits of `benchmarks.limits` are of these two
-
 POLL_S = 0.02
 
 
-@dataclass(frozen=True)
-class Answers:
-    """A phase's row. `chunk`: followers that one job serves. Without a store nothing is delivered."""
-
-    slug: str
-    store: str | None
-    active_only: bool
-    in_worker: bool
-    chunk: Callable[[Config], int]
-    in_memory: bool
-    bytes_per_entry: int
-    bytes_per_reader: int  # for whom something is kept
-
-    @property
-    def poster_delivers(self) -> bool:
-        return self.store is not None and not self.in_worker
+def in_worker(phase: Phase) -> bool:
+    return bool(phase.carrier and phase.carrier.in_worker)
 
 
-def answers(phase: Phase) -> Answers:
-    return Answers(
-        slug=phase.slug,
-        store=phase.store.name if phase.store else None,
-        active_only=bool(phase.recipients and phase.recipients.active_only),
-        in_worker=bool(phase.carrier and phase.carrier.in_worker),
-        chunk=phase.chunk,
-        in_memory=bool(phase.store and phase.store.in_memory),
-        bytes_per_entry=phase.store.bytes_per_entry if phase.store else 0,
-        bytes_per_reader=phase.store.bytes_per_reader if phase.store else 0,
-    )
+def in_memory(phase: Phase) -> bool:
+    return bool(phase.store and phase.store.in_memory)
 
 
-ALL = tuple(answers(phase) for phase in PHASES)
-KEEPING = tuple(phase for phase in ALL if phase.store)
-IN_WORKER = tuple(phase for phase in ALL if phase.in_worker)
+def active_only(phase: Phase) -> bool:
+    return bool(phase.recipients and phase.recipients.active_only)
 
 
-def named(slug: str) -> Answers:
-    """Raises KeyError."""
-    return {phase.slug: phase for phase in ALL}[slug]
-
-
-def title(slug: str) -> str:
-    return f"phase {ALL.index(named(slug)) + 1}: {slug}"
-
-
-def first(store: str) -> Answers:
+def kept_in(store: str) -> Phase:
     """The first phase of the story with this store: the one that is compared with the store's raw limit."""
-    return next(phase for phase in KEEPING if phase.store == store)
+    return next(phase for phase in PHASES if phase.store and phase.store.name == store)
 
 
-def of(timelines: Timelines, slug: str) -> Answers:
-    """Of a phase that runs, which need not be one of ours."""
-    return answers(timelines.phases[slug])
+KEEPING = tuple(phase for phase in PHASES if phase.store)
+IN_WORKER = tuple(phase for phase in PHASES if in_worker(phase))
+ASKING, ENTRIES, LISTS = PHASES[0], kept_in(Entries.name), kept_in(Lists.name)
+
+
+def title(phase: Phase) -> str:
+    return f"phase {PHASES.index(phase) + 1}: {phase.slug}"
 
 
 # Delivering
 
 
-async def fan_out(timelines: Timelines, slug: str, status: StatusRow) -> None:
+async def fan_out(timelines: Timelines, phase: Phase, author: ObjectId) -> None:
     """What the poster or the worker does for one status, in this process."""
-    consumer = timelines.outbox.consumers[slug]
+    consumer = timelines.outbox.consumers[phase.slug]
     assert isinstance(consumer, PhaseConsumer)
+    status = StatusRow(ObjectId(), author, "", "followers")
     after = await put_on_timelines(consumer.delivery, status, None)
     while after:
         after = await put_on_timelines(consumer.delivery, status, after)
@@ -150,7 +118,7 @@ async def last_recipient(
     timelines: Timelines, slug: str, author: ObjectId, followers: set[ObjectId]
 ) -> ObjectId | None:
     """Whom the author's statuses are delivered to last."""
-    if not of(timelines, slug).active_only:
+    if not active_only(timelines.phases[slug]):
         return max(followers, default=None)
     active = {"authors": author, "until": {"$gte": timelines.stack.clock.now()}}
     last = await timelines.stack.db[ACTIVE].find_one(active, {"_id": 1}, sort=[("_id", -1)])
@@ -159,7 +127,7 @@ async def last_recipient(
 
 async def entries_collection(timelines: Timelines) -> str:
     """Where the entries are, for the raw read of the same."""
-    where = await container(timelines, first(ENTRIES).slug)
+    where = await container(timelines, ENTRIES.slug)
     assert where, "it delivers"
     return entries_name(where)
 
@@ -179,7 +147,7 @@ async def list_keys(timelines: Timelines, readers: Sequence[ObjectId]) -> tuple[
     """Where these readers' lists are in Memcached; and for keys of the same length that nobody uses, what stands
     before the reader's id.
     """
-    where = await container(timelines, first(LISTS).slug)
+    where = await container(timelines, LISTS.slug)
     assert where, "it delivers"
     unused = "raw:" + key(where, FIRST_ID).removesuffix(str(FIRST_ID))[4:]
     return [key(where, reader) for reader in readers], unused

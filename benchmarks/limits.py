@@ -6,8 +6,9 @@ They check nothing, repeat nothing and survive nothing. Writes are acknowledged 
 import asyncio
 import socket
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Self
 
 import uvicorn
 from bson import ObjectId
@@ -28,9 +29,14 @@ READ_AT_ONCE = 200_000  # ids of one batch
 ARRAY_KEEPS = 200  # ids in the article's array
 
 
-async def create(db: Database) -> None:
+async def create(db: Database, readers: Sequence[ObjectId]) -> None:
+    """What the raw writes need: a clustered collection, and the article's array of each reader, full."""
     if RAW_ENTRIES not in await db.list_collection_names():
         await create_clustered(db, RAW_ENTRIES)
+    ids = [ObjectId() for _ in range(ARRAY_KEEPS)]
+    for at in range(0, len(readers), INSERT_BATCH):
+        arrays = [{"_id": reader, "ids": ids} for reader in readers[at : at + INSERT_BATCH]]
+        await db[RAW_ARRAYS].insert_many(arrays, ordered=False)
 
 
 async def follower_ids(db: Database, author: ObjectId, active_after: Any = None) -> list[ObjectId]:
@@ -42,8 +48,8 @@ async def follower_ids(db: Database, author: ObjectId, active_after: Any = None)
     return [edge["follower"] for edge in await edges.to_list(None)]
 
 
-async def insert_entries(db: Database, author: ObjectId, status: ObjectId) -> int:
-    """Phase 2's work: covered follower read, clustered insert. Returns the deliveries."""
+async def insert_entries(db: Database, author: ObjectId, status: ObjectId) -> None:
+    """Phase 2's work: covered follower read, clustered insert."""
     readers = await follower_ids(db, author)
     tail = status.binary
     for at in range(0, len(readers), INSERT_BATCH):
@@ -51,25 +57,15 @@ async def insert_entries(db: Database, author: ObjectId, status: ObjectId) -> in
         await db.command(
             {"insert": RAW_ENTRIES, "documents": batch, "ordered": False, "writeConcern": {"w": "majority"}}
         )  # half as long as PyMongo's insert_many
-    return len(readers)
 
 
-async def push_arrays(db: Database, author: ObjectId, status: ObjectId) -> int:
+async def push_arrays(db: Database, author: ObjectId, status: ObjectId) -> None:
     """The article's way: one array per reader, `$push` with `$slice`."""
     readers = await follower_ids(db, author)
     for at in range(0, len(readers), UPDATE_BATCH):
         await db[RAW_ARRAYS].update_many(
             {"_id": {"$in": readers[at : at + UPDATE_BATCH]}},
             {"$push": {"ids": {"$each": [status], "$slice": -ARRAY_KEEPS}}},
-        )
-    return len(readers)
-
-
-async def fill_arrays(db: Database, readers: Sequence[ObjectId]) -> None:
-    ids = [ObjectId() for _ in range(ARRAY_KEEPS)]
-    for at in range(0, len(readers), INSERT_BATCH):
-        await db[RAW_ARRAYS].insert_many(
-            [{"_id": r, "ids": ids} for r in readers[at : at + INSERT_BATCH]], ordered=False
         )
 
 
@@ -80,9 +76,15 @@ class RawMemcached:
         self._reader, self._writer = reader, writer
 
     @classmethod
-    async def open(cls, node: str) -> "RawMemcached":
+    @asynccontextmanager
+    async def connected(cls, node: str) -> AsyncIterator[Self]:
         host, _, port = node.rpartition(":")
-        return cls(*await asyncio.open_connection(host, int(port), limit=64 * 1024 * 1024))
+        raw = cls(*await asyncio.open_connection(host, int(port), limit=64 * 1024 * 1024))
+        try:
+            yield raw
+        finally:
+            raw._writer.close()
+            await raw._writer.wait_closed()
 
     async def _quietly(self, pattern: bytes, keys: Sequence[str], tail: bytes) -> bytes:
         """The pattern with each key and the tail, in batches; what was answered in spite of the quiet flag."""
@@ -104,18 +106,19 @@ class RawMemcached:
     async def delete_all(self, keys: Sequence[str]) -> None:
         await self._quietly(b"md %s%s", keys, b" q\r\n")
 
-    async def close(self) -> None:
-        self._writer.close()
-        await self._writer.wait_closed()
+    async def stats(self) -> dict[str, str]:
+        """What `stats` answers (memcached/doc/protocol.txt, "General-purpose statistics")."""
+        self._writer.write(b"stats\r\n")
+        lines = (await self._reader.readuntil(b"END\r\n")).decode().splitlines()
+        return {name: value for _, name, value in (line.split(" ", 2) for line in lines if line.startswith("STAT "))}
 
 
 async def prepend_lists(
     db: Database, memcached: RawMemcached, author: ObjectId, status: ObjectId, prefix: str, active_after: Any
-) -> int:
+) -> None:
     """Phase 4's work: covered read of the active followers, pipelined prepend."""
     readers = await follower_ids(db, author, active_after)
     await memcached.prepend_all([f"{prefix}{reader}" for reader in readers], status.binary)
-    return len(readers)
 
 
 async def read_two_queries(db: Database, entries: str, reader: ObjectId, limit: int) -> int:
@@ -145,18 +148,14 @@ def nothing() -> None:
     """The empty job."""
 
 
-def empty() -> Starlette:
-    """The empty route."""
-
-    async def answer(_: Request) -> JSONResponse:
-        return JSONResponse({})
-
-    return Starlette(routes=[Route("/", answer)])
+async def _answer(_: Request) -> JSONResponse:
+    return JSONResponse({})
 
 
 def serve_empty(fd: int) -> None:
     """The empty route on a socket that the parent listens on, served as `feedlab serve` serves its own."""
-    server = uvicorn.Server(uvicorn.Config(empty(), access_log=False, log_level="warning", server_header=False))
+    empty = Starlette(routes=[Route("/", _answer)])
+    server = uvicorn.Server(uvicorn.Config(empty, access_log=False, log_level="warning", server_header=False))
     # By its number alone, so that the protocol is known: without it asyncio does not switch Nagle's algorithm off.
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(server.serve(sockets=[socket.socket(fileno=fd)]))

@@ -8,7 +8,7 @@ clients, each waiting for its answer before it asks again; its latencies say not
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from hdrh.histogram import HdrHistogram
@@ -41,9 +41,9 @@ class Latencies:
 
     def ms(self, percentile: float) -> float:
         """Milliseconds, to the microsecond."""
-        if percentile == 100:
-            return float(round(self._histogram.get_max_value() / 1000, 3))
-        return float(round(self._histogram.get_value_at_percentile(percentile) / 1000, 3))
+        histogram = self._histogram
+        us = histogram.get_max_value() if percentile == 100 else histogram.get_value_at_percentile(percentile)
+        return float(round(us / 1000, 3))
 
     def figures(self) -> dict[str, float] | None:
         """p50 p90 p99 p99.9 max in milliseconds; None when nothing was recorded."""
@@ -53,10 +53,8 @@ class Latencies:
         """(share of operations that took longer, milliseconds), from the median to the slowest."""
         if not self.count:
             return []
-        smallest = 1 / self.count
-        shares = (
-            [0.5 * (smallest / 0.5) ** (step / (points - 1)) for step in range(points)] if smallest < 0.5 else [0.5]
-        )
+        smallest = min(0.5, 1 / self.count)
+        shares = {0.5 * (smallest / 0.5) ** (step / (points - 1)): None for step in range(points)}
         return [(share, self.ms(100 * (1 - share))) for share in shares]
 
     def encoded(self) -> str:
@@ -76,7 +74,7 @@ class Offered:
 
     operations: int = 0
     seconds: float = 0
-    late_s: float = field(default=0)
+    late_s: float = 0
 
 
 async def open_loop(

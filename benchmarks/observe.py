@@ -3,10 +3,10 @@
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import InitVar, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import psutil
 from bson import ObjectId
@@ -15,10 +15,11 @@ from app.stack import Stack
 from app.stack.cost import uncounted
 from app.stack.mongodb.stand_in import is_stand_in
 from benchmarks import answers
+from benchmarks.limits import RawMemcached
 from benchmarks.measure import Latencies
 from benchmarks.oracle import Oracle
 from benchmarks.report import Kept
-from phases.timelines import Timelines
+from benchmarks.rig import Rig
 
 SHORTEST_POLL_S = 0.002
 POLL_SHARE = 0.2  # of the time is spent on looking at most, however long that takes
@@ -44,10 +45,8 @@ class Lags:
     A phase that delivers before the acknowledgement has no lag; one that keeps nothing delivers nothing.
     """
 
-    timelines: Timelines
+    rig: Rig
     slug: str
-    follows: InitVar[Iterable[tuple[ObjectId, ObjectId]]]
-    active: set[ObjectId]
     followers: dict[ObjectId, set[ObjectId]] = field(default_factory=lambda: defaultdict(set))
     lags: Latencies = field(default_factory=Latencies)
     looks: Latencies = field(default_factory=Latencies)  # from one look to the end of the next
@@ -60,24 +59,17 @@ class Lags:
     _idle: asyncio.Event = field(default_factory=asyncio.Event)  # nothing waits, or nobody watches any longer
     _seen: int = 0
 
-    def __post_init__(self, follows: Iterable[tuple[ObjectId, ObjectId]]) -> None:
-        self._phase = answers.of(self.timelines, self.slug)
-        for reader, author in follows:
-            self.followed(reader, author)
-
-    def followed(self, reader: ObjectId, author: ObjectId) -> None:
-        self.followers[author].add(reader)
-
-    def unfollowed(self, reader: ObjectId, author: ObjectId) -> None:
-        self.followers[author].discard(reader)
+    def __post_init__(self) -> None:
+        self._phase, self._timelines = self.rig.timelines.phases[self.slug], self.rig.timelines
+        for reader, author in self.rig.record.follows:
+            self.followers[author].add(reader)
 
     def acknowledged(self, status: ObjectId, author: ObjectId, counts: bool) -> None:
         if self._phase.store is None:
             return
         followers = self.followers[author]
-        served = len(followers & self.active) if self._phase.active_only else len(followers)
         if counts:
-            self.deliveries += served
+            self.deliveries += len(followers & self.rig.readers if answers.active_only(self._phase) else followers)
         self._waiting[status] = (asyncio.get_running_loop().time(), author, counts)
         self._news.set()
         self._idle.clear()
@@ -86,13 +78,6 @@ class Lags:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    async def watch(self) -> None:
-        """Until cancelled. Raises NotDelivered."""
-        try:
-            await self._watch()
-        finally:
-            self._idle.set()
-
     async def drained(self, within_s: float) -> bool:
         """Wait until everything is delivered; whether it was in time."""
         if self._waiting:
@@ -100,36 +85,40 @@ class Lags:
                 await asyncio.wait_for(self._idle.wait(), within_s)
         return not self._waiting
 
-    async def _watch(self) -> None:
+    async def watch(self) -> None:
+        """Until cancelled. Raises NotDelivered."""
         loop = asyncio.get_running_loop()
         last = loop.time()
-        while True:
-            if not self._waiting:
-                self._idle.set()
-                self._news.clear()
-                await self._news.wait()
-                last = loop.time()
-            asked = loop.time()
-            pending = await self._pending()
-            now = loop.time()
-            self.looks.record(now - last)
-            last = asked
-            cleared = [id for id, (at, _, _) in self._waiting.items() if at <= asked and id not in pending]
-            for status in cleared:
-                await self._cleared(status, now)
-            await asyncio.sleep(max(SHORTEST_POLL_S, (now - asked) * (1 / POLL_SHARE - 1)))
+        try:
+            while True:
+                if not self._waiting:
+                    self._idle.set()
+                    self._news.clear()
+                    await self._news.wait()
+                    last = loop.time()
+                asked = loop.time()
+                pending = await self._pending()
+                now = loop.time()
+                self.looks.record(now - last)
+                last = asked
+                cleared = [id for id, (at, _, _) in self._waiting.items() if at <= asked and id not in pending]
+                for status in cleared:
+                    await self._cleared(status, now)
+                await asyncio.sleep(max(SHORTEST_POLL_S, (now - asked) * (1 / POLL_SHARE - 1)))
+        finally:
+            self._idle.set()
 
     async def _pending(self) -> set[ObjectId]:
         self.polls += 1
         with uncounted():
-            query = self.timelines.stack.db["statuses"].find({"pending": self.slug}, {"_id": 1})
-            return {row["_id"] for row in await query.limit(POLL_LIMIT).to_list(None)}
+            query = self.rig.stack.db["statuses"].find({"pending": self.slug}, {"_id": 1}).limit(POLL_LIMIT)
+            return {row["_id"] for row in await query.to_list(None)}
 
     async def _cleared(self, status: ObjectId, now: float) -> None:
         acknowledged, author, counts = self._waiting.pop(status)
         self.cleared_at = now
         if counts:
-            self.lags.record(now - acknowledged if self._phase.in_worker else 0)
+            self.lags.record(now - acknowledged if answers.in_worker(self._phase) else 0)
         self._seen += 1
         if self._seen % CHECK_ONE_IN == 1:
             await self._check(status, author)
@@ -137,7 +126,7 @@ class Lags:
     async def _check(self, status: ObjectId, author: ObjectId) -> None:
         """Read the last follower's list. Somebody who came to follow meanwhile is given time for the backfill."""
         with uncounted():
-            reader = await answers.last_recipient(self.timelines, self.slug, author, self.followers[author])
+            reader = await answers.last_recipient(self._timelines, self.slug, author, self.followers[author])
             deadline = asyncio.get_running_loop().time() + CHECK_DEADLINE_S
             while reader and not await self._holds(reader, status):
                 if reader not in self.followers[author]:
@@ -148,33 +137,20 @@ class Lags:
             self.checked += reader is not None
 
     async def _holds(self, reader: ObjectId, status: ObjectId) -> bool:
-        part = await answers.kept_list(self.timelines, self.slug, reader, self.timelines.stack.config.cap)
+        part = await answers.kept_list(self._timelines, self.slug, reader, self.rig.stack.config.cap)
         return part is None or status < part.floor or any(entry.id == status for entry in part.entries)
 
 
-@dataclass
-class Depths:
-    """(seconds since the start, jobs that wait, statuses not yet delivered), now and then."""
-
-    stack: Stack
-    lags: Lags
-    series: list[tuple[float, int, int]] = field(default_factory=list)
-
-    async def watch(self) -> None:
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        while True:
-            queued = await asyncio.to_thread(lambda: sum(q.count for q in self.stack.queue.queues.values()))
-            self.series.append((round(loop.time() - start, 2), queued, self.lags.waiting))
-            await asyncio.sleep(DEPTH_EVERY_S)
+Depths = list[tuple[float, int, int]]  # seconds since the start, jobs that wait, statuses not yet delivered
 
 
 @asynccontextmanager
-async def watched(lags: Lags, depths: Depths) -> AsyncIterator[None]:
+async def watched(rig: Rig, lags: Lags) -> AsyncIterator[Depths]:
     """Watch until the block ends. Raises NotDelivered then."""
-    tasks = [asyncio.create_task(lags.watch()), asyncio.create_task(depths.watch())]
+    depths: Depths = []
+    tasks = [asyncio.create_task(lags.watch()), asyncio.create_task(_watch_depths(rig.stack, lags, depths))]
     try:
-        yield
+        yield depths
     finally:
         for task in tasks:
             task.cancel()
@@ -182,13 +158,13 @@ async def watched(lags: Lags, depths: Depths) -> AsyncIterator[None]:
                 await task
 
 
-def cpu_s(processes: Mapping[str, int]) -> dict[str, float]:
-    """Processor seconds that each process has used so far, user and system."""
-    used = {}
-    for name, pid in processes.items():
-        times = psutil.Process(pid).cpu_times()
-        used[name] = times.user + times.system
-    return used
+async def _watch_depths(stack: Stack, lags: Lags, depths: Depths) -> None:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    while True:
+        queued = await asyncio.to_thread(lambda: sum(queue.count for queue in stack.queue.queues.values()))
+        depths.append((round(loop.time() - start, 2), queued, lags.waiting))
+        await asyncio.sleep(DEPTH_EVERY_S)
 
 
 async def commands_received(stack: Stack) -> dict[str, float] | None:
@@ -197,27 +173,19 @@ async def commands_received(stack: Stack) -> dict[str, float] | None:
         return None
     status: Any = await stack.db.client.admin.command("serverStatus")
     redis: Any = await asyncio.to_thread(stack.queue.connection.info, "stats")
-    counters = [await memcached_stats(node) for node in stack.addresses.memcached]
+    nodes = [await _memcached_stats(node) for node in stack.addresses.memcached]
     kinds = ("cmd_get", "cmd_set", "cmd_touch", "cmd_meta", "delete_hits", "delete_misses")
     commands = status["metrics"]["commands"]
     return {
         "mongodb": sum(int(commands[name]["total"]) for name in COUNTED_COMMANDS if name in commands),
         "redis": int(redis["total_commands_processed"]),
-        "memcached": sum(int(node.get(kind, 0)) for node in counters for kind in kinds),
+        "memcached": sum(int(stats.get(kind, 0)) for stats in nodes for kind in kinds),
     }
 
 
-async def memcached_stats(node: str) -> dict[str, str]:
-    """What `stats` answers (memcached/doc/protocol.txt, "General-purpose statistics")."""
-    host, _, port = node.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    try:
-        writer.write(b"stats\r\n")
-        lines = (await reader.readuntil(b"END\r\n")).decode().splitlines()
-    finally:
-        writer.close()
-        await writer.wait_closed()
-    return {name: value for _, name, value in (line.split(" ", 2) for line in lines if line.startswith("STAT "))}
+async def _memcached_stats(node: str) -> dict[str, str]:
+    async with RawMemcached.connected(node) as memcached:
+        return await memcached.stats()
 
 
 @dataclass(frozen=True)
@@ -228,40 +196,40 @@ class Meters:
     commands: dict[str, float] | None
 
     @classmethod
-    async def read(cls, stack: Stack, processes: Mapping[str, int]) -> "Meters":
-        return cls(cpu_s(processes), await commands_received(stack))
+    async def read(cls, rig: Rig) -> Self:
+        user_and_system = {name: psutil.Process(pid).cpu_times()[:2] for name, pid in rig.processes.items()}
+        return cls({name: sum(used) for name, used in user_and_system.items()}, await commands_received(rig.stack))
 
-    def since(self, before: "Meters", own_finds: int = 0) -> "Meters":
+    def since(self, before: Self, own_finds: int = 0) -> "Meters":
         """The harness's own look-ups are taken off MongoDB's."""
-        commands = None
-        if self.commands and before.commands:
-            commands = {server: count - before.commands[server] for server, count in self.commands.items()}
-            commands["mongodb"] -= own_finds
-        return Meters({name: used - before.cpu_s[name] for name, used in self.cpu_s.items()}, commands)
+        used = {name: seconds - before.cpu_s[name] for name, seconds in self.cpu_s.items()}
+        if self.commands is None or before.commands is None:
+            return Meters(used, None)
+        commands = {server: count - before.commands[server] for server, count in self.commands.items()}
+        commands["mongodb"] -= own_finds
+        return Meters(used, commands)
 
 
-async def kept(
-    timelines: Timelines, slug: str, record: Oracle[ObjectId], active: set[ObjectId], people: int, empty_bytes: int
-) -> Kept:
+async def kept(rig: Rig, slug: str, record: Oracle[ObjectId], empty_bytes: int) -> Kept:
     """`empty_bytes`: Memcached's bytes before the phase began."""
-    phase, stack = answers.of(timelines, slug), timelines.stack
+    phase, timelines = rig.timelines.phases[slug], rig.timelines
     if phase.store is None:
         return Kept()
-    if phase.in_memory:
-        sample = random.Random(1).sample(sorted(active), min(KEPT_SAMPLE, len(active)))
-        parts = [await answers.kept_list(timelines, slug, reader, 10 * stack.config.cap) for reader in sample]
+    if answers.in_memory(phase):
+        sample = random.Random(1).sample(sorted(rig.readers), min(KEPT_SAMPLE, len(rig.readers)))
+        parts = [await answers.kept_list(timelines, slug, reader, 10 * rig.stack.config.cap) for reader in sample]
         sizes = [len(part.entries) for part in parts if part is not None]
-        share = len(active) / max(1, len(sample))
-        size = (await stack.memcached.stats()).bytes - empty_bytes
+        share = len(rig.readers) / max(1, len(sample))
+        size = (await rig.stack.memcached.stats()).bytes - empty_bytes
         entries, readers = round(sum(sizes) * share), round(len(sizes) * share)
     else:
         size, entries = await answers.entries_size(timelines, slug)
         readers = len({reader for reader, _ in record.follows})
     return Kept(
-        store=phase.store,
+        store=phase.store.name,
         bytes=size,
         entries=entries,
         readers=readers,
-        bytes_per_person=round(size / people, 1),
+        bytes_per_person=round(size / len(rig.ids), 1),
         bytes_per_entry=round(size / max(1, entries), 1),
     )

@@ -4,7 +4,6 @@ It imports nothing of ours, so that no error can be in it and in what it judges.
 ObjectIds, or the names of people in a test.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
@@ -108,8 +107,5 @@ class Oracle(Generic[Id]):
 
     def page(self, reader: Id, before: Id | None, limit: int) -> tuple[list[Id], bool]:
         """The newest `limit` below `before`, and whether more follow."""
-        timeline = self.timeline(reader)
-        if before is not None:
-            timeline.reverse()
-            timeline = timeline[: bisect_left(timeline, before)][::-1]
-        return timeline[:limit], len(timeline) > limit
+        older = [id for id in self.timeline(reader) if before is None or id < before]
+        return older[:limit], len(older) > limit

@@ -1,6 +1,7 @@
 """Where, when and on what something is measured: the beginning of every report."""
 
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,7 +23,13 @@ async def origin(rig: Rig) -> Origin:
         meaningless=rig.meaningless,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=_commit(),
-        machine=_machine(),
+        machine=Machine(
+            processor=_processor(),
+            cores=psutil.cpu_count(),
+            memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
+            system=f"{platform.system()} {platform.release()}",
+            python=platform.python_version(),
+        ),
         servers=await rig.stack.check(),
         packages={name: version(name) for name in PACKAGES},
         config=rig.stack.config.model_dump(include=SETTINGS),
@@ -40,19 +47,7 @@ def _commit() -> str | None:
     return described.stdout.strip()
 
 
-def _machine() -> Machine:
-    return Machine(
-        processor=_processor(),
-        cores=psutil.cpu_count(),
-        memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
-        system=f"{platform.system()} {platform.release()}",
-        python=platform.python_version(),
-    )
-
-
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    described = Path("/proc/cpuinfo")
+    name = re.search(r"^model name\s*: *(.+)$", described.read_text() if described.exists() else "", re.MULTILINE)
+    return name[1] if name else platform.processor() or platform.machine()

@@ -1,17 +1,20 @@
-"""A report as one page that needs nothing else: plots inside, both colour schemes, no script, no network."""
+"""A report as one page that needs nothing else: plots inside, both colour schemes, no script, no network.
+
+`templates/bench/plot.html` draws the plots as inline SVG, with a tooltip on every point.
+"""
 
 import json
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from benchmarks import svg
 from benchmarks.report import KINDS, Comparison, Curves, Report
-from benchmarks.svg import Line
-from benchmarks.tables import MEANINGLESS, TITLES, grids, lead
+from benchmarks.tables import MEANINGLESS, grids, lead, number
 from phases import PHASES
 
+LEFT, RIGHT, TOP, BOTTOM = 64, 608, 16, 312  # edges of the plotted area, of a picture of 640 by 360
 STYLES = {phase.slug: 1 + number % 6 for number, phase in enumerate(PHASES)}  # as many as the page's style has
 RAW_STYLES = {"array": 5, "raw_prepend": 6, "plain_in": 6}  # other lines that are no phase's: 0
 HEADINGS = {
@@ -29,21 +32,79 @@ FACTS = {
 
 
 @dataclass(frozen=True)
-class Figure:
+class Line:
+    """One series. `style` is the number of its colour and shape in the page's style."""
+
     title: str
-    svg: Markup
-    legend: Markup
-    note: str = ""
+    points: Sequence[tuple[float, float]]
+    style: int
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """From 0, or over whole decades. `start` and `end`: where `low` and `high` are."""
+
+    title: str
+    log: bool
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        """Its place on the picture."""
+        if self.log:
+            decades = math.log10(self.high / self.low)
+            share = math.log10(max(value, self.low) / self.low) / decades
+        else:
+            share = value / self.high
+        return round(self.start + share * (self.end - self.start), 1)
+
+    def ticks(self) -> list[float]:
+        if self.log:
+            return [self.low * 10**power for power in range(round(math.log10(self.high / self.low)) + 1)]
+        step = 10 ** math.floor(math.log10(self.high))
+        step = step / 2 if self.high / step < 4 else step
+        return [number * step for number in range(math.floor(self.high / step) + 1)]
+
+
+def axis(title: str, values: Sequence[float], log: bool, start: float, end: float) -> Axis:
+    """An axis that holds the values."""
+    if not log:
+        return Axis(title, False, 0.0, max(*values, 1.0), start, end)
+    positive = [value for value in values if value > 0] or [1.0]
+    low, high = 10.0 ** math.floor(math.log10(min(positive))), 10.0 ** math.ceil(math.log10(max(positive)))
+    return Axis(title, True, low, high if high > low else low * 10, start, end)
+
+
+@dataclass(frozen=True)
+class Plot:
+    title: str
+    lines: Sequence[Line]
+    x: Axis
+    y: Axis
+    note: str
+
+
+def plot(title: str, lines: Sequence[Line], x: str, y: str, note: str = "", *, log: bool = True) -> Plot | None:
+    """None without points."""
+    drawn = [line for line in lines if line.points]
+    if not drawn:
+        return None
+    across, up = zip(*(point for line in drawn for point in line.points), strict=True)
+    return Plot(title, drawn, axis(x, across, log, LEFT, RIGHT), axis(y, up, log, BOTTOM, TOP), note)
 
 
 def page(report: Report) -> str:
     environment = Environment(loader=PackageLoader("templates", "bench"), autoescape=True, undefined=StrictUndefined)
+    environment.filters["number"] = number
     facts = report.model_dump(mode="json", by_alias=True, include=FACTS)
     return environment.get_template("report.html").render(
         title=f"Feedlab: {HEADINGS[report.kind]}",
         meaningless=MEANINGLESS if report.meaningless else "",
         lead=lead(report),
-        plots=[figure for figure in figures(report) if figure.svg],
+        plots=list(filter(None, plots(report))),
         tables=grids(report),
         facts=[
             (name.replace("_", " "), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
@@ -52,45 +113,33 @@ def page(report: Report) -> str:
     )
 
 
-def figures(report: Report) -> list[Figure]:
+def plots(report: Report) -> Iterator[Plot | None]:
     match report:
         case Comparison():
-            return _of_comparison(report)
+            yield from _of_comparison(report)
         case Curves():
-            return [_of_curves(report)]
-        case _:
-            return []
+            lines = [
+                Line(
+                    series.title,
+                    [(x, p50) for x, p50, _ in series.points],
+                    STYLES.get(series.name.partition("_")[0], RAW_STYLES.get(series.name, 0)),
+                    dashed=series.name not in STYLES,
+                )
+                for series in report.series
+            ]
+            yield plot(HEADINGS[report.kind], lines, report.x, "p50, ms")
 
 
-def _of_curves(report: Curves) -> Figure:
-    lines = [
-        Line(
-            series.title,
-            [(x, p50) for x, p50, _ in series.points],
-            STYLES.get(series.name.partition("_")[0], RAW_STYLES.get(series.name, 0)),
-            dashed=series.name not in STYLES,
-        )
-        for series in report.series
-    ]
-    return _figure(HEADINGS[report.kind], lines, report.x, "p50, ms")
-
-
-def _figure(title: str, lines: list[Line], x: str, y: str, note: str = "", *, log: bool = True) -> Figure:
-    plot = svg.plot(title, lines, x, y, x_log=log, y_log=log)
-    return Figure(title, Markup(plot), Markup(svg.legend(lines)), note)
-
-
-def _of_comparison(report: Comparison) -> list[Figure]:
-    plots = []
-    for kind in KINDS:
+def _of_comparison(report: Comparison) -> Iterator[Plot | None]:
+    for kind, title in KINDS.items():
         lines = [
             Line(slug, [(1 / share, ms) for share, ms in summary.curves.get(kind, ())], STYLES.get(slug, 0))
             for slug, summary in report.phases.items()
         ]
-        plots.append(_figure(TITLES[kind], lines, "one in", "ms", "Read: one operation in x took longer than y."))
+        yield plot(title, lines, "one in", "ms", "Read: one operation in x took longer than y.")
     depth = [
         Line(cell.phase, [(s, pending) for s, _, pending in cell.depths], STYLES.get(cell.phase, 0))
         for cell in report.cells
         if cell.round == 1 and any(pending for _, _, pending in cell.depths)
     ]
-    return [*plots, _figure("statuses not yet delivered, first round", depth, "s", "statuses", log=False)]
+    yield plot("statuses not yet delivered, first round", depth, "s", "statuses", log=False)

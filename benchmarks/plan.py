@@ -9,9 +9,10 @@ worker: Pollaczek-Khinchine, M/G/1.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from app.config import Config
 from app.demo.graph import Graph
 from app.errors import Refused
 from benchmarks import answers
-from benchmarks.answers import Answers
 from benchmarks.report import Costs, Crossing, JobTime, Need, Origin, Plan, Recommendation, Units
 from benchmarks.report import load as read_report
+from phases import PHASES
+from phases.base import Phase
 
 CONFIG = Config()  # as it is unless somebody sets it otherwise
 DAY_S = 86_400
@@ -51,13 +53,6 @@ class Load:
     followees_counts: tuple[tuple[int, int], ...] = ()  # (followees, users who follow so many); empty: all the mean
 
     def __post_init__(self) -> None:
-        for name in ("users", "mean_followers", "most_followers", "posts_per_day", "reads_per_day"):
-            if getattr(self, name) < 0:
-                raise PlanError(f"{name} must not be negative")
-        if self.users < 2:
-            raise PlanError("users must be at least 2")
-        if not 0 < self.active_share <= 1:
-            raise PlanError("the active share must be above 0 and at most 1")
         if not self.mean_followers <= self.most_followers < self.users:
             raise PlanError("mean followers ≤ most followers < users is not the case")
 
@@ -80,17 +75,13 @@ def measured_units(file: Path) -> Units:
 
 def load_of(graph: Graph, **numbers: Any) -> Load:
     """A load on the people and edges of a graph."""
-    followees = Counter(graph.followers)
-    popularity = Counter(graph.followees)
-    people = len(graph.people)
-    sizes = Counter(followees.values())
-    if people > len(followees):
-        sizes[0] += people - len(followees)
+    people, followees = len(graph.people), Counter(graph.followers)
+    readers = Counter(followees[person] for person in range(people))
     return Load(
         users=people,
         mean_followers=len(graph.followers) / people,
-        most_followers=max(popularity.values(), default=0),
-        followees_counts=tuple(sorted(sizes.items())),
+        most_followers=max(Counter(graph.followees).values(), default=0),
+        followees_counts=tuple(sorted(readers.items())),
         **numbers,
     )
 
@@ -107,42 +98,39 @@ def at(points: Sequence[tuple[float, float]], x: float) -> float:
 def averaged(sizes: Sequence[int], costs: Sequence[Costs], followees: Sequence[tuple[int, float]]) -> Costs:
     """Of one read, over the readers. `costs`: measured at `sizes` followees."""
 
-    def mean(of: Callable[[Costs], float]) -> float:
-        points = [(size, of(cost)) for size, cost in zip(sizes, costs, strict=True)]
+    def mean(*measured: float) -> float:
+        points = list(zip(sizes, measured, strict=True))
         return sum(share * at(points, size) for size, share in followees)
 
-    return Costs(
-        s=mean(lambda cost: cost.s),
-        cpu_s={name: mean(lambda cost, name=name: cost.cpu_s[name]) for name in costs[0].cpu_s},  # type: ignore[misc]
-        commands={name: mean(lambda cost, name=name: cost.commands[name]) for name in costs[0].commands},  # type: ignore[misc]
-    )
+    return Costs.combined(mean, costs)
 
 
 def marginal_author_s(measured: Units) -> list[tuple[str, float]]:
     """Processor seconds that one more pulled author costs a read, between the measured numbers of followees."""
-    reads = measured.units[answers.ALL[0].slug].reads
+    reads = measured.units[answers.ASKING.slug].reads
     points = list(zip(measured.followees, (read.cpu_total_s for read in reads), strict=True))
     return [(f"{a:,} to {b:,}", max(0.0, y1 - y0) / (b - a)) for (a, y0), (b, y1) in pairwise(points)]
 
 
-def need(load: Load, measured: Units, phase: Answers, peak: float = PEAK) -> Need:
+def need(load: Load, measured: Units, phase: Phase, peak: float = PEAK) -> Need:
     """What one phase needs for the load."""
     units = measured.units[phase.slug]
     deliveries = load.posts_per_day * load.mean_followers * _served_share(load, phase)
     read = averaged(measured.followees, units.reads, load.followees)
-    parts = [(load.posts_per_day, units.post), (deliveries, units.delivery), (load.reads_per_day, read)]
+    counts, costs = [load.posts_per_day, deliveries, load.reads_per_day], [units.post, units.delivery, read]
     if units.cold:
-        parts.append((load.returns_per_day, averaged(measured.followees, units.cold, load.followees)))
-    cpu, commands = _added(parts, lambda cost: cost.cpu_s), _added(parts, lambda cost: cost.commands)
+        counts.append(load.returns_per_day)
+        costs.append(averaged(measured.followees, units.cold, load.followees))
+    day = Costs.combined(lambda *each: sum(map(mul, counts, each)), costs)
     acknowledged = list(zip((10, 1_000), units.acknowledged_s, strict=True))
-    if not phase.poster_delivers:  # nobody waits for followers then; what differs is noise
+    if phase.store is None or answers.in_worker(phase):  # nobody waits for followers then; what differs is noise
         acknowledged = [(10, min(units.acknowledged_s))]
     lag, heaviest = lags(load, units.job_s, phase, peak)
     memory, disk = kept_bytes(load, phase)
     return Need(
         phase=phase.slug,
-        cores={PROCESS_TITLES.get(name, name): peak * value / DAY_S for name, value in cpu.items()},
-        commands_per_s={name: peak * value / DAY_S for name, value in commands.items()},
+        cores={PROCESS_TITLES.get(name, name): peak * value / DAY_S for name, value in day.cpu_s.items()},
+        commands_per_s={name: peak * value / DAY_S for name, value in day.commands.items()},
         deliveries_per_day=deliveries,
         memory_bytes=memory,
         disk_bytes=disk,
@@ -151,36 +139,33 @@ def need(load: Load, measured: Units, phase: Answers, peak: float = PEAK) -> Nee
         read_ms=1000 * read.s,
         lag_s=lag,
         lag_heaviest_s=heaviest,
-        cpu_s_per_day=sum(cpu.values()),
+        cpu_s_per_day=day.cpu_total_s,
     )
 
 
-def _served_share(load: Load, phase: Answers) -> float:
+def _served_share(load: Load, phase: Phase) -> float:
     """Of the followers."""
     if phase.store is None:
         return 0.0
-    return load.active_share if phase.active_only else 1.0
+    return load.active_share if answers.active_only(phase) else 1.0
 
 
-def _added(parts: Sequence[tuple[float, Costs]], of: Callable[[Costs], dict[str, float]]) -> dict[str, float]:
-    names = {name for _, costs in parts for name in of(costs)}
-    return {name: sum(count * of(costs).get(name, 0) for count, costs in parts) for name in sorted(names)}
-
-
-def kept_bytes(load: Load, phase: Answers) -> tuple[float, float]:
+def kept_bytes(load: Load, phase: Phase) -> tuple[float, float]:
     """(memory, disk) of what the phase keeps: as many ids as arrive within the retention, at most the cap."""
     arriving = load.posts_per_day / load.users * load.mean_followers * load.retention_days
-    readers = load.users * _served_share(load, phase)
-    size = readers * (phase.bytes_per_reader + min(load.cap, arriving) * phase.bytes_per_entry)
-    return (size, 0) if phase.in_memory else (0, size)
+    if phase.store is None:
+        return 0, 0
+    per_reader = phase.store.bytes_per_reader + min(load.cap, arriving) * phase.store.bytes_per_entry
+    size = load.users * _served_share(load, phase) * per_reader
+    return (size, 0) if phase.store.in_memory else (0, size)
 
 
-def lags(load: Load, job_s: JobTime, phase: Answers, peak: float) -> tuple[float | None, float | None]:
+def lags(load: Load, job_s: JobTime, phase: Phase, peak: float) -> tuple[float | None, float | None]:
     """Seconds from the acknowledgement to the last follower, of an ordinary and of the heaviest author's post, in front
     of one worker at the peak. 0 where the poster waits, None where it grows without end (or there is no delivery).
     """
-    if not phase.in_worker:
-        return (0.0, 0.0) if phase.poster_delivers else (None, None)
+    if not answers.in_worker(phase):
+        return (0.0, 0.0) if phase.store else (None, None)
     share = _served_share(load, phase)
     posts_per_s = peak * load.posts_per_day / DAY_S
     mean, square = _moments(load, job_s, share, phase.chunk(CONFIG))
@@ -211,24 +196,18 @@ def _moments(load: Load, job_s: JobTime, share: float, chunk: int) -> tuple[floa
 
 
 def crossings(load: Load, measured: Units) -> list[Crossing]:
-    asking, entries, lists = answers.ALL[0], answers.first(answers.ENTRIES), answers.first(answers.LISTS)
-    queued = answers.IN_WORKER[0]
+    asking, entries, queued, lists = answers.ASKING, answers.ENTRIES, answers.IN_WORKER[0], answers.LISTS
     lines = []
     for a, b in ((asking, entries), (asking, lists), (queued, lists)):
-        at = _shown(_crossing(load, measured, a, b, "reads_per_day", 1e-3, 1e6, load.posts_per_day))
+        reads = _crossing(load, measured, a, b, "reads_per_day", 1e-3, 1e6, load.posts_per_day)
         beyond = f"above it {b.slug} needs less processor time, below it {a.slug}"
-        lines.append(Crossing(f"reads per post, {a.slug} and {b.slug}", at, beyond))
-    share = _shown(_crossing(load, measured, queued, lists, "active_share", 1e-4, 1.0, 1.0))
+        lines.append(Crossing(f"reads per post, {a.slug} and {b.slug}", _shown(reads), beyond))
+    share = _crossing(load, measured, queued, lists, "active_share", 1e-4, 1.0, 1.0)
     beyond = f"below it {lists.slug} needs less, above it {queued.slug}"
-    lines.append(Crossing(f"active share, {queued.slug} and {lists.slug}", share, beyond))
-    lines.append(
-        Crossing(
-            "posts an author makes per read of a follower, push and pull of that author",
-            _shown(pull_rather(measured)),
-            "above it pulling this one author is cheaper than delivering to their followers, however many they are",
-        )
-    )
-    return lines
+    lines.append(Crossing(f"active share, {queued.slug} and {lists.slug}", _shown(share), beyond))
+    posts = "posts an author makes per read of a follower, push and pull of that author"
+    beyond = "above it pulling this one author is cheaper than delivering to their followers, however many they are"
+    return [*lines, Crossing(posts, _shown(pull_rather(measured)), beyond)]
 
 
 def pull_rather(measured: Units) -> float | None:
@@ -239,7 +218,7 @@ def pull_rather(measured: Units) -> float | None:
 
 
 def _crossing(
-    load: Load, measured: Units, a: Answers, b: Answers, field: str, low: float, high: float, unit: float
+    load: Load, measured: Units, a: Phase, b: Phase, field: str, low: float, high: float, unit: float
 ) -> float | None:
     """Where the costs of a and b are equal, by bisection on the logarithm; None when one is always cheaper."""
 
@@ -294,7 +273,7 @@ def _recommended(need: Need, why: str) -> Recommendation:
 
 def plan(load: Load, measured: Units, peak: float = PEAK) -> Plan:
     """Needs by phase, crossings, recommendation: of the phases that were measured."""
-    needs = [need(load, measured, phase, peak) for phase in answers.ALL if phase.slug in measured.units]
+    needs = [need(load, measured, phase, peak) for phase in PHASES if phase.slug in measured.units]
     return Plan(
         **{name: getattr(measured, name) for name in Origin.model_fields if name != "command"},
         settings={**asdict(load), "followees_counts": len(load.followees_counts), "peak": peak},

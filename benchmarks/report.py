@@ -1,7 +1,8 @@
 """Reports: what each measurement found, as types. They are written and read here alone, as JSON; CSV is one way."""
 
 import csv as csv_format
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -12,7 +13,13 @@ from benchmarks.measure import Offered
 from benchmarks.workload import Workload
 
 FORMAT = 1  # of the JSON
-KINDS = ("post", "read_warm", "read_cold", "older", "lag")  # of latencies
+KINDS = {
+    "post": "post acknowledged",
+    "read_warm": "read, warm",
+    "read_cold": "read, cold",
+    "older": "second page",
+    "lag": "delivery lag",
+}  # of latencies, with their titles
 SERVERS = ("mongodb", "memcached", "redis")
 LARGE = ("histograms", "curves", "depths")  # of no use in a document
 
@@ -175,9 +182,7 @@ class Row(Model):
     def met(self) -> bool | None:
         if self.at_least is None and self.at_most is None:
             return None
-        return not (self.at_least is not None and self.ratio < self.at_least) and not (
-            self.at_most is not None and self.ratio > self.at_most
-        )
+        return (self.at_least or 0) <= self.ratio <= (inf if self.at_most is None else self.at_most)
 
 
 class Targets(Origin):
@@ -196,6 +201,19 @@ class Costs(Model):
     @property
     def cpu_total_s(self) -> float:
         return sum(self.cpu_s.values())
+
+    @classmethod
+    def combined(cls, of: Callable[..., float], costs: Sequence["Costs"]) -> "Costs":
+        """Figure by figure: `of` each one's seconds, of each one's commands at one server…"""
+
+        def by_name(each: Sequence[dict[str, float]]) -> dict[str, float]:
+            return {name: of(*(figures[name] for figures in each)) for name in each[0]}
+
+        return cls(
+            s=of(*(each.s for each in costs)),
+            cpu_s=by_name([each.cpu_s for each in costs]),
+            commands=by_name([each.commands for each in costs]),
+        )
 
 
 class JobTime(Model):
@@ -308,19 +326,17 @@ def write(report: Report, *, json_file: Path | None, csv: Path | None) -> None:
 
 def flat(report: Report) -> Iterator[tuple[str, str, float]]:
     """(phase, name of the figure, number) of everything that is summed up."""
-    if not isinstance(report, Comparison):
-        return
-    for slug, summary in report.phases.items():
-        for name, value in summary.model_dump(exclude={"curves"}).items():
-            yield from ((slug, path, number) for path, number in _numbers(name, value))
-    for slug, figures in report.ratios.items():
-        for name, spread in figures.items():
-            yield from ((slug, f"ratio.{path}", number) for path, number in _numbers(name, spread.model_dump()))
+    if isinstance(report, Comparison):
+        for slug, summary in report.phases.items():
+            yield from ((slug, path, number) for path, number in _numbers(summary.model_dump(exclude={"curves"})))
+        for slug, spreads in report.ratios.items():
+            for name, spread in spreads.items():
+                yield from ((slug, f"ratio.{name}.{of}", number) for of, number in spread)
 
 
-def _numbers(path: str, value: Any) -> Iterator[tuple[str, float]]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _numbers(f"{path}.{name}", inner)
-    elif isinstance(value, int | float):
-        yield path, value
+def _numbers(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{path}", number) for path, number in _numbers(value))
+        elif isinstance(value, int | float):
+            yield name, value

@@ -5,11 +5,11 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import islice
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,15 @@ from app.stack import Addresses, Stack, connected
 from benchmarks import answers
 from benchmarks.oracle import Oracle
 from benchmarks.subject import Api, Http, InProcess, Subject
-from phases.base import Phase
 from phases.keeping.activity import ACTIVE
 from phases.timelines import Timelines
 from workers.worker import run_in_thread
 
-DATABASE = "feedlab_bench"
 OVERRIDES: dict[str, Any] = {
     "mongodb_url": None,  # never somebody's servers: queues are emptied and Memcached is filled
     "redis_url": None,
     "memcached": (),
-    "database": DATABASE,
+    "database": "feedlab_bench",
     "demo": False,
     "writes_per_minute": 1_000_000,
 }
@@ -72,6 +70,7 @@ class Rig:
     meaningless: bool
     record: Oracle[ObjectId] = field(default_factory=Oracle)
     ids: list[ObjectId] = field(default_factory=list)
+    readers: set[ObjectId] = field(default_factory=set)
 
     async def load(self, graph: Graph, seed: int, history: float, readers: Sequence[int]) -> None:
         """People, edges and `history` statuses per person, from before the run. The readers have been here lately."""
@@ -79,46 +78,43 @@ class Rig:
         follows, circles = list(world.follows()), list(world.circles())
         statuses = list(world.statuses(round(history * len(graph.people))))
         self.record, self.ids = Oracle.of(follows=follows, circles=circles, statuses=statuses), world.ids
-        self._readers = {world.ids[reader] for reader in readers}
-        for model, documents in (
-            (User, list(world.users(None))),
-            (Follow, follows),
-            (CircleMember, circles),
-            (Status, statuses),
-        ):
-            await insert(self.stack, model, documents, len(documents))
+        self.readers = {world.ids[reader] for reader in readers}
+        await insert(self.stack, User, world.users(None), len(self.ids))
+        await insert(self.stack, Follow, follows, len(follows))
+        await insert(self.stack, CircleMember, circles, len(circles))
+        await insert(self.stack, Status, statuses, len(statuses))
         await self.away(long=False)
         if isinstance(self.subject, Api):
             self.subject.handles.update(zip(world.ids, world.handles, strict=True))
-        await self.subject.enter(self.ids)
+            await self.subject.enter(self.ids)
 
     async def switch(self, slug: str) -> None:
         """This phase alone delivers, it has forgotten everything, and its grace is over."""
         await answers.deliver_only(self.timelines, [slug], read=slug, anew=True)
 
-    async def warm(self, slug: str, readers: Sequence[ObjectId], limit: int) -> None:
+    async def warm(self, slug: str, limit: int) -> None:
         """What the phase keeps is there for all its readers; connections and the web process have been used."""
-        waiting = iter(readers if answers.of(self.timelines, slug).store else ())
+        waiting = iter(sorted(self.readers) if self.timelines.phases[slug].store else ())
 
         async def client() -> None:
             for reader in waiting:
                 await self.timelines.page(reader, phase=slug, limit=limit)
 
         await asyncio.gather(*(client() for _ in range(AT_ONCE)))
-        for reader in readers[:USED_READS]:
+        for reader in sorted(self.readers)[:USED_READS]:
             await self.subject.page(reader, slug, None, limit)
 
     async def forget(self, slug: str) -> None:
         """What the phase keeps in Memcached has expired."""
-        if answers.of(self.timelines, slug).in_memory:
-            await answers.forget(self.timelines, slug, sorted(self._readers))
+        if answers.in_memory(self.timelines.phases[slug]):
+            await answers.forget(self.timelines, slug, sorted(self.readers))
 
     async def away(self, *, long: bool) -> None:
         """The readers have been away for long, or they have been here lately."""
         await self.stack.db[ACTIVE].delete_many({})
         if not long:
             until = self.stack.clock.now() + ACTIVE_FOR
-            following: dict[ObjectId, list[ObjectId]] = {reader: [] for reader in self._readers}
+            following: dict[ObjectId, list[ObjectId]] = {reader: [] for reader in self.readers}
             for reader, followee in sorted(self.record.follows):
                 if reader in following:
                     following[reader].append(followee)
@@ -128,9 +124,8 @@ class Rig:
     async def restore(self, now: Oracle[ObjectId], posted: Sequence[ObjectId]) -> None:
         """Undo a run: the database is again what `load` made of it."""
         db = self.stack.db
-        ids = iter(posted)
-        while batch := list(islice(ids, BATCH)):
-            await db["statuses"].delete_many({"_id": {"$in": batch}})
+        for at in range(0, len(posted), BATCH):
+            await db["statuses"].delete_many({"_id": {"$in": posted[at : at + BATCH]}})
         before, after = self.record.follows, now.follows
         for reader, followee in after - before:
             await db["follows"].delete_one({"follower": reader, "followee": followee})
@@ -158,15 +153,13 @@ def servers(level: Level, allow_standins: bool) -> Iterator[tuple[Addresses, Pat
 
 
 @asynccontextmanager
-async def rig(
-    addresses: Addresses, directory: Path, config: Config, through: str, phases: tuple[Phase, ...] | None = None
-) -> AsyncIterator[Rig]:
+async def rig(addresses: Addresses, directory: Path, config: Config, through: str) -> AsyncIterator[Rig]:
     """The system on these servers: with a worker, and for `through` "api" with a web process."""
     if addresses.one_process and through == "api":
         raise BenchRefused("stand-ins live in this process: measure them with --through inprocess")
     async with AsyncExitStack() as exits:
         stack = await exits.enter_async_context(connected(addresses, config))
-        timelines = await Timelines.open(stack, phases) if phases else await Timelines.open(stack)
+        timelines = await Timelines.open(stack)
         harness = {"harness": psutil.Process().pid}
         made = Rig(stack, timelines, InProcess(stack, timelines), harness, meaningless=addresses.one_process)
         if addresses.one_process:
@@ -174,27 +167,28 @@ async def rig(
         else:
             await exits.enter_async_context(_with_children(made, DataDirectory(directory), through))
         yield made
-        await made.subject.close()
 
 
 @asynccontextmanager
 async def _with_children(rig: Rig, directory: DataDirectory, through: str) -> AsyncIterator[None]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         children = {"worker": _child("worker", directory, ["worker", "--child"], ())}
+        http = None
         if through == "api":
             fd = listener.fileno()
             children["web"] = _child("web", directory, ["web-process", "--fd", str(fd)], (fd,))
+            http = Http("127.0.0.1", listener.getsockname()[1])
+            rig.subject = Api(rig.stack, http, {})
         try:
             for child in children.values():
                 child.start()
-            await _until_ready(rig, children, listener.getsockname()[1] if through == "api" else None)
+            await _until_ready(rig, children.values(), http)
             rig.processes |= {name: child.pid for name, child in children.items()}
-            rig.processes |= {
-                SERVER_PROCESSES[name]: process.pid
-                for name, process in directory.note().children.items()
-                if name in SERVER_PROCESSES
-            }
+            servers = directory.note().children
+            rig.processes |= {title: servers[name].pid for name, title in SERVER_PROCESSES.items() if name in servers}
             yield
+            if http:
+                await http.close()
         finally:
             stop_together(children.values())
 
@@ -213,19 +207,16 @@ def _child(name: str, directory: DataDirectory, arguments: list[str], pass_fds: 
     )
 
 
-async def _until_ready(rig: Rig, children: dict[str, Child], port: int | None) -> None:
+async def _until_ready(rig: Rig, children: Iterable[Child], http: Http | None) -> None:
     """The worker takes jobs, and the web process answers. Raises BenchRefused when one of them dies instead."""
     deadline = time.monotonic() + READY_DEADLINE_S
-    http = Http("127.0.0.1", port) if port else None
-    working = answering = False
-    while not (working and answering):
-        for child in children.values():
-            if death := child.death():
-                raise BenchRefused(death)
+    while True:
+        if death := next(filter(None, (child.death() for child in children)), None):
+            raise BenchRefused(death)
         if time.monotonic() > deadline:
             raise BenchRefused(f"the benchmark's own processes are not ready after {READY_DEADLINE_S:.0f} s")
-        working = bool(await asyncio.to_thread(rig.stack.queue.connection.scard, "rq:workers"))
-        answering = http is None or (await http.ask("GET", "/readyz"))[0] == 200
+        working = await asyncio.to_thread(rig.stack.queue.connection.scard, "rq:workers")
+        answering = http is None or (await http.ask("GET", "/readyz"))[0] == HTTPStatus.OK
+        if working and answering:
+            return
         await asyncio.sleep(POLL_S)
-    if http:
-        rig.subject = Api(rig.stack, http, {})

@@ -5,8 +5,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
 
 from bson import ObjectId
@@ -16,11 +14,11 @@ from app.demo.progress import Progress, silent
 from app.stack.cost import Cost
 from benchmarks import answers, measure, observe, summary
 from benchmarks.measure import Latencies, Offered
-from benchmarks.oracle import Oracle, Told
+from benchmarks.oracle import Told
 from benchmarks.origin import origin
 from benchmarks.report import KINDS, SERVERS, Cell, Comparison, Population, Settings
 from benchmarks.rig import BenchRefused, Rig
-from benchmarks.subject import Failed, Seen
+from benchmarks.subject import Failed, Relating, Seen
 from benchmarks.workload import Cast, Operation, Operations, Workload
 
 DRAIN_S = 120.0
@@ -34,33 +32,17 @@ class WrongAnswer(Exception):
     """A page differs from the oracle's: there are no figures."""
 
 
-@dataclass
-class Tally:
-    """What one phase did in one round."""
-
-    latencies: dict[str, Latencies] = field(default_factory=lambda: {kind: Latencies() for kind in KINDS})
-    counts: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-    costs: dict[str, list[Cost]] = field(default_factory=lambda: {"post": [], "read": []})
-
-    def commands(self) -> dict[str, dict[str, float]]:
-        """Of one post and of one read, by server."""
-        return {
-            what: {name: round(fmean(getattr(cost, name) for cost in costs), 2) for name in SERVERS}
-            for what, costs in self.costs.items()
-            if costs
-        }
-
-
 class Run:
     """One phase in one round: does the operations, and keeps the record of them."""
 
-    def __init__(
-        self, rig: Rig, slug: str, workload: Workload, record: Oracle[ObjectId], active: set[ObjectId], name: str
-    ) -> None:
-        self.rig, self.slug, self.workload, self.record = rig, slug, workload, record
-        self.tally = Tally()
-        self.lags = observe.Lags(rig.timelines, slug, record.follows, active)
+    def __init__(self, rig: Rig, slug: str, workload: Workload, name: str) -> None:
+        self.rig, self.slug, self.workload = rig, slug, workload
+        self.record = rig.record.copy()
+        self.lags = observe.Lags(rig, slug)
+        self.latencies = {kind: Latencies() for kind in KINDS} | {"lag": self.lags.lags}
+        self.counts: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.costs: dict[str, list[Cost]] = {"post": [], "read": []}
         self.posted: list[ObjectId] = []
         self._name = name
         self._statuses: dict[int, asyncio.Future[ObjectId]] = {}  # by the number of the operation
@@ -75,14 +57,14 @@ class Run:
         try:
             what = await self._do(operation, counts)
         except Failed as error:
-            self.tally.errors[f"{operation.kind}: {error.kind}"] += counts
+            self.errors[f"{operation.kind}: {error.kind}"] += counts
             if operation.kind not in ("read", "older"):
                 self._failed.append(operation)
             return
         if counts:
-            self.tally.counts[operation.kind] += 1
+            self.counts[operation.kind] += 1
             if what in KINDS:
-                self.tally.latencies[what].record(loop.time() - intended)
+                self.latencies[what].record(loop.time() - intended)
 
     async def _do(self, operation: Operation, counts: bool) -> str:
         match operation.kind:
@@ -91,26 +73,27 @@ class Run:
             case "post":
                 await self._post(operation, counts)
             case "delete":
-                await self._delete(operation)
-            case "follow" | "unfollow" | "block":
+                assert operation.target is not None
+                status = await self._statuses[operation.target]
+                await self.rig.subject.delete(self.rig.ids[operation.who], status)
+                self.record.delete(status)
+            case "follow" | "unfollow" | "block" as relation:
                 assert operation.other is not None
                 pair = frozenset((operation.who, operation.other))
                 async with self._turns.setdefault(pair, asyncio.Lock()):
-                    await self._edge(operation, operation.other)
+                    await self._relate(self.rig.ids[operation.who], relation, self.rig.ids[operation.other])
         return operation.kind
 
     async def _read(self, operation: Operation, counts: bool) -> str:
         older = operation.kind == "older" and self._cursors.get(operation.who) is not None
         before = self._cursors[operation.who] if older else None
-        seen = await self._page(operation.who, before)
+        reader = self.rig.ids[operation.who]
+        seen = await self.rig.subject.page(reader, self.slug, before, self.workload.limit)
         if not older:
             self._cursors[operation.who] = seen.next
         if counts and not older:
-            self.tally.costs["read"].append(seen.cost)
+            self.costs["read"].append(seen.cost)
         return "older" if older else "read_cold" if seen.cold else "read_warm"
-
-    async def _page(self, who: int, before: ObjectId | None) -> Seen:
-        return await self.rig.subject.page(self.rig.ids[who], self.slug, before, self.workload.limit)
 
     async def _post(self, operation: Operation, counts: bool) -> None:
         author = self.rig.ids[operation.who]
@@ -121,30 +104,30 @@ class Run:
         self.lags.acknowledged(status, author, counts)
         self._statuses[operation.number].set_result(status)
         if counts and cost is not None:
-            self.tally.costs["post"].append(cost)
+            self.costs["post"].append(cost)
 
-    async def _delete(self, operation: Operation) -> None:
-        assert operation.target is not None
-        author, status = self.rig.ids[operation.who], await self._statuses[operation.target]
-        await self.rig.subject.delete(author, status)
-        self.record.delete(status)
-
-    async def _edge(self, operation: Operation, other: int) -> None:
-        subject, one, two = self.rig.subject, self.rig.ids[operation.who], self.rig.ids[other]
-        match operation.kind:
+    async def _relate(self, who: ObjectId, relation: Relating, other: ObjectId) -> None:
+        await self.rig.subject.relate(who, relation, other)
+        followers = self.lags.followers
+        match relation:
             case "follow":
-                await subject.follow(one, two)
-                self.record.follows.add((one, two))
-                self.lags.followed(one, two)
+                self.record.follows.add((who, other))
+                followers[other].add(who)
             case "unfollow":
-                await subject.unfollow(one, two)
-                self.record.follows.discard((one, two))
-                self.lags.unfollowed(one, two)
+                self.record.follows.discard((who, other))
+                followers[other].discard(who)
             case "block":
-                await subject.block(one, two)
-                self.record.block(one, two)
-                self.lags.unfollowed(one, two)
-                self.lags.unfollowed(two, one)
+                self.record.block(who, other)
+                followers[other].discard(who)
+                followers[who].discard(other)
+
+    def commands(self) -> dict[str, dict[str, float]]:
+        """Of one post and of one read, by server."""
+        return {
+            what: {name: round(fmean(getattr(cost, name) for cost in costs), 2) for name in SERVERS}
+            for what, costs in self.costs.items()
+            if costs
+        }
 
     async def settle(self) -> None:
         """Repeat what failed, in order: it is not known what became of it, and each of it may be repeated."""
@@ -204,63 +187,63 @@ async def compare(
         **vars(await origin(rig)),
         settings=settings,
         workload=workload,
-        graph=population(graph, settings.graph),
+        graph=Population(
+            source=settings.graph,
+            people=len(graph.people),
+            follows=len(graph.followers),
+            mean_followers=round(len(graph.followers) / len(graph.people), 1),
+            most_followers=max(Counter(graph.followees).values(), default=0),
+        ),
         elapsed_s=round(time.monotonic() - began, 1),
         cells=cells,
         phases={slug: summary.summary([cell for cell in cells if cell.phase == slug]) for slug in settings.phases},
-        ratios=summary.ratios(cells, answers.ALL[0].slug),
+        ratios=summary.ratios(cells, answers.ASKING.slug),
     )
 
 
 async def _cell(rig: Rig, graph: Graph, workload: Workload, settings: Settings, number: int, slug: str) -> Cell:
-    cast = Cast(workload, graph, settings.seed)
-    readers = [rig.ids[person] for person in cast.readers]
-    record = rig.record.copy()
     empty_bytes = (await rig.stack.memcached.stats()).bytes
     await rig.switch(slug)
-    await rig.warm(slug, readers, workload.limit)
+    await rig.warm(slug, workload.limit)
     if workload.returning:
         await rig.forget(slug)
         await rig.away(long=True)
-    run = Run(rig, slug, workload, record, set(readers), f"{settings.seed}-{number}-{slug}")
-    depths = observe.Depths(rig.stack, run.lags)
-    operations = Operations(workload, graph, settings.seed + number)
+    run = Run(rig, slug, workload, f"{settings.seed}-{number}-{slug}")
+    lags, operations = run.lags, Operations(workload, graph, settings.seed + number)
     loop = asyncio.get_running_loop()
-    async with observe.watched(run.lags, depths):
-        before = await observe.Meters.read(rig.stack, rig.processes)
-        began = loop.time()
+    async with observe.watched(rig, lags) as depths:
+        before, began = await observe.Meters.read(rig), loop.time()
         offered = await _offer(run, operations, settings)
-        drained = await run.lags.drained(DRAIN_S)
-        elapsed_s = max(offered.seconds + settings.burn_in_s, run.lags.cleared_at - began)
-        used = (await observe.Meters.read(rig.stack, rig.processes)).since(before, run.lags.polls)
+        drained = await lags.drained(DRAIN_S)
+        elapsed_s = max(offered.seconds + settings.burn_in_s, lags.cleared_at - began)
+        used = (await observe.Meters.read(rig)).since(before, lags.polls)
     await run.settle()
-    checked = await run.check(random.Random(settings.seed).sample(readers, min(CHECKED_READERS, len(readers))))
-    kept = await observe.kept(rig.timelines, slug, record, set(readers), len(graph.people), empty_bytes)
+    sample = random.Random(settings.seed).sample(sorted(rig.readers), min(CHECKED_READERS, len(rig.readers)))
+    checked_pages = await run.check(sample)
+    kept = await observe.kept(rig, slug, run.record, empty_bytes)
     await rig.forget(slug)
-    await rig.restore(record, run.posted)
-    tally, lags = run.tally, run.lags
-    latencies = tally.latencies | {"lag": lags.lags}
+    await rig.restore(run.record, run.posted)
     return Cell(
         round=number + 1,
         phase=slug,
         offered=Offered(offered.operations, round(offered.seconds, 3), round(offered.late_s, 4)),
         elapsed_s=round(elapsed_s, 3),
-        operations_per_s=round(sum(tally.counts.values()) / offered.seconds, 1) if offered.seconds else 0,
-        counts=tally.counts,
-        errors=tally.errors,
-        latency_ms={kind: latencies[kind].figures() for kind in KINDS},
-        histograms={kind: latencies[kind].encoded() for kind in KINDS if latencies[kind].count},
+        operations_per_s=round(sum(run.counts.values()) / offered.seconds, 1) if offered.seconds else 0,
+        counts=run.counts,
+        errors=run.errors,
+        latency_ms={kind: run.latencies[kind].figures() for kind in KINDS},
+        histograms={kind: run.latencies[kind].encoded() for kind in KINDS if run.latencies[kind].count},
         deliveries=lags.deliveries,
         deliveries_per_s=round(lags.deliveries / elapsed_s, 1) if lags.deliveries else 0,
         lag_resolution_ms=lags.looks.figures(),
         lag_checked=lags.checked,
-        commands=tally.commands(),
+        commands=run.commands(),
         cpu_s={name: round(s, 3) for name, s in used.cpu_s.items()},
         server_commands=used.commands,
         kept=kept,
-        depths=depths.series,
+        depths=depths,
         drained=drained,
-        checked_pages=checked,
+        checked_pages=checked_pages,
     )
 
 
@@ -270,15 +253,3 @@ async def _offer(run: Run, operations: Operations, settings: Settings) -> Offere
         return await measure.open_loop(operations, run.do, rate=settings.rate, **seconds)  # type: ignore[arg-type]
     assert settings.clients is not None
     return await measure.closed_loop(operations, run.do, clients=settings.clients, **seconds)
-
-
-def population(graph: Graph, source: str) -> Population:
-    popularity = Counter(graph.followees)
-    people = len(graph.people)
-    return Population(
-        source=Path(source).name,
-        people=people,
-        follows=len(graph.followers),
-        mean_followers=round(len(graph.followers) / people, 1),
-        most_followers=max(popularity.values(), default=0),
-    )

@@ -1,58 +1,35 @@
 """Small worlds for one measurement each: an author with many followers, a reader of many authors."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import islice
 from typing import Any
 
 from bson import ObjectId
 
 from app.clock import id_at
-from app.models import StatusRow
+from app.demo.seed import insert
+from app.models import Follow, Status, User
 from benchmarks import answers
 from benchmarks.limits import RawMemcached
 from benchmarks.rig import BenchRefused, Rig
 from phases.delivering.away import as_if_here
 
-BATCH = 10_000
 AGO_S = 3_600  # how old the newest status of a scene is
 
 
 async def everything_delivers(rig: Rig) -> None:
     """All phases keep timelines from now on."""
     keeping = [phase.slug for phase in answers.KEEPING]
-    await answers.deliver_only(rig.timelines, keeping, read=answers.ALL[0].slug)
-
-
-async def put(rig: Rig, collection: str, documents: Iterable[dict[str, Any]]) -> None:
-    waiting = iter(documents)
-    while batch := list(islice(waiting, BATCH)):
-        await rig.stack.db[collection].insert_many(batch, ordered=False)
+    await answers.deliver_only(rig.timelines, keeping, read=answers.ASKING.slug)
 
 
 async def people(rig: Rig, name: str, count: int) -> list[ObjectId]:
     now, ids = rig.stack.clock.now(), [ObjectId() for _ in range(count)]
-    await put(
-        rig,
-        "users",
-        (
-            {
-                "_id": id,
-                "handle": f"{name[:5]}_{id}",
-                "name": name,
-                "admin": False,
-                "created_at": now,
-            }
-            for id in ids
-        ),
-    )
+    fields = {"name": name, "admin": False, "created_at": now}
+    await insert(rig.stack, User, ({"_id": id, "handle": f"{name[:5]}_{id}", **fields} for id in ids), count)
     return ids
-
-
-async def person(rig: Rig, name: str) -> ObjectId:
-    return (await people(rig, name, 1))[0]
 
 
 @dataclass(frozen=True)
@@ -65,9 +42,9 @@ class Star:
 
 async def star(rig: Rig, followers: int, active: int, readers: Sequence[ObjectId] | None = None) -> Star:
     """`readers`: whom to take the followers from. Active ones are marked; lists are made by `listed`."""
-    author = await person(rig, "author")
+    (author,) = await people(rig, "author", 1)
     who = list(readers[:followers]) if readers else [ObjectId() for _ in range(followers)]
-    await put(rig, "follows", (_edge(reader, author) for reader in who))
+    await insert(rig.stack, Follow, (_edge(reader, author) for reader in who), followers)
     await as_if_here(rig.stack, who[:active], author)
     return Star(author, who)
 
@@ -83,15 +60,12 @@ async def listed(rig: Rig, readers: Sequence[ObjectId], ids: int = 5) -> AsyncIt
     """
     if not rig.stack.addresses.memcached:
         raise BenchRefused("the raw limits need a real Memcached")
-    raw = await RawMemcached.open(rig.stack.addresses.memcached[0])
     keys, unused = await answers.list_keys(rig.timelines, readers) if readers else ([], "")
     keys += [f"{unused}{reader}" for reader in readers]
-    try:
+    async with RawMemcached.connected(rig.stack.addresses.memcached[0]) as raw:
         await raw.set_all(keys, answers.list_value(rig.stack, ids))
         yield raw, unused
         await raw.delete_all(keys)
-    finally:
-        await raw.close()
 
 
 async def authors(rig: Rig, count: int, each: int) -> list[ObjectId]:
@@ -99,7 +73,7 @@ async def authors(rig: Rig, count: int, each: int) -> list[ObjectId]:
     ids = await people(rig, "author", count)
     now = rig.stack.clock.now()
 
-    def statuses() -> Iterable[dict[str, Any]]:
+    def statuses() -> Iterator[dict[str, Any]]:
         total = count * each
         for number in range(total):
             moment = now - timedelta(seconds=AGO_S + (total - number) * 30 * 86_400 / total)
@@ -111,20 +85,11 @@ async def authors(rig: Rig, count: int, each: int) -> list[ObjectId]:
                 "deleted": False,
             }
 
-    await put(rig, "statuses", statuses())
+    await insert(rig.stack, Status, statuses(), count * each)
     return ids
 
 
 async def follower_of(rig: Rig, followees: Sequence[ObjectId]) -> ObjectId:
-    reader = await person(rig, "reader")
-    await put(rig, "follows", (_edge(reader, followee) for followee in followees))
+    (reader,) = await people(rig, "reader", 1)
+    await insert(rig.stack, Follow, (_edge(reader, followee) for followee in followees), len(followees))
     return reader
-
-
-async def stored_status(rig: Rig, author: ObjectId) -> StatusRow:
-    """A status that is stored and that nobody owes."""
-    id = rig.stack.clock.new_id()
-    await put(
-        rig, "statuses", [{"_id": id, "user_id": author, "text": "a status", "audience": "followers", "deleted": False}]
-    )
-    return StatusRow(id, author, "a status", "followers")

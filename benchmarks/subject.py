@@ -2,10 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from bson import ObjectId
 
@@ -20,6 +21,13 @@ from phases.timelines import Timelines
 BODY_LIMIT = 4 * 1024 * 1024  # bytes of one answer
 CONNECTIONS = 64
 IDLE_S = 2.0  # an idle connection is not used again after so long: the server closes it after five
+
+Relating = Literal["follow", "unfollow", "block"]
+RELATING: dict[Relating, tuple[str, str]] = {
+    "follow": ("PUT", "follows"),
+    "unfollow": ("DELETE", "follows"),
+    "block": ("PUT", "blocks"),
+}  # (method, path)
 
 
 class Failed(Exception):
@@ -43,10 +51,6 @@ class Seen:
 class Subject(Protocol):
     """Every method raises Failed."""
 
-    async def enter(self, people: Sequence[ObjectId]) -> None:
-        """They are about to do something."""
-        ...
-
     async def page(self, reader: ObjectId, phase: str, before: ObjectId | None, limit: int) -> Seen: ...
 
     async def post(self, author: ObjectId, text: str, audience: Audience, key: str) -> tuple[ObjectId, Cost | None]:
@@ -54,10 +58,10 @@ class Subject(Protocol):
         ...
 
     async def delete(self, author: ObjectId, status: ObjectId) -> None: ...
-    async def follow(self, reader: ObjectId, followee: ObjectId) -> None: ...
-    async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None: ...
-    async def block(self, blocker: ObjectId, blocked: ObjectId) -> None: ...
-    async def close(self) -> None: ...
+
+    async def relate(self, who: ObjectId, relation: Relating, other: ObjectId) -> None:
+        """Follow, unfollow or block the other one."""
+        ...
 
 
 class InProcess:
@@ -65,10 +69,6 @@ class InProcess:
 
     def __init__(self, stack: Stack, timelines: Timelines) -> None:
         self._social, self._timelines = Social(stack, timelines.outbox), timelines
-
-    async def enter(self, people: Sequence[ObjectId]) -> None: ...
-
-    async def close(self) -> None: ...
 
     async def page(self, reader: ObjectId, phase: str, before: ObjectId | None, limit: int) -> Seen:
         with counted() as cost:
@@ -83,14 +83,10 @@ class InProcess:
     async def delete(self, author: ObjectId, status: ObjectId) -> None:
         await _answered(self._social.delete(author, status))
 
-    async def follow(self, reader: ObjectId, followee: ObjectId) -> None:
-        await _answered(self._social.follow(reader, followee))
-
-    async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None:
-        await _answered(self._social.unfollow(reader, followee))
-
-    async def block(self, blocker: ObjectId, blocked: ObjectId) -> None:
-        await _answered(self._social.block(blocker, blocked))
+    async def relate(self, who: ObjectId, relation: Relating, other: ObjectId) -> None:
+        social = self._social
+        change = {"follow": social.follow, "unfollow": social.unfollow, "block": social.block}[relation]
+        await _answered(change(who, other))
 
 
 async def _answered(call: Any) -> Any:
@@ -100,72 +96,59 @@ async def _answered(call: Any) -> Any:
         raise Failed(type(error).__name__) from error
 
 
-@dataclass
-class _Connection:
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    idle_since: float = 0
-
-
-@dataclass
 class Http:
     """A small HTTP/1.1 client: kept-alive connections, bodies of known length. It is to cost next to nothing itself."""
 
-    host: str
-    port: int
-    _idle: list[_Connection] = field(default_factory=list)
-    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONNECTIONS))
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []  # since when
+        self._slots = asyncio.Semaphore(CONNECTIONS)
 
     async def ask(self, method: str, path: str, body: Any = None, headers: str = "") -> tuple[int, bytes]:
         """Status and body. Raises Failed when the connection breaks."""
         payload = b"" if body is None else json.dumps(body).encode()
         content = f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n" if body is not None else ""
-        head = f"{method} {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n{headers}{content}\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n{headers}{content}\r\n"
         async with self._slots:
-            connection = self._fresh() or await self._connect()
             try:
-                connection.writer.write(head.encode() + payload)
-                status, answer, goes_on = await _response(connection.reader)
+                async with self._connection() as (reader, writer):
+                    writer.write(head.encode() + payload)
+                    return await _response(reader)
             except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-                connection.writer.close()
                 raise Failed(type(error).__name__) from error
-            if goes_on:
-                connection.idle_since = asyncio.get_running_loop().time()
-                self._idle.append(connection)
-            else:
-                connection.writer.close()
-        return status, answer
 
-    def _fresh(self) -> _Connection | None:
-        long_ago = asyncio.get_running_loop().time() - IDLE_S
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """One that is idle, or a new one. It is used again unless the block raises."""
+        now = asyncio.get_running_loop().time
         while self._idle:
-            connection = self._idle.pop()
-            if connection.idle_since > long_ago:
-                return connection
-            connection.writer.close()
-        return None
-
-    async def _connect(self) -> _Connection:
+            since, reader, writer = self._idle.pop()
+            if since > now() - IDLE_S and not reader.at_eof():
+                break
+            writer.close()
+        else:
+            reader, writer = await asyncio.open_connection(self._host, self._port)
         try:
-            return _Connection(*await asyncio.open_connection(self.host, self.port))
-        except OSError as error:
-            raise Failed(type(error).__name__) from error
+            yield reader, writer
+        except BaseException:
+            writer.close()
+            raise
+        self._idle.append((now(), reader, writer))
 
     async def close(self) -> None:
-        while self._idle:
-            connection = self._idle.pop()
-            connection.writer.close()
-            await connection.writer.wait_closed()
+        for _, _, writer in self._idle:
+            writer.close()
+            await writer.wait_closed()
 
 
-async def _response(reader: asyncio.StreamReader) -> tuple[int, bytes, bool]:
+async def _response(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     status = int(head[0].split(" ", 2)[1])
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
     length = 0 if status == HTTPStatus.NO_CONTENT else int(headers["content-length"])
     if length > BODY_LIMIT:
         raise ValueError(f"an answer of {length:,} bytes")
-    return status, await reader.readexactly(length), headers.get("connection", "").lower() != "close"
+    return status, await reader.readexactly(length)
 
 
 class Api:
@@ -179,9 +162,6 @@ class Api:
         for person in people:
             if person not in self._tokens:
                 self._tokens[person], _ = await self._accounts.new_token(person)
-
-    async def close(self) -> None:
-        await self._http.close()
 
     async def ask(self, person: ObjectId, method: str, path: str, body: Any = None, key: str = "") -> bytes:
         """The answer as it came. Raises Failed."""
@@ -211,11 +191,6 @@ class Api:
     async def delete(self, author: ObjectId, status: ObjectId) -> None:
         await self.ask(author, "DELETE", f"/statuses/{status}")
 
-    async def follow(self, reader: ObjectId, followee: ObjectId) -> None:
-        await self.ask(reader, "PUT", f"/follows/{self.handles[followee]}")
-
-    async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None:
-        await self.ask(reader, "DELETE", f"/follows/{self.handles[followee]}")
-
-    async def block(self, blocker: ObjectId, blocked: ObjectId) -> None:
-        await self.ask(blocker, "PUT", f"/blocks/{self.handles[blocked]}")
+    async def relate(self, who: ObjectId, relation: Relating, other: ObjectId) -> None:
+        method, what = RELATING[relation]
+        await self.ask(who, method, f"/{what}/{self.handles[other]}")

@@ -26,13 +26,6 @@ from benchmarks.report import (
 
 MEANINGLESS = "MEANINGLESS: measured on stand-ins"
 WIDTH = 140  # columns, without a terminal
-TITLES = {
-    "post": "post acknowledged",
-    "read_warm": "read, warm",
-    "read_cold": "read, cold",
-    "older": "second page",
-    "lag": "delivery lag",
-}
 
 Line = list[str]
 
@@ -136,9 +129,9 @@ def _latencies(phases: dict[str, Summary]) -> list[Line]:
     rows = []
     for slug, summary in phases.items():
         shown = slug
-        for kind in KINDS:
+        for kind, title in KINDS.items():
             if figures := summary.latency_ms[kind]:
-                rows.append([shown, TITLES[kind], f"{summary.counts[kind]:,}", *map(number, figures.values())])
+                rows.append([shown, title, f"{summary.counts[kind]:,}", *map(number, figures.values())])
                 shown = ""
     return rows
 

@@ -5,15 +5,15 @@ example, mix, distribution) and a fifth says which phase loses on it, and why.
 """
 
 import tomllib
-from bisect import bisect
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, cycle
+from itertools import accumulate, count, cycle
 from pathlib import Path
 from random import Random
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from app.demo.graph import Graph
 from app.demo.words import sentence
@@ -36,36 +36,10 @@ class WorkloadError(Refused):
     """There is no such workload, or its file is wrong; the text names the file and every wrong field."""
 
 
-class Mix(BaseModel):
-    """Shares of the operations; they sum up to 1. `older`: the page after the first one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    read: Share = 0
-    older: Share = 0
-    post: Share = 0
-    delete: Share = 0
-    follow: Share = 0
-    unfollow: Share = 0
-    block: Share = 0
-
-    @model_validator(mode="after")
-    def sums_up(self) -> Self:
-        total = sum(self.shares())
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"the shares sum up to {total:g}, not to 1")
-        return self
-
-    def shares(self) -> list[float]:
-        return [getattr(self, kind) for kind in KINDS]
-
-
-KINDS: tuple[Kind, ...] = ("read", "older", "post", "delete", "follow", "unfollow", "block")
-
-
 class Workload(BaseModel):
     """One workload.
 
+    `operations`: shares that sum up to 1; `older` is the page after the first one.
     `authors`, `readers`: how they are drawn: `uniform`; `zipf` (exponent 0.99 over shuffled people); `followers` (in
     proportion to their followers); `once` (everybody in turn, in shuffled order).
     `active`: share of the people who ever read. `returning`: they were here yesterday and what expires has expired.
@@ -82,7 +56,7 @@ class Workload(BaseModel):
     distribution: str = Field(min_length=1, max_length=300)
     loses_here: str = Field(min_length=1, max_length=500)
 
-    operations: Mix
+    operations: dict[Kind, Share]
     authors: Distribution = "zipf"
     readers: Distribution = "zipf"
     active: float = Field(default=1, gt=0, le=1)
@@ -93,6 +67,14 @@ class Workload(BaseModel):
     celebrity_posts: Share = 0
     wide_readers: int = Field(default=0, ge=0, le=1_000)
     wide_followees: int = Field(default=0, ge=0, le=10_000)
+
+    @field_validator("operations")
+    @classmethod
+    def sums_up(cls, operations: dict[Kind, Share]) -> dict[Kind, Share]:
+        total = sum(operations.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares sum up to {total:g}, not to 1")
+        return operations
 
     @model_validator(mode="after")
     def fits_together(self) -> Self:
@@ -130,9 +112,7 @@ def load(name_or_file: str) -> Workload:
 
 def populated(graph: Graph, workload: Workload, seed: int) -> Graph:
     """The graph with the celebrities and the wide readers that the workload adds, at its end."""
-    if not workload.celebrities and not workload.wide_readers:
-        return graph
-    draw = Random(f"{seed} populated").random
+    random = Random(f"{seed} populated")
     people, followers, followees = list(graph.people), graph.followers[:], graph.followees[:]
     ordinary = len(people)
     for number in range(workload.celebrities):
@@ -141,18 +121,10 @@ def populated(graph: Graph, workload: Workload, seed: int) -> Graph:
         followees.extend([len(people) - 1] * ordinary)
     for number in range(workload.wide_readers):
         people.append(f"wide_{number}")
-        chosen = _sample(ordinary, min(workload.wide_followees, ordinary), draw)
+        chosen = random.sample(range(ordinary), min(workload.wide_followees, ordinary))
         followers.extend([len(people) - 1] * len(chosen))
         followees.extend(chosen)
     return Graph(tuple(people), followers, followees)
-
-
-def _sample(of: int, count: int, draw: Callable[[], float]) -> list[int]:
-    items = list(range(of))
-    for place in range(count):
-        other = place + int(draw() * (of - place))
-        items[place], items[other] = items[other], items[place]
-    return items[:count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,34 +145,30 @@ class Cast:
     """Who reads and who posts, drawn from a seed."""
 
     def __init__(self, workload: Workload, graph: Graph, seed: int) -> None:
-        draw = Random(f"{seed} {workload.name} cast").random
+        random = Random(f"{seed} {workload.name} cast")
         people = len(graph.people)
         ordinary = people - workload.celebrities - workload.wide_readers
-        self._popularity = [1] * people
-        for followee in graph.followees:
-            self._popularity[followee] += 1
-        self.celebrities = list(range(ordinary, ordinary + workload.celebrities))
+        self._popularity = Counter(graph.followees)
+        self.celebrities = range(ordinary, ordinary + workload.celebrities)
         if workload.wide_readers:
             self.readers = list(range(people - workload.wide_readers, people))
         else:
-            self.readers = _sample(ordinary, max(1, round(workload.active * ordinary)), draw)
-        self.authors = _sample(ordinary, ordinary, draw)
+            self.readers = random.sample(range(ordinary), max(1, round(workload.active * ordinary)))
         self.reader = self._drawn(workload.readers, self.readers)
-        self.author = self._drawn(workload.authors, self.authors)
-        self.active = set(self.readers)
+        self.author = self._drawn(workload.authors, random.sample(range(ordinary), ordinary))
 
-    def _drawn(self, distribution: Distribution, people: Sequence[int]) -> Callable[[float], int]:
+    def _drawn(self, distribution: Distribution, people: Sequence[int]) -> Callable[[Random], int]:
         if distribution == "once":
             turns = cycle(people)
             return lambda _: next(turns)
         if distribution == "uniform":
-            return lambda number: people[int(number * len(people))]
+            return lambda random: random.choice(people)
         weights = [
-            self._popularity[person] if distribution == "followers" else 1 / place**ZIPF_EXPONENT
+            1 + self._popularity[person] if distribution == "followers" else 1 / place**ZIPF_EXPONENT
             for place, person in enumerate(people, 1)
         ]
         sums = list(accumulate(weights))
-        return lambda number: people[min(bisect(sums, number * sums[-1]), len(people) - 1)]
+        return lambda random: random.choices(people, cum_weights=sums)[0]
 
 
 class Operations(Iterator[Operation]):
@@ -212,75 +180,60 @@ class Operations(Iterator[Operation]):
 
     def __init__(self, workload: Workload, graph: Graph, seed: int) -> None:
         self._workload = workload
-        self._draw = Random(f"{seed} {workload.name} operations").random
+        self._random = Random(f"{seed} {workload.name} operations")
         self._cast = Cast(workload, graph, seed)
         self._people = len(graph.people)
-        self._shares = list(accumulate(workload.operations.shares()))
+        self._kinds = list(workload.operations)
+        self._shares = list(accumulate(workload.operations.values()))
         self._following: list[list[int]] = [[] for _ in graph.people]
         for follower, followee in graph.follows():
             self._following[follower].append(followee)
         self._blocked: set[frozenset[int]] = set()
-        self._posted: list[tuple[int, int]] = []  # number of the operation, author
-        self._number = 0
+        self._posted: list[Operation] = []
+        self._numbers = count()
 
     def __next__(self) -> Operation:
-        kind = KINDS[min(bisect(self._shares, self._draw() * self._shares[-1]), len(KINDS) - 1)]
-        operation = self._made(kind) or self._post()
-        self._number += 1
-        return operation
+        (kind,) = self._random.choices(self._kinds, cum_weights=self._shares)
+        number = next(self._numbers)
+        return self._made(kind, number) or self._post(number)
 
-    def _made(self, kind: Kind) -> Operation | None:
-        match kind:
-            case "read" | "older":
-                return Operation(self._number, kind, self._cast.reader(self._draw()))
-            case "post":
-                return self._post()
-            case "delete":
-                return self._delete()
-            case "follow":
-                return self._follow(self._cast.reader(self._draw()))
-            case "unfollow":
-                return self._unfollow(self._cast.reader(self._draw()))
-            case "block":
-                return self._block(self._cast.reader(self._draw()))
-
-    def _post(self) -> Operation:
-        celebrity = self._cast.celebrities and self._draw() < self._workload.celebrity_posts
-        number = self._draw()
-        author = self._cast.celebrities[int(number * len(self._cast.celebrities))] if celebrity else None
-        who = self._cast.author(number) if author is None else author
-        audience: Audience = "mutuals" if self._draw() < MUTUALS_SHARE else "followers"
-        self._posted.append((self._number, who))
-        return Operation(self._number, "post", who, text=sentence(self._draw), audience=audience)
-
-    def _delete(self) -> Operation | None:
-        if not self._posted:
+    def _made(self, kind: Kind, number: int) -> Operation | None:
+        if kind == "post":
+            return self._post(number)
+        if kind == "delete":
+            posted = self._taken(self._posted)
+            return Operation(number, kind, posted.who, target=posted.number) if posted else None
+        reader = self._cast.reader(self._random)
+        if kind in ("read", "older"):
+            return Operation(number, kind, reader)
+        other = self._to_follow(reader) if kind == "follow" else self._taken(self._following[reader])
+        if other is None:
             return None
-        target, author = self._taken(self._posted)
-        return Operation(self._number, "delete", author, target=target)
+        if kind == "block":
+            self._blocked.add(frozenset((reader, other)))
+            if reader in self._following[other]:
+                self._following[other].remove(reader)
+        return Operation(number, kind, reader, other)
 
-    def _taken(self, items: list[T]) -> T:
-        place = int(self._draw() * len(items))
+    def _post(self, number: int) -> Operation:
+        celebrities = self._cast.celebrities
+        by_celebrity = celebrities and self._random.random() < self._workload.celebrity_posts
+        who = self._random.choice(celebrities) if by_celebrity else self._cast.author(self._random)
+        audience: Audience = "mutuals" if self._random.random() < MUTUALS_SHARE else "followers"
+        post = Operation(number, "post", who, text=sentence(self._random.random), audience=audience)
+        self._posted.append(post)
+        return post
+
+    def _taken(self, items: list[T]) -> T | None:
+        if not items:
+            return None
+        place = self._random.randrange(len(items))
         items[place], items[-1] = items[-1], items[place]
         return items.pop()
 
-    def _follow(self, who: int) -> Operation | None:
-        other = int(self._draw() * self._people)
+    def _to_follow(self, who: int) -> int | None:
+        other = self._random.randrange(self._people)
         if other == who or other in self._following[who] or frozenset((who, other)) in self._blocked:
             return None
         self._following[who].append(other)
-        return Operation(self._number, "follow", who, other)
-
-    def _unfollow(self, who: int) -> Operation | None:
-        if not self._following[who]:
-            return None
-        return Operation(self._number, "unfollow", who, self._taken(self._following[who]))
-
-    def _block(self, who: int) -> Operation | None:
-        if not self._following[who]:
-            return None
-        other = self._taken(self._following[who])
-        self._blocked.add(frozenset((who, other)))
-        if who in self._following[other]:
-            self._following[other].remove(who)
-        return Operation(self._number, "block", who, other)
+        return other

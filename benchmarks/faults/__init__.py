@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -14,7 +15,7 @@ from benchmarks.faults.client import Client, NeverRecovered, client, persist
 from benchmarks.faults.disturb import Injector
 from benchmarks.faults.load import SLUGS, Load
 from benchmarks.faults.outcome import Outcome, Plan
-from benchmarks.faults.system import ADMIN, System, cast, serving
+from benchmarks.faults.system import ADMIN, CAST, System, serving
 
 __all__ = ["Plan", "run"]
 
@@ -47,7 +48,7 @@ def run(plan: Plan, *, as_json: bool) -> int:
 async def _observe(system: System, plan: Plan, outcome: Outcome) -> None:
     began_s = time.monotonic()
     async with client(system.url, outcome) as http:
-        load = Load(http, cast(), plan.seed, THINK_S)
+        load = Load(http, CAST, plan.seed, THINK_S)
         try:
             await load.prepare()
             await _break_under(load, Injector(plan, system, http, outcome, Random(plan.seed)))
@@ -74,8 +75,8 @@ async def _break_under(load: Load, injector: Injector) -> None:
 async def _everything_works(load: Load) -> None:
     """Until every kind of operation has succeeded after every fault."""
 
-    async def attempt() -> bool:
-        return not load.outcome.never_recovered
+    async def attempt(_: int) -> bool | None:
+        return None if load.outcome.never_recovered else True
 
     await persist(attempt)
 
@@ -88,9 +89,8 @@ async def _walk_everything(load: Load) -> None:
             await load.walk(reader, slug)
 
     async with asyncio.TaskGroup() as tasks:
-        for reader in load.cast.everybody:
-            for slug in SLUGS:
-                tasks.create_task(walk(reader, slug))
+        for reader, slug in product(load.cast.everybody, SLUGS):
+            tasks.create_task(walk(reader, slug))
 
 
 async def _drained(http: Client) -> None:

@@ -3,14 +3,16 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from benchmarks.faults.outcome import Outcome
+
+T = TypeVar("T")
 
 PASSWORD = "sesame open"  # of everybody in a directory that lives as long as the run
 ANSWER_DEADLINE_S = 45.0  # a request without any answer for longer hangs
@@ -29,15 +31,9 @@ class Client:
         self._tokens: dict[str, str] = {}
 
     async def sign_in(self, handle: str) -> None:
-        async def attempt() -> bool:
-            answer = await self.call(
-                "", "sign in", "POST", "/tokens", 200, 201, json={"handle": handle, "password": PASSWORD}
-            )
-            if answer is not None:
-                self._tokens[handle] = answer.json()["token"]
-            return answer is not None
-
-        await persist(attempt)
+        body = {"handle": handle, "password": PASSWORD}
+        answer = await persist(lambda _: self.call("", "sign in", "POST", "/tokens", 200, 201, json=body))
+        self._tokens[handle] = answer.json()["token"]
 
     async def call(
         self,
@@ -58,25 +54,23 @@ class Client:
                 answer = await self.http.request(method, path, headers=authorization | (headers or {}), **more)
         except httpx.ConnectError:
             self.outcome.errors["connection refused"] += 1
-            return None
         except BROKEN:
             self.outcome.errors["connection broken"] += 1
-            return None
         except (TimeoutError, httpx.TimeoutException):
             if patience_s < ANSWER_DEADLINE_S:
                 self.outcome.errors["hung up by the client"] += 1
-                return None
-            self.outcome.unclean.append(f"{method} {path}: no answer within {ANSWER_DEADLINE_S:.0f} s")
-            return None
+            else:
+                self.outcome.unclean.append(f"{method} {path}: no answer within {ANSWER_DEADLINE_S:.0f} s")
+        else:
+            if answer.status_code in accepted:
+                self.outcome.success(kind, began_s)
+                return answer
+            if _is_clean_503(answer):
+                self.outcome.errors["503"] += 1
+            else:
+                self.outcome.unclean.append(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
         finally:
             self.outcome.slowest_answer_s = max(self.outcome.slowest_answer_s, time.monotonic() - began_s)
-        if answer.status_code in accepted:
-            self.outcome.success(kind, began_s)
-            return answer
-        if _is_clean_503(answer):
-            self.outcome.errors["503"] += 1
-        else:
-            self.outcome.unclean.append(f"{method} {path}: {answer.status_code} {answer.text[:300]}")
         return None
 
 
@@ -94,13 +88,15 @@ class NeverRecovered(Exception):
     """Something failed for so long that it is given up."""
 
 
-async def persist(attempt: Callable[[], Coroutine[Any, Any, bool]]) -> None:
-    """Try until it works. Raises NeverRecovered."""
-    deadline = time.monotonic() + GIVE_UP_S
-    while not await attempt():
+async def persist(attempt: Callable[[int], Awaitable[T | None]]) -> T:
+    """Try, each time with the number of the try, until something comes of it. Raises NeverRecovered."""
+    deadline, number = time.monotonic() + GIVE_UP_S, 1
+    while (result := await attempt(number)) is None:
         if time.monotonic() > deadline:
             raise NeverRecovered(f"an operation still fails after {GIVE_UP_S:.0f} s")
         await asyncio.sleep(RETRY_PAUSE_S)
+        number += 1
+    return result
 
 
 @asynccontextmanager

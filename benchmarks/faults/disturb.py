@@ -17,6 +17,7 @@ from benchmarks.faults.system import ADMIN, System
 
 SHORTEST_PAUSE_S = 1.0  # how long a process is stopped, at least
 ALIVE_DEADLINE_S = 40.0  # for a target to be there again
+FLUSH_TIMEOUT_S = 2.0
 PROCESSES = ("web", "worker", "memcached", "redis", "mongodb")
 
 
@@ -72,7 +73,7 @@ class Injector:
                 raise NeverRecovered(f"{what} is away for more than {ALIVE_DEADLINE_S:.0f} s")
             await asyncio.sleep(0.1)
         name, process = self.random.choice(alive)
-        self.outcome.fault(time.monotonic())
+        self.outcome.fault()
         with suppress(psutil.NoSuchProcess):
             if how == "kill":
                 process.kill()
@@ -86,10 +87,15 @@ class Injector:
         return None
 
     def _flush(self, what: str) -> str | None:
+        """None when nobody answers."""
         note = self.system.directory.note()
         address = note.redis if what == "redis" else (note.memcached or ("",))[0]
-        self.outcome.fault(time.monotonic())
-        return _say_to(str(address), b"FLUSHALL\r\n" if what == "redis" else b"flush_all\r\n")
+        host, _, port = str(address).removeprefix("redis://").split("/")[0].rpartition(":")
+        self.outcome.fault()
+        with suppress(OSError), socket.create_connection((host, int(port)), FLUSH_TIMEOUT_S) as connection:
+            connection.sendall(b"FLUSHALL\r\n" if what == "redis" else b"flush_all\r\n")
+            return connection.recv(100).decode().strip() or None
+        return None
 
     async def _switch(self) -> str | None:
         keeping = [phase.slug for phase in answers.KEEPING]
@@ -97,7 +103,7 @@ class Injector:
             "read": self.random.choice(SLUGS),
             "delivering": self.random.sample(keeping, self.random.randint(0, len(keeping))),
         }
-        self.outcome.fault(time.monotonic())
+        self.outcome.fault()
         answer = await self.client.call(ADMIN, "switch", "PUT", "/phases", 200, json=body)
         return ",".join(body["delivering"]) or "nothing" if answer is not None else None
 
@@ -108,14 +114,3 @@ async def _resume(process: psutil.Process, after_s: float) -> None:
     finally:
         with suppress(psutil.NoSuchProcess):
             process.resume()
-
-
-def _say_to(address: str, words: bytes) -> str | None:
-    """Send one line to host:port; None when nobody answers."""
-    host, _, port = address.removeprefix("redis://").split("/")[0].rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), 2) as connection:
-            connection.sendall(words)
-            return connection.recv(100).decode().strip() or None
-    except OSError:
-        return None

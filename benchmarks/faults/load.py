@@ -14,12 +14,14 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from benchmarks import answers
+from httpx import Response
+
 from benchmarks.faults.client import Client, persist
 from benchmarks.faults.worlds import Post, Read, Worlds
 from benchmarks.oracle import Relation
+from phases import PHASES
 
-SLUGS = tuple(phase.slug for phase in answers.ALL)
+SLUGS = tuple(phase.slug for phase in PHASES)
 AUDIENCES = ("followers",) * 6 + ("mutuals", "circle")
 CALM_S = 10.0  # after an unknown outcome: nobody contradicts what may still be on its way to MongoDB
 IMPATIENT = 0.15  # share of the posts whose client hangs up early and tries again: as if the answer had been lost
@@ -95,47 +97,34 @@ class Load:
         replayed = random.random() >= NEVER_REPLAYED
         headers = {"Idempotency-Key": str(UUID(int=random.getrandbits(128)))} if replayed else {}
         body = {"text": post.text, "audience": post.audience}
-        tries = 0
 
-        async def attempt() -> bool:
-            nonlocal tries
-            tries += 1
-            self.outcome.posts_replayed += tries > 1
-            patience_s = random.uniform(0, PATIENCE_S) if tries == 1 and random.random() < IMPATIENT else inf
+        async def attempt(number: int) -> Response | None:
+            self.outcome.posts_replayed += number > 1
+            patience_s = random.uniform(0, PATIENCE_S) if number == 1 and random.random() < IMPATIENT else inf
             options: Any = {"json": body, "headers": headers, "patience_s": patience_s}
-            answer = await self.client.call(post.author, "post", "POST", "/statuses", 200, 201, **options)
-            if answer is not None:
-                self.outcome.posts_acknowledged += 1
-                self.outcome.violations += self.worlds.acknowledge(post, answer.json()["id"], time.monotonic())
-            return answer is not None
+            return await self.client.call(post.author, "post", "POST", "/statuses", 200, 201, **options)
 
-        if replayed:
-            await persist(attempt)
-            return True
-        return await attempt()
+        answer = await (persist(attempt) if replayed else attempt(1))
+        if answer is not None:
+            self.outcome.posts_acknowledged += 1
+            self.outcome.violations += self.worlds.acknowledge(post, answer.json()["id"], time.monotonic())
+        return answer is not None
 
     async def _delete(self, post: Post) -> None:
+        async def attempt(number: int) -> Response | None:
+            accepted = (204,) if number == 1 else (204, 404)  # the try before may have done it
+            return await self.client.call(post.author, "delete", "DELETE", f"/statuses/{post.id}", *accepted)
+
         post.delete_began_s = time.monotonic()
-        tries = 0
-
-        async def attempt() -> bool:
-            nonlocal tries
-            tries += 1
-            accepted = (204,) if tries == 1 else (204, 404)  # the try before may have done it
-            path = f"/statuses/{post.id}"
-            return await self.client.call(post.author, "delete", "DELETE", path, *accepted) is not None
-
         await persist(attempt)
         post.deleted_s = time.monotonic()
 
     # Pages
 
-    async def read(self, reader: str, phase: str, limit: int, before: str | None = None) -> str | None:
-        """Check one page of a home timeline; the cursor of the next one."""
+    async def read(self, reader: str, phase: str, limit: int, before: str | None = None) -> Read | None:
+        """Check one page of a home timeline."""
         parameters = {"phase": phase, "limit": str(limit)} | ({"before": before} if before else {})
-        authors = self.cast.authors
-        page = await self._page(reader, authors, f"read {phase}", "/timeline", parameters, before)
-        return page.next if page else None
+        return await self._page(reader, self.cast.authors, f"read {phase}", "/timeline", parameters, before)
 
     async def profile(self, reader: str, author: str, limit: int) -> None:
         parameters = {"limit": str(limit)}
@@ -159,20 +148,14 @@ class Load:
     async def walk(self, reader: str, phase: str) -> None:
         """Check a whole timeline, to its very first status."""
         before: str | None = None
-        while before := await self._page_at_last(reader, phase, before):
-            pass
 
-    async def _page_at_last(self, reader: str, phase: str, before: str | None) -> str | None:
-        parameters = {"phase": phase, "limit": "100"} | ({"before": before} if before else {})
-        page: Read | None = None
+        async def attempt(_: int) -> Read | None:
+            return await self.read(reader, phase, 100, before)
 
-        async def attempt() -> bool:
-            nonlocal page
-            page = await self._page(reader, self.cast.authors, f"read {phase}", "/timeline", parameters, before)
-            return page is not None
-
-        await persist(attempt)
-        return page.next if page else None
+        while True:
+            before = (await persist(attempt)).next
+            if before is None:
+                return
 
 
 class Reader:
@@ -185,11 +168,11 @@ class Reader:
     async def run(self) -> None:
         while not self.load.stop.is_set():
             limit = self.random.choice(PAGE_LIMITS)
-            cursors = await asyncio.gather(*(self.load.read(self.handle, phase, limit) for phase in SLUGS))
+            pages = await asyncio.gather(*(self.load.read(self.handle, phase, limit) for phase in SLUGS))
             if self.random.random() < 0.3:
-                phase, before = self.random.choice(list(zip(SLUGS, cursors, strict=True)))
-                if before:
-                    await self.load.read(self.handle, phase, limit, before)
+                phase, page = self.random.choice(list(zip(SLUGS, pages, strict=True)))
+                if page and page.next:
+                    await self.load.read(self.handle, phase, limit, page.next)
             if self.random.random() < 0.2:
                 await self.load.profile(self.handle, self.random.choice(self.load.cast.authors), 20)
             if self.random.random() < 0.4:
@@ -202,17 +185,15 @@ class Reader:
             return
         (now,) = self.load.worlds.relations[self.handle, author]
         actor, method, path, change = self.random.choice(_changes(self.handle, author, now))
-        tries = 0
 
-        async def attempt() -> bool:
-            nonlocal tries
-            tries += 1
-            if tries > 1:
+        async def attempt(number: int) -> int | None:
+            if number > 1:
                 await self.load.read(self.handle, self.random.choice(SLUGS), 20)
-            return await self.load.client.call(actor, "edge", method, path, 204) is not None
+            answer = await self.load.client.call(actor, "edge", method, path, 204)
+            return None if answer is None else number
 
         self.load.worlds.asked(self.handle, author, change)
-        await persist(attempt)
+        tries = await persist(attempt)
         self.load.worlds.answered(self.handle, author, change)
         if tries > 1:
             self._calm_until_s[author] = time.monotonic() + CALM_S
@@ -220,20 +201,20 @@ class Reader:
 
 def _changes(me: str, author: str, now: Relation) -> list[tuple[str, str, str, Change]]:
     """(who asks, method, path, what it changes) of everything that may happen next."""
-    circle = (author, "DELETE" if now.in_circle else "PUT", f"/circle/{me}", _set(in_circle=not now.in_circle))
+
+    def toggle(who: str, path: str, field: str) -> tuple[str, str, str, Change]:
+        was = getattr(now, field)
+        return who, "DELETE" if was else "PUT", path, _set(**{field: not was})
+
+    circle = toggle(author, f"/circle/{me}", "in_circle")
     if now.blocked:
         unblock = _set(follows=False, followed_back=False, blocked=False)
         return [circle, *[(me, "DELETE", f"/blocks/{author}", unblock)] * 3]
-    block = _set(follows=False, followed_back=False, blocked=True)
-    follow = (me, "DELETE" if now.follows else "PUT", f"/follows/{author}", _set(follows=not now.follows))
+    follow = toggle(me, f"/follows/{author}", "follows")
     if not now.follows:
         return [circle, follow, follow, follow]
-    back = (
-        author,
-        "DELETE" if now.followed_back else "PUT",
-        f"/follows/{me}",
-        _set(followed_back=not now.followed_back),
-    )
+    back = toggle(author, f"/follows/{me}", "followed_back")
+    block = _set(follows=False, followed_back=False, blocked=True)
     return [circle, follow, back, back, (me, "PUT", f"/blocks/{author}", block)]
 
 

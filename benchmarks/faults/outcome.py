@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr, SerializerFunctionWrapHandler, model_serializer
 
-from benchmarks import answers
 from benchmarks.faults.worlds import Violation
+from phases import PHASES
 
-OPERATIONS = ("post", "delete", "edge", *(f"read {phase.slug}" for phase in answers.ALL))
+OPERATIONS = ("post", "delete", "edge", *(f"read {phase.slug}" for phase in PHASES))
 SHOWN = 20  # problems of a kind, in words
 
 
@@ -52,9 +52,11 @@ class Outcome(BaseModel):
     _recovered_s: dict[str, list[float]] = PrivateAttr(default_factory=dict)
     _waiting: dict[str, list[float]] = PrivateAttr(default_factory=dict)  # moments of faults, by kind of operation
 
-    def fault(self, at_s: float) -> None:
+    def fault(self) -> None:
+        """One happens now."""
+        now_s = time.monotonic()
         for kind in OPERATIONS:
-            self._waiting.setdefault(kind, []).append(at_s)
+            self._waiting.setdefault(kind, []).append(now_s)
 
     def success(self, kind: str, began_s: float) -> None:
         """Of an operation that began when it did: the recovery of every fault before."""

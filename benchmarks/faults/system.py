@@ -30,18 +30,14 @@ FOLLOWERS = 250  # of every author, who never read: what fan-outs are made of
 CHUNK, CAP = 100, 60  # several jobs a status; lists are soon longer than what they may keep
 STOP_DEADLINE_S = 60.0
 
-
-def cast() -> Cast:
-    handles = tuple(f"u{number}" for number in range(AUTHORS + READERS + STEADY))
-    return Cast(handles[:AUTHORS], handles[AUTHORS : AUTHORS + READERS], handles[AUTHORS + READERS :])
-
-
-ADMIN = cast().steady[0]
+HANDLES = tuple(f"u{number}" for number in range(AUTHORS + READERS + STEADY))
+CAST = Cast(HANDLES[:AUTHORS], HANDLES[AUTHORS : AUTHORS + READERS], HANDLES[AUTHORS + READERS :])
+ADMIN = CAST.steady[0]
 
 
 def graph() -> Graph:
     """Everybody follows every author; authors follow nobody."""
-    people = len(cast().everybody) + FOLLOWERS
+    people = len(HANDLES) + FOLLOWERS
     followers = array("I", [person for person in range(AUTHORS, people) for _ in range(AUTHORS)])
     followees = array("I", list(range(AUTHORS)) * (people - AUTHORS))
     return Graph(tuple(str(number) for number in range(people)), followers, followees)
@@ -66,10 +62,10 @@ class System:
         children = self.directory.note().children.items()
         return [(name, process) for name, child in children if name.split()[0] == what and (process := child.find())]
 
-    def feedlab(self, *arguments: str) -> str:
+    def feedlab(self, *arguments: str, check: bool = False) -> str:
         """What a command says, on stdout or else on stderr."""
         command = _feedlab(*arguments, data=self.directory.path)
-        said = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        said = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=check)
         return (said.stdout or said.stderr).strip()
 
 
@@ -84,15 +80,18 @@ def serving(directory: Path, plan: Plan) -> Iterator[System]:
             variables["FEEDLAB_MONGODB_URL"] = replicas.url
         _fill(data, Config.from_environment(variables), plan.seed)
         environment = environment_for(variables)
-        process = stack.enter_context(_process(directory, data, environment))
+        log = stack.enter_context((directory / "serve.log").open("w"))
+        serve = _feedlab("serve", "--stack", "servers", "--port", "0", "--web", "2", "--workers", "2", data=data)
+        process = subprocess.Popen(serve, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        stack.callback(_stop, process)
         assert process.stdout
         ready = process.stdout.readline()
         if not ready.startswith("ready "):
-            raise ServersError(f"feedlab serve did not start; its log: {directory / 'serve.log'}")
-        keeping = ",".join(phase.slug for phase in answers.KEEPING)
-        for command in (("admin", ADMIN), ("phases", "--deliver", keeping)):
-            subprocess.run(_feedlab(*command, data=data), env=environment, check=True, stdout=subprocess.DEVNULL)
-        yield System(DataDirectory(data), ready.split()[1], process, environment, replicas)
+            raise ServersError(f"feedlab serve did not start; its log: {log.name}")
+        system = System(DataDirectory(data), ready.split()[1], process, environment, replicas)
+        system.feedlab("admin", ADMIN, check=True)
+        system.feedlab("phases", "--deliver", ",".join(phase.slug for phase in answers.KEEPING), check=True)
+        yield system
 
 
 def _fill(data: Path, config: Config, number: int) -> None:
@@ -108,19 +107,10 @@ def _feedlab(*arguments: str, data: Path) -> list[str]:
     return [sys.executable, "-m", "app.cli", *arguments, "--data", str(data)]
 
 
-@contextmanager
-def _process(directory: Path, data: Path, environment: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
-    arguments = ("serve", "--stack", "servers", "--port", "0", "--web", "2", "--workers", "2")
-    with (directory / "serve.log").open("w") as log:
-        process = subprocess.Popen(
-            _feedlab(*arguments, data=data), env=environment, stdout=subprocess.PIPE, stderr=log, text=True
-        )
+def _stop(process: "subprocess.Popen[str]") -> None:
+    process.send_signal(signal.SIGTERM)
     try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.communicate(timeout=STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+        process.communicate(timeout=STOP_DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()

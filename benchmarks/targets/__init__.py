@@ -8,27 +8,28 @@ from benchmarks import answers, scenes
 from benchmarks.origin import origin
 from benchmarks.report import Row, Targets
 from benchmarks.rig import Rig
-from benchmarks.targets import deliveries, http, jobs, posts, reads
+from benchmarks.targets import deliveries, http, jobs, reads
 from benchmarks.targets.base import Scale
+from phases import PHASES
+from phases.base import Phase
 
 
-def _each(prefix: str, phases: Sequence[answers.Answers]) -> tuple[str, ...]:
+def _each(prefix: str, phases: Sequence[Phase]) -> tuple[str, ...]:
     return tuple(f"{prefix}-{phase.slug}" for phase in phases)
 
 
 Group = Callable[[Rig, Scale], Awaitable[list[Row]]]
 # Which rows a measurement gives, in the order of the table.
 GROUPS: dict[tuple[str, ...], Group] = {
-    ("fanout-raw", "fanout-array"): deliveries.entries,
-    ("fanout-cache-raw",): deliveries.lists,
+    ("fanout-raw", "fanout-array", f"fanout-{answers.LISTS.slug}-raw"): deliveries.limited,
     ("fanout-inactive",): deliveries.inactive,
-    _each("ack", answers.IN_WORKER): posts.acknowledged,
+    _each("ack", answers.IN_WORKER): jobs.acknowledgements,
     _each("read", answers.KEEPING): reads.warm,
     ("read-followees", "read-plain-in"): reads.followees,
     ("cold-return", "cold-evicted"): reads.cold_return,
     _each("jobs", answers.IN_WORKER): jobs.throughput,
     ("starvation",): jobs.starvation,
-    _each("http", answers.ALL): http.overhead,
+    _each("http", PHASES): http.overhead,
 }
 NAMES = tuple(name for names in GROUPS for name in names)
 

@@ -1,18 +1,27 @@
-"""What every group of rows is made with."""
+"""What every group of rows is made with: things measured in turn, what their seconds come to, posts and deliveries."""
 
 import asyncio
+import gc
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
+import psutil
 from bson import ObjectId
 
+from app.social import Social
 from benchmarks import answers
+from benchmarks.measure import Latencies
 from benchmarks.report import Row
 from benchmarks.rig import BenchRefused, Rig
 
 LIMIT = 50  # statuses on a page
 WAIT_S = 120.0  # for something to be delivered
+
+Measured = Callable[[], Awaitable[object]]
+Timed = Callable[[], Awaitable[float]]  # it says itself how many seconds count
 
 
 @dataclass(frozen=True)
@@ -39,16 +48,90 @@ def row(name: str, title: str, ratio: float, figures: dict[str, float], **bound:
     return Row(name=name, title=title, ratio=round(ratio, 4), figures=figures, **bound)
 
 
+async def seconds_of(measured: Measured) -> float:
+    began = time.perf_counter()
+    await measured()
+    return time.perf_counter() - began
+
+
+async def in_turn(repeats: int, **measured: Measured) -> dict[str, list[float]]:
+    """Seconds of each, a b c a b c …: the machine's noise meets all alike. The first turn does not count."""
+    return await timed_in_turn(repeats, **{name: partial(seconds_of, each) for name, each in measured.items()})
+
+
+async def timed_in_turn(repeats: int, **timed: Timed) -> dict[str, list[float]]:
+    """The same of what says its seconds itself.
+
+    What the scene has built is no garbage of what is measured: it is kept out of its collections, as our processes keep
+    out what they start with.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    gc.freeze()
+    for turn in range(repeats + 1):
+        for name, each in timed.items():
+            took_s = await each()
+            if turn:
+                seconds[name].append(took_s)
+    gc.unfreeze()
+    return seconds
+
+
+def ratio(a: Sequence[float], b: Sequence[float]) -> float:
+    """Median of a ÷ median of b."""
+    return statistics.median(a) / statistics.median(b)
+
+
+def percentile(seconds: Sequence[float], p: float) -> float:
+    latencies = Latencies()
+    for s in seconds:
+        latencies.record(s)
+    return latencies.ms(p)
+
+
+def p50_ms(**seconds: Sequence[float]) -> dict[str, float]:
+    return {f"{name}_ms": percentile(each, 50) for name, each in seconds.items()}
+
+
+def rates(deliveries: int, seconds: dict[str, list[float]]) -> dict[str, float]:
+    return {f"{name}_per_s": round(deliveries / statistics.median(each)) for name, each in seconds.items()}
+
+
 async def only(rig: Rig, slug: str) -> None:
     await answers.deliver_only(rig.timelines, [slug])
     await asyncio.sleep(rig.stack.config.grace_s)  # what was switched off is no longer delivered to
 
 
+async def posted(rig: Rig, author: ObjectId) -> ObjectId:
+    status, _ = await Social(rig.stack, rig.timelines.outbox).post(author, "a status")
+    return status.id
+
+
+async def acknowledged(rig: Rig, slug: str, author: ObjectId) -> float:
+    """Seconds that the author of one post waits. Returns when it is delivered."""
+    began = time.perf_counter()
+    status = await posted(rig, author)
+    took_s = time.perf_counter() - began
+    await delivered(rig, slug, [status])
+    return took_s
+
+
+async def worked_off(rig: Rig, queueing: Awaitable[object], done: Awaitable[object]) -> float:
+    """Seconds from the moment the worker may begin, when everything is queued, until it is done."""
+    worker = psutil.Process(rig.processes["worker"])
+    worker.suspend()
+    try:
+        await queueing
+    finally:
+        began = time.perf_counter()
+        worker.resume()
+    await done
+    return time.perf_counter() - began
+
+
 async def delivered(rig: Rig, slug: str, statuses: Sequence[ObjectId], every_s: float = 0.002) -> None:
     """Wait until none of them is pending. Raises BenchRefused when that takes too long."""
     deadline = time.monotonic() + WAIT_S
-    pending = {"_id": {"$in": list(statuses)}, "pending": slug}
-    while await rig.stack.db["statuses"].find_one(pending, {"_id": 1}):
+    while await rig.stack.db["statuses"].find_one({"_id": {"$in": list(statuses)}, "pending": slug}, {"_id": 1}):
         if time.monotonic() > deadline:
             raise BenchRefused(f"{slug}: not delivered within {WAIT_S:.0f} s; does the worker run?")
         await asyncio.sleep(every_s)

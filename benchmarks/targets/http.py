@@ -7,13 +7,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from http import HTTPStatus
 
-from benchmarks import answers, scenes
+from benchmarks import scenes
 from benchmarks.report import Row
 from benchmarks.rig import Rig
 from benchmarks.subject import Api, Http
-from benchmarks.targets.base import Scale, row
-from benchmarks.turns import in_turn, p50_ms, ratio
+from benchmarks.targets.base import Scale, in_turn, p50_ms, ratio, row
+from phases import PHASES
 
 EMPTY_APPLICATION = (sys.executable, "-m", "benchmarks.limits")  # the descriptor of a listening socket is appended
 
@@ -22,13 +23,12 @@ async def overhead(rig: Rig, scale: Scale) -> list[Row]:
     api = rig.subject
     assert isinstance(api, Api)
     reader = await scenes.follower_of(rig, await scenes.authors(rig, scale.followees // 5, 10))
-    await api.enter([reader])
     rows = []
     with _empty_application() as port:
         http = Http("127.0.0.1", port)
-        await _answers(http)
-        for slug in (phase.slug for phase in answers.ALL):
-            await rig.timelines.page(reader, phase=slug)
+        status, _ = await asyncio.wait_for(http.ask("GET", "/"), 30)  # the process may still be starting
+        assert status == HTTPStatus.OK
+        for slug in (phase.slug for phase in PHASES):
             seconds = await in_turn(
                 scale.reads,
                 http=partial(api.ask, reader, "GET", f"/timeline?phase={slug}"),
@@ -36,15 +36,8 @@ async def overhead(rig: Rig, scale: Scale) -> list[Row]:
                 empty=lambda: http.ask("GET", "/"),
             )
             own = [page + empty for page, empty in zip(seconds["page"], seconds["empty"], strict=True)]
-            rows.append(
-                row(
-                    f"http-{slug}",
-                    f"GET /timeline in phase {slug} over HTTP p50 ÷ (its own page + an empty Starlette route)",
-                    ratio(seconds["http"], own),
-                    p50_ms(**seconds),
-                    at_most=1.3,
-                )
-            )
+            title = f"GET /timeline in phase {slug} over HTTP p50 ÷ (its own page + an empty Starlette route)"
+            rows.append(row(f"http-{slug}", title, ratio(seconds["http"], own), p50_ms(**seconds), at_most=1.3))
         await http.close()
     return rows
 
@@ -60,9 +53,3 @@ def _empty_application() -> Iterator[int]:
         finally:
             process.terminate()
             process.wait(10)
-
-
-async def _answers(http: Http) -> None:
-    """A connection waits in the listener until the process is there."""
-    status, _ = await asyncio.wait_for(http.ask("GET", "/"), 30)
-    assert status == 200, status

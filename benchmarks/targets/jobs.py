@@ -1,20 +1,50 @@
-"""Deliveries through one worker: beside empty RQ jobs, and beside somebody else's large fan-out."""
+"""Deliveries through one worker: what their authors wait for, beside empty RQ jobs, beside a large fan-out."""
 
 import asyncio
 import time
+from functools import partial
 
-import psutil
 from bson import ObjectId
 
-from app.social import Social
 from benchmarks import answers, scenes
 from benchmarks.report import Row
 from benchmarks.rig import BenchRefused, Rig
-from benchmarks.targets.base import WAIT_S, Scale, delivered, only, row
-from benchmarks.turns import p50_ms, percentile, rates, ratio
+from benchmarks.targets.base import (
+    WAIT_S,
+    Scale,
+    acknowledged,
+    delivered,
+    only,
+    p50_ms,
+    percentile,
+    posted,
+    rates,
+    ratio,
+    row,
+    timed_in_turn,
+    worked_off,
+)
 
 POLL_S = 0.02  # between two looks whether hundreds of jobs are done: seldom, so that looking takes nothing from them
 FIRST_QUEUE = "deliver-first"
+
+
+async def acknowledgements(rig: Rig, scale: Scale) -> list[Row]:
+    """Whoever has many followers waits no longer."""
+    large, small = await scenes.star(rig, scale.most, scale.most // 100), await scenes.star(rig, 10, 10)
+    rows = []
+    for slug in (phase.slug for phase in answers.IN_WORKER):
+        await only(rig, slug)
+        seconds = await timed_in_turn(
+            2 * scale.repeats,
+            large=partial(acknowledged, rig, slug, large.author),
+            small=partial(acknowledged, rig, slug, small.author),
+        )
+        title = f"post acknowledged in phase {slug}, p50 at {scale.most:,} followers ÷ at 10"
+        waits = ratio(seconds["large"], seconds["small"])
+        rows.append(row(f"ack-{slug}", title, waits, p50_ms(**seconds), at_most=1.2))
+    await scenes.everything_delivers(rig)
+    return rows
 
 
 async def throughput(rig: Rig, scale: Scale) -> list[Row]:
@@ -22,41 +52,27 @@ async def throughput(rig: Rig, scale: Scale) -> list[Row]:
     rows = []
     for phase in answers.IN_WORKER:
         await only(rig, phase.slug)
-        seconds: dict[str, list[float]] = {"posts": [], "empty": []}
-        async with scenes.listed(rig, star.followers if phase.in_memory else ()):
-            for turn in range(4):
-                for name, each in seconds.items():
-                    took_s = await _worked_off(rig, scale.jobs, phase.slug if name == "posts" else None, star.author)
-                    if turn:
-                        each.append(took_s)
-        rows.append(
-            row(
-                f"jobs-{phase.slug}",
-                f"ordinary posts (100 followers) in phase {phase.slug} through one worker ÷ empty RQ jobs through it",
-                ratio(seconds["empty"], seconds["posts"]),
-                rates(scale.jobs, seconds),
-                at_least=0.6,
+        async with scenes.listed(rig, star.followers if answers.in_memory(phase) else ()):
+            seconds = await timed_in_turn(
+                3,
+                posts=partial(posts_worked_off, rig, phase.slug, star.author, scale.jobs, POLL_S),
+                empty=lambda: worked_off(rig, asyncio.to_thread(_enqueue_nothing, rig, scale.jobs), _worked(rig)),
             )
-        )
+        title = f"ordinary posts (100 followers) in phase {phase.slug} through one worker ÷ empty RQ jobs through it"
+        share = ratio(seconds["empty"], seconds["posts"])
+        rows.append(row(f"jobs-{phase.slug}", title, share, rates(scale.jobs, seconds), at_least=0.6))
     await scenes.everything_delivers(rig)
     return rows
 
 
-async def _worked_off(rig: Rig, jobs: int, slug: str | None, author: ObjectId) -> float:
-    """Seconds from the moment the worker may begin to the end of the last job. Everything is queued before that."""
-    social, worker = Social(rig.stack, rig.timelines.outbox), psutil.Process(rig.processes["worker"])
-    posts: list[ObjectId] = []
-    worker.suspend()
-    try:
-        if slug is None:
-            await asyncio.to_thread(_enqueue_nothing, rig, jobs)
-        else:
-            posts = [(await social.post(author, "a status"))[0].id for _ in range(jobs)]
-    finally:
-        began = time.perf_counter()
-        worker.resume()
-    await (_worked(rig) if slug is None else delivered(rig, slug, posts, POLL_S))
-    return time.perf_counter() - began
+async def posts_worked_off(rig: Rig, slug: str, author: ObjectId, count: int, every_s: float) -> float:
+    """Seconds of the worker for so many posts."""
+    statuses: list[ObjectId] = []
+
+    async def queueing() -> None:
+        statuses.extend([await posted(rig, author) for _ in range(count)])
+
+    return await worked_off(rig, queueing(), delivered(rig, slug, statuses, every_s))
 
 
 def _enqueue_nothing(rig: Rig, jobs: int) -> None:
@@ -69,11 +85,7 @@ async def _worked(rig: Rig) -> None:
     """Wait until no job waits or is being done."""
     redis, deadline = rig.stack.queue.connection, time.monotonic() + WAIT_S
     queue = rig.stack.queue.queues[FIRST_QUEUE]
-
-    def busy() -> bool:
-        return bool(queue.count or redis.zcard(queue.started_job_registry.key))
-
-    while await asyncio.to_thread(busy):
+    while await asyncio.to_thread(lambda: queue.count or redis.zcard(queue.started_job_registry.key)):
         if time.monotonic() > deadline:
             raise BenchRefused(f"empty jobs are not done within {WAIT_S:.0f} s; does the worker run?")
         await asyncio.sleep(POLL_S)
@@ -81,34 +93,26 @@ async def _worked(rig: Rig) -> None:
 
 async def starvation(rig: Rig, scale: Scale) -> list[Row]:
     large, small = await scenes.star(rig, scale.most, scale.most // 100), await scenes.star(rig, 10, 10)
-    social = Social(rig.stack, rig.timelines.outbox)
     slug = answers.IN_WORKER[0].slug
+    under_way: ObjectId | None = None
+
+    async def lag() -> float:
+        status = await posted(rig, small.author)
+        began = time.perf_counter()
+        await delivered(rig, slug, [status], every_s=0.0005)
+        return time.perf_counter() - began
+
+    async def lag_beside() -> float:
+        nonlocal under_way
+        if not await rig.stack.db["statuses"].find_one({"_id": under_way, "pending": slug}, {"_id": 1}):
+            under_way = await posted(rig, large.author)
+        return await lag()
+
     await only(rig, slug)
-    seconds: dict[str, list[float]] = {"idle": [], "busy": []}
-    for name, each in seconds.items():
-        under_way: ObjectId | None = None
-        for turn in range(scale.lags + 1):
-            if name == "busy" and (under_way is None or not await _is_pending(rig, slug, under_way)):
-                under_way = (await social.post(large.author, "to everybody"))[0].id
-            status, _ = await social.post(small.author, "to ten")
-            began = time.perf_counter()
-            await delivered(rig, slug, [status.id], every_s=0.0005)
-            if turn:
-                each.append(time.perf_counter() - began)
-        if under_way:
-            await delivered(rig, slug, [under_way])
+    seconds = await timed_in_turn(scale.lags, idle=lag) | await timed_in_turn(scale.lags, busy=lag_beside)
+    if under_way:
+        await delivered(rig, slug, [under_way])
     await scenes.everything_delivers(rig)
     figures = p50_ms(**seconds) | {f"{name}_p99_ms": percentile(each, 99) for name, each in seconds.items()}
-    return [
-        row(
-            "starvation",
-            f"a 10-follower post's delivery lag p99 while {scale.most:,} are being delivered ÷ idle",
-            figures["busy_p99_ms"] / figures["idle_p99_ms"],
-            figures,
-            at_most=2,
-        )
-    ]
-
-
-async def _is_pending(rig: Rig, slug: str, status: ObjectId) -> bool:
-    return await rig.stack.db["statuses"].find_one({"_id": status, "pending": slug}, {"_id": 1}) is not None
+    title = f"a 10-follower post's delivery lag p99 while {scale.most:,} are being delivered ÷ idle"
+    return [row("starvation", title, figures["busy_p99_ms"] / figures["idle_p99_ms"], figures, at_most=2)]

@@ -9,16 +9,17 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.demo.graph import powerlaw
-from benchmarks import curves, plan
-from benchmarks.answers import named
+from benchmarks import answers, curves, plan
 from benchmarks.plan import DAY_S, Load, need
 from benchmarks.report import Costs, JobTime, Machine, PhaseUnits, Plan, Units, text
 from benchmarks.report import load as load_report
 from benchmarks.results import FOLDER
 from benchmarks.tables import grids
 from benchmarks.units import split
+from phases import PHASES
 from phases.keeping.entries import Entries
 
+NAMED = {phase.slug: phase for phase in PHASES}
 ENTRY_BYTES = Entries.bytes_per_entry
 PROCESSES = ("harness", "worker", "redis", "mongod", "memcached")
 
@@ -72,13 +73,13 @@ def brute_force(slug: str, posts: int, reads: int, active_share: float) -> tuple
         followers[followee].append(follower)
         followees[follower] += 1
     active = {person for person in range(people) if draw.random() < active_share}
-    of, phase = MEASURED.units[slug], named(slug)
+    of, phase = MEASURED.units[slug], NAMED[slug]
     total, deliveries = 0.0, 0
     for _ in range(posts):
         author = draw.randrange(people)
         total += of.post.cpu_total_s
         for follower in followers[author]:
-            if phase.store and (not phase.active_only or follower in active):
+            if phase.store and (not answers.active_only(phase) or follower in active):
                 deliveries += 1
                 total += of.delivery.cpu_total_s
     sizes = MEASURED.followees
@@ -93,7 +94,7 @@ def brute_force(slug: str, posts: int, reads: int, active_share: float) -> tuple
 @pytest.mark.parametrize("slug", MEASURED.units)
 def test_work_of_a_day(slug: str) -> None:
     load, total, deliveries = brute_force(slug, posts=4_000, reads=20_000, active_share=0.25)
-    needed = need(load, MEASURED, named(slug))
+    needed = need(load, MEASURED, NAMED[slug])
     assert needed.cpu_s_per_day == pytest.approx(total, rel=0.05)
     assert needed.deliveries_per_day == pytest.approx(deliveries, rel=0.15)  # who is active is a draw of 400
 
@@ -109,10 +110,10 @@ def test_kept_is_what_arrives_up_to_the_cap() -> None:
         for reader in by_author[draw.randrange(300)]:
             kept[reader] = min(cap, kept[reader] + 1)
     load = plan.load_of(graph, posts_per_day=100, reads_per_day=0, active_share=1, cap=cap, retention_days=30)
-    _, disk = plan.kept_bytes(load, named("push"))
+    _, disk = plan.kept_bytes(load, NAMED["push"])
     assert disk >= sum(kept) * ENTRY_BYTES, "readers differ and the cap cuts the busy ones: never planned too small"
     roomy = plan.load_of(graph, posts_per_day=100, reads_per_day=0, active_share=1, retention_days=3)
-    assert plan.kept_bytes(roomy, named("push"))[1] == pytest.approx(100 * 3 * 10 * ENTRY_BYTES)
+    assert plan.kept_bytes(roomy, NAMED["push"])[1] == pytest.approx(100 * 3 * 10 * ENTRY_BYTES)
 
 
 @pytest.mark.parametrize("busy", [0.2, 0.6])
@@ -121,7 +122,7 @@ def test_lag_in_front_of_one_worker(busy: float) -> None:
     draw = Random(11)
     load = Load(1_000, 20, 900, posts_per_day=1, reads_per_day=0, active_share=1)
     fixed, each = 0.003, 50e-6
-    job_s, phase = JobTime(fixed=fixed, each=each), replace(named("queue"), chunk=lambda _: 1_000)
+    job_s, phase = JobTime(fixed=fixed, each=each), replace(NAMED["queue"], chunk=lambda _: 1_000)
     mean, _ = plan._moments(load, job_s, 1.0, 1_000)
     rate = busy / mean
     free_at = now = waited = 0.0
@@ -143,7 +144,7 @@ def test_lag_in_front_of_one_worker(busy: float) -> None:
 
 def test_a_worker_that_cannot_keep_up_has_no_lag_but_a_growing_queue() -> None:
     load = Load(100_000, 100, 50_000, posts_per_day=1e9, reads_per_day=1, active_share=1)
-    assert plan.lags(load, MEASURED.units["queue"].job_s, named("queue"), 3.0) == (None, None)
+    assert plan.lags(load, MEASURED.units["queue"].job_s, NAMED["queue"], 3.0) == (None, None)
 
 
 def simulated_crossing(graph_followers: float) -> float:
@@ -159,8 +160,8 @@ def simulated_crossing(graph_followers: float) -> float:
 
 def test_crossing_is_where_brute_force_finds_it() -> None:
     load = Load(10_000, 12, 5_000, posts_per_day=1_000, reads_per_day=1_000, active_share=0.2)
-    found = {what: at for what, at, _ in plan.crossings(load, MEASURED)}
-    assert float(found["reads per post, query and push"]) == pytest.approx(simulated_crossing(12), rel=0.01)
+    crossing = {what: at for what, at, _ in plan.crossings(load, MEASURED)}
+    assert float(crossing["reads per post, query and push"]) == pytest.approx(simulated_crossing(12), rel=0.01)
 
 
 def test_a_pulled_author_costs_the_margin_and_not_the_first() -> None:

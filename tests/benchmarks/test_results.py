@@ -7,9 +7,22 @@ from pathlib import Path
 import pytest
 
 from app.cli import bench
-from benchmarks.report import LARGE, Comparison, Machine, NotAReport, Row, Targets, flat, load, text
+from benchmarks.page import page
+from benchmarks.report import (
+    LARGE,
+    Comparison,
+    Curves,
+    Machine,
+    NotAReport,
+    Origin,
+    Row,
+    Series,
+    Targets,
+    flat,
+    load,
+    text,
+)
 from benchmarks.results import DOCUMENT, FOLDER, NothingToKeep, keep, places, written
-from benchmarks.svg import Line, legend, plot
 from benchmarks.workload import Workload
 from tests.world import SLUGS
 
@@ -107,9 +120,15 @@ def test_csv_lines_are_numbers_of_what_was_summed_up() -> None:
 
 
 def test_a_plot_has_a_tooltip_at_every_point_and_whole_decades() -> None:
-    lines = [Line("a <b>", [(10, 1), (100, 20), (1_000, 300)], 1), Line("c", [], 2)]
-    svg = plot("times", lines, "followers", "ms")
+    points = [(10, 1.0, 2.0), (100, 20.0, 30.0), (1_000, 300.0, 400.0)]
+    series = [
+        Series(name="raw", title="a <b>", exponent=None, points=points),
+        Series(name="array", title="nothing measured", exponent=None, points=[]),
+    ]
+    origin = REPORT.model_dump(include={*Origin.model_fields})
+    curves = Curves(**origin, kind="fanout", settings={}, x="followers", series=series)
+    svg = page(curves).partition("<svg")[2].partition("</figure>")[0]
     assert svg.count("<title>a &lt;b&gt;: followers ") == 3
     assert all(f">{tick}</text>" in svg for tick in ("10", "100", "1,000", "1"))
-    assert legend(lines).count("<li class") == 1
-    assert plot("nothing", [], "x", "y") == ""
+    assert svg.count("<li class") == 1
+    assert "<svg" not in page(curves.model_copy(update={"series": series[1:]}))

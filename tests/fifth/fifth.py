@@ -5,11 +5,10 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from app.cli import main
-from benchmarks.answers import named
 from benchmarks.plan import Load, need, plan
 from benchmarks.report import Comparison, load
 from tests.benchmarks.test_compare import SMALL
-from tests.benchmarks.test_plan import MEASURED
+from tests.benchmarks.test_plan import MEASURED, NAMED
 from tests.fifth.p5_board import BOARD
 from tests.world import IN_WORKER, KEEPING, SLUGS
 
@@ -35,7 +34,7 @@ def test_it_is_planned_for() -> None:
     units = MEASURED.units | {BOARD.slug: MEASURED.units[IN_WORKER[0]]}
     measured = MEASURED.model_copy(update={"units": units})
     load_ = Load(10_000, 150, 2_000, posts_per_day=10_000, reads_per_day=100_000, active_share=0.2)
-    needed, other = need(load_, measured, named(BOARD.slug)), need(load_, measured, named(IN_WORKER[0]))
+    needed, other = need(load_, measured, BOARD), need(load_, measured, NAMED[IN_WORKER[0]])
     assert needed.deliveries_per_day == other.deliveries_per_day, "both deliver to every follower"
     assert 0 < needed.disk_bytes < other.disk_bytes
     assert BOARD.slug in [each.phase for each in plan(load_, measured).needs]
