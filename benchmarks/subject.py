@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from bson import ObjectId
 
@@ -46,22 +46,6 @@ class Seen:
     next: ObjectId | None
     cold: bool
     cost: Cost
-
-
-class Subject(Protocol):
-    """Every method raises Failed."""
-
-    async def page(self, reader: ObjectId, phase: str, before: ObjectId | None, limit: int) -> Seen: ...
-
-    async def post(self, author: ObjectId, text: str, audience: Audience, key: str) -> tuple[ObjectId, Cost | None]:
-        """The id, and the commands that the poster waited for where that is known."""
-        ...
-
-    async def delete(self, author: ObjectId, status: ObjectId) -> None: ...
-
-    async def relate(self, who: ObjectId, relation: Relating, other: ObjectId) -> None:
-        """Follow, unfollow or block the other one."""
-        ...
 
 
 class InProcess:
@@ -194,3 +178,6 @@ class Api:
     async def relate(self, who: ObjectId, relation: Relating, other: ObjectId) -> None:
         method, what = RELATING[relation]
         await self.ask(who, method, f"/{what}/{self.handles[other]}")
+
+
+Subject = InProcess | Api  # every method raises Failed; the cost of a post is None where it is not known

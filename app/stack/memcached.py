@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from itertools import count
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from pymemcache.client.base import Client, PooledClient
 from pymemcache.client.rendezvous import RendezvousHash
@@ -43,35 +43,6 @@ class Stats:
     misses: int
     items: int
     bytes: int
-
-
-class Memcached(Protocol):
-    """Values are bytes; `ttl_s` at most 30 days; a version is opaque and belongs to the value it came with.
-
-    Every method raises MemcachedDown when the key's node does not answer.
-    """
-
-    @property
-    def nodes(self) -> tuple[str, ...]: ...
-
-    async def gets(self, key: str) -> tuple[bytes, object] | None: ...
-    async def add(self, key: str, value: bytes, ttl_s: int) -> tuple[bytes, object] | None:
-        """What `gets` finds after it was stored; None where something was there already, or is gone again."""
-        ...
-
-    async def cas(self, key: str, value: bytes, version: object, ttl_s: int) -> bool: ...
-    async def delete(self, key: str) -> None: ...
-    async def prepend(self, keys: Sequence[str], value: bytes) -> int:
-        """Put `value` in front of every list that exists; absent keys are skipped. Returns how many took it.
-
-        A list that cannot take it is deleted: a missing list is right, an incomplete one is not.
-        """
-        ...
-
-    async def flush(self) -> None: ...
-    async def versions(self) -> Mapping[str, str]: ...
-    async def stats(self) -> Stats: ...
-    async def close(self) -> None: ...
 
 
 class _Client(Client):  # type: ignore[misc]
@@ -127,7 +98,11 @@ class _Pool(PooledClient):  # type: ignore[misc]
 
 
 class MemcachedNodes:
-    """Real nodes, through pymemcache in a thread pool of its own."""
+    """Real nodes, through pymemcache in a thread pool of its own.
+
+    Values are bytes; `ttl_s` at most 30 days; a version is opaque and belongs to the value it came with. Every method
+    raises MemcachedDown when the key's node does not answer.
+    """
 
     def __init__(self, nodes: Sequence[str], timeout_s: float) -> None:
         assert nodes
@@ -170,7 +145,9 @@ class MemcachedNodes:
         return None if value is None else (value, version)
 
     async def add(self, key: str, value: bytes, ttl_s: int) -> tuple[bytes, object] | None:
-        """One visit to a thread, of two commands."""
+        """What `gets` finds after it was stored; None where something was there already, or is gone again. One visit
+        to a thread, of two commands.
+        """
 
         def add_and_get(client: _Pool) -> tuple[bytes | None, object]:
             count_memcached()
@@ -192,6 +169,10 @@ class MemcachedNodes:
         await self._call(self._node(key), lambda client: client.delete(key))
 
     async def prepend(self, keys: Sequence[str], value: bytes) -> int:
+        """Put `value` in front of every list that exists; absent keys are skipped. Returns how many took it.
+
+        A list that cannot take it is deleted: a missing list is right, an incomplete one is not.
+        """
         by_node: dict[str, list[str]] = {self.nodes[0]: list(keys)} if len(self.nodes) == 1 else {}
         for key in keys if not by_node else ():
             by_node.setdefault(self._node(key), []).append(key)
@@ -304,3 +285,6 @@ class MemcachedStandIn:
 
     async def close(self) -> None:
         pass
+
+
+Memcached = MemcachedNodes | MemcachedStandIn

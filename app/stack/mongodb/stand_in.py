@@ -11,24 +11,10 @@ from app.stack.mongodb.lookup import Find, Rows
 
 T = TypeVar("T")
 
-_COMMANDS = frozenset(
-    [
-        "aggregate",
-        "bulk_write",
-        "count_documents",
-        "delete_many",
-        "delete_one",
-        "distinct",
-        "find",
-        "find_one",
-        "find_one_and_update",
-        "insert_many",
-        "insert_one",
-        "replace_one",
-        "update_many",
-        "update_one",
-    ]
-)
+_COMMANDS = {
+    "aggregate", "bulk_write", "count_documents", "delete_many", "delete_one", "distinct", "find", "find_one",
+    "find_one_and_update", "insert_many", "insert_one", "replace_one", "update_many", "update_one",
+}  # fmt: skip
 
 
 class StandInCollection(AsyncMongoMockCollection):  # type: ignore[type-arg]

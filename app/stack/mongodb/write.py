@@ -3,16 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pymongo import ReturnDocument
-from pymongo.errors import (
-    AutoReconnect,
-    BulkWriteError,
-    CollectionInvalid,
-    DuplicateKeyError,
-    NotPrimaryError,
-    OperationFailure,
-    WriteConcernError,
-)
+from pymongo import ReturnDocument, errors
 
 from app.models import DOCUMENTS
 from app.stack.mongodb.connection import Database
@@ -47,9 +38,9 @@ async def _create(database: Database, name: str) -> None:
     """Unless another process has been faster."""
     try:
         await database.create_collection(name)
-    except CollectionInvalid:
+    except errors.CollectionInvalid:
         pass
-    except OperationFailure as error:
+    except errors.OperationFailure as error:
         if error.code != NAMESPACE_EXISTS:
             raise
 
@@ -62,13 +53,13 @@ async def insert_missing(database: Database, name: str, documents: list[dict[str
     if is_stand_in(database):
         try:
             await database[name].insert_many(documents, ordered=False)
-        except BulkWriteError as error:
+        except errors.BulkWriteError as error:
             _unless_there(error.details or {})
         return
     command = {"insert": name, "documents": documents, "ordered": False, "writeConcern": {"w": "majority"}}
     try:
         reply = await database.command(command)
-    except (AutoReconnect, NotPrimaryError):  # once more, as the driver does with its own writes
+    except (errors.AutoReconnect, errors.NotPrimaryError):  # once more, as the driver does with its own writes
         reply = await database.command(command)
     _unless_there(reply)
 
@@ -94,13 +85,13 @@ async def grown(
 
     try:
         return await upsert()
-    except DuplicateKeyError:  # somebody else was faster to insert it
+    except errors.DuplicateKeyError:  # somebody else was faster to insert it
         return await upsert()
 
 
 def _unless_there(reply: Mapping[str, Any]) -> None:
     """Of an insert: raise what went wrong."""
     if others := [error for error in reply.get("writeErrors", ()) if error["code"] != DUPLICATE_KEY]:
-        raise BulkWriteError({**reply, "writeErrors": others})
+        raise errors.BulkWriteError({**reply, "writeErrors": others})
     if unsure := reply.get("writeConcernError"):
-        raise WriteConcernError(unsure["errmsg"], unsure["code"], unsure)
+        raise errors.WriteConcernError(unsure["errmsg"], unsure["code"], unsure)
