@@ -1,7 +1,7 @@
 """Time, injected: tests move it, nothing else in the project asks the machine for the date."""
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from bson import ObjectId
 
@@ -34,21 +34,3 @@ class Clock:
 
     def new_id(self) -> ObjectId:
         return id_at(self.now())
-
-
-class ManualClock(Clock):
-    """A clock that stands still until it is told otherwise."""
-
-    def __init__(self, start: datetime) -> None:
-        self._start = start
-        self._elapsed = 0.0
-
-    def now(self) -> datetime:
-        return self._start + timedelta(seconds=self._elapsed)
-
-    def monotonic(self) -> float:
-        return self._elapsed
-
-    def advance(self, seconds: float) -> None:
-        assert seconds >= 0
-        self._elapsed += seconds

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from app.clock import ManualClock
 from app.config import Config
 from app.servers.borrow import running_servers
 from app.servers.programs import ServersError
 from app.stack import Addresses, connected
-from tests.dates import NOON
+from tests.dates import NOON, ManualClock
 from tests.site import Site, opened
 from tests.world import World
 

@@ -1,6 +1,26 @@
-"""When tests take place: on the day that they run."""
+"""When tests take place: on the day that they run, by a clock that they move."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+from app.clock import Clock
 
 # mongomock and mongod drop expired documents by the machine's date, so a date in the code would be the past one day.
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+
+
+class ManualClock(Clock):
+    """A clock that stands still until it is told otherwise."""
+
+    def __init__(self, start: datetime) -> None:
+        self._start = start
+        self._elapsed = 0.0
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=self._elapsed)
+
+    def monotonic(self) -> float:
+        return self._elapsed
+
+    def advance(self, seconds: float) -> None:
+        assert seconds >= 0
+        self._elapsed += seconds

@@ -10,12 +10,12 @@ from typing import Any
 
 import httpx
 
-from app.clock import ManualClock
 from app.config import Config
 from app.stack import Addresses, Stack, connected
 from app.web import create_app, live
 from phases import PHASES
 from phases.timelines import Timelines
+from tests.dates import ManualClock
 
 PASSWORD = "correct horse"
 SLUGS = [phase.slug for phase in PHASES]

@@ -8,13 +8,12 @@ import pytest
 
 from app import accounts as module
 from app.accounts import Accounts
-from app.clock import ManualClock
 from app.config import DAY_S, Config
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Person, Token, User
 from app.stack import Addresses, Stack, connected
 from app.stack.cost import counted
-from tests.dates import NOON
+from tests.dates import NOON, ManualClock
 
 pytestmark = pytest.mark.anyio
 PASSWORD = "correct horse"

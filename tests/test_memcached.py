@@ -9,13 +9,12 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from app.clock import ManualClock
 from app.servers.programs import ServersError
 from app.stack import MemcachedDown
 from app.stack.cost import counted
 from app.stack.memcached import ITEM_LIMIT, Memcached, MemcachedNodes, MemcachedStandIn
 from tests.conftest import real_servers
-from tests.dates import NOON
+from tests.dates import NOON, ManualClock
 
 pytestmark = pytest.mark.anyio
 

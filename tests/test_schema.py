@@ -19,7 +19,6 @@ from click.testing import CliRunner
 from pymongo import ASCENDING, IndexModel
 
 from app.cli import main
-from app.clock import ManualClock
 from app.config import Config
 from app.stack import Addresses, connected, schema
 from app.stack.cost import counted
@@ -30,7 +29,7 @@ from app.stack.schema import PHASES, SCHEMA, SETTINGS, STEPS, UNUSED_FIELDS, UNU
 from phases import PHASES as ALL_PHASES
 from phases.timelines import Timelines
 from tests.conftest import STAND_INS
-from tests.dates import NOON
+from tests.dates import NOON, ManualClock
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.accounts import HANDLE, Accounts
-from app.clock import ManualClock
 from app.config import Config
 from app.demo import seed as seeding
 from app.demo import seed_command
@@ -26,7 +25,7 @@ from app.errors import WrongPassword
 from app.models import Block, CircleMember, Follow, Status, Token, User
 from app.stack import Addresses, Stack, connected
 from phases.timelines import Timelines
-from tests.dates import NOON
+from tests.dates import NOON, ManualClock
 from tests.world import KEEPING, SLUGS
 
 GRAPH = powerlaw(40, 5, 3)

@@ -14,7 +14,6 @@ from click.testing import CliRunner
 from pymongo import MongoClient
 
 from app.cli import main
-from app.clock import ManualClock
 from app.config import Config
 from app.models import User
 from app.servers.datadir import DataDirectory
@@ -32,7 +31,7 @@ from app.web.walkthrough import prose
 from phases import PHASES
 from phases.timelines import Timelines
 from tests.conftest import STAND_INS
-from tests.dates import NOON
+from tests.dates import NOON, ManualClock
 from tests.site import Browser, Site, opened
 from tests.world import World
 

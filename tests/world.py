@@ -7,7 +7,6 @@ from unittest.mock import patch
 
 from bson import ObjectId
 
-from app.clock import ManualClock
 from app.models import Audience, StatusRow, User
 from app.social import Social
 from app.stack import MemcachedDown, Stack
@@ -15,6 +14,7 @@ from phases import PHASES
 from phases.delivering.delivery import Delivery
 from phases.home.page import Page
 from phases.timelines import PhaseConsumer, Timelines
+from tests.dates import ManualClock
 from workers.sweeper import OVERDUE_S, sweep
 from workers.worker import drain_queues
 

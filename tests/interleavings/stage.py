@@ -10,7 +10,6 @@ from unittest.mock import patch
 from bson import ObjectId
 from mongomock_motor import AsyncMongoMockClient
 
-from app.clock import ManualClock
 from app.config import Config
 from app.errors import Forbidden
 from app.models import Audience
@@ -19,7 +18,7 @@ from app.stack import Addresses, connected
 from benchmarks.oracle import Oracle
 from phases.keeping.lists import PLACEHOLDER, TRAILER
 from phases.timelines import Timelines
-from tests.dates import NOON
+from tests.dates import NOON, ManualClock
 from tests.interleavings.scheduler import Count, Explorer, Schedule, Touch, Violation, point
 from tests.interleavings.servers import StagedDatabase, StagedMemcached, StagedQueue
 from tests.world import KEEPING, SLUGS, World

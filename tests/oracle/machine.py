@@ -12,7 +12,6 @@ from bson import ObjectId
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from app.clock import ManualClock
 from app.errors import Conflict, Forbidden, NotFound
 from app.models import Audience, Status, StatusRow
 from app.stack import UNAVAILABLE, Addresses
@@ -20,7 +19,7 @@ from benchmarks.oracle import Oracle, Told
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from phases.timelines import Timelines
-from tests.dates import NOON
+from tests.dates import NOON, ManualClock
 from tests.oracle.system import Crash, Job, System
 from tests.world import KEEPING, SLUGS
 from workers.sweeper import OVERDUE_S, sweep

@@ -14,7 +14,6 @@ from unittest.mock import patch
 import redis
 from bson import ObjectId
 
-from app.clock import ManualClock
 from app.config import Config
 from app.models import User
 from app.social import Social
@@ -24,6 +23,7 @@ from phases.keeping.entries import Entries
 from phases.keeping.lists import PLACEHOLDER, Lists, Value, key
 from phases.p4_cache import CACHE
 from phases.timelines import Timelines
+from tests.dates import ManualClock
 from workers.jobs import step
 
 MONGODB = frozenset(
