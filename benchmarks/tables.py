@@ -6,23 +6,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import report as reports
 from benchmarks.measure import PERCENTILES
-from benchmarks.report import (
-    KINDS,
-    SERVERS,
-    Comparison,
-    Costs,
-    Curves,
-    Need,
-    PerServer,
-    Plan,
-    Report,
-    Row,
-    Spread,
-    Summary,
-    Targets,
-    Units,
-)
 
 MEANINGLESS = "MEANINGLESS: measured on stand-ins"
 WIDTH = 140  # columns, without a terminal
@@ -40,7 +25,7 @@ class Grid:
     note: str = ""
 
 
-def show(report: Report) -> None:
+def show(report: reports.Report) -> None:
     """Tables and what they are about, on the terminal."""
     console = Console()
     if not console.is_terminal:
@@ -58,24 +43,24 @@ def show(report: Report) -> None:
     console.print(lead(report))
 
 
-def lead(report: Report) -> str:
+def lead(report: reports.Report) -> str:
     """One paragraph: what was measured."""
     match report:
-        case Comparison():
+        case reports.Comparison():
             return _comparison_lead(report)
-        case Curves():
+        case reports.Curves():
             exponents = ", ".join(f"{s.name} {s.exponent}" for s in report.series if s.exponent is not None)
             return f"Time grows with {report.x} to the power of: {exponents}."
-        case Targets():
+        case reports.Targets():
             judged = [row.met for row in report.rows if row.met is not None]
             return f"{sum(judged)} of {len(judged)} targets met."
-        case Units():
+        case reports.Units():
             return "Processor time of one post, one delivery and one read, by process."
-        case Plan():
+        case reports.Plan():
             return report.recommendation.reason
 
 
-def _comparison_lead(report: Comparison) -> str:
+def _comparison_lead(report: reports.Comparison) -> str:
     of, phases = report.settings, report.phases.values()
     pages, lists = sum(phase.checked_pages for phase in phases), sum(phase.lag_checked for phase in phases)
     loop = f"{of.rate:g}/s, open loop" if of.rate else f"{of.clients} clients, closed loop"
@@ -86,18 +71,18 @@ def _comparison_lead(report: Comparison) -> str:
     )
 
 
-def grids(report: Report) -> list[Grid]:
+def grids(report: reports.Report) -> list[Grid]:
     match report:
-        case Comparison():
+        case reports.Comparison():
             return [*_of_comparison(report)]
-        case Curves():
+        case reports.Curves():
             return [_of_curves(report)]
-        case Targets():
+        case reports.Targets():
             columns = ["row", "what", "ratio", "target", "", "figures"]
             return [Grid("Ratios, both sides measured in turn in one run", columns, [*map(_target, report.rows)])]
-        case Units():
+        case reports.Units():
             return [_of_units(report)]
-        case Plan():
+        case reports.Plan():
             return _of_plan(report)
 
 
@@ -110,7 +95,7 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _of_comparison(report: Comparison) -> Iterable[Grid]:
+def _of_comparison(report: reports.Comparison) -> Iterable[Grid]:
     yield Grid("Latency, ms", ["phase", "", "n", *PERCENTILES], _latencies(report.phases))
     phases = report.phases.values()
     costs = [[title, *map(shown, phases)] for title, shown in COSTS]
@@ -125,18 +110,18 @@ def _of_comparison(report: Comparison) -> Iterable[Grid]:
         yield Grid("÷ phase 1 in the same round: median (smallest to largest)", ["", *report.ratios], ratios)
 
 
-def _latencies(phases: dict[str, Summary]) -> list[Line]:
+def _latencies(phases: dict[str, reports.Summary]) -> list[Line]:
     rows = []
     for slug, summary in phases.items():
         shown = slug
-        for kind, title in KINDS.items():
+        for kind, title in reports.KINDS.items():
             if figures := summary.latency_ms[kind]:
                 rows.append([shown, title, f"{summary.counts[kind]:,}", *map(number, figures.values())])
                 shown = ""
     return rows
 
 
-COSTS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
+COSTS: tuple[tuple[str, Callable[[reports.Summary], str]], ...] = (
     ("operations/s", lambda of: number(of.operations_per_s)),
     ("deliveries/s", lambda of: number(of.deliveries_per_s)),
     ("commands a post: MongoDB, Memcached, Redis", lambda of: _triple(of.commands.get("post"))),
@@ -150,15 +135,15 @@ COSTS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
 )
 
 
-def _triple(counts: PerServer | None) -> str:
-    return " ".join(number(counts[server]) for server in SERVERS) if counts else "-"
+def _triple(counts: reports.PerServer | None) -> str:
+    return " ".join(number(counts[server]) for server in reports.SERVERS) if counts else "-"
 
 
-def _spread(ratio: Spread | None) -> str:
+def _spread(ratio: reports.Spread | None) -> str:
     return f"{ratio.median:.2f} ({ratio.min:.2f} to {ratio.max:.2f})" if ratio else "-"
 
 
-def _of_curves(report: Curves) -> Grid:
+def _of_curves(report: reports.Curves) -> Grid:
     sizes = sorted({size for series in report.series for size, _, _ in series.points})
     rows = []
     for series in report.series:
@@ -169,15 +154,15 @@ def _of_curves(report: Curves) -> Grid:
     return Grid(title, ["what", *(f"{size:,}" for size in sizes), "exponent"], rows)
 
 
-def _target(row: Row) -> Line:
+def _target(row: reports.Row) -> Line:
     bound = f"≥ {row.at_least:g}" if row.at_least is not None else f"≤ {row.at_most:g}" if row.at_most else ""
     verdict = "" if row.met is None else "met" if row.met else "MISSED"
     figures = ", ".join(f"{name} {number(value)}" for name, value in row.figures.items())
     return [row.name, row.title, number(row.ratio), bound, verdict, figures]
 
 
-def _of_units(report: Units) -> Grid:
-    def line(what: str, costs: Costs) -> Line:
+def _of_units(report: reports.Units) -> Grid:
+    def line(what: str, costs: reports.Costs) -> Line:
         return [what, *(number(1e6 * seconds) for seconds in costs.cpu_s.values())]
 
     rows = []
@@ -189,7 +174,7 @@ def _of_units(report: Units) -> Grid:
     return Grid("Processor time, µs (the harness is the web process)", ["what", *processes], rows)
 
 
-def _of_plan(report: Plan) -> list[Grid]:
+def _of_plan(report: reports.Plan) -> list[Grid]:
     needs = report.needs
     rows = [
         ["deliveries a day", *(f"{n.deliveries_per_day:,.0f}" for n in needs)],
@@ -218,7 +203,7 @@ def _of_plan(report: Plan) -> list[Grid]:
     ]
 
 
-def _lag(need: Need, seconds: float | None) -> str:
+def _lag(need: reports.Need, seconds: float | None) -> str:
     if not need.deliveries_per_day:
         return "-"
     return "grows without end" if seconds is None else f"{seconds:,.3f}"

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from markupsafe import Markup, escape
 
+import templates
 from app.walkthrough.result import Chart, written
 from phases import PHASES
 
 WIDTH = 344  # of every drawing: a telephone's 375 without its margins
+FANS = Path(templates.__file__).parent / "walkthrough" / "beginning.svg"
 SVG = '<svg class="drawing {kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{body}</svg>'
 
 
@@ -129,26 +132,9 @@ def _boxes(steps: Sequence[Step], y: float) -> list[str]:
 
 
 def fans_drawing() -> Drawing:
-    """The two directions of the problem."""
-    parts = []
-    for left, title, sub in (
-        (0, "Posting", "1 status, n timelines"),
-        (WIDTH / 2 + 6, "Reading", "n authors, 1 timeline"),
-    ):
-        one, many = (left + 26, left + 140) if not left else (left + 140, left + 26)
-        parts += [_text(left, 12, title, "who"), _text(left, 28, sub, "soft")]
-        for n in range(5):
-            y = 48 + 22 * n
-            parts.append(
-                f'<path class="arrow" d="M{left + 26:.1f} {y if left else 92}L{left + 140:.1f} {92 if left else y}"/>'
-            )
-            parts.append(f'<circle class="node" cx="{many:.1f}" cy="{y}" r="7"/>')
-        parts.append(f'<circle class="node one" cx="{one:.1f}" cy="92" r="11"/>')
-    about = (
-        "Two pictures: one author’s status goes to many followers’ timelines; one reader’s timeline comes from many "
-        "authors."
-    )
-    return _drawing("fans", 148, about, parts)
+    """The two directions of the problem: a picture that nothing changes."""
+    svg = FANS.read_text("utf-8").replace("\n", "")
+    return Drawing(svg.split('aria-label="', 1)[1].split('"', 1)[0], Markup(svg))
 
 
 LANES = "The poster waits for", "Somebody else does", "The reader waits for"

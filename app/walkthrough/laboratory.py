@@ -83,17 +83,8 @@ class Laboratory:
             raise TooMany("Enough experiments for one minute.", 60)
         now = self._clock.now()
         await self._runs.delete_many({"begun_at": {"$lt": now - KEPT}})
-        await self._runs.insert_one(
-            {
-                "_id": run,
-                "slug": slug,
-                "values": values,
-                "state": "running",
-                "progress": "Starting",
-                "begun_at": now,
-                "result": None,
-            }
-        )
+        begun = {"state": "running", "progress": "Starting", "begun_at": now, "result": None}
+        await self._runs.insert_one({"_id": run, "slug": slug, "values": values, **begun})
         task = asyncio.create_task(self._run(run, experiment, values))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -2,8 +2,8 @@
 
 import sys
 from pathlib import Path
-from textwrap import dedent
 
+import templates
 from app.walkthrough.book import Chapter, chapters
 from app.walkthrough.directives import charts, recorded_findings
 from app.walkthrough.drawing import Drawing, diagram
@@ -14,18 +14,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "walkthrough"
 NOTE = "<!-- Written by `python -m app.walkthrough.markdown` from templates/walkthrough/; change it there. -->"
 
 # Colours of a drawing that stands alone in a file; on the pages style.css and walkthrough.css give them.
-STYLE = dedent("""\
-    <style>
-    svg{font:12px system-ui,sans-serif;color-scheme:light dark;--ink:#14201d;--soft:#51605c;--edge:#84918d;
-    --card:#fff;--accent:#0a6b5d;--wash:#e3f1ed}
-    @media(prefers-color-scheme:dark){svg{--ink:#e6edeb;--soft:#9cada8;--edge:#6d7c77;--card:#161d1b;
-    --accent:#58d1b8;--wash:#15312b}}
-    text{fill:var(--ink)}.soft{fill:var(--soft)}.who{font-weight:600}.in{font-size:12px}
-    rect.step,rect.many{fill:var(--card);stroke:var(--edge)}rect.many{fill:var(--wash);stroke:var(--accent)}
-    rect.gone{fill:none;stroke:var(--edge);stroke-dasharray:4 3}.s0{fill:var(--edge)}.s1,.only .s0{fill:var(--accent)}
-    .arrow{fill:none;stroke:var(--edge);stroke-width:1.5}.node{fill:var(--card);stroke:var(--edge)}
-    .one{fill:var(--accent);stroke:none}
-    </style>""")
+STYLE = f"<style>\n{(Path(templates.__file__).parent / 'walkthrough' / 'alone.css').read_text('utf-8')}</style>"
 
 
 def documents() -> dict[str, str]:
