@@ -52,5 +52,5 @@ async def _edges(
 ) -> dict[ObjectId, int]:
     """Number of follow edges by the person at that end."""
     count = {"$group": {"_id": f"${end}", "n": {"$sum": 1}}}
-    found = await Follow.aggregate([{"$match": match or {}}, count, *then]).to_list()
-    return {row["_id"]: row["n"] for row in found}
+    numbers = await Follow.aggregate([{"$match": match or {}}, count, *then]).to_list()
+    return {row["_id"]: row["n"] for row in numbers}

@@ -67,17 +67,17 @@ class _Schemas:
         return {media_type: {"schema": self._found[model, mode]}}
 
 
-def _operation(operation: Operation, found: _Schemas) -> dict[str, Any]:
+def _operation(operation: Operation, collected: _Schemas) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,
         "tags": [operation.path.split("/")[1]],
         "parameters": list(_parameters(operation)),
-        "responses": _responses(operation, found),
+        "responses": _responses(operation, collected),
         "security": [] if operation.auth == "none" else [{"token": []}],
     }
     if operation.body:
-        content = found.content(operation.body, "validation", "application/json")
+        content = collected.content(operation.body, "validation", "application/json")
         described["requestBody"] = {"required": True, "content": content}
     return described
 
@@ -107,18 +107,18 @@ def _optional_parameter(place: str, name: str, schema: dict[str, Any]) -> dict[s
     return described
 
 
-def _responses(operation: Operation, found: _Schemas) -> dict[str, Any]:
+def _responses(operation: Operation, collected: _Schemas) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     for status, model in operation.answers.items():
         responses[str(status)] = {"description": HTTPStatus(status).phrase}
         if model:
-            responses[str(status)]["content"] = found.content(model, "serialization", "application/json")
+            responses[str(status)]["content"] = collected.content(model, "serialization", "application/json")
         elif status == HTTPStatus.OK:
             responses[str(status)]["content"] = {"application/json": {"schema": {"type": "object"}}}
     for status, description in sorted(_refusals(operation).items()):
         responses[str(status)] = {
             "description": description,
-            "content": found.content(schemas.ProblemDetails, "serialization", MEDIA_TYPE),
+            "content": collected.content(schemas.ProblemDetails, "serialization", MEDIA_TYPE),
         }
         if status in HEADERS:
             responses[str(status)]["headers"] = HEADERS[status]

@@ -44,10 +44,10 @@ class Column:
 async def columns(request: Request, reader: ObjectId, rows: int) -> list[Column]:
     """The first page in every phase, against phase 1, which computes it from the definition."""
     for _ in range(ANOTHER_LOOK):
-        found = compared(await in_every_phase(request, reader, None, rows))
-        if not any(column.differs for column in found):
+        shown = compared(await in_every_phase(request, reader, None, rows))
+        if not any(column.differs for column in shown):
             break
-    return found
+    return shown
 
 
 def compared(reads: Sequence[MeasuredPage]) -> list[Column]:
@@ -55,7 +55,7 @@ def compared(reads: Sequence[MeasuredPage]) -> list[Column]:
     right = reads[0].page
     by_id = {row.id: row for read in reads for row in read.page.statuses}
     right_ids = {row.id for row in right.statuses}
-    found = []
+    shown = []
     for read in reads:
         page, ids = read.page, {row.id for row in read.page.statuses}
         cells = [
@@ -63,14 +63,14 @@ def compared(reads: Sequence[MeasuredPage]) -> list[Column]:
             for id in sorted(ids | right_ids, reverse=True)
         ]
         differs = (page.statuses, page.next) != (right.statuses, right.next)
-        found.append(Column(read, cells, differs))
-    return found
+        shown.append(Column(read, cells, differs))
+    return shown
 
 
 async def side_by_side(request: Request, me: Person, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
     reader, refused = await _reader(request, me)
     social, may_check = social_of(request), await accounts_of(request).operates(me.id)
-    found = await columns(request, reader.id, ROWS)
+    shown = await columns(request, reader.id, ROWS)
     checked = await _checked(request) if may_check and "check" in request.query_params else None
     return render(
         request,
@@ -78,9 +78,9 @@ async def side_by_side(request: Request, me: Person, typed: str = FIRST_WORDS, w
         422 if wrong else 404 if refused else 200,
         reader=reader,
         refused=refused,
-        columns=found,
-        most_ms=max(column.read.elapsed_ms for column in found),
-        people=await social.people({cell.status.user_id for column in found for cell in column.cells}),
+        columns=shown,
+        most_ms=max(column.read.elapsed_ms for column in shown),
+        people=await social.people({cell.status.user_id for column in shown for cell in column.cells}),
         players=await cast(stack_of(request), request.app.state) if stack_of(request).config.demo else (),
         may_choose=stack_of(request).config.demo,
         may_check=may_check,
@@ -117,8 +117,8 @@ async def _checked(request: Request) -> list[Check]:
     people = await social_of(request).people(ids)
     checks = []
     for id in ids:
-        found = await columns(request, id, ROWS)
-        checks.append(Check(people[id], tuple(column.read.slug for column in found if column.differs)))
+        shown = await columns(request, id, ROWS)
+        checks.append(Check(people[id], tuple(column.read.slug for column in shown if column.differs)))
     return sorted(checks, key=lambda check: not check.phases)
 
 

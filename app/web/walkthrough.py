@@ -73,8 +73,8 @@ async def run(request: Request) -> Response:
     """A run, under way or over. `?part=1`: without the page around it, for the script of the chapter."""
     one, id = _chapter(request), request.path_params["id"]
     await open_session(request)
-    found = await _laboratory(request).run(ObjectId(id)) if ObjectId.is_valid(id) else None
-    if found is None or found.slug != one.experiment:
+    shown = await _laboratory(request).run(ObjectId(id)) if ObjectId.is_valid(id) else None
+    if shown is None or shown.slug != one.experiment:
         raise NotFound("There is no such run; what was found is kept for a day.")
     template = "walkthrough/run_part.html" if "part" in request.query_params else "walkthrough/run.html"
     response = render(
@@ -82,23 +82,23 @@ async def run(request: Request) -> Response:
         template,
         chapter=one,
         chapters=chapters(),
-        run=found,
-        experiment=EXPERIMENTS[found.slug],
-        findings=_findings(found),
+        run=shown,
+        experiment=EXPERIMENTS[shown.slug],
+        findings=_findings(shown),
         may_run=await _may_run(request),
         real=_real(request),
     )
-    response.headers["X-Run-State"] = found.state
-    if found.state == "running" and "part" not in request.query_params:
+    response.headers["X-Run-State"] = shown.state
+    if shown.state == "running" and "part" not in request.query_params:
         response.headers["Refresh"] = str(LOOK_AGAIN_S)
     return response
 
 
-def _findings(found: Run) -> Markup:
-    if found.result is None:
+def _findings(shown: Run) -> Markup:
+    if shown.result is None:
         return Markup()
-    text = findings(found.slug, "Measured here just now", found.values, found.result)
-    return prose(text, charts(found.slug, found.result))
+    text = findings(shown.slug, "Measured here just now", shown.values, shown.result)
+    return prose(text, charts(shown.slug, shown.result))
 
 
 def _chapter(request: Request) -> Chapter:
