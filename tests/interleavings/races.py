@@ -132,6 +132,16 @@ def passes(seconds: float) -> Act:
     return passing
 
 
+def sleeps(seconds: float) -> Act:
+    """The machine, and Memcached's clock with it."""
+
+    async def sleeping(process: Process) -> None:
+        await point(f"{seconds} s of sleep", everything=True)
+        process.town.clock.sleep(seconds)
+
+    return sleeping
+
+
 def kept_by(process: Process, phase: Phase) -> Kept:
     kept = process.timelines.kept_by(phase.slug)
     assert kept
@@ -225,6 +235,12 @@ async def away(town: Town) -> None:
     """Nobody delivers to Ann any more."""
     config = town.stack.config
     town.clock.advance(config.timeline_ttl_s + config.activity_slack_s + 1)
+
+
+async def slept(town: Town) -> None:
+    """Nobody delivers to Ann any more, and Memcached has her list all the same."""
+    config = town.stack.config
+    town.clock.sleep(config.timeline_ttl_s + config.activity_slack_s + 1)
 
 
 async def overdue(town: Town) -> None:
@@ -613,6 +629,53 @@ RACES: tuple[Race, ...] = (
         "eviction x renewal x publish",
         then(town("cache"), renewal_is_due),
         {"e": evict, "ann": read("cache"), "zoe": publish()},
+        fast=False,
+    ),
+    # phase 4: an expired list that Memcached still has
+    Race(
+        "publish x return to an expired list",
+        then(town("cache"), slept),
+        {"zoe": publish(), "ann": in_turn(read("cache"), read("cache"))},
+        ("zoe", "ann"),
+    ),
+    Race(
+        "publish x return x return to an expired list",
+        then(town("cache"), slept),
+        {"zoe": publish(), "ann": read("cache"), "ann2": in_turn(read("cache"), read("cache"))},
+        fast=False,
+    ),
+    Race(
+        "follow x return to an expired list",
+        then(town("cache"), slept),
+        {"ann": in_turn(follow("yan"), read("cache")), "ann2": read("cache")},
+        ("ann", "ann2"),
+        fast=False,
+    ),
+    Race(
+        "renewal that sleeps beyond the activity x publish",
+        then(town("cache"), renewal_is_due),
+        {"ann": in_turn(read("cache"), read("cache")), "time": sleeps(75), "zoe": publish()},
+        config={"timeline_ttl_s": 60, "activity_slack_s": 10},
+        fast=False,
+    ),
+    Race(
+        "renewal that sleeps beyond the list x follow",
+        then(town("cache"), renewal_is_due),
+        {"ann": read("cache"), "time": sleeps(45), "ann2": follow("yan")},
+        config={"timeline_ttl_s": 60, "activity_slack_s": 10},
+        fast=False,
+    ),
+    Race(
+        "return that sleeps beyond the activity x publish",
+        town("cache", ann="new"),
+        {"ann": in_turn(read("cache"), read("cache")), "time": sleeps(75), "zoe": publish()},
+        config={"timeline_ttl_s": 60, "activity_slack_s": 10},
+        fast=False,
+    ),
+    Race(
+        "return that sleeps beyond its lease x follow",
+        town("cache", ann="new"),
+        {"ann": read("cache"), "time": sleeps(11), "ann2": follow("yan")},
         fast=False,
     ),
     # the same twice
