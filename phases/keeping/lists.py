@@ -21,6 +21,7 @@ from bson import ObjectId
 
 from app.access import Entry
 from app.clock import LAST_ID
+from app.config import MEMCACHED_LONGEST_TTL_S
 from app.edges import followees_of
 from app.stack import MemcachedDown, Stack
 from app.stack.mongodb.find import Rows, rows
@@ -44,6 +45,10 @@ def keys(container: Container, readers: Sequence[ObjectId]) -> list[str]:
 
 def key(container: Container, reader: ObjectId) -> str:
     return keys(container, (reader,))[0]
+
+
+def pulse_key(container: Container) -> str:
+    return f"pulse:{container.name}"
 
 
 @dataclass(frozen=True)
@@ -145,8 +150,9 @@ class Lists(Store):
         at, token, lease_s = key(container, reader), ObjectId().binary, self.config.lease_s
         placeholder = Value(PLACEHOLDER, (), LAST_ID.binary, token, self._now_ms() + lease_s * 1000).packed()
         found = await self.memcached.add(at, placeholder, lease_s)
-        if found is None and (there := await self.memcached.gets(at)) and self._is_over(Value.unpacked(there[0])):
-            if await self.memcached.cas(at, placeholder, there[1], lease_s):
+        if found is None and (there := await self.memcached.gets(at)):
+            over = self._is_over(Value.unpacked(there[0]))
+            if over and await self.memcached.cas(at, placeholder, there[1], lease_s):
                 found = await self.memcached.gets(at)
         return Lease(at, token, found) if found else None
 
@@ -186,6 +192,16 @@ class Lists(Store):
             if await self._swap(at, value.with_ids((e.id.binary for e in entries), self.config.cap), found[1]):
                 return
         await self.memcached.delete(at)
+
+    async def pulse(self, container: Container) -> int | None:
+        try:
+            return await self.memcached.highest(pulse_key(container))
+        except MemcachedDown:
+            return None
+
+    async def keep_pulse(self, container: Container, pulse: int) -> None:
+        with suppress(MemcachedDown):  # a lower one is kept there, which is still right
+            await self.memcached.note(pulse_key(container), pulse, MEMCACHED_LONGEST_TTL_S)
 
     async def holds(self, container: Container, reader: ObjectId, status: ObjectId) -> bool | None:
         try:

@@ -167,6 +167,10 @@ async def send_everybody_away(process: Process) -> None:
     await rest(process.town.stack.config.grace_s + 2)  # until the new lists are read
 
 
+async def beat(process: Process) -> None:
+    await process.timelines.switch.beat()
+
+
 async def evict(process: Process) -> None:
     container = (await process.timelines.switch.current()).current(kept_by(process, CACHE).name)
     assert container
@@ -243,6 +247,18 @@ async def slept(town: Town) -> None:
     town.clock.sleep(config.timeline_ttl_s + config.activity_slack_s + 1)
 
 
+async def restored(town: Town) -> None:
+    """From a backup of when Ann was away: nobody delivers to her, and Memcached has a list of hers."""
+    await away(town)
+    backup, _, _, _, _ = town.save()
+    await town.warm("ann")
+    await beat(Process(town))
+    _, *since = town.save()
+    town.restore((backup, *since))
+    await town.post("zoe", "since")
+    await town.drain()
+
+
 async def overdue(town: Town) -> None:
     town.clock.advance(60)
 
@@ -262,6 +278,16 @@ async def _once(process: Process) -> None:
 def ann_follows_yan(town: Town) -> None:
     pairs = [(row["follower"], row["followee"]) for row in town.rows("follows")]
     assert (town.ids["ann"], town.ids["yan"]) in pairs, "an acknowledged follow is gone"
+
+
+def nothing_has_begun_anew(town: Town) -> None:
+    [settings] = [row for row in town.rows("settings") if row["_id"] == "phases"]
+    assert settings["containers"] == town.saved[0]["settings"]["phases"]["containers"], "there was no restore"
+
+
+def lists_have_begun_anew(town: Town) -> None:
+    [settings] = [row for row in town.rows("settings") if row["_id"] == "phases"]
+    assert settings["containers"] != town.saved[0]["settings"]["phases"]["containers"], "there was a restore"
 
 
 RACES: tuple[Race, ...] = (
@@ -677,6 +703,22 @@ RACES: tuple[Race, ...] = (
         town("cache", ann="new"),
         {"ann": read("cache"), "time": sleeps(11), "ann2": follow("yan")},
         fast=False,
+    ),
+    # memory beside a database that was restored
+    Race(
+        "pulse x pulse",
+        town("cache"),
+        {"one": in_turn(beat, beat), "two": in_turn(beat, beat)},
+        ("one", "two"),
+        after=nothing_has_begun_anew,
+        fast=False,
+    ),
+    Race(
+        "pulse x pulse after a restore",
+        then(town("cache", ann="new"), restored),
+        {"one": beat, "two": in_turn(beat, newest_settings, read("cache"), beat)},
+        ("one",),
+        after=lists_have_begun_anew,
     ),
     # the same twice
     Race(

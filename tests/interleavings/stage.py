@@ -315,6 +315,8 @@ def _plain(collection: str, document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _anonymous(value: bytes) -> bytes:
+    if len(value) < TRAILER.size:
+        return value  # no list, but a pulse
     kind, floor, _, expires_at_ms = TRAILER.unpack_from(value, len(value) - TRAILER.size)
     ids = value[: -TRAILER.size]
     return ids + TRAILER.pack(kind, floor, bytes(12), expires_at_ms) if kind == PLACEHOLDER else value
