@@ -201,7 +201,8 @@ class Lists(Store):
 
     async def keep_pulse(self, container: Container, pulse: int) -> None:
         with suppress(MemcachedDown):  # a lower one is kept there, which is still right
-            await self.memcached.note(pulse_key(container), pulse, MEMCACHED_LONGEST_TTL_S)
+            ttl_s = min(self.ttl_s + self.config.activity_slack_s, MEMCACHED_LONGEST_TTL_S)
+            await self.memcached.note(pulse_key(container), pulse, ttl_s)
 
     async def holds(self, container: Container, reader: ObjectId, status: ObjectId) -> bool | None:
         try:

@@ -15,7 +15,7 @@ from phases.comeback import Comeback
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept import Kept
 from phases.delivering.outbox import Outbox
-from phases.delivering.settings import Wish
+from phases.delivering.settings import FORGET_AFTER_S, Wish
 from phases.keeping.store import Recent
 from phases.p1_query import QUERY
 from phases.p2_push import PUSH, put_on_timelines
@@ -168,6 +168,22 @@ async def test_sweeping_cuts_to_the_cap_and_loses_nothing(town: World) -> None:
         assert await town.walk("fan3", "push") == texts[::-1]
     assert await entries.count_documents({}) == 10 * 10
     await town.sees("ann", *reversed(texts))
+
+
+async def test_what_was_switched_off_is_dropped_and_waits_for_no_other_switch(town: World) -> None:
+    async def collections() -> set[str]:
+        return {name for name in await town.stack.db.list_collection_names() if name.startswith("home_")}
+
+    before = await collections()
+    town.clock.advance(FORGET_AFTER_S)
+    await town.timelines.change(delivering=[CACHE.slug])
+    town.pass_grace()
+    await town.timelines.sweep()
+    assert await collections() == before, "somebody may still be reading them"
+    town.clock.advance(FORGET_AFTER_S)
+    await town.timelines.sweep()
+    assert before
+    assert await collections() == set()
 
 
 # Rule 4

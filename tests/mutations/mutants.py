@@ -575,8 +575,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a placeholder is read as a list",
         "8 lease",
         "phases.keeping.lists.Lists._read",
-        "if value.kind == PLACEHOLDER:",
-        "if False:",
+        " or found[0].kind == PLACEHOLDER:",
+        ":",
         _of(RULES, "test_of_two_rebuilds_one_fills_and_nothing_is_lost"),
     ),
     Mutant(
@@ -791,6 +791,45 @@ MUTANTS: tuple[Mutant, ...] = (
         " or not self._reaches(container)",
         "",
         _of(FIXED, "test_lists_on_other_nodes_are_not_read"),
+    ),
+    # What grows is cleaned
+    Mutant(
+        "what was switched off stays until the next switch",
+        "3 containers",
+        "phases.delivering.kept.Kept.sweep",
+        "settings.in_use(self.store.clock.now())",
+        "settings.containers",
+        _of(RULES, "test_what_was_switched_off_is_dropped_and_waits_for_no_other_switch"),
+    ),
+    Mutant(
+        "what somebody may still be reading is dropped",
+        "3 retired",
+        "phases.delivering.settings.Settings.in_use",
+        "c.until is None or ended < c.until",
+        "c.until is None",
+        _of(RULES, "test_what_was_switched_off_is_dropped_and_waits_for_no_other_switch"),
+    ),
+    Mutant(
+        "what an attempt has returned stays in Redis",
+        "what grows",
+        "app.stack.queue.worker._Worker.handle_job_retry",
+        "        Result.delete_all(job)\n",
+        tests=_of(JOBS, "test_of_a_delivery_that_was_tried_again_nothing_stays_in_redis"),
+    ),
+    Mutant(
+        "why a job was buried stays when it is dug out",
+        "what grows",
+        "app.stack.queue.jobs.retry_dead_letters",
+        "            Result.delete_all(job)  # why it was buried; should it be again, RQ says so again\n",
+        tests=_of(JOBS, "test_of_a_delivery_that_was_tried_again_nothing_stays_in_redis"),
+    ),
+    Mutant(
+        "a pulse stays long after its lists",
+        "what grows",
+        "phases.keeping.lists.Lists.keep_pulse",
+        "ttl_s = min(self.ttl_s + self.config.activity_slack_s, MEMCACHED_LONGEST_TTL_S)",
+        "ttl_s = MEMCACHED_LONGEST_TTL_S",
+        ("tests/test_soak.py",),
     ),
     # Blocks
     Mutant(
