@@ -1,16 +1,44 @@
 """MongoDB restored from a backup, beside a Memcached that still has what was kept since: lists of another history."""
 
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
+from app.config import Config
+from app.servers.borrow import running_servers
+from app.stack import connected
 from phases.delivering.switch import Switch
 from phases.p4_cache import CACHE
 from phases.timelines import Timelines
+from tests.conftest import real_servers
+from tests.dates import NOON, ManualClock
+from tests.test_memcached import node
 from tests.world import World
 from workers.sweeper import sweep
 
 pytestmark = pytest.mark.anyio
+
+
+async def until_the_backup(world: World) -> None:
+    await world.people("ann", "ben", "zoe")
+    await world.follow("ann", "zoe")
+    await world.follow("ben", "zoe")
+    world.clock.advance(world.stack.config.timeline_ttl_s + world.stack.config.activity_slack_s)
+    await world.warm("ben", "zoe")
+    await world.post("zoe", "in both")
+    await world.drain()
+
+
+async def since_the_backup(world: World) -> None:
+    await world.warm("ann")
+    await world.post("zoe", "lost")
+    await world.drain()
+    await sweep(world.timelines)
+    await world.sees("ann", "lost", "in both")
 
 
 @pytest.fixture
@@ -19,25 +47,16 @@ async def restored(world: World) -> World:
 
     One sweep is all that tells the two histories apart.
     """
-    await world.people("ann", "ben", "zoe")
-    await world.follow("ann", "zoe")
-    await world.follow("ben", "zoe")
-    world.clock.advance(world.stack.config.timeline_ttl_s + world.stack.config.activity_slack_s)
-    await world.warm("ben", "zoe")
-    await world.post("zoe", "in both")
-    await world.drain()
+    await until_the_backup(world)
     backup = await world.dump()
-    await world.warm("ann")
-    await world.post("zoe", "lost")
-    await world.drain()
-    await sweep(world.timelines)
-    await world.sees("ann", "lost", "in both")
+    await since_the_backup(world)
     await world.load(backup)
     world.timelines.forget(world.ids["ann"])
     return world
 
 
 async def nothing_is_missing(world: World) -> None:
+    """What is posted from now on is in every list."""
     world.pass_grace()
     await world.post("zoe", "since")
     await world.drain()
@@ -100,3 +119,29 @@ async def test_without_a_restore_nothing_begins_anew(world: World) -> None:
         if n == 3:
             await world.stack.memcached.flush()
     assert (await world.timelines.switch.fresh()).containers == before
+
+
+@pytest.mark.servers
+def test_a_data_directory_is_copied_back(tmp_path: Path) -> None:
+    """By hand, while MongoDB is stopped and Memcached is not."""
+    data, backup, clock = tmp_path / "data", tmp_path / "backup", ManualClock(NOON)
+    people: World | None = None
+
+    async def on(config: Config, work: Callable[[World], Awaitable[None]]) -> None:
+        nonlocal people
+        async with connected(addresses, config, clock) as stack:
+            world = await World.open(stack, clock)
+            world.ids = people.ids if people else world.ids
+            people = world
+            await work(world)
+
+    with real_servers(), node() as (memcached, _):
+        config = Config(database="copied", demo=True, memcached=(memcached,))
+        for work in (until_the_backup, since_the_backup, nothing_is_missing):
+            with running_servers(data, config) as addresses:
+                asyncio.run(on(config, work))
+            if work is until_the_backup:
+                shutil.copytree(data, backup)
+            else:
+                shutil.rmtree(data)
+                shutil.copytree(backup, data)
