@@ -8,6 +8,8 @@ from bson import ObjectId
 FIRST_ID = ObjectId(b"\x00" * 12)  # before every status: a floor that covers the whole history
 LAST_ID = ObjectId(b"\xff" * 12)  # after every status: a floor that covers nothing
 
+_SLEEP_COUNTS = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux's CLOCK_MONOTONIC stands still then
+
 
 def id_at(moment: datetime) -> ObjectId:
     """A new unique id whose timestamp is `moment`. Ids made by one process keep their order inside a second."""
@@ -29,7 +31,11 @@ class Clock:
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
     def monotonic(self) -> float:
-        """Seconds that never run backwards; they go on while the process is stopped."""
+        """Seconds that never run backwards; they go on while the process is stopped and while the machine sleeps."""
+        return time.clock_gettime(_SLEEP_COUNTS)
+
+    def awake(self) -> float:
+        """The same without the machine's sleep: what Memcached measures its TTLs in."""
         return time.monotonic()
 
     def new_id(self) -> ObjectId:

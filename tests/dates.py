@@ -13,7 +13,7 @@ class ManualClock(Clock):
 
     def __init__(self, start: datetime) -> None:
         self._start = start
-        self._elapsed = 0.0
+        self._elapsed = self._asleep = 0.0
 
     def now(self) -> datetime:
         return self._start + timedelta(seconds=self._elapsed)
@@ -21,6 +21,14 @@ class ManualClock(Clock):
     def monotonic(self) -> float:
         return self._elapsed
 
+    def awake(self) -> float:
+        return self._elapsed - self._asleep
+
     def advance(self, seconds: float) -> None:
         assert seconds >= 0
         self._elapsed += seconds
+
+    def sleep(self, seconds: float) -> None:
+        """The machine sleeps, and everything on it."""
+        self.advance(seconds)
+        self._asleep += seconds

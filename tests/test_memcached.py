@@ -101,6 +101,13 @@ async def test_a_list_that_cannot_grow_is_deleted_not_left_incomplete(memcached:
     assert await memcached.gets("small") is not None
 
 
+async def test_a_number_is_noted(memcached: Memcached) -> None:
+    assert await memcached.highest("n") == 0
+    for number in (7, 9, 8):
+        await memcached.note("n", number, TTL_S)
+        assert await memcached.highest("n") == number
+
+
 async def test_flush_forgets_everything(memcached: Memcached) -> None:
     for n in range(10):
         await memcached.add(f"key-{n}", b"|", TTL_S)
@@ -133,6 +140,25 @@ async def test_a_node_that_is_away_is_not_replaced_by_another() -> None:
         assert 20 < answers.count(True) < 80  # spread over both
         with pytest.raises(MemcachedDown):
             await memcached.prepend(keys, b"x")
+        await memcached.close()
+
+
+@pytest.mark.servers
+async def test_a_number_outlives_all_nodes_but_one() -> None:
+    with node() as (first, process), node() as (second, last):
+        memcached = MemcachedNodes([first, second], 1.0)
+        await memcached.note("n", 7, TTL_S)
+        process.kill()
+        process.wait()
+        assert await memcached.highest("n") == 7
+        await memcached.note("n", 8, TTL_S)
+        assert await memcached.highest("n") == 8
+        last.kill()
+        last.wait()
+        with pytest.raises(MemcachedDown):
+            await memcached.highest("n")
+        with pytest.raises(MemcachedDown):
+            await memcached.note("n", 9, TTL_S)
         await memcached.close()
 
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from unittest.mock import patch
 
 from bson import ObjectId
@@ -21,6 +22,9 @@ from workers.worker import drain_queues
 SLUGS = tuple(phase.slug for phase in PHASES)
 KEEPING = tuple(phase.slug for phase in PHASES if phase.keeps)
 IN_WORKER = tuple(phase.slug for phase in PHASES if phase.carrier and phase.carrier.in_worker)
+
+
+Dump = dict[str, list[dict[str, Any]]]
 
 
 @dataclass
@@ -109,6 +113,17 @@ class World:
     async def source(self, reader: str, phase: str) -> str:
         return (await self.page(reader, phase)).source
 
+    async def dump(self) -> Dump:
+        """Every document of the database, as `mongodump` finds them."""
+        db = self.stack.db
+        return {name: await db[name].find().to_list(None) for name in await db.list_collection_names()}
+
+    async def load(self, dump: Dump) -> None:
+        for name in await self.stack.db.list_collection_names():
+            await self.stack.db[name].delete_many({})
+            if documents := dump.get(name):
+                await self.stack.db[name].insert_many(documents)
+
     async def pending(self) -> dict[str, int]:
         return {phase.slug: phase.pending for phase in (await self.timelines.state()).phases if phase.slug in KEEPING}
 
@@ -118,7 +133,7 @@ class World:
             raise MemcachedDown("stopped by the test")
 
         with ExitStack() as patches:
-            for name in ("gets", "add", "cas", "delete", "prepend"):
+            for name in ("gets", "add", "cas", "delete", "prepend", "highest", "note"):
                 patches.enter_context(patch.object(self.stack.memcached, name, down))
             yield
 

@@ -26,6 +26,7 @@ async def sweep_forever(timelines: Timelines) -> None:
 
 
 async def sweep(timelines: Timelines) -> None:
+    await timelines.switch.beat()  # first: it must not stop while Redis is away and people read
     await timelines.stack.queue.enqueue_scheduled()
     await _queue_what_was_lost(timelines)
     await _make_backfills(timelines)

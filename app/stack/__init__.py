@@ -88,7 +88,7 @@ async def opened(
         db = connect(addresses.mongodb, config.database, config.server_timeout_s)
     connection = queue.stand_in() if addresses.redis is None else queue.connect(addresses.redis, redis_timeout_s)
     memcached: Memcached = (
-        MemcachedStandIn(clock.monotonic)
+        MemcachedStandIn(clock.awake)
         if addresses.memcached is None
         else MemcachedNodes(addresses.memcached, MEMCACHED_TIMEOUT_S)
     )

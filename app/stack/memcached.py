@@ -1,4 +1,5 @@
-"""Memcached as the timeline lists need it: gets, add, cas, delete, and a pipelined `prepend` that reports what failed.
+"""Memcached as the timeline lists need it: gets, add, cas, delete, a pipelined `prepend` that reports what failed, and
+numbers that every node knows.
 
 Two backends, one behaviour: pymemcache on real nodes, and a stand-in inside the process.
 Nodes are chosen by rendezvous hashing and never fail over: a key that moved to another node while its own was away
@@ -9,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -182,6 +184,25 @@ class MemcachedNodes:
             taken += await self._call(node, partial(_Pool.prepend_all, keys=mine, value=value))
         return taken
 
+    async def highest(self, key: str) -> int:
+        """The highest number that was noted under the key on any node that answers; 0 where there is none."""
+        return max(int(raw or 0) for raw in await self._wherever_it_answers(lambda client: client.get(key)))
+
+    async def note(self, key: str, number: int, ttl_s: int) -> None:
+        """On every node that answers: what one of them forgets, with all its lists, the others still know."""
+        await self._wherever_it_answers(lambda client: client.set(key, str(number), expire=ttl_s))
+
+    async def _wherever_it_answers(self, call: Callable[[_Pool], T]) -> list[T]:
+        """Raises MemcachedDown when no node does."""
+        count_memcached(len(self.nodes))
+        answers = []
+        for node in self.nodes:
+            with suppress(MemcachedDown):
+                answers.append(await self._call(node, call))
+        if not answers:
+            raise MemcachedDown("no node answers")
+        return answers
+
     async def _everywhere(self, call: Callable[[_Pool], T]) -> dict[str, T]:
         return {node: await self._call(node, call) for node in self.nodes}
 
@@ -272,6 +293,15 @@ class MemcachedStandIn:
                 self._store(key, value + item[0], item[2])
                 taken += 1
         return taken
+
+    async def highest(self, key: str) -> int:
+        count_memcached()
+        item = self._live(key)
+        return int(item[0]) if item else 0
+
+    async def note(self, key: str, number: int, ttl_s: int) -> None:
+        count_memcached()
+        self._store(key, str(number).encode(), self._now_s() + ttl_s)
 
     async def flush(self) -> None:
         self._items.clear()

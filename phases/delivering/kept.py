@@ -51,5 +51,5 @@ class Kept:
 
     async def sweep(self) -> None:
         settings = await self.switch.fresh()
-        await self.store.sweep(settings.current(self.name), settings.containers)
+        await self.store.sweep(settings.current(self.name), settings.in_use(self.store.clock.now()))
         await self.recipients.sweep()

@@ -10,7 +10,7 @@ from bson import ObjectId
 from app.clock import id_floor
 from phases.keeping.store import Container
 
-FORGET_AFTER_S = 60  # reads that began in a container have ended so long after it was retired
+FORGET_AFTER_S = 60  # whatever began in a container has ended so long after it was retired
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class Settings:
 
     def current(self, kept: str) -> Container | None:
         return next((c for c in self.containers if c.kept == kept and c.until is None), None)
+
+    def in_use(self, now: datetime) -> tuple[Container, ...]:
+        """The containers that somebody may still read or write."""
+        ended = now - timedelta(seconds=FORGET_AFTER_S)
+        return tuple(c for c in self.containers if c.until is None or ended < c.until)
 
     def document(self) -> dict[str, Any]:
         return {
@@ -76,13 +81,10 @@ def next_settings(
     delivering = old.delivering if wish.delivering is None else tuple(dict.fromkeys(wish.delivering))
     leaving = {slug: t for slug, t in old.leaving.items() if now < t} | dict.fromkeys(old.delivering, until)
     wanted = list(dict.fromkeys(kinds[slug] for slug in delivering if slug in kinds))
-    forgotten = now - timedelta(seconds=FORGET_AFTER_S)
-    containers = []
-    for container in old.containers:
-        if container.until is None and (container.kept not in wanted or container.kept in wish.anew):
-            containers.append(replace(container, until=until))
-        elif container.until is None or forgotten < container.until:
-            containers.append(container)
+    containers = [
+        replace(c, until=until) if c.until is None and (c.kept not in wanted or c.kept in wish.anew) else c
+        for c in old.in_use(now)
+    ]
     going_on = {container.kept for container in containers if container.until is None}
     begun = [Container(kept, _since(until), nodes[kept]) for kept in wanted if kept not in going_on]
     settings = Settings(

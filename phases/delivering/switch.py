@@ -6,10 +6,12 @@ A container that is switched off still gets deliveries for the grace, for proces
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from app.clock import id_floor
@@ -18,6 +20,8 @@ from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, Rows, together
 from phases.delivering.settings import Settings, Wish, next_settings
 from phases.keeping.store import Container, Store
+
+log = logging.getLogger(__name__)
 
 SETTINGS = "settings"
 DOCUMENT = "phases"
@@ -85,17 +89,45 @@ class Switch:
         return container.nodes in (None, self._stores[container.kept].nodes)
 
     async def open(self, read: str, delivering: Sequence[str]) -> None:
-        """Write the first settings where there are none; begin anew what was on other nodes than ours."""
+        """Write the first settings where there are none; begin anew what is on other nodes or of another history."""
         blank = Settings(0, read, (), {}, ())
         with suppress(DuplicateKeyError):
             await self._documents.insert_one({"_id": DOCUMENT, **blank.document()})
         settings = await self.fresh()
         if settings.version == 0:
             await self.change(Wish(read, delivering))
-            return
         elsewhere = [c.kept for c in settings.containers if c.until is None and not self._reaches(c)]
         if elsewhere:
             await self.change(Wish(anew=elsewhere))
+        await self.beat()
+
+    async def beat(self) -> None:
+        """Count one pulse of the database, and have what is kept outside of it remember the number.
+
+        Where a higher one is remembered than the database has, the database is of another history: it was restored from
+        a backup. What is kept outside begins anew. Only then does the pulse go on, so that whoever comes next, or after
+        a crash, sees it, too.
+        """
+        current = [c for c in (await self.fresh()).containers if c.until is None]
+        pulses = [await self._stores[c.kept].pulse(c) if self._reaches(c) else None for c in current]
+        if None in pulses:
+            return  # what cannot be compared must not be outrun
+        known = max(filter(None, pulses), default=0)
+        counted = await self._documents.find_one_and_update(
+            {"_id": DOCUMENT, **({"pulse": {"$gte": known}} if known else {})},
+            {"$inc": {"pulse": 1}},
+            projection={"pulse": 1},
+            return_document=ReturnDocument.AFTER,
+        )
+        if counted is None:
+            outside = [c.kept for c, pulse in zip(current, pulses, strict=True) if pulse]
+            log.warning(
+                "the database was restored from a backup (its pulse is below %d): %s begin anew", known, outside
+            )
+            await self.restart(outside)
+            return
+        for container in current:
+            await self._stores[container.kept].keep_pulse(container, counted["pulse"])
 
     async def restart(self, kept: Sequence[str] | None = None) -> None:
         """Forget what these keep, or everything that is kept."""

@@ -4,6 +4,9 @@
 
 12 bytes an id, so 800 ids and the trailer are 9.6 KB. Deliveries are prepended; order and uniqueness are restored by
 the read. A placeholder has no floor yet: deliveries collect in it while its owner asks phase 1.
+
+What has expired by either clock, Memcached's or ours, is as if it were not there: it is not delivered to any more.
+Memcached's stands still while its machine sleeps.
 """
 
 import struct
@@ -18,6 +21,7 @@ from bson import ObjectId
 
 from app.access import Entry
 from app.clock import LAST_ID
+from app.config import MEMCACHED_LONGEST_TTL_S
 from app.edges import followees_of
 from app.stack import MemcachedDown, Stack
 from app.stack.mongodb.find import Rows, rows
@@ -41,6 +45,10 @@ def keys(container: Container, readers: Sequence[ObjectId]) -> list[str]:
 
 def key(container: Container, reader: ObjectId) -> str:
     return keys(container, (reader,))[0]
+
+
+def pulse_key(container: Container) -> str:
+    return f"pulse:{container.name}"
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ class Lists(Store):
 
     async def gone(self, container: Container, reader: ObjectId) -> bool:
         try:
-            return await self.memcached.gets(key(container, reader)) is None
+            return await self._gets(key(container, reader)) is None
         except MemcachedDown:
             return False  # nobody knows
 
@@ -115,16 +123,15 @@ class Lists(Store):
     async def _read(self, place: Place) -> Slice | None:
         """Renews the TTL when that is due."""
         at, reader = key(place.container, place.reader), place.reader
-        kept = await self.memcached.gets(at)
-        if kept is None:
+        found = await self._gets(at)
+        if found is None or found[0].kind == PLACEHOLDER:
             return None
-        value = Value.unpacked(kept[0])
-        if value.kind == PLACEHOLDER:
-            return None
+        value, version = found
         if self._due(value):
             edges = await rows(self.db, followees_of(reader))
             active = await self.recipients.admit(reader, [edge["followee"] for edge in edges])
-            await self._swap(at, self._renewed(value, active.until), kept[1])
+            if not self._is_over(value):  # else the activity may have ended before it began again
+                await self._swap(at, self._renewed(value, active.until), version)
         return value.slice(place.before, place.n)
 
     async def rebuild(self, container: Container, returning: Returning) -> bool:
@@ -140,9 +147,13 @@ class Lists(Store):
 
     async def lease(self, container: Container, reader: ObjectId) -> Lease | None:
         """Put a placeholder where there is nothing; None where there is something. Raises MemcachedDown."""
-        at, token = key(container, reader), ObjectId().binary
-        placeholder = Value(PLACEHOLDER, (), LAST_ID.binary, token)
-        found = await self.memcached.add(at, placeholder.packed(), self.config.lease_s)
+        at, token, lease_s = key(container, reader), ObjectId().binary, self.config.lease_s
+        placeholder = Value(PLACEHOLDER, (), LAST_ID.binary, token, self._now_ms() + lease_s * 1000).packed()
+        found = await self.memcached.add(at, placeholder, lease_s)
+        if found is None and (there := await self.memcached.gets(at)):
+            over = self._is_over(Value.unpacked(there[0]))
+            if over and await self.memcached.cas(at, placeholder, there[1], lease_s):
+                found = await self.memcached.gets(at)
         return Lease(at, token, found) if found else None
 
     async def fill(self, lease: Lease, recent: Recent, active_until: datetime | None) -> bool:
@@ -166,14 +177,14 @@ class Lists(Store):
             await self.memcached.delete(key(container, reader))
 
     async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None:
-        """Rule 4. A list that is being built, or keeps changing, is dropped: the next read builds it."""
+        """Rule 4. A list that is being built, has expired or keeps changing is dropped: the next read builds it."""
         at = key(container, reader)
         for _ in range(ATTEMPTS):
             found = await self.memcached.gets(at)
             if found is None:
                 return
             value = Value.unpacked(found[0])
-            if value.kind == PLACEHOLDER:
+            if value.kind == PLACEHOLDER or self._is_over(value):
                 break
             entries = await author_ids(ObjectId(value.floor))
             if len(entries) >= self.config.cap:
@@ -182,17 +193,37 @@ class Lists(Store):
                 return
         await self.memcached.delete(at)
 
+    async def pulse(self, container: Container) -> int | None:
+        try:
+            return await self.memcached.highest(pulse_key(container))
+        except MemcachedDown:
+            return None
+
+    async def keep_pulse(self, container: Container, pulse: int) -> None:
+        with suppress(MemcachedDown):  # a lower one is kept there, which is still right
+            ttl_s = min(self.ttl_s + self.config.activity_slack_s, MEMCACHED_LONGEST_TTL_S)
+            await self.memcached.note(pulse_key(container), pulse, ttl_s)
+
     async def holds(self, container: Container, reader: ObjectId, status: ObjectId) -> bool | None:
         try:
-            found = await self.memcached.gets(key(container, reader))
+            found = await self._gets(key(container, reader))
         except MemcachedDown:
             return None
         if found is None:
             return None
-        value = Value.unpacked(found[0])
-        if status.binary in value.ids:
+        if status.binary in found[0].ids:
             return True
-        return None if value.kind == PLACEHOLDER else False
+        return None if found[0].kind == PLACEHOLDER else False
+
+    async def _gets(self, at: str) -> tuple[Value, object] | None:
+        """What is there and has not expired by our clock, with its version."""
+        found = await self.memcached.gets(at)
+        if found is None or self._is_over(value := Value.unpacked(found[0])):
+            return None
+        return value, found[1]
+
+    def _is_over(self, value: Value) -> bool:
+        return value.expires_at_ms <= self._now_ms()
 
     def _due(self, value: Value) -> bool:
         left_ms = value.expires_at_ms - self._now_ms()

@@ -120,6 +120,15 @@ class Store(ABC):
     async def forget(self, container: Container, reader: ObjectId) -> None:
         """Nothing is kept for the reader any more."""
 
+    async def pulse(self, container: Container) -> int | None:
+        """The highest pulse of the database (`Switch.beat`) that was kept beside the container, outside of MongoDB.
+        0: none was; None: nobody knows at the moment.
+        """
+        return 0
+
+    async def keep_pulse(self, container: Container, pulse: int) -> None:
+        """Beside the container, for as long as anything in it lives."""
+
     @abstractmethod
     async def holds(self, container: Container, reader: ObjectId, status: ObjectId) -> bool | None:
         """Whether the status is kept for the reader; None where nothing is. Nothing is renewed or built by asking."""

@@ -10,8 +10,9 @@ import pytest
 from bson import ObjectId
 
 from app.models import StatusRow
-from app.stack import queue
+from app.stack import MemcachedDown, queue
 from app.stack.queue import jobs as queue_jobs
+from app.stack.queue import worker as queue_worker
 from phases.delivering import delivery
 from phases.delivering.delivery import Delivery
 from phases.p4_cache import CACHE
@@ -105,6 +106,31 @@ async def test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out(town: 
     assert await owed(town) == 0
     assert await town.stack.queue.deliveries(failed=True, limit=10) == []
     await town.sees("ann", "after", "poison", "before")
+
+
+async def test_of_a_delivery_that_was_tried_again_nothing_stays_in_redis(town: World) -> None:
+    """RQ keeps what each attempt has returned for as long as a dead letter, unless it is told not to."""
+    outages = 3
+
+    def away(status: StatusRow) -> None:
+        nonlocal outages
+        if status.text == "in an outage" and outages:
+            outages -= 1
+            raise MemcachedDown("stopped by the test")
+        if status.text == "buried":
+            raise ValueError("indigestible")
+
+    with patch.object(queue_worker, "OUTAGE_PAUSES_S", [0]), patch.object(queue_jobs, "ATTEMPT_PAUSES_S", (0,)):
+        with meanwhile(away):
+            await town.post("zoe", "in an outage")
+            await town.drain()
+            await town.post("zoe", "buried")
+            await town.drain()
+        assert await town.stack.queue.retry_dead_letters() == 1
+        await town.drain()
+    assert outages == 0
+    assert await owed(town) == 0
+    assert [key for key in keys(town, "*") if b"rq:results" in key or b"rq:job" in key] == []
 
 
 async def test_a_delivery_that_hangs_beside_a_job_delays_no_other(town: World) -> None:

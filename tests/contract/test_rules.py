@@ -15,12 +15,13 @@ from phases.comeback import Comeback
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept import Kept
 from phases.delivering.outbox import Outbox
-from phases.delivering.settings import Wish
+from phases.delivering.settings import FORGET_AFTER_S, Wish
 from phases.keeping.store import Recent
 from phases.p1_query import QUERY
 from phases.p2_push import PUSH, put_on_timelines
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
+from phases.timelines import Timelines
 from tests.world import IN_WORKER, KEEPING, SLUGS, World
 
 pytestmark = pytest.mark.anyio
@@ -167,6 +168,22 @@ async def test_sweeping_cuts_to_the_cap_and_loses_nothing(town: World) -> None:
         assert await town.walk("fan3", "push") == texts[::-1]
     assert await entries.count_documents({}) == 10 * 10
     await town.sees("ann", *reversed(texts))
+
+
+async def test_what_was_switched_off_is_dropped_and_waits_for_no_other_switch(town: World) -> None:
+    async def collections() -> set[str]:
+        return {name for name in await town.stack.db.list_collection_names() if name.startswith("home_")}
+
+    before = await collections()
+    town.clock.advance(FORGET_AFTER_S)
+    await town.timelines.change(delivering=[CACHE.slug])
+    town.pass_grace()
+    await town.timelines.sweep()
+    assert await collections() == before, "somebody may still be reading them"
+    town.clock.advance(FORGET_AFTER_S)
+    await town.timelines.sweep()
+    assert before
+    assert await collections() == set()
 
 
 # Rule 4
@@ -466,7 +483,6 @@ async def test_deliveries_wait_for_memcached(town: World) -> None:
 
 async def test_whoever_is_away_is_skipped_and_complete_on_return(town: World) -> None:
     town.clock.advance(town.stack.config.timeline_ttl_s + town.stack.config.activity_slack_s + 1)
-    await town.stack.memcached.flush()  # a real one measures its own time
     await town.warm("ben")
     await town.post("zoe", "while ann was away")
     sent: list[int] = []
@@ -485,6 +501,49 @@ async def test_whoever_is_away_is_skipped_and_complete_on_return(town: World) ->
     await town.drain()
     assert await town.source("ann", "cache") == "list"
     await town.sees("ann", "now she is back", "while ann was away")
+
+
+async def posted_while_nobody_was_there(town: World) -> None:
+    """Ann's activity is over, so nobody delivers to her; what Memcached still has of her has a gap."""
+    status = await town.post("zoe", "while nobody was there")
+    await town.drain()
+    kept = town.timelines.kept_by(CACHE.slug)
+    assert kept
+    assert await kept.holds(town.ids["ann"], status.id) is None
+    pages = [await town.page("ann", "cache") for _ in range(2)]
+    assert [page.source for page in pages] == ["rebuilt", "list"]
+    await town.post("zoe", "since")
+    await town.drain()
+    assert await town.walk("ann", "cache") == ["since", "while nobody was there"] == await town.walk("ann", "query")
+    assert await town.source("ann", "cache") == "list"
+    await town.sees("ann", "since", "while nobody was there")
+
+
+async def test_a_list_that_expired_while_the_machine_slept_is_cold(town: World) -> None:
+    """Memcached measures TTLs on a clock that stands still then."""
+    config = town.stack.config
+    town.clock.sleep(config.timeline_ttl_s + config.activity_slack_s + 1)
+    await posted_while_nobody_was_there(town)
+
+
+async def test_a_list_that_expired_over_several_nights_is_cold(town: World) -> None:
+    """Another process than the one that remembers Ann, and its sweeper has been by."""
+    config = town.stack.config
+    for _ in range(4):
+        town.clock.sleep((config.timeline_ttl_s + config.activity_slack_s) / 4)
+        town.clock.advance(60)
+        await town.sweep()
+    town.timelines = Timelines(town.stack)
+    await posted_while_nobody_was_there(town)
+
+
+async def test_a_follow_while_an_expired_list_is_there_is_not_lost(town: World) -> None:
+    await town.people("yan")
+    await town.post("yan", "before")
+    await town.drain()
+    town.clock.sleep(town.stack.config.timeline_ttl_s + 1)
+    await town.follow("ann", "yan")
+    await town.sees("ann", "before")
 
 
 async def test_reading_renews_the_list_and_marks_the_reader_active_first(town: World) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=LIMIT, help="schedules of one race")
     parser.add_argument("--exact", action="store_true", help="the words are whole names")
     given = parser.parse_args()
+    logging.disable(logging.WARNING)  # each schedule would say it again
     chosen = [race for race in RACES if not given.words or any(_meant(race, word, given.exact) for word in given.words)]
     if not chosen:
         parser.error("there is no such race")

@@ -132,6 +132,16 @@ def passes(seconds: float) -> Act:
     return passing
 
 
+def sleeps(seconds: float) -> Act:
+    """The machine, and Memcached's clock with it."""
+
+    async def sleeping(process: Process) -> None:
+        await point(f"{seconds} s of sleep", everything=True)
+        process.town.clock.sleep(seconds)
+
+    return sleeping
+
+
 def kept_by(process: Process, phase: Phase) -> Kept:
     kept = process.timelines.kept_by(phase.slug)
     assert kept
@@ -155,6 +165,10 @@ async def send_everybody_away(process: Process) -> None:
 
     await process.timelines.send_away(1.0, rest)
     await rest(process.town.stack.config.grace_s + 2)  # until the new lists are read
+
+
+async def beat(process: Process) -> None:
+    await process.timelines.switch.beat()
 
 
 async def evict(process: Process) -> None:
@@ -227,6 +241,24 @@ async def away(town: Town) -> None:
     town.clock.advance(config.timeline_ttl_s + config.activity_slack_s + 1)
 
 
+async def slept(town: Town) -> None:
+    """Nobody delivers to Ann any more, and Memcached has her list all the same."""
+    config = town.stack.config
+    town.clock.sleep(config.timeline_ttl_s + config.activity_slack_s + 1)
+
+
+async def restored(town: Town) -> None:
+    """From a backup of when Ann was away: nobody delivers to her, and Memcached has a list of hers."""
+    await away(town)
+    backup, _, _, _, _ = town.save()
+    await town.warm("ann")
+    await beat(Process(town))
+    _, *since = town.save()
+    town.restore((backup, *since))
+    await town.post("zoe", "since")
+    await town.drain()
+
+
 async def overdue(town: Town) -> None:
     town.clock.advance(60)
 
@@ -246,6 +278,16 @@ async def _once(process: Process) -> None:
 def ann_follows_yan(town: Town) -> None:
     pairs = [(row["follower"], row["followee"]) for row in town.rows("follows")]
     assert (town.ids["ann"], town.ids["yan"]) in pairs, "an acknowledged follow is gone"
+
+
+def nothing_has_begun_anew(town: Town) -> None:
+    [settings] = [row for row in town.rows("settings") if row["_id"] == "phases"]
+    assert settings["containers"] == town.saved[0]["settings"]["phases"]["containers"], "there was no restore"
+
+
+def lists_have_begun_anew(town: Town) -> None:
+    [settings] = [row for row in town.rows("settings") if row["_id"] == "phases"]
+    assert settings["containers"] != town.saved[0]["settings"]["phases"]["containers"], "there was a restore"
 
 
 RACES: tuple[Race, ...] = (
@@ -614,6 +656,69 @@ RACES: tuple[Race, ...] = (
         then(town("cache"), renewal_is_due),
         {"e": evict, "ann": read("cache"), "zoe": publish()},
         fast=False,
+    ),
+    # phase 4: an expired list that Memcached still has
+    Race(
+        "publish x return to an expired list",
+        then(town("cache"), slept),
+        {"zoe": publish(), "ann": in_turn(read("cache"), read("cache"))},
+        ("zoe", "ann"),
+    ),
+    Race(
+        "publish x return x return to an expired list",
+        then(town("cache"), slept),
+        {"zoe": publish(), "ann": read("cache"), "ann2": in_turn(read("cache"), read("cache"))},
+        fast=False,
+    ),
+    Race(
+        "follow x return to an expired list",
+        then(town("cache"), slept),
+        {"ann": in_turn(follow("yan"), read("cache")), "ann2": read("cache")},
+        ("ann", "ann2"),
+        fast=False,
+    ),
+    Race(
+        "renewal that sleeps beyond the activity x publish",
+        then(town("cache"), renewal_is_due),
+        {"ann": in_turn(read("cache"), read("cache")), "time": sleeps(75), "zoe": publish()},
+        config={"timeline_ttl_s": 60, "activity_slack_s": 10},
+        fast=False,
+    ),
+    Race(
+        "renewal that sleeps beyond the list x follow",
+        then(town("cache"), renewal_is_due),
+        {"ann": read("cache"), "time": sleeps(45), "ann2": follow("yan")},
+        config={"timeline_ttl_s": 60, "activity_slack_s": 10},
+        fast=False,
+    ),
+    Race(
+        "return that sleeps beyond the activity x publish",
+        town("cache", ann="new"),
+        {"ann": in_turn(read("cache"), read("cache")), "time": sleeps(75), "zoe": publish()},
+        config={"timeline_ttl_s": 60, "activity_slack_s": 10},
+        fast=False,
+    ),
+    Race(
+        "return that sleeps beyond its lease x follow",
+        town("cache", ann="new"),
+        {"ann": read("cache"), "time": sleeps(11), "ann2": follow("yan")},
+        fast=False,
+    ),
+    # memory beside a database that was restored
+    Race(
+        "pulse x pulse",
+        town("cache"),
+        {"one": in_turn(beat, beat), "two": in_turn(beat, beat)},
+        ("one", "two"),
+        after=nothing_has_begun_anew,
+        fast=False,
+    ),
+    Race(
+        "pulse x pulse after a restore",
+        then(town("cache", ann="new"), restored),
+        {"one": beat, "two": in_turn(beat, newest_settings, read("cache"), beat)},
+        ("one",),
+        after=lists_have_begun_anew,
     ),
     # the same twice
     Race(

@@ -236,6 +236,14 @@ class StagedMemcached(MemcachedStandIn):
             taken += await super().prepend([key], value)
         return taken
 
+    async def highest(self, key: str) -> int:
+        await point("memcached highest", Touch("memcached", frozenset([key])))
+        return await super().highest(key)
+
+    async def note(self, key: str, number: int, ttl_s: int) -> None:
+        await point("memcached note", Touch("memcached", frozenset([key]), write=True))
+        await super().note(key, number, ttl_s)
+
 
 Job = tuple[str, ObjectId, ObjectId | None]  # phase, status, the last recipient of the step before
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 RULES = "tests/contract/test_rules.py"
 TIMELINE = "tests/contract/test_timeline.py"
 JOBS = "tests/contract/test_jobs.py"
+RESTORED = "tests/contract/test_restored.py"
 FOUND = "tests/oracle/test_found.py"
 FIXED = "tests/mutations/test_guards.py"
 
@@ -49,6 +50,16 @@ PUNCTUAL = (
 FILL = "            if await self.fill(lease, await returning.recent(active.authors), active.until):\n"
 FILL_LATER = "            if await self.fill(lease, recent, active.until):\n"
 COME_BACK = LEASE + MARK + PUNCTUAL + FILL
+
+# In `Switch.beat`
+COMPARED = (
+    '            {"_id": DOCUMENT, **({"pulse": {"$gte": known}} if known else {})},\n'
+    '            {"$inc": {"pulse": 1}},\n'
+    '            projection={"pulse": 1},\n'
+    "            return_document=ReturnDocument.AFTER,\n"
+    "        )\n"
+    "        if counted is None:\n"
+)
 
 MUTANTS: tuple[Mutant, ...] = (
     # `visible`, clause by clause
@@ -564,8 +575,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a placeholder is read as a list",
         "8 lease",
         "phases.keeping.lists.Lists._read",
-        "if value.kind == PLACEHOLDER:",
-        "if False:",
+        " or found[0].kind == PLACEHOLDER:",
+        ":",
         _of(RULES, "test_of_two_rebuilds_one_fills_and_nothing_is_lost"),
     ),
     Mutant(
@@ -623,6 +634,72 @@ MUTANTS: tuple[Mutant, ...] = (
         "if active_until:",
         "if False:",
         _of(FOUND, "test_a_list_never_outlives_its_readers_activity_however_long_a_rebuild_takes"),
+    ),
+    Mutant(
+        "a list that has expired by our clock is read",
+        "phase 4: two clocks",
+        "phases.keeping.lists.Lists._gets",
+        "self._is_over(value := Value.unpacked(found[0])):",
+        "not (value := Value.unpacked(found[0])):",
+        _of(RULES, "test_a_list_that_expired_while_the_machine_slept_is_cold"),
+    ),
+    Mutant(
+        "a list that Memcached still has is not replaced",
+        "phase 4: two clocks",
+        "phases.keeping.lists.Lists.lease",
+        "if over and",
+        "if False and",
+        _of(RULES, "test_a_list_that_expired_while_the_machine_slept_is_cold"),
+    ),
+    Mutant(
+        "a list that expired on the way is renewed",
+        "phase 4: two clocks",
+        "phases.keeping.lists.Lists._read",
+        "if not self._is_over(value):",
+        "if True:",
+        races=("renewal that sleeps beyond the activity x publish",),
+    ),
+    Mutant(
+        "a backfill leaves a list that has expired",
+        "phase 4: two clocks, 8 order",
+        "phases.keeping.lists.Lists.merge",
+        "            if value.kind == PLACEHOLDER or self._is_over(value):\n                break\n",
+        "            if self._is_over(value):\n                return\n"
+        "            if value.kind == PLACEHOLDER:\n                break\n",
+        races=("renewal that sleeps beyond the list x follow", "return that sleeps beyond its lease x follow"),
+    ),
+    Mutant(
+        "memory of another history is believed",
+        "phase 4: restore",
+        "phases.delivering.switch.Switch.beat",
+        ', **({"pulse": {"$gte": known}} if known else {})}',
+        "}",
+        _of(RESTORED, "test_a_sweeper_notices"),
+    ),
+    Mutant(
+        "the pulse goes on before lists begin anew",
+        "phase 4: restore, 8 order",
+        "phases.delivering.switch.Switch.beat",
+        COMPARED,
+        COMPARED.replace(', **({"pulse": {"$gte": known}} if known else {})', "").replace(
+            "counted is None", 'counted["pulse"] <= known'
+        ),
+        races=("pulse x pulse after a restore",),
+    ),
+    Mutant(
+        "a pulse outruns the memory that is away",
+        "phase 4: restore",
+        "phases.delivering.switch.Switch.beat",
+        "if None in pulses:",
+        "if False:",
+        _of(RESTORED, "test_a_pulse_that_goes_on_without_memcached_is_compared_with_it_afterwards"),
+    ),
+    Mutant(
+        "a database is not compared when it is opened",
+        "phase 4: restore",
+        "phases.delivering.switch.Switch.open",
+        "        await self.beat()\n",
+        tests=_of(RESTORED, "test_whoever_opens_the_database_notices"),
     ),
     Mutant(
         "a backfill gives a list another life",
@@ -714,6 +791,45 @@ MUTANTS: tuple[Mutant, ...] = (
         " or not self._reaches(container)",
         "",
         _of(FIXED, "test_lists_on_other_nodes_are_not_read"),
+    ),
+    # What grows is cleaned
+    Mutant(
+        "what was switched off stays until the next switch",
+        "3 containers",
+        "phases.delivering.kept.Kept.sweep",
+        "settings.in_use(self.store.clock.now())",
+        "settings.containers",
+        _of(RULES, "test_what_was_switched_off_is_dropped_and_waits_for_no_other_switch"),
+    ),
+    Mutant(
+        "what somebody may still be reading is dropped",
+        "3 retired",
+        "phases.delivering.settings.Settings.in_use",
+        "c.until is None or ended < c.until",
+        "c.until is None",
+        _of(RULES, "test_what_was_switched_off_is_dropped_and_waits_for_no_other_switch"),
+    ),
+    Mutant(
+        "what an attempt has returned stays in Redis",
+        "what grows",
+        "app.stack.queue.worker._Worker.handle_job_retry",
+        "        Result.delete_all(job)\n",
+        tests=_of(JOBS, "test_of_a_delivery_that_was_tried_again_nothing_stays_in_redis"),
+    ),
+    Mutant(
+        "why a job was buried stays when it is dug out",
+        "what grows",
+        "app.stack.queue.jobs.retry_dead_letters",
+        "            Result.delete_all(job)  # why it was buried; should it be again, RQ says so again\n",
+        tests=_of(JOBS, "test_of_a_delivery_that_was_tried_again_nothing_stays_in_redis"),
+    ),
+    Mutant(
+        "a pulse stays long after its lists",
+        "what grows",
+        "phases.keeping.lists.Lists.keep_pulse",
+        "ttl_s = min(self.ttl_s + self.config.activity_slack_s, MEMCACHED_LONGEST_TTL_S)",
+        "ttl_s = MEMCACHED_LONGEST_TTL_S",
+        ("tests/test_soak.py",),
     ),
     # Blocks
     Mutant(

@@ -427,22 +427,21 @@ class Histories(RuleBasedStateMachine):
 
     # Time
 
-    def pass_time(self, s: float) -> None:
-        self.clock.advance(s)
-        if self.addresses.memcached:
-            self.run(self.system.expire(self.people, s))
-
-    @rule(s=st.sampled_from([0.4, 1, 3, 5, 20, 40]))
-    def time_passes(self, s: float) -> None:
+    @rule(s=st.sampled_from([0.4, 1, 3, 5, 20, 40]), asleep=st.booleans())
+    def time_passes(self, s: float, asleep: bool) -> None:
         self.step("time passes")
-        self.pass_time(s)
+        self.pass_time(s, asleep=asleep)
 
     @precondition(lambda self: self.seldom("everybody goes away"))
-    @rule()
-    def everybody_goes_away(self) -> None:
+    @rule(asleep=st.booleans())
+    def everybody_goes_away(self, asleep: bool) -> None:
         """For longer than any list lives and any edge is active."""
         self.step("everybody goes away")
-        self.pass_time(60 + 30 + 5)
+        self.pass_time(60 + 30 + 5, asleep=asleep)
+
+    def pass_time(self, s: float, *, asleep: bool = False) -> None:
+        """`asleep`: Memcached's clock stands still meanwhile. A real one's does in any case."""
+        (self.clock.sleep if asleep else self.clock.advance)(s)
 
     # Servers
 

@@ -20,7 +20,7 @@ from app.social import Social
 from app.stack import UNAVAILABLE, Addresses, MemcachedDown, Stack, connected
 from app.stack.queue import QUEUES, jobs
 from phases.keeping.entries import Entries
-from phases.keeping.lists import PLACEHOLDER, Lists, Value, key
+from phases.keeping.lists import Lists, key
 from phases.p4_cache import CACHE
 from phases.timelines import Timelines
 from tests.dates import ManualClock
@@ -48,7 +48,7 @@ MONGODB = frozenset(
         "command",
     ]
 )
-MEMCACHED = frozenset(["gets", "add", "cas", "delete", "prepend"])
+MEMCACHED = frozenset(["gets", "add", "cas", "delete", "prepend", "highest", "note"])
 
 _databases = count(1)
 
@@ -250,18 +250,6 @@ class System:
         """The keys that hold, or would hold, something for these readers."""
         settings = await self.processes[0].timelines.switch.fresh()
         return [key(c, reader) for c in settings.containers if c.kept == CACHE.keeps for reader in readers]
-
-    async def expire(self, readers: Sequence[ObjectId], passed_s: float) -> None:
-        """A real Memcached measures its own time: what this clock says is over goes by hand."""
-        now_ms = self.clock.now().timestamp() * 1000
-        for at in await self.lists_of(readers):
-            if found := await self.raw.memcached.gets(at):
-                value = Value.unpacked(found[0])
-                over = (
-                    passed_s >= self.raw.config.lease_s if value.kind == PLACEHOLDER else value.expires_at_ms <= now_ms
-                )
-                if over:
-                    await self.raw.memcached.delete(at)
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from bson import ObjectId
 from rq import Queue, Retry
 from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.job import Job
+from rq.results import Result
 from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
 
@@ -92,5 +93,6 @@ def retry_dead_letters(queues: Queues) -> int:
                 continue
             job.retries_left = len(ATTEMPT_PAUSES_S)
             registry.requeue(job)
+            Result.delete_all(job)  # why it was buried; should it be again, RQ says so again
             retried += 1
     return retried

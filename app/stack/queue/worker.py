@@ -10,6 +10,7 @@ import redis
 from fakeredis import FakeRedis
 from rq import Queue, Retry, SimpleWorker, get_current_job
 from rq.job import Job
+from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.suspension import is_suspended
 from rq.timeouts import TimerDeathPenalty
@@ -51,6 +52,11 @@ class _Worker(SimpleWorker):
     def request_stop(self, signum: Any, frame: Any) -> None:
         self.stopping = True
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def handle_job_retry(self, job: Job, *args: Any, **named: Any) -> None:
+        """RQ keeps for as long as a dead letter what each attempt has returned. Nobody asks for it."""
+        super().handle_job_retry(job, *args, **named)
+        Result.delete_all(job)
 
     def get_heartbeat_ttl(self, job: Job) -> int:
         return ABANDONED_AFTER_S

@@ -1,0 +1,147 @@
+"""MongoDB restored from a backup, beside a Memcached that still has what was kept since: lists of another history."""
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from app.config import Config
+from app.servers.borrow import running_servers
+from app.stack import connected
+from phases.delivering.switch import Switch
+from phases.p4_cache import CACHE
+from phases.timelines import Timelines
+from tests.conftest import real_servers
+from tests.dates import NOON, ManualClock
+from tests.test_memcached import node
+from tests.world import World
+from workers.sweeper import sweep
+
+pytestmark = pytest.mark.anyio
+
+
+async def until_the_backup(world: World) -> None:
+    await world.people("ann", "ben", "zoe")
+    await world.follow("ann", "zoe")
+    await world.follow("ben", "zoe")
+    world.clock.advance(world.stack.config.timeline_ttl_s + world.stack.config.activity_slack_s)
+    await world.warm("ben", "zoe")
+    await world.post("zoe", "in both")
+    await world.drain()
+
+
+async def since_the_backup(world: World) -> None:
+    await world.warm("ann")
+    await world.post("zoe", "lost")
+    await world.drain()
+    await sweep(world.timelines)
+    await world.sees("ann", "lost", "in both")
+
+
+@pytest.fixture
+async def restored(world: World) -> World:
+    """Ann came back after the backup, and has a list. The database does not know that she is active.
+
+    One sweep is all that tells the two histories apart.
+    """
+    await until_the_backup(world)
+    backup = await world.dump()
+    await since_the_backup(world)
+    await world.load(backup)
+    world.timelines.forget(world.ids["ann"])
+    return world
+
+
+async def nothing_is_missing(world: World) -> None:
+    """What is posted from now on is in every list."""
+    world.pass_grace()
+    await world.post("zoe", "since")
+    await world.drain()
+    for reader in ("ann", "ben"):
+        assert await world.walk(reader, "cache") == ["since", "in both"], reader
+        assert await world.source(reader, "cache") == "list"
+        await world.sees(reader, "since", "in both")
+
+
+async def test_whoever_opens_the_database_notices(restored: World) -> None:
+    restored.timelines = await Timelines.open(restored.stack)
+    await nothing_is_missing(restored)
+
+
+async def test_a_sweeper_notices(restored: World, caplog: pytest.LogCaptureFixture) -> None:
+    await sweep(restored.timelines)
+    assert "restored from a backup" in caplog.text
+    await nothing_is_missing(restored)
+    caplog.clear()
+    await sweep(restored.timelines)
+    assert not caplog.text
+
+
+async def test_what_is_kept_in_the_database_goes_on(restored: World) -> None:
+    """It was restored with it."""
+    before = (await restored.timelines.switch.fresh()).containers
+    await sweep(restored.timelines)
+    after = [c for c in (await restored.timelines.switch.fresh()).containers if c.until is None]
+    assert [c.kept for c in after if c not in before] == [CACHE.keeps]
+    assert {c.kept for c in after} == {c.kept for c in before}
+
+
+async def test_a_crash_between_noticing_and_beginning_anew(restored: World) -> None:
+    with patch.object(Switch, "restart", side_effect=MemoryError), pytest.raises(MemoryError):
+        await sweep(restored.timelines)
+    await sweep(Timelines(restored.stack))
+    await nothing_is_missing(restored)
+
+
+async def test_a_pulse_that_goes_on_without_memcached_is_compared_with_it_afterwards(restored: World) -> None:
+    async with restored.without_memcached():
+        for _ in range(5):
+            await sweep(restored.timelines)
+    await sweep(restored.timelines)
+    await nothing_is_missing(restored)
+
+
+async def test_a_backup_of_a_version_that_counted_no_pulse(restored: World) -> None:
+    await restored.stack.db["settings"].update_one({"_id": "phases"}, {"$unset": {"pulse": ""}})
+    await sweep(restored.timelines)
+    await nothing_is_missing(restored)
+
+
+async def test_without_a_restore_nothing_begins_anew(world: World) -> None:
+    """However many processes sweep, and whatever Memcached forgets."""
+    before = (await world.timelines.switch.fresh()).containers
+    processes = [await Timelines.open(world.stack) for _ in range(3)]
+    for n in range(6):
+        await sweep(processes[n % 3])
+        if n == 3:
+            await world.stack.memcached.flush()
+    assert (await world.timelines.switch.fresh()).containers == before
+
+
+@pytest.mark.servers
+def test_a_data_directory_is_copied_back(tmp_path: Path) -> None:
+    """By hand, while MongoDB is stopped and Memcached is not."""
+    data, backup, clock = tmp_path / "data", tmp_path / "backup", ManualClock(NOON)
+    people: World | None = None
+
+    async def on(config: Config, work: Callable[[World], Awaitable[None]]) -> None:
+        nonlocal people
+        async with connected(addresses, config, clock) as stack:
+            world = await World.open(stack, clock)
+            world.ids = people.ids if people else world.ids
+            people = world
+            await work(world)
+
+    with real_servers(), node() as (memcached, _):
+        config = Config(database="copied", demo=True, memcached=(memcached,))
+        for work in (until_the_backup, since_the_backup, nothing_is_missing):
+            with running_servers(data, config) as addresses:
+                asyncio.run(on(config, work))
+            if work is until_the_backup:
+                shutil.copytree(data, backup)
+            else:
+                shutil.rmtree(data)
+                shutil.copytree(backup, data)
