@@ -24,7 +24,7 @@ class Config(BaseModel):
     mongodb_url: str | None = None
     redis_url: str | None = None
     memcached: tuple[Annotated[str, Field(pattern=r"^.+:\d+$")], ...] = ()  # host:port, comma-separated
-    database: str = "feedlab"
+    database: str = Field(default="feedlab", pattern=r"^[A-Za-z0-9_-]{1,63}$")  # it is in names of Redis keys and jobs
     redis_aof: bool = Field(default=True, description="whether the Redis that is started keeps its queue on disk")
 
     cap: int = Field(default=800, ge=1, le=10_000, description="entries kept per home timeline")

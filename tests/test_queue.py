@@ -24,7 +24,7 @@ def hung_redis() -> Iterator[str]:
 
 async def test_only_the_first_posts_wait_for_a_redis_that_hangs(hung_redis: str) -> None:
     """There are few threads: were every offer to wait its timeout in one, the last would wait for all of them."""
-    queue = DeliveryQueue(connect(hung_redis, TIMEOUT_S))
+    queue = DeliveryQueue(connect(hung_redis, TIMEOUT_S), "test")
     began_s = time.monotonic()
     offered = await asyncio.gather(*(queue.offer("cache", ObjectId()) for _ in range(400)))
     assert not any(offered)

@@ -79,9 +79,9 @@ class Stack:
 
 @asynccontextmanager
 async def opened(
-    addresses: Addresses, config: Config, clock: Clock, *, redis_timeout_s: float = REDIS_TIMEOUT_S, prefix: str = ""
+    addresses: Addresses, config: Config, clock: Clock, *, redis_timeout_s: float = REDIS_TIMEOUT_S
 ) -> AsyncIterator[Stack]:
-    """Connect to each server or its stand-in, and disconnect at the end. `prefix`: of the queues' names."""
+    """Connect to each server or its stand-in, and disconnect at the end."""
     if addresses.mongodb is None:
         db = stand_in(config.database)
     else:
@@ -92,7 +92,7 @@ async def opened(
         if addresses.memcached is None
         else MemcachedNodes(addresses.memcached, MEMCACHED_TIMEOUT_S)
     )
-    deliveries = DeliveryQueue(connection, clock.monotonic, prefix=prefix)
+    deliveries = DeliveryQueue(connection, config.database, clock.monotonic)
     try:
         yield Stack(config, clock, db, deliveries, memcached, addresses)
     finally:

@@ -11,7 +11,7 @@ from bson import ObjectId
 
 from app.models import StatusRow
 from app.stack import queue
-from app.stack.queue import jobs as queue_jobs
+from app.stack.queue.strict import StrictJob
 from phases.delivering import delivery
 from phases.delivering.delivery import Delivery
 from phases.p4_cache import CACHE
@@ -90,7 +90,7 @@ async def test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out(town: 
         if status.text == "poison":
             raise ValueError("indigestible")
 
-    with patch.object(queue_jobs, "ATTEMPT_PAUSES_S", (0,)), meanwhile(poison):
+    with patch.object(StrictJob, "attempt_pauses_s", (0,)), meanwhile(poison):
         for text in ("before", "poison", "after"):
             await town.post("zoe", text)
         await town.drain()

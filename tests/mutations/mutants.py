@@ -5,6 +5,7 @@ from dataclasses import dataclass
 RULES = "tests/contract/test_rules.py"
 TIMELINE = "tests/contract/test_timeline.py"
 JOBS = "tests/contract/test_jobs.py"
+HOSTILE = "tests/contract/test_hostile_jobs.py"
 FOUND = "tests/oracle/test_found.py"
 FIXED = "tests/mutations/test_guards.py"
 
@@ -771,5 +772,46 @@ MUTANTS: tuple[Mutant, ...] = (
         "change_edges(self._db, {blocker, blocked}, end_follows)",
         "change_edges(self._db, {blocker}, end_follows)",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
+    ),
+    # What others write into our servers
+    Mutant(
+        "a job runs whatever function it names",
+        "jobs are ours",
+        "app.stack.queue.strict._call",
+        "if not isinstance(function, str) or function not in FUNCTIONS:",
+        "if False:",
+        _of(HOSTILE, "test_nothing_is_run_but_our_own_functions"),
+    ),
+    Mutant(
+        "a job is as RQ reads it",
+        "jobs are ours",
+        "app.stack.queue.strict.StrictJob.refresh",
+        "        self.restore(dict(zip(FIELDS, values, strict=True)))\n",
+        "        Job.refresh(self)\n",
+        _of(HOSTILE, "test_nothing_that_a_job_says_besides_is_heeded"),
+    ),
+    Mutant(
+        "an id that is none stops the worker",
+        "jobs are ours",
+        "app.stack.queue.strict.StrictQueue.lpop",
+        'if JOB_ID.fullmatch(popped[1].decode(errors="replace")):',
+        "if True:",
+        _of(HOSTILE, "test_what_waits_beside_the_jobs_is_harmless"),
+    ),
+    Mutant(
+        "a job is for whomever it names",
+        "jobs are ours",
+        "workers.jobs.fan_out",
+        "if not _is_ours(runtime, consumer, status, after):",
+        "if False:",
+        _of(HOSTILE, "test_nothing_is_run_but_our_own_functions"),
+    ),
+    Mutant(
+        "a job is tried as often as it wants",
+        "jobs are ours",
+        "app.stack.queue.strict.StrictJob._restore",
+        'min(int(said["retries_left"] or 0), len(self.attempt_pauses_s))',
+        'int(said["retries_left"] or 0)',
+        _of(HOSTILE, "test_a_job_that_fails_is_tried_as_often_as_ours"),
     ),
 )

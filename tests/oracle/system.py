@@ -160,7 +160,7 @@ class Job:
 
     phase: str
     status: ObjectId
-    after: object
+    after: str | None
 
 
 @dataclasses.dataclass
