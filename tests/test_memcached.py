@@ -101,13 +101,6 @@ async def test_a_list_that_cannot_grow_is_deleted_not_left_incomplete(memcached:
     assert await memcached.gets("small") is not None
 
 
-async def test_flush_forgets_everything(memcached: Memcached) -> None:
-    for n in range(10):
-        await memcached.add(f"key-{n}", b"|", TTL_S)
-    await memcached.flush()
-    assert [await memcached.gets(f"key-{n}") for n in range(10)] == [None] * 10
-
-
 async def test_the_stand_in_forgets_when_the_time_is_over() -> None:
     clock = ManualClock(NOON)
     memcached = MemcachedStandIn(clock.monotonic)

@@ -185,9 +185,6 @@ class MemcachedNodes:
     async def _everywhere(self, call: Callable[[_Pool], T]) -> dict[str, T]:
         return {node: await self._call(node, call) for node in self.nodes}
 
-    async def flush(self) -> None:
-        await self._everywhere(lambda client: client.flush_all())
-
     async def versions(self) -> Mapping[str, str]:
         return {node: raw.decode() for node, raw in (await self._everywhere(lambda client: client.version())).items()}
 
@@ -272,9 +269,6 @@ class MemcachedStandIn:
                 self._store(key, value + item[0], item[2])
                 taken += 1
         return taken
-
-    async def flush(self) -> None:
-        self._items.clear()
 
     async def versions(self) -> Mapping[str, str]:
         return {"stand-in": "in-process"}

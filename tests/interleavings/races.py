@@ -15,7 +15,7 @@ from phases.keeping.lists import RENEW_AFTER, key
 from phases.p2_push import PUSH
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
-from tests.interleavings.scheduler import Touch, point
+from tests.interleavings.scheduler import point
 from tests.interleavings.stage import Act, Process, Race, Town
 from tests.world import IN_WORKER, KEEPING
 from workers.sweeper import sweep
@@ -161,11 +161,6 @@ async def evict(process: Process) -> None:
     container = (await process.timelines.switch.current()).current(kept_by(process, CACHE).name)
     assert container
     await process.town.stack.memcached.delete(key(container, process.ids["ann"]))
-
-
-async def flush(process: Process) -> None:
-    await point("memcached flush", Touch("memcached", write=True))
-    await process.town.stack.memcached.flush()
 
 
 async def cut(process: Process) -> None:
