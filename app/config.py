@@ -54,6 +54,9 @@ class Config(BaseModel):
 
     server_timeout_s: float = Field(default=5.0, gt=0, le=60, description="longest wait for one answer of a server")
     token_days: int = Field(default=30, ge=1, le=365)
+    following_limit: int = Field(
+        default=10_000, ge=1, le=10_000, description="people whom one person can follow; phase 1 asks for 200 at a time"
+    )
     writes_per_minute: int = Field(default=6_000, ge=1, description="per signed-in person")
     failed_sign_ins_per_minute: int = Field(default=10, ge=1, description="per handle")
     demo: bool = False

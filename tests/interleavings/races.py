@@ -243,6 +243,11 @@ def ann_follows_yan(town: Town) -> None:
     assert (town.ids["ann"], town.ids["yan"]) in pairs, "an acknowledged follow is gone"
 
 
+def ann_follows_two(town: Town) -> None:
+    followees = [row for row in town.rows("follows") if row["follower"] == town.ids["ann"]]
+    assert len(followees) == 2, "past the limit"
+
+
 RACES: tuple[Race, ...] = (
     # publish x return
     *(
@@ -520,6 +525,14 @@ RACES: tuple[Race, ...] = (
         town("cache"),
         {"zoe": edge("block", "yan", "ann"), "ann": follow("yan")},
         ("zoe", "ann"),
+    ),
+    Race(
+        "follow x follow at the limit",
+        town("cache", fans=("ben",)),
+        {"ann": follow("yan"), "ann2": follow("ben")},
+        ("ann",),
+        after=ann_follows_two,
+        config={"following_limit": 2},
     ),
     Race(
         "block x follow, both ways",

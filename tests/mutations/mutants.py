@@ -5,6 +5,7 @@ from dataclasses import dataclass
 RULES = "tests/contract/test_rules.py"
 TIMELINE = "tests/contract/test_timeline.py"
 JOBS = "tests/contract/test_jobs.py"
+LIMITS = "tests/contract/test_limits.py"
 HOSTILE = "tests/contract/test_hostile_jobs.py"
 FOUND = "tests/oracle/test_found.py"
 FIXED = "tests/mutations/test_guards.py"
@@ -36,6 +37,14 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
 LOOK_UP = (  # in `Reading.page`
     "        answers = await together("
     "self._db, **self._look(kept, edges, seen, request.before), **kept.store.look(place))\n"
+)
+OR_REPEATED = (  # in `Social.follow`
+    '                return await self._owing_row(edges, "follows", pair)\n'
+    '            if row := await edges["follows"].find_one(pair, dict.fromkeys((*pair, "debt"), 1)):\n'
+    "                return row\n"
+    '            raise Forbidden(f"nobody can follow more than {limit:,} people")\n'
+    "\n"
+    "        limit = self._config.following_limit\n"
 )
 # The order of a return, in `HomeLists.come_back`
 LEASE = (
@@ -724,6 +733,24 @@ MUTANTS: tuple[Mutant, ...] = (
         'if await edges["blocks"].find_one(_either_way("blocker", "blocked", reader, followee), {"_id": 1}):',
         "if False:",
         races=("block x follow",),
+    ),
+    Mutant(
+        "the limit of follows is looked at before the change",
+        "limits",
+        "app.social.Social.follow",
+        'if await edges["follows"].count({"follower": reader}, limit) < limit:\n' + OR_REPEATED,
+        "if there < limit:\n"
+        + OR_REPEATED
+        + '        there = await self._db["follows"].count_documents({"follower": reader}, limit=limit)\n',
+        races=("follow x follow at the limit",),
+    ),
+    Mutant(
+        "who follows as many as they may cannot repeat a follow",
+        "limits",
+        "app.social.Social.follow",
+        'if row := await edges["follows"].find_one(pair, dict.fromkeys((*pair, "debt"), 1)):',
+        "if row := None:",
+        _of(LIMITS, "test_a_follow_is_repeated_at_the_limit"),
     ),
     Mutant(
         "a block leaves the follows",

@@ -45,6 +45,11 @@ class InTransaction:
         found: dict[str, Any] | None = await self._collection.find_one(query, fields, **self._options)
         return found
 
+    async def count(self, query: Mapping[str, Any], limit: int) -> int:
+        """Up to the limit."""
+        found: int = await self._collection.count_documents(query, limit=limit, **self._options)
+        return found
+
     async def update_one(self, query: Mapping[str, Any], change: Mapping[str, Any], *, upsert: bool) -> None:
         await self._collection.update_one(query, change, upsert=upsert, **self._options)
 
