@@ -52,7 +52,7 @@ class Config(BaseModel):
         default=0.5, gt=0, le=0.5, description="oldest copy of the phase settings that may be used"
     )
 
-    server_timeout_s: float = Field(default=5.0, gt=0, le=60, description="longest wait for one answer of a server")
+    server_timeout_s: float = Field(default=5.0, gt=0, le=60, description="longest wait of one request for servers")
     token_days: int = Field(default=30, ge=1, le=365)
     following_limit: int = Field(
         default=10_000, ge=1, le=10_000, description="people whom one person can follow; phase 1 asks for 200 at a time"

@@ -12,6 +12,7 @@ from app.clock import Clock
 from app.config import Config
 from app.models import DOCUMENTS
 from app.stack import queue, schema
+from app.stack.deadline import OutOfTime, within
 from app.stack.memcached import Memcached, MemcachedDown, MemcachedNodes, MemcachedStandIn
 from app.stack.mongodb.connection import Database, connect
 from app.stack.mongodb.find import NoSnapshot
@@ -29,6 +30,7 @@ UNAVAILABLE = (
     CursorNotFound,  # it died with the server that had it
     NoSnapshot,
     Contended,
+    OutOfTime,
     QueueDown,
     MemcachedDown,
 )
@@ -125,4 +127,5 @@ __all__ = [
     "Stack",
     "connected",
     "opened",
+    "within",
 ]

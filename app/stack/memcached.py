@@ -125,12 +125,17 @@ class MemcachedNodes:
     def _node(self, key: str) -> str:
         return self.nodes[0] if len(self.nodes) == 1 else self._ring.get_node(key)
 
-    async def _call(self, node: str, call: Callable[[_Pool], T]) -> T:
+    def _check(self, node: str) -> None:
         if time.monotonic() < self._down_until.get(node, 0):
             raise MemcachedDown(f"memcached {node} failed less than {RETRY_AFTER_S} s ago")
+
+    async def _call(self, node: str, call: Callable[[_Pool], T]) -> T:
+        self._check(node)
         context = copy_context()
 
         def guarded() -> T:
+            # Again: of many that wait for a thread while it hangs, only the first find that out.
+            self._check(node)
             try:
                 return context.run(call, self._clients[node])
             except (OSError, MemcacheError) as error:

@@ -6,6 +6,7 @@ RULES = "tests/contract/test_rules.py"
 TIMELINE = "tests/contract/test_timeline.py"
 JOBS = "tests/contract/test_jobs.py"
 LIMITS = "tests/contract/test_limits.py"
+DEADLINES = "tests/test_deadlines.py"
 HOSTILE = "tests/contract/test_hostile_jobs.py"
 FOUND = "tests/oracle/test_found.py"
 FIXED = "tests/mutations/test_guards.py"
@@ -799,6 +800,23 @@ MUTANTS: tuple[Mutant, ...] = (
         "change_edges(self._db, {blocker, blocked}, end_follows)",
         "change_edges(self._db, {blocker}, end_follows)",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
+    ),
+    # Servers that hang
+    Mutant(
+        "a request waits for as long as a server hangs",
+        "one deadline",
+        "app.stack.deadline.within",
+        "asyncio.timeout(seconds)",
+        "asyncio.timeout(None)",
+        _of(DEADLINES, "test_a_request_ends_with_503_while_what_it_waits_for_hangs"),
+    ),
+    Mutant(
+        "who waits for a thread tries Memcached too",
+        "one deadline",
+        "app.stack.memcached.MemcachedNodes._call",
+        "            self._check(node)\n            try:\n",
+        "            try:\n",
+        _of(DEADLINES, "test_whoever_waits_for_a_thread_while_memcached_hangs_does_not_try_it_too"),
     ),
     # What others write into our servers
     Mutant(

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import pymongo
 from pymongo import ReturnDocument
 from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
@@ -75,6 +76,11 @@ async def transaction(database: Database, work: Callable[[Transaction], Awaitabl
     if isinstance(database, StandInDatabase):
         return await database.at_once(lambda alone: work(Transaction(alone, None)))
     deadline = time.monotonic() + TRANSACTION_S
+    with pymongo.timeout(TRANSACTION_S):  # of all of it: who is given up takes back what they began, or does not wait
+        return await _transaction(database, work, deadline)
+
+
+async def _transaction(database: Database, work: Callable[[Transaction], Awaitable[T]], deadline: float) -> T:
     async with await database.client.start_session() as session:
         while True:
             try:
