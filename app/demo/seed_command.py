@@ -34,7 +34,7 @@ async def run(
     if reset:
         click.echo(await _erased(stack), err=True)
         if not yes:
-            click.confirm("Erase all that?", abort=True, err=True)
+            click.confirm("Erase all that? (--yes does not ask)", abort=True, err=True)
     chosen = password or secrets.token_urlsafe(12)
     try:
         with shown() as progress:

@@ -156,6 +156,9 @@ async def test_what_waits_beside_the_jobs_is_harmless(
         for kind in ("scheduled", "failed", "wip", "finished", "deferred"):
             redis.zadd(f"rq:{kind}:{queue.name}", {entry: time.time() - 60})
     redis.sadd(f"rq:workers:{queue.name}", b"\xff", "worker")
+    push(town, "noted", call(FAN_OUT, CACHE.slug, SOME_ID, None))
+    redis.zadd(f"rq:failed:{queue.name}", {"noted": time.time() + 60})
+    redis.xadd("rq:results:noted", {"type": "2", "exc_string": "bm90IHBhY2tlZA=="})
     await town.drain()
     await town.sweep()
     await works_on(town, "behind them")

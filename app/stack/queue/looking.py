@@ -1,5 +1,6 @@
 """Looking at what is under way, at dead letters and at workers. All of it blocks."""
 
+import zlib
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -74,7 +75,10 @@ def deliveries(
 
 def _error(job: Job) -> str | None:
     """The last line of the traceback."""
-    result = job.latest_result()
+    try:
+        result = job.latest_result()
+    except (ValueError, LookupError, zlib.error):  # not RQ's own
+        return "what is noted of it cannot be read"
     return result.exc_string.strip().splitlines()[-1] if result and result.exc_string else None
 
 
