@@ -28,6 +28,7 @@ from app.demo.seed import NEWEST_S, SeedRefused, SeedReport, World, handles, see
 from app.errors import WrongPassword
 from app.models import Block, CircleMember, Follow, Status, Token, User
 from app.stack import Addresses, DeliveryQueue, Stack, connected
+from app.stack.schema import identity
 from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
 from tests.world import KEEPING, SLUGS
@@ -365,17 +366,18 @@ def test_the_command_says_what_it_would_erase_and_erases_nothing_without_a_yes(
 
 
 def test_reset_touches_nothing_of_others_on_the_same_servers(addresses: Addresses) -> None:
-    """Another Feedlab, and somebody else's keys, RQ queues among them."""
-    names = ("reset-2", "reset-deliver", "reset")
+    """Other Feedlabs, also one of the same name on another MongoDB, and somebody else's keys, RQ queues among them."""
+    in_memory = addresses.mongodb is None  # every stand-in is another server
+    names = ("reset-2", "reset-deliver", *(["reset"] if in_memory else []), "reset")
     configs = [Config.model_validate({"database": name}) for name in names]
 
     async def test() -> None:
         async with AsyncExitStack() as stacks:
             *others, mine = [await stacks.enter_async_context(connected(addresses, config)) for config in configs]
             redis: Any = mine.queue.connection
-            if addresses.redis is None:  # the stand-ins of several are not the same
+            if in_memory:
                 for other in others:
-                    other.queue = DeliveryQueue(redis, other.config.database)
+                    other.queue = DeliveryQueue(redis, await identity(other.db))
             for stack in (mine, *others):
                 await stack.queue.offer("queue", OWED)
                 await stack.queue.offer("queue", OWED, OWED)
@@ -387,7 +389,8 @@ def test_reset_touches_nothing_of_others_on_the_same_servers(addresses: Addresse
             assert await mine.memcached.gets("somebody-elses")
             gone = before - set(redis.keys())
             assert gone
-            assert all(re.fullmatch(rb"rq:\w+:reset-(deliver-(first|more)|queue-[-\w]+)", key) for key in gone), gone
+            ours = re.compile(rb"rq:\w+:reset-[0-9a-f]{8}-(deliver-(first|more)|queue-[-\w]+)")
+            assert all(ours.fullmatch(key) for key in gone), gone
             assert await mine.queue.known() == set()
             for other in others:
                 assert await other.queue.known() == {("queue", str(OWED))}

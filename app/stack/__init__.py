@@ -113,6 +113,7 @@ async def connected(addresses: Addresses, config: Config, clock: Clock | None = 
         await init_beanie(database=stack.db, document_models=list(DOCUMENTS), skip_indexes=True)
         await schema.migrate(stack.db)
         await prepare(stack.db)
+        stack.queue = DeliveryQueue(stack.queue.connection, await schema.identity(stack.db), stack.clock.monotonic)
         yield stack
 
 
