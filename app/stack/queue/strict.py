@@ -32,7 +32,6 @@ DEAD_LETTER_TTL_S = 30 * 86_400
 FIELDS = ("data", "origin", "status", "enqueued_at", "number_of_retries", "retries_left")
 FIELD_BYTES = 1_000  # ours are shorter; a longer one is as good as none
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
-PACKED = 31  # window bits: what zlib makes of it, with its header
 
 # Not HGETALL: whatever else is there, and however much of it, stays in Redis.
 READ = """
@@ -84,6 +83,8 @@ class StrictJob(Job):
         try:
             values = read(keys=[self.key], args=[FIELD_BYTES, *FIELDS])
         except redis.ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
             refuse("what is in its place is no job")
             raise NoSuchJobError(self.key) from error
         self.restore(dict(zip(FIELDS, values, strict=True)))
