@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from app.stack import UNAVAILABLE, within
+from app.stack import UNAVAILABLE
 from app.web.session import session_token
 
 log = logging.getLogger(__name__)
@@ -68,13 +68,13 @@ def stream(request: Request, subject: str, part: Part, every_s: float) -> Respon
 
 
 async def _events(request: Request, part: Part, every_s: float, ended: asyncio.Event) -> AsyncIterator[str]:
-    loop, longest_s = asyncio.get_running_loop(), request.app.state.stack.config.server_timeout_s
+    loop = asyncio.get_running_loop()
     until_s, silent_until_s = loop.time() + LONGEST_S, 0.0
     last: str | None = None
     while not await request.is_disconnected():
         html = last or ""
         try:
-            found = await within(longest_s, part())
+            found = await part()
             if found is None:
                 break
             html = found
