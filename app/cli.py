@@ -250,7 +250,8 @@ def walkthrough(data: Path, print_only: bool) -> None:
 @click.option("--statuses", type=click.IntRange(0), default=20_000, show_default=True)
 @click.option("--days", type=click.IntRange(1), default=30, show_default=True, help="Period the statuses lie in.")
 @click.option("--password", help="Of every seeded person. Default: a random one, printed.")
-@click.option("--reset", is_flag=True, help="First erase every account, status and job.")
+@click.option("--reset", is_flag=True, help="First erase every account, status and job of the database; asks.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 def seed(
     data: Path,
     level: "Level",
@@ -263,6 +264,7 @@ def seed(
     days: int,
     password: str | None,
     reset: bool,
+    yes: bool,
 ) -> None:
     """Fill the database with people, follow edges and statuses, from a file or generated."""
     if graph is None and directed:
@@ -276,7 +278,9 @@ def seed(
     edges = load(graph, directed) if graph else powerlaw(users, mean, number)  # all of it, before any server is asked
 
     async def work(stack: "Stack") -> None:
-        await seed_command.run(stack, edges, statuses=statuses, days=days, seed=number, password=password, reset=reset)
+        await seed_command.run(
+            stack, edges, statuses=statuses, days=days, seed=number, password=password, reset=reset, yes=yes
+        )
 
     on_stack(data, level, "feedlab seed", work)
 

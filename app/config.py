@@ -24,7 +24,7 @@ class Config(BaseModel):
     mongodb_url: str | None = None
     redis_url: str | None = None
     memcached: tuple[Annotated[str, Field(pattern=r"^.+:\d+$")], ...] = ()  # host:port, comma-separated
-    database: str = "feedlab"
+    database: str = Field(default="feedlab", pattern=r"^[A-Za-z0-9_-]{1,63}$")  # it is in names of Redis keys and jobs
     redis_aof: bool = Field(default=True, description="whether the Redis that is started keeps its queue on disk")
 
     cap: int = Field(default=800, ge=1, le=10_000, description="entries kept per home timeline")
@@ -52,8 +52,11 @@ class Config(BaseModel):
         default=0.5, gt=0, le=0.5, description="oldest copy of the phase settings that may be used"
     )
 
-    server_timeout_s: float = Field(default=5.0, gt=0, le=60, description="longest wait for one answer of a server")
+    server_timeout_s: float = Field(default=5.0, gt=0, le=60, description="longest wait of one request for servers")
     token_days: int = Field(default=30, ge=1, le=365)
+    following_limit: int = Field(
+        default=10_000, ge=1, le=10_000, description="people whom one person can follow; phase 1 asks for 200 at a time"
+    )
     writes_per_minute: int = Field(default=6_000, ge=1, description="per signed-in person")
     failed_sign_ins_per_minute: int = Field(default=10, ge=1, description="per handle")
     demo: bool = False

@@ -24,7 +24,6 @@ from phases.p1_query import statuses_by
 
 TEXT_LIMIT = 500
 STORED = "stored"  # what a poster waits for in every phase
-FOLLOWING_LIMIT = 10_000  # followees of one person; phase 1 asks for 200 of them at a time
 NAMES_REMEMBERED = 50_000
 WORDS_SEARCHED = 5
 FOLLOWS_LOOKED_AT = 1_000  # the newest, for suggestions
@@ -154,14 +153,17 @@ class Social:
         _not_oneself(reader, followee, "follow")
         pair = {"follower": reader, "followee": followee}
 
-        async def unless_blocked(edges: Transaction) -> dict[str, Any]:
+        async def unless_refused(edges: Transaction) -> dict[str, Any]:
             if await edges["blocks"].find_one(_either_way("blocker", "blocked", reader, followee), {"_id": 1}):
                 raise Forbidden("one of you blocks the other")
-            return await self._owing_row(edges, "follows", pair)
+            if await edges["follows"].count({"follower": reader}, limit) < limit:
+                return await self._owing_row(edges, "follows", pair)
+            if row := await edges["follows"].find_one(pair, dict.fromkeys((*pair, "debt"), 1)):
+                return row
+            raise Forbidden(f"nobody can follow more than {limit:,} people")
 
-        if await self._db["follows"].count_documents({"follower": reader}, limit=FOLLOWING_LIMIT) >= FOLLOWING_LIMIT:
-            raise Forbidden(f"nobody can follow more than {FOLLOWING_LIMIT:,} people")
-        await self.outbox.widened("follows", await change_edges(self._db, {reader}, unless_blocked))
+        limit = self._config.following_limit
+        await self.outbox.widened("follows", await change_edges(self._db, {reader}, unless_refused))
 
     async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None:
         _not_oneself(reader, followee, "unfollow")

@@ -144,10 +144,6 @@ async def read_plain_in(db: Database, reader: ObjectId, limit: int) -> int:
     return len(await statuses.to_list(None))
 
 
-def nothing() -> None:
-    """The empty job."""
-
-
 async def _answer(_: Request) -> JSONResponse:
     return JSONResponse({})
 

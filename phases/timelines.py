@@ -140,6 +140,10 @@ class Timelines:
         """Forget everything that is kept, for everybody. It only costs time."""
         await self.switch.restart()
 
+    async def forget_lists(self) -> None:
+        """Everybody is cold wherever lists are in memory, as after a flush of Memcached, which is not ours alone."""
+        await self.switch.restart([name for name, kept in self.kept.items() if kept.store.in_memory])
+
     async def send_away(self, share: float, rest: Callable[[float], Awaitable[object]] = asyncio.sleep) -> int:
         """End the activity of that share of all readers; how many. For demonstrations."""
         active = [kept.name for kept in self.kept.values() if kept.recipients.active_only]

@@ -108,13 +108,6 @@ async def test_a_number_is_noted(memcached: Memcached) -> None:
         assert await memcached.highest("n") == number
 
 
-async def test_flush_forgets_everything(memcached: Memcached) -> None:
-    for n in range(10):
-        await memcached.add(f"key-{n}", b"|", TTL_S)
-    await memcached.flush()
-    assert [await memcached.gets(f"key-{n}") for n in range(10)] == [None] * 10
-
-
 async def test_the_stand_in_forgets_when_the_time_is_over() -> None:
     clock = ManualClock(NOON)
     memcached = MemcachedStandIn(clock.monotonic)

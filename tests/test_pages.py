@@ -17,6 +17,7 @@ from phases import PHASES
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from tests.site import PASSWORD, SLUGS, Site, events, forms, opened, texts
+from tests.world import flush
 
 pytestmark = pytest.mark.anyio
 
@@ -347,7 +348,7 @@ async def test_a_cold_timeline_is_complete_and_refreshed_by_its_button() -> None
         site.clock.advance(10)
         ann = await site.browser().sign_up("ann")
         await ann.post("hello")
-        await site.stack.memcached.flush()
+        await flush(site.stack.memcached)
         html = await ann.open("/")
         assert texts(html) == ["hello"]
         assert "Your timeline is cold" in html

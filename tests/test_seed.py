@@ -1,19 +1,23 @@
 """Seeding: everything in the stored shapes, the same for the same seed, and never over somebody's data unasked."""
 
 import asyncio
+import io
 import re
 from array import array
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 from bson import ObjectId
 from hypothesis import given
 from hypothesis import strategies as st
+from rq import Queue
 
 from app.accounts import HANDLE, Accounts
 from app.config import Config
@@ -23,12 +27,14 @@ from app.demo.graph import Graph, powerlaw
 from app.demo.seed import NEWEST_S, SeedRefused, SeedReport, World, handles, seed
 from app.errors import WrongPassword
 from app.models import Block, CircleMember, Follow, Status, Token, User
-from app.stack import Addresses, Stack, connected
+from app.stack import Addresses, DeliveryQueue, Stack, connected
+from app.stack.schema import identity
 from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
 from tests.world import KEEPING, SLUGS
 
 GRAPH = powerlaw(40, 5, 3)
+OWED = ObjectId(b"some status.")
 
 
 def run(test: Callable[[Stack], Awaitable[None]]) -> None:
@@ -184,7 +190,6 @@ def test_reset_erases_everything_first(monkeypatch: pytest.MonkeyPatch, slice_si
         await Accounts(stack).new_token(a)
         await Block(blocker=a, blocked=b).insert()
         await stack.db["home_entries_x"].insert_one({"_id": 1})
-        await stack.memcached.add("key", b"value", 60)
         await stack.queue.offer("queue", a)
         await seeded(stack, statuses=20, reset=True)
         for name, ids in old.items():
@@ -193,7 +198,6 @@ def test_reset_erases_everything_first(monkeypatch: pytest.MonkeyPatch, slice_si
             assert not now & ids
         assert await Token.count() + await Block.count() == 0
         assert await stored(stack, "home_entries_x") == []
-        assert await stack.memcached.gets("key") is None
         assert await stack.queue.known() == set()
 
     run(test)
@@ -287,7 +291,7 @@ def lasting(stack: Stack) -> Stack:
 def test_the_command_refuses_a_database_that_would_end_with_it() -> None:
     async def test(stack: Stack) -> None:
         with pytest.raises(SeedRefused, match="end with it"):
-            await seed_command.run(stack, GRAPH, statuses=0, days=3, seed=1, password=None, reset=False)
+            await seed_command.run(stack, GRAPH, statuses=0, days=3, seed=1, password=None, reset=False, yes=False)
         assert await User.count() == 0
 
     run(test)
@@ -295,7 +299,9 @@ def test_the_command_refuses_a_database_that_would_end_with_it() -> None:
 
 def test_the_command_says_what_was_done_and_how_to_sign_in(capsys: pytest.CaptureFixture[str]) -> None:
     async def test(stack: Stack) -> None:
-        await seed_command.run(lasting(stack), GRAPH, statuses=20, days=3, seed=1, password=None, reset=False)
+        await seed_command.run(
+            lasting(stack), GRAPH, statuses=20, days=3, seed=1, password=None, reset=False, yes=False
+        )
         told = capsys.readouterr()
         password = re.search(r"^password of every seeded person: (\S+)$", told.out, re.MULTILINE)
         people = re.search(r"^people to sign in as: (\S+)", told.out, re.MULTILINE)
@@ -305,7 +311,9 @@ def test_the_command_says_what_was_done_and_how_to_sign_in(capsys: pytest.Captur
         assert re.search(r"^seeded 40 people, 200 follow edges and 20 statuses in \d+\.\d s$", told.out, re.MULTILINE)
         assert "statuses: 20 of 20" in told.err
 
-        await seed_command.run(lasting(stack), GRAPH, statuses=0, days=3, seed=1, password="correct horse", reset=True)
+        await seed_command.run(
+            lasting(stack), GRAPH, statuses=0, days=3, seed=1, password="correct horse", reset=True, yes=True
+        )
         assert "correct horse" not in capsys.readouterr().out, "whoever chose it knows it"
         await Accounts(stack).sign_in(people[1], "correct horse")
 
@@ -331,3 +339,64 @@ def test_an_interrupted_command_says_what_to_do(
         assert "Start again with --reset" in capsys.readouterr().err
 
     run(test)
+
+
+def test_the_command_says_what_it_would_erase_and_erases_nothing_without_a_yes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def again(stack: Stack, yes: bool) -> None:
+        await seed_command.run(lasting(stack), GRAPH, statuses=0, days=3, seed=1, password=None, reset=True, yes=yes)
+
+    async def test(stack: Stack) -> None:
+        await seeded(stack, statuses=20)
+        for answer in ("n\n", "\n", ""):
+            monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+            with pytest.raises(click.Abort):
+                await again(stack, yes=False)
+            told = capsys.readouterr().err
+            assert "40 accounts, 20 statuses" in told
+            assert f"{stack.config.database!r} at mongodb://127.0.0.1" in told
+            assert await Status.count() == 20
+        monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+        await again(stack, yes=False)
+        assert await Status.count() == 0
+        await again(stack, yes=True)
+
+    run(test)
+
+
+def test_reset_touches_nothing_of_others_on_the_same_servers(addresses: Addresses) -> None:
+    """Other Feedlabs, also one of the same name on another MongoDB, and somebody else's keys, RQ queues among them."""
+    in_memory = addresses.mongodb is None  # every stand-in is another server
+    names = ("reset-2", "reset-deliver", *(["reset"] if in_memory else []), "reset")
+    configs = [Config.model_validate({"database": name}) for name in names]
+
+    async def test() -> None:
+        async with AsyncExitStack() as stacks:
+            *others, mine = [await stacks.enter_async_context(connected(addresses, config)) for config in configs]
+            redis: Any = mine.queue.connection
+            if in_memory:
+                for other in others:
+                    other.queue = DeliveryQueue(redis, await identity(other.db))
+            for stack in (mine, *others):
+                await stack.queue.offer("queue", OWED)
+                await stack.queue.offer("queue", OWED, OWED)
+            await mine.memcached.add("somebody-elses", b"value", 60)
+            redis.set("somebody-elses", "value")
+            Queue("deliver-first", connection=redis).enqueue(print, job_id="somebody-elses")
+            before = set(redis.keys())
+            await seeded(mine, statuses=0, reset=True)
+            assert await mine.memcached.gets("somebody-elses")
+            gone = before - set(redis.keys())
+            assert gone
+            ours = re.compile(rb"rq:\w+:reset-[0-9a-f]{8}-(deliver-(first|more)|queue-[-\w]+)")
+            assert all(ours.fullmatch(key) for key in gone), gone
+            assert await mine.queue.known() == set()
+            for other in others:
+                assert await other.queue.known() == {("queue", str(OWED))}
+                assert await other.queue.depth() == {"queue": 2}
+                await other.queue.forget()
+            for stack in (mine, *others):
+                await stack.db.client.drop_database(stack.config.database)
+
+    asyncio.run(test())

@@ -11,7 +11,7 @@ from phases.home.page import Page
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from tests.site import SLUGS, Site, events, texts
-from tests.world import IN_WORKER
+from tests.world import IN_WORKER, flush
 from workers.worker import drain_queues
 
 pytestmark = pytest.mark.anyio
@@ -77,7 +77,7 @@ async def test_in_demo_mode_anybodys_timeline_is_compared(demo: Site) -> None:
 async def test_a_delivery_is_watched_from_the_post_to_the_last_list(demo: Site) -> None:
     ann, _ = await demo.browser().sign_up("ann"), await demo.browser().sign_up("bob")
     await ann.act("bob", "follow")
-    await demo.stack.memcached.flush()
+    await flush(demo.stack.memcached)
     await ann.open("/?phase=cache")
     await ann.open("/compare")
     html = await ann.submit("/compare/post", author="bob", text="watch me")

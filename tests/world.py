@@ -11,6 +11,7 @@ from bson import ObjectId
 from app.models import Audience, StatusRow, User
 from app.social import Social
 from app.stack import MemcachedDown, Stack
+from app.stack.memcached import Memcached, MemcachedNodes
 from phases import PHASES
 from phases.delivering.delivery import Delivery
 from phases.home.page import Page
@@ -148,3 +149,11 @@ class World:
             for name in ("_offer", "_job_ids"):
                 patches.enter_context(patch.object(self.stack.queue, name, down))
             yield
+
+
+async def flush(memcached: Memcached) -> None:
+    """As a restart does, or somebody else: we never do."""
+    if isinstance(memcached, MemcachedNodes):
+        await memcached._everywhere(lambda client: client.flush_all())
+    else:
+        memcached._items.clear()

@@ -11,6 +11,7 @@ from bson import ObjectId
 
 from app.stack import UNAVAILABLE
 from app.stack.queue import JOB_TIMEOUT_S, Retry
+from app.stack.queue.strict import refuse
 from app.stack.queue.worker import after_the_outage, attempts_of_this_job
 from phases.delivering.outbox import Failures, GoesOn, once
 from phases.timelines import Timelines
@@ -37,9 +38,16 @@ class Runtime:
 RUNTIME: ContextVar[Runtime] = ContextVar("runtime")  # set by the thread that takes the jobs
 
 
+def nothing() -> None:
+    """The empty job, which ours are measured against."""
+
+
 def fan_out(consumer: str, status: str, after: str | None) -> Retry | None:
     """One bounded step of what a consumer owes for a status, and some of what is pending behind it. Safe to repeat."""
-    runtime, work = RUNTIME.get(), (consumer, ObjectId(status))
+    runtime = RUNTIME.get()
+    if not _is_ours(runtime, consumer, status, after):
+        return None
+    work = (consumer, ObjectId(status))
     if after is None and work in runtime.done:
         del runtime.done[work]
         return None
@@ -54,7 +62,16 @@ def fan_out(consumer: str, status: str, after: str | None) -> Retry | None:
     return None
 
 
-async def _step(runtime: Runtime, consumer: str, status: ObjectId, after: object) -> None:
+def _is_ours(runtime: Runtime, consumer: str, status: str, after: str | None) -> bool:
+    """A job that names nobody and nothing is dropped: what is owed is pending, and the sweeper queues it."""
+    ids = [status, *([after] if after is not None else [])]
+    ours = consumer in runtime.timelines.outbox.consumers and all(map(ObjectId.is_valid, ids))
+    if not ours:
+        refuse("it names no consumer or no status of ours")
+    return ours
+
+
+async def _step(runtime: Runtime, consumer: str, status: ObjectId, after: str | None) -> None:
     """Other statuses that were done are noted: their own jobs find nothing to do, once. One that failed is left to its
     own job, to be tried, counted and if need be buried by itself.
     """
@@ -74,8 +91,6 @@ async def _step(runtime: Runtime, consumer: str, status: ObjectId, after: object
 
 
 async def step(
-    timelines: Timelines, consumer: str, status: ObjectId, after: object, goes_on: GoesOn = once
+    timelines: Timelines, consumer: str, status: ObjectId, after: str | None, goes_on: GoesOn = once
 ) -> tuple[list[ObjectId], Failures]:
-    """`after` as the job says it. Where it is not one of our ids (0.1 wrote others), everybody is served again."""
-    last = ObjectId(after) if isinstance(after, str) and ObjectId.is_valid(after) else None
-    return await timelines.outbox.consumers[consumer].handle(status, last, goes_on)
+    return await timelines.outbox.consumers[consumer].handle(status, ObjectId(after) if after else None, goes_on)

@@ -71,9 +71,9 @@ async def seed(
     """Write the graph and `statuses` statuses of the last `days` days.
 
     `seed` decides names, circles, authors, audiences and texts. `password` becomes everybody's; with None nobody can
-    sign in with one. `reset` first erases every account, status and job and empties Memcached. Raises SeedRefused
-    when people exist and `reset` is not given, or for a number out of range. An interrupted run leaves people
-    behind, so the next one is refused too.
+    sign in with one. `reset` first erases every account, status and job of ours, and nothing else on these servers.
+    Raises SeedRefused when people exist and `reset` is not given, or for a number out of range. An interrupted run
+    leaves people behind, so the next one is refused too.
     """
     _check(statuses, days, password)
     started_s = time.perf_counter()
@@ -116,7 +116,6 @@ async def _erase(stack: Stack) -> None:
     for name in [*kept, *sorted(map(_collection, DOCUMENTS), key=_collection(User).__eq__)]:
         await _empty(stack, name)
     await stack.queue.forget()
-    await stack.memcached.flush()
     await _forget_what_is_kept(stack)
 
 

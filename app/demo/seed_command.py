@@ -8,18 +8,33 @@ import click
 from app.demo import seed as seeding
 from app.demo.graph import Graph
 from app.demo.progress import shown
+from app.models import Status, User
+from app.servers.programs import masked
 from app.stack import Stack
 
 
 async def run(
-    stack: Stack, graph: Graph, *, statuses: int, days: int, seed: int, password: str | None, reset: bool
+    stack: Stack,
+    graph: Graph,
+    *,
+    statuses: int,
+    days: int,
+    seed: int,
+    password: str | None,
+    reset: bool,
+    yes: bool = False,
 ) -> None:
     """Seed, showing progress on stderr and the outcome on stdout. Without a password everybody gets a random one.
 
-    Raises SeedRefused, also where the database is inside this process and would end with it.
+    Raises SeedRefused, also where the database is inside this process and would end with it. `reset` says what it
+    erases and asks first, unless `yes`; the answer no raises click.Abort.
     """
     if stack.addresses.mongodb is None:
         raise seeding.SeedRefused("the database would be in this process and end with it: seed a real server")
+    if reset:
+        click.echo(await _erased(stack), err=True)
+        if not yes:
+            click.confirm("Erase all that? (--yes does not ask)", abort=True, err=True)
     chosen = password or secrets.token_urlsafe(12)
     try:
         with shown() as progress:
@@ -35,4 +50,16 @@ async def run(
     click.echo(
         f"seeded {report.users:,} people, {report.follows:,} follow edges and {report.statuses:,} statuses "
         f"in {report.elapsed_s:.1f} s"
+    )
+
+
+async def _erased(stack: Stack) -> str:
+    """What `reset` erases, and where."""
+    names = (User.Settings.name, Status.Settings.name)
+    accounts, statuses = [await stack.db[name].estimated_document_count() for name in names]
+    redis = "this process" if stack.addresses.redis is None else masked(stack.addresses.redis)
+    return (
+        f"--reset erases {accounts:,} accounts, {statuses:,} statuses and what belongs to them in the database "
+        f"{stack.config.database!r} at {masked(str(stack.addresses.mongodb))}, and its jobs in Redis at {redis}. "
+        "Nothing else on these servers is touched."
     )

@@ -12,6 +12,7 @@ from app.clock import Clock
 from app.config import Config
 from app.models import DOCUMENTS
 from app.stack import queue, schema
+from app.stack.deadline import OutOfTime, within
 from app.stack.memcached import Memcached, MemcachedDown, MemcachedNodes, MemcachedStandIn
 from app.stack.mongodb.connection import Database, connect
 from app.stack.mongodb.find import NoSnapshot
@@ -29,6 +30,7 @@ UNAVAILABLE = (
     CursorNotFound,  # it died with the server that had it
     NoSnapshot,
     Contended,
+    OutOfTime,
     QueueDown,
     MemcachedDown,
 )
@@ -79,9 +81,9 @@ class Stack:
 
 @asynccontextmanager
 async def opened(
-    addresses: Addresses, config: Config, clock: Clock, *, redis_timeout_s: float = REDIS_TIMEOUT_S, prefix: str = ""
+    addresses: Addresses, config: Config, clock: Clock, *, redis_timeout_s: float = REDIS_TIMEOUT_S
 ) -> AsyncIterator[Stack]:
-    """Connect to each server or its stand-in, and disconnect at the end. `prefix`: of the queues' names."""
+    """Connect to each server or its stand-in, and disconnect at the end."""
     if addresses.mongodb is None:
         db = stand_in(config.database)
     else:
@@ -92,7 +94,7 @@ async def opened(
         if addresses.memcached is None
         else MemcachedNodes(addresses.memcached, MEMCACHED_TIMEOUT_S)
     )
-    deliveries = DeliveryQueue(connection, clock.monotonic, prefix=prefix)
+    deliveries = DeliveryQueue(connection, config.database, clock.monotonic)
     try:
         yield Stack(config, clock, db, deliveries, memcached, addresses)
     finally:
@@ -111,6 +113,7 @@ async def connected(addresses: Addresses, config: Config, clock: Clock | None = 
         await init_beanie(database=stack.db, document_models=list(DOCUMENTS), skip_indexes=True)
         await schema.migrate(stack.db)
         await prepare(stack.db)
+        stack.queue = DeliveryQueue(stack.queue.connection, await schema.identity(stack.db), stack.clock.monotonic)
         yield stack
 
 
@@ -125,4 +128,5 @@ __all__ = [
     "Stack",
     "connected",
     "opened",
+    "within",
 ]

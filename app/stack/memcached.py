@@ -127,12 +127,17 @@ class MemcachedNodes:
     def _node(self, key: str) -> str:
         return self.nodes[0] if len(self.nodes) == 1 else self._ring.get_node(key)
 
-    async def _call(self, node: str, call: Callable[[_Pool], T]) -> T:
+    def _check(self, node: str) -> None:
         if time.monotonic() < self._down_until.get(node, 0):
             raise MemcachedDown(f"memcached {node} failed less than {RETRY_AFTER_S} s ago")
+
+    async def _call(self, node: str, call: Callable[[_Pool], T]) -> T:
+        self._check(node)
         context = copy_context()
 
         def guarded() -> T:
+            # Again: of many that wait for a thread while it hangs, only the first find that out.
+            self._check(node)
             try:
                 return context.run(call, self._clients[node])
             except (OSError, MemcacheError) as error:
@@ -205,9 +210,6 @@ class MemcachedNodes:
 
     async def _everywhere(self, call: Callable[[_Pool], T]) -> dict[str, T]:
         return {node: await self._call(node, call) for node in self.nodes}
-
-    async def flush(self) -> None:
-        await self._everywhere(lambda client: client.flush_all())
 
     async def versions(self) -> Mapping[str, str]:
         return {node: raw.decode() for node, raw in (await self._everywhere(lambda client: client.version())).items()}
@@ -302,9 +304,6 @@ class MemcachedStandIn:
     async def note(self, key: str, number: int, ttl_s: int) -> None:
         count_memcached()
         self._store(key, str(number).encode(), self._now_s() + ttl_s)
-
-    async def flush(self) -> None:
-        self._items.clear()
 
     async def versions(self) -> Mapping[str, str]:
         return {"stand-in": "in-process"}

@@ -5,6 +5,7 @@ by its old shape. What else a step has to promise is in docs/upgrading.md.
 """
 
 import logging
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -47,6 +48,15 @@ async def version(database: Database) -> int | None:
     settings = database.get_collection(SETTINGS, read_concern=ReadConcern("majority"))
     found = await settings.find_one({"_id": SCHEMA})
     return found["version"] if found else None
+
+
+async def identity(database: Database) -> str:
+    """What this database is called where several share a server: its name, and what no other of that name has."""
+    own = {"$set": {"identity": secrets.token_hex(4)}}
+    await database[SETTINGS].update_one({"_id": SCHEMA, "identity": {"$exists": False}}, own)
+    schema = await database[SETTINGS].find_one({"_id": SCHEMA})
+    assert schema, "`migrate` comes first"
+    return f"{database.name}-{schema['identity']}"
 
 
 async def migrate(database: Database) -> None:

@@ -20,8 +20,7 @@ async def scratch(addresses: Addresses, config: Config, family: str, clock: Cloc
     time. Its user has to delete what it keeps in Memcached, or that expires.
     """
     assert config.database.startswith(family)
-    prefix = f"{config.database}-"
-    async with opened(addresses, config, clock, redis_timeout_s=config.server_timeout_s, prefix=prefix) as stack:
+    async with opened(addresses, config, clock, redis_timeout_s=config.server_timeout_s) as stack:
         client = stack.db.client
         try:
             for left in await client.list_database_names():
@@ -31,5 +30,4 @@ async def scratch(addresses: Addresses, config: Config, family: str, clock: Cloc
             yield stack
         finally:
             await client.drop_database(config.database)
-            for each in stack.queue.queues.values():
-                each.delete(delete_jobs=True)
+            await stack.queue.forget()

@@ -20,6 +20,7 @@ from app.accounts import Accounts
 from app.errors import Forbidden
 from app.models import Person
 from app.social import Social
+from app.stack import within
 from app.web.problems import CHALLENGE, FieldErrors, Rejected
 from phases.timelines import Timelines
 
@@ -114,7 +115,8 @@ class Operation:
             call.headers = _parsed(self.headers, _own_headers(self.headers, request))
         if self.body:
             call.body = _parsed(self.body, await _json(request))
-        reply = await self.call(call)
+        hashes = self.auth == "none"  # which takes its time
+        reply = await within(None if hashes else _longest_s(request), self.call(call))
         assert reply.status in self.answers, f"{self.method} {self.path} does not document {reply.status}"
         return reply.response()
 
@@ -136,11 +138,15 @@ def bearer_token(request: Request) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
+def _longest_s(request: Request) -> float:
+    return request.app.state.stack.config.server_timeout_s  # type: ignore[no-any-return]
+
+
 async def _signed_in(request: Request) -> Person:
     token = bearer_token(request)
     if not token:
         raise Rejected(401, "This call needs a token: Authorization: Bearer <token>.", CHALLENGE)
-    account: Person | None = await request.app.state.accounts.authenticate(token)
+    account: Person | None = await within(_longest_s(request), request.app.state.accounts.authenticate(token))
     if account is None:
         raise Rejected(
             401, "The token is unknown, expired or signed out.", {"WWW-Authenticate": 'Bearer error="invalid_token"'}

@@ -142,8 +142,8 @@ BUTTONS = {
     ),
     "resume": Button(lambda timelines: timelines.stack.queue.resume(), "Workers go on."),
     "flush": Button(
-        lambda timelines: timelines.stack.memcached.flush(),
-        "Memcached is empty: everybody is cold, and the next read of each rebuilds the list once.",
+        lambda timelines: timelines.forget_lists(),
+        "The lists in Memcached are forgotten: everybody is cold, and their next read rebuilds theirs once.",
     ),
     "send-away": Button(
         lambda timelines: timelines.send_away(AWAY_SHARE, rest),

@@ -15,7 +15,7 @@ __all__ = ["error_page", "routes"]
 async def home(request: Request) -> Response:
     """One's timeline, or for a stranger what this is."""
     account = (await open_session(request)).account
-    return await home_timeline.home_timeline(request, account) if account else await entrance.welcome(request)
+    return await signed_in(home_timeline.home_timeline)(request) if account else await entrance.welcome(request)
 
 
 POST = ["POST"]

@@ -12,7 +12,7 @@ from app.accounts import Accounts
 from app.errors import Forbidden, NotFound
 from app.models import Person
 from app.social import Social
-from app.stack import Stack
+from app.stack import Stack, within
 from app.web.render import here
 from app.web.session import local_address, open_session, posted
 from phases.timelines import Timelines
@@ -46,15 +46,15 @@ def to(place: str) -> RedirectResponse:
     return RedirectResponse(local_address(place), 303)
 
 
-def signed_in(handler: PersonalEndpoint) -> Endpoint:
-    """A page for somebody; whoever is nobody signs in first and comes back."""
+def signed_in(handler: PersonalEndpoint, *, limited: bool = True) -> Endpoint:
+    """A page for somebody; whoever is nobody signs in first and comes back. `limited`: in the time one request has."""
 
     async def endpoint(request: Request) -> Response:
         account = (await open_session(request)).account
         if account is None:
             back = here(request) if request.method == "GET" else None
             return to(address("/sign-in", next=back))
-        return await handler(request, account)
+        return await within(stack_of(request).config.server_timeout_s if limited else None, handler(request, account))
 
     return endpoint
 
@@ -65,7 +65,7 @@ def for_operators(handler: PersonalEndpoint) -> Endpoint:
             raise Forbidden("This is for administrators.")
         return await handler(request, me)
 
-    return signed_in(endpoint)
+    return signed_in(endpoint, limited=False)
 
 
 async def changing(request: Request, me: Person) -> FormData:

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from app.accounts import Accounts
 from app.errors import Forbidden
 from app.models import Person
-from app.stack import Stack
+from app.stack import Stack, within
 
 SESSION = "feedlab_session"
 VISITOR = "feedlab_visitor"
@@ -54,7 +54,7 @@ async def open_session(request: Request) -> Session:
     """The owner of the cookie; asked once per request."""
     if session := known_session(request):
         return session
-    request.state.session = await _session(request)
+    request.state.session = await within(request.app.state.stack.config.server_timeout_s, _session(request))
     return request.state.session  # type: ignore[no-any-return]
 
 

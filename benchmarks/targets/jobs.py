@@ -6,6 +6,7 @@ from functools import partial
 
 from bson import ObjectId
 
+from app.stack.queue import FIRST, NOTHING
 from benchmarks import answers, scenes
 from benchmarks.report import Row
 from benchmarks.rig import BenchRefused, Rig
@@ -26,7 +27,6 @@ from benchmarks.targets.base import (
 )
 
 POLL_S = 0.02  # between two looks whether hundreds of jobs are done: seldom, so that looking takes nothing from them
-FIRST_QUEUE = "deliver-first"
 
 
 async def acknowledgements(rig: Rig, scale: Scale) -> list[Row]:
@@ -76,15 +76,15 @@ async def posts_worked_off(rig: Rig, slug: str, author: ObjectId, count: int, ev
 
 
 def _enqueue_nothing(rig: Rig, jobs: int) -> None:
-    queue = rig.stack.queue.queues[FIRST_QUEUE]
+    queue = rig.stack.queue.queues[FIRST]
     for _ in range(jobs):
-        queue.enqueue("benchmarks.limits.nothing", result_ttl=0)
+        queue.enqueue(NOTHING, result_ttl=0)
 
 
 async def _worked(rig: Rig) -> None:
     """Wait until no job waits or is being done."""
     redis, deadline = rig.stack.queue.connection, time.monotonic() + WAIT_S
-    queue = rig.stack.queue.queues[FIRST_QUEUE]
+    queue = rig.stack.queue.queues[FIRST]
     while await asyncio.to_thread(lambda: queue.count or redis.zcard(queue.started_job_registry.key)):
         if time.monotonic() > deadline:
             raise BenchRefused(f"empty jobs are not done within {WAIT_S:.0f} s; does the worker run?")

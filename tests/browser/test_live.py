@@ -122,8 +122,8 @@ def test_operations_disturb_it_and_timelines_stay_right(
     expect(page.get_by_role("button", name="Pause workers")).to_be_visible()
     if scripts:  # live, without a reload
         expect(waiting).to_contain_text(re.compile(r"cache\s*0"))
-    page.get_by_role("button", name="Flush Memcached").click()
-    expect(page.get_by_text("Memcached is empty")).to_be_visible()
+    page.get_by_role("button", name="Forget all lists").click()
+    expect(page.get_by_text("The lists in Memcached are forgotten")).to_be_visible()
     page.get_by_role("button", name="Send 90 % away").click()
     expect(page.get_by_text("Nine in ten people are away")).to_be_visible()
     for phase in PHASES:
@@ -140,7 +140,7 @@ def test_whoever_returns_is_shown_everything_and_warmed_up_by_refresh(
     ann.post("here already")
     page = ann.page
     page.goto(f"{manual_site}/operations")
-    page.get_by_role("button", name="Flush Memcached").click()
+    page.get_by_role("button", name="Forget all lists").click()
     page.goto(f"{manual_site}/?phase=cache")
     cold = page.get_by_text("Your timeline is cold.")
     reload_until(cold)  # until the grace after the first start is over, phase 1 answers

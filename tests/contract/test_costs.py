@@ -14,7 +14,7 @@ from phases.p1_query import statuses_by
 from phases.p2_push import PUSH
 from phases.p3_queue import QUEUE
 from phases.timelines import Timelines
-from tests.world import IN_WORKER, KEEPING, SLUGS, World
+from tests.world import IN_WORKER, KEEPING, SLUGS, World, flush
 from workers.jobs import step
 
 pytestmark = pytest.mark.anyio
@@ -186,7 +186,7 @@ async def test_a_return_in_phase_4_is_one_query_and_is_not_repeated(world: World
     await star(world, "cache", 3)
     await world.post("zoe", "hello")
     await world.drain()
-    await world.stack.memcached.flush()
+    await flush(world.stack.memcached)
     pages = []
     for _ in range(2):
         with counted() as cost:

@@ -11,8 +11,8 @@ from bson import ObjectId
 
 from app.models import StatusRow
 from app.stack import MemcachedDown, queue
-from app.stack.queue import jobs as queue_jobs
 from app.stack.queue import worker as queue_worker
+from app.stack.queue.strict import StrictJob
 from phases.delivering import delivery
 from phases.delivering.delivery import Delivery
 from phases.p4_cache import CACHE
@@ -91,7 +91,7 @@ async def test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out(town: 
         if status.text == "poison":
             raise ValueError("indigestible")
 
-    with patch.object(queue_jobs, "ATTEMPT_PAUSES_S", (0,)), meanwhile(poison):
+    with patch.object(StrictJob, "attempt_pauses_s", (0,)), meanwhile(poison):
         for text in ("before", "poison", "after"):
             await town.post("zoe", text)
         await town.drain()
@@ -120,7 +120,7 @@ async def test_of_a_delivery_that_was_tried_again_nothing_stays_in_redis(town: W
         if status.text == "buried":
             raise ValueError("indigestible")
 
-    with patch.object(queue_worker, "OUTAGE_PAUSES_S", [0]), patch.object(queue_jobs, "ATTEMPT_PAUSES_S", (0,)):
+    with patch.object(queue_worker, "OUTAGE_PAUSES_S", [0]), patch.object(StrictJob, "attempt_pauses_s", (0,)):
         with meanwhile(away):
             await town.post("zoe", "in an outage")
             await town.drain()

@@ -17,7 +17,7 @@ from phases.timelines import Timelines
 from tests.conftest import real_servers
 from tests.dates import NOON, ManualClock
 from tests.test_memcached import node
-from tests.world import World
+from tests.world import World, flush
 from workers.sweeper import sweep
 
 pytestmark = pytest.mark.anyio
@@ -117,7 +117,7 @@ async def test_without_a_restore_nothing_begins_anew(world: World) -> None:
     for n in range(6):
         await sweep(processes[n % 3])
         if n == 3:
-            await world.stack.memcached.flush()
+            await flush(world.stack.memcached)
     assert (await world.timelines.switch.fresh()).containers == before
 
 

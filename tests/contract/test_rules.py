@@ -22,7 +22,7 @@ from phases.p2_push import PUSH, put_on_timelines
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
 from phases.timelines import Timelines
-from tests.world import IN_WORKER, KEEPING, SLUGS, World
+from tests.world import IN_WORKER, KEEPING, SLUGS, World, flush
 
 pytestmark = pytest.mark.anyio
 
@@ -464,7 +464,7 @@ async def test_of_two_rebuilds_one_fills_and_nothing_is_lost(town: World) -> Non
 async def test_memcached_flushed_is_one_rebuild_per_reader(town: World) -> None:
     await town.post("zoe", "hello")
     await town.drain()
-    await town.stack.memcached.flush()
+    await flush(town.stack.memcached)
     pages = [await town.page("ann", "cache") for _ in range(2)]
     assert [(page.source, page.cold) for page in pages] == [("rebuilt", True), ("list", False)]
     await town.sees("ann", "hello")

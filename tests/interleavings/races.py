@@ -15,7 +15,7 @@ from phases.keeping.lists import RENEW_AFTER, key
 from phases.p2_push import PUSH
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
-from tests.interleavings.scheduler import Touch, point
+from tests.interleavings.scheduler import point
 from tests.interleavings.stage import Act, Process, Race, Town
 from tests.world import IN_WORKER, KEEPING
 from workers.sweeper import sweep
@@ -177,11 +177,6 @@ async def evict(process: Process) -> None:
     await process.town.stack.memcached.delete(key(container, process.ids["ann"]))
 
 
-async def flush(process: Process) -> None:
-    await point("memcached flush", Touch("memcached", write=True))
-    await process.town.stack.memcached.flush()
-
-
 async def cut(process: Process) -> None:
     kept = kept_by(process, QUEUE)
     container = (await process.timelines.switch.current()).current(kept.name)
@@ -288,6 +283,11 @@ def nothing_has_begun_anew(town: Town) -> None:
 def lists_have_begun_anew(town: Town) -> None:
     [settings] = [row for row in town.rows("settings") if row["_id"] == "phases"]
     assert settings["containers"] != town.saved[0]["settings"]["phases"]["containers"], "there was a restore"
+
+
+def ann_follows_two(town: Town) -> None:
+    followees = [row for row in town.rows("follows") if row["follower"] == town.ids["ann"]]
+    assert len(followees) == 2, "past the limit"
 
 
 RACES: tuple[Race, ...] = (
@@ -567,6 +567,14 @@ RACES: tuple[Race, ...] = (
         town("cache"),
         {"zoe": edge("block", "yan", "ann"), "ann": follow("yan")},
         ("zoe", "ann"),
+    ),
+    Race(
+        "follow x follow at the limit",
+        town("cache", fans=("ben",)),
+        {"ann": follow("yan"), "ann2": follow("ben")},
+        ("ann",),
+        after=ann_follows_two,
+        config={"following_limit": 2},
     ),
     Race(
         "block x follow, both ways",

@@ -6,6 +6,9 @@ RULES = "tests/contract/test_rules.py"
 TIMELINE = "tests/contract/test_timeline.py"
 JOBS = "tests/contract/test_jobs.py"
 RESTORED = "tests/contract/test_restored.py"
+LIMITS = "tests/contract/test_limits.py"
+DEADLINES = "tests/test_deadlines.py"
+HOSTILE = "tests/contract/test_hostile_jobs.py"
 FOUND = "tests/oracle/test_found.py"
 FIXED = "tests/mutations/test_guards.py"
 
@@ -36,6 +39,14 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
 LOOK_UP = (  # in `Reading.page`
     "        answers = await together("
     "self._db, **self._look(kept, edges, seen, request.before), **kept.store.look(place))\n"
+)
+OR_REPEATED = (  # in `Social.follow`
+    '                return await self._owing_row(edges, "follows", pair)\n'
+    '            if row := await edges["follows"].find_one(pair, dict.fromkeys((*pair, "debt"), 1)):\n'
+    "                return row\n"
+    '            raise Forbidden(f"nobody can follow more than {limit:,} people")\n'
+    "\n"
+    "        limit = self._config.following_limit\n"
 )
 # The order of a return, in `HomeLists.come_back`
 LEASE = (
@@ -841,6 +852,24 @@ MUTANTS: tuple[Mutant, ...] = (
         races=("block x follow",),
     ),
     Mutant(
+        "the limit of follows is looked at before the change",
+        "limits",
+        "app.social.Social.follow",
+        'if await edges["follows"].count({"follower": reader}, limit) < limit:\n' + OR_REPEATED,
+        "if there < limit:\n"
+        + OR_REPEATED
+        + '        there = await self._db["follows"].count_documents({"follower": reader}, limit=limit)\n',
+        races=("follow x follow at the limit",),
+    ),
+    Mutant(
+        "who follows as many as they may cannot repeat a follow",
+        "limits",
+        "app.social.Social.follow",
+        'if row := await edges["follows"].find_one(pair, dict.fromkeys((*pair, "debt"), 1)):',
+        "if row := None:",
+        _of(LIMITS, "test_a_follow_is_repeated_at_the_limit"),
+    ),
+    Mutant(
         "a block leaves the follows",
         "2 blocks, 8 order",
         "app.social.Social.block",
@@ -887,5 +916,63 @@ MUTANTS: tuple[Mutant, ...] = (
         "change_edges(self._db, {blocker, blocked}, end_follows)",
         "change_edges(self._db, {blocker}, end_follows)",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
+    ),
+    # Servers that hang
+    Mutant(
+        "a request waits for as long as a server hangs",
+        "one deadline",
+        "app.stack.deadline.within",
+        "asyncio.timeout(seconds)",
+        "asyncio.timeout(None)",
+        _of(DEADLINES, "test_a_request_ends_with_503_while_what_it_waits_for_hangs"),
+    ),
+    Mutant(
+        "who waits for a thread tries Memcached too",
+        "one deadline",
+        "app.stack.memcached.MemcachedNodes._call",
+        "            self._check(node)\n            try:\n",
+        "            try:\n",
+        _of(DEADLINES, "test_whoever_waits_for_a_thread_while_memcached_hangs_does_not_try_it_too"),
+    ),
+    # What others write into our servers
+    Mutant(
+        "a job runs whatever function it names",
+        "jobs are ours",
+        "app.stack.queue.strict._call",
+        "if not isinstance(function, str) or function not in FUNCTIONS:",
+        "if False:",
+        _of(HOSTILE, "test_nothing_is_run_but_our_own_functions"),
+    ),
+    Mutant(
+        "a job is as RQ reads it",
+        "jobs are ours",
+        "app.stack.queue.strict.StrictJob.refresh",
+        "        self.restore(dict(zip(FIELDS, values, strict=True)))\n",
+        "        Job.refresh(self)\n",
+        _of(HOSTILE, "test_nothing_that_a_job_says_besides_is_heeded"),
+    ),
+    Mutant(
+        "an id that is none stops the worker",
+        "jobs are ours",
+        "app.stack.queue.strict.StrictQueue.lpop",
+        'if JOB_ID.fullmatch(popped[1].decode(errors="replace")):',
+        "if True:",
+        _of(HOSTILE, "test_what_waits_beside_the_jobs_is_harmless"),
+    ),
+    Mutant(
+        "a job is for whomever it names",
+        "jobs are ours",
+        "workers.jobs.fan_out",
+        "if not _is_ours(runtime, consumer, status, after):",
+        "if False:",
+        _of(HOSTILE, "test_nothing_is_run_but_our_own_functions"),
+    ),
+    Mutant(
+        "a job is tried as often as it wants",
+        "jobs are ours",
+        "app.stack.queue.strict.StrictJob._restore",
+        'min(int(said["retries_left"] or 0), len(self.attempt_pauses_s))',
+        'int(said["retries_left"] or 0)',
+        _of(HOSTILE, "test_a_job_that_fails_is_tried_as_often_as_ours"),
     ),
 )

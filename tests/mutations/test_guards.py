@@ -197,18 +197,6 @@ async def test_the_last_follower_has_it_too(world: World, phase: str) -> None:
         assert await world.walk(fan, phase) == ["to all"], fan
 
 
-@pytest.mark.parametrize("phase", IN_WORKER)
-async def test_a_chunk_that_another_version_queued_serves_everybody_again(world: World, phase: str) -> None:
-    """Rule 6. What a job says about its beginning is not understood: nobody may be left out."""
-    await world.people("star", "ann")
-    await world.follow("ann", "star")
-    await world.warm("ann")
-    status = await world.post("star", "hello")
-    await step(world.timelines, phase, status.id, ["1767268800000", "f" * 24])
-    assert await world.source("ann", phase) == "list"
-    await world.sees("ann", "hello")
-
-
 async def test_a_circle_fills_no_strangers_list(town: World) -> None:
     """Whom somebody else puts into a circle without being followed gets nothing delivered."""
     await town.people("spam")

@@ -21,7 +21,7 @@ from phases.p4_cache import CACHE
 from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
 from tests.oracle.system import Crash, Job, System
-from tests.world import KEEPING, SLUGS
+from tests.world import KEEPING, SLUGS, flush
 from workers.sweeper import OVERDUE_S, sweep
 from workers.worker import drain_queues
 
@@ -455,7 +455,7 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def flush_memcached(self) -> None:
         self.step("flush memcached")
-        self.run(self.system.raw.memcached.flush())
+        self.run(flush(self.system.raw.memcached))
 
     @precondition(lambda self: self.people and (self.system.memcached.down or self.seldom("memcached down")))
     @rule(down=st.booleans(), empty=st.booleans())
@@ -465,7 +465,7 @@ class Histories(RuleBasedStateMachine):
             self.step("memcached down" if down else "memcached back")
             self.system.memcached.down = down
             if empty and not down:
-                self.run(self.system.raw.memcached.flush())
+                self.run(flush(self.system.raw.memcached))
 
     @rule(down=st.booleans())
     def redis_goes_or_comes(self, down: bool) -> None:

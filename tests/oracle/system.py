@@ -24,6 +24,7 @@ from phases.keeping.lists import Lists, key
 from phases.p4_cache import CACHE
 from phases.timelines import Timelines
 from tests.dates import ManualClock
+from tests.world import flush
 from workers.jobs import step
 
 MONGODB = frozenset(
@@ -160,7 +161,7 @@ class Job:
 
     phase: str
     status: ObjectId
-    after: object
+    after: str | None
 
 
 @dataclasses.dataclass
@@ -180,7 +181,7 @@ class System:
         config = Config.model_validate({"database": f"history_{next(_databases)}", "demo": True} | settings)
         async with connected(addresses, config, clock) as raw:
             await raw.queue.forget()
-            await raw.memcached.flush()
+            await flush(raw.memcached)
             fuse = Fuse(clock)
             memcached: Any = _Memcached(raw.memcached, fuse)
             database: Any = _Database(raw.db, fuse)

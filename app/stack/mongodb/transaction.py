@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import pymongo
 from pymongo import ReturnDocument
 from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
@@ -45,6 +46,11 @@ class InTransaction:
         found: dict[str, Any] | None = await self._collection.find_one(query, fields, **self._options)
         return found
 
+    async def count(self, query: Mapping[str, Any], limit: int) -> int:
+        """Up to the limit."""
+        found: int = await self._collection.count_documents(query, limit=limit, **self._options)
+        return found
+
     async def update_one(self, query: Mapping[str, Any], change: Mapping[str, Any], *, upsert: bool) -> None:
         await self._collection.update_one(query, change, upsert=upsert, **self._options)
 
@@ -70,6 +76,11 @@ async def transaction(database: Database, work: Callable[[Transaction], Awaitabl
     if isinstance(database, StandInDatabase):
         return await database.at_once(lambda alone: work(Transaction(alone, None)))
     deadline = time.monotonic() + TRANSACTION_S
+    with pymongo.timeout(TRANSACTION_S):  # of all of it: who is given up takes back what they began, or does not wait
+        return await _transaction(database, work, deadline)
+
+
+async def _transaction(database: Database, work: Callable[[Transaction], Awaitable[T]], deadline: float) -> T:
     async with await database.client.start_session() as session:
         while True:
             try:

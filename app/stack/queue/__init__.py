@@ -4,13 +4,16 @@ from rq import Retry
 
 from app.stack.queue.connection import connect, stand_in
 from app.stack.queue.delivery_queue import DeliveryQueue, QueueDown
-from app.stack.queue.jobs import FIRST, JOB_TIMEOUT_S, MORE, QUEUES
+from app.stack.queue.jobs import FIRST, MORE, QUEUES
 from app.stack.queue.looking import Delivery, WorkerState
+from app.stack.queue.strict import FAN_OUT, JOB_TIMEOUT_S, NOTHING
 
 __all__ = [
+    "FAN_OUT",
     "FIRST",
     "JOB_TIMEOUT_S",
     "MORE",
+    "NOTHING",
     "QUEUES",
     "Delivery",
     "DeliveryQueue",

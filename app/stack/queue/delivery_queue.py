@@ -10,7 +10,6 @@ from typing import Any
 import redis
 from bson import ObjectId
 from fakeredis import FakeRedis
-from rq.suspension import is_suspended, resume, suspend
 
 from app.stack.queue import jobs, looking
 
@@ -24,19 +23,22 @@ class QueueDown(Exception):
 
 
 class DeliveryQueue:
-    """The queues of one Redis. Methods raise QueueDown when it does not answer, except `offer`, which may fail."""
+    """The queues that a database has in one Redis, whose other keys are not touched.
 
-    def __init__(
-        self, connection: redis.Redis, now_s: Callable[[], float] = time.monotonic, *, prefix: str = ""
-    ) -> None:
+    Methods raise QueueDown when it does not answer, or not as a Redis of ours does; `offer` may fail instead.
+    """
+
+    def __init__(self, connection: redis.Redis, database: str, now_s: Callable[[], float] = time.monotonic) -> None:
         self.connection, self._now_s = connection, now_s
         self._away_until = now_s()
-        self.queues = jobs.open_queues(connection, prefix)
+        self._prefix = f"{database}-"
+        self._paused = f"rq:suspended:{database}"  # RQ's own flag stops everybody's workers
+        self.queues = jobs.open_queues(connection, self._prefix)
 
     async def _call(self, call: Any, *args: Any) -> Any:
         try:
             return await asyncio.to_thread(call, *args)
-        except redis.RedisError as error:
+        except (redis.RedisError, ValueError) as error:  # ValueError: RQ cannot read what somebody has put there
             raise QueueDown(f"redis: {error}") from error
 
     async def offer(self, phase: str, status: ObjectId, after: ObjectId | None = None) -> bool:
@@ -64,11 +66,11 @@ class DeliveryQueue:
             return False
 
     def _offer(self, phase: str, status: ObjectId, after: ObjectId | None) -> bool:
-        return jobs.offer(self.queues, phase, status, after)
+        return jobs.offer(self.queues, self._prefix, phase, status, after)
 
     async def enqueue_scheduled(self) -> None:
         """Queue the retries whose pause is over."""
-        await self._call(jobs.enqueue_scheduled, self.connection, self.queues)
+        await self._call(jobs.enqueue_scheduled, self.queues)
 
     async def retry_dead_letters(self) -> int:
         """Queue every dead letter again; how many there were."""
@@ -77,12 +79,17 @@ class DeliveryQueue:
     async def known(self) -> set[tuple[str, str]]:
         """(phase, status id) of every fan-out that some job will continue, or that is a dead letter."""
         ids = await self._call(self._job_ids)
-        return {tuple(job_id.split("-")[:2]) for job_ids in ids.values() for job_id in job_ids}
+        return {self._named(job_id) for job_ids in ids.values() for job_id in job_ids}
 
     async def depth(self) -> dict[str, int]:
         """Jobs waiting or scheduled, by phase."""
         ids = await self._call(self._job_ids)
-        return dict(Counter(job_id.split("-")[0] for job_id in ids["queued"] + ids["scheduled"]))
+        return dict(Counter(self._named(job_id)[0] for job_id in ids["queued"] + ids["scheduled"]))
+
+    def _named(self, job_id: str) -> tuple[str, str]:
+        """Phase and status."""
+        phase, _, rest = job_id.removeprefix(self._prefix).partition("-")
+        return phase, rest.partition("-")[0]
 
     async def is_somebody_waiting(self) -> bool:
         """Whether some status waits for its first chunk."""
@@ -99,7 +106,7 @@ class DeliveryQueue:
 
     async def workers(self) -> list[looking.WorkerState]:
         """The workers that take jobs, the longest at work first."""
-        return await self._call(looking.workers, self.connection)  # type: ignore[no-any-return]
+        return await self._call(looking.workers, self.queues[jobs.FIRST])  # type: ignore[no-any-return]
 
     async def ping(self) -> str:
         """The server's version."""
@@ -112,14 +119,18 @@ class DeliveryQueue:
 
     async def pause(self) -> None:
         """Every worker finishes the job at hand and takes no further one, until `resume`."""
-        await self._call(suspend, self.connection)
+        await self._call(self.connection.set, self._paused, 1)
 
     async def resume(self) -> None:
-        await self._call(resume, self.connection)
+        await self._call(self.connection.delete, self._paused)
 
     async def paused(self) -> bool:
-        return bool(await self._call(is_suspended, self.connection))
+        return await self._call(self.is_paused)  # type: ignore[no-any-return]
+
+    def is_paused(self) -> bool:
+        """The same for whoever may block."""
+        return bool(self.connection.exists(self._paused))
 
     async def forget(self) -> None:
-        """Drop every job. The sweeper queues again what is pending."""
-        await self._call(self.connection.flushdb)
+        """Drop every job of ours. The sweeper queues again what is pending."""
+        await self._call(jobs.forget, self.queues)

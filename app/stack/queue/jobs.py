@@ -1,40 +1,49 @@
 """Offering jobs: for the first time, after a pause, and those that were buried. All of it blocks."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 import redis
 from bson import ObjectId
 from rq import Queue, Retry
-from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.exceptions import DuplicateJobError
 from rq.job import Job
-from rq.results import Result
-from rq.scheduler import RQScheduler
+from rq.results import Result, get_key
 from rq.serializers import JSONSerializer
+from rq.utils import current_timestamp
+
+from app.stack.queue.strict import (
+    DEAD_LETTER_TTL_S,
+    FAN_OUT,
+    JOB_ID,
+    JOB_TIMEOUT_S,
+    StrictJob,
+    StrictQueue,
+    text,
+)
 
 FIRST = "deliver-first"  # the first chunk of every fan-out
 MORE = "deliver-more"  # the further chunks of large ones; workers take from both in turn, so neither starves
 QUEUES = (FIRST, MORE)
 
-JOB_TIMEOUT_S = 20  # one chunk; a started job that is older is taken for abandoned
-ATTEMPT_PAUSES_S = (1, 2, 5, 15, 30)  # then the job is a dead letter
-DEAD_LETTER_TTL_S = 30 * 86_400
 LIST_LIMIT = 10_000  # ids of one queue or registry that are looked at
+DUE_AT_ONCE = 1_000  # retries of one queue
+
+KEYS_OF_A_JOB = (Job.key_for, Job.dependents_key_for, get_key, "rq:executions:{}".format)
 
 Queues = Mapping[str, Queue]
 
 
 def open_queues(connection: redis.Redis, prefix: str) -> dict[str, Queue]:
-    return {name: Queue(prefix + name, connection=connection, serializer=JSONSerializer) for name in QUEUES}
+    return {name: StrictQueue(prefix + name, connection=connection, serializer=JSONSerializer) for name in QUEUES}
 
 
-def offer(queues: Queues, phase: str, status: ObjectId, after: ObjectId | None) -> bool:
+def offer(queues: Queues, prefix: str, phase: str, status: ObjectId, after: ObjectId | None) -> bool:
     """One step of a fan-out, for the recipients above `after`. False when the job is there already.
 
     One that was lost between a queue and a worker is replaced.
     """
-    job_id = f"{phase}-{status}" + (f"-{after}" if after else "")
+    job_id = f"{prefix}{phase}-{status}" + (f"-{after}" if after else "")
     queue, arguments = queues[MORE if after else FIRST], (phase, str(status), str(after) if after else None)
     if _enqueue(queue, job_id, arguments):
         return True
@@ -45,14 +54,15 @@ def offer(queues: Queues, phase: str, status: ObjectId, after: ObjectId | None) 
 
 
 def _enqueue(queue: Queue, job_id: str, arguments: tuple[str, str, str | None]) -> bool:
+    pauses_s = StrictJob.attempt_pauses_s
     try:
         queue.enqueue(
-            "workers.jobs.fan_out",
+            FAN_OUT,
             args=arguments,
             job_id=job_id,
             unique=True,
             job_timeout=JOB_TIMEOUT_S,
-            retry=Retry(max=len(ATTEMPT_PAUSES_S), interval=list(ATTEMPT_PAUSES_S)),
+            retry=Retry(max=len(pauses_s), interval=list(pauses_s)),
             result_ttl=0,
             failure_ttl=DEAD_LETTER_TTL_S,
         )
@@ -71,14 +81,18 @@ def _is_somewhere(queue: Queue, job_id: str) -> bool:
     )
 
 
-def enqueue_scheduled(connection: redis.Redis, queues: Queues) -> None:
-    """Queue the retries whose pause is over: RQ's own scheduler, without the process it would fork."""
-    scheduler: Any = RQScheduler(
-        list(queues.values()), connection=connection, serializer=JSONSerializer, logging_level=logging.WARNING
-    )
-    if scheduler.acquire_locks():
-        scheduler.enqueue_scheduled_jobs()
-        scheduler.release_locks()
+def enqueue_scheduled(queues: Queues) -> None:
+    """Queue the retries whose pause is over. Of two processes that find one, the one that takes it off queues it.
+
+    Not RQ's scheduler: one entry that it cannot read stops all the others.
+    """
+    for queue in queues.values():
+        connection: Any = queue.connection
+        at = queue.scheduled_job_registry.key
+        for entry in connection.zrangebyscore(at, 0, current_timestamp(), start=0, num=DUE_AT_ONCE):
+            [job] = StrictJob.fetch_many([text(entry)], connection)
+            if connection.zrem(at, entry) and job:
+                queue._enqueue_job(job)
 
 
 def retry_dead_letters(queues: Queues) -> int:
@@ -86,13 +100,30 @@ def retry_dead_letters(queues: Queues) -> int:
     retried = 0
     for queue in queues.values():
         registry = queue.failed_job_registry
-        for job_id in registry.get_job_ids(end=LIST_LIMIT):
-            try:
-                job = Job.fetch(job_id, connection=queue.connection, serializer=JSONSerializer)
-            except NoSuchJobError:
-                continue
-            job.retries_left = len(ATTEMPT_PAUSES_S)
-            registry.requeue(job)
-            Result.delete_all(job)  # why it was buried; should it be again, RQ says so again
-            retried += 1
+        for job in StrictJob.fetch_many(registry.get_job_ids(end=LIST_LIMIT), queue.connection):
+            if job:
+                job.origin, job.retries_left = queue.name, len(StrictJob.attempt_pauses_s)
+                registry.requeue(job)
+                Result.delete_all(job)  # why it was buried; should it be again, RQ says so again
+                retried += 1
     return retried
+
+
+def forget(queues: Queues) -> None:
+    """Delete the queues, their registries and the jobs in them: keys of ours, and no others."""
+    for queue in queues.values():
+        registries = [
+            queue.started_job_registry.key,
+            queue.scheduled_job_registry.key,
+            queue.failed_job_registry.key,
+            queue.finished_job_registry.key,
+            queue.deferred_job_registry.key,
+        ]
+        entries: list[Any] = [*queue.connection.lrange(queue.key, 0, -1)]
+        for key in registries:
+            entries += queue.connection.zrange(key, 0, -1)
+        ids = [id for entry in entries if JOB_ID.fullmatch(id := text(entry).partition(":")[0])]
+        for at in range(0, len(ids), LIST_LIMIT):
+            queue.connection.delete(*(name(id) for id in ids[at : at + LIST_LIMIT] for name in KEYS_OF_A_JOB))
+        queue.connection.delete(queue.key, *registries)
+        queue.connection.srem(Queue.redis_queues_keys, queue.key)

@@ -1,14 +1,18 @@
 """Looking at what is under way, at dead letters and at workers. All of it blocks."""
 
+import zlib
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import redis
-from rq import Worker
+from rq import Queue, Worker
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 from app.stack.queue.jobs import LIST_LIMIT, Queues
+from app.stack.queue.strict import FAN_OUT, StrictJob, text
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def deliveries(
 ) -> list[Delivery]:
     """At most `limit` of the jobs in these states."""
     wanted = [(state, job_id) for state in states for job_id in ids[state]][:limit]
-    jobs = Job.fetch_many([job_id for _, job_id in wanted], connection=connection, serializer=JSONSerializer)
+    jobs = StrictJob.fetch_many([job_id for _, job_id in wanted], connection)
     return [
         Delivery(
             id=job.id,
@@ -65,18 +69,23 @@ def deliveries(
             error=_error(job) if state == "failed" else None,
         )
         for (state, _), job in zip(wanted, jobs, strict=True)
-        if job is not None
+        if job and job.func_name == FAN_OUT
     ]
 
 
 def _error(job: Job) -> str | None:
     """The last line of the traceback."""
-    result = job.latest_result()
+    try:
+        result = job.latest_result()
+    except (ValueError, LookupError, zlib.error):  # not RQ's own
+        return "what is noted of it cannot be read"
     return result.exc_string.strip().splitlines()[-1] if result and result.exc_string else None
 
 
-def workers(connection: redis.Redis) -> list[WorkerState]:
-    """The workers that take jobs, the longest at work first."""
+def workers(queue: Queue) -> list[WorkerState]:
+    """The workers that take jobs from it, the longest at work first."""
+    keys = [key for key in map(text, _registered(queue)) if key.startswith(Worker.redis_worker_namespace_prefix)]
+    found = [Worker.find_by_key(key, queue.connection, serializer=JSONSerializer) for key in keys]
     states = [
         WorkerState(
             name=worker.name,
@@ -87,6 +96,19 @@ def workers(connection: redis.Redis) -> list[WorkerState]:
             failed=worker.failed_job_count,
             doing=worker.get_current_job_id(),
         )
-        for worker in Worker.all(connection=connection, serializer=JSONSerializer)
+        for worker in found
+        if worker
     ]
     return sorted(states, key=lambda state: (str(state.since), state.name))
+
+
+def forget_dead_workers(queue: Queue) -> None:
+    """Those that ended without a word, and what was never a worker."""
+    for key in _registered(queue):
+        if not queue.connection.exists(key):
+            queue.connection.srem(WORKERS_BY_QUEUE_KEY % queue.name, key)
+            queue.connection.srem(REDIS_WORKER_KEYS, key)
+
+
+def _registered(queue: Queue) -> Any:
+    return queue.connection.smembers(WORKERS_BY_QUEUE_KEY % queue.name)

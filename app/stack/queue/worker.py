@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,14 +10,17 @@ from typing import Any
 import redis
 from fakeredis import FakeRedis
 from rq import Queue, Retry, SimpleWorker, get_current_job
+from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.results import Result
 from rq.serializers import JSONSerializer
-from rq.suspension import is_suspended
 from rq.timeouts import TimerDeathPenalty
-from rq.worker import DequeueStrategy
+from rq.utils import now
+from rq.worker import DequeueStrategy, WorkerStatus
 
 from app.stack.queue.delivery_queue import DeliveryQueue
+from app.stack.queue.looking import forget_dead_workers
+from app.stack.queue.strict import StrictJob, StrictQueue
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +44,13 @@ def attempts_of_this_job() -> int:
 
 
 class _Worker(SimpleWorker):
-    """No fork (10 ms a job) and no remote commands; in a thread no signals either."""
+    """No fork (10 ms a job), no remote commands, and jobs that are ours; in a thread no signals either."""
 
+    job_class = StrictJob
+    queue_class = StrictQueue
     death_penalty_class = TimerDeathPenalty
     stopping = False
+    is_paused: Callable[[], bool]
 
     def subscribe(self) -> None: ...
 
@@ -60,6 +67,26 @@ class _Worker(SimpleWorker):
 
     def get_heartbeat_ttl(self, job: Job) -> int:
         return ABANDONED_AFTER_S
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        job.origin = queue.name  # whatever it says
+        super().execute_job(job, queue)
+
+    def run_maintenance_tasks(self) -> None:
+        """Of our queues alone: RQ's looks after everybody's."""
+        for queue in self.queues:
+            queue.started_job_registry.cleanup()
+            queue.failed_job_registry.cleanup()
+            forget_dead_workers(queue)
+        self.last_cleaned_at = now()  # type: ignore[assignment]
+
+    def check_for_suspension(self, burst: bool) -> None:
+        while self.is_paused() and not self._stop_requested:
+            if burst:
+                raise StopRequested
+            self.set_state(WorkerStatus.SUSPENDED)
+            self.heartbeat()
+            time.sleep(PAUSE_S)
 
 
 class _ThreadWorker(_Worker):
@@ -91,7 +118,7 @@ def _consume(queue: DeliveryQueue, connection: redis.Redis, stop: threading.Even
                 logging_level="WARNING",
                 max_idle_time=None if in_main_thread else IDLE_S,
             )
-            rest = rest or bool(is_suspended(queue.connection))
+            rest = rest or queue.is_paused()
         except redis.RedisError as error:
             log.warning("redis is away, trying again: %s", error)
             rest = True
@@ -122,10 +149,12 @@ def _own_connection(queue: DeliveryQueue) -> Iterator[redis.Redis]:
 
 
 def _make(queue: DeliveryQueue, connection: redis.Redis, kind: Callable[..., _Worker]) -> _Worker:
-    return kind(
-        [Queue(each.name, connection=connection, serializer=JSONSerializer) for each in queue.queues.values()],
+    worker = kind(
+        [StrictQueue(each.name, connection=connection, serializer=JSONSerializer) for each in queue.queues.values()],
         connection=connection,
         serializer=JSONSerializer,
         maintenance_interval=MAINTENANCE_S,
         log_job_description=False,
     )
+    worker.is_paused = queue.is_paused
+    return worker

@@ -1,0 +1,26 @@
+"""One limit for all that a request waits for: answers, further attempts, and threads that are free to ask."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class OutOfTime(Exception):
+    """It took longer than it may: as if a server were away."""
+
+
+async def within(seconds: float | None, work: Awaitable[T]) -> T:
+    """What comes of `work`, which is given up after so long. Raises OutOfTime.
+
+    The drivers' limits are for one command each, and begin when a thread takes it up: while a server hangs, whoever
+    comes later waits for everybody before.
+    """
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await work
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise OutOfTime(f"a request has waited for {seconds} s") from error

@@ -1,0 +1,114 @@
+"""A server that hangs holds nobody longer than one request may wait, however many others wait for it."""
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import httpx
+import psutil
+import pytest
+from bson import ObjectId
+
+from app.accounts import Accounts
+from app.config import Config
+from app.models import User
+from app.servers.borrow import running_servers
+from app.servers.datadir import DataDirectory
+from app.stack import MemcachedDown, connected, within
+from app.stack.deadline import OutOfTime
+from app.stack.memcached import POOL_SIZE, MemcachedNodes, _Pool
+from app.web import create_app
+from app.web.session import SESSION
+from phases.timelines import Timelines
+from tests.conftest import STAND_INS, real_servers
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_S = 20  # of a test, with a request that waits for ever
+READERS = 200
+
+
+async def for_ever(*_: Any, **__: Any) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("hangs", ["authenticate", "page"])
+async def test_a_request_ends_with_503_while_what_it_waits_for_hangs(hangs: str) -> None:
+    config = Config(server_timeout_s=0.1)
+    async with connected(STAND_INS, config) as stack:
+        timelines = await Timelines.open(stack)
+        app = create_app(stack, timelines)
+        headers = await signed_in(stack)
+        hanging: Any = app.state.accounts if hangs == "authenticate" else timelines
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://feedlab.test") as http:
+            with patch.object(hanging, hangs, for_ever):
+                for path in ("/api/v1/timeline", "/"):
+                    answer = await asyncio.wait_for(http.get(path, headers=headers), PATIENCE_S)
+                    assert answer.status_code == 503, path
+                    assert answer.headers["Retry-After"]
+            assert (await http.get("/api/v1/timeline", headers=headers)).status_code == 200
+
+
+async def signed_in(stack: Any) -> dict[str, str]:
+    user = User(handle="ann", name="Ann", created_at=stack.clock.now())
+    await user.insert()
+    token, _ = await Accounts(stack).new_token(user.id)
+    return {"Authorization": f"Bearer {token}", "Cookie": f"{SESSION}={token}"}
+
+
+async def test_a_time_out_from_within_is_not_taken_for_the_end_of_the_time() -> None:
+    async def fails() -> None:
+        raise TimeoutError("a socket's")
+
+    with pytest.raises(TimeoutError, match="a socket's"):
+        await within(60, fails())
+    with pytest.raises(OutOfTime):
+        await asyncio.wait_for(within(0.01, for_ever()), PATIENCE_S)
+
+
+async def test_whoever_waits_for_a_thread_while_memcached_hangs_does_not_try_it_too() -> None:
+    memcached, tries, everybody_waits = MemcachedNodes(["127.0.0.1:9"], 1.0), [], threading.Event()
+
+    def hangs(_: _Pool, key: str) -> None:
+        tries.append(key)
+        everybody_waits.wait()
+        raise TimeoutError
+
+    with patch.object(_Pool, "gets", hangs):
+        reads = [asyncio.create_task(memcached.gets(f"{n}")) for n in range(READERS)]
+        await asyncio.sleep(0)
+        everybody_waits.set()
+        ends = await asyncio.gather(*reads, return_exceptions=True)
+    assert all(isinstance(end, MemcachedDown) for end in ends)
+    assert len(tries) <= POOL_SIZE
+    await memcached.close()
+
+
+@pytest.mark.servers
+async def test_with_mongod_frozen_everybody_has_their_answer_when_the_first_has_theirs(tmp_path: Path) -> None:
+    """Its threads are few: were each read to wait its own time-out in one, the last would wait for all of them."""
+    config = Config(server_timeout_s=2, database=f"frozen_{ObjectId()}")
+    with real_servers(), running_servers(tmp_path, config) as addresses:
+        async with connected(addresses, config) as stack:
+            app = create_app(stack, await Timelines.open(stack))
+            headers = await signed_in(stack)
+            transport = httpx.ASGITransport(app)
+            mongod = psutil.Process(DataDirectory(tmp_path).note().children["mongodb"].pid)
+            async with httpx.AsyncClient(transport=transport, base_url="http://feedlab.test") as http:
+
+                async def read() -> tuple[int, float]:
+                    began_s = time.monotonic()
+                    answer = await http.get("/api/v1/timeline", headers=headers)
+                    return answer.status_code, time.monotonic() - began_s
+
+                assert (await read())[0] == 200
+                mongod.suspend()
+                try:
+                    ends = await asyncio.gather(*(read() for _ in range(READERS)))
+                finally:
+                    mongod.resume()
+                assert {status for status, _ in ends} == {503}
+                assert max(took_s for _, took_s in ends) < 5 * config.server_timeout_s
