@@ -22,7 +22,7 @@ from app.stack import Addresses, Stack, connected
 from app.walkthrough import book, markdown
 from app.walkthrough.book import BookError, Chapter, chapters
 from app.walkthrough.directives import findings
-from app.walkthrough.drawing import Lane, Step, chart_drawing, phase_lanes
+from app.walkthrough.drawing import Step, chart_drawing, phase_lanes
 from app.walkthrough.experiments import EXPERIMENTS
 from app.walkthrough.laboratory import LOCK_S, Laboratory, run_once
 from app.walkthrough.result import MEASURED, Bar, Chart, Check, Result, recorded, times, written
@@ -136,7 +136,7 @@ def test_a_phase_is_drawn_from_its_answers() -> None:
     who = "The poster waits for", "Somebody else does", "The reader waits for"
     for (store, active_only, in_worker, pulls), steps in told.items():
         drawn = phase_lanes("It", store=store, active_only=active_only, in_worker=in_worker, pulls=pulls)
-        assert drawn.lanes == tuple(Lane(*lane) for lane in zip(who, steps, strict=True))
+        assert drawn.lanes == dict(zip(who, steps, strict=True))
         assert re.fullmatch(
             r"It\. The poster waits for .+\. (A worker|Nothing) .+\. The reader waits for .+\.", drawn.about
         )

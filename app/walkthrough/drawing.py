@@ -84,17 +84,11 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Lane:
-    who: str
-    steps: tuple[Step, ...]
-
-
-@dataclass(frozen=True)
 class Lanes:
     """Three lanes from left to right, the same in every phase: the work moves between them."""
 
     about: str
-    lanes: tuple[Lane, ...]
+    lanes: dict[str, tuple[Step, ...]]  # by whose they are
 
 
 LANE_HEAD, BOX_PX, LANE_GAP, STEP_GAP = 20, 44, 18, 18
@@ -103,12 +97,12 @@ STACK = 4  # how far a box of many shows behind the first
 
 def lanes_drawing(diagram: Lanes) -> Drawing:
     y, parts = 0.0, []
-    for lane in diagram.lanes:
-        parts.append(_text(0, y + 12, lane.who, "who"))
+    for who, steps in diagram.lanes.items():
+        parts.append(_text(0, y + 12, who, "who"))
         y += LANE_HEAD
-        if lane.steps:
-            parts += _boxes(lane.steps, y)
-            y += BOX_PX + LANE_GAP + (STACK if any(step.look == "many" for step in lane.steps) else 0)
+        if steps:
+            parts += _boxes(steps, y)
+            y += BOX_PX + LANE_GAP + (STACK if any(step.look == "many" for step in steps) else 0)
         else:
             parts.append(_text(0, y + 14, "nothing", "soft"))
             y += 20 + LANE_GAP
@@ -152,7 +146,7 @@ def phase_lanes(name: str, *, store: bool, active_only: bool, in_worker: bool, p
         _reader(store, active_only, in_worker, pulls),
     )
     about = " ".join((f"{name}.", *(sentence for sentence, _ in told)))
-    return Lanes(about, tuple(Lane(who, steps) for who, (_, steps) in zip(LANES, told, strict=True)))
+    return Lanes(about, {who: steps for who, (_, steps) in zip(LANES, told, strict=True)})
 
 
 def _poster(store: bool, in_worker: bool) -> Told:
