@@ -84,7 +84,7 @@ async def world(addresses: Addresses, settings: dict[str, Any]) -> AsyncIterator
     config = Config.model_validate({"database": f"test_{next(_databases)}", "demo": True} | small | settings)
     clock = ManualClock(NOON)
     async with connected(addresses, config, clock) as stack:
-        await stack.queue.forget()
+        stack.queue.connection.flushdb()  # the tests' own, which others have left something in
         world = await World.open(stack, clock)
         yield world
         await stack.db.client.drop_database(config.database)
