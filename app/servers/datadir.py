@@ -43,8 +43,12 @@ class ProcessId(BaseModel):
 
 
 class Note(BaseModel):
-    """What `servers.json` says. Without an owner only the last two fields mean something."""
+    """What `servers.json` says. Without an owner only the last two fields mean something.
 
+    `directory`: device and inode of the directory that it was written in. In a copy of that it is somebody else's note.
+    """
+
+    directory: tuple[int, int] | None = None
     owner: ProcessId | None = None
     purpose: str = ""
     lasting: bool = False  # others may use these servers: the owner runs until somebody stops it
@@ -73,13 +77,20 @@ class DataDirectory:
         self._note_lock = threading.Lock()
 
     def note(self) -> Note:
-        """What the owner wrote last; an empty note when there is none or it makes no sense."""
+        """What the owner wrote last; an empty note when there is none, or it makes no sense or is of another
+        directory: whoever acts on a copy must not meet what runs for the original.
+        """
         try:
-            return Note.model_validate_json(self._note_path.read_bytes())
+            note = Note.model_validate_json(self._note_path.read_bytes())
         except (FileNotFoundError, ValidationError):
             return Note()
         except OSError as error:
             raise ServersError(f"cannot read {self._note_path}: {error.strerror}") from None
+        return note if note.directory == self._identity() else Note()
+
+    def _identity(self) -> tuple[int, int]:
+        about = self.path.stat()
+        return about.st_dev, about.st_ino
 
     def owner(self) -> Note | None:
         """The note of an owner that runs now."""
@@ -94,12 +105,12 @@ class DataDirectory:
             self._stop_leftovers()
             ports = self.note().ports
             owner = ProcessId.of(os.getpid())
-            self._write(Note(owner=owner, purpose=purpose, lasting=lasting, ports=ports))
+            self.write(Note(owner=owner, purpose=purpose, lasting=lasting, ports=ports))
             try:
                 yield
             finally:
                 note = self.note()
-                self._write(Note(ports=note.ports, demo_unfinished=note.demo_unfinished))
+                self.write(Note(ports=note.ports, demo_unfinished=note.demo_unfinished))
         finally:
             os.close(lock)
 
@@ -139,14 +150,14 @@ class DataDirectory:
 
     def _edit(self, edit: Callable[[Note], Note]) -> None:
         with self._note_lock:
-            self._write(edit(self.note()))
+            self.write(edit(self.note()))
 
-    def _write(self, note: Note) -> None:
+    def write(self, note: Note) -> None:
         """Whole or not at all: a reader never sees half a note."""
         draft = self._note_path.with_name("servers.json.new")
         draft.unlink(missing_ok=True)
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(note.model_dump_json(indent=1))
+            file.write(note.model_copy(update={"directory": self._identity()}).model_dump_json(indent=1))
         draft.replace(self._note_path)
 
     def _stop_leftovers(self) -> None:

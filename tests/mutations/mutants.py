@@ -831,7 +831,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "why a job was buried stays when it is dug out",
         "what grows",
         "app.stack.queue.jobs.retry_dead_letters",
-        "            Result.delete_all(job)  # why it was buried; should it be again, RQ says so again\n",
+        "                Result.delete_all(job)  # why it was buried; should it be again, RQ says so again\n",
         tests=_of(JOBS, "test_of_a_delivery_that_was_tried_again_nothing_stays_in_redis"),
     ),
     Mutant(
