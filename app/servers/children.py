@@ -14,7 +14,7 @@ from types import FrameType
 from typing import IO
 
 FIRST_PAUSE_S = 0.2
-LONGEST_PAUSE_S = 10.0
+LONGEST_PAUSE_S = 30.0
 QUICK_DEATH_S = 10.0  # who lived longer starts again with the first pause
 PATIENCE = 6  # quick deaths in a row until a child is given up
 LOG_LIMIT = 16 * 1024 * 1024  # at a start a longer log becomes NAME.log.1
@@ -143,7 +143,10 @@ class Child:
                     pass_fds=self.pass_fds,
                     start_new_session=True,
                 )
-            self.started(self.name, self._process.pid)
+            try:
+                self.started(self.name, self._process.pid)
+            except OSError as error:  # it runs, and that is what matters
+                self.say(f"{self.name} (process {self.pid}) is not noted: {error}")
 
     def death(self) -> str | None:
         """How it ended, with its last words; None while it lives."""
@@ -183,15 +186,17 @@ class Child:
             if self.patience is not None and deaths >= self.patience:
                 self.gave_up(f"{self.death()}. It died {deaths} times in a row and is given up.")
                 return
-            self.say(f"{self.death()}. Starting it again in {pause_s:.1f} s.")
-            if self._stopping.wait(pause_s):
-                return
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-            try:
-                self.start()
-            except OSError as error:
-                self.gave_up(f"{self.name} cannot be started again: {error}")
-                return
+            ended = self.death()
+            while True:
+                self.say(f"{ended}. Starting it again in {pause_s:.1f} s.")
+                if self._stopping.wait(pause_s):
+                    return
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                try:
+                    self.start()
+                    break
+                except OSError as error:  # no process, no room for its log: that may pass
+                    ended = f"{self.name} cannot be started now: {error}"
 
     def ask_to_stop(self) -> None:
         with self._lock:
