@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 
 from app.servers import commands, probe
@@ -24,13 +24,19 @@ START_DEADLINE_S: dict[Server, float] = {"mongodb": 120, "redis": 60, "memcached
 SILENT_S = 5.0  # a longer start is explained
 STOP_DEADLINE_S = 30.0  # mongod writes a checkpoint
 PROBE_TIMEOUT_S = 1.0
+DAMAGED = "bad file format", "unexpected end of file"  # of the append only file, as Redis says it
 POLL_S = 0.02
 
 
 def say(line: str) -> None:
-    """Tell the user, beside whatever the command prints."""
-    sys.stderr.write(f"feedlab: {line}\n")
-    sys.stderr.flush()
+    """Tell the user, beside whatever the command prints. Nobody may listen any more: what has to be done is done."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"feedlab: {line}\n")
+        sys.stderr.flush()
+
+
+class _Damaged(Exception):
+    """Redis cannot read what it has kept."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class Servers:
         with ThreadPoolExecutor(len(self.sources), thread_name_prefix="start") as pool:
             running = list(pool.map(self._start, self.sources))
         for child in self.children.values():
+            child.patience = None  # it has worked: whatever stops it now may pass, a full disk too
             child.watch()
         at = {server.source.server: server.addresses for server in running}
         addresses = Addresses(
@@ -93,10 +100,20 @@ class Servers:
                 version = self._answering(source.server, child, port)
             except OSError as error:
                 raise ServersError(f"{source.title}: {source.program} does not start: {error}") from None
+            except _Damaged:
+                self._set_aside()
+                continue
             if version is not None:
                 self.directory.port_taken(source.server, port)
                 return Running(source, (address(source.server, port),), version)
-        raise ServersError(f"{source.title}: no free port was found in {PORT_ATTEMPTS} attempts")
+        raise ServersError(f"{source.title}: it did not start in {PORT_ATTEMPTS} attempts")
+
+    def _set_aside(self) -> None:
+        """Redis holds jobs, which the workers queue again from what is pending in MongoDB: no reason not to start."""
+        kept = self.directory.path / "redis"
+        for part in list(kept.glob("appendonly*")):
+            part.replace(kept / f"damaged-{int(time.time())}-{part.name}")
+            say(f"{part} is damaged and was set aside beside it; what it queued is queued again")
 
     def _child(self, source: Source, port: int) -> Child:
         directory = self.directory.path / source.server
@@ -127,6 +144,8 @@ class Servers:
             if death := child.death():
                 if child.said("address already in use"):
                     return None
+                if server == "redis" and any(map(child.said, DAMAGED)):
+                    raise _Damaged
                 raise ServersError(death)
             try:
                 if server == "mongodb":
