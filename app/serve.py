@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import http.client
+import json
+import os
 import signal
 import socket
 import sys
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from phases.timelines import Timelines
 
 READY_DEADLINE_S = 60.0
+READY_PATIENCE_S = 5.0  # with Redis and Memcached
 READY_POLL_S = 0.05
 GRACEFUL_S = 5  # how long an answer under way may take when a web process stops
 BACKLOG = 2_048  # connections that wait for a web process
@@ -224,10 +227,13 @@ class _Serving:
     def _announce(self) -> None:
         """The one thing on stdout: whoever started this reads it."""
         url = _url(self.plan.host, self.listener)
-        click.echo(f"ready {url}")
-        if self.config.demo:
-            click.echo(f"open {url}")
-        sys.stdout.flush()
+        try:
+            click.echo(f"ready {url}")
+            if self.config.demo:
+                click.echo(f"open {url}")
+            sys.stdout.flush()
+        except OSError:  # nobody reads it any more, and whoever asks the port is answered all the same
+            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
     async def _fill(self) -> None:
         async with connected(self.addresses, self.config) as stack:
@@ -300,9 +306,12 @@ def _uvicorn(app: Starlette) -> uvicorn.Server:
 
 
 def _wait_until_ready(host: str, listener: socket.socket, ended: Callable[[], bool]) -> None:
-    """Ask /readyz until it says yes. Raises Stopped, or ServersError with the last answer when that takes too long."""
+    """Ask /readyz until it says yes, or for a while until MongoDB alone answers: everything else can be done without.
+
+    Raises Stopped, or ServersError with the last answer when that takes too long.
+    """
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
-    deadline = time.monotonic() + READY_DEADLINE_S
+    deadline, patient_until = time.monotonic() + READY_DEADLINE_S, time.monotonic() + READY_PATIENCE_S
     answer = "no answer"
     while not ended():
         connection = http.client.HTTPConnection(host, listener.getsockname()[1], timeout=READY_POLL_S * 20)
@@ -311,7 +320,11 @@ def _wait_until_ready(host: str, listener: socket.socket, ended: Callable[[], bo
             response = connection.getresponse()
             if response.status == http.HTTPStatus.OK:
                 return
-            answer = f"{response.status} {response.read(500).decode(errors='replace')}"
+            body = response.read(2_000)
+            answer = f"{response.status} {body.decode(errors='replace')}"
+            if time.monotonic() > patient_until and _mongodb_answers(body):
+                say(f"ready, though some server is away: {answer}")
+                return
         except (OSError, http.client.HTTPException) as error:
             answer = str(error) or type(error).__name__
         finally:
@@ -320,6 +333,13 @@ def _wait_until_ready(host: str, listener: socket.socket, ended: Callable[[], bo
             raise ServersError(f"/readyz does not answer 200 after {READY_DEADLINE_S:.0f} s: {answer}")
         time.sleep(READY_POLL_S)
     raise Stopped
+
+
+def _mongodb_answers(readyz: bytes) -> bool:
+    try:
+        return bool(json.loads(readyz)["servers"]["mongodb"]["status"] == "ok")
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 async def _until_stopped(stop: Stop, work: Coroutine[object, object, None]) -> None:
