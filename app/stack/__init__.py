@@ -6,7 +6,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from beanie import init_beanie
-from pymongo.errors import ConnectionFailure, CursorNotFound, ExecutionTimeout, NotPrimaryError, WriteConcernError
+from pymongo.errors import (
+    ConnectionFailure,
+    CursorNotFound,
+    ExecutionTimeout,
+    NotPrimaryError,
+    PyMongoError,
+    WriteConcernError,
+)
+from redis import RedisError
 
 from app.clock import Clock
 from app.config import Config
@@ -14,7 +22,7 @@ from app.models import DOCUMENTS
 from app.stack import queue, schema
 from app.stack.deadline import OutOfTime, within
 from app.stack.memcached import Memcached, MemcachedDown, MemcachedNodes, MemcachedStandIn
-from app.stack.mongodb.connection import Database, connect
+from app.stack.mongodb.connection import Database, connect, preflight
 from app.stack.mongodb.find import NoSnapshot
 from app.stack.mongodb.stand_in import stand_in
 from app.stack.mongodb.transaction import Contended
@@ -35,8 +43,17 @@ UNAVAILABLE = (
     MemcachedDown,
 )
 
+LONGEST_WORDS = 300  # characters of what a driver says: it may repeat a whole command
+
 REDIS_TIMEOUT_S = 1.0  # an enqueue that takes longer is left to the sweeper
 MEMCACHED_TIMEOUT_S = 0.5  # a cache that takes longer than phase 1 is no cache
+
+
+def said_by_a_driver(error: BaseException) -> str | None:
+    """One line, where a server or its driver is the reason."""
+    if not isinstance(error, (*UNAVAILABLE, PyMongoError, RedisError)):
+        return None
+    return (str(error).split(", Timeout:")[0].splitlines() or [type(error).__name__])[0][:LONGEST_WORDS]
 
 
 @dataclass(frozen=True)
@@ -107,9 +124,11 @@ async def opened(
 async def connected(addresses: Addresses, config: Config, clock: Clock | None = None) -> AsyncIterator[Stack]:
     """Connect, migrate, create what collections and indexes are missing, and disconnect at the end.
 
-    Raises SchemaTooNew.
+    Raises SchemaTooNew, and Unsuitable for a MongoDB that cannot do what we need.
     """
     async with opened(addresses, config, clock or Clock()) as stack:
+        if addresses.mongodb:
+            await preflight(stack.db)
         await init_beanie(database=stack.db, document_models=list(DOCUMENTS), skip_indexes=True)
         await schema.migrate(stack.db)
         await prepare(stack.db)
@@ -128,5 +147,6 @@ __all__ = [
     "Stack",
     "connected",
     "opened",
+    "said_by_a_driver",
     "within",
 ]

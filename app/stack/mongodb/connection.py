@@ -6,6 +6,8 @@ from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, Asyn
 from pymongo import monitoring
 from pymongo.write_concern import WriteConcern
 
+from app.config import OLDEST_MONGODB
+from app.errors import Refused
 from app.stack.cost import count_mongodb
 
 if TYPE_CHECKING:
@@ -43,3 +45,19 @@ def connect(url: str, database: str, timeout_s: float) -> Database:
     )
     found: Database = client.get_database(database, write_concern=WriteConcern("majority"))
     return found
+
+
+class Unsuitable(Refused):
+    """A MongoDB that cannot do what we need; the text says what would help."""
+
+
+async def preflight(database: Database) -> None:
+    """Raises Unsuitable."""
+    hello, build = await database.command("hello"), await database.command("buildInfo")
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        raise Unsuitable(
+            "this MongoDB is no replica set, and transactions and snapshots need one: start mongod with --replSet NAME "
+            "and call rs.initiate() once in mongosh"
+        )
+    if tuple(build["versionArray"][:2]) < OLDEST_MONGODB:
+        raise Unsuitable(f"this MongoDB is {build['version']}; clustered collections need 5.3 or later")
