@@ -50,9 +50,49 @@ def test_every_command_has_help_and_takes_a_data_directory(command: str) -> None
 
 
 def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
-    result = feedlab("phases", "--data", tmp_path, environment={"FEEDLAB_CAP": "many", "FEEDLAB_CAPP": "1"})
+    result = feedlab("phases", "--data", tmp_path, environment={"FEEDLAB_CAP": "many", "FEEDLAB_CHUNK": "0"})
     assert "FEEDLAB_CAP:" in refused(result)
-    assert "FEEDLAB_CAPP:" in result.stderr
+    assert "FEEDLAB_CHUNK:" in result.stderr
+
+
+def test_a_setting_that_nobody_knows_is_told_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    """Kubernetes sets the first one for a Service named feedlab."""
+    given = {"FEEDLAB_PORT": "tcp://10.0.0.1:80", "FEEDLAB_MEMCACHD": "127.0.0.1:9"}
+    assert Config.from_environment(given) == Config()
+    assert [record.getMessage() for record in caplog.records] == [
+        "feedlab: FEEDLAB_PORT is no setting and is ignored",
+        "feedlab: FEEDLAB_MEMCACHD is no setting and is ignored; there is FEEDLAB_MEMCACHED",
+    ]
+
+
+WRONG_URLS = {
+    "FEEDLAB_MONGODB_URL": ("mongodb://ada:s3cr/3t@127.0.0.1:9/", "mongodb://127.0.0.1:99999/", "mongodb://", "s3cr3t"),
+    "FEEDLAB_REDIS_URL": ("redis://:s3cr3t#x@127.0.0.1:9/0", "redis://127.0.0.1:99999/0", "redis://127.0.0.1:x"),
+}
+
+
+@pytest.mark.parametrize(("name", "url"), [(name, url) for name, urls in WRONG_URLS.items() for url in urls])
+@pytest.mark.parametrize("command", ["phases", "doctor", "serve", "worker"])
+def test_a_url_that_cannot_be_read_is_named_and_not_repeated(name: str, url: str, command: str, tmp_path: Path) -> None:
+    line = refused(feedlab(command, "--data", tmp_path, environment=SILENT | {name: url}))
+    assert f"{name}: " in line
+    assert "s3cr" not in line
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mongodb://a:9,b:9/?replicaSet=r", "mongodb+srv://ada:p%2Fw@cluster.example/", "mongodb://%2Ftmp%2Fm.sock/"],
+)
+def test_a_url_of_several_hosts_or_of_a_socket_can_be_read(url: str) -> None:
+    assert Config.from_environment({"FEEDLAB_MONGODB_URL": url}).mongodb_url == url
+
+
+@pytest.mark.parametrize("words", [["phases"], ["deliveries"], ["admin", "ada"], ["seed", "--users", 100, "--yes"]])
+def test_a_server_that_is_away_is_said_in_one_line(words: list[object], tmp_path: Path) -> None:
+    away = SILENT | {"FEEDLAB_SERVER_TIMEOUT_S": "0.2"}
+    line = refused(feedlab(*words, "--data", tmp_path, environment=away))
+    assert "127.0.0.1:9" in line
+    assert "secret" not in line
 
 
 def test_a_missing_url_is_named(tmp_path: Path) -> None:

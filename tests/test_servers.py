@@ -1,7 +1,9 @@
 """Where servers come from, and that they start, stay, and end with their owner."""
 
 import http.client
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,16 +16,20 @@ from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner
 from pymongo import MongoClient
+from redis import Redis
 
+from app.cli import main
 from app.config import Config
-from app.servers import children, programs
+from app.servers import children, programs, start
 from app.servers.borrow import owner_servers, running_servers, servers_of
 from app.servers.children import Child, stop_together
 from app.servers.commands import free_port
 from app.servers.datadir import DataDirectory, InUse, Note, ProcessId
 from app.servers.probe import NoAnswer, ask
 from app.servers.programs import Server, ServersError, Source, insist, masked, resolve
+from tests.conftest import real_servers
 
 SERVING = (sys.executable, str(Path(__file__).with_name("serving.py")))
 URLS = {
@@ -176,7 +182,7 @@ def test_what_a_killed_owner_left_running_is_stopped_and_nobody_else(tmp_path: P
             assert one is not None
             assert reused is not None
             children = {"redis": one, "memcached": reused.model_copy(update={"created": reused.created - 60})}
-            (tmp_path / "servers.json").write_text(Note(children=children, ports={"redis": 4_711}).model_dump_json())
+            directory.write(Note(children=children, ports={"redis": 4_711}))
             with directory.owned("next", lasting=True):
                 assert left.poll() == -signal.SIGTERM or one.find() is None
                 assert other.poll() is None
@@ -184,6 +190,21 @@ def test_what_a_killed_owner_left_running_is_stopped_and_nobody_else(tmp_path: P
         finally:
             left.kill()
             other.kill()
+
+
+def test_what_runs_for_a_directory_is_nothing_to_its_copy(tmp_path: Path) -> None:
+    original, copied = DataDirectory(tmp_path / "data"), DataDirectory(tmp_path / "copy")
+    with sleeper() as child, original.owned("serving", lasting=True):
+        original.child_started("redis", child.pid)
+        original.change(mongodb="mongodb://m", redis="redis://r", memcached=("c:1",), ready=True)
+        shutil.copytree(original.path, copied.path)
+        try:
+            assert original.owner() is not None
+            assert copied.owner() is None
+            with copied.owned("another", lasting=True):
+                assert child.poll() is None, "it belongs to the original"
+        finally:
+            child.kill()
 
 
 def test_a_damaged_note_is_no_note(tmp_path: Path) -> None:
@@ -263,6 +284,94 @@ def test_a_child_that_keeps_dying_is_given_up(tmp_path: Path, said: list[str], m
     assert "ended with exit code 1" in said[2]
     assert said[2].endswith("last line: no grain. It died 3 times in a row and is given up.")
     stop_together([mill])
+
+
+def test_a_child_that_cannot_be_started_for_now_is_tried_again(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a disk is full for a while."""
+    monkeypatch.setattr(children, "FIRST_PAUSE_S", 0.01)
+    mill = child(tmp_path, said, "import signal; print('grinding', flush=True); signal.pause()")
+    mill.start()
+    try:
+        until(lambda: mill.said("grinding"), "it runs")
+        first, log = mill.pid, mill.log
+        mill.log = tmp_path / "no such folder" / "mill.log"
+        mill.watch()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len(said) >= 3, "it is tried again and again")
+        assert "mill cannot be started now: " in said[2]
+        mill.log = log
+        until(lambda: mill.pid != first, "it runs again")
+    finally:
+        stop_together([mill])
+
+
+def test_a_child_is_kept_running_though_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under `feedlab serve 2>&1 | head -n 4`."""
+    monkeypatch.setattr(children, "FIRST_PAUSE_S", 0.01)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        mill = child(tmp_path, [], "import signal; print('grinding', flush=True); signal.pause()")
+        mill.say = start.say
+        mill.start()
+        try:
+            first = mill.pid
+            mill.watch()
+            os.kill(first, signal.SIGKILL)
+            until(lambda: mill.pid != first, "it runs again")
+        finally:
+            stop_together([mill])
+            monkeypatch.undo()
+            with suppress(OSError):
+                stderr.close()
+
+
+@pytest.mark.servers
+def test_jobs_that_redis_cannot_read_any_more_are_set_aside(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As after a loss of power. They are queued again from what is pending."""
+    with real_servers(), running_servers(tmp_path, NOTHING) as addresses:
+        assert addresses.redis
+        with Redis.from_url(addresses.redis) as client:
+            client.set("a key", "of ours")
+    [kept] = [path for path in (tmp_path / "redis").rglob("*appendonly*.aof") if path.stat().st_size]
+    with kept.open("ab") as file:
+        file.write(bytes(3_000))
+    with running_servers(tmp_path, NOTHING) as addresses:
+        assert addresses.redis
+        with Redis.from_url(addresses.redis) as client:
+            assert client.dbsize() == 0
+    assert "is damaged and was set aside" in capfd.readouterr().err
+    assert [path.name.partition("-")[0] for path in (tmp_path / "redis").glob("damaged-*")] == ["damaged"]
+
+
+@pytest.mark.servers
+def test_a_mongod_that_is_no_replica_set_is_named_with_the_cure(tmp_path: Path) -> None:
+    [source] = [source for source in resolve(NOTHING, "servers") if source.server == "mongodb"]
+    with real_servers():
+        insist((source,))
+    port = free_port()
+    command = [str(source.program), "--dbpath", ".", "--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket"]
+    command += ["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"]
+    alone = Child(
+        "mongod", command, tmp_path / "log", directory=tmp_path, environment={"LC_ALL": "C"}, say=print, gave_up=print
+    )
+    alone.start()
+    try:
+        url = f"mongodb://127.0.0.1:{port}/"
+        until(lambda: answers(url, "mongodb"), "it answers")
+        environment = URLS | {"FEEDLAB_MONGODB_URL": url, "FEEDLAB_SERVER_TIMEOUT_S": "5"}
+        for words in (["phases"], ["serve", "--port", "0"], ["worker"], ["seed", "--users", "100", "--yes"]):
+            result = CliRunner().invoke(main, [*words, "--data", str(tmp_path / "data")], env=environment)
+            assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1) or words[0] == "serve", result.output
+            assert "this MongoDB is no replica set" in result.stderr
+            assert "--replSet" in result.stderr
+        doctor = CliRunner().invoke(main, ["doctor", "--json", "--data", str(tmp_path / "data")], env=environment)
+        assert json.loads(doctor.stdout)["servers"][0]["state"] == "unsuitable"
+    finally:
+        stop_together([alone])
 
 
 def test_a_child_that_will_not_stop_is_killed(tmp_path: Path, said: list[str]) -> None:
