@@ -30,6 +30,7 @@ from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Person, Token, User
 from app.stack import Stack
 from app.stack.mongodb.find import Find, rows
+from app.text import checked
 
 HANDLE = re.compile(r"[a-z0-9_]{1,30}")
 NAME_LENGTH = 100  # code points
@@ -60,25 +61,23 @@ def normal_handle(handle: str) -> str | None:
     return folded if HANDLE.fullmatch(folded) else None
 
 
-def _checked_handle(handle: str) -> str:
+def checked_handle(handle: str) -> str:
+    """As it is kept. Raises Invalid, as the next two do."""
     normal = normal_handle(handle)
     if normal is None:
         raise Invalid("handle", "A handle has 1 to 30 characters: letters a to z, digits and underscores.")
     return normal
 
 
-def _checked_name(name: str | None, handle: str) -> str:
-    trimmed = (name or "").strip()
-    if not trimmed:
-        return handle
-    if len(trimmed) > NAME_LENGTH:
-        raise Invalid("name", f"A name has at most {NAME_LENGTH} characters.")
-    if any(category(character) in ("Cc", "Cs", "Zl", "Zp") for character in trimmed):
+def checked_name(name: str) -> str:
+    """Trimmed; nothing but spaces is no name, which is allowed."""
+    trimmed = name.strip() and checked("name", name, NAME_LENGTH)
+    if any(category(character) in ("Cc", "Zl", "Zp") for character in trimmed):
         raise Invalid("name", "A name is one line of Unicode text, without control characters.")
     return trimmed
 
 
-def _checked_password(password: str) -> str:
+def checked_password(password: str) -> str:
     shortest, longest = PASSWORD_LENGTHS
     if not shortest <= len(password) <= longest:
         raise Invalid("password", f"A password has {shortest} to {longest} characters.")
@@ -133,9 +132,9 @@ class Accounts:
 
         Raises Invalid for a wrong field, Conflict when the handle is taken (in any case), TooMany under a rush.
         """
-        handle = _checked_handle(handle)
-        name = _checked_name(name, handle)
-        password = _checked_password(password)
+        handle = checked_handle(handle)
+        name = checked_name(name or "") or handle
+        password = checked_password(password)
         taken = Conflict(f"The handle {handle} is taken.")
         if await User.find_one({"handle": handle}):
             raise taken

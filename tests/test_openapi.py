@@ -143,13 +143,17 @@ def test_the_table_is_what_was_promised() -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["a", "a b", " a\n", "\x1f\x85a\u3000", "x" * 500, " " * 9 + "x" * 500, "👍" * 500])
+@pytest.mark.parametrize(
+    "text", ["a", "a b", " a\n", "\x1f\x85a\u3000", "x" * 500, " " * 9 + "x" * 500, "👍" * 500, "\u200bx"]
+)
 def test_the_pattern_of_texts_lets_through_what_the_code_does(text: str) -> None:
     assert re.search(_text_pattern(), text)
     assert NewStatus.model_validate({"text": text}).text == text.strip()
 
 
-@pytest.mark.parametrize("text", ["", " \n", "\x1c\x1f", "\u3000", "x" * 501, "\0", "a\0b"])
+@pytest.mark.parametrize(
+    "text", ["", " \n", "\x1c\x1f", "\u3000", "x" * 501, "\0", "a\0b", "\u200b", " \ufeff\U000e0100"]
+)
 def test_the_pattern_of_texts_refuses_what_the_code_does(text: str) -> None:
     assert not re.search(_text_pattern(), text)
     with pytest.raises(ValueError, match="text"):

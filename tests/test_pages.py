@@ -197,6 +197,23 @@ async def test_a_form_that_another_site_sent_is_refused_whatever_it_carries(
     assert (await ann.client.post("/statuses", data=fields, headers=same)).status_code == 303
 
 
+@pytest.mark.parametrize(
+    ("base", "host", "origin"),
+    [
+        ("https://feedlab.test", "feedlab.test:443", "https://feedlab.test"),
+        ("http://feedlab.test", "feedlab.test", "http://feedlab.test:80"),
+        ("http://feedlab.test:81", "feedlab.test:81", "http://feedlab.test:81"),
+    ],
+)
+async def test_a_port_that_the_scheme_implies_may_be_left_out(site: Site, base: str, host: str, origin: str) -> None:
+    ann = await site.browser(base).sign_up("ann")
+    await ann.open("/")
+    fields = ann.form("/statuses").fields | {"text": "mine"}
+    for sender, status in ((origin, 303), (origin + "0", 403), (origin.replace("://", "://x."), 403)):
+        answer = await ann.client.post("/statuses", data=fields, headers={"host": host, "origin": sender})
+        assert answer.status_code == status, sender
+
+
 # The timeline
 
 

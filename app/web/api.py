@@ -12,7 +12,6 @@ from typing import Any
 from bson import ObjectId
 from starlette.routing import Mount, Router
 
-from app.accounts import normal_handle
 from app.errors import NotFound
 from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
@@ -54,10 +53,7 @@ async def user(call: Call) -> Reply:
 
 
 async def _person(call: Call) -> User:
-    handle = normal_handle(call.request.path_params["handle"])
-    if handle is None:
-        raise NotFound("Nobody has this handle.")
-    return await call.social.person(handle)
+    return await call.social.person(call.request.path_params["handle"])
 
 
 async def _profile(call: Call, person: Person | User) -> schemas.Profile:

@@ -9,9 +9,10 @@ import hmac
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import urlsplit
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,6 +26,7 @@ VISITOR = "feedlab_visitor"
 PROOF = "proof"  # the field of every form that is sent with POST
 LONGEST_COOKIE = 200  # characters; ours have 43
 FIELDS = 100  # of one form
+PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ async def _session(request: Request) -> Session:
 async def posted(request: Request) -> FormData:
     """The form that was sent. Raises Forbidden unless one of our pages, opened by this browser, sent it."""
     session = await open_session(request)
-    form = await request.form(max_files=0, max_fields=FIELDS)
+    form = await read_form(request)
     if _from_elsewhere(request) or not hmac.compare_digest(field(form, PROOF).encode(), session.proof().encode()):
         raise Forbidden(
             "This form is out of date or was sent from another site. Go back, reload the page and try again."
@@ -79,12 +81,27 @@ async def posted(request: Request) -> FormData:
     return form
 
 
+async def read_form(request: Request) -> FormData:
+    """In UTF-8, as our pages send it: any other charset would be a way around what is refused in that one."""
+    _, parameters = parse_options_header(request.headers.get("content-type"))
+    if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+        raise HTTPException(415, "A form is sent in UTF-8.")
+    return await request.form(max_files=0, max_fields=FIELDS)
+
+
 def _from_elsewhere(request: Request) -> bool:
     """What the browser says about the sender. Either header may be absent (old browsers, plain HTTP)."""
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return True
     origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    return origin is not None and not _same_site(origin, request.headers.get("host", ""))
+
+
+def _same_site(origin: str, host: str) -> bool:
+    """Whether both name one host and port; either may leave out the port that the origin's scheme implies."""
+    scheme, _, authority = origin.lower().partition("://")
+    port = f":{PORTS.get(scheme, '')}"
+    return bool(authority) and authority.removesuffix(port) == host.lower().removesuffix(port)
 
 
 def field(form: FormData, name: str) -> str:
