@@ -99,7 +99,7 @@ async def opened(
         yield Stack(config, clock, db, deliveries, memcached, addresses)
     finally:
         await memcached.close()
-        connection.close()
+        deliveries.close()
         db.client.close()
 
 

@@ -14,7 +14,7 @@ from app.walkthrough.laboratory import Laboratory
 from app.web import api, health, pages, walkthrough
 from app.web.backlog import Backlog
 from app.web.guard import AnswerErrors, BodyLimit, SecurityHeaders, WriteLimit
-from app.web.health import Measured, Metrics
+from app.web.health import Health, Measured, Metrics
 from app.web.live import Streams
 from app.web.problems import Errors
 from phases.timelines import Timelines
@@ -48,6 +48,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.state.accounts = Accounts(stack)
     app.state.social = Social(stack, timelines.outbox)
     app.state.backlog = backlog
+    app.state.health = Health(timelines)
     app.state.streams = Streams()
     app.state.watches = {}  # deliveries that somebody watches, by status id
     app.state.laboratory = Laboratory(stack)
