@@ -1,5 +1,6 @@
 """The pages on the stand-ins, asked as a browser without JavaScript asks: links, forms and cookies."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -7,10 +8,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from bson import ObjectId
 from pymongo.errors import ServerSelectionTimeoutError
 from starlette.routing import Route
 
-from app.models import User
+from app.accounts import Accounts
+from app.models import Person, User
 from app.web import home_timeline, live, pages, people, session
 from app.web.render import ago
 from phases import PHASES
@@ -479,14 +482,14 @@ async def test_a_stream_says_how_many_statuses_are_new(demo: Site, monkeypatch: 
 
 
 async def test_a_second_window_ends_the_stream_of_the_first_and_signing_out_ends_all() -> None:
-    streams = live.Streams()
-    first, other = streams.begin("session", "newer"), streams.begin("session", "operations")
-    second = streams.begin("session", "newer")
+    streams, ann = live.Streams(), ObjectId()
+    first, other = streams.begin(ann, "session", "newer"), streams.begin(ann, "session", "operations")
+    second = streams.begin(ann, "session", "newer")
     assert first
     assert other
     assert second
     assert (first.is_set(), second.is_set(), other.is_set()) == (True, False, False)
-    streams.ended("session", "newer", first)
+    streams.ended(first)
     streams.end("session")
     assert (second.is_set(), other.is_set()) == (True, True)
 
@@ -495,6 +498,43 @@ async def test_there_are_only_so_many_streams(site: Site, monkeypatch: pytest.Mo
     monkeypatch.setattr(live, "MOST_STREAMS", 0)
     ann = await site.browser().sign_up("ann")
     assert (await ann.client.get("/timeline/newer")).status_code == 204
+
+
+async def test_one_person_takes_no_more_than_their_share_of_the_streams() -> None:
+    streams, ann = live.Streams(), ObjectId()
+    begun = [streams.begin(ann, f"session {n}", "newer") for n in range(live.MOST_STREAMS + 1)]
+    assert [event.is_set() for event in begun if event] == [True] * (len(begun) - live.STREAMS_EACH) + (
+        [False] * live.STREAMS_EACH
+    )
+    assert streams.begin(ObjectId(), "session", "newer")
+
+
+async def test_signing_out_elsewhere_ends_the_streams_here(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "SURE_S", 0)
+    monkeypatch.setattr(home_timeline, "LOOK_EVERY_S", 0.01)
+    ann, asked = await site.browser().sign_up("ann"), asyncio.Queue[str]()
+    authenticate = Accounts.authenticate
+
+    async def heard(self: Accounts, token: str) -> Person | None:
+        asked.put_nowait(token)
+        return await authenticate(self, token)
+
+    monkeypatch.setattr(Accounts, "authenticate", heard)
+    streaming = asyncio.create_task(ann.client.get("/timeline/newer"))
+    for _ in range(5):  # the request, and some looks of the stream
+        await asyncio.wait_for(asked.get(), 30)
+    assert not streaming.done()
+    await Accounts(site.stack).sign_out(ann.client.cookies[session.SESSION])
+    answer = await asyncio.wait_for(streaming, 30)
+    assert answer.text.endswith(live.DONE)
+    assert not site.app.state.streams._open
+
+
+async def test_the_head_of_a_stream_is_answered_and_ends_no_stream(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    answer = await asyncio.wait_for(ann.client.head("/timeline/newer"), 30)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert not site.app.state.streams._open
 
 
 # Phases
