@@ -58,7 +58,12 @@ class Config(BaseModel):
         default=10_000, ge=1, le=10_000, description="people whom one person can follow; phase 1 asks for 200 at a time"
     )
     writes_per_minute: int = Field(default=6_000, ge=1, description="per signed-in person")
-    failed_sign_ins_per_minute: int = Field(default=10, ge=1, description="per handle")
+    sign_ins_per_minute: int = Field(default=600, ge=1, description="per network address")
+    sign_ups_per_minute: int = Field(default=60, ge=1, description="per network address")
+    failed_sign_ins_per_minute: int = Field(default=10, ge=1, description="per handle and network address or device")
+    failed_sign_ins_per_handle: int = Field(
+        default=100, ge=1, description="per minute, from all addresses and devices that the person has not used before"
+    )
     demo: bool = False
 
     @classmethod

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.routing import Route
 
+from app import accounts
 from app.web import health, pages, session, walkthrough
 from app.web.api import OPERATIONS, PREFIX
 from tests.site import Site, opened
@@ -153,13 +154,18 @@ async def answered(site: Site, token: str, proof: str, sent: Sent) -> int:
     }  # fmt: skip
     arriving = [{"type": "http.request", "body": body, "more_body": False}]
     statuses: list[int] = []
+    begun = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
-        return arriving.pop() if arriving else {"type": "http.disconnect"}
+        if arriving:
+            return arriving.pop()
+        await begun.wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
+            begun.set()
             for _, value in message["headers"]:
                 assert not re.search(rb"[\r\n\0]", value), "nothing typed becomes a header of its own"
 
@@ -172,11 +178,14 @@ def _header(value: str) -> bytes:
     return re.sub(rb"[\0-\x08\n-\x1f\x7f]", b"", value.encode(errors="surrogatepass"))
 
 
+UNLIMITED = dict.fromkeys(("writes_per_minute", "sign_ins_per_minute", "sign_ups_per_minute"), 1_000_000)
+
+
 @contextmanager
 def door() -> Iterator[Callable[[Sent], int]]:
     """What a person who is signed in, with the proof of a form, is answered."""
     with asyncio.Runner() as runner:
-        context = opened(demo=True, writes_per_minute=1_000_000)
+        context = opened(demo=True, **UNLIMITED)
         site = runner.run(context.__aenter__())
         try:
             ann = runner.run(site.browser().sign_up("ann"))
@@ -236,3 +245,47 @@ def test_pages_and_api_refuse_the_same_texts(strict: None, text: str) -> None:
 
 def _proof(secret: str) -> str:
     return session.Session(None, secret).proof()
+
+
+def test_nothing_is_hashed_for_who_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sign-ups whose clients close the connection leave the queue, and the next one is not behind them."""
+    hashed = 0
+    hash_ = accounts.HASHER.hash
+
+    async def counted(call: Any, *args: Any) -> Any:
+        nonlocal hashed
+        hashed += call == hash_
+        return call(*args)
+
+    async def rush(site: Site) -> None:
+        body = b'{"handle": "x%d", "password": "correct horse"}'
+        turn = site.app.state.accounts._hashing
+        for _ in range(accounts.HASHED_AT_ONCE):
+            await turn.acquire()
+        scopes = [("POST", f"{PREFIX}/users", body % n) for n in range(50)]
+        await asyncio.gather(*(_sent_and_gone(site, *each) for each in scopes))
+        for _ in range(accounts.HASHED_AT_ONCE):
+            turn.release()
+        await site.browser().sign_up("ann")
+
+    monkeypatch.setattr(accounts, "_thread", counted)
+
+    async def run() -> None:
+        async with opened() as site:
+            await rush(site)
+
+    asyncio.run(run())
+    assert hashed == 1
+
+
+async def _sent_and_gone(site: Site, method: str, path: str, body: bytes) -> None:
+    arriving: list[dict[str, Any]] = [{"type": "http.disconnect"}, {"type": "http.request", "body": body, "more_body": False}]
+    scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": [], "root_path": "",
+             "scheme": "http", "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1), "state": {}}  # fmt: skip
+
+    async def receive() -> dict[str, Any]:
+        return arriving.pop()
+
+    async def send(message: Any) -> None: ...
+
+    await site.app(scope, receive, send)

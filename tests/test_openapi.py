@@ -27,6 +27,7 @@ from app.web.schemas import NewStatus, SignUp
 from phases.timelines import Timelines
 
 SIGN_UP = {"handle": "ann", "password": "correct horse"}
+UNLIMITED = dict.fromkeys(("sign_ins_per_minute", "sign_ups_per_minute", "failed_sign_ins_per_handle"), 1_000_000)
 EXAMPLES = 12  # per operation, after the examples that the schema's corners give
 SEED = 20261120
 
@@ -41,7 +42,7 @@ class Server:
 
 
 async def _serve(listening: socket.socket, started: "Future[uvicorn.Server]") -> None:
-    config = Config.from_environment({}, demo=True, failed_sign_ins_per_minute=10_000)
+    config = Config.from_environment({}, demo=True, failed_sign_ins_per_minute=10_000, **UNLIMITED)
     async with connected(Addresses(None, None, None), config) as stack:
         app = create_app(stack, await Timelines.open(stack))
         server = uvicorn.Server(uvicorn.Config(app, ws="none", lifespan="off", log_config=None, server_header=False))

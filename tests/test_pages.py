@@ -119,6 +119,25 @@ async def test_too_many_failed_sign_ins_are_told_when_to_come_back() -> None:
         assert int(browser.answer.headers["retry-after"]) > 0
 
 
+async def test_a_browser_that_has_signed_in_before_is_not_locked_out_by_another() -> None:
+    async with opened(failed_sign_ins_per_minute=1, failed_sign_ins_per_handle=2) as site:
+        ann, stranger = await site.browser().sign_up("ann"), site.browser()
+        await ann.open("/")
+        await ann.submit("/sign-out")
+        for browser, password, status in (
+            (ann, PASSWORD, 200),
+            (stranger, "wrong horse", 401),
+            (stranger, PASSWORD, 429),
+            (ann, PASSWORD, 200),
+        ):
+            await browser.open("/sign-in")
+            await browser.submit("/sign-in", handle="ann", password=password)
+            assert browser.status == status
+            if status == 200:
+                await browser.open("/")
+                await browser.submit("/sign-out")
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(site: Site, scheme: str) -> None:
     browser = site.browser(f"{scheme}://feedlab.test")

@@ -13,7 +13,7 @@ from app.stack import Stack
 from app.walkthrough.laboratory import Laboratory
 from app.web import api, health, pages, walkthrough
 from app.web.backlog import Backlog
-from app.web.guard import AnswerErrors, BodyLimit, SecurityHeaders, WriteLimit
+from app.web.guard import AnswerErrors, BodyLimit, SecurityHeaders
 from app.web.health import Health, Measured, Metrics
 from app.web.live import Streams
 from app.web.problems import Errors
@@ -53,5 +53,6 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.state.watches = {}  # deliveries that somebody watches, by status id
     app.state.laboratory = Laboratory(stack)
     app.state.metrics = metrics  # .posts and .reads are counted where they happen
-    app.state.writes = WriteLimit(stack.config.writes_per_minute)  # .count(person) before every change
+    # .count(person) before every change
+    app.state.writes = stack.rates.rate("writes", stack.config.writes_per_minute, "Too many changes in one minute.")
     return app

@@ -1,17 +1,9 @@
 """What stands before every request: limits, security headers, and answers to errors."""
 
-import math
-import time
-
-from bson import ObjectId
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import FixedWindowRateLimiter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import TooMany
 from app.web.problems import BODY_LIMIT, SENTENCES, Errors, Rejected
 
 SECURITY_HEADERS = {
@@ -95,17 +87,3 @@ class BodyLimit:
             return message
 
         return await self.app(scope, limited, send)
-
-
-class WriteLimit:
-    """How often one person may change something; counted per web process, so N processes allow N times as much."""
-
-    def __init__(self, per_minute: int) -> None:
-        self._limit = RateLimitItemPerMinute(per_minute)
-        self._writes = FixedWindowRateLimiter(MemoryStorage())
-
-    async def count(self, person: ObjectId) -> None:
-        """Raises TooMany when the person has used up the current minute."""
-        if not await self._writes.hit(self._limit, str(person)):
-            reset = (await self._writes.get_window_stats(self._limit, str(person))).reset_time
-            raise TooMany("Too many changes in one minute.", max(1, math.ceil(reset - time.time())))

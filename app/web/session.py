@@ -23,6 +23,8 @@ from app.stack import Stack, within
 
 SESSION = "feedlab_session"
 VISITOR = "feedlab_visitor"
+DEVICE = "feedlab_device"  # outlives the session: who signs in from it is known, whatever strangers try meanwhile
+YEAR_S = 365 * 86_400
 PROOF = "proof"  # the field of every form that is sent with POST
 LONGEST_COOKIE = 200  # characters; ours have 43
 FIELDS = 100  # of one form
@@ -114,9 +116,18 @@ def _set(request: Request, response: Response, name: str, value: str, max_age_s:
     response.set_cookie(name, value, max_age=max_age_s, httponly=True, samesite="lax", secure=secure)
 
 
-def begin(request: Request, response: Response, stack: Stack, token: str, expires_at: datetime) -> None:
+def device(request: Request) -> str:
+    """The secret of this browser, or a new one."""
+    return _cookie(request, DEVICE) or secrets.token_urlsafe(32)
+
+
+def begin(
+    request: Request, response: Response, stack: Stack, token: str, expires_at: datetime, device: str = ""
+) -> None:
     """Sign this browser in."""
     _set(request, response, SESSION, token, int((expires_at - stack.clock.now()).total_seconds()))
+    if device:
+        _set(request, response, DEVICE, device, YEAR_S)
     response.delete_cookie(VISITOR)
 
 
@@ -139,7 +150,7 @@ def remember_phase(request: Request, response: Response, name: str, slug: str | 
     if slug is None:
         response.delete_cookie(name)
     else:
-        _set(request, response, name, slug, 365 * 86_400)
+        _set(request, response, name, slug, YEAR_S)
 
 
 def local_address(address: str) -> str:
