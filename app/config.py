@@ -10,6 +10,7 @@ DAY_S = 86_400
 MEMCACHED_LONGEST_TTL_S = 30 * DAY_S  # above it Memcached reads a TTL as a date
 
 PREFIX = "FEEDLAB_"
+LISTS = ("memcached", "allowed_hosts", "trusted_proxies")  # with commas
 
 
 class ConfigError(Exception):
@@ -53,6 +54,12 @@ class Config(BaseModel):
     )
 
     server_timeout_s: float = Field(default=5.0, gt=0, le=60, description="longest wait of one request for servers")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="our names, comma-separated; empty: any, and in demo mode only those that no DNS has"
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        default=(), description="addresses and networks, comma-separated, whose X-Forwarded-For and -Proto are believed"
+    )
     token_days: int = Field(default=30, ge=1, le=365)
     following_limit: int = Field(
         default=10_000, ge=1, le=10_000, description="people whom one person can follow; phase 1 asks for 200 at a time"
@@ -73,7 +80,7 @@ class Config(BaseModel):
         for name, text in environment.items():
             if name.startswith(PREFIX) and text:
                 field = name.removeprefix(PREFIX).lower()
-                given[field] = tuple(filter(None, text.split(","))) if field == "memcached" else text
+                given[field] = tuple(filter(None, text.split(","))) if field in LISTS else text
         try:
             return cls.model_validate(given | overrides)
         except ValidationError as error:

@@ -279,7 +279,10 @@ def test_nothing_is_hashed_for_who_has_gone(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def _sent_and_gone(site: Site, method: str, path: str, body: bytes) -> None:
-    arriving: list[dict[str, Any]] = [{"type": "http.disconnect"}, {"type": "http.request", "body": body, "more_body": False}]
+    arriving: list[dict[str, Any]] = [
+        {"type": "http.disconnect"},
+        {"type": "http.request", "body": body, "more_body": False},
+    ]
     scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": [], "root_path": "",
              "scheme": "http", "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1), "state": {}}  # fmt: skip
 
