@@ -66,3 +66,15 @@ async def test_whoever_is_known_to_be_away_is_not_asked_again_by_everybody(monke
     now_s += AWAY_S
     assert await queue.offer("cache", ObjectId())
     queue.close()
+
+
+async def test_a_pause_is_for_the_workers_of_one_database() -> None:
+    """Not for those of another Feedlab, nor for somebody else's RQ workers, on the same Redis."""
+    connection = stand_in()
+    one, other = DeliveryQueue(connection, "one"), DeliveryQueue(connection, "other")
+    await one.pause()
+    assert (await one.paused(), await other.paused(), is_suspended(connection)) == (True, False, 0)
+    await other.resume()
+    assert await one.paused()
+    await one.resume()
+    assert not await one.paused()
