@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,8 @@ def serve(plan: Plan, config: Config) -> int:
                 )
                 for server in servers:
                     say(str(server))
+                if config.demo and not _is_loopback(listener):
+                    say(f"--demo on {plan.host}: whoever reaches this machine may sign in as anybody and do anything")
                 directory.change(web=_url(plan.host, listener), level=plan.level)
                 serving = _Serving(plan, config, directory, addresses, listener, again, stop)
                 if addresses.one_process:
@@ -142,6 +145,10 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
                 f"cannot listen on {host} port {port}: {error.strerror}. Choose another with --port"
             ) from None
         yield listener
+
+
+def _is_loopback(listener: socket.socket) -> bool:
+    return ip_address(listener.getsockname()[0]).is_loopback
 
 
 def _url(host: str, listener: socket.socket) -> str:

@@ -236,6 +236,56 @@ async def test_a_port_that_the_scheme_implies_may_be_left_out(site: Site, base: 
         assert answer.status_code == status, sender
 
 
+async def test_behind_a_proxy_that_changes_the_host_forms_come_from_our_names() -> None:
+    async with opened(allowed_hosts=("feed.example",)) as site:
+        ann = await site.browser().sign_up("ann")
+        await ann.open("/")
+        fields = ann.form("/statuses").fields | {"text": "mine"}
+        for origin, status in (("https://feed.example", 303), ("https://evil.example", 403)):
+            assert (await ann.client.post("/statuses", data=fields, headers={"origin": origin})).status_code == status
+
+
+OURS = (
+    "127.0.0.1:8000",
+    "[::1]:8000",
+    "[::1]",
+    "192.0.2.1",
+    "localhost:8000",
+    "a.localhost",
+    "feedlab",
+    "feedlab.test",
+)
+STRANGE = ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "evil.example.", "feed.example.evil", "a@b.c")
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"demo": True}, ()),
+        ({"allowed_hosts": ("feed.example",)}, ("feed.example", "Feed.Example:443")),
+        ({"allowed_hosts": ("feed.example",), "demo": True}, ("feed.example",)),
+    ],
+)
+async def test_a_name_of_somebody_else_is_not_answered_for(settings: dict[str, Any], names: tuple[str, ...]) -> None:
+    async with opened(**settings) as site:
+        client = site.browser().client
+        for path in ("/", "/api/v1/openapi.json", "/healthz"):
+            for host in (*OURS, *names):
+                assert (await client.get(path, headers={"host": host})).status_code == 200, host
+            for host in STRANGE:
+                assert (await client.get(path, headers={"host": host})).status_code == 421, host
+
+
+async def test_two_instances_on_one_host_keep_two_sessions(site: Site) -> None:
+    ann, bob = await site.browser("http://localhost:8001").sign_up("ann"), site.browser("http://localhost:8002")
+    bob.client.cookies = ann.client.cookies  # a browser has one jar for all ports
+    await bob.sign_up("bob")
+    assert "@ann" in await ann.open("/")
+    assert "@bob" in await bob.open("/")
+    await bob.submit("/sign-out")
+    assert "@ann" in await ann.open("/")
+
+
 # The timeline
 
 

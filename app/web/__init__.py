@@ -1,6 +1,6 @@
 """The web edge: the JSON API, the pages, and what stands before both. Composed here, once."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -8,16 +8,24 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from app.accounts import Accounts
+from app.config import Config
 from app.social import Social
 from app.stack import Stack
 from app.walkthrough.laboratory import Laboratory
 from app.web import api, health, pages, walkthrough
 from app.web.backlog import Backlog
-from app.web.guard import AnswerErrors, BodyLimit, SecurityHeaders
+from app.web.guard import AllowedHosts, AnswerErrors, BodyLimit, SecurityHeaders
 from app.web.health import Health, Measured, Metrics
 from app.web.live import Streams
 from app.web.problems import Errors
 from phases.timelines import Timelines
+
+
+def _own_names(config: Config) -> Collection[str] | None:
+    """In demo mode a page of another site could do everything here, since nobody is asked for a password."""
+    if "*" in config.allowed_hosts or not (config.allowed_hosts or config.demo):
+        return None
+    return config.allowed_hosts
 
 
 def create_app(stack: Stack, timelines: Timelines) -> Starlette:
@@ -38,6 +46,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
         middleware=[
             Middleware(SecurityHeaders),
             Middleware(Measured, metrics),
+            Middleware(AllowedHosts, errors, _own_names(stack.config)),
             Middleware(AnswerErrors, errors),
             Middleware(BodyLimit, errors),
         ],

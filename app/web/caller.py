@@ -24,6 +24,12 @@ def address_of(request: Request) -> str:
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
+def host_name(host: str) -> str:
+    """Of the header Host, without the port and the brackets of an IPv6 address."""
+    name, colon, port = host.lower().rpartition(":")
+    return (name if colon and (port.isdecimal() or not port) else host.lower()).strip("[]").rstrip(".")
+
+
 async def while_it_waits(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result; given up when the client goes, so that nobody waits behind those who have gone.
 

@@ -101,5 +101,5 @@ async def sign_out(request: Request) -> Response:
     await accounts_of(request).sign_out(token)
     request.app.state.streams.end(token)
     response = to("/")
-    session.end(response)
+    session.end(request, response)
     return response

@@ -1,9 +1,13 @@
 """What stands before every request: limits, security headers, and answers to errors."""
 
+from collections.abc import Collection
+from ipaddress import ip_address
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.web.caller import host_name
 from app.web.problems import BODY_LIMIT, SENTENCES, Errors, Rejected
 
 SECURITY_HEADERS = {
@@ -32,6 +36,34 @@ class SecurityHeaders:
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+
+class AllowedHosts:
+    """421 for a request that was meant for somebody else's name, which leads here: DNS rebinding.
+
+    Addresses, and names that no DNS has, cannot be somebody else's. `names`: ours beside these; None: all are.
+    """
+
+    def __init__(self, app: ASGIApp, errors: Errors, names: Collection[str] | None) -> None:
+        self.app = app
+        self.errors = errors
+        self.names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        host = Headers(scope=scope).get("host", "") if scope["type"] == "http" else ""
+        if self.names is None or (name := host_name(host)) in self.names or _is_local(name):
+            return await self.app(scope, receive, send)
+        error = Rejected(421, "This is not the site of that name. FEEDLAB_ALLOWED_HOSTS says which names are ours.")
+        return await (await self.errors.answer(Request(scope), error))(scope, receive, send)
+
+
+def _is_local(name: str) -> bool:
+    """An IP address, or a name without a dot or of a domain that is reserved (RFC 6761)."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return "." not in name or name.endswith((".localhost", ".test"))
+    return True
 
 
 class AnswerErrors:

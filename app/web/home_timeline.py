@@ -109,7 +109,7 @@ async def home_timeline(request: Request, me: Person, draft: Draft | None = None
 
 def _kept_phase(request: Request) -> str | None:
     """The phase this reader chose. Choosing the system's own ends that: the reader follows the system again."""
-    slug = request.cookies.get(PHASE_COOKIE)
+    slug = session.kept_phase(request, PHASE_COOKIE)
     return slug if slug in timelines_of(request).phases else None
 
 

@@ -6,6 +6,7 @@ instead, so that the forms for signing up and in are bound to one browser too.
 
 import hashlib
 import hmac
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,7 @@ from app.accounts import Accounts
 from app.errors import Forbidden
 from app.models import Person
 from app.stack import Stack, within
+from app.web.caller import host_name
 
 SESSION = "feedlab_session"
 VISITOR = "feedlab_visitor"
@@ -43,8 +45,14 @@ class Session:
         return hmac.digest(self.secret.encode(), b"feedlab form", hashlib.sha256).hex()
 
 
+def cookie_name(request: Request, name: str) -> str:
+    """With the port that the browser asked for: it sends the cookies of all ports of a host to each of them."""
+    port = re.search(r":(?!80$|443$)([0-9]{1,5})$", request.headers.get("host", ""))
+    return f"{name}_{port[1]}" if port else name
+
+
 def _cookie(request: Request, name: str) -> str:
-    value = request.cookies.get(name, "")
+    value = request.cookies.get(cookie_name(request, name), "")
     return value if len(value) <= LONGEST_COOKIE and value.isascii() else ""
 
 
@@ -96,7 +104,10 @@ def _from_elsewhere(request: Request) -> bool:
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return True
     origin = request.headers.get("origin")
-    return origin is not None and not _same_site(origin, request.headers.get("host", ""))
+    if origin is None or _same_site(origin, request.headers.get("host", "")):
+        return False
+    stack: Stack = request.app.state.stack
+    return host_name(origin.partition("://")[2]) not in stack.config.allowed_hosts  # a proxy may have changed Host
 
 
 def _same_site(origin: str, host: str) -> bool:
@@ -113,7 +124,9 @@ def field(form: FormData, name: str) -> str:
 
 def _set(request: Request, response: Response, name: str, value: str, max_age_s: int | None) -> None:
     secure = request.url.scheme == "https"
-    response.set_cookie(name, value, max_age=max_age_s, httponly=True, samesite="lax", secure=secure)
+    response.set_cookie(
+        cookie_name(request, name), value, max_age=max_age_s, httponly=True, samesite="lax", secure=secure
+    )
 
 
 def device(request: Request) -> str:
@@ -128,15 +141,23 @@ def begin(
     _set(request, response, SESSION, token, int((expires_at - stack.clock.now()).total_seconds()))
     if device:
         _set(request, response, DEVICE, device, YEAR_S)
-    response.delete_cookie(VISITOR)
+    _forget(request, response, VISITOR)
 
 
-def end(response: Response) -> None:
-    response.delete_cookie(SESSION)
+def _forget(request: Request, response: Response, name: str) -> None:
+    response.delete_cookie(cookie_name(request, name))
+
+
+def end(request: Request, response: Response) -> None:
+    _forget(request, response, SESSION)
 
 
 def session_token(request: Request) -> str:
     return _cookie(request, SESSION)
+
+
+def kept_phase(request: Request, name: str) -> str:
+    return _cookie(request, name)
 
 
 def remember_visitor(request: Request, response: Response, session: Session) -> None:
@@ -148,7 +169,7 @@ def remember_visitor(request: Request, response: Response, session: Session) -> 
 def remember_phase(request: Request, response: Response, name: str, slug: str | None) -> None:
     """Keep the reader's phase for a year; None forgets it."""
     if slug is None:
-        response.delete_cookie(name)
+        _forget(request, response, name)
     else:
         _set(request, response, name, slug, YEAR_S)
 
