@@ -18,7 +18,7 @@ from starlette.routing import Route
 from app import accounts
 from app.web import health, pages, session, walkthrough
 from app.web.api import OPERATIONS, PREFIX
-from tests.site import Site, opened
+from tests.site import SLUGS, Site, opened
 
 EXAMPLES = 500
 LONGEST_PATTERN = 32_764  # bytes of a regular expression that MongoDB takes
@@ -72,11 +72,11 @@ def _judge_patterns(sent: Any) -> None:
 NASTY = st.one_of(
     st.sampled_from(
         ["", "\0", "a\0b", "\u200b", "a" * 33_000, "[", "http://[", "1" * 5_000, "-1", "\u0661", "ann", "bob", "%00",
-         "0" * 24, "f" * 24, "$where", "../..", "\r\nX: y", "\ud800", "👍" * 300, "//evil.test", "\\", "query", "cache"]
+         "0" * 24, "f" * 24, "$where", "../..", "\r\nX: y", "\ud800", "👍" * 300, "//evil.test", "\\"]
     ),
     st.text(max_size=30),
 )  # fmt: skip
-PLAIN = st.sampled_from(["ann", "bob", "0" * 24, "query", "1", "followers", "correct horse"])
+PLAIN = st.sampled_from(["ann", "bob", "0" * 24, *SLUGS, "1", "followers", "correct horse"])
 VALUE = st.one_of(NASTY, PLAIN)
 
 
