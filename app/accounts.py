@@ -1,35 +1,32 @@
 """Accounts: signing up, signing in, bearer tokens. Passwords are kept as argon2id, tokens as SHA-256.
 
-Two limits hold per `Accounts`, of which a web process has one: how many passwords are hashed at the same time, and how
-often one handle may be tried in vain. N web processes allow N times as much.
+How many passwords are hashed at the same time is limited per `Accounts`, of which a web process has one. How often
+somebody may try is counted for all processes together.
 """
 
 import asyncio
 import hashlib
-import math
 import re
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from unicodedata import category
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from bson import Binary, ObjectId
 from cachetools import LRUCache
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import FixedWindowRateLimiter
 from pymongo.errors import DuplicateKeyError
 
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Person, Token, User
 from app.stack import Stack
 from app.stack.mongodb.find import Find, rows
+from app.stack.rates import Rate
+from app.text import checked
 
 HANDLE = re.compile(r"[a-z0-9_]{1,30}")
 NAME_LENGTH = 100  # code points
@@ -38,7 +35,9 @@ PASSWORD_LENGTHS = (8, 200)  # code points
 # argon2id with 19 MiB, 2 passes, 1 lane. Source: OWASP Password Storage Cheat Sheet.
 HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 HASHED_AT_ONCE = 2  # 38 MiB and two cores at most; whoever comes later waits
-WAITING_FOR_A_HASH = 1_000
+WAITING_FOR_A_HASH = 200  # 3 s for the last of them
+DEVICE_DAYS = 30  # a device or address from which somebody has signed in is known for so long
+TOKENS_EACH = 100  # of one person
 HOLDERS_REMEMBERED = 10_000  # about 4 MB
 
 T = TypeVar("T")
@@ -60,25 +59,23 @@ def normal_handle(handle: str) -> str | None:
     return folded if HANDLE.fullmatch(folded) else None
 
 
-def _checked_handle(handle: str) -> str:
+def checked_handle(handle: str) -> str:
+    """As it is kept. Raises Invalid, as the next two do."""
     normal = normal_handle(handle)
     if normal is None:
         raise Invalid("handle", "A handle has 1 to 30 characters: letters a to z, digits and underscores.")
     return normal
 
 
-def _checked_name(name: str | None, handle: str) -> str:
-    trimmed = (name or "").strip()
-    if not trimmed:
-        return handle
-    if len(trimmed) > NAME_LENGTH:
-        raise Invalid("name", f"A name has at most {NAME_LENGTH} characters.")
-    if any(category(character) in ("Cc", "Cs", "Zl", "Zp") for character in trimmed):
+def checked_name(name: str) -> str:
+    """Trimmed; nothing but spaces is no name, which is allowed."""
+    trimmed = name.strip() and checked("name", name, NAME_LENGTH)
+    if any(category(character) in ("Cc", "Zl", "Zp") for character in trimmed):
         raise Invalid("name", "A name is one line of Unicode text, without control characters.")
     return trimmed
 
 
-def _checked_password(password: str) -> str:
+def checked_password(password: str) -> str:
     shortest, longest = PASSWORD_LENGTHS
     if not shortest <= len(password) <= longest:
         raise Invalid("password", f"A password has {shortest} to {longest} characters.")
@@ -107,6 +104,16 @@ def _digest(token: str) -> Binary:
     return Binary(hashlib.sha256(token.encode(errors="surrogatepass")).digest())
 
 
+class Caller(NamedTuple):
+    """Who asks, as far as the edge can tell. `device`: a secret of their browser; "" where it sent none."""
+
+    address: str = ""
+    device: str = ""
+
+
+OURSELVES = Caller()
+
+
 class Accounts:
     """Everybody's accounts on one stack, and what is remembered between two requests."""
 
@@ -114,7 +121,12 @@ class Accounts:
         self._stack, self._clock, self._config = stack, stack.clock, stack.config
         self._hashing = asyncio.Semaphore(HASHED_AT_ONCE)
         self._waiting = 0
-        self._failures = FixedWindowRateLimiter(MemoryStorage())
+        rate, config, failed = stack.rates.rate, stack.config, "Too many failed attempts to sign in."
+        self._sign_ups = rate("sign-ups", config.sign_ups_per_minute, "Too many people sign up from where you are.")
+        self._sign_ins = rate("sign-ins", config.sign_ins_per_minute, "Too many people sign in from where you are.")
+        self._failures = rate("failures", config.failed_sign_ins_per_minute, failed)
+        self._failures_of_handle = rate("failures of handle", config.failed_sign_ins_per_handle, failed)
+        self._known = rate("known", 1, "", minutes=DEVICE_DAYS * 24 * 60)
         self._holders: LRUCache[bytes, Person] = LRUCache(HOLDERS_REMEMBERED)  # by the digest of their token
 
     @asynccontextmanager
@@ -128,14 +140,15 @@ class Accounts:
         finally:
             self._waiting -= 1
 
-    async def sign_up(self, handle: str, name: str | None, password: str) -> User:
+    async def sign_up(self, handle: str, name: str | None, password: str, caller: Caller = OURSELVES) -> User:
         """A new person, who is called like the handle when no name is given.
 
         Raises Invalid for a wrong field, Conflict when the handle is taken (in any case), TooMany under a rush.
         """
-        handle = _checked_handle(handle)
-        name = _checked_name(name, handle)
-        password = _checked_password(password)
+        handle = checked_handle(handle)
+        name = checked_name(name or "") or handle
+        password = checked_password(password)
+        await self._sign_ups.count(caller.address)
         taken = Conflict(f"The handle {handle} is taken.")
         if await User.find_one({"handle": handle}):
             raise taken
@@ -154,32 +167,46 @@ class Accounts:
             raise taken from None
         return user
 
-    async def sign_in(self, handle: str, password: str) -> tuple[str, datetime]:
+    async def sign_in(self, handle: str, password: str, caller: Caller = OURSELVES) -> tuple[str, datetime]:
         """A new token and when it expires.
 
         Raises WrongPassword, the same for an unknown handle and after the same work, and TooMany after too many
-        failures.
+        failures: of this caller, or of everybody whom the person has never signed in as.
         """
-        known = normal_handle(handle)
-        limit = RateLimitItemPerMinute(self._config.failed_sign_ins_per_minute)
+        await self._sign_ins.count(caller.address)
+        normal = normal_handle(handle)
         # Attempts are counted by what was typed: that says nothing about who exists.
-        tried = known or hashlib.sha256(handle.encode(errors="surrogatepass")).hexdigest()
-        user = await User.find_one({"handle": known}) if known else None
+        tried = normal or hashlib.sha256(handle.encode(errors="surrogatepass")).hexdigest()
+        here = [place for place in (caller.device, caller.address) if place]
+        known = [place for place in here if await self._known.reached(tried, place)]
+        place = known[0] if known else caller.address
+        limits: list[tuple[Rate, tuple[str, ...]]] = [(self._failures, (tried, place))]
+        if not known:
+            limits.append((self._failures_of_handle, (tried,)))
+        for limit, who in limits:
+            await limit.check(*who)
+        user = await User.find_one({"handle": normal}) if normal else None
         async with self._turn():
-            if not await self._failures.test(limit, tried):
-                reset = (await self._failures.get_window_stats(limit, tried)).reset_time
-                raise TooMany("Too many failed attempts to sign in.", max(1, math.ceil(reset - time.time())))
+            for limit, who in limits:  # others who waited may have failed meanwhile
+                await limit.check(*who)
             if not await _thread(_matches, user and user.password_hash, password[: PASSWORD_LENGTHS[1] + 1]):
-                await self._failures.hit(limit, tried)
+                for limit, who in limits:
+                    await limit.hit(*who)
                 raise WrongPassword("The handle and the password do not go together.")
         assert user
+        for place in here:
+            await self._known.hit(tried, place)
         return await self.new_token(user.id)
 
     async def new_token(self, user_id: ObjectId) -> tuple[str, datetime]:
-        """A bearer token of 256 random bits, and when it expires."""
+        """A bearer token of 256 random bits, and when it expires. It ends the oldest of somebody who has too many."""
         token = secrets.token_urlsafe(32)
         expires_at = self._clock.now() + timedelta(days=self._config.token_days)
         await Token(digest=_digest(token), user_id=user_id, expires_at=expires_at).insert()
+        tokens = self._stack.db["tokens"]
+        oldest = tokens.find({"user_id": user_id}, {"_id": 1}).sort("_id", -1).skip(TOKENS_EACH)
+        if ids := [each["_id"] for each in await oldest.to_list(TOKENS_EACH)]:
+            await tokens.delete_many({"_id": {"$in": ids}})
         return token, expires_at
 
     def remembered(self, token: str) -> Person | None:

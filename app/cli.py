@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from app import logs
 from app.config import Config, ConfigError
 from app.errors import Refused
 from benchmarks.cli import MEASUREMENTS
@@ -107,6 +108,7 @@ def serve(data: Path, level: "Level", host: str, port: int, workers: int, web: i
     from app.serve import Plan
     from app.serve import serve as run
 
+    logs.to_stderr()
     config = Config.from_environment(demo=True) if demo else Config.from_environment()
     plan = Plan(data=data, host=host, port=port, web=web, workers=workers, level=level)
     click.get_current_context().exit(run(plan, config))
@@ -123,6 +125,7 @@ def web_process(data: Path, fd: int) -> None:
     from app.servers.children import end_with_parent
 
     end_with_parent()
+    logs.to_stderr()
     config = Config.from_environment()
     with asyncio.Runner(loop_factory=event_loop) as runner:
         runner.run(run(fd, owner_servers(data, config), config))
@@ -156,6 +159,7 @@ def worker(data: Path, level: "Level", count: int, child: bool) -> None:
     from workers.worker import run
 
     end_with_parent()
+    logs.to_stderr()
     run(owner_servers(data, config), config)
 
 

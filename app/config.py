@@ -18,6 +18,7 @@ MEMCACHED_LONGEST_TTL_S = 30 * DAY_S  # above it Memcached reads a TTL as a date
 OLDEST_MONGODB = (5, 3)  # clustered collections
 
 PREFIX = "FEEDLAB_"
+LISTS = ("memcached", "allowed_hosts", "trusted_proxies")  # with commas
 
 
 class ConfigError(Exception):
@@ -80,12 +81,23 @@ class Config(BaseModel):
     )
 
     server_timeout_s: float = Field(default=5.0, gt=0, le=60, description="longest wait of one request for servers")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="our names, comma-separated; empty: any, and in demo mode only those that no DNS has"
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        default=(), description="addresses and networks, comma-separated, whose X-Forwarded-For and -Proto are believed"
+    )
     token_days: int = Field(default=30, ge=1, le=365)
     following_limit: int = Field(
         default=10_000, ge=1, le=10_000, description="people whom one person can follow; phase 1 asks for 200 at a time"
     )
     writes_per_minute: int = Field(default=6_000, ge=1, description="per signed-in person")
-    failed_sign_ins_per_minute: int = Field(default=10, ge=1, description="per handle")
+    sign_ins_per_minute: int = Field(default=600, ge=1, description="per network address")
+    sign_ups_per_minute: int = Field(default=60, ge=1, description="per network address")
+    failed_sign_ins_per_minute: int = Field(default=10, ge=1, description="per handle and network address or device")
+    failed_sign_ins_per_handle: int = Field(
+        default=100, ge=1, description="per minute, from all addresses and devices that the person has not used before"
+    )
     demo: bool = False
 
     @classmethod
@@ -102,7 +114,7 @@ class Config(BaseModel):
                 if field not in cls.model_fields:
                     _ignored(name)
                     continue
-                given[field] = tuple(filter(None, text.split(","))) if field == "memcached" else text
+                given[field] = tuple(filter(None, text.split(","))) if field in LISTS else text
         try:
             return cls.model_validate(given | overrides)
         except ValidationError as error:

@@ -84,7 +84,11 @@ class Token(Base):
 
     class Settings:
         name = "tokens"
-        indexes: ClassVar = [IndexModel("digest", unique=True), IndexModel("expires_at", expireAfterSeconds=0)]
+        indexes: ClassVar = [
+            IndexModel("digest", unique=True),
+            IndexModel("expires_at", expireAfterSeconds=0),
+            IndexModel([("user_id", ASCENDING), ("_id", DESCENDING)]),
+        ]
 
 
 class Follow(Base):

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,8 @@ def serve(plan: Plan, config: Config) -> int:
                 )
                 for server in servers:
                     say(str(server))
+                if config.demo and not _is_loopback(listener):
+                    say(f"--demo on {plan.host}: whoever reaches this machine may sign in as anybody and do anything")
                 directory.change(web=_url(plan.host, listener), level=plan.level)
                 serving = _Serving(plan, config, directory, addresses, listener, again, stop)
                 if addresses.one_process:
@@ -147,6 +150,10 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
+def _is_loopback(listener: socket.socket) -> bool:
+    return ip_address(listener.getsockname()[0]).is_loopback
+
+
 def _url(host: str, listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
@@ -203,7 +210,7 @@ class _Serving:
             if self.config.demo:
                 await _until_stopped(self.stop, self._fill_if_empty(stack, SMALL_DEMO))
             async with run_in_thread(timelines) if self.plan.workers else nullcontext():
-                await self._answer(_uvicorn(app))
+                await self._answer(_uvicorn(app, self.config))
 
     async def _answer(self, server: uvicorn.Server) -> None:
         def end() -> None:
@@ -269,7 +276,7 @@ async def web_process(fd: int, addresses: Addresses, config: Config) -> None:
     """One web process on a socket that its parent listens on, until SIGTERM."""
     async with _application(addresses, config) as (_, _, app):
         gc.freeze()  # what is there from the start: a full collection of it takes longer than any page
-        await _uvicorn(app).serve(sockets=[socket.socket(fileno=fd)])
+        await _uvicorn(app, config).serve(sockets=[socket.socket(fileno=fd)])
 
 
 @asynccontextmanager
@@ -285,6 +292,12 @@ async def _application(addresses: Addresses, config: Config) -> AsyncIterator["t
 class _Server(uvicorn.Server):
     """Ends the live parts of pages first: nobody who has a page open delays a stop."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        from app.web.protocol import Connections, most_connections
+
+        super().__init__(config)
+        self.server_state = Connections(most_connections())
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         app: Any = self.config.app
         app.state.streams.end()
@@ -297,10 +310,21 @@ def event_loop() -> asyncio.AbstractEventLoop:
     return factory() if factory else asyncio.new_event_loop()
 
 
-def _uvicorn(app: Starlette) -> uvicorn.Server:
+def _uvicorn(app: Starlette, config: Config) -> uvicorn.Server:
+    from app.web.protocol import Protocol
+
     return _Server(
         uvicorn.Config(
-            app, access_log=False, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACEFUL_S
+            app,
+            http=Protocol,
+            ws="none",
+            access_log=False,
+            log_config=None,  # its loggers write where ours do
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=GRACEFUL_S,
+            proxy_headers=bool(config.trusted_proxies),
+            forwarded_allow_ips=list(config.trusted_proxies),
         )
     )
 

@@ -12,12 +12,14 @@ from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from app.access import audiences, visible_status
+from app.accounts import NAME_LENGTH, normal_handle
 from app.clock import LAST_ID
 from app.edges import change_edges
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.models import Audience, Person, Status, StatusRow, User
 from app.stack import Stack
 from app.stack.mongodb.transaction import Transaction
+from app.text import checked, storable
 from phases.delivering.outbox import Heard, Outbox
 from phases.home.page import Filling
 from phases.p1_query import statuses_by
@@ -30,6 +32,11 @@ FOLLOWS_LOOKED_AT = 1_000  # the newest, for suggestions
 
 
 PeoplePage = tuple[list[Person], ObjectId | None]  # and the cursor of the next page
+
+
+def checked_text(text: str) -> str:
+    """A status's text, trimmed. Raises Invalid."""
+    return checked("text", text, TEXT_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -60,9 +67,10 @@ class Social:
     # People
 
     async def person(self, handle: str) -> User:
-        user = await User.find_one(User.handle == handle.lower())
+        normal = normal_handle(handle)
+        user = await User.find_one(User.handle == normal) if normal else None
         if user is None:
-            raise NotFound(f"nobody is called @{handle[:30]}")
+            raise NotFound("Nobody has this handle.")
         return user
 
     async def people(self, ids: Iterable[ObjectId]) -> dict[ObjectId, Person]:
@@ -78,8 +86,11 @@ class Social:
 
     async def search(self, typed: str, after: str, limit: int) -> tuple[list[Person], str | None]:
         """People of whom every typed word begins the handle or a word of the name, by handle, above `after`; and the
-        cursor of the next page. Nothing typed finds everybody.
+        cursor of the next page. Nothing typed finds everybody. Raises Invalid for what nobody can be called.
         """
+        for field, given in (("q", typed), ("after", after)):
+            if len(given) > NAME_LENGTH or not storable(given):
+                raise Invalid(field, f"People are looked for by at most {NAME_LENGTH} characters of text.")
         beginnings = [re.compile(f"^{re.escape(word)}") for word in typed.casefold().split()[:WORDS_SEARCHED]]
         query: dict[str, Any] = {"handle": {"$gt": after}}
         if beginnings:
@@ -221,13 +232,11 @@ class Social:
     ) -> tuple[StatusRow, bool]:
         """Rule 1: stored (by a majority) first, delivered second. The flag: it was created now, not by an earlier try.
 
-        `text` is 1 to 500 characters, trimmed. `heard` is told what the poster waited for: the insert (STORED) and each
+        `text` as `checked_text` has it. `heard` is told what the poster waited for: the insert (STORED) and each
         consumer. Raises Invalid, and Conflict for a key that was used for another status.
         """
         began_s = perf_counter()
-        text = text.strip()
-        if not 1 <= len(text) <= TEXT_LIMIT:
-            raise Invalid("text", f"a status has 1 to {TEXT_LIMIT} characters, this one has {len(text)}")
+        text = checked_text(text)
         key = f"{author}:{idempotency_key}" if idempotency_key else None
         owed = await self.outbox.owed()
         status = Status(

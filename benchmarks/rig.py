@@ -41,7 +41,7 @@ OVERRIDES: dict[str, Any] = {
     "memcached": (),
     "database": "feedlab_bench",
     "demo": False,
-    "writes_per_minute": 1_000_000,
+    **dict.fromkeys(("writes_per_minute", "sign_ins_per_minute", "sign_ups_per_minute"), 1_000_000),
 }
 CHILD_ENVIRONMENT = {f"FEEDLAB_{name.upper()}": str(value or "") for name, value in OVERRIDES.items()}
 COMMAND = (sys.executable, "-m", "app.cli")

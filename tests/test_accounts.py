@@ -3,11 +3,12 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from app import accounts as module
-from app.accounts import Accounts
+from app.accounts import Accounts, Caller
 from app.config import DAY_S, Config
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Person, Token, User
@@ -31,7 +32,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def stack(clock: ManualClock) -> AsyncIterator[Stack]:
-    config = Config.from_environment({}, failed_sign_ins_per_minute=3, token_days=2)
+    config = Config.from_environment({}, failed_sign_ins_per_minute=3, failed_sign_ins_per_handle=5, token_days=2)
     async with connected(Addresses(None, None, None), config, clock) as opened:
         yield opened
 
@@ -185,6 +186,69 @@ async def test_failures_are_limited_per_handle(accounts: Accounts) -> None:
         await accounts.sign_in("ann", PASSWORD)
     assert 1 <= refused.value.retry_after_s <= 60
     await accounts.sign_in("bob", PASSWORD)
+
+
+async def fails(accounts: Accounts, *callers: Caller) -> None:
+    for caller in callers:
+        with pytest.raises(WrongPassword):
+            await accounts.sign_in("ann", "wrong password", caller)
+
+
+async def test_what_a_stranger_tries_locks_nobody_else_out(accounts: Accounts) -> None:
+    await accounts.sign_up("ann", None, PASSWORD)
+    stranger, owner = Caller("192.0.2.1"), Caller("192.0.2.2")
+    await fails(accounts, *[stranger] * 3)
+    with pytest.raises(TooMany):
+        await accounts.sign_in("ann", PASSWORD, stranger)
+    await accounts.sign_in("ann", PASSWORD, owner)
+
+
+async def test_who_has_signed_in_from_a_device_comes_in_whatever_strangers_try(accounts: Accounts) -> None:
+    await accounts.sign_up("ann", None, PASSWORD)
+    laptop = Caller("192.0.2.1", "laptop")
+    await accounts.sign_in("ann", PASSWORD, laptop)
+    await fails(accounts, *(Caller(f"198.51.100.{n}", "guessed") for n in range(5)))
+    with pytest.raises(TooMany):
+        await accounts.sign_in("ann", PASSWORD, Caller("203.0.113.1", "new"))
+    await accounts.sign_in("ann", PASSWORD, Caller("203.0.113.1", "laptop"))
+    await accounts.sign_in("ann", PASSWORD, Caller("192.0.2.1"))
+    await fails(accounts, *[laptop] * 3)
+    with pytest.raises(TooMany):
+        await accounts.sign_in("ann", PASSWORD, laptop)
+
+
+@pytest.mark.parametrize("limit", ["sign_ups_per_minute", "sign_ins_per_minute"])
+async def test_an_address_is_limited_before_anything_is_hashed(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    hashed: list[object] = []
+
+    async def counted_hash(call: object, *args: object) -> str | bool:
+        hashed.append(call)
+        return "hash" if call == module.HASHER.hash else False
+
+    monkeypatch.setattr(module, "_thread", counted_hash)
+    async with connected(Addresses(None, None, None), Config.from_environment({}, **{limit: 2}), clock) as stack:
+        accounts = Accounts(stack)
+        enter: Any = {
+            "sign_ups_per_minute": lambda n, caller: accounts.sign_up(f"ann{n}", None, PASSWORD, caller),
+            "sign_ins_per_minute": lambda n, caller: accounts.sign_in(f"ann{n}", PASSWORD, caller),
+        }[limit]
+        outcomes = [
+            (await asyncio.gather(enter(n, Caller(address)), return_exceptions=True))[0]
+            for n, address in enumerate(["192.0.2.1"] * 4 + ["192.0.2.2"])
+        ]
+    assert [isinstance(outcome, TooMany) for outcome in outcomes] == [False, False, True, True, False]
+    assert len(hashed) == 3
+
+
+async def test_a_person_has_only_so_many_tokens(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TOKENS_EACH", 2)
+    ann, bob = [await accounts.sign_up(name, None, PASSWORD) for name in ("ann", "bob")]
+    (bobs, _) = await accounts.new_token(bob.id)
+    tokens = [(await accounts.new_token(ann.id))[0] for _ in range(4)]
+    assert [await accounts.authenticate(token) is not None for token in tokens] == [False, False, True, True]
+    assert await accounts.authenticate(bobs)
 
 
 async def test_passwords_are_hashed_a_few_at_a_time(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The HTTP API, line by line as it is promised, and the edge around it."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -21,7 +22,7 @@ from app.config import Config
 from app.models import Status, User
 from app.stack import Addresses, Stack, connected
 from app.stack.queue import DeliveryQueue, QueueDown
-from app.web import create_app
+from app.web import create_app, sampled
 from app.web.api import OPERATIONS
 from phases import PHASES
 from phases.p2_push import PUSH
@@ -654,6 +655,9 @@ async def test_ready_when_every_server_answers(nobody: Api, monkeypatch: pytest.
         raise QueueDown
 
     monkeypatch.setattr(DeliveryQueue, "ping", away)
+    monkeypatch.setattr(sampled, "FRESH_S", 0)
+    assert (await nobody.http.get("/readyz")).status_code == 200, "the last sample, while another is taken"
+    monkeypatch.setattr(sampled, "STALE_S", 0)
     answer = await nobody.http.get("/readyz")
     assert answer.status_code == 503
     assert_problem(answer, "servers")
@@ -678,6 +682,26 @@ async def test_metrics_count_by_template(ann: Api) -> None:
     assert 'feedlab_pending_statuses{phase="cache"}' in answer.text
     assert 'feedlab_queued_jobs{phase="queue"}' in answer.text
     assert 'feedlab_request_seconds_count{route="/api/v1/statuses"} 2.0' in lines
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/readyz"])
+async def test_the_servers_are_asked_once_however_many_ask_us(
+    nobody: Api, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    asked = 0
+
+    async def slow(self: object) -> dict[str, int]:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0)
+        return {}
+
+    for name in ("FRESH_S", "STALE_S"):
+        monkeypatch.setattr(sampled, name, 600)
+    monkeypatch.setattr(DeliveryQueue, "depth", slow)
+    monkeypatch.setattr(DeliveryQueue, "ping", slow)
+    await asyncio.gather(*(nobody.http.get(path) for _ in range(50)))
+    assert asked == 1
 
 
 async def test_metrics_without_the_servers(ann: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from app import serve
 from app.cli import Feedlab, main
 from app.config import Config
 from app.servers import programs
@@ -235,3 +236,21 @@ def test_doctor_sees_the_servers_that_run(tmp_path: Path) -> None:
             addresses.redis,
             *(addresses.memcached or ()),
         ]
+
+
+@pytest.mark.parametrize(
+    ("host", "demo", "warned"), [("0.0.0.0", True, True), ("0.0.0.0", False, False), ("127.0.0.1", True, False)]
+)
+def test_a_demo_that_others_can_reach_is_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    host: str,
+    demo: bool,
+    warned: bool,
+) -> None:
+    async def ended(self: object) -> None: ...
+
+    monkeypatch.setattr(serve._Serving, "in_one_process", ended)
+    assert serve.serve(serve.Plan(tmp_path, host=host, port=0, level="memory"), Config(demo=demo)) == 0
+    assert ("whoever reaches this machine may sign in as anybody" in capfd.readouterr().err) == warned

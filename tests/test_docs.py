@@ -9,6 +9,7 @@ from click import Group
 from click.testing import CliRunner
 
 from app.cli import main
+from app.config import Config
 from phases import PHASES
 
 ROOT = Path(__file__).parents[1]
@@ -74,3 +75,11 @@ def test_this_version_is_in_the_changelog() -> None:
     from app import __version__
 
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "document", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=lambda path: path.name
+)
+def test_a_setting_in_a_document_exists(document: Path) -> None:
+    for name in re.findall(r"FEEDLAB_([A-Z_]+)\b", document.read_text()):
+        assert name.lower() in Config.model_fields, name

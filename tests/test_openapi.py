@@ -27,6 +27,7 @@ from app.web.schemas import NewStatus, SignUp
 from phases.timelines import Timelines
 
 SIGN_UP = {"handle": "ann", "password": "correct horse"}
+UNLIMITED = dict.fromkeys(("sign_ins_per_minute", "sign_ups_per_minute", "failed_sign_ins_per_handle"), 1_000_000)
 EXAMPLES = 12  # per operation, after the examples that the schema's corners give
 SEED = 20261120
 
@@ -41,7 +42,7 @@ class Server:
 
 
 async def _serve(listening: socket.socket, started: "Future[uvicorn.Server]") -> None:
-    config = Config.from_environment({}, demo=True, failed_sign_ins_per_minute=10_000)
+    config = Config.from_environment({}, demo=True, failed_sign_ins_per_minute=10_000, **UNLIMITED)
     async with connected(Addresses(None, None, None), config) as stack:
         app = create_app(stack, await Timelines.open(stack))
         server = uvicorn.Server(uvicorn.Config(app, ws="none", lifespan="off", log_config=None, server_header=False))
@@ -143,13 +144,17 @@ def test_the_table_is_what_was_promised() -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["a", "a b", " a\n", "\x1f\x85a\u3000", "x" * 500, " " * 9 + "x" * 500, "👍" * 500])
+@pytest.mark.parametrize(
+    "text", ["a", "a b", " a\n", "\x1f\x85a\u3000", "x" * 500, " " * 9 + "x" * 500, "👍" * 500, "\u200bx"]
+)
 def test_the_pattern_of_texts_lets_through_what_the_code_does(text: str) -> None:
     assert re.search(_text_pattern(), text)
     assert NewStatus.model_validate({"text": text}).text == text.strip()
 
 
-@pytest.mark.parametrize("text", ["", " \n", "\x1c\x1f", "\u3000", "x" * 501, "\0", "a\0b"])
+@pytest.mark.parametrize(
+    "text", ["", " \n", "\x1c\x1f", "\u3000", "x" * 501, "\0", "a\0b", "\u200b", " \ufeff\U000e0100"]
+)
 def test_the_pattern_of_texts_refuses_what_the_code_does(text: str) -> None:
     assert not re.search(_text_pattern(), text)
     with pytest.raises(ValueError, match="text"):

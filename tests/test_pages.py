@@ -1,5 +1,6 @@
 """The pages on the stand-ins, asked as a browser without JavaScript asks: links, forms and cookies."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -7,10 +8,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from bson import ObjectId
 from pymongo.errors import ServerSelectionTimeoutError
 from starlette.routing import Route
 
-from app.models import User
+from app.accounts import Accounts
+from app.models import Person, User
 from app.web import home_timeline, live, pages, people, session
 from app.web.render import ago
 from phases import PHASES
@@ -116,6 +119,25 @@ async def test_too_many_failed_sign_ins_are_told_when_to_come_back() -> None:
         assert int(browser.answer.headers["retry-after"]) > 0
 
 
+async def test_a_browser_that_has_signed_in_before_is_not_locked_out_by_another() -> None:
+    async with opened(failed_sign_ins_per_minute=1, failed_sign_ins_per_handle=2) as site:
+        ann, stranger = await site.browser().sign_up("ann"), site.browser()
+        await ann.open("/")
+        await ann.submit("/sign-out")
+        for browser, password, status in (
+            (ann, PASSWORD, 200),
+            (stranger, "wrong horse", 401),
+            (stranger, PASSWORD, 429),
+            (ann, PASSWORD, 200),
+        ):
+            await browser.open("/sign-in")
+            await browser.submit("/sign-in", handle="ann", password=password)
+            assert browser.status == status
+            if status == 200:
+                await browser.open("/")
+                await browser.submit("/sign-out")
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(site: Site, scheme: str) -> None:
     browser = site.browser(f"{scheme}://feedlab.test")
@@ -195,6 +217,73 @@ async def test_a_form_that_another_site_sent_is_refused_whatever_it_carries(
     assert texts(await ann.open("/")) == []
     same = {"origin": "http://feedlab.test", "sec-fetch-site": "same-origin"}
     assert (await ann.client.post("/statuses", data=fields, headers=same)).status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("base", "host", "origin"),
+    [
+        ("https://feedlab.test", "feedlab.test:443", "https://feedlab.test"),
+        ("http://feedlab.test", "feedlab.test", "http://feedlab.test:80"),
+        ("http://feedlab.test:81", "feedlab.test:81", "http://feedlab.test:81"),
+    ],
+)
+async def test_a_port_that_the_scheme_implies_may_be_left_out(site: Site, base: str, host: str, origin: str) -> None:
+    ann = await site.browser(base).sign_up("ann")
+    await ann.open("/")
+    fields = ann.form("/statuses").fields | {"text": "mine"}
+    for sender, status in ((origin, 303), (origin + "0", 403), (origin.replace("://", "://x."), 403)):
+        answer = await ann.client.post("/statuses", data=fields, headers={"host": host, "origin": sender})
+        assert answer.status_code == status, sender
+
+
+async def test_behind_a_proxy_that_changes_the_host_forms_come_from_our_names() -> None:
+    async with opened(allowed_hosts=("feed.example",)) as site:
+        ann = await site.browser().sign_up("ann")
+        await ann.open("/")
+        fields = ann.form("/statuses").fields | {"text": "mine"}
+        for origin, status in (("https://feed.example", 303), ("https://evil.example", 403)):
+            assert (await ann.client.post("/statuses", data=fields, headers={"origin": origin})).status_code == status
+
+
+OURS = (
+    "127.0.0.1:8000",
+    "[::1]:8000",
+    "[::1]",
+    "192.0.2.1",
+    "localhost:8000",
+    "a.localhost",
+    "feedlab",
+    "feedlab.test",
+)
+STRANGE = ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "evil.example.", "feed.example.evil", "a@b.c")
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"demo": True}, ()),
+        ({"allowed_hosts": ("feed.example",)}, ("feed.example", "Feed.Example:443")),
+        ({"allowed_hosts": ("feed.example",), "demo": True}, ("feed.example",)),
+    ],
+)
+async def test_a_name_of_somebody_else_is_not_answered_for(settings: dict[str, Any], names: tuple[str, ...]) -> None:
+    async with opened(**settings) as site:
+        client = site.browser().client
+        for path in ("/", "/api/v1/openapi.json", "/healthz"):
+            for host in (*OURS, *names):
+                assert (await client.get(path, headers={"host": host})).status_code == 200, host
+            for host in STRANGE:
+                assert (await client.get(path, headers={"host": host})).status_code == 421, host
+
+
+async def test_two_instances_on_one_host_keep_two_sessions(site: Site) -> None:
+    ann, bob = await site.browser("http://localhost:8001").sign_up("ann"), site.browser("http://localhost:8002")
+    bob.client.cookies = ann.client.cookies  # a browser has one jar for all ports
+    await bob.sign_up("bob")
+    assert "@ann" in await ann.open("/")
+    assert "@bob" in await bob.open("/")
+    await bob.submit("/sign-out")
+    assert "@ann" in await ann.open("/")
 
 
 # The timeline
@@ -462,14 +551,14 @@ async def test_a_stream_says_how_many_statuses_are_new(demo: Site, monkeypatch: 
 
 
 async def test_a_second_window_ends_the_stream_of_the_first_and_signing_out_ends_all() -> None:
-    streams = live.Streams()
-    first, other = streams.begin("session", "newer"), streams.begin("session", "operations")
-    second = streams.begin("session", "newer")
+    streams, ann = live.Streams(), ObjectId()
+    first, other = streams.begin(ann, "session", "newer"), streams.begin(ann, "session", "operations")
+    second = streams.begin(ann, "session", "newer")
     assert first
     assert other
     assert second
     assert (first.is_set(), second.is_set(), other.is_set()) == (True, False, False)
-    streams.ended("session", "newer", first)
+    streams.ended(first)
     streams.end("session")
     assert (second.is_set(), other.is_set()) == (True, True)
 
@@ -478,6 +567,43 @@ async def test_there_are_only_so_many_streams(site: Site, monkeypatch: pytest.Mo
     monkeypatch.setattr(live, "MOST_STREAMS", 0)
     ann = await site.browser().sign_up("ann")
     assert (await ann.client.get("/timeline/newer")).status_code == 204
+
+
+async def test_one_person_takes_no_more_than_their_share_of_the_streams() -> None:
+    streams, ann = live.Streams(), ObjectId()
+    begun = [streams.begin(ann, f"session {n}", "newer") for n in range(live.MOST_STREAMS + 1)]
+    assert [event.is_set() for event in begun if event] == [True] * (len(begun) - live.STREAMS_EACH) + (
+        [False] * live.STREAMS_EACH
+    )
+    assert streams.begin(ObjectId(), "session", "newer")
+
+
+async def test_signing_out_elsewhere_ends_the_streams_here(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "SURE_S", 0)
+    monkeypatch.setattr(home_timeline, "LOOK_EVERY_S", 0.01)
+    ann, asked = await site.browser().sign_up("ann"), asyncio.Queue[str]()
+    authenticate = Accounts.authenticate
+
+    async def heard(self: Accounts, token: str) -> Person | None:
+        asked.put_nowait(token)
+        return await authenticate(self, token)
+
+    monkeypatch.setattr(Accounts, "authenticate", heard)
+    streaming = asyncio.create_task(ann.client.get("/timeline/newer"))
+    for _ in range(5):  # the request, and some looks of the stream
+        await asyncio.wait_for(asked.get(), 30)
+    assert not streaming.done()
+    await Accounts(site.stack).sign_out(ann.client.cookies[session.SESSION])
+    answer = await asyncio.wait_for(streaming, 30)
+    assert answer.text.endswith(live.DONE)
+    assert not site.app.state.streams._open
+
+
+async def test_the_head_of_a_stream_is_answered_and_ends_no_stream(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    answer = await asyncio.wait_for(ann.client.head("/timeline/newer"), 30)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert not site.app.state.streams._open
 
 
 # Phases

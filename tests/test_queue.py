@@ -2,14 +2,17 @@
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
+import redis
 from bson import ObjectId
 from rq.suspension import is_suspended
 
-from app.stack.queue import DeliveryQueue, connect, stand_in
+from app.stack.queue import DeliveryQueue, QueueDown, connect, stand_in
+from app.stack.queue.delivery_queue import AWAY_S, LOOKING
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +33,39 @@ async def test_only_the_first_posts_wait_for_a_redis_that_hangs(hung_redis: str)
     offered = await asyncio.gather(*(queue.offer("cache", ObjectId()) for _ in range(400)))
     assert not any(offered)
     assert time.monotonic() - began_s < 10 * TIMEOUT_S
-    queue.connection.close()
+    queue.close()
+
+
+async def test_nobody_who_posts_waits_behind_those_who_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, answered = DeliveryQueue(stand_in(), "feedlab"), threading.Event()
+    monkeypatch.setattr(queue, "_version", answered.wait)
+    looks = [asyncio.create_task(queue.ping()) for _ in range(50)]
+    try:
+        assert await asyncio.wait_for(queue.offer("cache", ObjectId()), 30)
+        assert not any(look.done() for look in looks)
+    finally:
+        answered.set()
+        await asyncio.gather(*looks)
+        queue.close()
+
+
+async def test_whoever_is_known_to_be_away_is_not_asked_again_by_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, asked = 10.0, 0
+
+    def silent() -> str:
+        nonlocal asked
+        asked += 1
+        raise redis.TimeoutError
+
+    queue = DeliveryQueue(stand_in(), "feedlab", lambda: now_s)
+    monkeypatch.setattr(queue, "_version", silent)
+    answers = await asyncio.gather(*(queue.ping() for _ in range(50)), return_exceptions=True)
+    assert all(isinstance(answer, QueueDown) for answer in answers)
+    assert 1 <= asked <= LOOKING
+    assert not await queue.offer("cache", ObjectId()), "who posts has heard of it"
+    now_s += AWAY_S
+    assert await queue.offer("cache", ObjectId())
+    queue.close()
 
 
 async def test_a_pause_is_for_the_workers_of_one_database() -> None:

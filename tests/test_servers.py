@@ -307,6 +307,26 @@ def test_a_child_that_cannot_be_started_for_now_is_tried_again(
         stop_together([mill])
 
 
+def test_a_log_is_rotated_while_its_child_runs(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "LOG_LIMIT", 1_000)
+    monkeypatch.setattr(children, "LOG_LOOK_S", 0.01)
+    writes = "print('grain' * 1_000, flush=True)"
+    waits = "while os.fstat(1).st_size > 1_000: time.sleep(0.01)"
+    mill = child(
+        tmp_path, said, f"import os, signal, time\n{writes}\n{waits}\nprint('flour', flush=True)\nsignal.pause()"
+    )
+    mill.start()
+    mill.watch()
+    try:
+        until(lambda: mill.said("flour"), "it goes on at the beginning")
+        assert (tmp_path / "mill.log").read_text() == "flour\n"
+        assert "grain" in (tmp_path / "mill.log.1").read_text()
+    finally:
+        stop_together([mill])
+
+
 def test_a_child_is_kept_running_though_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As under `feedlab serve 2>&1 | head -n 4`."""
     monkeypatch.setattr(children, "FIRST_PAUSE_S", 0.01)

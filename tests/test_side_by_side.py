@@ -1,5 +1,6 @@
 """The phases side by side, and a delivery that is watched."""
 
+import asyncio
 import re
 from dataclasses import replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from app.models import User
+from app.web.delivery import WATCHES_EACH, Watch
 from phases.home.page import Page
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
@@ -109,3 +111,22 @@ async def test_outside_demo_mode_one_posts_as_oneself_and_watches_alone(site: Si
     await ann.submit("/compare/post", text="as myself", author="bob")
     assert "ann posted: “as myself”" in ann.html
     assert "Nothing is here" in await bob.open(ann.answer.url.path)
+
+
+async def test_a_person_watches_only_so_many_deliveries(demo: Site) -> None:
+    ann, bob = await demo.browser().sign_up("ann"), await demo.browser().sign_up("bob")
+    await bob.open("/compare")
+    await bob.submit("/compare/post", text="bob's", author="bob")
+    begun: list[Watch] = []
+    for n in range(WATCHES_EACH + 2):
+        await ann.open("/compare")
+        await ann.submit("/compare/post", text=f"number {n}", author="bob")
+        begun.append(list(demo.app.state.watches.values())[-1])
+    await asyncio.sleep(0)
+    assert [watch.status.text for watch in demo.app.state.watches.values()] == [
+        "bob's",
+        "number 2",
+        "number 3",
+        "number 4",
+    ]
+    assert [watch.over for watch in begun] == [True, True, False, False, False]

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
@@ -15,6 +16,7 @@ from pymongo import MongoClient
 
 from app.cli import main
 from app.config import Config
+from app.errors import TooMany
 from app.models import User
 from app.servers.datadir import DataDirectory
 from app.social import Social
@@ -376,6 +378,15 @@ async def test_too_many_runs_in_a_minute_are_refused(demo: Site) -> None:
     assert browser.answer.headers["Retry-After"]
 
 
+async def test_one_person_leaves_half_of_the_runs_to_others(demo: Site) -> None:
+    laboratory = Laboratory(demo.stack, per_minute=4)
+    with patch.object(Laboratory, "_run", lambda *_: asyncio.sleep(0)):
+        for whose, may in (("ann", True), ("ann", True), ("ann", False), ("bob", True)):
+            demo.clock.advance(LOCK_S + 1)
+            with nullcontext() if may else pytest.raises(TooMany):
+                await laboratory.begin("index", {}, whose)
+
+
 async def test_what_breaks_says_so_and_frees_the_way(demo: Site) -> None:
     browser = demo.browser()
 
@@ -395,12 +406,12 @@ async def test_what_breaks_says_so_and_frees_the_way(demo: Site) -> None:
 async def test_a_run_whose_process_died_is_over_after_a_while(demo: Site) -> None:
     laboratory = Laboratory(demo.stack)
     with patch.object(Laboratory, "_run", lambda *_: asyncio.sleep(0)):
-        run = await laboratory.begin("index", {})
+        run = await laboratory.begin("index", {}, "ann")
     assert (await laboratory.run(run)).state == "running"
     demo.clock.advance(LOCK_S + 1)
     assert (await laboratory.run(run)).state == "failed"
     with patch.object(Laboratory, "_run", lambda *_: asyncio.sleep(0)):
-        await laboratory.begin("index", {})
+        await laboratory.begin("index", {}, "ann")
 
 
 async def test_a_finding_that_contradicts_the_chapter_is_marked(demo: Site) -> None:

@@ -2,12 +2,13 @@
 
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -17,7 +18,8 @@ FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 30.0
 QUICK_DEATH_S = 10.0  # who lived longer starts again with the first pause
 PATIENCE = 6  # quick deaths in a row until a child is given up
-LOG_LIMIT = 16 * 1024 * 1024  # at a start a longer log becomes NAME.log.1
+LOG_LIMIT = 16 * 1024 * 1024  # a longer log becomes NAME.log.1
+LOG_LOOK_S = 5.0  # how often that is looked at
 STOP_DEADLINE_S = 10.0
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -171,6 +173,7 @@ class Child:
     def watch(self) -> None:
         self._watcher = threading.Thread(target=self._keep, name=f"watch-{self.name}", daemon=True)
         self._watcher.start()
+        threading.Thread(target=self._keep_log_short, name=f"log-{self.name}", daemon=True).start()
 
     def _keep(self) -> None:
         deaths, pause_s = 0, FIRST_PAUSE_S
@@ -197,6 +200,14 @@ class Child:
                     break
                 except OSError as error:  # no process, no room for its log: that may pass
                     ended = f"{self.name} cannot be started now: {error}"
+
+    def _keep_log_short(self) -> None:
+        while self.log and not self._stopping.wait(LOG_LOOK_S):
+            if self.log.stat().st_size > LOG_LIMIT:
+                with suppress(OSError):  # on a full disk what is older is lost
+                    shutil.copyfile(self.log, _older(self.log))
+                os.truncate(self.log, 0)  # it is open for appending, so what comes next is written at the start
+                self._log_start = 0
 
     def ask_to_stop(self) -> None:
         with self._lock:
@@ -271,5 +282,9 @@ def _appending(log: Path | None) -> AbstractContextManager[IO[bytes] | None]:
     if log is None:
         return nullcontext()
     if log.exists() and log.stat().st_size > LOG_LIMIT:
-        log.replace(log.with_name(log.name + ".1"))
+        log.replace(_older(log))
     return log.open("ab")
+
+
+def _older(log: Path) -> Path:
+    return log.with_name(log.name + ".1")

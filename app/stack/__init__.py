@@ -28,6 +28,7 @@ from app.stack.mongodb.stand_in import stand_in
 from app.stack.mongodb.transaction import Contended
 from app.stack.mongodb.write import prepare
 from app.stack.queue import DeliveryQueue, QueueDown
+from app.stack.rates import Rates
 
 # A server of ours is away. The web edge answers 503, the worker tries again later.
 UNAVAILABLE = (
@@ -79,6 +80,7 @@ class Stack:
     db: Database
     queue: DeliveryQueue
     memcached: Memcached
+    rates: Rates
     addresses: Addresses
 
     async def check(self) -> dict[str, str | None]:
@@ -112,11 +114,13 @@ async def opened(
         else MemcachedNodes(addresses.memcached, MEMCACHED_TIMEOUT_S)
     )
     deliveries = DeliveryQueue(connection, config.database, clock.monotonic)
+    stack = Stack(config, clock, db, deliveries, memcached, Rates(addresses.redis, config.database), addresses)
     try:
-        yield Stack(config, clock, db, deliveries, memcached, addresses)
+        yield stack
     finally:
+        await stack.rates.close()
         await memcached.close()
-        connection.close()
+        stack.queue.close()
         db.client.close()
 
 
@@ -132,7 +136,9 @@ async def connected(addresses: Addresses, config: Config, clock: Clock | None = 
         await init_beanie(database=stack.db, document_models=list(DOCUMENTS), skip_indexes=True)
         await schema.migrate(stack.db)
         await prepare(stack.db)
-        stack.queue = DeliveryQueue(stack.queue.connection, await schema.identity(stack.db), stack.clock.monotonic)
+        identity = await schema.identity(stack.db)
+        stack.queue = DeliveryQueue(stack.queue.connection, identity, stack.clock.monotonic)
+        stack.rates = Rates(addresses.redis, identity)
         yield stack
 
 

@@ -13,9 +13,6 @@ from functools import partial
 from typing import Any, Literal
 
 from bson import ObjectId
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import FixedWindowRateLimiter
 from pymongo.errors import DuplicateKeyError
 
 from app.config import Config
@@ -66,21 +63,30 @@ class Laboratory:
     def __init__(self, stack: Stack, per_minute: int = PER_MINUTE) -> None:
         self._stack, self._clock = stack, stack.clock
         self._runs, self._lock = stack.db["experiments"], stack.db["experiment_lock"]
-        self._limit, self._begun = RateLimitItemPerMinute(per_minute), FixedWindowRateLimiter(MemoryStorage())
+        enough = "Enough experiments for one minute."
+        self._begun = stack.rates.rate("experiments", per_minute, enough)
+        self._begun_each = stack.rates.rate("experiments each", max(1, per_minute // 2), enough)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def begin(self, slug: str, given: Mapping[str, str]) -> ObjectId:
-        """The run's id. Raises NotFound, Invalid for a knob, and TooMany while another is running or after many."""
+    async def begin(self, slug: str, given: Mapping[str, str], whose: str) -> ObjectId:
+        """The run's id. `whose`: of all runs, each may begin half.
+
+        Raises NotFound, Invalid for a knob, and TooMany while another is running or after many.
+        """
         if slug not in EXPERIMENTS:
             raise NotFound("There is no such experiment.")
         experiment = EXPERIMENTS[slug]
         values = experiment.values(given, real=not self._stack.addresses.one_process)
         run = self._clock.new_id()
+        await self._begun_each.check(whose)
         if not await self._locked(run):
             raise TooMany("Another experiment is running; they would disturb each other.", BUSY_RETRY_S)
-        if not await self._begun.hit(self._limit, "run"):
+        try:
+            await self._begun.count("run")
+        except TooMany:
             await self._unlock(run)
-            raise TooMany("Enough experiments for one minute.", 60)
+            raise
+        await self._begun_each.hit(whose)
         now = self._clock.now()
         await self._runs.delete_many({"begun_at": {"$lt": now - KEPT}})
         begun = {"state": "running", "progress": "Starting", "begun_at": now, "result": None}

@@ -1,6 +1,6 @@
 """The web edge: the JSON API, the pages, and what stands before both. Composed here, once."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -8,16 +8,24 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from app.accounts import Accounts
+from app.config import Config
 from app.social import Social
 from app.stack import Stack
 from app.walkthrough.laboratory import Laboratory
 from app.web import api, health, pages, walkthrough
 from app.web.backlog import Backlog
-from app.web.guard import AnswerErrors, BodyLimit, SecurityHeaders, WriteLimit
-from app.web.health import Measured, Metrics
+from app.web.guard import AllowedHosts, AnswerErrors, BodyLimit, SecurityHeaders
+from app.web.health import Health, Measured, Metrics
 from app.web.live import Streams
 from app.web.problems import Errors
 from phases.timelines import Timelines
+
+
+def _own_names(config: Config) -> Collection[str] | None:
+    """In demo mode a page of another site could do everything here, since nobody is asked for a password."""
+    if "*" in config.allowed_hosts or not (config.allowed_hosts or config.demo):
+        return None
+    return config.allowed_hosts
 
 
 def create_app(stack: Stack, timelines: Timelines) -> Starlette:
@@ -38,6 +46,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
         middleware=[
             Middleware(SecurityHeaders),
             Middleware(Measured, metrics),
+            Middleware(AllowedHosts, errors, _own_names(stack.config)),
             Middleware(AnswerErrors, errors),
             Middleware(BodyLimit, errors),
         ],
@@ -48,9 +57,11 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.state.accounts = Accounts(stack)
     app.state.social = Social(stack, timelines.outbox)
     app.state.backlog = backlog
+    app.state.health = Health(timelines)
     app.state.streams = Streams()
     app.state.watches = {}  # deliveries that somebody watches, by status id
     app.state.laboratory = Laboratory(stack)
     app.state.metrics = metrics  # .posts and .reads are counted where they happen
-    app.state.writes = WriteLimit(stack.config.writes_per_minute)  # .count(person) before every change
+    # .count(person) before every change
+    app.state.writes = stack.rates.rate("writes", stack.config.writes_per_minute, "Too many changes in one minute.")
     return app

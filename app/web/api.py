@@ -12,12 +12,13 @@ from typing import Any
 from bson import ObjectId
 from starlette.routing import Mount, Router
 
-from app.accounts import normal_handle
+from app.accounts import Caller
 from app.errors import NotFound
 from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
 from app.web import openapi, schemas
 from app.web.api_operation import Call, Operation, Reply, routes_of
+from app.web.caller import address_of, while_it_waits
 from app.web.measured_page import measured
 from phases.home.page import Page
 
@@ -30,14 +31,20 @@ DONE = Reply(204)
 
 async def sign_up(call: Call) -> Reply:
     asked: schemas.SignUp = call.body
-    user = await call.accounts.sign_up(asked.handle, asked.name, asked.password)
+    work = call.accounts.sign_up(asked.handle, asked.name, asked.password, _caller(call))
+    user = await while_it_waits(call.request, work)
     return Reply(201, schemas.Person.of(user), {"Location": f"{PREFIX}/users/{user.handle}"})
 
 
 async def sign_in(call: Call) -> Reply:
     asked: schemas.Credentials = call.body
-    token, expires_at = await call.accounts.sign_in(asked.handle, asked.password)
+    work = call.accounts.sign_in(asked.handle, asked.password, _caller(call))
+    token, expires_at = await while_it_waits(call.request, work)
     return Reply(201, schemas.NewToken(token=token, expires_at=expires_at))
+
+
+def _caller(call: Call) -> Caller:
+    return Caller(address_of(call.request))  # cookies are not looked at here
 
 
 async def sign_out(call: Call) -> Reply:
@@ -54,10 +61,7 @@ async def user(call: Call) -> Reply:
 
 
 async def _person(call: Call) -> User:
-    handle = normal_handle(call.request.path_params["handle"])
-    if handle is None:
-        raise NotFound("Nobody has this handle.")
-    return await call.social.person(handle)
+    return await call.social.person(call.request.path_params["handle"])
 
 
 async def _profile(call: Call, person: Person | User) -> schemas.Profile:
@@ -210,11 +214,14 @@ NO_STATUS = {404: "There is no such status, or you may not see it."}
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "POST", "/users", "Sign up", sign_up, {201: schemas.Person}, auth="none", body=schemas.SignUp,
-        refusals={409: "The handle is taken.", 429: "Too many people are signing up at this moment."},
+        refusals={409: "The handle is taken.", 429: "Too many people sign up at this moment, or from this address."},
     ),
     Operation(
         "POST", "/tokens", "Sign in", sign_in, {201: schemas.NewToken}, auth="none", body=schemas.Credentials,
-        refusals={401: "Handle and password do not go together.", 429: "Too many failed attempts with this handle."},
+        refusals={
+            401: "Handle and password do not go together.",
+            429: "Too many failed attempts with this handle, or too many attempts from this address.",
+        },
     ),
     Operation("DELETE", "/tokens/current", "Sign out: end this token", sign_out, {204: None}),
     Operation("GET", "/me", "Yourself", me, {200: schemas.Profile}),

@@ -112,7 +112,9 @@ async def _shown(request: Request) -> dict[str, Any]:
 
 
 async def live(request: Request, me: Person) -> Response:
-    async def part() -> str:
+    async def part() -> str | None:
+        if not await accounts_of(request).operates(me.id):
+            return None
         return fragment(request, "parts/dashboard.html", **await _shown(request))
 
     return stream(request, "operations", part, LOOK_EVERY_S)

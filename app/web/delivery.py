@@ -21,7 +21,7 @@ FOLLOWERS_LOOKED_AT = 200  # to find some who are away
 WATCH_S = 120.0
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 1.0
 PRECISION = 0.05  # of the time that is shown
-WATCHES_REMEMBERED = 20
+WATCHES_REMEMBERED, WATCHES_EACH = 20, 3  # in one process, and of one person: a newer one ends the oldest
 
 
 @dataclass
@@ -32,6 +32,7 @@ class Watch:
     """
 
     status: StatusRow
+    whose: ObjectId
     began_s: float
     followers: list[Person]
     stored_ms: float
@@ -46,29 +47,42 @@ class Watch:
     def now_ms(self) -> float:
         return (perf_counter() - self.began_s) * 1000
 
+    def end(self) -> None:
+        self.over = True
+        if self.looking:
+            self.looking.cancel()
 
-async def watch_delivery(state: State, author: ObjectId, text: str) -> Watch:
+
+async def watch_delivery(state: State, watcher: ObjectId, author: ObjectId, text: str) -> Watch:
     """Post it, and watch from the moment of the insert: what happens while the poster waits is seen too. Raises
     Invalid.
     """
     timelines: Timelines = state.timelines
     social: Social = state.social
     followers = await _some_followers(social, timelines, author)
-    watches: dict[ObjectId, Watch] = state.watches
+    watch: Watch | None = None
 
     def heard(status: StatusRow, what: str, began_s: float, ended_s: float) -> None:
+        nonlocal watch
         waited_ms = (ended_s - began_s) * 1000
         if what == STORED:
-            watch = watches[status.id] = Watch(status, began_s, followers, waited_ms)
+            watch = Watch(status, watcher, began_s, followers, waited_ms)
             watch.looking = asyncio.create_task(_look(timelines, watch))
-        else:
-            watches[status.id].waited_ms[what] = waited_ms
+            _remember(state.watches, watch)
+        elif watch:
+            watch.waited_ms[what] = waited_ms
 
-    row, _ = await social.post(author, text, heard=heard)
-    await _look_once(timelines, watches[row.id])  # what was delivered before the post returned is not shown as pending
-    for id in list(watches)[:-WATCHES_REMEMBERED]:
-        watches.pop(id)
-    return watches[row.id]
+    await social.post(author, text, heard=heard)
+    assert watch
+    await _look_once(timelines, watch)  # what was delivered before the post returned is not shown as pending
+    return watch
+
+
+def _remember(watches: dict[ObjectId, Watch], watch: Watch) -> None:
+    watches[watch.status.id] = watch
+    theirs = [id for id, each in watches.items() if each.whose == watch.whose]
+    for id in {*theirs[:-WATCHES_EACH], *list(watches)[:-WATCHES_REMEMBERED]}:
+        watches.pop(id).end()
 
 
 async def _some_followers(social: Social, timelines: Timelines, author: ObjectId) -> list[Person]:

@@ -1,16 +1,18 @@
 """Signing up, in and out, and the first page of those who have not."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime
+from typing import Any
 
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.accounts import Accounts
+from app.accounts import Accounts, Caller
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.web import session
+from app.web.caller import address_of, while_it_waits
 from app.web.cast import cast
 from app.web.problems import problem_of
 from app.web.render import render
@@ -37,17 +39,19 @@ async def sign_in(request: Request) -> Response:
     return await _entrance(request, "sign_in.html", _sign_in)
 
 
-async def _sign_up(accounts: Accounts, form: FormData) -> tuple[str, datetime]:
-    user = await accounts.sign_up(field(form, "handle"), field(form, "name"), field(form, "password"))
+async def _sign_up(accounts: Accounts, form: FormData, caller: Caller) -> tuple[str, datetime]:
+    user = await accounts.sign_up(field(form, "handle"), field(form, "name"), field(form, "password"), caller)
     return await accounts.new_token(user.id)
 
 
-async def _sign_in(accounts: Accounts, form: FormData) -> tuple[str, datetime]:
-    return await accounts.sign_in(field(form, "handle").strip().removeprefix("@"), field(form, "password"))
+async def _sign_in(accounts: Accounts, form: FormData, caller: Caller) -> tuple[str, datetime]:
+    return await accounts.sign_in(field(form, "handle").strip().removeprefix("@"), field(form, "password"), caller)
 
 
 async def _entrance(
-    request: Request, template: str, enter: Callable[[Accounts, FormData], Awaitable[tuple[str, datetime]]]
+    request: Request,
+    template: str,
+    enter: Callable[[Accounts, FormData, Caller], Coroutine[Any, Any, tuple[str, datetime]]],
 ) -> Response:
     """The empty form, the form with what was wrong beside the fields, or the way in."""
     known = await open_session(request)
@@ -58,8 +62,10 @@ async def _entrance(
     errors: dict[str, str] = {}
     status, headers = 200, dict[str, str]()
     if request.method == "POST":
+        device = session.device(request)
+        work = enter(accounts_of(request), form, Caller(address_of(request), device))
         try:
-            return _entered(request, back, *await enter(accounts_of(request), form))
+            return _entered(request, back, *await while_it_waits(request, work), device)
         except (Invalid, Conflict, WrongPassword, TooMany) as error:
             problem = problem_of(error)
             status, headers = problem.status, problem.page_headers
@@ -72,9 +78,9 @@ async def _entrance(
     return response
 
 
-def _entered(request: Request, back: str, token: str, expires_at: datetime) -> Response:
+def _entered(request: Request, back: str, token: str, expires_at: datetime, device: str = "") -> Response:
     response = to(back)
-    session.begin(request, response, stack_of(request), token, expires_at)
+    session.begin(request, response, stack_of(request), token, expires_at, device)
     return response
 
 
@@ -95,5 +101,5 @@ async def sign_out(request: Request) -> Response:
     await accounts_of(request).sign_out(token)
     request.app.state.streams.end(token)
     response = to("/")
-    session.end(response)
+    session.end(request, response)
     return response

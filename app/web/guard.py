@@ -1,17 +1,13 @@
 """What stands before every request: limits, security headers, and answers to errors."""
 
-import math
-import time
+from collections.abc import Collection
+from ipaddress import ip_address
 
-from bson import ObjectId
-from limits import RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import FixedWindowRateLimiter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import TooMany
+from app.web.caller import host_name
 from app.web.problems import BODY_LIMIT, SENTENCES, Errors, Rejected
 
 SECURITY_HEADERS = {
@@ -40,6 +36,34 @@ class SecurityHeaders:
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+
+class AllowedHosts:
+    """421 for a request that was meant for somebody else's name, which leads here: DNS rebinding.
+
+    Addresses, and names that no DNS has, cannot be somebody else's. `names`: ours beside these; None: all are.
+    """
+
+    def __init__(self, app: ASGIApp, errors: Errors, names: Collection[str] | None) -> None:
+        self.app = app
+        self.errors = errors
+        self.names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        host = Headers(scope=scope).get("host", "") if scope["type"] == "http" else ""
+        if self.names is None or (name := host_name(host)) in self.names or _is_local(name):
+            return await self.app(scope, receive, send)
+        error = Rejected(421, "This is not the site of that name. FEEDLAB_ALLOWED_HOSTS says which names are ours.")
+        return await (await self.errors.answer(Request(scope), error))(scope, receive, send)
+
+
+def _is_local(name: str) -> bool:
+    """An IP address, or a name without a dot or of a domain that is reserved (RFC 6761)."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return "." not in name or name.endswith((".localhost", ".test"))
+    return True
 
 
 class AnswerErrors:
@@ -95,17 +119,3 @@ class BodyLimit:
             return message
 
         return await self.app(scope, limited, send)
-
-
-class WriteLimit:
-    """How often one person may change something; counted per web process, so N processes allow N times as much."""
-
-    def __init__(self, per_minute: int) -> None:
-        self._limit = RateLimitItemPerMinute(per_minute)
-        self._writes = FixedWindowRateLimiter(MemoryStorage())
-
-    async def count(self, person: ObjectId) -> None:
-        """Raises TooMany when the person has used up the current minute."""
-        if not await self._writes.hit(self._limit, str(person)):
-            reset = (await self._writes.get_window_stats(self._limit, str(person))).reset_time
-            raise TooMany("Too many changes in one minute.", max(1, math.ceil(reset - time.time())))

@@ -11,7 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.stack import UNAVAILABLE
 from app.web.problems import RETRY_LATER, Problem
-from phases.timelines import Timelines
+from app.web.sampled import Sampled
+from phases.timelines import State, Timelines
 
 NO_STORE = {"Cache-Control": "no-store"}
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
@@ -38,18 +39,29 @@ class Metrics:
         )
         self.queued = Gauge("feedlab_queued_jobs", "Jobs waiting", ["phase"], registry=self.registry)
 
-    async def text(self, timelines: Timelines) -> bytes:
+    def text(self, state: State | None) -> bytes:
         """The Prometheus text. Figures that the servers know are left out while they do not answer."""
         self.pending.clear()
         self.queued.clear()
-        try:
-            state = await timelines.state()
-        except UNAVAILABLE:
-            return generate_latest(self.registry)
-        for phase in state.phases:
+        for phase in state.phases if state else ():
             self.pending.labels(phase.slug).set(phase.pending)
             self.queued.labels(phase.slug).set(phase.queued)
         return generate_latest(self.registry)
+
+
+class Health:
+    """How the servers are, sampled: whoever asks, and how often, the servers are asked once."""
+
+    def __init__(self, timelines: Timelines) -> None:
+        self._timelines = timelines
+        self.state = Sampled(self._state)
+        self.servers = Sampled(timelines.stack.check)  # the version of each, or None where it does not answer
+
+    async def _state(self) -> State | None:
+        try:
+            return await self._timelines.state()
+        except UNAVAILABLE:
+            return None
 
 
 class Measured:
@@ -94,7 +106,7 @@ async def healthz(request: Request) -> Response:
 
 async def readyz(request: Request) -> Response:
     """Whether every server answers, with the version of each; 503 when one does not."""
-    found = await request.app.state.stack.check()
+    found = await request.app.state.health.servers.latest()
     servers = {name: {"status": "ok" if version else "away", "version": version} for name, version in found.items()}
     if all(found.values()):
         return JSONResponse({"status": "ok", "servers": servers}, headers=NO_STORE)
@@ -104,7 +116,7 @@ async def readyz(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     """Prometheus text."""
-    text = await request.app.state.metrics.text(request.app.state.timelines)
+    text = request.app.state.metrics.text(await request.app.state.health.state.latest())
     return Response(text, headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)
 
 

@@ -33,7 +33,7 @@ from app.web.request import (
     timelines_of,
     to,
 )
-from app.web.session import field, posted
+from app.web.session import field, posted, read_form
 
 STATUSES_A_PAGE = 20
 SUGGESTIONS = 6
@@ -109,7 +109,7 @@ async def home_timeline(request: Request, me: Person, draft: Draft | None = None
 
 def _kept_phase(request: Request) -> str | None:
     """The phase this reader chose. Choosing the system's own ends that: the reader follows the system again."""
-    slug = request.cookies.get(PHASE_COOKIE)
+    slug = session.kept_phase(request, PHASE_COOKIE)
     return slug if slug in timelines_of(request).phases else None
 
 
@@ -151,7 +151,7 @@ async def post(request: Request) -> Response:
     try:
         return await signed_in(_post)(request)
     except UNAVAILABLE:
-        form = await request.form()
+        form = await read_form(request)
         unsent = {name: field(form, name) for name in (session.PROOF, "once", "audience", "text")}
         response = error_page(request, 503, "", "What you typed is below, to be sent once more.", unsent)
         response.headers.update(RETRY_LATER)

@@ -7,73 +7,89 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from bson import ObjectId
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from app.accounts import Accounts
 from app.stack import UNAVAILABLE
-from app.web.session import session_token
+from app.web.session import known_session
 
 log = logging.getLogger(__name__)
 
 LONGEST_S = 600.0  # then the stream ends; the page opens another when it is looked at again
 HEARTBEAT_S = 15.0
-MOST_STREAMS = 500  # of one process
+SURE_S = 3.0  # a session that has ended, in whatever process, ends its streams within this
+MOST_STREAMS, STREAMS_EACH = 500, 10  # of one process, and of one person in it
+MEDIA_TYPE = "text/event-stream"
 DONE = "event: end\ndata: \n\n"  # the page shall not connect again
 
 Part = Callable[[], Awaitable[str | None]]  # HTML; None: this was all
 
 
 class Streams:
-    """One stream per session and subject: a newer one ends the one before it."""
+    """One stream per session and subject, and only so many of one person: a newer one ends the one before it."""
 
     def __init__(self) -> None:
-        self._open: dict[tuple[str, str], asyncio.Event] = {}
+        self._open: dict[tuple[ObjectId, str, str], asyncio.Event] = {}  # by person, session and subject; oldest first
 
-    def begin(self, session: str, subject: str) -> asyncio.Event | None:
+    def begin(self, person: ObjectId, session: str, subject: str) -> asyncio.Event | None:
         """What ends the new stream; None when there are too many."""
-        if before := self._open.pop((session, subject), None):
-            before.set()
+        theirs = [key for key in self._open if key[0] == person]
+        if (person, session, subject) in theirs:
+            self._open.pop((person, session, subject)).set()
+        elif len(theirs) >= STREAMS_EACH:
+            self._open.pop(theirs[0]).set()
         if len(self._open) >= MOST_STREAMS:
             return None
-        self._open[session, subject] = ended = asyncio.Event()
+        self._open[person, session, subject] = ended = asyncio.Event()
         return ended
 
-    def ended(self, session: str, subject: str, event: asyncio.Event) -> None:
-        if self._open.get((session, subject)) is event:
-            del self._open[session, subject]
+    def ended(self, event: asyncio.Event) -> None:
+        self._open = {key: other for key, other in self._open.items() if other is not event}
 
     def end(self, session: str | None = None) -> None:
         """End the streams of a session that signs out; all of them when the process stops."""
-        for (whose, _), event in self._open.items():
+        for (_, whose, _), event in self._open.items():
             if session in (None, whose):
                 event.set()
 
 
 def stream(request: Request, subject: str, part: Part, every_s: float) -> Response:
     """Send what `part` returns whenever it has changed, looking every `every_s`."""
+    headers = {"Cache-Control": "no-store"}
+    if request.method == "HEAD":
+        return Response(headers=headers, media_type=MEDIA_TYPE)
     streams: Streams = request.app.state.streams
-    session = session_token(request)
-    ended = streams.begin(session, subject)
+    known = known_session(request)
+    assert known, "a stream is somebody's"
+    assert known.account, "a stream is somebody's"
+    ended = streams.begin(known.account.id, known.secret, subject)
     if ended is None:
         return Response(status_code=204)  # tells an EventSource not to come back
 
     async def events() -> AsyncIterator[str]:
         try:
-            async for event in _events(request, part, every_s, ended):
+            async for event in _events(request, known.secret, part, every_s, ended):
                 yield event
         finally:
-            streams.ended(session, subject, ended)
+            streams.ended(ended)
 
-    return StreamingResponse(events(), headers={"Cache-Control": "no-store"}, media_type="text/event-stream")
+    return StreamingResponse(events(), headers=headers, media_type=MEDIA_TYPE)
 
 
-async def _events(request: Request, part: Part, every_s: float, ended: asyncio.Event) -> AsyncIterator[str]:
+async def _events(request: Request, token: str, part: Part, every_s: float, ended: asyncio.Event) -> AsyncIterator[str]:
+    accounts: Accounts = request.app.state.accounts
     loop = asyncio.get_running_loop()
-    until_s, silent_until_s = loop.time() + LONGEST_S, 0.0
+    until_s, silent_until_s, sure_until_s = loop.time() + LONGEST_S, 0.0, loop.time() + SURE_S
     last: str | None = None
     while not await request.is_disconnected():
         html = last or ""
         try:
+            if loop.time() >= sure_until_s:
+                sure_until_s = loop.time() + SURE_S
+                if await accounts.authenticate(token) is None:
+                    break
             found = await part()
             if found is None:
                 break

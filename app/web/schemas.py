@@ -1,7 +1,7 @@
 """The shapes of the API: what is accepted, what is answered. The OpenAPI document is made from these."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
@@ -20,9 +20,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from app import models
-from app.accounts import NAME_LENGTH, PASSWORD_LENGTHS
+from app.accounts import NAME_LENGTH, PASSWORD_LENGTHS, checked_handle, checked_name, checked_password
+from app.errors import Invalid
 from app.models import Audience, StatusRow, User
-from app.social import TEXT_LIMIT
+from app.social import TEXT_LIMIT, checked_text
+from app.text import INVISIBLE
 from phases import PHASES, timelines
 from phases.home.candidates import Source
 
@@ -30,9 +32,22 @@ SLUGS = tuple(phase.slug for phase in PHASES)
 
 _SPACE = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())  # what str.strip() removes
 _S = "".join(f"\\u{ord(space):04x}" for space in _SPACE)
-TEXT_PATTERN = rf"^[{_S}]*[^{_S}\u0000](?:[^\u0000]{{0,{TEXT_LIMIT - 2}}}[^{_S}\u0000])?[{_S}]*$"
+_I = "".join(f"\\u{ord(c):04x}" if c != "-" and c < "\U00010000" else c for c in INVISIBLE)
 
 
+def _pattern(never: str, longest: int, *, blank: bool = False) -> str:
+    """1 to `longest` characters after trimming, none of `never`, and one that can be seen. `blank`: spaces will do."""
+    trimmed = rf"[^{_S}{never}](?:[^{never}]{{0,{longest - 2}}}[^{_S}{never}])?"
+    seen = rf"(?=[\s\S]*[^{_S}{_I}])"
+    return rf"^(?:{seen}[{_S}]*{trimmed})" + ("?" if blank else "") + rf"[{_S}]*$"
+
+
+def _described(**schema: object) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", **schema})
+
+
+TEXT_PATTERN = _pattern(r"\u0000", TEXT_LIMIT)
+NAME_PATTERN = _pattern(r"\u0000-\u001f\u007f-\u009f\u2028\u2029", NAME_LENGTH, blank=True)
 ID_PATTERN = "^[0-9a-fA-F]{24}$"
 
 
@@ -40,13 +55,16 @@ def _time(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _trimmed(text: str) -> str:
-    trimmed = text.strip()
-    if not 1 <= len(trimmed) <= TEXT_LIMIT:
-        raise PydanticCustomError("text_length", f"A text has 1 to {TEXT_LIMIT} characters, spaces around it aside.")
-    if re.search(r"[\0\ud800-\udfff]", trimmed):  # JSON can carry both, MongoDB and UTF-8 cannot
-        raise PydanticCustomError("text_character", "A text has no NUL character and no lone surrogate.")
-    return trimmed
+def _as(use_case: Callable[[str], str]) -> AfterValidator:
+    """What the use case refuses, named beside the other wrong fields."""
+
+    def checked(given: str) -> str:
+        try:
+            return use_case(given)
+        except Invalid as error:
+            raise PydanticCustomError("refused", "{why}", {"why": str(error)}) from None
+
+    return AfterValidator(checked)
 
 
 def _cursor(given: object) -> ObjectId:
@@ -87,14 +105,17 @@ class Given(BaseModel):
 
 
 class SignUp(Given):
-    handle: str = Field(pattern=HANDLE_PATTERN, description="kept in lower case, unique regardless of case")
-    name: str | None = Field(
-        None,
-        max_length=NAME_LENGTH,
-        pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$",
-        description="spaces around it aside; left out or blank: the handle",
+    handle: Annotated[str, _as(checked_handle), _described(pattern=HANDLE_PATTERN)] = Field(
+        description="kept in lower case, unique regardless of case"
     )
-    password: str = Field(min_length=PASSWORD_LENGTHS[0], max_length=PASSWORD_LENGTHS[1])
+    name: Annotated[str, _as(checked_name), _described(pattern=NAME_PATTERN)] | None = Field(
+        None, description="spaces around it aside; left out or blank: the handle"
+    )
+    password: Annotated[
+        str,
+        _as(checked_password),
+        _described(minLength=PASSWORD_LENGTHS[0], maxLength=PASSWORD_LENGTHS[1]),
+    ]
 
 
 class Credentials(Given):
@@ -105,11 +126,9 @@ class Credentials(Given):
 
 
 class NewStatus(Given):
-    text: Annotated[
-        str,
-        AfterValidator(_trimmed),
-        WithJsonSchema({"type": "string", "pattern": TEXT_PATTERN, "examples": ["Hello"]}),
-    ] = Field(description=f"1 to {TEXT_LIMIT} code points after trimming, without NUL")
+    text: Annotated[str, _as(checked_text), _described(pattern=TEXT_PATTERN, examples=["Hello"])] = Field(
+        description=f"1 to {TEXT_LIMIT} code points after trimming, without NUL, one of which can be seen"
+    )
     audience: Audience = "followers"
 
 

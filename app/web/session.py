@@ -6,12 +6,14 @@ instead, so that the forms for signing up and in are bound to one browser too.
 
 import hashlib
 import hmac
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import urlsplit
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,12 +21,16 @@ from app.accounts import Accounts
 from app.errors import Forbidden
 from app.models import Person
 from app.stack import Stack, within
+from app.web.caller import host_name
 
 SESSION = "feedlab_session"
 VISITOR = "feedlab_visitor"
+DEVICE = "feedlab_device"  # outlives the session: who signs in from it is known, whatever strangers try meanwhile
+YEAR_S = 365 * 86_400
 PROOF = "proof"  # the field of every form that is sent with POST
 LONGEST_COOKIE = 200  # characters; ours have 43
 FIELDS = 100  # of one form
+PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +45,14 @@ class Session:
         return hmac.digest(self.secret.encode(), b"feedlab form", hashlib.sha256).hex()
 
 
+def cookie_name(request: Request, name: str) -> str:
+    """With the port that the browser asked for: it sends the cookies of all ports of a host to each of them."""
+    port = re.search(r":(?!80$|443$)([0-9]{1,5})$", request.headers.get("host", ""))
+    return f"{name}_{port[1]}" if port else name
+
+
 def _cookie(request: Request, name: str) -> str:
-    value = request.cookies.get(name, "")
+    value = request.cookies.get(cookie_name(request, name), "")
     return value if len(value) <= LONGEST_COOKIE and value.isascii() else ""
 
 
@@ -71,7 +83,7 @@ async def _session(request: Request) -> Session:
 async def posted(request: Request) -> FormData:
     """The form that was sent. Raises Forbidden unless one of our pages, opened by this browser, sent it."""
     session = await open_session(request)
-    form = await request.form(max_files=0, max_fields=FIELDS)
+    form = await read_form(request)
     if _from_elsewhere(request) or not hmac.compare_digest(field(form, PROOF).encode(), session.proof().encode()):
         raise Forbidden(
             "This form is out of date or was sent from another site. Go back, reload the page and try again."
@@ -79,12 +91,30 @@ async def posted(request: Request) -> FormData:
     return form
 
 
+async def read_form(request: Request) -> FormData:
+    """In UTF-8, as our pages send it: any other charset would be a way around what is refused in that one."""
+    _, parameters = parse_options_header(request.headers.get("content-type"))
+    if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+        raise HTTPException(415, "A form is sent in UTF-8.")
+    return await request.form(max_files=0, max_fields=FIELDS)
+
+
 def _from_elsewhere(request: Request) -> bool:
     """What the browser says about the sender. Either header may be absent (old browsers, plain HTTP)."""
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return True
     origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if origin is None or _same_site(origin, request.headers.get("host", "")):
+        return False
+    stack: Stack = request.app.state.stack
+    return host_name(origin.partition("://")[2]) not in stack.config.allowed_hosts  # a proxy may have changed Host
+
+
+def _same_site(origin: str, host: str) -> bool:
+    """Whether both name one host and port; either may leave out the port that the origin's scheme implies."""
+    scheme, _, authority = origin.lower().partition("://")
+    port = f":{PORTS.get(scheme, '')}"
+    return bool(authority) and authority.removesuffix(port) == host.lower().removesuffix(port)
 
 
 def field(form: FormData, name: str) -> str:
@@ -94,21 +124,40 @@ def field(form: FormData, name: str) -> str:
 
 def _set(request: Request, response: Response, name: str, value: str, max_age_s: int | None) -> None:
     secure = request.url.scheme == "https"
-    response.set_cookie(name, value, max_age=max_age_s, httponly=True, samesite="lax", secure=secure)
+    response.set_cookie(
+        cookie_name(request, name), value, max_age=max_age_s, httponly=True, samesite="lax", secure=secure
+    )
 
 
-def begin(request: Request, response: Response, stack: Stack, token: str, expires_at: datetime) -> None:
+def device(request: Request) -> str:
+    """The secret of this browser, or a new one."""
+    return _cookie(request, DEVICE) or secrets.token_urlsafe(32)
+
+
+def begin(
+    request: Request, response: Response, stack: Stack, token: str, expires_at: datetime, device: str = ""
+) -> None:
     """Sign this browser in."""
     _set(request, response, SESSION, token, int((expires_at - stack.clock.now()).total_seconds()))
-    response.delete_cookie(VISITOR)
+    if device:
+        _set(request, response, DEVICE, device, YEAR_S)
+    _forget(request, response, VISITOR)
 
 
-def end(response: Response) -> None:
-    response.delete_cookie(SESSION)
+def _forget(request: Request, response: Response, name: str) -> None:
+    response.delete_cookie(cookie_name(request, name))
+
+
+def end(request: Request, response: Response) -> None:
+    _forget(request, response, SESSION)
 
 
 def session_token(request: Request) -> str:
     return _cookie(request, SESSION)
+
+
+def kept_phase(request: Request, name: str) -> str:
+    return _cookie(request, name)
 
 
 def remember_visitor(request: Request, response: Response, session: Session) -> None:
@@ -120,9 +169,9 @@ def remember_visitor(request: Request, response: Response, session: Session) -> 
 def remember_phase(request: Request, response: Response, name: str, slug: str | None) -> None:
     """Keep the reader's phase for a year; None forgets it."""
     if slug is None:
-        response.delete_cookie(name)
+        _forget(request, response, name)
     else:
-        _set(request, response, name, slug, 365 * 86_400)
+        _set(request, response, name, slug, YEAR_S)
 
 
 def local_address(address: str) -> str:

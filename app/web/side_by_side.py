@@ -133,7 +133,7 @@ async def post(request: Request, me: Person) -> Response:
         author = (await social_of(request).person(handle)).id
     text = field(form, "text")
     try:
-        watch = await watch_delivery(request.app.state, author, text)
+        watch = await watch_delivery(request.app.state, me.id, author, text)
     except Invalid as error:
         return await side_by_side(request, me, text, str(error))
     request.app.state.metrics.posts.inc()

@@ -25,6 +25,7 @@ from app.walkthrough.drawing import Drawing, diagram
 from app.walkthrough.experiments import EXPERIMENTS
 from app.walkthrough.laboratory import Laboratory, Run
 from app.walkthrough.result import recorded
+from app.web.caller import address_of
 from app.web.render import render
 from app.web.request import accounts_of, stack_of, to
 from app.web.session import field, open_session, posted
@@ -65,7 +66,8 @@ async def begin(request: Request) -> Response:
     if one.experiment is None:
         raise NotFound("This chapter has no experiment.")
     given = {knob.name: field(form, knob.name) for knob in EXPERIMENTS[one.experiment].knobs}
-    run = await _laboratory(request).begin(one.experiment, given)
+    account = (await open_session(request)).account
+    run = await _laboratory(request).begin(one.experiment, given, str(account.id) if account else address_of(request))
     return to(f"/walkthrough/{one.slug}/runs/{run}")
 
 

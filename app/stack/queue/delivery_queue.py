@@ -5,6 +5,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import redis
@@ -15,11 +18,17 @@ from app.stack.queue import jobs, looking
 
 log = logging.getLogger(__name__)
 
-AWAY_S = 2.0  # after a failure nobody who posts waits for Redis again for so long
+AWAY_S = 2.0  # after a failure nobody waits for Redis again for so long
+OFFERING, LOOKING = 8, 2  # threads: who posts never waits behind those who look
 
 
 class QueueDown(Exception):
     """Redis did not answer."""
+
+
+async def _in(threads: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> Any:
+    """`asyncio.to_thread`, in threads of our own."""
+    return await asyncio.get_running_loop().run_in_executor(threads, partial(copy_context().run, call, *args))
 
 
 class DeliveryQueue:
@@ -34,11 +43,27 @@ class DeliveryQueue:
         self._prefix = f"{database}-"
         self._paused = f"rq:suspended:{database}"  # RQ's own flag stops everybody's workers
         self.queues = jobs.open_queues(connection, self._prefix)
+        self._offering = ThreadPoolExecutor(OFFERING, thread_name_prefix="offer")
+        self._looking = ThreadPoolExecutor(LOOKING, thread_name_prefix="queue")
+
+    def close(self) -> None:
+        self._offering.shutdown(wait=False)
+        self._looking.shutdown(wait=False)
+        self.connection.close()
 
     async def _call(self, call: Any, *args: Any) -> Any:
+        return await _in(self._looking, self._call_unless_away, call, *args)
+
+    def _call_unless_away(self, call: Any, *args: Any) -> Any:
+        """In the thread, as below."""
+        if self._is_away():
+            raise QueueDown("redis did not answer a moment ago")
         try:
-            return await asyncio.to_thread(call, *args)
-        except (redis.RedisError, ValueError) as error:  # ValueError: RQ cannot read what somebody has put there
+            return call(*args)
+        except redis.RedisError as error:
+            self._away_until = self._now_s() + AWAY_S
+            raise QueueDown(f"redis: {error}") from error
+        except ValueError as error:  # RQ cannot read what somebody has put there
             raise QueueDown(f"redis: {error}") from error
 
     async def offer(self, phase: str, status: ObjectId, after: ObjectId | None = None) -> bool:
@@ -49,7 +74,7 @@ class DeliveryQueue:
         """
         if self._is_away():
             return False
-        return await asyncio.to_thread(self._offer_unless_away, phase, status, after)
+        return bool(await _in(self._offering, self._offer_unless_away, phase, status, after))
 
     def _is_away(self) -> bool:
         return self._now_s() < self._away_until

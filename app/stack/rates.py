@@ -1,0 +1,104 @@
+"""How often: counted in Redis for all processes together, and in this process while Redis is away."""
+
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import redis.asyncio as redis
+from limits import RateLimitItem, RateLimitItemPerMinute
+from limits.aio.storage import MemoryStorage, RedisStorage
+from limits.aio.strategies import FixedWindowRateLimiter
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from app.errors import TooMany
+
+log = logging.getLogger(__name__)
+
+CONNECTIONS = 8
+TIMEOUT_S = 0.25  # whoever signs in or posts waits for it
+AWAY_S = 2.0  # after a failure nobody waits for Redis again for so long
+
+T = TypeVar("T")
+
+
+class Rates:
+    """All limits of one stack. `url`: None is for a process that is alone."""
+
+    def __init__(self, url: str | None, prefix: str) -> None:
+        self._here = FixedWindowRateLimiter(MemoryStorage())
+        self._everywhere: FixedWindowRateLimiter | None = None
+        self._pool: redis.ConnectionPool | None = None
+        self._away_until, self._is_away = 0.0, False
+        if url:
+            self._pool = redis.BlockingConnectionPool.from_url(
+                url,
+                max_connections=CONNECTIONS,
+                timeout=TIMEOUT_S,
+                socket_timeout=TIMEOUT_S,
+                socket_connect_timeout=TIMEOUT_S,
+                retry=Retry(NoBackoff(), 0),
+            )
+            storage = RedisStorage(
+                "redis://",
+                implementation="redispy",
+                key_prefix=f"{prefix}:rates",
+                connection_pool=self._pool,  # type: ignore[arg-type]
+            )
+            self._everywhere = FixedWindowRateLimiter(storage)
+
+    async def close(self) -> None:
+        if self._pool:
+            await self._pool.disconnect()
+
+    def rate(self, name: str, amount: int, refusal: str, *, minutes: int = 1) -> "Rate":
+        return Rate(self, RateLimitItemPerMinute(amount, minutes, namespace=name), refusal)
+
+    async def on(self, ask: Callable[[FixedWindowRateLimiter], Awaitable[T]]) -> T:
+        if self._everywhere and time.monotonic() >= self._away_until:
+            try:
+                answer = await ask(self._everywhere)
+            except RedisError as error:
+                self._away_until = time.monotonic() + AWAY_S
+                self._tell(True, f"rate limits are counted per process while Redis is away: {error}")
+            else:
+                self._tell(False, "rate limits are counted for all processes together again")
+                return answer
+        return await ask(self._here)
+
+    def _tell(self, is_away: bool, words: str) -> None:
+        """Once per change."""
+        if is_away != self._is_away:
+            self._is_away = is_away
+            log.warning(words)
+
+
+class Rate:
+    """At most so often in a fixed window, for each `who`."""
+
+    def __init__(self, rates: Rates, item: RateLimitItem, refusal: str) -> None:
+        self._rates, self._item, self._refusal = rates, item, refusal
+
+    async def hit(self, *who: object) -> bool:
+        """Count once more; whether that was within the limit."""
+        return await self._rates.on(lambda limiter: limiter.hit(self._item, *map(str, who)))
+
+    async def reached(self, *who: object) -> bool:
+        return not await self._rates.on(lambda limiter: limiter.test(self._item, *map(str, who)))
+
+    async def count(self, *who: object) -> None:
+        """Raises TooMany above the limit."""
+        if not await self.hit(*who):
+            raise await self._too_many(who)
+
+    async def check(self, *who: object) -> None:
+        """Raises TooMany where the limit is reached, and counts nothing."""
+        if await self.reached(*who):
+            raise await self._too_many(who)
+
+    async def _too_many(self, who: tuple[object, ...]) -> TooMany:
+        stats = await self._rates.on(lambda limiter: limiter.get_window_stats(self._item, *map(str, who)))
+        return TooMany(self._refusal, max(1, math.ceil(stats.reset_time - time.time())))

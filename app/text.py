@@ -1,0 +1,36 @@
+"""What people may type into a field that others will read."""
+
+import re
+
+from app.errors import Invalid
+
+# Characters that show nothing, spaces aside: Unicode's Default_Ignorable_Code_Point, the blank Braille pattern and the
+# marks of interlinear annotations. Control characters are not among them: CSS has them shown as a box.
+INVISIBLE = "".join(
+    f"{first}-{last}"
+    for first, last in (
+        ("\u00ad", "\u00ad"), ("\u034f", "\u034f"), ("\u061c", "\u061c"), ("\u115f", "\u1160"), ("\u17b4", "\u17b5"),
+        ("\u180b", "\u180f"), ("\u200b", "\u200f"), ("\u202a", "\u202e"), ("\u2060", "\u206f"), ("\u2800", "\u2800"),
+        ("\u3164", "\u3164"), ("\ufe00", "\ufe0f"), ("\ufeff", "\ufeff"), ("\uffa0", "\uffa0"), ("\ufff0", "\ufffb"),
+        ("\U0001bca0", "\U0001bca3"), ("\U0001d173", "\U0001d17a"), ("\U000e0000", "\U000e0fff"),
+    )
+)  # fmt: skip
+_VISIBLE = re.compile(rf"[^\s{INVISIBLE}]")
+_NEVER = re.compile(r"[\0\ud800-\udfff]")  # MongoDB takes no NUL in a pattern, UTF-8 no lone surrogate; JSON has both
+
+
+def storable(text: str) -> bool:
+    return not _NEVER.search(text)
+
+
+def checked(field: str, text: str, longest: int) -> str:
+    """The text, trimmed, if it has at most so many code points and something of it can be seen. Raises Invalid."""
+    trimmed = text.strip()
+    what = field.capitalize()
+    if not 1 <= len(trimmed) <= longest:
+        raise Invalid(field, f"{what}: 1 to {longest} characters, spaces around them aside.")
+    if not storable(trimmed):
+        raise Invalid(field, f"{what}: no NUL character and no lone surrogate.")
+    if not _VISIBLE.search(trimmed):
+        raise Invalid(field, f"{what}: at least one character that can be seen.")
+    return trimmed

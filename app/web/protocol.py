@@ -1,0 +1,114 @@
+"""HTTP/1.1 as uvicorn speaks it, with deadlines, a cap on connections, and no request that can be read in two ways."""
+
+import asyncio
+import resource
+from typing import cast
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+HEAD_S = 10.0  # from the connection, or the first byte of a further request, to the end of the header
+BODY_S = 30.0  # from there to the end of the body, which has 64 KiB at most
+READ_S = 30.0  # how long a client may read nothing of what is sent to it
+MOST_CONNECTIONS = 10_000
+MOST_DESCRIPTORS = 65_536  # more is never needed, and some systems have no limit
+TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+def most_connections() -> int:
+    """Half of the descriptors that this process may have, once it may have all that it is allowed."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return min(limit // 2, MOST_CONNECTIONS)
+
+
+class Connections(ServerState):
+    """uvicorn's state of a server. `waiting`: connections of which nothing is being answered, the oldest first."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.waiting: dict[Protocol, None] = {}
+
+
+class Protocol(HttpToolsProtocol):
+    """Whoever keeps us waiting is closed at a deadline, and before it where somebody else needs the place."""
+
+    _deadline: asyncio.TimerHandle | None = None
+    _reading: asyncio.TimerHandle | None = None
+
+    @property
+    def _state(self) -> Connections:
+        return cast(Connections, self.server_state)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._state.most:
+            oldest = next(iter(self._state.waiting), self)
+            oldest.transport.abort()
+            oldest._go_on()
+        self._wait(HEAD_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._go_on()
+        self.resume_writing()
+
+    def _wait(self, seconds: float, last_words: bytes = b"") -> None:
+        self._go_on()
+        self._state.waiting[self] = None
+        self._deadline = self.loop.call_later(seconds, self._too_late, last_words)
+
+    def _go_on(self) -> None:
+        self._state.waiting.pop(self, None)
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+
+    @property
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _too_late(self, last_words: bytes) -> None:
+        if self._idle:
+            self.transport.write(last_words)
+        self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._idle and not self._deadline and not self.timeout_keep_alive_task:
+            self._wait(HEAD_S)  # empty lines between two requests have ended uvicorn's own deadline
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._wait(HEAD_S, TOO_LATE)
+
+    def on_headers_complete(self) -> None:
+        """What is raised here is answered with 400, and the connection is closed (RFC 9112, 3.2 and 6.3)."""
+        names = [name for name, _ in self.headers]
+        if b"content-length" in names and b"transfer-encoding" in names:
+            raise ValueError("two lengths")
+        if names.count(b"host") != 1 and not (self.parser.get_http_version() == "1.0" and b"host" not in names):
+            raise ValueError("not one host")
+        super().on_headers_complete()
+        self._wait(BODY_S)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._go_on()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._idle and not self._deadline:  # else a body or the next request is under way
+            self._state.waiting[self] = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reading = self.loop.call_later(READ_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._reading:
+            self._reading.cancel()
+            self._reading = None

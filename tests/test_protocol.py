@@ -1,0 +1,160 @@
+"""What arrives too slowly, too often or in two meanings: a real socket, and an application of three lines."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from typing import Any
+
+import pytest
+import uvicorn
+
+from app.web import protocol
+
+GET = b"GET / HTTP/1.1\r\nHost: feedlab.test\r\n\r\n"
+PATIENCE_S = 30.0
+FLOOD = 64 * 1024 * 1024
+
+
+async def answer(scope: Any, receive: Any, send: Any) -> None:
+    """Reads the body first; `/flood` sends more than anybody's buffers hold."""
+    while (await receive()).get("more_body"):
+        pass
+    body = b"x" * FLOOD if scope["path"] == "/flood" else b"ok"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Server(uvicorn.Server):
+    def __init__(self, most: int) -> None:
+        super().__init__(uvicorn.Config(answer, http=protocol.Protocol, lifespan="off", ws="none", log_config=None))
+        self.server_state = protocol.Connections(most)
+
+
+MOST = 8
+
+
+@pytest.fixture
+def address() -> Iterator[tuple[str, int]]:
+    with socket.create_server(("127.0.0.1", 0), backlog=200) as listening:
+        server = Server(MOST)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
+        thread.start()
+        try:
+            yield listening.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE_S)
+
+
+def connected(address: tuple[str, int]) -> socket.socket:
+    return socket.create_connection(address, timeout=PATIENCE_S)
+
+
+def said(address: tuple[str, int], sent: bytes) -> bytes:
+    """Everything that is answered until the connection is closed."""
+    with connected(address) as client:
+        client.sendall(sent)
+        return rest(client)
+
+
+def rest(client: socket.socket) -> bytes:
+    answer = b""
+    try:
+        while received := client.recv(65_536):
+            answer += received
+    except ConnectionResetError:
+        pass
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("sent", "first"),
+    [
+        (b"", b""),
+        (b"GET / HTTP/1.1\r\nHost: feed", b"HTTP/1.1 408 "),
+        (b"POST / HTTP/1.1\r\nHost: feedlab.test\r\nContent-Length: 9\r\n\r\nhalf", b""),
+        (b"POST / HTTP/1.1\r\nHost: feedlab.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n", b""),
+        (GET + b"\r\n", b"HTTP/1.1 200 "),
+        (GET + b"GET / HT", b"HTTP/1.1 200 "),
+    ],
+)
+def test_what_does_not_come_to_its_end_is_closed(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, sent: bytes, first: bytes
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_S", 0.1)
+    monkeypatch.setattr(protocol, "BODY_S", 0.1)
+    assert said(address, sent).startswith(first)
+
+
+def test_who_holds_connections_makes_room_for_who_uses_them(address: tuple[str, int]) -> None:
+    held = [connected(address) for _ in range(5 * MOST)]
+    try:
+        for client in held:
+            client.sendall(GET[:20])
+        assert said(address, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        assert rest(held[0]) == b"", "the oldest has been closed"
+    finally:
+        for client in held:
+            client.close()
+
+
+def test_who_reads_nothing_is_closed(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, lost = threading.Event(), protocol.Protocol.connection_lost
+
+    def heard(self: protocol.Protocol, error: Exception | None) -> None:
+        lost(self, error)
+        closed.set()
+
+    monkeypatch.setattr(protocol.Protocol, "connection_lost", heard)
+    monkeypatch.setattr(protocol, "READ_S", 0.1)
+    with connected(address) as client:
+        client.sendall(GET.replace(b" / ", b" /flood "))
+        assert closed.wait(PATIENCE_S)
+
+
+def test_requests_one_after_another_and_at_once_are_answered(address: tuple[str, int]) -> None:
+    last = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    assert said(address, GET + GET + last).count(b"HTTP/1.1 200 ") == 3
+    connection = HTTPConnection(*address, timeout=PATIENCE_S)
+    for _ in range(3):
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"ok"
+    connection.close()
+
+
+CHUNKED, LENGTH = b"Transfer-Encoding: chunked\r\n", b"Content-Length: 5\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Host: a\r\n" + LENGTH + CHUNKED,
+        b"Host: a\r\n" + CHUNKED + LENGTH,
+        b"Host: a\r\nTransfer-Encoding: identity\r\n" + LENGTH,
+        b"Host: a\r\nContent-Length: 4\r\n" + LENGTH,
+        b"Host: a\r\nContent-Length: +5\r\n",
+        b"Host: a\r\nTransfer-Encoding : chunked\r\n",
+        b"Host: a\r\nTransfer-Encoding: chunked, identity\r\n",
+        b"Host: a\r\nHost: b\r\n",
+        b"",
+    ],
+)
+def test_a_request_of_two_meanings_is_refused_and_its_connection_closed(address: tuple[str, int], head: bytes) -> None:
+    answer = said(address, b"POST / HTTP/1.1\r\n" + head + b"\r\n0\r\n\r\n" + GET)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_the_cap_is_below_the_limit_of_descriptors() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        most = protocol.most_connections()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert most <= soft // 2
+        assert soft == min(hard, protocol.MOST_DESCRIPTORS) or hard == resource.RLIM_INFINITY
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

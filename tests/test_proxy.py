@@ -1,0 +1,104 @@
+"""A real nginx in front, with the configuration that docs/proxy.md shows."""
+
+import asyncio
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from app.config import Config
+from app.serve import _uvicorn
+from app.servers.commands import free_port
+from app.stack import Addresses, connected
+from app.web import create_app
+from phases.timelines import Timelines
+from tests.site import PASSWORD, Browser
+
+pytestmark = [pytest.mark.anyio, pytest.mark.servers]
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "proxy.md"
+NAME = "feed.example"
+PATIENCE_S = 30
+
+
+@pytest.fixture(params=["as documented", "with another Host"])
+def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of an nginx before a Feedlab on stand-ins."""
+    program = shutil.which("nginx")
+    if program is None:
+        assert os.environ.get("CI") != "true", "nginx is missing"
+        pytest.skip("needs nginx")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server: Future[uvicorn.Server] = Future()
+        thread = threading.Thread(target=lambda: asyncio.run(_serve(listening, server)))
+        thread.start()
+        port = free_port()
+        described = _described(port, listening.getsockname()[1])
+        if request.param != "as documented":
+            described = described.replace("proxy_set_header Host $http_host;", "")
+        nginx = subprocess.Popen([program, "-p", tmp_path, "-e", "stderr", "-c", _written(tmp_path, described)])
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            nginx.terminate()
+            nginx.wait(PATIENCE_S)
+            server.result(PATIENCE_S).should_exit = True
+            thread.join(PATIENCE_S)
+
+
+def _described(port: int, upstream: int) -> str:
+    """The server of the document, without TLS and on ports that are free."""
+    (found,) = re.findall(r"```nginx\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    found = found.replace("listen 443 ssl", f"listen 127.0.0.1:{port}").replace(":8000", f":{upstream}")
+    return re.sub(r"ssl_certificate.*\n", "", found)
+
+
+def _written(folder: Path, server: str) -> Path:
+    paths = "".join(
+        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    file = folder / "nginx.conf"
+    file.write_text(f"daemon off; pid {folder}/pid; events {{}} http {{ access_log off; {paths} {server} }}")
+    return file
+
+
+async def _serve(listening: socket.socket, started: "Future[uvicorn.Server]") -> None:
+    settings = {"FEEDLAB_ALLOWED_HOSTS": NAME, "FEEDLAB_TRUSTED_PROXIES": "127.0.0.1"}
+    config = Config.from_environment(settings, sign_ups_per_minute=1)
+    async with connected(Addresses(None, None, None), config) as stack:
+        server = _uvicorn(create_app(stack, await Timelines.open(stack)), config)
+        started.set_result(server)
+        await server.serve(sockets=[listening])
+
+
+async def test_forms_streams_and_limits_work_behind_it(proxy: str) -> None:
+    transport = httpx.AsyncHTTPTransport(retries=20)  # until nginx listens
+    async with httpx.AsyncClient(transport=transport, base_url=proxy, headers={"host": NAME}, timeout=30) as client:
+        for _ in range(100):
+            if (await client.get("/healthz")).status_code == 200:
+                break
+            await asyncio.sleep(0.1)
+        browser = Browser(client)
+        client.headers.update({"origin": f"https://{NAME}", "x-forwarded-for": "203.0.113.9"})
+        await browser.sign_up("ann")
+        await browser.post("hello from behind")
+        assert "hello from behind" in await browser.open("/")
+        async with client.stream("GET", "/timeline/newer") as live:
+            assert (await anext(live.aiter_text())).startswith("data: ")
+        client.headers["x-forwarded-for"] = "203.0.113.10"
+        client.cookies.clear()
+        asked = {"handle": "bob", "password": PASSWORD}
+        assert (await client.post("/api/v1/users", json=asked)).status_code == 429, "nobody says where they are"
+        client.headers["origin"] = "https://evil.example"
+        await browser.open("/sign-up")
+        await browser.submit("/sign-up", handle="bob", name="", password=PASSWORD)
+        assert browser.status == 403

@@ -1,0 +1,64 @@
+"""Limits that all processes share, and what holds while Redis is away."""
+
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from uuid import uuid4
+
+import pytest
+
+from app.errors import TooMany
+from app.stack import Addresses
+from app.stack.rates import Rates
+
+pytestmark = pytest.mark.anyio
+
+Opening = Callable[[str | None], Rates]
+
+
+@pytest.fixture
+async def opening() -> AsyncIterator[Opening]:
+    """Limits as one process after another opens them."""
+    prefix = uuid4().hex
+    async with AsyncExitStack() as stack:
+
+        def opened(url: str | None) -> Rates:
+            rates = Rates(url, prefix)
+            stack.push_async_callback(rates.close)
+            return rates
+
+        yield opened
+
+
+async def test_above_the_limit_it_is_said_when_to_come_back(opening: Opening) -> None:
+    rate = opening(None).rate("tries", 2, "Enough.")
+    for _ in range(2):
+        await rate.check("ann")
+        await rate.count("ann")
+    for refused in (rate.check, rate.count):
+        with pytest.raises(TooMany, match="Enough") as error:
+            await refused("ann")
+        assert 1 <= error.value.retry_after_s <= 60
+    await rate.count("bob")
+
+
+@pytest.mark.servers
+async def test_processes_count_together(opening: Opening, servers: Addresses) -> None:
+    one, other = (opening(servers.redis).rate("tries", 2, "Enough.") for _ in range(2))
+    await one.count("ann")
+    await other.count("ann")
+    for each in (one, other):
+        with pytest.raises(TooMany):
+            await each.count("ann")
+    assert not await other.reached("bob")
+
+
+async def test_while_redis_is_away_each_process_counts_and_says_so_once(
+    opening: Opening, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        rate = opening(f"redis://127.0.0.1:{nobody_listens.getsockname()[1]}/0").rate("tries", 2, "Enough.")
+        assert [await rate.hit("ann") for _ in range(3)] == [True, True, False]
+    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
