@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,21 @@ command = partial(click.command, context_settings={"show_default": True})
 directed = click.option("--directed", is_flag=True, help="A line of FILE is `follower followee`, not a friendship.")
 
 
+class Finite(click.FloatRange):
+    """Neither `nan`, which is in no range and outside of none, nor `inf`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
+        number: float = super().convert(value, param, context)
+        return number if isfinite(number) else self.fail(f"{value} is no number to measure with", param, context)
+
+
 def _writes_a_report(measure: Callable[..., None]) -> Callable[..., None]:
     """A command with the options of a report, which gets a function that writes it."""
 
     @wraps(measure)
     def with_files(json_file: Path | None, csv: Path | None, html: Path | None, **options: Any) -> None:
+        for file in filter(None, (json_file, csv, html)):
+            _can_be_written(file)
         measure(write=partial(_write, json_file=json_file, csv=csv, html=html), **options)
 
     file = click.Path(dir_okay=False, writable=True, path_type=Path)
@@ -37,18 +48,32 @@ def _writes_a_report(measure: Callable[..., None]) -> Callable[..., None]:
     return click.option("--json", "json_file", type=file, help="Write everything that was measured.")(with_csv)
 
 
+def _can_be_written(file: Path) -> None:
+    """Said before anything is measured, not after. Raises click.FileError."""
+    there = file.exists()
+    try:
+        file.open("ab").close()
+    except OSError as error:
+        raise click.FileError(str(file), error.strerror) from None
+    if not there:
+        file.unlink()
+
+
 def _write(report: "Report", *, json_file: Path | None, csv: Path | None, html: Path | None) -> None:
-    """Write the files that were asked for, with the command that made them, and show the tables."""
+    """Show the tables, and write the files that were asked for, with the command that made them."""
     from benchmarks import page, tables
     from benchmarks.report import write
 
     # Files by their names alone: a report is no place for somebody's paths.
     typed = shlex.join(["feedlab", *(Path(word).name if "/" in word else word for word in sys.argv[1:])])
     report = report.model_copy(update={"command": typed})
-    write(report, json_file=json_file, csv=csv)
-    if html:
-        html.write_text(page.page(report))
     tables.show(report)
+    try:
+        write(report, json_file=json_file, csv=csv)
+        if html:
+            html.write_text(page.page(report), encoding="utf-8")
+    except OSError as error:
+        raise click.FileError(str(error.filename), error.strerror) from None
 
 
 def _measured(
@@ -91,12 +116,10 @@ def _graph(spec: str, directed: bool, seed: int) -> "Graph":
 @click.option("--graph", default="powerlaw:2000:30", help="FILE (SNAP) or powerlaw:USERS:MEAN.")
 @directed
 @click.option("--workload", default="read-heavy", help="A name (see `bench workloads`) or FILE.toml.")
-@click.option("--rate", type=click.FloatRange(0.1, 100_000), help="Open loop: operations per second. Default: 100.")
+@click.option("--rate", type=Finite(0.1, 100_000), help="Open loop: operations per second. Default: 100.")
 @click.option("--clients", type=click.IntRange(1, 500), help="Closed loop: so many wait for each answer.")
-@click.option("--seconds", type=click.FloatRange(0.1, 86_400), default=20, help="Per phase and round.")
-@click.option(
-    "--burn-in", "burn_in_s", type=click.FloatRange(0, 3_600), help="Seconds that do not count. Default: a fifth."
-)
+@click.option("--seconds", type=Finite(0.1, 86_400), default=20, help="Per phase and round.")
+@click.option("--burn-in", "burn_in_s", type=Finite(0, 3_600), help="Seconds that do not count. Default: a fifth.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=3)
 @click.option("--seed", type=int, default=1)
 @click.option("--through", type=click.Choice(["api", "inprocess"]), default="inprocess")
@@ -167,7 +190,7 @@ def workloads() -> None:
 
 @command()
 @click.option("--only", multiple=True, metavar="ROW", help="Rows whose names begin so; may be repeated.")
-@click.option("--scale", type=click.FloatRange(0.001, 1), default=1, help="Smaller sizes: no verdict.")
+@click.option("--scale", type=Finite(0.001, 1), default=1, help="Smaller sizes: no verdict.")
 @_writes_a_report
 def targets(write: Write, only: tuple[str, ...], scale: float) -> None:
     """Measure the ratios that this project promises, both sides in turn. Exit code 1 when one is missed."""
@@ -225,14 +248,14 @@ def units(write: Write, count: int) -> None:
 @click.option("--graph", help="FILE (SNAP) or powerlaw:USERS:MEAN instead of the next three.")
 @directed
 @click.option("--users", type=click.IntRange(2), default=100_000)
-@click.option("--mean-followers", type=click.FloatRange(0), default=100)
+@click.option("--mean-followers", type=Finite(0), default=100)
 @click.option("--most-followers", type=click.IntRange(0), default=50_000)
-@click.option("--posts-per-day", type=click.FloatRange(0), default=100_000)
-@click.option("--reads-per-day", type=click.FloatRange(0), default=1_000_000)
-@click.option("--active-share", type=click.FloatRange(0, 1, min_open=True), default=0.3)
-@click.option("--returns-per-day", type=click.FloatRange(0), default=0, help="Cold returns.")
-@click.option("--retention-days", type=click.FloatRange(1), default=365)
-@click.option("--peak", type=click.FloatRange(1), default=3, help="Busiest hour ÷ mean.")
+@click.option("--posts-per-day", type=Finite(0), default=100_000)
+@click.option("--reads-per-day", type=Finite(0), default=1_000_000)
+@click.option("--active-share", type=Finite(0, 1, min_open=True), default=0.3)
+@click.option("--returns-per-day", type=Finite(0), default=0, help="Cold returns.")
+@click.option("--retention-days", type=Finite(1), default=365)
+@click.option("--peak", type=Finite(1), default=3, help="Busiest hour ÷ mean.")
 @_writes_a_report
 def plan(
     write: Write,

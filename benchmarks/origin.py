@@ -49,5 +49,7 @@ def _commit() -> str | None:
 
 def _processor() -> str:
     described = Path("/proc/cpuinfo")
-    name = re.search(r"^model name\s*: *(.+)$", described.read_text() if described.exists() else "", re.MULTILINE)
+    name = re.search(
+        r"^model name\s*: *(.+)$", described.read_text(encoding="utf-8") if described.exists() else "", re.MULTILINE
+    )
     return name[1] if name else platform.processor() or platform.machine()

@@ -315,9 +315,9 @@ def text(report: Report, *, large: bool = True) -> str:
 
 def write(report: Report, *, json_file: Path | None, csv: Path | None) -> None:
     if json_file:
-        json_file.write_text(text(report))
+        json_file.write_text(text(report), encoding="utf-8")
     if csv:
-        with csv.open("w", newline="") as file:
+        with csv.open("w", newline="", encoding="utf-8") as file:
             writer = csv_format.writer(file)
             writer.writerow(["kind", "phase", "figure", "value", "meaningless"])
             for phase, figure, value in flat(report):

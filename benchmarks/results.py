@@ -22,14 +22,14 @@ def keep(name: str, file: Path, document: Path = DOCUMENT, folder: Path = FOLDER
     Raises NothingToKeep, NotAReport.
     """
     report = load(file)
-    prose = document.read_text()
+    prose = document.read_text(encoding="utf-8")
     if name not in places(prose):
         raise NothingToKeep(f"{document.name} has no place for {name!r}; it has {', '.join(places(prose))}")
     if report.meaningless:
         raise NothingToKeep(f"{file}: not a report of real servers")
     folder.mkdir(exist_ok=True)
-    (folder / f"{name}.json").write_text(text(report, large=False))
-    document.write_text(written(prose, folder))
+    (folder / f"{name}.json").write_text(text(report, large=False), encoding="utf-8")
+    document.write_text(written(prose, folder), encoding="utf-8")
 
 
 def places(prose: str) -> list[str]:

@@ -50,7 +50,7 @@ def test_every_command_is_in_the_readme() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_path_in_a_document_exists(document: Path) -> None:
-    text = document.read_text()
+    text = document.read_text(encoding="utf-8")
     for path in re.findall(rf"`({PATH})`", text):
         assert (ROOT / path).exists(), path
     for path in re.findall(r"\]\(((?!http)[\w./]+)\)", text):
@@ -59,7 +59,7 @@ def test_every_path_in_a_document_exists(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_a_name_behind_a_path_is_in_that_file(document: Path) -> None:
-    for path, names in re.findall(rf"`({PATH}\.py)`((?:,? `\w+`)+)", document.read_text()):
+    for path, names in re.findall(rf"`({PATH}\.py)`((?:,? `\w+`)+)", document.read_text(encoding="utf-8")):
         code = (ROOT / path).read_text()
         for name in re.findall(r"\w+", names):
             assert re.search(rf"^ *(async def|def|class)? ?{name}\b( =|[(:])", code, re.MULTILINE), f"{path} {name}"
@@ -81,5 +81,5 @@ def test_this_version_is_in_the_changelog() -> None:
     "document", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=lambda path: path.name
 )
 def test_a_setting_in_a_document_exists(document: Path) -> None:
-    for name in re.findall(r"FEEDLAB_([A-Z_]+)\b", document.read_text()):
+    for name in re.findall(r"FEEDLAB_([A-Z_]+)\b", document.read_text(encoding="utf-8")):
         assert name.lower() in Config.model_fields, name

@@ -27,7 +27,7 @@ def modules() -> list[tuple[str, Path]]:
 def imports(path: Path) -> set[str]:
     """Imported modules, lazily imported ones included; `from a import b` counts as a.b."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -78,3 +78,18 @@ def test_a_phase_fits_on_a_screen() -> None:
 def test_the_top_level_is_the_agreed_one() -> None:
     folders = {p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith(".")}
     assert folders - {"build", "feedlab.egg-info"} - {"__pycache__"} <= TOP_LEVEL
+
+
+def test_every_text_that_is_read_or_written_has_its_encoding_said() -> None:
+    """Python's own choice is the locale's: a page that says UTF-8 was Latin-1 under LC_ALL=de_DE.ISO-8859-1."""
+    silent = []
+    for name, path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            said = {keyword.arg for keyword in node.keywords}
+            modes = [a.value for a in node.args if isinstance(a, ast.Constant) and a.value in ("r", "w", "a")]
+            needs = {"read_text": len(node.args) < 1, "write_text": len(node.args) < 2, "open": modes, "fdopen": modes}
+            if needs.get(node.func.attr) and "encoding" not in said:
+                silent.append(f"{name}:{node.lineno}")
+    assert not silent

@@ -156,7 +156,7 @@ class DataDirectory:
         """Whole or not at all: a reader never sees half a note."""
         draft = self._note_path.with_name("servers.json.new")
         draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(note.model_copy(update={"directory": self._identity()}).model_dump_json(indent=1))
         draft.replace(self._note_path)
 

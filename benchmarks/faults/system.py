@@ -80,7 +80,7 @@ def serving(directory: Path, plan: Plan) -> Iterator[System]:
             variables["FEEDLAB_MONGODB_URL"] = replicas.url
         _fill(data, Config.from_environment(variables), plan.seed)
         environment = environment_for(variables)
-        log = stack.enter_context((directory / "serve.log").open("w"))
+        log = stack.enter_context((directory / "serve.log").open("w", encoding="utf-8"))
         serve = _feedlab("serve", "--stack", "servers", "--port", "0", "--web", "2", "--workers", "2", data=data)
         process = subprocess.Popen(serve, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
         stack.callback(_stop, process)

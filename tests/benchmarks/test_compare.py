@@ -274,3 +274,16 @@ def test_measurements_run_for_real(command: tuple[str, ...], tmp_path: Path) -> 
     assert report.write_concern == "majority"
     assert all(grid.rows for grid in grids(report))
     assert "How it was measured" in page.read_text()
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "--html"])
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_measured(option: str, tmp_path: Path) -> None:
+    done = bench("compare", "--stack", "memory", "--allow-standins", *SMALL, option, str(tmp_path / "no" / "file"))
+    assert done.exit_code == 1
+    assert "No such file or directory" in done.output
+    assert "Latency" not in done.output
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_what_is_no_number_is_refused(number: str) -> None:
+    assert bench("compare", "--rate", number).exit_code == 2
