@@ -43,6 +43,18 @@ async def test_above_the_limit_it_is_said_when_to_come_back(opening: Opening) ->
     await rate.count("bob")
 
 
+async def test_counting_ahead_lets_no_more_through(opening: Opening) -> None:
+    rate = opening(None).rate("tries", 500, "Enough.")
+    assert [await rate.hit("ann") for _ in range(510)] == [True] * 500 + [False] * 10
+    assert await rate.hit("bob")
+
+
+@pytest.mark.servers
+async def test_processes_that_count_ahead_let_no_more_through(opening: Opening, servers: Addresses) -> None:
+    each = [opening(servers.redis).rate("tries", 500, "Enough.") for _ in range(2)]
+    assert sum([await rate.hit("ann") for _ in range(300) for rate in each]) == 500
+
+
 @pytest.mark.servers
 async def test_processes_count_together(opening: Opening, servers: Addresses) -> None:
     one, other = (opening(servers.redis).rate("tries", 2, "Enough.") for _ in range(2))

@@ -255,6 +255,8 @@ class StagedQueue(DeliveryQueue):
         self.waiting: dict[str, Job] = {}
         self.started: dict[str, Job] = {}
 
+    def close(self) -> None: ...
+
     async def offer(self, phase: str, status: ObjectId, after: ObjectId | None = None) -> bool:
         await point(f"queue offer {phase}", Touch("queue", write=True))
         job_id = f"{phase}-{status}" + (f"-{after}" if after else "")
