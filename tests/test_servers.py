@@ -148,10 +148,26 @@ def test_memory_takes_stand_ins_even_where_urls_are_set() -> None:
         ("mongodb://ada:se:cret@db/?w=1", "mongodb://ada:***@db/?w=1"),
         ("redis://:secret@cache:6379/0", "redis://:***@cache:6379/0"),
         ("127.0.0.1:11211", "127.0.0.1:11211"),
+        ("redis://:s3cr3t#x@cache:6379/0", "redis://:***@cache:6379/0"),
+        ("redis://:s3cr3t/x@cache", "redis://:***@cache"),
+        ("redis://:s3cr3t?x@cache", "redis://:***@cache"),
+        ("redis://:s3cr3t@x@cache", "redis://:***@cache"),
+        ("redis://s3cr3t@cache", "redis://:***@cache"),
+        ("redis://:s3cr3t", "redis://***"),
+        ("redis://:s3cr3t#x/0", "redis://***"),
+        ("redis://cache/0?password=s3cr3t&db=1", "redis://cache/0?password=***&db=1"),
+        ("mongodb://ada:s3cr3t:x@[::1", "mongodb://ada:***@[::1"),
+        ("mongodb://s3cr3t/x:y@db", "mongodb://:***@db"),
+        ("mongodb://db/?replicaSet=r&authMechanismProperties=AWS_SESSION_TOKEN:s3cr3t", None),
+        ("mongodb://a:1,[::1]:2,c/?replicaSet=r", "mongodb://a:1,[::1]:2,c/?replicaSet=r"),
+        ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
+        ("mongodb://%2Frun%2Fmongod.sock/", "mongodb://%2Frun%2Fmongod.sock/"),
+        ("ada:s3cr3t@cache:11211", "ada:***@cache:11211"),
     ],
 )
-def test_a_password_is_never_shown(url: str, shown: str) -> None:
-    assert masked(url) == shown
+def test_a_password_is_never_shown(url: str, shown: str | None) -> None:
+    assert "s3cr3t" not in masked(url)
+    assert shown is None or masked(url) == shown
 
 
 # The data directory
@@ -190,6 +206,16 @@ def test_what_a_killed_owner_left_running_is_stopped_and_nobody_else(tmp_path: P
         finally:
             left.kill()
             other.kill()
+
+
+def test_a_directory_that_others_can_enter_is_tightened_or_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with DataDirectory(tmp_path).owned("serving", lasting=True):
+        assert tmp_path.stat().st_mode & 0o777 == 0o700
+    tmp_path.chmod(0o1777)  # as /tmp is
+    with pytest.raises(ServersError, match="not a directory of yours alone"):
+        DataDirectory(tmp_path).owned("serving", lasting=True).__enter__()
+    assert list(tmp_path.iterdir()), "nothing in it was touched"
 
 
 def test_what_runs_for_a_directory_is_nothing_to_its_copy(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -118,6 +119,7 @@ class DataDirectory:
         """A descriptor that holds the lock until it is closed, by whatever end."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._keep_others_out()
             self.logs.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
@@ -135,6 +137,14 @@ class DataDirectory:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return descriptor
+
+    def _keep_others_out(self) -> None:
+        """Who can enter it reads the data of the servers, and who can write into it has them run what they like."""
+        status = self.path.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & stat.S_ISVTX:
+            raise ServersError(f"{self.path} is not a directory of yours alone: choose another with --data")
+        if status.st_mode & 0o077:
+            self.path.chmod(0o700)
 
     def change(self, **fields: Any) -> None:
         """Replace fields of the note. Only the owner may."""

@@ -54,6 +54,7 @@ def _ask_redis(url: str, timeout_s: float) -> Answer:
         with redis.Redis.from_url(
             url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
         ) as client:
+            client.ping()  # refused while it still reads its files, and may die of them
             info = client.info("server")
     except (redis.RedisError, ValueError) as error:
         raise NoAnswer(str(error)) from None

@@ -26,6 +26,9 @@ PACKAGES: dict[Server, tuple[str, str]] = {"mongodb": ("fiftyone", "db/bin"), "r
 VERSION_OPTION: dict[Server, str] = {"mongodb": "--version", "redis": "--version", "memcached": "-V"}
 OLDEST: dict[Server, tuple[int, int]] = {"mongodb": OLDEST_MONGODB}
 
+PLAIN = re.compile(r"[\w.%+-]*")  # a user name
+PLACE = re.compile(r"(([\w.%-]+|\[[\da-fA-F:.]+\])?(:\d{1,5})?(,|$|(?=[/?])))+")  # hosts with ports, without an account
+OPTION = re.compile(r"((w|db|replicaSet|directConnection|authSource|tls|ssl)=.*)?")
 VERSION_TIMEOUT_S = 20  # a large program read from a cold disk
 
 
@@ -172,5 +175,14 @@ def install_hint(server: Server) -> str:
 
 
 def masked(url: str) -> str:
-    """The URL as it may be shown: without its password, which may be anything up to the last @."""
-    return re.sub(r"(://[^:/?#@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    """The URL as it may be shown: without what may be a password, also where it is written wrongly."""
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    account, at, place = rest.rpartition("@")
+    if at:
+        user, colon, _ = account.partition(":")
+        account = f"{user if colon and PLAIN.fullmatch(user) else ''}:***"
+    elif not PLACE.match(place):
+        place = "***"
+    place, query, options = place.partition("?")
+    options = "&".join(o if OPTION.fullmatch(o) else f"{o.partition('=')[0]}=***" for o in options.split("&"))
+    return f"{scheme}{separator}{account}{at}{place}{query}{options}"

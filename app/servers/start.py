@@ -30,7 +30,7 @@ POLL_S = 0.02
 
 def say(line: str) -> None:
     """Tell the user, beside whatever the command prints. Nobody may listen any more: what has to be done is done."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError):  # closed, or never there
         sys.stderr.write(f"feedlab: {line}\n")
         sys.stderr.flush()
 
