@@ -40,14 +40,16 @@ class _Selector(selectors.SelectSelector):
 
 
 class LoopClock(Clock):
-    """The date, as far as the loop has come."""
+    """The date, as far as the loop that it was made in has come. Threads ask it, too."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
 
     def now(self) -> datetime:
-        seconds = asyncio.get_running_loop().time()
-        return NOON + timedelta(milliseconds=int(seconds * 1000))
+        return NOON + timedelta(milliseconds=int(self._loop.time() * 1000))
 
     def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
+        return self._loop.time()
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
