@@ -24,7 +24,7 @@ fast: setup
 	"$(BIN)/pytest" --numprocesses auto -m "not servers and not browser and not thorough"
 
 test: check fast
-	"$(BIN)/pytest" -m "servers or browser or thorough"
+	"$(BIN)/pytest" --numprocesses auto -m "servers or browser or thorough"
 
 # Not Debian's faketime: its 0.9.10 breaks time.sleep of Python 3.11 and later while the monotonic clock is left alone.
 DATE ?= 2038-01-20
