@@ -22,9 +22,19 @@ THOROUGH = (
     "oracle/",
     "mutations/",
     "benchmarks/",
+    "contract/test_rules.py::test_a_page_crosses_the_floor",
+    "contract/test_rules.py::test_sweeping_cuts_to_the_cap",
+    "contract/test_rules.py::test_switching_needs_no_migration",
+    "contract/test_rules.py::test_the_queue_may_be_far_behind",
+    "contract/test_timeline.py::test_pages_are_full_and_scroll",
+    "test_cli.py::test_doctor_names_what_does_not_answer",
+    "test_door",
+    "test_openapi",
+    "test_protocol",
+    "test_schema",
+    "test_servers",
     "test_visibility",
     "test_walkthrough",
-    "test_servers",
 )
 
 STAND_INS = Addresses(None, None, None)
