@@ -24,8 +24,8 @@ async def enqueue_status(delivery: Delivery, status: StatusRow) -> None:
 async def status_deliver(
     delivery: Delivery, id: ObjectId, after: ObjectId | None, goes_on: GoesOn
 ) -> tuple[list[ObjectId], Failures]:
-    """The job: a worker makes a step of phase 2's walk for the status, and for some that wait behind it; then the next
-    one too, where it `goes_on` because nobody waits for it.
+    """The job: a worker makes a step of phase 2's walk for the status, and for some that wait behind it. Then it makes
+    the next step too, unless somebody waits for the worker.
 
     Deliver, then queue a job for the next step, or note that there is none: no other order survives a crash between.
     """

@@ -19,9 +19,7 @@ from phases.timelines import Timelines
 log = logging.getLogger(__name__)
 
 DONE_REMEMBERED = 10_000
-TURN_S = (
-    1.0  # so long one job makes further steps, while no first one waits: RQ takes longer over a job than a step does
-)
+TURN_S = 1.0  # so long a job makes further steps while no first one waits: RQ takes longer over a job than a step does
 
 Work = tuple[str, ObjectId]  # a consumer, a status
 
@@ -43,7 +41,9 @@ def nothing() -> None:
 
 
 def fan_out(consumer: str, status: str, after: str | None) -> Retry | None:
-    """One bounded step of what a consumer owes for a status, and some of what is pending behind it. Safe to repeat."""
+    """What a consumer owes for a status, in bounded steps for a second at most, and some of what is pending behind it.
+    Safe to repeat.
+    """
     runtime = RUNTIME.get()
     if not _is_ours(runtime, consumer, status, after):
         return None
