@@ -49,6 +49,7 @@ async def test_a_request_ends_with_503_while_what_it_waits_for_hangs(hangs: str)
                     answer = await asyncio.wait_for(http.get(path, headers=headers), PATIENCE_S)
                     assert answer.status_code == 503, path
                     assert answer.headers["Retry-After"]
+            stack.config = config.model_copy(update={"server_timeout_s": PATIENCE_S})
             assert (await http.get("/api/v1/timeline", headers=headers)).status_code == 200
 
 

@@ -83,8 +83,8 @@ def rest(client: socket.socket) -> bytes:
 def test_what_does_not_come_to_its_end_is_closed(
     address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, sent: bytes, first: bytes
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_S", 0.1)
-    monkeypatch.setattr(protocol, "BODY_S", 0.1)
+    monkeypatch.setattr(protocol, "HEAD_S", 0.5)
+    monkeypatch.setattr(protocol, "BODY_S", 0.5)
     assert said(address, sent).startswith(first)
 
 

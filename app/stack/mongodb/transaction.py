@@ -69,7 +69,9 @@ class InTransaction:
 
 
 async def transaction(database: Database, work: Callable[[Transaction], Awaitable[T]]) -> T:
-    """Do all of `work` or nothing, on one snapshot; again when somebody else was faster. Raises Contended.
+    """Do all of `work` or nothing, on one snapshot; again when somebody else was faster.
+
+    Raises Contended, or the driver's error for a command that the time ran out in: both are UNAVAILABLE.
 
     Not Motor's `with_transaction`: that tries for two minutes.
     """
