@@ -18,7 +18,7 @@ from app.servers.datadir import DataDirectory, Note
 from app.servers.probe import NoAnswer, ask
 from app.servers.programs import TITLES, Level, Server, Source, masked, resolve
 from app.stack import schema
-from app.stack.mongodb.connection import Unsuitable, connect, preflight
+from app.stack.mongodb.connection import Unsuitable, connect, disconnect, preflight
 
 TIMEOUT_S = 3.0
 
@@ -94,7 +94,7 @@ async def _schema_version(url: str, name: str) -> int | None:
         await preflight(database)
         return await schema.version(database)
     finally:
-        database.client.close()
+        await disconnect(database)
 
 
 def doctor(data: Path, config: Config, level: Level, *, as_json: bool) -> int:

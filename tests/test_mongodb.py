@@ -12,8 +12,9 @@ from app.config import Config
 from app.edges import VERSIONS, change_edges
 from app.models import DOCUMENTS
 from app.stack import UNAVAILABLE, Addresses, connected
-from app.stack.mongodb.connection import Collection
-from app.stack.mongodb.find import Find, together
+from app.stack.cost import counted
+from app.stack.mongodb.connection import POOL_SIZE, Collection
+from app.stack.mongodb.find import Find, Rows, joined, rows, together
 from app.stack.mongodb.transaction import Transaction
 from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered
 from tests.world import World
@@ -118,3 +119,46 @@ async def test_entries_that_may_not_be_with_a_majority_are_delivered_again(world
     await world.drain()
     assert (await world.pending())["push"] == 0
     await world.sees("ann", "stored")
+
+
+@pytest.mark.servers
+async def test_what_one_request_looks_up_at_once_is_one_command(servers: Addresses) -> None:
+    """And each is answered: also when another gives up, and when there is nothing to join."""
+    config = Config(database=f"joined_{ObjectId()}")
+    async with connected(servers, config) as stack:
+        try:
+            db = stack.db
+            await db["people"].insert_many([{"_id": n, "name": str(n)} for n in range(3)])
+            await db.command("profile", 2)
+
+            async def name(n: int) -> Rows:
+                return await rows(db, Find("people", {"_id": n}, ("name",), 1))
+
+            with joined(), counted() as cost:
+                given_up = asyncio.create_task(name(0))
+                first, second = asyncio.create_task(name(1)), asyncio.create_task(name(2))
+                await asyncio.sleep(0)
+                given_up.cancel()
+                assert [await first, await second] == [[{"name": "1"}], [{"name": "2"}]]
+                assert await name(0) == [{"name": "0"}]
+            await db.command("profile", 0)
+            sent = await db["system.profile"].count_documents({"ns": f"{config.database}.people"})
+            assert (sent, cost.mongodb) == (2, 4)
+        finally:
+            await stack.db.client.drop_database(config.database)
+
+
+@pytest.mark.servers
+async def test_whoever_gives_up_a_look_up_takes_no_place_from_others(servers: Addresses) -> None:
+    async with connected(servers, Config(database="test_given_up")) as stack:
+        slow = Find("settings", {"$where": "sleep(50) || true"}, ("_id",), 1)
+        for _ in range(3):
+            asked = [asyncio.create_task(rows(stack.db, slow)) for _ in range(2 * POOL_SIZE)]
+            await asyncio.sleep(0.01)
+            for task in asked:
+                task.cancel()
+                task.cancel()
+            await asyncio.wait(asked)
+        async with asyncio.timeout(60):
+            assert await rows(stack.db, Find("settings", {"_id": "none"}, ("_id",), 1)) == []
+        await stack.db.client.drop_database("test_given_up")

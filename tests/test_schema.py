@@ -22,7 +22,7 @@ from app.cli import main
 from app.config import Config
 from app.stack import Addresses, connected, schema
 from app.stack.cost import counted
-from app.stack.mongodb.connection import Database, connect
+from app.stack.mongodb.connection import Database, connect, disconnect
 from app.stack.mongodb.stand_in import stand_in
 from app.stack.mongodb.write import prepare
 from app.stack.schema import PHASES, SCHEMA, SETTINGS, STEPS, UNUSED_FIELDS, UNUSED_INDEX, VERSION, SchemaTooNew
@@ -57,7 +57,7 @@ async def database(addresses: Addresses) -> AsyncIterator[Database]:
     found = connect(addresses.mongodb, name(), 5.0) if addresses.mongodb else stand_in(name())
     yield found
     await found.client.drop_database(found.name)
-    found.client.close()
+    await disconnect(found)
 
 
 @pytest.fixture
@@ -340,7 +340,7 @@ async def mark(servers: Addresses, database: str, version: int) -> None:
     assert servers.mongodb
     found = connect(servers.mongodb, database, 5.0)
     await found[SETTINGS].update_one({"_id": SCHEMA}, {"$set": {"version": version}}, upsert=True)
-    found.client.close()
+    await disconnect(found)
 
 
 @pytest.mark.servers
@@ -363,7 +363,7 @@ async def test_every_phase_shows_the_pages_of_before(servers: Addresses) -> None
                             assert await walk(timelines, ObjectId(reader), phase.slug) == ids, (phase.slug, reader)
     finally:
         await database.client.drop_database(config.database)
-        database.client.close()
+        await disconnect(database)
 
 
 async def kept_now(database: Database) -> dict[str, ObjectId]:

@@ -22,7 +22,7 @@ from app.models import DOCUMENTS
 from app.stack import queue, schema
 from app.stack.deadline import OutOfTime, within
 from app.stack.memcached import Memcached, MemcachedDown, MemcachedNodes, MemcachedStandIn
-from app.stack.mongodb.connection import Database, connect, preflight
+from app.stack.mongodb.connection import Database, connect, disconnect, preflight
 from app.stack.mongodb.find import NoSnapshot
 from app.stack.mongodb.stand_in import stand_in
 from app.stack.mongodb.transaction import Contended
@@ -121,7 +121,7 @@ async def opened(
         await stack.rates.close()
         await memcached.close()
         stack.queue.close()
-        db.client.close()
+        await disconnect(db)
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ from app.errors import Forbidden
 from app.models import Person
 from app.social import Social
 from app.stack import within
+from app.stack.mongodb.find import joined
 from app.web.problems import CHALLENGE, FieldErrors, Rejected
 from phases.timelines import Timelines
 
@@ -98,7 +99,8 @@ class Operation:
         call = Call(request)
         if self.auth == "person" and self.method in SAFE and (account := call.accounts.remembered(call.token)):
             call.account = account
-            return await _if(_signed_in(request), self._reply(call))
+            with joined():
+                return await _if(_signed_in(request), self._reply(call))
         if self.auth != "none":
             call.account = await _signed_in(request)
             if self.method not in SAFE:

@@ -1,21 +1,19 @@
 """Look-ups: several of them in one command, answered as of one moment."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
-from motor.frameworks.asyncio import run_on_executor
 from pymongo.errors import OperationFailure
-from pymongo.read_concern import ReadConcern
 
-from app.stack.mongodb.connection import Database
+from app.stack.cost import count_mongodb
+from app.stack.mongodb.connection import Database, lookups
 from app.stack.mongodb.lookup import NEWEST_FIRST, Find, Order, Rows
 from app.stack.mongodb.stand_in import StandInDatabase
 
 SNAPSHOT_UNAVAILABLE = 246  # MongoDB's error code
 SNAPSHOT_PAUSES_S = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)  # between tries; a majority is behind by more only in an outage
-
-_in_thread: Any = run_on_executor  # Motor's own threads
 
 
 class NoSnapshot(Exception):
@@ -30,26 +28,85 @@ async def rows(database: Database, find: Find) -> Rows:
 async def together(database: Database, **finds: Find) -> dict[str, Rows]:
     """The answers by name, all as of one moment: one command on one snapshot, a plain `find` where there is one.
 
-    The snapshot is of what a majority has: whatever was acknowledged before is in it. The whole command, its retry
-    included, is one visit to Motor's threads; Motor's own cursors take two.
+    The snapshot is of what a majority has: whatever was acknowledged before is in it.
     Source: MongoDB manual, Read Concern "snapshot"; $unionWith.
     """
     if isinstance(database, StandInDatabase):
         return await database.one_after_another(finds)
+    count_mongodb()
+    turn = _turn.get()
+    return await (turn.ask(database, finds) if turn else _answers(database, finds))
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """What this task, and those that it starts, look up in one turn of the event loop travels in one command.
+
+    A command is a third of a remembered page's processor time, so the token beside the page is worth a wait for the
+    next turn. It counts for each that asked. Only for look-ups of one request: nobody waits for a stranger's.
+    """
+    before = _turn.set(_Turn())
+    try:
+        yield
+    finally:
+        _turn.reset(before)
+
+
+class _Turn:
+    """Look-ups that wait for the event loop to come round."""
+
+    def __init__(self) -> None:
+        self._next: _Joined | None = None
+
+    async def ask(self, database: Database, finds: Mapping[str, Find]) -> dict[str, Rows]:
+        if self._next is None:
+            self._next = _Joined()
+            self._next.sending = asyncio.create_task(self._send(database, self._next))
+        return await self._next.answer(finds)
+
+    async def _send(self, database: Database, joined: "_Joined") -> dict[str, Rows]:
+        """Begins after whatever was ready to run when the first look-up was asked."""
+        self._next = None
+        return await _answers(database, joined.finds)
+
+
+class _Joined:
+    """Look-ups of one command, which is given up when nobody waits for it any more."""
+
+    sending: "asyncio.Task[dict[str, Rows]]"
+
+    def __init__(self) -> None:
+        self.finds: dict[str, Find] = {}
+        self._waiting = 0
+
+    async def answer(self, finds: Mapping[str, Find]) -> dict[str, Rows]:
+        names = {name: f"{len(self.finds)} {name}" for name in finds}
+        self.finds |= {names[name]: find for name, find in finds.items()}
+        self._waiting += 1
+        try:
+            answers = await asyncio.shield(self.sending)
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self.sending.cancel()
+        return {name: answers[named] for name, named in names.items()}
+
+
+_turn: ContextVar[_Turn | None] = ContextVar("turn", default=None)
+
+
+async def _answers(database: Database, finds: Mapping[str, Find]) -> dict[str, Rows]:
     (name, first), *others = finds.items()
-    collection = database.delegate.get_collection(first.collection, read_concern=ReadConcern("snapshot"))
-    loop, batch = asyncio.get_running_loop(), sum(find.limit for find in finds.values()) + 1
+    batch = sum(find.limit for find in finds.values()) + 1
     if not others:
         query = {"filter": first.query, "projection": first.projection(), "limit": first.limit, "batch_size": batch}
         query |= {"sort": list(first.order) or None, "hint": first.index}
-        return {name: await _on_a_snapshot(lambda: _in_thread(loop, lambda: collection.find(**query).to_list()))}
+        return {name: await _on_a_snapshot(lambda: lookups(database).find(first.collection, **query))}
     pipeline = first.stages(name) + [
         {"$unionWith": {"coll": find.collection, "pipeline": find.stages(other)}} for other, find in others
     ]
     answers: dict[str, Rows] = {name: [] for name in finds}
-    for row in await _on_a_snapshot(
-        lambda: _in_thread(loop, lambda: collection.aggregate(pipeline, batchSize=batch).to_list())
-    ):
+    for row in await _on_a_snapshot(lambda: lookups(database).aggregate(first.collection, pipeline, batch)):
         answers[row.pop("part")].append(row)
     return answers
 
@@ -66,4 +123,4 @@ async def _on_a_snapshot(read: Callable[[], Awaitable[Rows]]) -> Rows:
     raise NoSnapshot("no snapshot holds every collection yet")
 
 
-__all__ = ["NEWEST_FIRST", "Find", "NoSnapshot", "Order", "Rows", "rows", "together"]
+__all__ = ["NEWEST_FIRST", "Find", "NoSnapshot", "Order", "Rows", "joined", "rows", "together"]
