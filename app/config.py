@@ -62,7 +62,7 @@ class Config(BaseModel):
         default=20_000, ge=1, le=50_000, description="followers served by one command while the poster of phase 2 waits"
     )
     pending_scan: int = Field(
-        default=200, ge=1, le=5_000, description="pending statuses a read looks at before it asks phase 1"
+        default=50, ge=1, le=5_000, description="pending statuses that a read looks at before it asks whose they are"
     )
     comeback: Literal["auto", "manual"] = Field(
         default="auto", description="who rebuilds a cold timeline: the read, or a button"

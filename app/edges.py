@@ -159,17 +159,19 @@ class Following:
 
     def __init__(self, db: Database, reader: ObjectId, memory: EdgeMemory, version: int | None = None) -> None:
         self._db, self._reader, self._memory, self._version = db, reader, memory, version
-        self._ids: list[ObjectId] | None = None
+        self._edges: OwnEdges | None = None
 
     async def ids(self) -> list[ObjectId]:
         """As they were at some moment after the first call; the same from then on."""
-        if self._ids is None:
-            self._ids = await self._remembered()
-        if self._ids is None:
-            self._ids = await self._looked_up()
-        return self._ids
+        return (await self.known()).followees or []
 
-    async def _remembered(self) -> list[ObjectId] | None:
+    async def known(self) -> OwnEdges:
+        """The reader's edges, followees among them."""
+        if self._edges is None:
+            self._edges = await self._remembered() or await self._looked_up()
+        return self._edges
+
+    async def _remembered(self) -> OwnEdges | None:
         edges = self._memory.recall(self._reader)
         if edges is None or edges.followees is None:
             return None
@@ -177,15 +179,15 @@ class Following:
             answers = await together(self._db, version=version_of(self._reader))
             if edges.version != version_in(answers["version"]):
                 return None
-        return edges.followees
+        return edges
 
-    async def _looked_up(self) -> list[ObjectId]:
+    async def _looked_up(self) -> OwnEdges:
         answers = await together(self._db, version=version_of(self._reader), followees=followees_of(self._reader))
         version = version_in(answers["version"])
         edges = self._memory.recall(self._reader, version) or OwnEdges(self._reader, version)
         edges.followees = [row["followee"] for row in answers["followees"]]
         self._memory.keep(edges)
-        return edges.followees
+        return edges
 
 
 async def change_edges(db: Database, readers: Collection[ObjectId], work: Callable[[Transaction], Awaitable[T]]) -> T:

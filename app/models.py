@@ -186,6 +186,11 @@ class Status(Base):
                 name="pending",
                 partialFilterExpression={"pending": {"$gt": ""}},  # neither absent nor an empty list
             ),
+            IndexModel(
+                [("pending", ASCENDING), ("user_id", ASCENDING), ("_id", DESCENDING)],
+                name="pending_by_author",
+                partialFilterExpression={"pending": {"$gt": ""}},
+            ),
             IndexModel("idempotency_key", unique=True, sparse=True),
         ]
 

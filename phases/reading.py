@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from bson import ObjectId
 
-from app.access import Entry
-from app.clock import LAST_ID
+from app.clock import FIRST_ID, LAST_ID
 from app.edges import EdgeMemory, Following, OwnEdges, version_in, version_of
 from app.models import StatusRow
 from app.stack import UNAVAILABLE, Stack
@@ -16,7 +15,7 @@ from app.stack.mongodb.find import Find, Rows, together
 from phases.base import Phase
 from phases.comeback import Comeback
 from phases.delivering.kept import Kept
-from phases.delivering.outbox import Outbox
+from phases.delivering.outbox import Outbox, Waiting
 from phases.delivering.switch import Switch
 from phases.home.candidates import Candidates, KeptThenQuery, Slice
 from phases.home.memory import FirstPages, Statuses, deleted_among, without
@@ -46,11 +45,11 @@ class Request:
 class Look:
     """What a read has to know before it believes what is kept, all of one moment.
 
-    `waiting`: what is pending, or None where that is too much to look through. `rows`: of the page that is remembered.
+    `rows`: of the page that is remembered.
     """
 
     version: int
-    waiting: list[Entry] | None
+    waiting: Waiting
     backfill_owed: bool
     rows: dict[ObjectId, StatusRow]
 
@@ -63,7 +62,8 @@ class Reading:
         self._switch, self._outbox = switch, outbox
         self._edges, self._pages = EdgeMemory(), FirstPages()
 
-    async def page(self, request: Request) -> Page:
+    async def page(self, request: Request, own: bool = False) -> Page:
+        """`own`: of what is pending only that of the reader's own authors is looked at."""
         kept, reader = request.kept, request.reader
         settings = await self._switch.current()
         container = self._switch.readable(settings, kept.name) if kept else None
@@ -76,20 +76,25 @@ class Reading:
 
         seen = self._pages.recall(reader) if request.before is None else {}
         place = Place(container, reader, request.cursor, enough(request.limit))
-        answers = await together(self._db, **self._look(kept, edges, seen, request.before), **kept.store.look(place))
+        if (own := own or self._outbox.is_crowded) and edges.followees is None:
+            edges = await Following(self._db, reader, self._edges, edges.version).known()
+        pending = self._pending(kept, edges, place, own=own)
+        answers = await together(self._db, **pending, **self._look(edges, seen), **kept.store.look(place))
         part = await kept.store.read(place, answers)
-        look = self._looked(answers, seen)
+        look = self._looked(pending, answers, seen)
 
         if edges.version not in (None, look.version):  # what was remembered is over: begin again without it
             self._edges.forget(reader)
-            return await self.page(request)
+            return await self.page(request, own)
         if not self._switch.still_holds(settings):  # it took so long: kept no more, perhaps
             return await self._queried(request)
-        if look.backfill_owed or look.waiting is None:
+        if look.backfill_owed:
             return await self._queried(request)
         edges.version, edges.settled = look.version, True
         if part is None:
             return await self._comeback(request, kept, container, edges)
+        if look.waiting.floor > FIRST_ID and not own:
+            return await self.page(request, own=True)
         return await self._listed(request, kept, place, part, look, edges)
 
     async def refresh(self, request: Request) -> Page:
@@ -108,19 +113,26 @@ class Reading:
 
     # Look
 
-    def _look(self, kept: Kept, edges: OwnEdges, seen: Statuses, before: ObjectId | None) -> dict[str, Find]:
-        """Pending first: it is looked up no later than the list (rule 5)."""
+    def _pending(self, kept: Kept, edges: OwnEdges, place: Place, *, own: bool) -> dict[str, Find]:
+        """Pending first: it is looked up no later than the list (rule 5), and at a cost that does not grow with the
+        backlog (rule 10).
+        """
+        names = self._switch.phases_of(kept.name)
+        if not own:
+            return self._outbox.look(names, place.before)
+        return self._outbox.look_at(names, place.before, [edges.reader, *(edges.followees or [])], place.n)
+
+    def _look(self, edges: OwnEdges, seen: Statuses) -> dict[str, Find]:
         return {
-            "pending": self._outbox.look(self._switch.phases_of(kept.name), before),
             "version": version_of(edges.reader),
             **({"deleted": deleted_among(seen)} if seen else {}),
             **({} if edges.settled else self._outbox.backfills_of(edges.reader)),
         }
 
-    def _looked(self, answers: Mapping[str, Rows], seen: Statuses) -> Look:
+    def _looked(self, pending: Mapping[str, Find], answers: Mapping[str, Rows], seen: Statuses) -> Look:
         return Look(
             version=version_in(answers["version"]),
-            waiting=self._outbox.waiting(answers["pending"]),
+            waiting=self._outbox.waiting(pending, answers),
             backfill_owed=self._outbox.is_owed_backfill(answers),
             rows=without(answers["deleted"], seen) if seen else {},
         )
@@ -141,12 +153,17 @@ class Reading:
 
         async def more(cursor: ObjectId, n: int) -> Slice | None:
             further = place._replace(before=cursor, n=n)
-            finds = kept.store.look(further)
-            return await kept.store.read(further, await together(self._db, **finds) if finds else {})
+            known = look.waiting.floor == FIRST_ID
+            pending = {} if known else self._pending(kept, edges, further, own=True)
+            finds = {**pending, **kept.store.look(further)}
+            answers = await together(self._db, **finds) if finds else {}
+            part = await kept.store.read(further, answers)
+            waiting = look.waiting if known else self._outbox.waiting(pending, answers)
+            return part and part.with_waiting(*waiting, cursor, n)
 
         following = Following(self._db, request.reader, self._edges, edges.version)
         query = HomeTimeline(self._db, request.reader, following)
-        candidates = KeptThenQuery(part, more, look.waiting or [], query)
+        candidates = KeptThenQuery(part.with_waiting(*look.waiting, place.before, place.n), more, query)
         statuses, after = await self._filled(request, candidates, edges, look.rows)
         return Page(request.phase.slug, statuses, after, candidates.source)
 
@@ -163,7 +180,7 @@ class Reading:
         comeback = Comeback(self._stack, self._edges, reader, await following.ids(), request.cursor, n)
 
         async def answer() -> Page:
-            candidates = KeptThenQuery(await comeback.head(), _nothing, [], HomeTimeline(self._db, reader, following))
+            candidates = KeptThenQuery(await comeback.head(), _nothing, HomeTimeline(self._db, reader, following))
             statuses, after = await self._filled(request, candidates, edges, {})
             return Page(request.phase.slug, statuses, after, "query", cold=True)
 

@@ -36,6 +36,14 @@ class Slice:
             return self.entries  # the common case, spared a look at each
         return [entry for entry in self.entries if self.floor <= entry.id < cursor]
 
+    def with_waiting(self, waiting: list[Entry], down_to: ObjectId, before: ObjectId, n: int) -> "Slice":
+        """The newest `n` below `before`, with what is pending; that is known down to an id: nothing older is there."""
+        if not waiting:
+            return self
+        entries = newest([*self.entries, *(entry for entry in waiting if entry.id < before)])
+        known = [entry for entry in entries if entry.id >= down_to] if down_to > self.floor else entries
+        return Slice(known if self.whole else known[:n], self.floor, self.whole and len(known) == len(entries))
+
 
 NOTHING = Slice([], LAST_ID, whole=True)  # a floor above every status: nothing is covered
 
@@ -43,25 +51,23 @@ NOTHING = Slice([], LAST_ID, whole=True)  # a floor above every status: nothing 
 class KeptThenQuery:
     """Rule 3: above the floor what is kept and what is pending, below it the query.
 
-    `more` reads on in what is kept, where `first` was not the whole of it.
+    `more` reads on in both, where `first` was not the whole of them.
     """
 
     def __init__(
         self,
         first: Slice,
         more: Callable[[ObjectId, int], Awaitable[Slice | None]],
-        pending: list[Entry],
         query: Candidates,
     ) -> None:
         self._slice: Slice | None = first
-        self._more, self._pending, self._query = more, pending, query
+        self._more, self._query = more, query
         self._from_list = self._from_query = False
 
     async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
         part = self._slice or await self._more(cursor, n) or NOTHING
         self._slice = part if part.whole else None
-        entries, waiting = part.older_than(cursor), Slice(self._pending, part.floor, whole=True).older_than(cursor)
-        entries = newest([*entries, *waiting], n) if waiting else entries[:n]
+        entries = part.older_than(cursor)[:n]
         self._from_list |= bool(entries)
         if len(entries) < n and part.floor > FIRST_ID:
             self._from_query = True
@@ -75,7 +81,7 @@ class KeptThenQuery:
         return "list"
 
 
-def newest(entries: Iterable[Entry], n: int) -> list[Entry]:
+def newest(entries: Iterable[Entry], n: int | None = None) -> list[Entry]:
     """The `n` newest, each once, newest first; of two that name the same status the one that knows its author."""
     by_id: dict[bytes, Entry] = {}  # bytes are compared ten times as fast as the ids
     for entry in entries:

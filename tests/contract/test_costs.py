@@ -132,6 +132,24 @@ async def test_a_read_in_phase_1_grows_with_the_followees_and_in_the_others_it_d
     assert again["cache"] == Cost(mongodb=1, memcached=1)
 
 
+@pytest.mark.parametrize("author", ["zoe", "stranger"])
+async def test_a_backlog_makes_no_read_dearer(world: World, author: str) -> None:
+    """Rule 10. Whoever meets it asks once more, and then for pending statuses of their own authors at once."""
+    await world.people("ann", "zoe", "stranger")
+    await world.follow("ann", "zoe")
+    await world.post("zoe", "hello")
+    await world.drain()
+    await world.warm("ann")
+    for _ in range(world.stack.config.pending_scan + 1):
+        await world.post(author, "late")
+    for phase in IN_WORKER:
+        await world.page("ann", phase)
+        with counted() as cost:
+            page = await world.page("ann", phase)
+        assert [status.text for status in page.statuses][:1] == ["late" if author == "zoe" else "hello"]
+        assert cost == Cost(mongodb=1, memcached=1 if phase == "cache" else 0)
+
+
 async def test_what_has_changed_since_the_last_page_is_looked_up(world: World) -> None:
     await world.people("ann", "zoe", "yan")
     await world.follow("ann", "zoe", "yan")

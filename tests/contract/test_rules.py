@@ -272,16 +272,19 @@ async def test_pending_is_read_first_and_empty_when_the_worker_has_been(town: Wo
     await town.sees("ann", "hello")
 
 
-async def test_the_queue_may_be_far_behind(world: World) -> None:
-    """More is pending than a read looks through: phase 1 answers."""
-    await world.people("ann", "zoe")
-    await world.follow("ann", "zoe")
+@pytest.mark.parametrize("limit", [3, 50])
+async def test_the_queue_may_be_far_behind(world: World, limit: int) -> None:
+    """More is pending than a read looks through, and than it asks for of its own authors; older ones are delivered."""
+    await world.people("ann", "zoe", "yan")
+    await world.follow("ann", "zoe", "yan")
     await world.warm("ann")
-    texts = [str(n) for n in range(world.stack.config.pending_scan + 5)]
-    for text in texts:
-        await world.post("zoe", text)
+    texts = [str(n) for n in range(world.stack.config.pending_scan + 25)]
+    for n, text in enumerate(texts):
+        await world.post(("zoe", "yan")[n % 2], text)
+        if n == 20:
+            await world.drain()
     for phase in SLUGS:
-        assert await world.walk("ann", phase, 50) == texts[::-1], phase
+        assert await world.walk("ann", phase, limit) == texts[::-1], phase
 
 
 async def test_a_consumer_that_this_program_does_not_know_is_still_owed(town: World) -> None:

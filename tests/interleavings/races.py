@@ -303,6 +303,16 @@ RACES: tuple[Race, ...] = (
     ),
     *(Race(f"publish x read, {p}", town(p), {"zoe": publish(), "ann": read(p)}, ("zoe",)) for p in IN_WORKER),
     *(
+        Race(
+            f"publish x read in a backlog, {p}",
+            town(p, waiting=2),
+            {"zoe": publish(), "ann": read(p)},
+            config={"pending_scan": 1},
+            fast=False,
+        )
+        for p in IN_WORKER
+    ),
+    *(
         Race(f"publish x refresh, {p}", town(p), {"zoe": publish(), "ann": refresh(p), "ann2": read(p)}, fast=False)
         for p in IN_WORKER
     ),

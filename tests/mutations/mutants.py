@@ -37,8 +37,7 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
 
 
 LOOK_UP = (  # in `Reading.page`
-    "        answers = await together("
-    "self._db, **self._look(kept, edges, seen, request.before), **kept.store.look(place))\n"
+    "        answers = await together(self._db, **pending, **self._look(edges, seen), **kept.store.look(place))\n"
 )
 OR_REPEATED = (  # in `Social.follow`
     '                return await self._owing_row(edges, "follows", pair)\n'
@@ -163,14 +162,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "if self.floor <= entry.id < cursor]",
         "if entry.id < cursor]",
         _of(FIXED, "test_what_lies_below_the_floor_is_not_believed"),
-    ),
-    Mutant(
-        "what is pending below the floor is shown twice",
-        "3 floor",
-        "phases.home.candidates.KeptThenQuery.older_than",
-        "Slice(self._pending, part.floor, whole=True)",
-        "Slice(self._pending, FIRST_ID, whole=True)",
-        _of(FIXED, "test_what_is_pending_below_the_floor_is_shown_once"),
     ),
     Mutant(
         "cutting a list does not raise its floor",
@@ -321,8 +312,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a read does not look for debts",
         "4 debt",
         "phases.reading.Reading.page",
-        "if look.backfill_owed or look.waiting is None:",
-        "if look.waiting is None:",
+        "if look.backfill_owed:",
+        "if False:",
         _of(RULES, "test_a_crash_between_the_edge_and_its_backfill_loses_nothing"),
     ),
     Mutant(
@@ -400,16 +391,40 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what the other phase of a store owes is not pending",
         "5 outbox",
-        "phases.reading.Reading._look",
+        "phases.reading.Reading._pending",
         "self._switch.phases_of(kept.name)",
         "self._switch.phases_of(kept.name)[-1:]",
         races=("publish x return, push",),
     ),
     Mutant(
-        "a read looks at some of what is pending",
-        "5 pending scan",
+        "a look that is full vouches for everything",
+        "10 backlog",
         "phases.delivering.outbox.Outbox.waiting",
-        "if len(pending) > self._scan:",
+        "max(full, default=FIRST_ID)",
+        "FIRST_ID",
+        _of(FIXED, "test_what_is_pending_is_looked_through_however_much_is_not_for_the_reader"),
+    ),
+    Mutant(
+        "what lies below a full look is believed",
+        "10 backlog",
+        "phases.home.candidates.Slice.with_waiting",
+        "if entry.id >= down_to]",
+        "if True]",
+        _of(FIXED, "test_what_is_pending_is_looked_through_however_much_is_not_for_the_reader"),
+    ),
+    Mutant(
+        "pending statuses are those of followees that have changed",
+        "10 backlog",
+        "phases.reading.Reading.page",
+        "if edges.version not in (None, look.version):",
+        "if edges.version not in (None, look.version) and not own:",
+        _of(FIXED, "test_the_backlog_of_somebody_followed_meanwhile_is_looked_at"),
+    ),
+    Mutant(
+        "a read looks at some of what is pending",
+        "10 backlog",
+        "phases.reading.Reading.page",
+        "if look.waiting.floor > FIRST_ID and not own:",
         "if False:",
         _of(FIXED, "test_what_strangers_have_pending_hides_nothing"),
     ),

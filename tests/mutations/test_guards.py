@@ -10,6 +10,7 @@ from app.clock import FIRST_ID, LAST_ID
 from app.errors import Conflict
 from app.stack import MemcachedDown
 from phases.comeback import Comeback
+from phases.delivering import outbox
 from phases.home.page import SPARE
 from phases.keeping.lists import LIST, Value, key
 from phases.keeping.store import Recent
@@ -52,6 +53,39 @@ async def test_a_page_is_filled_up_however_many_are_not_for_the_reader(town: Wor
     for phase in SLUGS:
         page = await town.page("ann", phase, limit=2)
         assert [status.text for status in page.statuses] == ["seen 2", "seen 1"], phase
+
+
+@pytest.mark.parametrize("settings", [{"pending_scan": 5}])
+async def test_what_is_pending_is_looked_through_however_much_is_not_for_the_reader(town: World) -> None:
+    """Rule 10. More than one look finds of their own authors, and the page is below it."""
+    await town.timelines.change(delivering=IN_WORKER)
+    town.pass_grace()
+    for n in range(3):
+        await town.post("zoe", f"seen {n}")
+        if n == 1:
+            await town.drain()
+    for _ in range(3 * (SPARE + 5)):
+        await town.post("zoe", "not for ann", "mutuals")
+    for phase in IN_WORKER:
+        page = await town.page("ann", phase, limit=2)
+        assert [status.text for status in page.statuses] == ["seen 2", "seen 1"], phase
+
+
+@pytest.mark.parametrize("settings", [{"pending_scan": 5}])
+async def test_the_backlog_of_somebody_followed_meanwhile_is_looked_at(town: World) -> None:
+    """Rule 10. The process remembers whom the reader followed before."""
+    await town.timelines.change(delivering=IN_WORKER)
+    town.pass_grace()
+    await town.people("yan", "stranger")
+    for n in range(8):
+        await town.post("stranger", f"for nobody {n}")
+    with patch.object(outbox, "CROWDED_S", 3600):
+        for phase in IN_WORKER:
+            assert await town.walk("ann", phase) == []
+        await town.follow("ann", "yan")
+        await town.post("yan", "by yan")
+        for phase in IN_WORKER:
+            assert await town.walk("ann", phase) == ["by yan"], phase
 
 
 async def test_a_delivery_that_fails_is_not_the_posters_business(town: World) -> None:
