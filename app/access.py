@@ -6,11 +6,12 @@ from typing import NamedTuple, get_args
 from bson import ObjectId
 
 from app.edges import OwnEdges, Reader, View
-from app.models import Audience, StatusRow
+from app.models import Audience, StatusRow, like_key
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, together
 
-FIELDS = ("_id", "user_id", "text", "audience")  # of a status, as StatusRow has them
+FIELDS = ("_id", "user_id", "text", "audience")  # of a status, as its delivery needs them
+SHOWN = (*FIELDS, "likes")  # as a page needs them
 
 
 class Entry(NamedTuple):
@@ -39,8 +40,14 @@ def visible(status: StatusRow, reader: Reader) -> bool:
             return in_circle
 
 
-def statuses_by_id(ids: Sequence[ObjectId]) -> Find:
-    return Find("statuses", {"_id": {"$in": ids}}, FIELDS, len(ids))
+def statuses_by_id(ids: Sequence[ObjectId], fields: tuple[str, ...] = FIELDS) -> Find:
+    return Find("statuses", {"_id": {"$in": ids}}, fields, len(ids))
+
+
+def liked_among(reader: ObjectId, ids: Sequence[ObjectId]) -> Find:
+    """Those that the reader likes, by `like_key`: answered by an index alone."""
+    keys = [like_key(reader, id) for id in ids]
+    return Find("likes", {"_id": {"$in": keys}}, ("_id",), len(keys))
 
 
 async def visible_among(db: Database, view: View, statuses: Sequence[StatusRow]) -> list[StatusRow]:
@@ -52,11 +59,16 @@ async def visible_among(db: Database, view: View, statuses: Sequence[StatusRow])
 
 
 async def hydrate(db: Database, view: View, entries: Sequence[Entry]) -> dict[ObjectId, StatusRow]:
-    """The entries' statuses by id, in one command with the edges to those authors whom the entries name."""
+    """The entries' statuses by id, in one command with what the reader likes of them and with the edges to those
+    authors whom the entries name.
+    """
     edges = view.missing_of({entry.author for entry in entries if entry.author})
-    answers = await together(db, statuses=statuses_by_id([entry.id for entry in entries]), **edges)
+    ids = [entry.id for entry in entries]
+    shown, liked = statuses_by_id(ids, SHOWN), liked_among(view.edges.reader, ids)
+    answers = await together(db, statuses=shown, liked=liked, **edges)
     view.learn(answers)
-    return {document["_id"]: StatusRow.of(document) for document in answers["statuses"]}
+    yours = {row["_id"][12:] for row in answers["liked"]}
+    return {row["_id"]: StatusRow.of(row, you_like=row["_id"].binary in yours) for row in answers["statuses"]}
 
 
 async def visible_status(db: Database, reader: ObjectId, id: ObjectId) -> StatusRow | None:

@@ -165,6 +165,7 @@ class Status(Base):
 
     `pending`: the phases that still owe its delivery; absent or empty when none does.
     `idempotency_key`: `<author>:<key>`.
+    `likes`: how many people like it; absent until somebody does.
     `deleted`: a tombstone without text, so that a late retry with the same idempotency key does not post it again.
     """
 
@@ -172,6 +173,7 @@ class Status(Base):
     text: str
     audience: Audience | None
     pending: list[str] | None = None
+    likes: int | None = None
     deleted: bool = False
     idempotency_key: str | None = None
 
@@ -190,13 +192,36 @@ class Status(Base):
         ]
 
 
+class Like(Document):
+    """Somebody likes a status. `_id` says it all: 24 bytes, the reader's id and the status's.
+
+    Not clustered, other than home timelines: MongoDB 6.0 reads all of a clustered collection for an `$in` of `_id`
+    (26 ms of 50,000 likes, where the index of `_id` answers in 0.4 and nothing is fetched).
+    """
+
+    id: bytes = Field(alias="_id")  # type: ignore[assignment]
+
+    class Settings:
+        name = "likes"
+        indexes: ClassVar[list[IndexModel]] = []
+
+
+def like_key(reader: ObjectId, status: ObjectId) -> bytes:
+    return reader.binary + status.binary
+
+
 class StatusRow(NamedTuple):
-    """A status as the hot path reads it. `audience` is None once it is deleted."""
+    """A status as the hot path reads it. `audience` is None once it is deleted.
+
+    `likes` and `you_like`, which is about whoever reads, may be others at the next read. Delivery does not know them.
+    """
 
     id: ObjectId
     user_id: ObjectId
     text: str
     audience: Audience | None
+    likes: int = 0
+    you_like: bool = False
 
     @property
     def created_at(self) -> datetime:
@@ -206,8 +231,9 @@ class StatusRow(NamedTuple):
         return datetime.fromtimestamp(int.from_bytes(self.id.binary[:4], "big"), UTC)
 
     @classmethod
-    def of(cls, document: Mapping[str, Any]) -> "StatusRow":
-        return cls(document["_id"], document["user_id"], document["text"], document.get("audience"))
+    def of(cls, document: Mapping[str, Any], *, you_like: bool = False) -> "StatusRow":
+        found = document["_id"], document["user_id"], document["text"], document.get("audience")
+        return cls(*found, document.get("likes", 0), you_like)
 
 
-DOCUMENTS = (User, Token, Follow, ActiveReader, Block, CircleMember, EdgeVersion, Status)
+DOCUMENTS = (User, Token, Follow, ActiveReader, Block, CircleMember, EdgeVersion, Status, Like)

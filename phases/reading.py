@@ -19,7 +19,7 @@ from phases.delivering.kept import Kept
 from phases.delivering.outbox import Outbox
 from phases.delivering.switch import Switch
 from phases.home.candidates import Candidates, KeptThenQuery, Slice
-from phases.home.memory import FirstPages, Statuses, deleted_among, without
+from phases.home.memory import FirstPages, Statuses, as_now, changes_of
 from phases.home.page import Filling, Page, enough
 from phases.keeping.store import Container, Place
 from phases.p1_query import HomeTimeline
@@ -113,7 +113,7 @@ class Reading:
         return {
             "pending": self._outbox.look(self._switch.phases_of(kept.name), before),
             "version": version_of(edges.reader),
-            **({"deleted": deleted_among(seen)} if seen else {}),
+            **(changes_of(seen, edges.reader) if seen else {}),
             **({} if edges.settled else self._outbox.backfills_of(edges.reader)),
         }
 
@@ -122,7 +122,7 @@ class Reading:
             version=version_in(answers["version"]),
             waiting=self._outbox.waiting(answers["pending"]),
             backfill_owed=self._outbox.is_owed_backfill(answers),
-            rows=without(answers["deleted"], seen) if seen else {},
+            rows=as_now(seen, answers) if seen else {},
         )
 
     # Three ways to a page

@@ -298,6 +298,8 @@ async def test_a_status(ann: Api) -> None:
         "text": "hello\nthere",
         "audience": "followers",
         "created_at": posted["created_at"],
+        "likes": 0,
+        "you_like": False,
     }
     assert TIME.fullmatch(posted["created_at"])
     assert await ann.json("GET", f"/statuses/{posted['id']}") == posted
@@ -359,10 +361,35 @@ async def test_a_deleted_status_is_gone(ann: Api, bob: Api) -> None:
     assert (await ann.json("GET", "/me"))["statuses"] == 0
 
 
+async def test_likes(ann: Api, bob: Api) -> None:
+    await bob("PUT", "/follows/ann", 204)
+    status = await ann.post("likeable")
+    like = f"/statuses/{status['id']}/like"
+    for _ in range(2):
+        await bob("PUT", like, 204)
+    liked = status | {"likes": 1, "you_like": True}
+    assert await bob.json("GET", f"/statuses/{status['id']}") == liked
+    assert (await bob.json("GET", "/timeline"))["statuses"] == [liked]
+    assert (await bob.json("GET", "/users/ann/statuses"))["statuses"] == [liked]
+    assert (await ann.json("GET", "/timeline"))["statuses"] == [liked | {"you_like": False}]
+    await bob("DELETE", "/follows/ann", 204)
+    await bob("PUT", like, 404)
+    await bob("DELETE", like, 204)
+    await bob("DELETE", like, 404)
+    for _ in range(2):
+        await ann("DELETE", like, 204)
+    assert await ann.json("GET", f"/statuses/{status['id']}") == status
+    await ann("DELETE", f"/statuses/{status['id']}", 204)
+    for method in ("PUT", "DELETE"):
+        await ann(method, like, 404)
+
+
 @pytest.mark.parametrize("id", [NOWHERE, "x", "0" * 23, "0" * 25, "g" * 24, "%00", "%ff" * 12, "twelve bytes"])
 async def test_no_such_status(ann: Api, id: str) -> None:
     await ann("GET", f"/statuses/{id}", 404)
     await ann("DELETE", f"/statuses/{id}", 404)
+    await ann("PUT", f"/statuses/{id}/like", 404)
+    await ann("DELETE", f"/statuses/{id}/like", 404)
 
 
 async def test_somebodys_statuses_are_walked_to_the_end(ann: Api, bob: Api) -> None:

@@ -132,6 +132,8 @@ def test_the_table_is_what_was_promised() -> None:
         POST /statuses
         GET /statuses/{id}
         DELETE /statuses/{id}
+        PUT /statuses/{id}/like
+        DELETE /statuses/{id}/like
         GET /users/{handle}/statuses
         GET /timeline
         POST /timeline/refresh

@@ -377,6 +377,18 @@ async def test_nothing_typed_becomes_markup(site: Site) -> None:
     assert "<script>" not in html
 
 
+async def test_likes_are_shown_where_there_are_any(site: Site) -> None:
+    ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
+    await ann.act("bob", "follow")
+    (id,) = re.findall(r'href="/statuses/(\w{24})"', await bob.post("hello"))
+    assert 'class="likes"' not in bob.html
+    social = site.app.state.social
+    for handle, words in (("ann", ">1 like<"), ("bob", ">2 likes<")):
+        await social.like((await social.person(handle)).id, ObjectId(id))
+        for address in ("/", "/@bob", f"/statuses/{id}"):
+            assert words in await ann.open(address), address
+
+
 async def test_audience_and_delete_are_shown_where_they_apply(site: Site) -> None:
     ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
     await ann.act("bob", "follow")

@@ -134,6 +134,16 @@ async def statuses_of(call: Call) -> Reply:
     return Reply(200, {"statuses": await _statuses(call, rows), "next": _id(next_)})
 
 
+def liking(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> Callable[[Call], Awaitable[Reply]]:
+    """A use case from me to the status of the path."""
+
+    async def change(call: Call) -> Reply:
+        await use_case(call.social, call.me.id, _status_id(call))
+        return DONE
+
+    return change
+
+
 def _status_id(call: Call) -> ObjectId:
     text: str = call.request.path_params["id"]
     if len(text) != 24 or not ObjectId.is_valid(text):
@@ -253,6 +263,10 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("GET", "/statuses/{id}", "A status", status, {200: schemas.Status}, refusals=NO_STATUS),
     Operation("DELETE", "/statuses/{id}", "Delete a status of yours", delete, {204: None}, refusals=NO_STATUS),
+    Operation("PUT", "/statuses/{id}/like", "Like a status", liking(Social.like), {204: None}, refusals=NO_STATUS),
+    Operation(
+        "DELETE", "/statuses/{id}/like", "Like it no longer", liking(Social.unlike), {204: None}, refusals=NO_STATUS
+    ),
     Operation(
         "GET", "/users/{handle}/statuses", "A person's statuses", statuses_of, {200: schemas.Statuses},
         query=schemas.Walk, refusals=NOBODY,

@@ -198,6 +198,8 @@ class Status(BaseModel):
     text: str
     audience: Audience
     created_at: Time
+    likes: Count
+    you_like: bool
 
 
 def status(row: StatusRow, authors: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
@@ -210,6 +212,8 @@ def status(row: StatusRow, authors: Mapping[ObjectId, models.Person]) -> dict[st
         "text": row.text,
         "audience": row.audience,
         "created_at": _time(row.created_at),
+        "likes": row.likes,
+        "you_like": row.you_like,
     }
 
 

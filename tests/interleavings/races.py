@@ -1,6 +1,7 @@
 """The races. Each is two or three people and processes that meet over one timeline."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Literal
 
 from app.edges import followees_of
@@ -107,12 +108,21 @@ def edge(verb: str, one: str, other: str) -> Act:
     return changing
 
 
-def delete(text: str) -> Act:
-    async def deleting(process: Process) -> None:
-        statuses = process.town.rows("statuses")
-        await process.social.delete(process.ids["zoe"], next(row["_id"] for row in statuses if row["text"] == text))
+def about(verb: str, reader: str, text: str) -> Act:
+    """What somebody does to the status with this text, which need not be there any more."""
 
-    return deleting
+    async def changing(process: Process) -> None:
+        id = next(row["_id"] for row in process.town.saved[0]["statuses"].values() if row["text"] == text)
+        await getattr(process.social, verb)(process.ids[reader], id)
+
+    return changing
+
+
+def delete(text: str) -> Act:
+    return about("delete", "zoe", text)
+
+
+like, unlike = partial(about, "like"), partial(about, "unlike")
 
 
 async def work(process: Process) -> None:
@@ -252,6 +262,13 @@ async def restored(town: Town) -> None:
     town.restore((backup, *since))
     await town.post("zoe", "since")
     await town.drain()
+
+
+async def liked(town: Town) -> None:
+    """By Ann and Ben."""
+    [status] = [row["_id"] for row in town.rows("statuses") if row["text"] == "old 1"]
+    for reader in ("ann", "ben"):
+        await town.social.like(town.ids[reader], status)
 
 
 async def overdue(town: Town) -> None:
@@ -727,6 +744,46 @@ RACES: tuple[Race, ...] = (
         {"one": beat, "two": in_turn(beat, newest_settings, read("cache"), beat)},
         ("one",),
         after=lists_have_begun_anew,
+    ),
+    # likes: like and count change together, whoever reads
+    *(
+        Race(
+            f"like x like x read, {p}",
+            town(p, fans=("ben",)),
+            {"ann": like("ann", "old 1"), "ben": like("ben", "old 1"), "ann2": read(p)},
+            ("ann", "ben"),
+            ("ann", "ben"),
+        )
+        for p in IN_WORKER
+    ),
+    Race(
+        "like x the same like",
+        town("cache", fans=("ben",)),
+        {"ann": like("ann", "old 1"), "ann2": in_turn(like("ann", "old 1"), read("cache"))},
+        ("ann",),
+        ("ann", "ben"),
+    ),
+    Race(
+        "like x unlike",
+        then(town("cache", fans=("ben",)), liked),
+        {
+            "ann": in_turn(unlike("ann", "old 1"), like("ann", "old 1"), read("cache")),
+            "ann2": unlike("ann", "old 1"),
+            "ben": unlike("ben", "old 1"),
+        },
+        ("ann", "ben"),
+        ("ann", "ben"),
+    ),
+    *(
+        Race(
+            f"like x delete x read, {p}",
+            then(town(p, fans=("ben",)), liked),
+            {"zoe": in_turn(like("zoe", "old 1"), unlike("zoe", "old 1")), "zoe2": delete("old 1"), "ann": read(p)},
+            ("zoe", "zoe2"),
+            ("ann", "zoe"),
+            allowed=(NotFound,),
+        )
+        for p in IN_WORKER
     ),
     # the same twice
     Race(

@@ -7,6 +7,7 @@ TIMELINE = "tests/contract/test_timeline.py"
 JOBS = "tests/contract/test_jobs.py"
 RESTORED = "tests/contract/test_restored.py"
 LIMITS = "tests/contract/test_limits.py"
+LIKES = "tests/contract/test_likes.py"
 DEADLINES = "tests/test_deadlines.py"
 HOSTILE = "tests/contract/test_hostile_jobs.py"
 FOUND = "tests/oracle/test_found.py"
@@ -904,10 +905,91 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a page that was seen shows what has been deleted",
         "2 memory",
-        "phases.home.memory.without",
-        "._replace(audience=None)",
+        "phases.home.memory.as_now",
+        'row._replace(audience=None) if now["deleted"] else ',
         "",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
+    ),
+    Mutant(
+        "a page that was seen shows the likes of then",
+        "11 memory",
+        "phases.home.memory.as_now",
+        "if row.likes or row.you_like:",
+        "if False:",
+        _of(LIKES, "test_likes_are_counted_on_the_next_page_of_everybody"),
+    ),
+    Mutant(
+        "a page that was seen does not hear of new likes",
+        "11 memory",
+        "phases.home.memory.changes_of",
+        ', {"likes": {"$gt": 0}}',
+        "",
+        _of(LIKES, "test_likes_are_counted_on_the_next_page_of_everybody"),
+    ),
+    # Likes
+    Mutant(
+        "a repeated like counts again",
+        "11 likes",
+        "app.social.Social.like",
+        '            if await inside["likes"].find_one(key, {"_id": 1}):\n                return\n',
+        races=("like x the same like",),
+    ),
+    Mutant(
+        "a like is stored beside its count",
+        "11 likes",
+        "app.social.Social.like",
+        'await inside["likes"].insert_one(key)',
+        'await self._db["likes"].insert_one(dict(key))',
+        races=("like x the same like",),
+    ),
+    Mutant(
+        "what is deleted is liked",
+        "11 likes",
+        "app.social.Social._count",
+        '"_id": id, "deleted": False',
+        '"_id": id',
+        races=("like x delete x read, cache",),
+    ),
+    Mutant(
+        "a deleted status keeps its count",
+        "11 likes",
+        "app.social.Social.delete",
+        ', "likes": ""',
+        "",
+        _of(LIKES, "test_a_deleted_status_has_no_likes"),
+    ),
+    Mutant(
+        "a like that there is not is taken back",
+        "11 likes",
+        "app.social.Social.unlike",
+        'if liked := await inside["likes"].delete_one(key):',
+        'liked = await inside["likes"].delete_one(key)\n            if True:',
+        races=("like x unlike",),
+    ),
+    Mutant(
+        "what cannot be seen is liked",
+        "2 likes",
+        "app.social.Social.like",
+        "        await self.status(reader, id)\n",
+        "",
+        _of(LIKES, "test_what_cannot_be_seen_cannot_be_liked"),
+    ),
+    Mutant(
+        "a like ends only where the status is seen",
+        "11 likes",
+        "app.social.Social.unlike",
+        "        if not await self._in_turn(id, where_liked):\n            await self.status(reader, id)\n",
+        "        await self.status(reader, id)\n        await self._in_turn(id, where_liked)\n",
+        _of(LIKES, "test_a_like_can_be_taken_back_from_what_can_be_seen_no_more"),
+    ),
+    Mutant(
+        "everybody likes one status at once",
+        "11 likes",
+        "app.social.Social._in_turn",
+        "self._turns.setdefault(id, asyncio.Lock())",
+        "asyncio.Lock()",
+        _of(LIKES, "test_many_likes_at_once_are_counted_one_by_one"),
+        marks="servers",
     ),
     Mutant(
         "a block changes nothing for the blocked",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.errors import Conflict, Forbidden, NotFound
-from app.models import Audience, Status, StatusRow
+from app.models import Audience, Status, StatusRow, like_key
 from app.stack import UNAVAILABLE, Addresses
 from benchmarks.oracle import Oracle, Told
 from phases.p2_push import PUSH
@@ -383,6 +383,27 @@ class Histories(RuleBasedStateMachine):
         self.oracle.statuses[row.id] = Told(author, text, audience)
         self.keys[which] = (author, text, audience, key)
 
+    @precondition(lambda self: self.oracle.statuses)
+    @rule(who=process, reader=some, which=some, newest=st.booleans(), likes=st.booleans(), dies=dies_after)
+    def like(self, who: int, reader: int, which: int, newest: bool, likes: bool, dies: int | None) -> None:
+        """Or take it back."""
+        self.step("like" if likes else "unlike")
+        ids = sorted(self.oracle.statuses, reverse=newest)
+        pair = self.person(reader), ids[which % len(ids)]
+        social = self.system.processes[who].social
+        may = self.oracle.visible(pair[1], pair[0])
+        try:
+            ended = self.act(who, (social.like if likes else social.unlike)(*pair), dies)
+        except NotFound:
+            assert not may
+            assert likes or pair not in self.oracle.likes
+            return
+        if ended is not None:
+            likes = self.run(self._stored("likes", {"_id": like_key(*pair)})) is not None
+        else:
+            assert may or (not likes and (pair in self.oracle.likes or self.oracle.statuses[pair[1]].deleted))
+        (self.oracle.likes.add if likes else self.oracle.likes.discard)(pair)
+
     # Reading, for good: what is missing is rebuilt, what is old renewed
 
     @rule(who=process, reader=some, slug=slugs, before=st.none() | some, limit=limits, dies=dies_after, lag_s=lags_s)
@@ -699,6 +720,8 @@ class Histories(RuleBasedStateMachine):
         found = [row.id for row in page.statuses]
         if found == ids and (page.next is not None) == more and page.next in (None, ids[-1:] and ids[-1]):
             assert [row.text for row in page.statuses] == [self.oracle.statuses[id].text for id in ids]
+            likes = [(row.likes, row.you_like) for row in page.statuses]
+            assert likes == [self.oracle.liked(id, reader) for id in ids], f"likes for {reader} in {slug}"
             return
         self.failed = True
         name = "abcdefgh"[self.people.index(reader)]
