@@ -1,6 +1,8 @@
-"""Who may see what: the article's `access_allow?`, one function, used by every phase, page and endpoint."""
+"""Who may see what: the article's `access_allow?`, one function, used by every phase, page and endpoint; and what of it
+belongs on a home timeline.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, get_args
 
 from bson import ObjectId
@@ -28,7 +30,7 @@ def visible(status: StatusRow, reader: Reader) -> bool:
         return False
     if author == reader.id:
         return True
-    follows, blocked, in_circle = reader.relations[author]
+    follows, blocked, in_circle, _ = reader.relations[author]
     if not follows or blocked:
         return False
     match status.audience:
@@ -38,6 +40,14 @@ def visible(status: StatusRow, reader: Reader) -> bool:
             return reader.followed_by[author]
         case "circle":
             return in_circle
+
+
+def on_home(status: StatusRow, reader: Reader) -> bool:
+    """Whether it is on the reader's home timeline. A single status and a person's page go by `visible`."""
+    return visible(status, reader) and (status.user_id == reader.id or not reader.relations[status.user_id].muted)
+
+
+Shows = Callable[[StatusRow, Reader], bool]  # `visible` or `on_home`
 
 
 def statuses_by_id(ids: Sequence[ObjectId], fields: tuple[str, ...] = FIELDS) -> Find:
@@ -50,12 +60,12 @@ def liked_among(reader: ObjectId, ids: Sequence[ObjectId]) -> Find:
     return Find("likes", {"_id": {"$in": keys}}, ("_id",), len(keys))
 
 
-async def visible_among(db: Database, view: View, statuses: Sequence[StatusRow]) -> list[StatusRow]:
-    """Those that the reader may see now: what that depends on is looked up first, then each is judged."""
+async def shown_among(db: Database, view: View, statuses: Sequence[StatusRow], shows: Shows) -> list[StatusRow]:
+    """Those that the reader is shown now: what that depends on is looked up first, then each is judged."""
     while missing := view.missing(statuses):  # again when the edges changed between two look-ups
         view.learn(await together(db, **missing))
     reader = view.reader()
-    return [status for status in statuses if visible(status, reader)]
+    return [status for status in statuses if shows(status, reader)]
 
 
 async def hydrate(db: Database, view: View, entries: Sequence[Entry]) -> dict[ObjectId, StatusRow]:
@@ -75,11 +85,11 @@ async def visible_status(db: Database, reader: ObjectId, id: ObjectId) -> Status
     """The status, if it exists and the reader may see it now."""
     view = View(OwnEdges(reader))
     rows = await hydrate(db, view, [Entry(id)])
-    return next(iter(await visible_among(db, view, list(rows.values()))), None)
+    return next(iter(await shown_among(db, view, list(rows.values()), visible)), None)
 
 
 async def audiences(db: Database, reader: ObjectId, author: ObjectId) -> list[Audience]:
     """The audiences through which the reader may see this author's statuses now."""
     samples = [StatusRow(author, author, "", audience) for audience in get_args(Audience)]
-    seen = await visible_among(db, View(OwnEdges(reader)), samples)
+    seen = await shown_among(db, View(OwnEdges(reader)), samples, visible)
     return [status.audience for status in seen if status.audience]

@@ -1,4 +1,4 @@
-"""Follows, blocks and circles as a read asks for them: looked up, and remembered while they cannot have changed.
+"""Follows, blocks, circles and mutes as a read asks for them: looked up, and remembered while they cannot have changed.
 
 Every change of a reader's own edges raises their version in the same transaction. An answer that was looked up at a
 version is true as long as that is the version, so a read that finds it again need not look up anything. A reader's
@@ -29,6 +29,7 @@ class Relation(NamedTuple):
     follows: bool
     blocked: bool  # by either of them
     in_circle: bool  # the reader, in the author's
+    muted: bool  # the author, by the reader
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,14 @@ class Reader:
 class OwnEdges:
     """What a reader's own edges say while they are at this version. It only grows; None: not looked up yet.
 
-    `settled`: no backfill was owed (rule 4), so none is.
+    `heard`: the followees whom the reader does not mute. `settled`: no backfill was owed (rule 4), so none is.
     """
 
     reader: ObjectId
     version: int | None = None
     relations: dict[ObjectId, Relation] = field(default_factory=dict)
     followees: list[ObjectId] | None = None
+    heard: list[ObjectId] | None = None
     settled: bool = False
 
     def __len__(self) -> int:
@@ -59,6 +61,11 @@ class OwnEdges:
 
 def followees_of(reader: ObjectId) -> Find:
     return Find("follows", {"follower": reader}, ("followee",), FOLLOWEES_AT_ONCE)
+
+
+def mutes_of(reader: ObjectId) -> Find:
+    """Where there are more, the read decides about the others."""
+    return Find("mutes", {"muter": reader}, ("muted",), FOLLOWEES_AT_ONCE)
 
 
 def version_of(reader: ObjectId) -> Find:
@@ -104,6 +111,7 @@ class View:
             finds["blocks"] = Find("blocks", {"blocker": me, "blocked": some}, ("blocked",), n)
             finds["blocked_by"] = Find("blocks", {"blocked": me, "blocker": some}, ("blocker",), n)
             finds["circles"] = Find("circles", {"owner": some, "member": me}, ("owner",), n)
+            finds["mutes"] = Find("mutes", {"muter": me, "muted": some}, ("muted",), n)
         return finds
 
     def learn(self, answers: Mapping[str, Rows]) -> None:
@@ -118,10 +126,11 @@ class View:
         followers = _authors(answers["followed_by"])
         self._followed_by |= {author: author in followers for author in self._backs}
         if self._strangers:
-            follows, circles = _authors(answers["follows"]), _authors(answers["circles"])
+            follows, circles, mutes = (_authors(answers[name]) for name in ("follows", "circles", "mutes"))
             blocks = _authors(answers["blocks"]) | _authors(answers["blocked_by"])
             self.edges.relations |= {
-                author: Relation(author in follows, author in blocks, author in circles) for author in self._strangers
+                author: Relation(author in follows, author in blocks, author in circles, author in mutes)
+                for author in self._strangers
             }
 
 
@@ -159,17 +168,22 @@ class Following:
 
     def __init__(self, db: Database, reader: ObjectId, memory: EdgeMemory, version: int | None = None) -> None:
         self._db, self._reader, self._memory, self._version = db, reader, memory, version
-        self._ids: list[ObjectId] | None = None
+        self._edges: OwnEdges | None = None
 
     async def ids(self) -> list[ObjectId]:
         """As they were at some moment after the first call; the same from then on."""
-        if self._ids is None:
-            self._ids = await self._remembered()
-        if self._ids is None:
-            self._ids = await self._looked_up()
-        return self._ids
+        return (await self._known()).followees or []
 
-    async def _remembered(self) -> list[ObjectId] | None:
+    async def heard(self) -> list[ObjectId]:
+        """Those of them whom the reader does not mute."""
+        return (await self._known()).heard or []
+
+    async def _known(self) -> OwnEdges:
+        if self._edges is None:
+            self._edges = await self._remembered() or await self._looked_up()
+        return self._edges
+
+    async def _remembered(self) -> OwnEdges | None:
         edges = self._memory.recall(self._reader)
         if edges is None or edges.followees is None:
             return None
@@ -177,15 +191,18 @@ class Following:
             answers = await together(self._db, version=version_of(self._reader))
             if edges.version != version_in(answers["version"]):
                 return None
-        return edges.followees
+        return edges
 
-    async def _looked_up(self) -> list[ObjectId]:
-        answers = await together(self._db, version=version_of(self._reader), followees=followees_of(self._reader))
-        version = version_in(answers["version"])
-        edges = self._memory.recall(self._reader, version) or OwnEdges(self._reader, version)
+    async def _looked_up(self) -> OwnEdges:
+        reader = self._reader
+        finds = {"version": version_of(reader), "followees": followees_of(reader), "mutes": mutes_of(reader)}
+        answers = await together(self._db, **finds)
+        version, muted = version_in(answers["version"]), _authors(answers["mutes"])
+        edges = self._memory.recall(reader, version) or OwnEdges(reader, version)
         edges.followees = [row["followee"] for row in answers["followees"]]
+        edges.heard = [id for id in edges.followees if id not in muted] if muted else edges.followees
         self._memory.keep(edges)
-        return edges.followees
+        return edges
 
 
 async def change_edges(db: Database, readers: Collection[ObjectId], work: Callable[[Transaction], Awaitable[T]]) -> T:

@@ -137,6 +137,17 @@ class Block(Base):
         indexes: ClassVar = [_unique("blocker", "blocked"), _unique("blocked", "blocker")]
 
 
+class Mute(Base):
+    """`muter` does not want the statuses of `muted` on their home timeline."""
+
+    muter: ObjectId
+    muted: ObjectId
+
+    class Settings:
+        name = "mutes"
+        indexes: ClassVar = [_unique("muter", "muted")]
+
+
 class CircleMember(Base):
     """`member` is in `owner`'s circle. `debt` as in Follow: a new member may see more of the owner."""
 
@@ -151,7 +162,9 @@ class CircleMember(Base):
 
 
 class EdgeVersion(Base):
-    """How often the follows, blocks and circles that decide what a reader sees have changed. `_id`: the reader's."""
+    """How often the follows, blocks, circles and mutes that decide what a reader sees have changed. `_id`: the
+    reader's.
+    """
 
     version: int
 
@@ -236,4 +249,4 @@ class StatusRow(NamedTuple):
         return cls(*found, document.get("likes", 0), you_like)
 
 
-DOCUMENTS = (User, Token, Follow, ActiveReader, Block, CircleMember, EdgeVersion, Status, Like)
+DOCUMENTS = (User, Token, Follow, ActiveReader, Block, Mute, CircleMember, EdgeVersion, Status, Like)

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
-from app.access import audiences, visible_status
+from app.access import audiences, visible, visible_status
 from app.accounts import NAME_LENGTH, normal_handle
 from app.clock import LAST_ID
 from app.edges import change_edges
@@ -55,6 +55,7 @@ class Relation:
     follows_you: bool
     blocked: bool  # the viewer blocks them
     in_your_circle: bool
+    muted: bool  # by the viewer
 
 
 class Social:
@@ -142,19 +143,30 @@ class Social:
             self._db["follows"].find_one({"follower": other, "followee": viewer}, {"_id": 1}),
             self._db["blocks"].find_one({"blocker": viewer, "blocked": other}, {"_id": 1}),
             self._db["circles"].find_one({"owner": viewer, "member": other}, {"_id": 1}),
+            self._db["mutes"].find_one({"muter": viewer, "muted": other}, {"_id": 1}),
         )
         return Relation(*(row is not None for row in await asyncio.gather(*rows)))
 
     async def followers(self, of: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
-        """Newest accounts first; the cursor is a person's id."""
-        return await self._edges({"followee": of}, "follower", before, limit)
+        """Newest accounts first; the cursor is a person's id. So are all lists of people."""
+        return await self._edges("follows", {"followee": of}, "follower", before, limit)
 
     async def following(self, of: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
-        """Newest accounts first; the cursor is a person's id."""
-        return await self._edges({"follower": of}, "followee", before, limit)
+        return await self._edges("follows", {"follower": of}, "followee", before, limit)
 
-    async def _edges(self, query: dict[str, Any], end: str, before: ObjectId | None, limit: int) -> PeoplePage:
-        edges = self._db["follows"].find({**query, end: {"$lt": before or LAST_ID}}, {"_id": 0, end: 1})
+    async def muted(self, by: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
+        return await self._edges("mutes", {"muter": by}, "muted", before, limit)
+
+    async def blocked(self, by: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
+        return await self._edges("blocks", {"blocker": by}, "blocked", before, limit)
+
+    async def circle(self, of: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
+        return await self._edges("circles", {"owner": of}, "member", before, limit)
+
+    async def _edges(
+        self, collection: str, query: dict[str, Any], end: str, before: ObjectId | None, limit: int
+    ) -> PeoplePage:
+        edges = self._db[collection].find({**query, end: {"$lt": before or LAST_ID}}, {"_id": 0, end: 1})
         ids = [edge[end] for edge in await edges.sort(end, -1).limit(limit + 1).to_list(None)]
         people = await self.people(ids[:limit])
         return [people[id] for id in ids[:limit] if id in people], ids[limit - 1] if len(ids) > limit else None
@@ -204,6 +216,16 @@ class Social:
         """Shows nothing again: whoever wants to follow does so anew."""
         _not_oneself(blocker, blocked, "unblock")
         await self._remove("blocks", {"blocker": blocker, "blocked": blocked}, blocker, blocked)
+
+    async def mute(self, reader: ObjectId, muted: ObjectId) -> None:
+        """Their statuses stay where they are kept and are not shown: what is unmuted owes no backfill."""
+        _not_oneself(reader, muted, "mute")
+        pair, new = {"muter": reader, "muted": muted}, {"_id": self._clock.new_id()}
+        await change_edges(self._db, {reader}, lambda edges: edges["mutes"].find_or_insert(pair, new))
+
+    async def unmute(self, reader: ObjectId, muted: ObjectId) -> None:
+        _not_oneself(reader, muted, "unmute")
+        await self._remove("mutes", {"muter": reader, "muted": muted}, reader)
 
     async def add_to_circle(self, owner: ObjectId, member: ObjectId) -> None:
         _not_oneself(owner, member, "add")
@@ -328,7 +350,7 @@ class Social:
         self, viewer: ObjectId, author: ObjectId, *, before: ObjectId | None, limit: int
     ) -> tuple[list[StatusRow], ObjectId | None]:
         """Those that the viewer may see, newest first."""
-        return await Filling(self._db, viewer).fill(statuses_by(self._db, [author]), before, limit)
+        return await Filling(self._db, viewer, visible).fill(statuses_by(self._db, [author]), before, limit)
 
 
 def _either_way(from_field: str, to_field: str, one: ObjectId, other: ObjectId) -> dict[str, Any]:

@@ -48,18 +48,21 @@ class Told(Generic[Id]):
 
 @dataclass
 class Oracle(Generic[Id]):
-    """Pairs read as a sentence: (follower, followee), (blocker, blocked), (owner, member), (reader, liked status)."""
+    """Pairs read as a sentence: (follower, followee), (blocker, blocked), (owner, member), (muter, muted), (reader,
+    liked status).
+    """
 
     statuses: dict[Id, Told[Id]] = field(default_factory=dict)
     follows: set[tuple[Id, Id]] = field(default_factory=set)
     blocks: set[tuple[Id, Id]] = field(default_factory=set)
     circles: set[tuple[Id, Id]] = field(default_factory=set)
+    mutes: set[tuple[Id, Id]] = field(default_factory=set)
     likes: set[tuple[Id, Id]] = field(default_factory=set)
 
     @classmethod
     def of(cls, **documents: Iterable[Mapping[str, Any]]) -> Self:
-        """From documents by collection, any of `statuses`, `follows`, `blocks`, `circles` and `likes`: raw ones, but a
-        like has `reader` and `status`.
+        """From documents by collection, any of `statuses`, `follows`, `blocks`, `circles`, `mutes` and `likes`: raw
+        ones, but a like has `reader` and `status`.
         """
         oracle = cls()
         for row in documents.get("statuses", ()):
@@ -68,11 +71,12 @@ class Oracle(Generic[Id]):
         oracle.follows |= {(row["follower"], row["followee"]) for row in documents.get("follows", ())}
         oracle.blocks |= {(row["blocker"], row["blocked"]) for row in documents.get("blocks", ())}
         oracle.circles |= {(row["owner"], row["member"]) for row in documents.get("circles", ())}
+        oracle.mutes |= {(row["muter"], row["muted"]) for row in documents.get("mutes", ())}
         oracle.likes |= {(row["reader"], row["status"]) for row in documents.get("likes", ())}
         return oracle
 
     def copy(self) -> Self:
-        pairs = self.follows, self.blocks, self.circles, self.likes
+        pairs = self.follows, self.blocks, self.circles, self.mutes, self.likes
         return type(self)(dict(self.statuses), *map(set, pairs))
 
     def block(self, blocker: Id, blocked: Id) -> None:
@@ -107,7 +111,9 @@ class Oracle(Generic[Id]):
         shown = (
             id
             for id, status in self.statuses.items()
-            if not status.deleted and admitted(status.audience, relations[status.author])
+            if not status.deleted
+            and admitted(status.audience, relations[status.author])
+            and (reader, status.author) not in self.mutes
         )
         return sorted(shown, reverse=True)
 

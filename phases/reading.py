@@ -1,4 +1,4 @@
-"""The read of every phase: look -> list -> hydrate -> `visible` -> refill -> older."""
+"""The read of every phase: look -> list -> hydrate -> `on_home` -> refill -> older."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bson import ObjectId
 
-from app.access import Entry
+from app.access import Entry, on_home
 from app.clock import LAST_ID
 from app.edges import EdgeMemory, Following, OwnEdges, version_in, version_of
 from app.models import StatusRow
@@ -131,7 +131,8 @@ class Reading:
         """The phase pulls everything, or what it keeps cannot be believed: the definition, evaluated."""
         pulls = request.phase.pulls or HomeTimeline
         candidates = pulls(self._db, request.reader, Following(self._db, request.reader, self._edges))
-        statuses, after = await Filling(self._db, request.reader).fill(candidates, request.before, request.limit)
+        filling = Filling(self._db, request.reader, on_home)
+        statuses, after = await filling.fill(candidates, request.before, request.limit)
         return Page(request.phase.slug, statuses, after, "query")
 
     async def _listed(
@@ -183,7 +184,7 @@ class Reading:
         self, request: Request, candidates: Candidates, edges: OwnEdges, rows: dict[ObjectId, StatusRow]
     ) -> tuple[list[StatusRow], ObjectId | None]:
         """What it took to fill a first page is remembered, and the edges that were asked for."""
-        filling = Filling(self._db, request.reader, edges, rows)
+        filling = Filling(self._db, request.reader, on_home, edges, rows)
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         if request.before is None:
             self._pages.keep(request.reader, filling.taken)

@@ -226,6 +226,7 @@ async def test_a_profile(nobody: Api, ann: Api, bob: Api) -> None:
         "you_follow": True,
         "follows_you": False,
         "blocked": False,
+        "muted": False,
     }
     seen = await bob.json("GET", "/users/ann")
     assert (seen["following"], seen["you_follow"], seen["follows_you"]) == (1, False, True)
@@ -239,7 +240,7 @@ async def test_a_profile(nobody: Api, ann: Api, bob: Api) -> None:
 
 # Friends
 
-EDGES = ("follows", "blocks", "circle")
+EDGES = ("follows", "blocks", "circle", "mutes")
 
 
 @pytest.mark.parametrize("edge", EDGES)
@@ -254,6 +255,35 @@ async def test_an_edge_leads_to_somebody_else(ann: Api, edge: str, method: str) 
     await ann(method, f"/{edge}/ann", 422)
     for handle in ("nobody", "no-handle", "%00", "a" * 31, "%ff", "%E2%84%AA"):
         await ann(method, f"/{edge}/{handle}", 404)
+
+
+async def test_mutes(ann: Api, bob: Api) -> None:
+    await ann("PUT", "/follows/bob", 204)
+    await bob.post("hello")
+    for _ in range(2):
+        await ann("PUT", "/mutes/bob", 204)
+    assert (await ann.json("GET", "/users/bob"))["muted"] is True
+    assert (await bob.json("GET", "/users/ann"))["muted"] is False
+    assert [await ann.sees(phase) for phase in SLUGS] == [[]] * len(SLUGS)
+    assert len((await ann.json("GET", "/users/bob/statuses"))["statuses"]) == 1
+    listed = await ann.json("GET", "/mutes")
+    assert listed == {"users": [{"id": bob.id, "handle": "bob", "name": "Bob"}], "next": None}
+    for _ in range(2):
+        await ann("DELETE", "/mutes/bob", 204)
+    assert await ann.json("GET", "/mutes") == {"users": [], "next": None}
+    assert [await ann.sees(phase) for phase in SLUGS] == [["hello"]] * len(SLUGS)
+
+
+async def test_whom_one_blocks_and_ones_circle_are_listed(nobody: Api, ann: Api) -> None:
+    for handle in ("cid", "dot", "eve"):
+        await nobody.person(handle)
+        for edge in ("blocks", "circle"):
+            await ann("PUT", f"/{edge}/{handle}", 204)
+    for edge in ("blocks", "circle"):
+        first = await ann.json("GET", f"/{edge}", params={"limit": 2})
+        assert [person["handle"] for person in first["users"]] == ["eve", "dot"]
+        rest = await ann.json("GET", f"/{edge}", params={"limit": 2, "before": first["next"]})
+        assert ([person["handle"] for person in rest["users"]], rest["next"]) == (["cid"], None)
 
 
 async def test_nobody_follows_across_a_block(ann: Api, bob: Api) -> None:

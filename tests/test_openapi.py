@@ -127,6 +127,11 @@ def test_the_table_is_what_was_promised() -> None:
         DELETE /blocks/{handle}
         PUT /circle/{handle}
         DELETE /circle/{handle}
+        PUT /mutes/{handle}
+        DELETE /mutes/{handle}
+        GET /mutes
+        GET /blocks
+        GET /circle
         GET /users/{handle}/followers
         GET /users/{handle}/following
         POST /statuses

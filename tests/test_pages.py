@@ -521,6 +521,22 @@ async def test_a_persons_page_follows_blocks_and_keeps_a_circle(site: Site) -> N
     assert "Unfollow" not in await ann.act("bob", "unfollow")
 
 
+async def test_whom_one_mutes_is_on_a_list_with_a_button_each(site: Site) -> None:
+    ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob", "Bob B.")
+    await ann.act("bob", "follow")
+    await bob.post("hello")
+    assert "there is a button" in await ann.open("/muted")
+    html = await ann.act("bob", "mute")
+    assert "Muted:" in html
+    assert texts(html) == ["hello"]
+    assert texts(await ann.open("/")) == []
+    assert "Bob B." in await ann.open("/muted")
+    await ann.submit("/@bob/unmute")
+    assert "Bob B." not in ann.html
+    assert texts(await ann.open("/")) == ["hello"]
+    assert [form.action for form in forms(await ann.act("bob", "block")) if "mute" in form.action] == []
+
+
 async def test_ones_own_page_has_no_buttons_about_oneself(site: Site) -> None:
     ann = await site.browser().sign_up("ann")
     await ann.open("/@ann")

@@ -76,6 +76,7 @@ async def _profile(call: Call, person: Person | User) -> schemas.Profile:
         you_follow=relation.you_follow,
         follows_you=relation.follows_you,
         blocked=relation.blocked,
+        muted=relation.muted,
     )
 
 
@@ -94,12 +95,12 @@ def edge(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> C
 
 
 def people(use_case: Callable[..., Awaitable[PeoplePage]]) -> Callable[[Call], Awaitable[Reply]]:
-    """A list of people about the person of the path."""
+    """A list of people about the person of the path, or about me."""
 
     async def page(call: Call) -> Reply:
         walk: schemas.Walk = call.query
-        person = await _person(call)
-        listed, next_ = await use_case(call.social, person.id, before=walk.before, limit=walk.limit)
+        about = await _person(call) if call.request.path_params else call.me
+        listed, next_ = await use_case(call.social, about.id, before=walk.before, limit=walk.limit)
         return Reply(200, schemas.People(users=[schemas.Person.of(each) for each in listed], next=_id(next_)))
 
     return page
@@ -248,6 +249,14 @@ OPERATIONS: tuple[Operation, ...] = (
         "DELETE", "/circle/{handle}", "Remove from your circle", edge(Social.remove_from_circle), {204: None},
         refusals=EDGE,
     ),
+    Operation(
+        "PUT", "/mutes/{handle}", "Mute: off your home timeline, and they do not know", edge(Social.mute), {204: None},
+        refusals=EDGE,
+    ),
+    Operation("DELETE", "/mutes/{handle}", "Unmute", edge(Social.unmute), {204: None}, refusals=EDGE),
+    Operation("GET", "/mutes", "Whom you mute", people(Social.muted), {200: schemas.People}, query=schemas.Walk),
+    Operation("GET", "/blocks", "Whom you block", people(Social.blocked), {200: schemas.People}, query=schemas.Walk),
+    Operation("GET", "/circle", "Your circle", people(Social.circle), {200: schemas.People}, query=schemas.Walk),
     Operation(
         "GET", "/users/{handle}/followers", "Who follows a person", people(Social.followers), {200: schemas.People},
         query=schemas.Walk, refusals=NOBODY,

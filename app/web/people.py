@@ -36,6 +36,19 @@ async def people(request: Request, me: Person) -> Response:
     )
 
 
+async def muted(request: Request, me: Person) -> Response:
+    before = before_of(request)
+    listed, last = await social_of(request).muted(me.id, before=before, limit=PEOPLE_A_PAGE)
+    return render(
+        request,
+        "muted.html",
+        listed=listed,
+        here=address("/muted", before=before),
+        newest="/muted" if before else None,
+        older=address("/muted", before=last) if last else None,
+    )
+
+
 ACTS: dict[str, Callable[[Social, ObjectId, ObjectId], Awaitable[None]]] = {
     "follow": Social.follow,
     "unfollow": Social.unfollow,
@@ -43,6 +56,8 @@ ACTS: dict[str, Callable[[Social, ObjectId, ObjectId], Awaitable[None]]] = {
     "unblock": Social.unblock,
     "add-to-circle": Social.add_to_circle,
     "remove-from-circle": Social.remove_from_circle,
+    "mute": Social.mute,
+    "unmute": Social.unmute,
 }
 
 
@@ -101,12 +116,14 @@ async def _person(request: Request, me: Person, tab: str, refused: Refused | Non
 
 def _acts(relation: Relation) -> list[tuple[str, str, str]]:
     """(act, words, look) of each button that makes sense now."""
+    mute = ("unmute", "Unmute", "quiet") if relation.muted else ("mute", "Mute", "quiet")
     if relation.blocked:
-        return [("unblock", "Unblock", "quiet")]
+        return [("unblock", "Unblock", "quiet"), *([mute] if relation.muted else [])]
     return [
         ("unfollow", "Unfollow", "quiet") if relation.you_follow else ("follow", "Follow", ""),
         ("remove-from-circle", "Remove from circle", "quiet")
         if relation.in_your_circle
         else ("add-to-circle", "Add to circle", "quiet"),
+        mute,
         ("block", "Block", "danger"),
     ]

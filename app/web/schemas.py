@@ -185,6 +185,7 @@ class Profile(Person):
     you_follow: bool
     follows_you: bool
     blocked: bool = Field(description="whether you block this person")
+    muted: bool = Field(description="whether you mute this person: their statuses are not on your home timeline")
 
 
 class NewToken(BaseModel):

@@ -264,6 +264,10 @@ async def restored(town: Town) -> None:
     await town.drain()
 
 
+async def muted(town: Town) -> None:
+    await town.social.mute(town.ids["ann"], town.ids["zoe"])
+
+
 async def liked(town: Town) -> None:
     """By Ann and Ben."""
     [status] = [row["_id"] for row in town.rows("statuses") if row["text"] == "old 1"]
@@ -609,6 +613,35 @@ RACES: tuple[Race, ...] = (
         },
         after=ann_follows_yan,
         fast=False,
+    ),
+    # mutes: nothing that is kept changes by them
+    *(
+        Race(
+            f"mute x publish x read, {p}",
+            town(p, waiting=1),
+            {"ann": edge("mute", "ann", "zoe"), "zoe": publish(), "ann2": read(p)},
+            ("ann",),
+            ("ann", "zoe"),
+        )
+        for p in IN_WORKER
+    ),
+    *(
+        Race(
+            f"unmute x publish x return, {p}",
+            then(town(p, ann="cold"), muted),
+            {"ann": in_turn(edge("unmute", "ann", "zoe"), read(p)), "zoe": publish()},
+            fast=False,
+        )
+        for p in IN_WORKER
+    ),
+    *(
+        Race(
+            f"mute, unmute x rebuild, {p}",
+            town(p, ann="cold"),
+            {"ann": in_turn(edge("mute", "ann", "zoe"), edge("unmute", "ann", "zoe"), read(p)), "ann2": read(p)},
+            fast=p == "cache",
+        )
+        for p in IN_WORKER
     ),
     # phase 4: activity, renewal and eviction
     Race(

@@ -21,7 +21,7 @@ from phases.keeping.activity import ACTIVE
 from tests.interleavings.scheduler import Touch, point, written
 
 CATALOG = "catalog"
-EDGES = (VERSIONS, "follows", "blocks", "circles", ACTIVE)
+EDGES = (VERSIONS, "follows", "blocks", "circles", "mutes", ACTIVE)
 
 _Collection: Any = StandInCollection  # fewer options than Motor's: those that the project uses
 _Database: Any = StandInDatabase

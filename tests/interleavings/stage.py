@@ -29,6 +29,7 @@ TRUTH = (  # what a timeline is made of: whoever reads or writes any of it notic
     Touch("follows", fields=frozenset({"follower", "followee"})),
     Touch("blocks"),
     Touch("circles", fields=frozenset({"owner", "member"})),
+    Touch("mutes"),
     Touch("statuses", fields=frozenset({"user_id", "audience", "deleted", "likes"})),
     Touch("likes"),
 )
@@ -159,7 +160,7 @@ class Town(World):
     def oracle(self) -> Oracle[ObjectId]:
         likes = [(ObjectId(row["_id"][:12]), ObjectId(row["_id"][12:])) for row in self.rows("likes")]
         return Oracle.of(
-            **{name: self.rows(name) for name in ("statuses", "follows", "blocks", "circles")},
+            **{name: self.rows(name) for name in ("statuses", "follows", "blocks", "circles", "mutes")},
             likes=[{"reader": reader, "status": status} for reader, status in likes],
         )
 
@@ -333,7 +334,7 @@ def _copied(value: Any) -> Any:
 
 def _plain(collection: str, document: Mapping[str, Any]) -> dict[str, Any]:
     hidden = {"lease"} if collection.startswith("home_floors") else set()
-    if collection in ("follows", "blocks", "circles"):
+    if collection in ("follows", "blocks", "circles", "mutes"):
         hidden = {"_id"}
     return {key: value for key, value in sorted(document.items()) if key not in hidden}
 

@@ -8,6 +8,7 @@ JOBS = "tests/contract/test_jobs.py"
 RESTORED = "tests/contract/test_restored.py"
 LIMITS = "tests/contract/test_limits.py"
 LIKES = "tests/contract/test_likes.py"
+MUTES = "tests/contract/test_mutes.py"
 DEADLINES = "tests/test_deadlines.py"
 HOSTILE = "tests/contract/test_hostile_jobs.py"
 FOUND = "tests/oracle/test_found.py"
@@ -113,6 +114,54 @@ MUTANTS: tuple[Mutant, ...] = (
         "return in_circle",
         "return True",
         _of(TIMELINE, "test_the_audience_decides_who_sees_a_status"),
+    ),
+    Mutant(
+        "who is muted is on the home timeline",
+        "2 on_home",
+        "app.access.on_home",
+        " and (status.user_id == reader.id or not reader.relations[status.user_id].muted)",
+        "",
+        races=("mute x publish x read, cache",),
+    ),
+    Mutant(
+        "a single status goes by on_home",
+        "2 on_home",
+        "app.access.visible_status",
+        "list(rows.values()), visible)",
+        "list(rows.values()), on_home)",
+        _of(MUTES, "test_a_single_status_and_a_persons_page_show_who_is_muted"),
+    ),
+    Mutant(
+        "a mute raises no version",
+        "2 on_home",
+        "app.social.Social.mute",
+        "{reader}, lambda",
+        "set(), lambda",
+        _of(MUTES, "test_who_is_muted_leaves_the_timeline_at_the_next_read_and_comes_back"),
+    ),
+    Mutant(
+        "the query looks at what the muted wrote",
+        "2 on_home",
+        "phases.p1_query.HomeTimeline.older_than",
+        "self.following.heard()",
+        "self.following.ids()",
+        _of(MUTES, "test_phase_1_does_not_look_at_what_the_muted_wrote"),
+    ),
+    Mutant(
+        "who is muted is left out of a list that is built",
+        "3 floor",
+        "phases.reading.Reading._rebuilt",
+        "await following.ids()",
+        "await following.heard()",
+        _of(MUTES, "test_unmuting_owes_no_backfill"),
+    ),
+    Mutant(
+        "who is muted is left out of entries that are built",
+        "3 floor",
+        "phases.comeback.Comeback.recent",
+        "self._memory).ids()",
+        "self._memory).heard()",
+        _of(MUTES, "test_unmuting_owes_no_backfill"),
     ),
     # A page
     Mutant(

@@ -284,12 +284,31 @@ class Histories(RuleBasedStateMachine):
         self.run(self.system.processes[who].social.remove_from_circle(owner, member))
         self.oracle.circles.discard((owner, member))
 
+    @rule(who=process, one=some, other=some, dies=st.none() | st.integers(0, 2))
+    def mute(self, who: int, one: int, other: int, dies: int | None) -> None:
+        self.step("mute")
+        muter, muted = self.pair(one, other)
+        if self.act(who, self.system.processes[who].social.mute(muter, muted), dies) is None:
+            self.oracle.mutes.add((muter, muted))
+        else:
+            self.learn(muter, muted)
+
+    @precondition(lambda self: self.oracle.mutes)
+    @rule(who=process, one=some, dies=st.none() | st.integers(0, 2))
+    def unmute(self, who: int, one: int, dies: int | None) -> None:
+        self.step("unmute")
+        muter, muted = self.one_of(self.oracle.mutes, one)
+        if self.act(who, self.system.processes[who].social.unmute(muter, muted), dies) is None:
+            self.oracle.mutes.discard((muter, muted))
+        self.learn(muter, muted)
+
     def learn(self, one: ObjectId, other: ObjectId) -> None:
         """After a crash: whatever rows are stored between the two is what holds."""
         for rows, name, ends in (
             (self.oracle.follows, "follows", ("follower", "followee")),
             (self.oracle.blocks, "blocks", ("blocker", "blocked")),
             (self.oracle.circles, "circles", ("owner", "member")),
+            (self.oracle.mutes, "mutes", ("muter", "muted")),
         ):
             for pair in ((one, other), (other, one)):
                 stored = self.run(self._stored(name, dict(zip(ends, pair, strict=True))))
