@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 from bson import ObjectId
 from cachetools import LRUCache
 
+from app.clock import FIRST_ID
 from app.models import EdgeVersion, StatusRow
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, together
@@ -21,6 +22,7 @@ T = TypeVar("T")
 VERSIONS = EdgeVersion.Settings.name
 IDS_REMEMBERED = 500_000  # of all readers together, about 100 bytes each
 FOLLOWEES_AT_ONCE = 20_000
+NAMES = FIRST_ID  # nobody's id: its version is raised by every change of a name
 
 
 class Relation(NamedTuple):
@@ -75,6 +77,24 @@ def version_of(reader: ObjectId) -> Find:
 def version_in(rows: Rows) -> int:
     """0 for a reader none of whose edges has been changed yet."""
     return int(rows[0]["version"]) if rows else 0
+
+
+class Versions(NamedTuple):
+    """Of a reader's edges, and of everybody's names."""
+
+    edges: int
+    names: int
+
+
+def versions_of(reader: ObjectId) -> Find:
+    return Find(VERSIONS, {"_id": {"$in": [NAMES, reader]}}, ("_id", "version"), 2)
+
+
+def versions_in(rows: Rows) -> Versions:
+    found = dict.fromkeys(Versions._fields, 0)
+    for row in rows:
+        found["names" if row["_id"] == NAMES else "edges"] = int(row["version"])
+    return Versions(**found)
 
 
 class View:
@@ -163,12 +183,14 @@ class EdgeMemory:
 class Following:
     """A reader's followees: the article's `following_ids`, remembered as long as the reader's edges have not changed.
 
-    `version` of the edges, where it has just been looked up.
+    `version` of the edges, where it has just been looked up. `names`: the version of those, once it has been looked up
+    beside the edges'.
     """
 
     def __init__(self, db: Database, reader: ObjectId, memory: EdgeMemory, version: int | None = None) -> None:
         self._db, self._reader, self._memory, self._version = db, reader, memory, version
         self._edges: OwnEdges | None = None
+        self.names: int | None = None
 
     async def ids(self) -> list[ObjectId]:
         """As they were at some moment after the first call; the same from then on."""
@@ -188,16 +210,18 @@ class Following:
         if edges is None or edges.followees is None:
             return None
         if edges.version != self._version:
-            answers = await together(self._db, version=version_of(self._reader))
-            if edges.version != version_in(answers["version"]):
+            answers = await together(self._db, versions=versions_of(self._reader))
+            version, self.names = versions_in(answers["versions"])
+            if edges.version != version:
                 return None
         return edges
 
     async def _looked_up(self) -> OwnEdges:
         reader = self._reader
-        finds = {"version": version_of(reader), "followees": followees_of(reader), "mutes": mutes_of(reader)}
+        finds = {"versions": versions_of(reader), "followees": followees_of(reader), "mutes": mutes_of(reader)}
         answers = await together(self._db, **finds)
-        version, muted = version_in(answers["version"]), _authors(answers["mutes"])
+        version, self.names = versions_in(answers["versions"])
+        muted = _authors(answers["mutes"])
         edges = self._memory.recall(reader, version) or OwnEdges(reader, version)
         edges.followees = [row["followee"] for row in answers["followees"]]
         edges.heard = [id for id in edges.followees if id not in muted] if muted else edges.followees

@@ -42,6 +42,7 @@ class User(Base):
     admin: bool = False
     created_at: datetime
     found_by: list[str] = Field(default_factory=list)  # `search_words` of handle and name
+    renamed: int | None = None  # the version of all names since which this one is as it is; None: since the beginning
 
     @model_validator(mode="after")
     def _found_by_handle_and_name(self) -> Self:
@@ -53,16 +54,27 @@ class User(Base):
         indexes: ClassVar = [
             IndexModel("handle", unique=True),
             IndexModel([("found_by", ASCENDING), ("handle", ASCENDING)]),
+            IndexModel("renamed", sparse=True),
         ]
         keep_nulls = False
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class Account:
     """The fields of a user that never change. Everything else is read where it is needed."""
 
     id: ObjectId
     handle: str
+
+    @classmethod
+    def of(cls, user: User) -> Self:
+        return cls(user.id, user.handle)
+
+
+@dataclass(frozen=True, slots=True)
+class Person(Account):
+    """As others see them. Names may change: only `app.names` remembers any."""
+
     name: str
 
     @classmethod
@@ -163,7 +175,7 @@ class CircleMember(Base):
 
 class EdgeVersion(Base):
     """How often the follows, blocks, circles and mutes that decide what a reader sees have changed. `_id`: the
-    reader's.
+    reader's; one that is nobody's, for the names of everybody.
     """
 
     version: int

@@ -13,11 +13,12 @@ from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from app.access import audiences, visible, visible_status
-from app.accounts import NAME_LENGTH, normal_handle
+from app.accounts import NAME_LENGTH, checked_name, normal_handle
 from app.clock import LAST_ID
-from app.edges import change_edges
+from app.edges import NAMES, VERSIONS, change_edges
 from app.errors import Conflict, Forbidden, Invalid, NotFound
-from app.models import Audience, Person, Status, StatusRow, User, like_key
+from app.models import Account, Audience, Person, Status, StatusRow, User, like_key, search_words
+from app.names import Names
 from app.stack import Stack
 from app.stack.mongodb.transaction import Transaction, transaction
 from app.text import checked, storable
@@ -27,7 +28,6 @@ from phases.p1_query import statuses_by
 
 TEXT_LIMIT = 500
 STORED = "stored"  # what a poster waits for in every phase
-NAMES_REMEMBERED = 50_000
 WORDS_SEARCHED = 5
 FOLLOWS_LOOKED_AT = 1_000  # the newest, for suggestions
 
@@ -64,8 +64,8 @@ class Social:
     def __init__(self, stack: Stack, outbox: Outbox) -> None:
         self.stack, self.outbox = stack, outbox
         self._db, self._clock, self._config = stack.db, stack.clock, stack.config
-        self._names: dict[ObjectId, Person] = {}
-        self._turns: WeakValueDictionary[ObjectId, asyncio.Lock] = WeakValueDictionary()  # to like a status
+        self._names = Names(stack.db)
+        self._turns: WeakValueDictionary[ObjectId, asyncio.Lock] = WeakValueDictionary()
 
     # People
 
@@ -76,16 +76,22 @@ class Social:
             raise NotFound("Nobody has this handle.")
         return user
 
-    async def people(self, ids: Iterable[ObjectId]) -> dict[ObjectId, Person]:
-        """Handles and names, remembered: they never change."""
-        wanted = set(ids)
-        if unknown := wanted - self._names.keys():
-            if len(self._names) > NAMES_REMEMBERED:
-                self._names.clear()
-            query = self._db["users"].find({"_id": {"$in": list(unknown)}}, {"handle": 1, "name": 1})
-            async for user in query.limit(len(unknown)):
-                self._names[user["_id"]] = Person(user["_id"], user["handle"], user["name"])
-        return {id: self._names[id] for id in wanted if id in self._names}
+    async def people(self, ids: Iterable[ObjectId], names: int | None = None) -> dict[ObjectId, Person]:
+        """Handles and names, as they are now. `names`: their version, where it has been looked up for this answer."""
+        return await self._names.of(set(ids), names)
+
+    async def rename(self, account: Account, name: str) -> None:
+        """The next page of every process shows the new name, or for a blank one the handle. Raises Invalid."""
+        name = checked_name(name) or account.handle
+
+        async def new_version(inside: Transaction) -> None:
+            now = await inside[VERSIONS].find_one({"_id": NAMES}, {"version": 1})
+            assert now, "it has just been raised"
+            change = {"name": name, "found_by": search_words(account.handle, name), "renamed": now["version"]}
+            await inside["users"].update_one({"_id": account.id}, {"$set": change}, upsert=False)
+
+        async with self._turn(NAMES):
+            await change_edges(self._db, {NAMES}, new_version)
 
     async def search(self, typed: str, after: str, limit: int) -> tuple[list[Person], str | None]:
         """People of whom every typed word begins the handle or a word of the name, by handle, above `after`; and the
@@ -340,11 +346,14 @@ class Social:
         return await inside["statuses"].update_one({"_id": id, "deleted": False}, {"$inc": {"likes": by}}, upsert=False)
 
     async def _in_turn(self, id: ObjectId, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """The likes of one status one after another, as far as they come through this process: of 200 transactions that
-        want the same count at once MongoDB lets 12 through in 5 s.
-        """
-        async with self._turns.setdefault(id, asyncio.Lock()):
+        async with self._turn(id):
             return await transaction(self._db, work)
+
+    def _turn(self, id: ObjectId) -> asyncio.Lock:
+        """What changes the same document goes one after another, as far as it comes through this process: of 200
+        transactions that want to at once MongoDB lets 12 through in 5 s.
+        """
+        return self._turns.setdefault(id, asyncio.Lock())
 
     async def statuses_of(
         self, viewer: ObjectId, author: ObjectId, *, before: ObjectId | None, limit: int

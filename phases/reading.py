@@ -9,7 +9,7 @@ from bson import ObjectId
 
 from app.access import Entry, on_home
 from app.clock import LAST_ID
-from app.edges import EdgeMemory, Following, OwnEdges, version_in, version_of
+from app.edges import EdgeMemory, Following, OwnEdges, versions_in, versions_of
 from app.models import StatusRow
 from app.stack import UNAVAILABLE, Stack
 from app.stack.mongodb.find import Find, Rows, together
@@ -46,10 +46,12 @@ class Request:
 class Look:
     """What a read has to know before it believes what is kept, all of one moment.
 
-    `waiting`: what is pending, or None where that is too much to look through. `rows`: of the page that is remembered.
+    `version` of the reader's edges, `names` of everybody's. `waiting`: what is pending, or None where that is too much
+    to look through. `rows`: of the page that is remembered.
     """
 
     version: int
+    names: int
     waiting: list[Entry] | None
     backfill_owed: bool
     rows: dict[ObjectId, StatusRow]
@@ -112,14 +114,16 @@ class Reading:
         """Pending first: it is looked up no later than the list (rule 5)."""
         return {
             "pending": self._outbox.look(self._switch.phases_of(kept.name), before),
-            "version": version_of(edges.reader),
+            "versions": versions_of(edges.reader),
             **(changes_of(seen, edges.reader) if seen else {}),
             **({} if edges.settled else self._outbox.backfills_of(edges.reader)),
         }
 
     def _looked(self, answers: Mapping[str, Rows], seen: Statuses) -> Look:
+        version, names = versions_in(answers["versions"])
         return Look(
-            version=version_in(answers["version"]),
+            version=version,
+            names=names,
             waiting=self._outbox.waiting(answers["pending"]),
             backfill_owed=self._outbox.is_owed_backfill(answers),
             rows=as_now(seen, answers) if seen else {},
@@ -130,10 +134,11 @@ class Reading:
     async def _queried(self, request: Request) -> Page:
         """The phase pulls everything, or what it keeps cannot be believed: the definition, evaluated."""
         pulls = request.phase.pulls or HomeTimeline
-        candidates = pulls(self._db, request.reader, Following(self._db, request.reader, self._edges))
+        following = Following(self._db, request.reader, self._edges)
+        candidates = pulls(self._db, request.reader, following)
         filling = Filling(self._db, request.reader, on_home)
         statuses, after = await filling.fill(candidates, request.before, request.limit)
-        return Page(request.phase.slug, statuses, after, "query")
+        return Page(request.phase.slug, statuses, after, "query", names=following.names)
 
     async def _listed(
         self, request: Request, kept: Kept, place: Place, part: Slice, look: Look, edges: OwnEdges
@@ -149,7 +154,7 @@ class Reading:
         query = HomeTimeline(self._db, request.reader, following)
         candidates = KeptThenQuery(part, more, look.waiting or [], query)
         statuses, after = await self._filled(request, candidates, edges, look.rows)
-        return Page(request.phase.slug, statuses, after, candidates.source)
+        return Page(request.phase.slug, statuses, after, candidates.source, names=look.names)
 
     async def _comeback(self, request: Request, kept: Kept, container: Container, edges: OwnEdges) -> Page:
         """Nothing is kept for the reader. Where the setting says so, it stays like that until they press a button."""
@@ -166,7 +171,7 @@ class Reading:
         async def answer() -> Page:
             candidates = KeptThenQuery(await comeback.head(), _nothing, [], HomeTimeline(self._db, reader, following))
             statuses, after = await self._filled(request, candidates, edges, {})
-            return Page(request.phase.slug, statuses, after, "query", cold=True)
+            return Page(request.phase.slug, statuses, after, "query", cold=True, names=following.names)
 
         async def rebuild() -> bool:
             try:

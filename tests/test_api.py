@@ -238,6 +238,24 @@ async def test_a_profile(nobody: Api, ann: Api, bob: Api) -> None:
     assert (mine["handle"], mine["statuses"], mine["you_follow"], mine["blocked"]) == ("bob", 1, False, False)
 
 
+async def test_a_name_is_changed(ann: Api, bob: Api) -> None:
+    await bob("PUT", "/follows/ann", 204)
+    status = await ann.post("hello")
+    assert (await bob.json("GET", "/timeline"))["statuses"][0]["author"]["name"] == "Ann"
+    changed = await ann.json("PUT", "/me", json={"name": " Ann A. "})
+    assert changed == await ann.json("GET", "/me") == changed | {"handle": "ann", "name": "Ann A."}
+    for listed in ("/timeline", "/users/ann/statuses"):
+        assert (await bob.json("GET", listed))["statuses"][0]["author"]["name"] == "Ann A."
+    assert (await bob.json("GET", f"/statuses/{status['id']}"))["author"]["name"] == "Ann A."
+    assert (await bob.json("GET", "/users/bob/following"))["users"][0]["name"] == "Ann A."
+    assert (await ann.post("again"))["author"]["name"] == "Ann A."
+    for nothing in ({}, {"name": None}):
+        assert (await ann.json("PUT", "/me", json=nothing))["name"] == "Ann A."
+    assert fields(await ann("PUT", "/me", 422, json={"name": "x" * 101})) == {"name"}
+    assert fields(await ann("PUT", "/me", 422, json={"name": "x", "presence": "nobody"})) == {"presence"}
+    assert (await ann.json("PUT", "/me", json={"name": " "}))["name"] == "ann"
+
+
 # Friends
 
 EDGES = ("follows", "blocks", "circle", "mutes")

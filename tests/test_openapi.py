@@ -120,6 +120,7 @@ def test_the_table_is_what_was_promised() -> None:
         POST /tokens
         DELETE /tokens/current
         GET /me
+        PUT /me
         GET /users/{handle}
         PUT /follows/{handle}
         DELETE /follows/{handle}

@@ -4,7 +4,7 @@ Routes, validation and the OpenAPI document all come from the table.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -53,7 +53,15 @@ async def sign_out(call: Call) -> Reply:
 
 
 async def me(call: Call) -> Reply:
-    return Reply(200, await _profile(call, call.me))
+    people = await call.social.people([call.me.id])
+    return Reply(200, await _profile(call, people[call.me.id]))
+
+
+async def change_me(call: Call) -> Reply:
+    asked: schemas.ProfileChange = call.body
+    if asked.name is not None:
+        await call.social.rename(call.me, asked.name)
+    return await me(call)
 
 
 async def user(call: Call) -> Reply:
@@ -111,11 +119,12 @@ def people(use_case: Callable[..., Awaitable[PeoplePage]]) -> Callable[[Call], A
 
 async def post(call: Call) -> Reply:
     asked: schemas.NewStatus = call.body
-    row, created = await call.social.post(call.me.id, asked.text, asked.audience, call.headers.idempotency_key)
+    posting = call.social.post(call.me.id, asked.text, asked.audience, call.headers.idempotency_key)
+    (row, created), authors = await asyncio.gather(posting, call.social.people([call.me.id]))
     if created:
         call.request.app.state.metrics.posts.inc()
-    (status,) = await _statuses(call, [row])
-    return Reply(201 if created else 200, status, {"Location": f"{PREFIX}/statuses/{row.id}"})
+    location = {"Location": f"{PREFIX}/statuses/{row.id}"}
+    return Reply(201 if created else 200, schemas.status(row, authors), location)
 
 
 async def status(call: Call) -> Reply:
@@ -132,7 +141,8 @@ async def statuses_of(call: Call) -> Reply:
     walk: schemas.Walk = call.query
     person = await _person(call)
     rows, next_ = await call.social.statuses_of(call.me.id, person.id, before=walk.before, limit=walk.limit)
-    return Reply(200, {"statuses": await _statuses(call, rows), "next": _id(next_)})
+    author = {person.id: Person.of(person)}
+    return Reply(200, {"statuses": [schemas.status(row, author) for row in rows], "next": _id(next_)})
 
 
 def liking(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> Callable[[Call], Awaitable[Reply]]:
@@ -156,9 +166,8 @@ def _id(cursor: ObjectId | None) -> str | None:
     return str(cursor) if cursor else None
 
 
-async def _statuses(call: Call, rows: Iterable[StatusRow]) -> list[dict[str, Any]]:
-    rows = list(rows)
-    authors = await call.social.people({row.user_id for row in rows})
+async def _statuses(call: Call, rows: Sequence[StatusRow], names: int | None = None) -> list[dict[str, Any]]:
+    authors = await call.social.people({row.user_id for row in rows}, names)
     return [schemas.status(row, authors) for row in rows]
 
 
@@ -183,7 +192,7 @@ async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
         200,
         {
             "phase": page.phase,
-            "statuses": await _statuses(call, page.statuses),
+            "statuses": await _statuses(call, page.statuses, page.names),
             "next": _id(page.next),
             "cost": {
                 "elapsed_ms": round(read.elapsed_ms, 3),
@@ -236,6 +245,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("DELETE", "/tokens/current", "Sign out: end this token", sign_out, {204: None}),
     Operation("GET", "/me", "Yourself", me, {200: schemas.Profile}),
+    Operation("PUT", "/me", "Change your name", change_me, {200: schemas.Profile}, body=schemas.ProfileChange),
     Operation("GET", "/users/{handle}", "A person", user, {200: schemas.Profile}, refusals=NOBODY),
     Operation(
         "PUT", "/follows/{handle}", "Follow", edge(Social.follow), {204: None},

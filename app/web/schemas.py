@@ -104,18 +104,25 @@ class Given(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
+Name = Annotated[str, _as(checked_name), _described(pattern=NAME_PATTERN)]
+
+
 class SignUp(Given):
     handle: Annotated[str, _as(checked_handle), _described(pattern=HANDLE_PATTERN)] = Field(
         description="kept in lower case, unique regardless of case"
     )
-    name: Annotated[str, _as(checked_name), _described(pattern=NAME_PATTERN)] | None = Field(
-        None, description="spaces around it aside; left out or blank: the handle"
-    )
+    name: Name | None = Field(None, description="spaces around it aside; left out or blank: the handle")
     password: Annotated[
         str,
         _as(checked_password),
         _described(minLength=PASSWORD_LENGTHS[0], maxLength=PASSWORD_LENGTHS[1]),
     ]
+
+
+class ProfileChange(Given):
+    """What is left out or null stays as it is."""
+
+    name: Name | None = Field(None, description="spaces around it aside; blank: the handle")
 
 
 class Credentials(Given):

@@ -21,7 +21,8 @@ SPARE = 8
 class Page:
     """One page of a home timeline, newest first. `next` is the cursor of the page after it, None only at the end.
 
-    `cold`: the phase kept nothing for this reader when they came.
+    `cold`: the phase kept nothing for this reader when they came. `names`: the version of people's names, where the
+    read has looked at it.
     """
 
     phase: str
@@ -29,6 +30,7 @@ class Page:
     next: ObjectId | None
     source: Source
     cold: bool = False
+    names: int | None = None
 
 
 def enough(limit: int) -> int:

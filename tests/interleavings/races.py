@@ -1,12 +1,13 @@
 """The races. Each is two or three people and processes that meet over one timeline."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Literal
 
 from app.edges import followees_of
 from app.errors import Conflict, Forbidden, NotFound
-from app.models import Audience
+from app.models import Account, Audience
 from app.stack.mongodb.find import rows
 from phases.base import Phase
 from phases.delivering.kept import Kept
@@ -91,6 +92,21 @@ def in_turn(*acts: Act) -> Act:
             await act(process)
 
     return one_after_another
+
+
+def at_once(*acts: Act) -> Act:
+    async def side_by_side(process: Process) -> None:
+        await asyncio.gather(*(act(process) for act in acts))
+
+    return side_by_side
+
+
+def named(phase: str) -> Act:
+    return lambda process: process.read_names("ann", phase)
+
+
+def rename(name: str) -> Act:
+    return lambda process: process.social.rename(Account(process.ids["zoe"], "zoe"), name)
 
 
 def follow(followee: str = "zoe", reader: str = "ann") -> Act:
@@ -817,6 +833,25 @@ RACES: tuple[Race, ...] = (
             allowed=(NotFound,),
         )
         for p in IN_WORKER
+    ),
+    # names: what a process remembers of them is checked by a version
+    *(
+        Race(
+            f"rename x page, {p}",
+            town(p),
+            {"zoe": rename("Zoë"), "ann": in_turn(named(p), named(p))},
+            ("zoe",),
+        )
+        for p in KEEPING
+    ),
+    Race(
+        "rename x rename x pages of one process",
+        town("cache"),
+        {
+            "zoe": in_turn(rename("Zoë"), rename("Z.")),
+            "ann": in_turn(named("cache"), at_once(named("cache"), named("query")), named("cache")),
+        },
+        fast=False,
     ),
     # the same twice
     Race(

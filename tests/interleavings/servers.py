@@ -12,7 +12,7 @@ from typing import Any
 from bson import ObjectId
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
-from app.edges import VERSIONS
+from app.edges import NAMES, VERSIONS
 from app.stack.memcached import MemcachedStandIn
 from app.stack.mongodb.find import Find
 from app.stack.mongodb.stand_in import StandInCollection, StandInDatabase
@@ -208,6 +208,8 @@ def _transaction(collection: str, query: Mapping[str, Any]) -> tuple[Touch, ...]
         counted = Touch("statuses", status, frozenset({"likes"}), write=True)
         return Touch("likes", like, write=True), counted, Touch("statuses", status, frozenset({"deleted"}))
     assert collection == VERSIONS, collection
+    if query["_id"] == NAMES:
+        return Touch(VERSIONS, frozenset([NAMES]), write=True), Touch("users", write=True)
     return tuple(Touch(name, write=True) for name in EDGES)
 
 

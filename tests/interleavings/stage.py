@@ -82,6 +82,18 @@ class Process:
         wrong = set(shown) - ever
         assert not wrong, f"{reader} in {phase} ({page.source}) must not see {name({id for id, *_ in wrong})}: {wrong}"
 
+    async def read_names(self, reader: str, phase: str) -> None:
+        """The authors on the first page are called what they were called while it was asked for."""
+        await point("a page begins", Touch("users"))
+        first = len(self.town.called) - 1
+        page = await self.timelines.page(self.ids[reader], phase=phase)
+        people = await self.social.people({status.user_id for status in page.statuses}, page.names)
+        await point("the page ends", Touch("users"))
+        assert page.statuses, "nobody's name is shown"
+        for id, person in people.items():
+            ever = {called[id] for called in self.town.called[first:]}
+            assert person.name in ever, f"{person.handle} is called {person.name}, and was {ever} meanwhile"
+
 
 Act = Callable[[Process], Coroutine[Any, Any, None]]
 
@@ -92,6 +104,7 @@ class Town(World):
 
     saved: Any = None
     history: list[dict[str, set[Shown]]] = field(default_factory=list)  # the truth, each time it changed
+    called: list[dict[ObjectId, str]] = field(default_factory=list)  # everybody's names, likewise
 
     @property
     def queue(self) -> StagedQueue:
@@ -169,6 +182,9 @@ class Town(World):
         truth = {name: set(self.shown(oracle, reader)) for name, reader in self.ids.items()}
         if not self.history or self.history[-1] != truth:
             self.history.append(truth)
+        names = {row["_id"]: row["name"] for row in self.rows("users")}
+        if not self.called or self.called[-1] != names:
+            self.called.append(names)
 
     @staticmethod
     def shown(oracle: Oracle[ObjectId], reader: ObjectId) -> list[Shown]:
@@ -275,6 +291,7 @@ class Race:
                 town.restore(town.saved)
                 ObjectId._inc = 1_000_000
                 town.history.clear()
+                town.called.clear()
                 town.changed()
                 schedule = Schedule(town.changed)
                 for name, act in self.actors.items():

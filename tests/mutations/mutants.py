@@ -8,6 +8,7 @@ JOBS = "tests/contract/test_jobs.py"
 RESTORED = "tests/contract/test_restored.py"
 LIMITS = "tests/contract/test_limits.py"
 LIKES = "tests/contract/test_likes.py"
+NAMES = "tests/contract/test_names.py"
 MUTES = "tests/contract/test_mutes.py"
 DEADLINES = "tests/test_deadlines.py"
 HOSTILE = "tests/contract/test_hostile_jobs.py"
@@ -975,6 +976,49 @@ MUTANTS: tuple[Mutant, ...] = (
         "",
         _of(LIKES, "test_likes_are_counted_on_the_next_page_of_everybody"),
     ),
+    # Names
+    Mutant(
+        "remembered names are not checked",
+        "11 names",
+        "app.names.Names.of",
+        " and version is not None and version <= since",
+        "",
+        races=("rename x page, cache",),
+    ),
+    Mutant(
+        "a changed name has no version beside it",
+        "11 names",
+        "app.social.Social.rename",
+        ', "renamed": now["version"]',
+        "",
+        races=("rename x page, cache",),
+    ),
+    Mutant(
+        "a changed name raises no version",
+        "11 names",
+        "app.social.Social.rename",
+        '            now = await inside[VERSIONS].find_one({"_id": NAMES}, {"version": 1})\n'
+        '            assert now, "it has just been raised"\n',
+        '            now = {"version": 1}\n'
+        '            await inside[VERSIONS].update_one({"_id": NAMES}, {"$set": {"version": 0}}, upsert=False)\n',
+        races=("rename x page, cache",),
+    ),
+    Mutant(
+        "names of an earlier look are remembered as later ones",
+        "11 names",
+        "app.names.Names._keep",
+        "if self._version is not None and not (since is not None and since <= self._version <= version):",
+        "if False:",
+        _of(NAMES, "test_a_look_that_began_before_another_does_not_vouch_for_its_names"),
+    ),
+    Mutant(
+        "renamed people are not asked for",
+        "11 names",
+        "app.names._look",
+        "    if since is not None:\n",
+        "    if False:\n",
+        races=("rename x page, cache",),
+    ),
     # Likes
     Mutant(
         "a repeated like counts again",
@@ -1034,7 +1078,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "everybody likes one status at once",
         "11 likes",
-        "app.social.Social._in_turn",
+        "app.social.Social._turn",
         "self._turns.setdefault(id, asyncio.Lock())",
         "asyncio.Lock()",
         _of(LIKES, "test_many_likes_at_once_are_counted_one_by_one"),

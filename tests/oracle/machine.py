@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.errors import Conflict, Forbidden, NotFound
-from app.models import Audience, Status, StatusRow, like_key
+from app.models import Account, Audience, Status, StatusRow, like_key
 from app.stack import UNAVAILABLE, Addresses
 from benchmarks.oracle import Oracle, Told
+from phases.home.page import Page
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from phases.timelines import Timelines
@@ -52,6 +53,7 @@ class Histories(RuleBasedStateMachine):
         self.loop = asyncio.Runner()
         self.exits = AsyncExitStack()
         self.people: list[ObjectId] = []
+        self.names: dict[ObjectId, str] = {}
         self.oracle: Oracle[ObjectId] = Oracle()
         self.keys: list[tuple[ObjectId, str, Audience, str]] = []  # what was posted with an idempotency key
         self.old_jobs: list[Job] = []
@@ -175,12 +177,25 @@ class Histories(RuleBasedStateMachine):
     def _sign_up(self) -> None:
         handle = "abcdefgh"[len(self.people)]
         self.people.append(self.run(self.system.sign_up(handle)))
+        self.names[self.people[-1]] = handle.title()
 
     @precondition(lambda self: len(self.people) < MOST_PEOPLE)
     @rule()
     def sign_up(self) -> None:
         self.step("sign up")
         self._sign_up()
+
+    @rule(who=process, one=some, dies=st.none() | st.integers(0, 2))
+    def rename(self, who: int, one: int, dies: int | None) -> None:
+        self.step("rename")
+        id, name = self.person(one), f"Name {self.steps}"
+        account = Account(id, "abcdefgh"[self.people.index(id)])
+        if self.act(who, self.system.processes[who].social.rename(account, name), dies) is None:
+            self.names[id] = name
+        else:
+            stored = self.run(self._stored("users", {"_id": id}))
+            assert stored
+            self.names[id] = stored["name"]
 
     @rule(who=process, one=some, other=some, dies=dies_after, lag_s=lags_s)
     def follow(self, who: int, one: int, other: int, dies: int | None, lag_s: float) -> None:
@@ -706,8 +721,11 @@ class Histories(RuleBasedStateMachine):
     async def _compare(self, random: Random, walk: bool) -> None:
         for reader in self.people:
             for slug in SLUGS:
-                timelines = random.choice(self.system.processes).timelines
-                await self._page(timelines, reader, slug, None, random.randint(1, 8))
+                process = random.choice(self.system.processes)
+                timelines = process.timelines
+                page = await self._page(timelines, reader, slug, None, random.randint(1, 8))
+                people = await process.social.people({row.user_id for row in page.statuses}, page.names)
+                assert {id: person.name for id, person in people.items()} == {id: self.names[id] for id in people}
                 if self.oracle.statuses:
                     cursor = self.cursor(random.randrange(len(self.oracle.statuses)))
                     await self._page(timelines, reader, slug, cursor, random.randint(1, 8))
@@ -716,9 +734,10 @@ class Histories(RuleBasedStateMachine):
 
     async def _page(
         self, timelines: Timelines, reader: ObjectId, slug: str, before: ObjectId | None, limit: int
-    ) -> None:
+    ) -> Page:
         page = await timelines.page(reader, phase=slug, before=before, limit=limit)
         self.same(reader, slug, before, limit, page)
+        return page
 
     async def _walk(self, timelines: Timelines, reader: ObjectId, slug: str, limit: int) -> None:
         seen: list[StatusRow] = []
