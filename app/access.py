@@ -1,16 +1,19 @@
-"""Who may see what: the article's `access_allow?`, one function, used by every phase, page and endpoint."""
+"""Who may see what: the article's `access_allow?`, one function, used by every phase, page and endpoint; and what of it
+belongs on a home timeline.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, get_args
 
 from bson import ObjectId
 
 from app.edges import OwnEdges, Reader, View
-from app.models import Audience, StatusRow
+from app.models import Audience, StatusRow, like_key
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, together
 
-FIELDS = ("_id", "user_id", "text", "audience")  # of a status, as StatusRow has them
+FIELDS = ("_id", "user_id", "text", "audience")  # of a status, as its delivery needs them
+SHOWN = (*FIELDS, "likes")  # as a page needs them
 
 
 class Entry(NamedTuple):
@@ -27,7 +30,7 @@ def visible(status: StatusRow, reader: Reader) -> bool:
         return False
     if author == reader.id:
         return True
-    follows, blocked, in_circle = reader.relations[author]
+    follows, blocked, in_circle, _ = reader.relations[author]
     if not follows or blocked:
         return False
     match status.audience:
@@ -39,35 +42,54 @@ def visible(status: StatusRow, reader: Reader) -> bool:
             return in_circle
 
 
-def statuses_by_id(ids: Sequence[ObjectId]) -> Find:
-    return Find("statuses", {"_id": {"$in": ids}}, FIELDS, len(ids))
+def on_home(status: StatusRow, reader: Reader) -> bool:
+    """Whether it is on the reader's home timeline. A single status and a person's page go by `visible`."""
+    return visible(status, reader) and (status.user_id == reader.id or not reader.relations[status.user_id].muted)
 
 
-async def visible_among(db: Database, view: View, statuses: Sequence[StatusRow]) -> list[StatusRow]:
-    """Those that the reader may see now: what that depends on is looked up first, then each is judged."""
+Shows = Callable[[StatusRow, Reader], bool]  # `visible` or `on_home`
+
+
+def statuses_by_id(ids: Sequence[ObjectId], fields: tuple[str, ...] = FIELDS) -> Find:
+    return Find("statuses", {"_id": {"$in": ids}}, fields, len(ids))
+
+
+def liked_among(reader: ObjectId, ids: Sequence[ObjectId]) -> Find:
+    """Those that the reader likes, by `like_key`: answered by an index alone."""
+    keys = [like_key(reader, id) for id in ids]
+    return Find("likes", {"_id": {"$in": keys}}, ("_id",), len(keys))
+
+
+async def shown_among(db: Database, view: View, statuses: Sequence[StatusRow], shows: Shows) -> list[StatusRow]:
+    """Those that the reader is shown now: what that depends on is looked up first, then each is judged."""
     while missing := view.missing(statuses):  # again when the edges changed between two look-ups
         view.learn(await together(db, **missing))
     reader = view.reader()
-    return [status for status in statuses if visible(status, reader)]
+    return [status for status in statuses if shows(status, reader)]
 
 
 async def hydrate(db: Database, view: View, entries: Sequence[Entry]) -> dict[ObjectId, StatusRow]:
-    """The entries' statuses by id, in one command with the edges to those authors whom the entries name."""
+    """The entries' statuses by id, in one command with what the reader likes of them and with the edges to those
+    authors whom the entries name.
+    """
     edges = view.missing_of({entry.author for entry in entries if entry.author})
-    answers = await together(db, statuses=statuses_by_id([entry.id for entry in entries]), **edges)
+    ids = [entry.id for entry in entries]
+    shown, liked = statuses_by_id(ids, SHOWN), liked_among(view.edges.reader, ids)
+    answers = await together(db, statuses=shown, liked=liked, **edges)
     view.learn(answers)
-    return {document["_id"]: StatusRow.of(document) for document in answers["statuses"]}
+    yours = {row["_id"][12:] for row in answers["liked"]}
+    return {row["_id"]: StatusRow.of(row, you_like=row["_id"].binary in yours) for row in answers["statuses"]}
 
 
 async def visible_status(db: Database, reader: ObjectId, id: ObjectId) -> StatusRow | None:
     """The status, if it exists and the reader may see it now."""
     view = View(OwnEdges(reader))
     rows = await hydrate(db, view, [Entry(id)])
-    return next(iter(await visible_among(db, view, list(rows.values()))), None)
+    return next(iter(await shown_among(db, view, list(rows.values()), visible)), None)
 
 
 async def audiences(db: Database, reader: ObjectId, author: ObjectId) -> list[Audience]:
     """The audiences through which the reader may see this author's statuses now."""
     samples = [StatusRow(author, author, "", audience) for audience in get_args(Audience)]
-    seen = await visible_among(db, View(OwnEdges(reader)), samples)
+    seen = await shown_among(db, View(OwnEdges(reader)), samples, visible)
     return [status.audience for status in seen if status.audience]

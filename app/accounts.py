@@ -22,7 +22,7 @@ from cachetools import LRUCache
 from pymongo.errors import DuplicateKeyError
 
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
-from app.models import Person, Token, User
+from app.models import Account, Token, User
 from app.stack import Stack
 from app.stack.mongodb.find import Find, rows
 from app.stack.rates import Rate
@@ -127,7 +127,7 @@ class Accounts:
         self._failures = rate("failures", config.failed_sign_ins_per_minute, failed)
         self._failures_of_handle = rate("failures of handle", config.failed_sign_ins_per_handle, failed)
         self._known = rate("known", 1, "", minutes=DEVICE_DAYS * 24 * 60)
-        self._holders: LRUCache[bytes, Person] = LRUCache(HOLDERS_REMEMBERED)  # by the digest of their token
+        self._holders: LRUCache[bytes, Account] = LRUCache(HOLDERS_REMEMBERED)  # by the digest of their token
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -209,12 +209,12 @@ class Accounts:
             await tokens.delete_many({"_id": {"$in": ids}})
         return token, expires_at
 
-    def remembered(self, token: str) -> Person | None:
+    def remembered(self, token: str) -> Account | None:
         """Whose token it was the last time. Whether it still is one, only `authenticate` knows."""
-        person: Person | None = self._holders.get(_digest(token))
-        return person
+        holder: Account | None = self._holders.get(_digest(token))
+        return holder
 
-    async def authenticate(self, token: str) -> Person | None:
+    async def authenticate(self, token: str) -> Account | None:
         """The owner of the token, or None when it was never given out, is expired or was signed out.
 
         One MongoDB command once the account is remembered. The token itself is asked for every time, so that signing
@@ -229,8 +229,8 @@ class Accounts:
             user = await User.find_one({"_id": given_out[0]["user_id"]})
             if user is None:
                 return None
-            self._holders[digest] = Person.of(user)
-        holder: Person = self._holders[digest]
+            self._holders[digest] = Account.of(user)
+        holder: Account = self._holders[digest]
         return holder
 
     async def operates(self, user_id: ObjectId | None) -> bool:

@@ -1,4 +1,4 @@
-"""Follows, blocks and circles as a read asks for them: looked up, and remembered while they cannot have changed.
+"""Follows, blocks, circles and mutes as a read asks for them: looked up, and remembered while they cannot have changed.
 
 Every change of a reader's own edges raises their version in the same transaction. An answer that was looked up at a
 version is true as long as that is the version, so a read that finds it again need not look up anything. A reader's
@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 from bson import ObjectId
 from cachetools import LRUCache
 
+from app.clock import FIRST_ID
 from app.models import EdgeVersion, StatusRow
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, together
@@ -21,6 +22,7 @@ T = TypeVar("T")
 VERSIONS = EdgeVersion.Settings.name
 IDS_REMEMBERED = 500_000  # of all readers together, about 100 bytes each
 FOLLOWEES_AT_ONCE = 20_000
+NAMES = FIRST_ID  # nobody's id: its version is raised by every change of a name
 
 
 class Relation(NamedTuple):
@@ -29,6 +31,7 @@ class Relation(NamedTuple):
     follows: bool
     blocked: bool  # by either of them
     in_circle: bool  # the reader, in the author's
+    muted: bool  # the author, by the reader
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,14 @@ class Reader:
 class OwnEdges:
     """What a reader's own edges say while they are at this version. It only grows; None: not looked up yet.
 
-    `settled`: no backfill was owed (rule 4), so none is.
+    `heard`: the followees whom the reader does not mute. `settled`: no backfill was owed (rule 4), so none is.
     """
 
     reader: ObjectId
     version: int | None = None
     relations: dict[ObjectId, Relation] = field(default_factory=dict)
     followees: list[ObjectId] | None = None
+    heard: list[ObjectId] | None = None
     settled: bool = False
 
     def __len__(self) -> int:
@@ -61,6 +65,11 @@ def followees_of(reader: ObjectId) -> Find:
     return Find("follows", {"follower": reader}, ("followee",), FOLLOWEES_AT_ONCE)
 
 
+def mutes_of(reader: ObjectId) -> Find:
+    """Where there are more, the read decides about the others."""
+    return Find("mutes", {"muter": reader}, ("muted",), FOLLOWEES_AT_ONCE)
+
+
 def version_of(reader: ObjectId) -> Find:
     return Find(VERSIONS, {"_id": reader}, ("version",), 1)
 
@@ -68,6 +77,24 @@ def version_of(reader: ObjectId) -> Find:
 def version_in(rows: Rows) -> int:
     """0 for a reader none of whose edges has been changed yet."""
     return int(rows[0]["version"]) if rows else 0
+
+
+class Versions(NamedTuple):
+    """Of a reader's edges, and of everybody's names."""
+
+    edges: int
+    names: int
+
+
+def versions_of(reader: ObjectId) -> Find:
+    return Find(VERSIONS, {"_id": {"$in": [NAMES, reader]}}, ("_id", "version"), 2)
+
+
+def versions_in(rows: Rows) -> Versions:
+    found = dict.fromkeys(Versions._fields, 0)
+    for row in rows:
+        found["names" if row["_id"] == NAMES else "edges"] = int(row["version"])
+    return Versions(**found)
 
 
 class View:
@@ -104,6 +131,7 @@ class View:
             finds["blocks"] = Find("blocks", {"blocker": me, "blocked": some}, ("blocked",), n)
             finds["blocked_by"] = Find("blocks", {"blocked": me, "blocker": some}, ("blocker",), n)
             finds["circles"] = Find("circles", {"owner": some, "member": me}, ("owner",), n)
+            finds["mutes"] = Find("mutes", {"muter": me, "muted": some}, ("muted",), n)
         return finds
 
     def learn(self, answers: Mapping[str, Rows]) -> None:
@@ -118,10 +146,11 @@ class View:
         followers = _authors(answers["followed_by"])
         self._followed_by |= {author: author in followers for author in self._backs}
         if self._strangers:
-            follows, circles = _authors(answers["follows"]), _authors(answers["circles"])
+            follows, circles, mutes = (_authors(answers[name]) for name in ("follows", "circles", "mutes"))
             blocks = _authors(answers["blocks"]) | _authors(answers["blocked_by"])
             self.edges.relations |= {
-                author: Relation(author in follows, author in blocks, author in circles) for author in self._strangers
+                author: Relation(author in follows, author in blocks, author in circles, author in mutes)
+                for author in self._strangers
             }
 
 
@@ -154,16 +183,22 @@ class EdgeMemory:
 class Following:
     """A reader's followees: the article's `following_ids`, remembered as long as the reader's edges have not changed.
 
-    `version` of the edges, where it has just been looked up.
+    `version` of the edges, where it has just been looked up. `names`: the version of those, once it has been looked up
+    beside the edges'.
     """
 
     def __init__(self, db: Database, reader: ObjectId, memory: EdgeMemory, version: int | None = None) -> None:
         self._db, self._reader, self._memory, self._version = db, reader, memory, version
         self._edges: OwnEdges | None = None
+        self.names: int | None = None
 
     async def ids(self) -> list[ObjectId]:
         """As they were at some moment after the first call; the same from then on."""
         return (await self.known()).followees or []
+
+    async def heard(self) -> list[ObjectId]:
+        """Those of them whom the reader does not mute."""
+        return (await self.known()).heard or []
 
     async def known(self) -> OwnEdges:
         """The reader's edges, followees among them."""
@@ -176,16 +211,21 @@ class Following:
         if edges is None or edges.followees is None:
             return None
         if edges.version != self._version:
-            answers = await together(self._db, version=version_of(self._reader))
-            if edges.version != version_in(answers["version"]):
+            answers = await together(self._db, versions=versions_of(self._reader))
+            version, self.names = versions_in(answers["versions"])
+            if edges.version != version:
                 return None
         return edges
 
     async def _looked_up(self) -> OwnEdges:
-        answers = await together(self._db, version=version_of(self._reader), followees=followees_of(self._reader))
-        version = version_in(answers["version"])
-        edges = self._memory.recall(self._reader, version) or OwnEdges(self._reader, version)
+        reader = self._reader
+        finds = {"versions": versions_of(reader), "followees": followees_of(reader), "mutes": mutes_of(reader)}
+        answers = await together(self._db, **finds)
+        version, self.names = versions_in(answers["versions"])
+        muted = _authors(answers["mutes"])
+        edges = self._memory.recall(reader, version) or OwnEdges(reader, version)
         edges.followees = [row["followee"] for row in answers["followees"]]
+        edges.heard = [id for id in edges.followees if id not in muted] if muted else edges.followees
         self._memory.keep(edges)
         return edges
 

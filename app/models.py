@@ -42,6 +42,7 @@ class User(Base):
     admin: bool = False
     created_at: datetime
     found_by: list[str] = Field(default_factory=list)  # `search_words` of handle and name
+    renamed: int | None = None  # the version of all names since which this one is as it is; None: since the beginning
 
     @model_validator(mode="after")
     def _found_by_handle_and_name(self) -> Self:
@@ -53,16 +54,27 @@ class User(Base):
         indexes: ClassVar = [
             IndexModel("handle", unique=True),
             IndexModel([("found_by", ASCENDING), ("handle", ASCENDING)]),
+            IndexModel("renamed", sparse=True),
         ]
         keep_nulls = False
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class Account:
     """The fields of a user that never change. Everything else is read where it is needed."""
 
     id: ObjectId
     handle: str
+
+    @classmethod
+    def of(cls, user: User) -> Self:
+        return cls(user.id, user.handle)
+
+
+@dataclass(frozen=True, slots=True)
+class Person(Account):
+    """As others see them. Names may change: only `app.names` remembers any."""
+
     name: str
 
     @classmethod
@@ -137,6 +149,17 @@ class Block(Base):
         indexes: ClassVar = [_unique("blocker", "blocked"), _unique("blocked", "blocker")]
 
 
+class Mute(Base):
+    """`muter` does not want the statuses of `muted` on their home timeline."""
+
+    muter: ObjectId
+    muted: ObjectId
+
+    class Settings:
+        name = "mutes"
+        indexes: ClassVar = [_unique("muter", "muted")]
+
+
 class CircleMember(Base):
     """`member` is in `owner`'s circle. `debt` as in Follow: a new member may see more of the owner."""
 
@@ -151,7 +174,9 @@ class CircleMember(Base):
 
 
 class EdgeVersion(Base):
-    """How often the follows, blocks and circles that decide what a reader sees have changed. `_id`: the reader's."""
+    """How often the follows, blocks, circles and mutes that decide what a reader sees have changed. `_id`: the
+    reader's; one that is nobody's, for the names of everybody.
+    """
 
     version: int
 
@@ -165,6 +190,7 @@ class Status(Base):
 
     `pending`: the phases that still owe its delivery; absent or empty when none does.
     `idempotency_key`: `<author>:<key>`.
+    `likes`: how many people like it; absent until somebody does.
     `deleted`: a tombstone without text, so that a late retry with the same idempotency key does not post it again.
     """
 
@@ -172,6 +198,7 @@ class Status(Base):
     text: str
     audience: Audience | None
     pending: list[str] | None = None
+    likes: int | None = None
     deleted: bool = False
     idempotency_key: str | None = None
 
@@ -195,13 +222,36 @@ class Status(Base):
         ]
 
 
+class Like(Document):
+    """Somebody likes a status. `_id` says it all: 24 bytes, the reader's id and the status's.
+
+    Not clustered, other than home timelines: MongoDB 6.0 reads all of a clustered collection for an `$in` of `_id`
+    (26 ms of 50,000 likes, where the index of `_id` answers in 0.4 and nothing is fetched).
+    """
+
+    id: bytes = Field(alias="_id")  # type: ignore[assignment]
+
+    class Settings:
+        name = "likes"
+        indexes: ClassVar[list[IndexModel]] = []
+
+
+def like_key(reader: ObjectId, status: ObjectId) -> bytes:
+    return reader.binary + status.binary
+
+
 class StatusRow(NamedTuple):
-    """A status as the hot path reads it. `audience` is None once it is deleted."""
+    """A status as the hot path reads it. `audience` is None once it is deleted.
+
+    `likes` and `you_like`, which is about whoever reads, may be others at the next read. Delivery does not know them.
+    """
 
     id: ObjectId
     user_id: ObjectId
     text: str
     audience: Audience | None
+    likes: int = 0
+    you_like: bool = False
 
     @property
     def created_at(self) -> datetime:
@@ -211,8 +261,9 @@ class StatusRow(NamedTuple):
         return datetime.fromtimestamp(int.from_bytes(self.id.binary[:4], "big"), UTC)
 
     @classmethod
-    def of(cls, document: Mapping[str, Any]) -> "StatusRow":
-        return cls(document["_id"], document["user_id"], document["text"], document.get("audience"))
+    def of(cls, document: Mapping[str, Any], *, you_like: bool = False) -> "StatusRow":
+        found = document["_id"], document["user_id"], document["text"], document.get("audience")
+        return cls(*found, document.get("likes", 0), you_like)
 
 
-DOCUMENTS = (User, Token, Follow, ActiveReader, Block, CircleMember, EdgeVersion, Status)
+DOCUMENTS = (User, Token, Follow, ActiveReader, Block, Mute, CircleMember, EdgeVersion, Status, Like)

@@ -3,22 +3,24 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
-from app.access import audiences, visible_status
-from app.accounts import NAME_LENGTH, normal_handle
+from app.access import audiences, visible, visible_status
+from app.accounts import NAME_LENGTH, checked_name, normal_handle
 from app.clock import LAST_ID
-from app.edges import change_edges
+from app.edges import NAMES, VERSIONS, change_edges
 from app.errors import Conflict, Forbidden, Invalid, NotFound
-from app.models import Audience, Person, Status, StatusRow, User
+from app.models import Account, Audience, Person, Status, StatusRow, User, like_key, search_words
+from app.names import Names
 from app.stack import Stack
-from app.stack.mongodb.transaction import Transaction
+from app.stack.mongodb.transaction import Transaction, transaction
 from app.text import checked, storable
 from phases.delivering.outbox import Heard, Outbox
 from phases.home.page import Filling
@@ -26,11 +28,10 @@ from phases.p1_query import statuses_by
 
 TEXT_LIMIT = 500
 STORED = "stored"  # what a poster waits for in every phase
-NAMES_REMEMBERED = 50_000
 WORDS_SEARCHED = 5
 FOLLOWS_LOOKED_AT = 1_000  # the newest, for suggestions
 
-
+T = TypeVar("T")
 PeoplePage = tuple[list[Person], ObjectId | None]  # and the cursor of the next page
 
 
@@ -54,6 +55,7 @@ class Relation:
     follows_you: bool
     blocked: bool  # the viewer blocks them
     in_your_circle: bool
+    muted: bool  # by the viewer
 
 
 class Social:
@@ -62,7 +64,8 @@ class Social:
     def __init__(self, stack: Stack, outbox: Outbox) -> None:
         self.stack, self.outbox = stack, outbox
         self._db, self._clock, self._config = stack.db, stack.clock, stack.config
-        self._names: dict[ObjectId, Person] = {}
+        self._names = Names(stack.db)
+        self._turns: WeakValueDictionary[ObjectId, asyncio.Lock] = WeakValueDictionary()
 
     # People
 
@@ -73,16 +76,22 @@ class Social:
             raise NotFound("Nobody has this handle.")
         return user
 
-    async def people(self, ids: Iterable[ObjectId]) -> dict[ObjectId, Person]:
-        """Handles and names, remembered: they never change."""
-        wanted = set(ids)
-        if unknown := wanted - self._names.keys():
-            if len(self._names) > NAMES_REMEMBERED:
-                self._names.clear()
-            query = self._db["users"].find({"_id": {"$in": list(unknown)}}, {"handle": 1, "name": 1})
-            async for user in query.limit(len(unknown)):
-                self._names[user["_id"]] = Person(user["_id"], user["handle"], user["name"])
-        return {id: self._names[id] for id in wanted if id in self._names}
+    async def people(self, ids: Iterable[ObjectId], names: int | None = None) -> dict[ObjectId, Person]:
+        """Handles and names, as they are now. `names`: their version, where it has been looked up for this answer."""
+        return await self._names.of(set(ids), names)
+
+    async def rename(self, account: Account, name: str) -> None:
+        """The next page of every process shows the new name, or for a blank one the handle. Raises Invalid."""
+        name = checked_name(name) or account.handle
+
+        async def new_version(inside: Transaction) -> None:
+            now = await inside[VERSIONS].find_one({"_id": NAMES}, {"version": 1})
+            assert now, "it has just been raised"
+            change = {"name": name, "found_by": search_words(account.handle, name), "renamed": now["version"]}
+            await inside["users"].update_one({"_id": account.id}, {"$set": change}, upsert=False)
+
+        async with self._turn(NAMES):
+            await change_edges(self._db, {NAMES}, new_version)
 
     async def search(self, typed: str, after: str, limit: int) -> tuple[list[Person], str | None]:
         """People of whom every typed word begins the handle or a word of the name, by handle, above `after`; and the
@@ -140,19 +149,30 @@ class Social:
             self._db["follows"].find_one({"follower": other, "followee": viewer}, {"_id": 1}),
             self._db["blocks"].find_one({"blocker": viewer, "blocked": other}, {"_id": 1}),
             self._db["circles"].find_one({"owner": viewer, "member": other}, {"_id": 1}),
+            self._db["mutes"].find_one({"muter": viewer, "muted": other}, {"_id": 1}),
         )
         return Relation(*(row is not None for row in await asyncio.gather(*rows)))
 
     async def followers(self, of: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
-        """Newest accounts first; the cursor is a person's id."""
-        return await self._edges({"followee": of}, "follower", before, limit)
+        """Newest accounts first; the cursor is a person's id. So are all lists of people."""
+        return await self._edges("follows", {"followee": of}, "follower", before, limit)
 
     async def following(self, of: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
-        """Newest accounts first; the cursor is a person's id."""
-        return await self._edges({"follower": of}, "followee", before, limit)
+        return await self._edges("follows", {"follower": of}, "followee", before, limit)
 
-    async def _edges(self, query: dict[str, Any], end: str, before: ObjectId | None, limit: int) -> PeoplePage:
-        edges = self._db["follows"].find({**query, end: {"$lt": before or LAST_ID}}, {"_id": 0, end: 1})
+    async def muted(self, by: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
+        return await self._edges("mutes", {"muter": by}, "muted", before, limit)
+
+    async def blocked(self, by: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
+        return await self._edges("blocks", {"blocker": by}, "blocked", before, limit)
+
+    async def circle(self, of: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
+        return await self._edges("circles", {"owner": of}, "member", before, limit)
+
+    async def _edges(
+        self, collection: str, query: dict[str, Any], end: str, before: ObjectId | None, limit: int
+    ) -> PeoplePage:
+        edges = self._db[collection].find({**query, end: {"$lt": before or LAST_ID}}, {"_id": 0, end: 1})
         ids = [edge[end] for edge in await edges.sort(end, -1).limit(limit + 1).to_list(None)]
         people = await self.people(ids[:limit])
         return [people[id] for id in ids[:limit] if id in people], ids[limit - 1] if len(ids) > limit else None
@@ -203,6 +223,16 @@ class Social:
         _not_oneself(blocker, blocked, "unblock")
         await self._remove("blocks", {"blocker": blocker, "blocked": blocked}, blocker, blocked)
 
+    async def mute(self, reader: ObjectId, muted: ObjectId) -> None:
+        """Their statuses stay where they are kept and are not shown: what is unmuted owes no backfill."""
+        _not_oneself(reader, muted, "mute")
+        pair, new = {"muter": reader, "muted": muted}, {"_id": self._clock.new_id()}
+        await change_edges(self._db, {reader}, lambda edges: edges["mutes"].find_or_insert(pair, new))
+
+    async def unmute(self, reader: ObjectId, muted: ObjectId) -> None:
+        _not_oneself(reader, muted, "unmute")
+        await self._remove("mutes", {"muter": reader, "muted": muted}, reader)
+
     async def add_to_circle(self, owner: ObjectId, member: ObjectId) -> None:
         _not_oneself(owner, member, "add")
         pair = {"owner": owner, "member": member}
@@ -252,15 +282,16 @@ class Social:
             await status.insert()
         except DuplicateKeyError:
             assert key, "ids are unique"
-            row, created = await self._posted_before(text, audience, key), False
+            row, created = await self._posted_before(author, text, audience, key), False
         heard(row, STORED, began_s, perf_counter())
         await self.outbox.posted(row, owed, again=not created, heard=heard)
         return row, created
 
-    async def _posted_before(self, text: str, audience: Audience, key: str) -> StatusRow:
+    async def _posted_before(self, author: ObjectId, text: str, audience: Audience, key: str) -> StatusRow:
         document = await self._db["statuses"].find_one({"idempotency_key": key})
         assert document, "statuses are never removed"
-        row = StatusRow.of(document)
+        own_like = await self._db["likes"].find_one({"_id": like_key(author, document["_id"])})
+        row = StatusRow.of(document, you_like=own_like is not None)
         if row.audience is None:
             raise Conflict("the status that was posted with this key has been deleted")
         if (row.text, row.audience) != (text, audience):
@@ -278,16 +309,57 @@ class Social:
         """The text is gone at once; a tombstone stays for the idempotency key. Raises NotFound for anybody else's."""
         deleted = await self._db["statuses"].update_one(
             {"_id": id, "user_id": author, "deleted": False},
-            {"$set": {"deleted": True, "text": ""}, "$unset": {"audience": ""}},
+            {"$set": {"deleted": True, "text": ""}, "$unset": {"audience": "", "likes": ""}},
         )
         if not deleted.matched_count:
             raise NotFound("you have no such status")
+
+    async def like(self, reader: ObjectId, id: ObjectId) -> None:
+        """Like and count change together, so the count is exact. Repeating it changes nothing. Raises as `status`."""
+        await self.status(reader, id)
+        key = {"_id": like_key(reader, id)}
+
+        async def unless_deleted(inside: Transaction) -> None:
+            if await inside["likes"].find_one(key, {"_id": 1}):
+                return
+            if not await self._count(inside, id, 1):
+                raise NotFound("there is no such status")
+            await inside["likes"].insert_one(key)
+
+        await self._in_turn(id, unless_deleted)
+
+    async def unlike(self, reader: ObjectId, id: ObjectId) -> None:
+        """Also of what the reader may see no more. Raises as `status` where they do not like it."""
+        key = {"_id": like_key(reader, id)}
+
+        async def where_liked(inside: Transaction) -> bool:
+            if liked := await inside["likes"].delete_one(key):
+                await self._count(inside, id, -1)
+            return liked
+
+        if not await self._in_turn(id, where_liked):
+            await self.status(reader, id)
+
+    @staticmethod
+    async def _count(inside: Transaction, id: ObjectId, by: int) -> bool:
+        """Nobody sees the likes of what is deleted."""
+        return await inside["statuses"].update_one({"_id": id, "deleted": False}, {"$inc": {"likes": by}}, upsert=False)
+
+    async def _in_turn(self, id: ObjectId, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        async with self._turn(id):
+            return await transaction(self._db, work)
+
+    def _turn(self, id: ObjectId) -> asyncio.Lock:
+        """What changes the same document goes one after another, as far as it comes through this process: of 200
+        transactions that want to at once MongoDB lets 12 through in 5 s.
+        """
+        return self._turns.setdefault(id, asyncio.Lock())
 
     async def statuses_of(
         self, viewer: ObjectId, author: ObjectId, *, before: ObjectId | None, limit: int
     ) -> tuple[list[StatusRow], ObjectId | None]:
         """Those that the viewer may see, newest first."""
-        return await Filling(self._db, viewer).fill(statuses_by(self._db, [author]), before, limit)
+        return await Filling(self._db, viewer, visible).fill(statuses_by(self._db, [author]), before, limit)
 
 
 def _either_way(from_field: str, to_field: str, one: ObjectId, other: ObjectId) -> dict[str, Any]:

@@ -48,16 +48,22 @@ class Told(Generic[Id]):
 
 @dataclass
 class Oracle(Generic[Id]):
-    """Pairs read as a sentence: (follower, followee), (blocker, blocked), (owner, member)."""
+    """Pairs read as a sentence: (follower, followee), (blocker, blocked), (owner, member), (muter, muted), (reader,
+    liked status).
+    """
 
     statuses: dict[Id, Told[Id]] = field(default_factory=dict)
     follows: set[tuple[Id, Id]] = field(default_factory=set)
     blocks: set[tuple[Id, Id]] = field(default_factory=set)
     circles: set[tuple[Id, Id]] = field(default_factory=set)
+    mutes: set[tuple[Id, Id]] = field(default_factory=set)
+    likes: set[tuple[Id, Id]] = field(default_factory=set)
 
     @classmethod
     def of(cls, **documents: Iterable[Mapping[str, Any]]) -> Self:
-        """From raw documents by collection, any of `statuses`, `follows`, `blocks` and `circles`."""
+        """From documents by collection, any of `statuses`, `follows`, `blocks`, `circles`, `mutes` and `likes`: raw
+        ones, but a like has `reader` and `status`.
+        """
         oracle = cls()
         for row in documents.get("statuses", ()):
             audience, deleted = row.get("audience") or "", row["deleted"]
@@ -65,10 +71,13 @@ class Oracle(Generic[Id]):
         oracle.follows |= {(row["follower"], row["followee"]) for row in documents.get("follows", ())}
         oracle.blocks |= {(row["blocker"], row["blocked"]) for row in documents.get("blocks", ())}
         oracle.circles |= {(row["owner"], row["member"]) for row in documents.get("circles", ())}
+        oracle.mutes |= {(row["muter"], row["muted"]) for row in documents.get("mutes", ())}
+        oracle.likes |= {(row["reader"], row["status"]) for row in documents.get("likes", ())}
         return oracle
 
     def copy(self) -> Self:
-        return type(self)(dict(self.statuses), set(self.follows), set(self.blocks), set(self.circles))
+        pairs = self.follows, self.blocks, self.circles, self.mutes, self.likes
+        return type(self)(dict(self.statuses), *map(set, pairs))
 
     def block(self, blocker: Id, blocked: Id) -> None:
         """Ends both follows; the circle stays as it is."""
@@ -77,6 +86,7 @@ class Oracle(Generic[Id]):
 
     def delete(self, status: Id) -> None:
         self.statuses[status] = replace(self.statuses[status], deleted=True)
+        self.likes = {like for like in self.likes if like[1] != status}
 
     def across_block(self, one: Id, other: Id) -> bool:
         return (one, other) in self.blocks or (other, one) in self.blocks
@@ -101,9 +111,15 @@ class Oracle(Generic[Id]):
         shown = (
             id
             for id, status in self.statuses.items()
-            if not status.deleted and admitted(status.audience, relations[status.author])
+            if not status.deleted
+            and admitted(status.audience, relations[status.author])
+            and (reader, status.author) not in self.mutes
         )
         return sorted(shown, reverse=True)
+
+    def liked(self, id: Id, reader: Id) -> tuple[int, bool]:
+        """How many people like the status, and whether the reader does."""
+        return sum(status == id for _, status in self.likes), (reader, id) in self.likes
 
     def page(self, reader: Id, before: Id | None, limit: int) -> tuple[list[Id], bool]:
         """The newest `limit` below `before`, and whether more follow."""

@@ -21,13 +21,15 @@ def statuses_by(db: Database, authors: list[ObjectId], fields: tuple[str, ...] =
 
 
 class HomeTimeline:
-    """What a reader may find on their home timeline: the statuses of everybody they follow, and their own."""
+    """What a reader may find on their home timeline: the statuses of everybody they follow and do not mute, and their
+    own.
+    """
 
     def __init__(self, db: Database, reader: ObjectId, following: Following) -> None:
         self.db, self.reader, self.following = db, reader, following
 
     async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
-        following_ids = await self.following.ids()
+        following_ids = await self.following.heard()
         return await statuses_by(self.db, [self.reader, *following_ids]).older_than(cursor, n)
 
 

@@ -1,4 +1,4 @@
-"""The read of every phase: look -> list -> hydrate -> `visible` -> refill -> older."""
+"""The read of every phase: look -> list -> hydrate -> `on_home` -> refill -> older."""
 
 import asyncio
 import logging
@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from bson import ObjectId
 
+from app.access import on_home
 from app.clock import FIRST_ID, LAST_ID
-from app.edges import EdgeMemory, Following, OwnEdges, version_in, version_of
+from app.edges import EdgeMemory, Following, OwnEdges, versions_in, versions_of
 from app.models import StatusRow
 from app.stack import UNAVAILABLE, Stack
 from app.stack.mongodb.find import Find, Rows, together
@@ -18,7 +19,7 @@ from phases.delivering.kept import Kept
 from phases.delivering.outbox import Outbox, Waiting
 from phases.delivering.switch import Switch
 from phases.home.candidates import Candidates, KeptThenQuery, Slice
-from phases.home.memory import FirstPages, Statuses, deleted_among, without
+from phases.home.memory import FirstPages, Statuses, as_now, changes_of
 from phases.home.page import Filling, Page, enough
 from phases.keeping.store import Container, Place
 from phases.p1_query import HomeTimeline
@@ -45,10 +46,11 @@ class Request:
 class Look:
     """What a read has to know before it believes what is kept, all of one moment.
 
-    `rows`: of the page that is remembered.
+    `version` of the reader's edges, `names` of everybody's. `rows`: of the page that is remembered.
     """
 
     version: int
+    names: int
     waiting: Waiting
     backfill_owed: bool
     rows: dict[ObjectId, StatusRow]
@@ -76,7 +78,7 @@ class Reading:
 
         seen = self._pages.recall(reader) if request.before is None else {}
         place = Place(container, reader, request.cursor, enough(request.limit))
-        if (own := own or self._outbox.is_crowded) and edges.followees is None:
+        if (own := own or self._outbox.is_crowded) and edges.heard is None:
             edges = await Following(self._db, reader, self._edges, edges.version).known()
         pending = self._pending(kept, edges, place, own=own)
         answers = await together(self._db, **pending, **self._look(edges, seen), **kept.store.look(place))
@@ -120,21 +122,23 @@ class Reading:
         names = self._switch.phases_of(kept.name)
         if not own:
             return self._outbox.look(names, place.before)
-        return self._outbox.look_at(names, place.before, [edges.reader, *(edges.followees or [])], place.n)
+        return self._outbox.look_at(names, place.before, [edges.reader, *(edges.heard or [])], place.n)
 
     def _look(self, edges: OwnEdges, seen: Statuses) -> dict[str, Find]:
         return {
-            "version": version_of(edges.reader),
-            **({"deleted": deleted_among(seen)} if seen else {}),
+            "versions": versions_of(edges.reader),
+            **(changes_of(seen, edges.reader) if seen else {}),
             **({} if edges.settled else self._outbox.backfills_of(edges.reader)),
         }
 
     def _looked(self, pending: Mapping[str, Find], answers: Mapping[str, Rows], seen: Statuses) -> Look:
+        version, names = versions_in(answers["versions"])
         return Look(
-            version=version_in(answers["version"]),
+            version=version,
+            names=names,
             waiting=self._outbox.waiting(pending, answers),
             backfill_owed=self._outbox.is_owed_backfill(answers),
-            rows=without(answers["deleted"], seen) if seen else {},
+            rows=as_now(seen, answers) if seen else {},
         )
 
     # Three ways to a page
@@ -142,9 +146,11 @@ class Reading:
     async def _queried(self, request: Request) -> Page:
         """The phase pulls everything, or what it keeps cannot be believed: the definition, evaluated."""
         pulls = request.phase.pulls or HomeTimeline
-        candidates = pulls(self._db, request.reader, Following(self._db, request.reader, self._edges))
-        statuses, after = await Filling(self._db, request.reader).fill(candidates, request.before, request.limit)
-        return Page(request.phase.slug, statuses, after, "query")
+        following = Following(self._db, request.reader, self._edges)
+        candidates = pulls(self._db, request.reader, following)
+        filling = Filling(self._db, request.reader, on_home)
+        statuses, after = await filling.fill(candidates, request.before, request.limit)
+        return Page(request.phase.slug, statuses, after, "query", names=following.names)
 
     async def _listed(
         self, request: Request, kept: Kept, place: Place, part: Slice, look: Look, edges: OwnEdges
@@ -165,7 +171,7 @@ class Reading:
         query = HomeTimeline(self._db, request.reader, following)
         candidates = KeptThenQuery(part.with_waiting(*look.waiting, place.before, place.n), more, query)
         statuses, after = await self._filled(request, candidates, edges, look.rows)
-        return Page(request.phase.slug, statuses, after, candidates.source)
+        return Page(request.phase.slug, statuses, after, candidates.source, names=look.names)
 
     async def _comeback(self, request: Request, kept: Kept, container: Container, edges: OwnEdges) -> Page:
         """Nothing is kept for the reader. Where the setting says so, it stays like that until they press a button."""
@@ -182,7 +188,7 @@ class Reading:
         async def answer() -> Page:
             candidates = KeptThenQuery(await comeback.head(), _nothing, HomeTimeline(self._db, reader, following))
             statuses, after = await self._filled(request, candidates, edges, {})
-            return Page(request.phase.slug, statuses, after, "query", cold=True)
+            return Page(request.phase.slug, statuses, after, "query", cold=True, names=following.names)
 
         async def rebuild() -> bool:
             try:
@@ -200,7 +206,7 @@ class Reading:
         self, request: Request, candidates: Candidates, edges: OwnEdges, rows: dict[ObjectId, StatusRow]
     ) -> tuple[list[StatusRow], ObjectId | None]:
         """What it took to fill a first page is remembered, and the edges that were asked for."""
-        filling = Filling(self._db, request.reader, edges, rows)
+        filling = Filling(self._db, request.reader, on_home, edges, rows)
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         if request.before is None:
             self._pages.keep(request.reader, filling.taken)

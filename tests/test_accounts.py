@@ -11,7 +11,7 @@ from app import accounts as module
 from app.accounts import Accounts, Caller
 from app.config import DAY_S, Config
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
-from app.models import Person, Token, User
+from app.models import Account, Token, User
 from app.stack import Addresses, Stack, connected
 from app.stack.cost import counted
 from tests.dates import NOON, ManualClock
@@ -103,7 +103,7 @@ async def test_a_token_is_its_owners_until_it_expires(accounts: Accounts, clock:
     user = await accounts.sign_up("ann", "Ann", PASSWORD)
     token, expires_at = await accounts.sign_in("ANN", PASSWORD)
     assert (expires_at - clock.now()).days == 2
-    assert await accounts.authenticate(token) == Person(user.id, "ann", "Ann")
+    assert await accounts.authenticate(token) == Account(user.id, "ann")
     clock.advance(2 * DAY_S - 1)
     assert await accounts.authenticate(token)
     clock.advance(1)

@@ -226,6 +226,7 @@ async def test_a_profile(nobody: Api, ann: Api, bob: Api) -> None:
         "you_follow": True,
         "follows_you": False,
         "blocked": False,
+        "muted": False,
     }
     seen = await bob.json("GET", "/users/ann")
     assert (seen["following"], seen["you_follow"], seen["follows_you"]) == (1, False, True)
@@ -237,9 +238,27 @@ async def test_a_profile(nobody: Api, ann: Api, bob: Api) -> None:
     assert (mine["handle"], mine["statuses"], mine["you_follow"], mine["blocked"]) == ("bob", 1, False, False)
 
 
+async def test_a_name_is_changed(ann: Api, bob: Api) -> None:
+    await bob("PUT", "/follows/ann", 204)
+    status = await ann.post("hello")
+    assert (await bob.json("GET", "/timeline"))["statuses"][0]["author"]["name"] == "Ann"
+    changed = await ann.json("PUT", "/me", json={"name": " Ann A. "})
+    assert changed == await ann.json("GET", "/me") == changed | {"handle": "ann", "name": "Ann A."}
+    for listed in ("/timeline", "/users/ann/statuses"):
+        assert (await bob.json("GET", listed))["statuses"][0]["author"]["name"] == "Ann A."
+    assert (await bob.json("GET", f"/statuses/{status['id']}"))["author"]["name"] == "Ann A."
+    assert (await bob.json("GET", "/users/bob/following"))["users"][0]["name"] == "Ann A."
+    assert (await ann.post("again"))["author"]["name"] == "Ann A."
+    for nothing in ({}, {"name": None}):
+        assert (await ann.json("PUT", "/me", json=nothing))["name"] == "Ann A."
+    assert fields(await ann("PUT", "/me", 422, json={"name": "x" * 101})) == {"name"}
+    assert fields(await ann("PUT", "/me", 422, json={"name": "x", "presence": "nobody"})) == {"presence"}
+    assert (await ann.json("PUT", "/me", json={"name": " "}))["name"] == "ann"
+
+
 # Friends
 
-EDGES = ("follows", "blocks", "circle")
+EDGES = ("follows", "blocks", "circle", "mutes")
 
 
 @pytest.mark.parametrize("edge", EDGES)
@@ -254,6 +273,35 @@ async def test_an_edge_leads_to_somebody_else(ann: Api, edge: str, method: str) 
     await ann(method, f"/{edge}/ann", 422)
     for handle in ("nobody", "no-handle", "%00", "a" * 31, "%ff", "%E2%84%AA"):
         await ann(method, f"/{edge}/{handle}", 404)
+
+
+async def test_mutes(ann: Api, bob: Api) -> None:
+    await ann("PUT", "/follows/bob", 204)
+    await bob.post("hello")
+    for _ in range(2):
+        await ann("PUT", "/mutes/bob", 204)
+    assert (await ann.json("GET", "/users/bob"))["muted"] is True
+    assert (await bob.json("GET", "/users/ann"))["muted"] is False
+    assert [await ann.sees(phase) for phase in SLUGS] == [[]] * len(SLUGS)
+    assert len((await ann.json("GET", "/users/bob/statuses"))["statuses"]) == 1
+    listed = await ann.json("GET", "/mutes")
+    assert listed == {"users": [{"id": bob.id, "handle": "bob", "name": "Bob"}], "next": None}
+    for _ in range(2):
+        await ann("DELETE", "/mutes/bob", 204)
+    assert await ann.json("GET", "/mutes") == {"users": [], "next": None}
+    assert [await ann.sees(phase) for phase in SLUGS] == [["hello"]] * len(SLUGS)
+
+
+async def test_whom_one_blocks_and_ones_circle_are_listed(nobody: Api, ann: Api) -> None:
+    for handle in ("cid", "dot", "eve"):
+        await nobody.person(handle)
+        for edge in ("blocks", "circle"):
+            await ann("PUT", f"/{edge}/{handle}", 204)
+    for edge in ("blocks", "circle"):
+        first = await ann.json("GET", f"/{edge}", params={"limit": 2})
+        assert [person["handle"] for person in first["users"]] == ["eve", "dot"]
+        rest = await ann.json("GET", f"/{edge}", params={"limit": 2, "before": first["next"]})
+        assert ([person["handle"] for person in rest["users"]], rest["next"]) == (["cid"], None)
 
 
 async def test_nobody_follows_across_a_block(ann: Api, bob: Api) -> None:
@@ -298,6 +346,8 @@ async def test_a_status(ann: Api) -> None:
         "text": "hello\nthere",
         "audience": "followers",
         "created_at": posted["created_at"],
+        "likes": 0,
+        "you_like": False,
     }
     assert TIME.fullmatch(posted["created_at"])
     assert await ann.json("GET", f"/statuses/{posted['id']}") == posted
@@ -359,10 +409,35 @@ async def test_a_deleted_status_is_gone(ann: Api, bob: Api) -> None:
     assert (await ann.json("GET", "/me"))["statuses"] == 0
 
 
+async def test_likes(ann: Api, bob: Api) -> None:
+    await bob("PUT", "/follows/ann", 204)
+    status = await ann.post("likeable")
+    like = f"/statuses/{status['id']}/like"
+    for _ in range(2):
+        await bob("PUT", like, 204)
+    liked = status | {"likes": 1, "you_like": True}
+    assert await bob.json("GET", f"/statuses/{status['id']}") == liked
+    assert (await bob.json("GET", "/timeline"))["statuses"] == [liked]
+    assert (await bob.json("GET", "/users/ann/statuses"))["statuses"] == [liked]
+    assert (await ann.json("GET", "/timeline"))["statuses"] == [liked | {"you_like": False}]
+    await bob("DELETE", "/follows/ann", 204)
+    await bob("PUT", like, 404)
+    await bob("DELETE", like, 204)
+    await bob("DELETE", like, 404)
+    for _ in range(2):
+        await ann("DELETE", like, 204)
+    assert await ann.json("GET", f"/statuses/{status['id']}") == status
+    await ann("DELETE", f"/statuses/{status['id']}", 204)
+    for method in ("PUT", "DELETE"):
+        await ann(method, like, 404)
+
+
 @pytest.mark.parametrize("id", [NOWHERE, "x", "0" * 23, "0" * 25, "g" * 24, "%00", "%ff" * 12, "twelve bytes"])
 async def test_no_such_status(ann: Api, id: str) -> None:
     await ann("GET", f"/statuses/{id}", 404)
     await ann("DELETE", f"/statuses/{id}", 404)
+    await ann("PUT", f"/statuses/{id}/like", 404)
+    await ann("DELETE", f"/statuses/{id}/like", 404)
 
 
 async def test_somebodys_statuses_are_walked_to_the_end(ann: Api, bob: Api) -> None:

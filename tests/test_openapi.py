@@ -120,6 +120,7 @@ def test_the_table_is_what_was_promised() -> None:
         POST /tokens
         DELETE /tokens/current
         GET /me
+        PUT /me
         GET /users/{handle}
         PUT /follows/{handle}
         DELETE /follows/{handle}
@@ -127,11 +128,18 @@ def test_the_table_is_what_was_promised() -> None:
         DELETE /blocks/{handle}
         PUT /circle/{handle}
         DELETE /circle/{handle}
+        PUT /mutes/{handle}
+        DELETE /mutes/{handle}
+        GET /mutes
+        GET /blocks
+        GET /circle
         GET /users/{handle}/followers
         GET /users/{handle}/following
         POST /statuses
         GET /statuses/{id}
         DELETE /statuses/{id}
+        PUT /statuses/{id}/like
+        DELETE /statuses/{id}/like
         GET /users/{handle}/statuses
         GET /timeline
         POST /timeline/refresh

@@ -13,7 +13,7 @@ from pymongo.errors import ServerSelectionTimeoutError
 from starlette.routing import Route
 
 from app.accounts import Accounts
-from app.models import Person, User
+from app.models import Account, User
 from app.web import home_timeline, live, pages, people, session
 from app.web.render import ago
 from phases import PHASES
@@ -377,6 +377,18 @@ async def test_nothing_typed_becomes_markup(site: Site) -> None:
     assert "<script>" not in html
 
 
+async def test_likes_are_shown_where_there_are_any(site: Site) -> None:
+    ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
+    await ann.act("bob", "follow")
+    (id,) = re.findall(r'href="/statuses/(\w{24})"', await bob.post("hello"))
+    assert 'class="likes"' not in bob.html
+    social = site.app.state.social
+    for handle, words in (("ann", ">1 like<"), ("bob", ">2 likes<")):
+        await social.like((await social.person(handle)).id, ObjectId(id))
+        for address in ("/", "/@bob", f"/statuses/{id}"):
+            assert words in await ann.open(address), address
+
+
 async def test_audience_and_delete_are_shown_where_they_apply(site: Site) -> None:
     ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
     await ann.act("bob", "follow")
@@ -509,10 +521,48 @@ async def test_a_persons_page_follows_blocks_and_keeps_a_circle(site: Site) -> N
     assert "Unfollow" not in await ann.act("bob", "unfollow")
 
 
+async def test_a_name_is_changed_on_ones_own_page(demo: Site) -> None:
+    ann, bob = await demo.browser().sign_up("ann", "Ann A."), await demo.browser().sign_up("bob")
+    await bob.act("ann", "follow")
+    await ann.post("hello")
+    pages = ("/", "/@ann", "/people", "/compare")
+    for page in pages:
+        assert "Ann A." in await bob.open(page), page
+    stranger = demo.browser()
+    assert "Ann A." in await stranger.open("/")
+    await ann.open("/@ann")
+    assert "Ann B." in await ann.submit("/name", name="Ann B.")
+    for page in pages:
+        html = await bob.open(page)
+        assert "Ann B." in html, page
+        assert "Ann A." not in html, page
+    assert "Ann B." in await stranger.open("/")
+    html = await ann.submit("/name", name="x" * 101)
+    assert ann.status == 422
+    assert 'role="alert"' in html
+    assert ann.form("/name").fields["name"] == "x" * 101
+
+
+async def test_whom_one_mutes_is_on_a_list_with_a_button_each(site: Site) -> None:
+    ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob", "Bob B.")
+    await ann.act("bob", "follow")
+    await bob.post("hello")
+    assert "there is a button" in await ann.open("/muted")
+    html = await ann.act("bob", "mute")
+    assert "Muted:" in html
+    assert texts(html) == ["hello"]
+    assert texts(await ann.open("/")) == []
+    assert "Bob B." in await ann.open("/muted")
+    await ann.submit("/@bob/unmute")
+    assert "Bob B." not in ann.html
+    assert texts(await ann.open("/")) == ["hello"]
+    assert [form.action for form in forms(await ann.act("bob", "block")) if "mute" in form.action] == []
+
+
 async def test_ones_own_page_has_no_buttons_about_oneself(site: Site) -> None:
     ann = await site.browser().sign_up("ann")
     await ann.open("/@ann")
-    assert [form.action for form in forms(ann.html)] == ["/sign-out"]
+    assert [form.action for form in forms(ann.html)] == ["/sign-out", "/name"]
     proof = ann.form("/sign-out").fields
     answer = await ann.client.post("/@ann/follow", data=proof)
     assert answer.status_code == 422
@@ -584,7 +634,7 @@ async def test_signing_out_elsewhere_ends_the_streams_here(site: Site, monkeypat
     ann, asked = await site.browser().sign_up("ann"), asyncio.Queue[str]()
     authenticate = Accounts.authenticate
 
-    async def heard(self: Accounts, token: str) -> Person | None:
+    async def heard(self: Accounts, token: str) -> Account | None:
         asked.put_nowait(token)
         return await authenticate(self, token)
 

@@ -52,6 +52,7 @@ API = [
     *(f"/users/{{handle}}/{edges}?limit=20{before}" for edges in ("followers", "following") for before in CURSORS),
     *(f"/timeline?phase={slug}&limit={limit}{before}" for slug in SLUGS for limit in (1, 20) for before in CURSORS),
     "/statuses/{id}",
+    *(f"/{edges}?limit=20{before}" for edges in ("mutes", "blocks", "circle") for before in CURSORS),
     "/phases",
     "/openapi.json",
 ]
@@ -61,6 +62,7 @@ PAGES = [
     "/statuses/{id}",
     *(f"/@{{handle}}{tab}?x{before}" for tab in ("", "/followers", "/following") for before in CURSORS),
     "/people",
+    "/muted",
     "/people?q={handle}",
     "/people?q={text}",
     "/people?q={id}",

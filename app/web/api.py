@@ -4,7 +4,7 @@ Routes, validation and the OpenAPI document all come from the table.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -53,7 +53,15 @@ async def sign_out(call: Call) -> Reply:
 
 
 async def me(call: Call) -> Reply:
-    return Reply(200, await _profile(call, call.me))
+    people = await call.social.people([call.me.id])
+    return Reply(200, await _profile(call, people[call.me.id]))
+
+
+async def change_me(call: Call) -> Reply:
+    asked: schemas.ProfileChange = call.body
+    if asked.name is not None:
+        await call.social.rename(call.me, asked.name)
+    return await me(call)
 
 
 async def user(call: Call) -> Reply:
@@ -76,6 +84,7 @@ async def _profile(call: Call, person: Person | User) -> schemas.Profile:
         you_follow=relation.you_follow,
         follows_you=relation.follows_you,
         blocked=relation.blocked,
+        muted=relation.muted,
     )
 
 
@@ -94,12 +103,12 @@ def edge(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> C
 
 
 def people(use_case: Callable[..., Awaitable[PeoplePage]]) -> Callable[[Call], Awaitable[Reply]]:
-    """A list of people about the person of the path."""
+    """A list of people about the person of the path, or about me."""
 
     async def page(call: Call) -> Reply:
         walk: schemas.Walk = call.query
-        person = await _person(call)
-        listed, next_ = await use_case(call.social, person.id, before=walk.before, limit=walk.limit)
+        about = await _person(call) if call.request.path_params else call.me
+        listed, next_ = await use_case(call.social, about.id, before=walk.before, limit=walk.limit)
         return Reply(200, schemas.People(users=[schemas.Person.of(each) for each in listed], next=_id(next_)))
 
     return page
@@ -110,11 +119,12 @@ def people(use_case: Callable[..., Awaitable[PeoplePage]]) -> Callable[[Call], A
 
 async def post(call: Call) -> Reply:
     asked: schemas.NewStatus = call.body
-    row, created = await call.social.post(call.me.id, asked.text, asked.audience, call.headers.idempotency_key)
+    posting = call.social.post(call.me.id, asked.text, asked.audience, call.headers.idempotency_key)
+    (row, created), authors = await asyncio.gather(posting, call.social.people([call.me.id]))
     if created:
         call.request.app.state.metrics.posts.inc()
-    (status,) = await _statuses(call, [row])
-    return Reply(201 if created else 200, status, {"Location": f"{PREFIX}/statuses/{row.id}"})
+    location = {"Location": f"{PREFIX}/statuses/{row.id}"}
+    return Reply(201 if created else 200, schemas.status(row, authors), location)
 
 
 async def status(call: Call) -> Reply:
@@ -131,7 +141,18 @@ async def statuses_of(call: Call) -> Reply:
     walk: schemas.Walk = call.query
     person = await _person(call)
     rows, next_ = await call.social.statuses_of(call.me.id, person.id, before=walk.before, limit=walk.limit)
-    return Reply(200, {"statuses": await _statuses(call, rows), "next": _id(next_)})
+    author = {person.id: Person.of(person)}
+    return Reply(200, {"statuses": [schemas.status(row, author) for row in rows], "next": _id(next_)})
+
+
+def liking(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> Callable[[Call], Awaitable[Reply]]:
+    """A use case from me to the status of the path."""
+
+    async def change(call: Call) -> Reply:
+        await use_case(call.social, call.me.id, _status_id(call))
+        return DONE
+
+    return change
 
 
 def _status_id(call: Call) -> ObjectId:
@@ -145,9 +166,8 @@ def _id(cursor: ObjectId | None) -> str | None:
     return str(cursor) if cursor else None
 
 
-async def _statuses(call: Call, rows: Iterable[StatusRow]) -> list[dict[str, Any]]:
-    rows = list(rows)
-    authors = await call.social.people({row.user_id for row in rows})
+async def _statuses(call: Call, rows: Sequence[StatusRow], names: int | None = None) -> list[dict[str, Any]]:
+    authors = await call.social.people({row.user_id for row in rows}, names)
     return [schemas.status(row, authors) for row in rows]
 
 
@@ -172,7 +192,7 @@ async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
         200,
         {
             "phase": page.phase,
-            "statuses": await _statuses(call, page.statuses),
+            "statuses": await _statuses(call, page.statuses, page.names),
             "next": _id(page.next),
             "cost": {
                 "elapsed_ms": round(read.elapsed_ms, 3),
@@ -225,6 +245,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("DELETE", "/tokens/current", "Sign out: end this token", sign_out, {204: None}),
     Operation("GET", "/me", "Yourself", me, {200: schemas.Profile}),
+    Operation("PUT", "/me", "Change your name", change_me, {200: schemas.Profile}, body=schemas.ProfileChange),
     Operation("GET", "/users/{handle}", "A person", user, {200: schemas.Profile}, refusals=NOBODY),
     Operation(
         "PUT", "/follows/{handle}", "Follow", edge(Social.follow), {204: None},
@@ -238,6 +259,14 @@ OPERATIONS: tuple[Operation, ...] = (
         "DELETE", "/circle/{handle}", "Remove from your circle", edge(Social.remove_from_circle), {204: None},
         refusals=EDGE,
     ),
+    Operation(
+        "PUT", "/mutes/{handle}", "Mute: off your home timeline, and they do not know", edge(Social.mute), {204: None},
+        refusals=EDGE,
+    ),
+    Operation("DELETE", "/mutes/{handle}", "Unmute", edge(Social.unmute), {204: None}, refusals=EDGE),
+    Operation("GET", "/mutes", "Whom you mute", people(Social.muted), {200: schemas.People}, query=schemas.Walk),
+    Operation("GET", "/blocks", "Whom you block", people(Social.blocked), {200: schemas.People}, query=schemas.Walk),
+    Operation("GET", "/circle", "Your circle", people(Social.circle), {200: schemas.People}, query=schemas.Walk),
     Operation(
         "GET", "/users/{handle}/followers", "Who follows a person", people(Social.followers), {200: schemas.People},
         query=schemas.Walk, refusals=NOBODY,
@@ -253,6 +282,10 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation("GET", "/statuses/{id}", "A status", status, {200: schemas.Status}, refusals=NO_STATUS),
     Operation("DELETE", "/statuses/{id}", "Delete a status of yours", delete, {204: None}, refusals=NO_STATUS),
+    Operation("PUT", "/statuses/{id}/like", "Like a status", liking(Social.like), {204: None}, refusals=NO_STATUS),
+    Operation(
+        "DELETE", "/statuses/{id}/like", "Like it no longer", liking(Social.unlike), {204: None}, refusals=NO_STATUS
+    ),
     Operation(
         "GET", "/users/{handle}/statuses", "A person's statuses", statuses_of, {200: schemas.Statuses},
         query=schemas.Walk, refusals=NOBODY,

@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 
 from app.accounts import Accounts
 from app.errors import Forbidden
-from app.models import Person
+from app.models import Account
 from app.social import Social
 from app.stack import within
 from app.stack.mongodb.find import joined
@@ -34,7 +34,7 @@ class Call:
     """One request whose parts have been checked; `body`, `query` and `headers` are the models of its operation."""
 
     request: Request
-    account: Person | None = None
+    account: Account | None = None
     body: Any = None
     query: Any = None
     headers: Any = None
@@ -52,7 +52,7 @@ class Call:
         return self.request.app.state.social  # type: ignore[no-any-return]
 
     @property
-    def me(self) -> Person:
+    def me(self) -> Account:
         assert self.account, "the operation needs a token"
         return self.account
 
@@ -123,7 +123,7 @@ class Operation:
         return reply.response()
 
 
-async def _if(signed_in: Awaitable[Person], answer: Coroutine[Any, Any, Response]) -> Response:
+async def _if(signed_in: Awaitable[Account], answer: Coroutine[Any, Any, Response]) -> Response:
     """The answer, made while the token of somebody remembered is looked up. It is nobody's until that is known."""
     answering = asyncio.create_task(answer)
     try:
@@ -144,11 +144,11 @@ def _longest_s(request: Request) -> float:
     return request.app.state.stack.config.server_timeout_s  # type: ignore[no-any-return]
 
 
-async def _signed_in(request: Request) -> Person:
+async def _signed_in(request: Request) -> Account:
     token = bearer_token(request)
     if not token:
         raise Rejected(401, "This call needs a token: Authorization: Bearer <token>.", CHALLENGE)
-    account: Person | None = await within(_longest_s(request), request.app.state.accounts.authenticate(token))
+    account: Account | None = await within(_longest_s(request), request.app.state.accounts.authenticate(token))
     if account is None:
         raise Rejected(
             401, "The token is unknown, expired or signed out.", {"WWW-Authenticate": 'Bearer error="invalid_token"'}

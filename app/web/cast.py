@@ -8,6 +8,7 @@ from bson import ObjectId
 from starlette.datastructures import State
 
 from app.models import Follow, User
+from app.social import Social
 from app.stack import Stack
 
 SIZE = 6
@@ -24,27 +25,28 @@ class Player:
 
 async def cast(stack: Stack, state: State) -> Sequence[Player]:
     """The person with most followers in front, then the one who follows most, then some followers of the first."""
-    until_s, players = getattr(state, "cast", (0.0, ()))
-    if not players or stack.clock.monotonic() >= until_s:
-        players = await _found()
-        state.cast = stack.clock.monotonic() + AGE_S, players
-    return players
+    until_s, notes = getattr(state, "cast", (0.0, {}))
+    if not notes or stack.clock.monotonic() >= until_s:
+        notes = await _notes()
+        state.cast = stack.clock.monotonic() + AGE_S, notes
+    social: Social = state.social
+    people = await social.people(notes)
+    return [Player(people[id].handle, people[id].name, note) for id, note in notes.items() if id in people]
 
 
-async def _found() -> Sequence[Player]:
+async def _notes() -> dict[ObjectId, str]:
     most_followed = await _edges("followee", then=MOST)
     most_following = await _edges("follower", then=MOST)
     fans = await Follow.find({"followee": {"$in": list(most_followed)}}).sort("follower").limit(SIZE).to_list()
     first = await User.find().sort("_id").limit(SIZE).to_list()
     wanted = [*most_followed, *most_following, *(fan.follower for fan in fans), *(user.id for user in first)]
     ids = list(dict.fromkeys(wanted))[:SIZE]
-    users = {user.id: user for user in await User.find({"_id": {"$in": ids}}).to_list()}
     followers = await _edges("followee", {"followee": {"$in": ids}})
     following = await _edges("follower", {"follower": {"$in": ids}})
     notes = {id: f"{followers.get(id, 0):,} followers, follows {following.get(id, 0):,}" for id in ids}
     notes |= {id: f"follows most: {n:,} people" for id, n in most_following.items()}
     notes |= {id: f"most followed: by {n:,} people" for id, n in most_followed.items()}
-    return [Player(users[id].handle, users[id].name, notes[id]) for id in ids if id in users]
+    return {id: notes[id] for id in ids}
 
 
 async def _edges(

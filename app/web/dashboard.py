@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.errors import Forbidden, Invalid
-from app.models import Person
+from app.models import Account
 from app.stack import MemcachedDown, QueueDown
 from app.stack.memcached import Stats
 from app.stack.queue import Delivery, WorkerState
@@ -92,7 +92,7 @@ def polyline(line: Sequence[tuple[float, int]], most: int) -> str:
     return " ".join(f"{LINE_WIDTH - across * ago_s:.1f},{LINE_HEIGHT - 1 - up * number:.1f}" for ago_s, number in line)
 
 
-async def dashboard(request: Request, me: Person) -> Response:
+async def dashboard(request: Request, me: Account) -> Response:
     button = BUTTONS.get(request.query_params.get("done", ""))
     return render(
         request,
@@ -111,7 +111,7 @@ async def _shown(request: Request) -> dict[str, Any]:
     }
 
 
-async def live(request: Request, me: Person) -> Response:
+async def live(request: Request, me: Account) -> Response:
     async def part() -> str | None:
         if not await accounts_of(request).operates(me.id):
             return None
@@ -157,7 +157,7 @@ BUTTONS = {
 def press(name: str) -> Endpoint:
     button = BUTTONS[name]
 
-    async def handler(request: Request, me: Person) -> Response:
+    async def handler(request: Request, me: Account) -> Response:
         await changing(request, me)
         if not button.always and not stack_of(request).config.demo:
             raise HTTPException(404)
@@ -170,7 +170,7 @@ def press(name: str) -> Endpoint:
 # Phases
 
 
-async def phases(request: Request, me: Person) -> Response:
+async def phases(request: Request, me: Account) -> Response:
     timelines = timelines_of(request)
     may_switch = await accounts_of(request).operates(me.id)
     state, errors = await timelines.state(), {}

@@ -8,7 +8,7 @@ from time import perf_counter
 from bson import ObjectId
 from starlette.datastructures import State
 
-from app.models import Person, StatusRow
+from app.models import Account, StatusRow
 from app.social import STORED, Social
 from app.stack import UNAVAILABLE
 from phases.delivering.kept import Kept
@@ -34,7 +34,7 @@ class Watch:
     status: StatusRow
     whose: ObjectId
     began_s: float
-    followers: list[Person]
+    followers: list[Account]
     stored_ms: float
     owed: tuple[str, ...] = ()
     waited_ms: dict[str, float] = field(default_factory=dict)  # what the poster waited for each phase, after the insert
@@ -85,7 +85,7 @@ def _remember(watches: dict[ObjectId, Watch], watch: Watch) -> None:
         watches.pop(id).end()
 
 
-async def _some_followers(social: Social, timelines: Timelines, author: ObjectId) -> list[Person]:
+async def _some_followers(social: Social, timelines: Timelines, author: ObjectId) -> list[Account]:
     """The author, some followers whom every phase delivers to, some who are away."""
     edges = social.stack.db["follows"].find({"followee": author}, {"_id": 0, "follower": 1}).limit(FOLLOWERS_LOOKED_AT)
     some = [edge["follower"] for edge in await edges.to_list(None)]
@@ -143,7 +143,7 @@ async def _see_kept(timelines: Timelines, watch: Watch, kept: Kept) -> None:
             watch.held_ms.pop((kept.name, one.id), None)
 
 
-def _may_come(watch: Watch, kept: Kept, one: Person) -> bool:
+def _may_come(watch: Watch, kept: Kept, one: Account) -> bool:
     """What is kept for everybody may come for people who are away too; a list that is not there is looked for once."""
     at = (kept.name, one.id)
     return at not in watch.held_ms or (not kept.recipients.active_only and watch.held_ms[at] is None)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from app.clock import FIRST_ID
 from app.errors import Conflict, Invalid, TooMany
-from app.models import Audience, Person
+from app.models import Account, Audience
 from app.social import TEXT_LIMIT
 from app.stack import UNAVAILABLE
 from app.web import session
@@ -62,7 +62,7 @@ class Draft:
     errors: dict[str, str] | None = None
 
 
-async def home_timeline(request: Request, me: Person, draft: Draft | None = None, status: int = 200) -> Response:
+async def home_timeline(request: Request, me: Account, draft: Draft | None = None, status: int = 200) -> Response:
     timelines, social = timelines_of(request), social_of(request)
     draft, before = draft or Draft(), before_of(request)
     read = (await timelines.switch.current()).read
@@ -87,7 +87,7 @@ async def home_timeline(request: Request, me: Person, draft: Draft | None = None
         meaningless=stack_of(request).addresses.one_process,
         phases=[(phase, address("/", phase=phase.slug, before=before)) for phase in timelines.phases.values()],
         read=read,
-        people=await social.people({row.user_id for row in page.statuses}),
+        people=await social.people({row.user_id for row in page.statuses}, page.names),
         before=before,
         newest="/" if before else None,
         older=address("/", before=page.next) if page.next else None,
@@ -113,13 +113,13 @@ def _kept_phase(request: Request) -> str | None:
     return slug if slug in timelines_of(request).phases else None
 
 
-async def refresh(request: Request, me: Person) -> Response:
+async def refresh(request: Request, me: Account) -> Response:
     form = await changing(request, me)
     await timelines_of(request).refresh(me.id, phase=field(form, "phase") or None, limit=STATUSES_A_PAGE)
     return to("/")
 
 
-async def newer(request: Request, me: Person) -> Response:
+async def newer(request: Request, me: Account) -> Response:
     """A stream that says how many statuses have come since the page was made.
 
     It asks the reader's own timeline for one status every two seconds: what it finds is exactly what a reload will
@@ -158,7 +158,7 @@ async def post(request: Request) -> Response:
         return response
 
 
-async def _post(request: Request, me: Person) -> Response:
+async def _post(request: Request, me: Account) -> Response:
     form = await posted(request)
     text = field(form, "text").replace("\r\n", "\n")  # forms are sent with CRLF
     audience: Any = field(form, "audience")
@@ -184,14 +184,14 @@ def _idempotency_key(form: FormData, audience: str, text: str) -> str | None:
     return hashlib.sha256("\0".join((once, audience, text)).encode(errors="replace")).hexdigest() if once else None
 
 
-async def show_status(request: Request, me: Person) -> Response:
+async def show_status(request: Request, me: Account) -> Response:
     social = social_of(request)
     row = await social.status(me.id, id_of(request))
     author = (await social.people([row.user_id]))[row.user_id]
     return render(request, "status.html", row=row, author=author, audience=AUDIENCES[row.audience or "followers"])
 
 
-async def delete(request: Request, me: Person) -> Response:
+async def delete(request: Request, me: Account) -> Response:
     form = await changing(request, me)
     await social_of(request).delete(me.id, id_of(request))
     return to(field(form, "next"))

@@ -33,6 +33,8 @@ routes: list[BaseRoute] = [
     Route("/statuses/{id}", signed_in(home_timeline.show_status)),
     Route("/statuses/{id}/delete", signed_in(home_timeline.delete), methods=POST),
     Route("/people", signed_in(people.people)),
+    Route("/muted", signed_in(people.muted)),
+    Route("/name", signed_in(people.rename), methods=POST),
     Route("/@{handle}", people.person("statuses")),
     Route("/@{handle}/followers", people.person("followers")),
     Route("/@{handle}/following", people.person("following")),

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.errors import Forbidden, Invalid, Refused
-from app.models import Person
+from app.models import Account, Person
 from app.social import Relation, Social
 from app.web.home_timeline import STATUSES_A_PAGE, SUGGESTIONS
 from app.web.problems import problem_of
@@ -19,7 +19,7 @@ from app.web.session import field
 PEOPLE_A_PAGE = 50
 
 
-async def people(request: Request, me: Person) -> Response:
+async def people(request: Request, me: Account) -> Response:
     social = social_of(request)
     typed = request.query_params.get("q", "").strip()
     after = request.query_params.get("after", "")
@@ -36,6 +36,19 @@ async def people(request: Request, me: Person) -> Response:
     )
 
 
+async def muted(request: Request, me: Account) -> Response:
+    before = before_of(request)
+    listed, last = await social_of(request).muted(me.id, before=before, limit=PEOPLE_A_PAGE)
+    return render(
+        request,
+        "muted.html",
+        listed=listed,
+        here=address("/muted", before=before),
+        newest="/muted" if before else None,
+        older=address("/muted", before=last) if last else None,
+    )
+
+
 ACTS: dict[str, Callable[[Social, ObjectId, ObjectId], Awaitable[None]]] = {
     "follow": Social.follow,
     "unfollow": Social.unfollow,
@@ -43,13 +56,15 @@ ACTS: dict[str, Callable[[Social, ObjectId, ObjectId], Awaitable[None]]] = {
     "unblock": Social.unblock,
     "add-to-circle": Social.add_to_circle,
     "remove-from-circle": Social.remove_from_circle,
+    "mute": Social.mute,
+    "unmute": Social.unmute,
 }
 
 
 def act(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> Endpoint:
     """What one person does about another, by a button on their page."""
 
-    async def endpoint(request: Request, me: Person) -> Response:
+    async def endpoint(request: Request, me: Account) -> Response:
         form = await changing(request, me)
         other = await social_of(request).person(request.path_params["handle"])
         try:
@@ -62,15 +77,32 @@ def act(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> En
 
 
 def person(tab: str) -> Endpoint:
-    async def endpoint(request: Request, me: Person) -> Response:
+    async def endpoint(request: Request, me: Account) -> Response:
         return await _person(request, me, tab)
 
     return signed_in(endpoint)
 
 
-async def _person(request: Request, me: Person, tab: str, refused: Refused | None = None) -> Response:
+async def rename(request: Request, me: Account) -> Response:
+    form = await changing(request, me)
+    try:
+        await social_of(request).rename(me, field(form, "name"))
+    except Invalid as error:
+        return await _person(request, me, "statuses", error, me.handle, field(form, "name"))
+    return to(f"/@{me.handle}")
+
+
+async def _person(
+    request: Request,
+    me: Account,
+    tab: str,
+    refused: Refused | None = None,
+    handle: str | None = None,
+    typed: str | None = None,
+) -> Response:
+    """`handle`: where it is not in the address. `typed`: the name that was refused."""
     social, before = social_of(request), before_of(request)
-    one = await social.person(request.path_params["handle"])
+    one = await social.person(handle or request.path_params["handle"])
     path = f"/@{one.handle}" + ("" if tab == "statuses" else f"/{tab}")
     relation = await social.relation(me.id, one.id) if one.id != me.id else None
     statuses: list[Any] = []
@@ -89,6 +121,7 @@ async def _person(request: Request, me: Person, tab: str, refused: Refused | Non
         relation=relation,
         acts=_acts(relation) if relation else [],
         refused=str(refused) if refused else None,
+        typed=one.name if typed is None else typed,
         tab=tab,
         statuses=statuses,
         listed=listed,
@@ -101,12 +134,14 @@ async def _person(request: Request, me: Person, tab: str, refused: Refused | Non
 
 def _acts(relation: Relation) -> list[tuple[str, str, str]]:
     """(act, words, look) of each button that makes sense now."""
+    mute = ("unmute", "Unmute", "quiet") if relation.muted else ("mute", "Mute", "quiet")
     if relation.blocked:
-        return [("unblock", "Unblock", "quiet")]
+        return [("unblock", "Unblock", "quiet"), *([mute] if relation.muted else [])]
     return [
         ("unfollow", "Unfollow", "quiet") if relation.you_follow else ("follow", "Follow", ""),
         ("remove-from-circle", "Remove from circle", "quiet")
         if relation.in_your_circle
         else ("add-to-circle", "Add to circle", "quiet"),
+        mute,
         ("block", "Block", "danger"),
     ]

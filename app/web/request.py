@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 
 from app.accounts import Accounts
 from app.errors import Forbidden, NotFound
-from app.models import Person
+from app.models import Account
 from app.social import Social
 from app.stack import Stack, within
 from app.web.render import here
@@ -18,7 +18,7 @@ from app.web.session import local_address, open_session, posted
 from phases.timelines import Timelines
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-PersonalEndpoint = Callable[[Request, Person], Awaitable[Response]]
+PersonalEndpoint = Callable[[Request, Account], Awaitable[Response]]
 
 
 def stack_of(request: Request) -> Stack:
@@ -60,7 +60,7 @@ def signed_in(handler: PersonalEndpoint, *, limited: bool = True) -> Endpoint:
 
 
 def for_operators(handler: PersonalEndpoint) -> Endpoint:
-    async def endpoint(request: Request, me: Person) -> Response:
+    async def endpoint(request: Request, me: Account) -> Response:
         if not await accounts_of(request).operates(me.id):
             raise Forbidden("This is for administrators.")
         return await handler(request, me)
@@ -68,7 +68,7 @@ def for_operators(handler: PersonalEndpoint) -> Endpoint:
     return signed_in(endpoint, limited=False)
 
 
-async def changing(request: Request, me: Person) -> FormData:
+async def changing(request: Request, me: Account) -> FormData:
     """The form of somebody who changes something. Raises Forbidden and TooMany."""
     form = await posted(request)
     await request.app.state.writes.count(me.id)

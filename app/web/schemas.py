@@ -104,18 +104,25 @@ class Given(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
+Name = Annotated[str, _as(checked_name), _described(pattern=NAME_PATTERN)]
+
+
 class SignUp(Given):
     handle: Annotated[str, _as(checked_handle), _described(pattern=HANDLE_PATTERN)] = Field(
         description="kept in lower case, unique regardless of case"
     )
-    name: Annotated[str, _as(checked_name), _described(pattern=NAME_PATTERN)] | None = Field(
-        None, description="spaces around it aside; left out or blank: the handle"
-    )
+    name: Name | None = Field(None, description="spaces around it aside; left out or blank: the handle")
     password: Annotated[
         str,
         _as(checked_password),
         _described(minLength=PASSWORD_LENGTHS[0], maxLength=PASSWORD_LENGTHS[1]),
     ]
+
+
+class ProfileChange(Given):
+    """What is left out or null stays as it is."""
+
+    name: Name | None = Field(None, description="spaces around it aside; blank: the handle")
 
 
 class Credentials(Given):
@@ -185,6 +192,7 @@ class Profile(Person):
     you_follow: bool
     follows_you: bool
     blocked: bool = Field(description="whether you block this person")
+    muted: bool = Field(description="whether you mute this person: their statuses are not on your home timeline")
 
 
 class NewToken(BaseModel):
@@ -198,6 +206,8 @@ class Status(BaseModel):
     text: str
     audience: Audience
     created_at: Time
+    likes: Count
+    you_like: bool
 
 
 def status(row: StatusRow, authors: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
@@ -210,6 +220,8 @@ def status(row: StatusRow, authors: Mapping[ObjectId, models.Person]) -> dict[st
         "text": row.text,
         "audience": row.audience,
         "created_at": _time(row.created_at),
+        "likes": row.likes,
+        "you_like": row.you_like,
     }
 
 

@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from app.accounts import Accounts
 from app.errors import Forbidden
-from app.models import Person
+from app.models import Account
 from app.stack import Stack, within
 from app.web.caller import host_name
 
@@ -37,7 +37,7 @@ PORTS = {"http": 80, "https": 443}
 class Session:
     """The account that asks (None: nobody signed in), and the secret cookie that this answer's forms are bound to."""
 
-    account: Person | None
+    account: Account | None
     secret: str
     new_visitor: bool = False
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.errors import Invalid, NotFound
-from app.models import Person, StatusRow
+from app.models import Account, Person, StatusRow
 from app.web.cast import cast
 from app.web.delivery import Watch, watch_delivery
 from app.web.live import stream
@@ -67,7 +67,7 @@ def compared(reads: Sequence[MeasuredPage]) -> list[Column]:
     return shown
 
 
-async def side_by_side(request: Request, me: Person, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
+async def side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
     reader, refused = await _reader(request, me)
     social, may_check = social_of(request), await accounts_of(request).operates(me.id)
     shown = await columns(request, reader.id, ROWS)
@@ -92,7 +92,7 @@ async def side_by_side(request: Request, me: Person, typed: str = FIRST_WORDS, w
     )
 
 
-async def _reader(request: Request, me: Person) -> tuple[Person, str | None]:
+async def _reader(request: Request, me: Account) -> tuple[Account, str | None]:
     """The reader whose page is shown: oneself, or in demo mode anybody. Running a system is no right to read along."""
     handle = request.query_params.get("reader", "").strip().removeprefix("@")
     if not handle or not stack_of(request).config.demo:
@@ -101,7 +101,7 @@ async def _reader(request: Request, me: Person) -> tuple[Person, str | None]:
         user = await social_of(request).person(handle)
     except NotFound as error:
         return me, str(error)
-    return Person.of(user), None
+    return Account.of(user), None
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ async def _checked(request: Request) -> list[Check]:
 # Post and watch
 
 
-async def post(request: Request, me: Person) -> Response:
+async def post(request: Request, me: Account) -> Response:
     """Post as oneself, in demo mode as anybody, and watch the delivery."""
     form = await changing(request, me)
     author = me.id
@@ -140,7 +140,7 @@ async def post(request: Request, me: Person) -> Response:
     return to(f"/compare/deliveries/{watch.status.id}")
 
 
-async def delivery(request: Request, me: Person) -> Response:
+async def delivery(request: Request, me: Account) -> Response:
     watch = await _watch(request, me)
     author = (await social_of(request).people([watch.status.user_id]))[watch.status.user_id]
     return render(request, "delivery.html", **_shown(request, watch), author=author, live=f"{request.url.path}/live")
@@ -152,7 +152,7 @@ def _shown(request: Request, watch: Watch) -> dict[str, Any]:
     return {"watch": watch, "phases": timelines.phases.values(), "kept": kept}
 
 
-async def delivery_live(request: Request, me: Person) -> Response:
+async def delivery_live(request: Request, me: Account) -> Response:
     watch = await _watch(request, me)
     finished = False
 
@@ -166,7 +166,7 @@ async def delivery_live(request: Request, me: Person) -> Response:
     return stream(request, "delivery", part, WATCH_EVERY_S)
 
 
-async def _watch(request: Request, me: Person) -> Watch:
+async def _watch(request: Request, me: Account) -> Watch:
     watch: Watch | None = request.app.state.watches.get(id_of(request))
     if watch is None or not (watch.status.user_id == me.id or await accounts_of(request).operates(me.id)):
         raise NotFound("This delivery is not being watched any more.")

@@ -13,7 +13,7 @@ Source = Literal["query", "list", "list+query", "rebuilt"]
 
 
 class Candidates(Protocol):
-    """Ids that may belong to a timeline; which of them do is decided by `visible`."""
+    """Ids that may belong to a timeline; which of them do is decided by `on_home`."""
 
     async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
         """The `n` newest below `cursor`, newest first; fewer only when there are no more."""

@@ -6,7 +6,7 @@ from itertools import takewhile
 
 from bson import ObjectId
 
-from app.access import Entry, hydrate, visible_among
+from app.access import Entry, Shows, hydrate, shown_among
 from app.clock import LAST_ID
 from app.edges import OwnEdges, View
 from app.models import StatusRow
@@ -21,7 +21,8 @@ SPARE = 8
 class Page:
     """One page of a home timeline, newest first. `next` is the cursor of the page after it, None only at the end.
 
-    `cold`: the phase kept nothing for this reader when they came.
+    `cold`: the phase kept nothing for this reader when they came. `names`: the version of people's names, where the
+    read has looked at it.
     """
 
     phase: str
@@ -29,6 +30,7 @@ class Page:
     next: ObjectId | None
     source: Source
     cold: bool = False
+    names: int | None = None
 
 
 def enough(limit: int) -> int:
@@ -37,16 +39,19 @@ def enough(limit: int) -> int:
 
 
 class Filling:
-    """Fills one page. `edges` of the reader and `rows` by id need not be looked up; what is looked up joins them."""
+    """Fills one page with what it `shows`. `edges` of the reader and `rows` by id need not be looked up; what is looked
+    up joins them.
+    """
 
     def __init__(
         self,
         db: Database,
         reader: ObjectId,
+        shows: Shows,
         edges: OwnEdges | None = None,
         rows: dict[ObjectId, StatusRow] | None = None,
     ) -> None:
-        self._db, self._view = db, View(edges or OwnEdges(reader))
+        self._db, self._view, self._shows = db, View(edges or OwnEdges(reader)), shows
         self.rows = {} if rows is None else rows
         self._judged: list[StatusRow] = []
 
@@ -79,10 +84,10 @@ class Filling:
         return self._view.edges
 
     async def _visible(self, entries: Sequence[Entry], wanted: int) -> list[StatusRow]:
-        """The statuses that the reader may see; only the first of them, where these are at hand and make `wanted`."""
+        """The statuses that are shown; only the first of them, where these are at hand and make `wanted`."""
         at_hand = [status for status in takewhile(bool, (self.rows.get(e.id) for e in entries)) if status]
         if wanted <= len(at_hand) < len(entries):
-            shown = await visible_among(self._db, self._view, at_hand)
+            shown = await shown_among(self._db, self._view, at_hand, self._shows)
             if len(shown) >= wanted:
                 self._judged += at_hand
                 return shown
@@ -90,4 +95,4 @@ class Filling:
             self.rows |= await hydrate(self._db, self._view, [e for e in entries if e.id not in self.rows])
             at_hand = [self.rows[e.id] for e in entries if e.id in self.rows]
         self._judged += at_hand
-        return await visible_among(self._db, self._view, at_hand)
+        return await shown_among(self._db, self._view, at_hand, self._shows)

@@ -1,11 +1,13 @@
 """The races. Each is two or three people and processes that meet over one timeline."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Literal
 
 from app.edges import followees_of
 from app.errors import Conflict, Forbidden, NotFound
-from app.models import Audience
+from app.models import Account, Audience
 from app.stack.mongodb.find import rows
 from phases.base import Phase
 from phases.delivering.kept import Kept
@@ -92,6 +94,21 @@ def in_turn(*acts: Act) -> Act:
     return one_after_another
 
 
+def at_once(*acts: Act) -> Act:
+    async def side_by_side(process: Process) -> None:
+        await asyncio.gather(*(act(process) for act in acts))
+
+    return side_by_side
+
+
+def named(phase: str) -> Act:
+    return lambda process: process.read_names("ann", phase)
+
+
+def rename(name: str) -> Act:
+    return lambda process: process.social.rename(Account(process.ids["zoe"], "zoe"), name)
+
+
 def follow(followee: str = "zoe", reader: str = "ann") -> Act:
     return lambda process: process.follow(reader, followee)
 
@@ -107,12 +124,21 @@ def edge(verb: str, one: str, other: str) -> Act:
     return changing
 
 
-def delete(text: str) -> Act:
-    async def deleting(process: Process) -> None:
-        statuses = process.town.rows("statuses")
-        await process.social.delete(process.ids["zoe"], next(row["_id"] for row in statuses if row["text"] == text))
+def about(verb: str, reader: str, text: str) -> Act:
+    """What somebody does to the status with this text, which need not be there any more."""
 
-    return deleting
+    async def changing(process: Process) -> None:
+        id = next(row["_id"] for row in process.town.saved[0]["statuses"].values() if row["text"] == text)
+        await getattr(process.social, verb)(process.ids[reader], id)
+
+    return changing
+
+
+def delete(text: str) -> Act:
+    return about("delete", "zoe", text)
+
+
+like, unlike = partial(about, "like"), partial(about, "unlike")
 
 
 async def work(process: Process) -> None:
@@ -252,6 +278,17 @@ async def restored(town: Town) -> None:
     town.restore((backup, *since))
     await town.post("zoe", "since")
     await town.drain()
+
+
+async def muted(town: Town) -> None:
+    await town.social.mute(town.ids["ann"], town.ids["zoe"])
+
+
+async def liked(town: Town) -> None:
+    """By Ann and Ben."""
+    [status] = [row["_id"] for row in town.rows("statuses") if row["text"] == "old 1"]
+    for reader in ("ann", "ben"):
+        await town.social.like(town.ids[reader], status)
 
 
 async def overdue(town: Town) -> None:
@@ -603,6 +640,35 @@ RACES: tuple[Race, ...] = (
         after=ann_follows_yan,
         fast=False,
     ),
+    # mutes: nothing that is kept changes by them
+    *(
+        Race(
+            f"mute x publish x read, {p}",
+            town(p, waiting=1),
+            {"ann": edge("mute", "ann", "zoe"), "zoe": publish(), "ann2": read(p)},
+            ("ann",),
+            ("ann", "zoe"),
+        )
+        for p in IN_WORKER
+    ),
+    *(
+        Race(
+            f"unmute x publish x return, {p}",
+            then(town(p, ann="cold"), muted),
+            {"ann": in_turn(edge("unmute", "ann", "zoe"), read(p)), "zoe": publish()},
+            fast=False,
+        )
+        for p in IN_WORKER
+    ),
+    *(
+        Race(
+            f"mute, unmute x rebuild, {p}",
+            town(p, ann="cold"),
+            {"ann": in_turn(edge("mute", "ann", "zoe"), edge("unmute", "ann", "zoe"), read(p)), "ann2": read(p)},
+            fast=p == "cache",
+        )
+        for p in IN_WORKER
+    ),
     # phase 4: activity, renewal and eviction
     Race(
         "publish x return of who was away",
@@ -737,6 +803,65 @@ RACES: tuple[Race, ...] = (
         {"one": beat, "two": in_turn(beat, newest_settings, read("cache"), beat)},
         ("one",),
         after=lists_have_begun_anew,
+    ),
+    # likes: like and count change together, whoever reads
+    *(
+        Race(
+            f"like x like x read, {p}",
+            town(p, fans=("ben",)),
+            {"ann": like("ann", "old 1"), "ben": like("ben", "old 1"), "ann2": read(p)},
+            ("ann", "ben"),
+            ("ann", "ben"),
+        )
+        for p in IN_WORKER
+    ),
+    Race(
+        "like x the same like",
+        town("cache", fans=("ben",)),
+        {"ann": like("ann", "old 1"), "ann2": in_turn(like("ann", "old 1"), read("cache"))},
+        ("ann",),
+        ("ann", "ben"),
+    ),
+    Race(
+        "like x unlike",
+        then(town("cache", fans=("ben",)), liked),
+        {
+            "ann": in_turn(unlike("ann", "old 1"), like("ann", "old 1"), read("cache")),
+            "ann2": unlike("ann", "old 1"),
+            "ben": unlike("ben", "old 1"),
+        },
+        ("ann", "ben"),
+        ("ann", "ben"),
+    ),
+    *(
+        Race(
+            f"like x delete x read, {p}",
+            then(town(p, fans=("ben",)), liked),
+            {"zoe": in_turn(like("zoe", "old 1"), unlike("zoe", "old 1")), "zoe2": delete("old 1"), "ann": read(p)},
+            ("zoe", "zoe2"),
+            ("ann", "zoe"),
+            allowed=(NotFound,),
+        )
+        for p in IN_WORKER
+    ),
+    # names: what a process remembers of them is checked by a version
+    *(
+        Race(
+            f"rename x page, {p}",
+            town(p),
+            {"zoe": rename("Zoë"), "ann": in_turn(named(p), named(p))},
+            ("zoe",),
+        )
+        for p in KEEPING
+    ),
+    Race(
+        "rename x rename x pages of one process",
+        town("cache"),
+        {
+            "zoe": in_turn(rename("Zoë"), rename("Z.")),
+            "ann": in_turn(named("cache"), at_once(named("cache"), named("query")), named("cache")),
+        },
+        fast=False,
     ),
     # the same twice
     Race(

@@ -6,12 +6,13 @@ somebody else did). One `find`, and every command on one document or key, is ato
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from bson import ObjectId
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
-from app.edges import VERSIONS
+from app.edges import NAMES, VERSIONS
 from app.stack.memcached import MemcachedStandIn
 from app.stack.mongodb.find import Find
 from app.stack.mongodb.stand_in import StandInCollection, StandInDatabase
@@ -20,7 +21,7 @@ from phases.keeping.activity import ACTIVE
 from tests.interleavings.scheduler import Touch, point, written
 
 CATALOG = "catalog"
-EDGES = (VERSIONS, "follows", "blocks", "circles", ACTIVE)
+EDGES = (VERSIONS, "follows", "blocks", "circles", "mutes", ACTIVE)
 
 _Collection: Any = StandInCollection  # fewer options than Motor's: those that the project uses
 _Database: Any = StandInDatabase
@@ -176,6 +177,42 @@ class StagedCollection(_Collection):  # type: ignore[misc]
             written()
 
 
+class _Whole:
+    """A database inside a transaction: one step among those of everybody else, told by its first command."""
+
+    def __init__(self, database: Any) -> None:
+        self._database, self._begun = database, False
+
+    def __getitem__(self, name: str) -> "_InWhole":
+        return _InWhole(self, name)
+
+    async def command(self, collection: str, name: str, query: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        if not self._begun:
+            self._begun = True
+            await point("transaction", *_transaction(collection, query))
+        return await getattr(self._database[collection], name)(query, *args, **options)
+
+
+class _InWhole:
+    def __init__(self, whole: _Whole, name: str) -> None:
+        self._whole, self._name = whole, name
+
+    def __getattr__(self, command: str) -> Any:
+        return partial(self._whole.command, self._name, command)
+
+
+def _transaction(collection: str, query: Mapping[str, Any]) -> tuple[Touch, ...]:
+    """What it touches that begins like this: there are few."""
+    if collection == "likes":
+        like, status = frozenset([query["_id"]]), frozenset([ObjectId(query["_id"][12:])])
+        counted = Touch("statuses", status, frozenset({"likes"}), write=True)
+        return Touch("likes", like, write=True), counted, Touch("statuses", status, frozenset({"deleted"}))
+    assert collection == VERSIONS, collection
+    if query["_id"] == NAMES:
+        return Touch(VERSIONS, frozenset([NAMES]), write=True), Touch("users", write=True)
+    return tuple(Touch(name, write=True) for name in EDGES)
+
+
 class StagedDatabase(_Database):  # type: ignore[misc]
     def get_collection(self, *args: Any, **options: Any) -> Any:
         this: Any = self
@@ -188,10 +225,8 @@ class StagedDatabase(_Database):  # type: ignore[misc]
         return found
 
     async def at_once(self, work: Any) -> Any:
-        """A transaction of `app.edges`, the only ones there are: one step among those of everybody else."""
-        await point("transaction", *(Touch(name, write=True) for name in EDGES))
         this: Any = self
-        result = await _Database(this.client, self.delegate).at_once(work)
+        result = await work(_Whole(_Database(this.client, self.delegate)))
         written()
         return result
 

@@ -29,8 +29,11 @@ TRUTH = (  # what a timeline is made of: whoever reads or writes any of it notic
     Touch("follows", fields=frozenset({"follower", "followee"})),
     Touch("blocks"),
     Touch("circles", fields=frozenset({"owner", "member"})),
-    Touch("statuses", fields=frozenset({"user_id", "audience", "deleted"})),
+    Touch("mutes"),
+    Touch("statuses", fields=frozenset({"user_id", "audience", "deleted", "likes"})),
+    Touch("likes"),
 )
+Shown = tuple[ObjectId, int, bool]  # a status, how many like it, and whether the reader does
 
 _databases = count(1)
 
@@ -66,16 +69,30 @@ class Process:
         await point("a read begins", *TRUTH)
         seen = self.town.watch(reader)
         page = await self.timelines.page(self.ids[reader], phase=phase, limit=limit)
-        ids = [status.id for status in page.statuses]
+        shown = [(status.id, status.likes, status.you_like) for status in page.statuses]
+        ids = [id for id, *_ in shown]
         await point("the read ends", *TRUTH)
-        seen = self.town.watched(seen)
-        always, ever = set.intersection(*seen), set.union(*seen)
+        truths = self.town.watched(seen)
+        always, ever = set.intersection(*({id for id, *_ in truth} for truth in truths)), set.union(*truths)
         end = ids[-1] if page.next else None
         name = self.town.texts
         assert ids == sorted(set(ids), reverse=True), f"disorder or doubles: {name(ids)}"
         missing = {id for id in always - set(ids) if end is None or id > end}
         assert not missing, f"{reader} in {phase} ({page.source}) misses {name(missing)}"
-        assert set(ids) <= ever, f"{reader} in {phase} ({page.source}) must not see {name(set(ids) - ever)}"
+        wrong = set(shown) - ever
+        assert not wrong, f"{reader} in {phase} ({page.source}) must not see {name({id for id, *_ in wrong})}: {wrong}"
+
+    async def read_names(self, reader: str, phase: str) -> None:
+        """The authors on the first page are called what they were called while it was asked for."""
+        await point("a page begins", Touch("users"))
+        first = len(self.town.called) - 1
+        page = await self.timelines.page(self.ids[reader], phase=phase)
+        people = await self.social.people({status.user_id for status in page.statuses}, page.names)
+        await point("the page ends", Touch("users"))
+        assert page.statuses, "nobody's name is shown"
+        for id, person in people.items():
+            ever = {called[id] for called in self.town.called[first:]}
+            assert person.name in ever, f"{person.handle} is called {person.name}, and was {ever} meanwhile"
 
 
 Act = Callable[[Process], Coroutine[Any, Any, None]]
@@ -86,7 +103,8 @@ class Town(World):
     """World on staged servers; `saved` is where every schedule begins."""
 
     saved: Any = None
-    history: list[dict[str, set[ObjectId]]] = field(default_factory=list)  # the truth, each time it changed
+    history: list[dict[str, set[Shown]]] = field(default_factory=list)  # the truth, each time it changed
+    called: list[dict[ObjectId, str]] = field(default_factory=list)  # everybody's names, likewise
 
     @property
     def queue(self) -> StagedQueue:
@@ -153,18 +171,29 @@ class Town(World):
         return list(self._collections[collection]._documents.values())
 
     def oracle(self) -> Oracle[ObjectId]:
-        return Oracle.of(**{name: self.rows(name) for name in ("statuses", "follows", "blocks", "circles")})
+        likes = [(ObjectId(row["_id"][:12]), ObjectId(row["_id"][12:])) for row in self.rows("likes")]
+        return Oracle.of(
+            **{name: self.rows(name) for name in ("statuses", "follows", "blocks", "circles", "mutes")},
+            likes=[{"reader": reader, "status": status} for reader, status in likes],
+        )
 
     def changed(self) -> None:
         oracle = self.oracle()
-        truth = {name: set(oracle.timeline(id)) for name, id in self.ids.items()}
+        truth = {name: set(self.shown(oracle, reader)) for name, reader in self.ids.items()}
         if not self.history or self.history[-1] != truth:
             self.history.append(truth)
+        names = {row["_id"]: row["name"] for row in self.rows("users")}
+        if not self.called or self.called[-1] != names:
+            self.called.append(names)
+
+    @staticmethod
+    def shown(oracle: Oracle[ObjectId], reader: ObjectId) -> list[Shown]:
+        return [(id, *oracle.liked(id, reader)) for id in oracle.timeline(reader)]
 
     def watch(self, reader: str) -> Any:
         return reader, len(self.history) - 1
 
-    def watched(self, since: Any) -> list[set[ObjectId]]:
+    def watched(self, since: Any) -> list[set[Shown]]:
         reader, first = since
         return [truth[reader] for truth in self.history[first:]]
 
@@ -176,6 +205,7 @@ class Town(World):
 
     async def inspect(self, readers: tuple[str, ...], *, all_alive: bool) -> None:
         """Every reader's pages in every phase: as things are, after sweeper and workers, and with nothing kept."""
+        self._likes_are_counted()
         left = self.save()
         await self._compare(readers, "as left")
         self.restore(left)
@@ -206,12 +236,23 @@ class Town(World):
         delivering = (await self.timelines.switch.current()).delivering
         kept = {self.timelines.phases[slug].keeps for slug in delivering}
         delivering = tuple(slug for slug in KEEPING if self.timelines.phases[slug].keeps in kept)
+        oracle = self.oracle()
         for reader in readers:
-            truth = self.texts(self.oracle().timeline(self.ids[reader]))
+            truth = self.texts(oracle.timeline(self.ids[reader]))
             for phase in delivering or SLUGS:
+                if oracle.likes:
+                    page = await self.page(reader, phase)
+                    likes = [(status.id, status.likes, status.you_like) for status in page.statuses]
+                    assert likes == self.shown(oracle, self.ids[reader]), f"likes for {reader} in {phase}, {when}"
                 for limit in (20, 2):
                     found = await self.walk(reader, phase, limit)
                     assert found == truth, f"{reader} in {phase}, {when}: {found} instead of {truth}"
+
+    def _likes_are_counted(self) -> None:
+        oracle = self.oracle()
+        for row in self.rows("statuses"):
+            counted, likes = row.get("likes", 0), 0 if row["deleted"] else oracle.liked(row["_id"], row["_id"])[0]
+            assert counted == likes, f"{counted} likes are counted of {likes}"
 
     def _no_follow_across_a_block(self) -> None:
         follows = {(row["follower"], row["followee"]) for row in self.rows("follows")}
@@ -250,6 +291,7 @@ class Race:
                 town.restore(town.saved)
                 ObjectId._inc = 1_000_000
                 town.history.clear()
+                town.called.clear()
                 town.changed()
                 schedule = Schedule(town.changed)
                 for name, act in self.actors.items():
@@ -309,7 +351,7 @@ def _copied(value: Any) -> Any:
 
 def _plain(collection: str, document: Mapping[str, Any]) -> dict[str, Any]:
     hidden = {"lease"} if collection.startswith("home_floors") else set()
-    if collection in ("follows", "blocks", "circles"):
+    if collection in ("follows", "blocks", "circles", "mutes"):
         hidden = {"_id"}
     return {key: value for key, value in sorted(document.items()) if key not in hidden}
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.errors import Conflict, Forbidden, NotFound
-from app.models import Audience, Status, StatusRow
+from app.models import Account, Audience, Status, StatusRow, like_key
 from app.stack import UNAVAILABLE, Addresses
 from benchmarks.oracle import Oracle, Told
+from phases.home.page import Page
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from phases.timelines import Timelines
@@ -52,6 +53,7 @@ class Histories(RuleBasedStateMachine):
         self.loop = asyncio.Runner()
         self.exits = AsyncExitStack()
         self.people: list[ObjectId] = []
+        self.names: dict[ObjectId, str] = {}
         self.oracle: Oracle[ObjectId] = Oracle()
         self.keys: list[tuple[ObjectId, str, Audience, str]] = []  # what was posted with an idempotency key
         self.old_jobs: list[Job] = []
@@ -175,12 +177,25 @@ class Histories(RuleBasedStateMachine):
     def _sign_up(self) -> None:
         handle = "abcdefgh"[len(self.people)]
         self.people.append(self.run(self.system.sign_up(handle)))
+        self.names[self.people[-1]] = handle.title()
 
     @precondition(lambda self: len(self.people) < MOST_PEOPLE)
     @rule()
     def sign_up(self) -> None:
         self.step("sign up")
         self._sign_up()
+
+    @rule(who=process, one=some, dies=st.none() | st.integers(0, 2))
+    def rename(self, who: int, one: int, dies: int | None) -> None:
+        self.step("rename")
+        id, name = self.person(one), f"Name {self.steps}"
+        account = Account(id, "abcdefgh"[self.people.index(id)])
+        if self.act(who, self.system.processes[who].social.rename(account, name), dies) is None:
+            self.names[id] = name
+        else:
+            stored = self.run(self._stored("users", {"_id": id}))
+            assert stored
+            self.names[id] = stored["name"]
 
     @rule(who=process, one=some, other=some, dies=dies_after, lag_s=lags_s)
     def follow(self, who: int, one: int, other: int, dies: int | None, lag_s: float) -> None:
@@ -284,12 +299,31 @@ class Histories(RuleBasedStateMachine):
         self.run(self.system.processes[who].social.remove_from_circle(owner, member))
         self.oracle.circles.discard((owner, member))
 
+    @rule(who=process, one=some, other=some, dies=st.none() | st.integers(0, 2))
+    def mute(self, who: int, one: int, other: int, dies: int | None) -> None:
+        self.step("mute")
+        muter, muted = self.pair(one, other)
+        if self.act(who, self.system.processes[who].social.mute(muter, muted), dies) is None:
+            self.oracle.mutes.add((muter, muted))
+        else:
+            self.learn(muter, muted)
+
+    @precondition(lambda self: self.oracle.mutes)
+    @rule(who=process, one=some, dies=st.none() | st.integers(0, 2))
+    def unmute(self, who: int, one: int, dies: int | None) -> None:
+        self.step("unmute")
+        muter, muted = self.one_of(self.oracle.mutes, one)
+        if self.act(who, self.system.processes[who].social.unmute(muter, muted), dies) is None:
+            self.oracle.mutes.discard((muter, muted))
+        self.learn(muter, muted)
+
     def learn(self, one: ObjectId, other: ObjectId) -> None:
         """After a crash: whatever rows are stored between the two is what holds."""
         for rows, name, ends in (
             (self.oracle.follows, "follows", ("follower", "followee")),
             (self.oracle.blocks, "blocks", ("blocker", "blocked")),
             (self.oracle.circles, "circles", ("owner", "member")),
+            (self.oracle.mutes, "mutes", ("muter", "muted")),
         ):
             for pair in ((one, other), (other, one)):
                 stored = self.run(self._stored(name, dict(zip(ends, pair, strict=True))))
@@ -382,6 +416,27 @@ class Histories(RuleBasedStateMachine):
         assert not (told and another)
         self.oracle.statuses[row.id] = Told(author, text, audience)
         self.keys[which] = (author, text, audience, key)
+
+    @precondition(lambda self: self.oracle.statuses)
+    @rule(who=process, reader=some, which=some, newest=st.booleans(), likes=st.booleans(), dies=dies_after)
+    def like(self, who: int, reader: int, which: int, newest: bool, likes: bool, dies: int | None) -> None:
+        """Or take it back."""
+        self.step("like" if likes else "unlike")
+        ids = sorted(self.oracle.statuses, reverse=newest)
+        pair = self.person(reader), ids[which % len(ids)]
+        social = self.system.processes[who].social
+        may = self.oracle.visible(pair[1], pair[0])
+        try:
+            ended = self.act(who, (social.like if likes else social.unlike)(*pair), dies)
+        except NotFound:
+            assert not may
+            assert likes or pair not in self.oracle.likes
+            return
+        if ended is not None:
+            likes = self.run(self._stored("likes", {"_id": like_key(*pair)})) is not None
+        else:
+            assert may or (not likes and (pair in self.oracle.likes or self.oracle.statuses[pair[1]].deleted))
+        (self.oracle.likes.add if likes else self.oracle.likes.discard)(pair)
 
     # Reading, for good: what is missing is rebuilt, what is old renewed
 
@@ -666,8 +721,11 @@ class Histories(RuleBasedStateMachine):
     async def _compare(self, random: Random, walk: bool) -> None:
         for reader in self.people:
             for slug in SLUGS:
-                timelines = random.choice(self.system.processes).timelines
-                await self._page(timelines, reader, slug, None, random.randint(1, 8))
+                process = random.choice(self.system.processes)
+                timelines = process.timelines
+                page = await self._page(timelines, reader, slug, None, random.randint(1, 8))
+                people = await process.social.people({row.user_id for row in page.statuses}, page.names)
+                assert {id: person.name for id, person in people.items()} == {id: self.names[id] for id in people}
                 if self.oracle.statuses:
                     cursor = self.cursor(random.randrange(len(self.oracle.statuses)))
                     await self._page(timelines, reader, slug, cursor, random.randint(1, 8))
@@ -676,9 +734,10 @@ class Histories(RuleBasedStateMachine):
 
     async def _page(
         self, timelines: Timelines, reader: ObjectId, slug: str, before: ObjectId | None, limit: int
-    ) -> None:
+    ) -> Page:
         page = await timelines.page(reader, phase=slug, before=before, limit=limit)
         self.same(reader, slug, before, limit, page)
+        return page
 
     async def _walk(self, timelines: Timelines, reader: ObjectId, slug: str, limit: int) -> None:
         seen: list[StatusRow] = []
@@ -699,6 +758,8 @@ class Histories(RuleBasedStateMachine):
         found = [row.id for row in page.statuses]
         if found == ids and (page.next is not None) == more and page.next in (None, ids[-1:] and ids[-1]):
             assert [row.text for row in page.statuses] == [self.oracle.statuses[id].text for id in ids]
+            likes = [(row.likes, row.you_like) for row in page.statuses]
+            assert likes == [self.oracle.liked(id, reader) for id in ids], f"likes for {reader} in {slug}"
             return
         self.failed = True
         name = "abcdefgh"[self.people.index(reader)]

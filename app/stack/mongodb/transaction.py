@@ -51,8 +51,13 @@ class InTransaction:
         found: int = await self._collection.count_documents(query, limit=limit, **self._options)
         return found
 
-    async def update_one(self, query: Mapping[str, Any], change: Mapping[str, Any], *, upsert: bool) -> None:
-        await self._collection.update_one(query, change, upsert=upsert, **self._options)
+    async def insert_one(self, document: Mapping[str, Any]) -> None:
+        await self._collection.insert_one(dict(document), **self._options)
+
+    async def update_one(self, query: Mapping[str, Any], change: Mapping[str, Any], *, upsert: bool) -> bool:
+        """Whether it was there."""
+        updated = await self._collection.update_one(query, change, upsert=upsert, **self._options)
+        return bool(updated.matched_count)
 
     async def find_or_insert(self, query: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         """The document as it was or, where there was none, as it is now."""
@@ -61,8 +66,10 @@ class InTransaction:
         )
         return row
 
-    async def delete_one(self, query: Mapping[str, Any]) -> None:
-        await self._collection.delete_one(query, **self._options)
+    async def delete_one(self, query: Mapping[str, Any]) -> bool:
+        """Whether it was there."""
+        deleted = await self._collection.delete_one(query, **self._options)
+        return bool(deleted.deleted_count)
 
     async def delete_many(self, query: Mapping[str, Any]) -> None:
         await self._collection.delete_many(query, **self._options)

@@ -1,0 +1,69 @@
+"""Handles and names as one process remembers them: all of one version, which every change of a name raises.
+
+A changed name has its version beside it (`User.renamed`), so an index finds who has been renamed since. Whoever shows
+a name looks at the version first, or has just looked at it beside something else.
+"""
+
+from collections.abc import Collection
+
+from bson import ObjectId
+
+from app.edges import NAMES, version_in, version_of
+from app.models import Person
+from app.stack.mongodb.connection import Database
+from app.stack.mongodb.find import Find, Rows, together
+
+REMEMBERED = 50_000
+RENAMED_AT_ONCE = 200  # where there are more, all names are forgotten
+FIELDS = ("_id", "handle", "name")
+
+
+class Names:
+    """One per process."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._people: dict[ObjectId, Person] = {}
+        self._version: int | None = None  # None: nothing is remembered
+
+    async def of(self, ids: Collection[ObjectId], version: int | None = None) -> dict[ObjectId, Person]:
+        """Those of them that there are, as of some moment after this was called, or after `version` was looked up."""
+        while ids:
+            known, since = {id: self._people[id] for id in ids if id in self._people}, self._version
+            if len(known) == len(ids) and since is not None and version is not None and version <= since:
+                return known
+            unknown = [id for id in ids if id not in known]
+            answers = await together(self._db, **_look(since, unknown))
+            renamed = answers.get("renamed", [])
+            if len(renamed) > RENAMED_AT_ONCE:
+                self._people, self._version = {}, None
+                continue
+            found = _people([*renamed, *answers.get("people", [])])
+            known |= {id: person for id, person in found.items() if id in ids}
+            self._keep(known, found, since, version_in(answers["version"]))
+            return known
+        return {}
+
+    def _keep(
+        self, asked: dict[ObjectId, Person], found: dict[ObjectId, Person], since: int | None, version: int
+    ) -> None:
+        """Unless others have looked meanwhile, so that what is remembered now is not between these two versions."""
+        if self._version is not None and not (since is not None and since <= self._version <= version):
+            return
+        if len(self._people) > REMEMBERED:
+            self._people = {}
+        self._people |= asked | {id: person for id, person in found.items() if id in self._people}
+        self._version = version
+
+
+def _look(since: int | None, unknown: list[ObjectId]) -> dict[str, Find]:
+    finds = {"version": version_of(NAMES)}
+    if since is not None:
+        finds["renamed"] = Find("users", {"renamed": {"$gt": since}}, FIELDS, RENAMED_AT_ONCE + 1)
+    if unknown:
+        finds["people"] = Find("users", {"_id": {"$in": unknown}}, FIELDS, len(unknown))
+    return finds
+
+
+def _people(users: Rows) -> dict[ObjectId, Person]:
+    return {user["_id"]: Person(user["_id"], user["handle"], user["name"]) for user in users}
