@@ -6,7 +6,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
@@ -201,6 +201,29 @@ def test_reset_erases_everything_first(monkeypatch: pytest.MonkeyPatch, slice_si
         assert await stack.queue.known() == set()
 
     run(test)
+
+
+def test_loading_and_erasing_go_in_bounded_steps_that_no_request_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+
+    def step() -> nullcontext[None]:
+        steps.append("step")
+        return nullcontext()
+
+    monkeypatch.setattr(seeding, "housekeeping", step)
+    monkeypatch.setattr(seeding, "BATCH", 20)
+    monkeypatch.setattr(seeding, "ERASE_SLICE", 30)
+    said: list[tuple[str, int, int]] = []
+
+    async def test(stack: Stack) -> None:
+        await seeding.insert(stack, Follow, World(GRAPH, 1, NOON, 1).follows(), 200)
+        assert len(steps) == 10
+        await seeding.empty(stack, "follows", lambda *step: said.append(step))
+        assert len(steps) == 10 + 7
+        assert await stored(stack, "follows") == []
+
+    run(test)
+    assert said == [("erasing follows", 30 * step, 200) for step in range(1, 7)]
 
 
 @pytest.mark.parametrize("wrong", [{"statuses": -1}, {"days": 0}, {"days": 10**6}, {"password": "short"}])
