@@ -114,12 +114,8 @@ async def forget_active(stack: Stack, reader: ObjectId) -> None:
     await stack.db[ACTIVE].delete_one({"_id": reader})
 
 
-async def last_recipient(
-    timelines: Timelines, slug: str, author: ObjectId, followers: set[ObjectId]
-) -> ObjectId | None:
-    """Whom the author's statuses are delivered to last."""
-    if not active_only(timelines.phases[slug]):
-        return max(followers, default=None)
+async def last_active(timelines: Timelines, author: ObjectId) -> ObjectId | None:
+    """Whom the author's statuses are delivered to last, where they go to active readers alone."""
     active = {"authors": author, "until": {"$gte": timelines.stack.clock.now()}}
     last = await timelines.stack.db[ACTIVE].find_one(active, {"_id": 1}, sort=[("_id", -1)])
     return last["_id"] if last else None

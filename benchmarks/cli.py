@@ -85,30 +85,40 @@ def _measured(
 ) -> "Report":
     """On a rig, with its progress shown, and written."""
     from app.demo.progress import shown
-    from benchmarks.rig import rig, servers
+    from benchmarks.rig import Rig, rig, servers
+
+    rigs: list[Rig] = []
 
     async def run() -> "Report":
         async with rig(addresses, directory, config, through) as running:
+            rigs.append(running)
             with shown() as progress:
                 return await work(running, progress)
 
     with servers(level, allow_standins) as (addresses, directory, config):
-        report = asyncio.run(run())
+        try:
+            report = asyncio.run(run())
+        except BaseException:
+            if rigs and rigs[0].so_far:
+                write(rigs[0].so_far)
+            raise
     write(report)
     return report
 
 
-def _graph(spec: str, directed: bool, seed: int) -> "Graph":
+def graph_of(spec: str, directed: bool, seed: int) -> "Graph":
     """A file, or powerlaw:USERS:MEAN. Raises GraphError."""
     from app.demo.graph import GraphError, load, powerlaw
+    from app.demo.progress import shown
 
-    if not spec.startswith("powerlaw:"):
-        return load(Path(spec), directed)
-    try:
-        _, users, mean = spec.split(":")
-        return powerlaw(int(users), float(mean), seed)
-    except ValueError:
-        raise GraphError(f"{spec!r}: write powerlaw:USERS:MEAN, such as powerlaw:2000:30") from None
+    with shown() as progress:
+        if not spec.startswith("powerlaw:"):
+            return load(Path(spec), directed, progress)
+        try:
+            _, users, mean = spec.split(":")
+            return powerlaw(int(users), float(mean), seed, progress)
+        except ValueError:
+            raise GraphError(f"{spec!r}: write powerlaw:USERS:MEAN, such as powerlaw:2000:30") from None
 
 
 @command()
@@ -164,7 +174,7 @@ def compare(
     if unknown := [slug for slug in slugs if slug not in all_slugs]:
         raise click.UsageError(f"--phases: there is no {unknown[0]!r}; there are {', '.join(all_slugs)}")
     chosen = load(workload)
-    edges = populated(_graph(graph, directed, options["seed"]), chosen, options["seed"])
+    edges = populated(graph_of(graph, directed, options["seed"]), chosen, options["seed"])
     settings = Settings(phases=slugs, workload=chosen.name, graph=Path(graph).name, **options)
 
     def work(rig: "Rig", progress: "Progress") -> "Awaitable[Report]":
@@ -273,7 +283,7 @@ def plan(
 
     units = planning.measured_units(measured)
     if graph:
-        load = planning.load_of(_graph(graph, directed, 1), **a_day)
+        load = planning.load_of(graph_of(graph, directed, 1), **a_day)
     else:
         load = planning.Load(users, mean_followers, most_followers, **a_day)
     write(planning.plan(load, units, peak))

@@ -67,9 +67,6 @@ class Oracle(Generic[Id]):
         oracle.circles |= {(row["owner"], row["member"]) for row in documents.get("circles", ())}
         return oracle
 
-    def copy(self) -> Self:
-        return type(self)(dict(self.statuses), set(self.follows), set(self.blocks), set(self.circles))
-
     def block(self, blocker: Id, blocked: Id) -> None:
         """Ends both follows; the circle stays as it is."""
         self.blocks.add((blocker, blocked))

@@ -76,11 +76,15 @@ class Settings(Model):
 
 
 class Population(Model):
+    """`readers`: people who read at all. `statuses`: from before the run. 0 in reports that do not know."""
+
     source: str
     people: int
     follows: int
     mean_followers: float
     most_followers: int
+    readers: int = 0
+    statuses: int = 0
 
 
 class Kept(Model):
@@ -151,6 +155,11 @@ class Comparison(Origin):
     cells: list[Cell]
     phases: dict[str, Summary]
     ratios: dict[str, dict[str, Spread]]
+
+    @property
+    def missing(self) -> int:
+        """Phases of rounds that were not measured any more."""
+        return self.settings.rounds * len(self.settings.phases) - len(self.cells)
 
 
 class Series(Model):
