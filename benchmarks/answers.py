@@ -145,8 +145,11 @@ async def list_keys(timelines: Timelines, readers: Sequence[ObjectId]) -> tuple[
     """
     where = await container(timelines, LISTS.slug)
     assert where, "it delivers"
-    unused = "raw:" + key(where, FIRST_ID).removesuffix(str(FIRST_ID))[4:]
-    return [key(where, reader) for reader in readers], unused
+    prefix, unused = (
+        timelines.stack.config.memcached_prefix,
+        "raw:" + key(where, FIRST_ID).removesuffix(str(FIRST_ID))[4:],
+    )
+    return [prefix + key(where, reader) for reader in readers], prefix + unused
 
 
 def list_value(stack: Stack, ids: int) -> bytes:

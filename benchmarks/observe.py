@@ -168,19 +168,25 @@ async def _watch_depths(stack: Stack, lags: Lags, depths: Depths) -> None:
         await asyncio.sleep(DEPTH_EVERY_S)
 
 
-async def commands_received(stack: Stack) -> dict[str, float] | None:
-    """Commands that each server has been sent so far, by whomever; None for stand-ins."""
+async def counted_by_servers(stack: Stack) -> tuple[dict[str, float], dict[str, float]] | None:
+    """Commands that each server has been sent so far and processor seconds that it has used, for whomever; None for
+    stand-ins. Of MongoDB it is the primary's, or the router's.
+    """
     if is_stand_in(stack.db) or stack.addresses.memcached is None or stack.addresses.redis is None:
         return None
     status: Any = await stack.db.client.admin.command("serverStatus")
-    redis: Any = await asyncio.to_thread(stack.queue.connection.info, "stats")
+    redis: Any = await asyncio.to_thread(stack.queue.connection.info)
     nodes = [await _memcached_stats(node) for node in stack.addresses.memcached]
     kinds = ("cmd_get", "cmd_set", "cmd_touch", "cmd_meta", "delete_hits", "delete_misses")
-    commands = status["metrics"]["commands"]
+    commands, process = status["metrics"]["commands"], status["extra_info"]
     return {
         "mongodb": sum(int(commands[name]["total"]) for name in COUNTED_COMMANDS if name in commands),
         "redis": int(redis["total_commands_processed"]),
         "memcached": sum(int(stats.get(kind, 0)) for stats in nodes for kind in kinds),
+    }, {
+        "mongod": (process.get("user_time_us", 0) + process.get("system_time_us", 0)) / 1e6,
+        "redis": redis["used_cpu_user"] + redis["used_cpu_sys"],
+        "memcached": sum(float(stats["rusage_user"]) + float(stats["rusage_system"]) for stats in nodes),
     }
 
 
@@ -199,7 +205,12 @@ class Meters:
     @classmethod
     async def read(cls, rig: Rig) -> Self:
         user_and_system = {name: psutil.Process(pid).cpu_times()[:2] for name, pid in rig.processes.items()}
-        return cls({name: sum(used) for name, used in user_and_system.items()}, await commands_received(rig.stack))
+        used = {name: sum(seconds) for name, seconds in user_and_system.items()}
+        counted = await counted_by_servers(rig.stack)
+        if counted is None:
+            return cls(used, None)
+        commands, of_servers = counted
+        return cls(of_servers | used, commands)
 
     def since(self, before: Self, own_finds: int = 0) -> "Meters":
         """The harness's own look-ups are taken off MongoDB's."""

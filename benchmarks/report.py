@@ -54,6 +54,7 @@ class Origin(Model):
     commit: str | None
     machine: Machine
     servers: dict[str, str | None] = Field(description="versions; none for stand-ins")
+    topology: dict[str, str] = Field(default={}, description="of these servers")
     packages: dict[str, str]
     config: dict[str, JsonValue]
     write_concern: Literal["majority", "none"]

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -43,15 +44,15 @@ OVERRIDES: dict[str, Any] = {
     "redis_url": None,
     "memcached": (),
     "database": "feedlab_bench",
+    "memcached_prefix": "",
     "demo": False,
     **dict.fromkeys(("writes_per_minute", "sign_ins_per_minute", "sign_ups_per_minute"), 1_000_000),
 }
-CHILD_ENVIRONMENT = {f"FEEDLAB_{name.upper()}": str(value or "") for name, value in OVERRIDES.items()}
 COMMAND = (sys.executable, "-m", "app.cli")
 READY_DEADLINE_S = 60.0
 POLL_S = 0.02
 HISTORY_DAYS = 30
-MOST_STATUSES = 2_500_000  # from before the run: two minutes of loading
+MOST_STATUSES = 1_000_000  # from before the run: one or two minutes of loading
 BATCH = 5_000
 ACTIVE_FOR = timedelta(days=30)
 AT_ONCE = 8  # reads under way while readers are warmed
@@ -202,11 +203,12 @@ async def rig(addresses: Addresses, directory: Path, config: Config, through: st
 @asynccontextmanager
 async def _with_children(rig: Rig, directory: DataDirectory, through: str) -> AsyncIterator[None]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        children = {"worker": _child("worker", directory, ["worker", "--child"], ())}
+        child_of = partial(_child, directory, _environment(rig.stack.config))
+        children = {"worker": child_of("worker", ["worker", "--child"], ())}
         http = None
         if through == "api":
             fd = listener.fileno()
-            children["web"] = _child("web", directory, ["web-process", "--fd", str(fd)], (fd,))
+            children["web"] = child_of("web", ["web-process", "--fd", str(fd)], (fd,))
             http = Http("127.0.0.1", listener.getsockname()[1])
             rig.subject = Api(rig.stack, http, {})
         try:
@@ -223,12 +225,23 @@ async def _with_children(rig: Rig, directory: DataDirectory, through: str) -> As
             stop_together(children.values())
 
 
-def _child(name: str, directory: DataDirectory, arguments: list[str], pass_fds: Sequence[int]) -> Child:
+def _environment(config: Config) -> dict[str, str]:
+    """For children that are to have this configuration, as far as it is not the environment's."""
+
+    def text(value: Any) -> str:
+        return ",".join(value) if isinstance(value, tuple) else str(value or "")
+
+    return {f"FEEDLAB_{name.upper()}": text(getattr(config, name)) for name in OVERRIDES}
+
+
+def _child(
+    directory: DataDirectory, environment: dict[str, str], name: str, arguments: list[str], pass_fds: Sequence[int]
+) -> Child:
     return Child(
         name,
         [*COMMAND, *arguments, "--data", str(directory.path)],
         directory.logs / f"{name}.log",
-        environment=CHILD_ENVIRONMENT,
+        environment=environment,
         pass_fds=pass_fds,
         lifeline=True,
         say=say,
@@ -245,7 +258,7 @@ async def _until_ready(rig: Rig, children: Iterable[Child], http: Http | None) -
             raise BenchRefused(death)
         if time.monotonic() > deadline:
             raise BenchRefused(f"the benchmark's own processes are not ready after {READY_DEADLINE_S:.0f} s")
-        working = await asyncio.to_thread(rig.stack.queue.connection.scard, "rq:workers")
+        working = await rig.stack.queue.workers()  # ours: there may be others' in the same Redis
         answering = http is None or (await http.ask("GET", "/readyz"))[0] == HTTPStatus.OK
         if working and answering:
             return

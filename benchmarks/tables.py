@@ -41,6 +41,15 @@ def show(report: reports.Report) -> None:
         if grid.note:
             console.print(grid.note)
     console.print(lead(report))
+    console.print(f"On {where(report)}.")
+
+
+def where(report: reports.Report) -> str:
+    """The servers: versions, and topology where the report knows it."""
+    kinds = report.topology
+    return ", ".join(
+        f"{name} {version}{f' ({kinds[name]})' if name in kinds else ''}" for name, version in report.servers.items()
+    )
 
 
 def lead(report: reports.Report) -> str:
