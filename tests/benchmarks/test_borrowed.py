@@ -69,8 +69,9 @@ class Others:
 
     def seen(self) -> dict[str, Any]:
         names = sorted(set(self.mongodb.list_database_names()) - {"admin", "config", "local"})
-        workers = [b"rq:worker", b"rq:clean"]  # RQ's own, which it lets expire
-        keys = [key for key in sorted(self.redis.keys()) if not any(key.startswith(kind) for kind in workers)]
+        workers = (b"rq:worker", b"rq:clean")  # RQ's own, which it lets expire
+        found: Any = self.redis.keys()
+        keys = [key for key in sorted(found) if not key.startswith(workers)]
         documents = {
             (n, c): list(self.mongodb[n][c].find()) for n in names for c in self.mongodb[n].list_collection_names()
         }
@@ -136,6 +137,8 @@ def test_an_error_in_the_middle_leaves_nothing(others: Others, monkeypatch: pyte
 
     async def change(self: Timelines, **wanted: Any) -> Any:
         await right(self, **wanted)
+        await self.stack.queue.pause()
+        await self.stack.queue.offer("queue", ObjectId())
         assert others.redis.keys(f"*{NAME}-*"), "something is there that has to go"
         raise OSError("no such thing")
 

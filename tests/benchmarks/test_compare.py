@@ -170,10 +170,15 @@ def test_the_database_is_afterwards_what_it_was_before() -> None:
 
 
 def test_who_has_been_long_away_is_so_again_after_each_phase() -> None:
+    lists, morning = replace(CACHE, carrier=PUSH.carrier), load("morning").model_copy(update={"history": 2})
+
     async def work() -> None:
-        async with virtual_rig((QUERY, PUSH)) as rig:
-            settings = SETTINGS.model_copy(update={"workload": "morning"})
-            await compare(rig, GRAPH, load("morning"), settings)
+        async with virtual_rig((lists,)) as rig:
+            settings = SETTINGS.model_copy(
+                update={"workload": "morning", "phases": (lists.slug,), "rounds": 1, "burn_in_s": 0}
+            )
+            report = await compare(rig, GRAPH, morning, settings)
+            assert report.phases[lists.slug].counts["read_cold"] > 0
             assert await rig.stack.db["active_readers"].count_documents({}) == 0
 
     run(work())
@@ -183,7 +188,7 @@ def test_of_many_readers_those_of_the_round_are_warmed_and_no_others(monkeypatch
     """Pages before the run are in proportion to the round; whoever reads in it finds what is kept."""
     monkeypatch.setattr(rounds, "EVERYBODY", 20)
     monkeypatch.setattr(rig_module, "USED_READS", 0)
-    graph, reads = powerlaw(400, 3, 1), load("read-heavy")
+    graph, reads = powerlaw(150, 3, 1), load("read-heavy").model_copy(update={"history": 2})
     warmed: list[int] = []
     right = Rig.warm
 
@@ -193,10 +198,18 @@ def test_of_many_readers_those_of_the_round_are_warmed_and_no_others(monkeypatch
 
     monkeypatch.setattr(Rig, "warm", warm)
     report = compared((PUSH,), reads, graph, rounds=1, seconds=1, burn_in_s=0, rate=30)
-    assert report.graph.readers == 400
+    assert report.graph.readers == 150
     assert warmed[0] <= 30
     assert report.phases["push"].counts["read_cold"] == 0
     assert report.phases["push"].checked_pages >= warmed[0]
+
+
+def test_the_same_people_read_in_every_round() -> None:
+    """Those who were loaded as active, and warmed."""
+    some_read = load("read-heavy").model_copy(update={"active": 0.3, "history": 2})
+    report = compared((PUSH,), some_read, powerlaw(40, 3, 1), rounds=3, seconds=1, burn_in_s=0)
+    assert report.phases["push"].counts["read_warm"] > 30
+    assert report.phases["push"].counts["read_cold"] == 0
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, OSError])
@@ -283,6 +296,22 @@ def test_wrong_pages_are_exit_status_1_and_no_figures(tmp_path: Path, monkeypatc
     assert not written.exists()
 
 
+def test_a_wrong_page_takes_the_figures_before_it_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Timelines.page
+
+    async def page(*asked: Any, **more: Any) -> Page:
+        found = await right(*asked, **more)
+        return forgetful(found) if more["phase"] == PUSH.slug else found
+
+    monkeypatch.setattr(Timelines, "page", page)
+    written = tmp_path / "report.json"
+    options = ("--graph", "powerlaw:12:2", "--phases", "query,push", "--rounds", "1", "--seconds", "0.5")
+    done = bench("compare", "--stack", "memory", "--allow-standins", *options, "--json", str(written))
+    assert done.exit_code == 1
+    assert "p99" not in done.output
+    assert not written.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -291,6 +320,7 @@ def test_wrong_pages_are_exit_status_1_and_no_figures(tmp_path: Path, monkeypatc
         (("--graph", "powerlaw:2"), "powerlaw:USERS:MEAN"),
         (("--graph", "nowhere.txt"), "nowhere.txt"),
         (("--workload", "nothing"), "read-heavy"),
+        (("--servers", "urls", "--stack", "servers"), "--servers names others"),
         (("--through", "api", "--stack", "memory", "--allow-standins"), "inprocess"),
     ],
 )
