@@ -20,7 +20,7 @@ from bson import ObjectId
 from app.config import Config
 from app.demo.graph import Graph
 from app.demo.progress import Progress, silent
-from app.demo.seed import World, empty, insert
+from app.demo.seed import World, empty, insert, insert_follows
 from app.edges import VERSIONS
 from app.errors import Refused
 from app.models import ActiveReader, CircleMember, Follow, Status, User
@@ -98,7 +98,7 @@ class Rig:
         statuses = min(MOST_STATUSES, round(history * len(graph.people)))
         stack, people = self.stack, len(graph.people)
         await insert(stack, User, world.users(None), people, progress)
-        await insert(stack, Follow, world.follows(), len(graph.followers), progress)
+        await insert_follows(stack, world.follows(), len(graph.followers), progress)
         await insert(stack, CircleMember, world.circles(), sum(map(len, world.circle_of.values())), progress)
         await insert(stack, Status, loaded.noting(world.statuses(statuses)), statuses, progress)
         self.here = here

@@ -5,10 +5,11 @@ import io
 import re
 from array import array
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -203,6 +204,20 @@ def test_reset_erases_everything_first(monkeypatch: pytest.MonkeyPatch, slice_si
     run(test)
 
 
+def test_an_interrupted_loading_of_edges_leaves_every_index() -> None:
+    def broken() -> Iterator[dict[str, Any]]:
+        yield from islice(World(GRAPH, 1, NOON, 1).follows(), 50)
+        raise KeyboardInterrupt
+
+    async def test(stack: Stack) -> None:
+        before = await stack.db["follows"].index_information()
+        with pytest.raises(KeyboardInterrupt):
+            await seeding.insert_follows(stack, broken(), 200)
+        assert await stack.db["follows"].index_information() == before
+
+    run(test)
+
+
 def test_loading_and_erasing_go_in_bounded_steps_that_no_request_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
 
@@ -287,7 +302,7 @@ def test_progress_counts_every_document() -> None:
     async def test(stack: Stack) -> None:
         told: dict[str, tuple[int, int]] = {}
         await seeded(stack, progress=lambda stage, done, total: told.update({stage: (done, total)}))
-        assert list(told) == ["users", "follows", "circles", "statuses"]
+        assert list(told) == ["users", "follows", "index by followee", "circles", "statuses"]
         assert all(done == total for done, total in told.values())
         assert told["statuses"] == (300, 300)
 

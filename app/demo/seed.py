@@ -25,11 +25,12 @@ from app.demo.words import FIRST_NAMES, LAST_NAMES, pick, sentence
 from app.errors import Refused
 from app.models import DOCUMENTS, Audience, Base, CircleMember, Follow, Status, User, search_words
 from app.stack import Stack
-from app.stack.mongodb.write import housekeeping
+from app.stack.mongodb.write import housekeeping, prepare
 from phases.timelines import Timelines
 
 BATCH = 5_000  # documents of one insert
 ERASE_SLICE = 5_000  # documents of one delete: a step of a second or so, also where each is in many keys of an index
+BY_FOLLOWEE = "followee_1_follower_1"
 MAX_STATUSES = 10_000_000
 MAX_DAYS = 3_650
 NEWEST_S = 60  # the newest seeded status is older: below every floor that a running phase may set meanwhile
@@ -88,7 +89,7 @@ async def seed(
     world = World(graph, seed, stack.clock.now(), days)
     password_hash = None if password is None else await asyncio.to_thread(HASHER.hash, password)
     await insert(stack, User, world.users(password_hash), len(graph.people), progress)
-    await insert(stack, Follow, world.follows(), len(graph.followers), progress)
+    await insert_follows(stack, world.follows(), len(graph.followers), progress)
     await insert(stack, CircleMember, world.circles(), sum(map(len, world.circle_of.values())), progress)
     await insert(stack, Status, world.statuses(statuses), statuses, progress)
     await _forget_what_is_kept(stack)
@@ -159,6 +160,21 @@ async def insert(
             await collection.insert_many(batch, ordered=False)
         done += len(batch)
         progress(name, done, total)
+
+
+async def insert_follows(stack: Stack, documents: Iterable[Document], total: int, progress: Progress = silent) -> None:
+    """The edges of a database that has none. They come by follower: the index by followee, whose entries come in no
+    order, is made when all are there. After a crash in between the next process that opens the database makes it.
+    """
+    with housekeeping():
+        await stack.db[_collection(Follow)].drop_index(BY_FOLLOWEE)
+    try:
+        await insert(stack, Follow, documents, total, progress)
+    finally:
+        progress("index by followee", 0, 1)
+        with housekeeping():
+            await prepare(stack.db)
+    progress("index by followee", 1, 1)
 
 
 class World:
