@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test check fast elsewhere screenshots prove faults clean
+.PHONY: setup demo test check fast elsewhere screenshots prove faults scale clean
 
 setup: .venv/ready
 
@@ -21,10 +21,10 @@ check: setup
 	"$(BIN)/lint-imports" --no-cache --no-logo
 
 fast: setup
-	"$(BIN)/pytest" --numprocesses auto -m "not servers and not browser and not thorough"
+	"$(BIN)/pytest" --numprocesses auto -m "not servers and not browser and not thorough and not scale"
 
 test: check fast
-	"$(BIN)/pytest" --numprocesses auto -m "servers or browser or thorough"
+	"$(BIN)/pytest" --numprocesses auto -m "(servers or browser or thorough) and not scale"
 
 # Not Debian's faketime: its 0.9.10 breaks time.sleep of Python 3.11 and later while the monotonic clock is left alone.
 DATE ?= 2038-01-20
@@ -36,7 +36,7 @@ elsewhere: setup
 	eval "$$('$(BIN)/python-libfaketime')"; \
 	[ "$$(date +%F)" = '$(DATE)' ] || { \
 		echo "make elsewhere cannot move the date: it needs the package libfaketime, on Linux on x86-64" >&2; exit 1; }; \
-	"$(BIN)/pytest" --numprocesses auto -m "not servers and not browser and not thorough"
+	"$(BIN)/pytest" --numprocesses auto -m "not servers and not browser and not thorough and not scale"
 
 screenshots: setup
 	"$(BIN)/python" -m tests.browser.screenshots
@@ -48,6 +48,9 @@ faults: setup
 	"$(BIN)/feedlab" bench faults
 	"$(BIN)/feedlab" bench faults --no-aof --seed 2
 	"$(BIN)/feedlab" bench faults --replica-set --faults 24 --seed 3
+
+scale: setup
+	"$(BIN)/pytest" -m scale
 
 clean:
 	rm -rf .venv .data

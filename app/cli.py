@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from app import logs
 from app.config import Config, ConfigError
 from app.errors import Refused
-from benchmarks.cli import MEASUREMENTS
+from benchmarks.cli import MEASUREMENTS, directed, graph_of
 
 if TYPE_CHECKING:
     from app.servers.programs import Level
@@ -284,8 +284,10 @@ def seed(
         raise click.UsageError(f"--{generated[0]} is for a generated graph; --graph names a file")
     from app.demo import seed_command
     from app.demo.graph import load, powerlaw
+    from app.demo.progress import shown
 
-    edges = load(graph, directed) if graph else powerlaw(users, mean, number)  # all of it, before any server is asked
+    with shown() as progress:  # all of it, before any server is asked
+        edges = load(graph, directed, progress) if graph else powerlaw(users, mean, number, progress)
 
     async def work(stack: "Stack") -> None:
         await seed_command.run(
@@ -306,10 +308,20 @@ def bench() -> None:
 @click.option("--seed", "number", type=int, default=1, show_default=True, help="Decides which faults, and the load.")
 @click.option("--pause", type=click.FloatRange(1, 40), default=8, show_default=True, help="Longest, in seconds.")
 @click.option("--no-aof", is_flag=True, help="Redis keeps nothing on disk: a kill empties the queue.")
+@click.option("--graph", metavar="FILE", help="People beside those of the run: SNAP, or powerlaw:USERS:MEAN.")
+@directed
 @click.option("--replica-set", is_flag=True, help="Three mongods, whose primary is killed again and again.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def faults(
-    count: int, seconds: float | None, number: int, pause: float, no_aof: bool, replica_set: bool, as_json: bool
+    count: int,
+    seconds: float | None,
+    number: int,
+    pause: float,
+    no_aof: bool,
+    graph: str | None,
+    directed: bool,
+    replica_set: bool,
+    as_json: bool,
 ) -> None:
     """Kill, pause, flush and switch a system of its own under load, and check every page.
 
@@ -318,8 +330,9 @@ def faults(
     """
     from benchmarks.faults import Plan, run
 
-    plan = Plan(count, seconds or 5 * count, number, pause, aof=not no_aof, replica_set=replica_set)
-    click.get_current_context().exit(run(plan, as_json=as_json))
+    crowd = graph_of(graph, directed, number) if graph else None
+    plan = Plan(count, seconds or 5 * count, number, pause, not no_aof, replica_set)
+    click.get_current_context().exit(run(plan, as_json=as_json, crowd=crowd))
 
 
 for command in MEASUREMENTS:

@@ -53,6 +53,9 @@ class Config(BaseModel):
     redis_url: Url | None = None
     memcached: tuple[Annotated[str, Field(pattern=r"^.+:\d+$")], ...] = ()  # host:port, comma-separated
     database: str = Field(default="feedlab", pattern=r"^[A-Za-z0-9_-]{1,63}$")  # it is in names of Redis keys and jobs
+    memcached_prefix: str = Field(
+        default="", pattern=r"^[A-Za-z0-9_:-]{0,100}$", description="before each of our keys in Memcached"
+    )
     redis_aof: bool = Field(default=True, description="whether the Redis that is started keeps its queue on disk")
 
     cap: int = Field(default=800, ge=1, le=10_000, description="entries kept per home timeline")

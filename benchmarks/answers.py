@@ -114,12 +114,8 @@ async def forget_active(stack: Stack, reader: ObjectId) -> None:
     await stack.db[ACTIVE].delete_one({"_id": reader})
 
 
-async def last_recipient(
-    timelines: Timelines, slug: str, author: ObjectId, followers: set[ObjectId]
-) -> ObjectId | None:
-    """Whom the author's statuses are delivered to last."""
-    if not active_only(timelines.phases[slug]):
-        return max(followers, default=None)
+async def last_active(timelines: Timelines, author: ObjectId) -> ObjectId | None:
+    """Whom the author's statuses are delivered to last, where they go to active readers alone."""
     active = {"authors": author, "until": {"$gte": timelines.stack.clock.now()}}
     last = await timelines.stack.db[ACTIVE].find_one(active, {"_id": 1}, sort=[("_id", -1)])
     return last["_id"] if last else None
@@ -149,8 +145,11 @@ async def list_keys(timelines: Timelines, readers: Sequence[ObjectId]) -> tuple[
     """
     where = await container(timelines, LISTS.slug)
     assert where, "it delivers"
-    unused = "raw:" + key(where, FIRST_ID).removesuffix(str(FIRST_ID))[4:]
-    return [key(where, reader) for reader in readers], unused
+    prefix, unused = (
+        timelines.stack.config.memcached_prefix,
+        "raw:" + key(where, FIRST_ID).removesuffix(str(FIRST_ID))[4:],
+    )
+    return [prefix + key(where, reader) for reader in readers], prefix + unused
 
 
 def list_value(stack: Stack, ids: int) -> bytes:

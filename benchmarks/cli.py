@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -19,10 +19,19 @@ if TYPE_CHECKING:
     from benchmarks.rig import Rig
 
 Write = Callable[["Report"], None]
+Where = Literal["own", "urls"]
 FAILED = 1  # exit code: an answer was wrong
 
 command = partial(click.command, context_settings={"show_default": True})
 directed = click.option("--directed", is_flag=True, help="A line of FILE is `follower followee`, not a friendship.")
+
+on_servers = click.option(
+    "--servers",
+    "where",
+    type=click.Choice(["own", "urls"]),
+    default="own",
+    help="Servers of its own, or those that the environment names: in a database of its own there, which is removed.",
+)
 
 
 class Finite(click.FloatRange):
@@ -82,33 +91,45 @@ def _measured(
     through: str = "inprocess",
     level: "Level" = "servers",
     allow_standins: bool = False,
+    where: Where = "own",
 ) -> "Report":
     """On a rig, with its progress shown, and written."""
     from app.demo.progress import shown
-    from benchmarks.rig import rig, servers
+    from benchmarks.borrowed import borrowed
+    from benchmarks.rig import Rig, rig, servers
+
+    rigs: list[Rig] = []
 
     async def run() -> "Report":
         async with rig(addresses, directory, config, through) as running:
+            rigs.append(running)
             with shown() as progress:
                 return await work(running, progress)
 
-    with servers(level, allow_standins) as (addresses, directory, config):
-        report = asyncio.run(run())
+    with borrowed() if where == "urls" else servers(level, allow_standins) as (addresses, directory, config):
+        try:
+            report = asyncio.run(run())
+        except BaseException:
+            if rigs and rigs[0].so_far:
+                write(rigs[0].so_far)
+            raise
     write(report)
     return report
 
 
-def _graph(spec: str, directed: bool, seed: int) -> "Graph":
+def graph_of(spec: str, directed: bool, seed: int) -> "Graph":
     """A file, or powerlaw:USERS:MEAN. Raises GraphError."""
     from app.demo.graph import GraphError, load, powerlaw
+    from app.demo.progress import shown
 
-    if not spec.startswith("powerlaw:"):
-        return load(Path(spec), directed)
-    try:
-        _, users, mean = spec.split(":")
-        return powerlaw(int(users), float(mean), seed)
-    except ValueError:
-        raise GraphError(f"{spec!r}: write powerlaw:USERS:MEAN, such as powerlaw:2000:30") from None
+    with shown() as progress:
+        if not spec.startswith("powerlaw:"):
+            return load(Path(spec), directed, progress)
+        try:
+            _, users, mean = spec.split(":")
+            return powerlaw(int(users), float(mean), seed, progress)
+        except ValueError:
+            raise GraphError(f"{spec!r}: write powerlaw:USERS:MEAN, such as powerlaw:2000:30") from None
 
 
 @command()
@@ -128,8 +149,9 @@ def _graph(spec: str, directed: bool, seed: int) -> "Graph":
     "level",
     type=click.Choice(["auto", "servers", "memory"]),
     default="auto",
-    help="Real servers of its own, or in-process stand-ins. Servers given by URL are never touched.",
+    help="Of its own servers: real ones, or in-process stand-ins.",
 )
+@on_servers
 @click.option("--allow-standins", is_flag=True, help="Measure stand-ins, and mark every figure as meaningless.")
 @_writes_a_report
 def compare(
@@ -140,6 +162,7 @@ def compare(
     workload: str,
     level: "Level",
     allow_standins: bool,
+    where: Where,
     **options: Any,
 ) -> None:
     """Run one workload against each phase, in interleaved rounds, on servers of its own.
@@ -153,6 +176,8 @@ def compare(
     from benchmarks.workload import load, populated
     from phases import PHASES
 
+    if where == "urls" and (level != "auto" or allow_standins):
+        raise click.UsageError("--stack and --allow-standins say what its own servers are, and --servers names others")
     if options["rate"] is not None and options["clients"] is not None:
         raise click.UsageError("--rate is an open loop and --clients a closed one: give one of them")
     if options["clients"] is None:
@@ -164,14 +189,14 @@ def compare(
     if unknown := [slug for slug in slugs if slug not in all_slugs]:
         raise click.UsageError(f"--phases: there is no {unknown[0]!r}; there are {', '.join(all_slugs)}")
     chosen = load(workload)
-    edges = populated(_graph(graph, directed, options["seed"]), chosen, options["seed"])
+    edges = populated(graph_of(graph, directed, options["seed"]), chosen, options["seed"])
     settings = Settings(phases=slugs, workload=chosen.name, graph=Path(graph).name, **options)
 
     def work(rig: "Rig", progress: "Progress") -> "Awaitable[Report]":
         return rounds.compare(rig, edges, chosen, settings, progress)
 
     try:
-        _measured(write, work, settings.through, level, allow_standins)
+        _measured(write, work, settings.through, level, allow_standins, where)
     except* (rounds.WrongAnswer, NotDelivered) as wrong:
         click.echo(f"wrong, so there are no figures: {wrong.exceptions[0]}", err=True)
         raise SystemExit(FAILED) from None
@@ -191,8 +216,9 @@ def workloads() -> None:
 @command()
 @click.option("--only", multiple=True, metavar="ROW", help="Rows whose names begin so; may be repeated.")
 @click.option("--scale", type=Finite(0.001, 1), default=1, help="Smaller sizes: no verdict.")
+@on_servers
 @_writes_a_report
-def targets(write: Write, only: tuple[str, ...], scale: float) -> None:
+def targets(write: Write, only: tuple[str, ...], scale: float, where: Where) -> None:
     """Measure the ratios that this project promises, both sides in turn. Exit code 1 when one is missed."""
     from benchmarks.report import Targets
     from benchmarks.targets import NAMES, measure
@@ -201,7 +227,7 @@ def targets(write: Write, only: tuple[str, ...], scale: float) -> None:
     if unknown := [prefix for prefix in only if not any(name.startswith(prefix) for name in NAMES)]:
         raise click.UsageError(f"--only: there is no {unknown[0]!r}; there are {', '.join(NAMES)}")
     sizes = Scale() if scale == 1 else Scale().smaller(scale)
-    report = _measured(write, lambda rig, progress: measure(rig, only, sizes, progress), "api")
+    report = _measured(write, lambda rig, progress: measure(rig, only, sizes, progress), "api", where=where)
     if scale == 1 and isinstance(report, Targets) and any(row.met is False for row in report.rows):
         raise SystemExit(FAILED)
 
@@ -209,33 +235,36 @@ def targets(write: Write, only: tuple[str, ...], scale: float) -> None:
 @command()
 @click.option("--max-followers", type=click.IntRange(10, 100_000), default=100_000)
 @click.option("--repeats", type=click.IntRange(1, 1_000), default=7, help="Each, in turn.")
+@on_servers
 @_writes_a_report
-def fanout(write: Write, max_followers: int, repeats: int) -> None:
+def fanout(write: Write, max_followers: int, repeats: int, where: Where) -> None:
     """How the delivery of one status grows with its followers, beside the raw limits and the article's array."""
     from benchmarks import curves
 
-    _measured(write, lambda rig, progress: curves.fanout(rig, max_followers, repeats, progress))
+    _measured(write, lambda rig, progress: curves.fanout(rig, max_followers, repeats, progress), where=where)
 
 
 @command()
 @click.option("--max-followees", type=click.IntRange(10, 5_000), default=5_000)
 @click.option("--repeats", type=click.IntRange(1, 10_000), default=100, help="Each, in turn.")
+@on_servers
 @_writes_a_report
-def read(write: Write, max_followees: int, repeats: int) -> None:
+def read(write: Write, max_followees: int, repeats: int, where: Where) -> None:
     """How one page grows with the reader's followees, beside the raw limit and the article's ways."""
     from benchmarks import curves
 
-    _measured(write, lambda rig, progress: curves.read(rig, max_followees, repeats, progress))
+    _measured(write, lambda rig, progress: curves.read(rig, max_followees, repeats, progress), where=where)
 
 
 @command()
 @click.option("--count", type=click.IntRange(2, 100_000), default=300, help="Reads per figure.")
+@on_servers
 @_writes_a_report
-def units(write: Write, count: int) -> None:
+def units(write: Write, count: int, where: Where) -> None:
     """Measure what one post, delivery and read cost each process, for `bench plan`."""
     from benchmarks.units import measure
 
-    _measured(write, lambda rig, progress: measure(rig, count, progress))
+    _measured(write, lambda rig, progress: measure(rig, count, progress), where=where)
 
 
 @command()
@@ -273,7 +302,7 @@ def plan(
 
     units = planning.measured_units(measured)
     if graph:
-        load = planning.load_of(_graph(graph, directed, 1), **a_day)
+        load = planning.load_of(graph_of(graph, directed, 1), **a_day)
     else:
         load = planning.Load(users, mean_followers, most_followers, **a_day)
     write(planning.plan(load, units, peak))

@@ -2,8 +2,7 @@
 
 import asyncio
 import random
-from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -17,7 +16,7 @@ from app.stack.mongodb.stand_in import is_stand_in
 from benchmarks import answers
 from benchmarks.limits import RawMemcached
 from benchmarks.measure import Latencies
-from benchmarks.oracle import Oracle
+from benchmarks.record import Record
 from benchmarks.report import Kept
 from benchmarks.rig import Rig
 
@@ -47,29 +46,26 @@ class Lags:
 
     rig: Rig
     slug: str
-    followers: dict[ObjectId, set[ObjectId]] = field(default_factory=lambda: defaultdict(set))
+    record: Record
     lags: Latencies = field(default_factory=Latencies)
     looks: Latencies = field(default_factory=Latencies)  # from one look to the end of the next
     deliveries: int = 0  # entries that statuses which count were to get
     checked: int = 0
     polls: int = 0
     cleared_at: float = 0
-    _waiting: dict[ObjectId, tuple[float, ObjectId, bool]] = field(default_factory=dict)
+    _waiting: dict[ObjectId, tuple[float, int, bool]] = field(default_factory=dict)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)  # nothing waits, or nobody watches any longer
     _seen: int = 0
 
     def __post_init__(self) -> None:
         self._phase, self._timelines = self.rig.timelines.phases[self.slug], self.rig.timelines
-        for reader, author in self.rig.record.follows:
-            self.followers[author].add(reader)
 
-    def acknowledged(self, status: ObjectId, author: ObjectId, counts: bool) -> None:
+    def acknowledged(self, status: ObjectId, author: int, counts: bool) -> None:
         if self._phase.store is None:
             return
-        followers = self.followers[author]
         if counts:
-            self.deliveries += len(followers & self.rig.readers if answers.active_only(self._phase) else followers)
+            self.deliveries += self.record.followers(author, active=answers.active_only(self._phase))
         self._waiting[status] = (asyncio.get_running_loop().time(), author, counts)
         self._news.set()
         self._idle.clear()
@@ -123,13 +119,18 @@ class Lags:
         if self._seen % CHECK_ONE_IN == 1:
             await self._check(status, author)
 
-    async def _check(self, status: ObjectId, author: ObjectId) -> None:
+    async def _check(self, status: ObjectId, author: int) -> None:
         """Read the last follower's list. Somebody who came to follow meanwhile is given time for the backfill."""
+        loaded = self.record.loaded
         with uncounted():
-            reader = await answers.last_recipient(self._timelines, self.slug, author, self.followers[author])
+            if answers.active_only(self._phase):
+                reader = await answers.last_active(self._timelines, loaded.ids[author])
+            else:
+                last = self.record.last_follower(author)
+                reader = None if last is None else loaded.ids[last]
             deadline = asyncio.get_running_loop().time() + CHECK_DEADLINE_S
             while reader and not await self._holds(reader, status):
-                if reader not in self.followers[author]:
+                if not self.record.follows(loaded.number[reader], author):
                     return
                 if asyncio.get_running_loop().time() > deadline:
                     raise NotDelivered(f"{self.slug}: status {status} is not pending, and {reader} does not have it")
@@ -167,19 +168,25 @@ async def _watch_depths(stack: Stack, lags: Lags, depths: Depths) -> None:
         await asyncio.sleep(DEPTH_EVERY_S)
 
 
-async def commands_received(stack: Stack) -> dict[str, float] | None:
-    """Commands that each server has been sent so far, by whomever; None for stand-ins."""
+async def counted_by_servers(stack: Stack) -> tuple[dict[str, float], dict[str, float]] | None:
+    """Commands that each server has been sent so far and processor seconds that it has used, for whomever; None for
+    stand-ins. Of MongoDB it is the primary's, or the router's.
+    """
     if is_stand_in(stack.db) or stack.addresses.memcached is None or stack.addresses.redis is None:
         return None
     status: Any = await stack.db.client.admin.command("serverStatus")
-    redis: Any = await asyncio.to_thread(stack.queue.connection.info, "stats")
+    redis: Any = await asyncio.to_thread(stack.queue.connection.info)
     nodes = [await _memcached_stats(node) for node in stack.addresses.memcached]
     kinds = ("cmd_get", "cmd_set", "cmd_touch", "cmd_meta", "delete_hits", "delete_misses")
-    commands = status["metrics"]["commands"]
+    commands, process = status["metrics"]["commands"], status["extra_info"]
     return {
         "mongodb": sum(int(commands[name]["total"]) for name in COUNTED_COMMANDS if name in commands),
         "redis": int(redis["total_commands_processed"]),
         "memcached": sum(int(stats.get(kind, 0)) for stats in nodes for kind in kinds),
+    }, {
+        "mongod": (process.get("user_time_us", 0) + process.get("system_time_us", 0)) / 1e6,
+        "redis": redis["used_cpu_user"] + redis["used_cpu_sys"],
+        "memcached": sum(float(stats["rusage_user"]) + float(stats["rusage_system"]) for stats in nodes),
     }
 
 
@@ -198,7 +205,12 @@ class Meters:
     @classmethod
     async def read(cls, rig: Rig) -> Self:
         user_and_system = {name: psutil.Process(pid).cpu_times()[:2] for name, pid in rig.processes.items()}
-        return cls({name: sum(used) for name, used in user_and_system.items()}, await commands_received(rig.stack))
+        used = {name: sum(seconds) for name, seconds in user_and_system.items()}
+        counted = await counted_by_servers(rig.stack)
+        if counted is None:
+            return cls(used, None)
+        commands, of_servers = counted
+        return cls(of_servers | used, commands)
 
     def since(self, before: Self, own_finds: int = 0) -> "Meters":
         """The harness's own look-ups are taken off MongoDB's."""
@@ -210,26 +222,32 @@ class Meters:
         return Meters(used, commands)
 
 
-async def kept(rig: Rig, slug: str, record: Oracle[ObjectId], empty_bytes: int) -> Kept:
-    """`empty_bytes`: Memcached's bytes before the phase began."""
-    phase, timelines = rig.timelines.phases[slug], rig.timelines
+async def kept(rig: Rig, slug: str, warmed: Sequence[int], empty_bytes: int) -> Kept:
+    """What is kept when all readers are there, from what is kept for the `warmed`.
+
+    `empty_bytes`: Memcached's bytes before the phase began.
+    """
+    phase, timelines, loaded = rig.timelines.phases[slug], rig.timelines, rig.loaded
     if phase.store is None:
         return Kept()
+    of_all = len(loaded.readers) / max(1, len(warmed))
     if answers.in_memory(phase):
-        sample = random.Random(1).sample(sorted(rig.readers), min(KEPT_SAMPLE, len(rig.readers)))
-        parts = [await answers.kept_list(timelines, slug, reader, 10 * rig.stack.config.cap) for reader in sample]
-        sizes = [len(part.entries) for part in parts if part is not None]
-        share = len(rig.readers) / max(1, len(sample))
-        size = (await rig.stack.memcached.stats()).bytes - empty_bytes
+        sample = random.Random(1).sample(warmed, min(KEPT_SAMPLE, len(warmed)))
+        each = [
+            await answers.kept_list(timelines, slug, loaded.ids[reader], 10 * rig.stack.config.cap) for reader in sample
+        ]
+        sizes = [len(part.entries) for part in each if part is not None]
+        share = len(loaded.readers) / max(1, len(sample))
+        size = round(((await rig.stack.memcached.stats()).bytes - empty_bytes) * of_all)
         entries, readers = round(sum(sizes) * share), round(len(sizes) * share)
     else:
-        size, entries = await answers.entries_size(timelines, slug)
-        readers = len({reader for reader, _ in record.follows})
+        size, entries = (round(total * of_all) for total in await answers.entries_size(timelines, slug))
+        readers = sum(map(bool, loaded.graph.by_follower.sizes()))
     return Kept(
         store=phase.store.name,
         bytes=size,
         entries=entries,
         readers=readers,
-        bytes_per_person=round(size / len(rig.ids), 1),
+        bytes_per_person=round(size / len(loaded.ids), 1),
         bytes_per_entry=round(size / max(1, entries), 1),
     )

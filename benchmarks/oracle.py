@@ -75,10 +75,6 @@ class Oracle(Generic[Id]):
         oracle.likes |= {(row["reader"], row["status"]) for row in documents.get("likes", ())}
         return oracle
 
-    def copy(self) -> Self:
-        pairs = self.follows, self.blocks, self.circles, self.mutes, self.likes
-        return type(self)(dict(self.statuses), *map(set, pairs))
-
     def block(self, blocker: Id, blocked: Id) -> None:
         """Ends both follows; the circle stays as it is."""
         self.blocks.add((blocker, blocked))

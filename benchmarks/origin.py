@@ -1,14 +1,18 @@
 """Where, when and on what something is measured: the beginning of every report."""
 
+import asyncio
 import platform
 import re
 import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import psutil
+from pymongo.errors import OperationFailure
 
+from app.stack import Database, Stack
 from benchmarks.report import Machine, Origin
 from benchmarks.rig import Rig
 
@@ -31,10 +35,40 @@ async def origin(rig: Rig) -> Origin:
             python=platform.python_version(),
         ),
         servers=await rig.stack.check(),
+        topology={} if rig.meaningless else await topology(rig.stack),
         packages={name: version(name) for name in PACKAGES},
         config=rig.stack.config.model_dump(include=SETTINGS),
         write_concern="majority" if not rig.meaningless else "none",
     )
+
+
+async def topology(stack: Stack) -> dict[str, str]:
+    """What kind of each server it is and of how many, without their names."""
+    redis: Any = await asyncio.to_thread(stack.queue.connection.info)
+    replicas = int(redis.get("connected_slaves", 0))
+    return {
+        "mongodb": await mongodb_topology(stack.db),
+        "redis": f"{redis.get('redis_mode', 'standalone')}, {_counted(replicas, 'replica')}",
+        "memcached": _counted(len(stack.addresses.memcached or ()), "node"),
+    }
+
+
+async def mongodb_topology(database: Database) -> str:
+    hello = await database.command("hello")
+    if hello.get("msg") == "isdbgrid":
+        try:
+            shards = await database.client.admin.command("listShards")
+        except OperationFailure:  # the account may not ask
+            return "sharded"
+        return f"sharded, {_counted(len(shards['shards']), 'shard')}"
+    if "setName" not in hello:
+        return "standalone"
+    members = sum(len(hello.get(kind, ())) for kind in ("hosts", "passives", "arbiters"))
+    return f"replica set, {_counted(members, 'member')}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _commit() -> str | None:

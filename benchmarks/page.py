@@ -26,8 +26,8 @@ HEADINGS = {
     "plan": "Which phase for this load",
 }
 FACTS = {
-    "command", "made_at", "commit", "settings", "machine", "servers", "packages", "config", "write_concern", "workload",
-    "graph",
+    "command", "made_at", "commit", "settings", "machine", "servers", "topology", "packages", "config", "write_concern",
+    "workload", "graph",
 }  # fmt: skip
 
 

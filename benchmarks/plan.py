@@ -75,13 +75,12 @@ def measured_units(file: Path) -> Units:
 
 def load_of(graph: Graph, **numbers: Any) -> Load:
     """A load on the people and edges of a graph."""
-    people, followees = len(graph.people), Counter(graph.followers)
-    readers = Counter(followees[person] for person in range(people))
+    people = len(graph.people)
     return Load(
         users=people,
         mean_followers=len(graph.followers) / people,
-        most_followers=max(Counter(graph.followees).values(), default=0),
-        followees_counts=tuple(sorted(readers.items())),
+        most_followers=max(graph.by_followee.sizes()),
+        followees_counts=tuple(sorted(Counter(graph.by_follower.sizes()).items())),
         **numbers,
     )
 

@@ -54,6 +54,7 @@ class Origin(Model):
     commit: str | None
     machine: Machine
     servers: dict[str, str | None] = Field(description="versions; none for stand-ins")
+    topology: dict[str, str] = Field(default={}, description="of these servers")
     packages: dict[str, str]
     config: dict[str, JsonValue]
     write_concern: Literal["majority", "none"]
@@ -76,11 +77,15 @@ class Settings(Model):
 
 
 class Population(Model):
+    """`readers`: people who read at all. `statuses`: from before the run. 0 in reports that do not know."""
+
     source: str
     people: int
     follows: int
     mean_followers: float
     most_followers: int
+    readers: int = 0
+    statuses: int = 0
 
 
 class Kept(Model):
@@ -151,6 +156,11 @@ class Comparison(Origin):
     cells: list[Cell]
     phases: dict[str, Summary]
     ratios: dict[str, dict[str, Spread]]
+
+    @property
+    def missing(self) -> int:
+        """Phases of rounds that were not measured any more."""
+        return self.settings.rounds * len(self.settings.phases) - len(self.cells)
 
 
 class Series(Model):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from app.errors import Refused
 from benchmarks.report import Report, load, text
-from benchmarks.tables import MEANINGLESS, grids, lead
+from benchmarks.tables import MEANINGLESS, grids, lead, where
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT, FOLDER = ROOT / "docs" / "results.md", ROOT / "docs" / "results"
@@ -51,12 +51,11 @@ def written(prose: str, folder: Path = FOLDER) -> str:
 def markdown(report: Report) -> str:
     """Command, place and tables of one report."""
     machine = report.machine
-    of = ", ".join(f"{name} {version}" for name, version in report.servers.items())
     parts = [f"**{MEANINGLESS}**\n"] if report.meaningless else []
     parts += [
         f"```\n{report.command}\n```\n",
         f"{report.made_at[:10]}, commit `{report.commit}`, {machine.cores} cores of {machine.processor}, "
-        f"{machine.memory_gb} GB, Python {machine.python}, {of}. {lead(report)}\n",
+        f"{machine.memory_gb} GB, Python {machine.python}, {where(report)}. {lead(report)}\n",
     ]
     for grid in grids(report):
         parts += [f"**{grid.title}**\n", _table(grid.columns, grid.rows)]

@@ -7,8 +7,9 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from bson import ObjectId
 
 from app.config import Config
 from app.demo.graph import Graph
-from app.demo.seed import World, insert
+from app.demo.progress import Progress, silent
+from app.demo.seed import World, empty, insert, insert_follows
 from app.edges import VERSIONS
 from app.errors import Refused
 from app.models import ActiveReader, CircleMember, Follow, Status, User
@@ -28,8 +30,10 @@ from app.servers.datadir import DataDirectory
 from app.servers.programs import Level, resolve
 from app.servers.start import say
 from app.stack import Addresses, Stack, connected
+from app.stack.mongodb.write import housekeeping
 from benchmarks import answers
-from benchmarks.oracle import Oracle
+from benchmarks.record import Loaded, Record
+from benchmarks.report import Report
 from benchmarks.subject import Api, Http, InProcess, Subject
 from phases.keeping.activity import ACTIVE
 from phases.timelines import Timelines
@@ -40,14 +44,15 @@ OVERRIDES: dict[str, Any] = {
     "redis_url": None,
     "memcached": (),
     "database": "feedlab_bench",
+    "memcached_prefix": "",
     "demo": False,
     **dict.fromkeys(("writes_per_minute", "sign_ins_per_minute", "sign_ups_per_minute"), 1_000_000),
 }
-CHILD_ENVIRONMENT = {f"FEEDLAB_{name.upper()}": str(value or "") for name, value in OVERRIDES.items()}
 COMMAND = (sys.executable, "-m", "app.cli")
 READY_DEADLINE_S = 60.0
 POLL_S = 0.02
 HISTORY_DAYS = 30
+MOST_STATUSES = 1_000_000  # from before the run: one or two minutes of loading
 BATCH = 5_000
 ACTIVE_FOR = timedelta(days=30)
 AT_ONCE = 8  # reads under way while readers are warmed
@@ -68,72 +73,98 @@ class Rig:
     subject: Subject
     processes: dict[str, int]
     meaningless: bool
-    record: Oracle[ObjectId] = field(default_factory=Oracle)
-    ids: list[ObjectId] = field(default_factory=list)
-    readers: set[ObjectId] = field(default_factory=set)
+    so_far: Report | None = None  # what has been measured, which is shown whatever happens next
+    here: bool = True  # whether the readers have been here lately, where nobody says otherwise
+    _loaded: Loaded | None = None
 
-    async def load(self, graph: Graph, seed: int, history: float, readers: Sequence[int]) -> None:
-        """People, edges and `history` statuses per person, from before the run. The readers have been here lately."""
+    @property
+    def loaded(self) -> Loaded:
+        assert self._loaded, "`load` comes first"
+        return self._loaded
+
+    async def load(
+        self,
+        graph: Graph,
+        seed: int,
+        history: float,
+        readers: Sequence[int],
+        *,
+        here: bool = True,
+        progress: Progress = silent,
+    ) -> None:
+        """People, edges and `history` statuses per person, at most MOST_STATUSES, from before the run."""
         world = World(graph, seed, self.stack.clock.now(), HISTORY_DAYS)
-        follows, circles = list(world.follows()), list(world.circles())
-        statuses = list(world.statuses(round(history * len(graph.people))))
-        self.record, self.ids = Oracle.of(follows=follows, circles=circles, statuses=statuses), world.ids
-        self.readers = {world.ids[reader] for reader in readers}
-        await insert(self.stack, User, world.users(None), len(self.ids))
-        await insert(self.stack, Follow, follows, len(follows))
-        await insert(self.stack, CircleMember, circles, len(circles))
-        await insert(self.stack, Status, statuses, len(statuses))
-        await self.away(long=False)
+        self._loaded = loaded = Loaded(graph, world.ids, world.circle_of, sorted(readers))
+        statuses = min(MOST_STATUSES, round(history * len(graph.people)))
+        stack, people = self.stack, len(graph.people)
+        await insert(stack, User, world.users(None), people, progress)
+        await insert_follows(stack, world.follows(), len(graph.followers), progress)
+        await insert(stack, CircleMember, world.circles(), sum(map(len, world.circle_of.values())), progress)
+        await insert(stack, Status, loaded.noting(world.statuses(statuses)), statuses, progress)
+        self.here = here
+        if here:
+            await self._mark(loaded.readers, progress)
         if isinstance(self.subject, Api):
             self.subject.handles.update(zip(world.ids, world.handles, strict=True))
-            await self.subject.enter(self.ids)
+
+    async def _mark(self, readers: Sequence[int], progress: Progress = silent) -> None:
+        """They have been here lately, and get the statuses of those whom they followed when all was loaded."""
+        loaded, until = self.loaded, self.stack.clock.now() + ACTIVE_FOR
+
+        def active() -> Iterator[dict[str, Any]]:
+            for reader in readers:
+                authors = [loaded.ids[followee] for followee in loaded.graph.followees_of(reader)]
+                yield {"_id": loaded.ids[reader], "until": until, "authors": authors}
+
+        await insert(self.stack, ActiveReader, active(), len(readers), progress)
 
     async def switch(self, slug: str) -> None:
         """This phase alone delivers, it has forgotten everything, and its grace is over."""
         await answers.deliver_only(self.timelines, [slug], read=slug, anew=True)
 
-    async def warm(self, slug: str, limit: int) -> None:
-        """What the phase keeps is there for all its readers; connections and the web process have been used."""
-        waiting = iter(sorted(self.readers) if self.timelines.phases[slug].store else ())
+    async def warm(self, slug: str, limit: int, readers: Sequence[int], progress: Progress = silent) -> None:
+        """What the phase keeps is there for these readers; connections and the web process have been used."""
+        waiting = iter(enumerate(readers if self.timelines.phases[slug].store else ()))
 
         async def client() -> None:
-            for reader in waiting:
-                await self.timelines.page(reader, phase=slug, limit=limit)
+            for done, reader in waiting:
+                progress(f"{slug}: warming readers", done, len(readers))
+                await self.timelines.page(self.loaded.ids[reader], phase=slug, limit=limit)
 
         await asyncio.gather(*(client() for _ in range(AT_ONCE)))
-        for reader in sorted(self.readers)[:USED_READS]:
-            await self.subject.page(reader, slug, None, limit)
+        for reader in readers[:USED_READS]:
+            await self.subject.page(self.loaded.ids[reader], slug, None, limit)
 
-    async def forget(self, slug: str) -> None:
-        """What the phase keeps in Memcached has expired."""
+    async def forget(self, slug: str, readers: Sequence[int]) -> None:
+        """What the phase keeps in Memcached for these has expired."""
         if answers.in_memory(self.timelines.phases[slug]):
-            await answers.forget(self.timelines, slug, sorted(self.readers))
+            await answers.forget(self.timelines, slug, [self.loaded.ids[reader] for reader in readers])
 
-    async def away(self, *, long: bool) -> None:
-        """The readers have been away for long, or they have been here lately."""
-        await self.stack.db[ACTIVE].delete_many({})
-        if not long:
-            until = self.stack.clock.now() + ACTIVE_FOR
-            following: dict[ObjectId, list[ObjectId]] = {reader: [] for reader in self.readers}
-            for reader, followee in sorted(self.record.follows):
-                if reader in following:
-                    following[reader].append(followee)
-            active = [{"_id": reader, "until": until, "authors": of} for reader, of in following.items()]
-            await insert(self.stack, ActiveReader, active, len(active))
+    async def long_away(self) -> None:
+        """Nobody has been here lately."""
+        await empty(self.stack, ACTIVE)
 
-    async def restore(self, now: Oracle[ObjectId], posted: Sequence[ObjectId]) -> None:
-        """Undo a run: the database is again what `load` made of it."""
-        db = self.stack.db
+    async def restore(self, now: Record, posted: Sequence[ObjectId]) -> None:
+        """Undo a round: the database is again what `load` made of it."""
+        db, ids = self.stack.db, self.loaded.ids
         for at in range(0, len(posted), BATCH):
-            await db["statuses"].delete_many({"_id": {"$in": posted[at : at + BATCH]}})
-        before, after = self.record.follows, now.follows
-        for reader, followee in after - before:
-            await db["follows"].delete_one({"follower": reader, "followee": followee})
-        lost = [{"_id": ObjectId(), "follower": reader, "followee": followee} for reader, followee in before - after]
+            with housekeeping():
+                await db["statuses"].delete_many({"_id": {"$in": posted[at : at + BATCH]}})
+        for reader, followee in now.followed:
+            await db["follows"].delete_one({"follower": ids[reader], "followee": ids[followee]})
+        lost = [{"_id": ObjectId(), "follower": ids[a], "followee": ids[b]} for a, b in now.unfollowed]
         await insert(self.stack, Follow, lost, len(lost))
-        await self.away(long=False)
-        await db["blocks"].delete_many({})
-        await db[VERSIONS].update_many({}, {"$inc": {"version": 1}})  # nobody goes by what they remember of the run
+        if self.here:
+            changed = sorted(now.changed())
+            for at in range(0, len(changed), BATCH):
+                with housekeeping():
+                    await db[ACTIVE].delete_many({"_id": {"$in": [ids[each] for each in changed[at : at + BATCH]]}})
+            await self._mark([each for each in changed if self.loaded.is_reader[each]])
+        else:
+            await self.long_away()
+        with housekeeping():
+            await db["blocks"].delete_many({})
+            await db[VERSIONS].update_many({}, {"$inc": {"version": 1}})  # nobody goes by what they remember of it
 
 
 @contextmanager
@@ -172,11 +203,12 @@ async def rig(addresses: Addresses, directory: Path, config: Config, through: st
 @asynccontextmanager
 async def _with_children(rig: Rig, directory: DataDirectory, through: str) -> AsyncIterator[None]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        children = {"worker": _child("worker", directory, ["worker", "--child"], ())}
+        child_of = partial(_child, directory, _environment(rig.stack.config))
+        children = {"worker": child_of("worker", ["worker", "--child"], ())}
         http = None
         if through == "api":
             fd = listener.fileno()
-            children["web"] = _child("web", directory, ["web-process", "--fd", str(fd)], (fd,))
+            children["web"] = child_of("web", ["web-process", "--fd", str(fd)], (fd,))
             http = Http("127.0.0.1", listener.getsockname()[1])
             rig.subject = Api(rig.stack, http, {})
         try:
@@ -193,12 +225,23 @@ async def _with_children(rig: Rig, directory: DataDirectory, through: str) -> As
             stop_together(children.values())
 
 
-def _child(name: str, directory: DataDirectory, arguments: list[str], pass_fds: Sequence[int]) -> Child:
+def _environment(config: Config) -> dict[str, str]:
+    """For children that are to have this configuration, as far as it is not the environment's."""
+
+    def text(value: Any) -> str:
+        return ",".join(value) if isinstance(value, tuple) else str(value or "")
+
+    return {f"FEEDLAB_{name.upper()}": text(getattr(config, name)) for name in OVERRIDES}
+
+
+def _child(
+    directory: DataDirectory, environment: dict[str, str], name: str, arguments: list[str], pass_fds: Sequence[int]
+) -> Child:
     return Child(
         name,
         [*COMMAND, *arguments, "--data", str(directory.path)],
         directory.logs / f"{name}.log",
-        environment=CHILD_ENVIRONMENT,
+        environment=environment,
         pass_fds=pass_fds,
         lifeline=True,
         say=say,
@@ -215,7 +258,7 @@ async def _until_ready(rig: Rig, children: Iterable[Child], http: Http | None) -
             raise BenchRefused(death)
         if time.monotonic() > deadline:
             raise BenchRefused(f"the benchmark's own processes are not ready after {READY_DEADLINE_S:.0f} s")
-        working = await asyncio.to_thread(rig.stack.queue.connection.scard, "rq:workers")
+        working = await rig.stack.queue.workers()  # ours: there may be others' in the same Redis
         answering = http is None or (await http.ask("GET", "/readyz"))[0] == HTTPStatus.OK
         if working and answering:
             return

@@ -5,6 +5,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from statistics import fmean
 
 from bson import ObjectId
@@ -14,14 +15,16 @@ from app.demo.progress import Progress, silent
 from app.stack.cost import Cost
 from benchmarks import answers, measure, observe, summary
 from benchmarks.measure import Latencies, Offered
-from benchmarks.oracle import Told
 from benchmarks.origin import origin
-from benchmarks.report import KINDS, SERVERS, Cell, Comparison, Population, Settings
+from benchmarks.record import Record
+from benchmarks.report import KINDS, SERVERS, Cell, Comparison, Origin, Population, Settings
 from benchmarks.rig import BenchRefused, Rig
-from benchmarks.subject import Failed, Relating, Seen
+from benchmarks.subject import Api, Failed, Relating, Seen
 from benchmarks.workload import Cast, Operation, Operations, Workload
 
 DRAIN_S = 120.0
+EVERYBODY = 5_000  # so many readers are all warmed; of more, those who come up in a round
+AHEAD = 20_000  # operations of a round that are looked at for that
 CHECKED_READERS = 40
 CHECKED_PAGES = 3
 SETTLE_ATTEMPTS = 20
@@ -37,8 +40,8 @@ class Run:
 
     def __init__(self, rig: Rig, slug: str, workload: Workload, name: str) -> None:
         self.rig, self.slug, self.workload = rig, slug, workload
-        self.record = rig.record.copy()
-        self.lags = observe.Lags(rig, slug)
+        self.record = Record(rig.loaded)
+        self.lags = observe.Lags(rig, slug, self.record)
         self.latencies = {kind: Latencies() for kind in KINDS} | {"lag": self.lags.lags}
         self.counts: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
@@ -75,19 +78,19 @@ class Run:
             case "delete":
                 assert operation.target is not None
                 status = await self._statuses[operation.target]
-                await self.rig.subject.delete(self.rig.ids[operation.who], status)
+                await self.rig.subject.delete(self.rig.loaded.ids[operation.who], status)
                 self.record.delete(status)
             case "follow" | "unfollow" | "block" as relation:
                 assert operation.other is not None
                 pair = frozenset((operation.who, operation.other))
                 async with self._turns.setdefault(pair, asyncio.Lock()):
-                    await self._relate(self.rig.ids[operation.who], relation, self.rig.ids[operation.other])
+                    await self._relate(operation.who, relation, operation.other)
         return operation.kind
 
     async def _read(self, operation: Operation, counts: bool) -> str:
         older = operation.kind == "older" and self._cursors.get(operation.who) is not None
         before = self._cursors[operation.who] if older else None
-        reader = self.rig.ids[operation.who]
+        reader = self.rig.loaded.ids[operation.who]
         seen = await self.rig.subject.page(reader, self.slug, before, self.workload.limit)
         if not older:
             self._cursors[operation.who] = seen.next
@@ -96,30 +99,20 @@ class Run:
         return "older" if older else "read_cold" if seen.cold else "read_warm"
 
     async def _post(self, operation: Operation, counts: bool) -> None:
-        author = self.rig.ids[operation.who]
+        author = self.rig.loaded.ids[operation.who]
         key = f"{self._name}-{operation.number}"
         status, cost = await self.rig.subject.post(author, operation.text, operation.audience, key)
-        self.record.statuses[status] = Told(author, operation.text, operation.audience)
+        self.record.post(status, operation.who, operation.audience)
         self.posted.append(status)
-        self.lags.acknowledged(status, author, counts)
+        self.lags.acknowledged(status, operation.who, counts)
         self._statuses[operation.number].set_result(status)
         if counts and cost is not None:
             self.costs["post"].append(cost)
 
-    async def _relate(self, who: ObjectId, relation: Relating, other: ObjectId) -> None:
-        await self.rig.subject.relate(who, relation, other)
-        followers = self.lags.followers
-        match relation:
-            case "follow":
-                self.record.follows.add((who, other))
-                followers[other].add(who)
-            case "unfollow":
-                self.record.follows.discard((who, other))
-                followers[other].discard(who)
-            case "block":
-                self.record.block(who, other)
-                followers[other].discard(who)
-                followers[who].discard(other)
+    async def _relate(self, who: int, relation: Relating, other: int) -> None:
+        ids, record = self.rig.loaded.ids, self.record
+        await self.rig.subject.relate(ids[who], relation, ids[other])
+        {"follow": record.follow, "unfollow": record.unfollow, "block": record.block}[relation](who, other)
 
     def commands(self) -> dict[str, dict[str, float]]:
         """Of one post and of one read, by server."""
@@ -143,11 +136,12 @@ class Run:
             await asyncio.sleep(SETTLE_PAUSE_S)
         raise BenchRefused(f"{len(self._failed)} operations keep failing, the last one: {self._failed[-1].kind}")
 
-    async def check(self, readers: Sequence[ObjectId]) -> int:
+    async def check(self, readers: Sequence[int]) -> int:
         """Compare pages with the oracle. Raises WrongAnswer at the first difference; returns the pages compared."""
         limit, compared = self.workload.limit, 0
-        for reader in readers:
-            expected, before = self.record.timeline(reader), None
+        for number_of_reader in readers:
+            reader = self.rig.loaded.ids[number_of_reader]
+            expected, before = self.record.oracle(number_of_reader).timeline(reader), None
             for number in range(CHECKED_PAGES):
                 seen = await self.rig.subject.page(reader, self.slug, before, limit)
                 due = expected[number * limit : (number + 1) * limit]
@@ -172,19 +166,35 @@ def _difference(slug: str, reader: ObjectId, number: int, due: list[ObjectId], s
 async def compare(
     rig: Rig, graph: Graph, workload: Workload, settings: Settings, progress: Progress = silent
 ) -> Comparison:
-    """Run the rounds. Raises WrongAnswer, NotDelivered, BenchRefused."""
+    """Run the rounds; after each phase of one `rig.so_far` is what there is to show, and None after a wrong page.
+
+    Raises WrongAnswer, NotDelivered, BenchRefused.
+    """
     began = time.monotonic()
     steps = settings.rounds * len(settings.phases)
-    progress("loading the graph", 0, steps)
-    await rig.load(graph, settings.seed, workload.history, Cast(workload, graph, settings.seed).readers)
+    cast, about = Cast(workload, graph, settings.seed), await origin(rig)
+    await rig.load(graph, settings.seed, workload.history, cast.readers, here=not workload.returning, progress=progress)
     cells: list[Cell] = []
-    for number in range(settings.rounds):
-        for slug in settings.phases:
-            progress(f"round {number + 1}, {slug}", len(cells), steps)
-            cells.append(await _cell(rig, graph, workload, settings, number, slug))
+    try:
+        for number in range(settings.rounds):
+            for slug in settings.phases:
+                progress(f"round {number + 1}, {slug}", len(cells), steps)
+                cells.append(await _cell(rig, workload, cast, settings, number, slug, progress))
+                rig.so_far = report = _report(rig, workload, settings, about, cells, time.monotonic() - began)
+    except (WrongAnswer, observe.NotDelivered):
+        rig.so_far = None
+        raise
     progress("done", steps, steps)
+    return report
+
+
+def _report(
+    rig: Rig, workload: Workload, settings: Settings, about: Origin, cells: list[Cell], elapsed_s: float
+) -> Comparison:
+    graph = rig.loaded.graph
+    by_phase = {slug: [cell for cell in cells if cell.phase == slug] for slug in settings.phases}
     return Comparison(
-        **vars(await origin(rig)),
+        **vars(about),
         settings=settings,
         workload=workload,
         graph=Population(
@@ -192,36 +202,56 @@ async def compare(
             people=len(graph.people),
             follows=len(graph.followers),
             mean_followers=round(len(graph.followers) / len(graph.people), 1),
-            most_followers=max(Counter(graph.followees).values(), default=0),
+            most_followers=max(graph.by_followee.sizes()),
+            readers=len(rig.loaded.readers),
+            statuses=rig.loaded.statuses,
         ),
-        elapsed_s=round(time.monotonic() - began, 1),
-        cells=cells,
-        phases={slug: summary.summary([cell for cell in cells if cell.phase == slug]) for slug in settings.phases},
+        elapsed_s=round(elapsed_s, 1),
+        cells=list(cells),
+        phases={slug: summary.summary(of) for slug, of in by_phase.items() if of},
         ratios=summary.ratios(cells, answers.ASKING.slug),
     )
 
 
-async def _cell(rig: Rig, graph: Graph, workload: Workload, settings: Settings, number: int, slug: str) -> Cell:
+def _warmed(rig: Rig, operations: Operations, settings: Settings) -> list[int]:
+    """Who has read before: where that would be more than EVERYBODY, whoever comes up in the round."""
+    readers = rig.loaded.readers
+    if len(readers) <= EVERYBODY:
+        return list(readers)
+    planned = (settings.burn_in_s + settings.seconds) * (settings.rate or AHEAD)
+    coming = islice(operations, min(AHEAD, round(planned)))
+    return sorted({operation.who for operation in coming if operation.kind in ("read", "older")})
+
+
+async def _cell(
+    rig: Rig, workload: Workload, cast: Cast, settings: Settings, number: int, slug: str, progress: Progress
+) -> Cell:
+    def operations() -> Operations:
+        return Operations(workload, rig.loaded.graph, settings.seed + number, cast)
+
+    readers = _warmed(rig, operations(), settings)
     empty_bytes = (await rig.stack.memcached.stats()).bytes
     await rig.switch(slug)
-    await rig.warm(slug, workload.limit)
+    await rig.warm(slug, workload.limit, readers, progress)
     if workload.returning:
-        await rig.forget(slug)
-        await rig.away(long=True)
+        await rig.forget(slug, readers)
+        await rig.long_away()
+    if isinstance(rig.subject, Api):
+        coming = islice(operations(), AHEAD)
+        await rig.subject.enter([rig.loaded.ids[who] for who in sorted({operation.who for operation in coming})])
     run = Run(rig, slug, workload, f"{settings.seed}-{number}-{slug}")
-    lags, operations = run.lags, Operations(workload, graph, settings.seed + number)
+    lags = run.lags
     loop = asyncio.get_running_loop()
     async with observe.watched(rig, lags) as depths:
         before, began = await observe.Meters.read(rig), loop.time()
-        offered = await _offer(run, operations, settings)
+        offered = await _offer(run, operations(), settings)
         drained = await lags.drained(DRAIN_S)
         elapsed_s = max(offered.seconds + settings.burn_in_s, lags.cleared_at - began)
         used = (await observe.Meters.read(rig)).since(before, lags.polls)
     await run.settle()
-    sample = random.Random(settings.seed).sample(sorted(rig.readers), min(CHECKED_READERS, len(rig.readers)))
-    checked_pages = await run.check(sample)
-    kept = await observe.kept(rig, slug, run.record, empty_bytes)
-    await rig.forget(slug)
+    checked_pages = await run.check(random.Random(settings.seed).sample(readers, min(CHECKED_READERS, len(readers))))
+    kept = await observe.kept(rig, slug, readers, empty_bytes)
+    await rig.forget(slug, readers)
     await rig.restore(run.record, run.posted)
     return Cell(
         round=number + 1,

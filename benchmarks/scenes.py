@@ -60,6 +60,8 @@ async def listed(rig: Rig, readers: Sequence[ObjectId], ids: int = 5) -> AsyncIt
     """
     if not rig.stack.addresses.memcached:
         raise BenchRefused("the raw limits need a real Memcached")
+    if len(rig.stack.addresses.memcached) > 1:
+        raise BenchRefused("the raw limits are measured on one Memcached node: name one in FEEDLAB_MEMCACHED")
     keys, unused = await answers.list_keys(rig.timelines, readers) if readers else ([], "")
     keys += [f"{unused}{reader}" for reader in readers]
     async with RawMemcached.connected(rig.stack.addresses.memcached[0]) as raw:

@@ -58,8 +58,8 @@ def ratios(cells: Sequence[Cell], base: str) -> dict[str, dict[str, Spread]]:
     each: dict[str, dict[str, list[float]]] = {cell.phase: {} for cell in cells if bases and cell.phase != base}
     for cell in cells:
         for name, value in _figures(cell).items():
-            if cell.phase in each and bases[cell.round].get(name):
-                each[cell.phase].setdefault(name, []).append(value / bases[cell.round][name])
+            if cell.phase in each and (one := bases.get(cell.round, {}).get(name)):
+                each[cell.phase].setdefault(name, []).append(value / one)
     return {slug: {name: _spread(of) for name, of in figures.items()} for slug, figures in each.items()}
 
 

@@ -41,6 +41,15 @@ def show(report: reports.Report) -> None:
         if grid.note:
             console.print(grid.note)
     console.print(lead(report))
+    console.print(f"On {where(report)}.")
+
+
+def where(report: reports.Report) -> str:
+    """The servers: versions, and topology where the report knows it."""
+    kinds = report.topology
+    return ", ".join(
+        f"{name} {version}{f' ({kinds[name]})' if name in kinds else ''}" for name, version in report.servers.items()
+    )
 
 
 def lead(report: reports.Report) -> str:
@@ -64,7 +73,8 @@ def _comparison_lead(report: reports.Comparison) -> str:
     of, phases = report.settings, report.phases.values()
     pages, lists = sum(phase.checked_pages for phase in phases), sum(phase.lag_checked for phase in phases)
     loop = f"{of.rate:g}/s, open loop" if of.rate else f"{of.clients} clients, closed loop"
-    return (
+    broken_off = f"BROKEN OFF: {report.missing} of {report.missing + len(report.cells)} are missing. "
+    return (broken_off if report.missing else "") + (
         f"Workload {report.workload.name} on {report.graph.source}: {loop}, {of.seconds:g} s in each of "
         f"{of.rounds} rounds, through {of.through}, seed {of.seed}. {pages:,} pages were compared with the "
         f"oracle's and {lists:,} lists of last followers were read: no difference."

@@ -5,8 +5,8 @@ example, mix, distribution) and a fifth says which phase loses on it, and why.
 """
 
 import tomllib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, count, cycle
 from pathlib import Path
@@ -30,6 +30,7 @@ MAX_FILE = 64 * 1024  # bytes
 Kind = Literal["read", "older", "post", "delete", "follow", "unfollow", "block"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Distribution = Literal["uniform", "zipf", "followers", "once"]
+Draw = Callable[[Random], int]
 
 
 class WorkloadError(Refused):
@@ -148,46 +149,49 @@ class Cast:
         random = Random(f"{seed} {workload.name} cast")
         people = len(graph.people)
         ordinary = people - workload.celebrities - workload.wide_readers
-        self._popularity = Counter(graph.followees)
+        self._graph = graph
         self.celebrities = range(ordinary, ordinary + workload.celebrities)
         if workload.wide_readers:
-            self.readers = list(range(people - workload.wide_readers, people))
+            self.readers: Sequence[int] = range(people - workload.wide_readers, people)
         else:
-            self.readers = random.sample(range(ordinary), max(1, round(workload.active * ordinary)))
+            self.readers = array("I", random.sample(range(ordinary), max(1, round(workload.active * ordinary))))
         self.reader = self._drawn(workload.readers, self.readers)
-        self.author = self._drawn(workload.authors, random.sample(range(ordinary), ordinary))
+        self.author = self._drawn(workload.authors, array("I", random.sample(range(ordinary), ordinary)))
 
-    def _drawn(self, distribution: Distribution, people: Sequence[int]) -> Callable[[Random], int]:
+    def _drawn(self, distribution: Distribution, people: Sequence[int]) -> Callable[[], Draw]:
+        """Each call begins the draws anew."""
         if distribution == "once":
-            turns = cycle(people)
-            return lambda _: next(turns)
+            return lambda: _in_turn(people)
         if distribution == "uniform":
-            return lambda random: random.choice(people)
-        weights = [
-            1 + self._popularity[person] if distribution == "followers" else 1 / place**ZIPF_EXPONENT
-            for place, person in enumerate(people, 1)
-        ]
-        sums = list(accumulate(weights))
-        return lambda random: random.choices(people, cum_weights=sums)[0]
+            return lambda: lambda random: random.choice(people)
+        weights: Iterable[float] = (1 / place**ZIPF_EXPONENT for place in range(1, len(people) + 1))
+        if distribution == "followers":
+            weights = (1 + self._graph.by_followee.size(person) for person in people)
+        sums = array("d", accumulate(weights))
+        return lambda: lambda random: random.choices(people, cum_weights=sums)[0]
+
+
+def _in_turn(people: Sequence[int]) -> Draw:
+    turns = cycle(people)
+    return lambda _: next(turns)
 
 
 class Operations(Iterator[Operation]):
-    """The endless sequence of operations: the same for the same workload, graph and seed, whatever runs it.
+    """The endless sequence of operations: the same for the same workload, graph, seed and cast, whatever runs it.
 
     It knows who follows whom while it goes on, so that every unfollow ends a follow that exists. What cannot be
     done (nothing to delete, nobody to unfollow) becomes a post.
     """
 
-    def __init__(self, workload: Workload, graph: Graph, seed: int) -> None:
-        self._workload = workload
+    def __init__(self, workload: Workload, graph: Graph, seed: int, cast: Cast | None = None) -> None:
+        self._workload, self._graph = workload, graph
+        cast = cast or Cast(workload, graph, seed)
+        self._celebrities, self._reader, self._author = cast.celebrities, cast.reader(), cast.author()
         self._random = Random(f"{seed} {workload.name} operations")
-        self._cast = Cast(workload, graph, seed)
         self._people = len(graph.people)
         self._kinds = list(workload.operations)
         self._shares = list(accumulate(workload.operations.values()))
-        self._following: list[list[int]] = [[] for _ in graph.people]
-        for follower, followee in graph.follows():
-            self._following[follower].append(followee)
+        self._changed: dict[int, list[int]] = {}  # followees of those who were asked for
         self._blocked: set[frozenset[int]] = set()
         self._posted: list[Operation] = []
         self._numbers = count()
@@ -203,22 +207,22 @@ class Operations(Iterator[Operation]):
         if kind == "delete":
             posted = self._taken(self._posted)
             return Operation(number, kind, posted.who, target=posted.number) if posted else None
-        reader = self._cast.reader(self._random)
+        reader = self._reader(self._random)
         if kind in ("read", "older"):
             return Operation(number, kind, reader)
-        other = self._to_follow(reader) if kind == "follow" else self._taken(self._following[reader])
+        other = self._to_follow(reader) if kind == "follow" else self._taken(self._following(reader))
         if other is None:
             return None
         if kind == "block":
             self._blocked.add(frozenset((reader, other)))
-            if reader in self._following[other]:
-                self._following[other].remove(reader)
+            if reader in self._following(other):
+                self._following(other).remove(reader)
         return Operation(number, kind, reader, other)
 
     def _post(self, number: int) -> Operation:
-        celebrities = self._cast.celebrities
+        celebrities = self._celebrities
         by_celebrity = celebrities and self._random.random() < self._workload.celebrity_posts
-        who = self._random.choice(celebrities) if by_celebrity else self._cast.author(self._random)
+        who = self._random.choice(celebrities) if by_celebrity else self._author(self._random)
         audience: Audience = "mutuals" if self._random.random() < MUTUALS_SHARE else "followers"
         post = Operation(number, "post", who, text=sentence(self._random.random), audience=audience)
         self._posted.append(post)
@@ -233,7 +237,12 @@ class Operations(Iterator[Operation]):
 
     def _to_follow(self, who: int) -> int | None:
         other = self._random.randrange(self._people)
-        if other == who or other in self._following[who] or frozenset((who, other)) in self._blocked:
+        if other == who or other in self._following(who) or frozenset((who, other)) in self._blocked:
             return None
-        self._following[who].append(other)
+        self._following(who).append(other)
         return other
+
+    def _following(self, who: int) -> list[int]:
+        if who not in self._changed:
+            self._changed[who] = self._graph.followees_of(who)
+        return self._changed[who]

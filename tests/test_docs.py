@@ -10,6 +10,10 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.config import Config
+from app.demo.graph import MAX_FOLLOWS, MAX_PEOPLE
+from app.demo.seed import BATCH
+from benchmarks.rig import MOST_STATUSES
+from benchmarks.rounds import AHEAD, EVERYBODY
 from phases import PHASES
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +73,12 @@ def test_make_targets_in_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`?make (\w+)`?", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_sizes_in_scaling_are_those_in_the_code() -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    for size in (MAX_PEOPLE, MAX_FOLLOWS, BATCH, MOST_STATUSES, EVERYBODY, AHEAD):
+        assert f"{size:,}" in text, size
 
 
 def test_this_version_is_in_the_changelog() -> None:

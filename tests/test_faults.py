@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from app.demo.graph import powerlaw
 from benchmarks.faults import Plan, run
 from benchmarks.faults.worlds import Post, Read, Worlds
 from benchmarks.oracle import Relation
@@ -82,7 +83,7 @@ def test_one_post_that_was_stored_twice() -> None:
 @pytest.mark.servers
 def test_a_short_run(capsys: pytest.CaptureFixture[str]) -> None:
     with real_servers():
-        code = run(Plan(faults=4, seconds=5, seed=5), as_json=True)
+        code = run(Plan(faults=4, seconds=5, seed=5), as_json=True, crowd=powerlaw(50, 3, 1))
     result = json.loads(capsys.readouterr().out)
     assert code == 0, result
     assert result["faults"] == 4

@@ -99,6 +99,22 @@ def test_a_path_without_a_file_is_refused(tmp_path: Path) -> None:
         load(tmp_path, directed=True)
 
 
+def test_edges_are_found_from_both_ends() -> None:
+    found = powerlaw(60, 7, 2)
+    for person in range(60):
+        assert found.followees_of(person) == [b for a, b in found.follows() if a == person]
+        assert found.followers_of(person) == [a for a, b in found.follows() if b == person]
+    assert list(found.by_followee.sizes()) == [len(found.followers_of(person)) for person in range(60)]
+
+
+def test_a_long_reading_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "TOLD_EVERY", 2)
+    said: list[tuple[str, int, int]] = []
+    load(written(tmp_path, b"a b\nb c\nc d\nd e\n"), True, lambda *step: said.append(step))
+    powerlaw(4, 2, 1, lambda *step: said.append(step))
+    assert [(done, of) for _, done, of in said] == [(2, 0), (4, 0), (2, 4)]
+
+
 def test_limits_are_enforced_while_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, b"a b\nb c\nc d\n")
     monkeypatch.setattr(graph, "MAX_PEOPLE", 3)

@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import pytest
 from bson import ObjectId
+from pymongo.errors import PyMongoError
 
 from app.config import Config
 from app.edges import VERSIONS, change_edges
@@ -16,7 +17,7 @@ from app.stack.cost import counted
 from app.stack.mongodb.connection import POOL_SIZE, Collection
 from app.stack.mongodb.find import Find, Rows, joined, rows, together
 from app.stack.mongodb.transaction import Transaction
-from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered
+from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered, housekeeping
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -41,6 +42,21 @@ async def test_a_collection_that_is_being_created_can_be_read(servers: Addresses
             with suppress(asyncio.CancelledError):
                 await busy
             await stack.db.client.drop_database("test_snapshots")
+
+
+@pytest.mark.servers
+async def test_housekeeping_may_take_longer_than_a_request(servers: Addresses) -> None:
+    slow = {"$where": "sleep(3000) || true"}
+    async with connected(servers, Config(database="test_slow", server_timeout_s=2)) as stack:
+        try:
+            await stack.db["statuses"].insert_one({"_id": ObjectId(), "idempotency_key": "one"})
+            with pytest.raises(PyMongoError) as late:
+                await stack.db["statuses"].find_one(slow)
+            assert late.value.timeout
+            with housekeeping():
+                assert await stack.db["statuses"].find_one(slow)
+        finally:
+            await stack.db.client.drop_database("test_slow")
 
 
 async def test_every_index_that_a_document_names_is_there(world: World) -> None:

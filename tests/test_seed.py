@@ -5,10 +5,11 @@ import io
 import re
 from array import array
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -203,6 +204,43 @@ def test_reset_erases_everything_first(monkeypatch: pytest.MonkeyPatch, slice_si
     run(test)
 
 
+def test_an_interrupted_loading_of_edges_leaves_every_index() -> None:
+    def broken() -> Iterator[dict[str, Any]]:
+        yield from islice(World(GRAPH, 1, NOON, 1).follows(), 50)
+        raise KeyboardInterrupt
+
+    async def test(stack: Stack) -> None:
+        before = await stack.db["follows"].index_information()
+        with pytest.raises(KeyboardInterrupt):
+            await seeding.insert_follows(stack, broken(), 200)
+        assert await stack.db["follows"].index_information() == before
+
+    run(test)
+
+
+def test_loading_and_erasing_go_in_bounded_steps_that_no_request_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+
+    def step() -> nullcontext[None]:
+        steps.append("step")
+        return nullcontext()
+
+    monkeypatch.setattr(seeding, "housekeeping", step)
+    monkeypatch.setattr(seeding, "BATCH", 20)
+    monkeypatch.setattr(seeding, "ERASE_SLICE", 30)
+    said: list[tuple[str, int, int]] = []
+
+    async def test(stack: Stack) -> None:
+        await seeding.insert(stack, Follow, World(GRAPH, 1, NOON, 1).follows(), 200)
+        assert len(steps) == 10
+        await seeding.empty(stack, "follows", lambda *step: said.append(step))
+        assert len(steps) == 10 + 7
+        assert await stored(stack, "follows") == []
+
+    run(test)
+    assert said == [("erasing follows", 30 * step, 200) for step in range(1, 7)]
+
+
 @pytest.mark.parametrize("wrong", [{"statuses": -1}, {"days": 0}, {"days": 10**6}, {"password": "short"}])
 def test_numbers_out_of_range_are_refused_before_anything_is_erased(wrong: dict[str, Any]) -> None:
     async def test(stack: Stack) -> None:
@@ -264,7 +302,7 @@ def test_progress_counts_every_document() -> None:
     async def test(stack: Stack) -> None:
         told: dict[str, tuple[int, int]] = {}
         await seeded(stack, progress=lambda stage, done, total: told.update({stage: (done, total)}))
-        assert list(told) == ["users", "follows", "circles", "statuses"]
+        assert list(told) == ["users", "follows", "index by followee", "circles", "statuses"]
         assert all(done == total for done, total in told.values())
         assert told["statuses"] == (300, 300)
 

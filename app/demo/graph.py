@@ -6,20 +6,23 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cached_property
+from itertools import accumulate, groupby, repeat
 from math import sqrt
 from pathlib import Path
 from random import Random
 from typing import BinaryIO
 
+from app.demo.progress import Progress, silent
 from app.demo.words import FIRST_NAMES
 from app.errors import Refused
 
 MAX_PEOPLE = 5_000_000
-MAX_FOLLOWS = 16_000_000  # held in memory, 8 bytes each; 40 more while a file's duplicates are removed
+MAX_FOLLOWS = 16_000_000  # held in memory, 16 bytes each; 40 more while a file's duplicates are removed
 MAX_LABEL = 64  # characters
 MAX_LINE = 1_000  # bytes
 MAX_QUOTE = 60  # characters of a bad line that an error repeats
+TOLD_EVERY = 20_000  # lines or people, between two words about the progress
 
 GZIP_MAGIC = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -30,6 +33,30 @@ IMITATION = 0.8  # share of the others that go to somebody whom another person f
 
 class GraphError(Refused):
     """No graph can be had from this file, or with these numbers; the text says where and why."""
+
+
+class Groups:
+    """Where each number below `count` stands among `numbers`: 4 bytes for each of either."""
+
+    def __init__(self, numbers: "array[int]", count: int) -> None:
+        counts = array("I", bytes(4 * (count + 1)))
+        for number in numbers:
+            counts[number + 1] += 1
+        self._begins = array("I", accumulate(counts))
+        free = self._begins[:]
+        self._places = array("I", bytes(4 * len(numbers)))
+        for place, number in enumerate(numbers):
+            self._places[free[number]] = place
+            free[number] += 1
+
+    def __getitem__(self, number: int) -> "array[int]":
+        return self._places[self._begins[number] : self._begins[number + 1]]
+
+    def size(self, number: int) -> int:
+        return self._begins[number + 1] - self._begins[number]
+
+    def sizes(self) -> Iterator[int]:
+        return map(self.size, range(len(self._begins) - 1))
 
 
 @dataclass(frozen=True)
@@ -47,8 +74,23 @@ class Graph:
         """(follower, followee) of every edge, in a stable order."""
         return zip(self.followers, self.followees, strict=True)
 
+    @cached_property
+    def by_follower(self) -> Groups:
+        """Edges."""
+        return Groups(self.followers, len(self.people))
 
-def load(path: Path, directed: bool) -> Graph:
+    @cached_property
+    def by_followee(self) -> Groups:
+        return Groups(self.followees, len(self.people))
+
+    def followees_of(self, person: int) -> list[int]:
+        return [self.followees[edge] for edge in self.by_follower[person]]
+
+    def followers_of(self, person: int) -> list[int]:
+        return [self.followers[edge] for edge in self.by_followee[person]]
+
+
+def load(path: Path, directed: bool, progress: Progress = silent) -> Graph:
     """Read a SNAP edge list: `a b` a line, `#` comments and blank lines allowed, plain or gzip.
 
     `directed`: a follows b; otherwise they are friends and follow each other. Repeated pairs count once; whoever is
@@ -65,19 +107,17 @@ def load(path: Path, directed: bool) -> Graph:
                 edges.append(i << 32 | j)
                 if not directed:
                     edges.append(j << 32 | i)
+            if number % TOLD_EVERY == 0:
+                progress("lines of the graph", number, 0)
             if len(index) > MAX_PEOPLE or len(edges) > MAX_FOLLOWS:
                 raise _bad(path, number, f"more than {MAX_PEOPLE:,} people or {MAX_FOLLOWS:,} follow edges so far")
     if not index:
         raise _bad(path, None, "no pair of labels in it")
-    return _graph(index, (edge for edge, _ in groupby(sorted(edges))))
-
-
-def _graph(people: Iterable[str], edges: Iterable[int]) -> Graph:
     followers, followees = array("I"), array("I")
-    for edge in edges:
+    for edge, _ in groupby(sorted(edges)):
         followers.append(edge >> 32)
         followees.append(edge & 0xFFFFFFFF)
-    return Graph(tuple(people), followers, followees)
+    return Graph(tuple(index), followers, followees)
 
 
 def _bad(path: Path, line: int | None, what: str, text: bytes | None = None) -> GraphError:
@@ -128,7 +168,7 @@ def _pairs(path: Path, file: BinaryIO) -> Iterator[tuple[int, str, str]]:
         yield number, labels[0], labels[1]
 
 
-def powerlaw(users: int, mean: float, seed: int) -> Graph:
+def powerlaw(users: int, mean: float, seed: int, progress: Progress = silent) -> Graph:
     """A follow graph with few celebrities, many mutuals and exactly `round(users * mean)` edges.
 
     Everybody follows somebody; how many is Pareto-distributed (exponent 2). Whom: one of their own followers
@@ -149,14 +189,20 @@ def powerlaw(users: int, mean: float, seed: int) -> Graph:
         raise GraphError(f"{users:,} users following {mean:g} each are more than {MAX_FOLLOWS:,} follow edges")
     draw = Random(seed).random
     followers_of: list[list[int]] = [[] for _ in range(users)]
-    followees = array("I")  # of every edge so far
-    edges: list[int] = []
+    chosen = array("I")  # the followee of every edge so far
+    begins = array("I", bytes(4 * users))  # where each person's are among them
     degrees = _shuffled(_degrees(users, mean), draw)
-    for person in _shuffled(list(range(users)), draw):
-        for followee in _followees(person, degrees[person], users, followers_of[person], followees, draw):
+    for done, person in enumerate(_shuffled(list(range(users)), draw)):
+        if done and done % TOLD_EVERY == 0:
+            progress("people of the graph", done, users)
+        begins[person] = len(chosen)
+        for followee in _followees(person, degrees[person], users, followers_of[person], chosen, draw):
             followers_of[followee].append(person)
-            edges.append(person << 32 | followee)
-    return _graph((_label(person) for person in range(users)), sorted(edges))
+    followers, followees = array("I"), array("I")
+    for person, (begin, degree) in enumerate(zip(begins, degrees, strict=True)):
+        followers.extend(repeat(person, degree))
+        followees.extend(sorted(chosen[begin : begin + degree]))
+    return Graph(tuple(_label(person) for person in range(users)), followers, followees)
 
 
 def _label(person: int) -> str:

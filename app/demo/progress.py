@@ -10,7 +10,7 @@ from rich.console import Console
 
 LINE_EVERY_S = 5.0  # without a terminal; the end of a step is always said
 
-Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
+Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many (0: nobody knows)
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -31,7 +31,7 @@ def shown() -> Iterator[Progress]:
     )
     with bars.Progress(*columns, console=console) as display:
         bar = display.add_task("starting", total=None)
-        yield lambda what, done, total: display.update(bar, description=what, completed=done, total=total)
+        yield lambda what, done, total: display.update(bar, description=what, completed=done, total=total or None)
 
 
 def _lines() -> Progress:
@@ -43,6 +43,7 @@ def _lines() -> Progress:
         now_s = time.monotonic()
         if what != last or 0 < done == total or now_s - said_s >= LINE_EVERY_S:
             said_s, last = now_s, what
-            click.echo(f"{now_s - began_s:6.1f} s  {what}: {done:,} of {total:,}", err=True)
+            of = f" of {total:,}" if total else ""
+            click.echo(f"{now_s - began_s:6.1f} s  {what}: {done:,}{of}", err=True)
 
     return say

@@ -25,10 +25,12 @@ from app.demo.words import FIRST_NAMES, LAST_NAMES, pick, sentence
 from app.errors import Refused
 from app.models import DOCUMENTS, Audience, Base, CircleMember, Follow, Status, User, search_words
 from app.stack import Stack
+from app.stack.mongodb.write import housekeeping, prepare
 from phases.timelines import Timelines
 
 BATCH = 5_000  # documents of one insert
-ERASE_SLICE = 20_000  # documents of one delete, so that each ends long before the driver gives up on it
+ERASE_SLICE = 5_000  # documents of one delete: a step of a second or so, also where each is in many keys of an index
+BY_FOLLOWEE = "followee_1_follower_1"
 MAX_STATUSES = 10_000_000
 MAX_DAYS = 3_650
 NEWEST_S = 60  # the newest seeded status is older: below every floor that a running phase may set meanwhile
@@ -78,7 +80,7 @@ async def seed(
     _check(statuses, days, password)
     started_s = time.perf_counter()
     if reset:
-        await _erase(stack)
+        await _erase(stack, progress)
     elif await stack.db[_collection(User)].find_one({}, {"_id": True}):
         raise SeedRefused(
             "There are people in this database already (an interrupted seeding leaves some, too). "
@@ -87,7 +89,7 @@ async def seed(
     world = World(graph, seed, stack.clock.now(), days)
     password_hash = None if password is None else await asyncio.to_thread(HASHER.hash, password)
     await insert(stack, User, world.users(password_hash), len(graph.people), progress)
-    await insert(stack, Follow, world.follows(), len(graph.followers), progress)
+    await insert_follows(stack, world.follows(), len(graph.followers), progress)
     await insert(stack, CircleMember, world.circles(), sum(map(len, world.circle_of.values())), progress)
     await insert(stack, Status, world.statuses(statuses), statuses, progress)
     await _forget_what_is_kept(stack)
@@ -110,11 +112,11 @@ def _check(statuses: int, days: int, password: str | None) -> None:
         raise SeedRefused(f"a password has {shortest} to {longest} characters")
 
 
-async def _erase(stack: Stack) -> None:
+async def _erase(stack: Stack, progress: Progress) -> None:
     """Empty the database. People go last, so that one left half erased is still refused without `reset`."""
     kept = [name for name in await stack.db.list_collection_names() if name.startswith("home_")]
     for name in [*kept, *sorted(map(_collection, DOCUMENTS), key=_collection(User).__eq__)]:
-        await _empty(stack, name)
+        await empty(stack, name, progress)
     await stack.queue.forget()
     await _forget_what_is_kept(stack)
 
@@ -125,12 +127,18 @@ def _collection(model: type[Base]) -> str:
     return name
 
 
-async def _empty(stack: Stack, name: str) -> None:
+async def empty(stack: Stack, name: str, progress: Progress = silent) -> None:
     """Delete the documents, not the collection: its indexes and its clustering stay."""
-    collection = stack.db[name]
-    while last := await collection.find_one({}, {"_id": True}, sort=[("_id", 1)], skip=ERASE_SLICE):
-        await collection.delete_many({"_id": {"$lt": last["_id"]}})
-    await collection.delete_many({})
+    collection, done = stack.db[name], 0
+    total = await collection.estimated_document_count()
+    while True:
+        with housekeeping():
+            last = await collection.find_one({}, {"_id": True}, sort=[("_id", 1)], skip=ERASE_SLICE)
+            deleted = await collection.delete_many({"_id": {"$lt": last["_id"]}} if last else {})
+        if last is None:
+            return
+        done += deleted.deleted_count
+        progress(f"erasing {name}", done, total)
 
 
 async def _forget_what_is_kept(stack: Stack) -> None:
@@ -148,9 +156,25 @@ async def insert(
     waiting, done = iter(documents), 0
     progress(name, 0, total)
     while batch := list(islice(waiting, BATCH)):
-        await collection.insert_many(batch, ordered=False)
+        with housekeeping():
+            await collection.insert_many(batch, ordered=False)
         done += len(batch)
         progress(name, done, total)
+
+
+async def insert_follows(stack: Stack, documents: Iterable[Document], total: int, progress: Progress = silent) -> None:
+    """The edges of a database that has none. They come by follower: the index by followee, whose entries come in no
+    order, is made when all are there. After a crash in between the next process that opens the database makes it.
+    """
+    with housekeeping():
+        await stack.db[_collection(Follow)].drop_index(BY_FOLLOWEE)
+    try:
+        await insert(stack, Follow, documents, total, progress)
+    finally:
+        progress("index by followee", 0, 1)
+        with housekeeping():
+            await prepare(stack.db)
+    progress("index by followee", 1, 1)
 
 
 class World:
@@ -162,7 +186,7 @@ class World:
         self.until = now - timedelta(seconds=NEWEST_S)
         self.since = now - timedelta(days=days)
         self.joined = self.since - timedelta(hours=1)
-        self.ids = [id_at(self.joined) for _ in graph.people]
+        self.ids = sorted(id_at(self.joined) for _ in graph.people)  # their counter may begin again in between
         self.handles = handles(graph.people)
         draw = self._draw("activity")
         self.by_activity = sorted(range(len(graph.people)), key=[draw() for _ in graph.people].__getitem__)

@@ -111,7 +111,7 @@ async def opened(
     memcached: Memcached = (
         MemcachedStandIn(clock.awake)
         if addresses.memcached is None
-        else MemcachedNodes(addresses.memcached, MEMCACHED_TIMEOUT_S)
+        else MemcachedNodes(addresses.memcached, MEMCACHED_TIMEOUT_S, config.memcached_prefix)
     )
     deliveries = DeliveryQueue(connection, config.database, clock.monotonic)
     stack = Stack(config, clock, db, deliveries, memcached, Rates(addresses.redis, config.database), addresses)

@@ -57,9 +57,9 @@ class _Client(Client):  # type: ignore[misc]
         Source: memcached/doc/protocol.txt, "Meta Set" (`MP` prepend, `q` quiet, `k` return the key), "Meta No-Op".
         """
         head = f" {len(value)} MP q k\r\n{value.decode('latin-1')}\r\n"  # text joins faster; Latin-1 is byte for byte
-        taken = len(keys)
+        taken, prefix = len(keys), self.key_prefix.decode()
         for at in range(0, len(keys), PIPELINED):
-            commands = "".join([f"ms {key}{head}" for key in keys[at : at + PIPELINED]])
+            commands = "".join([f"ms {prefix}{key}{head}" for key in keys[at : at + PIPELINED]])
             refused = self._pipelined(commands.encode("latin-1"), b"NS k")
             if refused:
                 self._pipelined(b"".join(b"md %s q\r\n" % key for key in refused), b"NF")
@@ -102,11 +102,11 @@ class _Pool(PooledClient):  # type: ignore[misc]
 class MemcachedNodes:
     """Real nodes, through pymemcache in a thread pool of its own.
 
-    Values are bytes; `ttl_s` at most 30 days; a version is opaque and belongs to the value it came with. Every method
-    raises MemcachedDown when the key's node does not answer.
+    `prefix` stands before each key. Values are bytes; `ttl_s` at most 30 days; a version is opaque and belongs to the
+    value it came with. Every method raises MemcachedDown when the key's node does not answer.
     """
 
-    def __init__(self, nodes: Sequence[str], timeout_s: float) -> None:
+    def __init__(self, nodes: Sequence[str], timeout_s: float, prefix: str = "") -> None:
         assert nodes
         self.nodes = tuple(nodes)
         self._clients = {
@@ -117,6 +117,7 @@ class MemcachedNodes:
                 no_delay=True,
                 default_noreply=False,
                 max_pool_size=POOL_SIZE * len(self.nodes),
+                key_prefix=prefix,
             )
             for node in self.nodes
         }

@@ -10,6 +10,7 @@ from random import Random
 
 import click
 
+from app.demo.graph import Graph
 from app.servers.start import say
 from benchmarks.faults.client import Client, NeverRecovered, client, persist
 from benchmarks.faults.disturb import Injector
@@ -24,13 +25,16 @@ DRAIN_DEADLINE_S = 150.0  # after the last fault, until nothing is owed
 WALKERS = 6  # walks at the same time
 
 
-def run(plan: Plan, *, as_json: bool) -> int:
-    """0 when nothing was missing, wrong or doubled and every error was clean; else 1, and the logs are kept."""
+def run(plan: Plan, *, as_json: bool, crowd: Graph | None = None) -> int:
+    """0 when nothing was missing, wrong or doubled and every error was clean; else 1, and the logs are kept.
+
+    `crowd`: people who are there, too.
+    """
     directory = Path(tempfile.mkdtemp(prefix="feedlab-faults-"))
     outcome = Outcome(plan=plan)
     ended = False
     try:
-        with serving(directory, plan) as system:
+        with serving(directory, plan, crowd) as system:
             say(f"breaking what runs at {system.url} {plan.faults} times")
             asyncio.run(_observe(system, plan, outcome))
             outcome.serve_ended_with = system.process.poll()

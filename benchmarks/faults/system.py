@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from app.config import Config, environment_for
 from app.demo.graph import Graph
+from app.demo.progress import shown
 from app.demo.seed import seed
 from app.servers.borrow import servers_of
 from app.servers.datadir import DataDirectory
@@ -35,12 +37,17 @@ CAST = Cast(HANDLES[:AUTHORS], HANDLES[AUTHORS : AUTHORS + READERS], HANDLES[AUT
 ADMIN = CAST.steady[0]
 
 
-def graph() -> Graph:
-    """Everybody follows every author; authors follow nobody."""
+def graph(crowd: Graph | None = None) -> Graph:
+    """Everybody follows every author; authors follow nobody. `crowd`: people beside them, among themselves."""
     people = len(HANDLES) + FOLLOWERS
     followers = array("I", [person for person in range(AUTHORS, people) for _ in range(AUTHORS)])
     followees = array("I", list(range(AUTHORS)) * (people - AUTHORS))
-    return Graph(tuple(str(number) for number in range(people)), followers, followees)
+    labels = [str(number) for number in range(people)]
+    if crowd:
+        labels += [f"crowd_{label}" for label in crowd.people]
+        followers.extend(people + person for person in crowd.followers)
+        followees.extend(people + person for person in crowd.followees)
+    return Graph(tuple(labels), followers, followees)
 
 
 @dataclass
@@ -70,7 +77,7 @@ class System:
 
 
 @contextmanager
-def serving(directory: Path, plan: Plan) -> Iterator[System]:
+def serving(directory: Path, plan: Plan, crowd: Graph | None = None) -> Iterator[System]:
     """`feedlab serve` with two web processes and two workers on a seeded database. Raises ServersError."""
     with ExitStack() as stack:
         replicas = stack.enter_context(replica_set(directory / "replica set")) if plan.replica_set else None
@@ -78,7 +85,7 @@ def serving(directory: Path, plan: Plan) -> Iterator[System]:
         variables = {"FEEDLAB_CHUNK": str(CHUNK), "FEEDLAB_CAP": str(CAP), "FEEDLAB_REDIS_AOF": str(plan.aof)}
         if replicas:
             variables["FEEDLAB_MONGODB_URL"] = replicas.url
-        _fill(data, Config.from_environment(variables), plan.seed)
+        _fill(data, Config.from_environment(variables), plan.seed, graph(crowd))
         environment = environment_for(variables)
         log = stack.enter_context((directory / "serve.log").open("w", encoding="utf-8"))
         serve = _feedlab("serve", "--stack", "servers", "--port", "0", "--web", "2", "--workers", "2", data=data)
@@ -94,10 +101,12 @@ def serving(directory: Path, plan: Plan) -> Iterator[System]:
         yield system
 
 
-def _fill(data: Path, config: Config, number: int) -> None:
+def _fill(data: Path, config: Config, number: int, people: Graph) -> None:
     async def fill() -> None:
         async with connected(addresses, config) as stack:
-            await seed(stack, graph(), statuses=0, days=1, seed=number, password=PASSWORD, reset=False)
+            with shown() as progress:
+                options: Any = {"statuses": 0, "days": 1, "seed": number, "password": PASSWORD, "reset": False}
+                await seed(stack, people, **options, progress=progress)
 
     with servers_of(data, config, "servers", purpose="feedlab bench faults") as addresses:
         asyncio.run(fill())

@@ -1,7 +1,7 @@
 """The comparison itself: with phases whose speed is known, with phases that lie, and once for real."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +17,11 @@ from app.access import Entry
 from app.cli import main
 from app.config import Config
 from app.demo.graph import Graph, powerlaw
+from app.demo.progress import Progress, silent
 from app.models import StatusRow
 from app.stack import Addresses, connected
+from benchmarks import rig as rig_module
+from benchmarks import rounds
 from benchmarks.observe import NotDelivered
 from benchmarks.report import Comparison, Settings
 from benchmarks.report import load as read_report
@@ -156,11 +159,96 @@ def test_the_database_is_afterwards_what_it_was_before() -> None:
             await compare(rig, GRAPH, load("undo"), settings)
             db = rig.stack.db
             edges = {(e["follower"], e["followee"]) async for e in db["follows"].find()}
-            assert edges == rig.record.follows
-            assert await db["statuses"].count_documents({}) == len(rig.record.statuses)
+            ids = rig.loaded.ids
+            assert edges == {(ids[follower], ids[followee]) for follower, followee in GRAPH.follows()}
+            assert await db["statuses"].count_documents({}) == rig.loaded.statuses > 0
+            active = {row["_id"]: set(row["authors"]) async for row in db["active_readers"].find()}
+            assert active == {ids[each]: {ids[other] for other in GRAPH.followees_of(each)} for each in range(14)}
             assert await db["blocks"].count_documents({}) == 0
 
     run(work())
+
+
+def test_who_has_been_long_away_is_so_again_after_each_phase() -> None:
+    lists, morning = replace(CACHE, carrier=PUSH.carrier), load("morning").model_copy(update={"history": 2})
+
+    async def work() -> None:
+        async with virtual_rig((lists,)) as rig:
+            settings = SETTINGS.model_copy(
+                update={"workload": "morning", "phases": (lists.slug,), "rounds": 1, "burn_in_s": 0}
+            )
+            report = await compare(rig, GRAPH, morning, settings)
+            assert report.phases[lists.slug].counts["read_cold"] > 0
+            assert await rig.stack.db["active_readers"].count_documents({}) == 0
+
+    run(work())
+
+
+def test_of_many_readers_those_of_the_round_are_warmed_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages before the run are in proportion to the round; whoever reads in it finds what is kept."""
+    monkeypatch.setattr(rounds, "EVERYBODY", 20)
+    monkeypatch.setattr(rig_module, "USED_READS", 0)
+    graph, reads = powerlaw(150, 3, 1), load("read-heavy").model_copy(update={"history": 2})
+    warmed: list[int] = []
+    right = Rig.warm
+
+    async def warm(self: Rig, slug: str, limit: int, readers: Sequence[int], progress: Progress = silent) -> None:
+        warmed.append(len(readers))
+        await right(self, slug, limit, readers, progress)
+
+    monkeypatch.setattr(Rig, "warm", warm)
+    report = compared((PUSH,), reads, graph, rounds=1, seconds=1, burn_in_s=0, rate=30)
+    assert report.graph.readers == 150
+    assert warmed[0] <= 30
+    assert report.phases["push"].counts["read_cold"] == 0
+    assert report.phases["push"].checked_pages >= warmed[0]
+
+
+def test_the_same_people_read_in_every_round() -> None:
+    """Those who were loaded as active, and warmed."""
+    some_read = load("read-heavy").model_copy(update={"active": 0.3, "history": 2})
+    report = compared((PUSH,), some_read, powerlaw(40, 3, 1), rounds=3, seconds=1, burn_in_s=0)
+    assert report.phases["push"].counts["read_warm"] > 30
+    assert report.phases["push"].counts["read_cold"] == 0
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, OSError])
+def test_what_was_measured_is_shown_whatever_ends_the_run(
+    end: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, right = tmp_path / "report.json", Rig.switch
+    switched = 0
+
+    async def switch(self: Rig, slug: str) -> None:
+        nonlocal switched
+        switched += 1
+        if switched == 3:
+            raise end
+        await right(self, slug)
+
+    monkeypatch.setattr(Rig, "switch", switch)
+    options = ("--graph", "powerlaw:12:2", "--phases", "query,push", "--rounds", "2", "--seconds", "0.5")
+    done = bench("compare", "--stack", "memory", "--allow-standins", *options, "--json", str(written))
+    assert done.exit_code == (130 if end is KeyboardInterrupt else 1)
+    assert "BROKEN OFF: 2 of 4 are missing" in done.output
+    report = read_report(written)
+    assert isinstance(report, Comparison)
+    assert [cell.phase for cell in report.cells] == ["query", "push"]
+
+
+def test_loading_says_how_far_it_is() -> None:
+    said: list[tuple[str, int, int]] = []
+
+    async def work() -> None:
+        async with virtual_rig((QUERY,)) as rig:
+            await rig.load(GRAPH, 1, 10, range(14), progress=lambda *step: said.append(step))
+
+    run(work())
+    last = {what: (done, total) for what, done, total in said}
+    assert list(last) == [
+        "users", "follows", "index by followee", "circles", "statuses", "active_readers",
+    ]  # fmt: skip
+    assert all(done == total > 0 for done, total in last.values())
 
 
 def bench(*arguments: str) -> Any:
@@ -210,6 +298,22 @@ def test_wrong_pages_are_exit_status_1_and_no_figures(tmp_path: Path, monkeypatc
     assert not written.exists()
 
 
+def test_a_wrong_page_takes_the_figures_before_it_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Timelines.page
+
+    async def page(*asked: Any, **more: Any) -> Page:
+        found = await right(*asked, **more)
+        return forgetful(found) if more["phase"] == PUSH.slug else found
+
+    monkeypatch.setattr(Timelines, "page", page)
+    written = tmp_path / "report.json"
+    options = ("--graph", "powerlaw:12:2", "--phases", "query,push", "--rounds", "1", "--seconds", "0.5")
+    done = bench("compare", "--stack", "memory", "--allow-standins", *options, "--json", str(written))
+    assert done.exit_code == 1
+    assert "p99" not in done.output
+    assert not written.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -218,6 +322,7 @@ def test_wrong_pages_are_exit_status_1_and_no_figures(tmp_path: Path, monkeypatc
         (("--graph", "powerlaw:2"), "powerlaw:USERS:MEAN"),
         (("--graph", "nowhere.txt"), "nowhere.txt"),
         (("--workload", "nothing"), "read-heavy"),
+        (("--servers", "urls", "--stack", "servers"), "--servers names others"),
         (("--through", "api", "--stack", "memory", "--allow-standins"), "inprocess"),
     ],
 )

@@ -1,12 +1,17 @@
 """The document's tables are those of the reports beside it, and reports show what was measured."""
 
+import asyncio
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pymongo.errors import OperationFailure
 
 from app.cli import bench
+from benchmarks.origin import mongodb_topology
 from benchmarks.page import page
 from benchmarks.report import (
     LARGE,
@@ -132,3 +137,33 @@ def test_a_plot_has_a_tooltip_at_every_point_and_whole_decades() -> None:
     assert all(f">{tick}</text>" in svg for tick in ("10", "100", "1,000", "1"))
     assert svg.count("<li class") == 1
     assert "<svg" not in page(curves.model_copy(update={"series": series[1:]}))
+
+
+class Answering:
+    """A database, and its client's `admin`, that answers as told."""
+
+    def __init__(self, **answers: Any) -> None:
+        self._answers, self.client = answers, SimpleNamespace(admin=self)
+
+    async def command(self, name: str) -> Any:
+        if name not in self._answers:
+            raise OperationFailure("not authorized")
+        return self._answers[name]
+
+
+SET = {"setName": "rs", "hosts": ["a", "b"], "passives": ["c"], "arbiters": ["d"]}
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({"hello": {}}, "standalone"),
+        ({"hello": {"setName": "rs", "hosts": ["a"]}}, "replica set, 1 member"),
+        ({"hello": SET}, "replica set, 4 members"),
+        ({"hello": {"msg": "isdbgrid"}, "listShards": {"shards": [1, 2]}}, "sharded, 2 shards"),
+        ({"hello": {"msg": "isdbgrid"}}, "sharded"),
+    ],
+)
+def test_the_topology_is_told_without_names(answers: dict[str, Any], said: str) -> None:
+    database: Any = Answering(**answers)
+    assert asyncio.run(mongodb_topology(database)) == said

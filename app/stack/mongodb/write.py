@@ -1,8 +1,10 @@
 """Writes that the drivers do not have as one call, and the making of collections."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+import pymongo
 from pymongo import ReturnDocument, errors
 
 from app.models import DOCUMENTS
@@ -10,6 +12,12 @@ from app.stack.mongodb.connection import Database
 from app.stack.mongodb.stand_in import is_stand_in
 
 DUPLICATE_KEY, NAMESPACE_EXISTS = 11000, 48  # MongoDB's error codes
+HOUSEKEEPING_S = 600.0
+
+
+def housekeeping() -> AbstractContextManager[object]:
+    """Around one bounded step of loading or clearing away: its commands may take longer than a request may wait."""
+    return pymongo.timeout(HOUSEKEEPING_S)
 
 
 async def create_clustered(database: Database, name: str) -> None:
