@@ -173,7 +173,7 @@ async def commands_received(stack: Stack) -> dict[str, float] | None:
         return None
     status: Any = await stack.db.client.admin.command("serverStatus")
     redis: Any = await asyncio.to_thread(stack.queue.connection.info, "stats")
-    nodes = [await _memcached_stats(node) for node in stack.addresses.memcached]
+    nodes = [await asyncio.to_thread(_memcached_stats, node) for node in stack.addresses.memcached]
     kinds = ("cmd_get", "cmd_set", "cmd_touch", "cmd_meta", "delete_hits", "delete_misses")
     commands = status["metrics"]["commands"]
     return {
@@ -183,9 +183,9 @@ async def commands_received(stack: Stack) -> dict[str, float] | None:
     }
 
 
-async def _memcached_stats(node: str) -> dict[str, str]:
-    async with RawMemcached.connected(node) as memcached:
-        return await memcached.stats()
+def _memcached_stats(node: str) -> dict[str, str]:
+    with RawMemcached.connected(node) as memcached:
+        return memcached.stats()
 
 
 @dataclass(frozen=True)
