@@ -36,6 +36,7 @@ class Scale:
     many: int = 10_000
     most: int = 100_000
     followees: int = 1_000
+    friends: int = 1_045  # the most that anybody has in the Facebook graph
     wide: int = 5_000
     repeats: int = 7
     reads: int = 150
@@ -44,7 +45,7 @@ class Scale:
 
     def smaller(self, by: float) -> "Scale":
         """For tests: sizes are multiplied by a number below 1."""
-        least = {"repeats": 2, "reads": 5, "jobs": 5, "lags": 5}
+        least = {"repeats": 2, "friends": 2 * LIMIT, "reads": 5, "jobs": 5, "lags": 5}
         return Scale(**{name: max(least.get(name, 20), round(size * by)) for name, size in asdict(self).items()})
 
 

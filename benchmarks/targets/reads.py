@@ -19,6 +19,7 @@ from benchmarks.targets.base import (
     percentile,
     ratio,
     row,
+    seconds_of,
     timed_in_turn,
 )
 from phases.base import Phase
@@ -69,6 +70,40 @@ async def followees(rig: Rig, scale: Scale) -> list[Row]:
     return [
         row("read-followees", f"phase 1 {of}", growth, figures | p50_ms(**asked), at_most=4),
         row("read-plain-in", f"the plain $in, {of}", plain_growth, p50_ms(**plain)),
+    ]
+
+
+async def redis_user(rig: Rig, scale: Scale) -> list[Row]:
+    """Beside what somebody does who keeps all of it in Redis, and by a process that does not know the reader."""
+    phase = answers.LISTS
+    reader = await scenes.follower_of(rig, await scenes.authors(rig, scale.friends, 10))
+    page = partial(rig.timelines.page, reader, phase=phase.slug, limit=LIMIT)
+    await page()  # the list is kept from now on
+    user = limits.RedisUser(rig.stack.queue, f"{rig.stack.db.name}:raw")
+    newest = await rig.timelines.page(reader, phase=answers.ASKING.slug, limit=rig.stack.config.cap)
+    user.keep([{"id": str(s.id), "author": str(s.user_id), "text": s.text} for s in newest.statuses])
+
+    async def stranger() -> float:
+        timelines = Timelines(rig.stack)
+        await timelines.switch.current()
+        return await seconds_of(partial(timelines.page, reader, phase=phase.slug, limit=LIMIT))
+
+    try:
+        seconds = await timed_in_turn(
+            scale.reads,
+            page=partial(seconds_of, page),
+            redis=partial(seconds_of, limits.measured(user.read, LIMIT)),
+            stranger=stranger,
+        )
+        assert len(user.read(LIMIT)) == LIMIT, "the Redis user reads as many"
+    finally:
+        user.forget()
+    figures, of = p50_ms(**seconds), f"warm page of {LIMIT} in phase {phase.slug}, {scale.friends:,} followees, p50"
+    beside = f"{of} ÷ a Redis user's (ZREVRANGE, {LIMIT} pipelined HGET, JSON parsed, nothing checked)"
+    unknown = f"{of} in a process that does not know the reader ÷ in one that does"
+    return [
+        row("page-redis", beside, ratio(seconds["page"], seconds["redis"]), figures, at_most=1),
+        row("page-stranger", unknown, ratio(seconds["stranger"], seconds["page"]), figures, at_most=1.8),
     ]
 
 
