@@ -70,9 +70,9 @@ async def fanout(rig: Rig, most: int, repeats: int, progress: Progress = silent)
 
     async def seconds_at(size: int) -> dict[str, list[float]]:
         all_active = await scenes.star(rig, size, size)
-        await limits.create(rig.stack.db, all_active.followers)
+        limits.create(db, all_active.followers)
         async with scenes.listed(rig, all_active.followers, ids=1) as (memcached, prefix):
-            measured = each_way(rig, all_active.author, memcached, prefix)
+            measured = each_way(rig, db, all_active.author, memcached, prefix)
             for share in SHARES:
                 if size * share >= 1:
                     star = await scenes.star(rig, size, round(size * share), all_active.followers)
@@ -82,12 +82,13 @@ async def fanout(rig: Rig, most: int, repeats: int, progress: Progress = silent)
 
     await scenes.everything_delivers(rig)
     sizes, settings = [size for size in FOLLOWERS if size <= most], {"max_followers": most, "repeats": repeats}
-    return await _curves(rig, "fanout", "followers", sizes, seconds_at, settings, progress)
+    with scenes.raw(rig) as db:
+        return await _curves(rig, "fanout", "followers", sizes, seconds_at, settings, progress)
 
 
 async def read(rig: Rig, most: int, repeats: int, progress: Progress = silent) -> Curves:
     """Milliseconds of a warm read of LIMIT statuses, by followees, with other people's traffic around them."""
-    db, sizes = rig.stack.db, [size for size in FOLLOWEES if size <= most]
+    sizes = [size for size in FOLLOWEES if size <= most]
     await scenes.everything_delivers(rig)
     everybody = await scenes.authors(rig, max(sizes) + max(sizes) // 5, STATUSES_EACH)
     entries = await answers.entries_collection(rig.timelines)
@@ -96,14 +97,15 @@ async def read(rig: Rig, most: int, repeats: int, progress: Progress = silent) -
         reader = await scenes.follower_of(rig, everybody[:: max(1, len(everybody) // size)][:size])
         newest = await rig.timelines.page(reader, phase=answers.ASKING.slug, limit=limits.ARRAY_KEEPS)
         ids = [status.id for status in reversed(newest.statuses)]
-        await db[limits.RAW_ARRAYS].insert_one({"_id": reader, "ids": ids})
+        db[limits.RAW_ARRAYS].insert_one({"_id": reader, "ids": ids})
         return await in_turn(
             repeats,
             **page_in_each(rig, reader, (answers.ASKING, answers.ENTRIES, answers.LISTS)),
-            raw=lambda: limits.read_two_queries(db, entries, reader, LIMIT),
-            array=lambda: limits.read_array(db, reader, LIMIT),
-            plain_in=lambda: limits.read_plain_in(db, reader, LIMIT),
+            raw=limits.measured(limits.read_two_queries, db, entries, reader, LIMIT),
+            array=limits.measured(limits.read_array, db, reader, LIMIT),
+            plain_in=limits.measured(limits.read_plain_in, db, reader, LIMIT),
         )
 
     settings = {"max_followees": most, "repeats": repeats, "limit": LIMIT, "statuses_each": STATUSES_EACH}
-    return await _curves(rig, "read", "followees", sizes, seconds_at, settings, progress)
+    with scenes.raw(rig) as db:
+        return await _curves(rig, "read", "followees", sizes, seconds_at, settings, progress)

@@ -1,161 +1,203 @@
-"""Raw limits: the shortest loops over the same drivers and servers that do the same work, and nothing else.
+"""Raw limits: the shortest loops over the fastest drivers that do the same work, and nothing else.
 
-They check nothing, repeat nothing and survive nothing. Writes are acknowledged by a majority on both sides.
+PyMongo's blocking client, redis-py with hiredis, and a bare socket to Memcached: no event loop, no threads. They check
+nothing, repeat nothing and survive nothing. Writes are acknowledged by a majority on both sides.
 """
 
-import asyncio
+import json
 import socket
-import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Self
 
-import uvicorn
 from bson import ObjectId
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
+from pymongo import MongoClient
+from pymongo.database import Database
 
-from app.stack import Database
-from app.stack.mongodb.write import create_clustered
+from app.stack import DeliveryQueue
 from phases.keeping.activity import ACTIVE
 
-RAW_ENTRIES, RAW_ARRAYS = "raw_entries", "raw_arrays"
+RawDatabase = Database[dict[str, Any]]
+
+RAW_ENTRIES, RAW_ARRAYS, RAW_STATUSES = "raw_entries", "raw_arrays", "raw_statuses"
 INSERT_BATCH = 10_000
 UPDATE_BATCH = 1_000
 PREPEND_BATCH = 1_000
 READ_AT_ONCE = 200_000  # ids of one batch
 ARRAY_KEEPS = 200  # ids in the article's array
+TIMEOUT_S = 30.0
 
 
-async def create(db: Database, readers: Sequence[ObjectId]) -> None:
+@contextmanager
+def connected(url: str, database: str) -> Iterator[RawDatabase]:
+    """Writes are acknowledged by a majority."""
+    client: MongoClient[dict[str, Any]] = MongoClient(url, w="majority")
+    with client:
+        yield client[database]
+
+
+def measured(call: Callable[..., object], *args: Any) -> Callable[[], Awaitable[object]]:
+    """A raw limit as something to be measured in turn with what is asynchronous. It blocks, and nobody else waits."""
+
+    async def blocking() -> object:
+        return call(*args)
+
+    return blocking
+
+
+def create(db: RawDatabase, readers: Sequence[ObjectId]) -> None:
     """What the raw writes need: a clustered collection, and the article's array of each reader, full."""
-    if RAW_ENTRIES not in await db.list_collection_names():
-        await create_clustered(db, RAW_ENTRIES)
+    if RAW_ENTRIES not in db.list_collection_names():
+        db.create_collection(RAW_ENTRIES, clusteredIndex={"key": {"_id": 1}, "unique": True})
     ids = [ObjectId() for _ in range(ARRAY_KEEPS)]
     for at in range(0, len(readers), INSERT_BATCH):
         arrays = [{"_id": reader, "ids": ids} for reader in readers[at : at + INSERT_BATCH]]
-        await db[RAW_ARRAYS].insert_many(arrays, ordered=False)
+        db[RAW_ARRAYS].insert_many(arrays, ordered=False)
 
 
-async def follower_ids(db: Database, author: ObjectId, active_after: Any = None) -> list[ObjectId]:
+# Writes
+
+
+def insert_status(db: RawDatabase, author: ObjectId) -> None:
+    """What every phase stores before anything else: one document, in a collection without further indexes."""
+    db[RAW_STATUSES].insert_one({"user_id": author, "text": "a status", "audience": "followers", "deleted": False})
+
+
+def follower_ids(db: RawDatabase, author: ObjectId, active_after: datetime | None = None) -> list[ObjectId]:
     """Everybody who follows the author, or of those the active ones: covered by an index."""
     if active_after:
         active = db[ACTIVE].find({"authors": author, "until": {"$gte": active_after}}, {"_id": 1}, hint="recipients")
-        return [reader["_id"] for reader in await active.batch_size(READ_AT_ONCE).to_list(None)]
+        return [reader["_id"] for reader in active.batch_size(READ_AT_ONCE)]
     edges = db["follows"].find({"followee": author}, {"_id": 0, "follower": 1}).batch_size(READ_AT_ONCE)
-    return [edge["follower"] for edge in await edges.to_list(None)]
+    return [edge["follower"] for edge in edges]
 
 
-async def insert_entries(db: Database, author: ObjectId, status: ObjectId) -> None:
+def insert_entries(db: RawDatabase, author: ObjectId, status: ObjectId) -> None:
     """Phase 2's work: covered follower read, clustered insert."""
-    readers = await follower_ids(db, author)
+    readers = follower_ids(db, author)
     tail = status.binary
     for at in range(0, len(readers), INSERT_BATCH):
         batch = [{"_id": reader.binary + tail, "a": author} for reader in readers[at : at + INSERT_BATCH]]
-        await db.command(
+        db.command(
             {"insert": RAW_ENTRIES, "documents": batch, "ordered": False, "writeConcern": {"w": "majority"}}
         )  # half as long as PyMongo's insert_many
 
 
-async def push_arrays(db: Database, author: ObjectId, status: ObjectId) -> None:
+def push_arrays(db: RawDatabase, author: ObjectId, status: ObjectId) -> None:
     """The article's way: one array per reader, `$push` with `$slice`."""
-    readers = await follower_ids(db, author)
+    readers = follower_ids(db, author)
     for at in range(0, len(readers), UPDATE_BATCH):
-        await db[RAW_ARRAYS].update_many(
+        db[RAW_ARRAYS].update_many(
             {"_id": {"$in": readers[at : at + UPDATE_BATCH]}},
             {"$push": {"ids": {"$each": [status], "$slice": -ARRAY_KEEPS}}},
         )
 
 
 class RawMemcached:
-    """One connection and pipelined meta commands (memcached/doc/protocol.txt, "Meta Set", "Meta No-Op")."""
+    """One bare socket and pipelined meta commands (memcached/doc/protocol.txt, "Meta Set", "Meta No-Op")."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
 
     @classmethod
-    @asynccontextmanager
-    async def connected(cls, node: str) -> AsyncIterator[Self]:
+    @contextmanager
+    def connected(cls, node: str) -> Iterator[Self]:
         host, _, port = node.rpartition(":")
-        raw = cls(*await asyncio.open_connection(host, int(port), limit=64 * 1024 * 1024))
-        try:
-            yield raw
-        finally:
-            raw._writer.close()
-            await raw._writer.wait_closed()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=TIMEOUT_S) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            yield cls(connection)
 
-    async def _quietly(self, pattern: bytes, keys: Sequence[str], tail: bytes) -> bytes:
+    def _until(self, end: bytes) -> bytes:
+        """What comes, up to and without `end`, which is the last thing that comes."""
+        answered = b""
+        while not answered.endswith(end):
+            part = self._socket.recv(64 * 1024)
+            if not part:
+                raise ConnectionError("memcached has closed the connection")
+            answered += part
+        return answered[: -len(end)]
+
+    def _quietly(self, pattern: bytes, keys: Sequence[str], tail: bytes) -> bytes:
         """The pattern with each key and the tail, in batches; what was answered in spite of the quiet flag."""
         answered = b""
         for at in range(0, len(keys), PREPEND_BATCH):
             batch = keys[at : at + PREPEND_BATCH]
-            self._writer.write(b"".join(pattern % (key.encode(), tail) for key in batch) + b"mn\r\n")
-            await self._writer.drain()
-            answered += (await self._reader.readuntil(b"MN\r\n"))[:-4]
+            self._socket.sendall(b"".join(pattern % (key.encode(), tail) for key in batch) + b"mn\r\n")
+            answered += self._until(b"MN\r\n")
         return answered
 
-    async def set_all(self, keys: Sequence[str], value: bytes) -> None:
-        refused = await self._quietly(b"ms %s%s", keys, b" %d T2500000 q\r\n%s\r\n" % (len(value), value))
+    def set_all(self, keys: Sequence[str], value: bytes) -> None:
+        refused = self._quietly(b"ms %s%s", keys, b" %d T2500000 q\r\n%s\r\n" % (len(value), value))
         assert not refused, refused[:100]
 
-    async def prepend_all(self, keys: Sequence[str], value: bytes) -> None:
-        await self._quietly(b"ms %s%s", keys, b" %d MP q\r\n%s\r\n" % (len(value), value))
+    def prepend_all(self, keys: Sequence[str], value: bytes) -> None:
+        self._quietly(b"ms %s%s", keys, b" %d MP q\r\n%s\r\n" % (len(value), value))
 
-    async def delete_all(self, keys: Sequence[str]) -> None:
-        await self._quietly(b"md %s%s", keys, b" q\r\n")
+    def delete_all(self, keys: Sequence[str]) -> None:
+        self._quietly(b"md %s%s", keys, b" q\r\n")
 
-    async def stats(self) -> dict[str, str]:
+    def stats(self) -> dict[str, str]:
         """What `stats` answers (memcached/doc/protocol.txt, "General-purpose statistics")."""
-        self._writer.write(b"stats\r\n")
-        lines = (await self._reader.readuntil(b"END\r\n")).decode().splitlines()
+        self._socket.sendall(b"stats\r\n")
+        lines = self._until(b"END\r\n").decode().splitlines()
         return {name: value for _, name, value in (line.split(" ", 2) for line in lines if line.startswith("STAT "))}
 
 
-async def prepend_lists(
-    db: Database, memcached: RawMemcached, author: ObjectId, status: ObjectId, prefix: str, active_after: Any
+def prepend_lists(
+    db: RawDatabase, memcached: RawMemcached, author: ObjectId, status: ObjectId, prefix: str, active_after: datetime
 ) -> None:
     """Phase 4's work: covered read of the active followers, pipelined prepend."""
-    readers = await follower_ids(db, author, active_after)
-    await memcached.prepend_all([f"{prefix}{reader}" for reader in readers], status.binary)
+    readers = follower_ids(db, author, active_after)
+    memcached.prepend_all([f"{prefix}{reader}" for reader in readers], status.binary)
 
 
-async def read_two_queries(db: Database, entries: str, reader: ObjectId, limit: int) -> int:
+# Reads
+
+
+def read_two_queries(db: RawDatabase, entries: str, reader: ObjectId, limit: int) -> int:
     """The bare read of a kept timeline: ids by key, statuses by id. Nothing is checked."""
     keys = {"$gte": reader.binary + bytes(12), "$lt": reader.binary + b"\xff" * 12}
-    rows = await db[entries].find({"_id": keys}).sort("_id", -1).limit(limit).to_list(None)
-    ids = [ObjectId(entry["_id"][12:]) for entry in rows]
-    return len(await db["statuses"].find({"_id": {"$in": ids}}).to_list(None))
+    rows = db[entries].find({"_id": keys}).sort("_id", -1).limit(limit)
+    return _hydrated(db, [ObjectId(entry["_id"][12:]) for entry in rows])
 
 
-async def read_array(db: Database, reader: ObjectId, limit: int) -> int:
+def read_array(db: RawDatabase, reader: ObjectId, limit: int) -> int:
     """The same from the article's array."""
-    array = await db[RAW_ARRAYS].find_one({"_id": reader}, {"ids": {"$slice": -limit}})
-    ids = array["ids"] if array else []
-    return len(await db["statuses"].find({"_id": {"$in": ids}}).to_list(None))
+    array = db[RAW_ARRAYS].find_one({"_id": reader}, {"ids": {"$slice": -limit}})
+    return _hydrated(db, array["ids"] if array else [])
 
 
-async def read_plain_in(db: Database, reader: ObjectId, limit: int) -> int:
+def read_plain_in(db: RawDatabase, reader: ObjectId, limit: int) -> int:
     """The article's phase 1: one `$in` over all followees, sorted by the database."""
     edges = db["follows"].find({"follower": reader}, {"_id": 0, "followee": 1}).batch_size(READ_AT_ONCE)
-    authors = [edge["followee"] for edge in await edges.to_list(None)]
-    statuses = db["statuses"].find({"user_id": {"$in": authors}}).sort("_id", -1).limit(limit)
-    return len(await statuses.to_list(None))
+    authors = [edge["followee"] for edge in edges]
+    return len(list(db["statuses"].find({"user_id": {"$in": authors}}).sort("_id", -1).limit(limit)))
 
 
-async def _answer(_: Request) -> JSONResponse:
-    return JSONResponse({})
+def _hydrated(db: RawDatabase, ids: Sequence[ObjectId]) -> int:
+    return len(list(db["statuses"].find({"_id": {"$in": ids}}).batch_size(len(ids) + 1)))
 
 
-def serve_empty(fd: int) -> None:
-    """The empty route on a socket that the parent listens on, served as `feedlab serve` serves its own."""
-    empty = Starlette(routes=[Route("/", _answer)])
-    server = uvicorn.Server(uvicorn.Config(empty, access_log=False, log_level="warning", server_header=False))
-    # By its number alone, so that the protocol is known: without it asyncio does not switch Nagle's algorithm off.
-    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(server.serve(sockets=[socket.socket(fileno=fd)]))
+class RedisUser:
+    """What somebody does who keeps all of it in Redis: a sorted set of ids, and the statuses as JSON in a hash."""
 
+    def __init__(self, queue: DeliveryQueue, name: str) -> None:
+        self._redis = queue.connection
+        self._timeline, self._statuses = f"{name}:timeline", f"{name}:statuses"
 
-if __name__ == "__main__":
-    serve_empty(int(sys.argv[1]))
+    def keep(self, statuses: Sequence[dict[str, Any]]) -> None:
+        """`statuses`, newest first, each with its "id"."""
+        self._redis.hset(self._statuses, mapping={status["id"]: json.dumps(status) for status in statuses})
+        self._redis.zadd(self._timeline, {status["id"]: -place for place, status in enumerate(statuses)})
+
+    def read(self, limit: int) -> list[Any]:
+        """One ZREVRANGE, and a pipelined HGET for each id."""
+        pipeline = self._redis.pipeline(transaction=False)
+        ids: Any = self._redis.zrevrange(self._timeline, 0, limit - 1)
+        for id in ids:
+            pipeline.hget(self._statuses, id)
+        return [json.loads(status) for status in pipeline.execute()]
+
+    def forget(self) -> None:
+        self._redis.delete(self._timeline, self._statuses)

@@ -176,7 +176,7 @@ async def counted_by_servers(stack: Stack) -> tuple[dict[str, float], dict[str, 
         return None
     status: Any = await stack.db.client.admin.command("serverStatus")
     redis: Any = await asyncio.to_thread(stack.queue.connection.info)
-    nodes = [await _memcached_stats(node) for node in stack.addresses.memcached]
+    nodes = [await asyncio.to_thread(_memcached_stats, node) for node in stack.addresses.memcached]
     kinds = ("cmd_get", "cmd_set", "cmd_touch", "cmd_meta", "delete_hits", "delete_misses")
     commands, process = status["metrics"]["commands"], status["extra_info"]
     return {
@@ -190,9 +190,9 @@ async def counted_by_servers(stack: Stack) -> tuple[dict[str, float], dict[str, 
     }
 
 
-async def _memcached_stats(node: str) -> dict[str, str]:
-    async with RawMemcached.connected(node) as memcached:
-        return await memcached.stats()
+def _memcached_stats(node: str) -> dict[str, str]:
+    with RawMemcached.connected(node) as memcached:
+        return memcached.stats()
 
 
 @dataclass(frozen=True)

@@ -178,11 +178,16 @@ class Curves(Origin):
 
 
 class Row(Model):
-    """One promise. `at_least` or `at_most` is None where a row only informs."""
+    """One promise. `at_least` or `at_most` is None where a row only informs.
+
+    `low` to `high`: its 90 % interval, which has to touch the bound; reports of before it was measured have none.
+    """
 
     name: str
     title: str
     ratio: float
+    low: float | None = None
+    high: float | None = None
     at_least: float | None = None
     at_most: float | None = None
     figures: dict[str, float] = {}
@@ -192,7 +197,8 @@ class Row(Model):
     def met(self) -> bool | None:
         if self.at_least is None and self.at_most is None:
             return None
-        return (self.at_least or 0) <= self.ratio <= (inf if self.at_most is None else self.at_most)
+        low, high = (self.ratio if end is None else end for end in (self.low, self.high))
+        return high >= (self.at_least or 0) and low <= (inf if self.at_most is None else self.at_most)
 
 
 class Targets(Origin):

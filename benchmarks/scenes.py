@@ -1,7 +1,7 @@
 """Small worlds for one measurement each: an author with many followers, a reader of many authors."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -11,8 +11,8 @@ from bson import ObjectId
 from app.clock import id_at
 from app.demo.seed import insert
 from app.models import Follow, Status, User
-from benchmarks import answers
-from benchmarks.limits import RawMemcached
+from benchmarks import answers, limits
+from benchmarks.limits import RawDatabase, RawMemcached
 from benchmarks.rig import BenchRefused, Rig
 from phases.delivering.away import as_if_here
 
@@ -53,6 +53,15 @@ def _edge(follower: ObjectId, followee: ObjectId) -> dict[str, Any]:
     return {"_id": ObjectId(), "follower": follower, "followee": followee}
 
 
+@contextmanager
+def raw(rig: Rig) -> Iterator[RawDatabase]:
+    """The rig's database for the raw limits, past all that is ours."""
+    if not rig.stack.addresses.mongodb:
+        raise BenchRefused("the raw limits need a real MongoDB")
+    with limits.connected(rig.stack.addresses.mongodb, rig.stack.db.name) as db:
+        yield db
+
+
 @asynccontextmanager
 async def listed(rig: Rig, readers: Sequence[ObjectId], ids: int = 5) -> AsyncIterator[tuple[RawMemcached, str]]:
     """While the block runs each reader has a list of a few ids where phases look for it, and one for the raw loop;
@@ -64,10 +73,10 @@ async def listed(rig: Rig, readers: Sequence[ObjectId], ids: int = 5) -> AsyncIt
         raise BenchRefused("the raw limits are measured on one Memcached node: name one in FEEDLAB_MEMCACHED")
     keys, unused = await answers.list_keys(rig.timelines, readers) if readers else ([], "")
     keys += [f"{unused}{reader}" for reader in readers]
-    async with RawMemcached.connected(rig.stack.addresses.memcached[0]) as raw:
-        await raw.set_all(keys, answers.list_value(rig.stack, ids))
+    with RawMemcached.connected(rig.stack.addresses.memcached[0]) as raw:
+        raw.set_all(keys, answers.list_value(rig.stack, ids))
         yield raw, unused
-        await raw.delete_all(keys)
+        raw.delete_all(keys)
 
 
 async def authors(rig: Rig, count: int, each: int) -> list[ObjectId]:

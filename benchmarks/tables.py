@@ -89,7 +89,11 @@ def grids(report: reports.Report) -> list[Grid]:
             return [_of_curves(report)]
         case reports.Targets():
             columns = ["row", "what", "ratio", "target", "", "figures"]
-            return [Grid("Ratios, both sides measured in turn in one run", columns, [*map(_target, report.rows)])]
+            rows, note = (
+                [*map(_target, report.rows)],
+                "In brackets: where nine of ten such ratios lie. A target is met when one of these meets it.",
+            )
+            return [Grid("Ratios, both sides measured in turn in one run", columns, rows, note)]
         case reports.Units():
             return [_of_units(report)]
         case reports.Plan():
@@ -168,7 +172,8 @@ def _target(row: reports.Row) -> Line:
     bound = f"≥ {row.at_least:g}" if row.at_least is not None else f"≤ {row.at_most:g}" if row.at_most else ""
     verdict = "" if row.met is None else "met" if row.met else "MISSED"
     figures = ", ".join(f"{name} {number(value)}" for name, value in row.figures.items())
-    return [row.name, row.title, number(row.ratio), bound, verdict, figures]
+    interval = "" if row.low is None else f" ({number(row.low)} to {number(row.high)})"
+    return [row.name, row.title, f"{number(row.ratio)}{interval}", bound, verdict, figures]
 
 
 def _of_units(report: reports.Units) -> Grid:

@@ -25,11 +25,13 @@ GROUPS: dict[tuple[str, ...], Group] = {
     ("fanout-inactive",): deliveries.inactive,
     _each("ack", answers.IN_WORKER): jobs.acknowledgements,
     _each("read", answers.KEEPING): reads.warm,
+    ("page-redis", "page-stranger"): reads.redis_user,
     ("read-followees", "read-plain-in"): reads.followees,
     ("cold-return", "cold-evicted"): reads.cold_return,
     _each("jobs", answers.IN_WORKER): jobs.throughput,
     ("starvation",): jobs.starvation,
     _each("http", PHASES): http.overhead,
+    ("post-http",): http.post,
 }
 NAMES = tuple(name for names in GROUPS for name in names)
 

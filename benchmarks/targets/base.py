@@ -2,11 +2,14 @@
 
 import asyncio
 import gc
+import random
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import ceil
+from typing import NamedTuple
 
 import psutil
 from bson import ObjectId
@@ -19,6 +22,8 @@ from benchmarks.rig import BenchRefused, Rig
 
 LIMIT = 50  # statuses on a page
 WAIT_S = 120.0  # for something to be delivered
+RESAMPLED = 1_000  # times, for the interval of a ratio
+INTERVAL = 0.9  # of them lie inside
 
 Measured = Callable[[], Awaitable[object]]
 Timed = Callable[[], Awaitable[float]]  # it says itself how many seconds count
@@ -31,6 +36,7 @@ class Scale:
     many: int = 10_000
     most: int = 100_000
     followees: int = 1_000
+    friends: int = 1_045  # the most that anybody has in the Facebook graph
     wide: int = 5_000
     repeats: int = 7
     reads: int = 150
@@ -39,13 +45,25 @@ class Scale:
 
     def smaller(self, by: float) -> "Scale":
         """For tests: sizes are multiplied by a number below 1."""
-        least = {"repeats": 2, "reads": 5, "jobs": 5, "lags": 5}
+        least = {"repeats": 2, "friends": 2 * LIMIT, "reads": 5, "jobs": 5, "lags": 5}
         return Scale(**{name: max(least.get(name, 20), round(size * by)) for name, size in asdict(self).items()})
 
 
-def row(name: str, title: str, ratio: float, figures: dict[str, float], **bound: float) -> Row:
+class Ratio(NamedTuple):
+    """`low` to `high`: where nine of ten such ratios would lie."""
+
+    value: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> "Ratio":
+        return Ratio(*(each * factor for each in self))
+
+
+def row(name: str, title: str, ratio: Ratio, figures: dict[str, float], **bound: float) -> Row:
     """`bound`: at_least or at_most."""
-    return Row(name=name, title=title, ratio=round(ratio, 4), figures=figures, **bound)
+    value, low, high = (round(each, 4) for each in ratio)
+    return Row(name=name, title=title, ratio=value, low=low, high=high, figures=figures, **bound)
 
 
 async def seconds_of(measured: Measured) -> float:
@@ -76,9 +94,21 @@ async def timed_in_turn(repeats: int, **timed: Timed) -> dict[str, list[float]]:
     return seconds
 
 
-def ratio(a: Sequence[float], b: Sequence[float]) -> float:
-    """Median of a ÷ median of b."""
-    return statistics.median(a) / statistics.median(b)
+def ratio(a: Sequence[float], b: Sequence[float], of: Callable[[Sequence[float]], float] = statistics.median) -> Ratio:
+    """`of` a ÷ `of` b, medians unless said otherwise; a and b were measured in the same turns.
+
+    The interval is a percentile bootstrap over the turns (Efron and Tibshirani, "An Introduction to the Bootstrap",
+    chapter 13): both sides of as many turns, drawn with replacement, again and again.
+    """
+    turns, draw = list(zip(a, b, strict=True)), random.Random(1)
+    drawn = (zip(*draw.choices(turns, k=len(turns)), strict=True) for _ in range(RESAMPLED))
+    ratios = sorted(of(some_a) / of(some_b) for some_a, some_b in drawn)
+    outside = round(RESAMPLED * (1 - INTERVAL) / 2)
+    return Ratio(of(a) / of(b), ratios[outside], ratios[-1 - outside])
+
+
+def p99_ms(seconds: Sequence[float]) -> float:
+    return 1000 * sorted(seconds)[ceil(0.99 * len(seconds)) - 1]
 
 
 def percentile(seconds: Sequence[float], p: float) -> float:

@@ -12,23 +12,26 @@ from benchmarks.targets.base import Measured, Scale, in_turn, p50_ms, rates, rat
 ENTRIES, LISTS = answers.ENTRIES.slug, answers.LISTS.slug
 
 
-def each_way(rig: Rig, author: ObjectId, memcached: limits.RawMemcached, prefix: str) -> dict[str, Measured]:
+def each_way(
+    rig: Rig, db: limits.RawDatabase, author: ObjectId, memcached: limits.RawMemcached, prefix: str
+) -> dict[str, Measured]:
     """One status to all followers: by the first phase with each store, by the store's raw limit, and by the article."""
-    db, now = rig.stack.db, rig.stack.clock.now()
+    now = rig.stack.clock.now()
     return {
         ENTRIES: partial(answers.fan_out, rig.timelines, answers.ENTRIES, author),
-        "raw_insert": lambda: limits.insert_entries(db, author, ObjectId()),
-        "array": lambda: limits.push_arrays(db, author, ObjectId()),
+        "raw_insert": limits.measured(lambda: limits.insert_entries(db, author, ObjectId())),
+        "array": limits.measured(lambda: limits.push_arrays(db, author, ObjectId())),
         LISTS: partial(answers.fan_out, rig.timelines, answers.LISTS, author),
-        "raw_prepend": lambda: limits.prepend_lists(db, memcached, author, ObjectId(), prefix, now),
+        "raw_prepend": limits.measured(lambda: limits.prepend_lists(db, memcached, author, ObjectId(), prefix, now)),
     }
 
 
 async def limited(rig: Rig, scale: Scale) -> list[Row]:
     star = await scenes.star(rig, scale.many, scale.many)
-    await limits.create(rig.stack.db, star.followers)
-    async with scenes.listed(rig, star.followers) as (memcached, prefix):
-        seconds = await in_turn(3 * scale.repeats, **each_way(rig, star.author, memcached, prefix))
+    with scenes.raw(rig) as db:
+        limits.create(db, star.followers)
+        async with scenes.listed(rig, star.followers) as (memcached, prefix):
+            seconds = await in_turn(3 * scale.repeats, **each_way(rig, db, star.author, memcached, prefix))
     figures = rates(scale.many, seconds)
     entries = f"phase 2 fan-out to {scale.many:,} followers, deliveries/s ÷ raw limit"
     array = "the same ÷ the article's $push/$slice array holding 200"

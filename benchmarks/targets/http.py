@@ -1,22 +1,56 @@
 """The API over HTTP, beside its own page and an empty Starlette route."""
 
 import asyncio
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from functools import partial
 from http import HTTPStatus
 
-from benchmarks import scenes
+from benchmarks import answers, limits, raw_page, scenes
 from benchmarks.report import Row
 from benchmarks.rig import Rig
 from benchmarks.subject import Api, Http
-from benchmarks.targets.base import Scale, in_turn, p50_ms, ratio, row
+from benchmarks.targets.base import (
+    Scale,
+    delivered,
+    in_turn,
+    only,
+    p50_ms,
+    ratio,
+    row,
+    seconds_of,
+    timed_in_turn,
+)
 from phases import PHASES
 
-EMPTY_APPLICATION = (sys.executable, "-m", "benchmarks.limits")  # the descriptor of a listening socket is appended
+
+async def post(rig: Rig, scale: Scale) -> list[Row]:
+    """What an author with some followers waits for, beside the one write that every phase makes."""
+    api, slug = rig.subject, answers.LISTS.slug
+    assert isinstance(api, Api)
+    star = await scenes.star(rig, 10, 10)
+    await only(rig, slug)
+
+    async def posted() -> float:
+        began = time.perf_counter()
+        status, _ = await api.post(star.author, "a status", "followers", "")
+        took_s = time.perf_counter() - began
+        await delivered(rig, slug, [status])
+        return took_s
+
+    with raw_page.serving() as port, scenes.raw(rig) as db:
+        http = Http("127.0.0.1", port)
+        await asyncio.wait_for(http.ask("GET", "/"), 30)
+        seconds = await timed_in_turn(
+            scale.reads,
+            post=posted,
+            insert=partial(seconds_of, limits.measured(limits.insert_status, db, star.author)),
+            empty=partial(seconds_of, partial(http.ask, "GET", "/")),
+        )
+        await http.close()
+    await scenes.everything_delivers(rig)
+    bare = [insert + empty for insert, empty in zip(seconds["insert"], seconds["empty"], strict=True)]
+    title = f"post acknowledged over HTTP in phase {slug}, p50 ÷ (a bare majority insert + an empty route)"
+    return [row("post-http", title, ratio(seconds["post"], bare), p50_ms(**seconds), at_most=1.8)]
 
 
 async def overhead(rig: Rig, scale: Scale) -> list[Row]:
@@ -24,7 +58,7 @@ async def overhead(rig: Rig, scale: Scale) -> list[Row]:
     assert isinstance(api, Api)
     reader = await scenes.follower_of(rig, await scenes.authors(rig, scale.followees // 5, 10))
     rows = []
-    with _empty_application() as port:
+    with raw_page.serving() as port:
         http = Http("127.0.0.1", port)
         status, _ = await asyncio.wait_for(http.ask("GET", "/"), 30)  # the process may still be starting
         assert status == HTTPStatus.OK
@@ -40,16 +74,3 @@ async def overhead(rig: Rig, scale: Scale) -> list[Row]:
             rows.append(row(f"http-{slug}", title, ratio(seconds["http"], own), p50_ms(**seconds), at_most=1.3))
         await http.close()
     return rows
-
-
-@contextmanager
-def _empty_application() -> Iterator[int]:
-    """The port of a process with one route that answers nothing, on the same server as ours."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        fd = listener.fileno()
-        process = subprocess.Popen([*EMPTY_APPLICATION, str(fd)], pass_fds=(fd,), stdin=subprocess.DEVNULL)
-        try:
-            yield int(listener.getsockname()[1])
-        finally:
-            process.terminate()
-            process.wait(10)

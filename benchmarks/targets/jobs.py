@@ -17,6 +17,7 @@ from benchmarks.targets.base import (
     delivered,
     only,
     p50_ms,
+    p99_ms,
     percentile,
     posted,
     rates,
@@ -36,7 +37,7 @@ async def acknowledgements(rig: Rig, scale: Scale) -> list[Row]:
     for slug in (phase.slug for phase in answers.IN_WORKER):
         await only(rig, slug)
         seconds = await timed_in_turn(
-            2 * scale.repeats,
+            3 * scale.repeats,
             large=partial(acknowledged, rig, slug, large.author),
             small=partial(acknowledged, rig, slug, small.author),
         )
@@ -115,4 +116,4 @@ async def starvation(rig: Rig, scale: Scale) -> list[Row]:
     await scenes.everything_delivers(rig)
     figures = p50_ms(**seconds) | {f"{name}_p99_ms": percentile(each, 99) for name, each in seconds.items()}
     title = f"a 10-follower post's delivery lag p99 while {scale.most:,} are being delivered ÷ idle"
-    return [row("starvation", title, figures["busy_p99_ms"] / figures["idle_p99_ms"], figures, at_most=2)]
+    return [row("starvation", title, ratio(seconds["busy"], seconds["idle"], p99_ms), figures, at_most=2)]

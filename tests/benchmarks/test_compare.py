@@ -362,7 +362,7 @@ def test_a_small_real_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ("targets", "--scale", "0.01", "--only", "fanout", "--only", "read-push", "--only", "cold"),
+        ("targets", "--scale", "0.01", "--only", "fanout", "--only", "read-push", "--only", "cold", "--only", "p"),
         ("fanout", "--max-followers", "100", "--repeats", "1"),
         ("read", "--max-followees", "10", "--repeats", "2"),
         ("units", "--count", "4"),

@@ -28,6 +28,7 @@ from benchmarks.report import (
     text,
 )
 from benchmarks.results import DOCUMENT, FOLDER, NothingToKeep, keep, places, written
+from benchmarks.tables import grids
 from benchmarks.workload import Workload
 from tests.world import SLUGS
 
@@ -62,6 +63,16 @@ def test_every_phase_that_was_measured_is_kept() -> None:
         report = load(path)
         assert isinstance(report, Comparison)
         assert list(report.phases) == list(SLUGS)
+
+
+@pytest.mark.parametrize(
+    ("bound", "met"), [({"at_least": 0.8}, True), ({"at_least": 0.9}, False), ({"at_most": 0.8}, False), ({}, None)]
+)
+def test_a_target_is_met_where_the_interval_of_the_ratio_touches_it(bound: dict[str, Any], met: bool | None) -> None:
+    measured = Row(name="a", title="b", ratio=0.82, low=0.81, high=0.89, **bound)
+    assert measured.met is met
+    shown = grids(REPORT.model_copy(update={"rows": [measured]}))[0].rows[0]
+    assert shown[2] == "0.82 (0.81 to 0.89)"
 
 
 def test_a_report_is_kept(tmp_path: Path) -> None:
