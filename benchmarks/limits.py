@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from app.servers.probe import dial
 from app.stack import Database
 from app.stack.mongodb.write import create_clustered
 from phases.keeping.activity import ACTIVE
@@ -27,6 +28,7 @@ UPDATE_BATCH = 1_000
 PREPEND_BATCH = 1_000
 READ_AT_ONCE = 200_000  # ids of one batch
 ARRAY_KEEPS = 200  # ids in the article's array
+CONNECT_TIMEOUT_S = 5.0
 
 
 async def create(db: Database, readers: Sequence[ObjectId]) -> None:
@@ -78,8 +80,9 @@ class RawMemcached:
     @classmethod
     @asynccontextmanager
     async def connected(cls, node: str) -> AsyncIterator[Self]:
-        host, _, port = node.rpartition(":")
-        raw = cls(*await asyncio.open_connection(host, int(port), limit=64 * 1024 * 1024))
+        connection = await asyncio.to_thread(dial, node, CONNECT_TIMEOUT_S)
+        connection.setblocking(False)
+        raw = cls(*await asyncio.open_connection(sock=connection, limit=64 * 1024 * 1024))
         try:
             yield raw
         finally:

@@ -17,10 +17,10 @@ import uvicorn
 
 from app.config import Config
 from app.serve import _uvicorn
-from app.servers.commands import free_port
 from app.stack import Addresses, connected
 from app.web import create_app
 from phases.timelines import Timelines
+from tests.conftest import free_port
 from tests.site import PASSWORD, Browser
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
