@@ -335,6 +335,20 @@ def faults(
     click.get_current_context().exit(run(plan, as_json=as_json, crowd=crowd))
 
 
+@bench.command()
+@click.option("--seconds", type=click.FloatRange(0.5, 600), default=6, show_default=True, help="Of each attack.")
+@click.option("--size", type=click.FloatRange(0.001, 10), default=1, show_default=True, help="Share of the clients.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def attack(seconds: float, size: float, as_json: bool) -> None:
+    """Load a system of its own as a stranger would, and measure what a bystander has of it.
+
+    Exit code 1 when the bystander got a 5xx other than a clean 503, or nothing again after an attack.
+    """
+    from benchmarks.attack import run
+
+    click.get_current_context().exit(run(seconds, size, as_json=as_json))
+
+
 for command in MEASUREMENTS:
     bench.add_command(command)
 

@@ -15,6 +15,7 @@ from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.database import Database
 
+from app.servers.probe import dial
 from app.stack import DeliveryQueue
 from phases.keeping.activity import ACTIVE
 
@@ -103,9 +104,7 @@ class RawMemcached:
     @classmethod
     @contextmanager
     def connected(cls, node: str) -> Iterator[Self]:
-        host, _, port = node.rpartition(":")
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=TIMEOUT_S) as connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with dial(node, TIMEOUT_S) as connection:
             yield cls(connection)
 
     def _until(self, end: bytes) -> bytes:

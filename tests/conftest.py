@@ -1,6 +1,7 @@
 """Stacks for tests: stand-ins, and real servers of their own that stop with the session."""
 
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -66,6 +67,13 @@ def real_servers() -> Iterator[None]:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(str(error))
+
+
+def free_port() -> int:
+    """For a server that cannot be handed a socket."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -188,6 +188,22 @@ async def test_failures_are_limited_per_handle(accounts: Accounts) -> None:
     await accounts.sign_in("bob", PASSWORD)
 
 
+async def test_trying_many_at_once_is_no_way_around_the_limit(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[object] = []
+
+    async def never(call: object, *args: object) -> bool:
+        judged.append(call)
+        await asyncio.sleep(0)
+        return False
+
+    monkeypatch.setattr(module, "_thread", never)
+    outcomes = await asyncio.gather(*(accounts.sign_in("ann", PASSWORD) for _ in range(50)), return_exceptions=True)
+    assert len(judged) <= 3 + module.HASHED_AT_ONCE - 1, "those who are being judged when the limit is reached"
+    assert {type(outcome) for outcome in outcomes} == {WrongPassword, TooMany}
+
+
 async def fails(accounts: Accounts, *callers: Caller) -> None:
     for caller in callers:
         with pytest.raises(WrongPassword):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from app.demo.graph import powerlaw
+from benchmarks import attack
 from benchmarks.faults import Plan, run
 from benchmarks.faults.worlds import Post, Read, Worlds
 from benchmarks.oracle import Relation
@@ -89,3 +90,30 @@ def test_a_short_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert result["faults"] == 4
     assert result["posts_acknowledged"] > 0
     assert result["pages_checked"] > 50
+
+
+@pytest.mark.servers
+def test_short_attacks(capsys: pytest.CaptureFixture[str]) -> None:
+    with real_servers():
+        code = attack.run(2.0, 0.02, as_json=True)
+    report = attack.Report.model_validate_json(capsys.readouterr().out)
+    assert code == 0, report
+    assert [each.attack for each in report.beside] == [name for name, _ in attack.ATTACKS]
+    for each in report.beside:
+        assert each.sent > 0, each
+        assert each.pages > 0, each
+        assert each.to_quiet > 0, each
+
+
+def beside(**found: object) -> attack.Beside:
+    plain = {"attack": "one", "sent": 1, "pages": 1, "p50_ms": 9.0, "slowest_ms": 9.0, "to_quiet": 1.0}
+    return attack.Beside.model_validate(plain | {"errors": {"503": 3}, "unclean": [], "recovered_s": 0.1} | found)
+
+
+@pytest.mark.parametrize(
+    ("found", "good"), [({}, True), ({"unclean": ["GET /timeline: 500"]}, False), ({"recovered_s": None}, False)]
+)
+def test_an_attack_fails_on_what_a_bystander_must_not_have(found: dict[str, object], good: bool) -> None:
+    report = attack.Report(quiet_p50_ms=9, beside=[beside(), beside(**found)])
+    assert report.good is good
+    assert any(("500" if "unclean" in found else "never" if found else "503: 3") in line for line in report.lines())

@@ -649,6 +649,28 @@ async def test_signing_out_elsewhere_ends_the_streams_here(site: Site, monkeypat
     assert not site.app.state.streams._open
 
 
+async def test_signing_out_here_ends_the_streams_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before its next look, at the session or at anything."""
+    monkeypatch.setattr(home_timeline, "LOOK_EVERY_S", 600)
+    ann, looked = await site.browser().sign_up("ann"), asyncio.Event()
+    look = home_timeline._newer
+
+    def heard(*args: Any) -> Callable[[], Awaitable[str]]:
+        async def looking() -> str:
+            looked.set()
+            return await found()
+
+        found = look(*args)
+        return looking
+
+    monkeypatch.setattr(home_timeline, "_newer", heard)
+    await ann.open("/")
+    streaming = asyncio.create_task(ann.client.get("/timeline/newer"))
+    await asyncio.wait_for(looked.wait(), 30)
+    await ann.submit("/sign-out")
+    assert (await asyncio.wait_for(streaming, 30)).text.endswith(live.DONE)
+
+
 async def test_the_head_of_a_stream_is_answered_and_ends_no_stream(site: Site) -> None:
     ann = await site.browser().sign_up("ann")
     answer = await asyncio.wait_for(ann.client.head("/timeline/newer"), 30)

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -17,10 +17,10 @@ import uvicorn
 
 from app.config import Config
 from app.serve import _uvicorn
-from app.servers.commands import free_port
 from app.stack import Addresses, connected
 from app.web import create_app
 from phases.timelines import Timelines
+from tests.conftest import free_port
 from tests.site import PASSWORD, Browser
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
@@ -71,8 +71,12 @@ def _written(folder: Path, server: str) -> Path:
     return file
 
 
-async def _serve(listening: socket.socket, started: "Future[uvicorn.Server]") -> None:
-    settings = {"FEEDLAB_ALLOWED_HOSTS": NAME, "FEEDLAB_TRUSTED_PROXIES": "127.0.0.1"}
+BEHIND = {"FEEDLAB_ALLOWED_HOSTS": NAME, "FEEDLAB_TRUSTED_PROXIES": "127.0.0.1"}
+
+
+async def _serve(
+    listening: socket.socket, started: "Future[uvicorn.Server]", settings: Mapping[str, str] = BEHIND
+) -> None:
     config = Config.from_environment(settings, sign_ups_per_minute=1)
     async with connected(Addresses(None, None, None), config) as stack:
         server = _uvicorn(create_app(stack, await Timelines.open(stack)), config)
@@ -102,3 +106,19 @@ async def test_forms_streams_and_limits_work_behind_it(proxy: str) -> None:
         await browser.open("/sign-up")
         await browser.submit("/sign-up", handle="bob", name="", password=PASSWORD)
         assert browser.status == 403
+
+
+async def test_nobody_is_believed_where_they_come_from() -> None:
+    """Unless their address is that of a trusted proxy."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        started: Future[uvicorn.Server] = Future()
+        serving = asyncio.create_task(_serve(listening, started, {}))
+        server = await asyncio.wrap_future(started)
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
+            for handle, said, status in (("ann", "203.0.113.9", 201), ("bob", "203.0.113.10", 429)):
+                asked = {"handle": handle, "password": PASSWORD}
+                answer = await client.post("/api/v1/users", json=asked, headers={"x-forwarded-for": said})
+                assert answer.status_code == status
+        server.should_exit = True
+        await serving

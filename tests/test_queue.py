@@ -78,3 +78,15 @@ async def test_a_pause_is_for_the_workers_of_one_database() -> None:
     assert await one.paused()
     await one.resume()
     assert not await one.paused()
+
+
+@pytest.mark.parametrize(("scheme", "first"), [("redis", b"*"), ("rediss", b"\x16")])  # RESP; a TLS handshake
+async def test_the_scheme_of_the_url_says_how_it_is_spoken_to(scheme: str, first: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = connect(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/0", TIMEOUT_S)
+        asking = asyncio.create_task(asyncio.to_thread(client.ping))
+        with await asyncio.to_thread(lambda: listener.accept()[0]) as accepted:
+            assert accepted.recv(1) == first
+        with pytest.raises(redis.RedisError):
+            await asking
+        client.close()

@@ -5,14 +5,15 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import psutil
 import pytest
@@ -25,11 +26,10 @@ from app.config import Config
 from app.servers import children, programs, start
 from app.servers.borrow import owner_servers, running_servers, servers_of
 from app.servers.children import Child, stop_together
-from app.servers.commands import free_port
 from app.servers.datadir import DataDirectory, InUse, Note, ProcessId
 from app.servers.probe import NoAnswer, ask
 from app.servers.programs import Server, ServersError, Source, insist, masked, resolve
-from tests.conftest import real_servers
+from tests.conftest import free_port, real_servers
 
 SERVING = (sys.executable, str(Path(__file__).with_name("serving.py")))
 URLS = {
@@ -198,11 +198,10 @@ def test_what_a_killed_owner_left_running_is_stopped_and_nobody_else(tmp_path: P
             assert one is not None
             assert reused is not None
             children = {"redis": one, "memcached": reused.model_copy(update={"created": reused.created - 60})}
-            directory.write(Note(children=children, ports={"redis": 4_711}))
+            directory.write(Note(children=children))
             with directory.owned("next", lasting=True):
                 assert left.poll() == -signal.SIGTERM or one.find() is None
                 assert other.poll() is None
-                assert directory.note().ports == {"redis": 4_711}
         finally:
             left.kill()
             other.kill()
@@ -393,17 +392,20 @@ def test_jobs_that_redis_cannot_read_any_more_are_set_aside(tmp_path: Path, capf
     assert [path.name.partition("-")[0] for path in (tmp_path / "redis").glob("damaged-*")] == ["damaged"]
 
 
+def mongod(source: Source, directory: Path, *options: str) -> Child:
+    command = [str(source.program), "--dbpath", ".", "--nounixsocket", *options]
+    command += ["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"]
+    log, english = directory / "log", {"LC_ALL": "C"}
+    return Child("mongod", command, log, directory=directory, environment=english, say=print, gave_up=print)
+
+
 @pytest.mark.servers
 def test_a_mongod_that_is_no_replica_set_is_named_with_the_cure(tmp_path: Path) -> None:
     [source] = [source for source in resolve(NOTHING, "servers") if source.server == "mongodb"]
     with real_servers():
         insist((source,))
     port = free_port()
-    command = [str(source.program), "--dbpath", ".", "--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket"]
-    command += ["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"]
-    alone = Child(
-        "mongod", command, tmp_path / "log", directory=tmp_path, environment={"LC_ALL": "C"}, say=print, gave_up=print
-    )
+    alone = mongod(source, tmp_path, "--bind_ip", "127.0.0.1", "--port", str(port))
     alone.start()
     try:
         url = f"mongodb://127.0.0.1:{port}/"
@@ -563,26 +565,81 @@ def answers(url: str, server: Server) -> bool:
     return False
 
 
+LONG = "a path with spaces, " + "too long for a socket" * 6
+
+
 @pytest.mark.servers
 @pytest.mark.usefixtures("real")
-def test_servers_keep_their_data_even_on_another_port(tmp_path: Path) -> None:
-    data = tmp_path / "a path with spaces"
-    directory = DataDirectory(data)
-    with running_servers(data, NOTHING) as addresses:
-        before = directory.note()
-        assert listening(before.children.values()) == {"127.0.0.1"}
-        with MongoClient[dict[str, int]](addresses.mongodb) as client:
-            client.feedlab.kept.insert_one({"n": 1})
-    assert gone(before.children)
-    with socket.socket() as squatter:
-        squatter.bind(("127.0.0.1", before.ports["mongodb"]))
+def test_servers_keep_their_data_wherever_their_sockets_are(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for number, moved in enumerate(("data", "a path with spaces", "with a comma, and: a colon", LONG, "data")):
+        data = data.rename(tmp_path / moved) if number else data
         with running_servers(data, NOTHING) as addresses:
-            after = directory.note()
-            assert after.ports["mongodb"] != before.ports["mongodb"]
-            assert after.ports["redis"] == before.ports["redis"]
+            children = DataDirectory(data).note().children
+            assert listening(children.values()) == set(), "nothing of it is on a port"
             with MongoClient[dict[str, int]](addresses.mongodb) as client:
-                assert client.feedlab.kept.count_documents({}) == 1
-                client.feedlab.kept.insert_one({"n": 2})
+                assert client.feedlab.kept.count_documents({}) == number
+                client.feedlab.kept.insert_one({"n": number})
+        assert gone(children)
+    assert not list(Path(tempfile.gettempdir()).glob("feedlab-*/mongodb.sock"))
+
+
+@pytest.mark.servers
+def test_a_data_directory_of_0_1_is_taken_over(tmp_path: Path, real: tuple[Source, ...]) -> None:
+    """Its replica set knows its member by host and port, and its note has ports."""
+    port, kept = free_port(), tmp_path / "mongodb"
+    kept.mkdir()
+    before = mongod(real[0], kept, "--bind_ip", "127.0.0.1", "--port", str(port), "--replSet", "feedlab")
+    before.start()
+    try:
+        url = f"mongodb://127.0.0.1:{port}/?directConnection=true"
+        until(lambda: answers(url, "mongodb"), "it answers")
+        with MongoClient[dict[str, int]](url) as client:
+            member = {"_id": 0, "host": f"127.0.0.1:{port}"}
+            client.admin.command("replSetInitiate", {"_id": "feedlab", "members": [member]})
+            until(lambda: client.admin.command("hello")["isWritablePrimary"], "it is the primary")
+            client.feedlab.kept.insert_one({"n": 1})
+    finally:
+        stop_together([before])
+    tmp_path.joinpath("servers.json").write_text(json.dumps({"ports": {"mongodb": port, "redis": 1}}))
+    with running_servers(tmp_path, NOTHING) as addresses, MongoClient[dict[str, int]](addresses.mongodb) as client:
+        assert client.feedlab.kept.count_documents({}) == 1
+
+
+SOMEBODY_ELSE = """
+import json, os, socket, sys
+here, *sockets = sys.argv[1:]
+def tried(act):
+    try:
+        act()
+    except OSError as error:
+        return type(error).__name__
+def all_of_it():
+    connect = [tried(lambda: socket.socket(socket.AF_UNIX).connect(path)) for path in sockets]
+    return [tried(lambda: os.listdir(here)), *connect]
+ours = all_of_it()
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+print(json.dumps([ours, all_of_it()]))
+"""
+
+
+@pytest.mark.servers
+@pytest.mark.usefixtures("real")
+@pytest.mark.parametrize("name", ["data", LONG])
+def test_another_user_of_the_machine_can_neither_connect_nor_look(name: str) -> None:
+    with tempfile.TemporaryDirectory() as open_to_all:
+        Path(open_to_all).chmod(0o755)
+        with running_servers(Path(open_to_all, name), NOTHING) as addresses:
+            assert addresses.redis
+            assert addresses.memcached
+            sockets = [Path(unquote(urlsplit(addresses.redis).path)).with_name(f"{s}.sock") for s in programs.SERVERS]
+            assert str(sockets[2]) == addresses.memcached[0]
+            assert {path.stat().st_mode & 0o077 for path in (*sockets, sockets[0].parent)} == {0}
+            if os.geteuid():
+                return  # who is not root cannot be somebody else
+            command = [sys.executable, "-c", SOMEBODY_ELSE, str(sockets[0].parent), *map(str, sockets)]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            assert json.loads(said) == [[None] * 4, ["PermissionError"] * 4]
 
 
 def listening(processes: Iterable[ProcessId]) -> set[str]:
@@ -596,7 +653,7 @@ def restarted(directory: DataDirectory, server: Server, before: ProcessId) -> bo
 
 @pytest.mark.servers
 @pytest.mark.usefixtures("real")
-def test_a_server_that_dies_comes_back_on_its_port(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_dies_comes_back_on_its_socket(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with running_servers(tmp_path, NOTHING):
         directory = DataDirectory(tmp_path)
         for server in programs.SERVERS:
@@ -629,16 +686,3 @@ def test_a_second_serve_is_refused_and_a_killed_one_is_cleaned_up_after(tmp_path
         run.process.terminate()
         run.process.wait(DEADLINE_S)
         assert gone(now)
-
-
-@pytest.mark.servers
-@pytest.mark.usefixtures("real")
-def test_a_port_taken_between_look_and_start_is_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as squatter:
-        squatter.bind(("127.0.0.1", 0))
-        squatter.listen()
-        taken = squatter.getsockname()[1]
-        ports = iter([taken, free_port(), free_port(), free_port(), free_port()])
-        monkeypatch.setattr("app.servers.start.free_port", lambda: next(ports))
-        with running_servers(tmp_path, NOTHING):
-            assert taken not in DataDirectory(tmp_path).note().ports.values()

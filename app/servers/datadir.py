@@ -2,22 +2,26 @@
 
 import fcntl
 import os
+import re
 import signal
+import socket
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 from pydantic import BaseModel, ValidationError
 
-from app.servers.programs import Level, Server, ServersError
+from app.servers.programs import Level, ServersError
 
 SAME_START_S = 2.0  # a changed system clock shifts what the kernel reports as a start time
 LEFTOVER_DEADLINE_S = 15.0
+SOCKET_PATH = re.compile(r"[\w./ +-]+", re.ASCII)  # mongod reads addresses out of it: no colon, comma or bracket
 
 
 class ProcessId(BaseModel):
@@ -44,7 +48,7 @@ class ProcessId(BaseModel):
 
 
 class Note(BaseModel):
-    """What `servers.json` says. Without an owner only the last two fields mean something.
+    """What `servers.json` says. Without an owner only the last field means something.
 
     `directory`: device and inode of the directory that it was written in. In a copy of that it is somebody else's note.
     """
@@ -60,7 +64,6 @@ class Note(BaseModel):
     memcached: tuple[str, ...] | None = None
     web: str | None = None
     children: dict[str, ProcessId] = {}
-    ports: dict[Server, int] = {}  # used again when free
     demo_unfinished: bool = False  # the last thing that happened: a demo was being filled and did not come to its end
 
 
@@ -104,14 +107,12 @@ class DataDirectory:
         lock = self._lock()
         try:
             self._stop_leftovers()
-            ports = self.note().ports
             owner = ProcessId.of(os.getpid())
-            self.write(Note(owner=owner, purpose=purpose, lasting=lasting, ports=ports))
+            self.write(Note(owner=owner, purpose=purpose, lasting=lasting))
             try:
                 yield
             finally:
-                note = self.note()
-                self.write(Note(ports=note.ports, demo_unfinished=note.demo_unfinished))
+                self.write(Note(demo_unfinished=self.note().demo_unfinished))
         finally:
             os.close(lock)
 
@@ -146,6 +147,19 @@ class DataDirectory:
         if status.st_mode & 0o077:
             self.path.chmod(0o700)
 
+    @contextmanager
+    def sockets(self) -> Iterator[Path]:
+        """A directory for the servers' sockets that their owner alone can enter: DIR/sockets, or one for the time being
+        where none can be bound in that: paths end at about 100 bytes, and some file systems have no sockets.
+        """
+        inside = self.path / "sockets"
+        inside.mkdir(mode=0o700, exist_ok=True)
+        if _holds_sockets(inside):
+            yield inside
+            return
+        with TemporaryDirectory(prefix="feedlab-") as beside:  # made with mode 0700
+            yield Path(beside)
+
     def change(self, **fields: Any) -> None:
         """Replace fields of the note. Only the owner may."""
         self._edit(lambda note: note.model_copy(update=fields))
@@ -154,9 +168,6 @@ class DataDirectory:
         """Note a child, so that it can be stopped should this process be killed."""
         if process := ProcessId.of(pid):
             self._edit(lambda note: note.model_copy(update={"children": note.children | {name: process}}))
-
-    def port_taken(self, server: Server, port: int) -> None:
-        self._edit(lambda note: note.model_copy(update={"ports": note.ports | {server: port}}))
 
     def _edit(self, edit: Callable[[Note], Note]) -> None:
         with self._note_lock:
@@ -178,6 +189,18 @@ class DataDirectory:
             if _gone(left, LEFTOVER_DEADLINE_S):
                 return
         raise ServersError(f"process {left[0].pid}, left over in {self.path}, cannot be stopped")
+
+
+def _holds_sockets(directory: Path) -> bool:
+    probe = directory / "the-longest.sock"
+    probe.unlink(missing_ok=True)
+    try:
+        with socket.socket(socket.AF_UNIX) as tried:
+            tried.bind(str(probe))
+    except OSError:
+        return False
+    probe.unlink()
+    return bool(SOCKET_PATH.fullmatch(str(directory)))
 
 
 def _signal(children: list[ProcessId], number: int) -> None:

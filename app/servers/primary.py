@@ -1,28 +1,29 @@
 """A lone mongod becomes the writable primary of a replica set of one."""
 
+from pathlib import Path
 from typing import Any
 
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
-from app.servers.commands import LOOPBACK, REPLICA_SET, address
+from app.servers.commands import REPLICA_SET, address
 from app.servers.probe import Answer, NoAnswer, mongodb_client
 
 NOT_YET_INITIALIZED = 94  # MongoDB's error code
 SELECTION_TIMEOUT_MS = 100
 
 
-def make_primary(port: int, timeout_s: float) -> Answer:
-    """Make the mongod at `port` the writable primary of a set of one. Raises NoAnswer until it is.
+def make_primary(at: Path, timeout_s: float) -> Answer:
+    """Make the mongod at this socket the writable primary of a set of one. Raises NoAnswer until it is.
 
-    The set knows its member by host and port: a new set is initiated, one that moved to another port is told so.
+    The set knows its member by where it listens: a new set is initiated, one that moved is told so (0.1 had a port).
     """
     waits = {"serverSelectionTimeoutMS": SELECTION_TIMEOUT_MS, "socketTimeoutMS": int(timeout_s * 10_000)}
     try:
-        with mongodb_client(address("mongodb", port), timeout_s, **waits) as client:
+        with mongodb_client(address("mongodb", at), timeout_s, **waits) as client:
             hello = client.admin.command("hello")
             if not hello.get("isWritablePrimary"):
-                _set_member(client, f"{LOOPBACK}:{port}")
+                _set_member(client, str(at))
                 raise NoAnswer("it is not the primary yet")
             status = client.admin.command("serverStatus", metrics=0, wiredTiger=0, locks=0)
             return Answer(str(status["version"]), int(status["pid"]))

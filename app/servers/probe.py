@@ -25,7 +25,7 @@ class Answer:
 
 
 def ask(server: Server, url: str, timeout_s: float) -> Answer:
-    """Version and process of the server at `url` (Memcached: host:port). Raises NoAnswer."""
+    """Version and process of the server at `url` (Memcached: host:port, or the path of its socket). Raises NoAnswer."""
     match server:
         case "mongodb":
             return _ask_mongodb(url, timeout_s)
@@ -39,6 +39,21 @@ def mongodb_client(url: str, timeout_s: float, **others: Any) -> MongoClient[dic
     """Each step of a command waits at most `timeout_s`; `others` are PyMongo's options that say otherwise."""
     steps = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
     return MongoClient(url, **(dict.fromkeys(steps, int(timeout_s * 1000)) | others))
+
+
+def dial(address: str, timeout_s: float) -> socket.socket:
+    """A connection to host:port, or to a socket by its absolute path. Raises OSError, ValueError."""
+    if not address.startswith("/"):
+        host, _, port = address.rpartition(":")
+        return socket.create_connection((host.strip("[]"), int(port)), timeout_s)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout_s)
+    try:
+        connection.connect(address)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _ask_mongodb(url: str, timeout_s: float) -> Answer:
@@ -62,9 +77,8 @@ def _ask_redis(url: str, timeout_s: float) -> Answer:
 
 
 def _ask_memcached(node: str, timeout_s: float) -> Answer:
-    host, _, port = node.rpartition(":")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout_s) as connection:
+        with dial(node, timeout_s) as connection:
             connection.sendall(b"stats\r\n")
             said = b""
             while not said.endswith(b"END\r\n"):

@@ -1,16 +1,17 @@
-"""Three mongods on loopback as one replica set: what a primary's death looks like, on one machine."""
+"""Three mongods on Unix sockets as one replica set: what a primary's death looks like, on one machine."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pymongo.errors import PyMongoError
 
 from app.config import Config
 from app.servers.children import Child, stop_together
-from app.servers.commands import LOOPBACK, address, free_port, mongod
+from app.servers.commands import address, mongod
 from app.servers.probe import mongodb_client
 from app.servers.programs import ServersError, insist, resolve
 from app.servers.start import STOP_DEADLINE_S, say
@@ -27,17 +28,17 @@ ASK_TIMEOUT_S, INITIATE_TIMEOUT_S = 0.5, 10.0
 class ReplicaSet:
     """Its children are started again when they die, and nobody does anything else for them."""
 
-    def __init__(self, children: dict[int, Child]) -> None:
+    def __init__(self, children: dict[Path, Child]) -> None:
         self._children = children
 
     @property
     def url(self) -> str:
-        return f"mongodb://{','.join(_hosts(self._children))}/?replicaSet={NAME}"
+        return f"mongodb://{','.join(quote(str(at), safe='') for at in self._children)}/?replicaSet={NAME}"
 
     def primary(self) -> int | None:
         """Process number of the member that says it is the primary."""
-        for port, child in self._children.items():
-            if child.death() is None and _hello(port).get("isWritablePrimary"):
+        for at, child in self._children.items():
+            if child.death() is None and _hello(at).get("isWritablePrimary"):
                 return child.pid
         return None
 
@@ -51,11 +52,13 @@ def replica_set(directory: Path) -> Iterator[ReplicaSet]:
     """Start, wait for a primary, and stop at the end. Raises ServersError."""
     source = resolve(Config(), "servers")[0]
     insist((source,))
-    children: dict[int, Child] = {}
+    children: dict[Path, Child] = {}
     try:
         for number in range(1, MEMBERS + 1):
-            port = free_port()
-            children[port] = _mongod(f"mongodb {number}", str(source.program), port, directory / f"mongodb-{number}")
+            place = directory / f"mongodb-{number}"
+            place.mkdir(mode=0o700, parents=True)
+            at = place / "mongodb.sock"
+            children[at] = _mongod(f"mongodb {number}", str(source.program), at)
         _initiate(children)
         for child in children.values():
             child.watch()
@@ -64,9 +67,9 @@ def replica_set(directory: Path) -> Iterator[ReplicaSet]:
         stop_together(children.values(), STOP_DEADLINE_S)
 
 
-def _mongod(name: str, program: str, port: int, directory: Path) -> Child:
-    directory.mkdir(mode=0o700, parents=True)
-    command = [program, *mongod(port, NAME, oplog_mb=128, cache_gb=0.25)]
+def _mongod(name: str, program: str, at: Path) -> Child:
+    directory = at.parent
+    command = [program, *mongod(at, NAME, oplog_mb=128, cache_gb=0.25)]
     log = directory / "mongod.log"
     child = Child(
         name, command, log, directory=directory, environment={"LC_ALL": "C"}, patience=None, say=say, gave_up=say
@@ -75,29 +78,25 @@ def _mongod(name: str, program: str, port: int, directory: Path) -> Child:
     return child
 
 
-def _hosts(children: dict[int, Child]) -> list[str]:
-    return [f"{LOOPBACK}:{port}" for port in children]
-
-
-def _initiate(children: dict[int, Child]) -> None:
+def _initiate(children: dict[Path, Child]) -> None:
     deadline = time.monotonic() + START_DEADLINE_S
     _until_they_answer(children, deadline)
-    members = [{"_id": number, "host": host} for number, host in enumerate(_hosts(children))]
+    members = [{"_id": number, "host": str(at)} for number, at in enumerate(children)]
     settings = {"electionTimeoutMillis": ELECTION_TIMEOUT_MS, "heartbeatIntervalMillis": HEARTBEAT_MS}
     config: dict[str, Any] = {"_id": NAME, "members": members, "settings": settings}
     with mongodb_client(address("mongodb", next(iter(children))), INITIATE_TIMEOUT_S) as client:
         client.admin.command("replSetInitiate", config)
-    while not any(_hello(port).get("isWritablePrimary") for port in children):
+    while not any(_hello(at).get("isWritablePrimary") for at in children):
         _wait(children, deadline, "no primary was elected")
 
 
-def _until_they_answer(children: dict[int, Child], deadline: float) -> None:
-    for port in children:
-        while not _hello(port):
-            _wait(children, deadline, f"the mongod at port {port} does not answer")
+def _until_they_answer(children: dict[Path, Child], deadline: float) -> None:
+    for at in children:
+        while not _hello(at):
+            _wait(children, deadline, f"the mongod at {at} does not answer")
 
 
-def _wait(children: dict[int, Child], deadline: float, problem: str) -> None:
+def _wait(children: dict[Path, Child], deadline: float, problem: str) -> None:
     for child in children.values():
         if death := child.death():
             raise ServersError(death)
@@ -106,10 +105,10 @@ def _wait(children: dict[int, Child], deadline: float, problem: str) -> None:
     time.sleep(POLL_S)
 
 
-def _hello(port: int) -> dict[str, Any]:
+def _hello(at: Path) -> dict[str, Any]:
     """Empty when it does not answer."""
     try:
-        with mongodb_client(address("mongodb", port), ASK_TIMEOUT_S) as client:
+        with mongodb_client(address("mongodb", at), ASK_TIMEOUT_S) as client:
             return client.admin.command("hello")
     except PyMongoError:
         return {}

@@ -1,7 +1,7 @@
 """The servers of one data directory: started as children, watched while they run, stopped at the end.
 
-Programs listen on the loopback interface only, on ports nobody else uses; data under DIR/mongodb and DIR/redis,
-logs under DIR/logs.
+Programs listen on Unix sockets that their owner alone can reach; data under DIR/mongodb and DIR/redis, logs under
+DIR/logs.
 """
 
 import sys
@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from app.servers import commands, probe
 from app.servers.children import Child, Stop, stop_together
-from app.servers.commands import address, free_port, is_free
+from app.servers.commands import address
 from app.servers.datadir import DataDirectory
 from app.servers.primary import make_primary
 from app.servers.programs import Server, ServersError, Source, masked
 from app.stack import Addresses
 
-PORT_ATTEMPTS = 3  # somebody may take a free port between our look and the server's
+ATTEMPTS = 2  # the second without what was damaged
 START_DEADLINE_S: dict[Server, float] = {"mongodb": 120, "redis": 60, "memcached": 10}  # with recovery after a crash
 SILENT_S = 5.0  # a longer start is explained
 STOP_DEADLINE_S = 30.0  # mongod writes a checkpoint
@@ -59,6 +60,7 @@ class Servers:
     """The children of one owner, as `started` describes them."""
 
     directory: DataDirectory
+    sockets: Path
     sources: tuple[Source, ...]
     stopping: Stop
     small: bool
@@ -90,23 +92,20 @@ class Servers:
             return Running(source, source.urls, _version_at(source))
         if source.program is None:
             return Running(source)
-        used_before = self.directory.note().ports.get(source.server)
-        for attempt in range(PORT_ATTEMPTS):
-            port = used_before if attempt == 0 and used_before and is_free(used_before) else free_port()
-            child = self._child(source, port)
+        at = self.sockets / f"{source.server}.sock"
+        for _ in range(ATTEMPTS):
+            child = self._child(source, at)
             self.children[source.server] = child
             try:
                 child.start()
-                version = self._answering(source.server, child, port)
+                version = self._answering(source.server, child, at)
             except OSError as error:
                 raise ServersError(f"{source.title}: {source.program} does not start: {error}") from None
             except _Damaged:
                 self._set_aside()
                 continue
-            if version is not None:
-                self.directory.port_taken(source.server, port)
-                return Running(source, (address(source.server, port),), version)
-        raise ServersError(f"{source.title}: it did not start in {PORT_ATTEMPTS} attempts")
+            return Running(source, (address(source.server, at),), version)
+        raise ServersError(f"{source.title}: it did not start in {ATTEMPTS} attempts")
 
     def _set_aside(self) -> None:
         """Redis holds jobs, which the workers queue again from what is pending in MongoDB: no reason not to start."""
@@ -115,14 +114,14 @@ class Servers:
             part.replace(kept / f"damaged-{int(time.time())}-{part.name}")
             say(f"{part} is damaged and was set aside beside it; what it queued is queued again")
 
-    def _child(self, source: Source, port: int) -> Child:
+    def _child(self, source: Source, at: Path) -> Child:
         directory = self.directory.path / source.server
         if source.server != "memcached":
             directory.mkdir(mode=0o700, exist_ok=True)
         assert source.program is not None
         return Child(
             source.server,
-            [str(source.program), *commands.arguments(source.server, port, small=self.small, aof=self.aof)],
+            [str(source.program), *commands.arguments(source.server, at, small=self.small, aof=self.aof)],
             self.directory.logs / f"{source.server}.log",
             directory=self.directory.path if source.server == "memcached" else directory,
             environment={"LC_ALL": "C"},  # mongod refuses to start under a locale the machine does not have
@@ -131,30 +130,25 @@ class Servers:
             started=self.directory.child_started,
         )
 
-    def _answering(self, server: Server, child: Child, port: int) -> str | None:
-        """Wait until our child answers: its version, or None when somebody else had its port.
-
-        The answer must come from the child itself: whoever took the port in between may speak the same protocol.
-        """
+    def _answering(self, server: Server, child: Child, at: Path) -> str:
+        """Wait until our child answers with its version. One that a lost note left behind may answer before it."""
         began = time.monotonic()
         deadline, patient_until = began + START_DEADLINE_S[server], began + SILENT_S
         reason = ""
         while time.monotonic() < deadline:
             self.stopping.check()
             if death := child.death():
-                if child.said("address already in use"):
-                    return None
                 if server == "redis" and any(map(child.said, DAMAGED)):
                     raise _Damaged
                 raise ServersError(death)
             try:
                 if server == "mongodb":
-                    answer = make_primary(port, PROBE_TIMEOUT_S)
+                    answer = make_primary(at, PROBE_TIMEOUT_S)
                 else:
-                    answer = probe.ask(server, address(server, port), PROBE_TIMEOUT_S)
+                    answer = probe.ask(server, address(server, at), PROBE_TIMEOUT_S)
                 if answer.pid == child.pid:
                     return answer.version
-                reason = f"process {answer.pid} answers on its port"
+                reason = f"process {answer.pid} answers on its socket"
             except probe.NoAnswer as error:
                 reason = str(error)
             if time.monotonic() > patient_until:
@@ -190,11 +184,12 @@ def started(
     `small` keeps caches at what a test needs; without `aof` Redis keeps nothing on disk. `failed` is called, from a
     thread, when a child has been given up. Raises ServersError, or Stopped when `stop` is requested before they answer.
     """
-    servers = Servers(directory, sources, stop, small, aof, failed)
-    try:
-        with stop.signals():
-            answering = servers.start()
-        yield answering
-    finally:
-        with stop.signals():  # a second Ctrl-C must not leave them behind
-            stop_together(servers.children.values(), STOP_DEADLINE_S)
+    with directory.sockets() as sockets:
+        servers = Servers(directory, sockets, sources, stop, small, aof, failed)
+        try:
+            with stop.signals():
+                answering = servers.start()
+            yield answering
+        finally:
+            with stop.signals():  # a second Ctrl-C must not leave them behind
+                stop_together(servers.children.values(), STOP_DEADLINE_S)

@@ -226,7 +226,10 @@ class MemcachedNodes:
             client.close()
 
 
-def _address(node: str) -> tuple[str, int]:
+def _address(node: str) -> tuple[str, int] | str:
+    """For pymemcache. A path is that of a socket."""
+    if node.startswith("/"):
+        return node
     host, _, port = node.rpartition(":")
     return host.strip("[]"), int(port)
 

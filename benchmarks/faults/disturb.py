@@ -1,14 +1,15 @@
 """Faults: which, when, and how they are made."""
 
 import asyncio
-import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
+from urllib.parse import unquote, urlsplit
 
 import psutil
 
+from app.servers.probe import dial
 from benchmarks import answers
 from benchmarks.faults.client import Client, NeverRecovered
 from benchmarks.faults.load import SLUGS
@@ -90,9 +91,8 @@ class Injector:
         """None when nobody answers."""
         note = self.system.directory.note()
         address = note.redis if what == "redis" else (note.memcached or ("",))[0]
-        host, _, port = str(address).removeprefix("redis://").split("/")[0].rpartition(":")
         self.outcome.fault()
-        with suppress(OSError), socket.create_connection((host, int(port)), FLUSH_TIMEOUT_S) as connection:
+        with suppress(OSError), dial(unquote(urlsplit(str(address)).path), FLUSH_TIMEOUT_S) as connection:
             connection.sendall(b"FLUSHALL\r\n" if what == "redis" else b"flush_all\r\n")
             return connection.recv(100).decode().strip() or None
         return None

@@ -5,6 +5,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Literal
 
+from bson import ObjectId
+
+from app.accounts import TOKENS_EACH, Accounts
 from app.edges import followees_of
 from app.errors import Conflict, Forbidden, NotFound
 from app.models import Account, Audience
@@ -320,6 +323,22 @@ def nothing_has_begun_anew(town: Town) -> None:
 def lists_have_begun_anew(town: Town) -> None:
     [settings] = [row for row in town.rows("settings") if row["_id"] == "phases"]
     assert settings["containers"] != town.saved[0]["settings"]["phases"]["containers"], "there was a restore"
+
+
+async def nearly_all_tokens(town: Town) -> None:
+    for n in range(TOKENS_EACH - 1):
+        older = {"_id": ObjectId(n.to_bytes(12, "big")), "digest": b"%d" % n, "user_id": town.ids["ann"]}
+        await town.stack.db["tokens"].insert_one(older)
+
+
+async def _sign_in(process: Process) -> None:
+    await Accounts(process.town.stack).new_token(process.ids["ann"])
+
+
+def the_newest_tokens(town: Town) -> None:
+    tokens = town.rows("tokens")
+    assert len(tokens) == TOKENS_EACH, "past the limit, or below it"
+    assert sum("expires_at" in token for token in tokens) == 2, "who has just signed in is signed in"
 
 
 def ann_follows_two(town: Town) -> None:
@@ -862,6 +881,12 @@ RACES: tuple[Race, ...] = (
             "ann": in_turn(named("cache"), at_once(named("cache"), named("query")), named("cache")),
         },
         fast=False,
+    ),
+    Race(
+        "sign in x sign in at the limit of tokens",
+        then(town("push"), nearly_all_tokens),
+        dict.fromkeys(("ann", "ann2"), _sign_in),
+        after=the_newest_tokens,
     ),
     # the same twice
     Race(

@@ -5,12 +5,15 @@ from typing import Any
 import redis
 from fakeredis import FakeRedis, FakeServer
 from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection
 from redis.retry import Retry
 
 from app.stack.cost import count_redis
 
 
-class _CountingConnection(redis.Connection):
+class _Counting(AbstractConnection):
+    """Before the class of the URL's scheme: TCP, TLS or a Unix socket."""
+
     def send_command(self, *args: Any, **options: Any) -> None:
         count_redis()
         super().send_command(*args, **options)  # type: ignore[no-untyped-call]
@@ -23,15 +26,11 @@ class _CountingConnection(redis.Connection):
 
 def connect(url: str, timeout_s: float) -> redis.Redis:
     """A client whose every command waits at most `timeout_s`. Nothing is sent yet."""
-    return redis.Redis.from_pool(  # closing the client closes its connections
-        redis.ConnectionPool.from_url(
-            url,
-            connection_class=_CountingConnection,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 1),
-        )
+    pool = redis.ConnectionPool.from_url(
+        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 1)
     )
+    pool.connection_class = type("CountingConnection", (_Counting, pool.connection_class), {})
+    return redis.Redis.from_pool(pool)  # closing the client closes its connections
 
 
 def stand_in() -> redis.Redis:
