@@ -40,6 +40,8 @@ from phases.timelines import Timelines
 from tests.benchmarks.virtual import LoopClock, run
 from tests.conftest import real_servers
 
+TWO = f"{QUERY.slug},{PUSH.slug}"
+
 GRAPH = powerlaw(14, 3, 1)
 SETTINGS = Settings(
     phases=(QUERY.slug, PUSH.slug),
@@ -227,13 +229,13 @@ def test_what_was_measured_is_shown_whatever_ends_the_run(
         await right(self, slug)
 
     monkeypatch.setattr(Rig, "switch", switch)
-    options = ("--graph", "powerlaw:12:2", "--phases", "query,push", "--rounds", "2", "--seconds", "0.5")
+    options = ("--graph", "powerlaw:12:2", "--phases", TWO, "--rounds", "2", "--seconds", "0.5")
     done = bench("compare", "--stack", "memory", "--allow-standins", *options, "--json", str(written))
     assert done.exit_code == (130 if end is KeyboardInterrupt else 1)
     assert "BROKEN OFF: 2 of 4 are missing" in done.output
     report = read_report(written)
     assert isinstance(report, Comparison)
-    assert [cell.phase for cell in report.cells] == ["query", "push"]
+    assert [cell.phase for cell in report.cells] == TWO.split(",")
 
 
 def test_loading_says_how_far_it_is() -> None:
@@ -307,7 +309,7 @@ def test_a_wrong_page_takes_the_figures_before_it_along(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Timelines, "page", page)
     written = tmp_path / "report.json"
-    options = ("--graph", "powerlaw:12:2", "--phases", "query,push", "--rounds", "1", "--seconds", "0.5")
+    options = ("--graph", "powerlaw:12:2", "--phases", TWO, "--rounds", "1", "--seconds", "0.5")
     done = bench("compare", "--stack", "memory", "--allow-standins", *options, "--json", str(written))
     assert done.exit_code == 1
     assert "p99" not in done.output
