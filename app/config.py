@@ -51,7 +51,9 @@ class Config(BaseModel):
 
     mongodb_url: Url | None = None
     redis_url: Url | None = None
-    memcached: tuple[Annotated[str, Field(pattern=r"^.+:\d+$")], ...] = ()  # host:port, comma-separated
+    memcached: tuple[
+        Annotated[str, Field(pattern=r"^(.+:\d+|/.+)$")], ...
+    ] = ()  # host:port or a socket's path, comma-separated
     database: str = Field(default="feedlab", pattern=r"^[A-Za-z0-9_-]{1,63}$")  # it is in names of Redis keys and jobs
     memcached_prefix: str = Field(
         default="", pattern=r"^[A-Za-z0-9_:-]{0,100}$", description="before each of our keys in Memcached"

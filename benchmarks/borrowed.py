@@ -18,6 +18,7 @@ from app.clock import Clock
 from app.config import Config
 from app.servers.children import Stop
 from app.servers.datadir import DataDirectory
+from app.servers.probe import dial
 from app.servers.programs import insist, resolve
 from app.stack import UNAVAILABLE, Addresses, Stack, opened
 from app.stack.mongodb.write import housekeeping
@@ -129,8 +130,9 @@ async def _redis_keys(stack: Stack, pattern: str) -> AsyncIterator[bytes]:
 
 @asynccontextmanager
 async def _connected(node: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    host, _, port = node.rpartition(":")
-    reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    connection = await asyncio.to_thread(dial, node, LISTING_S)
+    connection.setblocking(False)
+    reader, writer = await asyncio.open_connection(sock=connection)
     try:
         async with asyncio.timeout(LISTING_S):
             yield reader, writer

@@ -27,11 +27,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app.servers.children import end_with_parent
+from app.servers.probe import dial
 
 COMMAND = (sys.executable, "-m", "benchmarks.raw_page")
 EMPTY, PAGE = "/", "/page"
 ID_BYTES = 12
-STOP_DEADLINE_S = 10.0
+CONNECT_S = STOP_DEADLINE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,11 @@ def _application(page: Page | None) -> Starlette:
 
     @asynccontextmanager
     async def connected(app: Starlette) -> AsyncIterator[None]:
-        host, _, port = page.memcached.rpartition(":")
+        lists = dial(page.memcached, CONNECT_S)
+        lists.setblocking(False)
         async with AsyncMongoClient[dict[str, Any]](page.mongodb) as client:
             loop = asyncio.get_running_loop()
-            _, app.state.lists = await loop.create_connection(_Lists, host.strip("[]"), int(port))
+            _, app.state.lists = await loop.create_connection(_Lists, sock=lists)
             app.state.db = client[page.database]
             yield
 

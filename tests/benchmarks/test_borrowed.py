@@ -49,8 +49,7 @@ class Others:
         self.mongodb: MongoClient[dict[str, Any]] = MongoClient(addresses.mongodb)
         self.redis = redis.Redis.from_url(addresses.redis)
         self.node = addresses.memcached[0]
-        host, port = self.node.split(":")
-        self.memcached = Client((host, int(port)))
+        self.memcached = Client(self.node)
         self.variables = {
             "FEEDLAB_MONGODB_URL": addresses.mongodb,
             "FEEDLAB_REDIS_URL": addresses.redis,
