@@ -156,7 +156,8 @@ CHUNKED, LENGTH = b"Transfer-Encoding: chunked\r\n", b"Content-Length: 5\r\n"
     ],
 )
 def test_a_request_of_two_meanings_is_refused_and_its_connection_closed(address: tuple[str, int], head: bytes) -> None:
-    answer = said(address, b"POST / HTTP/1.1\r\n" + head + b"\r\n0\r\n\r\n" + GET)
+    body = b"0\r\n\r\n" if b"Length" in head or b"Encoding" in head else b""  # five bytes, or the last chunk
+    answer = said(address, b"POST / HTTP/1.1\r\n" + head + b"\r\n" + body + GET)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1 ") == 1
 

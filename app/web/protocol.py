@@ -85,10 +85,10 @@ class Protocol(HttpToolsProtocol):
         self._wait(HEAD_S, TOO_LATE)
 
     def on_headers_complete(self) -> None:
-        """What is raised here is answered with 400, and the connection is closed (RFC 9112, 3.2 and 6.3)."""
+        """What is raised here is answered with 400, and the connection is closed (RFC 9112, 3.2). llhttp refuses two
+        lengths by itself (6.3).
+        """
         names = [name for name, _ in self.headers]
-        if b"content-length" in names and b"transfer-encoding" in names:
-            raise ValueError("two lengths")
         if names.count(b"host") != 1 and not (self.parser.get_http_version() == "1.0" and b"host" not in names):
             raise ValueError("not one host")
         super().on_headers_complete()

@@ -1455,14 +1455,6 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(PAGES, "test_the_head_of_a_stream_is_answered_and_ends_no_stream"),
     ),
     Mutant(
-        "a request has two lengths",
-        "the door",
-        "app.web.protocol.Protocol.on_headers_complete",
-        'if b"content-length" in names and b"transfer-encoding" in names:',
-        "if False:",
-        _of(PROTOCOL, "test_a_request_of_two_meanings_is_refused_and_its_connection_closed"),
-    ),
-    Mutant(
         "a request has two hosts",
         "the door",
         "app.web.protocol.Protocol.on_headers_complete",
