@@ -14,10 +14,10 @@ from app.edges import VERSIONS, change_edges
 from app.models import DOCUMENTS
 from app.stack import UNAVAILABLE, Addresses, connected
 from app.stack.cost import counted
-from app.stack.mongodb.connection import POOL_SIZE, Collection
+from app.stack.mongodb.connection import POOL_SIZE, Collection, connect, disconnect
 from app.stack.mongodb.find import Find, Rows, joined, rows, together
 from app.stack.mongodb.transaction import Transaction
-from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered, housekeeping
+from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered, housekeeping, prepare
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -178,3 +178,23 @@ async def test_whoever_gives_up_a_look_up_takes_no_place_from_others(servers: Ad
         async with asyncio.timeout(60):
             assert await rows(stack.db, Find("settings", {"_id": "none"}, ("_id",), 1)) == []
         await stack.db.client.drop_database("test_given_up")
+
+
+@pytest.mark.servers
+async def test_an_index_may_take_longer_to_make_than_a_request_may_wait(servers: Addresses) -> None:
+    """It waits for a transaction on its collection."""
+    assert servers.mongodb
+    limit_s = 2.0
+    async with connected(servers, Config(database="test_long_index")) as stack:
+        hurried = connect(servers.mongodb, "test_long_index", limit_s)
+        try:
+            await stack.db["statuses"].drop_index("pending_by_author")
+            async with await stack.db.client.start_session() as session, session.start_transaction():
+                await stack.db["statuses"].insert_one({"idempotency_key": "one"}, session=session)
+                preparing = asyncio.create_task(prepare(hurried))
+                await asyncio.sleep(1.5 * limit_s)
+            await preparing
+            assert "pending_by_author" in await stack.db["statuses"].index_information()
+        finally:
+            await disconnect(hurried)
+            await stack.db.client.drop_database("test_long_index")

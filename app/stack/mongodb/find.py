@@ -42,8 +42,8 @@ async def together(database: Database, **finds: Find) -> dict[str, Rows]:
 def joined() -> Iterator[None]:
     """What this task, and those that it starts, look up in one turn of the event loop travels in one command.
 
-    A command is a third of a remembered page's processor time, so the token beside the page is worth a wait for the
-    next turn. It counts for each that asked. Only for look-ups of one request: nobody waits for a stranger's.
+    A remembered page is little more than its commands, so the token beside it is worth a wait for the next turn. It
+    counts for each that asked. Only for look-ups of one request: nobody waits for a stranger's.
     """
     before = _turn.set(_Turn())
     try:

@@ -31,15 +31,17 @@ async def create_clustered(database: Database, name: str) -> None:
 async def prepare(database: Database) -> None:
     """Create the collections and indexes of our documents, where they are missing.
 
-    Not Beanie 1.30: of two indexes on the same fields in another order it creates the last one only.
+    Not Beanie 1.30: of two indexes on the same fields in another order it creates the last one only. A new index on a
+    large collection takes longer than a request may.
     """
     there = await database.list_collection_names()
     for document in DOCUMENTS:
         name, indexes = document.Settings.name, document.Settings.indexes
-        if indexes:
-            await database[name].create_indexes(indexes)
-        elif name not in there:
-            await _create(database, name)
+        with housekeeping():
+            if indexes:
+                await database[name].create_indexes(indexes)
+            elif name not in there:
+                await _create(database, name)
 
 
 async def _create(database: Database, name: str) -> None:
