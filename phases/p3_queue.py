@@ -10,7 +10,7 @@ from bson import ObjectId
 from app.models import StatusRow
 from phases.base import Carrier, Phase
 from phases.claims import LIST, REDIS, VISIBLE, Claim, chunks
-from phases.delivering.delivery import Delivery, Walked
+from phases.delivering.delivery import Delivery
 from phases.delivering.outbox import Failures, GoesOn
 from phases.keeping.entries import Entries
 from phases.p2_push import Followers, put_on_timelines
@@ -21,26 +21,23 @@ async def enqueue_status(delivery: Delivery, status: StatusRow) -> None:
     await delivery.queue.offer(delivery.name, status.id)
 
 
-async def status_deliver(
-    delivery: Delivery, id: ObjectId, after: ObjectId | None, goes_on: GoesOn
-) -> tuple[list[ObjectId], Failures]:
-    """The job: a worker makes a step of phase 2's walk for the status, and for some that wait behind it. Then it makes
-    the next step too, unless somebody waits for the worker.
+async def status_deliver(delivery: Delivery, id: ObjectId, after: ObjectId | None, goes_on: GoesOn) -> Failures:
+    """The job: a worker makes a step of phase 2's walk for the status, and the first one for others that wait. Then it
+    makes the next step too, while nobody waits longer than a step.
 
     Deliver, then queue a job for the next step, or note that there is none: no other order survives a crash between.
     """
-    walked = Walked()
+    walk = delivery.walk(id, after)
     while True:
-        settings, statuses = await delivery.due(id, after)
-        steps = {s.id: put_on_timelines(delivery, s, after, settings) for s in statuses if s.audience}
-        walked.ended += [s.id for s in statuses if not s.audience]  # deleted meanwhile
-        after = await walked.side_by_side(id, steps)
-        if after is None or not await goes_on():
+        settings, statuses = await delivery.due(walk)
+        places = {s.id: walk.after if s.id == id else None for s in statuses}
+        await walk.side_by_side({s.id: put_on_timelines(delivery, s, places[s.id], settings) for s in statuses})
+        await delivery.note(walk)
+        if walk.after is None or not await goes_on():
             break
-    for status, last in walked.further.items():
-        await delivery.queue.offer(delivery.name, status, last)
-    await delivery.done(*walked.ended)
-    return walked.ended, walked.failed
+    if walk.after:
+        await delivery.queue.offer(delivery.name, id, walk.after)
+    return walk.failed
 
 
 WORKER = Carrier(enqueue_status, in_worker=True)

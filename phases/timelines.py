@@ -57,9 +57,7 @@ class PhaseConsumer:
     async def hand_over(self, status: StatusRow) -> None:
         await self.carrier.hand_over(self.delivery, status)
 
-    async def handle(
-        self, status: ObjectId, after: ObjectId | None, goes_on: GoesOn = once
-    ) -> tuple[list[ObjectId], Failures]:
+    async def handle(self, status: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
         return await status_deliver(self.delivery, status, after, goes_on)
 
 

@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections import OrderedDict
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 
 from bson import ObjectId
@@ -18,19 +17,17 @@ from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
 
-DONE_REMEMBERED = 10_000
 TURN_S = 1.0  # so long a job makes further steps while no first one waits: RQ takes longer over a job than a step does
 
-Work = tuple[str, ObjectId]  # a consumer, a status
+LOOKED_AT = 100  # of the first steps that wait
 
 
 @dataclass
 class Runtime:
-    """Of one worker. `done`: what was done beside other jobs, until its own job comes."""
+    """Of one worker."""
 
     timelines: Timelines
     loop: asyncio.AbstractEventLoop
-    done: OrderedDict[Work, None] = field(default_factory=OrderedDict)
 
 
 RUNTIME: ContextVar[Runtime] = ContextVar("runtime")  # set by the thread that takes the jobs
@@ -46,10 +43,6 @@ def fan_out(consumer: str, status: str, after: str | None) -> Retry | None:
     """
     runtime = RUNTIME.get()
     if not _is_ours(runtime, consumer, status, after):
-        return None
-    work = (consumer, ObjectId(status))
-    if after is None and work in runtime.done:
-        del runtime.done[work]
         return None
     own = asyncio.run_coroutine_threadsafe(_step(runtime, consumer, ObjectId(status), after), runtime.loop)
     try:
@@ -72,18 +65,17 @@ def _is_ours(runtime: Runtime, consumer: str, status: str, after: str | None) ->
 
 
 async def _step(runtime: Runtime, consumer: str, status: ObjectId, after: str | None) -> None:
-    """Other statuses that were done are noted: their own jobs find nothing to do, once. One that failed is left to its
-    own job, to be tried, counted and if need be buried by itself.
-    """
+    """What failed beside it is left to its own job, to be tried, counted and if need be buried by itself."""
     until_s, queue = monotonic() + TURN_S, runtime.timelines.stack.queue
+    waiting: set[str] = set()
 
     async def goes_on() -> bool:
-        return monotonic() < until_s and not await queue.is_somebody_waiting()
+        """Who has come since the last look may be served by the next step. The job ends for who was not."""
+        nonlocal waiting
+        before, waiting = waiting, set(await queue.first_waiting(LOOKED_AT))
+        return monotonic() < until_s and waiting.isdisjoint(before)
 
-    done, failed = await step(runtime.timelines, consumer, status, after, goes_on)
-    runtime.done.update({(consumer, other): None for other in done if other != status})
-    while len(runtime.done) > DONE_REMEMBERED:
-        runtime.done.popitem(last=False)
+    failed = await step(runtime.timelines, consumer, status, after, goes_on)
     if error := failed.pop(status, None):
         raise error
     if failed:
@@ -92,5 +84,5 @@ async def _step(runtime: Runtime, consumer: str, status: ObjectId, after: str | 
 
 async def step(
     timelines: Timelines, consumer: str, status: ObjectId, after: str | None, goes_on: GoesOn = once
-) -> tuple[list[ObjectId], Failures]:
+) -> Failures:
     return await timelines.outbox.consumers[consumer].handle(status, ObjectId(after) if after else None, goes_on)

@@ -41,7 +41,7 @@ class Scale:
     repeats: int = 7
     reads: int = 150
     jobs: int = 500
-    lags: int = 400
+    lags: int = 1_000
 
     def smaller(self, by: float) -> "Scale":
         """For tests: sizes are multiplied by a number below 1."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from app.access import FIELDS, statuses_by_id
+from app.access import FIELDS
 from app.models import StatusRow
 from app.stack import DeliveryQueue
 from app.stack.mongodb.find import Find
@@ -20,27 +20,30 @@ PATIENCE_S = 2.0  # so long a job waits for the steps of other statuses than its
 
 
 @dataclass
-class Walked:
-    """What came of some steps: where those with further recipients go on, which are at their end, which failed."""
+class Walk:
+    """What a job does: a step for its `own` status, and the first one for those that come by.
 
-    further: dict[ObjectId, ObjectId] = field(default_factory=dict)
-    ended: list[ObjectId] = field(default_factory=list)
+    `after`: the recipient whom its own status has reached; None before the first step, and after the last.
+    `since`: what comes by is no older. `taken`: statuses that it has made a step for. `failed`: some of them. Of the
+    last step: those that have `ended`, and `further` ones with where they go on.
+    """
+
+    own: ObjectId
+    after: ObjectId | None
+    since: ObjectId
+    taken: set[ObjectId] = field(default_factory=set)
     failed: Failures = field(default_factory=dict)
+    ended: list[ObjectId] = field(default_factory=list)
+    further: dict[ObjectId, ObjectId] = field(default_factory=dict)
 
-    async def side_by_side(
-        self, own: ObjectId, steps: Mapping[ObjectId, Coroutine[Any, Any, ObjectId | None]]
-    ) -> ObjectId | None:
-        """Make all of them at once, and wait for one's own: where that goes on. The others have PATIENCE_S and fail by
-        themselves.
-        """
-        self.further.pop(own, None)
+    async def side_by_side(self, steps: Mapping[ObjectId, Coroutine[Any, Any, ObjectId | None]]) -> None:
+        """Make all of them at once, and wait for one's own. The others have PATIENCE_S and fail by themselves."""
         tasks = {id: asyncio.create_task(step) for id, step in steps.items()}
-        if not tasks:
-            return None
         try:
-            await asyncio.wait(tasks.values(), timeout=PATIENCE_S)
-            if own in tasks:
-                await asyncio.wait([tasks[own]])
+            if tasks:
+                await asyncio.wait(tasks.values(), timeout=PATIENCE_S)
+            if self.own in tasks:
+                await asyncio.wait([tasks[self.own]])
         finally:
             for task in tasks.values():
                 task.cancel()
@@ -51,7 +54,8 @@ class Walked:
                 self.further[id] = end
             else:
                 self.ended.append(id)
-        return self.further.get(own)
+        self.taken.update(tasks)
+        self.after = self.further.pop(self.own, None)
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,33 @@ class Delivery:
         for container in self.kept.switch.writable(settings, self.kept.name):
             await self.kept.store.deliver(container, status, readers)
 
-    async def due(self, id: ObjectId, after: ObjectId | None) -> tuple[Settings, list[StatusRow]]:
-        """The status whose step is due and, with a first step, some that are pending behind it; with settings read at
-        that moment. RQ takes longer over a job than the walk over ordinary followers does.
+    def walk(self, id: ObjectId, after: ObjectId | None) -> Walk:
+        """RQ takes longer over a job than the walk over ordinary followers does. So in a job that begins with a first
+        step those come by that are pending behind its status, in any other one those that are posted meanwhile.
         """
-        behind = {"pending": self.name, "_id": {"$gte": id}}
-        find = statuses_by_id([id]) if after else Find("statuses", behind, FIELDS, TOGETHER, [("_id", 1)])
-        settings, answers = await self.kept.switch.fresh_with(statuses=find)
-        return settings, [StatusRow.of(document) for document in answers["statuses"]]
+        return Walk(id, after, ObjectId.from_datetime(self.kept.store.clock.now()) if after else id)
+
+    async def due(self, walk: Walk) -> tuple[Settings, list[StatusRow]]:
+        """The status whose step is due and some that come by, with settings read at that moment."""
+        own = {"_id": walk.own} if walk.after else {"_id": walk.own, "pending": self.name}
+        others = {"pending": self.name, "_id": {"$gte": walk.since, "$nin": [walk.own, *walk.taken]}}
+        settings, answers = await self.kept.switch.fresh_with(
+            own=Find("statuses", own, FIELDS, 1),
+            others=Find("statuses", others, FIELDS, TOGETHER - 1, [("_id", 1)]),
+        )
+        statuses = [StatusRow.of(document) for document in (*answers["own"], *answers["others"])]
+        walk.ended, walk.further = [s.id for s in statuses if not s.audience], {}  # deleted meanwhile
+        return settings, [s for s in statuses if s.audience]
+
+    async def note(self, walk: Walk) -> None:
+        """What goes on has a job for its next step, what has ended is owed no longer. The jobs for first steps that are
+        made have nothing to do: they would only keep others waiting.
+        """
+        for status, last in walk.further.items():
+            await self.queue.offer(self.name, status, last)
+        if others := [status for status in (*walk.further, *walk.ended) if status != walk.own]:
+            await self.queue.withdraw(self.name, others)
+        await self.done(*walk.ended)
 
     async def done(self, *statuses: ObjectId) -> None:
         """The last recipient has them."""

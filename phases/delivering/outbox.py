@@ -55,11 +55,10 @@ class Consumer(Protocol):
         """What the poster waits for, after the status is stored."""
         ...
 
-    async def handle(
-        self, status: ObjectId, after: ObjectId | None, goes_on: GoesOn = once
-    ) -> tuple[list[ObjectId], Failures]:
+    async def handle(self, status: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
         """A step, further ones while it `goes_on`, and a job for the next; after the last one the status is `done`.
-        With a first step it may make those of other statuses that are pending: what is done, and what failed.
+        Beside it the first steps of others that are pending may be made, whose jobs are taken off the queue then. What
+        failed.
         """
         ...
 

@@ -65,25 +65,26 @@ async def test_one_job_delivers_what_was_posted_behind_it(town: World) -> None:
     posted = [await town.post("zoe", f"{n}") for n in range(delivery.TOGETHER + 4)]
     await one_job(town, posted[0].id)
     assert await owed(town) == 4
+    assert town.stack.queue.queues[queue.FIRST].count == 1 + 4, "its own, which RQ has not taken here, and those left"
     await town.drain()
     assert await owed(town) == 0
     assert keys(town, "rq:job:*") == []
     assert await town.walk("ann", CACHE.slug) == [f"{n}" for n in reversed(range(delivery.TOGETHER + 4))]
 
 
-async def test_the_jobs_of_what_was_delivered_beside_another_do_nothing_once(town: World) -> None:
-    """Once: what is owed again is delivered again."""
-    posted = [await town.post("zoe", f"{n}") for n in range(3)]
-    worker = Runtime(town.timelines, asyncio.get_running_loop())
-    delivered: list[str] = []
-    with meanwhile(lambda status: delivered.append(status.text)):
-        for status in posted:
-            await one_job(town, status.id, worker)
-        assert sorted(delivered) == ["0", "1", "2"]
-        await town.timelines.outbox.owe(posted[2].id, (CACHE.slug,))
-        await one_job(town, posted[2].id, worker)
-    assert sorted(delivered) == ["0", "1", "2", "2"]
+async def test_a_large_delivery_that_is_begun_beside_a_job_goes_on_by_itself(town: World) -> None:
+    fans = await three_chunks(town)
+    await town.people("yan")
+    small = await town.post("yan", "small")
+    large = await town.post("zoe", "large")
+    await one_job(town, small.id)
+    assert (town.stack.queue.queues[queue.FIRST].count, town.stack.queue.queues[queue.MORE].count) == (1, 1)
+    assert await owed(town) == 1
+    await town.drain()
     assert await owed(town) == 0
+    lists = town.timelines.kept_by(CACHE.slug)
+    assert lists
+    assert [await lists.holds(town.ids[fan], large.id) for fan in fans] == [True] * len(fans)
 
 
 async def test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out(town: World) -> None:
@@ -155,6 +156,26 @@ async def test_a_job_walks_on_while_nobody_waits(town: World, waiting: bool, lef
         await town.timelines.outbox.consumers[CACHE.slug].hand_over(StatusRow(ObjectId(), large.user_id, "", None))
     await one_job(town, large.id)
     assert town.stack.queue.queues[queue.MORE].count == await owed(town) == left
+
+
+async def test_what_is_posted_during_a_large_delivery_is_delivered_beside_its_next_step(town: World) -> None:
+    """Rule 7. It waits neither for the large one nor for a job of its own."""
+    await three_chunks(town)
+    await town.people("yan")
+    steps: list[str] = []
+
+    async def noted(status: StatusRow) -> None:
+        steps.append(status.text)
+        if len(steps) == 1:
+            await town.post("yan", "small")
+
+    large = await town.post("zoe", "large")
+    assert town.stack.queue.queues[queue.FIRST].pop_job_id()
+    with meanwhile(noted):
+        await one_job(town, large.id)
+    assert sorted(steps[1:3]) == ["large", "small"]
+    assert steps[3:] == ["large"]
+    assert await owed(town) == 0
 
 
 async def test_small_deliveries_and_a_large_one_take_turns(town: World) -> None:

@@ -476,7 +476,7 @@ async def test_memcached_flushed_is_one_rebuild_per_reader(town: World) -> None:
 async def test_deliveries_wait_for_memcached(town: World) -> None:
     status = await town.post("zoe", "hello")
     async with town.without_memcached():
-        _, failed = await town.timelines.outbox.consumers["cache"].handle(status.id, None)
+        failed = await town.timelines.outbox.consumers["cache"].handle(status.id, None)
         assert isinstance(failed[status.id], MemcachedDown)
         page = await town.page("ann", "cache")
         assert ([s.text for s in page.statuses], page.source) == (["hello"], "query")

@@ -413,6 +413,16 @@ RACES: tuple[Race, ...] = (
         )
         for p in IN_WORKER
     ),
+    *(
+        Race(
+            f"a job takes others along x their own jobs, {p}",
+            town(p, waiting=2),
+            {"worker": work, "worker2": work},
+            ("worker",),
+            fast=False,
+        )
+        for p in IN_WORKER
+    ),
     # what ends a delivery
     *(
         Race(f"delivery x unfollow x read, {p}", town(p, waiting=1), {"w": work, "ann": in_turn(unfollow(), read(p))})

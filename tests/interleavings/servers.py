@@ -300,6 +300,11 @@ class StagedQueue(DeliveryQueue):
         self.waiting[job_id] = (phase, status, after)
         return True
 
+    async def withdraw(self, phase: str, statuses: Sequence[ObjectId]) -> None:
+        await point(f"queue withdraw {phase}", Touch("queue", write=True))
+        for status in statuses:
+            self.waiting.pop(f"{phase}-{status}", None)
+
     async def known(self) -> set[tuple[str, str]]:
         await point("queue known", Touch("queue"))
         return {(phase, str(status)) for phase, status, _ in (*self.waiting.values(), *self.started.values())}

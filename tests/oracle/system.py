@@ -240,7 +240,7 @@ class System:
     async def run(self, process: Process, job: Job) -> bool:
         """False when a server is away: the job has to wait."""
         try:
-            _, failed = await step(process.timelines, job.phase, job.status, job.after)
+            failed = await step(process.timelines, job.phase, job.status, job.after)
         except UNAVAILABLE:
             return False
         return job.status not in failed

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -76,6 +77,13 @@ class DeliveryQueue:
             return False
         return bool(await _in(self._offering, self._offer_unless_away, phase, status, after))
 
+    async def withdraw(self, phase: str, statuses: Sequence[ObjectId]) -> None:
+        """Take their first steps off the queue, those that no worker has begun. Nothing, while Redis is away: they are
+        harmless.
+        """
+        with suppress(QueueDown):
+            await self._call(jobs.withdraw, self.queues, self._prefix, phase, statuses)
+
     def _is_away(self) -> bool:
         return self._now_s() < self._away_until
 
@@ -116,9 +124,9 @@ class DeliveryQueue:
         phase, _, rest = job_id.removeprefix(self._prefix).partition("-")
         return phase, rest.partition("-")[0]
 
-    async def is_somebody_waiting(self) -> bool:
-        """Whether some status waits for its first chunk."""
-        return bool(await self._call(lambda: self.queues[jobs.FIRST].count))
+    async def first_waiting(self, limit: int) -> list[str]:
+        """The jobs of first steps that have waited longest."""
+        return await self._call(self.queues[jobs.FIRST].get_job_ids, 0, limit)  # type: ignore[no-any-return]
 
     async def deliveries(self, *, failed: bool, limit: int) -> list[looking.Delivery]:
         """What is under way, or the dead letters, at most `limit`."""

@@ -1,6 +1,6 @@
 """Offering jobs: for the first time, after a pause, and those that were buried. All of it blocks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis
@@ -43,7 +43,7 @@ def offer(queues: Queues, prefix: str, phase: str, status: ObjectId, after: Obje
 
     One that was lost between a queue and a worker is replaced.
     """
-    job_id = f"{prefix}{phase}-{status}" + (f"-{after}" if after else "")
+    job_id = _job_id(prefix, phase, status, after)
     queue, arguments = queues[MORE if after else FIRST], (phase, str(status), str(after) if after else None)
     if _enqueue(queue, job_id, arguments):
         return True
@@ -51,6 +51,21 @@ def offer(queues: Queues, prefix: str, phase: str, status: ObjectId, after: Obje
         return False
     queue.connection.delete(Job.key_for(job_id))  # its worker died between the queue and the registry
     return _enqueue(queue, job_id, arguments)
+
+
+def _job_id(prefix: str, phase: str, status: ObjectId, after: ObjectId | None = None) -> str:
+    return f"{prefix}{phase}-{status}" + (f"-{after}" if after else "")
+
+
+def withdraw(queues: Queues, prefix: str, phase: str, statuses: Sequence[ObjectId]) -> None:
+    """Take the first steps of these statuses off the queue and delete them; not those that a worker has begun."""
+    queue, ids = queues[FIRST], [_job_id(prefix, phase, status) for status in statuses]
+    with queue.connection.pipeline(transaction=False) as pipeline:
+        for job_id in ids:
+            pipeline.lrem(queue.key, 1, job_id)
+        removed = pipeline.execute()
+    if keys := [name(job_id) for job_id, n in zip(ids, removed, strict=True) if n for name in KEYS_OF_A_JOB]:
+        queue.connection.delete(*keys)
 
 
 def _enqueue(queue: Queue, job_id: str, arguments: tuple[str, str, str | None]) -> bool:
