@@ -76,25 +76,30 @@ def version_of(reader: ObjectId) -> Find:
 
 def version_in(rows: Rows) -> int:
     """0 for a reader none of whose edges has been changed yet."""
-    return int(rows[0]["version"]) if rows else 0
+    return int(rows[0].get("version", 0)) if rows else 0
 
 
 class Versions(NamedTuple):
-    """Of a reader's edges, and of everybody's names."""
+    """Of a reader's edges and of what they like, and of everybody's names."""
 
-    edges: int
-    names: int
+    edges: int = 0
+    likes: int = 0
+    names: int = 0
 
 
 def versions_of(reader: ObjectId) -> Find:
-    return Find(VERSIONS, {"_id": {"$in": [NAMES, reader]}}, ("_id", "version"), 2)
+    return Find(VERSIONS, {"_id": {"$in": [NAMES, reader]}}, ("_id", "version", "likes"), 2)
 
 
 def versions_in(rows: Rows) -> Versions:
-    found = dict.fromkeys(Versions._fields, 0)
+    found = Versions()
     for row in rows:
-        found["names" if row["_id"] == NAMES else "edges"] = int(row["version"])
-    return Versions(**found)
+        version = row.get("version", 0)
+        if row["_id"] == NAMES:
+            found = found._replace(names=version)
+        else:
+            found = found._replace(edges=version, likes=row.get("likes", 0))
+    return found
 
 
 class View:
@@ -183,14 +188,12 @@ class EdgeMemory:
 class Following:
     """A reader's followees: the article's `following_ids`, remembered as long as the reader's edges have not changed.
 
-    `version` of the edges, where it has just been looked up. `names`: the version of those, once it has been looked up
-    beside the edges'.
+    `versions`, where they have just been looked up; or once they have been.
     """
 
-    def __init__(self, db: Database, reader: ObjectId, memory: EdgeMemory, version: int | None = None) -> None:
-        self._db, self._reader, self._memory, self._version = db, reader, memory, version
+    def __init__(self, db: Database, reader: ObjectId, memory: EdgeMemory, versions: Versions | None = None) -> None:
+        self._db, self._reader, self._memory, self.versions = db, reader, memory, versions
         self._edges: OwnEdges | None = None
-        self.names: int | None = None
 
     async def ids(self) -> list[ObjectId]:
         """As they were at some moment after the first call; the same from then on."""
@@ -210,19 +213,18 @@ class Following:
         edges = self._memory.recall(self._reader)
         if edges is None or edges.followees is None:
             return None
-        if edges.version != self._version:
+        if self.versions is None or edges.version != self.versions.edges:
             answers = await together(self._db, versions=versions_of(self._reader))
-            version, self.names = versions_in(answers["versions"])
-            if edges.version != version:
-                return None
-        return edges
+            self.versions = versions_in(answers["versions"])
+        return edges if edges.version == self.versions.edges else None
 
     async def _looked_up(self) -> OwnEdges:
         reader = self._reader
         finds = {"versions": versions_of(reader), "followees": followees_of(reader), "mutes": mutes_of(reader)}
         answers = await together(self._db, **finds)
-        version, self.names = versions_in(answers["versions"])
+        self.versions = versions_in(answers["versions"])
         muted = _authors(answers["mutes"])
+        version = self.versions.edges
         edges = self._memory.recall(reader, version) or OwnEdges(reader, version)
         edges.followees = [row["followee"] for row in answers["followees"]]
         edges.heard = [id for id in edges.followees if id not in muted] if muted else edges.followees

@@ -174,11 +174,12 @@ class CircleMember(Base):
 
 
 class EdgeVersion(Base):
-    """How often the follows, blocks, circles and mutes that decide what a reader sees have changed. `_id`: the
-    reader's; one that is nobody's, for the names of everybody.
+    """How often the follows, blocks, circles and mutes that decide what a reader sees have changed, and how often what
+    they like has. `_id`: the reader's; one that is nobody's, for the names of everybody.
     """
 
-    version: int
+    version: int = 0
+    likes: int = 0
 
     class Settings:
         name = "edge_versions"

@@ -325,6 +325,7 @@ class Social:
             if not await self._count(inside, id, 1):
                 raise NotFound("there is no such status")
             await inside["likes"].insert_one(key)
+            await _likes_others(inside, reader)
 
         await self._in_turn(id, unless_deleted)
 
@@ -335,6 +336,7 @@ class Social:
         async def where_liked(inside: Transaction) -> bool:
             if liked := await inside["likes"].delete_one(key):
                 await self._count(inside, id, -1)
+                await _likes_others(inside, reader)
             return liked
 
         if not await self._in_turn(id, where_liked):
@@ -360,6 +362,11 @@ class Social:
     ) -> tuple[list[StatusRow], ObjectId | None]:
         """Those that the viewer may see, newest first."""
         return await Filling(self._db, viewer, visible).fill(statuses_by(self._db, [author]), before, limit)
+
+
+async def _likes_others(inside: Transaction, reader: ObjectId) -> None:
+    """What any process remembers of the reader's likes is over."""
+    await inside[VERSIONS].update_one({"_id": reader}, {"$inc": {"likes": 1}}, upsert=True)
 
 
 def _either_way(from_field: str, to_field: str, one: ObjectId, other: ObjectId) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from bson import ObjectId
 
 from app.access import on_home
 from app.clock import FIRST_ID, LAST_ID
-from app.edges import EdgeMemory, Following, OwnEdges, versions_in, versions_of
+from app.edges import EdgeMemory, Following, OwnEdges, Versions, versions_in, versions_of
 from app.models import StatusRow
 from app.stack import UNAVAILABLE, Stack
 from app.stack.mongodb.find import Find, Rows, together
@@ -18,8 +18,8 @@ from phases.comeback import Comeback
 from phases.delivering.kept import Kept
 from phases.delivering.outbox import Outbox, Waiting
 from phases.delivering.switch import Switch
-from phases.home.candidates import Candidates, KeptThenQuery, Slice
-from phases.home.memory import FirstPages, Statuses, as_now, changes_of
+from phases.home.candidates import KeptThenQuery, Slice
+from phases.home.memory import UNSEEN, FirstPages, Judged, Seen, Statuses, as_now, changes_of
 from phases.home.page import Filling, Page, enough
 from phases.keeping.store import Container, Place
 from phases.p1_query import HomeTimeline
@@ -44,16 +44,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Look:
-    """What a read has to know before it believes what is kept, all of one moment.
-
-    `version` of the reader's edges, `names` of everybody's. `rows`: of the page that is remembered.
+    """What a read has to know before it believes what is kept, all of one moment. `rows`: of the page that is
+    remembered.
     """
 
-    version: int
-    names: int
+    versions: Versions
     waiting: Waiting
     backfill_owed: bool
-    rows: dict[ObjectId, StatusRow]
+    rows: Statuses
 
 
 class Reading:
@@ -76,28 +74,32 @@ class Reading:
         if remembered is None and await kept.store.gone(container, reader):
             return await self._comeback(request, kept, container, edges)
 
-        seen = self._pages.recall(reader) if request.before is None else {}
+        seen = self._pages.recall(reader) if request.before is None else UNSEEN
         place = Place(container, reader, request.cursor, enough(request.limit))
         if (own := own or self._outbox.is_crowded) and edges.heard is None:
-            edges = await Following(self._db, reader, self._edges, edges.version).known()
+            edges = await Following(self._db, reader, self._edges).known()
         pending = self._pending(kept, edges, place, own=own)
-        answers = await together(self._db, **pending, **self._look(edges, seen), **kept.store.look(place))
+        looked = {**pending, **self._look(edges, seen.statuses), **kept.store.look(place)}
+        answers = await together(self._db, **looked)
         part = await kept.store.read(place, answers)
-        look = self._looked(pending, answers, seen)
+        look = self._looked(pending, answers, seen.statuses)
 
-        if edges.version not in (None, look.version):  # what was remembered is over: begin again without it
+        if edges.version not in (None, look.versions.edges):  # what was remembered is over: begin again without it
             self._edges.forget(reader)
+            return await self.page(request, own)
+        if seen.statuses and seen.likes != look.versions.likes:
+            self._pages.forget(reader)
             return await self.page(request, own)
         if not self._switch.still_holds(settings):  # it took so long: kept no more, perhaps
             return await self._queried(request)
         if look.backfill_owed:
             return await self._queried(request)
-        edges.version, edges.settled = look.version, True
+        edges.version, edges.settled = look.versions.edges, True
         if part is None:
-            return await self._comeback(request, kept, container, edges)
+            return await self._comeback(request, kept, container, edges, look.versions)
         if look.waiting.floor > FIRST_ID and not own:
             return await self.page(request, own=True)
-        return await self._listed(request, kept, place, part, look, edges)
+        return await self._listed(request, kept, place, part, look, edges, seen)
 
     async def refresh(self, request: Request) -> Page:
         """The page, after rebuilding what is kept for this reader."""
@@ -111,7 +113,7 @@ class Reading:
     def forget(self, reader: ObjectId) -> None:
         """As if they had never been here."""
         self._edges.forget(reader)
-        self._pages.keep(reader, {})
+        self._pages.forget(reader)
 
     # Look
 
@@ -127,15 +129,13 @@ class Reading:
     def _look(self, edges: OwnEdges, seen: Statuses) -> dict[str, Find]:
         return {
             "versions": versions_of(edges.reader),
-            **(changes_of(seen, edges.reader) if seen else {}),
+            **(changes_of(seen) if seen else {}),
             **({} if edges.settled else self._outbox.backfills_of(edges.reader)),
         }
 
     def _looked(self, pending: Mapping[str, Find], answers: Mapping[str, Rows], seen: Statuses) -> Look:
-        version, names = versions_in(answers["versions"])
         return Look(
-            version=version,
-            names=names,
+            versions=versions_in(answers["versions"]),
             waiting=self._outbox.waiting(pending, answers),
             backfill_owed=self._outbox.is_owed_backfill(answers),
             rows=as_now(seen, answers) if seen else {},
@@ -150,12 +150,16 @@ class Reading:
         candidates = pulls(self._db, request.reader, following)
         filling = Filling(self._db, request.reader, on_home)
         statuses, after = await filling.fill(candidates, request.before, request.limit)
-        return Page(request.phase.slug, statuses, after, "query", names=following.names)
+        return Page(request.phase.slug, statuses, after, "query", versions=following.versions)
 
     async def _listed(
-        self, request: Request, kept: Kept, place: Place, part: Slice, look: Look, edges: OwnEdges
+        self, request: Request, kept: Kept, place: Place, part: Slice, look: Look, edges: OwnEdges, seen: Seen
     ) -> Page:
         """From what is kept, with what is pending; older ones from the query."""
+        first = part.with_waiting(*look.waiting, place.before, place.n)
+        same = look.rows is seen.statuses and seen.judged_before(first, request.limit, look.versions.edges)
+        if same:
+            return Page(request.phase.slug, same.shown, same.next, "list", versions=look.versions)
 
         async def more(cursor: ObjectId, n: int) -> Slice | None:
             further = place._replace(before=cursor, n=n)
@@ -167,28 +171,44 @@ class Reading:
             waiting = look.waiting if known else self._outbox.waiting(pending, answers)
             return part and part.with_waiting(*waiting, cursor, n)
 
-        following = Following(self._db, request.reader, self._edges, edges.version)
+        following = Following(self._db, request.reader, self._edges, look.versions)
         query = HomeTimeline(self._db, request.reader, following)
-        candidates = KeptThenQuery(part.with_waiting(*look.waiting, place.before, place.n), more, query)
-        statuses, after = await self._filled(request, candidates, edges, look.rows)
-        return Page(request.phase.slug, statuses, after, candidates.source, names=look.names)
+        candidates = KeptThenQuery(first, more, query)
+        statuses, after = await self._filled(request, candidates, edges, look.versions, look.rows)
+        return Page(request.phase.slug, statuses, after, candidates.source, versions=look.versions)
 
-    async def _comeback(self, request: Request, kept: Kept, container: Container, edges: OwnEdges) -> Page:
+    async def _comeback(
+        self,
+        request: Request,
+        kept: Kept,
+        container: Container,
+        edges: OwnEdges,
+        versions: Versions | None = None,
+    ) -> Page:
         """Nothing is kept for the reader. Where the setting says so, it stays like that until they press a button."""
         if kept.recipients.active_only and self._config.comeback == "manual":
             return replace(await self._queried(request), cold=True)
-        return await self._rebuilt(request, kept, container, edges)
+        return await self._rebuilt(request, kept, container, edges, versions)
 
-    async def _rebuilt(self, request: Request, kept: Kept, container: Container, edges: OwnEdges) -> Page:
+    async def _rebuilt(
+        self,
+        request: Request,
+        kept: Kept,
+        container: Container,
+        edges: OwnEdges,
+        versions: Versions | None = None,
+    ) -> Page:
         """Complete at once, from the query; beside that the timeline is rebuilt."""
         reader, n = request.reader, enough(request.limit)
-        following = Following(self._db, reader, self._edges, edges.version)
+        following = Following(self._db, reader, self._edges, versions)
         comeback = Comeback(self._stack, self._edges, reader, await following.ids(), request.cursor, n)
 
         async def answer() -> Page:
             candidates = KeptThenQuery(await comeback.head(), _nothing, HomeTimeline(self._db, reader, following))
-            statuses, after = await self._filled(request, candidates, edges, {})
-            return Page(request.phase.slug, statuses, after, "query", cold=True, names=following.names)
+            versions = following.versions
+            assert versions, "whom they follow has been looked up"
+            statuses, after = await self._filled(request, candidates, edges, versions, {})
+            return Page(request.phase.slug, statuses, after, "query", cold=True, versions=versions)
 
         async def rebuild() -> bool:
             try:
@@ -203,13 +223,21 @@ class Reading:
     # Fill
 
     async def _filled(
-        self, request: Request, candidates: Candidates, edges: OwnEdges, rows: dict[ObjectId, StatusRow]
+        self,
+        request: Request,
+        candidates: KeptThenQuery,
+        edges: OwnEdges,
+        versions: Versions,
+        rows: Statuses,
     ) -> tuple[list[StatusRow], ObjectId | None]:
         """What it took to fill a first page is remembered, and the edges that were asked for."""
-        filling = Filling(self._db, request.reader, on_home, edges, rows)
+        filling = Filling(self._db, request.reader, on_home, edges, dict(rows))
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         if request.before is None:
-            self._pages.keep(request.reader, filling.taken)
+            first = candidates.first
+            judged = Judged(first.ids, first.floor, request.limit, versions.edges, statuses, after)
+            alone = filling.only_own and not candidates.went_on and filling.edges.version == versions.edges
+            self._pages.keep(request.reader, Seen(filling.taken, versions.likes, judged if alone else None))
             self._edges.keep(filling.edges)
         return statuses, after
 

@@ -73,7 +73,9 @@ async def seconds_of(measured: Measured) -> float:
 
 
 async def in_turn(repeats: int, **measured: Measured) -> dict[str, list[float]]:
-    """Seconds of each, a b c a b c …: the machine's noise meets all alike. The first turn does not count."""
+    """Seconds of each, a b c, b c a, …: the machine's noise meets all alike, and what comes before. The first turn does
+    not count.
+    """
     return await timed_in_turn(repeats, **{name: partial(seconds_of, each) for name, each in measured.items()})
 
 
@@ -86,8 +88,9 @@ async def timed_in_turn(repeats: int, **timed: Timed) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     gc.freeze()
     for turn in range(repeats + 1):
-        for name, each in timed.items():
-            took_s = await each()
+        names = list(timed)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            took_s = await timed[name]()
             if turn:
                 seconds[name].append(took_s)
     gc.unfreeze()

@@ -31,6 +31,10 @@ class Slice:
     floor: ObjectId
     whole: bool
 
+    @property
+    def ids(self) -> list[bytes]:
+        return [entry.id.binary for entry in self.entries]
+
     def older_than(self, cursor: ObjectId) -> list[Entry]:
         if self.entries and self.floor <= self.entries[-1].id and self.entries[0].id < cursor:
             return self.entries  # the common case, spared a look at each
@@ -61,16 +65,19 @@ class KeptThenQuery:
         query: Candidates,
     ) -> None:
         self._slice: Slice | None = first
+        self.first = first
         self._more, self._query = more, query
         self._from_list = self._from_query = False
+        self.went_on = False  # beyond `first`
 
     async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
+        self.went_on |= self._slice is None
         part = self._slice or await self._more(cursor, n) or NOTHING
         self._slice = part if part.whole else None
         entries = part.older_than(cursor)[:n]
         self._from_list |= bool(entries)
         if len(entries) < n and part.floor > FIRST_ID:
-            self._from_query = True
+            self._from_query = self.went_on = True
             entries += await self._query.older_than(min(cursor, part.floor), n - len(entries))
         return entries
 

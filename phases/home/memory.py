@@ -1,55 +1,82 @@
-"""First pages as a process remembers them: the text of a status never changes. Whether it was deleted, and who likes
-it, is looked up each time.
+"""First pages as a process remembers them: the text of a status never changes. Whether it was deleted, and by how many
+it is liked, is looked up each time. What the reader likes has a version.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from bson import ObjectId
 from cachetools import LRUCache
 
-from app.access import liked_among
 from app.models import StatusRow
 from app.stack.mongodb.find import Find, Rows
+from phases.home.candidates import Slice
 
 ROWS_REMEMBERED = 100_000  # statuses of all readers together, about 500 bytes each
 
 Statuses = Mapping[ObjectId, StatusRow]
 
 
+class Judged(NamedTuple):
+    """A page, and all that it was made of beside the statuses. `edges`: the version of the reader's."""
+
+    candidates: list[bytes]
+    floor: ObjectId
+    limit: int
+    edges: int
+    shown: list[StatusRow]
+    next: ObjectId | None
+
+
+class Seen(NamedTuple):
+    """`likes`: the version of what the reader likes, as it was before `you_like` of these statuses was looked up.
+    `judged`: None where something else was asked, too.
+    """
+
+    statuses: Statuses
+    likes: int
+    judged: Judged | None = None
+
+    def judged_before(self, candidates: Slice, limit: int, edges: int) -> Judged | None:
+        """The page of just the same: there is no need to judge it again."""
+        same = self.judged and self.judged[:4] == (candidates.ids, candidates.floor, limit, edges)
+        return self.judged if same else None
+
+
+UNSEEN = Seen({}, 0)
+
+
 class FirstPages:
     """The statuses that it took to fill a reader's first page the last time."""
 
     def __init__(self) -> None:
-        self._pages: LRUCache[ObjectId, Statuses] = LRUCache(ROWS_REMEMBERED, getsizeof=len)
+        self._pages: LRUCache[ObjectId, Seen] = LRUCache(ROWS_REMEMBERED, getsizeof=lambda seen: len(seen.statuses))
 
-    def recall(self, reader: ObjectId) -> Statuses:
-        page: Statuses = self._pages.get(reader) or {}
-        return page
+    def recall(self, reader: ObjectId) -> Seen:
+        return self._pages.get(reader, UNSEEN)
 
-    def keep(self, reader: ObjectId, page: Statuses) -> None:
-        self._pages[reader] = page
+    def keep(self, reader: ObjectId, seen: Seen) -> None:
+        self._pages[reader] = seen
+
+    def forget(self, reader: ObjectId) -> None:
+        self._pages.pop(reader, None)
 
 
-def changes_of(page: Statuses, reader: ObjectId) -> dict[str, Find]:
+def changes_of(page: Statuses) -> dict[str, Find]:
     """What may have changed since it was remembered: only of what is deleted or liked there is something to say."""
     ids = list(page)
     changed = {"_id": {"$in": ids}, "$or": [{"deleted": True}, {"likes": {"$gt": 0}}]}
-    return {
-        "changed": Find("statuses", changed, ("_id", "deleted", "likes"), len(ids)),
-        "liked": liked_among(reader, ids),
-    }
+    return {"changed": Find("statuses", changed, ("_id", "deleted", "likes"), len(ids))}
 
 
-def as_now(page: Statuses, answers: Mapping[str, Rows]) -> dict[ObjectId, StatusRow]:
-    """The page, after the answers to `changes_of`."""
-    rows = dict(page)
-    for row in page.values():
-        if row.likes or row.you_like:  # then
-            rows[row.id] = row._replace(likes=0, you_like=False)
+def as_now(page: Statuses, answers: Mapping[str, Rows]) -> Statuses:
+    """The page, after the answers to `changes_of`; the same object where nothing has changed."""
+    rows: dict[ObjectId, StatusRow] = {}
     for now in answers["changed"]:
-        row = rows[now["_id"]]
-        rows[row.id] = row._replace(audience=None) if now["deleted"] else row._replace(likes=now["likes"])
-    for like in answers["liked"]:
-        row = rows[ObjectId(like["_id"][12:])]
-        rows[row.id] = row._replace(you_like=True)
-    return rows
+        row = page[now["_id"]]
+        rows[row.id] = row._replace(audience=None, likes=0) if now["deleted"] else row._replace(likes=now["likes"])
+    for row in page.values():
+        if row.likes and row.id not in rows:
+            rows[row.id] = row._replace(likes=0)
+    changed = {id: row for id, row in rows.items() if row != page[id]}
+    return {**page, **changed} if changed else page

@@ -8,7 +8,7 @@ from bson import ObjectId
 
 from app.access import Entry, Shows, hydrate, shown_among
 from app.clock import LAST_ID
-from app.edges import OwnEdges, View
+from app.edges import OwnEdges, Versions, View
 from app.models import StatusRow
 from app.stack.mongodb.connection import Database
 from phases.home.candidates import Candidates, Source
@@ -21,8 +21,7 @@ SPARE = 8
 class Page:
     """One page of a home timeline, newest first. `next` is the cursor of the page after it, None only at the end.
 
-    `cold`: the phase kept nothing for this reader when they came. `names`: the version of people's names, where the
-    read has looked at it.
+    `cold`: the phase kept nothing for this reader when they came. `versions`: where the read has looked at them.
     """
 
     phase: str
@@ -30,7 +29,12 @@ class Page:
     next: ObjectId | None
     source: Source
     cold: bool = False
-    names: int | None = None
+    versions: Versions | None = None
+
+    @property
+    def names(self) -> int | None:
+        """The version of people's names."""
+        return self.versions.names if self.versions else None
 
 
 def enough(limit: int) -> int:
@@ -77,6 +81,11 @@ class Filling:
     def taken(self) -> dict[ObjectId, StatusRow]:
         """What it took to fill the page."""
         return self.rows if len(self._judged) == len(self.rows) else {status.id: status for status in self._judged}
+
+    @property
+    def only_own(self) -> bool:
+        """Whether nothing but the reader's own edges decided about it."""
+        return all(s.audience != "mutuals" or s.user_id == self._view.edges.reader for s in self._judged)
 
     @property
     def edges(self) -> OwnEdges:

@@ -46,7 +46,8 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
 
 
 LOOK_UP = (  # in `Reading.page`
-    "        answers = await together(self._db, **pending, **self._look(edges, seen), **kept.store.look(place))\n"
+    "        looked = {**pending, **self._look(edges, seen.statuses), **kept.store.look(place)}\n"
+    "        answers = await together(self._db, **looked)\n"
 )
 OR_REPEATED = (  # in `Social.follow`
     '                return await self._owing_row(edges, "follows", pair)\n'
@@ -473,8 +474,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "pending statuses are those of followees that have changed",
         "10 backlog",
         "phases.reading.Reading.page",
-        "if edges.version not in (None, look.version):",
-        "if edges.version not in (None, look.version) and not own:",
+        "if edges.version not in (None, look.versions.edges):",
+        "if edges.version not in (None, look.versions.edges) and not own:",
         _of(FIXED, "test_the_backlog_of_somebody_followed_meanwhile_is_looked_at"),
     ),
     Mutant(
@@ -962,7 +963,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "what is remembered of a reader outlives a change",
         "2 memory",
         "phases.reading.Reading.page",
-        "if edges.version not in (None, look.version):",
+        "if edges.version not in (None, look.versions.edges):",
         "if False:",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),
@@ -978,15 +979,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "phase 1 remembers whom one followed",
         "2 memory",
         "app.edges.Following._remembered",
-        "if edges.version != version:",
-        "if False:",
+        " if edges.version == self.versions.edges else None",
+        "",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),
     Mutant(
         "a page that was seen shows what has been deleted",
         "2 memory",
         "phases.home.memory.as_now",
-        'row._replace(audience=None) if now["deleted"] else ',
+        'row._replace(audience=None, likes=0) if now["deleted"] else ',
         "",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),
@@ -994,7 +995,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a page that was seen shows the likes of then",
         "11 memory",
         "phases.home.memory.as_now",
-        "if row.likes or row.you_like:",
+        "if row.likes and row.id not in rows:",
         "if False:",
         _of(LIKES, "test_likes_are_counted_on_the_next_page_of_everybody"),
     ),
@@ -1005,6 +1006,53 @@ MUTANTS: tuple[Mutant, ...] = (
         ', {"likes": {"$gt": 0}}',
         "",
         _of(LIKES, "test_likes_are_counted_on_the_next_page_of_everybody"),
+    ),
+    Mutant(
+        "a page is not judged again when the reader's edges have changed",
+        "11 memory",
+        "phases.home.memory.Seen.judged_before",
+        "candidates.floor, limit, edges)",
+        "candidates.floor, limit, self.judged and self.judged.edges)",
+        _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
+    ),
+    Mutant(
+        "a page is not judged again when its statuses have changed",
+        "11 memory",
+        "phases.reading.Reading._listed",
+        "look.rows is seen.statuses and ",
+        "",
+        _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
+    ),
+    Mutant(
+        "a page is not judged again when its authors follow other people",
+        "11 memory",
+        "phases.reading.Reading._filled",
+        "filling.only_own and ",
+        "",
+        _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
+    ),
+    Mutant(
+        "what was below the floor is not asked for again",
+        "11 memory, 3 floor",
+        "phases.reading.Reading._filled",
+        "not candidates.went_on and ",
+        "",
+        _of(FIXED, "test_what_is_remembered_of_a_page_is_not_believed_below_the_floor"),
+    ),
+    Mutant(
+        "a page that was seen shows what the reader liked then",
+        "11 memory",
+        "phases.reading.Reading.page",
+        "if seen.statuses and seen.likes != look.versions.likes:",
+        "if False:",
+        _of(LIKES, "test_likes_are_counted_on_the_next_page_of_everybody"),
+    ),
+    Mutant(
+        "whoever remembers a reader's likes does not hear of a new one",
+        "11 memory",
+        "app.social.Social.like",
+        "            await _likes_others(inside, reader)\n",
+        tests=_of(LIKES, "test_likes_are_counted_on_the_next_page_of_everybody"),
     ),
     # Names
     Mutant(

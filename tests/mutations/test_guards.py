@@ -6,7 +6,7 @@ from unittest.mock import patch
 import pytest
 from bson import ObjectId
 
-from app.clock import FIRST_ID, LAST_ID
+from app.clock import FIRST_ID, LAST_ID, id_at
 from app.errors import Conflict
 from app.stack import MemcachedDown
 from phases.comeback import Comeback
@@ -334,3 +334,27 @@ async def test_what_is_remembered_of_a_reader_ends_with_any_change(town: World) 
     await town.drain()
     await social.follow(ann, town.ids["yan"])
     await shows("by yan", "second")
+    await town.post("yan", "to mutuals", "mutuals")
+    await town.drain()
+    await social.follow(town.ids["yan"], ann)
+    await shows("to mutuals", "by yan", "second")
+    await social.unfollow(town.ids["yan"], ann)
+    await shows("by yan", "second")
+
+
+async def test_what_is_remembered_of_a_page_is_not_believed_below_the_floor(town: World) -> None:
+    """Rule 3. A web process whose clock is behind posts what is older than anything that is kept."""
+    earlier, n = town.clock.now(), 2 * town.stack.config.cap
+    for number in range(n):
+        await town.post("zoe", f"{number}")
+    await town.drain()
+    await town.sweep()
+    for phase in SLUGS:
+        shown = [await town.page("ann", phase, limit=40) for _ in range(2)]
+        with patch.object(town.clock, "new_id", return_value=id_at(earlier)):
+            await town.social.post(town.ids["zoe"], f"behind, {phase}")
+        await town.drain()
+        assert [len(page.statuses) for page in (*shown, await town.page("ann", phase, limit=40))] == [n, n, n + 1], (
+            phase
+        )
+        n += 1
