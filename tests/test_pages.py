@@ -615,6 +615,7 @@ async def test_a_second_window_ends_the_stream_of_the_first_and_signing_out_ends
 
 async def test_there_are_only_so_many_streams(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MOST_STREAMS", 0)
+    monkeypatch.setattr(live, "LONGEST_S", 0)
     ann = await site.browser().sign_up("ann")
     assert (await ann.client.get("/timeline/newer")).status_code == 204
 
