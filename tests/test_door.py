@@ -179,7 +179,8 @@ def _header(value: str) -> bytes:
     return re.sub(rb"[\0-\x08\n-\x1f\x7f]", b"", value.encode(errors="surrogatepass"))
 
 
-UNLIMITED = dict.fromkeys(("writes_per_minute", "sign_ins_per_minute", "sign_ups_per_minute"), 1_000_000)
+PER_MINUTE = ("writes", "streams", "sign_ins", "sign_ups")
+UNLIMITED = dict.fromkeys((f"{what}_per_minute" for what in PER_MINUTE), 1_000_000)
 
 
 @contextmanager

@@ -1441,6 +1441,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(PAGES, "test_one_person_takes_no_more_than_their_share_of_the_streams"),
     ),
     Mutant(
+        "one person opens streams without end",
+        "the door",
+        "app.web.live.stream",
+        "    await request.app.state.openings.count(known.account.id)\n",
+        "",
+        _of(PAGES, "test_one_person_opens_only_so_many_streams_in_a_minute"),
+    ),
+    Mutant(
         "streams have no end",
         "the door",
         "app.web.live.Streams.begin",
