@@ -97,6 +97,9 @@ class Config(BaseModel):
         default=10_000, ge=1, le=10_000, description="people whom one person can follow; phase 1 asks for 200 at a time"
     )
     writes_per_minute: int = Field(default=6_000, ge=1, description="per signed-in person")
+    streams_per_minute: int = Field(
+        default=300, ge=1, description="opened by one signed-in person; ten that come back every 3 s are 200"
+    )
     sign_ins_per_minute: int = Field(default=600, ge=1, description="per network address")
     sign_ups_per_minute: int = Field(default=60, ge=1, description="per network address")
     failed_sign_ins_per_minute: int = Field(default=10, ge=1, description="per handle and network address or device")

@@ -20,6 +20,7 @@ import click
 import uvicorn
 from pymongo.errors import PyMongoError
 from starlette.applications import Starlette
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.config import Config
 from app.models import User
@@ -293,10 +294,12 @@ class _Server(uvicorn.Server):
     """Ends the live parts of pages first: nobody who has a page open delays a stop."""
 
     def __init__(self, config: uvicorn.Config) -> None:
-        from app.web.protocol import Connections, most_connections
+        from app.web import protocol
 
         super().__init__(config)
-        self.server_state = Connections(most_connections())
+        app: Any = config.app
+        proxies = ProxyHeadersMiddleware(app, config.forwarded_allow_ips).trusted_hosts
+        self.server_state = protocol.Connections(protocol.most_connections(), proxies.__contains__)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         app: Any = self.config.app

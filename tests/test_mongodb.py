@@ -15,7 +15,8 @@ from app.models import DOCUMENTS
 from app.stack import UNAVAILABLE, Addresses, connected
 from app.stack.cost import counted
 from app.stack.mongodb.connection import POOL_SIZE, Collection, connect, disconnect
-from app.stack.mongodb.find import Find, Rows, joined, rows, together
+from app.stack.mongodb.find import Find, Rows, rows, together
+from app.stack.mongodb.joined import joined
 from app.stack.mongodb.transaction import Transaction
 from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered, housekeeping, prepare
 from tests.world import World

@@ -615,6 +615,7 @@ async def test_a_second_window_ends_the_stream_of_the_first_and_signing_out_ends
 
 async def test_there_are_only_so_many_streams(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MOST_STREAMS", 0)
+    monkeypatch.setattr(live, "LONGEST_S", 0)
     ann = await site.browser().sign_up("ann")
     assert (await ann.client.get("/timeline/newer")).status_code == 204
 
@@ -626,6 +627,23 @@ async def test_one_person_takes_no_more_than_their_share_of_the_streams() -> Non
         [False] * live.STREAMS_EACH
     )
     assert streams.begin(ObjectId(), "session", "newer")
+
+
+async def test_one_person_opens_only_so_many_streams_in_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever their sessions, and however soon each ends. What refuses them ends none, and is for nobody else."""
+    monkeypatch.setattr(live, "LONGEST_S", 0)
+    async with opened(streams_per_minute=3, demo=True) as site:
+        ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
+        again = site.browser()
+        await again.open("/")
+        await again.submit("/sign-in-as", handle="ann")
+        for browser in (ann, again, ann):
+            assert (await browser.client.get("/timeline/newer")).status_code == 200
+            assert (await browser.client.head("/timeline/newer")).status_code == 200, "which opens none"
+        answer = await again.client.get("/timeline/newer")
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) > 0
+        assert (await bob.client.get("/timeline/newer")).status_code == 200
 
 
 async def test_signing_out_elsewhere_ends_the_streams_here(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
 from typing import Any
 
@@ -13,32 +15,47 @@ import uvicorn
 from app.web import protocol
 
 GET = b"GET / HTTP/1.1\r\nHost: feedlab.test\r\n\r\n"
+LAST = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 PATIENCE_S = 30.0
 FLOOD = 64 * 1024 * 1024
 
 
 async def answer(scope: Any, receive: Any, send: Any) -> None:
-    """Reads the body first; `/flood` sends more than anybody's buffers hold."""
+    """Reads the body first; `/flood` sends more than anybody's buffers hold, `/live` goes on until its client goes."""
     while (await receive()).get("more_body"):
         pass
+    if scope["path"] == "/live":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"live", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return
     body = b"x" * FLOOD if scope["path"] == "/flood" else b"ok"
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 
 
 class Server(uvicorn.Server):
-    def __init__(self, most: int) -> None:
+    server_state: protocol.Connections
+
+    def __init__(self, most: int, trusted: tuple[str, ...]) -> None:
         super().__init__(uvicorn.Config(answer, http=protocol.Protocol, lifespan="off", ws="none", log_config=None))
-        self.server_state = protocol.Connections(most)
+        self.server_state = protocol.Connections(most, trusted.__contains__)
 
 
 MOST = 8
+HERE, ELSEWHERE = "127.0.0.1", "127.0.0.2"
 
 
 @pytest.fixture
-def address() -> Iterator[tuple[str, int]]:
-    with socket.create_server(("127.0.0.1", 0), backlog=200) as listening:
-        server = Server(MOST)
+def trusted() -> tuple[str, ...]:
+    return ()
+
+
+@pytest.fixture
+def address(trusted: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    with socket.create_server((HERE, 0), backlog=200) as listening:
+        server = Server(MOST, trusted)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])))
         thread.start()
         try:
@@ -46,16 +63,18 @@ def address() -> Iterator[tuple[str, int]]:
         finally:
             server.should_exit = True
             thread.join(PATIENCE_S)
+        assert not server.server_state.held, "who has gone is counted no more"
 
 
-def connected(address: tuple[str, int]) -> socket.socket:
-    return socket.create_connection(address, timeout=PATIENCE_S)
+def connected(address: tuple[str, int], source: str = HERE) -> socket.socket:
+    return socket.create_connection(address, PATIENCE_S, (source, 0))
 
 
-def said(address: tuple[str, int], sent: bytes) -> bytes:
+def said(address: tuple[str, int], sent: bytes, source: str = HERE) -> bytes:
     """Everything that is answered until the connection is closed."""
-    with connected(address) as client:
-        client.sendall(sent)
+    with connected(address, source) as client:
+        with suppress(ConnectionError):
+            client.sendall(sent)
         return rest(client)
 
 
@@ -102,16 +121,52 @@ def test_empty_lines_after_an_answer_hold_no_connection(
         assert rest(client) == b""
 
 
+@pytest.mark.parametrize("trusted", [(), (HERE,)])  # the share of an address, and the cap of all
 def test_who_holds_connections_makes_room_for_who_uses_them(address: tuple[str, int]) -> None:
     held = [connected(address) for _ in range(5 * MOST)]
     try:
         for client in held:
             client.sendall(GET[:20])
-        assert said(address, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        assert said(address, LAST).startswith(b"HTTP/1.1 200 ")
         assert rest(held[0]) == b"", "the oldest has been closed"
     finally:
         for client in held:
             client.close()
+
+
+def live(address: tuple[str, int]) -> socket.socket:
+    """A connection that is being answered without end."""
+    client = connected(address)
+    client.sendall(GET.replace(b" / ", b" /live "))
+    answer = b""
+    while not answer.endswith(b"live\r\n") and (received := client.recv(65_536)):
+        answer += received
+    return client
+
+
+def test_one_address_leaves_half_of_the_connections_to_others(address: tuple[str, int]) -> None:
+    """Though all that it holds are in use. What it closes it may open again."""
+    with ExitStack() as held:
+        first, *_ = [held.enter_context(live(address)) for _ in range(MOST // 2)]
+        waiting = held.enter_context(connected(address, ELSEWHERE))
+        assert said(address, LAST) == b""
+        waiting.sendall(LAST)
+        assert rest(waiting).startswith(b"HTTP/1.1 200 "), "somebody else's is not closed instead"
+        for _ in range(MOST):
+            assert said(address, LAST, ELSEWHERE).startswith(b"HTTP/1.1 200 ")
+        first.close()
+        answer, until_s = b"", time.monotonic() + PATIENCE_S
+        while not answer and time.monotonic() < until_s:  # the server has to notice
+            answer = said(address, LAST)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("trusted", [(HERE,)])
+def test_a_trusted_proxy_holds_the_connections_of_everybody(address: tuple[str, int]) -> None:
+    with ExitStack() as held:
+        for _ in range(MOST - 1):
+            held.enter_context(live(address))
+        assert said(address, LAST).startswith(b"HTTP/1.1 200 ")
 
 
 def test_who_reads_nothing_is_closed(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +184,7 @@ def test_who_reads_nothing_is_closed(address: tuple[str, int], monkeypatch: pyte
 
 
 def test_requests_one_after_another_and_at_once_are_answered(address: tuple[str, int]) -> None:
-    last = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    assert said(address, GET + GET + last).count(b"HTTP/1.1 200 ") == 3
+    assert said(address, GET + GET + LAST).count(b"HTTP/1.1 200 ") == 3
     connection = HTTPConnection(*address, timeout=PATIENCE_S)
     for _ in range(3):
         connection.request("GET", "/")

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -18,7 +19,7 @@ import uvicorn
 from app.config import Config
 from app.serve import _uvicorn
 from app.stack import Addresses, connected
-from app.web import create_app
+from app.web import create_app, protocol
 from phases.timelines import Timelines
 from tests.conftest import free_port
 from tests.site import PASSWORD, Browser
@@ -106,6 +107,36 @@ async def test_forms_streams_and_limits_work_behind_it(proxy: str) -> None:
         await browser.open("/sign-up")
         await browser.submit("/sign-up", handle="bob", name="", password=PASSWORD)
         assert browser.status == 403
+
+
+def _is_closed(client: socket.socket) -> bool:
+    client.setblocking(False)
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+@pytest.mark.parametrize(("proxies", "closed"), [("", True), ("192.0.2.1,127.0.0.0/8", False)])
+async def test_a_trusted_proxy_alone_has_more_than_the_share_of_an_address(
+    monkeypatch: pytest.MonkeyPatch, proxies: str, closed: bool
+) -> None:
+    monkeypatch.setattr(protocol, "most_connections", lambda: 4)
+    monkeypatch.setattr(protocol, "HEAD_S", 600)
+    with socket.create_server(("127.0.0.1", 0)) as listening, ExitStack() as exits:
+        started: Future[uvicorn.Server] = Future()
+        serving = asyncio.create_task(_serve(listening, started, {"FEEDLAB_TRUSTED_PROXIES": proxies}))
+        server = await asyncio.wrap_future(started)
+        place = listening.getsockname()
+        first, *_ = [exits.enter_context(socket.create_connection(place, PATIENCE_S)) for _ in range(3)]
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{place[1]}", timeout=PATIENCE_S) as client:
+            assert (await client.get("/healthz")).status_code == 200
+        assert _is_closed(first) is closed
+        server.should_exit = True
+        exits.close()
+        await serving
 
 
 async def test_nobody_is_believed_where_they_come_from() -> None:

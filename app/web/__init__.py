@@ -62,6 +62,8 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.state.watches = {}  # deliveries that somebody watches, by status id
     app.state.laboratory = Laboratory(stack)
     app.state.metrics = metrics  # .posts and .reads are counted where they happen
-    # .count(person) before every change
-    app.state.writes = stack.rates.rate("writes", stack.config.writes_per_minute, "Too many changes in one minute.")
+    # .count(person) before every change, and before every stream
+    rate, config = stack.rates.rate, stack.config
+    app.state.writes = rate("writes", config.writes_per_minute, "Too many changes in one minute.")
+    app.state.openings = rate("streams", config.streams_per_minute, "Too many live streams opened in one minute.")
     return app

@@ -21,7 +21,7 @@ from app.errors import Forbidden
 from app.models import Account
 from app.social import Social
 from app.stack import within
-from app.stack.mongodb.find import joined
+from app.stack.mongodb.joined import joined
 from app.web.problems import CHALLENGE, FieldErrors, Rejected
 from phases.timelines import Timelines
 

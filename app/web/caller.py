@@ -14,7 +14,11 @@ NETWORK_BITS = 64  # of IPv6: what one customer of a provider has at least
 
 def address_of(request: Request) -> str:
     """The network address that limits are counted by. Behind a trusted proxy uvicorn puts the client's here."""
-    host = request.client.host if request.client else ""
+    return network_of(request.client.host if request.client else "")
+
+
+def network_of(host: str) -> str:
+    """An IPv4 address as it is, of an IPv6 one the network."""
     try:
         address = ip_address(host)
     except ValueError:  # no IP: a Unix socket, or a proxy that says something else

@@ -117,7 +117,7 @@ async def live(request: Request, me: Account) -> Response:
             return None
         return fragment(request, "parts/dashboard.html", **await _shown(request))
 
-    return stream(request, "operations", part, LOOK_EVERY_S)
+    return await stream(request, "operations", part, LOOK_EVERY_S)
 
 
 # Buttons

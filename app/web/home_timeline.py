@@ -126,7 +126,7 @@ async def newer(request: Request, me: Account) -> Response:
     show, on every stack. (A change stream would see every status of everybody and leave the question who may see it.)
     """
     since = id_in_query(request, "since") or FIRST_ID
-    return stream(request, "newer", _newer(request, me.id, since), LOOK_EVERY_S)
+    return await stream(request, "newer", _newer(request, me.id, since), LOOK_EVERY_S)
 
 
 def _newer(request: Request, reader: ObjectId, since: ObjectId) -> Callable[[], Awaitable[str]]:

@@ -55,8 +55,8 @@ class Streams:
                 event.set()
 
 
-def stream(request: Request, subject: str, part: Part, every_s: float) -> Response:
-    """Send what `part` returns whenever it has changed, looking every `every_s`."""
+async def stream(request: Request, subject: str, part: Part, every_s: float) -> Response:
+    """Send what `part` returns whenever it has changed, looking every `every_s`. Raises TooMany."""
     headers = {"Cache-Control": "no-store"}
     if request.method == "HEAD":
         return Response(headers=headers, media_type=MEDIA_TYPE)
@@ -64,6 +64,7 @@ def stream(request: Request, subject: str, part: Part, every_s: float) -> Respon
     known = known_session(request)
     assert known, "a stream is somebody's"
     assert known.account, "a stream is somebody's"
+    await request.app.state.openings.count(known.account.id)
     ended = streams.begin(known.account.id, known.secret, subject)
     if ended is None:
         return Response(status_code=204)  # tells an EventSource not to come back

@@ -1,11 +1,17 @@
-"""HTTP/1.1 as uvicorn speaks it, with deadlines, a cap on connections, and no request that can be read in two ways."""
+"""HTTP/1.1 as uvicorn speaks it, with deadlines, a cap on connections and a share of them for each address, and no
+request that can be read in two ways.
+"""
 
 import asyncio
 import resource
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
+
+from app.web.caller import network_of
 
 HEAD_S = 10.0  # from the connection, or the first byte of a further request, to the end of the header
 BODY_S = 30.0  # from there to the end of the body, which has 64 KiB at most
@@ -24,12 +30,16 @@ def most_connections() -> int:
 
 
 class Connections(ServerState):
-    """uvicorn's state of a server. `waiting`: connections of which nothing is being answered, the oldest first."""
+    """uvicorn's state of a server. `waiting`: connections of which nothing is being answered, the oldest first.
 
-    def __init__(self, most: int) -> None:
+    One address has half of them at `most`, unless it is `trusted`: that of a proxy, which has those of everybody.
+    """
+
+    def __init__(self, most: int, trusted: Callable[[str], bool] = lambda _: False) -> None:
         super().__init__()
-        self.most = most
+        self.most, self.trusted = most, trusted
         self.waiting: dict[Protocol, None] = {}
+        self.held: Counter[str] = Counter()  # by the address that they come from
 
 
 class Protocol(HttpToolsProtocol):
@@ -37,6 +47,7 @@ class Protocol(HttpToolsProtocol):
 
     _deadline: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
+    _address = ""  # of a proxy, or of who has gone already
 
     @property
     def _state(self) -> Connections:
@@ -44,14 +55,27 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self._state.most:
-            oldest = next(iter(self._state.waiting), self)
-            oldest.transport.abort()
-            oldest._go_on()
+        state = self._state
+        if self.client and not state.trusted(self.client[0]):
+            self._address = network_of(self.client[0])
+            state.held[self._address] += 1
+        if state.held[self._address] > state.most // 2:
+            self._make_room(other for other in state.waiting if other._address == self._address)
+        elif len(self.connections) > state.most:
+            self._make_room(state.waiting)
         self._wait(HEAD_S)
+
+    def _make_room(self, waiting: "Iterable[Protocol]") -> None:
+        oldest = next(iter(waiting), self)
+        oldest.transport.abort()
+        oldest._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        held = self._state.held
+        held[self._address] -= 1
+        if held[self._address] <= 0:
+            del held[self._address]
         self._go_on()
         self.resume_writing()
 

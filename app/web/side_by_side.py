@@ -163,7 +163,7 @@ async def delivery_live(request: Request, me: Account) -> Response:
         finished = watch.over
         return fragment(request, "parts/delivery.html", **_shown(request, watch))
 
-    return stream(request, "delivery", part, WATCH_EVERY_S)
+    return await stream(request, "delivery", part, WATCH_EVERY_S)
 
 
 async def _watch(request: Request, me: Account) -> Watch:

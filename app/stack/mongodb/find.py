@@ -1,14 +1,14 @@
 """Look-ups: several of them in one command, answered as of one moment."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from pymongo.errors import OperationFailure
 
 from app.stack.cost import count_mongodb
 from app.stack.mongodb.connection import Database, lookups
+from app.stack.mongodb.joined import ask
 from app.stack.mongodb.lookup import NEWEST_FIRST, Find, Order, Rows
 from app.stack.mongodb.stand_in import StandInDatabase
 
@@ -34,65 +34,7 @@ async def together(database: Database, **finds: Find) -> dict[str, Rows]:
     if isinstance(database, StandInDatabase):
         return await database.one_after_another(finds)
     count_mongodb()
-    turn = _turn.get()
-    return await (turn.ask(database, finds) if turn else _answers(database, finds))
-
-
-@contextmanager
-def joined() -> Iterator[None]:
-    """What this task, and those that it starts, look up in one turn of the event loop travels in one command.
-
-    A remembered page is little more than its commands, so the token beside it is worth a wait for the next turn. It
-    counts for each that asked. Only for look-ups of one request: nobody waits for a stranger's.
-    """
-    before = _turn.set(_Turn())
-    try:
-        yield
-    finally:
-        _turn.reset(before)
-
-
-class _Turn:
-    """Look-ups that wait for the event loop to come round."""
-
-    def __init__(self) -> None:
-        self._next: _Joined | None = None
-
-    async def ask(self, database: Database, finds: Mapping[str, Find]) -> dict[str, Rows]:
-        if self._next is None:
-            self._next = _Joined()
-            self._next.sending = asyncio.create_task(self._send(database, self._next))
-        return await self._next.answer(finds)
-
-    async def _send(self, database: Database, joined: "_Joined") -> dict[str, Rows]:
-        """Begins after whatever was ready to run when the first look-up was asked."""
-        self._next = None
-        return await _answers(database, joined.finds)
-
-
-class _Joined:
-    """Look-ups of one command, which is given up when nobody waits for it any more."""
-
-    sending: "asyncio.Task[dict[str, Rows]]"
-
-    def __init__(self) -> None:
-        self.finds: dict[str, Find] = {}
-        self._waiting = 0
-
-    async def answer(self, finds: Mapping[str, Find]) -> dict[str, Rows]:
-        names = {name: f"{len(self.finds)} {name}" for name in finds}
-        self.finds |= {names[name]: find for name, find in finds.items()}
-        self._waiting += 1
-        try:
-            answers = await asyncio.shield(self.sending)
-        finally:
-            self._waiting -= 1
-            if not self._waiting:
-                self.sending.cancel()
-        return {name: answers[named] for name, named in names.items()}
-
-
-_turn: ContextVar[_Turn | None] = ContextVar("turn", default=None)
+    return await ask(partial(_answers, database), finds)
 
 
 async def _answers(database: Database, finds: Mapping[str, Find]) -> dict[str, Rows]:
@@ -123,4 +65,4 @@ async def _on_a_snapshot(read: Callable[[], Awaitable[Rows]]) -> Rows:
     raise NoSnapshot("no snapshot holds every collection yet")
 
 
-__all__ = ["NEWEST_FIRST", "Find", "NoSnapshot", "Order", "Rows", "joined", "rows", "together"]
+__all__ = ["NEWEST_FIRST", "Find", "NoSnapshot", "Order", "Rows", "rows", "together"]

@@ -1,0 +1,73 @@
+"""Look-ups of one request that are asked for at the same time: they travel in one command."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from app.stack.mongodb.lookup import Find, Rows
+
+Answer = Callable[[Mapping[str, Find]], Awaitable[dict[str, Rows]]]  # one command
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """What this task, and those that it starts, look up in one turn of the event loop travels in one command.
+
+    A remembered page is little more than its commands, so the token beside it is worth a wait for the next turn. It
+    counts for each that asked. Only for look-ups of one request: nobody waits for a stranger's.
+    """
+    before = _turn.set(_Turn())
+    try:
+        yield
+    finally:
+        _turn.reset(before)
+
+
+async def ask(answer: Answer, finds: Mapping[str, Find]) -> dict[str, Rows]:
+    """With what else this request asks for in this turn, or by itself where nothing is joined."""
+    turn = _turn.get()
+    return await (turn.ask(answer, finds) if turn else answer(finds))
+
+
+class _Turn:
+    """Look-ups that wait for the event loop to come round. All are of one database."""
+
+    def __init__(self) -> None:
+        self._next: _Command | None = None
+
+    async def ask(self, answer: Answer, finds: Mapping[str, Find]) -> dict[str, Rows]:
+        if self._next is None:
+            self._next = _Command()
+            self._next.sending = asyncio.create_task(self._send(answer, self._next))
+        return await self._next.answer(finds)
+
+    async def _send(self, answer: Answer, command: "_Command") -> dict[str, Rows]:
+        """Begins after whatever was ready to run when the first look-up was asked."""
+        self._next = None
+        return await answer(command.finds)
+
+
+class _Command:
+    """Is given up when nobody waits for it any more."""
+
+    sending: "asyncio.Task[dict[str, Rows]]"
+
+    def __init__(self) -> None:
+        self.finds: dict[str, Find] = {}
+        self._waiting = 0
+
+    async def answer(self, finds: Mapping[str, Find]) -> dict[str, Rows]:
+        names = {name: f"{len(self.finds)} {name}" for name in finds}
+        self.finds |= {names[name]: find for name, find in finds.items()}
+        self._waiting += 1
+        try:
+            answers = await asyncio.shield(self.sending)
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self.sending.cancel()
+        return {name: answers[named] for name, named in names.items()}
+
+
+_turn: ContextVar[_Turn | None] = ContextVar("turn", default=None)
