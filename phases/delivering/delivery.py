@@ -10,7 +10,8 @@ from bson import ObjectId
 from app.access import FIELDS, statuses_by_id
 from app.models import StatusRow
 from app.stack import DeliveryQueue
-from app.stack.mongodb.find import Find
+from app.stack.cost import uncounted
+from app.stack.mongodb.find import Find, rows
 from phases.delivering.kept import Kept
 from phases.delivering.outbox import Failures, Outbox
 from phases.delivering.settings import Settings
@@ -87,6 +88,13 @@ class Delivery:
         find = statuses_by_id([id]) if after else Find("statuses", behind, FIELDS, TOGETHER, [("_id", 1)])
         settings, answers = await self.kept.switch.fresh_with(statuses=find)
         return settings, [StatusRow.of(document) for document in answers["statuses"]]
+
+    async def owed(self, above: ObjectId) -> list[StatusRow]:
+        """What is pending above this id, oldest first: as much as is done together."""
+        pending = {"pending": self.name, "_id": {"$gt": above}}
+        find = Find("statuses", pending, FIELDS, TOGETHER, [("_id", 1)])
+        with uncounted():  # whoever follows the stream is told
+            return [StatusRow.of(document) for document in await rows(self.kept.recipients.db, find)]
 
     async def done(self, *statuses: ObjectId) -> None:
         """The last recipient has them."""
