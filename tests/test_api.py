@@ -27,7 +27,10 @@ from app.web.api import OPERATIONS
 from phases import DEFAULT, PHASES
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
+from phases.p5_stream import STREAM
 from phases.timelines import Timelines
+from tests.site import Site
+from workers.follower import Lease
 
 pytestmark = pytest.mark.anyio
 SLUGS = [phase.slug for phase in PHASES]
@@ -739,6 +742,30 @@ async def test_ready_when_every_server_answers(nobody: Api, monkeypatch: pytest.
     assert answer.json()["servers"]["redis"] == {"status": "away", "version": None}
     assert answer.json()["servers"]["mongodb"]["status"] == "ok"
     assert "retry-after" in answer.headers
+
+
+async def test_a_silent_change_stream_is_not_ready(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without a majority, or without a worker. It concerns only who delivers by it."""
+    for name in ("FRESH_S", "STALE_S"):
+        monkeypatch.setattr(sampled, name, 0)
+    client, lease = site.browser().client, Lease(site.stack, "host:1")
+    assert await lease.take()
+    await lease.renew({"_data": "a"}, 0.25)
+
+    async def asked() -> tuple[int, str | None, list[str]]:
+        ready, metrics = await client.get("/readyz"), await client.get("/metrics")
+        lines = [line for line in metrics.text.splitlines() if line.startswith("feedlab_stream")]
+        return ready.status_code, ready.json()["servers"].get("stream", {}).get("status"), lines
+
+    assert await asked() == (200, None, [])
+    await site.timelines.change(delivering=[STREAM.slug])
+    site.clock.advance(5)
+    silent, lag = 'feedlab_stream_silent_seconds{owner="host:1"}', 'feedlab_stream_lag_seconds{owner="host:1"} 0.25'
+    assert await asked() == (200, "ok", [f"{silent} 5.0", lag])
+    site.clock.advance(11)
+    assert await asked() == (503, "silent", [f"{silent} 16.0", lag])
+    await lease.renew({"_data": "b"})
+    assert (await asked())[:2] == (200, "ok")
 
 
 async def test_metrics_count_by_template(ann: Api) -> None:

@@ -19,8 +19,8 @@ from app.config import Config
 from app.models import User
 from app.social import Social
 from app.stack import Addresses, Stack, connected
-from app.stack.mongodb.connection import lookups
 from app.stack.mongodb.changes import HistoryLost, inserts
+from app.stack.mongodb.connection import lookups
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
 from tests.conftest import _databases
