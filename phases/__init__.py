@@ -5,5 +5,7 @@ from phases.p1_query import QUERY
 from phases.p2_push import PUSH
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
+from phases.p5_stream import STREAM
 
-PHASES: tuple[Phase, ...] = (QUERY, PUSH, QUEUE, CACHE)
+PHASES: tuple[Phase, ...] = (QUERY, PUSH, QUEUE, CACHE, STREAM)
+DEFAULT = CACHE.slug  # what a new system delivers by and reads

@@ -1,6 +1,6 @@
 """What a phase is: a value with four answers, and the words and costs that it is shown with."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from bson import ObjectId
@@ -11,6 +11,7 @@ from app.models import StatusRow
 from app.stack.mongodb.connection import Database
 from phases.claims import Claim
 from phases.delivering.delivery import Delivery
+from phases.delivering.outbox import Failures
 from phases.home.candidates import Candidates
 from phases.keeping.recipients import Recipients
 from phases.keeping.store import Store
@@ -20,11 +21,13 @@ from phases.keeping.store import Store
 class Carrier:
     """Who makes the delivery happen. `hand_over` is what the poster waits for, after the status is stored.
 
-    `in_worker`: the rest happens in a worker, and nobody waits for it.
+    `in_worker`: the rest happens in a worker, and nobody waits for it. `inserted`: what whoever follows the change
+    stream does with new statuses that are owed to the phase; None where nobody has to follow it.
     """
 
     hand_over: Callable[[Delivery, StatusRow], Awaitable[None]]
     in_worker: bool
+    inserted: Callable[[Delivery, Sequence[StatusRow]], Awaitable[Failures]] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from bson import ObjectId
 from app.errors import Invalid
 from app.models import StatusRow
 from app.stack import QueueDown, Stack
-from phases import PHASES
+from phases import DEFAULT, PHASES
 from phases.base import Carrier, Phase
 from phases.delivering import away
 from phases.delivering.delivery import Delivery
@@ -57,12 +57,20 @@ class PhaseConsumer:
     async def hand_over(self, status: StatusRow) -> None:
         await self.carrier.hand_over(self.delivery, status)
 
+    async def inserted(self, statuses: Sequence[StatusRow]) -> Failures:
+        """Of a carrier that follows the change stream: statuses that are owed to the phase."""
+        assert self.carrier.inserted, self.name
+        return await self.carrier.inserted(self.delivery, statuses)
+
     async def handle(self, status: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
         return await status_deliver(self.delivery, status, after, goes_on)
 
 
 class Timelines:
-    """Every phase on one stack. Make it with `open`. `phases`: other ones than ours, to measure or to test."""
+    """Every phase on one stack. Make it with `open`. `phases`: other ones than ours, to measure or to test.
+
+    `streamed`: the consumers whose statuses come from the change stream.
+    """
 
     def __init__(self, stack: Stack, phases: tuple[Phase, ...] = PHASES) -> None:
         self.stack = stack
@@ -81,14 +89,19 @@ class Timelines:
             assert phase.carrier, f"{slug} keeps timelines that nobody delivers to"
             delivery = Delivery(slug, phase.chunk(stack.config), self.kept[kept], self.outbox, stack.queue)
             self.outbox.consumers[slug] = PhaseConsumer(slug, phase.carrier, delivery)
+        self.streamed = [
+            consumer
+            for consumer in self.outbox.consumers.values()
+            if isinstance(consumer, PhaseConsumer) and consumer.carrier.inserted
+        ]
         self._reading = Reading(stack, self.switch, self.outbox)
 
     @classmethod
     async def open(cls, stack: Stack, phases: tuple[Phase, ...] = PHASES) -> "Timelines":
-        """On a database without phase settings: the last of our phases alone, or in demo mode all of them."""
+        """On a database without phase settings: the default phase alone, or in demo mode all of them."""
         timelines = cls(stack, phases)
         keeping = [phase.slug for phase in phases if phase.keeps]
-        await timelines.switch.open(phases[-1].slug, keeping if stack.config.demo else keeping[-1:])
+        await timelines.switch.open(DEFAULT, keeping if stack.config.demo else [DEFAULT])
         return timelines
 
     async def page(

@@ -24,10 +24,13 @@ from app.stack import Addresses, Stack, connected
 from app.stack.queue import DeliveryQueue, QueueDown
 from app.web import create_app, sampled
 from app.web.api import OPERATIONS
-from phases import PHASES
+from phases import DEFAULT, PHASES
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
+from phases.p5_stream import STREAM
 from phases.timelines import Timelines
+from tests.site import Site
+from workers.follower import Lease
 
 pytestmark = pytest.mark.anyio
 SLUGS = [phase.slug for phase in PHASES]
@@ -458,7 +461,7 @@ async def test_a_timeline_page(ann: Api, bob: Api) -> None:
     texts = [(await bob.post(f"status {n}"))["text"] for n in range(3)]
     page = await ann.json("GET", "/timeline")
     assert set(page) == {"phase", "statuses", "next", "cost"}
-    assert page["phase"] == SLUGS[-1]
+    assert page["phase"] == DEFAULT
     assert [status["text"] for status in page["statuses"]] == texts[::-1]
     assert page["next"] is None
     cost = page["cost"]
@@ -491,7 +494,7 @@ async def test_each_phase_may_be_named_and_walked(ann: Api, bob: Api, phase: str
 async def test_a_refresh_is_the_first_page(ann: Api, phase: str | None) -> None:
     await ann.post("hello")
     page = await ann.json("POST", "/timeline/refresh", params={"phase": phase} if phase else {})
-    assert page["phase"] == phase or (phase is None and page["phase"] == SLUGS[-1])
+    assert page["phase"] == phase or (phase is None and page["phase"] == DEFAULT)
     assert [status["text"] for status in page["statuses"]] == ["hello"]
     assert set(page) == {"phase", "statuses", "next", "cost"}
 
@@ -525,11 +528,11 @@ async def test_an_unknown_phase(ann: Api, method: str, path: str) -> None:
 async def test_the_state_of_the_phases(ann: Api) -> None:
     state = await ann.json("GET", "/phases")
     assert set(state) == {"read", "delivering", "phases"}
-    assert (state["read"], state["delivering"]) == (SLUGS[-1], SLUGS[-1:])
+    assert (state["read"], state["delivering"]) == (DEFAULT, [DEFAULT])
     assert [phase["slug"] for phase in state["phases"]] == SLUGS
     for phase in state["phases"]:
         assert set(phase) == {"slug", "title", "delivering", "since", "pending", "queued"}
-        assert phase["delivering"] == (phase["slug"] == SLUGS[-1])
+        assert phase["delivering"] == (phase["slug"] == DEFAULT)
         assert phase["since"] is None or TIME.fullmatch(phase["since"])
 
 
@@ -739,6 +742,30 @@ async def test_ready_when_every_server_answers(nobody: Api, monkeypatch: pytest.
     assert answer.json()["servers"]["redis"] == {"status": "away", "version": None}
     assert answer.json()["servers"]["mongodb"]["status"] == "ok"
     assert "retry-after" in answer.headers
+
+
+async def test_a_silent_change_stream_is_not_ready(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without a majority, or without a worker. It concerns only who delivers by it."""
+    for name in ("FRESH_S", "STALE_S"):
+        monkeypatch.setattr(sampled, name, 0)
+    client, lease = site.browser().client, Lease(site.stack, "host:1")
+    assert await lease.take()
+    await lease.renew({"_data": "a"}, 0.25)
+
+    async def asked() -> tuple[int, str | None, list[str]]:
+        ready, metrics = await client.get("/readyz"), await client.get("/metrics")
+        lines = [line for line in metrics.text.splitlines() if line.startswith("feedlab_stream")]
+        return ready.status_code, ready.json()["servers"].get("stream", {}).get("status"), lines
+
+    assert await asked() == (200, None, [])
+    await site.timelines.change(delivering=[STREAM.slug])
+    site.clock.advance(5)
+    silent, lag = 'feedlab_stream_silent_seconds{owner="host:1"}', 'feedlab_stream_lag_seconds{owner="host:1"} 0.25'
+    assert await asked() == (200, "ok", [f"{silent} 5.0", lag])
+    site.clock.advance(11)
+    assert await asked() == (503, "silent", [f"{silent} 16.0", lag])
+    await lease.renew({"_data": "b"})
+    assert (await asked())[:2] == (200, "ok")
 
 
 async def test_metrics_count_by_template(ann: Api) -> None:

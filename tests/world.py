@@ -10,8 +10,9 @@ from bson import ObjectId
 
 from app.models import Audience, StatusRow, User
 from app.social import Social
-from app.stack import MemcachedDown, Stack
+from app.stack import MemcachedDown, SetsDown, Stack
 from app.stack.memcached import Memcached, MemcachedNodes
+from app.stack.sorted_sets import SetsStandIn
 from phases import PHASES
 from phases.delivering.delivery import Delivery
 from phases.home.page import Page
@@ -145,10 +146,24 @@ class World:
         def down(*_: object) -> None:
             raise redis.ConnectionError("stopped by the test")
 
+        async def sets_down(*_: object) -> None:
+            raise SetsDown("stopped by the test")
+
         with ExitStack() as patches:
             for name in ("_offer", "_job_ids"):
                 patches.enter_context(patch.object(self.stack.queue, name, down))
+            for name in ("deliver", "read", "lease", "fill", "merge", "renew", "forget", "highest", "note"):
+                patches.enter_context(patch.object(self.stack.sets, name, sets_down))
             yield
+
+
+async def flush_sets(stack: Stack) -> None:
+    """Everybody's sets are gone, as after a flush of Redis."""
+    if isinstance(stack.sets, SetsStandIn):
+        stack.sets._sets.clear()
+        stack.sets._pulses.clear()
+    elif keys := list(stack.queue.connection.scan_iter(stack.sets._prefix + b"*")):
+        stack.queue.connection.delete(*keys)
 
 
 async def flush(memcached: Memcached) -> None:

@@ -1,4 +1,6 @@
-"""A worker: RQ takes the jobs in one thread, one event loop does them and sweeps. Nothing is opened per job."""
+"""A worker: RQ takes the jobs in one thread, one event loop does them, sweeps and follows the change stream. Nothing is
+opened per job.
+"""
 
 import asyncio
 import gc
@@ -12,6 +14,7 @@ from app.config import Config
 from app.stack import Addresses, connected
 from app.stack.queue.worker import consume, drain
 from phases.timelines import Timelines
+from workers.follower import Follower
 from workers.jobs import RUNTIME, Runtime
 from workers.sweeper import sweep_forever
 
@@ -31,7 +34,7 @@ def run(addresses: Addresses, config: Config) -> None:
 async def run_in_thread(timelines: Timelines) -> AsyncIterator[None]:
     """A worker beside whatever else this event loop does, for servers that live inside the process."""
     stop = threading.Event()
-    async with _sweeping(timelines):
+    async with _sweeping(timelines), _following(timelines):
         working = asyncio.create_task(_in_thread(timelines, lambda: consume(timelines.stack.queue, stop)))
         try:
             yield
@@ -41,7 +44,8 @@ async def run_in_thread(timelines: Timelines) -> AsyncIterator[None]:
 
 
 async def drain_queues(timelines: Timelines) -> None:
-    """Do every job that waits, and those that these queue, on this event loop."""
+    """Do what the change stream has to tell, every job that waits, and those that these queue, on this event loop."""
+    await Follower(timelines).poll()
     await _in_thread(timelines, lambda: drain(timelines.stack.queue))
 
 
@@ -59,7 +63,7 @@ async def _in_thread(timelines: Timelines, work: Callable[[], None]) -> None:
 async def _connected_runtime(addresses: Addresses, config: Config) -> AsyncIterator[Runtime]:
     async with connected(addresses, config) as stack:
         timelines = await Timelines.open(stack)
-        async with _sweeping(timelines):
+        async with _sweeping(timelines), _following(timelines):
             yield Runtime(timelines, asyncio.get_running_loop())
 
 
@@ -72,3 +76,15 @@ async def _sweeping(timelines: Timelines) -> AsyncIterator[None]:
         sweeper.cancel()
         with suppress(asyncio.CancelledError):
             await sweeper
+
+
+@asynccontextmanager
+async def _following(timelines: Timelines) -> AsyncIterator[None]:
+    """Nobody is cancelled inside the change stream."""
+    follower = Follower(timelines)
+    following = asyncio.create_task(follower.forever())
+    try:
+        yield
+    finally:
+        follower.stopping.set()
+        await following

@@ -61,7 +61,8 @@ class Source:
             case "program" | "package":
                 return f"{self.kind} {self.program}"
             case "stand-in":
-                return "stand-in inside this process"
+                without = ", without change streams" if self.server == "mongodb" else ""
+                return f"stand-in inside this process{without}"
             case "missing":
                 return "missing"
 

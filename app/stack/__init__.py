@@ -29,6 +29,7 @@ from app.stack.mongodb.transaction import Contended
 from app.stack.mongodb.write import prepare
 from app.stack.queue import DeliveryQueue, QueueDown
 from app.stack.rates import Rates
+from app.stack.sorted_sets import RedisSets, Sets, SetsDown, SetsStandIn
 
 # A server of ours is away. The web edge answers 503, the worker tries again later.
 UNAVAILABLE = (
@@ -42,12 +43,13 @@ UNAVAILABLE = (
     OutOfTime,
     QueueDown,
     MemcachedDown,
+    SetsDown,
 )
 
 LONGEST_WORDS = 300  # characters of what a driver says: it may repeat a whole command
 
 REDIS_TIMEOUT_S = 1.0  # an enqueue that takes longer is left to the sweeper
-MEMCACHED_TIMEOUT_S = 0.5  # a cache that takes longer than phase 1 is no cache
+MEMCACHED_TIMEOUT_S = SETS_TIMEOUT_S = 0.5  # a cache that takes longer than phase 1 is no cache
 
 
 def said_by_a_driver(error: BaseException) -> str | None:
@@ -80,6 +82,7 @@ class Stack:
     db: Database
     queue: DeliveryQueue
     memcached: Memcached
+    sets: Sets
     rates: Rates
     addresses: Addresses
 
@@ -114,14 +117,23 @@ async def opened(
         else MemcachedNodes(addresses.memcached, MEMCACHED_TIMEOUT_S, config.memcached_prefix)
     )
     deliveries = DeliveryQueue(connection, config.database, clock.monotonic)
-    stack = Stack(config, clock, db, deliveries, memcached, Rates(addresses.redis, config.database), addresses)
+    sets, rates = _sets(addresses, config.database, clock), Rates(addresses.redis, config.database)
+    stack = Stack(config, clock, db, deliveries, memcached, sets, rates, addresses)
     try:
         yield stack
     finally:
         await stack.rates.close()
+        await stack.sets.close()
         await memcached.close()
         stack.queue.close()
         await disconnect(db)
+
+
+def _sets(addresses: Addresses, prefix: str, clock: Clock) -> Sets:
+    """On connections of their own: no reader and no poster waits for what the queue does."""
+    if addresses.redis is None:
+        return SetsStandIn(clock.monotonic)
+    return RedisSets(addresses.redis, prefix, SETS_TIMEOUT_S)
 
 
 @asynccontextmanager
@@ -138,7 +150,7 @@ async def connected(addresses: Addresses, config: Config, clock: Clock | None = 
         await prepare(stack.db)
         identity = await schema.identity(stack.db)
         stack.queue = DeliveryQueue(stack.queue.connection, identity, stack.clock.monotonic)
-        stack.rates = Rates(addresses.redis, identity)
+        stack.sets, stack.rates = _sets(addresses, identity, stack.clock), Rates(addresses.redis, identity)
         yield stack
 
 
@@ -150,6 +162,7 @@ __all__ = [
     "Memcached",
     "MemcachedDown",
     "QueueDown",
+    "SetsDown",
     "Stack",
     "connected",
     "opened",

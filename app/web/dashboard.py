@@ -145,11 +145,11 @@ BUTTONS = {
     "resume": Button(lambda timelines: timelines.stack.queue.resume(), "Workers go on."),
     "flush": Button(
         lambda timelines: timelines.forget_lists(),
-        "The lists in Memcached are forgotten: everybody is cold, and their next read rebuilds theirs once.",
+        "The lists in Memcached are forgotten, and the sets in Redis: everybody is cold until their next read.",
     ),
     "send-away": Button(
         lambda timelines: timelines.send_away(AWAY_SHARE, rest),
-        "Nine in ten people are away now: phase 4 skips them until they return.",
+        "Nine in ten people are away now: phases 4 and 5 skip them until they return.",
     ),
 }
 

@@ -13,6 +13,7 @@ from app.stack import UNAVAILABLE
 from app.web.problems import RETRY_LATER, Problem
 from app.web.sampled import Sampled
 from phases.timelines import State, Timelines
+from workers.follower import StreamState, stream_state
 
 NO_STORE = {"Cache-Control": "no-store"}
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
@@ -38,11 +39,23 @@ class Metrics:
             "feedlab_pending_statuses", "Statuses a phase still has to deliver", ["phase"], registry=self.registry
         )
         self.queued = Gauge("feedlab_queued_jobs", "Jobs waiting", ["phase"], registry=self.registry)
+        self.silent = Gauge(
+            "feedlab_stream_silent_seconds", "Since the change stream has moved on", ["owner"], registry=self.registry
+        )
+        self.lag = Gauge(
+            "feedlab_stream_lag_seconds", "From an insert to its delivery, the last", ["owner"], registry=self.registry
+        )
 
-    def text(self, state: State | None) -> bytes:
-        """The Prometheus text. Figures that the servers know are left out while they do not answer."""
-        self.pending.clear()
-        self.queued.clear()
+    def text(self, state: State | None, stream: StreamState | None) -> bytes:
+        """The Prometheus text. Figures that the servers know are left out while they do not answer, and those of the
+        change stream where nobody has to follow it.
+        """
+        for gauge in (self.pending, self.queued, self.silent, self.lag):
+            gauge.clear()
+        if stream:
+            self.silent.labels(stream.owner or "").set(stream.silent_s)
+            if stream.lag_s is not None:
+                self.lag.labels(stream.owner or "").set(stream.lag_s)
         for phase in state.phases if state else ():
             self.pending.labels(phase.slug).set(phase.pending)
             self.queued.labels(phase.slug).set(phase.queued)
@@ -56,10 +69,17 @@ class Health:
         self._timelines = timelines
         self.state = Sampled(self._state)
         self.servers = Sampled(timelines.stack.check)  # the version of each, or None where it does not answer
+        self.stream = Sampled(self._stream)
 
     async def _state(self) -> State | None:
         try:
             return await self._timelines.state()
+        except UNAVAILABLE:
+            return None
+
+    async def _stream(self) -> StreamState | None:
+        try:
+            return await stream_state(self._timelines)
         except UNAVAILABLE:
             return None
 
@@ -105,9 +125,17 @@ async def healthz(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """Whether every server answers, with the version of each; 503 when one does not."""
-    found = await request.app.state.health.servers.latest()
+    """Whether every server answers, with the version of each; 503 when one does not, or when a phase lives by a change
+    stream that nobody hears: MongoDB has no majority, or no worker is there.
+    """
+    health = request.app.state.health
+    found, stream = await health.servers.latest(), await health.stream.latest()
     servers = {name: {"status": "ok" if version else "away", "version": version} for name, version in found.items()}
+    if stream:
+        servers["stream"] = {"status": "silent" if stream.is_silent else "ok", "version": None}
+        if stream.is_silent and all(found.values()):
+            silent = f"The change stream has been silent for {stream.silent_s:.0f} s."
+            return Problem(503, silent, RETRY_LATER, more={"servers": servers}).response()
     if all(found.values()):
         return JSONResponse({"status": "ok", "servers": servers}, headers=NO_STORE)
     away = ", ".join(name for name, version in found.items() if not version)
@@ -116,7 +144,8 @@ async def readyz(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     """Prometheus text."""
-    text = request.app.state.metrics.text(await request.app.state.health.state.latest())
+    health = request.app.state.health
+    text = request.app.state.metrics.text(await health.state.latest(), await health.stream.latest())
     return Response(text, headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)
 
 

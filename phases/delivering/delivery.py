@@ -10,7 +10,8 @@ from bson import ObjectId
 from app.access import FIELDS
 from app.models import StatusRow
 from app.stack import DeliveryQueue
-from app.stack.mongodb.find import Find
+from app.stack.cost import uncounted
+from app.stack.mongodb.find import Find, rows
 from phases.delivering.kept import Kept
 from phases.delivering.outbox import Failures, Outbox
 from phases.delivering.settings import Settings
@@ -55,7 +56,7 @@ class Walk:
             else:
                 self.ended.append(id)
         self.taken.update(tasks)
-        self.after = self.further.pop(self.own, None)
+        self.after = self.further.get(self.own)
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,22 @@ class Delivery:
         return settings, [s for s in statuses if s.audience]
 
     async def note(self, walk: Walk) -> None:
-        """What goes on has a job for its next step, what has ended is owed no longer. The jobs for first steps that are
-        made have nothing to do: they would only keep others waiting.
+        """What else goes on has a job for its next step, what has ended is owed no longer. The jobs for first steps
+        that are made have nothing to do: they would only keep others waiting.
         """
         for status, last in walk.further.items():
-            await self.queue.offer(self.name, status, last)
+            if status != walk.own:
+                await self.queue.offer(self.name, status, last)
         if others := [status for status in (*walk.further, *walk.ended) if status != walk.own]:
             await self.queue.withdraw(self.name, others)
         await self.done(*walk.ended)
+
+    async def owed(self, above: ObjectId) -> list[StatusRow]:
+        """What is pending above this id, oldest first: as much as is done together."""
+        pending = {"pending": self.name, "_id": {"$gt": above}}
+        find = Find("statuses", pending, FIELDS, TOGETHER, [("_id", 1)])
+        with uncounted():  # whoever follows the stream is told
+            return [StatusRow.of(document) for document in await rows(self.kept.recipients.db, find)]
 
     async def done(self, *statuses: ObjectId) -> None:
         """The last recipient has them."""

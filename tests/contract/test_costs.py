@@ -13,6 +13,8 @@ from phases.home.newest import FEW, GROUP, WINDOW_AUTHORS
 from phases.p1_query import statuses_by
 from phases.p2_push import PUSH
 from phases.p3_queue import QUEUE
+from phases.p4_cache import CACHE
+from phases.p5_stream import STREAM
 from phases.timelines import Timelines
 from tests.world import IN_WORKER, KEEPING, SLUGS, World, flush
 from workers.jobs import step
@@ -61,7 +63,7 @@ async def test_a_post_in_phase_2_waits_for_two_commands_a_chunk(world: World, fo
 
 
 @pytest.mark.parametrize("phase", IN_WORKER)
-async def test_a_post_in_phases_3_and_4_costs_the_same_for_any_number_of_followers(world: World, phase: str) -> None:
+async def test_a_post_that_others_deliver_costs_the_same_for_any_number_of_followers(world: World, phase: str) -> None:
     await star(world, phase, 21)
     await cost_of_posting(world)  # RQ asks Redis for its version, once
     first = await cost_of_posting(world)
@@ -72,7 +74,7 @@ async def test_a_post_in_phases_3_and_4_costs_the_same_for_any_number_of_followe
     assert first.memcached == 0
     assert first.redis == second.redis
     if world.stack.addresses.redis:
-        assert 0 < first.redis <= 10
+        assert 0 < first.redis <= 10 if phase != STREAM.slug else first.redis == 0
 
 
 @pytest.mark.parametrize("active", [0, 5, 21])
@@ -126,10 +128,12 @@ async def test_a_read_in_phase_1_grows_with_the_followees_and_in_the_others_it_d
     # A packed id does not name its author. And she might have been away: then nothing is owed in her list.
     assert first["cache"] == Cost(mongodb=1 + 2, memcached=1 + 1)
     await costs()
+    assert first[STREAM.slug] == Cost(mongodb=1 + 2, redis=1 + 1)
     again = await costs()
     assert again["query"] == query
     assert again[PUSH.slug] == again[QUEUE.slug] == Cost(mongodb=1)  # what it took to fill the page comes along
     assert again["cache"] == Cost(mongodb=1, memcached=1)
+    assert again[STREAM.slug] == Cost(mongodb=1, redis=1)
 
 
 @pytest.mark.parametrize("author", ["zoe", "stranger"])
@@ -147,7 +151,7 @@ async def test_a_backlog_makes_no_read_dearer(world: World, author: str) -> None
         with counted() as cost:
             page = await world.page("ann", phase)
         assert [status.text for status in page.statuses][:1] == ["late" if author == "zoe" else "hello"]
-        assert cost == Cost(mongodb=1, memcached=1 if phase == "cache" else 0)
+        assert cost == Cost(mongodb=1, memcached=int(phase == CACHE.slug), redis=int(phase == STREAM.slug))
 
 
 async def test_what_has_changed_since_the_last_page_is_looked_up(world: World) -> None:

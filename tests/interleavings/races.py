@@ -274,7 +274,7 @@ async def slept(town: Town) -> None:
 async def restored(town: Town) -> None:
     """From a backup of when Ann was away: nobody delivers to her, and Memcached has a list of hers."""
     await away(town)
-    backup, _, _, _, _ = town.save()
+    backup, *_ = town.save()
     await town.warm("ann")
     await beat(Process(town))
     _, *since = town.save()

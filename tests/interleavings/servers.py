@@ -17,6 +17,7 @@ from app.stack.memcached import MemcachedStandIn
 from app.stack.mongodb.find import Find
 from app.stack.mongodb.stand_in import StandInCollection, StandInDatabase
 from app.stack.queue import DeliveryQueue
+from app.stack.sorted_sets import Found, SetsStandIn, Trailer
 from phases.keeping.activity import ACTIVE
 from tests.interleavings.scheduler import Touch, point, written
 
@@ -278,6 +279,48 @@ class StagedMemcached(MemcachedStandIn):
     async def note(self, key: str, number: int, ttl_s: int) -> None:
         await point("memcached note", Touch("memcached", frozenset([key]), write=True))
         await super().note(key, number, ttl_s)
+
+
+class StagedSets(SetsStandIn):
+    """Each of these is one script, and delivering is one for all."""
+
+    async def deliver(self, at: str, readers: Sequence[ObjectId], id: ObjectId, cap: int) -> None:
+        await point("sets deliver", Touch("sets", frozenset((at, reader) for reader in readers), write=True))
+        await super().deliver(at, readers, id, cap)
+
+    async def read(self, at: str, reader: ObjectId, before: ObjectId, n: int) -> Found | None:
+        await point("sets read", Touch("sets", frozenset([(at, reader)])))
+        return await super().read(at, reader, before, n)
+
+    async def lease(self, at: str, reader: ObjectId, placeholder: Trailer, ttl_ms: int, now_ms: int) -> bool:
+        await point("sets lease", Touch("sets", frozenset([(at, reader)]), write=True))
+        return await super().lease(at, reader, placeholder, ttl_ms, now_ms)
+
+    async def fill(
+        self, at: str, reader: ObjectId, trailer: Trailer, ttl_ms: int, ids: Sequence[bytes], cap: int
+    ) -> bool:
+        await point("sets fill", Touch("sets", frozenset([(at, reader)]), write=True))
+        return await super().fill(at, reader, trailer, ttl_ms, ids, cap)
+
+    async def merge(self, at: str, reader: ObjectId, ids: Sequence[bytes], floor: bytes, cap: int) -> None:
+        await point("sets merge", Touch("sets", frozenset([(at, reader)]), write=True))
+        await super().merge(at, reader, ids, floor, cap)
+
+    async def renew(self, at: str, reader: ObjectId, old: Trailer, new: Trailer, ttl_ms: int) -> None:
+        await point("sets renew", Touch("sets", frozenset([(at, reader)]), write=True))
+        await super().renew(at, reader, old, new, ttl_ms)
+
+    async def forget(self, at: str, reader: ObjectId) -> None:
+        await point("sets forget", Touch("sets", frozenset([(at, reader)]), write=True))
+        await super().forget(at, reader)
+
+    async def highest(self, at: str) -> int:
+        await point("sets highest", Touch("sets", frozenset([at])))
+        return await super().highest(at)
+
+    async def note(self, at: str, number: int, ttl_s: int) -> None:
+        await point("sets note", Touch("sets", frozenset([at]), write=True))
+        await super().note(at, number, ttl_s)
 
 
 Job = tuple[str, ObjectId, ObjectId | None]  # phase, status, the last recipient of the step before

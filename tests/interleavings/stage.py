@@ -12,7 +12,7 @@ from mongomock_motor import AsyncMongoMockClient
 
 from app.config import Config
 from app.errors import Forbidden
-from app.models import Audience
+from app.models import Audience, StatusRow
 from app.social import Social
 from app.stack import Addresses, connected
 from benchmarks.oracle import Oracle
@@ -20,7 +20,7 @@ from phases.keeping.lists import PLACEHOLDER, TRAILER
 from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
 from tests.interleavings.scheduler import Count, Explorer, Schedule, Touch, Violation, point
-from tests.interleavings.servers import StagedDatabase, StagedMemcached, StagedQueue
+from tests.interleavings.servers import StagedDatabase, StagedMemcached, StagedQueue, StagedSets
 from tests.world import KEEPING, SLUGS, World
 from workers.sweeper import OVERDUE_S, sweep
 
@@ -57,12 +57,23 @@ class Process:
         await self.social.unfollow(self.ids[reader], self.ids[followee])
 
     async def work(self) -> None:
-        """Do the jobs that wait, and those that these queue."""
+        """Deliver what the change stream tells, do the jobs that wait, and those that these queue."""
+        if self.town.streams:
+            await self.told()
         queue = self.town.queue
         while job_id := await queue.take():
             consumer, status, after = queue.started[job_id]
             await self.timelines.outbox.consumers[consumer].handle(status, after)
             await queue.done(job_id)
+
+    async def told(self) -> None:
+        """The stream has every insert, and names what is owed: nobody asks for it."""
+        for consumer in self.timelines.streamed:
+            await point("the stream tells", Touch("statuses", fields=frozenset({"pending"})))
+            rows = [row for row in self.town.rows("statuses") if consumer.name in row.get("pending", ())]
+            if rows:
+                failed = await consumer.inserted([StatusRow.of(row) for row in rows])
+                assert not failed, failed
 
     async def read(self, reader: str, phase: str, limit: int = 20) -> None:
         """The first page shows what was true all the while it was asked for, and nothing that never was."""
@@ -105,12 +116,19 @@ class Town(World):
     saved: Any = None
     history: list[dict[str, set[Shown]]] = field(default_factory=list)  # the truth, each time it changed
     called: list[dict[ObjectId, str]] = field(default_factory=list)  # everybody's names, likewise
+    streams: bool = False  # a phase that follows the change stream delivers
 
     @property
     def queue(self) -> StagedQueue:
         queue = self.stack.queue
         assert isinstance(queue, StagedQueue)
         return queue
+
+    @property
+    def sets(self) -> StagedSets:
+        sets = self.stack.sets
+        assert isinstance(sets, StagedSets)
+        return sets
 
     @property
     def _collections(self) -> dict[str, Any]:
@@ -123,6 +141,7 @@ class Town(World):
 
     async def deliver_only(self, *phases: str) -> None:
         await self.timelines.change(delivering=phases)
+        self.streams = any(consumer.name in phases for consumer in self.timelines.streamed)
         self.pass_grace()
         await self.timelines.switch.current()
 
@@ -133,13 +152,14 @@ class Town(World):
         return (
             {name: _copied(c._documents) for name, c in self._collections.items() if c.is_created},
             dict(memcached._items),
+            (dict(self.sets._sets), dict(self.sets._pulses)),
             dict(self.queue.waiting),
             dict(self.queue.started),
             (self.clock._elapsed, self.clock._asleep),
         )
 
     def restore(self, saved: Any) -> None:
-        documents, items, waiting, started, time = saved
+        documents, items, sets, waiting, started, time = saved
         for name, collection in list(self._collections.items()):
             if name in documents:
                 collection._documents = _copied(documents[name])
@@ -148,6 +168,7 @@ class Town(World):
                 del self._collections[name]
         memcached: Any = self.stack.memcached
         memcached._items = dict(items)
+        self.sets._sets, self.sets._pulses = map(dict, sets)
         self.queue.waiting, self.queue.started = dict(waiting), dict(started)
         self.clock._elapsed, self.clock._asleep = time
 
@@ -163,7 +184,13 @@ class Town(World):
             for name, collection in self._collections.items()
         }
         jobs = sorted(self.queue.waiting), sorted(self.queue.started)
-        return repr(documents), repr(sorted(lists.items())), repr(jobs), self.clock.now(), now
+        sets = {
+            key: (kept.trailer._replace(token=b""), sorted(kept.ids), kept.gone_at_s)
+            for key, kept in self.sets._sets.items()
+            if kept.gone_at_s > self.clock.monotonic()
+        }
+        kept = repr(sorted(lists.items())), repr(sorted(sets.items())), repr(self.sets._pulses)
+        return repr(documents), kept, repr(jobs), self.clock.now(), now
 
     # What is true, judged by the oracle on the raw documents
 
@@ -332,7 +359,11 @@ async def _town(config: Mapping[str, Any]) -> AsyncIterator[Town]:
     clock = ManualClock(NOON)
     with patch("app.stack.stand_in", _staged_database):
         async with connected(STAND_INS, settings, clock) as stack:
-            stack.memcached, stack.queue = StagedMemcached(clock.awake), StagedQueue()
+            stack.memcached, stack.sets, stack.queue = (
+                StagedMemcached(clock.awake),
+                StagedSets(clock.monotonic),
+                StagedQueue(),
+            )
             town = await Town.open(stack, clock)
             assert isinstance(town, Town)
             yield town

@@ -19,10 +19,11 @@ from benchmarks.oracle import Oracle, Told
 from phases.home.page import Page
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
+from phases.p5_stream import STREAM
 from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
 from tests.oracle.system import Crash, Job, System
-from tests.world import KEEPING, SLUGS, flush
+from tests.world import KEEPING, SLUGS, flush, flush_sets
 from workers.sweeper import OVERDUE_S, sweep
 from workers.worker import drain_queues
 
@@ -57,6 +58,7 @@ class Histories(RuleBasedStateMachine):
         self.oracle: Oracle[ObjectId] = Oracle()
         self.keys: list[tuple[ObjectId, str, Audience, str]] = []  # what was posted with an idempotency key
         self.old_jobs: list[Job] = []
+        self.told: list[dict[str, Any]] = []
         self.regulars = 0
         self.steps = 0
         self.last: dict[str, int] = {}
@@ -451,7 +453,7 @@ class Histories(RuleBasedStateMachine):
         if not isinstance(page, BaseException):
             self.same(self.person(reader), slug, cursor, limit, page)
 
-    @rule(some=st.sampled_from([SLUGS, (PUSH.slug,), (CACHE.slug,), (PUSH.slug, CACHE.slug)]))
+    @rule(some=st.sampled_from([SLUGS, (PUSH.slug,), (CACHE.slug,), (STREAM.slug,), (PUSH.slug, CACHE.slug)]))
     def everybody_reads(self, some: tuple[str, ...]) -> None:
         """All at once, by both processes."""
         self.step("everybody reads")
@@ -503,8 +505,7 @@ class Histories(RuleBasedStateMachine):
     @rule(reader=some)
     def evict(self, reader: int) -> None:
         self.step("evict")
-        for at in self.run(self.system.lists_of([self.person(reader)])):
-            self.run(self.system.raw.memcached.delete(at))
+        self.run(self.system.evict(self.person(reader)))
 
     @precondition(lambda self: self.seldom("flush memcached"))
     @rule()
@@ -533,8 +534,19 @@ class Histories(RuleBasedStateMachine):
     def flush_redis(self) -> None:
         self.step("flush redis")
         self.run(self.system.raw.queue.forget())
+        self.run(flush_sets(self.system.raw))
 
     # Workers
+
+    @precondition(lambda self: self.oracle.statuses)
+    @rule(who=process, first=some, n=st.integers(1, 4), again=st.booleans(), dies=dies_after, lag_s=lags_s)
+    def the_stream_tells(self, who: int, first: int, n: int, again: bool, dies: int | None, lag_s: float) -> None:
+        """Some of what is pending, in any order, or `again` what was told before, also to who follows no more."""
+        self.step("the stream tells")
+        rows = self.told if again else self.run(self.system.insertions(STREAM.slug))
+        if rows := (rows[first % len(rows) :] + rows)[:n] if rows else []:
+            self.act(who, self.system.tell(self.system.processes[who], STREAM.slug, rows), dies, lag_s)
+            self.told += [row for row in rows if not again]
 
     @precondition(lambda self: self.jobs_wait())
     @rule(

@@ -15,14 +15,16 @@ import redis
 from bson import ObjectId
 
 from app.config import Config
-from app.models import User
+from app.models import StatusRow, User
 from app.social import Social
-from app.stack import UNAVAILABLE, Addresses, MemcachedDown, Stack, connected
+from app.stack import UNAVAILABLE, Addresses, MemcachedDown, SetsDown, Stack, connected
 from app.stack.queue import QUEUES, jobs
 from phases.keeping.entries import Entries
 from phases.keeping.lists import Lists, key
+from phases.keeping.sorted_sets import SortedSets
 from phases.p4_cache import CACHE
-from phases.timelines import Timelines
+from phases.p5_stream import STREAM
+from phases.timelines import PhaseConsumer, Timelines
 from tests.dates import ManualClock
 from tests.world import flush
 from workers.jobs import step
@@ -50,6 +52,7 @@ MONGODB = frozenset(
     ]
 )
 MEMCACHED = frozenset(["gets", "add", "cas", "delete", "prepend", "highest", "note"])
+SETS = frozenset(["deliver", "read", "lease", "fill", "merge", "renew", "forget", "highest", "note"])
 
 _databases = count(1)
 
@@ -149,6 +152,21 @@ class _Memcached:
         return await self._memcached.prepend(keys, value)  # type: ignore[no-any-return]
 
 
+class _Sets:
+    """Of the same Redis as the queue. A script is all there or not at all."""
+
+    def __init__(self, sets: Any, fuse: Fuse) -> None:
+        self._sets, self._fuse = sets, fuse
+        self.down = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name in SETS:
+            self._fuse.burn()
+            if self.down:
+                raise SetsDown("cut off by the history")
+        return getattr(self._sets, name)
+
+
 @dataclasses.dataclass(frozen=True)
 class Process:
     timelines: Timelines
@@ -172,7 +190,7 @@ class System:
     fuse: Fuse
     processes: list[Process]
     memcached: _Memcached
-    redis_down: bool = False
+    sets: _Sets
 
     @classmethod
     @asynccontextmanager
@@ -185,14 +203,23 @@ class System:
             fuse = Fuse(clock)
             memcached: Any = _Memcached(raw.memcached, fuse)
             database: Any = _Database(raw.db, fuse)
-            stack = dataclasses.replace(raw, db=database, memcached=memcached)
-            system = cls(raw, stack, clock, fuse, [], memcached)
+            sets: Any = _Sets(raw.sets, fuse)
+            stack = dataclasses.replace(raw, db=database, memcached=memcached, sets=sets)
+            system = cls(raw, stack, clock, fuse, [], memcached, sets)
             try:
                 system.processes += [await system.start() for _ in range(2)]
                 with system._fused_queue():
                     yield system
             finally:
                 await raw.db.client.drop_database(config.database)
+
+    @property
+    def redis_down(self) -> bool:
+        return self.sets.down
+
+    @redis_down.setter
+    def redis_down(self, down: bool) -> None:
+        self.sets.down = down
 
     async def start(self) -> Process:
         timelines = await Timelines.open(self.stack)
@@ -245,7 +272,28 @@ class System:
             return False
         return job.status not in failed
 
-    # Memcached
+    # What the change stream tells
+
+    async def insertions(self, slug: str) -> list[dict[str, Any]]:
+        """Statuses that were or are owed to the phase, as far as that can still be seen: what is told twice, and what
+        is told at last.
+        """
+        return await self.raw.db["statuses"].find({"pending": slug}).sort("_id", 1).to_list(None)
+
+    async def tell(self, process: Process, slug: str, rows: Sequence[dict[str, Any]]) -> None:
+        consumer = process.timelines.outbox.consumers[slug]
+        assert isinstance(consumer, PhaseConsumer)
+        await consumer.inserted([StatusRow.of(row) for row in rows])
+
+    # What is kept in memory
+
+    async def evict(self, reader: ObjectId) -> None:
+        for at in await self.lists_of([reader]):
+            await self.raw.memcached.delete(at)
+        settings = await self.processes[0].timelines.switch.fresh()
+        for container in settings.containers:
+            if container.kept == STREAM.keeps:
+                await self.raw.sets.forget(container.name, reader)
 
     async def lists_of(self, readers: Sequence[ObjectId]) -> list[str]:
         """The keys that hold, or would hold, something for these readers."""
@@ -262,5 +310,7 @@ class System:
             patch.object(Entries, "rebuild", nothing),
             patch.object(Lists, "rebuild", nothing),
             patch.object(Lists, "_due", lambda *_: False),
+            patch.object(SortedSets, "rebuild", nothing),
+            patch.object(SortedSets, "_renew", nothing),
         ):
             yield

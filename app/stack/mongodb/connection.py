@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import AsyncMongoClient, monitoring
+from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.read_concern import ReadConcern
@@ -53,6 +54,10 @@ class LookUps:
             return await (await self._snapshot(collection).aggregate(pipeline, batchSize=batch)).to_list()
 
         return await self._to_its_end(rows())
+
+    async def watch(self, collection: str, pipeline: list[dict[str, Any]], **options: Any) -> AsyncChangeStream[Any]:
+        """A change stream. Nobody who waits for it may be cancelled either."""
+        return await self._database[collection].watch(pipeline, **options)
 
     async def close(self) -> None:
         """After what is under way, which the driver's time-out ends."""

@@ -1,0 +1,113 @@
+"""What is inserted into a collection, as MongoDB's change stream tells it: only what a majority has."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pymongo.asynchronous.change_stream import AsyncChangeStream
+from pymongo.errors import CursorNotFound, ExecutionTimeout, OperationFailure
+
+from app.stack.mongodb.connection import Database, lookups
+
+AWAIT_MS = 500  # how long the server waits for news before it says that there are none
+HELD = 200  # inserts that wait here for whoever reads them
+TOGETHER = 50  # inserts that are handed on at once
+
+# The stream cannot be continued from there: InvalidResumeToken, ChangeStreamFatalError, ChangeStreamHistoryLost.
+HISTORY_LOST = (260, 280, 286)
+TRANSIENT = (CursorNotFound, ExecutionTimeout)
+
+
+class HistoryLost(Exception):
+    """What happened since the place that was saved is not known any more, or the collection was dropped."""
+
+
+@dataclass(frozen=True)
+class Inserted:
+    """`documents`: what was inserted, in that order; none when nothing has been. `place`: how far this is, opaque.
+
+    `at`: when the last of them was inserted, by MongoDB's clock, where it says so.
+    """
+
+    documents: list[dict[str, Any]]
+    place: Mapping[str, Any]
+    at: datetime | None = None
+
+
+@asynccontextmanager
+async def inserts(
+    database: Database, collection: str, query: Mapping[str, Any], after: Mapping[str, Any] | None
+) -> AsyncIterator[AsyncIterator[Inserted]]:
+    """Inserts that match the query, from a place on or from now on, with a sign of life twice a second.
+
+    Raises HistoryLost. Whoever reads it is not cancelled inside: PyMongo does not bear it, so a task of its own reads.
+    """
+    wanted = {"operationType": "insert", **{f"fullDocument.{field}": value for field, value in query.items()}}
+    try:
+        stream = await lookups(database).watch(
+            collection, [{"$match": wanted}], resume_after=after, max_await_time_ms=AWAIT_MS
+        )
+    except TRANSIENT:
+        raise
+    except OperationFailure as error:  # whatever is wrong with the place: there is another way
+        raise HistoryLost(str(error)) if after else error from error
+    reader = _Reader(stream)
+    try:
+        yield reader.inserted()
+    finally:
+        await reader.stop()
+        await stream.close()
+
+
+class _Reader:
+    def __init__(self, stream: AsyncChangeStream[Any]) -> None:
+        self._stream = stream
+        self._held: asyncio.Queue[Inserted] = asyncio.Queue(HELD)
+        self._stopped = False
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        while not self._stopped:
+            change = await self._stream.try_next()
+            if not self._stream.alive:
+                raise HistoryLost("the collection was dropped or renamed")
+            if (place := self._stream.resume_token) is None:
+                continue
+            if change is not None:
+                await self._held.put(Inserted([change["fullDocument"]], place, change.get("wallTime")))
+            elif self._held.empty():
+                self._held.put_nowait(Inserted([], place))
+
+    async def inserted(self) -> AsyncIterator[Inserted]:
+        """What has come together meanwhile is handed on at once."""
+        while True:
+            getting = asyncio.create_task(self._held.get())
+            await asyncio.wait((getting, self._reading), return_when=asyncio.FIRST_COMPLETED)
+            if not getting.done():
+                getting.cancel()
+                try:
+                    await self._reading
+                    return
+                except OperationFailure as error:
+                    if error.code not in HISTORY_LOST:
+                        raise
+                    raise HistoryLost(str(error)) from error
+            last, documents = getting.result(), list(getting.result().documents)
+            while len(documents) < TOGETHER and not self._held.empty():
+                following = self._held.get_nowait()
+                documents += following.documents
+                last = following if following.documents or not last.documents else last
+            yield Inserted(documents, last.place, last.at)
+
+    async def stop(self) -> None:
+        """When the answer to its last question is there."""
+        self._stopped = True
+        while not self._reading.done():
+            if not self._held.empty():
+                self._held.get_nowait()
+            await asyncio.wait([self._reading], timeout=0.01)
+        with suppress(Exception):  # whoever read it has heard of it, or has gone for another reason
+            await self._reading

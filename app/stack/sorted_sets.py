@@ -1,0 +1,375 @@
+"""Redis sorted sets as timelines need them: one set per reader, whose members are 12-byte ids and a trailer.
+
+All scores are 0, so Redis orders the members by their bytes. The trailer begins like the last id there could be and is
+longer, so it sorts above every id: a read from the top finds it first. It says from where on the set is complete and
+until when. A set without it is no timeline: nobody delivers to it, and whoever finds it asks.
+
+    | twelve bytes ff | kind 1 | floor 12 | token 12 | expires_at_ms, 15 digits |
+
+Every step is one script, so nobody sees half of it. Two backends, one behaviour: Redis, and a stand-in inside the
+process. Keys name the run of the Redis they are in: what comes back with a snapshot, an append-only file or a failover
+has missed deliveries, and nobody asks for it under the old name.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import redis.asyncio as redis
+from bson import ObjectId
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
+
+from app.stack.cost import count_redis
+
+CONNECTIONS = 8
+RETRY_AFTER_S = 1.0  # after a failure Redis is not asked again for so long
+AT_ONCE = 500  # sets that one script delivers to: nobody else is served meanwhile
+SURPLUS = 1.2  # times the cap: a longer set is cut. A cap of 800 stays below 1,000, where Redis may pack a set tightly
+
+ID_BYTES = 12
+MARK = b"\xff" * ID_BYTES
+LIST, PLACEHOLDER = b"L", b"P"
+
+
+class SetsDown(Exception):
+    """Redis did not answer; what it keeps of timelines is derived, so a caller may always do without."""
+
+
+class Trailer(NamedTuple):
+    """`floor`: where the set is complete from; of a placeholder, where it has been cut. `token`: whose it is."""
+
+    kind: bytes
+    floor: bytes
+    token: bytes
+    expires_at_ms: int
+
+    def packed(self) -> bytes:
+        return b"".join((MARK, self.kind, self.floor, self.token, b"%015d" % self.expires_at_ms))
+
+    @classmethod
+    def unpacked(cls, raw: bytes) -> "Trailer":
+        return cls(raw[12:13], raw[13:25], raw[25:37], int(raw[37:]))
+
+
+class Found(NamedTuple):
+    """`ids`: newest first, those that were asked for."""
+
+    trailer: Trailer
+    ids: list[bytes]
+
+
+# What the scripts share. Lua compares strings by the server's locale, so ids are compared byte by byte.
+SHARED = """
+local MARK = string.rep('\\255', 12)
+
+local function trailer(key)
+    local top = redis.call('ZREVRANGEBYLEX', key, '+', '-', 'LIMIT', 0, 1)[1]
+    return top and #top > 12 and top
+end
+
+local function replace(key, old, new)
+    if new ~= old then
+        redis.call('ZADD', key, 0, new)
+        redis.call('ZREM', key, old)
+    end
+    return new
+end
+
+local function higher(one, other)
+    for at = 1, 12 do
+        local a, b = string.byte(one, at), string.byte(other, at)
+        if a ~= b then return a > b and one or other end
+    end
+    return one
+end
+
+local function raise(key, top, floor)
+    return replace(key, top, string.sub(top, 1, 13) .. higher(string.sub(top, 14, 25), floor) .. string.sub(top, 26))
+end
+
+local function cut(key, top, cap)
+    local below = redis.call('ZCARD', key) - 1 - cap
+    if below > 0 then
+        raise(key, top, redis.call('ZRANGE', key, below, below)[1])
+        redis.call('ZREMRANGEBYRANK', key, 0, below - 1)
+    end
+end
+
+local function add(key, first)
+    for from = first, #ARGV, 1000 do
+        local members = {}
+        for at = from, math.min(from + 999, #ARGV) do
+            members[#members + 1] = 0
+            members[#members + 1] = ARGV[at]
+        end
+        redis.call('ZADD', key, unpack(members))
+    end
+end
+"""
+
+# id, the most there may be, how many are left then
+DELIVER = """
+for _, key in ipairs(KEYS) do
+    local top = trailer(key)
+    if top then
+        redis.call('ZADD', key, 0, ARGV[1])
+        if redis.call('ZCARD', key) - 1 > tonumber(ARGV[2]) then cut(key, top, tonumber(ARGV[3])) end
+    end
+end
+"""
+# from where down, how many
+READ = """
+local top = trailer(KEYS[1])
+return top and {top, redis.call('ZREVRANGEBYLEX', KEYS[1], ARGV[1], '-', 'LIMIT', 0, ARGV[2])}
+"""
+# a placeholder's trailer, its milliseconds, now
+LEASE = """
+local top = trailer(KEYS[1])
+if top and tonumber(string.sub(top, 38)) > tonumber(ARGV[3]) then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('ZADD', KEYS[1], 0, ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+# the trailer of what it is to be, its milliseconds, the cap, ids
+FILL = """
+local top = trailer(KEYS[1])
+if not top or string.sub(top, 13, 13) ~= 'P' or string.sub(top, 26, 37) ~= string.sub(ARGV[1], 26, 37) then return 0 end
+add(KEYS[1], 4)
+top = raise(KEYS[1], replace(KEYS[1], top, ARGV[1]), string.sub(top, 14, 25))
+cut(KEYS[1], top, tonumber(ARGV[3]))
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+# a floor, the cap, ids
+MERGE = """
+local top = trailer(KEYS[1])
+if top and string.sub(top, 13, 13) == 'L' then
+    add(KEYS[1], 3)
+    cut(KEYS[1], raise(KEYS[1], top, ARGV[1]), tonumber(ARGV[2]))
+end
+"""
+# the trailer that was read, the one it is to be, its milliseconds
+RENEW = """
+if trailer(KEYS[1]) == ARGV[1] then
+    replace(KEYS[1], ARGV[1], ARGV[2])
+    redis.call('PEXPIRE', KEYS[1], ARGV[3])
+end
+"""
+SCRIPTS = {
+    name: SHARED + text
+    for name, text in {
+        "deliver": DELIVER, "read": READ, "lease": LEASE, "fill": FILL, "merge": MERGE, "renew": RENEW,
+    }.items()
+}  # fmt: skip
+DIGESTS = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()}
+
+
+class _Connection(AbstractConnection):
+    """Before the class of the URL's scheme. Knows which run of Redis it leads to, and our scripts are there."""
+
+    run_id: bytes
+
+    async def on_connect(self) -> None:
+        await super().on_connect()
+        info = await self.ask("INFO", "server")
+        [self.run_id] = [line[7:23] for line in info.splitlines() if line.startswith(b"run_id:")]
+        for text in SCRIPTS.values():
+            await self.ask("SCRIPT", "LOAD", text)
+
+    async def ask(self, *command: Any) -> Any:
+        await self.send_command(*command)
+        return await self.read_response()
+
+
+class RedisSets:
+    """`prefix` stands before each key. Every method raises SetsDown when Redis does not answer.
+
+    `at` names a container. Times to live are measured by Redis; `expires_at_ms` is said by whoever asks, and judged by
+    whoever reads.
+    """
+
+    def __init__(self, url: str, prefix: str, timeout_s: float) -> None:
+        self._prefix = f"{prefix}:set:".encode()
+        self._down_until_s = 0.0
+        self._pool = redis.BlockingConnectionPool.from_url(
+            url,
+            max_connections=CONNECTIONS,
+            timeout=timeout_s,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._pool.connection_class = type("Connection", (_Connection, self._pool.connection_class), {})
+
+    async def close(self) -> None:
+        await self._pool.disconnect()
+
+    async def deliver(self, at: str, readers: Sequence[ObjectId], id: ObjectId, cap: int) -> None:
+        """Add the id to the sets that exist; what becomes too long is cut, and its floor raised."""
+        for first in range(0, len(readers), AT_ONCE):
+            await self._run("deliver", at, readers[first : first + AT_ONCE], id.binary, int(cap * SURPLUS), cap)
+
+    async def read(self, at: str, reader: ObjectId, before: ObjectId, n: int) -> Found | None:
+        """The newest `n` below `before`; None where there is no trailer."""
+        found = await self._run("read", at, [reader], b"(" + before.binary, n)
+        return Found(Trailer.unpacked(found[0]), found[1]) if found else None
+
+    async def lease(self, at: str, reader: ObjectId, placeholder: Trailer, ttl_ms: int, now_ms: int) -> bool:
+        """Put a placeholder where nothing is, or what is there has expired."""
+        return bool(await self._run("lease", at, [reader], placeholder.packed(), ttl_ms, now_ms))
+
+    async def fill(
+        self, at: str, reader: ObjectId, trailer: Trailer, ttl_ms: int, ids: Sequence[bytes], cap: int
+    ) -> bool:
+        """Make a timeline of a placeholder with the same token and what has collected there. False: it is gone."""
+        return bool(await self._run("fill", at, [reader], trailer.packed(), ttl_ms, cap, *ids))
+
+    async def merge(self, at: str, reader: ObjectId, ids: Sequence[bytes], floor: bytes, cap: int) -> None:
+        """Add ids to a timeline, and raise its floor to this one at least."""
+        await self._run("merge", at, [reader], floor, cap, *ids)
+
+    async def renew(self, at: str, reader: ObjectId, old: Trailer, new: Trailer, ttl_ms: int) -> None:
+        """Unless the trailer has changed meanwhile."""
+        await self._run("renew", at, [reader], old.packed(), new.packed(), ttl_ms)
+
+    async def forget(self, at: str, reader: ObjectId) -> None:
+        await self._ask(lambda run: ("DEL", self._key(run, at, reader)))
+
+    async def highest(self, at: str) -> int:
+        """The number that was noted beside a container, 0 for none."""
+        return int(await self._ask(lambda run: ("GET", self._pulse(run, at))) or 0)
+
+    async def note(self, at: str, number: int, ttl_s: int) -> None:
+        await self._ask(lambda run: ("SET", self._pulse(run, at), number, "EX", ttl_s))
+
+    def _key(self, run: bytes, at: str, reader: ObjectId) -> bytes:
+        return b"%b%b:%b:%b" % (self._prefix, run, at.encode(), reader.binary)
+
+    def _pulse(self, run: bytes, at: str) -> bytes:
+        return b"%b%b:%b:pulse" % (self._prefix, run, at.encode())
+
+    async def _run(self, script: str, at: str, readers: Sequence[ObjectId], *arguments: Any) -> Any:
+        def command(run: bytes) -> tuple[Any, ...]:
+            head = self._key(run, at, ObjectId(bytes(12)))[:-12]
+            return "EVALSHA", DIGESTS[script], len(readers), *(head + reader.binary for reader in readers), *arguments
+
+        return await self._ask(command)
+
+    async def _ask(self, command: Callable[[bytes], tuple[Any, ...]]) -> Any:
+        """One command, made for the run of Redis that the connection leads to.
+
+        A connection that was not used to the end is closed: whatever is on its way belongs to nobody. Its scripts are
+        loaded again by the next one.
+        """
+        if time.monotonic() < self._down_until_s:
+            raise SetsDown("redis did not answer a moment ago")
+        count_redis()
+        try:
+            connection: Any = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+            try:
+                return await connection.ask(*command(connection.run_id))
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            finally:
+                await self._pool.release(connection)
+        except (OSError, RedisError) as error:
+            if isinstance(error, OSError | ConnectionError | TimeoutError):
+                self._down_until_s = time.monotonic() + RETRY_AFTER_S
+            raise SetsDown(f"redis: {error}") from error
+
+
+@dataclass
+class _Set:
+    trailer: Trailer
+    ids: frozenset[bytes]
+    gone_at_s: float
+
+    def with_ids(self, ids: Sequence[bytes], floor: bytes, cap: int) -> "_Set":
+        """Cut to the newest `cap`; what is cut off raises the floor."""
+        newest = sorted(self.ids.union(ids), reverse=True)
+        floor = max(self.trailer.floor, floor, newest[cap - 1] if len(newest) > cap else b"")
+        return replace(self, trailer=self.trailer._replace(floor=floor), ids=frozenset(newest[:cap]))
+
+
+class SetsStandIn:
+    """The same in a dictionary, step by step as the scripts do it. `now_s`: what times to live are measured in."""
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._sets: dict[tuple[str, ObjectId], _Set] = {}
+        self._pulses: dict[str, tuple[int, float]] = {}
+
+    def _live(self, at: str, reader: ObjectId) -> _Set | None:
+        found = self._sets.get((at, reader))
+        if found and found.gone_at_s <= self._now_s():
+            del self._sets[at, reader]
+            return None
+        return found
+
+    async def close(self) -> None:
+        pass
+
+    async def deliver(self, at: str, readers: Sequence[ObjectId], id: ObjectId, cap: int) -> None:
+        for first in range(0, len(readers), AT_ONCE):
+            count_redis()
+            for reader in readers[first : first + AT_ONCE]:
+                if found := self._live(at, reader):
+                    surplus = len(found.ids | {id.binary}) > int(cap * SURPLUS)
+                    self._sets[at, reader] = found.with_ids([id.binary], b"", cap if surplus else len(found.ids) + 1)
+
+    async def read(self, at: str, reader: ObjectId, before: ObjectId, n: int) -> Found | None:
+        count_redis()
+        if found := self._live(at, reader):
+            return Found(found.trailer, sorted((id for id in found.ids if id < before.binary), reverse=True)[:n])
+        return None
+
+    async def lease(self, at: str, reader: ObjectId, placeholder: Trailer, ttl_ms: int, now_ms: int) -> bool:
+        count_redis()
+        if (found := self._live(at, reader)) and found.trailer.expires_at_ms > now_ms:
+            return False
+        self._sets[at, reader] = _Set(placeholder, frozenset(), self._now_s() + ttl_ms / 1000)
+        return True
+
+    async def fill(
+        self, at: str, reader: ObjectId, trailer: Trailer, ttl_ms: int, ids: Sequence[bytes], cap: int
+    ) -> bool:
+        count_redis()
+        found = self._live(at, reader)
+        if found is None or (found.trailer.kind, found.trailer.token) != (PLACEHOLDER, trailer.token):
+            return False
+        filled = replace(found, trailer=trailer, gone_at_s=self._now_s() + ttl_ms / 1000)
+        self._sets[at, reader] = filled.with_ids(ids, found.trailer.floor, cap)
+        return True
+
+    async def merge(self, at: str, reader: ObjectId, ids: Sequence[bytes], floor: bytes, cap: int) -> None:
+        count_redis()
+        if (found := self._live(at, reader)) and found.trailer.kind == LIST:
+            self._sets[at, reader] = found.with_ids(ids, floor, cap)
+
+    async def renew(self, at: str, reader: ObjectId, old: Trailer, new: Trailer, ttl_ms: int) -> None:
+        count_redis()
+        if (found := self._live(at, reader)) and found.trailer == old:
+            self._sets[at, reader] = replace(found, trailer=new, gone_at_s=self._now_s() + ttl_ms / 1000)
+
+    async def forget(self, at: str, reader: ObjectId) -> None:
+        count_redis()
+        self._sets.pop((at, reader), None)
+
+    async def highest(self, at: str) -> int:
+        count_redis()
+        number, gone_at_s = self._pulses.get(at, (0, 0.0))
+        return number if self._now_s() < gone_at_s else 0
+
+    async def note(self, at: str, number: int, ttl_s: int) -> None:
+        count_redis()
+        self._pulses[at] = (number, self._now_s() + ttl_s)
+
+
+Sets = RedisSets | SetsStandIn

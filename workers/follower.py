@@ -1,0 +1,224 @@
+"""Who follows the change stream: one process for all, by a lease in MongoDB, and what was posted is carried on.
+
+The lease is a document that its owner changes every second. Whoever sees it unchanged for long enough, by their own
+clock, takes it over and raises its fence; what an earlier owner wants to note afterwards is refused. What that one
+still delivers is delivered twice, and it does not matter.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from app.clock import FIRST_ID
+from app.models import StatusRow
+from app.stack import UNAVAILABLE, QueueDown, Stack
+from app.stack.mongodb.changes import HistoryLost, Inserted, inserts
+from app.stack.mongodb.find import Find, rows
+from app.stack.mongodb.stand_in import is_stand_in
+from phases.p5_stream import follow
+from phases.timelines import PhaseConsumer, Timelines
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 1.0  # the lease is renewed, looked at, and on stand-ins what is pending is looked for
+LEASE_S = 4.0  # unchanged for so long it is nobody's
+SILENT_S = 15.0  # a stream that has not moved for so long hears nothing: the lease alone moves it every second
+
+SETTINGS, DOCUMENT = "settings", "stream"
+
+
+class LeaseLost(Exception):
+    """Somebody else follows the stream."""
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """`silent_s`: since when the stream has not moved on. `lag_s`: what was delivered last, after its insert."""
+
+    owner: str | None
+    silent_s: float
+    lag_s: float | None
+
+    @property
+    def is_silent(self) -> bool:
+        return self.silent_s > SILENT_S
+
+
+async def stream_state(timelines: Timelines) -> StreamState | None:
+    """As a majority has it. None where nobody has to follow the stream, or nobody ever has."""
+    if not await _is_followed(timelines):
+        return None
+    stack = timelines.stack
+    find = Find(SETTINGS, {"_id": DOCUMENT}, ("owner", "moved_at", "lag_s"), 1)
+    for found in await rows(stack.db, find):
+        silent_s = (stack.clock.now() - found["moved_at"]).total_seconds()
+        return StreamState(found.get("owner"), silent_s, found.get("lag_s"))
+    return None
+
+
+async def _is_followed(timelines: Timelines) -> bool:
+    """Whether some status may be owed to a phase that lives by the stream, and workers are not paused."""
+    settings = await timelines.switch.current()
+    owed = settings.owed_by(timelines.stack.clock.now())
+    if not any(consumer.name in owed for consumer in timelines.streamed):
+        return False
+    try:
+        return not await timelines.stack.queue.paused()
+    except QueueDown:
+        return True
+
+
+class Lease:
+    """One process's view of it. `place`: how far the stream has been carried on, None where nobody knows."""
+
+    def __init__(self, stack: Stack, owner: str) -> None:
+        self._documents, self._clock, self._owner = stack.db[SETTINGS], stack.clock, owner
+        self._seen: tuple[int, int] | None = None
+        self._seen_at_s = 0.0
+        self.fence = 0
+        self.place: Mapping[str, Any] | None = None
+
+    async def take(self) -> bool:
+        """Whether it is ours now. To be tried every second: it takes two looks to see that nothing changes."""
+        found = await self._documents.find_one({"_id": DOCUMENT}) or await self._first()
+        seen, now_s = (found["fence"], found["beat"]), self._clock.monotonic()
+        if seen != self._seen:
+            self._seen, self._seen_at_s = seen, now_s
+        if found["owner"] and now_s - self._seen_at_s <= LEASE_S:
+            return False
+        mine = {"$set": {"owner": self._owner, "moved_at": self._clock.now()}, "$inc": {"fence": 1, "beat": 1}}
+        same = {"_id": DOCUMENT, "fence": found["fence"], "beat": found["beat"]}
+        if not (await self._documents.update_one(same, mine)).matched_count:
+            return False
+        self.fence, self.place = found["fence"] + 1, found.get("place")
+        return True
+
+    async def _first(self) -> dict[str, Any]:
+        blank = {"_id": DOCUMENT, "owner": None, "fence": 0, "beat": 0, "moved_at": self._clock.now()}
+        with suppress(DuplicateKeyError):
+            await self._documents.insert_one(dict(blank))
+        return blank
+
+    async def renew(self, place: Mapping[str, Any] | None, lag_s: float | None = None) -> None:
+        """Note how far everything is delivered. Raises LeaseLost where somebody has taken over."""
+        change: dict[str, Any] = {"place": place}
+        if place != self.place:
+            change["moved_at"] = self._clock.now()
+        if lag_s is not None:
+            change["lag_s"] = lag_s
+        await self._write(change)
+        self.place = place
+
+    async def release(self) -> None:
+        """Whoever comes next need not wait."""
+        with suppress(LeaseLost):
+            await self._write({"owner": None})
+
+    async def _write(self, change: Mapping[str, Any]) -> None:
+        mine = {"_id": DOCUMENT, "fence": self.fence}
+        if not (await self._documents.update_one(mine, {"$set": change, "$inc": {"beat": 1}})).matched_count:
+            raise LeaseLost(f"the lease {self.fence} of the change stream has been taken over")
+
+
+class Follower:
+    """Of one process. `stopping` ends `forever` within a second or so."""
+
+    def __init__(self, timelines: Timelines) -> None:
+        self._timelines, self._stack = timelines, timelines.stack
+        self._lease = Lease(timelines.stack, f"{socket.gethostname()}:{os.getpid()}")
+        self._place: Mapping[str, Any] | None = None
+        self._lag_s: float | None = None
+        self.stopping = asyncio.Event()
+
+    async def forever(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                await self._turn()
+            except (*UNAVAILABLE, PyMongoError, LeaseLost) as error:
+                log.warning("the change stream is left to whoever comes next: %s", error)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), EVERY_S)
+
+    async def _turn(self) -> None:
+        if is_stand_in(self._stack.db):
+            await self.poll()
+        elif await _is_followed(self._timelines) and await self._lease.take():
+            try:
+                await self._follow()
+            finally:
+                await self._lease.release()
+
+    async def _follow(self) -> None:
+        self._place = self._lease.place
+        renewing = asyncio.create_task(self._renew())
+        try:
+            while not self.stopping.is_set() and not renewing.done() and await _is_followed(self._timelines):
+                try:
+                    await self._carry_on(renewing)
+                except HistoryLost as error:
+                    log.warning("what was posted meanwhile is looked for: %s", error)
+                    self._place = None
+        finally:
+            if not renewing.done():
+                renewing.cancel()
+            with suppress(asyncio.CancelledError):
+                await renewing
+
+    async def _carry_on(self, renewing: "asyncio.Task[None]") -> None:
+        """Open the stream, then look for what is pending: in this order nothing falls between."""
+        names = [consumer.name for consumer in self._timelines.streamed]
+        async with inserts(self._stack.db, "statuses", {"pending": {"$in": names}}, self._place) as changes:
+            if self._place is None:
+                await self.reconcile()
+
+            async def while_ours() -> AsyncIterator[Inserted]:
+                async for inserted in changes:
+                    yield inserted
+                    if renewing.done() or self.stopping.is_set() or not await _is_followed(self._timelines):
+                        return
+
+            await follow(while_ours(), self._deliver, self._save)
+
+    async def _deliver(self, inserted: Inserted) -> None:
+        for consumer in self._timelines.streamed:
+            owed = [StatusRow.of(document) for document in inserted.documents if consumer.name in document["pending"]]
+            await self._carry(consumer, owed)
+
+    async def _save(self, inserted: Inserted) -> None:
+        """With the next renewal."""
+        self._place = inserted.place
+        if inserted.at:
+            self._lag_s = (self._stack.clock.now() - inserted.at).total_seconds()
+
+    async def _renew(self) -> None:
+        while True:
+            await self._lease.renew(self._place, self._lag_s)
+            await asyncio.sleep(EVERY_S)
+
+    async def poll(self) -> None:
+        """Once, for whoever has no change stream."""
+        if await _is_followed(self._timelines):
+            await self.reconcile()
+
+    async def reconcile(self) -> None:
+        """Everything that is pending is carried on, oldest first."""
+        for consumer in self._timelines.streamed:
+            above = FIRST_ID
+            while owed := await consumer.delivery.owed(above):
+                await self._carry(consumer, owed)
+                above = owed[-1].id
+
+    async def _carry(self, consumer: PhaseConsumer, statuses: Sequence[StatusRow]) -> None:
+        """What cannot be delivered now gets a job of its own, to be tried, counted and if need be buried."""
+        if not statuses:
+            return
+        for status, error in (await consumer.inserted(statuses)).items():
+            log.warning("delivery of %s in %s is left to a job of its own: %r", status, consumer.name, error)
+            await self._stack.queue.offer(consumer.name, status)
