@@ -23,6 +23,7 @@ VERSIONS = EdgeVersion.Settings.name
 IDS_REMEMBERED = 500_000  # of all readers together, about 100 bytes each
 FOLLOWEES_AT_ONCE = 20_000
 NAMES = FIRST_ID  # nobody's id: its version is raised by every change of a name
+MARKERS = ObjectId(bytes(11) + b"\1")  # likewise, by every new marker of an author whose statuses may be pulled
 
 
 class Relation(NamedTuple):
@@ -79,21 +80,25 @@ def version_in(rows: Rows) -> int:
     return int(rows[0]["version"]) if rows else 0
 
 
+_SHARED = {NAMES: "names", MARKERS: "markers"}
+
+
 class Versions(NamedTuple):
-    """Of a reader's edges, and of everybody's names."""
+    """Of a reader's edges, of everybody's names, and of the markers of pulled authors."""
 
     edges: int
     names: int
+    markers: int
 
 
 def versions_of(reader: ObjectId) -> Find:
-    return Find(VERSIONS, {"_id": {"$in": [NAMES, reader]}}, ("_id", "version"), 2)
+    return Find(VERSIONS, {"_id": {"$in": [NAMES, MARKERS, reader]}}, ("_id", "version"), 3)
 
 
 def versions_in(rows: Rows) -> Versions:
     found = dict.fromkeys(Versions._fields, 0)
     for row in rows:
-        found["names" if row["_id"] == NAMES else "edges"] = int(row["version"])
+        found[_SHARED.get(row["_id"], "edges")] = int(row["version"])
     return Versions(**found)
 
 
@@ -212,8 +217,9 @@ class Following:
             return None
         if edges.version != self._version:
             answers = await together(self._db, versions=versions_of(self._reader))
-            version, self.names = versions_in(answers["versions"])
-            if edges.version != version:
+            versions = versions_in(answers["versions"])
+            self.names = versions.names
+            if edges.version != versions.edges:
                 return None
         return edges
 
@@ -221,9 +227,10 @@ class Following:
         reader = self._reader
         finds = {"versions": versions_of(reader), "followees": followees_of(reader), "mutes": mutes_of(reader)}
         answers = await together(self._db, **finds)
-        version, self.names = versions_in(answers["versions"])
+        versions = versions_in(answers["versions"])
+        self.names = versions.names
         muted = _authors(answers["mutes"])
-        edges = self._memory.recall(reader, version) or OwnEdges(reader, version)
+        edges = self._memory.recall(reader, versions.edges) or OwnEdges(reader, versions.edges)
         edges.followees = [row["followee"] for row in answers["followees"]]
         edges.heard = [id for id in edges.followees if id not in muted] if muted else edges.followees
         self._memory.keep(edges)

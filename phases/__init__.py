@@ -5,5 +5,7 @@ from phases.p1_query import QUERY
 from phases.p2_push import PUSH
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
+from phases.p6_hybrid import HYBRID
 
-PHASES: tuple[Phase, ...] = (QUERY, PUSH, QUEUE, CACHE)
+PHASES: tuple[Phase, ...] = (QUERY, PUSH, QUEUE, CACHE, HYBRID)
+DEFAULT = CACHE  # what a new site delivers and reads, until somebody switches it

@@ -24,7 +24,7 @@ from app.stack import Addresses, Stack, connected
 from app.stack.queue import DeliveryQueue, QueueDown
 from app.web import create_app, sampled
 from app.web.api import OPERATIONS
-from phases import PHASES
+from phases import DEFAULT, PHASES
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from phases.timelines import Timelines
@@ -458,7 +458,7 @@ async def test_a_timeline_page(ann: Api, bob: Api) -> None:
     texts = [(await bob.post(f"status {n}"))["text"] for n in range(3)]
     page = await ann.json("GET", "/timeline")
     assert set(page) == {"phase", "statuses", "next", "cost"}
-    assert page["phase"] == SLUGS[-1]
+    assert page["phase"] == DEFAULT.slug
     assert [status["text"] for status in page["statuses"]] == texts[::-1]
     assert page["next"] is None
     cost = page["cost"]
@@ -491,7 +491,7 @@ async def test_each_phase_may_be_named_and_walked(ann: Api, bob: Api, phase: str
 async def test_a_refresh_is_the_first_page(ann: Api, phase: str | None) -> None:
     await ann.post("hello")
     page = await ann.json("POST", "/timeline/refresh", params={"phase": phase} if phase else {})
-    assert page["phase"] == phase or (phase is None and page["phase"] == SLUGS[-1])
+    assert page["phase"] == phase or (phase is None and page["phase"] == DEFAULT.slug)
     assert [status["text"] for status in page["statuses"]] == ["hello"]
     assert set(page) == {"phase", "statuses", "next", "cost"}
 
@@ -525,11 +525,11 @@ async def test_an_unknown_phase(ann: Api, method: str, path: str) -> None:
 async def test_the_state_of_the_phases(ann: Api) -> None:
     state = await ann.json("GET", "/phases")
     assert set(state) == {"read", "delivering", "phases"}
-    assert (state["read"], state["delivering"]) == (SLUGS[-1], SLUGS[-1:])
+    assert (state["read"], state["delivering"]) == (DEFAULT.slug, [DEFAULT.slug])
     assert [phase["slug"] for phase in state["phases"]] == SLUGS
     for phase in state["phases"]:
         assert set(phase) == {"slug", "title", "delivering", "since", "pending", "queued"}
-        assert phase["delivering"] == (phase["slug"] == SLUGS[-1])
+        assert phase["delivering"] == (phase["slug"] == DEFAULT.slug)
         assert phase["since"] is None or TIME.fullmatch(phase["since"])
 
 
