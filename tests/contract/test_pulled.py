@@ -334,8 +334,8 @@ async def test_a_database_of_another_history_counts_its_markers_again(town: Worl
     await town.stack.db["edge_versions"].delete_one({"_id": MARKERS})
     await town.timelines.restart()
     town.pass_grace()
-    await town.warm("ann")
     other = another_process(town)
+    await other.page(town.ids["ann"], phase=SLUG)
     await other.force(town.ids["zoe"], True)
     await Social(town.stack, other.outbox).post(town.ids["zoe"], "since")
     assert await town.walk("ann", SLUG) == ["since", "before"]
