@@ -191,6 +191,49 @@ def phases(data: Path, level: "Level", deliver: str | None, read: str | None) ->
 @main.command()
 @data_option
 @stack_option
+@click.argument("handle")
+@click.option(
+    "--force",
+    "choice",
+    type=click.Choice(["pulled", "delivered", "rule"]),
+    help="From the next status on: an experiment.",
+)
+def author(data: Path, level: "Level", handle: str, choice: str | None) -> None:
+    """Show whether HANDLE's statuses are pulled or delivered in phase 6, and why; or choose it."""
+    on_stack(data, level, "feedlab author", lambda stack: show_author(stack, handle, choice))
+
+
+async def show_author(stack: "Stack", handle: str, choice: str | None) -> None:
+    from app.models import User
+    from phases.timelines import Timelines
+
+    timelines = await Timelines.open(stack)
+    user = await User.find_one({"handle": handle.lower()})
+    if user is None:
+        raise Refusal(f"nobody is called {handle}")
+    if choice:
+        await timelines.force(user.id, {"pulled": True, "delivered": False, "rule": None}[choice])
+    weighed = await timelines.weighed(user.id)
+    if weighed is None:
+        raise Refusal("no phase pulls anything")
+    why = {
+        "forced": "forced",
+        "light": f"fewer than {stack.config.pull_from:,} active followers are not weighed",
+        "many": f"nothing is delivered to more than {stack.config.pull_beyond:,}",
+        "rule": "by the rule",
+    }
+    known, day = weighed.author, weighed.day
+    reads = "unknown" if known.reads_per_day is None else f"{known.reads_per_day:,.1f}"
+    asked = "unknown" if day.asked_us is None else f"{day.asked_us / 1000:,.1f} ms"
+    click.echo(f"{user.handle} is {'pulled' if weighed.pulled else 'delivered'}: {why[weighed.why]}")
+    click.echo(f"{known.active_followers:,} active followers, {known.posts_per_day:,.1f} statuses a day")
+    click.echo(f"pages a day of an active reader: {reads}")
+    click.echo(f"a day of deliveries: {day.delivered_us / 1000:,.1f} ms, of asking: {asked}")
+
+
+@main.command()
+@data_option
+@stack_option
 @click.option("--failed", is_flag=True, help="The dead letters instead of what is under way.")
 @click.option("--retry", is_flag=True, help="Queue every dead letter again.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)

@@ -69,6 +69,12 @@ class Config(BaseModel):
     pending_scan: int = Field(
         default=50, ge=1, le=5_000, description="pending statuses that a read looks at before it asks whose they are"
     )
+    pull_from: int = Field(
+        default=1_000, ge=1, description="active followers from which on phase 6 weighs whether to pull an author"
+    )
+    pull_beyond: int = Field(
+        default=50_000, ge=1, description="active followers beyond which phase 6 delivers nothing: its largest fan-out"
+    )
     comeback: Literal["auto", "manual"] = Field(
         default="auto", description="who rebuilds a cold timeline: the read, or a button"
     )

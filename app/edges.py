@@ -23,6 +23,7 @@ VERSIONS = EdgeVersion.Settings.name
 IDS_REMEMBERED = 500_000  # of all readers together, about 100 bytes each
 FOLLOWEES_AT_ONCE = 20_000
 NAMES = FIRST_ID  # nobody's id: its version is raised by every change of a name
+MARKERS = ObjectId(bytes(11) + b"\1")  # likewise, by every new marker of an author whose statuses may be pulled
 
 
 class Relation(NamedTuple):
@@ -79,26 +80,30 @@ def version_in(rows: Rows) -> int:
     return int(rows[0].get("version", 0)) if rows else 0
 
 
+_SHARED = {NAMES: "names", MARKERS: "markers"}
+
+
 class Versions(NamedTuple):
-    """Of a reader's edges and of what they like, and of everybody's names."""
+    """Of a reader's edges and of what they like, of everybody's names, and of the markers of pulled authors."""
 
     edges: int = 0
     likes: int = 0
     names: int = 0
+    markers: int = 0
 
 
 def versions_of(reader: ObjectId) -> Find:
-    return Find(VERSIONS, {"_id": {"$in": [NAMES, reader]}}, ("_id", "version", "likes"), 2)
+    return Find(VERSIONS, {"_id": {"$in": [NAMES, MARKERS, reader]}}, ("_id", "version", "likes"), 3)
 
 
 def versions_in(rows: Rows) -> Versions:
     found = Versions()
     for row in rows:
-        version = row.get("version", 0)
-        if row["_id"] == NAMES:
-            found = found._replace(names=version)
+        version = int(row.get("version", 0))
+        if row["_id"] in _SHARED:
+            found = found._replace(**{_SHARED[row["_id"]]: version})
         else:
-            found = found._replace(edges=version, likes=row.get("likes", 0))
+            found = found._replace(edges=version, likes=int(row.get("likes", 0)))
     return found
 
 

@@ -175,7 +175,8 @@ class CircleMember(Base):
 
 class EdgeVersion(Base):
     """How often the follows, blocks, circles and mutes that decide what a reader sees have changed, and how often what
-    they like has. `_id`: the reader's; one that is nobody's, for the names of everybody.
+    they like has. `_id`: the reader's; two that are nobody's, for the names of everybody and for the markers of pulled
+    authors.
     """
 
     version: int = 0
@@ -190,6 +191,7 @@ class Status(Base):
     """A status, stored once, whatever the phases do with its id.
 
     `pending`: the phases that still owe its delivery; absent or empty when none does.
+    `pulled`: phase 6 never delivers it, its readers ask for it. Written by the insert and by nothing else.
     `idempotency_key`: `<author>:<key>`.
     `likes`: how many people like it; absent until somebody does.
     `deleted`: a tombstone without text, so that a late retry with the same idempotency key does not post it again.
@@ -199,6 +201,7 @@ class Status(Base):
     text: str
     audience: Audience | None
     pending: list[str] | None = None
+    pulled: Literal[True] | None = None
     likes: int | None = None
     deleted: bool = False
     idempotency_key: str | None = None
@@ -219,8 +222,30 @@ class Status(Base):
                 name="pending_by_author",
                 partialFilterExpression={"pending": {"$gt": ""}},
             ),
+            IndexModel(
+                [("pulled", ASCENDING), ("user_id", ASCENDING), ("_id", DESCENDING)],
+                name="pulled_by_author",
+                partialFilterExpression={"pulled": True},
+            ),
             IndexModel("idempotency_key", unique=True, sparse=True),
         ]
+
+
+class HeavyAuthor(Base):
+    """Somebody with so many active followers that phase 6 weighs whether their statuses are better pulled. `_id`: the
+    author's.
+
+    `heavy_until`: a large delivery has shown it, and is believed until then.
+    `pulled_until`: the marker (rule 9): a status of theirs may say `pulled`; none is stored later than that.
+    """
+
+    heavy_until: datetime
+    pulled_until: datetime | None = None
+
+    class Settings:
+        name = "heavy_authors"
+        indexes: ClassVar = [IndexModel("heavy_until"), IndexModel("pulled_until", sparse=True)]
+        keep_nulls = False
 
 
 class Like(Document):
@@ -267,4 +292,4 @@ class StatusRow(NamedTuple):
         return cls(*found, document.get("likes", 0), you_like)
 
 
-DOCUMENTS = (User, Token, Follow, ActiveReader, Block, Mute, CircleMember, EdgeVersion, Status, Like)
+DOCUMENTS = (User, Token, Follow, ActiveReader, Block, Mute, CircleMember, EdgeVersion, HeavyAuthor, Status, Like)

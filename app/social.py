@@ -268,13 +268,14 @@ class Social:
         began_s = perf_counter()
         text = checked_text(text)
         key = f"{author}:{idempotency_key}" if idempotency_key else None
-        owed = await self.outbox.owed()
+        owed = await self.outbox.owed(author, audience)
         status = Status(
             id=self._clock.new_id(),
             user_id=author,
             text=text,
             audience=audience,
             pending=list(owed.consumers) or None,
+            pulled=owed.pulled or None,
             idempotency_key=key,
         )
         row, created = StatusRow(status.id, author, text, audience), True

@@ -139,11 +139,11 @@ async def entries_size(timelines: Timelines, slug: str) -> tuple[int, int]:
     return sum(int(each.get("size", 0)) for each in stats), int(stats[0]["count"])
 
 
-async def list_keys(timelines: Timelines, readers: Sequence[ObjectId]) -> tuple[list[str], str]:
-    """Where these readers' lists are in Memcached; and for keys of the same length that nobody uses, what stands
-    before the reader's id.
+async def list_keys(timelines: Timelines, slug: str, readers: Sequence[ObjectId]) -> tuple[list[str], str]:
+    """Where these readers' lists of a phase are in Memcached; and for keys of the same length that nobody uses, what
+    stands before the reader's id.
     """
-    where = await container(timelines, LISTS.slug)
+    where = await container(timelines, slug)
     assert where, "it delivers"
     prefix, unused = (
         timelines.stack.config.memcached_prefix,

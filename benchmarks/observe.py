@@ -120,9 +120,13 @@ class Lags:
             await self._check(status, author)
 
     async def _check(self, status: ObjectId, author: int) -> None:
-        """Read the last follower's list. Somebody who came to follow meanwhile is given time for the backfill."""
+        """Read the last follower's list. Somebody who came to follow meanwhile is given time for the backfill. What is
+        pulled is in nobody's.
+        """
         loaded = self.record.loaded
         with uncounted():
+            if await self.rig.stack.db["statuses"].find_one({"_id": status, "pulled": True}, {"_id": 1}):
+                return
             if answers.active_only(self._phase):
                 reader = await answers.last_active(self._timelines, loaded.ids[author])
             else:

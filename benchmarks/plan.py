@@ -31,6 +31,7 @@ PEAK = 3.0  # busiest hour ÷ mean
 PROCESS_TITLES = {"harness": "web"}  # units are measured in one process: the harness is the web process
 KNEE = 0.7  # of a core: beyond it waiting times explode, so a process counts as full
 PATIENCE_MS = 1_000  # of the heaviest author
+CELEBRITIES = 1_000  # one author in so many is one, unless the mean does not allow it
 
 
 class PlanError(Refused):
@@ -114,8 +115,12 @@ def marginal_author_s(measured: Units) -> list[tuple[str, float]]:
 def need(load: Load, measured: Units, phase: Phase, peak: float = PEAK) -> Need:
     """What one phase needs for the load."""
     units = measured.units[phase.slug]
-    deliveries = load.posts_per_day * load.mean_followers * _served_share(load, phase)
+    pulled = pulled_authors(load, measured, phase)
+    share = _served_share(load, phase)
+    deliveries = load.posts_per_day * (load.mean_followers - pulled) * share
     read = averaged(measured.followees, units.reads, load.followees)
+    if units.pulled:
+        read = Costs.combined(lambda page, each: page + pulled * each, (read, units.pulled))
     counts, costs = [load.posts_per_day, deliveries, load.reads_per_day], [units.post, units.delivery, read]
     if units.cold:
         counts.append(load.returns_per_day)
@@ -124,7 +129,7 @@ def need(load: Load, measured: Units, phase: Phase, peak: float = PEAK) -> Need:
     acknowledged = list(zip((10, 1_000), units.acknowledged_s, strict=True))
     if phase.store is None or answers.in_worker(phase):  # nobody waits for followers then; what differs is noise
         acknowledged = [(10, min(units.acknowledged_s))]
-    lag, heaviest = lags(load, units.job_s, phase, peak)
+    lag, heaviest = lags(load, units.job_s, phase, peak, pulled=pulled > 0)
     memory, disk = kept_bytes(load, phase)
     return Need(
         phase=phase.slug,
@@ -140,6 +145,25 @@ def need(load: Load, measured: Units, phase: Phase, peak: float = PEAK) -> Need:
         lag_heaviest_s=heaviest,
         cpu_s_per_day=day.cpu_total_s,
     )
+
+
+def pulled_authors(load: Load, measured: Units, phase: Phase) -> float:
+    """How many pulled authors somebody follows: the celebrities (of `_moments`), where the phase weighs and pulls them.
+
+    One post in CELEBRITIES is a celebrity's, so one author in as many is one, and has as many posts a day as others.
+    """
+    units, celebrities = measured.units[phase.slug], load.most_followers * celebrity_share(load)
+    active = load.most_followers * load.active_share
+    if units.pulled is None or active < CONFIG.pull_from:
+        return 0.0
+    posts, reads = load.posts_per_day / load.users, load.reads_per_day / (load.users * load.active_share or 1)
+    cheaper = reads * units.pulled.cpu_total_s < posts * units.delivery.cpu_total_s
+    return celebrities if cheaper or active > CONFIG.pull_beyond else 0.0
+
+
+def celebrity_share(load: Load) -> float:
+    """Of the posts, and of the authors."""
+    return 1 / CELEBRITIES if load.most_followers > 10 * load.mean_followers else 0.0
 
 
 def _served_share(load: Load, phase: Phase) -> float:
@@ -159,33 +183,38 @@ def kept_bytes(load: Load, phase: Phase) -> tuple[float, float]:
     return (size, 0) if phase.store.in_memory else (0, size)
 
 
-def lags(load: Load, job_s: JobTime, phase: Phase, peak: float) -> tuple[float | None, float | None]:
+def lags(
+    load: Load, job_s: JobTime, phase: Phase, peak: float, *, pulled: bool = False
+) -> tuple[float | None, float | None]:
     """Seconds from the acknowledgement to the last follower, of an ordinary and of the heaviest author's post, in front
     of one worker at the peak. 0 where the poster waits, None where it grows without end (or there is no delivery).
+    `pulled`: the heaviest authors' are, and seen at once.
     """
     if not answers.in_worker(phase):
         return (0.0, 0.0) if phase.store else (None, None)
     share = _served_share(load, phase)
     posts_per_s = peak * load.posts_per_day / DAY_S
-    mean, square = _moments(load, job_s, share, phase.chunk(CONFIG))
+    mean, square = _moments(load, job_s, share, phase.chunk(CONFIG), celebrities=not pulled)
     busy = posts_per_s * mean
     if busy >= 1:
         return None, None
     wait = posts_per_s * square / (2 * (1 - busy))
     heaviest = job_s.fixed + job_s.each * load.most_followers * share
-    return wait + job_s.fixed + job_s.each * load.mean_followers * share, wait + heaviest / (1 - busy)
+    ordinary = wait + job_s.fixed + job_s.each * load.mean_followers * share
+    return ordinary, 0.0 if pulled else wait + heaviest / (1 - busy)
 
 
-def _moments(load: Load, job_s: JobTime, share: float, chunk: int) -> tuple[float, float]:
+def _moments(load: Load, job_s: JobTime, share: float, chunk: int, *, celebrities: bool = True) -> tuple[float, float]:
     """Mean and mean square of the seconds of a job, chunked: nobody waits for more than a chunk of somebody else's.
 
     Followers: as many celebrities (most_followers) as it takes, beside people with few, to have the mean; nothing
     more is known of them. One in a thousand posts is a celebrity's, unless the mean does not allow it.
     """
-    celebrity = 0.001 if load.most_followers > 10 * load.mean_followers else 0.0
+    celebrity = celebrity_share(load)
     ordinary = max(0.0, (load.mean_followers - celebrity * load.most_followers) / (1 - celebrity))
     mean = square = 0.0
-    for followers, posts in ((ordinary, 1 - celebrity), (float(load.most_followers), celebrity)):
+    told = (ordinary, 1 - celebrity), (float(load.most_followers), celebrity if celebrities else 0.0)
+    for followers, posts in told:
         served = followers * share
         chunks = max(1, math.ceil(served / chunk))
         chunk_s = job_s.fixed + job_s.each * served / chunks
@@ -206,7 +235,15 @@ def crossings(load: Load, measured: Units) -> list[Crossing]:
     lines.append(Crossing(f"active share, {queued.slug} and {lists.slug}", _shown(share), beyond))
     posts = "posts an author makes per read of a follower, push and pull of that author"
     beyond = "above it pulling this one author is cheaper than delivering to their followers, however many they are"
-    return [*lines, Crossing(posts, _shown(pull_rather(measured)), beyond)]
+    lines.append(Crossing(posts, _shown(pull_rather(measured)), beyond))
+    for slug, units in measured.units.items():
+        if units.pulled:
+            beyond = (
+                f"above it {slug} has an author's statuses asked for, below it delivers them to the active followers"
+            )
+            threshold = units.pulled.cpu_total_s / units.delivery.cpu_total_s if units.delivery.cpu_total_s else None
+            lines.append(Crossing(f"{posts}, in {slug}", _shown(threshold), beyond))
+    return lines
 
 
 def pull_rather(measured: Units) -> float | None:

@@ -240,7 +240,9 @@ class JobTime(Model):
 
 
 class PhaseUnits(Model):
-    """`reads` and `cold` stand in the order of `Units.followees`; `acknowledged_s`: at FEW and at MANY followers."""
+    """`reads` and `cold` stand in the order of `Units.followees`; `acknowledged_s`: at FEW and at MANY followers.
+    `pulled`: of one more author whom a page merges, where the phase does that.
+    """
 
     post: Costs
     delivery: Costs
@@ -248,6 +250,7 @@ class PhaseUnits(Model):
     reads: list[Costs]
     cold: list[Costs] | None
     acknowledged_s: tuple[float, float]
+    pulled: Costs | None = None
 
 
 class Units(Origin):

@@ -63,15 +63,17 @@ def raw(rig: Rig) -> Iterator[RawDatabase]:
 
 
 @asynccontextmanager
-async def listed(rig: Rig, readers: Sequence[ObjectId], ids: int = 5) -> AsyncIterator[tuple[RawMemcached, str]]:
-    """While the block runs each reader has a list of a few ids where phases look for it, and one for the raw loop;
+async def listed(
+    rig: Rig, readers: Sequence[ObjectId], ids: int = 5, slug: str = answers.LISTS.slug
+) -> AsyncIterator[tuple[RawMemcached, str]]:
+    """While the block runs each reader has a list of a few ids where the phase looks for it, and one for the raw loop;
     (its connection, what stands before the reader's id in its keys).
     """
     if not rig.stack.addresses.memcached:
         raise BenchRefused("the raw limits need a real Memcached")
     if len(rig.stack.addresses.memcached) > 1:
         raise BenchRefused("the raw limits are measured on one Memcached node: name one in FEEDLAB_MEMCACHED")
-    keys, unused = await answers.list_keys(rig.timelines, readers) if readers else ([], "")
+    keys, unused = await answers.list_keys(rig.timelines, slug, readers) if readers else ([], "")
     keys += [f"{unused}{reader}" for reader in readers]
     with RawMemcached.connected(rig.stack.addresses.memcached[0]) as raw:
         raw.set_all(keys, answers.list_value(rig.stack, ids))

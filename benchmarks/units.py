@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from statistics import median
 from typing import TypeVar
@@ -10,6 +11,7 @@ from typing import TypeVar
 from bson import ObjectId
 
 from app.demo.progress import Progress, silent
+from app.social import Social
 from benchmarks import answers, scenes
 from benchmarks.observe import Meters
 from benchmarks.origin import origin
@@ -24,6 +26,7 @@ T = TypeVar("T")
 
 FEW, MANY = 10, 1_000  # followers of the two authors whose difference is the price of a delivery
 FOLLOWEES = (10, 100, 200, 1_000)
+PULLED = 20  # of the followees of whoever has most
 LIMIT = 20
 IDLE_S = 3.0
 
@@ -73,11 +76,45 @@ async def measure(rig: Rig, count: int, progress: Progress = silent) -> Units:
         await rig.switch(phase.slug)
         await asyncio.sleep(rig.stack.config.grace_s)
         listed = [*few.followers, *many.followers] if answers.in_memory(phase) else []
-        async with scenes.listed(rig, listed):
+        async with scenes.listed(rig, listed, slug=phase.slug), _delivered(rig, phase, [few.author, many.author]):
             units[phase.slug] = await _phase(rig, phase, few.author, many.author, readers, count)
+            if phase.merges:
+                margin = await _margin(rig, phase, everybody[:PULLED], readers[-1], count)
+                units[phase.slug] = units[phase.slug].model_copy(update={"pulled": margin})
     progress("done", len(PHASES), len(PHASES))
     settings = {"count": count, "limit": LIMIT}
     return Units(**vars(await origin(rig)), settings=settings, followees=list(FOLLOWEES), units=units)
+
+
+@asynccontextmanager
+async def _delivered(rig: Rig, phase: Phase, authors: Sequence[ObjectId]) -> AsyncIterator[None]:
+    """Whatever the rule says of them: what is measured here is a delivery."""
+    if phase.merges:
+        await _force(rig, authors, False)
+    yield
+    if phase.merges:
+        await _force(rig, authors, None)
+
+
+async def _force(rig: Rig, authors: Sequence[ObjectId], pulled: bool | None) -> None:
+    for author in authors:
+        await rig.timelines.force(author, pulled)
+    await asyncio.sleep(rig.stack.config.settings_age_s)
+
+
+async def _margin(rig: Rig, phase: Phase, pulled: Sequence[ObjectId], reader: ObjectId, count: int) -> Costs:
+    """What one pulled author more costs a warm page: of two pages, before these have posted and after, in turn."""
+    page = partial(rig.timelines.page, reader, phase=phase.slug, limit=LIMIT)
+    await page()
+    without, _ = await metered(rig, repeated(count, page))
+    await _force(rig, pulled, True)
+    social = Social(rig.stack, rig.timelines.outbox)
+    for author in pulled:
+        await social.post(author, "a status that is pulled")
+    await page()
+    merged, _ = await metered(rig, repeated(count, page))
+    await _force(rig, pulled, None)
+    return Costs.combined(lambda some, more: max(0.0, more - some) / count / len(pulled), (without, merged))
 
 
 async def _phase(

@@ -15,6 +15,7 @@ from phases.delivering.outbox import Failures
 from phases.home.candidates import Candidates
 from phases.keeping.recipients import Recipients
 from phases.keeping.store import Store
+from phases.pulling.pulls import Merge
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Phase:
     """A way to make home timelines. Statuses are stored already; every phase returns the same pages.
 
     store: where timelines are kept. recipients: whom a status is delivered to. carrier: who makes the delivery happen.
-    pulls: what is asked at read besides. None stands for nowhere, nobody, nothing.
+    pulls: what is asked at read besides: everything. merges: or else what is not delivered. None stands for nowhere,
+    nobody, nothing.
     chunk: how many recipients one bounded step serves.
     """
 
@@ -48,6 +50,7 @@ class Phase:
     recipients: type[Recipients] | None = None
     carrier: Carrier | None = None
     pulls: Callable[[Database, ObjectId, Following], Candidates] | None = None
+    merges: Merge | None = None
     chunk: Callable[[Config], int] = lambda config: config.chunk
     costs: tuple[Claim, ...] = ()
 

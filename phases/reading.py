@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from bson import ObjectId
 
 from app.access import on_home
-from app.clock import FIRST_ID, LAST_ID
+from app.clock import LAST_ID
 from app.edges import EdgeMemory, Following, OwnEdges, Versions, versions_in, versions_of
 from app.models import StatusRow
 from app.stack import UNAVAILABLE, Stack
@@ -23,6 +23,8 @@ from phases.home.memory import UNSEEN, FirstPages, Judged, Seen, Statuses, as_no
 from phases.home.page import Filling, Page, enough
 from phases.keeping.store import Container, Place
 from phases.p1_query import HomeTimeline
+from phases.pulling.markers import Known, Markers
+from phases.pulling.pulled import look_for
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +46,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Look:
-    """What a read has to know before it believes what is kept, all of one moment. `rows`: of the page that is
+    """What a read has to know before it believes what is kept, all of one moment.
+
+    `versions`: of what may be remembered. `pulled`: what is merged, as `waiting` is. `rows`: of the page that is
     remembered.
     """
 
     versions: Versions
     waiting: Waiting
+    pulled: Waiting
     backfill_owed: bool
     rows: Statuses
 
@@ -57,9 +62,9 @@ class Look:
 class Reading:
     """Makes pages. One per process: it remembers edges and first pages of the readers who came last."""
 
-    def __init__(self, stack: Stack, switch: Switch, outbox: Outbox) -> None:
+    def __init__(self, stack: Stack, switch: Switch, outbox: Outbox, markers: Markers) -> None:
         self._stack, self._db, self._config = stack, stack.db, stack.config
-        self._switch, self._outbox = switch, outbox
+        self._switch, self._outbox, self._markers = switch, outbox, markers
         self._edges, self._pages = EdgeMemory(), FirstPages()
 
     async def page(self, request: Request, own: bool = False) -> Page:
@@ -76,19 +81,25 @@ class Reading:
 
         seen = self._pages.recall(reader) if request.before is None else UNSEEN
         place = Place(container, reader, request.cursor, enough(request.limit))
-        if (own := own or self._outbox.is_crowded) and edges.heard is None:
+        marked = await self._markers.known(settings.epoch) if request.phase.merges else None
+        own = own or self._outbox.is_crowded
+        if (own or (marked and marked.pulled != frozenset())) and edges.heard is None:
             edges = await Following(self._db, reader, self._edges).known()
         pending = self._pending(kept, edges, place, own=own)
-        looked = {**pending, **self._look(edges, seen.statuses), **kept.store.look(place)}
+        pulled = self._pulled(request, marked, edges, place)
+        looked = {**pending, **pulled, **self._look(edges, seen.statuses), **kept.store.look(place)}
         answers = await together(self._db, **looked)
         part = await kept.store.read(place, answers)
-        look = self._looked(pending, answers, seen.statuses)
+        look = self._looked(pending, pulled, answers, seen.statuses)
 
         if edges.version not in (None, look.versions.edges):  # what was remembered is over: begin again without it
             self._edges.forget(reader)
             return await self.page(request, own)
         if seen.statuses and seen.likes != look.versions.likes:
             self._pages.forget(reader)
+            return await self.page(request, own)
+        if marked and marked.version != look.versions.markers:  # somebody may be pulled of whom nothing was asked
+            self._markers.forget()
             return await self.page(request, own)
         if not self._switch.still_holds(settings):  # it took so long: kept no more, perhaps
             return await self._queried(request)
@@ -97,9 +108,9 @@ class Reading:
         edges.version, edges.settled = look.versions.edges, True
         if part is None:
             return await self._comeback(request, kept, container, edges, look.versions)
-        if look.waiting.floor > FIRST_ID and not own:
+        if not look.waiting.is_all and not own:
             return await self.page(request, own=True)
-        return await self._listed(request, kept, place, part, look, edges, seen)
+        return await self._listed(request, kept, place, part, look, edges, seen, marked)
 
     async def refresh(self, request: Request) -> Page:
         """The page, after rebuilding what is kept for this reader."""
@@ -126,6 +137,12 @@ class Reading:
             return self._outbox.look(names, place.before)
         return self._outbox.look_at(names, place.before, [edges.reader, *(edges.heard or [])], place.n)
 
+    def _pulled(self, request: Request, marked: Known | None, edges: OwnEdges, place: Place) -> dict[str, Find]:
+        """What is delivered to nobody, of the reader's own authors: the newest of each group of them."""
+        if marked is None or request.phase.merges is None:
+            return {}
+        return look_for(request.phase.merges.query, self._markers.among(edges, marked), place.before, place.n)
+
     def _look(self, edges: OwnEdges, seen: Statuses) -> dict[str, Find]:
         return {
             "versions": versions_of(edges.reader),
@@ -133,10 +150,13 @@ class Reading:
             **({} if edges.settled else self._outbox.backfills_of(edges.reader)),
         }
 
-    def _looked(self, pending: Mapping[str, Find], answers: Mapping[str, Rows], seen: Statuses) -> Look:
+    def _looked(
+        self, pending: Mapping[str, Find], pulled: Mapping[str, Find], answers: Mapping[str, Rows], seen: Statuses
+    ) -> Look:
         return Look(
             versions=versions_in(answers["versions"]),
             waiting=self._outbox.waiting(pending, answers),
+            pulled=Waiting.of(pulled, answers),
             backfill_owed=self._outbox.is_owed_backfill(answers),
             rows=as_now(seen, answers) if seen else {},
         )
@@ -153,23 +173,33 @@ class Reading:
         return Page(request.phase.slug, statuses, after, "query", versions=following.versions)
 
     async def _listed(
-        self, request: Request, kept: Kept, place: Place, part: Slice, look: Look, edges: OwnEdges, seen: Seen
+        self,
+        request: Request,
+        kept: Kept,
+        place: Place,
+        part: Slice,
+        look: Look,
+        edges: OwnEdges,
+        seen: Seen,
+        marked: Known | None,
     ) -> Page:
-        """From what is kept, with what is pending; older ones from the query."""
-        first = part.with_waiting(*look.waiting, place.before, place.n)
+        """From what is kept, with what is pending and what is pulled; older ones from the query."""
+        whole = part.with_waiting(*look.waiting, place.before, place.n)
+        first = whole.with_waiting(*look.pulled, place.before, place.n)
         same = look.rows is seen.statuses and seen.judged_before(first, request.limit, look.versions.edges)
         if same:
             return Page(request.phase.slug, same.shown, same.next, "list", versions=look.versions)
 
         async def more(cursor: ObjectId, n: int) -> Slice | None:
             further = place._replace(before=cursor, n=n)
-            known = look.waiting.floor == FIRST_ID
-            pending = {} if known else self._pending(kept, edges, further, own=True)
-            finds = {**pending, **kept.store.look(further)}
+            pending = {} if look.waiting.is_all else self._pending(kept, edges, further, own=True)
+            pulled = {} if look.pulled.is_all else self._pulled(request, marked, edges, further)
+            finds = {**pending, **pulled, **kept.store.look(further)}
             answers = await together(self._db, **finds) if finds else {}
             part = await kept.store.read(further, answers)
-            waiting = look.waiting if known else self._outbox.waiting(pending, answers)
-            return part and part.with_waiting(*waiting, cursor, n)
+            waiting = look.waiting if look.waiting.is_all else self._outbox.waiting(pending, answers)
+            merged = look.pulled if look.pulled.is_all else Waiting.of(pulled, answers)
+            return part and part.with_waiting(*waiting, cursor, n).with_waiting(*merged, cursor, n)
 
         following = Following(self._db, request.reader, self._edges, look.versions)
         query = HomeTimeline(self._db, request.reader, following)

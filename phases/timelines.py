@@ -24,7 +24,10 @@ from phases.keeping.recipients import Recipients
 from phases.keeping.store import Store
 from phases.p1_query import statuses_by
 from phases.p3_queue import status_deliver
+from phases.pulling.pulls import Pulls, Weighed
 from phases.reading import Reading, Request
+
+MOST_FORCED = 100  # authors: each is in the phase settings, which every process keeps reading
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,9 @@ class Timelines:
             name: Kept(name, store, recipients, self.switch, partial(statuses_by, stack.db), stack.config.cap)
             for name, (store, recipients) in made.items()
         }
-        self.outbox = Outbox(stack, self.switch, self.phases.keys() - kinds.keys(), list(self.kept.values()))
+        self.pulls = Pulls(stack, {phase.slug: phase.merges for phase in phases if phase.merges})
+        keepers = list(self.kept.values())
+        self.outbox = Outbox(stack, self.switch, self.phases.keys() - kinds.keys(), keepers, self.pulls)
         for slug, kept in kinds.items():
             phase = self.phases[slug]
             assert phase.carrier, f"{slug} keeps timelines that nobody delivers to"
@@ -94,14 +99,15 @@ class Timelines:
             for consumer in self.outbox.consumers.values()
             if isinstance(consumer, PhaseConsumer) and consumer.carrier.inserted
         ]
-        self._reading = Reading(stack, self.switch, self.outbox)
+        self._reading = Reading(stack, self.switch, self.outbox, self.pulls.markers)
 
     @classmethod
     async def open(cls, stack: Stack, phases: tuple[Phase, ...] = PHASES) -> "Timelines":
         """On a database without phase settings: the default phase alone, or in demo mode all of them."""
         timelines = cls(stack, phases)
         keeping = [phase.slug for phase in phases if phase.keeps]
-        await timelines.switch.open(DEFAULT, keeping if stack.config.demo else [DEFAULT])
+        first = DEFAULT.slug if DEFAULT.slug in timelines.phases else phases[-1].slug
+        await timelines.switch.open(first, keeping if stack.config.demo else [first] if first in keeping else [])
         return timelines
 
     async def page(
@@ -109,6 +115,7 @@ class Timelines:
     ) -> Page:
         """One page of the reader's home timeline, newest first. Raises Invalid for an unknown phase."""
         asked = await self._named(phase)
+        await self.pulls.authors.one_read()
         return await self._reading.page(Request(asked, self.kept_by(asked.slug), reader, before, limit))
 
     async def refresh(self, reader: ObjectId, *, phase: str | None = None, limit: int = 20) -> Page:
@@ -137,6 +144,7 @@ class Timelines:
     async def sweep(self) -> None:
         for kept in self.kept.values():
             await kept.sweep()
+        await self.pulls.sweep()
 
     async def change(self, *, read: str | None = None, delivering: Sequence[str] | None = None) -> State:
         """Change what is read by default, what delivers, or both. Raises Invalid for an unknown phase."""
@@ -146,6 +154,22 @@ class Timelines:
                     raise Invalid(field, self._unknown(slug))
         await self.switch.change(Wish(read, delivering))
         return await self.state()
+
+    async def force(self, author: ObjectId, pulled: bool | None) -> None:
+        """For experiments: from now on all of the author's statuses are pulled, or none; None leaves it to the rule.
+        Takes effect in every process within `settings_age_s`. Raises Invalid for one author too many.
+        """
+        forced = {**(await self.switch.fresh()).forced, author: pulled}
+        if sum(choice is not None for choice in forced.values()) > MOST_FORCED:
+            raise Invalid("author", f"at most {MOST_FORCED} authors can be forced: leave others to the rule first")
+        await self.switch.change(Wish(forced={author: pulled}))
+
+    async def weighed(self, author: ObjectId) -> Weighed | None:
+        """Why the author's next status would be pulled, or not; None where no phase of ours pulls any."""
+        if not self.pulls.merging:
+            return None
+        forced = (await self.switch.fresh()).forced.get(author)
+        return await self.pulls.weighed(author, forced)
 
     async def restart(self) -> None:
         """Forget everything that is kept, for everybody. It only costs time."""

@@ -461,7 +461,7 @@ async def test_a_timeline_page(ann: Api, bob: Api) -> None:
     texts = [(await bob.post(f"status {n}"))["text"] for n in range(3)]
     page = await ann.json("GET", "/timeline")
     assert set(page) == {"phase", "statuses", "next", "cost"}
-    assert page["phase"] == DEFAULT
+    assert page["phase"] == DEFAULT.slug
     assert [status["text"] for status in page["statuses"]] == texts[::-1]
     assert page["next"] is None
     cost = page["cost"]
@@ -494,7 +494,7 @@ async def test_each_phase_may_be_named_and_walked(ann: Api, bob: Api, phase: str
 async def test_a_refresh_is_the_first_page(ann: Api, phase: str | None) -> None:
     await ann.post("hello")
     page = await ann.json("POST", "/timeline/refresh", params={"phase": phase} if phase else {})
-    assert page["phase"] == phase or (phase is None and page["phase"] == DEFAULT)
+    assert page["phase"] == phase or (phase is None and page["phase"] == DEFAULT.slug)
     assert [status["text"] for status in page["statuses"]] == ["hello"]
     assert set(page) == {"phase", "statuses", "next", "cost"}
 
@@ -528,11 +528,11 @@ async def test_an_unknown_phase(ann: Api, method: str, path: str) -> None:
 async def test_the_state_of_the_phases(ann: Api) -> None:
     state = await ann.json("GET", "/phases")
     assert set(state) == {"read", "delivering", "phases"}
-    assert (state["read"], state["delivering"]) == (DEFAULT, [DEFAULT])
+    assert (state["read"], state["delivering"]) == (DEFAULT.slug, [DEFAULT.slug])
     assert [phase["slug"] for phase in state["phases"]] == SLUGS
     for phase in state["phases"]:
         assert set(phase) == {"slug", "title", "delivering", "since", "pending", "queued"}
-        assert phase["delivering"] == (phase["slug"] == DEFAULT)
+        assert phase["delivering"] == (phase["slug"] == DEFAULT.slug)
         assert phase["since"] is None or TIME.fullmatch(phase["since"])
 
 

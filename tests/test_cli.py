@@ -11,17 +11,20 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app import serve
-from app.cli import Feedlab, main
+from app.cli import Feedlab, main, show_author
 from app.config import Config
+from app.models import User
 from app.servers import programs
 from app.servers.borrow import running_servers
 from app.servers.datadir import DataDirectory
 from app.servers.programs import ServersError, insist, resolve
+from app.stack import connected
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
+from tests.conftest import STAND_INS
 from tests.world import SLUGS
 
-COMMANDS = ("serve", "doctor", "worker", "phases", "deliveries", "admin", "seed", "walkthrough")
+COMMANDS = ("serve", "doctor", "worker", "phases", "deliveries", "author", "admin", "seed", "walkthrough")
 SILENT = {
     "FEEDLAB_MONGODB_URL": "mongodb://ada:secret@127.0.0.1:9/",
     "FEEDLAB_REDIS_URL": "redis://127.0.0.1:9/0",
@@ -146,6 +149,25 @@ def test_phases_shows_and_changes_the_setting() -> None:
 
 def test_an_unknown_phase_is_refused() -> None:
     assert "slow" in refused(feedlab("phases", "--stack", "memory", "--read", "slow"))
+
+
+@pytest.mark.anyio
+async def test_an_author_is_weighed_and_forced(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a system of one process, whose stand-ins two commands would not share."""
+    async with connected(STAND_INS, Config()) as stack:
+        now = stack.clock.now()
+        await User(id=stack.clock.new_id(), handle="zoe", name="Zoe", created_at=now).insert()
+        for choice, says in ((None, "zoe is delivered: fewer than 1,000"), ("pulled", "zoe is pulled: forced")):
+            await show_author(stack, "Zoe", choice)
+            said = capsys.readouterr().out
+            assert said.startswith(says)
+            assert "0 active followers, 0.0 statuses a day\npages a day of an active reader: unknown\n" in said
+        await show_author(stack, "zoe", "rule")
+        assert "zoe is delivered" in capsys.readouterr().out
+
+
+def test_an_author_whom_there_is_not_is_refused() -> None:
+    assert "nobody is called nobody" in refused(feedlab("author", "nobody", "--stack", "memory"))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,32 @@ async def test_operations_are_for_administrators(site: Site) -> None:
     assert (await ann.client.post("/operations/retry", data=proof)).status_code == 303
 
 
+async def test_why_an_author_is_pulled_is_shown_and_can_be_chosen(demo: Site) -> None:
+    ann, bob = await demo.browser().sign_up("ann"), await demo.browser().sign_up("bob")
+    await ann.act("bob", "follow")
+    await ann.open("/?phase=hybrid")
+    html = await ann.open("/operations/authors?handle=@bob")
+    assert "too few active followers" in html
+    assert re.search(r'Active followers</th><td class="number">1</td>', html)
+    assert "None yet" in html
+    given = ann.form("/sign-out").fields | {"handle": "bob"}
+    answer = await ann.client.post("/operations/authors", data=given | {"choice": "pulled"})
+    assert answer.status_code == 303
+    html = await ann.open("/operations/authors?handle=bob")
+    assert "<strong>Pulled.</strong> Somebody has chosen it here." in html
+    demo.clock.advance(1)
+    await bob.post("hello")
+    assert texts(await ann.open("/?phase=hybrid")) == ["hello"]
+    assert await demo.stack.db["statuses"].count_documents({"pulled": True}) == 1
+    html = await ann.open("/operations/authors")
+    assert re.search(r'handle=bob">@bob</a></td><td>yes</td><td>always pulled', html)
+    for wrong in ({"choice": "sometimes"}, {"choice": "pulled", "handle": "nobody"}):
+        assert (await ann.client.post("/operations/authors", data=given | wrong)).status_code == 422
+    assert "Nobody is called so" in await ann.open("/operations/authors?handle=nobody")
+    await ann.client.post("/operations/authors", data=given | {"choice": "rule"})
+    assert "too few active followers" in await ann.open("/operations/authors?handle=bob")
+
+
 async def test_the_buttons_disturb_the_system_and_no_timeline(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     async def rest(seconds: float) -> None:
         demo.clock.advance(seconds)

@@ -304,14 +304,14 @@ async def test_what_somebody_posts_is_on_their_followers_page_in_every_phase(dem
 async def test_the_phase_is_remembered_and_the_systems_own_is_marked(site: Site) -> None:
     ann = await site.browser().sign_up("ann")
     marked = r'\?phase=(\w+)" aria-current="true"'
-    assert re.findall(marked, await ann.open("/")) == [DEFAULT]
-    assert re.findall(r"</b>(\w+)<i></i><span class=\"away\"> \(the system", ann.html) == [DEFAULT]
+    assert re.findall(marked, await ann.open("/")) == [DEFAULT.slug]
+    assert re.findall(r"</b>(\w+)<i></i><span class=\"away\"> \(the system", ann.html) == [DEFAULT.slug]
     await ann.open("/?phase=push")
     assert re.findall(marked, await ann.open("/")) == ["push"]
-    await ann.open(f"/?phase={DEFAULT}")
+    await ann.open(f"/?phase={DEFAULT.slug}")
     assert home_timeline.PHASE_COOKIE not in ann.client.cookies
     ann.client.cookies.set(home_timeline.PHASE_COOKIE, "nonsense")
-    assert re.findall(marked, await ann.open("/")) == [DEFAULT]
+    assert re.findall(marked, await ann.open("/")) == [DEFAULT.slug]
     await ann.open("/?phase=nonsense")
     assert ann.status == 422
 

@@ -16,6 +16,7 @@ from app.stack.sorted_sets import SetsStandIn
 from phases import PHASES
 from phases.delivering.delivery import Delivery
 from phases.home.page import Page
+from phases.keeping.lists import Lists
 from phases.timelines import PhaseConsumer, Timelines
 from tests.dates import ManualClock
 from workers.sweeper import OVERDUE_S, sweep
@@ -24,6 +25,9 @@ from workers.worker import drain_queues
 SLUGS = tuple(phase.slug for phase in PHASES)
 KEEPING = tuple(phase.slug for phase in PHASES if phase.keeps)
 IN_WORKER = tuple(phase.slug for phase in PHASES if phase.carrier and phase.carrier.in_worker)
+
+
+IN_MEMCACHED = tuple(phase.slug for phase in PHASES if phase.store and issubclass(phase.store, Lists))
 
 
 Dump = dict[str, list[dict[str, Any]]]

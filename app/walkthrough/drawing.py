@@ -141,7 +141,7 @@ def phase_lanes(name: str, *, store: bool, active_only: bool, in_worker: bool, p
     read asks besides (for everything, where nothing is kept).
     """
     told = (
-        _poster(store, in_worker),
+        _poster(store, in_worker, pulls),
         _behind(active_only, in_worker, pulls),
         _reader(store, active_only, in_worker, pulls),
     )
@@ -149,7 +149,12 @@ def phase_lanes(name: str, *, store: bool, active_only: bool, in_worker: bool, p
     return Lanes(about, {who: steps for who, (_, steps) in zip(LANES, told, strict=True)})
 
 
-def _poster(store: bool, in_worker: bool) -> Told:
+def _poster(store: bool, in_worker: bool, pulls: bool) -> Told:
+    if in_worker and pulls:
+        words = (
+            "The poster waits for the insert, which says whether it is pulled, and otherwise for a job to be queued."
+        )
+        return words, (Step("weigh the\nauthor"), Step("insert, pulled\nor pending"), Step("queue a job", "gone"))
     if in_worker:
         steps = Step("insert,\npending"), Step("queue a job")
         return "The poster waits for the insert and for a job to be queued.", steps
@@ -164,9 +169,8 @@ def _behind(active_only: bool, in_worker: bool, pulls: bool) -> Told:
     if not in_worker:
         return "Nothing happens behind.", ()
     if pulls:
-        return "A worker delivers the statuses of ordinary authors only.", (
-            Step("celebrity?\nstop here", "gone"), to_active,
-        )  # fmt: skip
+        words = "A worker puts the id on the active followers’ lists in memory, unless it is pulled."
+        return words, (job, to_active, Step("pulled:\nnothing", "gone"))
     if active_only:
         words = "A worker puts the id in front of the active followers’ lists in memory, and skips who is away."
         return words, (job, to_active, Step("the others:\nnothing", "gone"))
@@ -183,9 +187,8 @@ def _reader(store: bool, active_only: bool, in_worker: bool, pulls: bool) -> Tol
         )
     if pulls:
         return (
-            "The reader waits for their list, for a query of the few celebrities they follow, and for the statuses by "
-            "id.",
-            (Step("pending,\nmy list"), Step("celebrities:\nquery"), BY_ID),
+            "The reader waits for what is pending or pulled and their list in memory, and for the statuses by id.",
+            (Step("pending,\npulled"), Step("my list,\nmerged"), BY_ID),
         )
     if active_only:
         return (
@@ -204,13 +207,14 @@ def diagram(name: str) -> Drawing:
     if name == "beginning":
         return fans_drawing()
     if name == "next":
-        return lanes_drawing(phase_lanes("A hybrid", store=True, active_only=True, in_worker=True, pulls=True))
+        yours = phase_lanes("Yours, as it begins", store=True, active_only=True, in_worker=True, pulls=False)
+        return lanes_drawing(yours)
     n, phase = {phase.slug: (n, phase) for n, phase in enumerate(PHASES, 1)}[name]
     lanes = phase_lanes(
         f"Phase {n}",
         store=phase.store is not None,
         active_only=bool(phase.recipients and phase.recipients.active_only),
         in_worker=bool(phase.carrier and phase.carrier.in_worker),
-        pulls=phase.pulls is not None,
+        pulls=phase.pulls is not None or phase.merges is not None,
     )
     return lanes_drawing(lanes)

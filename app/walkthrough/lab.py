@@ -16,9 +16,7 @@ from phases.base import Phase
 from phases.delivering.away import as_if_here
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept import Kept
-from phases.keeping.lists import key
 from phases.keeping.store import Container
-from phases.p4_cache import CACHE
 from phases.timelines import PhaseConsumer, Timelines
 from workers.worker import drain_queues
 
@@ -85,10 +83,11 @@ class Lab:
         rows = [status_row(id_at(begin + timedelta(seconds=second)), author) for second, author in turns]
         await self.insert("statuses", rows)
 
-    async def store(self, author: ObjectId, *owed: str) -> StatusRow:
-        """Rule 1, the first half: the status is stored and says who owes its delivery."""
+    async def store(self, author: ObjectId, *owed: str, pulled: bool = False) -> StatusRow:
+        """Rule 1, the first half: the status is stored and says who owes its delivery, or that it is pulled."""
         row = status_row(self.clock.new_id(), author)
-        await self.stack.db["statuses"].insert_one(row | {"pending": list(owed)})
+        says = {"pulled": True} if pulled else {}
+        await self.stack.db["statuses"].insert_one(row | says | {"pending": list(owed)})
         return StatusRow.of(row)
 
     async def post(self, author: ObjectId, phase: Phase) -> None:
@@ -122,9 +121,11 @@ class Lab:
 
     async def forget_lists(self, readers: Sequence[ObjectId]) -> None:
         """Leave nothing in the Memcached that the demo uses too."""
-        container = await self.container(CACHE)
-        for reader in readers:
-            await self.stack.memcached.delete(key(container, reader))
+        settings = await self.timelines.switch.fresh()
+        for name, kept in self.timelines.kept.items():
+            if kept.store.in_memory and (container := settings.current(name)):
+                for reader in readers:
+                    await kept.store.forget(container, reader)
 
 
 def status_row(id: ObjectId, author: ObjectId) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Record every experiment on servers of its own: `python -m app.walkthrough.recording`, on a machine at rest."""
+"""Record the experiments on servers of their own: `python -m app.walkthrough.recording [SLUG ...]`, on a machine at
+rest. All of them, or those that are named.
+"""
 
 import asyncio
 import json
@@ -17,16 +19,17 @@ from app.walkthrough.result import MEASURED
 
 
 def main() -> None:
-    config = Config()
-    results = {}
+    config, named = Config(), sys.argv[1:] or list(EXPERIMENTS)
+    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    origin = {"where": machine, "when": f"{datetime.now(UTC):%Y-%m-%d}"}
+    measured = json.loads(MEASURED.read_text("utf-8"))
     with TemporaryDirectory() as directory, running_servers(Path(directory), config) as addresses:
-        for slug, experiment in EXPERIMENTS.items():
+        for slug in named:
+            experiment = EXPERIMENTS[slug]
             values = experiment.values({})
             result = asyncio.run(run_once(addresses, config, experiment, values))
-            results[slug] = {"values": values, "result": result.model_dump()}
+            measured["results"][slug] = origin | {"values": values, "result": result.model_dump()}
             sys.stdout.write(f"{slug}: {result.sentence}\n")
-    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    measured = {"where": machine, "when": f"{datetime.now(UTC):%Y-%m-%d}", "results": results}
     MEASURED.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 

@@ -63,7 +63,8 @@ class Recorded(_Frozen):
 def recorded(slug: str) -> Recorded:
     """Raises KeyError."""
     measured = json.loads(MEASURED.read_text("utf-8"))
-    return Recorded(where=measured["where"], when=measured["when"], **measured["results"][slug])
+    origin = {name: measured[name] for name in ("where", "when")}  # unless it was recorded by itself
+    return Recorded(**origin | measured["results"][slug])
 
 
 def written(value: float) -> str:

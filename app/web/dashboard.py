@@ -9,16 +9,27 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.errors import Forbidden, Invalid
-from app.models import Account
+from app.errors import Forbidden, Invalid, NotFound
+from app.models import Account, Person
 from app.stack import MemcachedDown, QueueDown
 from app.stack.memcached import Stats
 from app.stack.queue import Delivery, WorkerState
 from app.web.backlog import MINUTES, Backlog
 from app.web.live import stream
 from app.web.render import fragment, render
-from app.web.request import Endpoint, accounts_of, changing, for_operators, stack_of, timelines_of, to
+from app.web.request import (
+    Endpoint,
+    accounts_of,
+    address,
+    changing,
+    for_operators,
+    social_of,
+    stack_of,
+    timelines_of,
+    to,
+)
 from phases.keeping.activity import active_count
+from phases.pulling.pulls import Weighed
 from phases.timelines import PhaseState, Timelines
 
 rest = asyncio.sleep
@@ -165,6 +176,57 @@ def press(name: str) -> Endpoint:
         return to(f"/operations?done={name}")
 
     return for_operators(handler)
+
+
+# Whose statuses are pulled
+
+CHOICES: dict[str, bool | None] = {"rule": None, "pulled": True, "delivered": False}
+HEAVY_SHOWN = 50
+
+
+async def authors(request: Request, me: Account) -> Response:
+    """Why an author is pulled or delivered; and a choice, for experiments."""
+    timelines, social = timelines_of(request), social_of(request)
+    typed = request.query_params.get("handle", "").strip().removeprefix("@")
+    errors: dict[str, str] = {}
+    if request.method == "POST":
+        form = await changing(request, me)
+        typed, choice = str(form.get("handle", "")), str(form.get("choice", ""))
+        try:
+            author = await social.person(typed)
+            if choice not in CHOICES:
+                raise Invalid("choice", f"choose one of {', '.join(CHOICES)}")
+            await timelines.force(author.id, CHOICES[choice])
+            return to(address("/operations/authors", handle=author.handle))
+        except (Invalid, NotFound) as error:
+            errors = {"choice": str(error)}
+    heavy = await timelines.pulls.markers.newest(HEAVY_SHOWN)
+    forced = (await timelines.switch.fresh()).forced
+    ids = list(dict.fromkeys([*forced, *heavy]))
+    people = await social.people(ids)
+    shown = await _weighed(request, typed) if typed and not errors else None
+    return render(
+        request,
+        "authors.html",
+        422 if errors else 200,
+        typed=typed,
+        errors=errors,
+        shown=shown,
+        choices=CHOICES,
+        heavy=[(people[id], heavy.get(id), forced.get(id)) for id in ids if id in people],
+        config=stack_of(request).config,
+    )
+
+
+async def _weighed(request: Request, handle: str) -> tuple[Person, Weighed | None, bool | None] | None:
+    """None where nobody is called so."""
+    timelines = timelines_of(request)
+    try:
+        author = await social_of(request).person(handle)
+    except NotFound:
+        return None
+    forced = (await timelines.switch.fresh()).forced.get(author.id)
+    return Person.of(author), await timelines.weighed(author.id), forced
 
 
 # Phases

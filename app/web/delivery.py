@@ -29,6 +29,7 @@ class Watch:
     """Milliseconds since the post was sent; what has not happened yet is absent.
 
     `held`: per kind that is kept and follower; None where nothing is kept for the follower, who is rebuilt on return.
+    `pulled`: who merges such statuses does not deliver it, and their readers ask for it.
     """
 
     status: StatusRow
@@ -37,6 +38,7 @@ class Watch:
     followers: list[Account]
     stored_ms: float
     owed: tuple[str, ...] = ()
+    pulled: bool = False
     waited_ms: dict[str, float] = field(default_factory=dict)  # what the poster waited for each phase, after the insert
     cleared_ms: dict[str, float] = field(default_factory=dict)
     held_ms: dict[tuple[str, ObjectId], float | None] = field(default_factory=dict)
@@ -119,9 +121,11 @@ async def _look_once(timelines: Timelines, watch: Watch) -> None:
 
 
 async def _see(timelines: Timelines, watch: Watch) -> None:
-    document = await timelines.stack.db["statuses"].find_one({"_id": watch.status.id}, {"pending": 1})
-    pending = set((document or {}).get("pending") or ())
-    watch.owed = (await timelines.outbox.owed()).consumers
+    document = (
+        await timelines.stack.db["statuses"].find_one({"_id": watch.status.id}, {"pending": 1, "pulled": 1}) or {}
+    )
+    pending, watch.pulled = set(document.get("pending") or ()), "pulled" in document
+    watch.owed = await timelines.outbox.owing(pulled=watch.pulled)
     for slug in watch.owed:
         if slug not in pending:
             watch.cleared_ms.setdefault(slug, watch.now_ms())

@@ -45,6 +45,7 @@ routes: list[BaseRoute] = [
     Route("/compare/deliveries/{id}/live", signed_in(side_by_side.delivery_live)),
     Route("/phases", signed_in(dashboard.phases), methods=BOTH),
     Route("/operations", for_operators(dashboard.dashboard)),
+    Route("/operations/authors", for_operators(dashboard.authors), methods=BOTH),
     Route("/operations/live", for_operators(dashboard.live)),
     *(Route(f"/operations/{name}", dashboard.press(name), methods=POST) for name in dashboard.BUTTONS),
     Mount("/static", Static(directory=FOLDER / "static"), name="static"),

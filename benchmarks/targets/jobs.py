@@ -53,7 +53,7 @@ async def throughput(rig: Rig, scale: Scale) -> list[Row]:
     rows = []
     for phase in answers.IN_WORKER:
         await only(rig, phase.slug)
-        async with scenes.listed(rig, star.followers if answers.in_memory(phase) else ()):
+        async with scenes.listed(rig, star.followers if answers.in_memory(phase) else (), slug=phase.slug):
             seconds = await timed_in_turn(
                 3,
                 posts=partial(posts_worked_off, rig, phase.slug, star.author, scale.jobs, POLL_S),

@@ -15,12 +15,13 @@ from bson import ObjectId
 
 from app.access import Entry
 from app.clock import FIRST_ID
-from app.models import StatusRow
+from app.models import Audience, StatusRow
 from app.stack import UNAVAILABLE, Stack
 from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows
 from app.stack.mongodb.transaction import Transaction
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
+from phases.pulling.pulls import Pulls
 
 log = logging.getLogger(__name__)
 
@@ -71,46 +72,73 @@ class Keeper(Protocol):
 
 
 class Waiting(NamedTuple):
-    """What is pending for a reader: all of it with an id >= `floor`."""
+    """What is pending for a reader, or pulled: all of it with an id >= `floor`."""
 
     entries: list[Entry]
     floor: ObjectId
 
+    @property
+    def is_all(self) -> bool:
+        return self.floor == FIRST_ID
+
+    @classmethod
+    def of(cls, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> "Waiting":
+        """From rows with id and author. A look-up that found as many as it asked for vouches down to the oldest."""
+        found = {name: answers[name] for name in looked}
+        full = [rows[-1]["_id"] for name, rows in found.items() if len(rows) == looked[name].limit]
+        entries = [Entry(row["_id"], row["user_id"]) for rows in found.values() for row in rows]
+        return cls(entries, max(full, default=FIRST_ID))
+
 
 class Owed(NamedTuple):
-    """To whom a status is owed that is stored now, as these settings say."""
+    """To whom a status is owed that is stored now, as these settings say; and whether it is `pulled`, for whom merges
+    such statuses instead.
+    """
 
     consumers: tuple[str, ...]
     settings: Settings
+    pulled: bool = False
 
 
 class Outbox:
-    """`consumers` by name. `idle`: what may be switched on and is owed nothing. `keepers`: who hears of edges."""
+    """`consumers` by name. `idle`: what may be switched on and is owed nothing. `keepers`: who hears of edges. `pulls`:
+    which statuses are owed to nobody who merges.
+    """
 
-    def __init__(self, stack: Stack, switch: Switch, idle: Collection[str], keepers: Collection[Keeper]) -> None:
+    def __init__(
+        self, stack: Stack, switch: Switch, idle: Collection[str], keepers: Collection[Keeper], pulls: Pulls
+    ) -> None:
         self._db, self._clock, self._scan = stack.db, stack.clock, stack.config.pending_scan
-        self._switch, self._idle, self._keepers = switch, idle, keepers
+        self._switch, self._idle, self._keepers, self._pulls = switch, idle, keepers, pulls
         self._crowded_until_s = -math.inf  # of the monotonic clock
         self.consumers: dict[str, Consumer] = {}
 
     # What a use case says
 
-    async def owed(self) -> Owed:
+    async def owed(self, author: ObjectId, audience: Audience) -> Owed:
         """What the insert of a status has to say."""
         settings = await self._switch.current()
-        return Owed(self._owed_by(settings), settings)
+        names, forced = self._owed_by(settings), settings.forced.get(author)
+        pulled = await self._pulls.decide(names, settings.epoch, author, audience, forced)
+        return Owed(self._unless(pulled, names), settings, pulled)
+
+    async def owing(self, *, pulled: bool) -> tuple[str, ...]:
+        """Who is owed such statuses now."""
+        return self._unless(pulled, self._owed_by(await self._switch.current()))
 
     async def posted(self, status: StatusRow, owed: Owed, *, again: bool, heard: Heard) -> None:
         """The status is stored. `again`: it was before, by an earlier try, which may have been killed before it could
         say so, or before a majority had the status.
 
-        The insert may have taken so long that a phase has been switched on meanwhile: then the status owes it too.
+        The insert may have taken so long that a phase has been switched on meanwhile: then the status owes it too. Or
+        so long that its author's marker has to be made anew.
         """
         names = owed.consumers
+        if owed.pulled:
+            await self._pulls.markers.mark(status.user_id)
         if again or not self._switch.still_holds(owed.settings):
             now_owed = self._owed_by(await self._switch.fresh())
-            await self.owe(status.id, now_owed)
-            names = tuple(dict.fromkeys((*names, *now_owed)))
+            names = await self.owe(status.id, tuple(dict.fromkeys((*names, *now_owed))))
         for name in names:
             if name not in self.consumers:
                 continue  # another version of the program knows it, whose sweeper will offer it
@@ -134,6 +162,9 @@ class Outbox:
         """In the transaction that ends a follow."""
         for keeper in self._keepers:
             await keeper.narrow(inside, reader, author)
+
+    def _unless(self, pulled: bool, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in names if not (pulled and name in self._pulls.merging))
 
     def _owed_by(self, settings: Settings) -> tuple[str, ...]:
         return tuple(name for name in settings.owed_by(self._clock.now()) if name not in self._idle)
@@ -166,13 +197,11 @@ class Outbox:
         }
 
     def waiting(self, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> Waiting:
-        """The answers to `look` or `look_at`. Who found as many as they looked for vouches down to the oldest."""
-        found = {name: answers[name] for name in looked}
-        full = [rows[-1]["_id"] for name, rows in found.items() if len(rows) == looked[name].limit]
-        if full and "pending" in looked:
+        """The answers to `look` or `look_at`."""
+        waiting = Waiting.of(looked, answers)
+        if not waiting.is_all and "pending" in looked:
             self._crowded_until_s = self._clock.monotonic() + CROWDED_S
-        entries = [Entry(row["_id"], row["user_id"]) for rows in found.values() for row in rows]
-        return Waiting(entries, max(full, default=FIRST_ID))
+        return waiting
 
     @staticmethod
     def backfills_of(reader: ObjectId) -> dict[str, Find]:
@@ -189,8 +218,17 @@ class Outbox:
 
     # What consumers and the sweeper do
 
-    async def owe(self, status: ObjectId, names: tuple[str, ...]) -> None:
-        await self._db["statuses"].update_one({"_id": status}, {"$addToSet": {"pending": {"$each": list(names)}}})
+    async def owe(self, status: ObjectId, names: tuple[str, ...]) -> tuple[str, ...]:
+        """To whom of these it is owed now: what says `pulled` is never owed to who merges it (rule 9)."""
+        always = [name for name in names if name not in self._pulls.merging]
+        merging = [name for name in names if name in self._pulls.merging]
+        owed = []
+        for some, unless in ((always, {}), (merging, {"pulled": {"$ne": True}})):
+            if some:
+                change = {"$addToSet": {"pending": {"$each": some}}}
+                done = await self._db["statuses"].update_one({"_id": status, **unless}, change)
+                owed += some if done.matched_count else []
+        return tuple(owed)
 
     async def done(self, name: str, statuses: Sequence[ObjectId]) -> None:
         """Nothing of them is owed to this consumer any more."""

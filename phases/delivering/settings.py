@@ -1,13 +1,13 @@
 """The phase settings as a value: what delivers, what is read, which containers there are; and what follows a wish."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from bson import ObjectId
 
-from app.clock import id_floor
+from app.clock import FIRST_ID, id_floor
 from phases.keeping.store import Container
 
 FORGET_AFTER_S = 60  # whatever began in a container has ended so long after it was retired
@@ -15,14 +15,22 @@ FORGET_AFTER_S = 60  # whatever began in a container has ended so long after it 
 
 @dataclass(frozen=True)
 class Settings:
-    """One reading of the settings. `leaving`: switched off, still delivered to until then."""
+    """One reading of the settings. `leaving`: switched off, still delivered to until then. `forced`: authors of whom
+    everything is pulled, or nothing, whatever the rule says.
+    """
 
     version: int
     read: str
     delivering: tuple[str, ...]
     leaving: Mapping[str, datetime]
     containers: tuple[Container, ...]
+    forced: Mapping[ObjectId, bool] = field(default_factory=dict)
     read_at_s: float = 0.0  # on the clock's monotonic seconds
+
+    @property
+    def epoch(self) -> ObjectId:
+        """Another one each time that anything begins to be kept anew."""
+        return max((container.since for container in self.containers), default=FIRST_ID)
 
     def owed_by(self, now: datetime) -> tuple[str, ...]:
         """The phases that a status posted now has to be delivered to."""
@@ -43,6 +51,7 @@ class Settings:
             "delivering": list(self.delivering),
             "leaving": dict(self.leaving),
             "containers": [vars(container) for container in self.containers],
+            "forced": {str(author): pulled for author, pulled in self.forced.items()},
         }
 
     @classmethod
@@ -52,16 +61,22 @@ class Settings:
             for c in document["containers"]
         )
         delivering = tuple(document["delivering"])
-        return cls(document["version"], document["read"], delivering, document["leaving"], containers, read_at_s)
+        forced = {ObjectId(author): pulled for author, pulled in document.get("forced", {}).items()}
+        return cls(
+            document["version"], document["read"], delivering, document["leaving"], containers, forced, read_at_s
+        )
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What somebody wants changed; None and nothing leave it as it is. `anew`: kinds whose containers begin again."""
+    """What somebody wants changed; None and nothing leave it as it is. `anew`: kinds whose containers begin again.
+    `forced`: as in Settings; None for an author leaves them to the rule again.
+    """
 
     read: str | None = None
     delivering: Sequence[str] | None = None
     anew: Sequence[str] = ()
+    forced: Mapping[ObjectId, bool | None] = field(default_factory=dict)
 
 
 def next_settings(
@@ -93,6 +108,7 @@ def next_settings(
         delivering=delivering,
         leaving={slug: t for slug, t in leaving.items() if slug not in delivering},
         containers=(*containers, *begun),
+        forced={author: pulled for author, pulled in {**old.forced, **wish.forced}.items() if pulled is not None},
     )
     return settings, begun
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 SETTINGS = "settings"
 DOCUMENT = "phases"
-FIELDS = ("version", "read", "delivering", "leaving", "containers")
+FIELDS = ("version", "read", "delivering", "leaving", "containers", "forced")
 
 
 class Switch:

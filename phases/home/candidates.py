@@ -41,12 +41,14 @@ class Slice:
         return [entry for entry in self.entries if self.floor <= entry.id < cursor]
 
     def with_waiting(self, waiting: list[Entry], down_to: ObjectId, before: ObjectId, n: int) -> "Slice":
-        """The newest `n` below `before`, with what is pending; that is known down to an id: nothing older is there."""
+        """The newest `n` below `before`, with what is pending, or pulled; that is known down to an id: nothing older is
+        there, and there may be more of it.
+        """
         if not waiting:
             return self
         entries = newest([*self.entries, *(entry for entry in waiting if entry.id < before)])
         known = [entry for entry in entries if entry.id >= down_to] if down_to > self.floor else entries
-        return Slice(known if self.whole else known[:n], self.floor, self.whole and len(known) == len(entries))
+        return Slice(known if self.whole else known[:n], self.floor, self.whole and down_to <= self.floor)
 
 
 NOTHING = Slice([], LAST_ID, whole=True)  # a floor above every status: nothing is covered

@@ -130,9 +130,16 @@ class Lists(Store):
         if self._due(value):
             edges = await rows(self.db, followees_of(reader))
             active = await self.recipients.admit(reader, [edge["followee"] for edge in edges])
+            more = await self.undelivered([reader, *(edge["followee"] for edge in edges)])
             if not self._is_over(value):  # else the activity may have ended before it began again
-                await self._swap(at, self._renewed(value, active.until), version)
+                await self._swap(at, self._renewed(value, active.until, more), version)
         return value.slice(place.before, place.n)
+
+    async def undelivered(self, authors: list[ObjectId]) -> list[bytes]:
+        """What belongs on the list of a reader of these authors and is delivered to nobody: one more of the newest than
+        a list holds, where there are so many. A list takes it in whenever it is renewed.
+        """
+        return []
 
     async def rebuild(self, container: Container, returning: Returning) -> bool:
         """Nothing is kept while Memcached is away: the next read finds nothing again, and asks."""
@@ -229,12 +236,12 @@ class Lists(Store):
         left_ms = value.expires_at_ms - self._now_ms()
         return left_ms < (1 - RENEW_AFTER) * self.ttl_s * 1000 or len(value.ids) > SURPLUS * self.config.cap
 
-    def _renewed(self, value: Value, active_until: datetime | None) -> Value:
-        """For another TTL, however long ago the reader was marked active, and never beyond that activity."""
+    def _renewed(self, value: Value, active_until: datetime | None, more: Iterable[bytes] = ()) -> Value:
+        """With `more`, for another TTL, however long ago the reader was marked active, never beyond that activity."""
         expires_at_ms = self._now_ms() + self.ttl_s * 1000
         if active_until:
             expires_at_ms = min(expires_at_ms, int(active_until.timestamp() * 1000))
-        return replace(value.with_ids((), self.config.cap), token=NO_TOKEN, expires_at_ms=expires_at_ms)
+        return replace(value.with_ids(more, self.config.cap), token=NO_TOKEN, expires_at_ms=expires_at_ms)
 
     async def _swap(self, at: str, value: Value, version: object) -> bool:
         """The key expires when its value says so: never later, since nobody delivers to it any longer than that."""

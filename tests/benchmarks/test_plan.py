@@ -18,6 +18,7 @@ from benchmarks.tables import grids
 from benchmarks.units import split
 from phases import PHASES
 from phases.keeping.entries import Entries
+from phases.p6_hybrid import HYBRID
 
 NAMED = {phase.slug: phase for phase in PHASES}
 ENTRY_BYTES = Entries.bytes_per_entry
@@ -61,6 +62,51 @@ MEASURED = Units(
         "cache": units(4_000, 20, (1_200, 1_200, 1_200, 1_200), cold=6_000),
     },
 )
+
+
+# A pulled author costs a page a tenth of what a delivery costs.
+WITH_HYBRID = MEASURED.model_copy(
+    update={
+        "units": {
+            slug: each.model_copy(update={"post": cost(3_000 if slug == "push" else 400)})
+            for slug, each in MEASURED.units.items()
+        }
+        | {HYBRID.slug: MEASURED.units["cache"].model_copy(update={"post": cost(400), "pulled": cost(2)})}
+    }
+)
+CELEBRITIES = Load(  # of the 150 whom somebody follows 100 have 100,000 followers
+    1_000_000, 150, 100_000, posts_per_day=2_000_000, reads_per_day=400_000, active_share=0.2
+)
+
+
+def test_celebrities_are_pulled_where_their_posts_are_dearer_than_the_asking() -> None:
+    """Two posts a day of each, and two pages a day of each active reader: 2 deliveries at 20 us, 2 askings at 2."""
+    cache, hybrid = (need(CELEBRITIES, WITH_HYBRID, NAMED[slug]) for slug in ("cache", HYBRID.slug))
+    assert cache.deliveries_per_day == pytest.approx(2_000_000 * 150 * 0.2)
+    assert hybrid.deliveries_per_day == pytest.approx(2_000_000 * 50 * 0.2)
+    saved_s, asked_s = 2_000_000 * 100 * 0.2 * 20e-6, 400_000 * 100 * 2e-6
+    assert cache.cpu_s_per_day - hybrid.cpu_s_per_day == pytest.approx(saved_s - asked_s)
+    assert hybrid.lag_heaviest_s == 0
+    assert (cache.lag_heaviest_s or 0) > 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"reads_per_day": 5_000_000}, {"most_followers": 4_000}, {"active_share": 0.005, "reads_per_day": 10_000}],
+    ids=["read more than they write", "nobody is a celebrity", "few of their followers are there"],
+)
+def test_otherwise_the_hybrid_is_phase_4(change: dict[str, float]) -> None:
+    load = replace(CELEBRITIES, **change)  # type: ignore[arg-type]
+    cache, hybrid = (need(load, WITH_HYBRID, NAMED[slug]) for slug in ("cache", HYBRID.slug))
+    assert hybrid.model_copy(update={"phase": "cache"}) == cache
+
+
+def test_the_hybrid_is_recommended_where_it_wins_with_its_threshold() -> None:
+    planned = plan.plan(replace(CELEBRITIES, reads_per_day=1_200_000), WITH_HYBRID)
+    assert planned.recommendation.phase == HYBRID.slug
+    [threshold] = [line for line in planned.crossings if line.what.endswith(f"in {HYBRID.slug}")]
+    assert threshold.at == "0.1"
+    assert plan.plan(replace(CELEBRITIES, most_followers=1_000), WITH_HYBRID).recommendation.phase != HYBRID.slug
 
 
 def brute_force(slug: str, posts: int, reads: int, active_share: float) -> tuple[Load, float, int]:

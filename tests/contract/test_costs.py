@@ -13,10 +13,9 @@ from phases.home.newest import FEW, GROUP, WINDOW_AUTHORS
 from phases.p1_query import statuses_by
 from phases.p2_push import PUSH
 from phases.p3_queue import QUEUE
-from phases.p4_cache import CACHE
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
-from tests.world import IN_WORKER, KEEPING, SLUGS, World, flush
+from tests.world import IN_MEMCACHED, IN_WORKER, KEEPING, SLUGS, World, flush
 from workers.jobs import step
 
 pytestmark = pytest.mark.anyio
@@ -151,7 +150,7 @@ async def test_a_backlog_makes_no_read_dearer(world: World, author: str) -> None
         with counted() as cost:
             page = await world.page("ann", phase)
         assert [status.text for status in page.statuses][:1] == ["late" if author == "zoe" else "hello"]
-        assert cost == Cost(mongodb=1, memcached=int(phase == CACHE.slug), redis=int(phase == STREAM.slug))
+        assert cost == Cost(mongodb=1, memcached=int(phase in IN_MEMCACHED), redis=int(phase == STREAM.slug))
 
 
 async def test_what_has_changed_since_the_last_page_is_looked_up(world: World) -> None:

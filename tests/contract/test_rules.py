@@ -22,7 +22,7 @@ from phases.p2_push import PUSH, put_on_timelines
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
 from phases.timelines import Timelines
-from tests.world import IN_WORKER, KEEPING, SLUGS, World, flush
+from tests.world import IN_MEMCACHED, IN_WORKER, KEEPING, SLUGS, World, flush
 
 pytestmark = pytest.mark.anyio
 
@@ -497,7 +497,7 @@ async def test_whoever_is_away_is_skipped_and_complete_on_return(town: World) ->
 
     with patch.object(town.stack.memcached, "prepend", noted):
         await town.drain()
-    assert sent == [2]  # ben and zoe herself, of ten
+    assert sent == [2] * len(IN_MEMCACHED)  # ben and zoe herself, of ten
     page = await town.page("ann", "cache")
     assert ([s.text for s in page.statuses], page.source) == (["while ann was away"], "rebuilt")
     await town.post("zoe", "now she is back")

@@ -20,6 +20,8 @@ from phases.keeping.lists import RENEW_AFTER, key
 from phases.p2_push import PUSH
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
+from phases.p6_hybrid import HYBRID
+from phases.pulling.markers import HEAVY
 from tests.interleavings.scheduler import point
 from tests.interleavings.stage import Act, Process, Race, Town
 from tests.world import IN_WORKER, KEEPING
@@ -36,11 +38,16 @@ def town(
 
     Two statuses of Zoe's and one of Yan's, whom nobody follows, are older than anything that is kept; `waiting` ones
     have jobs. Ann is new, or a timeline is kept for her ("warm"), or was until just now ("cold").
+
+    What Zoe writes is pulled by phase 6, so that nothing of hers has a job there. What it delivers it delivers as
+    phase 4.
     """
 
     async def setting(town: Town) -> None:
         await town.deliver_only(*phases)
         await town.people("ann", "zoe", "yan", *fans)
+        if HYBRID.slug in phases:
+            await force("zoe", True)(Process(town))
         for name in ("ann", *fans):
             await town.follow(name, "zoe")
         await town.post("yan", "by yan")
@@ -151,6 +158,19 @@ async def work(process: Process) -> None:
 async def sweeping(process: Process) -> None:
     await sweep(process.timelines)
     await process.work()
+
+
+def force(author: str, pulled: bool | None) -> Act:
+    """From the next post of this process on: others act on older settings for a while."""
+
+    async def forcing(process: Process) -> None:
+        await process.timelines.force(process.ids[author], pulled)
+
+    return forcing
+
+
+async def sweep_markers(process: Process) -> None:
+    await process.timelines.pulls.sweep()
 
 
 def passes(seconds: float) -> Act:
@@ -283,6 +303,29 @@ async def restored(town: Town) -> None:
     await town.drain()
 
 
+def forced(pulled: bool | None) -> Setting:
+    async def setting(town: Town) -> None:
+        await force("zoe", pulled)(Process(town))
+
+    return setting
+
+
+async def unmarked(town: Town) -> None:
+    """As if nothing had ever been pulled."""
+    town._collections[HEAVY]._documents.clear()
+    await town.stack.db["statuses"].update_many({}, {"$unset": {"pulled": ""}})
+    await town.timelines.restart()
+    town.pass_grace()
+    await town.warm("ann")
+
+
+async def nearly_swept(town: Town) -> None:
+    """Zoe's marker goes with the next sweep, and her followers have a list that has just been renewed."""
+    config = town.stack.config
+    town.clock.advance(config.timeline_ttl_s + 4 * config.activity_slack_s)
+    await town.warm("ann")
+
+
 async def muted(town: Town) -> None:
     await town.social.mute(town.ids["ann"], town.ids["zoe"])
 
@@ -303,9 +346,9 @@ async def lost(town: Town) -> None:
     await overdue(town)
 
 
-async def _once(process: Process) -> None:
+async def _once(process: Process, phase: str = CACHE.slug) -> None:
     await process.post("zoe", "once", key="k")
-    await process.read("ann", "cache")
+    await process.read("ann", phase)
     statuses = [row for row in process.town.rows("statuses") if row["text"] == "once"]
     assert len(statuses) == 1, "posted twice"
 
@@ -832,6 +875,74 @@ RACES: tuple[Race, ...] = (
         {"one": beat, "two": in_turn(beat, newest_settings, read("cache"), beat)},
         ("one",),
         after=lists_have_begun_anew,
+    ),
+    # phase 6: who is pulled, and who knows it (rule 9); all of the above with somebody who has been pulled for long
+    Race(
+        "first pulled publish x read x read",
+        then(town("hybrid"), unmarked),
+        {"zoe": publish(), "ann": in_turn(read("hybrid"), read("hybrid"))},
+        ("zoe",),
+    ),
+    Race(
+        "first pulled publish x publish of another process x read",
+        then(town("hybrid"), unmarked),
+        {"zoe": publish(), "zoe2": publish(), "ann": read("hybrid")},
+        ("zoe",),
+        fast=False,
+    ),
+    Race(
+        "becomes heavy x publish x read",
+        then(then(town("hybrid"), unmarked), forced(False)),
+        {"admin": force("zoe", True), "zoe": in_turn(newest_settings, publish()), "ann": read("hybrid")},
+        ("zoe",),
+    ),
+    Race(
+        "becomes light x publish x read",
+        town("hybrid"),
+        {"admin": force("zoe", False), "zoe": in_turn(newest_settings, publish()), "ann": read("hybrid")},
+        ("zoe",),
+    ),
+    Race(
+        "flips x publish x publish x read",
+        then(town("hybrid"), unmarked),
+        {
+            "admin": in_turn(force("zoe", False), force("zoe", True)),
+            "zoe": in_turn(newest_settings, publish(), newest_settings, publish()),
+            "ann": in_turn(read("hybrid"), read("hybrid")),
+        },
+        fast=False,
+    ),
+    Race(
+        "marker goes x pulled publish x read",
+        then(town("hybrid"), nearly_swept),
+        {"sweeper": sweep_markers, "zoe": publish(), "ann": in_turn(read("hybrid"), read("hybrid"))},
+        ("zoe", "sweeper"),
+    ),
+    Race(
+        "renewal x pulled publish",
+        then(town("hybrid"), renewal_is_due),
+        {"ann": in_turn(read("hybrid"), read("hybrid")), "zoe": publish()},
+        ("ann", "zoe"),
+    ),
+    Race(
+        "renewal x marker goes x read",
+        then(town("hybrid", waiting=1), renewal_is_due),
+        {
+            "ann": in_turn(read("hybrid"), read("hybrid")),
+            "sweeper": in_turn(passes(60), sweep_markers),
+            "ann2": read("hybrid"),
+        },
+        fast=False,
+    ),
+    Race(
+        "the same post twice, pulled x delivered",
+        then(town("hybrid"), unmarked),
+        {
+            "zoe": partial(_once, phase=HYBRID.slug),
+            "zoe2": in_turn(force("zoe", False), newest_settings, partial(_once, phase=HYBRID.slug)),
+        },
+        ("zoe", "zoe2"),
+        allowed=(Conflict, Forbidden, NotFound),
     ),
     # likes: like and count change together, whoever reads
     *(

@@ -12,13 +12,14 @@ from typing import Any
 from bson import ObjectId
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
-from app.edges import NAMES, VERSIONS
+from app.edges import MARKERS, NAMES, VERSIONS
 from app.stack.memcached import MemcachedStandIn
 from app.stack.mongodb.find import Find
 from app.stack.mongodb.stand_in import StandInCollection, StandInDatabase
 from app.stack.queue import DeliveryQueue
 from app.stack.sorted_sets import Found, SetsStandIn, Trailer
 from phases.keeping.activity import ACTIVE
+from phases.pulling.markers import HEAVY
 from tests.interleavings.scheduler import Touch, point, written
 
 CATALOG = "catalog"
@@ -211,6 +212,8 @@ def _transaction(collection: str, query: Mapping[str, Any]) -> tuple[Touch, ...]
     assert collection == VERSIONS, collection
     if query["_id"] == NAMES:
         return Touch(VERSIONS, frozenset([NAMES]), write=True), Touch("users", write=True)
+    if query["_id"] == MARKERS:
+        return Touch(VERSIONS, frozenset([MARKERS]), write=True), Touch(HEAVY, write=True)
     return tuple(Touch(name, write=True) for name in EDGES)
 
 

@@ -10,6 +10,7 @@ LIMITS = "tests/contract/test_limits.py"
 LIKES = "tests/contract/test_likes.py"
 NAMES = "tests/contract/test_names.py"
 MUTES = "tests/contract/test_mutes.py"
+PULLED = "tests/contract/test_pulled.py"
 DEADLINES = "tests/test_deadlines.py"
 HOSTILE = "tests/contract/test_hostile_jobs.py"
 PROTOCOL = "tests/test_protocol.py"
@@ -46,7 +47,7 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
 
 
 LOOK_UP = (  # in `Reading.page`
-    "        looked = {**pending, **self._look(edges, seen.statuses), **kept.store.look(place)}\n"
+    "        looked = {**pending, **pulled, **self._look(edges, seen.statuses), **kept.store.look(place)}\n"
     "        answers = await together(self._db, **looked)\n"
 )
 OR_REPEATED = (  # in `Social.follow`
@@ -457,7 +458,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a look that is full vouches for everything",
         "10 backlog",
-        "phases.delivering.outbox.Outbox.waiting",
+        "phases.delivering.outbox.Waiting.of",
         "max(full, default=FIRST_ID)",
         "FIRST_ID",
         _of(FIXED, "test_what_is_pending_is_looked_through_however_much_is_not_for_the_reader"),
@@ -482,7 +483,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a read looks at some of what is pending",
         "10 backlog",
         "phases.reading.Reading.page",
-        "if look.waiting.floor > FIRST_ID and not own:",
+        "if not look.waiting.is_all and not own:",
         "if False:",
         _of(FIXED, "test_what_strangers_have_pending_hides_nothing"),
     ),
@@ -1624,5 +1625,105 @@ MUTANTS: tuple[Mutant, ...] = (
         "if not _VISIBLE.search(trimmed):",
         "if False:",
         _of(DOOR, "test_pages_and_api_refuse_the_same_texts"),
+    ),
+    # Rule 9: delivered or pulled
+    Mutant(
+        "a page believes the markers that it remembers",
+        "9 delivered or pulled",
+        "phases.reading.Reading.page",
+        "if marked and marked.version != look.versions.markers:",
+        "if marked and False:",
+        _of(PULLED, "test_every_process_hears_of_a_new_marker_with_its_next_page"),
+        ("first pulled publish x read x read",),
+    ),
+    Mutant(
+        "a new marker raises no version",
+        "9 delivered or pulled",
+        "phases.pulling.markers.Markers.mark",
+        "change_edges(self._db, {MARKERS}, new)",
+        "change_edges(self._db, set(), new)",
+        _of(PULLED, "test_every_process_hears_of_a_new_marker_with_its_next_page"),
+    ),
+    Mutant(
+        "the status is stored before the marker",
+        "9 delivered or pulled",
+        "phases.pulling.pulls.Pulls.decide",
+        "        if pulled:\n            await self.markers.mark(author)\n",
+        "",
+        _of(PULLED, "test_the_marker_is_there_before_the_status"),
+        ("first pulled publish x read x read",),
+    ),
+    Mutant(
+        "an insert that hangs outlasts its marker",
+        "9 delivered or pulled",
+        "phases.delivering.outbox.Outbox.posted",
+        "        if owed.pulled:\n            await self._pulls.markers.mark(status.user_id)\n",
+        "",
+        _of(PULLED, "test_a_post_that_outlasts_its_marker_makes_it_anew"),
+    ),
+    Mutant(
+        "a repeat has delivered what says that it is pulled",
+        "9 delivered or pulled",
+        "phases.delivering.outbox.Outbox.owe",
+        '{"pulled": {"$ne": True}}',
+        "{}",
+        _of(PULLED, "test_a_repeat_decides_nothing_anew"),
+    ),
+    Mutant(
+        "a marker goes while lists lack what was pulled",
+        "9 delivered or pulled",
+        "phases.pulling.markers.Markers.sweep",
+        "seconds=self._needed_s",
+        "seconds=0",
+        _of(PULLED, "test_a_marker_goes_when_every_list_holds_what_was_pulled"),
+    ),
+    Mutant(
+        "a sweep takes a marker that has just been renewed",
+        "9 delivered or pulled",
+        "phases.pulling.markers.Markers.sweep",
+        'update_one({"_id": author, **over}, {"$unset"',
+        'update_one({"_id": author}, {"$unset"',
+        (),
+        ("marker goes x pulled publish x read",),
+    ),
+    Mutant(
+        "a list that is renewed takes in nothing",
+        "9 delivered or pulled",
+        "phases.keeping.lists.Lists._read",
+        "self._renewed(value, active.until, more)",
+        "self._renewed(value, active.until)",
+        _of(PULLED, "test_a_marker_goes_when_every_list_holds_what_was_pulled"),
+    ),
+    Mutant(
+        "one's own pulled statuses are asked for by others alone",
+        "9 delivered or pulled",
+        "phases.pulling.markers.Markers.among",
+        "authors = [edges.reader, *(edges.heard or ())]",
+        "authors = [*(edges.heard or ())]",
+        _of(PULLED, "test_what_is_pulled_is_delivered_to_nobody_and_seen_at_once"),
+    ),
+    Mutant(
+        "markers are remembered across a restore",
+        "9 delivered or pulled",
+        "phases.pulling.markers.Markers.known",
+        "known is None or known.epoch != epoch or",
+        "known is None or",
+        _of(PULLED, "test_a_database_of_another_history_counts_its_markers_again"),
+    ),
+    Mutant(
+        "what is pulled is asked for once, however far down a page goes",
+        "9 delivered or pulled",
+        "phases.reading.Reading._listed",
+        "pulled = {} if look.pulled.is_all else self._pulled(request, marked, edges, further)",
+        "pulled = dict[str, Find]()",
+        _of(PULLED, "test_a_page_is_filled_from_what_is_pulled_however_much_of_it_is_not_for_the_reader"),
+    ),
+    Mutant(
+        "a short list is the end of whatever is pending",
+        "10 waiting is cheap",
+        "phases.home.candidates.Slice.with_waiting",
+        "self.whole and down_to <= self.floor",
+        "self.whole and len(known) == len(entries)",
+        _of(FIXED, "test_a_short_list_is_not_the_end_of_a_long_backlog"),
     ),
 )

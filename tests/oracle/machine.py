@@ -68,6 +68,8 @@ class Histories(RuleBasedStateMachine):
     @initialize(
         comeback=st.sampled_from(["auto", "auto", "manual"]),
         pending_scan=st.sampled_from([3, 50, 50]),
+        pull_from=st.integers(1, 3),
+        pull_beyond=st.sampled_from([1, 2, 50]),
         cap=st.integers(2, 5),
         chunk=st.integers(1, 3),
         people=st.integers(2, 4),
@@ -75,7 +77,16 @@ class Histories(RuleBasedStateMachine):
         regulars=st.integers(0, 63),
     )
     def begin(
-        self, comeback: str, pending_scan: int, cap: int, chunk: int, people: int, follows: int, regulars: int
+        self,
+        comeback: str,
+        pending_scan: int,
+        pull_from: int,
+        pull_beyond: int,
+        cap: int,
+        chunk: int,
+        people: int,
+        follows: int,
+        regulars: int,
     ) -> None:
         """`follows`: a bit for each possible edge. `regulars`: one for each person who reads after every step."""
         self.regulars = regulars
@@ -85,6 +96,8 @@ class Histories(RuleBasedStateMachine):
             self.clock,
             comeback=comeback,
             pending_scan=pending_scan,
+            pull_from=pull_from,
+            pull_beyond=pull_beyond,
             cap=cap,
             chunk=chunk,
             inline_chunk=chunk,
@@ -356,6 +369,8 @@ class Histories(RuleBasedStateMachine):
             assert created
             self.oracle.statuses[row.id] = Told(row.user_id, row.text, audience)
             self.tally["posts"] += 1
+            stored = self.run(self._stored("statuses", {"_id": row.id}))
+            self.tally["posts that are pulled"] += bool(stored and stored.get("pulled"))
         elif stored := self.run(self._stored("statuses", {"user_id": self.person(author), "text": text})):
             self.oracle.statuses[stored["_id"]] = Told(stored["user_id"], text, audience)
             self.tally["posts whose process died"] += 1
@@ -638,6 +653,14 @@ class Histories(RuleBasedStateMachine):
         self.act(who, self.system.processes[who].timelines.change(read=read, delivering=delivering), dies, lag_s)
         if grace:
             self.pass_time(self.system.raw.config.grace_s + 2)
+
+    @rule(
+        who=process, author=some, pulled=st.sampled_from([None, True, True, False]), dies=st.none() | st.integers(0, 2)
+    )
+    def force(self, who: int, author: int, pulled: bool | None, dies: int | None) -> None:
+        """Whatever the rule says, or as it says again: the other process hears of it a little later."""
+        self.step("force")
+        self.act(who, self.system.processes[who].timelines.force(self.person(author), pulled), dies)
 
     @precondition(lambda self: self.seldom("restart stores"))
     @rule(who=process, grace=st.booleans())

@@ -22,11 +22,10 @@ from app.stack.queue import QUEUES, jobs
 from phases.keeping.entries import Entries
 from phases.keeping.lists import Lists, key
 from phases.keeping.sorted_sets import SortedSets
-from phases.p4_cache import CACHE
 from phases.p5_stream import STREAM
 from phases.timelines import PhaseConsumer, Timelines
 from tests.dates import ManualClock
-from tests.world import flush
+from tests.world import IN_MEMCACHED, flush
 from workers.jobs import step
 
 MONGODB = frozenset(
@@ -298,7 +297,8 @@ class System:
     async def lists_of(self, readers: Sequence[ObjectId]) -> list[str]:
         """The keys that hold, or would hold, something for these readers."""
         settings = await self.processes[0].timelines.switch.fresh()
-        return [key(c, reader) for c in settings.containers if c.kept == CACHE.keeps for reader in readers]
+        kept = {self.processes[0].timelines.phases[slug].keeps for slug in IN_MEMCACHED}
+        return [key(c, reader) for c in settings.containers if c.kept in kept for reader in readers]
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:

@@ -14,3 +14,4 @@ def test_every_page_after_every_step_of_a_random_history(addresses: Addresses) -
     tally = batch(addresses, 7, histories=histories, steps=steps)
     assert tally["steps"] > 15 * histories
     assert min(tally[f"pages from {source}"] for source in ("query", "list", "rebuilt")) > 0
+    assert tally["posts that are pulled"] > 0

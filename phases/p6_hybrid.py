@@ -1,0 +1,102 @@
+"""Phase 6: deliver what is cheap to deliver, and ask for the rest.
+
+Whoever posts is weighed: does it cost more to put their statuses on the lists of their active followers, or to have
+these ask for them at every read? Where asking is cheaper the status says `pulled` from its insert on, and nobody
+delivers it. A read merges what is pulled with the list of phase 4.
+A celebrity's status became one insert, seen at once by everybody, and no delivery is larger than a bound.
+It now costs each of their readers one look-up more, in the command that a page makes anyway, for all such authors.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bson import ObjectId
+
+from app.models import StatusRow
+from app.stack import Stack
+from app.stack.mongodb.find import together
+from phases.base import Phase
+from phases.claims import OWED, REDIS, VISIBLE, Claim, asked, chunks, windows
+from phases.p3_queue import WORKER
+from phases.p4_cache import ActiveFollowers, HomeLists
+from phases.pulling.author import Author, Day
+from phases.pulling.markers import Markers
+from phases.pulling.pulled import look_for_all
+from phases.pulling.pulls import Merge
+
+DELIVERY_US = 5.2  # processor time of one more recipient: `feedlab bench units`, `delivery` of phase 4
+PULLED_US = 12.0  # of one more pulled author on a page
+
+
+def rather_pulled(author: Author) -> bool:
+    """The rule: a day of deliveries to the active followers against a day of their asking."""
+    day = a_day_of(author)
+    return day.asked_us is not None and day.asked_us < day.delivered_us
+
+
+def a_day_of(author: Author) -> Day:
+    """Both ways grow with the followers. What differs is how often it is done."""
+    reads = author.reads_per_day
+    return Day(
+        delivered_us=author.posts_per_day * author.active_followers * DELIVERY_US,
+        asked_us=None if reads is None else reads * author.active_followers * PULLED_US,
+    )
+
+
+def pulled_by(authors: list[ObjectId]) -> Mapping[str, Any]:
+    """The merge: the article's query once more, of a few authors, for what says `pulled`."""
+    return {"pulled": True, "user_id": {"$in": authors}}
+
+
+class DeliveredTo(ActiveFollowers):
+    """As in phase 4. Who turns out to have many is weighed before they post again."""
+
+    name = "active followers of who is delivered"
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self.markers = Markers(stack)
+
+    async def after(self, status: StatusRow, last: ObjectId, n: int) -> list[ObjectId]:
+        found = await super().after(status, last, n)
+        if len(found) >= min(self.config.pull_from, n) and status.audience != "circle":
+            await self.markers.note_heavy(status.user_id)
+        return found
+
+
+class MergedLists(HomeLists):
+    """As in phase 4. Whenever a list is renewed it takes in what was pulled, and need not be merged with that again."""
+
+    async def undelivered(self, authors: list[ObjectId]) -> list[bytes]:
+        finds = look_for_all(pulled_by, authors, self.config.cap + 1)
+        answers = await together(self.db, **finds)
+        return [row["_id"].binary for rows in answers.values() for row in rows]
+
+
+HYBRID = Phase(
+    slug="hybrid",
+    title="Ask for the heaviest",
+    poster_waits="an insert and, where it is delivered, an enqueue",
+    reader_waits="as in 4, with a look-up for the authors who are pulled",
+    kept="as in 4",
+    store=MergedLists,
+    recipients=DeliveredTo,
+    carrier=WORKER,
+    merges=Merge(rather_pulled, a_day_of, pulled_by),
+    chunk=lambda config: config.list_chunk,
+    costs=(
+        Claim("post", "", "one insert; one job, unless it is pulled", lambda n, chunk: 1, redis_at_most=REDIS),
+        Claim(
+            "deliver", "active followers", "as in phase 4, and nothing for what is pulled",
+            lambda n, chunk: 2 * chunks(n, chunk) + 1, lambda n, chunk: n + 1,
+        ),
+        Claim(
+            "read", "", "what is owed or pulled; one gets; the statuses, then their authors, unless seen before",
+            lambda n, chunk: OWED + 2 * VISIBLE, lambda n, chunk: 1,
+        ),
+        Claim(
+            "return", "followees", "as in phase 4",
+            lambda n, chunk: OWED + 1 + asked(n) + VISIBLE + 1 + windows(n), lambda n, chunk: 4,
+        ),
+    ),
+)  # fmt: skip

@@ -1,0 +1,155 @@
+"""Markers (rule 9): the authors of whom some status may say `pulled`, and those who are heavy enough to be weighed.
+
+A poster marks the author, by a majority, before the insert says `pulled`. A read must know the markers as they are on
+its snapshot: a process remembers them at a version, which every new marker raises and which each page looks at. A
+marker too many costs an index seek and nothing else, so one that goes raises nothing.
+
+It goes when every list that lives holds what was pulled under it. A list expires with its reader's activity, and takes
+in what is pulled whenever that begins anew, so this is as long after the last such insert as an activity lasts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from bson import ObjectId
+from cachetools import LRUCache
+
+from app.edges import MARKERS, OwnEdges, change_edges, version_in, version_of
+from app.models import HeavyAuthor
+from app.stack import Stack
+from app.stack.cost import uncounted
+from app.stack.mongodb.find import Find, together
+from app.stack.mongodb.transaction import Transaction
+
+HEAVY = HeavyAuthor.Settings.name
+MOST = 50_000  # heavy authors; were there more, everybody would count as one
+KNOWN_S = 60.0  # so long a process may overlook who has become heavy, or is pulled no more
+HEAVY_S = 7 * 86_400
+SWEPT_AT_ONCE = 100
+MARKED_REMEMBERED = 100_000  # authors, and as many who are noted to be heavy
+IDS_REMEMBERED = 500_000  # pulled followees, of all readers together
+
+
+@dataclass(frozen=True)
+class Known:
+    """As a process remembers it at a version. None: so many that it is everybody."""
+
+    epoch: ObjectId
+    version: int
+    heavy: frozenset[ObjectId] | None
+    pulled: frozenset[ObjectId] | None
+    read_at_s: float
+
+
+class _Among(NamedTuple):
+    """Of these followees the pulled ones, as these markers say."""
+
+    heard: list[ObjectId] | None
+    of: frozenset[ObjectId] | None
+    pulled: list[ObjectId]
+
+
+class Markers:
+    """One per process."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._db, self._clock = stack.db, stack.clock
+        # How long statuses may be stored under a marker, which is renewed when half of that is over; and what a list
+        # may lack that is older than that it has since been taken in, or was rebuilt with.
+        self._marked_s = stack.config.activity_slack_s
+        self._needed_s = stack.config.timeline_ttl_s + 2 * stack.config.activity_slack_s
+        self._known: Known | None = None
+        self._marked: LRUCache[ObjectId, datetime] = LRUCache(MARKED_REMEMBERED)
+        self._noted: LRUCache[ObjectId, datetime] = LRUCache(MARKED_REMEMBERED)
+        self._among: LRUCache[ObjectId, _Among] = LRUCache(
+            IDS_REMEMBERED, getsizeof=lambda among: 1 + len(among.pulled)
+        )
+
+    async def known(self, epoch: ObjectId) -> Known:
+        """As they were lately; whoever relies on it compares the version with that on a snapshot. Each epoch of the
+        phase settings begins anew: its database may be of another history, which counts its versions again.
+        """
+        known = self._known
+        if known is None or known.epoch != epoch or self._clock.monotonic() - known.read_at_s > KNOWN_S:
+            with uncounted():
+                known = self._known = await self._looked_up(epoch)
+        return known
+
+    async def _looked_up(self, epoch: ObjectId) -> Known:
+        read_at_s = self._clock.monotonic()
+        everybody = Find(HEAVY, {}, ("_id", "pulled_until"), MOST)
+        answers = await together(self._db, version=version_of(MARKERS), heavy=everybody)
+        rows = answers["heavy"]
+        heavy = frozenset(row["_id"] for row in rows)
+        pulled = frozenset(row["_id"] for row in rows if "pulled_until" in row)
+        enough = len(rows) < MOST
+        return Known(
+            epoch=epoch,
+            version=version_in(answers["version"]),
+            heavy=heavy if enough else None,
+            pulled=pulled if enough else None,
+            read_at_s=read_at_s,
+        )
+
+    def forget(self) -> None:
+        """Somebody has been marked since."""
+        self._known = None
+
+    def among(self, edges: OwnEdges, known: Known) -> list[ObjectId]:
+        """Those whom the reader hears, and themselves, of whom something may be pulled."""
+        found = self._among.get(edges.reader)
+        if found and found.heard is edges.heard and found.of is known.pulled:
+            return found.pulled
+        authors = [edges.reader, *(edges.heard or ())]
+        pulled = authors if known.pulled is None else [id for id in authors if id in known.pulled]
+        self._among[edges.reader] = _Among(edges.heard, known.pulled, pulled)
+        return pulled
+
+    # Whoever stores a status
+
+    async def mark(self, author: ObjectId) -> None:
+        """From now on, and for a while, a majority has the author's marker."""
+        now = self._clock.now()
+        marked = self._marked.get(author)
+        if marked and now < marked - timedelta(seconds=self._marked_s / 2):
+            return
+        until = now + timedelta(seconds=self._marked_s)
+        longer = {"$max": {"pulled_until": until, "heavy_until": until}}
+        there = await self._db[HEAVY].update_one({"_id": author, "pulled_until": {"$exists": True}}, longer)
+        if not there.matched_count:
+
+            async def new(inside: Transaction) -> None:
+                await inside[HEAVY].update_one({"_id": author}, longer, upsert=True)
+
+            await change_edges(self._db, {MARKERS}, new)
+        self._marked[author] = until
+
+    async def note_heavy(self, author: ObjectId) -> None:
+        """A large delivery to the author's active followers has shown it. Written once an hour."""
+        until = (self._clock.now() + timedelta(seconds=HEAVY_S)).replace(minute=0, second=0, microsecond=0)
+        if self._noted.get(author) != until:
+            with uncounted():
+                await self._db[HEAVY].update_one({"_id": author}, {"$max": {"heavy_until": until}}, upsert=True)
+            self._noted[author] = until
+
+    async def newest(self, n: int) -> dict[ObjectId, datetime | None]:
+        """Some of the heavy authors, those first who were noted last; each with until when it may be marked."""
+        found = self._db[HEAVY].find({}, {"pulled_until": 1}).sort("heavy_until", -1).limit(n)
+        return {row["_id"]: row.get("pulled_until") for row in await found.to_list(None)}
+
+    # Housekeeping
+
+    async def sweep(self) -> None:
+        """A bounded piece of it."""
+        over = {"pulled_until": {"$lt": self._clock.now() - timedelta(seconds=self._needed_s)}}
+        for author in await self._some(over):
+            await self._db[HEAVY].update_one({"_id": author, **over}, {"$unset": {"pulled_until": ""}})
+        light = {"heavy_until": {"$lt": self._clock.now()}, "pulled_until": {"$exists": False}}
+        for author in await self._some(light):
+            await self._db[HEAVY].delete_one({"_id": author, **light})
+
+    async def _some(self, query: Mapping[str, object]) -> list[ObjectId]:
+        found = await self._db[HEAVY].find(query, {"_id": 1}).limit(SWEPT_AT_ONCE).to_list(None)
+        return [row["_id"] for row in found]

@@ -1,0 +1,89 @@
+"""Which statuses are pulled: decided once, by whoever stores one (rule 9)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from bson import ObjectId
+
+from app.models import Audience
+from app.stack import Stack
+from phases.pulling.author import Author, Authors, Day
+from phases.pulling.markers import Markers
+from phases.pulling.pulled import Query
+
+Why = Literal["forced", "light", "many", "rule"]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What a phase merges at read instead of delivering it. `rather`: whether that is cheaper for an author's statuses;
+    `day`: what it weighs. `query`: those of some authors that
+    say so.
+    """
+
+    rather: Callable[[Author], bool]
+    day: Callable[[Author], Day]
+    query: Query
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """Why an author's next status would be pulled, or not. `light`: they have too few active followers
+    to be weighed; `many`: more than any delivery has.
+    """
+
+    pulled: bool
+    why: Why
+    author: Author
+    day: Day
+
+
+class Pulls:
+    """One per process. `merging`: the phases that merge, by slug."""
+
+    def __init__(self, stack: Stack, merging: Mapping[str, Merge]) -> None:
+        self._config = stack.config
+        self.merging = merging
+        self.markers, self.authors = Markers(stack), Authors(stack)
+
+    async def decide(
+        self, names: Sequence[str], epoch: ObjectId, author: ObjectId, audience: Audience, forced: bool | None
+    ) -> bool:
+        """Whether a status that is owed to these is pulled instead of delivered; then a majority has the marker.
+
+        A circle's goes to few, whoever has it: the rule is not about those.
+        """
+        merge = next((self.merging[name] for name in names if name in self.merging), None)
+        if merge is None:
+            return False
+        pulled = forced
+        if pulled is None:
+            pulled = audience != "circle" and await self._by_the_rule(merge, epoch, author)
+        if pulled:
+            await self.markers.mark(author)
+        return pulled
+
+    async def _by_the_rule(self, merge: Merge, epoch: ObjectId, author: ObjectId) -> bool:
+        """Who is not heavy costs nothing to decide about."""
+        heavy = (await self.markers.known(epoch)).heavy
+        if heavy is not None and author not in heavy:
+            return False
+        known = await self.authors.known(author)
+        return self._of(merge, known).pulled
+
+    async def weighed(self, author: ObjectId, forced: bool | None) -> Weighed:
+        """As things are now, by the first phase that merges."""
+        by_the_rule = self._of(next(iter(self.merging.values())), await self.authors.counted(author))
+        return by_the_rule if forced is None else replace(by_the_rule, pulled=forced, why="forced")
+
+    def _of(self, merge: Merge, author: Author) -> Weighed:
+        if author.active_followers < self._config.pull_from:
+            return Weighed(False, "light", author, merge.day(author))
+        if author.active_followers > self._config.pull_beyond:
+            return Weighed(True, "many", author, merge.day(author))
+        return Weighed(merge.rather(author), "rule", author, merge.day(author))
+
+    async def sweep(self) -> None:
+        await self.markers.sweep()
+        await self.authors.sweep()

@@ -1,0 +1,494 @@
+"""Phase 6: what says `pulled` is delivered to nobody and missing to nobody (rule 9); and whose statuses say so."""
+
+from dataclasses import replace
+from typing import Any
+from unittest.mock import AsyncMock, patch
+
+import pytest
+from bson import ObjectId
+
+from app.clock import LAST_ID
+from app.edges import MARKERS
+from app.errors import Conflict, Invalid
+from app.models import Status
+from app.social import Social
+from app.stack.cost import Cost, counted
+from phases.base import Phase
+from phases.delivering.settings import Settings
+from phases.keeping.lists import RENEW_AFTER
+from phases.p4_cache import CACHE
+from phases.p6_hybrid import DELIVERY_US, HYBRID, PULLED_US, pulled_by, rather_pulled
+from phases.pulling import author as authors
+from phases.pulling import pulled
+from phases.pulling.author import Author
+from phases.pulling.markers import HEAVY, KNOWN_S
+from phases.timelines import MOST_FORCED, Timelines
+from tests.world import KEEPING, SLUGS, World
+
+pytestmark = pytest.mark.anyio
+SLUG = HYBRID.slug
+
+
+@pytest.fixture
+async def town(world: World) -> World:
+    """Ann and Ben follow Zoe; a timeline is kept for each of them in every phase."""
+    await world.people("ann", "ben", "zoe")
+    for reader in ("ann", "ben"):
+        await world.follow(reader, "zoe")
+    await world.warm("ann", "ben", "zoe")
+    return world
+
+
+async def pull(world: World, name: str, always: bool | None = True) -> None:
+    await world.timelines.force(world.ids[name], always)
+
+
+async def stored(world: World, id: ObjectId) -> dict[str, Any]:
+    found = await world.stack.db["statuses"].find_one({"_id": id})
+    assert found
+    return found
+
+
+def another_process(world: World) -> Timelines:
+    return Timelines(world.stack)
+
+
+async def holds(world: World, reader: str, status: ObjectId, phase: Phase = HYBRID) -> bool | None:
+    kept = world.timelines.kept_by(phase.slug)
+    assert kept
+    return await kept.holds(world.ids[reader], status)
+
+
+async def marked(world: World) -> set[ObjectId]:
+    rows = await world.stack.db[HEAVY].find({"pulled_until": {"$exists": True}}).to_list(None)
+    return {row["_id"] for row in rows}
+
+
+async def test_what_is_pulled_is_delivered_to_nobody_and_seen_at_once(town: World) -> None:
+    await pull(town, "zoe")
+    status = await town.post("zoe", "hello")
+    document = await stored(town, status.id)
+    assert document["pulled"] is True
+    assert set(document["pending"]) == set(KEEPING) - {SLUG, "push"}
+    for reader in ("ann", "ben", "zoe"):
+        page = await town.page(reader, SLUG)
+        assert ([s.text for s in page.statuses], page.source) == (["hello"], "list")
+    await town.drain()
+    assert await holds(town, "ann", status.id) is False
+    assert await holds(town, "ann", status.id, CACHE) is True
+    for reader in ("ann", "ben", "zoe"):
+        await town.sees(reader, "hello")
+
+
+async def test_an_author_may_become_heavy_and_light_at_any_time(town: World) -> None:
+    texts: list[str] = []
+    for n in range(12):
+        await pull(town, "zoe", (None, True, False)[n % 3])
+        await town.post("zoe", str(n))
+        texts.insert(0, str(n))
+        if n % 4 == 3:
+            await town.drain()
+        for limit in (2, 20):
+            assert await town.walk("ann", SLUG, limit) == texts
+    await town.drain()
+    await town.sees("ann", *texts)
+    await town.sees("zoe", *texts)
+
+
+async def test_the_marker_is_there_before_the_status(town: World) -> None:
+    await pull(town, "zoe")
+    insert, there = Status.insert, []
+
+    async def looked_at(status: Status) -> Status:
+        there.append(await marked(town))
+        return await insert(status)
+
+    with patch.object(Status, "insert", looked_at):
+        await town.post("zoe", "hello")
+    assert there == [{town.ids["zoe"]}]
+
+
+async def test_every_process_hears_of_a_new_marker_with_its_next_page(town: World) -> None:
+    other = another_process(town)
+    ann = town.ids["ann"]
+    for _ in range(2):
+        await other.page(ann, phase=SLUG)
+    await pull(town, "zoe")
+    for n in range(2):
+        await town.post("zoe", str(n))
+        page = await other.page(ann, phase=SLUG)
+        assert ([s.text for s in page.statuses][:1], page.source) == ([str(n)], "list")
+
+
+async def test_a_marker_of_somebody_else_is_heard_of_too(town: World) -> None:
+    await town.people("yan")
+    await town.follow("ann", "yan")
+    await town.warm("ann")
+    for name in ("zoe", "yan"):
+        await pull(town, name)
+        await town.post(name, f"by {name}")
+        assert (await town.walk("ann", SLUG))[0] == f"by {name}"
+    assert await marked(town) == {town.ids["zoe"], town.ids["yan"]}
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_repeat_decides_nothing_anew(town: World, first: bool) -> None:
+    """Rule 9: what says `pulled` is never owed to who merges it, and what was owed goes on being owed."""
+    zoe = town.ids["zoe"]
+    await pull(town, "zoe", first)
+    status, _ = await town.social.post(zoe, "once", idempotency_key="k")
+    await town.drain()
+    await pull(town, "zoe", not first)
+    town.pass_grace()
+    for _ in range(2):
+        await town.social.post(zoe, "once", idempotency_key="k")
+        document = await stored(town, status.id)
+        assert ("pulled" in document) == first
+        assert (SLUG in document["pending"]) == (not first)
+    await town.drain()
+    await town.sees("ann", "once")
+    with pytest.raises(Conflict):
+        await town.social.post(zoe, "another", idempotency_key="k")
+
+
+@pytest.mark.parametrize("always", [True, False])
+async def test_a_post_that_takes_longer_than_the_grace_is_still_pulled_or_delivered(town: World, always: bool) -> None:
+    await pull(town, "zoe", always)
+    insert = Status.insert
+
+    async def hangs(status: Status) -> Status:
+        await another_process(town).change(delivering=[])
+        town.pass_grace()
+        await another_process(town).change(delivering=[SLUG])
+        town.pass_grace()
+        await another_process(town).page(town.ids["ann"], phase=SLUG)
+        return await insert(status)
+
+    with patch.object(Status, "insert", hangs):
+        status = await town.post("zoe", "hung")
+    document = await stored(town, status.id)
+    assert (SLUG in document["pending"]) == (not always)
+    assert await town.walk("ann", SLUG) == ["hung"]
+    await town.drain()
+    assert await town.walk("ann", SLUG) == ["hung"]
+
+
+async def test_a_post_that_outlasts_its_marker_makes_it_anew(town: World) -> None:
+    """Before it is acknowledged. Markers go, in the end, and nobody can know who still relies on one."""
+    await pull(town, "zoe")
+    insert, config = Status.insert, town.stack.config
+
+    async def hangs(status: Status) -> Status:
+        town.clock.advance(config.timeline_ttl_s + 4 * config.activity_slack_s)
+        await another_process(town).sweep()
+        assert not await marked(town)
+        return await insert(status)
+
+    with patch.object(Status, "insert", hangs):
+        await town.social.post(town.ids["zoe"], "hung")
+    assert await marked(town) == {town.ids["zoe"]}
+
+
+async def test_switching_to_and_fro_loses_nothing_that_is_pulled(town: World) -> None:
+    texts: list[str] = []
+    await pull(town, "zoe")
+    for n in range(6):
+        await town.timelines.change(delivering=[SLUG] if n % 2 else [CACHE.slug])
+        for when in ("at once", "after the grace"):
+            status = await town.post("zoe", f"{n} {when}")
+            assert ("pulled" in await stored(town, status.id)) == (n % 2 == 1 or when == "at once")
+            texts.insert(0, f"{n} {when}")
+            for phase in SLUGS:
+                assert await town.walk("ann", phase, 5) == texts, (n, when, phase)
+            town.pass_grace()
+    await town.sees("ann", *texts)
+
+
+async def test_muting_hides_and_unmuting_shows_what_is_pulled(town: World) -> None:
+    await pull(town, "zoe")
+    await town.post("zoe", "before")
+    ann, zoe = town.ids["ann"], town.ids["zoe"]
+    await town.social.mute(ann, zoe)
+    await town.post("zoe", "meanwhile")
+    assert await town.walk("ann", SLUG) == []
+    town.clock.advance(town.stack.config.timeline_ttl_s * (RENEW_AFTER + 0.1))  # the list is renewed
+    assert await town.walk("ann", SLUG) == []
+    await town.social.unmute(ann, zoe)
+    await town.sees("ann", "meanwhile", "before")
+
+
+# Many, and far back
+
+
+async def test_many_pulled_authors_are_one_command_at_any_depth(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulled, "GROUP", 4)
+    n, per_author = 50, 4
+    now, db = town.clock.now(), town.stack.db
+    ids = [town.clock.new_id() for _ in range(n)]
+    await db["follows"].insert_many(
+        [{"_id": town.clock.new_id(), "follower": town.ids["ann"], "followee": id} for id in ids]
+    )
+    await db["edge_versions"].update_one({"_id": town.ids["ann"]}, {"$inc": {"version": 1}}, upsert=True)
+    await db[HEAVY].insert_many([{"_id": id, "heavy_until": now, "pulled_until": now} for id in ids])
+    await db["edge_versions"].update_one({"_id": MARKERS}, {"$inc": {"version": 1}}, upsert=True)
+    await town.page("ann", SLUG)
+    said: dict[str, Any] = {"text": "", "audience": "followers", "deleted": False, "pulled": True}
+    rows = [{"_id": town.clock.new_id(), "user_id": id, **said} for _ in range(per_author) for id in ids]
+    town.clock.advance(1)
+    await db["statuses"].insert_many([dict(row) for row in rows])
+    expected = sorted((row["_id"] for row in rows), reverse=True)
+    await town.page("ann", SLUG)
+    with counted() as cost:
+        page = await town.page("ann", SLUG)
+    assert cost == Cost(mongodb=1, memcached=1)
+    seen = [status.id for status in page.statuses]
+    while page.next:
+        with counted() as cost:
+            page = await town.page("ann", SLUG, page.next, limit=100)
+        assert cost.mongodb == 2, "what is pulled, and the statuses"
+        assert page.source == "list"
+        seen += [status.id for status in page.statuses]
+    assert seen == expected
+
+
+def test_a_look_for_what_is_pulled_is_bounded_by_the_authors_alone() -> None:
+    ids = [ObjectId() for _ in range(1_000)]
+    finds = pulled.look_for(pulled_by, ids, LAST_ID, 30).values()
+    assert [(len(find.query["user_id"]["$in"]), find.limit) for find in finds] == [(pulled.GROUP, 30)] * 5
+
+
+async def test_a_page_is_filled_from_what_is_pulled_however_much_of_it_is_not_for_the_reader(town: World) -> None:
+    await pull(town, "zoe")
+    for n in range(3):
+        await town.post("zoe", f"seen {n}")
+    for _ in range(60):
+        await town.post("zoe", "not for ann", "mutuals")
+    page = await town.page("ann", SLUG, limit=2)
+    assert ([s.text for s in page.statuses], page.source) == (["seen 2", "seen 1"], "list")
+
+
+async def test_below_the_floor_everything_is_asked_for(town: World) -> None:
+    """And above it merged, once: what a rebuild has found, or a longer list has lost."""
+    await pull(town, "zoe")
+    texts = [str(n) for n in range(2 * town.stack.config.cap)]
+    for n, text in enumerate(texts):
+        await pull(town, "zoe", n % 3 != 0)
+        await town.post("zoe", text)
+        if n == len(texts) // 2:
+            await town.drain()
+            await town.chill("ann")
+    await town.drain()
+    for limit in (3, 100):
+        assert await town.walk("ann", SLUG, limit) == texts[::-1]
+
+
+# Markers go
+
+
+async def test_a_marker_goes_when_every_list_holds_what_was_pulled(town: World) -> None:
+    config = town.stack.config
+    await pull(town, "zoe")
+    status = await town.post("zoe", "pulled")
+    await pull(town, "zoe", False)
+    steps, longest_s = 0, config.timeline_ttl_s + 3 * config.activity_slack_s
+    while await marked(town):
+        assert (steps := steps + 1) < 20, "it never goes"
+        town.clock.advance(longest_s / 6)
+        await town.timelines.sweep()
+        for process in (town.timelines, another_process(town)):
+            page = await process.page(town.ids["ann"], phase=SLUG)
+            assert ([s.text for s in page.statuses], page.source) == (["pulled"], "list")
+    assert steps > 4, "while somebody may rely on it"
+    assert await holds(town, "ann", status.id) is True
+    await town.sees("ann", "pulled")
+
+
+async def test_whoever_was_away_all_the_while_is_rebuilt_with_it(town: World) -> None:
+    await pull(town, "zoe")
+    await town.post("zoe", "pulled")
+    config = town.stack.config
+    town.clock.advance(config.timeline_ttl_s + 4 * config.activity_slack_s)
+    await town.timelines.sweep()
+    assert not await marked(town)
+    await town.sees("ann", "pulled")
+
+
+async def test_a_marker_that_is_used_stays(town: World) -> None:
+    config = town.stack.config
+    await pull(town, "zoe")
+    for n in range(8):
+        town.clock.advance((config.timeline_ttl_s + config.activity_slack_s) / 2)
+        await town.post("zoe", str(n))
+        await town.timelines.sweep()
+        assert await marked(town) == {town.ids["zoe"]}
+
+
+async def test_a_database_of_another_history_counts_its_markers_again(town: World) -> None:
+    """Restored, or erased: what is kept begins anew, and so does what a process remembers of the markers."""
+    await town.people("yan")
+    await town.follow("ann", "yan")
+    await pull(town, "yan")
+    await town.post("yan", "before")
+    await town.warm("ann")
+    await town.stack.db[HEAVY].delete_many({})
+    await town.stack.db["edge_versions"].delete_one({"_id": MARKERS})
+    await town.timelines.restart()
+    town.pass_grace()
+    other = another_process(town)
+    await other.page(town.ids["ann"], phase=SLUG)
+    await other.force(town.ids["zoe"], True)
+    await Social(town.stack, other.outbox).post(town.ids["zoe"], "since")
+    assert await town.walk("ann", SLUG) == ["since", "before"]
+
+
+# The rule
+
+
+def test_the_rule_weighs_a_day_of_deliveries_against_a_day_of_asking() -> None:
+    even = PULLED_US / DELIVERY_US  # posts a reader's page, at which both cost the same
+    for followers in (1_000, 20_000):
+        for reads in (0.5, 5.0, 50.0):
+            assert rather_pulled(Author(followers, 1.1 * even * reads, reads))
+            assert not rather_pulled(Author(followers, 0.9 * even * reads, reads))
+    assert not rather_pulled(Author(20_000, 1_000, None)), "nobody knows how often they read"
+
+
+RULED = {"pull_from": 2, "list_chunk": 4}
+
+
+async def were_read(world: World, pages: int) -> None:
+    """So many pages of everybody's are counted; there are three active readers."""
+    now = world.clock.now()
+    change = {"$inc": {f"hours.{now:%Y%m%d%H}": pages}, "$min": {"since": now}}
+    await world.stack.db[authors.SETTINGS].update_one({"_id": authors.READS}, change, upsert=True)
+    world.clock.advance(KNOWN_S + 1)
+
+
+@pytest.mark.parametrize("settings", [RULED])
+async def test_by_the_rule_who_posts_more_than_is_read_is_pulled(town: World) -> None:
+    said = []
+    await were_read(town, 12)
+    even = 12 / 3 * PULLED_US / DELIVERY_US
+    for n in range(30):
+        status = await town.post("zoe", str(n))
+        said.append("pulled" in await stored(town, status.id))
+        await town.drain()
+        town.clock.advance(KNOWN_S + 1)
+    first = said.index(True)
+    assert said == [False] * first + [True] * (30 - first), "from some status on"
+    assert abs(first - even) < 3
+    await town.sees("ann", *map(str, reversed(range(30))))
+
+
+@pytest.mark.parametrize("settings", [RULED])
+async def test_who_is_read_more_than_they_post_becomes_light_again(town: World) -> None:
+    await were_read(town, 3)
+    for n in range(10):
+        await town.post("zoe", f"many {n}")
+        await town.drain()
+        town.clock.advance(KNOWN_S + 1)
+    assert "pulled" in await stored(town, (await town.post("zoe", "pulled")).id)
+    await were_read(town, 3_000)
+    status = await town.post("zoe", "delivered again")
+    document = await stored(town, status.id)
+    assert "pulled" not in document
+    assert SLUG in document["pending"]
+    await town.sees("ann", "delivered again", "pulled", *(f"many {n}" for n in reversed(range(10))))
+
+
+@pytest.mark.parametrize("settings", [RULED])
+async def test_the_largest_fan_out_is_bounded_whatever_the_rule_says(town: World) -> None:
+    await were_read(town, 3_000)
+    weighed = []
+    for beyond in (2, 1):
+        config = town.stack.config.model_copy(update={"pull_beyond": beyond})
+        weighed.append(await Timelines(replace(town.stack, config=config)).weighed(town.ids["zoe"]))
+    assert [each and (each.pulled, each.why) for each in weighed] == [(False, "rule"), (True, "many")]
+
+
+@pytest.mark.parametrize("settings", [RULED | {"pull_beyond": 1}])
+async def test_a_circle_s_status_is_delivered_whoever_has_it(town: World) -> None:
+    await town.post("zoe", "shows that zoe is heavy")
+    await town.drain()
+    town.clock.advance(KNOWN_S + 1)
+    assert "pulled" in await stored(town, (await town.post("zoe", "to all")).id)
+    assert "pulled" not in await stored(town, (await town.post("zoe", "to few", "circle")).id)
+
+
+@pytest.mark.parametrize("settings", [{"pull_beyond": 1}])
+async def test_a_light_author_is_not_weighed(town: World) -> None:
+    """Nor does their post cost a command more."""
+    await town.post("zoe", "first")
+    await town.drain()
+    town.clock.advance(KNOWN_S + 1)
+    for _ in range(2):
+        with counted() as cost:
+            status = await town.post("zoe", "hello")
+        assert "pulled" not in await stored(town, status.id)
+    weighed = await town.timelines.weighed(town.ids["zoe"])
+    assert weighed
+    assert (weighed.pulled, weighed.why, weighed.author.active_followers) == (False, "light", 2)
+    assert cost.mongodb == 1 + 2 * len(KEEPING[:1]) + 1, "as many as phase 2 needs"
+
+
+@pytest.mark.parametrize("settings", [RULED])
+async def test_what_is_weighed_is_counted(town: World) -> None:
+    read = 2 * authors.PAGES_AT_ONCE
+    with patch.object(town.timelines, "_reading"):  # the pages themselves are of no interest here
+        town.timelines._reading.page = AsyncMock()  # type: ignore[method-assign]
+        for _ in range(read):
+            await town.timelines.page(town.ids["ann"])
+    for n in range(5):
+        await town.post("zoe", str(n))
+    found = await town.timelines.weighed(town.ids["zoe"])
+    assert found
+    assert found.why == "rule"
+    assert found.author.active_followers == 2
+    assert found.author.posts_per_day == 5 * 24, "all of it within the first hour"
+    assert found.author.reads_per_day == read / 3 * 24, "of three active readers"
+    for _ in range(3):
+        town.clock.advance(23 * 3_600)
+        await town.timelines.sweep()
+    found = await town.timelines.weighed(town.ids["zoe"])
+    assert found
+    assert (found.author.posts_per_day, found.author.reads_per_day) == (0, None), "of the last day"
+
+
+async def test_forcing_is_bounded_and_taken_back(town: World) -> None:
+    zoe = town.ids["zoe"]
+    await pull(town, "zoe")
+    weighed = await town.timelines.weighed(zoe)
+    assert weighed
+    assert (weighed.pulled, weighed.why) == (True, "forced")
+    for _ in range(MOST_FORCED - 1):
+        await town.timelines.force(ObjectId(), False)
+    with pytest.raises(Invalid, match="at most"):
+        await town.timelines.force(ObjectId(), True)
+    await town.timelines.force(zoe, None)
+    await town.timelines.force(ObjectId(), True)
+    settings: Settings = await town.timelines.switch.fresh()
+    assert len(settings.forced) == MOST_FORCED
+    assert zoe not in settings.forced
+    town.pass_grace()
+    assert "pulled" not in await stored(town, (await town.post("zoe", "by the rule")).id)
+
+
+# Containers
+
+
+async def test_phases_that_share_a_store_do_not_share_what_is_kept(town: World) -> None:
+    """4 and 6: what is pulled is in no list of 6, and 4 has all of it in its own."""
+    assert CACHE.keeps != HYBRID.keeps
+    containers = {c.name for c in (await town.timelines.switch.fresh()).containers if c.until is None}
+    assert len(containers) == len({town.timelines.phases[slug].keeps for slug in KEEPING})
+    await pull(town, "zoe")
+    status = await town.post("zoe", "hello")
+    await town.drain()
+    assert (await holds(town, "ann", status.id), await holds(town, "ann", status.id, CACHE)) == (False, True)
+    other = Social(town.stack, another_process(town).outbox)
+    for one, two in ((CACHE, HYBRID), (HYBRID, CACHE)):
+        await town.timelines.change(delivering=[one.slug])
+        town.pass_grace()
+        await other.post(town.ids["zoe"], f"{one.slug} alone")
+        await town.source("ann", one.slug)
+        assert [await town.source("ann", each.slug) for each in (two, one)] == ["query", "list"]
