@@ -131,9 +131,14 @@ class Town(World):
         return sets
 
     @property
-    def _collections(self) -> dict[str, Any]:
+    def _store(self) -> Any:
+        """Of mongomock; it makes a collection that is asked for by name."""
         database: Any = self.stack.db
-        found: dict[str, Any] = database.delegate._store._collections
+        return database.delegate._store
+
+    @property
+    def _collections(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._store._collections
         return found
 
     async def drain(self) -> None:
@@ -160,12 +165,12 @@ class Town(World):
 
     def restore(self, saved: Any) -> None:
         documents, items, sets, waiting, started, time = saved
-        for name, collection in list(self._collections.items()):
-            if name in documents:
-                collection._documents = _copied(documents[name])
-                collection._is_force_created = True
-            else:
-                del self._collections[name]
+        for name in self._collections.keys() - documents.keys():
+            del self._collections[name]
+        for name, there in documents.items():  # also one that the schedule before has dropped
+            collection = self._store[name]
+            collection._documents = _copied(there)
+            collection._is_force_created = True
         memcached: Any = self.stack.memcached
         memcached._items = dict(items)
         self.sets._sets, self.sets._pulses = map(dict, sets)
