@@ -79,7 +79,9 @@ class Timelines:
         self.stack = stack
         self.phases = {phase.slug: phase for phase in phases}
         kinds = {phase.slug: phase.keeps for phase in phases if phase.keeps}
-        firsts = {kept: slug for slug, kept in reversed(kinds.items())}  # of the phases that share it
+        firsts: dict[str, str] = {}  # of the phases that share it
+        for slug, kept in kinds.items():
+            firsts.setdefault(kept, slug)
         made = {kept: _made(stack, self.phases[slug]) for kept, slug in firsts.items()}
         self.switch = Switch(stack, kinds, {kept: store for kept, (store, _) in made.items()})
         self.kept = {
