@@ -26,8 +26,8 @@ from benchmarks.observe import NotDelivered
 from benchmarks.report import Comparison, Settings
 from benchmarks.report import load as read_report
 from benchmarks.rig import Rig
-from benchmarks.rounds import WrongAnswer, compare
-from benchmarks.subject import InProcess
+from benchmarks.rounds import compare
+from benchmarks.subject import InProcess, WrongAnswer
 from benchmarks.tables import grids
 from benchmarks.workload import Workload, load
 from phases.base import Carrier, Phase
