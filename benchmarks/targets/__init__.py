@@ -8,7 +8,7 @@ from benchmarks import answers, scenes
 from benchmarks.origin import origin
 from benchmarks.report import Row, Targets
 from benchmarks.rig import Rig
-from benchmarks.targets import deliveries, http, jobs, reads
+from benchmarks.targets import deliveries, http, jobs, reads, throughput
 from benchmarks.targets.base import Scale
 from phases import PHASES
 from phases.base import Phase
@@ -32,6 +32,9 @@ GROUPS: dict[tuple[str, ...], Group] = {
     ("starvation",): jobs.starvation,
     _each("http", PHASES): http.overhead,
     ("post-http",): http.post,
+    ("page-http",): throughput.raw,
+    ("two-web",): throughput.two,
+    _each("backlog", answers.IN_WORKER): throughput.waiting,
 }
 NAMES = tuple(name for names in GROUPS for name in names)
 
