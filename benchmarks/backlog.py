@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
+from functools import partial
 
 import psutil
 from bson import ObjectId
@@ -12,7 +12,7 @@ from bson import ObjectId
 from app.demo.graph import Graph
 from app.demo.progress import Progress, silent
 from benchmarks.capacity import BURN_IN_S, at_ports, climb, loaded, percentiles, population
-from benchmarks.generator import Asked, offer
+from benchmarks.generator import Asked, Generator, offer
 from benchmarks.measure import Latencies
 from benchmarks.origin import origin
 from benchmarks.readers import checked, followed, post, workers_stopped
@@ -43,71 +43,80 @@ async def backlog(
     found: list[Backlogged] = []
     drains: list[Drain] = []
 
-    def report(*, unfinished: bool) -> Backlog:
+    def report(levels: Sequence[Backlogged], *, unfinished: bool) -> Backlog:
         return Backlog(
             **vars(about),
             settings=settings,
             graph=population(rig, settings, readers),
-            levels=list(found),
+            levels=list(levels),
             drains=list(drains),
             unfinished=unfinished,
         )
 
-    steps = list(product(settings.phases, levels))
+    planned = len(settings.phases) * len(levels)
+
+    async def measured(slug: str, level: int, port: int, none: float | None) -> tuple[Backlogged, Asked]:
+        """`none`: pages a second without a backlog, where that has been measured."""
+        if (waiting := await pending(rig, slug)) != level:
+            raise BenchRefused(f"{slug}: {waiting:,} statuses are pending and not {level:,}")
+        shown = await readers.shown(slug, [port], progress)
+        asked = Asked([port], readers.path(slug), shown, settings.seconds, None, seed=settings.seed)
+        answered = checked(await offer(replace(asked, burn_in_s=BURN_IN_S, connections=CONNECTIONS)))
+        pages_per_s = round(answered.answered / answered.seconds, 1)
+        found_at = partial(Backlogged, pages_per_s=pages_per_s, to_none=round(pages_per_s / (none or pages_per_s), 3))
+        of, begun = partial(Climb, phase=slug, web=1, readers="warm", pending=level), list[Step]()
+
+        def heard(step: Step) -> None:
+            begun.append(step)
+            unfinished = found_at(climb=of(steps=list(begun), capacity=None, ended_by="unfinished"))
+            rig.so_far = report([*found, unfinished], unfinished=True)
+            progress(f"{slug}, {level:,} pending, {step.rate:g}/s: {step.outcome}", len(found), planned)
+
+        climbed = await climb(at_ports([port], asked.path, shown, settings.seed), settings, heard)
+        return found_at(climb=of(**climbed._asdict())), asked
+
     try:
         for slug in settings.phases:
             await rig.switch(slug)
             await rig.warm(slug, settings.limit, readers.numbers, progress)
             posted: list[ObjectId] = []
+            none: float | None = None
             async with web_processes(rig, 1) as [web], workers_stopped(rig):
-                ports, none = [web.port], None
                 for level in levels:
-                    posted += await post(readers, ports, authors, level - len(posted), progress)
-                    if (waiting := await pending(rig, slug)) != level:
-                        raise BenchRefused(f"{slug}: {waiting:,} statuses are pending and not {level:,}")
-                    shown = await readers.shown(slug, ports, progress)
-                    asked = Asked(ports, readers.path(slug), shown, settings.seconds, None, seed=settings.seed)
-                    answered = checked(await offer(replace(asked, burn_in_s=BURN_IN_S, connections=CONNECTIONS)))
-                    pages_per_s = answered.answered / answered.seconds
-                    none = none or pages_per_s
-
-                    def heard(step: Step, at: tuple[str, int] = (slug, level)) -> None:
-                        what = f"{at[0]}, {at[1]:,} pending, {step.rate:g}/s: {step.outcome}"
-                        progress(what, steps.index(at), len(steps))
-
-                    climbed = await climb(at_ports(ports, asked.path, shown, settings.seed), settings, heard)
-                    of = Climb(phase=slug, web=1, readers="warm", pending=level, **climbed._asdict())
-                    each = {"pages_per_s": round(pages_per_s, 1), "to_none": round(pages_per_s / none, 3)}
-                    found.append(Backlogged(climb=of, **each))
-                    rig.so_far = report(unfinished=True)
+                    posted += await post(readers, [web.port], authors, level - len(posted), progress)
+                    at_level, asked = await measured(slug, level, web.port, none)
+                    none = none or at_level.pages_per_s
+                    found.append(at_level)
+                    rig.so_far = report(found, unfinished=True)
                 rate = LOAD_SHARE * (found[-1].climb.capacity or settings.first)
                 drains.append(await _drained(rig, slug, replace(asked, seconds=DRAIN_S, rate=rate), progress))
-                rig.so_far = report(unfinished=True)
+                rig.so_far = report(found, unfinished=True)
             await rig.restore(readers.record, posted)
             readers.record = Record(rig.loaded)
     except WrongAnswer:
         rig.so_far = None
         raise
-    progress("done", len(steps), len(steps))
-    return report(unfinished=False)
+    progress("done", planned, planned)
+    return report(found, unfinished=False)
 
 
 async def _drained(rig: Rig, slug: str, asked: Asked, progress: Progress) -> Drain:
     """Under load the worker begins again; until nothing is pending, or for DRAIN_S. Raises WrongAnswer, NotAnswered."""
-    there, enough = await pending(rig, slug), asyncio.Event()
-    load = asyncio.create_task(offer(replace(asked, patient=True), enough))
-    began, gone_s = time.monotonic(), None
-    try:
-        psutil.Process(rig.processes["worker"]).resume()
-        while not load.done():
-            if not (left := await pending(rig, slug)):
-                gone_s = round(time.monotonic() - began, 2)
-                break
-            progress(f"{slug}: working the backlog off", there - left, there)
-            await asyncio.sleep(LOOK_EVERY_S)
-    finally:
-        enough.set()
-        await asyncio.wait([load])
+    there, enough, gone_s = await pending(rig, slug), asyncio.Event(), None
+    async with Generator.running() as generator:
+        load = asyncio.create_task(generator.offer(replace(asked, patient=True), enough))
+        began = time.monotonic()
+        try:
+            psutil.Process(rig.processes["worker"]).resume()
+            while not load.done():
+                if not (left := await pending(rig, slug)):
+                    gone_s = round(time.monotonic() - began, 2)
+                    break
+                progress(f"{slug}: working the backlog off", there - left, there)
+                await asyncio.sleep(LOOK_EVERY_S)
+        finally:
+            enough.set()
+            await asyncio.wait([load])
     answered = checked(load.result())
     assert asked.rate
     latency_ms = percentiles(Latencies.decoded(answered.latencies))

@@ -14,14 +14,14 @@ from benchmarks.generator import Answered, Asked, Reader, offer
 from benchmarks.measure import Latencies
 from benchmarks.origin import origin
 from benchmarks.readers import STATUSES_EACH, Readers, checked
-from benchmarks.report import Climb, EndedBy, HttpReport, HttpSettings, Percentiles, Population, Step
+from benchmarks.report import Climb, EndedBy, HttpReport, HttpSettings, Percentiles, Population, Step, Who
 from benchmarks.rig import Rig, web_processes
 from benchmarks.subject import WrongAnswer
 
 SAMPLES = {"p50": 100, "p90": 100, "p99": 1_000, "p99.9": 10_000, "max": 1}  # fewer do not carry the percentile
 PRECISION = 1.1  # between the rate that is held and the one that is not
 DOUBLED = 2.0
-LEAST_PER_S = 1.0
+LEAST = 1 / 10  # of the first rate: what is not held there is none
 HOLDS = 5  # rates that are tried with as many samples as p99.9 takes, or for so long:
 HELD_S = 60.0
 BURN_IN_S = 1.0
@@ -101,7 +101,7 @@ async def climb(at: At, settings: HttpSettings, heard: Callable[[Step], None] = 
             rate = min(rate * DOUBLED, settings.most)
         elif low is None:
             rate /= DOUBLED
-            if rate < LEAST_PER_S:
+            if rate < LEAST * settings.first:
                 break
         elif high / low <= PRECISION:
             break
@@ -219,24 +219,25 @@ async def http(rig: Rig, graph: Graph, settings: HttpSettings, progress: Progres
         of = population(rig, settings, readers)
         return HttpReport(**vars(about), settings=settings, graph=of, climbs=list(so_far), unfinished=unfinished)
 
+    async def climbed(slug: str, web: int, who: Who) -> Climb:
+        of, begun = partial(Climb, phase=slug, web=web, readers=who), list[Step]()
+
+        def heard(step: Step) -> None:
+            begun.append(step)
+            unfinished = of(steps=list(begun), capacity=None, ended_by="unfinished")
+            rig.so_far = report([*climbs, unfinished], unfinished=True)
+            progress(f"{slug}, {web} web, {who}, {step.rate:g}/s: {step.outcome}", len(climbs), len(planned))
+
+        asked = asked_warm if who == "warm" else asked_by_strangers
+        async with asked(rig, readers, slug, web, settings.seed, progress) as at:
+            return of(**(await climb(at, settings, heard))._asdict())
+
     try:
-        for done, (slug, web, who) in enumerate(planned):
-            if done == 0 or planned[done - 1][0] != slug:
+        for slug, web, who in planned:
+            if not climbs or climbs[-1].phase != slug:
                 await rig.switch(slug)
                 await rig.warm(slug, settings.limit, readers.numbers, progress)
-            of, begun = partial(Climb, phase=slug, web=web, readers=who), list[Step]()
-
-            def heard(step: Step, of: Callable[..., Climb] = of, begun: list[Step] = begun, done: int = done) -> None:
-                begun.append(step)
-                unfinished = of(steps=list(begun), capacity=None, ended_by="unfinished")
-                rig.so_far = report([*climbs, unfinished], unfinished=True)
-                progress(
-                    f"{unfinished.phase}, {unfinished.web} web, {step.rate:g}/s: {step.outcome}", done, len(planned)
-                )
-
-            asked = asked_warm if who == "warm" else asked_by_strangers
-            async with asked(rig, readers, slug, web, settings.seed, progress) as at:
-                climbs.append(of(**(await climb(at, settings, heard))._asdict()))
+            climbs.append(await climbed(slug, web, who))
             rig.so_far = report(climbs, unfinished=True)
     except WrongAnswer:
         rig.so_far = None

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.generator import WRONG_PAGE, Answered, Asked, Load, Reader, checksum, offer
+from benchmarks.generator import WRONG_PAGE, Answered, Asked, Reader, checksum, offer
+from benchmarks.load import Load
 from benchmarks.measure import Latencies
 from tests.benchmarks.virtual import VirtualLoop, run
 
@@ -119,6 +120,12 @@ def test_a_closed_loop_asks_when_it_is_answered() -> None:
 
     answered, _ = offered(make, rate=None, connections=4)
     assert answered.answered / answered.seconds == pytest.approx(400, rel=0.01)
+
+
+def test_however_slow_the_answers_are_one_of_a_closed_loop_counts() -> None:
+    answered, _ = offered(lambda: one_at_a_time(5), rate=None, connections=4, seconds=0.5)
+    assert answered.answered >= 1
+    assert not answered.errors
 
 
 def test_a_stranger_comes_once_and_never_before() -> None:
