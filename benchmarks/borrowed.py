@@ -23,11 +23,10 @@ from app.servers.programs import insist, resolve
 from app.stack import UNAVAILABLE, Addresses, Stack, opened
 from app.stack.mongodb.write import housekeeping
 from app.stack.schema import SCHEMA, SETTINGS
-from benchmarks.rig import OVERRIDES, BenchRefused
+from benchmarks.rig import LONGEST_NAME, OVERRIDES, BenchRefused
 
 URLS = ("mongodb_url", "redis_url", "memcached")
 ENDING = "_bench"
-LONGEST_NAME = 63
 CLAIM = "bench_claim"  # a collection with one document: of two runs that begin at once, one writes it
 SCANNED = 1_000  # keys that Redis looks at in one command
 DELETED = 1_000  # keys in one round trip

@@ -3,7 +3,8 @@
 import asyncio
 import shlex
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial, wraps
 from math import isfinite
 from pathlib import Path
@@ -226,7 +227,8 @@ def targets(write: Write, only: tuple[str, ...], scale: float, where: Where) -> 
     if unknown := [prefix for prefix in only if not any(name.startswith(prefix) for name in NAMES)]:
         raise click.UsageError(f"--only: there is no {unknown[0]!r}; there are {', '.join(NAMES)}")
     sizes = Scale() if scale == 1 else Scale().smaller(scale)
-    report = _measured(write, lambda rig, progress: measure(rig, only, sizes, progress), "api", where=where)
+    with _failing():
+        report = _measured(write, lambda rig, progress: measure(rig, only, sizes, progress), "api", where=where)
     if scale == 1 and isinstance(report, Targets) and any(row.met is False for row in report.rows):
         raise SystemExit(FAILED)
 
@@ -258,13 +260,14 @@ def _over_http(measure: Callable[..., None]) -> Callable[..., None]:
     return _writes_a_report(with_settings)
 
 
-def _asked_over_http(write: Write, where: Where, work: "Callable[[Rig, Progress], Awaitable[Report]]") -> None:
+@contextmanager
+def _failing() -> Iterator[None]:
     """Exit code 1 when a page is wrong, and then without figures, or when one is refused."""
     from benchmarks.readers import NotAnswered
     from benchmarks.subject import Failed, WrongAnswer
 
     try:
-        _measured(write, work, where=where)
+        yield
     except WrongAnswer as wrong:
         click.echo(f"wrong, so there are no figures: {wrong}", err=True)
         raise SystemExit(FAILED) from None
@@ -306,7 +309,8 @@ def http(
     from phases import PHASES
 
     of = HttpSettings(**settings, phases=_slugs(phases, PHASES), web=tuple(map(int, web)), readers=readers)
-    _asked_over_http(write, where, lambda rig, progress: capacity.http(rig, edges, of, progress))
+    with _failing():
+        _measured(write, lambda rig, progress: capacity.http(rig, edges, of, progress), where=where)
 
 
 @command()
@@ -331,7 +335,8 @@ def backlog(
 
     of = HttpSettings(**settings, phases=_slugs(phases, answers.IN_WORKER))
     levels = [level for level in backlogs.LEVELS if level <= most_pending]
-    _asked_over_http(write, where, lambda rig, progress: backlogs.backlog(rig, edges, of, levels, progress))
+    with _failing():
+        _measured(write, lambda rig, progress: backlogs.backlog(rig, edges, of, levels, progress), where=where)
 
 
 @command()
