@@ -82,6 +82,12 @@ async def deliver_only(
     await asyncio.sleep(timelines.stack.config.settings_age_s)  # the other processes' copies
 
 
+async def owed(timelines: Timelines, slug: str) -> int:
+    """Statuses that the phase still has to deliver, or that it never will, since it asks for them."""
+    pending, merges = await timelines.outbox.count(slug), timelines.phases[slug].merges
+    return pending + (await timelines.stack.db["statuses"].count_documents({"pulled": True}) if merges else 0)
+
+
 # What is kept
 
 

@@ -11,6 +11,7 @@ from bson import ObjectId
 
 from app.demo.graph import Graph
 from app.demo.progress import Progress, silent
+from benchmarks import answers
 from benchmarks.capacity import BURN_IN_S, at_ports, climb, loaded, percentiles, population
 from benchmarks.generator import Asked, Generator, offer
 from benchmarks.measure import Latencies
@@ -35,8 +36,9 @@ async def pending(rig: Rig, slug: str) -> int:
 async def backlog(
     rig: Rig, graph: Graph, settings: HttpSettings, levels: Sequence[int], progress: Progress = silent
 ) -> Backlog:
-    """Phase by phase, with more and more pending; after each level `rig.so_far` is what there is to show, and None
-    after a wrong page. Raises WrongAnswer, NotAnswered, Failed, BenchRefused.
+    """Phase by phase, with more and more posted, which is pending but for what the phase pulls; after each level
+    `rig.so_far` is what there is to show, and None after a wrong page. Raises WrongAnswer, NotAnswered, Failed,
+    BenchRefused.
     """
     about, readers = await origin(rig), await loaded(rig, graph, settings, progress)
     authors = followed(rig, readers.numbers)
@@ -57,14 +59,15 @@ async def backlog(
 
     async def measured(slug: str, level: int, port: int, none: float | None) -> tuple[Backlogged, Asked]:
         """`none`: pages a second without a backlog, where that has been measured."""
-        if (waiting := await pending(rig, slug)) != level:
-            raise BenchRefused(f"{slug}: {waiting:,} statuses are pending and not {level:,}")
+        if (owed := await answers.owed(rig.timelines, slug)) != level:
+            raise BenchRefused(f"{slug}: {owed:,} statuses are pending or pulled and not {level:,}")
+        waiting = await pending(rig, slug)
         shown = await readers.shown(slug, [port], progress)
         asked = Asked([port], readers.path(slug), shown, settings.seconds, None, seed=settings.seed)
         answered = checked(await offer(replace(asked, burn_in_s=BURN_IN_S, connections=CONNECTIONS)))
         pages_per_s = round(answered.answered / answered.seconds, 1)
         found_at = partial(Backlogged, pages_per_s=pages_per_s, to_none=round(pages_per_s / (none or pages_per_s), 3))
-        of, begun = partial(Climb, phase=slug, web=1, readers="warm", pending=level), list[Step]()
+        of, begun = partial(Climb, phase=slug, web=1, readers="warm", pending=waiting), list[Step]()
 
         def heard(step: Step) -> None:
             begun.append(step)

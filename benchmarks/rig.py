@@ -29,9 +29,8 @@ from app.servers.children import Child, stop_together
 from app.servers.datadir import DataDirectory
 from app.servers.programs import Level, resolve
 from app.servers.start import say
-from app.stack import Addresses, Stack, connected, opened
-from app.stack.mongodb.write import housekeeping, prepare
-from app.stack.schema import migrate
+from app.stack import Addresses, Stack, connected
+from app.stack.mongodb.write import housekeeping
 from benchmarks import answers
 from benchmarks.record import Loaded, Record
 from benchmarks.report import Report
@@ -53,7 +52,6 @@ COMMAND = (sys.executable, "-m", "app.cli")
 READY_DEADLINE_S = 60.0
 POLL_S = 0.02
 HISTORY_DAYS = 30
-LONGEST_NAME = 63  # of a database
 MOST_STATUSES = 1_000_000  # from before the run: one or two minutes of loading
 BATCH = 5_000
 ACTIVE_FOR = timedelta(days=30)
@@ -228,30 +226,6 @@ async def _with_children(rig: Rig, through: str) -> AsyncIterator[None]:
         yield
 
 
-@asynccontextmanager
-async def beside(rig: Rig, ending: str) -> AsyncIterator[Rig]:
-    """The same system on a database of its own with nothing in it, which is dropped at the end. Raises BenchRefused.
-
-    Beanie knows one database in a process, and that stays the other one: what goes through it does not work here.
-    """
-    config = rig.stack.config.model_copy(
-        update={"database": f"{rig.stack.db.name[: LONGEST_NAME - len(ending)]}{ending}"}
-    )
-    client = rig.stack.db.client
-    if config.database in await client.list_database_names():
-        raise BenchRefused(f"there is already a database {config.database!r}")
-    try:
-        async with opened(rig.stack.addresses, config, rig.stack.clock) as stack:
-            await migrate(stack.db)
-            await prepare(stack.db)
-            timelines = await Timelines.open(stack)
-            subject = InProcess(stack, timelines)
-            yield Rig(stack, timelines, subject, rig.processes, rig.meaningless, directory=rig.directory)
-    finally:
-        with housekeeping():
-            await client.drop_database(config.database)
-
-
 class Web(NamedTuple):
     """A web process."""
 
@@ -274,13 +248,14 @@ async def web_processes(rig: Rig, count: int) -> AsyncIterator[list[Web]]:
             exits.callback(stop_together, [child])
         for port in ports:
             http = Http("127.0.0.1", port)
-            await _until_ready(rig, children, partial(_is_ready, http))
+            await _until_ready(rig, children, partial(_answers, http))
             await http.close()
         yield [Web(port, child.pid) for port, child in zip(ports, children, strict=True)]
 
 
-async def _is_ready(http: Http) -> bool:
-    return (await http.ask("GET", "/readyz"))[0] == HTTPStatus.OK
+async def _answers(http: Http) -> bool:
+    """It has its connections then. (Whether a worker is there, /readyz would say: some are asked without one.)"""
+    return (await http.ask("GET", "/healthz"))[0] == HTTPStatus.OK
 
 
 def _environment(config: Config) -> dict[str, str]:
