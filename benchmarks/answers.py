@@ -43,6 +43,7 @@ def kept_in(store: str) -> Phase:
 KEEPING = tuple(phase for phase in PHASES if phase.store)
 IN_WORKER = tuple(phase for phase in PHASES if in_worker(phase))
 ASKING, ENTRIES, LISTS = PHASES[0], kept_in(Entries.name), kept_in(Lists.name)
+LAST_LISTS = [phase for phase in KEEPING if phase.store and phase.store.name == Lists.name][-1]
 
 
 def title(phase: Phase) -> str:
@@ -79,6 +80,12 @@ async def deliver_only(
                 break
             await asyncio.sleep(POLL_S)
     await asyncio.sleep(timelines.stack.config.settings_age_s)  # the other processes' copies
+
+
+async def owed(timelines: Timelines, slug: str) -> int:
+    """Statuses that the phase still has to deliver, or that it never will, since it asks for them."""
+    pending, merges = await timelines.outbox.count(slug), timelines.phases[slug].merges
+    return pending + (await timelines.stack.db["statuses"].count_documents({"pulled": True}) if merges else 0)
 
 
 # What is kept

@@ -20,10 +20,12 @@ from app.servers.children import Stop
 from app.servers.datadir import DataDirectory
 from app.servers.probe import dial
 from app.servers.programs import insist, resolve
-from app.stack import UNAVAILABLE, Addresses, Stack, opened
+from app.stack import UNAVAILABLE, Addresses, Stack, connected, opened
 from app.stack.mongodb.write import housekeeping
 from app.stack.schema import SCHEMA, SETTINGS
-from benchmarks.rig import OVERRIDES, BenchRefused
+from benchmarks.rig import OVERRIDES, BenchRefused, Rig
+from benchmarks.subject import InProcess
+from phases.timelines import Timelines
 
 URLS = ("mongodb_url", "redis_url", "memcached")
 ENDING = "_bench"
@@ -100,6 +102,27 @@ async def _remove(addresses: Addresses, config: Config) -> None:
                 f"not all could be removed of the database {config.database!r} and the keys with that name in Redis "
                 f"and Memcached: {error}"
             ) from error
+
+
+@asynccontextmanager
+async def beside(rig: Rig, ending: str) -> AsyncIterator[Rig]:
+    """The same system on one more database, with nothing in it, which is removed at the end with its keys in Redis.
+    Its Memcached keys have the same beginning as the rig's. Raises BenchRefused.
+    """
+    database = rig.stack.db.name[: LONGEST_NAME - len(ending)] + ending
+    client = rig.stack.db.client
+    if database in await client.list_database_names():
+        raise BenchRefused(f"there is already a database {database!r}")
+    config = rig.stack.config.model_copy(update={"database": database})
+    async with connected(rig.stack.addresses, config, rig.stack.clock, models=False) as stack:
+        try:
+            timelines = await Timelines.open(stack)
+            subject = InProcess(stack, timelines)
+            yield Rig(stack, timelines, subject, rig.processes, rig.meaningless, directory=rig.directory)
+        finally:
+            await _clear_redis(stack)
+            with housekeeping():
+                await client.drop_database(database)
 
 
 async def _clear_redis(stack: Stack) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import shlex
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial, wraps
 from math import isfinite
 from pathlib import Path
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from app.demo.graph import Graph
     from app.demo.progress import Progress
     from app.servers.programs import Level
-    from benchmarks.report import Report
+    from benchmarks.report import Report, Who
     from benchmarks.rig import Rig
+    from phases.base import Phase
 
 Write = Callable[["Report"], None]
 Where = Literal["own", "urls"]
@@ -173,6 +175,7 @@ def compare(
     from benchmarks import rounds
     from benchmarks.observe import NotDelivered
     from benchmarks.report import Settings
+    from benchmarks.subject import WrongAnswer
     from benchmarks.workload import load, populated
     from phases import PHASES
 
@@ -184,10 +187,7 @@ def compare(
         options["rate"] = options["rate"] or 100.0
     if options["burn_in_s"] is None:
         options["burn_in_s"] = options["seconds"] / 5
-    all_slugs = [phase.slug for phase in PHASES]
-    slugs = tuple(dict.fromkeys(slug.strip() for slug in phases.split(","))) if phases else tuple(all_slugs)
-    if unknown := [slug for slug in slugs if slug not in all_slugs]:
-        raise click.UsageError(f"--phases: there is no {unknown[0]!r}; there are {', '.join(all_slugs)}")
+    slugs = _slugs(phases, PHASES)
     chosen = load(workload)
     edges = populated(graph_of(graph, directed, options["seed"]), chosen, options["seed"])
     settings = Settings(phases=slugs, workload=chosen.name, graph=Path(graph).name, **options)
@@ -197,7 +197,7 @@ def compare(
 
     try:
         _measured(write, work, settings.through, level, allow_standins, where)
-    except* (rounds.WrongAnswer, NotDelivered) as wrong:
+    except* (WrongAnswer, NotDelivered) as wrong:
         click.echo(f"wrong, so there are no figures: {wrong.exceptions[0]}", err=True)
         raise SystemExit(FAILED) from None
 
@@ -227,9 +227,116 @@ def targets(write: Write, only: tuple[str, ...], scale: float, where: Where) -> 
     if unknown := [prefix for prefix in only if not any(name.startswith(prefix) for name in NAMES)]:
         raise click.UsageError(f"--only: there is no {unknown[0]!r}; there are {', '.join(NAMES)}")
     sizes = Scale() if scale == 1 else Scale().smaller(scale)
-    report = _measured(write, lambda rig, progress: measure(rig, only, sizes, progress), "api", where=where)
+    with _failing():
+        report = _measured(write, lambda rig, progress: measure(rig, only, sizes, progress), "api", where=where)
     if scale == 1 and isinstance(report, Targets) and any(row.met is False for row in report.rows):
         raise SystemExit(FAILED)
+
+
+def _over_http(measure: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options of those that ask for pages over HTTP, which gets settings of `report`."""
+    options = (
+        click.option("--graph", default="powerlaw:2000:30", help="FILE (SNAP) or powerlaw:USERS:MEAN."),
+        directed,
+        click.option("--people", type=click.IntRange(10, 100_000), default=1_000, help="Readers, at most."),
+        click.option("--limit", type=click.IntRange(1, 100), default=20, help="Statuses on a page."),
+        click.option("--first", type=Finite(1, 100_000), default=100, help="Pages a second of the first step."),
+        click.option("--most", type=Finite(1, 100_000), default=10_000, help="Of the last one at most."),
+        click.option("--slo", "slo_ms", type=Finite(1, 60_000), default=50, help="Milliseconds: the most for p99."),
+        click.option("--seconds", type=Finite(0.1, 3_600), default=5, help="Per step; more where p99 needs it."),
+        click.option("--seed", type=int, default=1),
+        on_servers,
+    )
+
+    @wraps(measure)
+    def with_settings(graph: str, directed: bool, where: Where, write: Write, **rest: Any) -> None:
+        names = ("people", "limit", "first", "most", "slo_ms", "seconds", "seed")
+        settings = {name: rest.pop(name) for name in names}
+        edges = graph_of(graph, directed, settings["seed"])
+        measure(write, where, edges, settings | {"graph": Path(graph).name}, **rest)
+
+    for option in reversed(options):
+        with_settings = option(with_settings)
+    return _writes_a_report(with_settings)
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """Exit code 1 when a page is wrong, and then without figures, or when one is refused."""
+    from benchmarks.readers import NotAnswered
+    from benchmarks.subject import Failed, WrongAnswer
+
+    try:
+        yield
+    except WrongAnswer as wrong:
+        click.echo(f"wrong, so there are no figures: {wrong}", err=True)
+        raise SystemExit(FAILED) from None
+    except (NotAnswered, Failed) as refused:
+        click.echo(f"not answered, so the run has failed: {refused}", err=True)
+        raise SystemExit(FAILED) from None
+
+
+def _slugs(phases: str | None, of: "Sequence[Phase]") -> tuple[str, ...]:
+    """What --phases says, of these. Raises UsageError."""
+    all_slugs = [phase.slug for phase in of]
+    slugs = tuple(dict.fromkeys(slug.strip() for slug in phases.split(","))) if phases else tuple(all_slugs)
+    if unknown := [slug for slug in slugs if slug not in all_slugs]:
+        raise click.UsageError(f"--phases: there is no {unknown[0]!r}; there are {', '.join(all_slugs)}")
+    return slugs
+
+
+@command()
+@click.option("--phases", metavar="SLUG,…", help="Which, in this order. Default: all.")
+@click.option("--web", type=click.Choice(["1", "2"]), multiple=True, default=["1", "2"], help="Web processes.")
+@click.option("--readers", type=click.Choice(["warm", "strangers"]), multiple=True, default=["warm", "strangers"])
+@_over_http
+def http(
+    write: Write,
+    where: Where,
+    edges: "Graph",
+    settings: dict[str, Any],
+    phases: str | None,
+    web: tuple[str, ...],
+    readers: "tuple[Who, ...]",
+) -> None:
+    """Find how many pages a second are served over HTTP while p99 keeps its objective, at fixed rates that rise.
+
+    Open loop, latency from the intended start. `warm`: the web process knows the readers; `strangers`: it has just been
+    started. Exit code 1 when any answer is not the page that it should be.
+    """
+    from benchmarks import capacity
+    from benchmarks.report import HttpSettings
+    from phases import PHASES
+
+    of = HttpSettings(**settings, phases=_slugs(phases, PHASES), web=tuple(map(int, web)), readers=readers)
+    with _failing():
+        _measured(write, lambda rig, progress: capacity.http(rig, edges, of, progress), where=where)
+
+
+@command()
+@click.option("--phases", metavar="SLUG,…", help="Which, in this order. Default: all that deliver in a worker.")
+@click.option("--most-pending", type=click.IntRange(0, 1_000_000), default=10_000, help="Of 0, 100, 1,000 and so on.")
+@_over_http
+def backlog(
+    write: Write,
+    where: Where,
+    edges: "Graph",
+    settings: dict[str, Any],
+    phases: str | None,
+    most_pending: int,
+) -> None:
+    """Find what a backlog costs those who read: pages over HTTP while the workers stand still, and until it is gone.
+
+    The statuses are posted over HTTP by people whom the readers follow. Exit code 1 as in `http`.
+    """
+    from benchmarks import answers
+    from benchmarks import backlog as backlogs
+    from benchmarks.report import HttpSettings
+
+    of = HttpSettings(**settings, phases=_slugs(phases, answers.IN_WORKER))
+    levels = [level for level in backlogs.LEVELS if level <= most_pending]
+    with _failing():
+        _measured(write, lambda rig, progress: backlogs.backlog(rig, edges, of, levels, progress), where=where)
 
 
 @command()
@@ -319,4 +426,4 @@ def keep(name: str, file: Path) -> None:
     click.echo(f"docs/results.md shows {name}")
 
 
-MEASUREMENTS = (compare, fanout, keep, plan, read, targets, units, workloads)
+MEASUREMENTS = (backlog, compare, fanout, http, keep, plan, read, targets, units, workloads)

@@ -5,12 +5,12 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from benchmarks.report import KINDS, Comparison, Curves, Report
+from benchmarks.report import KINDS, Backlog, Climb, Comparison, Curves, HttpReport, Report
 from benchmarks.tables import MEANINGLESS, grids, lead, number
 from phases import PHASES
 
@@ -22,6 +22,8 @@ HEADINGS = {
     "fanout": "Delivering one status",
     "read": "Reading one page",
     "targets": "Promised ratios",
+    "http": "Pages over HTTP, up to what is held",
+    "backlog": "Pages while statuses wait for their delivery",
     "units": "What one of each costs",
     "plan": "Which phase for this load",
 }
@@ -128,6 +130,28 @@ def plots(report: Report) -> Iterator[Plot | None]:
                 for series in report.series
             ]
             yield plot(HEADINGS[report.kind], lines, report.x, "p50, ms")
+        case HttpReport():
+            for web in report.settings.web:
+                for who in report.settings.readers:
+                    climbs = [climb for climb in report.climbs if (climb.web, climb.readers) == (web, who)]
+                    title = f"{web} web process{'es' if web > 1 else ''}, {who}"
+                    yield _of_climbs(title, {climb.phase: climb for climb in climbs})
+        case Backlog():
+            for slug in report.settings.phases:
+                levels = [each.climb for each in report.levels if each.climb.phase == slug]
+                yield _of_climbs(slug, {f"{climb.pending:,} pending": climb for climb in levels})
+
+
+def _of_climbs(title: str, climbs: Mapping[str, Climb]) -> Plot | None:
+    lines = []
+    for number_of_line, (name, climb) in enumerate(climbs.items()):
+        style = STYLES.get(name, number_of_line)
+        for percentile in ("p99", "p50"):
+            points = sorted(
+                (step.rate, step.latency_ms[percentile]) for step in climb.steps if percentile in step.latency_ms
+            )
+            lines.append(Line(f"{name} {percentile}", points, style, dashed=percentile == "p50"))
+    return plot(title, lines, "pages asked for a second", "ms")
 
 
 def _of_comparison(report: Comparison) -> Iterator[Plot | None]:

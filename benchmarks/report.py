@@ -26,6 +26,8 @@ LARGE = ("histograms", "curves", "depths")  # of no use in a document
 Percentiles = dict[str, float]  # milliseconds, by measure.PERCENTILES
 PerServer = dict[str, float]  # commands, by SERVERS
 PerProcess = dict[str, float]
+Who = Literal["warm", "strangers"]
+EndedBy = Literal["slo", "generator", "most", "unfinished"]
 Point = tuple[int, float, float]  # size, p50, p99 in milliseconds
 
 
@@ -207,6 +209,89 @@ class Targets(Origin):
     rows: list[Row]
 
 
+class Step(Model):
+    """One fixed rate, requests a second. `latency_ms`: the percentiles that there are samples enough for.
+
+    `late_ms`: of the load generator, p99. `outcome`: what p99 says, where it was not the generator that was late.
+    """
+
+    rate: float
+    answered: int
+    answered_per_s: float
+    latency_ms: Percentiles
+    late_ms: float
+    outcome: Literal["met", "missed", "generator late"]
+
+
+class Climb(Model):
+    """Steps in the order in which they were made. `capacity`: the highest rate that was held, pages a second.
+
+    `readers` are known to the web process, or strangers to it. `pending`: statuses that waited for their delivery.
+    `ended_by`: what was in the way of a higher rate; "most" is the highest that was to be tried.
+    """
+
+    phase: str
+    web: int
+    readers: Who
+    pending: int = 0
+    steps: list[Step]
+    capacity: float | None
+    ended_by: EndedBy
+
+
+class HttpSettings(Model):
+    """`seconds`: of a step, or as long as its samples take."""
+
+    phases: tuple[str, ...]
+    graph: str
+    web: tuple[int, ...] = (1,)
+    readers: tuple[Who, ...] = ("warm",)
+    people: int
+    limit: int
+    first: float
+    most: float
+    slo_ms: float
+    seconds: float
+    seed: int
+
+
+class HttpReport(Origin):
+    """`unfinished`: something ended the run before its end."""
+
+    kind: Literal["http"] = "http"
+    settings: HttpSettings
+    graph: Population
+    climbs: list[Climb]
+    unfinished: bool = False
+
+
+class Backlogged(Model):
+    """Pages a second in a closed loop with so many pending, and what is held. `to_none`: pages/s ÷ with none."""
+
+    pages_per_s: float
+    to_none: float
+    climb: Climb
+
+
+class Drain(Model):
+    """The workers begin again while pages are asked for at a fixed rate. `gone_s`: None where it took too long."""
+
+    phase: str
+    pending: int
+    rate: float
+    gone_s: float | None
+    latency_ms: Percentiles
+
+
+class Backlog(Origin):
+    kind: Literal["backlog"] = "backlog"
+    settings: HttpSettings
+    graph: Population
+    levels: list[Backlogged]
+    drains: list[Drain]
+    unfinished: bool = False
+
+
 class Costs(Model):
     """Of one operation: seconds on the wall, seconds of each processor, commands at each server."""
 
@@ -310,7 +395,7 @@ class Plan(Origin):
     recommendation: Recommendation
 
 
-Report = Comparison | Curves | Targets | Units | Plan
+Report = Comparison | Curves | Targets | HttpReport | Backlog | Units | Plan
 _REPORTS: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="kind")])
 
 
@@ -351,6 +436,20 @@ def flat(report: Report) -> Iterator[tuple[str, str, float]]:
         for slug, spreads in report.ratios.items():
             for name, spread in spreads.items():
                 yield from ((slug, f"ratio.{name}.{of}", number) for of, number in spread)
+    elif isinstance(report, HttpReport | Backlog):
+        climbs = report.climbs if isinstance(report, HttpReport) else [level.climb for level in report.levels]
+        for climb in climbs:
+            what = f"{climb.web} web.{climb.readers}.{climb.pending} pending"
+            if climb.capacity is not None:
+                yield climb.phase, f"{what}.capacity", climb.capacity
+            for step in climb.steps:
+                yield from ((climb.phase, f"{what}.{step.rate:g}/s.{p}", ms) for p, ms in step.latency_ms.items())
+    if isinstance(report, Backlog):
+        for level in report.levels:
+            yield level.climb.phase, f"{level.climb.pending} pending.pages_per_s", level.pages_per_s
+        for drain in report.drains:
+            if drain.gone_s is not None:
+                yield drain.phase, f"{drain.pending} pending.gone_s", drain.gone_s
 
 
 def _numbers(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -5,14 +5,14 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from bson import ObjectId
@@ -75,12 +75,17 @@ class Rig:
     meaningless: bool
     so_far: Report | None = None  # what has been measured, which is shown whatever happens next
     here: bool = True  # whether the readers have been here lately, where nobody says otherwise
+    directory: DataDirectory | None = None  # of its processes; stand-ins have none
     _loaded: Loaded | None = None
 
     @property
     def loaded(self) -> Loaded:
         assert self._loaded, "`load` comes first"
         return self._loaded
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._loaded is not None
 
     async def load(
         self,
@@ -196,33 +201,61 @@ async def rig(addresses: Addresses, directory: Path, config: Config, through: st
         if addresses.one_process:
             await exits.enter_async_context(run_in_thread(timelines))
         else:
-            await exits.enter_async_context(_with_children(made, DataDirectory(directory), through))
+            made.directory = DataDirectory(directory)
+            await exits.enter_async_context(_with_children(made, through))
         yield made
 
 
 @asynccontextmanager
-async def _with_children(rig: Rig, directory: DataDirectory, through: str) -> AsyncIterator[None]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        child_of = partial(_child, directory, _environment(rig.stack.config))
-        children = {"worker": child_of("worker", ["worker", "--child"], ())}
-        http = None
+async def _with_children(rig: Rig, through: str) -> AsyncIterator[None]:
+    async with AsyncExitStack() as exits:
+        worker = _child(rig, "worker", ["worker", "--child"], ())
+        exits.callback(stop_together, [worker])
+        worker.start()
+        rig.processes["worker"] = worker.pid
         if through == "api":
-            fd = listener.fileno()
-            children["web"] = child_of("web", ["web-process", "--fd", str(fd)], (fd,))
-            http = Http("127.0.0.1", listener.getsockname()[1])
+            (web,) = await exits.enter_async_context(web_processes(rig, 1))
+            http = Http("127.0.0.1", web.port)
             rig.subject = Api(rig.stack, http, {})
-        try:
-            for child in children.values():
+            rig.processes["web"] = web.pid
+            exits.push_async_callback(http.close)
+        await _until_ready(rig, [worker], rig.stack.queue.workers)
+        assert rig.directory
+        servers = rig.directory.note().children
+        rig.processes |= {title: servers[name].pid for name, title in SERVER_PROCESSES.items() if name in servers}
+        yield
+
+
+class Web(NamedTuple):
+    """A web process."""
+
+    port: int
+    pid: int
+
+
+@asynccontextmanager
+async def web_processes(rig: Rig, count: int) -> AsyncIterator[list[Web]]:
+    """So many that have not seen anybody yet, each on a port of its own, until the block ends."""
+    async with AsyncExitStack() as exits:
+        ports, children = [], []
+        for _ in range(count):
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                fd, port = listener.fileno(), listener.getsockname()[1]
+                child = _child(rig, f"web-{port}", ["web-process", "--fd", str(fd)], (fd,))
                 child.start()
-            await _until_ready(rig, children.values(), http)
-            rig.processes |= {name: child.pid for name, child in children.items()}
-            servers = directory.note().children
-            rig.processes |= {title: servers[name].pid for name, title in SERVER_PROCESSES.items() if name in servers}
-            yield
-            if http:
-                await http.close()
-        finally:
-            stop_together(children.values())
+            ports.append(port)
+            children.append(child)
+            exits.callback(stop_together, [child])
+        for port in ports:
+            http = Http("127.0.0.1", port)
+            await _until_ready(rig, children, partial(_answers, http))
+            await http.close()
+        yield [Web(port, child.pid) for port, child in zip(ports, children, strict=True)]
+
+
+async def _answers(http: Http) -> bool:
+    """It has its connections then. (Whether a worker is there, /readyz would say: some are asked without one.)"""
+    return (await http.ask("GET", "/healthz"))[0] == HTTPStatus.OK
 
 
 def _environment(config: Config) -> dict[str, str]:
@@ -234,14 +267,15 @@ def _environment(config: Config) -> dict[str, str]:
     return {f"FEEDLAB_{name.upper()}": text(getattr(config, name)) for name in OVERRIDES}
 
 
-def _child(
-    directory: DataDirectory, environment: dict[str, str], name: str, arguments: list[str], pass_fds: Sequence[int]
-) -> Child:
+def _child(rig: Rig, name: str, arguments: list[str], pass_fds: Sequence[int]) -> Child:
+    directory = rig.directory
+    if directory is None:
+        raise BenchRefused("stand-ins live in this process: there is no other one to measure")
     return Child(
         name,
         [*COMMAND, *arguments, "--data", str(directory.path)],
         directory.logs / f"{name}.log",
-        environment=environment,
+        environment=_environment(rig.stack.config),
         pass_fds=pass_fds,
         lifeline=True,
         say=say,
@@ -250,16 +284,14 @@ def _child(
     )
 
 
-async def _until_ready(rig: Rig, children: Iterable[Child], http: Http | None) -> None:
-    """The worker takes jobs, and the web process answers. Raises BenchRefused when one of them dies instead."""
+async def _until_ready(rig: Rig, children: Iterable[Child], ready: Callable[[], Awaitable[object]]) -> None:
+    """Raises BenchRefused when one of the processes dies instead."""
     deadline = time.monotonic() + READY_DEADLINE_S
     while True:
         if death := next(filter(None, (child.death() for child in children)), None):
             raise BenchRefused(death)
         if time.monotonic() > deadline:
             raise BenchRefused(f"the benchmark's own processes are not ready after {READY_DEADLINE_S:.0f} s")
-        working = await rig.stack.queue.workers()  # ours: there may be others' in the same Redis
-        answering = http is None or (await http.ask("GET", "/readyz"))[0] == HTTPStatus.OK
-        if working and answering:
+        if await ready():
             return
         await asyncio.sleep(POLL_S)

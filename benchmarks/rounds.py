@@ -19,7 +19,7 @@ from benchmarks.origin import origin
 from benchmarks.record import Record
 from benchmarks.report import KINDS, SERVERS, Cell, Comparison, Origin, Population, Settings
 from benchmarks.rig import BenchRefused, Rig
-from benchmarks.subject import Api, Failed, Relating, Seen
+from benchmarks.subject import Api, Failed, Relating, Seen, WrongAnswer
 from benchmarks.workload import Cast, Operation, Operations, Workload
 
 DRAIN_S = 120.0
@@ -29,10 +29,6 @@ CHECKED_READERS = 40
 CHECKED_PAGES = 3
 SETTLE_ATTEMPTS = 20
 SETTLE_PAUSE_S = 0.5
-
-
-class WrongAnswer(Exception):
-    """A page differs from the oracle's: there are no figures."""
 
 
 class Run:

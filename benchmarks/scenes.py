@@ -62,6 +62,15 @@ def raw(rig: Rig) -> Iterator[RawDatabase]:
         yield db
 
 
+def memcached_node(rig: Rig) -> str:
+    """For the raw limits. Raises BenchRefused."""
+    if not rig.stack.addresses.memcached:
+        raise BenchRefused("the raw limits need a real Memcached")
+    if len(rig.stack.addresses.memcached) > 1:
+        raise BenchRefused("the raw limits are measured on one Memcached node: name one in FEEDLAB_MEMCACHED")
+    return rig.stack.addresses.memcached[0]
+
+
 @asynccontextmanager
 async def listed(
     rig: Rig, readers: Sequence[ObjectId], ids: int = 5, slug: str = answers.LISTS.slug
@@ -69,13 +78,10 @@ async def listed(
     """While the block runs each reader has a list of a few ids where the phase looks for it, and one for the raw loop;
     (its connection, what stands before the reader's id in its keys).
     """
-    if not rig.stack.addresses.memcached:
-        raise BenchRefused("the raw limits need a real Memcached")
-    if len(rig.stack.addresses.memcached) > 1:
-        raise BenchRefused("the raw limits are measured on one Memcached node: name one in FEEDLAB_MEMCACHED")
+    node = memcached_node(rig)
     keys, unused = await answers.list_keys(rig.timelines, slug, readers) if readers else ([], "")
     keys += [f"{unused}{reader}" for reader in readers]
-    with RawMemcached.connected(rig.stack.addresses.memcached[0]) as raw:
+    with RawMemcached.connected(node) as raw:
         raw.set_all(keys, answers.list_value(rig.stack, ids))
         yield raw, unused
         raw.delete_all(keys)

@@ -38,6 +38,10 @@ class Failed(Exception):
         self.kind = kind
 
 
+class WrongAnswer(Exception):
+    """A page differs from the oracle's: there are no figures."""
+
+
 @dataclass(frozen=True)
 class Seen:
     """A page. `cost`: commands sent for it, by the process that answered."""

@@ -63,6 +63,8 @@ def lead(report: reports.Report) -> str:
         case reports.Targets():
             judged = [row.met for row in report.rows if row.met is not None]
             return f"{sum(judged)} of {len(judged)} targets met."
+        case reports.HttpReport() | reports.Backlog():
+            return _over_http_lead(report)
         case reports.Units():
             return "Processor time of one post, one delivery and one read, by process."
         case reports.Plan():
@@ -81,6 +83,17 @@ def _comparison_lead(report: reports.Comparison) -> str:
     )
 
 
+def _over_http_lead(report: reports.HttpReport | reports.Backlog) -> str:
+    of = report.settings
+    climbs = report.climbs if isinstance(report, reports.HttpReport) else [level.climb for level in report.levels]
+    answered = sum(step.answered for climb in climbs for step in climb.steps)
+    return ("BROKEN OFF before its end. " if report.unfinished else "") + (
+        f"GET /timeline of {of.limit} over HTTP on {report.graph.source}, {report.graph.readers:,} readers, open loop, "
+        f"{of.seconds:g} s a step or as long as its samples take, seed {of.seed}. Each of {answered:,} answers was "
+        f"compared with the oracle's page: no difference."
+    )
+
+
 def grids(report: reports.Report) -> list[Grid]:
     match report:
         case reports.Comparison():
@@ -94,6 +107,10 @@ def grids(report: reports.Report) -> list[Grid]:
                 "In brackets: where nine of ten such ratios lie. A target is met when one of these meets it.",
             )
             return [Grid("Ratios, both sides measured in turn in one run", columns, rows, note)]
+        case reports.HttpReport():
+            return [_capacities(report), _steps(report.climbs)]
+        case reports.Backlog():
+            return [_backlogs(report), _drains(report), _steps([level.climb for level in report.levels])]
         case reports.Units():
             return [_of_units(report)]
         case reports.Plan():
@@ -174,6 +191,63 @@ def _target(row: reports.Row) -> Line:
     figures = ", ".join(f"{name} {number(value)}" for name, value in row.figures.items())
     interval = "" if row.low is None else f" ({number(row.low)} to {number(row.high)})"
     return [row.name, row.title, f"{number(row.ratio)}{interval}", bound, verdict, figures]
+
+
+NOT_ENOUGH = "-: fewer samples than carry the percentile, or no figures, since who asked was late itself or gave up."
+
+
+def _capacities(report: reports.HttpReport) -> Grid:
+    of = report.settings
+    ways = [(web, who) for web in of.web for who in of.readers]
+    found = {(each.phase, each.web, each.readers): each for each in report.climbs}
+    rows = [[slug, *(_capacity(found.get((slug, *way))) for way in ways)] for slug in of.phases]
+    columns = [f"{web} web process{'es' if web > 1 else ''}, {who}" for web, who in ways]
+    title = f"Pages a second at p99 ≤ {of.slo_ms:g} ms: the highest rate that was held"
+    return Grid(title, ["phase", *columns], rows, "≥: more was not asked for, or the load generator was late at more.")
+
+
+def _capacity(climb: reports.Climb | None) -> str:
+    if climb is None or climb.ended_by == "unfinished":
+        return "-"
+    if climb.capacity is None:
+        return "none"
+    return f"{'≥ ' if climb.ended_by != 'slo' else ''}{number(climb.capacity)}"
+
+
+def _steps(climbs: Iterable[reports.Climb]) -> Grid:
+    shown = ("p50", "p99", "p99.9")
+    rows = []
+    for climb in climbs:
+        who = f"{climb.phase}, {climb.web} web, {climb.readers}"
+        who += f", {climb.pending:,} pending" if climb.pending else ""
+        for step in sorted(climb.steps, key=lambda step: (step.rate, step.answered)):
+            figures = [number(step.latency_ms.get(name)) for name in shown]
+            counts = [f"{step.rate:g}", f"{step.answered:,}", number(step.answered_per_s)]
+            rows.append([who, *counts, *figures, number(step.late_ms), step.outcome])
+            who = ""
+    columns = ["", "rate/s", "n", "answered/s", *(f"{name}, ms" for name in shown), "generator late, p99 ms", "p99"]
+    return Grid("At fixed rates, latency from the intended start", columns, rows, NOT_ENOUGH)
+
+
+def _backlogs(report: reports.Backlog) -> Grid:
+    of = report.settings
+    rows = [
+        [level.phase, f"{level.pending:,}", number(each.pages_per_s), number(each.to_none), _capacity(level)]
+        for each in report.levels
+        for level in (each.climb,)
+    ]
+    columns = ["phase", "pending", "pages/s", "÷ with none", f"held at p99 ≤ {of.slo_ms:g} ms"]
+    return Grid("Pages with a backlog: in a closed loop, and the highest rate that was held", columns, rows)
+
+
+def _drains(report: reports.Backlog) -> Grid:
+    rows = [
+        [each.phase, f"{each.pending:,}", number(each.rate), "too long" if each.gone_s is None else number(each.gone_s)]
+        + [number(each.latency_ms.get(name)) for name in ("p50", "p99", "p99.9")]
+        for each in report.drains
+    ]
+    columns = ["phase", "pending", "pages asked for a second", "gone after, s", "p50, ms", "p99, ms", "p99.9, ms"]
+    return Grid("The worker begins again, under load", columns, rows, NOT_ENOUGH)
 
 
 def _of_units(report: reports.Units) -> Grid:

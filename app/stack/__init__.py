@@ -137,15 +137,20 @@ def _sets(addresses: Addresses, prefix: str, clock: Clock) -> Sets:
 
 
 @asynccontextmanager
-async def connected(addresses: Addresses, config: Config, clock: Clock | None = None) -> AsyncIterator[Stack]:
+async def connected(
+    addresses: Addresses, config: Config, clock: Clock | None = None, *, models: bool = True
+) -> AsyncIterator[Stack]:
     """Connect, migrate, create what collections and indexes are missing, and disconnect at the end.
+
+    `models`: Beanie's documents are of this database from now on. There is one in a process.
 
     Raises SchemaTooNew, and Unsuitable for a MongoDB that cannot do what we need.
     """
     async with opened(addresses, config, clock or Clock()) as stack:
         if addresses.mongodb:
             await preflight(stack.db)
-        await init_beanie(database=stack.db, document_models=list(DOCUMENTS), skip_indexes=True)
+        if models:
+            await init_beanie(database=stack.db, document_models=list(DOCUMENTS), skip_indexes=True)
         await schema.migrate(stack.db)
         await prepare(stack.db)
         identity = await schema.identity(stack.db)

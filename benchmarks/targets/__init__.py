@@ -8,7 +8,8 @@ from benchmarks import answers, scenes
 from benchmarks.origin import origin
 from benchmarks.report import Row, Targets
 from benchmarks.rig import Rig
-from benchmarks.targets import deliveries, http, jobs, reads
+from benchmarks.subject import WrongAnswer
+from benchmarks.targets import deliveries, http, jobs, reads, throughput
 from benchmarks.targets.base import Scale
 from phases import PHASES
 from phases.base import Phase
@@ -32,21 +33,31 @@ GROUPS: dict[tuple[str, ...], Group] = {
     ("starvation",): jobs.starvation,
     _each("http", PHASES): http.overhead,
     ("post-http",): http.post,
+    ("page-http",): throughput.raw,
+    ("two-web",): throughput.two,
+    _each("backlog", answers.IN_WORKER): throughput.waiting,
 }
 NAMES = tuple(name for names in GROUPS for name in names)
 
 
 async def measure(rig: Rig, wanted: Sequence[str], scale: Scale, progress: Progress = silent) -> Targets:
-    """The rows whose names begin with one of `wanted`; all of them when it is empty."""
+    """The rows whose names begin with one of `wanted`; all of them when it is empty. After each group `rig.so_far` is
+    what there is to show, and None after a wrong page.
+    """
     groups = [
         (names, group)
         for names, group in GROUPS.items()
         if not wanted or any(name.startswith(prefix) for name in names for prefix in wanted)
     ]
-    rows: list[Row] = []
+    about, rows = await origin(rig), list[Row]()
     await scenes.everything_delivers(rig)
-    for done, (names, group) in enumerate(groups):
-        progress(names[0], done, len(groups))
-        rows += await group(rig, scale)
+    try:
+        for done, (names, group) in enumerate(groups):
+            progress(names[0], done, len(groups))
+            rows += await group(rig, scale)
+            rig.so_far = report = Targets(**vars(about), settings=asdict(scale), rows=list(rows))
+    except WrongAnswer:
+        rig.so_far = None
+        raise
     progress("done", len(groups), len(groups))
-    return Targets(**vars(await origin(rig)), settings=asdict(scale), rows=rows)
+    return report

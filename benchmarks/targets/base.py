@@ -42,10 +42,23 @@ class Scale:
     reads: int = 150
     jobs: int = 500
     lags: int = 1_000
+    people: int = 1_000
+    readers: int = 400
+    pending: int = 10_000
+    pairs: int = 15
 
     def smaller(self, by: float) -> "Scale":
         """For tests: sizes are multiplied by a number below 1."""
-        least = {"repeats": 2, "friends": 2 * LIMIT, "reads": 5, "jobs": 5, "lags": 5}
+        least = {
+            "repeats": 2,
+            "friends": 2 * LIMIT,
+            "reads": 5,
+            "jobs": 5,
+            "lags": 5,
+            "people": 60,
+            "pending": 60,
+            "pairs": 2,
+        }
         return Scale(**{name: max(least.get(name, 20), round(size * by)) for name, size in asdict(self).items()})
 
 

@@ -130,6 +130,13 @@ def test_the_raw_limits_are_measured_where_the_phases_are(others: Others) -> Non
     assert others.seen() == before
 
 
+def test_the_second_database_of_a_row_is_removed_too(others: Others) -> None:
+    before = others.seen()
+    done = bench("targets", "--scale", "0.01", "--only", "backlog", "--servers", "urls")
+    assert done.exit_code == 0, done.output
+    assert others.seen() == before
+
+
 def test_an_error_in_the_middle_leaves_nothing(others: Others, monkeypatch: pytest.MonkeyPatch) -> None:
     before = others.seen()
     right = Timelines.change

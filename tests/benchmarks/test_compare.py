@@ -26,8 +26,8 @@ from benchmarks.observe import NotDelivered
 from benchmarks.report import Comparison, Settings
 from benchmarks.report import load as read_report
 from benchmarks.rig import Rig
-from benchmarks.rounds import WrongAnswer, compare
-from benchmarks.subject import InProcess
+from benchmarks.rounds import compare
+from benchmarks.subject import InProcess, WrongAnswer
 from benchmarks.tables import grids
 from benchmarks.workload import Workload, load
 from phases.base import Carrier, Phase
@@ -360,11 +360,14 @@ def test_a_small_real_run(tmp_path: Path) -> None:
     assert report.phases["query"].commands["read"]["mongodb"] > 0
 
 
+ROWS = ("fanout", "read-push", "cold", "p", "two", "backlog")  # beginnings
+
+
 @pytest.mark.servers
 @pytest.mark.parametrize(
     "command",
     [
-        ("targets", "--scale", "0.01", "--only", "fanout", "--only", "read-push", "--only", "cold", "--only", "p"),
+        ("targets", "--scale", "0.01", *(word for row in ROWS for word in ("--only", row))),
         ("fanout", "--max-followers", "100", "--repeats", "1"),
         ("read", "--max-followees", "10", "--repeats", "2"),
         ("units", "--count", "4"),

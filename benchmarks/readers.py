@@ -1,0 +1,162 @@
+"""Readers over HTTP: their tokens, and the page that each of them is to be shown, as the oracle has it."""
+
+import asyncio
+import itertools
+import json
+import random
+import secrets
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from hashlib import sha256
+from http import HTTPStatus
+
+import psutil
+from bson import Binary, ObjectId
+
+from app.demo.graph import powerlaw
+from app.demo.progress import Progress, silent
+from app.demo.seed import insert
+from app.models import Token
+from benchmarks.generator import WRONG_PAGE, Answered, Reader, checksum
+from benchmarks.record import Record
+from benchmarks.rig import Rig
+from benchmarks.subject import Failed, Http, WrongAnswer
+
+AT_ONCE = 8
+LIMIT = 20
+MEAN_FOLLOWEES, STATUSES_EACH = 30, 10
+
+
+class NotAnswered(Exception):
+    """A page was refused, or a connection broke: the run has failed."""
+
+
+def checked(answered: Answered) -> Answered:
+    """Raises WrongAnswer, NotAnswered."""
+    if count := answered.errors.get(WRONG_PAGE):
+        raise WrongAnswer(f"{count} of {count + answered.answered} answers show {WRONG_PAGE}")
+    if answered.errors:
+        raise NotAnswered(", ".join(f"{what}: {count}" for what, count in answered.errors.items()))
+    return answered
+
+
+class Readers:
+    """Some people of the rig. `record`: what is true of the pages now."""
+
+    def __init__(self, rig: Rig, numbers: Sequence[int], limit: int) -> None:
+        self._rig, self.numbers, self._limit = rig, list(numbers), limit
+        self.record = Record(rig.loaded)
+        self.tokens: dict[int, str] = {}
+
+    async def enter(self, numbers: Iterable[int]) -> None:
+        """Tokens, for whoever has none: all in one go, and past Beanie, which knows one database in a process."""
+        new = {number: secrets.token_urlsafe(32) for number in numbers if number not in self.tokens}
+        stack, ids = self._rig.stack, self._rig.loaded.ids
+        expires_at = stack.clock.now() + timedelta(days=stack.config.token_days)
+        documents = (
+            {
+                "_id": ObjectId(),
+                "digest": Binary(sha256(token.encode()).digest()),
+                "user_id": ids[number],
+                "expires_at": expires_at,
+            }
+            for number, token in new.items()
+        )
+        await insert(stack, Token, documents, len(new))
+        self.tokens |= new
+
+    def path(self, slug: str) -> str:
+        return f"/api/v1/timeline?phase={slug}&limit={self._limit}"
+
+    async def shown(self, slug: str, ports: Sequence[int], progress: Progress = silent) -> list[Reader]:
+        """What everybody is shown by each of these processes, compared with the oracle; they know the readers then.
+
+        Raises WrongAnswer, Failed.
+        """
+        await self.enter(self.numbers)
+        expected: dict[int, int] = {}
+        for port in ports:
+            http, waiting = Http("127.0.0.1", port), iter(enumerate(self.numbers))
+
+            async def client(http: Http = http, waiting: Iterable[tuple[int, int]] = waiting, port: int = port) -> None:
+                for done, number in waiting:
+                    progress(f"{slug}: comparing pages with the oracle's", done, len(self.numbers))
+                    page = await self._page(http, slug, number)
+                    if expected.setdefault(number, page) != page:
+                        raise WrongAnswer(f"{slug}: reader {number} is shown another page by the process on {port}")
+
+            try:
+                await asyncio.gather(*(client() for _ in range(AT_ONCE)))
+            finally:
+                await http.close()
+        return [Reader(self.tokens[number], expected[number]) for number in self.numbers]
+
+    async def _page(self, http: Http, slug: str, number: int) -> int:
+        """Its checksum."""
+        status, body = await http.ask("GET", self.path(slug), None, f"Authorization: Bearer {self.tokens[number]}\r\n")
+        if status != HTTPStatus.OK:
+            raise Failed(f"HTTP {status}")
+        page = json.loads(body)
+        due, more = self.record.oracle(number).page(self._rig.loaded.ids[number], None, self._limit)
+        ids = list(map(str, due))
+        if [status["id"] for status in page["statuses"]] != ids or page["next"] != (ids[-1] if more else None):
+            raise WrongAnswer(f"{slug}: the page of reader {number} is not the oracle's")
+        return checksum(body)
+
+
+@asynccontextmanager
+async def workers_stopped(rig: Rig) -> AsyncIterator[None]:
+    worker = psutil.Process(rig.processes["worker"])
+    worker.suspend()
+    try:
+        yield
+    finally:
+        worker.resume()
+
+
+async def post(
+    readers: Readers, ports: Sequence[int], authors: Sequence[int], count: int, progress: Progress = silent
+) -> list[ObjectId]:
+    """So many statuses over HTTP, by each of the authors in turn; `readers.record` knows of them.
+
+    Raises NotAnswered.
+    """
+    await readers.enter(authors[:count])
+    coming, statuses = iter(list(zip(range(count), itertools.cycle(authors)))), list[ObjectId]()
+    clients = [Http("127.0.0.1", port) for port in ports]
+
+    async def client(http: Http) -> None:
+        for number, author in coming:
+            progress("posting", number, count)
+            headers = f"Authorization: Bearer {readers.tokens[author]}\r\n"
+            status, body = await http.ask("POST", "/api/v1/statuses", {"text": f"backlog {number}"}, headers)
+            if status != HTTPStatus.CREATED:
+                raise NotAnswered(f"a post: HTTP {status}")
+            statuses.append(ObjectId(json.loads(body)["id"]))
+            readers.record.post(statuses[-1], author, "followers")
+
+    try:
+        await asyncio.gather(*(client(http) for http, _ in zip(itertools.cycle(clients), range(AT_ONCE))))
+    finally:
+        for http in clients:
+            await http.close()
+    return statuses
+
+
+def followed(rig: Rig, readers: Iterable[int]) -> list[int]:
+    """Whom these readers follow, in any order."""
+    authors = sorted({author for reader in readers for author in rig.loaded.graph.followees_of(reader)})
+    random.Random(1).shuffle(authors)
+    return authors
+
+
+async def crowd(rig: Rig, people: int, readers: int) -> Readers:
+    """Some people of a small world, which is made when somebody asks for it first. They have been here lately, and
+    their first page is full.
+    """
+    if not rig.is_loaded:
+        await rig.load(powerlaw(people, MEAN_FOLLOWEES, 1), 1, STATUSES_EACH, range(0, people, people // readers))
+    ids, before = rig.loaded.ids, Record(rig.loaded)
+    full = [each for each in rig.loaded.readers if before.oracle(each).page(ids[each], None, LIMIT)[1]]
+    return Readers(rig, full, LIMIT)
