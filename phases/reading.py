@@ -92,18 +92,9 @@ class Reading:
         part = await kept.store.read(place, answers)
         look = self._looked(pending, pulled, answers, seen.statuses)
 
-        if edges.version not in (None, look.versions.edges):  # what was remembered is over: begin again without it
-            self._edges.forget(reader)
+        if self._is_over(look.versions, edges, seen, marked):
             return await self.page(request, own)
-        if seen.statuses and seen.likes != look.versions.likes:
-            self._pages.forget(reader)
-            return await self.page(request, own)
-        if marked and marked.version != look.versions.markers:  # somebody may be pulled of whom nothing was asked
-            self._markers.forget()
-            return await self.page(request, own)
-        if not self._switch.still_holds(settings):  # it took so long: kept no more, perhaps
-            return await self._queried(request)
-        if look.backfill_owed:
+        if look.backfill_owed or not self._switch.still_holds(settings):  # it took so long: kept no more, perhaps
             return await self._queried(request)
         edges.version, edges.settled = look.versions.edges, True
         if part is None:
@@ -160,6 +151,18 @@ class Reading:
             backfill_owed=self._outbox.is_owed_backfill(answers),
             rows=as_now(seen, answers) if seen else {},
         )
+
+    def _is_over(self, now: Versions, edges: OwnEdges, seen: Seen, marked: Known | None) -> bool:
+        """Whether something that was remembered has changed. It is forgotten: the read begins again without it."""
+        if changed := edges.version not in (None, now.edges):
+            self._edges.forget(edges.reader)
+        if seen.statuses and seen.likes != now.likes:
+            self._pages.forget(edges.reader)
+            changed = True
+        if marked and marked.version != now.markers:  # somebody may be pulled of whom nothing was asked
+            self._markers.forget()
+            changed = True
+        return changed
 
     # Three ways to a page
 

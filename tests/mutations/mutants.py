@@ -338,8 +338,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a slow read believes its old settings",
         "3 retired",
         "phases.reading.Reading.page",
-        "if not self._switch.still_holds(settings):",
-        "if False:",
+        " or not self._switch.still_holds(settings)",
+        "",
         _of(FOUND, "test_a_reader_who_is_stopped_while_phases_are_switched_misses_nothing"),
     ),
     Mutant(
@@ -371,8 +371,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a read does not look for debts",
         "4 debt",
         "phases.reading.Reading.page",
-        "if look.backfill_owed:",
-        "if False:",
+        "look.backfill_owed or ",
+        "",
         _of(RULES, "test_a_crash_between_the_edge_and_its_backfill_loses_nothing"),
     ),
     Mutant(
@@ -475,8 +475,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "pending statuses are those of followees that have changed",
         "10 backlog",
         "phases.reading.Reading.page",
-        "if edges.version not in (None, look.versions.edges):",
-        "if edges.version not in (None, look.versions.edges) and not own:",
+        "if self._is_over(look.versions, edges, seen, marked):",
+        "if self._is_over(look.versions, edges, seen, marked) and not own:",
         _of(FIXED, "test_the_backlog_of_somebody_followed_meanwhile_is_looked_at"),
     ),
     Mutant(
@@ -963,9 +963,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what is remembered of a reader outlives a change",
         "2 memory",
-        "phases.reading.Reading.page",
-        "if edges.version not in (None, look.versions.edges):",
-        "if False:",
+        "phases.reading.Reading._is_over",
+        "if changed := edges.version not in (None, now.edges):",
+        "if changed := False:",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),
     Mutant(
@@ -1043,8 +1043,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a page that was seen shows what the reader liked then",
         "11 memory",
-        "phases.reading.Reading.page",
-        "if seen.statuses and seen.likes != look.versions.likes:",
+        "phases.reading.Reading._is_over",
+        "if seen.statuses and seen.likes != now.likes:",
         "if False:",
         _of(LIKES, "test_likes_are_counted_on_the_next_page_of_everybody"),
     ),
@@ -1630,8 +1630,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a page believes the markers that it remembers",
         "9 delivered or pulled",
-        "phases.reading.Reading.page",
-        "if marked and marked.version != look.versions.markers:",
+        "phases.reading.Reading._is_over",
+        "if marked and marked.version != now.markers:",
         "if marked and False:",
         _of(PULLED, "test_every_process_hears_of_a_new_marker_with_its_next_page"),
         ("first pulled publish x read x read",),
