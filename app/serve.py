@@ -25,7 +25,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from app.config import Config
 from app.models import User
 from app.servers.borrow import servers_of
-from app.servers.children import Child, Stop, Stopped, running
+from app.servers.children import OURS, Child, Stop, Stopped, running
 from app.servers.datadir import DataDirectory
 from app.servers.programs import TITLES, Level, ServersError, Source, insist, resolve
 from app.servers.start import say, started
@@ -41,8 +41,8 @@ GRACEFUL_S = 5  # how long an answer under way may take when a web process stops
 BACKLOG = 2_048  # connections that wait for a web process
 EARLY_PATIENCE = 3  # quick deaths of a web process or worker until the start is given up
 
-WEB_COMMAND = (sys.executable, "-m", "app.cli", "web-process")  # `--data DIR --fd N` is appended
-WORKER_COMMAND = (sys.executable, "-m", "app.cli", "worker", "--child")  # `--data DIR` is appended
+WEB_COMMAND = (*OURS, "app.cli", "web-process")  # `--data DIR --fd N` is appended
+WORKER_COMMAND = (*OURS, "app.cli", "worker", "--child")  # `--data DIR` is appended
 
 # What --demo puts into an empty database: people, mean followees, statuses. Stand-ins are slow and get less.
 DEMO, SMALL_DEMO = (2_000, 30, 20_000), (200, 10, 1_000)

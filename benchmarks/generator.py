@@ -9,7 +9,6 @@ connection is free it waits. A generator that cannot keep up is late in taking r
 
 import asyncio
 import json
-import sys
 import zlib
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Sequence
@@ -18,8 +17,9 @@ from dataclasses import asdict, dataclass, field
 from typing import NamedTuple, Self
 
 from app.errors import Refused
+from app.servers.children import OURS
 
-COMMAND = (sys.executable, "-m", "benchmarks.load")
+COMMAND = (*OURS, "benchmarks.load")
 CHANGES = b',"cost":'  # what comes from here on is of the answer, not of the page
 GIVE_UP_S = 2.0  # who has waited for so long will not be answered in time any more, and nobody behind them
 ANSWER_S = 30.0  # until the last answer

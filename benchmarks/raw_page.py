@@ -26,10 +26,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.servers.children import end_with_parent
+from app.servers.children import OURS, end_with_parent
 from app.servers.probe import dial
 
-COMMAND = (sys.executable, "-m", "benchmarks.raw_page")
+COMMAND = (*OURS, "benchmarks.raw_page")
 EMPTY, PAGE = "/", "/page"
 ID_BYTES = 12
 CONNECT_S = STOP_DEADLINE_S = 10.0

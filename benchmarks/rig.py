@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -25,7 +24,7 @@ from app.edges import VERSIONS
 from app.errors import Refused
 from app.models import ActiveReader, CircleMember, Follow, Status, User
 from app.servers.borrow import servers_of
-from app.servers.children import Child, stop_together
+from app.servers.children import OURS, Child, stop_together
 from app.servers.datadir import DataDirectory
 from app.servers.programs import Level, resolve
 from app.servers.start import say
@@ -48,7 +47,7 @@ OVERRIDES: dict[str, Any] = {
     "demo": False,
     **dict.fromkeys(("writes_per_minute", "sign_ins_per_minute", "sign_ups_per_minute"), 1_000_000),
 }
-COMMAND = (sys.executable, "-m", "app.cli")
+COMMAND = (*OURS, "app.cli")
 READY_DEADLINE_S = 60.0
 POLL_S = 0.02
 HISTORY_DAYS = 30

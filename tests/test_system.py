@@ -60,7 +60,12 @@ class System:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A celebrity with 4,000 followers, every phase delivering in chunks of 100, one web process and one worker."""
+    """A celebrity with 4,000 followers, every phase delivering in chunks of 100, one web process and one worker; started
+    where something else is called `app`.
+    """
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "app").mkdir()
+    (elsewhere / "app" / "__init__.py").write_text("raise SystemExit('this is not Feedlab')\n")
     data = tmp_path_factory.mktemp("a system") / "data of it"
     config = Config()
     with real_servers(), servers_of(data, config, "servers", purpose="tests") as addresses:
@@ -71,7 +76,8 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
         asyncio.run(fill())
     process = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "serve", "--port", "0", "--workers", "1", "--data", str(data)],
+        [sys.executable, "-P", "-m", "app.cli", "serve", "--port", "0", "--workers", "1", "--data", str(data)],
+        cwd=elsewhere,
         env=os.environ | {"FEEDLAB_CHUNK": "100"},
         stdout=subprocess.PIPE,
         text=True,

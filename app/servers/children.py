@@ -5,6 +5,7 @@ import queue
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+OURS = (sys.executable, "-P", "-m")  # never what is called `app` in the directory that somebody starts us from
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 30.0
 QUICK_DEATH_S = 10.0  # who lived longer starts again with the first pause

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import subprocess
-import sys
 from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ from app.demo.graph import Graph
 from app.demo.progress import shown
 from app.demo.seed import seed
 from app.servers.borrow import servers_of
+from app.servers.children import OURS
 from app.servers.datadir import DataDirectory
 from app.servers.programs import ServersError
 from app.servers.replica import ReplicaSet, replica_set
@@ -113,7 +113,7 @@ def _fill(data: Path, config: Config, number: int, people: Graph) -> None:
 
 
 def _feedlab(*arguments: str, data: Path) -> list[str]:
-    return [sys.executable, "-m", "app.cli", *arguments, "--data", str(data)]
+    return [*OURS, "app.cli", *arguments, "--data", str(data)]
 
 
 def _stop(process: "subprocess.Popen[str]") -> None:
