@@ -60,8 +60,8 @@ class System:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A celebrity with 4,000 followers, every phase delivering in chunks of 100, one web process and one worker; started
-    where something else is called `app`.
+    """A celebrity with 4,000 followers, every phase delivering in chunks of 100, one web process and one worker,
+    started where something else is called `app`.
     """
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "app").mkdir()
