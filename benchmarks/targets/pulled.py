@@ -52,7 +52,7 @@ async def _posted_and_pulled(rig: Rig, authors: Sequence[ObjectId]) -> None:
 async def celebrity(rig: Rig, scale: Scale) -> list[Row]:
     """Nine pages for each post, and of five posts one by somebody whom everybody follows."""
     star = await scenes.star(rig, scale.most, scale.most)
-    ordinary = await scenes.authors(rig, max(READERS, scale.followees // 10), 10)
+    ordinary = await scenes.authors(rig, max(READERS, scale.followees // 5), 10)
     readers = [await scenes.follower_of(rig, [*ordinary, star.author]) for _ in range(READERS)]
     used_s: dict[str, list[float]] = {}
     for phase in (answers.ASKING, answers.LISTS, answers.MERGING):
@@ -72,10 +72,9 @@ async def celebrity(rig: Rig, scale: Scale) -> list[Row]:
     figures = {
         f"{slug}_ms_an_operation": round(1000 * sum(s) / len(s) / (READS + POSTS), 3) for slug, s in used_s.items()
     }
-    title = (
-        f"workload celebrity, {scale.most:,} active followers: processor time of all processes in phase "
-        f"{answers.MERGING.slug} ÷ the better of {answers.ASKING.slug} and {answers.LISTS.slug}"
-    )
+    what = f"workload celebrity, {scale.most:,} active followers, readers with {len(ordinary):,} followees"
+    of = f"phase {answers.MERGING.slug} ÷ the better of {answers.ASKING.slug} and {answers.LISTS.slug}"
+    title = f"{what}: processor time of all processes in {of}"
     return [row("celebrity", title, ratio(hybrid, better), figures, at_most=0.8)]
 
 
