@@ -25,7 +25,7 @@ from phases.pulling.pulled import look_for_all
 from phases.pulling.pulls import Merge
 
 DELIVERY_US = 5.2  # processor time of one more recipient: `feedlab bench units`, `delivery` of phase 4
-PULLED_US = 12.0  # of one more pulled author on a page
+PULLED_US = 18.0  # of each of 20 pulled authors on a page: the same command, `pulled` of phase 6 in proportion to that
 
 
 def rather_pulled(author: Author) -> bool:

@@ -23,11 +23,6 @@ pytestmark = pytest.mark.anyio
 CHUNK = 4
 
 
-def chunks(followers: int) -> int:
-    """Her own entry goes with the first, which there always is."""
-    return max(1, ceil(followers / CHUNK))
-
-
 async def star(world: World, phase: str, followers: int, active: int | None = None) -> None:
     """`followers` follow Zoe; all of them, or `active`, have a warm timeline. Only `phase` delivers."""
     await world.timelines.change(read=phase, delivering=[phase])
@@ -49,18 +44,6 @@ async def cost_of_posting(world: World) -> Cost:
     return cost
 
 
-@pytest.mark.parametrize("followers", [0, 3, 4, 21])
-async def test_a_post_in_phase_1_is_one_insert(world: World, followers: int) -> None:
-    await star(world, "query", followers)
-    assert await cost_of_posting(world) == Cost(mongodb=1)
-
-
-@pytest.mark.parametrize("followers", [0, 3, 4, 21])
-async def test_a_post_in_phase_2_waits_for_two_commands_a_chunk(world: World, followers: int) -> None:
-    await star(world, "push", followers)
-    assert await cost_of_posting(world) == Cost(mongodb=1 + 2 * chunks(followers) + 1)
-
-
 @pytest.mark.parametrize("phase", IN_WORKER)
 async def test_a_post_that_others_deliver_costs_the_same_for_any_number_of_followers(world: World, phase: str) -> None:
     await star(world, phase, 21)
@@ -74,17 +57,6 @@ async def test_a_post_that_others_deliver_costs_the_same_for_any_number_of_follo
     assert first.redis == second.redis
     if world.stack.addresses.redis:
         assert 0 < first.redis <= 10 if phase != STREAM.slug else first.redis == 0
-
-
-@pytest.mark.parametrize("active", [0, 5, 21])
-async def test_a_delivery_in_phase_4_is_one_prepend_per_active_follower(world: World, active: int) -> None:
-    await star(world, "cache", 21, active)
-    await world.post("zoe", "hello")
-    with counted() as cost:
-        await world.drain()
-    assert cost.memcached == active + 1  # and her own list, which she does not have
-    per_chunk = 1 + 1  # the status, its next active followers
-    assert cost.mongodb == per_chunk * chunks(active) + 1
 
 
 def asked(followees: int) -> int:

@@ -18,7 +18,7 @@ from phases.p6_hybrid import DELIVERY_US, HYBRID, PULLED_US
 
 HISTORY = 20  # statuses of each author before the experiment
 REPEATS = 5  # statuses of the celebrity in each phase
-PAGES = 40  # of each reader, in turn; on stand-ins a few
+PAGES = 100  # of each reader, in turn; on stand-ins a few
 LIMIT = 20
 
 
@@ -52,10 +52,10 @@ class Celebrity(Experiment):
             asked = await lab.timelines.page(reader, phase=QUERY.slug, limit=LIMIT)
             lab.say(f"Delivering as much to {n:,} active followers in phase 4")
             delivered_ms, delivered = await _post(lab, CACHE, celebrity)
-            with_ms, without_ms, commands = await _pages(lab, values["followees"], pulled)
+            with_ms, without_ms, more_ms, commands = await _pages(lab, values["followees"], pulled)
         finally:
             await lab.forget_lists(fans[:1])
-        each_us, more_us = 1000 * delivered_ms / n, 1000 * max(0.0, with_ms - without_ms) / pulled
+        each_us, more_us = 1000 * delivered_ms / n, 1000 * max(0.0, more_ms) / pulled
         same = page.statuses == asked.statuses
         return Result(
             sentence=_sentence(n, delivered_ms, pulled_ms, pulled, (without_ms, with_ms), more_us / each_us),
@@ -116,8 +116,10 @@ async def _post(lab: Lab, phase: Phase, author: ObjectId, *, pulled: bool = Fals
     return median(runs), costs[-1]
 
 
-async def _pages(lab: Lab, followees: int, pulled: int) -> tuple[float, float, tuple[Cost, Cost]]:
-    """(with, without) in milliseconds (medians), and the commands of one page (without, with)."""
+async def _pages(lab: Lab, followees: int, pulled: int) -> tuple[float, float, float, tuple[Cost, Cost]]:
+    """(with, without, the difference of two pages in turn) in milliseconds (medians), and the commands of one page
+    (without, with).
+    """
     lab.say(f"Reading pages of {pulled} pulled authors among {max(followees, pulled):,}, and of none")
     authors = [lab.person() for _ in range(max(followees, pulled))]
     others = [lab.person() for _ in authors]
@@ -149,8 +151,9 @@ async def _pages(lab: Lab, followees: int, pulled: int) -> tuple[float, float, t
         for reader in readers:
             runs[reader].append(await timed(lambda reader=reader: page(reader)))  # type: ignore[misc]
     await lab.forget_lists(readers)
-    without, with_ = readers
-    return median(runs[with_]), median(runs[without]), (costs[0], costs[1])
+    without, with_ = (runs[reader] for reader in readers)
+    more = [one - other for one, other in zip(with_, without, strict=True)]
+    return median(with_), median(without), median(more), (costs[0], costs[1])
 
 
 def _said(cost: Cost) -> str:
