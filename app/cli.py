@@ -89,7 +89,7 @@ def on_stack(data: Path, level: "Level", purpose: str, work: "Callable[[Stack], 
 @click.group(cls=Feedlab)
 @click.version_option(package_name="feedlab")
 def main() -> None:
-    """A friend-status timeline on MongoDB, built four times: query, push, queue, cache."""
+    """A friend-status timeline on MongoDB, built five times: query, push, queue, cache, stream."""
 
 
 @main.command()

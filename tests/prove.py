@@ -1,4 +1,4 @@
-"""`python -m tests.prove`: everything that shows the four phases to be one timeline, in one command.
+"""`python -m tests.prove`: everything that shows the phases to be one timeline, in one command.
 
 A proof is a module with `prove(asked) -> bool`; it prints what it did, and what it found.
 """

@@ -38,7 +38,7 @@ def document(operations: Sequence[Operation], prefix: str) -> dict[str, Any]:
         "info": {
             "title": "Feedlab",
             "version": __version__,
-            "summary": "A friend-status timeline, built four times.",
+            "summary": "A friend-status timeline, built five times.",
             "description": "Times are RFC 3339 in UTC with milliseconds. Every error is a problem (RFC 9457).",
         },
         "servers": [{"url": prefix}],
