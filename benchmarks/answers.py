@@ -10,17 +10,21 @@ from app.models import StatusRow
 from app.stack import Stack
 from app.stack.mongodb.find import together
 from app.stack.mongodb.stand_in import is_stand_in
+from app.stack.sorted_sets import LIST, PLACEHOLDER, Trailer
 from phases import PHASES
 from phases.base import Phase
 from phases.home.candidates import Slice
 from phases.keeping.activity import ACTIVE
 from phases.keeping.entries import Entries, entries_name, floors_name
-from phases.keeping.lists import LIST, Lists, Value, key
+from phases.keeping.lists import LIST as A_LIST
+from phases.keeping.lists import Lists, Value, key
+from phases.keeping.sorted_sets import SortedSets
 from phases.keeping.store import Container, Place
 from phases.p2_push import put_on_timelines
 from phases.timelines import PhaseConsumer, Timelines
 
 POLL_S = 0.02
+AT_ONCE = 8  # sets that are made
 
 
 def in_worker(phase: Phase) -> bool:
@@ -42,7 +46,7 @@ def kept_in(store: str) -> Phase:
 
 KEEPING = tuple(phase for phase in PHASES if phase.store)
 IN_WORKER = tuple(phase for phase in PHASES if in_worker(phase))
-ASKING, ENTRIES, LISTS = PHASES[0], kept_in(Entries.name), kept_in(Lists.name)
+ASKING, ENTRIES, LISTS, SETS = PHASES[0], kept_in(Entries.name), kept_in(Lists.name), kept_in(SortedSets.name)
 LAST_LISTS = [phase for phase in KEEPING if phase.store and phase.store.name == Lists.name][-1]
 MERGING = next(phase for phase in PHASES if phase.merges)
 
@@ -147,6 +151,30 @@ async def entries_size(timelines: Timelines, slug: str) -> tuple[int, int]:
     return sum(int(each.get("size", 0)) for each in stats), int(stats[0]["count"])
 
 
+async def sets_size(timelines: Timelines, slug: str, readers: Sequence[ObjectId]) -> int | None:
+    """Bytes of these readers' sets in Redis; None for a phase that keeps something else."""
+    where = await container(timelines, slug)
+    if where is None or timelines.phases[slug].store is not SETS.store:
+        return None
+    return sum([await timelines.stack.sets.bytes_of(where.name, reader) for reader in readers])
+
+
+async def keep_sets(timelines: Timelines, readers: Sequence[ObjectId], ids: int) -> None:
+    """A set of so many ids for each."""
+    where, stack = await container(timelines, SETS.slug), timelines.stack
+    assert where, "it delivers"
+    at, ttl_ms = where.name, stack.config.timeline_ttl_s * 1000
+    until_ms = int(stack.clock.now().timestamp() * 1000) + ttl_ms
+
+    async def keep(reader: ObjectId) -> None:
+        kept = Trailer(LIST, FIRST_ID.binary, ObjectId().binary, until_ms)
+        await stack.sets.lease(at, reader, kept._replace(kind=PLACEHOLDER), ttl_ms, until_ms)
+        await stack.sets.fill(at, reader, kept, ttl_ms, [ObjectId().binary for _ in range(ids)], stack.config.cap)
+
+    for first in range(0, len(readers), AT_ONCE):
+        await asyncio.gather(*map(keep, readers[first : first + AT_ONCE]))
+
+
 async def list_keys(timelines: Timelines, slug: str, readers: Sequence[ObjectId]) -> tuple[list[str], str]:
     """Where these readers' lists of a phase are in Memcached; and for keys of the same length that nobody uses, what
     stands before the reader's id.
@@ -163,4 +191,4 @@ async def list_keys(timelines: Timelines, slug: str, readers: Sequence[ObjectId]
 def list_value(stack: Stack, ids: int) -> bytes:
     """A list of so many ids, as it is in Memcached."""
     expires_at_ms = int((stack.clock.now().timestamp() + stack.config.timeline_ttl_s) * 1000)
-    return Value(LIST, [ObjectId().binary for _ in range(ids)], FIRST_ID.binary, expires_at_ms=expires_at_ms).packed()
+    return Value(A_LIST, [ObjectId().binary for _ in range(ids)], FIRST_ID.binary, expires_at_ms=expires_at_ms).packed()

@@ -151,6 +151,36 @@ def prepend_lists(
     memcached.prepend_all([f"{prefix}{reader}" for reader in readers], status.binary)
 
 
+class RawSets:
+    """Pipelined ZADD, packed by hand, on a connection of redis-py with hiredis. It makes sets where there are none."""
+
+    def __init__(self, queue: DeliveryQueue, prefix: str) -> None:
+        self._redis, self._prefix = queue.connection, prefix.encode()
+
+    def add_all(self, readers: Sequence[ObjectId], id: bytes) -> None:
+        pool: Any = self._redis.connection_pool
+        connection = pool.get_connection()
+        head = b"*4\r\n$4\r\nZADD\r\n$%d\r\n%b" % (len(self._prefix) + len(id), self._prefix)
+        tail = b"\r\n$1\r\n0\r\n$%d\r\n%b\r\n" % (len(id), id)
+        try:
+            for at in range(0, len(readers), PREPEND_BATCH):
+                batch = readers[at : at + PREPEND_BATCH]
+                connection.send_packed_command([b"".join(head + reader.binary + tail for reader in batch)])
+                for _ in batch:
+                    connection.read_response()
+        finally:
+            pool.release(connection)
+
+    def forget(self, readers: Sequence[ObjectId]) -> None:
+        for at in range(0, len(readers), PREPEND_BATCH):
+            self._redis.delete(*(self._prefix + reader.binary for reader in readers[at : at + PREPEND_BATCH]))
+
+
+def add_to_sets(db: RawDatabase, sets: RawSets, author: ObjectId, status: ObjectId, active_after: datetime) -> None:
+    """Phase 5's work: covered read of the active followers, pipelined ZADD."""
+    sets.add_all(follower_ids(db, author, active_after), status.binary)
+
+
 # Reads
 
 

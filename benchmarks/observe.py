@@ -242,7 +242,11 @@ async def kept(rig: Rig, slug: str, warmed: Sequence[int], empty_bytes: int) -> 
         ]
         sizes = [len(part.entries) for part in each if part is not None]
         share = len(loaded.readers) / max(1, len(sample))
-        size = round(((await rig.stack.memcached.stats()).bytes - empty_bytes) * of_all)
+        in_sets = await answers.sets_size(timelines, slug, [loaded.ids[reader] for reader in sample])
+        if in_sets is None:
+            size = round(((await rig.stack.memcached.stats()).bytes - empty_bytes) * of_all)
+        else:
+            size = round(in_sets * share)
         entries, readers = round(sum(sizes) * share), round(len(sizes) * share)
     else:
         size, entries = (round(total * of_all) for total in await answers.entries_size(timelines, slug))

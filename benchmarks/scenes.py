@@ -14,6 +14,7 @@ from app.models import Follow, Status, User
 from benchmarks import answers, limits
 from benchmarks.limits import RawDatabase, RawMemcached
 from benchmarks.rig import BenchRefused, Rig
+from phases.base import Phase
 from phases.delivering.away import as_if_here
 
 AGO_S = 3_600  # how old the newest status of a scene is
@@ -85,6 +86,20 @@ async def listed(
         raw.set_all(keys, answers.list_value(rig.stack, ids))
         yield raw, unused
         raw.delete_all(keys)
+
+
+@asynccontextmanager
+async def kept_few(rig: Rig, phase: Phase, readers: Sequence[ObjectId], ids: int = 5) -> AsyncIterator[None]:
+    """While the block runs a few ids are kept for each of these readers, where the phase keeps timelines in memory."""
+    if phase.store is answers.SETS.store:
+        await answers.keep_sets(rig.timelines, readers, ids)
+        yield
+        await answers.forget(rig.timelines, phase.slug, readers)
+    elif answers.in_memory(phase):
+        async with listed(rig, readers, ids, slug=phase.slug):
+            yield
+    else:
+        yield
 
 
 async def authors(rig: Rig, count: int, each: int) -> list[ObjectId]:

@@ -75,8 +75,8 @@ async def measure(rig: Rig, count: int, progress: Progress = silent) -> Units:
         progress(phase.slug, done, len(PHASES))
         await rig.switch(phase.slug)
         await asyncio.sleep(rig.stack.config.grace_s)
-        listed = [*few.followers, *many.followers] if answers.in_memory(phase) else []
-        async with scenes.listed(rig, listed, slug=phase.slug), _delivered(rig, phase, [few.author, many.author]):
+        few_each = scenes.kept_few(rig, phase, [*few.followers, *many.followers])
+        async with few_each, _delivered(rig, phase, [few.author, many.author]):
             units[phase.slug] = await _phase(rig, phase, few.author, many.author, readers, count)
             if phase.merges:
                 margin = await _margin(rig, phase, everybody[:PULLED], readers[-1], count)

@@ -11,6 +11,7 @@ process. Keys name the run of the Redis they are in: what comes back with a snap
 has missed deliveries, and nobody asks for it under the old name.
 """
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -112,13 +113,19 @@ local function add(key, first)
 end
 """
 
-# id, the most there may be, how many are left then
+# id, the most members there may be, how many ids are left then, readers: their ids, which end their keys, in a row.
+# (Each key for itself takes longer to pack and to read than to add to.) A set that the id is alone in was not there: it
+# is gone before anybody sees it. (To look for the trailer of each first takes twice as long.)
 DELIVER = """
-for _, key in ipairs(KEYS) do
-    local top = trailer(key)
-    if top then
-        redis.call('ZADD', key, 0, ARGV[1])
-        if redis.call('ZCARD', key) - 1 > tonumber(ARGV[2]) then cut(key, top, tonumber(ARGV[3])) end
+local call, head, id, most, readers = redis.call, KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[4]
+for at = 1, #readers, 12 do
+    local key = head .. string.sub(readers, at, at + 11)
+    call('ZADD', key, 0, id)
+    local members = call('ZCARD', key)
+    if members == 1 then
+        call('DEL', key)
+    elseif members > most then
+        cut(key, trailer(key), tonumber(ARGV[3]))
     end
 end
 """
@@ -212,31 +219,33 @@ class RedisSets:
 
     async def deliver(self, at: str, readers: Sequence[ObjectId], id: ObjectId, cap: int) -> None:
         """Add the id to the sets that exist; what becomes too long is cut, and its floor raised."""
-        for first in range(0, len(readers), AT_ONCE):
-            await self._run("deliver", at, readers[first : first + AT_ONCE], id.binary, int(cap * SURPLUS), cap)
+        ids = [reader.binary for reader in readers]
+        parts = [b"".join(ids[first : first + AT_ONCE]) for first in range(0, len(ids), AT_ONCE)]
+        arguments = id.binary, int(cap * SURPLUS) + 1, cap
+        await asyncio.gather(*(self._run("deliver", at, None, *arguments, part) for part in parts))
 
     async def read(self, at: str, reader: ObjectId, before: ObjectId, n: int) -> Found | None:
         """The newest `n` below `before`; None where there is no trailer."""
-        found = await self._run("read", at, [reader], b"(" + before.binary, n)
+        found = await self._run("read", at, reader, b"(" + before.binary, n)
         return Found(Trailer.unpacked(found[0]), found[1]) if found else None
 
     async def lease(self, at: str, reader: ObjectId, placeholder: Trailer, ttl_ms: int, now_ms: int) -> bool:
         """Put a placeholder where nothing is, or what is there has expired."""
-        return bool(await self._run("lease", at, [reader], placeholder.packed(), ttl_ms, now_ms))
+        return bool(await self._run("lease", at, reader, placeholder.packed(), ttl_ms, now_ms))
 
     async def fill(
         self, at: str, reader: ObjectId, trailer: Trailer, ttl_ms: int, ids: Sequence[bytes], cap: int
     ) -> bool:
         """Make a timeline of a placeholder with the same token and what has collected there. False: it is gone."""
-        return bool(await self._run("fill", at, [reader], trailer.packed(), ttl_ms, cap, *ids))
+        return bool(await self._run("fill", at, reader, trailer.packed(), ttl_ms, cap, *ids))
 
     async def merge(self, at: str, reader: ObjectId, ids: Sequence[bytes], floor: bytes, cap: int) -> None:
         """Add ids to a timeline, and raise its floor to this one at least."""
-        await self._run("merge", at, [reader], floor, cap, *ids)
+        await self._run("merge", at, reader, floor, cap, *ids)
 
     async def renew(self, at: str, reader: ObjectId, old: Trailer, new: Trailer, ttl_ms: int) -> None:
         """Unless the trailer has changed meanwhile."""
-        await self._run("renew", at, [reader], old.packed(), new.packed(), ttl_ms)
+        await self._run("renew", at, reader, old.packed(), new.packed(), ttl_ms)
 
     async def forget(self, at: str, reader: ObjectId) -> None:
         await self._ask(lambda run: ("DEL", self._key(run, at, reader)))
@@ -248,16 +257,25 @@ class RedisSets:
     async def note(self, at: str, number: int, ttl_s: int) -> None:
         await self._ask(lambda run: ("SET", self._pulse(run, at), number, "EX", ttl_s))
 
+    async def bytes_of(self, at: str, reader: ObjectId) -> int:
+        """What a set takes in memory, its key included."""
+        return int(await self._ask(lambda run: ("MEMORY", "USAGE", self._key(run, at, reader), "SAMPLES", 0)) or 0)
+
     def _key(self, run: bytes, at: str, reader: ObjectId) -> bytes:
-        return b"%b%b:%b:%b" % (self._prefix, run, at.encode(), reader.binary)
+        return self._head(run, at) + reader.binary
+
+    def _head(self, run: bytes, at: str) -> bytes:
+        return b"%b%b:%b:" % (self._prefix, run, at.encode())
 
     def _pulse(self, run: bytes, at: str) -> bytes:
-        return b"%b%b:%b:pulse" % (self._prefix, run, at.encode())
+        return self._head(run, at) + b"pulse"
 
-    async def _run(self, script: str, at: str, readers: Sequence[ObjectId], *arguments: Any) -> Any:
+    async def _run(self, script: str, at: str, reader: ObjectId | None, *arguments: Any) -> Any:
+        """On one reader's set, or on a container's."""
+
         def command(run: bytes) -> tuple[Any, ...]:
-            head = self._key(run, at, ObjectId(bytes(12)))[:-12]
-            return "EVALSHA", DIGESTS[script], len(readers), *(head + reader.binary for reader in readers), *arguments
+            key = self._key(run, at, reader) if reader else self._head(run, at)
+            return "EVALSHA", DIGESTS[script], 1, key, *arguments
 
         return await self._ask(command)
 
@@ -370,6 +388,11 @@ class SetsStandIn:
     async def note(self, at: str, number: int, ttl_s: int) -> None:
         count_redis()
         self._pulses[at] = (number, self._now_s() + ttl_s)
+
+    async def bytes_of(self, at: str, reader: ObjectId) -> int:
+        count_redis()
+        found = self._live(at, reader)
+        return len(found.trailer.packed()) + len(found.ids) * ID_BYTES if found else 0
 
 
 Sets = RedisSets | SetsStandIn

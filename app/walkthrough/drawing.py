@@ -134,15 +134,22 @@ def fans_drawing() -> Drawing:
 LANES = "The poster waits for", "Somebody else does", "The reader waits for"
 BY_ID = Step("statuses by\nid, visible?")
 Told = tuple[str, tuple[Step, ...]]  # a lane's sentence, and its steps
+STREAMED_POSTER: Told = "The poster waits for one insert.", (Step("insert,\npending"),)
+STREAMED_BEHIND: Told = (
+    "The change stream tells a worker, which adds the id to the active followers’ sets, and skips who is away.",
+    (Step("the stream\ntells"), Step("id to active\nfollowers", "many"), Step("the others:\nnothing", "gone")),
+)
 
 
-def phase_lanes(name: str, *, store: bool, active_only: bool, in_worker: bool, pulls: bool) -> Lanes:
-    """A phase by its four answers: whether timelines are kept, for active readers only, by a worker; and whether a
-    read asks besides (for everything, where nothing is kept).
+def phase_lanes(
+    name: str, *, store: bool, active_only: bool, in_worker: bool, pulls: bool, streamed: bool = False
+) -> Lanes:
+    """A phase by its four answers: whether timelines are kept, for active readers only, by a worker (whom a job or the
+    change stream tells); and whether a read asks besides (for everything, where nothing is kept).
     """
     told = (
-        _poster(store, in_worker, pulls),
-        _behind(active_only, in_worker, pulls),
+        STREAMED_POSTER if streamed else _poster(store, in_worker, pulls),
+        STREAMED_BEHIND if streamed else _behind(active_only, in_worker, pulls),
         _reader(store, active_only, in_worker, pulls),
     )
     about = " ".join((f"{name}.", *(sentence for sentence, _ in told)))
@@ -216,5 +223,6 @@ def diagram(name: str) -> Drawing:
         active_only=bool(phase.recipients and phase.recipients.active_only),
         in_worker=bool(phase.carrier and phase.carrier.in_worker),
         pulls=phase.pulls is not None or phase.merges is not None,
+        streamed=bool(phase.carrier and phase.carrier.inserted),
     )
     return lanes_drawing(lanes)

@@ -24,7 +24,9 @@ Group = Callable[[Rig, Scale], Awaitable[list[Row]]]
 GROUPS: dict[tuple[str, ...], Group] = {
     ("fanout-raw", "fanout-array", f"fanout-{answers.LISTS.slug}-raw"): deliveries.limited,
     ("fanout-inactive",): deliveries.inactive,
+    (f"fanout-{answers.SETS.slug}-raw",): deliveries.sets,
     _each("ack", answers.IN_WORKER): jobs.acknowledgements,
+    ("post-stream", "lag-stream", "lag-stream-p99"): jobs.carried,
     _each("read", answers.KEEPING): reads.warm,
     ("page-redis", "page-stranger"): reads.redis_user,
     ("read-followees", "read-plain-in"): reads.followees,

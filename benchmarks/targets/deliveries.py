@@ -43,6 +43,22 @@ async def limited(rig: Rig, scale: Scale) -> list[Row]:
     ]
 
 
+async def sets(rig: Rig, scale: Scale) -> list[Row]:
+    star, phase = await scenes.star(rig, scale.many, scale.many), answers.SETS
+    now, raw = rig.stack.clock.now(), limits.RawSets(rig.stack.queue, f"{rig.stack.db.name}:raw:")
+    with scenes.raw(rig) as db:
+        async with scenes.kept_few(rig, phase, star.followers):
+            seconds = await in_turn(
+                3 * scale.repeats,
+                sets=partial(answers.fan_out, rig.timelines, phase, star.author),
+                raw_zadd=limits.measured(lambda: limits.add_to_sets(db, raw, star.author, ObjectId(), now)),
+            )
+            raw.forget(star.followers)
+    title = f"phase 5 fan-out to {scale.many:,} active ÷ raw pipelined ZADD"
+    share = ratio(seconds["raw_zadd"], seconds["sets"])
+    return [row(f"fanout-{phase.slug}-raw", title, share, rates(scale.many, seconds), at_least=0.7)]
+
+
 async def inactive(rig: Rig, scale: Scale) -> list[Row]:
     everybody = await scenes.star(rig, scale.most, scale.most)
     few = await scenes.star(rig, scale.most, scale.most // 100, everybody.followers)

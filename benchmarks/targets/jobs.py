@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import defaultdict
 from functools import partial
 
 from bson import ObjectId
@@ -27,6 +28,8 @@ from benchmarks.targets.base import (
     worked_off,
 )
 
+BLOCKS = 8  # of each side: switching takes seconds
+WARMING = 5  # posts of a block that are not measured: the stream has just been opened
 POLL_S = 0.02  # between two looks whether hundreds of jobs are done: seldom, so that looking takes nothing from them
 
 
@@ -48,12 +51,43 @@ async def acknowledgements(rig: Rig, scale: Scale) -> list[Row]:
     return rows
 
 
+async def carried(rig: Rig, scale: Scale) -> list[Row]:
+    """What the change stream costs the poster and the followers, beside a bare post and a job: in blocks, in turn."""
+    star, seconds = await scenes.star(rig, 100, 100), defaultdict[str, list[float]](list)
+    phases = (answers.ASKING, answers.IN_WORKER[0], answers.SETS)
+    for _ in range(BLOCKS):
+        for phase in phases:
+            await only(rig, phase.slug)
+            async with scenes.kept_few(rig, phase, star.followers):
+                for n in range(-WARMING, max(1, scale.lags // BLOCKS)):
+                    began = time.perf_counter()
+                    status = await posted(rig, star.author)
+                    posted_at = time.perf_counter()
+                    await delivered(rig, phase.slug, [status], every_s=0.0005)
+                    if n >= 0:
+                        seconds[f"{phase.slug}_ack"].append(posted_at - began)
+                        seconds[f"{phase.slug}_lag"].append(time.perf_counter() - posted_at)
+    await scenes.everything_delivers(rig)
+    asked, queued, streamed = (phase.slug for phase in phases)
+    figures = p50_ms(**seconds) | {f"{name}_p99_ms": percentile(each, 99) for name, each in seconds.items()}
+    ack, lag = (
+        ratio(seconds[f"{streamed}_ack"], seconds[f"{asked}_ack"]),
+        f"phase {streamed}'s delivery lag at 100 followers",
+    )
+    lags = seconds[f"{streamed}_lag"], seconds[f"{queued}_lag"]
+    return [
+        row("post-stream", f"post acknowledged in phase {streamed}, p50 ÷ in phase {asked}", ack, figures, at_most=1.1),
+        row("lag-stream", f"{lag}, idle, p50 ÷ phase {queued}'s", ratio(*lags), figures, at_most=1),
+        row("lag-stream-p99", f"{lag}, idle, p99 ÷ phase {queued}'s", ratio(*lags, p99_ms), figures, at_most=1.5),
+    ]
+
+
 async def throughput(rig: Rig, scale: Scale) -> list[Row]:
     star = await scenes.star(rig, 100, 100)
     rows = []
     for phase in answers.IN_WORKER:
         await only(rig, phase.slug)
-        async with scenes.listed(rig, star.followers if answers.in_memory(phase) else (), slug=phase.slug):
+        async with scenes.kept_few(rig, phase, star.followers):
             seconds = await timed_in_turn(
                 3,
                 posts=partial(posts_worked_off, rig, phase.slug, star.author, scale.jobs, POLL_S),

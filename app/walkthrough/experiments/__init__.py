@@ -6,8 +6,9 @@ from app.walkthrough.experiments.e1_cliff import Cliff
 from app.walkthrough.experiments.e2_fan_out import FanOut
 from app.walkthrough.experiments.e3_acknowledged import Acknowledged
 from app.walkthrough.experiments.e4_active import ActiveShare
+from app.walkthrough.experiments.e5_told import Told
 from app.walkthrough.experiments.e6_celebrity import Celebrity
 
 EXPERIMENTS: dict[str, Experiment] = {
-    each.slug: each for each in (MissingIndex(), Cliff(), FanOut(), Acknowledged(), ActiveShare(), Celebrity())
+    each.slug: each for each in (MissingIndex(), Cliff(), FanOut(), Acknowledged(), ActiveShare(), Told(), Celebrity())
 }

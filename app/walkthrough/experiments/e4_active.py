@@ -47,16 +47,16 @@ class ActiveShare(Experiment):
         await lab.history([author], HISTORY)
         lab.say(f"Delivering to all {n:,} followers in phase 3")
         readers = await lab.followers(author, n)
-        everybody = await _work(lab, QUEUE, author)
+        everybody = await work(lab, QUEUE, author)
         prepends, shares = [], {}
         try:
-            await _keep_lists(lab, readers)
+            await keep_lists(lab, readers)
             for percent in sorted({100, share, max(1, share // 10)}, reverse=True):
                 lab.say(f"Delivering to the {percent} % who are active in phase 4")
                 one = lab.person()
                 active = max(1, n * percent // 100)
                 await lab.follow(readers, one, active=active)
-                ms, memcached = await _work(lab, CACHE, one)
+                ms, memcached = await work(lab, CACHE, one)
                 shares[percent] = ms
                 prepends.append(Bar(label=f"{percent} % active", value=memcached))
             checks = [*await _returns(lab, author), *await _races(lab)]
@@ -74,7 +74,7 @@ class ActiveShare(Experiment):
         )
 
 
-async def _work(lab: Lab, phase: Phase, author: ObjectId) -> tuple[float, int]:
+async def work(lab: Lab, phase: Phase, author: ObjectId) -> tuple[float, int]:
     """A whole fan-out, chunk by chunk, without the queue between: milliseconds (median), and commands to Memcached."""
     delivery, runs = lab.delivery(phase), []
     for _ in range(REPEATS):
@@ -89,7 +89,7 @@ async def _work(lab: Lab, phase: Phase, author: ObjectId) -> tuple[float, int]:
     return median(runs), cost.memcached
 
 
-async def _keep_lists(lab: Lab, readers: Sequence[ObjectId]) -> None:
+async def keep_lists(lab: Lab, readers: Sequence[ObjectId]) -> None:
     """Everybody has a list, whether active or not: an away reader's is not even looked for."""
     container = await lab.container(CACHE)
     for at in range(0, len(readers), SETUP_AT_ONCE):
