@@ -117,31 +117,39 @@ def test_a_phase_is_drawn_from_its_answers() -> None:
     by_id, mine = Step("statuses by\nid, visible?"), Step("my list")
     asks = Step("whom do\nI follow?"), Step("newest of\neach of them", "many"), Step("may I see\nthem?")
     owed = Step("pending,\nmy list")
-    told = {  # store, active_only, in_worker, pulls
-        (False, False, False, True): ((insert,), (), asks),
-        (True, False, False, False): ((insert, every), (), (mine, by_id)),
-        (True, False, True, False): (
+    told = {  # store, active_only, in_worker, pulls, streamed
+        (False, False, False, True, False): ((insert,), (), asks),
+        (True, False, False, False, False): ((insert, every), (), (mine, by_id)),
+        (True, False, True, False, False): (
             (pending, job),
             (take, every, Step("not pending\nany more")),
             (Step("what is\npending"), mine, by_id),
         ),
-        (True, True, True, False): (
+        (True, True, True, False, False): (
             (pending, job),
             (take, active, Step("the others:\nnothing", "gone")),
             (owed, Step("gone? query,\nfill in", "gone"), by_id),
         ),
-        (True, True, True, True): (
+        (True, True, True, True, False): (
             (Step("weigh the\nauthor"), Step("insert, pulled\nor pending"), Step("queue a job", "gone")),
             (take, active, Step("pulled:\nnothing", "gone")),
             (Step("pending,\npulled"), Step("my list,\nmerged"), by_id),
         ),
+        (True, True, True, False, True): (
+            (pending,),
+            (Step("the stream\ntells"), active, Step("the others:\nnothing", "gone")),
+            (owed, Step("gone? query,\nfill in", "gone"), by_id),
+        ),
     }
     who = "The poster waits for", "Somebody else does", "The reader waits for"
-    for (store, active_only, in_worker, pulls), steps in told.items():
-        drawn = phase_lanes("It", store=store, active_only=active_only, in_worker=in_worker, pulls=pulls)
+    for (store, active_only, in_worker, pulls, streamed), steps in told.items():
+        drawn = phase_lanes(
+            "It", store=store, active_only=active_only, in_worker=in_worker, pulls=pulls, streamed=streamed
+        )
         assert drawn.lanes == dict(zip(who, steps, strict=True))
         assert re.fullmatch(
-            r"It\. The poster waits for .+\. (A worker|Nothing) .+\. The reader waits for .+\.", drawn.about
+            r"It\. The poster waits for .+\. (A worker|The change stream|Nothing) .+\. The reader waits for .+\.",
+            drawn.about,
         )
 
 

@@ -35,9 +35,7 @@ def test_the_whole_story_can_be_read(site: str, visitor: Visitors, width: int, s
             page.get_by_role("navigation", name="Before and next").get_by_role("link").last.click()
 
 
-@pytest.mark.parametrize(
-    ("one", "look"), list(zip(MEASURED, cycle(EVERY_TWO_MEET), strict=False)), ids=named
-)
+@pytest.mark.parametrize(("one", "look"), list(zip(MEASURED, cycle(EVERY_TWO_MEET), strict=False)), ids=named)
 def test_the_experiment_of_each_chapter(
     site: str, visitor: Visitors, one: Chapter, look: tuple[int, str, bool]
 ) -> None:
