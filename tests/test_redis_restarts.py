@@ -123,6 +123,9 @@ async def test_what_comes_back_with_a_restart_is_not_asked_for(
     assert await kept(sets, reader) is None
     again, ids = await filled(sets)
     assert await kept(sets, again) == ids
+    await sets.sweep([AT])
+    assert not any(reader.binary in key for key in client.scan_iter()), "nobody will ever ask for it"
+    assert await kept(sets, again) == ids
 
 
 async def test_another_process_of_the_same_run_sees_the_same(server: Server, sets: RedisSets) -> None:

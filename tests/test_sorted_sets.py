@@ -136,6 +136,21 @@ async def test_containers_are_apart_and_each_has_its_pulse(sets: Sets) -> None:
     assert (await sets.highest(AT), await sets.highest("another")) == (7, 0)
 
 
+async def test_what_nobody_reads_any_more_is_swept_away(sets: Sets) -> None:
+    """A container that was switched off, and on Redis what another run of it has left."""
+    kept, reader = await filled(sets, ids(2)), ObjectId()
+    assert await sets.lease("retired", reader, trailer(PLACEHOLDER), TTL_MS, 0)
+    await sets.note("retired", 7, 60)
+    await sets.note(AT, 8, 60)
+    for _ in range(1_000):
+        await sets.sweep([AT])
+        if await sets.read("retired", reader, LAST_ID, 1) is None and not await sets.highest("retired"):
+            break
+    assert await sets.read("retired", reader, LAST_ID, 1) is None
+    assert (await sets.highest("retired"), await sets.highest(AT)) == (0, 8)
+    assert await sets.read(AT, kept, LAST_ID, 9) == (trailer(), ids(2))
+
+
 async def test_a_full_list_and_a_large_fan_out_pass_in_bounded_scripts(sets: Sets) -> None:
     many, cap = ids(3_000), 10_000
     reader = ObjectId()

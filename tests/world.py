@@ -156,7 +156,7 @@ class World:
         with ExitStack() as patches:
             for name in ("_offer", "_job_ids"):
                 patches.enter_context(patch.object(self.stack.queue, name, down))
-            for name in ("deliver", "read", "lease", "fill", "merge", "renew", "forget", "highest", "note"):
+            for name in ("deliver", "read", "lease", "fill", "merge", "renew", "forget", "highest", "note", "sweep"):
                 patches.enter_context(patch.object(self.stack.sets, name, sets_down))
             yield
 

@@ -132,7 +132,7 @@ async def opened(
 def _sets(addresses: Addresses, prefix: str, clock: Clock) -> Sets:
     """On connections of their own: no reader and no poster waits for what the queue does."""
     if addresses.redis is None:
-        return SetsStandIn(clock.monotonic)
+        return SetsStandIn(clock.awake)
     return RedisSets(addresses.redis, prefix, SETS_TIMEOUT_S)
 
 

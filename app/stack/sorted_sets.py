@@ -14,7 +14,7 @@ has missed deliveries, and nobody asks for it under the old name.
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from app.stack.cost import count_redis
 CONNECTIONS = 8
 RETRY_AFTER_S = 1.0  # after a failure Redis is not asked again for so long
 AT_ONCE = 500  # sets that one script delivers to: nobody else is served meanwhile
+SWEPT = 500  # keys of Redis, anybody's, that are looked at in one sweep
 SURPLUS = 1.2  # times the cap: a longer set is cut. A cap of 800 stays below 1,000, where Redis may pack a set tightly
 
 ID_BYTES = 12
@@ -204,6 +205,7 @@ class RedisSets:
     def __init__(self, url: str, prefix: str, timeout_s: float) -> None:
         self._prefix = f"{prefix}:set:".encode()
         self._down_until_s = 0.0
+        self._swept_to = 0
         self._pool = redis.BlockingConnectionPool.from_url(
             url,
             max_connections=CONNECTIONS,
@@ -256,6 +258,20 @@ class RedisSets:
 
     async def note(self, at: str, number: int, ttl_s: int) -> None:
         await self._ask(lambda run: ("SET", self._pulse(run, at), number, "EX", ttl_s))
+
+    async def sweep(self, alive: Collection[str]) -> None:
+        """Drop some sets of other containers than these, and of other runs: Redis evicts nothing by itself."""
+        runs: list[bytes] = []
+
+        def scan(run: bytes) -> tuple[Any, ...]:
+            runs.append(run)
+            return "SCAN", self._swept_to, "MATCH", self._prefix + b"*", "COUNT", SWEPT
+
+        cursor, keys = await self._ask(scan)
+        self._swept_to = int(cursor)
+        heads = tuple(self._head(runs[0], at) for at in alive)
+        if dead := [key for key in keys if not key.startswith(heads)]:
+            await self._ask(lambda run: ("UNLINK", *dead))
 
     async def bytes_of(self, at: str, reader: ObjectId) -> int:
         """What a set takes in memory, its key included."""
@@ -317,7 +333,9 @@ class _Set:
 
 
 class SetsStandIn:
-    """The same in a dictionary, step by step as the scripts do it. `now_s`: what times to live are measured in."""
+    """The same in a dictionary, step by step as the scripts do it. `now_s`: what times to live are measured in; nobody
+    may rely on it alone, since it may stand still while a machine sleeps.
+    """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
@@ -388,6 +406,11 @@ class SetsStandIn:
     async def note(self, at: str, number: int, ttl_s: int) -> None:
         count_redis()
         self._pulses[at] = (number, self._now_s() + ttl_s)
+
+    async def sweep(self, alive: Collection[str]) -> None:
+        count_redis()
+        self._sets = {(at, reader): kept for (at, reader), kept in self._sets.items() if at in alive}
+        self._pulses = {at: pulse for at, pulse in self._pulses.items() if at in alive}
 
     async def bytes_of(self, at: str, reader: ObjectId) -> int:
         count_redis()

@@ -4,7 +4,7 @@ A reader without a set is cold, and so is one whose set has expired by our clock
 or was kept by another run of Redis. A Redis that is away covers nothing: the page is asked for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 
@@ -115,6 +115,10 @@ class SortedSets(Store):
     async def keep_pulse(self, container: Container, pulse: int) -> None:
         with suppress(SetsDown):  # a lower one is kept there, which is still right
             await self.sets.note(container.name, pulse, self.ttl_s + self.config.activity_slack_s)
+
+    async def sweep(self, current: Container | None, alive: Sequence[Container]) -> None:
+        with suppress(SetsDown):
+            await self.sets.sweep([container.name for container in alive])
 
     async def holds(self, container: Container, reader: ObjectId, status: ObjectId) -> bool | None:
         above = ObjectId((int.from_bytes(status.binary, "big") + 1).to_bytes(ID_BYTES, "big"))

@@ -1,12 +1,16 @@
 """Phase 5: what the change stream tells, and what sorted sets in Redis may do."""
 
+from collections.abc import AsyncIterator
+from unittest.mock import patch
+
 import pytest
 
 from app.clock import LAST_ID
 from app.stack.cost import counted
+from app.stack.mongodb.changes import Inserted
 from app.stack.sorted_sets import PLACEHOLDER
 from phases.keeping.store import Container
-from phases.p5_stream import STREAM
+from phases.p5_stream import STREAM, follow
 from tests.world import World, flush_sets
 from workers.follower import EVERY_S, LEASE_S, Follower, Lease, LeaseLost, stream_state
 
@@ -81,6 +85,34 @@ async def test_what_fails_is_left_to_a_job_of_its_own_or_to_the_sweeper(town: Wo
     await town.drain()
     assert (await town.pending())[P] == 0
     assert await town.walk("fan7", P) == ["while Redis is away"]
+
+
+async def test_what_fails_has_a_job_of_its_own(town: World) -> None:
+    """It is tried, counted and if need be buried like any other, and the stream goes on."""
+    await town.post("zoe", "unlucky")
+    with patch.object(town.stack.sets, "deliver", side_effect=KeyError("a fault of ours")):
+        await Follower(town.timelines).reconcile()
+    assert await town.stack.queue.depth() == {P: 1}
+    await town.drain()
+    assert await town.walk("ann", P) == ["unlucky"]
+    assert (await town.pending())[P] == 0
+
+
+async def test_a_place_is_noted_after_what_comes_before_is_delivered() -> None:
+    done: list[tuple[str, object]] = []
+
+    async def told() -> AsyncIterator[Inserted]:
+        for n in range(2):
+            yield Inserted([{"_id": n}], {"_data": n})
+
+    async def deliver(inserted: Inserted) -> None:
+        done.append(("delivered", inserted.place["_data"]))
+
+    async def save(inserted: Inserted) -> None:
+        done.append(("noted", inserted.place["_data"]))
+
+    await follow(told(), deliver, save)
+    assert done == [("delivered", 0), ("noted", 0), ("delivered", 1), ("noted", 1)]
 
 
 async def test_paused_workers_follow_nothing(town: World) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Literal
 
@@ -20,11 +21,13 @@ from phases.keeping.lists import RENEW_AFTER, key
 from phases.p2_push import PUSH
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
+from phases.p5_stream import STREAM
 from phases.p6_hybrid import HYBRID
 from phases.pulling.markers import HEAVY
 from tests.interleavings.scheduler import point
 from tests.interleavings.stage import Act, Process, Race, Town
 from tests.world import IN_WORKER, KEEPING
+from workers.follower import LEASE_S, Lease, LeaseLost
 from workers.sweeper import sweep
 
 Setting = Callable[[Town], Awaitable[None]]
@@ -224,6 +227,61 @@ async def evict(process: Process) -> None:
     container = (await process.timelines.switch.current()).current(kept_by(process, CACHE).name)
     assert container
     await process.town.stack.memcached.delete(key(container, process.ids["ann"]))
+
+
+async def evict_set(process: Process) -> None:
+    container = (await process.timelines.switch.current()).current(kept_by(process, STREAM).name)
+    assert container
+    await process.town.stack.sets.forget(container.name, process.ids["ann"])
+
+
+# Who follows the change stream
+
+
+def takes_the_lease(place: str, *, waits: bool = False) -> Act:
+    """And notes a place in the stream. `waits`: first it sees the same for so long that the owner must be gone."""
+
+    async def taking(process: Process) -> None:
+        lease = Lease(process.town.stack, place)
+        taken = await lease.take()
+        if waits:
+            await passes(LEASE_S + 1)(process)
+            taken = await lease.take()
+        if taken:
+            await lease.renew({"_data": place})
+
+    return taking
+
+
+async def wakes_up(process: Process) -> None:
+    """The first owner, who has heard of nothing."""
+    lease = Lease(process.town.stack, "old")
+    lease.fence = 1
+    with suppress(LeaseLost):
+        for place in ("old", "older"):
+            await lease.renew({"_data": place})
+
+
+async def released(town: Town) -> None:
+    lease = Lease(town.stack, "old")
+    assert await lease.take()
+    await lease.release()
+
+
+async def owned(town: Town) -> None:
+    assert await Lease(town.stack, "old").take()
+
+
+def one_has_taken_it(town: Town) -> None:
+    [lease] = [row for row in town.rows("settings") if row["_id"] == "stream"]
+    assert lease["fence"] == 2, "two have taken the same lease"
+    assert lease["place"] == {"_data": lease["owner"]}
+
+
+def nobody_notes_a_place_but_the_owner(town: Town) -> None:
+    [lease] = [row for row in town.rows("settings") if row["_id"] == "stream"]
+    assert lease["owner"] in ("old", "new")
+    assert lease["owner"] == "old" or lease["place"] == {"_data": "new"}, "an old owner has put it back"
 
 
 async def cut(process: Process) -> None:
@@ -859,6 +917,58 @@ RACES: tuple[Race, ...] = (
         town("cache", ann="new"),
         {"ann": read("cache"), "time": sleeps(11), "ann2": follow("yan")},
         fast=False,
+    ),
+    # phase 5: activity, renewal and eviction of a set; who follows the stream
+    Race(
+        "publish x return of who was away, stream",
+        then(town(STREAM.slug), away),
+        {"zoe": publish(), "ann": in_turn(read("stream"), read("stream"))},
+        ("zoe",),
+    ),
+    Race(
+        "publish x return to an expired set",
+        then(town(STREAM.slug), slept),
+        {"zoe": publish(), "ann": in_turn(read("stream"), read("stream"))},
+        ("zoe", "ann"),
+    ),
+    Race(
+        "renewal x follow, stream",
+        then(town(STREAM.slug), renewal_is_due),
+        {"ann": read("stream"), "ann2": in_turn(follow("yan"), read("stream"))},
+        ("ann2",),
+        fast=False,
+    ),
+    Race(
+        "renewal that sleeps beyond the activity x publish, stream",
+        then(town(STREAM.slug), renewal_is_due),
+        {"ann": in_turn(read("stream"), read("stream")), "time": sleeps(75), "zoe": publish()},
+        config={"timeline_ttl_s": 60, "activity_slack_s": 10},
+        fast=False,
+    ),
+    Race(
+        "return that sleeps beyond the activity x follow, stream",
+        town(STREAM.slug, ann="new"),
+        {"ann": read("stream"), "ann2": follow("yan"), "time": in_turn(passes(75), sweep_active)},
+        config={"timeline_ttl_s": 60, "activity_slack_s": 10},
+        fast=False,
+    ),
+    Race(
+        "eviction x rebuild x delivery, stream",
+        town(STREAM.slug, ann="cold", waiting=1),
+        {"e": evict_set, "ann": in_turn(read("stream"), read("stream")), "worker": work},
+        fast=False,
+    ),
+    Race(
+        "lease x lease",
+        then(town(STREAM.slug), released),
+        {"one": takes_the_lease("one"), "two": takes_the_lease("two")},
+        after=one_has_taken_it,
+    ),
+    Race(
+        "lease taken over x its first owner",
+        then(town(STREAM.slug), owned),
+        {"new": takes_the_lease("new", waits=True), "old": wakes_up},
+        after=nobody_notes_a_place_but_the_owner,
     ),
     # memory beside a database that was restored
     Race(

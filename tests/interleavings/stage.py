@@ -192,7 +192,7 @@ class Town(World):
         sets = {
             key: (kept.trailer._replace(token=b""), sorted(kept.ids), kept.gone_at_s)
             for key, kept in self.sets._sets.items()
-            if kept.gone_at_s > self.clock.monotonic()
+            if kept.gone_at_s > now
         }
         kept = repr(sorted(lists.items())), repr(sorted(sets.items())), repr(self.sets._pulses)
         return repr(documents), kept, repr(jobs), self.clock.now(), now
@@ -366,7 +366,7 @@ async def _town(config: Mapping[str, Any]) -> AsyncIterator[Town]:
         async with connected(STAND_INS, settings, clock) as stack:
             stack.memcached, stack.sets, stack.queue = (
                 StagedMemcached(clock.awake),
-                StagedSets(clock.monotonic),
+                StagedSets(clock.awake),
                 StagedQueue(),
             )
             town = await Town.open(stack, clock)

@@ -7,6 +7,7 @@ TIMELINE = "tests/contract/test_timeline.py"
 JOBS = "tests/contract/test_jobs.py"
 RESTORED = "tests/contract/test_restored.py"
 LIMITS = "tests/contract/test_limits.py"
+STREAMED = "tests/contract/test_stream.py"
 LIKES = "tests/contract/test_likes.py"
 NAMES = "tests/contract/test_names.py"
 MUTES = "tests/contract/test_mutes.py"
@@ -71,6 +72,23 @@ PUNCTUAL = (
 FILL = "            if await self.fill(lease, await returning.recent(active.authors), active.until):\n"
 FILL_LATER = "            if await self.fill(lease, recent, active.until):\n"
 COME_BACK = LEASE + MARK + PUNCTUAL + FILL
+
+# In `SortedSets._rebuild`
+SETS_LEASE = (
+    "        if not await self.sets.lease(container.name, reader, placeholder, lease_ms, self._now_ms()):\n"
+    "            return False  # somebody else is at it\n"
+)
+SETS_RECENT = "        recent = await returning.recent(active.authors)\n"
+SETS_MARK = (
+    "        active = await self.recipients.admit(reader, returning.followees)\n"
+    "        if self.clock.monotonic() - returning.began_s > self.ttl_s:\n"
+    "            return False  # so late that whom they followed meanwhile may have been forgotten again\n"
+    "        recent = await returning.recent(active.authors)\n"
+)
+SETS_MARK_LATE = (
+    "        recent = await returning.recent(returning.followees)\n"
+    "        active = await self.recipients.admit(reader, returning.followees)\n"
+)
 
 # In `Switch.beat`
 COMPARED = (
@@ -1701,6 +1719,103 @@ MUTANTS: tuple[Mutant, ...] = (
         "authors = [edges.reader, *(edges.heard or ())]",
         "authors = [*(edges.heard or ())]",
         _of(PULLED, "test_what_is_pulled_is_delivered_to_nobody_and_seen_at_once"),
+    ),
+    # Phase 5: sets, and who follows the stream
+    Mutant(
+        "whoever finds a placeholder takes it for a timeline",
+        "3 floor",
+        "phases.keeping.sorted_sets.SortedSets.read",
+        "if found is None or found.trailer.kind == PLACEHOLDER:",
+        "if found is None:",
+        races=("rebuild x rebuild, stream",),
+    ),
+    Mutant(
+        "a set is queried before its reader is marked active",
+        "8 order",
+        "phases.keeping.sorted_sets.SortedSets._rebuild",
+        SETS_MARK,
+        SETS_MARK_LATE,
+        races=("publish x return of who was away, stream",),
+    ),
+    Mutant(
+        "a set is queried before there is a placeholder",
+        "8 order",
+        "phases.keeping.sorted_sets.SortedSets._rebuild",
+        SETS_LEASE,
+        behind=SETS_RECENT,
+        races=("publish x return, stream",),
+    ),
+    Mutant(
+        "a set that has expired is a timeline, while Redis has it",
+        "8 order",
+        "phases.keeping.sorted_sets.SortedSets._found",
+        "found if found and self._left_s(found.trailer) > 0 else None",
+        "found",
+        races=("publish x return to an expired set",),
+    ),
+    Mutant(
+        "a set is renewed however late",
+        "8 order",
+        "phases.keeping.sorted_sets.SortedSets._renew",
+        "if self._left_s(old) > 0:",
+        "if old:",
+        races=("renewal that sleeps beyond the activity x publish, stream",),
+    ),
+    Mutant(
+        "a set is filled however late",
+        "8 order",
+        "phases.keeping.sorted_sets.SortedSets._rebuild",
+        "if self.clock.monotonic() - returning.began_s > self.ttl_s:",
+        "if False:",
+        races=("return that sleeps beyond the activity x follow, stream",),
+    ),
+    Mutant(
+        "a set that is being built is merged into later",
+        "4 widening",
+        "phases.keeping.sorted_sets.SortedSets.merge",
+        "found.trailer.kind == PLACEHOLDER or ",
+        "",
+        _of(STREAMED, "test_a_backfill_prolongs_no_set_and_breaks_a_rebuild"),
+    ),
+    Mutant(
+        "a backfill as long as the cap leaves the floor of a set where it is",
+        "3 floor",
+        "phases.keeping.sorted_sets.SortedSets.merge",
+        "floor = entries[-1].id if len(entries) >= self.cap else FIRST_ID",
+        "floor = FIRST_ID",
+        _of(FIXED, "test_a_long_backfill_into_an_empty_list_leaves_no_gap"),
+    ),
+    Mutant(
+        "an earlier owner may note its place",
+        "5 pending",
+        "workers.follower.Lease._write",
+        '{"_id": DOCUMENT, "fence": self.fence}',
+        '{"_id": DOCUMENT}',
+        _of(STREAMED, "test_who_says_nothing_for_long_is_taken_over_and_notes_nothing_any_more"),
+    ),
+    Mutant(
+        "two may take the same lease",
+        "5 pending",
+        "workers.follower.Lease.take",
+        '{"_id": DOCUMENT, "fence": found["fence"], "beat": found["beat"]}',
+        '{"_id": DOCUMENT}',
+        races=("lease x lease",),
+    ),
+    Mutant(
+        "the place is noted before the effects",
+        "6 at least once",
+        "phases.p5_stream.follow",
+        "        await deliver(inserted)\n        await save(inserted)\n",
+        "        await save(inserted)\n        await deliver(inserted)\n",
+        _of(STREAMED, "test_a_place_is_noted_after_what_comes_before_is_delivered"),
+    ),
+    Mutant(
+        "what fails in the follower is nobody's",
+        "5 pending",
+        "workers.follower.Follower._carry",
+        "            await self._stack.queue.offer(consumer.name, status)\n",
+        "",
+        _of(STREAMED, "test_what_fails_has_a_job_of_its_own"),
     ),
     Mutant(
         "markers are remembered across a restore",

@@ -51,7 +51,7 @@ MONGODB = frozenset(
     ]
 )
 MEMCACHED = frozenset(["gets", "add", "cas", "delete", "prepend", "highest", "note"])
-SETS = frozenset(["deliver", "read", "lease", "fill", "merge", "renew", "forget", "highest", "note"])
+SETS = frozenset(["deliver", "read", "lease", "fill", "merge", "renew", "forget", "highest", "note", "sweep"])
 
 _databases = count(1)
 
