@@ -122,7 +122,7 @@ class Person:
     def post(self, text: str, audience: str = "my followers") -> None:
         self.page.get_by_role("navigation", name="Main").get_by_role("link", name="Timeline").click()
         self.page.get_by_label("What are you doing?").fill(text)
-        self.page.get_by_label("For").select_option(audience)
+        self.page.get_by_label("For", exact=True).select_option(audience)
         self.page.get_by_role("button", name="Post").click()
         expect(self.page.get_by_role("article").first).to_contain_text(text)
 
