@@ -22,7 +22,7 @@ from phases.p5_stream import STREAM
 from workers.sweeper import OVERDUE_S, sweep
 from workers.worker import run_in_thread
 
-POSTS = 15  # in each phase, after one that does not count
+POSTS = 5  # in each phase, after one that does not count; on stand-ins each waits for a second
 FEW = 100  # followers of whom the lag is measured
 DEADLINE_S = 60.0
 POLL_S = 0.001
