@@ -197,6 +197,7 @@ def test_of_two_that_begin_at_once_one_is_refused_and_removes_nothing(
 def test_ctrl_c_leaves_nothing(others: Others, number: signal.Signals) -> None:
     before = others.seen()
     options = ("compare", "--graph", "powerlaw:60:6", "--phases", "cache", "--seconds", "600", "--servers", "urls")
+    before_us = signal.signal(number, signal.default_int_handler)  # who runs us in the background may ignore it
     process = subprocess.Popen(
         [sys.executable, "-m", "app.cli", "bench", *options],
         env=environment_for(others.variables),
@@ -204,6 +205,7 @@ def test_ctrl_c_leaves_nothing(others: Others, number: signal.Signals) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(number, before_us)
     assert process.stderr
     while "round 1" not in (line := process.stderr.readline()):
         assert line, "it has ended"

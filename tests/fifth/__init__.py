@@ -1,4 +1,4 @@
-"""`pytest -p tests.fifth`: five phases instead of four, whatever is tested. Nothing else knows of the fifth."""
+"""`pytest -p tests.fifth`: one phase more, whatever is tested. Nothing else knows of it."""
 
 import phases
 from tests.fifth.p5_board import BOARD
