@@ -61,8 +61,10 @@ class Config(BaseModel):
     redis_aof: bool = Field(default=True, description="whether the Redis that is started keeps its queue on disk")
 
     cap: int = Field(default=800, ge=1, le=10_000, description="entries kept per home timeline")
-    chunk: int = Field(default=150, ge=1, le=20_000, description="followers served by one job of phase 3")
-    list_chunk: int = Field(default=4_000, ge=1, le=20_000, description="the same in phase 4, which is faster")
+    chunk: int = Field(default=150, ge=1, le=20_000, description="followers served by one step of phase 3")
+    list_chunk: int = Field(
+        default=4_000, ge=1, le=20_000, description="the same in phases 4, 5 and 6, which are faster"
+    )
     inline_chunk: int = Field(
         default=20_000, ge=1, le=50_000, description="followers served by one command while the poster of phase 2 waits"
     )
@@ -73,7 +75,7 @@ class Config(BaseModel):
         default=1_000, ge=1, description="active followers from which on phase 6 weighs whether to pull an author"
     )
     pull_beyond: int = Field(
-        default=50_000, ge=1, description="active followers beyond which phase 6 delivers nothing: its largest fan-out"
+        default=50_000, ge=1, description="active followers beyond which phase 6 pulls whom it knows to be heavy"
     )
     comeback: Literal["auto", "manual"] = Field(
         default="auto", description="who rebuilds a cold timeline: the read, or a button"

@@ -36,8 +36,8 @@ class Phase:
     """A way to make home timelines. Statuses are stored already; every phase returns the same pages.
 
     store: where timelines are kept. recipients: whom a status is delivered to. carrier: who makes the delivery happen.
-    pulls: what is asked at read besides: everything. merges: or else what is not delivered. None stands for nowhere,
-    nobody, nothing.
+    pulls: a read asks for everything. merges: a read asks for what is not delivered, and merges it with what is kept.
+    None stands for nowhere, nobody, nothing.
     chunk: how many recipients one bounded step serves.
     """
 

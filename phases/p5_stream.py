@@ -1,6 +1,7 @@
 """Phase 5: let the database say what was posted.
 
-Nobody queues anything. MongoDB's change stream tells one worker of every insert, and that worker begins the walk.
+The poster queues nothing. MongoDB's change stream tells one worker of every insert, and that worker makes the first
+step of the walk; further steps are jobs.
 Timelines are sorted sets in Redis, which hold ids in the order of a page.
 Posting became one insert again, and there is no second step that could be lost behind it.
 It now costs somebody who follows the stream, a note of how far they are, and several times the memory of a list.

@@ -1,9 +1,9 @@
 """Phase 6: deliver what is cheap to deliver, and ask for the rest.
 
-Whoever posts is weighed: does it cost more to put their statuses on the lists of their active followers, or to have
-these ask for them at every read? Where asking is cheaper the status says `pulled` from its insert on, and nobody
-delivers it. A read merges what is pulled with the list of phase 4.
-A celebrity's status became one insert, seen at once by everybody, and no delivery is larger than a bound.
+Authors with many active followers are weighed when they post: does it cost more to put their statuses on all those
+lists, or to have the followers ask for them at every read? Where asking is cheaper the status says `pulled` from its
+insert on, and nobody delivers it. A read merges what is pulled with a list like that of phase 4.
+A celebrity's status became one insert, seen at once by everybody, once a first delivery has shown how many there are.
 It now costs each of their readers one look-up more, in the command that a page makes anyway, for all such authors.
 """
 
@@ -24,8 +24,8 @@ from phases.pulling.markers import Markers
 from phases.pulling.pulled import look_for_all
 from phases.pulling.pulls import Merge
 
-DELIVERY_US = 5.2  # processor time of one more recipient: `feedlab bench units`, `delivery` of phase 4
-PULLED_US = 18.0  # of each of 20 pulled authors on a page: the same command, `pulled` of phase 6 in proportion to that
+DELIVERY_US = 5.2  # processor time of one more recipient, in all processes: `feedlab bench units`, phase 4, a delivery
+PULLED_US = 18.0  # of one more pulled author on a page, the mean of 20: `feedlab bench units`, phase 6, `pulled`
 
 
 def rather_pulled(author: Author) -> bool:
@@ -77,8 +77,8 @@ HYBRID = Phase(
     slug="hybrid",
     title="Ask for the heaviest",
     poster_waits="an insert and, where it is delivered, an enqueue",
-    reader_waits="as in 4, with a look-up for the authors who are pulled",
-    kept="as in 4",
+    reader_waits="Memcached and what is pulled (asked for, not delivered), then the statuses by id",
+    kept="lists of its own in Memcached, for active readers only",
     store=MergedLists,
     recipients=DeliveredTo,
     carrier=WORKER,

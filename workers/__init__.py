@@ -1,1 +1,3 @@
-"""What happens after the poster has gone: deliveries, and the sweeper that finds what got lost."""
+"""What happens after the poster has gone: deliveries, who follows the change stream, and the sweeper that finds what was
+lost.
+"""
