@@ -75,6 +75,7 @@ class Histories(RuleBasedStateMachine):
         people=st.integers(2, 4),
         follows=st.integers(0, 4095),
         regulars=st.integers(0, 63),
+        pulled=st.integers(0, 15),
     )
     def begin(
         self,
@@ -87,8 +88,11 @@ class Histories(RuleBasedStateMachine):
         people: int,
         follows: int,
         regulars: int,
+        pulled: int,
     ) -> None:
-        """`follows`: a bit for each possible edge. `regulars`: one for each person who reads after every step."""
+        """`follows`: a bit for each possible edge. `regulars`: one for each who reads after every step; `pulled`: for
+        each whose statuses are pulled until somebody says otherwise.
+        """
         self.regulars = regulars
         self.clock = ManualClock(NOON)
         opening = System.open(
@@ -115,6 +119,9 @@ class Histories(RuleBasedStateMachine):
             if follows >> n & 1:
                 self.run(self.system.processes[0].social.follow(reader, followee))
                 self.oracle.follows.add((reader, followee))
+        for n, author in enumerate(self.people):
+            if pulled >> n & 1:
+                self.run(self.system.processes[0].timelines.force(author, True))
         self.clock.advance(5)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -367,10 +374,7 @@ class Histories(RuleBasedStateMachine):
         if isinstance(ended, tuple):
             row, created = ended
             assert created
-            self.oracle.statuses[row.id] = Told(row.user_id, row.text, audience)
-            self.tally["posts"] += 1
-            stored = self.run(self._stored("statuses", {"_id": row.id}))
-            self.tally["posts that are pulled"] += bool(stored and stored.get("pulled"))
+            self.posted(row, audience)
         elif stored := self.run(self._stored("statuses", {"user_id": self.person(author), "text": text})):
             self.oracle.statuses[stored["_id"]] = Told(stored["user_id"], text, audience)
             self.tally["posts whose process died"] += 1
@@ -385,8 +389,13 @@ class Histories(RuleBasedStateMachine):
             row, _ = self.run(
                 self.system.processes[0].social.post(self.person(author), f"{len(self.oracle.statuses)} of many")
             )
-            self.oracle.statuses[row.id] = Told(row.user_id, row.text, "followers")
-            self.tally["posts"] += 1
+            self.posted(row, "followers")
+
+    def posted(self, row: StatusRow, audience: Audience) -> None:
+        self.oracle.statuses[row.id] = Told(row.user_id, row.text, audience)
+        self.tally["posts"] += 1
+        stored = self.run(self._stored("statuses", {"_id": row.id}))
+        self.tally["posts that are pulled"] += bool(stored and stored.get("pulled"))
 
     @precondition(lambda self: self.oracle.statuses)
     @rule(who=process, which=some, newest=st.booleans(), dies=st.none() | st.integers(0, 2))
