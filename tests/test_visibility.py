@@ -73,6 +73,7 @@ PAGES = [
     "/compare?reader={handle}&check=1",
     "/compare/deliveries/{id}",
     "/operations",
+    "/operations/authors",
     "/healthz",
     "/readyz",
     "/metrics",

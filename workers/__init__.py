@@ -1,3 +1,1 @@
-"""What happens after the poster has gone: deliveries, who follows the change stream, and the sweeper that finds what was
-lost.
-"""
+"""What happens after the poster has gone: deliveries, the change stream, and the sweeper that finds what got lost."""
