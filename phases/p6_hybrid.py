@@ -28,9 +28,8 @@ DELIVERY_US = 5.2  # processor time of one more recipient, in all processes: `fe
 PULLED_US = 18.0  # of one more pulled author on a page, the mean of 20: `feedlab bench units`, phase 6, `pulled`
 
 
-def rather_pulled(author: Author) -> bool:
+def rather_pulled(day: Day) -> bool:
     """The rule: a day of deliveries to the active followers against a day of their asking."""
-    day = a_day_of(author)
     return day.asked_us is not None and day.asked_us < day.delivered_us
 
 

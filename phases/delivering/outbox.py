@@ -135,7 +135,7 @@ class Outbox:
         """
         names = owed.consumers
         if owed.pulled:
-            await self._pulls.markers.mark(status.user_id)
+            await self._pulls.markers.mark(status.user_id, owed.settings.epoch)
         if again or not self._switch.still_holds(owed.settings):
             now_owed = self._owed_by(await self._switch.fresh())
             names = await self.owe(status.id, tuple(dict.fromkeys((*names, *now_owed))))

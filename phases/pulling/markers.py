@@ -8,6 +8,7 @@ It goes when every list that lives holds what was pulled under it. A list expire
 in what is pulled whenever that begins anew, so this is as long after the last such insert as an activity lasts.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,7 +27,7 @@ from app.stack.mongodb.transaction import Transaction
 HEAVY = HeavyAuthor.Settings.name
 MOST = 50_000  # heavy authors; were there more, everybody would count as one
 KNOWN_S = 60.0  # so long a process may overlook who has become heavy, or is pulled no more
-HEAVY_S = 7 * 86_400
+HEAVY_S = 90 * 86_400  # who posts more seldom is forgotten: their next status is delivered, and shows it again
 SWEPT_AT_ONCE = 100
 MARKED_REMEMBERED = 100_000  # authors, and as many who are noted to be heavy
 IDS_REMEMBERED = 500_000  # pulled followees, of all readers together
@@ -61,7 +62,9 @@ class Markers:
         self._marked_s = stack.config.activity_slack_s
         self._needed_s = stack.config.timeline_ttl_s + 2 * stack.config.activity_slack_s
         self._known: Known | None = None
-        self._marked: LRUCache[ObjectId, datetime] = LRUCache(MARKED_REMEMBERED)
+        self._reading: asyncio.Task[Known] | None = None
+        self._marking = asyncio.Lock()
+        self._marked: LRUCache[tuple[ObjectId, ObjectId], datetime] = LRUCache(MARKED_REMEMBERED)
         self._noted: LRUCache[ObjectId, datetime] = LRUCache(MARKED_REMEMBERED)
         self._among: LRUCache[ObjectId, _Among] = LRUCache(
             IDS_REMEMBERED, getsizeof=lambda among: 1 + len(among.pulled)
@@ -73,14 +76,21 @@ class Markers:
         """
         known = self._known
         if known is None or known.epoch != epoch or self._clock.monotonic() - known.read_at_s > KNOWN_S:
-            with uncounted():
-                known = self._known = await self._looked_up(epoch)
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._looked_up(epoch))
+            reading = self._reading
+            known = await asyncio.shield(reading)
+            if reading is self._reading:
+                self._known = known
+            if known.epoch != epoch:
+                return await self.known(epoch)
         return known
 
     async def _looked_up(self, epoch: ObjectId) -> Known:
         read_at_s = self._clock.monotonic()
         everybody = Find(HEAVY, {}, ("_id", "pulled_until"), MOST)
-        answers = await together(self._db, version=version_of(MARKERS), heavy=everybody)
+        with uncounted():
+            answers = await together(self._db, version=version_of(MARKERS), heavy=everybody)
         rows = answers["heavy"]
         heavy = frozenset(row["_id"] for row in rows)
         pulled = frozenset(row["_id"] for row in rows if "pulled_until" in row)
@@ -95,7 +105,7 @@ class Markers:
 
     def forget(self) -> None:
         """Somebody has been marked since."""
-        self._known = None
+        self._known = self._reading = None
 
     def among(self, edges: OwnEdges, known: Known) -> list[ObjectId]:
         """Those whom the reader hears, and themselves, of whom something may be pulled."""
@@ -109,14 +119,23 @@ class Markers:
 
     # Whoever stores a status
 
-    async def mark(self, author: ObjectId) -> None:
-        """From now on, and for a while, a majority has the author's marker."""
+    async def mark(self, author: ObjectId, epoch: ObjectId) -> None:
+        """From now on, and for a while, a majority has the author's marker. One after another: each new one changes the
+        same document. Raises Contended where other processes do.
+        """
+        if not self._is_marked(author, epoch):
+            async with self._marking:
+                if not self._is_marked(author, epoch):
+                    self._marked[epoch, author] = await self._mark(author)
+
+    def _is_marked(self, author: ObjectId, epoch: ObjectId) -> bool:
+        marked = self._marked.get((epoch, author))
+        return bool(marked and self._clock.now() < marked - timedelta(seconds=self._marked_s / 2))
+
+    async def _mark(self, author: ObjectId) -> datetime:
         now = self._clock.now()
-        marked = self._marked.get(author)
-        if marked and now < marked - timedelta(seconds=self._marked_s / 2):
-            return
         until = now + timedelta(seconds=self._marked_s)
-        longer = {"$max": {"pulled_until": until, "heavy_until": until}}
+        longer = {"$max": {"pulled_until": until, "heavy_until": now + timedelta(seconds=HEAVY_S)}}
         there = await self._db[HEAVY].update_one({"_id": author, "pulled_until": {"$exists": True}}, longer)
         if not there.matched_count:
 
@@ -124,7 +143,7 @@ class Markers:
                 await inside[HEAVY].update_one({"_id": author}, longer, upsert=True)
 
             await change_edges(self._db, {MARKERS}, new)
-        self._marked[author] = until
+        return until
 
     async def note_heavy(self, author: ObjectId) -> None:
         """A large delivery to the author's active followers has shown it. Written once an hour."""

@@ -8,6 +8,7 @@ from bson import ObjectId
 
 from app.models import Audience
 from app.stack import Stack
+from app.stack.mongodb.transaction import Contended
 from phases.pulling.author import Author, Authors, Day
 from phases.pulling.markers import Markers
 from phases.pulling.pulled import Query
@@ -22,7 +23,7 @@ class Merge:
     say so.
     """
 
-    rather: Callable[[Author], bool]
+    rather: Callable[[Day], bool]
     day: Callable[[Author], Day]
     query: Query
 
@@ -61,7 +62,10 @@ class Pulls:
         if pulled is None:
             pulled = audience != "circle" and await self._by_the_rule(merge, epoch, author)
         if pulled:
-            await self.markers.mark(author)
+            try:
+                await self.markers.mark(author, epoch)
+            except Contended:  # nothing says `pulled` yet
+                return False
         return pulled
 
     async def _by_the_rule(self, merge: Merge, epoch: ObjectId, author: ObjectId) -> bool:
@@ -78,11 +82,12 @@ class Pulls:
         return by_the_rule if forced is None else replace(by_the_rule, pulled=forced, why="forced")
 
     def _of(self, merge: Merge, author: Author) -> Weighed:
+        day = merge.day(author)
         if author.active_followers < self._config.pull_from:
-            return Weighed(False, "light", author, merge.day(author))
+            return Weighed(False, "light", author, day)
         if author.active_followers > self._config.pull_beyond:
-            return Weighed(True, "many", author, merge.day(author))
-        return Weighed(merge.rather(author), "rule", author, merge.day(author))
+            return Weighed(True, "many", author, day)
+        return Weighed(merge.rather(day), "rule", author, day)
 
     async def sweep(self) -> None:
         await self.markers.sweep()

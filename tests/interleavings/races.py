@@ -265,7 +265,7 @@ async def wakes_up(process: Process) -> None:
 async def released(town: Town) -> None:
     lease = Lease(town.stack, "old")
     assert await lease.take()
-    await lease.release()
+    await lease.release(idle=True)
 
 
 async def owned(town: Town) -> None:

@@ -98,11 +98,15 @@ async def _keep(lab: Lab, phase: Phase, reader: ObjectId) -> None:
     await lab.timelines.page(reader, phase=phase.slug)
 
 
+async def _mark(lab: Lab, author: ObjectId) -> None:
+    await lab.timelines.pulls.markers.mark(author, (await lab.timelines.switch.current()).epoch)
+
+
 async def _post(lab: Lab, phase: Phase, author: ObjectId, *, pulled: bool = False) -> tuple[float, Cost]:
     """Milliseconds (median) until everybody has a status, without the queue between; and the commands of one."""
     delivery, runs, costs = lab.delivery(phase), list[float](), list[Cost]()
     if pulled:
-        await lab.timelines.pulls.markers.mark(author)
+        await _mark(lab, author)
     for _ in range(REPEATS):
         with counted() as cost:
             start_s = perf_counter()
@@ -130,7 +134,7 @@ async def _pages(lab: Lab, followees: int, pulled: int) -> tuple[float, float, f
         await lab.insert("follows", rows)
         await _keep(lab, HYBRID, reader)
     for one in authors[:pulled]:
-        await lab.timelines.pulls.markers.mark(one)
+        await _mark(lab, one)
         await lab.store(one, pulled=True)
     for one in others[:pulled]:  # as many, delivered
         status = await lab.store(one, HYBRID.slug)
