@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pymongo.errors import DuplicateKeyError, PyMongoError
@@ -22,6 +23,7 @@ from app.stack import UNAVAILABLE, QueueDown, Stack
 from app.stack.mongodb.changes import HistoryLost, Inserted, inserts
 from app.stack.mongodb.find import Find, rows
 from app.stack.mongodb.stand_in import is_stand_in
+from phases.delivering.outbox import GoesOn
 from phases.p5_stream import follow
 from phases.timelines import PhaseConsumer, Timelines
 
@@ -29,9 +31,15 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 1.0  # the lease is renewed, looked at, and on stand-ins what is pending is looked for
 LEASE_S = 4.0  # unchanged for so long it is nobody's
+OLD_S = 60.0  # from an older place on the log is not read: what is pending is found sooner
+LATE_S = 10.0  # of what is told later than that, some may have been delivered meanwhile
 SILENT_S = 15.0  # a stream that has not moved for so long hears nothing: the lease alone moves it every second
 
 SETTINGS, DOCUMENT = "settings", "stream"
+
+
+async def always() -> bool:
+    return True
 
 
 class LeaseLost(Exception):
@@ -93,33 +101,38 @@ class Lease:
             self._seen, self._seen_at_s = seen, now_s
         if found["owner"] and now_s - self._seen_at_s <= LEASE_S:
             return False
-        mine = {"$set": {"owner": self._owner, "moved_at": self._clock.now()}, "$inc": {"fence": 1, "beat": 1}}
+        now = self._clock.now()
+        change = {"owner": self._owner, "idle": False, **({"moved_at": now} if found["idle"] else {})}
         same = {"_id": DOCUMENT, "fence": found["fence"], "beat": found["beat"]}
-        if not (await self._documents.update_one(same, mine)).matched_count:
+        taken = await self._documents.update_one(same, {"$set": change, "$inc": {"fence": 1, "beat": 1}})
+        if not taken.matched_count:
             return False
-        self.fence, self.place = found["fence"] + 1, found.get("place")
+        is_old = (now - found["moved_at"]).total_seconds() > OLD_S
+        self.fence, self.place = found["fence"] + 1, None if is_old else found.get("place")
         return True
 
     async def _first(self) -> dict[str, Any]:
-        blank = {"_id": DOCUMENT, "owner": None, "fence": 0, "beat": 0, "moved_at": self._clock.now()}
+        blank = {"_id": DOCUMENT, "owner": None, "idle": True, "fence": 0, "beat": 0, "moved_at": self._clock.now()}
         with suppress(DuplicateKeyError):
             await self._documents.insert_one(dict(blank))
         return blank
 
-    async def renew(self, place: Mapping[str, Any] | None, lag_s: float | None = None) -> None:
-        """Note how far everything is delivered. Raises LeaseLost where somebody has taken over."""
+    async def renew(self, place: Mapping[str, Any] | None, lag_s: float | None = None, *, moved: bool = False) -> None:
+        """Note how far everything is delivered, or that something has been. Raises LeaseLost where somebody has taken
+        over.
+        """
         change: dict[str, Any] = {"place": place}
-        if place != self.place:
+        if moved or place != self.place:
             change["moved_at"] = self._clock.now()
         if lag_s is not None:
             change["lag_s"] = lag_s
         await self._write(change)
         self.place = place
 
-    async def release(self) -> None:
-        """Whoever comes next need not wait."""
+    async def release(self, *, idle: bool) -> None:
+        """Whoever comes next need not wait. `idle`: until somebody has to follow again, silence is no fault."""
         with suppress(LeaseLost):
-            await self._write({"owner": None})
+            await self._write({"owner": None, "idle": idle})
 
     async def _write(self, change: Mapping[str, Any]) -> None:
         mine = {"_id": DOCUMENT, "fence": self.fence}
@@ -135,6 +148,7 @@ class Follower:
         self._lease = Lease(timelines.stack, f"{socket.gethostname()}:{os.getpid()}")
         self._place: Mapping[str, Any] | None = None
         self._lag_s: float | None = None
+        self._moved = False
         self.stopping = asyncio.Event()
 
     async def forever(self) -> None:
@@ -143,6 +157,8 @@ class Follower:
                 await self._turn()
             except (*UNAVAILABLE, PyMongoError, LeaseLost) as error:
                 log.warning("the change stream is left to whoever comes next: %s", error)
+            except Exception:  # nobody else would hear of it, and nobody would follow any more
+                log.exception("the change stream is left to whoever comes next")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), EVERY_S)
 
@@ -153,13 +169,13 @@ class Follower:
             try:
                 await self._follow()
             finally:
-                await self._lease.release()
+                await self._lease.release(idle=not await _is_followed(self._timelines))
 
     async def _follow(self) -> None:
         self._place = self._lease.place
         renewing = asyncio.create_task(self._renew())
         try:
-            while not self.stopping.is_set() and not renewing.done() and await _is_followed(self._timelines):
+            while await self._ours(renewing):
                 try:
                     await self._carry_on(renewing)
                 except HistoryLost as error:
@@ -171,17 +187,24 @@ class Follower:
             with suppress(asyncio.CancelledError):
                 await renewing
 
+    async def _ours(self, renewing: "asyncio.Task[None]") -> bool:
+        return not self.stopping.is_set() and not renewing.done() and await _is_followed(self._timelines)
+
     async def _carry_on(self, renewing: "asyncio.Task[None]") -> None:
-        """Open the stream, then look for what is pending: in this order nothing falls between."""
+        """Open the stream, then look for what is pending: in this order nothing falls between. The renewal between them
+        waits for a majority, which then has whatever was there when the stream began.
+        """
         names = [consumer.name for consumer in self._timelines.streamed]
         async with inserts(self._stack.db, "statuses", {"pending": {"$in": names}}, self._place) as changes:
             if self._place is None:
-                await self.reconcile()
+                await self._lease.renew(None, moved=True)
+                if not await self.reconcile(partial(self._ours, renewing)):
+                    return  # the place stays unknown
 
             async def while_ours() -> AsyncIterator[Inserted]:
                 async for inserted in changes:
                     yield inserted
-                    if renewing.done() or self.stopping.is_set() or not await _is_followed(self._timelines):
+                    if not await self._ours(renewing):
                         return
 
             await follow(while_ours(), self._deliver, self._save)
@@ -189,6 +212,8 @@ class Follower:
     async def _deliver(self, inserted: Inserted) -> None:
         for consumer in self._timelines.streamed:
             owed = [StatusRow.of(document) for document in inserted.documents if consumer.name in document["pending"]]
+            if inserted.at and (self._stack.clock.now() - inserted.at).total_seconds() > LATE_S:
+                owed = await consumer.delivery.owed({"$in": [status.id for status in owed]})
             await self._carry(consumer, owed)
 
     async def _save(self, inserted: Inserted) -> None:
@@ -199,7 +224,8 @@ class Follower:
 
     async def _renew(self) -> None:
         while True:
-            await self._lease.renew(self._place, self._lag_s)
+            moved, self._moved = self._moved, False
+            await self._lease.renew(self._place, self._lag_s, moved=moved)
             await asyncio.sleep(EVERY_S)
 
     async def poll(self) -> None:
@@ -207,13 +233,16 @@ class Follower:
         if await _is_followed(self._timelines):
             await self.reconcile()
 
-    async def reconcile(self) -> None:
-        """Everything that is pending is carried on, oldest first."""
+    async def reconcile(self, goes_on: GoesOn = always) -> bool:
+        """Everything that is pending is carried on, oldest first, while it `goes_on`. Whether that came to its end."""
         for consumer in self._timelines.streamed:
             above = FIRST_ID
-            while owed := await consumer.delivery.owed(above):
+            while owed := await consumer.delivery.owed({"$gt": above}):
                 await self._carry(consumer, owed)
-                above = owed[-1].id
+                above, self._moved = owed[-1].id, True
+                if not await goes_on():
+                    return False
+        return True
 
     async def _carry(self, consumer: PhaseConsumer, statuses: Sequence[StatusRow]) -> None:
         """What cannot be delivered now gets a job of its own, to be tried, counted and if need be buried."""

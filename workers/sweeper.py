@@ -22,6 +22,8 @@ async def sweep_forever(timelines: Timelines) -> None:
             await sweep(timelines)
         except UNAVAILABLE as error:
             log.warning("this sweep ends early: %s", error)
+        except Exception:  # nobody else would hear of it, and nobody would sweep any more
+            log.exception("this sweep ends early")
         await asyncio.sleep(EVERY_S)
 
 

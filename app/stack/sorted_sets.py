@@ -29,6 +29,7 @@ from app.stack.cost import count_redis
 
 CONNECTIONS = 8
 RETRY_AFTER_S = 1.0  # after a failure Redis is not asked again for so long
+DELIVERING = CONNECTIONS // 2  # scripts that deliver at once: the other connections are left to readers
 AT_ONCE = 500  # sets that one script delivers to: nobody else is served meanwhile
 SWEPT = 500  # keys of Redis, anybody's, that are looked at in one sweep
 SURPLUS = 1.2  # times the cap: a longer set is cut. A cap of 800 stays below 1,000, where Redis may pack a set tightly
@@ -130,8 +131,10 @@ for at = 1, #readers, 12 do
     end
 end
 """
-# from where down, how many
+# from where down, how many. Who may not write may not answer: a replica has missed what it was not told. (To delete
+# what is not there changes nothing.)
 READ = """
+redis.call('DEL', KEYS[1] .. ':')
 local top = trailer(KEYS[1])
 return top and {top, redis.call('ZREVRANGEBYLEX', KEYS[1], ARGV[1], '-', 'LIMIT', 0, ARGV[2])}
 """
@@ -206,6 +209,7 @@ class RedisSets:
         self._prefix = f"{prefix}:set:".encode()
         self._down_until_s = 0.0
         self._swept_to = 0
+        self._delivering = asyncio.Semaphore(DELIVERING)
         self._pool = redis.BlockingConnectionPool.from_url(
             url,
             max_connections=CONNECTIONS,
@@ -224,7 +228,12 @@ class RedisSets:
         ids = [reader.binary for reader in readers]
         parts = [b"".join(ids[first : first + AT_ONCE]) for first in range(0, len(ids), AT_ONCE)]
         arguments = id.binary, int(cap * SURPLUS) + 1, cap
-        await asyncio.gather(*(self._run("deliver", at, None, *arguments, part) for part in parts))
+
+        async def one(part: bytes) -> None:
+            async with self._delivering:
+                await self._run("deliver", at, None, *arguments, part)
+
+        await asyncio.gather(*map(one, parts))
 
     async def read(self, at: str, reader: ObjectId, before: ObjectId, n: int) -> Found | None:
         """The newest `n` below `before`; None where there is no trailer."""

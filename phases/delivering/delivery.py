@@ -92,7 +92,7 @@ class Delivery:
 
     async def due(self, walk: Walk) -> tuple[Settings, list[StatusRow]]:
         """The status whose step is due and some that come by, with settings read at that moment."""
-        own = {"_id": walk.own} if walk.after else {"_id": walk.own, "pending": self.name}
+        own = {"_id": walk.own, "pending": self.name}  # else another walk has come to its end
         others = {"pending": self.name, "_id": {"$gte": walk.since, "$nin": [walk.own, *walk.taken]}}
         settings, answers = await self.kept.switch.fresh_with(
             own=Find("statuses", own, FIELDS, 1),
@@ -113,9 +113,9 @@ class Delivery:
             await self.queue.withdraw(self.name, others)
         await self.done(*walk.ended)
 
-    async def owed(self, above: ObjectId) -> list[StatusRow]:
-        """What is pending above this id, oldest first: as much as is done together."""
-        pending = {"pending": self.name, "_id": {"$gt": above}}
+    async def owed(self, ids: Mapping[str, Any]) -> list[StatusRow]:
+        """What is pending with such ids, oldest first: as much as is done together."""
+        pending = {"pending": self.name, "_id": ids}
         find = Find("statuses", pending, FIELDS, TOGETHER, [("_id", 1)])
         with uncounted():  # whoever follows the stream is told
             return [StatusRow.of(document) for document in await rows(self.kept.recipients.db, find)]

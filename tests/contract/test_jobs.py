@@ -178,6 +178,19 @@ async def test_what_is_posted_during_a_large_delivery_is_delivered_beside_its_ne
     assert await owed(town) == 0
 
 
+async def test_a_walk_that_another_one_has_ended_goes_no_further(town: World) -> None:
+    """A sweeper has queued it again, say, and that one was faster."""
+    await three_chunks(town)
+    large = await town.post("zoe", "large")
+    with patch.object(jobs, "TURN_S", 0):
+        await one_job(town, large.id)
+    assert town.stack.queue.queues[queue.MORE].count == 1
+    await town.timelines.outbox.done(CACHE.slug, [large.id])
+    with meanwhile(lambda status: pytest.fail(f"{status.text} again")):
+        await town.drain()
+    assert town.stack.queue.queues[queue.MORE].count == 0
+
+
 async def test_small_deliveries_and_a_large_one_take_turns(town: World) -> None:
     """Rule 7. Neither waits for the whole of the other, however many small ones are posted."""
     await three_chunks(town)

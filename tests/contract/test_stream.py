@@ -1,6 +1,8 @@
 """Phase 5: what the change stream tells, and what sorted sets in Redis may do."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from unittest.mock import patch
 
 import pytest
@@ -9,10 +11,12 @@ from app.clock import LAST_ID
 from app.stack.cost import counted
 from app.stack.mongodb.changes import Inserted
 from app.stack.sorted_sets import PLACEHOLDER
+from phases.delivering.delivery import TOGETHER
 from phases.keeping.store import Container
 from phases.p5_stream import STREAM, follow
 from tests.world import World, flush_sets
-from workers.follower import EVERY_S, LEASE_S, Follower, Lease, LeaseLost, stream_state
+from workers import follower, sweeper
+from workers.follower import EVERY_S, LATE_S, LEASE_S, OLD_S, SILENT_S, Follower, Lease, LeaseLost, stream_state
 
 pytestmark = pytest.mark.anyio
 P = STREAM.slug
@@ -188,10 +192,102 @@ async def test_one_at_a_time(world: World) -> None:
         await one.renew({"_data": "a"})
         assert not await two.take()
         world.clock.advance(EVERY_S)
-    await one.release()
+    await one.release(idle=False)
     assert await two.take()
     assert two.fence == one.fence + 1
     assert two.place == {"_data": "a"}
+
+
+async def test_to_take_the_lease_again_and_again_is_no_sign_of_life(town: World) -> None:
+    """What is found at a place may be what ends the follower, each time."""
+    one, two = await leases(town)
+    assert await one.take()
+    await one.renew({"_data": "a"})
+    for _ in range(3):
+        town.clock.advance(SILENT_S / 2)
+        await one.release(idle=False)
+        assert await two.take()
+        one, two = two, one
+    state = await stream_state(town.timelines)
+    assert state
+    assert state.is_silent
+    await one.release(idle=True)
+    assert await two.take(), "nobody had to follow"
+    state = await stream_state(town.timelines)
+    assert state
+    assert not state.is_silent
+
+
+async def test_a_backlog_that_is_carried_on_is_a_sign_of_life(town: World) -> None:
+    (one,) = await leases(town, 1)
+    assert await one.take()
+    for moved, silent in ((True, False), (False, True)):
+        for _ in range(5):
+            town.clock.advance(SILENT_S / 3)
+            await one.renew(None, moved=moved)
+        state = await stream_state(town.timelines)
+        assert state
+        assert state.is_silent == silent
+
+
+async def test_from_an_old_place_nobody_goes_on(town: World) -> None:
+    """The log since then may be longer than a command may take; what is pending is found by its index."""
+    one, two = await leases(town)
+    for passed_s, place in ((1, {"_data": "a"}), (OLD_S + 1, None)):
+        assert await one.take()
+        await one.renew({"_data": "a"}, moved=True)
+        await one.release(idle=True)
+        town.clock.advance(passed_s)
+        assert await two.take()
+        assert two.place == place
+        await two.release(idle=True)
+
+
+async def test_a_backlog_is_left_to_whoever_comes_next(town: World) -> None:
+    """By a process that has to end, by paused workers, and by an owner that has been taken over."""
+    for n in range(60):
+        await town.post("fan0", str(n))
+
+    async def once() -> bool:
+        return False
+
+    assert not await Follower(town.timelines).reconcile(once)
+    assert (await town.pending())[P] == 60 - TOGETHER
+    assert await Follower(town.timelines).reconcile()
+    assert (await town.pending())[P] == 0
+
+
+async def test_what_is_told_late_and_was_delivered_meanwhile_is_not_delivered_again(town: World) -> None:
+    status = await town.post("zoe", "hello")
+    document = await town.stack.db["statuses"].find_one({"_id": status.id})
+    await town.drain()
+    late = Inserted([document or {}], {"_data": "a"}, town.clock.now() - timedelta(seconds=LATE_S + 1))
+    with patch.object(town.stack.sets, "deliver", side_effect=AssertionError("again")):
+        await Follower(town.timelines)._deliver(late)
+    assert await town.stack.queue.depth() == {}
+
+
+@pytest.mark.parametrize("loop", ["sweeper", "follower"])
+async def test_a_fault_that_nobody_thought_of_ends_neither_sweeper_nor_follower(town: World, loop: str) -> None:
+    again, faults = asyncio.Event(), iter([KeyError("phases")])
+
+    async def faulty(*_: object) -> None:
+        for fault in faults:
+            raise fault
+        again.set()
+
+    running = Follower(town.timelines)
+    with (
+        patch.multiple(sweeper, EVERY_S=0, sweep=faulty),
+        patch.object(follower, "EVERY_S", 0.01),
+        patch.object(Follower, "_turn", faulty),
+    ):
+        of_it = sweeper.sweep_forever(town.timelines) if loop == "sweeper" else running.forever()
+        task = asyncio.create_task(of_it)
+        await asyncio.wait_for(again.wait(), 30)
+        running.stopping.set()
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def test_who_says_nothing_for_long_is_taken_over_and_notes_nothing_any_more(world: World) -> None:
@@ -207,9 +303,9 @@ async def test_who_says_nothing_for_long_is_taken_over_and_notes_nothing_any_mor
     assert not await three.take(), "it was looked at before, and has changed since"
     with pytest.raises(LeaseLost):
         await one.renew({"_data": "late"})
-    await one.release()
+    await one.release(idle=False)
     await two.renew({"_data": "b"})
-    await two.release()
+    await two.release(idle=False)
     assert await three.take()
     assert three.place == {"_data": "b"}
 
