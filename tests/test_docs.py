@@ -12,6 +12,7 @@ from app.cli import main
 from app.config import Config
 from app.demo.graph import MAX_FOLLOWS, MAX_PEOPLE
 from app.demo.seed import BATCH
+from app.models import DOCUMENTS as MODEL
 from benchmarks.rig import MOST_STATUSES
 from benchmarks.rounds import AHEAD, EVERYBODY
 from phases import PHASES
@@ -79,6 +80,12 @@ def test_the_sizes_in_scaling_are_those_in_the_code() -> None:
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     for size in (MAX_PEOPLE, MAX_FOLLOWS, BATCH, MOST_STATUSES, EVERYBODY, AHEAD):
         assert f"{size:,}" in text, size
+
+
+def test_every_collection_has_a_shard_key_in_scaling() -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    assert named == {document.Settings.name for document in MODEL} | {"settings"}
 
 
 def test_this_version_is_in_the_changelog() -> None:

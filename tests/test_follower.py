@@ -2,30 +2,36 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 from bson import ObjectId
+from pymongo import MongoClient
 
 from app.clock import Clock
 from app.config import Config
 from app.models import User
+from app.servers.commands import address
+from app.servers.replica import replica_set
 from app.social import Social
-from app.stack import Addresses, Stack, connected
+from app.stack import UNAVAILABLE, Addresses, Stack, connected
 from app.stack.mongodb.changes import HistoryLost, inserts
 from app.stack.mongodb.connection import lookups
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
 from tests.conftest import _databases
 from workers import follower
-from workers.follower import Follower
+from workers.follower import Follower, stream_state
 from workers.worker import run_in_thread
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
@@ -251,3 +257,52 @@ async def test_an_owner_that_is_gone_is_taken_over(timelines: Timelines, with_si
         finally:
             second.stopping.set()
             await task
+
+
+async def test_a_primary_without_a_majority_makes_a_silent_stream(servers: Addresses, tmp_path: Path) -> None:
+    """Its secondaries are there and vote, but take in nothing: nobody else would notice."""
+    config = Config(database=f"test_{next(_databases)}", grace_s=1.0, server_timeout_s=1.0)
+    short = Path(tempfile.mkdtemp())
+    with replica_set(short) as three, patch.object(follower, "SILENT_S", 3.0):
+        async with connected(replace(servers, mongodb=three.url), config, Clock()) as stack:
+            timelines = await Timelines.open(stack)
+            await timelines.change(read=P, delivering=[P])
+            await eventually(lambda: readable(timelines))
+            zoe = await person(stack, "zoe")
+
+            async def is_silent() -> bool:
+                state = await stream_state(timelines)
+                return bool(state and state.is_silent)
+
+            async with following(timelines):
+                await post(timelines, zoe, "heard")
+                await eventually(lambda: delivered(timelines))
+                assert not await is_silent()
+                with standing_still(short):
+                    with pytest.raises(UNAVAILABLE):
+                        await post(timelines, zoe, "a majority has it later")
+                    await eventually(is_silent)
+
+                async def hears_again() -> bool:
+                    return not await is_silent() and await delivered(timelines)
+
+                await eventually(hears_again)
+            assert [status.text for status in (await timelines.page(zoe)).statuses][-1] == "heard"
+    shutil.rmtree(short)
+
+
+@contextmanager
+def standing_still(replicas: Path) -> Iterator[None]:
+    """Its secondaries apply nothing."""
+    locked = []
+    with ExitStack() as clients:
+        for at in sorted(replicas.glob("*/mongodb.sock")):
+            client = clients.enter_context(MongoClient[dict[str, Any]](address("mongodb", at)))
+            if not client.admin.command("hello")["isWritablePrimary"]:
+                client.admin.command("fsync", lock=True)
+                locked.append(client)
+        try:
+            yield
+        finally:
+            for client in locked:
+                client.admin.command("fsyncUnlock")

@@ -18,7 +18,16 @@ from app.clock import FIRST_ID, LAST_ID
 from app.config import Config
 from app.servers.programs import insist, resolve
 from app.stack import SetsDown
-from app.stack.sorted_sets import LIST, PLACEHOLDER, RETRY_AFTER_S, RedisSets, Trailer
+from app.stack.sorted_sets import (
+    AT_ONCE,
+    CONNECTIONS,
+    DELIVERING,
+    LIST,
+    PLACEHOLDER,
+    RETRY_AFTER_S,
+    RedisSets,
+    Trailer,
+)
 from tests.conftest import real_servers
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
@@ -173,6 +182,23 @@ async def test_a_full_redis_refuses_a_delivery_and_answers_reads(server: Server,
     client.config_set("maxmemory", 0)
     await sets.deliver(AT, [reader], late := ObjectId(), CAP)
     assert await kept(sets, reader) == [late.binary, *ids]
+
+
+async def test_a_redis_that_has_become_a_replica_answers_no_read(server: Server, sets: RedisSets) -> None:
+    """What is delivered since goes to another one; this one hears of it late, or never."""
+    client = server.start()
+    reader, ids = await filled(sets)
+    client.replicaof("127.0.0.1", "1")
+    with pytest.raises(SetsDown, match="read only replica"):
+        await sets.read(AT, reader, LAST_ID, 9)
+    client.replicaof("NO", "ONE")
+    assert await kept(sets, reader) == ids
+
+
+async def test_a_large_delivery_leaves_connections_to_readers(server: Server, sets: RedisSets) -> None:
+    client = server.start()
+    await sets.deliver(AT, [ObjectId() for _ in range(2 * CONNECTIONS * AT_ONCE)], ObjectId(), CAP)
+    assert 1 < len(client.client_list()) - len(server.clients) <= DELIVERING < CONNECTIONS
 
 
 async def test_nobody_waits_for_a_redis_that_hangs(server: Server, sets: RedisSets) -> None:

@@ -1,6 +1,7 @@
 """Faults: which, when, and how they are made."""
 
 import asyncio
+import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -8,17 +9,21 @@ from random import Random
 from urllib.parse import unquote, urlsplit
 
 import psutil
+from pymongo.errors import PyMongoError
 
 from app.servers.probe import dial
 from benchmarks import answers
 from benchmarks.faults.client import Client, NeverRecovered
 from benchmarks.faults.load import SLUGS
 from benchmarks.faults.outcome import Outcome, Plan
-from benchmarks.faults.system import ADMIN, System
+from benchmarks.faults.system import ADMIN, CAST, System
+from workers.follower import DOCUMENT, SETTINGS
 
 SHORTEST_PAUSE_S = 1.0  # how long a process is stopped, at least
 ALIVE_DEADLINE_S = 40.0  # for a target to be there again
 FLUSH_TIMEOUT_S = 2.0
+NO_PLACE = {"_data": "82" + "00" * 30}
+CHOICES = ("pulled", "pulled", "delivered", "rule")
 PROCESSES = ("web", "worker", "memcached", "redis", "mongodb")
 
 
@@ -26,6 +31,7 @@ def deck(plan: Plan) -> list[str]:
     """The kinds of fault, each as often as it is to happen in one round."""
     kinds = [f"{how} {what}" for how in ("kill", "pause") for what in PROCESSES]
     kinds += ["flush memcached", "flush redis", "switch phases"]
+    kinds += ["kill follower", "pause follower", "forget place", "force author"]
     if not plan.aof:
         kinds += ["kill redis"] * 3
     if plan.replica_set:
@@ -60,6 +66,10 @@ class Injector:
                 detail = await self._signal(how, what)
             case "flush":
                 detail = await asyncio.to_thread(self._flush, what)
+            case "forget":
+                detail = await self._signal("kill", "follower") and await asyncio.to_thread(self._forget)
+            case "force":
+                detail = await asyncio.to_thread(self._force)
             case _:
                 detail = await self._switch()
         if detail is None:
@@ -70,6 +80,8 @@ class Injector:
     async def _signal(self, how: str, what: str) -> str | None:
         deadline = time.monotonic() + ALIVE_DEADLINE_S
         while not (alive := await asyncio.to_thread(self.system.alive, what)):
+            if what == "follower":
+                return None  # nobody has to follow for now
             if time.monotonic() > deadline:
                 raise NeverRecovered(f"{what} is away for more than {ALIVE_DEADLINE_S:.0f} s")
             await asyncio.sleep(0.1)
@@ -95,6 +107,21 @@ class Injector:
         with suppress(OSError), dial(unquote(urlsplit(str(address)).path), FLUSH_TIMEOUT_S) as connection:
             connection.sendall(b"FLUSHALL\r\n" if what == "redis" else b"flush_all\r\n")
             return connection.recv(100).decode().strip() or None
+        return None
+
+    def _forget(self) -> str | None:
+        """MongoDB's log does not reach back to where the stream was left: error 286, for whoever comes next."""
+        with suppress(PyMongoError), self.system.mongodb() as db:
+            changed = db[SETTINGS].update_one({"_id": DOCUMENT}, {"$set": {"place": NO_PLACE}})
+            return "the follower was killed before" if changed.matched_count else None
+        return None
+
+    def _force(self) -> str | None:
+        handle, choice = self.random.choice(CAST.authors), self.random.choice(CHOICES)
+        self.outcome.fault()
+        with suppress(subprocess.CalledProcessError):  # a server is away
+            self.system.feedlab("author", handle, "--force", choice, check=True)
+            return f"{handle} is {choice}"
         return None
 
     async def _switch(self) -> str | None:

@@ -5,12 +5,13 @@ import signal
 import subprocess
 from array import array
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+from pymongo.errors import PyMongoError
 
 from app.config import Config, environment_for
 from app.demo.graph import Graph
@@ -19,6 +20,7 @@ from app.demo.seed import seed
 from app.servers.borrow import servers_of
 from app.servers.children import OURS
 from app.servers.datadir import DataDirectory
+from app.servers.probe import mongodb_client
 from app.servers.programs import ServersError
 from app.servers.replica import ReplicaSet, replica_set
 from app.stack import connected
@@ -26,11 +28,13 @@ from benchmarks import answers
 from benchmarks.faults.client import PASSWORD
 from benchmarks.faults.load import Cast
 from benchmarks.faults.outcome import Plan
+from workers.follower import DOCUMENT, SETTINGS
 
 AUTHORS, READERS, STEADY = 5, 8, 3
 FOLLOWERS = 250  # of every author, who never read: what fan-outs are made of
 CHUNK, CAP = 100, 60  # several jobs a status; lists are soon longer than what they may keep
 STOP_DEADLINE_S = 60.0
+ASK_TIMEOUT_S = 2.0
 
 HANDLES = tuple(f"u{number}" for number in range(AUTHORS + READERS + STEADY))
 CAST = Cast(HANDLES[:AUTHORS], HANDLES[AUTHORS : AUTHORS + READERS], HANDLES[AUTHORS + READERS :])
@@ -66,8 +70,24 @@ class System:
             assert self.replicas
             pid = self.replicas.primary()
             return [(what, psutil.Process(pid))] if pid else []
+        if what == "follower":
+            return self._follower()
         children = self.directory.note().children.items()
         return [(name, process) for name, child in children if name.split()[0] == what and (process := child.find())]
+
+    def _follower(self) -> list[tuple[str, psutil.Process]]:
+        """The worker that has the lease of the change stream."""
+        with suppress(PyMongoError, psutil.NoSuchProcess), self.mongodb() as db:
+            owner = (db[SETTINGS].find_one({"_id": DOCUMENT}) or {}).get("owner")
+            return [("follower", psutil.Process(int(owner.rpartition(":")[2])))] if owner else []
+        return []
+
+    @contextmanager
+    def mongodb(self) -> Iterator[Any]:
+        """The database that is served. Using it raises PyMongoError."""
+        url = self.replicas.url if self.replicas else str(self.directory.note().mongodb)
+        with mongodb_client(url, ASK_TIMEOUT_S) as client:
+            yield client[Config().database]
 
     def feedlab(self, *arguments: str, check: bool = False) -> str:
         """What a command says, on stdout or else on stderr."""

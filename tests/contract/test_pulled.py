@@ -13,13 +13,14 @@ from app.errors import Conflict, Invalid
 from app.models import Status
 from app.social import Social
 from app.stack.cost import Cost, counted
+from app.stack.mongodb.transaction import Contended
 from phases.base import Phase
 from phases.delivering.settings import Settings
 from phases.keeping.lists import RENEW_AFTER
 from phases.p4_cache import CACHE
 from phases.p6_hybrid import DELIVERY_US, HYBRID, PULLED_US, a_day_of, pulled_by, rather_pulled
 from phases.pulling import author as authors
-from phases.pulling import pulled
+from phases.pulling import markers, pulled
 from phases.pulling.author import Author
 from phases.pulling.markers import HEAVY, KNOWN_S
 from phases.timelines import MOST_FORCED, Timelines
@@ -339,6 +340,20 @@ async def test_a_database_of_another_history_counts_its_markers_again(town: Worl
     await other.force(town.ids["zoe"], True)
     await Social(town.stack, other.outbox).post(town.ids["zoe"], "since")
     assert await town.walk("ann", SLUG) == ["since", "before"]
+    await town.post("yan", "by a process that had marked them before")
+    assert await marked(town) == {town.ids["zoe"], town.ids["yan"]}
+    assert await town.walk("ann", SLUG) == ["by a process that had marked them before", "since", "before"]
+
+
+async def test_what_cannot_be_marked_for_now_is_delivered(town: World) -> None:
+    await pull(town, "zoe")
+    with patch.object(markers, "change_edges", side_effect=Contended):
+        status = await town.post("zoe", "hello")
+    document = await stored(town, status.id)
+    assert "pulled" not in document
+    assert SLUG in document["pending"]
+    await town.drain()
+    assert await holds(town, "ann", status.id) is True
 
 
 # The rule
