@@ -16,6 +16,7 @@ from app.models import Audience, StatusRow
 from app.social import Social
 from app.stack import Addresses, connected
 from benchmarks.oracle import Oracle
+from phases.delivering import delivery
 from phases.keeping.lists import PLACEHOLDER, TRAILER
 from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
@@ -362,7 +363,7 @@ async def _town(config: Mapping[str, Any]) -> AsyncIterator[Town]:
         {"database": name, "demo": True, "cap": 3, "chunk": 2, "inline_chunk": 2, "list_chunk": 2, **config}
     )
     clock = ManualClock(NOON)
-    with patch("app.stack.stand_in", _staged_database):
+    with patch("app.stack.stand_in", _staged_database), patch.object(delivery, "PATIENCE_S", None):  # for ever
         async with connected(STAND_INS, settings, clock) as stack:
             stack.memcached, stack.sets, stack.queue = (
                 StagedMemcached(clock.awake),
