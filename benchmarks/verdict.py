@@ -55,8 +55,13 @@ def compared(report: Comparison) -> list[str]:
     if len(report.phases) < 2:
         return [*said, f"Only {', '.join(report.phases)} was measured: there is nothing to compare it with."]
     for kind, title in KINDS.items():
-        if medians := _medians(report, kind):
+        if medians := _percentiles(report, kind, "p50"):
             said.append(_sentence(f"{title[0].upper()}{title[1:]}, median", medians))
+        for tail in ("p99", "p90"):  # the farthest that there are samples for
+            slow = _percentiles(report, kind, tail)
+            if any(slow.values()):
+                said.append(_sentence(f"{title[0].upper()}{title[1:]}, {tail}", slow))
+                break
     cpu_ms = _by_round(report, _cpu_ms)
     said.append(_sentence("Processor time of an operation, all processes", cpu_ms, "needs least", "much"))
     if report.settings.clients:
@@ -84,16 +89,16 @@ def _doubts(report: Comparison) -> list[str]:
     return doubts
 
 
-def _medians(report: Comparison, kind: str) -> dict[str, ByRound]:
+def _percentiles(report: Comparison, kind: str, percentile: str) -> dict[str, ByRound]:
     """By phase; what has too few samples in a round is missing. Who delivers at once has no delivery lag."""
     rounds = max(cell.round for cell in report.cells)
     return {
         slug: {
             cell.round: ms
             for cell in report.cells
-            if cell.phase == slug and (ms := (cell.latency_ms[kind] or {}).get("p50"))
+            if cell.phase == slug and (ms := (cell.latency_ms[kind] or {}).get(percentile))
         }
-        if summary.counts[kind] / rounds >= SAMPLES["p50"]
+        if summary.counts[kind] / rounds >= SAMPLES[percentile]
         else {}
         for slug, summary in report.phases.items()
         if summary.counts[kind] and not (at_once(kind, slug))

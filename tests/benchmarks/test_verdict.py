@@ -132,6 +132,13 @@ def test_of_three_the_quick_ones_are_named_together() -> None:
     )
 
 
+@pytest.mark.parametrize(("count", "tail"), [(99, None), (100, "p90"), (1_000, "p99")])
+def test_the_farthest_percentile_that_is_carried_is_told_too(count: int, tail: str | None) -> None:
+    said = says(comparison({QUERY.slug: pages(20, 21), PUSH.slug: pages(10, 10)}, count=count))
+    named = [sentence.split(":")[0] for sentence in said if sentence.startswith("Warm page")]
+    assert named == ["Warm page, median", *([f"Warm page, {tail}"] if tail else [])]
+
+
 def test_one_round_has_no_spread() -> None:
     said = said_of_pages(comparison({QUERY.slug: pages(100), PUSH.slug: pages(1)}))
     assert said == "query (100 ms) and push (1 ms); one round has no spread, so no difference can be told."
@@ -162,7 +169,7 @@ def test_more_samples_carry_more_percentiles() -> None:
 def test_who_delivers_at_once_has_no_delivery_lag() -> None:
     rounds = [{"read_warm": 1.0, "lag": 0.001}] * 2
     report = comparison({PUSH.slug: rounds, QUEUE.slug: [{"read_warm": 1.0, "lag": 20.0}] * 2})
-    [lag] = [sentence for sentence in says(report) if sentence.startswith("Delivery lag")]
+    [lag] = [sentence for sentence in says(report) if sentence.startswith("Delivery lag, median")]
     assert lag == "Delivery lag, median: queue (20 ms), with nothing to compare it with."
     assert [row[0] for row in grids(report)[0].rows if row[1] == "delivery lag"] == [QUEUE.slug]
     assert not any("lag" in sentence for sentence in says(comparison({QUERY.slug: pages(1, 1), PUSH.slug: rounds})))
