@@ -12,7 +12,7 @@ from bson import ObjectId
 from app.demo.graph import Graph
 from app.demo.progress import Progress, silent
 from benchmarks import answers
-from benchmarks.capacity import BURN_IN_S, at_ports, climb, loaded, percentiles, population
+from benchmarks.capacity import BURN_IN_S, at_ports, climb, loaded, population
 from benchmarks.generator import Asked, Generator, offer
 from benchmarks.measure import Latencies
 from benchmarks.origin import origin
@@ -122,5 +122,5 @@ async def _drained(rig: Rig, slug: str, asked: Asked, progress: Progress) -> Dra
             await asyncio.wait([load])
     answered = checked(load.result())
     assert asked.rate
-    latency_ms = percentiles(Latencies.decoded(answered.latencies))
+    latency_ms = Latencies.decoded(answered.latencies).figures()
     return Drain(phase=slug, pending=there, rate=asked.rate, gone_s=gone_s, latency_ms=latency_ms)

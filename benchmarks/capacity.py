@@ -11,15 +11,14 @@ from typing import NamedTuple, Protocol
 from app.demo.graph import Graph
 from app.demo.progress import Progress, silent
 from benchmarks.generator import Answered, Asked, Reader, offer
-from benchmarks.measure import Latencies
+from benchmarks.measure import SAMPLES, Latencies
 from benchmarks.origin import origin
 from benchmarks.readers import STATUSES_EACH, Readers, checked
-from benchmarks.report import Climb, EndedBy, HttpReport, HttpSettings, Percentiles, Population, Step, Who
+from benchmarks.report import Climb, EndedBy, HttpReport, HttpSettings, Population, Step, Who
 from benchmarks.rig import Rig, web_processes
 from benchmarks.subject import WrongAnswer
+from benchmarks.verdict import PRECISION
 
-SAMPLES = {"p50": 100, "p90": 100, "p99": 1_000, "p99.9": 10_000, "max": 1}  # fewer do not carry the percentile
-PRECISION = 1.1  # between the rate that is held and the one that is not
 DOUBLED = 2.0
 LEAST = 1 / 10  # of the first rate: what is not held there is none
 HOLDS = 5  # rates that are tried with as many samples as p99.9 takes, or for so long:
@@ -44,18 +43,12 @@ class At(Protocol):
     def __call__(self, rate: float, requests: int) -> Awaitable[Offered]: ...
 
 
-def percentiles(latencies: Latencies) -> Percentiles:
-    """Those that there are samples enough for."""
-    figures = latencies.figures() or {}
-    return {name: ms for name, ms in figures.items() if latencies.count >= SAMPLES[name]}
-
-
 def step_of(rate: float, offered: Offered, slo_ms: float) -> Step:
     """Without figures where the generator gave up on who waited for too long, or where it was late itself: where p99
     misses the objective, and would keep it but for that. (Its lateness is inside of each latency.)
     """
     late_ms, count = offered.late.ms(99) if offered.late.count else 0.0, offered.latencies.count
-    latency_ms = {} if offered.gave_up else percentiles(offered.latencies)
+    latency_ms = {} if offered.gave_up else offered.latencies.figures()
     p99 = latency_ms.get("p99", math.inf)
     met, late = p99 <= slo_ms, p99 - late_ms <= slo_ms or (offered.gave_up and late_ms > slo_ms)
     return Step(

@@ -71,20 +71,20 @@ def _can_be_written(file: Path) -> None:
 
 
 def _write(report: "Report", *, json_file: Path | None, csv: Path | None, html: Path | None) -> None:
-    """Show the tables, and write the files that were asked for, with the command that made them."""
+    """Write the files that were asked for, with the command that made them, and then show the report."""
     from benchmarks import page, tables
     from benchmarks.report import write
 
     # Files by their names alone: a report is no place for somebody's paths.
     typed = shlex.join(["feedlab", *(Path(word).name if "/" in word else word for word in sys.argv[1:])])
     report = report.model_copy(update={"command": typed})
-    tables.show(report)
     try:
         write(report, json_file=json_file, csv=csv)
         if html:
             html.write_text(page.page(report), encoding="utf-8")
     except OSError as error:
         raise click.FileError(str(error.filename), error.strerror) from None
+    tables.show(report)
 
 
 def _measured(
@@ -392,6 +392,13 @@ def units(write: Write, count: int, where: Where) -> None:
 @click.option("--returns-per-day", type=Finite(0), default=0, help="Cold returns.")
 @click.option("--retention-days", type=Finite(1), default=365)
 @click.option("--peak", type=Finite(1), default=3, help="Busiest hour ÷ mean.")
+@click.option(
+    "--patience",
+    "patience_ms",
+    type=Finite(1),
+    default=100,
+    help="Milliseconds: the longest that anybody may wait for a post, the heaviest author included, or for a page.",
+)
 @_writes_a_report
 def plan(
     write: Write,
@@ -402,9 +409,10 @@ def plan(
     mean_followers: float,
     most_followers: int,
     peak: float,
+    patience_ms: float,
     **a_day: Any,
 ) -> None:
-    """Say what each phase would need for a load, where they cross, and which one to take."""
+    """Say what each phase would need for a load, which ones fit, where they cross, and the simplest one that fits."""
     from benchmarks import plan as planning
 
     units = planning.measured_units(measured)
@@ -412,14 +420,17 @@ def plan(
         load = planning.load_of(graph_of(graph, directed, 1), **a_day)
     else:
         load = planning.Load(users, mean_followers, most_followers, **a_day)
-    write(planning.plan(load, units, peak))
+    write(planning.plan(load, units, peak, patience_ms))
 
 
-@click.command(hidden=True)
+@command()
 @click.argument("name")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def keep(name: str, file: Path) -> None:
-    """Keep the report FILE as NAME for docs/results.md, and write its tables there."""
+    """Keep the report FILE as NAME in docs/results, and write its tables into docs/results.md.
+
+    NAME is one that the document has a place for: `<!-- report: NAME -->` and `<!-- end of NAME -->`.
+    """
     from benchmarks import results
 
     results.keep(name, file)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from app.demo.progress import Progress, silent
 from benchmarks import answers, limits, scenes
+from benchmarks.measure import SAMPLES
 from benchmarks.origin import origin
 from benchmarks.report import Curves, Point, Series
 from benchmarks.rig import Rig
@@ -55,7 +56,9 @@ async def _curves(
     for done, size in enumerate(sizes):
         progress(f"{size:,} {x}", done, len(sizes))
         for name, each in (await seconds_at(size)).items():
-            points[name].append((size, percentile(each, 50), percentile(each, 99)))
+            points[name].append(
+                (size, percentile(each, 50), percentile(each, 99) if len(each) >= SAMPLES["p99"] else None)
+            )
     progress("done", len(sizes), len(sizes))
     series = [
         Series(name=name, title=TITLES[name], exponent=exponent(each), points=each)

@@ -18,6 +18,8 @@ T = TypeVar("T")
 LOWEST_US, HIGHEST_US = 1, 3_600_000_000  # an hour; what takes longer counts as an hour
 SIGNIFICANT_DIGITS = 3
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
+SAMPLES = {"p50": 10, "p90": 100, "p99": 1_000, "p99.9": 10_000, "max": 1}  # fewer do not carry the percentile
+BEYOND = 10  # samples that lie beyond every point of a curve
 IN_FLIGHT = 1_000  # operations under way at once in the open loop; later ones start late, and their latency says so
 
 Do = Callable[[T, float, bool], Awaitable[None]]  # (operation, its intended start in loop time, whether it counts)
@@ -45,15 +47,15 @@ class Latencies:
         us = histogram.get_max_value() if percentile == 100 else histogram.get_value_at_percentile(percentile)
         return float(round(us / 1000, 3))
 
-    def figures(self) -> dict[str, float] | None:
-        """p50 p90 p99 p99.9 max in milliseconds; None when nothing was recorded."""
-        return {name: self.ms(percentile) for name, percentile in PERCENTILES.items()} if self.count else None
+    def figures(self) -> dict[str, float]:
+        """p50 p90 p99 p99.9 max in milliseconds: those that there are SAMPLES enough for."""
+        return {name: self.ms(of) for name, of in PERCENTILES.items() if self.count >= SAMPLES[name]}
 
     def curve(self, points: int = 60) -> list[tuple[float, float]]:
-        """(share of operations that took longer, milliseconds), from the median to the slowest."""
-        if not self.count:
+        """(share of operations that took longer, milliseconds), from the median to where BEYOND took longer still."""
+        smallest = BEYOND / max(self.count, 1)
+        if smallest > 0.5:
             return []
-        smallest = min(0.5, 1 / self.count)
         shares = {0.5 * (smallest / 0.5) ** (step / (points - 1)): None for step in range(points)}
         return [(share, self.ms(100 * (1 - share))) for share in shares]
 

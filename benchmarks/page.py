@@ -3,18 +3,19 @@
 `templates/bench/plot.html` draws the plots as inline SVG, with a tooltip on every point.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from benchmarks.report import KINDS, Backlog, Climb, Comparison, Curves, HttpReport, Report
-from benchmarks.tables import MEANINGLESS, grids, lead, number
+from benchmarks.tables import MEANINGLESS, grids, lead, number, says
+from benchmarks.verdict import at_once
 from phases import PHASES
 
-LEFT, RIGHT, TOP, BOTTOM = 64, 608, 16, 312  # edges of the plotted area, of a picture of 640 by 360
+LEFT, RIGHT, TOP, BOTTOM = 88, 608, 16, 312  # edges of the plotted area, of a picture of 640 by 340
 STYLES = {phase.slug: 1 + number % 6 for number, phase in enumerate(PHASES)}  # as many as the page's style has
 RAW_STYLES = {"array": 5, "raw_prepend": 6, "plain_in": 6}  # other lines that are no phase's: 0
 HEADINGS = {
@@ -27,6 +28,7 @@ HEADINGS = {
     "units": "What one of each costs",
     "plan": "Which phase for this load",
 }
+AXES = {"fanout": "followers of the author", "read": "followees of the reader"}
 FACTS = {
     "command", "made_at", "commit", "settings", "machine", "servers", "topology", "packages", "config", "write_concern",
     "workload", "graph",
@@ -53,6 +55,10 @@ class Axis:
     high: float
     start: float
     end: float
+
+    @property
+    def words(self) -> str:
+        return f"{self.title} (logarithmic)" if self.log else self.title
 
     def at(self, value: float) -> float:
         """Its place on the picture."""
@@ -105,14 +111,27 @@ def page(report: Report) -> str:
     return environment.get_template("report.html").render(
         title=f"Feedlab: {HEADINGS[report.kind]}",
         meaningless=MEANINGLESS if report.meaningless else "",
+        says=says(report),
         lead=lead(report),
         plots=list(filter(None, plots(report))),
         tables=grids(report),
-        facts=[
-            (name.replace("_", " "), value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-            for name, value in facts.items()
-        ],
+        facts=[(name.replace("_", " "), said) for name, value in facts.items() if (said := [*_facts(value)])],
     )
+
+
+def _facts(value: Any) -> Iterator[str]:
+    """A line for each: names as words, what has parts by its parts."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            said = ", ".join(_facts(each))
+            if said:
+                yield f"{name.replace('_', ' ')}: {said}"
+    elif isinstance(value, list):
+        yield from (said for each in value for said in _facts(each))
+    elif isinstance(value, bool):
+        yield "yes" if value else "no"
+    elif value not in (None, ""):
+        yield f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def plots(report: Report) -> Iterator[Plot | None]:
@@ -129,7 +148,7 @@ def plots(report: Report) -> Iterator[Plot | None]:
                 )
                 for series in report.series
             ]
-            yield plot(HEADINGS[report.kind], lines, report.x, "p50, ms")
+            yield plot(HEADINGS[report.kind], lines, AXES[report.kind], "milliseconds, median")
         case HttpReport():
             for web in report.settings.web:
                 for who in report.settings.readers:
@@ -151,7 +170,7 @@ def _of_climbs(title: str, climbs: Mapping[str, Climb]) -> Plot | None:
                 (step.rate, step.latency_ms[percentile]) for step in climb.steps if percentile in step.latency_ms
             )
             lines.append(Line(f"{name} {percentile}", points, style, dashed=percentile == "p50"))
-    return plot(title, lines, "pages asked for a second", "ms")
+    return plot(title, lines, "pages asked for a second", "milliseconds until the page was there")
 
 
 def _of_comparison(report: Comparison) -> Iterator[Plot | None]:
@@ -159,11 +178,13 @@ def _of_comparison(report: Comparison) -> Iterator[Plot | None]:
         lines = [
             Line(slug, [(1 / share, ms) for share, ms in summary.curves.get(kind, ())], STYLES.get(slug, 0))
             for slug, summary in report.phases.items()
+            if not at_once(kind, slug)
         ]
-        yield plot(title, lines, "one in", "ms", "Read: one operation in x took longer than y.")
+        note = "A point at 100 and 20: one operation in 100 took longer than 20 ms."
+        yield plot(title, lines, "one operation in …", "… took longer than … milliseconds", note)
     depth = [
         Line(cell.phase, [(s, pending) for s, _, pending in cell.depths], STYLES.get(cell.phase, 0))
         for cell in report.cells
         if cell.round == 1 and any(pending for _, _, pending in cell.depths)
     ]
-    yield plot("statuses not yet delivered, first round", depth, "s", "statuses", log=False)
+    yield plot("statuses not yet delivered, first round", depth, "seconds since the start", "statuses", log=False)

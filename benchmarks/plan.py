@@ -20,7 +20,7 @@ from app.config import Config
 from app.demo.graph import Graph
 from app.errors import Refused
 from benchmarks import answers
-from benchmarks.report import Costs, Crossing, JobTime, Need, Origin, Plan, Recommendation, Units
+from benchmarks.report import PROGRAMS, Costs, Crossing, JobTime, Need, Origin, Plan, Recommendation, Units
 from benchmarks.report import load as read_report
 from phases import PHASES
 from phases.base import Phase
@@ -30,7 +30,7 @@ DAY_S = 86_400
 PEAK = 3.0  # busiest hour ÷ mean
 PROCESS_TITLES = {"harness": "web"}  # units are measured in one process: the harness is the web process
 KNEE = 0.7  # of a core: beyond it waiting times explode, so a process counts as full
-PATIENCE_MS = 1_000  # of the heaviest author
+PATIENCE_MS = 100.0  # of the heaviest author and of a reader: until then an answer seems to come at once (Nielsen)
 CELEBRITIES = 1_000  # one author in so many is one, unless the mean does not allow it
 
 
@@ -224,15 +224,13 @@ def _moments(load: Load, job_s: JobTime, share: float, chunk: int, *, celebritie
 
 
 def crossings(load: Load, measured: Units) -> list[Crossing]:
-    asking, entries, queued, lists = answers.ASKING, answers.ENTRIES, answers.IN_WORKER[0], answers.LISTS
-    lines = []
-    for a, b in ((asking, entries), (asking, lists), (queued, lists)):
-        reads = _crossing(load, measured, a, b, "reads_per_day", 1e-3, 1e6, load.posts_per_day)
-        beyond = f"above it {b.slug} needs less processor time, below it {a.slug}"
-        lines.append(Crossing(f"reads per post, {a.slug} and {b.slug}", _shown(reads), beyond))
-    share = _crossing(load, measured, queued, lists, "active_share", 1e-4, 1.0, 1.0)
-    beyond = f"below it {lists.slug} needs less, above it {queued.slug}"
-    lines.append(Crossing(f"active share, {queued.slug} and {lists.slug}", _shown(share), beyond))
+    """Of the phases that were measured: asking beside each that keeps something, and whom the active share divides."""
+    keeping = [phase for phase in answers.KEEPING if phase.slug in measured.units]
+    asking, queued = answers.ASKING, answers.IN_WORKER[0]
+    lines = [_crossing_of("reads per post", load, measured, asking, phase) for phase in keeping]
+    lines += [
+        _crossing_of("active share", load, measured, queued, phase) for phase in keeping if answers.active_only(phase)
+    ]
     posts = "posts an author makes per read of a follower, push and pull of that author"
     beyond = "above it pulling this one author is cheaper than delivering to their followers, however many they are"
     lines.append(Crossing(posts, _shown(pull_rather(measured)), beyond))
@@ -246,6 +244,30 @@ def crossings(load: Load, measured: Units) -> list[Crossing]:
     return lines
 
 
+def _crossing_of(what: str, load: Load, measured: Units, a: Phase, b: Phase) -> Crossing:
+    """Where a and b cost the same, and which costs less on either side; or which does throughout."""
+    field, low, high, unit = (
+        ("reads_per_day", 1e-3, 1e6, load.posts_per_day)
+        if what == "reads per post"
+        else ("active_share", 1e-4, 1.0, 1.0)
+    )
+
+    def difference(value: float) -> float:
+        change: dict[str, Any] = {field: value * unit}
+        changed = replace(load, **change)
+        return need(changed, measured, a).cpu_s_per_day - need(changed, measured, b).cpu_s_per_day
+
+    title, ends = f"{what}, {a.slug} and {b.slug}", (difference(low), difference(high))
+    if ends[0] * ends[1] > 0:
+        return Crossing(title, "never", f"{(a if ends[0] < 0 else b).slug} needs less processor time throughout")
+    above, below = (b, a) if ends[1] > 0 else (a, b)
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if ends[0] * difference(middle) > 0 else (low, middle)
+    beyond = f"above it {above.slug} needs less processor time, below it {below.slug}"
+    return Crossing(title, _shown(math.sqrt(low * high)), beyond)
+
+
 def pull_rather(measured: Units) -> float | None:
     """Posts per read from which one author is better pulled: marginal cost of a pulled author ÷ cost of a delivery."""
     delivery = measured.units[answers.IN_WORKER[0].slug].delivery.cpu_total_s
@@ -253,68 +275,71 @@ def pull_rather(measured: Units) -> float | None:
     return marginal / delivery if delivery > 0 else None
 
 
-def _crossing(
-    load: Load, measured: Units, a: Phase, b: Phase, field: str, low: float, high: float, unit: float
-) -> float | None:
-    """Where the costs of a and b are equal, by bisection on the logarithm; None when one is always cheaper."""
-
-    def difference(value: float) -> float:
-        change: dict[str, Any] = {field: value * unit}
-        changed = replace(load, **change)
-        return need(changed, measured, a).cpu_s_per_day - need(changed, measured, b).cpu_s_per_day
-
-    if difference(low) * difference(high) > 0:
-        return None
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if difference(low) * difference(middle) > 0 else (low, middle)
-    return math.sqrt(low * high)
-
-
 def _shown(value: float | None) -> str:
     return "never" if value is None else f"{value:.3g}"
 
 
-def recommend(needs: Sequence[Need]) -> Recommendation:
-    """The phase, and why: what does not fit is out, then the least processor time; on a near tie the simpler one."""
-    fits = [n for n in needs if n.fullest <= KNEE and (n.lag_s is not None or not n.deliveries_per_day)]
+def misfit(need: Need, patience_ms: float = PATIENCE_MS) -> str:
+    """Why the phase is out, in words; empty where it fits."""
+    if need.fullest > KNEE:
+        return f"its {PROGRAMS[need.first]} would be {100 * need.fullest:,.0f} % busy in the busiest hour"
+    if need.deliveries_per_day and need.lag_s is None:
+        return "its queue would grow without end"
+    if need.post_heaviest_ms > patience_ms:
+        return f"its heaviest author would wait {need.post_heaviest_ms:,.0f} ms for a post"
+    if need.read_ms > patience_ms:
+        return f"a page would take {need.read_ms:,.0f} ms"
+    return ""
+
+
+def recommend(needs: Sequence[Need], patience_ms: float = PATIENCE_MS) -> Recommendation:
+    """Every phase that fits, and the simplest of them: the first in the story. `needs` are in its order."""
+    out = {n.phase: why for n in needs if (why := misfit(n, patience_ms))}
+    fits = [n for n in needs if n.phase not in out]
+    misfits = [f"{slug} does not fit: {why}" for slug, why in out.items()]
     if not fits:
         least = min(needs, key=lambda n: n.fullest)
-        return _recommended(
-            least,
-            f"No phase fits on one process of each kind. {least.phase} comes closest: its {least.first} needs "
-            f"{least.fullest:.1f} cores at the peak, so run {math.ceil(least.fullest / KNEE)} of it (or shard), "
-            "and plan again",
-        )
-    patient = [n for n in fits if n.post_heaviest_ms <= PATIENCE_MS] or fits
-    cheapest = min(patient, key=lambda n: n.cpu_s_per_day)
-    chosen = next(n for n in patient if n.cpu_s_per_day <= 1.1 * cheapest.cpu_s_per_day)
-    reasons = [
-        f"{chosen.phase} needs {chosen.cpu_s_per_day / 3600:.2f} processor hours a day, "
-        f"{', '.join(f'{n.phase} {n.cpu_s_per_day / 3600:.2f}' for n in needs if n is not chosen)}",
-        f"what is full first is its {chosen.first}, at {100 * chosen.fullest:.1f} % of a core in the busiest hour",
+        return Recommendation(phase=least.phase, reason=_sentences(["No phase fits", *misfits, _what_instead(least)]))
+    chosen, cheapest = fits[0], min(fits, key=lambda n: n.cpu_s_per_day)
+    others = [n.phase for n in fits[1:]]
+    said = [
+        f"Recommended: {chosen.phase}, "
+        + (f"the simplest that fits; {', '.join(others)} would fit, too" if others else "which alone fits"),
+        f"In the busiest hour its {PROGRAMS[chosen.first]} is {100 * chosen.fullest:.1f} % busy, its heaviest author "
+        f"waits {chosen.post_heaviest_ms:,.1f} ms for a post, and a page takes {chosen.read_ms:.1f} ms",
     ]
-    if out := [n.phase for n in needs if n not in fits]:
-        reasons.append(f"{', '.join(out)} would not fit")
-    if slow := [n.phase for n in fits if n not in patient]:
-        reasons.append(f"{', '.join(slow)} would let the heaviest author wait longer than a second")
-    if chosen is not cheapest:
-        reasons.append(f"{cheapest.phase} would be less than a tenth cheaper and is more to run")
-    return _recommended(chosen, "; ".join(reasons))
+    if cheapest is not chosen:
+        hours, less = (n.cpu_s_per_day / 3600 for n in (chosen, cheapest))
+        said.append(
+            f"{cheapest.phase} would need the least processor time, {less:.2f} hours a day instead of {hours:.2f}"
+        )
+    return Recommendation(phase=chosen.phase, reason=_sentences([*said, *misfits]), fits=[n.phase for n in fits])
 
 
-def _recommended(need: Need, why: str) -> Recommendation:
-    return Recommendation(phase=need.phase, reason=f"Recommended: {need.phase}. {why}.")
+def _what_instead(least: Need) -> str:
+    if least.fullest <= KNEE:
+        return f"{least.phase} comes closest"
+    many = f"{math.ceil(least.fullest / KNEE)} processes of its {PROGRAMS[least.first]}"
+    return f"{least.phase} comes closest: run {many} (or shard), and plan again"
 
 
-def plan(load: Load, measured: Units, peak: float = PEAK) -> Plan:
+def _sentences(said: Sequence[str]) -> str:
+    return f"{'. '.join(said)}."
+
+
+def plan(load: Load, measured: Units, peak: float = PEAK, patience_ms: float = PATIENCE_MS) -> Plan:
     """Needs by phase, crossings, recommendation: of the phases that were measured."""
     needs = [need(load, measured, phase, peak) for phase in PHASES if phase.slug in measured.units]
     return Plan(
         **{name: getattr(measured, name) for name in Origin.model_fields if name != "command"},
-        settings={**asdict(load), "followees_counts": len(load.followees_counts), "peak": peak},
+        settings={
+            **asdict(load),
+            "followees_counts": len(load.followees_counts),
+            "peak": peak,
+            "patience_ms": patience_ms,
+        },
         needs=needs,
         crossings=crossings(load, measured),
         marginal_author_us=[(between, 1e6 * cost) for between, cost in marginal_author_s(measured)],
-        recommendation=recommend(needs),
+        recommendation=recommend(needs, patience_ms),
     )

@@ -15,20 +15,28 @@ from benchmarks.workload import Workload
 FORMAT = 1  # of the JSON
 KINDS = {
     "post": "post acknowledged",
-    "read_warm": "read, warm",
-    "read_cold": "read, cold",
+    "read_warm": "warm page",
+    "read_cold": "cold page",
     "older": "second page",
     "lag": "delivery lag",
 }  # of latencies, with their titles
 SERVERS = ("mongodb", "memcached", "redis")
+PROGRAMS = {
+    "mongodb": "MongoDB",
+    "mongod": "MongoDB",
+    "memcached": "Memcached",
+    "redis": "Redis",
+    "worker": "worker",
+    "web": "web",
+}  # names of servers and processes
 LARGE = ("histograms", "curves", "depths")  # of no use in a document
 
-Percentiles = dict[str, float]  # milliseconds, by measure.PERCENTILES
+Percentiles = dict[str, float]  # milliseconds, by measure.PERCENTILES: those that there are samples enough for
 PerServer = dict[str, float]  # commands, by SERVERS
 PerProcess = dict[str, float]
 Who = Literal["warm", "strangers"]
 EndedBy = Literal["slo", "generator", "most", "unfinished"]
-Point = tuple[int, float, float]  # size, p50, p99 in milliseconds
+Point = tuple[int, float, float | None]  # size, p50, p99 in milliseconds; None where there are too few samples for it
 
 
 class NotAReport(Refused):
@@ -36,7 +44,7 @@ class NotAReport(Refused):
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class Machine(Model):
@@ -382,8 +390,11 @@ class Crossing(NamedTuple):
 
 
 class Recommendation(Model):
+    """`fits`: every phase that does, the simplest first; empty where none does, and in older reports."""
+
     phase: str
     reason: str
+    fits: list[str] = []
 
 
 class Plan(Origin):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from app.errors import Refused
 from benchmarks.report import Report, load, text
-from benchmarks.tables import MEANINGLESS, grids, lead, where
+from benchmarks.tables import MEANINGLESS, Grid, grids, lead, says, where
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT, FOLDER = ROOT / "docs" / "results.md", ROOT / "docs" / "results"
@@ -55,13 +55,16 @@ def markdown(report: Report) -> str:
     parts += [
         f"```\n{report.command}\n```\n",
         f"{report.made_at[:10]}, commit `{report.commit}`, {machine.cores} cores of {machine.processor}, "
-        f"{machine.memory_gb} GB, Python {machine.python}, {where(report)}. {lead(report)}\n",
+        f"{machine.memory_gb} GB, Python {machine.python}, {where(report)}. {lead(report)}".rstrip()
+        + "\n",
+        "".join(f"- {sentence}\n" for sentence in says(report)),
     ]
     for grid in grids(report):
-        parts += [f"**{grid.title}**\n", _table(grid.columns, grid.rows)]
+        parts += [f"**{grid.title}**\n", _table(grid), *([f"{grid.note}\n"] if grid.note else [])]
     return "\n".join(parts)
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+def _table(grid: Grid) -> str:
+    numbers = len(grid.columns) - grid.texts
+    lines = [grid.columns, [*["---"] * grid.texts, *["---:"] * numbers], *grid.rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)

@@ -1,4 +1,4 @@
-"""The tables of a report, wherever they are shown, and the terminal as the first such place."""
+"""What a report says, in words and in tables, wherever it is shown, and the terminal as the first such place."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -7,9 +7,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import report as reports
-from benchmarks.measure import PERCENTILES
+from benchmarks import verdict
+from benchmarks.measure import PERCENTILES, SAMPLES
+from benchmarks.report import PROGRAMS
+from phases import PHASES
 
 MEANINGLESS = "MEANINGLESS: measured on stand-ins"
+TOO_FEW = "too few"
 WIDTH = 140  # columns, without a terminal
 
 Line = list[str]
@@ -17,30 +21,34 @@ Line = list[str]
 
 @dataclass(frozen=True)
 class Grid:
-    """A table, on whatever it is shown."""
+    """A table, on whatever it is shown. `texts`: so many columns are words, the others are numbers."""
 
     title: str
     columns: list[str]
     rows: list[Line]
     note: str = ""
+    texts: int = 1
 
 
 def show(report: reports.Report) -> None:
-    """Tables and what they are about, on the terminal."""
-    console = Console()
+    """The verdict, the tables, and what they are about, on the terminal."""
+    console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(width=WIDTH)
+        console = Console(width=WIDTH, highlight=False)
+    for sentence in says(report):
+        console.print(f"- {sentence}", markup=False)
     for grid in grids(report):
         marked = f"{MEANINGLESS}\n" if report.meaningless else ""
         table = Table(title=marked + grid.title, title_justify="left")
         for number, column in enumerate(grid.columns):
-            table.add_column(column, justify="left" if number == 0 or column in ("what", "figures", "") else "right")
+            table.add_column(column, justify="left" if number < grid.texts else "right")
         for row in grid.rows:
             table.add_row(*row)
         console.print(table)
         if grid.note:
-            console.print(grid.note)
-    console.print(lead(report))
+            console.print(grid.note, markup=False)
+    if about := lead(report):
+        console.print(about, markup=False)
     console.print(f"On {where(report)}.")
 
 
@@ -52,23 +60,61 @@ def where(report: reports.Report) -> str:
     )
 
 
+def says(report: reports.Report) -> list[str]:
+    """What comes first: sentences that say what was found."""
+    if report.meaningless:
+        return [f"{MEANINGLESS}. Nothing is said of what is quicker."]
+    match report:
+        case reports.Comparison():
+            return verdict.compared(report)
+        case reports.Curves():
+            return [_growth(report.x, series) for series in report.series if series.exponent is not None]
+        case reports.Targets():
+            judged = [row for row in report.rows if row.met is not None]
+            missed = [row.name for row in judged if not row.met]
+            met = f"{len(judged) - len(missed)} of {len(judged)} targets met."
+            return [met, *([f"Missed: {', '.join(missed)}."] if missed else [])]
+        case reports.HttpReport():
+            return verdict.served(report)
+        case reports.Backlog():
+            return verdict.waited(report)
+        case reports.Units():
+            return _cheapest(report)
+        case reports.Plan():
+            return [report.recommendation.reason]
+
+
+def _growth(x: str, series: reports.Series) -> str:
+    assert series.exponent is not None
+    return f"{series.title}: ten times as many {x} take {10**series.exponent:.1f} times as long."
+
+
+def _cheapest(report: reports.Units) -> list[str]:
+    def least(what: str, costs: dict[str, reports.Costs]) -> str:
+        slug = min(costs, key=lambda slug: costs[slug].cpu_total_s)
+        return f"{what}: {slug} needs the least processor time, {number(1e6 * costs[slug].cpu_total_s)} µs."
+
+    delivering = {phase.slug for phase in PHASES if phase.store}
+    said = [least("A post", {slug: units.post for slug, units in report.units.items()})]
+    if deliveries := {slug: units.delivery for slug, units in report.units.items() if slug in delivering}:
+        said.append(least("A delivery to one more follower", deliveries))
+    for place, followees in enumerate(report.followees):
+        reads = {slug: units.reads[place] for slug, units in report.units.items()}
+        said.append(least(f"A warm page at {followees:,} followees", reads))
+    return said
+
+
 def lead(report: reports.Report) -> str:
     """One paragraph: what was measured."""
     match report:
         case reports.Comparison():
             return _comparison_lead(report)
-        case reports.Curves():
-            exponents = ", ".join(f"{s.name} {s.exponent}" for s in report.series if s.exponent is not None)
-            return f"Time grows with {report.x} to the power of: {exponents}."
-        case reports.Targets():
-            judged = [row.met for row in report.rows if row.met is not None]
-            return f"{sum(judged)} of {len(judged)} targets met."
         case reports.HttpReport() | reports.Backlog():
             return _over_http_lead(report)
-        case reports.Units():
-            return "Processor time of one post, one delivery and one read, by process."
-        case reports.Plan():
-            return report.recommendation.reason
+        case reports.Curves():
+            return f"The median of {report.settings['repeats']} of each, taken in turn."
+        case _:
+            return ""
 
 
 def _comparison_lead(report: reports.Comparison) -> str:
@@ -79,7 +125,8 @@ def _comparison_lead(report: reports.Comparison) -> str:
     return (broken_off if report.missing else "") + (
         f"Workload {report.workload.name} on {report.graph.source}: {loop}, {of.seconds:g} s in each of "
         f"{of.rounds} rounds, through {of.through}, seed {of.seed}. {pages:,} pages were compared with the "
-        f"oracle's and {lists:,} lists of last followers were read: no difference."
+        f"oracle's and {lists:,} lists of last followers were read: no difference. In brackets behind a ratio: its "
+        f"{verdict.INTERVAL} interval over the rounds."
     )
 
 
@@ -99,14 +146,9 @@ def grids(report: reports.Report) -> list[Grid]:
         case reports.Comparison():
             return [*_of_comparison(report)]
         case reports.Curves():
-            return [_of_curves(report)]
+            return [*_of_curves(report)]
         case reports.Targets():
-            columns = ["row", "what", "ratio", "target", "", "figures"]
-            rows, note = (
-                [*map(_target, report.rows)],
-                "In brackets: where nine of ten such ratios lie. A target is met when one of these meets it.",
-            )
-            return [Grid("Ratios, both sides measured in turn in one run", columns, rows, note)]
+            return [_ratios(report), _measured(report)]
         case reports.HttpReport():
             return [_capacities(report), _steps(report.climbs)]
         case reports.Backlog():
@@ -127,70 +169,135 @@ def number(value: float | None) -> str:
 
 
 def _of_comparison(report: reports.Comparison) -> Iterable[Grid]:
-    yield Grid("Latency, ms", ["phase", "", "n", *PERCENTILES], _latencies(report.phases))
+    columns = ["phase", "what", "n", *(f"{name}, ms" for name in PERCENTILES)]
+    yield Grid("Latency", columns, _latencies(report.phases), FEW, texts=2)
     phases = report.phases.values()
     costs = [[title, *map(shown, phases)] for title, shown in COSTS]
+    for title, counts in COMMANDS:
+        costs += [
+            [
+                f"{title}, {PROGRAMS[server]}",
+                *(number(of[server] if (of := counts(phase)) else None) for phase in phases),
+            ]
+            for server in reports.SERVERS
+        ]
+    names = PROGRAMS | {"harness": "load generator" if report.settings.through == "api" else HARNESS}
     costs += [
-        [f"processor, {name}: % of a core", *(number(100 * of.cpu_share[name]) for of in phases)]
+        [f"processor, {names[name]}: % of a core", *(number(100 * of.cpu_share[name]) for of in phases)]
         for name in next(iter(phases)).cpu_share
     ]
-    yield Grid("What it costs", ["", *report.phases], costs)
-    if report.ratios:
-        names = list(dict.fromkeys(name for figures in report.ratios.values() for name in figures))
-        ratios = [[name, *(_spread(figures.get(name)) for figures in report.ratios.values())] for name in names]
-        yield Grid("÷ phase 1 in the same round: median (smallest to largest)", ["", *report.ratios], ratios)
+    yield Grid("What it costs", ["what", *report.phases], costs)
+    if rows := _to_phase_1(report):
+        columns = ["what", "phase", "median", "least", "most"]
+        yield Grid("÷ phase 1 in the same round, over the rounds", columns, rows, texts=2)
+
+
+FEW = f"“{TOO_FEW}”: a percentile takes samples, {', '.join(f'{name} {n:,}' for name, n in SAMPLES.items() if n > 1)}."
 
 
 def _latencies(phases: dict[str, reports.Summary]) -> list[Line]:
     rows = []
     for slug, summary in phases.items():
-        shown = slug
         for kind, title in reports.KINDS.items():
-            if figures := summary.latency_ms[kind]:
-                rows.append([shown, title, f"{summary.counts[kind]:,}", *map(number, figures.values())])
-                shown = ""
+            figures, count = summary.latency_ms[kind], summary.counts[kind]
+            if figures and not verdict.at_once(kind, slug):
+                carried = [number(figures[name]) if count >= SAMPLES[name] else TOO_FEW for name in PERCENTILES]
+                rows.append([slug, title, f"{count:,}", *carried])
     return rows
 
 
+def _to_phase_1(report: reports.Comparison) -> list[Line]:
+    """Without percentiles that a round has too few samples for. (Older reports have those, too.)"""
+    found: dict[str, list[Line]] = {}
+    for slug, ratios in report.ratios.items():
+        for name, of in ratios.items():
+            if name == "operations per s" and report.settings.rate:
+                continue  # an open loop gets what it asks for
+            kind, _, percentile = name.partition("_ms ")
+            if percentile and (
+                report.phases[slug].counts[kind] / report.settings.rounds < SAMPLES[percentile]
+                or verdict.at_once(kind, slug)
+            ):
+                continue
+            title = f"{reports.KINDS[kind]}, {percentile}" if percentile else RATIOS[name]
+            found.setdefault(title, []).append([title, slug, *(f"{each:.2f}" for each in (of.median, of.min, of.max))])
+    return [row for rows in found.values() for row in rows]
+
+
+HARNESS = "web and load generator, one process"
+RATIOS = {
+    "commands per post": "commands a post",
+    "commands per read": "commands a page",
+    "cpu, all processes": "processor time, all processes",
+    "operations per s": "operations a second",
+}
 COSTS: tuple[tuple[str, Callable[[reports.Summary], str]], ...] = (
-    ("operations/s", lambda of: number(of.operations_per_s)),
-    ("deliveries/s", lambda of: number(of.deliveries_per_s)),
-    ("commands a post: MongoDB, Memcached, Redis", lambda of: _triple(of.commands.get("post"))),
-    ("commands a read: MongoDB, Memcached, Redis", lambda of: _triple(of.commands.get("read"))),
-    ("commands/s at the servers, workers included", lambda of: _triple(of.server_commands_per_s)),
+    ("operations a second", lambda of: number(of.operations_per_s)),
+    ("deliveries a second", lambda of: number(of.deliveries_per_s)),
     ("kept: bytes a person", lambda of: number(of.kept.bytes_per_person)),
     ("kept: bytes an entry", lambda of: number(of.kept.bytes_per_entry)),
     ("kept: entries", lambda of: number(of.kept.entries)),
-    ("errors", lambda of: number(sum(of.errors.values()))),
+    ("failed operations", lambda of: number(sum(of.errors.values()))),
     ("delivered in time", lambda of: "yes" if of.drained else "NO"),
+)
+COMMANDS: tuple[tuple[str, Callable[[reports.Summary], reports.PerServer | None]], ...] = (
+    ("commands a post", lambda of: of.commands.get("post")),
+    ("commands a page", lambda of: of.commands.get("read")),
+    ("commands a second at the server, workers included", lambda of: of.server_commands_per_s),
 )
 
 
-def _triple(counts: reports.PerServer | None) -> str:
-    return " ".join(number(counts[server]) for server in reports.SERVERS) if counts else "-"
-
-
-def _spread(ratio: reports.Spread | None) -> str:
-    return f"{ratio.median:.2f} ({ratio.min:.2f} to {ratio.max:.2f})" if ratio else "-"
-
-
-def _of_curves(report: reports.Curves) -> Grid:
+def _of_curves(report: reports.Curves) -> Iterable[Grid]:
     sizes = sorted({size for series in report.series for size, _, _ in series.points})
+    columns = ["what", *(f"{size:,}" for size in sizes)]
     rows = []
     for series in report.series:
-        at = {size: f"{number(p50)} ({number(p99)})" for size, p50, p99 in series.points}
+        at = {size: number(p50) for size, p50, _ in series.points}
         exponent = "-" if series.exponent is None else f"{series.exponent:.2f}"
         rows.append([series.title, *(at.get(size, "-") for size in sizes), exponent])
-    title = f"Milliseconds, p50 (p99), by {report.x}; the exponent is of the p50 from 100 on"
-    return Grid(title, ["what", *(f"{size:,}" for size in sizes), "exponent"], rows)
+    title = f"Milliseconds by {report.x}, median"
+    yield Grid(
+        title,
+        [*columns, "exponent"],
+        rows,
+        "The exponent says how they grow from 100 on: 1 in proportion, 0 not at all.",
+    )
+    if int(str(report.settings["repeats"])) >= SAMPLES["p99"]:
+        slow = [
+            [series.title, *(number({size: p99 for size, _, p99 in series.points}.get(size)) for size in sizes)]
+            for series in report.series
+        ]
+        yield Grid(f"Milliseconds by {report.x}, p99", columns, slow)
+
+
+def _ratios(report: reports.Targets) -> Grid:
+    columns = ["row", "what", "met", "ratio", "from", "to", "target"]
+    note = "From, to: where nine of ten such ratios lie. A target is met when one of these meets it."
+    return Grid("Ratios, both sides measured in turn in one run", columns, [*map(_target, report.rows)], note, texts=3)
 
 
 def _target(row: reports.Row) -> Line:
     bound = f"≥ {row.at_least:g}" if row.at_least is not None else f"≤ {row.at_most:g}" if row.at_most else ""
-    verdict = "" if row.met is None else "met" if row.met else "MISSED"
-    figures = ", ".join(f"{name} {number(value)}" for name, value in row.figures.items())
-    interval = "" if row.low is None else f" ({number(row.low)} to {number(row.high)})"
-    return [row.name, row.title, f"{number(row.ratio)}{interval}", bound, verdict, figures]
+    met = "" if row.met is None else "met" if row.met else "MISSED"
+    return [row.name, row.title, met, number(row.ratio), number(row.low), number(row.high), bound]
+
+
+UNITS = {"_per_s": "a second", "_ms": "ms"}  # by the ends of what is measured
+
+
+def _measured(report: reports.Targets) -> Grid:
+    """What neighbours share stands there once, under the first one's name."""
+    rows, before = list[Line](), None
+    for row in report.rows:
+        if row.figures != before:
+            rows += [[row.name, *_figure(name, value)] for name, value in row.figures.items()]
+        before = row.figures
+    return Grid("What was measured for them", ["row", "what", "figure", "unit"], rows, texts=2)
+
+
+def _figure(name: str, value: float) -> Line:
+    end = next((end for end in UNITS if name.endswith(end)), "")
+    return [name.removesuffix(end).replace("_", " "), number(value), UNITS.get(end, "")]
 
 
 NOT_ENOUGH = "-: fewer samples than carry the percentile, or no figures, since who asked was late itself or gave up."
@@ -201,7 +308,7 @@ def _capacities(report: reports.HttpReport) -> Grid:
     ways = [(web, who) for web in of.web for who in of.readers]
     found = {(each.phase, each.web, each.readers): each for each in report.climbs}
     rows = [[slug, *(_capacity(found.get((slug, *way))) for way in ways)] for slug in of.phases]
-    columns = [f"{web} web process{'es' if web > 1 else ''}, {who}" for web, who in ways]
+    columns = [verdict.way_of(*way) for way in ways]
     title = f"Pages a second at p99 ≤ {of.slo_ms:g} ms: the highest rate that was held"
     return Grid(title, ["phase", *columns], rows, "≥: more was not asked for, or the load generator was late at more.")
 
@@ -218,14 +325,14 @@ def _steps(climbs: Iterable[reports.Climb]) -> Grid:
     shown = ("p50", "p99", "p99.9")
     rows = []
     for climb in climbs:
-        who = f"{climb.phase}, {climb.web} web, {climb.readers}"
+        who = f"{climb.phase}, {verdict.way(climb)}"
         who += f", {climb.pending:,} pending" if climb.pending else ""
         for step in sorted(climb.steps, key=lambda step: (step.rate, step.answered)):
             figures = [number(step.latency_ms.get(name)) for name in shown]
             counts = [f"{step.rate:g}", f"{step.answered:,}", number(step.answered_per_s)]
             rows.append([who, *counts, *figures, number(step.late_ms), step.outcome])
-            who = ""
-    columns = ["", "rate/s", "n", "answered/s", *(f"{name}, ms" for name in shown), "generator late, p99 ms", "p99"]
+    columns = ["what", "asked a second", "n", "answered a second", *(f"{name}, ms" for name in shown)]
+    columns += ["generator late, p99, ms", "objective"]
     return Grid("At fixed rates, latency from the intended start", columns, rows, NOT_ENOUGH)
 
 
@@ -236,7 +343,7 @@ def _backlogs(report: reports.Backlog) -> Grid:
         for each in report.levels
         for level in (each.climb,)
     ]
-    columns = ["phase", "pending", "pages/s", "÷ with none", f"held at p99 ≤ {of.slo_ms:g} ms"]
+    columns = ["phase", "pending", "pages a second", "÷ with none", f"held at p99 ≤ {of.slo_ms:g} ms"]
     return Grid("Pages with a backlog: in a closed loop, and the highest rate that was held", columns, rows)
 
 
@@ -251,16 +358,26 @@ def _drains(report: reports.Backlog) -> Grid:
 
 
 def _of_units(report: reports.Units) -> Grid:
-    def line(what: str, costs: reports.Costs) -> Line:
-        return [what, *(number(1e6 * seconds) for seconds in costs.cpu_s.values())]
+    def line(slug: str, what: str, costs: reports.Costs) -> Line:
+        return [slug, what, number(1e6 * costs.cpu_total_s), *(number(1e6 * costs.cpu_s[name]) for name in processes)]
 
+    processes = [*next(iter(report.units.values())).post.cpu_s]
+    delivering = {phase.slug for phase in PHASES if phase.store}
     rows = []
     for slug, units in report.units.items():
-        rows += [line(f"{slug}: a post", units.post), line(f"{slug}: a delivery", units.delivery)]
-        for followees, read in zip(report.followees, units.reads, strict=True):
-            rows.append(line(f"{slug}: a read, {followees:,} followees", read))
-    processes = next(iter(report.units.values())).post.cpu_s
-    return Grid("Processor time, µs (the harness is the web process)", ["what", *processes], rows)
+        rows.append(line(slug, "a post", units.post))
+        if slug in delivering:
+            rows.append(line(slug, "a delivery to one more follower", units.delivery))
+        for what, pages in (("a warm page", units.reads), ("a cold page", units.cold)):
+            for followees, page in zip(report.followees, pages or (), strict=bool(pages)):
+                rows.append(line(slug, f"{what}, {followees:,} followees", page))
+        if units.pulled:
+            rows.append(line(slug, "one more pulled author on a page", units.pulled))
+    names = PROGRAMS | {"harness": "web"}
+    columns = ["phase", "what", "all", *(names[name] for name in processes)]
+    ticks = 10_000 / int(str(report.settings["count"]))
+    note = f"The system counts processor time in ticks of 10 ms: a warm page is known to about {number(ticks)} µs."
+    return Grid("Processor time, µs", columns, rows, note, texts=2)
 
 
 def _of_plan(report: reports.Plan) -> list[Grid]:
@@ -268,9 +385,15 @@ def _of_plan(report: reports.Plan) -> list[Grid]:
     rows = [
         ["deliveries a day", *(f"{n.deliveries_per_day:,.0f}" for n in needs)],
         ["processor hours a day", *(f"{n.cpu_s_per_day / 3600:.2f}" for n in needs)],
-        *([f"cores at the peak, {name}", *(f"{n.cores[name]:.3f}" for n in needs)] for name in needs[0].cores),
         *(
-            [f"commands/s at the peak, {name}", *(f"{n.commands_per_s[name]:,.1f}" for n in needs)]
+            [f"cores at the peak, {PROGRAMS[name]}", *(f"{n.cores[name]:.3f}" for n in needs)]
+            for name in needs[0].cores
+        ),
+        *(
+            [
+                f"commands a second at the peak, {PROGRAMS[name]}",
+                *(f"{n.commands_per_s[name]:,.1f}" for n in needs),
+            ]
             for name in needs[0].commands_per_s
         ),
         ["memory for what is kept", *(size(n.memory_bytes) for n in needs)],
@@ -280,14 +403,19 @@ def _of_plan(report: reports.Plan) -> list[Grid]:
         ["read, ms", *(f"{n.read_ms:.1f}" for n in needs)],
         ["delivery lag, s", *(_lag(n, n.lag_s) for n in needs)],
         ["the heaviest author's, s", *(_lag(n, n.lag_heaviest_s) for n in needs)],
-        ["full first", *(f"{n.first} ({100 * n.fullest:.1f} %)" for n in needs)],
+        ["full first", *(PROGRAMS[n.first] for n in needs)],
+        ["how full at the peak, %", *(f"{100 * n.fullest:.1f}" for n in needs)],
     ]
+    if fits := report.recommendation.fits:
+        rows.insert(0, ["fits", *("yes" if n.phase in fits else "NO" for n in needs)])
     crossings = "Where two of them cost the same processor time"
     margins = [[between, f"{cost_us:.2f}"] for between, cost_us in report.marginal_author_us]
     note = "The first author costs a whole command; the next ones ride along, up to 200 in one."
     return [
-        Grid("What each phase needs", ["", *(n.phase for n in needs)], rows),
-        Grid(crossings, ["what", "at", ""], [list(row) for row in report.crossings]),
+        Grid("What each phase needs", ["what", *(n.phase for n in needs)], rows),
+        Grid(
+            crossings, ["what", "beyond", "at"], [[what, beyond, at] for what, at, beyond in report.crossings], texts=2
+        ),
         Grid("What one more pulled author costs a read", ["followees", "µs of processor"], margins, note),
     ]
 

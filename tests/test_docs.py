@@ -2,10 +2,12 @@
 
 import re
 import shlex
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click import Group
+from click import Command, Group
 from click.testing import CliRunner
 
 from app.cli import main
@@ -13,6 +15,7 @@ from app.config import Config
 from app.demo.graph import MAX_FOLLOWS, MAX_PEOPLE
 from app.demo.seed import BATCH
 from app.models import DOCUMENTS as MODEL
+from app.social import TEXT_LIMIT
 from benchmarks.rig import MOST_STATUSES
 from benchmarks.rounds import AHEAD, EVERYBODY
 from phases import PHASES
@@ -20,6 +23,9 @@ from phases import PHASES
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+PROSE = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]
+CHAPTERS = sorted((ROOT / "docs" / "walkthrough").glob("*.md"))
 PATH = r"(?:app|phases|workers|tests|docs|benchmarks|templates)/[\w./]*"
 COMMANDS = re.findall(r"^\| `feedlab ([^`]+)` \|", README, re.MULTILINE)
 
@@ -32,15 +38,63 @@ def test_the_phases_in_the_readme_are_the_phases_in_the_code() -> None:
     assert "\n".join(rows) in README
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_in_the_readme_exists_with_its_options(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parsed, not run: `--help` ends it after its options have been read."""
+OF_THE_USER = re.compile(r"[\w-]+\.(json|toml|html|txt|txt\.gz)")  # a file that a command reads or writes
+
+
+def commands_in(text: str) -> list[str]:
+    """Whatever somebody may copy: in a block, in a line of prose or in a table; without servers before it."""
+    inline = re.findall(r"`feedlab ([^`…]+)`", text)
+    blocks = re.findall(r"^(?:\$ |[A-Z_]+=\S+ )*feedlab (.+)$", text.replace("\\\n", " "), re.MULTILINE)
+    return list(dict.fromkeys([*inline, *blocks]))
+
+
+@pytest.mark.parametrize("document", [*PROSE, *CHAPTERS], ids=lambda path: path.stem)
+def test_every_command_in_a_document_would_run(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsed with its values and its required options, not run. A folder or file of the repository has to be there."""
     monkeypatch.chdir(ROOT)
-    words = ["README.md" if word == "FILE" else word for word in shlex.split(command)]
-    answer = CliRunner().invoke(main, [*words, "--help"])
-    assert answer.exit_code == 0, answer.output
-    options = {word for word in words if word.startswith("--")}
-    assert all(option in answer.output for option in options), answer.output
+    for command in leaves():
+        monkeypatch.setattr(command, "callback", lambda **_: None)
+    for text in commands_in(document.read_text(encoding="utf-8")):
+        words = ["README.md" if word == "FILE" or OF_THE_USER.fullmatch(word) else word for word in shlex.split(text)]
+        named = re.fullmatch(r"[a-z]+( [a-z]+)?", text)  # and not said how it is called
+        answer = CliRunner().invoke(main, [*words, "--help"] if named else words)
+        assert answer.exit_code == 0, f"feedlab {text}: {answer.output}"
+
+
+def leaves(group: Group = main) -> Iterator[Command]:
+    """Every command that somebody sees."""
+    for command in group.commands.values():
+        if isinstance(command, Group):
+            yield from leaves(command)
+        elif not command.hidden:
+            yield command
+
+
+def test_every_command_but_those_of_bench_takes_data() -> None:
+    measuring = main.commands["bench"]
+    assert isinstance(measuring, Group)
+    assert "Every command but those of `bench` takes `--data" in README
+    takes = {command.name for command in leaves() if any("--data" in each.opts for each in command.params)}
+    assert takes == {command.name for command in leaves()} - set(measuring.commands)
+
+
+def test_no_command_is_hidden_from_people() -> None:
+    """Hidden is what only our own processes start."""
+    hidden = {name for name, command in main.commands.items() if command.hidden}
+    assert hidden == {"web-process"}
+
+
+def test_the_numbers_in_the_readme_are_those_in_the_code() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    least, below = re.findall(r"3\.(\d+)", project["requires-python"])
+    for said in (
+        f"built {NUMBERS[len(PHASES)]} times",
+        f"the story in {NUMBERS[len(CHAPTERS) - 1]} chapters",  # beside them stands their README
+        f"Python 3.{least} to\n3.{int(below) - 1}",
+        f"follows at most {Config.model_fields['following_limit'].default:,} others",
+        f"Text has at most {TEXT_LIMIT} characters",
+    ):
+        assert said in README, said
 
 
 def test_every_command_is_in_the_readme() -> None:
@@ -70,9 +124,10 @@ def test_a_name_behind_a_path_is_in_that_file(document: Path) -> None:
             assert re.search(rf"^ *(async def|def|class)? ?{name}\b( =|[(:])", code, re.MULTILINE), f"{path} {name}"
 
 
-def test_make_targets_in_the_readme_exist() -> None:
+@pytest.mark.parametrize("document", PROSE, ids=lambda path: path.name)
+def test_make_targets_in_a_document_exist(document: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`?make (\w+)`?", README):
+    for target in re.findall(r"(?:`|\$ )make (\w+)", document.read_text(encoding="utf-8")):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
@@ -94,9 +149,7 @@ def test_this_version_is_in_the_changelog() -> None:
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "document", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("document", PROSE, ids=lambda path: path.name)
 def test_a_setting_in_a_document_exists(document: Path) -> None:
     for name in re.findall(r"FEEDLAB_([A-Z_]+)\b", document.read_text(encoding="utf-8")):
         assert name.lower() in Config.model_fields, name

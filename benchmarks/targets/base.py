@@ -42,6 +42,7 @@ class Scale:
     reads: int = 150
     jobs: int = 500
     lags: int = 1_000
+    tail: int = 1_000  # what a p99 takes
     people: int = 1_000
     readers: int = 400
     pending: int = 10_000
@@ -55,6 +56,7 @@ class Scale:
             "reads": 5,
             "jobs": 5,
             "lags": 5,
+            "tail": 5,
             "people": 60,
             "pending": 60,
             "pairs": 2,

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from app.cli import main
 from benchmarks import capacity
-from benchmarks.capacity import At, Offered, climb, http, percentiles, step_of
+from benchmarks.capacity import At, Offered, climb, http, step_of
 from benchmarks.generator import WRONG_PAGE, Answered
-from benchmarks.measure import Latencies
+from benchmarks.measure import SAMPLES, Latencies
 from benchmarks.page import page
 from benchmarks.readers import NotAnswered, checked
 from benchmarks.report import Backlog, HttpReport, HttpSettings, flat, text
@@ -96,11 +96,13 @@ def test_where_the_generator_is_late_nothing_is_said_of_the_system() -> None:
 
 
 def test_no_percentile_without_its_samples() -> None:
-    assert set(percentiles(recorded((999, 0.01)))) == {"p50", "p90", "max"}
-    assert set(percentiles(recorded((1_000, 0.01)))) == {"p50", "p90", "p99", "max"}
-    assert "p99.9" not in percentiles(recorded((9_999, 0.01)))
-    assert "p99.9" in percentiles(recorded((10_000, 0.01)))
-    assert percentiles(recorded()) == {}
+    assert set(recorded((9, 0.01)).figures()) == {"max"}
+    assert set(recorded((99, 0.01)).figures()) == {"p50", "max"}
+    assert set(recorded((999, 0.01)).figures()) == {"p50", "p90", "max"}
+    assert set(recorded((1_000, 0.01)).figures()) == {"p50", "p90", "p99", "max"}
+    assert "p99.9" not in recorded((9_999, 0.01)).figures()
+    assert "p99.9" in recorded((10_000, 0.01)).figures()
+    assert recorded().figures() == {}
     few = step_of(100, Offered(recorded((999, 0.01)), recorded(), 10), 50)
     assert few.outcome != "met", "without a p99 nobody knows"
 
@@ -182,7 +184,7 @@ def test_wrong_options_are_refused_in_one_line(options: Sequence[str], complaint
 @pytest.fixture
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("p50", "p90", "p99", "p99.9"):
-        monkeypatch.setitem(capacity.SAMPLES, name, 12)
+        monkeypatch.setitem(SAMPLES, name, 12)
     monkeypatch.setattr(capacity, "BURN_IN_S", 0.2)
 
 

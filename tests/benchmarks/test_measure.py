@@ -56,10 +56,9 @@ def test_closed_loop_omits_who_would_have_come() -> None:
 
 def test_percentiles_of_a_known_distribution() -> None:
     latencies = Latencies()
-    for ms in range(1, 1_001):
-        latencies.record(ms / 1000)
+    for tenth in range(1, 10_001):
+        latencies.record(tenth / 10_000)
     figures = latencies.figures()
-    assert figures is not None
     assert figures == {
         "p50": pytest.approx(500, rel=0.002),
         "p90": pytest.approx(900, rel=0.002),
@@ -68,9 +67,19 @@ def test_percentiles_of_a_known_distribution() -> None:
         "max": pytest.approx(1000, rel=0.002),
     }
     assert Latencies.decoded(latencies.encoded()).figures() == figures
-    assert Latencies().figures() is None
+    assert Latencies().figures() == {}
     longer = [ms for _, ms in latencies.curve()]
     assert longer == sorted(longer)
+    assert longer[-1] == pytest.approx(999, rel=0.002), "ten took longer"
+
+
+def test_a_curve_ends_where_too_few_took_longer() -> None:
+    latencies = Latencies()
+    for _ in range(19):
+        latencies.record(0.001)
+    assert latencies.curve() == [], "fewer than ten are slower than the median"
+    latencies.record(0.001)
+    assert [share for share, _ in latencies.curve()] == [0.5]
 
 
 def test_what_is_merged_counts_once_each() -> None:

@@ -1,0 +1,209 @@
+"""What was found, in words: what is quicker, by how much, and where no difference can be told.
+
+As hyperfine does, and paired: a ratio is of two phases in the same round. Its interval is Student's, of the logarithms
+of these ratios. A difference is told where the interval leaves out 1; the ratio itself is the geometric mean.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.measure import SAMPLES
+from benchmarks.report import KINDS, Backlog, Cell, Climb, Comparison, HttpReport, Who
+from phases import PHASES
+
+INTERVAL = "95 %"
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # two-sided, by rounds - 1
+PRECISION = 1.1  # of a capacity: between the rate that is held and the one that is not
+LATE_S = 1.0  # an open loop whose last operation began so late did not get what was asked for
+DELIVER_AT_ONCE = {phase.slug for phase in PHASES if phase.carrier and not phase.carrier.in_worker}
+
+ByRound = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Times:
+    """How many times as much, and the interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def told(self) -> bool:
+        """As it is shown: an interval that ends at 1.00 does not leave it out."""
+        return round(self.low, 2) > 1 or round(self.high, 2) < 1
+
+    def __str__(self) -> str:
+        return f"{self.ratio:.2f} times ({self.low:.2f} to {self.high:.2f})"
+
+
+def times(a: ByRound, b: ByRound) -> Times | None:
+    """a ÷ b over the rounds that both have; None where those are fewer than two."""
+    logs = [math.log(a[number] / b[number]) for number in sorted(a.keys() & b.keys())]
+    if len(logs) < 2:
+        return None
+    half = STUDENT[min(len(logs) - 1, len(STUDENT)) - 1] * statistics.stdev(logs) / math.sqrt(len(logs))
+    mean = statistics.fmean(logs)
+    return Times(*(math.exp(at) for at in (mean, mean - half, mean + half)))
+
+
+def compared(report: Comparison) -> list[str]:
+    """One sentence for each kind of operation and for processor time; what makes them doubtful first."""
+    said = [*_doubts(report)]
+    if len(report.phases) < 2:
+        return [*said, f"Only {', '.join(report.phases)} was measured: there is nothing to compare it with."]
+    for kind, title in KINDS.items():
+        if medians := _percentiles(report, kind, "p50"):
+            said.append(_sentence(f"{title[0].upper()}{title[1:]}, median", medians))
+        for tail in ("p99", "p90"):  # the farthest that there are samples for
+            slow = _percentiles(report, kind, tail)
+            if any(slow.values()):
+                said.append(_sentence(f"{title[0].upper()}{title[1:]}, {tail}", slow))
+                break
+    cpu_ms = _by_round(report, _cpu_ms)
+    said.append(_sentence("Processor time of an operation, all processes", cpu_ms, "needs least", "much"))
+    if report.settings.clients:
+        said.append(_sentence("From one operation to the next, all clients", _by_round(report, _spacing_ms)))
+    return said
+
+
+def at_once(kind: str, slug: str) -> bool:
+    """Whether there is no such wait, since the poster waits for the delivery."""
+    return kind == "lag" and slug in DELIVER_AT_ONCE
+
+
+def _doubts(report: Comparison) -> list[str]:
+    doubts = []
+    for slug, summary in report.phases.items():
+        late_s = max(cell.offered.late_s for cell in report.cells if cell.phase == slug)
+        if report.settings.rate and late_s > LATE_S:
+            doubts.append(
+                f"{slug} did not keep up with {report.settings.rate:g}/s: an operation began {late_s:.1f} s late."
+            )
+        if not summary.drained:
+            doubts.append(f"{slug} had not delivered everything when its time was up.")
+        if failed := sum(summary.errors.values()):
+            doubts.append(f"{failed:,} operations of {slug} failed; its figures are of the others.")
+    return doubts
+
+
+def _percentiles(report: Comparison, kind: str, percentile: str) -> dict[str, ByRound]:
+    """By phase; what has too few samples in a round is missing. Who delivers at once has no delivery lag."""
+    rounds = max(cell.round for cell in report.cells)
+    return {
+        slug: {
+            cell.round: ms
+            for cell in report.cells
+            if cell.phase == slug and (ms := (cell.latency_ms[kind] or {}).get(percentile))
+        }
+        if summary.counts[kind] / rounds >= SAMPLES[percentile]
+        else {}
+        for slug, summary in report.phases.items()
+        if summary.counts[kind] and not (at_once(kind, slug))
+    }
+
+
+def _by_round(report: Comparison, figure: Callable[[Cell], float]) -> dict[str, ByRound]:
+    return {
+        slug: {cell.round: value for cell in report.cells if cell.phase == slug and (value := figure(cell)) > 0}
+        for slug in report.phases
+    }
+
+
+def _cpu_ms(cell: Cell) -> float:
+    return 1000 * sum(cell.cpu_s.values()) / max(1, sum(cell.counts.values()))
+
+
+def _spacing_ms(cell: Cell) -> float:
+    return 1000 / cell.operations_per_s if cell.operations_per_s else 0
+
+
+def _sentence(title: str, figures: Mapping[str, ByRound], is_best: str = "is quickest", much: str = "long") -> str:
+    """Of milliseconds: less is better."""
+    few = [slug for slug, rounds in figures.items() if not rounds]
+    known = {slug: rounds for slug, rounds in figures.items() if rounds}
+    words = _told(known, is_best, much)
+    if few:
+        words += f"; too few samples of {_and(few)}"
+    return f"{title}: {words}."
+
+
+def _told(known: Mapping[str, ByRound], is_best: str, much: str) -> str:
+    if not known:
+        return "nothing can be told"
+    shown = {slug: f"{slug} ({_middle(rounds)} ms)" for slug, rounds in known.items()}
+    if len(known) == 1:
+        return f"{next(iter(shown.values()))}, with nothing to compare it with"
+    common = set.intersection(*(set(rounds) for rounds in known.values()))
+    if len(common) < 2:
+        return f"{_and([*shown.values()])}; one round has no spread, so no difference can be told"
+    best = min(known, key=lambda slug: statistics.fmean(math.log(known[slug][number]) for number in common))
+    others = {slug: of for slug in known if slug != best and (of := times(known[slug], known[best]))}
+    tied = [shown[best], *(shown[slug] for slug, of in others.items() if not of.told)]
+    slower = [f"{slug} takes {of}" for slug, of in sorted(others.items(), key=lambda each: each[1].ratio) if of.told]
+    if not slower:
+        return f"no difference can be told between {_and(tied)}"
+    head = f"{tied[0]} {is_best}" if len(tied) == 1 else f"no difference can be told between {_and(tied)}"
+    return f"{head}; {_and(slower)} as {much}{'' if len(tied) == 1 else f' as {best}'}"
+
+
+def _middle(rounds: ByRound) -> str:
+    return f"{statistics.median(rounds.values()):.3g}"
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+# Over HTTP
+
+
+def way(climb: Climb) -> str:
+    return way_of(climb.web, climb.readers)
+
+
+def way_of(web: int, readers: Who) -> str:
+    return f"{web} web process{'es' if web > 1 else ''}, {readers}"
+
+
+def served(report: HttpReport) -> list[str]:
+    """By ways of asking: who holds the highest rate. Capacities are known to a tenth, so less is no difference."""
+    said = []
+    for of in dict.fromkeys(map(way, report.climbs)):
+        climbs = [climb for climb in report.climbs if way(climb) == of and climb.ended_by != "unfinished"]
+        said.append(f"{of}: {_most(climbs, report.settings.slo_ms)}.")
+    return said
+
+
+def _most(climbs: Sequence[Climb], slo_ms: float) -> str:
+    held = {climb.phase: climb.capacity for climb in climbs if climb.capacity}
+    if not held:
+        return "no rate was held" if climbs else "nothing was measured to its end"
+    none = [climb.phase for climb in climbs if climb.phase not in held]
+    at_least = {climb.phase for climb in climbs if climb.ended_by != "slo"}  # more was not asked for, or not possible
+    order = sorted(held, key=held.__getitem__, reverse=True)
+    best = order[0]
+    near = [slug for slug in order if slug in at_least or held[best] / held[slug] <= PRECISION]
+    shown = _and([f"{slug} ({'≥ ' if slug in at_least else ''}{held[slug]:.3g})" for slug in near])
+    rest = [f"{held[best] / held[slug]:.2f} times as many as {slug}" for slug in order if slug not in near]
+    if len(near) > 1:
+        words = f"no difference can be told between {shown} pages a second at p99 ≤ {slo_ms:g} ms"
+        words += f"; {best} holds {_and(rest)}" if rest else ""
+    else:
+        words = f"{shown} holds the most pages a second at p99 ≤ {slo_ms:g} ms"
+        words += f", {_and(rest)}" if rest else ""
+    return words + (f"; {_and(none)} held no rate that was tried" if none else "")
+
+
+def waited(report: Backlog) -> list[str]:
+    """What the largest backlog leaves of the pages a second."""
+    said = []
+    for slug in dict.fromkeys(level.climb.phase for level in report.levels):
+        last = max((each for each in report.levels if each.climb.phase == slug), key=lambda each: each.climb.pending)
+        said.append(
+            f"{slug}: with {last.climb.pending:,} pending a closed loop gets {100 * last.to_none:.0f} % of the pages "
+            "a second that it gets with none."
+        )
+    return said

@@ -1,0 +1,272 @@
+"""What is said of figures that are known: told where it can be, and not where it cannot."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from math import inf, nan
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from benchmarks.measure import Latencies, Offered
+from benchmarks.page import page
+from benchmarks.report import (
+    KINDS,
+    Cell,
+    Climb,
+    Comparison,
+    HttpReport,
+    HttpSettings,
+    Kept,
+    Origin,
+    Population,
+    Settings,
+)
+from benchmarks.summary import ratios, summary
+from benchmarks.tables import TOO_FEW, grids, says
+from benchmarks.verdict import times
+from benchmarks.workload import load
+from phases.p1_query import QUERY
+from phases.p2_push import PUSH
+from phases.p3_queue import QUEUE
+from tests.benchmarks.test_results import REPORT
+
+Rounds = Sequence[Mapping[str, float]]  # of one phase: in each round the milliseconds of every kind
+
+
+def cell(slug: str, number: int, ms: Mapping[str, float], count: int, **changes: Any) -> Cell:
+    """A round in which every operation of a kind takes as long."""
+    latencies = {kind: Latencies() for kind in KINDS}
+    for kind, each in ms.items():
+        for _ in range(count):
+            latencies[kind].record(each / 1000)
+    fields: dict[str, Any] = {
+        "round": number,
+        "phase": slug,
+        "offered": Offered(count, 1.0, 0.0),
+        "elapsed_s": 1.0,
+        "operations_per_s": float(count),
+        "counts": {"read": count},
+        "errors": {},
+        "latency_ms": {kind: each.figures() for kind, each in latencies.items()},
+        "histograms": {kind: each.encoded() for kind, each in latencies.items() if each.count},
+        "deliveries": 0,
+        "deliveries_per_s": 0.0,
+        "lag_resolution_ms": None,
+        "lag_checked": 0,
+        "commands": {},
+        "cpu_s": {"web": 1.0},
+        "server_commands": None,
+        "kept": Kept(),
+        "drained": True,
+        "checked_pages": 1,
+    }
+    return Cell(**fields | changes)
+
+
+def comparison(of: Mapping[str, Rounds], count: int = 100, **changes: Any) -> Comparison:
+    cells = [cell(slug, n, ms, count, **changes) for slug, rounds in of.items() for n, ms in enumerate(rounds, 1)]
+    by_phase = {slug: [each for each in cells if each.phase == slug] for slug in of}
+    return Comparison(
+        **REPORT.model_dump(include={*Origin.model_fields}),
+        settings=Settings(
+            phases=tuple(of),
+            workload="read-heavy",
+            graph="powerlaw:14:3",
+            seconds=1,
+            rounds=max(map(len, of.values())),
+            seed=1,
+            through="inprocess",
+            burn_in_s=0,
+            rate=100,
+        ),
+        workload=load("read-heavy"),
+        graph=Population(source="powerlaw:14:3", people=14, follows=42, mean_followers=3, most_followers=9),
+        elapsed_s=1.0,
+        cells=cells,
+        phases={slug: summary(each) for slug, each in by_phase.items()},
+        ratios=ratios(cells, QUERY.slug),
+    )
+
+
+def pages(*ms: float) -> Rounds:
+    return [{"read_warm": each} for each in ms]
+
+
+def said_of_pages(report: Comparison) -> str:
+    [sentence] = [sentence for sentence in says(report) if sentence.startswith("Warm page, median: ")]
+    return sentence.removeprefix("Warm page, median: ")
+
+
+def test_who_is_quicker_by_how_much_and_with_which_spread() -> None:
+    report = comparison({QUERY.slug: pages(20, 21, 19), PUSH.slug: pages(10, 10.1, 9.9)})
+    told = re.fullmatch(
+        r"push \(10 ms\) is quickest; query takes (.*) times \((.*) to (.*)\) as long\.", said_of_pages(report)
+    )
+    assert told
+    ratio, low, high = map(float, told.groups())
+    assert ratio == pytest.approx(2, abs=0.01)
+    assert 1.7 < low < ratio < high < 2.3
+
+
+def test_a_tie_is_no_difference() -> None:
+    same = pages(10, 12, 11)
+    assert said_of_pages(comparison({QUERY.slug: same, PUSH.slug: same})) == (
+        "no difference can be told between query (11 ms) and push (11 ms)."
+    )
+
+
+def test_what_a_round_turns_round_is_no_difference() -> None:
+    """A quarter quicker on average, and slower in one round of three."""
+    report = comparison({QUERY.slug: pages(20, 19, 10), PUSH.slug: pages(10, 10, 15)})
+    assert said_of_pages(report).startswith("no difference can be told between push")
+
+
+def test_of_three_the_quick_ones_are_named_together() -> None:
+    quick, same, slow = pages(10, 11, 10), pages(10.5, 10.5, 10), pages(30, 31, 30)
+    said = said_of_pages(comparison({QUERY.slug: slow, PUSH.slug: quick, QUEUE.slug: same}))
+    assert re.fullmatch(
+        r"no difference can be told between push .* and queue .*; query takes 2\.\d\d times \(.*\) as long as push\.",
+        said,
+    )
+
+
+@pytest.mark.parametrize(("count", "tail"), [(99, None), (100, "p90"), (1_000, "p99")])
+def test_the_farthest_percentile_that_is_carried_is_told_too(count: int, tail: str | None) -> None:
+    said = says(comparison({QUERY.slug: pages(20, 21), PUSH.slug: pages(10, 10)}, count=count))
+    named = [sentence.split(":")[0] for sentence in said if sentence.startswith("Warm page")]
+    assert named == ["Warm page, median", *([f"Warm page, {tail}"] if tail else [])]
+
+
+def test_one_round_has_no_spread() -> None:
+    said = said_of_pages(comparison({QUERY.slug: pages(100), PUSH.slug: pages(1)}))
+    assert said == "query (100 ms) and push (1 ms); one round has no spread, so no difference can be told."
+
+
+def test_one_phase_has_nothing_beside_it() -> None:
+    assert says(comparison({PUSH.slug: pages(1, 2)})) == [
+        "Only push was measured: there is nothing to compare it with."
+    ]
+
+
+def test_too_few_samples_carry_no_sentence_and_no_percentile() -> None:
+    """p50 of 9 a round, p99.9 of 4: neither is a figure."""
+    report = comparison({QUERY.slug: pages(10, 10), PUSH.slug: pages(1, 1)}, count=4)
+    assert said_of_pages(report) == "nothing can be told; too few samples of query and push."
+    table = grids(report)[0]
+    for row in table.rows:
+        assert row[2:] == ["8", *[TOO_FEW] * 4, row[-1]]
+        assert row[-1] != TOO_FEW, "the slowest is what it is"
+    assert not any("p50" in row[0] for grid in grids(report) for row in grid.rows), "no ratios of them either"
+
+
+def test_more_samples_carry_more_percentiles() -> None:
+    rows = grids(comparison({QUERY.slug: pages(10, 10), PUSH.slug: pages(1, 1)}, count=500))[0].rows
+    assert [cell == TOO_FEW for cell in rows[0][3:]] == [False, False, False, True, False]
+
+
+def test_who_delivers_at_once_has_no_delivery_lag() -> None:
+    rounds = [{"read_warm": 1.0, "lag": 0.001}] * 2
+    report = comparison({PUSH.slug: rounds, QUEUE.slug: [{"read_warm": 1.0, "lag": 20.0}] * 2})
+    [lag] = [sentence for sentence in says(report) if sentence.startswith("Delivery lag, median")]
+    assert lag == "Delivery lag, median: queue (20 ms), with nothing to compare it with."
+    assert [row[0] for row in grids(report)[0].rows if row[1] == "delivery lag"] == [QUEUE.slug]
+    assert not any("lag" in sentence for sentence in says(comparison({QUERY.slug: pages(1, 1), PUSH.slug: rounds})))
+
+
+@pytest.mark.parametrize(
+    ("change", "doubt"),
+    [
+        ({"offered": Offered(10, 1.0, 3.0)}, "query did not keep up with 100/s: an operation began 3.0 s late."),
+        ({"drained": False}, "query had not delivered everything when its time was up."),
+        ({"errors": {"post: HTTP 503": 2}}, "4 operations of query failed; its figures are of the others."),
+    ],
+)
+def test_doubts_come_first(change: dict[str, Any], doubt: str) -> None:
+    assert says(comparison({QUERY.slug: pages(1, 1), PUSH.slug: pages(1, 1)}, **change))[0] == doubt
+
+
+def test_nothing_is_said_of_standins() -> None:
+    report = comparison({QUERY.slug: pages(100, 100), PUSH.slug: pages(1, 1)})
+    [said] = says(report.model_copy(update={"meaningless": True}))
+    assert "MEANINGLESS" in said
+    assert "push" not in said
+
+
+def test_an_interval_is_students() -> None:
+    """Of the ratios 1, 2 and 4: mean 2, and 4.303 standard errors of log 2 / sqrt 3 on either side."""
+    of = times({1: 1, 2: 2, 3: 4}, {1: 1, 2: 1, 3: 1})
+    assert of
+    assert of.ratio == pytest.approx(2)
+    assert of.high / of.ratio == pytest.approx(2 ** (4.303 / 3**0.5))
+    assert of.low == pytest.approx(4 / of.high)
+    assert not of.told
+
+
+def test_only_rounds_that_both_have_are_compared() -> None:
+    of = times({1: 2, 2: 2, 3: 1000}, {1: 1, 2: 1})
+    assert of
+    assert of.ratio == pytest.approx(2)
+    assert times({1: 2}, {1: 1}) is None
+
+
+@pytest.mark.parametrize("number", [nan, inf, -inf])
+def test_no_report_holds_what_is_no_number(number: float) -> None:
+    with pytest.raises(ValidationError):
+        cell(QUERY.slug, 1, {}, 1, operations_per_s=number)
+    with pytest.raises(ValidationError):
+        Cell.model_validate_json(json.dumps(cell(QUERY.slug, 1, {}, 1).model_dump() | {"elapsed_s": number}))
+
+
+def test_a_cell_holds_one_figure_and_words_instead_of_keys() -> None:
+    rounds = [dict.fromkeys(KINDS, 5.0)] * 2
+    for grid in grids(comparison({QUERY.slug: rounds, PUSH.slug: rounds, QUEUE.slug: rounds})):
+        for row in grid.rows:
+            assert all(re.fullmatch(r"[\d.,]+|-|yes|NO|too few", cell) for cell in row[grid.texts :]), row
+            assert not any("_" in cell for cell in row), row
+
+
+def test_axes_say_what_they_are() -> None:
+    drawn = page(comparison({QUERY.slug: pages(10, 11), PUSH.slug: pages(20, 21)}))
+    assert "one operation in … (logarithmic)" in drawn
+    assert "… took longer than … milliseconds (logarithmic)" in drawn
+    assert drawn.index('class="says"') < drawn.index("<svg") < drawn.index("<table"), "the verdict comes first"
+
+
+def held(**capacities: float | None) -> HttpReport:
+    return HttpReport(
+        **REPORT.model_dump(include={*Origin.model_fields}),
+        settings=HttpSettings(
+            phases=tuple(capacities), graph="g", people=1, limit=20, first=1, most=1, slo_ms=50, seconds=1, seed=1
+        ),
+        graph=Population(source="g", people=2, follows=1, mean_followers=0.5, most_followers=1),
+        climbs=[
+            Climb(phase=slug, web=1, readers="warm", steps=[], capacity=rate, ended_by="slo")
+            for slug, rate in capacities.items()
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (
+            held(query=100, cache=200),
+            "cache (200) holds the most pages a second at p99 ≤ 50 ms, 2.00 times as many as query",
+        ),
+        (held(query=100, cache=109), "no difference can be told between cache (109) and query (100) pages a second"),
+        (held(query=None, cache=100), "cache (100) holds the most pages a second at p99 ≤ 50 ms; query held no rate"),
+        (held(query=None), "no rate was held"),
+    ],
+)
+def test_rates_that_are_held(report: HttpReport, said: str) -> None:
+    [sentence] = says(report)
+    assert sentence.startswith(f"1 web process, warm: {said}")
+
+
+def test_more_than_was_asked_for_is_not_less() -> None:
+    report = held(query=100, cache=200)
+    open_ended = report.climbs[0].model_copy(update={"ended_by": "most"})
+    [sentence] = says(report.model_copy(update={"climbs": [open_ended, report.climbs[1]]}))
+    assert "no difference can be told between cache (200) and query (≥ 100)" in sentence
