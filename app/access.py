@@ -51,13 +51,13 @@ Shows = Callable[[StatusRow, Reader], bool]  # `visible` or `on_home`
 
 
 def statuses_by_id(ids: Sequence[ObjectId], fields: tuple[str, ...] = FIELDS) -> Find:
-    return Find("statuses", {"_id": {"$in": ids}}, fields, len(ids))
+    return Find("statuses", {"_id": {"$in": ids}}, fields, len(ids), by="_id")
 
 
 def liked_among(reader: ObjectId, ids: Sequence[ObjectId]) -> Find:
     """Those that the reader likes, by `like_key`: answered by an index alone."""
     keys = [like_key(reader, id) for id in ids]
-    return Find("likes", {"_id": {"$in": keys}}, ("_id",), len(keys))
+    return Find("likes", {"_id": {"$in": keys}}, ("_id",), len(keys), by="_id")
 
 
 async def shown_among(db: Database, view: View, statuses: Sequence[StatusRow], shows: Shows) -> list[StatusRow]:

@@ -221,7 +221,9 @@ class Accounts:
         out holds in all processes at once.
         """
         digest = _digest(token)
-        given_out = await rows(self._stack.db, Find("tokens", {"digest": digest}, ("user_id", "expires_at"), 1))
+        given_out = await rows(
+            self._stack.db, Find("tokens", {"digest": digest}, ("digest", "user_id", "expires_at"), 1, by="digest")
+        )
         if not given_out or given_out[0]["expires_at"] <= self._clock.now():
             self._holders.pop(digest, None)
             return None

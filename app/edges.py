@@ -93,7 +93,7 @@ class Versions(NamedTuple):
 
 
 def versions_of(reader: ObjectId) -> Find:
-    return Find(VERSIONS, {"_id": {"$in": [NAMES, MARKERS, reader]}}, ("_id", "version", "likes"), 3)
+    return Find(VERSIONS, {"_id": {"$in": [NAMES, MARKERS, reader]}}, ("_id", "version", "likes"), 3, by="_id")
 
 
 def versions_in(rows: Rows) -> Versions:

@@ -61,7 +61,7 @@ def _look(since: int | None, unknown: list[ObjectId]) -> dict[str, Find]:
     if since is not None:
         finds["renamed"] = Find("users", {"renamed": {"$gt": since}}, FIELDS, RENAMED_AT_ONCE + 1)
     if unknown:
-        finds["people"] = Find("users", {"_id": {"$in": unknown}}, FIELDS, len(unknown))
+        finds["people"] = Find("users", {"_id": {"$in": unknown}}, FIELDS, len(unknown), by="_id")
     return finds
 
 

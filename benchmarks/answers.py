@@ -47,7 +47,6 @@ def kept_in(store: str) -> Phase:
 KEEPING = tuple(phase for phase in PHASES if phase.store)
 IN_WORKER = tuple(phase for phase in PHASES if in_worker(phase))
 ASKING, ENTRIES, LISTS, SETS = PHASES[0], kept_in(Entries.name), kept_in(Lists.name), kept_in(SortedSets.name)
-LAST_LISTS = [phase for phase in KEEPING if phase.store and phase.store.name == Lists.name][-1]
 MERGING = next(phase for phase in PHASES if phase.merges)
 
 

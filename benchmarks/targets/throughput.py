@@ -41,7 +41,7 @@ def sized(scale: Scale) -> Asked:
 
 async def raw(rig: Rig, scale: Scale) -> list[Row]:
     """Ours ÷ a page that checks nothing and whose answer is there before."""
-    phase, asked = answers.LAST_LISTS, sized(scale)
+    phase, asked = answers.LISTS, sized(scale)
     readers = await crowd(rig, scale.people, scale.readers)
     async with (
         web_processes(rig, 1) as [web],
@@ -84,7 +84,7 @@ async def _raw_page(rig: Rig, slug: str, readers: Readers, web: Web) -> AsyncIte
 
 async def two(rig: Rig, scale: Scale) -> list[Row]:
     """Two web processes ÷ one, beside what the cores allow by processor time: of the web processes, and of all else."""
-    phase, asked = answers.LAST_LISTS, sized(scale)
+    phase, asked = answers.LISTS, sized(scale)
     readers = await crowd(rig, scale.people, scale.readers)
     used: list[tuple[float, float]] = []  # processor seconds of a page: in the web process, in all others
 

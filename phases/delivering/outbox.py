@@ -179,7 +179,7 @@ class Outbox:
     def look(self, names: tuple[str, ...], before: ObjectId) -> dict[str, Find]:
         """The newest few of all statuses that are owed to these consumers: mostly that is all of them."""
         pending = {"pending": _one_or_in(names), "_id": {"$lt": before}}
-        return {"pending": Find("statuses", pending, ("_id", "user_id"), self._scan + 1, NEWEST_FIRST)}
+        return {"pending": Find("statuses", pending, ("_id", "user_id"), self._scan + 1, NEWEST_FIRST, common=True)}
 
     def look_at(self, names: tuple[str, ...], before: ObjectId, authors: Sequence[ObjectId], n: int) -> dict[str, Find]:
         """The newest `n` of each group of these authors, whatever else is pending."""

@@ -66,7 +66,7 @@ def changes_of(page: Statuses) -> dict[str, Find]:
     """What may have changed since it was remembered: only of what is deleted or liked there is something to say."""
     ids = list(page)
     changed = {"_id": {"$in": ids}, "$or": [{"deleted": True}, {"likes": {"$gt": 0}}]}
-    return {"changed": Find("statuses", changed, ("_id", "deleted", "likes"), len(ids))}
+    return {"changed": Find("statuses", changed, ("_id", "deleted", "likes"), len(ids), by="_id")}
 
 
 def as_now(page: Statuses, answers: Mapping[str, Rows]) -> Statuses:

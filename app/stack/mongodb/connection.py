@@ -16,6 +16,7 @@ from app.config import OLDEST_MONGODB
 from app.errors import Refused
 from app.stack.cost import count_mongodb
 from app.stack.mongodb.lookup import Rows
+from app.stack.mongodb.shared import Shared
 
 if TYPE_CHECKING:
     Database = AsyncIOMotorDatabase[dict[str, Any]]
@@ -44,6 +45,7 @@ class LookUps:
 
     def __init__(self, database: AsyncDatabase[dict[str, Any]]) -> None:
         self._database = database
+        self.shared = Shared()
         self._places = asyncio.Semaphore(POOL_SIZE)
 
     async def find(self, collection: str, **query: Any) -> Rows:

@@ -34,7 +34,14 @@ async def together(database: Database, **finds: Find) -> dict[str, Rows]:
     if isinstance(database, StandInDatabase):
         return await database.one_after_another(finds)
     count_mongodb()
-    return await ask(partial(_answers, database), finds)
+    return await ask(partial(_at_once, database), finds)
+
+
+async def _at_once(database: Database, finds: Mapping[str, Find]) -> dict[str, Rows]:
+    answer = partial(_answers, database)
+    if all(find.may_be_shared for find in finds.values()):
+        return await lookups(database).shared.ask(answer, finds)
+    return await answer(finds)
 
 
 async def _answers(database: Database, finds: Mapping[str, Find]) -> dict[str, Rows]:

@@ -1,13 +1,11 @@
 """Look-ups of one request that are asked for at the same time: they travel in one command."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from app.stack.mongodb.lookup import Find, Rows
-
-Answer = Callable[[Mapping[str, Find]], Awaitable[dict[str, Rows]]]  # one command
+from app.stack.mongodb.lookup import Answer, Find, Rows
 
 
 @contextmanager

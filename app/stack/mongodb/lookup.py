@@ -1,6 +1,6 @@
 """A look-up as a value: neither Motor nor mongomock is needed to say what is looked for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ class Find:
     """One look-up. `fields` are those of the answer; `_id` only if it is among them.
 
     Only for a look-up of its own: `index`, the name of the one to use, where the planner would try several each time.
+    `by`: the query goes by the values of this field, which is among the answer's, and each has one row at most.
+    `common`: everybody asks the same.
     """
 
     collection: str
@@ -22,6 +24,19 @@ class Find:
     limit: int
     order: Order = ()
     index: str | None = None
+    by: str | None = None
+    common: bool = False
+
+    @property
+    def may_be_shared(self) -> bool:
+        """With requests that ask at the same time: it is small, whoever asks."""
+        return self.common or self.by is not None
+
+    def values(self) -> list[Any]:
+        """Those that it goes by, as they are in the answers."""
+        wanted = self.query[str(self.by)]
+        values = wanted["$in"] if isinstance(wanted, Mapping) else [wanted]
+        return [bytes(value) if isinstance(value, bytes) else value for value in values]  # no `Binary`: it equals none
 
     def projection(self) -> dict[str, int]:
         return {"_id": 0, **dict.fromkeys(self.fields, 1)}
@@ -30,3 +45,6 @@ class Find:
         sort: list[dict[str, Any]] = [{"$sort": dict(self.order)}] if self.order else []
         tagged = {**self.projection(), "part": {"$literal": name}}
         return [{"$match": self.query}, *sort, {"$limit": self.limit}, {"$project": tagged}]
+
+
+Answer = Callable[[Mapping[str, Find]], Awaitable[dict[str, Rows]]]  # one command

@@ -1,0 +1,143 @@
+"""Look-ups of several requests share commands, and each gets what it would have got alone."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.stack.mongodb.lookup import Find, Rows
+from app.stack.mongodb.shared import MOST, Shared
+
+pytestmark = pytest.mark.anyio
+
+NEWEST = Find("statuses", {"pending": "cache"}, ("_id",), 2, (("_id", -1),), common=True)
+
+
+def by_id(*ids: int, liked: bool = False) -> Find:
+    rest = {"likes": {"$gt": 0}} if liked else {}
+    return Find("statuses", {"_id": {"$in": list(ids)}, **rest}, ("_id",), len(ids), by="_id")
+
+
+def token(digest: bytes) -> Find:
+    return Find("tokens", {"digest": digest}, ("digest",), 1, by="digest")
+
+
+class Server:
+    """Even statuses are liked; there are ten, and two tokens. It answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.commands: list[Mapping[str, Find]] = []
+        self.go = asyncio.Event()
+        self.failing: Exception | None = None
+
+    async def answer(self, finds: Mapping[str, Find]) -> dict[str, Rows]:
+        self.commands.append(finds)
+        await self.go.wait()
+        if self.failing:
+            raise self.failing
+        return {name: alone(find) for name, find in finds.items()}
+
+
+def alone(find: Find) -> Rows:
+    if find.common:
+        rows = [{"_id": 9}, {"_id": 8}]
+    elif find.collection == "tokens":
+        rows = [{"digest": value} for value in find.values() if value in (b"one", b"two")]
+    else:
+        rows = [{"_id": id} for id in find.values() if id < 10 and ("likes" not in find.query or id % 2 == 0)]
+    assert len(rows) <= find.limit
+    return rows
+
+
+async def asked(server: Server, *requests: Mapping[str, Find]) -> list[Any]:
+    """The first one is on its way when the others come."""
+    shared = Shared()
+    tasks = [asyncio.create_task(shared.ask(server.answer, finds)) for finds in requests]
+    await asyncio.sleep(0)
+    server.go.set()
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_who_is_alone_sends_what_they_ask() -> None:
+    server, finds = Server(), {"a": by_id(1, 2), "b": NEWEST}
+    assert await asked(server, finds) == [{"a": [{"_id": 1}, {"_id": 2}], "b": [{"_id": 9}, {"_id": 8}]}]
+    assert server.commands == [finds]
+
+
+async def test_whoever_comes_meanwhile_shares_one_command() -> None:
+    server = Server()
+    requests = [{"me": token(b"one"), "page": by_id(n, n + 1, 77), "pending": NEWEST} for n in range(5)]
+    found = await asked(server, *requests)
+    assert found == [{name: alone(find) for name, find in finds.items()} for finds in requests]
+    _, second = server.commands
+    assert [(find.collection, find.limit, find.common) for find in second.values()] == [
+        ("tokens", 1, False), ("statuses", 6, False), ("statuses", 2, True),
+    ]  # fmt: skip
+
+
+async def test_a_command_that_is_under_way_is_not_joined() -> None:
+    """It may have looked already at what has been written since."""
+    server, shared = Server(), Shared()
+    first = asyncio.create_task(shared.ask(server.answer, {"a": NEWEST}))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(shared.ask(server.answer, {"a": NEWEST}))
+    await asyncio.sleep(0)
+    assert len(server.commands) == 1
+    server.go.set()
+    await asyncio.gather(first, second)
+    assert len(server.commands) == 2
+
+
+async def test_a_command_is_shared_by_so_many() -> None:
+    server = Server()
+    await asked(server, *({"a": by_id(n)} for n in range(2 * MOST + 2)))
+    assert [find.limit for command in server.commands for find in command.values()] == [1, MOST, MOST, 1]
+
+
+async def test_what_differs_in_more_than_the_values_is_looked_up_by_itself() -> None:
+    server = Server()
+    requests = [{"a": NEWEST}, {"a": by_id(1, 2)}, {"a": by_id(2, 3, liked=True)}, {"a": by_id(4)}]
+    found = await asked(server, *requests)
+    assert found[1:] == [{"a": [{"_id": 1}, {"_id": 2}]}, {"a": [{"_id": 2}]}, {"a": [{"_id": 4}]}]
+    assert [find.limit for find in server.commands[1].values()] == [3, 2]
+
+
+async def test_a_failure_is_that_of_all_who_shared_and_of_nobody_else() -> None:
+    server = Server()
+    server.failing = ConnectionError("away")
+    assert [str(error) for error in await asked(server, *[{"a": NEWEST}] * 3)] == ["away"] * 3
+    server.failing = None
+    shared = Shared()
+    assert await shared.ask(server.answer, {"a": by_id(1)}) == {"a": [{"_id": 1}]}
+
+
+@pytest.mark.parametrize("gives_up", range(4))
+async def test_whoever_gives_up_holds_up_nobody(gives_up: int) -> None:
+    server, shared = Server(), Shared()
+    tasks = [asyncio.create_task(shared.ask(server.answer, {"a": by_id(n)})) for n in range(4)]
+    await asyncio.sleep(0)
+    tasks[gives_up].cancel()
+    await asyncio.sleep(0)
+    server.go.set()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(found.pop(gives_up), asyncio.CancelledError)
+    assert found == [{"a": [{"_id": n}]} for n in range(4) if n != gives_up]
+    assert await shared.ask(server.answer, {"a": by_id(5)}) == {"a": [{"_id": 5}]}
+
+
+FINDS = (
+    st.lists(st.integers(0, 12), min_size=1, max_size=4, unique=True).map(lambda ids: by_id(*ids))
+    | st.lists(st.integers(0, 12), min_size=1, max_size=4, unique=True).map(lambda ids: by_id(*ids, liked=True))
+    | st.sampled_from([b"one", b"two", b"three"]).map(token)
+    | st.just(NEWEST)
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from("abcd"), FINDS, min_size=1), min_size=1, max_size=2 * MOST))
+async def test_everybody_gets_what_they_would_have_got_alone(requests: list[dict[str, Find]]) -> None:
+    found = await asked(Server(), *requests)
+    assert found == [{name: alone(find) for name, find in finds.items()} for finds in requests]
