@@ -24,7 +24,9 @@ class Entry(NamedTuple):
 
 
 def visible(status: StatusRow, reader: Reader) -> bool:
-    """The definition that every phase returns the timeline of. `reader` says everything that it depends on."""
+    """The definition that every phase returns the timeline of. `reader` says everything
+    that it depends on.
+    """
     author = status.user_id
     if status.audience is None:  # deleted
         return False
@@ -60,9 +62,17 @@ def liked_among(reader: ObjectId, ids: Sequence[ObjectId]) -> Find:
     return Find("likes", {"_id": {"$in": keys}}, ("_id",), len(keys), by="_id")
 
 
-async def shown_among(db: Database, view: View, statuses: Sequence[StatusRow], shows: Shows) -> list[StatusRow]:
-    """Those that the reader is shown now: what that depends on is looked up first, then each is judged."""
-    while missing := view.missing(statuses):  # again when the edges changed between two look-ups
+async def shown_among(
+    db: Database,
+    view: View,
+    statuses: Sequence[StatusRow],
+    shows: Shows,
+) -> list[StatusRow]:
+    """Those that the reader is shown now: what that depends on is looked up first, then
+    each is judged.
+    """
+    # Again when the edges changed between two look-ups.
+    while missing := view.missing(statuses):
         view.learn(await together(db, **missing))
     reader = view.reader()
     return [status for status in statuses if shows(status, reader)]

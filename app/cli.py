@@ -342,7 +342,7 @@ def seed(
 
 @main.group()
 def bench() -> None:
-    """Measure the phases, or break what runs and look what is lost."""
+    """Measure the phases, or break a running system and see what is lost."""
 
 
 @bench.command()

@@ -1,6 +1,7 @@
 """Phase 1: ask the database on every read.
 
-A post is one insert and nothing else happens. A read asks for the statuses of everybody the reader follows.
+A post is one insert and nothing else happens. A read asks for the statuses of everybody
+the reader follows.
 Posting is as cheap as it gets, and nothing is kept that could be wrong.
 Every read repeats the work, however little is new.
 """
@@ -15,14 +16,20 @@ from phases.claims import ASKED, VISIBLE, Claim, asked
 from phases.home.newest import SIGNED, Newest
 
 
-def statuses_by(db: Database, authors: list[ObjectId], fields: tuple[str, ...] = SIGNED) -> Newest:
-    """The article's query. `Newest` sorts and limits it, and cuts its `$in` into pieces where one is too large."""
+def statuses_by(
+    db: Database,
+    authors: list[ObjectId],
+    fields: tuple[str, ...] = SIGNED,
+) -> Newest:
+    """The article's query. `Newest` sorts and limits it, and cuts its `$in` into pieces
+    where one is too large.
+    """
     return Newest(db, lambda some: {"user_id": {"$in": some}}, authors, fields)
 
 
 class HomeTimeline:
-    """What a reader may find on their home timeline: the statuses of everybody they follow and do not mute, and their
-    own.
+    """What a reader may find on their home timeline: the statuses of everybody they
+    follow and do not mute, and their own.
     """
 
     def __init__(self, db: Database, reader: ObjectId, following: Following) -> None:
@@ -30,7 +37,8 @@ class HomeTimeline:
 
     async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
         following_ids = await self.following.heard()
-        return await statuses_by(self.db, [self.reader, *following_ids]).older_than(cursor, n)
+        theirs = statuses_by(self.db, [self.reader, *following_ids])
+        return await theirs.older_than(cursor, n)
 
 
 QUERY = Phase(

@@ -1,8 +1,11 @@
 """Phase 2: deliver instead of asking.
 
-After a status is created, its id is put on the home timeline of every follower, and the poster waits for that.
-A read became two look-ups by key, the reader's own timeline and the statuses by id, however many people they follow.
-A post now costs one entry per follower: a celebrity's takes as long as they have followers, read or not.
+After a status is created, its id is put on the home timeline of every follower, and the
+poster waits for that.
+A read became two look-ups by key, the reader's own timeline and the statuses by id,
+however many people they follow.
+A post now costs one entry per follower: a celebrity's takes as long as they have
+followers, read or not.
 """
 
 from bson import ObjectId
@@ -18,7 +21,9 @@ from phases.keeping.recipients import Recipients
 
 
 class Followers(Recipients):
-    """The author's followers, or for a circle's status the circle. Whether each may see it, the read decides."""
+    """The author's followers, or for a circle's status the circle. Whether each may see
+    it, the read decides.
+    """
 
     name = "followers"
 
@@ -29,7 +34,9 @@ class Followers(Recipients):
 
 
 async def deliver_status(delivery: Delivery, status: StatusRow) -> None:
-    """The article's hook `after_create`: a walk through the author's followers, while the poster waits."""
+    """The article's hook `after_create`: a walk through the author's followers, while
+    the poster waits.
+    """
     last = await put_on_timelines(delivery, status, None)
     while last:
         last = await put_on_timelines(delivery, status, last)
@@ -37,12 +44,17 @@ async def deliver_status(delivery: Delivery, status: StatusRow) -> None:
 
 
 async def put_on_timelines(
-    delivery: Delivery, status: StatusRow, after: ObjectId | None, settings: Settings | None = None
+    delivery: Delivery,
+    status: StatusRow,
+    after: ObjectId | None,
+    settings: Settings | None = None,
 ) -> ObjectId | None:
-    """One bounded step of the walk: the status's id is put on the home timeline of the next followers, and with the
-    first of them on the author's own. The last of them, or None when there are no more.
+    """One bounded step of the walk: the status's id is put on the home timeline of the
+    next followers, and with the first of them on the author's own. The last of them, or
+    None when there are no more.
     """
-    settings, followers, more = await delivery.recipients(status, after or FIRST_ID, settings)
+    begin = after or FIRST_ID
+    settings, followers, more = await delivery.recipients(status, begin, settings)
     author = [] if after else [status.user_id]
     await delivery.put(status, author + followers, settings)
     return followers[-1] if more else None
@@ -62,11 +74,15 @@ PUSH = Phase(
     chunk=lambda config: config.inline_chunk,
     costs=(
         Claim(
-            "post", "followers", "insert, clear pending; per chunk of followers one query and one insert of many",
+            "post", "followers",
+            "insert, clear pending; per chunk of followers one query and "
+            "one insert of many",
             lambda n, chunk: 2 + 2 * chunks(n, chunk),
         ),
         Claim(
-            "read", "", "the list together with what is owed; what of it is visible, unless seen before",
+            "read", "",
+            "the list together with what is owed; "
+            "what of it is visible, unless seen before",
             lambda n, chunk: LIST + VISIBLE,
         ),
     ),

@@ -1,8 +1,11 @@
 """Phase 3: deliver later, somewhere else.
 
-After a status is created, a job is queued and the poster goes on; a worker makes the walk of phase 2.
-Posting became as cheap as an insert again, for a celebrity too, and no reader notices: they see what is pending.
-It now costs a Redis, a worker, and a delay until the last follower's timeline holds the status.
+After a status is created, a job is queued and the poster goes on; a worker makes the
+walk of phase 2.
+Posting became as cheap as an insert again, for a celebrity too, and no reader notices:
+they see what is pending.
+It now costs a Redis, a worker, and a delay until the last follower's timeline holds the
+status.
 """
 
 from bson import ObjectId
@@ -21,17 +24,25 @@ async def enqueue_status(delivery: Delivery, status: StatusRow) -> None:
     await delivery.queue.offer(delivery.name, status.id)
 
 
-async def status_deliver(delivery: Delivery, id: ObjectId, after: ObjectId | None, goes_on: GoesOn) -> Failures:
-    """The job: a worker makes a step of phase 2's walk for the status, and the first one for others that wait. Then it
-    makes the next step too, while nobody waits longer than a step.
+async def status_deliver(
+    delivery: Delivery,
+    id: ObjectId,
+    after: ObjectId | None,
+    goes_on: GoesOn,
+) -> Failures:
+    """The job: a worker makes a step of phase 2's walk for the status, and the first
+    one for others that wait. Then it makes the next step too, while nobody waits longer
+    than a step.
 
-    Deliver, then queue a job for the next step, or note that there is none: no other order survives a crash between.
+    Deliver, then queue a job for the next step, or note that there is none: no other
+    order survives a crash between.
     """
     walk = delivery.walk(id, after)
     while True:
-        settings, statuses = await delivery.due(walk)
-        places = {s.id: walk.after if s.id == id else None for s in statuses}
-        await walk.side_by_side({s.id: put_on_timelines(delivery, s, places[s.id], settings) for s in statuses})
+        now, statuses = await delivery.due(walk)
+        at = {s.id: walk.after if s.id == id else None for s in statuses}
+        steps = {s.id: put_on_timelines(delivery, s, at[s.id], now) for s in statuses}
+        await walk.side_by_side(steps)
         await delivery.note(walk)
         if walk.after is None or not await goes_on():
             break
@@ -52,9 +63,13 @@ QUEUE = Phase(
     recipients=Followers,
     carrier=WORKER,
     costs=(
-        Claim("post", "", "one insert and one job", lambda n, chunk: 1, redis_at_most=REDIS),
         Claim(
-            "deliver", "followers", "per chunk the status, its next followers and one insert; clear pending",
+            "post", "", "one insert and one job",
+            lambda n, chunk: 1, redis_at_most=REDIS,
+        ),
+        Claim(
+            "deliver", "followers",
+            "per chunk the status, its next followers and one insert; clear pending",
             lambda n, chunk: 3 * chunks(n, chunk) + 1,
         ),
         Claim("read", "", "as in phase 2", lambda n, chunk: LIST + VISIBLE),

@@ -1,10 +1,12 @@
 """Phase 5: let the database say what was posted.
 
-The poster queues nothing. MongoDB's change stream tells one worker of every insert, and that worker makes the first
-step of the walk; further steps are jobs.
+The poster queues nothing. MongoDB's change stream tells one worker of every insert, and
+that worker makes the first step of the walk; further steps are jobs.
 Timelines are sorted sets in Redis, which hold ids in the order of a page.
-Posting became one insert again, and there is no second step that could be lost behind it.
-It now costs somebody who follows the stream, a note of how far they are, and several times the memory of a list.
+Posting became one insert again, and there is no second step that could be lost behind
+it.
+It now costs somebody who follows the stream, a note of how far they are, and several
+times the memory of a list.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -24,11 +26,18 @@ from phases.p4_cache import ActiveFollowers
 
 
 class HomeSets(SortedSets):
-    """The set: every id has the score 0, so Redis orders them by their bytes, and a page is a range."""
+    """The set: every id has the score 0, so Redis orders them by their bytes, and a
+    page is a range.
+    """
 
-    async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None:
-        """Add the id to the sets that exist, in a script: ZADD alone makes a set where there is none, and its reader
-        would take that for their timeline.
+    async def deliver(
+        self,
+        container: Container,
+        status: StatusRow,
+        to: Sequence[ObjectId],
+    ) -> None:
+        """Add the id to the sets that exist, in a script: ZADD alone makes a set where
+        there is none, and its reader would take that for their timeline.
         """
         await self.sets.deliver(container.name, to, status.id, self.cap)
 
@@ -42,20 +51,26 @@ async def follow(
     deliver: Callable[[Inserted], Awaitable[None]],
     save: Callable[[Inserted], Awaitable[None]],
 ) -> None:
-    """The carrier: one worker follows the stream for everybody. It notes its place only after what comes before is
-    delivered, so whoever takes over delivers some of it again and misses nothing.
+    """The carrier: one worker follows the stream for everybody. It notes its place only
+    after what comes before is delivered, so whoever takes over delivers some of it
+    again and misses nothing.
     """
     async for inserted in changes:
         await deliver(inserted)
         await save(inserted)
 
 
-async def statuses_inserted(delivery: Delivery, statuses: Sequence[StatusRow]) -> Failures:
-    """The first step of the walk for what was posted at the same moment. All further ones are jobs, as in phase 3: any
-    worker takes them, and the next status does not wait.
+async def statuses_inserted(
+    delivery: Delivery,
+    statuses: Sequence[StatusRow],
+) -> Failures:
+    """The first step of the walk for what was posted at the same moment. All further
+    ones are jobs, as in phase 3: any worker takes them, and the next status does not
+    wait.
     """
     walk = delivery.walk(statuses[0].id, None)
-    await walk.side_by_side({s.id: put_on_timelines(delivery, s, None) for s in statuses})
+    steps = {s.id: put_on_timelines(delivery, s, None) for s in statuses}
+    await walk.side_by_side(steps)
     for status, last in walk.further.items():
         await delivery.queue.offer(delivery.name, status, last)
     await delivery.done(*walk.ended)
@@ -78,19 +93,23 @@ STREAM = Phase(
         Claim("post", "", "one insert", lambda n, chunk: 1),
         Claim(
             "deliver", "active followers",
-            "the first active followers; per further chunk the status and its next ones; clear pending; a script in "
-            "Redis per 500 of them",
+            "the first active followers; per further chunk the status and its next "
+            "ones; clear pending; a script in Redis per 500 of them",
             lambda n, chunk: 2 * chunks(n, chunk),
         ),
         Claim(
-            "read", "", "what is owed; one script in Redis; the statuses, then their authors, unless seen before",
+            "read", "",
+            "what is owed; one script in Redis; the statuses, then their authors, "
+            "unless seen before",
             lambda n, chunk: OWED + 2 * VISIBLE, redis_at_most=1,
         ),
         Claim(
             "return", "followees",
-            "what is owed; as a page of phase 1; marking the reader active; a window of each thousand authors; "
+            "what is owed; as a page of phase 1; marking the reader active; "
+            "a window of each thousand authors; "
             "three scripts in Redis: to find nothing, to lease, to fill",
-            lambda n, chunk: OWED + 1 + asked(n) + VISIBLE + 1 + windows(n), redis_at_most=3,
+            lambda n, chunk: OWED + 1 + asked(n) + VISIBLE + 1 + windows(n),
+            redis_at_most=3,
         ),
     ),
 )  # fmt: skip

@@ -1,10 +1,13 @@
 """Phase 6: deliver what is cheap to deliver, and ask for the rest.
 
-Authors with many active followers are weighed when they post: does it cost more to put their statuses on all those
-lists, or to have the followers ask for them at every read? Where asking is cheaper the status says `pulled` from its
-insert on, and nobody delivers it. A read merges what is pulled with a list like that of phase 4.
-A celebrity's status became one insert, seen at once by everybody, once a first delivery has shown how many there are.
-It now costs each of their readers one look-up more, in the command that a page makes anyway, for all such authors.
+Authors with many active followers are weighed when they post: does it cost more to put
+their statuses on all those lists, or to have the followers ask for them at every read?
+Where asking is cheaper the status says `pulled` from its insert on, and nobody delivers
+it. A read merges what is pulled with a list like that of phase 4.
+A celebrity's status became one insert, seen at once by everybody, once a first delivery
+has shown how many there are.
+It now costs each of their readers one look-up more, in the command that a page makes
+anyway, for all such authors.
 """
 
 from collections.abc import Mapping
@@ -24,12 +27,16 @@ from phases.pulling.markers import Markers
 from phases.pulling.pulled import look_for_all
 from phases.pulling.pulls import Merge
 
-DELIVERY_US = 5.2  # processor time of one more recipient, in all processes: `feedlab bench units`, phase 4, a delivery
-PULLED_US = 18.0  # of one more pulled author on a page, the mean of 20: `feedlab bench units`, phase 6, `pulled`
+# Processor time in all processes, measured by `feedlab bench units`: one more recipient
+# of a delivery in phase 4; and one more pulled author on a page, the mean of 20.
+DELIVERY_US = 5.2
+PULLED_US = 18.0
 
 
 def rather_pulled(day: Day) -> bool:
-    """The rule: a day of deliveries to the active followers against a day of their asking."""
+    """The rule: a day of deliveries to the active followers against a day of their
+    asking.
+    """
     return day.asked_us is not None and day.asked_us < day.delivered_us
 
 
@@ -43,7 +50,9 @@ def a_day_of(author: Author) -> Day:
 
 
 def pulled_by(authors: list[ObjectId]) -> Mapping[str, Any]:
-    """The merge: the article's query once more, of a few authors, for what says `pulled`."""
+    """The merge: the article's query once more, of a few authors, for what says
+    `pulled`.
+    """
     return {"pulled": True, "user_id": {"$in": authors}}
 
 
@@ -64,7 +73,9 @@ class DeliveredTo(ActiveFollowers):
 
 
 class MergedLists(HomeLists):
-    """As in phase 4. Whenever a list is renewed it takes in what was pulled, and need not be merged with that again."""
+    """As in phase 4. Whenever a list is renewed it takes in what was pulled, and need
+    not be merged with that again.
+    """
 
     async def undelivered(self, authors: list[ObjectId]) -> list[bytes]:
         finds = look_for_all(pulled_by, authors, self.config.cap + 1)
@@ -76,7 +87,8 @@ HYBRID = Phase(
     slug="hybrid",
     title="Ask for the heaviest",
     poster_waits="an insert and, where it is delivered, an enqueue",
-    reader_waits="Memcached and what is pulled (asked for, not delivered), then the statuses by id",
+    reader_waits="Memcached and what is pulled (asked for, not delivered), "
+    "then the statuses by id",
     kept="lists of its own in Memcached, for active readers only",
     store=MergedLists,
     recipients=DeliveredTo,
@@ -84,18 +96,25 @@ HYBRID = Phase(
     merges=Merge(rather_pulled, a_day_of, pulled_by),
     chunk=lambda config: config.list_chunk,
     costs=(
-        Claim("post", "", "one insert; one job, unless it is pulled", lambda n, chunk: 1, redis_at_most=REDIS),
         Claim(
-            "deliver", "active followers", "as in phase 4, and nothing for what is pulled",
+            "post", "", "one insert; one job, unless it is pulled",
+            lambda n, chunk: 1, redis_at_most=REDIS,
+        ),
+        Claim(
+            "deliver", "active followers",
+            "as in phase 4, and nothing for what is pulled",
             lambda n, chunk: 2 * chunks(n, chunk) + 1, lambda n, chunk: n + 1,
         ),
         Claim(
-            "read", "", "what is owed or pulled; one gets; the statuses, then their authors, unless seen before",
+            "read", "",
+            "what is owed or pulled; one gets; the statuses, then their authors, "
+            "unless seen before",
             lambda n, chunk: OWED + 2 * VISIBLE, lambda n, chunk: 1,
         ),
         Claim(
             "return", "followees", "as in phase 4",
-            lambda n, chunk: OWED + 1 + asked(n) + VISIBLE + 1 + windows(n), lambda n, chunk: 4,
+            lambda n, chunk: OWED + 1 + asked(n) + VISIBLE + 1 + windows(n),
+            lambda n, chunk: 4,
         ),
     ),
 )  # fmt: skip

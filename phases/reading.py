@@ -87,14 +87,16 @@ class Reading:
             edges = await Following(self._db, reader, self._edges).known()
         pending = self._pending(kept, edges, place, own=own)
         pulled = self._pulled(request, marked, edges, place)
-        looked = {**pending, **pulled, **self._look(edges, seen.statuses), **kept.store.look(place)}
+        looked = {**pending, **pulled, **self._look(edges, seen.statuses)}
+        looked |= kept.store.look(place)
         answers = await together(self._db, **looked)
         part = await kept.store.read(place, answers)
         look = self._looked(pending, pulled, answers, seen.statuses)
 
         if self._is_over(look.versions, edges, seen, marked):
             return await self.page(request, own)
-        if look.backfill_owed or not self._switch.still_holds(settings):  # it took so long: kept no more, perhaps
+        # A read that took so long: perhaps nothing is kept there any more.
+        if look.backfill_owed or not self._switch.still_holds(settings):
             return await self._queried(request)
         edges.version, edges.settled = look.versions.edges, True
         if part is None:

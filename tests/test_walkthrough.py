@@ -23,14 +23,43 @@ from app.social import Social
 from app.stack import Addresses, Stack, connected
 from app.walkthrough import book, markdown
 from app.walkthrough.book import BookError, Chapter, chapters
-from app.walkthrough.directives import findings
+from app.walkthrough.directives import beside_the_recorded, findings
 from app.walkthrough.drawing import Step, chart_drawing, phase_lanes
-from app.walkthrough.experiments import EXPERIMENTS
+from app.walkthrough.experiments import (
+    EXPERIMENTS,
+    e0_index,
+    e1_cliff,
+    e2_fan_out,
+    e3_acknowledged,
+    e4_active,
+    e5_told,
+    e6_celebrity,
+)
+from app.walkthrough.experiments.e0_index import WITH, WITHOUT
+from app.walkthrough.experiments.e1_cliff import AS_PHASE_1, ONE
 from app.walkthrough.laboratory import LOCK_S, Laboratory, run_once
-from app.walkthrough.result import MEASURED, Bar, Chart, Check, Result, recorded, times, written
-from app.walkthrough.source import listing
+from app.walkthrough.result import (
+    MEASURED,
+    Bar,
+    Chart,
+    Check,
+    Result,
+    Sample,
+    compared,
+    figure,
+    recorded,
+    times,
+    written,
+)
+from app.walkthrough.source import Listing, listing
 from app.web.walkthrough import prose
 from phases import DEFAULT, PHASES
+from phases.p1_query import QUERY
+from phases.p2_push import PUSH
+from phases.p3_queue import QUEUE
+from phases.p4_cache import CACHE
+from phases.p5_stream import STREAM
+from phases.p6_hybrid import HYBRID
 from phases.timelines import Timelines
 from tests.conftest import STAND_INS
 from tests.dates import NOON, ManualClock
@@ -74,14 +103,41 @@ def test_a_chapter_has_its_parts(one: Chapter) -> None:
     assert "<summary></summary>" not in text
     assert ("diagram", one.slug) in asked
     assert ("phases" in kinds) == (one.slug == "next")
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert headings[0] == "The idea in ten lines"
+    idea = text.split("## The idea in ten lines", 1)[1].split("\n## ", 1)[0]
+    assert idea.count("```python") == 1
     if one.slug != "next":
         assert kinds.count("experiment") == 1
-        assert "listing" in kinds
+        assert kinds[0] == "listing"
+        assert asked[0][1].startswith("app.walkthrough.ideas.")  # tests/test_ideas.py runs them
     if one.slug in {phase.slug for phase in PHASES}:
         [file] = (ROOT / "phases").glob(f"p?_{one.slug}.py")
-        assert {("costs", one.slug), ("listing", f"phases.{file.stem}")} <= set(asked)
-        assert "measured" in kinds  # the pain left by the one before
-        assert {"## What hurt", "## What still hurts", "## When to use it"} <= set(text.splitlines())
+        assert {("costs", one.slug), ("pain", one.slug)} <= set(asked)
+        assert {("listing", f"phases.{file.stem}"), ("aside", f"phases.{file.stem}")} & set(asked)
+        assert {"What hurt", "What still hurts", "When to use it", "Measure it"} <= set(headings)
+        assert "| The article | Here |" in idea or "| BuzzConnect | Here |" in idea
+
+
+def shown(one: Chapter) -> list[Listing]:
+    return [listing(what) for kind, what in directives(one) if kind in ("listing", "aside")]
+
+
+@pytest.mark.parametrize("one", chapters(), ids=named)
+def test_a_listing_fits_its_column_and_a_long_one_is_folded(one: Chapter) -> None:
+    for code in shown(one):
+        assert [line for line in code.code.splitlines() if len(line) > 88] == []
+    long = [what for kind, what in directives(one) if kind == "listing" and listing(what).code.count("\n") > 50]
+    assert long == []
+
+
+@pytest.mark.parametrize("one", chapters(), ids=named)
+def test_a_chapter_explains_what_it_refers_to(one: Chapter) -> None:
+    """A rule's number means nothing here, and there are no other documents than those in the repository."""
+    text = "\n".join([one.lead, one.before, one.after])
+    assert re.findall(r"\b[Rr]ules? \d+|DESIGN|STYLE|§", text) == []
+    for path in re.findall(r"\bdocs/[\w./]+", text):
+        assert (ROOT / path).exists(), path
 
 
 def test_a_listing_is_a_module_without_its_imports_or_what_it_defines() -> None:
@@ -166,6 +222,11 @@ async def test_every_chapter_is_a_page_without_inline_style_or_script(demo: Site
     assert "<style" not in page
     assert re.findall(r"<script(?![^>]*\bsrc=)", page) == []
     assert page.count("<details>") == len([kind for kind, _ in directives(one) if kind in ("question", "aside")])
+    headings = re.findall(r'<h2 id="([^"]+)"><a href="#([^"]+)" class="anchor">', page)
+    assert len(headings) == len(set(headings)) == len(re.findall(r"^## ", f"{one.before}\n{one.after}", re.MULTILINE))
+    assert all(id == anchor for id, anchor in headings)
+    for inside in re.findall(r'href="#([^"]+)"', page):
+        assert f'id="{inside}"' in page, inside
     assert page.count('role="img"') >= 1
     assert "<img" not in page
     assert "../" not in page
@@ -176,9 +237,9 @@ async def test_every_chapter_is_a_page_without_inline_style_or_script(demo: Site
 @pytest.mark.parametrize("one", chapters(), ids=named)
 async def test_every_listing_is_what_the_file_says(demo: Site, one: Chapter) -> None:
     page = await demo.browser().open(f"/walkthrough/{one.slug}")
-    shown = re.findall(r'<code class="language-python">(.*?)</code></pre>', page, re.DOTALL)
-    wanted = [listing(what) for kind, what in directives(one) if kind in ("listing", "aside")]
-    assert [text_of(code) for code in shown] == [one.code for one in wanted]
+    codes = re.findall(r'<code class="language-python">(.*?)</code></pre>', page, re.DOTALL)
+    wanted = shown(one)
+    assert [text_of(code) for code in codes] == [one.code for one in wanted]
     for found in wanted:
         assert found.path in page
         lines = iter(line.strip() for line in (ROOT / found.path).read_text("utf-8").splitlines())
@@ -193,6 +254,38 @@ async def test_the_table_of_contents_leads_everywhere_and_nowhere_else(demo: Sit
     for nowhere in ("/walkthrough/nothing", "/walkthrough/query/runs/nothing", f"/walkthrough/query/runs/{'0' * 24}"):
         await browser.open(nowhere)
         assert browser.status == 404
+
+
+async def test_what_a_chapter_links_to_is_there_and_leads_back(demo: Site) -> None:
+    browser, targets = await demo.browser().sign_up("ann"), dict[str, str]()
+    for one in chapters():
+        page = await browser.open(f"/walkthrough/{one.slug}")
+        article = page.split("<article", 1)[1].split("<nav", 1)[0]
+        targets |= dict.fromkeys(re.findall(r'href="(/[^"]*)"', article), one.slug)
+    assert {"/operations#disturb", "/phases", "/compare", "/operations/authors"} <= targets.keys()
+    for target in targets:
+        page = await browser.open(target)
+        assert browser.status == 200, target
+        _, _, anchor = target.partition("#")
+        assert not anchor or f'id="{anchor}"' in page, target
+    for page, slugs in {
+        "/operations": [phase.slug for phase in (QUEUE, CACHE, STREAM)],
+        "/operations/authors": [HYBRID.slug],
+        "/phases": [phase.slug for phase in PHASES],
+    }.items():
+        html_there = await browser.open(page)
+        assert all(f'href="/walkthrough/{slug}"' in html_there for slug in slugs), page
+
+
+async def test_the_whole_file_is_there_with_its_imports_and_no_other_file(demo: Site) -> None:
+    browser = demo.browser()
+    page = await browser.open("/walkthrough/source/phases/p2_push.py")
+    code = text_of(page.split("<pre", 1)[1].split(">", 1)[1].split("</pre>", 1)[0])
+    assert code == (ROOT / "phases/p2_push.py").read_text("utf-8")
+    assert '<span class="line" id="L1">' in page
+    for other in ("app/config.py", "pyproject.toml", "../pyproject.toml", "phases"):
+        await browser.open(f"/walkthrough/source/{other}")
+        assert browser.status == 404, other
 
 
 async def test_a_chapter_costs_no_server_anything(demo: Site) -> None:
@@ -223,6 +316,7 @@ def test_links_between_the_documents_lead_somewhere() -> None:
     documents = markdown.documents()
     for text in documents.values():
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+            assert not target.startswith("/"), target  # a page of a running site
             if not target.startswith("http"):
                 assert target in documents or (markdown.FOLDER / target).resolve().exists(), target
 
@@ -294,13 +388,155 @@ async def test_an_experiment_leaves_the_queues_of_the_site_alone(world: World) -
     await world.sees("ann", "waiting")
 
 
-def test_sentences_do_not_claim_more_than_the_figures() -> None:
+def test_words_do_not_claim_more_than_the_figures() -> None:
     assert times(100, 100) == "about as long"
-    assert times(1, 2) == "only 50 % as long"
+    assert times(1, 2) == "50 % as long"
     assert times(30, 2, "much") == "15 times as much"
     assert times(5, 2) == "2.5 times as long"
     assert times(1, 0) == "not comparably long"
     assert [written(value) for value in (0.417, 4.2, 42.05, 4_200, 3)] == ["0.42", "4.20", "42.0", "4,200", "3"]
+
+
+def near(ms: float) -> Sample:
+    return Sample(ms, ms * 0.98, ms * 1.02)
+
+
+def wide(ms: float) -> Sample:
+    return Sample(ms, ms / 50, ms * 50)
+
+
+def test_a_sample_is_the_median_and_the_middle_half() -> None:
+    assert Sample.of([5, 1, 100, 3, 2]) == Sample(3, 2, 5)
+    assert Sample.of([7]) == Sample(7, 7, 7)
+    assert str(Sample(2.4, 2.1, 19.96)) == "2.40 (2.10 to 20.0)"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (near(30), near(2), "15 times as long"),
+        (near(1), near(2), "50 % as long"),
+        (near(1.3), near(1), "1.3 times as long"),
+        (near(1.05), near(1), "no clear difference"),  # apart, and too little
+        (wide(30), near(2), "no clear difference"),
+        (near(30), wide(2), "no clear difference"),
+        (Sample(30, 3, 300), Sample(2, 1, 3), "no clear difference"),  # they touch
+    ],
+)
+def test_a_difference_is_told_where_the_runs_lie_apart(one: Sample, other: Sample, words: str) -> None:
+    assert compared(one, other) == words
+
+
+SIDES = ("as told", "the other way", "no difference", "too much spread")
+
+
+def measured(side: str) -> tuple[Sample, Sample]:
+    """What the chapter says is dearer, and what it says is cheaper."""
+    return {
+        SIDES[0]: (near(40), near(2)),
+        SIDES[1]: (near(2), near(40)),
+        SIDES[2]: (near(3), near(3)),
+        SIDES[3]: (wide(40), wide(2)),
+    }[side]
+
+
+def sentences(side: str) -> dict[str, tuple[str, str]]:
+    """Pain and cure of every experiment, all of whose pairs came out on that side."""
+    dear, cheap = measured(side)
+    read = {(phase.slug, n): dear for n in (10, 1_000) for phase in (QUERY, PUSH, QUEUE)}
+    read |= {(PUSH.slug, 1_000): cheap, (CACHE.slug, 1_000): cheap, (QUERY.slug, 10): cheap}
+    index = {(who, where): sample for who in ("busy", "quiet") for where, sample in ((WITHOUT, dear), (WITH, cheap))}
+    cliff = {(200, ONE): cheap, (201, ONE): dear, (1_000, ONE): dear, (1_000, AS_PHASE_1): cheap}
+    waits = {(10, "query"): cheap, (5_000, "query"): cheap, (5_000, "push"): dear}
+    posts = {"push": dear, "queue": cheap}
+    told = {"cache": dear, "stream": cheap}
+    stores = {"queue": dear, "cache": cheap, "stream": dear}
+    celebrity = {"cache": dear, "stream": dear, "hybrid": cheap}
+    pages = {False: cheap, True: dear}
+    return {
+        "index": ("", e0_index.sentence(20_000, index, {("quiet", WITHOUT): 19_920, ("quiet", WITH): 20})),
+        "query": (e1_cliff.pain(cliff, {200: 249, 201: 6_031}), e1_cliff.sentence(cliff, 1_000)),
+        "push": (e2_fan_out.pain(read), e2_fan_out.sentence(read, waits, {None: cheap, 800: dear})),
+        "queue": (e3_acknowledged.pain(5_000, posts), e3_acknowledged.sentence(5_000, posts, posts)),
+        "cache": (
+            e4_active.pain(3_000, {None: dear, 100: dear, 10: cheap}),
+            e4_active.sentence(3_000, 10, {None: dear, 100: dear, 10: cheap}, read),
+        ),
+        "stream": (e5_told.pain(told, told, 19_000), e5_told.sentence(3_000, told, told, stores, {})),
+        "hybrid": (
+            e6_celebrity.pain(10_000, celebrity),
+            e6_celebrity.sentence(10_000, 20, celebrity, pages, Sample(dear.median - cheap.median, 0.1, 50)),
+        ),
+    }
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("slug", EXPERIMENTS)
+def test_a_sentence_is_right_whatever_was_measured(slug: str, side: str) -> None:
+    pain, cure = sentences(side)[slug]
+    both = f"{pain} {cure}"
+    found = set(re.findall(r"no clear difference|\d+ times as|\d+ % as", both))
+    wanted = {
+        "as told": {"20 times as", "5 % as"},
+        "the other way": {"20 times as", "5 % as"},
+        "no difference": {"no clear difference"},
+        "too much spread": {"no clear difference"},
+    }[side]
+    assert found
+    assert found <= wanted
+    dear, cheap = measured(side)
+    assert str(dear) in both  # the figures, with their spread
+    assert str(cheap) in both
+    for claim in ("faster", "slower", "cheaper", "dearer", "less", "only", "did not", "pays"):
+        assert claim not in both.replace("pulling is cheaper here where somebody writes", ""), claim
+
+
+@pytest.mark.parametrize(("slug", "first", "second"), [
+    ("index", "20 times as long", "5 % as long"),
+    ("query", "5 % as long", "20 times as long"),
+    ("queue", "5 % as long", "20 times as long"),
+    ("stream", "5 % as long", "20 times as long"),
+    ("hybrid", "5 % as long", "20 times as long"),
+])  # fmt: skip
+def test_a_sentence_turns_with_its_figures(slug: str, first: str, second: str) -> None:
+    assert first in sentences("as told")[slug][1]
+    assert second in sentences("the other way")[slug][1]
+    assert sentences("as told")[slug][1] != sentences("the other way")[slug][1]
+
+
+def test_busy_people_show_the_missing_index_only_where_they_do() -> None:
+    said = {side: sentences(side)["index"][1] for side in SIDES}
+    assert "here busy people show it too" in said["as told"]
+    assert all("nobody who tries it with busy people notices" in said[side] for side in SIDES[1:])
+
+
+def test_what_a_pulled_author_costs_is_told_only_where_it_shows() -> None:
+    posts = {"cache": near(168), "stream": near(400), "hybrid": near(5)}
+    pages = {False: near(3), True: near(4)}
+    assert "somebody writes 2.98 statuses or more" in e6_celebrity.sentence(10_000, 20, posts, pages, near(1))
+    unclear = e6_celebrity.sentence(10_000, 20, posts, pages, Sample(0.1, -0.5, 0.7))
+    assert "cannot tell what a pulled author costs" in unclear
+    assert "statuses or more" not in unclear
+
+
+def test_a_run_stands_beside_the_recorded_one() -> None:
+    recorded_bar = recorded("query").result.charts[0].bars[0]
+    own = Chart(
+        title=recorded("query").result.charts[0].title,
+        unit="ms",
+        series=recorded("query").result.charts[0].series,
+        bars=(Bar(label=recorded_bar.label, value=7, low=6, high=8), Bar(label="nobody else has this", value=1)),
+    )
+    text = beside_the_recorded("query", Result(sentence="Mine.", charts=(own,)))
+    assert recorded("query").where in text.replace("\\", "")
+    assert f"| 7 (6 to 8) ms | {figure(recorded_bar)} ms |" in text
+    assert "nobody else has this" not in text
+
+
+def test_a_chart_shows_the_middle_half() -> None:
+    drawing = chart_drawing(Chart(title="T", unit="ms", bars=(Sample(2, 1, 4).bar("a"), Bar(label="b", value=1))))
+    assert drawing.about == "T. a: 2 (1 to 4) ms; b: 1 ms"
+    assert drawing.svg.count('class="spread"') == 1
 
 
 def test_a_chart_can_be_heard_and_escapes() -> None:
@@ -336,6 +572,7 @@ async def test_an_experiment_by_forms_alone_while_the_site_answers(demo: Site) -
     assert browser.answer.headers["X-Run-State"] == "done"
     assert "the times mean nothing" in page
     assert "With 2,000 statuses" in page
+    assert "Your run beside the recorded one" in page
     part = await browser.open(f"{browser.answer.url}?part=1")
     assert "<html" not in part
     assert "With 2,000 statuses" in part

@@ -117,9 +117,15 @@ class Lease:
             await self._documents.insert_one(dict(blank))
         return blank
 
-    async def renew(self, place: Mapping[str, Any] | None, lag_s: float | None = None, *, moved: bool = False) -> None:
-        """Note how far everything is delivered, or that something has been. Raises LeaseLost where somebody has taken
-        over.
+    async def renew(
+        self,
+        place: Mapping[str, Any] | None,
+        lag_s: float | None = None,
+        *,
+        moved: bool = False,
+    ) -> None:
+        """Note how far everything is delivered, or that something has been. Raises
+        LeaseLost where somebody has taken over.
         """
         change: dict[str, Any] = {"place": place}
         if moved or place != self.place:
@@ -234,7 +240,9 @@ class Follower:
             await self.reconcile()
 
     async def reconcile(self, goes_on: GoesOn = always) -> bool:
-        """Everything that is pending is carried on, oldest first, while it `goes_on`. Whether that came to its end."""
+        """Everything that is pending is carried on, oldest first, while it `goes_on`.
+        Whether that came to its end.
+        """
         for consumer in self._timelines.streamed:
             above = FIRST_ID
             while owed := await consumer.delivery.owed({"$gt": above}):

@@ -38,13 +38,16 @@ def nothing() -> None:
 
 
 def fan_out(consumer: str, status: str, after: str | None) -> Retry | None:
-    """What a consumer owes for a status, in bounded steps for a second at most, and some of what is pending behind it.
-    Safe to repeat.
+    """What a consumer owes for a status, in bounded steps for a second at most, and
+    some of what is pending behind it. Safe to repeat.
     """
     runtime = RUNTIME.get()
     if not _is_ours(runtime, consumer, status, after):
         return None
-    own = asyncio.run_coroutine_threadsafe(_step(runtime, consumer, ObjectId(status), after), runtime.loop)
+    own = asyncio.run_coroutine_threadsafe(
+        _step(runtime, consumer, ObjectId(status), after),
+        runtime.loop,
+    )
     try:
         own.result(JOB_TIMEOUT_S)
     except UNAVAILABLE as error:

@@ -36,8 +36,11 @@ async def sweep(timelines: Timelines) -> None:
 
 
 async def _queue_what_was_lost(timelines: Timelines) -> None:
-    """A pending status that no job will deliver: its enqueue failed, or Redis or a worker died with it."""
-    queue, overdue = timelines.stack.queue, id_at(timelines.stack.clock.now() - timedelta(seconds=OVERDUE_S))
+    """A pending status that no job will deliver: its enqueue failed, or Redis or a
+    worker died with it.
+    """
+    queue, clock = timelines.stack.queue, timelines.stack.clock
+    overdue = id_at(clock.now() - timedelta(seconds=OVERDUE_S))
     for name in timelines.outbox.consumers:
         if lost := await timelines.outbox.overdue(name, overdue, AT_ONCE):
             under_way = await queue.known()

@@ -51,18 +51,23 @@ class _Client(Client):  # type: ignore[misc]
     """pymemcache's client, and pipelined prepends."""
 
     def prepend_all(self, keys: Sequence[str], value: bytes) -> int:
-        """Round trips of quiet meta commands: silence is success, `NS` names a key that did not take the value.
+        """Round trips of quiet meta commands: silence is success, `NS` names a key that
+        did not take the value.
 
-        `NS` says "absent" and "too large" with the same two letters, so a key that said it is deleted, to be sure.
-        Source: memcached/doc/protocol.txt, "Meta Set" (`MP` prepend, `q` quiet, `k` return the key), "Meta No-Op".
+        `NS` says "absent" and "too large" with the same two letters, so a key that said
+        it is deleted, to be sure. Source: memcached/doc/protocol.txt, "Meta Set" (`MP`
+        prepend, `q` quiet, `k` return the key), "Meta No-Op".
         """
-        head = f" {len(value)} MP q k\r\n{value.decode('latin-1')}\r\n"  # text joins faster; Latin-1 is byte for byte
+        # Text joins faster, and Latin-1 is byte for byte.
+        head = f" {len(value)} MP q k\r\n{value.decode('latin-1')}\r\n"
         taken, prefix = len(keys), self.key_prefix.decode()
         for at in range(0, len(keys), PIPELINED):
-            commands = "".join([f"ms {prefix}{key}{head}" for key in keys[at : at + PIPELINED]])
+            some = keys[at : at + PIPELINED]
+            commands = "".join([f"ms {prefix}{key}{head}" for key in some])
             refused = self._pipelined(commands.encode("latin-1"), b"NS k")
             if refused:
-                self._pipelined(b"".join(b"md %s q\r\n" % key for key in refused), b"NF")
+                deletions = b"".join(b"md %s q\r\n" % key for key in refused)
+                self._pipelined(deletions, b"NF")
             taken -= len(refused)
         return taken
 

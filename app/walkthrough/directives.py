@@ -1,10 +1,10 @@
 """From the text of a chapter to Markdown: a line that begins with `::` asks for something that is read or measured.
 
     ::diagram NAME        a picture (app/walkthrough/drawing.py)
-    ::listing DOTTED      the real source; ::aside DOTTED the same, folded away
+    ::listing DOTTED      the real source, without imports; ::aside DOTTED the same, folded away
     ::phases              what each waits for and keeps
     ::costs PHASE         its claims in commands, from its row
-    ::measured EXPERIMENT the sentence of the recorded run
+    ::pain EXPERIMENT     what the phase before costs, in the recorded run
     ::question WORDS      a question; its answer is the text up to the next directive
 
 The Markdown is ours, HTML and all. Text from somewhere else is escaped.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from app.walkthrough.costs import ACTIONS, example
 from app.walkthrough.drawing import Drawing, chart_drawing, diagram
 from app.walkthrough.experiments import EXPERIMENTS
-from app.walkthrough.result import Result, recorded
+from app.walkthrough.result import Result, figure, recorded
 from app.walkthrough.source import Listing, listing
 from phases import PHASES
 
@@ -45,18 +45,20 @@ def _image(name: str, drawing: Drawing) -> str:
 
 
 def _listing(dotted: str) -> str:
-    one = listing(dotted)
-    what = f"`{one.name}` in " if one.name else ""
-    return f"{what}[{one.path}](../../{one.path}#L{one.first_line}):\n\n{_code(one)}"
+    return _code(listing(dotted))
 
 
 def _aside(dotted: str) -> str:
     one = listing(dotted)
-    return _folded(f"`{one.name}`, in {one.path}" if one.name else f"`{one.path}`", _code(one))
+    named = f"`{one.name}`" if one.name else f"`{one.path}`"
+    return _folded(f"{named}, {one.code.count(chr(10))} lines", _code(one))
 
 
 def _code(one: Listing) -> str:
-    return f"```python\n{one.code}```"
+    """With a link to the file, where its imports are."""
+    link = f"[{one.path}](../../{one.path}#L{one.first_line})"
+    where = f"`{one.name}` in {link}:" if one.name else f"{link}, without its imports:"
+    return f"{where}\n\n```python\n{one.code}```"
 
 
 def _folded(words: str, text: str) -> str:
@@ -81,8 +83,10 @@ def _table(*rows: tuple[str, ...]) -> str:
     return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
 
 
-def _measured(slug: str) -> str:
-    return f"> **Measured.** {escaped(recorded(slug).result.sentence)}"
+def _pain(slug: str) -> str:
+    """A run that was recorded before there were such sentences says nothing."""
+    pain, below = recorded(slug).result.pain, "[The experiment](#measure-it) measures this, and its cure."
+    return f"> {escaped(pain)}\n\n{below}" if pain else below
 
 
 DIRECTIVES: dict[str, Callable[[str], str]] = {
@@ -91,7 +95,7 @@ DIRECTIVES: dict[str, Callable[[str], str]] = {
     "aside": _aside,
     "phases": _phases,
     "costs": _costs,
-    "measured": _measured,
+    "pain": _pain,
 }
 
 
@@ -100,17 +104,48 @@ def charts(slug: str, result: Result) -> dict[str, Drawing]:
     return {f"measured-{slug}-{n}": chart_drawing(chart) for n, chart in enumerate(result.charts, 1)}
 
 
+SPREAD = "In brackets: the middle half of the runs."
+
+
 def findings(slug: str, when: str, values: Mapping[str, int], result: Result) -> str:
     """What an experiment found, as Markdown. `when`: and where it was measured."""
     return "\n\n".join(_findings(slug, when, values, result))
 
 
-def _findings(slug: str, when: str, values: Mapping[str, int], result: Result) -> Iterator[str]:
+def beside_the_recorded(slug: str, result: Result) -> str:
+    """A run and the recorded one, in one table; what only one of them has is left out."""
+    run = recorded(slug)
+    theirs = dict(_figures(run.result))
+    rows = [(escaped(name), here, theirs[name]) for name, here in _figures(result) if name in theirs]
+    told = f"Recorded on {run.when}, on {run.where} ({_knobs(slug, run.values)}):"
+    return "\n\n".join(
+        [
+            f"**Your run beside the recorded one.** {escaped(told)}",
+            f"> {escaped(' '.join(filter(None, (run.result.pain, run.result.sentence))))}",
+            *([_table(("What", "Here", "Recorded"), *rows)] if rows else []),
+        ]
+    )
+
+
+def _figures(result: Result) -> Iterator[tuple[str, str]]:
+    for chart in result.charts:
+        for bar in chart.bars:
+            series = chart.series[bar.series : bar.series + 1]
+            yield ", ".join((chart.title, bar.label, *series)), f"{figure(bar)} {chart.unit}".strip()
+
+
+def _knobs(slug: str, values: Mapping[str, int]) -> str:
     knobs = (f"{knob.label.lower()}: {values[knob.name]:,} {knob.unit}".strip() for knob in EXPERIMENTS[slug].knobs)
-    yield f"{escaped(when)} ({'; '.join(knobs)}):"
+    return "; ".join(knobs)
+
+
+def _findings(slug: str, when: str, values: Mapping[str, int], result: Result) -> Iterator[str]:
+    yield f"{escaped(when)} ({_knobs(slug, values)}):"
     if result.meaningless:
         yield "**Measured on stand-ins inside this process: the times mean nothing, the answers below do.**"
-    yield f"> {escaped(result.sentence)}"
+    yield "\n>\n".join(f"> {escaped(words)}" for words in (result.pain, result.sentence) if words)
+    if any(bar.low is not None for chart in result.charts for bar in chart.bars):
+        yield SPREAD
     if result.charts:
         yield "\n".join(_image(name, drawing) for name, drawing in charts(slug, result).items())
     if result.checks:

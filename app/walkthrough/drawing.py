@@ -8,7 +8,7 @@ from typing import Literal
 from markupsafe import Markup, escape
 
 import templates
-from app.walkthrough.result import Chart, written
+from app.walkthrough.result import Chart, figure
 from phases import PHASES
 
 WIDTH = 344  # of every drawing: a telephone's 375 without its margins
@@ -41,11 +41,13 @@ def _rect(x: float, y: float, width: float, height: float, look: str, radius: fl
 
 TITLE_PX, LABEL_PX, BAR_PX, BETWEEN_PX = 24.0, 16, 16, 10
 LONGEST_BAR_PX = 262  # the rest is for its value
+LONGEST_SPREAD_PX = 196  # or for its value and spread
 
 
 def chart_drawing(chart: Chart) -> Drawing:
     """Horizontal bars, grouped by label; the figures stand beside them."""
-    most = max((bar.value for bar in chart.bars), default=0) or 1
+    most = max((bar.high or bar.value for bar in chart.bars), default=0) or 1
+    longest = LONGEST_SPREAD_PX if any(bar.high is not None for bar in chart.bars) else LONGEST_BAR_PX
     y, parts = TITLE_PX, [_text(0, 12, f"{chart.title}, {chart.unit}" if chart.unit else chart.title, "who")]
     if chart.series:
         x = 0.0
@@ -59,14 +61,15 @@ def chart_drawing(chart: Chart) -> Drawing:
             y += BETWEEN_PX if before else 0
             parts.append(_text(0, y + 11, bar.label))
             y, before = y + LABEL_PX, bar.label
-        width = max(2.0, bar.value / most * LONGEST_BAR_PX)
-        parts += [
-            _rect(0, y + 1, width, BAR_PX - 4, f"mark s{bar.series}", 2),
-            _text(width + 6, y + 11, f"{written(bar.value)} {chart.unit}".strip(), "value"),
-        ]
+        width = max(2.0, bar.value / most * longest)
+        parts.append(_rect(0, y + 1, width, BAR_PX - 4, f"mark s{bar.series}", 2))
+        if bar.low is not None and bar.high is not None:
+            low, width = bar.low / most * longest, max(width, bar.high / most * longest)
+            parts.append(f'<path class="spread" d="M{low:.1f} {y + 7:.1f}H{width:.1f}"/>')
+        parts.append(_text(width + 6, y + 11, f"{figure(bar)} {chart.unit}".strip(), "value"))
         y += BAR_PX
     names = [", ".join((bar.label, *chart.series[bar.series : bar.series + 1])) for bar in chart.bars]
-    told = (f"{name}: {written(bar.value)} {chart.unit}".strip() for name, bar in zip(names, chart.bars, strict=True))
+    told = (f"{name}: {figure(bar)} {chart.unit}".strip() for name, bar in zip(names, chart.bars, strict=True))
     return _drawing("chart" if chart.series else "chart only", y + 2, f"{chart.title}. {'; '.join(told)}", parts)
 
 
@@ -136,7 +139,7 @@ BY_ID = Step("statuses by\nid, visible?")
 Told = tuple[str, tuple[Step, ...]]  # a lane's sentence, and its steps
 STREAMED_POSTER: Told = "The poster waits for one insert.", (Step("insert,\npending"),)
 STREAMED_BEHIND: Told = (
-    "The change stream tells a worker, which adds the id to the active followers’ sets, and skips who is away.",
+    "The change stream tells a worker, which adds the id to the active followers’ sets, and skips those who are away.",
     (Step("the stream\ntells"), Step("id to active\nfollowers", "many"), Step("the others:\nnothing", "gone")),
 )
 
@@ -179,7 +182,7 @@ def _behind(active_only: bool, in_worker: bool, pulls: bool) -> Told:
         words = "A worker puts the id on the active followers’ lists in memory, unless it is pulled."
         return words, (job, to_active, Step("pulled:\nnothing", "gone"))
     if active_only:
-        words = "A worker puts the id in front of the active followers’ lists in memory, and skips who is away."
+        words = "A worker puts the id in front of the active followers’ lists in memory, and skips those who are away."
         return words, (job, to_active, Step("the others:\nnothing", "gone"))
     steps = job, Step("id to every\nfollower", "many"), Step("not pending\nany more")
     return "A worker puts the id on every follower’s timeline.", steps

@@ -1,17 +1,18 @@
 """A laboratory: an empty system on the demo's servers, with people and statuses that an experiment makes up."""
 
-import statistics
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from bson import ObjectId
 
 from app.clock import Clock, id_at
 from app.models import StatusRow
 from app.stack import Stack
+from app.walkthrough.result import Sample, samples
 from phases.base import Phase
 from phases.delivering.away import as_if_here
 from phases.delivering.delivery import Delivery
@@ -21,6 +22,10 @@ from phases.timelines import PhaseConsumer, Timelines
 from workers.worker import drain_queues
 
 BATCH = 5_000  # documents of one insert
+DELIVERED_WITHIN_S = 60.0
+POLL_S = 0.001
+
+K = TypeVar("K")
 
 
 class ForwardClock(Clock):
@@ -90,9 +95,18 @@ class Lab:
         await self.stack.db["statuses"].insert_one(row | says | {"pending": list(owed)})
         return StatusRow.of(row)
 
-    async def post(self, author: ObjectId, phase: Phase) -> None:
+    async def post(self, author: ObjectId, phase: Phase) -> StatusRow:
         """As much as the poster waits for in one phase."""
-        await self.timelines.outbox.consumers[phase.slug].hand_over(await self.store(author, phase.slug))
+        status = await self.store(author, phase.slug)
+        await self.timelines.outbox.consumers[phase.slug].hand_over(status)
+        return status
+
+    async def delivered(self, phase: Phase, status: ObjectId) -> None:
+        """Return when the last follower's timeline has it. Raises TimeoutError."""
+        owed = {"_id": status, "pending": phase.slug}
+        async with asyncio.timeout(DELIVERED_WITHIN_S):
+            while await self.stack.db["statuses"].find_one(owed, {"_id": 1}):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(POLL_S)
 
     async def drain(self) -> None:
         """A worker does all jobs that wait."""
@@ -139,7 +153,14 @@ async def timed(work: Callable[[], Awaitable[object]]) -> float:
     return (perf_counter() - start_s) * 1000
 
 
-async def median_ms(work: Callable[[], Awaitable[object]], times: int) -> float:
-    """After one run that warms up and does not count."""
-    await work()
-    return statistics.median([await timed(work) for _ in range(times)])
+async def in_turn(works: Mapping[K, Callable[[], Awaitable[object]]], rounds: int) -> dict[K, Sample]:
+    """Milliseconds of each, after one run that does not count. They take turns, so that all of them meet what else the
+    machine is doing.
+    """
+    runs: dict[K, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        await work()
+    for _ in range(rounds):
+        for name, work in works.items():
+            runs[name].append(await timed(work))
+    return samples(runs)

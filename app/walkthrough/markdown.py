@@ -1,5 +1,6 @@
 """The walkthrough for readers on a code host: `python -m app.walkthrough.markdown` writes docs/walkthrough/."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -47,7 +48,18 @@ def _document(chapter: Chapter) -> str:
     if chapter.experiment:
         experiment = EXPERIMENTS[chapter.experiment]
         parts += [f"**{experiment.title}.** {experiment.about}", recorded_findings(chapter.experiment), chapter.after]
-    return "\n\n".join([*parts, "---", _turn(chapter)]) + "\n"
+    return _linked("\n\n".join([*parts, "---", _turn(chapter)])) + "\n"
+
+
+def _linked(text: str) -> str:
+    """A link to a chapter leads to its file. A page of the running site is nowhere here: its name is left."""
+    names = {f"/walkthrough/{chapter.slug}": _name(chapter) for chapter in chapters()}
+
+    def link(found: re.Match[str]) -> str:
+        words, page, anchor = found.groups()
+        return f"[{words}]({names[page]}{anchor})" if page in names else f"**{words}**"
+
+    return re.sub(r"\[([^\]]+)\]\((/[^)#]*)(#?[^)]*)\)", link, text)
 
 
 def _turn(chapter: Chapter) -> str:

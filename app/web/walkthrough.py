@@ -3,11 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from bson import ObjectId
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
+from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 from markdown_it.utils import EnvType
 from markupsafe import Markup
@@ -20,11 +22,12 @@ from starlette.routing import BaseRoute, Route
 
 from app.errors import Forbidden, NotFound
 from app.walkthrough.book import Chapter, chapters
-from app.walkthrough.directives import charts, findings, recorded_findings
+from app.walkthrough.directives import beside_the_recorded, charts, findings, recorded_findings
 from app.walkthrough.drawing import Drawing, diagram
 from app.walkthrough.experiments import EXPERIMENTS
 from app.walkthrough.laboratory import Laboratory, Run
 from app.walkthrough.result import recorded
+from app.walkthrough.source import TOP
 from app.web.caller import address_of
 from app.web.render import render
 from app.web.request import accounts_of, stack_of, to
@@ -99,8 +102,30 @@ async def run(request: Request) -> Response:
 def _findings(shown: Run) -> Markup:
     if shown.result is None:
         return Markup()
-    text = findings(shown.slug, "Measured here just now", shown.values, shown.result)
+    here = findings(shown.slug, "Measured here just now", shown.values, shown.result)
+    text = f"{here}\n\n{beside_the_recorded(shown.slug, shown.result)}"
     return prose(text, charts(shown.slug, shown.result))
+
+
+async def source(request: Request) -> Response:
+    """A whole file that some chapter shows a part of, its lines numbered. Raises NotFound for any other."""
+    path = request.path_params["path"]
+    await open_session(request)
+    if path not in _shown_files():
+        raise NotFound("No chapter shows this file.")
+    return render(request, "walkthrough/source.html", path=path, lines=_lines(path))
+
+
+@cache
+def _shown_files() -> frozenset[str]:
+    texts = (f"{one.before}\n{one.after}" for one in chapters())
+    return frozenset(path for text in texts for path in re.findall(r"\]\(\.\./\.\./([^)#]+)", text))
+
+
+@cache
+def _lines(path: str) -> tuple[Markup, ...]:
+    language = "python" if path.endswith(".py") else "text"
+    return tuple(Markup(line) for line in _fence((TOP / path).read_text("utf-8"), language, "").splitlines())
 
 
 def _chapter(request: Request) -> Chapter:
@@ -146,24 +171,37 @@ def _image(_renderer: RendererHTML, tokens: Sequence[Token], at: int, _options: 
     return str((drawings.get(name) or diagram(name)).svg)
 
 
+def _anchors(state: StateCore) -> None:
+    """A heading is a link to itself, under the name that code hosts give it."""
+    for heading, words in pairwise(state.tokens):
+        if heading.type == "heading_open" and words.children is not None:
+            anchor = re.sub(r"[^\w -]", "", words.content.lower()).replace(" ", "-")
+            heading.attrSet("id", anchor)
+            begin, end = Token("link_open", "a", 1), Token("link_close", "a", -1)
+            begin.attrs = {"href": f"#{anchor}", "class": "anchor"}
+            words.children = [begin, *words.children, end]
+
+
 MARKDOWN = MarkdownIt("commonmark", {"html": True, "typographer": True, "highlight": _fence})
 MARKDOWN.enable(["table", "smartquotes"])
 MARKDOWN.add_render_rule("image", _image)
+MARKDOWN.core.ruler.push("anchors", _anchors)
 
 
 def prose(text: str, drawings: Mapping[str, Drawing] | None = None) -> Markup:
     """Our own Markdown, as in docs/walkthrough/. Parts that are too wide can be scrolled, by keyboard too; a link to a
-    file is its path.
+    file leads to its page here.
     """
     html = MARKDOWN.render(text, dict(drawings or {}))
     html = html.replace("<pre>", '<pre tabindex="0">')
     html = html.replace("<table>", '<div class="card scroll" tabindex="0" role="group" aria-label="Table"><table>')
     html = html.replace("</table>", "</table></div>")
-    return Markup(re.sub(r'<a href="\.\./[^"]*">(.*?)</a>', r"<code>\1</code>", html))
+    return Markup(html.replace('<a href="../../', '<a href="/walkthrough/source/'))
 
 
 routes: list[BaseRoute] = [
     Route("/walkthrough", contents),
+    Route("/walkthrough/source/{path:path}", source),
     Route("/walkthrough/{slug}", chapter),
     Route("/walkthrough/{slug}/runs", begin, methods=["POST"]),
     Route("/walkthrough/{slug}/runs/{id}", run),

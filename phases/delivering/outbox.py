@@ -177,9 +177,13 @@ class Outbox:
         return self._clock.monotonic() < self._crowded_until_s
 
     def look(self, names: tuple[str, ...], before: ObjectId) -> dict[str, Find]:
-        """The newest few of all statuses that are owed to these consumers: mostly that is all of them."""
+        """The newest few of all statuses that are owed to these consumers: mostly that
+        is all of them.
+        """
         pending = {"pending": _one_or_in(names), "_id": {"$lt": before}}
-        return {"pending": Find("statuses", pending, ("_id", "user_id"), self._scan + 1, NEWEST_FIRST, common=True)}
+        shown, n = ("_id", "user_id"), self._scan + 1
+        find = Find("statuses", pending, shown, n, NEWEST_FIRST, common=True)
+        return {"pending": find}
 
     def look_at(self, names: tuple[str, ...], before: ObjectId, authors: Sequence[ObjectId], n: int) -> dict[str, Find]:
         """The newest `n` of each group of these authors, whatever else is pending."""

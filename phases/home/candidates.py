@@ -55,7 +55,8 @@ NOTHING = Slice([], LAST_ID, whole=True)  # a floor above every status: nothing 
 
 
 class KeptThenQuery:
-    """Rule 3: above the floor what is kept and what is pending, below it the query.
+    """A list is complete above its floor: from there it gives what is kept and what is
+    pending. Below the floor it asks the query.
 
     `more` reads on in both, where `first` was not the whole of them.
     """
@@ -80,7 +81,10 @@ class KeptThenQuery:
         self._from_list |= bool(entries)
         if len(entries) < n and part.floor > FIRST_ID:
             self._from_query = self.went_on = True
-            entries += await self._query.older_than(min(cursor, part.floor), n - len(entries))
+            entries += await self._query.older_than(
+                min(cursor, part.floor),
+                n - len(entries),
+            )
         return entries
 
     @property

@@ -43,8 +43,8 @@ def enough(limit: int) -> int:
 
 
 class Filling:
-    """Fills one page with what it `shows`. `edges` of the reader and `rows` by id need not be looked up; what is looked
-    up joins them.
+    """Fills one page with what it `shows`. `edges` of the reader and `rows` by id need
+    not be looked up; what is looked up joins them.
     """
 
     def __init__(
@@ -60,9 +60,14 @@ class Filling:
         self._judged: list[StatusRow] = []
 
     async def fill(
-        self, candidates: Candidates, before: ObjectId | None, limit: int
+        self,
+        candidates: Candidates,
+        before: ObjectId | None,
+        limit: int,
     ) -> tuple[list[StatusRow], ObjectId | None]:
-        """A full page, and the cursor of the next one: one status more is looked for, to know whether there is one."""
+        """A full page, and the cursor of the next one: one status more is looked for,
+        to know whether there is one.
+        """
         shown: list[StatusRow] = []
         cursor = before or LAST_ID
         while len(shown) <= limit:
@@ -74,18 +79,22 @@ class Filling:
             cursor = entries[-1].id
         more = len(shown) > limit
         if more:
-            del self._judged[1 + next(n for n, status in enumerate(self._judged) if status is shown[limit]) :]
+            last = next(n for n, s in enumerate(self._judged) if s is shown[limit])
+            del self._judged[last + 1 :]
         return shown[:limit], shown[limit - 1].id if more else None
 
     @property
     def taken(self) -> dict[ObjectId, StatusRow]:
         """What it took to fill the page."""
-        return self.rows if len(self._judged) == len(self.rows) else {status.id: status for status in self._judged}
+        if len(self._judged) == len(self.rows):
+            return self.rows
+        return {status.id: status for status in self._judged}
 
     @property
     def only_own(self) -> bool:
         """Whether nothing but the reader's own edges decided about it."""
-        return all(s.audience != "mutuals" or s.user_id == self._view.edges.reader for s in self._judged)
+        me = self._view.edges.reader
+        return all(s.audience != "mutuals" or s.user_id == me for s in self._judged)
 
     @property
     def edges(self) -> OwnEdges:
@@ -93,15 +102,19 @@ class Filling:
         return self._view.edges
 
     async def _visible(self, entries: Sequence[Entry], wanted: int) -> list[StatusRow]:
-        """The statuses that are shown; only the first of them, where these are at hand and make `wanted`."""
-        at_hand = [status for status in takewhile(bool, (self.rows.get(e.id) for e in entries)) if status]
+        """The statuses that are shown; only the first of them, where these are at hand
+        and make `wanted`.
+        """
+        begin = takewhile(bool, (self.rows.get(e.id) for e in entries))
+        at_hand = [status for status in begin if status]
         if wanted <= len(at_hand) < len(entries):
             shown = await shown_among(self._db, self._view, at_hand, self._shows)
             if len(shown) >= wanted:
                 self._judged += at_hand
                 return shown
         if len(at_hand) < len(entries):
-            self.rows |= await hydrate(self._db, self._view, [e for e in entries if e.id not in self.rows])
+            missing = [e for e in entries if e.id not in self.rows]
+            self.rows |= await hydrate(self._db, self._view, missing)
             at_hand = [self.rows[e.id] for e in entries if e.id in self.rows]
         self._judged += at_hand
         return await shown_among(self._db, self._view, at_hand, self._shows)

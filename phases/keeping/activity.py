@@ -40,7 +40,8 @@ class ActiveReaders(Recipients):
 
     async def admit(self, reader: ObjectId, followees: Sequence[ObjectId]) -> Admitted:
         until = active_until(self.config, self.clock.now())
-        noted = await grown(self.db, ACTIVE, reader, "authors", followees, "until", until)
+        whose = (self.db, ACTIVE, reader)
+        noted = await grown(*whose, "authors", followees, "until", until)
         return Admitted(noted["until"], noted["authors"])
 
     async def widen(self, reader: ObjectId, author: ObjectId) -> None:

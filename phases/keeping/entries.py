@@ -60,13 +60,25 @@ class Entries(Store):
         await create_clustered(self.db, entries_name(container))
         await self.db.create_collection(floors_name(container))
 
-    async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None:
+    async def deliver(
+        self,
+        container: Container,
+        status: StatusRow,
+        to: Sequence[ObjectId],
+    ) -> None:
         """Put one status on many timelines: one command."""
         tail, author = status.id.binary, status.user_id  # as in entry_key
-        await self._insert(container, [{"_id": reader.binary + tail, "a": author} for reader in to])
+        entries = [{"_id": reader.binary + tail, "a": author} for reader in to]
+        await self._insert(container, entries)
 
-    async def _insert(self, container: Container, documents: list[dict[str, Any]]) -> None:
-        """An entry that is there already was delivered before: at least once, and it does not matter."""
+    async def _insert(
+        self,
+        container: Container,
+        documents: list[dict[str, Any]],
+    ) -> None:
+        """An entry that is there already was delivered before: at least once, and it
+        does not matter.
+        """
         if documents:
             await insert_missing(self.db, entries_name(container), documents)
 
@@ -83,7 +95,11 @@ class Entries(Store):
         if not any(answers["floor"]):
             return None
         entries = [Entry(ObjectId(row["_id"][12:]), row["a"]) for row in answers["entries"]]
-        return Slice(entries, answers["floor"][0]["floor"], whole=len(entries) < place.n and place.before == LAST_ID)
+        return Slice(
+            entries,
+            answers["floor"][0]["floor"],
+            whole=len(entries) < place.n and place.before == LAST_ID,
+        )
 
     async def forget(self, container: Container, reader: ObjectId) -> None:
         await self._floors(container).update_one(

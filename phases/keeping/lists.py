@@ -163,14 +163,25 @@ class Lists(Store):
                 found = await self.memcached.gets(at)
         return Lease(at, token, found) if found else None
 
-    async def fill(self, lease: Lease, recent: Recent, active_until: datetime | None) -> bool:
-        """Put the list where the placeholder is, with what was prepended to it; False when it is no longer ours."""
+    async def fill(
+        self,
+        lease: Lease,
+        recent: Recent,
+        active_until: datetime | None,
+    ) -> bool:
+        """Put the list where the placeholder is, with what was prepended to it; False
+        when it is no longer ours.
+        """
         found: tuple[bytes, object] | None = lease.found
         while found is not None:
             collected = Value.unpacked(found[0])
             if collected.token != lease.token:
                 return False
-            filled = Value(LIST, [*collected.ids, *(row[:ID_BYTES] for row in recent.rows)], recent.floor.binary)
+            filled = Value(
+                LIST,
+                [*collected.ids, *(row[:ID_BYTES] for row in recent.rows)],
+                recent.floor.binary,
+            )
             filled = self._renewed(filled, active_until)
             if await self._swap(lease.at, filled, found[1]):
                 return True

@@ -63,12 +63,19 @@ class Authors:
         """Now."""
         now = self._clock.now()
         pages, hours = await self._pages_of_late(now)
-        since = {"user_id": author, "_id": {"$gte": id_floor(now - timedelta(hours=hours, seconds=1))}}
+        since = {
+            "user_id": author,
+            "_id": {"$gte": id_floor(now - timedelta(hours=hours, seconds=1))},
+        }
         active = {"authors": author, "until": {"$gte": now}}
+        bound = self._config.pull_beyond + 1
+        followers = await self._db[ACTIVE].count_documents(active, limit=bound)
+        posts = await self._db["statuses"].count_documents(since, limit=POSTS_COUNTED)
+        reads = pages / max(1, await self._readers()) if pages else None
         return Author(
-            active_followers=await self._db[ACTIVE].count_documents(active, limit=self._config.pull_beyond + 1),
-            posts_per_day=await self._db["statuses"].count_documents(since, limit=POSTS_COUNTED) * 24 / hours,
-            reads_per_day=pages * 24 / hours / max(1, await self._readers()) if pages else None,
+            active_followers=followers,
+            posts_per_day=posts * 24 / hours,
+            reads_per_day=None if reads is None else reads * 24 / hours,
         )
 
     async def _readers(self) -> int:

@@ -13,8 +13,15 @@ GROUP = 200  # one `$in` over more sorts all that they have written (jira DOCS-1
 Query = Callable[[list[ObjectId]], Mapping[str, Any]]  # the pulled statuses of some authors
 
 
-def look_for(query: Query, authors: Sequence[ObjectId], before: ObjectId, n: int) -> dict[str, Find]:
-    """The newest `n` below `before` of each group: bounded, however many authors there are and however deep it is."""
+def look_for(
+    query: Query,
+    authors: Sequence[ObjectId],
+    before: ObjectId,
+    n: int,
+) -> dict[str, Find]:
+    """The newest `n` below `before` of each group: bounded, however many authors there
+    are and however deep it is.
+    """
     return {
         f"pulled {at}": Find(
             "statuses",

@@ -1,7 +1,8 @@
-// Sliders show their value, and an experiment runs without leaving the chapter. Without this file both work by pages.
+// Sliders show their value, an experiment runs without leaving the chapter, and code can be copied. Without this file
+// the first two work by pages, and code has no button.
 "use strict";
 
-const PAUSE_MS = 400;
+const PAUSE_MS = 400, SHOWN_MS = 2000;
 const pause = () => new Promise(done => setTimeout(done, PAUSE_MS));
 
 function follow(form) {
@@ -38,6 +39,37 @@ function refuse(outcome, words) {
   notice.setAttribute("role", "alert");
   notice.textContent = words || "The site did not answer. Try again in a moment.";
   outcome.replaceChildren(notice);
+}
+
+async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const area = document.createElement("textarea"); // a page that came over plain HTTP has no clipboard
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  const copied = document.execCommand("copy");
+  area.remove();
+  if (!copied) throw new Error("not copied");
+}
+
+for (const code of document.querySelectorAll(".prose pre")) {
+  const listing = document.createElement("div"), button = document.createElement("button");
+  listing.className = "listing";
+  button.className = "button quiet copy";
+  button.type = "button";
+  button.textContent = "Copy";
+  button.setAttribute("aria-live", "polite");
+  code.replaceWith(listing);
+  listing.append(code, button);
+  button.addEventListener("click", async () => {
+    try {
+      await copy(code.textContent);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Not copied";
+    }
+    setTimeout(() => { button.textContent = "Copy"; }, SHOWN_MS);
+  });
 }
 
 for (const form of document.querySelectorAll("form[data-experiment]")) {

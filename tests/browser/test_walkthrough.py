@@ -67,6 +67,46 @@ def test_a_slider_moves_with_the_keyboard_and_says_where_it_stands(site: str, vi
     expect(shown).to_have_text(f"{knob.top(real=False)} %")
 
 
+@pytest.mark.parametrize("over_https", [True, False])
+def test_code_can_be_copied(site: str, visitor: Visitors, over_https: bool) -> None:
+    """Offline too; and where a page came over plain HTTP, browsers give it no clipboard."""
+    page = visitor("copyist", 375, "light").page
+    if over_https:
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    else:
+        page.add_init_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.goto(f"{site}/walkthrough/push")
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Copy").first.click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    page.context.set_offline(False)
+    page.goto(f"{site}/sign-in")
+    page.evaluate("document.querySelector('main').append(document.createElement('textarea'))")
+    page.locator("main > textarea").focus()
+    page.keyboard.press("Control+V")
+    pasted = page.locator("main > textarea").input_value()
+    assert pasted.startswith('"""Deliver the id when somebody posts')
+    assert pasted.rstrip().endswith(".to_list(n)")
+
+
+def test_code_has_no_button_without_javascript(site: str, visitor: Visitors) -> None:
+    page = visitor("reader", 375, "light", False).page
+    page.goto(f"{site}/walkthrough/push")
+    expect(page.locator(".prose pre").first).to_be_visible()
+    expect(page.get_by_role("button", name="Copy")).to_have_count(0)
+
+
+def test_a_listing_leads_to_its_line_in_the_whole_file(site: str, visitor: Visitors) -> None:
+    page = visitor("digger", 375, "dark").page
+    page.goto(f"{site}/walkthrough/push#the-array-that-grows")
+    expect(page.get_by_role("heading", name="The array that grows")).to_be_in_viewport()
+    page.get_by_role("link", name="phases/keeping/entries.py").first.click()
+    expect(page.locator(".line:target")).to_contain_text("async def deliver")
+    expect(page.locator(".line:target")).to_be_in_viewport()
+    fits(page)
+    accessible(page)
+
+
 def test_a_refusal_is_shown_in_the_chapter(site: str, visitor: Visitors) -> None:
     person = visitor("hasty", 375, "dark")
     page = person.page

@@ -48,7 +48,8 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
 
 
 LOOK_UP = (  # in `Reading.page`
-    "        looked = {**pending, **pulled, **self._look(edges, seen.statuses), **kept.store.look(place)}\n"
+    "        looked = {**pending, **pulled, **self._look(edges, seen.statuses)}\n"
+    "        looked |= kept.store.look(place)\n"
     "        answers = await together(self._db, **looked)\n"
 )
 OR_REPEATED = (  # in `Social.follow`
@@ -67,11 +68,11 @@ LEASE = (
 MARK = "            active = await self.recipients.admit(returning.reader, returning.followees)\n"
 PUNCTUAL = (
     "            if self.clock.monotonic() - returning.began_s > self.ttl_s:\n"
-    "                return False  # so late that whom they followed meanwhile may have been forgotten again\n"
+    "                return False  # by now their new followees may have been forgotten again\n"
 )
-FILL = "            if await self.fill(lease, await returning.recent(active.authors), active.until):\n"
-FILL_LATER = "            if await self.fill(lease, recent, active.until):\n"
-COME_BACK = LEASE + MARK + PUNCTUAL + FILL
+RECENT = "            recent = await returning.recent(active.authors)\n"
+FILL = "            if await self.fill(lease, recent, active.until):\n"
+COME_BACK = LEASE + MARK + PUNCTUAL + RECENT + FILL
 
 # In `SortedSets._rebuild`
 SETS_LEASE = (
@@ -712,7 +713,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "8 order",
         "phases.p4_cache.HomeLists.come_back",
         COME_BACK,
-        MARK + "            recent = await returning.recent(active.authors)\n" + LEASE + FILL_LATER,
+        MARK + RECENT + LEASE + FILL,
         races=("publish x return, cache",),
     ),
     Mutant(
@@ -720,7 +721,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "8 order",
         "phases.p4_cache.HomeLists.come_back",
         COME_BACK,
-        LEASE + "            recent = await returning.recent(returning.followees)\n" + MARK + FILL_LATER,
+        LEASE + "            recent = await returning.recent(returning.followees)\n" + MARK + FILL,
         races=("publish x return of who was away",),
     ),
     Mutant(

@@ -1,20 +1,22 @@
 """The cliff of `$in`: up to 200 values MongoDB merges sorted ranges, from 201 on it reads and sorts everything."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from bson import ObjectId
 
 from app.clock import LAST_ID
 from app.walkthrough.experiments.base import Experiment, Knob
-from app.walkthrough.lab import Lab, median_ms
-from app.walkthrough.result import Bar, Chart, Result, times, written
+from app.walkthrough.lab import Lab, in_turn
+from app.walkthrough.result import Bar, Chart, Result, Sample, compared
 from phases.home.newest import GROUP
 from phases.p1_query import QUERY, statuses_by
 
 PAGE = 50
 OTHERS = 2  # statuses of others for each of the followees', on real servers
-REPEATS = 9  # on real servers; the stand-in is asked once
+ROUNDS, FEW_ROUNDS = 9, 1  # on real servers, and on stand-ins
+ONE, AS_PHASE_1 = "one $in", "as phase 1 asks"
 
 
 class Cliff(Experiment):
@@ -38,23 +40,24 @@ class Cliff(Experiment):
         await lab.history(authors, history, ended_days_ago=5)
         if others:
             await lab.history([lab.person() for _ in range(most)], history * others)
-        bars, examined = [], []
-        for n in sorted({100, GROUP, GROUP + 1, 400, most}):
-            lab.say(f"Asking for {n:,} followees")
-            some, repeats = authors[:n], REPEATS if lab.real else 1
-            one = await median_ms(lambda some=some: _one_in(lab, some), repeats)  # type: ignore[misc]
-            groups = await median_ms(
-                lambda some=some: statuses_by(lab.stack.db, some).older_than(LAST_ID, PAGE),  # type: ignore[misc]
-                repeats,
-            )
-            bars += [Bar(label=f"{n:,} followees", value=one), Bar(label=f"{n:,} followees", value=groups, series=1)]
-            if lab.real:
-                keys = await lab.looked_at("Keys", "statuses", _by(some), PAGE)
-                examined.append(Bar(label=f"{n:,} followees", value=keys))
-        charts = [Chart(title="One page", unit="ms", bars=tuple(bars), series=("one $in", "as phase 1 asks"))]
-        if examined:
-            charts.append(Chart(title="Index keys read by one $in", unit="", bars=tuple(examined)))
-        return Result(sentence=_sentence(bars, examined, most), charts=tuple(charts))
+        counts = sorted({100, GROUP, GROUP + 1, 400, most})
+        lab.say(f"Asking for up to {most:,} followees")
+        works: dict[tuple[int, str], Callable[[], Awaitable[object]]] = {}
+        for n in counts:
+            works[n, ONE] = partial(_one_in, lab, authors[:n])
+            works[n, AS_PHASE_1] = partial(statuses_by(lab.stack.db, authors[:n]).older_than, LAST_ID, PAGE)
+        samples = await in_turn(works, ROUNDS if lab.real else FEW_ROUNDS)
+        keys = {}
+        if lab.real:
+            keys = {n: await lab.looked_at("Keys", "statuses", _by(authors[:n]), PAGE) for n in counts}
+        bars = tuple(
+            sample.bar(f"{n:,} followees", (ONE, AS_PHASE_1).index(how)) for (n, how), sample in samples.items()
+        )
+        charts = [Chart(title="One page", unit="ms", bars=bars, series=(ONE, AS_PHASE_1))]
+        if keys:
+            read = tuple(Bar(label=f"{n:,} followees", value=read) for n, read in keys.items())
+            charts.append(Chart(title="Index keys read by one $in", unit="", bars=read))
+        return Result(pain=pain(samples, keys), sentence=sentence(samples, most), charts=tuple(charts))
 
 
 def _by(authors: list[ObjectId]) -> dict[str, Any]:
@@ -65,15 +68,15 @@ async def _one_in(lab: Lab, authors: list[ObjectId]) -> None:
     await lab.stack.db["statuses"].find(_by(authors), {"user_id": 1}).sort("_id", -1).limit(PAGE).to_list(None)
 
 
-def _sentence(bars: list[Bar], examined: list[Bar], most: int) -> str:
-    one = {bar.label: bar.value for bar in bars if bar.series == 0}
-    grouped = {bar.label: bar.value for bar in bars if bar.series == 1}
-    below, above, last = f"{GROUP} followees", f"{GROUP + 1} followees", f"{most:,} followees"
-    keys = {bar.label: bar.value for bar in examined}
-    read = f": it reads {keys[above]:,.0f} index keys instead of {keys[below]:,.0f}" if keys else ""
+def pain(samples: Mapping[tuple[int, str], Sample], keys: Mapping[int, int]) -> str:
+    below, above = samples[GROUP, ONE], samples[GROUP + 1, ONE]
+    read = f" It reads {keys[GROUP + 1]:,} index keys, and for {GROUP} followees {keys[GROUP]:,}." if keys else ""
     return (
-        f"One $in takes {written(one[below])} ms for {GROUP} followees. For one followee more it takes "
-        f"{written(one[above])} ms, {times(one[above], one[below])}{read}. At {most:,} followees it takes "
-        f"{written(one[last])} ms; as phase 1 asks it takes {written(grouped[last])} ms, "
-        f"{times(grouped[last], one[last])}."
+        f"One $in takes {below} ms for {GROUP} followees, and {above} ms for one followee more: "
+        f"{compared(above, below)}.{read}"
     )
+
+
+def sentence(samples: Mapping[tuple[int, str], Sample], most: int) -> str:
+    one, cut = samples[most, ONE], samples[most, AS_PHASE_1]
+    return f"At {most:,} followees one $in takes {one} ms, and as phase 1 asks it takes {cut} ms: {compared(cut, one)}."
