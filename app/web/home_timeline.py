@@ -18,7 +18,7 @@ from app.social import TEXT_LIMIT
 from app.stack import UNAVAILABLE
 from app.web import session
 from app.web.live import stream
-from app.web.measured_page import in_every_phase, measured
+from app.web.measured_page import compared, measured
 from app.web.problems import RETRY_LATER, problem_of
 from app.web.render import error_page, fragment, render
 from app.web.request import (
@@ -70,7 +70,7 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
     slug = chosen or _kept_phase(request) or read
     read_now = await measured(request, timelines.page(me.id, phase=slug, before=before, limit=STATUSES_A_PAGE))
     costs = (
-        await in_every_phase(request, me.id, before, STATUSES_A_PAGE, read_now)
+        await compared(request, me.id, before, STATUSES_A_PAGE, read_now)
         if request.query_params.get("costs") == "all"
         else []
     )
