@@ -79,6 +79,20 @@ def test_a_refusal_is_shown_in_the_chapter(site: str, visitor: Visitors) -> None
     person.complaints.clear()  # the browser's console notes each refused request
 
 
+def test_a_chapter_prints_all_of_its_text_and_nothing_to_press(site: str, visitor: Visitors) -> None:
+    page = visitor("printer", 1280, "dark").page
+    page.goto(f"{site}/walkthrough/push")
+    folded = page.locator("main details > :not(summary)").first
+    expect(folded).to_be_hidden()
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    expect(folded).to_be_visible()
+    for pressed in (page.get_by_role("banner"), page.get_by_role("navigation"), page.get_by_role("button")):
+        expect(pressed.locator("visible=true")).to_have_count(0)
+    ink = page.locator("main h1").evaluate("heading => getComputedStyle(heading).color")
+    assert ink == "rgb(20, 32, 29)", "on paper, whatever the screen's colours"
+
+
 def test_the_walkthrough_is_one_link_away(site: str, visitor: Visitors) -> None:
     page = visitor("newcomer", 375, "light").page
     page.goto(site)
