@@ -1,6 +1,7 @@
 """The walkthrough in a real browser: every chapter to read, every experiment to run, with JavaScript and without."""
 
 import re
+from itertools import product
 
 import pytest
 from playwright.sync_api import expect
@@ -18,8 +19,7 @@ def named(one: object) -> str | None:
     return one.slug if isinstance(one, Chapter) else None
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("width", "scheme"), [*product(WIDTHS, SCHEMES), (320, "light")])
 def test_the_whole_story_can_be_read(site: str, visitor: Visitors, width: int, scheme: str) -> None:
     page = visitor(f"pupil_{width}_{scheme}", width, scheme).page
     page.goto(f"{site}/walkthrough")
