@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -149,3 +150,9 @@ def _ignored(name: str) -> None:
 def environment_for(settings: Mapping[str, str]) -> dict[str, str]:
     """Our environment for a process of ours that is to have exactly these settings (`FEEDLAB_*`) and no others."""
     return {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)} | dict(settings)
+
+
+def at_a_screen(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether whoever runs this sits before a desktop that can show a browser."""
+    windows = sys.platform in ("darwin", "win32") or any(map(environment.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+    return windows and "SSH_CONNECTION" not in environment

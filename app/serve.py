@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+import webbrowser
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pymongo.errors import PyMongoError
 from starlette.applications import Starlette
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app.config import Config
+from app.config import Config, at_a_screen
 from app.models import User
 from app.servers.borrow import servers_of
 from app.servers.children import OURS, Child, Stop, Stopped, running
@@ -237,11 +238,11 @@ class _Serving:
         url = _url(self.plan.host, self.listener)
         try:
             click.echo(f"ready {url}")
-            if self.config.demo:
-                click.echo(f"open {url}")
             sys.stdout.flush()
         except OSError:  # nobody reads it any more, and whoever asks the port is answered all the same
             sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        if self.config.demo and sys.stdout.isatty() and at_a_screen():
+            webbrowser.open(url)
 
     async def _fill(self) -> None:
         async with connected(self.addresses, self.config) as stack:

@@ -109,29 +109,29 @@ class Social:
         return people, people[-1].handle if len(users) > limit else None
 
     async def suggestions(self, reader: ObjectId, limit: int) -> list[Person]:
-        """People whom others followed most often lately, but none whom the reader follows or has a block with."""
+        """People whom others followed most often lately, of those whom the reader could follow and does not."""
         lately = self._db["follows"].find({}, {"_id": 0, "followee": 1}).sort("_id", -1).limit(FOLLOWS_LOOKED_AT)
-        followed = Counter([edge["followee"] for edge in await lately.to_list(None)])
-        ids = [id for id, _ in followed.most_common(limit * 10)]
+        newly = Counter([edge["followee"] for edge in await lately.to_list(None)])
+        ids = [id for id, _ in newly.most_common(limit * 10)]
         if len(ids) < limit:
             newest = self._db["users"].find({}, {"_id": 1}).sort("_id", -1).limit(limit * 2)
             ids = list(dict.fromkeys([*ids, *[user["_id"] for user in await newest.to_list(None)]]))
-        connected = await self._connected(reader, ids)
-        wanted = [id for id in ids if id != reader and id not in connected][:limit]
+        followed = await self.followed(reader, ids)
+        wanted = [id for id in ids if followed.get(id) is False][:limit]
         people = await self.people(wanted)
         return [people[id] for id in wanted if id in people]
 
-    async def _connected(self, reader: ObjectId, ids: list[ObjectId]) -> set[ObjectId]:
-        """Those whom the reader follows or has a block with."""
+    async def followed(self, reader: ObjectId, ids: list[ObjectId]) -> dict[ObjectId, bool]:
+        """Of each whom the reader could follow, whether they do: not oneself, and nobody with a block in between."""
         among = {"$in": ids}
         blocks = {"$or": [{"blocker": reader, "blocked": among}, {"blocked": reader, "blocker": among}]}
         follows, blocked = await asyncio.gather(
             self._db["follows"].find({"follower": reader, "followee": among}).to_list(len(ids)),
             self._db["blocks"].find(blocks).to_list(2 * len(ids)),
         )
-        return {edge["followee"] for edge in follows} | {
-            block[end] for block in blocked for end in block if end != "_id"
-        }
+        never = {reader} | {block[end] for block in blocked for end in ("blocker", "blocked")}
+        now = {edge["followee"] for edge in follows}
+        return {id: id in now for id in ids if id not in never}
 
     async def counts(self, viewer: ObjectId, of: ObjectId) -> Counts:
         followers, following, seen = await asyncio.gather(

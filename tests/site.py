@@ -134,7 +134,7 @@ async def opened(**settings: Any) -> AsyncIterator[Site]:
 
 def texts(html: str) -> list[str]:
     """The statuses of a page, as they are written in the HTML."""
-    return re.findall(r'<p class="text">(.*?)</p>', html, re.DOTALL)
+    return re.findall(r'<p class="text"[^>]*>(.*?)</p>', html, re.DOTALL)
 
 
 def forms(html: str) -> list[Form]:

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import sys
+import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from app import serve
 from app.cli import Feedlab, main, show_author
-from app.config import Config
+from app.config import Config, at_a_screen
 from app.models import User
 from app.servers import programs
 from app.servers.borrow import running_servers
@@ -117,6 +119,48 @@ def test_a_second_serve_is_refused(tmp_path: Path) -> None:
     with DataDirectory(tmp_path).owned("feedlab serve", lasting=True):
         line = refused(feedlab("serve", "--stack", "memory", "--data", tmp_path, "--port", 0))
     assert f"{tmp_path} is in use by process {os.getpid()} (feedlab serve)" in line
+
+
+@pytest.mark.parametrize(
+    ("demo", "terminal", "screen", "opens"),
+    [(True, True, True, True), (False, True, True, False), (True, False, True, False), (True, True, False, False)],
+)
+def test_a_demo_prints_one_address_and_opens_it_on_a_desktop(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    demo: bool,
+    terminal: bool,
+    screen: bool,
+    opens: bool,
+) -> None:
+    async def announced(self: serve._Serving) -> None:
+        self._announce()
+
+    opened: list[str] = []
+    monkeypatch.setattr(serve._Serving, "in_one_process", announced)
+    monkeypatch.setattr(serve, "at_a_screen", lambda: screen)
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert serve.serve(serve.Plan(tmp_path, port=0, level="memory"), Config(demo=demo)) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert opened == ([line.removeprefix("ready ")] if opens else [])
+
+
+@pytest.mark.parametrize(
+    ("environment", "there"),
+    [
+        ({}, False),
+        ({"DISPLAY": ":0"}, True),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, True),
+        ({"DISPLAY": ":10", "SSH_CONNECTION": "192.0.2.1 1 192.0.2.2 22"}, False),
+    ],
+)
+def test_a_desktop_is_known_by_its_display(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], there: bool
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert at_a_screen(environment) == there
 
 
 def test_stand_ins_of_a_running_serve_are_out_of_reach(tmp_path: Path) -> None:

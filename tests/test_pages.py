@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from itertools import product
 from typing import Any
 from urllib.parse import quote
@@ -15,13 +16,14 @@ from starlette.routing import Route
 
 from app.accounts import Accounts
 from app.models import Account, User
-from app.web import home_timeline, live, pages, people, session
+from app.web import done, home_timeline, live, pages, people, session
+from app.web.cast import cast, warm
 from app.web.render import ago
 from phases import DEFAULT, PHASES
 from phases.p1_query import QUERY
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
-from tests.site import PASSWORD, SLUGS, Site, events, forms, opened, texts
+from tests.site import PASSWORD, SLUGS, Browser, Site, events, forms, opened, texts
 from tests.world import flush
 
 pytestmark = pytest.mark.anyio
@@ -435,9 +437,10 @@ async def test_an_empty_timeline_says_what_to_do(site: Site) -> None:
     ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
     assert "You follow nobody yet" in await ann.open("/")
     assert 'href="/people"' in ann.html
-    for address in ("/people", "/"):
+    for address, buttons in {"/people": 2, "/": 1}.items():  # suggested, and among everybody
         await ann.open(address)
-        assert [form.action for form in forms(ann.html) if "/follow" in form.action] == ["/@bob/follow"], address
+        follow = [form.action for form in forms(ann.html) if "/follow" in form.action]
+        assert follow == ["/@bob/follow"] * buttons, address
     await ann.submit("/@bob/follow")
     assert "Nothing here yet" in ann.html
     assert "/follow" not in await ann.open("/people")
@@ -459,7 +462,122 @@ async def test_a_cold_timeline_is_complete_and_refreshed_by_its_button() -> None
         assert "Your timeline is cold" not in html
 
 
+# What was typed, and what is said
+
+
+@pytest.mark.parametrize("slug", [QUERY.slug, DEFAULT.slug])
+async def test_what_was_done_is_said_once(demo: Site, slug: str) -> None:
+    ann, _ = await demo.browser().sign_up("ann"), await demo.browser().sign_up("bob", "Bob B.")
+    await ann.open(f"/?phase={slug}")
+    said = re.compile(r'<p class="said" role="status">(.*?)</p>')
+    assert said.findall(await ann.post("hello")) == ["Posted."]
+    assert said.findall(await ann.open("/")) == []
+    (id,) = re.findall(r'href="/statuses/(\w{24})"', ann.html)
+    assert said.findall(await ann.submit(f"/statuses/{id}/delete")) == ["Deleted."]
+    for act in people.ACTS:
+        proof = ann.form("/sign-out").fields
+        html = await _sent(ann, f"/@bob/{act}", proof)
+        assert "@bob" in said.findall(html)[0], act
+    ann.client.cookies.set(done.COOKIE, "follow.<b>")
+    assert said.findall(await ann.open("/")) == []
+
+
+async def _sent(browser: Browser, action: str, fields: dict[str, str]) -> str:
+    browser.answer = await browser.client.post(action, data=fields, follow_redirects=True)
+    return browser.html
+
+
+@pytest.mark.parametrize("one_click", [False, True])
+async def test_whoever_was_signed_out_while_typing_loses_nothing(demo: Site, one_click: bool) -> None:
+    ann = await demo.browser().sign_up("ann")
+    await ann.open("/")
+    form = ann.form("/statuses").fields | {"text": "long <thought>\r\nin two lines", "audience": "circle"}
+    await Accounts(demo.stack).sign_out(ann.client.cookies[session.SESSION])
+    html = await _sent(ann, "/statuses", form)
+    assert ann.status == 401
+    assert 'role="alert"' in html
+    if one_click:
+        await ann.submit("/sign-in-as", handle="ann")
+    else:
+        await ann.submit("/sign-in", handle="ann", password="wrong horse")
+        await ann.submit("/sign-in", handle="ann", password=PASSWORD)
+    assert ann.form("/statuses").fields["text"] == "long <thought>\nin two lines"
+    assert '<option value="circle" selected>' in ann.html
+    assert texts(ann.html) == [], "it is posted by whoever presses the button"
+    await ann.submit("/statuses")
+    assert texts(ann.html) == ["long &lt;thought&gt;\nin two lines"]
+
+
+async def test_another_site_puts_no_words_into_anybodys_mouth(demo: Site) -> None:
+    stranger = demo.browser()
+    answer = await stranger.client.post("/statuses", data={"text": "forged"}, headers={"origin": "https://evil.test"})
+    assert answer.status_code == 403
+    assert "forged" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("text", "links"),
+    [
+        ("no link", []),
+        ("see https://a.test/b?c=1&d=2.", ["https://a.test/b?c=1&amp;d=2"]),
+        ("(http://a.test/), HTTPS://B.test!", ["http://a.test/", "HTTPS://B.test"]),
+        ("javascript:alert(1) ftp://a.test https:// //a.test", []),
+        ('https://a.test/"><script>', ["https://a.test/"]),
+        ("https://א.test/ב", ["https://א.test/ב"]),
+    ],
+)
+async def test_addresses_in_a_status_are_links(site: Site, text: str, links: list[str]) -> None:
+    ann = await site.browser().sign_up("ann")
+    await ann.post(text)
+    (shown,) = texts(ann.html)
+    assert re.findall(r'<a href="([^"]*)" rel="nofollow ugc noopener noreferrer">\1</a>', shown) == links
+    assert unescape(re.sub("</?a[^>]*>", "", shown)) == text
+
+
+async def test_what_people_write_has_the_direction_of_its_own_letters(site: Site) -> None:
+    ann = await site.browser().sign_up("ann", "שלום")
+    await ann.post("مرحبا")
+    for address in ("/", "/@ann", "/people", "/compare"):
+        html = await ann.open(address)
+        written = re.findall(r"<[^<>]*>(?=\s*(?:שלום|مرحبا))", html)
+        outside = [tag for tag in written if 'dir="auto"' not in tag and tag != "<title>" and "away" not in tag]
+        assert written, address
+        assert outside == [], address
+
+
 # People
+
+
+async def test_whom_one_lists_one_can_follow_and_is_back_where_one_was(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    for handle in ("bob", "cat", "dan"):
+        await (await site.browser().sign_up(handle)).act("ann", "follow")
+    await ann.act("dan", "block")
+    for address, listed in {
+        "/people": {"bob", "cat"},
+        "/@ann/followers": {"bob", "cat"},
+        "/people?q=c": {"cat"},
+    }.items():
+        await ann.open(address)
+        rows = re.findall(r'id="of-(\w+)">(.*?)</li>', ann.html, re.DOTALL)
+        assert {handle for handle, row in rows if "/follow" in row} == listed, address
+    await ann.open("/people?q=c")
+    form = ann.form("/@cat/follow")
+    answer = await ann.client.post(form.action, data=form.fields)
+    assert answer.headers["location"] == "/people?q=c#of-cat"
+    html = await ann.open("/@cat/followers")
+    assert "you" in html
+    assert 'action="/@cat/unfollow"' in await ann.open("/@ann/following")
+
+
+async def test_a_person_is_muted_where_they_are_read(site: Site) -> None:
+    ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
+    await ann.act("bob", "follow")
+    await bob.post("too much")
+    assert texts(await ann.open("/")) == ["too much"]
+    assert texts(await ann.submit("/@bob/mute")) == []
+    assert ann.answer.url.path == "/"
+    assert "/mute" not in await bob.open("/"), "of oneself"
 
 
 async def test_people_are_found_by_the_beginning_of_their_handle_or_name(site: Site) -> None:
@@ -596,7 +714,7 @@ async def test_a_stream_says_how_many_statuses_are_new(demo: Site, monkeypatch: 
         demo.clock.advance(2)
         await bob.post(text)
     (event,) = events((await ann.client.get(address)).text)
-    assert event == '<a class="button" href="/">2 new statuses</a>'
+    assert re.findall(r'<a class="button" href="/"[^>]* data-new="2">2 new statuses</a>', event)
     assert (await demo.browser().client.get(address)).status_code == 303
     assert (await ann.client.get("/timeline/newer?since=x")).status_code == 404
 
@@ -734,6 +852,40 @@ async def test_in_demo_mode_one_click_signs_in_and_the_page_says_so(demo: Site) 
     assert 'href="/@cat"' in html
     assert "anybody may sign in as anybody" in html
     assert 'action="/phases"' in await stranger.open("/phases")
+
+
+async def test_a_newcomer_to_the_demo_is_shown_the_walkthrough_the_cast_and_what_to_try(demo: Site) -> None:
+    await demo.browser().sign_up("ann")
+    stranger = demo.browser()
+    html = await stranger.open("/")
+    shown = [html.index(words) for words in ("Read the walkthrough", "Sign in as…", "Three things to try")]
+    assert shown == sorted(shown)
+    assert "Sign up</a> <a" not in html.partition("<main")[2]
+    for tried in re.findall(r'<li><p><a href="([^"]+)">', html.partition("Three things to try")[2]):
+        newcomer = demo.browser()
+        await newcomer.open("/")
+        await newcomer.open(tried)
+        await newcomer.submit("/sign-in-as", handle="ann")
+        assert (newcomer.status, newcomer.answer.url.path) == (200, tried)
+
+
+async def test_the_lists_of_the_cast_are_warm(demo: Site) -> None:
+    ann, bob = await demo.browser().sign_up("ann"), await demo.browser().sign_up("bob")
+    await ann.act("bob", "follow")
+    await bob.post("hello")
+    await flush(demo.stack.memcached)
+    await demo.stack.db["active_readers"].delete_many({})
+    rested: list[float] = []
+
+    async def rest(seconds: float) -> None:
+        rested.append(seconds)
+
+    await warm(demo.stack, demo.app.state, rest)
+    assert rested[0] > demo.stack.config.grace_s, "before that nothing is kept"
+    for player in await cast(demo.stack, demo.app.state):
+        for phase in PHASES:
+            page = await demo.timelines.page(player.id, phase=phase.slug)
+            assert page.source == ("list" if phase.keeps else "query"), (player.handle, phase.slug)
 
 
 async def test_without_demo_mode_nobody_signs_in_by_one_click(site: Site) -> None:

@@ -3,13 +3,16 @@
 import asyncio
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from app.models import User
 from app.web.delivery import WATCHES_EACH, Watch
+from app.web.measured_page import READS, WARMING, Compared
 from phases.home.page import Page
+from phases.p1_query import QUERY
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from tests.site import SLUGS, Site, events, texts
@@ -28,7 +31,7 @@ async def test_four_equal_columns_are_said_to_be_equal(demo: Site) -> None:
     html = await ann.open("/compare")
     assert "All phases return the same page" in html
     assert re.findall(r'<h2 id="phase-(\w+)"', html) == SLUGS
-    assert html.count('<span class="words">two</span>') == len(SLUGS)
+    assert html.count('<span class="words" dir="auto">two</span>') == len(SLUGS)
     assert "All 2 readers see the same page in all phases" in await ann.open("/compare?check=1")
 
 
@@ -51,8 +54,65 @@ async def test_a_difference_is_marked_loudly(demo: Site, monkeypatch: pytest.Mon
     html = await ann.open("/compare")
     assert "The phases differ." in html
     assert re.findall(r'column differs" aria-labelledby="phase-(\w+)"', html) == [PUSH.slug, CACHE.slug]
-    assert re.findall(r'<strong>Missing here: </strong><span class="words">(\w+)<', html) == ["two"]
+    assert re.findall(r'<strong>Missing here: </strong><span class="words" dir="auto">(\w+)<', html) == ["two"]
     assert "1 of 1 readers see different pages" in await ann.open("/compare?check=1")
+
+
+@pytest.mark.parametrize("address", ["/compare", "/?costs=all"])
+async def test_everybody_is_visited_once_then_warmed_then_read_in_turns(
+    demo: Site, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    ann = await demo.browser().sign_up("ann")
+    await ann.post("hello")
+    asked: list[str] = []
+    right = demo.timelines.page
+
+    async def page(reader: Any, *, phase: str, **options: Any) -> Page:
+        asked.append(phase)
+        return await right(reader, phase=phase, **options)
+
+    monkeypatch.setattr(demo.timelines, "page", page)
+    html = await ann.open(address)
+    turns = [asked[at : at + len(SLUGS)] for at in range(0, len(asked), len(SLUGS))]
+    assert all(sorted(turn) == sorted(SLUGS) for turn in turns)
+    assert len(turns) == 1 + WARMING + READS
+    assert [turn[0] for turn in turns[1 : 1 + len(SLUGS)]] == SLUGS, "whoever is first in a turn has no advantage of it"
+    assert f"read {READS} times in turns" in html
+    assert len(re.findall(r"First visit <b>[\d.,]+ ms|first visit [\d.,]+ ms", html)) == len(SLUGS)
+
+
+async def test_the_commands_are_those_of_a_warm_read_and_the_first_visit_stands_apart(demo: Site) -> None:
+    ann = await demo.browser().sign_up("ann")
+    await ann.post("hello")
+    await ann.open("/compare")
+    await flush(demo.stack.memcached)
+    html = await ann.open("/compare")
+    cost = dict(zip(SLUGS, re.findall(r"<b>(\d+)</b> MongoDB.*?<b>(\d+)</b> Memcached", html), strict=True))
+    assert int(cost[QUERY.slug][0]) >= 1
+    assert cost[CACHE.slug] == ("1", "1")
+    column = html.partition(f'id="phase-{CACHE.slug}"')[2].partition("</header>")[0]
+    assert re.findall(r"from (?:<strong>)?([\w+]+)", column)[0] == "list"
+    assert re.findall(r"from (?:<strong>)?([\w+]+)", column)[1] != "list", "its list was gone"
+
+
+async def test_where_servers_are_slow_there_are_fewer_turns(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = await demo.browser().sign_up("ann")
+    right = demo.timelines.page
+
+    async def slow(reader: Any, **options: Any) -> Page:
+        demo.clock.advance(1)
+        return await right(reader, **options)
+
+    monkeypatch.setattr(demo.timelines, "page", slow)
+    assert "read once in turns" in await ann.open("/compare")
+
+
+def test_a_median_is_a_read_that_was_made() -> None:
+    def read(ms: float) -> Any:
+        return SimpleNamespace(elapsed_ms=ms)
+
+    one = Compared(read(90), tuple(map(read, (5, 1, 4, 50))))
+    assert (one.median.elapsed_ms, one.least_ms, one.most_ms) == (4, 1, 50)
 
 
 async def test_nobody_reads_along_whoever_runs_the_system(site: Site) -> None:
@@ -83,7 +143,7 @@ async def test_a_delivery_is_watched_from_the_post_to_the_last_list(demo: Site) 
     await ann.open("/?phase=cache")
     await ann.open("/compare")
     html = await ann.submit("/compare/post", author="bob", text="watch me")
-    assert "bob posted: “watch me”" in html
+    assert "bob posted: “<bdi>watch me</bdi>”" in html
     assert html.count(">pending</span>") == len(IN_WORKER), "no worker has been here"
     await drain_queues(demo.timelines)
     answer = await ann.client.get(ann.answer.url.path + "/live")
@@ -93,6 +153,12 @@ async def test_a_delivery_is_watched_from_the_post_to_the_last_list(demo: Site) 
     rows = dict(re.findall(r'reader=(\w+)">.*?</th>(.*?)</tr>', last, re.DOTALL))
     assert set(rows) == {"ann", "bob"}
     assert len(re.findall(r"[\d.,]+ ms", rows["ann"])) == len(demo.timelines.kept)
+    bars = re.findall(r'<rect class="(\w+)" x="([\d.]+)" width="([\d.]+)"', last)
+    assert [look for look, _, _ in bars].count("insert") == len(SLUGS)
+    assert [look for look, _, _ in bars].count("behind") == len(IN_WORKER), (
+        "of the others the poster has waited for all"
+    )
+    assert max(float(x) + float(width) for _, x, width in bars) == pytest.approx(1000, abs=5), "one axis for all"
     assert ">away<" in rows["bob"], "nobody has read as bob since"
     assert texts(await ann.open("/"))[0] == "watch me"
 
@@ -109,7 +175,7 @@ async def test_outside_demo_mode_one_posts_as_oneself_and_watches_alone(site: Si
     ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
     await ann.open("/compare")
     await ann.submit("/compare/post", text="as myself", author="bob")
-    assert "ann posted: “as myself”" in ann.html
+    assert "ann posted: “<bdi>as myself</bdi>”" in ann.html
     assert "Nothing is here" in await bob.open(ann.answer.url.path)
 
 

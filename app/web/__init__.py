@@ -1,7 +1,9 @@
 """The web edge: the JSON API, the pages, and what stands before both. Composed here, once."""
 
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Collection, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -12,7 +14,7 @@ from app.config import Config
 from app.social import Social
 from app.stack import Stack
 from app.walkthrough.laboratory import Laboratory
-from app.web import api, health, pages, walkthrough
+from app.web import api, cast, health, pages, walkthrough
 from app.web.backlog import Backlog
 from app.web.guard import AllowedHosts, AnswerErrors, BodyLimit, SecurityHeaders
 from app.web.health import Health, Measured, Metrics
@@ -28,6 +30,19 @@ def _own_names(config: Config) -> Collection[str] | None:
     return config.allowed_hosts
 
 
+@asynccontextmanager
+async def _beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Works that go on beside the block, and no longer."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
 def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     """The ASGI application on an open stack. Closing the stack is for whoever opened it."""
     errors = Errors(pages.error_page)
@@ -36,7 +51,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with backlog.kept():
+        async with _beside(backlog.keep(), *([cast.warm(stack, app.state)] if stack.config.demo else [])):
             yield
 
     app = Starlette(

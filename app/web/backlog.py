@@ -3,8 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.stack import UNAVAILABLE
@@ -46,18 +45,8 @@ class Backlog:
             if phase.slug == slug
         ]
 
-    @asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
-        """Samples are taken until the block ends."""
-        taking = asyncio.create_task(self._take())
-        try:
-            yield
-        finally:
-            taking.cancel()
-            with suppress(asyncio.CancelledError):
-                await taking
-
-    async def _take(self) -> None:
+    async def keep(self) -> None:
+        """Take samples until cancelled."""
         while True:
             try:
                 await self.sample()

@@ -1,7 +1,10 @@
 """Demo mode: people to sign in as by one click."""
 
-from collections.abc import Sequence
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from bson import ObjectId
@@ -9,7 +12,10 @@ from starlette.datastructures import State
 
 from app.models import Follow, User
 from app.social import Social
-from app.stack import Stack
+from app.stack import UNAVAILABLE, Stack
+from phases.timelines import Timelines
+
+log = logging.getLogger(__name__)
 
 SIZE = 6
 AGE_S = 60  # counting every edge takes a while on a large graph
@@ -18,6 +24,7 @@ MOST: list[dict[str, Any]] = [{"$sort": {"n": -1, "_id": 1}}, {"$limit": 1}]
 
 @dataclass(frozen=True)
 class Player:
+    id: ObjectId
     handle: str
     name: str
     note: str
@@ -31,7 +38,18 @@ async def cast(stack: Stack, state: State) -> Sequence[Player]:
         state.cast = stack.clock.monotonic() + AGE_S, notes
     social: Social = state.social
     people = await social.people(notes)
-    return [Player(people[id].handle, people[id].name, note) for id, note in notes.items() if id in people]
+    return [Player(id, people[id].handle, people[id].name, note) for id, note in notes.items() if id in people]
+
+
+async def warm(stack: Stack, state: State, rest: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
+    """Read everybody's timeline in every phase, as soon as what is kept is read: a newcomer finds all lists there."""
+    timelines: Timelines = state.timelines
+    await rest(stack.config.grace_s + stack.config.settings_age_s)
+    try:
+        for player, phase in product(await cast(stack, state), timelines.phases):
+            await timelines.page(player.id, phase=phase)
+    except UNAVAILABLE as error:
+        log.info("the cast stays cold: %s", error)
 
 
 async def _notes() -> dict[ObjectId, str]:

@@ -15,6 +15,7 @@ from app.stack import MemcachedDown, QueueDown
 from app.stack.memcached import Stats
 from app.stack.queue import Delivery, WorkerState
 from app.web.backlog import MINUTES, Backlog
+from app.web.done import done
 from app.web.live import stream
 from app.web.render import fragment, render
 from app.web.request import (
@@ -197,7 +198,7 @@ async def authors(request: Request, me: Account) -> Response:
             if choice not in CHOICES:
                 raise Invalid("choice", f"choose one of {', '.join(CHOICES)}")
             await timelines.force(author.id, CHOICES[choice])
-            return to(address("/operations/authors", handle=author.handle))
+            return done(request, address("/operations/authors", handle=author.handle), "chosen")
         except (Invalid, NotFound) as error:
             errors = {"choice": str(error)}
     heavy = await timelines.pulls.markers.newest(HEAVY_SHOWN)
@@ -245,7 +246,7 @@ async def phases(request: Request, me: Account) -> Response:
         typed = {"delivering": delivering, "read": read}
         try:
             await timelines.change(read=read, delivering=delivering)
-            return to("/phases")
+            return done(request, "/phases", "switched")
         except Invalid as error:
             errors = {error.field: str(error)}
     return render(

@@ -39,7 +39,9 @@ class Watch:
     stored_ms: float
     owed: tuple[str, ...] = ()
     pulled: bool = False
-    waited_ms: dict[str, float] = field(default_factory=dict)  # what the poster waited for each phase, after the insert
+    handed_ms: dict[str, tuple[float, float]] = field(
+        default_factory=dict
+    )  # from when to when the poster waited for it
     cleared_ms: dict[str, float] = field(default_factory=dict)
     held_ms: dict[tuple[str, ObjectId], float | None] = field(default_factory=dict)
     over: bool = False
@@ -48,6 +50,16 @@ class Watch:
 
     def now_ms(self) -> float:
         return (perf_counter() - self.began_s) * 1000
+
+    @property
+    def latest_ms(self) -> float:
+        """The last thing that has happened."""
+        return max(self.stored_ms, *(to_ms for _, to_ms in self.handed_ms.values()), *self.cleared_ms.values())
+
+    def waited_ms(self, slug: str) -> float:
+        """What the poster would have waited with this phase alone."""
+        from_ms, to_ms = self.handed_ms[slug]
+        return self.stored_ms + to_ms - from_ms
 
     def end(self) -> None:
         self.over = True
@@ -66,13 +78,13 @@ async def watch_delivery(state: State, watcher: ObjectId, author: ObjectId, text
 
     def heard(status: StatusRow, what: str, began_s: float, ended_s: float) -> None:
         nonlocal watch
-        waited_ms = (ended_s - began_s) * 1000
         if what == STORED:
-            watch = Watch(status, watcher, began_s, followers, waited_ms)
+            watch = Watch(status, watcher, began_s, followers, (ended_s - began_s) * 1000)
             watch.looking = asyncio.create_task(_look(timelines, watch))
             _remember(state.watches, watch)
         elif watch:
-            watch.waited_ms[what] = waited_ms
+            from_ms, to_ms = ((at_s - watch.began_s) * 1000 for at_s in (began_s, ended_s))
+            watch.handed_ms[what] = from_ms, to_ms
 
     await social.post(author, text, heard=heard)
     assert watch
@@ -128,10 +140,17 @@ async def _see(timelines: Timelines, watch: Watch) -> None:
     watch.owed = await timelines.outbox.owing(pulled=watch.pulled)
     for slug in watch.owed:
         if slug not in pending:
-            watch.cleared_ms.setdefault(slug, watch.now_ms())
+            watch.cleared_ms.setdefault(slug, _when_cleared(timelines, watch, slug))
     for kept in timelines.kept.values():
         await _see_kept(timelines, watch, kept)
     watch.over = watch.over or not pending
+
+
+def _when_cleared(timelines: Timelines, watch: Watch, slug: str) -> float:
+    """Now, unless the poster waited for it to the end, and that is over."""
+    phase = timelines.phases.get(slug)
+    waited = slug in watch.handed_ms and phase and phase.carrier and not phase.carrier.in_worker
+    return min(watch.now_ms(), watch.handed_ms[slug][1]) if waited else watch.now_ms()
 
 
 async def _see_kept(timelines: Timelines, watch: Watch, kept: Kept) -> None:

@@ -17,11 +17,13 @@ from app.models import Account, Audience
 from app.social import TEXT_LIMIT
 from app.stack import UNAVAILABLE
 from app.web import session
+from app.web.done import done
 from app.web.live import stream
-from app.web.measured_page import in_every_phase, measured
+from app.web.measured_page import compared, measured
 from app.web.problems import RETRY_LATER, problem_of
 from app.web.render import error_page, fragment, render
 from app.web.request import (
+    Endpoint,
     address,
     before_of,
     changing,
@@ -31,7 +33,6 @@ from app.web.request import (
     social_of,
     stack_of,
     timelines_of,
-    to,
 )
 from app.web.session import field, posted, read_form
 
@@ -70,7 +71,7 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
     slug = chosen or _kept_phase(request) or read
     read_now = await measured(request, timelines.page(me.id, phase=slug, before=before, limit=STATUSES_A_PAGE))
     costs = (
-        await in_every_phase(request, me.id, before, STATUSES_A_PAGE, read_now)
+        await compared(request, me.id, before, STATUSES_A_PAGE, read_now)
         if request.query_params.get("costs") == "all"
         else []
     )
@@ -103,20 +104,20 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
         suggestions=await social.suggestions(me.id, SUGGESTIONS) if lonely else [],
     )
     if chosen:
-        session.remember_phase(request, response, PHASE_COOKIE, None if chosen == read else chosen)
+        session.remember(request, response, PHASE_COOKIE, None if chosen == read else chosen)
     return response
 
 
 def _kept_phase(request: Request) -> str | None:
     """The phase this reader chose. Choosing the system's own ends that: the reader follows the system again."""
-    slug = session.kept_phase(request, PHASE_COOKIE)
+    slug = session.kept(request, PHASE_COOKIE)
     return slug if slug in timelines_of(request).phases else None
 
 
 async def refresh(request: Request, me: Account) -> Response:
     form = await changing(request, me)
     await timelines_of(request).refresh(me.id, phase=field(form, "phase") or None, limit=STATUSES_A_PAGE)
-    return to("/")
+    return done(request, "/", "refreshed")
 
 
 async def newer(request: Request, me: Account) -> Response:
@@ -146,10 +147,11 @@ def _newer(request: Request, reader: ObjectId, since: ObjectId) -> Callable[[], 
 # Statuses
 
 
-async def post(request: Request) -> Response:
-    """Whatever goes wrong, what was typed is not lost."""
+async def post(request: Request, stranger: Endpoint) -> Response:
+    """Whatever goes wrong, what was typed is not lost. `stranger`: for whoever has been signed out meanwhile."""
     try:
-        return await signed_in(_post)(request)
+        known = await session.open_session(request)
+        return await (signed_in(_post) if known.account else stranger)(request)
     except UNAVAILABLE:
         form = await read_form(request)
         unsent = {name: field(form, name) for name in (session.PROOF, "once", "audience", "text")}
@@ -175,7 +177,7 @@ async def _post(request: Request, me: Account) -> Response:
         return response
     if created:
         request.app.state.metrics.posts.inc()
-    return to("/")
+    return done(request, "/", "posted")
 
 
 def _idempotency_key(form: FormData, audience: str, text: str) -> str | None:
@@ -194,4 +196,4 @@ async def show_status(request: Request, me: Account) -> Response:
 async def delete(request: Request, me: Account) -> Response:
     form = await changing(request, me)
     await social_of(request).delete(me.id, id_of(request))
-    return to(field(form, "next"))
+    return done(request, field(form, "next"), "deleted")

@@ -1,5 +1,7 @@
 """The pages: HTML made on the server, complete without JavaScript, on the same use cases as the API."""
 
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -29,7 +31,7 @@ routes: list[BaseRoute] = [
     Route("/sign-out", entrance.sign_out, methods=POST),
     Route("/timeline/refresh", signed_in(home_timeline.refresh), methods=POST),
     Route("/timeline/newer", signed_in(home_timeline.newer)),
-    Route("/statuses", home_timeline.post, methods=POST),
+    Route("/statuses", partial(home_timeline.post, stranger=entrance.sign_in_to_post), methods=POST),
     Route("/statuses/{id}", signed_in(home_timeline.show_status)),
     Route("/statuses/{id}/delete", signed_in(home_timeline.delete), methods=POST),
     Route("/people", signed_in(people.people)),
@@ -38,7 +40,7 @@ routes: list[BaseRoute] = [
     Route("/@{handle}", people.person("statuses")),
     Route("/@{handle}/followers", people.person("followers")),
     Route("/@{handle}/following", people.person("following")),
-    *(Route(f"/@{{handle}}/{name}", people.act(use_case), methods=POST) for name, use_case in people.ACTS.items()),
+    *(Route(f"/@{{handle}}/{name}", people.act(name), methods=POST) for name in people.ACTS),
     Route("/compare", signed_in(side_by_side.side_by_side)),
     Route("/compare/post", signed_in(side_by_side.post), methods=POST),
     Route("/compare/deliveries/{id}", signed_in(side_by_side.delivery)),

@@ -10,10 +10,11 @@ from starlette.responses import Response
 from app.errors import Forbidden, Invalid, Refused
 from app.models import Account, Person
 from app.social import Relation, Social
+from app.web.done import done
 from app.web.home_timeline import STATUSES_A_PAGE, SUGGESTIONS
 from app.web.problems import problem_of
 from app.web.render import render
-from app.web.request import Endpoint, address, before_of, changing, signed_in, social_of, to
+from app.web.request import Endpoint, address, before_of, changing, signed_in, social_of
 from app.web.session import field
 
 PEOPLE_A_PAGE = 50
@@ -31,6 +32,8 @@ async def people(request: Request, me: Account) -> Response:
         q=typed,
         listed=listed,
         suggestions=await social.suggestions(me.id, SUGGESTIONS) if lonely else [],
+        followed=await social.followed(me.id, [one.id for one in listed]),
+        here=address("/people", q=typed, after=after),
         newest=address("/people", q=typed) if after else None,
         older=address("/people", q=typed, after=last) if last else None,
     )
@@ -61,17 +64,17 @@ ACTS: dict[str, Callable[[Social, ObjectId, ObjectId], Awaitable[None]]] = {
 }
 
 
-def act(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> Endpoint:
-    """What one person does about another, by a button on their page."""
+def act(name: str) -> Endpoint:
+    """What one person does about another, by a button."""
 
     async def endpoint(request: Request, me: Account) -> Response:
         form = await changing(request, me)
         other = await social_of(request).person(request.path_params["handle"])
         try:
-            await use_case(social_of(request), me.id, other.id)
+            await ACTS[name](social_of(request), me.id, other.id)
         except (Forbidden, Invalid) as error:
             return await _person(request, me, "statuses", error)
-        return to(field(form, "next") or f"/@{other.handle}")
+        return done(request, field(form, "next") or f"/@{other.handle}", name, other.handle)
 
     return signed_in(endpoint)
 
@@ -89,7 +92,7 @@ async def rename(request: Request, me: Account) -> Response:
         await social_of(request).rename(me, field(form, "name"))
     except Invalid as error:
         return await _person(request, me, "statuses", error, me.handle, field(form, "name"))
-    return to(f"/@{me.handle}")
+    return done(request, f"/@{me.handle}", "renamed")
 
 
 async def _person(
@@ -125,6 +128,7 @@ async def _person(
         tab=tab,
         statuses=statuses,
         listed=listed,
+        followed=await social.followed(me.id, [one.id for one in listed]) if listed else {},
         before=before,
         newest=path if before else None,
         older=address(path, before=last) if last else None,

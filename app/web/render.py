@@ -1,6 +1,7 @@
 """Templates to pages: the frame around every page, the words for times, error pages, and the static files."""
 
 import hashlib
+import re
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from starlette.types import Scope
 import templates
 from app.stack import Stack
 from app.web import session
+from app.web.done import COOKIE, said
 
 FOLDER = Path(templates.__file__).parent
 NO_STORE = {"Cache-Control": "no-store"}  # who shares a computer does not see the last person's pages by going back
@@ -83,6 +85,18 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
+LINK = re.compile(r"https?://[^\s<>\"]*[^\s<>\".,:;!?)'\]]", re.IGNORECASE)
+
+
+def linked(text: str) -> Markup:
+    """A status as it is shown: addresses can be followed, without a word of where from."""
+    shown, at = Markup(), 0
+    for found in LINK.finditer(text):
+        link = Markup('<a href="{0}" rel="nofollow ugc noopener noreferrer">{0}</a>').format(found[0])
+        shown, at = shown + text[at : found.start()] + link, found.end()
+    return shown + text[at:]
+
+
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -93,6 +107,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.globals["static"] = _static
     environment.filters |= {"rfc3339": rfc3339, "exact": exact, "ago": ago, "sentence": sentence, "ms": milliseconds}
+    environment.filters["linked"] = linked
     return environment
 
 
@@ -103,6 +118,7 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
     """One page. It shows the person who is signed in as far as this request knows them: error pages ask no server."""
     stack: Stack = request.app.state.stack
     known = session.known_session(request)
+    done = said(request)
     proof = Markup('<input type="hidden" name="{}" value="{}">').format(session.PROOF, known.proof()) if known else ""
     frame = {
         "me": known.account if known else None,
@@ -112,11 +128,14 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
         "path": request.url.path,
         "places": [place for place in PLACES if stack.config.demo or place[0] != "/operations"],
         "now": stack.clock.now(),
+        "said": done,
     }
     html = TEMPLATES.get_template(template).render(frame | context)
     response = Response(html, status, NO_STORE, "text/html")
     if known:
         session.remember_visitor(request, response, known)
+    if done:
+        session.remember(request, response, COOKIE, None)
     return response
 
 

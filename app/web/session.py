@@ -84,7 +84,7 @@ async def posted(request: Request) -> FormData:
     """The form that was sent. Raises Forbidden unless one of our pages, opened by this browser, sent it."""
     session = await open_session(request)
     form = await read_form(request)
-    if _from_elsewhere(request) or not hmac.compare_digest(field(form, PROOF).encode(), session.proof().encode()):
+    if from_elsewhere(request) or not hmac.compare_digest(field(form, PROOF).encode(), session.proof().encode()):
         raise Forbidden(
             "This form is out of date or was sent from another site. Go back, reload the page and try again."
         )
@@ -99,7 +99,7 @@ async def read_form(request: Request) -> FormData:
     return await request.form(max_files=0, max_fields=FIELDS)
 
 
-def _from_elsewhere(request: Request) -> bool:
+def from_elsewhere(request: Request) -> bool:
     """What the browser says about the sender. Either header may be absent (old browsers, plain HTTP)."""
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return True
@@ -156,7 +156,7 @@ def session_token(request: Request) -> str:
     return _cookie(request, SESSION)
 
 
-def kept_phase(request: Request, name: str) -> str:
+def kept(request: Request, name: str) -> str:
     return _cookie(request, name)
 
 
@@ -166,12 +166,12 @@ def remember_visitor(request: Request, response: Response, session: Session) -> 
         _set(request, response, VISITOR, session.secret, None)
 
 
-def remember_phase(request: Request, response: Response, name: str, slug: str | None) -> None:
-    """Keep the reader's phase for a year; None forgets it."""
-    if slug is None:
+def remember(request: Request, response: Response, name: str, value: str | None, max_age_s: int = YEAR_S) -> None:
+    """Keep something about this browser that is no secret; None forgets it."""
+    if value is None:
         _forget(request, response, name)
     else:
-        _set(request, response, name, slug, YEAR_S)
+        _set(request, response, name, value, max_age_s)
 
 
 def local_address(address: str) -> str:

@@ -13,7 +13,7 @@ from app.models import Account, Person, StatusRow
 from app.web.cast import cast
 from app.web.delivery import Watch, watch_delivery
 from app.web.live import stream
-from app.web.measured_page import MeasuredPage, in_every_phase
+from app.web.measured_page import MeasuredPage, compared, in_every_phase
 from app.web.render import fragment, render
 from app.web.request import accounts_of, changing, id_of, social_of, stack_of, timelines_of, to
 from app.web.session import field
@@ -41,16 +41,17 @@ class Column:
     differs: bool
 
 
-async def columns(request: Request, reader: ObjectId, rows: int) -> list[Column]:
-    """The first page in every phase, against phase 1, which computes it from the definition."""
+async def columns(request: Request, reader: ObjectId, reads: Sequence[MeasuredPage] = ()) -> list[Column]:
+    """The first page in every phase, against phase 1, which computes it from the definition. `reads`: made already."""
     for _ in range(ANOTHER_LOOK):
-        shown = compared(await in_every_phase(request, reader, None, rows))
+        shown = against_first(reads or await in_every_phase(request, reader, None, ROWS))
         if not any(column.differs for column in shown):
             break
+        reads = ()
     return shown
 
 
-def compared(reads: Sequence[MeasuredPage]) -> list[Column]:
+def against_first(reads: Sequence[MeasuredPage]) -> list[Column]:
     """`reads`: of the same page, phase 1 first."""
     right = reads[0].page
     by_id = {row.id: row for read in reads for row in read.page.statuses}
@@ -70,7 +71,8 @@ def compared(reads: Sequence[MeasuredPage]) -> list[Column]:
 async def side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
     reader, refused = await _reader(request, me)
     social, may_check = social_of(request), await accounts_of(request).operates(me.id)
-    shown = await columns(request, reader.id, ROWS)
+    costs = await compared(request, reader.id, None, ROWS)
+    shown = await columns(request, reader.id, [cost.last for cost in costs])
     checked = await _checked(request) if may_check and "check" in request.query_params else None
     return render(
         request,
@@ -78,8 +80,9 @@ async def side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, 
         422 if wrong else 404 if refused else 200,
         reader=reader,
         refused=refused,
-        columns=shown,
-        most_ms=max(column.read.elapsed_ms for column in shown),
+        columns=list(zip(costs, shown, strict=True)),
+        differing=[column.read.slug for column in shown if column.differs],
+        costs=costs,
         people=await social.people({cell.status.user_id for column in shown for cell in column.cells}),
         players=await cast(stack_of(request), request.app.state) if stack_of(request).config.demo else (),
         may_choose=stack_of(request).config.demo,
@@ -117,7 +120,7 @@ async def _checked(request: Request) -> list[Check]:
     people = await social_of(request).people(ids)
     checks = []
     for id in ids:
-        shown = await columns(request, id, ROWS)
+        shown = await columns(request, id)
         checks.append(Check(people[id], tuple(column.read.slug for column in shown if column.differs)))
     return sorted(checks, key=lambda check: not check.phases)
 

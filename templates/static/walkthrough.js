@@ -89,3 +89,6 @@ for (const form of document.querySelectorAll("form[data-experiment]")) {
     }
   });
 }
+
+// What is folded is printed too, where the style sheet alone cannot open it.
+addEventListener("beforeprint", () => document.querySelectorAll("main details").forEach(one => { one.open = true; }));

@@ -1,5 +1,7 @@
 """The pages in a real browser: with and without JavaScript, on a phone and on a desk, in the light and in the dark."""
 
+from itertools import product
+
 import pytest
 from playwright.sync_api import expect
 
@@ -95,8 +97,7 @@ root => [...root.querySelectorAll("a, button, summary, select, label:has(input),
 """
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("width", "scheme"), [*product(WIDTHS, SCHEMES), (320, "light")])
 def test_every_page_can_be_read_and_pressed(site: str, visitor: Visitors, width: int, scheme: str) -> None:
     """WCAG 2.2 AA: contrast of text (1.4.3), size of targets (2.5.8), and a label for every field."""
     ann = visitor(f"reader_{width}_{scheme}", width, scheme)
@@ -140,10 +141,31 @@ def test_the_keyboard_is_enough(site: str, visitor: Visitors) -> None:
     expect(ann.page.locator(".segments [aria-current]")).to_contain_text(PHASES[0].slug)
 
 
+@pytest.mark.parametrize("scripts", [True, False])
+def test_on_a_phone_the_timeline_is_on_the_first_screen(site: str, visitor: Visitors, scripts: bool) -> None:
+    ann = visitor(f"phoner_{scripts}".lower(), 375, "dark", scripts)
+    ann.sign_up(site, "Ann A.")
+    ann.post("hello")
+    page = ann.page
+    page.goto(site)
+    box = page.get_by_role("article").bounding_box()
+    assert box
+    assert box["y"] < 812 / 2
+    costs = page.locator(".readout")
+    expect(costs).to_be_hidden()
+    page.locator(".cost .fold summary").click()
+    expect(costs).to_be_visible()
+    for name in ("Walkthrough", "Timeline"):
+        tab = page.get_by_role("navigation", name="Main").get_by_role("link", name=name)
+        tab.click()
+        expect(tab).to_have_attribute("aria-current", "page")
+        expect(tab).to_be_in_viewport(ratio=0.9)
+
+
 def test_one_click_signs_in_as_somebody_of_the_demo(site: str, visitor: Visitors) -> None:
     visitor("somebody", 375, "light").sign_up(site, "Some Body")
     guest = visitor("guest", 375, "dark", scripts=False)
     guest.page.goto(site)
     expect(guest.page.get_by_text("anybody may sign in as anybody").first).to_be_visible()
     guest.page.locator(".cast button").first.click()
-    expect(guest.page.get_by_role("button", name="Post")).to_be_visible()
+    expect(guest.page.get_by_text("Write a status")).to_be_visible()

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from phases import PHASES
-from tests.browser.visitors import EVERY_TWO_MEET, Visitors, accessible, fits, reload_until
+from tests.browser.visitors import EVERY_TWO_MEET, PASSWORD, Visitors, accessible, fits, reload_until
 
 pytestmark = pytest.mark.browser
 
@@ -24,11 +24,113 @@ def test_a_new_status_is_announced_and_nothing_jumps(site: str, visitor: Visitor
     news = ann.page.get_by_role("link", name="1 new status")
     expect(news).to_be_visible()
     assert first.bounding_box() == before
+    expect(ann.page).to_have_title("(1) Timeline · Feedlab")
     accessible(ann.page)
+    ann.composer().fill("a draft")
+    ann.page.evaluate("document.title = document.title; window.stays = true")
     news.click()
     expect(ann.page.get_by_role("article").first).to_contain_text("from bob")
     expect(ann.page.get_by_role("article")).to_have_count(2)
     expect(news).to_be_hidden()
+    expect(ann.page).to_have_title("Timeline · Feedlab")
+    expect(ann.page.locator("#latest")).to_be_focused()
+    expect(ann.page.get_by_label("What are you doing?")).to_have_value("a draft")
+    assert ann.page.evaluate("window.stays"), "nothing was loaded anew"
+    bob.post("once more")
+    expect(news).to_be_visible()  # the new part is kept up to date like the first
+
+
+def test_a_draft_outlives_its_page_and_is_posted_once(site: str, visitor: Visitors) -> None:
+    ann = visitor("ann_drafts", 375, "light")
+    ann.sign_up(site, "Ann A.")
+    page, text = ann.page, ann.page.get_by_label("What are you doing?")
+    ann.composer().fill("a long thought")
+    page.get_by_label("For", exact=True).select_option("my circle")
+    page.get_by_role("navigation", name="Phase that makes this timeline").get_by_role("link", name="push").click()
+    expect(page.locator(".segments [aria-current]")).to_contain_text("push")
+    expect(text).to_have_value("a long thought")
+    expect(page.get_by_label("For", exact=True)).to_have_value("circle")
+    page.goto(f"{site}/people")
+    page.goto(site)
+    expect(text).to_have_value("a long thought")
+    once = page.locator("[name=once]").input_value()
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Post").click()
+    expect(page.get_by_role("alert")).to_contain_text("signed out")
+    page.get_by_label("Handle").fill(ann.handle)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    expect(text).to_have_value("a long thought")
+    page.goto(site)
+    expect(page.locator("[name=once]")).not_to_have_value(once)
+    page.get_by_role("button", name="Post").click()
+    expect(page.get_by_role("article")).to_have_count(1)
+    expect(page.get_by_text("Posted.")).to_be_visible()
+    expect(text).to_have_value("")
+    page.reload()
+    expect(text).to_have_value("")
+    ann.complaints.clear()  # the answer's 401
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_older_statuses_come_in_place(manual_site: str, visitor: Visitors, scripts: bool) -> None:
+    page = visitor(f"reads_on_{scripts}".lower(), 375, "dark", scripts).page
+    page.goto(manual_site)
+    page.locator(".cast button").nth(1).click()
+    articles = page.get_by_role("article")
+    expect(articles).to_have_count(20)
+    seen = articles.last.get_attribute("id")
+    page.get_by_role("link", name="Older").click()
+    if not scripts:
+        expect(page).to_have_url(re.compile("before="))
+        return
+    expect(articles).to_have_count(40)
+    expect(articles.nth(20).get_by_role("link").first).to_be_focused()
+    assert articles.nth(19).get_attribute("id") == seen
+    ids = articles.evaluate_all("all => all.map(one => one.id)")
+    assert len(set(ids)) == 40
+    page.get_by_role("link", name="Older").click()
+    expect(articles).to_have_count(60)
+    assert "before=" not in page.url
+
+
+def test_escape_closes_what_is_open(manual_site: str, visitor: Visitors) -> None:
+    page = visitor("closes", 1280, "light").page
+    page.goto(manual_site)
+    page.locator(".cast button").nth(1).click()
+    menu = page.locator(".menu").first
+    mute = menu.get_by_role("button", name="Mute")
+    menu.locator("summary").press("Enter")
+    expect(mute).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(mute).to_be_focused()
+    accessible(page)
+    page.keyboard.press("Escape")
+    expect(mute).to_be_hidden()
+    expect(menu.locator("summary")).to_be_focused()
+    menu.locator("summary").press("Enter")
+    mute.click()
+    said = page.get_by_text("You mute @")
+    expect(said).to_be_in_viewport()
+    accessible(page)
+    page.keyboard.press("Escape")
+    expect(said).to_be_hidden()
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_following_in_a_list_leaves_one_where_one_was(manual_site: str, visitor: Visitors, scripts: bool) -> None:
+    page = visitor(f"follows_{scripts}".lower(), 375, "light", scripts).page
+    page.goto(manual_site)
+    page.locator(".cast button").nth(2).click()
+    page.get_by_role("navigation", name="Main").get_by_role("link", name="People").click()
+    follow = page.locator("#list").get_by_role("button", name=re.compile("^Follow")).nth(30)
+    row = page.locator(f"#{follow.evaluate('button => button.closest(`li`).id')}")
+    follow.click()
+    expect(row.get_by_role("button")).to_have_text(re.compile("^Unfollow"))
+    expect(row).to_be_in_viewport()
+    expect(page.get_by_text("You follow @")).to_be_in_viewport()
+    page.keyboard.press("Tab")
+    expect(row.get_by_role("link")).to_be_focused()
 
 
 @pytest.mark.parametrize("scripts", [True, False])
@@ -45,7 +147,7 @@ def test_the_cost_of_the_other_phases_is_one_click_away(site: str, visitor: Visi
 def test_characters_are_counted_while_typing(site: str, visitor: Visitors) -> None:
     ann = visitor("counter", 375, "light")
     ann.sign_up(site, "Ann A.")
-    text = ann.page.get_by_label("What are you doing?")
+    text = ann.composer()
     hint = ann.page.locator("#text-hint")
     expect(hint).to_contain_text("up to 500")
     text.fill(" hello ")
@@ -66,11 +168,18 @@ def test_compare_and_watch_a_delivery(site: str, visitor: Visitors, width: int, 
     ann.sign_up(site, "Ann A.")
     page = ann.page
     page.goto(f"{site}/?phase=cache")
-    reload_until(page.locator(".source", has_text="list"))  # another test may have switched phases a moment ago
+    reload_until(page.locator(".cost", has_text="from the list"))  # another test may have switched phases a moment ago
     page.get_by_role("navigation", name="Main").get_by_role("link", name="Compare").click()
     expect(page.get_by_text("All phases return the same page")).to_be_visible()
     expect(page.locator(".column")).to_have_count(len(PHASES))
     fits(page)
+    for header in page.locator(".column header").all():
+        box = header.bounding_box()
+        assert box
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width, "nothing to scroll sideways"
+    shown = page.locator(".column ol:visible")
+    expect(shown).to_have_count(len(PHASES) if width > 1000 else 1)
     page.get_by_label("Post as").select_option(ann.handle)
     page.get_by_label("Status").fill("watch this")
     page.get_by_role("button", name="Post and watch").click()

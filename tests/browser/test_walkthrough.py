@@ -1,6 +1,7 @@
 """The walkthrough in a real browser: every chapter to read, every experiment to run, with JavaScript and without."""
 
 import re
+from itertools import product
 
 import pytest
 from playwright.sync_api import expect
@@ -18,8 +19,7 @@ def named(one: object) -> str | None:
     return one.slug if isinstance(one, Chapter) else None
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("width", "scheme"), [*product(WIDTHS, SCHEMES), (320, "light")])
 def test_the_whole_story_can_be_read(site: str, visitor: Visitors, width: int, scheme: str) -> None:
     page = visitor(f"pupil_{width}_{scheme}", width, scheme).page
     page.goto(f"{site}/walkthrough")
@@ -117,6 +117,20 @@ def test_a_refusal_is_shown_in_the_chapter(site: str, visitor: Visitors) -> None
     expect(page).to_have_url(re.compile("/walkthrough/beginning$"))
     assert any("422" in complaint for complaint in person.complaints)
     person.complaints.clear()  # the browser's console notes each refused request
+
+
+def test_a_chapter_prints_all_of_its_text_and_nothing_to_press(site: str, visitor: Visitors) -> None:
+    page = visitor("printer", 1280, "dark").page
+    page.goto(f"{site}/walkthrough/push")
+    folded = page.locator("main details > :not(summary)").first
+    expect(folded).to_be_hidden()
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    expect(folded).to_be_visible()
+    for pressed in (page.get_by_role("banner"), page.get_by_role("navigation"), page.get_by_role("button")):
+        expect(pressed.locator("visible=true")).to_have_count(0)
+    ink = page.locator("main h1").evaluate("heading => getComputedStyle(heading).color")
+    assert ink == "rgb(20, 32, 29)", "on paper, whatever the screen's colours"
 
 
 def test_the_walkthrough_is_one_link_away(site: str, visitor: Visitors) -> None:

@@ -111,8 +111,7 @@ class Person:
     complaints: list[str]
 
     def sign_up(self, site: str, name: str) -> None:
-        self.page.goto(site)
-        self.page.get_by_role("main").get_by_role("link", name="Sign up").click()
+        self.page.goto(f"{site}/sign-up")
         self.page.get_by_label("Handle").fill(self.handle)
         self.page.get_by_label("Name").fill(name)
         self.page.get_by_label("Password").fill(PASSWORD)
@@ -121,10 +120,17 @@ class Person:
 
     def post(self, text: str, audience: str = "my followers") -> None:
         self.page.get_by_role("navigation", name="Main").get_by_role("link", name="Timeline").click()
-        self.page.get_by_label("What are you doing?").fill(text)
+        self.composer().fill(text)
         self.page.get_by_label("For", exact=True).select_option(audience)
         self.page.get_by_role("button", name="Post").click()
         expect(self.page.get_by_role("article").first).to_contain_text(text)
+
+    def composer(self) -> Locator:
+        """Where a status is typed; on a phone it is folded."""
+        text = self.page.get_by_label("What are you doing?")
+        if not text.is_visible():
+            self.page.get_by_text("Write a status").click()
+        return text
 
 
 @dataclass

@@ -1,0 +1,48 @@
+"""What somebody has just done, said once on the next page."""
+
+import re
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from app.web import session
+from app.web.session import local_address
+
+COOKIE = "feedlab_done"
+LIVES_S = 60  # until the next page is there
+WORDS = {  # {}: the handle of the person it is about
+    "posted": "Posted.",
+    "deleted": "Deleted.",
+    "renamed": "Your name is changed.",
+    "refreshed": "Your list is filled again.",
+    "switched": "Switched: every process knows it within a second.",
+    "chosen": "Chosen, for statuses from now on.",
+    "follow": "You follow @{}.",
+    "unfollow": "You do not follow @{} any more.",
+    "block": "You block @{}.",
+    "unblock": "You do not block @{} any more.",
+    "add-to-circle": "@{} is in your circle.",
+    "remove-from-circle": "@{} is not in your circle any more.",
+    "mute": "You mute @{}: what they post is not on your timeline.",
+    "unmute": "You do not mute @{} any more.",
+}
+
+
+def done(request: Request, place: str, what: str, handle: str = "") -> Response:
+    """Go to `place`, where the words for `what` are shown."""
+    response = RedirectResponse(local_address(place), 303)
+    session.remember(request, response, COOKIE, f"{what}.{handle}", LIVES_S)
+    return response
+
+
+@dataclass(frozen=True)
+class Said:
+    what: str
+    words: str
+
+
+def said(request: Request) -> Said | None:
+    """What this page says. A cookie that is not ours says nothing."""
+    kept = re.fullmatch(r"([a-z-]+)\.(\w{0,30})", session.kept(request, COOKIE), re.ASCII)
+    return Said(kept[1], WORDS[kept[1]].format(kept[2])) if kept and kept[1] in WORDS else None
