@@ -21,6 +21,7 @@ from app.models import Account, Audience, Person, Status, StatusRow, User, like_
 from app.names import Names
 from app.stack import Stack
 from app.stack.mongodb.transaction import Transaction, transaction
+from app.stack.mongodb.write import insert
 from app.text import checked, storable
 from phases.delivering.outbox import Heard, Outbox
 from phases.home.page import Filling
@@ -280,7 +281,7 @@ class Social:
         )
         row, created = StatusRow(status.id, author, text, audience), True
         try:
-            await status.insert()
+            await insert(self._db, status)
         except DuplicateKeyError:
             assert key, "ids are unique"
             row, created = await self._posted_before(author, text, audience, key), False

@@ -26,7 +26,7 @@ from app.servers.replica import replica_set
 from app.social import Social
 from app.stack import UNAVAILABLE, Addresses, Stack, connected
 from app.stack.mongodb.changes import HistoryLost, inserts
-from app.stack.mongodb.connection import lookups
+from app.stack.mongodb.connection import direct
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
 from tests.conftest import _databases
@@ -151,7 +151,7 @@ async def test_a_lost_history_is_made_up_for(timelines: Timelines, caplog: pytes
     async with following(timelines):
         pass
     await post(timelines, zoe, "while nobody followed")
-    with patch.object(lookups(timelines.stack.db), "watch", history_lost(timelines)):
+    with patch.object(direct(timelines.stack.db), "watch", history_lost(timelines)):
         async with following(timelines):
             await eventually(lambda: delivered(timelines))
             await post(timelines, zoe, "and since")
@@ -162,7 +162,7 @@ async def test_a_lost_history_is_made_up_for(timelines: Timelines, caplog: pytes
 def history_lost(timelines: Timelines) -> Callable[..., Any]:
     from pymongo.errors import OperationFailure
 
-    watch = lookups(timelines.stack.db).watch
+    watch = direct(timelines.stack.db).watch
 
     async def watching(*args: Any, resume_after: Any, **options: Any) -> Any:
         if resume_after:

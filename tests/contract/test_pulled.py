@@ -13,7 +13,9 @@ from app.errors import Conflict, Invalid
 from app.models import Status
 from app.social import Social
 from app.stack.cost import Cost, counted
+from app.stack.mongodb.connection import Database
 from app.stack.mongodb.transaction import Contended
+from app.stack.mongodb.write import insert
 from phases.base import Phase
 from phases.delivering.settings import Settings
 from phases.keeping.lists import RENEW_AFTER
@@ -98,13 +100,13 @@ async def test_an_author_may_become_heavy_and_light_at_any_time(town: World) -> 
 
 async def test_the_marker_is_there_before_the_status(town: World) -> None:
     await pull(town, "zoe")
-    insert, there = Status.insert, []
+    there: list[set[ObjectId]] = []
 
-    async def looked_at(status: Status) -> Status:
+    async def looked_at(db: Database, status: Status) -> None:
         there.append(await marked(town))
-        return await insert(status)
+        await insert(db, status)
 
-    with patch.object(Status, "insert", looked_at):
+    with patch("app.social.insert", looked_at):
         await town.post("zoe", "hello")
     assert there == [{town.ids["zoe"]}]
 
@@ -155,17 +157,16 @@ async def test_a_repeat_decides_nothing_anew(town: World, first: bool) -> None:
 @pytest.mark.parametrize("always", [True, False])
 async def test_a_post_that_takes_longer_than_the_grace_is_still_pulled_or_delivered(town: World, always: bool) -> None:
     await pull(town, "zoe", always)
-    insert = Status.insert
 
-    async def hangs(status: Status) -> Status:
+    async def hangs(db: Database, status: Status) -> None:
         await another_process(town).change(delivering=[])
         town.pass_grace()
         await another_process(town).change(delivering=[SLUG])
         town.pass_grace()
         await another_process(town).page(town.ids["ann"], phase=SLUG)
-        return await insert(status)
+        await insert(db, status)
 
-    with patch.object(Status, "insert", hangs):
+    with patch("app.social.insert", hangs):
         status = await town.post("zoe", "hung")
     document = await stored(town, status.id)
     assert (SLUG in document["pending"]) == (not always)
@@ -177,15 +178,15 @@ async def test_a_post_that_takes_longer_than_the_grace_is_still_pulled_or_delive
 async def test_a_post_that_outlasts_its_marker_makes_it_anew(town: World) -> None:
     """Before it is acknowledged. Markers go, in the end, and nobody can know who still relies on one."""
     await pull(town, "zoe")
-    insert, config = Status.insert, town.stack.config
+    config = town.stack.config
 
-    async def hangs(status: Status) -> Status:
+    async def hangs(db: Database, status: Status) -> None:
         town.clock.advance(config.timeline_ttl_s + 4 * config.activity_slack_s)
         await another_process(town).sweep()
         assert not await marked(town)
-        return await insert(status)
+        await insert(db, status)
 
-    with patch.object(Status, "insert", hangs):
+    with patch("app.social.insert", hangs):
         await town.social.post(town.ids["zoe"], "hung")
     assert await marked(town) == {town.ids["zoe"]}
 

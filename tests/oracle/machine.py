@@ -15,6 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from app.errors import Conflict, Forbidden, NotFound
 from app.models import Account, Audience, Status, StatusRow, like_key
 from app.stack import UNAVAILABLE, Addresses
+from app.stack.mongodb.connection import Database
+from app.stack.mongodb.write import insert
 from benchmarks.oracle import Oracle, Told
 from phases.home.page import Page
 from phases.p2_push import PUSH
@@ -722,17 +724,16 @@ class Histories(RuleBasedStateMachine):
     def post_that_hangs(self, who: int, author: int, delivering: list[str], reads: str) -> None:
         """While its insert hangs, the phases are switched, the grace passes, and everybody reads."""
         self.step("post that hangs")
-        insert = Status.insert
 
-        async def hangs(status: Status) -> Status:
+        async def hangs(db: Database, status: Status) -> None:
             await self.system.processes[1 - who].timelines.change(delivering=delivering)
             self.clock.advance(self.system.raw.config.grace_s + 2)
             for reader in self.people:
                 await self.system.processes[1 - who].timelines.page(reader, phase=reads)
-            return await insert(status)
+            await insert(db, status)
 
         text = f"{len(self.oracle.statuses)} hung"
-        with patch.object(Status, "insert", hangs):
+        with patch("app.social.insert", hangs):
             row, _ = self.run(self.system.processes[who].social.post(self.person(author), text))
         self.oracle.statuses[row.id] = Told(row.user_id, text, "followers")
         self.tally["posts"] += 1

@@ -48,6 +48,7 @@ MONGODB = frozenset(
         "one_after_another",
         "at_once",
         "command",
+        "direct",
     ]
 )
 MEMCACHED = frozenset(["gets", "add", "cas", "delete", "prepend", "highest", "note"])

@@ -10,7 +10,7 @@ from typing import Any
 from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.errors import CursorNotFound, ExecutionTimeout, OperationFailure
 
-from app.stack.mongodb.connection import Database, lookups
+from app.stack.mongodb.connection import Database, direct
 
 AWAIT_MS = 500  # how long the server waits for news before it says that there are none
 HELD = 200  # inserts that wait here for whoever reads them
@@ -47,7 +47,7 @@ async def inserts(
     """
     wanted = {"operationType": "insert", **{f"fullDocument.{field}": value for field, value in query.items()}}
     try:
-        stream = await lookups(database).watch(
+        stream = await direct(database).watch(
             collection, [{"$match": wanted}], resume_after=after, max_await_time_ms=AWAIT_MS
         )
     except TRANSIENT:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import AsyncMongoClient, monitoring
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 else:
     Database, Collection = AsyncIOMotorDatabase, AsyncIOMotorCollection
 
+T = TypeVar("T")
+
 POOL_SIZE = 50  # connections of one process
 
 
@@ -36,11 +38,11 @@ class _CommandCounter(monitoring.CommandListener):
     def failed(self, event: monitoring.CommandFailedEvent) -> None: ...
 
 
-class LookUps:
-    """The same database as PyMongo's own async client reads it, on snapshots of what a majority has.
+class Direct:
+    """The same database by PyMongo's own async client: what it reads are snapshots of what a majority has.
 
     Motor hands each command to a thread, which takes more processor time than the command itself needs here. Beanie
-    needs Motor, so the model and the writes stay there.
+    needs Motor, so the model and most writes stay there.
     """
 
     def __init__(self, database: AsyncDatabase[dict[str, Any]]) -> None:
@@ -50,6 +52,11 @@ class LookUps:
 
     async def find(self, collection: str, **query: Any) -> Rows:
         return await self._to_its_end(self._snapshot(collection).find(**query).to_list())
+
+    async def insert(self, collection: str, document: dict[str, Any]) -> None:
+        """Until a majority has it, also when nobody waits for that any more."""
+        majority = self._database.get_collection(collection, write_concern=WriteConcern("majority"))
+        await self._to_its_end(majority.insert_one(document))
 
     async def aggregate(self, collection: str, pipeline: list[dict[str, Any]], batch: int) -> Rows:
         async def rows() -> Rows:
@@ -67,7 +74,7 @@ class LookUps:
             await self._places.acquire()
         await self._database.client.close()
 
-    async def _to_its_end(self, look_up: Coroutine[Any, Any, Rows]) -> Rows:
+    async def _to_its_end(self, command: Coroutine[Any, Any, T]) -> T:
         """The answer. Whoever gives up leaves a command to its end, and one that has no place yet is not sent.
 
         PyMongo 4.20 on Python 3.11 does not bear being cancelled: a connection that is being made is left open, and a
@@ -76,16 +83,16 @@ class LookUps:
         try:
             await self._places.acquire()
         except BaseException:
-            look_up.close()
+            command.close()
             raise
-        under_way = asyncio.create_task(look_up)
+        under_way = asyncio.create_task(command)
         under_way.add_done_callback(self._ended)
         return await asyncio.shield(under_way)
 
-    def _ended(self, look_up: "asyncio.Task[Rows]") -> None:
+    def _ended(self, command: "asyncio.Task[Any]") -> None:
         self._places.release()
-        if not look_up.cancelled():
-            look_up.exception()  # of whoever gave up it is nobody's
+        if not command.cancelled():
+            command.exception()  # of whoever gave up it is nobody's
 
     def _snapshot(self, collection: str) -> AsyncCollection[dict[str, Any]]:
         return self._database.get_collection(collection, read_concern=ReadConcern("snapshot"))
@@ -94,9 +101,9 @@ class LookUps:
 class _Connected(Database):
     """Motor's database, with a second way to read it."""
 
-    def __init__(self, client: Any, name: str, lookups: LookUps) -> None:
+    def __init__(self, client: Any, name: str, direct: Direct) -> None:
         super().__init__(client, name, write_concern=WriteConcern("majority"))
-        self.lookups = lookups
+        self.direct = direct
 
 
 def connect(url: str, database: str, timeout_s: float) -> Database:
@@ -113,20 +120,20 @@ def connect(url: str, database: str, timeout_s: float) -> Database:
         "connectTimeoutMS": timeout_ms,
         "timeoutMS": timeout_ms,  # of a whole operation, its retries included: an election within it goes unnoticed
     }
-    lookups: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(url, **options)  # counted where they are asked
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(url, **options)  # counted where it is asked
     motor = AsyncIOMotorClient(url, **options, event_listeners=[_CommandCounter()])
-    return _Connected(motor, database, LookUps(lookups[database]))
+    return _Connected(motor, database, Direct(client[database]))
 
 
-def lookups(database: Database) -> LookUps:
+def direct(database: Database) -> Direct:
     """Of a database that `connect` made."""
-    return cast(_Connected, database).lookups
+    return cast(_Connected, database).direct
 
 
 async def disconnect(database: Database) -> None:
     database.client.close()
     if isinstance(database, _Connected):
-        await database.lookups.close()
+        await database.direct.close()
 
 
 class Unsuitable(Refused):

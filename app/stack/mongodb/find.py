@@ -7,7 +7,7 @@ from functools import partial
 from pymongo.errors import OperationFailure
 
 from app.stack.cost import count_mongodb
-from app.stack.mongodb.connection import Database, lookups
+from app.stack.mongodb.connection import Database, direct
 from app.stack.mongodb.joined import ask
 from app.stack.mongodb.lookup import NEWEST_FIRST, Find, Order, Rows
 from app.stack.mongodb.stand_in import StandInDatabase
@@ -40,7 +40,7 @@ async def together(database: Database, **finds: Find) -> dict[str, Rows]:
 async def _at_once(database: Database, finds: Mapping[str, Find]) -> dict[str, Rows]:
     answer = partial(_answers, database)
     if all(find.may_be_shared for find in finds.values()):
-        return await lookups(database).shared.ask(answer, finds)
+        return await direct(database).shared.ask(answer, finds)
     return await answer(finds)
 
 
@@ -50,12 +50,12 @@ async def _answers(database: Database, finds: Mapping[str, Find]) -> dict[str, R
     if not others:
         query = {"filter": first.query, "projection": first.projection(), "limit": first.limit, "batch_size": batch}
         query |= {"sort": list(first.order) or None, "hint": first.index}
-        return {name: await _on_a_snapshot(lambda: lookups(database).find(first.collection, **query))}
+        return {name: await _on_a_snapshot(lambda: direct(database).find(first.collection, **query))}
     pipeline = first.stages(name) + [
         {"$unionWith": {"coll": find.collection, "pipeline": find.stages(other)}} for other, find in others
     ]
     answers: dict[str, Rows] = {name: [] for name in finds}
-    for row in await _on_a_snapshot(lambda: lookups(database).aggregate(first.collection, pipeline, batch)):
+    for row in await _on_a_snapshot(lambda: direct(database).aggregate(first.collection, pipeline, batch)):
         answers[row.pop("part")].append(row)
     return answers
 

@@ -5,10 +5,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pymongo
+from beanie import Document
 from pymongo import ReturnDocument, errors
 
 from app.models import DOCUMENTS
-from app.stack.mongodb.connection import Database
+from app.stack.cost import count_mongodb
+from app.stack.mongodb.connection import Database, direct
 from app.stack.mongodb.stand_in import is_stand_in
 
 DUPLICATE_KEY, NAMESPACE_EXISTS = 11000, 48  # MongoDB's error codes
@@ -53,6 +55,19 @@ async def _create(database: Database, name: str) -> None:
     except errors.OperationFailure as error:
         if error.code != NAMESPACE_EXISTS:
             raise
+
+
+async def insert(database: Database, document: Document) -> None:
+    """A new one, until a majority has it. Raises DuplicateKeyError.
+
+    By PyMongo's own async client: Beanie's `insert` takes 0.85 ms of processor time more.
+    """
+    name, fields = document.get_collection_name(), document.model_dump(by_alias=True, exclude_none=True)
+    if is_stand_in(database):
+        await database[name].insert_one(fields)
+    else:
+        count_mongodb()
+        await direct(database).insert(name, fields)
 
 
 async def insert_missing(database: Database, name: str, documents: list[dict[str, Any]]) -> None:
