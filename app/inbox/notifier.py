@@ -10,16 +10,16 @@ from typing import ClassVar
 
 from bson import ObjectId
 
+from app.access import FIELDS
+from app.inbox.mentions import mentioned
 from app.models import Event, Inbox, Notification, NotificationKind, StatusRow
 from app.stack import Stack
-from app.stack.mongodb.find import Find, rows, together
+from app.stack.mongodb.find import Find, together
 from app.stack.mongodb.transaction import Transaction, transaction
-from app.text import mentions
 from phases.delivering.outbox import EVENTS, Failures, GoesOn, Kind, Outbox, once
 
 NOTIFICATIONS, INBOXES = Notification.Settings.name, Inbox.Settings.name
 KEPT = timedelta(days=90)
-MOST_MENTIONED = 20  # by one status
 
 
 class Notifier:
@@ -40,23 +40,17 @@ class Notifier:
         found = await together(
             self._db,
             events=Find(EVENTS, owed, ("kind", "who", "whom", "what"), 1),
-            statuses=Find("statuses", owed, ("user_id", "text"), 1),
+            statuses=Find("statuses", owed, FIELDS, 1),
         )
         for event in found["events"]:
             await self._notify(event["whom"], event["kind"], happened, event["who"], event.get("what"))
             await self._outbox.done(self.name, [happened], EVENTS)
         for status in found["statuses"]:
-            for whom in await self._mentioned(status["user_id"], status["text"]):
+            people = (await mentioned(self._db, [StatusRow.of(status)])).get(happened, {})
+            for whom in people.values():
                 await self._notify(whom, "mention", happened, status["user_id"], happened)
             await self._outbox.done(self.name, [happened])
         return {}
-
-    async def _mentioned(self, author: ObjectId, text: str) -> list[ObjectId]:
-        """The first of those whom the text names, whether they may see it now or not."""
-        handles = mentions(text)
-        named = Find("users", {"handle": {"$in": handles}, "_id": {"$ne": author}}, ("_id", "handle"), len(handles))
-        ids = {user["handle"]: user["_id"] for user in await rows(self._db, named)} if handles else {}
-        return [ids[handle] for handle in handles if handle in ids][:MOST_MENTIONED]
 
     async def _notify(
         self, whom: ObjectId, kind: NotificationKind, event: ObjectId, who: ObjectId, what: ObjectId | None
