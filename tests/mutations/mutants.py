@@ -1982,6 +1982,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(NOTIFICATIONS, "test_whoever_is_mentioned_hears_of_it_where_they_may_see_it"),
     ),
     Mutant(
+        "a mention is a link for whom cannot see it",
+        "2 the read decides",
+        "app.inbox.mentions.seen_mentions",
+        " if visible(s, readers[id])",
+        "",
+        _of(PAGES, "test_mentions_are_links_where_the_mentioned_may_see_them"),
+    ),
+    Mutant(
         "the watermark moves backward",
         "notifications",
         "app.inbox.notifications.Notifications.mark_read",
