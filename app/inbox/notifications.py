@@ -93,7 +93,7 @@ class Notifications:
         if not batch:
             return []
         view = View(OwnEdges(reader))
-        about = [row["what"] for row in batch if "what" in row]
+        about = list({row["what"]: None for row in batch if "what" in row})
         likes = [like_key(row["who"], row["what"]) for row in batch if row["kind"] == "like"]
         finds = view.missing_of({row["who"] for row in batch})
         if about:
