@@ -82,7 +82,12 @@ PAGES = [
     "/metrics",
 ]
 STREAMS = {"/timeline/newer", "/operations/live", "/compare/deliveries/{id}/live"}  # parts of pages, sent again
-ELSEWHERE = {"/walkthrough", "/walkthrough/{slug}", "/walkthrough/{slug}/runs/{id}"}  # in a database of their own
+ELSEWHERE = {
+    "/walkthrough",
+    "/walkthrough/{slug}",
+    "/walkthrough/{slug}/runs/{id}",
+    "/walkthrough/source/{path:path}",
+}  # in a database of their own
 
 # Figures about the system as a whole, or about the time and the commands that an answer took: they may change.
 FIGURES = re.compile(r"^/(phases|metrics|readyz|compare|operations|\?costs)|^/api/v1/phases")
