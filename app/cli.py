@@ -156,11 +156,12 @@ def worker(data: Path, level: "Level", count: int, child: bool) -> None:
     config = Config.from_environment()
     if not child:
         click.get_current_context().exit(work(data, config, level, count))
+    from app.inbox.notifier import Notifier
     from workers.worker import run
 
     end_with_parent()
     logs.to_stderr()
-    run(owner_servers(data, config), config)
+    run(owner_servers(data, config), config, [Notifier])
 
 
 @main.command()

@@ -15,6 +15,8 @@ from pydantic import ConfigDict, Field, model_validator
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 Audience = Literal["followers", "mutuals", "circle"]
+EventKind = Literal["follow", "like", "circle"]
+NotificationKind = Literal["follow", "like", "circle", "mention"]
 
 
 def _unique(first: str, second: str) -> IndexModel:
@@ -190,7 +192,7 @@ class EdgeVersion(Base):
 class Status(Base):
     """A status, stored once, whatever the phases do with its id.
 
-    `pending`: the phases that still owe its delivery; absent or empty when none does.
+    `pending`: the consumers that still have to handle it; absent or empty when none has. Phases deliver it.
     `pulled`: phase 6 never delivers it, its readers ask for it. Written by the insert and by nothing else.
     `idempotency_key`: `<author>:<key>`.
     `likes`: how many people like it; absent until somebody does.
@@ -266,6 +268,65 @@ def like_key(reader: ObjectId, status: ObjectId) -> bytes:
     return reader.binary + status.binary
 
 
+class Event(Base):
+    """`who` has done something that concerns `whom`, about the status `what` where it is about one. Written together
+    with what it tells of, and gone once it is handled.
+
+    `pending`: the consumers that still have to handle it.
+    """
+
+    kind: EventKind
+    who: ObjectId
+    whom: ObjectId
+    what: ObjectId | None = None
+    pending: list[str]
+
+    class Settings:
+        name = "events"
+        indexes: ClassVar = [IndexModel([("pending", ASCENDING), ("_id", ASCENDING)])]
+        keep_nulls = False
+
+
+class Notification(Document):
+    """What `whom` is told. `_id` says who has done what to whom: the same thing done again is the same notification.
+
+    `seq`: its place among all that concerns this person alone. `event`: the id of the event, or of the status that
+    mentions them, and so the time. `until`: when it is forgotten.
+    """
+
+    id: bytes = Field(alias="_id")  # type: ignore[assignment]
+    whom: ObjectId
+    seq: int
+    event: ObjectId
+    kind: NotificationKind
+    who: ObjectId
+    what: ObjectId | None = None
+    until: datetime
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    class Settings:
+        name = "notifications"
+        indexes: ClassVar = [
+            IndexModel([("whom", ASCENDING), ("seq", DESCENDING)]),
+            IndexModel("until", expireAfterSeconds=0),
+        ]
+        keep_nulls = False
+
+
+class Inbox(Base):
+    """`_id`: a person's. `seq`: the last number that was given to what concerns them alone. `read_to`: the last
+    notification that they have seen; it only moves forward.
+    """
+
+    seq: int = 0
+    read_to: int = 0
+
+    class Settings:
+        name = "inboxes"
+        indexes: ClassVar[list[IndexModel]] = []
+
+
 class StatusRow(NamedTuple):
     """A status as the hot path reads it. `audience` is None once it is deleted.
 
@@ -292,4 +353,7 @@ class StatusRow(NamedTuple):
         return cls(*found, document.get("likes", 0), you_like)
 
 
-DOCUMENTS = (User, Token, Follow, ActiveReader, Block, Mute, CircleMember, EdgeVersion, HeavyAuthor, Status, Like)
+DOCUMENTS = (
+    User, Token, Follow, ActiveReader, Block, Mute, CircleMember, EdgeVersion, HeavyAuthor, Status, Like, Event,
+    Notification, Inbox,
+)  # fmt: skip

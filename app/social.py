@@ -17,12 +17,12 @@ from app.accounts import NAME_LENGTH, checked_name, normal_handle
 from app.clock import LAST_ID
 from app.edges import NAMES, VERSIONS, change_edges
 from app.errors import Conflict, Forbidden, Invalid, NotFound
-from app.models import Account, Audience, Person, Status, StatusRow, User, like_key, search_words
+from app.models import Account, Audience, Event, Person, Status, StatusRow, User, like_key, search_words
 from app.names import Names
 from app.stack import Stack
 from app.stack.mongodb.transaction import Transaction, transaction
 from app.stack.mongodb.write import insert
-from app.text import checked, storable
+from app.text import checked, mentions, storable
 from phases.delivering.outbox import Heard, Outbox
 from phases.home.page import Filling
 from phases.p1_query import statuses_by
@@ -189,13 +189,13 @@ class Social:
             if await edges["blocks"].find_one(_either_way("blocker", "blocked", reader, followee), {"_id": 1}):
                 raise Forbidden("one of you blocks the other")
             if await edges["follows"].count({"follower": reader}, limit) < limit:
-                return await self._owing_row(edges, "follows", pair)
+                return await self._owing_row(edges, "follows", pair, event)
             if row := await edges["follows"].find_one(pair, dict.fromkeys((*pair, "debt"), 1)):
                 return row
             raise Forbidden(f"nobody can follow more than {limit:,} people")
 
-        limit = self._config.following_limit
-        await self.outbox.widened("follows", await change_edges(self._db, {reader}, unless_refused))
+        limit, event = self._config.following_limit, self.outbox.event("follow", reader, followee)
+        await self._widened("follows", await change_edges(self._db, {reader}, unless_refused), event)
 
     async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None:
         _not_oneself(reader, followee, "unfollow")
@@ -236,9 +236,9 @@ class Social:
 
     async def add_to_circle(self, owner: ObjectId, member: ObjectId) -> None:
         _not_oneself(owner, member, "add")
-        pair = {"owner": owner, "member": member}
-        row = await change_edges(self._db, {member}, lambda edges: self._owing_row(edges, "circles", pair))
-        await self.outbox.widened("circles", row)
+        pair, event = {"owner": owner, "member": member}, self.outbox.event("circle", owner, member)
+        row = await change_edges(self._db, {member}, lambda edges: self._owing_row(edges, "circles", pair, event))
+        await self._widened("circles", row, event)
 
     async def remove_from_circle(self, owner: ObjectId, member: ObjectId) -> None:
         _not_oneself(owner, member, "remove")
@@ -247,9 +247,21 @@ class Social:
     async def _remove(self, collection: str, pair: dict[str, ObjectId], *readers: ObjectId) -> None:
         await change_edges(self._db, set(readers), lambda edges: edges[collection].delete_one(pair))
 
-    async def _owing_row(self, edges: Transaction, collection: str, pair: dict[str, ObjectId]) -> dict[str, Any]:
-        """The row of a pair that widens what somebody may see: a new one owes its backfill from the start (rule 4)."""
-        return await edges[collection].find_or_insert(pair, {"_id": self._clock.new_id(), "debt": True})
+    async def _owing_row(
+        self, edges: Transaction, collection: str, pair: dict[str, ObjectId], event: Event
+    ) -> dict[str, Any]:
+        """The row of a pair that widens what somebody may see: a new one owes its backfill from the start (rule 4), and
+        has the id of the event that it is.
+        """
+        row = await edges[collection].find_or_insert(pair, {"_id": event.id, "debt": True})
+        if row["_id"] == event.id:
+            await self.outbox.note(edges, event)
+        return row
+
+    async def _widened(self, collection: str, row: dict[str, Any], event: Event) -> None:
+        await self.outbox.widened(collection, row)
+        if row["_id"] == event.id:
+            await self.outbox.happened(event)
 
     # Statuses
 
@@ -269,7 +281,7 @@ class Social:
         began_s = perf_counter()
         text = checked_text(text)
         key = f"{author}:{idempotency_key}" if idempotency_key else None
-        owed = await self.outbox.owed(author, audience)
+        owed = await self.outbox.owed(author, audience, mentions=bool(mentions(text)))
         status = Status(
             id=self._clock.new_id(),
             user_id=author,
@@ -318,18 +330,21 @@ class Social:
 
     async def like(self, reader: ObjectId, id: ObjectId) -> None:
         """Like and count change together, so the count is exact. Repeating it changes nothing. Raises as `status`."""
-        await self.status(reader, id)
-        key = {"_id": like_key(reader, id)}
+        status, key = await self.status(reader, id), {"_id": like_key(reader, id)}
+        event = self.outbox.event("like", reader, status.user_id, id)
 
-        async def unless_deleted(inside: Transaction) -> None:
+        async def unless_deleted(inside: Transaction) -> bool:
             if await inside["likes"].find_one(key, {"_id": 1}):
-                return
+                return False
             if not await self._count(inside, id, 1):
                 raise NotFound("there is no such status")
             await inside["likes"].insert_one(key)
             await _likes_others(inside, reader)
+            await self.outbox.note(inside, event)
+            return True
 
-        await self._in_turn(id, unless_deleted)
+        if await self._in_turn(id, unless_deleted):
+            await self.outbox.happened(event)
 
     async def unlike(self, reader: ObjectId, id: ObjectId) -> None:
         """Also of what the reader may see no more. Raises as `status` where they do not like it."""

@@ -19,6 +19,14 @@ _VISIBLE = re.compile(rf"[^\s{INVISIBLE}]")
 _NEVER = re.compile(r"[\0\ud800-\udfff]")  # MongoDB takes no NUL in a pattern, UTF-8 no lone surrogate; JSON has both
 
 
+MENTION = re.compile(r"(?<![\w/])@([A-Za-z0-9_]{1,30})(?!\w)")
+
+
+def mentions(text: str) -> list[str]:
+    """The handles that a text names, in lower case, each once: as `@Ann` or `(@ann)`, not as `me@ann` or `/@ann`."""
+    return list(dict.fromkeys(handle.lower() for handle in MENTION.findall(text)))
+
+
 def storable(text: str) -> bool:
     return not _NEVER.search(text)
 

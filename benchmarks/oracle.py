@@ -117,6 +117,21 @@ class Oracle(Generic[Id]):
         """How many people like the status, and whether the reader does."""
         return sum(status == id for _, status in self.likes), (reader, id) in self.likes
 
+    def told(self, reader: Id, handle: str) -> set[tuple[str, Id, Id | None]]:
+        """(kind, who, status) of each notification that the reader is shown, who is mentioned by this handle."""
+        mine = {id for id, status in self.statuses.items() if status.author == reader and not status.deleted}
+        told: set[tuple[str, Id, Id | None]] = {
+            *(("follow", who, None) for who, whom in self.follows if whom == reader),
+            *(("circle", owner, None) for owner, member in self.circles if member == reader),
+            *(("like", who, id) for who, id in self.likes if id in mine and who != reader),
+        }
+        statuses = {id: self.statuses[id] for id in self.timeline(reader)}
+        return {one for one in told if not self.across_block(one[1], reader)} | {
+            ("mention", status.author, id)
+            for id, status in statuses.items()
+            if status.author != reader and f"@{handle}" in status.text.split()
+        }
+
     def page(self, reader: Id, before: Id | None, limit: int) -> tuple[list[Id], bool]:
         """The newest `limit` below `before`, and whether more follow."""
         older = [id for id in self.timeline(reader) if before is None or id < before]

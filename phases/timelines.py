@@ -9,14 +9,14 @@ from functools import partial
 from bson import ObjectId
 
 from app.errors import Invalid
-from app.models import StatusRow
+from app.models import Event, StatusRow
 from app.stack import QueueDown, Stack
 from phases import DEFAULT, PHASES
 from phases.base import Carrier, Phase
 from phases.delivering import away
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept import Kept
-from phases.delivering.outbox import Failures, GoesOn, Outbox, once
+from phases.delivering.outbox import Failures, GoesOn, Kind, Outbox, once
 from phases.delivering.settings import Wish
 from phases.delivering.switch import Switch
 from phases.home.page import Page
@@ -57,16 +57,21 @@ class PhaseConsumer:
     carrier: Carrier
     delivery: Delivery
 
-    async def hand_over(self, status: StatusRow) -> None:
-        await self.carrier.hand_over(self.delivery, status)
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        return frozenset({"status"})
+
+    async def hand_over(self, happened: StatusRow | Event) -> None:
+        assert isinstance(happened, StatusRow), "a phase cares for nothing else"
+        await self.carrier.hand_over(self.delivery, happened)
 
     async def inserted(self, statuses: Sequence[StatusRow]) -> Failures:
         """Of a carrier that follows the change stream: statuses that are owed to the phase."""
         assert self.carrier.inserted, self.name
         return await self.carrier.inserted(self.delivery, statuses)
 
-    async def handle(self, status: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
-        return await status_deliver(self.delivery, status, after, goes_on)
+    async def handle(self, happened: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
+        return await status_deliver(self.delivery, happened, after, goes_on)
 
 
 class Timelines:
@@ -95,7 +100,7 @@ class Timelines:
             phase = self.phases[slug]
             assert phase.carrier, f"{slug} keeps timelines that nobody delivers to"
             delivery = Delivery(slug, phase.chunk(stack.config), self.kept[kept], self.outbox, stack.queue)
-            self.outbox.consumers[slug] = PhaseConsumer(slug, phase.carrier, delivery)
+            self.outbox.add(PhaseConsumer(slug, phase.carrier, delivery))
         self.streamed = [
             consumer
             for consumer in self.outbox.consumers.values()
@@ -147,6 +152,7 @@ class Timelines:
         for kept in self.kept.values():
             await kept.sweep()
         await self.pulls.sweep()
+        await self.outbox.sweep()
 
     async def change(self, *, read: str | None = None, delivering: Sequence[str] | None = None) -> State:
         """Change what is read by default, what delivers, or both. Raises Invalid for an unknown phase."""

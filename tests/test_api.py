@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,7 @@ from phases.p5_stream import STREAM
 from phases.timelines import Timelines
 from tests.site import Site
 from workers.follower import Lease
+from workers.worker import drain_queues
 
 pytestmark = pytest.mark.anyio
 SLUGS = [phase.slug for phase in PHASES]
@@ -451,6 +452,75 @@ async def test_somebodys_statuses_are_walked_to_the_end(ann: Api, bob: Api) -> N
     rest = await bob.json("GET", "/users/ann/statuses", params={"limit": 2, "before": first["next"]})
     assert ([status["id"] for status in rest["statuses"]], rest["next"]) == ([ids[1], ids[0]], None)
     await ann("GET", "/users/nobody/statuses", 404)
+
+
+# Notifications
+
+
+@pytest.fixture
+async def told() -> AsyncIterator[tuple[Api, Api, Callable[[], Awaitable[None]]]]:
+    """Ann, Bob, and a worker's turn."""
+    async with opened(Config.from_environment({})) as (nobody, app):
+        yield await nobody.person("ann"), await nobody.person("bob"), lambda: drain_queues(app.state.timelines)
+
+
+Told = tuple[Api, Api, Callable[[], Awaitable[None]]]
+
+
+async def test_notifications(told: Told) -> None:
+    ann, bob, work = told
+    assert await ann.json("GET", "/notifications") == {"notifications": [], "unread": 0, "read_to": 0, "next": None}
+    await bob("PUT", "/follows/ann", 204)
+    await ann("PUT", "/circle/bob", 204)
+    status = await ann.post("hello @BOB")
+    await bob("PUT", f"/statuses/{status['id']}/like", 204)
+    await work()
+    page = await ann.json("GET", "/notifications")
+    liked, followed = page["notifications"]
+    assert (page["unread"], page["read_to"], page["next"]) == (2, 0, None)
+    assert liked == {
+        "id": liked["id"],
+        "seq": 2,
+        "kind": "like",
+        "from": {"id": followed["from"]["id"], "handle": "bob", "name": "Bob"},
+        "status": status | {"likes": 1},
+        "created_at": liked["created_at"],
+    }
+    assert TIME.fullmatch(liked["created_at"])
+    assert re.fullmatch("[0-9a-f]{24}", liked["id"])
+    assert (followed["kind"], followed["seq"], followed["status"]) == ("follow", 1, None)
+    page = await bob.json("GET", "/notifications")
+    found = [(one["kind"], one["from"]["handle"], one["status"]) for one in page["notifications"]]
+    assert found == [("mention", "ann", status | {"likes": 1, "you_like": True}), ("circle", "ann", None)]
+    first = await ann.json("GET", "/notifications?limit=1")
+    second = await ann.json("GET", f"/notifications?limit=1&before={first['next']}")
+    assert [first["notifications"], second["notifications"], second["next"]] == [[liked], [followed], None]
+
+
+async def test_notifications_are_read(told: Told) -> None:
+    ann, bob, work = told
+    await bob("PUT", "/follows/ann", 204)
+    status = await ann.post("hello")
+    await bob("PUT", f"/statuses/{status['id']}/like", 204)
+    await work()
+    for to, unread, read_to in ((1, 1, 1), (0, 1, 1), (10**20, 0, 2), (1, 0, 2)):
+        await ann("PUT", "/notifications/read", 204, json={"to": to})
+        page = await ann.json("GET", "/notifications")
+        assert (page["unread"], page["read_to"], len(page["notifications"])) == (unread, read_to, 2)
+    await bob("DELETE", "/follows/ann", 204)
+    await bob("DELETE", f"/statuses/{status['id']}/like", 204)
+    page = await ann.json("GET", "/notifications")
+    assert (page["notifications"], page["unread"], page["read_to"]) == ([], 0, 2)
+
+
+@pytest.mark.parametrize("body", [{}, {"to": -1}, {"to": "1"}, {"to": None}, {"to": True}, {"to": 1, "from": 0}])
+async def test_a_wrong_place_to_have_read_to(ann: Api, body: dict[str, Any]) -> None:
+    assert fields(await ann("PUT", "/notifications/read", 422, json=body)) <= {"to", "from"}
+
+
+@pytest.mark.parametrize("query", ["before=0", "before=x", "before=-1", "limit=0", "limit=101"])
+async def test_a_wrong_page_of_notifications(ann: Api, query: str) -> None:
+    await ann("GET", f"/notifications?{query}", 422)
 
 
 # Home timeline

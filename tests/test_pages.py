@@ -12,11 +12,13 @@ from urllib.parse import quote
 import pytest
 from bson import ObjectId
 from pymongo.errors import ServerSelectionTimeoutError
+from starlette.requests import Request
 from starlette.routing import Route
 
 from app.accounts import Accounts
 from app.models import Account, User
-from app.web import done, home_timeline, live, pages, people, session
+from app.stack.cost import counted
+from app.web import done, home_timeline, live, notifications, pages, people, session
 from app.web.cast import cast, warm
 from app.web.render import ago
 from phases import DEFAULT, PHASES
@@ -25,6 +27,7 @@ from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from tests.site import PASSWORD, SLUGS, Browser, Site, events, forms, opened, texts
 from tests.world import flush
+from workers.worker import drain_queues
 
 pytestmark = pytest.mark.anyio
 
@@ -390,6 +393,140 @@ async def test_likes_are_shown_where_there_are_any(site: Site) -> None:
         await social.like((await social.person(handle)).id, ObjectId(id))
         for address in ("/", "/@bob", f"/statuses/{id}"):
             assert words in await ann.open(address), address
+
+
+async def test_a_status_is_liked_by_a_button(site: Site) -> None:
+    ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
+    await ann.act("bob", "follow")
+    (id,) = re.findall(r'href="/statuses/(\w{24})"', await bob.post("hello"))
+    for address in ("/", "/@bob", f"/statuses/{id}"):
+        html = await ann.open(address)
+        assert html.count('aria-pressed="false"') == 1
+        html = await ann.submit(f"/statuses/{id}/like")
+        assert ann.answer.url.path == address
+        assert ann.answer.url.fragment == f"s{id}"
+        assert (html.count('aria-pressed="true"'), ">1 like<" in html) == (1, True)
+        html = await ann.submit(f"/statuses/{id}/unlike")
+        assert (html.count('aria-pressed="false"'), 'class="likes"' in html) == (1, False)
+    await ann.act("bob", "unfollow")
+    await ann.client.get("/")
+    (form,) = [form for form in forms(ann.html) if form.action == "/@bob/follow"]
+    answer = await ann.client.post(f"/statuses/{id}/like", data=form.fields)
+    assert answer.status_code == 404, "what cannot be seen"
+
+
+async def test_a_deleted_status_leads_to_the_timeline_from_its_own_page(site: Site) -> None:
+    bob = await site.browser().sign_up("bob")
+    (id,) = re.findall(r'href="/statuses/(\w{24})"', await bob.post("hello"))
+    await bob.open(f"/statuses/{id}")
+    await bob.submit(f"/statuses/{id}/delete")
+    assert (bob.status, bob.answer.url.path) == (200, "/")
+
+
+async def test_mentions_are_links_where_the_mentioned_may_see_them(site: Site) -> None:
+    people = {name: await site.browser().sign_up(name) for name in ("ann", "ben", "bob", "cat")}
+    for name in ("ann", "ben"):
+        await people[name].act("bob", "follow")
+    await people["bob"].act("ann", "add-to-circle")
+    await people["bob"].act("ann", "follow")
+    names = "@Ann, @ben, @cat, @bob, @nobody & me@ann"
+    for audience, linked in (("followers", ("ann", "ben")), ("mutuals", ("ann",)), ("circle", ("ann",))):
+        html = await people["bob"].post(names, audience)
+        (id, *_) = re.findall(r'href="/statuses/(\w{24})"', html)
+        for address in ("/", "/@bob", f"/statuses/{id}"):
+            shown = texts(await people["ann"].open(address))[0]
+            expected = names.replace("&", "&amp;")
+            for handle, written in (("ann", "@Ann"), ("ben", "@ben")):
+                if handle in linked:
+                    expected = expected.replace(written, f'<a href="/@{handle}">{written}</a>', 1)
+            assert shown == expected, (audience, address)
+    await people["bob"].act("ben", "block")
+    assert "/@ben" not in texts(await people["bob"].open("/"))[2]
+
+
+async def told(site: Site, browser: Browser, address: str = "/notifications") -> list[str]:
+    """After a worker's turn: each line of the page, in words."""
+    await drain_queues(site.timelines)
+    html = await browser.open(address)
+    assert browser.status == 200
+    lines = re.findall(r'<li class="told.*?<p>(.*?)<span class="when">', html, re.DOTALL)
+    return [" ".join(re.sub("<[^>]*>", "", line).split()) for line in lines]
+
+
+def badge(html: str) -> str | None:
+    found = re.search(r'class="bell".*?(?:<b>(.*?)</b>)?</a>', html, re.DOTALL)
+    assert found
+    return found[1]
+
+
+async def test_notifications_are_told_in_groups(site: Site) -> None:
+    zoe = await site.browser().sign_up("zoe")
+    fans = [await site.browser().sign_up(f"fan{n}", f"Fan {n}") for n in range(4)]
+    assert "Nothing yet" in await zoe.open("/notifications")
+    assert badge(zoe.html) is None
+    (id,) = re.findall(r'href="/statuses/(\w{24})"', await zoe.post("liked by many"))
+    for fan in fans:
+        await fan.act("zoe", "follow")
+        await fan.open("/")
+        await fan.submit(f"/statuses/{id}/like")
+    assert await told(site, zoe) == ["New: Fan 3 and 3 others liked your status", "New: Fan 3 and 3 others follow you"]
+    assert badge(zoe.html) == "8"
+    for address in ("/", "/people", "/walkthrough", "/@zoe", f"/statuses/{id}", "/@nobody", "/compare"):
+        assert badge(await zoe.open(address)) == "8", address
+    await zoe.open("/notifications")
+    html = await zoe.submit("/notifications/read")
+    assert (badge(html), "Mark all as read" in html) == (None, False)
+    await fans[0].act("zoe", "unfollow")
+    await fans[1].act("zoe", "add-to-circle")
+    await zoe.act("fan1", "follow")
+    await fans[1].post("hello @zoe")
+    assert await told(site, zoe) == [
+        "New: Fan 1 mentioned you in a status",
+        "New: Fan 1 added you to their circle",
+        "Fan 3 and 3 others liked your status",
+        "Fan 3 and 2 others follow you",
+    ]
+    assert "hello @zoe" in zoe.html
+
+
+async def test_a_badge_counts_to_nine(site: Site) -> None:
+    zoe = await site.browser().sign_up("zoe")
+    for n in range(10):
+        await (await site.browser().sign_up(f"fan{n}")).act("zoe", "follow")
+        await drain_queues(site.timelines)
+        assert badge(await zoe.open("/")) == (str(n + 1) if n < 9 else "9+")
+
+
+async def test_notifications_go_on_on_further_pages(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifications, "NOTIFICATIONS_A_PAGE", 2)
+    zoe = await site.browser().sign_up("zoe")
+    for n in range(3):
+        await (await site.browser().sign_up(f"fan{n}", f"Fan {n}")).act("zoe", "follow")
+    assert await told(site, zoe) == ["New: Fan 2 and Fan 1 follow you"]
+    (older,) = re.findall(r'href="(/notifications\?before=\d+)"', zoe.html)
+    assert await told(site, zoe, older) == ["New: Fan 0 follows you"]
+    assert "Mark all as read" not in zoe.html, "it would leave the newer ones"
+    assert "That is the end" in await zoe.open("/notifications?before=1")
+    for wrong in ("x", "", "-1", "9" * 30):
+        await zoe.open(f"/notifications?before={wrong}")
+        assert zoe.status == 404, wrong
+
+
+async def test_a_badge_costs_one_look_up(site: Site) -> None:
+    """Beside the one for the token, in whose command it travels; and no page's costs show it."""
+    zoe = await site.browser().sign_up("zoe")
+    await zoe.open("/muted")
+    cookie = "; ".join(f"{name}={value}" for name, value in zoe.client.cookies.items())
+    headers = [(b"host", b"feedlab.test"), (b"cookie", cookie.encode())]
+    with counted() as cost:
+        opened = await session.open_session(Request({"type": "http", "app": site.app, "headers": headers}))
+    assert opened.account
+    assert (opened.unread, cost.mongodb) == (0, 2)
+    with counted() as shown:
+        await site.timelines.page(opened.account.id, limit=20)
+    for _ in range(2):
+        html = await zoe.open("/")
+    assert f"<dt>MongoDB</dt><dd>{shown.mongodb}</dd>" in html
 
 
 async def test_audience_and_delete_are_shown_where_they_apply(site: Site) -> None:

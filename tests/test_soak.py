@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from app.config import Config
+from app.inbox.notifier import Notifier
 from app.stack import MemcachedDown, connected
 from app.stack.queue import worker as queue_worker
 from phases.keeping.activity import active_count
@@ -67,6 +68,7 @@ async def town() -> AsyncIterator[World]:
     clock = ManualClock(NOON)
     async with connected(STAND_INS, config, clock) as stack:
         world = await World.open(stack, clock)
+        world.timelines.outbox.add(Notifier(stack, world.timelines.outbox))
         await world.people("zoe", *MANY)
         for fan in MANY:
             await world.follow(fan, "zoe")
@@ -83,7 +85,9 @@ async def passes(world: World, seconds: float) -> None:
 
 
 async def ten_minutes(world: World) -> None:
-    """Readers return in turn, phases are switched off and on, Memcached fails under the jobs, Redis under the posts."""
+    """Readers return in turn, phases are switched off and on, Memcached fails under the jobs, Redis under the posts.
+    Zoe is told of the same things again and again.
+    """
     began = world.clock.now()
     prepend, failures = world.stack.memcached.prepend, 3
 
@@ -97,6 +101,8 @@ async def ten_minutes(world: World) -> None:
     for n, fan in enumerate(MANY):
         await world.warm(fan)
         await world.post("zoe", f"{n}")
+        await world.social.unfollow(world.ids[fan], world.ids["zoe"])
+        await world.social.follow(world.ids[fan], world.ids["zoe"])
         await passes(world, 20)
     with patch.object(world.stack.memcached, "prepend", failing):
         await world.post("zoe", "tried again and again")
@@ -127,4 +133,6 @@ async def test_an_hour_leaves_no_more_behind_than_ten_minutes(town: World) -> No
             found.append(await census(town))
     assert await active_count(town.stack) < len(MANY)
     assert found[0].memcached_items
+    assert await town.stack.db["events"].count_documents({}) == 0
+    assert await town.stack.db["notifications"].count_documents({}) == len(MANY)
     assert found[1:] == [found[1]] * (CYCLES - 1), "the first one still opens files and queues"

@@ -5,25 +5,30 @@ opened per job.
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from anyio.from_thread import start_blocking_portal
 
 from app.config import Config
-from app.stack import Addresses, connected
+from app.stack import Addresses, Stack, connected
 from app.stack.queue.worker import consume, drain
+from phases.delivering.outbox import Consumer, Outbox
 from phases.timelines import Timelines
 from workers.follower import Follower
 from workers.jobs import RUNTIME, Runtime
 from workers.sweeper import sweep_forever
 
+Joining = Callable[[Stack, Outbox], Consumer]
 
-def run(addresses: Addresses, config: Config) -> None:
-    """A worker process, in its main thread, until SIGTERM or SIGINT; the chunk at hand is finished first."""
+
+def run(addresses: Addresses, config: Config, others: Sequence[Joining] = ()) -> None:
+    """A worker process, in its main thread, until SIGTERM or SIGINT; the chunk at hand is finished first. `others`: the
+    consumers that are no phases.
+    """
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(_connected_runtime(addresses, config)) as runtime,
+        portal.wrap_async_context_manager(_connected_runtime(addresses, config, others)) as runtime,
     ):
         RUNTIME.set(runtime)
         gc.freeze()  # as in a web process
@@ -60,9 +65,11 @@ async def _in_thread(timelines: Timelines, work: Callable[[], None]) -> None:
 
 
 @asynccontextmanager
-async def _connected_runtime(addresses: Addresses, config: Config) -> AsyncIterator[Runtime]:
+async def _connected_runtime(addresses: Addresses, config: Config, others: Sequence[Joining]) -> AsyncIterator[Runtime]:
     async with connected(addresses, config) as stack:
         timelines = await Timelines.open(stack)
+        for consumer in others:
+            timelines.outbox.add(consumer(stack, timelines.outbox))
         async with _sweeping(timelines), _following(timelines):
             yield Runtime(timelines, asyncio.get_running_loop())
 

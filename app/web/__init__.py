@@ -11,6 +11,8 @@ from starlette.middleware import Middleware
 
 from app.accounts import Accounts
 from app.config import Config
+from app.inbox.notifications import Notifications
+from app.inbox.notifier import Notifier
 from app.social import Social
 from app.stack import Stack
 from app.walkthrough.laboratory import Laboratory
@@ -70,7 +72,9 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.state.stack = stack
     app.state.timelines = timelines
     app.state.accounts = Accounts(stack)
+    timelines.outbox.add(Notifier(stack, timelines.outbox))
     app.state.social = Social(stack, timelines.outbox)
+    app.state.notifications = Notifications(stack.db)
     app.state.backlog = backlog
     app.state.health = Health(timelines)
     app.state.streams = Streams()

@@ -14,6 +14,7 @@ from starlette.routing import Mount, Router
 
 from app.accounts import Caller
 from app.errors import NotFound
+from app.inbox.notifications import Notifications
 from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
 from app.web import openapi, schemas
@@ -206,6 +207,34 @@ async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
     )
 
 
+# Notifications
+
+
+async def notifications(call: Call) -> Reply:
+    walk: schemas.NotificationWalk = call.query
+    inbox: Notifications = call.request.app.state.notifications
+    unread, (shown, next_) = await asyncio.gather(
+        inbox.unread(call.me.id), inbox.page(call.me.id, walk.before, walk.limit)
+    )
+    ids = {one.who for one in shown} | {one.status.user_id for one in shown if one.status}
+    people = await call.social.people(ids)
+    return Reply(
+        200,
+        {
+            "notifications": [schemas.notification(one, people) for one in shown],
+            "unread": unread.number,
+            "read_to": unread.read_to,
+            "next": next_,
+        },
+    )
+
+
+async def mark_read(call: Call) -> Reply:
+    inbox: Notifications = call.request.app.state.notifications
+    await inbox.mark_read(call.me.id, call.body.to)
+    return DONE
+
+
 # Phases
 
 
@@ -295,6 +324,13 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "POST", "/timeline/refresh", "The first page, rebuilt", refresh, {200: schemas.Timeline}, query=schemas.Refresh
+    ),
+    Operation(
+        "GET", "/notifications", "What concerns you: follows, likes, mentions, circles", notifications,
+        {200: schemas.Notifications}, query=schemas.NotificationWalk,
+    ),
+    Operation(
+        "PUT", "/notifications/read", "Mark as read, up to a number", mark_read, {204: None}, body=schemas.ReadTo
     ),
     Operation("GET", "/phases", "Which phases deliver, and how far they are", phases, {200: schemas.State}),
     Operation(

@@ -117,6 +117,7 @@ async def dashboard(request: Request, me: Account) -> Response:
 async def _shown(request: Request) -> dict[str, Any]:
     return {
         "now_is": await overview(request),
+        "phases": timelines_of(request).phases,
         "minutes": MINUTES,
         "box": (LINE_WIDTH, LINE_HEIGHT),
         "one_process": stack_of(request).addresses.one_process,

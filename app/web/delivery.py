@@ -143,7 +143,7 @@ async def _see(timelines: Timelines, watch: Watch) -> None:
             watch.cleared_ms.setdefault(slug, _when_cleared(timelines, watch, slug))
     for kept in timelines.kept.values():
         await _see_kept(timelines, watch, kept)
-    watch.over = watch.over or not pending
+    watch.over = watch.over or pending.isdisjoint(timelines.phases)
 
 
 def _when_cleared(timelines: Timelines, watch: Watch, slug: str) -> float:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from app.clock import FIRST_ID
 from app.errors import Conflict, Invalid, TooMany
+from app.inbox.mentions import seen_mentions
 from app.models import Account, Audience
 from app.social import TEXT_LIMIT
 from app.stack import UNAVAILABLE
@@ -33,6 +34,7 @@ from app.web.request import (
     social_of,
     stack_of,
     timelines_of,
+    to,
 )
 from app.web.session import field, posted, read_form
 
@@ -89,6 +91,7 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
         phases=[(phase, address("/", phase=phase.slug, before=before)) for phase in timelines.phases.values()],
         read=read,
         people=await social.people({row.user_id for row in page.statuses}, page.names),
+        mentions=await seen_mentions(stack_of(request).db, page.statuses),
         before=before,
         newest="/" if before else None,
         older=address("/", before=page.next) if page.next else None,
@@ -190,7 +193,26 @@ async def show_status(request: Request, me: Account) -> Response:
     social = social_of(request)
     row = await social.status(me.id, id_of(request))
     author = (await social.people([row.user_id]))[row.user_id]
-    return render(request, "status.html", row=row, author=author, audience=AUDIENCES[row.audience or "followers"])
+    return render(
+        request,
+        "status.html",
+        row=row,
+        author=author,
+        audience=AUDIENCES[row.audience or "followers"],
+        mentions=await seen_mentions(stack_of(request).db, [row]),
+    )
+
+
+async def like(request: Request, me: Account) -> Response:
+    form = await changing(request, me)
+    await social_of(request).like(me.id, id_of(request))
+    return to(field(form, "next"))
+
+
+async def unlike(request: Request, me: Account) -> Response:
+    form = await changing(request, me)
+    await social_of(request).unlike(me.id, id_of(request))
+    return to(field(form, "next"))
 
 
 async def delete(request: Request, me: Account) -> Response:

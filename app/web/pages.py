@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from app.web import dashboard, entrance, home_timeline, people, side_by_side
+from app.web import dashboard, entrance, home_timeline, notifications, people, side_by_side
 from app.web.render import FOLDER, Static, error_page
 from app.web.request import for_operators, signed_in
 from app.web.session import open_session
@@ -34,6 +34,10 @@ routes: list[BaseRoute] = [
     Route("/statuses", partial(home_timeline.post, stranger=entrance.sign_in_to_post), methods=POST),
     Route("/statuses/{id}", signed_in(home_timeline.show_status)),
     Route("/statuses/{id}/delete", signed_in(home_timeline.delete), methods=POST),
+    Route("/statuses/{id}/like", signed_in(home_timeline.like), methods=POST),
+    Route("/statuses/{id}/unlike", signed_in(home_timeline.unlike), methods=POST),
+    Route("/notifications", signed_in(notifications.notifications)),
+    Route("/notifications/read", signed_in(notifications.mark_read), methods=POST),
     Route("/people", signed_in(people.people)),
     Route("/muted", signed_in(people.muted)),
     Route("/name", signed_in(people.rename), methods=POST),

@@ -8,13 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.errors import Forbidden, Invalid, Refused
+from app.inbox.mentions import seen_mentions
 from app.models import Account, Person
 from app.social import Relation, Social
 from app.web.done import done
 from app.web.home_timeline import STATUSES_A_PAGE, SUGGESTIONS
 from app.web.problems import problem_of
 from app.web.render import render
-from app.web.request import Endpoint, address, before_of, changing, signed_in, social_of
+from app.web.request import Endpoint, address, before_of, changing, signed_in, social_of, stack_of
 from app.web.session import field
 
 PEOPLE_A_PAGE = 50
@@ -127,6 +128,7 @@ async def _person(
         typed=one.name if typed is None else typed,
         tab=tab,
         statuses=statuses,
+        mentions=await seen_mentions(stack_of(request).db, statuses),
         listed=listed,
         followed=await social.followed(me.id, [one.id for one in listed]) if listed else {},
         before=before,

@@ -2,13 +2,14 @@
 
 import hashlib
 import re
+from collections.abc import Collection
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
@@ -16,6 +17,7 @@ from starlette.types import Scope
 
 import templates
 from app.stack import Stack
+from app.text import MENTION
 from app.web import session
 from app.web.done import COOKIE, said
 
@@ -88,13 +90,21 @@ def sentence(text: str) -> str:
 LINK = re.compile(r"https?://[^\s<>\"]*[^\s<>\".,:;!?)'\]]", re.IGNORECASE)
 
 
-def linked(text: str) -> Markup:
-    """A status as it is shown: addresses can be followed, without a word of where from."""
+def linked(text: str, handles: Collection[str] = ()) -> Markup:
+    """A status as it is shown: addresses can be followed, without a word of where from, and mentions of `handles`."""
     shown, at = Markup(), 0
     for found in LINK.finditer(text):
         link = Markup('<a href="{0}" rel="nofollow ugc noopener noreferrer">{0}</a>').format(found[0])
-        shown, at = shown + text[at : found.start()] + link, found.end()
-    return shown + text[at:]
+        shown, at = shown + _mentioning(text[at : found.start()], handles) + link, found.end()
+    return shown + _mentioning(text[at:], handles)
+
+
+def _mentioning(text: str, handles: Collection[str]) -> Markup:
+    def link(named: re.Match[str]) -> str:
+        handle = named[1].lower()
+        return f'<a href="/@{handle}">{named[0]}</a>' if handle in handles else named[0]
+
+    return Markup(MENTION.sub(link, escape(text)))
 
 
 def _environment() -> jinja2.Environment:
@@ -122,6 +132,7 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
     proof = Markup('<input type="hidden" name="{}" value="{}">').format(session.PROOF, known.proof()) if known else ""
     frame = {
         "me": known.account if known else None,
+        "unread": known.unread if known else 0,
         "unsure": known is None and session.session_token(request) != "",
         "proof": lambda: proof,
         "demo": stack.config.demo,

@@ -22,7 +22,9 @@ from pydantic_core import PydanticCustomError
 from app import models
 from app.accounts import NAME_LENGTH, PASSWORD_LENGTHS, checked_handle, checked_name, checked_password
 from app.errors import Invalid
-from app.models import Audience, StatusRow, User
+from app.inbox import notifications
+from app.inbox.notifications import MOST_UNREAD
+from app.models import Audience, NotificationKind, StatusRow, User
 from app.social import TEXT_LIMIT, checked_text
 from app.text import INVISIBLE
 from phases import PHASES, timelines
@@ -169,6 +171,19 @@ class Refresh(Query):
     phase: Slug | None = Field(None, description="left out: the system's read phase")
 
 
+class NotificationWalk(Query):
+    before: Annotated[int, Field(ge=1), BeforeValidator(_plain_number)] | None = Field(
+        None, description="the `next` of the page before; left out: the newest"
+    )
+    limit: Annotated[int, Field(ge=1, le=100), BeforeValidator(_plain_number)] = 20
+
+
+class ReadTo(Given):
+    to: int = Field(
+        ge=0, description="the `seq` of the newest that has been seen; a lower one than before changes nothing"
+    )
+
+
 class PostHeaders(BaseModel):
     idempotency_key: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,200}$")] | None = Field(
         None, alias="Idempotency-Key", description="the same key again is answered with the status made the first time"
@@ -236,6 +251,35 @@ class People(BaseModel):
 class Statuses(BaseModel):
     statuses: list[Status]
     next: Next
+
+
+class Notification(BaseModel):
+    id: Id
+    seq: int = Field(ge=1, description="rises by at least 1 from each to the next newer one")
+    kind: NotificationKind
+    from_: Person = Field(alias="from")
+    status: Status | None = Field(description="the liked or mentioning one, else null")
+    created_at: Time
+
+
+def notification(one: notifications.Notification, people: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
+    """A `Notification` as JSON has it. `people`: who did it, and the author of the status."""
+    who = people[one.who]
+    return {
+        "id": str(one.id),
+        "seq": one.seq,
+        "kind": one.kind,
+        "from": {"id": str(who.id), "handle": who.handle, "name": who.name},
+        "status": status(one.status, people) if one.status else None,
+        "created_at": _time(one.created_at),
+    }
+
+
+class Notifications(BaseModel):
+    notifications: list[Notification]
+    unread: int = Field(ge=0, le=MOST_UNREAD, description=f"{MOST_UNREAD} means as many or more")
+    read_to: int = Field(ge=0, description="`seq` up to which everything is read")
+    next: int | None = Field(description="`before` of the next page; null only at the end")
 
 
 class Cost(BaseModel):

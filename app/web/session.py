@@ -4,6 +4,7 @@ The cookie holds the same bearer token that the API gives out. A visitor who is 
 instead, so that the forms for signing up and in are bound to one browser too.
 """
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -19,8 +20,10 @@ from starlette.responses import Response
 
 from app.accounts import Accounts
 from app.errors import Forbidden
+from app.inbox.notifications import Notifications
 from app.models import Account
 from app.stack import Stack, within
+from app.stack.mongodb.joined import joined
 from app.web.caller import host_name
 
 SESSION = "feedlab_session"
@@ -30,16 +33,20 @@ YEAR_S = 365 * 86_400
 PROOF = "proof"  # the field of every form that is sent with POST
 LONGEST_COOKIE = 200  # characters; ours have 43
 FIELDS = 100  # of one form
+MOST_ON_A_BADGE = 10  # more is not counted
 PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The account that asks (None: nobody signed in), and the secret cookie that this answer's forms are bound to."""
+    """The account that asks (None: nobody signed in), and the secret cookie that this answer's forms are bound to.
+    `unread`: their notifications, counted up to MOST_ON_A_BADGE.
+    """
 
     account: Account | None
     secret: str
     new_visitor: bool = False
+    unread: int = 0
 
     def proof(self) -> str:
         return hmac.digest(self.secret.encode(), b"feedlab form", hashlib.sha256).hex()
@@ -72,12 +79,20 @@ async def open_session(request: Request) -> Session:
 
 async def _session(request: Request) -> Session:
     accounts: Accounts = request.app.state.accounts
-    token = _cookie(request, SESSION)
-    if token and (account := await accounts.authenticate(token)):
-        return Session(account, token)
+    if token := _cookie(request, SESSION):
+        known = accounts.remembered(token)
+        with joined():  # of somebody remembered both travel in one command
+            account, unread = await asyncio.gather(accounts.authenticate(token), _unread(request, known))
+        if account:
+            return Session(account, token, unread=unread if known else await _unread(request, account))
     if visitor := _cookie(request, VISITOR):
         return Session(None, visitor)
     return Session(None, secrets.token_urlsafe(32), new_visitor=True)
+
+
+async def _unread(request: Request, account: Account | None) -> int:
+    notifications: Notifications = request.app.state.notifications
+    return (await notifications.unread(account.id, MOST_ON_A_BADGE)).number if account else 0
 
 
 async def posted(request: Request) -> FormData:

@@ -1,21 +1,22 @@
-"""The outbox (rules 4 and 5): a status names the consumers that still have to handle it, an edge says that its
+"""The outbox (rules 4 and 5): what has happened names the consumers that still have to handle it, an edge says that its
 backfill is due.
 
-A consumer is whatever follows from a status: the phases are the first. It is handed a status when that is posted;
-what is lost on the way is still owed, a read looks at it first, and the sweeper offers it again.
+A consumer is whatever follows from a change: the phases are the first. A status names its consumers itself; anything
+else that happens has an event, written in the same transaction. A consumer is handed what it cares for; what is lost on
+the way is still owed, a read of a phase looks at it first, and the sweeper offers it again.
 """
 
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from bson import ObjectId
 
 from app.access import Entry
 from app.clock import FIRST_ID
-from app.models import Audience, StatusRow
+from app.models import Audience, Event, EventKind, StatusRow
 from app.stack import UNAVAILABLE, Stack
 from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows
 from app.stack.mongodb.transaction import Transaction
@@ -25,12 +26,16 @@ from phases.pulling.pulls import Pulls
 
 log = logging.getLogger(__name__)
 
+EVENTS = Event.Settings.name
 AUTHORS_AT_ONCE = 200  # one `$in` over more sorts all that they have written (jira DOCS-16663)
 CROWDED_S = 1.0  # how long a backlog is taken for granted
 
 # The rows that widen what a reader may see: collection -> (field of the reader, field of the author).
 WIDENING = {"follows": ("follower", "followee"), "circles": ("member", "owner")}
 
+
+Kind = Literal[EventKind, "status", "mention"]
+WITH_STATUS: frozenset[Kind] = frozenset({"status", "mention"})  # told by the status; anything else has an event
 
 # What a poster waited for: the status, by what or whom, and when that began and ended, in seconds of perf_counter.
 Heard = Callable[[StatusRow, str, float, float], None]
@@ -45,19 +50,24 @@ async def once() -> bool:
 
 
 class Consumer(Protocol):
-    """Handles statuses in bounded steps that may be repeated. Raises UNAVAILABLE when a server is away."""
+    """Handles what has happened in bounded steps that may be repeated. Raises UNAVAILABLE when a server is away."""
 
     @property
     def name(self) -> str:
         """As `pending` has it."""
         ...
 
-    async def hand_over(self, status: StatusRow) -> None:
-        """What the poster waits for, after the status is stored."""
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """What it cares for. Who cares for `status` is owed some only, as the phase settings say."""
         ...
 
-    async def handle(self, status: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
-        """A step, further ones while it `goes_on`, and a job for the next; after the last one the status is `done`.
+    async def hand_over(self, happened: StatusRow | Event) -> None:
+        """What whoever does it waits for, after it is stored."""
+        ...
+
+    async def handle(self, happened: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
+        """A step, further ones while it `goes_on`, and a job for the next; after the last one it is `done`.
         Beside it the first steps of others that are pending may be made, whose jobs are taken off the queue then. What
         failed.
         """
@@ -113,14 +123,20 @@ class Outbox:
         self._crowded_until_s = -math.inf  # of the monotonic clock
         self.consumers: dict[str, Consumer] = {}
 
+    def add(self, consumer: Consumer) -> None:
+        """From now on it is owed what it cares for. Its name is nobody else's: `pending` says no more."""
+        assert consumer.name not in {*self.consumers, *self._idle}, f"two consumers are called {consumer.name}"
+        self.consumers[consumer.name] = consumer
+
     # What a use case says
 
-    async def owed(self, author: ObjectId, audience: Audience) -> Owed:
-        """What the insert of a status has to say."""
+    async def owed(self, author: ObjectId, audience: Audience, *, mentions: bool = False) -> Owed:
+        """What the insert of a status has to say. `mentions`: its text names somebody."""
         settings = await self._switch.current()
         names, forced = self._owed_by(settings), settings.forced.get(author)
         pulled = await self._pulls.decide(names, settings.epoch, author, audience, forced)
-        return Owed(self._unless(pulled, names), settings, pulled)
+        mentioning = self._caring_for("mention") if mentions else ()
+        return Owed((*self._unless(pulled, names), *mentioning), settings, pulled)
 
     async def owing(self, *, pulled: bool) -> tuple[str, ...]:
         """Who is owed such statuses now."""
@@ -140,14 +156,35 @@ class Outbox:
             now_owed = self._owed_by(await self._switch.fresh())
             names = await self.owe(status.id, tuple(dict.fromkeys((*names, *now_owed))))
         for name in names:
-            if name not in self.consumers:
-                continue  # another version of the program knows it, whose sweeper will offer it
             began_s = perf_counter()
-            try:
-                await self.consumers[name].hand_over(status)
-            except UNAVAILABLE as error:
-                log.warning("delivery of %s in %s is left to the sweeper: %s", status.id, name, error)
+            await self._hand_over(name, status)
             heard(status, name, began_s, perf_counter())
+
+    def event(self, kind: EventKind, who: ObjectId, whom: ObjectId, what: ObjectId | None = None) -> Event:
+        """What is about to happen, for whoever cares."""
+        id, pending = self._clock.new_id(), list(self._caring_for(kind))
+        return Event(_id=id, kind=kind, who=who, whom=whom, what=what, pending=pending)
+
+    async def note(self, inside: Transaction, event: Event) -> None:
+        """In the transaction that makes it happen."""
+        if event.pending:
+            await inside[EVENTS].insert_one(event.model_dump(by_alias=True, exclude_none=True))
+
+    async def happened(self, event: Event) -> None:
+        """The transaction has ended well."""
+        for name in event.pending:
+            await self._hand_over(name, event)
+
+    async def _hand_over(self, name: str, happened: StatusRow | Event) -> None:
+        if name not in self.consumers:
+            return  # another version of the program knows it, whose sweeper will offer it
+        try:
+            await self.consumers[name].hand_over(happened)
+        except UNAVAILABLE as error:
+            log.warning("what %s owes for %s is left to the sweeper: %s", name, happened.id, error)
+
+    def _caring_for(self, kind: Kind) -> tuple[str, ...]:
+        return tuple(name for name, consumer in self.consumers.items() if kind in consumer.kinds)
 
     async def widened(self, collection: str, row: Mapping[str, Any]) -> None:
         """A row of WIDENING is there. Where it is new it owes a backfill, which is made now or by the sweeper."""
@@ -234,13 +271,16 @@ class Outbox:
                 owed += some if done.matched_count else []
         return tuple(owed)
 
-    async def done(self, name: str, statuses: Sequence[ObjectId]) -> None:
-        """Nothing of them is owed to this consumer any more."""
+    async def done(self, name: str, ids: Sequence[ObjectId], collection: str = "statuses") -> None:
+        """Nothing of these is owed to this consumer any more. An event that is owed to nobody is swept away."""
         change = {"$pull": {"pending": name}}
-        if len(statuses) == 1:
-            await self._db["statuses"].update_one({"_id": statuses[0]}, change)
+        if len(ids) == 1:
+            await self._db[collection].update_one({"_id": ids[0]}, change)
         else:
-            await self._db["statuses"].update_many({"_id": {"$in": list(statuses)}}, change)
+            await self._db[collection].update_many({"_id": {"$in": list(ids)}}, change)
+
+    async def sweep(self) -> None:
+        await self._db[EVENTS].delete_many({"pending": []})
 
     async def settle(self, collection: str, row: Mapping[str, Any]) -> None:
         """Make the backfill that a row owes (rule 4), and note that it is made: in this order."""
@@ -253,12 +293,14 @@ class Outbox:
         return await self._db["statuses"].count_documents({"pending": name})
 
     async def overdue(self, name: str, older_than: ObjectId, limit: int) -> list[ObjectId]:
-        """Statuses that have been pending for too long, oldest first."""
-        return await self._ids({"pending": name, "_id": {"$lt": older_than}}, limit)
-
-    async def _ids(self, query: Mapping[str, Any], limit: int) -> list[ObjectId]:
-        statuses = self._db["statuses"].find(query, {"_id": 1}).sort("_id", 1).limit(limit)
-        return [status["_id"] for status in await statuses.to_list(None)]
+        """Statuses and events that have been pending for too long, the oldest of each first."""
+        kinds, late = self.consumers[name].kinds, {"pending": name, "_id": {"$lt": older_than}}
+        places = [*(["statuses"] if kinds & WITH_STATUS else []), *([EVENTS] if kinds - WITH_STATUS else [])]
+        return [
+            row["_id"]
+            for place in places
+            for row in await self._db[place].find(late, {"_id": 1}).sort("_id", 1).limit(limit).to_list(None)
+        ]
 
     async def backfills_overdue(self, older_than: ObjectId, limit: int) -> list[tuple[str, dict[str, Any]]]:
         """Rows whose backfill should have been made by now, with the collection they are in."""

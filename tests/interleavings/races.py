@@ -11,6 +11,7 @@ from bson import ObjectId
 from app.accounts import TOKENS_EACH, Accounts
 from app.edges import followees_of
 from app.errors import Conflict, Forbidden, NotFound
+from app.inbox.notifier import Notifier
 from app.models import Account, Audience
 from app.stack.mongodb.find import rows
 from phases.base import Phase
@@ -393,6 +394,28 @@ async def liked(town: Town) -> None:
     [status] = [row["_id"] for row in town.rows("statuses") if row["text"] == "old 1"]
     for reader in ("ann", "ben"):
         await town.social.like(town.ids[reader], status)
+
+
+def told(setting: Setting) -> Setting:
+    """Notifications are a consumer, and what the setting has told of is told."""
+
+    async def telling(town: Town) -> None:
+        town.notifies = True
+        town.timelines.outbox.add(Notifier(town.stack, town.timelines.outbox))
+        await setting(town)
+        await town.drain()
+
+    return telling
+
+
+async def mention_waits(town: Town) -> None:
+    await town.post("zoe", "hello @ben @ann")
+
+
+async def told_twice(process: Process) -> None:
+    """Every job that waits is done by somebody who knows nothing of others."""
+    for consumer, happened, after in list(process.town.queue.waiting.values()):
+        await process.timelines.outbox.consumers[consumer].handle(happened, after)
 
 
 async def overdue(town: Town) -> None:
@@ -1094,6 +1117,46 @@ RACES: tuple[Race, ...] = (
             allowed=(NotFound,),
         )
         for p in IN_WORKER
+    ),
+    # notifications: each once, however often it is told, and whoever dies
+    Race(
+        "like that is told x unlike",
+        told(town("cache", ann="new", fans=("ben",))),
+        {
+            "ann": in_turn(like("ann", "old 1"), work),
+            "ann2": in_turn(unlike("ann", "old 1"), like("ann", "old 1")),
+            "worker": work,
+        },
+        ("ann", "ann2", "worker"),
+        ("zoe",),
+    ),
+    Race(
+        "like that is told x the same job",
+        then(told(town("cache", ann="new", fans=("ben",))), liked),
+        {"one": told_twice, "two": told_twice},
+        ("one", "two"),
+        ("zoe",),
+    ),
+    Race(
+        "follow that is told x block",
+        told(town("cache", ann="new")),
+        {"ann": in_turn(follow("yan"), work), "yan": edge("block", "yan", "ann"), "worker": work},
+        ("ann", "worker"),
+        ("ann",),
+    ),
+    Race(
+        "mention x follow",
+        then(told(town("cache", ann="new", fans=("ben",))), mention_waits),
+        {"worker": work, "ann": in_turn(unfollow(), follow())},
+        ("worker",),
+        ("ann",),
+    ),
+    Race(
+        "mention x delete",
+        then(told(town("cache", ann="new", fans=("ben",))), mention_waits),
+        {"worker": work, "zoe": delete("hello @ben @ann")},
+        ("worker",),
+        ("ann",),
     ),
     # names: what a process remembers of them is checked by a version
     *(

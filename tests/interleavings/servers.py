@@ -13,11 +13,13 @@ from bson import ObjectId
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from app.edges import MARKERS, NAMES, VERSIONS
+from app.inbox.notifier import INBOXES, NOTIFICATIONS
 from app.stack.memcached import MemcachedStandIn
 from app.stack.mongodb.find import Find
 from app.stack.mongodb.stand_in import StandInCollection, StandInDatabase
 from app.stack.queue import DeliveryQueue
 from app.stack.sorted_sets import Found, SetsStandIn, Trailer
+from phases.delivering.outbox import EVENTS
 from phases.keeping.activity import ACTIVE
 from phases.pulling.markers import HEAVY
 from tests.interleavings.scheduler import Touch, point, written
@@ -208,13 +210,17 @@ def _transaction(collection: str, query: Mapping[str, Any]) -> tuple[Touch, ...]
     if collection == "likes":
         like, status = frozenset([query["_id"]]), frozenset([ObjectId(query["_id"][12:])])
         counted = Touch("statuses", status, frozenset({"likes"}), write=True)
-        return Touch("likes", like, write=True), counted, Touch("statuses", status, frozenset({"deleted"}))
+        deleted = Touch("statuses", status, frozenset({"deleted"}))
+        return Touch("likes", like, write=True), counted, deleted, Touch(EVENTS, write=True)
+    if collection == NOTIFICATIONS:
+        whom = frozenset([ObjectId(query["_id"][:12])])
+        return Touch(NOTIFICATIONS, frozenset([query["_id"]]), write=True), Touch(INBOXES, whom, write=True)
     assert collection == VERSIONS, collection
     if query["_id"] == NAMES:
         return Touch(VERSIONS, frozenset([NAMES]), write=True), Touch("users", write=True)
     if query["_id"] == MARKERS:
         return Touch(VERSIONS, frozenset([MARKERS]), write=True), Touch(HEAVY, write=True)
-    return tuple(Touch(name, write=True) for name in EDGES)
+    return tuple(Touch(name, write=True) for name in (*EDGES, EVENTS))
 
 
 class StagedDatabase(_Database):  # type: ignore[misc]

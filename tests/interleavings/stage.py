@@ -12,6 +12,8 @@ from mongomock_motor import AsyncMongoMockClient
 
 from app.config import Config
 from app.errors import Forbidden
+from app.inbox.notifications import Notifications
+from app.inbox.notifier import Notifier
 from app.models import Audience, StatusRow
 from app.social import Social
 from app.stack import Addresses, connected
@@ -45,6 +47,8 @@ class Process:
     def __init__(self, town: "Town") -> None:
         self.town, self.ids = town, town.ids
         self.timelines = Timelines(town.stack)
+        if town.notifies:
+            self.timelines.outbox.add(Notifier(town.stack, self.timelines.outbox))
         self.social = Social(town.stack, self.timelines.outbox)
 
     async def post(self, author: str, text: str, audience: Audience = "followers", key: str | None = None) -> ObjectId:
@@ -118,6 +122,7 @@ class Town(World):
     history: list[dict[str, set[Shown]]] = field(default_factory=list)  # the truth, each time it changed
     called: list[dict[ObjectId, str]] = field(default_factory=list)  # everybody's names, likewise
     streams: bool = False  # a phase that follows the change stream delivers
+    notifies: bool = False  # notifications are a consumer
 
     @property
     def queue(self) -> StagedQueue:
@@ -247,21 +252,23 @@ class Town(World):
         await self._compare(readers, "after sweeper and workers")
         owing = [
             row
-            for name, owed in (("statuses", "pending"), ("follows", "debt"), ("circles", "debt"))
+            for name, owed in (("statuses", "pending"), ("events", "_id"), ("follows", "debt"), ("circles", "debt"))
             for row in self.rows(name)
             if row.get(owed)
         ]
         assert not owing, f"still owed: {owing}"
+        if self.notifies:
+            await self._everybody_is_told()
         if all_alive:  # who dies between a block and the end of the follows leaves them, where nobody sees anything
             self._no_follow_across_a_block()
 
     async def _repair(self) -> None:
         """Worker and sweeper come by, as they do for ever; whoever had started a job has been noticed to be dead."""
         self.queue.started.clear()
-        timelines = Timelines(self.stack)
+        process = Process(self)
         for _ in range(2):
             self.clock.advance(OVERDUE_S + 2)
-            await sweep(timelines)
+            await sweep(process.timelines)
             await self.drain()
 
     async def _compare(self, readers: tuple[str, ...], when: str) -> None:
@@ -280,6 +287,17 @@ class Town(World):
                 for limit in (20, 2):
                     found = await self.walk(reader, phase, limit)
                     assert found == truth, f"{reader} in {phase}, {when}: {found} instead of {truth}"
+
+    async def _everybody_is_told(self) -> None:
+        """Of what is true now, each thing once, and everything that is numbered is there."""
+        oracle, names = self.oracle(), {id: name for name, id in self.ids.items()}
+        for reader, me in self.ids.items():
+            shown, _ = await Notifications(self.stack.db).page(me, None, 20)
+            found = sorted((one.kind, names[one.who], str(one.status and one.status.id)) for one in shown)
+            true = sorted((kind, names[who], str(what)) for kind, who, what in oracle.told(me, reader))
+            assert found == true, f"{reader} is told {found} instead of {true}"
+            seqs = sorted(row["seq"] for row in self.rows("notifications") if row["whom"] == me)
+            assert seqs == list(range(1, len(seqs) + 1)), f"the numbers of {reader} are {seqs}"
 
     def _likes_are_counted(self) -> None:
         oracle = self.oracle()

@@ -12,6 +12,7 @@ LIKES = "tests/contract/test_likes.py"
 NAMES = "tests/contract/test_names.py"
 MUTES = "tests/contract/test_mutes.py"
 PULLED = "tests/contract/test_pulled.py"
+NOTIFICATIONS = "tests/contract/test_notifications.py"
 DEADLINES = "tests/test_deadlines.py"
 HOSTILE = "tests/contract/test_hostile_jobs.py"
 PROTOCOL = "tests/test_protocol.py"
@@ -53,12 +54,12 @@ LOOK_UP = (  # in `Reading.page`
     "        answers = await together(self._db, **looked)\n"
 )
 OR_REPEATED = (  # in `Social.follow`
-    '                return await self._owing_row(edges, "follows", pair)\n'
+    '                return await self._owing_row(edges, "follows", pair, event)\n'
     '            if row := await edges["follows"].find_one(pair, dict.fromkeys((*pair, "debt"), 1)):\n'
     "                return row\n"
     '            raise Forbidden(f"nobody can follow more than {limit:,} people")\n'
     "\n"
-    "        limit = self._config.following_limit\n"
+    '        limit, event = self._config.following_limit, self.outbox.event("follow", reader, followee)\n'
 )
 # The order of a return, in `HomeLists.come_back`
 LEASE = (
@@ -211,7 +212,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a failed delivery fails the post",
         "1 save first",
-        "phases.delivering.outbox.Outbox.posted",
+        "phases.delivering.outbox.Outbox._hand_over",
         "except UNAVAILABLE as error:",
         "except ZeroDivisionError as error:",
         _of(FIXED, "test_a_delivery_that_fails_is_not_the_posters_business"),
@@ -382,8 +383,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "an edge owes no backfill",
         "4 debt",
         "app.social.Social._owing_row",
-        '{"_id": self._clock.new_id(), "debt": True}',
-        '{"_id": self._clock.new_id()}',
+        '{"_id": event.id, "debt": True}',
+        '{"_id": event.id}',
         races=("follow x publish, queue",),
     ),
     Mutant(
@@ -444,7 +445,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a consumer of another version fails the post",
         "1 save first, 5 outbox",
-        "phases.delivering.outbox.Outbox.posted",
+        "phases.delivering.outbox.Outbox._hand_over",
         "if name not in self.consumers:",
         "if False:",
         _of(RULES, "test_a_consumer_that_this_program_does_not_know_is_still_owed"),
@@ -1122,7 +1123,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a repeated like counts again",
         "11 likes",
         "app.social.Social.like",
-        '            if await inside["likes"].find_one(key, {"_id": 1}):\n                return\n',
+        '            if await inside["likes"].find_one(key, {"_id": 1}):\n                return False\n',
         races=("like x the same like",),
     ),
     Mutant(
@@ -1161,8 +1162,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "what cannot be seen is liked",
         "2 likes",
         "app.social.Social.like",
-        "        await self.status(reader, id)\n",
-        "",
+        "await self.status(reader, id)",
+        'StatusRow.of(await self._db["statuses"].find_one({"_id": id}) or {})',
         _of(LIKES, "test_what_cannot_be_seen_cannot_be_liked"),
     ),
     Mutant(
@@ -1608,14 +1609,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "forms come from any site",
         "the door",
         "app.web.session.posted",
-        "_from_elsewhere(request) or ",
+        "from_elsewhere(request) or ",
         "",
         _of(PAGES, "test_a_form_that_another_site_sent_is_refused_whatever_it_carries"),
     ),
     Mutant(
         "behind a proxy no form is ours",
         "the door",
-        "app.web.session._from_elsewhere",
+        "app.web.session.from_elsewhere",
         'return host_name(origin.partition("://")[2]) not in stack.config.allowed_hosts',
         "return True",
         _of(PAGES, "test_behind_a_proxy_that_changes_the_host_forms_come_from_our_names"),
@@ -1841,5 +1842,175 @@ MUTANTS: tuple[Mutant, ...] = (
         "self.whole and down_to <= self.floor",
         "self.whole and len(known) == len(entries)",
         _of(FIXED, "test_a_short_list_is_not_the_end_of_a_long_backlog"),
+    ),
+    # The outbox owes consumers; notifications
+    Mutant(
+        "a follow has no event",
+        "5 outbox",
+        "app.social.Social._owing_row",
+        "await self.outbox.note(edges, event)",
+        "pass",
+        races=("follow that is told x block",),
+    ),
+    Mutant(
+        "a like has no event",
+        "5 outbox",
+        "app.social.Social.like",
+        "            await self.outbox.note(inside, event)\n",
+        tests=_of(NOTIFICATIONS, "test_whoever_is_liked_hears_of_it"),
+    ),
+    Mutant(
+        "a repeated follow is told again",
+        "5 outbox",
+        "app.social.Social._owing_row",
+        'if row["_id"] == event.id:',
+        "if True:",
+        _of(NOTIFICATIONS, "test_repeating_a_follow_or_a_like_has_no_event"),
+    ),
+    Mutant(
+        "an event is forgotten before it is handled",
+        "5 outbox, 8 order",
+        "app.inbox.notifier.Notifier.handle",
+        '            await self._notify(event["whom"], event["kind"], happened, event["who"], event.get("what"))\n',
+        behind="            await self._outbox.done(self.name, [happened], EVENTS)\n",
+        races=("like that is told x unlike",),
+    ),
+    Mutant(
+        "a mention is done before it is told",
+        "5 outbox, 8 order",
+        "app.inbox.notifier.Notifier.handle",
+        "            people = (await mentioned(self._db, [StatusRow.of(status)])).get(happened, {})\n"
+        "            for whom in people.values():\n"
+        '                await self._notify(whom, "mention", happened, status["user_id"], happened)\n',
+        behind="            await self._outbox.done(self.name, [happened])\n",
+        races=("mention x follow",),
+    ),
+    Mutant(
+        "the sweeper does not look for events",
+        "5 outbox",
+        "phases.delivering.outbox.Outbox.overdue",
+        "if kinds - WITH_STATUS",
+        "if False",
+        _of(NOTIFICATIONS, "test_what_the_queue_has_lost_is_swept_up"),
+    ),
+    Mutant(
+        "the sweeper does not look for mentions",
+        "5 outbox",
+        "phases.delivering.outbox.Outbox.overdue",
+        "if kinds & WITH_STATUS",
+        "if 'status' in kinds",
+        _of(NOTIFICATIONS, "test_what_the_queue_has_lost_is_swept_up"),
+    ),
+    Mutant(
+        "an event that is owed is swept away",
+        "5 outbox",
+        "phases.delivering.outbox.Outbox.sweep",
+        '{"pending": []}',
+        "{}",
+        _of(NOTIFICATIONS, "test_events_are_gone_when_they_are_handled"),
+    ),
+    Mutant(
+        "two consumers have one name",
+        "5 outbox",
+        "phases.delivering.outbox.Outbox.add",
+        "{*self.consumers, *self._idle}",
+        "self.consumers",
+        _of(NOTIFICATIONS, "test_a_consumer_has_a_name_of_its_own"),
+    ),
+    Mutant(
+        "the same thing done again is another notification",
+        "6 at least once",
+        "app.inbox.notifier.Notifier._notify",
+        "key = notification_key(whom, kind, who, what)",
+        "key = notification_key(whom, kind, who, event)",
+        _of(NOTIFICATIONS, "test_the_same_again_keeps_its_place"),
+    ),
+    Mutant(
+        "a number is given to what has one",
+        "6 at least once",
+        "app.inbox.notifier.Notifier._notify",
+        '{"_id": key}, {"_id": 1}):',
+        '{"_id": key}, {"_id": 1}) and False:',
+        races=("like that is told x the same job",),
+    ),
+    Mutant(
+        "people are told of what they do themselves",
+        "notifications",
+        "app.inbox.notifier.Notifier._notify",
+        "if who == whom:",
+        "if False:",
+        _of(NOTIFICATIONS, "test_whoever_is_liked_hears_of_it"),
+    ),
+    Mutant(
+        "a status tells everybody whom it names",
+        "notifications",
+        "app.inbox.mentions.mentioned",
+        "[:MOST_MENTIONED]",
+        "",
+        _of(NOTIFICATIONS, "test_the_first_people_who_are_mentioned_are_told"),
+    ),
+    Mutant(
+        "what is told is shown across a block",
+        "2 the read decides",
+        "app.inbox.notifications._is_shown",
+        "if relation.blocked:",
+        "if False:",
+        _of(NOTIFICATIONS, "test_nothing_is_told_across_a_block"),
+    ),
+    Mutant(
+        "a like that is taken back is shown",
+        "2 the read decides",
+        "app.inbox.notifications._is_shown",
+        " and like_key(one.who, status.id) in liked",
+        "",
+        _of(NOTIFICATIONS, "test_whoever_is_liked_hears_of_it"),
+    ),
+    Mutant(
+        "a like of what is deleted is shown",
+        "2 the read decides",
+        "app.inbox.notifications._is_shown",
+        "visible(status, reader) and ",
+        "",
+        _of(NOTIFICATIONS, "test_whoever_is_liked_hears_of_it"),
+    ),
+    Mutant(
+        "a mention goes past a mute",
+        "2 the read decides",
+        "app.inbox.notifications._is_shown",
+        "on_home(status, reader)",
+        "visible(status, reader)",
+        _of(NOTIFICATIONS, "test_whoever_is_mentioned_hears_of_it_where_they_may_see_it"),
+    ),
+    Mutant(
+        "a mention is a link for whom cannot see it",
+        "2 the read decides",
+        "app.inbox.mentions.seen_mentions",
+        " if visible(s, readers[id])",
+        "",
+        _of(PAGES, "test_mentions_are_links_where_the_mentioned_may_see_them"),
+    ),
+    Mutant(
+        "the watermark moves backward",
+        "notifications",
+        "app.inbox.notifications.Notifications.mark_read",
+        '"$max"',
+        '"$set"',
+        _of(NOTIFICATIONS, "test_unread_is_counted_above_a_watermark"),
+    ),
+    Mutant(
+        "the watermark moves beyond the newest",
+        "notifications",
+        "app.inbox.notifications.Notifications.mark_read",
+        'min(to, newest["seq"])',
+        "min(to, 2**62)",
+        _of(NOTIFICATIONS, "test_unread_is_counted_above_a_watermark"),
+    ),
+    Mutant(
+        "what is not shown is counted",
+        "notifications",
+        "app.inbox.notifications.Notifications.unread",
+        "len(await self._shown(reader, batch))",
+        "len(batch)",
+        _of(NOTIFICATIONS, "test_unread_is_counted_above_a_watermark"),
     ),
 )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.errors import Conflict, Forbidden, NotFound
+from app.inbox.notifications import Notifications
 from app.models import Account, Audience, Status, StatusRow, like_key
 from app.stack import UNAVAILABLE, Addresses
 from app.stack.mongodb.connection import Database
@@ -159,9 +160,23 @@ class Histories(RuleBasedStateMachine):
             self.run(drain_queues(self.system.processes[0].timelines))
         state = self.run(self.system.processes[0].timelines.state())
         assert [phase.pending for phase in state.phases] == [0] * len(SLUGS), "something is owed for ever"
+        self.run(self._everybody_is_told())
         self.compare(walk=True)
         self.run(self._read_at_once(SLUGS))
         self.compare(walk=True)
+
+    async def _everybody_is_told(self) -> None:
+        """Of what is true now, each thing once; and no number is missing."""
+        db = self.system.raw.db
+        for n, reader in enumerate(self.people):
+            shown, _ = await Notifications(db).page(reader, None, 100)
+            told = sorted((one.kind, str(one.who), str(one.status and one.status.id)) for one in shown)
+            true = self.oracle.told(reader, "abcdefgh"[n])
+            assert told == sorted((kind, str(who), str(what)) for kind, who, what in true), "abcdefgh"[n]
+            seqs = sorted([row["seq"] for row in await db["notifications"].find({"whom": reader}).to_list(None)])
+            assert seqs == list(range(1, len(seqs) + 1)), "abcdefgh"[n]
+            self.tally["notifications compared"] += len(told)
+        assert not await db["events"].count_documents({}), "an event is owed for ever"
 
     async def raw_queue_forgotten(self) -> None:
         await self.system.raw.queue.forget()
@@ -367,7 +382,8 @@ class Histories(RuleBasedStateMachine):
     ) -> None:
         self.step("post")
         self.pass_time(after_s)
-        text = f"{len(self.oracle.statuses)} by {'abcdefgh'[author % len(self.people)]} to {audience}"
+        n, people = len(self.oracle.statuses), "abcdefgh"[: len(self.people)]
+        text = f"@{people[n % len(people)]} {n} by {people[author % len(people)]} to {audience}"
         key = f"k{len(self.keys)}" if keyed else None
         if key:
             self.keys.append((self.person(author), text, audience, key))

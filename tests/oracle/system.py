@@ -15,6 +15,7 @@ import redis
 from bson import ObjectId
 
 from app.config import Config
+from app.inbox.notifier import Notifier
 from app.models import StatusRow, User
 from app.social import Social
 from app.stack import UNAVAILABLE, Addresses, MemcachedDown, SetsDown, Stack, connected
@@ -223,6 +224,7 @@ class System:
 
     async def start(self) -> Process:
         timelines = await Timelines.open(self.stack)
+        timelines.outbox.add(Notifier(self.stack, timelines.outbox))
         return Process(timelines, Social(self.stack, timelines.outbox))
 
     @contextmanager

@@ -59,6 +59,13 @@ class InTransaction:
         updated = await self._collection.update_one(query, change, upsert=upsert, **self._options)
         return bool(updated.matched_count)
 
+    async def next_number(self, query: Mapping[str, Any], field: str) -> int:
+        """One more than the last; 1 for the first."""
+        row: dict[str, Any] = await self._collection.find_one_and_update(
+            query, {"$inc": {field: 1}}, upsert=True, return_document=ReturnDocument.AFTER, **self._options
+        )
+        return int(row[field])
+
     async def find_or_insert(self, query: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         """The document as it was or, where there was none, as it is now."""
         row: dict[str, Any] = await self._collection.find_one_and_update(

@@ -1,0 +1,133 @@
+"""Notifications as their reader sees them: what they may see now, newest first, and how many of it are unread."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from bson import ObjectId
+
+from app.access import SHOWN, liked_among, on_home, statuses_by_id, visible
+from app.edges import OwnEdges, Reader, View
+from app.inbox.notifier import INBOXES, NOTIFICATIONS
+from app.models import NotificationKind, StatusRow, like_key
+from app.stack.mongodb.connection import Database
+from app.stack.mongodb.find import Find, Rows, rows, together
+
+FIELDS = ("seq", "event", "kind", "who", "what")
+SPARE = 8  # looked at beyond what is wanted: most of it is shown
+MOST_UNREAD = 100  # counted; as many or more
+LOOKED_AT = 1_000  # the newest unread ones, to count those that are shown
+
+
+@dataclass(frozen=True)
+class Notification:
+    """`id`: of the event. `status`: the one that was liked, or that mentions; None for the other kinds."""
+
+    id: ObjectId
+    seq: int
+    kind: NotificationKind
+    who: ObjectId
+    status: StatusRow | None
+
+    @property
+    def created_at(self) -> datetime:
+        return self.id.generation_time
+
+
+class Unread(NamedTuple):
+    """`number` above the watermark `read_to`."""
+
+    number: int
+    read_to: int
+
+
+class Notifications:
+    """One per process. It remembers nothing."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def page(self, reader: ObjectId, before: int | None, limit: int) -> tuple[list[Notification], int | None]:
+        """A full page below `before`, newest first, and the cursor of the next one."""
+        shown: list[Notification] = []
+        cursor, wanted = before, limit + 1 + SPARE
+        while len(shown) <= limit:
+            batch = await self._below(reader, cursor, wanted)
+            shown += await self._shown(reader, batch)
+            if len(batch) < wanted:
+                break
+            cursor = batch[-1]["seq"]
+        return shown[:limit], shown[limit - 1].seq if len(shown) > limit else None
+
+    async def unread(self, reader: ObjectId, most: int = MOST_UNREAD) -> Unread:
+        """Counted up to `most`. One command where no number has been given since `read_to`; two more where some have,
+        unless much of it is not shown.
+        """
+        inbox = (await rows(self._db, Find(INBOXES, {"_id": reader}, ("seq", "read_to"), 1)) or [{}])[0]
+        read_to = inbox.get("read_to", 0)
+        if inbox.get("seq", 0) <= read_to:
+            return Unread(0, read_to)
+        number, looked_at, cursor = 0, 0, None
+        while number < most and looked_at < LOOKED_AT:
+            wanted = min(most + SPARE, LOOKED_AT - looked_at)
+            batch = await self._below(reader, cursor, wanted, above=read_to)
+            number += len(await self._shown(reader, batch))
+            looked_at += len(batch)
+            if len(batch) < wanted:
+                break
+            cursor = batch[-1]["seq"]
+        return Unread(min(number, most), read_to)
+
+    async def mark_read(self, reader: ObjectId, to: int) -> None:
+        """The watermark moves forward only, to the newest notification at most."""
+        for newest in await self._below(reader, None, 1):
+            change = {"$max": {"read_to": min(to, newest["seq"])}}
+            await self._db[INBOXES].update_one({"_id": reader}, change)
+
+    async def _below(self, reader: ObjectId, before: int | None, n: int, above: int = 0) -> Rows:
+        seq: dict[str, Any] = {"$gt": above, **({"$lt": before} if before is not None else {})}
+        return await rows(self._db, Find(NOTIFICATIONS, {"whom": reader, "seq": seq}, FIELDS, n, [("seq", -1)]))
+
+    async def _shown(self, reader: ObjectId, batch: Rows) -> list[Notification]:
+        """Those that the reader may see: everything that this depends on is looked up in one command."""
+        if not batch:
+            return []
+        view = View(OwnEdges(reader))
+        about = list({row["what"]: None for row in batch if "what" in row})
+        likes = [like_key(row["who"], row["what"]) for row in batch if row["kind"] == "like"]
+        finds = view.missing_of({row["who"] for row in batch})
+        if about:
+            finds |= {"statuses": statuses_by_id(about, SHOWN), "yours": liked_among(reader, about)}
+        if likes:
+            finds["likes"] = Find("likes", {"_id": {"$in": likes}}, ("_id",), len(likes))
+        found = await together(self._db, **finds)
+        view.learn(found)
+        yours = {row["_id"] for row in found.get("yours", [])}
+        statuses: dict[Any, StatusRow] = {
+            row["_id"]: StatusRow.of(row, you_like=like_key(reader, row["_id"]) in yours)
+            for row in found.get("statuses", [])
+        }
+        liked, me = {row["_id"] for row in found.get("likes", [])}, view.reader()
+        told = (
+            Notification(row["event"], row["seq"], row["kind"], row["who"], statuses.get(row.get("what")))
+            for row in batch
+        )
+        return [one for one in told if _is_shown(one, me, liked)]
+
+
+def _is_shown(one: Notification, reader: Reader, liked: set[bytes]) -> bool:
+    """Whether it is still true and the reader may see it. What somebody muted does is shown, but for mentions, which go
+    by the home timeline.
+    """
+    relation, status = reader.relations[one.who], one.status
+    if relation.blocked:
+        return False
+    match one.kind:
+        case "follow":
+            return reader.followed_by[one.who]
+        case "circle":
+            return relation.in_circle
+        case "like":
+            return status is not None and visible(status, reader) and like_key(one.who, status.id) in liked
+        case "mention":
+            return status is not None and on_home(status, reader)

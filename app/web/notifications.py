@@ -1,0 +1,74 @@
+"""One's notifications: what belongs together is told in one line."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from bson import ObjectId
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.errors import NotFound
+from app.inbox.notifications import Notification, Notifications
+from app.models import Account, NotificationKind, Person, StatusRow
+from app.web.render import render
+from app.web.request import address, changing, social_of, to
+from app.web.session import field
+
+NOTIFICATIONS_A_PAGE = 50
+DIGITS = 18  # of a number that MongoDB can hold
+
+
+@dataclass
+class Line:
+    """The same thing from several people, the newest first. `created_at`: of the newest."""
+
+    kind: NotificationKind
+    status: StatusRow | None
+    created_at: datetime
+    unread: bool
+    people: list[Person]
+
+
+def lines(shown: Sequence[Notification], people: Mapping[ObjectId, Person], read_to: int) -> list[Line]:
+    """In the order of the newest of each."""
+    found: dict[tuple[NotificationKind, ObjectId | None, bool], Line] = {}
+    for one in shown:
+        unread = one.seq > read_to
+        key = one.kind, one.status.id if one.status else None, unread
+        line = found.setdefault(key, Line(one.kind, one.status, one.created_at, unread, []))
+        line.people.append(people[one.who])
+    return list(found.values())
+
+
+async def notifications(request: Request, me: Account) -> Response:
+    inbox = notifications_of(request)
+    before = _number(request.query_params["before"]) if "before" in request.query_params else None
+    unread = await inbox.unread(me.id)
+    shown, last = await inbox.page(me.id, before, NOTIFICATIONS_A_PAGE)
+    people = await social_of(request).people({one.who for one in shown})
+    return render(
+        request,
+        "notifications.html",
+        lines=lines(shown, people, unread.read_to),
+        unread=unread.number,
+        newest_seq=shown[0].seq if shown and not before else None,
+        newest="/notifications" if before else None,
+        older=address("/notifications", before=last) if last else None,
+    )
+
+
+async def mark_read(request: Request, me: Account) -> Response:
+    form = await changing(request, me)
+    await notifications_of(request).mark_read(me.id, _number(field(form, "to")))
+    return to("/notifications")
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= DIGITS):
+        raise NotFound("There is no such page.")
+    return int(text)
+
+
+def notifications_of(request: Request) -> Notifications:
+    return request.app.state.notifications  # type: ignore[no-any-return]
