@@ -43,6 +43,8 @@ THOROUGH = (
     "test_walkthrough",
 )
 
+HERE = Path(__file__).parent
+FAST = "not servers and not browser and not thorough and not scale"  # as in the Makefile
 STAND_INS = Addresses(None, None, None)
 
 _databases = count(1)
@@ -51,6 +53,12 @@ _databases = count(1)
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What is thorough all of it need not be imported for the fast tests."""
+    name = collection_path.relative_to(HERE).as_posix() if HERE in collection_path.parents else ""
+    return (config.getoption("markexpr") == FAST and name.startswith(THOROUGH)) or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -306,7 +306,8 @@ def test_what_is_measured_is_shown_as_it_is() -> None:
 
 def test_docs_are_what_the_text_and_the_code_make_of_them() -> None:
     wanted = markdown.documents()
-    found = {path.name: path.read_text("utf-8") for path in markdown.FOLDER.iterdir() if path.suffix != ".py"}
+    files = [path for path in markdown.FOLDER.iterdir() if path.is_file() and path.suffix != ".py"]
+    found = {path.name: path.read_text("utf-8") for path in files}
     assert found.keys() == wanted.keys(), "python -m app.walkthrough.markdown"
     for name in wanted:
         assert found[name] == wanted[name], f"{name}: python -m app.walkthrough.markdown"
