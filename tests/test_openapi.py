@@ -144,6 +144,8 @@ def test_the_table_is_what_was_promised() -> None:
         GET /users/{handle}/statuses
         GET /timeline
         POST /timeline/refresh
+        GET /notifications
+        PUT /notifications/read
         GET /phases
         PUT /phases
         GET /openapi.json
