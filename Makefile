@@ -25,7 +25,7 @@ fast: setup
 	"$(BIN)/pytest" --numprocesses auto -p no:schemathesis -m "not servers and not browser and not thorough and not scale"
 
 test: check fast
-	"$(BIN)/pytest" --numprocesses auto -m "(servers or browser or thorough) and not scale"
+	"$(BIN)/pytest" --numprocesses auto --dist worksteal -m "(servers or browser or thorough) and not scale"
 
 # Not Debian's faketime: its 0.9.10 breaks time.sleep of Python 3.11 and later while the monotonic clock is left alone.
 DATE ?= 2038-01-20

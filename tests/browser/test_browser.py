@@ -1,12 +1,10 @@
 """The pages in a real browser: with and without JavaScript, on a phone and on a desk, in the light and in the dark."""
 
-from itertools import product
-
 import pytest
 from playwright.sync_api import expect
 
 from phases import PHASES
-from tests.browser.visitors import EVERY_TWO_MEET, PASSWORD, SCHEMES, WIDTHS, Visitors, accessible, fits
+from tests.browser.visitors import EVERY_TWO_MEET, LOOKS, PASSWORD, Visitors, accessible, fits
 
 pytestmark = pytest.mark.browser
 
@@ -97,7 +95,7 @@ root => [...root.querySelectorAll("a, button, summary, select, label:has(input),
 """
 
 
-@pytest.mark.parametrize(("width", "scheme"), [*product(WIDTHS, SCHEMES), (320, "light")])
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
 def test_every_page_can_be_read_and_pressed(site: str, visitor: Visitors, width: int, scheme: str) -> None:
     """WCAG 2.2 AA: contrast of text (1.4.3), size of targets (2.5.8), and a label for every field."""
     ann = visitor(f"reader_{width}_{scheme}", width, scheme)

@@ -1,14 +1,13 @@
 """The walkthrough in a real browser: every chapter to read, every experiment to run, with JavaScript and without."""
 
 import re
-from itertools import product
 
 import pytest
 from playwright.sync_api import expect
 
 from app.walkthrough.book import Chapter, chapters
 from app.walkthrough.experiments import EXPERIMENTS
-from tests.browser.visitors import EVERY_TWO_MEET, SCHEMES, WIDTHS, Visitors, accessible, fits
+from tests.browser.visitors import EVERY_TWO_MEET, LOOKS, Visitors, accessible, fits
 
 pytestmark = pytest.mark.browser
 RUN_MS = 60_000  # the limit of a run
@@ -19,7 +18,7 @@ def named(one: object) -> str | None:
     return one.slug if isinstance(one, Chapter) else None
 
 
-@pytest.mark.parametrize(("width", "scheme"), [*product(WIDTHS, SCHEMES), (320, "light")])
+@pytest.mark.parametrize(("width", "scheme"), LOOKS)
 def test_the_whole_story_can_be_read(site: str, visitor: Visitors, width: int, scheme: str) -> None:
     page = visitor(f"pupil_{width}_{scheme}", width, scheme).page
     page.goto(f"{site}/walkthrough")

@@ -27,8 +27,7 @@ PASSWORD = "correct horse"
 START_S = 20
 GRACEFUL_S = 1
 PATIENCE_S = 30
-WIDTHS = (375, 1280)
-SCHEMES = ("light", "dark")
+LOOKS = ((1280, "dark"), (375, "light"), (320, "light"))
 EVERY_TWO_MEET = [(375, "light", True), (375, "dark", False), (1280, "light", False), (1280, "dark", True)]
 
 

@@ -12,10 +12,11 @@ pytestmark = pytest.mark.filterwarnings(f"ignore:{CRASH_LEAVES}:RuntimeWarning")
 
 def test_every_page_after_every_step_of_a_random_history(addresses: Addresses) -> None:
     """One seed, so that this is the same test every time. Longer, and with other seeds: `make prove`."""
-    histories, steps = (5, 40) if addresses.one_process else (1, 40)
-    tally = batch(addresses, 8, histories=histories, steps=steps)
+    whole = addresses.one_process and PHASES[-1] is HYBRID  # servers take long, and a further phase draws others
+    histories = 5 if whole else 1
+    tally = batch(addresses, 8, histories=histories, steps=40)
     assert tally["steps"] > 15 * histories
     assert min(tally[f"pages from {source}"] for source in ("query", "list", "rebuilt")) > 0
-    assert tally["notifications compared"] > 2 * histories or not addresses.one_process
-    if PHASES[-1] is HYBRID and addresses.one_process:  # a further phase, or one history, draws another one
+    if whole:
         assert tally["posts that are pulled"] > 9
+        assert tally["notifications compared"] > 9
