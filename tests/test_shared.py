@@ -13,6 +13,7 @@ from app.stack.mongodb.shared import MOST, Shared
 
 pytestmark = pytest.mark.anyio
 
+LONG_S = 60.0  # nobody waits for so long unless something is wrong
 NEWEST = Find("statuses", {"pending": "cache"}, ("_id",), 2, (("_id", -1),), common=True)
 
 
@@ -58,7 +59,7 @@ async def asked(server: Server, *requests: Mapping[str, Find]) -> list[Any]:
     tasks = [asyncio.create_task(shared.ask(server.answer, finds)) for finds in requests]
     await asyncio.sleep(0)
     server.go.set()
-    return await asyncio.gather(*tasks, return_exceptions=True)
+    return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), LONG_S)
 
 
 async def test_who_is_alone_sends_what_they_ask() -> None:
@@ -114,6 +115,21 @@ async def test_a_failure_is_that_of_all_who_shared_and_of_nobody_else() -> None:
     assert await shared.ask(server.answer, {"a": by_id(1)}) == {"a": [{"_id": 1}]}
 
 
+async def test_an_answer_that_nobody_can_read_holds_up_nobody() -> None:
+    """Else every page of the process would wait for ever."""
+    server, shared = Server(), Shared()
+
+    async def garbled(finds: Mapping[str, Find]) -> dict[str, Rows]:
+        return {name: [{}] for name in await server.answer(finds)}
+
+    tasks = [asyncio.create_task(shared.ask(garbled, {"a": by_id(n)})) for n in range(3)]
+    await asyncio.sleep(0)
+    server.go.set()
+    _, *found = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), LONG_S)
+    assert [type(error) for error in found] == [KeyError, KeyError]
+    assert await shared.ask(server.answer, {"a": by_id(1)}) == {"a": [{"_id": 1}]}
+
+
 @pytest.mark.parametrize("gives_up", range(4))
 async def test_whoever_gives_up_holds_up_nobody(gives_up: int) -> None:
     server, shared = Server(), Shared()
@@ -122,9 +138,11 @@ async def test_whoever_gives_up_holds_up_nobody(gives_up: int) -> None:
     tasks[gives_up].cancel()
     await asyncio.sleep(0)
     server.go.set()
-    found = await asyncio.gather(*tasks, return_exceptions=True)
+    found: list[Any] = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), LONG_S)
     assert isinstance(found.pop(gives_up), asyncio.CancelledError)
     assert found == [{"a": [{"_id": n}]} for n in range(4) if n != gives_up]
+    asked_for = [id for command in server.commands for find in command.values() for id in find.values()]
+    assert asked_for == [n for n in range(4) if n != gives_up or n == 0], "what is under way goes to its end"
     assert await shared.ask(server.answer, {"a": by_id(5)}) == {"a": [{"_id": 5}]}
 
 

@@ -53,15 +53,22 @@ class Shared:
             self._sending = asyncio.create_task(self._send(answer, some))
 
     async def _send(self, answer: Answer, some: Sequence[_Asked]) -> None:
-        command = _Command([asked.finds for asked in some])
-        (found,) = await asyncio.gather(answer(command.finds), return_exceptions=True)
-        waiting = [asked for asked in some if not asked.answered.done()]
-        for asked in waiting:
+        """Whatever goes wrong is told to all of them, and the next ones are not held up."""
+        (found,) = await asyncio.gather(_answered(answer, [asked.finds for asked in some]), return_exceptions=True)
+        for number, asked in enumerate(some):
+            if asked.answered.done():
+                continue
             if isinstance(found, BaseException):
                 asked.answered.set_exception(found)
             else:
-                asked.answered.set_result(command.split(found, asked.finds))
+                asked.answered.set_result(found[number])
         self._go_on(answer)
+
+
+async def _answered(answer: Answer, requests: Sequence[Mapping[str, Find]]) -> list[Answers]:
+    command = _Command(requests)
+    answers = await answer(command.finds)
+    return [command.split(answers, finds) for finds in requests]
 
 
 class _Command:
