@@ -189,11 +189,11 @@ async def test_what_may_not_be_seen_changes_no_answer(site: Site, relation: tupl
     viewer = await seated(site)
     oracle = await relate(social, viewer.id, viewer.author, relation)
     await drain_queues(site.timelines)
+    nothing = site.clock.new_id()
+    await viewer.everything(nothing, f"{MENTION}nothing")  # fills what is cold
+    silence = without_figures(await viewer.everything(nothing, f"{MENTION}nothing"))
     for audience in AUDIENCES:
         text = f"{MENTION}whispered to {audience}"
-        nothing = site.clock.new_id()
-        await viewer.everything(nothing, text)  # fills what is cold
-        silence = without_figures(await viewer.everything(nothing, text))
         row, _ = await social.post(viewer.author, text, audience)
         oracle.statuses[row.id] = Told(viewer.author, text, audience)
         for delivered in (False, True):

@@ -23,6 +23,10 @@ from benchmarks import borrowed
 from benchmarks.borrowed import _memcached_keys
 from benchmarks.report import load as read_report
 from benchmarks.rig import BenchRefused
+from phases.p1_query import QUERY
+from phases.p2_push import PUSH
+from phases.p4_cache import CACHE
+from phases.p5_stream import STREAM
 from phases.timelines import Timelines
 from tests.conftest import real_servers
 
@@ -106,7 +110,10 @@ def bench(*arguments: str) -> Any:
 def test_everything_is_measured_and_nothing_is_left(others: Others, tmp_path: Path) -> None:
     before, written = others.seen(), tmp_path / "report.json"
     options = ("--graph", "powerlaw:60:6", "--rounds", "1", "--seconds", "1", "--burn-in", "0.2", "--rate", "30")
-    done = bench("compare", *options, "--through", "api", "--servers", "urls", "--json", str(written))
+    phases = ",".join(phase.slug for phase in (QUERY, PUSH, CACHE, STREAM))  # each kind of store
+    done = bench(
+        "compare", *options, "--phases", phases, "--through", "api", "--servers", "urls", "--json", str(written)
+    )
     assert done.exit_code == 0, done.output
     assert "replica set, 1 member" in done.output
     assert others.seen() == before
@@ -117,8 +124,14 @@ def test_everything_is_measured_and_nothing_is_left(others: Others, tmp_path: Pa
         "memcached": "1 node",
     }
     assert all(report.servers.values())
-    assert set(report.phases["cache"].cpu_share) == {"harness", "worker", "web", "mongod", "redis", "memcached"}
-    assert report.phases["cache"].kept.entries > 0
+    cache = report.phases["cache"]
+    assert set(cache.cpu_share) == {"harness", "worker", "web", "mongod", "redis", "memcached"}
+    assert not report.meaningless
+    assert cache.kept.entries > 0
+    assert cache.kept.bytes_per_entry > 12
+    assert cache.checked_pages > 30
+    assert cache.errors == {}
+    assert report.phases["query"].commands["read"]["mongodb"] > 0
     for place in others.variables.values():
         assert place.split("/?")[0] not in written.read_text(), "a report is no place for somebody's servers"
 

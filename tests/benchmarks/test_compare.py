@@ -339,27 +339,6 @@ def test_workloads_are_listed_with_who_loses() -> None:
     assert bench("workloads").output.count("loses here") == 7
 
 
-@pytest.mark.servers
-def test_a_small_real_run(tmp_path: Path) -> None:
-    """Real servers, a worker and a web process of its own; four phases, one round, through HTTP."""
-    written = tmp_path / "report.json"
-    options = ("--graph", "powerlaw:60:6", "--rounds", "1", "--seconds", "1", "--burn-in", "0.2", "--rate", "30")
-    with real_servers():
-        done = bench(
-            "compare", *options, "--phases", f"{QUERY.slug},{CACHE.slug}", "--through", "api", "--json", str(written)
-        )
-    assert done.exit_code == 0, done.output
-    report = read_report(written)
-    assert isinstance(report, Comparison)
-    assert not report.meaningless
-    cache = report.phases["cache"]
-    assert set(cache.cpu_share) == {"harness", "worker", "web", "mongod", "redis", "memcached"}
-    assert cache.kept.bytes_per_entry > 12
-    assert cache.checked_pages > 30
-    assert cache.errors == {}
-    assert report.phases["query"].commands["read"]["mongodb"] > 0
-
-
 ROWS = ("fanout", "read-push", "cold", "p", "two")  # beginnings; a backlog is in test_capacity
 
 

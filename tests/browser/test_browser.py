@@ -4,12 +4,12 @@ import pytest
 from playwright.sync_api import expect
 
 from phases import PHASES
-from tests.browser.visitors import EVERY_TWO_MEET, LOOKS, PASSWORD, Visitors, accessible, fits
+from tests.browser.visitors import LOOKS, PASSWORD, TWO_VISITORS, Visitors, accessible, fits
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.parametrize(("width", "scheme", "scripts"), EVERY_TWO_MEET)
+@pytest.mark.parametrize(("width", "scheme", "scripts"), TWO_VISITORS)
 def test_sign_up_follow_post_and_see_it_in_every_phase(
     site: str, visitor: Visitors, width: int, scheme: str, scripts: bool
 ) -> None:

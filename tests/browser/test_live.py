@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from phases import PHASES
-from tests.browser.visitors import EVERY_TWO_MEET, PASSWORD, Visitors, accessible, fits, reload_until
+from tests.browser.visitors import PASSWORD, TWO_VISITORS, Visitors, accessible, fits, reload_until
 
 pytestmark = pytest.mark.browser
 
@@ -162,7 +162,7 @@ def test_characters_are_counted_while_typing(site: str, visitor: Visitors) -> No
     ann.complaints.clear()  # the answer's 422
 
 
-@pytest.mark.parametrize(("width", "scheme", "scripts"), EVERY_TWO_MEET)
+@pytest.mark.parametrize(("width", "scheme", "scripts"), TWO_VISITORS)
 def test_compare_and_watch_a_delivery(site: str, visitor: Visitors, width: int, scheme: str, scripts: bool) -> None:
     ann = visitor(f"ann_compare_{width}_{scheme}", width, scheme, scripts)
     ann.sign_up(site, "Ann A.")

@@ -801,7 +801,7 @@ RACES: tuple[Race, ...] = (
             {"ann": edge("mute", "ann", "zoe"), "zoe": publish(), "ann2": read(p)},
             ("ann",),
             ("ann", "zoe"),
-            fast=p == "cache",
+            fast=False,
         )
         for p in IN_WORKER
     ),
@@ -1129,6 +1129,7 @@ RACES: tuple[Race, ...] = (
         },
         ("ann", "ann2", "worker"),
         ("zoe",),
+        fast=False,
     ),
     Race(
         "like that is told x the same job",
@@ -1191,7 +1192,7 @@ RACES: tuple[Race, ...] = (
             {"ann": follow("yan"), "ann2": again},
             ("ann",),
             after=ann_follows_yan,
-            fast=not words,
+            fast=False,
         )
         for words, again in (("", follow("yan")), (" and a read", in_turn(follow("yan"), read("cache"))))
     ),
