@@ -15,16 +15,17 @@ from typing import Any
 
 from bson import ObjectId
 
+from app.clock import LAST_ID
 from app.models import StatusRow
 from app.stack import Stack
 from app.stack.mongodb.find import together
 from phases.base import Phase
 from phases.claims import OWED, REDIS, VISIBLE, Claim, asked, chunks, windows
+from phases.home.newest import newest_of_groups
 from phases.p3_queue import WORKER
 from phases.p4_cache import ActiveFollowers, HomeLists
 from phases.pulling.author import Author, Day
 from phases.pulling.markers import Markers
-from phases.pulling.pulled import look_for_all
 from phases.pulling.pulls import Merge
 
 # Processor time in all processes, measured by `feedlab bench units`: one more recipient
@@ -78,7 +79,7 @@ class MergedLists(HomeLists):
     """
 
     async def undelivered(self, authors: list[ObjectId]) -> list[bytes]:
-        finds = look_for_all(pulled_by, authors, self.config.cap + 1)
+        finds = newest_of_groups("pulled", pulled_by, authors, LAST_ID, self.config.cap + 1)
         answers = await together(self.db, **finds)
         return [row["_id"].binary for rows in answers.values() for row in rows]
 

@@ -20,11 +20,11 @@ from phases.delivering.outbox import Outbox, Waiting
 from phases.delivering.switch import Switch
 from phases.home.candidates import KeptThenQuery, Slice
 from phases.home.memory import UNSEEN, FirstPages, Judged, Seen, Statuses, as_now, changes_of
+from phases.home.newest import newest_of_groups
 from phases.home.page import Filling, Page, enough
 from phases.keeping.store import Container, Place
 from phases.p1_query import HomeTimeline
 from phases.pulling.markers import Known, Markers
-from phases.pulling.pulled import look_for
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,8 @@ class Reading:
         """What is delivered to nobody, of the reader's own authors: the newest of each group of them."""
         if marked is None or request.phase.merges is None:
             return {}
-        return look_for(request.phase.merges.query, self._markers.among(edges, marked), place.before, place.n)
+        authors = self._markers.among(edges, marked)
+        return newest_of_groups("pulled", request.phase.merges.query, authors, place.before, place.n)
 
     def _look(self, edges: OwnEdges, seen: Statuses) -> dict[str, Find]:
         return {

@@ -9,6 +9,7 @@ the way is still owed, a read of a phase looks at it first, and the sweeper offe
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -22,12 +23,12 @@ from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows
 from app.stack.mongodb.transaction import Transaction
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
+from phases.home.newest import newest_of_groups
 from phases.pulling.pulls import Pulls
 
 log = logging.getLogger(__name__)
 
 EVENTS = Event.Settings.name
-AUTHORS_AT_ONCE = 200  # one `$in` over more sorts all that they have written (jira DOCS-16663)
 CROWDED_S = 1.0  # how long a backlog is taken for granted
 
 # The rows that widen what a reader may see: collection -> (field of the reader, field of the author).
@@ -224,17 +225,10 @@ class Outbox:
 
     def look_at(self, names: tuple[str, ...], before: ObjectId, authors: Sequence[ObjectId], n: int) -> dict[str, Find]:
         """The newest `n` of each group of these authors, whatever else is pending."""
-        groups = [authors[start : start + AUTHORS_AT_ONCE] for start in range(0, len(authors), AUTHORS_AT_ONCE)]
         return {
-            f"pending {name} {number}": Find(
-                "statuses",
-                {"pending": name, "user_id": {"$in": group}, "_id": {"$lt": before}},
-                ("_id", "user_id"),
-                n,
-                NEWEST_FIRST,
-            )
+            at: find
             for name in names
-            for number, group in enumerate(groups)
+            for at, find in newest_of_groups(f"pending {name}", partial(_owed_to, name), authors, before, n).items()
         }
 
     def waiting(self, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> Waiting:
@@ -310,6 +304,10 @@ class Outbox:
             for collection in WIDENING
             for row in await self._db[collection].find(late).limit(limit).to_list(None)
         ]
+
+
+def _owed_to(name: str, authors: list[ObjectId]) -> dict[str, Any]:
+    return {"pending": name, "user_id": {"$in": authors}}
 
 
 def _one_or_in(values: tuple[str, ...]) -> Any:

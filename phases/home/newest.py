@@ -84,6 +84,23 @@ class Newest:
         return [b"".join([row[field].binary for field in self._fields]) for row in found]
 
 
+def newest_of_groups(
+    name: str,
+    query: Query,
+    authors: Sequence[ObjectId],
+    before: ObjectId,
+    n: int,
+) -> dict[str, Find]:
+    """The newest `n` below `before` of each group of these authors, to be asked for
+    with other things in one command: bounded, however many authors there are and
+    however deep it is.
+    """
+    return {
+        f"{name} {number}": Find("statuses", {**query(group), "_id": {"$lt": before}}, SIGNED, n, NEWEST_FIRST)
+        for number, group in enumerate(_cut(list(authors), GROUP))
+    }
+
+
 def paced(ids: Sequence[ObjectId], n: int) -> ObjectId | None:
     """A guess from which id on there are `n`, if all were written at the pace of these, newest first."""
     if len(ids) < PACED:

@@ -9,9 +9,9 @@ from bson import ObjectId
 from app.models import Audience
 from app.stack import Stack
 from app.stack.mongodb.transaction import Contended
+from phases.home.newest import Query
 from phases.pulling.author import Author, Authors, Day
 from phases.pulling.markers import Markers
-from phases.pulling.pulled import Query
 
 Why = Literal["forced", "light", "many", "rule"]
 

@@ -18,11 +18,13 @@ from app.stack.mongodb.transaction import Contended
 from app.stack.mongodb.write import insert
 from phases.base import Phase
 from phases.delivering.settings import Settings
+from phases.home import newest
+from phases.home.newest import GROUP, newest_of_groups
 from phases.keeping.lists import RENEW_AFTER
 from phases.p4_cache import CACHE
 from phases.p6_hybrid import DELIVERY_US, HYBRID, PULLED_US, a_day_of, pulled_by, rather_pulled
 from phases.pulling import author as authors
-from phases.pulling import markers, pulled
+from phases.pulling import markers
 from phases.pulling.author import Author
 from phases.pulling.markers import HEAVY, KNOWN_S
 from phases.timelines import MOST_FORCED, Timelines
@@ -223,7 +225,7 @@ async def test_muting_hides_and_unmuting_shows_what_is_pulled(town: World) -> No
 
 
 async def test_many_pulled_authors_are_one_command_at_any_depth(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulled, "GROUP", 4)
+    monkeypatch.setattr(newest, "GROUP", 4)
     n, per_author = 50, 4
     now, db = town.clock.now(), town.stack.db
     ids = [town.clock.new_id() for _ in range(n)]
@@ -255,8 +257,8 @@ async def test_many_pulled_authors_are_one_command_at_any_depth(town: World, mon
 
 def test_a_look_for_what_is_pulled_is_bounded_by_the_authors_alone() -> None:
     ids = [ObjectId() for _ in range(1_000)]
-    finds = pulled.look_for(pulled_by, ids, LAST_ID, 30).values()
-    assert [(len(find.query["user_id"]["$in"]), find.limit) for find in finds] == [(pulled.GROUP, 30)] * 5
+    finds = newest_of_groups("pulled", pulled_by, ids, LAST_ID, 30).values()
+    assert [(len(find.query["user_id"]["$in"]), find.limit) for find in finds] == [(GROUP, 30)] * 5
 
 
 async def test_a_page_is_filled_from_what_is_pulled_however_much_of_it_is_not_for_the_reader(town: World) -> None:
