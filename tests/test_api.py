@@ -232,6 +232,7 @@ async def test_a_profile(nobody: Api, ann: Api, bob: Api) -> None:
         "follows_you": False,
         "blocked": False,
         "muted": False,
+        "presence": None,
     }
     seen = await bob.json("GET", "/users/ann")
     assert (seen["following"], seen["you_follow"], seen["follows_you"]) == (1, False, True)
@@ -349,6 +350,32 @@ async def _exported(ann: Api, bob: Api, timelines: Timelines) -> None:
     for secret in ("argon2", "password", "digest"):
         assert secret not in answer.text
     assert (await bob.json("GET", "/me/export"))["statuses"][0]["text"] == "@ann 2"
+
+
+async def test_mutual_followers_see_who_is_online_unless_it_is_hidden() -> None:
+    async with opened(Config.from_environment({})) as (nobody, app):
+        ann, bob = await nobody.person("ann"), await nobody.person("bob")
+        await app.state.presences.connected(ObjectId(bob.id), "a stream")
+
+        async def presence() -> Any:
+            return (await ann.json("GET", "/users/bob"))["presence"]
+
+        assert await presence() is None
+        await ann("PUT", "/follows/bob", 204)
+        assert await presence() is None
+        await bob("PUT", "/follows/ann", 204)
+        shown = await presence()
+        assert (shown["online"], bool(TIME.fullmatch(shown["last_seen_at"]))) == (True, True)
+        assert (await bob.json("GET", "/users/ann"))["presence"] == {"online": False, "last_seen_at": None}
+        assert (await bob.json("PUT", "/me", json={"presence": "nobody"}))["presence"] is None
+        assert await presence() is None
+        assert (await bob.json("GET", "/users/ann"))["presence"] is not None
+        await bob("PUT", "/me", json={"presence": None, "name": "Bob"})
+        assert await presence() is None
+        await bob("PUT", "/me", json={"presence": "mutuals"})
+        assert await presence() == shown
+        await bob("PUT", "/blocks/ann", 204)
+        assert await presence() is None
 
 
 async def test_exports_have_a_limit(ann: Api, bob: Api) -> None:

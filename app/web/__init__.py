@@ -14,6 +14,7 @@ from app.config import Config
 from app.departures import keep_clearing
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
+from app.live.presence import Presences
 from app.social import Social
 from app.stack import Stack
 from app.walkthrough.laboratory import Laboratory
@@ -56,9 +57,8 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with _beside(
-            backlog.keep(), keep_clearing(stack), *([cast.warm(stack, app.state)] if stack.config.demo else [])
-        ):
+        always = backlog.keep(), app.state.presences.keep(), keep_clearing(stack)
+        async with _beside(*always, *([cast.warm(stack, app.state)] if stack.config.demo else [])):
             yield
 
     app = Starlette(
@@ -80,6 +80,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     timelines.outbox.add(Notifier(stack, timelines.outbox))
     app.state.social = Social(stack, timelines.outbox)
     app.state.notifications = Notifications(stack.db)
+    app.state.presences = Presences(stack)
     app.state.backlog = backlog
     app.state.health = Health(timelines)
     app.state.streams = Streams()

@@ -15,6 +15,7 @@ from starlette.routing import Mount, Router
 from app.accounts import Caller
 from app.errors import NotFound
 from app.inbox.notifications import Notifications
+from app.live.presence import Presences
 from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
 from app.web import openapi, schemas
@@ -96,9 +97,13 @@ async def _person(call: Call) -> User:
 
 
 async def _profile(call: Call, person: Person | User) -> schemas.Profile:
-    counts, relation = await asyncio.gather(
-        call.social.counts(call.me.id, person.id), call.social.relation(call.me.id, person.id)
+    presences: Presences = call.request.app.state.presences
+    counts, relation, seen = await asyncio.gather(
+        call.social.counts(call.me.id, person.id),
+        call.social.relation(call.me.id, person.id),
+        presences.seen_by(call.me.id, [person.id]),
     )
+    presence = seen[person.id]
     return schemas.Profile(
         **schemas.Person.of(person).model_dump(),
         followers=counts.followers,
@@ -108,6 +113,7 @@ async def _profile(call: Call, person: Person | User) -> schemas.Profile:
         follows_you=relation.follows_you,
         blocked=relation.blocked,
         muted=relation.muted,
+        presence=schemas.Presence(**presence._asdict()) if presence else None,
     )
 
 

@@ -214,6 +214,11 @@ def person(one: models.Person) -> dict[str, Any]:
     return {"id": str(one.id), "handle": one.handle or None, "name": one.name}
 
 
+class Presence(BaseModel):
+    online: bool
+    last_seen_at: Time | None = Field(description="null: never, so far")
+
+
 class Profile(Person):
     followers: Count
     following: Count
@@ -222,6 +227,9 @@ class Profile(Person):
     follows_you: bool
     blocked: bool = Field(description="whether you block this person")
     muted: bool = Field(description="whether you mute this person: their statuses are not on your home timeline")
+    presence: Presence | None = Field(
+        description="null where you are not mutual followers, a block stands between you, or they hide it"
+    )
 
 
 class NewToken(BaseModel):
