@@ -21,10 +21,12 @@ from bson import Binary, ObjectId
 from cachetools import LRUCache
 from pymongo.errors import DuplicateKeyError
 
+from app.departures import depart
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Account, Token, User
 from app.stack import Stack
 from app.stack.mongodb.find import Find, rows
+from app.stack.mongodb.transaction import Transaction, transaction
 from app.stack.rates import Rate
 from app.text import checked
 
@@ -39,6 +41,8 @@ WAITING_FOR_A_HASH = 200  # 3 s for the last of them
 DEVICE_DAYS = 30  # a device or address from which somebody has signed in is known for so long
 TOKENS_EACH = 100  # of one person
 HOLDERS_REMEMBERED = 10_000  # about 4 MB
+
+WRONG = "The handle and the password do not go together."
 
 T = TypeVar("T")
 
@@ -173,6 +177,37 @@ class Accounts:
         Raises WrongPassword, the same for an unknown handle and after the same work, and TooMany after too many
         failures: of this caller, or of everybody whom the person has never signed in as.
         """
+        user = await self._proven(handle, password, caller)
+        return await self.new_token(user.id, user.password_hash)
+
+    async def change_password(self, me: Account, token: str, old: str, new: str, caller: Caller = OURSELVES) -> None:
+        """Ends all other tokens than this one. Raises Invalid, and as `sign_in` does."""
+        new = checked_password(new)
+        user = await self._proven(me.handle, old, caller)
+        async with self._turn():
+            password_hash = await _thread(HASHER.hash, new)
+        proven = {"_id": user.id, "password_hash": user.password_hash}
+
+        async def change(inside: Transaction) -> None:
+            if not await inside["users"].update_one(proven, {"$set": {"password_hash": password_hash}}, upsert=False):
+                raise WrongPassword(WRONG)
+            await inside["tokens"].delete_many({"user_id": user.id, "digest": {"$ne": _digest(token)}})
+
+        await transaction(self._stack.db, change)
+
+    async def hide(self, me: Account, hidden: bool) -> None:
+        """From everybody, whether they are here; or show it to their mutual followers."""
+        there, nobody = {"_id": me.id, "deleted": {"$exists": False}}, {"presence": "nobody"}
+        change = {"$set": nobody} if hidden else {"$unset": nobody}
+        await self._stack.db["users"].update_one(there, change)
+
+    async def delete(self, me: Account, password: str, caller: Caller = OURSELVES) -> None:
+        """From now on nothing of the account is visible, and its tokens are over. Raises as `sign_in` does."""
+        await self._proven(me.handle, password, caller)
+        await depart(self._stack.db, self._clock, me.id)
+
+    async def _proven(self, handle: str, password: str, caller: Caller) -> User:
+        """Whoever has this handle and password."""
         await self._sign_ins.count(caller.address)
         normal = normal_handle(handle)
         # Attempts are counted by what was typed: that says nothing about who exists.
@@ -185,24 +220,37 @@ class Accounts:
             limits.append((self._failures_of_handle, (tried,)))
         for limit, who in limits:
             await limit.check(*who)
-        user = await User.find_one({"handle": normal}) if normal else None
+        user = await User.called(normal) if normal else None
         async with self._turn():
             for limit, who in limits:  # others who waited may have failed meanwhile
                 await limit.check(*who)
             if not await _thread(_matches, user and user.password_hash, password[: PASSWORD_LENGTHS[1] + 1]):
                 for limit, who in limits:
                     await limit.hit(*who)
-                raise WrongPassword("The handle and the password do not go together.")
+                raise WrongPassword(WRONG)
         assert user
         for place in here:
             await self._known.hit(tried, place)
-        return await self.new_token(user.id)
+        return user
 
-    async def new_token(self, user_id: ObjectId) -> tuple[str, datetime]:
-        """A bearer token of 256 random bits, and when it expires. It ends the oldest of somebody who has too many."""
+    async def new_token(self, user_id: ObjectId, password_hash: str | None = None) -> tuple[str, datetime]:
+        """A bearer token of 256 random bits, and when it expires. It ends the oldest of somebody who has too many.
+
+        `password_hash`: what the password was found to fit. Raises WrongPassword where it is another one by now, or the
+        account is deleted: either ends the tokens that there are, and writes the same document.
+        """
         token = secrets.token_urlsafe(32)
         expires_at = self._clock.now() + timedelta(days=self._config.token_days)
-        await Token(digest=_digest(token), user_id=user_id, expires_at=expires_at).insert()
+        new = {"_id": ObjectId(), "digest": _digest(token), "user_id": user_id, "expires_at": expires_at}
+        proven = {"_id": user_id, "deleted": {"$exists": False}}
+        proven |= {"password_hash": password_hash} if password_hash else {}
+
+        async def give(inside: Transaction) -> None:
+            if not await inside["users"].update_one(proven, {"$inc": {"signed_in": 1}}, upsert=False):
+                raise WrongPassword(WRONG)
+            await inside["tokens"].insert_one(new)
+
+        await transaction(self._stack.db, give)
         tokens = self._stack.db["tokens"]
         oldest = tokens.find({"user_id": user_id}, {"_id": 1}).sort("_id", -1).skip(TOKENS_EACH)
         if ids := [each["_id"] for each in await oldest.to_list(TOKENS_EACH)]:

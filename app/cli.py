@@ -209,7 +209,7 @@ async def show_author(stack: "Stack", handle: str, choice: str | None) -> None:
     from phases.timelines import Timelines
 
     timelines = await Timelines.open(stack)
-    user = await User.find_one({"handle": handle.lower()})
+    user = await User.called(handle.lower())
     if user is None:
         raise Refusal(f"nobody is called {handle}")
     if choice:
@@ -266,7 +266,7 @@ def admin(data: Path, level: "Level", handle: str, revoke: bool) -> None:
     from app.models import User
 
     async def work(_: "Stack") -> None:
-        user = await User.find_one({"handle": handle.lower()})
+        user = await User.called(handle.lower())
         if user is None:
             raise Refusal(f"nobody is called {handle}")
         await user.set({"admin": not revoke})

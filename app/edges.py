@@ -5,24 +5,26 @@ version is true as long as that is the version, so a read that finds it again ne
 followers are not theirs to change: they are looked up whenever they matter, and never remembered.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from bson import ObjectId
 from cachetools import LRUCache
+from pymongo.errors import DuplicateKeyError
 
 from app.clock import FIRST_ID
-from app.models import EdgeVersion, StatusRow
+from app.errors import NotFound
+from app.models import Departure, EdgeVersion, StatusRow
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, together
 from app.stack.mongodb.transaction import Transaction, transaction
 
 T = TypeVar("T")
-VERSIONS = EdgeVersion.Settings.name
+VERSIONS, DEPARTURES = EdgeVersion.Settings.name, Departure.Settings.name
 IDS_REMEMBERED = 500_000  # of all readers together, about 100 bytes each
 FOLLOWEES_AT_ONCE = 20_000
-NAMES = FIRST_ID  # nobody's id: its version is raised by every change of a name
+NAMES = FIRST_ID  # nobody's id: its version is raised by every change of a name, and by the end of an account
 MARKERS = ObjectId(bytes(11) + b"\1")  # likewise, by every new marker of an author whose statuses may be pulled
 
 
@@ -37,11 +39,14 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True)
 class Reader:
-    """What the edges say about a reader, at one moment, for the authors that were looked up."""
+    """What the edges say about a reader, at one moment, for the authors that were looked up. `departed`: those of them
+    whose account is deleted.
+    """
 
     id: ObjectId
     relations: Mapping[ObjectId, Relation]
     followed_by: Mapping[ObjectId, bool]
+    departed: Collection[ObjectId] = frozenset()
 
 
 @dataclass
@@ -69,6 +74,11 @@ def followees_of(reader: ObjectId) -> Find:
 def mutes_of(reader: ObjectId) -> Find:
     """Where there are more, the read decides about the others."""
     return Find("mutes", {"muter": reader}, ("muted",), FOLLOWEES_AT_ONCE)
+
+
+def departed_among(people: Sequence[ObjectId]) -> Find:
+    """Those whose account is deleted, while anything of it may be left."""
+    return Find(DEPARTURES, {"_id": {"$in": people}}, ("_id",), len(people))
 
 
 def version_of(reader: ObjectId) -> Find:
@@ -108,14 +118,17 @@ def versions_in(rows: Rows) -> Versions:
 
 
 class View:
-    """The edges as one read sees them: what was remembered, and what it looks up, all of one version."""
+    """The edges as one read sees them: what was remembered, and what it looks up, all of one version.
 
-    def __init__(self, edges: OwnEdges) -> None:
-        self.edges = edges
+    `departed`: of the authors who are remembered, those whose account is deleted.
+    """
+
+    def __init__(self, edges: OwnEdges, departed: frozenset[ObjectId] = frozenset()) -> None:
+        self.edges, self._departed = edges, departed
         self._followed_by: dict[ObjectId, bool] = {}
 
     def reader(self) -> Reader:
-        return Reader(self.edges.reader, self.edges.relations, self._followed_by)
+        return Reader(self.edges.reader, self.edges.relations, self._followed_by, self._departed)
 
     def missing(self, statuses: Collection[StatusRow]) -> dict[str, Find]:
         """What must still be looked up before these statuses can be judged; `learn` the answers."""
@@ -142,6 +155,7 @@ class View:
             finds["blocked_by"] = Find("blocks", {"blocked": me, "blocker": some}, ("blocker",), n)
             finds["circles"] = Find("circles", {"owner": some, "member": me}, ("owner",), n)
             finds["mutes"] = Find("mutes", {"muter": me, "muted": some}, ("muted",), n)
+            finds["departed"] = departed_among(self._strangers)
         return finds
 
     def learn(self, answers: Mapping[str, Rows]) -> None:
@@ -158,6 +172,7 @@ class View:
         if self._strangers:
             follows, circles, mutes = (_authors(answers[name]) for name in ("follows", "circles", "mutes"))
             blocks = _authors(answers["blocks"]) | _authors(answers["blocked_by"])
+            self._departed |= _authors(answers["departed"])
             self.edges.relations |= {
                 author: Relation(author in follows, author in blocks, author in circles, author in mutes)
                 for author in self._strangers
@@ -240,12 +255,23 @@ class Following:
 async def change_edges(db: Database, readers: Collection[ObjectId], work: Callable[[Transaction], Awaitable[T]]) -> T:
     """Do `work` and raise the readers' versions, all of it or nothing. It may be tried several times.
 
-    Of two changes that have a reader in common one comes first, and the other one sees what it has done.
+    Of two changes that have a reader in common one comes first, and the other one sees what it has done. Raises
+    NotFound where the account of one is deleted.
     """
 
     async def versioned(inside: Transaction) -> T:
         for reader in sorted(readers):  # the same order for everybody
-            await inside[VERSIONS].update_one({"_id": reader}, {"$inc": {"version": 1}}, upsert=True)
+            await raise_version(inside, reader, "version")
         return await work(inside)
 
     return await transaction(db, versioned)
+
+
+async def raise_version(inside: Transaction, reader: ObjectId, of: Literal["version", "likes"]) -> None:
+    """Raises NotFound for somebody whose account is deleted: the end of it writes the same document, so either comes
+    before the other.
+    """
+    try:
+        await inside[VERSIONS].update_one({"_id": reader, "closed": {"$exists": False}}, {"$inc": {of: 1}}, upsert=True)
+    except DuplicateKeyError:  # it is there, and closed
+        raise NotFound("there is no such account any more") from None

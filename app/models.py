@@ -36,12 +36,21 @@ class Base(Document):
 
 
 class User(Base):
-    """A person. `password_hash` is argon2id, or None for somebody who cannot sign in with a password."""
+    """A person. `password_hash` is argon2id, or None for somebody who cannot sign in with a password.
+
+    `presence`: to whom they hide whether they are here. `seen_at`: when they were here last, to a minute.
+    `signed_in`: how often, so that a new token and the end of all tokens write the same document.
+    `deleted`: the account is; the row stays, so that nobody gets the handle again.
+    """
 
     handle: str
     name: str
     password_hash: str | None = None
     admin: bool = False
+    presence: Literal["nobody"] | None = None
+    seen_at: datetime | None = None
+    signed_in: int | None = None
+    deleted: Literal[True] | None = None
     created_at: datetime
     found_by: list[str] = Field(default_factory=list)  # `search_words` of handle and name
     renamed: int | None = None  # the version of all names since which this one is as it is; None: since the beginning
@@ -50,6 +59,11 @@ class User(Base):
     def _found_by_handle_and_name(self) -> Self:
         self.found_by = search_words(self.handle, self.name)
         return self
+
+    @classmethod
+    async def called(cls, handle: str) -> "User | None":
+        """Whoever has this handle, as it is kept; nobody where the account was deleted."""
+        return await cls.find_one({"handle": handle, "deleted": {"$exists": False}})
 
     class Settings:
         name = "users"
@@ -75,13 +89,19 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Person(Account):
-    """As others see them. Names may change: only `app.names` remembers any."""
+    """As others see them. Names may change: only `app.names` remembers any. The handle of a deleted account is "": it
+    is nobody's, and will never be.
+    """
 
     name: str
 
     @classmethod
     def of(cls, user: User) -> Self:
         return cls(user.id, user.handle, user.name)
+
+    @property
+    def is_there(self) -> bool:
+        return bool(self.handle)
 
 
 def search_words(handle: str, name: str) -> list[str]:
@@ -159,7 +179,7 @@ class Mute(Base):
 
     class Settings:
         name = "mutes"
-        indexes: ClassVar = [_unique("muter", "muted")]
+        indexes: ClassVar = [_unique("muter", "muted"), IndexModel("muted")]
 
 
 class CircleMember(Base):
@@ -171,22 +191,37 @@ class CircleMember(Base):
 
     class Settings:
         name = "circles"
-        indexes: ClassVar = [_unique("owner", "member"), _debts("member")]
+        indexes: ClassVar = [_unique("owner", "member"), IndexModel("member"), _debts("member")]
         keep_nulls = False
 
 
 class EdgeVersion(Base):
     """How often the follows, blocks, circles and mutes that decide what a reader sees have changed, and how often what
     they like has. `_id`: the reader's; two that are nobody's, for the names of everybody and for the markers of pulled
-    authors.
+    authors. `closed`: the account is deleted, and its edges and likes change no more.
     """
 
     version: int = 0
     likes: int = 0
+    closed: Literal[True] | None = None
 
     class Settings:
         name = "edge_versions"
         indexes: ClassVar[list[IndexModel]] = []
+
+
+class Departure(Base):
+    """An account that was deleted and of which something may still be stored. `_id`: the person's. `since`: from then
+    on nobody sees anything of it. `cleared`: all of it has been removed once; what was under way comes after that.
+    """
+
+    since: datetime
+    cleared: Literal[True] | None = None
+
+    class Settings:
+        name = "departures"
+        indexes: ClassVar[list[IndexModel]] = []
+        keep_nulls = False
 
 
 class Status(Base):
@@ -354,6 +389,6 @@ class StatusRow(NamedTuple):
 
 
 DOCUMENTS = (
-    User, Token, Follow, ActiveReader, Block, Mute, CircleMember, EdgeVersion, HeavyAuthor, Status, Like, Event,
-    Notification, Inbox,
+    User, Token, Follow, ActiveReader, Block, Mute, CircleMember, EdgeVersion, Departure, HeavyAuthor, Status, Like,
+    Event, Notification, Inbox,
 )  # fmt: skip

@@ -15,7 +15,7 @@ from app.stack.mongodb.find import Find, Rows, together
 
 REMEMBERED = 50_000
 RENAMED_AT_ONCE = 200  # where there are more, all names are forgotten
-FIELDS = ("_id", "handle", "name")
+FIELDS = ("_id", "handle", "name", "deleted")
 
 
 class Names:
@@ -66,4 +66,7 @@ def _look(since: int | None, unknown: list[ObjectId]) -> dict[str, Find]:
 
 
 def _people(users: Rows) -> dict[ObjectId, Person]:
-    return {user["_id"]: Person(user["_id"], user["handle"], user["name"]) for user in users}
+    """A deleted account has its handle in the database, where it keeps others from having it."""
+    return {
+        user["_id"]: Person(user["_id"], "" if user.get("deleted") else user["handle"], user["name"]) for user in users
+    }

@@ -14,8 +14,9 @@ from pymongo.errors import DuplicateKeyError
 
 from app.access import audiences, visible, visible_status
 from app.accounts import NAME_LENGTH, checked_name, normal_handle
-from app.clock import LAST_ID
-from app.edges import NAMES, VERSIONS, change_edges
+from app.clock import FIRST_ID, LAST_ID
+from app.departures import departed_now
+from app.edges import NAMES, VERSIONS, change_edges, raise_version
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.models import Account, Audience, Event, Person, Status, StatusRow, User, like_key, search_words
 from app.names import Names
@@ -72,7 +73,7 @@ class Social:
 
     async def person(self, handle: str) -> User:
         normal = normal_handle(handle)
-        user = await User.find_one(User.handle == normal) if normal else None
+        user = await User.called(normal) if normal else None
         if user is None:
             raise NotFound("Nobody has this handle.")
         return user
@@ -89,7 +90,8 @@ class Social:
             now = await inside[VERSIONS].find_one({"_id": NAMES}, {"version": 1})
             assert now, "it has just been raised"
             change = {"name": name, "found_by": search_words(account.handle, name), "renamed": now["version"]}
-            await inside["users"].update_one({"_id": account.id}, {"$set": change}, upsert=False)
+            there = {"_id": account.id, "deleted": {"$exists": False}}
+            await inside["users"].update_one(there, {"$set": change}, upsert=False)
 
         async with self._turn(NAMES):
             await change_edges(self._db, {NAMES}, new_version)
@@ -102,7 +104,7 @@ class Social:
             if len(given) > NAME_LENGTH or not storable(given):
                 raise Invalid(field, f"People are looked for by at most {NAME_LENGTH} characters of text.")
         beginnings = [re.compile(f"^{re.escape(word)}") for word in typed.casefold().split()[:WORDS_SEARCHED]]
-        query: dict[str, Any] = {"handle": {"$gt": after}}
+        query: dict[str, Any] = {"handle": {"$gt": after}, "deleted": {"$exists": False}}
         if beginnings:
             query["$and"] = [{"found_by": beginning} for beginning in beginnings]
         users = await User.find(query).sort("handle").limit(limit + 1).to_list()
@@ -120,7 +122,7 @@ class Social:
         followed = await self.followed(reader, ids)
         wanted = [id for id in ids if followed.get(id) is False][:limit]
         people = await self.people(wanted)
-        return [people[id] for id in wanted if id in people]
+        return [people[id] for id in wanted if id in people and people[id].is_there]
 
     async def followed(self, reader: ObjectId, ids: list[ObjectId]) -> dict[ObjectId, bool]:
         """Of each whom the reader could follow, whether they do: not oneself, and nobody with a block in between."""
@@ -135,9 +137,11 @@ class Social:
         return {id: id in now for id in ids if id not in never}
 
     async def counts(self, viewer: ObjectId, of: ObjectId) -> Counts:
+        departed = await departed_now(self._db)
+        there = {"$nin": departed} if departed else {"$exists": True}
         followers, following, seen = await asyncio.gather(
-            self._db["follows"].count_documents({"followee": of}),
-            self._db["follows"].count_documents({"follower": of}),
+            self._db["follows"].count_documents({"followee": of, "follower": there}),
+            self._db["follows"].count_documents({"follower": of, "followee": there}),
             audiences(self._db, viewer, of),
         )
         query = {"user_id": of, "audience": {"$in": seen}}
@@ -176,7 +180,17 @@ class Social:
         edges = self._db[collection].find({**query, end: {"$lt": before or LAST_ID}}, {"_id": 0, end: 1})
         ids = [edge[end] for edge in await edges.sort(end, -1).limit(limit + 1).to_list(None)]
         people = await self.people(ids[:limit])
-        return [people[id] for id in ids[:limit] if id in people], ids[limit - 1] if len(ids) > limit else None
+        there = [people[id] for id in ids[:limit] if id in people and people[id].is_there]
+        return there, ids[limit - 1] if len(ids) > limit else None
+
+    async def liked(
+        self, by: ObjectId, *, before: ObjectId | None, limit: int
+    ) -> tuple[list[ObjectId], ObjectId | None]:
+        """The statuses that somebody likes, whether they may still see them or not."""
+        keys = {"$gte": like_key(by, FIRST_ID), "$lt": like_key(by, before or LAST_ID)}
+        found = await self._db["likes"].find({"_id": keys}, {"_id": 1}).sort("_id", -1).limit(limit + 1).to_list(None)
+        ids = [ObjectId(row["_id"][12:]) for row in found]
+        return ids[:limit], ids[limit - 1] if len(ids) > limit else None
 
     # Edges
 
@@ -186,6 +200,7 @@ class Social:
         pair = {"follower": reader, "followee": followee}
 
         async def unless_refused(edges: Transaction) -> dict[str, Any]:
+            await _is_there(edges, followee)
             if await edges["blocks"].find_one(_either_way("blocker", "blocked", reader, followee), {"_id": 1}):
                 raise Forbidden("one of you blocks the other")
             if await edges["follows"].count({"follower": reader}, limit) < limit:
@@ -212,6 +227,7 @@ class Social:
         pair = {"blocker": blocker, "blocked": blocked}
 
         async def end_follows(edges: Transaction) -> None:
+            await _is_there(edges, blocked)
             await edges["blocks"].find_or_insert(pair, {"_id": self._clock.new_id()})
             await edges["follows"].delete_many(_either_way("follower", "followee", blocker, blocked))
             await self.outbox.narrowed(edges, blocker, blocked)
@@ -228,7 +244,12 @@ class Social:
         """Their statuses stay where they are kept and are not shown: what is unmuted owes no backfill."""
         _not_oneself(reader, muted, "mute")
         pair, new = {"muter": reader, "muted": muted}, {"_id": self._clock.new_id()}
-        await change_edges(self._db, {reader}, lambda edges: edges["mutes"].find_or_insert(pair, new))
+
+        async def silence(edges: Transaction) -> None:
+            await _is_there(edges, muted)
+            await edges["mutes"].find_or_insert(pair, new)
+
+        await change_edges(self._db, {reader}, silence)
 
     async def unmute(self, reader: ObjectId, muted: ObjectId) -> None:
         _not_oneself(reader, muted, "unmute")
@@ -237,8 +258,12 @@ class Social:
     async def add_to_circle(self, owner: ObjectId, member: ObjectId) -> None:
         _not_oneself(owner, member, "add")
         pair, event = {"owner": owner, "member": member}, self.outbox.event("circle", owner, member)
-        row = await change_edges(self._db, {member}, lambda edges: self._owing_row(edges, "circles", pair, event))
-        await self._widened("circles", row, event)
+
+        async def admit(edges: Transaction) -> dict[str, Any]:
+            await _is_there(edges, owner)
+            return await self._owing_row(edges, "circles", pair, event)
+
+        await self._widened("circles", await change_edges(self._db, {member}, admit), event)
 
     async def remove_from_circle(self, owner: ObjectId, member: ObjectId) -> None:
         _not_oneself(owner, member, "remove")
@@ -303,7 +328,8 @@ class Social:
 
     async def _posted_before(self, author: ObjectId, text: str, audience: Audience, key: str) -> StatusRow:
         document = await self._db["statuses"].find_one({"idempotency_key": key})
-        assert document, "statuses are never removed"
+        if document is None:
+            raise NotFound("the account of its author has been deleted")
         own_like = await self._db["likes"].find_one({"_id": like_key(author, document["_id"])})
         row = StatusRow.of(document, you_like=own_like is not None)
         if row.audience is None:
@@ -336,10 +362,10 @@ class Social:
         async def unless_deleted(inside: Transaction) -> bool:
             if await inside["likes"].find_one(key, {"_id": 1}):
                 return False
+            await _likes_others(inside, reader)
             if not await self._count(inside, id, 1):
                 raise NotFound("there is no such status")
             await inside["likes"].insert_one(key)
-            await _likes_others(inside, reader)
             await self.outbox.note(inside, event)
             return True
 
@@ -383,7 +409,13 @@ class Social:
 
 async def _likes_others(inside: Transaction, reader: ObjectId) -> None:
     """What any process remembers of the reader's likes is over."""
-    await inside[VERSIONS].update_one({"_id": reader}, {"$inc": {"likes": 1}}, upsert=True)
+    await raise_version(inside, reader, "likes")
+
+
+async def _is_there(inside: Transaction, person: ObjectId) -> None:
+    """Who has been looked up may have deleted their account since."""
+    if await inside["users"].find_one({"_id": person, "deleted": True}, {"_id": 1}):
+        raise NotFound("Nobody has this handle.")
 
 
 def _either_way(from_field: str, to_field: str, one: ObjectId, other: ObjectId) -> dict[str, Any]:

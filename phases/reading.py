@@ -9,6 +9,7 @@ from bson import ObjectId
 
 from app.access import on_home
 from app.clock import LAST_ID
+from app.departures import Departed
 from app.edges import EdgeMemory, Following, OwnEdges, Versions, versions_in, versions_of
 from app.models import StatusRow
 from app.stack import UNAVAILABLE, Stack
@@ -65,7 +66,7 @@ class Reading:
     def __init__(self, stack: Stack, switch: Switch, outbox: Outbox, markers: Markers) -> None:
         self._stack, self._db, self._config = stack, stack.db, stack.config
         self._switch, self._outbox, self._markers = switch, outbox, markers
-        self._edges, self._pages = EdgeMemory(), FirstPages()
+        self._edges, self._pages, self._departed = EdgeMemory(), FirstPages(), Departed(stack.db)
 
     async def page(self, request: Request, own: bool = False) -> Page:
         """`own`: of what is pending only that of the reader's own authors is looked at."""
@@ -192,7 +193,9 @@ class Reading:
         """From what is kept, with what is pending and what is pulled; older ones from the query."""
         whole = part.with_waiting(*look.waiting, place.before, place.n)
         first = whole.with_waiting(*look.pulled, place.before, place.n)
-        same = look.rows is seen.statuses and seen.judged_before(first, request.limit, look.versions.edges)
+        departed = await self._departed.at(look.versions.names)
+        judged = seen.judged_before(first, request.limit, look.versions.edges, departed)
+        same = look.rows is seen.statuses and judged
         if same:
             return Page(request.phase.slug, same.shown, same.next, "list", versions=look.versions)
 
@@ -210,7 +213,7 @@ class Reading:
         following = Following(self._db, request.reader, self._edges, look.versions)
         query = HomeTimeline(self._db, request.reader, following)
         candidates = KeptThenQuery(first, more, query)
-        statuses, after = await self._filled(request, candidates, edges, look.versions, look.rows)
+        statuses, after = await self._filled(request, candidates, edges, look.versions, departed, look.rows)
         return Page(request.phase.slug, statuses, after, candidates.source, versions=look.versions)
 
     async def _comeback(
@@ -243,7 +246,8 @@ class Reading:
             candidates = KeptThenQuery(await comeback.head(), _nothing, HomeTimeline(self._db, reader, following))
             versions = following.versions
             assert versions, "whom they follow has been looked up"
-            statuses, after = await self._filled(request, candidates, edges, versions, {})
+            departed = await self._departed.at(versions.names)
+            statuses, after = await self._filled(request, candidates, edges, versions, departed, {})
             return Page(request.phase.slug, statuses, after, "query", cold=True, versions=versions)
 
         async def rebuild() -> bool:
@@ -264,14 +268,15 @@ class Reading:
         candidates: KeptThenQuery,
         edges: OwnEdges,
         versions: Versions,
+        departed: frozenset[ObjectId],
         rows: Statuses,
     ) -> tuple[list[StatusRow], ObjectId | None]:
         """What it took to fill a first page is remembered, and the edges that were asked for."""
-        filling = Filling(self._db, request.reader, on_home, edges, dict(rows))
+        filling = Filling(self._db, request.reader, on_home, edges, dict(rows), departed)
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         if request.before is None:
             first = candidates.first
-            judged = Judged(first.ids, first.floor, request.limit, versions.edges, statuses, after)
+            judged = Judged(first.ids, first.floor, request.limit, versions.edges, departed, statuses, after)
             alone = filling.only_own and not candidates.went_on and filling.edges.version == versions.edges
             self._pages.keep(request.reader, Seen(filling.taken, versions.likes, judged if alone else None))
             self._edges.keep(filling.edges)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -22,7 +23,7 @@ from app.config import Config
 from app.models import Status, User
 from app.stack import Addresses, Stack, connected
 from app.stack.queue import DeliveryQueue, QueueDown
-from app.web import create_app, sampled
+from app.web import EXPORTS, create_app, export, sampled, schemas
 from app.web.api import OPERATIONS
 from phases import DEFAULT, PHASES
 from phases.p2_push import PUSH
@@ -231,6 +232,7 @@ async def test_a_profile(nobody: Api, ann: Api, bob: Api) -> None:
         "follows_you": False,
         "blocked": False,
         "muted": False,
+        "presence": None,
     }
     seen = await bob.json("GET", "/users/ann")
     assert (seen["following"], seen["you_follow"], seen["follows_you"]) == (1, False, True)
@@ -256,8 +258,131 @@ async def test_a_name_is_changed(ann: Api, bob: Api) -> None:
     for nothing in ({}, {"name": None}):
         assert (await ann.json("PUT", "/me", json=nothing))["name"] == "Ann A."
     assert fields(await ann("PUT", "/me", 422, json={"name": "x" * 101})) == {"name"}
-    assert fields(await ann("PUT", "/me", 422, json={"name": "x", "presence": "nobody"})) == {"presence"}
+    assert fields(await ann("PUT", "/me", 422, json={"name": "x", "presence": "friends"})) == {"presence"}
     assert (await ann.json("PUT", "/me", json={"name": " "}))["name"] == "ann"
+
+
+async def signed_up(nobody: Api, handle: str) -> Api:
+    """With a password, and a token from signing in."""
+    made = await nobody.json("POST", "/users", 201, json={"handle": handle, "password": PASSWORD})
+    signed_in = await nobody.json("POST", "/tokens", 201, json={"handle": handle, "password": PASSWORD})
+    return Api(nobody.http, nobody.stack, signed_in["token"], made["id"])
+
+
+async def test_a_password_is_changed_and_ends_all_other_tokens(nobody: Api) -> None:
+    zoe = await signed_up(nobody, "zoe")
+    other = await nobody.json("POST", "/tokens", 201, json={"handle": "zoe", "password": PASSWORD})
+    new = {"old": PASSWORD, "new": "another horse"}
+    assert fields(await zoe("PUT", "/me/password", 422, json=new | {"new": "7 chars"})) == {"new"}
+    assert fields(await zoe("PUT", "/me/password", 422, json={"old": PASSWORD})) == {"new"}
+    await zoe("PUT", "/me/password", 401, json=new | {"old": "wrong horse"})
+    await nobody("PUT", "/me/password", 401, json=new)
+    await nobody("GET", "/me", headers={"Authorization": f"Bearer {other['token']}"})
+    await zoe("PUT", "/me/password", 204, json=new)
+    await zoe("GET", "/me")
+    await nobody("GET", "/me", 401, headers={"Authorization": f"Bearer {other['token']}"})
+    await nobody("POST", "/tokens", 401, json={"handle": "zoe", "password": PASSWORD})
+    await nobody("POST", "/tokens", 201, json={"handle": "zoe", "password": "another horse"})
+
+
+async def test_an_account_is_deleted_for_good(nobody: Api, ann: Api) -> None:
+    zoe = await signed_up(nobody, "zoe")
+    await ann("PUT", "/follows/zoe", 204)
+    status = await zoe.post("hello")
+    assert await ann.sees() == ["hello"]
+    await zoe("DELETE", "/me", 401, json={"password": "wrong horse"})
+    assert fields(await zoe("DELETE", "/me", 422, json={})) == {"password"}
+    await zoe("DELETE", "/me", 202, json={"password": PASSWORD})
+    assert [await ann.sees(slug) for slug in SLUGS] == [[]] * len(SLUGS)
+    await ann("GET", f"/statuses/{status['id']}", 404)
+    await ann("GET", "/users/zoe", 404)
+    await zoe("GET", "/me", 401)
+    assert (await ann.json("GET", "/me"))["following"] == 0
+    await nobody("POST", "/users", 409, json={"handle": "ZOE", "password": PASSWORD})
+    await nobody("POST", "/tokens", 401, json={"handle": "zoe", "password": PASSWORD})
+
+
+async def test_whoever_guesses_a_password_of_their_own_is_slowed_down_too(nobody: Api) -> None:
+    zoe = await signed_up(nobody, "zoe")
+    for _ in range(5):
+        await zoe("DELETE", "/me", 401, json={"password": "wrong horse"})
+        await zoe("PUT", "/me/password", 401, json={"old": "wrong horse", "new": "another horse"})
+    refused = await zoe("PUT", "/me/password", 429, json={"old": PASSWORD, "new": "another horse"})
+    assert int(refused.headers["retry-after"]) >= 1
+    await zoe("DELETE", "/me", 429, json={"password": PASSWORD})
+
+
+async def test_everything_of_ones_own_is_exported() -> None:
+    async with opened(Config.from_environment({})) as (nobody, app):
+        ann, bob = await nobody.person("ann"), await nobody.person("bob")
+        await _exported(ann, bob, app.state.timelines)
+
+
+async def _exported(ann: Api, bob: Api, timelines: Timelines) -> None:
+    """Each list longer than what is looked up at once."""
+    for one, other in ((ann, "bob"), (bob, "ann")):
+        await one("PUT", f"/follows/{other}", 204)
+    mine = [await ann.post(f"status {n}", audience="circle") for n in range(3)]
+    theirs = [await bob.post(f"@ann {n}") for n in range(3)]
+    for status in theirs:
+        await ann("PUT", f"/statuses/{status['id']}/like", 204)
+    await ann("DELETE", f"/statuses/{mine.pop()['id']}", 204)
+    for handle in ("cat", "dan"):
+        await ann.person(handle)
+    for edge in ("circle/bob", "circle/cat", "blocks/cat", "mutes/dan", "mutes/cat", "follows/dan"):
+        await ann("PUT", f"/{edge}", 204)
+    await ann("PUT", "/me", json={"presence": "nobody"})
+    await drain_queues(timelines)
+    with patch.object(export, "AT_ONCE", 1):
+        answer = await ann("GET", "/me/export")
+    assert "attachment" in answer.headers["content-disposition"]
+    found = answer.json()
+    assert schemas.Export.model_validate(found)
+    assert found["account"] | {"created_at": ""} == {
+        "id": ann.id, "handle": "ann", "name": "Ann", "created_at": "", "presence": "nobody", "last_seen_at": None,
+    }  # fmt: skip
+    assert found["statuses"] == [await ann.json("GET", f"/statuses/{status['id']}") for status in reversed(mine)]
+    people = {name: [one["handle"] for one in found[name]] for name in ("following", "followers", "circle")}
+    assert people == {"following": ["dan", "bob"], "followers": ["bob"], "circle": ["cat", "bob"]}
+    assert [[one["handle"] for one in found[name]] for name in ("blocks", "mutes")] == [["cat"], ["dan", "cat"]]
+    assert found["likes"] == [status["id"] for status in reversed(theirs)]
+    assert found["notifications"] == (await ann.json("GET", "/notifications"))["notifications"] != []
+    for secret in ("argon2", "password", "digest"):
+        assert secret not in answer.text
+    assert (await bob.json("GET", "/me/export"))["statuses"][0]["text"] == "@ann 2"
+
+
+async def test_mutual_followers_see_who_is_online_unless_it_is_hidden() -> None:
+    async with opened(Config.from_environment({})) as (nobody, app):
+        ann, bob = await nobody.person("ann"), await nobody.person("bob")
+        await app.state.presences.connected(ObjectId(bob.id), "a stream")
+
+        async def presence() -> Any:
+            return (await ann.json("GET", "/users/bob"))["presence"]
+
+        assert await presence() is None
+        await ann("PUT", "/follows/bob", 204)
+        assert await presence() is None
+        await bob("PUT", "/follows/ann", 204)
+        shown = await presence()
+        assert (shown["online"], bool(TIME.fullmatch(shown["last_seen_at"]))) == (True, True)
+        assert (await bob.json("GET", "/users/ann"))["presence"] == {"online": False, "last_seen_at": None}
+        assert (await bob.json("PUT", "/me", json={"presence": "nobody"}))["presence"] is None
+        assert await presence() is None
+        assert (await bob.json("GET", "/users/ann"))["presence"] is not None
+        await bob("PUT", "/me", json={"presence": None, "name": "Bob"})
+        assert await presence() is None
+        await bob("PUT", "/me", json={"presence": "mutuals"})
+        assert await presence() == shown
+        await bob("PUT", "/blocks/ann", 204)
+        assert await presence() is None
+
+
+async def test_exports_have_a_limit(ann: Api, bob: Api) -> None:
+    for _ in range(EXPORTS):
+        await ann("HEAD", "/me/export")
+    await ann("GET", "/me/export", 429)
+    await bob("GET", "/me/export")
 
 
 # Friends

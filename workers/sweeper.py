@@ -5,6 +5,7 @@ import logging
 from datetime import timedelta
 
 from app.clock import id_at
+from app.departures import clear_departures
 from app.stack import UNAVAILABLE
 from phases.timelines import Timelines
 
@@ -32,6 +33,7 @@ async def sweep(timelines: Timelines) -> None:
     await timelines.stack.queue.enqueue_scheduled()
     await _queue_what_was_lost(timelines)
     await _make_backfills(timelines)
+    await clear_departures(timelines.stack.db, timelines.stack.clock)
     await timelines.sweep()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from bson import ObjectId
 
 from app.access import visible
-from app.edges import Reader, Relation
+from app.edges import Reader, Relation, departed_among
 from app.models import StatusRow
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, rows, together
@@ -23,7 +23,9 @@ async def mentioned(db: Database, statuses: Sequence[StatusRow]) -> Mentioned:
     handles = {handle for each in named.values() for handle in each}
     if not handles:
         return {}
-    find = Find("users", {"handle": {"$in": sorted(handles)}}, ("_id", "handle"), len(handles))
+    find = Find(
+        "users", {"handle": {"$in": sorted(handles)}, "deleted": {"$exists": False}}, ("_id", "handle"), len(handles)
+    )
     ids = {user["handle"]: user["_id"] for user in await rows(db, find)}
     people = {s.id: [h for h in named[s.id] if ids.get(h, s.user_id) != s.user_id] for s in statuses}
     return {id: {handle: ids[handle] for handle in each[:MOST_MENTIONED]} for id, each in people.items()}
@@ -55,7 +57,8 @@ async def _readers(
         "blocked": edges("blocks", "blocker", "blocked", they, them),
         "circles": edges("circles", "owner", "member", they, them),
     }
-    found = await together(db, **looked)
+    found = await together(db, **looked, departed=departed_among(sorted(authors)))
+    departed = {row["_id"] for row in found["departed"]}
     pairs = {name: {tuple(row[field] for field in find.fields) for row in found[name]} for name, find in looked.items()}
 
     def relation(one: ObjectId, author: ObjectId) -> Relation:
@@ -67,6 +70,7 @@ async def _readers(
             one,
             {author: relation(one, author) for author in authors},
             {author: (author, one) in pairs["followed"] for author in authors},
+            departed,
         )
         for one in people
     }

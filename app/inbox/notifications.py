@@ -120,7 +120,7 @@ def _is_shown(one: Notification, reader: Reader, liked: set[bytes]) -> bool:
     by the home timeline.
     """
     relation, status = reader.relations[one.who], one.status
-    if relation.blocked:
+    if relation.blocked or one.who in reader.departed:
         return False
     match one.kind:
         case "follow":

@@ -21,6 +21,7 @@ from app.config import Config
 from app.models import DOCUMENTS
 from app.stack import queue, schema
 from app.stack.deadline import OutOfTime, within
+from app.stack.heartbeats import Heartbeats, HeartbeatsStandIn, RedisHeartbeats
 from app.stack.memcached import Memcached, MemcachedDown, MemcachedNodes, MemcachedStandIn
 from app.stack.mongodb.connection import Database, connect, disconnect, preflight
 from app.stack.mongodb.find import NoSnapshot
@@ -83,6 +84,7 @@ class Stack:
     queue: DeliveryQueue
     memcached: Memcached
     sets: Sets
+    heartbeats: Heartbeats
     rates: Rates
     addresses: Addresses
 
@@ -118,11 +120,13 @@ async def opened(
     )
     deliveries = DeliveryQueue(connection, config.database, clock.monotonic)
     sets, rates = _sets(addresses, config.database, clock), Rates(addresses.redis, config.database)
-    stack = Stack(config, clock, db, deliveries, memcached, sets, rates, addresses)
+    heartbeats = _heartbeats(addresses, config.database, clock)
+    stack = Stack(config, clock, db, deliveries, memcached, sets, heartbeats, rates, addresses)
     try:
         yield stack
     finally:
         await stack.rates.close()
+        await stack.heartbeats.close()
         await stack.sets.close()
         await memcached.close()
         stack.queue.close()
@@ -134,6 +138,12 @@ def _sets(addresses: Addresses, prefix: str, clock: Clock) -> Sets:
     if addresses.redis is None:
         return SetsStandIn(clock.awake)
     return RedisSets(addresses.redis, prefix, SETS_TIMEOUT_S)
+
+
+def _heartbeats(addresses: Addresses, prefix: str, clock: Clock) -> Heartbeats:
+    if addresses.redis is None:
+        return HeartbeatsStandIn(clock.monotonic)
+    return RedisHeartbeats(addresses.redis, prefix, SETS_TIMEOUT_S)
 
 
 @asynccontextmanager
@@ -156,6 +166,7 @@ async def connected(
         identity = await schema.identity(stack.db)
         stack.queue = DeliveryQueue(stack.queue.connection, identity, stack.clock.monotonic)
         stack.sets, stack.rates = _sets(addresses, identity, stack.clock), Rates(addresses.redis, identity)
+        stack.heartbeats = _heartbeats(addresses, identity, stack.clock)
         yield stack
 
 

@@ -11,8 +11,10 @@ from starlette.middleware import Middleware
 
 from app.accounts import Accounts
 from app.config import Config
+from app.departures import keep_clearing
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
+from app.live.presence import Presences
 from app.social import Social
 from app.stack import Stack
 from app.walkthrough.laboratory import Laboratory
@@ -23,6 +25,8 @@ from app.web.health import Health, Measured, Metrics
 from app.web.live import Streams
 from app.web.problems import Errors
 from phases.timelines import Timelines
+
+EXPORTS = 20  # of one person in an hour
 
 
 def _own_names(config: Config) -> Collection[str] | None:
@@ -53,7 +57,8 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with _beside(backlog.keep(), *([cast.warm(stack, app.state)] if stack.config.demo else [])):
+        always = backlog.keep(), app.state.presences.keep(), keep_clearing(stack)
+        async with _beside(*always, *([cast.warm(stack, app.state)] if stack.config.demo else [])):
             yield
 
     app = Starlette(
@@ -75,14 +80,16 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     timelines.outbox.add(Notifier(stack, timelines.outbox))
     app.state.social = Social(stack, timelines.outbox)
     app.state.notifications = Notifications(stack.db)
+    app.state.presences = Presences(stack)
     app.state.backlog = backlog
     app.state.health = Health(timelines)
     app.state.streams = Streams()
     app.state.watches = {}  # deliveries that somebody watches, by status id
     app.state.laboratory = Laboratory(stack)
     app.state.metrics = metrics  # .posts and .reads are counted where they happen
-    # .count(person) before every change, and before every stream
+    # .count(person) before every change, every export and every stream
     rate, config = stack.rates.rate, stack.config
     app.state.writes = rate("writes", config.writes_per_minute, "Too many changes in one minute.")
+    app.state.exports = rate("exports", EXPORTS, "Too many exports in one hour.", minutes=60)
     app.state.openings = rate("streams", config.streams_per_minute, "Too many live streams opened in one minute.")
     return app

@@ -15,11 +15,13 @@ from starlette.routing import Mount, Router
 from app.accounts import Caller
 from app.errors import NotFound
 from app.inbox.notifications import Notifications
+from app.live.presence import Presences
 from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
 from app.web import openapi, schemas
 from app.web.api_operation import Call, Operation, Reply, routes_of
 from app.web.caller import address_of, while_it_waits
+from app.web.export import exported, nothing
 from app.web.measured_page import measured
 from phases.home.page import Page
 
@@ -62,7 +64,28 @@ async def change_me(call: Call) -> Reply:
     asked: schemas.ProfileChange = call.body
     if asked.name is not None:
         await call.social.rename(call.me, asked.name)
+    if asked.presence is not None:
+        await call.accounts.hide(call.me, asked.presence == "nobody")
     return await me(call)
+
+
+async def change_password(call: Call) -> Reply:
+    asked: schemas.PasswordChange = call.body
+    work = call.accounts.change_password(call.me, call.token, asked.old, asked.new, _caller(call))
+    await while_it_waits(call.request, work)
+    return DONE
+
+
+async def delete_me(call: Call) -> Reply:
+    await while_it_waits(call.request, call.accounts.delete(call.me, call.body.password, _caller(call)))
+    return Reply(202)
+
+
+async def export(call: Call) -> Reply:
+    await call.request.app.state.exports.count(call.me.id)
+    as_file = {"Content-Disposition": f'attachment; filename="feedlab-{call.me.handle}.json"'}
+    everything = call.request.method != "HEAD"
+    return Reply(200, headers=as_file, parts=exported(call.request, call.me) if everything else nothing())
 
 
 async def user(call: Call) -> Reply:
@@ -74,9 +97,13 @@ async def _person(call: Call) -> User:
 
 
 async def _profile(call: Call, person: Person | User) -> schemas.Profile:
-    counts, relation = await asyncio.gather(
-        call.social.counts(call.me.id, person.id), call.social.relation(call.me.id, person.id)
+    presences: Presences = call.request.app.state.presences
+    counts, relation, seen = await asyncio.gather(
+        call.social.counts(call.me.id, person.id),
+        call.social.relation(call.me.id, person.id),
+        presences.seen_by(call.me.id, [person.id]),
     )
+    presence = seen[person.id]
     return schemas.Profile(
         **schemas.Person.of(person).model_dump(),
         followers=counts.followers,
@@ -86,6 +113,7 @@ async def _profile(call: Call, person: Person | User) -> schemas.Profile:
         follows_you=relation.follows_you,
         blocked=relation.blocked,
         muted=relation.muted,
+        presence=schemas.Presence(**presence._asdict()) if presence else None,
     )
 
 
@@ -256,6 +284,7 @@ def _document() -> Reply:
     return Reply(200, openapi.document(OPERATIONS, PREFIX))
 
 
+SIGNING_IN = "Too many failed attempts with this handle, or too many attempts from this address."
 NOBODY = {404: "Nobody has this handle."}
 EDGE = NOBODY | {422: "Oneself."}
 NO_STATUS = {404: "There is no such status, or you may not see it."}
@@ -269,12 +298,29 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST", "/tokens", "Sign in", sign_in, {201: schemas.NewToken}, auth="none", body=schemas.Credentials,
         refusals={
             401: "Handle and password do not go together.",
-            429: "Too many failed attempts with this handle, or too many attempts from this address.",
+            429: SIGNING_IN,
         },
     ),
     Operation("DELETE", "/tokens/current", "Sign out: end this token", sign_out, {204: None}),
     Operation("GET", "/me", "Yourself", me, {200: schemas.Profile}),
-    Operation("PUT", "/me", "Change your name", change_me, {200: schemas.Profile}, body=schemas.ProfileChange),
+    Operation(
+        "PUT", "/me", "Change your name, or to whom you show whether you are online", change_me,
+        {200: schemas.Profile}, body=schemas.ProfileChange,
+    ),
+    Operation(
+        "PUT", "/me/password", "Change your password, and end all other tokens", change_password, {204: None},
+        body=schemas.PasswordChange, hashes=True,
+        refusals={401: "No token, or a bad one; or the old password is wrong.", 429: SIGNING_IN},
+    ),
+    Operation(
+        "GET", "/me/export", "Everything of yours", export, {200: schemas.Export},
+        refusals={429: "Too many exports in one hour."},
+    ),
+    Operation(
+        "DELETE", "/me", "Delete your account: at once nothing of it is visible", delete_me, {202: None},
+        body=schemas.Proof, hashes=True,
+        refusals={401: "No token, or a bad one; or the password is wrong.", 429: SIGNING_IN},
+    ),
     Operation("GET", "/users/{handle}", "A person", user, {200: schemas.Profile}, refusals=NOBODY),
     Operation(
         "PUT", "/follows/{handle}", "Follow", edge(Social.follow), {204: None},

@@ -6,14 +6,14 @@ The same table becomes the OpenAPI document (`app/web/openapi.py`), so the two c
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from app.accounts import Accounts
@@ -63,12 +63,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
+    """`parts`: of a JSON document that is made while it is sent."""
+
     status: int
     content: BaseModel | dict[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    parts: AsyncIterator[bytes] | None = None
 
     def response(self) -> Response:
         headers = {"Cache-Control": "no-store", **self.headers}
+        if self.parts is not None:
+            return StreamingResponse(self.parts, self.status, headers, "application/json")
         if self.content is None:
             return Response(status_code=self.status, headers=headers)
         return Response(to_json(self.content), self.status, headers, "application/json")
@@ -76,7 +81,9 @@ class Reply:
 
 @dataclass(frozen=True)
 class Operation:
-    """`answers`: what success looks like, by status. `refusals`: why it may fail, beyond what follows from the rest."""
+    """`answers`: what success looks like, by status. `refusals`: why it may fail, beyond what follows from the rest.
+    `hashes`: it takes its time, and whoever waits for that has no deadline.
+    """
 
     method: str
     path: str
@@ -88,6 +95,7 @@ class Operation:
     query: type[BaseModel] | None = None
     headers: type[BaseModel] | None = None
     refusals: Mapping[int, str] = field(default_factory=dict)
+    hashes: bool = False
 
     @property
     def name(self) -> str:
@@ -117,7 +125,7 @@ class Operation:
             call.headers = _parsed(self.headers, _own_headers(self.headers, request))
         if self.body:
             call.body = _parsed(self.body, await _json(request))
-        hashes = self.auth == "none"  # which takes its time
+        hashes = self.hashes or self.auth == "none"
         reply = await within(None if hashes else _longest_s(request), self.call(call))
         assert reply.status in self.answers, f"{self.method} {self.path} does not document {reply.status}"
         return reply.response()

@@ -38,7 +38,11 @@ async def cast(stack: Stack, state: State) -> Sequence[Player]:
         state.cast = stack.clock.monotonic() + AGE_S, notes
     social: Social = state.social
     people = await social.people(notes)
-    return [Player(id, people[id].handle, people[id].name, note) for id, note in notes.items() if id in people]
+    return [
+        Player(id, people[id].handle, people[id].name, note)
+        for id, note in notes.items()
+        if id in people and people[id].is_there
+    ]
 
 
 async def warm(stack: Stack, state: State, rest: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from bson import ObjectId
 from pydantic import (
@@ -107,6 +107,9 @@ class Given(BaseModel):
 
 
 Name = Annotated[str, _as(checked_name), _described(pattern=NAME_PATTERN)]
+NewPassword = Annotated[
+    str, _as(checked_password), _described(minLength=PASSWORD_LENGTHS[0], maxLength=PASSWORD_LENGTHS[1])
+]
 
 
 class SignUp(Given):
@@ -114,17 +117,23 @@ class SignUp(Given):
         description="kept in lower case, unique regardless of case"
     )
     name: Name | None = Field(None, description="spaces around it aside; left out or blank: the handle")
-    password: Annotated[
-        str,
-        _as(checked_password),
-        _described(minLength=PASSWORD_LENGTHS[0], maxLength=PASSWORD_LENGTHS[1]),
-    ]
+    password: NewPassword
 
 
 class ProfileChange(Given):
     """What is left out or null stays as it is."""
 
     name: Name | None = Field(None, description="spaces around it aside; blank: the handle")
+    presence: Literal["mutuals", "nobody"] | None = Field(None, description="to whom you show whether you are online")
+
+
+class PasswordChange(Given):
+    old: str
+    new: NewPassword
+
+
+class Proof(Given):
+    password: str
 
 
 class Credentials(Given):
@@ -192,12 +201,22 @@ class PostHeaders(BaseModel):
 
 class Person(BaseModel):
     id: Id
-    handle: str
+    handle: str | None = Field(description="null: the account has been deleted")
     name: str
 
     @classmethod
     def of(cls, person: models.Person | User) -> Self:
-        return cls(id=str(person.id), handle=person.handle, name=person.name)
+        return cls(id=str(person.id), handle=person.handle or None, name=person.name)
+
+
+def person(one: models.Person) -> dict[str, Any]:
+    """A `Person` as JSON has it, not checked once more."""
+    return {"id": str(one.id), "handle": one.handle or None, "name": one.name}
+
+
+class Presence(BaseModel):
+    online: bool
+    last_seen_at: Time | None = Field(description="null: never, so far")
 
 
 class Profile(Person):
@@ -208,6 +227,9 @@ class Profile(Person):
     follows_you: bool
     blocked: bool = Field(description="whether you block this person")
     muted: bool = Field(description="whether you mute this person: their statuses are not on your home timeline")
+    presence: Presence | None = Field(
+        description="null where you are not mutual followers, a block stands between you, or they hide it"
+    )
 
 
 class NewToken(BaseModel):
@@ -228,10 +250,9 @@ class Status(BaseModel):
 def status(row: StatusRow, authors: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
     """A `Status` as JSON has it. Not checked once more on its way out: pages are made of these."""
     assert row.audience, "a deleted status has no face"
-    author = authors[row.user_id]
     return {
         "id": str(row.id),
-        "author": {"id": str(author.id), "handle": author.handle, "name": author.name},
+        "author": person(authors[row.user_id]),
         "text": row.text,
         "audience": row.audience,
         "created_at": _time(row.created_at),
@@ -264,12 +285,11 @@ class Notification(BaseModel):
 
 def notification(one: notifications.Notification, people: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
     """A `Notification` as JSON has it. `people`: who did it, and the author of the status."""
-    who = people[one.who]
     return {
         "id": str(one.id),
         "seq": one.seq,
         "kind": one.kind,
-        "from": {"id": str(who.id), "handle": who.handle, "name": who.name},
+        "from": person(people[one.who]),
         "status": status(one.status, people) if one.status else None,
         "created_at": _time(one.created_at),
     }
@@ -280,6 +300,26 @@ class Notifications(BaseModel):
     unread: int = Field(ge=0, le=MOST_UNREAD, description=f"{MOST_UNREAD} means as many or more")
     read_to: int = Field(ge=0, description="`seq` up to which everything is read")
     next: int | None = Field(description="`before` of the next page; null only at the end")
+
+
+class OwnAccount(Person):
+    created_at: Time
+    presence: Literal["mutuals", "nobody"]
+    last_seen_at: Time | None
+
+
+class Export(BaseModel):
+    """Everything of yours, newest first; what you may no longer see aside."""
+
+    account: OwnAccount
+    statuses: list[Status]
+    following: list[Person]
+    followers: list[Person]
+    circle: list[Person]
+    blocks: list[Person]
+    mutes: list[Person]
+    likes: list[Id] = Field(description="the ids of statuses, some of which may have been deleted")
+    notifications: list[Notification]
 
 
 class Cost(BaseModel):

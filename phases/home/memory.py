@@ -18,12 +18,15 @@ Statuses = Mapping[ObjectId, StatusRow]
 
 
 class Judged(NamedTuple):
-    """A page, and all that it was made of beside the statuses. `edges`: the version of the reader's."""
+    """A page, and all that it was made of beside the statuses. `edges`: the version of the reader's. `departed`: the
+    accounts that were deleted then.
+    """
 
     candidates: list[bytes]
     floor: ObjectId
     limit: int
     edges: int
+    departed: frozenset[ObjectId]
     shown: list[StatusRow]
     next: ObjectId | None
 
@@ -37,9 +40,9 @@ class Seen(NamedTuple):
     likes: int
     judged: Judged | None = None
 
-    def judged_before(self, candidates: Slice, limit: int, edges: int) -> Judged | None:
+    def judged_before(self, candidates: Slice, limit: int, edges: int, departed: frozenset[ObjectId]) -> Judged | None:
         """The page of just the same: there is no need to judge it again."""
-        same = self.judged and self.judged[:4] == (candidates.ids, candidates.floor, limit, edges)
+        same = self.judged and self.judged[:5] == (candidates.ids, candidates.floor, limit, edges, departed)
         return self.judged if same else None
 
 

@@ -44,7 +44,8 @@ def enough(limit: int) -> int:
 
 class Filling:
     """Fills one page with what it `shows`. `edges` of the reader and `rows` by id need
-    not be looked up; what is looked up joins them.
+    not be looked up; what is looked up joins them. `departed`: of authors in these
+    edges, those whose account is deleted.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class Filling:
         shows: Shows,
         edges: OwnEdges | None = None,
         rows: dict[ObjectId, StatusRow] | None = None,
+        departed: frozenset[ObjectId] = frozenset(),
     ) -> None:
-        self._db, self._view, self._shows = db, View(edges or OwnEdges(reader)), shows
+        self._db, self._shows = db, shows
+        self._view = View(edges or OwnEdges(reader), departed)
         self.rows = {} if rows is None else rows
         self._judged: list[StatusRow] = []
 

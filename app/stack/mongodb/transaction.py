@@ -46,6 +46,11 @@ class InTransaction:
         found: dict[str, Any] | None = await self._collection.find_one(query, fields, **self._options)
         return found
 
+    async def find(self, query: Mapping[str, Any], fields: Mapping[str, int], limit: int) -> list[dict[str, Any]]:
+        cursor = self._collection.find(query, fields, **self._options).limit(limit)
+        found: list[dict[str, Any]] = await cursor.to_list(None)
+        return found
+
     async def count(self, query: Mapping[str, Any], limit: int) -> int:
         """Up to the limit."""
         found: int = await self._collection.count_documents(query, limit=limit, **self._options)
@@ -58,6 +63,9 @@ class InTransaction:
         """Whether it was there."""
         updated = await self._collection.update_one(query, change, upsert=upsert, **self._options)
         return bool(updated.matched_count)
+
+    async def update_many(self, query: Mapping[str, Any], change: Mapping[str, Any]) -> None:
+        await self._collection.update_many(query, change, **self._options)
 
     async def next_number(self, query: Mapping[str, Any], field: str) -> int:
         """One more than the last; 1 for the first."""

@@ -1,0 +1,188 @@
+"""Accounts that are deleted: one transaction marks them, and what they leave is cleared away in bounded chunks.
+
+From the mark on nothing of the account is visible. `departures` names it for as long as anything of it may be left, the
+version of all names was raised with it, and every page looks at that version: a process that remembers edges or pages
+asks who has departed when it has changed, and at no other time. The account's own edges and likes end at the mark,
+since they raise a version that the mark has closed. Whatever else was under way at that moment is stored after it, is
+seen by nobody, and is removed by a last round.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from bson import ObjectId
+
+from app.clock import FIRST_ID, LAST_ID, Clock
+from app.edges import DEPARTURES, NAMES, VERSIONS, change_edges, version_in, version_of
+from app.errors import TooMany
+from app.models import like_key
+from app.stack import UNAVAILABLE, Stack
+from app.stack.cost import uncounted
+from app.stack.mongodb.connection import Database
+from app.stack.mongodb.find import Find, rows, together
+from app.stack.mongodb.transaction import Transaction, transaction
+
+log = logging.getLogger(__name__)
+
+NAME = "deleted"  # what everybody is called who has left something with somebody
+MOST = 20_000  # at the same time: each process remembers their ids
+AT_ONCE = 100  # accounts that one round clears
+CHUNK = 200  # documents that one step removes
+STEPS = 100  # of one account in one round
+EVERY_S = 10.0  # a web process looks what is left
+LINGER_S = 75  # MongoDB gives up every transaction that is 60 s old
+
+
+class Departed:
+    """Who has departed, as a process remembers it at a version of the names. One per process."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._version: int | None = None
+        self._ids: frozenset[ObjectId] = frozenset()
+
+    async def at(self, version: int) -> frozenset[ObjectId]:
+        """Everybody who had departed at this version, or since; but for those of whom nothing is left."""
+        if version != self._version:
+            with uncounted():
+                found = await together(self._db, version=version_of(NAMES), departed=EVERYBODY)
+            self._version = version_in(found["version"])
+            self._ids = frozenset(row["_id"] for row in found["departed"])
+        return self._ids
+
+
+EVERYBODY = Find(DEPARTURES, {}, ("_id",), 2 * MOST, common=True)
+
+
+async def departed_now(db: Database) -> list[ObjectId]:
+    return [row["_id"] for row in await rows(db, EVERYBODY)]
+
+
+async def depart(db: Database, clock: Clock, person: ObjectId) -> None:
+    """The account is deleted, once and for all. Raises NotFound where it is already, TooMany under a rush."""
+    if await db[DEPARTURES].count_documents({}, limit=MOST) >= MOST:
+        raise TooMany("Too many accounts are being deleted at this moment.", LINGER_S)
+
+    async def mark(inside: Transaction) -> None:
+        names = await inside[VERSIONS].find_one({"_id": NAMES}, {"version": 1})
+        assert names, "it has just been raised"
+        await inside[VERSIONS].update_one({"_id": person}, {"$set": {"closed": True}}, upsert=False)
+        blank = {"name": NAME, "found_by": [], "deleted": True, "renamed": names["version"]}
+        forgotten = dict.fromkeys(("password_hash", "admin", "presence", "seen_at"), "")
+        await inside["users"].update_one({"_id": person}, {"$set": blank, "$unset": forgotten}, upsert=False)
+        await inside["tokens"].delete_many({"user_id": person})
+        await inside[DEPARTURES].insert_one({"_id": person, "since": clock.now()})
+
+    await change_edges(db, {NAMES, person}, mark)
+
+
+class Edges(NamedTuple):
+    """Rows that name somebody at `end`, and the reader at the other one whose version they are of, if they are."""
+
+    collection: str
+    end: str
+    reader: str | None = None
+
+
+EDGES = (
+    Edges("follows", "followee", "follower"),
+    Edges("follows", "follower"),
+    Edges("blocks", "blocker", "blocked"),
+    Edges("blocks", "blocked", "blocker"),
+    Edges("circles", "owner", "member"),
+    Edges("circles", "member"),
+    Edges("mutes", "muted", "muter"),
+    Edges("mutes", "muter"),
+)
+OWN: tuple[tuple[str, str], ...] = (  # collection, field of its owner
+    ("statuses", "user_id"),
+    ("notifications", "whom"),
+    ("tokens", "user_id"),
+    ("inboxes", "_id"),
+    ("active_readers", "_id"),
+)
+
+
+async def clear_departures(db: Database, clock: Clock) -> None:
+    """A bounded round. May be repeated, broken off, and made by several processes at once."""
+    late = clock.now() - timedelta(seconds=LINGER_S)
+    due = {"$or": [{"cleared": {"$exists": False}}, {"since": {"$lte": late}}]}
+    for departure in await db[DEPARTURES].find(due).sort("since", 1).limit(AT_ONCE).to_list(None):
+        person, is_last = departure["_id"], departure["since"] <= late
+        if await _clear(db, person):
+            if is_last:
+                await db[DEPARTURES].delete_one({"_id": person})
+            else:
+                await db[DEPARTURES].update_one({"_id": person}, {"$set": {"cleared": True}})
+
+
+async def keep_clearing(stack: Stack) -> None:
+    """Until cancelled, where no worker may sweep."""
+    while True:
+        await asyncio.sleep(EVERY_S)
+        try:
+            await clear_departures(stack.db, stack.clock)
+        except UNAVAILABLE as error:
+            log.info("what deleted accounts have left waits: %s", error)
+
+
+async def _clear(db: Database, person: ObjectId) -> bool:
+    """Whether nothing is left."""
+    left = STEPS
+    while left and await _likes(db, person):
+        left -= 1
+    for edges in EDGES:
+        while left and await _edges(db, edges, person):
+            left -= 1
+    while left and await _named_by_readers(db, person):
+        left -= 1
+    for collection, owner in OWN:
+        while left and await _own(db, collection, {owner: person}):
+            left -= 1
+    return left > 0
+
+
+async def _likes(db: Database, person: ObjectId) -> bool:
+    """Like and count go together, as they came."""
+    theirs = {"_id": {"$gte": like_key(person, FIRST_ID), "$lte": like_key(person, LAST_ID)}}
+
+    async def chunk(inside: Transaction) -> bool:
+        keys = [row["_id"] for row in await inside["likes"].find(theirs, {"_id": 1}, CHUNK)]
+        liked = {"_id": {"$in": [ObjectId(key[12:]) for key in keys]}, "deleted": False}
+        await inside["statuses"].update_many(liked, {"$inc": {"likes": -1}})
+        await inside["likes"].delete_many({"_id": {"$in": keys}})
+        return bool(keys)
+
+    return await transaction(db, chunk)
+
+
+async def _edges(db: Database, edges: Edges, person: ObjectId) -> bool:
+    """With the version of the readers whose edges they are."""
+
+    async def chunk(inside: Transaction) -> bool:
+        found = await inside[edges.collection].find({edges.end: person}, {edges.reader or "_id": 1}, CHUNK)
+        if edges.reader:
+            readers = sorted({row[edges.reader] for row in found})
+            await inside[VERSIONS].update_many({"_id": {"$in": readers}}, {"$inc": {"version": 1}})
+        await inside[edges.collection].delete_many({"_id": {"$in": [row["_id"] for row in found]}})
+        return bool(found)
+
+    return await transaction(db, chunk)
+
+
+async def _named_by_readers(db: Database, person: ObjectId) -> bool:
+    """Active readers are noted with the authors whose statuses they get."""
+    some = await db["active_readers"].find({"authors": person}, {"_id": 1}).limit(CHUNK).to_list(None)
+    ids = [row["_id"] for row in some]
+    await db["active_readers"].update_many({"_id": {"$in": ids}}, {"$pull": {"authors": person}})
+    return bool(ids)
+
+
+async def _own(db: Database, collection: str, theirs: Mapping[str, Any]) -> bool:
+    some = await db[collection].find(theirs, {"_id": 1}).limit(CHUNK).to_list(None)
+    if some:
+        await db[collection].delete_many({"_id": {"$in": [row["_id"] for row in some]}})
+    return bool(some)

@@ -1,0 +1,1 @@
+"""What is true at this moment: who is here."""

@@ -1,0 +1,177 @@
+"""Presence: who is here now, and when they were here last, as those may know who follow each other.
+
+A person is here while any of their connections is, on whatever device. A connection that ends ends after a grace, so a
+reload, a tunnel or another tab is no change; a process that is killed leaves its people here for TTL_S at most, and
+another one finds within LOOK_S that they have gone. Nothing else needs it: without Redis nobody is said to be here, and
+nothing fails.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import NamedTuple
+
+from bson import ObjectId
+
+from app.stack import UNAVAILABLE, Stack
+from app.stack.heartbeats import HeartbeatsDown
+from app.stack.mongodb.find import Find, rows, together
+
+log = logging.getLogger(__name__)
+
+RENEW_S = 15.0
+TTL_S = 35.0  # of a connection that nobody renews: one renewal may be missed
+GRACE_S = 8.0  # of one that has ended
+LOOK_S = 5.0  # for those who have gone
+STORED_S = 60.0  # somebody who stays is noted to have been seen so often
+PEOPLE_AT_ONCE = 1_000  # of one write
+
+Changed = Callable[[ObjectId], Awaitable[None]]  # somebody has come, or gone: a hint
+
+
+class Presence(NamedTuple):
+    """`last_seen_at`: to a minute while they are here; None for somebody who never was."""
+
+    online: bool
+    last_seen_at: datetime | None
+
+
+async def _nobody_listens(_person: ObjectId) -> None:
+    pass
+
+
+class Presences:
+    """One per process. `changed`: to be set by whoever wants to hear of people who come and go. One process alone is
+    told of each.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self._db, self._clock, self._heartbeats = stack.db, stack.clock, stack.heartbeats
+        self._connections: dict[tuple[ObjectId, str], float] = {}  # and when they were last noted to be here
+        self.changed: Changed = _nobody_listens
+        self._is_away = False
+
+    # Connections of this process
+
+    async def connected(self, person: ObjectId, connection: str) -> None:
+        """`connection`: an id that no other one has, in any process."""
+        self._connections[person, connection] = self._clock.monotonic()
+        await self._beat([(person, connection)])
+
+    async def gone(self, person: ObjectId, connection: str) -> None:
+        if self._connections.pop((person, connection), None) is None:
+            return
+        try:
+            await self._heartbeats.leave(person, connection, int(GRACE_S * 1000))
+        except HeartbeatsDown as error:
+            self._tell(error)
+
+    async def renew(self) -> None:
+        """All of them, in one round trip."""
+        if not self._connections:
+            return
+        now_s = self._clock.monotonic()
+        late = [one for one, noted_s in self._connections.items() if now_s - noted_s >= STORED_S]
+        self._connections.update(dict.fromkeys(late, now_s))
+        await self._seen({person for person, _ in late})
+        await self._beat(list(self._connections))
+
+    async def look(self) -> None:
+        """For those whose last connection has ended, here or in a process that was killed."""
+        try:
+            while gone := await self._heartbeats.lapsed():
+                await self._seen(gone)
+                for person in gone:
+                    await self.changed(person)
+        except HeartbeatsDown as error:
+            self._tell(error)
+
+    async def keep(self) -> None:
+        """Until cancelled; then the connections of this process end, after the grace."""
+        renewed_s = self._clock.monotonic()
+        try:
+            while True:
+                await asyncio.sleep(LOOK_S)
+                if self._clock.monotonic() - renewed_s >= RENEW_S - LOOK_S / 2:
+                    renewed_s = self._clock.monotonic()
+                    await self.renew()
+                await self.look()
+        finally:
+            for person, connection in list(self._connections):
+                await self.gone(person, connection)
+
+    async def _beat(self, connections: Sequence[tuple[ObjectId, str]]) -> None:
+        try:
+            came = await self._heartbeats.beat(connections, int(TTL_S * 1000))
+        except HeartbeatsDown as error:
+            self._tell(error)
+            return
+        self._tell(None)
+        await self._seen(came)
+        for person in came:
+            await self.changed(person)
+
+    async def _seen(self, people: Collection[ObjectId]) -> None:
+        """Whatever others write meanwhile, it moves forward only."""
+        now, ids = self._clock.now(), list(people)
+        for first in range(0, len(ids), PEOPLE_AT_ONCE):
+            some = {"_id": {"$in": ids[first : first + PEOPLE_AT_ONCE]}, "deleted": {"$exists": False}}
+            with suppress(*UNAVAILABLE):  # it is noted a minute later
+                await self._db["users"].update_many(some, {"$max": {"seen_at": now}})
+
+    def _tell(self, away: HeartbeatsDown | None) -> None:
+        """Once per change."""
+        if (away is not None) != self._is_away:
+            self._is_away = away is not None
+            log.warning("nobody is said to be here: %s" if away else "it is known again who is here%s", away or "")
+
+    # What others see
+
+    async def of(self, people: Collection[ObjectId]) -> dict[ObjectId, Presence]:
+        """Of all of them, whoever asks: one round trip to Redis and one to MongoDB."""
+        ids = list(people)
+        if not ids:
+            return {}
+        find = Find("users", {"_id": {"$in": ids}}, ("_id", "seen_at"), len(ids), by="_id")
+        here, seen = await asyncio.gather(self._here(ids), rows(self._db, find))
+        return _presences(ids, here, {row["_id"]: row.get("seen_at") for row in seen})
+
+    async def seen_by(self, viewer: ObjectId, people: Collection[ObjectId]) -> Mapping[ObjectId, Presence | None]:
+        """The same where the viewer may know it: of who follows them and is followed by them, without a block in
+        between, unless that person hides it.
+        """
+        ids = list(people)
+        if not ids:
+            return {}
+        them, n = {"$in": ids}, len(ids)
+        found = await together(
+            self._db,
+            follows=Find("follows", {"follower": viewer, "followee": them}, ("followee",), n),
+            followed_by=Find("follows", {"followee": viewer, "follower": them}, ("follower",), n),
+            blocks=Find("blocks", {"blocker": viewer, "blocked": them}, ("blocked",), n),
+            blocked_by=Find("blocks", {"blocked": viewer, "blocker": them}, ("blocker",), n),
+            users=Find("users", {"_id": them}, ("_id", "seen_at", "presence", "deleted"), n),
+        )
+        ends = {name: {end for row in found[name] for end in row.values()} for name in found if name != "users"}
+        mutual = (ends["follows"] & ends["followed_by"]) - ends["blocks"] - ends["blocked_by"]
+        shown = [row for row in found["users"] if row["_id"] in mutual and not row.get("deleted")]
+        seen = {row["_id"]: row.get("seen_at") for row in shown if row.get("presence") != "nobody"}
+        known = _presences(seen, await self._here(list(seen)), seen)
+        return {id: known.get(id) for id in ids}
+
+    async def _here(self, people: Sequence[ObjectId]) -> Collection[ObjectId]:
+        if not people:
+            return ()
+        try:
+            return await self._heartbeats.among(people)
+        except HeartbeatsDown as error:
+            self._tell(error)
+            return ()
+
+
+def _presences(
+    people: Collection[ObjectId], here: Collection[ObjectId], seen: Mapping[ObjectId, datetime | None]
+) -> dict[ObjectId, Presence]:
+    return {person: Presence(person in here, seen.get(person)) for person in people}

@@ -1,0 +1,181 @@
+"""Who is connected: heartbeats in Redis that end by themselves, and a stand-in inside the process.
+
+    | <prefix>:here:<person> | sorted set: a member for each connection, its score when it ends, in ms of Redis' clock |
+    | <prefix>:heres         | sorted set: the people who are taken to be here, with the end of their last connection  |
+
+A connection that nobody renews ends, whoever was killed. There is one set for each person and no key for each
+connection, since a look-up of people who may have several would be a scan. Who has lapsed is taken out of `heres` in
+the script that finds them, so one process alone hears of it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+import redis.asyncio as redis
+from bson import ObjectId
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from app.stack.cost import count_redis
+
+CONNECTIONS = 4
+AT_ONCE = 500  # people or connections of one script: nobody else is served meanwhile
+
+Connection = tuple[ObjectId, str]  # whose, and its own id
+
+
+class HeartbeatsDown(Exception):
+    """Redis did not answer: nobody knows who is here."""
+
+
+NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+"""
+BEAT = (
+    NOW
+    + """
+local ends, came = now + ARGV[1], {}
+for n = 2, #ARGV, 2 do
+    if not redis.call('ZSCORE', KEYS[2], ARGV[n]) then came[#came + 1] = ARGV[n] end
+    redis.call('ZADD', KEYS[1] .. ARGV[n], ends, ARGV[n + 1])
+    redis.call('PEXPIRE', KEYS[1] .. ARGV[n], ARGV[1])
+    redis.call('ZADD', KEYS[2], ends, ARGV[n])
+end
+return came
+"""
+)
+LEAVE = (
+    NOW
+    + """
+local key, ends = KEYS[1] .. ARGV[2], redis.call('ZSCORE', KEYS[1] .. ARGV[2], ARGV[3])
+if ends then
+    redis.call('ZADD', key, math.min(tonumber(ends), now + ARGV[1]), ARGV[3])
+    redis.call('ZADD', KEYS[2], redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2], ARGV[2])
+end
+"""
+)
+AMONG = (
+    NOW
+    + """
+local here = {}
+for _, person in ipairs(ARGV) do
+    here[#here + 1] = redis.call('ZCOUNT', KEYS[1] .. person, '(' .. now, '+inf')
+end
+return here
+"""
+)
+LAPSED = (
+    NOW
+    + """
+local gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[1])
+for _, person in ipairs(gone) do
+    redis.call('ZREM', KEYS[2], person)
+    redis.call('DEL', KEYS[1] .. person)
+end
+return gone
+"""
+)
+
+
+class RedisHeartbeats:
+    """`prefix` stands before each key. Every method raises HeartbeatsDown when Redis does not answer."""
+
+    def __init__(self, url: str, prefix: str, timeout_s: float) -> None:
+        self._keys = f"{prefix}:here:".encode(), f"{prefix}:heres".encode()
+        self._redis = redis.Redis(
+            connection_pool=redis.BlockingConnectionPool.from_url(
+                url,
+                max_connections=CONNECTIONS,
+                timeout=timeout_s,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                retry=Retry(NoBackoff(), 0),
+            )
+        )
+
+    async def close(self) -> None:
+        await self._redis.connection_pool.disconnect()
+
+    async def beat(self, connections: Iterable[Connection], ttl_ms: int) -> list[ObjectId]:
+        """These last so long from now on: one round trip. Those who were not taken to be here before."""
+        scripts = [
+            (BEAT, (ttl_ms, *(part for person, id in some for part in (person.binary, id))))
+            for some in _cut(connections)
+        ]
+        return [ObjectId(person) for came in await self._run(scripts) for person in came]
+
+    async def leave(self, person: ObjectId, connection: str, grace_ms: int) -> None:
+        """The connection ends after the grace, unless somebody beats for it."""
+        await self._run([(LEAVE, (grace_ms, person.binary, connection))])
+
+    async def among(self, people: Sequence[ObjectId]) -> set[ObjectId]:
+        """Those of them who have a connection: one round trip."""
+        scripts = [(AMONG, tuple(person.binary for person in some)) for some in _cut(people)]
+        counted = [number for numbers in await self._run(scripts) for number in numbers]
+        return {person for person, number in zip(people, counted, strict=True) if number}
+
+    async def lapsed(self) -> list[ObjectId]:
+        """People whose last connection has ended, some at a time. Each is told once, to whoever asks first."""
+        (gone,) = await self._run([(LAPSED, (AT_ONCE,))])
+        return [ObjectId(person) for person in gone]
+
+    async def _run(self, scripts: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+        count_redis()
+        try:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for script, arguments in scripts:
+                    pipeline.eval(script, 2, *self._keys, *arguments)
+                return await pipeline.execute()
+        except (OSError, RedisError) as error:
+            raise HeartbeatsDown(f"redis: {error}") from error
+
+
+class HeartbeatsStandIn:
+    """The same in dictionaries. `now_s`: the clock that connections end by."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._ends_s: dict[Connection, float] = {}
+        self._heres: set[ObjectId] = set()
+
+    async def close(self) -> None:
+        pass
+
+    async def beat(self, connections: Iterable[Connection], ttl_ms: int) -> list[ObjectId]:
+        count_redis()
+        beating = list(connections)
+        came = {person: None for person, _ in beating if person not in self._heres}
+        self._ends_s |= dict.fromkeys(beating, self._now_s() + ttl_ms / 1000)
+        self._heres.update(came)
+        return list(came)
+
+    async def leave(self, person: ObjectId, connection: str, grace_ms: int) -> None:
+        count_redis()
+        if (ends_s := self._ends_s.get((person, connection))) is not None:
+            self._ends_s[person, connection] = min(ends_s, self._now_s() + grace_ms / 1000)
+
+    async def among(self, people: Sequence[ObjectId]) -> set[ObjectId]:
+        count_redis()
+        return {person for (person, _), ends_s in self._ends_s.items() if ends_s > self._now_s()} & {*people}
+
+    async def lapsed(self) -> list[ObjectId]:
+        count_redis()
+        gone = sorted(self._heres - await self.among(list(self._heres)))[:AT_ONCE]
+        self._heres.difference_update(gone)
+        self._ends_s = {one: ends_s for one, ends_s in self._ends_s.items() if ends_s > self._now_s()}
+        return gone
+
+
+def _cut(items: Iterable[Any]) -> list[list[Any]]:
+    """At least one part."""
+    rest = iter(items)
+    parts = [list(islice(rest, AT_ONCE))]
+    while some := list(islice(rest, AT_ONCE)):
+        parts.append(some)
+    return parts
+
+
+Heartbeats = RedisHeartbeats | HeartbeatsStandIn

@@ -1,0 +1,93 @@
+"""Everything that somebody has here, as one JSON document that is made while it is sent."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from bson import ObjectId
+from pydantic_core import to_json
+from starlette.requests import Request
+
+from app.inbox.notifications import Notifications
+from app.models import Account, Person, User
+from app.social import Social
+from app.stack import within
+from app.web import schemas
+
+AT_ONCE = 200  # of a list
+
+Items = tuple[list[Any], Any]  # as JSON has them, and the cursor of the next ones
+Walk = Callable[[Any], Awaitable[Items]]
+
+
+async def exported(request: Request, me: Account) -> AsyncIterator[bytes]:
+    """As `schemas.Export` says, in parts; memory is that of one part. Each is looked up by itself: what changes
+    meanwhile may be in it or not.
+    """
+    longest_s = request.app.state.stack.config.server_timeout_s
+    account = await within(longest_s, _account(me))
+    yield b'{"account":' + to_json(account)
+    for name, walk in _lists(request, me).items():
+        yield b',"' + name.encode() + b'":['
+        comma, cursor = b"", None
+        while True:
+            items, cursor = await within(longest_s, walk(cursor))
+            for item in items:
+                yield comma + to_json(item)
+                comma = b","
+            if cursor is None:
+                break
+        yield b"]"
+    yield b"}"
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    yield b""
+
+
+async def _account(me: Account) -> schemas.OwnAccount:
+    user = await User.find_one({"_id": me.id})
+    assert user, "accounts are never removed"
+    return schemas.OwnAccount(
+        **schemas.Person.of(user).model_dump(),
+        created_at=user.created_at,
+        presence=user.presence or "mutuals",
+        last_seen_at=user.seen_at,
+    )
+
+
+def _lists(request: Request, me: Account) -> dict[str, Walk]:
+    social: Social = request.app.state.social
+    inbox: Notifications = request.app.state.notifications
+
+    async def statuses(before: ObjectId | None) -> Items:
+        rows, cursor = await social.statuses_of(me.id, me.id, before=before, limit=AT_ONCE)
+        author = await social.people({me.id})
+        return [schemas.status(row, author) for row in rows], cursor
+
+    def people(of: Callable[..., Awaitable[tuple[list[Person], ObjectId | None]]]) -> Walk:
+        async def some(before: ObjectId | None) -> Items:
+            listed, cursor = await of(me.id, before=before, limit=AT_ONCE)
+            return [schemas.person(one) for one in listed], cursor
+
+        return some
+
+    async def likes(before: ObjectId | None) -> Items:
+        ids, cursor = await social.liked(me.id, before=before, limit=AT_ONCE)
+        return [str(id) for id in ids], cursor
+
+    async def notifications(before: int | None) -> Items:
+        shown, cursor = await inbox.page(me.id, before, AT_ONCE)
+        ids = {one.who for one in shown} | {one.status.user_id for one in shown if one.status}
+        everybody = await social.people(ids)
+        return [schemas.notification(one, everybody) for one in shown], cursor
+
+    return {
+        "statuses": statuses,
+        "following": people(social.following),
+        "followers": people(social.followers),
+        "circle": people(social.circle),
+        "blocks": people(social.blocked),
+        "mutes": people(social.muted),
+        "likes": likes,
+        "notifications": notifications,
+    }

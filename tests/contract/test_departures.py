@@ -1,0 +1,208 @@
+"""An account is deleted by one transaction: from then on nothing of it is visible, and what is left goes in chunks."""
+
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from bson import ObjectId
+
+from app import departures
+from app.accounts import OURSELVES, Accounts
+from app.departures import LINGER_S, clear_departures, depart
+from app.errors import NotFound, WrongPassword
+from app.inbox.mentions import seen_mentions
+from app.inbox.notifications import Notifications
+from app.inbox.notifier import Notifier
+from app.models import Account, Person
+from phases.timelines import Timelines
+from tests.world import SLUGS, World
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def town(world: World) -> World:
+    """Zoe is in everything with Ann, and each process has pages and edges of everybody in mind."""
+    world.timelines.outbox.add(Notifier(world.stack, world.timelines.outbox))
+    await world.people("ann", "ben", "zoe")
+    await world.follow("ann", "zoe", "ben")
+    await world.follow("zoe", "ann")
+    await world.follow("ben", "zoe", "ann")
+    social, ids = world.social, world.ids
+    await social.add_to_circle(ids["zoe"], ids["ann"])
+    await social.add_to_circle(ids["ann"], ids["zoe"])
+    await social.mute(ids["ben"], ids["zoe"])
+    await social.mute(ids["zoe"], ids["ben"])
+    by_ann = await world.post("ann", "by ann, to @zoe and @ben")
+    for audience in ("followers", "mutuals", "circle"):
+        await world.post("zoe", f"by zoe to {audience}, and to @ann", audience)
+    await social.like(ids["zoe"], by_ann.id)
+    await social.like(ids["ben"], by_ann.id)
+    await world.drain()
+    await world.warm("ann", "ben")
+    for reader in ("ann", "ben"):
+        await world.walk(reader, "query")
+    return world
+
+
+async def leave(world: World, name: str) -> None:
+    await depart(world.stack.db, world.clock, world.ids[name])
+
+
+async def cleared(world: World) -> None:
+    """Both rounds, in the smallest steps."""
+    with patch.object(departures, "CHUNK", 1):
+        await clear_departures(world.stack.db, world.clock)
+        world.clock.advance(LINGER_S + 1)
+        await clear_departures(world.stack.db, world.clock)
+
+
+async def rows_that_name(world: World, person: ObjectId) -> dict[str, list[Any]]:
+    """By collection, whatever holds the id, but for what has to stay."""
+    await world.timelines.outbox.sweep()
+    found: dict[str, list[Any]] = {}
+    for name, documents in (await world.dump()).items():
+        if name in ("users", "edge_versions") or name.startswith(("home_entries_", "home_floors_")):
+            continue
+        if naming := [row for row in documents if person.binary in b"".join(_ids(row))]:
+            found[name] = naming
+    return found
+
+
+def _ids(value: object) -> list[bytes]:
+    if isinstance(value, ObjectId):
+        return [value.binary]
+    if isinstance(value, bytes):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [id for part in parts for id in _ids(part)]
+
+
+async def test_at_once_nothing_of_it_is_visible(town: World) -> None:
+    """In every phase, cold and warm, where everybody remembers pages and edges of before."""
+    seen = await town.page("ann", "query")
+    ann, zoe, ben = (town.ids[name] for name in ("ann", "zoe", "ben"))
+    inbox = Notifications(town.stack.db)
+    assert {one.who for one in (await inbox.page(ann, None, 20))[0]} == {zoe, ben}
+    assert {row.user_id for row in seen.statuses} == {ann, zoe}
+
+    await leave(town, "zoe")
+    by_ann = next(row for row in seen.statuses if row.user_id == ann)
+    for _ in range(2):
+        for phase in SLUGS:
+            for reader in ("ann", "ben"):
+                assert [row.user_id for row in (await town.page(reader, phase)).statuses] == [ann], phase
+        await town.sees("ann", by_ann.text)
+        for row in seen.statuses:
+            if row.user_id == zoe:
+                with pytest.raises(NotFound):
+                    await town.social.status(ann, row.id)
+        assert (await town.social.statuses_of(ann, zoe, before=None, limit=20))[0] == []
+        assert {one.who for one in (await inbox.page(ann, None, 20))[0]} == {ben}
+        assert (await inbox.unread(ann)).number == 2  # a follow and a like
+        counts = await town.social.counts(ann, ann)
+        assert (counts.followers, counts.following) == (1, 1)
+        for of in (town.social.followers, town.social.following):
+            assert [one.handle for one in (await of(ann, before=None, limit=20))[0]] == ["ben"]
+        assert (await town.social.circle(ann, before=None, limit=20))[0] == []
+        assert (await town.social.muted(ben, before=None, limit=20))[0] == []
+        assert (await seen_mentions(town.stack.db, [by_ann]))[by_ann.id] == {"ben"}
+        assert [one.handle for one in (await town.social.search("", "", 20))[0]] == ["ann", "ben"]
+        assert "zoe" not in {one.handle for one in await town.social.suggestions(ben, 5)}
+        with pytest.raises(NotFound):
+            await town.social.person("zoe")
+        for process in (town.social, type(town.social)(town.stack, town.timelines.outbox)):
+            assert (await process.people([zoe]))[zoe] == Person(zoe, "", "deleted")
+        await cleared(town)  # and the same once it is gone
+
+
+async def test_what_is_left_goes_and_likes_are_counted(town: World) -> None:
+    ann, zoe = town.ids["ann"], town.ids["zoe"]
+    await leave(town, "zoe")
+    left = await rows_that_name(town, zoe)
+    assert left.keys() >= {"statuses", "likes", "follows", "circles", "mutes", "notifications", "departures"}
+    await cleared(town)
+    left = await rows_that_name(town, zoe)
+    assert left.keys() <= {"notifications"}  # of others, who are not shown them; they end by themselves
+    (status,) = (await town.page("ann", "query")).statuses
+    assert (status.likes, status.you_like) == (1, False)
+    stored = await town.stack.db["users"].find_one({"_id": zoe})
+    assert stored
+    assert "password_hash" not in stored
+    assert (await town.social.counts(ann, ann)).followers == 1
+
+
+async def test_it_goes_on_where_somebody_was_killed(town: World) -> None:
+    """A round is bounded; what it left, the next one finds."""
+    await leave(town, "zoe")
+    with patch.object(departures, "CHUNK", 1), patch.object(departures, "STEPS", 1):
+        for _ in range(30):
+            await clear_departures(town.stack.db, town.clock)
+    assert (await town.stack.db["departures"].find_one({})) == {
+        "_id": town.ids["zoe"],
+        "since": town.clock.now(),
+        "cleared": True,
+    }
+    await cleared(town)
+    assert await town.stack.db["departures"].count_documents({}) == 0
+
+
+async def test_what_was_under_way_leaves_nothing(town: World) -> None:
+    """Requests that began before the account was deleted, of somebody who had been stopped meanwhile."""
+    ids, social = town.ids, town.social
+    await leave(town, "zoe")
+    for work in (
+        social.follow(ids["zoe"], ids["ben"]),
+        social.follow(ids["ben"], ids["zoe"]),
+        social.add_to_circle(ids["ben"], ids["zoe"]),
+        social.add_to_circle(ids["zoe"], ids["ben"]),
+        social.block(ids["zoe"], ids["ben"]),
+        social.block(ids["ann"], ids["zoe"]),
+        social.mute(ids["zoe"], ids["ann"]),
+        social.mute(ids["ann"], ids["zoe"]),
+        depart(town.stack.db, town.clock, ids["zoe"]),
+    ):
+        with pytest.raises(NotFound):
+            await work
+    (by_ann,) = (await town.page("ann", "query")).statuses
+    await social.unlike(ids["ben"], by_ann.id)
+    await clear_departures(town.stack.db, town.clock)
+    with pytest.raises(NotFound):
+        await social.like(ids["zoe"], by_ann.id)
+    await social.rename(Account(ids["zoe"], "zoe"), "Back again")
+    await social.post(ids["zoe"], "too late, @ann")
+    await town.drain()
+    await town.sees("ann", by_ann.text)
+    town.clock.advance(LINGER_S + 1)
+    await clear_departures(town.stack.db, town.clock)
+    assert (await rows_that_name(town, ids["zoe"])).keys() <= {"notifications"}
+    assert (await social.people([ids["zoe"]]))[ids["zoe"]].name == "deleted"
+    await town.sees("ann", by_ann.text)
+
+
+async def test_a_process_that_has_seen_nothing_yet_knows_it(town: World) -> None:
+    await leave(town, "zoe")
+    town.timelines = Timelines(town.stack)
+    await town.sees("ann", "by ann, to @zoe and @ben")
+
+
+async def test_tokens_end_with_the_account_whoever_signs_in_meanwhile(town: World) -> None:
+    accounts = Accounts(town.stack)
+    user = await accounts.sign_up("yan", None, "correct horse")
+    me = Account(user.id, "yan")
+    token, _ = await accounts.sign_in("yan", "correct horse")
+    with pytest.raises(WrongPassword):
+        await accounts.delete(me, "wrong horse")
+    assert await accounts.authenticate(token)
+    await accounts.delete(me, "correct horse", OURSELVES)
+    assert await accounts.authenticate(token) is None
+    for late in (
+        accounts.sign_in("yan", "correct horse"),
+        accounts.delete(me, "correct horse"),
+        accounts.new_token(user.id),
+        accounts.new_token(user.id, user.password_hash),
+    ):
+        with pytest.raises(WrongPassword):
+            await late
+    await accounts.hide(me, True)
+    assert (await rows_that_name(town, user.id)).keys() == {"departures"}

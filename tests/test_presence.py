@@ -1,0 +1,236 @@
+"""Who is here, on the stand-in and on Redis; and who may know it."""
+
+import asyncio
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from bson import ObjectId
+
+from app.departures import depart
+from app.live import presence
+from app.live.presence import GRACE_S, RENEW_S, STORED_S, TTL_S, Presence, Presences
+from app.stack.cost import counted
+from app.stack.heartbeats import AT_ONCE, RedisHeartbeats
+from tests.conftest import free_port
+from tests.world import World
+
+pytestmark = pytest.mark.anyio
+
+
+class Process(Presences):
+    """A web process. `told`: the hints that it has given."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.stack)
+        self.told: list[str] = []
+        names = {id: name for name, id in world.ids.items()}
+
+        async def tell(person: ObjectId) -> None:
+            self.told.append(names[person])
+
+        self.changed = tell
+
+
+@pytest.fixture
+async def town(world: World) -> World:
+    """Zoe and Ann follow each other."""
+    await world.people("ann", "zoe", "ben")
+    await world.follow("ann", "zoe")
+    await world.follow("zoe", "ann")
+    return world
+
+
+async def passes(world: World, seconds: float) -> None:
+    """By our clock, and by Redis' for what is there: everything ends that much earlier."""
+    world.clock.advance(seconds)
+    if isinstance(world.stack.heartbeats, RedisHeartbeats):
+        client: Any = world.stack.heartbeats._redis
+        async for key in client.scan_iter(b"*here*"):
+            for member, ends in await client.zrange(key, 0, -1, withscores=True):
+                await client.zadd(key, {member: ends - seconds * 1000})
+
+
+async def test_several_devices_are_one_person(town: World) -> None:
+    zoe, one, other = town.ids["zoe"], Process(town), Process(town)
+    assert await one.of([zoe]) == {zoe: Presence(False, None)}
+    await one.connected(zoe, "phone")
+    await other.connected(zoe, "laptop")
+    assert (await other.of([zoe]))[zoe].online
+    await one.gone(zoe, "phone")
+    await passes(town, GRACE_S + 1)
+    await other.look()
+    assert (await one.of([zoe]))[zoe].online
+    await other.gone(zoe, "laptop")
+    assert (await one.of([zoe]))[zoe].online  # within the grace
+    await passes(town, GRACE_S + 1)
+    assert not (await one.of([zoe]))[zoe].online
+    for process in (one, other, one):
+        await process.look()
+    assert (one.told, other.told) == (["zoe", "zoe"], [])
+
+
+async def test_who_comes_back_within_the_grace_has_not_been_away(town: World) -> None:
+    zoe, process = town.ids["zoe"], Process(town)
+    await process.connected(zoe, "0")
+    for n in range(5):
+        await process.gone(zoe, str(n))
+        await process.gone(zoe, str(n))
+        await passes(town, GRACE_S - 1)
+        await process.look()
+        assert (await process.of([zoe]))[zoe].online
+        await process.connected(zoe, str(n + 1))
+    await passes(town, GRACE_S + 1)
+    await process.look()
+    assert (await process.of([zoe]))[zoe].online
+    assert process.told == ["zoe"]
+
+
+async def test_the_people_of_a_killed_process_go_and_those_of_others_stay(town: World) -> None:
+    ids, killed, other = town.ids, Process(town), Process(town)
+    for process, name in ((killed, "zoe"), (other, "ann"), (killed, "ben"), (other, "ben")):
+        await process.connected(ids[name], f"{name} {process is killed}")
+    assert TTL_S + presence.LOOK_S <= 45
+    for _ in range(3):
+        await passes(town, RENEW_S)
+        await other.renew()
+        await other.look()
+    here = await other.of([ids[name] for name in ("ann", "ben", "zoe")])
+    assert [one.online for one in here.values()] == [True, True, False]
+    assert (killed.told, other.told) == (["zoe", "ben"], ["ann", "zoe"])
+
+
+async def test_last_seen_moves_forward_and_is_written_once_a_minute(town: World) -> None:
+    zoe, process = town.ids["zoe"], Process(town)
+
+    async def seen() -> object:
+        return (await process.of([zoe]))[zoe].last_seen_at
+
+    came = town.clock.now()
+    await process.connected(zoe, "phone")
+    assert await seen() == came
+    for _ in range(3):
+        await passes(town, RENEW_S)
+        with counted() as cost:
+            await process.renew()
+        assert (cost.mongodb, cost.redis) == (0, 1)
+    assert await seen() == came
+    await passes(town, STORED_S - 3 * RENEW_S)
+    await process.renew()
+    assert await seen() == town.clock.now()
+    await passes(town, 7)
+    await process.gone(zoe, "phone")
+    await passes(town, GRACE_S + 1)
+    await process.look()
+    gone = town.clock.now()
+    assert await seen() == gone
+    town.clock._elapsed -= 3_600  # another machine's clock
+    await process.connected(zoe, "laptop")
+    assert await seen() == gone
+
+
+async def test_many_are_renewed_and_looked_up_in_one_round_trip(town: World) -> None:
+    process = Presences(town.stack)
+    people = [ObjectId() for _ in range(AT_ONCE + 1)]
+    process._connections = {(person, "phone"): 0.0 for person in people}
+    process._connections[people[0], "laptop"] = 0.0
+    with counted() as cost:
+        await process.renew()
+    assert cost.redis == 1
+    with counted() as cost:
+        found = await process.of([*people, town.ids["zoe"]])
+    assert (cost.redis, cost.mongodb) == (1, 1)
+    assert [one.online for one in found.values()] == [True] * len(people) + [False]
+    await passes(town, TTL_S + 1)
+    heard: list[ObjectId] = []
+
+    async def tell(person: ObjectId) -> None:
+        heard.append(person)
+
+    process.changed = tell
+    await process.look()
+    assert sorted(heard) == sorted(people)
+
+
+async def test_only_mutual_followers_see_it_unless_it_is_hidden(town: World) -> None:
+    ids, process, db = town.ids, Process(town), town.stack.db
+    ann, zoe, ben = (ids[name] for name in ("ann", "zoe", "ben"))
+    for person in (ann, zoe, ben):
+        await process.connected(person, "phone")
+
+    async def seen(viewer: ObjectId, person: ObjectId) -> bool:
+        shown = (await process.seen_by(viewer, [person]))[person]
+        assert shown is None or shown == Presence(True, shown.last_seen_at)
+        return shown is not None
+
+    assert await seen(ann, zoe)
+    assert await seen(zoe, ann)
+    assert not await seen(ann, ben)
+    await town.follow("ann", "ben")
+    assert not await seen(ann, ben)
+    assert not await seen(ben, ann)
+    await town.follow("ben", "ann")
+    assert await seen(ann, ben)
+    await town.social.unfollow(ann, ben)
+    assert not await seen(ann, ben)
+    assert not await seen(ann, ann)
+    await db["users"].update_one({"_id": zoe}, {"$set": {"presence": "nobody"}})
+    assert not await seen(ann, zoe)
+    assert await seen(zoe, ann)  # hiding is one-sided
+    await db["users"].update_one({"_id": zoe}, {"$unset": {"presence": ""}})
+    for pair in ({"blocker": ann, "blocked": zoe}, {"blocker": zoe, "blocked": ann}):
+        await db["blocks"].insert_one(dict(pair))  # by hand: the use case ends the follows as well
+        assert not await seen(ann, zoe)
+        assert not await seen(zoe, ann)
+        await db["blocks"].delete_one(pair)
+    assert await seen(ann, zoe)
+    await depart(db, town.clock, zoe)
+    assert not await seen(ann, zoe)
+
+
+async def test_without_redis_nobody_is_said_to_be_here_and_nothing_fails(town: World) -> None:
+    away = RedisHeartbeats(f"redis://127.0.0.1:{free_port()}", "test", 0.5)
+    zoe, process = town.ids["zoe"], Process(town)
+    process._heartbeats = away
+    await process.connected(zoe, "phone")
+    await process.renew()
+    await process.look()
+    assert await process.of([zoe]) == {zoe: Presence(False, None)}
+    assert await process.seen_by(town.ids["ann"], [zoe]) == {zoe: Presence(False, None)}
+    await process.gone(zoe, "phone")
+    await away.close()
+    process._heartbeats = town.stack.heartbeats
+    await process.connected(zoe, "phone")
+    assert (await process.of([zoe]))[zoe].online
+
+
+@pytest.mark.parametrize("addresses", [pytest.param("servers", marks=pytest.mark.servers)], indirect=True)
+async def test_redis_itself_ends_what_nobody_renews(town: World) -> None:
+    zoe, process, beats = town.ids["zoe"], Process(town), town.stack.heartbeats
+    assert isinstance(beats, RedisHeartbeats)
+    with patch.object(presence, "TTL_S", 0.3):
+        await process.connected(zoe, "phone")
+    kept = b"*:here:" + zoe.binary
+    assert [key async for key in beats._redis.scan_iter(kept)]
+    for _ in range(1_000):
+        if not [key async for key in beats._redis.scan_iter(kept)]:
+            break
+        await asyncio.sleep(0.05)
+    assert not [key async for key in beats._redis.scan_iter(kept)]
+    assert not (await process.of([zoe]))[zoe].online
+    await process.look()
+    assert process.told == ["zoe", "zoe"]
+
+
+async def test_a_process_that_stops_takes_its_people_with_it(town: World) -> None:
+    """After the grace, as with any connection that ends."""
+    zoe, stopping, other = town.ids["zoe"], Process(town), Process(town)
+    keeping = asyncio.create_task(stopping.keep())
+    await asyncio.sleep(0)
+    await stopping.connected(zoe, "phone")
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    assert (await other.of([zoe]))[zoe].online
+    await passes(town, GRACE_S + 1)
+    await other.look()
+    assert (other.told, (await other.of([zoe]))[zoe].online) == (["zoe"], False)
