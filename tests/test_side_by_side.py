@@ -35,6 +35,13 @@ async def test_four_equal_columns_are_said_to_be_equal(demo: Site) -> None:
     assert "All 2 readers see the same page in all phases" in await ann.open("/compare?check=1")
 
 
+async def test_every_phase_leads_to_its_chapter(demo: Site) -> None:
+    ann = await demo.browser().sign_up("ann")
+    assert re.findall(r'<a href="/walkthrough/(\w+)" title', await ann.open("/compare")) == SLUGS
+    for slug in SLUGS:
+        assert f'href="/walkthrough/{slug}">How this phase works' in await ann.open(f"/?phase={slug}")
+
+
 async def test_a_difference_is_marked_loudly(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     ann = await demo.browser().sign_up("ann")
     for text in ("one", "two"):
