@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 
 from app.accounts import Accounts
 from app.config import Config
+from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.social import Social
@@ -75,6 +76,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     timelines.outbox.add(Notifier(stack, timelines.outbox))
     app.state.social = Social(stack, timelines.outbox)
     app.state.notifications = Notifications(stack.db)
+    app.state.conversations = Conversations(stack)
     app.state.backlog = backlog
     app.state.health = Health(timelines)
     app.state.streams = Streams()

@@ -23,6 +23,8 @@ HEADERS: dict[int, dict[str, Any]] = {401: CHALLENGE, 429: RETRY_AFTER, 503: RET
 # Anything else in these places is answered with 404: it names nobody and nothing.
 PATH_PARAMETERS = {
     "handle": {"pattern": schemas.HANDLE_PATTERN, "description": "a handle, in any case"},
+    "conversation": {"pattern": schemas.ID_PATTERN, "description": "the id of a conversation"},
+    "seq": {"pattern": schemas.SEQ_PATTERN, "description": "the number of a message"},
     "id": {"pattern": schemas.ID_PATTERN, "description": "the id of a status"},
 }
 
