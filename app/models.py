@@ -395,6 +395,25 @@ class Message(Document):
         keep_nulls = False
 
 
+class Image(Base):
+    """A picture, whole: `data` is what we made of what `owner` sent. Without it, it is deleted.
+
+    `readers`: the two people of its conversation; before it is sent there, `owner` alone. `until`: when it is removed;
+    absent once it is sent.
+    """
+
+    owner: ObjectId
+    type: str
+    data: bytes | None = None
+    readers: list[ObjectId]
+    until: datetime | None = None
+
+    class Settings:
+        name = "images"
+        indexes: ClassVar = [IndexModel("until", expireAfterSeconds=0)]
+        keep_nulls = False
+
+
 LAST_SEQ = 2**32 - 1
 
 
@@ -430,5 +449,5 @@ class StatusRow(NamedTuple):
 
 DOCUMENTS = (
     User, Token, Follow, ActiveReader, Block, Mute, CircleMember, EdgeVersion, HeavyAuthor, Status, Like, Event,
-    Notification, Conversation, Message, Inbox,
+    Notification, Conversation, Message, Image, Inbox,
 )  # fmt: skip

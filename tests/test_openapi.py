@@ -159,6 +159,9 @@ def test_the_table_is_what_was_promised() -> None:
         PUT /conversations/{conversation}/receipt
         PUT /conversations/{conversation}/silence
         DELETE /conversations/{conversation}/silence
+        POST /uploads
+        PUT /uploads/{upload}
+        GET /images/{image}
         GET /phases
         PUT /phases
         GET /openapi.json
@@ -224,5 +227,9 @@ def _aim(case: Any, server: Server) -> None:
     for name in case.path_parameters or {}:
         if name in existing and sum(map(ord, str(case.path_parameters[name]))) % 2:
             case.path_parameters[name] = existing[name]
+    if not isinstance(case.body, dict):
+        return
+    if "image" in case.body and case.path_parameters.get("conversation") == server.conversation:
+        case.body = {name: given for name, given in case.body.items() if name != "image"} | {"text": "hello"}
     if case.operation.path.endswith("/receipt"):  # there are two messages
         case.body = {name: mark and mark % 3 for name, mark in case.body.items()}

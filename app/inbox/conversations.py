@@ -7,6 +7,7 @@ the transaction goes through only at the version that was looked at.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -16,7 +17,9 @@ from bson import ObjectId
 
 from app.edges import change_edges
 from app.errors import Conflict, Forbidden, Invalid, NotFound
+from app.inbox import pictures
 from app.inbox.notifier import INBOXES
+from app.inbox.pictures import IMAGES
 from app.models import LAST_SEQ, message_key, pair_key
 from app.models import Conversation as ConversationDocument
 from app.models import Message as MessageDocument
@@ -131,7 +134,7 @@ class Conversations:
 
     def __init__(self, stack: Stack, concerns: Concerns | None = None) -> None:
         self._db, self._clock, self.concerns = stack.db, stack.clock, concerns
-        self._turns: WeakValueDictionary[ObjectId, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[tuple[str, ObjectId], asyncio.Lock] = WeakValueDictionary()
 
     # Reading
 
@@ -233,9 +236,10 @@ class Conversations:
         if text is None and image is None:
             raise Invalid("text", "A message has a text, a picture or both.")
         again = Find(MESSAGES, {"conversation": id, "who": me, "client_id": client_id}, (*MESSAGE_FIELDS, "deleted"), 1)
-        async with self._turn(id):
+        finds = {"again": again} | ({"image": pictures.waiting(image, me, self._clock.now())} if image else {})
+        async with self._turn(IMAGES, image) if image else nullcontext(), self._turn(CONVERSATIONS, id):
             for _ in range(TRIES):
-                found = await together(self._db, conversation=_of(me, id), again=again)
+                found = await together(self._db, conversation=_of(me, id), **finds)
                 side = _Side(found["conversation"], me)
                 for earlier in found["again"]:
                     if not earlier["deleted"] and (earlier.get("text"), earlier.get("image")) != (text, image):
@@ -243,6 +247,8 @@ class Conversations:
                     return side.message(earlier), False
                 if side.blocked:
                     raise Forbidden("one of you blocks the other")
+                if image and not found["image"]:
+                    raise pictures.not_waiting()
                 at = max(self._clock.now(), side.row["active_at"])
                 new = {"_id": message_key(id, side.seq + 1), "conversation": id, "who": me, "client_id": client_id}
                 new |= {"created_at": at, "deleted": False}
@@ -265,6 +271,9 @@ class Conversations:
             there = {"_id": side.id, "version": side.version}
             if not await inside[CONVERSATIONS].update_one(there, change, upsert=False):
                 return False
+            if "image" in new:
+                picture = pictures.waiting(new["image"], side.me, self._clock.now())
+                await pictures.sent(inside, picture, side.row["people"])
             await inside[MESSAGES].insert_one({**new, "told": await _numbers(inside, side.row["people"])})
             return True
 
@@ -280,7 +289,7 @@ class Conversations:
         read = read or 0
         delivered = max(delivered or 0, read)
         up_to_read = Find(MESSAGES, {"_id": message_key(id, read)}, ("_id", "sent"), 1, by="_id")
-        async with self._turn(id):
+        async with self._turn(CONVERSATIONS, id):
             for _ in range(TRIES):
                 found = await together(self._db, conversation=_of(me, id), message=up_to_read)
                 side = _Side(found["conversation"], me)
@@ -318,8 +327,11 @@ class Conversations:
         there = {"_id": message_key(id, seq), "who": me, "deleted": False}
 
         async def once(inside: Transaction) -> None:
-            if not await inside[MESSAGES].find_one(there, {"_id": 1}):
+            found = await inside[MESSAGES].find_one(there, {"_id": 1, "image": 1})
+            if not found:
                 raise NotFound("You have no such message.")
+            if "image" in found:
+                await pictures.removed(inside, found["image"], self._clock.now())
             told = await _numbers(inside, side.row["people"])
             change = {"$set": {"deleted": True, "told": told}, "$unset": {"text": "", "image": ""}}
             await inside[MESSAGES].update_one(there, change, upsert=False)
@@ -346,9 +358,9 @@ class Conversations:
             for person in people:
                 await self.concerns(person)
 
-    def _turn(self, id: ObjectId) -> asyncio.Lock:
-        """As far as they come through this process, changes of a conversation go one after another."""
-        return self._turns.setdefault(id, asyncio.Lock())
+    def _turn(self, collection: str, id: ObjectId) -> asyncio.Lock:
+        """As far as they come through this process, changes of a document go one after another."""
+        return self._turns.setdefault((collection, id), asyncio.Lock())
 
 
 def unread_of(me: ObjectId, most: int) -> Find:

@@ -14,6 +14,7 @@ from app.config import Config
 from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
+from app.inbox.pictures import Pictures
 from app.social import Social
 from app.stack import Stack
 from app.walkthrough.laboratory import Laboratory
@@ -77,6 +78,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.state.social = Social(stack, timelines.outbox)
     app.state.notifications = Notifications(stack.db)
     app.state.conversations = Conversations(stack)
+    app.state.pictures = Pictures(stack)
     app.state.backlog = backlog
     app.state.health = Health(timelines)
     app.state.streams = Streams()

@@ -17,12 +17,14 @@ from app.accounts import Caller
 from app.errors import NotFound
 from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
+from app.inbox.pictures import TYPES, Pictures
 from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
 from app.stack.mongodb.joined import joined
 from app.web import openapi, schemas
-from app.web.api_operation import Call, Operation, Reply, routes_of
+from app.web.api_operation import PICTURE_HEADERS, Call, Operation, Reply, routes_of
 from app.web.caller import address_of, while_it_waits
+from app.web.limits import PICTURE
 from app.web.measured_page import measured
 from phases.home.page import Page
 
@@ -283,7 +285,8 @@ async def messages(call: Call) -> Reply:
 async def send(call: Call) -> Reply:
     asked: schemas.NewMessage = call.body
     with joined():  # what a message takes, and the sender's name
-        sending = _conversations(call).send(call.me.id, _conversation_id(call), asked.client_id, asked.text)
+        image = ObjectId(asked.image.removeprefix(schemas.IMAGES)) if asked.image else None
+        sending = _conversations(call).send(call.me.id, _conversation_id(call), asked.client_id, asked.text, image)
         (sent, created), people = await asyncio.gather(sending, call.social.people([call.me.id]))
     return Reply(201 if created else 200, schemas.message(sent, people))
 
@@ -308,6 +311,37 @@ def silence(on: bool) -> Callable[[Call], Awaitable[Reply]]:
         return DONE
 
     return change
+
+
+# Pictures
+
+
+def _pictures(call: Call) -> Pictures:
+    return call.request.app.state.pictures  # type: ignore[no-any-return]
+
+
+async def new_upload(call: Call) -> Reply:
+    asked: schemas.NewUpload = call.body
+    address, upload = await _pictures(call).address(call.me.id, asked.type, asked.size)
+    image = f"{schemas.IMAGES}{upload.id}"
+    new = schemas.Upload(upload_url=f"{PREFIX}/uploads/{address}", image=image, expires_at=upload.expires_at)
+    return Reply(201, new)
+
+
+async def upload(call: Call) -> Reply:
+    """Whoever has the address may; it counts as a change by the person who asked for it."""
+    admitted = await call.in_time(_pictures(call).admitted(call.request.path_params["upload"]))
+    await call.request.app.state.writes.count(admitted.owner)
+    await _pictures(call).take(admitted, call.request.stream())
+    return Reply(201)
+
+
+async def image(call: Call) -> Reply:
+    text: str = call.request.path_params["image"]
+    if len(text) != 24 or not ObjectId.is_valid(text):
+        raise NotFound("There is no such picture.")
+    found = await _pictures(call).picture(call.me.id, ObjectId(text))
+    return Reply(200, found.data, PICTURE_HEADERS, found.type)
 
 
 # Phases
@@ -443,6 +477,25 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "DELETE", "/conversations/{conversation}/silence", "Silence it no longer", silence(False), {204: None},
         refusals=NO_CONVERSATION,
+    ),
+    Operation(
+        "POST", "/uploads", "An address that takes a picture for a message", new_upload, {201: schemas.Upload},
+        body=schemas.NewUpload,
+    ),
+    Operation(
+        "PUT", "/uploads/{upload}", "Upload the picture", upload, {201: None}, auth="none",
+        takes="application/octet-stream",
+        refusals={
+            404: "This address takes nothing, or takes nothing any more.",
+            409: "This address has taken its picture.",
+            413: f"The body is larger than {PICTURE.size // 1024} KiB.",
+            422: "These bytes are no picture of that type, or not as many.",
+            429: "Too many changes in one minute, or pictures at this moment.",
+        },
+    ),
+    Operation(
+        "GET", "/images/{image}", "A picture of one of your conversations", image, {200: None}, sends=TYPES,
+        refusals={404: "There is no such picture, or you may not see it."},
     ),
     Operation("GET", "/phases", "Which phases deliver, and how far they are", phases, {200: schemas.State}),
     Operation(

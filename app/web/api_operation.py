@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
@@ -25,8 +25,16 @@ from app.stack.mongodb.joined import joined
 from app.web.problems import CHALLENGE, FieldErrors, Rejected
 from phases.timelines import Timelines
 
+T = TypeVar("T")
+
 Auth = Literal["none", "person", "admin"]
 SAFE = frozenset({"GET", "HEAD"})
+PICTURE_HEADERS = {
+    "Cache-Control": "private, max-age=300",
+    "Vary": "Authorization, Cookie",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 @dataclass
@@ -60,23 +68,32 @@ class Call:
     def token(self) -> str:
         return bearer_token(self.request) or ""
 
+    async def in_time(self, work: Awaitable[T]) -> T:
+        """For an operation that is not limited as a whole."""
+        return await within(_longest_s(self.request), work)
+
 
 @dataclass(frozen=True)
 class Reply:
     status: int
-    content: BaseModel | dict[str, Any] | None = None
+    content: BaseModel | dict[str, Any] | bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    media_type: str = "application/json"  # of bytes
 
     def response(self) -> Response:
         headers = {"Cache-Control": "no-store", **self.headers}
         if self.content is None:
             return Response(status_code=self.status, headers=headers)
+        if isinstance(self.content, bytes):
+            return Response(self.content, self.status, headers, self.media_type)
         return Response(to_json(self.content), self.status, headers, "application/json")
 
 
 @dataclass(frozen=True)
 class Operation:
-    """`answers`: what success looks like, by status. `refusals`: why it may fail, beyond what follows from the rest."""
+    """`answers`: what success looks like, by status. `refusals`: why it may fail, beyond what follows from the rest.
+    `takes`: the media type of a body that it reads itself. `sends`: those of its answer, where that is no JSON.
+    """
 
     method: str
     path: str
@@ -88,6 +105,8 @@ class Operation:
     query: type[BaseModel] | None = None
     headers: type[BaseModel] | None = None
     refusals: Mapping[int, str] = field(default_factory=dict)
+    takes: str | None = None
+    sends: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -117,8 +136,8 @@ class Operation:
             call.headers = _parsed(self.headers, _own_headers(self.headers, request))
         if self.body:
             call.body = _parsed(self.body, await _json(request))
-        hashes = self.auth == "none"  # which takes its time
-        reply = await within(None if hashes else _longest_s(request), self.call(call))
+        unlimited = self.auth == "none"  # it hashes a password or waits for a picture, which take their time
+        reply = await within(None if unlimited else _longest_s(request), self.call(call))
         assert reply.status in self.answers, f"{self.method} {self.path} does not document {reply.status}"
         return reply.response()
 

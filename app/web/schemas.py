@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 from app import models
 from app.accounts import NAME_LENGTH, PASSWORD_LENGTHS, checked_handle, checked_name, checked_password
 from app.errors import Invalid
-from app.inbox import conversations, notifications
+from app.inbox import conversations, notifications, pictures
 from app.inbox.notifications import MOST_UNREAD
 from app.models import Audience, NotificationKind, StatusRow, User
 from app.social import TEXT_LIMIT, checked_text
@@ -201,6 +201,7 @@ class ReadTo(Given):
 
 
 PLACE_PATTERN = "^[0-9a-f]{35}$"  # 11 digits of milliseconds last until 2527
+UPLOAD_PATTERN = f"^[A-Za-z0-9_-]{{{pictures.ADDRESS_LENGTH}}}$"
 SEQ_PATTERN = "^[1-9][0-9]{0,8}$"
 
 
@@ -228,7 +229,7 @@ class ConversationWalk(Query):
 class NewMessage(Given):
     """At least one of `text` and `image`."""
 
-    model_config = _one_of(text="string")
+    model_config = _one_of(text="string", image="string")
 
     client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,100}$")] = Field(
         description="yours: the same again is answered with the message stored the first time"
@@ -236,6 +237,20 @@ class NewMessage(Given):
     text: Annotated[str, _as(conversations.checked_text), _described(pattern=MESSAGE_PATTERN)] | None = Field(
         None, description=f"1 to {conversations.TEXT_LIMIT} code points after trimming, one of which can be seen"
     )
+    image: Annotated[str, StringConstraints(pattern=f"^{IMAGES}[0-9a-f]{{24}}$")] | None = Field(
+        None, description="a finished upload of yours, which is in no other message"
+    )
+
+
+class NewUpload(Given):
+    type: pictures.Type
+    size: Whole = Field(ge=1, le=pictures.LARGEST, description="bytes")
+
+
+class Upload(BaseModel):
+    upload_url: str = Field(description="PUT the bytes here: once, without a token, before it expires")
+    image: str = Field(description="the picture's address, for a message, once it is there")
+    expires_at: Time
 
 
 class Receipt(Given):

@@ -1278,7 +1278,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a body may take for ever",
         "the door",
         "app.web.protocol.Protocol.on_headers_complete",
-        "self._wait(BODY_S)",
+        'self._wait(limit_of(self.scope["method"], self.scope.get("path", "")).seconds)',
         "self._go_on()",
         _of(PROTOCOL, "test_what_does_not_come_to_its_end_is_closed"),
     ),

@@ -1,0 +1,20 @@
+"""How much a request may bring, and how long it may take over it."""
+
+import re
+from typing import NamedTuple
+
+
+class Limit(NamedTuple):
+    """`size` in bytes; `seconds` from the end of the header."""
+
+    size: int
+    seconds: float
+
+
+ORDINARY = Limit(64 * 1024, 30.0)
+PICTURE = Limit(5 * 1024 * 1024 + ORDINARY.size, 120.0)  # with what a form has around it
+_PICTURES = re.compile(r"PUT /api/v1/uploads/[^/]+|POST /conversations/[^/]+/picture")
+
+
+def limit_of(method: str, path: str) -> Limit:
+    return PICTURE if _PICTURES.fullmatch(f"{method} {path}") else ORDINARY
