@@ -6,10 +6,11 @@ the transaction goes through only at the version that was looked at.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -31,6 +32,8 @@ from app.text import checked
 CONVERSATIONS, MESSAGES = ConversationDocument.Settings.name, MessageDocument.Settings.name
 TEXT_LIMIT = 2_000  # code points
 MOST_UNREAD = 1_000  # conversations, counted; as many or more
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PLACE_PATTERN = "^[0-9a-f]{35}$"
 TRIES = 100  # to store something while others move the conversation on
 
 FIELDS = ("_id", "people", "seq", "version", "active_at", "unread", "silent", "blocked_by", "marks")
@@ -49,10 +52,20 @@ Concerns = Callable[[ObjectId], Awaitable[None]]
 
 
 class Place(NamedTuple):
-    """Of a conversation in a list."""
+    """Of a conversation in a list. As text it has the milliseconds, which are enough until 2527, and the id."""
 
     active_at: datetime
     id: ObjectId
+
+    def __str__(self) -> str:
+        return f"{(self.active_at - EPOCH) // timedelta(milliseconds=1):011x}{self.id}"
+
+    @classmethod
+    def of(cls, text: str) -> "Place":
+        """Raises ValueError."""
+        if not re.fullmatch(PLACE_PATTERN, text):
+            raise ValueError("not the place of a conversation")
+        return cls(EPOCH + timedelta(milliseconds=int(text[:11], 16)), ObjectId(text[11:]))
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
 from app.stack.mongodb.joined import joined
 from app.web import openapi, schemas
-from app.web.api_operation import PICTURE_HEADERS, Call, Operation, Reply, routes_of
+from app.web.api_operation import Call, Operation, Reply, routes_of
 from app.web.caller import address_of, while_it_waits
-from app.web.limits import PICTURE
+from app.web.limits import PICTURE, PICTURE_HEADERS
 from app.web.measured_page import measured
 from phases.home.page import Page
 
@@ -270,7 +270,7 @@ async def conversations(call: Call) -> Reply:
         {
             "conversations": [schemas.conversation(one, people) for one in found],
             "unread": unread,
-            "next": schemas.place(next_) if next_ else None,
+            "next": str(next_) if next_ else None,
         },
     )
 

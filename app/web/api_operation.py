@@ -29,12 +29,6 @@ T = TypeVar("T")
 
 Auth = Literal["none", "person", "admin"]
 SAFE = frozenset({"GET", "HEAD"})
-PICTURE_HEADERS = {
-    "Cache-Control": "private, max-age=300",
-    "Vary": "Authorization, Cookie",
-    "Content-Security-Policy": "default-src 'none'; sandbox",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""How much a request may bring, and how long it may take over it."""
+"""How much a request may bring, and how long it may take over it; and what is said with a picture."""
 
 import re
 from typing import NamedTuple
@@ -18,3 +18,11 @@ _PICTURES = re.compile(r"PUT /api/v1/uploads/[^/]+|POST /conversations/[^/]+/pic
 
 def limit_of(method: str, path: str) -> Limit:
     return PICTURE if _PICTURES.fullmatch(f"{method} {path}") else ORDINARY
+
+
+PICTURE_HEADERS = {
+    "Cache-Control": "private, max-age=300",
+    "Vary": "Authorization, Cookie",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}

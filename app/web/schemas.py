@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
 from bson import ObjectId
@@ -54,7 +54,6 @@ MESSAGE_PATTERN = _pattern(r"\u0000", conversations.TEXT_LIMIT)
 NAME_PATTERN = _pattern(r"\u0000-\u001f\u007f-\u009f\u2028\u2029", NAME_LENGTH, blank=True)
 ID_PATTERN = "^[0-9a-fA-F]{24}$"
 IMAGES = "/api/v1/images/"
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _time(moment: datetime) -> str:
@@ -200,29 +199,26 @@ class ReadTo(Given):
     )
 
 
-PLACE_PATTERN = "^[0-9a-f]{35}$"  # 11 digits of milliseconds last until 2527
 UPLOAD_PATTERN = f"^[A-Za-z0-9_-]{{{pictures.ADDRESS_LENGTH}}}$"
 SEQ_PATTERN = "^[1-9][0-9]{0,8}$"
 
 
 def _place(given: object) -> conversations.Place:
-    if isinstance(given, str) and re.fullmatch(PLACE_PATTERN, given):
-        return conversations.Place(EPOCH + timedelta(milliseconds=int(given[:11], 16)), ObjectId(given[11:]))
-    raise PydanticCustomError("cursor", "Not the `next` of a page.")
+    try:
+        return conversations.Place.of(str(given))
+    except ValueError:
+        raise PydanticCustomError("cursor", "Not the `next` of a page.") from None
 
 
-def place(of: conversations.Place) -> str:
-    """As a cursor."""
-    return f"{(of.active_at - EPOCH) // timedelta(milliseconds=1):011x}{of.id}"
+Place = Annotated[
+    conversations.Place,
+    PlainValidator(_place),
+    WithJsonSchema({"type": "string", "pattern": conversations.PLACE_PATTERN}),
+]
 
 
 class ConversationWalk(Query):
-    before: (
-        Annotated[
-            conversations.Place, PlainValidator(_place), WithJsonSchema({"type": "string", "pattern": PLACE_PATTERN})
-        ]
-        | None
-    ) = Field(None, description="the `next` of the page before; left out: the last active")
+    before: Place | None = Field(None, description="the `next` of the page before; left out: the last active")
     limit: Annotated[int, Field(ge=1, le=100), BeforeValidator(_plain_number)] = 20
 
 
