@@ -112,6 +112,8 @@ async def test_messages_are_numbered_and_their_sender_sees_how_far_they_are(talk
         await talk.receive("ben", id, **late)
     assert talk.told == [], "nothing has changed for anybody"
     assert (await talk.of("ben", id)).unread == 2
+    await talk.receive("ben", id, delivered=2, read=2)
+    assert ((await talk.of("ann", id)).delivered_to, (await talk.of("ann", id)).read_to) == (4, 2)
     await talk.receive("ben", id, read=4)
     assert await said(talk, "ann", id) == [("ann 1", "read"), ("ann 2", "read"), ("ben 3", "sent"), ("ann 4", "read")]
     await talk.receive("ann", id, delivered=3)
