@@ -47,8 +47,8 @@ WRONG = "The handle and the password do not go together."
 T = TypeVar("T")
 
 
-async def _thread(call: Callable[..., T], *args: object) -> T:
-    """A hash in a thread, waited for even when the asker goes away: the limit counts threads, not askers."""
+async def in_thread(call: Callable[..., T], *args: object) -> T:
+    """Work in a thread, waited for even when the asker goes away: a limit counts threads, not askers."""
     work = asyncio.ensure_future(asyncio.to_thread(call, *args))
     try:
         return await asyncio.shield(work)
@@ -157,7 +157,7 @@ class Accounts:
         if await User.find_one({"handle": handle}):
             raise taken
         async with self._turn():
-            password_hash = await _thread(HASHER.hash, password)
+            password_hash = await in_thread(HASHER.hash, password)
         user = User(
             _id=self._clock.new_id(),
             handle=handle,
@@ -185,7 +185,7 @@ class Accounts:
         new = checked_password(new)
         user = await self._proven(me.handle, old, caller)
         async with self._turn():
-            password_hash = await _thread(HASHER.hash, new)
+            password_hash = await in_thread(HASHER.hash, new)
         proven = {"_id": user.id, "password_hash": user.password_hash}
 
         async def change(inside: Transaction) -> None:
@@ -224,7 +224,7 @@ class Accounts:
         async with self._turn():
             for limit, who in limits:  # others who waited may have failed meanwhile
                 await limit.check(*who)
-            if not await _thread(_matches, user and user.password_hash, password[: PASSWORD_LENGTHS[1] + 1]):
+            if not await in_thread(_matches, user and user.password_hash, password[: PASSWORD_LENGTHS[1] + 1]):
                 for limit, who in limits:
                     await limit.hit(*who)
                 raise WrongPassword(WRONG)

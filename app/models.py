@@ -362,6 +362,100 @@ class Inbox(Base):
         indexes: ClassVar[list[IndexModel]] = []
 
 
+class Conversation(Base):
+    """Of two `people`, whose `pair_key` is `pair`.
+
+    `seq`: the number of its last message. `version`: raised by each message and each block between the two, so that
+    whoever stores a message on what they have looked up stores none on what is over.
+    `active_at`: of the last message, or of the conversation while it is empty.
+    `listed`: who finds it in their list. `unread`: who has unread messages. `silent`: who wants no badge for them.
+    `blocked_by`: who of them blocks the other; changes together with `blocks`.
+    `marks`: of each person, by id, how far they are.
+    `told`: of each person the number (`Inbox.seq`) that its last change other than by a message had.
+    """
+
+    pair: bytes
+    people: list[ObjectId]
+    made_by: ObjectId
+    seq: int = 0
+    version: int = 0
+    active_at: datetime
+    listed: list[ObjectId]
+    unread: list[ObjectId]
+    silent: list[ObjectId]
+    blocked_by: list[ObjectId]
+    marks: dict[str, dict[str, int]]
+    told: list[dict[str, Any]]
+
+    class Settings:
+        name = "conversations"
+        indexes: ClassVar = [
+            IndexModel("pair", unique=True),
+            IndexModel([("listed", ASCENDING), ("active_at", DESCENDING), ("_id", DESCENDING)]),
+            IndexModel("unread"),
+            IndexModel([("told.who", ASCENDING), ("told.seq", DESCENDING)]),
+        ]
+
+
+def pair_key(one: ObjectId, other: ObjectId) -> bytes:
+    return b"".join(sorted([one.binary, other.binary]))
+
+
+class Message(Document):
+    """`_id`: `message_key` of its conversation and its number. A deleted one has neither text nor image.
+
+    `sent`: how many messages each of the two had sent then, this one included, by person.
+    `told`: of each of them the number (`Inbox.seq`) that its last change had.
+    """
+
+    id: bytes = Field(alias="_id")  # type: ignore[assignment]
+    conversation: ObjectId
+    who: ObjectId
+    client_id: str
+    text: str | None = None
+    image: ObjectId | None = None
+    created_at: datetime
+    deleted: bool = False
+    sent: dict[str, int]
+    told: list[dict[str, Any]]
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    class Settings:
+        name = "messages"
+        indexes: ClassVar = [
+            IndexModel([("conversation", ASCENDING), ("who", ASCENDING), ("client_id", ASCENDING)], unique=True),
+            IndexModel([("told.who", ASCENDING), ("told.seq", DESCENDING)]),
+        ]
+        keep_nulls = False
+
+
+class Image(Base):
+    """A picture, whole: `data` is what we made of what `owner` sent. Without it, it is deleted.
+
+    `readers`: the two people of its conversation; before it is sent there, `owner` alone. `until`: when it is removed;
+    absent once it is sent.
+    """
+
+    owner: ObjectId
+    type: str
+    data: bytes | None = None
+    readers: list[ObjectId]
+    until: datetime | None = None
+
+    class Settings:
+        name = "images"
+        indexes: ClassVar = [IndexModel("until", expireAfterSeconds=0)]
+        keep_nulls = False
+
+
+LAST_SEQ = 2**32 - 1
+
+
+def message_key(conversation: ObjectId, seq: int) -> bytes:
+    return conversation.binary + min(seq, LAST_SEQ).to_bytes(4, "big")
+
+
 class StatusRow(NamedTuple):
     """A status as the hot path reads it. `audience` is None once it is deleted.
 
@@ -390,5 +484,5 @@ class StatusRow(NamedTuple):
 
 DOCUMENTS = (
     User, Token, Follow, ActiveReader, Block, Mute, CircleMember, EdgeVersion, Departure, HeavyAuthor, Status, Like,
-    Event, Notification, Inbox,
+    Event, Notification, Conversation, Message, Image, Inbox,
 )  # fmt: skip

@@ -18,7 +18,19 @@ from app.clock import FIRST_ID, LAST_ID
 from app.departures import departed_now
 from app.edges import NAMES, VERSIONS, change_edges, raise_version
 from app.errors import Conflict, Forbidden, Invalid, NotFound
-from app.models import Account, Audience, Event, Person, Status, StatusRow, User, like_key, search_words
+from app.models import (
+    Account,
+    Audience,
+    Conversation,
+    Event,
+    Person,
+    Status,
+    StatusRow,
+    User,
+    like_key,
+    pair_key,
+    search_words,
+)
 from app.names import Names
 from app.stack import Stack
 from app.stack.mongodb.transaction import Transaction, transaction
@@ -232,13 +244,20 @@ class Social:
             await edges["follows"].delete_many(_either_way("follower", "followee", blocker, blocked))
             await self.outbox.narrowed(edges, blocker, blocked)
             await self.outbox.narrowed(edges, blocked, blocker)
+            await _in_conversation(edges, pair, "$addToSet")
 
         await change_edges(self._db, {blocker, blocked}, end_follows)
 
     async def unblock(self, blocker: ObjectId, blocked: ObjectId) -> None:
         """Shows nothing again: whoever wants to follow does so anew."""
         _not_oneself(blocker, blocked, "unblock")
-        await self._remove("blocks", {"blocker": blocker, "blocked": blocked}, blocker, blocked)
+        pair = {"blocker": blocker, "blocked": blocked}
+
+        async def end_block(edges: Transaction) -> None:
+            await edges["blocks"].delete_one(pair)
+            await _in_conversation(edges, pair, "$pull")
+
+        await change_edges(self._db, {blocker, blocked}, end_block)
 
     async def mute(self, reader: ObjectId, muted: ObjectId) -> None:
         """Their statuses stay where they are kept and are not shown: what is unmuted owes no backfill."""
@@ -416,6 +435,13 @@ async def _is_there(inside: Transaction, person: ObjectId) -> None:
     """Who has been looked up may have deleted their account since."""
     if await inside["users"].find_one({"_id": person, "deleted": True}, {"_id": 1}):
         raise NotFound("Nobody has this handle.")
+
+
+async def _in_conversation(edges: Transaction, block: dict[str, ObjectId], change: str) -> None:
+    """The conversation of the two, if they have one, says who blocks: whoever writes at the same moment looks again."""
+    query = {"pair": pair_key(*block.values())}
+    changes = {change: {"blocked_by": block["blocker"]}, "$inc": {"version": 1}}
+    await edges[Conversation.Settings.name].update_one(query, changes, upsert=False)
 
 
 def _either_way(from_field: str, to_field: str, one: ObjectId, other: ObjectId) -> dict[str, Any]:

@@ -39,6 +39,7 @@ THOROUGH = (
     "test_protocol",
     "test_schema",
     "test_servers",
+    "test_talking",
     "test_visibility",
     "test_walkthrough",
 )

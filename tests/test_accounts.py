@@ -198,7 +198,7 @@ async def test_trying_many_at_once_is_no_way_around_the_limit(
         await asyncio.sleep(0)
         return False
 
-    monkeypatch.setattr(module, "_thread", never)
+    monkeypatch.setattr(module, "in_thread", never)
     outcomes = await asyncio.gather(*(accounts.sign_in("ann", PASSWORD) for _ in range(50)), return_exceptions=True)
     assert len(judged) <= 3 + module.HASHED_AT_ONCE - 1, "those who are being judged when the limit is reached"
     assert {type(outcome) for outcome in outcomes} == {WrongPassword, TooMany}
@@ -243,7 +243,7 @@ async def test_an_address_is_limited_before_anything_is_hashed(
         hashed.append(call)
         return "hash" if call == module.HASHER.hash else False
 
-    monkeypatch.setattr(module, "_thread", counted_hash)
+    monkeypatch.setattr(module, "in_thread", counted_hash)
     async with connected(Addresses(None, None, None), Config.from_environment({}, **{limit: 2}), clock) as stack:
         accounts = Accounts(stack)
         enter: Any = {

@@ -272,7 +272,7 @@ def test_nothing_is_hashed_for_who_has_gone(monkeypatch: pytest.MonkeyPatch) -> 
         await asyncio.gather(*rushing)
         await site.browser().sign_up("ann")
 
-    monkeypatch.setattr(accounts, "_thread", counted)
+    monkeypatch.setattr(accounts, "in_thread", counted)
 
     async def run() -> None:
         async with opened() as site:

@@ -187,7 +187,7 @@ async def test_signing_in_leads_to_no_other_site(site: Site) -> None:
 
 def _posts() -> list[str]:
     paths = [route.path for route in pages.routes if isinstance(route, Route) and "POST" in (route.methods or ())]
-    return [path.format(handle="bob", id="0" * 24) for path in paths]
+    return [path.format(handle="bob", id="0" * 24, seq="1") for path in paths]
 
 
 async def test_a_form_without_the_proof_of_this_session_is_refused(demo: Site) -> None:
@@ -454,7 +454,7 @@ async def told(site: Site, browser: Browser, address: str = "/notifications") ->
 
 
 def badge(html: str) -> str | None:
-    found = re.search(r'class="bell".*?(?:<b>(.*?)</b>)?</a>', html, re.DOTALL)
+    found = re.search(r'class="bell" href="/notifications".*?(?:<b>(.*?)</b>)?</a>', html, re.DOTALL)
     assert found
     return found[1]
 
@@ -513,7 +513,7 @@ async def test_notifications_go_on_on_further_pages(site: Site, monkeypatch: pyt
 
 
 async def test_a_badge_costs_one_look_up(site: Site) -> None:
-    """Beside the one for the token, in whose command it travels; and no page's costs show it."""
+    """Each of the two, beside the one for the token, in whose command they travel; and no page's costs show it."""
     zoe = await site.browser().sign_up("zoe")
     await zoe.open("/muted")
     cookie = "; ".join(f"{name}={value}" for name, value in zoe.client.cookies.items())
@@ -521,7 +521,7 @@ async def test_a_badge_costs_one_look_up(site: Site) -> None:
     with counted() as cost:
         opened = await session.open_session(Request({"type": "http", "app": site.app, "headers": headers}))
     assert opened.account
-    assert (opened.unread, cost.mongodb) == (0, 2)
+    assert (opened.unread, opened.talking, cost.mongodb) == (0, 0, 3)
     with counted() as shown:
         await site.timelines.page(opened.account.id, limit=20)
     for _ in range(2):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvicorn
 
-from app.web import protocol
+from app.web import limits, protocol
 
 GET = b"GET / HTTP/1.1\r\nHost: feedlab.test\r\n\r\n"
 LAST = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
@@ -103,7 +103,7 @@ def test_what_does_not_come_to_its_end_is_closed(
     address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, sent: bytes, first: bytes
 ) -> None:
     monkeypatch.setattr(protocol, "HEAD_S", 0.5)
-    monkeypatch.setattr(protocol, "BODY_S", 0.5)
+    monkeypatch.setattr(limits, "ORDINARY", limits.ORDINARY._replace(seconds=0.5))
     assert said(address, sent).startswith(first)
 
 

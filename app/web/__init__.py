@@ -12,8 +12,10 @@ from starlette.middleware import Middleware
 from app.accounts import Accounts
 from app.config import Config
 from app.departures import keep_clearing
+from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
+from app.inbox.pictures import Pictures
 from app.live.presence import Presences
 from app.social import Social
 from app.stack import Stack
@@ -81,6 +83,8 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.state.social = Social(stack, timelines.outbox)
     app.state.notifications = Notifications(stack.db)
     app.state.presences = Presences(stack)
+    app.state.conversations = Conversations(stack)
+    app.state.pictures = Pictures(stack)
     app.state.backlog = backlog
     app.state.health = Health(timelines)
     app.state.streams = Streams()

@@ -4,6 +4,7 @@ Routes, validation and the OpenAPI document all come from the table.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -14,14 +15,18 @@ from starlette.routing import Mount, Router
 
 from app.accounts import Caller
 from app.errors import NotFound
+from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
+from app.inbox.pictures import TYPES, Pictures
 from app.live.presence import Presences
 from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
+from app.stack.mongodb.joined import joined
 from app.web import openapi, schemas
 from app.web.api_operation import Call, Operation, Reply, routes_of
 from app.web.caller import address_of, while_it_waits
 from app.web.export import exported, nothing
+from app.web.limits import PICTURE, PICTURE_HEADERS
 from app.web.measured_page import measured
 from phases.home.page import Page
 
@@ -239,7 +244,7 @@ async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
 
 
 async def notifications(call: Call) -> Reply:
-    walk: schemas.NotificationWalk = call.query
+    walk: schemas.NumberWalk = call.query
     inbox: Notifications = call.request.app.state.notifications
     unread, (shown, next_) = await asyncio.gather(
         inbox.unread(call.me.id), inbox.page(call.me.id, walk.before, walk.limit)
@@ -261,6 +266,110 @@ async def mark_read(call: Call) -> Reply:
     inbox: Notifications = call.request.app.state.notifications
     await inbox.mark_read(call.me.id, call.body.to)
     return DONE
+
+
+# Conversations
+
+
+def _conversations(call: Call) -> Conversations:
+    return call.request.app.state.conversations  # type: ignore[no-any-return]
+
+
+def _conversation_id(call: Call) -> ObjectId:
+    text: str = call.request.path_params["conversation"]
+    if len(text) != 24 or not ObjectId.is_valid(text):
+        raise NotFound("There is no such conversation.")
+    return ObjectId(text)
+
+
+async def open_conversation(call: Call) -> Reply:
+    person = await _person(call)
+    found, created = await _conversations(call).open(call.me.id, person.id)
+    people = await call.social.people([call.me.id, person.id])
+    return Reply(201 if created else 200, schemas.conversation(found, people))
+
+
+async def conversations(call: Call) -> Reply:
+    walk: schemas.ConversationWalk = call.query
+    found, next_, unread = await _conversations(call).page(call.me.id, walk.before, walk.limit)
+    people = await call.social.people({call.me.id, *(one.other for one in found)})
+    return Reply(
+        200,
+        {
+            "conversations": [schemas.conversation(one, people) for one in found],
+            "unread": unread,
+            "next": str(next_) if next_ else None,
+        },
+    )
+
+
+async def messages(call: Call) -> Reply:
+    walk: schemas.NumberWalk = call.query
+    found, next_ = await _conversations(call).messages(call.me.id, _conversation_id(call), walk.before, walk.limit)
+    people = await call.social.people({one.who for one in found})
+    return Reply(200, {"messages": [schemas.message(one, people) for one in found], "next": next_})
+
+
+async def send(call: Call) -> Reply:
+    asked: schemas.NewMessage = call.body
+    with joined():  # what a message takes, and the sender's name
+        image = ObjectId(asked.image.removeprefix(schemas.IMAGES)) if asked.image else None
+        sending = _conversations(call).send(call.me.id, _conversation_id(call), asked.client_id, asked.text, image)
+        (sent, created), people = await asyncio.gather(sending, call.social.people([call.me.id]))
+    return Reply(201 if created else 200, schemas.message(sent, people))
+
+
+async def receive(call: Call) -> Reply:
+    asked: schemas.Receipt = call.body
+    await _conversations(call).receive(call.me.id, _conversation_id(call), asked.delivered, asked.read)
+    return DONE
+
+
+async def delete_message(call: Call) -> Reply:
+    text: str = call.request.path_params["seq"]
+    if not re.fullmatch(schemas.SEQ_PATTERN, text):
+        raise NotFound("You have no such message.")
+    await _conversations(call).delete(call.me.id, _conversation_id(call), int(text))
+    return DONE
+
+
+def silence(on: bool) -> Callable[[Call], Awaitable[Reply]]:
+    async def change(call: Call) -> Reply:
+        await _conversations(call).silence(call.me.id, _conversation_id(call), on)
+        return DONE
+
+    return change
+
+
+# Pictures
+
+
+def _pictures(call: Call) -> Pictures:
+    return call.request.app.state.pictures  # type: ignore[no-any-return]
+
+
+async def new_upload(call: Call) -> Reply:
+    asked: schemas.NewUpload = call.body
+    address, upload = await _pictures(call).address(call.me.id, asked.type, asked.size)
+    image = f"{schemas.IMAGES}{upload.id}"
+    new = schemas.Upload(upload_url=f"{PREFIX}/uploads/{address}", image=image, expires_at=upload.expires_at)
+    return Reply(201, new)
+
+
+async def upload(call: Call) -> Reply:
+    """Whoever has the address may; it counts as a change by the person who asked for it."""
+    admitted = await call.in_time(_pictures(call).admitted(call.request.path_params["upload"]))
+    await call.request.app.state.writes.count(admitted.owner)
+    await _pictures(call).take(admitted, call.request.stream())
+    return Reply(201)
+
+
+async def image(call: Call) -> Reply:
+    text: str = call.request.path_params["image"]
+    if len(text) != 24 or not ObjectId.is_valid(text):
+        raise NotFound("There is no such picture.")
+    found = await _pictures(call).picture(call.me.id, ObjectId(text))
+    return Reply(200, found.data, PICTURE_HEADERS, media_type=found.type)
 
 
 # Phases
@@ -287,6 +396,7 @@ def _document() -> Reply:
 SIGNING_IN = "Too many failed attempts with this handle, or too many attempts from this address."
 NOBODY = {404: "Nobody has this handle."}
 EDGE = NOBODY | {422: "Oneself."}
+NO_CONVERSATION = {404: "There is no such conversation, or it is not yours."}
 NO_STATUS = {404: "There is no such status, or you may not see it."}
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -373,10 +483,65 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "GET", "/notifications", "What concerns you: follows, likes, mentions, circles", notifications,
-        {200: schemas.Notifications}, query=schemas.NotificationWalk,
+        {200: schemas.Notifications}, query=schemas.NumberWalk,
     ),
     Operation(
         "PUT", "/notifications/read", "Mark as read, up to a number", mark_read, {204: None}, body=schemas.ReadTo
+    ),
+    Operation(
+        "PUT", "/conversations/{handle}", "The conversation with a person", open_conversation,
+        {200: schemas.Conversation, 201: schemas.Conversation},
+        refusals=EDGE | {403: "One of you blocks the other."},
+    ),
+    Operation(
+        "GET", "/conversations", "Your conversations, the last active first", conversations,
+        {200: schemas.Conversations}, query=schemas.ConversationWalk,
+    ),
+    Operation(
+        "GET", "/conversations/{conversation}/messages", "Messages, newest first", messages, {200: schemas.Messages},
+        query=schemas.NumberWalk, refusals=NO_CONVERSATION,
+    ),
+    Operation(
+        "POST", "/conversations/{conversation}/messages", "Send a message", send,
+        {201: schemas.Message, 200: schemas.Message}, body=schemas.NewMessage,
+        refusals=NO_CONVERSATION
+        | {403: "One of you blocks the other.", 409: "The same client_id came with another body."},
+    ),
+    Operation(
+        "DELETE", "/conversations/{conversation}/messages/{seq}",
+        "Delete a message of yours: it keeps its number, text and picture are gone", delete_message, {204: None},
+        refusals={404: "You have no such message."},
+    ),
+    Operation(
+        "PUT", "/conversations/{conversation}/receipt", "Say what has arrived and what has been read", receive,
+        {204: None}, body=schemas.Receipt, refusals=NO_CONVERSATION,
+    ),
+    Operation(
+        "PUT", "/conversations/{conversation}/silence", "Silence: its unread messages are on no badge", silence(True),
+        {204: None}, refusals=NO_CONVERSATION,
+    ),
+    Operation(
+        "DELETE", "/conversations/{conversation}/silence", "Silence it no longer", silence(False), {204: None},
+        refusals=NO_CONVERSATION,
+    ),
+    Operation(
+        "POST", "/uploads", "An address that takes a picture for a message", new_upload, {201: schemas.Upload},
+        body=schemas.NewUpload,
+    ),
+    Operation(
+        "PUT", "/uploads/{upload}", "Upload the picture", upload, {201: None}, auth="none",
+        takes="application/octet-stream",
+        refusals={
+            404: "This address takes nothing, or takes nothing any more.",
+            409: "This address has taken its picture.",
+            413: f"The body is larger than {PICTURE.size // 1024} KiB.",
+            422: "These bytes are no picture of that type, or not as many.",
+            429: "Too many changes in one minute, or pictures at this moment.",
+        },
+    ),
+    Operation(
+        "GET", "/images/{image}", "A picture of one of your conversations", image, {200: None}, sends=TYPES,
+        refusals={404: "There is no such picture, or you may not see it."},
     ),
     Operation("GET", "/phases", "Which phases deliver, and how far they are", phases, {200: schemas.State}),
     Operation(

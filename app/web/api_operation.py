@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
@@ -24,6 +24,8 @@ from app.stack import within
 from app.stack.mongodb.joined import joined
 from app.web.problems import CHALLENGE, FieldErrors, Rejected
 from phases.timelines import Timelines
+
+T = TypeVar("T")
 
 Auth = Literal["none", "person", "admin"]
 SAFE = frozenset({"GET", "HEAD"})
@@ -60,15 +62,20 @@ class Call:
     def token(self) -> str:
         return bearer_token(self.request) or ""
 
+    async def in_time(self, work: Awaitable[T]) -> T:
+        """For an operation that is not limited as a whole."""
+        return await within(_longest_s(self.request), work)
+
 
 @dataclass(frozen=True)
 class Reply:
     """`parts`: of a JSON document that is made while it is sent."""
 
     status: int
-    content: BaseModel | dict[str, Any] | None = None
+    content: BaseModel | dict[str, Any] | bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     parts: AsyncIterator[bytes] | None = None
+    media_type: str = "application/json"  # of bytes
 
     def response(self) -> Response:
         headers = {"Cache-Control": "no-store", **self.headers}
@@ -76,6 +83,8 @@ class Reply:
             return StreamingResponse(self.parts, self.status, headers, "application/json")
         if self.content is None:
             return Response(status_code=self.status, headers=headers)
+        if isinstance(self.content, bytes):
+            return Response(self.content, self.status, headers, self.media_type)
         return Response(to_json(self.content), self.status, headers, "application/json")
 
 
@@ -83,6 +92,7 @@ class Reply:
 class Operation:
     """`answers`: what success looks like, by status. `refusals`: why it may fail, beyond what follows from the rest.
     `hashes`: it takes its time, and whoever waits for that has no deadline.
+    `takes`: the media type of a body that it reads itself. `sends`: those of its answer, where that is no JSON.
     """
 
     method: str
@@ -96,6 +106,8 @@ class Operation:
     headers: type[BaseModel] | None = None
     refusals: Mapping[int, str] = field(default_factory=dict)
     hashes: bool = False
+    takes: str | None = None
+    sends: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -125,8 +137,9 @@ class Operation:
             call.headers = _parsed(self.headers, _own_headers(self.headers, request))
         if self.body:
             call.body = _parsed(self.body, await _json(request))
-        hashes = self.hashes or self.auth == "none"
-        reply = await within(None if hashes else _longest_s(request), self.call(call))
+        # it hashes a password or waits for a picture, which take their time
+        unlimited = self.hashes or self.auth == "none"
+        reply = await within(None if unlimited else _longest_s(request), self.call(call))
         assert reply.status in self.answers, f"{self.method} {self.path} does not document {reply.status}"
         return reply.response()
 

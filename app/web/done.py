@@ -25,6 +25,9 @@ WORDS = {  # {}: the handle of the person it is about
     "add-to-circle": "@{} is in your circle.",
     "remove-from-circle": "@{} is not in your circle any more.",
     "mute": "You mute @{}: what they post is not on your timeline.",
+    "silence": "Silenced: its messages are on no badge.",
+    "unsilence": "Not silenced any more.",
+    "sent": "Sent.",
     "unmute": "You do not mute @{} any more.",
 }
 

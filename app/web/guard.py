@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.web.caller import host_name
-from app.web.problems import BODY_LIMIT, SENTENCES, Errors, Rejected
+from app.web.limits import limit_of
+from app.web.problems import Errors, Rejected
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -103,9 +104,10 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        too_large = Rejected(413, SENTENCES[413], {"Connection": "close"})
+        limit = limit_of(scope["method"], scope["path"]).size
+        too_large = Rejected(413, f"The body is larger than {limit // 1024} KiB.", {"Connection": "close"})
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and (len(declared) > 18 or int(declared) > BODY_LIMIT):
+        if declared.isdecimal() and (len(declared) > 18 or int(declared) > limit):
             answer = await self.errors.answer(Request(scope), too_large)
             return await answer(scope, receive, send)
         received = 0
@@ -114,7 +116,7 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > BODY_LIMIT:
+            if received > limit:
                 raise too_large
             return message
 

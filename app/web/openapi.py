@@ -14,6 +14,7 @@ from app.web.api_operation import SAFE, Operation
 from app.web.problems import MEDIA_TYPE, SENTENCES
 
 REF = "#/components/schemas/{model}"
+BYTES = {"schema": {"type": "string", "format": "binary"}}
 BODY_REFUSALS = {400: "The body is not JSON in UTF-8.", 415: "The body is not application/json."}
 ALWAYS = {413: SENTENCES[413], 503: "A server of ours is away; nothing is lost."}
 RETRY_AFTER = {"Retry-After": {"description": "seconds", "required": True, "schema": {"type": "integer", "minimum": 1}}}
@@ -23,6 +24,10 @@ HEADERS: dict[int, dict[str, Any]] = {401: CHALLENGE, 429: RETRY_AFTER, 503: RET
 # Anything else in these places is answered with 404: it names nobody and nothing.
 PATH_PARAMETERS = {
     "handle": {"pattern": schemas.HANDLE_PATTERN, "description": "a handle, in any case"},
+    "conversation": {"pattern": schemas.ID_PATTERN, "description": "the id of a conversation"},
+    "seq": {"pattern": schemas.SEQ_PATTERN, "description": "the number of a message"},
+    "upload": {"pattern": schemas.UPLOAD_PATTERN, "description": "from an `upload_url`"},
+    "image": {"pattern": schemas.ID_PATTERN, "description": "the id of a picture"},
     "id": {"pattern": schemas.ID_PATTERN, "description": "the id of a status"},
 }
 
@@ -79,6 +84,8 @@ def _operation(operation: Operation, collected: _Schemas) -> dict[str, Any]:
     if operation.body:
         content = collected.content(operation.body, "validation", "application/json")
         described["requestBody"] = {"required": True, "content": content}
+    elif operation.takes:
+        described["requestBody"] = {"required": True, "content": {operation.takes: BYTES}}
     return described
 
 
@@ -113,6 +120,8 @@ def _responses(operation: Operation, collected: _Schemas) -> dict[str, Any]:
         responses[str(status)] = {"description": HTTPStatus(status).phrase}
         if model:
             responses[str(status)]["content"] = collected.content(model, "serialization", "application/json")
+        elif operation.sends:
+            responses[str(status)]["content"] = dict.fromkeys(operation.sends, BYTES)
         elif status == HTTPStatus.OK:
             responses[str(status)]["content"] = {"application/json": {"schema": {"type": "object"}}}
     for status, description in sorted(_refusals(operation).items()):
@@ -135,6 +144,8 @@ def _refusals(operation: Operation) -> dict[int, str]:
         refusals[403] = "Only administrators may do this."
     if operation.body:
         refusals |= BODY_REFUSALS
+    if operation.takes:
+        refusals[400] = "The body ended early."
     if operation.body or operation.query or operation.headers:
         refusals[422] = "Some fields are wrong."
     return refusals | dict(operation.refusals)

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from app.web import dashboard, entrance, home_timeline, notifications, people, side_by_side
+from app.web import conversations, dashboard, entrance, home_timeline, notifications, people, side_by_side
 from app.web.render import FOLDER, Static, error_page
 from app.web.request import for_operators, signed_in
 from app.web.session import open_session
@@ -38,12 +38,20 @@ routes: list[BaseRoute] = [
     Route("/statuses/{id}/unlike", signed_in(home_timeline.unlike), methods=POST),
     Route("/notifications", signed_in(notifications.notifications)),
     Route("/notifications/read", signed_in(notifications.mark_read), methods=POST),
+    Route("/conversations", signed_in(conversations.conversations)),
+    Route("/conversations/{id}", signed_in(conversations.conversation)),
+    Route("/conversations/{id}/messages", signed_in(conversations.send), methods=POST),
+    Route("/conversations/{id}/picture", signed_in(conversations.send_picture, limited=False), methods=POST),
+    Route("/conversations/{id}/messages/{seq}/delete", signed_in(conversations.delete), methods=POST),
+    *(Route(f"/conversations/{{id}}/{act}", conversations.silence(act), methods=POST) for act in conversations.ACTS),
+    Route("/images/{id}", signed_in(conversations.picture)),
     Route("/people", signed_in(people.people)),
     Route("/muted", signed_in(people.muted)),
     Route("/name", signed_in(people.rename), methods=POST),
     Route("/@{handle}", people.person("statuses")),
     Route("/@{handle}/followers", people.person("followers")),
     Route("/@{handle}/following", people.person("following")),
+    Route("/@{handle}/conversation", signed_in(conversations.open_conversation), methods=POST),
     *(Route(f"/@{{handle}}/{name}", people.act(name), methods=POST) for name in people.ACTS),
     Route("/compare", signed_in(side_by_side.side_by_side)),
     Route("/compare/post", signed_in(side_by_side.post), methods=POST),

@@ -13,10 +13,10 @@ from starlette.responses import Response
 
 from app.errors import Conflict, Forbidden, Invalid, NotFound, Refused, TooMany, WrongPassword
 from app.stack import UNAVAILABLE
+from app.web.limits import ORDINARY
 
 log = logging.getLogger(__name__)
 
-BODY_LIMIT = 64 * 1024  # bytes
 MEDIA_TYPE = "application/problem+json"
 FOR_PROGRAMS = ("/api/", "/healthz", "/readyz", "/metrics")
 RETRY_LATER = {"Retry-After": "2"}  # seconds a server of ours takes to come back, or the driver to find a new primary
@@ -34,7 +34,7 @@ STATUS: Mapping[type[Refused], int] = {
 SENTENCES: Mapping[int, str] = {
     404: "There is nothing at this address.",
     405: "This address does not know the method; the header Allow says which it knows.",
-    413: f"The body is larger than {BODY_LIMIT // 1024} KiB.",
+    413: f"The body is larger than {ORDINARY.size // 1024} KiB.",
 }
 
 ErrorPage = Callable[[Request, int, str, str], Response]  # status, title, detail

@@ -12,9 +12,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from app.web.caller import network_of
+from app.web.limits import limit_of
 
 HEAD_S = 10.0  # from the connection, or the first byte of a further request, to the end of the header
-BODY_S = 30.0  # from there to the end of the body, which has 64 KiB at most
 READ_S = 30.0  # how long a client may read nothing of what is sent to it
 MOST_CONNECTIONS = 10_000
 MOST_DESCRIPTORS = 65_536  # more is never needed, and some systems have no limit
@@ -116,7 +116,7 @@ class Protocol(HttpToolsProtocol):
         if names.count(b"host") != 1 and not (self.parser.get_http_version() == "1.0" and b"host" not in names):
             raise ValueError("not one host")
         super().on_headers_complete()
-        self._wait(BODY_S)
+        self._wait(limit_of(self.scope["method"], self.scope.get("path", "")).seconds)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()

@@ -133,6 +133,7 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
     frame = {
         "me": known.account if known else None,
         "unread": known.unread if known else 0,
+        "talking": known.talking if known else 0,
         "unsure": known is None and session.session_token(request) != "",
         "proof": lambda: proof,
         "demo": stack.config.demo,

@@ -68,9 +68,9 @@ def for_operators(handler: PersonalEndpoint) -> Endpoint:
     return signed_in(endpoint, limited=False)
 
 
-async def changing(request: Request, me: Account) -> FormData:
+async def changing(request: Request, me: Account, files: int = 0) -> FormData:
     """The form of somebody who changes something. Raises Forbidden and TooMany."""
-    form = await posted(request)
+    form = await posted(request, files)
     await request.app.state.writes.count(me.id)
     return form
 

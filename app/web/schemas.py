@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 from app import models
 from app.accounts import NAME_LENGTH, PASSWORD_LENGTHS, checked_handle, checked_name, checked_password
 from app.errors import Invalid
-from app.inbox import notifications
+from app.inbox import conversations, notifications, pictures
 from app.inbox.notifications import MOST_UNREAD
 from app.models import Audience, NotificationKind, StatusRow, User
 from app.social import TEXT_LIMIT, checked_text
@@ -30,6 +30,7 @@ from app.text import INVISIBLE
 from phases import PHASES, timelines
 from phases.home.candidates import Source
 
+MOST_WITH_UNREAD = conversations.MOST_UNREAD
 SLUGS = tuple(phase.slug for phase in PHASES)
 
 _SPACE = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())  # what str.strip() removes
@@ -49,8 +50,10 @@ def _described(**schema: object) -> WithJsonSchema:
 
 
 TEXT_PATTERN = _pattern(r"\u0000", TEXT_LIMIT)
+MESSAGE_PATTERN = _pattern(r"\u0000", conversations.TEXT_LIMIT)
 NAME_PATTERN = _pattern(r"\u0000-\u001f\u007f-\u009f\u2028\u2029", NAME_LENGTH, blank=True)
 ID_PATTERN = "^[0-9a-fA-F]{24}$"
+IMAGES = "/api/v1/images/"
 
 
 def _time(moment: datetime) -> str:
@@ -81,6 +84,17 @@ def _plain_number(given: object) -> object:
     return given
 
 
+def _whole(given: object) -> object:
+    """1.0 is an integer in JSON Schema."""
+    return int(given) if isinstance(given, float) and given.is_integer() else given
+
+
+def _one_of(**types: str) -> ConfigDict:
+    """A part of a request that gives at least one of these fields, which are null where they are left out."""
+    given: list[Any] = [{"required": [name], "properties": {name: {"type": type}}} for name, type in types.items()]
+    return ConfigDict(json_schema_extra={"anyOf": given})
+
+
 def _each_once(slugs: list[str]) -> list[str]:
     if len(set(slugs)) < len(slugs):
         raise PydanticCustomError("phases", "Each phase is named once.")
@@ -98,6 +112,7 @@ Time = Annotated[
 # `Timelines` knows which phases there are, and refuses others.
 Slug = Annotated[str, Field(min_length=1), WithJsonSchema({"type": "string", "enum": list(SLUGS)})]
 Count = Annotated[int, Field(ge=0)]
+Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 class Given(BaseModel):
@@ -180,17 +195,76 @@ class Refresh(Query):
     phase: Slug | None = Field(None, description="left out: the system's read phase")
 
 
-class NotificationWalk(Query):
-    before: Annotated[int, Field(ge=1), BeforeValidator(_plain_number)] | None = Field(
+class NumberWalk(Query):
+    before: Annotated[int, Field(ge=1, le=9_999_999_999), BeforeValidator(_plain_number)] | None = Field(
         None, description="the `next` of the page before; left out: the newest"
     )
     limit: Annotated[int, Field(ge=1, le=100), BeforeValidator(_plain_number)] = 20
 
 
 class ReadTo(Given):
-    to: int = Field(
+    to: Whole = Field(
         ge=0, description="the `seq` of the newest that has been seen; a lower one than before changes nothing"
     )
+
+
+UPLOAD_PATTERN = f"^[A-Za-z0-9_-]{{{pictures.ADDRESS_LENGTH}}}$"
+SEQ_PATTERN = "^[1-9][0-9]{0,8}$"
+
+
+def _place(given: object) -> conversations.Place:
+    try:
+        return conversations.Place.of(str(given))
+    except ValueError:
+        raise PydanticCustomError("cursor", "Not the `next` of a page.") from None
+
+
+Place = Annotated[
+    conversations.Place,
+    PlainValidator(_place),
+    WithJsonSchema({"type": "string", "pattern": conversations.PLACE_PATTERN}),
+]
+
+
+class ConversationWalk(Query):
+    before: Place | None = Field(None, description="the `next` of the page before; left out: the last active")
+    limit: Annotated[int, Field(ge=1, le=100), BeforeValidator(_plain_number)] = 20
+
+
+class NewMessage(Given):
+    """At least one of `text` and `image`."""
+
+    model_config = _one_of(text="string", image="string")
+
+    client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,100}$")] = Field(
+        description="yours: the same again is answered with the message stored the first time"
+    )
+    text: Annotated[str, _as(conversations.checked_text), _described(pattern=MESSAGE_PATTERN)] | None = Field(
+        None, description=f"1 to {conversations.TEXT_LIMIT} code points after trimming, one of which can be seen"
+    )
+    image: Annotated[str, StringConstraints(pattern=f"^{IMAGES}[0-9a-f]{{24}}$")] | None = Field(
+        None, description="a finished upload of yours, which is in no other message"
+    )
+
+
+class NewUpload(Given):
+    type: pictures.Type
+    size: Whole = Field(ge=1, le=pictures.LARGEST, description="bytes")
+
+
+class Upload(BaseModel):
+    upload_url: str = Field(description="PUT the bytes here: once, without a token, before it expires")
+    image: str = Field(description="the picture's address, for a message, once it is there")
+    expires_at: Time
+
+
+class Receipt(Given):
+    """At least one of the two. They move forward only, and what is read has been delivered."""
+
+    model_config = _one_of(delivered="integer", read="integer")
+
+    delivered: Whole | None = Field(None, ge=0, description="`seq` up to which messages have arrived")
+    read: Whole | None = Field(None, ge=0, description="`seq` up to which messages have been shown")
 
 
 class PostHeaders(BaseModel):
@@ -320,6 +394,72 @@ class Export(BaseModel):
     mutes: list[Person]
     likes: list[Id] = Field(description="the ids of statuses, some of which may have been deleted")
     notifications: list[Notification]
+
+
+class Message(BaseModel):
+    seq: int = Field(ge=1, description="1, 2, 3 … without gaps in each conversation")
+    client_id: str | None = Field(description="the sender's own; null to the other")
+    from_: Person = Field(alias="from")
+    text: str | None
+    image: str | None = Field(description="its address; both null: the message has been deleted")
+    created_at: Time
+    state: conversations.State = Field(description="of what you got: yours")
+
+
+def message(one: conversations.Message, people: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
+    """A `Message` as JSON has it."""
+    return {
+        "seq": one.seq,
+        "client_id": one.client_id,
+        "from": Person.of(people[one.who]).model_dump(),
+        "text": one.text,
+        "image": f"{IMAGES}{one.image}" if one.image else None,
+        "created_at": _time(one.created_at),
+        "state": one.state,
+    }
+
+
+class Messages(BaseModel):
+    messages: list[Message]
+    next: int | None = Field(description="`before` of the next page; null only at the end")
+
+
+class Correspondent(Person):
+    presence: None = Field(None, description="whether they are online; null where you may not see it")
+
+
+class Conversation(BaseModel):
+    id: Id
+    with_: Correspondent = Field(alias="with")
+    last: Message | None
+    unread: Count = Field(description="their messages above your mark")
+    delivered_to: Count = Field(description="their mark: the `seq` up to which messages have arrived there")
+    read_to: Count = Field(description="their mark: the `seq` up to which they have read")
+    silenced: bool | None = Field(None, description="true where you have silenced it, else left out")
+
+
+def conversation(one: conversations.Conversation, people: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
+    """A `Conversation` as JSON has it."""
+    return {
+        "id": str(one.id),
+        "with": Correspondent.of(people[one.other]).model_dump(),
+        "last": message(one.last, people) if one.last else None,
+        "unread": one.unread,
+        "delivered_to": one.delivered_to,
+        "read_to": one.read_to,
+        **({"silenced": True} if one.silenced else {}),
+    }
+
+
+class Conversations(BaseModel):
+    conversations: list[Conversation]
+    unread: int = Field(
+        ge=0,
+        le=MOST_WITH_UNREAD,
+        description=f"conversations with unread messages, silenced ones aside; {MOST_WITH_UNREAD} means as many or "
+        "more",
+    )
+    next: str | None = Field(description="`before` of the next page; null only at the end")
 
 
 class Cost(BaseModel):

@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from app.accounts import Accounts
 from app.errors import Forbidden
+from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.models import Account
 from app.stack import Stack, within
@@ -40,13 +41,14 @@ PORTS = {"http": 80, "https": 443}
 @dataclass(frozen=True, slots=True)
 class Session:
     """The account that asks (None: nobody signed in), and the secret cookie that this answer's forms are bound to.
-    `unread`: their notifications, counted up to MOST_ON_A_BADGE.
+    `unread`: their notifications, `talking`: their conversations with unread messages, counted up to MOST_ON_A_BADGE.
     """
 
     account: Account | None
     secret: str
     new_visitor: bool = False
     unread: int = 0
+    talking: int = 0
 
     def proof(self) -> str:
         return hmac.digest(self.secret.encode(), b"feedlab form", hashlib.sha256).hex()
@@ -82,23 +84,32 @@ async def _session(request: Request) -> Session:
     if token := _cookie(request, SESSION):
         known = accounts.remembered(token)
         with joined():  # of somebody remembered both travel in one command
-            account, unread = await asyncio.gather(accounts.authenticate(token), _unread(request, known))
+            account, badges = await asyncio.gather(accounts.authenticate(token), _badges(request, known))
         if account:
-            return Session(account, token, unread=unread if known else await _unread(request, account))
+            unread, talking = badges if known else await _badges(request, account)
+            return Session(account, token, unread=unread, talking=talking)
     if visitor := _cookie(request, VISITOR):
         return Session(None, visitor)
     return Session(None, secrets.token_urlsafe(32), new_visitor=True)
 
 
-async def _unread(request: Request, account: Account | None) -> int:
+async def _badges(request: Request, account: Account | None) -> tuple[int, int]:
+    if not account:
+        return 0, 0
     notifications: Notifications = request.app.state.notifications
-    return (await notifications.unread(account.id, MOST_ON_A_BADGE)).number if account else 0
+    conversations: Conversations = request.app.state.conversations
+    unread, talking = await asyncio.gather(
+        notifications.unread(account.id, MOST_ON_A_BADGE), conversations.unread(account.id, MOST_ON_A_BADGE)
+    )
+    return unread.number, talking
 
 
-async def posted(request: Request) -> FormData:
-    """The form that was sent. Raises Forbidden unless one of our pages, opened by this browser, sent it."""
+async def posted(request: Request, files: int = 0) -> FormData:
+    """The form that was sent, with so many files at most. Raises Forbidden unless one of our pages, opened by this
+    browser, sent it.
+    """
     session = await open_session(request)
-    form = await read_form(request)
+    form = await read_form(request, files)
     if from_elsewhere(request) or not hmac.compare_digest(field(form, PROOF).encode(), session.proof().encode()):
         raise Forbidden(
             "This form is out of date or was sent from another site. Go back, reload the page and try again."
@@ -106,12 +117,12 @@ async def posted(request: Request) -> FormData:
     return form
 
 
-async def read_form(request: Request) -> FormData:
+async def read_form(request: Request, files: int = 0) -> FormData:
     """In UTF-8, as our pages send it: any other charset would be a way around what is refused in that one."""
     _, parameters = parse_options_header(request.headers.get("content-type"))
     if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
         raise HTTPException(415, "A form is sent in UTF-8.")
-    return await request.form(max_files=0, max_fields=FIELDS)
+    return await request.form(max_files=files, max_fields=FIELDS)
 
 
 def from_elsewhere(request: Request) -> bool:

@@ -83,7 +83,10 @@ for (const form of document.querySelectorAll("form[data-draft]")) {
   form.addEventListener("input", keep);
   fold.addEventListener("click", () => setTimeout(() => fold.open && text.focus()));
 }
-document.querySelector("form[action='/sign-out']")?.addEventListener("submit", () => sessionStorage.clear());
+document.querySelector("form[action='/sign-out']")?.addEventListener("submit", () => {
+  sessionStorage.clear();
+  indexedDB.deleteDatabase("feedlab");
+});
 
 // What is open closes by Escape, and by a click beside it.
 function closeMenus(unless) {

@@ -27,6 +27,7 @@ from phases.p6_hybrid import HYBRID
 from phases.pulling.markers import HEAVY
 from tests.interleavings.scheduler import point
 from tests.interleavings.stage import Act, Process, Race, Town
+from tests.interleavings.talking import TALKING
 from tests.world import IN_WORKER, KEEPING
 from workers.follower import LEASE_S, Lease, LeaseLost
 from workers.sweeper import sweep
@@ -1203,4 +1204,5 @@ RACES: tuple[Race, ...] = (
         ("zoe",),
         allowed=(Conflict, Forbidden, NotFound),
     ),
+    *TALKING,
 )

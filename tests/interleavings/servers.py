@@ -13,6 +13,7 @@ from bson import ObjectId
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from app.edges import MARKERS, NAMES, VERSIONS
+from app.inbox.conversations import CONVERSATIONS, MESSAGES
 from app.inbox.notifier import INBOXES, NOTIFICATIONS
 from app.stack.memcached import MemcachedStandIn
 from app.stack.mongodb.find import Find
@@ -215,12 +216,14 @@ def _transaction(collection: str, query: Mapping[str, Any]) -> tuple[Touch, ...]
     if collection == NOTIFICATIONS:
         whom = frozenset([ObjectId(query["_id"][:12])])
         return Touch(NOTIFICATIONS, frozenset([query["_id"]]), write=True), Touch(INBOXES, whom, write=True)
+    if collection in (CONVERSATIONS, MESSAGES):
+        return tuple(Touch(name, write=True) for name in (CONVERSATIONS, MESSAGES, INBOXES))
     assert collection == VERSIONS, collection
     if query["_id"] == NAMES:
         return Touch(VERSIONS, frozenset([NAMES]), write=True), Touch("users", write=True)
     if query["_id"] == MARKERS:
         return Touch(VERSIONS, frozenset([MARKERS]), write=True), Touch(HEAVY, write=True)
-    return tuple(Touch(name, write=True) for name in (*EDGES, EVENTS))
+    return tuple(Touch(name, write=True) for name in (*EDGES, EVENTS, CONVERSATIONS))
 
 
 class StagedDatabase(_Database):  # type: ignore[misc]

@@ -1,0 +1,401 @@
+"""Conversations between two people: messages numbered without gaps, receipts, blocks.
+
+A conversation is one document that says how far it and each of the two are; a message is stored in the transaction that
+moves it on. Whoever stores one has looked up the conversation before, in one command with whatever else it takes, and
+the transaction goes through only at the version that was looked at.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, NamedTuple
+from weakref import WeakValueDictionary
+
+from bson import ObjectId
+
+from app.edges import change_edges
+from app.errors import Conflict, Forbidden, Invalid, NotFound
+from app.inbox import pictures
+from app.inbox.notifier import INBOXES
+from app.inbox.pictures import IMAGES
+from app.models import LAST_SEQ, message_key, pair_key
+from app.models import Conversation as ConversationDocument
+from app.models import Message as MessageDocument
+from app.stack import Stack
+from app.stack.mongodb.find import Find, Rows, rows, together
+from app.stack.mongodb.transaction import Contended, Transaction, transaction
+from app.text import checked
+
+CONVERSATIONS, MESSAGES = ConversationDocument.Settings.name, MessageDocument.Settings.name
+TEXT_LIMIT = 2_000  # code points
+MOST_UNREAD = 1_000  # conversations, counted; as many or more
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PLACE_PATTERN = "^[0-9a-f]{35}$"
+TRIES = 100  # to store something while others move the conversation on
+
+FIELDS = ("_id", "people", "seq", "version", "active_at", "unread", "silent", "blocked_by", "marks")
+MESSAGE_FIELDS = ("_id", "who", "client_id", "text", "image", "created_at")
+NOTHING: Mapping[str, int] = {
+    "sent": 0,
+    "delivered": 0,  # the marks as they are for this person
+    "read": 0,
+    "counted": 0,  # of the other's messages, those up to `read`
+    "seen_delivered": 0,  # the same marks as the other sees them: no receipt goes across a block
+    "seen_read": 0,
+}
+
+State = Literal["sent", "delivered", "read"]
+Concerns = Callable[[ObjectId], Awaitable[None]]
+
+
+class Place(NamedTuple):
+    """Of a conversation in a list. As text it has the milliseconds, which are enough until 2527, and the id."""
+
+    active_at: datetime
+    id: ObjectId
+
+    def __str__(self) -> str:
+        return f"{(self.active_at - EPOCH) // timedelta(milliseconds=1):011x}{self.id}"
+
+    @classmethod
+    def of(cls, text: str) -> "Place":
+        """Raises ValueError."""
+        if not re.fullmatch(PLACE_PATTERN, text):
+            raise ValueError("not the place of a conversation")
+        return cls(EPOCH + timedelta(milliseconds=int(text[:11], 16)), ObjectId(text[11:]))
+
+
+@dataclass(frozen=True)
+class Message:
+    """As one of the two sees it. `client_id`: None for the other's. `text`, `image`: None both, it is deleted."""
+
+    seq: int
+    client_id: str | None
+    who: ObjectId
+    text: str | None
+    image: ObjectId | None
+    created_at: datetime
+    state: State
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """As one of the two sees it. `unread`: the other's messages above their own mark. `delivered_to`, `read_to`: the
+    other's marks.
+    """
+
+    id: ObjectId
+    other: ObjectId
+    last: Message | None
+    unread: int
+    delivered_to: int
+    read_to: int
+    silenced: bool
+    blocked: bool
+    place: Place
+
+
+def checked_text(text: str) -> str:
+    """A message's text, trimmed. Raises Invalid."""
+    return checked("text", text, TEXT_LIMIT)
+
+
+class _Side:
+    """A stored conversation from one side. Raises NotFound where there is none, or not theirs."""
+
+    def __init__(self, found: Rows, me: ObjectId) -> None:
+        if not found:
+            raise NotFound("There is no such conversation.")
+        self.row, self.me = found[0], me
+        self.id: ObjectId = self.row["_id"]
+        self.other: ObjectId = next(id for id in self.row["people"] if id != me)
+        self.seq, self.version = int(self.row["seq"]), int(self.row["version"])
+        self.mine, self.theirs = self.row["marks"][str(me)], self.row["marks"][str(self.other)]
+        self.blocked = bool(self.row["blocked_by"])
+
+    def message(self, row: Mapping[str, Any]) -> Message:
+        seq, own = int.from_bytes(row["_id"][12:], "big"), row["who"] == self.me
+        marks, seen = (self.theirs, "seen_") if own else (self.mine, "")
+        state: State = (
+            "read" if seq <= marks[f"{seen}read"] else "delivered" if seq <= marks[f"{seen}delivered"] else "sent"
+        )
+        client_id = row["client_id"] if own else None
+        return Message(seq, client_id, row["who"], row.get("text"), row.get("image"), row["created_at"], state)
+
+    def conversation(self, last: Mapping[str, Any] | None) -> Conversation:
+        return Conversation(
+            self.id,
+            self.other,
+            self.message(last) if last else None,
+            self.theirs["sent"] - self.mine["counted"],
+            self.theirs["seen_delivered"],
+            self.theirs["seen_read"],
+            self.me in self.row["silent"],
+            self.blocked,
+            Place(self.row["active_at"], self.id),
+        )
+
+
+class Conversations:
+    """One per process. Ids that are not one's own are answered as if they did not exist.
+
+    `concerns` is told of each person whom something has changed for, once that is stored; nothing depends on it.
+    """
+
+    def __init__(self, stack: Stack, concerns: Concerns | None = None) -> None:
+        self._db, self._clock, self.concerns = stack.db, stack.clock, concerns
+        self._turns: WeakValueDictionary[tuple[str, ObjectId], asyncio.Lock] = WeakValueDictionary()
+
+    # Reading
+
+    async def page(
+        self, me: ObjectId, before: Place | None, limit: int
+    ) -> tuple[list[Conversation], Place | None, int]:
+        """Last active first, the cursor of the next page, and how many conversations have unread messages."""
+        query: dict[str, Any] = {"listed": me}
+        if before:
+            earlier = {"active_at": before.active_at, "_id": {"$lt": before.id}}
+            query["$or"] = [{"active_at": {"$lt": before.active_at}}, earlier]
+        listed = Find(CONVERSATIONS, query, FIELDS, limit + 1, [("active_at", -1), ("_id", -1)])
+        found = await together(self._db, listed=listed, unread=unread_of(me, MOST_UNREAD))
+        shown = await self._with_last([_Side([row], me) for row in found["listed"][:limit]])
+        return shown, shown[-1].place if len(found["listed"]) > limit else None, len(found["unread"])
+
+    async def conversation(self, me: ObjectId, id: ObjectId) -> Conversation:
+        (found,) = await self._with_last([_Side(await rows(self._db, _of(me, id)), me)])
+        return found
+
+    async def _with_last(self, sides: Collection[_Side]) -> list[Conversation]:
+        keys = [message_key(side.id, side.seq) for side in sides if side.seq]
+        last = Find(MESSAGES, {"_id": {"$in": keys}}, MESSAGE_FIELDS, len(keys), by="_id")
+        lasts = {row["_id"][:12]: row for row in (await rows(self._db, last) if keys else [])}
+        return [side.conversation(lasts.get(side.id.binary)) for side in sides]
+
+    async def messages(
+        self, me: ObjectId, id: ObjectId, before: int | None, limit: int
+    ) -> tuple[list[Message], int | None]:
+        """Newest first, below the number `before`, and the cursor of the next page."""
+        below = {"$gte": message_key(id, 0), "$lt": message_key(id, LAST_SEQ if before is None else before)}
+        page = Find(MESSAGES, {"_id": below}, MESSAGE_FIELDS, limit + 1, [("_id", -1)])
+        found = await together(self._db, conversation=_of(me, id), messages=page)
+        side = _Side(found["conversation"], me)
+        shown = [side.message(row) for row in found["messages"][:limit]]
+        return shown, shown[-1].seq if len(found["messages"]) > limit else None
+
+    async def unread(self, me: ObjectId, most: int = MOST_UNREAD) -> int:
+        """Conversations with unread messages that are not silenced, counted up to `most`."""
+        return len(await rows(self._db, unread_of(me, most)))
+
+    # Writing
+
+    async def open(self, me: ObjectId, other: ObjectId) -> tuple[Conversation, bool]:
+        """The conversation with them, and whether it has been made now. Raises Invalid for oneself, Forbidden across a
+        block.
+        """
+        if me == other:
+            raise Invalid("handle", "you cannot write to yourself")
+        pair = pair_key(me, other)
+        query, blocks = {"pair": pair}, _blocks(me, other)
+        found = await together(
+            self._db,
+            conversation=Find(CONVERSATIONS, query, FIELDS, 1),
+            blocks=Find("blocks", blocks, ("_id",), 1),
+        )
+        if found["blocks"]:
+            raise Forbidden("one of you blocks the other")
+        if found["conversation"]:
+            return (await self._with_last([_Side(found["conversation"], me)]))[0], False
+        new = {
+            "_id": self._clock.new_id(),
+            "people": [me, other],
+            "made_by": me,
+            "seq": 0,
+            "version": 0,
+            "active_at": self._clock.now(),
+            "listed": [me],
+            "unread": [],
+            "silent": [],
+            "blocked_by": [],
+            "marks": {str(one): dict(NOTHING) for one in (me, other)},
+            "told": [{"who": one, "seq": 0} for one in (me, other)],
+        }
+
+        async def unless_blocked(edges: Transaction) -> dict[str, Any]:
+            if await edges["blocks"].find_one(blocks, {"_id": 1}):
+                raise Forbidden("one of you blocks the other")
+            row = await edges[CONVERSATIONS].find_or_insert(query, new)
+            if row["_id"] == new["_id"]:
+                await _number_change(edges, row, [me])
+            return row
+
+        # By the versions of both, as a block is made: of the two one comes first, and the other one sees it.
+        row = await change_edges(self._db, {me, other}, unless_blocked)
+        created = row["_id"] == new["_id"]
+        if created:
+            await self._tell(me)
+        return (await self._with_last([_Side([row], me)]))[0], created
+
+    async def send(
+        self, me: ObjectId, id: ObjectId, client_id: str, text: str | None, image: ObjectId | None = None
+    ) -> tuple[Message, bool]:
+        """The message, and whether it has been stored now, not by an earlier try with this `client_id`.
+
+        Raises NotFound, Invalid, Forbidden across a block, and Conflict for an id that was used for another message.
+        """
+        text = checked_text(text) if text is not None else None
+        if text is None and image is None:
+            raise Invalid("text", "A message has a text, a picture or both.")
+        again = Find(MESSAGES, {"conversation": id, "who": me, "client_id": client_id}, (*MESSAGE_FIELDS, "deleted"), 1)
+        finds = {"again": again} | ({"image": pictures.waiting(image, me, self._clock.now())} if image else {})
+        async with self._turn(IMAGES, image) if image else nullcontext(), self._turn(CONVERSATIONS, id):
+            for _ in range(TRIES):
+                found = await together(self._db, conversation=_of(me, id), **finds)
+                side = _Side(found["conversation"], me)
+                for earlier in found["again"]:
+                    if not earlier["deleted"] and (earlier.get("text"), earlier.get("image")) != (text, image):
+                        raise Conflict("another message was sent with this client_id")
+                    return side.message(earlier), False
+                if side.blocked:
+                    raise Forbidden("one of you blocks the other")
+                if image and not found["image"]:
+                    raise pictures.not_waiting()
+                at = max(self._clock.now(), side.row["active_at"])
+                new = {"_id": message_key(id, side.seq + 1), "conversation": id, "who": me, "client_id": client_id}
+                new |= {"created_at": at, "deleted": False}
+                new |= {name: given for name, given in (("text", text), ("image", image)) if given is not None}
+                new["sent"] = {str(me): side.mine["sent"] + 1, str(side.other): side.theirs["sent"]}
+                if await self._stored(side, new):
+                    await self._tell(me, side.other)
+                    return side.message(new), True
+        raise Contended("others keep writing into this conversation")
+
+    async def _stored(self, side: _Side, new: dict[str, Any]) -> bool:
+        """Unless the conversation has moved on."""
+        change = {
+            "$inc": {"version": 1, "seq": 1, f"marks.{side.me}.sent": 1},
+            "$set": {"active_at": new["created_at"], "listed": side.row["people"]},
+            "$addToSet": {"unread": side.other},
+        }
+
+        async def at_this_version(inside: Transaction) -> bool:
+            there = {"_id": side.id, "version": side.version}
+            if not await inside[CONVERSATIONS].update_one(there, change, upsert=False):
+                return False
+            if "image" in new:
+                picture = pictures.waiting(new["image"], side.me, self._clock.now())
+                await pictures.sent(inside, picture, side.row["people"])
+            await inside[MESSAGES].insert_one({**new, "told": await _numbers(inside, side.row["people"])})
+            return True
+
+        return await transaction(self._db, at_this_version)
+
+    async def receive(self, me: ObjectId, id: ObjectId, delivered: int | None, read: int | None) -> None:
+        """Marks move forward only; what is read has been delivered. Across a block the other does not see it.
+
+        Raises NotFound, and Invalid above the last message or where neither is given.
+        """
+        if delivered is None and read is None:
+            raise Invalid("read", "A receipt says what is delivered, or read.")
+        read = read or 0
+        delivered = max(delivered or 0, read)
+        up_to_read = Find(MESSAGES, {"_id": message_key(id, read)}, ("_id", "sent"), 1, by="_id")
+        async with self._turn(CONVERSATIONS, id):
+            for _ in range(TRIES):
+                found = await together(self._db, conversation=_of(me, id), message=up_to_read)
+                side = _Side(found["conversation"], me)
+                if delivered > side.seq:
+                    raise Invalid("delivered" if read <= side.seq else "read", "There is no such message yet.")
+                counted = found["message"][0]["sent"][str(side.other)] if read else 0
+                marks = {"delivered": delivered, "read": read, "counted": counted}
+                seen = {} if side.blocked else {"seen_delivered": delivered, "seen_read": read}
+                if all(side.mine[name] >= mark for name, mark in (marks | seen).items()):
+                    return
+                concerned = [me] if all(side.mine[name] >= mark for name, mark in seen.items()) else [me, side.other]
+                if await self._marked(side, marks | seen, concerned):
+                    await self._tell(*concerned)
+                    return
+        raise Contended("others keep writing into this conversation")
+
+    async def _marked(self, side: _Side, marks: Mapping[str, int], concerned: Collection[ObjectId]) -> bool:
+        """Unless the conversation has moved on, so that there may be more to read."""
+        change: dict[str, Any] = {"$max": {f"marks.{side.me}.{name}": mark for name, mark in marks.items()}}
+        if marks["counted"] >= side.theirs["sent"]:
+            change["$pull"] = {"unread": side.me}
+
+        async def at_this_version(inside: Transaction) -> bool:
+            there = {"_id": side.id, "version": side.version}
+            if not await inside[CONVERSATIONS].update_one(there, change, upsert=False):
+                return False
+            await _number_change(inside, side.row, concerned)
+            return True
+
+        return await transaction(self._db, at_this_version)
+
+    async def delete(self, me: ObjectId, id: ObjectId, seq: int) -> None:
+        """One's own message keeps its number; text and picture are gone. Raises NotFound for any other."""
+        side = _Side(await rows(self._db, _of(me, id)), me)
+        there = {"_id": message_key(id, seq), "who": me, "deleted": False}
+
+        async def once(inside: Transaction) -> None:
+            found = await inside[MESSAGES].find_one(there, {"_id": 1, "image": 1})
+            if not found:
+                raise NotFound("You have no such message.")
+            if "image" in found:
+                await pictures.removed(inside, found["image"], self._clock.now())
+            told = await _numbers(inside, side.row["people"])
+            change = {"$set": {"deleted": True, "told": told}, "$unset": {"text": "", "image": ""}}
+            await inside[MESSAGES].update_one(there, change, upsert=False)
+
+        await transaction(self._db, once)
+        await self._tell(me, side.other)
+
+    async def silence(self, me: ObjectId, id: ObjectId, on: bool) -> None:
+        """Its unread messages are on no badge. The other does not know. Raises NotFound."""
+        side = _Side(await rows(self._db, _of(me, id)), me)
+        if on == (me in side.row["silent"]):
+            return
+
+        async def change(inside: Transaction) -> None:
+            silent = {"$addToSet" if on else "$pull": {"silent": me}}
+            await inside[CONVERSATIONS].update_one({"_id": id}, silent, upsert=False)
+            await _number_change(inside, side.row, [me])
+
+        await transaction(self._db, change)
+        await self._tell(me)
+
+    async def _tell(self, *people: ObjectId) -> None:
+        if self.concerns:
+            for person in people:
+                await self.concerns(person)
+
+    def _turn(self, collection: str, id: ObjectId) -> asyncio.Lock:
+        """As far as they come through this process, changes of a document go one after another."""
+        return self._turns.setdefault((collection, id), asyncio.Lock())
+
+
+def unread_of(me: ObjectId, most: int) -> Find:
+    return Find(CONVERSATIONS, {"unread": me, "silent": {"$ne": me}}, ("_id",), most)
+
+
+def _of(me: ObjectId, id: ObjectId) -> Find:
+    return Find(CONVERSATIONS, {"_id": id, "people": me}, FIELDS, 1)
+
+
+def _blocks(one: ObjectId, other: ObjectId) -> dict[str, Any]:
+    return {"$or": [{"blocker": one, "blocked": other}, {"blocker": other, "blocked": one}]}
+
+
+async def _numbers(inside: Transaction, people: Collection[ObjectId]) -> list[dict[str, Any]]:
+    """The next number of each, of all that concerns them alone. The same order for everybody."""
+    return [{"who": one, "seq": await inside[INBOXES].next_number({"_id": one}, "seq")} for one in sorted(people)]
+
+
+async def _number_change(inside: Transaction, row: Mapping[str, Any], concerned: Collection[ObjectId]) -> None:
+    """Of the conversation itself."""
+    numbers = {
+        f"told.{row['people'].index(told['who'])}.seq": told["seq"] for told in await _numbers(inside, concerned)
+    }
+    await inside[CONVERSATIONS].update_one({"_id": row["_id"]}, {"$set": numbers}, upsert=False)

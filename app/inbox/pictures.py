@@ -1,0 +1,218 @@
+"""Pictures for messages: an address that takes one, once; and what it takes, checked and made anew.
+
+What is kept is never what was sent: it is decoded as the type that it was said to be, and encoded again without a word
+of where and with what it was taken. The address says all about what may come, and is signed, so nothing is stored
+before the picture is.
+"""
+
+import asyncio
+import hmac
+import struct
+import zlib
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as NoBase64
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from typing import Any, Literal, get_args
+
+from bson import Binary, ObjectId
+from PIL import Image, ImageOps, ImageSequence
+from pymongo.errors import DuplicateKeyError
+
+from app.accounts import in_thread
+from app.errors import Conflict, Invalid, NotFound, TooMany
+from app.models import Image as ImageDocument
+from app.stack import Stack, schema
+from app.stack.mongodb.find import Find
+from app.stack.mongodb.transaction import Transaction
+
+IMAGES = ImageDocument.Settings.name
+Type = Literal["image/png", "image/jpeg", "image/webp", "image/gif"]
+TYPES: tuple[Type, ...] = get_args(Type)
+FORMATS: dict[str, str] = {type: type.removeprefix("image/").upper() for type in TYPES}  # as Pillow calls them
+MOVING = ("GIF", "WEBP")
+
+LARGEST = 5 * 1024 * 1024  # bytes, as sent
+LARGEST_KEPT = 12 * 1024 * 1024  # bytes; a document of MongoDB has 16 MiB at most
+MOST_PIXELS = 16_000_000  # of one picture; decoded they take 64 MB
+MOST_PIXELS_MOVING = 64_000_000  # of all its frames
+MOST_FRAMES = 300
+ADDRESS_S = 600  # how long an address takes a picture
+UNSENT = timedelta(days=1)  # how long a picture waits to be sent
+MOST_AT_ONCE, EACH_AT_ONCE = 16, 3  # that arrive in one process, and of one person: each is held in memory
+DECODED_AT_ONCE = 2
+
+SIGNATURE = 32  # bytes
+_PAYLOAD = struct.Struct(">12s12sBII")  # picture, owner, type, size, when it expires
+ADDRESS_LENGTH = -(-(_PAYLOAD.size + SIGNATURE) * 4 // 3)  # characters
+
+# Pillow refuses what has twice as many pixels before anything is decoded.
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+# What its decoders raise on bytes that are no such picture.
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, AttributeError,
+    MemoryError, struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What an address takes: `size` bytes of this type. `id`: the picture's."""
+
+    id: ObjectId
+    owner: ObjectId
+    type: Type
+    size: int
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
+class Picture:
+    type: str
+    data: bytes
+
+
+class Pictures:
+    """One per process."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._db, self._clock = stack.db, stack.clock
+        self._secret: bytes | None = None
+        self._arriving: Counter[ObjectId] = Counter()
+        self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
+
+    async def address(self, owner: ObjectId, type: Type, size: int) -> tuple[str, Upload]:
+        """What is secret of the address, and what it takes."""
+        expires_at = (self._clock.now() + timedelta(seconds=ADDRESS_S)).replace(microsecond=0)
+        upload = Upload(self._clock.new_id(), owner, type, size, expires_at)
+        payload = _PAYLOAD.pack(upload.id.binary, owner.binary, TYPES.index(type), size, int(expires_at.timestamp()))
+        return urlsafe_b64encode(payload + await self._signature(payload)).decode().rstrip("="), upload
+
+    async def admitted(self, address: str) -> Upload:
+        """What this address takes now. Raises NotFound, and Conflict where it has taken it."""
+        unknown = NotFound("This address takes nothing, or takes nothing any more.")
+        try:
+            given = urlsafe_b64decode(address.encode("ascii") + b"=" * (-len(address) % 4))
+            id, owner, type, size, expires = _PAYLOAD.unpack(given[:-SIGNATURE])
+        except (NoBase64, struct.error, UnicodeEncodeError):
+            raise unknown from None
+        upload = Upload(ObjectId(id), ObjectId(owner), TYPES[0], size, datetime.fromtimestamp(expires, UTC))
+        signed = hmac.compare_digest(given[-SIGNATURE:], await self._signature(given[:-SIGNATURE]))
+        if not signed or upload.expires_at <= self._clock.now():
+            raise unknown
+        if await self._db[IMAGES].find_one({"_id": upload.id}, {"_id": 1}):
+            raise Conflict("This address has taken its picture.")
+        return Upload(upload.id, upload.owner, TYPES[type], size, upload.expires_at)
+
+    async def _signature(self, payload: bytes) -> bytes:
+        self._secret = self._secret or await schema.secret(self._db)
+        return hmac.digest(self._secret, b"feedlab upload" + payload, "sha256")
+
+    async def take(self, upload: Upload, body: AsyncIterator[bytes]) -> None:
+        """The picture, as it arrives. Raises Invalid, TooMany, and Conflict where another has been faster."""
+        with self._place(upload.owner):
+            sent = bytearray()
+            async for piece in body:
+                sent += piece
+                if len(sent) > upload.size:
+                    break
+            if len(sent) != upload.size:
+                raise Invalid("size", f"This address takes {upload.size:,} bytes.")
+            async with self._decoding:
+                data = await in_thread(made_anew, bytes(sent), upload.type)
+        new = {"_id": upload.id, "owner": upload.owner, "type": upload.type, "data": Binary(data)}
+        try:
+            await self._db[IMAGES].insert_one({**new, "readers": [upload.owner], "until": self._clock.now() + UNSENT})
+        except DuplicateKeyError:
+            raise Conflict("This address has taken its picture.") from None
+
+    @contextmanager
+    def _place(self, owner: ObjectId) -> Iterator[None]:
+        if self._arriving.total() >= MOST_AT_ONCE or self._arriving[owner] >= EACH_AT_ONCE:
+            raise TooMany("Too many pictures arrive at this moment.", 5)
+        self._arriving[owner] += 1
+        try:
+            yield
+        finally:
+            self._arriving[owner] -= 1
+            self._arriving += Counter()  # forgets who has none
+
+    async def picture(self, reader: ObjectId, id: ObjectId) -> Picture:
+        """Raises NotFound for whoever may not see it."""
+        found = await self._db[IMAGES].find_one({"_id": id, "readers": reader}, {"type": 1, "data": 1})
+        if not found:
+            raise NotFound("There is no such picture.")
+        return Picture(found["type"], bytes(found["data"]))
+
+
+def waiting(id: ObjectId, owner: ObjectId, now: datetime) -> Find:
+    """One's own picture that has not been sent yet."""
+    query = {"_id": id, "owner": owner, "until": {"$gt": now}, "data": {"$exists": True}}
+    return Find(IMAGES, query, ("_id",), 1)
+
+
+def not_waiting() -> Invalid:
+    return Invalid("image", "This is no picture that you have uploaded and not sent yet.")
+
+
+async def sent(inside: Transaction, find: Find, readers: list[ObjectId]) -> None:
+    """It goes into a conversation: once, and from then on it stays. Raises Invalid."""
+    change = {"$set": {"readers": readers}, "$unset": {"until": ""}}
+    if not await inside[IMAGES].update_one(find.query, change, upsert=False):
+        raise not_waiting()
+
+
+async def removed(inside: Transaction, id: ObjectId, now: datetime) -> None:
+    """Nobody sees it any more. That its address has been used is known until that has expired."""
+    change: dict[str, Any] = {"$unset": {"data": ""}, "$set": {"readers": [], "until": now + UNSENT}}
+    await inside[IMAGES].update_one({"_id": id}, change, upsert=False)
+
+
+def made_anew(sent: bytes, type: Type) -> bytes:
+    """The same picture, upright, with nothing but its pixels. Raises Invalid."""
+    try:
+        return _made_anew(sent, FORMATS[type])
+    except UNREADABLE:
+        raise Invalid("body", f"These bytes are no picture of the type {type}.") from None
+
+
+def _made_anew(sent: bytes, format: str) -> bytes:
+    made = BytesIO()
+    with Image.open(BytesIO(sent), formats=[format]) as image:
+        _bounded(image.width * image.height, 1)
+        if format in MOVING and getattr(image, "is_animated", False):
+            frames, pauses = [], []
+            for n, frame in enumerate(ImageSequence.Iterator(image), 1):
+                _bounded(frame.width * frame.height, n)
+                frames.append(_pixels(frame))
+                pauses.append(frame.info.get("duration", 100))
+            loop = {"loop": image.info["loop"]} if "loop" in image.info else {}
+            more = {"disposal": 2} if format == "GIF" else {}
+            frames[0].save(made, format, save_all=True, append_images=frames[1:], duration=pauses, **loop, **more)
+        else:
+            upright = ImageOps.exif_transpose(image)
+            _pixels(upright, opaque=format == "JPEG").save(made, format, **QUALITY.get(format, {}))
+    if len(made.getbuffer()) > LARGEST_KEPT:
+        raise Invalid("body", "This picture is too large.")
+    return made.getvalue()
+
+
+QUALITY: dict[str, dict[str, Any]] = {"JPEG": {"quality": 88}, "WEBP": {"quality": 88}}
+
+
+def _bounded(pixels: int, frames: int) -> None:
+    if pixels > MOST_PIXELS or pixels * frames > MOST_PIXELS_MOVING or frames > MOST_FRAMES:
+        raise Invalid(
+            "body", f"A picture has at most {MOST_PIXELS:,} pixels, a moving one {MOST_PIXELS_MOVING:,} in all."
+        )
+
+
+def _pixels(image: Image.Image, *, opaque: bool = False) -> Image.Image:
+    """A copy that knows nothing else."""
+    bare = image.convert("RGBA" if image.has_transparency_data and not opaque else "RGB")
+    bare.info = {}
+    return bare

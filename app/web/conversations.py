@@ -1,0 +1,223 @@
+"""One's conversations, and what is said in each."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+from itertools import groupby
+from secrets import token_urlsafe
+from typing import Any
+
+from bson import ObjectId
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.errors import Conflict, Forbidden, Invalid, NotFound, Refused, TooMany
+from app.inbox.conversations import TEXT_LIMIT, Conversations, Message, Place
+from app.inbox.pictures import LARGEST, TYPES, Pictures
+from app.models import Account
+from app.web.done import done
+from app.web.limits import PICTURE_HEADERS
+from app.web.problems import problem_of
+from app.web.render import render
+from app.web.request import Endpoint, address, changing, signed_in, social_of, stack_of, to
+from app.web.session import MOST_ON_A_BADGE, field, known_session, posted
+
+CONVERSATIONS_A_PAGE = 30
+MESSAGES_A_PAGE = 40
+DIGITS = 9  # of a message's number
+ACTS = {"silence": True, "unsilence": False}
+STATES = {"sent": "Sent", "delivered": "Delivered", "read": "Read"}  # what a screen reader says of the ticks
+
+
+def conversations_of(request: Request) -> Conversations:
+    return request.app.state.conversations  # type: ignore[no-any-return]
+
+
+def _pictures_of(request: Request) -> Pictures:
+    return request.app.state.pictures  # type: ignore[no-any-return]
+
+
+def _id_of(request: Request) -> ObjectId:
+    text = request.path_params["id"]
+    if not ObjectId.is_valid(text):
+        raise NotFound("There is nothing at this address.")
+    return ObjectId(text)
+
+
+async def conversations(request: Request, me: Account) -> Response:
+    before = request.query_params.get("before")
+    try:
+        place = Place.of(before) if before is not None else None
+    except ValueError:
+        raise NotFound("There is no such page.") from None
+    found, next_, _ = await conversations_of(request).page(me.id, place, CONVERSATIONS_A_PAGE)
+    return render(
+        request,
+        "conversations.html",
+        found=found,
+        people=await social_of(request).people({one.other for one in found}),
+        states=STATES,
+        newest="/conversations" if before else None,
+        older=address("/conversations", before=next_) if next_ else None,
+    )
+
+
+async def open_conversation(request: Request, me: Account) -> Response:
+    await changing(request, me)
+    person = await social_of(request).person(request.path_params["handle"])
+    found, _ = await conversations_of(request).open(me.id, person.id)
+    return to(_path(found.id))
+
+
+async def conversation(request: Request, me: Account) -> Response:
+    """Whoever is shown the newest messages has read them."""
+    return await _conversation(request, me, _number(request.query_params.get("before")))
+
+
+async def _conversation(
+    request: Request, me: Account, before: int | None = None, typed: str = "", refused: Refused | None = None
+) -> Response:
+    talk, id = conversations_of(request), _id_of(request)
+    found = await talk.conversation(me.id, id)
+    messages, next_ = await talk.messages(me.id, id, before, MESSAGES_A_PAGE)
+    if before is None and _is_looked_at(request) and messages:
+        await talk.receive(me.id, id, None, messages[0].seq)
+        await _count_again(request, me)
+    people = await social_of(request).people({me.id, found.other})
+    problem = problem_of(refused) if refused else None
+    response = render(
+        request,
+        "conversation.html",
+        problem.status if problem else 200,
+        one=found,
+        other=people[found.other],
+        days=_days(messages, stack_of(request).clock.now()),
+        people=people,
+        states=STATES,
+        path_here=_path(id),
+        before=before,
+        newest=_path(id) if before else None,
+        older=address(_path(id), before=next_) if next_ else None,
+        typed=typed,
+        errors={"text": problem.detail} if problem else {},
+        once=token_urlsafe(12),
+        longest=TEXT_LIMIT,
+        types=",".join(TYPES),
+        largest_mb=LARGEST >> 20,
+        last=messages[0].seq if messages and not before else 0,
+    )
+    if problem:
+        response.headers.update(problem.page_headers)
+    return response
+
+
+def _path(id: ObjectId) -> str:
+    return f"/conversations/{id}"
+
+
+def _is_looked_at(request: Request) -> bool:
+    """Not by a browser that loads it in case somebody wants to."""
+    return request.method != "HEAD" and "prefetch" not in request.headers.get("sec-purpose", "")
+
+
+async def _count_again(request: Request, me: Account) -> None:
+    """The badge of this page is as of after it."""
+    known = known_session(request)
+    assert known, "somebody is signed in"
+    if known.talking:
+        talking = await conversations_of(request).unread(me.id, MOST_ON_A_BADGE)
+        request.state.session = replace(known, talking=talking)
+
+
+def _days(messages: list[Message], now: datetime) -> list[tuple[str, date, list[Message]]]:
+    """Oldest first, under the words for each day (UTC)."""
+    today = now.date()
+    words = {today: "Today", today - timedelta(days=1): "Yesterday"}
+    grouped = groupby(reversed(messages), lambda one: one.created_at.date())
+    return [(words.get(day, f"{day.day} {day:%B %Y}"), day, list(those)) for day, those in grouped]
+
+
+def _number(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and 0 < len(text) <= DIGITS):
+        raise NotFound("There is no such page.")
+    return int(text)
+
+
+# Saying something
+
+
+async def send(request: Request, me: Account) -> Response:
+    """Whatever is refused, what was typed is not lost."""
+    form, id = await posted(request), _id_of(request)
+    text = field(form, "text").replace("\r\n", "\n")  # forms are sent with CRLF
+    try:
+        await request.app.state.writes.count(me.id)
+        await conversations_of(request).send(me.id, id, _client_id(form, text.encode(errors="replace")), text)
+    except (Invalid, Forbidden, Conflict, TooMany) as error:
+        return await _conversation(request, me, typed=text, refused=error)
+    return to(f"{_path(id)}#end")
+
+
+def _client_id(form: FormData, said: bytes) -> str:
+    """Sending twice by a double click is one message; going back and sending another is two."""
+    return hashlib.sha256(field(form, "once").encode(errors="replace") + b"\0" + said).hexdigest()
+
+
+async def send_picture(request: Request, me: Account) -> Response:
+    form = await changing(request, me, files=1)
+    try:
+        await _send_picture(request, me, form, form.get("picture"))
+    except (Invalid, Forbidden, TooMany) as error:
+        return await _conversation(request, me, refused=error)
+    finally:
+        await form.close()
+    return to(f"{_path(_id_of(request))}#end")
+
+
+async def _send_picture(request: Request, me: Account, form: FormData, file: Any) -> None:
+    if not isinstance(file, UploadFile) or not file.size:
+        raise Invalid("picture", "Choose a picture first.")
+    type: Any = (file.content_type or "").lower()
+    if type not in TYPES or file.size > LARGEST:
+        raise Invalid("picture", f"A picture is PNG, JPEG, WebP or GIF, and has at most {LARGEST >> 20} MB.")
+    talk, pictures, id = conversations_of(request), _pictures_of(request), _id_of(request)
+    if (await talk.conversation(me.id, id)).blocked:
+        raise Forbidden("one of you blocks the other")
+    data = await file.read()
+    _, upload = await pictures.address(me.id, type, len(data))
+    await pictures.take(upload, _whole(data))
+    try:
+        await talk.send(me.id, id, _client_id(form, data), None, upload.id)
+    except Conflict:  # the same form once more: it has been sent, and what has come now goes after a day
+        return
+
+
+async def _whole(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def delete(request: Request, me: Account) -> Response:
+    await changing(request, me)
+    seq = _number(request.path_params["seq"])
+    assert seq is not None
+    await conversations_of(request).delete(me.id, _id_of(request), seq)
+    return done(request, _path(_id_of(request)), "deleted")
+
+
+def silence(act: str) -> Endpoint:
+    async def endpoint(request: Request, me: Account) -> Response:
+        await changing(request, me)
+        await conversations_of(request).silence(me.id, _id_of(request), ACTS[act])
+        return done(request, _path(_id_of(request)), act)
+
+    return signed_in(endpoint)
+
+
+async def picture(request: Request, me: Account) -> Response:
+    """As the API shows it, to whom the cookie says."""
+    found = await _pictures_of(request).picture(me.id, _id_of(request))
+    return Response(found.data, 200, PICTURE_HEADERS, found.type)

@@ -1,0 +1,191 @@
+"use strict";
+/* What conversations gain by JavaScript: a draft that stays, older messages as one scrolls, and an outbox. What is sent
+   while the server cannot be reached waits in this browser and goes out in order; its `once` makes sending it again, by
+   whichever tab, one message. */
+{
+const talking = document.getElementById("talking");
+const {conversation, me} = talking.dataset;
+const proof = document.querySelector("input[name=proof]").value;
+const form = document.querySelector("form.say");
+const tabs = "BroadcastChannel" in window ? new BroadcastChannel("feedlab outbox") : null;
+const AGAIN_MS = 5_000;
+
+// The outbox: records {n, me, conversation, once, text, refused?}, by `n` in the order of their sending.
+const opened = new Promise((resolve, reject) => {
+  const asked = indexedDB.open("feedlab", 1);
+  asked.onupgradeneeded = () => asked.result.createObjectStore("outbox", {keyPath: "n", autoIncrement: true});
+  asked.onsuccess = () => resolve(asked.result);
+  asked.onerror = () => reject(asked.error);
+});
+opened.catch(() => {});  // a browser that keeps nothing sends forms
+
+async function stored(mode, work) {
+  const transaction = (await opened).transaction("outbox", mode);
+  const asked = work(transaction.objectStore("outbox"));
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve(asked.result);
+    transaction.onabort = () => reject(transaction.error);
+  });
+}
+
+async function waiting() {
+  return (await stored("readonly", outbox => outbox.getAll())).filter(one => one.me === me);
+}
+
+function secret() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(12)), byte => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// One tab sends at a time, as far as the browser can say so; where it cannot, sending twice is one message.
+function flush() {
+  return navigator.locks ? navigator.locks.request("feedlab outbox", sendAll) : sendAll();
+}
+
+let again;
+async function sendAll() {
+  clearTimeout(again);
+  for (const one of await waiting()) {
+    if (one.refused) continue;
+    const answer = await send(one);
+    if (!answer) {
+      again = setTimeout(flush, AGAIN_MS);
+      break;
+    }
+    if (answer.ok) await stored("readwrite", outbox => outbox.delete(one.n));
+    else await stored("readwrite", outbox => outbox.put({...one, refused: answer.why}));
+    if (answer.page && one.conversation === conversation) merge(answer.page);
+    tabs?.postMessage("sent");
+    await show();
+  }
+}
+
+// What became of it; null: nobody knows, and it is tried again.
+async function send({conversation, once, text}) {
+  let answer;
+  try {
+    answer = await fetch(`/conversations/${conversation}/messages`, {
+      method: "POST", body: new URLSearchParams({proof, once, text}), signal: AbortSignal.timeout(30_000),
+    });
+    if (answer.status >= 500 || answer.status === 429 || answer.url.includes("/sign-in")) return null;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    return {ok: answer.ok, page: answer.ok ? page : null, why: page.querySelector(".wrong, .notice")?.textContent ?? ""};
+  } catch {
+    return null;
+  }
+}
+
+// What waits is shown below what has been sent.
+async function show() {
+  const list = document.getElementById("waiting");
+  if (!list) return;
+  const mine = (await waiting()).filter(one => one.conversation === conversation);
+  list.hidden = !mine.length;
+  list.replaceChildren(...mine.map(bubble));
+}
+
+function bubble(one) {
+  const item = document.createElement("li");
+  item.className = `message own waiting${one.refused === undefined ? "" : " failed"}`;
+  const article = document.createElement("article"), text = document.createElement("p");
+  const foot = document.createElement("footer");
+  article.className = "bubble";
+  article.ariaLabel = "You";
+  text.className = "text";
+  text.dir = "auto";
+  text.textContent = one.text;
+  foot.textContent = one.refused === undefined ? "Waiting to be sent" : `Not sent. ${one.refused} `;
+  if (one.refused !== undefined) foot.append(remove(one));
+  article.append(text, foot);
+  item.append(article);
+  return item;
+}
+
+function remove(one) {
+  const button = document.createElement("button");
+  button.className = "link";
+  button.textContent = "Remove";
+  button.addEventListener("click", async () => {
+    await stored("readwrite", outbox => outbox.delete(one.n));
+    if (form && !form.elements.text.value) form.elements.text.value = one.text;
+    await show();
+  });
+  return button;
+}
+
+// Messages of another page of the same conversation, newer or older, each where it belongs and once.
+function merge(page, older = false) {
+  const list = document.getElementById("messages"), theirs = page.getElementById("messages");
+  if (!theirs) return;
+  const first = list.firstElementChild;
+  for (const item of [...theirs.children]) {
+    const same = item.id ? document.getElementById(item.id) : list.querySelector(`[data-day="${item.dataset.day}"]`);
+    if (same && item.id) same.replaceWith(item);
+    else if (!same) older ? list.insertBefore(item, first) : list.append(item);
+    else if (older) list.insertBefore(same, first === same ? first.nextSibling : first);
+  }
+  document.querySelector("#talking > .empty")?.remove();
+}
+
+async function load(address) {
+  const answer = await fetch(address);
+  if (!answer.ok || answer.redirected) throw new Error(answer.statusText);
+  return new DOMParser().parseFromString(await answer.text(), "text/html");
+}
+
+async function refresh() {
+  if (form && !document.hidden) await load(location.pathname).then(merge, () => {});
+}
+
+if (form) {
+  const {text, once} = form.elements, key = `draft conversation ${conversation}`;
+  const keep = () => text.value.trim() ? sessionStorage.setItem(key, text.value) : sessionStorage.removeItem(key);
+  if (!text.value) text.value = sessionStorage.getItem(key) ?? "";
+  text.addEventListener("input", keep);
+  form.addEventListener("submit", event => {
+    if (!text.value.trim() || [...text.value.trim()].length > text.dataset.count) return;
+    event.preventDefault();
+    const record = {me, conversation, once: once.value, text: text.value};
+    once.value = secret();
+    text.value = "";
+    text.dispatchEvent(new Event("input"));
+    stored("readwrite", outbox => outbox.add(record)).then(async () => {
+      tabs?.postMessage("waits");
+      await show();
+      await flush();
+      document.getElementById("end").scrollIntoView({block: "end"});
+    }, () => {
+      [text.value, once.value] = [record.text, record.once];
+      form.submit();
+    });
+  });
+}
+
+const older = document.querySelector("a[data-older]");
+if (older && "IntersectionObserver" in window) {
+  let loading = false;
+  new IntersectionObserver(async ([seen], watcher) => {
+    if (!seen.isIntersecting || loading) return;
+    loading = true;
+    const list = document.getElementById("messages"), before = list.offsetHeight;
+    try {
+      const page = await load(older.href), next = page.querySelector("a[data-older]");
+      merge(page, true);
+      scrollBy({top: list.offsetHeight - before, behavior: "instant"});
+      if (next) older.href = next.getAttribute("href");
+      else {
+        watcher.disconnect();
+        older.parentElement.remove();
+      }
+    } catch {
+      watcher.disconnect();  // the link is there
+    }
+    loading = false;
+  }).observe(older);
+}
+
+tabs?.addEventListener("message", () => show().then(refresh));
+addEventListener("online", flush);
+addEventListener("focus", refresh);
+document.addEventListener("visibilitychange", refresh);
+opened.then(show).then(flush).catch(() => {});
+}

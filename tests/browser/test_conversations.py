@@ -1,0 +1,87 @@
+"""Talking in a real browser: with and without JavaScript, and without a network."""
+
+from io import BytesIO
+
+import pytest
+from PIL import Image
+from playwright.sync_api import FilePayload, Page, expect
+
+from tests.browser.test_notifications import seen
+from tests.browser.visitors import Person, Visitors, reload_until
+
+pytestmark = pytest.mark.browser
+
+
+def say(page: Page, text: str) -> None:
+    page.get_by_label("Message", exact=True).fill(text)
+    page.get_by_role("button", name="Send", exact=True).click()
+
+
+def two(site: str, visitor: Visitors, width: int, scheme: str, scripts: bool) -> tuple[Person, Person]:
+    suffix = f"{width}_{scheme}"
+    ann, ben = (visitor(f"{name}_{suffix}", width, scheme, scripts) for name in ("ann", "ben"))
+    ann.sign_up(site, "Ann A.")
+    ben.sign_up(site, "Ben B.")
+    ann.page.goto(f"{site}/@{ben.handle}")
+    ann.page.get_by_role("button", name="Message").click()
+    return ann, ben
+
+
+@pytest.mark.parametrize(("width", "scheme", "scripts"), [(1280, "light", True), (320, "dark", False)])
+def test_two_people_talk(site: str, visitor: Visitors, width: int, scheme: str, scripts: bool) -> None:
+    ann, ben = two(site, visitor, width, scheme, scripts)
+    say(ann.page, "Hello Ben, look at https://feedlab.test/a-long-address/that-does-not-end/for-a-while/yet/and/more")
+    hello = ann.page.get_by_role("article", name="You")
+    expect(hello).to_contain_text("Sent")
+    envelope = ben.page.get_by_role("link", name="Messages, unread: 1")
+    reload_until(envelope)
+    envelope.click()
+    seen(ben.page, f"conversations_{width}_{scheme}", scripts=scripts)
+    ben.page.get_by_role("link", name="Ann A.").click()
+    expect(ben.page.get_by_role("article", name="Ann A.")).to_contain_text("Hello Ben")
+    expect(ben.page.get_by_role("link", name="Messages", exact=True)).to_be_visible()
+    say(ben.page, "Hello Ann")
+    expect(ben.page.get_by_role("article", name="You")).to_have_count(1)
+    ann.page.reload()
+    expect(hello).to_contain_text("Read")
+    ann.page.get_by_text("Send a picture").click()
+    made = BytesIO()
+    Image.new("RGB", (300, 200), (20, 120, 90)).save(made, "png")
+    picture: FilePayload = {"name": "a.png", "mimeType": "image/png", "buffer": made.getvalue()}
+    ann.page.get_by_label("Picture", exact=True).set_input_files([picture])
+    ann.page.get_by_role("button", name="Send picture").click()
+    shown = ann.page.get_by_role("img", name="Picture from you")
+    expect(shown).to_be_visible()
+    expect(shown).to_have_js_property("naturalWidth", 300) if scripts else None
+    seen(ann.page, f"conversation_{width}_{scheme}", scripts=scripts)
+
+
+def test_what_is_sent_without_a_network_goes_out_once_and_in_order(site: str, visitor: Visitors) -> None:
+    ann, ben = two(site, visitor, 375, "light", scripts=True)
+    context, page = ann.page.context, ann.page
+    address = page.url
+    other = context.new_page()
+    other.goto(address)
+    context.set_offline(True)
+    for text in ("first", "second"):
+        say(page, text)
+    say(other, "third")
+    waits = page.get_by_role("list", name="Waiting to be sent").get_by_role("article")
+    expect(waits).to_have_count(3)
+    page.get_by_label("Message", exact=True).fill("not sent yet")
+    context.route("**/messages", lambda route: route.abort())
+    context.set_offline(False)
+    for tab in (page, other):
+        tab.reload()
+        expect(tab.get_by_role("list", name="Waiting to be sent").get_by_role("article")).to_have_count(3)
+    expect(page.get_by_label("Message", exact=True)).to_have_value("not sent yet")
+    context.unroute("**/messages")
+    for tab in (page, other):
+        tab.evaluate("dispatchEvent(new Event('online'))")
+    expect(waits).to_have_count(0)
+    texts = page.get_by_role("article", name="You").locator(".text")
+    expect(texts).to_have_text(["first", "second", "third"])
+    expect(other.get_by_role("article", name="You").locator(".text")).to_have_text(["first", "second", "third"])
+    ben.page.goto(address)
+    expect(ben.page.get_by_role("article", name="Ann A.").locator(".text")).to_have_text(["first", "second", "third"])
+    ann.complaints.clear()  # of a network that was away

@@ -1,0 +1,278 @@
+"""Pictures: the bytes are what they say, nothing else of them is kept, and only the two people see it."""
+
+import asyncio
+import struct
+import zlib
+from collections.abc import AsyncIterator
+from io import BytesIO
+from typing import Any, get_args
+from unittest.mock import patch
+
+import pytest
+from bson import ObjectId
+from PIL import Image, ImageSequence, PngImagePlugin
+
+from app.errors import Conflict, Invalid, NotFound, TooMany
+from app.inbox import pictures
+from app.inbox.conversations import Conversations
+from app.inbox.pictures import ADDRESS_S, IMAGES, UNSENT, Pictures, Type, made_anew
+from app.stack.mongodb.stand_in import is_stand_in
+from tests.dates import NOON
+from tests.world import World
+
+pytestmark = pytest.mark.anyio
+
+WHERE = b"48 51 30 N 2 17 40 E"
+RED, BLUE = (220, 20, 20), (20, 20, 220)
+
+
+def drawn(type: Type, size: tuple[int, int] = (40, 20), **options: Any) -> bytes:
+    """Red, with blue on the left."""
+    image = Image.new("RGB", size, RED)
+    image.paste(BLUE, (0, 0, size[0] // 4, size[1]))
+    made = BytesIO()
+    image.save(made, type.removeprefix("image/"), **options)
+    return made.getvalue()
+
+
+def moving(type: Type, frames: int = 3, size: tuple[int, int] = (8, 8)) -> bytes:
+    first, *others = [Image.new("RGB", size, (60 * n, 255 - 60 * n, 99)) for n in range(frames)]
+    made = BytesIO()
+    first.save(made, type.removeprefix("image/"), save_all=True, append_images=others, duration=70, loop=0)
+    return made.getvalue()
+
+
+def told_all(type: Type) -> bytes:
+    """Lying on its side, and saying where it was taken in every way that this type has."""
+    exif, text = Image.Exif(), PngImagePlugin.PngInfo()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    exif[0x010E] = WHERE.decode()
+    text.add_text("comment", WHERE.decode())
+    options: dict[Type, dict[str, Any]] = {
+        "image/png": {"pnginfo": text, "exif": exif, "icc_profile": WHERE},
+        "image/jpeg": {"exif": exif, "comment": WHERE, "icc_profile": WHERE, "quality": 95},
+        "image/webp": {"exif": exif, "xmp": WHERE, "icc_profile": WHERE, "lossless": True},
+        "image/gif": {"comment": WHERE},
+    }
+    return drawn(type, **options[type])
+
+
+@pytest.mark.parametrize("type", get_args(Type))
+def test_a_picture_keeps_its_pixels_upright_and_nothing_else(type: Type) -> None:
+    sent = told_all(type)
+    kept = made_anew(sent, type)
+    assert WHERE in sent
+    with Image.open(BytesIO(kept)) as image:
+        assert image.format == type.removeprefix("image/").upper()
+        assert not image.getexif()
+        assert not {"icc_profile", "comment", "xmp", "exif", "photoshop"} & image.info.keys()
+        assert not getattr(image, "text", {})
+        upright = image.convert("RGB")
+    turned = type != "image/gif"  # which knows no orientation
+    assert upright.size == ((20, 40) if turned else (40, 20))
+    for at, colour in (((2, 2), BLUE), ((18, 38) if turned else (38, 18), RED)):
+        shown = upright.getpixel(at)
+        assert isinstance(shown, tuple)
+        assert max(abs(a - b) for a, b in zip(shown, colour, strict=True)) < 12
+    assert WHERE not in kept
+
+
+@pytest.mark.parametrize("type", ["image/gif", "image/webp"])
+def test_a_moving_picture_goes_on_moving(type: Type) -> None:
+    with Image.open(BytesIO(made_anew(moving(type), type))) as image:
+        assert (len(list(ImageSequence.Iterator(image))), image.info["loop"]) == (3, 0)
+        image.seek(1)
+        image.load()
+        assert image.info["duration"] == 70
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A small PNG that says it is large."""
+    header = struct.pack(">II5B", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1_000))), (b"IEND", b""))
+    chunks = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+
+
+@pytest.mark.parametrize(
+    ("type", "sent"),
+    [
+        ("image/png", b""),
+        ("image/png", SVG),
+        ("image/png", drawn("image/jpeg")),
+        ("image/jpeg", drawn("image/png")),
+        ("image/gif", b"GIF89a" + bytes(20)),
+        ("image/webp", drawn("image/webp")[:40]),
+        ("image/jpeg", drawn("image/jpeg", (400, 400))[:900]),
+        ("image/png", drawn("image/png")[:-40]),
+        ("image/png", claiming(0, 10)),
+    ],
+    ids=range(9),
+)
+def test_what_is_no_picture_of_its_type_is_refused(type: Type, sent: bytes) -> None:
+    with pytest.raises(Invalid, match="no picture of the type"):
+        made_anew(sent, type)
+
+
+@pytest.mark.parametrize("size", [(5_000, 5_000), (60_000, 60_000)])
+def test_what_says_that_it_is_large_is_not_decoded(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    with patch.object(PngImagePlugin.PngImageFile, "load") as decoding, pytest.raises(Invalid):
+        made_anew(claiming(*size), "image/png")
+    assert not decoding.called
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 800)
+    made_anew(drawn("image/png", (40, 20)), "image/png")
+    with pytest.raises(Invalid):
+        made_anew(drawn("image/png", (40, 21)), "image/png")
+
+
+@pytest.mark.parametrize("type", ["image/gif", "image/webp"])
+def test_a_moving_picture_has_an_end(type: Type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "MOST_FRAMES", 3)
+    made_anew(moving(type, 3), type)
+    with pytest.raises(Invalid):
+        made_anew(moving(type, 4), type)
+    monkeypatch.setattr(pictures, "MOST_PIXELS_MOVING", 150)
+    with pytest.raises(Invalid):
+        made_anew(moving(type, 3), type)
+
+
+class Album:
+    """Pictures of some people, by name."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.ids = world, world.ids
+        self.pictures, self.conversations = Pictures(world.stack), Conversations(world.stack)
+
+    async def upload(self, who: str, data: bytes | None = None, type: Type = "image/png") -> ObjectId:
+        data = data or drawn(type)
+        address, upload = await self.pictures.address(self.ids[who], type, len(data))
+        await self.pictures.take(await self.pictures.admitted(address), body(data))
+        return upload.id
+
+    async def seen(self, id: ObjectId) -> list[str]:
+        """By whom it is."""
+        found = []
+        for name in self.ids:
+            try:
+                found += [name] if (await self.pictures.picture(self.ids[name], id)).data else []
+            except NotFound:
+                continue
+        return found
+
+
+async def body(*pieces: bytes) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+@pytest.fixture
+async def album(world: World) -> Album:
+    await world.people("ann", "ben", "cat")
+    return Album(world)
+
+
+async def test_a_picture_is_sent_once_and_seen_by_the_two(album: Album) -> None:
+    conversations, (ann, ben, cat) = album.conversations, album.ids.values()
+    talk, _ = await conversations.open(ann, ben)
+    other, _ = await conversations.open(ann, cat)
+    picture = await album.upload("ann")
+    assert await album.seen(picture) == ["ann"]
+    for not_yours in (picture, ObjectId()):
+        with pytest.raises(Invalid):
+            await conversations.send(ben, talk.id, "1", "mine", not_yours)
+    sent, _ = await conversations.send(ann, talk.id, "1", None, picture)
+    assert (sent.seq, sent.image) == (1, picture)
+    assert await conversations.send(ann, talk.id, "1", None, picture) == (sent, False), "also again"
+    for where, client_id in ((talk.id, "2"), (other.id, "1")):
+        with pytest.raises(Invalid):
+            await conversations.send(ann, where, client_id, None, picture)
+    assert await album.seen(picture) == ["ann", "ben"]
+    await album.world.social.block(ben, ann)
+    assert await album.seen(picture) == ["ann", "ben"], "history stays"
+    await conversations.delete(ann, talk.id, 1)
+    assert await album.seen(picture) == []
+    stored = await album.world.stack.db[IMAGES].find_one({"_id": picture})
+    assert "data" not in (stored or {})
+
+
+async def test_two_messages_at_once_want_the_same_picture(album: Album) -> None:
+    ann, ben, cat = album.ids.values()
+    places = [(await album.conversations.open(ann, other))[0].id for other in (ben, cat)]
+    picture = await album.upload("ann")
+    sending = (album.conversations.send(ann, place, "1", None, picture) for place in places)
+    first, second = await asyncio.gather(*sending, return_exceptions=True)
+    assert sorted([isinstance(first, Invalid), isinstance(second, Invalid)]) == [False, True]
+    seqs = [(await album.conversations.messages(ann, place, None, 20))[0] for place in places]
+    assert sorted(map(len, seqs)) == [0, 1]
+    assert len(await album.seen(picture)) == 2
+
+
+async def test_an_address_takes_one_picture_for_ten_minutes(album: Album) -> None:
+    data = drawn("image/png")
+    address, upload = await album.pictures.address(album.ids["ann"], "image/png", len(data))
+    elsewhere = Pictures(album.world.stack)  # on another process
+    for wrong in (data[:-1], data + b"x", b"x" * len(data)):
+        with pytest.raises(Invalid):
+            await elsewhere.take(await elsewhere.admitted(address), body(wrong))
+    forged = address[:20] + ("A" if address[20] != "A" else "B") + address[21:]
+    for unknown in (forged, address[:-1], "", "é", address[::-1]):
+        with pytest.raises(NotFound):
+            await album.pictures.admitted(unknown)
+    taking = [process.take(upload, body(data[:9], data[9:])) for process in (album.pictures, elsewhere)]
+    outcomes = await asyncio.gather(*taking, return_exceptions=True)
+    assert sorted(isinstance(outcome, Conflict) for outcome in outcomes) == [False, True]
+    with pytest.raises(Conflict):
+        await elsewhere.admitted(address)
+    fresh, _ = await album.pictures.address(album.ids["ann"], "image/png", 1)
+    album.world.clock.advance(ADDRESS_S + 1)
+    with pytest.raises(NotFound):
+        await album.pictures.admitted(fresh)
+
+
+async def test_what_nobody_sent_is_gone_after_a_day(album: Album) -> None:
+    ann, ben, _ = album.ids.values()
+    talk, _ = await album.conversations.open(ann, ben)
+    sent, kept = await album.upload("ann"), await album.upload("ann")
+    await album.conversations.send(ann, talk.id, "1", None, sent)
+    images = album.world.stack.db[IMAGES]
+    until = {row["_id"]: row.get("until") for row in await images.find().to_list(None)}
+    assert until == {sent: None, kept: album.world.clock.now() + UNSENT}
+    album.world.clock.advance(UNSENT.total_seconds())
+    with pytest.raises(Invalid):  # MongoDB comes by once a minute
+        await album.conversations.send(ann, talk.id, "2", None, kept)
+    if is_stand_in(album.world.stack.db):
+        await images.update_one({"_id": kept}, {"$set": {"until": NOON - UNSENT}})
+        assert await album.seen(kept) == []
+    else:
+        indexes = (await images.index_information()).values()
+        assert [index["expireAfterSeconds"] for index in indexes if index["key"] == [("until", 1)]] == [0]
+
+
+async def test_only_so_many_arrive_at_once(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "EACH_AT_ONCE", 1)
+    arrived = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        await arrived.wait()
+        yield data
+
+    data = drawn("image/png")
+    uploads = [
+        (await album.pictures.address(album.ids[who], "image/png", len(data)))[1] for who in ("ann", "ann", "ben")
+    ]
+    waiting = asyncio.create_task(album.pictures.take(uploads[0], slow()))
+    await asyncio.sleep(0)
+    with pytest.raises(TooMany):
+        await album.pictures.take(uploads[1], body(data))
+    await album.pictures.take(uploads[2], body(data))
+    monkeypatch.setattr(pictures, "MOST_AT_ONCE", 1)
+    with pytest.raises(TooMany):
+        await album.pictures.take(uploads[2], body(data))
+    arrived.set()
+    await waiting
+    await album.pictures.take(uploads[1], body(data))

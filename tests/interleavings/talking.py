@@ -1,0 +1,128 @@
+"""Races in conversations: Ann and Zoe have one, in which Zoe has said one thing that Ann has not read."""
+
+from collections.abc import Awaitable, Callable
+from weakref import WeakKeyDictionary
+
+from bson import ObjectId
+
+from app.errors import Forbidden, NotFound
+from app.inbox.conversations import Conversations
+from tests.interleavings.scheduler import ACTOR, Schedule
+from tests.interleavings.stage import Act, Process, Race, Town
+
+_at_the_block: WeakKeyDictionary[Schedule, int] = WeakKeyDictionary()  # messages there were when it was acknowledged
+
+
+async def nobody_talks(town: Town) -> None:
+    await town.deliver_only()
+    await town.people("ann", "zoe")
+
+
+async def talk(town: Town) -> None:
+    await nobody_talks(town)
+    talk = Conversations(town.stack)
+    found, _ = await talk.open(town.ids["ann"], town.ids["zoe"])
+    await talk.send(town.ids["zoe"], found.id, "first", "hello")
+
+
+def _with(use_case: Callable[[Conversations, ObjectId, ObjectId], Awaitable[object]], who: str) -> Act:
+    async def act(process: Process) -> None:
+        (row,) = process.town.rows("conversations")
+        await use_case(Conversations(process.town.stack), process.ids[who], row["_id"])
+
+    return act
+
+
+def send(who: str, client_id: str = "new") -> Act:
+    sending = _with(lambda talk, me, id: talk.send(me, id, client_id, "hello"), who)
+
+    async def unless_blocked(process: Process) -> None:
+        await sending(process)
+        _no_more_than_at_the_block(process.town)
+
+    return unless_blocked
+
+
+def receive(who: str, read: int) -> Act:
+    return _with(lambda talk, me, id: talk.receive(me, id, None, read), who)
+
+
+def delete(who: str) -> Act:
+    return _with(lambda talk, me, id: talk.delete(me, id, 1), who)
+
+
+def silence(who: str, on: bool) -> Act:
+    return _with(lambda talk, me, id: talk.silence(me, id, on), who)
+
+
+def open_with(other: str, me: str = "ann") -> Act:
+    async def opening(process: Process) -> None:
+        await Conversations(process.town.stack).open(process.ids[me], process.ids[other])
+
+    return opening
+
+
+async def block(process: Process) -> None:
+    """From the moment that Zoe knows it, nothing is said any more."""
+    await process.social.block(process.ids["zoe"], process.ids["ann"])
+    actor = ACTOR.get()
+    assert actor
+    _at_the_block[actor.schedule] = len(process.town.rows("messages"))
+
+
+def _no_more_than_at_the_block(town: Town) -> None:
+    actor = ACTOR.get()
+    assert actor
+    there = len(town.rows("messages"))
+    assert there <= _at_the_block.get(actor.schedule, there), "something is said across a block"
+
+
+def in_turn(*acts: Act) -> Act:
+    async def one_after_another(process: Process) -> None:
+        for act in acts:
+            await act(process)
+
+    return one_after_another
+
+
+def all_is_counted(town: Town) -> None:
+    """Numbers without gaps, each client's id once, and what is counted is what a count of everything gives."""
+    conversations = town.rows("conversations")
+    assert len({row["pair"] for row in conversations}) == len(conversations), "two people have two conversations"
+    for row in conversations:
+        messages = sorted((m for m in town.rows("messages") if m["conversation"] == row["_id"]), key=lambda m: m["_id"])
+        seqs = [int.from_bytes(message["_id"][12:], "big") for message in messages]
+        assert seqs == list(range(1, row["seq"] + 1)), f"numbers {seqs}, and the last is said to be {row['seq']}"
+        ids = [(message["who"], message["client_id"]) for message in messages]
+        assert len(set(ids)) == len(ids), "a message is stored twice"
+        for person in row["people"]:
+            marks = row["marks"][str(person)]
+            theirs = [seq for seq, message in zip(seqs, messages, strict=True) if message["who"] != person]
+            counted = sum(seq <= marks["read"] for seq in theirs)
+            assert marks["counted"] == counted, f"{marks['counted']} of {counted} messages are counted as read"
+            assert marks["sent"] == len(seqs) - len(theirs), "what somebody sent is counted wrongly"
+            assert (person in row["unread"]) == (counted < len(theirs)), "something unread is on no badge, or is none"
+
+
+def _race(name: str, actors: dict[str, Act], crashing: tuple[str, ...] = (), setting: object = talk) -> Race:
+    allowed = (Forbidden, NotFound)
+    return Race(name, setting, actors, crashing, (), allowed, all_is_counted)  # type: ignore[arg-type]
+
+
+TALKING: tuple[Race, ...] = (
+    _race("send x send", {"ann": send("ann"), "zoe": send("zoe")}, ("ann", "zoe")),
+    _race("send x the same send", {"ann": send("ann"), "ann2": in_turn(send("ann"), send("ann", "more"))}, ("ann",)),
+    _race("send x block", {"ann": in_turn(send("ann"), send("ann", "more")), "zoe": block}, ("ann",)),
+    _race("receipt x send", {"ann": receive("ann", 1), "zoe": send("zoe")}, ("ann", "zoe")),
+    _race("receipt x receipt x send", {"ann": receive("ann", 1), "ann2": in_turn(send("ann"), receive("ann", 2))}),
+    _race("receipt x block", {"ann": receive("ann", 1), "zoe": block}, ("ann",)),
+    _race("delete x delete", {"zoe": delete("zoe"), "zoe2": delete("zoe"), "ann": receive("ann", 1)}, ("zoe",)),
+    _race("silence x send", {"ann": in_turn(silence("ann", True), silence("ann", False)), "zoe": send("zoe")}),
+    _race(
+        "talk x talk, both begin",
+        {"ann": in_turn(open_with("zoe"), send("ann")), "zoe": in_turn(open_with("ann", "zoe"), send("zoe"))},
+        ("ann",),
+        nobody_talks,
+    ),
+    _race("talk x block", {"ann": in_turn(open_with("zoe"), send("ann")), "zoe": block}, ("ann", "zoe"), nobody_talks),
+)

@@ -1,0 +1,153 @@
+"""Conversations as somebody with a browser has them: links, forms and cookies, no JavaScript."""
+
+import re
+from datetime import timedelta
+from html import unescape
+from typing import Any
+
+import httpx
+import pytest
+
+from app.web import conversations
+from tests.contract.test_pictures import WHERE, drawn, told_all
+from tests.site import Browser, Site
+
+pytestmark = pytest.mark.anyio
+
+
+def words(html: str, pattern: str) -> list[str]:
+    """What somebody reads of each part."""
+    return [" ".join(unescape(re.sub("<.*?>", " ", part)).split()) for part in re.findall(pattern, html, re.DOTALL)]
+
+
+def said(html: str) -> list[str]:
+    """Days and messages, oldest first; ticks as a screen reader says them."""
+    heard = re.sub(r'<details.*?</details>|<span aria-hidden="true">.*?</span>', "", html, flags=re.DOTALL)
+    return words(heard, r'<li class="(?:day|message)[^>]*>(.*?)</li>')
+
+
+def badge(html: str) -> str:
+    (found,) = words(
+        re.sub("<svg.*?</svg>", "", html, flags=re.DOTALL), r'<a class="bell" href="/conversations".*?</a>'
+    )
+    return found.removeprefix("Messages").removeprefix(", unread: ").strip()
+
+
+async def with_(browser: Browser, handle: str) -> str:
+    """Open the conversation from a person's page; its address."""
+    await browser.act(handle, "conversation")
+    assert browser.status == 200, browser.html
+    return browser.answer.url.path
+
+
+async def say(browser: Browser, address: str, text: str) -> str:
+    await browser.open(address)
+    return await browser.submit(f"{address}/messages", text=text)
+
+
+async def test_two_people_talk(site: Site) -> None:
+    ann, ben = await site.browser().sign_up("ann", "Ann A."), await site.browser().sign_up("ben", "Ben B.")
+    here = await with_(ann, "ben")
+    assert "Nothing said yet" in ann.html
+    assert "No messages yet" in await ben.open("/conversations")
+    html = await say(ann, here, "hello <b>Ben</b>")
+    assert said(html) == ["Today", "hello <b>Ben</b> now Sent"]
+    assert (badge(html), badge(await ben.open("/people"))) == ("", "1")
+    (listed,) = words(await ben.open("/conversations"), '<a class="person talk.*?</a>')
+    assert listed == "A Ann A. hello <b>Ben</b> now 1 unread"
+    await ben.client.head(here)
+    await ben.client.get(here, headers={"Sec-Purpose": "prefetch"})
+    assert said(await ann.open(here)) == ["Today", "hello <b>Ben</b> now Sent"], "nobody has looked at it"
+    html = await ben.open(here)
+    assert said(html) == ["Today", "hello <b>Ben</b> now"]
+    assert badge(html) == ""
+    site.clock.advance(24 * 3_600)
+    html = await say(ben, here, "hello Ann")
+    assert said(await ann.open(here)) == ["Yesterday", "hello <b>Ben</b> 1 d Read", "Today", "hello Ann now"]
+    await ann.open(here)
+    await ann.submit(f"{here}/messages/1/delete")
+    assert "This message was deleted." in said(await ben.open(here))[1]
+    await ben.submit(f"{here}/silence")
+    await say(ann, here, "are you there?")
+    assert badge(await ben.open("/people")) == ""
+    assert "1 unread silenced" in words(await ben.open("/conversations"), '<a class="person talk.*?</a>')[0]
+
+
+async def test_a_form_sent_twice_is_one_message_and_what_is_refused_is_kept(site: Site) -> None:
+    ann, ben = await site.browser().sign_up("ann"), await site.browser().sign_up("ben")
+    here = await with_(ann, "ben")
+    form = ann.form(f"{here}/messages").fields | {"text": "once\r\nonly"}
+    for _ in range(2):
+        await ann.client.post(f"{here}/messages", data=form)
+    await ann.client.post(f"{here}/messages", data=form | {"text": "another"})
+    assert said(await ann.open(here)) == ["Today", "once only now Sent", "another now Sent"]
+    html = await say(ann, here, "x" * 2_001)
+    assert (ann.status, ann.form(f"{here}/messages").fields["text"]) == (422, "x" * 2_001)
+    await ann.open(here)
+    form = ann.form(f"{here}/messages").fields | {"text": "too late"}
+    await ben.act("ann", "block")
+    ann.answer = await ann.client.post(f"{here}/messages", data=form)
+    assert ann.status == 403
+    assert "nothing more can be said here" in ann.html
+    assert said(await ben.open(here)) == ["Today", "once only now", "another now"]
+    assert f'action="{here}/messages"' not in ben.html
+    forged = await ann.client.post(f"{here}/messages", data={"text": "forged"})
+    assert forged.status_code == 403
+    for address in ("/conversations/x", "/conversations/" + "0" * 24, f"{here}?before=x", "/conversations?before=x"):
+        await ann.open(address)
+        assert ann.status == 404, address
+    assert html
+
+
+async def test_older_messages_and_conversations_are_on_further_pages(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "MESSAGES_A_PAGE", 2)
+    monkeypatch.setattr(conversations, "CONVERSATIONS_A_PAGE", 1)
+    ann = await site.browser().sign_up("ann")
+    for name in ("ben", "cat"):
+        await site.browser().sign_up(name, name.title())
+    await say(ann, await with_(ann, "ben"), "hello Ben")
+    site.clock.advance(timedelta(days=9).total_seconds())
+    here = await with_(ann, "cat")
+    for n in range(5):
+        await say(ann, here, f"number {n}")
+    assert said(await ann.open(here)) == ["Today", "number 3 now Sent", "number 4 now Sent"]
+    (older,) = re.findall(rf'href="({re.escape(here)}\?before=\d+)"', ann.html)
+    assert said(await ann.open(older)) == ["Today", "number 1 now Sent", "number 2 now Sent"]
+    listed = '<a class="person talk.*?</a>'
+    assert words(await ann.open("/conversations"), listed) == ["C Cat Sent number 4 now".replace("Sent", "✓ Sent")]
+    (older,) = re.findall(r'href="(/conversations\?before=[0-9a-f]+)"', ann.html)
+    assert words(await ann.open(older), listed)[0].startswith("B Ben ✓ Sent hello Ben")
+
+
+async def picture(browser: Browser, here: str, data: bytes, type: str = "image/jpeg", **fields: Any) -> httpx.Response:
+    form = browser.form(f"{here}/picture").fields | fields
+    form.pop("picture")
+    browser.answer = await browser.client.post(
+        f"{here}/picture", data=form, files={"picture": ("holiday.jpg", data, type)}, follow_redirects=True
+    )
+    return browser.answer
+
+
+async def test_a_picture_is_sent_by_a_form(site: Site) -> None:
+    ann, ben, cat = [await site.browser().sign_up(name) for name in ("ann", "ben", "cat")]
+    here = await with_(ann, "ben")
+    for data, type in ((b"", "image/png"), (b"x", "image/png"), (drawn("image/png"), "text/html")):
+        await picture(ann, here, data, type)
+        assert ann.status == 422, type
+    once = ann.form(f"{here}/picture").fields["once"]
+    for _ in range(2):
+        await picture(ann, here, told_all("image/jpeg"), once=once)
+        assert ann.status == 200, ann.html
+    (address,) = re.findall(r'<img src="(/images/[0-9a-f]{24})"', await ben.open(here))
+    assert 'alt="Picture from ann"' in ben.html
+    for browser in (ann, ben):
+        shown = await browser.client.get(address)
+        assert (shown.headers["content-type"], shown.headers["x-content-type-options"]) == ("image/jpeg", "nosniff")
+        assert shown.headers["cache-control"].startswith("private")
+        assert WHERE not in shown.content
+    assert (await cat.client.get(address)).status_code == 404
+    assert (await site.browser().client.get(address)).status_code == 303
+    large = await picture(ann, here, bytes(6 * 1024 * 1024))
+    assert large.status_code == 413
