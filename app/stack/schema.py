@@ -59,6 +59,15 @@ async def identity(database: Database) -> str:
     return f"{database.name}-{schema['identity']}"
 
 
+async def secret(database: Database) -> bytes:
+    """What the processes of this database seal with what they give out. Whoever can read the database knows it."""
+    own = {"$set": {"secret": secrets.token_bytes(32)}}
+    await database[SETTINGS].update_one({"_id": SCHEMA, "secret": {"$exists": False}}, own)
+    schema = await database[SETTINGS].find_one({"_id": SCHEMA})
+    assert schema, "`migrate` comes first"
+    return bytes(schema["secret"])
+
+
 async def migrate(database: Database) -> None:
     """Bring the database to our version, before anything else reads it: one command where it has it already.
 

@@ -10,7 +10,9 @@ from functools import cache
 from typing import Any
 
 from bson import ObjectId
-from starlette.routing import Mount, Router
+from starlette.responses import Response
+from starlette.routing import Mount, Router, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from app.accounts import Caller
 from app.errors import NotFound
@@ -19,10 +21,13 @@ from app.live.presence import Presences
 from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
 from app.web import openapi, schemas
-from app.web.api_operation import Call, Operation, Reply, routes_of
+from app.web.api_operation import Call, Operation, Reply, admitted, routes_of
 from app.web.caller import address_of, while_it_waits
 from app.web.export import exported, nothing
+from app.web.live_stream import MEDIA_TYPE as EVENTS
+from app.web.live_stream import connected, converse, events_for, hub_of, position_of
 from app.web.measured_page import measured
+from app.web.problems import Rejected
 from phases.home.page import Page
 
 PREFIX = "/api/v1"
@@ -263,6 +268,32 @@ async def mark_read(call: Call) -> Reply:
     return DONE
 
 
+# Live
+
+
+async def ticket(call: Call) -> Reply:
+    ticket, expires_at = await call.accounts.new_ticket(call.token)
+    return Reply(201, schemas.NewTicket(ticket=ticket, expires_at=expires_at))
+
+
+async def live(call: Call) -> Response:
+    if call.request.method == "HEAD":
+        return Response(headers={"Cache-Control": "no-store"}, media_type=EVENTS)
+    after = call.headers.last_event_id or call.query.after
+    return await events_for(call.request, call.me, call.digest, after)
+
+
+async def only_upgraded(call: Call) -> Reply:
+    raise Rejected(426, "This is a WebSocket.", {"Upgrade": "websocket", "Connection": "Upgrade"})
+
+
+async def live_socket(socket: WebSocket) -> None:
+    """What is wrong is said before the upgrade."""
+    me, digest = await admitted(socket)
+    connection = await connected(socket, me, digest, position_of(socket))
+    await converse(socket, hub_of(socket), connection)
+
+
 # Phases
 
 
@@ -288,6 +319,7 @@ SIGNING_IN = "Too many failed attempts with this handle, or too many attempts fr
 NOBODY = {404: "Nobody has this handle."}
 EDGE = NOBODY | {422: "Oneself."}
 NO_STATUS = {404: "There is no such status, or you may not see it."}
+TOO_MANY_STREAMS = {429: "You have ten live streams open, or have opened too many in one minute."}
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
@@ -378,6 +410,18 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "PUT", "/notifications/read", "Mark as read, up to a number", mark_read, {204: None}, body=schemas.ReadTo
     ),
+    Operation(
+        "POST", "/live/tickets", "A ticket: opens one live stream, once, within 30 s", ticket, {201: schemas.NewTicket}
+    ),
+    Operation(
+        "GET", "/live", "Live events, as server-sent events", live, {200: None}, auth="ticket", media_type=EVENTS,
+        query=schemas.LivePlace, headers=schemas.LiveHeaders, refusals=TOO_MANY_STREAMS,
+    ),
+    Operation(
+        "GET", "/live/socket", "The same events on a WebSocket", only_upgraded, {101: None}, auth="ticket",
+        query=schemas.LivePlace, headers=schemas.LiveHeaders,
+        refusals=TOO_MANY_STREAMS | {426: "This asks for no upgrade."},
+    ),
     Operation("GET", "/phases", "Which phases deliver, and how far they are", phases, {200: schemas.State}),
     Operation(
         "PUT", "/phases", "Switch phases (administrators; in demo mode everybody)", switch, {200: schemas.State},
@@ -386,4 +430,5 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/openapi.json", "This document", document, {200: None}, auth="none"),
 )  # fmt: skip
 
-ROUTE = Mount(PREFIX, app=Router(routes_of(OPERATIONS), redirect_slashes=False))
+ROUTES = [WebSocketRoute("/live/socket", live_socket), *routes_of(OPERATIONS)]
+ROUTE = Mount(PREFIX, app=Router(ROUTES, redirect_slashes=False))

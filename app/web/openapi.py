@@ -19,6 +19,7 @@ ALWAYS = {413: SENTENCES[413], 503: "A server of ours is away; nothing is lost."
 RETRY_AFTER = {"Retry-After": {"description": "seconds", "required": True, "schema": {"type": "integer", "minimum": 1}}}
 CHALLENGE = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
 HEADERS: dict[int, dict[str, Any]] = {401: CHALLENGE, 429: RETRY_AFTER, 503: RETRY_AFTER}
+SECURITY: dict[str, list[dict[str, list[str]]]] = {"none": [], "ticket": [{"token": []}, {"ticket": []}]}
 
 # Anything else in these places is answered with 404: it names nobody and nothing.
 PATH_PARAMETERS = {
@@ -45,7 +46,10 @@ def document(operations: Sequence[Operation], prefix: str) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas_of.definitions,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "ticket": {"type": "apiKey", "in": "query", "name": "ticket"},
+            },
         },
     }
 
@@ -74,7 +78,9 @@ def _operation(operation: Operation, collected: _Schemas) -> dict[str, Any]:
         "tags": [operation.path.split("/")[1]],
         "parameters": list(_parameters(operation)),
         "responses": _responses(operation, collected),
-        "security": [] if operation.auth == "none" else [{"token": []}],
+        "security": []
+        if operation.auth == "none"
+        else [{"token": []}, *([{"ticket": []}] * (operation.auth == "ticket"))],
     }
     if operation.body:
         content = collected.content(operation.body, "validation", "application/json")
@@ -114,7 +120,8 @@ def _responses(operation: Operation, collected: _Schemas) -> dict[str, Any]:
         if model:
             responses[str(status)]["content"] = collected.content(model, "serialization", "application/json")
         elif status == HTTPStatus.OK:
-            responses[str(status)]["content"] = {"application/json": {"schema": {"type": "object"}}}
+            kind = "object" if operation.media_type == "application/json" else "string"
+            responses[str(status)]["content"] = {operation.media_type: {"schema": {"type": kind}}}
     for status, description in sorted(_refusals(operation).items()):
         responses[str(status)] = {
             "description": description,
