@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import cache
@@ -21,10 +21,11 @@ from bson import Binary, ObjectId
 from cachetools import LRUCache
 from pymongo.errors import DuplicateKeyError
 
+from app.clock import FIRST_ID
 from app.departures import depart
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
-from app.models import Account, Token, User
-from app.stack import Stack
+from app.models import Account, Ticket, Token, User
+from app.stack import Hint, Stack
 from app.stack.mongodb.find import Find, rows
 from app.stack.mongodb.transaction import Transaction, transaction
 from app.stack.rates import Rate
@@ -40,6 +41,8 @@ HASHED_AT_ONCE = 2  # 38 MiB and two cores at most; whoever comes later waits
 WAITING_FOR_A_HASH = 200  # 3 s for the last of them
 DEVICE_DAYS = 30  # a device or address from which somebody has signed in is known for so long
 TOKENS_EACH = 100  # of one person
+TICKET_S = 30
+TOKENS_ENDED = Hint("tokens", FIRST_ID)  # whosever
 HOLDERS_REMEMBERED = 10_000  # about 4 MB
 
 WRONG = "The handle and the password do not go together."
@@ -106,6 +109,11 @@ def _matches(password_hash: str | None, password: str) -> bool:
 def _digest(token: str) -> Binary:
     # As Binary, which Beanie makes of it too: mongomock finds no bytes where a Binary is stored.
     return Binary(hashlib.sha256(token.encode(errors="surrogatepass")).digest())
+
+
+def digest_of(token: str) -> bytes:
+    """What is known of a token where it must not be kept itself."""
+    return bytes(_digest(token))
 
 
 class Caller(NamedTuple):
@@ -255,6 +263,7 @@ class Accounts:
         oldest = tokens.find({"user_id": user_id}, {"_id": 1}).sort("_id", -1).skip(TOKENS_EACH)
         if ids := [each["_id"] for each in await oldest.to_list(TOKENS_EACH)]:
             await tokens.delete_many({"_id": {"$in": ids}})
+            self._stack.bus.tell(TOKENS_ENDED)
         return token, expires_at
 
     def remembered(self, token: str) -> Account | None:
@@ -268,7 +277,9 @@ class Accounts:
         One MongoDB command once the account is remembered. The token itself is asked for every time, so that signing
         out holds in all processes at once.
         """
-        digest = _digest(token)
+        return await self._holder(_digest(token))
+
+    async def _holder(self, digest: Binary) -> Account | None:
         given_out = await rows(
             self._stack.db, Find("tokens", {"digest": digest}, ("digest", "user_id", "expires_at"), 1, by="digest")
         )
@@ -283,6 +294,30 @@ class Accounts:
         holder: Account = self._holders[digest]
         return holder
 
+    async def ended(self, digests: Collection[bytes]) -> set[bytes]:
+        """Those of tokens that are none any more: one command."""
+        find = Find(
+            "tokens", {"digest": {"$in": [Binary(each) for each in digests]}}, ("digest", "expires_at"), len(digests)
+        )
+        now = self._clock.now()
+        return set(digests) - {
+            bytes(row["digest"]) for row in await rows(self._stack.db, find) if row["expires_at"] > now
+        }
+
+    async def new_ticket(self, token: str) -> tuple[str, datetime]:
+        """Opens one live stream in the name of a token, and when it expires."""
+        ticket, expires_at = secrets.token_urlsafe(32), self._clock.now() + timedelta(seconds=TICKET_S)
+        await Ticket(_id=_digest(ticket), token=_digest(token), expires_at=expires_at).insert()
+        return ticket, expires_at
+
+    async def redeem(self, ticket: str) -> tuple[Account, bytes] | None:
+        """Whose it is, and the digest of the token that it was given for; None for a bad, expired or used one."""
+        given = await self._stack.db["tickets"].find_one_and_delete({"_id": _digest(ticket)})
+        if given is None or given["expires_at"] <= self._clock.now():
+            return None
+        account = await self._holder(Binary(given["token"]))
+        return (account, bytes(given["token"])) if account else None
+
     async def operates(self, user_id: ObjectId | None) -> bool:
         """Whether this person runs the system now: administrators do, in demo mode everybody, signed in or not."""
         if self._config.demo:
@@ -293,3 +328,4 @@ class Accounts:
     async def sign_out(self, token: str) -> None:
         """End the session of this token; the same when it is over already."""
         await Token.find({"digest": _digest(token)}).delete()
+        self._stack.bus.tell(TOKENS_ENDED)

@@ -7,7 +7,7 @@ followers are not theirs to change: they are looked up whenever they matter, and
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from bson import ObjectId
 from cachetools import LRUCache
@@ -177,6 +177,49 @@ class View:
                 author: Relation(author in follows, author in blocks, author in circles, author in mutes)
                 for author in self._strangers
             }
+
+
+class Edges:
+    """What the edges say about each of some `people`, for all of these `authors`: one command for all of them."""
+
+    def __init__(self, people: Collection[ObjectId], authors: Collection[ObjectId]) -> None:
+        self._people, self._authors = people, authors
+        them, they, n = {"$in": sorted(people)}, {"$in": sorted(authors)}, len(people) * len(authors)
+
+        def edges(collection: str, one: str, other: str, ones: Any, others: Any) -> Find:
+            return Find(collection, {one: ones, other: others}, (one, other), n)
+
+        self.finds = {
+            "follows": edges("follows", "follower", "followee", them, they),
+            "followed": edges("follows", "follower", "followee", they, them),
+            "blocks": edges("blocks", "blocker", "blocked", them, they),
+            "blocked": edges("blocks", "blocker", "blocked", they, them),
+            "circles": edges("circles", "owner", "member", they, them),
+            "mutes": edges("mutes", "muter", "muted", them, they),
+            "departed": departed_among(sorted(authors)),
+        }
+
+    def readers(self, answers: Mapping[str, Rows]) -> Mapping[ObjectId, Reader]:
+        departed = {row["_id"] for row in answers["departed"]}
+        pairs = {
+            name: {tuple(row[field] for field in find.fields) for row in answers[name]}
+            for name, find in self.finds.items()
+        }
+
+        def relation(one: ObjectId, author: ObjectId) -> Relation:
+            there, back = (one, author), (author, one)
+            blocked = there in pairs["blocks"] or back in pairs["blocked"]
+            return Relation(there in pairs["follows"], blocked, back in pairs["circles"], there in pairs["mutes"])
+
+        return {
+            one: Reader(
+                one,
+                {author: relation(one, author) for author in self._authors},
+                {author: (author, one) in pairs["followed"] for author in self._authors},
+                departed,
+            )
+            for one in self._people
+        }
 
 
 def _authors(rows: Rows) -> set[ObjectId]:

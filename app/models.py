@@ -125,6 +125,18 @@ class Token(Base):
         ]
 
 
+class Ticket(Document):
+    """Opens one live stream in the name of a token, whose digest is `token`. `_id`: its own SHA-256."""
+
+    id: bytes = Field(alias="_id")  # type: ignore[assignment]
+    token: bytes
+    expires_at: datetime
+
+    class Settings:
+        name = "tickets"
+        indexes: ClassVar = [IndexModel("expires_at", expireAfterSeconds=0)]
+
+
 class Follow(Base):
     """`follower` follows `followee`.
 
@@ -483,6 +495,6 @@ class StatusRow(NamedTuple):
 
 
 DOCUMENTS = (
-    User, Token, Follow, ActiveReader, Block, Mute, CircleMember, EdgeVersion, Departure, HeavyAuthor, Status, Like,
-    Event, Notification, Conversation, Message, Image, Inbox,
+    User, Token, Ticket, Follow, ActiveReader, Block, Mute, CircleMember, EdgeVersion, Departure, HeavyAuthor, Status,
+    Like, Event, Notification, Conversation, Message, Image, Inbox,
 )  # fmt: skip

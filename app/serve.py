@@ -305,6 +305,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         app: Any = self.config.app
         app.state.streams.end()
+        app.state.hub.stop()
         await super().shutdown(sockets)
 
 
@@ -315,13 +316,17 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 
 def _uvicorn(app: Starlette, config: Config) -> uvicorn.Server:
-    from app.web.protocol import Protocol
+    from app.web.protocol import LONGEST_WORDS, PING_S, PONG_S, Protocol, WebSocket
 
     return _Server(
         uvicorn.Config(
             app,
             http=Protocol,
-            ws="none",
+            ws=WebSocket,
+            ws_max_size=LONGEST_WORDS,
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=PONG_S,
+            ws_per_message_deflate=False,
             access_log=False,
             log_config=None,  # its loggers write where ours do
             log_level="warning",

@@ -32,7 +32,7 @@ from app.models import (
     search_words,
 )
 from app.names import Names
-from app.stack import Stack
+from app.stack import Hint, Stack
 from app.stack.mongodb.transaction import Transaction, transaction
 from app.stack.mongodb.write import insert
 from app.text import checked, mentions, storable
@@ -107,6 +107,7 @@ class Social:
 
         async with self._turn(NAMES):
             await change_edges(self._db, {NAMES}, new_version)
+        self.stack.bus.tell(Hint("named", account.id))
 
     async def search(self, typed: str, after: str, limit: int) -> tuple[list[Person], str | None]:
         """People of whom every typed word begins the handle or a word of the name, by handle, above `after`; and the
@@ -222,7 +223,9 @@ class Social:
             raise Forbidden(f"nobody can follow more than {limit:,} people")
 
         limit, event = self._config.following_limit, self.outbox.event("follow", reader, followee)
-        await self._widened("follows", await change_edges(self._db, {reader}, unless_refused), event)
+        row = await change_edges(self._db, {reader}, unless_refused)
+        self._edges_changed(reader, followee)
+        await self._widened("follows", row, event)
 
     async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None:
         _not_oneself(reader, followee, "unfollow")
@@ -232,6 +235,7 @@ class Social:
             await self.outbox.narrowed(edges, reader, followee)
 
         await change_edges(self._db, {reader}, end_follow)
+        self._edges_changed(reader, followee)
 
     async def block(self, blocker: ObjectId, blocked: ObjectId) -> None:
         """Also ends both follows."""
@@ -247,6 +251,7 @@ class Social:
             await _in_conversation(edges, pair, "$addToSet")
 
         await change_edges(self._db, {blocker, blocked}, end_follows)
+        self._edges_changed(blocker, blocked)
 
     async def unblock(self, blocker: ObjectId, blocked: ObjectId) -> None:
         """Shows nothing again: whoever wants to follow does so anew."""
@@ -258,6 +263,7 @@ class Social:
             await _in_conversation(edges, pair, "$pull")
 
         await change_edges(self._db, {blocker, blocked}, end_block)
+        self._edges_changed(blocker, blocked)
 
     async def mute(self, reader: ObjectId, muted: ObjectId) -> None:
         """Their statuses stay where they are kept and are not shown: what is unmuted owes no backfill."""
@@ -269,10 +275,12 @@ class Social:
             await edges["mutes"].find_or_insert(pair, new)
 
         await change_edges(self._db, {reader}, silence)
+        self._edges_changed(reader, muted)
 
     async def unmute(self, reader: ObjectId, muted: ObjectId) -> None:
         _not_oneself(reader, muted, "unmute")
         await self._remove("mutes", {"muter": reader, "muted": muted}, reader)
+        self._edges_changed(reader, muted)
 
     async def add_to_circle(self, owner: ObjectId, member: ObjectId) -> None:
         _not_oneself(owner, member, "add")
@@ -282,14 +290,20 @@ class Social:
             await _is_there(edges, owner)
             return await self._owing_row(edges, "circles", pair, event)
 
-        await self._widened("circles", await change_edges(self._db, {member}, admit), event)
+        row = await change_edges(self._db, {member}, admit)
+        self._edges_changed(member, owner)
+        await self._widened("circles", row, event)
 
     async def remove_from_circle(self, owner: ObjectId, member: ObjectId) -> None:
         _not_oneself(owner, member, "remove")
         await self._remove("circles", {"owner": owner, "member": member}, member)
+        self._edges_changed(member, owner)
 
     async def _remove(self, collection: str, pair: dict[str, ObjectId], *readers: ObjectId) -> None:
         await change_edges(self._db, set(readers), lambda edges: edges[collection].delete_one(pair))
+
+    def _edges_changed(self, reader: ObjectId, other: ObjectId) -> None:
+        self.stack.bus.tell(Hint("edges", reader, who=other))
 
     async def _owing_row(
         self, edges: Transaction, collection: str, pair: dict[str, ObjectId], event: Event
@@ -341,6 +355,7 @@ class Social:
         except DuplicateKeyError:
             assert key, "ids are unique"
             row, created = await self._posted_before(author, text, audience, key), False
+        self.stack.bus.tell(Hint("posted", author, row.id))
         heard(row, STORED, began_s, perf_counter())
         await self.outbox.posted(row, owed, again=not created, heard=heard)
         return row, created
@@ -372,6 +387,7 @@ class Social:
         )
         if not deleted.matched_count:
             raise NotFound("you have no such status")
+        self.stack.bus.tell(Hint("deleted", author, id))
 
     async def like(self, reader: ObjectId, id: ObjectId) -> None:
         """Like and count change together, so the count is exact. Repeating it changes nothing. Raises as `status`."""
@@ -389,6 +405,7 @@ class Social:
             return True
 
         if await self._in_turn(id, unless_deleted):
+            self.stack.bus.tell(Hint("liked", reader, id))
             await self.outbox.happened(event)
 
     async def unlike(self, reader: ObjectId, id: ObjectId) -> None:
@@ -403,6 +420,7 @@ class Social:
 
         if not await self._in_turn(id, where_liked):
             await self.status(reader, id)
+        self.stack.bus.tell(Hint("liked", reader, id))
 
     @staticmethod
     async def _count(inside: Transaction, id: ObjectId, by: int) -> bool:

@@ -18,14 +18,14 @@ from starlette.routing import Route
 from app.accounts import Accounts
 from app.models import Account, User
 from app.stack.cost import counted
-from app.web import done, home_timeline, live, notifications, pages, people, session
+from app.web import dashboard, done, home_timeline, live, notifications, pages, people, session
 from app.web.cast import cast, warm
 from app.web.render import ago
 from phases import DEFAULT, PHASES
 from phases.p1_query import QUERY
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
-from tests.site import PASSWORD, SLUGS, Browser, Site, events, forms, opened, texts
+from tests.site import PASSWORD, SLUGS, Browser, Site, forms, opened, texts
 from tests.world import flush
 from workers.worker import drain_queues
 
@@ -838,24 +838,6 @@ async def test_the_cost_of_the_other_phases_is_measured_only_when_asked_for(demo
     assert len(re.findall(r'<span class="ms">[\d.,]+ ms</span>', html)) == len(SLUGS)
 
 
-async def test_a_stream_says_how_many_statuses_are_new(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LONGEST_S", 0)  # one look
-    ann, bob = await demo.browser().sign_up("ann"), await demo.browser().sign_up("bob")
-    await ann.act("bob", "follow")
-    await bob.post("seen")
-    (address,) = re.findall(r'data-live="([^"]+)"', await ann.open("/"))
-    answer = await ann.client.get(address)
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    assert (events(answer.text), answer.text.endswith(live.DONE)) == ([""], True)
-    for text in ("one", "two"):
-        demo.clock.advance(2)
-        await bob.post(text)
-    (event,) = events((await ann.client.get(address)).text)
-    assert re.findall(r'<a class="button" href="/"[^>]* data-new="2">2 new statuses</a>', event)
-    assert (await demo.browser().client.get(address)).status_code == 303
-    assert (await ann.client.get("/timeline/newer?since=x")).status_code == 404
-
-
 async def test_a_second_window_ends_the_stream_of_the_first_and_signing_out_ends_all() -> None:
     streams, ann = live.Streams(), ObjectId()
     first, other = streams.begin(ann, "session", "newer"), streams.begin(ann, "session", "operations")
@@ -869,11 +851,11 @@ async def test_a_second_window_ends_the_stream_of_the_first_and_signing_out_ends
     assert (second.is_set(), other.is_set()) == (True, True)
 
 
-async def test_there_are_only_so_many_streams(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_there_are_only_so_many_streams(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MOST_STREAMS", 0)
     monkeypatch.setattr(live, "LONGEST_S", 0)
-    ann = await site.browser().sign_up("ann")
-    assert (await ann.client.get("/timeline/newer")).status_code == 204
+    ann = await demo.browser().sign_up("ann")
+    assert (await ann.client.get("/operations/live")).status_code == 204
 
 
 async def test_one_person_takes_no_more_than_their_share_of_the_streams() -> None:
@@ -894,18 +876,18 @@ async def test_one_person_opens_only_so_many_streams_in_a_minute(monkeypatch: py
         await again.open("/")
         await again.submit("/sign-in-as", handle="ann")
         for browser in (ann, again, ann):
-            assert (await browser.client.get("/timeline/newer")).status_code == 200
-            assert (await browser.client.head("/timeline/newer")).status_code == 200, "which opens none"
-        answer = await again.client.get("/timeline/newer")
+            assert (await browser.client.get("/operations/live")).status_code == 200
+            assert (await browser.client.head("/operations/live")).status_code == 200, "which opens none"
+        answer = await again.client.get("/operations/live")
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) > 0
-        assert (await bob.client.get("/timeline/newer")).status_code == 200
+        assert (await bob.client.get("/operations/live")).status_code == 200
 
 
-async def test_signing_out_elsewhere_ends_the_streams_here(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_signing_out_elsewhere_ends_the_streams_here(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "SURE_S", 0)
-    monkeypatch.setattr(home_timeline, "LOOK_EVERY_S", 0.01)
-    ann, asked = await site.browser().sign_up("ann"), asyncio.Queue[str]()
+    monkeypatch.setattr(dashboard, "LOOK_EVERY_S", 0.01)
+    ann, asked = await demo.browser().sign_up("ann"), asyncio.Queue[str]()
     authenticate = Accounts.authenticate
 
     async def heard(self: Accounts, token: str) -> Account | None:
@@ -913,43 +895,39 @@ async def test_signing_out_elsewhere_ends_the_streams_here(site: Site, monkeypat
         return await authenticate(self, token)
 
     monkeypatch.setattr(Accounts, "authenticate", heard)
-    streaming = asyncio.create_task(ann.client.get("/timeline/newer"))
+    streaming = asyncio.create_task(ann.client.get("/operations/live"))
     for _ in range(5):  # the request, and some looks of the stream
         await asyncio.wait_for(asked.get(), 30)
     assert not streaming.done()
-    await Accounts(site.stack).sign_out(ann.client.cookies[session.SESSION])
+    await Accounts(demo.stack).sign_out(ann.client.cookies[session.SESSION])
     answer = await asyncio.wait_for(streaming, 30)
     assert answer.text.endswith(live.DONE)
-    assert not site.app.state.streams._open
+    assert not demo.app.state.streams._open
 
 
-async def test_signing_out_here_ends_the_streams_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_signing_out_here_ends_the_streams_at_once(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long before its next look, at the session or at anything."""
-    monkeypatch.setattr(home_timeline, "LOOK_EVERY_S", 600)
-    ann, looked = await site.browser().sign_up("ann"), asyncio.Event()
-    look = home_timeline._newer
+    monkeypatch.setattr(dashboard, "LOOK_EVERY_S", 600)
+    ann, looked = await demo.browser().sign_up("ann"), asyncio.Event()
+    look = dashboard._shown
 
-    def heard(*args: Any) -> Callable[[], Awaitable[str]]:
-        async def looking() -> str:
-            looked.set()
-            return await found()
+    async def heard(request: Request) -> dict[str, Any]:
+        looked.set()
+        return await look(request)
 
-        found = look(*args)
-        return looking
-
-    monkeypatch.setattr(home_timeline, "_newer", heard)
+    monkeypatch.setattr(dashboard, "_shown", heard)
     await ann.open("/")
-    streaming = asyncio.create_task(ann.client.get("/timeline/newer"))
+    streaming = asyncio.create_task(ann.client.get("/operations/live"))
     await asyncio.wait_for(looked.wait(), 30)
     await ann.submit("/sign-out")
     assert (await asyncio.wait_for(streaming, 30)).text.endswith(live.DONE)
 
 
-async def test_the_head_of_a_stream_is_answered_and_ends_no_stream(site: Site) -> None:
-    ann = await site.browser().sign_up("ann")
-    answer = await asyncio.wait_for(ann.client.head("/timeline/newer"), 30)
+async def test_the_head_of_a_stream_is_answered_and_ends_no_stream(demo: Site) -> None:
+    ann = await demo.browser().sign_up("ann")
+    answer = await asyncio.wait_for(ann.client.head("/operations/live"), 30)
     assert answer.headers["content-type"].startswith("text/event-stream")
-    assert not site.app.state.streams._open
+    assert not demo.app.state.streams._open
 
 
 # Phases

@@ -10,7 +10,7 @@ from app.access import SHOWN, liked_among, on_home, statuses_by_id, visible
 from app.edges import OwnEdges, Reader, View
 from app.inbox.notifier import INBOXES, NOTIFICATIONS
 from app.models import NotificationKind, StatusRow, like_key
-from app.stack.mongodb.connection import Database
+from app.stack import Hint, Stack
 from app.stack.mongodb.find import Find, Rows, rows, together
 
 FIELDS = ("seq", "event", "kind", "who", "what")
@@ -44,8 +44,8 @@ class Unread(NamedTuple):
 class Notifications:
     """One per process. It remembers nothing."""
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    def __init__(self, stack: Stack) -> None:
+        self._db, self._bus = stack.db, stack.bus
 
     async def page(self, reader: ObjectId, before: int | None, limit: int) -> tuple[list[Notification], int | None]:
         """A full page below `before`, newest first, and the cursor of the next one."""
@@ -83,6 +83,7 @@ class Notifications:
         for newest in await self._below(reader, None, 1):
             change = {"$max": {"read_to": min(to, newest["seq"])}}
             await self._db[INBOXES].update_one({"_id": reader}, change)
+            self._bus.tell(Hint("concerns", reader))
 
     async def _below(self, reader: ObjectId, before: int | None, n: int, above: int = 0) -> Rows:
         seq: dict[str, Any] = {"$gt": above, **({"$lt": before} if before is not None else {})}

@@ -13,7 +13,7 @@ from bson import ObjectId
 from app.access import FIELDS
 from app.inbox.mentions import mentioned
 from app.models import Event, Inbox, Notification, NotificationKind, StatusRow
-from app.stack import Stack
+from app.stack import Hint, Stack
 from app.stack.mongodb.find import Find, together
 from app.stack.mongodb.transaction import Transaction, transaction
 from phases.delivering.outbox import EVENTS, Failures, GoesOn, Kind, Outbox, once
@@ -29,7 +29,7 @@ class Notifier:
     kinds: ClassVar[frozenset[Kind]] = frozenset({"follow", "like", "circle", "mention"})
 
     def __init__(self, stack: Stack, outbox: Outbox) -> None:
-        self._db, self._queue, self._outbox = stack.db, stack.queue, outbox
+        self._db, self._queue, self._outbox, self._bus = stack.db, stack.queue, outbox, stack.bus
 
     async def hand_over(self, happened: StatusRow | Event) -> None:
         await self._queue.offer(self.name, happened.id)
@@ -69,6 +69,7 @@ class Notifier:
             await inside[NOTIFICATIONS].insert_one({**new, "seq": seq, "until": event.generation_time + KEPT})
 
         await transaction(self._db, unless_told)
+        self._bus.tell(Hint("concerns", whom))
 
 
 def notification_key(whom: ObjectId, kind: NotificationKind, who: ObjectId, what: ObjectId | None) -> bytes:

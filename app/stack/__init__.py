@@ -20,6 +20,7 @@ from app.clock import Clock
 from app.config import Config
 from app.models import DOCUMENTS
 from app.stack import queue, schema
+from app.stack.bus import Bus, Hint, MemoryBus, RedisBus
 from app.stack.deadline import OutOfTime, within
 from app.stack.heartbeats import Heartbeats, HeartbeatsStandIn, RedisHeartbeats
 from app.stack.memcached import Memcached, MemcachedDown, MemcachedNodes, MemcachedStandIn
@@ -86,7 +87,9 @@ class Stack:
     sets: Sets
     heartbeats: Heartbeats
     rates: Rates
+    bus: Bus
     addresses: Addresses
+    secret: bytes = b""  # of the database: what all processes seal with
 
     async def check(self) -> dict[str, str | None]:
         """Each server's version, or None where it does not answer."""
@@ -120,11 +123,12 @@ async def opened(
     )
     deliveries = DeliveryQueue(connection, config.database, clock.monotonic)
     sets, rates = _sets(addresses, config.database, clock), Rates(addresses.redis, config.database)
-    heartbeats = _heartbeats(addresses, config.database, clock)
-    stack = Stack(config, clock, db, deliveries, memcached, sets, heartbeats, rates, addresses)
+    heartbeats, bus = _heartbeats(addresses, config.database, clock), _bus(addresses, config.database)
+    stack = Stack(config, clock, db, deliveries, memcached, sets, heartbeats, rates, bus, addresses)
     try:
         yield stack
     finally:
+        await stack.bus.close()
         await stack.rates.close()
         await stack.heartbeats.close()
         await stack.sets.close()
@@ -144,6 +148,10 @@ def _heartbeats(addresses: Addresses, prefix: str, clock: Clock) -> Heartbeats:
     if addresses.redis is None:
         return HeartbeatsStandIn(clock.monotonic)
     return RedisHeartbeats(addresses.redis, prefix, SETS_TIMEOUT_S)
+
+
+def _bus(addresses: Addresses, prefix: str) -> Bus:
+    return MemoryBus() if addresses.redis is None else RedisBus(addresses.redis, prefix)
 
 
 @asynccontextmanager
@@ -167,6 +175,7 @@ async def connected(
         stack.queue = DeliveryQueue(stack.queue.connection, identity, stack.clock.monotonic)
         stack.sets, stack.rates = _sets(addresses, identity, stack.clock), Rates(addresses.redis, identity)
         stack.heartbeats = _heartbeats(addresses, identity, stack.clock)
+        stack.bus, stack.secret = _bus(addresses, identity), await schema.secret(stack.db)
         yield stack
 
 
@@ -175,6 +184,7 @@ __all__ = [
     "Addresses",
     "Database",
     "DeliveryQueue",
+    "Hint",
     "Memcached",
     "MemcachedDown",
     "QueueDown",

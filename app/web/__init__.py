@@ -16,11 +16,12 @@ from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.inbox.pictures import Pictures
+from app.live.hub import Hub
 from app.live.presence import Presences
 from app.social import Social
 from app.stack import Stack
 from app.walkthrough.laboratory import Laboratory
-from app.web import api, cast, health, pages, walkthrough
+from app.web import api, cast, health, pages, schemas, walkthrough
 from app.web.backlog import Backlog
 from app.web.guard import AllowedHosts, AnswerErrors, BodyLimit, SecurityHeaders
 from app.web.health import Health, Measured, Metrics
@@ -59,7 +60,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        always = backlog.keep(), app.state.presences.keep(), keep_clearing(stack)
+        always = backlog.keep(), app.state.hub.run(), app.state.presences.keep(), keep_clearing(stack)
         async with _beside(*always, *([cast.warm(stack, app.state)] if stack.config.demo else [])):
             yield
 
@@ -81,7 +82,11 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.state.accounts = Accounts(stack)
     timelines.outbox.add(Notifier(stack, timelines.outbox))
     app.state.social = Social(stack, timelines.outbox)
-    app.state.notifications = Notifications(stack.db)
+    app.state.notifications = Notifications(stack)
+    app.state.hub = Hub(
+        stack, timelines, app.state.social, app.state.accounts, app.state.notifications, schemas, metrics.sent_live
+    )
+    metrics.live_connections.set_function(lambda: app.state.hub.connections)
     app.state.presences = Presences(stack)
     app.state.conversations = Conversations(stack)
     app.state.pictures = Pictures(stack)

@@ -11,7 +11,9 @@ from functools import cache
 from typing import Any
 
 from bson import ObjectId
-from starlette.routing import Mount, Router
+from starlette.responses import Response
+from starlette.routing import Mount, Router, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from app.accounts import Caller
 from app.errors import NotFound
@@ -23,11 +25,14 @@ from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
 from app.stack.mongodb.joined import joined
 from app.web import openapi, schemas
-from app.web.api_operation import Call, Operation, Reply, routes_of
+from app.web.api_operation import Call, Operation, Reply, admitted, routes_of
 from app.web.caller import address_of, while_it_waits
 from app.web.export import exported, nothing
 from app.web.limits import PICTURE, PICTURE_HEADERS
+from app.web.live_stream import MEDIA_TYPE as EVENTS
+from app.web.live_stream import connected, converse, events_for, hub_of, position_of
 from app.web.measured_page import measured
+from app.web.problems import Rejected
 from phases.home.page import Page
 
 PREFIX = "/api/v1"
@@ -372,6 +377,32 @@ async def image(call: Call) -> Reply:
     return Reply(200, found.data, PICTURE_HEADERS, media_type=found.type)
 
 
+# Live
+
+
+async def ticket(call: Call) -> Reply:
+    ticket, expires_at = await call.accounts.new_ticket(call.token)
+    return Reply(201, schemas.NewTicket(ticket=ticket, expires_at=expires_at))
+
+
+async def live(call: Call) -> Response:
+    if call.request.method == "HEAD":
+        return Response(headers={"Cache-Control": "no-store"}, media_type=EVENTS)
+    after = call.headers.last_event_id or call.query.after
+    return await events_for(call.request, call.me, call.digest, after)
+
+
+async def only_upgraded(call: Call) -> Reply:
+    raise Rejected(426, "This is a WebSocket.", {"Upgrade": "websocket", "Connection": "Upgrade"})
+
+
+async def live_socket(socket: WebSocket) -> None:
+    """What is wrong is said before the upgrade."""
+    me, digest = await admitted(socket)
+    connection = await connected(socket, me, digest, position_of(socket))
+    await converse(socket, hub_of(socket), connection)
+
+
 # Phases
 
 
@@ -398,6 +429,7 @@ NOBODY = {404: "Nobody has this handle."}
 EDGE = NOBODY | {422: "Oneself."}
 NO_CONVERSATION = {404: "There is no such conversation, or it is not yours."}
 NO_STATUS = {404: "There is no such status, or you may not see it."}
+TOO_MANY_STREAMS = {429: "You have ten live streams open, or have opened too many in one minute."}
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
@@ -543,6 +575,18 @@ OPERATIONS: tuple[Operation, ...] = (
         "GET", "/images/{image}", "A picture of one of your conversations", image, {200: None}, sends=TYPES,
         refusals={404: "There is no such picture, or you may not see it."},
     ),
+    Operation(
+        "POST", "/live/tickets", "A ticket: opens one live stream, once, within 30 s", ticket, {201: schemas.NewTicket}
+    ),
+    Operation(
+        "GET", "/live", "Live events, as server-sent events", live, {200: None}, auth="ticket", sends=(EVENTS,),
+        query=schemas.LivePlace, headers=schemas.LiveHeaders, refusals=TOO_MANY_STREAMS,
+    ),
+    Operation(
+        "GET", "/live/socket", "The same events on a WebSocket", only_upgraded, {101: None}, auth="ticket",
+        query=schemas.LivePlace, headers=schemas.LiveHeaders,
+        refusals=TOO_MANY_STREAMS | {426: "This asks for no upgrade."},
+    ),
     Operation("GET", "/phases", "Which phases deliver, and how far they are", phases, {200: schemas.State}),
     Operation(
         "PUT", "/phases", "Switch phases (administrators; in demo mode everybody)", switch, {200: schemas.State},
@@ -551,4 +595,5 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/openapi.json", "This document", document, {200: None}, auth="none"),
 )  # fmt: skip
 
-ROUTE = Mount(PREFIX, app=Router(routes_of(OPERATIONS), redirect_slashes=False))
+ROUTES = [WebSocketRoute("/live/socket", live_socket), *routes_of(OPERATIONS)]
+ROUTE = Mount(PREFIX, app=Router(ROUTES, redirect_slashes=False))

@@ -12,11 +12,11 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from app.accounts import Accounts
+from app.accounts import Accounts, digest_of
 from app.errors import Forbidden
 from app.models import Account
 from app.social import Social
@@ -27,7 +27,7 @@ from phases.timelines import Timelines
 
 T = TypeVar("T")
 
-Auth = Literal["none", "person", "admin"]
+Auth = Literal["none", "person", "admin", "ticket"]  # a ticket, or a token as everywhere
 SAFE = frozenset({"GET", "HEAD"})
 
 
@@ -40,6 +40,7 @@ class Call:
     body: Any = None
     query: Any = None
     headers: Any = None
+    digest: bytes = b""  # of the token that a stream is opened with
 
     @property
     def accounts(self) -> Accounts:
@@ -98,7 +99,7 @@ class Operation:
     method: str
     path: str
     summary: str
-    call: Callable[[Call], Awaitable[Reply]]
+    call: Callable[[Call], Awaitable[Reply | Response]]
     answers: Mapping[int, type[BaseModel] | None]
     auth: Auth = "person"
     body: type[BaseModel] | None = None
@@ -121,7 +122,9 @@ class Operation:
             call.account = account
             with joined():
                 return await _if(_signed_in(request), self._reply(call))
-        if self.auth != "none":
+        if self.auth == "ticket":
+            call.account, call.digest = await admitted(request)
+        elif self.auth != "none":
             call.account = await _signed_in(request)
             if self.method not in SAFE:
                 await request.app.state.writes.count(call.account.id)
@@ -140,6 +143,8 @@ class Operation:
         # it hashes a password or waits for a picture, which take their time
         unlimited = self.hashes or self.auth == "none"
         reply = await within(None if unlimited else _longest_s(request), self.call(call))
+        if isinstance(reply, Response):
+            return reply
         assert reply.status in self.answers, f"{self.method} {self.path} does not document {reply.status}"
         return reply.response()
 
@@ -156,16 +161,31 @@ async def _if(signed_in: Awaitable[Account], answer: Coroutine[Any, Any, Respons
     return await answering
 
 
-def bearer_token(request: Request) -> str | None:
+def bearer_token(request: HTTPConnection) -> str | None:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-def _longest_s(request: Request) -> float:
+def _longest_s(request: HTTPConnection) -> float:
     return request.app.state.stack.config.server_timeout_s  # type: ignore[no-any-return]
 
 
-async def _signed_in(request: Request) -> Account:
+async def admitted(request: HTTPConnection) -> tuple[Account, bytes]:
+    """By a ticket in the address, since browsers can send no header with a stream, or by a token. With the digest of
+    the token, whose end is the end of the stream.
+    """
+    ticket = request.query_params.get("ticket")
+    if ticket is None:
+        return await _signed_in(request), digest_of(bearer_token(request) or "")
+    redeemed: tuple[Account, bytes] | None = await within(
+        _longest_s(request), request.app.state.accounts.redeem(ticket)
+    )
+    if redeemed is None:
+        raise Rejected(401, "The ticket is unknown, expired or used.", CHALLENGE)
+    return redeemed
+
+
+async def _signed_in(request: HTTPConnection) -> Account:
     token = bearer_token(request)
     if not token:
         raise Rejected(401, "This call needs a token: Authorization: Bearer <token>.", CHALLENGE)

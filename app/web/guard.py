@@ -4,7 +4,7 @@ from collections.abc import Collection
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.web.caller import host_name
@@ -51,11 +51,16 @@ class AllowedHosts:
         self.names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        host = Headers(scope=scope).get("host", "") if scope["type"] == "http" else ""
+        host = "" if scope["type"] == "lifespan" else Headers(scope=scope).get("host", "")
         if self.names is None or (name := host_name(host)) in self.names or _is_local(name):
             return await self.app(scope, receive, send)
         error = Rejected(421, "This is not the site of that name. FEEDLAB_ALLOWED_HOSTS says which names are ours.")
-        return await (await self.errors.answer(Request(scope), error))(scope, receive, send)
+        answer = await self.errors.answer(_asked(scope), error)
+        return await answer(scope, receive, send)
+
+
+def _asked(scope: Scope) -> HTTPConnection:
+    return Request(scope) if scope["type"] == "http" else HTTPConnection(scope)
 
 
 def _is_local(name: str) -> bool:
@@ -79,15 +84,15 @@ class AnswerErrors:
 
         async def watched(message: Message) -> None:
             nonlocal started
-            started = started or message["type"] == "http.response.start"
+            started = started or message["type"] in ("http.response.start", "websocket.accept")
             await send(message)
 
         try:
             await self.app(scope, receive, watched)
         except Exception as error:
-            if started or scope["type"] != "http":
+            if started or scope["type"] == "lifespan":
                 raise
-            answer = await self.errors.answer(Request(scope), error)
+            answer = await self.errors.answer(_asked(scope), error)
             await answer(scope, receive, send)
 
 

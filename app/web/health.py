@@ -46,6 +46,14 @@ class Metrics:
             "feedlab_stream_lag_seconds", "From an insert to its delivery, the last", ["owner"], registry=self.registry
         )
 
+        self.live_connections = Gauge("feedlab_live_connections", "Live streams that are open", registry=self.registry)
+        self.live_events = Counter(
+            "feedlab_live_events", "Events put on live streams", ["event"], registry=self.registry
+        )
+
+    def sent_live(self, event: str, streams: int) -> None:
+        self.live_events.labels(event).inc(streams)
+
     def text(self, state: State | None, stream: StreamState | None) -> bytes:
         """The Prometheus text. Figures that the servers know are left out while they do not answer, and those of the
         change stream where nobody has to follow it.

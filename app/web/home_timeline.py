@@ -2,33 +2,29 @@
 
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from bson import ObjectId
 from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.clock import FIRST_ID
 from app.errors import Conflict, Invalid, TooMany
 from app.inbox.mentions import seen_mentions
+from app.live.position import Has, Shown, sealed
 from app.models import Account, Audience
 from app.social import TEXT_LIMIT
 from app.stack import UNAVAILABLE
 from app.web import session
 from app.web.done import done
-from app.web.live import stream
 from app.web.measured_page import compared, measured
 from app.web.problems import RETRY_LATER, problem_of
-from app.web.render import error_page, fragment, render
+from app.web.render import error_page, render
 from app.web.request import (
     Endpoint,
     address,
     before_of,
     changing,
-    id_in_query,
     id_of,
     signed_in,
     social_of,
@@ -37,11 +33,11 @@ from app.web.request import (
     to,
 )
 from app.web.session import field, posted, read_form
+from phases.home.page import Page
 
 STATUSES_A_PAGE = 20
 SUGGESTIONS = 6
 PHASE_COOKIE = "feedlab_phase"
-LOOK_EVERY_S = 2.0  # for newer statuses, while somebody looks at the page
 
 AUDIENCES: dict[str, str] = {
     "followers": "my followers",
@@ -97,7 +93,7 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
         older=address("/", before=page.next) if page.next else None,
         here=address("/", before=before),
         ask_costs=address("/", before=before, costs="all"),
-        newer=address("/timeline/newer", since=page.statuses[0].id if page.statuses else None),
+        news=address("/live", after=_position(request, me, page)),
         once=secrets.token_urlsafe(12),
         audiences=AUDIENCES.items(),
         longest=TEXT_LIMIT,
@@ -123,28 +119,10 @@ async def refresh(request: Request, me: Account) -> Response:
     return done(request, "/", "refreshed")
 
 
-async def newer(request: Request, me: Account) -> Response:
-    """A stream that says how many statuses have come since the page was made.
-
-    It asks the reader's own timeline for one status every two seconds: what it finds is exactly what a reload will
-    show, on every stack. (A change stream would see every status of everybody and leave the question who may see it.)
-    """
-    since = id_in_query(request, "since") or FIRST_ID
-    return await stream(request, "newer", _newer(request, me.id, since), LOOK_EVERY_S)
-
-
-def _newer(request: Request, reader: ObjectId, since: ObjectId) -> Callable[[], Awaitable[str]]:
-    timelines, phase = timelines_of(request), _kept_phase(request)
-
-    async def look() -> str:
-        first = (await timelines.page(reader, phase=phase, limit=1)).statuses
-        if not first or first[0].id <= since:
-            return ""
-        page = await timelines.page(reader, phase=phase, limit=STATUSES_A_PAGE)
-        count = sum(row.id > since for row in page.statuses)
-        return fragment(request, "parts/newer.html", count=count, more=count == STATUSES_A_PAGE)
-
-    return look
+def _position(request: Request, me: Account, page: Page) -> str:
+    """Of who has this page before them: a stream that begins there tells what has happened since it was read."""
+    has = Has(page.names or 0, None, {row.id: Shown.of(row) for row in page.statuses})
+    return sealed(stack_of(request).secret, me.id, has)
 
 
 # Statuses

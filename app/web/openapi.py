@@ -20,6 +20,7 @@ ALWAYS = {413: SENTENCES[413], 503: "A server of ours is away; nothing is lost."
 RETRY_AFTER = {"Retry-After": {"description": "seconds", "required": True, "schema": {"type": "integer", "minimum": 1}}}
 CHALLENGE = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
 HEADERS: dict[int, dict[str, Any]] = {401: CHALLENGE, 429: RETRY_AFTER, 503: RETRY_AFTER}
+SECURITY: dict[str, list[dict[str, list[str]]]] = {"none": [], "ticket": [{"token": []}, {"ticket": []}]}
 
 # Anything else in these places is answered with 404: it names nobody and nothing.
 PATH_PARAMETERS = {
@@ -50,7 +51,10 @@ def document(operations: Sequence[Operation], prefix: str) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas_of.definitions,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "ticket": {"type": "apiKey", "in": "query", "name": "ticket"},
+            },
         },
     }
 
@@ -79,7 +83,7 @@ def _operation(operation: Operation, collected: _Schemas) -> dict[str, Any]:
         "tags": [operation.path.split("/")[1]],
         "parameters": list(_parameters(operation)),
         "responses": _responses(operation, collected),
-        "security": [] if operation.auth == "none" else [{"token": []}],
+        "security": SECURITY.get(operation.auth, [{"token": []}]),
     }
     if operation.body:
         content = collected.content(operation.body, "validation", "application/json")

@@ -6,7 +6,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from app.web import conversations, dashboard, entrance, home_timeline, notifications, people, side_by_side
+from app.web import (
+    conversations,
+    dashboard,
+    entrance,
+    home_timeline,
+    live_stream,
+    notifications,
+    people,
+    side_by_side,
+)
 from app.web.render import FOLDER, Static, error_page
 from app.web.request import for_operators, signed_in
 from app.web.session import open_session
@@ -30,7 +39,7 @@ routes: list[BaseRoute] = [
     Route("/sign-in-as", entrance.sign_in_as, methods=POST),
     Route("/sign-out", entrance.sign_out, methods=POST),
     Route("/timeline/refresh", signed_in(home_timeline.refresh), methods=POST),
-    Route("/timeline/newer", signed_in(home_timeline.newer)),
+    Route("/live", live_stream.events_of_page),
     Route("/statuses", partial(home_timeline.post, stranger=entrance.sign_in_to_post), methods=POST),
     Route("/statuses/{id}", signed_in(home_timeline.show_status)),
     Route("/statuses/{id}/delete", signed_in(home_timeline.delete), methods=POST),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 
 from app.errors import Conflict, Forbidden, Invalid, NotFound, Refused, TooMany, WrongPassword
@@ -119,9 +119,9 @@ class Errors:
     def __init__(self, error_page: ErrorPage) -> None:
         self.error_page = error_page
 
-    async def answer(self, request: Request, error: Exception) -> Response:
+    async def answer(self, request: HTTPConnection, error: Exception) -> Response:
         problem = problem_of(error)
-        if request.scope["path"].startswith(FOR_PROGRAMS):
+        if not isinstance(request, Request) or request.scope["path"].startswith(FOR_PROGRAMS):
             return problem.response()
         page = self.error_page(request, problem.status, problem.title, problem.detail)
         page.headers.update(problem.page_headers)

@@ -6,9 +6,11 @@ import asyncio
 import resource
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Any, cast
 
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
 from app.web.caller import network_of
@@ -18,6 +20,8 @@ HEAD_S = 10.0  # from the connection, or the first byte of a further request, to
 READ_S = 30.0  # how long a client may read nothing of what is sent to it
 MOST_CONNECTIONS = 10_000
 MOST_DESCRIPTORS = 65_536  # more is never needed, and some systems have no limit
+LONGEST_WORDS = 4 * 1024  # bytes of a WebSocket's message: clients have nothing to say
+PING_S, PONG_S = 10.0, 20.0  # to every WebSocket, and how long it may take to answer
 TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -40,6 +44,11 @@ class Connections(ServerState):
         self.most, self.trusted = most, trusted
         self.waiting: dict[Protocol, None] = {}
         self.held: Counter[str] = Counter()  # by the address that they come from
+
+    def let_go(self, address: str) -> None:
+        self.held[address] -= 1
+        if self.held[address] <= 0:
+            del self.held[address]
 
 
 class Protocol(HttpToolsProtocol):
@@ -72,12 +81,15 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        held = self._state.held
-        held[self._address] -= 1
-        if held[self._address] <= 0:
-            del held[self._address]
+        self._state.let_go(self._address)
         self._go_on()
         self.resume_writing()
+
+    def handle_websocket_upgrade(self) -> None:
+        """uvicorn hands the connection to another protocol: from now on that one holds it."""
+        self._go_on()
+        self._unset_keepalive_if_required()
+        super().handle_websocket_upgrade()
 
     def _wait(self, seconds: float, last_words: bytes = b"") -> None:
         self._go_on()
@@ -133,6 +145,39 @@ class Protocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        if self._reading:
+            self._reading.cancel()
+            self._reading = None
+
+
+class WebSocket(WebSocketsSansIOProtocol):
+    """The same for what has been upgraded: it is counted on, and whoever reads nothing is closed."""
+
+    _reading: asyncio.TimerHandle | None = None
+
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+        super().__init__(config, server_state, app_state)
+        self._state = cast(Connections, server_state)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        trusted = not self.client or self._state.trusted(self.client[0])
+        self._address = "" if trusted or not self.client else network_of(self.client[0])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._state.let_go(self._address)
+        self._read_again()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reading = self.loop.call_later(READ_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_again()
+
+    def _read_again(self) -> None:
         if self._reading:
             self._reading.cancel()
             self._reading = None

@@ -202,6 +202,19 @@ class NumberWalk(Query):
     limit: Annotated[int, Field(ge=1, le=100), BeforeValidator(_plain_number)] = 20
 
 
+class LivePlace(Query):
+    after: str | None = Field(None, description="the id of the last event that came; the header goes before it")
+
+
+class LiveHeaders(BaseModel):
+    last_event_id: str | None = Field(None, alias="Last-Event-ID", description="the id of the last event that came")
+
+
+class NewTicket(BaseModel):
+    ticket: str
+    expires_at: Time
+
+
 class ReadTo(Given):
     to: Whole = Field(
         ge=0, description="the `seq` of the newest that has been seen; a lower one than before changes nothing"

@@ -24,6 +24,42 @@ function keepLive(place) {
 }
 document.querySelectorAll("[data-live]").forEach(keepLive);
 
+// Statuses that came onto the timeline since the page was made. The stream goes on where the page, or its last event, was.
+function keepNews(place) {
+  const news = new Set();
+  let stream = null, last = null;
+  const show = () => {
+    place.innerHTML = news.size
+      ? `<a class="button" href="/" data-swap="latest cost" data-new="${news.size}">${news.size} new ${news.size > 1 ? "statuses" : "status"}</a>`
+      : "";
+    tellTitle();
+  };
+  const close = () => { stream?.close(); stream = null; };
+  const open = () => {
+    if (stream || !place.isConnected) return;
+    const address = new URL(place.dataset.news, location);
+    if (last) address.searchParams.set("after", last);
+    stream = new EventSource(address);
+    const on = (name, heard) => stream.addEventListener(name, ({data, lastEventId}) => {
+      last = lastEventId;
+      if (!place.isConnected) return close();
+      heard(JSON.parse(data));
+    });
+    on("status", ({id}) => {
+      if (document.getElementById(`s${id}`)) return;
+      news.add(id);
+      show();
+    });
+    on("status_gone", ({id}) => news.delete(id) && show());
+    on("reset", () => location.reload());
+  };
+  document.addEventListener("visibilitychange", () => document.hidden ? close() : open());
+  addEventListener("pagehide", close);
+  addEventListener("pageshow", event => event.persisted && open());
+  if (!document.hidden) open();
+}
+document.querySelectorAll("[data-news]").forEach(keepNews);
+
 // The title says how many statuses are new, for whoever looks at another window.
 const title = document.title;
 function tellTitle() {
@@ -44,7 +80,10 @@ async function swap(link) {
   const page = await load(link);
   const parts = ids.map(id => page.getElementById(id));
   ids.forEach((id, at) => document.getElementById(id).replaceWith(parts[at]));
-  for (const part of parts) part.querySelectorAll("[data-live]").forEach(keepLive);
+  for (const part of parts) {
+    part.querySelectorAll("[data-live]").forEach(keepLive);
+    part.querySelectorAll("[data-news]").forEach(keepNews);
+  }
   tellTitle();
   parts[0].focus({preventScroll: true});
   if (parts[0].getBoundingClientRect().top < 0) parts[0].scrollIntoView();

@@ -31,7 +31,7 @@ async def town(world: World) -> World:
 
 
 def inbox(town: World) -> Notifications:
-    return Notifications(town.stack.db)
+    return Notifications(town.stack)
 
 
 def in_words(town: World, one: Notification) -> str:

@@ -292,7 +292,7 @@ class Town(World):
         """Of what is true now, each thing once, and everything that is numbered is there."""
         oracle, names = self.oracle(), {id: name for name, id in self.ids.items()}
         for reader, me in self.ids.items():
-            shown, _ = await Notifications(self.stack.db).page(me, None, 20)
+            shown, _ = await Notifications(self.stack).page(me, None, 20)
             found = sorted((one.kind, names[one.who], str(one.status and one.status.id)) for one in shown)
             true = sorted((kind, names[who], str(what)) for kind, who, what in oracle.told(me, reader))
             assert found == true, f"{reader} is told {found} instead of {true}"

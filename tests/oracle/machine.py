@@ -169,7 +169,7 @@ class Histories(RuleBasedStateMachine):
         """Of what is true now, each thing once; and no number is missing."""
         db = self.system.raw.db
         for n, reader in enumerate(self.people):
-            shown, _ = await Notifications(db).page(reader, None, 100)
+            shown, _ = await Notifications(self.system.raw).page(reader, None, 100)
             told = sorted((one.kind, str(one.who), str(one.status and one.status.id)) for one in shown)
             true = self.oracle.told(reader, "abcdefgh"[n])
             assert told == sorted((kind, str(who), str(what)) for kind, who, what in true), "abcdefgh"[n]

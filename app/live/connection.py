@@ -1,0 +1,70 @@
+"""One stream of one person: what waits to be sent on it, and why it ends."""
+
+import asyncio
+from collections import deque
+from typing import NamedTuple
+
+from bson import ObjectId
+
+MOST_QUEUED = 500  # events that a client has not taken
+
+LEFT, STOPPED, OVER, SLOW = 1000, 1012, 1008, 1013  # closing codes of WebSockets (RFC 6455, 7.4.1; IANA's registry)
+
+
+class Event(NamedTuple):
+    """`id`: the position after it. `data`: JSON."""
+
+    id: str
+    name: str
+    data: str
+
+
+STILL_HERE = Event("", "", "")  # nothing has happened, and the stream lives
+
+
+class Connection:
+    """`token`: the digest of the one that it was opened with. `end`: the code that it is closed with, once it has one.
+    `is_quiet`: nothing has come since the last turn of the hub.
+    """
+
+    __slots__ = ("_queue", "_wake", "end", "is_quiet", "me", "token")
+
+    def __init__(self, me: ObjectId, token: bytes) -> None:
+        self.me, self.token = me, token
+        self.end: int | None = None
+        self.is_quiet = False
+        self._queue: deque[Event] = deque()
+        self._wake = asyncio.Event()
+
+    def put(self, *events: Event) -> None:
+        """Who takes nothing while this many come is closed: coming back gives them what is left."""
+        if self.end is None:
+            self._queue.extend(events)
+            self.is_quiet = False
+            self._wake.set()
+            if len(self._queue) > MOST_QUEUED:
+                self.close(SLOW)
+
+    def begin(self, *events: Event) -> None:
+        """What lies behind a position may be as many."""
+        self._queue.extend(events)
+        self._wake.set()
+
+    def close(self, code: int) -> None:
+        if self.end is None:
+            self.end = code
+            self._queue.clear()
+            self._wake.set()
+
+    async def take(self) -> list[Event]:
+        """What has come, waited for; nothing once it has ended."""
+        while not self._queue and self.end is None:
+            self._wake.clear()
+            await self._wake.wait()
+        return self.taken()
+
+    def taken(self) -> list[Event]:
+        """What has come by now."""
+        events = list(self._queue)
+        self._queue.clear()
+        return events

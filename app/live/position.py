@@ -1,0 +1,123 @@
+"""A position in a stream: what its reader has been told, sealed, so that whoever comes back brings it along and no
+process has to remember it.
+"""
+
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from bson import ObjectId
+
+from app.inbox.notifications import Notification
+from app.models import StatusRow
+
+PAGE = 20  # statuses, and notifications: the first page of each is followed
+SEAL = 16  # bytes
+FORM = 1  # of what is sealed: another one is no position
+LONGEST = 2_000  # characters; ours have 500
+
+Note = tuple[int, ObjectId | None]  # the `seq` of a notification, and the status that it is about
+
+
+class Shown(NamedTuple):
+    """A status as the reader has it. Not in a position: its author, and whether it is for mutuals."""
+
+    likes: int
+    you_like: bool
+    author: ObjectId | None = None
+    mutual: bool = False
+
+    @classmethod
+    def of(cls, row: StatusRow) -> "Shown":
+        return cls(row.likes, row.you_like, row.user_id, row.audience == "mutuals")
+
+
+@dataclass
+class Has:
+    """What a reader has. `names`: the version of everybody's names. `seq`: the highest notification that they were told
+    of; None where they have not fetched any. `notes`: those on their first page, newest first.
+    """
+
+    names: int = 0
+    seq: int | None = 0
+    page: dict[ObjectId, Shown] = field(default_factory=dict)  # newest first
+    notes: list[Note] = field(default_factory=list)
+
+    def put(self, row: StatusRow) -> None:
+        """A status came onto the page: at its place, and the last one falls off a full page."""
+        page = self.page | {row.id: Shown.of(row)}
+        self.page = {id: page[id] for id in sorted(page, reverse=True)[:PAGE]}
+
+    def drop(self, id: ObjectId) -> None:
+        self.page = {other: shown for other, shown in self.page.items() if other != id}
+
+    def note(self, one: Notification) -> None:
+        about = one.status.id if one.status else None
+        self.notes = sorted({**dict(self.notes), one.seq: about}.items(), reverse=True)[:PAGE]
+        self.seq = max(self.seq or 0, one.seq)
+
+    def unnote(self, seq: int) -> None:
+        self.notes = [note for note in self.notes if note[0] != seq]
+
+    def has_room_for(self, id: ObjectId) -> bool:
+        """Whether it would be on the page."""
+        return len(self.page) < PAGE or id > next(reversed(self.page))
+
+
+def sealed(secret: bytes, person: ObjectId, has: Has) -> str:
+    packed = bytearray([FORM])
+    seq = 0 if has.seq is None else has.seq + 1
+    for number in (has.names, seq, len(has.page)):
+        _put(packed, number)
+    for id, shown in has.page.items():
+        packed += id.binary
+        _put(packed, 2 * shown.likes + shown.you_like)
+    for seq, _ in has.notes:
+        _put(packed, seq)
+    seal = hmac.digest(secret, person.binary + packed, "sha256")[:SEAL]
+    return urlsafe_b64encode(seal + packed).rstrip(b"=").decode()
+
+
+def opened(secret: bytes, person: ObjectId, position: str) -> Has | None:
+    """None for one that we have not given to this person."""
+    if len(position) > LONGEST or not position.isascii():
+        return None
+    try:
+        given = urlsafe_b64decode(position + "=" * (-len(position) % 4))
+    except ValueError:
+        return None
+    seal, packed = given[:SEAL], given[SEAL:]
+    if not hmac.compare_digest(seal, hmac.digest(secret, person.binary + packed, "sha256")[:SEAL]):
+        return None
+    return _unpacked(packed) if packed[0] == FORM else None
+
+
+def _unpacked(packed: bytes) -> Has:
+    at = iter(packed[1:])
+    names, seq, statuses = _number(at), _number(at), _number(at)
+    page = {}
+    for _ in range(statuses):
+        id, likes = ObjectId(bytes(next(at) for _ in range(12))), _number(at)
+        page[id] = Shown(likes // 2, bool(likes % 2))
+    notes: list[Note] = [(_number(at, byte), None) for byte in at]
+    return Has(names, seq - 1 if seq else None, page, notes)
+
+
+def _put(packed: bytearray, number: int) -> None:
+    """Seven bits a byte, the lowest first; the last byte is below 128."""
+    while number > 127:
+        packed.append(number & 127 | 128)
+        number >>= 7
+    packed.append(number)
+
+
+def _number(at: Iterator[int], byte: int | None = None) -> int:
+    number, shift = 0, 0
+    while True:
+        byte = next(at) if byte is None else byte
+        number |= (byte & 127) << shift
+        if byte < 128:
+            return number
+        byte, shift = None, shift + 7

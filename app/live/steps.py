@@ -1,0 +1,116 @@
+"""From what somebody has to what there is now, step by step, each of which is an event."""
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from bson import ObjectId
+
+from app.inbox.notifications import Notification
+from app.live.position import PAGE, Has
+from app.models import Person, StatusRow
+
+People = Mapping[ObjectId, Person]
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Step(NamedTuple):
+    """`data`: JSON. `apply`: what somebody has, once they have been told."""
+
+    event: str
+    data: str
+    apply: Callable[[Has], None]
+
+
+class Faces(Protocol):
+    """What things look like outside."""
+
+    def status(self, row: StatusRow, authors: People) -> dict[str, Any]: ...
+
+    def notification(self, one: Notification, people: People) -> dict[str, Any]: ...
+
+
+class Counts(NamedTuple):
+    """What is unread: notifications, and conversations with messages."""
+
+    unread: int
+    messages_unread: int
+
+
+def as_json(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+
+
+def counted(counts: Counts) -> Step:
+    return Step("unread", as_json(counts._asdict()), lambda _: None)
+
+
+def came(row: StatusRow, face: str) -> Step:
+    return Step("status", face, lambda has: has.put(row))
+
+
+def likes(row: StatusRow) -> Step:
+    data = {"id": str(row.id), "likes": row.likes, "you_like": row.you_like}
+    return Step("likes", as_json(data), lambda has: has.put(row))
+
+
+def page_steps(old: Has, rows: Sequence[StatusRow], face: Callable[[StatusRow], str]) -> list[Step]:
+    """What has gone first: a full page has no room for what moves up. `rows`: the first page, and older ones that came
+    and have been pushed off it since.
+    """
+    page = {row.id for row in rows[:PAGE]}
+    oldest = min(page, default=None) if len(page) == PAGE else None
+    aged = {id for id in old.page if oldest and id < oldest}
+    gone = [Step("status_gone", as_json({"id": str(id)}), _drop(id)) for id in old.page if id not in page | aged]
+    new = [came(row, face(row)) for row in reversed(rows) if row.id not in old.page]
+    both = [(row, old.page[row.id]) for row in rows if row.id in old.page]
+    return gone + new + [likes(row) for row, had in both if (had.likes, had.you_like) != (row.likes, row.you_like)]
+
+
+def _drop(id: ObjectId) -> Callable[[Has], None]:
+    return lambda has: has.drop(id)
+
+
+def note_steps(old: Has, notes: Sequence[Notification], people: People, faces: Faces, unread: int) -> list[Step]:
+    """The same for notifications, newest first as they are given."""
+    if old.seq is None:
+        return []
+    page = {one.seq for one in notes[:PAGE]}
+    oldest = min(page) if len(page) == PAGE else 0
+    had = {seq for seq, _ in old.notes}
+    gone = [
+        Step("notification_gone", as_json({"seq": seq, "unread": unread}), partial(_unnote, seq))
+        for seq in sorted(had - page)
+        if seq >= oldest
+    ]
+    return gone + [
+        Step(
+            "notification",
+            as_json({**faces.notification(one, people), "unread": unread}),
+            partial(_note, one),
+        )
+        for one in reversed(notes)
+        if one.seq not in had
+    ]
+
+
+def _unnote(seq: int, has: Has) -> None:
+    has.unnote(seq)
+
+
+def _note(one: Notification, has: Has) -> None:
+    has.note(one)
+
+
+def name_steps(renamed: Rows, has: Has, authors: Collection[ObjectId]) -> list[Step]:
+    """Of those whom somebody can see, whose name has changed since; in the order in which it did."""
+    return [
+        Step("person", as_json({"handle": user["handle"], "name": user["name"]}), partial(_named, user["renamed"]))
+        for user in renamed
+        if user["_id"] in authors and user["renamed"] > has.names
+    ]
+
+
+def _named(version: int, has: Has) -> None:
+    has.names = max(has.names, version)

@@ -1,0 +1,192 @@
+"""Hints: something may have happened. Every process hears all of them, or none (DESIGN §8): whoever hears one reads the
+truth, and whoever misses one finds it by looking.
+
+In Redis a topic, `PUBLISH` and `SUBSCRIBE`: what nobody listens to is kept nowhere. In one process a list of listeners.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context
+from typing import Literal, NamedTuple, Protocol, get_args
+
+import redis.asyncio as redis
+from bson import ObjectId
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 2.0  # of one command; nobody waits for it
+PAUSE_S = 0.5  # until Redis is asked again after a failure
+SURE_S = 10.0  # a silent subscription is asked so often whether it still is one
+MOST_UNSENT = 10_000  # hints; older ones are dropped, and found by looking
+AT_ONCE = 200
+
+HintKind = Literal["posted", "deleted", "liked", "edges", "named", "concerns", "tokens"]
+
+
+class Hint(NamedTuple):
+    """`about`: the author of a status that was `posted` or `deleted`, who has `liked` one or does no more, whose
+    `edges` have changed, who is `named` anew, whom something `concerns` alone. `what`: the status. `who`: the other end
+    of the edge. `tokens`: some have ended, whosever.
+    """
+
+    kind: HintKind
+    about: ObjectId
+    what: ObjectId | None = None
+    who: ObjectId | None = None
+
+    def packed(self) -> str:
+        return " ".join([self.kind, *("-" if id is None else str(id) for id in self[1:])])
+
+    @classmethod
+    def unpacked(cls, text: str) -> "Hint | None":
+        """None for what another version of the program says."""
+        kind, *ids = text.split(" ")
+        if kind not in get_args(HintKind) or len(ids) != 3 or not all(id == "-" or ObjectId.is_valid(id) for id in ids):
+            return None
+        about, what, who = (None if id == "-" else ObjectId(id) for id in ids)
+        return cls(kind, about, what, who) if about else None  # type: ignore[arg-type]
+
+
+class Listener(NamedTuple):
+    """`missed`: hints may have been; said once at the beginning too."""
+
+    heard: Callable[[Hint], None]
+    missed: Callable[[], None]
+
+
+class Bus(Protocol):
+    """One per process. Nobody waits for it, and it never fails: what it loses is found by looking."""
+
+    def tell(self, *hints: Hint) -> None:
+        """After the commit of what they hint at."""
+        ...
+
+    def listen(self, listener: Listener) -> None: ...
+
+    def leave(self, listener: Listener) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class MemoryBus:
+    """For a process that is alone."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+
+    def tell(self, *hints: Hint) -> None:
+        for hint in hints:
+            for listener in self._listeners:
+                listener.heard(hint)
+
+    def listen(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+        listener.missed()
+
+    def leave(self, listener: Listener) -> None:
+        self._listeners.remove(listener)
+
+    async def close(self) -> None: ...
+
+
+class RedisBus:
+    """One connection to publish, and one subscription where somebody listens."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self.channel = f"{prefix}:live"
+        self._redis = redis.Redis.from_url(
+            url,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=2,
+            health_check_interval=SURE_S,
+            decode_responses=True,
+        )
+        self._listeners: list[Listener] = []
+        self._unsent: deque[Hint] = deque(maxlen=MOST_UNSENT)
+        self._publishing: asyncio.Task[None] | None = None
+        self._hearing: asyncio.Task[None] | None = None
+        self._is_away = False
+
+    def tell(self, *hints: Hint) -> None:
+        self._unsent += hints
+        if self._publishing is None:  # in a context of its own: it is nobody's cost
+            self._publishing = asyncio.get_running_loop().create_task(self._publish(), context=Context())
+
+    async def _publish(self) -> None:
+        """Each once. What Redis does not take is lost: it is old before Redis is back."""
+        try:
+            while self._unsent:
+                some = [self._unsent.popleft() for _ in range(min(AT_ONCE, len(self._unsent)))]
+                pipeline = self._redis.pipeline(transaction=False)
+                for hint in some:
+                    pipeline.publish(self.channel, hint.packed())
+                try:
+                    await pipeline.execute()
+                except (RedisError, OSError) as error:
+                    self._unsent.clear()
+                    self._tell(True, f"live hints are lost while Redis is away: {error}")
+                else:
+                    self._tell(False, "live hints are sent again")
+        finally:
+            self._publishing = None
+
+    def listen(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+        if self._hearing is None:
+            self._hearing = asyncio.get_running_loop().create_task(self._hear(), context=Context())
+
+    def leave(self, listener: Listener) -> None:
+        self._listeners.remove(listener)
+
+    async def _hear(self) -> None:
+        """Until cancelled. Whatever was said while nobody listened has been missed."""
+        while True:
+            subscription = self._redis.pubsub(ignore_subscribe_messages=False)
+            try:
+                await subscription.subscribe(self.channel)
+                while True:
+                    message = await subscription.get_message(timeout=SURE_S / 2)
+                    if message and message["type"] == "subscribe":
+                        self._missed()
+                    elif message and message["type"] == "message" and (hint := Hint.unpacked(message["data"])):
+                        for listener in self._listeners:
+                            listener.heard(hint)
+            except (RedisError, OSError) as error:
+                self._tell(True, f"live hints are not heard while Redis is away: {error}")
+                self._missed()
+            finally:
+                await _closed(subscription)
+            await asyncio.sleep(PAUSE_S)
+
+    def _missed(self) -> None:
+        for listener in self._listeners:
+            listener.missed()
+
+    def _tell(self, is_away: bool, words: str) -> None:
+        """Once per change."""
+        if is_away != self._is_away:
+            self._is_away = is_away
+            log.warning(words)
+
+    async def close(self) -> None:
+        if self._publishing:
+            await asyncio.wait([self._publishing], timeout=TIMEOUT_S)
+        for task in (self._publishing, self._hearing):
+            if task:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        await self._redis.aclose()
+
+
+async def _closed(subscription: "redis.client.PubSub") -> None:
+    with suppress(RedisError, OSError):
+        await subscription.aclose()  # type: ignore[no-untyped-call]

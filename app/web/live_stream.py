@@ -1,0 +1,120 @@
+"""Live streams as the edge sends them: server-sent events, and the same on a WebSocket."""
+
+import asyncio
+import random
+from contextlib import suppress
+
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from app.accounts import digest_of
+from app.live.connection import LEFT, OVER, STILL_HERE, Connection, Event
+from app.live.hub import Hub
+from app.live.steps import as_json
+from app.models import Account
+from app.web.session import open_session
+
+MEDIA_TYPE = "text/event-stream"
+AGAIN_MS = (1_000, 3_000)  # when a client comes back: not all of them at once
+
+
+def position_of(request: HTTPConnection) -> str | None:
+    """The last event's id, as whoever comes back names it."""
+    return request.headers.get("last-event-id") or request.query_params.get("after") or None
+
+
+def hub_of(request: HTTPConnection) -> Hub:
+    return request.app.state.hub  # type: ignore[no-any-return]
+
+
+async def connected(request: HTTPConnection, me: Account, digest: bytes, after: str | None) -> Connection:
+    """A new connection to the hub, for a stream that whoever calls this begins. Raises TooMany."""
+    await request.app.state.openings.count(me.id)
+    return await hub_of(request).open(me.id, digest, after)
+
+
+async def events_for(request: Request, me: Account, digest: bytes, after: str | None) -> "EventStream":
+    return EventStream(hub_of(request), await connected(request, me, digest, after))
+
+
+async def events_of_page(request: Request) -> Response:
+    """For a page that is open: by its session. Nobody is told not to come back."""
+    known = await open_session(request)
+    if known.account is None:
+        return Response(status_code=204)
+    if request.method == "HEAD":
+        return Response(headers={"Cache-Control": "no-store"}, media_type=MEDIA_TYPE)
+    return await events_for(request, known.account, digest_of(known.secret), position_of(request))
+
+
+class EventStream(Response):
+    """One connection to the hub, as long as it lasts."""
+
+    def __init__(self, hub: Hub, connection: Connection) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}, media_type=MEDIA_TYPE)
+        del self.headers["content-length"]
+        self._hub, self._connection = hub, connection
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        going = asyncio.create_task(self._until_gone(receive))
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            text = f"retry: {random.randint(*AGAIN_MS)}\n\n"
+            while True:
+                await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                events = await self._connection.take()
+                if not events:
+                    break
+                text = "".join(map(as_text, events))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._hub.close(self._connection)
+            going.cancel()
+            with suppress(asyncio.CancelledError):
+                await going
+
+    async def _until_gone(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._connection.close(LEFT)
+
+
+def as_text(event: Event) -> str:
+    if event is STILL_HERE:
+        return ": still here\n\n"
+    return f"id: {event.id}\nevent: {event.name}\ndata: {event.data}\n\n"
+
+
+async def converse(socket: WebSocket, hub: Hub, connection: Connection) -> None:
+    """The same on a WebSocket: each event a text message, and nothing that the client says."""
+    listening: asyncio.Task[None] | None = None
+    try:
+        await socket.accept()
+        listening = asyncio.create_task(_listen(socket, connection))
+        while events := await connection.take():
+            for event in events:
+                if event is not STILL_HERE:  # uvicorn's pings say so
+                    await socket.send_text(as_message(event))
+        if connection.end not in (None, LEFT):
+            await socket.close(connection.end)
+    finally:
+        hub.close(connection)
+        if listening:
+            listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await listening
+
+
+def as_message(event: Event) -> str:
+    return f'{{"id":{as_json(event.id)},"event":{as_json(event.name)},"data":{event.data}}}'
+
+
+async def _listen(socket: WebSocket, connection: Connection) -> None:
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return connection.close(LEFT)
+        if message["type"] == "websocket.receive":
+            return connection.close(OVER)

@@ -1,0 +1,1 @@
+"""Live streams: the bus, the hub, what goes over the wire, and the equation that all of it is for."""

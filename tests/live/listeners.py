@@ -1,0 +1,129 @@
+"""A client as API.md has it: it opens a stream, fetches, applies events, and comes back with the last id it got."""
+
+import asyncio
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from bson import ObjectId
+
+from app.accounts import Accounts
+from app.inbox.notifications import Notifications
+from app.live.connection import STILL_HERE, Connection, Event
+from app.live.hub import Hub
+from app.live.position import PAGE
+from app.stack import Hint, Stack
+from app.stack.bus import Listener
+from app.web import schemas
+from tests.world import World
+
+State = dict[str, Any]
+
+
+async def new_hub(world: World) -> Hub:
+    """Of one more web process. It hears, and does nothing before it is told to."""
+    stack = world.stack
+    hub = Hub(stack, world.timelines, world.social, Accounts(stack), Notifications(stack), schemas)
+    stack.bus.listen(hub.listener)
+    await carried(stack)
+    return hub
+
+
+async def carried(stack: Stack) -> None:
+    """Until whatever has been told so far has been heard."""
+    mark, arrived = Hint("concerns", ObjectId()), asyncio.Event()
+    listener = Listener(lambda hint: arrived.set() if hint == mark else None, lambda: None)
+    stack.bus.listen(listener)
+    while not arrived.is_set():  # it is lost where nobody listens yet
+        stack.bus.tell(mark)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(arrived.wait(), 0.2)
+    stack.bus.leave(listener)
+
+
+async def settled(hub: Hub) -> None:
+    """Until everything that has happened has been told."""
+    await carried(hub._stack)
+    await hub.settled()
+
+
+async def fetched(world: World, me: ObjectId) -> State:
+    """What the API's calls answer now."""
+    page = await world.timelines.page(me, limit=PAGE)
+    notifications = Notifications(world.stack)
+    shown, _ = await notifications.page(me, None, PAGE)
+    unread = await notifications.unread(me)
+    people = await world.social.people({row.user_id for row in page.statuses})
+    statuses = [schemas.status(row, people) for row in page.statuses]
+    notes = [(one.seq, one.kind, str(one.who), str(one.status.id) if one.status else None) for one in shown]
+    return {"statuses": statuses, "notifications": notes, "unread": unread.number}
+
+
+@dataclass
+class Client:
+    """`state`: None before the first fetch. `last`: the id of the last event."""
+
+    hub: Hub
+    me: ObjectId
+    token: bytes = b"t" * 32
+    connection: Connection | None = None
+    state: State | None = None
+    last: str | None = None
+    heard: list[Event] = field(default_factory=list)
+
+    async def connect(self, after: str | None = None) -> None:
+        self.connection = await self.hub.open(self.me, self.token, after or self.last)
+
+    def leave(self) -> None:
+        if self.connection:
+            self.hub.close(self.connection)
+        self.connection = None
+
+    def take(self, most: int | None = None) -> list[Event]:
+        """What has come by now, in order; of a client that loses its connection then only the first of it."""
+        assert self.connection
+        events = [event for event in self.connection.taken() if event is not STILL_HERE][:most]
+        for event in events:
+            self.apply(event)
+        return events
+
+    def apply(self, event: Event) -> None:
+        self.heard.append(event)
+        self.last = event.id
+        if self.state is None:
+            return
+        data, statuses, notes = json.loads(event.data), self.state["statuses"], self.state["notifications"]
+        match event.name:
+            case "ready" | "unread":
+                self.state["unread"] = data["unread"]
+            case "status":
+                kept = [each for each in statuses if each["id"] != data["id"]]
+                self.state["statuses"] = sorted([*kept, data], key=lambda each: each["id"], reverse=True)[:PAGE]
+            case "status_gone":
+                self.state["statuses"] = [each for each in statuses if each["id"] != data["id"]]
+            case "likes":
+                for each in statuses:
+                    if each["id"] == data["id"]:
+                        each |= data
+            case "person":
+                for each in statuses:
+                    if each["author"]["handle"] == data["handle"]:
+                        each["author"] = {**each["author"], "name": data["name"]}
+            case "notification":
+                status = data["status"] and data["status"]["id"]
+                note = (data["seq"], data["kind"], data["from"]["id"], status)
+                kept = [each for each in notes if each[0] != data["seq"]]
+                self.state["notifications"] = sorted([*kept, note], reverse=True)[:PAGE]
+                self.state["unread"] = data["unread"]
+            case "notification_gone":
+                self.state["notifications"] = [each for each in notes if each[0] != data["seq"]]
+                self.state["unread"] = data["unread"]
+            case "reset":
+                self.state = None
+            case _:
+                raise AssertionError(event.name)
+
+    def said(self) -> list[str]:
+        """The names of the events so far."""
+        return [event.name for event in self.heard]

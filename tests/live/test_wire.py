@@ -1,0 +1,206 @@
+"""Live streams over a real uvicorn: server-sent events by httpx, WebSockets by a raw socket."""
+
+import asyncio
+import base64
+import json
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+
+from app.config import Config
+from app.live import hub
+from app.serve import _uvicorn
+from app.stack import connected
+from app.web import create_app
+from app.web.api import PREFIX
+from phases.timelines import Timelines
+from tests.conftest import STAND_INS
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_S = 30.0
+
+
+@dataclass
+class Site:
+    port: int
+    http: httpx.AsyncClient
+    app: Any
+    sockets: "list[Socket]" = field(default_factory=list)
+
+    async def person(self, handle: str) -> dict[str, str]:
+        """Headers of somebody new."""
+        credentials = {"handle": handle, "password": "correct horse"}
+        assert (await self.http.post("/users", json=credentials)).status_code == 201
+        return await self.signed_in(handle)
+
+    async def signed_in(self, handle: str) -> dict[str, str]:
+        token = (await self.http.post("/tokens", json={"handle": handle, "password": "correct horse"})).json()["token"]
+        return {"Authorization": f"Bearer {token}"}
+
+    async def ticket(self, headers: dict[str, str]) -> str:
+        answer = await self.http.post("/live/tickets", headers=headers)
+        assert answer.status_code == 201
+        return str(answer.json()["ticket"])
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    config = Config(sign_ins_per_minute=10_000, sign_ups_per_minute=10_000)
+    async with connected(STAND_INS, config) as stack:
+        app = create_app(stack, await Timelines.open(stack))
+        server = _uvicorn(app, config)
+        listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        serving = asyncio.create_task(server.serve([listening]))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}{PREFIX}", timeout=PATIENCE_S) as http:
+            site = Site(port, http, app)
+            yield site
+        for one in site.sockets:
+            one.writer.close()
+        server.should_exit = True
+        await serving
+
+
+class Events:
+    """Of a response, one after another."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response, self._lines = response, response.aiter_lines()
+
+    async def next(self) -> tuple[str, str, Any]:
+        """Id, name and data; comments are passed over."""
+        found: dict[str, str] = {}
+        async with asyncio.timeout(PATIENCE_S):
+            async for line in self._lines:
+                if not line and "event" in found:
+                    return found["id"], found["event"], json.loads(found["data"])
+                name, _, value = line.partition(": ")
+                found[name] = value
+        raise EOFError
+
+
+@asynccontextmanager
+async def events(site: Site, **given: Any) -> AsyncIterator[Events]:
+    async with site.http.stream("GET", "/live", **given) as response:
+        yield Events(response)
+
+
+class Socket:
+    """A WebSocket by hand (RFC 6455)."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.status, self.body = 0, b""
+
+    @classmethod
+    async def open(cls, site: Site, query: str = "", headers: dict[str, str] | None = None) -> "Socket":
+        one = cls(*await asyncio.open_connection("127.0.0.1", site.port))
+        site.sockets.append(one)
+        key = base64.b64encode(os.urandom(16)).decode()
+        asked = {"Host": "127.0.0.1", "Upgrade": "websocket", "Connection": "Upgrade"}
+        asked |= {"Sec-WebSocket-Key": key, "Sec-WebSocket-Version": "13", **(headers or {})}
+        asked |= {"Sec-WebSocket-Extensions": "permessage-deflate"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in asked.items())
+        one.writer.write(f"GET {PREFIX}/live/socket{query} HTTP/1.1\r\n{head}\r\n".encode())
+        answer = (await asyncio.wait_for(one.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)).decode()
+        one.status = int(answer.split()[1])
+        assert "permessage-deflate" not in answer
+        return one
+
+    async def frame(self) -> tuple[int, bytes]:
+        first, second = await asyncio.wait_for(self.reader.readexactly(2), PATIENCE_S)
+        length = second & 127
+        assert not second & 128, "a server does not mask"
+        if length == 126:
+            (length,) = struct.unpack("!H", await self.reader.readexactly(2))
+        assert length < 127 or length > 125
+        return first & 15, await self.reader.readexactly(length)
+
+    async def next(self) -> tuple[str, str, Any]:
+        opcode, payload = await self.frame()
+        assert opcode == 1, (opcode, payload)
+        said = json.loads(payload)
+        return said["id"], said["event"], said["data"]
+
+    def send(self, payload: bytes, opcode: int = 1) -> None:
+        mask = os.urandom(4)
+        length = struct.pack("!BH", 128 | 126, len(payload)) if len(payload) > 125 else bytes([128 | len(payload)])
+        masked = bytes(byte ^ mask[n % 4] for n, byte in enumerate(payload))
+        self.writer.write(bytes([128 | opcode]) + length + mask + masked)
+
+    async def closed(self) -> int:
+        """The code that it is closed with."""
+        while True:
+            opcode, payload = await self.frame()
+            if opcode == 8:
+                return int.from_bytes(payload[:2], "big")
+
+
+async def test_both_say_the_same_and_go_on_where_they_were(site: Site) -> None:
+    ann, bob = await site.person("ann"), await site.person("bob")
+    assert (await site.http.put("/follows/bob", headers=ann)).status_code == 204
+    web = await Socket.open(site, f"?ticket={await site.ticket(ann)}")
+    async with events(site, headers=ann) as stream:
+        assert stream.response.headers["content-type"].startswith("text/event-stream")
+        first = await stream.next()
+        assert first[1:] == ("ready", {"unread": 0, "messages_unread": 0})
+        assert await web.next() == first
+        posted = (await site.http.post("/statuses", json={"text": "hello"}, headers=bob)).json()
+        last, name, status = await stream.next()
+        assert (name, status) == ("status", posted)
+        assert await web.next() == (last, name, status)
+    web.writer.close()
+    gone = (await site.http.post("/statuses", json={"text": "gone"}, headers=bob)).json()["id"]
+    await site.http.put(f"/statuses/{posted['id']}/like", headers=bob)
+    await site.http.delete(f"/statuses/{gone}", headers=bob)
+    for given in ({"headers": {**ann, "Last-Event-ID": last}}, {"headers": ann, "params": {"after": last}}):
+        async with events(site, **given) as stream:
+            assert (await stream.next())[:2] == (last, "ready")
+            assert (await stream.next())[1:] == ("likes", {"id": posted["id"], "likes": 1, "you_like": False})
+    web = await Socket.open(site, f"?after={last}", {**ann, "Last-Event-ID": first[0]})
+    assert [(await web.next())[1] for _ in range(2)] == ["ready", "status"], "the header goes before the address"
+    for headers, after in ((ann, "x"), (ann, first[0][:-4] + "AAAA"), (bob, last)):
+        async with events(site, headers=headers, params={"after": after}) as stream:
+            assert [(await stream.next())[1] for _ in range(2)] == ["ready", "reset"]
+
+
+async def test_who_may_not_is_told_before_the_upgrade(site: Site) -> None:
+    ann = await site.person("ann")
+    ticket = await site.ticket(ann)
+    used = await Socket.open(site, f"?ticket={ticket}")
+    assert used.status == 101
+    session = {"Cookie": f"feedlab_session_{site.port}={ann['Authorization'].split()[1]}"}
+    for query, headers in ((f"?ticket={ticket}", {}), ("?ticket=x", {}), ("", {}), ("", session)):
+        assert (await Socket.open(site, query, headers)).status == 401, query
+        address = f"/live{query}"
+        assert (await site.http.get(address, headers=headers)).status_code == 401, query
+    assert (await site.http.get("/live/socket", headers=ann)).status_code == 426
+    many = [await Socket.open(site, headers=ann) for _ in range(hub.EACH - 1)]
+    assert [one.status for one in many] == [101] * len(many)
+    assert (await Socket.open(site, headers=ann)).status == 429
+    answer = await site.http.get("/live", headers=ann)
+    assert (answer.status_code, answer.headers["content-type"]) == (429, "application/problem+json")
+
+
+async def test_what_ends_a_stream(site: Site) -> None:
+    ann = await site.person("ann")
+    talker, shouter, out = [await Socket.open(site, headers=ann) for _ in range(3)]
+    talker.send(b"hello")
+    assert await talker.closed() == 1008
+    shouter.send(b"x" * 5_000)
+    assert await shouter.closed() == 1009
+    async with events(site, headers=ann) as stream:
+        await stream.next()
+        await site.http.delete("/tokens/current", headers=ann)
+        assert await out.closed() == 1008
+        with pytest.raises(EOFError):
+            await stream.next()
+    assert site.app.state.hub.connections == 0
