@@ -1,5 +1,6 @@
 """Notifications as their reader sees them: what they may see now, newest first, and how many of it are unread."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from app.stack.mongodb.find import Find, Rows, rows, together
 FIELDS = ("seq", "event", "kind", "who", "what")
 SPARE = 8  # looked at beyond what is wanted: most of it is shown
 MOST_UNREAD = 100  # counted; as many or more
+NEWEST = 20  # of which it is known whether they still are true
 LOOKED_AT = 1_000  # the newest unread ones, to count those that are shown
 
 
@@ -77,6 +79,38 @@ class Notifications:
                 break
             cursor = batch[-1]["seq"]
         return Unread(min(number, most), read_to)
+
+    async def standing(self, people: Sequence[ObjectId]) -> dict[ObjectId, int]:
+        """For each person a number, which is another one once something that their newest notifications tell of has
+        been taken back, or done again. What their own edges decide is not in it. Two commands for all of them.
+        """
+        newest = await together(
+            self._db,
+            **{
+                str(n): Find(NOTIFICATIONS, {"whom": person}, ("kind", "who", "what"), NEWEST, [("seq", -1)])
+                for n, person in enumerate(people)
+            },
+        )
+        told = {person: newest[str(n)] for n, person in enumerate(people)}
+        keys = {
+            person: {like_key(row["who"], row["what"]) for row in told[person] if "what" in row} for person in people
+        }
+        likes, whos = (
+            sorted(set().union(*keys.values())),
+            sorted({row["who"] for some in told.values() for row in some}),
+        )
+        followed = {"follower": {"$in": whos}, "followee": {"$in": list(people)}}
+        found = await together(
+            self._db,
+            likes=Find("likes", {"_id": {"$in": likes}}, ("_id",), len(likes) + 1),
+            follows=Find("follows", followed, ("follower", "followee"), len(whos) * len(people) + 1),
+        )
+        liked = {bytes(row["_id"]) for row in found["likes"]}
+        follows = {(row["follower"], row["followee"]) for row in found["follows"]}
+        return {
+            person: hash((frozenset(keys[person] & liked), frozenset(pair for pair in follows if pair[1] == person)))
+            for person in people
+        }
 
     async def mark_read(self, reader: ObjectId, to: int) -> None:
         """The watermark moves forward only, to the newest notification at most."""

@@ -43,6 +43,7 @@ RETRY_S = 1.0
 EACH = 10  # connections of one person
 READS_AT_ONCE = 8
 PEOPLE_AT_ONCE = 200  # that one command looks at
+TOLD_AT_ONCE = 50  # of those who have notifications
 MOST_MISSED = 500  # events that are told to whoever comes back
 NEWLY_S = 120  # what is younger may be news: no insert takes as long
 MOST_NEW = 1_000  # of it; where there is more, everybody's page is read
@@ -77,8 +78,9 @@ class Read(NamedTuple):
 class Watcher:
     """A person with connections here, who have all been told the same. `opening`: connections that begin.
 
-    `looked`: the versions of their edges and likes, and of their inbox, when they were last looked at. `dirty`: what
-    has to be read anew. `turn`: while it is read, nothing else changes what they have; `reads` counts that.
+    `looked`: the versions of their edges and likes, and of their inbox, when they were last looked at; `standing`: of
+    what their notifications tell. `dirty`: what has to be read anew. `turn`: while it is read, nothing else changes
+    what they have; `reads` counts that.
     """
 
     me: ObjectId
@@ -88,6 +90,7 @@ class Watcher:
     opening: int = 0
     followees: list[ObjectId] = field(default_factory=list)
     looked: tuple[int, ...] = ()
+    standing: int | None = None
     dirty: set[Part] = field(default_factory=set)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     reads: int = 0
@@ -368,7 +371,7 @@ class Hub:
         people = await self._social.people(authors, version_in(found["names"]))
         likes_now, readers = {bytes(row["_id"]) for row in found.get("own", [])}, edges.readers(found)
         statuses = {row["_id"]: StatusRow.of(row) for row in found["statuses"] if row["user_id"] in people}
-        face = cache(lambda id: as_json(self._faces.status(statuses[id], people)))
+        face = cache(lambda status: as_json(self._faces.status(status, people)))
         for watcher, some in wanted.items():
             if watcher.turn.locked() or watcher.reads != reads[watcher]:
                 self._is_dirty(watcher.me, {"page"})
@@ -378,12 +381,11 @@ class Hub:
                 if status is None or not on_home(status, readers[watcher.me]):
                     if had:
                         self._is_dirty(watcher.me, {"page"})
-                elif had is None:
-                    self._tell(watcher, [came(status, face(id))])
-                else:
-                    is_own = watcher.me in liked.get(id, ())
-                    you_like = like_key(watcher.me, id) in likes_now if is_own else had.you_like
-                    self._tell(watcher, [likes(status._replace(you_like=you_like))])
+                    continue
+                is_own = watcher.me in liked.get(id, ())
+                you_like = like_key(watcher.me, id) in likes_now if is_own else bool(had and had.you_like)
+                status = status._replace(you_like=you_like)
+                self._tell(watcher, [likes(status) if had else came(status, face(status))])
 
     async def _tell_names(self) -> None:
         """Who has been renamed since anybody here was told of it."""
@@ -539,7 +541,14 @@ class Hub:
             self._is_dirty(row["followee"], {"page", "inbox"})
         await self._handle([Hint("posted", row["user_id"], row["_id"]) for row in new["statuses"]])
         for some in _chunks(list(self._watchers.values()), PEOPLE_AT_ONCE):
-            await self._compare(list(some))
+            await self._compare(some)
+        told = [watcher for watcher in self._watchers.values() if any(watcher.looked[2:])]
+        for some in _chunks(told, TOLD_AT_ONCE):
+            standing = await self._notifications.standing([watcher.me for watcher in some])
+            for watcher in some:
+                if standing[watcher.me] != watcher.standing:
+                    watcher.standing = standing[watcher.me]
+                    self._is_dirty(watcher.me, {"inbox"})
 
     async def _compare(self, some: Sequence[Watcher]) -> None:
         """Whether anything is newer than what these have been told."""

@@ -51,7 +51,9 @@ function keepNews(place) {
       show();
     });
     on("status_gone", ({id}) => news.delete(id) && show());
-    on("reset", () => location.reload());
+    on("reset", () => {
+      place.innerHTML = `<a class="button" href="/" data-swap="latest cost">Show what is new</a>`;
+    });
   };
   document.addEventListener("visibilitychange", () => document.hidden ? close() : open());
   addEventListener("pagehide", close);
