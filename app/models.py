@@ -134,7 +134,7 @@ class Ticket(Document):
 
     class Settings:
         name = "tickets"
-        indexes: ClassVar = [IndexModel("expires_at", expireAfterSeconds=0)]
+        indexes: ClassVar = [IndexModel("expires_at", expireAfterSeconds=86_400)]  # swept by another clock than ours
 
 
 class Follow(Base):

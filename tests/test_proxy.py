@@ -97,8 +97,8 @@ async def test_forms_streams_and_limits_work_behind_it(proxy: str) -> None:
         await browser.sign_up("ann")
         await browser.post("hello from behind")
         assert "hello from behind" in await browser.open("/")
-        async with client.stream("GET", "/timeline/newer") as live:
-            assert (await anext(live.aiter_text())).startswith("data: ")
+        async with client.stream("GET", "/live") as live:
+            assert (await anext(live.aiter_text())).startswith("retry: ")
         client.headers["x-forwarded-for"] = "203.0.113.10"
         client.cookies.clear()
         asked = {"handle": "bob", "password": PASSWORD}

@@ -57,6 +57,7 @@ class Protocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
     _address = ""  # of a proxy, or of who has gone already
+    _upgraded = False
 
     @property
     def _state(self) -> Connections:
@@ -87,8 +88,8 @@ class Protocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         """uvicorn hands the connection to another protocol: from now on that one holds it."""
+        self._upgraded = True
         self._go_on()
-        self._unset_keepalive_if_required()
         super().handle_websocket_upgrade()
 
     def _wait(self, seconds: float, last_words: bytes = b"") -> None:
@@ -113,6 +114,8 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._upgraded:
+            return
         if self._idle and not self._deadline and not self.timeout_keep_alive_task:
             self._wait(HEAD_S)  # empty lines between two requests have ended uvicorn's own deadline
 

@@ -7,4 +7,4 @@ from tests.live.test_equation import run
 
 histories = int(sys.argv[1])
 run(histories, seed=int(sys.argv[2]) if len(sys.argv) > 2 else None)
-print(", ".join(f"{name} {times:,}" for name, times in sorted(Equation.tally.items())))
+sys.stdout.write(", ".join(f"{name} {times:,}" for name, times in sorted(Equation.tally.items())) + "\n")

@@ -7,6 +7,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from random import Random
 from typing import Any, ClassVar, TypeVar
 from unittest.mock import patch
 
@@ -36,6 +37,9 @@ NAMES = ("ann", "ben", "cat")
 which = st.integers(0, 11)  # taken modulo how many there are
 hub = st.integers(0, 1)
 clients = st.integers(0, 3)
+AUDIENCES: tuple[Audience, ...] = ("followers", "followers", "mutuals", "circle")
+VERBS = ("follow", "follow", "follow", "unfollow", "block", "unblock", "unblock", "mute", "unmute", "add_to_circle",
+         "remove_from_circle")  # fmt: skip
 SHORT = 4  # statuses and notifications of a first page: what matters happens at its end
 
 
@@ -114,7 +118,7 @@ class Equation(RuleBasedStateMachine):
         self.run(acting())
         self.tally["acts"] += 1
 
-    @rule(n=which, audience=st.sampled_from(["followers", "followers", "mutuals", "circle"]), named=which)
+    @rule(n=which, audience=st.sampled_from(AUDIENCES), named=which)
     def post(self, n: int, audience: Audience, named: int) -> None:
         async def posting() -> None:
             text = f"{len(self.statuses)} @{NAMES[named % 3]}" if named < 6 else str(len(self.statuses))
@@ -168,6 +172,30 @@ class Equation(RuleBasedStateMachine):
     @rule(n=which, to=st.integers(0, 9))
     def mark_read(self, n: int, to: int) -> None:
         self.act(self.notifications.mark_read(self.person(n), to))
+
+    @rule(seed=st.integers(0, 9_999))
+    def much_happens(self, seed: int) -> None:
+        """Between two looks: Hypothesis alone takes few steps."""
+        random = Random(seed)
+        for _ in range(12):
+            n, m = random.randrange(12), random.randrange(12)
+            match random.randrange(14):
+                case 0 | 1 | 2:
+                    self.post(n, random.choice(AUDIENCES), m)
+                case 3:
+                    self.delete(n)
+                case 4 | 5 | 6:
+                    self.like(n, m, random.choice(("like", "unlike")))
+                case 7 | 8 | 9:
+                    self.change_edge(n, m, random.choice(VERBS))
+                case 10:
+                    self.rename(n)
+                case 11:
+                    self.mark_read(n, m)
+                case 12:
+                    self.work()
+                case 13:
+                    self.connect_or_lose(n % 4, m % 2, random.randrange(6))
 
     # Processes
 

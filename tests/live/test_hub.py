@@ -1,12 +1,23 @@
 """What a stream says, on stand-ins and on real servers."""
 
+import asyncio
 import json
+from unittest.mock import patch
 
 import pytest
 
+from app.accounts import TICKET_S, Accounts, digest_of
+from app.errors import TooMany
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
-from tests.live.listeners import Client, fetched, new_hub, settled
+from app.live import hub as live_hub
+from app.live.connection import MOST_QUEUED, OVER, SLOW, STILL_HERE, Event
+from app.live.hub import EACH
+from app.stack import Hint
+from app.stack.cost import counted
+from app.stack.mongodb.connection import Database
+from app.stack.mongodb.find import Find, Rows
+from tests.live.listeners import Client, carried, fetched, new_hub, settled
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -51,4 +62,163 @@ async def test_everything_that_happens_is_told_once(town: World) -> None:
     await town.social.block(ann.me, town.ids["ben"])
     await settled(hub)
     assert [event.name for event in ann.take()] == ["status_gone", "notification_gone"]
+    assert ann.state == await fetched(town, ann.me)
+
+
+async def test_a_silent_connection_costs_nearly_nothing(town: World) -> None:
+    """The look of every 20 to 30 s: two commands for all who are here, two more for those with notifications."""
+    hub = await new_hub(town)
+    for name in town.ids:
+        await Client(hub, town.ids[name]).connect()
+    await settled(hub)
+    with counted() as cost:
+        hub.listener.missed()
+        await hub.settled()
+    assert cost.mongodb == 2
+
+
+async def test_a_status_is_published_once_whoever_follows(town: World) -> None:
+    await town.drain()
+    told: list[Hint] = []
+    with patch.object(town.stack.bus, "tell", lambda *hints: told.extend(hints)):
+        status = await town.post("ben", "hello")
+        await town.drain()
+    assert told == [Hint("posted", town.ids["ben"], status.id)]
+
+
+async def test_whoever_does_not_read_is_closed_and_comes_back_for_the_rest(town: World) -> None:
+    hub = await new_hub(town)
+    slow = Client(hub, town.ids["ann"])
+    await slow.connect()
+    slow.take()
+    slow.state = await fetched(town, slow.me)
+    assert slow.connection
+    for n in range(MOST_QUEUED + 1):
+        assert slow.connection.end is None
+        slow.connection.put(Event("", "unread", json.dumps({"unread": n, "messages_unread": 0})))
+    assert slow.connection.end == SLOW
+    assert await slow.connection.take() == []
+    slow.leave()
+    await town.post("ben", "hello")
+    await slow.connect()
+    assert [event.name for event in slow.take()] == ["ready", "status"]
+
+
+async def test_more_than_can_be_told_is_a_reset(town: World) -> None:
+    hub = await new_hub(town)
+    ann = Client(hub, town.ids["ann"])
+    await ann.connect()
+    ann.take()
+    ann.leave()
+    for most, said in ((2, ["ready", "status", "status"]), (1, ["ready", "reset"])):
+        with patch.object(live_hub, "MOST_MISSED", most):
+            for n in range(2):
+                await town.post("ben", f"{most} {n}")
+            again = Client(hub, ann.me, last=ann.last)
+            await again.connect()
+            assert [event.name for event in again.take()] == said
+            ann.last = again.last
+            again.leave()
+
+
+async def test_a_person_and_a_process_have_so_many_connections(town: World) -> None:
+    hub = await new_hub(town)
+    for _ in range(EACH):
+        await Client(hub, town.ids["ann"]).connect()
+    with pytest.raises(TooMany):
+        await Client(hub, town.ids["ann"]).connect()
+    assert hub.connections == EACH
+    town.stack.config = town.stack.config.model_copy(update={"live_connections": EACH})
+    with pytest.raises(TooMany):
+        await Client(hub, town.ids["ben"]).connect()
+
+
+async def test_a_token_that_ends_ends_its_streams_in_every_process(town: World) -> None:
+    hub, accounts = await new_hub(town), Accounts(town.stack)
+    token, expires_at = await accounts.new_token(town.ids["ann"])
+    other, _ = await accounts.new_token(town.ids["ann"])
+    one, two = (Client(hub, town.ids["ann"], digest_of(each)) for each in (token, other))
+    for client in (one, two):
+        await client.connect()
+    await settled(hub)
+    assert one.connection
+    assert two.connection
+    await hub.turn()
+    assert (one.connection.end, two.connection.end) == (None, None)
+    await accounts.sign_out(token)
+    await settled(hub)
+    assert (one.connection.end, two.connection.end) == (OVER, None)
+    town.clock.advance((expires_at - town.clock.now()).total_seconds())
+    await hub.turn()
+    assert two.connection.end == OVER
+
+
+async def test_a_ticket_is_good_once_and_for_half_a_minute(town: World) -> None:
+    accounts = Accounts(town.stack)
+    token, _ = await accounts.new_token(town.ids["ann"])
+    first, second, third = [(await accounts.new_ticket(token))[0] for _ in range(3)]
+    redeemed = await asyncio.gather(accounts.redeem(first), accounts.redeem(first))
+    assert [(found[0].id, found[1]) for found in redeemed if found] == [(town.ids["ann"], digest_of(token))]
+    town.clock.advance(TICKET_S)
+    assert await accounts.redeem(second) is None
+    third, _ = await accounts.new_ticket(token)
+    await accounts.sign_out(token)
+    assert await accounts.redeem(third) is None
+
+
+async def test_who_hears_nothing_for_a_while_hears_that_the_stream_lives(town: World) -> None:
+    hub = await new_hub(town)
+    token, _ = await Accounts(town.stack).new_token(town.ids["ann"])
+    ann = Client(hub, town.ids["ann"], digest_of(token))
+    await ann.connect()
+    assert ann.connection
+    ann.connection.taken()
+    await hub.turn()
+    assert ann.connection.taken() == []
+    await hub.turn()
+    assert ann.connection.taken() == [STILL_HERE]
+
+
+@pytest.mark.parametrize("change", ["unfollow", "mute", "block"])
+async def test_what_somebody_may_see_is_judged_when_it_is_told(town: World, change: str) -> None:
+    """The hint of the edge is behind the one of the status."""
+    hub = await new_hub(town)
+    ann = Client(hub, town.ids["ann"])
+    await ann.connect()
+    await settled(hub)
+    ann.take()
+    await town.post("ben", "not for ann any more")
+    await getattr(town.social, change)(town.ids["ann"], town.ids["ben"])
+    with patch.object(hub, "_is_dirty", lambda *_: None):
+        await settled(hub)
+    assert ann.take() == []
+
+
+async def test_what_is_read_anew_is_not_overwritten(town: World) -> None:
+    """A status is deleted while the hub looks up for whom it is, and the page is read anew before it has the answer."""
+    hub = await new_hub(town)
+    ann = Client(hub, town.ids["ann"])
+    await ann.connect()
+    await settled(hub)
+    ann.take()
+    ann.state = await fetched(town, ann.me)
+    look_up = live_hub.together
+
+    async def slow(db: Database, **finds: Find) -> dict[str, Rows]:
+        answers = await look_up(db, **finds)
+        if "statuses" in finds:
+            with patch.object(live_hub, "together", look_up):
+                await town.social.delete(town.ids["ben"], status.id)
+                async with hub._watchers[ann.me].turn:
+                    await hub._update(hub._watchers[ann.me], {"page"})
+                await carried(town.stack)
+                hub._heard.clear()
+        return answers
+
+    status = await town.post("ben", "gone soon")
+    await carried(town.stack)
+    with patch.object(live_hub, "together", slow):
+        await hub.settle()
+    await hub.settled()
+    ann.take()
     assert ann.state == await fetched(town, ann.me)

@@ -16,9 +16,10 @@ import pytest
 
 from app.config import Config
 from app.live import hub
+from app.live.connection import Event
 from app.serve import _uvicorn
 from app.stack import connected
-from app.web import create_app
+from app.web import create_app, protocol
 from app.web.api import PREFIX
 from phases.timelines import Timelines
 from tests.conftest import STAND_INS
@@ -33,7 +34,15 @@ class Site:
     port: int
     http: httpx.AsyncClient
     app: Any
+    server: Any
     sockets: "list[Socket]" = field(default_factory=list)
+
+    async def until_nobody_is_here(self) -> None:
+        for _ in range(int(PATIENCE_S * 100)):
+            if not self.app.state.hub.connections:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("somebody is here")
 
     async def person(self, handle: str) -> dict[str, str]:
         """Headers of somebody new."""
@@ -61,12 +70,14 @@ async def site() -> AsyncIterator[Site]:
         port = listening.getsockname()[1]
         serving = asyncio.create_task(server.serve([listening]))
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}{PREFIX}", timeout=PATIENCE_S) as http:
-            site = Site(port, http, app)
+            site = Site(port, http, app, server)
             yield site
         for one in site.sockets:
             one.writer.close()
+        await site.until_nobody_is_here()
         server.should_exit = True
         await serving
+        assert not server.server_state.held, "who has gone is counted no more"
 
 
 class Events:
@@ -204,3 +215,36 @@ async def test_what_ends_a_stream(site: Site) -> None:
         with pytest.raises(EOFError):
             await stream.next()
     assert site.app.state.hub.connections == 0
+
+
+async def test_who_reads_nothing_from_a_socket_is_closed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "READ_S", 0.1)
+    await Socket.open(site, headers=await site.person("ann"))
+    (watcher,) = site.app.state.hub._watchers.values()
+    for _ in range(100):
+        watcher.connections[0].put(Event("x", "status", json.dumps("x" * 100_000)))
+    await site.until_nobody_is_here()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\xff" * 20,
+        b"\x81\x05hello",
+        b"\x81\xff" + b"\xff" * 12,
+        b"\x89\xfe\x00\x80" + bytes(4 + 128),
+        b"\x83\x80abcd",
+        b"\x00\x80abcd",
+    ],
+)
+async def test_what_is_no_frame_closes_a_socket(site: Site, said: bytes) -> None:
+    """Reserved bits, unmasked, longer than memory, a control frame that is too long, an unknown opcode, a continuation
+    of nothing.
+    """
+    web = await Socket.open(site, headers=await site.person("ann"))
+    assert (await web.next())[1] == "ready"
+    waiting = [each.client for each in site.server.server_state.waiting]
+    assert web.writer.get_extra_info("sockname") not in waiting, "it has the deadlines of a request no more"
+    web.writer.write(said)
+    assert await web.closed() in (1002, 1009)
+    await site.until_nobody_is_here()

@@ -1,0 +1,93 @@
+"""The bus: one suite over both. Each listener hears each hint once, in order, and of every gap."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from bson import ObjectId
+
+from app.stack import Addresses, Hint
+from app.stack.bus import Bus, Listener, MemoryBus, RedisBus
+from app.stack.queue import connect
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_S = 30.0
+
+
+@pytest.fixture
+async def bus(addresses: Addresses) -> AsyncIterator[Bus]:
+    bus: Bus = RedisBus(addresses.redis, f"bus {ObjectId()}") if addresses.redis else MemoryBus()
+    yield bus
+    await bus.close()
+
+
+class Heard:
+    def __init__(self, bus: Bus) -> None:
+        self.hints, self.gaps, self.news = list[Hint](), 0, asyncio.Event()
+        self.listener = Listener(self._hear, self._miss)
+        bus.listen(self.listener)
+
+    def _hear(self, hint: Hint) -> None:
+        self.hints.append(hint)
+        self.news.set()
+
+    def _miss(self) -> None:
+        self.gaps += 1
+        self.news.set()
+
+    async def until(self, hints: int, gaps: int = 1) -> None:
+        while len(self.hints) < hints or self.gaps < gaps:
+            self.news.clear()
+            await asyncio.wait_for(self.news.wait(), PATIENCE_S)
+
+
+def some_hints() -> list[Hint]:
+    one, other, status = ObjectId(), ObjectId(), ObjectId()
+    return [Hint("posted", one, status), Hint("edges", one, who=other), Hint("concerns", other)]
+
+
+async def test_every_listener_hears_each_hint_once_and_in_order(bus: Bus) -> None:
+    first, hints = Heard(bus), some_hints()
+    await first.until(0)
+    second = Heard(bus)
+    bus.tell(*hints[:2])
+    bus.tell(hints[2])
+    await first.until(3)
+    await second.until(3, gaps=0)
+    assert first.hints == second.hints == hints
+    bus.leave(second.listener)
+    bus.tell(*hints)
+    await first.until(6)
+    assert second.hints == hints
+
+
+def test_what_another_version_says_is_passed_over() -> None:
+    hints = some_hints()
+    assert [Hint.unpacked(hint.packed()) for hint in hints] == hints
+    for text in ("", "posted", "posted x - -", f"sang {ObjectId()} - -", f"named {ObjectId()}", "named - - -"):
+        assert Hint.unpacked(text) is None, text
+
+
+@pytest.mark.servers
+async def test_a_gap_is_told_and_the_bus_comes_back(servers: Addresses) -> None:
+    """Redis ends the connections of both sides, as when it restarts."""
+    assert servers.redis
+    bus = RedisBus(servers.redis, f"bus {ObjectId()}")
+    redis = connect(servers.redis, 5.0)
+    try:
+        heard, hints = Heard(bus), some_hints()
+        await heard.until(0)
+        redis.publish(bus.channel, "something new of a later version")
+        bus.tell(hints[0])
+        await heard.until(1)
+        for kind in ("pubsub", "normal"):
+            redis.client_kill_filter(_type=kind, skipme=True)
+        await heard.until(1, gaps=3)  # it is gone, and it is there again
+        while len(heard.hints) == 1:  # the first one tells the publisher that its connection is gone
+            bus.tell(hints[1])
+            await asyncio.sleep(0.01)
+        assert heard.hints[1:] == [hints[1]] * (len(heard.hints) - 1)
+    finally:
+        redis.close()
+        await bus.close()
