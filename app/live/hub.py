@@ -279,6 +279,8 @@ class Hub:
                 await self.turn()
             except UNAVAILABLE as error:
                 log.info("nobody knows which tokens of live streams have ended: %s", error)
+            except Exception:  # nobody else would hear of it, and streams would outlive their tokens
+                log.exception("nobody knows which tokens of live streams have ended")
 
     async def settle(self) -> None:
         """Do what has been heard, and look for what may have been missed."""

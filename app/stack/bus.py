@@ -161,7 +161,6 @@ class RedisBus:
                             listener.heard(hint)
             except (RedisError, OSError) as error:
                 self._tell(True, f"live hints are not heard while Redis is away: {error}")
-                self._missed()
             finally:
                 await _closed(subscription)
             await asyncio.sleep(PAUSE_S)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.accounts import digest_of
 from app.live.connection import LEFT, OVER, STILL_HERE, Connection, Event
@@ -99,6 +99,8 @@ async def converse(socket: WebSocket, hub: Hub, connection: Connection) -> None:
                     await socket.send_text(as_message(event))
         if connection.end not in (None, LEFT):
             await socket.close(connection.end)
+    except WebSocketDisconnect:
+        pass  # the client has gone
     finally:
         hub.close(connection)
         if listening:
