@@ -26,7 +26,19 @@ from app.inbox.notifications import Notification, Notifications
 from app.inbox.notifier import INBOXES
 from app.live.connection import OVER, STILL_HERE, STOPPED, Connection, Event
 from app.live.position import PAGE, Has, Shown, opened, sealed
-from app.live.steps import Counts, Faces, Step, as_json, came, counted, likes, name_steps, note_steps, page_steps
+from app.live.steps import (
+    Counts,
+    Faces,
+    Source,
+    Step,
+    as_json,
+    came,
+    counted,
+    likes,
+    name_steps,
+    note_steps,
+    page_steps,
+)
 from app.models import Person, StatusRow, like_key
 from app.social import Social
 from app.stack import UNAVAILABLE, Hint, Stack
@@ -65,9 +77,12 @@ async def no_messages(person: ObjectId) -> int:
 
 
 class Read(NamedTuple):
-    """A person's state as it is now. `page`, `notes`: None where they were not asked for."""
+    """A person's state as it is now. `page`, `notes`: None where they were not asked for. `seq`: the last number of
+    their inbox, looked up before anything that has one.
+    """
 
     names: int
+    seq: int
     page: list[StatusRow] | None
     notes: list[Notification] | None
     counts: Counts
@@ -76,7 +91,8 @@ class Read(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Watcher:
-    """A person with connections here, who have all been told the same. `opening`: connections that begin.
+    """A person with connections here, who have all been told the same. `opening`: connections that begin. `acquainted`:
+    whose names they see, besides those on their page.
 
     `looked`: the versions of their edges and likes, and of their inbox, when they were last looked at; `standing`: of
     what their notifications tell. `dirty`: what has to be read anew. `turn`: while it is read, nothing else changes
@@ -89,6 +105,7 @@ class Watcher:
     connections: list[Connection] = field(default_factory=list)
     opening: int = 0
     followees: list[ObjectId] = field(default_factory=list)
+    acquainted: Collection[ObjectId] = ()
     looked: tuple[int, ...] = ()
     standing: int | None = None
     dirty: set[Part] = field(default_factory=set)
@@ -100,6 +117,11 @@ class Watcher:
     def authors(self) -> set[ObjectId]:
         """Of the statuses on their page."""
         return {shown.author for shown in self.has.page.values() if shown.author}
+
+    @property
+    def named(self) -> set[ObjectId]:
+        """Whose names they see."""
+        return self.authors.union(self.acquainted)
 
     @property
     def shown(self) -> set[ObjectId]:
@@ -123,10 +145,12 @@ class Hub:
         faces: Faces,
         sent: Callable[[str, int], None] = lambda _name, _times: None,
         messages_unread: Callable[[ObjectId], Awaitable[int]] = no_messages,
+        sources: Sequence[Source] = (),
     ) -> None:
         self._stack, self._db = stack, stack.db
         self._timelines, self._social, self._accounts, self._notifications = timelines, social, accounts, notifications
         self._faces, self._sent, self._messages_unread = faces, sent, messages_unread
+        self._sources = sources
         self._watchers: dict[ObjectId, Watcher] = {}
         self._followers: dict[ObjectId, set[Watcher]] = {}  # of an author, those who are here
         self._backs: dict[ObjectId, int] = {}  # versions of authors of statuses for mutuals, as last looked at
@@ -172,6 +196,11 @@ class Hub:
             watcher.connections.remove(connection)
             self._forget_if_gone(watcher)
 
+    def say(self, whom: ObjectId, event: str, data: Any) -> None:
+        """Something that is no part of what they have, and is not told again to whoever comes back."""
+        if (watcher := self._watchers.get(whom)) and not watcher.turn.locked():
+            self._tell(watcher, [Step(event, as_json(data))])
+
     def stop(self) -> None:
         """All streams end: the process does."""
         self._stopped = True
@@ -202,15 +231,16 @@ class Hub:
         old = opened(secret, me, after) if after else None
         now = sealed(secret, me, watcher.has)
         ready = Event(after if after and old else now, "ready", as_json(watcher.counts._asdict()))
-        behind = await self._behind(me, old, read) if old else []
+        behind = await self._behind(watcher, old, read) if old else []
         if behind is None or (after and old is None):
             behind = [Event(now, "reset", "{}")]
         for event in (ready, *behind):
             self._sent(event.name, 1)
         return [ready, *behind]
 
-    async def _behind(self, me: ObjectId, old: Has, read: Read) -> list[Event] | None:
+    async def _behind(self, watcher: Watcher, old: Has, read: Read) -> list[Event] | None:
         """What lies behind a position; None where that is more than can be told one by one."""
+        me = watcher.me
         assert read.page is not None
         assert read.notes is not None
         page, notes = await self._missed_statuses(me, old, read.page), await self._missed_notes(me, old, read.notes)
@@ -218,7 +248,8 @@ class Hub:
             return None
         people = {**read.people, **await self._people(page[PAGE:], notes[PAGE:])}
         read = read._replace(page=[row for row in page if row.user_id in people], notes=notes, people=people)
-        return list(self._told(me, old, await self._changes(old, read)))
+        steps = await self._changes(watcher, old, read)
+        return list(self._told(me, old, steps)) if len(steps) <= MOST_MISSED else None
 
     async def _missed_statuses(self, me: ObjectId, old: Has, page: Sequence[StatusRow]) -> list[StatusRow]:
         """The first page, and what is newer than anything that they have."""
@@ -398,7 +429,7 @@ class Hub:
             told_to = renamed[-1]["renamed"] if len(renamed) == RENAMED_AT_ONCE else version
             for watcher in here:
                 if not watcher.turn.locked():
-                    self._tell(watcher, name_steps(renamed, watcher.has, watcher.authors))
+                    self._tell(watcher, name_steps(renamed, watcher.has, watcher.named))
                     watcher.has.names = max(watcher.has.names, told_to)
             if told_to == version:
                 break
@@ -431,7 +462,7 @@ class Hub:
     async def _update(self, watcher: Watcher, parts: Collection[Part]) -> Read:
         """Read their state, or these parts of it, and tell what has changed. In their turn."""
         read = await self._read(watcher, parts)
-        steps = await self._changes(watcher.has, read)
+        steps = await self._changes(watcher, watcher.has, read)
         if read.counts != watcher.counts and not any(step.event.startswith("notification") for step in steps):
             steps.append(counted(read.counts))
         self._tell(watcher, steps)
@@ -440,29 +471,33 @@ class Hub:
             watcher.has.names = read.names
             watcher.has.page = {row.id: Shown.of(row) for row in read.page}
         if read.notes is not None:
-            watcher.has.seq = max([watcher.has.seq or 0, *(one.seq for one in read.notes)])
+            watcher.has.seq = read.seq
             watcher.has.notes = [(one.seq, one.status.id if one.status else None) for one in read.notes]
         watcher.reads += 1
         return read
 
     async def _read(self, watcher: Watcher, parts: Collection[Part]) -> Read:
-        """Names first: they are as of the page, or older."""
+        """Names and numbers first: they are as of all the rest, or older."""
         me = watcher.me
         async with self._reads:
             if "edges" in parts:
                 await self._look_at_edges(watcher)
             with joined():
-                names, page, notes, counts = await asyncio.gather(
+                names, inbox, page, notes, counts = await asyncio.gather(
                     rows(self._db, version_of(NAMES)),
+                    rows(self._db, _inboxes([me])) if "inbox" in parts else _nothing(),
                     self._timelines.page(me, limit=PAGE) if "page" in parts else _nothing(),
                     self._notifications.page(me, None, PAGE) if "inbox" in parts else _nothing(),
                     self._counts(me) if "inbox" in parts else _nothing(),
                 )
+            seq = _inbox_in(inbox or (), me)[0]
             statuses, shown = page.statuses if page else None, notes[0] if notes else None
+            if shown is not None:
+                shown = [one for one in shown if one.seq <= seq]  # of later ones a hint is on its way
             people = await self._people(statuses or (), shown or (), version_in(names))
             if statuses is not None:
                 statuses = [row for row in statuses if row.user_id in people]
-            return Read(version_in(names), statuses, shown, counts or watcher.counts, people)
+            return Read(version_in(names), seq, statuses, shown, counts or watcher.counts, people)
 
     async def _counts(self, me: ObjectId) -> Counts:
         unread, messages = await asyncio.gather(self._notifications.unread(me), self._messages_unread(me))
@@ -474,6 +509,7 @@ class Hub:
         self._follows(watcher, [row["followee"] for row in found["followees"]])
         versions = versions_in(found["versions"])
         watcher.looked = (versions.edges, versions.likes, *_inbox_in(found["inbox"], me))
+        watcher.acquainted = {id for source in self._sources for id in await source.people(me)}
 
     def _follows(self, watcher: Watcher, followees: Sequence[ObjectId]) -> None:
         for author in watcher.followees:
@@ -492,17 +528,20 @@ class Hub:
         ids |= {one.status.user_id for one in notes if one.status}
         return await self._social.people(ids, names)
 
-    async def _changes(self, old: Has, read: Read) -> list[Step]:
+    async def _changes(self, watcher: Watcher, old: Has, read: Read) -> list[Step]:
         """From what somebody has to what there is, in the order in which it is told."""
         steps: list[Step] = []
         if read.page is not None:
             steps += page_steps(old, read.page, lambda row: as_json(self._faces.status(row, read.people)))
             if read.names > old.names:
-                authors = {row.user_id for row in read.page}
-                renamed = await rows(self._db, _renamed_since(old.names, sorted(authors)))
-                steps += name_steps(renamed, old, authors)
-        if read.notes is not None:
-            steps += note_steps(old, read.notes, read.people, self._faces, read.counts.unread)
+                named = {*watcher.acquainted, *(row.user_id for row in read.page)}
+                renamed = await rows(self._db, _renamed_since(old.names, sorted(named)))
+                steps += name_steps(renamed, old, named)
+        if read.notes is not None and old.seq is not None:
+            numbered = note_steps(old, read.notes, read.people, self._faces, read.counts.unread)
+            for source in self._sources:
+                numbered += await source.between(watcher.me, old.seq, read.seq)
+            steps += sorted(numbered, key=lambda step: step.seq)
         return steps
 
     # Tell

@@ -36,8 +36,9 @@ class Shown(NamedTuple):
 
 @dataclass
 class Has:
-    """What a reader has. `names`: the version of everybody's names. `seq`: the highest notification that they were told
-    of; None where they have not fetched any. `notes`: those on their first page, newest first.
+    """What a reader has. `names`: the version of everybody's names. `seq`: of what is numbered in their inbox, the last
+    that they were told of; None where they have fetched nothing of it. `notes`: notifications of their first page, the
+    newest first.
     """
 
     names: int = 0
@@ -56,7 +57,10 @@ class Has:
     def note(self, one: Notification) -> None:
         about = one.status.id if one.status else None
         self.notes = sorted({**dict(self.notes), one.seq: about}.items(), reverse=True)[:PAGE]
-        self.seq = max(self.seq or 0, one.seq)
+        self.told(one.seq)
+
+    def told(self, seq: int) -> None:
+        self.seq = max(self.seq or 0, seq)
 
     def unnote(self, seq: int) -> None:
         self.notes = [note for note in self.notes if note[0] != seq]

@@ -16,11 +16,24 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Step(NamedTuple):
-    """`data`: JSON. `apply`: what somebody has, once they have been told."""
+    """`data`: JSON. `apply`: what somebody has, once they have been told. `seq`: of what is numbered in their inbox."""
 
     event: str
     data: str
-    apply: Callable[[Has], None]
+    apply: Callable[[Has], None] = lambda _: None
+    seq: int = 0
+
+
+class Source(Protocol):
+    """Something else that concerns people alone and is numbered in their inbox, or whom they see besides."""
+
+    async def between(self, me: ObjectId, after: int, to: int) -> list[Step]:
+        """What of it has a `seq` above `after`, up to `to`. Applying one is to say `has.told(seq)`."""
+        ...
+
+    async def people(self, me: ObjectId) -> Collection[ObjectId]:
+        """Whose names they see, besides those on their first page."""
+        ...
 
 
 class Faces(Protocol):
@@ -43,7 +56,7 @@ def as_json(data: Any) -> str:
 
 
 def counted(counts: Counts) -> Step:
-    return Step("unread", as_json(counts._asdict()), lambda _: None)
+    return Step("unread", as_json(counts._asdict()))
 
 
 def came(row: StatusRow, face: str) -> Step:
@@ -74,8 +87,6 @@ def _drop(id: ObjectId) -> Callable[[Has], None]:
 
 def note_steps(old: Has, notes: Sequence[Notification], people: People, faces: Faces, unread: int) -> list[Step]:
     """The same for notifications, newest first as they are given."""
-    if old.seq is None:
-        return []
     page = {one.seq for one in notes[:PAGE]}
     oldest = min(page) if len(page) == PAGE else 0
     had = {seq for seq, _ in old.notes}
@@ -89,6 +100,7 @@ def note_steps(old: Has, notes: Sequence[Notification], people: People, faces: F
             "notification",
             as_json({**faces.notification(one, people), "unread": unread}),
             partial(_note, one),
+            one.seq,
         )
         for one in reversed(notes)
         if one.seq not in had

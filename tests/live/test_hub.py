@@ -2,21 +2,27 @@
 
 import asyncio
 import json
+from functools import partial
 from unittest.mock import patch
 
 import pytest
+from bson import ObjectId
 
 from app.accounts import TICKET_S, Accounts, digest_of
 from app.errors import TooMany
 from app.inbox.notifications import Notifications
-from app.inbox.notifier import Notifier
+from app.inbox.notifier import INBOXES, Notifier
 from app.live import hub as live_hub
 from app.live.connection import MOST_QUEUED, OVER, SLOW, STILL_HERE, Event
 from app.live.hub import EACH
+from app.live.position import Has
+from app.live.steps import Step
+from app.models import Account
 from app.stack import Hint
 from app.stack.cost import counted
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows
+from app.stack.mongodb.transaction import transaction
 from tests.live.listeners import Client, carried, fetched, new_hub, settled
 from tests.world import World
 
@@ -222,3 +228,52 @@ async def test_what_is_read_anew_is_not_overwritten(town: World) -> None:
     await hub.settled()
     ann.take()
     assert ann.state == await fetched(town, ann.me)
+
+
+class Letters:
+    """Something else that is numbered in inboxes."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.letters = world, list[tuple[ObjectId, int]]()
+
+    async def send(self, whom: ObjectId) -> None:
+        db = self.world.stack.db
+        seq = await transaction(db, lambda inside: inside[INBOXES].next_number({"_id": whom}, "seq"))
+        self.letters.append((whom, seq))
+        self.world.stack.bus.tell(Hint("concerns", whom))
+
+    async def between(self, me: ObjectId, after: int, to: int) -> list[Step]:
+        numbers = [seq for whom, seq in self.letters if whom == me and after < seq <= to]
+        return [Step("letter", str(seq), partial(Letters._told, seq), seq) for seq in numbers]
+
+    @staticmethod
+    def _told(seq: int, has: Has) -> None:
+        has.told(seq)
+
+    async def people(self, me: ObjectId) -> list[ObjectId]:
+        return [self.world.ids["cat"]]
+
+
+async def test_whatever_is_numbered_in_an_inbox_is_told_in_order_and_once(town: World) -> None:
+    letters = Letters(town)
+    hub = await new_hub(town, letters)
+    ann = Client(hub, town.ids["ann"])
+    await ann.connect()
+    await settled(hub)
+    ann.take()
+    await letters.send(ann.me)
+    await settled(hub)
+    assert [event.name for event in ann.take()] == ["letter"]
+    ann.leave()
+    await letters.send(ann.me)
+    await town.follow("ben", "ann")
+    await town.drain()
+    await letters.send(ann.me)
+    cat = town.ids["cat"]
+    await town.social.rename(Account(cat, "cat"), "Catherine")
+    for said in (["ready", "person", "letter"], ["ready", "notification", "letter"]):
+        await ann.connect()
+        assert [event.name for event in ann.take(3)] == said
+        ann.leave()
+    await ann.connect()
+    assert [event.name for event in ann.take()] == ["ready"]

@@ -2048,7 +2048,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "who comes back gets nothing of what was missed",
         "live",
         "app.live.hub.Hub._beginning",
-        "await self._behind(me, old, read) if old else []",
+        "await self._behind(watcher, old, read) if old else []",
         "[]",
         _of(WIRE, "test_both_say_the_same_and_go_on_where_they_were"),
     ),
