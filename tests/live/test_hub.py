@@ -21,7 +21,7 @@ from app.models import Account
 from app.stack import Hint
 from app.stack.cost import counted
 from app.stack.mongodb.connection import Database
-from app.stack.mongodb.find import Find, Rows
+from app.stack.mongodb.find import Find, Rows, together
 from app.stack.mongodb.transaction import transaction
 from tests.live.listeners import Client, carried, fetched, new_hub, settled
 from tests.world import World
@@ -208,7 +208,7 @@ async def test_what_is_read_anew_is_not_overwritten(town: World) -> None:
     await settled(hub)
     ann.take()
     ann.state = await fetched(town, ann.me)
-    look_up = live_hub.together
+    look_up = together
 
     async def slow(db: Database, **finds: Find) -> dict[str, Rows]:
         answers = await look_up(db, **finds)

@@ -77,7 +77,7 @@ async def site() -> AsyncIterator[Site]:
         await site.until_nobody_is_here()
         server.should_exit = True
         await serving
-        assert not server.server_state.held, "who has gone is counted no more"
+        assert not site.server.server_state.held, "who has gone is counted no more"
 
 
 class Events:
