@@ -82,7 +82,7 @@ async def test_at_once_nothing_of_it_is_visible(town: World) -> None:
     """In every phase, cold and warm, where everybody remembers pages and edges of before."""
     seen = await town.page("ann", "query")
     ann, zoe, ben = (town.ids[name] for name in ("ann", "zoe", "ben"))
-    inbox = Notifications(town.stack.db)
+    inbox = Notifications(town.stack)
     assert {one.who for one in (await inbox.page(ann, None, 20))[0]} == {zoe, ben}
     assert {row.user_id for row in seen.statuses} == {ann, zoe}
 

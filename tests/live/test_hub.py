@@ -9,6 +9,7 @@ import pytest
 from bson import ObjectId
 
 from app.accounts import TICKET_S, Accounts, digest_of
+from app.departures import depart
 from app.errors import TooMany
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import INBOXES, Notifier
@@ -276,4 +277,38 @@ async def test_whatever_is_numbered_in_an_inbox_is_told_in_order_and_once(town: 
         assert [event.name for event in ann.take(3)] == said
         ann.leave()
     await ann.connect()
-    assert [event.name for event in ann.take()] == ["ready"]
+    assert [event.name for event in ann.take()] == ["ready", "presence"], "which is in no position"
+
+
+async def test_who_has_a_conversation_is_told_of_presence_as_far_as_they_may_know(town: World) -> None:
+    hub, cat = await new_hub(town, Letters(town)), town.ids["cat"]
+    ann = Client(hub, town.ids["ann"])
+    await ann.connect()
+    ann.take()
+    said = []
+    for _ in range(2):
+        town.stack.bus.tell(Hint("presence", cat), Hint("presence", town.ids["ben"]))
+        await settled(hub)
+        said += [json.loads(event.data) for event in ann.take() if event.name == "presence"]
+        await town.follow("cat", "ann")
+    assert [(each["handle"], each["presence"] and each["presence"]["online"]) for each in said] == [
+        ("cat", None),
+        ("cat", False),
+    ]
+
+
+async def test_nothing_of_a_deleted_account_stays(town: World) -> None:
+    hub = await new_hub(town)
+    ann = Client(hub, town.ids["ann"])
+    await town.post("ben", "@ann this goes")
+    await town.drain()
+    await ann.connect()
+    await settled(hub)
+    ann.take()
+    ann.state = await fetched(town, ann.me)
+    assert (len(ann.state["statuses"]), len(ann.state["notifications"])) == (1, 1)
+    await depart(town.stack.db, town.clock, town.ids["ben"])
+    town.stack.bus.tell(Hint("named", town.ids["ben"]))
+    await settled(hub)
+    assert [event.name for event in ann.take()] == ["status_gone", "notification_gone"]
+    assert ann.state == await fetched(town, ann.me)
