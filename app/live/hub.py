@@ -73,7 +73,7 @@ T = TypeVar("T")
 
 
 async def no_messages(person: ObjectId) -> int:
-    """How many conversations have unread messages: there are no conversations yet."""
+    """How many conversations have unread messages, where there are none."""
     return 0
 
 
@@ -488,7 +488,8 @@ class Hub:
         """Read their state, or these parts of it, and tell what has changed. In their turn."""
         read = await self._read(watcher, parts)
         steps = await self._changes(watcher, watcher.has, read)
-        if read.counts != watcher.counts and not any(step.event.startswith("notification") for step in steps):
+        told = any(step.event.startswith("notification") for step in steps)  # each says how many are unread
+        if read.counts != (watcher.counts._replace(unread=read.counts.unread) if told else watcher.counts):
             steps.append(counted(read.counts))
         self._tell(watcher, steps)
         watcher.counts = read.counts
@@ -535,7 +536,10 @@ class Hub:
         self._follows(watcher, [row["followee"] for row in found["followees"]])
         versions = versions_in(found["versions"])
         watcher.looked = (versions.edges, versions.likes, *_inbox_in(found["inbox"], me))
-        watcher.acquainted = frozenset({id for source in self._sources for id in await source.people(me)})
+        watcher.acquainted = await self._acquainted(me)
+
+    async def _acquainted(self, me: ObjectId) -> frozenset[ObjectId]:
+        return frozenset({id for source in self._sources for id in await source.people(me)})
 
     def _follows(self, watcher: Watcher, followees: Sequence[ObjectId]) -> None:
         for author in watcher.followees:
@@ -565,8 +569,10 @@ class Hub:
                 steps += name_steps(renamed, old, named)
         if read.notes is not None and old.seq is not None:
             numbered = note_steps(old, read.notes, read.people, self._faces, read.counts.unread)
-            for source in self._sources:
-                numbered += await source.between(watcher.me, old.seq, read.seq)
+            more = [step for source in self._sources for step in await source.between(watcher.me, old.seq, read.seq)]
+            if more:
+                watcher.acquainted = await self._acquainted(watcher.me)
+            numbered += more
             steps += sorted(numbered, key=lambda step: step.seq)
         return steps
 

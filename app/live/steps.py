@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from bson import ObjectId
 
+from app.inbox.conversations import Conversation, Message
 from app.inbox.notifications import Notification
 from app.live.position import PAGE, Has
 from app.live.presence import Presence
@@ -43,6 +44,10 @@ class Faces(Protocol):
     def status(self, row: StatusRow, authors: People) -> dict[str, Any]: ...
 
     def notification(self, one: Notification, people: People) -> dict[str, Any]: ...
+
+    def message(self, one: Message, people: People) -> dict[str, Any]: ...
+
+    def conversation(self, one: Conversation, people: People) -> dict[str, Any]: ...
 
     def presence(self, person: Person, presence: Presence | None) -> dict[str, Any]: ...
 

@@ -122,6 +122,8 @@ class Client:
             case "notification_gone":
                 self.state["notifications"] = [each for each in notes if each[0] != data["seq"]]
                 self.state["unread"] = data["unread"]
+            case "message" | "conversation" | "presence" | "letter":
+                pass
             case "reset":
                 self.state = None
             case _:

@@ -2163,6 +2163,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        self._reading = self.loop.call_later(READ_S, self.transport.abort)\n",
         "",
         _of(WIRE, "test_who_reads_nothing_from_a_socket_is_closed"),
+    ),
     Mutant(
         "a message is stored on what is over",
         "conversations",
