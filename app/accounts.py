@@ -202,17 +202,20 @@ class Accounts:
             await inside["tokens"].delete_many({"user_id": user.id, "digest": {"$ne": _digest(token)}})
 
         await transaction(self._stack.db, change)
+        self._stack.bus.tell(TOKENS_ENDED)
 
     async def hide(self, me: Account, hidden: bool) -> None:
         """From everybody, whether they are here; or show it to their mutual followers."""
         there, nobody = {"_id": me.id, "deleted": {"$exists": False}}, {"presence": "nobody"}
         change = {"$set": nobody} if hidden else {"$unset": nobody}
         await self._stack.db["users"].update_one(there, change)
+        self._stack.bus.tell(Hint("presence", me.id))
 
     async def delete(self, me: Account, password: str, caller: Caller = OURSELVES) -> None:
         """From now on nothing of the account is visible, and its tokens are over. Raises as `sign_in` does."""
         await self._proven(me.handle, password, caller)
         await depart(self._stack.db, self._clock, me.id)
+        self._stack.bus.tell(Hint("named", me.id), TOKENS_ENDED)
 
     async def _proven(self, handle: str, password: str, caller: Caller) -> User:
         """Whoever has this handle and password."""

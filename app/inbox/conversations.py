@@ -98,6 +98,14 @@ class Conversation:
     place: Place
 
 
+class Change(NamedTuple):
+    """Of a message, or of a conversation other than by a message. `seq`: its number in the inbox of whoever sees it."""
+
+    seq: int
+    conversation: ObjectId
+    what: Message | Conversation
+
+
 def checked_text(text: str) -> str:
     """A message's text, trimmed. Raises Invalid."""
     return checked("text", text, TEXT_LIMIT)
@@ -188,6 +196,34 @@ class Conversations:
     async def unread(self, me: ObjectId, most: int = MOST_UNREAD) -> int:
         """Conversations with unread messages that are not silenced, counted up to `most`."""
         return len(await rows(self._db, unread_of(me, most)))
+
+    async def changes(self, me: ObjectId, after: int, to: int, limit: int) -> list[Change]:
+        """What has changed under a number of theirs above `after`, up to `to`; at most `limit` messages, and as many
+        conversations.
+        """
+        told = {"told": {"$elemMatch": {"who": me, "seq": {"$gt": after, "$lte": to}}}}
+        found = await together(
+            self._db,
+            messages=Find(MESSAGES, told, (*MESSAGE_FIELDS, "told"), limit),
+            conversations=Find(CONVERSATIONS, told, (*FIELDS, "told"), limit),
+        )
+        ids = list({ObjectId(row["_id"][:12]) for row in found["messages"]})
+        around = await rows(self._db, Find(CONVERSATIONS, {"_id": {"$in": ids}, "people": me}, FIELDS, len(ids) or 1))
+        sides = {row["_id"]: _Side([row], me) for row in around}
+        changes = [
+            Change(_told(row, me), id, sides[id].message(row))
+            for row in found["messages"]
+            if (id := ObjectId(row["_id"][:12])) in sides
+        ]
+        changed = await self._with_last([_Side([row], me) for row in found["conversations"]])
+        numbers = {row["_id"]: _told(row, me) for row in found["conversations"]}
+        return changes + [Change(numbers[one.id], one.id, one) for one in changed]
+
+    async def others(self, me: ObjectId, limit: int) -> list[ObjectId]:
+        """With whom they have conversations, the last active first."""
+        order = [("active_at", -1), ("_id", -1)]
+        found = await rows(self._db, Find(CONVERSATIONS, {"listed": me}, ("people",), limit, order))
+        return [next(id for id in row["people"] if id != me) for row in found]
 
     # Writing
 
@@ -378,6 +414,10 @@ class Conversations:
 
 def unread_of(me: ObjectId, most: int) -> Find:
     return Find(CONVERSATIONS, {"unread": me, "silent": {"$ne": me}}, ("_id",), most)
+
+
+def _told(row: Mapping[str, Any], me: ObjectId) -> int:
+    return next(int(told["seq"]) for told in row["told"] if told["who"] == me)
 
 
 def _of(me: ObjectId, id: ObjectId) -> Find:

@@ -26,6 +26,7 @@ from app.inbox.notifications import Notification, Notifications
 from app.inbox.notifier import INBOXES
 from app.live.connection import OVER, STILL_HERE, STOPPED, Connection, Event
 from app.live.position import PAGE, Has, Shown, opened, sealed
+from app.live.presence import Presences
 from app.live.steps import (
     Counts,
     Faces,
@@ -72,7 +73,7 @@ T = TypeVar("T")
 
 
 async def no_messages(person: ObjectId) -> int:
-    """How many conversations have unread messages: there are no conversations yet."""
+    """How many conversations have unread messages, where there are none."""
     return 0
 
 
@@ -92,7 +93,7 @@ class Read(NamedTuple):
 @dataclass(slots=True, eq=False)
 class Watcher:
     """A person with connections here, who have all been told the same. `opening`: connections that begin. `acquainted`:
-    whose names they see, besides those on their page.
+    whose names they see, besides those on their page. `tellers`: who has done what they are notified of.
 
     `looked`: the versions of their edges and likes, and of their inbox, when they were last looked at; `standing`: of
     what their notifications tell. `dirty`: what has to be read anew. `turn`: while it is read, nothing else changes
@@ -105,7 +106,8 @@ class Watcher:
     connections: list[Connection] = field(default_factory=list)
     opening: int = 0
     followees: list[ObjectId] = field(default_factory=list)
-    acquainted: Collection[ObjectId] = ()
+    acquainted: frozenset[ObjectId] = frozenset()
+    tellers: frozenset[ObjectId] = frozenset()
     looked: tuple[int, ...] = ()
     standing: int | None = None
     dirty: set[Part] = field(default_factory=set)
@@ -122,6 +124,11 @@ class Watcher:
     def named(self) -> set[ObjectId]:
         """Whose names they see."""
         return self.authors.union(self.acquainted)
+
+    @property
+    def concerned(self) -> set[ObjectId]:
+        """Whose end would change what they see."""
+        return self.named | self.tellers
 
     @property
     def shown(self) -> set[ObjectId]:
@@ -142,6 +149,7 @@ class Hub:
         social: Social,
         accounts: Accounts,
         notifications: Notifications,
+        presences: Presences,
         faces: Faces,
         sent: Callable[[str, int], None] = lambda _name, _times: None,
         messages_unread: Callable[[ObjectId], Awaitable[int]] = no_messages,
@@ -150,7 +158,7 @@ class Hub:
         self._stack, self._db = stack, stack.db
         self._timelines, self._social, self._accounts, self._notifications = timelines, social, accounts, notifications
         self._faces, self._sent, self._messages_unread = faces, sent, messages_unread
-        self._sources = sources
+        self._sources, self._presences = sources, presences
         self._watchers: dict[ObjectId, Watcher] = {}
         self._followers: dict[ObjectId, set[Watcher]] = {}  # of an author, those who are here
         self._backs: dict[ObjectId, int] = {}  # versions of authors of statuses for mutuals, as last looked at
@@ -249,6 +257,8 @@ class Hub:
         people = {**read.people, **await self._people(page[PAGE:], notes[PAGE:])}
         read = read._replace(page=[row for row in page if row.user_id in people], notes=notes, people=people)
         steps = await self._changes(watcher, old, read)
+        if watcher.acquainted:  # who came and who went is in no position
+            steps += [Step(event, as_json(data)) for event, data in await self._seen_by(me, watcher.acquainted)]
         return list(self._told(me, old, steps)) if len(steps) <= MOST_MISSED else None
 
     async def _missed_statuses(self, me: ObjectId, old: Has, page: Sequence[StatusRow]) -> list[StatusRow]:
@@ -353,6 +363,8 @@ class Hub:
                     self._check = True
         if any(hint.kind == "named" for hint in hints):
             await self._tell_names()
+        if came_or_gone := {hint.about for hint in hints if hint.kind == "presence"}:
+            await self._tell_presence(came_or_gone)
         if wanted := self._wanted(posted, liked):
             for some in _chunks(wanted.items(), PEOPLE_AT_ONCE):
                 await self._tell_news(dict(some), liked)
@@ -426,16 +438,29 @@ class Hub:
             since = min(watcher.has.names for watcher in here)
             found = await together(self._db, version=version_of(NAMES), renamed=_renamed_since(since))
             renamed, version = found["renamed"], version_in(found["version"])
+            gone = {user["_id"] for user in renamed if user.get("deleted")}
             told_to = renamed[-1]["renamed"] if len(renamed) == RENAMED_AT_ONCE else version
             for watcher in here:
                 if not watcher.turn.locked():
                     self._tell(watcher, name_steps(renamed, watcher.has, watcher.named))
                     watcher.has.names = max(watcher.has.names, told_to)
+                    if gone & watcher.concerned:
+                        self._is_dirty(watcher.me, {"page", "inbox"})
             if told_to == version:
                 break
         for watcher in self._watchers.values():
             if watcher.turn.locked():
-                self._is_dirty(watcher.me, {"page"})
+                self._is_dirty(watcher.me, {"page", "inbox"})
+
+    async def _tell_presence(self, people: Collection[ObjectId]) -> None:
+        for watcher in list(self._watchers.values()):
+            if some := people & watcher.acquainted:
+                for event, data in await self._seen_by(watcher.me, some):
+                    self.say(watcher.me, event, data)
+
+    async def _seen_by(self, me: ObjectId, some: Collection[ObjectId]) -> list[tuple[str, Any]]:
+        seen, people = await self._presences.seen_by(me, some), await self._social.people(some)
+        return [("presence", self._faces.presence(person, seen[id])) for id, person in people.items()]
 
     # What is read anew
 
@@ -463,7 +488,8 @@ class Hub:
         """Read their state, or these parts of it, and tell what has changed. In their turn."""
         read = await self._read(watcher, parts)
         steps = await self._changes(watcher, watcher.has, read)
-        if read.counts != watcher.counts and not any(step.event.startswith("notification") for step in steps):
+        told = any(step.event.startswith("notification") for step in steps)  # each says how many are unread
+        if read.counts != (watcher.counts._replace(unread=read.counts.unread) if told else watcher.counts):
             steps.append(counted(read.counts))
         self._tell(watcher, steps)
         watcher.counts = read.counts
@@ -472,6 +498,7 @@ class Hub:
             watcher.has.page = {row.id: Shown.of(row) for row in read.page}
         if read.notes is not None:
             watcher.has.seq = read.seq
+            watcher.tellers = frozenset(one.who for one in read.notes)
             watcher.has.notes = [(one.seq, one.status.id if one.status else None) for one in read.notes]
         watcher.reads += 1
         return read
@@ -509,7 +536,10 @@ class Hub:
         self._follows(watcher, [row["followee"] for row in found["followees"]])
         versions = versions_in(found["versions"])
         watcher.looked = (versions.edges, versions.likes, *_inbox_in(found["inbox"], me))
-        watcher.acquainted = {id for source in self._sources for id in await source.people(me)}
+        watcher.acquainted = await self._acquainted(me)
+
+    async def _acquainted(self, me: ObjectId) -> frozenset[ObjectId]:
+        return frozenset({id for source in self._sources for id in await source.people(me)})
 
     def _follows(self, watcher: Watcher, followees: Sequence[ObjectId]) -> None:
         for author in watcher.followees:
@@ -539,8 +569,10 @@ class Hub:
                 steps += name_steps(renamed, old, named)
         if read.notes is not None and old.seq is not None:
             numbered = note_steps(old, read.notes, read.people, self._faces, read.counts.unread)
-            for source in self._sources:
-                numbered += await source.between(watcher.me, old.seq, read.seq)
+            more = [step for source in self._sources for step in await source.between(watcher.me, old.seq, read.seq)]
+            if more:
+                watcher.acquainted = await self._acquainted(watcher.me)
+            numbered += more
             steps += sorted(numbered, key=lambda step: step.seq)
         return steps
 
@@ -666,7 +698,7 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _renamed_since(version: int, people: Sequence[ObjectId] | None = None) -> Find:
     query: dict[str, Any] = {"renamed": {"$gt": version}, **({"_id": {"$in": people}} if people is not None else {})}
-    return Find("users", query, ("_id", "handle", "name", "renamed"), RENAMED_AT_ONCE, [("renamed", 1)])
+    return Find("users", query, ("_id", "handle", "name", "renamed", "deleted"), RENAMED_AT_ONCE, [("renamed", 1)])
 
 
 def _inboxes(people: Sequence[ObjectId]) -> Find:

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple, Protocol
 
 from bson import ObjectId
 
+from app.inbox.conversations import Conversation, Message
 from app.inbox.notifications import Notification
 from app.live.position import PAGE, Has
+from app.live.presence import Presence
 from app.models import Person, StatusRow
 
 People = Mapping[ObjectId, Person]
@@ -42,6 +44,12 @@ class Faces(Protocol):
     def status(self, row: StatusRow, authors: People) -> dict[str, Any]: ...
 
     def notification(self, one: Notification, people: People) -> dict[str, Any]: ...
+
+    def message(self, one: Message, people: People) -> dict[str, Any]: ...
+
+    def conversation(self, one: Conversation, people: People) -> dict[str, Any]: ...
+
+    def presence(self, person: Person, presence: Presence | None) -> dict[str, Any]: ...
 
 
 class Counts(NamedTuple):
@@ -120,7 +128,7 @@ def name_steps(renamed: Rows, has: Has, authors: Collection[ObjectId]) -> list[S
     return [
         Step("person", as_json({"handle": user["handle"], "name": user["name"]}), partial(_named, user["renamed"]))
         for user in renamed
-        if user["_id"] in authors and user["renamed"] > has.names
+        if user["_id"] in authors and user["renamed"] > has.names and not user.get("deleted")
     ]
 
 

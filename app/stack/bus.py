@@ -26,13 +26,13 @@ SURE_S = 10.0  # a silent subscription is asked so often whether it still is one
 MOST_UNSENT = 10_000  # hints; older ones are dropped, and found by looking
 AT_ONCE = 200
 
-HintKind = Literal["posted", "deleted", "liked", "edges", "named", "concerns", "tokens"]
+HintKind = Literal["posted", "deleted", "liked", "edges", "named", "concerns", "presence", "tokens"]
 
 
 class Hint(NamedTuple):
     """`about`: the author of a status that was `posted` or `deleted`, who has `liked` one or does no more, whose
-    `edges` have changed, who is `named` anew, whom something `concerns` alone. `what`: the status. `who`: the other end
-    of the edge. `tokens`: some have ended, whosever.
+    `edges` have changed, who is `named` anew or no more, whom something `concerns` alone, whose `presence` is another
+    one. `what`: the status. `who`: the other end of the edge. `tokens`: some have ended, whosever.
     """
 
     kind: HintKind

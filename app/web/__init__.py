@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
+from bson import ObjectId
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -18,8 +20,10 @@ from app.inbox.notifier import Notifier
 from app.inbox.pictures import Pictures
 from app.live.hub import Hub
 from app.live.presence import Presences
+from app.live.talk import Talk
 from app.social import Social
-from app.stack import Stack
+from app.stack import Hint, Stack
+from app.stack.bus import HintKind
 from app.walkthrough.laboratory import Laboratory
 from app.web import api, cast, health, pages, schemas, walkthrough
 from app.web.backlog import Backlog
@@ -50,6 +54,10 @@ async def _beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+async def _hinted(stack: Stack, kind: HintKind, person: ObjectId) -> None:
+    stack.bus.tell(Hint(kind, person))
 
 
 def create_app(stack: Stack, timelines: Timelines) -> Starlette:
@@ -83,13 +91,23 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     timelines.outbox.add(Notifier(stack, timelines.outbox))
     app.state.social = Social(stack, timelines.outbox)
     app.state.notifications = Notifications(stack)
+    app.state.presences = Presences(stack)
+    app.state.presences.changed = partial(_hinted, stack, "presence")
+    app.state.conversations = conversations = Conversations(stack, partial(_hinted, stack, "concerns"))
+    app.state.pictures = Pictures(stack)
     app.state.hub = Hub(
-        stack, timelines, app.state.social, app.state.accounts, app.state.notifications, schemas, metrics.sent_live
+        stack,
+        timelines,
+        app.state.social,
+        app.state.accounts,
+        app.state.notifications,
+        app.state.presences,
+        schemas,
+        metrics.sent_live,
+        conversations.unread,
+        [Talk(conversations, app.state.social, schemas)],
     )
     metrics.live_connections.set_function(lambda: app.state.hub.connections)
-    app.state.presences = Presences(stack)
-    app.state.conversations = Conversations(stack)
-    app.state.pictures = Pictures(stack)
     app.state.backlog = backlog
     app.state.health = Health(timelines)
     app.state.streams = Streams()

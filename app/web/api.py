@@ -30,7 +30,7 @@ from app.web.caller import address_of, while_it_waits
 from app.web.export import exported, nothing
 from app.web.limits import PICTURE, PICTURE_HEADERS
 from app.web.live_stream import MEDIA_TYPE as EVENTS
-from app.web.live_stream import connected, converse, events_for, hub_of, position_of
+from app.web.live_stream import connected, converse, events_for, position_of
 from app.web.measured_page import measured
 from app.web.problems import Rejected
 from phases.home.page import Page
@@ -400,7 +400,7 @@ async def live_socket(socket: WebSocket) -> None:
     """What is wrong is said before the upgrade."""
     me, digest = await admitted(socket)
     connection = await connected(socket, me, digest, position_of(socket))
-    await converse(socket, hub_of(socket), connection)
+    await converse(socket, connection)
 
 
 # Phases

@@ -2,7 +2,9 @@
 
 import asyncio
 import random
-from contextlib import suppress
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
@@ -12,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from app.accounts import digest_of
 from app.live.connection import LEFT, OVER, STILL_HERE, Connection, Event
 from app.live.hub import Hub
+from app.live.presence import Presences
 from app.live.steps import as_json
 from app.models import Account
 from app.web.session import open_session
@@ -36,7 +39,8 @@ async def connected(request: HTTPConnection, me: Account, digest: bytes, after: 
 
 
 async def events_for(request: Request, me: Account, digest: bytes, after: str | None) -> "EventStream":
-    return EventStream(hub_of(request), await connected(request, me, digest, after))
+    connection = await connected(request, me, digest, after)
+    return EventStream(hub_of(request), request.app.state.presences, connection)
 
 
 async def events_of_page(request: Request) -> Response:
@@ -49,15 +53,31 @@ async def events_of_page(request: Request) -> Response:
     return await events_for(request, known.account, digest_of(known.secret), position_of(request))
 
 
+@asynccontextmanager
+async def _open(hub: Hub, presences: Presences, connection: Connection) -> AsyncIterator[None]:
+    """Its person is here, as long as it is open."""
+    name = secrets.token_hex(8)
+    try:
+        await presences.connected(connection.me, name)
+        yield
+    finally:
+        hub.close(connection)
+        await presences.gone(connection.me, name)
+
+
 class EventStream(Response):
     """One connection to the hub, as long as it lasts."""
 
-    def __init__(self, hub: Hub, connection: Connection) -> None:
+    def __init__(self, hub: Hub, presences: Presences, connection: Connection) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}, media_type=MEDIA_TYPE)
         del self.headers["content-length"]
-        self._hub, self._connection = hub, connection
+        self._hub, self._presences, self._connection = hub, presences, connection
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with _open(self._hub, self._presences, self._connection):
+            await self._send(receive, send)
+
+    async def _send(self, receive: Receive, send: Send) -> None:
         going = asyncio.create_task(self._until_gone(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -70,7 +90,6 @@ class EventStream(Response):
                 text = "".join(map(as_text, events))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            self._hub.close(self._connection)
             going.cancel()
             with suppress(asyncio.CancelledError):
                 await going
@@ -87,26 +106,27 @@ def as_text(event: Event) -> str:
     return f"id: {event.id}\nevent: {event.name}\ndata: {event.data}\n\n"
 
 
-async def converse(socket: WebSocket, hub: Hub, connection: Connection) -> None:
+async def converse(socket: WebSocket, connection: Connection) -> None:
     """The same on a WebSocket: each event a text message, and nothing that the client says."""
-    listening: asyncio.Task[None] | None = None
-    try:
-        await socket.accept()
-        listening = asyncio.create_task(_listen(socket, connection))
-        while events := await connection.take():
-            for event in events:
-                if event is not STILL_HERE:  # uvicorn's pings say so
-                    await socket.send_text(as_message(event))
-        if connection.end not in (None, LEFT):
-            await socket.close(connection.end)
-    except WebSocketDisconnect:
-        pass  # the client has gone
-    finally:
-        hub.close(connection)
-        if listening:
-            listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await listening
+    async with _open(hub_of(socket), socket.app.state.presences, connection):
+        with suppress(WebSocketDisconnect):  # the client has gone
+            await socket.accept()
+            listening = asyncio.create_task(_listen(socket, connection))
+            try:
+                await _say(socket, connection)
+            finally:
+                listening.cancel()
+                with suppress(asyncio.CancelledError):
+                    await listening
+
+
+async def _say(socket: WebSocket, connection: Connection) -> None:
+    while events := await connection.take():
+        for event in events:
+            if event is not STILL_HERE:  # uvicorn's pings say so
+                await socket.send_text(as_message(event))
+    if connection.end not in (None, LEFT):
+        await socket.close(connection.end)
 
 
 def as_message(event: Event) -> str:

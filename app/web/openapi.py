@@ -83,9 +83,7 @@ def _operation(operation: Operation, collected: _Schemas) -> dict[str, Any]:
         "tags": [operation.path.split("/")[1]],
         "parameters": list(_parameters(operation)),
         "responses": _responses(operation, collected),
-        "security": []
-        if operation.auth == "none"
-        else [{"token": []}, *([{"ticket": []}] * (operation.auth == "ticket"))],
+        "security": SECURITY.get(operation.auth, [{"token": []}]),
     }
     if operation.body:
         content = collected.content(operation.body, "validation", "application/json")

@@ -24,6 +24,7 @@ from app.accounts import NAME_LENGTH, PASSWORD_LENGTHS, checked_handle, checked_
 from app.errors import Invalid
 from app.inbox import conversations, notifications, pictures
 from app.inbox.notifications import MOST_UNREAD
+from app.live import presence as presences
 from app.models import Audience, NotificationKind, StatusRow, User
 from app.social import TEXT_LIMIT, checked_text
 from app.text import INVISIBLE
@@ -304,6 +305,12 @@ def person(one: models.Person) -> dict[str, Any]:
 class Presence(BaseModel):
     online: bool
     last_seen_at: Time | None = Field(description="null: never, so far")
+
+
+def presence(person: models.Person, presence: presences.Presence | None) -> dict[str, Any]:
+    """Of a `presence` event."""
+    seen = Presence(**presence._asdict()).model_dump(mode="json") if presence else None
+    return {"handle": person.handle, "presence": seen}
 
 
 class Profile(Person):

@@ -13,6 +13,7 @@ from app.inbox.notifications import Notifications
 from app.live.connection import STILL_HERE, Connection, Event
 from app.live.hub import Hub
 from app.live.position import PAGE
+from app.live.presence import Presences
 from app.live.steps import Source
 from app.stack import Hint, Stack
 from app.stack.bus import Listener
@@ -25,7 +26,8 @@ State = dict[str, Any]
 async def new_hub(world: World, *sources: Source) -> Hub:
     """Of one more web process. It hears, and does nothing before it is told to."""
     stack = world.stack
-    hub = Hub(stack, world.timelines, world.social, Accounts(stack), Notifications(stack), schemas, sources=sources)
+    parts = world.social, Accounts(stack), Notifications(stack), Presences(stack)
+    hub = Hub(stack, world.timelines, *parts, schemas, sources=sources)
     stack.bus.listen(hub.listener)
     await carried(stack)
     return hub
@@ -120,6 +122,8 @@ class Client:
             case "notification_gone":
                 self.state["notifications"] = [each for each in notes if each[0] != data["seq"]]
                 self.state["unread"] = data["unread"]
+            case "message" | "conversation" | "presence" | "letter":
+                pass
             case "reset":
                 self.state = None
             case _:

@@ -9,7 +9,9 @@ import pytest
 from bson import ObjectId
 
 from app.accounts import TICKET_S, Accounts, digest_of
+from app.departures import depart
 from app.errors import TooMany
+from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import INBOXES, Notifier
 from app.live import hub as live_hub
@@ -17,12 +19,14 @@ from app.live.connection import MOST_QUEUED, OVER, SLOW, STILL_HERE, Event
 from app.live.hub import EACH
 from app.live.position import Has
 from app.live.steps import Step
+from app.live.talk import Talk
 from app.models import Account
 from app.stack import Hint
 from app.stack.cost import counted
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, together
 from app.stack.mongodb.transaction import transaction
+from app.web import schemas
 from tests.live.listeners import Client, carried, fetched, new_hub, settled
 from tests.world import World
 
@@ -276,4 +280,69 @@ async def test_whatever_is_numbered_in_an_inbox_is_told_in_order_and_once(town: 
         assert [event.name for event in ann.take(3)] == said
         ann.leave()
     await ann.connect()
-    assert [event.name for event in ann.take()] == ["ready"]
+    assert [event.name for event in ann.take()] == ["ready", "presence"], "which is in no position"
+
+
+async def test_who_has_a_conversation_is_told_of_presence_as_far_as_they_may_know(town: World) -> None:
+    hub, cat = await new_hub(town, Letters(town)), town.ids["cat"]
+    ann = Client(hub, town.ids["ann"])
+    await ann.connect()
+    ann.take()
+    said = []
+    for _ in range(2):
+        town.stack.bus.tell(Hint("presence", cat), Hint("presence", town.ids["ben"]))
+        await settled(hub)
+        said += [json.loads(event.data) for event in ann.take() if event.name == "presence"]
+        await town.follow("cat", "ann")
+    assert [(each["handle"], each["presence"] and each["presence"]["online"]) for each in said] == [
+        ("cat", None),
+        ("cat", False),
+    ]
+
+
+async def test_nothing_of_a_deleted_account_stays(town: World) -> None:
+    hub = await new_hub(town)
+    ann = Client(hub, town.ids["ann"])
+    await town.post("ben", "@ann this goes")
+    await town.drain()
+    await ann.connect()
+    await settled(hub)
+    ann.take()
+    ann.state = await fetched(town, ann.me)
+    assert (len(ann.state["statuses"]), len(ann.state["notifications"])) == (1, 1)
+    await depart(town.stack.db, town.clock, town.ids["ben"])
+    town.stack.bus.tell(Hint("named", town.ids["ben"]))
+    await settled(hub)
+    assert [event.name for event in ann.take()] == ["status_gone", "notification_gone"]
+    assert ann.state == await fetched(town, ann.me)
+
+
+async def test_messages_and_receipts_are_told_to_both(town: World) -> None:
+    conversations = Conversations(town.stack, lambda person: _concerns(town, person))
+    hub = await new_hub(town, Talk(conversations, town.social, schemas))
+    ann, ben = Client(hub, town.ids["ann"]), Client(hub, town.ids["ben"])
+    for client in (ann, ben):
+        await client.connect()
+        client.take()
+    made, _ = await conversations.open(ann.me, ben.me)
+    await conversations.send(ann.me, made.id, "c1", "hello")
+    await settled(hub)
+    assert [event.name for event in ann.take()][-1] == "message"
+    (heard,) = ben.take()
+    said = json.loads(heard.data)
+    assert (heard.name, said["conversation"]) == ("message", str(made.id))
+    assert (said["message"]["text"], said["message"]["client_id"]) == ("hello", None)
+    ann.leave()
+    await conversations.receive(ben.me, made.id, None, 1)
+    await conversations.send(ben.me, made.id, "c2", "yes")
+    await ann.connect()
+    _, *behind, presence = ann.take()
+    assert [event.name for event in (*behind, presence)] == ["conversation", "message", "presence"]
+    assert json.loads(behind[0].data)["read_to"] == 1
+    await town.social.rename(Account(ben.me, "ben"), "Benjamin")
+    await settled(hub)
+    assert [event.name for event in ann.take()] == ["person"]
+
+
+async def _concerns(town: World, person: ObjectId) -> None:
+    town.stack.bus.tell(Hint("concerns", person))
