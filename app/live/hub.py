@@ -454,7 +454,7 @@ class Hub:
 
     async def _tell_presence(self, people: Collection[ObjectId]) -> None:
         for watcher in list(self._watchers.values()):
-            if some := people & watcher.acquainted:
+            if some := watcher.acquainted.intersection(people):
                 for event, data in await self._seen_by(watcher.me, some):
                     self.say(watcher.me, event, data)
 
