@@ -25,7 +25,7 @@ from app.stack.mongodb.joined import joined
 from app.web import openapi, schemas
 from app.web.api_operation import Call, Operation, Reply, routes_of
 from app.web.caller import address_of, while_it_waits
-from app.web.export import exported, nothing
+from app.web.export import as_file, exported, nothing
 from app.web.limits import PICTURE, PICTURE_HEADERS
 from app.web.measured_page import measured
 from phases.home.page import Page
@@ -88,9 +88,8 @@ async def delete_me(call: Call) -> Reply:
 
 async def export(call: Call) -> Reply:
     await call.request.app.state.exports.count(call.me.id)
-    as_file = {"Content-Disposition": f'attachment; filename="feedlab-{call.me.handle}.json"'}
-    everything = call.request.method != "HEAD"
-    return Reply(200, headers=as_file, parts=exported(call.request, call.me) if everything else nothing())
+    parts = nothing() if call.request.method == "HEAD" else exported(call.request, call.me)
+    return Reply(200, headers=as_file(call.me), parts=parts)
 
 
 async def user(call: Call) -> Reply:

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from app.web import conversations, dashboard, entrance, home_timeline, notifications, people, side_by_side
+from app.web import conversations, dashboard, entrance, home_timeline, notifications, people, settings, side_by_side
 from app.web.render import FOLDER, Static, error_page
 from app.web.request import for_operators, signed_in
 from app.web.session import open_session
@@ -47,7 +47,12 @@ routes: list[BaseRoute] = [
     Route("/images/{id}", signed_in(conversations.picture)),
     Route("/people", signed_in(people.people)),
     Route("/muted", signed_in(people.muted)),
-    Route("/name", signed_in(people.rename), methods=POST),
+    Route("/settings", signed_in(settings.settings)),
+    Route("/settings/name", signed_in(settings.rename), methods=POST),
+    Route("/settings/presence", signed_in(settings.hide), methods=POST),
+    Route("/settings/password", signed_in(settings.change_password, limited=False), methods=POST),
+    Route("/settings/export", signed_in(settings.export)),
+    Route("/settings/delete", signed_in(settings.delete, limited=False), methods=POST),
     Route("/@{handle}", people.person("statuses")),
     Route("/@{handle}/followers", people.person("followers")),
     Route("/@{handle}/following", people.person("following")),
