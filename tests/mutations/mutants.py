@@ -1105,7 +1105,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "phases.home.memory.Seen.judged_before",
         "limit, edges, departed)",
         "limit, edges, self.judged and self.judged.departed)",
-        _of(DEPARTED, "test_at_once_nothing_of_it_is_visible"),
+        _of(DEPARTED, "test_a_page_that_was_seen_is_judged_again"),
     ),
     Mutant(
         "nobody asks whether an author who is looked up has departed",
