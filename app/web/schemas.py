@@ -24,6 +24,7 @@ from app.accounts import NAME_LENGTH, PASSWORD_LENGTHS, checked_handle, checked_
 from app.errors import Invalid
 from app.inbox import conversations, notifications, pictures
 from app.inbox.notifications import MOST_UNREAD
+from app.live import presence
 from app.models import Audience, NotificationKind, StatusRow, User
 from app.social import TEXT_LIMIT, checked_text
 from app.text import INVISIBLE
@@ -288,9 +289,16 @@ def person(one: models.Person) -> dict[str, Any]:
     return {"id": str(one.id), "handle": one.handle or None, "name": one.name}
 
 
+Seen = Mapping[ObjectId, presence.Presence | None]  # as somebody may see others
+
+
 class Presence(BaseModel):
     online: bool
     last_seen_at: Time | None = Field(description="null: never, so far")
+
+    @classmethod
+    def of(cls, seen: presence.Presence | None) -> Self | None:
+        return cls(**seen._asdict()) if seen else None
 
 
 class Profile(Person):
@@ -425,7 +433,7 @@ class Messages(BaseModel):
 
 
 class Correspondent(Person):
-    presence: None = Field(None, description="whether they are online; null where you may not see it")
+    presence: Presence | None = Field(description="null where you may not see it, as in a profile")
 
 
 class Conversation(BaseModel):
@@ -438,11 +446,13 @@ class Conversation(BaseModel):
     silenced: bool | None = Field(None, description="true where you have silenced it, else left out")
 
 
-def conversation(one: conversations.Conversation, people: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
+def conversation(
+    one: conversations.Conversation, people: Mapping[ObjectId, models.Person], seen: Seen
+) -> dict[str, Any]:
     """A `Conversation` as JSON has it."""
     return {
         "id": str(one.id),
-        "with": Correspondent.of(people[one.other]).model_dump(),
+        "with": {**person(people[one.other]), "presence": Presence.of(seen[one.other])},
         "last": message(one.last, people) if one.last else None,
         "unread": one.unread,
         "delivered_to": one.delivered_to,

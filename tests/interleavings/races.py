@@ -9,7 +9,7 @@ from typing import Literal
 from bson import ObjectId
 
 from app.accounts import TOKENS_EACH, Accounts
-from app.departures import clear_departures, depart
+from app.departures import depart
 from app.edges import followees_of
 from app.errors import Conflict, Forbidden, NotFound, WrongPassword
 from app.inbox.notifier import Notifier
@@ -157,11 +157,6 @@ def delete(text: str) -> Act:
 def leaves(person: str) -> Act:
     """Deletes their account."""
     return lambda process: depart(process.town.stack.db, process.town.clock, process.ids[person])
-
-
-async def clears(process: Process) -> None:
-    """Some of what deleted accounts have left."""
-    await clear_departures(process.town.stack.db, process.town.clock)
 
 
 like, unlike = partial(about, "like"), partial(about, "unlike")
@@ -406,13 +401,6 @@ async def liked(town: Town) -> None:
     [status] = [row["_id"] for row in town.rows("statuses") if row["text"] == "old 1"]
     for reader in ("ann", "ben"):
         await town.social.like(town.ids[reader], status)
-
-
-def left(person: str) -> Setting:
-    async def setting(town: Town) -> None:
-        await leaves(person)(Process(town))
-
-    return setting
 
 
 def told(setting: Setting) -> Setting:
@@ -1255,22 +1243,6 @@ RACES: tuple[Race, ...] = (
         readers=("zoe",),
         allowed=(NotFound, WrongPassword),
         after=nobody_is_signed_in,
-    ),
-    Race(
-        "clearing x like",
-        then(town("cache", fans=("ben", "dan")), then(liked, left("ben"))),
-        {"worker": clears, "dan": like("dan", "old 1")},
-        ("worker",),
-        fast=False,
-    ),
-    *(
-        Race(
-            f"clearing x page, {p}",
-            then(town(p), left("zoe")),
-            {"worker": clears, "ann": read(p)},
-            fast=False,
-        )
-        for p in KEEPING
     ),
     # the same twice
     *(
