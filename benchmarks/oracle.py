@@ -49,7 +49,7 @@ class Told(Generic[Id]):
 @dataclass
 class Oracle(Generic[Id]):
     """Pairs read as a sentence: (follower, followee), (blocker, blocked), (owner, member), (muter, muted), (reader,
-    liked status).
+    liked status). `departed`: people whose account is deleted.
     """
 
     statuses: dict[Id, Told[Id]] = field(default_factory=dict)
@@ -58,11 +58,12 @@ class Oracle(Generic[Id]):
     circles: set[tuple[Id, Id]] = field(default_factory=set)
     mutes: set[tuple[Id, Id]] = field(default_factory=set)
     likes: set[tuple[Id, Id]] = field(default_factory=set)
+    departed: set[Id] = field(default_factory=set)
 
     @classmethod
     def of(cls, **documents: Iterable[Mapping[str, Any]]) -> Self:
-        """From documents by collection, any of `statuses`, `follows`, `blocks`, `circles`, `mutes` and `likes`: raw
-        ones, but a like has `reader` and `status`.
+        """From documents by collection, any of `statuses`, `follows`, `blocks`, `circles`, `mutes`, `departures` and
+        `likes`: raw ones, but a like has `reader` and `status`.
         """
         oracle = cls()
         for row in documents.get("statuses", ()):
@@ -73,6 +74,7 @@ class Oracle(Generic[Id]):
         oracle.circles |= {(row["owner"], row["member"]) for row in documents.get("circles", ())}
         oracle.mutes |= {(row["muter"], row["muted"]) for row in documents.get("mutes", ())}
         oracle.likes |= {(row["reader"], row["status"]) for row in documents.get("likes", ())}
+        oracle.departed |= {row["_id"] for row in documents.get("departures", ())}
         return oracle
 
     def block(self, blocker: Id, blocked: Id) -> None:
@@ -83,6 +85,14 @@ class Oracle(Generic[Id]):
     def delete(self, status: Id) -> None:
         self.statuses[status] = replace(self.statuses[status], deleted=True)
         self.likes = {like for like in self.likes if like[1] != status}
+
+    def depart(self, person: Id) -> None:
+        """Nothing of the person is left but their likes, which are counted until they are removed."""
+        self.departed.add(person)
+        for id in [id for id, status in self.statuses.items() if status.author == person]:
+            self.delete(id)
+        for pairs in (self.follows, self.blocks, self.circles, self.mutes):
+            pairs -= {pair for pair in pairs if person in pair}
 
     def across_block(self, one: Id, other: Id) -> bool:
         return (one, other) in self.blocks or (other, one) in self.blocks
@@ -98,7 +108,8 @@ class Oracle(Generic[Id]):
 
     def visible(self, id: Id, reader: Id) -> bool:
         status = self.statuses[id]
-        return not status.deleted and admitted(status.audience, self.relation(reader, status.author))
+        there = not status.deleted and status.author not in self.departed
+        return there and admitted(status.audience, self.relation(reader, status.author))
 
     def timeline(self, reader: Id) -> list[Id]:
         """Everything, newest first."""
@@ -108,6 +119,7 @@ class Oracle(Generic[Id]):
             id
             for id, status in self.statuses.items()
             if not status.deleted
+            and status.author not in self.departed
             and admitted(status.audience, relations[status.author])
             and (reader, status.author) not in self.mutes
         )
@@ -126,7 +138,7 @@ class Oracle(Generic[Id]):
             *(("like", who, id) for who, id in self.likes if id in mine and who != reader),
         }
         statuses = {id: self.statuses[id] for id in self.timeline(reader)}
-        return {one for one in told if not self.across_block(one[1], reader)} | {
+        return {one for one in told if one[1] not in self.departed and not self.across_block(one[1], reader)} | {
             ("mention", status.author, id)
             for id, status in statuses.items()
             if status.author != reader and f"@{handle}" in status.text.split()

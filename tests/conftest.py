@@ -24,6 +24,7 @@ THOROUGH = (
     "mutations/",
     "benchmarks/",
     "live/test_wire",
+    "contract/test_departures",
     "contract/test_pulled.py::test_by_the_rule_who_posts_more",
     "contract/test_pulled.py::test_below_the_floor",
     "contract/test_pulled.py::test_many_pulled_authors",

@@ -77,6 +77,18 @@ async def test_every_password_of_that_length_works(accounts: Accounts, password:
         await accounts.sign_in("ann", password + "x")
 
 
+async def test_whoever_signs_in_while_the_password_is_changed_is_refused(accounts: Accounts) -> None:
+    """The old password was right when it was looked at; the token comes after the end of all others."""
+    user = await accounts.sign_up("ann", None, PASSWORD)
+    token, _ = await accounts.sign_in("ann", PASSWORD)
+    await accounts.change_password(Account.of(user), token, PASSWORD, "another horse")
+    with pytest.raises(WrongPassword):
+        await accounts.new_token(user.id, user.password_hash)
+    assert await Token.find({"user_id": user.id}).count() == 1
+    with pytest.raises(WrongPassword):
+        await accounts.change_password(Account.of(user), token, PASSWORD, "third horse")
+
+
 @pytest.mark.parametrize(("name", "kept"), [("  Ann Lee ", "Ann Lee"), ("", "ann"), ("  ", "ann"), ("👩‍👧", "👩‍👧")])
 async def test_a_name_is_trimmed_and_is_the_handle_when_blank(accounts: Accounts, name: str, kept: str) -> None:
     assert (await accounts.sign_up("ann", name, PASSWORD)).name == kept

@@ -365,6 +365,8 @@ async def test_mutual_followers_see_who_is_online_unless_it_is_hidden() -> None:
         assert await presence() is None
         await bob("PUT", "/follows/ann", 204)
         shown = await presence()
+        assert (await ann.json("PUT", "/conversations/bob", 201))["with"]["presence"] == shown
+        assert (await ann.json("GET", "/conversations"))["conversations"][0]["with"]["presence"] == shown
         assert (shown["online"], bool(TIME.fullmatch(shown["last_seen_at"]))) == (True, True)
         assert (await bob.json("GET", "/users/ann"))["presence"] == {"online": False, "last_seen_at": None}
         assert (await bob.json("PUT", "/me", json={"presence": "nobody"}))["presence"] is None

@@ -128,6 +128,9 @@ def test_the_table_is_what_was_promised() -> None:
         DELETE /tokens/current
         GET /me
         PUT /me
+        PUT /me/password
+        GET /me/export
+        DELETE /me
         GET /users/{handle}
         PUT /follows/{handle}
         DELETE /follows/{handle}

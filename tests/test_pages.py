@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from app.accounts import Accounts
+from app.live.presence import GRACE_S
 from app.models import Account, User
 from app.stack.cost import counted
 from app.web import dashboard, done, home_timeline, live, notifications, pages, people, session
@@ -777,7 +778,7 @@ async def test_a_persons_page_follows_blocks_and_keeps_a_circle(site: Site) -> N
     assert "Unfollow" not in await ann.act("bob", "unfollow")
 
 
-async def test_a_name_is_changed_on_ones_own_page(demo: Site) -> None:
+async def test_a_name_is_changed_in_the_settings(demo: Site) -> None:
     ann, bob = await demo.browser().sign_up("ann", "Ann A."), await demo.browser().sign_up("bob")
     await bob.act("ann", "follow")
     await ann.post("hello")
@@ -786,17 +787,73 @@ async def test_a_name_is_changed_on_ones_own_page(demo: Site) -> None:
         assert "Ann A." in await bob.open(page), page
     stranger = demo.browser()
     assert "Ann A." in await stranger.open("/")
-    await ann.open("/@ann")
-    assert "Ann B." in await ann.submit("/name", name="Ann B.")
+    await ann.open("/settings")
+    assert "Ann B." in await ann.submit("/settings/name", name="Ann B.")
     for page in pages:
         html = await bob.open(page)
         assert "Ann B." in html, page
         assert "Ann A." not in html, page
     assert "Ann B." in await stranger.open("/")
-    html = await ann.submit("/name", name="x" * 101)
+    html = await ann.submit("/settings/name", name="x" * 101)
     assert ann.status == 422
-    assert 'role="alert"' in html
-    assert ann.form("/name").fields["name"] == "x" * 101
+    assert 'id="name-wrong"' in html
+    assert ann.form("/settings/name").fields["name"] == "x" * 101
+
+
+async def test_a_password_is_changed_in_the_settings(site: Site) -> None:
+    ann, elsewhere = await site.browser().sign_up("ann"), site.browser()
+    await elsewhere.open("/sign-in")
+    await elsewhere.submit("/sign-in", handle="ann", password=PASSWORD)
+    assert 'href="/settings"' in await ann.open("/@ann")
+    await ann.open("/settings")
+    for old, new, wrong in (("wrong horse", "another horse", "old"), (PASSWORD, "7 chars", "new")):
+        assert f'id="{wrong}-wrong"' in await ann.submit("/settings/password", old=old, new=new)
+        assert ann.status in (401, 422)
+    assert "signed in elsewhere" in await ann.submit("/settings/password", old=PASSWORD, new="another horse")
+    assert "Sign out" in await ann.open("/")
+    assert "Sign out" not in await elsewhere.open("/")
+
+
+async def test_an_account_is_deleted_in_the_settings(site: Site) -> None:
+    ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob", "Bob B.")
+    await ann.act("bob", "follow")
+    await bob.post("hello")
+    assert texts(await ann.open("/")) == ["hello"]
+    await bob.open("/settings")
+    export = await bob.client.get("/settings/export")
+    assert ("attachment" in export.headers["content-disposition"], export.json()["statuses"][0]["text"]) == (
+        True,
+        "hello",
+    )
+    assert 'id="sure-wrong"' in await bob.submit("/settings/delete", password=PASSWORD)
+    assert 'id="password-wrong"' in await bob.submit("/settings/delete", password="wrong horse", sure="yes")
+    assert texts(await ann.open("/")) == ["hello"]
+    assert "Your account is deleted." in await bob.submit("/settings/delete", password=PASSWORD, sure="yes")
+    assert "Sign out" not in await bob.open("/")
+    assert texts(await ann.open("/")) == []
+    for page in ("/people", "/@ann/following", "/notifications"):
+        assert "Bob B." not in await ann.open(page), page
+    await ann.open("/@bob")
+    assert ann.status == 404
+
+
+async def test_mutual_followers_see_who_is_online(site: Site) -> None:
+    ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
+    user = await User.called("bob")
+    assert user
+    await site.app.state.presences.connected(user.id, "a stream")
+    assert "Online now" not in await ann.act("bob", "follow")
+    await bob.act("ann", "follow")
+    assert "Online now" in await ann.open("/@bob")
+    assert "Not here yet" in await bob.open("/@ann")
+    assert "Online now" not in await bob.open("/@bob")
+    await bob.open("/settings")
+    assert 'value="nobody" selected' in await bob.submit("/settings/presence", presence="nobody")
+    assert "Online now" not in await ann.open("/@bob")
+    assert 'value="mutuals" selected' in await bob.submit("/settings/presence", presence="mutuals")
+    await site.app.state.presences.gone(user.id, "a stream")
+    site.clock.advance(GRACE_S + 1)
+    assert "Last here" in await ann.open("/@bob")
 
 
 async def test_whom_one_mutes_is_on_a_list_with_a_button_each(site: Site) -> None:
@@ -818,7 +875,7 @@ async def test_whom_one_mutes_is_on_a_list_with_a_button_each(site: Site) -> Non
 async def test_ones_own_page_has_no_buttons_about_oneself(site: Site) -> None:
     ann = await site.browser().sign_up("ann")
     await ann.open("/@ann")
-    assert [form.action for form in forms(ann.html)] == ["/sign-out", "/name"]
+    assert [form.action for form in forms(ann.html)] == ["/sign-out"]
     proof = ann.form("/sign-out").fields
     answer = await ann.client.post("/@ann/follow", data=proof)
     assert answer.status_code == 422

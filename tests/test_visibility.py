@@ -48,6 +48,7 @@ CURSORS = ["", "&before={id}"]
 MENTION = "@viewer "
 API = [
     "/me",
+    "/me/export",
     "/users/{handle}",
     *(f"/users/{{handle}}/statuses?limit={limit}{before}" for limit in (1, 20) for before in CURSORS),
     *(f"/users/{{handle}}/{edges}?limit=20{before}" for edges in ("followers", "following") for before in CURSORS),
@@ -66,6 +67,8 @@ PAGES = [
     *(f"/@{{handle}}{tab}?x{before}" for tab in ("", "/followers", "/following") for before in CURSORS),
     "/people",
     "/muted",
+    "/settings",
+    "/settings/export",
     "/people?q={handle}",
     "/people?q={text}",
     "/people?q={id}",

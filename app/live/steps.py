@@ -1,11 +1,11 @@
 """From what somebody has to what there is now, step by step, each of which is an event."""
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from bson import ObjectId
+from pydantic_core import to_json
 
 from app.inbox.conversations import Conversation, Message
 from app.inbox.notifications import Notification
@@ -47,7 +47,9 @@ class Faces(Protocol):
 
     def message(self, one: Message, people: People) -> dict[str, Any]: ...
 
-    def conversation(self, one: Conversation, people: People) -> dict[str, Any]: ...
+    def conversation(
+        self, one: Conversation, people: People, seen: Mapping[ObjectId, Presence | None]
+    ) -> dict[str, Any]: ...
 
     def presence(self, person: Person, presence: Presence | None) -> dict[str, Any]: ...
 
@@ -60,7 +62,7 @@ class Counts(NamedTuple):
 
 
 def as_json(data: Any) -> str:
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return to_json(data).decode()
 
 
 def counted(counts: Counts) -> Step:

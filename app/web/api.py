@@ -27,7 +27,7 @@ from app.stack.mongodb.joined import joined
 from app.web import openapi, schemas
 from app.web.api_operation import Call, Operation, Reply, admitted, routes_of
 from app.web.caller import address_of, while_it_waits
-from app.web.export import exported, nothing
+from app.web.export import as_file, exported, nothing
 from app.web.limits import PICTURE, PICTURE_HEADERS
 from app.web.live_stream import MEDIA_TYPE as EVENTS
 from app.web.live_stream import connected, converse, events_for, position_of
@@ -93,9 +93,8 @@ async def delete_me(call: Call) -> Reply:
 
 async def export(call: Call) -> Reply:
     await call.request.app.state.exports.count(call.me.id)
-    as_file = {"Content-Disposition": f'attachment; filename="feedlab-{call.me.handle}.json"'}
-    everything = call.request.method != "HEAD"
-    return Reply(200, headers=as_file, parts=exported(call.request, call.me) if everything else nothing())
+    parts = nothing() if call.request.method == "HEAD" else exported(call.request, call.me)
+    return Reply(200, headers=as_file(call.me), parts=parts)
 
 
 async def user(call: Call) -> Reply:
@@ -107,13 +106,11 @@ async def _person(call: Call) -> User:
 
 
 async def _profile(call: Call, person: Person | User) -> schemas.Profile:
-    presences: Presences = call.request.app.state.presences
     counts, relation, seen = await asyncio.gather(
         call.social.counts(call.me.id, person.id),
         call.social.relation(call.me.id, person.id),
-        presences.seen_by(call.me.id, [person.id]),
+        _seen(call, [person.id]),
     )
-    presence = seen[person.id]
     return schemas.Profile(
         **schemas.Person.of(person).model_dump(),
         followers=counts.followers,
@@ -123,8 +120,13 @@ async def _profile(call: Call, person: Person | User) -> schemas.Profile:
         follows_you=relation.follows_you,
         blocked=relation.blocked,
         muted=relation.muted,
-        presence=schemas.Presence(**presence._asdict()) if presence else None,
+        presence=schemas.Presence.of(seen[person.id]),
     )
+
+
+async def _seen(call: Call, people: Sequence[ObjectId]) -> schemas.Seen:
+    presences: Presences = call.request.app.state.presences
+    return await presences.seen_by(call.me.id, people)
 
 
 # Friends
@@ -291,17 +293,19 @@ async def open_conversation(call: Call) -> Reply:
     person = await _person(call)
     found, created = await _conversations(call).open(call.me.id, person.id)
     people = await call.social.people([call.me.id, person.id])
-    return Reply(201 if created else 200, schemas.conversation(found, people))
+    seen = await _seen(call, [person.id])
+    return Reply(201 if created else 200, schemas.conversation(found, people, seen))
 
 
 async def conversations(call: Call) -> Reply:
     walk: schemas.ConversationWalk = call.query
     found, next_, unread = await _conversations(call).page(call.me.id, walk.before, walk.limit)
     people = await call.social.people({call.me.id, *(one.other for one in found)})
+    seen = await _seen(call, [one.other for one in found])
     return Reply(
         200,
         {
-            "conversations": [schemas.conversation(one, people) for one in found],
+            "conversations": [schemas.conversation(one, people, seen) for one in found],
             "unread": unread,
             "next": str(next_) if next_ else None,
         },

@@ -40,6 +40,10 @@ async def exported(request: Request, me: Account) -> AsyncIterator[bytes]:
     yield b"}"
 
 
+def as_file(me: Account) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="feedlab-{me.handle}.json"'}
+
+
 async def nothing() -> AsyncIterator[bytes]:
     yield b""
 

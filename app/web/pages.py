@@ -14,6 +14,7 @@ from app.web import (
     live_stream,
     notifications,
     people,
+    settings,
     side_by_side,
 )
 from app.web.render import FOLDER, Static, error_page
@@ -56,7 +57,12 @@ routes: list[BaseRoute] = [
     Route("/images/{id}", signed_in(conversations.picture)),
     Route("/people", signed_in(people.people)),
     Route("/muted", signed_in(people.muted)),
-    Route("/name", signed_in(people.rename), methods=POST),
+    Route("/settings", signed_in(settings.settings)),
+    Route("/settings/name", signed_in(settings.rename), methods=POST),
+    Route("/settings/presence", signed_in(settings.hide), methods=POST),
+    Route("/settings/password", signed_in(settings.change_password, limited=False), methods=POST),
+    Route("/settings/export", signed_in(settings.export)),
+    Route("/settings/delete", signed_in(settings.delete, limited=False), methods=POST),
     Route("/@{handle}", people.person("statuses")),
     Route("/@{handle}/followers", people.person("followers")),
     Route("/@{handle}/following", people.person("following")),

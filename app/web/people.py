@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from app.errors import Forbidden, Invalid, Refused
 from app.inbox.mentions import seen_mentions
+from app.live.presence import Presences
 from app.models import Account, Person
 from app.social import Relation, Social
 from app.web.done import done
@@ -87,28 +88,13 @@ def person(tab: str) -> Endpoint:
     return signed_in(endpoint)
 
 
-async def rename(request: Request, me: Account) -> Response:
-    form = await changing(request, me)
-    try:
-        await social_of(request).rename(me, field(form, "name"))
-    except Invalid as error:
-        return await _person(request, me, "statuses", error, me.handle, field(form, "name"))
-    return done(request, f"/@{me.handle}", "renamed")
-
-
-async def _person(
-    request: Request,
-    me: Account,
-    tab: str,
-    refused: Refused | None = None,
-    handle: str | None = None,
-    typed: str | None = None,
-) -> Response:
-    """`handle`: where it is not in the address. `typed`: the name that was refused."""
+async def _person(request: Request, me: Account, tab: str, refused: Refused | None = None) -> Response:
     social, before = social_of(request), before_of(request)
-    one = await social.person(handle or request.path_params["handle"])
+    one = await social.person(request.path_params["handle"])
     path = f"/@{one.handle}" + ("" if tab == "statuses" else f"/{tab}")
     relation = await social.relation(me.id, one.id) if one.id != me.id else None
+    presences: Presences = request.app.state.presences
+    seen = await presences.seen_by(me.id, [one.id]) if relation else {}
     statuses: list[Any] = []
     listed: list[Person] = []
     if tab == "statuses":
@@ -123,9 +109,9 @@ async def _person(
         person=one,
         counts=await social.counts(me.id, one.id),
         relation=relation,
+        presence=seen.get(one.id),
         acts=_acts(relation) if relation else [],
         refused=str(refused) if refused else None,
-        typed=one.name if typed is None else typed,
         tab=tab,
         statuses=statuses,
         mentions=await seen_mentions(stack_of(request).db, statuses),

@@ -302,15 +302,22 @@ def person(one: models.Person) -> dict[str, Any]:
     return {"id": str(one.id), "handle": one.handle or None, "name": one.name}
 
 
+Seen = Mapping[ObjectId, presences.Presence | None]  # as somebody may see others
+
+
 class Presence(BaseModel):
     online: bool
     last_seen_at: Time | None = Field(description="null: never, so far")
 
+    @classmethod
+    def of(cls, seen: presences.Presence | None) -> Self | None:
+        return cls(**seen._asdict()) if seen else None
+
 
 def presence(person: models.Person, presence: presences.Presence | None) -> dict[str, Any]:
     """Of a `presence` event."""
-    seen = Presence(**presence._asdict()).model_dump(mode="json") if presence else None
-    return {"handle": person.handle, "presence": seen}
+    seen = Presence.of(presence)
+    return {"handle": person.handle, "presence": seen.model_dump(mode="json") if seen else None}
 
 
 class Profile(Person):
@@ -445,7 +452,7 @@ class Messages(BaseModel):
 
 
 class Correspondent(Person):
-    presence: None = Field(None, description="whether they are online; null where you may not see it")
+    presence: Presence | None = Field(description="null where you may not see it, as in a profile")
 
 
 class Conversation(BaseModel):
@@ -458,11 +465,13 @@ class Conversation(BaseModel):
     silenced: bool | None = Field(None, description="true where you have silenced it, else left out")
 
 
-def conversation(one: conversations.Conversation, people: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
+def conversation(
+    one: conversations.Conversation, people: Mapping[ObjectId, models.Person], seen: Seen
+) -> dict[str, Any]:
     """A `Conversation` as JSON has it."""
     return {
         "id": str(one.id),
-        "with": Correspondent.of(people[one.other]).model_dump(),
+        "with": {**person(people[one.other]), "presence": Presence.of(seen[one.other])},
         "last": message(one.last, people) if one.last else None,
         "unread": one.unread,
         "delivered_to": one.delivered_to,

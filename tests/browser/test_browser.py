@@ -105,7 +105,16 @@ def test_every_page_can_be_read_and_pressed(site: str, visitor: Visitors, width:
             ann.sign_up(site, "Ann A.")
             ann.post("to a few\nonly", "my circle")
             own = f"/@{ann.handle}"
-            addresses = ["/", "/?phase=push&costs=all", "/people", "/phases", "/compare?check=1", "/operations", own]
+            addresses = [
+                "/",
+                "/?phase=push&costs=all",
+                "/people",
+                "/phases",
+                "/compare?check=1",
+                "/operations",
+                own,
+                "/settings",
+            ]
             addresses += [f"{own}/followers", "/nothing"]
         for address in addresses:
             ann.page.goto(site + address)

@@ -116,6 +116,20 @@ async def test_at_once_nothing_of_it_is_visible(town: World) -> None:
         await cleared(town)  # and the same once it is gone
 
 
+async def test_a_page_that_was_seen_is_judged_again(world: World) -> None:
+    """Where nothing else has changed: neither the list, nor the statuses, nor the reader's own edges."""
+    await world.people("ann", "zoe")
+    await world.follow("ann", "zoe")
+    await world.post("zoe", "hello")
+    await world.drain()
+    for _ in range(3):
+        for phase in SLUGS:
+            assert await world.walk("ann", phase) == ["hello"]
+    await leave(world, "zoe")
+    for phase in SLUGS:
+        assert await world.walk("ann", phase) == [], phase
+
+
 async def test_what_is_left_goes_and_likes_are_counted(town: World) -> None:
     ann, zoe = town.ids["ann"], town.ids["zoe"]
     await leave(town, "zoe")

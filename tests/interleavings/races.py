@@ -9,8 +9,9 @@ from typing import Literal
 from bson import ObjectId
 
 from app.accounts import TOKENS_EACH, Accounts
+from app.departures import depart
 from app.edges import followees_of
-from app.errors import Conflict, Forbidden, NotFound
+from app.errors import Conflict, Forbidden, NotFound, WrongPassword
 from app.inbox.notifier import Notifier
 from app.models import Account, Audience
 from app.stack.mongodb.find import rows
@@ -151,6 +152,11 @@ def about(verb: str, reader: str, text: str) -> Act:
 
 def delete(text: str) -> Act:
     return about("delete", "zoe", text)
+
+
+def leaves(person: str) -> Act:
+    """Deletes their account."""
+    return lambda process: depart(process.town.stack.db, process.town.clock, process.ids[person])
 
 
 like, unlike = partial(about, "like"), partial(about, "unlike")
@@ -464,6 +470,10 @@ def the_newest_tokens(town: Town) -> None:
     tokens = town.rows("tokens")
     assert len(tokens) == TOKENS_EACH, "past the limit, or below it"
     assert sum("expires_at" in token for token in tokens) == 2, "who has just signed in is signed in"
+
+
+def nobody_is_signed_in(town: Town) -> None:
+    assert not town.rows("tokens"), "a token has outlived its account"
 
 
 def ann_follows_two(town: Town) -> None:
@@ -1184,6 +1194,55 @@ RACES: tuple[Race, ...] = (
         then(town("push"), nearly_all_tokens),
         dict.fromkeys(("ann", "ann2"), _sign_in),
         after=the_newest_tokens,
+    ),
+    # an account is deleted
+    *(
+        Race(
+            f"deletion x page x page, {p}",
+            town(p),
+            {"zoe": leaves("zoe"), "ann": in_turn(read(p), read(p))},
+            ("zoe",),
+        )
+        for p in KEEPING
+    ),
+    *(
+        Race(
+            f"deletion x post, {p}",
+            town(p),
+            {"zoe": leaves("zoe"), "zoe2": publish()},
+            ("zoe", "zoe2"),
+            allowed=(Forbidden, NotFound),
+        )
+        for p in KEEPING
+    ),
+    Race(
+        "deletion x follow",
+        town("cache"),
+        {"yan": leaves("yan"), "ann": follow("yan")},
+        ("yan", "ann"),
+        allowed=(Forbidden, NotFound),
+    ),
+    Race(
+        "deletion x follow by whom it is of",
+        town("cache"),
+        {"yan": leaves("yan"), "yan2": follow("zoe", "yan")},
+        ("yan", "yan2"),
+        allowed=(Forbidden, NotFound),
+    ),
+    Race(
+        "deletion x like",
+        town("cache", fans=("ben",)),
+        {"ben": leaves("ben"), "ben2": like("ben", "old 1"), "ann": read("cache")},
+        ("ben",),
+        allowed=(Forbidden, NotFound),
+    ),
+    Race(
+        "deletion x deletion x sign in",
+        town("push"),
+        {"ann": leaves("ann"), "ann2": leaves("ann"), "ann3": _sign_in},
+        readers=("zoe",),
+        allowed=(NotFound, WrongPassword),
+        after=nobody_is_signed_in,
     ),
     # the same twice
     *(

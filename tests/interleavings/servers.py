@@ -5,14 +5,14 @@ What a real server does not do at once is not done at once here: `insert_many`, 
 somebody else did). One `find`, and every command on one document or key, is atomic.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from bson import ObjectId
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
-from app.edges import MARKERS, NAMES, VERSIONS
+from app.edges import DEPARTURES, MARKERS, NAMES, VERSIONS
 from app.inbox.conversations import CONVERSATIONS, MESSAGES
 from app.inbox.notifier import INBOXES, NOTIFICATIONS
 from app.stack.memcached import MemcachedStandIn
@@ -197,6 +197,10 @@ class _Whole:
             await point("transaction", *_transaction(collection, query))
         return await getattr(self._database[collection], name)(query, *args, **options)
 
+    async def list(self, query: Mapping[str, Any], fields: Mapping[str, int], *, collection: str, limit: int) -> Any:
+        await self.command(collection, "find_one", query)
+        return await self._database[collection].find(query, fields).limit(limit).to_list(None)
+
 
 class _InWhole:
     def __init__(self, whole: _Whole, name: str) -> None:
@@ -205,25 +209,47 @@ class _InWhole:
     def __getattr__(self, command: str) -> Any:
         return partial(self._whole.command, self._name, command)
 
+    def find(self, *look: Any) -> "_Limited":
+        return _Limited(partial(self._whole.list, *look, collection=self._name))
+
+
+class _Limited:
+    def __init__(self, look: Callable[..., Awaitable[Any]]) -> None:
+        self._look = look
+
+    def limit(self, n: int) -> "_Limited":
+        return _Limited(partial(self._look, limit=n))
+
+    async def to_list(self, _: None) -> Any:
+        return await self._look()
+
 
 def _transaction(collection: str, query: Mapping[str, Any]) -> tuple[Touch, ...]:
     """What it touches that begins like this: there are few."""
+    if collection == "likes" and isinstance(query["_id"], dict):  # of somebody who has departed
+        return Touch("likes", write=True), Touch("statuses", fields=frozenset({"likes"}), write=True)
     if collection == "likes":
         like, status = frozenset([query["_id"]]), frozenset([ObjectId(query["_id"][12:])])
+        reader = Touch(VERSIONS, frozenset([ObjectId(query["_id"][:12])]), write=True)
         counted = Touch("statuses", status, frozenset({"likes"}), write=True)
         deleted = Touch("statuses", status, frozenset({"deleted"}))
-        return Touch("likes", like, write=True), counted, deleted, Touch(EVENTS, write=True)
+        return Touch("likes", like, write=True), reader, counted, deleted, Touch(EVENTS, write=True)
     if collection == NOTIFICATIONS:
         whom = frozenset([ObjectId(query["_id"][:12])])
         return Touch(NOTIFICATIONS, frozenset([query["_id"]]), write=True), Touch(INBOXES, whom, write=True)
     if collection in (CONVERSATIONS, MESSAGES):
         return tuple(Touch(name, write=True) for name in (CONVERSATIONS, MESSAGES, INBOXES))
+    if collection == "users":  # a new token
+        return Touch("users", frozenset([query["_id"]]), write=True), Touch("tokens", write=True)
+    if collection in EDGES and collection != VERSIONS:
+        return tuple(Touch(name, write=True) for name in EDGES)
     assert collection == VERSIONS, collection
-    if query["_id"] == NAMES:
-        return Touch(VERSIONS, frozenset([NAMES]), write=True), Touch("users", write=True)
+    if query["_id"] == NAMES:  # a name, or the end of an account
+        return tuple(Touch(name, write=True) for name in (VERSIONS, "users", "tokens", DEPARTURES))
     if query["_id"] == MARKERS:
         return Touch(VERSIONS, frozenset([MARKERS]), write=True), Touch(HEAVY, write=True)
-    return tuple(Touch(name, write=True) for name in (*EDGES, EVENTS, CONVERSATIONS))
+    there = Touch("users", fields=frozenset({"deleted"}))
+    return there, *(Touch(name, write=True) for name in (*EDGES, EVENTS, CONVERSATIONS))
 
 
 class StagedDatabase(_Database):  # type: ignore[misc]

@@ -11,6 +11,7 @@ from bson import ObjectId
 from mongomock_motor import AsyncMongoMockClient
 
 from app.config import Config
+from app.departures import LINGER_S
 from app.errors import Forbidden
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
@@ -35,7 +36,9 @@ TRUTH = (  # what a timeline is made of: whoever reads or writes any of it notic
     Touch("mutes"),
     Touch("statuses", fields=frozenset({"user_id", "audience", "deleted", "likes"})),
     Touch("likes"),
+    Touch("departures"),
 )
+TOLD = ("statuses", "follows", "blocks", "circles", "mutes", "departures")  # what the oracle is told of as it is stored
 Shown = tuple[ObjectId, int, bool]  # a status, how many like it, and whether the reader does
 
 _databases = count(1)
@@ -211,7 +214,7 @@ class Town(World):
     def oracle(self) -> Oracle[ObjectId]:
         likes = [(ObjectId(row["_id"][:12]), ObjectId(row["_id"][12:])) for row in self.rows("likes")]
         return Oracle.of(
-            **{name: self.rows(name) for name in ("statuses", "follows", "blocks", "circles", "mutes")},
+            **{name: self.rows(name) for name in TOLD},
             likes=[{"reader": reader, "status": status} for reader, status in likes],
         )
 
@@ -237,7 +240,7 @@ class Town(World):
 
     def texts(self, ids: Any) -> list[str]:
         texts = {row["_id"]: row["text"] or "(deleted)" for row in self.rows("statuses")}
-        return [texts[id] for id in sorted(ids, reverse=True)]
+        return [texts.get(id, "(removed)") for id in sorted(ids, reverse=True)]
 
     # What must hold when everybody has finished, or died
 
@@ -270,6 +273,10 @@ class Town(World):
             self.clock.advance(OVERDUE_S + 2)
             await sweep(process.timelines)
             await self.drain()
+        if departed := {row["_id"] for row in self.rows("departures")}:
+            self.clock.advance(LINGER_S)
+            await sweep(process.timelines)
+            self._nothing_is_left_of(departed)
 
     async def _compare(self, readers: tuple[str, ...], when: str) -> None:
         self.timelines = Timelines(self.stack)
@@ -298,6 +305,14 @@ class Town(World):
             assert found == true, f"{reader} is told {found} instead of {true}"
             seqs = sorted(row["seq"] for row in self.rows("notifications") if row["whom"] == me)
             assert seqs == list(range(1, len(seqs) + 1)), f"the numbers of {reader} are {seqs}"
+
+    def _nothing_is_left_of(self, departed: set[ObjectId]) -> None:
+        for name in ("statuses", "follows", "blocks", "circles", "mutes", "tokens", "departures"):
+            left = [
+                row for row in self.rows(name) if departed & {id for id in row.values() if isinstance(id, ObjectId)}
+            ]
+            assert not left, f"left in {name}: {left}"
+        assert not [row for row in self.rows("likes") if ObjectId(row["_id"][:12]) in departed], "a like is left"
 
     def _likes_are_counted(self) -> None:
         oracle = self.oracle()

@@ -12,6 +12,7 @@ from bson import ObjectId
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from app.departures import depart
 from app.errors import Conflict, Forbidden, NotFound
 from app.inbox.notifications import Notifications
 from app.models import Account, Audience, Status, StatusRow, like_key
@@ -33,6 +34,7 @@ from workers.worker import drain_queues
 T = TypeVar("T")
 
 MOST_PEOPLE = 6
+HANDLES = "abcdefgh"  # of everybody who ever was
 LARGE = 60  # statuses: beyond that a history only gets slower
 WALK_EVERY = 8  # steps
 SELDOM = 12  # steps
@@ -58,6 +60,7 @@ class Histories(RuleBasedStateMachine):
         self.exits = AsyncExitStack()
         self.people: list[ObjectId] = []
         self.names: dict[ObjectId, str] = {}
+        self.handles: dict[ObjectId, str] = {}
         self.oracle: Oracle[ObjectId] = Oracle()
         self.keys: list[tuple[ObjectId, str, Audience, str]] = []  # what was posted with an idempotency key
         self.old_jobs: list[Job] = []
@@ -168,13 +171,13 @@ class Histories(RuleBasedStateMachine):
     async def _everybody_is_told(self) -> None:
         """Of what is true now, each thing once; and no number is missing."""
         db = self.system.raw.db
-        for n, reader in enumerate(self.people):
+        for reader in self.people:
             shown, _ = await Notifications(self.system.raw).page(reader, None, 100)
             told = sorted((one.kind, str(one.who), str(one.status and one.status.id)) for one in shown)
-            true = self.oracle.told(reader, "abcdefgh"[n])
-            assert told == sorted((kind, str(who), str(what)) for kind, who, what in true), "abcdefgh"[n]
+            true, name = self.oracle.told(reader, self.handles[reader]), self.handles[reader]
+            assert told == sorted((kind, str(who), str(what)) for kind, who, what in true), name
             seqs = sorted([row["seq"] for row in await db["notifications"].find({"whom": reader}).to_list(None)])
-            assert seqs == list(range(1, len(seqs) + 1)), "abcdefgh"[n]
+            assert seqs == list(range(1, len(seqs) + 1)), name
             self.tally["notifications compared"] += len(told)
         assert not await db["events"].count_documents({}), "an event is owed for ever"
 
@@ -214,11 +217,11 @@ class Histories(RuleBasedStateMachine):
     # People
 
     def _sign_up(self) -> None:
-        handle = "abcdefgh"[len(self.people)]
+        handle = HANDLES[len(self.handles)]
         self.people.append(self.run(self.system.sign_up(handle)))
-        self.names[self.people[-1]] = handle.title()
+        self.names[self.people[-1]], self.handles[self.people[-1]] = handle.title(), handle
 
-    @precondition(lambda self: len(self.people) < MOST_PEOPLE)
+    @precondition(lambda self: len(self.people) < MOST_PEOPLE and len(self.handles) < len(HANDLES))
     @rule()
     def sign_up(self) -> None:
         self.step("sign up")
@@ -228,13 +231,32 @@ class Histories(RuleBasedStateMachine):
     def rename(self, who: int, one: int, dies: int | None) -> None:
         self.step("rename")
         id, name = self.person(one), f"Name {self.steps}"
-        account = Account(id, "abcdefgh"[self.people.index(id)])
+        account = Account(id, self.handles[id])
         if self.act(who, self.system.processes[who].social.rename(account, name), dies) is None:
             self.names[id] = name
         else:
             stored = self.run(self._stored("users", {"_id": id}))
             assert stored
             self.names[id] = stored["name"]
+
+    @precondition(lambda self: len(self.people) > 2 and self.seldom("leave"))
+    @rule(who=process, one=some, dies=st.none() | st.integers(0, 2))
+    def leave(self, who: int, one: int, dies: int | None) -> None:
+        """An account is deleted. What is left of it goes when somebody sweeps."""
+        self.step("leave")
+        id = self.person(one)
+        self.act(who, depart(self.system.stack.db, self.clock, id), dies)
+        if self.run(self._stored("departures", {"_id": id})):
+            self.people.remove(id)
+            self.oracle.depart(id)
+            self.keys = [key for key in self.keys if key[0] != id]
+            self.tally["accounts deleted"] += 1
+
+    async def _likes_that_are_left(self) -> None:
+        """Of those who have left: they are counted for as long as they are there."""
+        for pair in [pair for pair in self.oracle.likes if pair[0] in self.oracle.departed]:
+            if not await self._stored("likes", {"_id": like_key(*pair)}):
+                self.oracle.likes.discard(pair)
 
     @rule(who=process, one=some, other=some, dies=dies_after, lag_s=lags_s)
     def follow(self, who: int, one: int, other: int, dies: int | None, lag_s: float) -> None:
@@ -382,7 +404,7 @@ class Histories(RuleBasedStateMachine):
     ) -> None:
         self.step("post")
         self.pass_time(after_s)
-        n, people = len(self.oracle.statuses), "abcdefgh"[: len(self.people)]
+        n, people = len(self.oracle.statuses), [self.handles[id] for id in self.people]
         text = f"@{people[n % len(people)]} {n} by {people[author % len(people)]} to {audience}"
         key = f"k{len(self.keys)}" if keyed else None
         if key:
@@ -422,6 +444,8 @@ class Histories(RuleBasedStateMachine):
         ids = sorted(self.oracle.statuses, reverse=newest)
         id = ids[which % len(ids)]
         status = self.oracle.statuses[id]
+        if status.author in self.oracle.departed:
+            return
         try:
             ended = self.act(who, self.system.processes[who].social.delete(status.author, id), dies)
         except NotFound:
@@ -777,6 +801,7 @@ class Histories(RuleBasedStateMachine):
     def compare(self, walk: bool) -> None:
         """Nothing is changed by it: what is cold, owed or old stays so."""
         with self.system.undisturbed():
+            self.run(self._likes_that_are_left())
             self.run(self._compare(Random(self.steps), walk))
 
     async def _compare(self, random: Random, walk: bool) -> None:
@@ -823,7 +848,7 @@ class Histories(RuleBasedStateMachine):
             assert likes == [self.oracle.liked(id, reader) for id in ids], f"likes for {reader} in {slug}"
             return
         self.failed = True
-        name = "abcdefgh"[self.people.index(reader)]
+        name = self.handles[reader]
         told = [self.oracle.statuses[id].text for id in ids]
         raise AssertionError(
             f"@{name} in {slug}, before {before}, limit {limit}: expected {told}{' and more' if more else ''}, "
