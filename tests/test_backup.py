@@ -179,7 +179,7 @@ async def test_one_that_takes_longer_than_the_history_is_kept(system: System, fi
                 database["users"].update_one({}, {"$set": {"name": f"name {n}"}})
 
         try:
-            with pytest.raises(TooLong, match=r"keeps a snapshot for 0 s.* --window"):
+            with pytest.raises(TooLong, match=r"keeps a snapshot for .* --window"):
                 backup(system.mongodb, system.config, file, progress=slow)
         finally:
             parameter({"setParameter": 1, WINDOW: was})

@@ -51,10 +51,9 @@ def batches(database: Blocking[Row], names: Sequence[str]) -> Iterator[tuple[str
     except OperationFailure as error:
         if error.code != SNAPSHOT_TOO_OLD:
             raise
-        window_s = database.client.admin.command({"getParameter": 1, WINDOW: 1})[WINDOW]
         raise TooLong(
-            f"MongoDB keeps a snapshot for {window_s} s, and the backup took longer: nothing was written. "
-            "Repeat it with --window and as many seconds as it may take"
+            f"MongoDB keeps a snapshot for 300 s, unless {WINDOW} says otherwise, and the backup took longer: nothing "
+            "was written. Repeat it with --window and as many seconds as it may take"
         ) from error
 
 
