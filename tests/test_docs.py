@@ -11,15 +11,20 @@ from click import Command, Group
 from click.testing import CliRunner
 from packaging.requirements import Requirement
 
+from app.accounts import TOKENS_EACH
 from app.cli import main
 from app.config import Config
 from app.demo.graph import MAX_FOLLOWS, MAX_PEOPLE
 from app.demo.seed import BATCH
+from app.inbox.notifier import KEPT
 from app.models import DOCUMENTS as MODEL
+from app.servers.children import LOG_LIMIT
 from app.social import TEXT_LIMIT
+from app.stack.queue.strict import DEAD_LETTER_TTL_S
 from benchmarks.rig import MOST_STATUSES
 from benchmarks.rounds import AHEAD, EVERYBODY
 from phases import PHASES
+from tests.sharding import SCATTERED, SHARD_KEYS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -158,9 +163,39 @@ def test_the_sizes_in_scaling_are_those_in_the_code() -> None:
 
 
 def test_every_collection_has_a_shard_key_in_scaling() -> None:
+    """The one that the contract suite is heard for."""
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    assert named == {document.Settings.name for document in MODEL} | {"settings"}
+    rows = dict(re.findall(r"^\| `(\w+?)(?:_\*)?` \| ([^|]+?) \|", text, re.MULTILINE))
+    assert rows.keys() == {document.Settings.name for document in MODEL} | {"settings", "home_entries", "home_floors"}
+    for collection, said in rows.items():
+        key = SHARD_KEYS[collection]
+        assert said.startswith(f"`{', '.join(key)}`" if key else "none"), collection
+    assert [
+        (row[0], tuple(row[1].split(", ")), row[2])
+        for row in re.findall(r"^\| (\w+): `([\w$, ]+)` \| (.+) \|$", text, re.MULTILINE)
+    ] == [(one.collection, one.fields or ("nothing",), one.why) for one in SCATTERED]
+
+
+def test_what_ends_a_document_is_in_deploying() -> None:
+    text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|$", text, re.MULTILINE))
+    assert rows.keys() == {document.Settings.name for document in MODEL} | {"settings"}
+    by_mongodb = {
+        document.Settings.name
+        for document in MODEL
+        if any("expireAfterSeconds" in index.document for index in document.Settings.indexes)
+    }
+    assert {name for name, said in rows.items() if said.startswith("MongoDB")} == by_mongodb
+    for said in (
+        f"`FEEDLAB_CAP` ({Config.model_fields['cap'].default})",
+        f"(`FEEDLAB_TOKEN_DAYS`, {Config.model_fields['token_days'].default})",
+        f"`FEEDLAB_FOLLOWING_LIMIT` ({Config.model_fields['following_limit'].default:,})",
+        f"a person has {TOKENS_EACH} at most",
+        f"after {KEPT.days} days",
+        f"dead letters after {DEAD_LETTER_TTL_S // 86_400} days",
+        f"cut at {LOG_LIMIT // 2**20} MB",
+    ):
+        assert said in " ".join(text.split()), said
 
 
 def test_this_version_is_in_the_changelog() -> None:

@@ -407,7 +407,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "4 debt, 8 order",
         "phases.delivering.outbox.Outbox.settle",
         "        for keeper in self._keepers:\n            await keeper.widen(reader, author)\n",
-        behind='        await self._db[collection].update_one({"_id": row["_id"]}, {"$unset": {"debt": ""}})\n',
+        behind='        await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})\n',
         races=("follow x read, queue",),
     ),
     Mutant(
