@@ -98,6 +98,8 @@ def backup(url: str, config: Config, file: Path, *, window_s: int | None = None,
     try:
         with blocking(url, config.database) as database:
             version = _our_version(database)
+            part.unlink(missing_ok=True)  # of a run that was killed
+            part.touch(0o600, exist_ok=False)  # hashes of passwords are in it
             with part.open("wb") as out, history_kept(database, window_s):
                 header = _written(database, out, version, progress)
         part.replace(file)
@@ -108,8 +110,9 @@ def backup(url: str, config: Config, file: Path, *, window_s: int | None = None,
 
 def _our_version(database: Blocking[Row]) -> int:
     found = database[schema.SETTINGS].find_one({"_id": schema.SCHEMA})
-    if found is None:
-        raise Refused(f"there is nothing of this Feedlab in the database {database.name!r}")
+    if found is None and not set(COLLECTIONS).intersection(database.list_collection_names()):
+        raise Refused(f"there is nothing of Feedlab's in the database {database.name!r}")
+    found = found or {"version": 1}  # 0.1 wrote none
     schema.check(database.name, found)
     return int(found["version"])
 

@@ -9,18 +9,23 @@ from unittest.mock import patch
 
 import pytest
 from bson import ObjectId
+from click.testing import CliRunner, Result
 
 from app import backup as backups
 from app.backup import COLLECTIONS, HEADER_BYTES, Damaged, Header, backup, checked, restore
+from app.cli import main
 from app.config import Config
 from app.demo.graph import powerlaw
 from app.demo.seed import seed
 from app.errors import Refused
 from app.models import User
+from app.servers.datadir import DataDirectory
 from app.stack import Addresses, connected, schema
+from app.stack.mongodb.connection import connect, disconnect
 from app.stack.mongodb.whole import WINDOW, TooLong, blocking
 from benchmarks.oracle import Oracle
 from tests.dates import NOON, ManualClock
+from tests.test_schema import by_url, dump, load
 from tests.world import KEEPING, SLUGS, World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
@@ -241,3 +246,45 @@ async def test_a_backup_of_a_newer_program_is_refused(system: System, file: Path
         await system.restore(file)
     with patch.object(backups, "FORMAT", backups.FORMAT - 1), pytest.raises(Refused, match="was written by Feedlab"):
         await system.restore(file)
+
+
+def test_by_the_command_line(system: System, file: Path) -> None:
+    environment = by_url(system.servers, system.config.database)
+
+    def feedlab(*arguments: str) -> Result:
+        return CliRunner().invoke(main, [*arguments, "--data", str(file.parent / "data")], env=environment)
+
+    saved = feedlab("backup", str(file))
+    assert saved.exit_code == 0, saved.output
+    assert file.stat().st_mode & 0o777 == 0o600, "hashes of passwords are in it"
+    for refused, words in (
+        (feedlab("backup", str(file)), "exists already"),
+        (feedlab("restore", str(file)), "is not empty: --yes erases"),
+        (feedlab("backup", str(file.with_name("another")), "--stack", "memory"), "inside another process"),
+    ):
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert words in refused.stderr
+    with DataDirectory(file.parent / "data").owned("feedlab serve", lasting=True):
+        refused = feedlab("restore", str(file), "--yes")
+        assert (refused.exit_code, "feedlab serve runs in" in refused.stderr) == (2, True)
+    restored = feedlab("restore", str(file), "--yes")
+    assert restored.exit_code == 0, restored.output
+    assert "documents are back as of" in restored.stdout
+
+
+async def test_what_the_first_release_stored_is_saved_as_it_is_and_migrated_when_it_comes_back(
+    servers: Addresses, file: Path
+) -> None:
+    old, new = System(servers), System(servers)
+    old.clock = new.clock = ManualClock(dump()["now"])
+    database = connect(old.mongodb, old.config.database, 5.0)
+    await load(database, memory=False)
+    before = await old.documents()
+    assert backup(old.mongodb, old.config, file).version == 1
+    assert await old.documents() == before, "nothing is migrated by saving it"
+    await new.restore(file)
+    new.people = [ObjectId(reader) for reader in dump()["pages"]][:READERS]
+    assert await new.shows() == {str(reader): dump()["pages"][str(reader)] for reader in new.people}
+    for each in (old, new):
+        await database.client.drop_database(each.config.database)
+    await disconnect(database)

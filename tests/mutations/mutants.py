@@ -1973,8 +1973,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a number is given to what has one",
         "6 at least once",
         "app.inbox.notifier.Notifier._notify",
-        '{"_id": key}, {"_id": 1}):',
-        '{"_id": key}, {"_id": 1}) and False:',
+        '{"_id": key, "whom": whom}, {"_id": 1}):',
+        '{"_id": key, "whom": whom}, {"_id": 1}) and False:',
         races=("like that is told x the same job",),
     ),
     Mutant(
