@@ -40,12 +40,12 @@ FRAME = struct.Struct(">BI")
 LEVEL = 1  # of gzip: 6 takes three times as long for a file that is a sixth smaller
 READ_BYTES = 1024 * 1024
 DERIVED = "home_"  # the collections that phases keep, each container its own
-COLLECTIONS = (schema.SETTINGS, *(document.Settings.name for document in DOCUMENTS))  # a frame says which by its place
+COLLECTIONS = (schema.SETTINGS, *(document.Settings.name for document in DOCUMENTS))
 
 
 class Header(BaseModel):
-    """`documents`: how many there are, by collection. `size`: bytes of what follows the header; `sha256`: of that and
-    of the header without it.
+    """`documents`: how many there are, by collection; a frame says which by its place among these. `size`: bytes of
+    what follows the header; `sha256`: of that and of the header without it.
     """
 
     feedlab_backup: int = FORMAT
@@ -172,14 +172,15 @@ def checked(file: Path) -> Header:
     return header
 
 
-def frames(file: Path) -> Iterator[tuple[str, bytes]]:
-    """Of a file that was `checked`."""
+def frames(file: Path, header: Header) -> Iterator[tuple[str, bytes]]:
+    """Of a file that was `checked`, and has this header."""
+    names = list(header.documents)  # other versions have other collections
     with file.open("rb") as source:
         source.seek(HEADER_BYTES)
         with gzip.GzipFile(fileobj=source, mode="rb") as gz:
             while head := gz.read(FRAME.size):
                 number, length = FRAME.unpack(head)
-                yield COLLECTIONS[number], gz.read(length)
+                yield names[number], gz.read(length)
 
 
 async def restore(
@@ -219,9 +220,14 @@ async def restore(
 async def _lost(stack: Stack) -> Mapping[str, int]:
     """What is in our collections. Settings are in every database that somebody has opened."""
     there = await stack.db.list_collection_names()
-    ours = [name for name in there if name in COLLECTIONS[1:] or name.startswith(DERIVED)]
+    ours = [name for name in there if _is_ours(name)]
     counts = {name: await stack.db[name].estimated_document_count() for name in sorted(ours)}
     return {name: number for name, number in counts.items() if number}
+
+
+def _is_ours(collection: str) -> bool:
+    """Beside the settings."""
+    return collection in COLLECTIONS[1:] or collection.startswith(DERIVED)
 
 
 async def _forget_jobs(stack: Stack) -> None:
@@ -237,10 +243,10 @@ def _fill(database: Blocking[Row], file: Path, header: Header, progress: Progres
     settings.replace_one({"_id": schema.SCHEMA}, schema.broken_off(header.at), upsert=True)
     settings.delete_many({"_id": {"$ne": schema.SCHEMA}})
     for name in database.list_collection_names():
-        if name in COLLECTIONS[1:] or name.startswith(DERIVED):
+        if _is_ours(name):
             database.drop_collection(name)
     done: Counter[str] = Counter()
-    for name, batch in frames(file):
+    for name, batch in frames(file, header):
         if name == schema.SETTINGS:
             kept = [_restored(row) for row in decode_all(batch) if row["_id"] not in (schema.SCHEMA, STREAM)]
             if kept:

@@ -35,6 +35,7 @@ SHARD_KEYS: dict[str, tuple[str, ...]] = {
     "mutes": ("muter", "muted"),
     "edge_versions": ("_id",),
     "active_readers": ("_id",),
+    "departures": NOWHERE,
     "heavy_authors": NOWHERE,
     "events": ("_id",),
     "notifications": ("whom",),
@@ -70,8 +71,9 @@ SCATTERED: tuple[Scattered, ...] = (
         "active_readers", ("authors", "until"), "how many active followers an author has: once a minute, bounded"
     ),
     Scattered("active_readers", (), "how many readers are active: a number that each shard knows"),
-    Scattered("users", ("handle",), "sign-in, a profile, mentions: handles need a small collection of their own then"),
-    Scattered("users", ("$and", "handle"), "a search: somebody types"),
+    Scattered("users", ("handle",), "mentions: handles need a small collection of their own then"),
+    Scattered("users", ("deleted", "handle"), "sign-in, a profile: as above"),
+    Scattered("users", ("$and", "deleted", "handle"), "a search: somebody types"),
     Scattered(
         "users", ("renamed",), "who was renamed since: a sparse index, asked when the version of names has moved"
     ),

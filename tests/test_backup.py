@@ -167,7 +167,7 @@ async def test_it_is_as_of_one_moment(system: System, file: Path) -> None:
     header = backup(system.mongodb, system.config, file, progress=others)
     assert wrote > 3
     assert header.documents == {name: before.get(name, 0) for name in COLLECTIONS}
-    for name, batch in backups.frames(file):
+    for name, batch in backups.frames(file, header):
         assert b"latecomer" not in batch, name
     await system.restore(file)
 
@@ -238,6 +238,16 @@ async def test_what_is_there_is_erased_on_demand_only(system: System, file: Path
         one.client.drop_database(empty.config.database)
     assert all(identities)
     assert identities[0] != identities[1], "two that came from one backup share no queue"
+
+
+async def test_a_backup_of_a_program_with_other_collections(system: System, file: Path) -> None:
+    before = await system.documents()
+    others = (COLLECTIONS[0], "of the future", *reversed(COLLECTIONS[1:]))
+    with patch.object(backups, "COLLECTIONS", others):
+        backup(system.mongodb, system.config, file)
+    await system.restore(file)
+    after = await system.documents()
+    assert {name: after[name] for name in COLLECTIONS} == {name: before[name] for name in COLLECTIONS}
 
 
 async def test_a_backup_of_a_newer_program_is_refused(system: System, file: Path) -> None:
