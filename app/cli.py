@@ -341,6 +341,55 @@ def seed(
     on_stack(data, level, "feedlab seed", work)
 
 
+@main.command()
+@data_option
+@stack_option
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--window", "window_s", type=click.IntRange(1, 30 * 86_400), help="Seconds that MongoDB keeps a snapshot."
+)
+def backup(data: Path, level: "Level", file: Path, window_s: int | None) -> None:
+    """Write accounts, statuses and all that cannot be made anew to FILE, as of one moment, while everything runs.
+
+    A backup that takes longer than the 300 s for which MongoDB keeps a snapshot fails; --window has it keep one for
+    longer meanwhile.
+    """
+    from app.backup import backup as run
+    from app.demo.progress import shown
+    from app.servers.borrow import servers_of
+
+    config = Config.from_environment()
+    with servers_of(data, config, level, purpose="feedlab backup") as addresses, shown() as progress:
+        if addresses.mongodb is None:
+            raise Refusal("the database is inside another process, or none")
+        header = run(addresses.mongodb, config, file, window_s=window_s, progress=progress)
+    click.echo(f"{file}: {sum(header.documents.values()):,} documents, {header.size:,} bytes, as of {header.at}")
+
+
+@main.command()
+@data_option
+@stack_option
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--yes", is_flag=True, help="Erase what is there.")
+def restore(data: Path, level: "Level", file: Path, yes: bool) -> None:
+    """Put back what `feedlab backup` wrote to FILE, into an empty database; stop every other process of ours first."""
+    from app.backup import restore as run
+    from app.demo.progress import shown
+    from app.servers.borrow import servers_of
+    from app.servers.datadir import DataDirectory
+
+    if (owner := DataDirectory(data).owner()) and owner.lasting:
+        raise Refusal(f"{owner.purpose} runs in {data}: stop it first")
+    config = Config.from_environment()
+    with servers_of(data, config, level, purpose="feedlab restore") as addresses, shown() as progress:
+        if addresses.mongodb is None:
+            raise Refusal("the database would be in this process and end with it: restore into a real server")
+        header = asyncio.run(
+            run(addresses, config, file, yes=yes, say=lambda line: click.echo(line, err=True), progress=progress)
+        )
+    click.echo(f"{sum(header.documents.values()):,} documents are back as of {header.at}")
+
+
 @main.group()
 def bench() -> None:
     """Measure the phases, or break a running system and see what is lost."""

@@ -6,6 +6,7 @@ import platform
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
 from pymongo.errors import PyMongoError
@@ -77,22 +78,25 @@ def _with_schema(found: Finding, url: str, config: Config) -> Finding:
     if found.server != TITLES["mongodb"]:
         return found
     try:
-        version = asyncio.run(_schema_version(url, config.database))
+        said = asyncio.run(_schema(url, config.database))
     except Unsuitable as error:
         return replace(found, state="unsuitable", ok=False, advice=str(error))
     except PyMongoError as error:
         return replace(found, state=f"no answer: {error}", ok=False, advice="see what the URL's user may read")
-    if version is not None and version > schema.VERSION:
-        advice = str(schema.SchemaTooNew(config.database, version))
-        return replace(found, state="too new", ok=False, advice=advice, schema=version)
-    return replace(found, schema=version)
+    try:
+        schema.check(config.database, said or {"version": 0})
+    except schema.SchemaTooNew as error:
+        return replace(found, state="too new", ok=False, advice=str(error), schema=error.found)
+    except schema.BrokenOff as error:
+        return replace(found, state="half restored", ok=False, advice=str(error))
+    return replace(found, schema=said["version"] if said else None)
 
 
-async def _schema_version(url: str, name: str) -> int | None:
+async def _schema(url: str, name: str) -> dict[str, Any] | None:
     database = connect(url, name, TIMEOUT_S)
     try:
         await preflight(database)
-        return await schema.version(database)
+        return await schema.said(database)
     finally:
         await disconnect(database)
 

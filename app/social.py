@@ -361,7 +361,7 @@ class Social:
         return row, created
 
     async def _posted_before(self, author: ObjectId, text: str, audience: Audience, key: str) -> StatusRow:
-        document = await self._db["statuses"].find_one({"idempotency_key": key})
+        document = await self._db["statuses"].find_one({"idempotency_key": key, "user_id": author})
         if document is None:
             raise NotFound("the account of its author has been deleted")
         own_like = await self._db["likes"].find_one({"_id": like_key(author, document["_id"])})

@@ -424,6 +424,56 @@ def plan(
 
 
 @command()
+@click.option(
+    "--measured",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="What `bench units --json` wrote.",
+)
+@click.option("--phase", default="cache", help="One that a worker delivers.")
+@click.option("--region", "names", multiple=True, default=("eu", "us", "ap"), help="Again and again: its name.")
+@click.option(
+    "--delay-ms", type=Finite(0, 60_000), default=80, help="One way, between regions that --between leaves out."
+)
+@click.option("--between", multiple=True, metavar="A,B=MS", help="The delay between two regions, one way.")
+@click.option("--posts-per-second", "posts_per_s", type=Finite(0.1, 1_000), default=20, help="In all regions.")
+@click.option("--followers", type=Finite(0, 1_000_000), default=200, help="Of an author, on average, in all regions.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, help="In each region.")
+@click.option("--seconds", type=Finite(1, 3_600), default=120, help="That are simulated.")
+@click.option("--cut", help="The region that nobody reaches, after a third of that.")
+@click.option("--cut-seconds", "cut_s", type=Finite(0, 3_600), default=30, help="For so long.")
+@click.option("--acknowledged", type=click.Choice(["home", "majority"]), default="majority", help="By which regions.")
+@click.option("--seed", type=int, default=1, help="The same number, the same figures.")
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def regions(
+    measured: Path,
+    phase: str,
+    names: tuple[str, ...],
+    delay_ms: float,
+    between: tuple[str, ...],
+    seconds: float,
+    as_json: bool,
+    **setup: Any,
+) -> None:
+    """Simulate several data centres: how late a status is in each, and what a region that is cut off costs.
+
+    Exit code 1 when a page would have been wrong.
+    """
+    from benchmarks.plan import measured_units
+    from benchmarks.regions import Setup, delays_between, simulate
+    from phases import PHASES
+
+    units = measured_units(measured).units.get(phase)
+    if units is None or not any(each.slug == phase and each.carrier and each.carrier.in_worker for each in PHASES):
+        raise click.UsageError(f"{measured} has no phase {phase!r} that a worker delivers")
+    delays = delays_between(names, delay_ms, between)
+    found = simulate(Setup(names, delays, seconds=seconds, cut_at_s=seconds / 3, **setup), phase, units)
+    for line in [found.model_dump_json(indent=1)] if as_json else found.lines():
+        click.echo(line)
+    click.get_current_context().exit(0 if found.good else FAILED)
+
+
+@command()
 @click.argument("name")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def keep(name: str, file: Path) -> None:
@@ -437,4 +487,4 @@ def keep(name: str, file: Path) -> None:
     click.echo(f"docs/results.md shows {name}")
 
 
-MEASUREMENTS = (backlog, compare, fanout, http, keep, plan, read, targets, units, workloads)
+MEASUREMENTS = (backlog, compare, fanout, http, keep, plan, read, regions, targets, units, workloads)

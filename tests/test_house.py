@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("app", "phases", "workers", "benchmarks")
-TOP_LEVEL = {"app", "phases", "workers", "templates", "benchmarks", "tests", "docs"}
+TOP_LEVEL = {"app", "phases", "workers", "templates", "benchmarks", "deploy", "tests", "docs"}
 
 DRIVERS = {"motor", "mongomock_motor", "rq", "redis", "fakeredis", "pymemcache"}
 

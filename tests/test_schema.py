@@ -20,12 +20,14 @@ from pymongo import ASCENDING, IndexModel
 
 from app.cli import main
 from app.config import Config
-from app.stack import Addresses, connected, schema
+from app.social import Social
+from app.stack import Addresses, Stack, connected, schema
 from app.stack.cost import counted
 from app.stack.mongodb.connection import Database, connect, disconnect
 from app.stack.mongodb.stand_in import stand_in
 from app.stack.mongodb.write import prepare
 from app.stack.schema import PHASES, SCHEMA, SETTINGS, STEPS, UNUSED_FIELDS, UNUSED_INDEX, VERSION, SchemaTooNew
+from benchmarks.oracle import Oracle
 from phases import PHASES as ALL_PHASES
 from phases.timelines import Timelines
 from tests.conftest import STAND_INS
@@ -361,6 +363,67 @@ async def test_every_phase_shows_the_pages_of_before(servers: Addresses) -> None
                     for reader, ids in dump()["pages"].items():
                         for _ in ("cold", "warm"):
                             assert await walk(timelines, ObjectId(reader), phase.slug) == ids, (phase.slug, reader)
+    finally:
+        await database.client.drop_database(config.database)
+        await disconnect(database)
+
+
+@pytest.mark.servers
+async def test_a_rolling_restart(servers: Addresses) -> None:
+    """A web process of the version before serves and posts while a newer one migrates, and after that, until it ends.
+
+    What afb9210 stored is there; the newer version is one more step than ours, as docs/upgrading.md wants them.
+    """
+    clock, config = ManualClock(dump()["now"]), Config(database=name(), demo=True)
+    assert servers.mongodb
+    database = connect(servers.mongodb, config.database, config.server_timeout_s)
+    posted, batches = count(1), count()
+
+    async def same_pages(*processes: Timelines) -> None:
+        documents = {each: await database[each].find({}).to_list(None) for each in ("statuses", "follows", "circles")}
+        oracle: Oracle[ObjectId] = Oracle.of(**documents, blocks=await database["blocks"].find({}).to_list(None))
+        for timelines in processes:
+            for phase in ALL_PHASES:
+                assert await walk(timelines, reader, phase.slug) == oracle.timeline(reader), phase.slug
+
+    async def post(stack: Stack, timelines: Timelines) -> None:
+        clock.advance(1)
+        await Social(stack, timelines.outbox).post(author, f"posted {next(posted)}", "followers")
+
+    async def step(_: Database) -> None:
+        """It writes what older programs leave alone, batch by batch, and the older process goes on in between."""
+        async for batch in schema._batches(database["statuses"]):
+            await database["statuses"].update_many(
+                {**batch, "words": None}, [{"$set": {"words": {"$strLenCP": "$text"}}}]
+            )
+            if next(batches) < 3:
+                await post(old_stack, older)
+                await same_pages(older)
+
+    try:
+        await load(database, memory=False)
+        reader = ObjectId(max(dump()["pages"], key=lambda reader: len(dump()["pages"][reader])))
+        edge = await database["follows"].find_one({"follower": reader})
+        assert edge
+        author = edge["followee"]
+        async with connected(servers, config, clock) as old_stack:
+            older = await Timelines.open(old_stack)
+            clock.advance(config.grace_s + 2)
+            await same_pages(older)
+            newer_steps = (*STEPS, (VERSION, "statuses have their length", step))
+            with patch.object(schema, "STEPS", newer_steps), patch.object(schema, "VERSION", VERSION + 1):
+                with patch.object(schema, "BATCH", len(dump()["collections"]["statuses"]["documents"]) // 3):
+                    await schema.migrate(database)
+                async with connected(servers, config, clock) as new_stack:
+                    newer = await Timelines.open(new_stack)
+                    for stack, timelines in ((old_stack, older), (new_stack, newer)):
+                        await post(stack, timelines)
+                        await same_pages(older, newer)
+            assert next(batches) > 3
+            with pytest.raises(SchemaTooNew):
+                async with connected(servers, config, clock):
+                    pass
+            await same_pages(older)
     finally:
         await database.client.drop_database(config.database)
         await disconnect(database)

@@ -63,7 +63,7 @@ class Notifier:
         new |= {"what": what} if what else {}
 
         async def unless_told(inside: Transaction) -> None:
-            if await inside[NOTIFICATIONS].find_one({"_id": key}, {"_id": 1}):
+            if await inside[NOTIFICATIONS].find_one({"_id": key, "whom": whom}, {"_id": 1}):
                 return
             seq = await inside[INBOXES].next_number({"_id": whom}, "seq")
             await inside[NOTIFICATIONS].insert_one({**new, "seq": seq, "until": event.generation_time + KEPT})

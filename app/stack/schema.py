@@ -37,17 +37,48 @@ class SchemaTooNew(Refused):
     """The database has been migrated by a newer program."""
 
     def __init__(self, database: str, found: int) -> None:
+        self.found = found
         super().__init__(
             f"the database {database!r} has schema version {found}, and this Feedlab knows versions up to {VERSION}: "
             "use the Feedlab that has migrated it or a newer one, or name another database in FEEDLAB_DATABASE"
         )
 
 
+class BrokenOff(Refused):
+    """A restore has not come to its end."""
+
+    def __init__(self, database: str, at: str) -> None:
+        super().__init__(
+            f"a restore into the database {database!r}, of the backup of {at}, was broken off: repeat it "
+            "(`feedlab restore`), or name another database in FEEDLAB_DATABASE"
+        )
+
+
+BROKEN_OFF = 1_000_000  # a version that no program knows, older ones included
+
+
+def broken_off(at: str) -> dict[str, Any]:
+    """What stands in place of the version while a backup is being restored."""
+    return {"version": BROKEN_OFF, "restoring": at}
+
+
+def check(database: str, schema: Mapping[str, Any]) -> None:
+    """Whether we may use a database that says this of its schema. Raises BrokenOff, SchemaTooNew."""
+    if at := schema.get("restoring"):
+        raise BrokenOff(database, at)
+    if schema["version"] > VERSION:
+        raise SchemaTooNew(database, schema["version"])
+
+
 async def version(database: Database) -> int | None:
     """As a majority has it; None where none is written."""
-    settings = database.get_collection(SETTINGS, read_concern=ReadConcern("majority"))
-    found = await settings.find_one({"_id": SCHEMA})
+    found = await said(database)
     return found["version"] if found else None
+
+
+async def said(database: Database) -> dict[str, Any] | None:
+    """All that the database says of its schema."""
+    return await database.get_collection(SETTINGS, read_concern=ReadConcern("majority")).find_one({"_id": SCHEMA})
 
 
 async def identity(database: Database) -> str:
@@ -71,23 +102,22 @@ async def secret(database: Database) -> bytes:
 async def migrate(database: Database) -> None:
     """Bring the database to our version, before anything else reads it: one command where it has it already.
 
-    Raises SchemaTooNew.
+    Raises SchemaTooNew, BrokenOff.
     """
-    found = await version(database) or await _first_version(database)
-    if found > VERSION:
-        raise SchemaTooNew(database.name, found)
-    for before, what, step in STEPS[found - 1 :]:
+    found = await said(database) or await _first_version(database)
+    check(database.name, found)
+    for before, what, step in STEPS[found["version"] - 1 :]:
         log.warning("database %s, schema version %d to %d: %s", database.name, before, before + 1, what)
         await step(database)
         await database[SETTINGS].update_one({"_id": SCHEMA, "version": before}, {"$set": {"version": before + 1}})
 
 
-async def _first_version(database: Database) -> int:
+async def _first_version(database: Database) -> dict[str, Any]:
     """Write it: ours where nothing is, 1 where a program has been that wrote none. The first to write is right."""
     old = OURS.intersection(await database.list_collection_names())
     with suppress(DuplicateKeyError):
         await database[SETTINGS].insert_one({"_id": SCHEMA, "version": 1 if old else VERSION})
-    written = await version(database)
+    written = await said(database)
     assert written, "a majority has it"
     return written
 

@@ -182,12 +182,15 @@ DIGESTS = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() 
 
 
 class _Connection(AbstractConnection):
-    """Before the class of the URL's scheme. Knows which run of Redis it leads to, and our scripts are there."""
+    """Before the class of the URL's scheme. Knows which run of Redis it leads to, and our scripts are there.
+
+    Not `on_connect`: redis-py 8 calls that on Unix sockets alone.
+    """
 
     run_id: bytes
 
-    async def on_connect(self) -> None:
-        await super().on_connect()
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        await super().on_connect_check_health(check_health)
         info = await self.ask("INFO", "server")
         [self.run_id] = [line[7:23] for line in info.splitlines() if line.startswith(b"run_id:")]
         for text in SCRIPTS.values():

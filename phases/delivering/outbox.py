@@ -281,7 +281,8 @@ class Outbox:
         reader, author = (row[field] for field in WIDENING[collection])
         for keeper in self._keepers:
             await keeper.widen(reader, author)
-        await self._db[collection].update_one({"_id": row["_id"]}, {"$unset": {"debt": ""}})
+        edge = {field: row[field] for field in ("_id", *WIDENING[collection])}  # with what it would be sharded by
+        await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})
 
     async def count(self, name: str) -> int:
         return await self._db["statuses"].count_documents({"pending": name})

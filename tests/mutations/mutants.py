@@ -6,6 +6,7 @@ RULES = "tests/contract/test_rules.py"
 TIMELINE = "tests/contract/test_timeline.py"
 JOBS = "tests/contract/test_jobs.py"
 RESTORED = "tests/contract/test_restored.py"
+BACKUP = "tests/test_backup.py"
 LIMITS = "tests/contract/test_limits.py"
 STREAMED = "tests/contract/test_stream.py"
 LIKES = "tests/contract/test_likes.py"
@@ -410,7 +411,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "4 debt, 8 order",
         "phases.delivering.outbox.Outbox.settle",
         "        for keeper in self._keepers:\n            await keeper.widen(reader, author)\n",
-        behind='        await self._db[collection].update_one({"_id": row["_id"]}, {"$unset": {"debt": ""}})\n',
+        behind='        await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})\n',
         races=("follow x read, queue",),
     ),
     Mutant(
@@ -809,6 +810,43 @@ MUTANTS: tuple[Mutant, ...] = (
             "counted is None", 'counted["pulse"] <= known'
         ),
         races=("pulse x pulse after a restore",),
+    ),
+    Mutant(
+        "a restored database keeps nothing anew",
+        "phase 4: restore",
+        "app.backup.restore",
+        "        await timelines.restart()\n",
+        "        assert timelines\n",
+        _of(BACKUP, "test_every_page_is_that_of_the_backup_and_goes_on_from_there"),
+        marks="servers",
+    ),
+    Mutant(
+        "a restore that is broken off is served half full",
+        "phase 4: restore",
+        "app.backup._fill",
+        '    settings.replace_one({"_id": schema.SCHEMA}, schema.broken_off(header.at), upsert=True)\n',
+        '    settings.replace_one({"_id": schema.SCHEMA}, {"version": header.version}, upsert=True)\n',
+        _of(BACKUP, "test_every_page_is_that_of_the_backup_and_goes_on_from_there"),
+        marks="servers",
+    ),
+    Mutant(
+        "a backup is of several moments",
+        "restore",
+        "app.stack.mongodb.whole.batches",
+        "start_session(snapshot=True)",
+        "start_session()",
+        _of(BACKUP, "test_it_is_as_of_one_moment"),
+        marks="servers",
+    ),
+    Mutant(
+        "sets know their run on a Unix socket alone",
+        "phase 5: run_id",
+        "app.stack.sorted_sets._Connection",
+        "async def on_connect_check_health(self, check_health: bool = True) -> None:\n"
+        "        await super().on_connect_check_health(check_health)\n",
+        "async def on_connect(self) -> None:\n        await super().on_connect()\n",
+        _of("tests/test_secured.py", "test_everything_works"),
+        marks="servers",
     ),
     Mutant(
         "a pulse outruns the memory that is away",
@@ -2157,8 +2195,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a number is given to what has one",
         "6 at least once",
         "app.inbox.notifier.Notifier._notify",
-        '{"_id": key}, {"_id": 1}):',
-        '{"_id": key}, {"_id": 1}) and False:',
+        '{"_id": key, "whom": whom}, {"_id": 1}):',
+        '{"_id": key, "whom": whom}, {"_id": 1}) and False:',
         races=("like that is told x the same job",),
     ),
     Mutant(

@@ -1,0 +1,264 @@
+"""`feedlab backup` and `feedlab restore`: what cannot be made anew, in one file, as of one moment.
+
+    | JSON, padded to 4,096 bytes | gzip of frames |        a frame: | collection 1 | length 4 | BSON documents |
+
+The header says the versions and the SHA-256 of everything else, so a file is judged before anything is touched. What
+phases keep is left out: it is derived, and a restored database begins all of it anew (rule 3).
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, cast
+
+from bson import decode_all
+from pydantic import BaseModel, ValidationError
+from pymongo.database import Database as Blocking
+
+from app import __version__
+from app.clock import Clock
+from app.config import Config
+from app.demo.progress import Progress, silent
+from app.errors import Refused
+from app.models import DOCUMENTS
+from app.servers.programs import masked
+from app.stack import Addresses, DeliveryQueue, QueueDown, Stack, connected, opened, schema
+from app.stack.mongodb.connection import preflight
+from app.stack.mongodb.whole import Row, batches, blocking, history_kept, insert_batch
+from phases.timelines import Timelines
+from workers.follower import DOCUMENT as STREAM
+
+FORMAT = 1
+HEADER_BYTES = 4_096
+FRAME = struct.Struct(">BI")
+LEVEL = 1  # of gzip: 6 takes three times as long for a file that is a sixth smaller
+READ_BYTES = 1024 * 1024
+DERIVED = "home_"  # the collections that phases keep, each container its own
+COLLECTIONS = (schema.SETTINGS, *(document.Settings.name for document in DOCUMENTS))
+
+
+class Header(BaseModel):
+    """`documents`: how many there are, by collection; a frame says which by its place among these. `size`: bytes of
+    what follows the header; `sha256`: of that and of the header without it.
+    """
+
+    feedlab_backup: int = FORMAT
+    feedlab: str = __version__
+    version: int  # of the schema
+    database: str
+    at: str
+    documents: dict[str, int]
+    size: int
+    sha256: str = ""
+
+    def packed(self) -> bytes:
+        packed = self.model_dump_json().encode()
+        assert len(packed) < HEADER_BYTES
+        return packed.ljust(HEADER_BYTES - 1) + b"\n"
+
+    def sealed(self, body: "hashlib._Hash") -> str:
+        whole = body.copy()
+        whole.update(self.model_copy(update={"sha256": ""}).packed())
+        return whole.hexdigest()
+
+
+class Damaged(Refused):
+    """The file is no backup, or not as it was written."""
+
+
+class _Hashing:
+    """A file that is written, and what has been written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.hash, self.size = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def backup(url: str, config: Config, file: Path, *, window_s: int | None = None, progress: Progress = silent) -> Header:
+    """Write the file, which must not exist yet; it has its name when all of it is there.
+
+    Nothing is migrated or changed. Raises Refused, TooLong among them, and the driver's errors.
+    """
+    if file.exists():
+        raise Refused(f"{file} exists already: a backup replaces nothing")
+    part = file.with_name(f"{file.name}.part")
+    try:
+        with blocking(url, config.database) as database:
+            version = _our_version(database)
+            part.unlink(missing_ok=True)  # of a run that was killed
+            part.touch(0o600, exist_ok=False)  # hashes of passwords are in it
+            with part.open("wb") as out, history_kept(database, window_s):
+                header = _written(database, out, version, progress)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+    return header
+
+
+def _our_version(database: Blocking[Row]) -> int:
+    found = database[schema.SETTINGS].find_one({"_id": schema.SCHEMA})
+    if found is None and not set(COLLECTIONS).intersection(database.list_collection_names()):
+        raise Refused(f"there is nothing of Feedlab's in the database {database.name!r}")
+    found = found or {"version": 1}  # 0.1 wrote none
+    schema.check(database.name, found)
+    return int(found["version"])
+
+
+def _written(database: Blocking[Row], out: IO[bytes], version: int, progress: Progress) -> Header:
+    out.write(bytes(HEADER_BYTES))
+    hashing, documents, at = _Hashing(out), Counter(dict.fromkeys(COLLECTIONS, 0)), Clock().now()
+    sizes = {name: database[name].estimated_document_count() for name in COLLECTIONS}
+    with gzip.GzipFile(fileobj=cast("IO[bytes]", hashing), mode="wb", compresslevel=LEVEL, mtime=0, filename="") as gz:
+        for name, batch in batches(database, COLLECTIONS):
+            gz.write(FRAME.pack(COLLECTIONS.index(name), len(batch)))
+            gz.write(batch)
+            documents[name] += _count(batch)
+            progress(name, documents[name], sizes[name])
+    header = Header(version=version, database=database.name, at=at.isoformat(), documents=documents, size=hashing.size)
+    header.sha256 = header.sealed(hashing.hash)
+    out.seek(0)
+    out.write(header.packed())
+    out.flush()
+    os.fsync(out.fileno())
+    return header
+
+
+def _count(batch: bytes) -> int:
+    """Documents in a row: each begins with its length."""
+    at = number = 0
+    while at < len(batch):
+        at += int.from_bytes(batch[at : at + 4], "little")
+        number += 1
+    return number
+
+
+def checked(file: Path) -> Header:
+    """Read all of the file. Raises Damaged, and Refused for one of a newer program."""
+    with file.open("rb") as source:
+        try:
+            raw = source.read(HEADER_BYTES)
+            said = json.loads(raw)
+            assert isinstance(said, dict)
+            number = said.get("feedlab_backup")
+            if isinstance(number, int) and number > FORMAT:
+                raise Refused(f"{file} was written by Feedlab {said.get('feedlab')}: restore it with that one")
+            header = Header.model_validate(said)
+            assert header.packed() == raw
+        except (ValueError, AssertionError, ValidationError):
+            raise Damaged(f"{file} is no backup of Feedlab's, or its beginning is damaged") from None
+        body, size = hashlib.sha256(), 0
+        while data := source.read(READ_BYTES):
+            body.update(data)
+            size += len(data)
+    if size < header.size:
+        raise Damaged(f"{file} is cut off: {header.size - size:,} of {header.size:,} bytes are missing")
+    if size > header.size or header.sealed(body) != header.sha256:
+        raise Damaged(f"{file} is damaged: it is not what `feedlab backup` wrote")
+    if header.version > schema.VERSION:
+        raise schema.SchemaTooNew(header.database, header.version)
+    return header
+
+
+def frames(file: Path, header: Header) -> Iterator[tuple[str, bytes]]:
+    """Of a file that was `checked`, and has this header."""
+    names = list(header.documents)  # other versions have other collections
+    with file.open("rb") as source:
+        source.seek(HEADER_BYTES)
+        with gzip.GzipFile(fileobj=source, mode="rb") as gz:
+            while head := gz.read(FRAME.size):
+                number, length = FRAME.unpack(head)
+                yield names[number], gz.read(length)
+
+
+async def restore(
+    addresses: Addresses,
+    config: Config,
+    file: Path,
+    *,
+    yes: bool,
+    say: Callable[[str], object],
+    progress: Progress = silent,
+    clock: Clock | None = None,
+) -> Header:
+    """Put the backup where nothing of ours is or, with `yes`, in its place, and begin anew whatever is kept beside it.
+
+    No other process of ours may run. A restore that is broken off leaves a database that everybody refuses until it is
+    repeated. Raises Refused before anything is changed.
+    """
+    header = checked(file)
+    assert addresses.mongodb
+    async with opened(addresses, config, clock or Clock()) as stack:
+        await preflight(stack.db)
+        if lost := await _lost(stack):
+            what = ", ".join(f"{number:,} {name}" for name, number in lost.items())
+            where = f"the database {config.database!r} at {masked(addresses.mongodb)}"
+            if not yes:
+                raise Refused(f"{where} is not empty: --yes erases {what} in it, and nothing else")
+            say(f"erases {what} in {where}")
+        await _forget_jobs(stack)
+    with blocking(addresses.mongodb, config.database) as database:
+        _fill(database, file, header, progress)
+    async with connected(addresses, config, clock) as stack:  # indexes, and what has changed since
+        timelines = await Timelines.open(stack)
+        await timelines.restart()
+    return header
+
+
+async def _lost(stack: Stack) -> Mapping[str, int]:
+    """What is in our collections. Settings are in every database that somebody has opened."""
+    there = await stack.db.list_collection_names()
+    ours = [name for name in there if _is_ours(name)]
+    counts = {name: await stack.db[name].estimated_document_count() for name in sorted(ours)}
+    return {name: number for name, number in counts.items() if number}
+
+
+def _is_ours(collection: str) -> bool:
+    """Beside the settings."""
+    return collection in COLLECTIONS[1:] or collection.startswith(DERIVED)
+
+
+async def _forget_jobs(stack: Stack) -> None:
+    """Of the database that goes. The restored one has queues of its own."""
+    if old := await stack.db[schema.SETTINGS].find_one({"_id": schema.SCHEMA, "identity": {"$exists": True}}):
+        queue = DeliveryQueue(stack.queue.connection, f"{stack.db.name}-{old['identity']}", stack.clock.monotonic)
+        with suppress(QueueDown):  # what is left of them does nothing
+            await queue.forget()
+
+
+def _fill(database: Blocking[Row], file: Path, header: Header, progress: Progress) -> None:
+    settings = database[schema.SETTINGS]
+    settings.replace_one({"_id": schema.SCHEMA}, schema.broken_off(header.at), upsert=True)
+    settings.delete_many({"_id": {"$ne": schema.SCHEMA}})
+    for name in database.list_collection_names():
+        if _is_ours(name):
+            database.drop_collection(name)
+    done: Counter[str] = Counter()
+    for name, batch in frames(file, header):
+        if name == schema.SETTINGS:
+            kept = [_restored(row) for row in decode_all(batch) if row["_id"] not in (schema.SCHEMA, STREAM)]
+            if kept:
+                settings.insert_many(kept)
+            done[name] += _count(batch)
+        else:
+            done[name] += insert_batch(database, name, batch)
+        progress(name, done[name], header.documents[name])
+    assert done == Counter(header.documents), "its checksum was right"
+    settings.replace_one({"_id": schema.SCHEMA}, {"version": header.version})  # and so another identity
+
+
+def _restored(setting: dict[str, Any]) -> dict[str, Any]:
+    """Nothing of what phases kept is there any more."""
+    return {**setting, "containers": []} if setting["_id"] == schema.PHASES else setting

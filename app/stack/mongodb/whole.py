@@ -1,0 +1,77 @@
+"""A whole database, as of one moment, and its way back: by PyMongo, in as much memory as a batch of documents takes."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from bson import decode_all
+from bson.raw_bson import DEFAULT_RAW_BSON_OPTIONS
+from pymongo import MongoClient
+from pymongo.database import Database as Blocking
+from pymongo.errors import OperationFailure
+from pymongo.write_concern import WriteConcern
+
+from app.errors import Refused
+from app.stack.mongodb.write import HOUSEKEEPING_S
+
+SNAPSHOT_TOO_OLD = 239  # MongoDB's error code
+WINDOW = "minSnapshotHistoryWindowInSeconds"
+CONNECT_S = 5.0
+
+Row = dict[str, Any]
+
+
+class TooLong(Refused):
+    """MongoDB has dropped the history that the snapshot needs."""
+
+
+@contextmanager
+def blocking(url: str, name: str) -> Iterator[Blocking[Row]]:
+    """The database for a command of its own, which may block. Writes are acknowledged by a majority."""
+    wait_ms, longest_ms = int(CONNECT_S * 1000), int(HOUSEKEEPING_S * 1000)
+    client: MongoClient[Row] = MongoClient(
+        url, serverSelectionTimeoutMS=wait_ms, connectTimeoutMS=wait_ms, socketTimeoutMS=longest_ms, tz_aware=True
+    )
+    with client:
+        yield client.get_database(name, write_concern=WriteConcern("majority"))
+
+
+def batches(database: Blocking[Row], names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Every document of these collections as a majority has them at one moment: (collection, BSON documents in a row,
+    at most 16 MB).
+
+    Raises TooLong. Source: MongoDB manual, Read Concern "snapshot", Read Concern and Client Sessions.
+    """
+    try:
+        with database.client.start_session(snapshot=True) as session:
+            for name in names:
+                found: Iterator[Any] = database[name].find_raw_batches({}, session=session)
+                for batch in found:
+                    yield name, batch
+    except OperationFailure as error:
+        if error.code != SNAPSHOT_TOO_OLD:
+            raise
+        raise TooLong(
+            f"MongoDB keeps a snapshot for 300 s, unless {WINDOW} says otherwise, and the backup took longer: nothing "
+            "was written. Repeat it with --window and as many seconds as it may take"
+        ) from error
+
+
+@contextmanager
+def history_kept(database: Blocking[Row], window_s: int | None) -> Iterator[None]:
+    """Meanwhile the primary keeps snapshots for so long; None leaves it at what is set there."""
+    if window_s is None:
+        yield
+        return
+    before = database.client.admin.command({"setParameter": 1, WINDOW: window_s})["was"]
+    try:
+        yield
+    finally:
+        database.client.admin.command({"setParameter": 1, WINDOW: before})
+
+
+def insert_batch(database: Blocking[Row], name: str, batch: bytes) -> int:
+    """The documents of a batch; how many they are."""
+    documents = decode_all(batch, DEFAULT_RAW_BSON_OPTIONS)
+    database[name].insert_many(documents, ordered=False)
+    return len(documents)

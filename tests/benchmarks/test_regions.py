@@ -1,0 +1,112 @@
+"""Several data centres: what the simulation says of delays, of a cut, and of pages that would be wrong."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from click.testing import CliRunner
+
+from app.cli import main
+from app.errors import Refused
+from benchmarks import regions
+from benchmarks.plan import measured_units
+from benchmarks.regions import TIMEOUT_S, Region, Regions, Setup, delays_between, simulate
+
+UNITS = Path(__file__).parents[2] / "docs" / "results" / "units.json"
+NAMES = ("eu", "us", "ap")
+BETWEEN = delays_between(NAMES, 80, ["eu,ap=140"])
+QUIET = Setup(NAMES, BETWEEN)
+CUT = replace(QUIET, cut="eu")
+
+
+def simulated(setup: Setup) -> Regions:
+    return simulate(setup, "cache", measured_units(UNITS).units["cache"])
+
+
+def by_name(found: Regions) -> dict[str, Region]:
+    return {region.region: region for region in found.regions}
+
+
+def test_the_same_seed_says_the_same() -> None:
+    assert simulated(CUT) == simulated(CUT)
+    assert simulated(CUT) != simulated(replace(CUT, seed=2))
+
+
+def test_a_page_has_it_as_soon_as_the_region_has_and_lists_later() -> None:
+    found = by_name(simulated(QUIET))
+    assert {name: round(region.page_longest_s, 6) for name, region in found.items()} == {
+        "eu": 0.14,
+        "us": 0.08,
+        "ap": 0.14,
+    }
+    for region in found.values():
+        assert region.list_p50_s > region.page_p50_s
+        assert (region.late, region.refused, region.pages_wrong) == (0, 0, 0)
+    assert found["eu"].poster_waits_s == pytest.approx(found["us"].poster_waits_s), "each is 80 ms from the nearest"
+
+
+@pytest.mark.parametrize("by", ["home", "majority"])
+def test_a_region_that_is_cut_off(by: Any) -> None:
+    found = simulated(replace(CUT, acknowledged=by))
+    regions = by_name(found)
+    assert found.good, "a page shows whatever has reached its region"
+    longest_s = CUT.cut_s if by == "home" else TIMEOUT_S  # who posts in it and waits for a majority is refused then
+    assert {region.page_longest_s < longest_s + 2 * 0.14 for name, region in regions.items() if name != "eu"} == {True}
+    assert all(region.late for region in regions.values())
+    assert CUT.cut_s < regions["eu"].page_longest_s <= CUT.cut_s + 2 * 0.14
+    assert (found.lost > 0) is (by == "home")
+    assert {name for name, region in regions.items() if region.refused} == (set() if by == "home" else {"eu"})
+
+
+def test_who_asks_the_farther_of_two_regions_waits_longer_and_is_not_refused() -> None:
+    assert by_name(simulated(replace(QUIET, cut="us")))["eu"].refused == 0
+
+
+def test_an_overloaded_region_is_late_on_its_lists_alone() -> None:
+    found = simulated(replace(QUIET, followers=200_000, posts_per_s=10, seconds=60))
+    for region in found.regions:
+        assert region.workers_busy > 1
+        assert region.list_p99_s > 10 * region.page_p99_s
+        assert region.pages_wrong == 0
+        assert region.pages_wrong_by_lists_alone > region.pages / 2
+
+
+def test_an_entry_that_is_taken_off_too_early_shows() -> None:
+    with patch.object(regions, "_cleared_s", lambda setup, region, post, done_s: post.at_s):
+        found = simulated(replace(QUIET, followers=200_000))
+        assert not found.good
+        ran = CliRunner().invoke(main, ["bench", "regions", "--measured", str(UNITS), "--followers", "200000"])
+        assert ran.exit_code == 1
+
+
+def test_the_command() -> None:
+    asked = ["bench", "regions", "--measured", str(UNITS), "--cut", "us", "--acknowledged", "home"]
+    ran = CliRunner().invoke(main, asked)
+    assert ran.exit_code == 0, ran.output
+    assert "lost, should us never be seen again" in ran.output
+    found = json.loads(CliRunner().invoke(main, [*asked, "--json"]).output)
+    assert [region["region"] for region in found["regions"]] == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--cut", "mars"),
+        ("--between", "eu,mars=3"),
+        ("--between", "eu,us=far"),
+        ("--region", "alone"),
+        ("--phase", "query"),
+    ],
+)
+def test_what_cannot_be_simulated_is_said_in_one_line(wrong: tuple[str, str]) -> None:
+    ran = CliRunner().invoke(main, ["bench", "regions", "--measured", str(UNITS), *wrong])
+    assert ran.exit_code == 2
+    assert ran.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_regions_need_names() -> None:
+    with pytest.raises(Refused):
+        Setup(("eu", "eu"), {})

@@ -1,0 +1,300 @@
+"""A backup while others write, its way back, and everything that may be wrong with either."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from bson import ObjectId
+from click.testing import CliRunner, Result
+
+from app import backup as backups
+from app.backup import COLLECTIONS, HEADER_BYTES, Damaged, Header, backup, checked, restore
+from app.cli import main
+from app.config import Config
+from app.demo.graph import powerlaw
+from app.demo.seed import seed
+from app.errors import Refused
+from app.models import User
+from app.servers.datadir import DataDirectory
+from app.stack import Addresses, connected, schema
+from app.stack.mongodb.connection import connect, disconnect
+from app.stack.mongodb.whole import WINDOW, TooLong, blocking
+from benchmarks.oracle import Oracle
+from tests.dates import NOON, ManualClock
+from tests.test_schema import by_url, dump, load
+from tests.world import KEEPING, SLUGS, World
+
+pytestmark = [pytest.mark.anyio, pytest.mark.servers]
+
+PEOPLE, STATUSES, READERS = 30, 120, 3
+_names = count(1)
+
+
+class System:
+    """A seeded database of its own. Who uses it is a new process each time, as behind a stop."""
+
+    def __init__(self, servers: Addresses) -> None:
+        self.servers, self.clock = servers, ManualClock(NOON)
+        self.config = Config(database=f"backup_{next(_names)}", demo=True, cap=40)
+        self.people: list[ObjectId] = []
+
+    @property
+    def mongodb(self) -> str:
+        assert self.servers.mongodb
+        return self.servers.mongodb
+
+    @asynccontextmanager
+    async def process(self) -> AsyncIterator[World]:
+        async with connected(self.servers, self.config, self.clock) as stack:
+            world = await World.open(stack, self.clock)
+            world.ids = {str(id): id for id in self.people}
+            yield world
+
+    async def fill(self) -> None:
+        async with self.process() as world:
+            graph = powerlaw(PEOPLE, 6, 1)
+            await seed(world.stack, graph, statuses=STATUSES, days=9, seed=1, password=None, reset=False)
+            self.people = [user.id for user in await User.find().sort("_id").to_list()]
+
+    async def shows(self) -> dict[str, list[ObjectId]]:
+        """What some readers see, which every phase agrees about, cold and warm, with the oracle."""
+        async with self.process() as world:
+            names = ("statuses", "follows", "blocks", "circles", "mutes")
+            documents = {name: await world.stack.db[name].find().to_list(None) for name in names}
+            oracle: Oracle[ObjectId] = Oracle.of(**documents)
+            shown = {str(reader): oracle.timeline(reader) for reader in self.people[:READERS]}
+            for _ in ("as it is", "warm"):
+                for reader, statuses in shown.items():
+                    for phase in SLUGS:
+                        assert await _walk(world, reader, phase) == statuses, (reader, phase)
+        return shown
+
+    async def goes_on(self) -> None:
+        """Much that the backup does not know, and lists that know it."""
+        async with self.process() as world:
+            for author in list(world.ids)[:4]:
+                await world.post(author, "lost")
+            await world.social.unfollow(*await _edge(world))
+            await world.drain()
+            await world.warm(*list(world.ids)[:READERS])
+
+    async def restore(self, file: Path, *, yes: bool = True, say: Callable[[str], object] = lambda _: None) -> Header:
+        return await restore(self.servers, self.config, file, yes=yes, say=say, clock=self.clock)
+
+    async def documents(self) -> dict[str, int]:
+        with blocking(self.mongodb, self.config.database) as database:
+            return {name: database[name].count_documents({}) for name in database.list_collection_names()}
+
+
+async def _walk(world: World, reader: str, phase: str) -> list[ObjectId]:
+    found: list[ObjectId] = []
+    before: ObjectId | None = None
+    while True:
+        page = await world.page(reader, phase, before, limit=50)
+        found += [status.id for status in page.statuses]
+        if (before := page.next) is None:
+            return found
+
+
+async def _edge(world: World) -> tuple[ObjectId, ObjectId]:
+    edge = await world.stack.db["follows"].find_one({})
+    assert edge
+    return edge["follower"], edge["followee"]
+
+
+@pytest.fixture(scope="module")
+def system(servers: Addresses) -> Iterator[System]:
+    """Each test makes a backup of it first, and leaves it as it is in that."""
+    system = System(servers)
+    asyncio.run(system.fill())
+    yield system
+    with blocking(system.mongodb, system.config.database) as database:
+        database.client.drop_database(system.config.database)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "feedlab.backup"
+
+
+async def test_every_page_is_that_of_the_backup_and_goes_on_from_there(system: System, file: Path) -> None:
+    before = await system.shows()
+    header = backup(system.mongodb, system.config, file)
+    assert header.documents["statuses"] == STATUSES
+    assert checked(file) == header
+    await system.goes_on()
+    assert await system.shows() != before
+    said: list[str] = []
+    with patch.object(backups, "insert_batch", side_effect=MemoryError), pytest.raises(MemoryError):
+        await system.restore(file, say=said.append)
+    assert f"{STATUSES + 4} statuses" in said[0]
+    with pytest.raises(schema.BrokenOff, match="was broken off: repeat it"):
+        await system.shows()
+    with pytest.raises(schema.BrokenOff):
+        backup(system.mongodb, system.config, file.with_name("another"))
+    await system.restore(file)
+    assert await system.shows() == before
+    async with system.process() as world:
+        world.pass_grace()
+        readers = list(world.ids)[:READERS]
+        await world.warm(*readers)
+        author = await _edge(world)
+        status = await world.post(str(author[1]), "since")
+        await world.drain()
+        for phase in KEEPING:
+            assert status.id in await _walk(world, str(author[0]), phase), phase
+            assert await world.source(readers[0], phase) == "list", phase
+    assert await system.shows() != before
+
+
+async def test_it_is_as_of_one_moment(system: System, file: Path) -> None:
+    """Whatever others write between two batches, into collections that come later or have been read."""
+    wrote = 0
+
+    def others(what: str, done: int, total: int) -> None:
+        nonlocal wrote
+        with blocking(system.mongodb, system.config.database) as database:
+            for name in ("users", "follows", "statuses"):
+                database[name].insert_one({"handle": f"latecomer {wrote}", "follower": wrote})
+                database[name].delete_one({"handle": f"latecomer {wrote - 2}"})
+        wrote += 1
+
+    before = await system.documents()
+    header = backup(system.mongodb, system.config, file, progress=others)
+    assert wrote > 3
+    assert header.documents == {name: before.get(name, 0) for name in COLLECTIONS}
+    for name, batch in backups.frames(file, header):
+        assert b"latecomer" not in batch, name
+    await system.restore(file)
+
+
+async def test_one_that_takes_longer_than_the_history_is_kept(system: System, file: Path) -> None:
+    with blocking(system.mongodb, system.config.database) as database:
+        parameter = database.client.admin.command
+        was = parameter({"getParameter": 1, WINDOW: 1})[WINDOW]
+
+        def slow(what: str, done: int, total: int) -> None:
+            """As if it took hours: all history goes at once."""
+            parameter({"setParameter": 1, WINDOW: 0})
+            for n in range(20):
+                database["users"].update_one({}, {"$set": {"name": f"name {n}"}})
+
+        try:
+            with pytest.raises(TooLong, match=r"keeps a snapshot for .* --window"):
+                backup(system.mongodb, system.config, file, progress=slow)
+        finally:
+            parameter({"setParameter": 1, WINDOW: was})
+        assert not list(file.parent.glob("*"))
+
+        def asked(what: str, done: int, total: int) -> None:
+            assert parameter({"getParameter": 1, WINDOW: 1})[WINDOW] == 7_200
+
+        backup(system.mongodb, system.config, file, window_s=7_200, progress=asked)
+        assert parameter({"getParameter": 1, WINDOW: 1})[WINDOW] == was
+
+
+def test_a_damaged_file_changes_nothing(system: System, file: Path) -> None:
+    backup(system.mongodb, system.config, file)
+    whole, bad, before = file.read_bytes(), file.with_name("bad"), asyncio.run(system.documents())
+
+    def flipped(at: int) -> bytes:
+        return whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+
+    body = range(HEADER_BYTES, len(whole), len(whole) // 5)
+    header = range(0, len(whole[:HEADER_BYTES].rstrip()), 7)
+    cut = (0, 1, HEADER_BYTES - 1, HEADER_BYTES, len(whole) - 1)
+    for damaged in (*map(flipped, [*header, *body]), *(whole[:length] for length in cut), whole + b"x", b"{}"):
+        bad.write_bytes(damaged)
+        with pytest.raises(Damaged, match=r"^\S*bad is [^\n]*$"):
+            asyncio.run(system.restore(bad))
+    assert asyncio.run(system.documents()) == before
+
+
+async def test_what_is_there_is_erased_on_demand_only(system: System, file: Path) -> None:
+    backup(system.mongodb, system.config, file)
+    with pytest.raises(Refused, match="exists already"):
+        backup(system.mongodb, system.config, file)
+    with blocking(system.mongodb, system.config.database) as database:
+        database["of somebody else"].insert_one({})
+    before = await system.documents()
+    with pytest.raises(Refused, match=rf"is not empty: --yes erases .*{PEOPLE} users.*, and nothing else"):
+        await system.restore(file, yes=False)
+    assert await system.documents() == before
+    await system.restore(file)
+    after = await system.documents()
+    assert after["of somebody else"] == 1
+    empty = System(system.servers)
+    await empty.restore(file, yes=False)
+    assert (await empty.documents())["users"] == PEOPLE
+    with (
+        blocking(system.mongodb, system.config.database) as one,
+        blocking(system.mongodb, empty.config.database) as two,
+    ):
+        identities = [each["settings"].find_one({"_id": "schema"}) for each in (one, two)]
+        one.client.drop_database(empty.config.database)
+    assert all(identities)
+    assert identities[0] != identities[1], "two that came from one backup share no queue"
+
+
+async def test_a_backup_of_a_program_with_other_collections(system: System, file: Path) -> None:
+    before = await system.documents()
+    others = (COLLECTIONS[0], "of the future", *reversed(COLLECTIONS[1:]))
+    with patch.object(backups, "COLLECTIONS", others):
+        backup(system.mongodb, system.config, file)
+    await system.restore(file)
+    after = await system.documents()
+    assert {name: after[name] for name in COLLECTIONS} == {name: before[name] for name in COLLECTIONS}
+
+
+async def test_a_backup_of_a_newer_program_is_refused(system: System, file: Path) -> None:
+    backup(system.mongodb, system.config, file)
+    with patch.object(schema, "VERSION", schema.VERSION - 1), pytest.raises(schema.SchemaTooNew):
+        await system.restore(file)
+    with patch.object(backups, "FORMAT", backups.FORMAT - 1), pytest.raises(Refused, match="was written by Feedlab"):
+        await system.restore(file)
+
+
+def test_by_the_command_line(system: System, file: Path) -> None:
+    environment = by_url(system.servers, system.config.database)
+
+    def feedlab(*arguments: str) -> Result:
+        return CliRunner().invoke(main, [*arguments, "--data", str(file.parent / "data")], env=environment)
+
+    saved = feedlab("backup", str(file))
+    assert saved.exit_code == 0, saved.output
+    assert file.stat().st_mode & 0o777 == 0o600, "hashes of passwords are in it"
+    for refused, words in (
+        (feedlab("backup", str(file)), "exists already"),
+        (feedlab("restore", str(file)), "is not empty: --yes erases"),
+        (feedlab("backup", str(file.with_name("another")), "--stack", "memory"), "inside another process"),
+    ):
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert words in refused.stderr
+    with DataDirectory(file.parent / "data").owned("feedlab serve", lasting=True):
+        refused = feedlab("restore", str(file), "--yes")
+        assert (refused.exit_code, "feedlab serve runs in" in refused.stderr) == (2, True)
+    restored = feedlab("restore", str(file), "--yes")
+    assert restored.exit_code == 0, restored.output
+    assert "documents are back as of" in restored.stdout
+
+
+async def test_what_the_first_release_stored_is_saved_as_it_is_and_migrated_when_it_comes_back(
+    servers: Addresses, file: Path
+) -> None:
+    old, new = System(servers), System(servers)
+    old.clock = new.clock = ManualClock(dump()["now"])
+    database = connect(old.mongodb, old.config.database, 5.0)
+    await load(database, memory=False)
+    before = await old.documents()
+    assert backup(old.mongodb, old.config, file).version == 1
+    assert await old.documents() == before, "nothing is migrated by saving it"
+    await new.restore(file)
+    new.people = [ObjectId(reader) for reader in dump()["pages"]][:READERS]
+    assert await new.shows() == {str(reader): dump()["pages"][str(reader)] for reader in new.people}
+    for each in (old, new):
+        await database.client.drop_database(each.config.database)
+    await disconnect(database)

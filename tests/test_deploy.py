@@ -1,0 +1,192 @@
+"""What deploy/ says is compared with what there is: nothing of it can be started here."""
+
+import gzip
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from app.cli import main
+from app.config import PREFIX, Config
+from tests.test_docs import leaves
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+# github.com/compose-spec/compose-spec, schema/compose-spec.json at 170098ba (Apache 2.0)
+SCHEMA = Path(__file__).parent / "data" / "compose-spec.json.gz"
+SECRET = "0123456789abcdef"
+OURS = "feedlab:"  # the image
+UNITS = sorted([*(DEPLOY / "systemd").glob("*.service"), *(DEPLOY / "systemd").glob("*.timer")])
+
+
+def variables() -> dict[str, str]:
+    """What .env would say."""
+    lines = (DEPLOY / "env.example").read_text().splitlines()
+    return {name: text or SECRET for name, _, text in (line.partition("=") for line in lines) if "#" not in name}
+
+
+def _filled_in(value: Any) -> Any:
+    """As Compose does it. A variable that env.example does not have is a KeyError."""
+    if isinstance(value, dict):
+        return {name: _filled_in(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_filled_in(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"\$\{(\w+):\?\}", lambda found: variables()[found[1]], value).replace("$$", "$")
+
+
+COMPOSE: dict[str, Any] = _filled_in(yaml.safe_load((DEPLOY / "compose.yaml").read_text()))
+SERVICES: dict[str, Any] = COMPOSE["services"]
+
+
+def ours() -> Iterator[tuple[str, dict[str, Any]]]:
+    return ((name, service) for name, service in SERVICES.items() if service["image"].startswith(OURS))
+
+
+def runs(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in leaves():
+        monkeypatch.setattr(command, "callback", lambda **_: None)
+    answer = CliRunner().invoke(main, words)
+    assert answer.exit_code == 0, f"feedlab {shlex.join(words)}: {answer.output}"
+
+
+def test_compose_takes_it() -> None:
+    schema = json.loads(gzip.decompress(SCHEMA.read_bytes()))
+    validator = jsonschema_rs.validator_for(schema)
+    validator.validate(COMPOSE)
+    assert not validator.is_valid({**COMPOSE, "services": {"web": {"imag": "x"}}}), "it would see a slip"
+
+
+def test_everything_that_is_named_is_there() -> None:
+    for name, service in SERVICES.items():
+        assert set(service.get("depends_on", ())) <= SERVICES.keys(), name
+        assert set(service["networks"]) <= COMPOSE["networks"].keys(), name
+        assert set(service.get("secrets", ())) <= COMPOSE["secrets"].keys(), name
+        for other, how in dict(service.get("depends_on", {})).items():
+            assert how["condition"] != "service_healthy" or "healthcheck" in SERVICES[other], (
+                f"{name} waits for {other}"
+            )
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            made = source in ("./tls", "./prometheus", "./alertmanager")  # by whoever deploys, or see below
+            assert source in COMPOSE["volumes"] or made or (DEPLOY / source).exists(), volume
+        assert re.fullmatch(r"[\w./-]+:v?\d+\.[\d.]+", service["image"]), f"{name}: a version that may move"
+    build = SERVICES["web-1"]["build"]
+    assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
+    assert (DEPLOY / build["context"]).resolve() == ROOT
+
+
+def test_the_topology() -> None:
+    """That of tests/test_machines.py."""
+    kinds = [re.sub(r"-\d$", "", name) for name in SERVICES]
+    there = {kind: kinds.count(kind) for kind in kinds if kind != "mongodb-setup"}
+    assert there == {
+        "proxy": 1,
+        "web": 2,
+        "worker": 2,
+        "mongodb": 3,
+        "redis": 1,
+        "memcached": 2,
+        "prometheus": 1,
+        "alertmanager": 1,
+    }
+
+
+def test_our_processes_have_settings_that_there_are_and_find_their_servers() -> None:
+    for name, service in ours():
+        given = service["environment"]
+        assert set(given) <= {f"{PREFIX}{field.upper()}" for field in Config.model_fields}, name
+        config = Config.from_environment(given)
+        assert config.mongodb_url
+        assert config.redis_url
+        places = re.findall(r"([\w-]+):(\d+)", " ".join([config.mongodb_url, config.redis_url, *config.memcached]))
+        found = [(host, port) for host, port in places if host in SERVICES]
+        assert found == [
+            *((f"mongodb-{n}", "27017") for n in (1, 2, 3)),
+            *(("redis", "6379"), ("memcached-1", "11211"), ("memcached-2", "11211")),
+        ], name
+        assert "back" in service["networks"]
+    keys = {service["environment"]["FEEDLAB_MEMCACHED"] for _, service in ours()}
+    assert len(keys) == 1, "the same list everywhere"
+
+
+def test_the_passwords_are_those_that_the_servers_ask_for() -> None:
+    (redis,) = re.findall(r"redis://:(.+)@", SERVICES["web-1"]["environment"]["FEEDLAB_REDIS_URL"])
+    command = SERVICES["redis"]["command"]
+    assert command[command.index("--requirepass") + 1] == redis == SECRET
+    mongodb = SERVICES["mongodb-1"]["command"]
+    assert "--keyFile" in mongodb
+    assert mongodb[mongodb.index("--replSet") + 1] == "feedlab"
+    script = (DEPLOY / "mongodb" / "setup.js").read_text()
+    url = SERVICES["web-1"]["environment"]["FEEDLAB_MONGODB_URL"]
+    assert "replicaSet=feedlab" in url
+    assert 'rs.initiate({ _id: "feedlab"' in script
+    assert 'user: "feedlab"' in script
+    assert set(re.findall(r"process\.env\.(\w+)", script)) == SERVICES["mongodb-setup"]["environment"].keys()
+
+
+def test_the_proxy_finds_the_web_processes_and_is_believed() -> None:
+    template = (DEPLOY / "nginx" / "feedlab.conf.template").read_text()
+    servers = re.findall(r"^\s+server ([\w-]+):(\d+)", template, re.MULTILINE)
+    web = {name: service for name, service in ours() if "serve" in service["command"]}
+    assert [name for name, _ in servers] == list(web)
+    (subnet,) = COMPOSE["networks"]["front"]["ipam"]["config"]
+    for (name, port), service in zip(servers, web.values(), strict=True):
+        assert service["command"][service["command"].index("--port") + 1] == port, name
+        assert service["environment"]["FEEDLAB_TRUSTED_PROXIES"] == subnet["subnet"]
+        assert service["environment"]["FEEDLAB_ALLOWED_HOSTS"] == SERVICES["proxy"]["environment"]["SERVER_NAME"]
+    assert set(re.findall(r"\$\{(\w+)\}", template)) == SERVICES["proxy"]["environment"].keys()
+
+
+def test_the_image_runs_as_nobody_who_may_do_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    said = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
+    last = dict(line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
+    assert last["USER"] == "10001"
+    assert "--constraint constraints.txt" in " ".join(lines)
+    copied = {word for word, rest in said if word == "COPY" for word in rest.split()[:-1] if not word.startswith("-")}
+    assert all((ROOT / name).exists() for name in copied - {"/opt/feedlab"})
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert packages <= copied
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text()
+    assert all(f"!{name}\n" in ignored for name in copied - {"/opt/feedlab"})
+    assert json.loads(last["ENTRYPOINT"]) == ["feedlab"]
+    runs(json.loads(last["CMD"]), monkeypatch)
+    assert json.loads(last["CMD"]) == SERVICES["web-1"]["command"]
+    for _, service in ours():
+        runs(service["command"], monkeypatch)
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_a_unit(unit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = unit.read_text().replace("%i", "8000")
+    assert "[Service]" not in text or "NoNewPrivileges=yes" in text
+    for command in re.findall(r"/opt/feedlab/bin/feedlab ([^'\n]+)", text):
+        words = shlex.split(command)
+        if "$$(" in command:
+            words = ["backup", "FILE", *words[words.index("--stack") :]]
+        runs(words, monkeypatch)
+    for file in (DEPLOY / "systemd").iterdir():  # each refers to others
+        name = file.name.replace("@", "@8000")
+        (tmp_path / name).write_text(file.read_text().replace("/opt/feedlab/bin/feedlab", shutil.which("true") or ""))
+    if verify := shutil.which("systemd-analyze"):
+        command = [verify, "verify", "--man=no", tmp_path / unit.name.replace("@", "@8000")]
+        ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
+
+
+def test_the_environment_of_the_units_is_one_that_there_can_be() -> None:
+    lines = (DEPLOY / "systemd" / "feedlab.env.example").read_text().splitlines()
+    given = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    assert set(given) <= {f"{PREFIX}{field.upper()}" for field in Config.model_fields}
+    assert len(Config.from_environment(given).memcached) == 2

@@ -1,0 +1,156 @@
+"""Servers that demand a password and speak TLS, named by nothing but their URLs."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from click.testing import CliRunner
+from pymongo import MongoClient
+from redis import Redis, RedisError
+
+from app.cli import main
+from app.config import Config
+from app.servers.programs import insist, resolve
+from app.stack import Addresses, connected
+from tests.certificates import Certificates
+from tests.conftest import free_port, real_servers
+from tests.dates import NOON, ManualClock
+from tests.test_machines import process
+from tests.test_memcached import node
+from tests.world import IN_WORKER, KEEPING, World
+
+pytestmark = [pytest.mark.anyio, pytest.mark.servers]
+
+PASSWORD = "p/ss:w?rd@#"
+PATIENCE_S = 60.0
+NAME = "secured"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A MongoDB and a Redis that a client without a password, or without TLS, gets nothing from."""
+    here = tmp_path_factory.mktemp("secured")
+    with real_servers(), ExitStack() as stack:
+        sources = resolve(Config(), "servers")
+        insist(sources)
+        mongod, redis_server = (str(source.program) for source in sources[:2])
+        certificates, word = Certificates.made(here), quote(PASSWORD, safe="")
+        at = free_port()
+        secured = f"redis://:{word}@localhost:{at}/3?ssl_ca_certs={certificates.authority}".replace(
+            "redis", "rediss", 1
+        )
+        command = [
+            *(redis_server, "--port", "0", "--tls-port", str(at), "--bind", "127.0.0.1", "--dir", str(here)),
+            *("--tls-cert-file", str(certificates.server), "--tls-key-file", str(certificates.key)),
+            *("--tls-ca-cert-file", str(certificates.authority), "--tls-auth-clients", "no"),
+            *("--requirepass", PASSWORD, "--save", ""),
+        ]
+        redis = stack.enter_context(process(command, here / "redis.log"))
+        while not _pings(secured):
+            if not redis.is_running() or redis.status() == "zombie":
+                pytest.skip(f"this redis-server has no TLS: {(here / 'redis.log').read_text()[-300:]}")
+        mongodb = stack.enter_context(_mongod(mongod, here, certificates, word))
+        memcached, _ = stack.enter_context(node())
+        yield {
+            "FEEDLAB_MONGODB_URL": mongodb,
+            "FEEDLAB_REDIS_URL": secured,
+            "FEEDLAB_MEMCACHED": memcached,
+            "FEEDLAB_DATABASE": NAME,
+        }
+
+
+def _pings(url: str) -> bool:
+    try:
+        with Redis.from_url(url) as redis:
+            return bool(redis.ping())
+    except RedisError:
+        time.sleep(0.05)
+        return False
+
+
+class _mongod:
+    """A replica set of one, whose first user is made by somebody on the machine, as MongoDB allows nobody else."""
+
+    def __init__(self, program: str, here: Path, certificates: Certificates, word: str) -> None:
+        self.at, self.word, self.authority, self.log = free_port(), word, certificates.authority, here / "mongod.log"
+        key, data = here / "key", here / "mongodb"
+        key.write_text("a key that members of the set share")
+        key.chmod(0o400)
+        data.mkdir()
+        command = [
+            *(program, "--dbpath", str(data), "--port", str(self.at), "--bind_ip", "127.0.0.1", "--nounixsocket"),
+            *("--replSet", NAME, "--keyFile", str(key), "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25"),
+            *("--tlsMode", "requireTLS", "--tlsCertificateKeyFile", str(certificates.both)),
+            *("--tlsCAFile", str(certificates.authority), "--tlsAllowConnectionsWithoutCertificates"),
+        ]
+        self._running = process(command, self.log)
+
+    def __enter__(self) -> str:
+        self._running.__enter__()
+        tls = f"tls=true&tlsCAFile={quote(str(self.authority), safe='')}"
+        deadline = time.monotonic() + PATIENCE_S
+        with MongoClient[dict[str, object]](f"mongodb://localhost:{self.at}/?{tls}&directConnection=true") as client:
+            members = [{"_id": 0, "host": f"localhost:{self.at}"}]
+            client.admin.command("replSetInitiate", {"_id": NAME, "members": members})
+            while not client.admin.command("hello")["isWritablePrimary"]:
+                assert time.monotonic() < deadline, self.log.read_text()[-1000:]
+                time.sleep(0.05)
+            roles = [{"role": "readWrite", "db": NAME}]
+            client.admin.command("createUser", "root", pwd=PASSWORD, roles=["root"])
+        url = f"mongodb://{{}}:{self.word}@localhost:{self.at}/?replicaSet={NAME}&authSource={{}}&{tls}"
+        with MongoClient[dict[str, object]](url.format("root", "admin")) as client:
+            client[NAME].command("createUser", "feedlab", pwd=PASSWORD, roles=roles)
+        return url.format("feedlab", NAME)
+
+    def __exit__(self, *reason: object) -> None:
+        self._running.__exit__(None, None, None)
+
+
+async def test_everything_works(environment: dict[str, str]) -> None:
+    config = Config.from_environment(environment, demo=True)
+    addresses = Addresses(config.mongodb_url, config.redis_url, config.memcached)
+    clock = ManualClock(NOON)
+    async with connected(addresses, config, clock) as stack:
+        assert all((await stack.check()).values())
+        world = await World.open(stack, clock)
+        await world.people("ann", "zoe")
+        await world.follow("ann", "zoe")
+        await world.timelines.change(delivering=KEEPING)
+        world.pass_grace()
+        await world.warm("ann")
+        await world.post("zoe", "over TLS, with a password")
+        assert {phase for phase, owed in (await world.pending()).items() if owed} == set(IN_WORKER)
+        await world.drain()
+        assert not any((await world.pending()).values())
+        await world.sees("ann", "over TLS, with a password")
+        limit = stack.rates.rate("test", 1, "too often")
+        assert await limit.hit("ann")
+        assert not await limit.hit("ann")
+        assert not stack.rates._is_away, "counted in Redis"
+
+
+def test_doctor_says_so_and_shows_no_password(environment: dict[str, str], tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["doctor", "--json", "--data", str(tmp_path)], env=environment)
+    servers = json.loads(result.stdout)["servers"]
+    assert [server["state"] for server in servers] == ["answers"] * 3, result.output
+    assert PASSWORD not in result.output
+    assert quote(PASSWORD, safe="") not in result.output
+    for command in (["phases"], ["backup", str(tmp_path / "a.backup")]):
+        result = CliRunner().invoke(main, [*command, "--stack", "urls", "--data", str(tmp_path)], env=environment)
+        assert result.exit_code == 0, result.output
+
+
+def test_without_a_password_there_is_nothing(environment: dict[str, str], tmp_path: Path) -> None:
+    """The servers do demand it, and a refusal is one line."""
+    for name in ("FEEDLAB_MONGODB_URL", "FEEDLAB_REDIS_URL"):
+        without = environment | {name: environment[name].replace(quote(PASSWORD, safe=""), "another")}
+        result = CliRunner().invoke(main, ["doctor", "--json", "--data", str(tmp_path)], env=without)
+        states = [server["state"] for server in json.loads(result.stdout)["servers"]]
+        assert [state == "answers" for state in states].count(False) == 1, states
+    refused = environment | {"FEEDLAB_MONGODB_URL": environment["FEEDLAB_MONGODB_URL"].replace("feedlab:", "nobody:")}
+    result = CliRunner().invoke(main, ["phases", "--data", str(tmp_path)], env=refused)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
