@@ -31,6 +31,7 @@ from app.web.guard import AllowedHosts, AnswerErrors, BodyLimit, SecurityHeaders
 from app.web.health import Health, Measured, Metrics
 from app.web.live import Streams
 from app.web.problems import Errors
+from app.web.written import WrittenPages
 from phases.timelines import Timelines
 
 EXPORTS = 20  # of one person in an hour
@@ -113,6 +114,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.state.streams = Streams()
     app.state.watches = {}  # deliveries that somebody watches, by status id
     app.state.laboratory = Laboratory(stack)
+    app.state.written = WrittenPages()
     app.state.metrics = metrics  # .posts and .reads are counted where they happen
     # .count(person) before every change, every export and every stream
     rate, config = stack.rates.rate, stack.config

@@ -1224,6 +1224,22 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # Servers that hang
     Mutant(
+        "a page is not written again when a name has changed",
+        "rule 11",
+        "app.web.written",
+        " and page.names == names",
+        "",
+        _of("tests/test_api.py", "test_a_page_that_is_read_again_shows_what_has_changed"),
+    ),
+    Mutant(
+        "a page is not written again when a status on it has changed",
+        "rule 11",
+        "app.web.written",
+        "page.statuses is statuses",
+        "len(page.statuses) == len(statuses)",
+        _of("tests/test_api.py", "test_a_page_that_is_read_again_shows_what_has_changed"),
+    ),
+    Mutant(
         "a request waits for as long as a server hangs",
         "one deadline",
         "app.stack.deadline.within",
