@@ -20,7 +20,7 @@ from phases.delivering.kept import Kept
 from phases.delivering.outbox import Outbox, Waiting
 from phases.delivering.switch import Switch
 from phases.home.candidates import KeptThenQuery, Slice
-from phases.home.memory import UNSEEN, FirstPages, Judged, Seen, Statuses, as_now, changes_of
+from phases.home.memory import UNSEEN, FirstPages, Judged, Seen, Statuses, as_now
 from phases.home.newest import newest_of_groups
 from phases.home.page import Filling, Page, enough
 from phases.keeping.store import Container, Place
@@ -58,6 +58,7 @@ class Look:
     pulled: Waiting
     backfill_owed: bool
     rows: Statuses
+    answers: Mapping[str, Rows]
 
 
 class Reading:
@@ -88,7 +89,7 @@ class Reading:
             edges = await Following(self._db, reader, self._edges).known()
         pending = self._pending(kept, edges, place, own=own)
         pulled = self._pulled(request, marked, edges, place)
-        looked = {**pending, **pulled, **self._look(edges, seen.statuses)}
+        looked = {**pending, **pulled, **self._look(edges, seen)}
         looked |= kept.store.look(place)
         answers = await together(self._db, **looked)
         part = await kept.store.read(place, answers)
@@ -138,10 +139,10 @@ class Reading:
         authors = self._markers.among(edges, marked)
         return newest_of_groups("pulled", request.phase.merges.query, authors, place.before, place.n)
 
-    def _look(self, edges: OwnEdges, seen: Statuses) -> dict[str, Find]:
+    def _look(self, edges: OwnEdges, seen: Seen) -> dict[str, Find]:
         return {
             "versions": versions_of(edges.reader),
-            **(changes_of(seen) if seen else {}),
+            **seen.changes(edges.reader),
             **({} if edges.settled else self._outbox.backfills_of(edges.reader)),
         }
 
@@ -154,6 +155,7 @@ class Reading:
             pulled=Waiting.of(pulled, answers),
             backfill_owed=self._outbox.is_owed_backfill(answers),
             rows=as_now(seen, answers) if seen else {},
+            answers=answers,
         )
 
     def _is_over(self, now: Versions, edges: OwnEdges, seen: Seen, marked: Known | None) -> bool:
@@ -194,7 +196,7 @@ class Reading:
         whole = part.with_waiting(*look.waiting, place.before, place.n)
         first = whole.with_waiting(*look.pulled, place.before, place.n)
         departed = await self._departed.at(look.versions.names)
-        judged = seen.judged_before(first, request.limit, look.versions.edges, departed)
+        judged = seen.judged_before(first, request.limit, look.versions.edges, departed, look.answers)
         same = look.rows is seen.statuses and judged
         if same:
             return Page(request.phase.slug, same.shown, same.next, "list", versions=look.versions)
@@ -276,9 +278,11 @@ class Reading:
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         if request.before is None:
             first = candidates.first
-            judged = Judged(first.ids, first.floor, request.limit, versions.edges, departed, statuses, after)
-            alone = filling.only_own and not candidates.went_on and filling.edges.version == versions.edges
-            self._pages.keep(request.reader, Seen(filling.taken, versions.likes, judged if alone else None))
+            judged = None
+            if not candidates.went_on and filling.edges.version == versions.edges:
+                of = first.ids, first.floor, request.limit, versions.edges, departed, filling.backs
+                judged = Judged(*of, statuses, after)
+            self._pages.keep(request.reader, Seen(filling.taken, versions.likes, judged))
             self._edges.keep(filling.edges)
         return statuses, after
 

@@ -94,10 +94,11 @@ class Filling:
         return {status.id: status for status in self._judged}
 
     @property
-    def only_own(self) -> bool:
-        """Whether nothing but the reader's own edges decided about it."""
-        me = self._view.edges.reader
-        return all(s.audience != "mutuals" or s.user_id == me for s in self._judged)
+    def backs(self) -> dict[ObjectId, bool]:
+        """What decided about it beside the reader's own edges: whether these authors follow the reader."""
+        reader = self._view.reader()
+        mutual = {s.user_id for s in self._judged if s.audience == "mutuals" and s.user_id != reader.id}
+        return {author: reader.followed_by[author] for author in mutual}
 
     @property
     def edges(self) -> OwnEdges:

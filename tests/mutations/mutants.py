@@ -55,7 +55,7 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
 
 
 LOOK_UP = (  # in `Reading.page`
-    "        looked = {**pending, **pulled, **self._look(edges, seen.statuses)}\n"
+    "        looked = {**pending, **pulled, **self._look(edges, seen)}\n"
     "        looked |= kept.store.look(place)\n"
     "        answers = await together(self._db, **looked)\n"
 )
@@ -1063,8 +1063,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a page is not judged again when the reader's edges have changed",
         "11 memory",
         "phases.home.memory.Seen.judged_before",
-        "candidates.floor, limit, edges)",
-        "candidates.floor, limit, self.judged and self.judged.edges)",
+        "candidates.floor, limit, edges):",
+        "candidates.floor, limit, judged.edges):",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),
     Mutant(
@@ -1078,9 +1078,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a page is not judged again when its authors follow other people",
         "11 memory",
-        "phases.reading.Reading._filled",
-        "filling.only_own and ",
-        "",
+        "phases.home.memory.Seen.judged_before",
+        "judged if backs == judged.followed_by() else None",
+        "judged",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),
     Mutant(
