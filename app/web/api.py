@@ -160,7 +160,13 @@ def people(use_case: Callable[..., Awaitable[PeoplePage]]) -> Callable[[Call], A
 
 async def post(call: Call) -> Reply:
     asked: schemas.NewStatus = call.body
-    posting = call.social.post(call.me.id, asked.text, asked.audience, call.headers.idempotency_key)
+    posting = call.social.post(
+        call.me.id,
+        asked.text,
+        asked.audience,
+        call.headers.idempotency_key,
+        waits=call.request.app.state.afterwards.do,
+    )
     (row, created), authors = await asyncio.gather(posting, call.social.people([call.me.id]))
     if created:
         call.request.app.state.metrics.posts.inc()

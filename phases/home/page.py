@@ -95,10 +95,12 @@ class Filling:
 
     @property
     def backs(self) -> dict[ObjectId, bool]:
-        """What decided about it beside the reader's own edges: whether these authors follow the reader."""
-        reader = self._view.reader()
-        mutual = {s.user_id for s in self._judged if s.audience == "mutuals" and s.user_id != reader.id}
-        return {author: reader.followed_by[author] for author in mutual}
+        """What decided about it beside the reader's own edges: whether these authors
+        follow the reader.
+        """
+        me, follow = self._view.edges.reader, self._view.reader().followed_by
+        mutual = [s.user_id for s in self._judged if s.audience == "mutuals"]
+        return {author: follow[author] for author in mutual if author != me}
 
     @property
     def edges(self) -> OwnEdges:
