@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bson import ObjectId
 
-from app.access import on_home
+from app.access import on_home, shown_rows, statuses_shown
 from app.clock import LAST_ID
 from app.departures import Departed
 from app.edges import EdgeMemory, Following, OwnEdges, Versions, versions_in, versions_of
@@ -50,7 +50,7 @@ class Look:
     """What a read has to know before it believes what is kept, all of one moment.
 
     `versions`: of what may be remembered. `pulled`: what is merged, as `waiting` is. `rows`: of the page that is
-    remembered.
+    remembered, or that a glance has found.
     """
 
     versions: Versions
@@ -78,11 +78,12 @@ class Reading:
             return await self._queried(request)
         remembered = self._edges.recall(reader)
         edges = remembered or OwnEdges(reader)
-        if remembered is None and await kept.store.gone(container, reader):
+        place = Place(container, reader, request.cursor, enough(request.limit))
+        likely = [] if remembered else await kept.store.glance(place)
+        if likely is None:
             return await self._comeback(request, kept, container, edges)
 
         seen = self._pages.recall(reader) if request.before is None else UNSEEN
-        place = Place(container, reader, request.cursor, enough(request.limit))
         marked = await self._markers.known(settings.epoch) if request.phase.merges else None
         own = own or self._outbox.is_crowded
         if (own or (marked and marked.pulled != frozenset())) and edges.heard is None:
@@ -90,7 +91,7 @@ class Reading:
         pending = self._pending(kept, edges, place, own=own)
         pulled = self._pulled(request, marked, edges, place)
         looked = {**pending, **pulled, **self._look(edges, seen)}
-        looked |= kept.store.look(place)
+        looked |= kept.store.look(place) | ({} if seen.statuses else statuses_shown(reader, likely))
         answers = await together(self._db, **looked)
         part = await kept.store.read(place, answers)
         look = self._looked(pending, pulled, answers, seen.statuses)
@@ -154,7 +155,7 @@ class Reading:
             waiting=self._outbox.waiting(pending, answers),
             pulled=Waiting.of(pulled, answers),
             backfill_owed=self._outbox.is_owed_backfill(answers),
-            rows=as_now(seen, answers) if seen else {},
+            rows=as_now(seen, answers) if seen else shown_rows(answers),
             answers=answers,
         )
 
