@@ -91,7 +91,9 @@ class Reading:
         pending = self._pending(kept, edges, place, own=own)
         pulled = self._pulled(request, marked, edges, place)
         looked = {**pending, **pulled, **self._look(edges, seen)}
-        looked |= kept.store.look(place) | ({} if seen.statuses else statuses_shown(reader, likely))
+        looked |= kept.store.look(place)
+        if not seen.statuses:
+            looked |= statuses_shown(reader, likely)
         answers = await together(self._db, **looked)
         part = await kept.store.read(place, answers)
         look = self._looked(pending, pulled, answers, seen.statuses)

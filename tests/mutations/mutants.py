@@ -56,7 +56,9 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
 
 LOOK_UP = (  # in `Reading.page`
     "        looked = {**pending, **pulled, **self._look(edges, seen)}\n"
-    "        looked |= kept.store.look(place) | ({} if seen.statuses else statuses_shown(reader, likely))\n"
+    "        looked |= kept.store.look(place)\n"
+    "        if not seen.statuses:\n"
+    "            looked |= statuses_shown(reader, likely)\n"
     "        answers = await together(self._db, **looked)\n"
 )
 OR_REPEATED = (  # in `Social.follow`
