@@ -1065,8 +1065,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a page is not judged again when the reader's edges have changed",
         "11 memory",
         "phases.home.memory.Seen.judged_before",
-        "candidates.floor, limit, edges):",
-        "candidates.floor, limit, judged.edges):",
+        "candidates.floor, limit, edges, departed):",
+        "candidates.floor, limit, judged.edges, departed):",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),
     Mutant(
