@@ -2,7 +2,7 @@
 belongs on a home timeline.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, get_args
 
 from bson import ObjectId
@@ -10,7 +10,7 @@ from bson import ObjectId
 from app.edges import OwnEdges, Reader, View
 from app.models import Audience, StatusRow, like_key
 from app.stack.mongodb.connection import Database
-from app.stack.mongodb.find import Find, together
+from app.stack.mongodb.find import Find, Rows, together
 
 FIELDS = ("_id", "user_id", "text", "audience")  # of a status, as its delivery needs them
 SHOWN = (*FIELDS, "likes")  # as a page needs them
@@ -78,17 +78,28 @@ async def shown_among(
     return [status for status in statuses if shows(status, reader)]
 
 
+def statuses_shown(reader: ObjectId, ids: Sequence[ObjectId]) -> dict[str, Find]:
+    """Statuses with what the reader likes of them: `shown_rows` reads the answers."""
+    if not ids:
+        return {}
+    return {"statuses": statuses_by_id(ids, SHOWN), "liked": liked_among(reader, ids)}
+
+
+def shown_rows(answers: Mapping[str, Rows]) -> dict[ObjectId, StatusRow]:
+    yours = {row["_id"][12:] for row in answers.get("liked", ())}
+    rows = answers.get("statuses", ())
+    return {row["_id"]: StatusRow.of(row, you_like=row["_id"].binary in yours) for row in rows}
+
+
 async def hydrate(db: Database, view: View, entries: Sequence[Entry]) -> dict[ObjectId, StatusRow]:
     """The entries' statuses by id, in one command with what the reader likes of them and with the edges to those
     authors whom the entries name.
     """
     edges = view.missing_of({entry.author for entry in entries if entry.author})
-    ids = [entry.id for entry in entries]
-    shown, liked = statuses_by_id(ids, SHOWN), liked_among(view.edges.reader, ids)
-    answers = await together(db, statuses=shown, liked=liked, **edges)
+    shown = statuses_shown(view.edges.reader, [entry.id for entry in entries])
+    answers = await together(db, **shown, **edges)
     view.learn(answers)
-    yours = {row["_id"][12:] for row in answers["liked"]}
-    return {row["_id"]: StatusRow.of(row, you_like=row["_id"].binary in yours) for row in answers["statuses"]}
+    return shown_rows(answers)
 
 
 async def visible_status(db: Database, reader: ObjectId, id: ObjectId) -> StatusRow | None:

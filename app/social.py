@@ -36,7 +36,7 @@ from app.stack import Hint, Stack
 from app.stack.mongodb.transaction import Transaction, transaction
 from app.stack.mongodb.write import insert
 from app.text import checked, mentions, storable
-from phases.delivering.outbox import Heard, Outbox
+from phases.delivering.outbox import Heard, Outbox, Waits, to_the_end
 from phases.home.page import Filling
 from phases.p1_query import statuses_by
 
@@ -330,11 +330,13 @@ class Social:
         audience: Audience = "followers",
         idempotency_key: str | None = None,
         heard: Heard = lambda _status, _what, _began_s, _ended_s: None,
+        waits: Waits = to_the_end,
     ) -> tuple[StatusRow, bool]:
         """Rule 1: stored (by a majority) first, delivered second. The flag: it was created now, not by an earlier try.
 
         `text` as `checked_text` has it. `heard` is told what the poster waited for: the insert (STORED) and each
-        consumer. Raises Invalid, and Conflict for a key that was used for another status.
+        consumer. `waits`: for consumers that only queue. Raises Invalid, and Conflict for a key that was used for
+        another status.
         """
         began_s = perf_counter()
         text = checked_text(text)
@@ -357,7 +359,7 @@ class Social:
             row, created = await self._posted_before(author, text, audience, key), False
         self.stack.bus.tell(Hint("posted", author, row.id))
         heard(row, STORED, began_s, perf_counter())
-        await self.outbox.posted(row, owed, again=not created, heard=heard)
+        await self.outbox.posted(row, owed, again=not created, heard=heard, waits=waits)
         return row, created
 
     async def _posted_before(self, author: ObjectId, text: str, audience: Audience, key: str) -> StatusRow:

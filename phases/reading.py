@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bson import ObjectId
 
-from app.access import on_home
+from app.access import on_home, shown_rows, statuses_shown
 from app.clock import LAST_ID
 from app.departures import Departed
 from app.edges import EdgeMemory, Following, OwnEdges, Versions, versions_in, versions_of
@@ -20,7 +20,7 @@ from phases.delivering.kept import Kept
 from phases.delivering.outbox import Outbox, Waiting
 from phases.delivering.switch import Switch
 from phases.home.candidates import KeptThenQuery, Slice
-from phases.home.memory import UNSEEN, FirstPages, Judged, Seen, Statuses, as_now, changes_of
+from phases.home.memory import UNSEEN, FirstPages, Judged, Seen, Statuses, as_now
 from phases.home.newest import newest_of_groups
 from phases.home.page import Filling, Page, enough
 from phases.keeping.store import Container, Place
@@ -50,7 +50,7 @@ class Look:
     """What a read has to know before it believes what is kept, all of one moment.
 
     `versions`: of what may be remembered. `pulled`: what is merged, as `waiting` is. `rows`: of the page that is
-    remembered.
+    remembered, or that a glance has found.
     """
 
     versions: Versions
@@ -58,6 +58,7 @@ class Look:
     pulled: Waiting
     backfill_owed: bool
     rows: Statuses
+    answers: Mapping[str, Rows]
 
 
 class Reading:
@@ -77,19 +78,22 @@ class Reading:
             return await self._queried(request)
         remembered = self._edges.recall(reader)
         edges = remembered or OwnEdges(reader)
-        if remembered is None and await kept.store.gone(container, reader):
+        place = Place(container, reader, request.cursor, enough(request.limit))
+        likely = [] if remembered else await kept.store.glance(place)
+        if likely is None:
             return await self._comeback(request, kept, container, edges)
 
         seen = self._pages.recall(reader) if request.before is None else UNSEEN
-        place = Place(container, reader, request.cursor, enough(request.limit))
         marked = await self._markers.known(settings.epoch) if request.phase.merges else None
         own = own or self._outbox.is_crowded
         if (own or (marked and marked.pulled != frozenset())) and edges.heard is None:
             edges = await Following(self._db, reader, self._edges).known()
         pending = self._pending(kept, edges, place, own=own)
         pulled = self._pulled(request, marked, edges, place)
-        looked = {**pending, **pulled, **self._look(edges, seen.statuses)}
+        looked = {**pending, **pulled, **self._look(edges, seen)}
         looked |= kept.store.look(place)
+        if not seen.statuses:
+            looked |= statuses_shown(reader, likely)
         answers = await together(self._db, **looked)
         part = await kept.store.read(place, answers)
         look = self._looked(pending, pulled, answers, seen.statuses)
@@ -138,10 +142,10 @@ class Reading:
         authors = self._markers.among(edges, marked)
         return newest_of_groups("pulled", request.phase.merges.query, authors, place.before, place.n)
 
-    def _look(self, edges: OwnEdges, seen: Statuses) -> dict[str, Find]:
+    def _look(self, edges: OwnEdges, seen: Seen) -> dict[str, Find]:
         return {
             "versions": versions_of(edges.reader),
-            **(changes_of(seen) if seen else {}),
+            **seen.changes(edges.reader),
             **({} if edges.settled else self._outbox.backfills_of(edges.reader)),
         }
 
@@ -153,7 +157,8 @@ class Reading:
             waiting=self._outbox.waiting(pending, answers),
             pulled=Waiting.of(pulled, answers),
             backfill_owed=self._outbox.is_owed_backfill(answers),
-            rows=as_now(seen, answers) if seen else {},
+            rows=as_now(seen, answers) if seen else shown_rows(answers),
+            answers=answers,
         )
 
     def _is_over(self, now: Versions, edges: OwnEdges, seen: Seen, marked: Known | None) -> bool:
@@ -194,7 +199,7 @@ class Reading:
         whole = part.with_waiting(*look.waiting, place.before, place.n)
         first = whole.with_waiting(*look.pulled, place.before, place.n)
         departed = await self._departed.at(look.versions.names)
-        judged = seen.judged_before(first, request.limit, look.versions.edges, departed)
+        judged = seen.judged_before(first, request.limit, look.versions.edges, departed, look.answers)
         same = look.rows is seen.statuses and judged
         if same:
             return Page(request.phase.slug, same.shown, same.next, "list", versions=look.versions)
@@ -276,9 +281,11 @@ class Reading:
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         if request.before is None:
             first = candidates.first
-            judged = Judged(first.ids, first.floor, request.limit, versions.edges, departed, statuses, after)
-            alone = filling.only_own and not candidates.went_on and filling.edges.version == versions.edges
-            self._pages.keep(request.reader, Seen(filling.taken, versions.likes, judged if alone else None))
+            judged = None
+            if not candidates.went_on and filling.edges.version == versions.edges:
+                of = first.ids, first.floor, request.limit, versions.edges, departed, filling.backs
+                judged = Judged(*of, statuses, after)
+            self._pages.keep(request.reader, Seen(filling.taken, versions.likes, judged))
             self._edges.keep(filling.edges)
         return statuses, after
 

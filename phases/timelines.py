@@ -61,6 +61,10 @@ class PhaseConsumer:
     def kinds(self) -> frozenset[Kind]:
         return frozenset({"status"})
 
+    @property
+    def queues(self) -> bool:
+        return self.carrier.in_worker
+
     async def hand_over(self, happened: StatusRow | Event) -> None:
         assert isinstance(happened, StatusRow), "a phase cares for nothing else"
         await self.carrier.hand_over(self.delivery, happened)

@@ -30,6 +30,7 @@ from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
+from tests.dates import NOON, ManualClock
 from tests.site import Site
 from workers.follower import Lease
 from workers.worker import drain_queues
@@ -668,6 +669,44 @@ async def test_a_timeline_page(ann: Api, bob: Api) -> None:
     assert cost["elapsed_ms"] > 0
     assert cost["mongodb"] > 0
     assert cost["redis"] == 0
+
+
+async def test_a_page_that_is_read_again_shows_what_has_changed() -> None:
+    clock = ManualClock(NOON)
+    async with connected(Addresses(None, None, None), Config(), clock) as stack:
+        app = create_app(stack, await Timelines.open(stack))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://feedlab.test") as http:
+            nobody = Api(http, stack)
+            ann, bob, eve = [await nobody.person(handle) for handle in ("ann", "bob", "eve")]
+            for follows in ("ann", "bob"):
+                await eve("PUT", f"/follows/{follows}", 204)
+            one, two, three = [await each.post(f"by {n}") for n, each in enumerate((ann, bob, ann))]
+            clock.advance(stack.config.grace_s + 2)
+
+            async def read_again() -> list[str]:
+                """As JSON has it, the same before and after it is remembered."""
+                for _ in range(2):
+                    await eve.json("GET", "/timeline")
+                page = await eve.json("GET", "/timeline")
+                assert page["cost"]["source"] == "list"
+                asked = await eve.json("GET", "/timeline", params={"phase": "query"})
+                assert page["statuses"] == asked["statuses"]
+                await eve.json("GET", "/timeline")  # this is the page that is remembered
+                return [f"{s['author']['name']} {s['likes']} {s['you_like']}" for s in page["statuses"]]
+
+            assert await read_again() == ["Ann 0 False", "Bob 0 False", "Ann 0 False"]
+            await ann("PUT", "/me", json={"name": "Queen Ann"})
+            assert await read_again() == ["Queen Ann 0 False", "Bob 0 False", "Queen Ann 0 False"]
+            await bob("PUT", f"/statuses/{two['id']}/like", 204)
+            assert await read_again() == ["Queen Ann 0 False", "Bob 1 False", "Queen Ann 0 False"]
+            await eve("PUT", f"/statuses/{two['id']}/like", 204)
+            assert await read_again() == ["Queen Ann 0 False", "Bob 2 True", "Queen Ann 0 False"]
+            await ann("DELETE", f"/statuses/{one['id']}", 204)
+            assert await read_again() == ["Queen Ann 0 False", "Bob 2 True"]
+            await eve("PUT", "/mutes/ann", 204)
+            assert await read_again() == ["Bob 2 True"]
+            await eve("DELETE", "/mutes/ann", 204)
+            assert len(await read_again()) == 2, three
 
 
 @pytest.mark.parametrize("phase", SLUGS)

@@ -78,8 +78,8 @@ async def test_whoever_waits_for_a_thread_while_memcached_hangs_does_not_try_it_
         everybody_waits.wait()
         raise TimeoutError
 
-    with patch.object(_Pool, "gets", hangs):
-        reads = [asyncio.create_task(memcached.gets(f"{n}")) for n in range(READERS)]
+    with patch.object(_Pool, "delete", hangs):
+        reads = [asyncio.create_task(memcached.delete(f"{n}")) for n in range(READERS)]
         await asyncio.sleep(0)
         everybody_waits.set()
         ends = await asyncio.gather(*reads, return_exceptions=True)

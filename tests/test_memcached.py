@@ -1,11 +1,13 @@
 """The Memcached adapter: one behaviour on the stand-in, on one real node and on three."""
 
+import asyncio
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from importlib.util import find_spec
 
 import pytest
 
@@ -19,6 +21,12 @@ from tests.dates import NOON, ManualClock
 pytestmark = pytest.mark.anyio
 
 TTL_S = 600
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """On the loop of a web process, other than everywhere else: a connection of ours is read on it."""
+    return "asyncio", {"use_uvloop": find_spec("uvloop") is not None}
 
 
 @contextmanager
@@ -152,6 +160,71 @@ async def test_a_number_outlives_all_nodes_but_one() -> None:
             await memcached.highest("n")
         with pytest.raises(MemcachedDown):
             await memcached.note("n", 9, TTL_S)
+        await memcached.close()
+
+
+@asynccontextmanager
+async def speaking(*parts: bytes) -> AsyncIterator[str]:
+    """A node that answers the first command of each connection with these, sent one by one, and then is silent."""
+
+    ended: list[asyncio.Event] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended.append(end := asyncio.Event())
+        with suppress(OSError):
+            await reader.readline()
+            for part in parts:
+                writer.write(part)
+                await asyncio.sleep(0)
+            await reader.read()  # until the other side has gone
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        end.set()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for end in ended:
+            await end.wait()
+
+
+async def test_many_who_read_at_once_have_their_own_answers(memcached: Memcached) -> None:
+    """Some of them go before it is there, and theirs is nobody else's."""
+    for n in range(50):
+        await memcached.add(f"at-once-{n}", b"\r\nEND\r\n" * n, TTL_S)
+    await memcached.gets("at-once-0")  # it is connected
+    reads = [asyncio.create_task(memcached.gets(f"at-once-{n}")) for n in range(100)]
+    await asyncio.sleep(0)
+    for read in reads[::7]:
+        read.cancel()
+    found = await asyncio.gather(*reads, return_exceptions=True)
+    for n, answer in enumerate(found):
+        if n % 7:
+            assert (answer and answer[0]) == (b"\r\nEND\r\n" * n if n < 50 else None)  # type: ignore[index]
+
+
+async def test_an_answer_may_come_in_pieces() -> None:
+    whole = b"VALUE a 0 9 17\r\nEND\r\nend.\r\nEND\r\n"
+    async with speaking(*(whole[at : at + 1] for at in range(len(whole)))) as address:
+        memcached = MemcachedNodes([address], 10.0)
+        assert await memcached.gets("a") == (b"END\r\nend.", b"17")
+        await memcached.close()
+
+
+@pytest.mark.parametrize(
+    "says",
+    [b"", b"SERVER_ERROR out of memory\r\n", b"VALUE b 0 1 17\r\nx\r\nEND\r\n"],
+    ids=["nothing", "error", "other"],
+)
+async def test_a_node_that_says_nothing_of_use_is_away_for_all_who_ask(says: bytes) -> None:
+    async with speaking(says) as address:
+        memcached = MemcachedNodes([address], 0.3)
+        reads = asyncio.gather(*(memcached.gets("a") for _ in range(200)), return_exceptions=True)
+        ends = await asyncio.wait_for(reads, 30)  # they wait together, not one after the other
+        if len(says) < 1_000:
+            assert all(isinstance(end, MemcachedDown) for end in ends)
+        with pytest.raises(MemcachedDown, match="less than"):
+            await memcached.gets("a")
         await memcached.close()
 
 

@@ -1,7 +1,8 @@
 """Memcached as the timeline lists need it: gets, add, cas, delete, a pipelined `prepend` that reports what failed, and
 numbers that every node knows.
 
-Two backends, one behaviour: pymemcache on real nodes, and a stand-in inside the process.
+Two backends, one behaviour: pymemcache on real nodes, but for what every page waits for (`memcached_reads`), and a
+stand-in inside the process.
 Nodes are chosen by rendezvous hashing and never fail over: a key that moved to another node while its own was away
 would come back stale with it.
 """
@@ -23,6 +24,7 @@ from pymemcache.client.rendezvous import RendezvousHash
 from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnexpectedCloseError
 
 from app.stack.cost import count_memcached
+from app.stack.memcached_reads import Reads
 
 T = TypeVar("T")
 
@@ -126,6 +128,8 @@ class MemcachedNodes:
             )
             for node in self.nodes
         }
+        self._reads = {node: Reads(_address(node), timeout_s) for node in self.nodes}
+        self._prefix = prefix
         self._down_until: dict[str, float] = {}
         self._ring = RendezvousHash(list(self.nodes), hash_function=_score)
         self._threads = ThreadPoolExecutor(POOL_SIZE * len(self.nodes), thread_name_prefix="memcached")
@@ -147,15 +151,22 @@ class MemcachedNodes:
             try:
                 return context.run(call, self._clients[node])
             except (OSError, MemcacheError) as error:
-                self._down_until[node] = time.monotonic() + RETRY_AFTER_S
-                raise MemcachedDown(f"memcached {node}: {error or type(error).__name__}") from error
+                raise self._fell(node, error) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, guarded)
 
+    def _fell(self, node: str, error: Exception) -> MemcachedDown:
+        self._down_until[node] = time.monotonic() + RETRY_AFTER_S
+        return MemcachedDown(f"memcached {node}: {error or type(error).__name__}")
+
     async def gets(self, key: str) -> tuple[bytes, object] | None:
         count_memcached()
-        value, version = await self._call(self._node(key), lambda client: client.gets(key))
-        return None if value is None else (value, version)
+        node = self._node(key)
+        self._check(node)
+        try:
+            return await self._reads[node].gets(f"{self._prefix}{key}".encode())
+        except OSError as error:
+            raise self._fell(node, error) from error
 
     async def add(self, key: str, value: bytes, ttl_s: int) -> tuple[bytes, object] | None:
         """What `gets` finds after it was stored; None where something was there already, or is gone again. One visit
@@ -226,6 +237,8 @@ class MemcachedNodes:
         return Stats(*(sum(int(stats[name]) for stats in found) for name in names))
 
     async def close(self) -> None:
+        for reads in self._reads.values():
+            await reads.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
         for client in self._clients.values():
             client.close()

@@ -26,11 +26,13 @@ from app.stack import Hint, Stack
 from app.stack.bus import HintKind
 from app.walkthrough.laboratory import Laboratory
 from app.web import api, cast, health, pages, schemas, walkthrough
+from app.web.afterwards import Afterwards
 from app.web.backlog import Backlog
 from app.web.guard import AllowedHosts, AnswerErrors, BodyLimit, SecurityHeaders
 from app.web.health import Health, Measured, Metrics
 from app.web.live import Streams
 from app.web.problems import Errors
+from app.web.written import WrittenPages
 from phases.timelines import Timelines
 
 EXPORTS = 20  # of one person in an hour
@@ -65,11 +67,13 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     errors = Errors(pages.error_page)
     metrics = Metrics()
     backlog = Backlog(timelines)
+    afterwards = Afterwards()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         always = backlog.keep(), app.state.hub.run(), app.state.presences.keep(), keep_clearing(stack)
-        async with _beside(*always, *([cast.warm(stack, app.state)] if stack.config.demo else [])):
+        at_first = [cast.warm(stack, app.state)] if stack.config.demo else []
+        async with afterwards.open(), _beside(*always, *at_first):
             yield
 
     app = Starlette(
@@ -113,6 +117,8 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.state.streams = Streams()
     app.state.watches = {}  # deliveries that somebody watches, by status id
     app.state.laboratory = Laboratory(stack)
+    app.state.afterwards = afterwards
+    app.state.written = WrittenPages()
     app.state.metrics = metrics  # .posts and .reads are counted where they happen
     # .count(person) before every change, every export and every stream
     rate, config = stack.rates.rate, stack.config

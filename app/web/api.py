@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from bson import ObjectId
+from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.routing import Mount, Router, WebSocketRoute
 from starlette.websockets import WebSocket
@@ -33,6 +34,7 @@ from app.web.live_stream import MEDIA_TYPE as EVENTS
 from app.web.live_stream import connected, converse, events_for, position_of
 from app.web.measured_page import measured
 from app.web.problems import Rejected
+from app.web.written import WrittenPages
 from phases.home.page import Page
 
 PREFIX = "/api/v1"
@@ -160,7 +162,13 @@ def people(use_case: Callable[..., Awaitable[PeoplePage]]) -> Callable[[Call], A
 
 async def post(call: Call) -> Reply:
     asked: schemas.NewStatus = call.body
-    posting = call.social.post(call.me.id, asked.text, asked.audience, call.headers.idempotency_key)
+    posting = call.social.post(
+        call.me.id,
+        asked.text,
+        asked.audience,
+        call.headers.idempotency_key,
+        waits=call.request.app.state.afterwards.do,
+    )
     (row, created), authors = await asyncio.gather(posting, call.social.people([call.me.id]))
     if created:
         call.request.app.state.metrics.posts.inc()
@@ -229,22 +237,23 @@ async def refresh(call: Call) -> Reply:
 async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
     read = await measured(call.request, reading)
     page, cost = read.page, read.cost
-    return Reply(
-        200,
-        {
-            "phase": page.phase,
-            "statuses": await _statuses(call, page.statuses, page.names),
-            "next": _id(page.next),
-            "cost": {
-                "elapsed_ms": round(read.elapsed_ms, 3),
-                "source": page.source,
-                "cold": page.cold,
-                "mongodb": cost.mongodb,
-                "memcached": cost.memcached,
-                "redis": cost.redis,
-            },
+    written: WrittenPages = call.request.app.state.written
+    statuses = written.recall(call.me.id, page.statuses, page.names)
+    if statuses is None:
+        statuses = to_json(await _statuses(call, page.statuses, page.names))
+        written.keep(call.me.id, page.statuses, page.names, statuses)
+    rest = {
+        "next": _id(page.next),
+        "cost": {
+            "elapsed_ms": round(read.elapsed_ms, 3),
+            "source": page.source,
+            "cold": page.cold,
+            "mongodb": cost.mongodb,
+            "memcached": cost.memcached,
+            "redis": cost.redis,
         },
-    )
+    }
+    return Reply(200, b'{"phase":%b,"statuses":%b,%b' % (to_json(page.phase), statuses, to_json(rest)[1:]))
 
 
 # Notifications

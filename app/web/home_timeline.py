@@ -149,7 +149,8 @@ async def _post(request: Request, me: Account) -> Response:
         if audience not in get_args(Audience):
             raise Invalid("audience", "There is no such audience.")
         await request.app.state.writes.count(me.id)
-        _, created = await social_of(request).post(me.id, text, audience, _idempotency_key(form, audience, text))
+        once, waits = _idempotency_key(form, audience, text), request.app.state.afterwards.do
+        _, created = await social_of(request).post(me.id, text, audience, once, waits=waits)
     except (Invalid, Conflict, TooMany) as error:
         problem = problem_of(error)
         draft = Draft(text, audience, dict(problem.errors) or {"text": problem.detail})

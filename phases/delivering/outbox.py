@@ -8,7 +8,7 @@ the way is still owed, a read of a phase looks at it first, and the sweeper offe
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, Protocol
@@ -41,6 +41,13 @@ WITH_STATUS: frozenset[Kind] = frozenset({"status", "mention"})  # told by the s
 # What a poster waited for: the status, by what or whom, and when that began and ended, in seconds of perf_counter.
 Heard = Callable[[StatusRow, str, float, float], None]
 
+# How a poster waits for what only queues: at once, or not at all. What gets lost there is still owed (rule 5).
+Waits = Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
+
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    await work
+
 
 Failures = dict[ObjectId, BaseException]  # by status
 GoesOn = Callable[[], Awaitable[bool]]  # whether a job may make another step
@@ -61,6 +68,11 @@ class Consumer(Protocol):
     @property
     def kinds(self) -> frozenset[Kind]:
         """What it cares for. Who cares for `status` is owed some only, as the phase settings say."""
+        ...
+
+    @property
+    def queues(self) -> bool:
+        """Whether to be handed something only puts it on a queue."""
         ...
 
     async def hand_over(self, happened: StatusRow | Event) -> None:
@@ -143,7 +155,9 @@ class Outbox:
         """Who is owed such statuses now."""
         return self._unless(pulled, self._owed_by(await self._switch.current()))
 
-    async def posted(self, status: StatusRow, owed: Owed, *, again: bool, heard: Heard) -> None:
+    async def posted(
+        self, status: StatusRow, owed: Owed, *, again: bool, heard: Heard, waits: Waits = to_the_end
+    ) -> None:
         """The status is stored. `again`: it was before, by an earlier try, which may have been killed before it could
         say so, or before a majority had the status.
 
@@ -157,9 +171,13 @@ class Outbox:
             now_owed = self._owed_by(await self._switch.fresh())
             names = await self.owe(status.id, tuple(dict.fromkeys((*names, *now_owed))))
         for name in names:
-            began_s = perf_counter()
-            await self._hand_over(name, status)
-            heard(status, name, began_s, perf_counter())
+            consumer = self.consumers.get(name)
+            await (waits if consumer and consumer.queues else to_the_end)(self._handed_over(name, status, heard))
+
+    async def _handed_over(self, name: str, status: StatusRow, heard: Heard) -> None:
+        began_s = perf_counter()
+        await self._hand_over(name, status)
+        heard(status, name, began_s, perf_counter())
 
     def event(self, kind: EventKind, who: ObjectId, whom: ObjectId, what: ObjectId | None = None) -> Event:
         """What is about to happen, for whoever cares."""

@@ -19,7 +19,8 @@ Statuses = Mapping[ObjectId, StatusRow]
 
 class Judged(NamedTuple):
     """A page, and all that it was made of beside the statuses. `edges`: the version of the reader's. `departed`: the
-    accounts that were deleted then.
+    accounts that were deleted then. `backs`: of each author of statuses for mutuals whether they followed the reader,
+    which has no version.
     """
 
     candidates: list[bytes]
@@ -27,8 +28,12 @@ class Judged(NamedTuple):
     limit: int
     edges: int
     departed: frozenset[ObjectId]
+    backs: Mapping[ObjectId, bool]
     shown: list[StatusRow]
     next: ObjectId | None
+
+    def followed_by(self) -> set[ObjectId]:
+        return {author for author, follows in self.backs.items() if follows}
 
 
 class Seen(NamedTuple):
@@ -40,10 +45,23 @@ class Seen(NamedTuple):
     likes: int
     judged: Judged | None = None
 
-    def judged_before(self, candidates: Slice, limit: int, edges: int, departed: frozenset[ObjectId]) -> Judged | None:
-        """The page of just the same: there is no need to judge it again."""
-        same = self.judged and self.judged[:5] == (candidates.ids, candidates.floor, limit, edges, departed)
-        return self.judged if same else None
+    def changes(self, reader: ObjectId) -> dict[str, Find]:
+        """What may have changed since: of the statuses only that they are deleted or liked, and who follows back."""
+        finds = changes_of(self.statuses) if self.statuses else {}
+        if self.judged and self.judged.backs:
+            of = {"follower": {"$in": list(self.judged.backs)}, "followee": reader}
+            finds["backs"] = Find("follows", of, ("follower",), len(self.judged.backs), by="follower")
+        return finds
+
+    def judged_before(
+        self, candidates: Slice, limit: int, edges: int, departed: frozenset[ObjectId], answers: Mapping[str, Rows]
+    ) -> Judged | None:
+        """The page of just the same: there is no need to judge it again. `answers` to `changes`."""
+        judged = self.judged
+        if judged is None or judged[:5] != (candidates.ids, candidates.floor, limit, edges, departed):
+            return None
+        backs = {row["follower"] for row in answers.get("backs", ())}
+        return judged if backs == judged.followed_by() else None
 
 
 UNSEEN = Seen({}, 0)
@@ -66,7 +84,7 @@ class FirstPages:
 
 
 def changes_of(page: Statuses) -> dict[str, Find]:
-    """What may have changed since it was remembered: only of what is deleted or liked there is something to say."""
+    """Only of what is deleted or liked there is something to say."""
     ids = list(page)
     changed = {"_id": {"$in": ids}, "$or": [{"deleted": True}, {"likes": {"$gt": 0}}]}
     return {"changed": Find("statuses", changed, ("_id", "deleted", "likes"), len(ids), by="_id")}

@@ -94,10 +94,13 @@ class Filling:
         return {status.id: status for status in self._judged}
 
     @property
-    def only_own(self) -> bool:
-        """Whether nothing but the reader's own edges decided about it."""
-        me = self._view.edges.reader
-        return all(s.audience != "mutuals" or s.user_id == me for s in self._judged)
+    def backs(self) -> dict[ObjectId, bool]:
+        """What decided about it beside the reader's own edges: whether these authors
+        follow the reader.
+        """
+        me, follow = self._view.edges.reader, self._view.reader().followed_by
+        mutual = [s.user_id for s in self._judged if s.audience == "mutuals"]
+        return {author: follow[author] for author in mutual if author != me}
 
     @property
     def edges(self) -> OwnEdges:

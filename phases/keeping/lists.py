@@ -107,11 +107,12 @@ class Lists(Store):
     def nodes(self) -> tuple[str, ...]:
         return self.memcached.nodes
 
-    async def gone(self, container: Container, reader: ObjectId) -> bool:
+    async def glance(self, place: Place) -> list[ObjectId] | None:
         try:
-            return await self._gets(key(container, reader)) is None
+            found = await self._gets(key(place.container, place.reader))
         except MemcachedDown:
-            return False  # nobody knows
+            return []  # nobody knows
+        return found and [entry.id for entry in found[0].slice(place.before, place.n).entries]
 
     async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
         """One command to Memcached."""

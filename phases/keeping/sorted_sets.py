@@ -37,11 +37,12 @@ class SortedSets(Store):
         super().__init__(stack, recipients)
         self.sets, self.ttl_s, self.cap = stack.sets, stack.config.timeline_ttl_s, stack.config.cap
 
-    async def gone(self, container: Container, reader: ObjectId) -> bool:
+    async def glance(self, place: Place) -> list[ObjectId] | None:
         try:
-            return await self._found(container, reader) is None
+            found = await self._found(place.container, place.reader, place.before, place.n)
         except SetsDown:
-            return False  # nobody knows
+            return []  # nobody knows
+        return found and [ObjectId(id) for id in found.ids]
 
     async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
         """One script in Redis. Renews the set when that is due."""

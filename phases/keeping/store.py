@@ -96,9 +96,11 @@ class Store(ABC):
     async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None:
         """Put one status on many timelines."""
 
-    async def gone(self, container: Container, reader: ObjectId) -> bool:
-        """Whether the reader is certainly cold, where that is cheaper to ask than a read."""
-        return False
+    async def glance(self, place: Place) -> list[ObjectId] | None:
+        """The ids that a read may well find, where that is cheaper to ask than a read; None for one who is certainly
+        cold. It decides nothing: what was delivered a moment ago may be missing.
+        """
+        return []
 
     def look(self, place: Place) -> dict[str, Find]:
         """What of a read is in MongoDB; it is looked up on the same snapshot as what is owed to the reader."""

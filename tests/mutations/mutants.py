@@ -59,8 +59,10 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
 
 
 LOOK_UP = (  # in `Reading.page`
-    "        looked = {**pending, **pulled, **self._look(edges, seen.statuses)}\n"
+    "        looked = {**pending, **pulled, **self._look(edges, seen)}\n"
     "        looked |= kept.store.look(place)\n"
+    "        if not seen.statuses:\n"
+    "            looked |= statuses_shown(reader, likely)\n"
     "        answers = await together(self._db, **looked)\n"
 )
 OR_REPEATED = (  # in `Social.follow`
@@ -929,6 +931,31 @@ MUTANTS: tuple[Mutant, ...] = (
         races=("sending away x publish x return",),
     ),
     Mutant(
+        "an answer is taken for whatever was asked",
+        "a read of Memcached is the asker's own",
+        "app.stack.memcached_reads",
+        'words[:2] != [b"VALUE", asked.key]',
+        'words[0] != b"VALUE"',
+        ("tests/test_memcached.py",),
+    ),
+    Mutant(
+        "whoever has gone leaves their answer to the next",
+        "a read of Memcached is the asker's own",
+        "app.stack.memcached_reads",
+        "while self._waiting and self._answered(self._waiting[0]):",
+        "while self._waiting and (self._waiting[0].answer.done() or self._answered(self._waiting[0])):",
+        ("tests/test_memcached.py",),
+        marks="servers",
+    ),
+    Mutant(
+        "a node that is silent is waited for",
+        "one deadline",
+        "app.stack.memcached_reads",
+        "            self.fail(TimeoutError(",
+        "            print(TimeoutError(",
+        ("tests/test_memcached.py",),
+    ),
+    Mutant(
         "a list that cannot take an id is kept",
         "phase 4: NS means delete",
         "app.stack.memcached",
@@ -1080,8 +1107,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a page is not judged again when the reader's edges have changed",
         "11 memory",
         "phases.home.memory.Seen.judged_before",
-        "candidates.floor, limit, edges, departed)",
-        "candidates.floor, limit, self.judged and self.judged.edges, departed)",
+        "candidates.floor, limit, edges, departed):",
+        "candidates.floor, limit, judged.edges, departed):",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),
     Mutant(
@@ -1095,9 +1122,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a page is not judged again when its authors follow other people",
         "11 memory",
-        "phases.reading.Reading._filled",
-        "filling.only_own and ",
-        "",
+        "phases.home.memory.Seen.judged_before",
+        "judged if backs == judged.followed_by() else None",
+        "judged",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),
     Mutant(
@@ -1458,6 +1485,22 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),
     # Servers that hang
+    Mutant(
+        "a page is not written again when a name has changed",
+        "rule 11",
+        "app.web.written",
+        " and page.names == names",
+        "",
+        _of("tests/test_api.py", "test_a_page_that_is_read_again_shows_what_has_changed"),
+    ),
+    Mutant(
+        "a page is not written again when a status on it has changed",
+        "rule 11",
+        "app.web.written",
+        "page.statuses is statuses",
+        "len(page.statuses) == len(statuses)",
+        _of("tests/test_api.py", "test_a_page_that_is_read_again_shows_what_has_changed"),
+    ),
     Mutant(
         "a request waits for as long as a server hangs",
         "one deadline",
