@@ -28,7 +28,7 @@ def visible(status: StatusRow, reader: Reader) -> bool:
     that it depends on.
     """
     author = status.user_id
-    if status.audience is None or author in reader.departed:  # deleted, or its author's account is
+    if status.audience is None or author in reader.departed:  # it or they are deleted
         return False
     if author == reader.id:
         return True

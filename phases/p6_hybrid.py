@@ -79,7 +79,8 @@ class MergedLists(HomeLists):
     """
 
     async def undelivered(self, authors: list[ObjectId]) -> list[bytes]:
-        finds = newest_of_groups("pulled", pulled_by, authors, LAST_ID, self.config.cap + 1)
+        most = self.config.cap + 1
+        finds = newest_of_groups("pulled", pulled_by, authors, LAST_ID, most)
         answers = await together(self.db, **finds)
         return [row["_id"].binary for rows in answers.values() for row in rows]
 

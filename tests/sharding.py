@@ -27,6 +27,7 @@ NOWHERE = ()  # it is not sharded
 SHARD_KEYS: dict[str, tuple[str, ...]] = {
     "users": ("_id",),
     "tokens": ("digest",),
+    "tickets": ("_id",),
     "statuses": ("user_id", "_id"),
     "likes": ("_id",),
     "follows": ("follower", "followee"),
@@ -40,6 +41,9 @@ SHARD_KEYS: dict[str, tuple[str, ...]] = {
     "events": ("_id",),
     "notifications": ("whom",),
     "inboxes": ("_id",),
+    "conversations": ("_id",),
+    "messages": ("conversation",),
+    "images": ("_id",),
     "settings": NOWHERE,
     "home_entries": ("_id",),
     "home_floors": ("_id",),

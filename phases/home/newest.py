@@ -96,7 +96,13 @@ def newest_of_groups(
     however deep it is.
     """
     return {
-        f"{name} {number}": Find("statuses", {**query(group), "_id": {"$lt": before}}, SIGNED, n, NEWEST_FIRST)
+        f"{name} {number}": Find(
+            "statuses",
+            {**query(group), "_id": {"$lt": before}},
+            SIGNED,
+            n,
+            NEWEST_FIRST,
+        )
         for number, group in enumerate(_cut(list(authors), GROUP))
     }
 

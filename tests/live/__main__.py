@@ -6,5 +6,5 @@ from tests.live.equation import Equation
 from tests.live.test_equation import run
 
 histories = int(sys.argv[1])
-run(histories, seed=int(sys.argv[2]) if len(sys.argv) > 2 else None)
+run(histories, seed=int(sys.argv[2]) if len(sys.argv) > 2 else 1)
 sys.stdout.write(", ".join(f"{name} {times:,}" for name, times in sorted(Equation.tally.items())) + "\n")
