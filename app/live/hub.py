@@ -452,7 +452,7 @@ class Hub:
             if watcher.turn.locked():
                 self._is_dirty(watcher.me, {"page", "inbox"})
 
-    async def _tell_presence(self, people: Collection[ObjectId]) -> None:
+    async def _tell_presence(self, people: set[ObjectId]) -> None:
         for watcher in list(self._watchers.values()):
             if some := watcher.acquainted.intersection(people):
                 for event, data in await self._seen_by(watcher.me, some):
