@@ -23,7 +23,7 @@ THOROUGH = (
     "oracle/",
     "mutations/",
     "benchmarks/",
-    "live/test_wire",
+    "live/",
     "contract/test_departures",
     "contract/test_pulled.py::test_by_the_rule_who_posts_more",
     "contract/test_pulled.py::test_below_the_floor",

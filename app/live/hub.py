@@ -206,7 +206,7 @@ class Hub:
 
     def say(self, whom: ObjectId, event: str, data: Any) -> None:
         """Something that is no part of what they have, and is not told again to whoever comes back."""
-        if (watcher := self._watchers.get(whom)) and not watcher.turn.locked():
+        if watcher := self._watchers.get(whom):
             self._tell(watcher, [Step(event, as_json(data))])
 
     def stop(self) -> None:
@@ -452,7 +452,7 @@ class Hub:
             if watcher.turn.locked():
                 self._is_dirty(watcher.me, {"page", "inbox"})
 
-    async def _tell_presence(self, people: Collection[ObjectId]) -> None:
+    async def _tell_presence(self, people: set[ObjectId]) -> None:
         for watcher in list(self._watchers.values()):
             if some := watcher.acquainted.intersection(people):
                 for event, data in await self._seen_by(watcher.me, some):
@@ -547,9 +547,10 @@ class Hub:
             here.discard(watcher)
             if not here:
                 del self._followers[author]
-        for author in followees:
+        is_here = self._watchers.get(watcher.me) is watcher  # not gone while this was looked up
+        watcher.followees = list(followees) if is_here else []
+        for author in watcher.followees:
             self._followers.setdefault(author, set()).add(watcher)
-        watcher.followees = list(followees)
 
     async def _people(
         self, page: Iterable[StatusRow], notes: Iterable[Notification], names: int | None = None
@@ -605,14 +606,14 @@ class Hub:
         )
         if any(watcher.has.names < version_in(found["names"]) for watcher in self._watchers.values()):
             await self._tell_names()
-        known, self._newly = self._newly, {row["_id"] for part in ("statuses", "follows") for row in found[part]}
-        new = {part: [row for row in found[part] if row["_id"] not in known] for part in ("statuses", "follows")}
+        new = {part: [row for row in found[part] if row["_id"] not in self._newly] for part in ("statuses", "follows")}
         if any(len(rows_) == MOST_NEW for rows_ in new.values()):
             for me in self._watchers:
                 self._is_dirty(me, {"page", "inbox"})
         for row in new["follows"]:
             self._is_dirty(row["followee"], {"page", "inbox"})
         await self._handle([Hint("posted", row["user_id"], row["_id"]) for row in new["statuses"]])
+        self._newly = {row["_id"] for part in ("statuses", "follows") for row in found[part]}
         for some in _chunks(list(self._watchers.values()), PEOPLE_AT_ONCE):
             await self._compare(some)
         told = [watcher for watcher in self._watchers.values() if any(watcher.looked[2:])]

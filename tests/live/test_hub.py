@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import pytest
 from bson import ObjectId
+from pymongo.errors import ConnectionFailure
 
 from app.accounts import TICKET_S, Accounts, digest_of
 from app.departures import depart
@@ -347,3 +348,40 @@ async def test_messages_and_receipts_are_told_to_both(town: World) -> None:
 
 async def _concerns(town: World, person: ObjectId) -> None:
     town.stack.bus.tell(Hint("concerns", person))
+
+
+async def test_what_could_not_be_told_is_told_later(town: World) -> None:
+    """Nobody hears of the status, and MongoDB goes away while it is looked for."""
+    hub = await new_hub(town)
+    ann = Client(hub, town.ids["ann"])
+    await ann.connect()
+    await settled(hub)
+    ann.take()
+    with patch.object(town.stack.bus, "tell", lambda *_: None):
+        await town.post("ben", "hello")
+
+    async def away(*_: object) -> None:
+        raise ConnectionFailure
+
+    hub.listener.missed()
+    with patch.object(hub, "_tell_news", away), pytest.raises(ConnectionFailure):
+        await hub.settle()
+    hub.listener.missed()
+    await hub.settled()
+    assert [event.name for event in ann.take()] == ["status"]
+
+
+async def test_nothing_is_kept_of_whoever_has_gone(town: World) -> None:
+    """Also of who goes while their state is read."""
+    hub = await new_hub(town)
+    ann = Client(hub, town.ids["ann"])
+    await ann.connect()
+    await town.follow("ann", "ben")
+    await carried(town.stack)
+    await hub.settle()
+    (reading,) = [watcher.reading for watcher in hub._watchers.values()]
+    assert reading
+    await asyncio.sleep(0)
+    ann.leave()
+    await reading
+    assert (hub._watchers, hub._followers) == ({}, {})

@@ -2380,6 +2380,23 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_what_is_read_anew_is_not_overwritten"),
     ),
     Mutant(
+        "what could not be told counts as told",
+        "live",
+        "app.live.hub.Hub._poll",
+        '        self._newly = {row["_id"] for part in ("statuses", "follows") for row in found[part]}\n',
+        "",
+        _of(HUB, "test_what_could_not_be_told_is_told_later"),
+        behind="            await self._tell_names()\n",
+    ),
+    Mutant(
+        "whoever goes while they are read is kept",
+        "live",
+        "app.live.hub.Hub._follows",
+        " if is_here else []",
+        "",
+        _of(HUB, "test_nothing_is_kept_of_whoever_has_gone"),
+    ),
+    Mutant(
         "a ticket is used twice",
         "live",
         "app.accounts.Accounts.redeem",
