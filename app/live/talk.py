@@ -7,6 +7,7 @@ from bson import ObjectId
 
 from app.inbox.conversations import Conversations, Message
 from app.live.position import Has
+from app.live.presence import Presences
 from app.live.steps import Faces, Step, as_json
 from app.social import Social
 
@@ -17,8 +18,8 @@ MOST_OTHERS = 200  # people whose names and presence are told: the last to whom 
 class Talk:
     """One per process."""
 
-    def __init__(self, conversations: Conversations, social: Social, faces: Faces) -> None:
-        self._conversations, self._social, self._faces = conversations, social, faces
+    def __init__(self, conversations: Conversations, social: Social, presences: Presences, faces: Faces) -> None:
+        self._conversations, self._social, self._presences, self._faces = conversations, social, presences, faces
 
     async def between(self, me: ObjectId, after: int, to: int) -> list[Step]:
         if to <= after:
@@ -27,12 +28,13 @@ class Talk:
         whats = [change.what for change in changes]
         others = {what.who if isinstance(what, Message) else what.other for what in whats}
         people = await self._social.people({me, *others}) if changes else {}
+        seen = await self._presences.seen_by(me, {what.other for what in whats if not isinstance(what, Message)})
         steps = []
         for seq, id, what in changes:
             if isinstance(what, Message):
                 event, data = "message", {"conversation": str(id), "message": self._faces.message(what, people)}
             else:
-                event, data = "conversation", self._faces.conversation(what, people)
+                event, data = "conversation", self._faces.conversation(what, people, seen)
             steps.append(Step(event, as_json(data), partial(_told, seq), seq))
         return steps
 

@@ -105,7 +105,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
         schemas,
         metrics.sent_live,
         conversations.unread,
-        [Talk(conversations, app.state.social, schemas)],
+        [Talk(conversations, app.state.social, app.state.presences, schemas)],
     )
     metrics.live_connections.set_function(lambda: app.state.hub.connections)
     app.state.backlog = backlog

@@ -414,6 +414,8 @@ class Export(BaseModel):
     mutes: list[Person]
     likes: list[Id] = Field(description="the ids of statuses, some of which may have been deleted")
     notifications: list[Notification]
+    conversations: "list[Conversation]"
+    messages: "list[MessageOf]" = Field(description="of these conversations, one after another")
 
 
 class Message(BaseModel):
@@ -431,12 +433,17 @@ def message(one: conversations.Message, people: Mapping[ObjectId, models.Person]
     return {
         "seq": one.seq,
         "client_id": one.client_id,
-        "from": Person.of(people[one.who]).model_dump(),
+        "from": person(people[one.who]),
         "text": one.text,
         "image": f"{IMAGES}{one.image}" if one.image else None,
         "created_at": _time(one.created_at),
         "state": one.state,
     }
+
+
+class MessageOf(BaseModel):
+    conversation: Id
+    message: Message
 
 
 class Messages(BaseModel):
@@ -445,7 +452,7 @@ class Messages(BaseModel):
 
 
 class Correspondent(Person):
-    presence: None = Field(None, description="whether they are online; null where you may not see it")
+    presence: Presence | None = Field(description="null where you may not see it, as of a person")
 
 
 class Conversation(BaseModel):
@@ -458,11 +465,16 @@ class Conversation(BaseModel):
     silenced: bool | None = Field(None, description="true where you have silenced it, else left out")
 
 
-def conversation(one: conversations.Conversation, people: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
+def conversation(
+    one: conversations.Conversation,
+    people: Mapping[ObjectId, models.Person],
+    seen: Mapping[ObjectId, presences.Presence | None],
+) -> dict[str, Any]:
     """A `Conversation` as JSON has it."""
+    other = people[one.other]
     return {
         "id": str(one.id),
-        "with": Correspondent.of(people[one.other]).model_dump(),
+        "with": {**person(other), "presence": presence(other, seen[one.other])["presence"]},
         "last": message(one.last, people) if one.last else None,
         "unread": one.unread,
         "delivered_to": one.delivered_to,

@@ -18,6 +18,7 @@ from app.live import hub as live_hub
 from app.live.connection import MOST_QUEUED, OVER, SLOW, STILL_HERE, Event
 from app.live.hub import EACH
 from app.live.position import Has
+from app.live.presence import Presences
 from app.live.steps import Step
 from app.live.talk import Talk
 from app.models import Account
@@ -319,7 +320,7 @@ async def test_nothing_of_a_deleted_account_stays(town: World) -> None:
 
 async def test_messages_and_receipts_are_told_to_both(town: World) -> None:
     conversations = Conversations(town.stack, lambda person: _concerns(town, person))
-    hub = await new_hub(town, Talk(conversations, town.social, schemas))
+    hub = await new_hub(town, Talk(conversations, town.social, Presences(town.stack), schemas))
     ann, ben = Client(hub, town.ids["ann"]), Client(hub, town.ids["ben"])
     for client in (ann, ben):
         await client.connect()
