@@ -139,6 +139,8 @@ async def _clear(db: Database, person: ObjectId) -> bool:
             left -= 1
     while left and await _named_by_readers(db, person):
         left -= 1
+    while left and await _conversations(db, person):
+        left -= 1
     for collection, owner in OWN:
         while left and await _own(db, collection, {owner: person}):
             left -= 1
@@ -179,6 +181,16 @@ async def _named_by_readers(db: Database, person: ObjectId) -> bool:
     ids = [row["_id"] for row in some]
     await db["active_readers"].update_many({"_id": {"$in": ids}}, {"$pull": {"authors": person}})
     return bool(ids)
+
+
+async def _conversations(db: Database, person: ObjectId) -> bool:
+    """The other keeps what was said, and says no more: it is as if there were a block."""
+    theirs = {"people": person, "blocked_by": {"$ne": person}}
+    some = await db["conversations"].find(theirs, {"_id": 1}).limit(CHUNK).to_list(None)
+    over = {"$addToSet": {"blocked_by": person}, "$inc": {"version": 1}, "$pull": {"listed": person, "unread": person}}
+    for row in some:
+        await db["conversations"].update_one({"_id": row["_id"]}, over)
+    return bool(some)
 
 
 async def _own(db: Database, collection: str, theirs: Mapping[str, Any]) -> bool:

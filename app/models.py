@@ -381,7 +381,7 @@ class Conversation(Base):
     whoever stores a message on what they have looked up stores none on what is over.
     `active_at`: of the last message, or of the conversation while it is empty.
     `listed`: who finds it in their list. `unread`: who has unread messages. `silent`: who wants no badge for them.
-    `blocked_by`: who of them blocks the other; changes together with `blocks`.
+    `blocked_by`: who of them blocks the other, which changes together with `blocks`; and whose account is deleted.
     `marks`: of each person, by id, how far they are.
     `told`: of each person the number (`Inbox.seq`) that its last change other than by a message had.
     """
@@ -403,6 +403,7 @@ class Conversation(Base):
         name = "conversations"
         indexes: ClassVar = [
             IndexModel("pair", unique=True),
+            IndexModel("people"),
             IndexModel([("listed", ASCENDING), ("active_at", DESCENDING), ("_id", DESCENDING)]),
             IndexModel("unread"),
             IndexModel([("told.who", ASCENDING), ("told.seq", DESCENDING)]),

@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from bson import ObjectId
+from starlette.applications import Starlette
 
 from app.config import Config
+from app.departures import clear_departures, depart
 from app.inbox.pictures import LARGEST
 from app.stack.cost import counted
 from app.web import limits
@@ -20,9 +23,19 @@ HELLO = {"client_id": "phone-1:2.3_4", "text": " hello "}
 
 
 @pytest.fixture
-async def people() -> AsyncIterator[list[Api]]:
-    async with opened(Config.from_environment({})) as (nobody, _):
-        yield [await nobody.person(name) for name in ("ann", "bob", "cat")]
+async def site() -> AsyncIterator[tuple[Api, Starlette]]:
+    async with opened(Config.from_environment({})) as found:
+        yield found
+
+
+@pytest.fixture
+def app(site: tuple[Api, Starlette]) -> Starlette:
+    return site[1]
+
+
+@pytest.fixture
+async def people(site: tuple[Api, Starlette]) -> list[Api]:
+    return [await site[0].person(name) for name in ("ann", "bob", "cat")]
 
 
 async def conversation(me: Api, other: str) -> str:
@@ -140,6 +153,48 @@ async def test_deleting_and_silencing(people: list[Api]) -> None:
     await ann("DELETE", f"/conversations/{id}/messages/1", 404)
     (gone,) = (await bob.json("GET", f"/conversations/{id}/messages"))["messages"]
     assert (gone["seq"], gone["text"], gone["image"]) == (1, None, None)
+
+
+async def test_whoever_may_know_it_sees_who_is_here(people: list[Api], app: Starlette) -> None:
+    ann, bob, _ = people
+    await ann("PUT", "/follows/bob", 204)
+    await bob("PUT", "/follows/ann", 204)
+    await app.state.presences.connected(ObjectId(bob.id), "1")
+    opened = await ann.json("PUT", "/conversations/bob", 201)
+    listed = (await ann.json("GET", "/conversations"))["conversations"][0]
+    for presence in (opened["with"]["presence"], listed["with"]["presence"]):
+        assert presence["online"] is True
+        assert TIME.fullmatch(presence["last_seen_at"])
+    await bob("PUT", "/me", json={"presence": "nobody"})
+    assert (await ann.json("PUT", "/conversations/bob"))["with"]["presence"] is None
+
+
+async def test_an_export_has_what_was_said(people: list[Api]) -> None:
+    ann, bob, _ = people
+    first, second = [await conversation(ann, other) for other in ("bob", "cat")]
+    for n in range(3):
+        await ann("POST", f"/conversations/{first}/messages", 201, json={"client_id": str(n), "text": str(n)})
+    await ann("POST", f"/conversations/{second}/messages", 201, json=HELLO)
+    export = await ann.json("GET", "/me/export")
+    assert export["conversations"] == (await ann.json("GET", "/conversations"))["conversations"]
+    said = {(each["conversation"], each["message"]["seq"], each["message"]["text"]) for each in export["messages"]}
+    assert said == {(second, 1, "hello"), *((first, n + 1, str(n)) for n in range(3))}
+    assert len((await bob.json("GET", "/me/export"))["messages"]) == 3
+
+
+async def test_the_other_keeps_a_conversation_with_somebody_who_has_gone(people: list[Api]) -> None:
+    ann, bob, _ = people
+    id = await conversation(ann, "bob")
+    await bob("POST", f"/conversations/{id}/messages", 201, json=HELLO)
+    await depart(ann.stack.db, ann.stack.clock, ObjectId(bob.id))
+    await clear_departures(ann.stack.db, ann.stack.clock)
+    nobody = {"id": bob.id, "handle": None, "name": "deleted"}
+    (kept,) = (await ann.json("GET", "/conversations"))["conversations"]
+    assert kept["with"] == nobody | {"presence": None}
+    assert (kept["last"]["from"], kept["last"]["text"]) == (nobody, "hello")
+    await ann("POST", f"/conversations/{id}/messages", 403, json=HELLO)
+    await ann("PUT", f"/conversations/{id}/receipt", 204, json={"read": 1})
+    await ann("PUT", "/conversations/bob", 404)
 
 
 async def test_a_picture(people: list[Api]) -> None:

@@ -28,7 +28,7 @@ from app.stack.mongodb.joined import joined
 from app.web import openapi, schemas
 from app.web.api_operation import Call, Operation, Reply, admitted, routes_of
 from app.web.caller import address_of, while_it_waits
-from app.web.export import as_file, exported, nothing
+from app.web.export import as_file, exported, nothing, shown_conversations
 from app.web.limits import PICTURE, PICTURE_HEADERS
 from app.web.live_stream import MEDIA_TYPE as EVENTS
 from app.web.live_stream import connected, converse, events_for, position_of
@@ -301,20 +301,17 @@ def _conversation_id(call: Call) -> ObjectId:
 async def open_conversation(call: Call) -> Reply:
     person = await _person(call)
     found, created = await _conversations(call).open(call.me.id, person.id)
-    people = await call.social.people([call.me.id, person.id])
-    seen = await _seen(call, [person.id])
-    return Reply(201 if created else 200, schemas.conversation(found, people, seen))
+    (shown,) = await shown_conversations(call.request, call.me, [found])
+    return Reply(201 if created else 200, shown)
 
 
 async def conversations(call: Call) -> Reply:
     walk: schemas.ConversationWalk = call.query
     found, next_, unread = await _conversations(call).page(call.me.id, walk.before, walk.limit)
-    people = await call.social.people({call.me.id, *(one.other for one in found)})
-    seen = await _seen(call, [one.other for one in found])
     return Reply(
         200,
         {
-            "conversations": [schemas.conversation(one, people, seen) for one in found],
+            "conversations": await shown_conversations(call.request, call.me, found),
             "unread": unread,
             "next": str(next_) if next_ else None,
         },

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from app.errors import Conflict, Forbidden, Invalid, NotFound, Refused, TooMany
 from app.inbox.conversations import TEXT_LIMIT, Conversations, Message, Place
 from app.inbox.pictures import LARGEST, TYPES, Pictures
+from app.live.presence import Presences
 from app.models import Account
 from app.web.done import done
 from app.web.limits import PICTURE_HEADERS
@@ -39,6 +40,10 @@ def _pictures_of(request: Request) -> Pictures:
     return request.app.state.pictures  # type: ignore[no-any-return]
 
 
+def _presences_of(request: Request) -> Presences:
+    return request.app.state.presences  # type: ignore[no-any-return]
+
+
 def _id_of(request: Request) -> ObjectId:
     text = request.path_params["id"]
     if not ObjectId.is_valid(text):
@@ -53,11 +58,13 @@ async def conversations(request: Request, me: Account) -> Response:
     except ValueError:
         raise NotFound("There is no such page.") from None
     found, next_, _ = await conversations_of(request).page(me.id, place, CONVERSATIONS_A_PAGE)
+    others = {one.other for one in found}
     return render(
         request,
         "conversations.html",
         found=found,
-        people=await social_of(request).people({one.other for one in found}),
+        people=await social_of(request).people(others),
+        presences=await _presences_of(request).seen_by(me.id, others),
         states=STATES,
         newest="/conversations" if before else None,
         older=address("/conversations", before=next_) if next_ else None,
@@ -93,6 +100,7 @@ async def _conversation(
         problem.status if problem else 200,
         one=found,
         other=people[found.other],
+        presence=(await _presences_of(request).seen_by(me.id, [found.other]))[found.other],
         days=_days(messages, stack_of(request).clock.now()),
         people=people,
         states=STATES,

@@ -1,13 +1,16 @@
 """Everything that somebody has here, as one JSON document that is made while it is sent."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from bson import ObjectId
 from pydantic_core import to_json
 from starlette.requests import Request
 
+from app.inbox.conversations import Conversation, Conversations, Place
 from app.inbox.notifications import Notifications
+from app.live.presence import Presences
 from app.models import Account, Person, User
 from app.social import Social
 from app.stack import within
@@ -59,9 +62,19 @@ async def _account(me: Account) -> schemas.OwnAccount:
     )
 
 
+async def shown_conversations(request: Request, me: Account, found: Sequence[Conversation]) -> list[dict[str, Any]]:
+    """As JSON has them, with whom they are with."""
+    social: Social = request.app.state.social
+    presences: Presences = request.app.state.presences
+    others = {one.other for one in found}
+    people, seen = await asyncio.gather(social.people({me.id} | others), presences.seen_by(me.id, others))
+    return [schemas.conversation(one, people, seen) for one in found]
+
+
 def _lists(request: Request, me: Account) -> dict[str, Walk]:
     social: Social = request.app.state.social
     inbox: Notifications = request.app.state.notifications
+    talk: Conversations = request.app.state.conversations
 
     async def statuses(before: ObjectId | None) -> Items:
         rows, cursor = await social.statuses_of(me.id, me.id, before=before, limit=AT_ONCE)
@@ -85,6 +98,21 @@ def _lists(request: Request, me: Account) -> dict[str, Walk]:
         everybody = await social.people(ids)
         return [schemas.notification(one, everybody) for one in shown], cursor
 
+    async def conversations(before: Place | None) -> Items:
+        found, cursor, _ = await talk.page(me.id, before, AT_ONCE)
+        return await shown_conversations(request, me, found), cursor
+
+    async def messages(at: tuple[Place | None, int | None] | None) -> Items:
+        """Of one conversation: the first one behind a place, below a number."""
+        place, before = at or (None, None)
+        found, next_, _ = await talk.page(me.id, place, 1)
+        for one in found:
+            some, last = await talk.messages(me.id, one.id, before, AT_ONCE)
+            everybody = await social.people({each.who for each in some})
+            items = [{"conversation": str(one.id), "message": schemas.message(each, everybody)} for each in some]
+            return items, (place, last) if last else (next_, None) if next_ else None
+        return [], None
+
     return {
         "statuses": statuses,
         "following": people(social.following),
@@ -94,4 +122,6 @@ def _lists(request: Request, me: Account) -> dict[str, Walk]:
         "mutes": people(social.muted),
         "likes": likes,
         "notifications": notifications,
+        "conversations": conversations,
+        "messages": messages,
     }

@@ -421,6 +421,8 @@ class Export(BaseModel):
     mutes: list[Person]
     likes: list[Id] = Field(description="the ids of statuses, some of which may have been deleted")
     notifications: list[Notification]
+    conversations: "list[Conversation]"
+    messages: "list[MessageOf]" = Field(description="of these conversations, one after another")
 
 
 class Message(BaseModel):
@@ -438,12 +440,17 @@ def message(one: conversations.Message, people: Mapping[ObjectId, models.Person]
     return {
         "seq": one.seq,
         "client_id": one.client_id,
-        "from": Person.of(people[one.who]).model_dump(),
+        "from": person(people[one.who]),
         "text": one.text,
         "image": f"{IMAGES}{one.image}" if one.image else None,
         "created_at": _time(one.created_at),
         "state": one.state,
     }
+
+
+class MessageOf(BaseModel):
+    conversation: Id
+    message: Message
 
 
 class Messages(BaseModel):
@@ -469,9 +476,10 @@ def conversation(
     one: conversations.Conversation, people: Mapping[ObjectId, models.Person], seen: Seen
 ) -> dict[str, Any]:
     """A `Conversation` as JSON has it."""
+    other = people[one.other]
     return {
         "id": str(one.id),
-        "with": {**person(people[one.other]), "presence": Presence.of(seen[one.other])},
+        "with": {**person(other), "presence": Presence.of(seen[one.other])},
         "last": message(one.last, people) if one.last else None,
         "unread": one.unread,
         "delivered_to": one.delivered_to,

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import tempfile
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -38,7 +39,20 @@ def prove(asked: Asked) -> bool:
             if not asked.steps
             else [processes.submit(run, "stand-ins", STAND_INS, asked.seed + n * APART, share) for n in range(cores)]
         )
-        return all([_told("stand-ins", on_stand_ins), _told("real servers", on_servers)])
+        return all([_talked(asked), _told("stand-ins", on_stand_ins), _told("real servers", on_servers)])
+
+
+def _talked(asked: Asked) -> bool:
+    """Conversations, beside them in this process."""
+    from tests.oracle.talk import batch
+
+    try:
+        tally = batch(STAND_INS, asked.seed, histories=max(1, asked.steps // 100), steps=60)
+    except AssertionError as error:
+        say("".join(traceback.format_exception(error)))
+        return False
+    say(f"conversations: {tally['steps']:,} steps")
+    return True
 
 
 @contextmanager
