@@ -27,6 +27,10 @@ NOWHERE = ()  # it is not sharded
 SHARD_KEYS: dict[str, tuple[str, ...]] = {
     "users": ("_id",),
     "tokens": ("digest",),
+    "tickets": ("_id",),
+    "conversations": ("_id",),
+    "messages": ("conversation",),
+    "images": ("_id",),
     "statuses": ("user_id", "_id"),
     "likes": ("_id",),
     "follows": ("follower", "followee"),
