@@ -119,7 +119,7 @@ def serve(data: Path, level: "Level", host: str, port: int, workers: int, web: i
 @click.option("--fd", type=int, required=True, help="A listening socket, inherited.")
 def web_process(data: Path, fd: int) -> None:
     """One web process of `feedlab serve`."""
-    from app.serve import event_loop
+    from app.serve import event_loop, tell_metrics
     from app.serve import web_process as run
     from app.servers.borrow import owner_servers
     from app.servers.children import end_with_parent
@@ -127,6 +127,7 @@ def web_process(data: Path, fd: int) -> None:
     end_with_parent()
     logs.to_stderr()
     config = Config.from_environment()
+    tell_metrics(config)
     with asyncio.Runner(loop_factory=event_loop) as runner:
         runner.run(run(fd, owner_servers(data, config), config))
 
@@ -149,7 +150,7 @@ def doctor(data: Path, level: "Level", as_json: bool) -> None:
 @click.option("--child", is_flag=True, hidden=True, help="Started by another command, and ends with it.")
 def worker(data: Path, level: "Level", count: int, child: bool) -> None:
     """Deliver statuses in the background, until SIGTERM."""
-    from app.serve import work
+    from app.serve import tell_metrics, work
     from app.servers.borrow import owner_servers
     from app.servers.children import end_with_parent
 
@@ -161,6 +162,7 @@ def worker(data: Path, level: "Level", count: int, child: bool) -> None:
 
     end_with_parent()
     logs.to_stderr()
+    tell_metrics(config)
     run(owner_servers(data, config), config, [Notifier])
 
 

@@ -516,10 +516,17 @@ class PhaseState(BaseModel):
     queued: Count = Field(description="jobs that wait in the queue for this phase")
 
 
+class ConsumerState(BaseModel):
+    name: str
+    pending: Count = Field(description="statuses and events that it still has to handle")
+    queued: Count = Field(description="jobs that wait in the queue for it")
+
+
 class State(BaseModel):
     read: Slug
     delivering: list[Slug]
     phases: list[PhaseState]
+    others: list[ConsumerState] = Field(description="what else is delivered, such as notifications")
 
     @classmethod
     def of(cls, state: timelines.State) -> Self:
@@ -527,6 +534,7 @@ class State(BaseModel):
             read=state.read,
             delivering=list(state.delivering),
             phases=[PhaseState.model_validate(phase, from_attributes=True) for phase in state.phases],
+            others=[ConsumerState.model_validate(other, from_attributes=True) for other in state.others],
         )
 
 
