@@ -24,6 +24,7 @@ from starlette.applications import Starlette
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.config import Config, ConfigError, at_a_screen
+from app.logs import Form
 from app.models import User
 from app.servers.borrow import servers_of
 from app.servers.children import OURS, Child, Stop, Stopped, running
@@ -61,6 +62,7 @@ class Plan:
     web: int = 1
     workers: int = 1
     level: Level = "auto"
+    log: Form = "text"
     small: bool = False  # server caches of a test's size
     web_command: Sequence[str] = WEB_COMMAND
     worker_command: Sequence[str] = WORKER_COMMAND
@@ -101,13 +103,13 @@ def serve(plan: Plan, config: Config) -> int:
     return _exit_code(stop)
 
 
-def work(data: Path, config: Config, level: Level, count: int) -> int:
+def work(data: Path, config: Config, level: Level, count: int, log: Form = "text") -> int:
     """`count` workers until somebody ends them, on the servers of `data`. Returns what `serve` does."""
     stop = Stop()
     with servers_of(data, config, level, purpose="feedlab worker", lasting=True) as addresses, stop.signals():
         if addresses.one_process:
             raise ServersError("a worker beside the web process needs real servers, see `feedlab doctor`")
-        command = (*WORKER_COMMAND, "--data", str(data.absolute()))
+        command = (*WORKER_COMMAND, "--data", str(data.absolute()), "--log", log)
         workers = [
             Child(
                 f"worker {n}",
@@ -221,7 +223,12 @@ class _Serving:
     def _child(self, name: str, number: int, command: Sequence[str], *pass_fds: int) -> Child:
         return Child(
             name,
-            [*command, "--data", str(self.directory.path), *(f"--fd={fd}" for fd in pass_fds)],
+            [
+                *command,
+                *("--data", str(self.directory.path)),
+                *(f"--fd={fd}" for fd in pass_fds),
+                *(["--log=json"] if self.plan.log == "json" else []),
+            ],
             self.directory.logs / f"{name.replace(' ', '-')}.log",
             environment=_metrics_of(number, self.config) | ({"FEEDLAB_DEMO": "true"} if self.config.demo else {}),
             pass_fds=pass_fds,

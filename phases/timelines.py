@@ -122,6 +122,7 @@ class Timelines:
             assert phase.carrier, f"{slug} keeps timelines that nobody delivers to"
             delivery = Delivery(slug, phase.chunk(stack.config), self.kept[kept], self.outbox, stack.queue)
             self.outbox.add(PhaseConsumer(slug, phase.carrier, delivery))
+            metrics.REBUILDS.labels(slug)  # none is a figure, too
         self.streamed = [
             consumer
             for consumer in self.outbox.consumers.values()

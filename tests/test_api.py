@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from app import logs
 from app.accounts import Accounts
 from app.config import Config
 from app.models import Status, User
@@ -99,7 +100,8 @@ def assert_problem(answer: httpx.Response, *more: str) -> None:
     assert problem["title"]
     assert problem["detail"]
     assert "Traceback" not in answer.text
-    assert set(problem) <= {"type", "title", "status", "detail", "errors", *more}
+    assert set(problem) <= {"type", "title", "status", "detail", "request_id", "errors", *more}
+    assert problem["request_id"] == answer.headers["x-request-id"]
     assert ("errors" in problem) == (answer.status_code == 422)
     for error in problem.get("errors", []):
         assert set(error) == {"field", "message"}
@@ -183,7 +185,7 @@ async def test_wrong_password_and_unknown_handle_are_the_same(nobody: Api) -> No
     wrong = await nobody("POST", "/tokens", 401, json=SOMEBODY | {"password": "wrong password"})
     for handle in ("nobody", "not a handle", ""):
         unknown = await nobody("POST", "/tokens", 401, json=SOMEBODY | {"handle": handle})
-        assert unknown.json() == wrong.json()
+        assert unknown.json() | {"request_id": 0} == wrong.json() | {"request_id": 0}
     assert wrong.headers["www-authenticate"] == "Bearer"
 
 
@@ -923,12 +925,34 @@ async def test_an_unexpected_error_is_in_the_log_and_not_in_the_answer(
     async def fail(*args: object, **options: object) -> None:
         raise RuntimeError("secret")
 
+    caplog.handler.setFormatter(logs.formatter("text"))
     monkeypatch.setattr(Timelines, "page", fail)
     refused = await ann("GET", "/timeline", 500)
     assert "secret" not in refused.text
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert record.getMessage().split()[-1] in refused.json()["detail"]
     assert record.exc_info
+    assert f"[request {refused.json()['request_id']}]" in caplog.text
+    assert refused.json()["request_id"] in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "taken"),
+    [(b"a-B_9.z", True), (b"x" * 64, True), (b"x" * 65, False), (b"two words", False), (b"", False), (b"<b>", False)],
+)
+async def test_a_request_has_a_name(nobody: Api, sent: bytes, taken: bool) -> None:
+    """In each answer and on each error; a proxy may give it, if it is short and plain."""
+    names = set()
+    for path in ("/healthz", "/api/v1/me", "/no/such/page"):
+        answer = await nobody.http.get(path, headers={"X-Request-Id": sent})
+        [name] = answer.headers.get_list("x-request-id")
+        assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name)
+        assert (name.encode() == sent) is taken
+        if answer.status_code == 401:
+            assert answer.json()["request_id"] == name
+        elif answer.status_code == 404:
+            assert f"Request <code>{name}</code>" in answer.text
+        names.add(name)
+    assert len(names) == (1 if taken else 3)
 
 
 async def test_pages_have_html_errors(nobody: Api) -> None:

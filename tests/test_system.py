@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from app.config import Config
@@ -59,6 +60,14 @@ class System:
     def feedlab(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "app.cli", *arguments, "--data", str(self.data)]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+NAMING_METRICS = [
+    DEPLOY / "prometheus" / "feedlab.rules.yml",
+    DEPLOY / "grafana" / "feedlab.json",
+    DEPLOY.parent / "docs" / "operations.md",
+]
 
 
 def free_ports(count: int) -> int:
@@ -194,6 +203,22 @@ async def test_every_process_is_a_target_of_its_own(system: System) -> None:
             assert abs(float(began) - process.create_time()) < 1
             assert re.search(r"^feedlab_event_loop_lag_seconds_count [1-9]", text, re.MULTILINE)
             assert 'feedlab_server_up{server="mongodb"} 1.0' in text
+
+        async def is_told() -> bool:
+            """What is sampled takes its time."""
+            texts = [await scraped(system.metrics + n) for n in (0, 1)]
+            families = [family for text in texts for family in text_string_to_metric_families(text)]
+            told = {name for family in families for name in (family.name, *(sample.name for sample in family.samples))}
+            untold.update({file.name: named - told for file, named in names.items()})
+            return not any(untold.values())
+
+        untold = dict[str, set[str]]()
+        names = {file: set(re.findall(r"\b(?:feedlab|process)_\w+", file.read_text())) for file in NAMING_METRICS}
+        assert all(names.values())
+        try:
+            await until(is_told)
+        finally:
+            assert not any(untold.values()), untold
 
 
 async def test_a_worker_killed_in_the_middle_of_a_fan_out(system: System) -> None:

@@ -52,6 +52,7 @@ async def _dead(timelines: Timelines) -> None:
         return
     for consumer in timelines.outbox.consumers:
         metrics.DEAD.labels(consumer).set(dead.get(consumer, 0))
+        metrics.RETRIES.labels(consumer)  # none is a figure, too
 
 
 async def _stream(timelines: Timelines) -> None:

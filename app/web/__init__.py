@@ -29,7 +29,7 @@ from app.watch.metrics import LIVE_CONNECTIONS, sent_live
 from app.web import api, cast, health, pages, schemas, walkthrough
 from app.web.afterwards import Afterwards
 from app.web.backlog import Backlog
-from app.web.guard import AllowedHosts, AnswerErrors, BodyLimit, SecurityHeaders
+from app.web.guard import AllowedHosts, AnswerErrors, BodyLimit, RequestIds, SecurityHeaders
 from app.web.health import Health, Measured
 from app.web.live import Streams
 from app.web.problems import Errors
@@ -84,6 +84,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
         exception_handlers={HTTPException: errors.answer},  # Starlette's own; AnswerErrors sees to all the others
         lifespan=lifespan,
         middleware=[
+            Middleware(RequestIds),
             Middleware(SecurityHeaders),
             Middleware(Measured),
             Middleware(AllowedHosts, errors, _own_names(stack.config)),
