@@ -943,7 +943,7 @@ async def test_a_request_has_a_name(nobody: Api, sent: bytes, taken: bool) -> No
     """In each answer and on each error; a proxy may give it, if it is short and plain."""
     names = set()
     for path in ("/healthz", "/api/v1/me", "/no/such/page"):
-        answer = await nobody.http.get(path, headers={"X-Request-Id": sent})
+        answer = await nobody.http.get(path, headers={b"X-Request-Id": sent})
         [name] = answer.headers.get_list("x-request-id")
         assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name)
         assert (name.encode() == sent) is taken

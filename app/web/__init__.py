@@ -25,6 +25,7 @@ from app.social import Social
 from app.stack import Hint, Stack
 from app.stack.bus import HintKind
 from app.walkthrough.laboratory import Laboratory
+from app.watch.burning import Budgets
 from app.watch.metrics import LIVE_CONNECTIONS, sent_live
 from app.web import api, cast, health, pages, schemas, walkthrough
 from app.web.afterwards import Afterwards
@@ -68,8 +69,8 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     """The ASGI application on an open stack. Closing the stack is for whoever opened it."""
     errors = Errors(pages.error_page)
     backlog = Backlog(timelines)
-    afterwards = Afterwards()
-    system = Health(timelines, backlog.note)
+    afterwards, budgets = Afterwards(), Budgets(stack.clock.monotonic)
+    system = Health(timelines, backlog.note, budgets.note)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -117,6 +118,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     )
     LIVE_CONNECTIONS.set_function(lambda: app.state.hub.connections)
     app.state.backlog = backlog
+    app.state.budgets = budgets
     app.state.health = system
     app.state.streams = Streams()
     app.state.watches = {}  # deliveries that somebody watches, by status id

@@ -25,15 +25,18 @@ PATIENCE_S = 1.0  # of whoever asks for metrics while a server hangs: what was s
 
 
 class Health:
-    """How the servers are, sampled: whoever asks, and how often, the servers are asked once. `hear`s of each state."""
+    """How the servers are, sampled: whoever asks, and how often, the servers are asked once. `hear`s of each state,
+    and has this process `note` its own.
+    """
 
-    def __init__(self, timelines: Timelines, hear: Callable[[State], None]) -> None:
-        self._timelines, self._hear = timelines, hear
+    def __init__(self, timelines: Timelines, hear: Callable[[State], None], note: Callable[[], None]) -> None:
+        self._timelines, self._hear, self._note = timelines, hear, note
         self.sample = Sampled(self._sample)
         self.servers = Sampled(timelines.stack.check)  # the version of each, or None where it does not answer
         self.stream = Sampled(self._stream)
 
     async def _sample(self) -> None:
+        self._note()
         if state := await sample(self._timelines):
             self._hear(state)
 
