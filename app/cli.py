@@ -421,6 +421,7 @@ def bench() -> None:
 @click.option("--graph", metavar="FILE", help="People beside those of the run: SNAP, or powerlaw:USERS:MEAN.")
 @directed
 @click.option("--replica-set", is_flag=True, help="Three mongods, whose primary is killed again and again.")
+@click.option("--alerts", is_flag=True, help="Instead, provoke each alert once, and measure how soon it fires.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def faults(
     count: int,
@@ -431,13 +432,18 @@ def faults(
     graph: str | None,
     directed: bool,
     replica_set: bool,
+    alerts: bool,
     as_json: bool,
 ) -> None:
     """Kill, pause, flush and switch a system of its own under load, and check every page.
 
     Exit code 1 when a status was missing, wrong or doubled, or an error was anything but a clean 503 or a broken
-    connection.
+    connection, or with --alerts when an alert did not fire.
     """
+    if alerts:
+        from benchmarks.faults import alerted
+
+        click.get_current_context().exit(alerted.run(as_json=as_json))
     from benchmarks.faults import Plan, run
 
     crowd = graph_of(graph, directed, number) if graph else None

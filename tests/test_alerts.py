@@ -14,6 +14,7 @@ import pytest
 
 from app.watch import rules
 from app.watch.rules import Scale, alerts, written
+from benchmarks.faults import alerted
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 RULES, ALERTMANAGER = DEPLOY / "prometheus" / "feedlab.rules.yml", DEPLOY / "alertmanager" / "alertmanager.yml"
@@ -362,3 +363,9 @@ def _written(case: Case) -> dict[str, Any]:
             for moment in case.moments
         ],
     }
+
+
+def test_every_alert_is_provoked_by_one_fault() -> None:
+    """By `feedlab bench faults --alerts`, which takes too long to run here."""
+    about = [name for _, _, names in alerted.FAULTS for name in names]
+    assert sorted(about) == sorted({alert.name for alert in alerts(Scale())})
