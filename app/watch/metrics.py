@@ -46,6 +46,7 @@ REQUEST_SECONDS = _histogram(
 # Statuses and pages, wherever they are made
 
 POSTS = _counter("posts", "Statuses acknowledged")
+MESSAGES = _counter("messages", "Messages acknowledged")
 READS = _counter("timeline_reads", "Pages of home timelines", "phase", "source")
 LOOKUPS = _counter("kept_timeline_lookups", "Pages of phases that keep timelines: was one kept?", "phase", "result")
 REBUILDS = _counter("kept_timeline_rebuilds", "Timelines filled anew for a reader who came back", "phase")
@@ -61,7 +62,9 @@ RETRIES = _counter("delivery_retries", "Jobs begun that had failed before", "con
 # Live, of a web process
 
 LIVE_CONNECTIONS = _gauge("live_connections", "Live streams that are open")
+PRESENT = _gauge("present_people", "People with a live stream here")
 LIVE_EVENTS = _counter("live_events", "Events put on live streams, resets among them", "event")
+LIVE_EVENTS.labels("reset")  # none is a figure, too
 
 # This process
 

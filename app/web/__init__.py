@@ -26,7 +26,7 @@ from app.stack import Hint, Stack
 from app.stack.bus import HintKind
 from app.walkthrough.laboratory import Laboratory
 from app.watch.burning import Budgets
-from app.watch.metrics import LIVE_CONNECTIONS, sent_live
+from app.watch.metrics import LIVE_CONNECTIONS, PRESENT, sent_live
 from app.web import api, cast, health, pages, schemas, walkthrough
 from app.web.afterwards import Afterwards
 from app.web.backlog import Backlog
@@ -116,6 +116,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
         conversations.unread,
         [Talk(conversations, app.state.social, app.state.presences, schemas)],
     )
+    PRESENT.set_function(lambda: app.state.presences.here)
     LIVE_CONNECTIONS.set_function(lambda: app.state.hub.connections)
     app.state.backlog = backlog
     app.state.budgets = budgets
