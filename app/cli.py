@@ -71,6 +71,16 @@ stack_option = click.option(
 )
 
 
+log_option = click.option(
+    "--log",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="What is logged: lines of text, or one JSON object a line.",
+)
+
+
 def on_stack(data: Path, level: "Level", purpose: str, work: "Callable[[Stack], Coroutine[Any, Any, T]]") -> T:
     """Run `work` on the servers of `data`."""
     from app.servers.borrow import servers_of
@@ -100,7 +110,10 @@ def main() -> None:
 @click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="Worker processes.")
 @click.option("--web", type=click.IntRange(1, 64), default=1, show_default=True, help="Web processes.")
 @click.option("--demo", is_flag=True, help="Fill an empty database, and let anybody sign in as anybody.")
-def serve(data: Path, level: "Level", host: str, port: int, workers: int, web: int, demo: bool) -> None:
+@log_option
+def serve(
+    data: Path, level: "Level", host: str, port: int, workers: int, web: int, demo: bool, form: "logs.Form"
+) -> None:
     """Start the servers, workers and web pages; stop them all with Ctrl-C.
 
     Prints `ready http://HOST:PORT` when requests are answered.
@@ -108,25 +121,27 @@ def serve(data: Path, level: "Level", host: str, port: int, workers: int, web: i
     from app.serve import Plan
     from app.serve import serve as run
 
-    logs.to_stderr()
+    logs.to_stderr(form)
     config = Config.from_environment(demo=True) if demo else Config.from_environment()
-    plan = Plan(data=data, host=host, port=port, web=web, workers=workers, level=level)
+    plan = Plan(data=data, host=host, port=port, web=web, workers=workers, level=level, log=form)
     click.get_current_context().exit(run(plan, config))
 
 
 @main.command("web-process", hidden=True)
 @data_option
 @click.option("--fd", type=int, required=True, help="A listening socket, inherited.")
-def web_process(data: Path, fd: int) -> None:
+@log_option
+def web_process(data: Path, fd: int, form: "logs.Form") -> None:
     """One web process of `feedlab serve`."""
-    from app.serve import event_loop
+    from app.serve import event_loop, tell_metrics
     from app.serve import web_process as run
     from app.servers.borrow import owner_servers
     from app.servers.children import end_with_parent
 
     end_with_parent()
-    logs.to_stderr()
+    logs.to_stderr(form)
     config = Config.from_environment()
+    tell_metrics(config)
     with asyncio.Runner(loop_factory=event_loop) as runner:
         runner.run(run(fd, owner_servers(data, config), config))
 
@@ -147,20 +162,22 @@ def doctor(data: Path, level: "Level", as_json: bool) -> None:
 @stack_option
 @click.option("--count", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 @click.option("--child", is_flag=True, hidden=True, help="Started by another command, and ends with it.")
-def worker(data: Path, level: "Level", count: int, child: bool) -> None:
+@log_option
+def worker(data: Path, level: "Level", count: int, child: bool, form: "logs.Form") -> None:
     """Deliver statuses in the background, until SIGTERM."""
-    from app.serve import work
+    from app.serve import tell_metrics, work
     from app.servers.borrow import owner_servers
     from app.servers.children import end_with_parent
 
+    logs.to_stderr(form)
     config = Config.from_environment()
     if not child:
-        click.get_current_context().exit(work(data, config, level, count))
+        click.get_current_context().exit(work(data, config, level, count, form))
     from app.inbox.notifier import Notifier
     from workers.worker import run
 
     end_with_parent()
-    logs.to_stderr()
+    tell_metrics(config)
     run(owner_servers(data, config), config, [Notifier])
 
 
@@ -404,6 +421,7 @@ def bench() -> None:
 @click.option("--graph", metavar="FILE", help="People beside those of the run: SNAP, or powerlaw:USERS:MEAN.")
 @directed
 @click.option("--replica-set", is_flag=True, help="Three mongods, whose primary is killed again and again.")
+@click.option("--alerts", is_flag=True, help="Instead, provoke each alert once, and measure how soon it fires.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def faults(
     count: int,
@@ -414,13 +432,18 @@ def faults(
     graph: str | None,
     directed: bool,
     replica_set: bool,
+    alerts: bool,
     as_json: bool,
 ) -> None:
     """Kill, pause, flush and switch a system of its own under load, and check every page.
 
     Exit code 1 when a status was missing, wrong or doubled, or an error was anything but a clean 503 or a broken
-    connection.
+    connection, or with --alerts when an alert did not fire.
     """
+    if alerts:
+        from benchmarks.faults import alerted
+
+        click.get_current_context().exit(alerted.run(as_json=as_json))
     from benchmarks.faults import Plan, run
 
     crowd = graph_of(graph, directed, number) if graph else None

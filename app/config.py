@@ -94,6 +94,11 @@ class Config(BaseModel):
         default=0.5, gt=0, le=0.5, description="oldest copy of the phase settings that may be used"
     )
 
+    metrics: str | None = Field(
+        default=None,
+        pattern=r"^\S+:([1-9]\d{0,4})$",
+        description="host:port where the first process of a command answers Prometheus; each other has the next port",
+    )
     server_timeout_s: float = Field(default=5.0, gt=0, le=60, description="longest wait of one request for servers")
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="our names, comma-separated; empty: any, and in demo mode only those that no DNS has"

@@ -1,8 +1,16 @@
 """What a process of ours logs: to standard error, and whatever happens how often, no more than a reader can use."""
 
+import json
 import logging
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Literal
+
+Form = Literal["text", "json"]
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")  # of what this task is doing
 
 EACH, WINDOW_S = 20, 60.0  # records of one place in the code that are written within the window
 
@@ -26,9 +34,45 @@ class Sparing(logging.Filter):
         return count < EACH
 
 
-def to_stderr() -> None:
+class _Text(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        request = REQUEST_ID.get()
+        return super().formatMessage(record) + (f" [request {request}]" if request else "")
+
+
+class _Json(logging.Formatter):
+    """One object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "process": record.process,
+        }
+        if request := REQUEST_ID.get():
+            said["request_id"] = request
+        if record.exc_info:
+            said["exception"] = self.formatException(record.exc_info)
+        return json.dumps(said)
+
+
+def formatter(form: Form) -> logging.Formatter:
+    return _Json() if form == "json" else _Text("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def spoken(line: str) -> str:
+    """As the other lines are: what a command tells whoever runs it."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, _Json):
+            return handler.formatter.format(logging.LogRecord("feedlab", logging.INFO, "", 0, line, None, None))
+    return f"feedlab: {line}"
+
+
+def to_stderr(form: Form = "text") -> None:
     """From warnings up, for the whole process, libraries included."""
     handler = logging.StreamHandler()
     handler.addFilter(Sparing())
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=logging.WARNING, format=form, handlers=[handler])
+    handler.setFormatter(formatter(form))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -23,7 +23,8 @@ from pymongo.errors import PyMongoError
 from starlette.applications import Starlette
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app.config import Config, at_a_screen
+from app.config import Config, ConfigError, at_a_screen
+from app.logs import Form
 from app.models import User
 from app.servers.borrow import servers_of
 from app.servers.children import OURS, Child, Stop, Stopped, running
@@ -31,6 +32,7 @@ from app.servers.datadir import DataDirectory
 from app.servers.programs import TITLES, Level, ServersError, Source, insist, resolve
 from app.servers.start import say, started
 from app.stack import Addresses, Stack, connected
+from app.watch import metrics
 
 if TYPE_CHECKING:
     from phases.timelines import Timelines
@@ -60,6 +62,7 @@ class Plan:
     web: int = 1
     workers: int = 1
     level: Level = "auto"
+    log: Form = "text"
     small: bool = False  # server caches of a test's size
     web_command: Sequence[str] = WEB_COMMAND
     worker_command: Sequence[str] = WORKER_COMMAND
@@ -100,15 +103,24 @@ def serve(plan: Plan, config: Config) -> int:
     return _exit_code(stop)
 
 
-def work(data: Path, config: Config, level: Level, count: int) -> int:
+def work(data: Path, config: Config, level: Level, count: int, log: Form = "text") -> int:
     """`count` workers until somebody ends them, on the servers of `data`. Returns what `serve` does."""
     stop = Stop()
     with servers_of(data, config, level, purpose="feedlab worker", lasting=True) as addresses, stop.signals():
         if addresses.one_process:
             raise ServersError("a worker beside the web process needs real servers, see `feedlab doctor`")
-        command = (*WORKER_COMMAND, "--data", str(data.absolute()))
+        command = (*WORKER_COMMAND, "--data", str(data.absolute()), "--log", log)
         workers = [
-            Child(f"worker {n}", command, None, lifeline=True, patience=None, say=say, gave_up=stop.fail)
+            Child(
+                f"worker {n}",
+                command,
+                None,
+                environment=_metrics_of(n - 1, config),
+                lifeline=True,
+                patience=None,
+                say=say,
+                gave_up=stop.fail,
+            )
             for n in _up_to(count)
         ]
         try:
@@ -118,6 +130,23 @@ def work(data: Path, config: Config, level: Level, count: int) -> int:
         except Stopped:
             pass  # `stop` knows why
     return _exit_code(stop)
+
+
+def _metrics_of(number: int, config: Config) -> dict[str, str]:
+    """For the environment of a child: a target of its own for Prometheus."""
+    if config.metrics is None:
+        return {}
+    host, _, port = config.metrics.rpartition(":")
+    return {"FEEDLAB_METRICS": f"{host}:{int(port) + number}"}
+
+
+def tell_metrics(config: Config) -> None:
+    """Where the settings say so, until this process ends. Raises ConfigError when the port is taken."""
+    try:
+        if config.metrics:
+            metrics.listen(config.metrics)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"FEEDLAB_METRICS: cannot listen on {config.metrics}: {error}") from None
 
 
 async def _migrated(addresses: Addresses, config: Config) -> None:
@@ -181,8 +210,9 @@ class _Serving:
         """Web processes and workers as children, until `stop`."""
         begin = self._fill() if self.config.demo else _migrated(self.addresses, self.config)
         asyncio.run(_until_stopped(self.stop, begin))
-        web = [self._child(f"web {n}", self.plan.web_command, self.listener.fileno()) for n in _up_to(self.plan.web)]
-        workers = [self._child(f"worker {n}", self.plan.worker_command) for n in _up_to(self.plan.workers)]
+        plan = self.plan
+        web = [self._child(f"web {n}", n - 1, plan.web_command, self.listener.fileno()) for n in _up_to(plan.web)]
+        workers = [self._child(f"worker {n}", plan.web + n - 1, plan.worker_command) for n in _up_to(plan.workers)]
         with running(workers), running(web), self.listener:  # the end goes backwards
             _wait_until_ready(self.plan.host, self.listener, lambda: self.stop.requested)
             for child in (*web, *workers):
@@ -190,12 +220,17 @@ class _Serving:
             self._announce()
             self.stop.wait()
 
-    def _child(self, name: str, command: Sequence[str], *pass_fds: int) -> Child:
+    def _child(self, name: str, number: int, command: Sequence[str], *pass_fds: int) -> Child:
         return Child(
             name,
-            [*command, "--data", str(self.directory.path), *(f"--fd={fd}" for fd in pass_fds)],
+            [
+                *command,
+                *("--data", str(self.directory.path)),
+                *(f"--fd={fd}" for fd in pass_fds),
+                *(["--log=json"] if self.plan.log == "json" else []),
+            ],
             self.directory.logs / f"{name.replace(' ', '-')}.log",
-            environment={"FEEDLAB_DEMO": "true"} if self.config.demo else {},
+            environment=_metrics_of(number, self.config) | ({"FEEDLAB_DEMO": "true"} if self.config.demo else {}),
             pass_fds=pass_fds,
             lifeline=True,
             patience=EARLY_PATIENCE,
@@ -208,6 +243,7 @@ class _Serving:
         """Everything here, until a signal: stand-ins cannot be reached from another process."""
         from workers.worker import run_in_thread
 
+        tell_metrics(self.config)
         async with _application(self.addresses, self.config) as (stack, timelines, app):
             if self.config.demo:
                 await _until_stopped(self.stop, self._fill_if_empty(stack, SMALL_DEMO))

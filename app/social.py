@@ -36,6 +36,7 @@ from app.stack import Hint, Stack
 from app.stack.mongodb.transaction import Transaction, transaction
 from app.stack.mongodb.write import insert
 from app.text import checked, mentions, storable
+from app.watch.metrics import POSTS
 from phases.delivering.outbox import Heard, Outbox, Waits, to_the_end
 from phases.home.page import Filling
 from phases.p1_query import statuses_by
@@ -360,6 +361,8 @@ class Social:
         self.stack.bus.tell(Hint("posted", author, row.id))
         heard(row, STORED, began_s, perf_counter())
         await self.outbox.posted(row, owed, again=not created, heard=heard, waits=waits)
+        if created:
+            POSTS.inc()
         return row, created
 
     async def _posted_before(self, author: ObjectId, text: str, audience: Audience, key: str) -> StatusRow:

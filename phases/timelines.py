@@ -11,6 +11,7 @@ from bson import ObjectId
 from app.errors import Invalid
 from app.models import Event, StatusRow
 from app.stack import QueueDown, Stack
+from app.watch import metrics
 from phases import DEFAULT, PHASES
 from phases.base import Carrier, Phase
 from phases.delivering import away
@@ -43,10 +44,26 @@ class PhaseState:
 
 
 @dataclass(frozen=True)
+class ConsumerState:
+    """`pending`: statuses and events that it still has to handle. `queued`: its jobs."""
+
+    name: str
+    pending: int
+    queued: int
+
+
+@dataclass(frozen=True)
 class State:
+    """`others`: the consumers that are no phases."""
+
     read: str
     delivering: tuple[str, ...]
     phases: list[PhaseState]
+    others: list[ConsumerState]
+
+    @property
+    def consumers(self) -> list[ConsumerState]:
+        return [*(ConsumerState(phase.slug, phase.pending, phase.queued) for phase in self.phases), *self.others]
 
 
 @dataclass(frozen=True)
@@ -105,6 +122,7 @@ class Timelines:
             assert phase.carrier, f"{slug} keeps timelines that nobody delivers to"
             delivery = Delivery(slug, phase.chunk(stack.config), self.kept[kept], self.outbox, stack.queue)
             self.outbox.add(PhaseConsumer(slug, phase.carrier, delivery))
+            metrics.REBUILDS.labels(slug)  # none is a figure, too
         self.streamed = [
             consumer
             for consumer in self.outbox.consumers.values()
@@ -127,12 +145,15 @@ class Timelines:
         """One page of the reader's home timeline, newest first. Raises Invalid for an unknown phase."""
         asked = await self._named(phase)
         await self.pulls.authors.one_read()
-        return await self._reading.page(Request(asked, self.kept_by(asked.slug), reader, before, limit))
+        return _counted(
+            asked, await self._reading.page(Request(asked, self.kept_by(asked.slug), reader, before, limit))
+        )
 
     async def refresh(self, reader: ObjectId, *, phase: str | None = None, limit: int = 20) -> Page:
         """The first page, with what the phase keeps for this reader built anew."""
         asked = await self._named(phase)
-        return await self._reading.refresh(Request(asked, self.kept_by(asked.slug), reader, None, limit))
+        refreshed = await self._reading.refresh(Request(asked, self.kept_by(asked.slug), reader, None, limit))
+        return _counted(asked, refreshed)
 
     async def _named(self, slug: str | None) -> Phase:
         slug = slug or (await self.switch.current()).read
@@ -205,13 +226,25 @@ class Timelines:
             container = settings.current(phase.keeps) if phase.keeps and delivering else None
             since = container.since.generation_time if container else None
             states.append(PhaseState(phase.slug, phase.title, delivering, since, owed, queued.get(phase.slug, 0)))
-        return State(settings.read, settings.delivering, states)
+        names = [name for name in self.outbox.consumers if name not in self.phases]
+        counts = await asyncio.gather(*map(self.outbox.count, names))
+        others = [ConsumerState(name, n, queued.get(name, 0)) for name, n in zip(names, counts, strict=True)]
+        return State(settings.read, settings.delivering, states, others)
 
     async def _queued(self) -> dict[str, int]:
         try:
             return await self.stack.queue.depth()
         except QueueDown:
             return {}  # nothing can be taken from a queue that is away
+
+
+def _counted(phase: Phase, page: Page) -> Page:
+    metrics.READS.labels(page.phase, page.source).inc()
+    if phase.keeps:
+        metrics.LOOKUPS.labels(page.phase, "miss" if page.cold else "hit").inc()
+    if page.source == "rebuilt":
+        metrics.REBUILDS.labels(page.phase).inc()
+    return page
 
 
 def _made(stack: Stack, phase: Phase) -> tuple[Store, Recipients]:

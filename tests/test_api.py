@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from unittest.mock import patch
 import httpx
 import pytest
 from bson import ObjectId
+from prometheus_client.parser import text_string_to_metric_families
 from pymongo.errors import ServerSelectionTimeoutError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from app import logs
 from app.accounts import Accounts
 from app.config import Config
 from app.models import Status, User
@@ -97,7 +100,8 @@ def assert_problem(answer: httpx.Response, *more: str) -> None:
     assert problem["title"]
     assert problem["detail"]
     assert "Traceback" not in answer.text
-    assert set(problem) <= {"type", "title", "status", "detail", "errors", *more}
+    assert set(problem) <= {"type", "title", "status", "detail", "request_id", "errors", *more}
+    assert problem["request_id"] == answer.headers["x-request-id"]
     assert ("errors" in problem) == (answer.status_code == 422)
     for error in problem.get("errors", []):
         assert set(error) == {"field", "message"}
@@ -181,7 +185,7 @@ async def test_wrong_password_and_unknown_handle_are_the_same(nobody: Api) -> No
     wrong = await nobody("POST", "/tokens", 401, json=SOMEBODY | {"password": "wrong password"})
     for handle in ("nobody", "not a handle", ""):
         unknown = await nobody("POST", "/tokens", 401, json=SOMEBODY | {"handle": handle})
-        assert unknown.json() == wrong.json()
+        assert unknown.json() | {"request_id": 0} == wrong.json() | {"request_id": 0}
     assert wrong.headers["www-authenticate"] == "Bearer"
 
 
@@ -920,12 +924,34 @@ async def test_an_unexpected_error_is_in_the_log_and_not_in_the_answer(
     async def fail(*args: object, **options: object) -> None:
         raise RuntimeError("secret")
 
+    caplog.handler.setFormatter(logs.formatter("text"))
     monkeypatch.setattr(Timelines, "page", fail)
     refused = await ann("GET", "/timeline", 500)
     assert "secret" not in refused.text
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert record.getMessage().split()[-1] in refused.json()["detail"]
     assert record.exc_info
+    assert f"[request {refused.json()['request_id']}]" in caplog.text
+    assert refused.json()["request_id"] in refused.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "taken"),
+    [(b"a-B_9.z", True), (b"x" * 64, True), (b"x" * 65, False), (b"two words", False), (b"", False), (b"<b>", False)],
+)
+async def test_a_request_has_a_name(nobody: Api, sent: bytes, taken: bool) -> None:
+    """In each answer and on each error; a proxy may give it, if it is short and plain."""
+    names = set()
+    for path in ("/healthz", "/api/v1/me", "/no/such/page"):
+        answer = await nobody.http.get(path, headers={b"X-Request-Id": sent})
+        [name] = answer.headers.get_list("x-request-id")
+        assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name)
+        assert (name.encode() == sent) is taken
+        if answer.status_code == 401:
+            assert answer.json()["request_id"] == name
+        elif answer.status_code == 404:
+            assert f"Request <code>{name}</code>" in answer.text
+        names.add(name)
+    assert len(names) == (1 if taken else 3)
 
 
 async def test_pages_have_html_errors(nobody: Api) -> None:
@@ -1004,42 +1030,103 @@ async def test_a_silent_change_stream_is_not_ready(site: Site, monkeypatch: pyte
     assert (await asked())[:2] == (200, "ok")
 
 
+async def scraped(client: httpx.AsyncClient) -> dict[str, float]:
+    """Of the process: what other tests have counted before is there too."""
+    answer = await client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    families = text_string_to_metric_families(answer.text)
+    return {_series(each.name, each.labels): each.value for family in families for each in family.samples}
+
+
+def _series(name: str, labels: dict[str, str]) -> str:
+    return name + json.dumps(labels, sort_keys=True)
+
+
 async def test_metrics_count_by_template(ann: Api) -> None:
+    before = await scraped(ann.http)
     for status in (201, 200):
         await ann("POST", "/statuses", status, json={"text": "hello"}, headers={"Idempotency-Key": "one"})
     await ann("GET", "/timeline", params={"phase": "query"})
     await ann("GET", "/users/nobody", 404)
     await ann("GET", f"/nowhere/{ObjectId()}", 404)
-    answer = await ann.http.get("/metrics")
-    assert answer.headers["content-type"].startswith("text/plain")
-    lines = answer.text.splitlines()
-    assert "feedlab_posts_total 1.0" in lines
-    assert 'feedlab_timeline_reads_total{phase="query",source="query"} 1.0' in lines
-    assert 'feedlab_requests_total{method="GET",route="/api/v1/users/{handle}",status="404"} 1.0' in lines
-    assert 'feedlab_requests_total{method="GET",route="/api/v1",status="404"} 1.0' in lines
-    assert 'feedlab_pending_statuses{phase="cache"}' in answer.text
-    assert 'feedlab_queued_jobs{phase="queue"}' in answer.text
-    assert 'feedlab_request_seconds_count{route="/api/v1/statuses"} 2.0' in lines
+    counted = {name: value - before.get(name, 0) for name, value in (await scraped(ann.http)).items()}
+
+    def of(name: str, **labels: str) -> float:
+        return counted[_series(f"feedlab_{name}", labels)]
+
+    assert of("posts_total") == 1
+    assert of("timeline_reads_total", phase="query", source="query") == 1
+    assert of("http_requests_total", method="GET", route="/api/v1/users/{handle}", status="404") == 1
+    assert of("http_requests_total", method="GET", route="/api/v1", status="404") == 1
+    assert of("http_request_duration_seconds_count", route="/api/v1/statuses") == 2
+    assert of("http_request_duration_seconds_bucket", route="/api/v1/statuses", le="+Inf") == 2
+    assert of("server_commands_total", server="mongodb") > 3
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/readyz"])
 async def test_the_servers_are_asked_once_however_many_ask_us(
     nobody: Api, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    asked = 0
+    asked = Counter[str]()
 
-    async def slow(self: object) -> dict[str, int]:
-        nonlocal asked
-        asked += 1
-        await asyncio.sleep(0)
-        return {}
+    def slow(name: str) -> Callable[[object], Awaitable[dict[str, int]]]:
+        async def ask(self: object) -> dict[str, int]:
+            asked[name] += 1
+            await asyncio.sleep(0)
+            return {}
+
+        return ask
 
     for name in ("FRESH_S", "STALE_S"):
         monkeypatch.setattr(sampled, name, 600)
-    monkeypatch.setattr(DeliveryQueue, "depth", slow)
-    monkeypatch.setattr(DeliveryQueue, "ping", slow)
+    for name in ("depth", "ping"):
+        monkeypatch.setattr(DeliveryQueue, name, slow(name))
     await asyncio.gather(*(nobody.http.get(path) for _ in range(50)))
-    assert asked == 1
+    assert set(asked.values()) == {1}
+
+
+async def test_what_is_owed_is_told_of_every_consumer(site: Site) -> None:
+    """Pending and queued, and how old the oldest is: of the notifications too."""
+    ann = await site.browser().sign_up("ann")
+    await site.browser().sign_up("bob")
+    await ann.act("bob", "follow")
+    await ann.post("hello @bob")
+    assert re.search(r"<code>notifications</code>.*?>2</td>.*?>2</td></tr>", await ann.open("/phases"), re.DOTALL)
+    site.clock.advance(5)
+    text = (await ann.client.get("/metrics")).text
+    assert 'feedlab_pending_deliveries{consumer="notifications"} 2.0' in text
+    assert 'feedlab_queued_jobs{consumer="notifications"} 2.0' in text
+    assert 'feedlab_pending_deliveries{consumer="cache"} 1.0' in text
+    assert 'feedlab_oldest_pending_seconds{consumer="query"} 0.0' in text
+    [age_s] = re.findall(r'feedlab_oldest_pending_seconds{consumer="notifications"} (\S+)', text)
+    assert 5 <= float(age_s) <= 6
+    assert 'feedlab_dead_letters{consumer="notifications"} 0.0' in text
+    for server in ("mongodb", "redis", "memcached"):
+        assert f'feedlab_server_up{{server="{server}"}} 1.0' in text
+
+
+async def test_a_kept_timeline_is_looked_up_and_rebuilt(site: Site) -> None:
+    """And what is delivered is timed."""
+    ann, names = await site.browser().sign_up("ann"), {}
+    await ann.post("hello")
+    await drain_queues(site.timelines)
+    for name, labels in (
+        ("kept_timeline_rebuilds_total", {"phase": "cache"}),
+        ("kept_timeline_lookups_total", {"phase": "cache", "result": "hit"}),
+        ("kept_timeline_lookups_total", {"phase": "cache", "result": "miss"}),
+        ("delivery_lag_seconds_count", {"consumer": "cache"}),
+    ):
+        names[_series(f"feedlab_{name}", labels)] = labels.get("result", name)
+    await site.timelines.forget_lists()
+    site.clock.advance(10)
+    before = await scraped(ann.client)
+    await ann.open("/?phase=cache")
+    await ann.open("/?phase=cache")
+    await ann.post("hello again")
+    await drain_queues(site.timelines)
+    after = await scraped(ann.client)
+    grown = {told: after[name] - before.get(name, 0) for name, told in names.items()}
+    assert grown == {"kept_timeline_rebuilds_total": 1, "miss": 1, "hit": 3, "delivery_lag_seconds_count": 1}
 
 
 async def test_metrics_without_the_servers(ann: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1049,7 +1136,7 @@ async def test_metrics_without_the_servers(ann: Api, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Timelines, "state", fail)
     answer = await ann.http.get("/metrics")
     assert answer.status_code == 200
-    assert "feedlab_pending_statuses{" not in answer.text
+    assert "feedlab_pending_deliveries{" not in answer.text
 
 
 async def test_answers_are_compact_json_in_utf8(ann: Api) -> None:

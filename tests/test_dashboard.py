@@ -1,12 +1,15 @@
 """The page for those who run the system."""
 
+import os
 import re
 
 import pytest
 
 from app.models import User
-from app.stack.queue import Delivery
+from app.stack.queue import Delivery, QueueDown
+from app.watch.burning import Budgets, Burning
 from app.web import dashboard, live
+from phases.timelines import Timelines
 from tests.site import SLUGS, Site, events, forms, texts
 from workers.worker import drain_queues
 
@@ -129,3 +132,41 @@ async def test_the_page_is_kept_up_to_date(demo: Site, monkeypatch: pytest.Monke
 def test_a_sparkline_runs_from_left_to_right_and_from_the_bottom_up() -> None:
     assert dashboard.polyline([(300, 0), (150, 5), (0, 10)], 10) == "0.0,27.0 80.0,14.0 160.0,1.0"
     assert dashboard.polyline([(0, 0)], 0) == "160.0,27.0"
+
+
+async def test_it_shows_how_fast_the_budgets_burn(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of this process, without Prometheus: by what was counted in the last hour and the last five minutes."""
+
+    def burning() -> dict[str, Burning]:
+        return {one.objective.name: one for one in demo.app.state.budgets.burning()}
+
+    async def fail(*args: object, **options: object) -> None:
+        raise QueueDown("away")
+
+    ann = await demo.browser().sign_up("ann")
+    budgets = Budgets(demo.clock.monotonic)
+    demo.app.state.budgets = budgets
+    assert burning()["availability"].long is None, "nobody has asked for anything"
+    for _ in range(9):
+        await ann.client.get("/people")
+    with monkeypatch.context() as broken:
+        broken.setattr(Timelines, "page", fail)
+        assert (await ann.client.get("/")).status_code == 503
+    for _ in range(10):
+        await ann.client.get("/healthz")
+    assert (burning()["availability"].requests, burning()["availability"].long) == (10, 0.1)
+    assert burning()["availability"].burn == pytest.approx(100)
+    assert burning()["availability"].severity == "page"
+    assert burning()["latency-p99.9"].requests == 10
+    html = await ann.open("/operations")
+    assert re.search(r"99.9 % without an error of ours</th>.*?>10</td>\s*<td[^>]*>10.00 %", html, re.DOTALL)
+    assert f"of web process {os.getpid()} alone" in html
+    for _ in range(30):  # five minutes and more
+        demo.clock.advance(15)
+        budgets.note()
+    await ann.client.get("/people")
+    assert (burning()["availability"].short, burning()["availability"].severity) == (0.0, "")
+    for _ in range(241):
+        demo.clock.advance(15)
+        budgets.note()
+    assert burning()["availability"].requests == 0, "an hour later it is forgotten"

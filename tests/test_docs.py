@@ -32,7 +32,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 PROSE = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]
 CHAPTERS = sorted((ROOT / "docs" / "walkthrough").glob("*.md"))
-PATH = r"(?:app|phases|workers|tests|docs|benchmarks|templates)/[\w./]*"
+PATH = r"(?:app|phases|workers|tests|docs|benchmarks|templates|deploy)/[\w./]*"
 COMMANDS = re.findall(r"^\| `feedlab ([^`]+)` \|", README, re.MULTILINE)
 
 

@@ -15,7 +15,7 @@ from app.inbox.pictures import LARGEST
 from app.stack.cost import counted
 from app.web import limits
 from tests.contract.test_pictures import drawn
-from tests.test_api import TIME, Api, opened
+from tests.test_api import TIME, Api, opened, scraped
 
 pytestmark = pytest.mark.anyio
 
@@ -55,6 +55,7 @@ async def test_a_conversation_and_a_message(people: list[Api]) -> None:
     assert await bob.json("GET", "/conversations") == {"conversations": [], "unread": 0, "next": None}
     messages = f"/conversations/{empty['id']}/messages"
     assert await ann.json("GET", messages) == {"messages": [], "next": None}
+    before = (await scraped(ann.http))["feedlab_messages_total{}"]
     sent = await ann.json("POST", messages, 201, json=HELLO)
     assert sent == {
         "seq": 1,
@@ -68,6 +69,7 @@ async def test_a_conversation_and_a_message(people: list[Api]) -> None:
     assert TIME.fullmatch(sent["created_at"])
     assert await ann.json("POST", messages, 200, json=HELLO) == sent
     await ann("POST", messages, 409, json=HELLO | {"text": "goodbye"})
+    assert (await scraped(ann.http))["feedlab_messages_total{}"] == before + 1
     got = sent | {"client_id": None}
     with_ann = {"id": ann.id, "handle": "ann", "name": "Ann", "presence": None}
     of_bob = {"id": empty["id"], "with": with_ann, "last": got, "unread": 1, "delivered_to": 0, "read_to": 0}

@@ -56,6 +56,9 @@ async def test_several_devices_are_one_person(town: World) -> None:
     assert await one.of([zoe]) == {zoe: Presence(False, None)}
     await one.connected(zoe, "phone")
     await other.connected(zoe, "laptop")
+    await other.connected(zoe, "tablet")
+    assert (one.here, other.here) == (1, 1), "people, not connections"
+    await other.gone(zoe, "tablet")
     assert (await other.of([zoe]))[zoe].online
     await one.gone(zoe, "phone")
     await passes(town, GRACE_S + 1)

@@ -3,13 +3,15 @@
 import asyncio
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 
 from app.config import Config
@@ -46,6 +49,7 @@ class System:
     data: Path
     url: str
     process: "subprocess.Popen[str]"
+    metrics: int  # the port of the web process; the worker has the next one
 
     def note(self) -> dict[str, Any]:
         return dict(json.loads((self.data / "servers.json").read_text()))
@@ -56,6 +60,24 @@ class System:
     def feedlab(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "app.cli", *arguments, "--data", str(self.data)]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+NAMING_METRICS = [
+    DEPLOY / "prometheus" / "feedlab.rules.yml",
+    DEPLOY / "grafana" / "feedlab.json",
+    DEPLOY.parent / "docs" / "operations.md",
+]
+
+
+def free_ports(count: int) -> int:
+    """The first of so many in a row."""
+    while True:
+        with ExitStack() as stack, suppress(OSError):
+            first: int = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for port in range(first + 1, first + count):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +97,11 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
                 await seed(stack, star(FOLLOWERS), statuses=200, days=2, seed=1, password=PASSWORD, reset=False)
 
         asyncio.run(fill())
+    metrics = free_ports(2)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "app.cli", "serve", "--port", "0", "--workers", "1", "--data", str(data)],
         cwd=elsewhere,
-        env=os.environ | {"FEEDLAB_CHUNK": "100"},
+        env=os.environ | {"FEEDLAB_CHUNK": "100", "FEEDLAB_METRICS": f"127.0.0.1:{metrics}"},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -86,7 +109,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         assert process.stdout
         ready = process.stdout.readline()
         assert ready.startswith("ready http://"), ready
-        running = System(data, ready.split()[1], process)
+        running = System(data, ready.split()[1], process, metrics)
         running.feedlab("phases", "--deliver", ",".join(KEEPING))
         running.feedlab("admin", "u1")
         yield running
@@ -154,6 +177,48 @@ async def nothing_owed(someone: Client) -> None:
 
 async def _is_zero(number: Awaitable[int]) -> bool:
     return await number == 0
+
+
+async def test_every_process_is_a_target_of_its_own(system: System) -> None:
+    async with client(system) as someone, httpx.AsyncClient() as prometheus:
+
+        async def scraped(port: int) -> str:
+            answer = await prometheus.get(f"http://127.0.0.1:{port}/metrics")
+            assert answer.headers["content-type"].startswith("text/plain; version=")
+            return answer.text
+
+        await someone.post("u1999", "to nobody")
+        await someone.page("u1999", "cache")
+
+        async def delivered() -> bool:
+            return 'feedlab_delivery_lag_seconds_count{consumer="cache"}' in await scraped(system.metrics + 1)
+
+        await until(delivered)
+        web, worker = await scraped(system.metrics), await scraped(system.metrics + 1)
+        assert re.search(r"^feedlab_posts_total [1-9]", web, re.MULTILINE)
+        assert "feedlab_posts_total 0.0" in worker
+        processes = [psutil.Process(system.note()["children"][name]["pid"]) for name in ("web 1", "worker 1")]
+        for text, process in zip((web, worker), processes, strict=True):
+            [began] = re.findall(r"^process_start_time_seconds (\S+)$", text, re.MULTILINE)
+            assert abs(float(began) - process.create_time()) < 1
+            assert re.search(r"^feedlab_event_loop_lag_seconds_count [1-9]", text, re.MULTILINE)
+            assert 'feedlab_server_up{server="mongodb"} 1.0' in text
+
+        async def is_told() -> bool:
+            """What is sampled takes its time."""
+            texts = [await scraped(system.metrics + n) for n in (0, 1)]
+            families = [family for text in texts for family in text_string_to_metric_families(text)]
+            told = {name for family in families for name in (family.name, *(sample.name for sample in family.samples))}
+            untold.update({file.name: named - told for file, named in names.items()})
+            return not any(untold.values())
+
+        untold = dict[str, set[str]]()
+        names = {file: set(re.findall(r"\b(?:feedlab|process)_\w+", file.read_text())) for file in NAMING_METRICS}
+        assert all(names.values())
+        try:
+            await until(is_told)
+        finally:
+            assert not any(untold.values()), untold
 
 
 async def test_a_worker_killed_in_the_middle_of_a_fan_out(system: System) -> None:

@@ -114,7 +114,7 @@ class Viewer:
     async def ask(self, address: str, method: str = "GET", **sent: Any) -> str:
         """Status code and body."""
         headers = {"Authorization": f"Bearer {self.token}"} if address.startswith(PREFIX) else {}
-        headers |= sent.pop("headers", {})
+        headers |= {"X-Request-Id": "the-same"} | sent.pop("headers", {})
         answer = await self.browser.client.request(method, address, headers=headers, **sent)
         assert answer.status_code < 500, answer.text
         return f"{answer.status_code} {answer.headers.get('location', '')} {answer.text}"

@@ -12,6 +12,7 @@ from app.stack import UNAVAILABLE
 from app.stack.queue import JOB_TIMEOUT_S, Retry
 from app.stack.queue.strict import refuse
 from app.stack.queue.worker import after_the_outage, attempts_of_this_job
+from app.watch import metrics
 from phases.delivering.outbox import Failures, GoesOn, once
 from phases.timelines import Timelines
 
@@ -44,6 +45,8 @@ def fan_out(consumer: str, status: str, after: str | None) -> Retry | None:
     runtime = RUNTIME.get()
     if not _is_ours(runtime, consumer, status, after):
         return None
+    if attempts_of_this_job():
+        metrics.RETRIES.labels(consumer).inc()
     own = asyncio.run_coroutine_threadsafe(
         _step(runtime, consumer, ObjectId(status), after),
         runtime.loop,

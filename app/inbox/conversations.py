@@ -28,6 +28,7 @@ from app.stack import Stack
 from app.stack.mongodb.find import Find, Rows, rows, together
 from app.stack.mongodb.transaction import Contended, Transaction, transaction
 from app.text import checked
+from app.watch import metrics
 
 CONVERSATIONS, MESSAGES = ConversationDocument.Settings.name, MessageDocument.Settings.name
 TEXT_LIMIT = 2_000  # code points
@@ -304,6 +305,7 @@ class Conversations:
                 new |= {name: given for name, given in (("text", text), ("image", image)) if given is not None}
                 new["sent"] = {str(me): side.mine["sent"] + 1, str(side.other): side.theirs["sent"]}
                 if await self._stored(side, new):
+                    metrics.MESSAGES.inc()
                     await self._tell(me, side.other)
                     return side.message(new), True
         raise Contended("others keep writing into this conversation")

@@ -55,6 +55,11 @@ class Presences:
 
     # Connections of this process
 
+    @property
+    def here(self) -> int:
+        """People with a connection."""
+        return len({person for person, _ in self._connections})
+
     async def connected(self, person: ObjectId, connection: str) -> None:
         """`connection`: an id that no other one has, in any process."""
         self._connections[person, connection] = self._clock.monotonic()

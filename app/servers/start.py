@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from app.logs import spoken
 from app.servers import commands, probe
 from app.servers.children import Child, Stop, stop_together
 from app.servers.commands import address
@@ -32,7 +33,7 @@ POLL_S = 0.02
 def say(line: str) -> None:
     """Tell the user, beside whatever the command prints. Nobody may listen any more: what has to be done is done."""
     with suppress(OSError, ValueError, AttributeError):  # closed, or never there
-        sys.stderr.write(f"feedlab: {line}\n")
+        sys.stderr.write(f"{spoken(line)}\n")
         sys.stderr.flush()
 
 

@@ -187,6 +187,7 @@ __all__ = [
     "Hint",
     "Memcached",
     "MemcachedDown",
+    "OutOfTime",
     "QueueDown",
     "SetsDown",
     "Stack",

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from app.watch.metrics import COMMANDS
+
 
 @dataclass
 class Cost:
@@ -15,6 +17,7 @@ class Cost:
     redis: int = 0
 
 
+_mongodb, _memcached, _redis = map(COMMANDS.labels, ("mongodb", "memcached", "redis"))  # of the process
 _current: ContextVar[Cost | None] = ContextVar("cost", default=None)
 
 
@@ -40,15 +43,18 @@ def uncounted() -> Iterator[None]:
 
 
 def count_mongodb(commands: int = 1) -> None:
+    _mongodb.inc(commands)
     if cost := _current.get():
         cost.mongodb += commands
 
 
 def count_memcached(commands: int = 1) -> None:
+    _memcached.inc(commands)
     if cost := _current.get():
         cost.memcached += commands
 
 
 def count_redis(commands: int = 1) -> None:
+    _redis.inc(commands)
     if cost := _current.get():
         cost.redis += commands

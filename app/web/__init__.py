@@ -25,15 +25,18 @@ from app.social import Social
 from app.stack import Hint, Stack
 from app.stack.bus import HintKind
 from app.walkthrough.laboratory import Laboratory
+from app.watch.burning import Budgets
+from app.watch.metrics import LIVE_CONNECTIONS, PRESENT, sent_live
 from app.web import api, cast, health, pages, schemas, walkthrough
 from app.web.afterwards import Afterwards
 from app.web.backlog import Backlog
-from app.web.guard import AllowedHosts, AnswerErrors, BodyLimit, SecurityHeaders
-from app.web.health import Health, Measured, Metrics
+from app.web.guard import AllowedHosts, AnswerErrors, BodyLimit, RequestIds, SecurityHeaders
+from app.web.health import Health, Measured
 from app.web.live import Streams
 from app.web.problems import Errors
 from app.web.written import WrittenPages
 from phases.timelines import Timelines
+from workers import sampler
 
 EXPORTS = 20  # of one person in an hour
 
@@ -65,13 +68,14 @@ async def _hinted(stack: Stack, kind: HintKind, person: ObjectId) -> None:
 def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     """The ASGI application on an open stack. Closing the stack is for whoever opened it."""
     errors = Errors(pages.error_page)
-    metrics = Metrics()
     backlog = Backlog(timelines)
-    afterwards = Afterwards()
+    afterwards, budgets = Afterwards(), Budgets(stack.clock.monotonic)
+    system = Health(timelines, backlog.note, budgets.note)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        always = backlog.keep(), app.state.hub.run(), app.state.presences.keep(), keep_clearing(stack)
+        sampling = sampler.keep(system.sample.latest)
+        always = sampling, app.state.hub.run(), app.state.presences.keep(), keep_clearing(stack)
         at_first = [cast.warm(stack, app.state)] if stack.config.demo else []
         async with afterwards.open(), _beside(*always, *at_first):
             yield
@@ -81,8 +85,9 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
         exception_handlers={HTTPException: errors.answer},  # Starlette's own; AnswerErrors sees to all the others
         lifespan=lifespan,
         middleware=[
+            Middleware(RequestIds),
             Middleware(SecurityHeaders),
-            Middleware(Measured, metrics),
+            Middleware(Measured),
             Middleware(AllowedHosts, errors, _own_names(stack.config)),
             Middleware(AnswerErrors, errors),
             Middleware(BodyLimit, errors),
@@ -107,19 +112,20 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
         app.state.notifications,
         app.state.presences,
         schemas,
-        metrics.sent_live,
+        sent_live,
         conversations.unread,
         [Talk(conversations, app.state.social, app.state.presences, schemas)],
     )
-    metrics.live_connections.set_function(lambda: app.state.hub.connections)
+    PRESENT.set_function(lambda: app.state.presences.here)
+    LIVE_CONNECTIONS.set_function(lambda: app.state.hub.connections)
     app.state.backlog = backlog
-    app.state.health = Health(timelines)
+    app.state.budgets = budgets
+    app.state.health = system
     app.state.streams = Streams()
     app.state.watches = {}  # deliveries that somebody watches, by status id
     app.state.laboratory = Laboratory(stack)
     app.state.afterwards = afterwards
     app.state.written = WrittenPages()
-    app.state.metrics = metrics  # .posts and .reads are counted where they happen
     # .count(person) before every change, every export and every stream
     rate, config = stack.rates.rate, stack.config
     app.state.writes = rate("writes", config.writes_per_minute, "Too many changes in one minute.")

@@ -170,8 +170,6 @@ async def post(call: Call) -> Reply:
         waits=call.request.app.state.afterwards.do,
     )
     (row, created), authors = await asyncio.gather(posting, call.social.people([call.me.id]))
-    if created:
-        call.request.app.state.metrics.posts.inc()
     location = {"Location": f"{PREFIX}/statuses/{row.id}"}
     return Reply(201 if created else 200, schemas.status(row, authors), location)
 

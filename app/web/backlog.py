@@ -1,17 +1,11 @@
 """Pending and queued deliveries of the last minutes, in the memory of this process."""
 
-import asyncio
-import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.stack import UNAVAILABLE
 from phases.timelines import State, Timelines
 
-log = logging.getLogger(__name__)
-
-EVERY_S = 5.0
 MINUTES = 5
 SAMPLES = 300  # at least MINUTES long, even with somebody looking every second
 
@@ -31,8 +25,11 @@ class Backlog:
     async def sample(self) -> State:
         """The state now, remembered."""
         state = await self._timelines.state()
-        self._samples.append(Sample(self._clock.monotonic(), state))
+        self.note(state)
         return state
+
+    def note(self, state: State) -> None:
+        self._samples.append(Sample(self._clock.monotonic(), state))
 
     def line(self, slug: str, field: str) -> Sequence[tuple[float, int]]:
         """(seconds ago, number), oldest first, of `pending` or `queued` in one phase."""
@@ -44,12 +41,3 @@ class Backlog:
             for phase in sample.state.phases
             if phase.slug == slug
         ]
-
-    async def keep(self) -> None:
-        """Take samples until cancelled."""
-        while True:
-            try:
-                await self.sample()
-            except UNAVAILABLE as error:
-                log.info("no sample: %s", error)
-            await asyncio.sleep(EVERY_S)

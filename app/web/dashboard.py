@@ -1,6 +1,7 @@
 """For those who run the system: what every server and worker does, and in demo mode buttons to disturb them."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from app.models import Account, Person
 from app.stack import MemcachedDown, QueueDown
 from app.stack.memcached import Stats
 from app.stack.queue import Delivery, WorkerState
+from app.watch.objectives import WINDOW_DAYS
 from app.web.backlog import MINUTES, Backlog
 from app.web.done import done
 from app.web.live import stream
@@ -119,6 +121,9 @@ async def _shown(request: Request) -> dict[str, Any]:
         "now_is": await overview(request),
         "phases": timelines_of(request).phases,
         "minutes": MINUTES,
+        "budgets": request.app.state.budgets.burning(),
+        "budget_days": WINDOW_DAYS,
+        "process": os.getpid(),
         "box": (LINE_WIDTH, LINE_HEIGHT),
         "one_process": stack_of(request).addresses.one_process,
     }

@@ -1,5 +1,7 @@
 """What stands before every request: limits, security headers, and answers to errors."""
 
+import re
+import secrets
 from collections.abc import Collection
 from ipaddress import ip_address
 
@@ -7,6 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import logs
 from app.web.caller import host_name
 from app.web.limits import limit_of
 from app.web.problems import Errors, Rejected
@@ -20,6 +23,36 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+
+
+OTHERS_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestIds:
+    """Each request has a name: in the log, in every error, and in the header X-Request-Id of its answer. A proxy's is
+    taken over if it is short and plain, whoever sends it: it names nothing but what is said about this request.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        name = given if OTHERS_ID.fullmatch(given) else secrets.token_hex(8).encode()
+        token = logs.REQUEST_ID.set(name.decode())
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", name)]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, named)
+        finally:
+            logs.REQUEST_ID.reset(token)
 
 
 class SecurityHeaders:

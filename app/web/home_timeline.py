@@ -150,15 +150,13 @@ async def _post(request: Request, me: Account) -> Response:
             raise Invalid("audience", "There is no such audience.")
         await request.app.state.writes.count(me.id)
         once, waits = _idempotency_key(form, audience, text), request.app.state.afterwards.do
-        _, created = await social_of(request).post(me.id, text, audience, once, waits=waits)
+        await social_of(request).post(me.id, text, audience, once, waits=waits)
     except (Invalid, Conflict, TooMany) as error:
         problem = problem_of(error)
         draft = Draft(text, audience, dict(problem.errors) or {"text": problem.detail})
         response = await home_timeline(request, me, draft, problem.status)
         response.headers.update(problem.page_headers)
         return response
-    if created:
-        request.app.state.metrics.posts.inc()
     return done(request, "/", "posted")
 
 

@@ -57,12 +57,11 @@ class Compared:
 
 
 async def measured(request: Request, reading: Awaitable[Page]) -> MeasuredPage:
-    """The page, counted in the metrics too."""
+    """The page, with what it cost."""
     with counted() as cost:
         start_s = perf_counter()
         page = await reading
         elapsed_ms = (perf_counter() - start_s) * 1000
-    request.app.state.metrics.reads.labels(page.phase, page.source).inc()
     phases = timelines_of(request).phases
     return MeasuredPage(page, list(phases).index(page.phase) + 1, phases[page.phase].title, cost, elapsed_ms)
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -11,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 
+from app import logs
 from app.errors import Conflict, Forbidden, Invalid, NotFound, Refused, TooMany, WrongPassword
 from app.stack import UNAVAILABLE
 from app.web.limits import ORDINARY
@@ -68,6 +68,8 @@ class Problem:
             "detail": self.detail,
             **self.more,
         }
+        if name := logs.REQUEST_ID.get():
+            content["request_id"] = name
         if self.errors:
             content["errors"] = [{"field": name, "message": message} for name, message in self.errors]
         # ASCII: the name of a field may be anything that JSON can carry, lone surrogates too.
@@ -90,7 +92,7 @@ class FieldErrors(Rejected):
 
 
 def problem_of(error: Exception) -> Problem:
-    """The answer to an error; an unexpected one is logged, and the client is told under which id."""
+    """The answer to an error; an unexpected one is logged, under the id of the request that the client is told too."""
     if isinstance(error, Refused):
         status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
         headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, TooMany) else {}
@@ -108,8 +110,8 @@ def problem_of(error: Exception) -> Problem:
         return Problem(503, "A server of ours is away. Nothing is lost; try again.", RETRY_LATER)
     if isinstance(error, ClientDisconnect):
         return Problem(400, "The body ended early.")
-    name = secrets.token_hex(6)
-    log.error("unexpected error %s", name, exc_info=error)
+    log.error("unexpected error", exc_info=error)
+    name = logs.REQUEST_ID.get()
     return Problem(500, f"Something is wrong here, and it is not the request. In the log it is called {name}.")
 
 

@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 import templates
+from app import logs
 from app.stack import Stack
 from app.text import MENTION
 from app.web import session
@@ -169,7 +170,15 @@ def error_page(
     again = here(request) if status == 503 and request.method == "GET" else None
     title = TITLES.get(status, title)
     return render(
-        request, "error.html", status, number=status, title=title, detail=detail, again=again, unsent=unsent or {}
+        request,
+        "error.html",
+        status,
+        number=status,
+        request_id=logs.REQUEST_ID.get(),
+        title=title,
+        detail=detail,
+        again=again,
+        unsent=unsent or {},
     )
 
 

@@ -550,4 +550,5 @@ class ProblemDetails(BaseModel):
     title: str
     status: int
     detail: str
+    request_id: str = Field(description="as in the header X-Request-Id and in our log")
     errors: list[FieldError] | None = Field(None, description="the wrong fields, with 422")

@@ -139,7 +139,6 @@ async def post(request: Request, me: Account) -> Response:
         watch = await watch_delivery(request.app.state, me.id, author, text)
     except Invalid as error:
         return await side_by_side(request, me, text, str(error))
-    request.app.state.metrics.posts.inc()
     return to(f"/compare/deliveries/{watch.status.id}")
 
 

@@ -4,10 +4,11 @@ import asyncio
 import signal
 import subprocess
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -97,18 +98,29 @@ class System:
 
 
 @contextmanager
-def serving(directory: Path, plan: Plan, crowd: Graph | None = None) -> Iterator[System]:
-    """`feedlab serve` with two web processes and two workers on a seeded database. Raises ServersError."""
+def serving(
+    directory: Path,
+    plan: Plan,
+    crowd: Graph | None = None,
+    *,
+    more: Mapping[str, str] = MappingProxyType({}),
+    web: int = 2,
+    workers: int = 2,
+) -> Iterator[System]:
+    """`feedlab serve` on a seeded database, with `more` settings. Raises ServersError."""
     with ExitStack() as stack:
         replicas = stack.enter_context(replica_set(directory / "replica set")) if plan.replica_set else None
         data = directory / "data"
         variables = {"FEEDLAB_CHUNK": str(CHUNK), "FEEDLAB_CAP": str(CAP), "FEEDLAB_REDIS_AOF": str(plan.aof)}
+        variables |= more
         if replicas:
             variables["FEEDLAB_MONGODB_URL"] = replicas.url
         _fill(data, Config.from_environment(variables), plan.seed, graph(crowd))
         environment = environment_for(variables)
         log = stack.enter_context((directory / "serve.log").open("w", encoding="utf-8"))
-        serve = _feedlab("serve", "--stack", "servers", "--port", "0", "--web", "2", "--workers", "2", data=data)
+        serve = _feedlab(
+            "serve", "--stack", "servers", "--port", "0", "--web", str(web), "--workers", str(workers), data=data
+        )
         process = subprocess.Popen(serve, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
         stack.callback(_stop, process)
         assert process.stdout

@@ -21,6 +21,7 @@ from app.models import Audience, Event, EventKind, StatusRow
 from app.stack import UNAVAILABLE, Stack
 from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows
 from app.stack.mongodb.transaction import Transaction
+from app.watch.metrics import DELIVERY_LAG
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
 from phases.home.newest import newest_of_groups
@@ -285,6 +286,9 @@ class Outbox:
 
     async def done(self, name: str, ids: Sequence[ObjectId], collection: str = "statuses") -> None:
         """Nothing of these is owed to this consumer any more. An event that is owed to nobody is swept away."""
+        now, lag = self._clock.now(), DELIVERY_LAG.labels(name)
+        for id in ids:
+            lag.observe((now - id.generation_time).total_seconds())
         change = {"$pull": {"pending": name}}
         if len(ids) == 1:
             await self._db[collection].update_one({"_id": ids[0]}, change)
@@ -303,15 +307,16 @@ class Outbox:
         await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})
 
     async def count(self, name: str) -> int:
-        return await self._db["statuses"].count_documents({"pending": name})
+        """Of what is pending."""
+        kinds = self.consumers[name].kinds if name in self.consumers else WITH_STATUS
+        return sum([await self._db[place].count_documents({"pending": name}) for place in _places(kinds)])
 
     async def overdue(self, name: str, older_than: ObjectId, limit: int) -> list[ObjectId]:
         """Statuses and events that have been pending for too long, the oldest of each first."""
-        kinds, late = self.consumers[name].kinds, {"pending": name, "_id": {"$lt": older_than}}
-        places = [*(["statuses"] if kinds & WITH_STATUS else []), *([EVENTS] if kinds - WITH_STATUS else [])]
+        late = {"pending": name, "_id": {"$lt": older_than}}
         return [
             row["_id"]
-            for place in places
+            for place in _places(self.consumers[name].kinds)
             for row in await self._db[place].find(late, {"_id": 1}).sort("_id", 1).limit(limit).to_list(None)
         ]
 
@@ -327,6 +332,11 @@ class Outbox:
 
 def _owed_to(name: str, authors: list[ObjectId]) -> dict[str, Any]:
     return {"pending": name, "user_id": {"$in": authors}}
+
+
+def _places(kinds: frozenset[Kind]) -> list[str]:
+    """Collections that hold what is pending of such kinds."""
+    return [*(["statuses"] if kinds & WITH_STATUS else []), *([EVENTS] if kinds - WITH_STATUS else [])]
 
 
 def _one_or_in(values: tuple[str, ...]) -> Any:

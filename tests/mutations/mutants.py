@@ -1673,6 +1673,22 @@ MUTANTS: tuple[Mutant, ...] = (
         _of("tests/test_logs.py", "test_a_flood_is_cut_short_and_counted"),
     ),
     Mutant(
+        "whoever asks writes into the log",
+        "the door",
+        "app.web.guard.RequestIds.__call__",
+        "if OTHERS_ID.fullmatch(given) else",
+        "if given else",
+        _of("tests/test_api.py", "test_a_request_has_a_name"),
+    ),
+    Mutant(
+        "events that are owed are not counted",
+        "5 outbox",
+        "phases.delivering.outbox.Outbox.count",
+        "for place in _places(kinds)",
+        'for place in ["statuses"]',
+        _of("tests/test_api.py", "test_what_is_owed_is_told_of_every_consumer"),
+    ),
+    Mutant(
         "a log grows while its child runs",
         "the door",
         "app.servers.children.Child._keep_log_short",

@@ -119,6 +119,11 @@ class DeliveryQueue:
         ids = await self._call(self._job_ids)
         return dict(Counter(self._named(job_id)[0] for job_id in ids["queued"] + ids["scheduled"]))
 
+    async def dead(self) -> dict[str, int]:
+        """Dead letters, by consumer."""
+        ids = await self._call(looking.dead_letters, self.queues)
+        return dict(Counter(self._named(job_id)[0] for job_id in ids))
+
     def _named(self, job_id: str) -> tuple[str, str]:
         """Phase and status."""
         phase, _, rest = job_id.removeprefix(self._prefix).partition("-")

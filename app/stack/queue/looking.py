@@ -52,6 +52,10 @@ def job_ids(queues: Queues) -> dict[str, list[str]]:
     return found
 
 
+def dead_letters(queues: Queues) -> list[str]:
+    return [id for queue in queues.values() for id in queue.failed_job_registry.get_job_ids(end=LIST_LIMIT)]
+
+
 def deliveries(
     connection: redis.Redis, ids: dict[str, list[str]], states: tuple[str, ...], limit: int
 ) -> list[Delivery]:

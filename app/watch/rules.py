@@ -1,0 +1,191 @@
+"""The rules of Prometheus, made from what is promised. `python -m app.watch.rules` writes deploy/prometheus anew.
+
+A number behind it prints them with all windows and pauses so many times shorter: within minutes what takes hours.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.watch.objectives import (
+    BURNS,
+    CAPACITY_PER_S,
+    DAY_S,
+    HOUR_S,
+    MACHINES,
+    MINUTE_S,
+    OBJECTIVES,
+    UNPROMISED,
+    Burn,
+    Objective,
+)
+
+FILE = Path(__file__).parents[2] / "deploy" / "prometheus" / "feedlab.rules.yml"
+RUNBOOK = "docs/operations.md"
+JOBS = ("feedlab-web", "feedlab-worker")  # of Prometheus
+WINDOWS_S = sorted({window for burn in BURNS for window in (burn.long_s, burn.short_s)})
+
+
+@dataclass(frozen=True)
+class Alert:
+    """`when` it holds for `for_s` seconds, somebody is told: at once (`page`) or in working hours (`ticket`)."""
+
+    name: str
+    severity: str
+    when: str
+    for_s: float
+    summary: str
+    objective: str | None = None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """`faster`: how many times shorter everything is than in earnest."""
+
+    faster: float = 1
+
+    def span(self, seconds: float) -> str:
+        """A duration of Prometheus: at least a second."""
+        left = max(1, round(seconds / self.faster))
+        for unit_s, unit in ((DAY_S, "d"), (HOUR_S, "h"), (MINUTE_S, "m")):
+            if left % unit_s == 0:
+                return f"{left // unit_s}{unit}"
+        return f"{left}s"
+
+    def age(self, seconds: float, least_s: float) -> float:
+        """An age that is too old; `least_s` is too old for ids of a second and samples of five, however fast it is."""
+        return max(least_s, seconds / self.faster)
+
+
+def bad(objective: Objective, window: str) -> str:
+    """The share of bad requests in the window."""
+    if objective.within_s is None:
+        asked = f'feedlab_http_requests_total{{route!~"{MACHINES}"%s}}[{window}]'
+        failed, every = asked % ',status=~"5.."', asked % ""
+        return f"(sum(rate({failed})) or vector(0)) / sum(rate({every}))"
+    timed = f'feedlab_http_request_duration_seconds_%s{{route!~"{UNPROMISED}"%s}}[{window}]'
+    bound = f',le=~"{objective.within_s:g}(\\\\.0)?"'  # newer versions of Prometheus write whole numbers without .0
+    return f"1 - sum(rate({timed % ('bucket', bound)})) / sum(rate({timed % ('count', '')}))"
+
+
+def recorded(window_s: int, objective: Objective | None = None) -> str:
+    """The name of that share, in a window as it is in earnest."""
+    name = f"feedlab:bad_requests:ratio_rate{Scale().span(window_s)}"
+    return f'{name}{{objective="{objective.name}"}}' if objective else name
+
+
+def burning(objective: Objective, burns: list[Burn]) -> str:
+    return " or ".join(
+        f"({recorded(burn.long_s, objective)} > {burn.threshold(objective):.4g}"
+        f" and {recorded(burn.short_s, objective)} > {burn.threshold(objective):.4g})"
+        for burn in burns
+    )
+
+
+def alerts(scale: Scale) -> Iterator[Alert]:
+    """Every one with a low and a high severity, the lower one earlier."""
+    minute, five, quarter = MINUTE_S, 5 * MINUTE_S, 15 * MINUTE_S
+    for objective in OBJECTIVES:
+        name = "FeedlabAvailability" if objective.within_s is None else "FeedlabLatency"
+        for severity in ("ticket", "page"):
+            when = burning(objective, [burn for burn in BURNS if burn.severity == severity])
+            text = (
+                f"The budget of {objective.name} burns: {{{{ $value | humanizePercentage }}}} of the requests are bad"
+            )
+            yield Alert(name, severity, when, 0, text, objective.name)
+
+    def two(name: str, summary: str, ticket: tuple[str, float], page: tuple[str, float]) -> Iterator[Alert]:
+        for severity, (when, for_s) in (("ticket", ticket), ("page", page)):
+            yield Alert(name, severity, when, for_s, summary)
+
+    oldest = "max by (consumer) (feedlab_oldest_pending_seconds)"
+    yield from two(
+        "FeedlabDeliveryLate",
+        "{{ $labels.consumer }} has owed a delivery for {{ $value | humanizeDuration }}",
+        (f"{oldest} > {scale.age(60, 8):g}", 2 * minute),
+        (f"{oldest} > {scale.age(600, 16):g}", 2 * minute),
+    )
+    jobs = 'job=~"feedlab-.*"'
+    busy = f"rate(process_cpu_seconds_total{{{jobs}}}[{scale.span(five)}])"
+    yield from two(
+        "FeedlabCompute",
+        "{{ $labels.instance }} uses {{ $value | humanizePercentage }} of the one core that it can use",
+        (f"{busy} > 0.7", quarter),
+        (f"{busy} > 0.9", quarter),
+    )
+    volume = (
+        f'sum(rate(feedlab_http_requests_total{{route!~"{MACHINES}"}}[{scale.span(five)}]))'
+        f' / (count(up{{job="feedlab-web"}} == 1) * {CAPACITY_PER_S})'
+    )
+    yield from two(
+        "FeedlabCallVolume",
+        "Requests are at {{ $value | humanizePercentage }} of what the web processes were measured to hold",
+        (f"{volume} > 0.7", five),
+        (f"{volume} > 0.9", five),
+    )
+    token = "max(feedlab_stream_silent_seconds)"
+    yield from two(
+        "FeedlabStreamTokenOld",
+        "The change stream has not moved for {{ $value | humanizeDuration }}",
+        (f"{token} > {scale.age(15, 5):g}", minute),
+        (f"{token} > {scale.age(60, 10):g}", minute),
+    )
+    dead = "max by (consumer) (feedlab_dead_letters)"
+    yield from two(
+        "FeedlabDeadLetters",
+        "{{ $value }} jobs of {{ $labels.consumer }} have failed for good",
+        (f"{dead} > 0", five),
+        (f"{dead} > 100", five),
+    )
+    yield from two(
+        "FeedlabServerDown",
+        "{{ $labels.server }} does not answer",
+        ("min by (server) (feedlab_server_up) == 0", minute),
+        ("max by (server) (feedlab_server_up) == 0", five),
+    )
+    nobody = " or ".join([f"sum by (job) (up{{{jobs}}}) == 0", *(f'absent(up{{job="{job}"}})' for job in JOBS)])
+    old = scale.age(minute, 20)
+    yield from two(
+        "FeedlabProcessDown",
+        "{{ $labels.job }} {{ $labels.instance }} says nothing",
+        (f"up{{{jobs}}} == 0 or time() - feedlab_sampled_timestamp_seconds > {old:g}", minute),
+        (nobody, 2 * minute),
+    )
+
+
+def written(scale: Scale) -> str:
+    """As Prometheus reads it: every text as JSON has it, which YAML does too."""
+    lines = [
+        "# Made by `python -m app.watch.rules` from app/watch/objectives.py: change it there.",
+        "groups:",
+        "  - name: feedlab # one group: what is recorded is there when an alert asks for it",
+        "    rules:",
+    ]
+    for objective in OBJECTIVES:
+        for window_s in WINDOWS_S:
+            lines += [
+                f"      - record: {recorded(window_s)}",
+                f"        labels: {{objective: {objective.name}}}",
+                f"        expr: {json.dumps(bad(objective, scale.span(window_s)))}",
+            ]
+    for alert in alerts(scale):
+        labels = {"severity": alert.severity} | ({"objective": alert.objective} if alert.objective else {})
+        lines += [
+            f"      - alert: {alert.name}",
+            f"        expr: {json.dumps(alert.when)}",
+            *([f"        for: {scale.span(alert.for_s)}"] if alert.for_s else []),
+            f"        labels: {json.dumps(labels)}",
+            "        annotations:",
+            f"          summary: {json.dumps(alert.summary)}",
+            f"          runbook: {RUNBOOK}#{alert.name.lower()}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.stdout.write(written(Scale(float(sys.argv[1]))))
+    else:
+        FILE.write_text(written(Scale()), encoding="utf-8")

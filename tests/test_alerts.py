@@ -1,0 +1,371 @@
+"""The alerts as code: when each fires, when it does not, when it ends, and what it does where nothing is told."""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from app.watch import rules
+from app.watch.rules import Scale, alerts, written
+from benchmarks.faults import alerted
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+RULES, ALERTMANAGER = DEPLOY / "prometheus" / "feedlab.rules.yml", DEPLOY / "alertmanager" / "alertmanager.yml"
+OPERATIONS = (Path(__file__).parents[1] / "docs" / "operations.md").read_text(encoding="utf-8")
+
+thorough = pytest.mark.thorough
+
+
+def tool(name: str, *arguments: object) -> str:
+    """What Prometheus' own tool says, which has to be content. In CI it has to be there."""
+    if (program := shutil.which(name)) is None:
+        assert os.environ.get("CI") != "true", f"{name} is missing"
+        pytest.skip(f"needs {name}")
+    less_work = os.environ | {"GOGC": "400"}
+    done = subprocess.run([program, *map(str, arguments)], env=less_work, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_committed_rules_are_those_that_are_made() -> None:
+    assert RULES.read_text(encoding="utf-8") == written(Scale()), "python -m app.watch.rules"
+
+
+def test_every_alert_has_both_severities_and_a_section_in_the_runbook() -> None:
+    severities: dict[str, set[str]] = {}
+    for alert in alerts(Scale()):
+        severities.setdefault(f"{alert.name} {alert.objective or ''}".strip(), set()).add(alert.severity)
+        assert re.search(rf"^### {alert.name}$", OPERATIONS, re.MULTILINE), f"no section for {alert.name}"
+    assert all(found == {"ticket", "page"} for found in severities.values()), severities
+    assert set(re.findall(r"^### (Feedlab\w+)$", OPERATIONS, re.MULTILINE)) == {name.split()[0] for name in severities}
+    assert set(re.findall(r"runbook: (\S+)#", written(Scale()))) == {rules.RUNBOOK}
+
+
+@thorough
+@pytest.mark.parametrize("faster", [1, 60])
+def test_prometheus_takes_the_rules(tmp_path: Path, faster: float) -> None:
+    file = tmp_path / "rules.yml"
+    file.write_text(written(Scale(faster)))
+    assert "SUCCESS" in tool("promtool", "check", "rules", file)
+    assert "SUCCESS" in tool("promtool", "check", "config", DEPLOY / "prometheus" / "prometheus.yml")
+
+
+@thorough
+@pytest.mark.parametrize(
+    ("labels", "receiver"),
+    [(["severity=page"], "pager"), (["severity=ticket"], "tickets"), (["alertname=SomethingElse"], "tickets")],
+)
+def test_each_severity_has_its_channel(labels: list[str], receiver: str) -> None:
+    assert "SUCCESS" in tool("amtool", "check-config", ALERTMANAGER)
+    file = f"--config.file={ALERTMANAGER}"
+    assert tool("amtool", "config", "routes", "test", file, *labels).split() == [receiver]
+
+
+def test_no_secret_and_no_real_address_is_in_the_configuration() -> None:
+    text = ALERTMANAGER.read_text(encoding="utf-8")
+    addresses = re.findall(r"(?:https?://|@|smarthost: )([\w.-]+)", text)
+    assert addresses
+    assert all(address.endswith(".invalid") for address in addresses)
+    secrets = re.findall(r"^ *(\w*(?:password|credentials|secret|key|token)\w*): *(\S+)$", text, re.MULTILINE)
+    assert secrets
+    assert all(name.endswith("_file") and value.startswith("/") for name, value in secrets)
+
+
+# What fires when. Times are minutes; a series is a name and how it goes on: (for so many minutes, value or growth).
+
+
+class Fires(NamedTuple):
+    severity: str
+    labels: dict[str, str]
+    summary: str
+
+
+class Moment(NamedTuple):
+    minute: int
+    fires: list[Fires]
+
+
+class Case(NamedTuple):
+    alert: str
+    series: dict[str, Sequence[tuple[int, float | None]]]
+    moments: list[Moment]
+
+
+def gauge(steps: Sequence[tuple[int, float | None]]) -> str:
+    return " ".join(itertools.chain(*(["_" if value is None else f"{value:g}"] * n for n, value in steps)))
+
+
+def counter(steps: Sequence[tuple[int, float | None]]) -> str:
+    """From the growth a minute."""
+    values, total = list[str](), 0.0
+    for n, growth in steps:
+        for _ in range(n):
+            total += growth or 0
+            values.append("_" if growth is None else f"{total:g}")
+    return " ".join(values)
+
+
+def both(labels: dict[str, str], *summary: str) -> list[Fires]:
+    """The same text of both severities, or that of the ticket and that of the page."""
+    return [Fires("ticket", labels, summary[0]), Fires("page", labels, summary[-1])]
+
+
+WEB, WORKER = 'job="feedlab-web",instance="a"', 'job="feedlab-worker",instance="b"'
+TIMELINE = 'route="/api/v1/timeline"'
+QUIET, UNTOLD = (10, None), (11, None)  # nothing is told
+
+# A quiet hour, eight hours in which some requests are bad, one hour in which all are, and seven hours without.
+HEALTHY, SOME, ALL, HEALED = 70, 550, 610, 1_030  # the last minute of each
+A_MINUTE = 1_000
+
+
+def good(share_of_some: float) -> list[tuple[int, float | None]]:
+    return [UNTOLD, (60, A_MINUTE), (480, A_MINUTE * share_of_some), (60, 0), (420, A_MINUTE)]
+
+
+def burns(objective: str, *values: str) -> list[Fires]:
+    """`values`: of the ticket, and of the page where there is one."""
+    return [
+        Fires(severity, {"objective": objective}, f"The budget of {objective} burns: {value} of the requests are bad")
+        for severity, value in zip(("ticket", "page"), values, strict=False)
+    ]
+
+
+CASES = [
+    Case(
+        "FeedlabAvailability",
+        {
+            f'feedlab_http_requests_total{{{TIMELINE},status="200"}}': good(0.995),
+            f'feedlab_http_requests_total{{{TIMELINE},status="503"}}': [
+                UNTOLD, (60, 0), (480, A_MINUTE * 0.005), (60, A_MINUTE), (420, 0),
+            ],
+            'feedlab_http_requests_total{route="/readyz",status="503"}': [UNTOLD, (1_020, A_MINUTE)],
+        },
+        [
+            Moment(5, []),
+            Moment(HEALTHY, []),
+            Moment(SOME, burns("availability", "0.4444%")),
+            Moment(ALL, burns("availability", "10.41%", "100%")),
+            Moment(ALL + 40, burns("availability", "9.758%")),
+            Moment(HEALED, []),
+        ],
+    ),
+    Case(
+        "FeedlabLatency",
+        {
+            f"feedlab_http_request_duration_seconds_count{{{TIMELINE}}}": [UNTOLD, (1_020, A_MINUTE)],
+            **{
+                f'feedlab_http_request_duration_seconds_bucket{{{TIMELINE},le="{le}"}}': good(share)
+                for le, share in (("0.05", 0.3), ("0.1", 0.7), ("0.25", 0.97), ("1.0", 0.997))
+            },
+            'feedlab_http_request_duration_seconds_count{route="/sign-in"}': [UNTOLD, (1_020, A_MINUTE)],
+            'feedlab_http_request_duration_seconds_bucket{route="/sign-in",le="1.0"}': [UNTOLD, (1_020, 0)],
+        },
+        [
+            Moment(5, []),
+            Moment(HEALTHY, []),
+            Moment(
+                SOME,
+                burns("latency-p50", "62.37%") + burns("latency-p90", "26.78%")
+                + burns("latency-p99", "2.667%") + burns("latency-p99.9", "0.2667%"),
+            ),
+            Moment(
+                ALL,
+                burns("latency-p50", "66.14%", "100%") + burns("latency-p90", "34.11%", "100%")
+                + burns("latency-p99", "12.49%", "100%") + burns("latency-p99.9", "10.33%", "100%"),
+            ),
+            Moment(
+                ALL + 40,
+                burns("latency-p50", "62%") + burns("latency-p90", "31.98%")
+                + burns("latency-p99", "11.71%") + burns("latency-p99.9", "9.686%"),
+            ),
+            Moment(HEALED, []),
+        ],
+    ),
+    Case(
+        "FeedlabDeliveryLate",
+        {
+            'feedlab_oldest_pending_seconds{consumer="cache",instance="a"}': [
+                QUIET, (10, 2), (10, 90), (10, 700), (10, 0),
+            ],
+            'feedlab_oldest_pending_seconds{consumer="cache",instance="b"}': [QUIET, (40, 1)],
+        },
+        [
+            Moment(5, []),
+            Moment(15, []),
+            Moment(21, []),
+            Moment(25, both({"consumer": "cache"}, "cache has owed a delivery for 1m 30s")[:1]),
+            Moment(35, both({"consumer": "cache"}, "cache has owed a delivery for 11m 40s")),
+            Moment(45, []),
+        ],
+    ),
+    Case(
+        "FeedlabCompute",
+        {f"process_cpu_seconds_total{{{WEB}}}": [QUIET, (20, 12), (30, 48), (30, 57), (30, 6)]},
+        [
+            Moment(5, []),
+            Moment(25, []),
+            Moment(40, []),
+            Moment(58, both({"job": "feedlab-web", "instance": "a"}, "a uses 80% of the one core that it can use")[:1]),
+            Moment(88, both({"job": "feedlab-web", "instance": "a"}, "a uses 95% of the one core that it can use")),
+            Moment(110, []),
+        ],
+    ),
+    Case(
+        "FeedlabCallVolume",
+        {
+            f"up{{{WEB}}}": [QUIET, (80, 1)],
+            f'feedlab_http_requests_total{{{WEB},{TIMELINE},status="200"}}': [
+                QUIET, (20, 1_200), (20, 9_600), (20, 11_400), (20, 600),
+            ],
+            f'feedlab_http_requests_total{{{WEB},route="/healthz",status="200"}}': [QUIET, (80, 60_000)],
+        },
+        [
+            Moment(5, []),
+            Moment(28, []),
+            Moment(34, []),
+            Moment(48, both({}, "Requests are at 80% of what the web processes were measured to hold")[:1]),
+            Moment(68, both({}, "Requests are at 95% of what the web processes were measured to hold")),
+            Moment(88, []),
+        ],
+    ),
+    Case(
+        "FeedlabStreamTokenOld",
+        {'feedlab_stream_silent_seconds{owner="host:1"}': [QUIET, (10, 1), (10, 30), (10, 90), (10, 1)]},
+        [
+            Moment(5, []),
+            Moment(15, []),
+            Moment(25, both({}, "The change stream has not moved for 30s")[:1]),
+            Moment(35, both({}, "The change stream has not moved for 1m 30s")),
+            Moment(45, []),
+        ],
+    ),
+    Case(
+        "FeedlabDeadLetters",
+        {'feedlab_dead_letters{consumer="notifications"}': [QUIET, (10, 0), (10, 3), (10, 200), (10, 0)]},
+        [
+            Moment(5, []),
+            Moment(15, []),
+            Moment(23, []),
+            Moment(28, both({"consumer": "notifications"}, "3 jobs of notifications have failed for good")[:1]),
+            Moment(38, both({"consumer": "notifications"}, "200 jobs of notifications have failed for good")),
+            Moment(45, []),
+        ],
+    ),
+    Case(
+        "FeedlabServerDown",
+        {
+            'feedlab_server_up{server="redis",instance="a"}': [QUIET, (10, 1), (10, 0), (10, 0), (10, 1)],
+            'feedlab_server_up{server="redis",instance="b"}': [QUIET, (10, 1), (10, 1), (10, 0), (10, 1)],
+        },
+        [
+            Moment(5, []),
+            Moment(15, []),
+            Moment(20, []),
+            Moment(28, both({"server": "redis"}, "redis does not answer")[:1]),
+            Moment(38, both({"server": "redis"}, "redis does not answer")),
+            Moment(45, []),
+        ],
+    ),
+    Case(
+        "FeedlabProcessDown",
+        {
+            f"up{{{WEB}}}": [QUIET, (10, 1), (10, 0), (10, 0), (10, 1)],
+            'up{job="feedlab-web",instance="c"}': [QUIET, (10, 1), (10, 1), (10, 0), (10, 1)],
+            f"up{{{WORKER}}}": [QUIET, (40, 1)],
+        },
+        [
+            Moment(
+                5,
+                [
+                    Fires("page", {"job": "feedlab-web"}, "feedlab-web  says nothing"),
+                    Fires("page", {"job": "feedlab-worker"}, "feedlab-worker  says nothing"),
+                ],
+            ),
+            Moment(15, []),
+            Moment(20, []),
+            Moment(28, [Fires("ticket", {"job": "feedlab-web", "instance": "a"}, "feedlab-web a says nothing")]),
+            Moment(
+                38,
+                [
+                    Fires("ticket", {"job": "feedlab-web", "instance": "a"}, "feedlab-web a says nothing"),
+                    Fires("ticket", {"job": "feedlab-web", "instance": "c"}, "feedlab-web c says nothing"),
+                    Fires("page", {"job": "feedlab-web"}, "feedlab-web  says nothing"),
+                ],
+            ),
+            Moment(45, []),
+        ],
+    ),
+    Case(
+        "FeedlabProcessDown",
+        {  # it answers, and samples nothing any more
+            f"up{{{WEB}}}": [(30, 1)],
+            f"up{{{WORKER}}}": [(30, 1)],
+            f"feedlab_sampled_timestamp_seconds{{{WORKER}}}": [(10, 0), (10, 300), (10, 1_800)],
+        },
+        [
+            Moment(19, [Fires("ticket", {"job": "feedlab-worker", "instance": "b"}, "feedlab-worker b says nothing")]),
+            Moment(29, []),
+        ],
+    ),
+]  # fmt: skip
+
+
+def test_every_alert_has_a_case() -> None:
+    assert {case.alert for case in CASES} == {alert.name for alert in alerts(Scale())}
+    fired = {(case.alert, one.severity) for case in CASES for moment in case.moments for one in moment.fires}
+    assert fired == {(alert.name, alert.severity) for alert in alerts(Scale())}, "and fires in it"
+    assert all(case.moments[-1].fires == [] for case in CASES), "and ends in it"
+
+
+@thorough
+def test_each_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
+    hours = {"FeedlabAvailability", "FeedlabLatency"}  # of which every tenth minute is enough
+    for name, every, some in (
+        ("hours", "10m", [case for case in CASES if case.alert in hours]),
+        ("minutes", "1m", [case for case in CASES if case.alert not in hours]),
+    ):
+        file = tmp_path / f"{name}.yml"
+        tests = {"rule_files": [str(RULES)], "evaluation_interval": every, "tests": [_written(case) for case in some]}
+        file.write_text(json.dumps(tests))
+        tool("promtool", "test", "rules", file)
+
+
+def _written(case: Case) -> dict[str, Any]:
+    return {
+        "interval": "1m",
+        "input_series": [
+            {"series": name, "values": (counter if re.match(r"\w+_(total|bucket|count){", name) else gauge)(steps)}
+            for name, steps in case.series.items()
+        ],
+        "alert_rule_test": [
+            {
+                "eval_time": f"{moment.minute}m",
+                "alertname": case.alert,
+                "exp_alerts": [
+                    {
+                        "exp_labels": {"severity": one.severity, **one.labels},
+                        "exp_annotations": {
+                            "summary": one.summary,
+                            "runbook": f"docs/operations.md#{case.alert.lower()}",
+                        },
+                    }
+                    for one in moment.fires
+                ],
+            }
+            for moment in case.moments
+        ],
+    }
+
+
+def test_every_alert_is_provoked_by_one_fault() -> None:
+    """By `feedlab bench faults --alerts`, which takes too long to run here."""
+    about = [name for _, _, names in alerted.FAULTS for name in names]
+    assert sorted(about) == sorted({alert.name for alert in alerts(Scale())})

@@ -1,0 +1,90 @@
+"""How the whole system is, asked every few seconds in every process, and told in its metrics."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from time import time
+
+from app.clock import LAST_ID
+from app.stack import UNAVAILABLE, QueueDown
+from app.watch import metrics
+from phases.timelines import State, Timelines
+from workers.follower import stream_state
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 5.0
+TICK_S = 0.5  # between two looks at how late the event loop is
+
+
+async def sample(timelines: Timelines) -> State | None:
+    """Ask the servers, each for a bounded time. What nobody knows now is in no metric; None where that is the state."""
+    for server, version in (await timelines.stack.check()).items():
+        metrics.SERVER_UP.labels(server).set(version is not None)
+    try:
+        state = await timelines.state()
+        oldest = {one.name: await _oldest_s(timelines, one.name) for one in state.consumers if one.pending}
+    except UNAVAILABLE:
+        state, oldest = None, {}
+    for gauge in (metrics.PENDING, metrics.QUEUED, metrics.OLDEST):
+        gauge.clear()
+    for consumer in state.consumers if state else ():
+        metrics.PENDING.labels(consumer.name).set(consumer.pending)
+        metrics.QUEUED.labels(consumer.name).set(consumer.queued)
+        metrics.OLDEST.labels(consumer.name).set(oldest.get(consumer.name, 0))
+    await _dead(timelines)
+    await _stream(timelines)
+    metrics.SAMPLED.set(time())
+    return state
+
+
+async def _oldest_s(timelines: Timelines, consumer: str) -> float:
+    now = timelines.stack.clock.now()
+    ids = await timelines.outbox.overdue(consumer, LAST_ID, 1)
+    return max(((now - id.generation_time).total_seconds() for id in ids), default=0)
+
+
+async def _dead(timelines: Timelines) -> None:
+    try:
+        dead = await timelines.stack.queue.dead()
+    except QueueDown:
+        metrics.DEAD.clear()
+        return
+    for consumer in timelines.outbox.consumers:
+        metrics.DEAD.labels(consumer).set(dead.get(consumer, 0))
+        metrics.RETRIES.labels(consumer)  # none is a figure, too
+
+
+async def _stream(timelines: Timelines) -> None:
+    for gauge in (metrics.STREAM_SILENT, metrics.STREAM_LAG):
+        gauge.clear()
+    try:
+        stream = await stream_state(timelines)
+    except UNAVAILABLE:
+        return
+    if stream:
+        metrics.STREAM_SILENT.labels(stream.owner or "").set(stream.silent_s)
+        if stream.lag_s is not None:
+            metrics.STREAM_LAG.labels(stream.owner or "").set(stream.lag_s)
+
+
+async def keep(take: Callable[[], Awaitable[object]]) -> None:
+    """Until cancelled. What goes wrong is in the metrics: a server that is down, or an old sample."""
+    await asyncio.gather(_watch_the_loop(), _keep(take))
+
+
+async def _keep(take: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        try:
+            await take()
+        except Exception:  # nobody else would hear of it, and nothing would be sampled any more
+            log.exception("a sample is left out")
+        await asyncio.sleep(EVERY_S)
+
+
+async def _watch_the_loop() -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        due_s = loop.time() + TICK_S
+        await asyncio.sleep(TICK_S)
+        metrics.LOOP_LAG.observe(max(0.0, loop.time() - due_s))
