@@ -79,6 +79,8 @@ SCATTERED: tuple[Scattered, ...] = (
     Scattered("users", ("deleted", "handle"), "sign-in, a profile: as above"),
     Scattered("users", ("$and", "deleted", "handle"), "a search: somebody types"),
     Scattered("tokens", ("user_id",), "the end of all tokens of an account, once in a while"),
+    Scattered("follows", (), "whom to suggest: the newest few edges of all"),
+    Scattered("users", (), "whom to suggest: the newest few accounts of all"),
     Scattered("conversations", ("pair",), "a block, noted in the conversation of the two: as with handles"),
     Scattered(
         "users", ("renamed",), "who was renamed since: a sparse index, asked when the version of names has moved"
