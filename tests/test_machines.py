@@ -3,6 +3,7 @@ workers, a replica set of three, two Memcached and a Redis with a password. One 
 """
 
 import asyncio
+import base64
 import os
 import re
 import shutil
@@ -270,7 +271,7 @@ async def _until_everything_works(outcome: Outcome) -> None:
         await asyncio.sleep(0.1)
 
 
-async def test_a_stream_goes_through_and_figures_do_not(machines: Machines) -> None:
+async def test_streams_go_through_and_figures_do_not(machines: Machines) -> None:
     async with httpx.AsyncClient(
         base_url=machines.url, verify=machines.context, headers={"host": NAME}, trust_env=False, timeout=PATIENCE_S
     ) as http:
@@ -280,6 +281,26 @@ async def test_a_stream_goes_through_and_figures_do_not(machines: Machines) -> N
         await browser.open("/sign-in")
         await browser.submit("/sign-in", handle=CAST.steady[0], password=PASSWORD)
         assert {cookie.secure for cookie in http.cookies.jar} == {True}, "it knows of the TLS"
-        async with http.stream("GET", "/timeline/newer") as live:
+        async with http.stream("GET", "/live") as live:
             assert live.status_code == 200
-            assert (await anext(live.aiter_text())).startswith("data: ")
+            assert (await anext(live.aiter_text())).startswith("retry: ")
+        sent = {"handle": CAST.steady[0], "password": PASSWORD}
+        token = (await http.post("/api/v1/tokens", json=sent)).json()["token"]
+    asked = {
+        "Host": NAME,
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Authorization": f"Bearer {token}",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode(),
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in asked.items())
+    port = httpx.URL(machines.url).port
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=machines.context)
+    try:
+        writer.write(f"GET /api/v1/live/socket HTTP/1.1\r\n{head}\r\n".encode())
+        assert b" 101 " in await reader.readline()
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.wait_for(reader.readuntil(b"ready"), PATIENCE_S)
+    finally:
+        writer.close()
