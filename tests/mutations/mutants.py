@@ -2213,7 +2213,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the sweeper does not look for events",
         "5 outbox",
-        "phases.delivering.outbox.Outbox.overdue",
+        "phases.delivering.outbox._places",
         "if kinds - WITH_STATUS",
         "if False",
         _of(NOTIFICATIONS, "test_what_the_queue_has_lost_is_swept_up"),
@@ -2221,7 +2221,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the sweeper does not look for mentions",
         "5 outbox",
-        "phases.delivering.outbox.Outbox.overdue",
+        "phases.delivering.outbox._places",
         "if kinds & WITH_STATUS",
         "if 'status' in kinds",
         _of(NOTIFICATIONS, "test_what_the_queue_has_lost_is_swept_up"),
