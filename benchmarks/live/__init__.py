@@ -69,10 +69,10 @@ def _allow(descriptors: int) -> None:
 
 async def _observe(system: System, people: People, plan: Plan, outcome: Outcome) -> None:
     if plan.silent_s:
-        alone_per_s = await _commands_per_s(system, min(plan.silent_s, ALONE_S))
+        outcome.commands_per_s["alone"] = await _commands_per_s(system, min(plan.silent_s, ALONE_S))
         for kind in (EventSource, WebSocket):
             await new_web_processes(system)
-            outcome.silent.append(await _silent(system, people, plan, kind, alone_per_s))
+            await _silent(system, people, plan, outcome, kind)
     say(f"{plan.connections:,} readers open their streams")
     run = Run(system.url, people, outcome, Random(plan.seed))
     try:
@@ -94,8 +94,8 @@ async def _observe(system: System, people: People, plan: Plan, outcome: Outcome)
         await run.close()
 
 
-async def _silent(system: System, people: People, plan: Plan, kind: Stream, alone_per_s: float) -> Silent:
-    say(f"{plan.connections:,} silent connections of {kind.kind}, for {plan.silent_s:g} s")
+async def _silent(system: System, people: People, plan: Plan, outcome: Outcome, kind: Stream) -> None:
+    say(f"{plan.connections:,} silent connections of {kind.kind}")
     run = Run(system.url, people, Outcome(plan=plan), Random(plan.seed))
     few, measured = max(1, plan.connections // FEW), list[int]()
     try:
@@ -103,18 +103,13 @@ async def _silent(system: System, people: People, plan: Plan, kind: Stream, alon
             await run.open(count, [kind])
             await asyncio.sleep(SETTLE_S)
             measured.append(rss(system))
-        per_s = await _commands_per_s(system, plan.silent_s)
+        if kind is EventSource:  # the hub does not know which kind it is
+            say(f"MongoDB's commands are counted for {plan.silent_s:g} s")
+            outcome.commands_per_s["silent"] = await _commands_per_s(system, plan.silent_s)
     finally:
         await run.close()
-    return Silent(
-        kind=kind.kind,
-        few=few,
-        many=plan.connections,
-        rss_few=measured[0],
-        rss_many=measured[1],
-        mongodb_per_s=per_s,
-        alone_per_s=alone_per_s,
-    )
+    silent = Silent(kind=kind.kind, few=few, many=plan.connections, rss_few=measured[0], rss_many=measured[1])
+    outcome.silent.append(silent)
 
 
 async def _commands_per_s(system: System, seconds: float) -> float:

@@ -31,18 +31,13 @@ class Plan:
 
 
 class Silent(BaseModel):
-    """Connections that nothing happens to. `rss`: bytes of all web processes, with few of them and with all.
-
-    `mongodb_per_s`: commands, with all of them; `alone_per_s`: with none.
-    """
+    """Connections that nothing happens to. `rss`: bytes of all web processes, with few of them and with all."""
 
     kind: str
     few: int
     many: int
     rss_few: int
     rss_many: int
-    mongodb_per_s: float
-    alone_per_s: float
 
     @property
     def bytes_each(self) -> float | None:
@@ -85,6 +80,7 @@ class Outcome(BaseModel):
     kind: Literal["live"] = "live"
     plan: Plan
     silent: list[Silent] = []
+    commands_per_s: dict[str, float] = Field(default={}, description="MongoDB's, with silent connections and with none")
     steps: list[Step] = []
     happened: list[tuple[float, str]] = []
     disconnects: int = 0
@@ -116,10 +112,9 @@ class Outcome(BaseModel):
         for silent in self.silent:
             each = silent.bytes_each
             memory = f"{each / 1000:.1f} KB" if each is not None else "(too few to say how much)"
-            yield (
-                f"{silent.kind:10} silent: {memory} of memory each ({silent.many:,} less {silent.few:,}); "
-                f"{silent.mongodb_per_s:.1f} MongoDB commands a second, {silent.alone_per_s:.1f} without them"
-            )
+            yield f"{silent.kind:10} silent: {memory} of memory each ({silent.many:,} less {silent.few:,})"
+        if per_s := self.commands_per_s:
+            yield f"{per_s['silent']:.1f} MongoDB commands a second while silent, {per_s['alone']:.1f} with none"
         yield f"{'posts/s':>10}{'posts':>9}" + "".join(f"{title:>10}" for title in COLUMNS) + f"{'late s':>9}"
         yield from (step.line() for step in self.steps)
         faults = Counter(kind for _, kind in self.happened)

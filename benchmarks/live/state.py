@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 PAGE = 20  # statuses and notifications of a first page
+TELL_UNREAD = ("ready", "unread", "notification", "notification_gone")  # a conversation's `unread` is another one
 
 Json = dict[str, Any]
 
@@ -25,7 +26,7 @@ class State:
 
     def apply(self, event: str, data: Json) -> None:
         """Applying one twice changes nothing."""
-        if "unread" in data:
+        if event in TELL_UNREAD:
             self.unread = data["unread"]
         match event:
             case "status":

@@ -186,7 +186,7 @@ def test_figures_are_shown_where_there_are_samples_for_them() -> None:
     assert set(step.model_dump()["delay_ms"]) == {"p50", "p90", "max"}
     step.delay(0.001)
     assert "too few" not in step.line()
-    silent = Silent(kind="sse", few=50, many=549, rss_few=0, rss_many=10**7, mongodb_per_s=1, alone_per_s=1)
+    silent = Silent(kind="sse", few=50, many=549, rss_few=0, rss_many=10**7)
     assert silent.bytes_each is None
     assert silent.model_copy(update={"many": 550}).bytes_each == 20_000
 
