@@ -474,7 +474,7 @@ def attack(seconds: float, size: float, as_json: bool) -> None:
     multiple=True,
     default=[10],
     show_default=True,
-    help="Posts a second; may be repeated.",
+    help="Posts a second; may be repeated, and ends where p99 passes 250 ms.",
 )
 @click.option("--seconds", type=click.FloatRange(1, 86_400), default=30, show_default=True, help="At each rate.")
 @click.option("--silent", "silent_s", type=click.FloatRange(0, 3_600), default=10, show_default=True, help="Seconds.")

@@ -27,7 +27,7 @@ __all__ = ["Plan", "run"]
 
 STATUSES_EACH = 5  # before the run: pages are full
 FEW = 10  # the memory of one is told from a tenth of them, and all
-ALONE_S = 30.0  # at most, of MongoDB's commands without any connection
+ALONE_S = 10.0  # at most, of MongoDB's commands without any connection
 SETTLE_S = 3.0
 WEBSOCKETS = 4  # every so many readers have one
 DESCRIPTORS = 65_536
@@ -71,7 +71,8 @@ async def _observe(system: System, people: People, plan: Plan, outcome: Outcome)
     if plan.silent_s:
         outcome.commands_per_s["alone"] = await _commands_per_s(system, min(plan.silent_s, ALONE_S))
         for kind in (EventSource, WebSocket):
-            await new_web_processes(system)
+            if outcome.silent:
+                await new_web_processes(system)  # what the first kind has left would be used again
             await _silent(system, people, plan, outcome, kind)
     say(f"{plan.connections:,} readers open their streams")
     run = Run(system.url, people, outcome, Random(plan.seed))
@@ -88,6 +89,9 @@ async def _observe(system: System, people: People, plan: Plan, outcome: Outcome)
                 if plan.disconnects:
                     each = Random(f"{plan.seed} disconnects")
                     tasks.create_task(disconnect(run, plan.disconnects, plan.seconds, each))
+            if outcome.steps[-1].is_too_late:
+                say("a higher rate would be later still")
+                break
         say("it is quiet: everybody's state is compared")
         await run.compare()
     finally:
@@ -101,7 +105,7 @@ async def _silent(system: System, people: People, plan: Plan, outcome: Outcome, 
     try:
         for count in (few, plan.connections):
             await run.open(count, [kind])
-            await asyncio.sleep(SETTLE_S)
+            await asyncio.sleep(min(SETTLE_S, plan.silent_s))
             measured.append(rss(system))
         if kind is EventSource:  # the hub does not know which kind it is
             say(f"MongoDB's commands are counted for {plan.silent_s:g} s")

@@ -11,7 +11,7 @@ from benchmarks.faults.system import System
 from benchmarks.live.run import Run
 from benchmarks.live.system import until_alive
 
-KINDS = ("kill web", "kill worker", "kill redis", "restart redis", "switch phases", "slow clients")
+KINDS = ("kill web", "kill redis", "kill worker", "restart redis", "switch phases", "slow clients")
 SLOW = 0.05  # share of the readers
 SLOW_S = (1.0, 40.0)  # the server gives up after 30
 

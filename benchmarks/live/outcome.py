@@ -11,6 +11,7 @@ from benchmarks.faults.outcome import SHOWN
 from benchmarks.measure import SAMPLES, Latencies
 
 ENOUGH_CONNECTIONS = 500  # between few and many: fewer do not carry the memory of one
+IN_TIME_MS = 250.0  # for p99: more is no live stream
 COLUMNS = ("events", "delays", "p50 ms", "p99 ms", "max ms")
 WRONGS = ("missing", "doubled", "leaked")
 
@@ -62,6 +63,10 @@ class Step(BaseModel):
     @model_serializer(mode="wrap")
     def _complete(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {**fields(self), "delays": self._delays.count, "delay_ms": self._delays.figures()}
+
+    @property
+    def is_too_late(self) -> bool:
+        return self._delays.count >= SAMPLES["p99"] and self._delays.ms(99) > IN_TIME_MS
 
     def line(self) -> str:
         delays = self._delays

@@ -193,12 +193,12 @@ def test_figures_are_shown_where_there_are_samples_for_them() -> None:
 
 @pytest.mark.servers
 def test_a_short_run(capsys: pytest.CaptureFixture[str]) -> None:
-    plan = Plan(connections=24, rates=(10,), seconds=5, silent_s=0.5, faults=3, disconnects=40, seed=3)
+    plan = Plan(connections=24, rates=(10,), seconds=4, silent_s=0.2, faults=2, disconnects=40, seed=3)
     with real_servers():
         code = run(plan, powerlaw(60, 8, 1), as_json=True)
     result = json.loads(capsys.readouterr().out)
     assert code == 0, result
-    assert [kind for _, kind in result["happened"]] == ["kill web", "kill worker", "kill redis"]
+    assert [kind for _, kind in result["happened"]] == ["kill web", "kill redis"]
     assert result["compared"] == 24
     assert result["disconnects"] >= 40
     assert result["events"]["status"] > 50
