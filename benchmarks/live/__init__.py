@@ -112,6 +112,8 @@ async def _silent(system: System, people: People, plan: Plan, outcome: Outcome, 
             outcome.commands_per_s["silent"] = await _commands_per_s(system, plan.silent_s)
     finally:
         await run.close()
+    outcome.wrongs.update(run.outcome.wrongs)
+    outcome.words += run.outcome.words
     silent = Silent(kind=kind.kind, few=few, many=plan.connections, rss_few=measured[0], rss_many=measured[1])
     outcome.silent.append(silent)
 

@@ -77,7 +77,7 @@ class Reader:
                     continue
                 outcome.reconnects += bool(self._last)
                 await wire.ended
-                if self.ready.is_set():
+                if self._open_since_s >= self._away_since_s:  # it has been open
                     self._away_since_s = loop.time()
                 self.ready.clear()
                 outcome.gone[_why(wire)] += 1
