@@ -12,7 +12,7 @@ from benchmarks.measure import SAMPLES, Latencies
 
 ENOUGH_CONNECTIONS = 500  # between few and many: fewer do not carry the memory of one
 IN_TIME_MS = 250.0  # for p99: more is no live stream
-COLUMNS = ("events", "delays", "p50 ms", "p99 ms", "max ms")
+COLUMNS = ("events", "delays", "p50 ms", "p90 ms", "p99 ms", "max ms")
 WRONGS = ("missing", "doubled", "leaked")
 
 
@@ -72,7 +72,7 @@ class Step(BaseModel):
         delays = self._delays
         shown = "".join(
             f"{delays.ms(of):10.1f}" if delays.count >= SAMPLES[name] else f"{'too few':>10}"
-            for name, of in (("p50", 50), ("p99", 99), ("max", 100))
+            for name, of in (("p50", 50), ("p90", 90), ("p99", 99), ("max", 100))
         )
         return f"  {self.rate:8g}{self.posts:9,}{self.events:10,}{delays.count:10,}{shown}{self.late_s:9.2f}"
 
