@@ -80,9 +80,10 @@ async def test_a_wire_hears_every_event_in_whatever_pieces_it_comes(
 
 
 class Around:
-    host, address, step = "h", ("h", 1), Step(rate=1)
+    host, address = "h", ("h", 1)
 
     def __init__(self) -> None:
+        self.step: Step | None = Step(rate=1)
         self.outcome, self.seen, self.acts = Outcome(plan=PLAN), True, 0
         self.now = State({}, {}, 0)
 
