@@ -465,6 +465,38 @@ def attack(seconds: float, size: float, as_json: bool) -> None:
     click.get_current_context().exit(run(seconds, size, as_json=as_json))
 
 
+@bench.command()
+@click.option("--connections", type=click.IntRange(1, 20_000), default=200, show_default=True)
+@click.option(
+    "--rate",
+    "rates",
+    type=click.FloatRange(0.1, 10_000),
+    multiple=True,
+    default=[10],
+    show_default=True,
+    help="Posts a second; may be repeated, and ends where p99 passes 250 ms.",
+)
+@click.option("--seconds", type=click.FloatRange(1, 86_400), default=30, show_default=True, help="At each rate.")
+@click.option("--silent", "silent_s", type=click.FloatRange(0, 3_600), default=10, show_default=True, help="Seconds.")
+@click.option("--faults", type=click.IntRange(0, 10_000), default=6, show_default=True, help="At each rate.")
+@click.option("--disconnects", type=click.IntRange(0, 1_000_000), default=100, show_default=True, help="At each rate.")
+@click.option("--graph", default="powerlaw:2000:30", show_default=True, help="FILE (SNAP) or powerlaw:USERS:MEAN.")
+@directed
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+def live(graph: str, directed: bool, as_json: bool, **options: Any) -> None:
+    """Hold many live streams open on a system of its own, disturb it, and compare what their readers have been told.
+
+    First silent connections, server-sent events and WebSockets: their memory, and what MongoDB is asked meanwhile.
+    Exit code 1 when anybody missed an event, was told twice, was shown what is not theirs, or was told `reset` within 5
+    minutes and 500 events.
+    """
+    from benchmarks.live import Plan, run
+
+    people = graph_of(graph, directed, options["seed"])
+    click.get_current_context().exit(run(Plan(**options), people, as_json=as_json))
+
+
 for command in MEASUREMENTS:
     bench.add_command(command)
 

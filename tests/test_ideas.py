@@ -13,7 +13,7 @@ from bson import ObjectId
 
 from app.edges import Reader, Relation
 from app.models import StatusRow
-from app.walkthrough.ideas import i0_definition, i1_query, i2_push, i3_queue, i4_cache, i5_stream, i6_hybrid
+from app.walkthrough.ideas import i0_definition, i1_query, i2_push, i3_queue, i4_cache, i5_stream, i6_hybrid, i7_live
 from phases.p1_query import QUERY
 from tests.world import World
 
@@ -125,3 +125,25 @@ async def test_what_is_pulled_is_merged_at_the_read(told: World) -> None:
     )
     kept = await db["statuses"].find({"user_id": told.ids["carl"]}).to_list(None)
     assert texts(await i6_hybrid.merged(db, kept, following)) == EXPECTED
+
+
+async def test_who_is_here_and_follows_is_told_where_the_hint_is_not_lost(told: World) -> None:
+    db, rows = told.stack.db, await statuses(told)
+    here = {told.ids[name]: asyncio.Queue[Any]() for name in ("ann", "dora")}
+    redis = fakeredis.FakeAsyncRedis(decode_responses=True)
+    async with redis.pubsub(ignore_subscribe_messages=True) as listening:
+        await listening.subscribe("posted")
+
+        async def hints() -> AsyncGenerator[str, None]:
+            while (message := await listening.get_message(timeout=0.1)) is None:
+                pass
+            yield message["data"]
+
+        for row in rows[:2]:
+            await i7_live.publish(redis, row["user_id"], row["_id"])
+        async with aclosing(hints()) as heard:
+            await i7_live.tell(heard, db, here)
+    assert here[told.ids["ann"]].get_nowait()["_id"] == rows[0]["_id"]
+    assert here[told.ids["ann"]].empty(), "the second hint is lost, and nobody looks"
+    assert here[told.ids["dora"]].empty()
+    await redis.aclose()

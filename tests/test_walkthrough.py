@@ -34,6 +34,7 @@ from app.walkthrough.experiments import (
     e4_active,
     e5_told,
     e6_celebrity,
+    e7_live,
 )
 from app.walkthrough.experiments.e0_index import WITH, WITHOUT
 from app.walkthrough.experiments.e1_cliff import AS_PHASE_1, ONE
@@ -89,8 +90,8 @@ def text_of(fragment: str) -> str:
 
 
 def test_the_story_has_a_beginning_a_chapter_for_each_phase_and_an_end() -> None:
-    assert [one.slug for one in chapters()] == ["beginning", *(phase.slug for phase in PHASES), "next"]
-    assert [one.number for one in chapters()] == list(range(len(PHASES) + 2))
+    assert [one.slug for one in chapters()] == ["beginning", *(phase.slug for phase in PHASES), "live", "next"]
+    assert [one.number for one in chapters()] == list(range(len(PHASES) + 3))
 
 
 @pytest.mark.parametrize("one", chapters(), ids=named)
@@ -468,6 +469,7 @@ def sentences(side: str) -> dict[str, tuple[str, str]]:
             e6_celebrity.pain(10_000, celebrity),
             e6_celebrity.sentence(10_000, 20, celebrity, pages, Sample(dear.median - cheap.median, 0.1, 50)),
         ),
+        "live": (e7_live.pain(500, dear, 500), e7_live.sentence(500, dear, cheap, 500, 5)),
     }
 
 

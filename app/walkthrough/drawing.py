@@ -212,10 +212,25 @@ def _reader(store: bool, active_only: bool, in_worker: bool, pulls: bool) -> Tol
     return "The reader waits for their own list and for the statuses by id.", (Step("my list"), BY_ID)
 
 
+def live_lanes() -> Lanes:
+    about = (
+        "Live. The poster waits for one insert, and a hint of it is published once. Every web process that hears it "
+        "reads the status once and tells its own connections of followers. Every half a minute it looks by itself."
+    )
+    lanes = {
+        LANES[0]: (Step("insert"), Step("publish\na hint")),
+        "Every web process": (Step("the status,\nonce"), Step("its own who\nfollow: told", "many")),
+        "Every half a minute": (Step("what was\nmissed?"),),
+    }
+    return Lanes(about, lanes)
+
+
 def diagram(name: str) -> Drawing:
     """The picture of a phase, and of the chapters before and after them. Raises KeyError."""
     if name == "beginning":
         return fans_drawing()
+    if name == "live":
+        return lanes_drawing(live_lanes())
     if name == "next":
         yours = phase_lanes("Yours, as it begins", store=True, active_only=True, in_worker=True, pulls=False)
         return lanes_drawing(yours)

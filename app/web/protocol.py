@@ -167,6 +167,10 @@ class WebSocket(WebSocketsSansIOProtocol):
         trusted = not self.client or self._state.trusted(self.client[0])
         self._address = "" if trusted or not self.client else network_of(self.client[0])
 
+    def handle_text(self, event: Any) -> None:
+        """Nobody reads what clients say, so it is not decoded: uvicorn logs a traceback of what is no UTF-8."""
+        self.handle_bytes(event)
+
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._state.let_go(self._address)

@@ -108,36 +108,51 @@ def serving(
     workers: int = 2,
 ) -> Iterator[System]:
     """`feedlab serve` on a seeded database, with `more` settings. Raises ServersError."""
+    variables = {"FEEDLAB_CHUNK": str(CHUNK), "FEEDLAB_CAP": str(CAP), "FEEDLAB_REDIS_AOF": str(plan.aof), **more}
+    people, on_replicas = graph(crowd), plan.replica_set
+    with served(directory, variables, people, plan.seed, web=web, workers=workers, on_replicas=on_replicas) as system:
+        system.feedlab("admin", ADMIN, check=True)
+        system.feedlab("phases", "--deliver", ",".join(phase.slug for phase in answers.KEEPING), check=True)
+        yield system
+
+
+@contextmanager
+def served(
+    directory: Path,
+    variables: dict[str, str],
+    people: Graph,
+    number: int,
+    *,
+    statuses: int = 0,
+    web: int = 2,
+    workers: int = 2,
+    on_replicas: bool = False,
+) -> Iterator[System]:
+    """`feedlab serve` with these settings, people and statuses. Raises ServersError."""
     with ExitStack() as stack:
-        replicas = stack.enter_context(replica_set(directory / "replica set")) if plan.replica_set else None
+        replicas = stack.enter_context(replica_set(directory / "replica set")) if on_replicas else None
         data = directory / "data"
-        variables = {"FEEDLAB_CHUNK": str(CHUNK), "FEEDLAB_CAP": str(CAP), "FEEDLAB_REDIS_AOF": str(plan.aof)}
-        variables |= more
         if replicas:
-            variables["FEEDLAB_MONGODB_URL"] = replicas.url
-        _fill(data, Config.from_environment(variables), plan.seed, graph(crowd))
+            variables = {**variables, "FEEDLAB_MONGODB_URL": replicas.url}
+        _fill(data, Config.from_environment(variables), number, people, statuses)
         environment = environment_for(variables)
         log = stack.enter_context((directory / "serve.log").open("w", encoding="utf-8"))
-        serve = _feedlab(
-            "serve", "--stack", "servers", "--port", "0", "--web", str(web), "--workers", str(workers), data=data
-        )
+        options = ("--stack", "servers", "--port", "0", "--web", str(web), "--workers", str(workers))
+        serve = _feedlab("serve", *options, data=data)
         process = subprocess.Popen(serve, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
         stack.callback(_stop, process)
         assert process.stdout
         ready = process.stdout.readline()
         if not ready.startswith("ready "):
             raise ServersError(f"feedlab serve did not start; its log: {log.name}")
-        system = System(DataDirectory(data), ready.split()[1], process, environment, replicas)
-        system.feedlab("admin", ADMIN, check=True)
-        system.feedlab("phases", "--deliver", ",".join(phase.slug for phase in answers.KEEPING), check=True)
-        yield system
+        yield System(DataDirectory(data), ready.split()[1], process, environment, replicas)
 
 
-def _fill(data: Path, config: Config, number: int, people: Graph) -> None:
+def _fill(data: Path, config: Config, number: int, people: Graph, statuses: int) -> None:
     async def fill() -> None:
         async with connected(addresses, config) as stack:
             with shown() as progress:
-                options: Any = {"statuses": 0, "days": 1, "seed": number, "password": PASSWORD, "reset": False}
+                options: Any = {"statuses": statuses, "days": 1, "seed": number, "password": PASSWORD, "reset": False}
                 await seed(stack, people, **options, progress=progress)
 
     with servers_of(data, config, "servers", purpose="feedlab bench faults") as addresses:

@@ -8,7 +8,18 @@ from app.walkthrough.experiments.e3_acknowledged import Acknowledged
 from app.walkthrough.experiments.e4_active import ActiveShare
 from app.walkthrough.experiments.e5_told import Told
 from app.walkthrough.experiments.e6_celebrity import Celebrity
+from app.walkthrough.experiments.e7_live import Pushed
 
 EXPERIMENTS: dict[str, Experiment] = {
-    each.slug: each for each in (MissingIndex(), Cliff(), FanOut(), Acknowledged(), ActiveShare(), Told(), Celebrity())
+    each.slug: each
+    for each in (
+        MissingIndex(),
+        Cliff(),
+        FanOut(),
+        Acknowledged(),
+        ActiveShare(),
+        Told(),
+        Celebrity(),
+        Pushed(),
+    )
 }

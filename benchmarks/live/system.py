@@ -1,0 +1,93 @@
+"""The system of a live run, and its people: who follows whom, and tokens for everybody."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from random import Random
+from typing import Self
+
+import psutil
+from bson import Binary
+
+from app.demo.graph import Graph
+from app.demo.seed import handles
+from benchmarks.faults.client import NeverRecovered
+from benchmarks.faults.system import System
+
+DAYS = 1  # that the tokens are valid for
+AWAY_S = 60.0  # for a process to be there again
+POLL_S = 0.2
+UNCOUNTED = {
+    "hello",
+    "isMaster",
+    "ismaster",
+    "ping",
+    "serverStatus",
+    "endSessions",
+    "buildInfo",
+}  # of drivers, and ours
+
+
+@dataclass
+class People:
+    """By number. `readers`: in a random order."""
+
+    handles: list[str]
+    numbers: dict[str, int]
+    tokens: list[str]
+    readers: list[int]
+    follows: set[tuple[int, int]]
+    circles: set[tuple[int, int]]
+    followees: dict[int, set[int]]
+
+    @classmethod
+    def entered(cls, system: System, graph: Graph, random: Random) -> Self:
+        """Everybody gets a token, past the API: 4,000 passwords take minutes to check."""
+        names = handles(graph.people)
+        numbers = {handle: number for number, handle in enumerate(names)}
+        tokens = [secrets.token_urlsafe(32) for _ in names]
+        until = datetime.now(UTC) + timedelta(days=DAYS)
+        with system.mongodb() as db:
+            by_id = {user["_id"]: numbers[user["handle"]] for user in db["users"].find({}, {"handle": True})}
+            db["tokens"].insert_many(
+                {"digest": Binary(sha256(tokens[number].encode()).digest()), "user_id": id, "expires_at": until}
+                for id, number in by_id.items()
+            )
+            circles = {(by_id[row["owner"]], by_id[row["member"]]) for row in db["circles"].find()}
+        readers = list(range(len(names)))
+        random.shuffle(readers)
+        followees = {number: set(graph.followees_of(number)) for number in readers}
+        return cls(names, numbers, tokens, readers, set(graph.follows()), circles, followees)
+
+
+def rss(system: System) -> int:
+    """Bytes of all web processes."""
+    return sum(process.memory_info().rss for _, process in system.alive("web"))
+
+
+def commands(system: System) -> int:
+    """That MongoDB has been given, by everybody, since it began."""
+    with system.mongodb() as db:
+        counts = db.command("serverStatus")["metrics"]["commands"]
+    return sum(each["total"] for name, each in counts.items() if name not in UNCOUNTED and isinstance(each, dict))
+
+
+async def new_web_processes(system: System) -> None:
+    """Kill them, and wait for those that come instead: nothing has been allocated in these."""
+    old = {process.pid for _, process in system.alive("web")}
+    for pid in old:
+        psutil.Process(pid).kill()
+    await until_alive(system, "web", len(old), old)
+
+
+async def until_alive(system: System, what: str, count: int = 1, but: Collection[int] = ()) -> None:
+    """So many, others than these. Raises NeverRecovered."""
+    deadline = time.monotonic() + AWAY_S
+    while sum(process.pid not in but for _, process in await asyncio.to_thread(system.alive, what)) < count:
+        if time.monotonic() > deadline:
+            raise NeverRecovered(f"{what} is away for more than {AWAY_S:.0f} s")
+        await asyncio.sleep(POLL_S)
