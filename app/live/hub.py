@@ -614,7 +614,8 @@ class Hub:
             self._is_dirty(row["followee"], {"page", "inbox"})
         await self._handle([Hint("posted", row["user_id"], row["_id"]) for row in new["statuses"]])
         self._newly = {row["_id"] for part in ("statuses", "follows") for row in found[part]}
-        for some in _chunks(list(self._watchers.values()), PEOPLE_AT_ONCE):
+        here = [watcher for watcher in self._watchers.values() if watcher.looked]  # who is just coming reads it all
+        for some in _chunks(here, PEOPLE_AT_ONCE):
             await self._compare(some)
         told = [watcher for watcher in self._watchers.values() if any(watcher.looked[2:])]
         for some in _chunks(told, TOLD_AT_ONCE):

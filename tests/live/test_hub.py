@@ -385,3 +385,24 @@ async def test_nothing_is_kept_of_whoever_has_gone(town: World) -> None:
     ann.leave()
     await reading
     assert (hub._watchers, hub._followers) == ({}, {})
+
+
+async def test_a_look_passes_over_who_is_just_coming(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, right = await new_hub(town), live_hub.Hub._look_at_edges
+    begins, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(self: live_hub.Hub, watcher: live_hub.Watcher) -> None:
+        begins.set()
+        await may_go_on.wait()
+        await right(self, watcher)
+
+    ben, ann = Client(hub, town.ids["ben"]), Client(hub, town.ids["ann"])
+    await ben.connect()
+    monkeypatch.setattr(live_hub.Hub, "_look_at_edges", slowly)
+    coming = asyncio.create_task(ann.connect())
+    await begins.wait()
+    hub.listener.missed()
+    await hub.settle()
+    may_go_on.set()
+    await coming
+    assert [event.name for event in ann.take()] == ["ready"]
