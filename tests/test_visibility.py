@@ -55,6 +55,9 @@ API = [
     *(f"/timeline?phase={slug}&limit={limit}{before}" for slug in SLUGS for limit in (1, 20) for before in CURSORS),
     "/statuses/{id}",
     "/notifications",
+    "/conversations",
+    "/conversations/{conversation}/messages",
+    "/images/{image}",
     *(f"/{edges}?limit=20{before}" for edges in ("mutes", "blocks", "circle") for before in CURSORS),
     "/phases",
     "/openapi.json",
@@ -64,6 +67,9 @@ PAGES = [
     "/?costs=all",
     "/statuses/{id}",
     "/notifications",
+    "/conversations",
+    "/conversations/{id}",
+    "/images/{id}",
     *(f"/@{{handle}}{tab}?x{before}" for tab in ("", "/followers", "/following") for before in CURSORS),
     "/people",
     "/muted",
@@ -84,7 +90,7 @@ PAGES = [
     "/readyz",
     "/metrics",
 ]
-STREAMS = {"/timeline/newer", "/operations/live", "/compare/deliveries/{id}/live"}  # parts of pages, sent again
+STREAMS = {"/live", "/timeline/newer", "/operations/live", "/compare/deliveries/{id}/live"}  # parts of pages, sent again
 ELSEWHERE = {
     "/walkthrough",
     "/walkthrough/{slug}",
@@ -121,7 +127,7 @@ class Viewer:
 
     async def everything(self, id: ObjectId, text: str) -> dict[str, str]:
         """Every answer, by what was asked for; what the question carried is taken out of the answer."""
-        names = {"handle": "author", "id": id, "text": text}
+        names = {"handle": "author", "id": id, "conversation": id, "image": id, "text": text}
         answers = {}
         for template in [f"{PREFIX}{path}" for path in API] + PAGES:
             question = template.format(**names).replace("?x&", "?").replace("?x", "")
@@ -146,7 +152,8 @@ def without_figures(answers: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture
-async def site() -> AsyncIterator[Site]:
+async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    monkeypatch.setattr("app.web.EXPORTS", 1_000)
     async with opened() as site:
         await site.timelines.change(delivering=KEEPING)
         site.clock.advance(10)
@@ -287,4 +294,4 @@ async def test_every_address_is_asked(site: Site) -> None:
     assert pages <= asked | ELSEWHERE
     assert {r.path for r in site.app.routes if isinstance(r, Mount)} == {PREFIX, "/static"}
     read = {operation.path for operation in OPERATIONS if operation.method == "GET"}
-    assert read <= {re.sub(r"[?].*", "", path) for path in API}
+    assert read <= {re.sub(r"[?].*", "", path) for path in API} | {"/live", "/live/socket"}  # see tests/live
