@@ -73,6 +73,19 @@ STARTER = ROOT / "docs/walkthrough/p7_listeners.py"
 DEADLINE_S = 60
 
 
+WHERE = {  # the words of a lesson on message queues, and what stands in the files they lead to, in this order
+    "queue (point to point)": ["def offer("],
+    "topic (publish and subscribe)": [".publish("],
+    "in between: a log with readers": ["class Follower", "def sealed("],
+    "outbox": ["class Outbox"],
+    "retry": ["def after_the_outage(", "async def sweep("],
+    "dead letter": ["def retry_dead_letters("],
+    "deduplication": ["def _job_id(", "def entry_key(", "def notification_key("],
+    "order": ["def new_id("],
+    "slow consumer": ["MOST_QUEUED"],
+}
+
+
 def named(one: Chapter) -> str:
     return one.slug
 
@@ -276,6 +289,18 @@ async def test_what_a_chapter_links_to_is_there_and_leads_back(demo: Site) -> No
     }.items():
         html_there = await browser.open(page)
         assert all(f'href="/walkthrough/{slug}"' in html_there for slug in slugs), page
+
+
+def test_each_word_of_a_lesson_on_queues_leads_to_the_files_that_have_it() -> None:
+    [live] = [one for one in chapters() if one.slug == "live"]
+    table = live.before.split("| What the lesson names |", 1)[1].split("\n\n", 1)[0]
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines()[2:]}
+    assert rows.keys() == WHERE.keys()
+    for word, row in rows.items():
+        paths = re.findall(r"\[([\w/.]+)\]\(\.\./\.\./\1\)", row)
+        assert len(paths) == len(WHERE[word]), word
+        for path, name in zip(paths, WHERE[word], strict=True):
+            assert name in (ROOT / path).read_text("utf-8"), (word, path)
 
 
 async def test_the_whole_file_is_there_with_its_imports_and_no_other_file(demo: Site) -> None:

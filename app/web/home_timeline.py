@@ -93,7 +93,7 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
         older=address("/", before=page.next) if page.next else None,
         here=address("/", before=before),
         ask_costs=address("/", before=before, costs="all"),
-        news=address("/live", after=_position(request, me, page)),
+        news=_position(request, me, page),
         once=secrets.token_urlsafe(12),
         audiences=AUDIENCES.items(),
         longest=TEXT_LIMIT,

@@ -94,7 +94,6 @@ async def _person(request: Request, me: Account, tab: str, refused: Refused | No
     path = f"/@{one.handle}" + ("" if tab == "statuses" else f"/{tab}")
     relation = await social.relation(me.id, one.id) if one.id != me.id else None
     presences: Presences = request.app.state.presences
-    seen = await presences.seen_by(me.id, [one.id]) if relation else {}
     statuses: list[Any] = []
     listed: list[Person] = []
     if tab == "statuses":
@@ -102,6 +101,7 @@ async def _person(request: Request, me: Account, tab: str, refused: Refused | No
     else:
         edges = social.followers if tab == "followers" else social.following
         listed, last = await edges(one.id, before=before, limit=PEOPLE_A_PAGE)
+    seen = await presences.seen_by(me.id, {one.id, *(other.id for other in listed)} - {me.id})
     return render(
         request,
         "person.html",
@@ -110,6 +110,7 @@ async def _person(request: Request, me: Account, tab: str, refused: Refused | No
         counts=await social.counts(me.id, one.id),
         relation=relation,
         presence=seen.get(one.id),
+        online={id for id, presence in seen.items() if presence and presence.online},
         acts=_acts(relation) if relation else [],
         refused=str(refused) if refused else None,
         tab=tab,

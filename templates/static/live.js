@@ -24,50 +24,146 @@ function keepLive(place) {
 }
 document.querySelectorAll("[data-live]").forEach(keepLive);
 
-// Statuses that came onto the timeline since the page was made. The stream goes on where the page, or its last event, was.
-function keepNews(place) {
-  const news = new Set();
-  let stream = null, last = null;
-  const show = () => {
-    place.innerHTML = news.size
-      ? `<a class="button" href="/" data-swap="latest cost" data-new="${news.size}">${news.size} new ${news.size > 1 ? "statuses" : "status"}</a>`
-      : "";
-    tellTitle();
-  };
-  const close = () => { stream?.close(); stream = null; };
-  const open = () => {
-    if (stream || !place.isConnected) return;
-    const address = new URL(place.dataset.news, location);
-    if (last) address.searchParams.set("after", last);
-    stream = new EventSource(address);
-    const on = (name, heard) => stream.addEventListener(name, ({data, lastEventId}) => {
-      last = lastEventId;
-      if (!place.isConnected) return close();
-      heard(JSON.parse(data));
-    });
-    on("status", ({id}) => {
-      if (document.getElementById(`s${id}`)) return;
-      news.add(id);
-      show();
-    });
-    on("status_gone", ({id}) => news.delete(id) && show());
-    on("reset", () => {
-      place.innerHTML = `<a class="button" href="/" data-swap="latest cost">Show what is new</a>`;
-    });
-  };
-  document.addEventListener("visibilitychange", () => document.hidden ? close() : open());
-  addEventListener("pagehide", close);
-  addEventListener("pageshow", event => event.persisted && open());
-  if (!document.hidden) open();
-}
-document.querySelectorAll("[data-news]").forEach(keepNews);
+// The page's one stream of events: what it tells is heard as `live:NAME` on the document, by whatever script. It goes on
+// where the page, or its last event, was. Of the tabs that nobody looks at, only the last that somebody looked at has one.
+const AGAIN_MS = 5_000, LONGEST_MS = 120_000, HIDDEN_MS = 300_000;
+const EVENTS = ["ready", "status", "status_gone", "likes", "person", "notification", "notification_gone", "unread",
+  "message", "conversation", "presence", "reset"];
+const others = "BroadcastChannel" in window ? new BroadcastChannel("feedlab hidden") : null;
+let stream = null, last = null, again = 0, waitMs = AGAIN_MS;
 
-// The title says how many statuses are new, for whoever looks at another window.
+function closeStream() {
+  clearTimeout(again);
+  stream?.close();
+  stream = null;
+}
+
+function openStream() {
+  clearTimeout(again);
+  const {stream: path} = document.body.dataset;
+  if (stream || !path) return;
+  const address = new URL(path, location);
+  last ??= document.querySelector("[data-news]")?.dataset.news;
+  if (last) address.searchParams.set("after", last);
+  stream = new EventSource(address);
+  for (const name of EVENTS) stream.addEventListener(name, ({data, lastEventId}) => {
+    last = lastEventId;
+    waitMs = AGAIN_MS;
+    document.dispatchEvent(new CustomEvent(`live:${name}`, {detail: JSON.parse(data)}));
+  });
+  stream.onerror = ({target}) => {  // the browser tries again by itself, unless an answer said no
+    if (target !== stream || target.readyState !== EventSource.CLOSED) return;
+    closeStream();
+    again = setTimeout(openStream, waitMs);
+    waitMs = Math.min(2 * waitMs, LONGEST_MS);
+  };
+}
+
+function hear(name, heard) {
+  document.addEventListener(`live:${name}`, ({detail}) => heard(detail));
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) return openStream();
+  others?.postMessage("hidden");
+  clearTimeout(again);
+  again = setTimeout(() => document.hidden && closeStream(), HIDDEN_MS);
+});
+others?.addEventListener("message", () => document.hidden && closeStream());
+addEventListener("pagehide", closeStream);
+addEventListener("pageshow", event => event.persisted && openStream());
+addEventListener("offline", closeStream);
+addEventListener("online", () => document.hidden || openStream());
+document.addEventListener("DOMContentLoaded", () => document.hidden || openStream());  // all scripts listen by then
+
+// Statuses that came onto the timeline since the page was made, and what becomes of those on it.
+const news = new Set();
+function tellNews(words) {
+  const place = document.querySelector("[data-news]");
+  if (!place) return;
+  words ??= news.size && `${news.size} new ${news.size > 1 ? "statuses" : "status"}`;
+  place.innerHTML = words ? `<a class="button" href="/" data-swap="latest cost" data-new="${news.size}">${words}</a>` : "";
+  tellTitle();
+}
+hear("status", ({id}) => {
+  const shown = document.querySelectorAll("#latest article");
+  // What moves up from the second page is no news: it comes by the link to older ones.
+  const older = document.querySelector("#latest a[data-more]") && shown.length && `s${id}` < shown[shown.length - 1].id;
+  if (older || document.getElementById(`s${id}`)) return;
+  news.add(id);
+  tellNews();
+});
+hear("status_gone", ({id}) => {
+  if (news.delete(id)) tellNews();
+  if (document.querySelector("[data-news]")) document.getElementById(`s${id}`)?.closest("li").remove();
+});
+hear("likes", ({id, likes, you_like}) => {
+  const form = document.querySelector(`#s${id} footer form`);
+  if (!form) return;
+  form.action = form.action.replace(/\/(un)?like$/, you_like ? "/unlike" : "/like");
+  form.querySelector(".like").setAttribute("aria-pressed", you_like);
+  const said = form.parentElement.querySelector(".likes") ?? document.createElement("span");
+  said.className = "likes";
+  said.textContent = `${likes.toLocaleString("en")} ${likes === 1 ? "like" : "likes"}`;
+  if (likes) form.after(said);
+  else said.remove();
+});
+hear("person", ({handle, name}) => {
+  for (const link of document.querySelectorAll(`.status a.who[href="/@${handle}"]`)) {
+    link.textContent = name;
+    link.closest(".status").querySelector(".face").textContent = [...name][0];
+  }
+});
+hear("presence", ({handle, presence}) => {
+  for (const dot of document.querySelectorAll(`[data-here="${handle}"]`)) dot.hidden = !presence?.online;
+});
+hear("reset", () => {
+  news.clear();
+  tellNews("Show what is new");
+});
+
+// What is unread, on every page, and a list of notifications that is looked at.
+function tellUnread(counts) {
+  for (const bell of document.querySelectorAll("[data-badge]")) {
+    const unread = counts[bell.dataset.badge];
+    if (unread === undefined) continue;
+    bell.dataset.unread = unread;
+    bell.querySelector(".away").textContent = `${bell.dataset.words}${unread ? ", unread: " : ""}`;
+    bell.querySelector("b")?.remove();
+    if (unread) bell.append(Object.assign(document.createElement("b"), {textContent: unread > 9 ? "9+" : unread}));
+  }
+  tellTitle();
+}
+let telling = null, stale = false;
+async function tellNotifications() {
+  stale = true;
+  telling ??= (async () => {
+    while (stale) {
+      stale = false;
+      const answer = await fetch("/notifications");
+      if (!answer.ok || answer.redirected) break;
+      const told = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("told");
+      document.getElementById("told").replaceWith(told);
+    }
+  })().catch(() => {}).finally(() => { telling = null; });  // the next event, or a reload, brings it
+}
+for (const name of ["ready", "unread", "notification", "notification_gone", "reset"]) {
+  hear(name, counts => {
+    const told = document.querySelector("#told[data-first]");
+    const same = (name === "ready" || name === "unread") && counts.unread === Number(told?.dataset.first);
+    tellUnread(counts);
+    if (told && !same) tellNotifications();
+  });
+}
+
+// The title says how much is new and unread, for whoever looks at another window.
 const title = document.title;
 function tellTitle() {
-  const news = document.querySelector("[data-new]");
-  document.title = news ? `(${news.dataset.new}) ${title}` : title;
+  const bells = [...document.querySelectorAll("[data-unread]")];
+  const all = bells.reduce((sum, bell) => sum + Number(bell.dataset.unread), document.querySelector("[data-new]")?.dataset.new | 0);
+  document.title = all ? `(${all}) ${title}` : title;
 }
+tellTitle();
 
 // Links that replace parts of the page, or add to a list, instead of loading all of it.
 async function load(link) {
@@ -84,7 +180,11 @@ async function swap(link) {
   ids.forEach((id, at) => document.getElementById(id).replaceWith(parts[at]));
   for (const part of parts) {
     part.querySelectorAll("[data-live]").forEach(keepLive);
-    part.querySelectorAll("[data-news]").forEach(keepNews);
+    if (!part.querySelector("[data-news]")) continue;
+    news.clear();
+    last = null;  // the stream goes on where the new part is
+    closeStream();
+    openStream();
   }
   tellTitle();
   parts[0].focus({preventScroll: true});
