@@ -28,7 +28,7 @@ def said(html: str) -> list[str]:
 
 def badge(html: str) -> str:
     (found,) = words(
-        re.sub("<svg.*?</svg>", "", html, flags=re.DOTALL), r'<a class="bell" href="/conversations".*?</a>'
+        re.sub("<svg.*?</svg>", "", html, flags=re.DOTALL), r'<a class="bell"[^>]* href="/conversations".*?</a>'
     )
     return found.removeprefix("Messages").removeprefix(", unread: ").strip()
 
