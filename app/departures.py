@@ -184,12 +184,24 @@ async def _named_by_readers(db: Database, person: ObjectId) -> bool:
 
 
 async def _conversations(db: Database, person: ObjectId) -> bool:
-    """The other keeps what was said, and says no more: it is as if there were a block."""
+    """The other keeps what was said, and says no more: it is as if there were a block. It is a change that they are
+    told of, so it has a number of theirs, if they list it.
+    """
     theirs = {"people": person, "blocked_by": {"$ne": person}}
-    some = await db["conversations"].find(theirs, {"_id": 1}).limit(CHUNK).to_list(None)
-    over = {"$addToSet": {"blocked_by": person}, "$inc": {"version": 1}, "$pull": {"listed": person, "unread": person}}
+    some = await db["conversations"].find(theirs, {"_id": 1, "people": 1, "listed": 1}).limit(CHUNK).to_list(None)
+
+    async def end(inside: Transaction) -> None:
+        change: dict[str, Any] = {"$inc": {"version": 1}, "$addToSet": {"blocked_by": person}}
+        change["$pull"] = {"listed": person, "unread": person}
+        if other in row["listed"]:
+            seq = await inside["inboxes"].next_number({"_id": other}, "seq")
+            change["$set"] = {f"told.{people.index(other)}.seq": seq}
+        await inside["conversations"].update_one({"_id": row["_id"], **theirs}, change, upsert=False)
+
     for row in some:
-        await db["conversations"].update_one({"_id": row["_id"]}, over)
+        people: list[ObjectId] = row["people"]
+        other = next(id for id in people if id != person)
+        await transaction(db, end)
     return bool(some)
 
 

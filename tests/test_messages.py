@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 
 from app.config import Config
 from app.departures import clear_departures, depart
+from app.inbox.conversations import Change, Conversations, Message
 from app.inbox.pictures import LARGEST
 from app.stack.cost import counted
 from app.web import limits
@@ -157,6 +158,11 @@ async def test_deleting_and_silencing(people: list[Api]) -> None:
     assert (gone["seq"], gone["text"], gone["image"]) == (1, None, None)
 
 
+async def changes_of(person: Api, app: Starlette) -> list[Change]:
+    talk: Conversations = app.state.conversations
+    return await talk.changes(ObjectId(person.id), 0, 1_000, 10)
+
+
 async def test_whoever_may_know_it_sees_who_is_here(people: list[Api], app: Starlette) -> None:
     ann, bob, _ = people
     await ann("PUT", "/follows/bob", 204)
@@ -184,12 +190,15 @@ async def test_an_export_has_what_was_said(people: list[Api]) -> None:
     assert len((await bob.json("GET", "/me/export"))["messages"]) == 3
 
 
-async def test_the_other_keeps_a_conversation_with_somebody_who_has_gone(people: list[Api]) -> None:
+async def test_the_other_keeps_a_conversation_with_somebody_who_has_gone(people: list[Api], app: Starlette) -> None:
     ann, bob, _ = people
     id = await conversation(ann, "bob")
     await bob("POST", f"/conversations/{id}/messages", 201, json=HELLO)
+    (before,) = [each for each in await changes_of(ann, app) if isinstance(each.what, Message)]
     await depart(ann.stack.db, ann.stack.clock, ObjectId(bob.id))
     await clear_departures(ann.stack.db, ann.stack.clock)
+    told = [each for each in await changes_of(ann, app) if each.seq > before.seq]
+    assert [str(each.conversation) for each in told] == [id], "an open page is told"
     nobody = {"id": bob.id, "handle": None, "name": "deleted"}
     (kept,) = (await ann.json("GET", "/conversations"))["conversations"]
     assert kept["with"] == nobody | {"presence": None}

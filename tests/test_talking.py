@@ -28,7 +28,7 @@ def said(html: str) -> list[str]:
 
 def badge(html: str) -> str:
     (found,) = words(
-        re.sub("<svg.*?</svg>", "", html, flags=re.DOTALL), r'<a class="bell" href="/conversations".*?</a>'
+        re.sub("<svg.*?</svg>", "", html, flags=re.DOTALL), r'<a class="bell"[^>]* href="/conversations".*?</a>'
     )
     return found.removeprefix("Messages").removeprefix(", unread: ").strip()
 
@@ -58,6 +58,10 @@ async def test_two_people_talk(site: Site) -> None:
     await ben.client.head(here)
     await ben.client.get(here, headers={"Sec-Purpose": "prefetch"})
     assert said(await ann.open(here)) == ["Today", "hello <b>Ben</b> now Sent"], "nobody has looked at it"
+    arrived = {**ben.form("/sign-out").fields, "delivered": "1"}
+    assert (await ben.client.post(f"{here}/receipt", data=arrived)).status_code == 204
+    assert (await ben.client.post(f"{here}/receipt", data={"delivered": "1"})).status_code == 403
+    assert said(await ann.open(here)) == ["Today", "hello <b>Ben</b> now Delivered"]
     html = await ben.open(here)
     assert said(html) == ["Today", "hello <b>Ben</b> now"]
     assert badge(html) == ""

@@ -90,7 +90,7 @@ PAGES = [
     "/readyz",
     "/metrics",
 ]
-STREAMS = {"/live", "/timeline/newer", "/operations/live", "/compare/deliveries/{id}/live"}  # parts of pages, sent again
+STREAMS = {"/live", "/operations/live", "/compare/deliveries/{id}/live"}  # parts of pages, sent again
 ELSEWHERE = {
     "/walkthrough",
     "/walkthrough/{slug}",

@@ -72,11 +72,6 @@ Likers = Mapping[ObjectId, Collection[ObjectId]]  # by status, who has liked it 
 T = TypeVar("T")
 
 
-async def no_messages(person: ObjectId) -> int:
-    """How many conversations have unread messages, where there are none."""
-    return 0
-
-
 class Read(NamedTuple):
     """A person's state as it is now. `page`, `notes`: None where they were not asked for. `seq`: the last number of
     their inbox, looked up before anything that has one.
@@ -140,7 +135,9 @@ class Watcher:
 
 
 class Hub:
-    """One per process. `sent`: is told the name of each event and how many connections it goes to."""
+    """One per process. `messages_unread`: of a person, how many conversations have some. `sent`: is told the name of
+    each event and how many connections it goes to.
+    """
 
     def __init__(
         self,
@@ -151,8 +148,8 @@ class Hub:
         notifications: Notifications,
         presences: Presences,
         faces: Faces,
+        messages_unread: Callable[[ObjectId], Awaitable[int]],
         sent: Callable[[str, int], None] = lambda _name, _times: None,
-        messages_unread: Callable[[ObjectId], Awaitable[int]] = no_messages,
         sources: Sequence[Source] = (),
     ) -> None:
         self._stack, self._db = stack, stack.db

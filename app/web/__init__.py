@@ -112,8 +112,8 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
         app.state.notifications,
         app.state.presences,
         schemas,
-        sent_live,
         conversations.unread,
+        sent_live,
         [Talk(conversations, app.state.social, app.state.presences, schemas)],
     )
     PRESENT.set_function(lambda: app.state.presences.here)

@@ -208,6 +208,15 @@ async def _whole(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
+async def receipt(request: Request, me: Account) -> Response:
+    """Of a page that has got a message and does not show it; what is shown has been read."""
+    form = await posted(request)
+    delivered = _number(field(form, "delivered"))
+    assert delivered is not None
+    await conversations_of(request).receive(me.id, _id_of(request), delivered, None)
+    return Response(status_code=204)
+
+
 async def delete(request: Request, me: Account) -> Response:
     await changing(request, me)
     seq = _number(request.path_params["seq"])

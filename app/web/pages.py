@@ -51,6 +51,7 @@ routes: list[BaseRoute] = [
     Route("/conversations", signed_in(conversations.conversations)),
     Route("/conversations/{id}", signed_in(conversations.conversation)),
     Route("/conversations/{id}/messages", signed_in(conversations.send), methods=POST),
+    Route("/conversations/{id}/receipt", signed_in(conversations.receipt), methods=POST),
     Route("/conversations/{id}/picture", signed_in(conversations.send_picture, limited=False), methods=POST),
     Route("/conversations/{id}/messages/{seq}/delete", signed_in(conversations.delete), methods=POST),
     *(Route(f"/conversations/{{id}}/{act}", conversations.silence(act), methods=POST) for act in conversations.ACTS),

@@ -1,10 +1,10 @@
 "use strict";
-/* What conversations gain by JavaScript: a draft that stays, older messages as one scrolls, and an outbox. What is sent
-   while the server cannot be reached waits in this browser and goes out in order; its `once` makes sending it again, by
-   whichever tab, one message. */
+/* What conversations gain by JavaScript: a draft that stays, older messages as one scrolls, an outbox, and what is new
+   without a reload. What is sent while the server cannot be reached waits in this browser and goes out in order; its
+   `once` makes sending it again, by whichever tab, one message. */
 {
 const talking = document.getElementById("talking");
-const {conversation, me} = talking.dataset;
+const {conversation, me, with: other} = talking.dataset;
 const proof = document.querySelector("input[name=proof]").value;
 const form = document.querySelector("form.say");
 const tabs = "BroadcastChannel" in window ? new BroadcastChannel("feedlab outbox") : null;
@@ -119,11 +119,19 @@ function merge(page, older = false) {
   const first = list.firstElementChild;
   for (const item of [...theirs.children]) {
     const same = item.id ? document.getElementById(item.id) : list.querySelector(`[data-day="${item.dataset.day}"]`);
-    if (same && item.id) same.replaceWith(item);
+    if (same && item.id) update(same, item);
     else if (!same) older ? list.insertBefore(item, first) : list.append(item);
     else if (older) list.insertBefore(same, first === same ? first.nextSibling : first);
   }
   document.querySelector("#talking > .empty")?.remove();
+}
+
+// What has not changed stays as it is: somebody may have the keyboard there.
+function update(message, now) {
+  const said = item => [...item.querySelectorAll(".text, .soft, img")].map(part => part.outerHTML).join();
+  if (said(message) !== said(now)) return message.replaceWith(now);
+  const [had, has] = [message, now].map(item => item.querySelector(".ticks"));
+  if (had && has && had.outerHTML !== has.outerHTML) had.replaceWith(has);
 }
 
 async function load(address) {
@@ -132,9 +140,54 @@ async function load(address) {
   return new DOMParser().parseFromString(await answer.text(), "text/html");
 }
 
+// The page as it is now; loading it says what has been read. One at a time, and once more where something came meanwhile.
+const address = conversation ? `/conversations/${conversation}` : location.pathname;
+let refreshing = false, missed = false;
 async function refresh() {
-  if (form && !document.hidden) await load(location.pathname).then(merge, () => {});
+  missed = true;
+  if (refreshing || document.hidden || location.search || (conversation && !form)) return;
+  refreshing = true;
+  while (missed && !document.hidden) {
+    missed = false;
+    await load(address).then(conversation ? showNow : showList, () => {});
+  }
+  refreshing = false;
 }
+
+function showNow(page) {
+  const last = document.getElementById("messages").lastElementChild?.id;
+  const end = document.getElementById("end"), isAtEnd = end.getBoundingClientRect().top < innerHeight;
+  merge(page);
+  for (const id of ["who", "here"]) {
+    const had = document.getElementById(id), has = page.getElementById(id);
+    if (had.innerHTML !== has.innerHTML) had.replaceWith(has);
+  }
+  const isNew = document.getElementById("messages").lastElementChild?.id !== last;
+  if (isNew && isAtEnd) end.scrollIntoView({block: "end"});
+}
+
+function showList(page) {
+  const now = page.getElementById("talking"), at = document.activeElement?.getAttribute("href");
+  if (talking.innerHTML === now.innerHTML) return;
+  talking.innerHTML = now.innerHTML;
+  for (const link of talking.querySelectorAll("a")) if (at && link.getAttribute("href") === at) link.focus({preventScroll: true});
+}
+
+// Events of the page's stream say that something is new here; a stream that begins says that something may be.
+function hear(name, concerns = () => true) {
+  document.addEventListener(`live:${name}`, ({detail}) => concerns(detail) && refresh());
+}
+let marks;
+hear("ready");
+hear("reset");
+hear("message", ({conversation: id}) => !conversation || id === conversation);
+hear("conversation", ({id, with: {handle}, delivered_to, read_to}) => {  // one's own reading is one too, and tells the reader nothing
+  if (!conversation) return true;
+  const had = marks;
+  if (id === conversation) marks = `${delivered_to} ${read_to} ${handle}`;
+  return marks !== had;
+});
+for (const name of ["presence", "person"]) hear(name, ({handle}) => !conversation || handle === other);
 
 if (form) {
   const {text, once} = form.elements, key = `draft conversation ${conversation}`;

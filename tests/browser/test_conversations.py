@@ -7,7 +7,7 @@ from PIL import Image
 from playwright.sync_api import FilePayload, Page, expect
 
 from tests.browser.test_notifications import seen
-from tests.browser.visitors import Person, Visitors, reload_until
+from tests.browser.visitors import Person, Visitors, accessible, reload_until
 
 pytestmark = pytest.mark.browser
 
@@ -56,6 +56,32 @@ def test_two_people_talk(site: str, visitor: Visitors, width: int, scheme: str, 
     expect(shown).to_be_visible()
     expect(shown).to_have_js_property("naturalWidth", 300) if scripts else None
     seen(ann.page, f"conversation_{width}_{scheme}", scripts=scripts)
+
+
+def test_an_open_page_is_told_what_is_said_and_who_has_read_it(site: str, visitor: Visitors) -> None:
+    ann, ben = two(site, visitor, 1024, "light", scripts=True)
+    address, ann_says = ann.page.url, ann.page.get_by_role("article", name="You")
+    ben.page.goto(f"{site}/people")
+    say(ann.page, "one")
+    expect(ann_says).to_contain_text("Delivered")
+    expect(ben.page.get_by_role("link", name="Messages, unread: 1")).to_be_visible()
+    ben.page.goto(address)
+    expect(ann_says).to_contain_text("Read")
+    say(ann.page, "two")
+    expect(ben.page.get_by_role("article", name="Ann A.").locator(".text")).to_have_text(["one", "two"])
+    expect(ann_says.last).to_contain_text("Read")
+    say(ben.page, "three")
+    expect(ann.page.get_by_role("article", name="Ben B.").locator(".text")).to_have_text(["three"])
+    expect(ben.page.get_by_role("article", name="You")).to_contain_text("Read")
+    ben.page.goto(f"{site}/conversations")
+    expect(ben.page.get_by_role("link", name="three")).to_be_visible()
+    say(ann.page, "four")
+    expect(ben.page.get_by_role("link", name="four")).to_contain_text("1 unread")
+    accessible(ben.page)
+    ben.page.goto(address)
+    ann_says.first.locator("summary").click()
+    ann_says.first.get_by_role("button", name="Delete for both").click()
+    expect(ben.page.get_by_text("This message was deleted.")).to_be_visible()
 
 
 def test_what_is_sent_without_a_network_goes_out_once_and_in_order(site: str, visitor: Visitors) -> None:

@@ -7,6 +7,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from functools import partial
 from random import Random
 from typing import Any, ClassVar, TypeVar
 from unittest.mock import patch
@@ -18,14 +19,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from app.clock import LAST_ID
 from app.config import Config
 from app.errors import Refused
+from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.live import hub as live_hub
 from app.live import position, steps
 from app.live.hub import Hub
+from app.live.presence import Presences
+from app.live.talk import Talk
 from app.models import Account, Audience
-from app.stack import Addresses, Hint, connected
+from app.stack import Addresses, Hint, Stack, connected
 from app.stack.bus import MemoryBus
+from app.web import schemas
 from tests.dates import NOON, ManualClock
 from tests.live import listeners
 from tests.live.listeners import Client, fetched, new_hub
@@ -40,6 +45,7 @@ clients = st.integers(0, 3)
 AUDIENCES: tuple[Audience, ...] = ("followers", "followers", "mutuals", "circle")
 VERBS = ("follow", "follow", "follow", "unfollow", "block", "unblock", "unblock", "mute", "unmute", "add_to_circle",
          "remove_from_circle")  # fmt: skip
+TALK = ("send", "send", "send", "send", "send again", "deliver", "read", "read", "delete", "silence", "unsilence")
 SHORT = 4  # statuses and notifications of a first page: what matters happens at its end
 
 
@@ -84,17 +90,24 @@ class Equation(RuleBasedStateMachine):
         self.world.timelines.outbox.add(self.notifier)
         other = await World.open(stack, self.clock)  # another process, as far as it remembers anything
         self.notifications = Notifications(stack)
+        self.conversations, self.sent = Conversations(stack, partial(self._concerns, stack)), 0
         await self.world.people(*NAMES)
         self.people = [self.world.ids[name] for name in NAMES]
         pairs = [(one, other) for one in self.people for other in self.people if one != other]
         for n, (one, followee) in enumerate(pairs):
             if follows >> n & 1:
                 await self.world.social.follow(one, followee)
-        self.hubs: list[Hub] = [await new_hub(self.world), await new_hub(other)]
+        self.hubs: list[Hub] = [await new_hub(each, self._talk(each)) for each in (self.world, other)]
         self.lost = [False, False]
         self.clients = [Client(self.hubs[0], self.people[n % 2]) for n in range(4)]
         for client in self.clients[:2]:
             await self._connect(client, 0)
+
+    async def _concerns(self, stack: Stack, person: ObjectId) -> None:
+        stack.bus.tell(Hint("concerns", person))
+
+    def _talk(self, world: World) -> Talk:
+        return Talk(Conversations(world.stack), world.social, Presences(world.stack), schemas)
 
     def teardown(self) -> None:
         if hasattr(self, "clients"):
@@ -173,13 +186,35 @@ class Equation(RuleBasedStateMachine):
     def mark_read(self, n: int, to: int) -> None:
         self.act(self.notifications.mark_read(self.person(n), to))
 
+    @rule(n=which, other=which, what=st.sampled_from(TALK), upto=which)
+    def talk(self, n: int, other: int, what: str, upto: int) -> None:
+        self.act(self._talking(self.person(n), self.person(other), what, upto))
+
+    async def _talking(self, me: ObjectId, other: ObjectId, what: str, upto: int) -> None:
+        talk = self.conversations
+        one, _ = await talk.open(me, other)
+        match what:
+            case "send":
+                self.sent += 1
+                await talk.send(me, one.id, str(self.sent), f"text {self.sent}")
+            case "send again":
+                await talk.send(me, one.id, "again", "again")
+            case "deliver":
+                await talk.receive(me, one.id, upto, None)
+            case "read":
+                await talk.receive(me, one.id, None, upto)
+            case "delete":
+                await talk.delete(me, one.id, upto)
+            case "silence" | "unsilence":
+                await talk.silence(me, one.id, what == "silence")
+
     @rule(seed=st.integers(0, 9_999))
     def much_happens(self, seed: int) -> None:
         """Between two looks: Hypothesis alone takes few steps."""
         random = Random(seed)
         for _ in range(12):
             n, m = random.randrange(12), random.randrange(12)
-            match random.randrange(14):
+            match random.randrange(18):
                 case 0 | 1 | 2:
                     self.post(n, random.choice(AUDIENCES), m)
                 case 3:
@@ -196,6 +231,8 @@ class Equation(RuleBasedStateMachine):
                     self.work()
                 case 13:
                     self.connect_or_lose(n % 4, m % 2, random.randrange(6))
+                case _:
+                    self.talk(n, m, random.choice(TALK), random.randrange(1, 6))
 
     # Processes
 
@@ -266,6 +303,7 @@ class Equation(RuleBasedStateMachine):
             if client.connection:
                 client.take()
                 now = await fetched(self.world, client.me)
+                client.fetch_unknown(now)
                 different = [part for part in now if client.state is None or client.state[part] != now[part]]
                 assert not different, [(client.state and client.state[part], now[part]) for part in different]
                 assert "reset" not in client.said()

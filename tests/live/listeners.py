@@ -3,12 +3,14 @@
 import asyncio
 import json
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 from bson import ObjectId
 
 from app.accounts import Accounts
+from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.live.connection import STILL_HERE, Connection, Event
 from app.live.hub import Hub
@@ -27,7 +29,7 @@ async def new_hub(world: World, *sources: Source) -> Hub:
     """Of one more web process. It hears, and does nothing before it is told to."""
     stack = world.stack
     parts = world.social, Accounts(stack), Notifications(stack), Presences(stack)
-    hub = Hub(stack, world.timelines, *parts, schemas, sources=sources)
+    hub = Hub(stack, world.timelines, *parts, schemas, Conversations(stack).unread, sources=sources)
     stack.bus.listen(hub.listener)
     await carried(stack)
     return hub
@@ -60,7 +62,41 @@ async def fetched(world: World, me: ObjectId) -> State:
     people = await world.social.people({row.user_id for row in page.statuses})
     statuses = [schemas.status(row, people) for row in page.statuses]
     notes = [(one.seq, one.kind, str(one.who), str(one.status.id) if one.status else None) for one in shown]
-    return {"statuses": statuses, "notifications": notes, "unread": unread.number}
+    return {"statuses": statuses, "notifications": notes, "unread": unread.number, **await _talk(world, me)}
+
+
+async def _talk(world: World, me: ObjectId) -> State:
+    """Conversations, and the messages of each; of those that one got the state is not told to other devices."""
+    conversations = Conversations(world.stack)
+    found, _, unread = await conversations.page(me, None, 100)
+    people = await world.social.people({me, *(one.other for one in found)})
+    talk = {}
+    for one in found:
+        talk[str(one.id)] = heard = _heard(schemas.conversation(one, people, dict.fromkeys(people)))
+        for message in (await conversations.messages(me, one.id, None, 100))[0]:
+            heard["messages"][message.seq] = _said(schemas.message(message, people))
+    return {"messages_unread": unread, "talk": talk}
+
+
+def _heard(shown: State) -> State:
+    """A conversation as a client keeps it. `counted`: up to which message its `unread` counts."""
+    last = shown["last"]["seq"] if shown["last"] else 0
+    kept = {name: shown[name] for name in ("unread", "delivered_to", "read_to")}
+    kept |= {"handle": shown["with"]["handle"], "name": shown["with"]["name"], "silenced": "silenced" in shown}
+    return {**kept, "messages": {}, "last": last, "counted": last}
+
+
+def _said(message: State) -> tuple[Any, ...]:
+    own = message["client_id"] is not None
+    return message["from"]["handle"], message["text"], message["client_id"], message["state"] if own else None
+
+
+def _tick(one: State) -> None:
+    """One's own messages say what the other's marks say."""
+    for seq, (who, text, client_id, state) in one["messages"].items():
+        if state:
+            ticks = "read" if seq <= one["read_to"] else "delivered" if seq <= one["delivered_to"] else "sent"
+            one["messages"][seq] = who, text, client_id, ticks
 
 
 @dataclass
@@ -99,7 +135,7 @@ class Client:
         data, statuses, notes = json.loads(event.data), self.state["statuses"], self.state["notifications"]
         match event.name:
             case "ready" | "unread":
-                self.state["unread"] = data["unread"]
+                self.state |= data
             case "status":
                 kept = [each for each in statuses if each["id"] != data["id"]]
                 self.state["statuses"] = sorted([*kept, data], key=lambda each: each["id"], reverse=True)[:PAGE]
@@ -113,6 +149,9 @@ class Client:
                 for each in statuses:
                     if each["author"]["handle"] == data["handle"]:
                         each["author"] = {**each["author"], "name": data["name"]}
+                for one in self.state["talk"].values():
+                    if one and one["handle"] == data["handle"]:
+                        one["name"] = data["name"]
             case "notification":
                 status = data["status"] and data["status"]["id"]
                 note = (data["seq"], data["kind"], data["from"]["id"], status)
@@ -122,12 +161,43 @@ class Client:
             case "notification_gone":
                 self.state["notifications"] = [each for each in notes if each[0] != data["seq"]]
                 self.state["unread"] = data["unread"]
-            case "message" | "conversation" | "presence" | "letter":
+            case "message":
+                self.apply_message(data["conversation"], data["message"])
+            case "conversation":
+                had, now = self.state["talk"].get(data["id"]), _heard(data)
+                self.state["talk"][data["id"]] = now | {"messages": had["messages"]} if had else None
+                if had:
+                    _tick(self.state["talk"][data["id"]])
+            case "presence" | "letter":
                 pass
             case "reset":
                 self.state = None
             case _:
                 raise AssertionError(event.name)
+
+    def apply_message(self, conversation: str, message: State) -> None:
+        assert self.state
+        one = self.state["talk"].setdefault(conversation, None)
+        if one is None:
+            return
+        seq, own = message["seq"], message["client_id"] is not None
+        one["unread"] += seq > one["counted"] and seq not in one["messages"] and not own
+        one["messages"][seq] = _said(message)
+        one["last"] = max(one["last"], seq)
+        _tick(one)
+
+    def fetch_unknown(self, now: State) -> None:
+        """A conversation that the client has heard of and has never fetched (None) is fetched when it is shown. One in
+        which nothing has been said is in the list of whoever began it alone.
+        """
+        assert self.state
+        talk = self.state["talk"]
+        for id, one in list(talk.items()):
+            if one is not None and id in now["talk"]:
+                one["counted"] = now["talk"][id]["counted"]  # all of it has been told
+            elif one is None:
+                del talk[id]
+                talk |= {id: deepcopy(now["talk"][id])} if id in now["talk"] else {}
 
     def said(self) -> list[str]:
         """The names of the events so far."""

@@ -330,7 +330,8 @@ async def test_messages_and_receipts_are_told_to_both(town: World) -> None:
     await conversations.send(ann.me, made.id, "c1", "hello")
     await settled(hub)
     assert [event.name for event in ann.take()][-1] == "message"
-    (heard,) = ben.take()
+    heard, unread = ben.take()
+    assert json.loads(unread.data)["messages_unread"] == 1
     said = json.loads(heard.data)
     assert (heard.name, said["conversation"]) == ("message", str(made.id))
     assert (said["message"]["text"], said["message"]["client_id"]) == ("hello", None)

@@ -1199,6 +1199,22 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(DEPARTED, "test_at_once_nothing_of_it_is_visible"),
     ),
     Mutant(
+        "an open page is not told that a conversation has ended",
+        "15 conversations",
+        "app.departures._conversations",
+        'if other in row["listed"]',
+        "if False",
+        _of(MESSAGES, "test_the_other_keeps_a_conversation_with_somebody_who_has_gone"),
+    ),
+    Mutant(
+        "messages change no number of what is unread on a stream",
+        "14 live",
+        "app.live.hub.Hub._counts",
+        "self._messages_unread(me)",
+        "asyncio.sleep(0, 0)",
+        _of(HUB, "test_messages_and_receipts_are_told_to_both"),
+    ),
+    Mutant(
         "a deleted account counts as a follower",
         "2 accounts",
         "app.social.Social.counts",

@@ -13,6 +13,7 @@ from typing import Any
 from bson import Binary, ObjectId
 
 from app.accounts import Accounts
+from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notification, Notifications
 from app.live.connection import Connection
 from app.live.hub import Hub
@@ -112,7 +113,7 @@ class Place:
     def hub(self) -> Hub:
         stack = self.lab.stack
         parts = Accounts(stack), Notifications(stack), Presences(stack)
-        return Hub(stack, self.lab.timelines, self.social, *parts, Plain())
+        return Hub(stack, self.lab.timelines, self.social, *parts, Plain(), Conversations(stack).unread)
 
 
 class Plain:
