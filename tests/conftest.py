@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 
+from app import accounts
 from app.config import Config
+from app.demo import seed
 from app.servers.borrow import running_servers
 from app.servers.programs import ServersError
 from app.stack import Addresses, connected
@@ -24,23 +27,33 @@ THOROUGH = (
     "mutations/",
     "benchmarks/",
     "live/",
+    "contract/test_away",
     "contract/test_departures",
-    "contract/test_pulled.py::test_by_the_rule_who_posts_more",
-    "contract/test_pulled.py::test_below_the_floor",
-    "contract/test_pulled.py::test_many_pulled_authors",
-    "contract/test_pulled.py::test_switching_to_and_fro",
-    "contract/test_pulled.py::test_who_is_read_more",
+    "contract/test_hostile_jobs",
+    "contract/test_jobs",
+    "contract/test_notifications",
+    "contract/test_pulled",
+    "contract/test_restored",
+    "contract/test_rules.py::test_a_long_backfill",
     "contract/test_rules.py::test_a_page_crosses_the_floor",
     "contract/test_rules.py::test_sweeping_cuts_to_the_cap",
     "contract/test_rules.py::test_switching_needs_no_migration",
     "contract/test_rules.py::test_the_queue_may_be_far_behind",
     "contract/test_timeline.py::test_pages_are_full_and_scroll",
+    "test_api.py::test_the_servers_are_asked_once",
     "test_cli.py::test_doctor_names_what_does_not_answer",
+    "test_dashboard",
     "test_door",
+    "test_graph",
+    "test_logs",
     "test_openapi",
     "test_protocol",
+    "test_queue",
     "test_schema",
+    "test_seed",
     "test_servers",
+    "test_shared",
+    "test_side_by_side",
     "test_talking",
     "test_visibility",
     "test_walkthrough",
@@ -51,6 +64,15 @@ FAST = "not servers and not browser and not thorough and not scale"  # as in the
 STAND_INS = Addresses(None, None, None)
 
 _databases = count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_passwords() -> Iterator[None]:
+    """What makes a password slow to guess makes a person slow to sign up: 25 ms a time, in half of all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (accounts, seed):
+            patch.setattr(module, "HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        yield
 
 
 @pytest.fixture

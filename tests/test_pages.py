@@ -1149,7 +1149,7 @@ async def test_no_page_needs_more_than_our_own_files(demo: Site) -> None:
     await ann.post("hello")
     for address in PAGES:
         html = await ann.open(address)
-        foreign = r"<script(?! src=./static/live\.js)|<style|\sstyle=|\son\w+=|https?://(?!feedlab)"
+        foreign = r"<script(?! src=./static/(?:live|received)\.js)|<style|\sstyle=|\son\w+=|https?://(?!feedlab)"
         assert not re.search(foreign, html), address
         assert ann.answer.headers["cache-control"] == "no-store"
         assert "default-src 'self'" in ann.answer.headers["content-security-policy"]
