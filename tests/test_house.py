@@ -1,6 +1,7 @@
 """The house: where the drivers are, and what the layers in pyproject.toml cannot say."""
 
 import ast
+import re
 import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -93,3 +94,9 @@ def test_every_text_that_is_read_or_written_has_its_encoding_said() -> None:
             if needs.get(node.func.attr) and "encoding" not in said:
                 silent.append(f"{name}:{node.lineno}")
     assert not silent
+
+
+def test_no_text_leads_to_a_document_that_is_not_here() -> None:
+    elsewhere = re.compile(r"\bDESIGN\b|\b(?:API|ARTICLE|STYLE)\.md\b")
+    files = [path for _, path in modules()] + list((ROOT / "docs").rglob("*.md"))
+    assert [path.name for path in files if elsewhere.search(path.read_text(encoding="utf-8"))] == []

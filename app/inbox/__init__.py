@@ -1,1 +1,1 @@
-"""What concerns one person alone, and waits for them: notifications."""
+"""What concerns one person alone, and waits for them: notifications and conversations."""

@@ -1,1 +1,1 @@
-"""What is true at this moment: who is here, and what has just happened (DESIGN §8)."""
+"""What is true at this moment: who is here, and what has just happened."""

@@ -1,4 +1,4 @@
-"""Hints: something may have happened. Every process hears all of them, or none (DESIGN §8): whoever hears one reads the
+"""Hints: something may have happened. Every process hears all of them, or none: whoever hears one reads the
 truth, and whoever misses one finds it by looking.
 
 In Redis a topic, `PUBLISH` and `SUBSCRIBE`: what nobody listens to is kept nowhere. In one process a list of listeners.

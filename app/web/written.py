@@ -1,7 +1,7 @@
 """Pages as JSON, remembered while nothing on them has changed: to write one takes longer than to read it again.
 
-What may change on a page is checked before (DESIGN, rule 11): a page whose statuses, likes or judgement have changed is
-another list of statuses, and names have a version.
+What may change on a page is checked before (docs/correctness.md): a page whose statuses, likes or judgement have
+changed is another list of statuses, and names have a version.
 """
 
 from collections.abc import Sequence

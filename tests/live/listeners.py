@@ -1,4 +1,4 @@
-"""A client as API.md has it: it opens a stream, fetches, applies events, and comes back with the last id it got."""
+"""A client as docs/live.md has it: it opens a stream, fetches, applies events, and comes back with its position."""
 
 import asyncio
 import json
