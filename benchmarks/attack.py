@@ -180,11 +180,9 @@ async def sign_ups(target: Target) -> None:
 
 
 async def streams(target: Target) -> None:
-    since = "0" * 24
-
     async def hold(number: int) -> None:
         token = target.tokens[number % len(target.tokens)]
-        await target.send(f"GET /timeline/newer?since={since} HTTP/1.1\r\n{target.signed_in(token)}")
+        await target.send(f"GET /live HTTP/1.1\r\n{target.signed_in(token)}")
 
     await _over_and_over(target.many(500), hold)
 
@@ -234,7 +232,7 @@ class Bystander:
         """A live part of a page is open to the bystander too."""
         port = urlsplit(url).port
         cookie = {"Cookie": f"{COOKIE.format(port=port)}={token}"}
-        async with self.http.http.stream("GET", f"{url}/timeline/newer?since={'0' * 24}", headers=cookie) as answer:
+        async with self.http.http.stream("GET", f"{url}/live", headers=cookie) as answer:
             if answer.status_code != 200:
                 self.http.outcome.unclean.append(f"a live stream: {answer.status_code}")
 

@@ -58,7 +58,7 @@ DELIVERED_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0)  # ids are of a 
 MACHINES = "/(healthz|readyz|metrics)"  # routes that nobody but machines asks
 
 # A route about which nothing is promised: for machines, hashing a password, experiments, streams, files.
-UNPROMISED = r"/(healthz|readyz|metrics|static|sign-in|sign-up|compare.*|walkthrough.*|operations.*|timeline/newer)"
+UNPROMISED = r"/(healthz|readyz|metrics|static|sign-in|sign-up|compare.*|walkthrough.*|operations.*|live)"
 UNPROMISED += r"|/api/v1/(users|tokens|me/password|live.*|uploads.*|images.*)|unmatched"
 
 # Requests a second that one web process answers at p99 below 50 ms: `feedlab bench http`, phase 4, on 2 cores.
