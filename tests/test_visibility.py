@@ -32,16 +32,12 @@ AUDIENCES: tuple[Audience, ...] = ("followers", "mutuals", "circle")
 FOLLOWS, FOLLOWED, CIRCLE, BLOCKS, BLOCKED = "follows", "followed", "circle", "blocks", "blocked"
 RELATIONS = [
     (),
-    (FOLLOWS,),
-    (FOLLOWED,),
-    (FOLLOWS, FOLLOWED),
-    (CIRCLE,),
-    (FOLLOWS, CIRCLE),
     (FOLLOWED, CIRCLE),
-    (FOLLOWS, FOLLOWED, CIRCLE),
+    (FOLLOWS,),
+    (FOLLOWS, FOLLOWED),
+    (FOLLOWS, CIRCLE),
     (FOLLOWS, FOLLOWED, CIRCLE, BLOCKS),
     (FOLLOWS, FOLLOWED, CIRCLE, BLOCKED),
-    (FOLLOWS, BLOCKS, BLOCKED),
 ]
 
 CURSORS = ["", "&before={id}"]

@@ -143,6 +143,7 @@ def test_the_raw_limits_are_measured_where_the_phases_are(others: Others) -> Non
     assert others.seen() == before
 
 
+@pytest.mark.scale
 def test_the_second_database_of_a_row_is_removed_too(others: Others) -> None:
     before = others.seen()
     done = bench("targets", "--scale", "0.01", "--only", "backlog", "--servers", "urls")

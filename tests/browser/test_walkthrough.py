@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from app.walkthrough.book import Chapter, chapters
 from app.walkthrough.experiments import EXPERIMENTS
-from tests.browser.visitors import EVERY_TWO_MEET, LOOKS, Visitors, accessible, fits
+from tests.browser.visitors import LOOKS, TWO_VISITORS, Visitors, accessible, fits
 
 pytestmark = pytest.mark.browser
 RUN_MS = 60_000  # the limit of a run
@@ -33,7 +33,7 @@ def test_the_whole_story_can_be_read(site: str, visitor: Visitors, width: int, s
             page.get_by_role("navigation", name="Before and next").get_by_role("link").last.click()
 
 
-@pytest.mark.parametrize(("one", "look"), list(zip(MEASURED[::2], EVERY_TWO_MEET, strict=False)), ids=named)
+@pytest.mark.parametrize(("one", "look"), list(zip(MEASURED[1::3], TWO_VISITORS, strict=False)), ids=named)
 def test_the_experiment_of_a_chapter(site: str, visitor: Visitors, one: Chapter, look: tuple[int, str, bool]) -> None:
     """With JavaScript the chapter stays where it is; without it the run has a page of its own. What the others find is
     tested without a browser.

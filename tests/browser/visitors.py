@@ -29,7 +29,6 @@ GRACEFUL_S = 1
 PATIENCE_S = 30
 LOOKS = ((1280, "dark"), (320, "light"))
 TWO_VISITORS = [(375, "light", True), (1280, "dark", False)]
-EVERY_TWO_MEET = [(375, "light", True), (375, "dark", False), (1280, "light", False), (1280, "dark", True)]
 
 
 @dataclass

@@ -489,6 +489,7 @@ RACES: tuple[Race, ...] = (
             town(p, ann="new", fans=("ben",)),
             {"zoe": publish(), "ann": read(p)},
             ("zoe", "ann"),
+            fast=p == "cache",
         )
         for p in KEEPING
     ),
@@ -518,7 +519,7 @@ RACES: tuple[Race, ...] = (
         for p in IN_WORKER
     ),
     *(
-        Race(f"rebuild x rebuild, {p}", town(p, ann="new"), {"ann": read(p), "ann2": read(p)}, ("ann",))
+        Race(f"rebuild x rebuild, {p}", town(p, ann="new"), {"ann": read(p), "ann2": read(p)}, ("ann",), fast=False)
         for p in IN_WORKER
     ),
     *(
@@ -580,6 +581,7 @@ RACES: tuple[Race, ...] = (
             town(p),
             {"ann": in_turn(unfollow(), follow(), read(p)), "zoe": publish()},
             ("ann", "zoe"),
+            fast=False,
         )
         for p in IN_WORKER
     ),
