@@ -83,7 +83,7 @@ root => {
 }
 """
 UNNAMED = """
-root => [...root.querySelectorAll("input:not([type=hidden]), select, textarea")]
+root => [...root.querySelectorAll("input:not([type=hidden], [hidden]), select, textarea")]
   .filter(control => !control.labels.length).map(control => control.outerHTML)
 """
 SMALL = """
@@ -114,6 +114,8 @@ def test_every_page_can_be_read_and_pressed(site: str, visitor: Visitors, width:
                 "/operations",
                 own,
                 "/settings",
+                "/conversations",
+                "/notifications",
             ]
             addresses += [f"{own}/followers", "/nothing"]
         for address in addresses:
