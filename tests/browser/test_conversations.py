@@ -60,7 +60,7 @@ def test_two_people_talk(site: str, visitor: Visitors, width: int, scheme: str, 
 
 def test_an_open_page_is_told_what_is_said_and_who_has_read_it(site: str, visitor: Visitors) -> None:
     ann, ben = two(site, visitor, 1024, "light", scripts=True)
-    address, ann_says = ann.page.url, ann.page.get_by_role("article", name="You")
+    address, ann_says = ann.page.url, ann.page.locator("#messages").get_by_role("article", name="You")
     ben.page.goto(f"{site}/people")
     say(ann.page, "one")
     expect(ann_says).to_contain_text("Delivered")
