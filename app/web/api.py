@@ -18,10 +18,7 @@ from starlette.websockets import WebSocket
 
 from app.accounts import Caller
 from app.errors import NotFound
-from app.inbox.conversations import Conversations
-from app.inbox.notifications import Notifications
-from app.inbox.pictures import TYPES, Pictures
-from app.live.presence import Presences
+from app.inbox.pictures import TYPES
 from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
 from app.stack.mongodb.joined import joined
@@ -127,8 +124,7 @@ async def _profile(call: Call, person: Person | User) -> schemas.Profile:
 
 
 async def _seen(call: Call, people: Sequence[ObjectId]) -> schemas.Seen:
-    presences: Presences = call.request.app.state.presences
-    return await presences.seen_by(call.me.id, people)
+    return await call.presences.seen_by(call.me.id, people)
 
 
 # Friends
@@ -259,7 +255,7 @@ async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
 
 async def notifications(call: Call) -> Reply:
     walk: schemas.NumberWalk = call.query
-    inbox: Notifications = call.request.app.state.notifications
+    inbox = call.notifications
     unread, (shown, next_) = await asyncio.gather(
         inbox.unread(call.me.id), inbox.page(call.me.id, walk.before, walk.limit)
     )
@@ -277,16 +273,11 @@ async def notifications(call: Call) -> Reply:
 
 
 async def mark_read(call: Call) -> Reply:
-    inbox: Notifications = call.request.app.state.notifications
-    await inbox.mark_read(call.me.id, call.body.to)
+    await call.notifications.mark_read(call.me.id, call.body.to)
     return DONE
 
 
 # Conversations
-
-
-def _conversations(call: Call) -> Conversations:
-    return call.request.app.state.conversations  # type: ignore[no-any-return]
 
 
 def _conversation_id(call: Call) -> ObjectId:
@@ -298,14 +289,14 @@ def _conversation_id(call: Call) -> ObjectId:
 
 async def open_conversation(call: Call) -> Reply:
     person = await _person(call)
-    found, created = await _conversations(call).open(call.me.id, person.id)
+    found, created = await call.conversations.open(call.me.id, person.id)
     (shown,) = await shown_conversations(call.request, call.me, [found])
     return Reply(201 if created else 200, shown)
 
 
 async def conversations(call: Call) -> Reply:
     walk: schemas.ConversationWalk = call.query
-    found, next_, unread = await _conversations(call).page(call.me.id, walk.before, walk.limit)
+    found, next_, unread = await call.conversations.page(call.me.id, walk.before, walk.limit)
     return Reply(
         200,
         {
@@ -318,7 +309,7 @@ async def conversations(call: Call) -> Reply:
 
 async def messages(call: Call) -> Reply:
     walk: schemas.NumberWalk = call.query
-    found, next_ = await _conversations(call).messages(call.me.id, _conversation_id(call), walk.before, walk.limit)
+    found, next_ = await call.conversations.messages(call.me.id, _conversation_id(call), walk.before, walk.limit)
     people = await call.social.people({one.who for one in found})
     return Reply(200, {"messages": [schemas.message(one, people) for one in found], "next": next_})
 
@@ -327,14 +318,14 @@ async def send(call: Call) -> Reply:
     asked: schemas.NewMessage = call.body
     with joined():  # what a message takes, and the sender's name
         image = ObjectId(asked.image.removeprefix(schemas.IMAGES)) if asked.image else None
-        sending = _conversations(call).send(call.me.id, _conversation_id(call), asked.client_id, asked.text, image)
+        sending = call.conversations.send(call.me.id, _conversation_id(call), asked.client_id, asked.text, image)
         (sent, created), people = await asyncio.gather(sending, call.social.people([call.me.id]))
     return Reply(201 if created else 200, schemas.message(sent, people))
 
 
 async def receive(call: Call) -> Reply:
     asked: schemas.Receipt = call.body
-    await _conversations(call).receive(call.me.id, _conversation_id(call), asked.delivered, asked.read)
+    await call.conversations.receive(call.me.id, _conversation_id(call), asked.delivered, asked.read)
     return DONE
 
 
@@ -342,13 +333,13 @@ async def delete_message(call: Call) -> Reply:
     text: str = call.request.path_params["seq"]
     if not re.fullmatch(schemas.SEQ_PATTERN, text):
         raise NotFound("You have no such message.")
-    await _conversations(call).delete(call.me.id, _conversation_id(call), int(text))
+    await call.conversations.delete(call.me.id, _conversation_id(call), int(text))
     return DONE
 
 
 def silence(on: bool) -> Callable[[Call], Awaitable[Reply]]:
     async def change(call: Call) -> Reply:
-        await _conversations(call).silence(call.me.id, _conversation_id(call), on)
+        await call.conversations.silence(call.me.id, _conversation_id(call), on)
         return DONE
 
     return change
@@ -357,13 +348,9 @@ def silence(on: bool) -> Callable[[Call], Awaitable[Reply]]:
 # Pictures
 
 
-def _pictures(call: Call) -> Pictures:
-    return call.request.app.state.pictures  # type: ignore[no-any-return]
-
-
 async def new_upload(call: Call) -> Reply:
     asked: schemas.NewUpload = call.body
-    address, upload = await _pictures(call).address(call.me.id, asked.type, asked.size)
+    address, upload = await call.pictures.address(call.me.id, asked.type, asked.size)
     image = f"{schemas.IMAGES}{upload.id}"
     new = schemas.Upload(upload_url=f"{PREFIX}/uploads/{address}", image=image, expires_at=upload.expires_at)
     return Reply(201, new)
@@ -371,9 +358,9 @@ async def new_upload(call: Call) -> Reply:
 
 async def upload(call: Call) -> Reply:
     """Whoever has the address may; it counts as a change by the person who asked for it."""
-    admitted = await call.in_time(_pictures(call).admitted(call.request.path_params["upload"]))
+    admitted = await call.in_time(call.pictures.admitted(call.request.path_params["upload"]))
     await call.request.app.state.writes.count(admitted.owner)
-    await _pictures(call).take(admitted, call.request.stream())
+    await call.pictures.take(admitted, call.request.stream())
     return Reply(201)
 
 
@@ -381,7 +368,7 @@ async def image(call: Call) -> Reply:
     text: str = call.request.path_params["image"]
     if len(text) != 24 or not ObjectId.is_valid(text):
         raise NotFound("There is no such picture.")
-    found = await _pictures(call).picture(call.me.id, ObjectId(text))
+    found = await call.pictures.picture(call.me.id, ObjectId(text))
     return Reply(200, found.data, PICTURE_HEADERS, media_type=found.type)
 
 

@@ -18,11 +18,25 @@ from starlette.routing import BaseRoute, Route
 
 from app.accounts import Accounts, digest_of
 from app.errors import Forbidden
+from app.inbox.conversations import Conversations
+from app.inbox.notifications import Notifications
+from app.inbox.pictures import Pictures
+from app.live.presence import Presences
 from app.models import Account
 from app.social import Social
 from app.stack import within
 from app.stack.mongodb.joined import joined
 from app.web.problems import CHALLENGE, FieldErrors, Rejected
+from app.web.state import (
+    accounts_of,
+    conversations_of,
+    notifications_of,
+    pictures_of,
+    presences_of,
+    social_of,
+    stack_of,
+    timelines_of,
+)
 from phases.timelines import Timelines
 
 T = TypeVar("T")
@@ -44,15 +58,31 @@ class Call:
 
     @property
     def accounts(self) -> Accounts:
-        return self.request.app.state.accounts  # type: ignore[no-any-return]
+        return accounts_of(self.request)
 
     @property
     def timelines(self) -> Timelines:
-        return self.request.app.state.timelines  # type: ignore[no-any-return]
+        return timelines_of(self.request)
 
     @property
     def social(self) -> Social:
-        return self.request.app.state.social  # type: ignore[no-any-return]
+        return social_of(self.request)
+
+    @property
+    def notifications(self) -> Notifications:
+        return notifications_of(self.request)
+
+    @property
+    def conversations(self) -> Conversations:
+        return conversations_of(self.request)
+
+    @property
+    def pictures(self) -> Pictures:
+        return pictures_of(self.request)
+
+    @property
+    def presences(self) -> Presences:
+        return presences_of(self.request)
 
     @property
     def me(self) -> Account:
@@ -167,7 +197,7 @@ def bearer_token(request: HTTPConnection) -> str | None:
 
 
 def _longest_s(request: HTTPConnection) -> float:
-    return request.app.state.stack.config.server_timeout_s  # type: ignore[no-any-return]
+    return stack_of(request).config.server_timeout_s
 
 
 async def admitted(request: HTTPConnection) -> tuple[Account, bytes]:
@@ -177,9 +207,7 @@ async def admitted(request: HTTPConnection) -> tuple[Account, bytes]:
     ticket = request.query_params.get("ticket")
     if ticket is None:
         return await _signed_in(request), digest_of(bearer_token(request) or "")
-    redeemed: tuple[Account, bytes] | None = await within(
-        _longest_s(request), request.app.state.accounts.redeem(ticket)
-    )
+    redeemed: tuple[Account, bytes] | None = await within(_longest_s(request), accounts_of(request).redeem(ticket))
     if redeemed is None:
         raise Rejected(401, "The ticket is unknown, expired or used.", CHALLENGE)
     return redeemed
@@ -189,7 +217,7 @@ async def _signed_in(request: HTTPConnection) -> Account:
     token = bearer_token(request)
     if not token:
         raise Rejected(401, "This call needs a token: Authorization: Bearer <token>.", CHALLENGE)
-    account: Account | None = await within(_longest_s(request), request.app.state.accounts.authenticate(token))
+    account: Account | None = await within(_longest_s(request), accounts_of(request).authenticate(token))
     if account is None:
         raise Rejected(
             401, "The token is unknown, expired or signed out.", {"WWW-Authenticate": 'Bearer error="invalid_token"'}

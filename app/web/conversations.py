@@ -14,34 +14,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.errors import Conflict, Forbidden, Invalid, NotFound, Refused, TooMany
-from app.inbox.conversations import TEXT_LIMIT, Conversations, Message, Place
-from app.inbox.pictures import LARGEST, TYPES, Pictures
-from app.live.presence import Presences
+from app.inbox.conversations import TEXT_LIMIT, Message, Place
+from app.inbox.pictures import LARGEST, TYPES
 from app.models import Account
 from app.web.done import done
 from app.web.limits import PICTURE_HEADERS
 from app.web.problems import problem_of
 from app.web.render import render
-from app.web.request import Endpoint, address, changing, signed_in, social_of, stack_of, to
+from app.web.request import Endpoint, address, changing, signed_in, to
 from app.web.session import MOST_ON_A_BADGE, field, known_session, posted
+from app.web.state import conversations_of, pictures_of, presences_of, social_of, stack_of
 
 CONVERSATIONS_A_PAGE = 30
 MESSAGES_A_PAGE = 40
 DIGITS = 9  # of a message's number
 ACTS = {"silence": True, "unsilence": False}
 STATES = {"sent": "Sent", "delivered": "Delivered", "read": "Read"}  # what a screen reader says of the ticks
-
-
-def conversations_of(request: Request) -> Conversations:
-    return request.app.state.conversations  # type: ignore[no-any-return]
-
-
-def _pictures_of(request: Request) -> Pictures:
-    return request.app.state.pictures  # type: ignore[no-any-return]
-
-
-def _presences_of(request: Request) -> Presences:
-    return request.app.state.presences  # type: ignore[no-any-return]
 
 
 def _id_of(request: Request) -> ObjectId:
@@ -64,7 +52,7 @@ async def conversations(request: Request, me: Account) -> Response:
         "conversations.html",
         found=found,
         people=await social_of(request).people(others),
-        presences=await _presences_of(request).seen_by(me.id, others),
+        presences=await presences_of(request).seen_by(me.id, others),
         states=STATES,
         newest="/conversations" if before else None,
         older=address("/conversations", before=next_) if next_ else None,
@@ -100,7 +88,7 @@ async def _conversation(
         problem.status if problem else 200,
         one=found,
         other=people[found.other],
-        presence=(await _presences_of(request).seen_by(me.id, [found.other]))[found.other],
+        presence=(await presences_of(request).seen_by(me.id, [found.other]))[found.other],
         days=_days(messages, stack_of(request).clock.now()),
         people=people,
         states=STATES,
@@ -192,7 +180,7 @@ async def _send_picture(request: Request, me: Account, form: FormData, file: Any
     type: Any = (file.content_type or "").lower()
     if type not in TYPES or file.size > LARGEST:
         raise Invalid("picture", f"A picture is PNG, JPEG, WebP or GIF, and has at most {LARGEST >> 20} MB.")
-    talk, pictures, id = conversations_of(request), _pictures_of(request), _id_of(request)
+    talk, pictures, id = conversations_of(request), pictures_of(request), _id_of(request)
     if (await talk.conversation(me.id, id)).blocked:
         raise Forbidden("one of you blocks the other")
     data = await file.read()
@@ -236,5 +224,5 @@ def silence(act: str) -> Endpoint:
 
 async def picture(request: Request, me: Account) -> Response:
     """As the API shows it, to whom the cookie says."""
-    found = await _pictures_of(request).picture(me.id, _id_of(request))
+    found = await pictures_of(request).picture(me.id, _id_of(request))
     return Response(found.data, 200, PICTURE_HEADERS, found.type)

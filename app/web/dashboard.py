@@ -20,17 +20,8 @@ from app.web.backlog import MINUTES, Backlog
 from app.web.done import done
 from app.web.live import stream
 from app.web.render import fragment, render
-from app.web.request import (
-    Endpoint,
-    accounts_of,
-    address,
-    changing,
-    for_operators,
-    social_of,
-    stack_of,
-    timelines_of,
-    to,
-)
+from app.web.request import Endpoint, address, changing, for_operators, to
+from app.web.state import accounts_of, social_of, stack_of, timelines_of
 from phases.keeping.activity import active_count
 from phases.pulling.pulls import Weighed
 from phases.timelines import PhaseState, Timelines

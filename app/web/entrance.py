@@ -17,8 +17,9 @@ from app.web.cast import Player, cast
 from app.web.home_timeline import Draft, home_timeline
 from app.web.problems import problem_of
 from app.web.render import render
-from app.web.request import accounts_of, address, social_of, stack_of, timelines_of, to
+from app.web.request import address, to
 from app.web.session import Session, field, local_address, open_session, posted, read_form
+from app.web.state import accounts_of, social_of, stack_of, timelines_of
 
 
 async def _players(request: Request) -> Sequence[Player]:

@@ -20,19 +20,9 @@ from app.web.done import done
 from app.web.measured_page import compared, measured
 from app.web.problems import RETRY_LATER, problem_of
 from app.web.render import error_page, render
-from app.web.request import (
-    Endpoint,
-    address,
-    before_of,
-    changing,
-    id_of,
-    signed_in,
-    social_of,
-    stack_of,
-    timelines_of,
-    to,
-)
+from app.web.request import Endpoint, address, before_of, changing, id_of, signed_in, to
 from app.web.session import field, posted, read_form
+from app.web.state import social_of, stack_of, timelines_of
 from phases.home.page import Page
 
 STATUSES_A_PAGE = 20

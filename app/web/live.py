@@ -11,9 +11,9 @@ from bson import ObjectId
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from app.accounts import Accounts
 from app.stack import UNAVAILABLE
 from app.web.session import known_session
+from app.web.state import accounts_of
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ async def stream(request: Request, subject: str, part: Part, every_s: float) -> 
 
 
 async def _events(request: Request, token: str, part: Part, every_s: float, ended: asyncio.Event) -> AsyncIterator[str]:
-    accounts: Accounts = request.app.state.accounts
+    accounts = accounts_of(request)
     loop = asyncio.get_running_loop()
     until_s, silent_until_s, sure_until_s = loop.time() + LONGEST_S, 0.0, loop.time() + SURE_S
     last: str | None = None

@@ -18,6 +18,7 @@ from app.live.presence import Presences
 from app.live.steps import as_json
 from app.models import Account
 from app.web.session import open_session
+from app.web.state import hub_of, presences_of
 
 MEDIA_TYPE = "text/event-stream"
 AGAIN_MS = (1_000, 3_000)  # when a client comes back: not all of them at once
@@ -28,10 +29,6 @@ def position_of(request: HTTPConnection) -> str | None:
     return request.headers.get("last-event-id") or request.query_params.get("after") or None
 
 
-def hub_of(request: HTTPConnection) -> Hub:
-    return request.app.state.hub  # type: ignore[no-any-return]
-
-
 async def connected(request: HTTPConnection, me: Account, digest: bytes, after: str | None) -> Connection:
     """A new connection to the hub, for a stream that whoever calls this begins. Raises TooMany."""
     await request.app.state.openings.count(me.id)
@@ -40,7 +37,7 @@ async def connected(request: HTTPConnection, me: Account, digest: bytes, after: 
 
 async def events_for(request: Request, me: Account, digest: bytes, after: str | None) -> "EventStream":
     connection = await connected(request, me, digest, after)
-    return EventStream(hub_of(request), request.app.state.presences, connection)
+    return EventStream(hub_of(request), presences_of(request), connection)
 
 
 async def events_of_page(request: Request) -> Response:
@@ -108,7 +105,7 @@ def as_text(event: Event) -> str:
 
 async def converse(socket: WebSocket, connection: Connection) -> None:
     """The same on a WebSocket: each event a text message, and nothing that the client says."""
-    async with _open(hub_of(socket), socket.app.state.presences, connection):
+    async with _open(hub_of(socket), presences_of(socket), connection):
         with suppress(WebSocketDisconnect):  # the client has gone
             await socket.accept()
             listening = asyncio.create_task(_listen(socket, connection))

@@ -8,7 +8,7 @@ from bson import ObjectId
 from starlette.requests import Request
 
 from app.stack.cost import Cost, counted
-from app.web.request import stack_of, timelines_of
+from app.web.state import stack_of, timelines_of
 from phases.home.page import Page
 
 READS = 7  # of each phase, warm

@@ -9,11 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.errors import NotFound
-from app.inbox.notifications import Notification, Notifications
+from app.inbox.notifications import Notification
 from app.models import Account, NotificationKind, Person, StatusRow
 from app.web.render import render
-from app.web.request import address, changing, social_of, to
+from app.web.request import address, changing, to
 from app.web.session import field
+from app.web.state import notifications_of, social_of
 
 NOTIFICATIONS_A_PAGE = 50
 DIGITS = 18  # of a number that MongoDB can hold
@@ -68,7 +69,3 @@ def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= DIGITS):
         raise NotFound("There is no such page.")
     return int(text)
-
-
-def notifications_of(request: Request) -> Notifications:
-    return request.app.state.notifications  # type: ignore[no-any-return]

@@ -9,15 +9,15 @@ from starlette.responses import Response
 
 from app.errors import Forbidden, Invalid, Refused
 from app.inbox.mentions import seen_mentions
-from app.live.presence import Presences
 from app.models import Account, Person
 from app.social import Relation, Social
 from app.web.done import done
 from app.web.home_timeline import STATUSES_A_PAGE, SUGGESTIONS
 from app.web.problems import problem_of
 from app.web.render import render
-from app.web.request import Endpoint, address, before_of, changing, signed_in, social_of, stack_of
+from app.web.request import Endpoint, address, before_of, changing, signed_in
 from app.web.session import field
+from app.web.state import presences_of, social_of, stack_of
 
 PEOPLE_A_PAGE = 50
 
@@ -93,7 +93,7 @@ async def _person(request: Request, me: Account, tab: str, refused: Refused | No
     one = await social.person(request.path_params["handle"])
     path = f"/@{one.handle}" + ("" if tab == "statuses" else f"/{tab}")
     relation = await social.relation(me.id, one.id) if one.id != me.id else None
-    presences: Presences = request.app.state.presences
+    presences = presences_of(request)
     statuses: list[Any] = []
     listed: list[Person] = []
     if tab == "statuses":

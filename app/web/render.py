@@ -17,10 +17,10 @@ from starlette.types import Scope
 
 import templates
 from app import logs
-from app.stack import Stack
 from app.text import MENTION
 from app.web import session
 from app.web.done import COOKIE, said
+from app.web.state import stack_of
 
 FOLDER = Path(templates.__file__).parent
 NO_STORE = {"Cache-Control": "no-store"}  # who shares a computer does not see the last person's pages by going back
@@ -127,7 +127,7 @@ TEMPLATES = _environment()
 
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
     """One page. It shows the person who is signed in as far as this request knows them: error pages ask no server."""
-    stack: Stack = request.app.state.stack
+    stack = stack_of(request)
     known = session.known_session(request)
     done = said(request)
     proof = Markup('<input type="hidden" name="{}" value="{}">').format(session.PROOF, known.proof()) if known else ""
@@ -154,7 +154,7 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
 
 def fragment(request: Request, template: str, **context: Any) -> str:
     """A piece of a page, without the frame."""
-    stack: Stack = request.app.state.stack
+    stack = stack_of(request)
     return TEMPLATES.get_template(template).render({"now": stack.clock.now(), "demo": stack.config.demo} | context)
 
 

@@ -8,33 +8,15 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from app.accounts import Accounts
 from app.errors import Forbidden, NotFound
 from app.models import Account
-from app.social import Social
-from app.stack import Stack, within
+from app.stack import within
 from app.web.render import here
 from app.web.session import local_address, open_session, posted
-from phases.timelines import Timelines
+from app.web.state import accounts_of, stack_of
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 PersonalEndpoint = Callable[[Request, Account], Awaitable[Response]]
-
-
-def stack_of(request: Request) -> Stack:
-    return request.app.state.stack  # type: ignore[no-any-return]
-
-
-def accounts_of(request: Request) -> Accounts:
-    return request.app.state.accounts  # type: ignore[no-any-return]
-
-
-def timelines_of(request: Request) -> Timelines:
-    return request.app.state.timelines  # type: ignore[no-any-return]
-
-
-def social_of(request: Request) -> Social:
-    return request.app.state.social  # type: ignore[no-any-return]
 
 
 def address(path: str, **query: object) -> str:

@@ -15,8 +15,9 @@ from app.web.done import done
 from app.web.export import as_file, exported
 from app.web.problems import problem_of
 from app.web.render import render
-from app.web.request import accounts_of, changing, social_of
+from app.web.request import changing
 from app.web.session import field, session_token
+from app.web.state import accounts_of, social_of
 
 
 async def settings(request: Request, me: Account) -> Response:

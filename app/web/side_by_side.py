@@ -15,8 +15,9 @@ from app.web.delivery import Watch, watch_delivery
 from app.web.live import stream
 from app.web.measured_page import MeasuredPage, compared, in_every_phase
 from app.web.render import fragment, render
-from app.web.request import accounts_of, changing, id_of, social_of, stack_of, timelines_of, to
+from app.web.request import changing, id_of, to
 from app.web.session import field
+from app.web.state import accounts_of, social_of, stack_of, timelines_of
 
 ROWS = 10
 READERS_CHECKED = 20

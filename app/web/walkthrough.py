@@ -30,8 +30,9 @@ from app.walkthrough.result import recorded
 from app.walkthrough.source import TOP
 from app.web.caller import address_of
 from app.web.render import render
-from app.web.request import accounts_of, stack_of, to
+from app.web.request import to
 from app.web.session import field, open_session, posted
+from app.web.state import accounts_of, stack_of
 
 LOOK_AGAIN_S = 1  # without JavaScript: how often the page of a run that is under way is loaded again
 
