@@ -14,11 +14,10 @@ from typing import Any
 
 import redis.asyncio as redis
 from bson import ObjectId
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from app.stack.cost import count_redis
+from app.stack.redis_pool import redis_pool
 
 CONNECTIONS = 4
 AT_ONCE = 500  # people or connections of one script: nobody else is served meanwhile
@@ -85,16 +84,7 @@ class RedisHeartbeats:
 
     def __init__(self, url: str, prefix: str, timeout_s: float) -> None:
         self._keys = f"{prefix}:here:".encode(), f"{prefix}:heres".encode()
-        self._redis = redis.Redis(
-            connection_pool=redis.BlockingConnectionPool.from_url(
-                url,
-                max_connections=CONNECTIONS,
-                timeout=timeout_s,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 0),
-            )
-        )
+        self._redis = redis.Redis(connection_pool=redis_pool(url, CONNECTIONS, timeout_s))
 
     async def close(self) -> None:
         await self._redis.connection_pool.disconnect()

@@ -11,11 +11,10 @@ from cachetools import TTLCache
 from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import FixedWindowRateLimiter
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from app.errors import TooMany
+from app.stack.redis_pool import redis_pool
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +35,7 @@ class Rates:
         self._pool: redis.ConnectionPool | None = None
         self._away_until, self._is_away = 0.0, False
         if url:
-            self._pool = redis.BlockingConnectionPool.from_url(
-                url,
-                max_connections=CONNECTIONS,
-                timeout=TIMEOUT_S,
-                socket_timeout=TIMEOUT_S,
-                socket_connect_timeout=TIMEOUT_S,
-                retry=Retry(NoBackoff(), 0),
-            )
+            self._pool = redis_pool(url, CONNECTIONS, TIMEOUT_S)
             storage = RedisStorage(
                 "redis://",
                 implementation="redispy",

@@ -18,14 +18,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import redis.asyncio as redis
 from bson import ObjectId
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from app.stack.cost import count_redis
+from app.stack.redis_pool import redis_pool
 
 CONNECTIONS = 8
 RETRY_AFTER_S = 1.0  # after a failure Redis is not asked again for so long
@@ -213,14 +211,7 @@ class RedisSets:
         self._down_until_s = 0.0
         self._swept_to = 0
         self._delivering = asyncio.Semaphore(DELIVERING)
-        self._pool = redis.BlockingConnectionPool.from_url(
-            url,
-            max_connections=CONNECTIONS,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._pool = redis_pool(url, CONNECTIONS, timeout_s)
         self._pool.connection_class = type("Connection", (_Connection, self._pool.connection_class), {})
 
     async def close(self) -> None:
