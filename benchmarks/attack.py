@@ -10,8 +10,8 @@ import resource
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -20,7 +20,6 @@ from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
 import click
-import psutil
 from pydantic import BaseModel
 
 from app.servers.start import say
@@ -112,18 +111,6 @@ class Target:
             finally:
                 writer.close()
 
-    @asynccontextmanager
-    async def frozen(self, server: str) -> AsyncIterator[None]:
-        processes = [process for _, process in self.system.alive(server)]
-        for process in processes:
-            process.suspend()
-        try:
-            yield
-        finally:
-            for process in processes:
-                with suppress(psutil.NoSuchProcess):
-                    process.resume()
-
 
 async def _over_and_over(clients: int, act: Callable[[int], Awaitable[None]]) -> None:
     """Until it is cancelled."""
@@ -156,7 +143,7 @@ async def half_sent(target: Target) -> None:
 
 async def metrics(target: Target) -> None:
     host, port = target.place
-    async with target.frozen("redis"):
+    with target.system.suspended("redis"):
         await _over_and_over(
             target.many(40), lambda _: target.send(f"GET /metrics HTTP/1.1\r\nHost: {host}:{port}\r\n")
         )
@@ -164,7 +151,7 @@ async def metrics(target: Target) -> None:
 
 async def lists(target: Target) -> None:
     head = f"GET /api/v1/timeline?phase=cache HTTP/1.1\r\n{target.signed_in(target.tokens[0])}"
-    async with target.frozen("memcached"):
+    with target.system.suspended("memcached"):
         await _over_and_over(target.many(200), lambda _: target.send(head))
 
 

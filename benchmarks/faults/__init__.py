@@ -1,11 +1,8 @@
 """`feedlab bench faults`: the whole system as processes, broken at random under a load that checks every page."""
 
 import asyncio
-import shutil
-import tempfile
 import time
 from itertools import product
-from pathlib import Path
 from random import Random
 
 import click
@@ -16,7 +13,7 @@ from benchmarks.faults.client import Client, NeverRecovered, client, persist
 from benchmarks.faults.disturb import Injector
 from benchmarks.faults.load import SLUGS, Load
 from benchmarks.faults.outcome import Outcome, Plan
-from benchmarks.faults.system import ADMIN, CAST, System, serving
+from benchmarks.faults.system import ADMIN, CAST, System, logs_of, serving
 
 __all__ = ["Plan", "run"]
 
@@ -30,20 +27,11 @@ def run(plan: Plan, *, as_json: bool, crowd: Graph | None = None) -> int:
 
     `crowd`: people who are there, too.
     """
-    directory = Path(tempfile.mkdtemp(prefix="feedlab-faults-"))
     outcome = Outcome(plan=plan)
-    ended = False
-    try:
-        with serving(directory, plan, crowd) as system:
-            say(f"breaking what runs at {system.url} {plan.faults} times")
-            asyncio.run(_observe(system, plan, outcome))
-            outcome.serve_ended_with = system.process.poll()
-        ended = True
-    finally:
-        if ended and outcome.good:
-            shutil.rmtree(directory)
-        else:
-            say(f"logs are kept in {directory}")
+    with logs_of("faults", lambda: outcome.good) as directory, serving(directory, plan, crowd) as system:
+        say(f"breaking what runs at {system.url} {plan.faults} times")
+        asyncio.run(_observe(system, plan, outcome))
+        outcome.serve_ended_with = system.process.poll()
     for line in [outcome.model_dump_json(indent=1)] if as_json else outcome.lines():
         click.echo(line)
     return 0 if outcome.good else 1

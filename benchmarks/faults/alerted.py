@@ -7,7 +7,6 @@ import json
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
@@ -17,7 +16,6 @@ from typing import Any
 
 import click
 import httpx
-import psutil
 from bson import ObjectId
 
 from app.servers.programs import ServersError
@@ -25,7 +23,7 @@ from app.servers.start import say
 from app.watch.rules import JOBS, Alert, Scale, alerts, written
 from benchmarks.faults.client import PASSWORD
 from benchmarks.faults.outcome import Plan
-from benchmarks.faults.system import CAST, System, serving
+from benchmarks.faults.system import CAST, System, logs_of, serving
 
 FASTER = 60
 HERE = "127.0.0.1"
@@ -62,16 +60,8 @@ Fault = Callable[[Watched], AbstractAsyncContextManager[None]]
 def _suspended(kind: str) -> Fault:
     @asynccontextmanager
     async def suspended(watched: Watched) -> AsyncIterator[None]:
-        processes = [process for _, process in watched.system.alive(kind)]
-        assert processes, f"no {kind} runs"
-        for process in processes:
-            process.suspend()
-        try:
+        with watched.system.suspended(kind):
             yield
-        finally:
-            for process in processes:
-                with suppress(psutil.NoSuchProcess):
-                    process.resume()
 
     return suspended
 
@@ -133,22 +123,17 @@ def run(*, as_json: bool) -> int:
     program = shutil.which("prometheus")
     if program is None:
         raise ServersError("Prometheus is missing: apt install prometheus")
-    directory, noticed = Path(tempfile.mkdtemp(prefix="feedlab-alerts-")), dict[str, tuple[str, float]]()
+    noticed = dict[str, tuple[str, float]]()
     wanted = [_key(alert) for alert in alerts(Scale(FASTER))]
-    try:
-        *metrics, port = _free_ports(3)
-        settings = {"FEEDLAB_METRICS": f"{HERE}:{metrics[0]}"}
-        with (
-            serving(directory, Plan(0, 0, 1), more=settings, web=1, workers=1) as system,
-            _prometheus(program, directory, port, metrics),
-        ):
-            say(f"provoking {len(wanted)} alerts at {system.url}, rules {FASTER} times as fast")
-            noticed = asyncio.run(_provoked(system, f"http://{HERE}:{port}"))
-    finally:
-        if set(noticed) >= set(wanted):
-            shutil.rmtree(directory)
-        else:
-            say(f"logs are kept in {directory}")
+    *metrics, port = _free_ports(3)
+    settings = {"FEEDLAB_METRICS": f"{HERE}:{metrics[0]}"}
+    with (
+        logs_of("alerts", lambda: set(noticed) >= set(wanted)) as directory,
+        serving(directory, Plan(0, 0, 1), more=settings, web=1, workers=1) as system,
+        _prometheus(program, directory, port, metrics),
+    ):
+        say(f"provoking {len(wanted)} alerts at {system.url}, rules {FASTER} times as fast")
+        noticed = asyncio.run(_provoked(system, f"http://{HERE}:{port}"))
     report = {alert: noticed.get(alert, ("", None)) for alert in wanted}
     if as_json:
         click.echo(json.dumps({alert: {"fault": fault, "noticed_s": s} for alert, (fault, s) in report.items()}))

@@ -1,10 +1,12 @@
 """The system that is broken: `feedlab serve` with two web processes and two workers, as processes of ours."""
 
 import asyncio
+import shutil
 import signal
 import subprocess
+import tempfile
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from app.servers.datadir import DataDirectory
 from app.servers.probe import mongodb_client
 from app.servers.programs import ServersError
 from app.servers.replica import ReplicaSet, replica_set
+from app.servers.start import say
 from app.stack import connected
 from benchmarks import answers
 from benchmarks.faults.client import PASSWORD
@@ -40,6 +43,20 @@ ASK_TIMEOUT_S = 2.0
 HANDLES = tuple(f"u{number}" for number in range(AUTHORS + READERS + STEADY))
 CAST = Cast(HANDLES[:AUTHORS], HANDLES[AUTHORS : AUTHORS + READERS], HANDLES[AUTHORS + READERS :])
 ADMIN = CAST.steady[0]
+
+
+@contextmanager
+def logs_of(name: str, is_good: Callable[[], bool]) -> Iterator[Path]:
+    """A directory for the data and logs of a system; kept where the run is not good, or does not come to its end."""
+    directory, ended = Path(tempfile.mkdtemp(prefix=f"feedlab-{name}-")), False
+    try:
+        yield directory
+        ended = True
+    finally:
+        if ended and is_good():
+            shutil.rmtree(directory)
+        else:
+            say(f"logs are kept in {directory}")
 
 
 def graph(crowd: Graph | None = None) -> Graph:
@@ -64,6 +81,20 @@ class System:
     process: "subprocess.Popen[str]"
     environment: dict[str, str]
     replicas: ReplicaSet | None
+
+    @contextmanager
+    def suspended(self, what: str) -> Iterator[None]:
+        """All processes of a kind stand still, and go on at the end."""
+        processes = [process for _, process in self.alive(what)]
+        assert processes, f"no {what} runs"
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     def alive(self, what: str) -> list[tuple[str, psutil.Process]]:
         """The processes of a kind that run now."""

@@ -4,10 +4,7 @@ the events applied, equals what is fetched now.
 
 import asyncio
 import resource
-import shutil
-import tempfile
 import time
-from pathlib import Path
 from random import Random
 
 import click
@@ -15,7 +12,7 @@ import uvicorn
 
 from app.demo.graph import Graph
 from app.servers.start import say
-from benchmarks.faults.system import System, served
+from benchmarks.faults.system import System, logs_of, served
 from benchmarks.live.disturb import break_it, disconnect
 from benchmarks.live.outcome import Outcome, Plan, Silent
 from benchmarks.live.reader import Stream
@@ -39,23 +36,17 @@ def run(plan: Plan, graph: Graph, *, as_json: bool) -> int:
     and the logs are kept.
     """
     _allow(plan.connections + SPARE)
-    directory = Path(tempfile.mkdtemp(prefix="feedlab-live-"))
-    outcome, began_s, ended = Outcome(plan=plan), time.monotonic(), False
-    try:
-        statuses = STATUSES_EACH * len(graph.people)
-        with served(directory, {}, graph, plan.seed, statuses=statuses, workers=1) as system:
-            people = People.entered(system, graph, Random(plan.seed))
-            system.feedlab("admin", people.handles[0], check=True)
-            with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
-                runner.run(_observe(system, people, plan, outcome))
-            outcome.serve_ended_with = system.process.poll()
-        ended = True
-    finally:
-        outcome.elapsed_s = round(time.monotonic() - began_s, 1)
-        if ended and outcome.good:
-            shutil.rmtree(directory)
-        else:
-            say(f"logs are kept in {directory}")
+    outcome, began_s, statuses = Outcome(plan=plan), time.monotonic(), STATUSES_EACH * len(graph.people)
+    with (
+        logs_of("live", lambda: outcome.good) as directory,
+        served(directory, {}, graph, plan.seed, statuses=statuses, workers=1) as system,
+    ):
+        people = People.entered(system, graph, Random(plan.seed))
+        system.feedlab("admin", people.handles[0], check=True)
+        with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+            runner.run(_observe(system, people, plan, outcome))
+        outcome.serve_ended_with = system.process.poll()
+    outcome.elapsed_s = round(time.monotonic() - began_s, 1)
     for line in [outcome.model_dump_json(indent=1)] if as_json else outcome.lines():
         click.echo(line)
     return 0 if outcome.good else 1

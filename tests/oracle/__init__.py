@@ -44,10 +44,11 @@ def prove(asked: Asked) -> bool:
 
 def _talked(asked: Asked) -> bool:
     """Conversations, beside them in this process."""
-    from tests.oracle.talk import batch
+    from tests.oracle.histories import batch
+    from tests.oracle.talk import Talking
 
     try:
-        tally = batch(STAND_INS, asked.seed, histories=max(1, asked.steps // 100), steps=60)
+        tally = batch(Talking, STAND_INS, asked.seed, histories=max(1, asked.steps // 100), steps=60, shrink=False)
     except AssertionError as error:
         say("".join(traceback.format_exception(error)))
         return False

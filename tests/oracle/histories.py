@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from hypothesis import HealthCheck, Phase, seed, settings
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from app.stack import Addresses
 from tests.oracle.machine import Histories
@@ -27,20 +27,30 @@ class Outcome:
     story: str | None = None
 
 
-def batch(addresses: Addresses, seed_: int, *, histories: int, steps: int, shrink: bool = True) -> Counter[str]:
-    """What was done. Raises what the system did wrong, with Hypothesis' story in its notes."""
+def batch(
+    machine: type[RuleBasedStateMachine],
+    addresses: Addresses,
+    seed_: int,
+    *,
+    histories: int,
+    steps: int,
+    shrink: bool = True,
+) -> Counter[str]:
+    """What was done. `machine` has `addresses` and a `tally`. Raises what the system did wrong, with Hypothesis' story
+    in its notes.
+    """
     tally: Counter[str] = Counter()
-    machine: type[Histories] = type("Histories", (Histories,), {"addresses": addresses, "tally": tally})
+    placed = type(machine.__name__, (machine,), {"addresses": addresses, "tally": tally})
     quiet = settings(
         max_examples=histories,
         stateful_step_count=steps,
         deadline=None,
         database=None,
-        derandomize=False,
+        report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
     )
-    run_state_machine_as_test(seed(seed_)(machine), settings=quiet)
+    run_state_machine_as_test(seed(seed_)(placed), settings=quiet)
     return tally
 
 
@@ -52,7 +62,7 @@ def run(where: str, addresses: Addresses, seed_: int, steps: int) -> Outcome:
     while outcome.tally["steps"] < steps and outcome.story is None:
         outcome.seeds.append(seed_)
         try:
-            outcome.tally += batch(addresses, seed_, histories=HISTORIES_A_BATCH, steps=STEPS_A_HISTORY)
+            outcome.tally += batch(Histories, addresses, seed_, histories=HISTORIES_A_BATCH, steps=STEPS_A_HISTORY)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise

@@ -11,9 +11,8 @@ from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
 from bson import ObjectId
-from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from app.clock import FIRST_ID
 from app.config import Config
@@ -373,20 +372,3 @@ class Talking(RuleBasedStateMachine):
 
 async def _gathered(works: Sequence[Coroutine[Any, Any, T]]) -> list[T | BaseException]:
     return await asyncio.gather(*works, return_exceptions=True)
-
-
-def batch(addresses: Addresses, seed_: int, *, histories: int, steps: int) -> Counter[str]:
-    """What was done. Raises what the system did wrong, with Hypothesis' story in its notes."""
-    tally: Counter[str] = Counter()
-    machine: type[Talking] = type("Talking", (Talking,), {"addresses": addresses, "tally": tally})
-    quiet = settings(
-        max_examples=histories,
-        stateful_step_count=steps,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-        phases=[Phase.generate],
-    )
-    run_state_machine_as_test(seed(seed_)(machine), settings=quiet)
-    return tally
