@@ -5,7 +5,8 @@ import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from html import unescape
-from itertools import product
+from itertools import combinations, product
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -1175,3 +1176,11 @@ def test_times_are_relative_up_to_a_week(seconds: int, words: str) -> None:
     now = datetime(2026, 11, 20, tzinfo=UTC)
     assert ago(now - timedelta(seconds=seconds), now) == words
     assert ago(datetime(2025, 2, 3, tzinfo=UTC), now) == "3 Feb 2025"
+
+
+def test_a_class_has_its_look_from_one_stylesheet() -> None:
+    """A page has the common one and perhaps its own: two that name the same thing draw it twice."""
+    static = Path(__file__).parents[1] / "templates" / "static"
+    looks = [set(re.findall(r"^(\.[\w-]+) \{", sheet.read_text(), re.MULTILINE)) for sheet in static.glob("*.css")]
+    assert len(looks) > 2
+    assert [one & other for one, other in combinations(looks, 2) if one & other] == []
