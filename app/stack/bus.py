@@ -142,6 +142,8 @@ class RedisBus:
         self._listeners.append(listener)
         if self._hearing is None:
             self._hearing = asyncio.get_running_loop().create_task(self._hear(), context=Context())
+        else:  # the subscription that tells of its beginning has begun for others
+            listener.missed()
 
     def leave(self, listener: Listener) -> None:
         self._listeners.remove(listener)
