@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from itertools import count
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,13 @@ def quick_passwords() -> Iterator[None]:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Tests with servers wait for them about half of the time: three of them keep two cores busy."""
+    cores = os.cpu_count() or 1
+    return cores if config.getoption("markexpr") == FAST else ceil(1.5 * cores)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
