@@ -25,6 +25,12 @@ Where = Literal["own", "urls"]
 FAILED = 1  # exit code: an answer was wrong
 
 command = partial(click.command, context_settings={"show_default": True})
+from_units = click.option(
+    "--measured",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="What `bench units --json` wrote, on the machine that is planned with.",
+)
 directed = click.option("--directed", is_flag=True, help="A line of FILE is `follower followee`, not a friendship.")
 
 on_servers = click.option(
@@ -375,12 +381,7 @@ def units(write: Write, count: int, where: Where) -> None:
 
 
 @command()
-@click.option(
-    "--measured",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    required=True,
-    help="What `bench units --json` wrote, on the machine that is planned with.",
-)
+@from_units
 @click.option("--graph", help="FILE (SNAP) or powerlaw:USERS:MEAN instead of the next three.")
 @directed
 @click.option("--users", type=click.IntRange(2), default=100_000)
@@ -424,12 +425,7 @@ def plan(
 
 
 @command()
-@click.option(
-    "--measured",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    required=True,
-    help="What `bench units --json` wrote.",
-)
+@from_units
 @click.option("--phase", default="cache", help="One that a worker delivers.")
 @click.option("--region", "names", multiple=True, default=("eu", "us", "ap"), help="Again and again: its name.")
 @click.option(
