@@ -75,7 +75,6 @@ def test_code_can_be_copied(site: str, visitor: Visitors, over_https: bool) -> N
     else:
         page.add_init_script("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
     page.goto(f"{site}/walkthrough/push")
-    page.wait_for_load_state("networkidle")  # its icon, too
     page.context.set_offline(True)
     page.get_by_role("button", name="Copy").first.click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()

@@ -26,6 +26,7 @@ from workers.worker import run_in_thread
 PASSWORD = "correct horse"
 START_S = 20
 GRACEFUL_S = 1
+OFFLINE = "net::ERR_INTERNET_DISCONNECTED"  # only where a test took the network away
 PATIENCE_S = 30
 LOOKS = ((1280, "dark"), (320, "light"))
 TWO_VISITORS = [(375, "light", True), (1280, "dark", False)]
@@ -152,11 +153,14 @@ class Visitors:
         self.people.append(person)
 
         def heard(message: ConsoleMessage) -> None:
-            if message.type in ("error", "warning"):
+            if message.type in ("error", "warning") and OFFLINE not in message.text:
                 person.complaints.append(message.text)
 
         def failed(request: Request) -> None:
-            if request.failure != "net::ERR_ABORTED":  # an icon still loading when the next page is opened
+            if request.failure not in (
+                "net::ERR_ABORTED",
+                OFFLINE,
+            ):  # an icon still loading when the next page is opened
                 person.complaints.append(f"{request.url}: {request.failure}")
 
         person.page.on("console", heard)
