@@ -117,6 +117,9 @@ class Load:
         if self._under_way:
             self._errors[f"no answer within {ANSWER_S:.0f} s"] += self._under_way
         seconds = self._loop.time() - self._start - self._asked.burn_in_s
+        for opening in self._opening:
+            opening.cancel()
+        await asyncio.gather(*self._opening, return_exceptions=True)
         for connection in self._connections:
             connection.transport.close()
         return Answered(

@@ -43,7 +43,12 @@ class Server:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[int]:
         async with await asyncio.start_server(self._connection, "127.0.0.1", 0) as server:
-            yield server.sockets[0].getsockname()[1]
+            port = server.sockets[0].getsockname()[1]
+            yield port
+            last, to_it = await asyncio.open_connection("127.0.0.1", port)
+            to_it.write_eof()
+            await last.read()  # whoever came before has been accepted, too: asyncio forgets a socket of a closed server
+            to_it.close()
         await asyncio.gather(*filter(None, self._tasks))
 
 
