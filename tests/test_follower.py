@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -29,19 +30,19 @@ from app.stack.mongodb.changes import HistoryLost, inserts
 from app.stack.mongodb.connection import direct
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
-from tests.conftest import _databases
 from workers import follower
 from workers.follower import Follower, stream_state
 from workers.worker import run_in_thread
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 P = STREAM.slug
+_databases = count(1)
 LONG_S = 60.0  # nobody waits for so long unless something is wrong
 
 
 @pytest.fixture
 async def stack(servers: Addresses) -> AsyncIterator[Stack]:
-    config = Config(database=f"test_{next(_databases)}", list_chunk=4, grace_s=1.0)
+    config = Config(database=f"followed_{next(_databases)}", list_chunk=4, grace_s=1.0)
     async with connected(servers, config, Clock()) as stack:
         yield stack
         await stack.db.client.drop_database(config.database)
@@ -261,7 +262,7 @@ async def test_an_owner_that_is_gone_is_taken_over(timelines: Timelines, with_si
 
 async def test_a_primary_without_a_majority_makes_a_silent_stream(servers: Addresses, tmp_path: Path) -> None:
     """Its secondaries are there and vote, but take in nothing: nobody else would notice."""
-    config = Config(database=f"test_{next(_databases)}", grace_s=1.0, server_timeout_s=1.0)
+    config = Config(database=f"followed_{next(_databases)}", grace_s=1.0, server_timeout_s=1.0)
     short = Path(tempfile.mkdtemp())
     with replica_set(short) as three, patch.object(follower, "SILENT_S", 3.0):
         async with connected(replace(servers, mongodb=three.url), config, Clock()) as stack:
