@@ -26,13 +26,17 @@ ONE_SUBJECT = (
     "stream",
 )  # no matter which phase
 CONTRACT = ("tests/contract", *(f"--ignore=tests/contract/test_{name}.py" for name in ONE_SUBJECT))
+BESIDES = (
+    "histories or side_by_side or fifth"
+    " or test_pages and phase"
+    " or test_api and (phase or timeline or refresh or switch)"
+)
 WITH_FIVE = {
     "contract": (*CONTRACT, "-k", f"board or not ({' or '.join(phase.slug for phase in PHASES)})"),
-    "oracle": ("tests/oracle/test_histories.py",),
-    "api": ("tests/test_api.py", "-k", "phase or timeline or refresh or switch"),
-    "toggle": ("tests/test_pages.py", "-k", "phase"),
-    "columns": ("tests/test_side_by_side.py",),
-    "compare, plan, curves": ("tests/fifth/fifth.py",),
+    "oracle, API, toggle, columns, compare, plan, curves": (
+        *("tests/oracle/test_histories.py", "tests/test_api.py", "tests/test_pages.py", "tests/test_side_by_side.py"),
+        *("tests/fifth/fifth.py", "-k", BESIDES),
+    ),
 }
 
 

@@ -41,14 +41,15 @@ RELATIONS = [
 ]
 
 CURSORS = ["", "&before={id}"]
+WINDOWS = ["limit=20", "limit=1&before={id}"]
 MENTION = "@viewer "
 API = [
     "/me",
     "/me/export",
     "/users/{handle}",
-    *(f"/users/{{handle}}/statuses?limit={limit}{before}" for limit in (1, 20) for before in CURSORS),
+    *(f"/users/{{handle}}/statuses?{asked}" for asked in WINDOWS),
     *(f"/users/{{handle}}/{edges}?limit=20{before}" for edges in ("followers", "following") for before in CURSORS),
-    *(f"/timeline?phase={slug}&limit={limit}{before}" for slug in SLUGS for limit in (1, 20) for before in CURSORS),
+    *(f"/timeline?phase={slug}&{asked}" for slug in SLUGS for asked in WINDOWS),
     "/statuses/{id}",
     "/notifications",
     "/conversations",
@@ -59,7 +60,8 @@ API = [
     "/openapi.json",
 ]
 PAGES = [
-    *(f"/?phase={slug}{before}" for slug in SLUGS for before in CURSORS),
+    *(f"/?phase={slug}" for slug in SLUGS),
+    "/?before={id}",
     "/?costs=all",
     "/statuses/{id}",
     "/notifications",
