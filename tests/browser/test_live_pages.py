@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Locator, Page, Request, expect
@@ -10,15 +9,6 @@ from playwright.sync_api import Locator, Page, Request, expect
 from tests.browser.visitors import PATIENCE_S, Person, Visitors, accessible, reload_until
 
 pytestmark = pytest.mark.browser
-WAIT_MS = 1000 * PATIENCE_S
-
-
-@pytest.fixture(autouse=True)
-def patient() -> Iterator[None]:
-    """Where the machine is busy, events come later than Playwright waits."""
-    expect.set_options(timeout=WAIT_MS)
-    yield
-    expect.set_options(timeout=5_000)
 
 
 def friends(site: str, visitor: Visitors, suffix: str, *, scripts: bool = True) -> tuple[Person, Person]:

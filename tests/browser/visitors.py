@@ -24,10 +24,10 @@ from phases.timelines import Timelines
 from workers.worker import run_in_thread
 
 PASSWORD = "correct horse"
-START_S = 20
+START_S = 60
 GRACEFUL_S = 1
 OFFLINE = "net::ERR_INTERNET_DISCONNECTED"  # only where a test took the network away
-PATIENCE_S = 30
+PATIENCE_S = 30  # where the machine is busy, everything comes later than Playwright waits by itself
 LOOKS = ((1280, "dark"), (320, "light"))
 TWO_VISITORS = [(375, "light", True), (1280, "dark", False)]
 
@@ -147,7 +147,7 @@ class Visitors:
             color_scheme="dark" if scheme == "dark" else "light",
             java_script_enabled=scripts,
         )
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(1000 * PATIENCE_S)
         self.contexts.append(context)
         person = Person(handle, context.new_page(), [])
         self.people.append(person)
