@@ -2517,6 +2517,21 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(WIRE, "test_who_reads_nothing_from_a_socket_is_closed"),
     ),
     Mutant(
+        "a message goes to a deleted account until its conversations have ended",
+        "conversations",
+        "app.inbox.conversations.Conversations._stored",
+        ", OPEN)",
+        ")",
+        races=("send x deletion of whom it goes to", "send x deletion of whom it is by"),
+    ),
+    Mutant(
+        "the end of an account closes no inbox",
+        "conversations",
+        "app.departures.depart",
+        '        await inside["inboxes"].update_one({"_id": person}, {"$set": {"closed": True}}, upsert=True)\n',
+        races=("send x deletion of whom it goes to", "send x deletion of whom it is by"),
+    ),
+    Mutant(
         "a message is stored on what is over",
         "conversations",
         "app.inbox.conversations.Conversations._stored",
