@@ -6,11 +6,13 @@ from weakref import WeakKeyDictionary
 from bson import ObjectId
 
 from app.departures import clear_departures, depart
-from app.errors import Forbidden, NotFound
+from app.errors import Forbidden, Invalid, NotFound
 from app.inbox.conversations import Conversations
+from app.inbox.pictures import IMAGES, UNSENT
 from tests.interleavings.scheduler import ACTOR, Schedule
 from tests.interleavings.stage import Act, Process, Race, Town
 
+PICTURE = ObjectId(b"pictureofann")
 _at_the_end: WeakKeyDictionary[Schedule, int] = WeakKeyDictionary()  # messages there were when it was acknowledged
 
 
@@ -124,9 +126,44 @@ def all_is_counted(town: Town) -> None:
             assert (person in row["unread"]) in (has_badge, counted < len(theirs)), "a badge is wrong"
 
 
-def _race(name: str, actors: dict[str, Act], crashing: tuple[str, ...] = (), setting: object = talk) -> Race:
-    allowed = (Forbidden, NotFound)
-    return Race(name, setting, actors, crashing, (), allowed, all_is_counted)  # type: ignore[arg-type]
+async def two_talks(town: Town) -> None:
+    """Ann has one with Ben too, and one picture that she has not sent yet."""
+    await talk(town)
+    await town.people("ben")
+    ann = town.ids["ann"]
+    await Conversations(town.stack).open(ann, town.ids["ben"])
+    picture = {"_id": PICTURE, "owner": ann, "type": "image/png", "data": b"picture", "readers": [ann]}
+    await town.stack.db[IMAGES].insert_one({**picture, "until": town.clock.now() + UNSENT})
+
+
+def send_picture(other: str, client_id: str) -> Act:
+    async def sending(process: Process) -> None:
+        ann, town = process.ids["ann"], process.town
+        (id,) = (row["_id"] for row in town.rows("conversations") if process.ids[other] in row["people"])
+        await Conversations(town.stack).send(ann, id, client_id, None, PICTURE)
+
+    return sending
+
+
+def a_picture_is_in_one_message(town: Town) -> None:
+    all_is_counted(town)
+    (picture,) = town.rows(IMAGES)
+    shown = [row["conversation"] for row in town.rows("messages") if row.get("image") == PICTURE]
+    readers = [sorted(row["people"]) for row in town.rows("conversations") if row["_id"] in shown]
+    assert len(shown) <= 1, "a picture is sent twice"
+    assert [sorted(picture["readers"])] == (readers or [[town.ids["ann"]]]), "others see it than whom it was sent to"
+    assert ("until" in picture) == (not shown), "a picture goes that was sent, or stays that was not"
+
+
+def _race(
+    name: str,
+    actors: dict[str, Act],
+    crashing: tuple[str, ...] = (),
+    setting: object = talk,
+    after: Callable[[Town], None] = all_is_counted,
+) -> Race:
+    allowed = (Forbidden, NotFound, Invalid)
+    return Race(name, setting, actors, crashing, (), allowed, after)  # type: ignore[arg-type]
 
 
 TALKING: tuple[Race, ...] = (
@@ -135,6 +172,16 @@ TALKING: tuple[Race, ...] = (
     _race("send x block", {"ann": in_turn(send("ann"), send("ann", "more")), "zoe": block}, ("ann",)),
     _race("send x deletion of whom it goes to", {"ann": send("ann"), "zoe": leave("zoe")}),
     _race("send x deletion of whom it is by", {"ann": send("ann"), "ann2": leave("ann", cleared=False)}),
+    *(
+        _race(
+            f"picture x the same picture, {words}",
+            {"ann": send_picture("zoe", "1"), "ann2": in_turn(send_picture(other, "2"), send_picture(other, "2"))},
+            ("ann",),
+            two_talks,
+            a_picture_is_in_one_message,
+        )
+        for words, other in (("to another", "ben"), ("again", "zoe"))
+    ),
     _race("receipt x send", {"ann": receive("ann", 1), "zoe": send("zoe")}, ("ann", "zoe")),
     _race("receipt x receipt x send", {"ann": receive("ann", 1), "ann2": in_turn(send("ann"), receive("ann", 2))}),
     _race("receipt x block", {"ann": receive("ann", 1), "zoe": block}, ("ann",)),

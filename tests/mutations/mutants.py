@@ -2532,6 +2532,14 @@ MUTANTS: tuple[Mutant, ...] = (
         races=("send x deletion of whom it goes to", "send x deletion of whom it is by"),
     ),
     Mutant(
+        "two messages at once have the same picture",
+        "pictures",
+        "app.inbox.pictures.sent",
+        "update_one(find.query,",
+        'update_one({"_id": find.query["_id"]},',
+        races=("picture x the same picture, to another", "picture x the same picture, again"),
+    ),
+    Mutant(
         "a message is stored on what is over",
         "conversations",
         "app.inbox.conversations.Conversations._stored",
