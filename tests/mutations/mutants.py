@@ -2485,6 +2485,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_a_person_and_a_process_have_so_many_connections"),
     ),
     Mutant(
+        "what was typed is lost when a server goes away",
+        "door",
+        "app.web.request.typed_is_kept",
+        "request.state.unsent = {",
+        "unsent = {",
+        _of(PAGES, "test_whatever_was_typed_is_kept_whenever_mongodb_goes_away"),
+    ),
+    Mutant(
         "a WebSocket holds its place for ever",
         "live",
         "app.web.protocol.WebSocket.connection_lost",
