@@ -1134,6 +1134,7 @@ class Failing:
                 raise ServerSelectionTimeoutError("nobody answers")
 
 
+@pytest.mark.thorough
 async def test_whatever_was_typed_is_kept_whenever_mongodb_goes_away(
     demo: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
