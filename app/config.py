@@ -114,6 +114,11 @@ class Config(BaseModel):
     streams_per_minute: int = Field(
         default=300, ge=1, description="opened by one signed-in person; ten that come back every 3 s are 200"
     )
+    refused_streams_per_minute: int = Field(
+        default=600,
+        ge=1,
+        description="of strangers, per network address; then nothing more of theirs is looked up",
+    )
     live_connections: int = Field(default=5_000, ge=1, description="live streams of one web process")
     sign_ins_per_minute: int = Field(default=600, ge=1, description="per network address")
     sign_ups_per_minute: int = Field(default=60, ge=1, description="per network address")

@@ -3,8 +3,9 @@
 From the mark on nothing of the account is visible. `departures` names it for as long as anything of it may be left, the
 version of all names was raised with it, and every page looks at that version: a process that remembers edges or pages
 asks who has departed when it has changed, and at no other time. The account's own edges and likes end at the mark,
-since they raise a version that the mark has closed. Whatever else was under way at that moment is stored after it, is
-seen by nobody, and is removed by a last round.
+since they raise a version that the mark has closed. So do messages to and from it, which are numbered in an inbox that
+the mark has closed; the inbox goes when the conversations have ended. Whatever else was under way at that moment is
+stored after it, is seen by nobody, and is removed by a last round.
 """
 
 import asyncio
@@ -70,6 +71,7 @@ async def depart(db: Database, clock: Clock, person: ObjectId) -> None:
         names = await inside[VERSIONS].find_one({"_id": NAMES}, {"version": 1})
         assert names, "it has just been raised"
         await inside[VERSIONS].update_one({"_id": person}, {"$set": {"closed": True}}, upsert=False)
+        await inside["inboxes"].update_one({"_id": person}, {"$set": {"closed": True}}, upsert=True)
         blank = {"name": NAME, "found_by": [], "deleted": True, "renamed": names["version"]}
         forgotten = dict.fromkeys(("password_hash", "admin", "presence", "seen_at"), "")
         await inside["users"].update_one({"_id": person}, {"$set": blank, "$unset": forgotten}, upsert=False)

@@ -363,11 +363,12 @@ class Notification(Document):
 
 class Inbox(Base):
     """`_id`: a person's. `seq`: the last number that was given to what concerns them alone. `read_to`: the last
-    notification that they have seen; it only moves forward.
+    notification that they have seen; it only moves forward. `closed`: the account is deleted, and gets no messages.
     """
 
     seq: int = 0
     read_to: int = 0
+    closed: Literal[True] | None = None
 
     class Settings:
         name = "inboxes"

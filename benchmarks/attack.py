@@ -7,6 +7,7 @@ fault has stopped beside them.
 import asyncio
 import re
 import resource
+import secrets
 import tempfile
 import time
 from collections import Counter
@@ -174,6 +175,30 @@ async def streams(target: Target) -> None:
     await _over_and_over(target.many(500), hold)
 
 
+async def refused_streams(target: Target) -> None:
+    """By every way in, with the token of somebody above the limit, and with tickets and cookies that are none."""
+    host, port = target.place
+    none = f"Host: {host}:{port}\r\n"
+    upgrade = (
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    )
+
+    async def open_one(number: int) -> None:
+        token = target.signed_in(target.tokens[number % len(target.tokens)])
+        for path, who in (
+            ("/live", token),
+            ("/live", f"{none}Cookie: {COOKIE.format(port=port)}={secrets.token_urlsafe(32)}\r\n"),
+            ("/api/v1/live", token),
+            (f"/api/v1/live?ticket={secrets.token_urlsafe(32)}", none),
+            ("/api/v1/live/socket", token + upgrade),
+            (f"/api/v1/live/socket?ticket={secrets.token_urlsafe(32)}", none + upgrade),
+        ):
+            await target.send(f"GET {path} HTTP/1.1\r\n{who}")
+
+    await _over_and_over(target.many(200), open_one)
+
+
 async def watched_posts(target: Target) -> None:
     token, numbers = target.tokens[0], count()
     head = (
@@ -193,6 +218,7 @@ ATTACKS: tuple[tuple[str, Callable[[Target], Awaitable[None]]], ...] = (
     ("200 readers, Memcached frozen", lists),
     ("sign-ups whose clients have gone", sign_ups),
     ("500 streams of one person", streams),
+    ("streams that are refused, for 200", refused_streams),
     ("watched posts of one person", watched_posts),
 )
 
@@ -216,9 +242,10 @@ class Bystander:
         return answer is not None
 
     async def watch(self, url: str, token: str) -> None:
-        """A live part of a page is open to the bystander too."""
+        """A live part of a page is open to the bystander too, once the page is."""
         port = urlsplit(url).port
         cookie = {"Cookie": f"{COOKIE.format(port=port)}={token}"}
+        await self.http.http.get(f"{url}/", headers=cookie)
         async with self.http.http.stream("GET", f"{url}/live", headers=cookie) as answer:
             if answer.status_code != 200:
                 self.http.outcome.unclean.append(f"a live stream: {answer.status_code}")
@@ -248,7 +275,7 @@ async def _beside(target: Target, name: str, attack: Callable[[Target], Awaitabl
         looking = asyncio.ensure_future(bystander.look())
         try:
             await asyncio.wait([attacking, looking], timeout=seconds)
-            if attack is streams:
+            if attack in (streams, refused_streams):
                 token = await persist(lambda _: sign_in(http, BYSTANDER))
                 await bystander.watch(target.system.url, token)
         finally:

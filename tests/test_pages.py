@@ -3,9 +3,10 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from html import unescape
-from itertools import combinations, product
+from itertools import combinations, count, product
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from app.accounts import Accounts
 from app.live.presence import GRACE_S
 from app.models import Account, User
 from app.stack.cost import counted
+from app.stack.mongodb import stand_in
 from app.web import dashboard, done, home_timeline, live, notifications, pages, people, session
 from app.web.cast import cast, warm
 from app.web.render import ago
@@ -27,7 +29,7 @@ from phases import DEFAULT, PHASES
 from phases.p1_query import QUERY
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
-from tests.site import PASSWORD, SLUGS, Browser, Site, forms, opened, texts
+from tests.site import PASSWORD, SLUGS, Browser, Form, Site, forms, opened, texts
 from tests.world import flush
 from workers.worker import drain_queues
 
@@ -1113,6 +1115,70 @@ async def test_a_status_that_could_not_be_stored_is_kept_and_posted_once(
     for _ in range(2):
         assert (await ann.client.post("/statuses", data=again)).status_code == 303
     assert texts(await ann.open("/")) == ["not &lt;lost&gt;"]
+
+
+TEXT_FIELD = re.compile(r'<(?:textarea|input type="text")[^>]* name="(\w+)"')
+NOT_SENT = {"reader", "username"}  # in a form that is an address; for password managers, hidden
+
+
+@dataclass
+class Failing:
+    """MongoDB goes away behind `left` further commands; None: it stays."""
+
+    left: int | None = None
+
+    def command(self) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise ServerSelectionTimeoutError("nobody answers")
+
+
+@pytest.mark.thorough
+async def test_whatever_was_typed_is_kept_whenever_mongodb_goes_away(
+    demo: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every form with a field for text, at every command of its request; a status or message is stored once when it is
+    sent again.
+    """
+    failing = Failing()
+    monkeypatch.setattr(stand_in, "count_mongodb", failing.command)
+    await demo.browser().sign_up("bob")
+    ann, actions, names = await demo.browser().sign_up("ann"), set[str](), set[str]()
+    await ann.act("bob", "conversation")
+    talk = ann.answer.url.path
+    for address in ("/sign-up", "/sign-in", "/settings", talk, *PAGES):
+        browser = demo.browser() if address.startswith("/sign") else ann
+        html = await browser.open(address)
+        for form, written in zip(forms(html), html.split("<form")[1:], strict=True):
+            fields = set(TEXT_FIELD.findall(written)) - NOT_SENT
+            if form.method == "post" and fields and form.action not in actions:
+                actions.add(form.action)
+                names |= fields
+                await _kept(browser, form, fields, failing)
+    in_templates = [page.read_text() for page in (Path(__file__).parents[1] / "templates").glob("*.html")]
+    assert names == {name for page in in_templates for name in TEXT_FIELD.findall(page)} - NOT_SENT
+    for page, action in (("/", "/statuses"), (talk, f"{talk}/messages")):
+        stored = [text for text in texts(await ann.open(page)) if text.startswith(action)]
+        assert len(stored) == len(set(stored)) > 1
+
+
+async def _kept(browser: Browser, form: Form, names: set[str], failing: Failing) -> None:
+    cookies = browser.client.cookies
+    for commands in count():
+        browser.client.cookies = cookies  # of a stranger, who has signed up or in
+        said = f"{form.action} {commands} <&"
+        sent = form.fields | {name: said if name == "text" else f"{name}{commands}" for name in names}
+        secret = {name: PASSWORD for name in form.fields if name == "password"}
+        failing.left = commands
+        browser.answer = await browser.client.post(form.action, data=sent | secret)
+        failing.left = None
+        if browser.status != 503:
+            return
+        once_more = browser.form(form.action)
+        assert once_more.method == "post"
+        assert once_more.fields == sent, f"{form.action} after {commands} commands"
+        assert (await browser.client.post(form.action, data=once_more.fields | secret)).status_code < 500
 
 
 async def test_too_many_changes_are_refused_with_the_text_kept() -> None:

@@ -2,8 +2,10 @@
 
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from unittest.mock import patch
 from uuid import uuid4
 
 import pytest
@@ -41,6 +43,24 @@ async def test_above_the_limit_it_is_said_when_to_come_back(opening: Opening) ->
             await refused("ann")
         assert 1 <= error.value.retry_after_s <= 60
     await rate.count("bob")
+
+
+async def test_nobody_is_asked_again_about_whoever_is_above_the_limit(opening: Opening) -> None:
+    rates = opening(None)
+    rate = rates.rate("tries", 200, "Enough.")
+    rate.refuse_known("ann")
+    assert [await rate.hit("ann") for _ in range(201)] == [True] * 200 + [False]
+    with patch.object(rates, "on", side_effect=AssertionError("it is known")):
+        assert not await rate.hit("ann")
+        assert await rate.reached("ann")
+        for refused in (rate.count("ann"), rate.check("ann")):
+            with pytest.raises(TooMany):
+                await refused
+        with pytest.raises(TooMany):
+            rate.refuse_known("ann")
+    rate.refuse_known("bob")
+    with patch("time.time", return_value=time.time() + 61):
+        rate.refuse_known("ann")
 
 
 async def test_counting_ahead_lets_no_more_through(opening: Opening) -> None:

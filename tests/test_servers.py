@@ -568,20 +568,32 @@ def answers(url: str, server: Server) -> bool:
 LONG = "a path with spaces, " + "too long for a socket" * 6
 
 
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where what is for the time being is made: nobody else on this machine makes anything in it. Its path is short
+    enough for sockets, unlike `tmp_path`.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        monkeypatch.setattr(tempfile, "tempdir", directory)
+        yield Path(directory)
+
+
 @pytest.mark.servers
 @pytest.mark.usefixtures("real")
-def test_servers_keep_their_data_wherever_their_sockets_are(tmp_path: Path) -> None:
-    data = tmp_path / "data"
+def test_servers_keep_their_data_wherever_their_sockets_are(tmp_path: Path, temporary: Path) -> None:
+    data, beside = tmp_path / "data", list[Path]()
     for number, moved in enumerate(("data", "a path with spaces", "with a comma, and: a colon", LONG, "data")):
         data = data.rename(tmp_path / moved) if number else data
         with running_servers(data, NOTHING) as addresses:
             children = DataDirectory(data).note().children
             assert listening(children.values()) == set(), "nothing of it is on a port"
+            beside += temporary.glob("feedlab-*/mongodb.sock")
             with MongoClient[dict[str, int]](addresses.mongodb) as client:
                 assert client.feedlab.kept.count_documents({}) == number
                 client.feedlab.kept.insert_one({"n": number})
         assert gone(children)
-    assert not list(Path(tempfile.gettempdir()).glob("feedlab-*/mongodb.sock"))
+    assert beside
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.servers

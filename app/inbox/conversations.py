@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from weakref import WeakValueDictionary
 
 from bson import ObjectId
+from pymongo.errors import DuplicateKeyError
 
 from app.edges import change_edges
 from app.errors import Conflict, Forbidden, Invalid, NotFound
@@ -47,6 +48,8 @@ NOTHING: Mapping[str, int] = {
     "seen_delivered": 0,  # the same marks as the other sees them: no receipt goes across a block
     "seen_read": 0,
 }
+
+OPEN = {"closed": {"$exists": False}}  # an inbox: the end of its account writes it, so it or the message comes first
 
 State = Literal["sent", "delivered", "read"]
 Concerns = Callable[[ObjectId], Awaitable[None]]
@@ -110,6 +113,10 @@ class Change(NamedTuple):
 def checked_text(text: str) -> str:
     """A message's text, trimmed. Raises Invalid."""
     return checked("text", text, TEXT_LIMIT)
+
+
+class _MovedOn(Exception):
+    """A conversation is not at the version any more that was looked at."""
 
 
 class _Side:
@@ -280,7 +287,8 @@ class Conversations:
     ) -> tuple[Message, bool]:
         """The message, and whether it has been stored now, not by an earlier try with this `client_id`.
 
-        Raises NotFound, Invalid, Forbidden across a block, and Conflict for an id that was used for another message.
+        Raises NotFound, Invalid, Forbidden across a block or where one of them has deleted their account, and Conflict
+        for an id that was used for another message.
         """
         text = checked_text(text) if text is not None else None
         if text is None and image is None:
@@ -318,17 +326,24 @@ class Conversations:
             "$addToSet": {"unread": side.other},
         }
 
-        async def at_this_version(inside: Transaction) -> bool:
+        async def at_this_version(inside: Transaction) -> None:
+            try:
+                told = await _numbers(inside, side.row["people"], OPEN)
+            except DuplicateKeyError:  # an inbox is there, and closed
+                raise Forbidden("The account of one of you has been deleted.") from None
             there = {"_id": side.id, "version": side.version}
             if not await inside[CONVERSATIONS].update_one(there, change, upsert=False):
-                return False
+                raise _MovedOn
             if "image" in new:
                 picture = pictures.waiting(new["image"], side.me, self._clock.now())
                 await pictures.sent(inside, picture, side.row["people"])
-            await inside[MESSAGES].insert_one({**new, "told": await _numbers(inside, side.row["people"])})
-            return True
+            await inside[MESSAGES].insert_one({**new, "told": told})
 
-        return await transaction(self._db, at_this_version)
+        try:
+            await transaction(self._db, at_this_version)
+        except _MovedOn:
+            return False
+        return True
 
     async def receive(self, me: ObjectId, id: ObjectId, delivered: int | None, read: int | None) -> None:
         """Marks move forward only; what is read has been delivered. Across a block the other does not see it.
@@ -430,9 +445,14 @@ def _blocks(one: ObjectId, other: ObjectId) -> dict[str, Any]:
     return {"$or": [{"blocker": one, "blocked": other}, {"blocker": other, "blocked": one}]}
 
 
-async def _numbers(inside: Transaction, people: Collection[ObjectId]) -> list[dict[str, Any]]:
-    """The next number of each, of all that concerns them alone. The same order for everybody."""
-    return [{"who": one, "seq": await inside[INBOXES].next_number({"_id": one}, "seq")} for one in sorted(people)]
+async def _numbers(
+    inside: Transaction, people: Collection[ObjectId], where: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """The next number of each, of all that concerns them alone. The same order for everybody. Raises DuplicateKeyError
+    where an inbox is not as `where` says.
+    """
+    inboxes, where = inside[INBOXES], where or {}
+    return [{"who": one, "seq": await inboxes.next_number({"_id": one, **where}, "seq")} for one in sorted(people)]
 
 
 async def _number_change(inside: Transaction, row: Mapping[str, Any], concerned: Collection[ObjectId]) -> None:

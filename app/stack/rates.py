@@ -74,39 +74,57 @@ class Rate:
     """At most so often in a fixed window, for each `who`.
 
     A process counts a hundredth of the limit ahead, so that many posts ask Redis once: a limit above 100 may be reached
-    that much early.
+    that much early. Whoever is above it is known until the window ends, and Redis is not asked about them again.
     """
 
     def __init__(self, rates: Rates, item: RateLimitItem, refusal: str) -> None:
         self._rates, self._item, self._refusal = rates, item, refusal
         self._step = max(1, item.amount // 100)
         self._ahead: TTLCache[tuple[str, ...], int] = TTLCache(AHEAD_REMEMBERED, item.get_expiry())
+        self._above: TTLCache[tuple[str, ...], float] = TTLCache(AHEAD_REMEMBERED, item.get_expiry())  # until when
 
     async def hit(self, *who: object) -> bool:
         """Count once more; whether that was within the limit."""
         key = tuple(map(str, who))
+        if self._left_s(key):
+            return False
         if left := self._ahead.pop(key, 0):
             self._ahead[key] = left - 1
             return True
         if not await self._rates.on(lambda limiter: limiter.hit(self._item, *key, cost=self._step)):
+            self._above[key] = await self._end_s(key)
             return False
         if self._step > 1:
             self._ahead[key] = self._step - 1
         return True
 
     async def reached(self, *who: object) -> bool:
-        return not await self._rates.on(lambda limiter: limiter.test(self._item, *map(str, who)))
+        key = tuple(map(str, who))
+        return self._left_s(key) > 0 or not await self._rates.on(lambda limiter: limiter.test(self._item, *key))
 
     async def count(self, *who: object) -> None:
         """Raises TooMany above the limit."""
         if not await self.hit(*who):
-            raise await self._too_many(who)
+            self.refuse_known(*who)
+            raise TooMany(self._refusal, 1)  # the window has just ended
+
+    def refuse_known(self, *who: object) -> None:
+        """Raises TooMany for whoever is known to be above the limit. Nobody is asked, and nothing is counted."""
+        if left_s := self._left_s(tuple(map(str, who))):
+            raise TooMany(self._refusal, math.ceil(left_s))
+
+    def _left_s(self, key: tuple[str, ...]) -> float:
+        """Until whoever is known to be above the limit is not any more."""
+        return max(0.0, self._above.get(key, 0.0) - time.time())
 
     async def check(self, *who: object) -> None:
         """Raises TooMany where the limit is reached, and counts nothing."""
         if await self.reached(*who):
-            raise await self._too_many(who)
+            self.refuse_known(*who)
+            left_s = await self._end_s(tuple(map(str, who))) - time.time()
+            raise TooMany(self._refusal, max(1, math.ceil(left_s)))
 
-    async def _too_many(self, who: tuple[object, ...]) -> TooMany:
-        stats = await self._rates.on(lambda limiter: limiter.get_window_stats(self._item, *map(str, who)))
-        return TooMany(self._refusal, max(1, math.ceil(stats.reset_time - time.time())))
+    async def _end_s(self, key: tuple[str, ...]) -> float:
+        """Of their window, in seconds since the epoch."""
+        stats = await self._rates.on(lambda limiter: limiter.get_window_stats(self._item, *key))
+        return float(stats.reset_time)

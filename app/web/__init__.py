@@ -1,6 +1,7 @@
 """The web edge: the JSON API, the pages, and what stands before both. Composed here, once."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -122,13 +123,16 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.state.budgets = budgets
     app.state.health = system
     app.state.streams = Streams()
+    app.state.under_way = Counter()  # streams that are being opened, by person
     app.state.watches = {}  # deliveries that somebody watches, by status id
     app.state.laboratory = Laboratory(stack)
     app.state.afterwards = afterwards
     app.state.written = WrittenPages()
-    # .count(person) before every change, every export and every stream
+    # .count(person) before every change, every export and every stream; .hit(address) for every stream of nobody
     rate, config = stack.rates.rate, stack.config
     app.state.writes = rate("writes", config.writes_per_minute, "Too many changes in one minute.")
     app.state.exports = rate("exports", EXPORTS, "Too many exports in one hour.", minutes=60)
     app.state.openings = rate("streams", config.streams_per_minute, "Too many live streams opened in one minute.")
+    refused = "Too many live streams were refused to strangers where you are."
+    app.state.refusals = rate("refused streams", config.refused_streams_per_minute, refused)
     return app

@@ -23,13 +23,14 @@ from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
 from app.stack.mongodb.joined import joined
 from app.web import openapi, schemas
-from app.web.api_operation import Call, Operation, Reply, admitted, routes_of
+from app.web.api_operation import Call, Operation, Reply, admitted, bearer_token, routes_of
 from app.web.caller import address_of, while_it_waits
 from app.web.export import as_file, exported, nothing, shown_conversations
 from app.web.limits import PICTURE, PICTURE_HEADERS
 from app.web.live_stream import MEDIA_TYPE as EVENTS
 from app.web.live_stream import connected, converse, events_for, position_of
 from app.web.measured_page import measured
+from app.web.opening import opening
 from app.web.problems import Rejected
 from app.web.written import WrittenPages
 from phases.home.page import Page
@@ -393,8 +394,9 @@ async def only_upgraded(call: Call) -> Reply:
 
 async def live_socket(socket: WebSocket) -> None:
     """What is wrong is said before the upgrade."""
-    me, digest = await admitted(socket)
-    connection = await connected(socket, me, digest, position_of(socket))
+    async with opening(socket, bearer_token(socket) or ""):
+        me, digest = await admitted(socket)
+        connection = await connected(socket, me, digest, position_of(socket))
     await converse(socket, connection)
 
 

@@ -26,6 +26,7 @@ from app.models import Account
 from app.social import Social
 from app.stack import within
 from app.stack.mongodb.joined import joined
+from app.web.opening import opening
 from app.web.problems import CHALLENGE, FieldErrors, Rejected
 from app.web.state import (
     accounts_of,
@@ -148,13 +149,15 @@ class Operation:
     async def answer(self, request: Request) -> Response:
         """Who asks -> may they -> what do they say -> the answer."""
         call = Call(request)
+        if self.auth == "ticket":
+            async with opening(request, call.token):
+                call.account, call.digest = await admitted(request)
+                return await self._reply(call)
         if self.auth == "person" and self.method in SAFE and (account := call.accounts.remembered(call.token)):
             call.account = account
             with joined():
                 return await _if(_signed_in(request), self._reply(call))
-        if self.auth == "ticket":
-            call.account, call.digest = await admitted(request)
-        elif self.auth != "none":
+        if self.auth != "none":
             call.account = await _signed_in(request)
             if self.method not in SAFE:
                 await request.app.state.writes.count(call.account.id)

@@ -5,14 +5,14 @@ from collections.abc import Coroutine
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 
 T = TypeVar("T")
 
 NETWORK_BITS = 64  # of IPv6: what one customer of a provider has at least
 
 
-def address_of(request: Request) -> str:
+def address_of(request: HTTPConnection) -> str:
     """The network address that limits are counted by. Behind a trusted proxy uvicorn puts the client's here."""
     return network_of(request.client.host if request.client else "")
 

@@ -1,6 +1,7 @@
 """One's conversations, and what is said in each."""
 
 import hashlib
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta
@@ -27,6 +28,7 @@ from app.web.state import conversations_of, pictures_of, presences_of, social_of
 
 CONVERSATIONS_A_PAGE = 30
 MESSAGES_A_PAGE = 40
+ONCE = "[A-Za-z0-9_-]{16,32}"  # as our pages make it
 DIGITS = 9  # of a message's number
 ACTS = {"silence": True, "unsilence": False}
 STATES = {"sent": "Sent", "delivered": "Delivered", "read": "Read"}  # what a screen reader says of the ticks
@@ -159,8 +161,13 @@ async def send(request: Request, me: Account) -> Response:
 
 
 def _client_id(form: FormData, said: bytes) -> str:
-    """Sending twice by a double click is one message; going back and sending another is two."""
-    return hashlib.sha256(field(form, "once").encode(errors="replace") + b"\0" + said).hexdigest()
+    """Sending twice by a double click is one message; going back and sending another is two. It begins with `once`, by
+    which the page that sent it knows its message among those that it is shown.
+    """
+    once = field(form, "once")
+    if not re.fullmatch(ONCE, once):
+        once = hashlib.sha256(once.encode(errors="replace")).hexdigest()[:32]
+    return f"{once}.{hashlib.sha256(said).hexdigest()}"
 
 
 async def send_picture(request: Request, me: Account) -> Response:

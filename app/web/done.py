@@ -35,6 +35,8 @@ WORDS = {  # {}: the handle of the person it is about
     "unmute": "You do not mute @{} any more.",
 }
 
+UNDO = {"mute": "unmute"}
+
 
 def done(request: Request, place: str, what: str, handle: str = "") -> Response:
     """Go to `place`, where the words for `what` are shown."""
@@ -45,11 +47,18 @@ def done(request: Request, place: str, what: str, handle: str = "") -> Response:
 
 @dataclass(frozen=True)
 class Said:
+    """`undo`: the act about the person of this handle that takes it back."""
+
     what: str
     words: str
+    handle: str
+    undo: str | None
 
 
 def said(request: Request) -> Said | None:
     """What this page says. A cookie that is not ours says nothing."""
     kept = re.fullmatch(r"([a-z-]+)\.(\w{0,30})", session.kept(request, COOKIE), re.ASCII)
-    return Said(kept[1], WORDS[kept[1]].format(kept[2])) if kept and kept[1] in WORDS else None
+    if not kept or kept[1] not in WORDS:
+        return None
+    what, handle = kept.groups()
+    return Said(what, WORDS[what].format(handle), handle, UNDO.get(what))

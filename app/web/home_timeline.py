@@ -14,14 +14,13 @@ from app.inbox.mentions import seen_mentions
 from app.live.position import Has, Shown, sealed
 from app.models import Account, Audience
 from app.social import TEXT_LIMIT
-from app.stack import UNAVAILABLE
 from app.web import session
 from app.web.done import done
 from app.web.measured_page import compared, measured
-from app.web.problems import RETRY_LATER, problem_of
-from app.web.render import error_page, render
+from app.web.problems import problem_of
+from app.web.render import render
 from app.web.request import Endpoint, address, before_of, changing, id_of, signed_in, to
-from app.web.session import field, posted, read_form
+from app.web.session import field, posted
 from app.web.state import social_of, stack_of, timelines_of
 from phases.home.page import Page
 
@@ -120,15 +119,8 @@ def _position(request: Request, me: Account, page: Page) -> str:
 
 async def post(request: Request, stranger: Endpoint) -> Response:
     """Whatever goes wrong, what was typed is not lost. `stranger`: for whoever has been signed out meanwhile."""
-    try:
-        known = await session.open_session(request)
-        return await (signed_in(_post) if known.account else stranger)(request)
-    except UNAVAILABLE:
-        form = await read_form(request)
-        unsent = {name: field(form, name) for name in (session.PROOF, "once", "audience", "text")}
-        response = error_page(request, 503, "", "What you typed is below, to be sent once more.", unsent)
-        response.headers.update(RETRY_LATER)
-        return response
+    known = await session.open_session(request)
+    return await (signed_in(_post) if known.account else stranger)(request)
 
 
 async def _post(request: Request, me: Account) -> Response:

@@ -17,7 +17,9 @@ from app.live.hub import Hub
 from app.live.presence import Presences
 from app.live.steps import as_json
 from app.models import Account
-from app.web.session import open_session
+from app.web.caller import address_of
+from app.web.opening import opening
+from app.web.session import open_session, session_token
 from app.web.state import hub_of, presences_of
 
 MEDIA_TYPE = "text/event-stream"
@@ -42,12 +44,16 @@ async def events_for(request: Request, me: Account, digest: bytes, after: str | 
 
 async def events_of_page(request: Request) -> Response:
     """For a page that is open: by its session. Nobody is told not to come back."""
-    known = await open_session(request)
-    if known.account is None:
-        return Response(status_code=204)
-    if request.method == "HEAD":
-        return Response(headers={"Cache-Control": "no-store"}, media_type=MEDIA_TYPE)
-    return await events_for(request, known.account, digest_of(known.secret), position_of(request))
+    token = session_token(request)
+    async with opening(request, token):
+        known = await open_session(request)
+        if known.account is None:
+            if token:
+                await request.app.state.refusals.hit(address_of(request))
+            return Response(status_code=204)
+        if request.method == "HEAD":
+            return Response(headers={"Cache-Control": "no-store"}, media_type=MEDIA_TYPE)
+        return await events_for(request, known.account, digest_of(known.secret), position_of(request))
 
 
 @asynccontextmanager

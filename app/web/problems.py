@@ -18,7 +18,7 @@ from app.web.limits import ORDINARY
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-FOR_PROGRAMS = ("/api/", "/healthz", "/readyz", "/metrics")
+FOR_PROGRAMS = ("/api/", "/live", "/healthz", "/readyz", "/metrics")
 RETRY_LATER = {"Retry-After": "2"}  # seconds a server of ours takes to come back, or the driver to find a new primary
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 

@@ -40,6 +40,10 @@ TITLES = {  # of error pages, in friendlier words than HTTP's
 }
 
 
+TYPED = {"text": "What you wrote", "handle": "Handle", "name": "Name", "author": "Author"}  # fields of forms
+SECRETS = {"password": "Password", "old": "Your password", "new": "New password"}  # to be typed again
+
+
 @cache
 def _version(name: str) -> str:
     return hashlib.sha256((FOLDER / "static" / name).read_bytes()).hexdigest()[:12]
@@ -158,13 +162,11 @@ def fragment(request: Request, template: str, **context: Any) -> str:
     return TEMPLATES.get_template(template).render({"now": stack.clock.now(), "demo": stack.config.demo} | context)
 
 
-def error_page(
-    request: Request, status: int, title: str, detail: str, unsent: dict[str, str] | None = None
-) -> Response:
-    """A friendly page for what went wrong. It needs no server of ours.
-
-    `unsent`: the fields of a new status that could not be stored, to be sent once more as they are.
+def error_page(request: Request, status: int, title: str, detail: str) -> Response:
+    """A friendly page for what went wrong. It needs no server of ours. If somebody had typed something, it is there, to
+    be sent once more.
     """
+    unsent: dict[str, str] = getattr(request.state, "unsent", {})
     if status == 503:
         detail = sentence(detail) + " A few seconds are usually enough."
     again = here(request) if status == 503 and request.method == "GET" else None
@@ -178,7 +180,10 @@ def error_page(
         title=title,
         detail=detail,
         again=again,
-        unsent=unsent or {},
+        unsent=unsent if any(unsent.get(name) for name in TYPED) else {},
+        typed=TYPED,
+        secrets=SECRETS,
+        here=here(request),
     )
 
 

@@ -8,14 +8,15 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from app.errors import Forbidden, NotFound
+from app.errors import Forbidden, NotFound, TooMany
 from app.models import Account
-from app.stack import within
+from app.stack import UNAVAILABLE, within
 from app.web.render import here
-from app.web.session import local_address, open_session, posted
+from app.web.session import field, local_address, open_session, posted, read_form
 from app.web.state import accounts_of, stack_of
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+FORM = "application/x-www-form-urlencoded"  # nothing is typed into the one with a picture
 PersonalEndpoint = Callable[[Request, Account], Awaitable[Response]]
 
 
@@ -26,6 +27,23 @@ def address(path: str, **query: object) -> str:
 
 def to(place: str) -> RedirectResponse:
     return RedirectResponse(local_address(place), 303)
+
+
+def typed_is_kept(endpoint: Endpoint) -> Endpoint:
+    """Where this fails for a reason that is not in the form, the page that says so has the form, to be sent once more.
+    It has the proof that was sent, not a new one: another site's form gets no further by it.
+    """
+
+    async def kept(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except (*UNAVAILABLE, TooMany, NotFound):
+            if request.headers.get("content-type", "").startswith(FORM):
+                form = await read_form(request)
+                request.state.unsent = {name: field(form, name) for name in form}
+            raise
+
+    return kept
 
 
 def signed_in(handler: PersonalEndpoint, *, limited: bool = True) -> Endpoint:

@@ -74,17 +74,23 @@ async function send({conversation, once, text}) {
   }
 }
 
-// What waits is shown below what has been sent.
+// What waits is shown below what has been sent, unless it has been, and only the answer that says so is still to come.
 async function show() {
   const list = document.getElementById("waiting");
   if (!list) return;
-  const mine = (await waiting()).filter(one => one.conversation === conversation);
-  list.hidden = !mine.length;
-  list.replaceChildren(...mine.map(bubble));
+  list.replaceChildren(...(await waiting()).filter(one => one.conversation === conversation).map(bubble));
+  withdraw(list);
+}
+
+function withdraw(list = document.getElementById("waiting")) {
+  const sent = new Set(Array.from(document.querySelectorAll("#messages [data-once]"), item => item.dataset.once));
+  for (const item of [...list.children]) if (sent.has(item.dataset.once)) item.remove();
+  list.hidden = !list.children.length;
 }
 
 function bubble(one) {
   const item = document.createElement("li");
+  item.dataset.once = one.once;
   item.className = `message own waiting${one.refused === undefined ? "" : " failed"}`;
   const article = document.createElement("article"), text = document.createElement("p");
   const foot = document.createElement("footer");
@@ -124,6 +130,7 @@ function merge(page, older = false) {
     else if (older) list.insertBefore(same, first === same ? first.nextSibling : first);
   }
   document.querySelector("#talking > .empty")?.remove();
+  withdraw();
 }
 
 // What has not changed stays as it is: somebody may have the keyboard there.

@@ -208,6 +208,33 @@ document.addEventListener("click", event => {
   (link.dataset.swap ? swap : more)(link).catch(() => location.assign(link.href));
 });
 
+// Who deletes a status, or mutes its author, stays where they are: it goes, what the answer says of it is said here too,
+// and the keyboard is at the next one.
+async function takeOut(form) {
+  const own = form.closest("li"), all = [...document.querySelectorAll("#list > li")];
+  const author = form.action.endsWith("/mute") && own.querySelector(".who").getAttribute("href");
+  const gone = author ? all.filter(item => item.querySelector(".who").getAttribute("href") === author) : [own];
+  const near = [...all.slice(all.indexOf(own)), ...all.slice(0, all.indexOf(own)).reverse()];
+  const answer = await fetch(form.action, {method: "POST", body: new URLSearchParams(new FormData(form))});
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const said = page.querySelectorAll(".said, #undo");
+  if (!answer.ok || !said.length) throw new Error(answer.statusText);
+  for (const item of gone) item.remove();  // unless the stream has been faster
+  const next = near.find(item => item.isConnected);
+  if (!next) document.getElementById("latest").replaceWith(page.getElementById("latest"));
+  document.querySelectorAll(".said, #undo").forEach(had => had.remove());
+  document.getElementById("main").append(...said);
+  (next?.querySelector("a") ?? document.getElementById("latest")).focus({preventScroll: true});
+  next?.scrollIntoView({block: "nearest"});
+}
+document.addEventListener("submit", event => {
+  const form = event.target.closest("#latest .menu form");
+  if (!form) return;
+  event.preventDefault();
+  form.querySelector("button").disabled = true;
+  takeOut(form).catch(() => form.isConnected ? form.submit() : location.reload());
+});
+
 // A draft outlives its page, whatever happens to that, and stays in this tab until it is posted. With it is kept what
 // makes posting it twice one status.
 for (const form of document.querySelectorAll("form[data-draft]")) {

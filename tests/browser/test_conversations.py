@@ -4,7 +4,7 @@ from io import BytesIO
 
 import pytest
 from PIL import Image
-from playwright.sync_api import FilePayload, Page, expect
+from playwright.sync_api import APIResponse, FilePayload, Page, Route, expect
 
 from tests.browser.test_notifications import seen
 from tests.browser.visitors import Person, Visitors, accessible, reload_until
@@ -67,7 +67,14 @@ def test_an_open_page_is_told_what_is_said_and_who_has_read_it(site: str, visito
     expect(ben.page.get_by_role("link", name="Messages, unread: 1")).to_be_visible()
     ben.page.goto(address)
     expect(ann_says).to_contain_text("Read")
+    answers: list[tuple[Route, APIResponse]] = []
+    ann.page.route("**/messages", lambda route: answers.append((route, route.fetch())))
     say(ann.page, "two")
+    expect(ann_says.locator(".text")).to_have_text(["one", "two"])  # the stream is faster than the answer
+    expect(ann.page.get_by_role("article", name="You").locator(".text")).to_have_text(["one", "two"])
+    for route, answer in answers:
+        route.fulfill(response=answer)
+    ann.page.unroute("**/messages")
     expect(ben.page.get_by_role("article", name="Ann A.").locator(".text")).to_have_text(["one", "two"])
     expect(ann_says.last).to_contain_text("Read")
     say(ben.page, "three")

@@ -108,13 +108,38 @@ def test_escape_closes_what_is_open(manual_site: str, visitor: Visitors) -> None
     page.keyboard.press("Escape")
     expect(mute).to_be_hidden()
     expect(menu.locator("summary")).to_be_focused()
-    menu.locator("summary").press("Enter")
-    mute.click()
+
+
+def test_what_is_muted_or_deleted_goes_from_the_timeline_where_it_is(manual_site: str, visitor: Visitors) -> None:
+    page = visitor("mutes", 1280, "light").page
+    page.goto(manual_site)
+    page.locator(".cast button").nth(1).click()
+    page.get_by_label("What are you doing?").fill("mine")
+    page.get_by_role("button", name="Post", exact=True).click()
+    page.evaluate("window.stays = true")
+    statuses = page.locator("#list").get_by_role("article")
+    menu = page.locator("#list .menu")
+    menu.first.locator("summary").press("Enter")
+    menu.first.get_by_role("button", name="Delete for good").press("Enter")
+    expect(page.get_by_text("Deleted.")).to_be_in_viewport()
+    expect(page.get_by_text("mine", exact=True)).to_have_count(0)
+    expect(statuses.first.get_by_role("link").first).to_be_focused()
+    author = str(statuses.first.locator(".who").get_attribute("href"))
+    theirs = page.locator(f'#list .who[href="{author}"]')
+    expect(theirs).not_to_have_count(0)
+    menu.first.locator("summary").press("Enter")
+    menu.first.get_by_role("button", name="Mute").press("Enter")
     said = page.get_by_text("You mute @")
     expect(said).to_be_in_viewport()
+    expect(theirs).to_have_count(0)
     accessible(page)
+    expect(statuses.first.get_by_role("link").first).to_be_focused()
+    assert page.evaluate("window.stays"), "it is another page"
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_text("You do not mute @")).to_be_in_viewport()
+    expect(theirs).not_to_have_count(0)
     page.keyboard.press("Escape")
-    expect(said).to_be_hidden()
+    expect(page.get_by_text("You do not mute @")).to_be_hidden()
 
 
 @pytest.mark.parametrize("scripts", [True, False])

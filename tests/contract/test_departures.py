@@ -219,4 +219,4 @@ async def test_tokens_end_with_the_account_whoever_signs_in_meanwhile(town: Worl
         with pytest.raises(WrongPassword):
             await late
     await accounts.hide(me, True)
-    assert (await rows_that_name(town, user.id)).keys() == {"departures"}
+    assert (await rows_that_name(town, user.id)).keys() == {"departures", "inboxes"}

@@ -6,6 +6,7 @@ somebody else did). One `find`, and every command on one document or key, is ato
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from app.edges import DEPARTURES, MARKERS, NAMES, VERSIONS
 from app.inbox.conversations import CONVERSATIONS, MESSAGES
 from app.inbox.notifier import INBOXES, NOTIFICATIONS
+from app.inbox.pictures import IMAGES
 from app.stack.memcached import MemcachedStandIn
 from app.stack.mongodb.find import Find
 from app.stack.mongodb.stand_in import StandInCollection, StandInDatabase
@@ -187,6 +189,7 @@ class _Whole:
 
     def __init__(self, database: Any) -> None:
         self._database, self._begun = database, False
+        self._before: dict[str, Any] = {}  # collections that have been written to, as they were
 
     def __getitem__(self, name: str) -> "_InWhole":
         return _InWhole(self, name)
@@ -195,7 +198,17 @@ class _Whole:
         if not self._begun:
             self._begun = True
             await point("transaction", *_transaction(collection, query))
+        if not name.startswith(("find", "count")) or name == "find_one_and_update":
+            self._before.setdefault(collection, deepcopy(self._store[collection]._documents))
         return await getattr(self._database[collection], name)(query, *args, **options)
+
+    @property
+    def _store(self) -> Any:
+        return self._database.delegate._store
+
+    def take_back(self) -> None:
+        for name, documents in self._before.items():
+            self._store[name]._documents = documents
 
     async def list(self, query: Mapping[str, Any], fields: Mapping[str, int], *, collection: str, limit: int) -> Any:
         await self.command(collection, "find_one", query)
@@ -237,15 +250,15 @@ def _transaction(collection: str, query: Mapping[str, Any]) -> tuple[Touch, ...]
     if collection == NOTIFICATIONS:
         whom = frozenset([ObjectId(query["_id"][:12])])
         return Touch(NOTIFICATIONS, frozenset([query["_id"]]), write=True), Touch(INBOXES, whom, write=True)
-    if collection in (CONVERSATIONS, MESSAGES):
-        return tuple(Touch(name, write=True) for name in (CONVERSATIONS, MESSAGES, INBOXES))
+    if collection in (CONVERSATIONS, MESSAGES, INBOXES):
+        return tuple(Touch(name, write=True) for name in (CONVERSATIONS, MESSAGES, INBOXES, IMAGES))
     if collection == "users":  # a new token
         return Touch("users", frozenset([query["_id"]]), write=True), Touch("tokens", write=True)
     if collection in EDGES and collection != VERSIONS:
         return tuple(Touch(name, write=True) for name in EDGES)
     assert collection == VERSIONS, collection
     if query["_id"] == NAMES:  # a name, or the end of an account
-        return tuple(Touch(name, write=True) for name in (VERSIONS, "users", "tokens", DEPARTURES))
+        return tuple(Touch(name, write=True) for name in (VERSIONS, "users", "tokens", INBOXES, DEPARTURES))
     if query["_id"] == MARKERS:
         return Touch(VERSIONS, frozenset([MARKERS]), write=True), Touch(HEAVY, write=True)
     there = Touch("users", fields=frozenset({"deleted"}))
@@ -265,7 +278,12 @@ class StagedDatabase(_Database):  # type: ignore[misc]
 
     async def at_once(self, work: Any) -> Any:
         this: Any = self
-        result = await work(_Whole(_Database(this.client, self.delegate)))
+        whole = _Whole(_Database(this.client, self.delegate))
+        try:
+            result = await work(whole)
+        except Exception:
+            whole.take_back()
+            raise
         written()
         return result
 

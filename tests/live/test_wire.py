@@ -6,10 +6,11 @@ import json
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -62,7 +63,13 @@ class Site:
 
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
-    config = Config(sign_ins_per_minute=10_000, sign_ups_per_minute=10_000)
+    async with running() as site:
+        yield site
+
+
+@asynccontextmanager
+async def running(**settings: Any) -> AsyncIterator[Site]:
+    config = Config(sign_ins_per_minute=10_000, sign_ups_per_minute=10_000, **settings)
     async with connected(STAND_INS, config) as stack:
         app = create_app(stack, await Timelines.open(stack))
         server = _uvicorn(app, config)
@@ -199,6 +206,80 @@ async def test_who_may_not_is_told_before_the_upgrade(site: Site) -> None:
     assert (await Socket.open(site, headers=ann)).status == 429
     answer = await site.http.get("/live", headers=ann)
     assert (answer.status_code, answer.headers["content-type"]) == (429, "application/problem+json")
+
+
+@pytest.mark.thorough
+async def test_who_is_refused_again_and_again_costs_no_look_up() -> None:
+    """A person above their limit by any way in; and a stranger from an address that much was refused to."""
+    async with running(streams_per_minute=2, refused_streams_per_minute=4) as site:
+        ann, bob = await site.person("ann"), await site.person("bob")
+        page = f"http://127.0.0.1:{site.port}/live"
+        session = {"Cookie": f"feedlab_session_{site.port}={ann['Authorization'].split()[1]}"}
+        accounts, looked_up = site.app.state.accounts, list[object]()
+
+        async def tried(*, ticket: str = "", headers: dict[str, str] | None = None) -> list[int]:
+            """The answers of both ways in, and how many look-ups of tokens or tickets they took."""
+            looked_up.clear()
+            query = f"?ticket={ticket}" if ticket else ""
+            answer = await site.http.get(f"/live{query}", headers=headers)
+            return [answer.status_code, (await Socket.open(site, query, headers)).status, len(looked_up)]
+
+        with (
+            patch.object(accounts, "_holder", _spied(accounts._holder, looked_up)),
+            patch.object(accounts, "redeem", _spied(accounts.redeem, looked_up)),
+        ):
+            for _ in range(2):
+                async with events(site, headers=ann) as stream:
+                    assert stream.response.status_code == 200
+            assert await tried(headers=ann) == [429, 429, 1]
+            assert await tried(headers=ann) == [429, 429, 0]
+            answer = await site.http.get(page, headers=session)
+            assert (answer.status_code, len(looked_up)) == (429, 0)
+            assert int(answer.headers["retry-after"]) <= 60
+            assert await tried(ticket="bad") == [401, 401, 2]
+            assert await tried(headers={"Authorization": "Bearer bad"}) == [401, 401, 2]
+            bad = {"Cookie": session["Cookie"][:-1]}
+            assert (await site.http.get(page, headers=bad)).status_code == 204
+            assert await tried(ticket="bad") == await tried(headers=bob) == [429, 429, 0]
+            assert (await site.http.get(page, headers=bad)).status_code == 429
+        for person in (ann, bob):
+            assert (await site.http.get("/timeline", headers=person)).status_code == 200, "only streams are refused"
+        async with events(site, headers=bob) as stream:
+            assert stream.response.status_code == 200, "it is known by now whose token this is"
+
+
+@pytest.mark.thorough
+async def test_who_opens_many_at_once_waits_for_the_first() -> None:
+    async with running() as site:
+        ann = await site.person("ann")
+        assert (await site.http.get("/timeline", headers=ann)).status_code == 200
+        accounts, looked_up = site.app.state.accounts, list[object]()
+        holder, all_there, go_on = accounts._holder, asyncio.Event(), asyncio.Event()
+
+        async def slow(token: Any) -> Any:
+            looked_up.append(token)
+            if len(looked_up) == hub.EACH:
+                all_there.set()
+            await go_on.wait()
+            return await holder(token)
+
+        with patch.object(accounts, "_holder", slow):
+            first = [asyncio.create_task(site.http.head("/live", headers=ann)) for _ in range(hub.EACH)]
+            await asyncio.wait_for(all_there.wait(), PATIENCE_S)
+            answers = [await site.http.get("/live", headers=ann), await site.http.head("/live", headers=ann)]
+            assert [(answer.status_code, answer.headers["retry-after"]) for answer in answers] == [(429, "1")] * 2
+            assert len(looked_up) == len(first)
+            go_on.set()
+            assert {(await task).status_code for task in first} == {200}
+            assert (await site.http.head("/live", headers=ann)).status_code == 200
+
+
+def _spied(look_up: Callable[[Any], Awaitable[Any]], asked: list[object]) -> Callable[[Any], Awaitable[Any]]:
+    async def spied(of: Any) -> Any:
+        asked.append(of)
+        return await look_up(of)
+
+    return spied
 
 
 async def test_what_ends_a_stream(site: Site) -> None:

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from app.clock import FIRST_ID
 from app.config import Config
+from app.departures import clear_departures, depart
 from app.errors import Conflict, Forbidden, Invalid, NotFound, Refused
 from app.inbox.conversations import Conversations
 from app.social import Social
@@ -70,6 +71,7 @@ class Talk:
 class Model:
     talks: dict[Pair, Talk] = field(default_factory=dict)
     blocks: set[tuple[str, str]] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)  # whose account is deleted
 
     def blocked(self, pair: Pair) -> bool:
         return any(set(block) == pair for block in self.blocks)
@@ -86,6 +88,8 @@ class Model:
             raise Forbidden
         if pair in self.talks:
             return False
+        if pair & self.gone:
+            raise NotFound
         self.talks[pair] = Talk(me, at, marks={one: Marks() for one in pair})
         return True
 
@@ -96,7 +100,7 @@ class Model:
                 if one.text not in (None, text):
                     raise Conflict
                 return seq, False
-        if self.blocked(pair):
+        if self.blocked(pair) or pair & self.gone:
             raise Forbidden
         talk.at = max(at, talk.at)
         talk.said.append(Said(me, client_id, text, talk.at))
@@ -122,14 +126,22 @@ class Model:
     def silence(self, me: str, pair: Pair, on: bool) -> None:
         (set.add if on else set.discard)(self.talk(pair).silent, me)
 
+    def leave(self, me: str) -> None:
+        if me in self.gone:
+            raise NotFound
+        self.gone.add(me)
+
     def block(self, me: str, other: str, on: bool) -> None:
+        if {me, other} & self.gone:
+            raise NotFound
         (set.add if on else set.discard)(self.blocks, (me, other))
 
     # What everybody sees
 
     def seen(self, ids: Mapping[Pair, ObjectId]) -> dict[str, Any]:
         silent = {pair: talk.silent for pair, talk in self.talks.items()}
-        return {me: self._seen(me, ids) for me in PEOPLE} | {"stored": (self.blocks, silent)}
+        blocks = {block for block in self.blocks if not self.gone & set(block)}
+        return {me: self._seen(me, ids) for me in PEOPLE if me not in self.gone} | {"stored": (blocks, silent)}
 
     def _seen(self, me: str, ids: Mapping[Pair, ObjectId]) -> Any:
         mine = {pair: talk for pair, talk in self.talks.items() if me in pair}
@@ -183,7 +195,7 @@ class Talking(RuleBasedStateMachine):
         self.ids, self.names = world.ids, {id: name for name, id in world.ids.items()}
         self.fuse, self.looking = Fuse(self.clock), Conversations(self.stack)
         database: Any = _Database(self.stack.db, self.fuse)
-        mortal = dataclasses.replace(self.stack, db=database)
+        self.mortal, mortal = database, dataclasses.replace(self.stack, db=database)
         self.processes = [Conversations(mortal) for _ in range(2)]
         self.social = Social(mortal, world.timelines.outbox)
         for pair in PAIRS[:2]:
@@ -242,11 +254,14 @@ class Talking(RuleBasedStateMachine):
     async def _seen(self) -> dict[str, Any]:
         """With what nobody sees yet, which whoever died has done or not."""
         ids, db, names = await self._ids(), self.stack.db, self.names
+        gone = {names[row["_id"]] for row in await db["users"].find({"deleted": True}).to_list(None)}
         blocks = {(names[row["blocker"]], names[row["blocked"]]) for row in await db["blocks"].find().to_list(None)}
+        blocks = {block for block in blocks if not gone & set(block)}
         of = {id: pair for pair, id in ids.items()}
         rows = await db["conversations"].find().to_list(None)
         silent = {of[row["_id"]]: {names[one] for one in row["silent"]} for row in rows}
-        seen = {me: await self._seen_by(me, {pair: id for pair, id in ids.items() if me in pair}) for me in PEOPLE}
+        there = [me for me in PEOPLE if me not in gone]
+        seen = {me: await self._seen_by(me, {pair: id for pair, id in ids.items() if me in pair}) for me in there}
         return seen | {"stored": (blocks, silent)}
 
     async def _seen_by(self, me: str, ids: Mapping[Pair, ObjectId]) -> Any:
@@ -286,6 +301,8 @@ class Talking(RuleBasedStateMachine):
     @rule(p=process, pair=pair, which=which, dies=dies_after)
     def open(self, p: int, pair: Pair, which: bool, dies: int | None) -> None:
         me, other = sorted(pair, reverse=which)
+        if pair & self.model.gone and self.model.blocked(pair):
+            return  # the block goes with the account, by and by, and with it the words of the refusal
 
         async def opening() -> bool:
             return (await self.processes[p].open(self.ids[me], self.ids[other]))[1]
@@ -310,7 +327,7 @@ class Talking(RuleBasedStateMachine):
     @rule(pair=pair, sends=st.lists(st.tuples(process, which, client_id), min_size=2, max_size=5))
     def send_at_once(self, pair: Pair, sends: list[tuple[int, bool, str]]) -> None:
         """In whatever order they come: each is stored once, and everybody is told the number that it has."""
-        if pair not in self.model.talks or self.model.blocked(pair):
+        if pair not in self.model.talks or self.model.blocked(pair) or pair & self.model.gone:
             return
         people = sorted(pair)
         at = self.clock.now()
@@ -364,6 +381,16 @@ class Talking(RuleBasedStateMachine):
             await self.processes[p].silence(self.ids[me], await self._id(pair), on)
 
         self.step("silence", silencing(), lambda model: model.silence(me, pair, on), dies)
+
+    @rule(dies=dies_after)
+    def leave(self, dies: int | None) -> None:
+        leaving = depart(self.mortal, self.clock, self.ids["cat"])
+        self.step("leave", leaving, lambda model: model.leave("cat"), dies)
+
+    @rule(dies=st.none() | st.integers(0, 40))
+    def clear(self, dies: int | None) -> None:
+        """What somebody has left: nobody sees anything of it, so nobody sees that it goes."""
+        self.step("clear", clear_departures(self.mortal, self.clock), lambda model: None, dies)
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 3_600.0]))
     def later(self, seconds: float) -> None:

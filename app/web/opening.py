@@ -1,0 +1,42 @@
+"""Who may open a live stream, as far as nobody has to be asked: a stream that is refused costs no look-up."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from bson import ObjectId
+from starlette.requests import HTTPConnection
+
+from app.errors import TooMany
+from app.live.hub import EACH
+from app.web.caller import address_of
+from app.web.problems import Rejected
+from app.web.state import accounts_of
+
+
+@asynccontextmanager
+async def opening(request: HTTPConnection, token: str) -> AsyncIterator[None]:
+    """Refuses before anything is asked of a server: a person who has opened too many lately, or opens too many at this
+    moment; or, where nobody here remembers the token, an address that many were refused lately who came from it. Raises
+    TooMany.
+    """
+    openings, refusals, address = request.app.state.openings, request.app.state.refusals, address_of(request)
+    under_way: Counter[ObjectId] = request.app.state.under_way
+    if known := accounts_of(request).remembered(token):
+        openings.refuse_known(known.id)
+        if under_way[known.id] >= EACH:
+            raise TooMany("Too many live streams are being opened at this moment.", 1)
+        under_way[known.id] += 1
+    else:
+        refusals.refuse_known(address)
+    try:
+        yield
+    except (TooMany, Rejected):
+        if not known:
+            await refusals.hit(address)
+        raise
+    finally:
+        if known:
+            under_way[known.id] -= 1
+            if not under_way[known.id]:
+                del under_way[known.id]
