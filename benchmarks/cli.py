@@ -347,13 +347,11 @@ def backlog(
 
 
 @command()
-@click.option(
-    "--rate", "rates", type=Finite(0.1, 10_000), multiple=True, default=[25, 50, 100], help="Messages a second."
-)
+@click.option("--rate", "rates", type=Finite(0.1, 10_000), multiple=True, default=[50, 100], help="Messages a second.")
 @click.option("--web", type=click.IntRange(1, 16), multiple=True, default=[1, 2], help="Web processes.")
 @click.option("--receipts", type=click.Choice(["without", "with"]), multiple=True, default=["without", "with"])
 @click.option("--conversations", type=click.IntRange(1, 10_000), default=100)
-@click.option("--seconds", type=Finite(0.1, 86_400), default=20, help="At each rate; more where p99 needs it.")
+@click.option("--seconds", type=Finite(0.1, 86_400), default=20, help="At each rate; a p99 takes 1,000 messages.")
 @click.option("--seed", type=int, default=1)
 @on_servers
 @_writes_a_report

@@ -1,7 +1,8 @@
 """`feedlab bench messages`: from the moment a message was due to its event at the other's open stream.
 
-Both people of a conversation have a stream open, each at another web process where there are several, and what they ask
-goes to any. Each stream is to be told all of both, once, in the order of the numbers; so are the pages at the end.
+Without receipts one of the two writes, and the other has a stream open. With them both do both, and say of each message
+that it has come, and then that it has been read. Streams are spread over the web processes, and what is asked goes to
+any of these. Each stream is to tell all that is said, once, in the order of the numbers; so are the pages at the end.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from typing import Any
 from app.demo.progress import Progress, silent
 from app.inbox.conversations import Conversations
 from benchmarks.dialogue import Dialogue, Wrong
-from benchmarks.measure import SAMPLES, Latencies, open_loop
+from benchmarks.measure import Latencies, open_loop
 from benchmarks.observe import Meters, counted_by_servers
 from benchmarks.origin import origin
 from benchmarks.readers import crowd
@@ -32,7 +33,7 @@ from benchmarks.wire import PREFIX, EventSource, WebSocket, Wire
 KINDS = (WebSocket, EventSource, EventSource, EventSource)  # of streams, in turn
 PEOPLE_EACH, LEAST_PEOPLE, READERS_EACH = 10, 60, 4  # of the small world, a conversation
 IN_TIME_MS = 250.0  # for p99: at a higher rate it would be later still
-BURN_IN_S = 2.0
+BURN_IN_S = 1.0
 READY_S, LATE_S = 60.0, 35.0  # LATE_S: where a hint was lost
 COUNTED, PAUSE_S = 31, 0.05  # posts one after another whose commands are counted; what follows from one
 PAGE = 100
@@ -40,14 +41,13 @@ PAGE = 100
 
 @dataclass(eq=False)
 class Person:
-    """`told`: what their stream has told of the conversation, as (number, text). `unread`: when those of their own were
-    due that the other has not read yet, by number. `last`: the id of the last event.
+    """`told`: what they know of the conversation, as (number, text): fetched once, and then what their stream tells.
+    `unread`: when those of their own were due that the other has not read yet, by number.
     """
 
     token: str
     told: list[tuple[int, str]] = field(default_factory=list)
     unread: dict[int, float] = field(default_factory=dict)
-    last: str | None = None
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -74,60 +74,60 @@ class Delays:
 class Run:
     """Conversations over web processes. What is wrong is in `wrongs`."""
 
-    def __init__(self, talks: list[Talk], ports: list[int], seed: int, texts: "itertools.count[int]") -> None:
+    def __init__(
+        self, talks: list[Talk], ports: list[int], seed: int, texts: "itertools.count[int]", *, receipts: bool
+    ) -> None:
         self.talks, self.wrongs = talks, list[Wrong]()
-        self._ports, self._random, self._texts = ports, Random(seed), texts
+        self._ports, self._random, self._texts, self._receipts = ports, Random(seed), texts, receipts
+        self._listening = [(talk, person) for talk in talks for person in talk.people[0 if receipts else 1 :]]
         self._clients = [Http("127.0.0.1", port) for port in ports]
         self._due: dict[str, float] = {}  # of those that count
         self._delays = Delays()
-        self._receipts: asyncio.TaskGroup | None = None
+        self._answering: asyncio.TaskGroup | None = None
 
     @asynccontextmanager
     async def streams(self) -> AsyncIterator[None]:
-        """Open for everybody, from where they were closed, until the block ends. Raises TimeoutError."""
-        loop, kinds, wires = asyncio.get_running_loop(), itertools.cycle(KINDS), list[Wire]()
+        """Open until the block ends, as is what they were asked over. Raises TimeoutError."""
+        loop, wires = asyncio.get_running_loop(), list[Wire]()
+        ports, kinds = itertools.cycle(self._ports), itertools.cycle(KINDS)
         try:
-            for number, (talk, side) in enumerate(itertools.product(self.talks, (0, 1))):
-                person, port = talk.people[side], self._ports[(number // 2 + side) % len(self._ports)]
+            for (talk, person), port, kind in zip(self._listening, ports, kinds, strict=False):
                 person.ready.clear()
-                heard = partial(self._heard, talk, person)
-                wires.append(next(kinds)(f"127.0.0.1:{port}", person.token, person.last, heard))
+                wires.append(kind(f"127.0.0.1:{port}", person.token, None, partial(self._heard, talk, person)))
                 await loop.create_connection(partial(_same, wires[-1]), "127.0.0.1", port)
                 await asyncio.wait_for(person.ready.wait(), READY_S)
+                person.told = (await self._pages(talk))[::-1]
             yield
             self.wrongs += [Wrong("missing", f"a {wire.kind} has ended") for wire in wires if wire.ended.done()]
         finally:
             for wire in wires:
                 wire.abort()
+            for client in self._clients:
+                await client.close()
 
-    async def close(self) -> None:
-        for client in self._clients:
-            await client.close()
-
-    async def at_rate(self, rate: float, seconds: float, *, receipts: bool) -> Delays:
-        """Messages at a fixed rate, in conversations at random, by either of the two."""
+    async def at_rate(self, rate: float, seconds: float) -> Delays:
+        """Messages at a fixed rate, in conversations at random."""
         self._delays = delays = Delays()
         async with asyncio.TaskGroup() as tasks:
-            self._receipts = tasks if receipts else None
+            self._answering = tasks
             offered = await open_loop(self._texts, self._send, rate=rate, burn_in_s=BURN_IN_S, seconds=seconds)
             with suppress(TimeoutError):  # the judge says who was told nothing
-                await asyncio.wait_for(self._told(receipts), LATE_S)
-            self._receipts = None  # what comes too late is wrong, and answered by nobody
+                await asyncio.wait_for(self._told(), LATE_S)
+            self._answering = None  # what comes too late is wrong, and answered by nobody
         delays.sent, delays.late_s = offered.operations, round(offered.late_s, 3)
         return delays
 
-    async def _told(self, receipts: bool) -> None:
-        for talk in self.talks:
-            for person in talk.people:
-                while len(person.told) < len(talk.dialogue.acknowledged) or (receipts and person.unread):
-                    person.news.clear()
-                    await person.news.wait()
+    async def _told(self) -> None:
+        for talk, person in self._listening:
+            while len(person.told) < len(talk.dialogue.acknowledged) or person.unread:
+                person.news.clear()
+                await person.news.wait()
 
     async def _send(self, number: int, due_s: float, counts: bool) -> None:
         talk = self._random.choice(self.talks)
         if counts:
             self._due[f"message {number}"] = due_s
-        if await self.send(talk, self._random.choice(talk.people), number) and counts:
+        if await self.send(talk, self._random.choice(talk.people[: 2 if self._receipts else 1]), number) and counts:
             self._delays.acknowledged.record(asyncio.get_running_loop().time() - due_s)
 
     async def send(self, talk: Talk, sender: Person, number: int) -> bool:
@@ -155,8 +155,8 @@ class Run:
             return None
         return answer
 
-    def _heard(self, talk: Talk, person: Person, id: str, event: str, data: Any) -> None:
-        now_s, person.last = asyncio.get_running_loop().time(), id
+    def _heard(self, talk: Talk, person: Person, _id: str, event: str, data: Any) -> None:
+        now_s = asyncio.get_running_loop().time()
         person.news.set()
         match event:
             case "ready":
@@ -177,8 +177,8 @@ class Run:
             person.unread[seq] = due_s
         if not is_own and due_s:
             self._delays.received.append(now_s - due_s)
-        if not is_own and self._receipts:
-            self._receipts.create_task(self._receive(talk, person, seq))
+        if not is_own and self._receipts and self._answering:
+            self._answering.create_task(self._receive(talk, person, seq))
 
     async def _receive(self, talk: Talk, person: Person, seq: int) -> None:
         """It has come, and then it is shown."""
@@ -187,10 +187,9 @@ class Run:
 
     async def judge(self) -> None:
         """Now that nothing is under way: what the streams have told, and what the pages show."""
-        for talk in self.talks:
-            due = talk.dialogue.acknowledged
-            for shown in (*(person.told[::-1] for person in talk.people), await self._pages(talk)):
-                self.wrongs += talk.dialogue.check(shown, due)
+        for talk, person in self._listening:
+            for shown in (person.told[::-1], await self._pages(talk)):
+                self.wrongs += talk.dialogue.check(shown, talk.dialogue.acknowledged)
 
     async def _pages(self, talk: Talk) -> list[tuple[int, str]]:
         shown, before = list[tuple[int, str]](), ""
@@ -222,10 +221,10 @@ async def talks(rig: Rig, count: int, people: int | None = None, readers: int | 
     return made
 
 
-async def commands_of_a_post(rig: Rig, run: Run, talk: Talk) -> dict[str, float]:
+async def commands_of_a_post(rig: Rig, run: Run, talk: Talk, times: int = COUNTED) -> dict[str, float]:
     """By the servers' own counts: the median of messages that are sent one after another, while no stream is open."""
     found = list[dict[str, float]]()
-    for number in range(COUNTED):
+    for number in range(times):
         before = await _counts(rig)
         if not await run.send(talk, talk.people[number % 2], number):
             raise BenchRefused("a message was refused while nothing else was asked for")
@@ -250,7 +249,8 @@ async def messages(rig: Rig, settings: MessagesSettings, progress: Progress = si
     each = list(itertools.product(settings.web, settings.receipts))
     for done, (web, receipts) in enumerate(each):
         async with web_processes(rig, web) as processes:
-            run = Run(those, [process.port for process in processes], settings.seed, texts)
+            ports = [process.port for process in processes]
+            run = Run(those, ports, settings.seed, texts, receipts=receipts == "with")
             commands = report.commands or await commands_of_a_post(rig, run, apart)
             mine = replace(rig, processes={f"web {n}": process.pid for n, process in enumerate(processes, 1)})
             steps = list[MessagesStep]()
@@ -261,7 +261,6 @@ async def messages(rig: Rig, settings: MessagesSettings, progress: Progress = si
                     if steps[-1].received_ms.get("p99", 0) > IN_TIME_MS:
                         break
                 await run.judge()
-            await run.close()
         wrongs = [*report.wrongs, *(f"{wrong.kind}: {wrong.what}" for wrong in run.wrongs)]
         changed = {"commands": commands, "steps": [*report.steps, *steps], "wrongs": wrongs}
         rig.so_far = report = report.model_copy(update=changed)
@@ -270,10 +269,10 @@ async def messages(rig: Rig, settings: MessagesSettings, progress: Progress = si
 
 async def _step(rig: Rig, run: Run, web: int, rate: float, seconds: float, receipts: bool) -> MessagesStep:
     before = await Meters.read(rig)
-    delays = await run.at_rate(rate, max(seconds, SAMPLES["p99"] / rate), receipts=receipts)
+    delays = await run.at_rate(rate, seconds)
     used, received = (await Meters.read(rig)).since(before), Latencies()
-    for seconds_ in delays.received:
-        received.record(seconds_)
+    for each in delays.received:
+        received.record(each)
     sent = delays.sent + BURN_IN_S * rate
     return MessagesStep(
         web=web,
@@ -287,5 +286,5 @@ async def _step(rig: Rig, run: Run, web: int, rate: float, seconds: float, recei
         late_s=delays.late_s,
         errors=dict(delays.errors),
         commands={server: round(count / sent, 2) for server, count in (used.commands or {}).items()},
-        cpu_ms={name: round(1000 * each / sent, 3) for name, each in used.cpu_s.items()},
+        cpu_ms={name: round(1000 * cpu_s / sent, 3) for name, cpu_s in used.cpu_s.items()},
     )

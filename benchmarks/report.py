@@ -302,7 +302,7 @@ class Backlog(Origin):
 
 
 class MessagesSettings(Model):
-    """`seconds`: at each rate, or as long as its samples take."""
+    """`seconds`: at each rate."""
 
     conversations: int
     rates: tuple[float, ...]

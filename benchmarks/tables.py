@@ -115,8 +115,8 @@ def lead(report: reports.Report) -> str:
             return _over_http_lead(report)
         case reports.MessagesReport():
             return ("BROKEN OFF before its end. " if report.unfinished else "") + (
-                f"{report.settings.conversations:,} conversations, both people's streams open, open loop, "
-                f"{report.settings.seconds:g} s a rate or as long as its samples take, seed {report.settings.seed}."
+                f"{report.settings.conversations:,} conversations, open loop, "
+                f"{report.settings.seconds:g} s a rate, seed {report.settings.seed}."
             )
         case reports.Curves():
             return f"The median of {report.settings['repeats']} of each, taken in turn."
