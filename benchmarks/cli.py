@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from app.demo.graph import Graph
     from app.demo.progress import Progress
     from app.servers.programs import Level
-    from benchmarks.report import Report, Who
+    from benchmarks.report import Receipts, Report, Who
     from benchmarks.rig import Rig
     from phases.base import Phase
 
 Write = Callable[["Report"], None]
 Where = Literal["own", "urls"]
+SHOWN = 20  # of what was wrong, in words
 FAILED = 1  # exit code: an answer was wrong
 
 command = partial(click.command, context_settings={"show_default": True})
@@ -346,6 +347,40 @@ def backlog(
 
 
 @command()
+@click.option("--rate", "rates", type=Finite(0.1, 10_000), multiple=True, default=[50, 100], help="Messages a second.")
+@click.option("--web", type=click.IntRange(1, 16), multiple=True, default=[1, 2], help="Web processes.")
+@click.option("--receipts", type=click.Choice(["without", "with"]), multiple=True, default=["without", "with"])
+@click.option("--conversations", type=click.IntRange(1, 10_000), default=100)
+@click.option("--seconds", type=Finite(0.1, 86_400), default=20, help="At each rate; a p99 takes 1,000 messages.")
+@click.option("--seed", type=int, default=1)
+@on_servers
+@_writes_a_report
+def messages(
+    write: Write,
+    where: Where,
+    rates: tuple[float, ...],
+    web: tuple[int, ...],
+    receipts: "tuple[Receipts, ...]",
+    **options: Any,
+) -> None:
+    """Find how late a message is at the other's open stream, by rate and by number of web processes.
+
+    Open loop, from the moment a message was due; rates end where p99 passes 250 ms. Exit code 1 when a message was
+    lost, doubled or out of order, on a stream or on a page.
+    """
+    from benchmarks import messages as talk
+    from benchmarks.report import MessagesReport, MessagesSettings
+
+    of = MessagesSettings(rates=rates, web=web, receipts=receipts, **options)
+    report = _measured(write, lambda rig, progress: talk.messages(rig, of, progress), where=where)
+    assert isinstance(report, MessagesReport)
+    for wrong in report.wrongs[:SHOWN]:
+        click.echo(wrong, err=True)
+    if report.wrongs:
+        raise SystemExit(FAILED)
+
+
+@command()
 @click.option("--max-followers", type=click.IntRange(10, 100_000), default=100_000)
 @click.option("--repeats", type=click.IntRange(1, 1_000), default=7, help="Each, in turn.")
 @on_servers
@@ -483,4 +518,4 @@ def keep(name: str, file: Path) -> None:
     click.echo(f"docs/results.md shows {name}")
 
 
-MEASUREMENTS = (backlog, compare, fanout, http, keep, plan, read, regions, targets, units, workloads)
+MEASUREMENTS = (backlog, compare, fanout, http, keep, messages, plan, read, regions, targets, units, workloads)

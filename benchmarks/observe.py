@@ -27,7 +27,10 @@ CHECK_ONE_IN = 20  # delivered statuses: the last follower's list is read
 CHECK_DEADLINE_S, CHECK_EVERY_S = 5.0, 0.05
 DEPTH_EVERY_S = 0.25
 KEPT_SAMPLE = 1_000  # readers whose lists are counted
-COUNTED_COMMANDS = ("aggregate", "count", "delete", "distinct", "find", "findAndModify", "getMore", "insert", "update")
+COUNTED_COMMANDS = (
+    "aggregate", "commitTransaction", "count", "delete", "distinct", "find", "findAndModify", "getMore", "insert",
+    "update",
+)  # fmt: skip
 
 
 class NotDelivered(Exception):

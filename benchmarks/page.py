@@ -10,9 +10,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from benchmarks.report import KINDS, Backlog, Climb, Comparison, Curves, HttpReport, Report
+from benchmarks.report import KINDS, Backlog, Climb, Comparison, Curves, HttpReport, MessagesReport, Report
 from benchmarks.tables import MEANINGLESS, grids, lead, number, says
-from benchmarks.verdict import at_once
+from benchmarks.verdict import at_once, of_steps
 from phases import PHASES
 
 LEFT, RIGHT, TOP, BOTTOM = 88, 608, 16, 312  # edges of the plotted area, of a picture of 640 by 340
@@ -25,6 +25,7 @@ HEADINGS = {
     "targets": "Promised ratios",
     "http": "Pages over HTTP, up to what is held",
     "backlog": "Pages while statuses wait for their delivery",
+    "messages": "A message, from sending to the other's stream",
     "units": "What one of each costs",
     "plan": "Which phase for this load",
 }
@@ -159,6 +160,19 @@ def plots(report: Report) -> Iterator[Plot | None]:
             for slug in report.settings.phases:
                 levels = [each.climb for each in report.levels if each.climb.phase == slug]
                 yield _of_climbs(slug, {f"{climb.pending:,} pending": climb for climb in levels})
+
+        case MessagesReport():
+            lines = [
+                Line(f"{way} {percentile}", points, style, dashed=percentile == "p50")
+                for style, (way, steps) in enumerate(of_steps(report).items())
+                for percentile in ("p99", "p50")
+                if (
+                    points := [
+                        (one.rate, one.received_ms[percentile]) for one in steps if percentile in one.received_ms
+                    ]
+                )
+            ]
+            yield plot(HEADINGS[report.kind], lines, "messages a second", "milliseconds until the other's stream told")
 
 
 def _of_climbs(title: str, climbs: Mapping[str, Climb]) -> Plot | None:

@@ -35,6 +35,7 @@ Percentiles = dict[str, float]  # milliseconds, by measure.PERCENTILES: those th
 PerServer = dict[str, float]  # commands, by SERVERS
 PerProcess = dict[str, float]
 Who = Literal["warm", "strangers"]
+Receipts = Literal["without", "with"]
 EndedBy = Literal["slo", "generator", "most", "unfinished"]
 Point = tuple[int, float, float | None]  # size, p50, p99 in milliseconds; None where there are too few samples for it
 
@@ -300,6 +301,49 @@ class Backlog(Origin):
     unfinished: bool = False
 
 
+class MessagesSettings(Model):
+    """`seconds`: at each rate."""
+
+    conversations: int
+    rates: tuple[float, ...]
+    web: tuple[int, ...]
+    receipts: tuple[Receipts, ...]
+    seconds: float
+    seed: int
+
+
+class MessagesStep(Model):
+    """Messages at a fixed rate, a second. Times count from the moment a message was due: until the other's stream tells
+    of it, until it is acknowledged, and until its sender is told that it has been read.
+
+    `late_s`: of the load generator, at the end. `commands`, `cpu_ms`: of a message, with all that follows from it.
+    """
+
+    web: int
+    receipts: bool
+    rate: float
+    sent: int
+    received: int
+    received_ms: Percentiles
+    acknowledged_ms: Percentiles
+    read_ms: Percentiles
+    late_s: float
+    errors: dict[str, int]
+    commands: PerServer
+    cpu_ms: PerProcess
+
+
+class MessagesReport(Origin):
+    """`commands`: of one uncontended `POST`, authentication included. `wrongs`: what was missing, doubled or wrong."""
+
+    kind: Literal["messages"] = "messages"
+    settings: MessagesSettings
+    commands: PerServer
+    steps: list[MessagesStep]
+    wrongs: list[str]
+    unfinished: bool = False
+
+
 class Costs(Model):
     """Of one operation: seconds on the wall, seconds of each processor, commands at each server."""
 
@@ -406,7 +450,7 @@ class Plan(Origin):
     recommendation: Recommendation
 
 
-Report = Comparison | Curves | Targets | HttpReport | Backlog | Units | Plan
+Report = Comparison | Curves | Targets | HttpReport | Backlog | MessagesReport | Units | Plan
 _REPORTS: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="kind")])
 
 
@@ -461,6 +505,12 @@ def flat(report: Report) -> Iterator[tuple[str, str, float]]:
         for drain in report.drains:
             if drain.gone_s is not None:
                 yield drain.phase, f"{drain.pending} pending.gone_s", drain.gone_s
+
+    if isinstance(report, MessagesReport):
+        for each in report.steps:
+            what = f"{each.web} web.{'with' if each.receipts else 'without'} receipts.{each.rate:g}/s"
+            numbers = _numbers(each.model_dump(exclude={"web", "receipts", "rate"}))
+            yield from (("", f"{what}.{path}", number) for path, number in numbers)
 
 
 def _numbers(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -78,6 +78,8 @@ def says(report: reports.Report) -> list[str]:
             return verdict.served(report)
         case reports.Backlog():
             return verdict.waited(report)
+        case reports.MessagesReport():
+            return verdict.sent(report)
         case reports.Units():
             return _cheapest(report)
         case reports.Plan():
@@ -111,6 +113,11 @@ def lead(report: reports.Report) -> str:
             return _comparison_lead(report)
         case reports.HttpReport() | reports.Backlog():
             return _over_http_lead(report)
+        case reports.MessagesReport():
+            return ("BROKEN OFF before its end. " if report.unfinished else "") + (
+                f"{report.settings.conversations:,} conversations, open loop, "
+                f"{report.settings.seconds:g} s a rate, seed {report.settings.seed}."
+            )
         case reports.Curves():
             return f"The median of {report.settings['repeats']} of each, taken in turn."
         case _:
@@ -153,6 +160,8 @@ def grids(report: reports.Report) -> list[Grid]:
             return [_capacities(report), _steps(report.climbs)]
         case reports.Backlog():
             return [_backlogs(report), _drains(report), _steps([level.climb for level in report.levels])]
+        case reports.MessagesReport():
+            return [_messages(report), _commands_of_messages(report)]
         case reports.Units():
             return [_of_units(report)]
         case reports.Plan():
@@ -277,7 +286,9 @@ def _ratios(report: reports.Targets) -> Grid:
 
 
 def _target(row: reports.Row) -> Line:
-    bound = f"≥ {row.at_least:g}" if row.at_least is not None else f"≤ {row.at_most:g}" if row.at_most else ""
+    bound = (
+        f"≥ {row.at_least:g}" if row.at_least is not None else f"≤ {row.at_most:g}" if row.at_most is not None else ""
+    )
     met = "" if row.met is None else "met" if row.met else "MISSED"
     return [row.name, row.title, met, number(row.ratio), number(row.low), number(row.high), bound]
 
@@ -355,6 +366,38 @@ def _drains(report: reports.Backlog) -> Grid:
     ]
     columns = ["phase", "pending", "pages asked for a second", "gone after, s", "p50, ms", "p99, ms", "p99.9, ms"]
     return Grid("The worker begins again, under load", columns, rows, NOT_ENOUGH)
+
+
+def _messages(report: reports.MessagesReport) -> Grid:
+    rows = [
+        [way, f"{step.rate:g}", f"{step.received:,}"]
+        + [number(step.received_ms.get(name)) for name in ("p50", "p90", "p99", "max")]
+        + [number(times.get(name)) for times in (step.acknowledged_ms, step.read_ms) for name in ("p50", "p99")]
+        + [number(step.late_s)]
+        for way, steps in verdict.of_steps(report).items()
+        for step in steps
+    ]
+    columns = ["what", "a second", "n", *(f"received {name}" for name in ("p50", "p90", "p99", "max"))]
+    columns += [f"{what} {name}" for what in ("acknowledged", "read") for name in ("p50", "p99")] + ["late, s"]
+    return Grid("From the moment a message was due, ms", columns, rows, NOT_ENOUGH_MESSAGES)
+
+
+NOT_ENOUGH_MESSAGES = (
+    "-: fewer samples than carry the percentile. read: until its sender is told. late: who asked, at last."
+)
+
+
+def _commands_of_messages(report: reports.MessagesReport) -> Grid:
+    rows = [["one POST, authentication included", "-", *(number(report.commands[name]) for name in TALKING), "-"]]
+    for way, steps in verdict.of_steps(report).items():
+        for step in steps:
+            counts = [number(step.commands.get(name)) for name in TALKING]
+            rows.append([f"{way}, all that follows", f"{step.rate:g}", *counts, number(sum(step.cpu_ms.values()))])
+    columns = ["what", "a second", *(f"{PROGRAMS[name]}, commands" for name in TALKING), "processor, ms"]
+    return Grid("What a message costs", columns, rows, "Processor time is the web processes' and the servers'.")
+
+
+TALKING = ("mongodb", "redis")  # servers that a message needs
 
 
 def _of_units(report: reports.Units) -> Grid:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.measure import SAMPLES
-from benchmarks.report import KINDS, Backlog, Cell, Climb, Comparison, HttpReport, Who
+from benchmarks.report import KINDS, Backlog, Cell, Climb, Comparison, HttpReport, MessagesReport, MessagesStep, Who
 from phases import PHASES
 
 INTERVAL = "95 %"
@@ -206,4 +206,27 @@ def waited(report: Backlog) -> list[str]:
             f"{slug}: with {last.climb.pending:,} pending a closed loop gets {100 * last.to_none:.0f} % of the pages "
             "a second that it gets with none."
         )
+    return said
+
+
+# Messages
+
+
+def of_steps(report: MessagesReport) -> dict[str, list[MessagesStep]]:
+    """By web processes and receipts, each by its rates."""
+    ways: dict[str, list[MessagesStep]] = {}
+    for step in report.steps:
+        way = f"{step.web} web process{'es' if step.web > 1 else ''}, {'with' if step.receipts else 'no'} receipts"
+        ways.setdefault(way, []).append(step)
+    return ways
+
+
+def sent(report: MessagesReport) -> list[str]:
+    """Whether any message was lost first, then how late they are at the highest rate."""
+    total, errors = (sum(step.sent for step in report.steps), sum(sum(step.errors.values()) for step in report.steps))
+    said = [f"{len(report.wrongs)} of {total:,} messages lost, doubled or out of order; {errors} requests refused."]
+    for way, steps in of_steps(report).items():
+        last = steps[-1]
+        ms = _and([f"{name} {last.received_ms[name]:.3g} ms" for name in ("p50", "p99") if name in last.received_ms])
+        said.append(f"{way}: at {last.rate:g} a second the other's stream tells after {ms or 'too few to say'}.")
     return said

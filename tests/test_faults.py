@@ -6,6 +6,7 @@ import pytest
 
 from app.demo.graph import powerlaw
 from benchmarks import attack
+from benchmarks.dialogue import Dialogue
 from benchmarks.faults import Plan, run
 from benchmarks.faults.worlds import Post, Read, Worlds
 from benchmarks.oracle import Relation
@@ -81,6 +82,43 @@ def test_one_post_that_was_stored_twice() -> None:
     assert [violation.kind for violation in made.acknowledge(post, "2", 1)] == ["doubled"]
 
 
+A, B, C = (1, "a"), (2, "b"), (3, "c")
+
+
+@pytest.mark.parametrize(
+    ("shown", "kinds"),
+    [
+        ([C, B, A], []),
+        ([B, A], ["missing"]),
+        ([], ["missing"] * 3),
+        ([C, A], ["wrong", "missing"]),
+        ([B, C, A], ["wrong"]),
+        ([(3, "b"), (2, "c"), A], ["wrong", "wrong"]),
+        ([(4, "b"), C, B, A], ["doubled"]),
+        ([C, B, B, A], ["wrong", "doubled"]),
+        ([(4, "unknown"), C, B, A], []),
+        ([(4, "nobody's"), C, B, A], ["wrong"]),
+    ],
+)
+def test_what_is_shown_of_a_dialogue(shown: list[tuple[int, str]], kinds: list[str]) -> None:
+    made = Dialogue()
+    for seq, text in (A, B, C):
+        made.begin(text)
+        assert not list(made.acknowledge(text, seq))
+    made.begin("unknown")  # whether it was stored
+    assert [wrong.kind for wrong in made.check(shown, made.acknowledged)] == kinds
+
+
+def test_numbers_of_a_dialogue_follow_the_order_in_which_it_was_acknowledged() -> None:
+    made = Dialogue()
+    for text in ("a", "b"):
+        made.begin(text)
+    assert not [*made.acknowledge("b", 1), *made.acknowledge("a", 2)], "both were on their way"
+    assert [wrong.kind for wrong in made.acknowledge("a", 3)] == ["doubled"]
+    made.begin("c")
+    assert [wrong.kind for wrong in made.acknowledge("c", 2)] == ["wrong"]
+
+
 @pytest.mark.servers
 def test_a_short_run(capsys: pytest.CaptureFixture[str]) -> None:
     with real_servers():
@@ -89,6 +127,7 @@ def test_a_short_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0, result
     assert result["faults"] == 4
     assert result["posts_acknowledged"] > 0
+    assert result["messages_acknowledged"] > 0
     assert result["pages_checked"] > 50
 
 

@@ -217,6 +217,7 @@ async def walk_everything(load: Load) -> None:
     async with asyncio.TaskGroup() as tasks:
         for reader, slug in product(load.cast.readers[:3] + load.cast.steady[:1], SLUGS):
             tasks.create_task(load.walk(reader, slug))
+        tasks.create_task(load.talks.read_everything())
 
 
 async def test_one_of_each_is_killed(machines: Machines) -> None:

@@ -7,7 +7,7 @@ In Redis a topic, `PUBLISH` and `SUBSCRIBE`: what nobody listens to is kept nowh
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import Context
 from typing import Literal, NamedTuple, Protocol, get_args
@@ -18,13 +18,15 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from app.stack.cost import count_redis
+
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0  # of one command; nobody waits for it
 PAUSE_S = 0.5  # until Redis is asked again after a failure
 SURE_S = 10.0  # a silent subscription is asked so often whether it still is one
 MOST_UNSENT = 10_000  # hints; older ones are dropped, and found by looking
-AT_ONCE = 200
+AT_ONCE = 200  # in one command
 
 HintKind = Literal["posted", "deleted", "liked", "edges", "named", "concerns", "presence", "tokens"]
 
@@ -125,11 +127,9 @@ class RedisBus:
         try:
             while self._unsent:
                 some = [self._unsent.popleft() for _ in range(min(AT_ONCE, len(self._unsent)))]
-                pipeline = self._redis.pipeline(transaction=False)
-                for hint in some:
-                    pipeline.publish(self.channel, hint.packed())
+                count_redis()
                 try:
-                    await pipeline.execute()
+                    await self._redis.publish(self.channel, "\n".join(hint.packed() for hint in some))
                 except (RedisError, OSError) as error:
                     self._unsent.clear()
                     self._tell(True, f"live hints are lost while Redis is away: {error}")
@@ -158,14 +158,18 @@ class RedisBus:
                     message = await subscription.get_message(timeout=SURE_S / 2)
                     if message and message["type"] == "subscribe":
                         self._missed()
-                    elif message and message["type"] == "message" and (hint := Hint.unpacked(message["data"])):
-                        for listener in self._listeners:
-                            listener.heard(hint)
+                    elif message and message["type"] == "message":
+                        self._heard(message["data"].split("\n"))
             except (RedisError, OSError) as error:
                 self._tell(True, f"live hints are not heard while Redis is away: {error}")
             finally:
                 await _closed(subscription)
             await asyncio.sleep(PAUSE_S)
+
+    def _heard(self, packed: Iterable[str]) -> None:
+        for hint in filter(None, map(Hint.unpacked, packed)):
+            for listener in self._listeners:
+                listener.heard(hint)
 
     def _missed(self) -> None:
         for listener in self._listeners:

@@ -83,6 +83,7 @@ async def _walk_everything(load: Load) -> None:
     async with asyncio.TaskGroup() as tasks:
         for reader, slug in product(load.cast.everybody, SLUGS):
             tasks.create_task(walk(reader, slug))
+        tasks.create_task(load.talks.read_everything())
 
 
 async def _drained(http: Client) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from math import inf
+from random import Random
 from typing import Any, TypeVar
 
 import httpx
@@ -19,6 +20,9 @@ ANSWER_DEADLINE_S = 45.0  # a request without any answer for longer hangs
 GIVE_UP_S = 150.0  # an operation that still fails so long after it was first tried never recovers
 RETRY_PAUSE_S = 0.25
 CONNECTIONS = 100
+IMPATIENT = 0.15  # share of what is sent whose client hangs up early and tries again: as if the answer had been lost
+PATIENCE_S = 0.04  # at most, of those
+NEVER_REPLAYED = 0.1  # share of what is sent with an unknown outcome that is left so
 
 BROKEN = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
 
@@ -97,6 +101,11 @@ async def persist(attempt: Callable[[int], Awaitable[T | None]]) -> T:
         await asyncio.sleep(RETRY_PAUSE_S)
         number += 1
     return result
+
+
+def patience_s(number: int, random: Random) -> float:
+    """For the answer to a try."""
+    return random.uniform(0, PATIENCE_S) if number == 1 and random.random() < IMPATIENT else inf
 
 
 @asynccontextmanager

@@ -1,4 +1,5 @@
-"""The load of a fault run: authors who post, readers who read in every phase, follow and block, and check each page.
+"""The load of a fault run: authors who post, readers who read in every phase, follow and block, and check each page,
+and people who write to each other.
 
 A reader does one thing after the other, so that what their relations are during a read is known. What failed is
 tried again: posts with their idempotency key, everything else as it was. Only the HTTP API is used.
@@ -9,14 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from math import inf
 from random import Random
 from typing import Any
 from uuid import UUID
 
 from httpx import Response
 
-from benchmarks.faults.client import Client, persist
+from benchmarks.faults.client import NEVER_REPLAYED, Client, patience_s, persist
+from benchmarks.faults.talk import Talks
 from benchmarks.faults.worlds import Post, Read, Worlds
 from benchmarks.oracle import Relation
 from phases import PHASES
@@ -24,9 +25,6 @@ from phases import PHASES
 SLUGS = tuple(phase.slug for phase in PHASES)
 AUDIENCES = ("followers",) * 6 + ("mutuals", "circle")
 CALM_S = 10.0  # after an unknown outcome: nobody contradicts what may still be on its way to MongoDB
-IMPATIENT = 0.15  # share of the posts whose client hangs up early and tries again: as if the answer had been lost
-PATIENCE_S = 0.04  # at most, of those
-NEVER_REPLAYED = 0.1  # share of the posts with an unknown outcome that are left so
 DELETED = 0.15  # share of the posts
 PAGE_LIMITS = (5, 20, 50, 100)
 
@@ -51,7 +49,7 @@ class Load:
 
     def __init__(self, client: Client, cast: Cast, seed: int, think_s: float) -> None:
         self.client, self.outcome, self.cast = client, client.outcome, cast
-        self.worlds = Worlds()
+        self.worlds, self.talks = Worlds(), Talks(client, cast.steady)
         self.stop = asyncio.Event()
         self._seed, self._think_s = seed, think_s
         for reader in cast.readers + cast.steady:
@@ -66,6 +64,7 @@ class Load:
             for reader in self.cast.readers + self.cast.steady:
                 answer = await self.client.call(author, "circle", "DELETE", f"/circle/{reader}", 204)
                 assert answer is not None, "nothing has been broken yet"
+        await self.talks.prepare()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -73,6 +72,8 @@ class Load:
                 tasks.create_task(self._author(handle, Random(f"{self._seed} {handle}")))
             for handle in self.cast.readers:
                 tasks.create_task(Reader(self, handle, Random(f"{self._seed} {handle}")).run())
+            for handle in self.cast.steady:
+                tasks.create_task(self._writer(handle, Random(f"{self._seed} {handle}")))
 
     async def pause(self, random: Random) -> None:
         await asyncio.sleep(random.uniform(0.2, 1.8) * self._think_s)
@@ -100,8 +101,7 @@ class Load:
 
         async def attempt(number: int) -> Response | None:
             self.outcome.posts_replayed += number > 1
-            patience_s = random.uniform(0, PATIENCE_S) if number == 1 and random.random() < IMPATIENT else inf
-            options: Any = {"json": body, "headers": headers, "patience_s": patience_s}
+            options: Any = {"json": body, "headers": headers, "patience_s": patience_s(number, random)}
             return await self.client.call(post.author, "post", "POST", "/statuses", 200, 201, **options)
 
         answer = await (persist(attempt) if replayed else attempt(1))
@@ -118,6 +118,11 @@ class Load:
         post.delete_began_s = time.monotonic()
         await persist(attempt)
         post.deleted_s = time.monotonic()
+
+    async def _writer(self, handle: str, random: Random) -> None:
+        while not self.stop.is_set():
+            await self.talks.turn(handle, random)
+            await self.pause(random)
 
     # Pages
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, PrivateAttr, SerializerFunctionWrapHandle
 from benchmarks.faults.worlds import Violation
 from phases import PHASES
 
-OPERATIONS = ("post", "delete", "edge", *(f"read {phase.slug}" for phase in PHASES))
+OPERATIONS = ("post", "delete", "edge", "message", *(f"read {phase.slug}" for phase in PHASES))
 SHOWN = 20  # problems of a kind, in words
 
 
@@ -40,6 +40,8 @@ class Outcome(BaseModel):
     pages_checked: int = 0
     posts_acknowledged: int = 0
     posts_replayed: int = 0
+    messages_acknowledged: int = 0
+    messages_replayed: int = 0
     errors: Counter[str] = Field(default_factory=Counter, description="clean ones")
     unclean: list[str] = []
     violations: list[Violation] = []
@@ -111,6 +113,7 @@ class Outcome(BaseModel):
             yield f"  {number:4}  {kind}"
         yield f"{self.requests:,} requests, {self.pages_checked:,} pages checked"
         yield f"{self.posts_acknowledged:,} posts acknowledged, {self.posts_replayed:,} tries repeated"
+        yield f"{self.messages_acknowledged:,} messages acknowledged, {self.messages_replayed:,} tries repeated"
         yield ", ".join(f"{kind} {number}" for kind, number in self.wrongs.items())
         clean = ", ".join(f"{kind}: {number}" for kind, number in sorted(self.errors.items()))
         yield f"clean errors: {clean or 'none'}; unclean: {len(self.unclean)}"

@@ -18,7 +18,7 @@ from benchmarks.live.outcome import Outcome, Plan, Silent
 from benchmarks.live.reader import Stream
 from benchmarks.live.run import Run
 from benchmarks.live.system import People, commands, new_web_processes, rss
-from benchmarks.live.wire import EventSource, WebSocket
+from benchmarks.wire import EventSource, WebSocket
 
 __all__ = ["Plan", "run"]
 

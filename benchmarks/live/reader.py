@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from benchmarks.live.outcome import Outcome, Step
 from benchmarks.live.state import Json, State
-from benchmarks.live.wire import EventSource, WebSocket, Wire
+from benchmarks.wire import EventSource, WebSocket, Wire
 
 PAUSE_S = (0.02, 0.5)  # before a reader comes back
 LONGEST_CUT = 3_000  # bytes after which a connection breaks, at most

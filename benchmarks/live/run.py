@@ -16,10 +16,10 @@ from benchmarks.live.reader import Reader, Stream
 from benchmarks.live.state import Json, State
 from benchmarks.live.system import People
 from benchmarks.live.truth import Change, Post, Truth
-from benchmarks.live.wire import PREFIX
 from benchmarks.measure import open_loop
 from benchmarks.oracle import Relation
 from benchmarks.subject import Failed, Http
+from benchmarks.wire import PREFIX
 
 AUDIENCES = ("followers",) * 8 + ("mutuals", "circle")
 NAMED = 0.1  # share of the posts that mention a reader

@@ -9,7 +9,7 @@ from benchmarks.origin import origin
 from benchmarks.report import Row, Targets
 from benchmarks.rig import Rig
 from benchmarks.subject import WrongAnswer
-from benchmarks.targets import deliveries, http, jobs, pulled, reads, throughput
+from benchmarks.targets import deliveries, http, jobs, messages, pulled, reads, throughput
 from benchmarks.targets.base import Scale
 from phases import PHASES
 from phases.base import Phase
@@ -38,6 +38,7 @@ GROUPS: dict[tuple[str, ...], Group] = {
     ("page-http",): throughput.raw,
     ("two-web",): throughput.two,
     _each("backlog", answers.IN_WORKER): throughput.waiting,
+    ("messages-late", "messages-receipts", "messages-lost", "messages-mongodb", "messages-redis"): messages.late,
     ("page-pulled",): pulled.page,
     ("celebrity",): pulled.celebrity,
 }

@@ -339,7 +339,7 @@ def test_workloads_are_listed_with_who_loses() -> None:
     assert bench("workloads").output.count("loses here") == 7
 
 
-ROWS = ("fanout", "read-push", "cold", "p", "two")  # beginnings; a backlog is in test_capacity
+ROWS = ("fanout", "read-push", "cold", "messages", "p", "two")  # beginnings; a backlog is in test_capacity
 
 
 @pytest.mark.servers

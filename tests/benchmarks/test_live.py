@@ -14,8 +14,8 @@ from benchmarks.live.outcome import Outcome, Silent, Step
 from benchmarks.live.reader import Reader
 from benchmarks.live.state import State
 from benchmarks.live.truth import Truth
-from benchmarks.live.wire import EventSource, WebSocket
 from benchmarks.oracle import Relation
+from benchmarks.wire import EventSource, WebSocket
 from tests.conftest import real_servers
 
 PLAN = Plan(connections=1, rates=(1,), seconds=1, silent_s=0, faults=0, disconnects=0, seed=1)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from pymongo.errors import OperationFailure
 
 from app.cli import bench
@@ -18,6 +19,9 @@ from benchmarks.report import (
     Comparison,
     Curves,
     Machine,
+    MessagesReport,
+    MessagesSettings,
+    MessagesStep,
     NotAReport,
     Origin,
     Point,
@@ -182,6 +186,33 @@ SET = {"setName": "rs", "hosts": ["a", "b"], "passives": ["c"], "arbiters": ["d"
 def test_the_topology_is_told_without_names(answers: dict[str, Any], said: str) -> None:
     database: Any = Answering(**answers)
     assert asyncio.run(mongodb_topology(database)) == said
+
+
+MS = {"p50": 5.0, "p99": 50.0}
+STEP = MessagesStep(
+    web=2, receipts=True, rate=100, sent=1_200, received=1_200, received_ms=MS, acknowledged_ms={"p50": 4.0},
+    read_ms={}, late_s=0.01, errors={"HTTP 503": 3}, commands={"mongodb": 17.8, "redis": 2.0}, cpu_ms={"web 1": 9.0},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("wrongs", [[], ["missing: 'message 7', acknowledged as number 2"]])
+def test_messages_are_told_with_what_is_wrong_first(wrongs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = MessagesSettings(conversations=9, rates=(100,), web=(2,), receipts=("with",), seconds=12, seed=1)
+    origin = REPORT.model_dump(include={*Origin.model_fields})
+    costs = {"mongodb": 7.0, "redis": 1.0}
+    report = MessagesReport(**origin, settings=settings, commands=costs, steps=[STEP], wrongs=wrongs)
+    first, second = says(report)
+    assert first == f"{len(wrongs)} of 1,200 messages lost, doubled or out of order; 3 requests refused."
+    assert second.endswith("at 100 a second the other's stream tells after p50 5 ms and p99 50 ms.")
+    assert ("", "2 web.with receipts.100/s.received_ms.p99", 50.0) in list(flat(report))
+    assert page(report).count("<polyline") == 2
+    times, costs_of = grids(report)
+    assert times.rows[0][3:11] == ["5", "-", "50", "-", "4", "-", "-", "-"]
+    assert [row[2:] for row in costs_of.rows] == [["7", "1", "-"], ["17.8", "2", "9"]]
+    monkeypatch.setattr("benchmarks.cli._measured", lambda *_, **__: report)
+    done = CliRunner().invoke(bench, ["messages"])
+    assert done.exit_code == len(wrongs), "1 where anything is wrong"
+    assert all(wrong in done.output for wrong in wrongs)
 
 
 def test_a_curve_shows_a_p99_where_there_are_a_thousand_of_each() -> None:

@@ -70,6 +70,25 @@ def test_what_another_version_says_is_passed_over() -> None:
 
 
 @pytest.mark.servers
+async def test_what_is_said_together_is_one_command(servers: Addresses) -> None:
+    assert servers.redis
+    bus = RedisBus(servers.redis, f"bus {ObjectId()}")
+    redis = connect(servers.redis, 5.0)
+    try:
+        heard = redis.pubsub()  # type: ignore[no-untyped-call]
+        await asyncio.to_thread(heard.subscribe, bus.channel)
+        await asyncio.to_thread(heard.get_message, timeout=PATIENCE_S)  # that it listens
+        hints = some_hints()
+        for hint in hints:
+            bus.tell(hint)
+        said = await asyncio.to_thread(heard.get_message, timeout=PATIENCE_S)
+        assert said["data"].decode().split("\n") == [hint.packed() for hint in hints]
+    finally:
+        redis.close()
+        await bus.close()
+
+
+@pytest.mark.servers
 async def test_a_gap_is_told_and_the_bus_comes_back(servers: Addresses) -> None:
     """Redis ends the connections of both sides, as when it restarts."""
     assert servers.redis

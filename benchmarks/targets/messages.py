@@ -1,0 +1,50 @@
+"""A message: how late it is at the other's open stream, with receipts too, and what an uncontended one costs."""
+
+import itertools
+from collections.abc import Sequence
+
+from benchmarks.messages import IN_TIME_MS, Run, commands_of_a_post, talks
+from benchmarks.report import Row
+from benchmarks.rig import Rig, web_processes
+from benchmarks.targets.base import Ratio, Scale, p99_ms, percentile, ratio, row
+
+RATE, WEB = 100.0, 2
+POST = "commands of an uncontended POST of a message over HTTP, authentication included"
+
+
+async def late(rig: Rig, scale: Scale) -> list[Row]:
+    texts, count = itertools.count(), scale.readers // 4  # 100 conversations
+    *those, apart = await talks(rig, count + 1, scale.people, scale.readers)
+    async with web_processes(rig, WEB) as webs:
+        one, both = (Run(those, [web.port for web in webs], 1, texts, receipts=receipts) for receipts in (False, True))
+        commands = await commands_of_a_post(rig, one, apart, min(scale.reads, 31))
+        async with one.streams():
+            plain = await one.at_rate(RATE, 2 * scale.tail / RATE)
+            await one.judge()
+        async with both.streams():
+            told = await both.at_rate(RATE, 2 * scale.tail / RATE)
+            await both.judge()
+    wrong = len(one.wrongs + both.wrongs) + sum((plain.errors + told.errors).values())
+    figures = {
+        f"{name}_{p}_ms": percentile(delays.received, at)
+        for name, delays in (("plain", plain), ("with_receipts", told))
+        for p, at in (("p50", 50), ("p99", 99))
+    } | {f"read_{p}_ms": told.read.ms(at) for p, at in (("p50", 50), ("p99", 99))}
+    title = (
+        f"a message at the other's open stream, p99 ÷ {IN_TIME_MS:g} ms: {RATE:g}/s in {count} conversations, {WEB} web"
+    )
+    return [
+        row("messages-late", title, _to_bound(plain.received), figures, at_most=1),
+        row("messages-receipts", f"{title}, with receipts", _to_bound(told.received), figures),
+        row("messages-lost", "messages lost, doubled, out of order or refused", _exactly(wrong), figures, at_most=0),
+        row("messages-mongodb", f"MongoDB {POST}", _exactly(commands["mongodb"]), commands, at_most=8),
+        row("messages-redis", f"Redis {POST}", _exactly(commands["redis"]), commands, at_most=1),
+    ]
+
+
+def _to_bound(seconds: Sequence[float]) -> Ratio:
+    return ratio(seconds, [IN_TIME_MS / 1000] * len(seconds), p99_ms)
+
+
+def _exactly(count: float) -> Ratio:
+    return Ratio(count, count, count)
