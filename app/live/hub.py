@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -19,7 +20,7 @@ from bson import ObjectId
 
 from app.access import SHOWN, on_home, statuses_by_id
 from app.accounts import Accounts
-from app.clock import id_at
+from app.clock import FIRST_ID, id_at
 from app.edges import NAMES, VERSIONS, Edges, followees_of, version_in, version_of, versions_in, versions_of
 from app.errors import TooMany
 from app.inbox.notifications import Notification, Notifications
@@ -41,6 +42,7 @@ from app.live.steps import (
     page_steps,
 )
 from app.models import Person, StatusRow, like_key
+from app.same import IDS
 from app.social import Social
 from app.stack import UNAVAILABLE, Hint, Stack
 from app.stack.bus import Listener
@@ -59,10 +61,11 @@ PEOPLE_AT_ONCE = 200  # that one command looks at
 TOLD_AT_ONCE = 50  # of those who have notifications
 MOST_MISSED = 500  # events that are told to whoever comes back
 NEWLY_S = 120  # what is younger may be news: no insert takes as long
-MOST_NEW = 1_000  # of it; where there is more, everybody's page is read
+MOST_NEW = 5_000  # of it; where there is more, everybody's page is read
 RENAMED_AT_ONCE = 200
 MOST_HEARD = 20_000  # hints that wait; where there are more, it is looked instead
 MORE = 100  # statuses or notifications of a further page
+NOBODY = FIRST_ID
 RETRY_AFTER_S = 5
 
 Part = Literal["edges", "page", "inbox"]  # of a person's state
@@ -157,12 +160,10 @@ class Hub:
         self._faces, self._sent, self._messages_unread = faces, sent, messages_unread
         self._sources, self._presences = sources, presences
         self._watchers: dict[ObjectId, Watcher] = {}
-        self._followers: dict[ObjectId, set[Watcher]] = {}  # of an author, those who are here
-        self._backs: dict[ObjectId, int] = {}  # versions of authors of statuses for mutuals, as last looked at
-        self._newly: set[ObjectId] = set()  # statuses and follows that the last look has found
+        self._followers: dict[ObjectId, list[Watcher]] = {}  # of an author, those who are here
+        self._newly: set[ObjectId] = set()  # statuses and follows that have been heard of, or were found by looking
         self._heard: list[Hint] = []
-        self._look = self._check = False  # hints may have been missed; a token may have ended
-        self._wake = asyncio.Event()
+        self._wake, self._look = asyncio.Event(), asyncio.Event()  # something has been heard, or may have been missed
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._stopped = False
         self.listener = Listener(self._hear, self._missed)
@@ -184,7 +185,7 @@ class Hub:
         self._watchers[me] = watcher  # what is heard from now on is not lost: it makes them dirty
         watcher.opening += 1
         try:
-            async with watcher.turn:
+            async with self._reads, watcher.turn:
                 read = await self._update(watcher, EVERYTHING)
                 connection.begin(*await self._beginning(watcher, read, after))
                 watcher.connections.append(connection)
@@ -216,7 +217,7 @@ class Hub:
     async def run(self) -> None:
         """Until cancelled."""
         self._stack.bus.listen(self.listener)
-        works = [asyncio.create_task(work) for work in (self._hearing(), self._polling(), self._turning())]
+        works = [asyncio.create_task(work) for work in (self._hearing(), self._looking(), self._turning())]
         try:
             await asyncio.gather(*works)
         finally:
@@ -283,20 +284,21 @@ class Hub:
     def _hear(self, hint: Hint) -> None:
         if len(self._heard) < MOST_HEARD:
             self._heard.append(hint)
+            self._wake.set()
+            if hint.kind == "posted" and hint.what and len(self._newly) < MOST_HEARD:
+                self._newly.add(hint.what)
         else:
-            self._look = True
-        self._wake.set()
+            self._missed()
 
     def _missed(self) -> None:
-        self._look = True
-        self._wake.set()
+        self._look.set()
 
     async def _hearing(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             try:
-                await self.settle()
+                await self._do_heard()
                 continue
             except UNAVAILABLE as error:
                 log.info("live streams wait for a server: %s", error)
@@ -305,9 +307,20 @@ class Hub:
             await asyncio.sleep(RETRY_S)
             self._missed()
 
-    async def _polling(self) -> None:
+    async def _looking(self) -> None:
+        """Beside the hearing: of what is heard meanwhile nobody is told later."""
         while True:
-            await asyncio.sleep(POLL_S * random.uniform(2 / 3, 1))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._look.wait(), POLL_S * random.uniform(2 / 3, 1))
+            self._look.clear()
+            try:
+                await self._poll()
+                continue
+            except UNAVAILABLE as error:
+                log.info("live streams wait for a server: %s", error)
+            except Exception:  # nobody else would hear of it
+                log.exception("live streams have missed something")
+            await asyncio.sleep(RETRY_S)
             self._missed()
 
     async def _turning(self) -> None:
@@ -322,15 +335,20 @@ class Hub:
 
     async def settle(self) -> None:
         """Do what has been heard, and look for what may have been missed."""
-        while self._heard or self._look or self._check:
-            look, check = self._look, self._check
-            self._look = self._check = False
-            hints, self._heard = self._heard, []
-            await self._handle(hints)
-            if look:
+        while self._heard or self._look.is_set():
+            await self._do_heard()
+            if self._look.is_set():
+                self._look.clear()
                 await self._poll()
-            if check:
-                await self._end_without_token()
+
+    async def _do_heard(self) -> None:
+        try:
+            while self._heard:
+                hints, self._heard = self._heard, []
+                await self._handle(hints)
+        except BaseException:
+            self._newly = set()  # some of it has not been told
+            raise
 
     async def settled(self) -> None:
         """The same, until nobody is read anew either."""
@@ -356,8 +374,6 @@ class Hub:
                         self._is_dirty(other, {"page", "inbox"})
                 case Hint("concerns", whom):
                     self._is_dirty(whom, {"inbox"})
-                case Hint("tokens"):
-                    self._check = True
         if any(hint.kind == "named" for hint in hints):
             await self._tell_names()
         if came_or_gone := {hint.about for hint in hints if hint.kind == "presence"}:
@@ -365,14 +381,23 @@ class Hub:
         if wanted := self._wanted(posted, liked):
             for some in _chunks(wanted.items(), PEOPLE_AT_ONCE):
                 await self._tell_news(dict(some), liked)
+        if any(hint.kind == "tokens" for hint in hints):
+            await self._end_without_token()
+
+    def _present(self) -> list[Watcher]:
+        """Those whose state has been read, or is being read. Of whoever is just coming it will be, after what is heard
+        now has happened.
+        """
+        return [watcher for watcher in self._watchers.values() if watcher.reads or watcher.turn.locked()]
 
     def _is_dirty(self, whom: ObjectId, parts: Iterable[Part]) -> None:
-        if watcher := self._watchers.get(whom):
+        watcher = self._watchers.get(whom)
+        if watcher and (watcher.reads or watcher.turn.locked()):
             watcher.dirty.update(parts)
             self._refresh_if_dirty(watcher)
 
     def _is_gone(self, status: ObjectId) -> None:
-        for watcher in self._watchers.values():
+        for watcher in self._present():
             if watcher.turn.locked() or status in watcher.has.page:
                 self._is_dirty(watcher.me, {"page"})
             if watcher.turn.locked() or watcher.is_told_of(status):
@@ -383,13 +408,13 @@ class Hub:
     def _wanted(self, posted: Mapping[ObjectId, ObjectId], liked: Likers) -> Wanted:
         wanted: dict[Watcher, dict[ObjectId, ObjectId]] = {}
         for id, author in posted.items():
-            own = {self._watchers[author]} if author in self._watchers else set()
-            for watcher in self._followers.get(author, set()) | own:
+            own = [self._watchers[author]] if author in self._watchers else []
+            for watcher in (*self._followers.get(author, ()), *own):
                 if watcher.turn.locked():
                     self._is_dirty(watcher.me, {"page"})
-                elif id not in watcher.has.page and watcher.has.has_room_for(id):
+                elif watcher.reads and id not in watcher.has.page and watcher.has.has_room_for(id):
                     wanted.setdefault(watcher, {})[id] = author
-        for watcher in self._watchers.values() if liked else ():
+        for watcher in self._present() if liked else ():
             if watcher.turn.locked():
                 self._is_dirty(watcher.me, {"page", "inbox"})
                 continue
@@ -431,7 +456,7 @@ class Hub:
 
     async def _tell_names(self) -> None:
         """Who has been renamed since anybody here was told of it."""
-        while here := [watcher for watcher in self._watchers.values() if not watcher.turn.locked()]:
+        while here := [watcher for watcher in self._present() if not watcher.turn.locked()]:
             since = min(watcher.has.names for watcher in here)
             found = await together(self._db, version=version_of(NAMES), renamed=_renamed_since(since))
             renamed, version = found["renamed"], version_in(found["version"])
@@ -445,7 +470,7 @@ class Hub:
                         self._is_dirty(watcher.me, {"page", "inbox"})
             if told_to == version:
                 break
-        for watcher in self._watchers.values():
+        for watcher in self._present():
             if watcher.turn.locked():
                 self._is_dirty(watcher.me, {"page", "inbox"})
 
@@ -469,7 +494,7 @@ class Hub:
         while watcher.dirty and watcher.connections:
             parts = frozenset(watcher.dirty)
             try:
-                async with watcher.turn:
+                async with self._reads, watcher.turn:  # who waits for a place is told of news meanwhile
                     parts = frozenset(watcher.dirty)
                     watcher.dirty.clear()
                     await self._update(watcher, parts)
@@ -503,25 +528,24 @@ class Hub:
     async def _read(self, watcher: Watcher, parts: Collection[Part]) -> Read:
         """Names and numbers first: they are as of all the rest, or older."""
         me = watcher.me
-        async with self._reads:
-            if "edges" in parts:
-                await self._look_at_edges(watcher)
-            with joined():
-                names, inbox, page, notes, counts = await asyncio.gather(
-                    rows(self._db, version_of(NAMES)),
-                    rows(self._db, _inboxes([me])) if "inbox" in parts else _nothing(),
-                    self._timelines.page(me, limit=PAGE) if "page" in parts else _nothing(),
-                    self._notifications.page(me, None, PAGE) if "inbox" in parts else _nothing(),
-                    self._counts(me) if "inbox" in parts else _nothing(),
-                )
-            seq = _inbox_in(inbox or (), me)[0]
-            statuses, shown = page.statuses if page else None, notes[0] if notes else None
-            if shown is not None:
-                shown = [one for one in shown if one.seq <= seq]  # of later ones a hint is on its way
-            people = await self._people(statuses or (), shown or (), version_in(names))
-            if statuses is not None:
-                statuses = [row for row in statuses if row.user_id in people]
-            return Read(version_in(names), seq, statuses, shown, counts or watcher.counts, people)
+        if "edges" in parts:
+            await self._look_at_edges(watcher)
+        with joined():
+            names, inbox, page, notes, counts = await asyncio.gather(
+                rows(self._db, version_of(NAMES)),
+                rows(self._db, _inboxes([me])) if "inbox" in parts else _nothing(),
+                self._timelines.page(me, limit=PAGE) if "page" in parts else _nothing(),
+                self._notifications.page(me, None, PAGE) if "inbox" in parts else _nothing(),
+                self._counts(me) if "inbox" in parts else _nothing(),
+            )
+        seq = _inbox_in(inbox or (), me)[0]
+        statuses, shown = page.statuses if page else None, notes[0] if notes else None
+        if shown is not None:
+            shown = [one for one in shown if one.seq <= seq]  # of later ones a hint is on its way
+        people = await self._people(statuses or (), shown or (), version_in(names))
+        if statuses is not None:
+            statuses = [row for row in statuses if row.user_id in people]
+        return Read(version_in(names), seq, statuses, shown, counts or watcher.counts, people)
 
     async def _counts(self, me: ObjectId) -> Counts:
         unread, messages = await asyncio.gather(self._notifications.unread(me), self._messages_unread(me))
@@ -530,7 +554,7 @@ class Hub:
     async def _look_at_edges(self, watcher: Watcher) -> None:
         me = watcher.me
         found = await together(self._db, followees=followees_of(me), versions=versions_of(me), inbox=_inboxes([me]))
-        self._follows(watcher, [row["followee"] for row in found["followees"]])
+        self._follows(watcher, [IDS.of(row["followee"]) for row in found["followees"]])
         versions = versions_in(found["versions"])
         watcher.looked = (versions.edges, versions.likes, *_inbox_in(found["inbox"], me))
         watcher.acquainted = await self._acquainted(me)
@@ -541,13 +565,13 @@ class Hub:
     def _follows(self, watcher: Watcher, followees: Sequence[ObjectId]) -> None:
         for author in watcher.followees:
             here = self._followers[author]
-            here.discard(watcher)
+            here.remove(watcher)
             if not here:
                 del self._followers[author]
         is_here = self._watchers.get(watcher.me) is watcher  # not gone while this was looked up
         watcher.followees = list(followees) if is_here else []
         for author in watcher.followees:
-            self._followers.setdefault(author, set()).add(watcher)
+            self._followers.setdefault(author, []).append(watcher)
 
     async def _people(
         self, page: Iterable[StatusRow], notes: Iterable[Notification], names: int | None = None
@@ -591,7 +615,9 @@ class Hub:
     # What may have been missed
 
     async def _poll(self) -> None:
-        """What has changed since, of all who are here; each command looks at many of them."""
+        """What has changed since, of all who are here; each command looks at many of them. Of what is found the same is
+        told as if it had been heard, in turn with it.
+        """
         if not self._watchers:
             return
         newly = {"_id": {"$gt": id_at(self._stack.clock.now() - timedelta(seconds=NEWLY_S))}}
@@ -601,16 +627,17 @@ class Hub:
             statuses=Find("statuses", newly, ("_id", "user_id"), MOST_NEW, NEWEST_FIRST),
             follows=Find("follows", newly, ("_id", "followee"), MOST_NEW, NEWEST_FIRST),
         )
-        if any(watcher.has.names < version_in(found["names"]) for watcher in self._watchers.values()):
-            await self._tell_names()
+        if any(watcher.has.names < version_in(found["names"]) for watcher in self._present()):
+            self._hear(Hint("named", NOBODY))
         new = {part: [row for row in found[part] if row["_id"] not in self._newly] for part in ("statuses", "follows")}
         if any(len(rows_) == MOST_NEW for rows_ in new.values()):
-            for me in self._watchers:
-                self._is_dirty(me, {"page", "inbox"})
+            for watcher in self._present():
+                self._is_dirty(watcher.me, {"page", "inbox"})
         for row in new["follows"]:
             self._is_dirty(row["followee"], {"page", "inbox"})
-        await self._handle([Hint("posted", row["user_id"], row["_id"]) for row in new["statuses"]])
         self._newly = {row["_id"] for part in ("statuses", "follows") for row in found[part]}
+        for row in new["statuses"]:
+            self._hear(Hint("posted", row["user_id"], row["_id"]))
         here = [watcher for watcher in self._watchers.values() if watcher.looked]  # who is just coming reads it all
         for some in _chunks(here, PEOPLE_AT_ONCE):
             await self._compare(some)
@@ -624,45 +651,50 @@ class Hub:
 
     async def _compare(self, some: Sequence[Watcher]) -> None:
         """Whether anything is newer than what these have been told."""
-        ids = sorted(
-            {id for watcher in some for id in watcher.has.page} | {id for w in some for _, id in w.has.notes if id}
-        )
-        backs = {shown.author for w in some for shown in w.has.page.values() if shown.mutual and shown.author}
-        asked = [*(watcher.me for watcher in some), *backs]
+        people = [watcher.me for watcher in some]
+        ids = {id for watcher in some for id in watcher.shown}
+        mutual = {
+            (shown.author, watcher.me)
+            for watcher in some
+            for shown in watcher.has.page.values()
+            if shown.mutual and shown.author != watcher.me
+        }
         finds = {
-            "versions": Find(VERSIONS, {"_id": {"$in": asked}}, ("_id", "version", "likes"), len(asked)),
-            "inboxes": _inboxes([watcher.me for watcher in some]),
+            "versions": Find(VERSIONS, {"_id": {"$in": people}}, ("_id", "version", "likes"), len(people)),
+            "inboxes": _inboxes(people),
         }
         if ids:
-            finds["statuses"] = statuses_by_id(ids, ("_id", "audience", "likes"))
+            finds["statuses"] = statuses_by_id(sorted(ids), ("_id", "audience", "likes"))
+        if mutual:
+            ends = [sorted({pair[n] for pair in mutual if pair[n]}) for n in range(2)]
+            query = {"follower": {"$in": ends[0]}, "followee": {"$in": ends[1]}}
+            finds["backs"] = Find("follows", query, ("follower", "followee"), len(ends[0]) * len(ends[1]))
         found = await together(self._db, **finds)
         versions = {row["_id"]: (row.get("version", 0), row.get("likes", 0)) for row in found["versions"]}
         statuses = {row["_id"]: row.get("likes", 0) for row in found.get("statuses", []) if row.get("audience")}
-        changed = {id for id in backs if self._backs.get(id) != versions.get(id, (0, 0))[0]}
-        self._backs |= {id: versions.get(id, (0, 0))[0] for id in changed}
-        liked: dict[ObjectId, set[ObjectId]] = {}
+        ended = mutual - {(row["follower"], row["followee"]) for row in found.get("backs", [])}
+        liked: set[ObjectId] = set()
         for watcher in some:
-            edges, own = versions.get(watcher.me, (0, 0))
-            looked = (edges, own, *_inbox_in(found["inboxes"], watcher.me))
+            looked = (*versions.get(watcher.me, (0, 0)), *_inbox_in(found["inboxes"], watcher.me))
             parts: set[Part] = set()
             if looked[0] != watcher.looked[0]:
                 parts |= EVERYTHING
-            if looked[1] != watcher.looked[1] or changed & watcher.authors:
+            if looked[1] != watcher.looked[1]:
                 parts |= {"page"}
             if looked[2:] != watcher.looked[2:]:
                 parts |= {"inbox"}
-            for id, shown in watcher.has.page.items():
-                if id not in statuses:
+            for id in ids & watcher.has.page.keys():
+                shown = watcher.has.page[id]
+                if id not in statuses or (shown.mutual and (shown.author, watcher.me) in ended):
                     parts |= {"page"}
                 elif statuses[id] != shown.likes:
-                    liked.setdefault(id, set())
-            if any(id and id not in statuses for _, id in watcher.has.notes):
+                    liked.add(id)
+            if any(id in ids and id not in statuses for _, id in watcher.has.notes):
                 parts |= {"inbox"}
             watcher.looked = looked
-            if parts:
-                self._is_dirty(watcher.me, parts)
-        if wanted := self._wanted({}, liked):
-            await self._tell_news({w: wanted[w] for w in some if w in wanted}, liked)
+            self._is_dirty(watcher.me, parts)
+        for id in liked:
+            self._hear(Hint("liked", NOBODY, id))
 
     # What does not depend on news
 
