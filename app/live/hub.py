@@ -108,7 +108,7 @@ class Watcher:
     tellers: frozenset[ObjectId] = frozenset()
     looked: tuple[int, ...] = ()
     standing: int | None = None
-    dirty: set[Part] = field(default_factory=set)
+    dirty: frozenset[Part] = frozenset()
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     reads: int = 0
     reading: "asyncio.Task[None] | None" = None
@@ -393,7 +393,7 @@ class Hub:
     def _is_dirty(self, whom: ObjectId, parts: Iterable[Part]) -> None:
         watcher = self._watchers.get(whom)
         if watcher and (watcher.reads or watcher.turn.locked()):
-            watcher.dirty.update(parts)
+            watcher.dirty = watcher.dirty.union(parts)
             self._refresh_if_dirty(watcher)
 
     def _is_gone(self, status: ObjectId) -> None:
@@ -492,11 +492,10 @@ class Hub:
 
     async def _refresh(self, watcher: Watcher) -> None:
         while watcher.dirty and watcher.connections:
-            parts = frozenset(watcher.dirty)
+            parts = watcher.dirty
             try:
                 async with self._reads, watcher.turn:  # who waits for a place is told of news meanwhile
-                    parts = frozenset(watcher.dirty)
-                    watcher.dirty.clear()
+                    parts, watcher.dirty = watcher.dirty, frozenset()
                     await self._update(watcher, parts)
                 continue
             except UNAVAILABLE as error:

@@ -17,7 +17,7 @@ from app.inbox.notifications import Notifications
 from app.inbox.notifier import INBOXES, Notifier
 from app.live import hub as live_hub
 from app.live.connection import MOST_QUEUED, OVER, SLOW, STILL_HERE, Event
-from app.live.hub import EACH
+from app.live.hub import EACH, READS_AT_ONCE
 from app.live.position import Has
 from app.live.presence import Presences
 from app.live.steps import Step
@@ -233,6 +233,29 @@ async def test_what_is_read_anew_is_not_overwritten(town: World) -> None:
         await hub.settle()
     await hub.settled()
     ann.take()
+    assert ann.state == await fetched(town, ann.me)
+
+
+async def test_who_waits_to_be_read_anew_is_told_of_news_meanwhile(town: World) -> None:
+    """Else whoever waits has to be read anew for each status, and everybody waits for everybody."""
+    hub = await new_hub(town)
+    ann = Client(hub, town.ids["ann"])
+    await ann.connect()
+    await settled(hub)
+    ann.take()
+    ann.state = await fetched(town, ann.me)
+    for _ in range(READS_AT_ONCE):
+        await hub._reads.acquire()
+    await town.follow("ben", "ann")
+    await town.drain()
+    await town.post("ben", "hello")
+    await carried(town.stack)
+    await hub.settle()
+    assert [event.name for event in ann.take()] == ["status"]
+    for _ in range(READS_AT_ONCE):
+        hub._reads.release()
+    await hub.settled()
+    assert [event.name for event in ann.take()] == ["notification"]
     assert ann.state == await fetched(town, ann.me)
 
 

@@ -2420,6 +2420,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_what_could_not_be_told_is_told_later"),
     ),
     Mutant(
+        "nobody is told anything who waits to be read anew",
+        "live",
+        "app.live.hub.Hub._refresh",
+        "async with self._reads, watcher.turn:",
+        "async with watcher.turn, self._reads:",
+        _of(HUB, "test_who_waits_to_be_read_anew_is_told_of_news_meanwhile"),
+    ),
+    Mutant(
         "whoever goes while they are read is kept",
         "live",
         "app.live.hub.Hub._follows",
