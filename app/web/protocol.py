@@ -91,7 +91,7 @@ class Protocol(HttpToolsProtocol):
         self._upgraded = True
         self._go_on()
         super().handle_websocket_upgrade()
-        self.parser = None  # it holds us: we would be in memory until the next full collection
+        self.parser = None  # type: ignore[assignment]  # it holds us, until the next full collection
 
     def _wait(self, seconds: float, last_words: bytes = b"") -> None:
         self._go_on()

@@ -1209,7 +1209,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "messages change no number of what is unread on a stream",
         "14 live",
-        "app.live.hub.Hub._counts",
+        "app.live.truth.Truth._counts",
         "self._messages_unread(me)",
         "asyncio.sleep(0, 0)",
         _of(HUB, "test_messages_and_receipts_are_told_to_both"),
@@ -2374,7 +2374,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a status is told to whoever followed when they came",
         "live",
-        "app.live.hub.Hub._tell_news",
+        "app.live.news.News._tell",
         "if status is None or not on_home(status, readers[watcher.me]):",
         "if status is None:",
         _of(HUB, "test_what_somebody_may_see_is_judged_when_it_is_told"),
@@ -2382,7 +2382,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "who comes back gets nothing of what was missed",
         "live",
-        "app.live.hub.Hub._beginning",
+        "app.live.behind.Behind.beginning",
         "await self._behind(watcher, old, read) if old else []",
         "[]",
         _of(WIRE, "test_both_say_the_same_and_go_on_where_they_were"),
@@ -2390,7 +2390,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "any number of missed events is told",
         "live",
-        "app.live.hub.Hub._behind",
+        "app.live.behind.Behind._behind",
         "if len(page) + len(notes) > MOST_MISSED:",
         "if False:",
         _of(HUB, "test_more_than_can_be_told_is_a_reset"),
@@ -2399,14 +2399,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "lost hints are lost",
         "live",
         "app.live.hub.Hub.settle",
-        "                await self._poll()\n",
+        "                await self._look.look()\n",
         "                pass\n",
         _of(EQUATION, "test_a_state_with_the_events_applied_is_the_state_now"),
     ),
     Mutant(
         "what is read meanwhile is overwritten by what was read before",
         "live",
-        "app.live.hub.Hub._tell_news",
+        "app.live.news.News._tell",
         "if watcher.turn.locked() or watcher.reads != reads[watcher]:",
         "if False:",
         _of(HUB, "test_what_is_read_anew_is_not_overwritten"),
@@ -2414,8 +2414,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what could not be told counts as told",
         "live",
-        "app.live.hub.Hub._do_heard",
-        "            self._newly = set()  # some of it has not been told\n",
+        "app.live.hub.Hub._tell_heard",
+        "            self._look.forget()  # some of it has not been told\n",
         "",
         _of(HUB, "test_what_could_not_be_told_is_told_later"),
     ),
@@ -2430,7 +2430,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "whoever goes while they are read is kept",
         "live",
-        "app.live.hub.Hub._follows",
+        "app.live.watchers.Watchers.follows",
         " if is_here else []",
         "",
         _of(HUB, "test_nothing_is_kept_of_whoever_has_gone"),
