@@ -9,11 +9,13 @@ from bson import ObjectId
 
 from app.edges import OwnEdges, Reader, View
 from app.models import Audience, StatusRow, like_key
+from app.same import Same
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, together
 
 FIELDS = ("_id", "user_id", "text", "audience")  # of a status, as its delivery needs them
 SHOWN = (*FIELDS, "likes")  # as a page needs them
+_ROWS = Same[StatusRow](20_000)  # about 10 MB
 
 
 class Entry(NamedTuple):
@@ -88,7 +90,8 @@ def statuses_shown(reader: ObjectId, ids: Sequence[ObjectId]) -> dict[str, Find]
 def shown_rows(answers: Mapping[str, Rows]) -> dict[ObjectId, StatusRow]:
     yours = {row["_id"][12:] for row in answers.get("liked", ())}
     rows = answers.get("statuses", ())
-    return {row["_id"]: StatusRow.of(row, you_like=row["_id"].binary in yours) for row in rows}
+    shown = (_ROWS.of(StatusRow.of(row, you_like=row["_id"].binary in yours)) for row in rows)
+    return {row.id: row for row in shown}
 
 
 async def hydrate(db: Database, view: View, entries: Sequence[Entry]) -> dict[ObjectId, StatusRow]:

@@ -7,6 +7,7 @@ followers are not theirs to change: they are looked up whenever they matter, and
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from bson import ObjectId
@@ -16,6 +17,7 @@ from pymongo.errors import DuplicateKeyError
 from app.clock import FIRST_ID
 from app.errors import NotFound
 from app.models import Departure, EdgeVersion, StatusRow
+from app.same import IDS
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, together
 from app.stack.mongodb.transaction import Transaction, transaction
@@ -35,6 +37,9 @@ class Relation(NamedTuple):
     blocked: bool  # by either of them
     in_circle: bool  # the reader, in the author's
     muted: bool  # the author, by the reader
+
+
+_relation = cache(Relation)  # each of the sixteen is one object
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,7 @@ class View:
             blocks = _authors(answers["blocks"]) | _authors(answers["blocked_by"])
             self._departed |= _authors(answers["departed"])
             self.edges.relations |= {
-                author: Relation(author in follows, author in blocks, author in circles, author in mutes)
+                author: _relation(author in follows, author in blocks, author in circles, author in mutes)
                 for author in self._strangers
             }
 
@@ -289,7 +294,7 @@ class Following:
         muted = _authors(answers["mutes"])
         version = self.versions.edges
         edges = self._memory.recall(reader, version) or OwnEdges(reader, version)
-        edges.followees = [row["followee"] for row in answers["followees"]]
+        edges.followees = [IDS.of(row["followee"]) for row in answers["followees"]]
         edges.heard = [id for id in edges.followees if id not in muted] if muted else edges.followees
         self._memory.keep(edges)
         return edges

@@ -1,7 +1,6 @@
 """One stream of one person: what waits to be sent on it, and why it ends."""
 
 import asyncio
-from collections import deque
 from typing import NamedTuple
 
 from bson import ObjectId
@@ -27,44 +26,47 @@ class Connection:
     `is_quiet`: nothing has come since the last turn of the hub.
     """
 
-    __slots__ = ("_queue", "_wake", "end", "is_quiet", "me", "token")
+    __slots__ = ("_queue", "_waiting", "end", "is_quiet", "me", "token")
 
     def __init__(self, me: ObjectId, token: bytes) -> None:
         self.me, self.token = me, token
         self.end: int | None = None
         self.is_quiet = False
-        self._queue: deque[Event] = deque()
-        self._wake = asyncio.Event()
+        self._queue: list[Event] = []
+        self._waiting: asyncio.Future[None] | None = None  # of whoever takes
 
     def put(self, *events: Event) -> None:
         """Who takes nothing while this many come is closed: coming back gives them what is left."""
         if self.end is None:
             self._queue.extend(events)
             self.is_quiet = False
-            self._wake.set()
+            self._wake()
             if len(self._queue) > MOST_QUEUED:
                 self.close(SLOW)
 
     def begin(self, *events: Event) -> None:
         """What lies behind a position may be as many."""
         self._queue.extend(events)
-        self._wake.set()
+        self._wake()
 
     def close(self, code: int) -> None:
         if self.end is None:
             self.end = code
             self._queue.clear()
-            self._wake.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting and not self._waiting.done():
+            self._waiting.set_result(None)
 
     async def take(self) -> list[Event]:
         """What has come, waited for; nothing once it has ended."""
         while not self._queue and self.end is None:
-            self._wake.clear()
-            await self._wake.wait()
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
         return self.taken()
 
     def taken(self) -> list[Event]:
         """What has come by now."""
-        events = list(self._queue)
-        self._queue.clear()
+        events, self._queue = self._queue, []
         return events

@@ -34,7 +34,7 @@ class Shown(NamedTuple):
         return cls(row.likes, row.you_like, row.user_id, row.audience == "mutuals")
 
 
-@dataclass
+@dataclass(slots=True)
 class Has:
     """What a reader has. `names`: the version of everybody's names. `seq`: of what is numbered in their inbox, the last
     that they were told of; None where they have fetched nothing of it. `notes`: notifications of their first page, the

@@ -34,6 +34,7 @@ from app.web.backlog import Backlog
 from app.web.guard import AllowedHosts, AnswerErrors, BodyLimit, RequestIds, SecurityHeaders
 from app.web.health import Health, Measured
 from app.web.live import Streams
+from app.web.live_stream import Lasting
 from app.web.problems import Errors
 from app.web.written import WrittenPages
 from phases.timelines import Timelines
@@ -86,6 +87,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
         exception_handlers={HTTPException: errors.answer},  # Starlette's own; AnswerErrors sees to all the others
         lifespan=lifespan,
         middleware=[
+            Middleware(Lasting),
             Middleware(RequestIds),
             Middleware(SecurityHeaders),
             Middleware(Measured),

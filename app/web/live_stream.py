@@ -3,12 +3,13 @@
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.accounts import digest_of
@@ -56,6 +57,27 @@ async def events_of_page(request: Request) -> Response:
         return await events_for(request, known.account, digest_of(known.secret), position_of(request))
 
 
+REST = "feedlab.rest"  # of a scope: what goes on once everything that stands before a request has returned
+
+
+class Lasting:
+    """Stands first. A stream goes on here, and not below all that a request passes on its way to it: kept as long as
+    the stream lasts, those frames and what they know of the request were a quarter of its memory.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+        rest: Callable[[Receive, Send], Awaitable[None]] | None = scope.get(REST)
+        if rest:
+            kept = {"method": scope.get("method")}  # uvicorn asks whether it is HEAD
+            scope.clear()
+            scope.update(kept)
+            await rest(receive, send)
+
+
 @asynccontextmanager
 async def _open(hub: Hub, presences: Presences, connection: Connection) -> AsyncIterator[None]:
     """Its person is here, as long as it is open."""
@@ -77,17 +99,18 @@ class EventStream(Response):
         self._hub, self._presences, self._connection = hub, presences, connection
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with _open(self._hub, self._presences, self._connection):
-            await self._send(receive, send)
+        scope[REST] = partial(_stream, self._hub, self._presences, self._connection)
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
-    async def _send(self, receive: Receive, send: Send) -> None:
-        going = asyncio.create_task(self._until_gone(receive))
+
+async def _stream(hub: Hub, presences: Presences, connection: Connection, receive: Receive, send: Send) -> None:
+    async with _open(hub, presences, connection):
+        going = asyncio.create_task(_until_gone(receive, connection))
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             text = f"retry: {random.randint(*AGAIN_MS)}\n\n"
             while True:
                 await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
-                events = await self._connection.take()
+                events = await connection.take()
                 if not events:
                     break
                 text = "".join(map(as_text, events))
@@ -97,10 +120,11 @@ class EventStream(Response):
             with suppress(asyncio.CancelledError):
                 await going
 
-    async def _until_gone(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._connection.close(LEFT)
+
+async def _until_gone(receive: Receive, connection: Connection) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    connection.close(LEFT)
 
 
 def as_text(event: Event) -> str:
@@ -111,34 +135,39 @@ def as_text(event: Event) -> str:
 
 async def converse(socket: WebSocket, connection: Connection) -> None:
     """The same on a WebSocket: each event a text message, and nothing that the client says."""
-    async with _open(hub_of(socket), presences_of(socket), connection):
-        with suppress(WebSocketDisconnect):  # the client has gone
-            await socket.accept()
-            listening = asyncio.create_task(_listen(socket, connection))
-            try:
-                await _say(socket, connection)
-            finally:
-                listening.cancel()
-                with suppress(asyncio.CancelledError):
-                    await listening
+    socket.scope[REST] = partial(_converse, hub_of(socket), presences_of(socket), connection)
+    with suppress(WebSocketDisconnect):  # the client has gone, as is found out at once
+        await socket.accept()
 
 
-async def _say(socket: WebSocket, connection: Connection) -> None:
+async def _converse(hub: Hub, presences: Presences, connection: Connection, receive: Receive, send: Send) -> None:
+    async with _open(hub, presences, connection):
+        listening = asyncio.create_task(_listen(receive, connection))
+        try:
+            with suppress(OSError):  # the client has gone
+                await _say(send, connection)
+        finally:
+            listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await listening
+
+
+async def _say(send: Send, connection: Connection) -> None:
     while events := await connection.take():
         for event in events:
             if event is not STILL_HERE:  # uvicorn's pings say so
-                await socket.send_text(as_message(event))
+                await send({"type": "websocket.send", "text": as_message(event)})
     if connection.end not in (None, LEFT):
-        await socket.close(connection.end)
+        await send({"type": "websocket.close", "code": connection.end})
 
 
 def as_message(event: Event) -> str:
     return f'{{"id":{as_json(event.id)},"event":{as_json(event.name)},"data":{event.data}}}'
 
 
-async def _listen(socket: WebSocket, connection: Connection) -> None:
+async def _listen(receive: Receive, connection: Connection) -> None:
     while True:
-        message = await socket.receive()
+        message = await receive()
         if message["type"] == "websocket.disconnect":
             return connection.close(LEFT)
         if message["type"] == "websocket.receive":

@@ -91,6 +91,7 @@ class Protocol(HttpToolsProtocol):
         self._upgraded = True
         self._go_on()
         super().handle_websocket_upgrade()
+        self.parser = None  # type: ignore[assignment]  # it holds us, until the next full collection
 
     def _wait(self, seconds: float, last_words: bytes = b"") -> None:
         self._go_on()
@@ -166,6 +167,11 @@ class WebSocket(WebSocketsSansIOProtocol):
         super().connection_made(transport)
         trusted = not self.client or self._state.trusted(self.client[0])
         self._address = "" if trusted or not self.client else network_of(self.client[0])
+
+    def start_keepalive(self) -> None:
+        """The handshake is over, and what was said in it would be kept as long as the connection."""
+        self.request = self.response = None  # type: ignore[assignment]
+        super().start_keepalive()
 
     def handle_text(self, event: Any) -> None:
         """Nobody reads what clients say, so it is not decoded: uvicorn logs a traceback of what is no UTF-8."""

@@ -122,8 +122,9 @@ class Run:
         return sum(act > moment_s for act in self._acts)
 
     def came(self, id: str, reader: Reader, now_s: float) -> None:
+        """Late is what came to somebody who was here and could see it all the time: a new follow brings older ones."""
         post = self.truth.by_id.get(id)
-        if post and reader.was_open_since(post.acknowledged_s):
+        if post and reader.was_open_since(post.acknowledged_s) and self.truth.is_steady(reader.number, post.author):
             self.outcome.steps[post.step].delay(now_s - post.acknowledged_s)
 
     def _acknowledged(self, post: Post) -> None:

@@ -32,8 +32,8 @@ class Slice:
     whole: bool
 
     @property
-    def ids(self) -> list[bytes]:
-        return [entry.id.binary for entry in self.entries]
+    def ids(self) -> bytes:
+        return b"".join([entry.id.binary for entry in self.entries])
 
     def older_than(self, cursor: ObjectId) -> list[Entry]:
         if self.entries and self.floor <= self.entries[-1].id and self.entries[0].id < cursor:

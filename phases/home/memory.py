@@ -23,7 +23,7 @@ class Judged(NamedTuple):
     which has no version.
     """
 
-    candidates: list[bytes]
+    candidates: bytes
     floor: ObjectId
     limit: int
     edges: int

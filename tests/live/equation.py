@@ -22,8 +22,7 @@ from app.errors import Refused
 from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
-from app.live import hub as live_hub
-from app.live import position, steps
+from app.live import behind, position, steps, truth
 from app.live.hub import Hub
 from app.live.presence import Presences
 from app.live.talk import Talk
@@ -70,7 +69,7 @@ class Equation(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.Runner()
         self.exits = AsyncExitStack()
-        for module in (position, steps, live_hub, listeners):
+        for module in (behind, position, steps, truth, listeners):
             self.exits.enter_context(patch.object(module, "PAGE", SHORT))
         self.statuses: list[tuple[ObjectId, ObjectId]] = []
 
@@ -266,7 +265,7 @@ class Equation(RuleBasedStateMachine):
 
     async def _poll(self, n: int) -> None:
         self.bus.deaf.discard(n)
-        self.hubs[n]._missed()
+        self.hubs[n].listener.missed()
         await self.hubs[n].settled()
         self.lost[n] = False
         self.tally["polls"] += 1

@@ -15,13 +15,15 @@ from app.errors import TooMany
 from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import INBOXES, Notifier
-from app.live import hub as live_hub
+from app.live import behind, news
 from app.live.connection import MOST_QUEUED, OVER, SLOW, STILL_HERE, Event
-from app.live.hub import EACH
+from app.live.hub import EACH, READS_AT_ONCE
 from app.live.position import Has
 from app.live.presence import Presences
 from app.live.steps import Step
 from app.live.talk import Talk
+from app.live.truth import Truth
+from app.live.watchers import Watcher
 from app.models import Account
 from app.stack import Hint
 from app.stack.cost import counted
@@ -123,7 +125,7 @@ async def test_more_than_can_be_told_is_a_reset(town: World) -> None:
     ann.take()
     ann.leave()
     for most, said in ((2, ["ready", "status", "status"]), (1, ["ready", "reset"])):
-        with patch.object(live_hub, "MOST_MISSED", most):
+        with patch.object(behind, "MOST_MISSED", most):
             for n in range(2):
                 await town.post("ben", f"{most} {n}")
             again = Client(hub, ann.me, last=ann.last)
@@ -201,7 +203,7 @@ async def test_what_somebody_may_see_is_judged_when_it_is_told(town: World, chan
     ann.take()
     await town.post("ben", "not for ann any more")
     await getattr(town.social, change)(town.ids["ann"], town.ids["ben"])
-    with patch.object(hub, "_is_dirty", lambda *_: None):
+    with patch.object(hub.watchers, "is_dirty", lambda *_: None):
         await settled(hub)
     assert ann.take() == []
 
@@ -214,25 +216,47 @@ async def test_what_is_read_anew_is_not_overwritten(town: World) -> None:
     await settled(hub)
     ann.take()
     ann.state = await fetched(town, ann.me)
-    look_up = together
+    (watcher,), look_up = hub.watchers, together
 
     async def slow(db: Database, **finds: Find) -> dict[str, Rows]:
         answers = await look_up(db, **finds)
         if "statuses" in finds:
-            with patch.object(live_hub, "together", look_up):
-                await town.social.delete(town.ids["ben"], status.id)
-                async with hub._watchers[ann.me].turn:
-                    await hub._update(hub._watchers[ann.me], {"page"})
-                await carried(town.stack)
-                hub._heard.clear()
+            await town.social.delete(town.ids["ben"], status.id)
+            async with watcher.turn:
+                await hub._update(watcher, {"page"})
+            await carried(town.stack)
+            hub._heard.clear()
         return answers
 
     status = await town.post("ben", "gone soon")
     await carried(town.stack)
-    with patch.object(live_hub, "together", slow):
+    with patch.object(news, "together", slow):
         await hub.settle()
     await hub.settled()
     ann.take()
+    assert ann.state == await fetched(town, ann.me)
+
+
+async def test_who_waits_to_be_read_anew_is_told_of_news_meanwhile(town: World) -> None:
+    """Else whoever waits has to be read anew for each status, and everybody waits for everybody."""
+    hub = await new_hub(town)
+    ann = Client(hub, town.ids["ann"])
+    await ann.connect()
+    await settled(hub)
+    ann.take()
+    ann.state = await fetched(town, ann.me)
+    for _ in range(READS_AT_ONCE):
+        await hub._reads.acquire()
+    await town.follow("ben", "ann")
+    await town.drain()
+    await town.post("ben", "hello")
+    await carried(town.stack)
+    await hub.settle()
+    assert [event.name for event in ann.take()] == ["status"]
+    for _ in range(READS_AT_ONCE):
+        hub._reads.release()
+    await hub.settled()
+    assert [event.name for event in ann.take()] == ["notification"]
     assert ann.state == await fetched(town, ann.me)
 
 
@@ -365,7 +389,7 @@ async def test_what_could_not_be_told_is_told_later(town: World) -> None:
         raise ConnectionFailure
 
     hub.listener.missed()
-    with patch.object(hub, "_tell_news", away), pytest.raises(ConnectionFailure):
+    with patch.object(hub._news, "tell", away), pytest.raises(ConnectionFailure):
         await hub.settle()
     hub.listener.missed()
     await hub.settled()
@@ -380,26 +404,26 @@ async def test_nothing_is_kept_of_whoever_has_gone(town: World) -> None:
     await town.follow("ann", "ben")
     await carried(town.stack)
     await hub.settle()
-    (reading,) = [watcher.reading for watcher in hub._watchers.values()]
+    (reading,) = [watcher.reading for watcher in hub.watchers]
     assert reading
     await asyncio.sleep(0)
     ann.leave()
     await reading
-    assert (hub._watchers, hub._followers) == ({}, {})
+    assert (list(hub.watchers), hub.watchers._followers) == ([], {})
 
 
 async def test_a_look_passes_over_who_is_just_coming(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub, right = await new_hub(town), live_hub.Hub._look_at_edges
+    hub, right = await new_hub(town), Truth.look_at_edges
     begins, may_go_on = asyncio.Event(), asyncio.Event()
 
-    async def slowly(self: live_hub.Hub, watcher: live_hub.Watcher) -> None:
+    async def slowly(self: Truth, watcher: Watcher) -> None:
         begins.set()
         await may_go_on.wait()
         await right(self, watcher)
 
     ben, ann = Client(hub, town.ids["ben"]), Client(hub, town.ids["ann"])
     await ben.connect()
-    monkeypatch.setattr(live_hub.Hub, "_look_at_edges", slowly)
+    monkeypatch.setattr(Truth, "look_at_edges", slowly)
     coming = asyncio.create_task(ann.connect())
     await begins.wait()
     hub.listener.missed()

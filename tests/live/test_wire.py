@@ -301,7 +301,7 @@ async def test_what_ends_a_stream(site: Site) -> None:
 async def test_who_reads_nothing_from_a_socket_is_closed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "READ_S", 0.1)
     await Socket.open(site, headers=await site.person("ann"))
-    (watcher,) = site.app.state.hub._watchers.values()
+    (watcher,) = site.app.state.hub.watchers
     for _ in range(100):
         watcher.connections[0].put(Event("x", "status", json.dumps("x" * 100_000)))
     await site.until_nobody_is_here()

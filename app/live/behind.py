@@ -1,0 +1,76 @@
+"""What lies behind a position: whoever comes back gets it, each event once, or `reset`."""
+
+from collections.abc import Sequence
+
+from bson import ObjectId
+
+from app.inbox.notifications import Notification, Notifications
+from app.live.connection import Event
+from app.live.news import News
+from app.live.position import PAGE, Has, opened, sealed
+from app.live.steps import as_json
+from app.live.truth import Read, Truth
+from app.live.watchers import Watcher, Watchers
+from app.models import StatusRow
+from phases.timelines import Timelines
+
+MOST_MISSED = 500  # events that are told to whoever comes back
+MORE = 100  # statuses or notifications of a further page
+
+
+class Behind:
+    """One per process."""
+
+    def __init__(
+        self, watchers: Watchers, truth: Truth, news: News, timelines: Timelines, notifications: Notifications
+    ) -> None:
+        self._watchers, self._truth, self._news = watchers, truth, news
+        self._timelines, self._notifications = timelines, notifications
+
+    async def beginning(self, watcher: Watcher, read: Read, after: str | None) -> list[Event]:
+        """What a new connection is told first."""
+        me, secret = watcher.me, self._watchers.secret
+        old = opened(secret, me, after) if after else None
+        now = sealed(secret, me, watcher.has)
+        ready = Event(after if after and old else now, "ready", as_json(watcher.counts._asdict()))
+        behind = await self._behind(watcher, old, read) if old else []
+        if behind is None or (after and old is None):
+            behind = [Event(now, "reset", "{}")]
+        for event in (ready, *behind):
+            self._watchers.sent(event.name, 1)
+        return [ready, *behind]
+
+    async def _behind(self, watcher: Watcher, old: Has, read: Read) -> list[Event] | None:
+        """None where that is more than can be told one by one."""
+        me = watcher.me
+        assert read.page is not None
+        assert read.notes is not None
+        page, notes = await self._statuses(me, old, read.page), await self._notes(me, old, read.notes)
+        if len(page) + len(notes) > MOST_MISSED:
+            return None
+        people = {**read.people, **await self._truth.people(page[PAGE:], notes[PAGE:])}
+        read = read._replace(page=[row for row in page if row.user_id in people], notes=notes, people=people)
+        steps = await self._truth.steps(watcher, old, read)
+        if watcher.acquainted:  # who came and who went is in no position
+            steps += await self._news.of_presence(me, watcher.acquainted)
+        return list(self._watchers.told(me, old, steps)) if len(steps) <= MOST_MISSED else None
+
+    async def _statuses(self, me: ObjectId, old: Has, page: Sequence[StatusRow]) -> list[StatusRow]:
+        """The first page, and what is newer than anything that they have."""
+        found, newest = list(page), next(iter(old.page), None)
+        while newest and len(found) >= PAGE and found[-1].id > newest and len(found) <= MOST_MISSED:
+            more = await self._timelines.page(me, before=found[-1].id, limit=MORE)
+            found += [row for row in more.statuses if row.id > newest]
+            if more.next is None or more.next <= newest:
+                break
+        return found
+
+    async def _notes(self, me: ObjectId, old: Has, notes: Sequence[Notification]) -> list[Notification]:
+        found = list(notes)
+        if old.seq is None or len(found) < PAGE:
+            return found
+        before: int | None = found[-1].seq
+        while before is not None and before > old.seq and len(found) <= MOST_MISSED:
+            more, before = await self._notifications.page(me, before, MORE)
+            found += [one for one in more if one.seq > old.seq]
+        return found

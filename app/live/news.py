@@ -1,0 +1,130 @@
+"""News: what has been heard of is looked up once, with the edges of everybody whom it may concern, and judged for each
+of them at that moment.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache
+from itertools import islice
+from typing import TypeVar
+
+from bson import ObjectId
+
+from app.access import SHOWN, on_home, statuses_by_id
+from app.edges import NAMES, Edges, version_in, version_of
+from app.live.presence import Presences
+from app.live.steps import Faces, Step, as_json, came, likes, name_steps
+from app.live.truth import RENAMED_AT_ONCE, renamed_since
+from app.live.watchers import Watcher, Watchers
+from app.models import StatusRow, like_key
+from app.social import Social
+from app.stack.mongodb.connection import Database
+from app.stack.mongodb.find import Find, together
+
+PEOPLE_AT_ONCE = 200  # that one command looks at
+
+Wanted = Mapping[Watcher, Mapping[ObjectId, ObjectId]]  # by person, statuses and their authors
+Likers = Mapping[ObjectId, Collection[ObjectId]]  # by status, who has liked it or does no more
+T = TypeVar("T")
+
+
+class News:
+    """One per process. While somebody's state is read anew they are told by that: what is heard then makes it dirty."""
+
+    def __init__(self, db: Database, social: Social, presences: Presences, faces: Faces, watchers: Watchers) -> None:
+        self._db, self._social, self._presences, self._faces, self._watchers = db, social, presences, faces, watchers
+
+    async def tell(self, posted: Mapping[ObjectId, ObjectId], liked: Likers) -> None:
+        """`posted`: statuses and their authors."""
+        if wanted := self._wanted(posted, liked):
+            for some in chunks(wanted.items(), PEOPLE_AT_ONCE):
+                await self._tell(dict(some), liked)
+
+    def is_gone(self, status: ObjectId) -> None:
+        for watcher in self._watchers.known():
+            if watcher.turn.locked() or status in watcher.has.page:
+                self._watchers.is_dirty(watcher.me, {"page"})
+            if watcher.turn.locked() or watcher.is_told_of(status):
+                self._watchers.is_dirty(watcher.me, {"inbox"})
+
+    def _wanted(self, posted: Mapping[ObjectId, ObjectId], liked: Likers) -> Wanted:
+        wanted: dict[Watcher, dict[ObjectId, ObjectId]] = {}
+        for id, author in posted.items():
+            for watcher in self._watchers.followers_of(author):
+                if watcher.turn.locked():
+                    self._watchers.is_dirty(watcher.me, {"page"})
+                elif watcher.reads and id not in watcher.has.page and watcher.has.has_room_for(id):
+                    wanted.setdefault(watcher, {})[id] = author
+        for watcher in self._watchers.known() if liked else ():
+            if watcher.turn.locked():
+                self._watchers.is_dirty(watcher.me, {"page", "inbox"})
+                continue
+            if any(watcher.is_told_of(id) for id in liked):
+                self._watchers.is_dirty(watcher.me, {"inbox"})  # who takes a like back takes its notification along
+            for id in liked.keys() & watcher.has.page.keys():
+                shown = watcher.has.page[id]
+                assert shown.author, "it has been read"
+                wanted.setdefault(watcher, {})[id] = shown.author
+        return wanted
+
+    async def _tell(self, wanted: Wanted, liked: Likers) -> None:
+        authors = {author for some in wanted.values() for author in some.values()}
+        ids = sorted({id for some in wanted.values() for id in some})
+        edges, reads = Edges([watcher.me for watcher in wanted], authors), {w: w.reads for w in wanted}
+        own = [like_key(w.me, id) for w, some in wanted.items() for id in some if w.me in liked.get(id, ())]
+        finds = {"statuses": statuses_by_id(ids, SHOWN), "names": version_of(NAMES), **edges.finds}
+        if own:
+            finds["own"] = Find("likes", {"_id": {"$in": own}}, ("_id",), len(own))
+        found = await together(self._db, **finds)
+        people = await self._social.people(authors, version_in(found["names"]))
+        likes_now, readers = {bytes(row["_id"]) for row in found.get("own", [])}, edges.readers(found)
+        statuses = {row["_id"]: StatusRow.of(row) for row in found["statuses"] if row["user_id"] in people}
+        face = cache(lambda status: as_json(self._faces.status(status, people)))
+        for watcher, some in wanted.items():
+            if watcher.turn.locked() or watcher.reads != reads[watcher]:
+                self._watchers.is_dirty(watcher.me, {"page"})
+                continue
+            for id in sorted(some):
+                status, had = statuses.get(id), watcher.has.page.get(id)
+                if status is None or not on_home(status, readers[watcher.me]):
+                    if had:
+                        self._watchers.is_dirty(watcher.me, {"page"})
+                    continue
+                is_own = watcher.me in liked.get(id, ())
+                you_like = like_key(watcher.me, id) in likes_now if is_own else bool(had and had.you_like)
+                status = status._replace(you_like=you_like)
+                self._watchers.tell(watcher, [likes(status) if had else came(status, face(status))])
+
+    async def tell_names(self) -> None:
+        """Who has been renamed since anybody here was told of it."""
+        while here := [watcher for watcher in self._watchers.known() if not watcher.turn.locked()]:
+            since = min(watcher.has.names for watcher in here)
+            found = await together(self._db, version=version_of(NAMES), renamed=renamed_since(since))
+            renamed, version = found["renamed"], version_in(found["version"])
+            gone = {user["_id"] for user in renamed if user.get("deleted")}
+            told_to = renamed[-1]["renamed"] if len(renamed) == RENAMED_AT_ONCE else version
+            for watcher in here:
+                if not watcher.turn.locked():
+                    self._watchers.tell(watcher, name_steps(renamed, watcher.has, watcher.named))
+                    watcher.has.names = max(watcher.has.names, told_to)
+                    if gone & watcher.concerned:
+                        self._watchers.is_dirty(watcher.me, {"page", "inbox"})
+            if told_to == version:
+                break
+        for watcher in self._watchers.known():
+            if watcher.turn.locked():
+                self._watchers.is_dirty(watcher.me, {"page", "inbox"})
+
+    async def tell_presence(self, people: set[ObjectId]) -> None:
+        for watcher in self._watchers:
+            if some := watcher.acquainted.intersection(people):
+                self._watchers.tell(watcher, await self.of_presence(watcher.me, some))
+
+    async def of_presence(self, me: ObjectId, some: Collection[ObjectId]) -> list[Step]:
+        seen, people = await self._presences.seen_by(me, some), await self._social.people(some)
+        return [Step("presence", as_json(self._faces.presence(person, seen[id]))) for id, person in people.items()]
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some

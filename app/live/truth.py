@@ -1,0 +1,132 @@
+"""A person's state as it is now, and the way to it from what somebody has."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bson import ObjectId
+
+from app.edges import NAMES, followees_of, version_in, version_of, versions_in, versions_of
+from app.inbox.notifications import Notification, Notifications
+from app.inbox.notifier import INBOXES
+from app.live.position import PAGE, Has
+from app.live.steps import Counts, Faces, Source, Step, as_json, name_steps, note_steps, page_steps
+from app.live.watchers import Part, Watcher, Watchers
+from app.models import Person, StatusRow
+from app.same import IDS
+from app.social import Social
+from app.stack.mongodb.connection import Database
+from app.stack.mongodb.find import Find, rows, together
+from app.stack.mongodb.joined import joined
+from phases.timelines import Timelines
+
+RENAMED_AT_ONCE = 200
+
+
+class Read(NamedTuple):
+    """A person's state as it is now. `page`, `notes`: None where they were not asked for. `seq`: the last number of
+    their inbox, looked up before anything that has one.
+    """
+
+    names: int
+    seq: int
+    page: list[StatusRow] | None
+    notes: list[Notification] | None
+    counts: Counts
+    people: Mapping[ObjectId, Person]
+
+
+class Truth:
+    """One per process. `messages_unread`: of a person, how many conversations have some."""
+
+    def __init__(
+        self,
+        db: Database,
+        timelines: Timelines,
+        social: Social,
+        notifications: Notifications,
+        messages_unread: Callable[[ObjectId], Awaitable[int]],
+        faces: Faces,
+        sources: Sequence[Source],
+        watchers: Watchers,
+    ) -> None:
+        self._db, self._timelines, self._social, self._notifications = db, timelines, social, notifications
+        self._messages_unread, self._faces, self._sources, self._watchers = messages_unread, faces, sources, watchers
+
+    async def read(self, watcher: Watcher, parts: Collection[Part]) -> Read:
+        """Names and numbers first: they are as of all the rest, or older."""
+        me = watcher.me
+        if "edges" in parts:
+            await self.look_at_edges(watcher)
+        with joined():
+            names, inbox, page, notes, counts = await asyncio.gather(
+                rows(self._db, version_of(NAMES)),
+                rows(self._db, inboxes_of([me])) if "inbox" in parts else _nothing(),
+                self._timelines.page(me, limit=PAGE) if "page" in parts else _nothing(),
+                self._notifications.page(me, None, PAGE) if "inbox" in parts else _nothing(),
+                self._counts(me) if "inbox" in parts else _nothing(),
+            )
+        seq = inbox_in(inbox or (), me)[0]
+        statuses, shown = page.statuses if page else None, notes[0] if notes else None
+        if shown is not None:
+            shown = [one for one in shown if one.seq <= seq]  # of later ones a hint is on its way
+        people = await self.people(statuses or (), shown or (), version_in(names))
+        if statuses is not None:
+            statuses = [row for row in statuses if row.user_id in people]
+        return Read(version_in(names), seq, statuses, shown, counts or watcher.counts, people)
+
+    async def people(
+        self, page: Iterable[StatusRow], notes: Iterable[Notification], names: int | None = None
+    ) -> dict[ObjectId, Person]:
+        ids = {row.user_id for row in page} | {one.who for one in notes}
+        ids |= {one.status.user_id for one in notes if one.status}
+        return await self._social.people(ids, names)
+
+    async def steps(self, watcher: Watcher, old: Has, read: Read) -> list[Step]:
+        """From what somebody has to what there is, in the order in which it is told."""
+        steps: list[Step] = []
+        if read.page is not None:
+            steps += page_steps(old, read.page, lambda row: as_json(self._faces.status(row, read.people)))
+            if read.names > old.names:
+                named = {*watcher.acquainted, *(row.user_id for row in read.page)}
+                renamed = await rows(self._db, renamed_since(old.names, sorted(named)))
+                steps += name_steps(renamed, old, named)
+        if read.notes is not None and old.seq is not None:
+            numbered = note_steps(old, read.notes, read.people, self._faces, read.counts.unread)
+            more = [step for source in self._sources for step in await source.between(watcher.me, old.seq, read.seq)]
+            if more:
+                watcher.acquainted = await self._acquainted(watcher.me)
+            steps += sorted([*numbered, *more], key=lambda step: step.seq)
+        return steps
+
+    async def look_at_edges(self, watcher: Watcher) -> None:
+        me = watcher.me
+        found = await together(self._db, followees=followees_of(me), versions=versions_of(me), inbox=inboxes_of([me]))
+        self._watchers.follows(watcher, [IDS.of(row["followee"]) for row in found["followees"]])
+        versions = versions_in(found["versions"])
+        watcher.looked = (versions.edges, versions.likes, *inbox_in(found["inbox"], me))
+        watcher.acquainted = await self._acquainted(me)
+
+    async def _acquainted(self, me: ObjectId) -> frozenset[ObjectId]:
+        return frozenset({id for source in self._sources for id in await source.people(me)})
+
+    async def _counts(self, me: ObjectId) -> Counts:
+        unread, messages = await asyncio.gather(self._notifications.unread(me), self._messages_unread(me))
+        return Counts(unread.number, messages)
+
+
+async def _nothing() -> None:
+    return None
+
+
+def renamed_since(version: int, people: Sequence[ObjectId] | None = None) -> Find:
+    query: dict[str, Any] = {"renamed": {"$gt": version}, **({"_id": {"$in": people}} if people is not None else {})}
+    return Find("users", query, ("_id", "handle", "name", "renamed", "deleted"), RENAMED_AT_ONCE, [("renamed", 1)])
+
+
+def inboxes_of(people: Sequence[ObjectId]) -> Find:
+    return Find(INBOXES, {"_id": {"$in": people}}, ("_id", "seq", "read_to"), len(people))
+
+
+def inbox_in(found: Sequence[Mapping[str, Any]], me: ObjectId) -> tuple[int, int]:
+    return next(((row.get("seq", 0), row.get("read_to", 0)) for row in found if row["_id"] == me), (0, 0))

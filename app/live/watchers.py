@@ -1,0 +1,143 @@
+"""Who is here: people with connections to this process, what they have been told, and how they are told more."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bson import ObjectId
+
+from app.live.connection import Connection, Event
+from app.live.position import Has, sealed
+from app.live.steps import Counts, Step
+
+Part = Literal["edges", "page", "inbox"]  # of a person's state
+EVERYTHING: frozenset[Part] = frozenset({"edges", "page", "inbox"})
+
+
+@dataclass(slots=True, eq=False)
+class Watcher:
+    """A person with connections here, who have all been told the same. `opening`: connections that begin. `acquainted`:
+    whose names they see, besides those on their page. `tellers`: who has done what they are notified of.
+
+    `looked`: the versions of their edges and likes, and of their inbox, when they were last looked at; `standing`: of
+    what their notifications tell. `dirty`: what has to be read anew. `turn`: while it is read, nothing else changes
+    what they have; `reads` counts that.
+    """
+
+    me: ObjectId
+    has: Has = field(default_factory=Has)
+    counts: Counts = field(default_factory=lambda: Counts(0, 0))
+    connections: list[Connection] = field(default_factory=list)
+    opening: int = 0
+    followees: list[ObjectId] = field(default_factory=list)
+    acquainted: frozenset[ObjectId] = frozenset()
+    tellers: frozenset[ObjectId] = frozenset()
+    looked: tuple[int, ...] = ()
+    standing: int | None = None
+    dirty: frozenset[Part] = frozenset()
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    reads: int = 0
+    reading: "asyncio.Task[None] | None" = None
+
+    @property
+    def authors(self) -> set[ObjectId]:
+        """Of the statuses on their page."""
+        return {shown.author for shown in self.has.page.values() if shown.author}
+
+    @property
+    def named(self) -> set[ObjectId]:
+        """Whose names they see."""
+        return self.authors.union(self.acquainted)
+
+    @property
+    def concerned(self) -> set[ObjectId]:
+        """Whose end would change what they see."""
+        return self.named | self.tellers
+
+    @property
+    def shown(self) -> set[ObjectId]:
+        """Statuses on their page, and those that their notifications are about."""
+        return {*self.has.page, *(about for _, about in self.has.notes if about)}
+
+    @property
+    def is_known(self) -> bool:
+        """Their state has been read, or is being read. Of whoever is just coming it will be, after what is heard now
+        has happened.
+        """
+        return bool(self.reads) or self.turn.locked()
+
+    def is_told_of(self, status: ObjectId) -> bool:
+        return any(about == status for _, about in self.has.notes)
+
+
+class Watchers:
+    """One per process. `secret`: seals positions. `sent`: is told the name of each event, and how many connections it
+    goes to. `read_anew`: to be set; begins to read what is dirty of somebody.
+    """
+
+    def __init__(self, secret: bytes, sent: Callable[[str, int], None]) -> None:
+        self.secret, self.sent = secret, sent
+        self.read_anew: Callable[[Watcher], None] = lambda _: None
+        self._by_person: dict[ObjectId, Watcher] = {}
+        self._followers: dict[ObjectId, list[Watcher]] = {}  # of an author, those who are here
+
+    def __iter__(self) -> Iterator[Watcher]:
+        return iter(list(self._by_person.values()))
+
+    def of(self, person: ObjectId) -> Watcher | None:
+        return self._by_person.get(person)
+
+    def known(self) -> list[Watcher]:
+        return [watcher for watcher in self if watcher.is_known]
+
+    @property
+    def connections(self) -> int:
+        return sum(len(watcher.connections) + watcher.opening for watcher in self)
+
+    # Who comes and goes
+
+    def enter(self, watcher: Watcher) -> None:
+        self._by_person[watcher.me] = watcher
+
+    def forget_if_gone(self, watcher: Watcher) -> None:
+        if not watcher.connections and not watcher.opening:
+            self._by_person.pop(watcher.me, None)
+            self.follows(watcher, [])
+
+    def follows(self, watcher: Watcher, followees: Sequence[ObjectId]) -> None:
+        """These, and nobody else any more."""
+        for author in watcher.followees:
+            here = self._followers[author]
+            here.remove(watcher)
+            if not here:
+                del self._followers[author]
+        is_here = self.of(watcher.me) is watcher  # not gone while this was looked up
+        watcher.followees = list(followees) if is_here else []
+        for author in watcher.followees:
+            self._followers.setdefault(author, []).append(watcher)
+
+    def followers_of(self, author: ObjectId) -> list[Watcher]:
+        """And the author."""
+        own = self.of(author)
+        return [*self._followers.get(author, ()), *([own] if own else [])]
+
+    # What they are told
+
+    def is_dirty(self, whom: ObjectId, parts: Iterable[Part]) -> None:
+        watcher = self.of(whom)
+        if watcher and watcher.is_known:
+            watcher.dirty = watcher.dirty.union(parts)
+            self.read_anew(watcher)
+
+    def tell(self, watcher: Watcher, steps: Iterable[Step]) -> None:
+        for event in self.told(watcher.me, watcher.has, steps):
+            for connection in watcher.connections:
+                connection.put(event)
+            self.sent(event.name, len(watcher.connections))
+
+    def told(self, me: ObjectId, has: Has, steps: Iterable[Step]) -> Iterator[Event]:
+        """Each with the position after it: `has` goes along."""
+        for step in steps:
+            step.apply(has)
+            yield Event(sealed(self.secret, me, has), step.event, step.data)
