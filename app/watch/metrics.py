@@ -16,12 +16,14 @@ from prometheus_client import (
 )
 from prometheus_client import generate_latest as _generate
 
+from app.watch.machine import Machine
 from app.watch.objectives import BUCKETS_S, DELIVERED_S
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)  # processor, memory, file descriptors
 PlatformCollector(registry=REGISTRY)
 GCCollector(registry=REGISTRY)
+REGISTRY.register(Machine())
 
 
 def _counter(name: str, text: str, *labels: str) -> Counter:
