@@ -15,8 +15,10 @@ from unittest.mock import patch
 from pymongo import monitoring
 
 from app.accounts import Accounts
+from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
+from app.inbox.pictures import Pictures
 from app.names import Names
 from app.social import Social
 from phases.delivering.outbox import Outbox
@@ -82,6 +84,12 @@ SCATTERED: tuple[Scattered, ...] = (
     Scattered("follows", (), "whom to suggest: the newest few edges of all"),
     Scattered("users", (), "whom to suggest: the newest few accounts of all"),
     Scattered("conversations", ("pair",), "a block, noted in the conversation of the two: as with handles"),
+    Scattered("conversations", ("listed",), "one's list: a few entries of an index from each shard"),
+    Scattered("conversations", ("$or", "listed"), "the next page of it: as above"),
+    Scattered("conversations", ("silent", "unread"), "the badge: as above"),
+    Scattered("conversations", ("told",), "what has changed for one person since a number of theirs: as above"),
+    Scattered("messages", ("told",), "as above"),
+    Scattered("messages", ("_id",), "the last message of each conversation of a list: an index, one entry each"),
     Scattered(
         "users", ("renamed",), "who was renamed since: a sparse index, asked when the version of names has moved"
     ),
@@ -93,6 +101,8 @@ USE_CASES = (
     *((Social, name) for name in vars(Social)),
     *((Accounts, name) for name in vars(Accounts)),
     *((Notifications, name) for name in vars(Notifications)),
+    *((Conversations, name) for name in vars(Conversations)),
+    *((Pictures, name) for name in vars(Pictures)),
     *((Names, name) for name in vars(Names)),
     *((Timelines, name) for name in ("page", "refresh")),
     *((PhaseConsumer, name) for name in ("hand_over", "inserted", "handle")),

@@ -8,6 +8,7 @@ import pytest
 
 from app.config import Config
 from app.stack import connected
+from app.watch import metrics
 from app.web import create_app
 from app.web.afterwards import MOST, Afterwards
 from phases.timelines import Timelines
@@ -64,11 +65,18 @@ async def test_whoever_comes_when_too_much_goes_on_waits_for_their_own() -> None
     assert done == MOST + 2, "after the end there is nobody to do it later"
 
 
-async def test_what_fails_after_an_answer_is_logged_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_fails_after_an_answer_is_logged_and_counted_and_stops_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def fails() -> None:
         raise ValueError("wrong")
 
-    afterwards = Afterwards()
+    afterwards, before = Afterwards(), _failed()
     async with afterwards.open():
         await afterwards.do(fails())
     assert "ValueError: wrong" in caplog.text
+    assert _failed() == before + 1
+
+
+def _failed() -> float:
+    return metrics.REGISTRY.get_sample_value("feedlab_background_errors_total", {"work": "after_answer"}) or 0

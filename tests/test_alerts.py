@@ -6,13 +6,15 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 
 from app.watch import rules
+from app.watch.machine import memory_limit
 from app.watch.rules import Scale, alerts, written
 from benchmarks.faults import alerted
 
@@ -94,7 +96,7 @@ class Moment(NamedTuple):
 
 class Case(NamedTuple):
     alert: str
-    series: dict[str, Sequence[tuple[int, float | None]]]
+    series: Mapping[str, Sequence[tuple[int, float | None]]]
     moments: list[Moment]
 
 
@@ -118,7 +120,11 @@ def both(labels: dict[str, str], *summary: str) -> list[Fires]:
 
 
 WEB, WORKER = 'job="feedlab-web",instance="a"', 'job="feedlab-worker",instance="b"'
+OF_A, OF_B = {"job": "feedlab-web", "instance": "a"}, {"job": "feedlab-worker", "instance": "b"}
 TIMELINE = 'route="/api/v1/timeline"'
+NOBODY_TELLS = [Fires("page", {"job": job}, f"{job}  says nothing") for job in rules.JOBS]
+HOURS = {"FeedlabAvailability", "FeedlabLatency"}  # of which every tenth minute is enough
+PROCESS_DOWN = "FeedlabProcessDown"
 QUIET, UNTOLD = (10, None), (11, None)  # nothing is told
 
 # A quiet hour, eight hours in which some requests are bad, one hour in which all are, and seven hours without.
@@ -208,14 +214,57 @@ CASES = [
     ),
     Case(
         "FeedlabCompute",
-        {f"process_cpu_seconds_total{{{WEB}}}": [QUIET, (20, 12), (30, 48), (30, 57), (30, 6)]},
+        {  # a waits for a processor that others use, b is on a system that does not say how long it waited
+            f"process_cpu_seconds_total{{{WEB}}}": [QUIET, (20, 12), (30, 20), (30, 57), (30, 6)],
+            f"feedlab_processor_wait_seconds_total{{{WEB}}}": [QUIET, (20, 6), (30, 28), (60, 0)],
+            f"process_cpu_seconds_total{{{WORKER}}}": [QUIET, (50, 6), (60, 48)],
+        },
         [
             Moment(5, []),
             Moment(25, []),
             Moment(40, []),
-            Moment(58, both({"job": "feedlab-web", "instance": "a"}, "a uses 80% of the one core that it can use")[:1]),
-            Moment(88, both({"job": "feedlab-web", "instance": "a"}, "a uses 95% of the one core that it can use")),
-            Moment(110, []),
+            Moment(58, both(OF_A, "a needs 80% of the one core that it can use")[:1]),
+            Moment(
+                88,
+                both(OF_A, "a needs 95% of the one core that it can use")
+                + both(OF_B, "b needs 80% of the one core that it can use")[:1],
+            ),
+            Moment(110, both(OF_B, "b needs 80% of the one core that it can use")[:1]),
+            Moment(140, []),
+        ],
+    ),
+    Case(
+        "FeedlabMemory",
+        {
+            f"process_resident_memory_bytes{{{WEB}}}": [QUIET, (20, 2e8), (30, 8e8), (10, 9.5e8), (10, 2e8)],
+            f"feedlab_memory_limit_bytes{{{WEB}}}": [QUIET, (70, 1e9)],
+            f"process_resident_memory_bytes{{{WORKER}}}": [QUIET, (70, 2e8)],
+            f"feedlab_memory_limit_bytes{{{WORKER}}}": [QUIET, (70, 1e9)],
+        },
+        [
+            Moment(5, []),
+            Moment(25, []),
+            Moment(40, []),
+            Moment(58, both(OF_A, "a uses 80% of the memory that it may use")[:1]),
+            Moment(68, both(OF_A, "a uses 95% of the memory that it may use")),
+            Moment(75, []),
+        ],
+    ),
+    Case(
+        "FeedlabFileDescriptors",
+        {
+            f"process_open_fds{{{WEB}}}": [QUIET, (20, 60), (30, 800), (10, 950), (10, 60)],
+            f"process_max_fds{{{WEB}}}": [QUIET, (70, 1_000)],
+            f"process_open_fds{{{WORKER}}}": [QUIET, (70, 60)],
+            f"process_max_fds{{{WORKER}}}": [QUIET, (70, 1_000)],
+        },
+        [
+            Moment(5, []),
+            Moment(25, []),
+            Moment(40, []),
+            Moment(58, both(OF_A, "a has opened 80% of the files and connections that it may")[:1]),
+            Moment(68, both(OF_A, "a has opened 95% of the files and connections that it may")),
+            Moment(75, []),
         ],
     ),
     Case(
@@ -282,13 +331,7 @@ CASES = [
             f"up{{{WORKER}}}": [QUIET, (40, 1)],
         },
         [
-            Moment(
-                5,
-                [
-                    Fires("page", {"job": "feedlab-web"}, "feedlab-web  says nothing"),
-                    Fires("page", {"job": "feedlab-worker"}, "feedlab-worker  says nothing"),
-                ],
-            ),
+            Moment(5, NOBODY_TELLS),
             Moment(15, []),
             Moment(20, []),
             Moment(28, [Fires("ticket", {"job": "feedlab-web", "instance": "a"}, "feedlab-web a says nothing")]),
@@ -327,15 +370,35 @@ def test_every_alert_has_a_case() -> None:
 
 @thorough
 def test_each_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
-    hours = {"FeedlabAvailability", "FeedlabLatency"}  # of which every tenth minute is enough
     for name, every, some in (
-        ("hours", "10m", [case for case in CASES if case.alert in hours]),
-        ("minutes", "1m", [case for case in CASES if case.alert not in hours]),
+        ("hours", "10m", [case for case in CASES if case.alert in HOURS]),
+        ("minutes", "1m", [case for case in CASES if case.alert not in HOURS]),
     ):
         file = tmp_path / f"{name}.yml"
-        tests = {"rule_files": [str(RULES)], "evaluation_interval": every, "tests": [_written(case) for case in some]}
-        file.write_text(json.dumps(tests))
+        written = [test for case in some for test in (_written(case), *_absent(case))]
+        file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": every, "tests": written}))
         tool("promtool", "test", "rules", file)
+
+
+def _absent(case: Case) -> Iterator[dict[str, Any]]:
+    """While it is a page, what it is about is told no more: it ends, and that nobody tells anything is a page."""
+    pages = [moment for moment in case.moments if any(one.severity == "page" for one in moment.fires)]
+    if case.alert == PROCESS_DOWN or not pages:
+        return
+    last = pages[-1].minute
+    # All that its longest window needs has to be over.
+    end = last + (370 if case.alert in HOURS else 12)
+    series = {name: [*_until(last, steps), (end - last, None)] for name, steps in case.series.items()}
+    gone = _written(Case(case.alert, series, [pages[-1], Moment(end, [])]))
+    gone["alert_rule_test"] += _written(Case(PROCESS_DOWN, {}, [Moment(end, NOBODY_TELLS)]))["alert_rule_test"]
+    yield gone
+
+
+def _until(minute: int, steps: Sequence[tuple[int, float | None]]) -> Iterator[tuple[int, float | None]]:
+    left = minute + 1  # the first is that of minute 0
+    for n, value in steps:
+        yield min(n, left), value
+        left -= min(n, left)
 
 
 def _written(case: Case) -> dict[str, Any]:
@@ -369,3 +432,23 @@ def test_every_alert_is_provoked_by_one_fault() -> None:
     """By `feedlab bench faults --alerts`, which takes too long to run here."""
     about = [name for _, _, names in alerted.FAULTS for name in names]
     assert sorted(about) == sorted({alert.name for alert in alerts(Scale())})
+
+
+def test_the_memory_that_may_be_used_is_the_least_that_anybody_allows(tmp_path: Path) -> None:
+    groups, member_of = tmp_path / "cgroup", tmp_path / "member_of"
+    unlimited = memory_limit(groups, member_of)  # of neither version
+    assert 0 < unlimited <= psutil.virtual_memory().total
+    unit = groups / "system.slice" / "feedlab-web@8000.service"
+    unit.mkdir(parents=True)
+    member_of.write_text("0::/system.slice/feedlab-web@8000.service\n")
+    (unit / "memory.max").write_text("max\n")
+    assert memory_limit(groups, member_of) == unlimited
+    (unit.parent / "memory.max").write_text("2000000\n")
+    assert memory_limit(groups, member_of) == 2_000_000, "what all of them may use together"
+    (unit / "memory.max").write_text("1000000\n")
+    assert memory_limit(groups, member_of) == 1_000_000
+    older = groups / "memory"  # seen from inside a container: its group is the root
+    older.mkdir()
+    member_of.write_text("3:cpu,cpuacct:/docker/1\n2:memory:/docker/1\n")
+    (older / "memory.limit_in_bytes").write_text("3000000\n")
+    assert memory_limit(groups, member_of) == 3_000_000

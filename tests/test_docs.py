@@ -4,6 +4,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from inspect import iscoroutinefunction
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ from app.cli import main
 from app.config import Config
 from app.demo.graph import MAX_FOLLOWS, MAX_PEOPLE
 from app.demo.seed import BATCH
+from app.inbox.conversations import Conversations
+from app.inbox.notifications import Notifications
 from app.inbox.notifier import KEPT
+from app.inbox.pictures import Pictures
 from app.models import DOCUMENTS as MODEL
 from app.servers.children import LOG_LIMIT
 from app.social import TEXT_LIMIT
@@ -175,6 +179,13 @@ def test_every_collection_has_a_shard_key_in_scaling() -> None:
         (row[0], tuple(row[1].split(", ")), row[2])
         for row in re.findall(r"^\| (\w+): `([\w$, ]+)` \| (.+) \|$", text, re.MULTILINE)
     ] == [(one.collection, one.fields or ("nothing",), one.why) for one in SCATTERED]
+
+
+def test_the_contract_suite_runs_all_that_it_is_heard_for_in_the_inbox() -> None:
+    suite = "".join(path.read_text() for path in (ROOT / "tests" / "contract").glob("*.py"))
+    for of in (Conversations, Notifications, Pictures):
+        for name, call in vars(of).items():
+            assert name.startswith("_") or not iscoroutinefunction(call) or f".{name}(" in suite, name
 
 
 def test_what_ends_a_document_is_in_deploying() -> None:

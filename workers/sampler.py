@@ -78,6 +78,7 @@ async def _keep(take: Callable[[], Awaitable[object]]) -> None:
         try:
             await take()
         except Exception:  # nobody else would hear of it, and nothing would be sampled any more
+            metrics.BACKGROUND_ERRORS.labels("sample").inc()
             log.exception("a sample is left out")
         await asyncio.sleep(EVERY_S)
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from app.clock import id_at
 from app.departures import clear_departures
 from app.stack import UNAVAILABLE
+from app.watch import metrics
 from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ async def sweep_forever(timelines: Timelines) -> None:
         except UNAVAILABLE as error:
             log.warning("this sweep ends early: %s", error)
         except Exception:  # nobody else would hear of it, and nobody would sweep any more
+            metrics.BACKGROUND_ERRORS.labels("sweep").inc()
             log.exception("this sweep ends early")
         await asyncio.sleep(EVERY_S)
 

@@ -195,7 +195,7 @@ class Conversations:
     ) -> tuple[list[Message], int | None]:
         """Newest first, below the number `before`, and the cursor of the next page."""
         below = {"$gte": message_key(id, 0), "$lt": message_key(id, LAST_SEQ if before is None else before)}
-        page = Find(MESSAGES, {"_id": below}, MESSAGE_FIELDS, limit + 1, [("_id", -1)])
+        page = Find(MESSAGES, {"conversation": id, "_id": below}, MESSAGE_FIELDS, limit + 1, [("_id", -1)])
         found = await together(self._db, conversation=_of(me, id), messages=page)
         side = _Side(found["conversation"], me)
         shown = [side.message(row) for row in found["messages"][:limit]]
@@ -354,7 +354,7 @@ class Conversations:
             raise Invalid("read", "A receipt says what is delivered, or read.")
         read = read or 0
         delivered = max(delivered or 0, read)
-        up_to_read = Find(MESSAGES, {"_id": message_key(id, read)}, ("_id", "sent"), 1, by="_id")
+        up_to_read = Find(MESSAGES, {"conversation": id, "_id": message_key(id, read)}, ("_id", "sent"), 1, by="_id")
         async with self._turn(CONVERSATIONS, id):
             for _ in range(TRIES):
                 found = await together(self._db, conversation=_of(me, id), message=up_to_read)
@@ -390,7 +390,7 @@ class Conversations:
     async def delete(self, me: ObjectId, id: ObjectId, seq: int) -> None:
         """One's own message keeps its number; text and picture are gone. Raises NotFound for any other."""
         side = _Side(await rows(self._db, _of(me, id)), me)
-        there = {"_id": message_key(id, seq), "who": me, "deleted": False}
+        there = {"conversation": id, "_id": message_key(id, seq), "who": me, "deleted": False}
 
         async def once(inside: Transaction) -> None:
             found = await inside[MESSAGES].find_one(there, {"_id": 1, "image": 1})

@@ -16,12 +16,14 @@ from prometheus_client import (
 )
 from prometheus_client import generate_latest as _generate
 
+from app.watch.machine import Machine
 from app.watch.objectives import BUCKETS_S, DELIVERED_S
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)  # processor, memory, file descriptors
 PlatformCollector(registry=REGISTRY)
 GCCollector(registry=REGISTRY)
+REGISTRY.register(Machine())
 
 
 def _counter(name: str, text: str, *labels: str) -> Counter:
@@ -69,6 +71,9 @@ LIVE_EVENTS.labels("reset")  # none is a figure, too
 # This process
 
 COMMANDS = _counter("server_commands", "Commands sent", "server")
+BACKGROUND_ERRORS = _counter("background_errors", "Errors of ours in work that nobody waits for", "work")
+for work in ("after_answer", "sample", "stream", "sweep"):
+    BACKGROUND_ERRORS.labels(work)  # none is a figure, too
 LOOP_LAG = _histogram(
     "event_loop_lag_seconds", "How much later than due the event loop does something", (0.005, 0.02, 0.1, 0.5, 2.0)
 )

@@ -108,12 +108,28 @@ def alerts(scale: Scale) -> Iterator[Alert]:
         (f"{oldest} > {scale.age(600, 16):g}", 2 * minute),
     )
     jobs = 'job=~"feedlab-.*"'
-    busy = f"rate(process_cpu_seconds_total{{{jobs}}}[{scale.span(five)}])"
+    used = f"rate(process_cpu_seconds_total{{{jobs}}}[{scale.span(five)}])"
+    waited = f"rate(feedlab_processor_wait_seconds_total{{{jobs}}}[{scale.span(five)}])"
+    busy = f"({used} + {waited} or {used})"  # a machine that others fill is no reason to be silent
     yield from two(
         "FeedlabCompute",
-        "{{ $labels.instance }} uses {{ $value | humanizePercentage }} of the one core that it can use",
+        "{{ $labels.instance }} needs {{ $value | humanizePercentage }} of the one core that it can use",
         (f"{busy} > 0.7", quarter),
         (f"{busy} > 0.9", quarter),
+    )
+    memory = f"process_resident_memory_bytes{{{jobs}}} / feedlab_memory_limit_bytes"
+    yield from two(
+        "FeedlabMemory",
+        "{{ $labels.instance }} uses {{ $value | humanizePercentage }} of the memory that it may use",
+        (f"{memory} > 0.7", quarter),
+        (f"{memory} > 0.9", five),
+    )
+    files = f"process_open_fds{{{jobs}}} / process_max_fds"
+    yield from two(
+        "FeedlabFileDescriptors",
+        "{{ $labels.instance }} has opened {{ $value | humanizePercentage }} of the files and connections that it may",
+        (f"{files} > 0.7", quarter),
+        (f"{files} > 0.9", five),
     )
     volume = (
         f'sum(rate(feedlab_http_requests_total{{route!~"{MACHINES}"}}[{scale.span(five)}]))'

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+from app.watch import metrics
+
 log = logging.getLogger(__name__)
 
 MOST = 200  # works at once; whoever comes then waits for their own
@@ -42,6 +44,7 @@ class Afterwards:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._under_way.discard(task)
         if not task.cancelled() and (error := task.exception()):
+            metrics.BACKGROUND_ERRORS.labels("after_answer").inc()
             log.error("after an answer", exc_info=error)
 
 

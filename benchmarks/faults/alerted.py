@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 import httpx
+import psutil
 from bson import ObjectId
 
 from app.servers.programs import ServersError
@@ -33,6 +34,7 @@ DEADLINE_S = 240.0  # until all alerts about a fault fire
 ENDED_S = 60.0  # until they end, after it
 POLL_S = 0.2
 FLOODERS, PIPELINED = 8, 20
+LITTLE_MORE = 1.05  # times what a process has
 UNREADABLE = 101  # events; the page is for more than 100
 
 
@@ -93,6 +95,21 @@ async def flooded(watched: Watched) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def cramped(watched: Watched) -> AsyncIterator[None]:
+    """A web process may have hardly more memory and descriptors than it has: what a leak comes to in the end."""
+    [(_, process)] = watched.system.alive("web")
+    has = {psutil.RLIMIT_RSS: process.memory_info().rss, psutil.RLIMIT_NOFILE: process.num_fds()}
+    before = {limit: process.rlimit(limit) for limit in has}
+    for limit, number in has.items():
+        process.rlimit(limit, (int(number * LITTLE_MORE), before[limit][1]))
+    try:
+        yield
+    finally:
+        for limit, both in before.items():
+            process.rlimit(limit, both)
+
+
+@asynccontextmanager
 async def unreadable(watched: Watched) -> AsyncIterator[None]:
     """Events without the fields that who handles them needs: each job fails six times, and is a dead letter."""
 
@@ -114,6 +131,7 @@ FAULTS: tuple[tuple[str, Fault, tuple[str, ...]], ...] = (
         ("FeedlabProcessDown", "FeedlabStreamTokenOld", "FeedlabDeliveryLate"),
     ),
     ("one address floods", flooded, ("FeedlabCallVolume", "FeedlabCompute")),
+    ("a web process comes near to its limits", cramped, ("FeedlabMemory", "FeedlabFileDescriptors")),
     (f"{UNREADABLE} events that nobody can read", unreadable, ("FeedlabDeadLetters",)),
 )
 

@@ -255,6 +255,9 @@ async def test_everything_that_concerns_somebody_has_a_number_of_theirs(talk: Ta
     assert await told("conversations", "ann") == [4]
     assert await told("messages", "ben") == [4, 2]
     assert await told("conversations", "ben") == [3]
+    changes = await talk.conversations.changes(talk.ids["ann"], 3, 5, 10)
+    assert sorted(change[:2] for change in changes) == [(4, id), (5, id)], "the receipt, and the deleted message"
+    assert await talk.conversations.others(talk.ids["ann"], 5) == [talk.ids["ben"]]
 
 
 async def test_a_message_takes_few_commands(talk: Talk) -> None:

@@ -235,8 +235,12 @@ async def test_unread_is_counted_above_a_watermark(town: World) -> None:
     await act(town, "add_to_circle", "ann", "zoe")
     await town.drain()
     assert await reader.unread(zoe) == (1, 3)
+    stands = await reader.standing([zoe])
     await act(town, "remove_from_circle", "ann", "zoe")
     assert await reader.unread(zoe) == (0, 3), "what is not shown is not counted"
+    assert await reader.standing([zoe]) == stands, "as far as follows and likes go"
+    await act(town, "unfollow", "ben", "zoe")
+    assert await reader.standing([zoe]) != stands
     await reader.mark_read(town.ids["ann"], 5)
     assert await reader.unread(town.ids["ann"]) == (0, 0)
 

@@ -11,6 +11,7 @@ from app.clock import LAST_ID
 from app.stack.cost import counted
 from app.stack.mongodb.changes import Inserted
 from app.stack.sorted_sets import PLACEHOLDER
+from app.watch import metrics
 from phases.delivering.delivery import TOGETHER
 from phases.keeping.store import Container
 from phases.p5_stream import STREAM, follow
@@ -276,7 +277,11 @@ async def test_a_fault_that_nobody_thought_of_ends_neither_sweeper_nor_follower(
             raise fault
         again.set()
 
-    running = Follower(town.timelines)
+    def errors() -> float:
+        work = "sweep" if loop == "sweeper" else "stream"
+        return metrics.REGISTRY.get_sample_value("feedlab_background_errors_total", {"work": work}) or 0
+
+    running, before = Follower(town.timelines), errors()
     with (
         patch.multiple(sweeper, EVERY_S=0, sweep=faulty),
         patch.object(follower, "EVERY_S", 0.01),
@@ -288,6 +293,7 @@ async def test_a_fault_that_nobody_thought_of_ends_neither_sweeper_nor_follower(
         running.stopping.set()
         task.cancel()
         await asyncio.wait([task])
+    assert errors() == before + 1
 
 
 async def test_who_says_nothing_for_long_is_taken_over_and_notes_nothing_any_more(world: World) -> None:

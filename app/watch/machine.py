@@ -1,0 +1,44 @@
+"""What the machine gives this process: memory, and a processor when it asks for one."""
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+GROUPS, MEMBER_OF = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+SCHEDULED = Path("/proc/self/schedstat")  # of the main thread: nanoseconds run, nanoseconds waited, times
+
+
+class Machine(Collector):
+    """Asked at every scrape, since limits may change while a process runs."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        yield GaugeMetricFamily("feedlab_memory_limit_bytes", "Memory that this process may use", memory_limit())
+        if SCHEDULED.exists():  # Linux
+            waited_s = int(SCHEDULED.read_text().split()[1]) / 1e9
+            text = "Time that the event loop's thread could have gone on in, had it been given a processor"
+            yield CounterMetricFamily("feedlab_processor_wait_seconds", text, waited_s)
+
+
+def memory_limit(groups: Path = GROUPS, member_of: Path = MEMBER_OF) -> int:
+    """Bytes: the least of what there is, what `ulimit -m` says, and what the control groups allow that it is in."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_RSS)
+    told = [] if soft == resource.RLIM_INFINITY else [soft]
+    return min([psutil.virtual_memory().total, *told, *_of_groups(groups, member_of)])
+
+
+def _of_groups(groups: Path, member_of: Path) -> Iterator[int]:
+    """Source: cgroups(7), "/proc/[pid]/cgroup"; memory.max of version 2, memory.limit_in_bytes of version 1."""
+    for line in member_of.read_text().splitlines() if member_of.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        root, name = (groups / "memory", "memory.limit_in_bytes") if controllers else (groups, "memory.max")
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(root) and (folder / name).is_file():
+                said = (folder / name).read_text().strip()
+                yield from [int(said)] if said.isdigit() else []  # else "max"
