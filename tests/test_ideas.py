@@ -12,8 +12,11 @@ import pytest
 from bson import ObjectId
 
 from app.edges import Reader, Relation
+from app.inbox.conversations import Conversations
 from app.models import StatusRow
 from app.walkthrough.ideas import i0_definition, i1_query, i2_push, i3_queue, i4_cache, i5_stream, i6_hybrid, i7_live
+from app.walkthrough.ideas.i8_marks import Marks
+from app.walkthrough.ideas.i8_messages import Messenger
 from phases.p1_query import QUERY
 from tests.world import World
 
@@ -147,3 +150,34 @@ async def test_who_is_here_and_follows_is_told_where_the_hint_is_not_lost(told: 
     assert here[told.ids["ann"]].empty(), "the second hint is lost, and nobody looks"
     assert here[told.ids["dora"]].empty()
     await redis.aclose()
+
+
+def test_a_list_in_memory_has_what_was_sent_and_loses_it_once_it_is_handed_out() -> None:
+    messenger = Messenger()
+    assert [messenger.send(name, text) for name, text in (("ben", "hello"), ("cat", "hi"), ("ben", "again"))] == [
+        1,
+        2,
+        3,
+    ]
+    assert messenger.fetch("ben") == [(1, "hello"), (3, "again")]
+    assert messenger.fetch("ben") == [], "if the answer was lost, so are the messages"
+    assert messenger.fetch("cat") == [(2, "hi")]
+    assert Messenger().fetch("cat") == [], "another process, or the same after a restart"
+
+
+async def test_two_marks_say_how_far_each_message_is_whatever_order_receipts_come_in(world: World) -> None:
+    await world.people("ann", "ben", "cat", "dora")
+    talk, ann = Conversations(world.stack), world.ids["ann"]
+    receipts = [(2, 0), (0, 1), (3, 1), (1, 0), (0, 2), (2, 0)]
+    for other, received in (("ben", receipts), ("cat", [*reversed(receipts), *receipts]), ("dora", receipts[:2])):
+        marks = Marks()
+        found, _ = await talk.open(ann, world.ids[other])
+        for n in range(3):
+            await talk.send(ann, found.id, str(n), "hello")
+        for delivered, read in received:
+            marks.receipt(delivered, read)
+            await talk.receive(world.ids[other], found.id, delivered, read)
+        messages, _ = await talk.messages(ann, found.id, None, 3)
+        states = [marks.state(one.seq) for one in reversed(messages)]
+        assert [one.state for one in reversed(messages)] == states
+        assert states == (["read", "delivered", "sent"] if other == "dora" else ["read", "read", "delivered"])

@@ -35,9 +35,11 @@ from app.walkthrough.experiments import (
     e5_told,
     e6_celebrity,
     e7_live,
+    e8_conversations,
 )
 from app.walkthrough.experiments.e0_index import WITH, WITHOUT
 from app.walkthrough.experiments.e1_cliff import AS_PHASE_1, ONE
+from app.walkthrough.experiments.e8_conversations import INSERT, MESSAGE, Fared
 from app.walkthrough.laboratory import LOCK_S, Laboratory, run_once
 from app.walkthrough.result import (
     MEASURED,
@@ -103,8 +105,14 @@ def text_of(fragment: str) -> str:
 
 
 def test_the_story_has_a_beginning_a_chapter_for_each_phase_and_an_end() -> None:
-    assert [one.slug for one in chapters()] == ["beginning", *(phase.slug for phase in PHASES), "live", "next"]
-    assert [one.number for one in chapters()] == list(range(len(PHASES) + 3))
+    assert [one.slug for one in chapters()] == [
+        "beginning",
+        *(phase.slug for phase in PHASES),
+        "live",
+        "conversations",
+        "next",
+    ]
+    assert [one.number for one in chapters()] == list(range(len(PHASES) + 4))
 
 
 @pytest.mark.parametrize("one", chapters(), ids=named)
@@ -276,7 +284,7 @@ async def test_what_a_chapter_links_to_is_there_and_leads_back(demo: Site) -> No
         page = await browser.open(f"/walkthrough/{one.slug}")
         article = page.split("<article", 1)[1].split("<nav", 1)[0]
         targets |= dict.fromkeys(re.findall(r'href="(/[^"]*)"', article), one.slug)
-    assert {"/operations#disturb", "/phases", "/compare", "/operations/authors"} <= targets.keys()
+    assert {"/operations#disturb", "/phases", "/compare", "/operations/authors", "/conversations"} <= targets.keys()
     for target in targets:
         page = await browser.open(target)
         assert browser.status == 200, target
@@ -285,6 +293,7 @@ async def test_what_a_chapter_links_to_is_there_and_leads_back(demo: Site) -> No
     for page, slugs in {
         "/operations": [phase.slug for phase in (QUEUE, CACHE, STREAM)],
         "/operations/authors": [HYBRID.slug],
+        "/conversations": ["conversations"],
         "/phases": [phase.slug for phase in PHASES],
     }.items():
         html_there = await browser.open(page)
@@ -454,6 +463,11 @@ def test_a_difference_is_told_where_the_runs_lie_apart(one: Sample, other: Sampl
     assert compared(one, other) == words
 
 
+FARED = {
+    "lists in memory": Fared(found=60, gapless=False, after_retries=160, in_order=31, doubled=60),
+    "plain inserts": Fared(found=120, gapless=False, after_retries=160, in_order=31, doubled=60),
+    "here": Fared(found=120, gapless=True, after_retries=120, in_order=120, doubled=0),
+}
 SIDES = ("as told", "the other way", "no difference", "too much spread")
 
 
@@ -495,6 +509,10 @@ def sentences(side: str) -> dict[str, tuple[str, str]]:
             e6_celebrity.sentence(10_000, 20, celebrity, pages, Sample(dear.median - cheap.median, 0.1, 50)),
         ),
         "live": (e7_live.pain(500, dear, 500), e7_live.sentence(500, dear, cheap, 500, 5)),
+        "conversations": (
+            e8_conversations.pain(120, FARED["lists in memory"]),
+            e8_conversations.sentence(120, FARED, {INSERT: cheap, MESSAGE: dear}),
+        ),
     }
 
 
@@ -525,6 +543,7 @@ def test_a_sentence_is_right_whatever_was_measured(slug: str, side: str) -> None
     ("queue", "5 % as long", "20 times as long"),
     ("stream", "5 % as long", "20 times as long"),
     ("hybrid", "5 % as long", "20 times as long"),
+    ("conversations", "20 times as long", "5 % as long"),
 ])  # fmt: skip
 def test_a_sentence_turns_with_its_figures(slug: str, first: str, second: str) -> None:
     assert first in sentences("as told")[slug][1]

@@ -141,6 +141,12 @@ class _Side:
         client_id = row["client_id"] if own else None
         return Message(seq, client_id, row["who"], row.get("text"), row.get("image"), row["created_at"], state)
 
+    def next_message(self, client_id: str, text: str | None, image: ObjectId | None, now: datetime) -> dict[str, Any]:
+        new = {"_id": message_key(self.id, self.seq + 1), "conversation": self.id, "who": self.me}
+        new |= {"client_id": client_id, "created_at": max(now, self.row["active_at"]), "deleted": False}
+        new |= {name: given for name, given in (("text", text), ("image", image)) if given is not None}
+        return new | {"sent": {str(self.me): self.mine["sent"] + 1, str(self.other): self.theirs["sent"]}}
+
     def conversation(self, last: Mapping[str, Any] | None) -> Conversation:
         return Conversation(
             self.id,
@@ -283,35 +289,40 @@ class Conversations:
         return (await self._with_last([_Side([row], me)]))[0], created
 
     async def send(
-        self, me: ObjectId, id: ObjectId, client_id: str, text: str | None, image: ObjectId | None = None
+        self,
+        me: ObjectId,
+        id: ObjectId,
+        client_id: str,
+        text: str | None,
+        image: ObjectId | None = None,
     ) -> tuple[Message, bool]:
-        """The message, and whether it has been stored now, not by an earlier try with this `client_id`.
+        """The message, and whether it has been stored now, not by an earlier try.
 
-        Raises NotFound, Invalid, Forbidden across a block or where one of them has deleted their account, and Conflict
-        for an id that was used for another message.
+        Raises NotFound, Invalid, Forbidden across a block or where one of them has
+        deleted their account, and Conflict for a `client_id` that was used for
+        another message.
         """
         text = checked_text(text) if text is not None else None
         if text is None and image is None:
             raise Invalid("text", "A message has a text, a picture or both.")
-        again = Find(MESSAGES, {"conversation": id, "who": me, "client_id": client_id}, (*MESSAGE_FIELDS, "deleted"), 1)
-        finds = {"again": again} | ({"image": pictures.waiting(image, me, self._clock.now())} if image else {})
-        async with self._turn(IMAGES, image) if image else nullcontext(), self._turn(CONVERSATIONS, id):
+        again = {"conversation": id, "who": me, "client_id": client_id}
+        finds = {"again": Find(MESSAGES, again, (*MESSAGE_FIELDS, "deleted"), 1)}
+        if image:
+            finds["image"] = pictures.waiting(image, me, self._clock.now())
+        async with (
+            self._turn(IMAGES, image) if image else nullcontext(),
+            self._turn(CONVERSATIONS, id),
+        ):
             for _ in range(TRIES):
                 found = await together(self._db, conversation=_of(me, id), **finds)
                 side = _Side(found["conversation"], me)
-                for earlier in found["again"]:
-                    if not earlier["deleted"] and (earlier.get("text"), earlier.get("image")) != (text, image):
-                        raise Conflict("another message was sent with this client_id")
-                    return side.message(earlier), False
+                if earlier := _sent_before(side, found["again"], text, image):
+                    return earlier, False
                 if side.blocked:
                     raise Forbidden("one of you blocks the other")
                 if image and not found["image"]:
                     raise pictures.not_waiting()
-                at = max(self._clock.now(), side.row["active_at"])
-                new = {"_id": message_key(id, side.seq + 1), "conversation": id, "who": me, "client_id": client_id}
-                new |= {"created_at": at, "deleted": False}
-                new |= {name: given for name, given in (("text", text), ("image", image)) if given is not None}
-                new["sent"] = {str(me): side.mine["sent"] + 1, str(side.other): side.theirs["sent"]}
+                new = side.next_message(client_id, text, image, self._clock.now())
                 if await self._stored(side, new):
                     metrics.MESSAGES.inc()
                     await self._tell(me, side.other)
@@ -427,6 +438,21 @@ class Conversations:
     def _turn(self, collection: str, id: ObjectId) -> asyncio.Lock:
         """As far as they come through this process, changes of a document go one after another."""
         return self._turns.setdefault((collection, id), asyncio.Lock())
+
+
+def _sent_before(
+    side: _Side,
+    again: Rows,
+    text: str | None,
+    image: ObjectId | None,
+) -> Message | None:
+    """What an earlier try stored. Raises Conflict if that was another message."""
+    if not again:
+        return None
+    (row,) = again
+    if not row["deleted"] and (row.get("text"), row.get("image")) != (text, image):
+        raise Conflict("another message was sent with this client_id")
+    return side.message(row)
 
 
 def unread_of(me: ObjectId, most: int) -> Find:

@@ -5,18 +5,19 @@
     ::phases              what each waits for and keeps
     ::costs PHASE         its claims in commands, from its row
     ::pain EXPERIMENT     what the phase before costs, in the recorded run
+    ::checks EXPERIMENT WORD   the checks of the recorded run that begin with the word
     ::question WORDS      a question; its answer is the text up to the next directive
 
 The Markdown is ours, HTML and all. Text from somewhere else is escaped.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from app.walkthrough.costs import ACTIONS, example
 from app.walkthrough.drawing import Drawing, chart_drawing, diagram
 from app.walkthrough.experiments import EXPERIMENTS
-from app.walkthrough.result import Result, figure, recorded
+from app.walkthrough.result import Check, Result, figure, recorded
 from app.walkthrough.source import Listing, listing
 from phases import PHASES
 
@@ -89,6 +90,21 @@ def _pain(slug: str) -> str:
     return f"> {escaped(pain)}\n\n{below}" if pain else below
 
 
+def _checks(what: str) -> str:
+    """Raises LookupError where there is none."""
+    slug, word = what.split()
+    found = [check for check in recorded(slug).result.checks if check.what.startswith(f"{word}: ")]
+    if not found:
+        raise LookupError(f"{slug} finds nothing of {word}")
+    return _checked("In the recorded run", found)
+
+
+def _checked(head: str, checks: Iterable[Check]) -> str:
+    doubt = {True: "", False: " **Not as this chapter says.**"}
+    rows = [(escaped(check.what), escaped(check.found) + doubt[check.as_told]) for check in checks]
+    return _table((head, "Found"), *rows)
+
+
 DIRECTIVES: dict[str, Callable[[str], str]] = {
     "diagram": _diagram,
     "listing": _listing,
@@ -96,6 +112,7 @@ DIRECTIVES: dict[str, Callable[[str], str]] = {
     "phases": _phases,
     "costs": _costs,
     "pain": _pain,
+    "checks": _checks,
 }
 
 
@@ -149,9 +166,7 @@ def _findings(slug: str, when: str, values: Mapping[str, int], result: Result) -
     if result.charts:
         yield "\n".join(_image(name, drawing) for name, drawing in charts(slug, result).items())
     if result.checks:
-        doubt = {True: "", False: " **Not as this chapter says.**"}
-        rows = [(escaped(check.what), escaped(check.found) + doubt[check.as_told]) for check in result.checks]
-        yield _table(("Whatever the machine", "Found"), *rows)
+        yield _checked("Whatever the machine", result.checks)
 
 
 def recorded_findings(slug: str) -> str:

@@ -225,12 +225,28 @@ def live_lanes() -> Lanes:
     return Lanes(about, lanes)
 
 
+def conversation_lanes() -> Lanes:
+    about = (
+        "A conversation. The sender waits for a look, which finds an earlier try, and for one transaction with the "
+        "next number and the message. A hint tells open pages. Whoever was away asks for what lies above their last "
+        "number, and says what has been delivered and read."
+    )
+    lanes = {
+        "The sender waits for": (Step("look: sent\nbefore?"), Step("number and\nmessage, in one")),
+        "Every web process": (Step("hint: tell\nopen pages", "gone"),),
+        "The other, whenever they come": (Step("all above\nmy number"), Step("delivered,\nread")),
+    }
+    return Lanes(about, lanes)
+
+
 def diagram(name: str) -> Drawing:
     """The picture of a phase, and of the chapters before and after them. Raises KeyError."""
     if name == "beginning":
         return fans_drawing()
     if name == "live":
         return lanes_drawing(live_lanes())
+    if name == "conversations":
+        return lanes_drawing(conversation_lanes())
     if name == "next":
         yours = phase_lanes("Yours, as it begins", store=True, active_only=True, in_worker=True, pulls=False)
         return lanes_drawing(yours)

@@ -1,6 +1,7 @@
 """Conversations: each message once and in order, whatever is repeated, reordered or done at the same time."""
 
 import asyncio
+import re
 
 import pytest
 from bson import ObjectId
@@ -9,6 +10,7 @@ from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.inbox.conversations import MESSAGES, Conversation, Conversations, Message
 from app.stack.cost import counted
 from app.stack.mongodb.stand_in import is_stand_in
+from app.walkthrough.book import chapters
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -258,6 +260,27 @@ async def test_everything_that_concerns_somebody_has_a_number_of_theirs(talk: Ta
     changes = await talk.conversations.changes(talk.ids["ann"], 3, 5, 10)
     assert sorted(change[:2] for change in changes) == [(4, id), (5, id)], "the receipt, and the deleted message"
     assert await talk.conversations.others(talk.ids["ann"], 5) == [talk.ids["ben"]]
+
+
+async def test_what_the_walkthrough_says_that_a_conversation_costs(talk: Talk) -> None:
+    """The stand-in is told of no commit."""
+    [chapter] = [one for one in chapters() if one.slug == "conversations"]
+    table = chapter.before.split("| What | Commands to MongoDB |", 1)[1].split("\n\n", 1)[0]
+    said = {what: int(commands) for what, commands in re.findall(r"^\| (.+?) \| (\d+)", table, re.MULTILINE)}
+    id, commit = await talk.open("ann", "ben"), 0 if is_stand_in(talk.world.stack.db) else 1
+    found = {}
+    for what, work, with_commit in (
+        ("a message, until it is acknowledged", lambda: talk.send("ann", id, "one"), True),
+        ("the same message again", lambda: talk.send("ann", id, "one"), False),
+        ("a receipt that moves a mark", lambda: talk.receive("ben", id, read=1), True),
+        ("a receipt that comes late", lambda: talk.receive("ben", id, delivered=1), False),
+        ("a page of messages", lambda: talk.conversations.messages(talk.ids["ben"], id, None, 20), False),
+        ("what is new for somebody who was away", lambda: talk.conversations.changes(talk.ids["ben"], 0, 1, 20), False),
+    ):
+        with counted() as cost:
+            await work()
+        found[what] = cost.mongodb + (1 - commit if with_commit else 0)
+    assert found == said
 
 
 async def test_a_message_takes_few_commands(talk: Talk) -> None:

@@ -2637,8 +2637,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what is said again is not compared",
         "conversations",
-        "app.inbox.conversations.Conversations.send",
-        'if not earlier["deleted"] and (',
+        "app.inbox.conversations._sent_before",
+        'if not row["deleted"] and (',
         "if False and (",
         _of(CONVERSATIONS, "test_a_message_that_is_sent_again_is_the_same_message"),
     ),

@@ -9,6 +9,7 @@ from app.walkthrough.experiments.e4_active import ActiveShare
 from app.walkthrough.experiments.e5_told import Told
 from app.walkthrough.experiments.e6_celebrity import Celebrity
 from app.walkthrough.experiments.e7_live import Pushed
+from app.walkthrough.experiments.e8_conversations import Once
 
 EXPERIMENTS: dict[str, Experiment] = {
     each.slug: each
@@ -21,5 +22,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         Told(),
         Celebrity(),
         Pushed(),
+        Once(),
     )
 }
