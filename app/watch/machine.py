@@ -18,7 +18,7 @@ class Machine(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         yield GaugeMetricFamily("feedlab_memory_limit_bytes", "Memory that this process may use", memory_limit())
         if SCHEDULED.exists():  # Linux
-            waited_s = int(SCHEDULED.read_text().split()[1]) / 1e9
+            waited_s = int(SCHEDULED.read_text("ascii").split()[1]) / 1e9
             text = "Time that the event loop's thread could have gone on in, had it been given a processor"
             yield CounterMetricFamily("feedlab_processor_wait_seconds", text, waited_s)
 
@@ -32,7 +32,7 @@ def memory_limit(groups: Path = GROUPS, member_of: Path = MEMBER_OF) -> int:
 
 def _of_groups(groups: Path, member_of: Path) -> Iterator[int]:
     """Source: cgroups(7), "/proc/[pid]/cgroup"; memory.max of version 2, memory.limit_in_bytes of version 1."""
-    for line in member_of.read_text().splitlines() if member_of.exists() else ():
+    for line in member_of.read_text("utf-8").splitlines() if member_of.exists() else ():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
@@ -40,5 +40,5 @@ def _of_groups(groups: Path, member_of: Path) -> Iterator[int]:
         group = root / path.lstrip("/")
         for folder in (group, *group.parents):
             if folder.is_relative_to(root) and (folder / name).is_file():
-                said = (folder / name).read_text().strip()
+                said = (folder / name).read_text("ascii").strip()
                 yield from [int(said)] if said.isdigit() else []  # else "max"
