@@ -106,8 +106,8 @@ class Events:
 
 
 @asynccontextmanager
-async def events(site: Site, **given: Any) -> AsyncIterator[Events]:
-    async with site.http.stream("GET", "/live", **given) as response:
+async def events(site: Site, path: str = "/live", **given: Any) -> AsyncIterator[Events]:
+    async with site.http.stream("GET", path, **given) as response:
         yield Events(response)
 
 
@@ -221,8 +221,9 @@ async def test_who_is_refused_again_and_again_costs_no_look_up() -> None:
             """The answers of both ways in, and how many look-ups of tokens or tickets they took."""
             looked_up.clear()
             query = f"?ticket={ticket}" if ticket else ""
-            answer = await site.http.get(f"/live{query}", headers=headers)
-            return [answer.status_code, (await Socket.open(site, query, headers)).status, len(looked_up)]
+            async with events(site, path=f"/live{query}", headers=headers) as stream:
+                status = stream.response.status_code
+            return [status, (await Socket.open(site, query, headers)).status, len(looked_up)]
 
         with (
             patch.object(accounts, "_holder", _spied(accounts._holder, looked_up)),
@@ -233,9 +234,9 @@ async def test_who_is_refused_again_and_again_costs_no_look_up() -> None:
                     assert stream.response.status_code == 200
             assert await tried(headers=ann) == [429, 429, 1]
             assert await tried(headers=ann) == [429, 429, 0]
-            answer = await site.http.get(page, headers=session)
-            assert (answer.status_code, len(looked_up)) == (429, 0)
-            assert int(answer.headers["retry-after"]) <= 60
+            async with events(site, path=page, headers=session) as stream:
+                assert (stream.response.status_code, len(looked_up)) == (429, 0)
+                assert int(stream.response.headers["retry-after"]) <= 60
             assert await tried(ticket="bad") == [401, 401, 2]
             assert await tried(headers={"Authorization": "Bearer bad"}) == [401, 401, 2]
             bad = {"Cookie": session["Cookie"][:-1]}

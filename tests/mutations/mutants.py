@@ -2592,7 +2592,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "app.inbox.pictures.sent",
         "update_one(find.query,",
         'update_one({"_id": find.query["_id"]},',
-        races=("picture x the same picture, to another", "picture x the same picture, again"),
+        races=("picture x the same picture, to another",),
     ),
     Mutant(
         "a message is stored on what is over",
