@@ -30,7 +30,7 @@ from app.models import DOCUMENTS
 from app.servers.programs import masked
 from app.stack import Addresses, DeliveryQueue, QueueDown, Stack, connected, opened, schema
 from app.stack.mongodb.connection import preflight
-from app.stack.mongodb.whole import Row, batches, blocking, history_kept, insert_batch
+from app.stack.mongodb.whole import HISTORY, Row, batches, blocking, history_kept, insert_batch
 from phases.timelines import Timelines
 from workers.follower import DOCUMENT as STREAM
 
@@ -90,7 +90,8 @@ class _Hashing:
 def backup(url: str, config: Config, file: Path, *, window_s: int | None = None, progress: Progress = silent) -> Header:
     """Write the file, which must not exist yet; it has its name when all of it is there.
 
-    Nothing is migrated or changed. Raises Refused, TooLong among them, and the driver's errors.
+    Nothing is migrated, and nothing changed but what `window_s` needs for so long. Raises Refused,
+    TooLong among them, and the driver's errors.
     """
     if file.exists():
         raise Refused(f"{file} exists already: a backup replaces nothing")
@@ -100,7 +101,7 @@ def backup(url: str, config: Config, file: Path, *, window_s: int | None = None,
             version = _our_version(database)
             part.unlink(missing_ok=True)  # of a run that was killed
             part.touch(0o600, exist_ok=False)  # hashes of passwords are in it
-            with part.open("wb") as out, history_kept(database, window_s):
+            with part.open("wb") as out, history_kept(database[schema.SETTINGS], window_s):
                 header = _written(database, out, version, progress)
         part.replace(file)
     finally:
@@ -248,7 +249,7 @@ def _fill(database: Blocking[Row], file: Path, header: Header, progress: Progres
     done: Counter[str] = Counter()
     for name, batch in frames(file, header):
         if name == schema.SETTINGS:
-            kept = [_restored(row) for row in decode_all(batch) if row["_id"] not in (schema.SCHEMA, STREAM)]
+            kept = [_restored(row) for row in decode_all(batch) if row["_id"] not in (schema.SCHEMA, STREAM, HISTORY)]
             if kept:
                 settings.insert_many(kept)
             done[name] += _count(batch)

@@ -53,8 +53,8 @@ class Config(BaseModel):
     mongodb_url: Url | None = None
     redis_url: Url | None = None
     memcached: tuple[
-        Annotated[str, Field(pattern=r"^(.+:\d+|/.+)$")], ...
-    ] = ()  # host:port or a socket's path, comma-separated
+        Annotated[str, Field(pattern=r"^(memcacheds://[^/?]+:\d+(\?ssl_ca_certs=/.+)?|[^/]+:\d+|/.+)$")], ...
+    ] = ()  # host:port, a socket's path or memcacheds://host:port[?ssl_ca_certs=/file], comma-separated
     database: str = Field(default="feedlab", pattern=r"^[A-Za-z0-9_-]{1,63}$")  # it is in names of Redis keys and jobs
     memcached_prefix: str = Field(
         default="", pattern=r"^[A-Za-z0-9_:-]{0,100}$", description="before each of our keys in Memcached"

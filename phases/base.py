@@ -44,7 +44,7 @@ class Phase:
 
     slug: str
     title: str
-    poster_waits: str  # for what, in words
+    poster_waits: str  # for what, in words; over HTTP (in the process `Social.post` waits for the enqueue, too)
     reader_waits: str
     kept: str
     store: type[Store] | None = None

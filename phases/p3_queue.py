@@ -56,7 +56,7 @@ WORKER = Carrier(enqueue_status, in_worker=True)
 QUEUE = Phase(
     slug="queue",
     title="Deliver in a worker",
-    poster_waits="an insert and an enqueue",
+    poster_waits="one insert; the enqueue follows the answer",
     reader_waits="their list, then the statuses by id",
     kept="entries in MongoDB",
     store=Entries,

@@ -80,7 +80,7 @@ class HomeLists(Lists):
 CACHE = Phase(
     slug="cache",
     title="Keep the active in memory",
-    poster_waits="an insert and an enqueue",
+    poster_waits="one insert; the enqueue follows the answer",
     reader_waits="Memcached, then the statuses by id",
     kept="lists in Memcached, for active readers only",
     store=HomeLists,

@@ -88,7 +88,7 @@ class MergedLists(HomeLists):
 HYBRID = Phase(
     slug="hybrid",
     title="Ask for the heaviest",
-    poster_waits="an insert and, where it is delivered, an enqueue",
+    poster_waits="one insert; the enqueue, where it is delivered, follows the answer",
     reader_waits="Memcached and what is pulled (asked for, not delivered), "
     "then the statuses by id",
     kept="lists of its own in Memcached, for active readers only",

@@ -21,6 +21,7 @@ from app.errors import Refused
 from app.models import User
 from app.servers.datadir import DataDirectory
 from app.stack import Addresses, connected, schema
+from app.stack.mongodb import whole
 from app.stack.mongodb.connection import connect, disconnect
 from app.stack.mongodb.whole import WINDOW, TooLong, blocking
 from benchmarks.oracle import Oracle
@@ -195,6 +196,15 @@ async def test_one_that_takes_longer_than_the_history_is_kept(system: System, fi
 
         backup(system.mongodb, system.config, file, window_s=7_200, progress=asked)
         assert parameter({"getParameter": 1, WINDOW: 1})[WINDOW] == was
+        killed = patch.object(whole, "_set_back", side_effect=SystemExit)
+        with killed, pytest.raises(SystemExit):
+            backup(system.mongodb, system.config, file.with_name("killed"), window_s=7_200)
+        backup(system.mongodb, system.config, file.with_name("beside it"))
+        assert parameter({"getParameter": 1, WINDOW: 1})[WINDOW] == 7_200, "it may still be at work, on another host"
+        database["settings"].update_one({"_id": whole.HISTORY}, {"$set": {"until": NOON}})
+        backup(system.mongodb, system.config, file.with_name("after it"))
+        assert parameter({"getParameter": 1, WINDOW: 1})[WINDOW] == was
+        assert database["settings"].find_one({"_id": whole.HISTORY}) is None
 
 
 def test_a_damaged_file_changes_nothing(system: System, file: Path) -> None:

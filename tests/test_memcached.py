@@ -30,7 +30,7 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 
 
 @contextmanager
-def node() -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+def node(*more: str) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """A real memcached on a free loopback port."""
     program = shutil.which("memcached")
     with real_servers():
@@ -40,7 +40,9 @@ def node() -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     assert program
-    process = subprocess.Popen([program, "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-m", "16", "-u", "nobody"])
+    process = subprocess.Popen(
+        [program, "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-m", "16", "-u", "nobody", *more]
+    )
     try:
         deadline = time.monotonic() + 10
         while True:

@@ -16,6 +16,7 @@ from app.cli import main
 from app.config import Config
 from app.servers.programs import insist, resolve
 from app.stack import Addresses, connected
+from app.stack.memcached import MemcachedNodes
 from tests.certificates import Certificates
 from tests.conftest import free_port, real_servers
 from tests.dates import NOON, ManualClock
@@ -32,7 +33,9 @@ NAME = "secured"
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A MongoDB and a Redis that a client without a password, or without TLS, gets nothing from."""
+    """A MongoDB and a Redis that a client without a password, or without TLS, gets nothing from, and a Memcached that
+    speaks TLS.
+    """
     here = tmp_path_factory.mktemp("secured")
     with real_servers(), ExitStack() as stack:
         sources = resolve(Config(), "servers")
@@ -54,7 +57,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
             if not redis.is_running() or redis.status() == "zombie":
                 pytest.skip(f"this redis-server has no TLS: {(here / 'redis.log').read_text()[-300:]}")
         mongodb = stack.enter_context(_mongod(mongod, here, certificates, word))
-        memcached, _ = stack.enter_context(node())
+        certificates.key.chmod(0o644)  # memcached reads it as nobody
+        here.chmod(0o755)
+        files = f"ssl_chain_cert={certificates.server},ssl_key={certificates.key}"
+        plain, _ = stack.enter_context(node("-Z", "-o", files))
+        memcached = f"memcacheds://{plain}?ssl_ca_certs={certificates.authority}"
         yield {
             "FEEDLAB_MONGODB_URL": mongodb,
             "FEEDLAB_REDIS_URL": secured,
@@ -127,6 +134,10 @@ async def test_everything_works(environment: dict[str, str]) -> None:
         await world.drain()
         assert not any((await world.pending()).values())
         await world.sees("ann", "over TLS, with a password")
+        assert isinstance(stack.memcached, MemcachedNodes)
+        assert await stack.memcached.add("list", b"", 60)
+        absent = [f"list_of_{n}" for n in range(2_000)]
+        assert await stack.memcached.prepend([*absent, "list"], bytes(100)) == 1, "more than a record of TLS holds"
         limit = stack.rates.rate("test", 1, "too often")
         assert await limit.hit("ann")
         assert not await limit.hit("ann")
@@ -145,9 +156,14 @@ def test_doctor_says_so_and_shows_no_password(environment: dict[str, str], tmp_p
 
 
 def test_without_a_password_there_is_nothing(environment: dict[str, str], tmp_path: Path) -> None:
-    """The servers do demand it, and a refusal is one line."""
-    for name in ("FEEDLAB_MONGODB_URL", "FEEDLAB_REDIS_URL"):
-        without = environment | {name: environment[name].replace(quote(PASSWORD, safe=""), "another")}
+    """The servers do demand it, and a refusal is one line. Memcached's certificate is checked."""
+    word = quote(PASSWORD, safe="")
+    unknown = environment["FEEDLAB_MEMCACHED"].partition("?")[0]  # nobody has signed its certificate
+    for name, wrong in (
+        *((url, environment[url].replace(word, "another")) for url in ("FEEDLAB_MONGODB_URL", "FEEDLAB_REDIS_URL")),
+        ("FEEDLAB_MEMCACHED", unknown),
+    ):
+        without = environment | {name: wrong}
         result = CliRunner().invoke(main, ["doctor", "--json", "--data", str(tmp_path)], env=without)
         states = [server["state"] for server in json.loads(result.stdout)["servers"]]
         assert [state == "answers" for state in states].count(False) == 1, states

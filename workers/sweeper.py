@@ -30,6 +30,15 @@ async def sweep_forever(timelines: Timelines) -> None:
         await asyncio.sleep(EVERY_S)
 
 
+async def last_pulse(timelines: Timelines) -> None:
+    """At the end of a process: what went on between a sweep, a backup and a stop is told from that backup, too."""
+    try:
+        async with asyncio.timeout(timelines.stack.config.server_timeout_s):
+            await timelines.switch.beat()
+    except (*UNAVAILABLE, TimeoutError) as error:
+        log.warning("the last pulse is left out: %s", error)
+
+
 async def sweep(timelines: Timelines) -> None:
     await timelines.switch.beat()  # first: it must not stop while Redis is away and people read
     await timelines.stack.queue.enqueue_scheduled()

@@ -20,7 +20,7 @@ from phases.timelines import Timelines
 from workers.follower import Follower
 from workers.jobs import RUNTIME, Runtime
 from workers.sampler import keep, sample
-from workers.sweeper import sweep_forever
+from workers.sweeper import last_pulse, sweep_forever
 
 Joining = Callable[[Stack, Outbox], Consumer]
 
@@ -75,6 +75,7 @@ async def _connected_runtime(addresses: Addresses, config: Config, others: Seque
             timelines.outbox.add(consumer(stack, timelines.outbox))
         async with _task(sweep_forever(timelines)), _task(keep(partial(sample, timelines))), _following(timelines):
             yield Runtime(timelines, asyncio.get_running_loop())
+        await last_pulse(timelines)
 
 
 @asynccontextmanager

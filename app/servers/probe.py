@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from app.servers.programs import Server
+from app.stack.memcached_node import Node
 
 
 class NoAnswer(Exception):
@@ -42,10 +43,11 @@ def mongodb_client(url: str, timeout_s: float, **others: Any) -> MongoClient[dic
 
 
 def dial(address: str, timeout_s: float) -> socket.socket:
-    """A connection to host:port, or to a socket by its absolute path. Raises OSError, ValueError."""
-    if not address.startswith("/"):
-        host, _, port = address.rpartition(":")
-        return socket.create_connection((host.strip("[]"), int(port)), timeout_s)
+    """A connection to a node of Memcached, or to any other socket by its absolute path. Raises OSError, ValueError."""
+    where = Node.of(address)
+    if not isinstance(where.address, str):
+        plain = socket.create_connection(where.address, timeout_s)
+        return where.tls.wrap_socket(plain, server_hostname=where.address[0]) if where.tls else plain
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(timeout_s)
     try:

@@ -6,6 +6,7 @@ or says what makes no sense.
 """
 
 import asyncio
+import ssl
 from collections import deque
 from typing import NamedTuple, cast
 
@@ -99,8 +100,8 @@ class _Connection(asyncio.Protocol):
 class Reads:
     """One connection to one node, made when it is first needed, and anew after it has failed."""
 
-    def __init__(self, address: tuple[str, int] | str, timeout_s: float) -> None:
-        self._address, self._timeout_s = address, timeout_s
+    def __init__(self, address: tuple[str, int] | str, tls: ssl.SSLContext | None, *, timeout_s: float) -> None:
+        self._address, self._tls, self._timeout_s = address, tls, timeout_s
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
 
@@ -119,7 +120,7 @@ class Reads:
         async with asyncio.timeout(self._timeout_s):
             if isinstance(self._address, str):
                 return (await loop.create_unix_connection(made, self._address))[1]
-            return (await loop.create_connection(made, *self._address))[1]
+            return (await loop.create_connection(made, *self._address, ssl=self._tls))[1]
 
     async def close(self) -> None:
         if self._connecting:

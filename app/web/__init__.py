@@ -39,6 +39,7 @@ from app.web.problems import Errors
 from app.web.written import WrittenPages
 from phases.timelines import Timelines
 from workers import sampler
+from workers.sweeper import last_pulse
 
 EXPORTS = 20  # of one person in an hour
 
@@ -81,6 +82,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
         at_first = [cast.warm(stack, app.state)] if stack.config.demo else []
         async with afterwards.open(), _beside(*always, *at_first):
             yield
+        await last_pulse(timelines)
 
     app = Starlette(
         routes=[api.ROUTE, *health.ROUTES, *walkthrough.routes, *pages.routes],

@@ -117,7 +117,7 @@ class Boards(Store):
 BOARD = Phase(
     slug="board",
     title="Keep one document per reader",
-    poster_waits="an insert and an enqueue",
+    poster_waits="one insert; the enqueue follows the answer",
     reader_waits="their document, then the statuses by id",
     kept="one document per reader in MongoDB",
     store=Boards,

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 from bson import decode_all
 from bson.raw_bson import DEFAULT_RAW_BSON_OPTIONS
 from pymongo import MongoClient
+from pymongo.collection import Collection
 from pymongo.database import Database as Blocking
 from pymongo.errors import OperationFailure
 from pymongo.write_concern import WriteConcern
@@ -15,6 +17,7 @@ from app.errors import Refused
 from app.stack.mongodb.write import HOUSEKEEPING_S
 
 SNAPSHOT_TOO_OLD = 239  # MongoDB's error code
+HISTORY = "history"  # the note of what WINDOW was
 WINDOW = "minSnapshotHistoryWindowInSeconds"
 CONNECT_S = 5.0
 
@@ -58,16 +61,34 @@ def batches(database: Blocking[Row], names: Sequence[str]) -> Iterator[tuple[str
 
 
 @contextmanager
-def history_kept(database: Blocking[Row], window_s: int | None) -> Iterator[None]:
-    """Meanwhile the primary keeps snapshots for so long; None leaves it at what is set there."""
+def history_kept(notes: Collection[Row], window_s: int | None) -> Iterator[None]:
+    """Meanwhile the primary keeps snapshots for so long; None leaves it at what is set there.
+
+    What was set before is noted among the settings (`notes`): whoever is killed sets nothing back, so whoever comes
+    next does, as soon as the one before must have ended.
+    """
+    admin = notes.database.client.admin
+    now: datetime = admin.command("hello", codec_options=notes.codec_options)["localTime"]
+    noted = notes.find_one({"_id": HISTORY})
+    if noted and noted["until"] < now:
+        _set_back(notes, noted["was"])
+        noted = None
     if window_s is None:
         yield
         return
-    before = database.client.admin.command({"setParameter": 1, WINDOW: window_s})["was"]
+    was = noted["was"] if noted else admin.command({"getParameter": 1, WINDOW: 1})[WINDOW]
+    note = {"was": was, "until": now + timedelta(seconds=window_s)}
+    notes.replace_one({"_id": HISTORY}, note, upsert=True)
+    admin.command({"setParameter": 1, WINDOW: window_s})
     try:
         yield
     finally:
-        database.client.admin.command({"setParameter": 1, WINDOW: before})
+        _set_back(notes, was)
+
+
+def _set_back(notes: Collection[Row], was: int) -> None:
+    notes.database.client.admin.command({"setParameter": 1, WINDOW: was})
+    notes.delete_one({"_id": HISTORY})
 
 
 def insert_batch(database: Blocking[Row], name: str, batch: bytes) -> int:

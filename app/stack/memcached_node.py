@@ -1,0 +1,27 @@
+"""Where a node of Memcached is, as `FEEDLAB_MEMCACHED` names it."""
+
+import ssl
+from typing import NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+TLS = "memcacheds://"
+
+
+class Node(NamedTuple):
+    """`address`: host and port, or a socket's path. `tls`: it is spoken there; whose certificates are believed."""
+
+    address: tuple[str, int] | str
+    tls: ssl.SSLContext | None = None
+
+    @classmethod
+    def of(cls, text: str) -> "Node":
+        """Of `host:port`, `/path` or `memcacheds://host:port?ssl_ca_certs=/authority.pem`; without the last part those
+        are believed that this machine believes. Raises OSError where the file cannot be read, and ValueError.
+        """
+        if text.startswith("/"):
+            return cls(text)
+        url = urlsplit(text if text.startswith(TLS) else f"//{text}")
+        if url.hostname is None or url.port is None:
+            raise ValueError(f"no host and port can be read in {text}")
+        authority = parse_qs(url.query).get("ssl_ca_certs", [None])[0]
+        return cls((url.hostname, url.port), ssl.create_default_context(cafile=authority) if url.scheme else None)
