@@ -33,7 +33,7 @@ from benchmarks.wire import PREFIX, EventSource, WebSocket, Wire
 KINDS = (WebSocket, EventSource, EventSource, EventSource)  # of streams, in turn
 PEOPLE_EACH, LEAST_PEOPLE, READERS_EACH = 10, 60, 4  # of the small world, a conversation
 IN_TIME_MS = 250.0  # for p99: at a higher rate it would be later still
-BURN_IN_S = 1.0
+BURN_IN_S = 2.0  # the web processes have just been started
 READY_S, LATE_S = 60.0, 35.0  # LATE_S: where a hint was lost
 COUNTED, PAUSE_S = 31, 0.05  # posts one after another whose commands are counted; what follows from one
 PAGE = 100

@@ -227,6 +227,8 @@ def sent(report: MessagesReport) -> list[str]:
     said = [f"{len(report.wrongs)} of {total:,} messages lost, doubled or out of order; {errors} requests refused."]
     for way, steps in of_steps(report).items():
         last = steps[-1]
-        ms = _and([f"{name} {last.received_ms[name]:.3g} ms" for name in ("p50", "p99") if name in last.received_ms])
+        ms = _and(
+            [f"{name} {round(last.received_ms[name]):,} ms" for name in ("p50", "p99") if name in last.received_ms]
+        )
         said.append(f"{way}: at {last.rate:g} a second the other's stream tells after {ms or 'too few to say'}.")
     return said

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import AsyncMongoClient, monitoring
 from pymongo.asynchronous.change_stream import AsyncChangeStream
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.read_concern import ReadConcern
@@ -42,7 +43,7 @@ class Direct:
     """The same database by PyMongo's own async client: what it reads are snapshots of what a majority has.
 
     Motor hands each command to a thread, which takes more processor time than the command itself needs here. Beanie
-    needs Motor, so the model and most writes stay there.
+    needs Motor, so the model and most writes outside of transactions stay there.
     """
 
     def __init__(self, database: AsyncDatabase[dict[str, Any]]) -> None:
@@ -51,18 +52,25 @@ class Direct:
         self._places = asyncio.Semaphore(POOL_SIZE)
 
     async def find(self, collection: str, **query: Any) -> Rows:
-        return await self._to_its_end(self._snapshot(collection).find(**query).to_list())
+        return await self.to_its_end(self._snapshot(collection).find(**query).to_list())
 
     async def insert(self, collection: str, document: dict[str, Any]) -> None:
         """Until a majority has it, also when nobody waits for that any more."""
         majority = self._database.get_collection(collection, write_concern=WriteConcern("majority"))
-        await self._to_its_end(majority.insert_one(document))
+        await self.to_its_end(majority.insert_one(document))
 
     async def aggregate(self, collection: str, pipeline: list[dict[str, Any]], batch: int) -> Rows:
         async def rows() -> Rows:
             return await (await self._snapshot(collection).aggregate(pipeline, batchSize=batch)).to_list()
 
-        return await self._to_its_end(rows())
+        return await self.to_its_end(rows())
+
+    def session(self) -> AsyncClientSession:
+        return self._database.client.start_session()
+
+    def in_transactions(self, collection: str) -> AsyncCollection[dict[str, Any]]:
+        """Whose commands go to their end, each by `to_its_end`."""
+        return self._database[collection]
 
     async def watch(self, collection: str, pipeline: list[dict[str, Any]], **options: Any) -> AsyncChangeStream[Any]:
         """A change stream. Nobody who waits for it may be cancelled either."""
@@ -74,7 +82,7 @@ class Direct:
             await self._places.acquire()
         await self._database.client.close()
 
-    async def _to_its_end(self, command: Coroutine[Any, Any, T]) -> T:
+    async def to_its_end(self, command: Coroutine[Any, Any, T]) -> T:
         """The answer. Whoever gives up leaves a command to its end, and one that has no place yet is not sent.
 
         PyMongo 4.20 on Python 3.11 does not bear being cancelled: a connection that is being made is left open, and a

@@ -12,7 +12,8 @@ from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from app.stack.mongodb.connection import Database
+from app.stack.cost import count_mongodb
+from app.stack.mongodb.connection import Database, direct
 from app.stack.mongodb.stand_in import StandInDatabase
 
 T = TypeVar("T")
@@ -29,10 +30,17 @@ class Transaction:
     """The collections inside a transaction: whatever is read or written through it belongs to it."""
 
     def __init__(self, database: Database, session: Any) -> None:
-        self._database, self._options = database, {"session": session} if session else {}
+        self._database, self._session = database, session
 
     def __getitem__(self, name: str) -> "InTransaction":
-        return InTransaction(self._database[name], self._options)
+        if not self._session:
+            return InTransaction(self._database[name], {}, _as_it_is)
+        driver = direct(self._database)
+        return InTransaction(driver.in_transactions(name), {"session": self._session}, driver.to_its_end)
+
+
+async def _as_it_is(command: Awaitable[Any]) -> Any:
+    return await command
 
 
 @dataclass(frozen=True)
@@ -41,53 +49,59 @@ class InTransaction:
 
     _collection: Any
     _options: Mapping[str, Any]
+    _sent: Callable[[Any], Awaitable[Any]]
+
+    async def _answer(self, command: Awaitable[Any]) -> Any:
+        if self._options:  # a stand-in counts by itself
+            count_mongodb()
+        return await self._sent(command)
 
     async def find_one(self, query: Mapping[str, Any], fields: Mapping[str, int]) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = await self._collection.find_one(query, fields, **self._options)
+        found: dict[str, Any] | None = await self._answer(self._collection.find_one(query, fields, **self._options))
         return found
 
     async def find(self, query: Mapping[str, Any], fields: Mapping[str, int], limit: int) -> list[dict[str, Any]]:
         cursor = self._collection.find(query, fields, **self._options).limit(limit)
-        found: list[dict[str, Any]] = await cursor.to_list(None)
+        found: list[dict[str, Any]] = await self._answer(cursor.to_list(None))
         return found
 
     async def count(self, query: Mapping[str, Any], limit: int) -> int:
         """Up to the limit."""
-        found: int = await self._collection.count_documents(query, limit=limit, **self._options)
+        found: int = await self._answer(self._collection.count_documents(query, limit=limit, **self._options))
         return found
 
     async def insert_one(self, document: Mapping[str, Any]) -> None:
-        await self._collection.insert_one(dict(document), **self._options)
+        await self._answer(self._collection.insert_one(dict(document), **self._options))
 
     async def update_one(self, query: Mapping[str, Any], change: Mapping[str, Any], *, upsert: bool) -> bool:
         """Whether it was there."""
-        updated = await self._collection.update_one(query, change, upsert=upsert, **self._options)
+        updated = await self._answer(self._collection.update_one(query, change, upsert=upsert, **self._options))
         return bool(updated.matched_count)
 
     async def update_many(self, query: Mapping[str, Any], change: Mapping[str, Any]) -> None:
-        await self._collection.update_many(query, change, **self._options)
+        await self._answer(self._collection.update_many(query, change, **self._options))
 
     async def next_number(self, query: Mapping[str, Any], field: str) -> int:
         """One more than the last; 1 for the first."""
-        row: dict[str, Any] = await self._collection.find_one_and_update(
-            query, {"$inc": {field: 1}}, upsert=True, return_document=ReturnDocument.AFTER, **self._options
-        )
+        row = await self._upsert(query, {"$inc": {field: 1}})
         return int(row[field])
 
     async def find_or_insert(self, query: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         """The document as it was or, where there was none, as it is now."""
-        row: dict[str, Any] = await self._collection.find_one_and_update(
-            query, {"$setOnInsert": new}, upsert=True, return_document=ReturnDocument.AFTER, **self._options
-        )
+        return await self._upsert(query, {"$setOnInsert": new})
+
+    async def _upsert(self, query: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+        options = {"upsert": True, "return_document": ReturnDocument.AFTER, **self._options}
+        row: dict[str, Any] = await self._answer(self._collection.find_one_and_update(query, change, **options))
         return row
 
     async def delete_one(self, query: Mapping[str, Any]) -> bool:
         """Whether it was there."""
-        deleted = await self._collection.delete_one(query, **self._options)
+        deleted = await self._answer(self._collection.delete_one(query, **self._options))
         return bool(deleted.deleted_count)
 
     async def delete_many(self, query: Mapping[str, Any]) -> None:
-        await self._collection.delete_many(query, **self._options)
+        await self._answer(self._collection.delete_many(query, **self._options))
 
 
 async def transaction(database: Database, work: Callable[[Transaction], Awaitable[T]]) -> T:
@@ -95,7 +109,7 @@ async def transaction(database: Database, work: Callable[[Transaction], Awaitabl
 
     Raises Contended, or the driver's error for a command that the time ran out in: both are UNAVAILABLE.
 
-    Not Motor's `with_transaction`: that tries for two minutes.
+    Not the driver's own `with_transaction`: that tries for two minutes.
     """
     if isinstance(database, StandInDatabase):
         return await database.at_once(lambda alone: work(Transaction(alone, None)))
@@ -105,14 +119,26 @@ async def transaction(database: Database, work: Callable[[Transaction], Awaitabl
 
 
 async def _transaction(database: Database, work: Callable[[Transaction], Awaitable[T]], deadline: float) -> T:
-    async with await database.client.start_session() as session:
+    async with direct(database).session() as session:
         while True:
+            await session.start_transaction(ReadConcern("snapshot"), WriteConcern("majority"))  # sends nothing
             try:
-                async with session.start_transaction(ReadConcern("snapshot"), WriteConcern("majority")):
-                    return await work(Transaction(database, session))
+                return await _committed(database, session, work)
             except PyMongoError as error:
                 if not error.has_error_label("TransientTransactionError"):
                     raise
                 if time.monotonic() > deadline:
                     raise Contended("others keep changing the same documents") from error
             await asyncio.sleep(TRANSACTION_PAUSE_S)
+
+
+async def _committed(database: Database, session: Any, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    """What was begun is taken back, whatever ends it. Nobody is cancelled inside of the driver."""
+    try:
+        answer = await work(Transaction(database, session))
+    except BaseException:
+        await direct(database).to_its_end(session.abort_transaction())
+        raise
+    count_mongodb()
+    await direct(database).to_its_end(session.commit_transaction())
+    return answer
