@@ -66,7 +66,9 @@ class Truth:
                 self._notifications.page(me, None, PAGE) if "inbox" in parts else _nothing(),
                 self._counts(me) if "inbox" in parts else _nothing(),
             )
-        seq = inbox_in(inbox or (), me)[0]
+        seq, read_to = inbox_in(inbox or (), me)
+        if inbox is not None:
+            watcher.looked = (*watcher.looked[:2], seq, read_to)
         statuses, shown = page.statuses if page else None, notes[0] if notes else None
         if shown is not None:
             shown = [one for one in shown if one.seq <= seq]  # of later ones a hint is on its way
