@@ -8,7 +8,9 @@ import pytest
 from bson import ObjectId
 
 from app.departures import depart
+from app.errors import TooMany
 from app.live import presence
+from app.live.connection import EACH
 from app.live.presence import GRACE_S, RENEW_S, STORED_S, TTL_S, Presence, Presences
 from app.stack.cost import counted
 from app.stack.heartbeats import AT_ONCE, RedisHeartbeats
@@ -71,6 +73,26 @@ async def test_several_devices_are_one_person(town: World) -> None:
     for process in (one, other, one):
         await process.look()
     assert (one.told, other.told) == (["zoe", "zoe"], [])
+
+
+async def test_a_person_has_so_many_connections_in_all_processes_together(town: World) -> None:
+    zoe, one, other = town.ids["zoe"], Process(town), Process(town)
+    for n in range(EACH):
+        await (one, other)[n % 2].connected(zoe, str(n))
+    for process in (one, other):
+        with pytest.raises(TooMany):
+            await process.connected(zoe, "more")
+    await one.gone(zoe, "0")
+    await other.connected(zoe, "more")
+    await other.connected(town.ids["ben"], "first")
+    await passes(town, RENEW_S)
+    await other.renew()
+    await passes(town, TTL_S - GRACE_S - RENEW_S)  # the first one was killed
+    await other.renew()
+    for n in range(EACH // 2 - 1):
+        await other.connected(zoe, f"again {n}")
+    with pytest.raises(TooMany):
+        await other.connected(zoe, "one more")
 
 
 async def test_who_comes_back_within_the_grace_has_not_been_away(town: World) -> None:

@@ -6,7 +6,6 @@ from bson import ObjectId
 
 from app.inbox.notifications import Notification, Notifications
 from app.live.connection import Event
-from app.live.news import News
 from app.live.position import PAGE, Has, opened, sealed
 from app.live.steps import as_json
 from app.live.truth import Read, Truth
@@ -21,11 +20,8 @@ MORE = 100  # statuses or notifications of a further page
 class Behind:
     """One per process."""
 
-    def __init__(
-        self, watchers: Watchers, truth: Truth, news: News, timelines: Timelines, notifications: Notifications
-    ) -> None:
-        self._watchers, self._truth, self._news = watchers, truth, news
-        self._timelines, self._notifications = timelines, notifications
+    def __init__(self, watchers: Watchers, truth: Truth, timelines: Timelines, notifications: Notifications) -> None:
+        self._watchers, self._truth, self._timelines, self._notifications = watchers, truth, timelines, notifications
 
     async def beginning(self, watcher: Watcher, read: Read, after: str | None) -> list[Event]:
         """What a new connection is told first."""
@@ -50,9 +46,7 @@ class Behind:
             return None
         people = {**read.people, **await self._truth.people(page[PAGE:], notes[PAGE:])}
         read = read._replace(page=[row for row in page if row.user_id in people], notes=notes, people=people)
-        steps = await self._truth.steps(watcher, old, read)
-        if watcher.acquainted:  # who came and who went is in no position
-            steps += await self._news.of_presence(me, watcher.acquainted)
+        steps = await self._truth.steps(watcher, old, read, {})  # who came and who went is in no position
         return list(self._watchers.told(me, old, steps)) if len(steps) <= MOST_MISSED else None
 
     async def _statuses(self, me: ObjectId, old: Has, page: Sequence[StatusRow]) -> list[StatusRow]:

@@ -1,10 +1,12 @@
 """One stream of one person: what waits to be sent on it, and why it ends."""
 
 import asyncio
+import secrets
 from typing import NamedTuple
 
 from bson import ObjectId
 
+EACH = 10  # connections of one person
 MOST_QUEUED = 500  # events that a client has not taken
 
 LEFT, STOPPED, OVER, SLOW = 1000, 1012, 1008, 1013  # closing codes of WebSockets (RFC 6455, 7.4.1; IANA's registry)
@@ -23,13 +25,13 @@ STILL_HERE = Event("", "", "")  # nothing has happened, and the stream lives
 
 class Connection:
     """`token`: the digest of the one that it was opened with. `end`: the code that it is closed with, once it has one.
-    `is_quiet`: nothing has come since the last turn of the hub.
+    `is_quiet`: nothing has come since the last turn of the hub. `name`: that no other has, in any process.
     """
 
-    __slots__ = ("_queue", "_waiting", "end", "is_quiet", "me", "token")
+    __slots__ = ("_queue", "_waiting", "end", "is_quiet", "me", "name", "token")
 
     def __init__(self, me: ObjectId, token: bytes) -> None:
-        self.me, self.token = me, token
+        self.me, self.token, self.name = me, token, secrets.token_hex(8)
         self.end: int | None = None
         self.is_quiet = False
         self._queue: list[Event] = []

@@ -18,7 +18,7 @@ from app.accounts import Accounts
 from app.errors import TooMany
 from app.inbox.notifications import Notifications
 from app.live.behind import Behind
-from app.live.connection import OVER, STILL_HERE, STOPPED, Connection
+from app.live.connection import EACH, OVER, STILL_HERE, STOPPED, Connection
 from app.live.look import Look
 from app.live.news import News
 from app.live.position import Shown
@@ -36,8 +36,7 @@ log = logging.getLogger(__name__)
 LOOK_S = 30.0  # at most, jittered down to two thirds of it
 TURN_S = 3.0  # tokens that have ended are looked for, and who has been told nothing hears that the stream lives
 RETRY_S = 1.0
-EACH = 10  # connections of one person
-READS_AT_ONCE = 8
+READS_AT_ONCE = 3  # more of them make news wait
 MOST_HEARD = 20_000  # hints that wait; where there are more, it is looked instead
 RETRY_AFTER_S = 5
 
@@ -63,10 +62,11 @@ class Hub:
         self._stack, self._accounts = stack, accounts
         self.watchers = here = Watchers(stack.secret, sent)
         here.read_anew = self._refresh_if_dirty
-        self._truth = Truth(stack.db, timelines, social, notifications, messages_unread, faces, sources, here)
-        self._news = News(stack.db, social, presences, faces, here)
-        self._behind = Behind(here, self._truth, self._news, timelines, notifications)
-        self._look = Look(stack, notifications, here, self._hear)
+        theirs = timelines, social, notifications, presences, messages_unread, faces, sources
+        self._truth = Truth(stack.db, *theirs, here)
+        self._news = News(stack.db, social, faces, here)
+        self._behind = Behind(here, self._truth, timelines, notifications)
+        self._look = Look(stack, notifications, presences, here, self._hear)
         self._heard: list[Hint] = []
         self._wake, self._gap = asyncio.Event(), asyncio.Event()  # something has been heard; may have been missed
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
@@ -196,12 +196,15 @@ class Hub:
                     self.watchers.is_dirty(who, EVERYTHING)
                     if other:
                         self.watchers.is_dirty(other, {"page", "inbox"})
+                        self.watchers.see_anew(self.watchers.of(who), {other})
+                        self.watchers.see_anew(self.watchers.of(other), {who})
                 case Hint("concerns", whom):
                     self.watchers.is_dirty(whom, {"inbox"})
+        came_or_gone = {hint.about for hint in hints if hint.kind == "presence"}
+        for watcher in self.watchers if came_or_gone else ():
+            self.watchers.see_anew(watcher, came_or_gone)
         if any(hint.kind == "named" for hint in hints):
             await self._news.tell_names()
-        if came_or_gone := {hint.about for hint in hints if hint.kind == "presence"}:
-            await self._news.tell_presence(came_or_gone)
         await self._news.tell(posted, liked)
         if any(hint.kind == "tokens" for hint in hints):
             await self._end_without_token()
@@ -230,7 +233,7 @@ class Hub:
     async def _update(self, watcher: Watcher, parts: Collection[Part]) -> Read:
         """Read their state, or these parts of it, and tell what has changed. In their turn."""
         read = await self._truth.read(watcher, parts)
-        steps = await self._truth.steps(watcher, watcher.has, read)
+        steps = await self._truth.steps(watcher, watcher.has, read, watcher.seen) if watcher.connections else []
         told = any(step.event.startswith("notification") for step in steps)  # each says how many are unread
         if read.counts != (watcher.counts._replace(unread=read.counts.unread) if told else watcher.counts):
             steps.append(counted(read.counts))
@@ -243,7 +246,14 @@ class Hub:
             watcher.has.seq = read.seq
             watcher.tellers = frozenset(one.who for one in read.notes)
             watcher.has.notes = [(one.seq, one.status.id if one.status else None) for one in read.notes]
+        if read.seen is not None:
+            watcher.seen = dict(read.seen)
+        for step in steps:
+            if step.shows:
+                watcher.seen.pop(step.shows, None)  # it was looked up at another moment
         watcher.reads += 1
+        if watcher.acquainted - watcher.seen.keys():
+            self.watchers.is_dirty(watcher.me, {"presence"})
         return read
 
     # What does not depend on news

@@ -10,12 +10,14 @@ from app.clock import FIRST_ID, id_at
 from app.edges import NAMES, VERSIONS, version_in, version_of
 from app.inbox.notifications import Notifications
 from app.live.news import PEOPLE_AT_ONCE, chunks
+from app.live.presence import Presences, is_another
 from app.live.truth import inbox_in, inboxes_of
 from app.live.watchers import EVERYTHING, Part, Watcher, Watchers
 from app.stack import Hint, Stack
 from app.stack.mongodb.find import NEWEST_FIRST, Find, together
 
 TOLD_AT_ONCE = 50  # of those who have notifications
+MET_AT_ONCE = 20  # of those who have conversations, each with 200 people at most
 NEWLY_S = 120  # what is younger may be news: no insert takes as long
 MOST_NEW = 5_000  # of it; where there is more, everybody's page is read
 MOST_HEARD = 20_000  # of which is remembered that they have been heard of
@@ -26,9 +28,14 @@ class Look:
     """One per process. `hear`: what is found is told as if it had been heard, in turn with what is."""
 
     def __init__(
-        self, stack: Stack, notifications: Notifications, watchers: Watchers, hear: Callable[[Hint], None]
+        self,
+        stack: Stack,
+        notifications: Notifications,
+        presences: Presences,
+        watchers: Watchers,
+        hear: Callable[[Hint], None],
     ) -> None:
-        self._db, self._clock, self._notifications = stack.db, stack.clock, notifications
+        self._db, self._clock, self._notifications, self._presences = stack.db, stack.clock, notifications, presences
         self._watchers, self._hear = watchers, hear
         self._newly: set[ObjectId] = set()  # statuses and follows that have been heard of, or were found before
 
@@ -72,6 +79,13 @@ class Look:
                 if standing[watcher.me] != watcher.standing:
                     watcher.standing = standing[watcher.me]
                     self._watchers.is_dirty(watcher.me, {"inbox"})
+
+        met = [watcher for watcher in self._watchers if watcher.acquainted]
+        for some in chunks(met, MET_AT_ONCE):
+            seen = await self._presences.seen_by_each({watcher.me: watcher.acquainted for watcher in some})
+            for watcher in some:
+                if any(is_another(now, watcher.seen.get(id, now)) for id, now in seen[watcher.me].items()):
+                    self._watchers.is_dirty(watcher.me, {"presence"})
 
     async def _compare(self, some: Sequence[Watcher]) -> None:
         """Whether anything is newer than what these have been told."""

@@ -11,8 +11,7 @@ from bson import ObjectId
 
 from app.access import SHOWN, on_home, statuses_by_id
 from app.edges import NAMES, Edges, version_in, version_of
-from app.live.presence import Presences
-from app.live.steps import Faces, Step, as_json, came, likes, name_steps
+from app.live.steps import Faces, as_json, came, likes, name_steps
 from app.live.truth import RENAMED_AT_ONCE, renamed_since
 from app.live.watchers import Watcher, Watchers
 from app.models import StatusRow, like_key
@@ -30,8 +29,8 @@ T = TypeVar("T")
 class News:
     """One per process. While somebody's state is read anew they are told by that: what is heard then makes it dirty."""
 
-    def __init__(self, db: Database, social: Social, presences: Presences, faces: Faces, watchers: Watchers) -> None:
-        self._db, self._social, self._presences, self._faces, self._watchers = db, social, presences, faces, watchers
+    def __init__(self, db: Database, social: Social, faces: Faces, watchers: Watchers) -> None:
+        self._db, self._social, self._faces, self._watchers = db, social, faces, watchers
 
     async def tell(self, posted: Mapping[ObjectId, ObjectId], liked: Likers) -> None:
         """`posted`: statuses and their authors."""
@@ -107,21 +106,12 @@ class News:
                     self._watchers.tell(watcher, name_steps(renamed, watcher.has, watcher.named))
                     watcher.has.names = max(watcher.has.names, told_to)
                     if gone & watcher.concerned:
-                        self._watchers.is_dirty(watcher.me, {"page", "inbox"})
+                        self._watchers.is_dirty(watcher.me, {"page", "inbox", "presence"})
             if told_to == version:
                 break
         for watcher in self._watchers.known():
             if watcher.turn.locked():
-                self._watchers.is_dirty(watcher.me, {"page", "inbox"})
-
-    async def tell_presence(self, people: set[ObjectId]) -> None:
-        for watcher in self._watchers:
-            if some := watcher.acquainted.intersection(people):
-                self._watchers.tell(watcher, await self.of_presence(watcher.me, some))
-
-    async def of_presence(self, me: ObjectId, some: Collection[ObjectId]) -> list[Step]:
-        seen, people = await self._presences.seen_by(me, some), await self._social.people(some)
-        return [Step("presence", as_json(self._faces.presence(person, seen[id]))) for id, person in people.items()]
+                self._watchers.is_dirty(watcher.me, {"page", "inbox", "presence"})
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -15,8 +15,11 @@ from typing import NamedTuple
 
 from bson import ObjectId
 
+from app.edges import Edges, Reader
+from app.errors import TooMany
+from app.live.connection import EACH
 from app.stack import UNAVAILABLE, Stack
-from app.stack.heartbeats import HeartbeatsDown
+from app.stack.heartbeats import Full, HeartbeatsDown
 from app.stack.mongodb.find import Find, rows, together
 
 log = logging.getLogger(__name__)
@@ -26,6 +29,7 @@ TTL_S = 35.0  # of a connection that nobody renews: one renewal may be missed
 GRACE_S = 8.0  # of one that has ended
 LOOK_S = 5.0  # for those who have gone
 STORED_S = 60.0  # somebody who stays is noted to have been seen so often
+RETRY_AFTER_S = 5
 PEOPLE_AT_ONCE = 1_000  # of one write
 
 Changed = Callable[[ObjectId], Awaitable[None]]  # somebody has come, or gone: a hint
@@ -36,6 +40,11 @@ class Presence(NamedTuple):
 
     online: bool
     last_seen_at: datetime | None
+
+
+def is_another(one: Presence | None, other: Presence | None) -> bool:
+    """When somebody who is here was seen last is no news."""
+    return one != other and not (one and other and one.online and other.online)
 
 
 async def _nobody_listens(_person: ObjectId) -> None:
@@ -61,9 +70,15 @@ class Presences:
         return len({person for person, _ in self._connections})
 
     async def connected(self, person: ObjectId, connection: str) -> None:
-        """`connection`: an id that no other one has, in any process."""
+        """`connection`: an id that no other one has, in any process. Raises TooMany where they have EACH of them, in
+        all processes together: as far as Redis knows, and those that have ended do not count in their grace.
+        """
         self._connections[person, connection] = self._clock.monotonic()
-        await self._beat([(person, connection)])
+        try:
+            await self._beat([(person, connection)], EACH)
+        except Full:
+            del self._connections[person, connection]
+            raise TooMany(f"You have {EACH} live streams open already.", RETRY_AFTER_S) from None
 
     async def gone(self, person: ObjectId, connection: str) -> None:
         if self._connections.pop((person, connection), None) is None:
@@ -107,9 +122,9 @@ class Presences:
             for person, connection in list(self._connections):
                 await self.gone(person, connection)
 
-    async def _beat(self, connections: Sequence[tuple[ObjectId, str]]) -> None:
+    async def _beat(self, connections: Sequence[tuple[ObjectId, str]], most: int = 0) -> None:
         try:
-            came = await self._heartbeats.beat(connections, int(TTL_S * 1000))
+            came = await self._heartbeats.beat(connections, int(TTL_S * 1000), most, int(GRACE_S * 1000))
         except HeartbeatsDown as error:
             self._tell(error)
             return
@@ -147,24 +162,30 @@ class Presences:
         """The same where the viewer may know it: of who follows them and is followed by them, without a block in
         between, unless that person hides it.
         """
-        ids = list(people)
-        if not ids:
-            return {}
-        them, n = {"$in": ids}, len(ids)
-        found = await together(
-            self._db,
-            follows=Find("follows", {"follower": viewer, "followee": them}, ("followee",), n),
-            followed_by=Find("follows", {"followee": viewer, "follower": them}, ("follower",), n),
-            blocks=Find("blocks", {"blocker": viewer, "blocked": them}, ("blocked",), n),
-            blocked_by=Find("blocks", {"blocked": viewer, "blocker": them}, ("blocker",), n),
-            users=Find("users", {"_id": them}, ("_id", "seen_at", "presence", "deleted"), n),
-        )
-        ends = {name: {end for row in found[name] for end in row.values()} for name in found if name != "users"}
-        mutual = (ends["follows"] & ends["followed_by"]) - ends["blocks"] - ends["blocked_by"]
-        shown = [row for row in found["users"] if row["_id"] in mutual and not row.get("deleted")]
+        return (await self.seen_by_each({viewer: people}))[viewer]
+
+    async def seen_by_each(
+        self, viewers: Mapping[ObjectId, Collection[ObjectId]]
+    ) -> dict[ObjectId, dict[ObjectId, Presence | None]]:
+        """The same for some viewers, each with the people whom they look at."""
+        people = sorted({person for theirs in viewers.values() for person in theirs})
+        if not people:
+            return {viewer: {} for viewer in viewers}
+        edges = Edges(viewers, people)
+        users = Find("users", {"_id": {"$in": people}}, ("_id", "seen_at", "presence", "deleted"), len(people))
+        found = await together(self._db, users=users, **edges.finds)
+        readers = edges.readers(found)
+        may = {
+            viewer: {each for each in theirs if _may_know(readers[viewer], each)} for viewer, theirs in viewers.items()
+        }
+        asked = set().union(*may.values())
+        shown = [row for row in found["users"] if row["_id"] in asked and not row.get("deleted")]
         seen = {row["_id"]: row.get("seen_at") for row in shown if row.get("presence") != "nobody"}
         known = _presences(seen, await self._here(list(seen)), seen)
-        return {id: known.get(id) for id in ids}
+        return {
+            viewer: {person: known.get(person) if person in may[viewer] else None for person in theirs}
+            for viewer, theirs in viewers.items()
+        }
 
     async def _here(self, people: Sequence[ObjectId]) -> Collection[ObjectId]:
         if not people:
@@ -174,6 +195,11 @@ class Presences:
         except HeartbeatsDown as error:
             self._tell(error)
             return ()
+
+
+def _may_know(viewer: Reader, person: ObjectId) -> bool:
+    relation = viewer.relations[person]
+    return relation.follows and viewer.followed_by[person] and not relation.blocked
 
 
 def _presences(

@@ -18,12 +18,15 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Step(NamedTuple):
-    """`data`: JSON. `apply`: what somebody has, once they have been told. `seq`: of what is numbered in their inbox."""
+    """`data`: JSON. `apply`: what somebody has, once they have been told. `seq`: of what is numbered in their inbox.
+    `shows`: whose presence is part of it.
+    """
 
     event: str
     data: str
     apply: Callable[[Has], None] = lambda _: None
     seq: int = 0
+    shows: ObjectId | None = None
 
 
 class Source(Protocol):

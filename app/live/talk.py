@@ -32,10 +32,11 @@ class Talk:
         steps = []
         for seq, id, what in changes:
             if isinstance(what, Message):
-                event, data = "message", {"conversation": str(id), "message": self._faces.message(what, people)}
+                data = {"conversation": str(id), "message": self._faces.message(what, people)}
+                steps.append(Step("message", as_json(data), partial(_told, seq), seq))
             else:
-                event, data = "conversation", self._faces.conversation(what, people, seen)
-            steps.append(Step(event, as_json(data), partial(_told, seq), seq))
+                data = self._faces.conversation(what, people, seen)
+                steps.append(Step("conversation", as_json(data), partial(_told, seq), seq, what.other))
         return steps
 
     async def people(self, me: ObjectId) -> Collection[ObjectId]:

@@ -10,6 +10,7 @@ from app.edges import NAMES, followees_of, version_in, version_of, versions_in, 
 from app.inbox.notifications import Notification, Notifications
 from app.inbox.notifier import INBOXES
 from app.live.position import PAGE, Has
+from app.live.presence import Presence, Presences, is_another
 from app.live.steps import Counts, Faces, Source, Step, as_json, name_steps, note_steps, page_steps
 from app.live.watchers import Part, Watcher, Watchers
 from app.models import Person, StatusRow
@@ -24,8 +25,8 @@ RENAMED_AT_ONCE = 200
 
 
 class Read(NamedTuple):
-    """A person's state as it is now. `page`, `notes`: None where they were not asked for. `seq`: the last number of
-    their inbox, looked up before anything that has one.
+    """A person's state as it is now. `page`, `notes`, `seen`: None where they were not asked for. `seq`: the last
+    number of their inbox, looked up before anything that has one. `seen`: presence, of whom they are acquainted with.
     """
 
     names: int
@@ -34,6 +35,7 @@ class Read(NamedTuple):
     notes: list[Notification] | None
     counts: Counts
     people: Mapping[ObjectId, Person]
+    seen: Mapping[ObjectId, Presence | None] | None
 
 
 class Truth:
@@ -45,6 +47,7 @@ class Truth:
         timelines: Timelines,
         social: Social,
         notifications: Notifications,
+        presences: Presences,
         messages_unread: Callable[[ObjectId], Awaitable[int]],
         faces: Faces,
         sources: Sequence[Source],
@@ -52,6 +55,7 @@ class Truth:
     ) -> None:
         self._db, self._timelines, self._social, self._notifications = db, timelines, social, notifications
         self._messages_unread, self._faces, self._sources, self._watchers = messages_unread, faces, sources, watchers
+        self._presences = presences
 
     async def read(self, watcher: Watcher, parts: Collection[Part]) -> Read:
         """Names and numbers first: they are as of all the rest, or older."""
@@ -59,21 +63,24 @@ class Truth:
         if "edges" in parts:
             await self.look_at_edges(watcher)
         with joined():
-            names, inbox, page, notes, counts = await asyncio.gather(
+            names, inbox, page, notes, counts, seen = await asyncio.gather(
                 rows(self._db, version_of(NAMES)),
                 rows(self._db, inboxes_of([me])) if "inbox" in parts else _nothing(),
                 self._timelines.page(me, limit=PAGE) if "page" in parts else _nothing(),
                 self._notifications.page(me, None, PAGE) if "inbox" in parts else _nothing(),
                 self._counts(me) if "inbox" in parts else _nothing(),
+                self._presences.seen_by(me, watcher.acquainted) if "presence" in parts else _nothing(),
             )
-        seq = inbox_in(inbox or (), me)[0]
+        seq, read_to = inbox_in(inbox or (), me)
+        if inbox is not None:
+            watcher.looked = (*watcher.looked[:2], seq, read_to)
         statuses, shown = page.statuses if page else None, notes[0] if notes else None
         if shown is not None:
             shown = [one for one in shown if one.seq <= seq]  # of later ones a hint is on its way
         people = await self.people(statuses or (), shown or (), version_in(names))
         if statuses is not None:
             statuses = [row for row in statuses if row.user_id in people]
-        return Read(version_in(names), seq, statuses, shown, counts or watcher.counts, people)
+        return Read(version_in(names), seq, statuses, shown, counts or watcher.counts, people, seen)
 
     async def people(
         self, page: Iterable[StatusRow], notes: Iterable[Notification], names: int | None = None
@@ -82,7 +89,9 @@ class Truth:
         ids |= {one.status.user_id for one in notes if one.status}
         return await self._social.people(ids, names)
 
-    async def steps(self, watcher: Watcher, old: Has, read: Read) -> list[Step]:
+    async def steps(
+        self, watcher: Watcher, old: Has, read: Read, seen: Mapping[ObjectId, Presence | None]
+    ) -> list[Step]:
         """From what somebody has to what there is, in the order in which it is told."""
         steps: list[Step] = []
         if read.page is not None:
@@ -97,6 +106,12 @@ class Truth:
             if more:
                 watcher.acquainted = await self._acquainted(watcher.me)
             steps += sorted([*numbered, *more], key=lambda step: step.seq)
+        if read.seen is not None:
+            new = {id: now for id, now in read.seen.items() if id not in seen or is_another(now, seen[id])}
+            people = await self._social.people(new)
+            steps += [
+                Step("presence", as_json(self._faces.presence(people[id], new[id]))) for id in new if id in people
+            ]
         return steps
 
     async def look_at_edges(self, watcher: Watcher) -> None:

@@ -1,7 +1,7 @@
 """Who is here: people with connections to this process, what they have been told, and how they are told more."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -9,16 +9,18 @@ from bson import ObjectId
 
 from app.live.connection import Connection, Event
 from app.live.position import Has, sealed
+from app.live.presence import Presence
 from app.live.steps import Counts, Step
 
-Part = Literal["edges", "page", "inbox"]  # of a person's state
-EVERYTHING: frozenset[Part] = frozenset({"edges", "page", "inbox"})
+Part = Literal["edges", "page", "inbox", "presence"]  # of a person's state
+EVERYTHING: frozenset[Part] = frozenset({"edges", "page", "inbox", "presence"})
 
 
 @dataclass(slots=True, eq=False)
 class Watcher:
     """A person with connections here, who have all been told the same. `opening`: connections that begin. `acquainted`:
-    whose names they see, besides those on their page. `tellers`: who has done what they are notified of.
+    whose names and presence they see, besides those on their page. `tellers`: who has done what they are notified of.
+    `seen`: the presence of whom is as they have been told; of the others it is told.
 
     `looked`: the versions of their edges and likes, and of their inbox, when they were last looked at; `standing`: of
     what their notifications tell. `dirty`: what has to be read anew. `turn`: while it is read, nothing else changes
@@ -33,6 +35,7 @@ class Watcher:
     followees: list[ObjectId] = field(default_factory=list)
     acquainted: frozenset[ObjectId] = frozenset()
     tellers: frozenset[ObjectId] = frozenset()
+    seen: dict[ObjectId, Presence | None] = field(default_factory=dict)
     looked: tuple[int, ...] = ()
     standing: int | None = None
     dirty: frozenset[Part] = frozenset()
@@ -129,6 +132,13 @@ class Watchers:
         if watcher and watcher.is_known:
             watcher.dirty = watcher.dirty.union(parts)
             self.read_anew(watcher)
+
+    def see_anew(self, watcher: Watcher | None, people: Set[ObjectId]) -> None:
+        """The presence of these may be another one for somebody: they are told of it, whatever they have."""
+        if watcher and (some := people if watcher.turn.locked() else people & watcher.acquainted):
+            for person in some:
+                watcher.seen.pop(person, None)
+            self.is_dirty(watcher.me, {"presence"})
 
     def tell(self, watcher: Watcher, steps: Iterable[Step]) -> None:
         for event in self.told(watcher.me, watcher.has, steps):

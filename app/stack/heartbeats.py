@@ -8,6 +8,7 @@ connection, since a look-up of people who may have several would be a scan. Who 
 the script that finds them, so one process alone hears of it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
@@ -29,6 +30,10 @@ class HeartbeatsDown(Exception):
     """Redis did not answer: nobody knows who is here."""
 
 
+class Full(Exception):
+    """A person has as many connections as they may have."""
+
+
 NOW = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -36,9 +41,13 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 BEAT = (
     NOW
     + """
-local ends, came = now + ARGV[1], {}
-for n = 2, #ARGV, 2 do
-    if not redis.call('ZSCORE', KEYS[2], ARGV[n]) then came[#came + 1] = ARGV[n] end
+local ends, most, came = now + ARGV[1], tonumber(ARGV[2]), {}
+for n = 4, #ARGV, 2 do
+    if most > 0 and redis.call('ZCOUNT', KEYS[1] .. ARGV[n], '(' .. now + ARGV[3], '+inf') >= most then
+        return false
+    end
+    local last = redis.call('ZSCORE', KEYS[2], ARGV[n])
+    if not last or tonumber(last) <= now then came[#came + 1] = ARGV[n] end
     redis.call('ZADD', KEYS[1] .. ARGV[n], ends, ARGV[n + 1])
     redis.call('PEXPIRE', KEYS[1] .. ARGV[n], ARGV[1])
     redis.call('ZADD', KEYS[2], ends, ARGV[n])
@@ -89,13 +98,20 @@ class RedisHeartbeats:
     async def close(self) -> None:
         await self._redis.connection_pool.disconnect()
 
-    async def beat(self, connections: Iterable[Connection], ttl_ms: int) -> list[ObjectId]:
-        """These last so long from now on: one round trip. Those who were not taken to be here before."""
+    async def beat(
+        self, connections: Iterable[Connection], ttl_ms: int, most: int = 0, lasting_ms: int = 0
+    ) -> list[ObjectId]:
+        """These last so long from now on: one round trip. Those who were not here before, whoever knew of that. Raises
+        Full for somebody of whom `most` connections last longer than `lasting_ms`.
+        """
         scripts = [
-            (BEAT, (ttl_ms, *(part for person, id in some for part in (person.binary, id))))
+            (BEAT, (ttl_ms, most, lasting_ms, *(part for person, id in some for part in (person.binary, id))))
             for some in _cut(connections)
         ]
-        return [ObjectId(person) for came in await self._run(scripts) for person in came]
+        answers = await self._run(scripts)
+        if None in answers:
+            raise Full
+        return [ObjectId(person) for came in answers for person in came]
 
     async def leave(self, person: ObjectId, connection: str, grace_ms: int) -> None:
         """The connection ends after the grace, unless somebody beats for it."""
@@ -134,10 +150,16 @@ class HeartbeatsStandIn:
     async def close(self) -> None:
         pass
 
-    async def beat(self, connections: Iterable[Connection], ttl_ms: int) -> list[ObjectId]:
+    async def beat(
+        self, connections: Iterable[Connection], ttl_ms: int, most: int = 0, lasting_ms: int = 0
+    ) -> list[ObjectId]:
         count_redis()
-        beating = list(connections)
-        came = {person: None for person, _ in beating if person not in self._heres}
+        beating, lasting_s = list(connections), self._now_s() + lasting_ms / 1000
+        lasting = Counter(person for (person, _), ends_s in self._ends_s.items() if ends_s > lasting_s)
+        if most and any(lasting[person] >= most for person, _ in beating):
+            raise Full
+        here = self._heres & {person for (person, _), ends_s in self._ends_s.items() if ends_s > self._now_s()}
+        came = {person: None for person, _ in beating if person not in here}
         self._ends_s |= dict.fromkeys(beating, self._now_s() + ttl_ms / 1000)
         self._heres.update(came)
         return list(came)

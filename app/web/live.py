@@ -1,6 +1,10 @@
 """Parts of a page that stay up to date by server-sent events, each event the part's whole HTML.
 
 Every part is on the page already when it is opened; without JavaScript a reload brings the next state.
+
+These parts are looked for, and not pushed as what a live stream tells: they are figures (what is pending, queued, late,
+delivered so far) that change by themselves many times a second, so a hint of each change would cost more than a look
+every few seconds by the one or two who have such a page open.
 """
 
 import asyncio

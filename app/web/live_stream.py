@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -35,7 +34,13 @@ def position_of(request: HTTPConnection) -> str | None:
 async def connected(request: HTTPConnection, me: Account, digest: bytes, after: str | None) -> Connection:
     """A new connection to the hub, for a stream that whoever calls this begins. Raises TooMany."""
     await request.app.state.openings.count(me.id)
-    return await hub_of(request).open(me.id, digest, after)
+    connection = await hub_of(request).open(me.id, digest, after)
+    try:
+        await presences_of(request).connected(me.id, connection.name)
+    except BaseException:
+        hub_of(request).close(connection)
+        raise
+    return connection
 
 
 async def events_for(request: Request, me: Account, digest: bytes, after: str | None) -> "EventStream":
@@ -81,13 +86,11 @@ class Lasting:
 @asynccontextmanager
 async def _open(hub: Hub, presences: Presences, connection: Connection) -> AsyncIterator[None]:
     """Its person is here, as long as it is open."""
-    name = secrets.token_hex(8)
     try:
-        await presences.connected(connection.me, name)
         yield
     finally:
         hub.close(connection)
-        await presences.gone(connection.me, name)
+        await presences.gone(connection.me, connection.name)
 
 
 class EventStream(Response):

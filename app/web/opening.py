@@ -8,7 +8,7 @@ from bson import ObjectId
 from starlette.requests import HTTPConnection
 
 from app.errors import TooMany
-from app.live.hub import EACH
+from app.live.connection import EACH
 from app.web.caller import address_of
 from app.web.problems import Rejected
 from app.web.state import accounts_of

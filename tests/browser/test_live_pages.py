@@ -1,10 +1,11 @@
 """What pages are told while they are open: each thing once, whatever became of their connection meanwhile."""
 
+import json
 import re
 import time
 
 import pytest
-from playwright.sync_api import Locator, Page, Request, expect
+from playwright.sync_api import Locator, Page, Request, Route, expect
 
 from tests.browser.visitors import PATIENCE_S, Person, Visitors, accessible, reload_until
 
@@ -100,6 +101,35 @@ def test_nothing_is_missing_and_nothing_twice_after_a_while_without_a_network(si
     shown = ann.page.get_by_role("article")
     expect(shown).to_contain_text(["heard again", "not heard either", "not heard", "heard"])
     expect(shown).to_have_count(4)
+
+
+def test_the_browser_comes_back_by_itself_to_where_it_was(site: str, visitor: Visitors) -> None:
+    """To the last event that it got (Last-Event-ID), and not to the address, which says where the page was before."""
+    ann, bob = friends(site, visitor, "header")
+    tab, asked = ann.page.context.new_page(), list[str]()
+    tab.goto(site)
+    for page in (tab, ann.page):
+        until(page, "stream?.readyState === 1 && last")
+    ann.page.evaluate("closeStream()")
+    bob.post("got before")
+    expect(tab.get_by_role("link", name="1 new status")).to_be_visible()
+    got = tab.evaluate("last")
+    bob.post("not got yet")
+    expect(tab.get_by_role("link", name="2 new statuses")).to_be_visible()
+
+    def ends_once(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) > 1:
+            route.continue_()
+        else:
+            told = f'retry: 50\n\nid: {got}\nevent: unread\ndata: {{"unread":1,"messages_unread":0}}\n\n'
+            route.fulfill(content_type="text/event-stream", body=told)
+
+    ann.page.route("**/live?*", ends_once)
+    ann.page.evaluate("openStream()")
+    until(ann.page, f"last === {json.dumps(tab.evaluate('last'))}")
+    assert ann.page.evaluate("news.size") == 1
+    assert asked[0] == asked[1]
 
 
 def test_of_the_tabs_that_nobody_sees_one_has_a_stream(site: str, visitor: Visitors) -> None:

@@ -12,7 +12,8 @@ from app.accounts import TOKENS_EACH, Accounts
 from app.departures import depart
 from app.edges import followees_of
 from app.errors import Conflict, Forbidden, NotFound, WrongPassword
-from app.inbox.notifier import Notifier
+from app.inbox.notifications import Notifications
+from app.inbox.notifier import INBOXES, Notifier
 from app.models import Account, Audience
 from app.stack.mongodb.find import rows
 from phases.base import Phase
@@ -417,6 +418,16 @@ def told(setting: Setting) -> Setting:
 
 async def mention_waits(town: Town) -> None:
     await town.post("zoe", "hello @ben @ann")
+
+
+async def marks_read(process: Process) -> None:
+    """Whatever there is, and not what will be."""
+    await Notifications(process.town.stack).mark_read(process.ids["ann"], 99)
+
+
+def only_what_is_there_is_read(town: Town) -> None:
+    for inbox in town.rows(INBOXES):
+        assert inbox.get("read_to", 0) <= inbox.get("seq", 0), "the next notification is read before it is there"
 
 
 async def told_twice(process: Process) -> None:
@@ -1164,6 +1175,14 @@ RACES: tuple[Race, ...] = (
         {"worker": work, "ann": in_turn(unfollow(), follow())},
         ("worker",),
         ("ann",),
+    ),
+    Race(
+        "mention x mark as read",
+        then(told(town("cache", ann="new", fans=("ben",))), mention_waits),
+        {"worker": work, "ann": in_turn(marks_read, marks_read)},
+        ("worker",),
+        ("ann",),
+        after=only_what_is_there_is_read,
     ),
     Race(
         "mention x delete",

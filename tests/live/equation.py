@@ -16,6 +16,7 @@ from bson import ObjectId
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from app.accounts import Accounts
 from app.clock import LAST_ID
 from app.config import Config
 from app.errors import Refused
@@ -24,11 +25,12 @@ from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.live import behind, position, steps, truth
 from app.live.hub import Hub
+from app.live.look import NEWLY_S
 from app.live.presence import Presences
 from app.live.talk import Talk
 from app.models import Account, Audience
 from app.stack import Addresses, Hint, Stack, connected
-from app.stack.bus import MemoryBus
+from app.stack.bus import HintKind, MemoryBus
 from app.web import schemas
 from tests.dates import NOON, ManualClock
 from tests.live import listeners
@@ -72,6 +74,7 @@ class Equation(RuleBasedStateMachine):
         for module in (behind, position, steps, truth, listeners):
             self.exits.enter_context(patch.object(module, "PAGE", SHORT))
         self.statuses: list[tuple[ObjectId, ObjectId]] = []
+        self.passed_s = 0.0
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run(work)
@@ -89,7 +92,7 @@ class Equation(RuleBasedStateMachine):
         self.world.timelines.outbox.add(self.notifier)
         other = await World.open(stack, self.clock)  # another process, as far as it remembers anything
         self.notifications = Notifications(stack)
-        self.conversations, self.sent = Conversations(stack, partial(self._concerns, stack)), 0
+        self.conversations, self.sent = Conversations(stack, partial(self._hinted, stack, "concerns")), 0
         await self.world.people(*NAMES)
         self.people = [self.world.ids[name] for name in NAMES]
         pairs = [(one, other) for one in self.people for other in self.people if one != other]
@@ -98,12 +101,15 @@ class Equation(RuleBasedStateMachine):
                 await self.world.social.follow(one, followee)
         self.hubs: list[Hub] = [await new_hub(each, self._talk(each)) for each in (self.world, other)]
         self.lost = [False, False]
+        self.presences = [Presences(stack) for _ in self.hubs]
+        for each in self.presences:
+            each.changed = partial(self._hinted, stack, "presence")
         self.clients = [Client(self.hubs[0], self.people[n % 2]) for n in range(4)]
         for client in self.clients[:2]:
             await self._connect(client, 0)
 
-    async def _concerns(self, stack: Stack, person: ObjectId) -> None:
-        stack.bus.tell(Hint("concerns", person))
+    async def _hinted(self, stack: Stack, kind: HintKind, person: ObjectId) -> None:
+        stack.bus.tell(Hint(kind, person))
 
     def _talk(self, world: World) -> Talk:
         return Talk(Conversations(world.stack), world.social, Presences(world.stack), schemas)
@@ -207,13 +213,30 @@ class Equation(RuleBasedStateMachine):
             case "silence" | "unsilence":
                 await talk.silence(me, one.id, what == "silence")
 
+    @rule(n=which, to=hub, comes=st.booleans(), passes_s=st.sampled_from([1, 1, 10]))
+    def come_or_go(self, n: int, to: int, comes: bool, passes_s: float) -> None:
+        """With one device at each process; whoever is not renewed goes by themselves."""
+        verb = self.presences[to].connected if comes else self.presences[to].gone
+        self.act(verb(self.person(n), f"device {to}"))
+        self.clock.advance(passes_s)
+        self.passed_s += passes_s
+        if self.passed_s > NEWLY_S / 2:  # a look comes by far more often
+            self.passed_s = 0.0
+            self.poll(0)
+            self.poll(1)
+
+    @rule(n=which, hidden=st.booleans())
+    def hide(self, n: int, hidden: bool) -> None:
+        handle = NAMES[n % 3]
+        self.act(Accounts(self.world.stack).hide(Account(self.person(n), handle), hidden))
+
     @rule(seed=st.integers(0, 9_999))
     def much_happens(self, seed: int) -> None:
         """Between two looks: Hypothesis alone takes few steps."""
         random = Random(seed)
         for _ in range(12):
             n, m = random.randrange(12), random.randrange(12)
-            match random.randrange(18):
+            match random.randrange(21):
                 case 0 | 1 | 2:
                     self.post(n, random.choice(AUDIENCES), m)
                 case 3:
@@ -230,6 +253,10 @@ class Equation(RuleBasedStateMachine):
                     self.work()
                 case 13:
                     self.connect_or_lose(n % 4, m % 2, random.randrange(6))
+                case 14 | 15:
+                    self.come_or_go(n, m % 2, random.random() < 0.6, random.choice((1, 10)))
+                case 16:
+                    self.hide(n, random.random() < 0.3)
                 case _:
                     self.talk(n, m, random.choice(TALK), random.randrange(1, 6))
 
@@ -296,6 +323,8 @@ class Equation(RuleBasedStateMachine):
 
     async def _compare(self) -> None:
         await self._work()
+        for each in self.presences:
+            await each.look()
         for n, hub in enumerate(self.hubs):
             await (self._poll(n) if self.lost[n] else hub.settled())
         for client in self.clients:

@@ -16,7 +16,7 @@ from app.live.connection import STILL_HERE, Connection, Event
 from app.live.hub import Hub
 from app.live.position import PAGE
 from app.live.presence import Presences
-from app.live.steps import Source
+from app.live.steps import Source, as_json
 from app.stack import Hint, Stack
 from app.stack.bus import Listener
 from app.web import schemas
@@ -69,10 +69,11 @@ async def _talk(world: World, me: ObjectId) -> State:
     """Conversations, and the messages of each; of those that one got the state is not told to other devices."""
     conversations = Conversations(world.stack)
     found, _, unread = await conversations.page(me, None, 100)
-    people = await world.social.people({me, *(one.other for one in found)})
+    others = {one.other for one in found}
+    people, seen = await world.social.people({me, *others}), await Presences(world.stack).seen_by(me, others)
     talk = {}
     for one in found:
-        talk[str(one.id)] = heard = _heard(schemas.conversation(one, people, dict.fromkeys(people)))
+        talk[str(one.id)] = heard = _heard(json.loads(as_json(schemas.conversation(one, people, seen))))
         for message in (await conversations.messages(me, one.id, None, 100))[0]:
             heard["messages"][message.seq] = _said(schemas.message(message, people))
     return {"messages_unread": unread, "talk": talk}
@@ -83,7 +84,13 @@ def _heard(shown: State) -> State:
     last = shown["last"]["seq"] if shown["last"] else 0
     kept = {name: shown[name] for name in ("unread", "delivered_to", "read_to")}
     kept |= {"handle": shown["with"]["handle"], "name": shown["with"]["name"], "silenced": "silenced" in shown}
+    kept["presence"] = _seen(shown["with"]["presence"])
     return {**kept, "messages": {}, "last": last, "counted": last}
+
+
+def _seen(presence: State | None) -> State | None:
+    """When somebody who is here was seen last is not told."""
+    return presence and {**presence, "last_seen_at": None if presence["online"] else presence["last_seen_at"]}
 
 
 def _said(message: State) -> tuple[Any, ...]:
@@ -168,7 +175,11 @@ class Client:
                 self.state["talk"][data["id"]] = now | {"messages": had["messages"]} if had else None
                 if had:
                     _tick(self.state["talk"][data["id"]])
-            case "presence" | "letter":
+            case "presence":
+                for one in self.state["talk"].values():
+                    if one and one["handle"] == data["handle"]:
+                        one["presence"] = _seen(data["presence"])
+            case "letter":
                 pass
             case "reset":
                 self.state = None

@@ -21,10 +21,5 @@ def run(histories: int, steps: int = 30, seed: int = 1) -> None:
 
 def test_a_state_with_the_events_applied_is_the_state_now() -> None:
     run(25, seed=3)
-    assert (
-        min(
-            Equation.tally[each]
-            for each in ("status", "status_gone", "likes", "notification", "message", "conversation", "resumed")
-        )
-        > 2
-    )
+    seen = ["status", "status_gone", "likes", "notification", "message", "conversation", "presence", "resumed"]
+    assert min(Equation.tally[each] for each in seen) > 2

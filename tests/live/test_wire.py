@@ -16,8 +16,7 @@ import httpx
 import pytest
 
 from app.config import Config
-from app.live import hub
-from app.live.connection import Event
+from app.live.connection import EACH, Event
 from app.serve import _uvicorn
 from app.stack import connected
 from app.web import create_app, protocol
@@ -201,7 +200,7 @@ async def test_who_may_not_is_told_before_the_upgrade(site: Site) -> None:
         address = f"/live{query}"
         assert (await site.http.get(address, headers=headers)).status_code == 401, query
     assert (await site.http.get("/live/socket", headers=ann)).status_code == 426
-    many = [await Socket.open(site, headers=ann) for _ in range(hub.EACH - 1)]
+    many = [await Socket.open(site, headers=ann) for _ in range(EACH - 1)]
     assert [one.status for one in many] == [101] * len(many)
     assert (await Socket.open(site, headers=ann)).status == 429
     answer = await site.http.get("/live", headers=ann)
@@ -259,13 +258,13 @@ async def test_who_opens_many_at_once_waits_for_the_first() -> None:
 
         async def slow(token: Any) -> Any:
             looked_up.append(token)
-            if len(looked_up) == hub.EACH:
+            if len(looked_up) == EACH:
                 all_there.set()
             await go_on.wait()
             return await holder(token)
 
         with patch.object(accounts, "_holder", slow):
-            first = [asyncio.create_task(site.http.head("/live", headers=ann)) for _ in range(hub.EACH)]
+            first = [asyncio.create_task(site.http.head("/live", headers=ann)) for _ in range(EACH)]
             await asyncio.wait_for(all_there.wait(), PATIENCE_S)
             answers = [await site.http.get("/live", headers=ann), await site.http.head("/live", headers=ann)]
             assert [(answer.status_code, answer.headers["retry-after"]) for answer in answers] == [(429, "1")] * 2
