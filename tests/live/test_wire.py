@@ -179,7 +179,7 @@ async def test_both_say_the_same_and_go_on_where_they_were(site: Site) -> None:
     await site.http.put(f"/statuses/{posted['id']}/like", headers=bob)
     await site.http.delete(f"/statuses/{gone}", headers=bob)
     for given in ({"headers": {**ann, "Last-Event-ID": last}}, {"headers": ann, "params": {"after": last}}):
-        async with events(site, **given) as stream:
+        async with events(site, "/live", **given) as stream:
             assert (await stream.next())[:2] == (last, "ready")
             assert (await stream.next())[1:] == ("likes", {"id": posted["id"], "likes": 1, "you_like": False})
     web = await Socket.open(site, f"?after={last}", {**ann, "Last-Event-ID": first[0]})
