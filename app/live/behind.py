@@ -42,8 +42,6 @@ class Behind:
         assert read.page is not None
         assert read.notes is not None
         page, notes = await self._statuses(me, old, read.page), await self._notes(me, old, read.notes)
-        if len(page) + len(notes) > MOST_MISSED:
-            return None
         people = {**read.people, **await self._truth.people(page[PAGE:], notes[PAGE:])}
         read = read._replace(page=[row for row in page if row.user_id in people], notes=notes, people=people)
         steps = await self._truth.steps(watcher, old, read, {})  # who came and who went is in no position

@@ -16,7 +16,7 @@ from app.errors import TooMany
 from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import INBOXES, Notifier
-from app.live import behind, news
+from app.live import behind, news, truth
 from app.live.connection import EACH, MOST_QUEUED, OVER, SLOW, STILL_HERE, Event
 from app.live.hub import READS_AT_ONCE
 from app.live.position import Has
@@ -408,14 +408,25 @@ async def test_nothing_is_kept_of_whoever_has_gone(town: World) -> None:
     hub = await new_hub(town)
     ann = Client(hub, town.ids["ann"])
     await ann.connect()
-    await town.follow("ann", "ben")
-    await carried(town.stack)
-    await hub.settle()
-    (reading,) = [watcher.reading for watcher in hub.watchers]
-    assert reading
-    await asyncio.sleep(0)
-    ann.leave()
-    await reading
+    begins, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(db: Database, **finds: Find) -> dict[str, Rows]:
+        answers = await together(db, **finds)
+        if "followees" in finds:
+            begins.set()
+            await may_go_on.wait()
+        return answers
+
+    with patch.object(truth, "together", slowly):
+        town.stack.bus.tell(Hint("edges", ann.me))
+        await carried(town.stack)
+        await hub.settle()
+        (reading,) = [watcher.reading for watcher in hub.watchers]
+        assert reading
+        await begins.wait()
+        ann.leave()
+        may_go_on.set()
+        await reading
     assert (list(hub.watchers), hub.watchers._followers) == ([], {})
 
 
