@@ -16,7 +16,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 
 @pytest.fixture(scope="module")  # tests of other modules open databases of their own, and Beanie knows one
 def site() -> Iterator[str]:
-    with serving(Config(demo=True)) as address:
+    with serving(Config(demo=True, server_timeout_s=PATIENCE_S)) as address:
         yield address
 
 

@@ -28,7 +28,8 @@ def test_the_whole_story_can_be_read(site: str, visitor: Visitors, width: int, s
         expect(page.get_by_role("heading", level=1)).to_have_text(one.title)
         page.locator("main details").evaluate_all("all => all.forEach(one => { one.open = true; })")
         fits(page)
-        accessible(page)
+        if scheme == "dark":  # axe takes half of the time; every page that is not a chapter is shown to it in both
+            accessible(page)
         if number + 1 < len(chapters()):
             page.get_by_role("navigation", name="Before and next").get_by_role("link").last.click()
 

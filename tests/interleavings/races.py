@@ -612,6 +612,7 @@ RACES: tuple[Race, ...] = (
             then(town(p), lambda town: Process(town).unfollow("ann", "zoe")),
             {"ann": in_turn(follow(), read(p)), "zoe": publish()},
             ("ann", "zoe"),
+            fast=p == "cache",
         )
         for p in IN_WORKER
     ),
@@ -696,7 +697,11 @@ RACES: tuple[Race, ...] = (
     ),
     Race("trim on read x delivery", then(town("cache"), surplus), {"ann": read("cache"), "zoe": publish()}, ("ann",)),
     Race(
-        "trim on read x follow", then(town("cache"), surplus), {"ann": read("cache"), "ann2": follow("yan")}, ("ann2",)
+        "trim on read x follow",
+        then(town("cache"), surplus),
+        {"ann": read("cache"), "ann2": follow("yan")},
+        ("ann2",),
+        fast=False,
     ),
     Race(
         "trim on read x trim on read",
@@ -1175,6 +1180,7 @@ RACES: tuple[Race, ...] = (
         {"worker": work, "ann": in_turn(unfollow(), follow())},
         ("worker",),
         ("ann",),
+        fast=False,
     ),
     Race(
         "mention x mark as read",
