@@ -8,6 +8,7 @@ from bson import ObjectId
 
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.inbox.conversations import MESSAGES, Conversation, Conversations, Message
+from app.stack import Hint
 from app.stack.cost import counted
 from app.stack.mongodb.stand_in import is_stand_in
 from app.walkthrough.book import chapters
@@ -24,10 +25,12 @@ class Talk:
     def __init__(self, world: World) -> None:
         self.world, self.ids = world, world.ids
         self.told: list[str] = []
-        self.conversations = Conversations(world.stack, self._hear)
+        self.conversations = Conversations(world.stack)
+        world.stack.bus.tell = self._hear  # type: ignore[method-assign]
 
-    async def _hear(self, person: ObjectId) -> None:
-        self.told.append(next(name for name, id in self.ids.items() if id == person))
+    def _hear(self, *hints: Hint) -> None:
+        names = {id: name for name, id in self.ids.items()}
+        self.told += [names[id] for kind, *ids in hints if kind == "talked" for id in ids[::2] if id]
 
     async def open(self, me: str, other: str) -> ObjectId:
         self.world.clock.advance(1)
