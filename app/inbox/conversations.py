@@ -336,7 +336,8 @@ class Conversations:
                 raise Forbidden("one of you blocks the other")
             row = await edges[CONVERSATIONS].find_or_insert(query, new)
             if row["_id"] == new["_id"]:
-                await _number_change(edges, row, [me])
+                told = await _numbers_of_change(edges, row, [me])
+                await edges[CONVERSATIONS].update_one({"_id": row["_id"]}, {"$set": told}, upsert=False)
             return row
 
         # By the versions of both, as a block is made: of the two one comes first, and the other one sees it.
@@ -447,14 +448,17 @@ class Conversations:
         if marks["counted"] >= side.theirs["sent"]:
             change["$pull"] = {"unread": side.me}
 
-        async def at_this_version(inside: Transaction) -> bool:
+        async def at_this_version(inside: Transaction) -> None:
+            change["$set"] = await _numbers_of_change(inside, side.row, concerned)
             there = {"_id": side.id, "version": side.version}
             if not await inside[CONVERSATIONS].update_one(there, change, upsert=False):
-                return False
-            await _number_change(inside, side.row, concerned)
-            return True
+                raise _MovedOn
 
-        return await transaction(self._db, at_this_version)
+        try:
+            await transaction(self._db, at_this_version)
+        except _MovedOn:
+            return False
+        return True
 
     async def delete(self, me: ObjectId, id: ObjectId, seq: int) -> None:
         """One's own message keeps its number; text and picture are gone. Raises NotFound for any other."""
@@ -482,8 +486,8 @@ class Conversations:
 
         async def change(inside: Transaction) -> None:
             silent = {"$addToSet" if on else "$pull": {"silent": me}}
-            await inside[CONVERSATIONS].update_one({"_id": id}, silent, upsert=False)
-            await _number_change(inside, side.row, [me])
+            told = {"$set": await _numbers_of_change(inside, side.row, [me])}
+            await inside[CONVERSATIONS].update_one({"_id": id}, silent | told, upsert=False)
 
         await transaction(self._db, change)
         self._tell(id, me)
@@ -545,9 +549,9 @@ async def _numbers(
     return [{"who": one, "seq": await inboxes.next_number({"_id": one, **where}, "seq")} for one in sorted(people)]
 
 
-async def _number_change(inside: Transaction, row: Mapping[str, Any], concerned: Collection[ObjectId]) -> None:
-    """Of the conversation itself."""
-    numbers = {
-        f"told.{row['people'].index(told['who'])}.seq": told["seq"] for told in await _numbers(inside, concerned)
-    }
-    await inside[CONVERSATIONS].update_one({"_id": row["_id"]}, {"$set": numbers}, upsert=False)
+async def _numbers_of_change(
+    inside: Transaction, row: Mapping[str, Any], concerned: Collection[ObjectId]
+) -> dict[str, int]:
+    """The next number of each, for a change of the conversation itself, as its document keeps them."""
+    numbers = await _numbers(inside, concerned)
+    return {f"told.{row['people'].index(told['who'])}.seq": told["seq"] for told in numbers}
