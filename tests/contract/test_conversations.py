@@ -262,6 +262,12 @@ async def test_everything_that_concerns_somebody_has_a_number_of_theirs(talk: Ta
     assert await told("conversations", "ben") == [3]
     changes = await talk.conversations.changes(talk.ids["ann"], 3, 5, 10)
     assert sorted(change[:2] for change in changes) == [(4, id), (5, id)], "the receipt, and the deleted message"
+    ann, ben, cat = (talk.ids[name] for name in PEOPLE)
+    for about in ([id], []):
+        news, _ = await talk.conversations.news({ann: 3, ben: 2, cat: 0}, about)
+        numbers = {me: [change.seq for change in each.changes] for me, each in news.items()}
+        assert numbers == {ann: [4, 5], ben: [3, 4], cat: []}
+        assert (news[ann].changes, news[ann].others, news[cat].others) == (sorted(changes), {ben}, set())
     assert await talk.conversations.others(talk.ids["ann"], 5) == [talk.ids["ben"]]
 
 
