@@ -42,6 +42,9 @@ READY_PATIENCE_S = 5.0  # with Redis and Memcached
 READY_POLL_S = 0.05
 GRACEFUL_S = 5  # how long an answer under way may take when a web process stops
 BACKLOG = 2_048  # connections that wait for a web process
+YOUNG_OBJECTS = (
+    10_000  # until they are collected; Python's 700 come in a few requests, most of which are still under way
+)
 EARLY_PATIENCE = 3  # quick deaths of a web process or worker until the start is given up
 
 WEB_COMMAND = (*OURS, "app.cli", "web-process")  # `--data DIR --fd N` is appended
@@ -314,6 +317,7 @@ async def web_process(fd: int, addresses: Addresses, config: Config) -> None:
     """One web process on a socket that its parent listens on, until SIGTERM."""
     async with _application(addresses, config) as (_, _, app):
         gc.freeze()  # what is there from the start: a full collection of it takes longer than any page
+        gc.set_threshold(YOUNG_OBJECTS)
         await _uvicorn(app, config).serve(sockets=[socket.socket(fileno=fd)])
 
 

@@ -89,6 +89,9 @@ SCATTERED: tuple[Scattered, ...] = (
     Scattered("conversations", ("silent", "unread"), "the badge: as above"),
     Scattered("conversations", ("told",), "what has changed for one person since a number of theirs: as above"),
     Scattered("messages", ("told",), "as above"),
+    Scattered("conversations", ("unread",), "the badges of those who are told at once on live streams: as above"),
+    Scattered("conversations", ("$or",), "what has changed for them: as for one person"),
+    Scattered("messages", ("$or",), "as above"),
     Scattered("messages", ("_id",), "the last message of each conversation of a list: an index, one entry each"),
     Scattered(
         "users", ("renamed",), "who was renamed since: a sparse index, asked when the version of names has moved"

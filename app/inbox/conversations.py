@@ -7,7 +7,7 @@ the transaction goes through only at the version that was looked at.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,15 +17,15 @@ from weakref import WeakValueDictionary
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
-from app.edges import change_edges
+from app.edges import NAMES, change_edges, version_in, version_of
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.inbox import pictures
-from app.inbox.notifier import INBOXES
+from app.inbox.notifier import INBOXES, NOTIFICATIONS
 from app.inbox.pictures import IMAGES
 from app.models import LAST_SEQ, message_key, pair_key
 from app.models import Conversation as ConversationDocument
 from app.models import Message as MessageDocument
-from app.stack import Stack
+from app.stack import Hint, Stack
 from app.stack.mongodb.find import Find, Rows, rows, together
 from app.stack.mongodb.transaction import Contended, Transaction, transaction
 from app.text import checked
@@ -34,6 +34,7 @@ from app.watch import metrics
 CONVERSATIONS, MESSAGES = ConversationDocument.Settings.name, MessageDocument.Settings.name
 TEXT_LIMIT = 2_000  # code points
 MOST_UNREAD = 1_000  # conversations, counted; as many or more
+MOST_NEWS = 2_000  # of a kind, that one command looks for
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PLACE_PATTERN = "^[0-9a-f]{35}$"
 TRIES = 100  # to store something while others move the conversation on
@@ -52,7 +53,6 @@ NOTHING: Mapping[str, int] = {
 OPEN = {"closed": {"$exists": False}}  # an inbox: the end of its account writes it, so it or the message comes first
 
 State = Literal["sent", "delivered", "read"]
-Concerns = Callable[[ObjectId], Awaitable[None]]
 
 
 class Place(NamedTuple):
@@ -110,6 +110,19 @@ class Change(NamedTuple):
     what: Message | Conversation
 
 
+class News(NamedTuple):
+    """What somebody was not told of, in the order of its numbers. `others`: with whom. `unread`: conversations."""
+
+    changes: list[Change]
+    others: set[ObjectId]
+    unread: int
+
+    @property
+    def shown(self) -> set[ObjectId]:
+        """Of whom the presence belongs to it."""
+        return {change.what.other for change in self.changes if isinstance(change.what, Conversation)}
+
+
 def checked_text(text: str) -> str:
     """A message's text, trimmed. Raises Invalid."""
     return checked("text", text, TEXT_LIMIT)
@@ -164,11 +177,11 @@ class _Side:
 class Conversations:
     """One per process. Ids that are not one's own are answered as if they did not exist.
 
-    `concerns` is told of each person whom something has changed for, once that is stored; nothing depends on it.
+    A hint says whom something has changed for, once that is stored; nothing depends on it.
     """
 
-    def __init__(self, stack: Stack, concerns: Concerns | None = None) -> None:
-        self._db, self._clock, self.concerns = stack.db, stack.clock, concerns
+    def __init__(self, stack: Stack) -> None:
+        self._db, self._clock, self._bus = stack.db, stack.clock, stack.bus
         self._turns: WeakValueDictionary[tuple[str, ObjectId], asyncio.Lock] = WeakValueDictionary()
 
     # Reading
@@ -222,8 +235,8 @@ class Conversations:
             conversations=Find(CONVERSATIONS, told, (*FIELDS, "told"), limit),
         )
         ids = list({ObjectId(row["_id"][:12]) for row in found["messages"]})
-        around = await rows(self._db, Find(CONVERSATIONS, {"_id": {"$in": ids}, "people": me}, FIELDS, len(ids) or 1))
-        sides = {row["_id"]: _Side([row], me) for row in around}
+        around = Find(CONVERSATIONS, {"_id": {"$in": ids}, "people": me}, FIELDS, len(ids))
+        sides = {row["_id"]: _Side([row], me) for row in (await rows(self._db, around) if ids else ())}
         changes = [
             Change(_told(row, me), id, sides[id].message(row))
             for row in found["messages"]
@@ -232,6 +245,51 @@ class Conversations:
         changed = await self._with_last([_Side([row], me) for row in found["conversations"]])
         numbers = {row["_id"]: _told(row, me) for row in found["conversations"]}
         return changes + [Change(numbers[one.id], one.id, one) for one in changed]
+
+    async def news(
+        self, after: Mapping[ObjectId, int], about: Collection[ObjectId]
+    ) -> tuple[dict[ObjectId, News], int]:
+        """What has changed under a number above theirs, of each person for whom nothing else has such a number; and
+        the version of everybody's names. `about`: the conversations that it is likely to be.
+
+        One command for all of them; one more where something else has changed than by a message, or elsewhere. Nobody
+        is among the answers where it is too much for one command.
+        """
+        told = [{"told": {"$elemMatch": {"who": one, "seq": {"$gt": seq}}}} for one, seq in after.items()]
+        numbered = {"$or": [{"whom": one, "seq": {"$gt": seq}} for one, seq in after.items()]}
+        around = {"$or": [{"_id": {"$in": list(about)}}, *told]}
+        found = await together(
+            self._db,
+            messages=Find(MESSAGES, {"$or": told}, (*MESSAGE_FIELDS, "told"), MOST_NEWS),
+            conversations=Find(CONVERSATIONS, around, (*FIELDS, "told"), MOST_NEWS),
+            notifications=Find(NOTIFICATIONS, numbered, ("whom",), MOST_NEWS),
+            unread=Find(CONVERSATIONS, {"unread": {"$in": list(after)}}, ("unread", "silent"), MOST_NEWS),
+            names=version_of(NAMES),
+        )
+        version = version_in(found["names"])
+        if any(len(part) == MOST_NEWS for part in found.values()):
+            return {}, version
+        known = {row["_id"]: row for row in found["conversations"]}
+        if missing := list({ObjectId(row["_id"][:12]) for row in found["messages"]} - known.keys()):
+            elsewhere = Find(CONVERSATIONS, {"_id": {"$in": missing}}, FIELDS, len(missing))
+            known |= {row["_id"]: row for row in await rows(self._db, elsewhere)}
+        changes = [
+            (side, Change(seq, side.id, side.message(row)))
+            for row, seq, who in _news(found["messages"], after)
+            for side in [_Side([known[ObjectId(row["_id"][:12])]], who)]
+        ]
+        changed = [(_Side([row], who), seq) for row, seq, who in _news(found["conversations"], after)]
+        shown = await self._with_last([side for side, _ in changed])
+        changes += [(side, Change(seq, side.id, one)) for (side, seq), one in zip(changed, shown, strict=True)]
+        answers = {
+            me: News([], set(), sum(me in row["unread"] and me not in row["silent"] for row in found["unread"]))
+            for me in after.keys() - {row["whom"] for row in found["notifications"]}
+        }
+        for side, change in sorted(changes, key=lambda one: one[1].seq):
+            if side.me in answers:
+                answers[side.me].changes.append(change)
+                answers[side.me].others.add(side.other)
+        return answers, version
 
     async def others(self, me: ObjectId, limit: int) -> list[ObjectId]:
         """With whom they have conversations, the last active first."""
@@ -278,14 +336,15 @@ class Conversations:
                 raise Forbidden("one of you blocks the other")
             row = await edges[CONVERSATIONS].find_or_insert(query, new)
             if row["_id"] == new["_id"]:
-                await _number_change(edges, row, [me])
+                told = await _numbers_of_change(edges, row, [me])
+                await edges[CONVERSATIONS].update_one({"_id": row["_id"]}, {"$set": told}, upsert=False)
             return row
 
         # By the versions of both, as a block is made: of the two one comes first, and the other one sees it.
         row = await change_edges(self._db, {me, other}, unless_blocked)
         created = row["_id"] == new["_id"]
         if created:
-            await self._tell(me)
+            self._tell(row["_id"], me)
         return (await self._with_last([_Side([row], me)]))[0], created
 
     async def send(
@@ -325,7 +384,7 @@ class Conversations:
                 new = side.next_message(client_id, text, image, self._clock.now())
                 if await self._stored(side, new):
                     metrics.MESSAGES.inc()
-                    await self._tell(me, side.other)
+                    self._tell(id, me, side.other)
                     return side.message(new), True
         raise Contended("others keep writing into this conversation")
 
@@ -379,7 +438,7 @@ class Conversations:
                     return
                 concerned = [me] if all(side.mine[name] >= mark for name, mark in seen.items()) else [me, side.other]
                 if await self._marked(side, marks | seen, concerned):
-                    await self._tell(*concerned)
+                    self._tell(id, *concerned)
                     return
         raise Contended("others keep writing into this conversation")
 
@@ -389,14 +448,17 @@ class Conversations:
         if marks["counted"] >= side.theirs["sent"]:
             change["$pull"] = {"unread": side.me}
 
-        async def at_this_version(inside: Transaction) -> bool:
+        async def at_this_version(inside: Transaction) -> None:
+            change["$set"] = await _numbers_of_change(inside, side.row, concerned)
             there = {"_id": side.id, "version": side.version}
             if not await inside[CONVERSATIONS].update_one(there, change, upsert=False):
-                return False
-            await _number_change(inside, side.row, concerned)
-            return True
+                raise _MovedOn
 
-        return await transaction(self._db, at_this_version)
+        try:
+            await transaction(self._db, at_this_version)
+        except _MovedOn:
+            return False
+        return True
 
     async def delete(self, me: ObjectId, id: ObjectId, seq: int) -> None:
         """One's own message keeps its number; text and picture are gone. Raises NotFound for any other."""
@@ -414,7 +476,7 @@ class Conversations:
             await inside[MESSAGES].update_one(there, change, upsert=False)
 
         await transaction(self._db, once)
-        await self._tell(me, side.other)
+        self._tell(id, me, side.other)
 
     async def silence(self, me: ObjectId, id: ObjectId, on: bool) -> None:
         """Its unread messages are on no badge. The other does not know. Raises NotFound."""
@@ -424,16 +486,14 @@ class Conversations:
 
         async def change(inside: Transaction) -> None:
             silent = {"$addToSet" if on else "$pull": {"silent": me}}
-            await inside[CONVERSATIONS].update_one({"_id": id}, silent, upsert=False)
-            await _number_change(inside, side.row, [me])
+            told = {"$set": await _numbers_of_change(inside, side.row, [me])}
+            await inside[CONVERSATIONS].update_one({"_id": id}, silent | told, upsert=False)
 
         await transaction(self._db, change)
-        await self._tell(me)
+        self._tell(id, me)
 
-    async def _tell(self, *people: ObjectId) -> None:
-        if self.concerns:
-            for person in people:
-                await self.concerns(person)
+    def _tell(self, id: ObjectId, one: ObjectId, other: ObjectId | None = None) -> None:
+        self._bus.tell(Hint("talked", one, id, other))
 
     def _turn(self, collection: str, id: ObjectId) -> asyncio.Lock:
         """As far as they come through this process, changes of a document go one after another."""
@@ -463,6 +523,14 @@ def _told(row: Mapping[str, Any], me: ObjectId) -> int:
     return next(int(told["seq"]) for told in row["told"] if told["who"] == me)
 
 
+def _news(found: Rows, after: Mapping[ObjectId, int]) -> Iterator[tuple[dict[str, Any], int, ObjectId]]:
+    """Of whom each is news, under which number."""
+    for row in found:
+        for told in row["told"]:
+            if told["who"] in after and told["seq"] > after[told["who"]]:
+                yield row, told["seq"], told["who"]
+
+
 def _of(me: ObjectId, id: ObjectId) -> Find:
     return Find(CONVERSATIONS, {"_id": id, "people": me}, FIELDS, 1)
 
@@ -481,9 +549,9 @@ async def _numbers(
     return [{"who": one, "seq": await inboxes.next_number({"_id": one, **where}, "seq")} for one in sorted(people)]
 
 
-async def _number_change(inside: Transaction, row: Mapping[str, Any], concerned: Collection[ObjectId]) -> None:
-    """Of the conversation itself."""
-    numbers = {
-        f"told.{row['people'].index(told['who'])}.seq": told["seq"] for told in await _numbers(inside, concerned)
-    }
-    await inside[CONVERSATIONS].update_one({"_id": row["_id"]}, {"$set": numbers}, upsert=False)
+async def _numbers_of_change(
+    inside: Transaction, row: Mapping[str, Any], concerned: Collection[ObjectId]
+) -> dict[str, int]:
+    """The next number of each, for a change of the conversation itself, as its document keeps them."""
+    numbers = await _numbers(inside, concerned)
+    return {f"told.{row['people'].index(told['who'])}.seq": told["seq"] for told in numbers}

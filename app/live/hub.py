@@ -1,6 +1,7 @@
 """The hub of a process: it hears hints, and its connections are told what has changed for them.
 
 A new status is looked up once, and judged for each of its readers by edges that are looked up together (`news`).
+What has been said in conversations is looked up for many people at once (`talk`).
 Whatever else changes is read anew for each person whom it may concern, and compared with what they have (`truth`).
 Hints may be lost: what they would have said is found by a look (`look`). Every event carries the position after it, so
 that whoever loses the connection comes back and gets the rest (`behind`).
@@ -24,6 +25,7 @@ from app.live.news import News
 from app.live.position import Shown
 from app.live.presence import Presences
 from app.live.steps import Faces, Source, counted
+from app.live.talk import Talk
 from app.live.truth import Read, Truth
 from app.live.watchers import EVERYTHING, Part, Watcher, Watchers
 from app.social import Social
@@ -44,6 +46,7 @@ RETRY_AFTER_S = 5
 class Hub:
     """One per process. `messages_unread`: of a person, how many conversations have some. `sent`: is told the name of
     each event and how many connections it goes to.
+    `talk`: beside it there are no other `sources`, or it would pass over what these have numbered.
     """
 
     def __init__(
@@ -58,13 +61,15 @@ class Hub:
         messages_unread: Callable[[ObjectId], Awaitable[int]],
         sent: Callable[[str, int], None] = lambda _name, _times: None,
         sources: Sequence[Source] = (),
+        talk: Talk | None = None,
     ) -> None:
         self._stack, self._accounts = stack, accounts
         self.watchers = here = Watchers(stack.secret, sent)
         here.read_anew = self._refresh_if_dirty
-        theirs = timelines, social, notifications, presences, messages_unread, faces, sources
+        theirs = timelines, social, notifications, presences, messages_unread, faces, [talk] if talk else sources
         self._truth = Truth(stack.db, *theirs, here)
         self._news = News(stack.db, social, faces, here)
+        self._talk = talk
         self._behind = Behind(here, self._truth, timelines, notifications)
         self._look = Look(stack, notifications, presences, here, self._hear)
         self._heard: list[Hint] = []
@@ -184,6 +189,7 @@ class Hub:
     async def _handle(self, hints: Sequence[Hint]) -> None:
         posted: dict[ObjectId, ObjectId] = {}
         liked: dict[ObjectId, set[ObjectId]] = {}
+        talked: dict[ObjectId, set[ObjectId]] = {}
         for hint in hints:
             match hint:
                 case Hint("posted", author, what) if what:
@@ -198,6 +204,9 @@ class Hub:
                         self.watchers.is_dirty(other, {"page", "inbox"})
                         self.watchers.see_anew(self.watchers.of(who), {other})
                         self.watchers.see_anew(self.watchers.of(other), {who})
+                case Hint("talked", one, what, other) if what:
+                    for whom in filter(None, (one, other)):
+                        talked.setdefault(whom, set()).add(what)
                 case Hint("concerns", whom):
                     self.watchers.is_dirty(whom, {"inbox"})
         came_or_gone = {hint.about for hint in hints if hint.kind == "presence"}
@@ -206,6 +215,8 @@ class Hub:
         if any(hint.kind == "named" for hint in hints):
             await self._news.tell_names()
         await self._news.tell(posted, liked)
+        if self._talk:
+            await self._talk.tell(self.watchers, talked)
         if any(hint.kind == "tokens" for hint in hints):
             await self._end_without_token()
 

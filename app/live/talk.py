@@ -1,17 +1,20 @@
 """Conversations on live streams: messages, and what else changes in a conversation, in the order of the inbox."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from bson import ObjectId
 
-from app.inbox.conversations import Conversations, Message
+from app.inbox.conversations import Change, Conversations, Message
+from app.live.news import chunks
 from app.live.position import Has
-from app.live.presence import Presences
-from app.live.steps import Faces, Step, as_json
+from app.live.presence import Presence, Presences
+from app.live.steps import Faces, People, Step, as_json, counted
+from app.live.watchers import Watcher, Watchers
 from app.social import Social
 
 MOST = 501  # of a kind that are told one by one; more are a `reset`
+PEOPLE_AT_ONCE = 50  # for whom one command looks
 MOST_OTHERS = 200  # people whose names and presence are told: the last to whom somebody has talked
 
 
@@ -29,6 +32,9 @@ class Talk:
         others = {what.who if isinstance(what, Message) else what.other for what in whats}
         people = await self._social.people({me, *others}) if changes else {}
         seen = await self._presences.seen_by(me, {what.other for what in whats if not isinstance(what, Message)})
+        return self._steps(changes, people, seen)
+
+    def _steps(self, changes: Sequence[Change], people: People, seen: Mapping[ObjectId, Presence | None]) -> list[Step]:
         steps = []
         for seq, id, what in changes:
             if isinstance(what, Message):
@@ -38,6 +44,40 @@ class Talk:
                 data = self._faces.conversation(what, people, seen)
                 steps.append(Step("conversation", as_json(data), partial(_told, seq), seq, what.other))
         return steps
+
+    async def tell(self, here: Watchers, talked: Mapping[ObjectId, Collection[ObjectId]]) -> None:
+        """`talked`: conversations that have changed, by person. Whoever of them is here is told of what they were not
+        told of, and looked for together with the others. Their state is read anew only where more than that has
+        changed.
+        """
+        known = []
+        for watcher in filter(None, map(here.of, talked)):
+            if watcher.turn.locked():
+                here.is_dirty(watcher.me, {"inbox"})
+            elif watcher.reads:
+                known.append(watcher)
+        for some in chunks(known, PEOPLE_AT_ONCE):
+            await self._tell(here, some, set().union(*(talked[watcher.me] for watcher in some)))
+
+    async def _tell(self, here: Watchers, some: Sequence[Watcher], about: Collection[ObjectId]) -> None:
+        reads, after = {w: w.reads for w in some}, {w.me: w.has.seq or 0 for w in some}
+        news, names = await self._conversations.news(after, about)
+        concerned = {id for me, each in news.items() for id in (me, *each.others)}
+        people = await self._social.people(concerned, names)
+        for watcher in some:
+            found, is_as_it_was = news.get(watcher.me), watcher.reads == reads[watcher] and not watcher.turn.locked()
+            acquainted = watcher.acquainted | found.others if found else watcher.acquainted
+            if not (found and is_as_it_was and found.shown <= watcher.seen.keys() and len(acquainted) <= MOST_OTHERS):
+                here.is_dirty(watcher.me, {"inbox"})
+            elif found.changes:
+                # The presence of the other is said as they have been told it, and so is no news.
+                steps = [step._replace(shows=None) for step in self._steps(found.changes, people, watcher.seen)]
+                counts = watcher.counts._replace(messages_unread=found.unread)
+                here.tell(watcher, [*steps, *([counted(counts)] if counts != watcher.counts else [])])
+                watcher.counts, watcher.acquainted = counts, acquainted
+                watcher.looked = (*watcher.looked[:2], watcher.has.seq or 0, *watcher.looked[3:])
+                if acquainted - watcher.seen.keys():
+                    here.is_dirty(watcher.me, {"presence"})
 
     async def people(self, me: ObjectId) -> Collection[ObjectId]:
         return await self._conversations.others(me, MOST_OTHERS)

@@ -28,13 +28,14 @@ SURE_S = 10.0  # a silent subscription is asked so often whether it still is one
 MOST_UNSENT = 10_000  # hints; older ones are dropped, and found by looking
 AT_ONCE = 200  # in one command
 
-HintKind = Literal["posted", "deleted", "liked", "edges", "named", "concerns", "presence", "tokens"]
+HintKind = Literal["posted", "deleted", "liked", "edges", "named", "concerns", "talked", "presence", "tokens"]
 
 
 class Hint(NamedTuple):
     """`about`: the author of a status that was `posted` or `deleted`, who has `liked` one or does no more, whose
-    `edges` have changed, who is `named` anew or no more, whom something `concerns` alone, whose `presence` is another
-    one. `what`: the status. `who`: the other end of the edge. `tokens`: some have ended, whosever.
+    `edges` have changed, who is `named` anew or no more, whom something `concerns` alone, whose conversation has
+    changed (`talked`), whose `presence` is another one. `what`: the status, or the conversation. `who`: the other end
+    of the edge; the other one for whom the conversation has changed. `tokens`: some have ended, whosever.
     """
 
     kind: HintKind

@@ -107,7 +107,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.state.notifications = Notifications(stack)
     app.state.presences = Presences(stack)
     app.state.presences.changed = partial(_hinted, stack, "presence")
-    app.state.conversations = conversations = Conversations(stack, partial(_hinted, stack, "concerns"))
+    app.state.conversations = conversations = Conversations(stack)
     app.state.pictures = Pictures(stack)
     app.state.hub = Hub(
         stack,
@@ -119,7 +119,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
         schemas,
         conversations.unread,
         sent_live,
-        [Talk(conversations, app.state.social, app.state.presences, schemas)],
+        talk=Talk(conversations, app.state.social, app.state.presences, schemas),
     )
     PRESENT.set_function(lambda: app.state.presences.here)
     LIVE_CONNECTIONS.set_function(lambda: app.state.hub.connections)

@@ -8,6 +8,7 @@ from bson import ObjectId
 
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.inbox.conversations import MESSAGES, Conversation, Conversations, Message
+from app.stack import Hint
 from app.stack.cost import counted
 from app.stack.mongodb.stand_in import is_stand_in
 from app.walkthrough.book import chapters
@@ -24,10 +25,12 @@ class Talk:
     def __init__(self, world: World) -> None:
         self.world, self.ids = world, world.ids
         self.told: list[str] = []
-        self.conversations = Conversations(world.stack, self._hear)
+        self.conversations = Conversations(world.stack)
+        world.stack.bus.tell = self._hear  # type: ignore[method-assign]
 
-    async def _hear(self, person: ObjectId) -> None:
-        self.told.append(next(name for name, id in self.ids.items() if id == person))
+    def _hear(self, *hints: Hint) -> None:
+        names = {id: name for name, id in self.ids.items()}
+        self.told += [names[id] for kind, *ids in hints if kind == "talked" for id in ids[::2] if id]
 
     async def open(self, me: str, other: str) -> ObjectId:
         self.world.clock.advance(1)
@@ -259,6 +262,12 @@ async def test_everything_that_concerns_somebody_has_a_number_of_theirs(talk: Ta
     assert await told("conversations", "ben") == [3]
     changes = await talk.conversations.changes(talk.ids["ann"], 3, 5, 10)
     assert sorted(change[:2] for change in changes) == [(4, id), (5, id)], "the receipt, and the deleted message"
+    ann, ben, cat = (talk.ids[name] for name in PEOPLE)
+    for about in ([id], []):
+        news, _ = await talk.conversations.news({ann: 3, ben: 2, cat: 0}, about)
+        numbers = {me: [change.seq for change in each.changes] for me, each in news.items()}
+        assert numbers == {ann: [4, 5], ben: [3, 4], cat: []}
+        assert (news[ann].changes, news[ann].others, news[cat].others) == (sorted(changes), {ben}, set())
     assert await talk.conversations.others(talk.ids["ann"], 5) == [talk.ids["ben"]]
 
 

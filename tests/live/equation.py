@@ -92,14 +92,14 @@ class Equation(RuleBasedStateMachine):
         self.world.timelines.outbox.add(self.notifier)
         other = await World.open(stack, self.clock)  # another process, as far as it remembers anything
         self.notifications = Notifications(stack)
-        self.conversations, self.sent = Conversations(stack, partial(self._hinted, stack, "concerns")), 0
+        self.conversations, self.sent = Conversations(stack), 0
         await self.world.people(*NAMES)
         self.people = [self.world.ids[name] for name in NAMES]
         pairs = [(one, other) for one in self.people for other in self.people if one != other]
         for n, (one, followee) in enumerate(pairs):
             if follows >> n & 1:
                 await self.world.social.follow(one, followee)
-        self.hubs: list[Hub] = [await new_hub(each, self._talk(each)) for each in (self.world, other)]
+        self.hubs: list[Hub] = [await new_hub(each, talk=self._talk(each)) for each in (self.world, other)]
         self.lost = [False, False]
         self.presences = [Presences(stack) for _ in self.hubs]
         for each in self.presences:

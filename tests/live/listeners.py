@@ -17,6 +17,7 @@ from app.live.hub import Hub
 from app.live.position import PAGE
 from app.live.presence import Presences
 from app.live.steps import Source, as_json
+from app.live.talk import Talk
 from app.stack import Hint, Stack
 from app.stack.bus import Listener
 from app.web import schemas
@@ -25,11 +26,11 @@ from tests.world import World
 State = dict[str, Any]
 
 
-async def new_hub(world: World, *sources: Source) -> Hub:
+async def new_hub(world: World, *sources: Source, talk: Talk | None = None) -> Hub:
     """Of one more web process. It hears, and does nothing before it is told to."""
     stack = world.stack
     parts = world.social, Accounts(stack), Notifications(stack), Presences(stack)
-    hub = Hub(stack, world.timelines, *parts, schemas, Conversations(stack).unread, sources=sources)
+    hub = Hub(stack, world.timelines, *parts, schemas, Conversations(stack).unread, sources=sources, talk=talk)
     stack.bus.listen(hub.listener)
     await carried(stack)
     return hub

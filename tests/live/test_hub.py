@@ -351,8 +351,8 @@ async def test_nothing_of_a_deleted_account_stays(town: World) -> None:
 
 
 async def test_messages_and_receipts_are_told_to_both(town: World) -> None:
-    conversations = Conversations(town.stack, lambda person: _concerns(town, person))
-    hub = await new_hub(town, Talk(conversations, town.social, Presences(town.stack), schemas))
+    conversations = Conversations(town.stack)
+    hub = await new_hub(town, talk=Talk(conversations, town.social, Presences(town.stack), schemas))
     ann, ben = Client(hub, town.ids["ann"]), Client(hub, town.ids["ben"])
     for client in (ann, ben):
         await client.connect()
@@ -378,8 +378,101 @@ async def test_messages_and_receipts_are_told_to_both(town: World) -> None:
     assert [event.name for event in ann.take()] == ["person"]
 
 
-async def _concerns(town: World, person: ObjectId) -> None:
-    town.stack.bus.tell(Hint("concerns", person))
+class Chat:
+    """Conversations of ann with ben and with cat, all three here, and all of it told."""
+
+    def __init__(self, town: World) -> None:
+        self.town, self.talk = town, Conversations(town.stack)
+        self.clients: list[Client] = []
+        self.with_ben, self.with_cat = ObjectId(), ObjectId()
+
+    async def begin(self) -> None:
+        town, talk = self.town, self.talk
+        hub = await new_hub(town, talk=Talk(talk, town.social, Presences(town.stack), schemas))
+        ann, *others = (town.ids[name] for name in ("ann", "ben", "cat"))
+        self.with_ben, self.with_cat = [(await talk.open(ann, other))[0].id for other in others]
+        for other, id in zip(others, (self.with_ben, self.with_cat), strict=True):
+            await talk.send(other, id, "c0", "hello")
+        self.clients = [Client(hub, me) for me in (ann, *others)]
+        for client in self.clients:
+            await client.connect()
+        await self.told()
+        for client in self.clients:
+            client.state = await fetched(town, client.me)
+
+    async def told(self) -> list[list[str]]:
+        """The names of what each is told from now on."""
+        await settled(self.clients[0].hub)
+        return [[event.name for event in client.take()] for client in self.clients]
+
+
+@pytest.fixture
+async def chat(town: World) -> Chat:
+    begun = Chat(town)
+    await begun.begin()
+    return begun
+
+
+async def test_whatever_is_said_at_once_is_looked_up_together(chat: Chat) -> None:
+    """One command for messages, whoever they are for, and one more for receipts."""
+    talk, (ann, ben, cat) = chat.talk, chat.clients
+    await talk.send(ann.me, chat.with_ben, "c1", "to ben")
+    await talk.send(cat.me, chat.with_cat, "c1", "to ann")
+    await talk.send(cat.me, chat.with_cat, "c2", "again")
+    with counted() as cost:
+        assert await chat.told() == [["message"] * 3, ["message", "unread"], ["message"] * 2]
+    assert cost.mongodb == 1
+    await talk.receive(ben.me, chat.with_ben, None, 2)
+    await talk.receive(ann.me, chat.with_cat, None, 1)
+    await talk.silence(ann.me, chat.with_cat, True)
+    with counted() as cost:
+        said = [["conversation", "conversation", "unread"], ["conversation", "unread"], ["conversation"]]
+        assert await chat.told() == said
+    assert cost.mongodb == 2
+    with patch.object(Truth, "read", autospec=True, side_effect=Truth.read) as read:
+        ann.hub.listener.missed()
+        await chat.told()
+    read.assert_not_called()
+    for client in chat.clients:
+        assert client.state == await fetched(chat.town, client.me)
+
+
+async def test_a_message_passes_over_nothing_that_has_a_number(chat: Chat) -> None:
+    """Somebody is mentioned and nobody hears of it, and then somebody writes to them."""
+    town, ben = chat.town, chat.clients[1]
+    await town.follow("ben", "ann")
+    await town.drain()
+    await chat.told()
+    with patch.object(town.stack.bus, "tell", lambda *_: None):
+        await town.post("cat", "@ann look")
+        await town.drain()
+    await chat.talk.send(ben.me, chat.with_ben, "c1", "seen?")
+    assert (await chat.told())[0] == ["notification", "message"]
+
+
+async def test_somebody_new_comes_with_their_presence(chat: Chat) -> None:
+    _, ben, cat = chat.clients
+    made, _ = await chat.talk.open(cat.me, ben.me)
+    await chat.talk.send(cat.me, made.id, "c1", "hello")
+    assert (await chat.told())[1] == ["message", "unread", "presence"]
+
+
+async def test_a_message_that_is_read_anew_meanwhile_is_told_once(chat: Chat) -> None:
+    """The state of the person is read while the hub looks for what they were not told of, and before it has it."""
+    ann, look_up = chat.clients[0], Conversations.news
+    hub = ann.hub
+    watcher = hub.watchers.of(ann.me)
+    assert watcher
+
+    async def slow(self: Conversations, *asked: Any) -> Any:
+        found = await look_up(self, *asked)
+        async with watcher.turn:
+            await hub._update(watcher, {"inbox"})
+        return found
+
+    await chat.talk.send(chat.clients[1].me, chat.with_ben, "c1", "once")
+    with patch.object(Conversations, "news", slow):
+        assert (await chat.told())[0] == ["message"]
 
 
 async def test_what_could_not_be_told_is_told_later(town: World) -> None:
