@@ -31,6 +31,8 @@ THOROUGH = (
     "benchmarks/",
     "live/",
     "contract/test_away",
+    "contract/test_claims",
+    "contract/test_costs",
     "contract/test_departures",
     "contract/test_hostile_jobs",
     "contract/test_jobs",
