@@ -214,3 +214,13 @@ class Client:
     def said(self) -> list[str]:
         """The names of the events so far."""
         return [event.name for event in self.heard]
+
+
+async def up_to_date(hub: Hub, town: World, name: str) -> Client:
+    """Connected, told of everything so far, and with the state of now."""
+    client = Client(hub, town.ids[name])
+    await client.connect()
+    await settled(hub)
+    client.take()
+    client.state = await fetched(town, client.me)
+    return client

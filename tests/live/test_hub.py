@@ -32,7 +32,7 @@ from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, together
 from app.stack.mongodb.transaction import transaction
 from app.web import schemas
-from tests.live.listeners import Client, carried, fetched, new_hub, settled
+from tests.live.listeners import Client, carried, fetched, new_hub, settled, up_to_date
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -198,10 +198,7 @@ async def test_who_hears_nothing_for_a_while_hears_that_the_stream_lives(town: W
 async def test_what_somebody_may_see_is_judged_when_it_is_told(town: World, change: str) -> None:
     """The hint of the edge is behind the one of the status."""
     hub = await new_hub(town)
-    ann = Client(hub, town.ids["ann"])
-    await ann.connect()
-    await settled(hub)
-    ann.take()
+    ann = await up_to_date(hub, town, "ann")
     await town.post("ben", "not for ann any more")
     await getattr(town.social, change)(town.ids["ann"], town.ids["ben"])
     with patch.object(hub.watchers, "is_dirty", lambda *_: None):
@@ -212,11 +209,7 @@ async def test_what_somebody_may_see_is_judged_when_it_is_told(town: World, chan
 async def test_what_is_read_anew_is_not_overwritten(town: World) -> None:
     """A status is deleted while the hub looks up for whom it is, and the page is read anew before it has the answer."""
     hub = await new_hub(town)
-    ann = Client(hub, town.ids["ann"])
-    await ann.connect()
-    await settled(hub)
-    ann.take()
-    ann.state = await fetched(town, ann.me)
+    ann = await up_to_date(hub, town, "ann")
     (watcher,), look_up = hub.watchers, together
 
     async def slow(db: Database, **finds: Find) -> dict[str, Rows]:
@@ -241,11 +234,7 @@ async def test_what_is_read_anew_is_not_overwritten(town: World) -> None:
 async def test_who_waits_to_be_read_anew_is_told_of_news_meanwhile(town: World) -> None:
     """Else whoever waits has to be read anew for each status, and everybody waits for everybody."""
     hub = await new_hub(town)
-    ann = Client(hub, town.ids["ann"])
-    await ann.connect()
-    await settled(hub)
-    ann.take()
-    ann.state = await fetched(town, ann.me)
+    ann = await up_to_date(hub, town, "ann")
     for _ in range(READS_AT_ONCE):
         await hub._reads.acquire()
     await town.follow("ben", "ann")
@@ -288,10 +277,7 @@ class Letters:
 async def test_whatever_is_numbered_in_an_inbox_is_told_in_order_and_once(town: World) -> None:
     letters = Letters(town)
     hub = await new_hub(town, letters)
-    ann = Client(hub, town.ids["ann"])
-    await ann.connect()
-    await settled(hub)
-    ann.take()
+    ann = await up_to_date(hub, town, "ann")
     await letters.send(ann.me)
     await settled(hub)
     assert [event.name for event in ann.take()] == ["letter"]
@@ -478,10 +464,7 @@ async def test_a_message_that_is_read_anew_meanwhile_is_told_once(chat: Chat) ->
 async def test_what_could_not_be_told_is_told_later(town: World) -> None:
     """Nobody hears of the status, and MongoDB goes away while it is looked for."""
     hub = await new_hub(town)
-    ann = Client(hub, town.ids["ann"])
-    await ann.connect()
-    await settled(hub)
-    ann.take()
+    ann = await up_to_date(hub, town, "ann")
     with patch.object(town.stack.bus, "tell", lambda *_: None):
         await town.post("ben", "hello")
 
