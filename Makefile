@@ -2,6 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
+# Tests with servers wait for them half of the time, so half as many again as there are processors run at once.
+AT_ONCE = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2)
 
 .PHONY: setup demo test check fast elsewhere screenshots prove faults scale clean
 
@@ -25,7 +27,7 @@ fast: setup
 	"$(BIN)/pytest" --numprocesses auto -p no:schemathesis -m "not servers and not browser and not thorough and not scale"
 
 test: check fast
-	"$(BIN)/pytest" --numprocesses auto --dist worksteal -m "(servers or browser or thorough) and not scale"
+	"$(BIN)/pytest" --numprocesses $(AT_ONCE) --dist worksteal -m "(servers or browser or thorough) and not scale"
 
 # Not Debian's faketime: its 0.9.10 breaks time.sleep of Python 3.11 and later while the monotonic clock is left alone.
 DATE ?= 2038-01-20

@@ -5,9 +5,10 @@ version is true as long as that is the version, so a read that finds it again ne
 followers are not theirs to change: they are looked up whenever they matter, and never remembered.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from operator import attrgetter
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from bson import ObjectId
@@ -40,6 +41,7 @@ class Relation(NamedTuple):
 
 
 _relation = cache(Relation)  # each of the sixteen is one object
+_BYTES = attrgetter("binary")  # ids are compared ten times as fast by it
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,12 @@ def versions_in(rows: Rows) -> Versions:
 class View:
     """The edges as one read sees them: what was remembered, and what it looks up, all of one version.
 
-    `departed`: of the authors who are remembered, those whose account is deleted.
+    `departed`: everybody whose account is deleted; None, where that has to be looked up as well.
     """
 
-    def __init__(self, edges: OwnEdges, departed: frozenset[ObjectId] = frozenset()) -> None:
-        self.edges, self._departed = edges, departed
+    def __init__(self, edges: OwnEdges, departed: frozenset[ObjectId] | None = None) -> None:
+        self.edges = edges
+        self._look_for_departed, self._departed = departed is None, departed or frozenset()
         self._followed_by: dict[ObjectId, bool] = {}
 
     def reader(self) -> Reader:
@@ -140,44 +143,47 @@ class View:
         mutual = {status.user_id for status in statuses if status.audience == "mutuals"}
         return self.missing_of({status.user_id for status in statuses}, mutual)
 
-    def missing_of(self, authors: set[ObjectId], mutual: Collection[ObjectId] = ()) -> dict[str, Find]:
-        """The same for whatever these authors have written, and for statuses of `mutual` that are for mutuals.
-
-        An author who has not been looked up is looked up from both sides. Each look-up is answered by an index alone.
+    def missing_of(self, authors: set[ObjectId], mutual: set[ObjectId] | None = None) -> dict[str, Find]:
+        """The same for whatever these authors have written, or for what they have of which only that of `mutual` is for
+        mutuals. Each look-up is answered by an index alone.
         """
         me = self.edges.reader
-        self._strangers = sorted(authors - self.edges.relations.keys() - {me})
-        self._backs = sorted({*mutual, *self._strangers} - self._followed_by.keys() - {me})
+        strangers = authors - self.edges.relations.keys() - {me}
+        backs = (strangers if mutual is None else mutual) - self._followed_by.keys() - {me}
+        self._strangers, self._backs = sorted(strangers, key=_BYTES), sorted(backs, key=_BYTES)
         finds: dict[str, Find] = {}
-        if self._backs:
-            some, n = {"$in": self._backs}, len(self._backs)
+        if backs or strangers:
             finds["version"] = version_of(me)
+        if backs:
+            some, n = {"$in": self._backs}, len(backs)
             finds["followed_by"] = Find("follows", {"follower": some, "followee": me}, ("follower",), n)
-        if self._strangers:
-            some, n = {"$in": self._strangers}, len(self._strangers)
+        if strangers:
+            some, n = {"$in": self._strangers}, len(strangers)
             finds["follows"] = Find("follows", {"follower": me, "followee": some}, ("followee",), n)
             finds["blocks"] = Find("blocks", {"blocker": me, "blocked": some}, ("blocked",), n)
             finds["blocked_by"] = Find("blocks", {"blocked": me, "blocker": some}, ("blocker",), n)
             finds["circles"] = Find("circles", {"owner": some, "member": me}, ("owner",), n)
             finds["mutes"] = Find("mutes", {"muter": me, "muted": some}, ("muted",), n)
-            finds["departed"] = departed_among(self._strangers)
+            if self._look_for_departed:
+                finds["departed"] = departed_among(self._strangers)
         return finds
 
     def learn(self, answers: Mapping[str, Rows]) -> None:
         """The answers to what was missing last. After a change of version everything before counts no more."""
-        if not self._backs:
+        if not self._backs and not self._strangers:
             return
         version = version_in(answers["version"])
         if self.edges.version is None:
             self.edges.version = version
         elif version != self.edges.version:
             self.edges, self._followed_by = OwnEdges(self.edges.reader, version), {}
-        followers = _authors(answers["followed_by"])
-        self._followed_by |= {author: author in followers for author in self._backs}
+        if self._backs:
+            followers = _authors(answers["followed_by"])
+            self._followed_by |= {author: author in followers for author in self._backs}
         if self._strangers:
             follows, circles, mutes = (_authors(answers[name]) for name in ("follows", "circles", "mutes"))
             blocks = _authors(answers["blocks"]) | _authors(answers["blocked_by"])
-            self._departed |= _authors(answers["departed"])
+            self._departed |= _authors(answers.get("departed", ()))
             self.edges.relations |= {
                 author: _relation(author in follows, author in blocks, author in circles, author in mutes)
                 for author in self._strangers
@@ -227,7 +233,7 @@ class Edges:
         }
 
 
-def _authors(rows: Rows) -> set[ObjectId]:
+def _authors(rows: Iterable[Mapping[str, Any]]) -> set[ObjectId]:
     """Each row has one field: the author."""
     return {author for row in rows for author in row.values()}
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from itertools import count
@@ -30,6 +30,7 @@ from app.stack.mongodb.changes import HistoryLost, inserts
 from app.stack.mongodb.connection import direct
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
+from tests.world import eventually
 from workers import follower
 from workers.follower import Follower, stream_state
 from workers.worker import run_in_thread
@@ -37,7 +38,6 @@ from workers.worker import run_in_thread
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 P = STREAM.slug
 _databases = count(1)
-LONG_S = 60.0  # nobody waits for so long unless something is wrong
 
 
 @pytest.fixture
@@ -59,12 +59,6 @@ async def timelines(stack: Stack) -> Timelines:
 
 async def readable(timelines: Timelines) -> bool:
     return timelines.switch.readable(await timelines.switch.fresh(), STREAM.keeps or "") is not None
-
-
-async def eventually(true: Callable[[], Coroutine[Any, Any, bool]]) -> None:
-    async with asyncio.timeout(LONG_S):
-        while not await true():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
 
 
 async def delivered(timelines: Timelines) -> bool:

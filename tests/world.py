@@ -1,6 +1,7 @@
 """A small social network in words: people by name, statuses by text."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,15 @@ IN_WORKER = tuple(phase.slug for phase in PHASES if phase.carrier and phase.carr
 IN_MEMCACHED = tuple(phase.slug for phase in PHASES if phase.store and issubclass(phase.store, Lists))
 
 
+LONG_S = 60.0  # nobody waits for so long unless something is wrong
+
 Dump = dict[str, list[dict[str, Any]]]
+
+
+async def eventually(true: Callable[[], Coroutine[Any, Any, bool]]) -> None:
+    async with asyncio.timeout(LONG_S):
+        while not await true():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 @dataclass

@@ -21,7 +21,6 @@ from app.errors import NotFound
 from app.inbox.pictures import TYPES
 from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
-from app.stack.mongodb.joined import joined
 from app.web import openapi, schemas
 from app.web.api_operation import Call, Operation, Reply, admitted, bearer_token, routes_of
 from app.web.caller import address_of, while_it_waits
@@ -159,16 +158,15 @@ def people(use_case: Callable[..., Awaitable[PeoplePage]]) -> Callable[[Call], A
 
 async def post(call: Call) -> Reply:
     asked: schemas.NewStatus = call.body
-    posting = call.social.post(
+    row, created = await call.social.post(
         call.me.id,
         asked.text,
         asked.audience,
         call.headers.idempotency_key,
         waits=call.request.app.state.afterwards.do,
     )
-    (row, created), authors = await asyncio.gather(posting, call.social.people([call.me.id]))
     location = {"Location": f"{PREFIX}/statuses/{row.id}"}
-    return Reply(201 if created else 200, schemas.status(row, authors), location)
+    return Reply(201 if created else 200, schemas.status(row, call.people), location)
 
 
 async def status(call: Call) -> Reply:
@@ -317,11 +315,10 @@ async def messages(call: Call) -> Reply:
 
 async def send(call: Call) -> Reply:
     asked: schemas.NewMessage = call.body
-    with joined():  # what a message takes, and the sender's name
-        image = ObjectId(asked.image.removeprefix(schemas.IMAGES)) if asked.image else None
-        sending = call.conversations.send(call.me.id, _conversation_id(call), asked.client_id, asked.text, image)
-        (sent, created), people = await asyncio.gather(sending, call.social.people([call.me.id]))
-    return Reply(201 if created else 200, schemas.message(sent, people))
+    image = ObjectId(asked.image.removeprefix(schemas.IMAGES)) if asked.image else None
+    where = _conversation_id(call)
+    sent, created = await call.conversations.send(call.me.id, where, asked.client_id, asked.text, image)
+    return Reply(201 if created else 200, schemas.message(sent, call.people))
 
 
 async def receive(call: Call) -> Reply:
@@ -491,7 +488,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "POST", "/statuses", "Post a status", post, {201: schemas.Status, 200: schemas.Status},
-        body=schemas.NewStatus, headers=schemas.PostHeaders,
+        body=schemas.NewStatus, headers=schemas.PostHeaders, shows_caller=True,
         refusals={409: "The same Idempotency-Key came with another body."},
     ),
     Operation("GET", "/statuses/{id}", "A status", status, {200: schemas.Status}, refusals=NO_STATUS),
@@ -532,7 +529,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "POST", "/conversations/{conversation}/messages", "Send a message", send,
-        {201: schemas.Message, 200: schemas.Message}, body=schemas.NewMessage,
+        {201: schemas.Message, 200: schemas.Message}, body=schemas.NewMessage, shows_caller=True,
         refusals=NO_CONVERSATION
         | {403: "One of you blocks the other.", 409: "The same client_id came with another body."},
     ),

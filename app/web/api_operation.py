@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeVar
 
+from bson import ObjectId
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.requests import HTTPConnection, Request
@@ -22,7 +23,7 @@ from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.pictures import Pictures
 from app.live.presence import Presences
-from app.models import Account
+from app.models import Account, Person
 from app.social import Social
 from app.stack import within
 from app.stack.mongodb.joined import joined
@@ -56,6 +57,7 @@ class Call:
     query: Any = None
     headers: Any = None
     digest: bytes = b""  # of the token that a stream is opened with
+    people: Mapping[ObjectId, Person] = field(default_factory=dict)  # the caller, where the answer shows them
 
     @property
     def accounts(self) -> Accounts:
@@ -123,7 +125,7 @@ class Reply:
 @dataclass(frozen=True)
 class Operation:
     """`answers`: what success looks like, by status. `refusals`: why it may fail, beyond what follows from the rest.
-    `hashes`: it takes its time, and whoever waits for that has no deadline.
+    `hashes`: it takes its time, and whoever waits for that has no deadline. `shows_caller`: by their name.
     `takes`: the media type of a body that it reads itself. `sends`: those of its answer, where that is no JSON.
     """
 
@@ -138,6 +140,7 @@ class Operation:
     headers: type[BaseModel] | None = None
     refusals: Mapping[int, str] = field(default_factory=dict)
     hashes: bool = False
+    shows_caller: bool = False
     takes: str | None = None
     sends: Sequence[str] = ()
 
@@ -158,12 +161,24 @@ class Operation:
             with joined():
                 return await _if(_signed_in(request), self._reply(call))
         if self.auth != "none":
-            call.account = await _signed_in(request)
+            await self._enter(call)
             if self.method not in SAFE:
-                await request.app.state.writes.count(call.account.id)
+                await request.app.state.writes.count(call.me.id)
         if self.auth == "admin" and not await call.accounts.operates(call.me.id):
             raise Forbidden("Only administrators may do this.")
         return await self._reply(call)
+
+    async def _enter(self, call: Call) -> None:
+        """The caller's name, where it is wanted, travels with the token of somebody remembered."""
+        known = call.accounts.remembered(call.token)
+        if known and self.shows_caller:
+            call.account = known
+            with joined():
+                call.people = await _if(_signed_in(call.request), call.social.people([known.id]))
+            return
+        call.account = await _signed_in(call.request)
+        if self.shows_caller:
+            call.people = await call.social.people([call.me.id])
 
     async def _reply(self, call: Call) -> Response:
         request = call.request
@@ -182,7 +197,7 @@ class Operation:
         return reply.response()
 
 
-async def _if(signed_in: Awaitable[Account], answer: Coroutine[Any, Any, Response]) -> Response:
+async def _if(signed_in: Awaitable[Account], answer: Coroutine[Any, Any, T]) -> T:
     """The answer, made while the token of somebody remembered is looked up. It is nobody's until that is known."""
     answering = asyncio.create_task(answer)
     try:

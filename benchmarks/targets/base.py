@@ -22,6 +22,7 @@ from benchmarks.rig import BenchRefused, Rig
 
 LIMIT = 50  # statuses on a page
 WAIT_S = 120.0  # for something to be delivered
+REST_S = 0.01  # before the next post, which meets an idle system: a worker that has delivered has notes to write
 RESAMPLED = 1_000  # times, for the interval of a ratio
 INTERVAL = 0.9  # of them lie inside
 

@@ -10,6 +10,7 @@ from benchmarks.report import Row
 from benchmarks.rig import Rig
 from benchmarks.subject import Api, Http
 from benchmarks.targets.base import (
+    REST_S,
     Scale,
     delivered,
     in_turn,
@@ -35,6 +36,7 @@ async def post(rig: Rig, scale: Scale) -> list[Row]:
         status, _ = await api.post(star.author, "a status", "followers", "")
         took_s = time.perf_counter() - began
         await delivered(rig, slug, [status])
+        await asyncio.sleep(REST_S)
         return took_s
 
     with raw_page.serving() as port, scenes.raw(rig) as db:

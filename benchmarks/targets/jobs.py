@@ -12,6 +12,7 @@ from benchmarks import answers, scenes
 from benchmarks.report import Row
 from benchmarks.rig import BenchRefused, Rig
 from benchmarks.targets.base import (
+    REST_S,
     WAIT_S,
     Scale,
     acknowledged,
@@ -68,6 +69,7 @@ async def carried(rig: Rig, scale: Scale) -> list[Row]:
                     if n >= 0:
                         seconds[f"{phase.slug}_ack"].append(posted_at - began)
                         seconds[f"{phase.slug}_lag"].append(time.perf_counter() - posted_at)
+                    await asyncio.sleep(REST_S)
     await scenes.everything_delivers(rig)
     asked, queued, streamed = (phase.slug for phase in phases)
     figures = p50_ms(**seconds) | {f"{name}_p99_ms": percentile(each, 99) for name, each in seconds.items()}

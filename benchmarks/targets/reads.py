@@ -84,9 +84,8 @@ async def redis_user(rig: Rig, scale: Scale) -> list[Row]:
     user.keep([{"id": str(s.id), "author": str(s.user_id), "text": s.text} for s in newest.statuses])
 
     async def stranger() -> float:
-        timelines = Timelines(rig.stack)
-        await timelines.switch.current()
-        return await seconds_of(partial(timelines.page, reader, phase=phase.slug, limit=LIMIT))
+        rig.timelines.forget(reader)
+        return await seconds_of(page)
 
     try:
         seconds = await timed_in_turn(

@@ -44,8 +44,8 @@ def enough(limit: int) -> int:
 
 class Filling:
     """Fills one page with what it `shows`. `edges` of the reader and `rows` by id need
-    not be looked up; what is looked up joins them. `departed`: of authors in these
-    edges, those whose account is deleted.
+    not be looked up; what is looked up joins them. Nor need `departed`, where it is
+    known who has deleted their account.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Filling:
         shows: Shows,
         edges: OwnEdges | None = None,
         rows: dict[ObjectId, StatusRow] | None = None,
-        departed: frozenset[ObjectId] = frozenset(),
+        departed: frozenset[ObjectId] | None = None,
     ) -> None:
         self._db, self._shows = db, shows
         self._view = View(edges or OwnEdges(reader), departed)

@@ -16,9 +16,10 @@ from app.stack.queue.strict import StrictJob
 from phases.delivering import delivery
 from phases.delivering.delivery import Delivery
 from phases.p4_cache import CACHE
-from tests.world import World
+from tests.world import World, eventually
 from workers import jobs
 from workers.jobs import RUNTIME, Runtime, fan_out
+from workers.worker import run_in_thread
 
 pytestmark = pytest.mark.anyio
 
@@ -70,6 +71,29 @@ async def test_one_job_delivers_what_was_posted_behind_it(town: World) -> None:
     assert await owed(town) == 0
     assert keys(town, "rq:job:*") == []
     assert await town.walk("ann", CACHE.slug) == [f"{n}" for n in reversed(range(delivery.TOGETHER + 4))]
+
+
+async def test_a_worker_that_waits_for_a_job_does_none_after_a_pause(town: World) -> None:
+    stack = town.stack
+
+    async def one_waits() -> bool:
+        return [worker.state for worker in await stack.queue.workers()] == ["idle"]
+
+    async def none_is_there() -> bool:  # in a thread one that is paused ends
+        return not await stack.queue.workers()
+
+    async def nothing_is_owed() -> bool:
+        return not await owed(town)
+
+    async with run_in_thread(town.timelines):
+        await eventually(one_waits)
+        await stack.queue.pause()
+        await town.post("zoe", "while paused")
+        await eventually(none_is_there)
+        assert await owed(town) == 1
+        assert await stack.queue.depth() == {CACHE.slug: 1}
+        await stack.queue.resume()
+        await eventually(nothing_is_owed)
 
 
 async def test_a_large_delivery_that_is_begun_beside_a_job_goes_on_by_itself(town: World) -> None:

@@ -1572,6 +1572,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HOSTILE, "test_nothing_is_run_but_our_own_functions"),
     ),
     Mutant(
+        "a worker that waited does a job after the pause",
+        "paused workers rest",
+        "app.stack.queue.worker._Worker.execute_job",
+        "if self.is_paused():",
+        "if False:",
+        _of(JOBS, "test_a_worker_that_waits_for_a_job_does_none_after_a_pause"),
+    ),
+    Mutant(
         "a job is tried as often as it wants",
         "jobs are ours",
         "app.stack.queue.strict.StrictJob._restore",

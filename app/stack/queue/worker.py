@@ -69,6 +69,9 @@ class _Worker(SimpleWorker):
         return ABANDONED_AFTER_S
 
     def execute_job(self, job: Job, queue: Queue) -> None:
+        if self.is_paused():  # it has waited for a job since before
+            queue.push_job_id(job.id, at_front=True)
+            return
         job.origin = queue.name  # whatever it says
         super().execute_job(job, queue)
 
