@@ -1,11 +1,9 @@
 """The web edge: the JSON API, the pages, and what stands before both. Composed here, once."""
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
 
 from bson import ObjectId
 from starlette.applications import Starlette
@@ -26,6 +24,7 @@ from app.social import Social
 from app.stack import Hint, Stack
 from app.stack.bus import HintKind
 from app.walkthrough.laboratory import Laboratory
+from app.watch.background import beside
 from app.watch.burning import Budgets
 from app.watch.metrics import LIVE_CONNECTIONS, PRESENT, sent_live
 from app.web import api, cast, health, pages, schemas, walkthrough
@@ -51,19 +50,6 @@ def _own_names(config: Config) -> Collection[str] | None:
     return config.allowed_hosts
 
 
-@asynccontextmanager
-async def _beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Works that go on beside the block, and no longer."""
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-
 async def _hinted(stack: Stack, kind: HintKind, person: ObjectId) -> None:
     stack.bus.tell(Hint(kind, person))
 
@@ -80,7 +66,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
         sampling = sampler.keep(system.sample.latest)
         always = sampling, app.state.hub.run(), app.state.presences.keep(), keep_clearing(stack)
         at_first = [cast.warm(stack, app.state)] if stack.config.demo else []
-        async with afterwards.open(), _beside(*always, *at_first):
+        async with afterwards.open(), beside(*always, *at_first):
             yield
         await last_pulse(timelines)
 

@@ -11,6 +11,7 @@ from starlette.datastructures import State
 from app.models import Account, StatusRow
 from app.social import STORED, Social
 from app.stack import UNAVAILABLE
+from app.watch.background import errors_counted
 from phases.delivering.kept import Kept
 from phases.timelines import Timelines
 
@@ -115,11 +116,12 @@ async def _some_followers(social: Social, timelines: Timelines, author: ObjectId
 async def _look(timelines: Timelines, watch: Watch) -> None:
     """Until everything is delivered, or for two minutes."""
     try:
-        while not watch.over:
-            await _look_once(timelines, watch)
-            watch.over = watch.over or watch.now_ms() > WATCH_S * 1000
-            pause_s = watch.now_ms() / 1000 * PRECISION
-            await asyncio.sleep(min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S))
+        with errors_counted("watch", f"nobody watches {watch.status.id} any more"):
+            while not watch.over:
+                await _look_once(timelines, watch)
+                watch.over = watch.over or watch.now_ms() > WATCH_S * 1000
+                pause_s = watch.now_ms() / 1000 * PRECISION
+                await asyncio.sleep(min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S))
     finally:
         watch.over = True
 
