@@ -25,6 +25,7 @@ from app.stack.cost import uncounted
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, rows, together
 from app.stack.mongodb.transaction import Transaction, transaction
+from app.watch.background import errors_counted
 
 log = logging.getLogger(__name__)
 
@@ -125,10 +126,11 @@ async def keep_clearing(stack: Stack) -> None:
     """Until cancelled, where no worker may sweep."""
     while True:
         await asyncio.sleep(EVERY_S)
-        try:
-            await clear_departures(stack.db, stack.clock)
-        except UNAVAILABLE as error:
-            log.info("what deleted accounts have left waits: %s", error)
+        with errors_counted("departures", "what deleted accounts have left waits"):
+            try:
+                await clear_departures(stack.db, stack.clock)
+            except UNAVAILABLE as error:
+                log.info("what deleted accounts have left waits: %s", error)
 
 
 async def _clear(db: Database, person: ObjectId) -> bool:

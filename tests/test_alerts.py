@@ -121,6 +121,7 @@ def both(labels: dict[str, str], *summary: str) -> list[Fires]:
 
 WEB, WORKER = 'job="feedlab-web",instance="a"', 'job="feedlab-worker",instance="b"'
 OF_A, OF_B = {"job": "feedlab-web", "instance": "a"}, {"job": "feedlab-worker", "instance": "b"}
+LIVE, SWEEP = {"job": "feedlab-web", "work": "live"}, {"job": "feedlab-worker", "work": "sweep"}
 TIMELINE = 'route="/api/v1/timeline"'
 NOBODY_TELLS = [Fires("page", {"job": job}, f"{job}  says nothing") for job in rules.JOBS]
 HOURS = {"FeedlabAvailability", "FeedlabLatency"}  # of which every tenth minute is enough
@@ -309,6 +310,22 @@ CASES = [
         ],
     ),
     Case(
+        "FeedlabBackgroundErrors",
+        {  # one error in the web process, and a sweep that gets nowhere for half an hour
+            f'feedlab_background_errors_total{{{WEB},work="live"}}': [QUIET, (10, 0), (1, 1), (70, 0)],
+            f'feedlab_background_errors_total{{{WORKER},work="sweep"}}': [QUIET, (30, 0), (30, 6), (30, 0)],
+        },
+        [
+            Moment(5, []),
+            Moment(15, []),
+            Moment(25, both(LIVE, "live of feedlab-web went wrong 1 times in a quarter of an hour")[:1]),
+            Moment(38, []),
+            Moment(42, both(SWEEP, "sweep of feedlab-worker went wrong 18 times in a quarter of an hour")[:1]),
+            Moment(60, both(SWEEP, "sweep of feedlab-worker went wrong 90 times in a quarter of an hour")),
+            Moment(85, []),
+        ],
+    ),
+    Case(
         "FeedlabServerDown",
         {
             'feedlab_server_up{server="redis",instance="a"}': [QUIET, (10, 1), (10, 0), (10, 0), (10, 1)],
@@ -387,7 +404,7 @@ def _absent(case: Case) -> Iterator[dict[str, Any]]:
         return
     last = pages[-1].minute
     # All that its longest window needs has to be over.
-    end = last + (370 if case.alert in HOURS else 12)
+    end = last + (370 if case.alert in HOURS else 17)
     series = {name: [*_until(last, steps), (end - last, None)] for name, steps in case.series.items()}
     gone = _written(Case(case.alert, series, [pages[-1], Moment(end, [])]))
     gone["alert_rule_test"] += _written(Case(PROCESS_DOWN, {}, [Moment(end, NOBODY_TELLS)]))["alert_rule_test"]

@@ -320,7 +320,7 @@ async def test_whoever_guesses_a_password_of_their_own_is_slowed_down_too(nobody
 async def test_everything_of_ones_own_is_exported() -> None:
     async with opened(Config.from_environment({})) as (nobody, app):
         ann, bob = await nobody.person("ann"), await nobody.person("bob")
-        await _exported(ann, bob, app.state.timelines)
+        await _exported(ann, bob, app.state.services.timelines)
 
 
 async def _exported(ann: Api, bob: Api, timelines: Timelines) -> None:
@@ -360,7 +360,7 @@ async def _exported(ann: Api, bob: Api, timelines: Timelines) -> None:
 async def test_mutual_followers_see_who_is_online_unless_it_is_hidden() -> None:
     async with opened(Config.from_environment({})) as (nobody, app):
         ann, bob = await nobody.person("ann"), await nobody.person("bob")
-        await app.state.presences.connected(ObjectId(bob.id), "a stream")
+        await app.state.services.presences.connected(ObjectId(bob.id), "a stream")
 
         async def presence() -> Any:
             return (await ann.json("GET", "/users/bob"))["presence"]
@@ -593,7 +593,7 @@ async def test_somebodys_statuses_are_walked_to_the_end(ann: Api, bob: Api) -> N
 async def told() -> AsyncIterator[tuple[Api, Api, Callable[[], Awaitable[None]]]]:
     """Ann, Bob, and a worker's turn."""
     async with opened(Config.from_environment({})) as (nobody, app):
-        yield await nobody.person("ann"), await nobody.person("bob"), lambda: drain_queues(app.state.timelines)
+        yield await nobody.person("ann"), await nobody.person("bob"), lambda: drain_queues(app.state.services.timelines)
 
 
 Told = tuple[Api, Api, Callable[[], Awaitable[None]]]

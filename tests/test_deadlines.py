@@ -42,7 +42,7 @@ async def test_a_request_ends_with_503_while_what_it_waits_for_hangs(hangs: str)
         timelines = await Timelines.open(stack)
         app = create_app(stack, timelines)
         headers = await signed_in(stack)
-        hanging: Any = app.state.accounts if hangs == "authenticate" else timelines
+        hanging: Any = app.state.services.accounts if hangs == "authenticate" else timelines
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://feedlab.test") as http:
             with patch.object(hanging, hangs, for_ever):
                 for path in ("/api/v1/timeline", "/"):

@@ -261,7 +261,7 @@ def test_nothing_is_hashed_for_who_has_gone(monkeypatch: pytest.MonkeyPatch) -> 
 
     async def rush(site: Site) -> None:
         body = b'{"handle": "x%d", "password": "correct horse"}'
-        turn = site.app.state.accounts._hashing
+        turn = site.app.state.services.accounts._hashing
         for _ in range(accounts.HASHED_AT_ONCE):
             await turn.acquire()
         scopes = [("POST", f"{PREFIX}/users", body % n) for n in range(50)]

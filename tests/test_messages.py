@@ -159,7 +159,7 @@ async def test_deleting_and_silencing(people: list[Api]) -> None:
 
 
 async def changes_of(person: Api, app: Starlette) -> list[Change]:
-    talk: Conversations = app.state.conversations
+    talk: Conversations = app.state.services.conversations
     return await talk.changes(ObjectId(person.id), 0, 1_000, 10)
 
 
@@ -167,7 +167,7 @@ async def test_whoever_may_know_it_sees_who_is_here(people: list[Api], app: Star
     ann, bob, _ = people
     await ann("PUT", "/follows/bob", 204)
     await bob("PUT", "/follows/ann", 204)
-    await app.state.presences.connected(ObjectId(bob.id), "1")
+    await app.state.services.presences.connected(ObjectId(bob.id), "1")
     opened = await ann.json("PUT", "/conversations/bob", 201)
     listed = (await ann.json("GET", "/conversations"))["conversations"][0]
     for presence in (opened["with"]["presence"], listed["with"]["presence"]):

@@ -392,7 +392,7 @@ async def test_likes_are_shown_where_there_are_any(site: Site) -> None:
     await ann.act("bob", "follow")
     (id,) = re.findall(r'href="/statuses/(\w{24})"', await bob.post("hello"))
     assert 'class="likes"' not in bob.html
-    social = site.app.state.social
+    social = site.app.state.services.social
     for handle, words in (("ann", ">1 like<"), ("bob", ">2 likes<")):
         await social.like((await social.person(handle)).id, ObjectId(id))
         for address in ("/", "/@bob", f"/statuses/{id}"):
@@ -562,7 +562,7 @@ async def test_older_pages_lead_to_the_first_status_and_back(demo: Site, slug: s
     assert author
     for n in range(45):
         demo.clock.advance(2)
-        await demo.app.state.social.post(author.id, f"status {n}")
+        await demo.app.state.services.social.post(author.id, f"status {n}")
     await ann.open(f"/?phase={slug}")
     seen = texts(ann.html)
     while older := re.findall(r'href="([^"]+)" rel="next"', ann.html):
@@ -844,7 +844,7 @@ async def test_mutual_followers_see_who_is_online(site: Site) -> None:
     ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
     user = await User.called("bob")
     assert user
-    await site.app.state.presences.connected(user.id, "a stream")
+    await site.app.state.services.presences.connected(user.id, "a stream")
     assert "Online now" not in await ann.act("bob", "follow")
     await bob.act("ann", "follow")
     assert "Online now" in await ann.open("/@bob")
@@ -854,7 +854,7 @@ async def test_mutual_followers_see_who_is_online(site: Site) -> None:
     assert 'value="nobody" selected' in await bob.submit("/settings/presence", presence="nobody")
     assert "Online now" not in await ann.open("/@bob")
     assert 'value="mutuals" selected' in await bob.submit("/settings/presence", presence="mutuals")
-    await site.app.state.presences.gone(user.id, "a stream")
+    await site.app.state.services.presences.gone(user.id, "a stream")
     site.clock.advance(GRACE_S + 1)
     assert "Last here" in await ann.open("/@bob")
 
@@ -1083,7 +1083,9 @@ def away(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Awaitab
 
     async def take(name: str) -> None:
         owner, _, method = name.partition(".")
-        monkeypatch.setattr({"timelines": site.timelines, "social": site.app.state.social}[owner], method, gone)
+        monkeypatch.setattr(
+            {"timelines": site.timelines, "social": site.app.state.services.social}[owner], method, gone
+        )
 
     return take
 

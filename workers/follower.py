@@ -23,7 +23,7 @@ from app.stack import UNAVAILABLE, QueueDown, Stack
 from app.stack.mongodb.changes import HistoryLost, Inserted, inserts
 from app.stack.mongodb.find import Find, rows
 from app.stack.mongodb.stand_in import is_stand_in
-from app.watch import metrics
+from app.watch.background import errors_counted
 from phases.delivering.outbox import GoesOn
 from phases.p5_stream import follow
 from phases.timelines import PhaseConsumer, Timelines
@@ -160,13 +160,11 @@ class Follower:
 
     async def forever(self) -> None:
         while not self.stopping.is_set():
-            try:
-                await self._turn()
-            except (*UNAVAILABLE, PyMongoError, LeaseLost) as error:
-                log.warning("the change stream is left to whoever comes next: %s", error)
-            except Exception:  # nobody else would hear of it, and nobody would follow any more
-                metrics.BACKGROUND_ERRORS.labels("stream").inc()
-                log.exception("the change stream is left to whoever comes next")
+            with errors_counted("stream", "the change stream is left to whoever comes next"):
+                try:
+                    await self._turn()
+                except (*UNAVAILABLE, PyMongoError, LeaseLost) as error:
+                    log.warning("the change stream is left to whoever comes next: %s", error)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), EVERY_S)
 

@@ -1,17 +1,15 @@
 """How the whole system is, asked every few seconds in every process, and told in its metrics."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from time import time
 
 from app.clock import LAST_ID
 from app.stack import UNAVAILABLE, QueueDown
 from app.watch import metrics
+from app.watch.background import errors_counted
 from phases.timelines import State, Timelines
 from workers.follower import stream_state
-
-log = logging.getLogger(__name__)
 
 EVERY_S = 5.0
 TICK_S = 0.5  # between two looks at how late the event loop is
@@ -75,11 +73,8 @@ async def keep(take: Callable[[], Awaitable[object]]) -> None:
 
 async def _keep(take: Callable[[], Awaitable[object]]) -> None:
     while True:
-        try:
+        with errors_counted("sample", "a sample is left out"):
             await take()
-        except Exception:  # nobody else would hear of it, and nothing would be sampled any more
-            metrics.BACKGROUND_ERRORS.labels("sample").inc()
-            log.exception("a sample is left out")
         await asyncio.sleep(EVERY_S)
 
 

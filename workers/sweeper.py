@@ -7,7 +7,7 @@ from datetime import timedelta
 from app.clock import id_at
 from app.departures import clear_departures
 from app.stack import UNAVAILABLE
-from app.watch import metrics
+from app.watch.background import errors_counted
 from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
@@ -20,13 +20,11 @@ AT_ONCE = 200  # of a kind, in one sweep
 async def sweep_forever(timelines: Timelines) -> None:
     """Until cancelled. A sweep that meets a server that is away is tried again at the next turn."""
     while True:
-        try:
-            await sweep(timelines)
-        except UNAVAILABLE as error:
-            log.warning("this sweep ends early: %s", error)
-        except Exception:  # nobody else would hear of it, and nobody would sweep any more
-            metrics.BACKGROUND_ERRORS.labels("sweep").inc()
-            log.exception("this sweep ends early")
+        with errors_counted("sweep", "this sweep ends early"):
+            try:
+                await sweep(timelines)
+            except UNAVAILABLE as error:
+                log.warning("this sweep ends early: %s", error)
         await asyncio.sleep(EVERY_S)
 
 

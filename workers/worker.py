@@ -5,16 +5,16 @@ opened per job.
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
 
 from anyio.from_thread import start_blocking_portal
 
 from app.config import Config
 from app.stack import Addresses, Stack, connected
 from app.stack.queue.worker import consume, drain
+from app.watch.background import beside
 from phases.delivering.outbox import Consumer, Outbox
 from phases.timelines import Timelines
 from workers.follower import Follower
@@ -42,7 +42,7 @@ def run(addresses: Addresses, config: Config, others: Sequence[Joining] = ()) ->
 async def run_in_thread(timelines: Timelines) -> AsyncIterator[None]:
     """A worker beside whatever else this event loop does, for servers that live inside the process."""
     stop = threading.Event()
-    async with _task(sweep_forever(timelines)), _following(timelines):
+    async with beside(sweep_forever(timelines)), _following(timelines):
         working = asyncio.create_task(_in_thread(timelines, lambda: consume(timelines.stack.queue, stop)))
         try:
             yield
@@ -73,21 +73,9 @@ async def _connected_runtime(addresses: Addresses, config: Config, others: Seque
         timelines = await Timelines.open(stack)
         for consumer in others:
             timelines.outbox.add(consumer(stack, timelines.outbox))
-        async with _task(sweep_forever(timelines)), _task(keep(partial(sample, timelines))), _following(timelines):
+        async with beside(sweep_forever(timelines), keep(partial(sample, timelines))), _following(timelines):
             yield Runtime(timelines, asyncio.get_running_loop())
         await last_pulse(timelines)
-
-
-@asynccontextmanager
-async def _task(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Work that goes on beside the block, and no longer."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 @asynccontextmanager

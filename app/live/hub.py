@@ -31,6 +31,7 @@ from app.live.watchers import EVERYTHING, Part, Watcher, Watchers
 from app.social import Social
 from app.stack import UNAVAILABLE, Hint, Stack
 from app.stack.bus import Listener
+from app.watch.background import errors_counted
 from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
@@ -141,13 +142,12 @@ class Hub:
             with suppress(TimeoutError):
                 await asyncio.wait_for(event.wait(), every_s and every_s * random.uniform(2 / 3, 1))
             event.clear()
-            try:
-                await work()
-                continue
-            except UNAVAILABLE as error:
-                log.info("live streams wait for a server: %s", error)
-            except Exception:  # nobody else would hear of it, and nobody would be told anything any more
-                log.exception("live streams have missed something")
+            with errors_counted("live", "live streams have missed something"):
+                try:
+                    await work()
+                    continue
+                except UNAVAILABLE as error:
+                    log.info("live streams wait for a server: %s", error)
             await asyncio.sleep(RETRY_S)
             self._gap.set()
 
@@ -229,15 +229,14 @@ class Hub:
     async def _refresh(self, watcher: Watcher) -> None:
         while watcher.dirty and watcher.connections:
             parts = watcher.dirty
-            try:
-                async with self._reads, watcher.turn:  # who waits for a place is told of news meanwhile
-                    parts, watcher.dirty = watcher.dirty, frozenset()
-                    await self._update(watcher, parts)
-                continue
-            except UNAVAILABLE as error:
-                log.info("a live stream waits for a server: %s", error)
-            except Exception:  # nobody else would hear of it
-                log.exception("a live stream has missed something")
+            with errors_counted("live", "a live stream has missed something"):
+                try:
+                    async with self._reads, watcher.turn:  # who waits for a place is told of news meanwhile
+                        parts, watcher.dirty = watcher.dirty, frozenset()
+                        await self._update(watcher, parts)
+                    continue
+                except UNAVAILABLE as error:
+                    log.info("a live stream waits for a server: %s", error)
             watcher.dirty |= parts
             await asyncio.sleep(RETRY_S)
 

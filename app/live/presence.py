@@ -21,6 +21,7 @@ from app.live.connection import EACH
 from app.stack import UNAVAILABLE, Stack
 from app.stack.heartbeats import Full, HeartbeatsDown
 from app.stack.mongodb.find import Find, rows, together
+from app.watch.background import errors_counted
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +115,11 @@ class Presences:
         try:
             while True:
                 await asyncio.sleep(LOOK_S)
-                if self._clock.monotonic() - renewed_s >= RENEW_S - LOOK_S / 2:
-                    renewed_s = self._clock.monotonic()
-                    await self.renew()
-                await self.look()
+                with errors_counted("presence", "who comes and goes is told later"):
+                    if self._clock.monotonic() - renewed_s >= RENEW_S - LOOK_S / 2:
+                        renewed_s = self._clock.monotonic()
+                        await self.renew()
+                    await self.look()
         finally:
             for person, connection in list(self._connections):
                 await self.gone(person, connection)

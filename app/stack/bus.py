@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from app.stack.cost import count_redis
+from app.watch.background import errors_counted
 
 log = logging.getLogger(__name__)
 
@@ -126,16 +127,17 @@ class RedisBus:
     async def _publish(self) -> None:
         """Each once. What Redis does not take is lost: it is old before Redis is back."""
         try:
-            while self._unsent:
-                some = [self._unsent.popleft() for _ in range(min(AT_ONCE, len(self._unsent)))]
-                count_redis()
-                try:
-                    await self._redis.publish(self.channel, "\n".join(hint.packed() for hint in some))
-                except (RedisError, OSError) as error:
-                    self._unsent.clear()
-                    self._tell(True, f"live hints are lost while Redis is away: {error}")
-                else:
-                    self._tell(False, "live hints are sent again")
+            with errors_counted("hints", "live hints are lost"):
+                while self._unsent:
+                    some = [self._unsent.popleft() for _ in range(min(AT_ONCE, len(self._unsent)))]
+                    count_redis()
+                    try:
+                        await self._redis.publish(self.channel, "\n".join(hint.packed() for hint in some))
+                    except (RedisError, OSError) as error:
+                        self._unsent.clear()
+                        self._tell(True, f"live hints are lost while Redis is away: {error}")
+                    else:
+                        self._tell(False, "live hints are sent again")
         finally:
             self._publishing = None
 
@@ -152,20 +154,25 @@ class RedisBus:
     async def _hear(self) -> None:
         """Until cancelled. Whatever was said while nobody listened has been missed."""
         while True:
-            subscription = self._redis.pubsub(ignore_subscribe_messages=False)
-            try:
-                await subscription.subscribe(self.channel)
-                while True:
-                    message = await subscription.get_message(timeout=SURE_S / 2)
-                    if message and message["type"] == "subscribe":
-                        self._missed()
-                    elif message and message["type"] == "message":
-                        self._heard(message["data"].split("\n"))
-            except (RedisError, OSError) as error:
-                self._tell(True, f"live hints are not heard while Redis is away: {error}")
-            finally:
-                await _closed(subscription)
+            with errors_counted("hints", "live hints have been missed"):
+                try:
+                    await self._subscribed()
+                except (RedisError, OSError) as error:
+                    self._tell(True, f"live hints are not heard while Redis is away: {error}")
             await asyncio.sleep(PAUSE_S)
+
+    async def _subscribed(self) -> None:
+        subscription = self._redis.pubsub(ignore_subscribe_messages=False)
+        try:
+            await subscription.subscribe(self.channel)
+            while True:
+                message = await subscription.get_message(timeout=SURE_S / 2)
+                if message and message["type"] == "subscribe":
+                    self._missed()
+                elif message and message["type"] == "message":
+                    self._heard(message["data"].split("\n"))
+        finally:
+            await _closed(subscription)
 
     def _heard(self, packed: Iterable[str]) -> None:
         for hint in filter(None, map(Hint.unpacked, packed)):

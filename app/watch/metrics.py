@@ -4,6 +4,8 @@ Names are after Prometheus' conventions. A process is a target of its own: nothi
 What says how the whole system is (pending, queued, servers) is sampled, the same in every process.
 """
 
+from typing import Literal, get_args
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -18,6 +20,9 @@ from prometheus_client import generate_latest as _generate
 
 from app.watch.machine import Machine
 from app.watch.objectives import BUCKETS_S, DELIVERED_S
+
+# What nobody waits for; `ended`: whatever of it goes on no more
+Work = Literal["after_answer", "departures", "hints", "live", "presence", "sample", "stream", "sweep", "watch", "ended"]
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)  # processor, memory, file descriptors
@@ -72,7 +77,7 @@ LIVE_EVENTS.labels("reset")  # none is a figure, too
 
 COMMANDS = _counter("server_commands", "Commands sent", "server")
 BACKGROUND_ERRORS = _counter("background_errors", "Errors of ours in work that nobody waits for", "work")
-for work in ("after_answer", "sample", "stream", "sweep"):
+for work in get_args(Work):
     BACKGROUND_ERRORS.labels(work)  # none is a figure, too
 LOOP_LAG = _histogram(
     "event_loop_lag_seconds", "How much later than due the event loop does something", (0.005, 0.02, 0.1, 0.5, 2.0)

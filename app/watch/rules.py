@@ -155,6 +155,13 @@ def alerts(scale: Scale) -> Iterator[Alert]:
         (f"{dead} > 0", five),
         (f"{dead} > 100", five),
     )
+    wrong = f"sum by (job, work) (rate(feedlab_background_errors_total[{scale.span(quarter)}])) * {quarter}"
+    yield from two(
+        "FeedlabBackgroundErrors",
+        "{{ $labels.work }} of {{ $labels.job }} went wrong {{ $value | printf `%.0f` }} times in a quarter of an hour",
+        (f"{wrong} > 0", 0),
+        (f"{wrong} > 30", five),  # what gets nowhere is tried again every few seconds
+    )
     yield from two(
         "FeedlabServerDown",
         "{{ $labels.server }} does not answer",

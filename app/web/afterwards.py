@@ -1,14 +1,11 @@
 """What goes on after somebody has been answered."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from app.watch import metrics
-
-log = logging.getLogger(__name__)
+from app.watch.background import errors_counted
 
 MOST = 200  # works at once; whoever comes then waits for their own
 LATER_S = 0.002  # the answer goes out first: a thread that begins now would take the interpreter from it
@@ -39,15 +36,10 @@ class Afterwards:
         else:
             task = asyncio.create_task(_later(work))
             self._under_way.add(task)
-            task.add_done_callback(self._ended)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._under_way.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            metrics.BACKGROUND_ERRORS.labels("after_answer").inc()
-            log.error("after an answer", exc_info=error)
+            task.add_done_callback(self._under_way.discard)
 
 
 async def _later(work: Coroutine[Any, Any, None]) -> None:
-    await asyncio.sleep(LATER_S)
-    await work
+    with errors_counted("after_answer", "after an answer"):
+        await asyncio.sleep(LATER_S)
+        await work

@@ -31,7 +31,6 @@ from app.web.live_stream import connected, converse, events_for, position_of
 from app.web.measured_page import measured
 from app.web.opening import opening
 from app.web.problems import Rejected
-from app.web.written import WrittenPages
 from phases.home.page import Page
 
 PREFIX = "/api/v1"
@@ -43,14 +42,14 @@ DONE = Reply(204)
 
 async def sign_up(call: Call) -> Reply:
     asked: schemas.SignUp = call.body
-    work = call.accounts.sign_up(asked.handle, asked.name, asked.password, _caller(call))
+    work = call.services.accounts.sign_up(asked.handle, asked.name, asked.password, _caller(call))
     user = await while_it_waits(call.request, work)
     return Reply(201, schemas.Person.of(user), {"Location": f"{PREFIX}/users/{user.handle}"})
 
 
 async def sign_in(call: Call) -> Reply:
     asked: schemas.Credentials = call.body
-    work = call.accounts.sign_in(asked.handle, asked.password, _caller(call))
+    work = call.services.accounts.sign_in(asked.handle, asked.password, _caller(call))
     token, expires_at = await while_it_waits(call.request, work)
     return Reply(201, schemas.NewToken(token=token, expires_at=expires_at))
 
@@ -60,38 +59,38 @@ def _caller(call: Call) -> Caller:
 
 
 async def sign_out(call: Call) -> Reply:
-    await call.accounts.sign_out(call.token)
+    await call.services.accounts.sign_out(call.token)
     return DONE
 
 
 async def me(call: Call) -> Reply:
-    people = await call.social.people([call.me.id])
+    people = await call.services.social.people([call.me.id])
     return Reply(200, await _profile(call, people[call.me.id]))
 
 
 async def change_me(call: Call) -> Reply:
     asked: schemas.ProfileChange = call.body
     if asked.name is not None:
-        await call.social.rename(call.me, asked.name)
+        await call.services.social.rename(call.me, asked.name)
     if asked.presence is not None:
-        await call.accounts.hide(call.me, asked.presence == "nobody")
+        await call.services.accounts.hide(call.me, asked.presence == "nobody")
     return await me(call)
 
 
 async def change_password(call: Call) -> Reply:
     asked: schemas.PasswordChange = call.body
-    work = call.accounts.change_password(call.me, call.token, asked.old, asked.new, _caller(call))
+    work = call.services.accounts.change_password(call.me, call.token, asked.old, asked.new, _caller(call))
     await while_it_waits(call.request, work)
     return DONE
 
 
 async def delete_me(call: Call) -> Reply:
-    await while_it_waits(call.request, call.accounts.delete(call.me, call.body.password, _caller(call)))
+    await while_it_waits(call.request, call.services.accounts.delete(call.me, call.body.password, _caller(call)))
     return Reply(202)
 
 
 async def export(call: Call) -> Reply:
-    await call.request.app.state.exports.count(call.me.id)
+    await call.services.exports.count(call.me.id)
     parts = nothing() if call.request.method == "HEAD" else exported(call.request, call.me)
     return Reply(200, headers=as_file(call.me), parts=parts)
 
@@ -101,13 +100,13 @@ async def user(call: Call) -> Reply:
 
 
 async def _person(call: Call) -> User:
-    return await call.social.person(call.request.path_params["handle"])
+    return await call.services.social.person(call.request.path_params["handle"])
 
 
 async def _profile(call: Call, person: Person | User) -> schemas.Profile:
     counts, relation, seen = await asyncio.gather(
-        call.social.counts(call.me.id, person.id),
-        call.social.relation(call.me.id, person.id),
+        call.services.social.counts(call.me.id, person.id),
+        call.services.social.relation(call.me.id, person.id),
         _seen(call, [person.id]),
     )
     return schemas.Profile(
@@ -124,7 +123,7 @@ async def _profile(call: Call, person: Person | User) -> schemas.Profile:
 
 
 async def _seen(call: Call, people: Sequence[ObjectId]) -> schemas.Seen:
-    return await call.presences.seen_by(call.me.id, people)
+    return await call.services.presences.seen_by(call.me.id, people)
 
 
 # Friends
@@ -135,7 +134,7 @@ def edge(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> C
 
     async def change(call: Call) -> Reply:
         person = await _person(call)
-        await use_case(call.social, call.me.id, person.id)
+        await use_case(call.services.social, call.me.id, person.id)
         return DONE
 
     return change
@@ -147,7 +146,7 @@ def people(use_case: Callable[..., Awaitable[PeoplePage]]) -> Callable[[Call], A
     async def page(call: Call) -> Reply:
         walk: schemas.Walk = call.query
         about = await _person(call) if call.request.path_params else call.me
-        listed, next_ = await use_case(call.social, about.id, before=walk.before, limit=walk.limit)
+        listed, next_ = await use_case(call.services.social, about.id, before=walk.before, limit=walk.limit)
         return Reply(200, schemas.People(users=[schemas.Person.of(each) for each in listed], next=_id(next_)))
 
     return page
@@ -158,31 +157,31 @@ def people(use_case: Callable[..., Awaitable[PeoplePage]]) -> Callable[[Call], A
 
 async def post(call: Call) -> Reply:
     asked: schemas.NewStatus = call.body
-    row, created = await call.social.post(
+    row, created = await call.services.social.post(
         call.me.id,
         asked.text,
         asked.audience,
         call.headers.idempotency_key,
-        waits=call.request.app.state.afterwards.do,
+        waits=call.services.afterwards.do,
     )
     location = {"Location": f"{PREFIX}/statuses/{row.id}"}
     return Reply(201 if created else 200, schemas.status(row, call.people), location)
 
 
 async def status(call: Call) -> Reply:
-    (found,) = await _statuses(call, [await call.social.status(call.me.id, _status_id(call))])
+    (found,) = await _statuses(call, [await call.services.social.status(call.me.id, _status_id(call))])
     return Reply(200, found)
 
 
 async def delete(call: Call) -> Reply:
-    await call.social.delete(call.me.id, _status_id(call))
+    await call.services.social.delete(call.me.id, _status_id(call))
     return DONE
 
 
 async def statuses_of(call: Call) -> Reply:
     walk: schemas.Walk = call.query
     person = await _person(call)
-    rows, next_ = await call.social.statuses_of(call.me.id, person.id, before=walk.before, limit=walk.limit)
+    rows, next_ = await call.services.social.statuses_of(call.me.id, person.id, before=walk.before, limit=walk.limit)
     author = {person.id: Person.of(person)}
     return Reply(200, {"statuses": [schemas.status(row, author) for row in rows], "next": _id(next_)})
 
@@ -191,7 +190,7 @@ def liking(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) ->
     """A use case from me to the status of the path."""
 
     async def change(call: Call) -> Reply:
-        await use_case(call.social, call.me.id, _status_id(call))
+        await use_case(call.services.social, call.me.id, _status_id(call))
         return DONE
 
     return change
@@ -209,7 +208,7 @@ def _id(cursor: ObjectId | None) -> str | None:
 
 
 async def _statuses(call: Call, rows: Sequence[StatusRow], names: int | None = None) -> list[dict[str, Any]]:
-    authors = await call.social.people({row.user_id for row in rows}, names)
+    authors = await call.services.social.people({row.user_id for row in rows}, names)
     return [schemas.status(row, authors) for row in rows]
 
 
@@ -219,18 +218,18 @@ async def _statuses(call: Call, rows: Sequence[StatusRow], names: int | None = N
 async def timeline(call: Call) -> Reply:
     walk: schemas.TimelineWalk = call.query
     return await _timeline(
-        call, call.timelines.page(call.me.id, phase=walk.phase, before=walk.before, limit=walk.limit)
+        call, call.services.timelines.page(call.me.id, phase=walk.phase, before=walk.before, limit=walk.limit)
     )
 
 
 async def refresh(call: Call) -> Reply:
-    return await _timeline(call, call.timelines.refresh(call.me.id, phase=call.query.phase))
+    return await _timeline(call, call.services.timelines.refresh(call.me.id, phase=call.query.phase))
 
 
 async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
     read = await measured(call.request, reading)
     page, cost = read.page, read.cost
-    written: WrittenPages = call.request.app.state.written
+    written = call.services.written
     statuses = written.recall(call.me.id, page.statuses, page.names)
     if statuses is None:
         statuses = to_json(await _statuses(call, page.statuses, page.names))
@@ -254,12 +253,12 @@ async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
 
 async def notifications(call: Call) -> Reply:
     walk: schemas.NumberWalk = call.query
-    inbox = call.notifications
+    inbox = call.services.notifications
     unread, (shown, next_) = await asyncio.gather(
         inbox.unread(call.me.id), inbox.page(call.me.id, walk.before, walk.limit)
     )
     ids = {one.who for one in shown} | {one.status.user_id for one in shown if one.status}
-    people = await call.social.people(ids)
+    people = await call.services.social.people(ids)
     return Reply(
         200,
         {
@@ -272,7 +271,7 @@ async def notifications(call: Call) -> Reply:
 
 
 async def mark_read(call: Call) -> Reply:
-    await call.notifications.mark_read(call.me.id, call.body.to)
+    await call.services.notifications.mark_read(call.me.id, call.body.to)
     return DONE
 
 
@@ -288,14 +287,14 @@ def _conversation_id(call: Call) -> ObjectId:
 
 async def open_conversation(call: Call) -> Reply:
     person = await _person(call)
-    found, created = await call.conversations.open(call.me.id, person.id)
+    found, created = await call.services.conversations.open(call.me.id, person.id)
     (shown,) = await shown_conversations(call.request, call.me, [found])
     return Reply(201 if created else 200, shown)
 
 
 async def conversations(call: Call) -> Reply:
     walk: schemas.ConversationWalk = call.query
-    found, next_, unread = await call.conversations.page(call.me.id, walk.before, walk.limit)
+    found, next_, unread = await call.services.conversations.page(call.me.id, walk.before, walk.limit)
     return Reply(
         200,
         {
@@ -308,8 +307,10 @@ async def conversations(call: Call) -> Reply:
 
 async def messages(call: Call) -> Reply:
     walk: schemas.NumberWalk = call.query
-    found, next_ = await call.conversations.messages(call.me.id, _conversation_id(call), walk.before, walk.limit)
-    people = await call.social.people({one.who for one in found})
+    found, next_ = await call.services.conversations.messages(
+        call.me.id, _conversation_id(call), walk.before, walk.limit
+    )
+    people = await call.services.social.people({one.who for one in found})
     return Reply(200, {"messages": [schemas.message(one, people) for one in found], "next": next_})
 
 
@@ -317,13 +318,13 @@ async def send(call: Call) -> Reply:
     asked: schemas.NewMessage = call.body
     image = ObjectId(asked.image.removeprefix(schemas.IMAGES)) if asked.image else None
     where = _conversation_id(call)
-    sent, created = await call.conversations.send(call.me.id, where, asked.client_id, asked.text, image)
+    sent, created = await call.services.conversations.send(call.me.id, where, asked.client_id, asked.text, image)
     return Reply(201 if created else 200, schemas.message(sent, call.people))
 
 
 async def receive(call: Call) -> Reply:
     asked: schemas.Receipt = call.body
-    await call.conversations.receive(call.me.id, _conversation_id(call), asked.delivered, asked.read)
+    await call.services.conversations.receive(call.me.id, _conversation_id(call), asked.delivered, asked.read)
     return DONE
 
 
@@ -331,13 +332,13 @@ async def delete_message(call: Call) -> Reply:
     text: str = call.request.path_params["seq"]
     if not re.fullmatch(schemas.SEQ_PATTERN, text):
         raise NotFound("You have no such message.")
-    await call.conversations.delete(call.me.id, _conversation_id(call), int(text))
+    await call.services.conversations.delete(call.me.id, _conversation_id(call), int(text))
     return DONE
 
 
 def silence(on: bool) -> Callable[[Call], Awaitable[Reply]]:
     async def change(call: Call) -> Reply:
-        await call.conversations.silence(call.me.id, _conversation_id(call), on)
+        await call.services.conversations.silence(call.me.id, _conversation_id(call), on)
         return DONE
 
     return change
@@ -348,7 +349,7 @@ def silence(on: bool) -> Callable[[Call], Awaitable[Reply]]:
 
 async def new_upload(call: Call) -> Reply:
     asked: schemas.NewUpload = call.body
-    address, upload = await call.pictures.address(call.me.id, asked.type, asked.size)
+    address, upload = await call.services.pictures.address(call.me.id, asked.type, asked.size)
     image = f"{schemas.IMAGES}{upload.id}"
     new = schemas.Upload(upload_url=f"{PREFIX}/uploads/{address}", image=image, expires_at=upload.expires_at)
     return Reply(201, new)
@@ -356,9 +357,9 @@ async def new_upload(call: Call) -> Reply:
 
 async def upload(call: Call) -> Reply:
     """Whoever has the address may; it counts as a change by the person who asked for it."""
-    admitted = await call.in_time(call.pictures.admitted(call.request.path_params["upload"]))
-    await call.request.app.state.writes.count(admitted.owner)
-    await call.pictures.take(admitted, call.request.stream())
+    admitted = await call.in_time(call.services.pictures.admitted(call.request.path_params["upload"]))
+    await call.services.writes.count(admitted.owner)
+    await call.services.pictures.take(admitted, call.request.stream())
     return Reply(201)
 
 
@@ -366,7 +367,7 @@ async def image(call: Call) -> Reply:
     text: str = call.request.path_params["image"]
     if len(text) != 24 or not ObjectId.is_valid(text):
         raise NotFound("There is no such picture.")
-    found = await call.pictures.picture(call.me.id, ObjectId(text))
+    found = await call.services.pictures.picture(call.me.id, ObjectId(text))
     return Reply(200, found.data, PICTURE_HEADERS, media_type=found.type)
 
 
@@ -374,7 +375,7 @@ async def image(call: Call) -> Reply:
 
 
 async def ticket(call: Call) -> Reply:
-    ticket, expires_at = await call.accounts.new_ticket(call.token)
+    ticket, expires_at = await call.services.accounts.new_ticket(call.token)
     return Reply(201, schemas.NewTicket(ticket=ticket, expires_at=expires_at))
 
 
@@ -401,12 +402,14 @@ async def live_socket(socket: WebSocket) -> None:
 
 
 async def phases(call: Call) -> Reply:
-    return Reply(200, schemas.State.of(await call.timelines.state()))
+    return Reply(200, schemas.State.of(await call.services.timelines.state()))
 
 
 async def switch(call: Call) -> Reply:
     asked: schemas.PhaseChange = call.body
-    return Reply(200, schemas.State.of(await call.timelines.change(read=asked.read, delivering=asked.delivering)))
+    return Reply(
+        200, schemas.State.of(await call.services.timelines.change(read=asked.read, delivering=asked.delivering))
+    )
 
 
 async def document(call: Call) -> Reply:

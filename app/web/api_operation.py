@@ -17,29 +17,14 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from app.accounts import Accounts, digest_of
+from app.accounts import digest_of
 from app.errors import Forbidden
-from app.inbox.conversations import Conversations
-from app.inbox.notifications import Notifications
-from app.inbox.pictures import Pictures
-from app.live.presence import Presences
 from app.models import Account, Person
-from app.social import Social
 from app.stack import within
 from app.stack.mongodb.joined import joined
 from app.web.opening import opening
 from app.web.problems import CHALLENGE, FieldErrors, Rejected
-from app.web.state import (
-    accounts_of,
-    conversations_of,
-    notifications_of,
-    pictures_of,
-    presences_of,
-    social_of,
-    stack_of,
-    timelines_of,
-)
-from phases.timelines import Timelines
+from app.web.state import Services, services
 
 T = TypeVar("T")
 
@@ -60,32 +45,8 @@ class Call:
     people: Mapping[ObjectId, Person] = field(default_factory=dict)  # the caller, where the answer shows them
 
     @property
-    def accounts(self) -> Accounts:
-        return accounts_of(self.request)
-
-    @property
-    def timelines(self) -> Timelines:
-        return timelines_of(self.request)
-
-    @property
-    def social(self) -> Social:
-        return social_of(self.request)
-
-    @property
-    def notifications(self) -> Notifications:
-        return notifications_of(self.request)
-
-    @property
-    def conversations(self) -> Conversations:
-        return conversations_of(self.request)
-
-    @property
-    def pictures(self) -> Pictures:
-        return pictures_of(self.request)
-
-    @property
-    def presences(self) -> Presences:
-        return presences_of(self.request)
+    def services(self) -> Services:
+        return services(self.request)
 
     @property
     def me(self) -> Account:
@@ -156,29 +117,29 @@ class Operation:
             async with opening(request, call.token):
                 call.account, call.digest = await admitted(request)
                 return await self._reply(call)
-        if self.auth == "person" and self.method in SAFE and (account := call.accounts.remembered(call.token)):
+        if self.auth == "person" and self.method in SAFE and (account := call.services.accounts.remembered(call.token)):
             call.account = account
             with joined():
                 return await _if(_signed_in(request), self._reply(call))
         if self.auth != "none":
             await self._enter(call)
             if self.method not in SAFE:
-                await request.app.state.writes.count(call.me.id)
-        if self.auth == "admin" and not await call.accounts.operates(call.me.id):
+                await call.services.writes.count(call.me.id)
+        if self.auth == "admin" and not await call.services.accounts.operates(call.me.id):
             raise Forbidden("Only administrators may do this.")
         return await self._reply(call)
 
     async def _enter(self, call: Call) -> None:
         """The caller's name, where it is wanted, travels with the token of somebody remembered."""
-        known = call.accounts.remembered(call.token)
+        known = call.services.accounts.remembered(call.token)
         if known and self.shows_caller:
             call.account = known
             with joined():
-                call.people = await _if(_signed_in(call.request), call.social.people([known.id]))
+                call.people = await _if(_signed_in(call.request), call.services.social.people([known.id]))
             return
         call.account = await _signed_in(call.request)
         if self.shows_caller:
-            call.people = await call.social.people([call.me.id])
+            call.people = await call.services.social.people([call.me.id])
 
     async def _reply(self, call: Call) -> Response:
         request = call.request
@@ -215,7 +176,7 @@ def bearer_token(request: HTTPConnection) -> str | None:
 
 
 def _longest_s(request: HTTPConnection) -> float:
-    return stack_of(request).config.server_timeout_s
+    return services(request).stack.config.server_timeout_s
 
 
 async def admitted(request: HTTPConnection) -> tuple[Account, bytes]:
@@ -225,7 +186,9 @@ async def admitted(request: HTTPConnection) -> tuple[Account, bytes]:
     ticket = request.query_params.get("ticket")
     if ticket is None:
         return await _signed_in(request), digest_of(bearer_token(request) or "")
-    redeemed: tuple[Account, bytes] | None = await within(_longest_s(request), accounts_of(request).redeem(ticket))
+    redeemed: tuple[Account, bytes] | None = await within(
+        _longest_s(request), services(request).accounts.redeem(ticket)
+    )
     if redeemed is None:
         raise Rejected(401, "The ticket is unknown, expired or used.", CHALLENGE)
     return redeemed
@@ -235,7 +198,7 @@ async def _signed_in(request: HTTPConnection) -> Account:
     token = bearer_token(request)
     if not token:
         raise Rejected(401, "This call needs a token: Authorization: Bearer <token>.", CHALLENGE)
-    account: Account | None = await within(_longest_s(request), accounts_of(request).authenticate(token))
+    account: Account | None = await within(_longest_s(request), services(request).accounts.authenticate(token))
     if account is None:
         raise Rejected(
             401, "The token is unknown, expired or signed out.", {"WWW-Authenticate": 'Bearer error="invalid_token"'}

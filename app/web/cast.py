@@ -36,7 +36,7 @@ async def cast(stack: Stack, state: State) -> Sequence[Player]:
     if not notes or stack.clock.monotonic() >= until_s:
         notes = await _notes()
         state.cast = stack.clock.monotonic() + AGE_S, notes
-    social: Social = state.social
+    social: Social = state.services.social
     people = await social.people(notes)
     return [
         Player(id, people[id].handle, people[id].name, note)
@@ -47,7 +47,7 @@ async def cast(stack: Stack, state: State) -> Sequence[Player]:
 
 async def warm(stack: Stack, state: State, rest: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
     """Read everybody's timeline in every phase, as soon as what is kept is read: a newcomer finds all lists there."""
-    timelines: Timelines = state.timelines
+    timelines: Timelines = state.services.timelines
     await rest(stack.config.grace_s + stack.config.settings_age_s)
     try:
         for player, phase in product(await cast(stack, state), timelines.phases):

@@ -24,7 +24,7 @@ from app.web.problems import problem_of
 from app.web.render import render
 from app.web.request import Endpoint, address, changing, signed_in, to
 from app.web.session import MOST_ON_A_BADGE, field, known_session, posted
-from app.web.state import conversations_of, pictures_of, presences_of, social_of, stack_of
+from app.web.state import services
 
 CONVERSATIONS_A_PAGE = 30
 MESSAGES_A_PAGE = 40
@@ -47,14 +47,14 @@ async def conversations(request: Request, me: Account) -> Response:
         place = Place.of(before) if before is not None else None
     except ValueError:
         raise NotFound("There is no such page.") from None
-    found, next_, _ = await conversations_of(request).page(me.id, place, CONVERSATIONS_A_PAGE)
+    found, next_, _ = await services(request).conversations.page(me.id, place, CONVERSATIONS_A_PAGE)
     others = {one.other for one in found}
     return render(
         request,
         "conversations.html",
         found=found,
-        people=await social_of(request).people(others),
-        presences=await presences_of(request).seen_by(me.id, others),
+        people=await services(request).social.people(others),
+        presences=await services(request).presences.seen_by(me.id, others),
         states=STATES,
         newest="/conversations" if before else None,
         older=address("/conversations", before=next_) if next_ else None,
@@ -63,8 +63,8 @@ async def conversations(request: Request, me: Account) -> Response:
 
 async def open_conversation(request: Request, me: Account) -> Response:
     await changing(request, me)
-    person = await social_of(request).person(request.path_params["handle"])
-    found, _ = await conversations_of(request).open(me.id, person.id)
+    person = await services(request).social.person(request.path_params["handle"])
+    found, _ = await services(request).conversations.open(me.id, person.id)
     return to(_path(found.id))
 
 
@@ -76,13 +76,13 @@ async def conversation(request: Request, me: Account) -> Response:
 async def _conversation(
     request: Request, me: Account, before: int | None = None, typed: str = "", refused: Refused | None = None
 ) -> Response:
-    talk, id = conversations_of(request), _id_of(request)
+    talk, id = services(request).conversations, _id_of(request)
     found = await talk.conversation(me.id, id)
     messages, next_ = await talk.messages(me.id, id, before, MESSAGES_A_PAGE)
     if before is None and _is_looked_at(request) and messages:
         await talk.receive(me.id, id, None, messages[0].seq)
         await _count_again(request, me)
-    people = await social_of(request).people({me.id, found.other})
+    people = await services(request).social.people({me.id, found.other})
     problem = problem_of(refused) if refused else None
     response = render(
         request,
@@ -90,8 +90,8 @@ async def _conversation(
         problem.status if problem else 200,
         one=found,
         other=people[found.other],
-        presence=(await presences_of(request).seen_by(me.id, [found.other]))[found.other],
-        days=_days(messages, stack_of(request).clock.now()),
+        presence=(await services(request).presences.seen_by(me.id, [found.other]))[found.other],
+        days=_days(messages, services(request).stack.clock.now()),
         people=people,
         states=STATES,
         path_here=_path(id),
@@ -125,7 +125,7 @@ async def _count_again(request: Request, me: Account) -> None:
     known = known_session(request)
     assert known, "somebody is signed in"
     if known.talking:
-        talking = await conversations_of(request).unread(me.id, MOST_ON_A_BADGE)
+        talking = await services(request).conversations.unread(me.id, MOST_ON_A_BADGE)
         request.state.session = replace(known, talking=talking)
 
 
@@ -153,8 +153,8 @@ async def send(request: Request, me: Account) -> Response:
     form, id = await posted(request), _id_of(request)
     text = field(form, "text").replace("\r\n", "\n")  # forms are sent with CRLF
     try:
-        await request.app.state.writes.count(me.id)
-        await conversations_of(request).send(me.id, id, _client_id(form, text.encode(errors="replace")), text)
+        await services(request).writes.count(me.id)
+        await services(request).conversations.send(me.id, id, _client_id(form, text.encode(errors="replace")), text)
     except (Invalid, Forbidden, Conflict, TooMany) as error:
         return await _conversation(request, me, typed=text, refused=error)
     return to(f"{_path(id)}#end")
@@ -187,7 +187,7 @@ async def _send_picture(request: Request, me: Account, form: FormData, file: Any
     type: Any = (file.content_type or "").lower()
     if type not in TYPES or file.size > LARGEST:
         raise Invalid("picture", f"A picture is PNG, JPEG, WebP or GIF, and has at most {LARGEST >> 20} MB.")
-    talk, pictures, id = conversations_of(request), pictures_of(request), _id_of(request)
+    talk, pictures, id = services(request).conversations, services(request).pictures, _id_of(request)
     if (await talk.conversation(me.id, id)).blocked:
         raise Forbidden("one of you blocks the other")
     data = await file.read()
@@ -208,7 +208,7 @@ async def receipt(request: Request, me: Account) -> Response:
     form = await posted(request)
     delivered = _number(field(form, "delivered"))
     assert delivered is not None
-    await conversations_of(request).receive(me.id, _id_of(request), delivered, None)
+    await services(request).conversations.receive(me.id, _id_of(request), delivered, None)
     return Response(status_code=204)
 
 
@@ -216,14 +216,14 @@ async def delete(request: Request, me: Account) -> Response:
     await changing(request, me)
     seq = _number(request.path_params["seq"])
     assert seq is not None
-    await conversations_of(request).delete(me.id, _id_of(request), seq)
+    await services(request).conversations.delete(me.id, _id_of(request), seq)
     return done(request, _path(_id_of(request)), "deleted")
 
 
 def silence(act: str) -> Endpoint:
     async def endpoint(request: Request, me: Account) -> Response:
         await changing(request, me)
-        await conversations_of(request).silence(me.id, _id_of(request), ACTS[act])
+        await services(request).conversations.silence(me.id, _id_of(request), ACTS[act])
         return done(request, _path(_id_of(request)), act)
 
     return signed_in(endpoint)
@@ -231,5 +231,5 @@ def silence(act: str) -> Endpoint:
 
 async def picture(request: Request, me: Account) -> Response:
     """As the API shows it, to whom the cookie says."""
-    found = await pictures_of(request).picture(me.id, _id_of(request))
+    found = await services(request).pictures.picture(me.id, _id_of(request))
     return Response(found.data, 200, PICTURE_HEADERS, found.type)

@@ -21,7 +21,7 @@ from app.web.done import done
 from app.web.live import stream
 from app.web.render import fragment, render
 from app.web.request import Endpoint, address, changing, for_operators, to
-from app.web.state import accounts_of, social_of, stack_of, timelines_of
+from app.web.state import services
 from phases.keeping.activity import active_count
 from phases.pulling.pulls import Weighed
 from phases.timelines import PhaseState, Timelines
@@ -50,7 +50,7 @@ class Overview:
 
 
 async def overview(request: Request) -> Overview:
-    stack, backlog = stack_of(request), _backlog(request)
+    stack, backlog = services(request).stack, _backlog(request)
     servers = await stack.check()
     mongodb, redis, memcached = (servers[name] is not None for name in ("mongodb", "redis", "memcached"))
     state = await backlog.sample() if mongodb else None
@@ -88,7 +88,7 @@ def _backlog(request: Request) -> Backlog:
 
 def _keeping(request: Request) -> set[str]:
     """Phases that keep something, so that a status is delivered through them."""
-    return {slug for slug, phase in timelines_of(request).phases.items() if phase.keeps}
+    return {slug for slug, phase in services(request).timelines.phases.items() if phase.keeps}
 
 
 def polyline(line: Sequence[tuple[float, int]], most: int) -> str:
@@ -110,19 +110,19 @@ async def dashboard(request: Request, me: Account) -> Response:
 async def _shown(request: Request) -> dict[str, Any]:
     return {
         "now_is": await overview(request),
-        "phases": timelines_of(request).phases,
+        "phases": services(request).timelines.phases,
         "minutes": MINUTES,
         "budgets": request.app.state.budgets.burning(),
         "budget_days": WINDOW_DAYS,
         "process": os.getpid(),
         "box": (LINE_WIDTH, LINE_HEIGHT),
-        "one_process": stack_of(request).addresses.one_process,
+        "one_process": services(request).stack.addresses.one_process,
     }
 
 
 async def live(request: Request, me: Account) -> Response:
     async def part() -> str | None:
-        if not await accounts_of(request).operates(me.id):
+        if not await services(request).accounts.operates(me.id):
             return None
         return fragment(request, "parts/dashboard.html", **await _shown(request))
 
@@ -168,9 +168,9 @@ def press(name: str) -> Endpoint:
 
     async def handler(request: Request, me: Account) -> Response:
         await changing(request, me)
-        if not button.always and not stack_of(request).config.demo:
+        if not button.always and not services(request).stack.config.demo:
             raise HTTPException(404)
-        await button.work(timelines_of(request))
+        await button.work(services(request).timelines)
         return to(f"/operations?done={name}")
 
     return for_operators(handler)
@@ -184,7 +184,7 @@ HEAVY_SHOWN = 50
 
 async def authors(request: Request, me: Account) -> Response:
     """Why an author is pulled or delivered; and a choice, for experiments."""
-    timelines, social = timelines_of(request), social_of(request)
+    timelines, social = services(request).timelines, services(request).social
     typed = request.query_params.get("handle", "").strip().removeprefix("@")
     errors: dict[str, str] = {}
     if request.method == "POST":
@@ -212,15 +212,15 @@ async def authors(request: Request, me: Account) -> Response:
         shown=shown,
         choices=CHOICES,
         heavy=[(people[id], heavy.get(id), forced.get(id)) for id in ids if id in people],
-        config=stack_of(request).config,
+        config=services(request).stack.config,
     )
 
 
 async def _weighed(request: Request, handle: str) -> tuple[Person, Weighed | None, bool | None] | None:
     """None where nobody is called so."""
-    timelines = timelines_of(request)
+    timelines = services(request).timelines
     try:
-        author = await social_of(request).person(handle)
+        author = await services(request).social.person(handle)
     except NotFound:
         return None
     forced = (await timelines.switch.fresh()).forced.get(author.id)
@@ -231,8 +231,8 @@ async def _weighed(request: Request, handle: str) -> tuple[Person, Weighed | Non
 
 
 async def phases(request: Request, me: Account) -> Response:
-    timelines = timelines_of(request)
-    may_switch = await accounts_of(request).operates(me.id)
+    timelines = services(request).timelines
+    may_switch = await services(request).accounts.operates(me.id)
     state, errors = await timelines.state(), {}
     typed = {"delivering": list(state.delivering), "read": state.read}
     if request.method == "POST":

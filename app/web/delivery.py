@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from bson import ObjectId
-from starlette.datastructures import State
 
 from app.models import Account, StatusRow
 from app.social import STORED, Social
 from app.stack import UNAVAILABLE
+from app.watch.background import errors_counted
+from app.web.state import Services
 from phases.delivering.kept import Kept
 from phases.timelines import Timelines
 
@@ -67,12 +68,14 @@ class Watch:
             self.looking.cancel()
 
 
-async def watch_delivery(state: State, watcher: ObjectId, author: ObjectId, text: str) -> Watch:
-    """Post it, and watch from the moment of the insert: what happens while the poster waits is seen too. Raises
-    Invalid.
+Watches = dict[ObjectId, Watch]  # of a process, by status id
+
+
+async def watch_delivery(services: Services, watches: Watches, watcher: ObjectId, author: ObjectId, text: str) -> Watch:
+    """Post it, and watch from the moment of the insert: what happens while the poster waits is seen too. It is one of
+    the `watches` from then on. Raises Invalid.
     """
-    timelines: Timelines = state.timelines
-    social: Social = state.social
+    timelines, social = services.timelines, services.social
     followers = await _some_followers(social, timelines, author)
     watch: Watch | None = None
 
@@ -81,7 +84,7 @@ async def watch_delivery(state: State, watcher: ObjectId, author: ObjectId, text
         if what == STORED:
             watch = Watch(status, watcher, began_s, followers, (ended_s - began_s) * 1000)
             watch.looking = asyncio.create_task(_look(timelines, watch))
-            _remember(state.watches, watch)
+            _remember(watches, watch)
         elif watch:
             from_ms, to_ms = ((at_s - watch.began_s) * 1000 for at_s in (began_s, ended_s))
             watch.handed_ms[what] = from_ms, to_ms
@@ -92,7 +95,7 @@ async def watch_delivery(state: State, watcher: ObjectId, author: ObjectId, text
     return watch
 
 
-def _remember(watches: dict[ObjectId, Watch], watch: Watch) -> None:
+def _remember(watches: Watches, watch: Watch) -> None:
     watches[watch.status.id] = watch
     theirs = [id for id, each in watches.items() if each.whose == watch.whose]
     for id in {*theirs[:-WATCHES_EACH], *list(watches)[:-WATCHES_REMEMBERED]}:
@@ -115,11 +118,12 @@ async def _some_followers(social: Social, timelines: Timelines, author: ObjectId
 async def _look(timelines: Timelines, watch: Watch) -> None:
     """Until everything is delivered, or for two minutes."""
     try:
-        while not watch.over:
-            await _look_once(timelines, watch)
-            watch.over = watch.over or watch.now_ms() > WATCH_S * 1000
-            pause_s = watch.now_ms() / 1000 * PRECISION
-            await asyncio.sleep(min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S))
+        with errors_counted("watch", f"nobody watches {watch.status.id} any more"):
+            while not watch.over:
+                await _look_once(timelines, watch)
+                watch.over = watch.over or watch.now_ms() > WATCH_S * 1000
+                pause_s = watch.now_ms() / 1000 * PRECISION
+                await asyncio.sleep(min(max(pause_s, SHORTEST_PAUSE_S), LONGEST_PAUSE_S))
     finally:
         watch.over = True
 

@@ -19,19 +19,19 @@ from app.web.problems import problem_of
 from app.web.render import render
 from app.web.request import address, to
 from app.web.session import Session, field, local_address, open_session, posted, read_form
-from app.web.state import accounts_of, social_of, stack_of, timelines_of
+from app.web.state import services
 
 
 async def _players(request: Request) -> Sequence[Player]:
     """Whom anybody may sign in as: in demo mode alone."""
-    return await cast(stack_of(request), request.app.state) if stack_of(request).config.demo else ()
+    return await cast(services(request).stack, request.app.state) if services(request).stack.config.demo else ()
 
 
 async def welcome(request: Request) -> Response:
     return render(
         request,
         "welcome.html",
-        story=timelines_of(request).phases.values(),
+        story=services(request).timelines.phases.values(),
         cast=await _players(request),
         carried={"next": local_address(request.query_params.get("next", "/"))},
     )
@@ -75,7 +75,7 @@ async def _entrance(
     status, headers = 200, dict[str, str]()
     if request.method == "POST":
         device = session.device(request)
-        work = enter(accounts_of(request), form, Caller(address_of(request), device))
+        work = enter(services(request).accounts, form, Caller(address_of(request), device))
         try:
             return await _entered(request, form, *await while_it_waits(request, work), device)
         except (Invalid, Conflict, WrongPassword, TooMany) as error:
@@ -112,21 +112,21 @@ def _back(request: Request, form: FormData) -> str:
 async def _entered(request: Request, form: FormData, token: str, expires_at: datetime, device: str = "") -> Response:
     """On to where they wanted to go; with an unsent status, to their timeline with it in its field."""
     response: Response = to(_back(request, form))
-    if field(form, "text") and (account := await accounts_of(request).authenticate(token)):
+    if field(form, "text") and (account := await services(request).accounts.authenticate(token)):
         request.state.session = Session(account, token)
         draft = Draft(field(form, "text").replace("\r\n", "\n"), field(form, "audience"))
         response = await home_timeline(request, account, draft)
-    session.begin(request, response, stack_of(request), token, expires_at, device)
+    session.begin(request, response, services(request).stack, token, expires_at, device)
     return response
 
 
 async def sign_in_as(request: Request) -> Response:
     """Demo mode only: anybody may be anybody."""
-    if not stack_of(request).config.demo:
+    if not services(request).stack.config.demo:
         raise HTTPException(404)
     form = await posted(request)
-    user = await social_of(request).person(field(form, "handle"))
-    return await _entered(request, form, *await accounts_of(request).new_token(user.id))
+    user = await services(request).social.person(field(form, "handle"))
+    return await _entered(request, form, *await services(request).accounts.new_token(user.id))
 
 
 async def sign_out(request: Request) -> Response:
@@ -134,7 +134,7 @@ async def sign_out(request: Request) -> Response:
         return to("/")
     await posted(request)
     token = session.session_token(request)
-    await accounts_of(request).sign_out(token)
+    await services(request).accounts.sign_out(token)
     request.app.state.streams.end(token)
     response = to("/")
     session.end(request, response)

@@ -12,7 +12,7 @@ from app.inbox.conversations import Conversation, Place
 from app.models import Account, Person, User
 from app.stack import within
 from app.web import schemas
-from app.web.state import conversations_of, notifications_of, presences_of, social_of, stack_of
+from app.web.state import services
 
 AT_ONCE = 200  # of a list
 
@@ -24,7 +24,7 @@ async def exported(request: Request, me: Account) -> AsyncIterator[bytes]:
     """As `schemas.Export` says, in parts; memory is that of one part. Each is looked up by itself: what changes
     meanwhile may be in it or not.
     """
-    longest_s = stack_of(request).config.server_timeout_s
+    longest_s = services(request).stack.config.server_timeout_s
     account = await within(longest_s, _account(me))
     yield b'{"account":' + to_json(account)
     for name, walk in _lists(request, me).items():
@@ -62,17 +62,17 @@ async def _account(me: Account) -> schemas.OwnAccount:
 
 async def shown_conversations(request: Request, me: Account, found: Sequence[Conversation]) -> list[dict[str, Any]]:
     """As JSON has them, with whom they are with."""
-    social = social_of(request)
-    presences = presences_of(request)
+    social = services(request).social
+    presences = services(request).presences
     others = {one.other for one in found}
     people, seen = await asyncio.gather(social.people({me.id} | others), presences.seen_by(me.id, others))
     return [schemas.conversation(one, people, seen) for one in found]
 
 
 def _lists(request: Request, me: Account) -> dict[str, Walk]:
-    social = social_of(request)
-    inbox = notifications_of(request)
-    talk = conversations_of(request)
+    social = services(request).social
+    inbox = services(request).notifications
+    talk = services(request).conversations
 
     async def statuses(before: ObjectId | None) -> Items:
         rows, cursor = await social.statuses_of(me.id, me.id, before=before, limit=AT_ONCE)

@@ -21,7 +21,7 @@ from app.web.problems import problem_of
 from app.web.render import render
 from app.web.request import Endpoint, address, before_of, changing, id_of, signed_in, to
 from app.web.session import field, posted
-from app.web.state import social_of, stack_of, timelines_of
+from app.web.state import services
 from phases.home.page import Page
 
 STATUSES_A_PAGE = 20
@@ -51,7 +51,7 @@ class Draft:
 
 
 async def home_timeline(request: Request, me: Account, draft: Draft | None = None, status: int = 200) -> Response:
-    timelines, social = timelines_of(request), social_of(request)
+    timelines, social = services(request).timelines, services(request).social
     draft, before = draft or Draft(), before_of(request)
     read = (await timelines.switch.current()).read
     chosen = request.query_params.get("phase")
@@ -72,11 +72,11 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
         page=page,
         costs=costs,
         sources=SOURCES,
-        meaningless=stack_of(request).addresses.one_process,
+        meaningless=services(request).stack.addresses.one_process,
         phases=[(phase, address("/", phase=phase.slug, before=before)) for phase in timelines.phases.values()],
         read=read,
         people=await social.people({row.user_id for row in page.statuses}, page.names),
-        mentions=await seen_mentions(stack_of(request).db, page.statuses),
+        mentions=await seen_mentions(services(request).stack.db, page.statuses),
         before=before,
         newest="/" if before else None,
         older=address("/", before=page.next) if page.next else None,
@@ -99,19 +99,19 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
 def _kept_phase(request: Request) -> str | None:
     """The phase this reader chose. Choosing the system's own ends that: the reader follows the system again."""
     slug = session.kept(request, PHASE_COOKIE)
-    return slug if slug in timelines_of(request).phases else None
+    return slug if slug in services(request).timelines.phases else None
 
 
 async def refresh(request: Request, me: Account) -> Response:
     form = await changing(request, me)
-    await timelines_of(request).refresh(me.id, phase=field(form, "phase") or None, limit=STATUSES_A_PAGE)
+    await services(request).timelines.refresh(me.id, phase=field(form, "phase") or None, limit=STATUSES_A_PAGE)
     return done(request, "/", "refreshed")
 
 
 def _position(request: Request, me: Account, page: Page) -> str:
     """Of who has this page before them: a stream that begins there tells what has happened since it was read."""
     has = Has(page.names or 0, None, {row.id: Shown.of(row) for row in page.statuses})
-    return sealed(stack_of(request).secret, me.id, has)
+    return sealed(services(request).stack.secret, me.id, has)
 
 
 # Statuses
@@ -130,9 +130,9 @@ async def _post(request: Request, me: Account) -> Response:
     try:
         if audience not in get_args(Audience):
             raise Invalid("audience", "There is no such audience.")
-        await request.app.state.writes.count(me.id)
-        once, waits = _idempotency_key(form, audience, text), request.app.state.afterwards.do
-        await social_of(request).post(me.id, text, audience, once, waits=waits)
+        await services(request).writes.count(me.id)
+        once, waits = _idempotency_key(form, audience, text), services(request).afterwards.do
+        await services(request).social.post(me.id, text, audience, once, waits=waits)
     except (Invalid, Conflict, TooMany) as error:
         problem = problem_of(error)
         draft = Draft(text, audience, dict(problem.errors) or {"text": problem.detail})
@@ -149,7 +149,7 @@ def _idempotency_key(form: FormData, audience: str, text: str) -> str | None:
 
 
 async def show_status(request: Request, me: Account) -> Response:
-    social = social_of(request)
+    social = services(request).social
     row = await social.status(me.id, id_of(request))
     author = (await social.people([row.user_id]))[row.user_id]
     return render(
@@ -158,23 +158,23 @@ async def show_status(request: Request, me: Account) -> Response:
         row=row,
         author=author,
         audience=AUDIENCES[row.audience or "followers"],
-        mentions=await seen_mentions(stack_of(request).db, [row]),
+        mentions=await seen_mentions(services(request).stack.db, [row]),
     )
 
 
 async def like(request: Request, me: Account) -> Response:
     form = await changing(request, me)
-    await social_of(request).like(me.id, id_of(request))
+    await services(request).social.like(me.id, id_of(request))
     return to(field(form, "next"))
 
 
 async def unlike(request: Request, me: Account) -> Response:
     form = await changing(request, me)
-    await social_of(request).unlike(me.id, id_of(request))
+    await services(request).social.unlike(me.id, id_of(request))
     return to(field(form, "next"))
 
 
 async def delete(request: Request, me: Account) -> Response:
     form = await changing(request, me)
-    await social_of(request).delete(me.id, id_of(request))
+    await services(request).social.delete(me.id, id_of(request))
     return done(request, field(form, "next"), "deleted")

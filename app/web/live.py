@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 
 from app.stack import UNAVAILABLE
 from app.web.session import known_session
-from app.web.state import accounts_of
+from app.web.state import services
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ async def stream(request: Request, subject: str, part: Part, every_s: float) -> 
     known = known_session(request)
     assert known, "a stream is somebody's"
     assert known.account, "a stream is somebody's"
-    await request.app.state.openings.count(known.account.id)
+    await services(request).openings.count(known.account.id)
     ended = streams.begin(known.account.id, known.secret, subject)
     if ended is None:
         return Response(status_code=204)  # tells an EventSource not to come back
@@ -84,7 +84,7 @@ async def stream(request: Request, subject: str, part: Part, every_s: float) -> 
 
 
 async def _events(request: Request, token: str, part: Part, every_s: float, ended: asyncio.Event) -> AsyncIterator[str]:
-    accounts = accounts_of(request)
+    accounts = services(request).accounts
     loop = asyncio.get_running_loop()
     until_s, silent_until_s, sure_until_s = loop.time() + LONGEST_S, 0.0, loop.time() + SURE_S
     last: str | None = None

@@ -20,7 +20,7 @@ from app.models import Account
 from app.web.caller import address_of
 from app.web.opening import opening
 from app.web.session import open_session, session_token
-from app.web.state import hub_of, presences_of
+from app.web.state import services
 
 MEDIA_TYPE = "text/event-stream"
 AGAIN_MS = (1_000, 3_000)  # when a client comes back: not all of them at once
@@ -33,19 +33,19 @@ def position_of(request: HTTPConnection) -> str | None:
 
 async def connected(request: HTTPConnection, me: Account, digest: bytes, after: str | None) -> Connection:
     """A new connection to the hub, for a stream that whoever calls this begins. Raises TooMany."""
-    await request.app.state.openings.count(me.id)
-    connection = await hub_of(request).open(me.id, digest, after)
+    await services(request).openings.count(me.id)
+    connection = await services(request).hub.open(me.id, digest, after)
     try:
-        await presences_of(request).connected(me.id, connection.name)
+        await services(request).presences.connected(me.id, connection.name)
     except BaseException:
-        hub_of(request).close(connection)
+        services(request).hub.close(connection)
         raise
     return connection
 
 
 async def events_for(request: Request, me: Account, digest: bytes, after: str | None) -> "EventStream":
     connection = await connected(request, me, digest, after)
-    return EventStream(hub_of(request), presences_of(request), connection)
+    return EventStream(services(request).hub, services(request).presences, connection)
 
 
 async def events_of_page(request: Request) -> Response:
@@ -55,7 +55,7 @@ async def events_of_page(request: Request) -> Response:
         known = await open_session(request)
         if known.account is None:
             if token:
-                await request.app.state.refusals.hit(address_of(request))
+                await services(request).refusals.hit(address_of(request))
             return Response(status_code=204)
         if request.method == "HEAD":
             return Response(headers={"Cache-Control": "no-store"}, media_type=MEDIA_TYPE)
@@ -138,7 +138,7 @@ def as_text(event: Event) -> str:
 
 async def converse(socket: WebSocket, connection: Connection) -> None:
     """The same on a WebSocket: each event a text message, and nothing that the client says."""
-    socket.scope[REST] = partial(_converse, hub_of(socket), presences_of(socket), connection)
+    socket.scope[REST] = partial(_converse, services(socket).hub, services(socket).presences, connection)
     with suppress(WebSocketDisconnect):  # the client has gone, as is found out at once
         await socket.accept()
 

@@ -8,7 +8,7 @@ from bson import ObjectId
 from starlette.requests import Request
 
 from app.stack.cost import Cost, counted
-from app.web.state import stack_of, timelines_of
+from app.web.state import services
 from phases.home.page import Page
 
 READS = 7  # of each phase, warm
@@ -62,7 +62,7 @@ async def measured(request: Request, reading: Awaitable[Page]) -> MeasuredPage:
         start_s = perf_counter()
         page = await reading
         elapsed_ms = (perf_counter() - start_s) * 1000
-    phases = timelines_of(request).phases
+    phases = services(request).timelines.phases
     return MeasuredPage(page, list(phases).index(page.phase) + 1, phases[page.phase].title, cost, elapsed_ms)
 
 
@@ -79,7 +79,7 @@ async def in_every_phase(
 
     `turn`: how many phases have their turn later than the others. `known` is not read again.
     """
-    timelines = timelines_of(request)
+    timelines = services(request).timelines
     slugs = list(timelines.phases)
     at = turn % len(slugs)
     reads = {known.slug: known} if known else {}
@@ -96,7 +96,7 @@ async def compared(
     """Everybody is warmed, then all are read in turns, and each turn begins with another phase. `known`: a first visit
     that has been made. Where servers are slow there are fewer turns than READS, and at least one.
     """
-    clock = stack_of(request).clock
+    clock = services(request).stack.clock
     until_s = clock.monotonic() + READING_S
     first = await in_every_phase(request, reader, before, limit, known=known)
     turns: list[list[MeasuredPage]] = []

@@ -14,7 +14,7 @@ from app.models import Account, NotificationKind, Person, StatusRow
 from app.web.render import render
 from app.web.request import address, changing, to
 from app.web.session import field
-from app.web.state import notifications_of, social_of
+from app.web.state import services
 
 NOTIFICATIONS_A_PAGE = 50
 DIGITS = 18  # of a number that MongoDB can hold
@@ -43,11 +43,11 @@ def lines(shown: Sequence[Notification], people: Mapping[ObjectId, Person], read
 
 
 async def notifications(request: Request, me: Account) -> Response:
-    inbox = notifications_of(request)
+    inbox = services(request).notifications
     before = _number(request.query_params["before"]) if "before" in request.query_params else None
     unread = await inbox.unread(me.id)
     shown, last = await inbox.page(me.id, before, NOTIFICATIONS_A_PAGE)
-    people = await social_of(request).people({one.who for one in shown})
+    people = await services(request).social.people({one.who for one in shown})
     return render(
         request,
         "notifications.html",
@@ -61,7 +61,7 @@ async def notifications(request: Request, me: Account) -> Response:
 
 async def mark_read(request: Request, me: Account) -> Response:
     form = await changing(request, me)
-    await notifications_of(request).mark_read(me.id, _number(field(form, "to")))
+    await services(request).notifications.mark_read(me.id, _number(field(form, "to")))
     return to("/notifications")
 
 

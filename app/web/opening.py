@@ -1,17 +1,15 @@
 """Who may open a live stream, as far as nobody has to be asked: a stream that is refused costs no look-up."""
 
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from bson import ObjectId
 from starlette.requests import HTTPConnection
 
 from app.errors import TooMany
 from app.live.connection import EACH
 from app.web.caller import address_of
 from app.web.problems import Rejected
-from app.web.state import accounts_of
+from app.web.state import services
 
 
 @asynccontextmanager
@@ -20,20 +18,20 @@ async def opening(request: HTTPConnection, token: str) -> AsyncIterator[None]:
     moment; or, where nobody here remembers the token, an address that many were refused lately who came from it. Raises
     TooMany.
     """
-    openings, refusals, address = request.app.state.openings, request.app.state.refusals, address_of(request)
-    under_way: Counter[ObjectId] = request.app.state.under_way
-    if known := accounts_of(request).remembered(token):
-        openings.refuse_known(known.id)
+    here, address = services(request), address_of(request)
+    under_way = here.under_way
+    if known := here.accounts.remembered(token):
+        here.openings.refuse_known(known.id)
         if under_way[known.id] >= EACH:
             raise TooMany("Too many live streams are being opened at this moment.", 1)
         under_way[known.id] += 1
     else:
-        refusals.refuse_known(address)
+        here.refusals.refuse_known(address)
     try:
         yield
     except (TooMany, Rejected):
         if not known:
-            await refusals.hit(address)
+            await here.refusals.hit(address)
         raise
     finally:
         if known:

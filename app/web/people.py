@@ -17,13 +17,13 @@ from app.web.problems import problem_of
 from app.web.render import render
 from app.web.request import Endpoint, address, before_of, changing, signed_in
 from app.web.session import field
-from app.web.state import presences_of, social_of, stack_of
+from app.web.state import services
 
 PEOPLE_A_PAGE = 50
 
 
 async def people(request: Request, me: Account) -> Response:
-    social = social_of(request)
+    social = services(request).social
     typed = request.query_params.get("q", "").strip()
     after = request.query_params.get("after", "")
     listed, last = await social.search(typed.removeprefix("@"), after, PEOPLE_A_PAGE)
@@ -43,7 +43,7 @@ async def people(request: Request, me: Account) -> Response:
 
 async def muted(request: Request, me: Account) -> Response:
     before = before_of(request)
-    listed, last = await social_of(request).muted(me.id, before=before, limit=PEOPLE_A_PAGE)
+    listed, last = await services(request).social.muted(me.id, before=before, limit=PEOPLE_A_PAGE)
     return render(
         request,
         "muted.html",
@@ -71,9 +71,9 @@ def act(name: str) -> Endpoint:
 
     async def endpoint(request: Request, me: Account) -> Response:
         form = await changing(request, me)
-        other = await social_of(request).person(request.path_params["handle"])
+        other = await services(request).social.person(request.path_params["handle"])
         try:
-            await ACTS[name](social_of(request), me.id, other.id)
+            await ACTS[name](services(request).social, me.id, other.id)
         except (Forbidden, Invalid) as error:
             return await _person(request, me, "statuses", error)
         return done(request, field(form, "next") or f"/@{other.handle}", name, other.handle)
@@ -89,11 +89,11 @@ def person(tab: str) -> Endpoint:
 
 
 async def _person(request: Request, me: Account, tab: str, refused: Refused | None = None) -> Response:
-    social, before = social_of(request), before_of(request)
+    social, before = services(request).social, before_of(request)
     one = await social.person(request.path_params["handle"])
     path = f"/@{one.handle}" + ("" if tab == "statuses" else f"/{tab}")
     relation = await social.relation(me.id, one.id) if one.id != me.id else None
-    presences = presences_of(request)
+    presences = services(request).presences
     statuses: list[Any] = []
     listed: list[Person] = []
     if tab == "statuses":
@@ -115,7 +115,7 @@ async def _person(request: Request, me: Account, tab: str, refused: Refused | No
         refused=str(refused) if refused else None,
         tab=tab,
         statuses=statuses,
-        mentions=await seen_mentions(stack_of(request).db, statuses),
+        mentions=await seen_mentions(services(request).stack.db, statuses),
         listed=listed,
         followed=await social.followed(me.id, [one.id for one in listed]) if listed else {},
         before=before,

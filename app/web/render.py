@@ -20,7 +20,7 @@ from app import logs
 from app.text import MENTION
 from app.web import session
 from app.web.done import COOKIE, said
-from app.web.state import stack_of
+from app.web.state import services
 
 FOLDER = Path(templates.__file__).parent
 NO_STORE = {"Cache-Control": "no-store"}  # who shares a computer does not see the last person's pages by going back
@@ -131,7 +131,7 @@ TEMPLATES = _environment()
 
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
     """One page. It shows the person who is signed in as far as this request knows them: error pages ask no server."""
-    stack = stack_of(request)
+    stack = services(request).stack
     known = session.known_session(request)
     done = said(request)
     proof = Markup('<input type="hidden" name="{}" value="{}">').format(session.PROOF, known.proof()) if known else ""
@@ -158,7 +158,7 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
 
 def fragment(request: Request, template: str, **context: Any) -> str:
     """A piece of a page, without the frame."""
-    stack = stack_of(request)
+    stack = services(request).stack
     return TEMPLATES.get_template(template).render({"now": stack.clock.now(), "demo": stack.config.demo} | context)
 
 

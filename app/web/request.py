@@ -13,7 +13,7 @@ from app.models import Account
 from app.stack import UNAVAILABLE, within
 from app.web.render import here
 from app.web.session import field, local_address, open_session, posted, read_form
-from app.web.state import accounts_of, stack_of
+from app.web.state import services
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 FORM = "application/x-www-form-urlencoded"  # nothing is typed into the one with a picture
@@ -54,14 +54,16 @@ def signed_in(handler: PersonalEndpoint, *, limited: bool = True) -> Endpoint:
         if account is None:
             back = here(request) if request.method == "GET" else None
             return to(address("/sign-in", next=back))
-        return await within(stack_of(request).config.server_timeout_s if limited else None, handler(request, account))
+        return await within(
+            services(request).stack.config.server_timeout_s if limited else None, handler(request, account)
+        )
 
     return endpoint
 
 
 def for_operators(handler: PersonalEndpoint) -> Endpoint:
     async def endpoint(request: Request, me: Account) -> Response:
-        if not await accounts_of(request).operates(me.id):
+        if not await services(request).accounts.operates(me.id):
             raise Forbidden("This is for administrators.")
         return await handler(request, me)
 
@@ -71,7 +73,7 @@ def for_operators(handler: PersonalEndpoint) -> Endpoint:
 async def changing(request: Request, me: Account, files: int = 0) -> FormData:
     """The form of somebody who changes something. Raises Forbidden and TooMany."""
     form = await posted(request, files)
-    await request.app.state.writes.count(me.id)
+    await services(request).writes.count(me.id)
     return form
 
 

@@ -23,7 +23,7 @@ from app.models import Account
 from app.stack import Stack, within
 from app.stack.mongodb.joined import joined
 from app.web.caller import host_name
-from app.web.state import accounts_of, conversations_of, notifications_of, stack_of
+from app.web.state import services
 
 SESSION = "feedlab_session"
 VISITOR = "feedlab_visitor"
@@ -73,12 +73,12 @@ async def open_session(request: Request) -> Session:
     """The owner of the cookie; asked once per request."""
     if session := known_session(request):
         return session
-    request.state.session = await within(stack_of(request).config.server_timeout_s, _session(request))
+    request.state.session = await within(services(request).stack.config.server_timeout_s, _session(request))
     return request.state.session  # type: ignore[no-any-return]
 
 
 async def _session(request: Request) -> Session:
-    accounts = accounts_of(request)
+    accounts = services(request).accounts
     if token := _cookie(request, SESSION):
         known = accounts.remembered(token)
         with joined():  # of somebody remembered both travel in one command
@@ -94,8 +94,8 @@ async def _session(request: Request) -> Session:
 async def _badges(request: Request, account: Account | None) -> tuple[int, int]:
     if not account:
         return 0, 0
-    notifications = notifications_of(request)
-    conversations = conversations_of(request)
+    notifications = services(request).notifications
+    conversations = services(request).conversations
     unread, talking = await asyncio.gather(
         notifications.unread(account.id, MOST_ON_A_BADGE), conversations.unread(account.id, MOST_ON_A_BADGE)
     )
@@ -130,7 +130,7 @@ def from_elsewhere(request: Request) -> bool:
     origin = request.headers.get("origin")
     if origin is None or _same_site(origin, request.headers.get("host", "")):
         return False
-    stack = stack_of(request)
+    stack = services(request).stack
     return host_name(origin.partition("://")[2]) not in stack.config.allowed_hosts  # a proxy may have changed Host
 
 

@@ -17,7 +17,7 @@ from app.web.problems import problem_of
 from app.web.render import render
 from app.web.request import changing
 from app.web.session import field, session_token
-from app.web.state import accounts_of, social_of
+from app.web.state import services
 
 
 async def settings(request: Request, me: Account) -> Response:
@@ -27,7 +27,7 @@ async def settings(request: Request, me: Account) -> Response:
 async def rename(request: Request, me: Account) -> Response:
     name = field(await changing(request, me), "name")
     try:
-        await social_of(request).rename(me, name)
+        await services(request).social.rename(me, name)
     except Invalid as error:
         return await _page(request, me, "name", error, name)
     return done(request, "/settings", "renamed")
@@ -35,13 +35,13 @@ async def rename(request: Request, me: Account) -> Response:
 
 async def hide(request: Request, me: Account) -> Response:
     hidden = field(await changing(request, me), "presence") == "nobody"
-    await accounts_of(request).hide(me, hidden)
+    await services(request).accounts.hide(me, hidden)
     return done(request, "/settings", "hidden" if hidden else "shown")
 
 
 async def change_password(request: Request, me: Account) -> Response:
     form = await changing(request, me)
-    accounts, token = accounts_of(request), session_token(request)
+    accounts, token = services(request).accounts, session_token(request)
     work = accounts.change_password(me, token, field(form, "old"), field(form, "new"), _caller(request))
     if refused := await _refusal(request, work):
         return await _page(request, me, "new" if isinstance(refused, Invalid) else "old", refused)
@@ -52,7 +52,9 @@ async def delete(request: Request, me: Account) -> Response:
     form = await changing(request, me)
     if not field(form, "sure"):
         return await _page(request, me, "sure", Invalid("sure", "Tick this box if you are sure."))
-    if refused := await _refusal(request, accounts_of(request).delete(me, field(form, "password"), _caller(request))):
+    if refused := await _refusal(
+        request, services(request).accounts.delete(me, field(form, "password"), _caller(request))
+    ):
         return await _page(request, me, "password", refused)
     request.app.state.streams.end(session_token(request))
     response = done(request, "/", "left")
@@ -61,7 +63,7 @@ async def delete(request: Request, me: Account) -> Response:
 
 
 async def export(request: Request, me: Account) -> Response:
-    await request.app.state.exports.count(me.id)
+    await services(request).exports.count(me.id)
     headers = {"Cache-Control": "no-store", **as_file(me)}
     return StreamingResponse(exported(request, me), headers=headers, media_type="application/json")
 

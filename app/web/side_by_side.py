@@ -17,7 +17,7 @@ from app.web.measured_page import MeasuredPage, compared, in_every_phase
 from app.web.render import fragment, render
 from app.web.request import changing, id_of, to
 from app.web.session import field
-from app.web.state import accounts_of, social_of, stack_of, timelines_of
+from app.web.state import services
 
 ROWS = 10
 READERS_CHECKED = 20
@@ -71,7 +71,7 @@ def against_first(reads: Sequence[MeasuredPage]) -> list[Column]:
 
 async def side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
     reader, refused = await _reader(request, me)
-    social, may_check = social_of(request), await accounts_of(request).operates(me.id)
+    social, may_check = services(request).social, await services(request).accounts.operates(me.id)
     costs = await compared(request, reader.id, None, ROWS)
     shown = await columns(request, reader.id, [cost.last for cost in costs])
     checked = await _checked(request) if may_check and "check" in request.query_params else None
@@ -85,11 +85,11 @@ async def side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, 
         differing=[column.read.slug for column in shown if column.differs],
         costs=costs,
         people=await social.people({cell.status.user_id for column in shown for cell in column.cells}),
-        players=await cast(stack_of(request), request.app.state) if stack_of(request).config.demo else (),
-        may_choose=stack_of(request).config.demo,
+        players=await cast(services(request).stack, request.app.state) if services(request).stack.config.demo else (),
+        may_choose=services(request).stack.config.demo,
         may_check=may_check,
         checked=checked,
-        meaningless=stack_of(request).addresses.one_process,
+        meaningless=services(request).stack.addresses.one_process,
         rows=ROWS,
         errors={"text": wrong} if wrong else {},
         typed=typed,
@@ -99,10 +99,10 @@ async def side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, 
 async def _reader(request: Request, me: Account) -> tuple[Account, str | None]:
     """The reader whose page is shown: oneself, or in demo mode anybody. Running a system is no right to read along."""
     handle = request.query_params.get("reader", "").strip().removeprefix("@")
-    if not handle or not stack_of(request).config.demo:
+    if not handle or not services(request).stack.config.demo:
         return me, None
     try:
-        user = await social_of(request).person(handle)
+        user = await services(request).social.person(handle)
     except NotFound as error:
         return me, str(error)
     return Account.of(user), None
@@ -116,9 +116,13 @@ class Check:
 
 async def _checked(request: Request) -> list[Check]:
     """Some readers drawn at random, those who differ first."""
-    drawn = stack_of(request).db["users"].aggregate([{"$sample": {"size": READERS_CHECKED}}, {"$project": {"_id": 1}}])
+    drawn = (
+        services(request)
+        .stack.db["users"]
+        .aggregate([{"$sample": {"size": READERS_CHECKED}}, {"$project": {"_id": 1}}])
+    )
     ids = [user["_id"] for user in await drawn.to_list(READERS_CHECKED)]
-    people = await social_of(request).people(ids)
+    people = await services(request).social.people(ids)
     checks = []
     for id in ids:
         shown = await columns(request, id)
@@ -133,11 +137,11 @@ async def post(request: Request, me: Account) -> Response:
     """Post as oneself, in demo mode as anybody, and watch the delivery."""
     form = await changing(request, me)
     author = me.id
-    if stack_of(request).config.demo and (handle := field(form, "author").strip().removeprefix("@")):
-        author = (await social_of(request).person(handle)).id
+    if services(request).stack.config.demo and (handle := field(form, "author").strip().removeprefix("@")):
+        author = (await services(request).social.person(handle)).id
     text = field(form, "text")
     try:
-        watch = await watch_delivery(request.app.state, me.id, author, text)
+        watch = await watch_delivery(services(request), request.app.state.watches, me.id, author, text)
     except Invalid as error:
         return await side_by_side(request, me, text, str(error))
     return to(f"/compare/deliveries/{watch.status.id}")
@@ -145,12 +149,12 @@ async def post(request: Request, me: Account) -> Response:
 
 async def delivery(request: Request, me: Account) -> Response:
     watch = await _watch(request, me)
-    author = (await social_of(request).people([watch.status.user_id]))[watch.status.user_id]
+    author = (await services(request).social.people([watch.status.user_id]))[watch.status.user_id]
     return render(request, "delivery.html", **_shown(request, watch), author=author, live=f"{request.url.path}/live")
 
 
 def _shown(request: Request, watch: Watch) -> dict[str, Any]:
-    timelines = timelines_of(request)
+    timelines = services(request).timelines
     kept = {name: timelines.switch.phases_of(name) for name in timelines.kept}
     return {"watch": watch, "phases": timelines.phases.values(), "kept": kept}
 
@@ -171,6 +175,6 @@ async def delivery_live(request: Request, me: Account) -> Response:
 
 async def _watch(request: Request, me: Account) -> Watch:
     watch: Watch | None = request.app.state.watches.get(id_of(request))
-    if watch is None or not (watch.status.user_id == me.id or await accounts_of(request).operates(me.id)):
+    if watch is None or not (watch.status.user_id == me.id or await services(request).accounts.operates(me.id)):
         raise NotFound("This delivery is not being watched any more.")
     return watch

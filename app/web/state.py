@@ -1,5 +1,9 @@
-"""What `create_app` has put into the application, by name and type."""
+"""What `create_app` has put together, for whoever answers a request."""
 
+from collections import Counter
+from dataclasses import dataclass, field
+
+from bson import ObjectId
 from starlette.requests import HTTPConnection
 
 from app.accounts import Accounts
@@ -10,40 +14,35 @@ from app.live.hub import Hub
 from app.live.presence import Presences
 from app.social import Social
 from app.stack import Stack
+from app.stack.rates import Rate
+from app.web.afterwards import Afterwards
+from app.web.written import WrittenPages
 from phases.timelines import Timelines
 
 
-def stack_of(request: HTTPConnection) -> Stack:
-    return request.app.state.stack  # type: ignore[no-any-return]
+@dataclass(frozen=True)
+class Services:
+    """One per process. The rates are `count`ed by person: `writes` before every change, `exports` before every export,
+    `openings` before every stream; `refusals` are `hit` by address for every stream of nobody.
+    """
+
+    stack: Stack
+    timelines: Timelines
+    accounts: Accounts
+    social: Social
+    notifications: Notifications
+    conversations: Conversations
+    pictures: Pictures
+    presences: Presences
+    hub: Hub
+    writes: Rate
+    exports: Rate
+    openings: Rate
+    refusals: Rate
+    afterwards: Afterwards
+    written: WrittenPages = field(default_factory=WrittenPages)
+    under_way: Counter[ObjectId] = field(default_factory=Counter)  # streams that are being opened, by person
 
 
-def accounts_of(request: HTTPConnection) -> Accounts:
-    return request.app.state.accounts  # type: ignore[no-any-return]
-
-
-def timelines_of(request: HTTPConnection) -> Timelines:
-    return request.app.state.timelines  # type: ignore[no-any-return]
-
-
-def social_of(request: HTTPConnection) -> Social:
-    return request.app.state.social  # type: ignore[no-any-return]
-
-
-def notifications_of(request: HTTPConnection) -> Notifications:
-    return request.app.state.notifications  # type: ignore[no-any-return]
-
-
-def conversations_of(request: HTTPConnection) -> Conversations:
-    return request.app.state.conversations  # type: ignore[no-any-return]
-
-
-def pictures_of(request: HTTPConnection) -> Pictures:
-    return request.app.state.pictures  # type: ignore[no-any-return]
-
-
-def presences_of(request: HTTPConnection) -> Presences:
-    return request.app.state.presences  # type: ignore[no-any-return]
-
-
-def hub_of(request: HTTPConnection) -> Hub:
-    return request.app.state.hub  # type: ignore[no-any-return]
+def services(request: HTTPConnection) -> Services:
+    return request.app.state.services  # type: ignore[no-any-return]

@@ -32,7 +32,7 @@ from app.web.caller import address_of
 from app.web.render import render
 from app.web.request import to
 from app.web.session import field, open_session, posted
-from app.web.state import accounts_of, stack_of
+from app.web.state import services
 
 LOOK_AGAIN_S = 1  # without JavaScript: how often the page of a run that is under way is loaded again
 
@@ -138,12 +138,12 @@ def _chapter(request: Request) -> Chapter:
 
 def _real(request: Request) -> bool:
     """Whether times measured here mean something."""
-    return not stack_of(request).addresses.one_process
+    return not services(request).stack.addresses.one_process
 
 
 async def _may_run(request: Request) -> bool:
     account = (await open_session(request)).account
-    return await accounts_of(request).operates(account.id if account else None)
+    return await services(request).accounts.operates(account.id if account else None)
 
 
 @cache

@@ -35,6 +35,7 @@ ENDED_S = 60.0  # until they end, after it
 POLL_S = 0.2
 FLOODERS, PIPELINED = 8, 20
 LITTLE_MORE = 1.05  # times what a process has
+WHO_DEPARTED = ObjectId("0" * 24)
 UNREADABLE = 101  # events; the page is for more than 100
 
 
@@ -123,6 +124,21 @@ async def unreadable(watched: Watched) -> AsyncIterator[None]:
     yield
 
 
+@asynccontextmanager
+async def unclearable(watched: Watched) -> AsyncIterator[None]:
+    """An account that has departed nobody knows when: whoever clears away what is left of it gets nowhere."""
+
+    def change(verb: str) -> None:
+        with watched.system.mongodb() as db:
+            getattr(db["departures"], verb)({"_id": WHO_DEPARTED})
+
+    await asyncio.to_thread(change, "insert_one")
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(change, "delete_one")
+
+
 FAULTS: tuple[tuple[str, Fault, tuple[str, ...]], ...] = (
     ("MongoDB is stopped", _suspended("mongodb"), ("FeedlabServerDown", "FeedlabAvailability", "FeedlabLatency")),
     (
@@ -132,6 +148,7 @@ FAULTS: tuple[tuple[str, Fault, tuple[str, ...]], ...] = (
     ),
     ("one address floods", flooded, ("FeedlabCallVolume", "FeedlabCompute")),
     ("a web process comes near to its limits", cramped, ("FeedlabMemory", "FeedlabFileDescriptors")),
+    ("a departure that nobody can clear", unclearable, ("FeedlabBackgroundErrors",)),
     (f"{UNREADABLE} events that nobody can read", unreadable, ("FeedlabDeadLetters",)),
 )
 

@@ -79,7 +79,7 @@ async def test_clients_of_others_are_told_and_come_back(node: str, quick_pings: 
         assert [each["data"] for each in told] == [first, first]
         assert told[0]["id"] == told[1]["id"]
         await clients.next("ws", "ping")
-        (watcher,) = site.app.state.hub.watchers
+        (watcher,) = site.app.state.services.hub.watchers
         for connection in list(watcher.connections):
             connection.close(STOPPED)
         closed = await clients.next("ws", "close")

@@ -9,6 +9,7 @@ from bson import ObjectId
 from app.stack import Addresses, Hint
 from app.stack.bus import Bus, Listener, MemoryBus, RedisBus
 from app.stack.queue import connect
+from app.watch import metrics
 
 pytestmark = pytest.mark.anyio
 
@@ -86,6 +87,28 @@ async def test_what_is_said_together_is_one_command(servers: Addresses) -> None:
     finally:
         redis.close()
         await bus.close()
+
+
+@pytest.mark.servers
+async def test_who_says_nonsense_deafens_nobody(servers: Addresses) -> None:
+    assert servers.redis
+    bus = RedisBus(servers.redis, f"bus {ObjectId()}")
+    redis = connect(servers.redis, 5.0)
+    try:
+        heard, hints, before = Heard(bus), some_hints(), _wrong()
+        await heard.until(0)
+        redis.publish(bus.channel, b"\xff")
+        await heard.until(0, gaps=2)
+        bus.tell(*hints)
+        await heard.until(len(hints), gaps=2)
+        assert _wrong() == before + 1
+    finally:
+        redis.close()
+        await bus.close()
+
+
+def _wrong() -> float:
+    return metrics.REGISTRY.get_sample_value("feedlab_background_errors_total", {"work": "hints"}) or 0
 
 
 @pytest.mark.servers

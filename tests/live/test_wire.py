@@ -39,7 +39,7 @@ class Site:
 
     async def until_nobody_is_here(self) -> None:
         for _ in range(int(PATIENCE_S * 100)):
-            if not self.app.state.hub.connections:
+            if not self.app.state.services.hub.connections:
                 return
             await asyncio.sleep(0.01)
         raise AssertionError("somebody is here")
@@ -214,7 +214,7 @@ async def test_who_is_refused_again_and_again_costs_no_look_up() -> None:
         ann, bob = await site.person("ann"), await site.person("bob")
         page = f"http://127.0.0.1:{site.port}/live"
         session = {"Cookie": f"feedlab_session_{site.port}={ann['Authorization'].split()[1]}"}
-        accounts, looked_up = site.app.state.accounts, list[object]()
+        accounts, looked_up = site.app.state.services.accounts, list[object]()
 
         async def tried(*, ticket: str = "", headers: dict[str, str] | None = None) -> list[int]:
             """The answers of both ways in, and how many look-ups of tokens or tickets they took."""
@@ -253,7 +253,7 @@ async def test_who_opens_many_at_once_waits_for_the_first() -> None:
     async with running() as site:
         ann = await site.person("ann")
         assert (await site.http.get("/timeline", headers=ann)).status_code == 200
-        accounts, looked_up = site.app.state.accounts, list[object]()
+        accounts, looked_up = site.app.state.services.accounts, list[object]()
         holder, all_there, go_on = accounts._holder, asyncio.Event(), asyncio.Event()
 
         async def slow(token: Any) -> Any:
@@ -295,13 +295,13 @@ async def test_what_ends_a_stream(site: Site) -> None:
         assert await out.closed() == 1008
         with pytest.raises(EOFError):
             await stream.next()
-    assert site.app.state.hub.connections == 0
+    assert site.app.state.services.hub.connections == 0
 
 
 async def test_who_reads_nothing_from_a_socket_is_closed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "READ_S", 0.1)
     await Socket.open(site, headers=await site.person("ann"))
-    (watcher,) = site.app.state.hub.watchers
+    (watcher,) = site.app.state.services.hub.watchers
     for _ in range(100):
         watcher.connections[0].put(Event("x", "status", json.dumps("x" * 100_000)))
     await site.until_nobody_is_here()

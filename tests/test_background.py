@@ -1,0 +1,75 @@
+"""Work that nobody waits for: an error in it is counted by the work, logged, and ends nothing else."""
+
+import asyncio
+from unittest.mock import patch
+
+import httpx
+import pytest
+
+from app import departures
+from app.config import Config
+from app.live import hub, presence
+from app.live.look import Look
+from app.live.presence import Presences
+from app.stack import connected
+from app.watch import metrics
+from app.watch.background import beside
+from app.web import create_app
+from phases.timelines import Timelines
+from tests.conftest import STAND_INS
+from workers import sampler
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE_S = 30.0
+LOOPS = ("departures", "live", "presence", "sample")  # of a web process
+
+
+def counted(work: str) -> float:
+    return metrics.REGISTRY.get_sample_value("feedlab_background_errors_total", {"work": work}) or 0
+
+
+async def fails(*_: object) -> None:
+    raise ValueError("a fault of ours")
+
+
+async def test_a_fault_in_each_loop_of_a_web_process_is_counted_and_the_loop_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with connected(STAND_INS, Config()) as stack:
+        app = create_app(stack, await Timelines.open(stack))
+        before = {work: counted(work) for work in LOOPS}
+        with (
+            patch.multiple(departures, EVERY_S=0.01, clear_departures=fails),
+            patch.multiple(hub, RETRY_S=0.01),
+            patch.object(Look, "look", fails),
+            patch.multiple(presence, LOOK_S=0.01),
+            patch.object(Presences, "look", fails),
+            patch.multiple(sampler, EVERY_S=0.01, _dead=fails),
+        ):
+            async with (
+                app.router.lifespan_context(app),
+                httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://feedlab.test") as http,
+                asyncio.timeout(PATIENCE_S),
+            ):
+                while not all(counted(work) >= before[work] + 2 for work in LOOPS):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                assert (await http.get("/healthz")).status_code == 200
+    assert "ValueError: a fault of ours" in caplog.text
+
+
+async def test_a_loop_that_dies_is_counted_and_ends_neither_what_it_is_beside_nor_its_neighbour(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    before, going_on = counted("ended"), asyncio.Event()
+
+    async def neighbour() -> None:
+        while counted("ended") == before:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        going_on.set()
+        await asyncio.Event().wait()
+
+    async with beside(fails(), neighbour()):
+        await asyncio.wait_for(going_on.wait(), PATIENCE_S)
+    assert counted("ended") == before + 1
+    assert "fails" in caplog.text, "which it was"
