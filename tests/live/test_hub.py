@@ -239,6 +239,8 @@ async def test_who_waits_to_be_read_anew_is_told_of_news_meanwhile(town: World) 
         await hub._reads.acquire()
     await town.follow("ben", "ann")
     await town.drain()
+    await carried(town.stack)
+    await hub.settle()  # they are to be read anew, and while the next hint is carried they begin to wait
     await town.post("ben", "hello")
     await carried(town.stack)
     await hub.settle()
@@ -317,6 +319,19 @@ async def test_who_has_a_conversation_is_told_of_presence_as_far_as_they_may_kno
         ("cat", False),
         ("cat", None),
     ]
+
+
+async def test_presence_that_nobody_has_told_of_is_found_by_a_look(town: World) -> None:
+    await town.follow("cat", "ann")
+    hub = await new_hub(town, Letters(town))
+    ann = await up_to_date(hub, town, "ann")
+    await Presences(town.stack).connected(town.ids["cat"], "a device")
+    await settled(hub)
+    assert ann.take() == []
+    hub.listener.missed()
+    await settled(hub)
+    (event,) = ann.take()
+    assert (event.name, json.loads(event.data)["presence"]["online"]) == ("presence", True)
 
 
 async def test_nothing_of_a_deleted_account_stays(town: World) -> None:

@@ -2486,7 +2486,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "app.live.look.Look.look",
         "if any(is_another(now, watcher.seen.get(id, now)) for id, now in seen[watcher.me].items()):",
         "if False:",
-        _of(EQUATION, "test_a_state_with_the_events_applied_is_the_state_now"),
+        _of(HUB, "test_presence_that_nobody_has_told_of_is_found_by_a_look"),
     ),
     Mutant(
         "nobody is told anything who waits to be read anew",
