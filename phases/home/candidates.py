@@ -41,14 +41,14 @@ class Slice:
         return [entry for entry in self.entries if self.floor <= entry.id < cursor]
 
     def with_waiting(self, waiting: list[Entry], down_to: ObjectId, before: ObjectId, n: int) -> "Slice":
-        """The newest `n` below `before`, with what is pending, or pulled; that is known down to an id: nothing older is
-        there, and there may be more of it.
+        """With what is pending, or pulled, below `before`; that is known down to an id, below which there may be more.
+        Where it is not known to the floor `n` are, and no more are given.
         """
         if not waiting:
             return self
         entries = newest([*self.entries, *(entry for entry in waiting if entry.id < before)])
-        known = [entry for entry in entries if entry.id >= down_to] if down_to > self.floor else entries
-        return Slice(known if self.whole else known[:n], self.floor, self.whole and down_to <= self.floor)
+        whole = self.whole and down_to <= self.floor
+        return Slice(entries if whole else entries[:n], self.floor, whole)
 
 
 NOTHING = Slice([], LAST_ID, whole=True)  # a floor above every status: nothing is covered

@@ -497,14 +497,6 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(FIXED, "test_what_is_pending_is_looked_through_however_much_is_not_for_the_reader"),
     ),
     Mutant(
-        "what lies below a full look is believed",
-        "10 backlog",
-        "phases.home.candidates.Slice.with_waiting",
-        "if entry.id >= down_to]",
-        "if True]",
-        _of(FIXED, "test_what_is_pending_is_looked_through_however_much_is_not_for_the_reader"),
-    ),
-    Mutant(
         "pending statuses are those of followees that have changed",
         "10 backlog",
         "phases.reading.Reading.page",
@@ -2194,7 +2186,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "10 waiting is cheap",
         "phases.home.candidates.Slice.with_waiting",
         "self.whole and down_to <= self.floor",
-        "self.whole and len(known) == len(entries)",
+        "self.whole",
         _of(FIXED, "test_a_short_list_is_not_the_end_of_a_long_backlog"),
     ),
     # The outbox owes consumers; notifications
