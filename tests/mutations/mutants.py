@@ -1171,7 +1171,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "nobody asks whether an author who is looked up has departed",
         "2 visible",
         "app.edges.View.learn",
-        '            self._departed |= _authors(answers["departed"])\n',
+        '            self._departed |= _authors(answers.get("departed", ()))\n',
         tests=_of(DEPARTED, "test_at_once_nothing_of_it_is_visible"),
     ),
     Mutant(
