@@ -70,13 +70,23 @@ async def open_conversation(request: Request, me: Account) -> Response:
 
 async def conversation(request: Request, me: Account) -> Response:
     """Whoever is shown the newest messages has read them."""
-    return await _conversation(request, me, _number(request.query_params.get("before")))
+    return await _conversation(request, me, _id_of(request), _number(request.query_params.get("before")))
+
+
+async def with_unsent(request: Request, me: Account, id: ObjectId, typed: str) -> Response:
+    """With a message that has not been sent. Raises NotFound."""
+    return await _conversation(request, me, id, typed=typed)
 
 
 async def _conversation(
-    request: Request, me: Account, before: int | None = None, typed: str = "", refused: Refused | None = None
+    request: Request,
+    me: Account,
+    id: ObjectId,
+    before: int | None = None,
+    typed: str = "",
+    refused: Refused | None = None,
 ) -> Response:
-    talk, id = conversations_of(request), _id_of(request)
+    talk = conversations_of(request)
     found = await talk.conversation(me.id, id)
     messages, next_ = await talk.messages(me.id, id, before, MESSAGES_A_PAGE)
     if before is None and _is_looked_at(request) and messages:
@@ -156,7 +166,7 @@ async def send(request: Request, me: Account) -> Response:
         await request.app.state.writes.count(me.id)
         await conversations_of(request).send(me.id, id, _client_id(form, text.encode(errors="replace")), text)
     except (Invalid, Forbidden, Conflict, TooMany) as error:
-        return await _conversation(request, me, typed=text, refused=error)
+        return await _conversation(request, me, id, typed=text, refused=error)
     return to(f"{_path(id)}#end")
 
 
@@ -175,7 +185,7 @@ async def send_picture(request: Request, me: Account) -> Response:
     try:
         await _send_picture(request, me, form, form.get("picture"))
     except (Invalid, Forbidden, TooMany) as error:
-        return await _conversation(request, me, refused=error)
+        return await _conversation(request, me, _id_of(request), refused=error)
     finally:
         await form.close()
     return to(f"{_path(_id_of(request))}#end")

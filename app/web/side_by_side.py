@@ -19,6 +19,7 @@ from app.web.request import changing, id_of, to
 from app.web.session import field
 from app.web.state import accounts_of, social_of, stack_of, timelines_of
 
+COMPARE = "/compare"
 ROWS = 10
 READERS_CHECKED = 20
 ANOTHER_LOOK = 2  # what is posted between two of the reads is no difference
@@ -93,6 +94,7 @@ async def side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, 
         rows=ROWS,
         errors={"text": wrong} if wrong else {},
         typed=typed,
+        path=COMPARE,
     )
 
 
