@@ -187,6 +187,22 @@ async def test_outside_demo_mode_one_posts_as_oneself_and_watches_alone(site: Si
     assert "Nothing is here" in await bob.open(ann.answer.url.path)
 
 
+async def test_a_form_sent_twice_is_one_status_and_one_watch(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    await ann.open("/compare")
+    form = ann.form("/compare/post").fields | {"text": "once"}
+    answers = await asyncio.gather(*(ann.client.post("/compare/post", data=form) for _ in range(2)))
+    assert len({answer.headers["location"] for answer in answers}) == 1
+    assert len(site.app.state.watches) == 1
+    other = await ann.client.post("/compare/post", data=form | {"text": "gone back, and another"})
+    assert texts(await ann.open("/")) == ["gone back, and another", "once"]
+    await ann.submit(other.headers["location"].replace("/compare/deliveries", "/statuses") + "/delete")
+    ann.answer = await ann.client.post("/compare/post", data=form | {"text": "gone back, and another"})
+    assert ann.status == 422
+    assert 'id="text-wrong"' in ann.html
+    assert texts(await ann.open("/")) == ["once"]
+
+
 async def test_a_status_to_be_watched_outlives_its_session(site: Site) -> None:
     ann = await site.browser().sign_up("ann")
     await ann.open("/compare")

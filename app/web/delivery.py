@@ -67,9 +67,11 @@ class Watch:
             self.looking.cancel()
 
 
-async def watch_delivery(state: State, watcher: ObjectId, author: ObjectId, text: str) -> Watch:
-    """Post it, and watch from the moment of the insert: what happens while the poster waits is seen too. Raises
-    Invalid.
+async def watch_delivery(
+    state: State, watcher: ObjectId, author: ObjectId, text: str, once: str | None = None
+) -> Watch:
+    """Post it, and watch from the moment of the insert: what happens while the poster waits is seen too. `once`: its
+    idempotency key; posted again, it is the same watch. Raises Invalid and Conflict.
     """
     timelines: Timelines = state.timelines
     social: Social = state.social
@@ -79,14 +81,16 @@ async def watch_delivery(state: State, watcher: ObjectId, author: ObjectId, text
     def heard(status: StatusRow, what: str, began_s: float, ended_s: float) -> None:
         nonlocal watch
         if what == STORED:
-            watch = Watch(status, watcher, began_s, followers, (ended_s - began_s) * 1000)
-            watch.looking = asyncio.create_task(_look(timelines, watch))
-            _remember(state.watches, watch)
+            watch = state.watches.get(status.id)
+            if watch is None:
+                watch = Watch(status, watcher, began_s, followers, (ended_s - began_s) * 1000)
+                watch.looking = asyncio.create_task(_look(timelines, watch))
+                _remember(state.watches, watch)
         elif watch:
             from_ms, to_ms = ((at_s - watch.began_s) * 1000 for at_s in (began_s, ended_s))
-            watch.handed_ms[what] = from_ms, to_ms
+            watch.handed_ms.setdefault(what, (from_ms, to_ms))
 
-    await social.post(author, text, heard=heard)
+    await social.post(author, text, idempotency_key=once, heard=heard)
     assert watch
     await _look_once(timelines, watch)  # what was delivered before the post returned is not shown as pending
     return watch

@@ -2,20 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from secrets import token_urlsafe
 from typing import Any
 
 from bson import ObjectId
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.errors import Invalid, NotFound
+from app.errors import Conflict, Invalid, NotFound
 from app.models import Account, Person, StatusRow
 from app.web.cast import cast
 from app.web.delivery import Watch, watch_delivery
 from app.web.live import stream
 from app.web.measured_page import MeasuredPage, compared, in_every_phase
 from app.web.render import fragment, render
-from app.web.request import changing, id_of, to
+from app.web.request import changing, id_of, idempotency_key, to
 from app.web.session import field
 from app.web.state import accounts_of, social_of, stack_of, timelines_of
 
@@ -94,6 +95,7 @@ async def side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, 
         rows=ROWS,
         errors={"text": wrong} if wrong else {},
         typed=typed,
+        once=token_urlsafe(12),
         path=COMPARE,
     )
 
@@ -139,8 +141,8 @@ async def post(request: Request, me: Account) -> Response:
         author = (await social_of(request).person(handle)).id
     text = field(form, "text")
     try:
-        watch = await watch_delivery(request.app.state, me.id, author, text)
-    except Invalid as error:
+        watch = await watch_delivery(request.app.state, me.id, author, text, idempotency_key(form, text))
+    except (Invalid, Conflict) as error:
         return await side_by_side(request, me, text, str(error))
     return to(f"/compare/deliveries/{watch.status.id}")
 
