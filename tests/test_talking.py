@@ -11,7 +11,7 @@ import pytest
 from app.web import conversations
 from app.web.session import SESSION
 from tests.contract.test_pictures import WHERE, drawn, told_all
-from tests.site import PASSWORD, Browser, Site
+from tests.site import PASSWORD, Browser, Site, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -160,6 +160,16 @@ async def picture(browser: Browser, here: str, data: bytes, type: str = "image/j
         f"{here}/picture", data=form, files={"picture": ("holiday.jpg", data, type)}, follow_redirects=True
     )
     return browser.answer
+
+
+async def test_a_form_sends_only_so_many_pictures() -> None:
+    async with opened(pictures_per_hour=1) as site:
+        ann, _ = await site.browser().sign_up("ann"), await site.browser().sign_up("ben")
+        here = await with_(ann, "ben")
+        for status in (200, 429):
+            await picture(ann, here, told_all("image/jpeg"))
+            assert ann.status == status, ann.html
+        assert "Too many pictures" in ann.html
 
 
 async def test_a_picture_is_sent_by_a_form(site: Site) -> None:

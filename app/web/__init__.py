@@ -132,10 +132,11 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     app.state.laboratory = Laboratory(stack)
     app.state.afterwards = afterwards
     app.state.written = WrittenPages()
-    # .count(person) before every change, every export and every stream; .hit(address) for every stream of nobody
+    # .count(person) before every change, picture, export and stream; .hit(address) for every stream of nobody
     rate, config = stack.rates.rate, stack.config
     app.state.writes = rate("writes", config.writes_per_minute, "Too many changes in one minute.")
     app.state.exports = rate("exports", EXPORTS, "Too many exports in one hour.", minutes=60)
+    app.state.uploads = rate("pictures", config.pictures_per_hour, "Too many pictures in one hour.", minutes=60)
     app.state.openings = rate("streams", config.streams_per_minute, "Too many live streams opened in one minute.")
     refused = "Too many live streams were refused to strangers where you are."
     app.state.refusals = rate("refused streams", config.refused_streams_per_minute, refused)

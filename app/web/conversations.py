@@ -200,6 +200,7 @@ async def _send_picture(request: Request, me: Account, form: FormData, file: Any
     talk, pictures, id = conversations_of(request), pictures_of(request), _id_of(request)
     if (await talk.conversation(me.id, id)).blocked:
         raise Forbidden("one of you blocks the other")
+    await request.app.state.uploads.count(me.id)
     data = await file.read()
     _, upload = await pictures.address(me.id, type, len(data))
     await pictures.take(upload, _whole(data))
