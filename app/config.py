@@ -111,6 +111,11 @@ class Config(BaseModel):
         default=10_000, ge=1, le=10_000, description="people whom one person can follow; phase 1 asks for 200 at a time"
     )
     writes_per_minute: int = Field(default=6_000, ge=1, description="per signed-in person")
+    pictures_per_hour: int = Field(
+        default=600,
+        ge=1,
+        description="uploaded by one signed-in person: kept for a day, and sent for as long as messages",
+    )
     streams_per_minute: int = Field(
         default=300, ge=1, description="opened by one signed-in person; ten that come back every 3 s are 200"
     )

@@ -242,6 +242,19 @@ async def test_a_picture(people: list[Api]) -> None:
         await ann("POST", "/uploads", 422, json={"type": "image/png", "size": 1} | wrong)
 
 
+async def test_a_person_has_so_many_pictures_an_hour() -> None:
+    async with opened(Config(pictures_per_hour=2)) as (site, _):
+        ann, bob = await site.person("ann"), await site.person("bob")
+        data = drawn("image/png")
+
+        async def put(me: Api) -> int:
+            new = await me.json("POST", "/uploads", 201, json={"type": "image/png", "size": len(data)})
+            return (await me.http.put(new["upload_url"], content=data)).status_code
+
+        assert [await put(ann) for _ in range(3)] == [201, 201, 429]
+        assert await put(bob) == 201
+
+
 async def test_an_upload_may_be_larger_than_other_bodies_and_has_its_own_end(people: list[Api]) -> None:
     ann, *_ = people
     size = limits.ORDINARY.size * 2

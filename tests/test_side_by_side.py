@@ -11,11 +11,12 @@ import pytest
 from app.models import User
 from app.web.delivery import WATCHES_EACH, Watch
 from app.web.measured_page import READS, WARMING, Compared
+from app.web.session import SESSION
 from phases.home.page import Page
 from phases.p1_query import QUERY
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
-from tests.site import SLUGS, Site, events, texts
+from tests.site import PASSWORD, SLUGS, Site, events, texts
 from tests.world import IN_WORKER, flush
 from workers.worker import drain_queues
 
@@ -184,6 +185,35 @@ async def test_outside_demo_mode_one_posts_as_oneself_and_watches_alone(site: Si
     await ann.submit("/compare/post", text="as myself", author="bob")
     assert "ann posted: “<bdi>as myself</bdi>”" in ann.html
     assert "Nothing is here" in await bob.open(ann.answer.url.path)
+
+
+async def test_a_form_sent_twice_is_one_status_and_one_watch(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    await ann.open("/compare")
+    form = ann.form("/compare/post").fields | {"text": "once"}
+    answers = await asyncio.gather(*(ann.client.post("/compare/post", data=form) for _ in range(2)))
+    assert len({answer.headers["location"] for answer in answers}) == 1
+    (watch,) = site.app.state.watches.values()
+    await ann.client.post("/compare/post", data=form)
+    assert list(site.app.state.watches.values()) == [watch], "a second one would go on looking, and nobody would see it"
+    other = await ann.client.post("/compare/post", data=form | {"text": "gone back, and another"})
+    assert texts(await ann.open("/")) == ["gone back, and another", "once"]
+    await ann.submit(other.headers["location"].replace("/compare/deliveries", "/statuses") + "/delete")
+    ann.answer = await ann.client.post("/compare/post", data=form | {"text": "gone back, and another"})
+    assert ann.status == 422
+    assert 'id="text-wrong"' in ann.html
+    assert texts(await ann.open("/")) == ["once"]
+
+
+async def test_a_status_to_be_watched_outlives_its_session(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    await ann.open("/compare")
+    await site.app.state.accounts.sign_out(ann.client.cookies[SESSION])
+    await ann.submit("/compare/post", text="kept")
+    assert ann.status == 401
+    await ann.submit("/sign-in", handle="ann", password=PASSWORD)
+    await ann.submit("/compare/post")
+    assert "ann posted: “<bdi>kept</bdi>”" in ann.html
 
 
 async def test_a_person_watches_only_so_many_deliveries(demo: Site) -> None:

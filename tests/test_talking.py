@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from app.web import conversations
+from app.web.session import SESSION
 from tests.contract.test_pictures import WHERE, drawn, told_all
-from tests.site import Browser, Site
+from tests.site import PASSWORD, Browser, Site, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -103,6 +104,33 @@ async def test_a_form_sent_twice_is_one_message_and_what_is_refused_is_kept(site
     assert html
 
 
+@pytest.mark.parametrize("who", ["ann", "cat"])
+async def test_a_message_outlives_the_session_in_which_it_was_typed(site: Site, who: str) -> None:
+    ann, ben = await site.browser().sign_up("ann"), await site.browser().sign_up("ben")
+    await site.browser().sign_up("cat")
+    here = await with_(ann, "ben")
+    await site.app.state.accounts.sign_out(ann.client.cookies[SESSION])
+    html = await ann.submit(f"{here}/messages", text="long <thought>\r\nin two lines")
+    assert (ann.status, words(html, '<p class="notice.*?</p>')[0][:24]) == (401, "You have been signed out")
+    await ann.submit("/sign-in", handle=who, password="wrong horse")
+    html = await ann.submit("/sign-in", handle=who, password=PASSWORD)
+    if who == "cat":
+        assert (ann.status, "thought" in html) == (404, False), "it is ann's, and for ben alone"
+        assert badge(await ann.open("/people")) == ""
+        return
+    assert ann.form(f"{here}/messages").fields["text"] == "long <thought>\nin two lines"
+    assert said(html) == [], "it is sent by whoever presses the button"
+    await ann.submit(f"{here}/messages")
+    assert said(await ben.open(here)) == ["Today", "long <thought> in two lines now"]
+
+
+async def test_another_site_puts_no_message_into_anybodys_mouth(site: Site) -> None:
+    ann, _ = await site.browser().sign_up("ann"), await site.browser().sign_up("ben")
+    here, elsewhere = await with_(ann, "ben"), {"origin": "https://evil.test"}
+    forged = await site.browser().client.post(f"{here}/messages", data={"text": "forged"}, headers=elsewhere)
+    assert (forged.status_code, "forged" in forged.text) == (403, False)
+
+
 async def test_older_messages_and_conversations_are_on_further_pages(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +160,16 @@ async def picture(browser: Browser, here: str, data: bytes, type: str = "image/j
         f"{here}/picture", data=form, files={"picture": ("holiday.jpg", data, type)}, follow_redirects=True
     )
     return browser.answer
+
+
+async def test_a_form_sends_only_so_many_pictures() -> None:
+    async with opened(pictures_per_hour=1) as site:
+        ann, _ = await site.browser().sign_up("ann"), await site.browser().sign_up("ben")
+        here = await with_(ann, "ben")
+        for status in (200, 429):
+            await picture(ann, here, told_all("image/jpeg"))
+            assert ann.status == status, ann.html
+        assert "Too many pictures" in ann.html
 
 
 async def test_a_picture_is_sent_by_a_form(site: Site) -> None:

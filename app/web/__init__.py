@@ -117,6 +117,7 @@ def _services(stack: Stack, timelines: Timelines) -> Services:
         hub=Hub(stack, timelines, *theirs, conversations.unread, sent_live, talk=talk),
         writes=rate("writes", config.writes_per_minute, "Too many changes in one minute."),
         exports=rate("exports", EXPORTS, "Too many exports in one hour.", minutes=60),
+        uploads=rate("pictures", config.pictures_per_hour, "Too many pictures in one hour.", minutes=60),
         openings=rate("streams", config.streams_per_minute, "Too many live streams opened in one minute."),
         refusals=rate("refused streams", config.refused_streams_per_minute, refused),
         afterwards=Afterwards(),

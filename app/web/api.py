@@ -359,6 +359,7 @@ async def upload(call: Call) -> Reply:
     """Whoever has the address may; it counts as a change by the person who asked for it."""
     admitted = await call.in_time(call.services.pictures.admitted(call.request.path_params["upload"]))
     await call.services.writes.count(admitted.owner)
+    await call.services.uploads.count(admitted.owner)
     await call.services.pictures.take(admitted, call.request.stream())
     return Reply(201)
 
@@ -565,7 +566,7 @@ OPERATIONS: tuple[Operation, ...] = (
             409: "This address has taken its picture.",
             413: f"The body is larger than {PICTURE.size // 1024} KiB.",
             422: "These bytes are no picture of that type, or not as many.",
-            429: "Too many changes in one minute, or pictures at this moment.",
+            429: "Too many changes in one minute, pictures in one hour, or pictures at this moment.",
         },
     ),
     Operation(

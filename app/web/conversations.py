@@ -70,13 +70,23 @@ async def open_conversation(request: Request, me: Account) -> Response:
 
 async def conversation(request: Request, me: Account) -> Response:
     """Whoever is shown the newest messages has read them."""
-    return await _conversation(request, me, _number(request.query_params.get("before")))
+    return await _conversation(request, me, _id_of(request), _number(request.query_params.get("before")))
+
+
+async def with_unsent(request: Request, me: Account, id: ObjectId, typed: str) -> Response:
+    """With a message that has not been sent. Raises NotFound."""
+    return await _conversation(request, me, id, typed=typed)
 
 
 async def _conversation(
-    request: Request, me: Account, before: int | None = None, typed: str = "", refused: Refused | None = None
+    request: Request,
+    me: Account,
+    id: ObjectId,
+    before: int | None = None,
+    typed: str = "",
+    refused: Refused | None = None,
 ) -> Response:
-    talk, id = services(request).conversations, _id_of(request)
+    talk = services(request).conversations
     found = await talk.conversation(me.id, id)
     messages, next_ = await talk.messages(me.id, id, before, MESSAGES_A_PAGE)
     if before is None and _is_looked_at(request) and messages:
@@ -156,7 +166,7 @@ async def send(request: Request, me: Account) -> Response:
         await services(request).writes.count(me.id)
         await services(request).conversations.send(me.id, id, _client_id(form, text.encode(errors="replace")), text)
     except (Invalid, Forbidden, Conflict, TooMany) as error:
-        return await _conversation(request, me, typed=text, refused=error)
+        return await _conversation(request, me, id, typed=text, refused=error)
     return to(f"{_path(id)}#end")
 
 
@@ -175,7 +185,7 @@ async def send_picture(request: Request, me: Account) -> Response:
     try:
         await _send_picture(request, me, form, form.get("picture"))
     except (Invalid, Forbidden, TooMany) as error:
-        return await _conversation(request, me, refused=error)
+        return await _conversation(request, me, _id_of(request), refused=error)
     finally:
         await form.close()
     return to(f"{_path(_id_of(request))}#end")
@@ -190,6 +200,7 @@ async def _send_picture(request: Request, me: Account, form: FormData, file: Any
     talk, pictures, id = services(request).conversations, services(request).pictures, _id_of(request)
     if (await talk.conversation(me.id, id)).blocked:
         raise Forbidden("one of you blocks the other")
+    await services(request).uploads.count(me.id)
     data = await file.read()
     _, upload = await pictures.address(me.id, type, len(data))
     await pictures.take(upload, _whole(data))

@@ -71,9 +71,12 @@ class Watch:
 Watches = dict[ObjectId, Watch]  # of a process, by status id
 
 
-async def watch_delivery(services: Services, watches: Watches, watcher: ObjectId, author: ObjectId, text: str) -> Watch:
+async def watch_delivery(
+    services: Services, watches: Watches, watcher: ObjectId, author: ObjectId, text: str, once: str | None = None
+) -> Watch:
     """Post it, and watch from the moment of the insert: what happens while the poster waits is seen too. It is one of
-    the `watches` from then on. Raises Invalid.
+    the `watches` from then on. `once`: its idempotency key; posted again, it is the same watch. Raises Invalid and
+    Conflict.
     """
     timelines, social = services.timelines, services.social
     followers = await _some_followers(social, timelines, author)
@@ -82,14 +85,16 @@ async def watch_delivery(services: Services, watches: Watches, watcher: ObjectId
     def heard(status: StatusRow, what: str, began_s: float, ended_s: float) -> None:
         nonlocal watch
         if what == STORED:
-            watch = Watch(status, watcher, began_s, followers, (ended_s - began_s) * 1000)
-            watch.looking = asyncio.create_task(_look(timelines, watch))
-            _remember(watches, watch)
+            watch = watches.get(status.id)
+            if watch is None:
+                watch = Watch(status, watcher, began_s, followers, (ended_s - began_s) * 1000)
+                watch.looking = asyncio.create_task(_look(timelines, watch))
+                _remember(watches, watch)
         elif watch:
             from_ms, to_ms = ((at_s - watch.began_s) * 1000 for at_s in (began_s, ended_s))
-            watch.handed_ms[what] = from_ms, to_ms
+            watch.handed_ms.setdefault(what, (from_ms, to_ms))
 
-    await social.post(author, text, heard=heard)
+    await social.post(author, text, idempotency_key=once, heard=heard)
     assert watch
     await _look_once(timelines, watch)  # what was delivered before the post returned is not shown as pending
     return watch

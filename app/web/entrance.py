@@ -1,25 +1,33 @@
 """Signing up, in and out, and the first page of those who have not."""
 
+import re
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+from bson import ObjectId
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.accounts import Accounts, Caller
-from app.errors import Conflict, Forbidden, Invalid, TooMany, WrongPassword
+from app.errors import Conflict, Forbidden, Invalid, NotFound, TooMany, WrongPassword
+from app.models import Account
 from app.web import session
 from app.web.caller import address_of, while_it_waits
 from app.web.cast import Player, cast
+from app.web.conversations import with_unsent
 from app.web.home_timeline import Draft, home_timeline
 from app.web.problems import problem_of
 from app.web.render import render
-from app.web.request import address, to
+from app.web.request import Endpoint, PersonalEndpoint, address, signed_in, to
 from app.web.session import Session, field, local_address, open_session, posted, read_form
+from app.web.side_by_side import COMPARE, side_by_side
 from app.web.state import services
+
+CONVERSATION = "/conversations/([0-9a-f]{24})"
 
 
 async def _players(request: Request) -> Sequence[Player]:
@@ -45,8 +53,18 @@ async def sign_in(request: Request) -> Response:
     return await _entrance(request, "sign_in.html", _sign_in)
 
 
-async def sign_in_to_post(request: Request) -> Response:
-    """For whoever has been signed out with a status in the field: it goes along. Raises Forbidden."""
+def typed(handler: PersonalEndpoint) -> Endpoint:
+    """Of a form with a text: whoever has been signed out over it signs in first and has it in its field again."""
+
+    async def endpoint(request: Request) -> Response:
+        known = await open_session(request)
+        return await (signed_in(handler) if known.account else _sign_in_to_send)(request)
+
+    return endpoint
+
+
+async def _sign_in_to_send(request: Request) -> Response:
+    """The text goes along. Raises Forbidden."""
     if session.from_elsewhere(request):
         raise Forbidden("This form was sent from another site.")
     return await _form(request, "sign_in.html", await read_form(request), 401)
@@ -91,7 +109,7 @@ async def _entrance(
 async def _form(
     request: Request, template: str, form: FormData, status: int, errors: dict[str, str] | None = None
 ) -> Response:
-    """`form`: what was sent, with the status that waits until somebody has signed in, if there is one."""
+    """`form`: what was sent, with the text that waits until somebody has signed in, if there is one."""
     back = _back(request, form)
     return render(
         request,
@@ -110,14 +128,24 @@ def _back(request: Request, form: FormData) -> str:
 
 
 async def _entered(request: Request, form: FormData, token: str, expires_at: datetime, device: str = "") -> Response:
-    """On to where they wanted to go; with an unsent status, to their timeline with it in its field."""
+    """On to where they wanted to go; a text that was not sent is in its field there."""
     response: Response = to(_back(request, form))
     if field(form, "text") and (account := await services(request).accounts.authenticate(token)):
         request.state.session = Session(account, token)
-        draft = Draft(field(form, "text").replace("\r\n", "\n"), field(form, "audience"))
-        response = await home_timeline(request, account, draft)
+        with suppress(NotFound):  # it was another one who had typed it: nothing of that is shown to them
+            response = await _with_its_text(request, account, form)
     session.begin(request, response, services(request).stack, token, expires_at, device)
     return response
+
+
+async def _with_its_text(request: Request, me: Account, form: FormData) -> Response:
+    """Raises NotFound for somebody else's conversation."""
+    text, back = field(form, "text").replace("\r\n", "\n"), _back(request, form)
+    if talk := re.fullmatch(CONVERSATION, back):
+        return await with_unsent(request, me, ObjectId(talk[1]), text)
+    if back == COMPARE:
+        return await side_by_side(request, me, text)
+    return await home_timeline(request, me, Draft(text, field(form, "audience")))
 
 
 async def sign_in_as(request: Request) -> Response:

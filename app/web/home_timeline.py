@@ -1,11 +1,9 @@
 """The home timeline, and the statuses on it."""
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,7 +17,7 @@ from app.web.done import done
 from app.web.measured_page import compared, measured
 from app.web.problems import problem_of
 from app.web.render import render
-from app.web.request import Endpoint, address, before_of, changing, id_of, signed_in, to
+from app.web.request import address, before_of, changing, id_of, idempotency_key, to
 from app.web.session import field, posted
 from app.web.state import services
 from phases.home.page import Page
@@ -117,13 +115,8 @@ def _position(request: Request, me: Account, page: Page) -> str:
 # Statuses
 
 
-async def post(request: Request, stranger: Endpoint) -> Response:
-    """Whatever goes wrong, what was typed is not lost. `stranger`: for whoever has been signed out meanwhile."""
-    known = await session.open_session(request)
-    return await (signed_in(_post) if known.account else stranger)(request)
-
-
-async def _post(request: Request, me: Account) -> Response:
+async def post(request: Request, me: Account) -> Response:
+    """Whatever is refused, what was typed is not lost."""
     form = await posted(request)
     text = field(form, "text").replace("\r\n", "\n")  # forms are sent with CRLF
     audience: Any = field(form, "audience")
@@ -131,7 +124,7 @@ async def _post(request: Request, me: Account) -> Response:
         if audience not in get_args(Audience):
             raise Invalid("audience", "There is no such audience.")
         await services(request).writes.count(me.id)
-        once, waits = _idempotency_key(form, audience, text), services(request).afterwards.do
+        once, waits = idempotency_key(form, audience, text), services(request).afterwards.do
         await services(request).social.post(me.id, text, audience, once, waits=waits)
     except (Invalid, Conflict, TooMany) as error:
         problem = problem_of(error)
@@ -140,12 +133,6 @@ async def _post(request: Request, me: Account) -> Response:
         response.headers.update(problem.page_headers)
         return response
     return done(request, "/", "posted")
-
-
-def _idempotency_key(form: FormData, audience: str, text: str) -> str | None:
-    """Posting twice by a double click is one status; going back and posting another text is two."""
-    once = field(form, "once")
-    return hashlib.sha256("\0".join((once, audience, text)).encode(errors="replace")).hexdigest() if once else None
 
 
 async def show_status(request: Request, me: Account) -> Response:

@@ -1,7 +1,6 @@
 """The pages: HTML made on the server, complete without JavaScript, on the same use cases as the API."""
 
 from collections.abc import Sequence
-from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -47,7 +46,7 @@ routes: list[BaseRoute] = [
     page("/sign-out", entrance.sign_out, methods=POST),
     page("/timeline/refresh", signed_in(home_timeline.refresh), methods=POST),
     page("/live", live_stream.events_of_page),
-    page("/statuses", partial(home_timeline.post, stranger=entrance.sign_in_to_post), methods=POST),
+    page("/statuses", entrance.typed(home_timeline.post), methods=POST),
     page("/statuses/{id}", signed_in(home_timeline.show_status)),
     page("/statuses/{id}/delete", signed_in(home_timeline.delete), methods=POST),
     page("/statuses/{id}/like", signed_in(home_timeline.like), methods=POST),
@@ -56,7 +55,7 @@ routes: list[BaseRoute] = [
     page("/notifications/read", signed_in(notifications.mark_read), methods=POST),
     page("/conversations", signed_in(conversations.conversations)),
     page("/conversations/{id}", signed_in(conversations.conversation)),
-    page("/conversations/{id}/messages", signed_in(conversations.send), methods=POST),
+    page("/conversations/{id}/messages", entrance.typed(conversations.send), methods=POST),
     page("/conversations/{id}/receipt", signed_in(conversations.receipt), methods=POST),
     page("/conversations/{id}/picture", signed_in(conversations.send_picture, limited=False), methods=POST),
     page("/conversations/{id}/messages/{seq}/delete", signed_in(conversations.delete), methods=POST),
@@ -75,8 +74,8 @@ routes: list[BaseRoute] = [
     page("/@{handle}/following", people.person("following")),
     page("/@{handle}/conversation", signed_in(conversations.open_conversation), methods=POST),
     *(page(f"/@{{handle}}/{name}", people.act(name), methods=POST) for name in people.ACTS),
-    page("/compare", signed_in(side_by_side.side_by_side)),
-    page("/compare/post", signed_in(side_by_side.post), methods=POST),
+    page(side_by_side.COMPARE, signed_in(side_by_side.side_by_side)),
+    page("/compare/post", entrance.typed(side_by_side.post), methods=POST),
     page("/compare/deliveries/{id}", signed_in(side_by_side.delivery)),
     page("/compare/deliveries/{id}/live", signed_in(side_by_side.delivery_live)),
     page("/phases", signed_in(dashboard.phases), methods=BOTH),

@@ -1,5 +1,6 @@
 """What every page asks of a request: whose it is, which form it carries, which part of a list it means."""
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlencode
 
@@ -75,6 +76,12 @@ async def changing(request: Request, me: Account, files: int = 0) -> FormData:
     form = await posted(request, files)
     await services(request).writes.count(me.id)
     return form
+
+
+def idempotency_key(form: FormData, *said: str) -> str | None:
+    """Sending twice by a double click is once; going back and sending something else is twice."""
+    once = field(form, "once")
+    return hashlib.sha256("\0".join((once, *said)).encode(errors="replace")).hexdigest() if once else None
 
 
 def before_of(request: Request) -> ObjectId | None:

@@ -2,23 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from secrets import token_urlsafe
 from typing import Any
 
 from bson import ObjectId
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.errors import Invalid, NotFound
+from app.errors import Conflict, Invalid, NotFound
 from app.models import Account, Person, StatusRow
 from app.web.cast import cast
 from app.web.delivery import Watch, watch_delivery
 from app.web.live import stream
 from app.web.measured_page import MeasuredPage, compared, in_every_phase
 from app.web.render import fragment, render
-from app.web.request import changing, id_of, to
+from app.web.request import changing, id_of, idempotency_key, to
 from app.web.session import field
 from app.web.state import services
 
+COMPARE = "/compare"
 ROWS = 10
 READERS_CHECKED = 20
 ANOTHER_LOOK = 2  # what is posted between two of the reads is no difference
@@ -93,6 +95,8 @@ async def side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, 
         rows=ROWS,
         errors={"text": wrong} if wrong else {},
         typed=typed,
+        once=token_urlsafe(12),
+        path=COMPARE,
     )
 
 
@@ -141,8 +145,9 @@ async def post(request: Request, me: Account) -> Response:
         author = (await services(request).social.person(handle)).id
     text = field(form, "text")
     try:
-        watch = await watch_delivery(services(request), request.app.state.watches, me.id, author, text)
-    except Invalid as error:
+        once = idempotency_key(form, text)
+        watch = await watch_delivery(services(request), request.app.state.watches, me.id, author, text, once)
+    except (Invalid, Conflict) as error:
         return await side_by_side(request, me, text, str(error))
     return to(f"/compare/deliveries/{watch.status.id}")
 

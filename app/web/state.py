@@ -23,7 +23,8 @@ from phases.timelines import Timelines
 @dataclass(frozen=True)
 class Services:
     """One per process. The rates are `count`ed by person: `writes` before every change, `exports` before every export,
-    `openings` before every stream; `refusals` are `hit` by address for every stream of nobody.
+    `uploads` before every picture, `openings` before every stream; `refusals` are `hit` by address for every stream of
+    nobody.
     """
 
     stack: Stack
@@ -37,6 +38,7 @@ class Services:
     hub: Hub
     writes: Rate
     exports: Rate
+    uploads: Rate
     openings: Rate
     refusals: Rate
     afterwards: Afterwards

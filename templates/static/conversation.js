@@ -66,7 +66,7 @@ async function send({conversation, once, text}) {
     answer = await fetch(`/conversations/${conversation}/messages`, {
       method: "POST", body: new URLSearchParams({proof, once, text}), signal: AbortSignal.timeout(30_000),
     });
-    if (answer.status >= 500 || answer.status === 429 || answer.url.includes("/sign-in")) return null;
+    if (answer.status >= 500 || [401, 429].includes(answer.status)) return null;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     return {ok: answer.ok, page: answer.ok ? page : null, why: page.querySelector(".wrong, .notice")?.textContent ?? ""};
   } catch {
