@@ -58,7 +58,7 @@ async def test_a_fault_in_each_loop_of_a_web_process_is_counted_and_the_loop_goe
     assert "ValueError: a fault of ours" in caplog.text
 
 
-async def test_a_loop_that_dies_is_counted_and_ends_neither_what_it_is_beside_nor_its_neighbour(
+async def test_a_loop_that_dies_is_counted_and_ends_nothing_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     before, going_on = counted("ended"), asyncio.Event()

@@ -113,9 +113,14 @@ async def test_a_list_that_cannot_grow_is_deleted_not_left_incomplete(memcached:
 
 async def test_a_number_is_noted(memcached: Memcached) -> None:
     assert await memcached.highest("n") == 0
-    for number in (7, 9, 8):
+    for number, highest in ((7, 7), (9, 9), (8, 9)):
         await memcached.note("n", number, TTL_S)
-        assert await memcached.highest("n") == number
+        assert await memcached.highest("n") == highest
+
+
+async def test_of_many_who_note_a_number_at_once_the_highest_stays(memcached: Memcached) -> None:
+    await asyncio.gather(*(memcached.note("n", number, TTL_S) for number in [*range(1, 40, 2), *range(40, 0, -2)]))
+    assert await memcached.highest("n") == 40
 
 
 async def test_the_stand_in_forgets_when_the_time_is_over() -> None:

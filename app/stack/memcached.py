@@ -117,6 +117,16 @@ class _Pool(PooledClient):  # type: ignore[misc]
             taken: int = client.prepend_all(keys, value)
             return taken
 
+    def raise_to(self, key: str, number: int, ttl_s: int) -> None:
+        """Two commands, and two more for each time that somebody else was between them."""
+        while number > int((found := self.gets(key))[0] or 0):
+            if found[0] is None:
+                done = self.add(key, str(number), expire=ttl_s)
+            else:
+                done = self.cas(key, str(number), found[1], expire=ttl_s)
+            if done:
+                return
+
 
 class MemcachedNodes:
     """Real nodes, through pymemcache in a thread pool of its own.
@@ -225,8 +235,10 @@ class MemcachedNodes:
         return max(int(raw or 0) for raw in await self._wherever_it_answers(lambda client: client.get(key)))
 
     async def note(self, key: str, number: int, ttl_s: int) -> None:
-        """On every node that answers: what one of them forgets, with all its lists, the others still know."""
-        await self._wherever_it_answers(lambda client: client.set(key, str(number), expire=ttl_s))
+        """On every node that answers: what one of them forgets, with all its lists, the others still know. Unless as
+        high a one is noted there.
+        """
+        await self._wherever_it_answers(lambda client: client.raise_to(key, number, ttl_s))
 
     async def _wherever_it_answers(self, call: Callable[[_Pool], T]) -> list[T]:
         """Raises MemcachedDown when no node does."""
@@ -326,12 +338,16 @@ class MemcachedStandIn:
 
     async def highest(self, key: str) -> int:
         count_memcached()
-        item = self._live(key)
-        return int(item[0]) if item else 0
+        return self._highest(key)
 
     async def note(self, key: str, number: int, ttl_s: int) -> None:
         count_memcached()
-        self._store(key, str(number).encode(), self._now_s() + ttl_s)
+        if number > self._highest(key):
+            self._store(key, str(number).encode(), self._now_s() + ttl_s)
+
+    def _highest(self, key: str) -> int:
+        item = self._live(key)
+        return int(item[0]) if item else 0
 
     async def versions(self) -> Mapping[str, str]:
         return {"stand-in": "in-process"}

@@ -170,10 +170,18 @@ if trailer(KEYS[1]) == ARGV[1] then
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
 end
 """
+# a number, its seconds
+NOTE = """
+local key = KEYS[1] .. 'pulse'
+if tonumber(ARGV[1]) > tonumber(redis.call('GET', key) or 0) then
+    redis.call('SET', key, ARGV[1], 'EX', ARGV[2])
+end
+"""
 SCRIPTS = {
     name: SHARED + text
     for name, text in {
         "deliver": DELIVER, "read": READ, "lease": LEASE, "fill": FILL, "merge": MERGE, "renew": RENEW,
+        "note": NOTE,
     }.items()
 }  # fmt: skip
 DIGESTS = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in SCRIPTS.items()}
@@ -256,11 +264,12 @@ class RedisSets:
         await self._ask(lambda run: ("DEL", self._key(run, at, reader)))
 
     async def highest(self, at: str) -> int:
-        """The number that was noted beside a container, 0 for none."""
+        """The highest number that was noted beside a container, 0 for none."""
         return int(await self._ask(lambda run: ("GET", self._pulse(run, at))) or 0)
 
     async def note(self, at: str, number: int, ttl_s: int) -> None:
-        await self._ask(lambda run: ("SET", self._pulse(run, at), number, "EX", ttl_s))
+        """Unless as high a one is noted."""
+        await self._run("note", at, None, number, ttl_s)
 
     async def sweep(self, alive: Collection[str]) -> None:
         """Drop some sets of other containers than these, and of other runs: Redis evicts nothing by itself."""
@@ -403,12 +412,16 @@ class SetsStandIn:
 
     async def highest(self, at: str) -> int:
         count_redis()
-        number, gone_at_s = self._pulses.get(at, (0, 0.0))
-        return number if self._now_s() < gone_at_s else 0
+        return self._highest(at)
 
     async def note(self, at: str, number: int, ttl_s: int) -> None:
         count_redis()
-        self._pulses[at] = (number, self._now_s() + ttl_s)
+        if number > self._highest(at):
+            self._pulses[at] = (number, self._now_s() + ttl_s)
+
+    def _highest(self, at: str) -> int:
+        number, gone_at_s = self._pulses.get(at, (0, 0.0))
+        return number if self._now_s() < gone_at_s else 0
 
     async def sweep(self, alive: Collection[str]) -> None:
         count_redis()

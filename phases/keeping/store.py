@@ -129,7 +129,7 @@ class Store(ABC):
         return 0
 
     async def keep_pulse(self, container: Container, pulse: int) -> None:
-        """Beside the container, for as long as anything in it lives."""
+        """Beside the container, for as long as anything in it lives. Whoever comes late lowers none."""
 
     @abstractmethod
     async def holds(self, container: Container, reader: ObjectId, status: ObjectId) -> bool | None:

@@ -2,7 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,12 +14,14 @@ from app.servers.borrow import running_servers
 from app.stack import connected
 from app.web import create_app
 from phases.delivering.switch import Switch
+from phases.keeping.store import Container
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
 from tests.conftest import real_servers
 from tests.dates import NOON, ManualClock
 from tests.test_memcached import node
 from tests.world import IN_MEMCACHED, World, flush
+from workers import worker
 from workers.sweeper import sweep
 
 pytestmark = pytest.mark.anyio
@@ -73,10 +76,24 @@ async def test_whoever_opens_the_database_notices(restored: World) -> None:
     await nothing_is_missing(restored)
 
 
-async def test_a_backup_made_less_than_a_sweep_before_a_stop(world: World) -> None:
-    """Whoever stops counts one more pulse: no other was counted in between."""
+def web_process(world: World) -> AbstractAsyncContextManager[object]:
     app = create_app(world.stack, world.timelines)
-    async with app.router.lifespan_context(app):
+    return app.router.lifespan_context(app)
+
+
+@asynccontextmanager
+async def worker_process(world: World) -> AsyncIterator[None]:
+    with patch.object(worker, "connected", lambda *_: nullcontext(world.stack)):
+        async with worker._connected_runtime(world.stack.addresses, world.stack.config, ()):
+            yield
+
+
+@pytest.mark.parametrize("process", [web_process, worker_process])
+async def test_a_backup_made_less_than_a_sweep_before_a_stop(
+    world: World, process: Callable[[World], AbstractAsyncContextManager[object]]
+) -> None:
+    """Whoever stops counts one more pulse: no other was counted in between."""
+    async with process(world):
         await until_the_backup(world)
         await sweep(world.timelines)
         backup = await world.dump()
@@ -100,9 +117,13 @@ async def test_what_is_kept_in_the_database_goes_on(restored: World) -> None:
     """It was restored with it."""
     before = (await restored.timelines.switch.fresh()).containers
     await sweep(restored.timelines)
-    after = [c for c in (await restored.timelines.switch.fresh()).containers if c.until is None]
+    await what_is_outside_has_begun_anew(restored, before)
+
+
+async def what_is_outside_has_begun_anew(world: World, before: Sequence[Container]) -> None:
+    after = [c for c in (await world.timelines.switch.fresh()).containers if c.until is None]
     outside = (*IN_MEMCACHED, STREAM.slug)
-    assert {c.kept for c in after if c not in before} == {restored.timelines.phases[slug].keeps for slug in outside}
+    assert {c.kept for c in after if c not in before} == {world.timelines.phases[slug].keeps for slug in outside}
     assert {c.kept for c in after} == {c.kept for c in before}
 
 
@@ -113,11 +134,16 @@ async def test_a_crash_between_noticing_and_beginning_anew(restored: World) -> N
     await nothing_is_missing(restored)
 
 
-async def test_a_pulse_that_goes_on_without_memcached_is_compared_with_it_afterwards(restored: World) -> None:
-    async with restored.without_memcached():
+@pytest.mark.parametrize("away", [World.without_memcached, World.without_redis])
+async def test_a_pulse_is_compared_with_what_is_away_before_it_goes_on(
+    restored: World, away: Callable[[World], AbstractAsyncContextManager[None]]
+) -> None:
+    before = (await restored.timelines.switch.fresh()).containers
+    async with away(restored):
         for _ in range(5):
-            await sweep(restored.timelines)
+            await restored.timelines.switch.beat()
     await sweep(restored.timelines)
+    await what_is_outside_has_begun_anew(restored, before)
     await nothing_is_missing(restored)
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from bson import ObjectId
 
@@ -460,6 +460,20 @@ def ann_follows_yan(town: Town) -> None:
 def nothing_has_begun_anew(town: Town) -> None:
     [settings] = [row for row in town.rows("settings") if row["_id"] == "phases"]
     assert settings["containers"] == town.saved[0]["settings"]["phases"]["containers"], "there was no restore"
+
+
+def memory_knows_the_last_pulse(town: Town) -> None:
+    """Of those who have stopped, the last one: a backup that was made between two of them has a lower one."""
+    nothing_has_begun_anew(town)
+    [settings] = [row for row in town.rows("settings") if row["_id"] == "phases"]
+    memcached: Any = town.stack.memcached
+    kept = {name: number for name, (number, _) in town.sets._pulses.items()}
+    for name, (value, *_) in memcached._items.items():
+        if name.startswith("pulse:"):
+            kept[name.removeprefix("pulse:")] = int(value)
+    current = {str(row["since"]) for row in settings["containers"] if not row.get("until")}
+    noted = [number for name, number in kept.items() if name in current]
+    assert noted == [settings["pulse"]] * 2, f"a backup of pulse {min(noted)} would be taken for what they are beside"
 
 
 def lists_have_begun_anew(town: Town) -> None:
@@ -1031,6 +1045,12 @@ RACES: tuple[Race, ...] = (
         ("one", "two"),
         after=nothing_has_begun_anew,
         fast=False,
+    ),
+    Race(
+        "pulse of a stop x pulse of a stop",
+        town("cache", STREAM.slug),
+        {"one": beat, "two": beat},
+        after=memory_knows_the_last_pulse,
     ),
     Race(
         "pulse x pulse after a restore",

@@ -848,7 +848,90 @@ MUTANTS: tuple[Mutant, ...] = (
         "phases.delivering.switch.Switch.beat",
         "if None in pulses:",
         "if False:",
-        _of(RESTORED, "test_a_pulse_that_goes_on_without_memcached_is_compared_with_it_afterwards"),
+        _of(RESTORED, "test_a_pulse_is_compared_with_what_is_away_before_it_goes_on"),
+    ),
+    *(
+        Mutant(
+            f"of {kept} that are away it is said that no pulse was kept",
+            "phase 4: restore",
+            f"phases.keeping.{at}.pulse",
+            "return None",
+            "return 0",
+            _of(RESTORED, "test_a_pulse_is_compared_with_what_is_away_before_it_goes_on"),
+        )
+        for kept, at in (("lists", "lists.Lists"), ("sets", "sorted_sets.SortedSets"))
+    ),
+    *(
+        Mutant(
+            f"no pulse is kept beside {kept}",
+            "phase 4: restore",
+            f"phases.keeping.{at}.keep_pulse",
+            old,
+            "pass",
+            _of(RESTORED, "test_what_is_kept_in_the_database_goes_on"),
+        )
+        for kept, at, old in (
+            ("lists", "lists.Lists", "await self.memcached.note(pulse_key(container), pulse, ttl_s)"),
+            (
+                "sets",
+                "sorted_sets.SortedSets",
+                "await self.sets.note(container.name, pulse, self.ttl_s + self.config.activity_slack_s)",
+            ),
+        )
+    ),
+    *(
+        Mutant(
+            f"a {who} that stops counts no pulse",
+            "phase 4: restore",
+            at,
+            "        await last_pulse(timelines)\n",
+            tests=_of(RESTORED, "test_a_backup_made_less_than_a_sweep_before_a_stop"),
+        )
+        for who, at in (("web process", "app.web.__init__.create_app"), ("worker", "workers.worker._connected_runtime"))
+    ),
+    *(
+        Mutant(
+            f"who notes a pulse late lowers that of {kept}",
+            "phase 4: restore, two processes",
+            f"app.stack.{at}.note",
+            "if number > self._highest(",
+            "if number or self._highest(",
+            races=("pulse of a stop x pulse of a stop",),
+        )
+        for kept, at in (("lists", "memcached.MemcachedStandIn"), ("sets", "sorted_sets.SetsStandIn"))
+    ),
+    Mutant(
+        "who notes a number late lowers it in Redis",
+        "phase 4: restore, two processes",
+        "app.stack.sorted_sets",
+        "if tonumber(ARGV[1]) > tonumber(redis.call('GET', key) or 0) then",
+        "if true then",
+        _of("tests/test_sorted_sets.py", "test_containers_are_apart_and_each_has_its_pulse"),
+        marks="servers",
+    ),
+    Mutant(
+        "who notes a number late lowers it in Memcached",
+        "phase 4: restore, two processes",
+        "app.stack.memcached._Pool.raise_to",
+        "while number > int((found := self.gets(key))[0] or 0):",
+        "while found := self.gets(key):",
+        _of("tests/test_memcached.py", "test_a_number_is_noted"),
+        marks="servers",
+    ),
+    Mutant(
+        "an error in the background ends the loop",
+        "watching",
+        "app.watch.background.errors_counted",
+        "log.exception(words)",
+        "raise",
+        _of("tests/test_background.py", "test_a_fault_in_each_loop_of_a_web_process_is_counted_and_the_loop_goes_on"),
+    ),
+    Mutant(
+        "an error in the background is not counted",
+        "watching",
+        "app.watch.background.errors_counted",
+        "        BACKGROUND_ERRORS.labels(work).inc()\n",
+        tests=_of("tests/test_background.py", "test_a_loop_that_dies_is_counted_and_ends_nothing_else"),
     ),
     Mutant(
         "a database is not compared when it is opened",
