@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from click.testing import CliRunner
 from pymongo import MongoClient
 from redis import Redis
 
+from app import serve
 from app.cli import main
 from app.config import Config
 from app.servers import children, programs, start
@@ -430,6 +432,16 @@ def test_a_child_that_will_not_stop_is_killed(tmp_path: Path, said: list[str]) -
     stop_together([mill], within_s=0.1)
     assert "did not stop in time" in said[0]
     assert not psutil.pid_exists(mill.pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such option")
+def test_a_connection_ends_when_what_is_sent_does_not_arrive() -> None:
+    with (
+        serve._listening("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == serve.VANISHED_MS
 
 
 # serve: supervision, with doubles for the web process and the worker

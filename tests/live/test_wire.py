@@ -184,7 +184,7 @@ async def test_both_say_the_same_and_go_on_where_they_were(site: Site) -> None:
             assert (await stream.next())[1:] == ("likes", {"id": posted["id"], "likes": 1, "you_like": False})
     web = await Socket.open(site, f"?after={last}", {**ann, "Last-Event-ID": first[0]})
     assert [(await web.next())[1] for _ in range(2)] == ["ready", "status"], "the header goes before the address"
-    for headers, after in ((ann, "x"), (ann, first[0][:-4] + "AAAA"), (bob, last)):
+    for headers, after in ((ann, "x"), (ann, first[0][:-4] + "AAAA"), (ann, f"{last}\n"), (bob, last)):
         async with events(site, headers=headers, params={"after": after}) as stream:
             assert [(await stream.next())[1] for _ in range(2)] == ["ready", "reset"]
 

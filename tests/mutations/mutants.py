@@ -2460,6 +2460,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(WIRE, "test_both_say_the_same_and_go_on_where_they_were"),
     ),
     Mutant(
+        "what is added to a position leaves it one",
+        "live",
+        "app.live.position.opened",
+        "if _encoded(given) != position:",
+        "if False:",
+        _of(WIRE, "test_both_say_the_same_and_go_on_where_they_were"),
+    ),
+    Mutant(
         "a status is told to whoever followed when they came",
         "live",
         "app.live.news.News._tell",
