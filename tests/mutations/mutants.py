@@ -688,7 +688,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "phases.keeping.lists.Lists.fill",
         "if collected.token != lease.token:",
         "if False:",
-        races=("follow x return, cache",),
+        _of(FIXED, "test_what_somebody_else_has_leased_is_not_filled"),
     ),
     Mutant(
         "a placeholder is read as a list",
@@ -736,7 +736,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "phases.p4_cache.HomeLists.come_back",
         LEASE,
         behind=MARK,
-        races=("follow x return, cache",),
+        tests=_of(FIXED, "test_a_follow_behind_the_mark_of_a_return_is_not_lost"),
     ),
     Mutant(
         "a return trusts what it has looked up long ago",

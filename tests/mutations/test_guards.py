@@ -1,5 +1,7 @@
 """Guards that nothing else in the tests would miss."""
 
+from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 from unittest.mock import patch
 
@@ -12,7 +14,9 @@ from app.stack import MemcachedDown
 from phases.comeback import Comeback
 from phases.delivering import outbox
 from phases.home.page import SPARE
-from phases.keeping.lists import LIST, Value, key
+from phases.keeping.activity import ActiveReaders
+from phases.keeping.lists import LIST, Lists, Value, key
+from phases.keeping.recipients import Admitted
 from phases.keeping.store import Recent
 from phases.p2_push import put_on_timelines
 from phases.p4_cache import CACHE
@@ -97,6 +101,44 @@ async def test_the_backlog_of_somebody_followed_meanwhile_is_looked_at(town: Wor
         await town.post("yan", "by yan")
         for phase in IN_WORKER:
             assert await town.walk("ann", phase) == ["by yan"], phase
+
+
+async def test_a_follow_behind_the_mark_of_a_return_is_not_lost(town: World) -> None:
+    """Rule 8. The placeholder is there already: the backfill of the edge finds it, and drops it."""
+    await town.people("yan")
+    await town.post("yan", "by yan")
+    await town.drain()
+    admit, follows = ActiveReaders.admit, ["yan"]
+
+    async def and_follow(self: ActiveReaders, reader: ObjectId, followees: Sequence[ObjectId]) -> Admitted:
+        admitted = await admit(self, reader, followees)
+        while follows:
+            await town.follow("ann", follows.pop())
+        return admitted
+
+    await town.chill("ann")
+    with patch.object(ActiveReaders, "admit", and_follow):
+        await town.page("ann", CACHE.slug)
+    assert await town.walk("ann", CACHE.slug) == ["by yan"]
+
+
+async def test_what_somebody_else_has_leased_is_not_filled(town: World) -> None:
+    kept = town.timelines.kept_by(CACHE.slug)
+    container = (await town.timelines.switch.fresh()).current(CACHE.keeps or "")
+    assert kept
+    assert container
+    lists, ann = kept.store, town.ids["ann"]
+    assert isinstance(lists, Lists)
+    leases = []
+    for _ in range(2):  # the first one was dropped meanwhile
+        await lists.forget(container, ann)
+        leases.append(await lists.lease(container, ann))
+    first, second = leases
+    assert first
+    assert second
+    until = town.clock.now() + timedelta(hours=1)
+    assert not await lists.fill(first, Recent([], FIRST_ID), until)
+    assert await lists.fill(second, Recent([], FIRST_ID), until)
 
 
 async def test_a_delivery_that_fails_is_not_the_posters_business(town: World) -> None:
