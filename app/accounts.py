@@ -290,10 +290,11 @@ class Accounts:
             self._holders.pop(digest, None)
             return None
         if digest not in self._holders:
-            user = await User.find_one({"_id": given_out[0]["user_id"]})
-            if user is None:
+            found = Find("users", {"_id": given_out[0]["user_id"]}, ("_id", "handle"), 1, by="_id")
+            users = await rows(self._stack.db, found)
+            if not users:
                 return None
-            self._holders[digest] = Account.of(user)
+            self._holders[digest] = Account(users[0]["_id"], users[0]["handle"])
         holder: Account = self._holders[digest]
         return holder
 

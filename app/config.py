@@ -3,7 +3,8 @@
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Literal, Self
@@ -24,6 +25,15 @@ LISTS = ("memcached", "allowed_hosts", "trusted_proxies")  # with commas
 
 class ConfigError(Exception):
     """A setting in the environment is wrong; the text names it."""
+
+
+@contextmanager
+def files_of(variable: str) -> Iterator[None]:
+    """Drivers read the certificates that a URL names when they are given it. Raises ConfigError where they cannot."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{variable}: a file that it names cannot be used: {error}") from None
 
 
 def _url(text: str) -> str:

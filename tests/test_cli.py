@@ -93,6 +93,39 @@ def test_a_url_of_several_hosts_or_of_a_socket_can_be_read(url: str) -> None:
     assert Config.from_environment({"FEEDLAB_MONGODB_URL": url}).mongodb_url == url
 
 
+WITH_FILES = {
+    "FEEDLAB_MONGODB_URL": "mongodb://127.0.0.1:9/?tlsCAFile={}",
+    "FEEDLAB_MEMCACHED": "memcacheds://127.0.0.1:9?ssl_ca_certs={}",
+}
+USING_BOTH = ("phases", "worker", "deliveries")
+
+
+@pytest.mark.parametrize("file", ["none", "no-certificate"])
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [*((command, name) for command in USING_BOTH for name in WITH_FILES), ("backup", "FEEDLAB_MONGODB_URL")],
+)
+def test_a_file_of_no_use_that_a_url_names_is_said_in_one_line(
+    command: str, name: str, file: str, tmp_path: Path
+) -> None:
+    (tmp_path / "no-certificate").write_text("nothing")
+    words = [tmp_path / "backup.gz"] if command == "backup" else []
+    wrong = SILENT | {name: WITH_FILES[name].format(tmp_path / file)}
+    line = refused(feedlab(command, *words, "--data", tmp_path / "data", environment=wrong))
+    assert f"{name}: a file that it names" in line
+
+
+@pytest.mark.parametrize("file", ["none", "no-certificate"])
+def test_the_doctor_takes_a_file_of_no_use_for_no_answer(file: str, tmp_path: Path) -> None:
+    (tmp_path / "no-certificate").write_text("nothing")
+    for name, url in WITH_FILES.items():
+        result = feedlab(
+            "doctor", "--data", tmp_path / "data", environment=SILENT | {name: url.format(tmp_path / file)}
+        )
+        assert result.exit_code == 1, result.stderr
+        assert "start it, or correct the URL" in result.stdout
+
+
 @pytest.mark.parametrize("words", [["phases"], ["deliveries"], ["admin", "ada"], ["seed", "--users", 100, "--yes"]])
 def test_a_server_that_is_away_is_said_in_one_line(words: list[object], tmp_path: Path) -> None:
     away = SILENT | {"FEEDLAB_SERVER_TIMEOUT_S": "0.2"}

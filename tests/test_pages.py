@@ -918,6 +918,16 @@ async def test_there_are_only_so_many_streams(demo: Site, monkeypatch: pytest.Mo
     assert (await ann.client.get("/operations/live")).status_code == 204
 
 
+async def test_the_stream_of_a_page_asks_for_nothing_but_whose_session_it_is(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    site.app.state.accounts = Accounts(site.stack)
+    for commands in (2, 1):  # of a token that nobody here remembers; and of one that is
+        with counted() as cost:
+            assert (await ann.client.head("/live")).status_code == 200
+        assert cost.mongodb == commands
+        assert (await site.browser().client.head("/live")).status_code == 204
+
+
 async def test_one_person_takes_no_more_than_their_share_of_the_streams() -> None:
     streams, ann = live.Streams(), ObjectId()
     begun = [streams.begin(ann, f"session {n}", "newer") for n in range(live.MOST_STREAMS + 1)]

@@ -62,7 +62,7 @@ def _ask_mongodb(url: str, timeout_s: float) -> Answer:
     try:
         with mongodb_client(url, timeout_s) as client:
             return Answer(str(client.admin.command("buildInfo")["version"]), None)
-    except PyMongoError as error:
+    except (PyMongoError, OSError, ValueError) as error:  # also of a file that its URL names
         raise NoAnswer(str(error).split(", Timeout:")[0]) from None
 
 
@@ -73,7 +73,7 @@ def _ask_redis(url: str, timeout_s: float) -> Answer:
         ) as client:
             client.ping()  # refused while it still reads its files, and may die of them
             info = client.info("server")
-    except (redis.RedisError, ValueError) as error:
+    except (redis.RedisError, OSError, ValueError) as error:
         raise NoAnswer(str(error)) from None
     return Answer(str(info["redis_version"]), int(info["process_id"]))
 

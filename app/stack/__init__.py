@@ -17,7 +17,7 @@ from pymongo.errors import (
 from redis import RedisError
 
 from app.clock import Clock
-from app.config import Config
+from app.config import Config, files_of
 from app.models import DOCUMENTS
 from app.stack import queue, schema
 from app.stack.bus import Bus, Hint, MemoryBus, RedisBus
@@ -110,17 +110,16 @@ class Stack:
 async def opened(
     addresses: Addresses, config: Config, clock: Clock, *, redis_timeout_s: float = REDIS_TIMEOUT_S
 ) -> AsyncIterator[Stack]:
-    """Connect to each server or its stand-in, and disconnect at the end."""
+    """Connect to each server or its stand-in, and disconnect at the end. Raises ConfigError for a file that a URL names
+    and that is of no use.
+    """
     if addresses.mongodb is None:
         db = stand_in(config.database)
     else:
-        db = connect(addresses.mongodb, config.database, config.server_timeout_s)
+        with files_of("FEEDLAB_MONGODB_URL"):
+            db = connect(addresses.mongodb, config.database, config.server_timeout_s)
+    memcached = _memcached(addresses, config, clock)
     connection = queue.stand_in() if addresses.redis is None else queue.connect(addresses.redis, redis_timeout_s)
-    memcached: Memcached = (
-        MemcachedStandIn(clock.awake)
-        if addresses.memcached is None
-        else MemcachedNodes(addresses.memcached, MEMCACHED_TIMEOUT_S, config.memcached_prefix)
-    )
     deliveries = DeliveryQueue(connection, config.database, clock.monotonic)
     sets, rates = _sets(addresses, config.database, clock), Rates(addresses.redis, config.database)
     heartbeats, bus = _heartbeats(addresses, config.database, clock), _bus(addresses, config.database)
@@ -135,6 +134,13 @@ async def opened(
         await memcached.close()
         stack.queue.close()
         await disconnect(db)
+
+
+def _memcached(addresses: Addresses, config: Config, clock: Clock) -> Memcached:
+    if addresses.memcached is None:
+        return MemcachedStandIn(clock.awake)
+    with files_of("FEEDLAB_MEMCACHED"):
+        return MemcachedNodes(addresses.memcached, MEMCACHED_TIMEOUT_S, config.memcached_prefix)
 
 
 def _sets(addresses: Addresses, prefix: str, clock: Clock) -> Sets:

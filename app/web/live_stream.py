@@ -17,9 +17,10 @@ from app.live.hub import Hub
 from app.live.presence import Presences
 from app.live.steps import as_json
 from app.models import Account
+from app.stack import within
 from app.web.caller import address_of
 from app.web.opening import opening
-from app.web.session import open_session, session_token
+from app.web.session import session_token
 from app.web.state import services
 
 MEDIA_TYPE = "text/event-stream"
@@ -52,14 +53,15 @@ async def events_of_page(request: Request) -> Response:
     """For a page that is open: by its session. Nobody is told not to come back."""
     token = session_token(request)
     async with opening(request, token):
-        known = await open_session(request)
-        if known.account is None:
+        limit_s = services(request).stack.config.server_timeout_s
+        me = await within(limit_s, services(request).accounts.authenticate(token)) if token else None  # nothing on a badge
+        if me is None:
             if token:
                 await services(request).refusals.hit(address_of(request))
             return Response(status_code=204)
         if request.method == "HEAD":
             return Response(headers={"Cache-Control": "no-store"}, media_type=MEDIA_TYPE)
-        return await events_for(request, known.account, digest_of(known.secret), position_of(request))
+        return await events_for(request, me, digest_of(token), position_of(request))
 
 
 REST = "feedlab.rest"  # of a scope: what goes on once everything that stands before a request has returned

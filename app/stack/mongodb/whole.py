@@ -13,6 +13,7 @@ from pymongo.database import Database as Blocking
 from pymongo.errors import OperationFailure
 from pymongo.write_concern import WriteConcern
 
+from app.config import files_of
 from app.errors import Refused
 from app.stack.mongodb.write import HOUSEKEEPING_S
 
@@ -32,9 +33,10 @@ class TooLong(Refused):
 def blocking(url: str, name: str) -> Iterator[Blocking[Row]]:
     """The database for a command of its own, which may block. Writes are acknowledged by a majority."""
     wait_ms, longest_ms = int(CONNECT_S * 1000), int(HOUSEKEEPING_S * 1000)
-    client: MongoClient[Row] = MongoClient(
-        url, serverSelectionTimeoutMS=wait_ms, connectTimeoutMS=wait_ms, socketTimeoutMS=longest_ms, tz_aware=True
-    )
+    with files_of("FEEDLAB_MONGODB_URL"):
+        client: MongoClient[Row] = MongoClient(
+            url, serverSelectionTimeoutMS=wait_ms, connectTimeoutMS=wait_ms, socketTimeoutMS=longest_ms, tz_aware=True
+        )
     with client:
         yield client.get_database(name, write_concern=WriteConcern("majority"))
 
