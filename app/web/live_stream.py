@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
+from bson import ObjectId
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,7 +18,7 @@ from app.live.hub import Hub
 from app.live.presence import Presences
 from app.live.steps import as_json
 from app.models import Account
-from app.web.caller import address_of
+from app.web.caller import address_of, while_it_waits
 from app.web.opening import opening
 from app.web.session import open_session, session_token
 from app.web.state import hub_of, presences_of
@@ -31,14 +32,21 @@ def position_of(request: HTTPConnection) -> str | None:
     return request.headers.get("last-event-id") or request.query_params.get("after") or None
 
 
-async def connected(request: HTTPConnection, me: Account, digest: bytes, after: str | None) -> Connection:
-    """A new connection to the hub, for a stream that whoever calls this begins. Raises TooMany."""
+async def connected(request: Request | WebSocket, me: Account, digest: bytes, after: str | None) -> Connection:
+    """A new connection to the hub, for a stream that whoever calls this begins; nobody waits for one behind those who
+    have gone. Raises TooMany, ClientDisconnect, and OutOfTime as `Hub.open` does.
+    """
     await request.app.state.openings.count(me.id)
-    connection = await hub_of(request).open(me.id, digest, after)
+    return await while_it_waits(request, _connected(hub_of(request), presences_of(request), me.id, digest, after))
+
+
+async def _connected(hub: Hub, presences: Presences, me: ObjectId, digest: bytes, after: str | None) -> Connection:
+    connection = await hub.open(me, digest, after)
     try:
-        await presences_of(request).connected(me.id, connection.name)
+        await presences.connected(me, connection.name)
     except BaseException:
-        hub_of(request).close(connection)
+        hub.close(connection)
+        await presences.gone(me, connection.name)
         raise
     return connection
 
