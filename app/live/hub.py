@@ -29,7 +29,7 @@ from app.live.talk import Talk
 from app.live.truth import Read, Truth
 from app.live.watchers import EVERYTHING, Part, Watcher, Watchers
 from app.social import Social
-from app.stack import UNAVAILABLE, Hint, Stack
+from app.stack import UNAVAILABLE, Hint, OutOfTime, Stack, within
 from app.stack.bus import Listener
 from app.watch.background import errors_counted
 from phases.timelines import Timelines
@@ -76,6 +76,7 @@ class Hub:
         self._heard: list[Hint] = []
         self._wake, self._gap = asyncio.Event(), asyncio.Event()  # something has been heard; may have been missed
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
+        self._failures = 0  # of readings that have waited for a server in vain
         self._stopped = False
         self.listener = Listener(self._hear, self._gap.set)
 
@@ -86,7 +87,9 @@ class Hub:
     # From outside
 
     async def open(self, me: ObjectId, token: bytes, after: str | None = None) -> Connection:
-        """A stream: `ready`, then what lies behind the position `after`, then what happens. Raises TooMany."""
+        """A stream: `ready`, then what lies behind the position `after`, then what happens. It waits behind others who
+        are read for as long as that takes. Raises TooMany, and OutOfTime where a server does not answer.
+        """
         watcher = self.watchers.of(me) or Watcher(me)
         if len(watcher.connections) + watcher.opening >= EACH:
             raise TooMany(f"You have {EACH} live streams open already.", RETRY_AFTER_S)
@@ -96,15 +99,19 @@ class Hub:
         self.watchers.enter(watcher)  # what is heard while they are read is not lost: it makes them dirty
         watcher.opening += 1
         try:
-            async with self._reads, watcher.turn:
-                read = await self._update(watcher, EVERYTHING)
-                connection.begin(*await self._behind.beginning(watcher, read, after))
-                watcher.connections.append(connection)
+            await self._in_turn(watcher, lambda: self._begin(watcher, connection, after))
         finally:
             watcher.opening -= 1
             self.watchers.forget_if_gone(watcher)
-        self._refresh_if_dirty(watcher)
+            self._refresh_if_dirty(watcher)
         return connection
+
+    async def _begin(self, watcher: Watcher, connection: Connection, after: str | None) -> None:
+        read = await self._update(watcher, EVERYTHING)
+        connection.begin(*await self._behind.beginning(watcher, read, after))
+        watcher.connections.append(connection)
+        if self._stopped:  # while it waited
+            connection.close(STOPPED)
 
     def close(self, connection: Connection) -> None:
         """Its client has gone, or has been told that it is over."""
@@ -228,22 +235,40 @@ class Hub:
 
     async def _refresh(self, watcher: Watcher) -> None:
         while watcher.dirty and watcher.connections:
-            parts = watcher.dirty
             with errors_counted("live", "a live stream has missed something"):
                 try:
-                    async with self._reads, watcher.turn:  # who waits for a place is told of news meanwhile
-                        parts, watcher.dirty = watcher.dirty, frozenset()
-                        await self._update(watcher, parts)
+                    await self._in_turn(watcher, lambda: self._update_what_is_dirty(watcher))
                     continue
                 except UNAVAILABLE as error:
                     log.info("a live stream waits for a server: %s", error)
-            watcher.dirty |= parts
             await asyncio.sleep(RETRY_S)
+
+    async def _in_turn(self, watcher: Watcher, read: Callable[[], Awaitable[None]]) -> None:
+        """In one of a few places, and in their turn. Who waits for that does so as long as others are read; once one of
+        these waits for a server in vain, nobody behind them tries it too. Raises OutOfTime.
+        """
+        failures = self._failures
+        async with self._reads, watcher.turn:  # who waits for a place is told of news meanwhile
+            if self._failures > failures:
+                raise OutOfTime("others have waited for a server in vain")
+            try:
+                await within(self._stack.config.server_timeout_s, read())
+            except UNAVAILABLE:
+                self._failures += 1
+                raise
+
+    async def _update_what_is_dirty(self, watcher: Watcher) -> None:
+        parts, watcher.dirty = watcher.dirty, frozenset()
+        await self._update(watcher, parts)
 
     async def _update(self, watcher: Watcher, parts: Collection[Part]) -> Read:
         """Read their state, or these parts of it, and tell what has changed. In their turn."""
-        read = await self._truth.read(watcher, parts)
-        steps = await self._truth.steps(watcher, watcher.has, read, watcher.seen) if watcher.connections else []
+        try:
+            read = await self._truth.read(watcher, parts)
+            steps = await self._truth.steps(watcher, watcher.has, read, watcher.seen) if watcher.connections else []
+        except BaseException:
+            watcher.dirty = watcher.dirty.union(parts)  # some of it counts as looked at, and nobody was told of it
+            raise
         told = any(step.event.startswith("notification") for step in steps)  # each says how many are unread
         if read.counts != (watcher.counts._replace(unread=read.counts.unread) if told else watcher.counts):
             steps.append(counted(read.counts))

@@ -6,6 +6,7 @@ from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.websockets import WebSocket
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ def host_name(host: str) -> str:
     return (name if colon and (port.isdecimal() or not port) else host.lower()).strip("[]").rstrip(".")
 
 
-async def while_it_waits(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def while_it_waits(request: Request | WebSocket, work: Coroutine[Any, Any, T]) -> T:
     """The result; given up when the client goes, so that nobody waits behind those who have gone.
 
     The body has been read. Raises ClientDisconnect.
@@ -51,6 +52,6 @@ async def while_it_waits(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(working, going, return_exceptions=True)
 
 
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _gone(request: Request | WebSocket) -> None:
+    while (await request.receive())["type"] not in ("http.disconnect", "websocket.disconnect"):
         pass

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
+from bson import ObjectId
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -18,7 +19,7 @@ from app.live.presence import Presences
 from app.live.steps import as_json
 from app.models import Account
 from app.stack import within
-from app.web.caller import address_of
+from app.web.caller import address_of, while_it_waits
 from app.web.opening import opening
 from app.web.session import session_token
 from app.web.state import services
@@ -32,14 +33,22 @@ def position_of(request: HTTPConnection) -> str | None:
     return request.headers.get("last-event-id") or request.query_params.get("after") or None
 
 
-async def connected(request: HTTPConnection, me: Account, digest: bytes, after: str | None) -> Connection:
-    """A new connection to the hub, for a stream that whoever calls this begins. Raises TooMany."""
-    await services(request).openings.count(me.id)
-    connection = await services(request).hub.open(me.id, digest, after)
+async def connected(request: Request | WebSocket, me: Account, digest: bytes, after: str | None) -> Connection:
+    """A new connection to the hub, for a stream that whoever calls this begins; nobody waits for one behind those who
+    have gone. Raises TooMany, ClientDisconnect, and OutOfTime as `Hub.open` does.
+    """
+    ours = services(request)
+    await ours.openings.count(me.id)
+    return await while_it_waits(request, _connected(ours.hub, ours.presences, me.id, digest, after))
+
+
+async def _connected(hub: Hub, presences: Presences, me: ObjectId, digest: bytes, after: str | None) -> Connection:
+    connection = await hub.open(me, digest, after)
     try:
-        await services(request).presences.connected(me.id, connection.name)
+        await presences.connected(me, connection.name)
     except BaseException:
-        services(request).hub.close(connection)
+        hub.close(connection)
+        await presences.gone(me, connection.name)
         raise
     return connection
 
@@ -53,8 +62,8 @@ async def events_of_page(request: Request) -> Response:
     """For a page that is open: by its session. Nobody is told not to come back."""
     token = session_token(request)
     async with opening(request, token):
-        limit_s = services(request).stack.config.server_timeout_s
-        me = await within(limit_s, services(request).accounts.authenticate(token)) if token else None  # nothing on a badge
+        limit_s, accounts = services(request).stack.config.server_timeout_s, services(request).accounts
+        me = await within(limit_s, accounts.authenticate(token)) if token else None  # nothing on a badge
         if me is None:
             if token:
                 await services(request).refusals.hit(address_of(request))

@@ -4,7 +4,7 @@ import asyncio
 import json
 from functools import partial
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 from bson import ObjectId
@@ -17,7 +17,7 @@ from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import INBOXES, Notifier
 from app.live import behind, news, truth
-from app.live.connection import EACH, MOST_QUEUED, OVER, SLOW, STILL_HERE, Event
+from app.live.connection import EACH, MOST_QUEUED, OVER, SLOW, STILL_HERE, STOPPED, Event
 from app.live.hub import READS_AT_ONCE
 from app.live.position import Has
 from app.live.presence import Presences
@@ -26,7 +26,7 @@ from app.live.talk import Talk
 from app.live.truth import Truth
 from app.live.watchers import Watcher
 from app.models import Account
-from app.stack import Hint
+from app.stack import Hint, OutOfTime
 from app.stack.cost import counted
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, together
@@ -249,6 +249,56 @@ async def test_who_waits_to_be_read_anew_is_told_of_news_meanwhile(town: World) 
         hub._reads.release()
     await hub.settled()
     assert [event.name for event in ann.take()] == ["notification"]
+    assert ann.state == await fetched(town, ann.me)
+
+
+async def for_ever(*_: object) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_who_waits_for_a_server_in_vain_tells_whoever_waits_behind(town: World) -> None:
+    """Else the last of many would wait as often as there are some before them."""
+    hub = await new_hub(town)
+    town.stack.config = town.stack.config.model_copy(update={"server_timeout_s": 0.1})
+    many = [Client(hub, ObjectId()) for _ in range(3 * READS_AT_ONCE)]
+    with patch.object(hub._truth, "read", Mock(side_effect=for_ever)) as read:
+        ends = await asyncio.gather(*(client.connect() for client in many), return_exceptions=True)
+    assert [type(end) for end in ends] == [OutOfTime] * len(many)
+    assert read.call_count == READS_AT_ONCE
+    assert not list(hub.watchers)
+
+
+async def test_a_stream_that_begins_when_the_process_stops_ends(town: World) -> None:
+    hub = await new_hub(town)
+    ann = Client(hub, town.ids["ann"])
+    for _ in range(READS_AT_ONCE):
+        await hub._reads.acquire()
+    opening = asyncio.create_task(ann.connect())
+    await carried(town.stack)
+    hub.stop()
+    for _ in range(READS_AT_ONCE):
+        hub._reads.release()
+    await opening
+    assert ann.connection
+    assert ann.connection.end == STOPPED
+
+
+async def test_a_stream_that_was_not_opened_takes_nothing_from_the_others(town: World) -> None:
+    """Their edges have been looked at, and so a look finds nothing new; but nobody has told them."""
+    hub = await new_hub(town)
+    ann = await up_to_date(hub, town, "ann")
+    status = await town.post("ben", "hello")
+    await settled(hub)
+    with patch.object(town.stack.bus, "tell", lambda *_: None):
+        await town.social.unfollow(ann.me, town.ids["ben"])
+
+    async def in_vain(*_: object, **__: object) -> None:
+        raise OutOfTime
+
+    with patch.object(town.timelines, "page", in_vain), pytest.raises(OutOfTime):
+        await Client(hub, ann.me).connect()
+    await hub.settled()
+    assert [event.name for event in ann.take()] == ["status", "status_gone"], status
     assert ann.state == await fetched(town, ann.me)
 
 

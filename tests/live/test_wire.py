@@ -17,6 +17,7 @@ import pytest
 
 from app.config import Config
 from app.live.connection import EACH, Event
+from app.live.hub import READS_AT_ONCE
 from app.serve import _uvicorn
 from app.stack import connected
 from app.web import create_app, protocol
@@ -38,11 +39,12 @@ class Site:
     sockets: "list[Socket]" = field(default_factory=list)
 
     async def until_nobody_is_here(self) -> None:
-        for _ in range(int(PATIENCE_S * 100)):
-            if not self.app.state.services.hub.connections:
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError("somebody is here")
+        await self.until(lambda: not self.app.state.services.hub.connections)
+
+    async def until(self, happened: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not happened():  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.01)
 
     async def person(self, handle: str) -> dict[str, str]:
         """Headers of somebody new."""
@@ -280,6 +282,76 @@ def _spied(look_up: Callable[[Any], Awaitable[Any]], asked: list[object]) -> Cal
         return await look_up(of)
 
     return spied
+
+
+@asynccontextmanager
+async def nobody_is_read(site: Site) -> AsyncIterator[None]:
+    """All places in which somebody is read are taken, while the block runs."""
+    reads = site.app.state.services.hub._reads
+    for _ in range(READS_AT_ONCE):
+        await reads.acquire()
+    yield
+    for _ in range(READS_AT_ONCE):
+        reads.release()
+
+
+async def test_who_opens_a_stream_waits_for_others_who_are_read(site: Site) -> None:
+    """For longer than servers may take: a refusal would have them come back, and wait anew behind everybody."""
+    ann, stack = await site.person("ann"), site.app.state.stack
+    patient = stack.config
+    async with nobody_is_read(site):
+        stack.config = patient.model_copy(update={"server_timeout_s": 0.5})
+        opened = asyncio.create_task(site.http.send(site.http.build_request("GET", "/live", headers=ann), stream=True))
+        await site.until(lambda: site.app.state.services.hub.connections == 1)
+        await asyncio.wait([opened], timeout=1)
+        assert not opened.done()
+        stack.config = patient
+    response = await asyncio.wait_for(opened, PATIENCE_S)
+    assert (response.status_code, (await Events(response).next())[1]) == (200, "ready")
+    await response.aclose()
+
+
+async def test_who_goes_while_they_open_a_stream_is_not_waited_behind(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    ann = await site.person("ann")
+    session = f"feedlab_session_{site.port}={ann['Authorization'].split()[1]}"
+    token = f"Authorization: {ann['Authorization']}"
+    upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    upgrade += "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    asked = (
+        (f"{PREFIX}/live", token),
+        ("/live", f"Cookie: {session}"),
+        (f"{PREFIX}/live/socket", f"{token}\r\n{upgrade}"),
+    )
+    async with nobody_is_read(site):
+        writers = []
+        for path, more in asked:
+            _, writer = await asyncio.open_connection("127.0.0.1", site.port)
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\n{more.strip()}\r\n\r\n".encode())
+            writers.append(writer)
+        await site.until(lambda: site.app.state.services.hub.connections == len(asked))
+        for writer in writers:
+            writer.transport.abort()
+        await site.until_nobody_is_here()
+    assert not site.app.state.under_way
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
+async def test_who_goes_while_they_come_is_not_here(site: Site) -> None:
+    ann, presences = await site.person("ann"), site.app.state.services.presences
+
+    async def slow(*_: object) -> list[object]:
+        await asyncio.Event().wait()
+        return []
+
+    with patch.object(presences._heartbeats, "beat", slow):
+        _, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        head = f"GET {PREFIX}/live HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {ann['Authorization']}\r\n\r\n"
+        writer.write(head.encode())
+        await site.until(lambda: presences.here == 1)
+        writer.transport.abort()
+        await site.until(lambda: presences.here == 0)
 
 
 async def test_what_ends_a_stream(site: Site) -> None:
