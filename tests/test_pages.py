@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from itertools import combinations, count, product
@@ -920,7 +920,7 @@ async def test_there_are_only_so_many_streams(demo: Site, monkeypatch: pytest.Mo
 
 async def test_the_stream_of_a_page_asks_for_nothing_but_whose_session_it_is(site: Site) -> None:
     ann = await site.browser().sign_up("ann")
-    site.app.state.accounts = Accounts(site.stack)
+    site.app.state.services = replace(site.app.state.services, accounts=Accounts(site.stack))
     for commands in (2, 1):  # of a token that nobody here remembers; and of one that is
         with counted() as cost:
             assert (await ann.client.head("/live")).status_code == 200

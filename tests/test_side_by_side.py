@@ -208,7 +208,7 @@ async def test_a_form_sent_twice_is_one_status_and_one_watch(site: Site) -> None
 async def test_a_status_to_be_watched_outlives_its_session(site: Site) -> None:
     ann = await site.browser().sign_up("ann")
     await ann.open("/compare")
-    await site.app.state.accounts.sign_out(ann.client.cookies[SESSION])
+    await site.app.state.services.accounts.sign_out(ann.client.cookies[SESSION])
     await ann.submit("/compare/post", text="kept")
     assert ann.status == 401
     await ann.submit("/sign-in", handle="ann", password=PASSWORD)

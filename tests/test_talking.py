@@ -109,7 +109,7 @@ async def test_a_message_outlives_the_session_in_which_it_was_typed(site: Site, 
     ann, ben = await site.browser().sign_up("ann"), await site.browser().sign_up("ben")
     await site.browser().sign_up("cat")
     here = await with_(ann, "ben")
-    await site.app.state.accounts.sign_out(ann.client.cookies[SESSION])
+    await site.app.state.services.accounts.sign_out(ann.client.cookies[SESSION])
     html = await ann.submit(f"{here}/messages", text="long <thought>\r\nin two lines")
     assert (ann.status, words(html, '<p class="notice.*?</p>')[0][:24]) == (401, "You have been signed out")
     await ann.submit("/sign-in", handle=who, password="wrong horse")

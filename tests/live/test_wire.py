@@ -297,7 +297,7 @@ async def nobody_is_read(site: Site) -> AsyncIterator[None]:
 
 async def test_who_opens_a_stream_waits_for_others_who_are_read(site: Site) -> None:
     """For longer than servers may take: a refusal would have them come back, and wait anew behind everybody."""
-    ann, stack = await site.person("ann"), site.app.state.stack
+    ann, stack = await site.person("ann"), site.app.state.services.stack
     patient = stack.config
     async with nobody_is_read(site):
         stack.config = patient.model_copy(update={"server_timeout_s": 0.5})
@@ -334,7 +334,7 @@ async def test_who_goes_while_they_open_a_stream_is_not_waited_behind(
         for writer in writers:
             writer.transport.abort()
         await site.until_nobody_is_here()
-    assert not site.app.state.under_way
+    assert not site.app.state.services.under_way
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
