@@ -6,6 +6,7 @@ from app.clock import Clock
 
 # mongomock and mongod drop expired documents by the machine's date, so a date in the code would be the past one day.
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)  # by the machine's clock; before noon NOON is yet to come
 
 
 class ManualClock(Clock):

@@ -23,9 +23,9 @@ from app.servers.datadir import DataDirectory
 from app.stack import Addresses, connected, schema
 from app.stack.mongodb import whole
 from app.stack.mongodb.connection import connect, disconnect
-from app.stack.mongodb.whole import WINDOW, TooLong, blocking
+from app.stack.mongodb.whole import HISTORY, WINDOW, TooLong, blocking
 from benchmarks.oracle import Oracle
-from tests.dates import NOON, ManualClock
+from tests.dates import LONG_AGO, NOON, ManualClock
 from tests.test_schema import by_url, dump, load
 from tests.world import KEEPING, SLUGS, World
 
@@ -194,17 +194,22 @@ async def test_one_that_takes_longer_than_the_history_is_kept(system: System, fi
         def asked(what: str, done: int, total: int) -> None:
             assert parameter({"getParameter": 1, WINDOW: 1})[WINDOW] == 7_200
 
-        backup(system.mongodb, system.config, file, window_s=7_200, progress=asked)
+        header = backup(system.mongodb, system.config, file, window_s=7_200, progress=asked)
+        settings = b"".join(batch for name, batch in backups.frames(file, header) if name == "settings")
+        assert HISTORY.encode() in settings, "of the server that the backup is of"
         assert parameter({"getParameter": 1, WINDOW: 1})[WINDOW] == was
         killed = patch.object(whole, "_set_back", side_effect=SystemExit)
         with killed, pytest.raises(SystemExit):
             backup(system.mongodb, system.config, file.with_name("killed"), window_s=7_200)
         backup(system.mongodb, system.config, file.with_name("beside it"))
         assert parameter({"getParameter": 1, WINDOW: 1})[WINDOW] == 7_200, "it may still be at work, on another host"
-        database["settings"].update_one({"_id": whole.HISTORY}, {"$set": {"until": NOON}})
+        database["settings"].update_one({"_id": HISTORY}, {"$set": {"until": LONG_AGO}})
         backup(system.mongodb, system.config, file.with_name("after it"))
         assert parameter({"getParameter": 1, WINDOW: 1})[WINDOW] == was
-        assert database["settings"].find_one({"_id": whole.HISTORY}) is None
+        assert database["settings"].find_one({"_id": HISTORY}) is None
+    await system.restore(file)
+    with blocking(system.mongodb, system.config.database) as database:
+        assert database["settings"].find_one({"_id": HISTORY}) is None, "it says nothing about another server"
 
 
 def test_a_damaged_file_changes_nothing(system: System, file: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bson import decode_all
 from bson.raw_bson import DEFAULT_RAW_BSON_OPTIONS
-from pymongo import MongoClient
+from pymongo import MongoClient, ReturnDocument
 from pymongo.collection import Collection
 from pymongo.database import Database as Blocking
 from pymongo.errors import OperationFailure
@@ -67,7 +67,7 @@ def history_kept(notes: Collection[Row], window_s: int | None) -> Iterator[None]
     """Meanwhile the primary keeps snapshots for so long; None leaves it at what is set there.
 
     What was set before is noted among the settings (`notes`): whoever is killed sets nothing back, so whoever comes
-    next does, as soon as the one before must have ended.
+    next does, as soon as the one before must have ended. Of two at once the first that ends sets it back for both.
     """
     admin = notes.database.client.admin
     now: datetime = admin.command("hello", codec_options=notes.codec_options)["localTime"]
@@ -79,13 +79,19 @@ def history_kept(notes: Collection[Row], window_s: int | None) -> Iterator[None]
         yield
         return
     was = noted["was"] if noted else admin.command({"getParameter": 1, WINDOW: 1})[WINDOW]
-    note = {"was": was, "until": now + timedelta(seconds=window_s)}
-    notes.replace_one({"_id": HISTORY}, note, upsert=True)
+    until = now + timedelta(seconds=window_s)
+    note = notes.find_one_and_update(
+        {"_id": HISTORY},
+        {"$setOnInsert": {"was": was}, "$max": {"until": until}},  # another one may have begun meanwhile
+        upsert=True,
+        return_document=ReturnDocument.AFTER,
+    )
+    assert note
     admin.command({"setParameter": 1, WINDOW: window_s})
     try:
         yield
     finally:
-        _set_back(notes, was)
+        _set_back(notes, note["was"])
 
 
 def _set_back(notes: Collection[Row], was: int) -> None:
