@@ -27,6 +27,7 @@ from phases.p4_cache import CACHE
 from phases.p5_stream import STREAM
 from phases.p6_hybrid import HYBRID
 from phases.pulling.markers import HEAVY
+from tests.interleavings.listening import LISTENING
 from tests.interleavings.scheduler import point
 from tests.interleavings.stage import Act, Process, Race, Town
 from tests.interleavings.talking import TALKING
@@ -1311,4 +1312,5 @@ RACES: tuple[Race, ...] = (
         allowed=(Conflict, Forbidden, NotFound),
     ),
     *TALKING,
+    *LISTENING,
 )

@@ -74,8 +74,11 @@ class Violation(AssertionError):
 
 @dataclass
 class Actor:
+    """`shares`: what all its commands touch besides, in the memory of a process that it shares with others."""
+
     name: str
     schedule: "Schedule"
+    shares: tuple[Touch, ...] = ()
     dead: bool = False
     wrote: bool = False  # its last command was a write: a crash here leaves something behind
 
@@ -86,7 +89,7 @@ ACTOR: ContextVar[Actor | None] = ContextVar("actor", default=None)
 async def point(name: str, *touches: Touch, everything: bool = False) -> None:
     """Wait for one's turn; outside a schedule nobody waits."""
     if actor := ACTOR.get():
-        await actor.schedule.park(actor, Step(actor.name, name, touches, everything))
+        await actor.schedule.park(actor, Step(actor.name, name, (*touches, *actor.shares), everything))
 
 
 def written() -> None:
@@ -113,8 +116,8 @@ class Schedule:
         self._killed = False
         self._abandoned: list[asyncio.Future[None]] = []
 
-    def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        actor = self._actors[name] = Actor(name, self)
+    def start(self, name: str, work: Coroutine[Any, Any, None], *shares: Touch) -> None:
+        actor = self._actors[name] = Actor(name, self, shares)
         token = ACTOR.set(actor)
         self._tasks[name] = asyncio.get_running_loop().create_task(work, name=name)
         ACTOR.reset(token)

@@ -5,6 +5,7 @@ What a real server does not do at once is not done at once here: `insert_many`, 
 somebody else did). One `find`, and every command on one document or key, is atomic.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
@@ -17,6 +18,7 @@ from app.edges import DEPARTURES, MARKERS, NAMES, VERSIONS
 from app.inbox.conversations import CONVERSATIONS, MESSAGES
 from app.inbox.notifier import INBOXES, NOTIFICATIONS
 from app.inbox.pictures import IMAGES
+from app.stack.bus import Hint, Listener, MemoryBus
 from app.stack.memcached import MemcachedStandIn
 from app.stack.mongodb.find import Find
 from app.stack.mongodb.stand_in import StandInCollection, StandInDatabase
@@ -380,6 +382,37 @@ class StagedSets(SetsStandIn):
 
 
 Job = tuple[str, ObjectId, ObjectId | None]  # phase, status, the last recipient of the step before
+
+
+class StagedBus(MemoryBus):
+    """As Redis carries hints: some time after they were told, to whoever listens then, and to nobody while it is
+    broken. Who subscribes, or does again, is told that hints may have been missed. `memory`: of who listens.
+    """
+
+    def __init__(self, memory: Touch) -> None:
+        super().__init__()
+        self._memory, self._publishing = memory, set[asyncio.Task[None]]()
+
+    def tell(self, *hints: Hint) -> None:
+        publishing = asyncio.create_task(self._publish(*hints))
+        self._publishing.add(publishing)
+        publishing.add_done_callback(self._publishing.discard)
+
+    async def _publish(self, *hints: Hint) -> None:
+        await point("the bus tells", Touch("bus"), self._memory)
+        super().tell(*hints)
+
+    async def subscribe(self, listener: Listener) -> None:
+        await point("subscribe", Touch("bus", write=True), self._memory)
+        self.listen(listener)
+
+    async def breaks(self) -> None:
+        """And is back."""
+        await point("the bus breaks", Touch("bus", write=True))
+        cut, self._listeners = self._listeners, []
+        await point("the bus is back", Touch("bus", write=True), self._memory)
+        for listener in cut:
+            self.listen(listener)
 
 
 class StagedQueue(DeliveryQueue):

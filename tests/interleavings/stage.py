@@ -38,6 +38,7 @@ TRUTH = (  # what a timeline is made of: whoever reads or writes any of it notic
     Touch("likes"),
     Touch("departures"),
 )
+MEMORY = Touch("memory", write=True)  # of a process in which several actors are at work
 TOLD = ("statuses", "follows", "blocks", "circles", "mutes", "departures")  # what the oracle is told of as it is stored
 Shown = tuple[ObjectId, int, bool]  # a status, how many like it, and whether the reader does
 
@@ -126,6 +127,7 @@ class Town(World):
     called: list[dict[ObjectId, str]] = field(default_factory=list)  # everybody's names, likewise
     streams: bool = False  # a phase that follows the change stream delivers
     notifies: bool = False  # notifications are a consumer
+    web: object = None  # what a web process remembers, in races of live streams
 
     @property
     def queue(self) -> StagedQueue:
@@ -334,6 +336,8 @@ class Race:
 
     `crashing`: these also die, at every command after which they leave something behind.
     `allowed`: how an actor may fail. `after`: what else must be true when everybody has finished.
+    `together`: these share the memory of one process. `begun`, `ended`: for what is in no server, at the two ends of
+    each schedule.
     """
 
     name: str
@@ -343,6 +347,9 @@ class Race:
     readers: tuple[str, ...] = ("ann",)
     allowed: tuple[type[Exception], ...] = (Forbidden,)
     after: Callable[[Town], None] | None = None
+    together: tuple[str, ...] = ()
+    begun: Callable[[Town], None] | None = None
+    ended: Callable[[Town], Awaitable[None]] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     fast: bool = True  # part of `make test`
 
@@ -359,11 +366,13 @@ class Race:
                 town.history.clear()
                 town.called.clear()
                 town.changed()
+                if self.begun:
+                    self.begun(town)
                 schedule = Schedule(town.changed)
                 for name, act in self.actors.items():
                     process = Process(town)
                     process.timelines.switch._copy = copy
-                    schedule.start(name, act(process))
+                    schedule.start(name, act(process), *((MEMORY,) if name in self.together else ()))
                 return schedule
 
             async def check(schedule: Schedule, ends: dict[str, BaseException | None]) -> None:
@@ -372,10 +381,12 @@ class Race:
                         raise Violation(f"{name}: {type(error).__name__}: {error}", schedule.order) from error
                 all_alive = not any(step.kill for step in schedule.order)
                 state = town.fingerprint(), all_alive
-                if state in inspected:
-                    return
-                inspected.add(state)
                 try:
+                    if self.ended:
+                        await self.ended(town)
+                    if state in inspected:
+                        return
+                    inspected.add(state)
                     if self.after:
                         self.after(town)
                     await town.inspect(self.readers, all_alive=all_alive)

@@ -28,12 +28,17 @@ State = dict[str, Any]
 
 async def new_hub(world: World, *sources: Source, talk: Talk | None = None) -> Hub:
     """Of one more web process. It hears, and does nothing before it is told to."""
+    hub = deaf_hub(world, *sources, talk=talk)
+    world.stack.bus.listen(hub.listener)
+    await carried(world.stack)
+    return hub
+
+
+def deaf_hub(world: World, *sources: Source, talk: Talk | None = None) -> Hub:
+    """The same, before it hears anything."""
     stack = world.stack
     parts = world.social, Accounts(stack), Notifications(stack), Presences(stack)
-    hub = Hub(stack, world.timelines, *parts, schemas, Conversations(stack).unread, sources=sources, talk=talk)
-    stack.bus.listen(hub.listener)
-    await carried(stack)
-    return hub
+    return Hub(stack, world.timelines, *parts, schemas, Conversations(stack).unread, sources=sources, talk=talk)
 
 
 async def carried(stack: Stack) -> None:

@@ -2724,6 +2724,28 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_a_ticket_is_good_once_and_for_half_a_minute"),
     ),
     Mutant(
+        "a gap that comes while it is looked is forgotten",
+        "live",
+        "app.live.hub.Hub.settle",
+        "                self._gap.clear()\n",
+        races=("look x stream resumes x publish x the bus breaks",),
+        behind="                await self._look.look()\n",
+    ),
+    Mutant(
+        "who hears again is not told that they have missed something",
+        "live",
+        "app.stack.bus.MemoryBus.listen",
+        "        listener.missed()\n",
+        races=("look x stream resumes x publish x the bus breaks",),
+    ),
+    Mutant(
+        "what is heard while a stream opens is not told",
+        "live",
+        "app.live.hub.Hub.open",
+        "            self._refresh_if_dirty(watcher)\n",
+        races=("stream resumes x publish x subscribe",),
+    ),
+    Mutant(
         "a live stream outlives its token",
         "live",
         "app.live.hub.Hub._end_without_token",
