@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from unittest.mock import patch
@@ -201,7 +202,7 @@ async def test_one_that_takes_longer_than_the_history_is_kept(system: System, fi
             backup(system.mongodb, system.config, file.with_name("killed"), window_s=7_200)
         backup(system.mongodb, system.config, file.with_name("beside it"))
         assert parameter({"getParameter": 1, WINDOW: 1})[WINDOW] == 7_200, "it may still be at work, on another host"
-        database["settings"].update_one({"_id": whole.HISTORY}, {"$set": {"until": NOON}})
+        database["settings"].update_one({"_id": whole.HISTORY}, {"$set": {"until": NOON - timedelta(days=1)}})
         backup(system.mongodb, system.config, file.with_name("after it"))
         assert parameter({"getParameter": 1, WINDOW: 1})[WINDOW] == was
         assert database["settings"].find_one({"_id": whole.HISTORY}) is None
