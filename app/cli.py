@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable, Coroutine
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,6 +35,8 @@ class Feedlab(click.Group):
         """Expected ends: 2 with one line when it cannot start, 130 after Ctrl-C, 143 after SIGTERM."""
         from app.servers.programs import ServersError
 
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a locale may lack what a sentence or a name has
         before = signal.signal(signal.SIGTERM, _terminated)
         try:
             return super().invoke(context)

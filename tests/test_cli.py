@@ -93,6 +93,12 @@ def test_a_url_of_several_hosts_or_of_a_socket_can_be_read(url: str) -> None:
     assert Config.from_environment({"FEEDLAB_MONGODB_URL": url}).mongodb_url == url
 
 
+def test_a_command_says_what_it_can_in_every_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(main.commands, "say", click.Command("say", callback=lambda: click.echo("\u201cwords\u201d")))
+    result = CliRunner(charset="latin-1").invoke(main, ["say"])
+    assert (result.exit_code, result.stdout) == (0, "?words?\n")
+
+
 WITH_FILES = {
     "FEEDLAB_MONGODB_URL": "mongodb://127.0.0.1:9/?tlsCAFile={}",
     "FEEDLAB_MEMCACHED": "memcacheds://127.0.0.1:9?ssl_ca_certs={}",

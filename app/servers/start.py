@@ -6,7 +6,7 @@ DIR/logs.
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -21,12 +21,11 @@ from app.servers.primary import make_primary
 from app.servers.programs import Server, ServersError, Source, masked
 from app.stack import Addresses
 
-ATTEMPTS = 2  # the second without what was damaged
+ATTEMPTS = 2  # the second without what may be damaged
 START_DEADLINE_S: dict[Server, float] = {"mongodb": 120, "redis": 60, "memcached": 10}  # with recovery after a crash
 SILENT_S = 5.0  # a longer start is explained
 STOP_DEADLINE_S = 30.0  # mongod writes a checkpoint
 PROBE_TIMEOUT_S = 1.0
-DAMAGED = "bad file format", "unexpected end of file"  # of the append only file, as Redis says it
 POLL_S = 0.02
 
 
@@ -37,8 +36,8 @@ def say(line: str) -> None:
         sys.stderr.flush()
 
 
-class _Damaged(Exception):
-    """Redis cannot read what it has kept."""
+class _Died(ServersError):
+    """It has ended instead of answering."""
 
 
 @dataclass(frozen=True)
@@ -97,23 +96,29 @@ class Servers:
         for _ in range(ATTEMPTS):
             child = self._child(source, at)
             self.children[source.server] = child
+            kept = self._kept() if source.server == "redis" else []
             try:
                 child.start()
                 version = self._answering(source.server, child, at)
             except OSError as error:
                 raise ServersError(f"{source.title}: {source.program} does not start: {error}") from None
-            except _Damaged:
-                self._set_aside()
+            except _Died as death:
+                if not kept:
+                    raise
+                self._set_aside(kept, death)
                 continue
             return Running(source, (address(source.server, at),), version)
         raise ServersError(f"{source.title}: it did not start in {ATTEMPTS} attempts")
 
-    def _set_aside(self) -> None:
-        """Redis holds jobs, which the workers queue again from what is pending in MongoDB: no reason not to start."""
-        kept = self.directory.path / "redis"
-        for part in list(kept.glob("appendonly*")):
-            part.replace(kept / f"damaged-{int(time.time())}-{part.name}")
-            say(f"{part} is damaged and was set aside beside it; what it queued is queued again")
+    def _kept(self) -> list[Path]:
+        """What Redis reads when it starts: jobs, which the workers queue again from what is pending in MongoDB."""
+        return list((self.directory.path / "redis").glob("appendonly*"))
+
+    def _set_aside(self, kept: Sequence[Path], death: _Died) -> None:
+        """Redis says in many ways that it cannot read this, and also crashes of it: no reason not to start."""
+        for part in kept:
+            part.replace(part.with_name(f"damaged-{int(time.time())}-{part.name}"))
+            say(f"{death}. What it kept, {part}, was set aside beside it; what that queued is queued again")
 
     def _child(self, source: Source, at: Path) -> Child:
         directory = self.directory.path / source.server
@@ -139,9 +144,7 @@ class Servers:
         while time.monotonic() < deadline:
             self.stopping.check()
             if death := child.death():
-                if server == "redis" and any(map(child.said, DAMAGED)):
-                    raise _Damaged
-                raise ServersError(death)
+                raise _Died(death)
             try:
                 if server == "mongodb":
                     answer = make_primary(at, PROBE_TIMEOUT_S)
