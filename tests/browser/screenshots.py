@@ -68,7 +68,7 @@ def operations(page: Page) -> None:
         page.get_by_label("Status").fill(f"Posted while the workers are paused, number {number}")
         page.get_by_role("button", name="Post and watch").click()
     page.goto("/operations")
-    expect(page.locator(".lines")).to_contain_text("at most 5")
+    expect(page.get_by_role("region", name="Deliveries")).to_contain_text("at most 5")
     page.wait_for_timeout(6_000)  # for a line to be seen
     page.get_by_role("button", name="Resume workers").click()
     expect(page.get_by_role("row", name="cache").locator(".number").first).to_have_text("0")
