@@ -67,12 +67,12 @@ def _writes_a_report(measure: Callable[..., None]) -> Callable[..., None]:
 
 
 def _can_be_written(file: Path) -> None:
-    """Said before anything is measured, not after. Raises click.FileError."""
+    """Said before anything is measured, not after. Raises click.BadParameter."""
     there = file.exists()
     try:
         file.open("ab").close()
     except OSError as error:
-        raise click.FileError(str(file), error.strerror) from None
+        raise click.BadParameter(f"{str(file)!r} cannot be written: {error.strerror}") from None
     if not there:
         file.unlink()
 

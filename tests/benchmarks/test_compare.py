@@ -375,7 +375,7 @@ def test_measurements_run_for_real(command: tuple[str, ...], tmp_path: Path) -> 
 @pytest.mark.parametrize("option", ["--json", "--csv", "--html"])
 def test_a_file_that_cannot_be_written_is_named_before_anything_is_measured(option: str, tmp_path: Path) -> None:
     done = bench("compare", "--stack", "memory", "--allow-standins", *SMALL, option, str(tmp_path / "no" / "file"))
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "No such file or directory" in done.output
     assert "Latency" not in done.output
 
