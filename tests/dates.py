@@ -6,7 +6,8 @@ from app.clock import Clock
 
 # mongomock and mongod drop expired documents by the machine's date, so a date in the code would be the past one day.
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
-LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)  # by the machine's clock; before noon NOON is yet to come
+# Past by any clock, as NOON is not in the morning. No TTL index looks at a field that has it.
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 class ManualClock(Clock):

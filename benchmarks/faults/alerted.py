@@ -21,6 +21,7 @@ from bson import ObjectId
 
 from app.servers.programs import ServersError
 from app.servers.start import say
+from app.watch.background import beside
 from app.watch.rules import JOBS, Alert, Scale, alerts, written
 from benchmarks.faults.client import PASSWORD
 from benchmarks.faults.outcome import Plan
@@ -86,13 +87,8 @@ async def flooded(watched: Watched) -> AsyncIterator[None]:
         finally:
             writer.close()
 
-    tasks = [asyncio.create_task(flood()) for _ in range(FLOODERS)]
-    try:
+    async with beside(*(flood() for _ in range(FLOODERS))):
         yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @asynccontextmanager

@@ -1,10 +1,11 @@
 """The bus: one suite over both. Each listener hears each hint once, in order, and of every gap."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from bson import ObjectId
+from redis import Redis
 
 from app.stack import Addresses, Hint
 from app.stack.bus import Bus, Listener, MemoryBus, RedisBus
@@ -21,6 +22,21 @@ async def bus(addresses: Addresses) -> AsyncIterator[Bus]:
     bus: Bus = RedisBus(addresses.redis, f"bus {ObjectId()}") if addresses.redis else MemoryBus()
     yield bus
     await bus.close()
+
+
+@pytest.fixture
+async def redis_bus(servers: Addresses) -> AsyncIterator[RedisBus]:
+    assert servers.redis
+    bus = RedisBus(servers.redis, f"bus {ObjectId()}")
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+def redis(servers: Addresses) -> Iterator[Redis]:
+    assert servers.redis
+    with connect(servers.redis, 5.0) as connection:
+        yield connection
 
 
 class Heard:
@@ -71,40 +87,26 @@ def test_what_another_version_says_is_passed_over() -> None:
 
 
 @pytest.mark.servers
-async def test_what_is_said_together_is_one_command(servers: Addresses) -> None:
-    assert servers.redis
-    bus = RedisBus(servers.redis, f"bus {ObjectId()}")
-    redis = connect(servers.redis, 5.0)
-    try:
-        heard = redis.pubsub()  # type: ignore[no-untyped-call]
-        await asyncio.to_thread(heard.subscribe, bus.channel)
-        await asyncio.to_thread(heard.get_message, timeout=PATIENCE_S)  # that it listens
-        hints = some_hints()
-        for hint in hints:
-            bus.tell(hint)
-        said = await asyncio.to_thread(heard.get_message, timeout=PATIENCE_S)
-        assert said["data"].decode().split("\n") == [hint.packed() for hint in hints]
-    finally:
-        redis.close()
-        await bus.close()
+async def test_what_is_said_together_is_one_command(redis_bus: RedisBus, redis: Redis) -> None:
+    heard = redis.pubsub()  # type: ignore[no-untyped-call]
+    await asyncio.to_thread(heard.subscribe, redis_bus.channel)
+    await asyncio.to_thread(heard.get_message, timeout=PATIENCE_S)  # that it listens
+    hints = some_hints()
+    for hint in hints:
+        redis_bus.tell(hint)
+    said = await asyncio.to_thread(heard.get_message, timeout=PATIENCE_S)
+    assert said["data"].decode().split("\n") == [hint.packed() for hint in hints]
 
 
 @pytest.mark.servers
-async def test_who_says_nonsense_deafens_nobody(servers: Addresses) -> None:
-    assert servers.redis
-    bus = RedisBus(servers.redis, f"bus {ObjectId()}")
-    redis = connect(servers.redis, 5.0)
-    try:
-        heard, hints, before = Heard(bus), some_hints(), _wrong()
-        await heard.until(0)
-        redis.publish(bus.channel, b"\xff")
-        await heard.until(0, gaps=2)
-        bus.tell(*hints)
-        await heard.until(len(hints), gaps=2)
-        assert _wrong() == before + 1
-    finally:
-        redis.close()
-        await bus.close()
+async def test_who_says_nonsense_deafens_nobody(redis_bus: RedisBus, redis: Redis) -> None:
+    heard, hints, before = Heard(redis_bus), some_hints(), _wrong()
+    await heard.until(0)
+    redis.publish(redis_bus.channel, b"\xff")
+    await heard.until(0, gaps=2)
+    redis_bus.tell(*hints)
+    await heard.until(len(hints), gaps=2)
+    assert _wrong() == before + 1
 
 
 def _wrong() -> float:
@@ -112,24 +114,17 @@ def _wrong() -> float:
 
 
 @pytest.mark.servers
-async def test_a_gap_is_told_and_the_bus_comes_back(servers: Addresses) -> None:
+async def test_a_gap_is_told_and_the_bus_comes_back(redis_bus: RedisBus, redis: Redis) -> None:
     """Redis ends the connections of both sides, as when it restarts."""
-    assert servers.redis
-    bus = RedisBus(servers.redis, f"bus {ObjectId()}")
-    redis = connect(servers.redis, 5.0)
-    try:
-        heard, hints = Heard(bus), some_hints()
-        await heard.until(0)
-        redis.publish(bus.channel, "something new of a later version")
-        bus.tell(hints[0])
-        await heard.until(1)
-        for kind in ("pubsub", "normal"):
-            redis.client_kill_filter(_type=kind, skipme=True)
-        await heard.until(1, gaps=2)
-        while len(heard.hints) == 1:  # the first one tells the publisher that its connection is gone
-            bus.tell(hints[1])
-            await asyncio.sleep(0.01)
-        assert heard.hints[1:] == [hints[1]] * (len(heard.hints) - 1)
-    finally:
-        redis.close()
-        await bus.close()
+    heard, hints = Heard(redis_bus), some_hints()
+    await heard.until(0)
+    redis.publish(redis_bus.channel, "something new of a later version")
+    redis_bus.tell(hints[0])
+    await heard.until(1)
+    for kind in ("pubsub", "normal"):
+        redis.client_kill_filter(_type=kind, skipme=True)
+    await heard.until(1, gaps=2)
+    while len(heard.hints) == 1:  # the first one tells the publisher that its connection is gone
+        redis_bus.tell(hints[1])
+        await asyncio.sleep(0.01)
+    assert heard.hints[1:] == [hints[1]] * (len(heard.hints) - 1)
