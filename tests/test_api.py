@@ -152,6 +152,25 @@ async def test_signing_up_in_and_out(nobody: Api) -> None:
     await ann("GET", "/me", 401)
 
 
+async def test_a_token_that_is_over_says_nothing_more(nobody: Api) -> None:
+    """Though this process remembers whose it was, and looks up their name beside it."""
+    for handle in ("ann", "bob"):
+        await nobody("POST", "/users", 201, json=SOMEBODY | {"handle": handle})
+    given = await nobody.json("POST", "/tokens", 201, json=SOMEBODY)
+    ann = Api(nobody.http, nobody.stack, given["token"])
+    talk = (await ann.json("PUT", "/conversations/bob", 201))["id"]
+    said = [
+        ("/statuses", {"text": "too late"}),
+        (f"/conversations/{talk}/messages", {"client_id": "late", "text": "too late"}),
+    ]
+    await ann("POST", "/statuses", 201, json={"text": "in time"})
+    await ann("DELETE", "/tokens/current", 204)
+    for path, body in said:
+        await ann("POST", path, 401, json=body)
+    assert await nobody.stack.db["statuses"].count_documents({}) == 1
+    assert await nobody.stack.db["messages"].count_documents({}) == 0
+
+
 async def test_a_name_may_be_left_out(nobody: Api) -> None:
     assert (await nobody.json("POST", "/users", 201, json=SOMEBODY))["name"] == "ann"
 

@@ -1736,6 +1736,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HOSTILE, "test_a_job_that_fails_is_tried_as_often_as_ours"),
     ),
     Mutant(
+        "whoever is remembered may post without a token",
+        "the door",
+        "app.web.api_operation.Operation._enter",
+        "await _if(_signed_in(call.request), call.services.social.people([known.id]))",
+        "await call.services.social.people([known.id])",
+        _of(API, "test_a_token_that_is_over_says_nothing_more"),
+    ),
+    Mutant(
         "others may enter the data directory",
         "the door",
         "app.servers.datadir.DataDirectory._keep_others_out",
