@@ -21,6 +21,7 @@ from phases.keeping.lists import Lists, Value, key
 from phases.keeping.sorted_sets import SortedSets
 from phases.keeping.store import Container, Place
 from phases.p2_push import put_on_timelines
+from phases.pulling.author import READS, SETTINGS
 from phases.timelines import PhaseConsumer, Timelines
 
 POLL_S = 0.02
@@ -123,6 +124,16 @@ async def forget(timelines: Timelines, slug: str, readers: Sequence[ObjectId]) -
 async def forget_active(stack: Stack, reader: ObjectId) -> None:
     """The reader has been away for long."""
     await stack.db[ACTIVE].delete_one({"_id": reader})
+
+
+async def nobody_is_active(stack: Stack) -> None:
+    """All have been away for long."""
+    await stack.db[ACTIVE].delete_many({})
+
+
+async def forget_reads(stack: Stack) -> None:
+    """How often people read is counted anew from now on."""
+    await stack.db[SETTINGS].delete_one({"_id": READS})
 
 
 async def last_active(timelines: Timelines, author: ObjectId) -> ObjectId | None:

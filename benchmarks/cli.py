@@ -405,6 +405,26 @@ def read(write: Write, max_followees: int, repeats: int, where: Where) -> None:
 
 
 @command()
+@click.option("--followers", type=click.IntRange(10, 100_000), default=10_000, help="Of the celebrity; all are active.")
+@click.option(
+    "--pages",
+    "pages_per_post",
+    type=click.IntRange(1, 1_000),
+    multiple=True,
+    default=(1, 3, 9, 30, 100),
+    help="For each post. Again and again: a point of the curves each.",
+)
+@click.option("--turns", type=click.IntRange(1, 100), default=5, help="Of each phase, at each point.")
+@on_servers
+@_writes_a_report
+def crossover(write: Write, followers: int, pages_per_post: tuple[int, ...], turns: int, where: Where) -> None:
+    """Compare pull, push and the hybrid by processor time, where celebrities post, from few pages a post to many."""
+    from benchmarks.crossover import crossover
+
+    _measured(write, lambda rig, progress: crossover(rig, followers, pages_per_post, turns, progress), where=where)
+
+
+@command()
 @click.option("--count", type=click.IntRange(2, 100_000), default=300, help="Reads per figure.")
 @on_servers
 @_writes_a_report
@@ -518,4 +538,18 @@ def keep(name: str, file: Path) -> None:
     click.echo(f"docs/results.md shows {name}")
 
 
-MEASUREMENTS = (backlog, compare, fanout, http, keep, messages, plan, read, regions, targets, units, workloads)
+MEASUREMENTS = (
+    backlog,
+    compare,
+    crossover,
+    fanout,
+    http,
+    keep,
+    messages,
+    plan,
+    read,
+    regions,
+    targets,
+    units,
+    workloads,
+)

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from benchmarks.report import KINDS, Backlog, Climb, Comparison, Curves, HttpReport, MessagesReport, Report
+from benchmarks.report import KINDS, Backlog, Climb, Comparison, Crossover, Curves, HttpReport, MessagesReport, Report
 from benchmarks.tables import MEANINGLESS, grids, lead, number, says
 from benchmarks.verdict import at_once, of_steps
 from phases import PHASES
@@ -22,6 +22,7 @@ HEADINGS = {
     "compare": "Each phase, one workload",
     "fanout": "Delivering one status",
     "read": "Reading one page",
+    "crossover": "Pull, push and the hybrid, by pages for each post",
     "targets": "Promised ratios",
     "http": "Pages over HTTP, up to what is held",
     "backlog": "Pages while statuses wait for their delivery",
@@ -150,6 +151,14 @@ def plots(report: Report) -> Iterator[Plot | None]:
                 for series in report.series
             ]
             yield plot(HEADINGS[report.kind], lines, AXES[report.kind], "milliseconds, median")
+        case Crossover():
+            lines = [
+                Line(
+                    slug, [(share.pages_per_post, share.used_ms[slug]) for share in report.shares], STYLES.get(slug, 0)
+                )
+                for slug in report.shares[0].used_ms
+            ]
+            yield plot(HEADINGS[report.kind], lines, "pages for each post", "processor milliseconds of an operation")
         case HttpReport():
             for web in report.settings.web:
                 for who in report.settings.readers:

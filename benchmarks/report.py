@@ -188,6 +188,30 @@ class Curves(Origin):
     series: list[Series]
 
 
+class Share(Model):
+    """One proportion of pages to posts. `used_ms`: processor time of all processes for an operation, by phase, the
+    median. `ratio`: the hybrid's ÷ that of `better`, which is pull or push; `low` to `high` its 90 % interval.
+    `pulled`: what the rule says of the celebrity.
+    """
+
+    pages_per_post: int
+    posts: int
+    used_ms: dict[str, float]
+    better: str
+    ratio: float
+    low: float
+    high: float
+    pulled: bool
+
+
+class Crossover(Origin):
+    """`followers`: of the celebrity, whose `one_post_in` so many is. `measured`: figures behind each median."""
+
+    kind: Literal["crossover"] = "crossover"
+    settings: Mapping[str, int]
+    shares: list[Share]
+
+
 class Row(Model):
     """One promise. `at_least` or `at_most` is None where a row only informs.
 
@@ -450,7 +474,7 @@ class Plan(Origin):
     recommendation: Recommendation
 
 
-Report = Comparison | Curves | Targets | HttpReport | Backlog | MessagesReport | Units | Plan
+Report = Comparison | Crossover | Curves | Targets | HttpReport | Backlog | MessagesReport | Units | Plan
 _REPORTS: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminator="kind")])
 
 
@@ -484,33 +508,74 @@ def write(report: Report, *, json_file: Path | None, csv: Path | None) -> None:
 
 
 def flat(report: Report) -> Iterator[tuple[str, str, float]]:
-    """(phase, name of the figure, number) of everything that is summed up."""
-    if isinstance(report, Comparison):
-        for slug, summary in report.phases.items():
-            yield from ((slug, path, number) for path, number in _numbers(summary.model_dump(exclude={"curves"})))
-        for slug, spreads in report.ratios.items():
-            for name, spread in spreads.items():
-                yield from ((slug, f"ratio.{name}.{of}", number) for of, number in spread)
-    elif isinstance(report, HttpReport | Backlog):
-        climbs = report.climbs if isinstance(report, HttpReport) else [level.climb for level in report.levels]
-        for climb in climbs:
-            what = f"{climb.web} web.{climb.readers}.{climb.pending} pending"
-            if climb.capacity is not None:
-                yield climb.phase, f"{what}.capacity", climb.capacity
-            for step in climb.steps:
-                yield from ((climb.phase, f"{what}.{step.rate:g}/s.{p}", ms) for p, ms in step.latency_ms.items())
-    if isinstance(report, Backlog):
-        for level in report.levels:
-            yield level.climb.phase, f"{level.climb.pending} pending.pages_per_s", level.pages_per_s
-        for drain in report.drains:
-            if drain.gone_s is not None:
-                yield drain.phase, f"{drain.pending} pending.gone_s", drain.gone_s
+    """(phase, or whatever is compared; name of the figure; number) of everything that is summed up."""
+    match report:
+        case Comparison():
+            yield from _of_comparison(report)
+        case Crossover():
+            for share in report.shares:
+                at = f"{share.pages_per_post} pages a post"
+                yield from ((slug, f"{at}.used_ms", ms) for slug, ms in share.used_ms.items())
+                yield "", f"{at}.ratio", share.ratio
+        case Curves():
+            for series in report.series:
+                for size, p50, p99 in series.points:
+                    numbers = _numbers({"p50_ms": p50, "p99_ms": p99})
+                    yield from ((series.name, f"{size} {report.x}.{path}", number) for path, number in numbers)
+        case Targets():
+            for row in report.rows:
+                numbers = _numbers(row.model_dump(include={"ratio", "low", "high", "figures"}))
+                yield from (("", f"{row.name}.{path}", number) for path, number in numbers)
+        case HttpReport():
+            yield from _of_climbs(report.climbs)
+        case Backlog():
+            yield from _of_climbs([level.climb for level in report.levels])
+            for level in report.levels:
+                yield level.climb.phase, f"{level.climb.pending} pending.pages_per_s", level.pages_per_s
+            for drain in report.drains:
+                if drain.gone_s is not None:
+                    yield drain.phase, f"{drain.pending} pending.gone_s", drain.gone_s
+        case MessagesReport():
+            for each in report.steps:
+                what = f"{each.web} web.{'with' if each.receipts else 'without'} receipts.{each.rate:g}/s"
+                numbers = _numbers(each.model_dump(exclude={"web", "receipts", "rate"}))
+                yield from (("", f"{what}.{path}", number) for path, number in numbers)
+        case Units():
+            for slug, units in report.units.items():
+                yield from _of_units(slug, units, report.followees)
+        case Plan():
+            for need in report.needs:
+                yield from ((need.phase, path, number) for path, number in _numbers(need.model_dump()))
 
-    if isinstance(report, MessagesReport):
-        for each in report.steps:
-            what = f"{each.web} web.{'with' if each.receipts else 'without'} receipts.{each.rate:g}/s"
-            numbers = _numbers(each.model_dump(exclude={"web", "receipts", "rate"}))
-            yield from (("", f"{what}.{path}", number) for path, number in numbers)
+
+def _of_comparison(report: Comparison) -> Iterator[tuple[str, str, float]]:
+    for slug, summary in report.phases.items():
+        yield from ((slug, path, number) for path, number in _numbers(summary.model_dump(exclude={"curves"})))
+    for slug, spreads in report.ratios.items():
+        for name, spread in spreads.items():
+            yield from ((slug, f"ratio.{name}.{of}", number) for of, number in spread)
+
+
+def _of_climbs(climbs: Sequence[Climb]) -> Iterator[tuple[str, str, float]]:
+    for climb in climbs:
+        what = f"{climb.web} web.{climb.readers}.{climb.pending} pending"
+        if climb.capacity is not None:
+            yield climb.phase, f"{what}.capacity", climb.capacity
+        for step in climb.steps:
+            yield from ((climb.phase, f"{what}.{step.rate:g}/s.{p}", ms) for p, ms in step.latency_ms.items())
+
+
+def _of_units(slug: str, units: PhaseUnits, followees: Sequence[int]) -> Iterator[tuple[str, str, float]]:
+    pages = {"page": units.reads, "cold page": units.cold or []}
+    by_followees = {
+        f"{what} at {size} followees": costs
+        for what, measured in pages.items()
+        for size, costs in zip(followees, measured, strict=False)
+    }
+    each = {"post": units.post, "delivery": units.delivery, "pulled": units.pulled}
+    for what, costs in {**each, **by_followees}.items():
+        if costs:
+            yield from ((slug, f"{what}.{path}", number) for path, number in _numbers(costs.model_dump()))
 
 
 def _numbers(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -67,6 +67,8 @@ def says(report: reports.Report) -> list[str]:
     match report:
         case reports.Comparison():
             return verdict.compared(report)
+        case reports.Crossover():
+            return verdict.crossed(report)
         case reports.Curves():
             return [_growth(report.x, series) for series in report.series if series.exponent is not None]
         case reports.Targets():
@@ -118,6 +120,12 @@ def lead(report: reports.Report) -> str:
                 f"{report.settings.conversations:,} conversations, open loop, "
                 f"{report.settings.seconds:g} s a rate, seed {report.settings.seed}."
             )
+        case reports.Crossover():
+            of = report.settings
+            return (
+                f"One post in {of['one_post_in']} is a celebrity's, who has {of['followers']:,} active followers. "
+                f"Readers follow the celebrity and {of['followees']} others. The median of {of['measured']} of each."
+            )
         case reports.Curves():
             return f"The median of {report.settings['repeats']} of each, taken in turn."
         case _:
@@ -152,6 +160,8 @@ def grids(report: reports.Report) -> list[Grid]:
     match report:
         case reports.Comparison():
             return [*_of_comparison(report)]
+        case reports.Crossover():
+            return [_crossed(report)]
         case reports.Curves():
             return [*_of_curves(report)]
         case reports.Targets():
@@ -254,6 +264,22 @@ COMMANDS: tuple[tuple[str, Callable[[reports.Summary], reports.PerServer | None]
     ("commands a page", lambda of: of.commands.get("read")),
     ("commands a second at the server, workers included", lambda of: of.server_commands_per_s),
 )
+
+
+def _crossed(report: reports.Crossover) -> Grid:
+    phases = list(report.shares[0].used_ms)
+    rows = [
+        [
+            f"{share.pages_per_post:,}",
+            "pulled" if share.pulled else "delivered",
+            *(number(share.used_ms[slug]) for slug in phases),
+            *(f"{each:.2f}" for each in (share.ratio, share.low, share.high)),
+        ]
+        for share in report.shares
+    ]
+    title = "Processor milliseconds of an operation, all processes, by pages for each post"
+    columns = ["pages a post", "the celebrity is", *phases, f"{phases[-1]} ÷ the better", "from", "to"]
+    return Grid(title, columns, rows, "From, to: where nine of ten such ratios lie.", texts=2)
 
 
 def _of_curves(report: reports.Curves) -> Iterable[Grid]:

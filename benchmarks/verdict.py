@@ -10,7 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.measure import SAMPLES
-from benchmarks.report import KINDS, Backlog, Cell, Climb, Comparison, HttpReport, MessagesReport, MessagesStep, Who
+from benchmarks.report import (
+    KINDS,
+    Backlog,
+    Cell,
+    Climb,
+    Comparison,
+    Crossover,
+    HttpReport,
+    MessagesReport,
+    MessagesStep,
+    Who,
+)
 from phases import PHASES
 
 INTERVAL = "95 %"
@@ -219,6 +230,29 @@ def of_steps(report: MessagesReport) -> dict[str, list[MessagesStep]]:
         way = f"{step.web} web process{'es' if step.web > 1 else ''}, {'with' if step.receipts else 'no'} receipts"
         ways.setdefault(way, []).append(step)
     return ways
+
+
+def crossed(report: Crossover) -> list[str]:
+    """The hybrid beside the better of pull and push, at each proportion of pages to posts."""
+    said = []
+    for share in report.shares:
+        *_, hybrid = share.used_ms
+        at = f"At {_counted(share.pages_per_post, 'page')} a post"
+        if share.low <= 1 <= share.high:
+            said.append(
+                f"{at} no difference can be told between {hybrid} and {share.better}, the better of the others."
+            )
+        else:
+            interval = f"({share.low:.2f} to {share.high:.2f})"
+            said.append(
+                f"{at} {hybrid} needs {share.ratio:.2f} times {interval} the processor time of {share.better}, "
+                f"the better of the others."
+            )
+    return said
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def sent(report: MessagesReport) -> list[str]:

@@ -17,6 +17,7 @@ from benchmarks.page import page
 from benchmarks.report import (
     LARGE,
     Comparison,
+    Crossover,
     Curves,
     Machine,
     MessagesReport,
@@ -27,10 +28,12 @@ from benchmarks.report import (
     Point,
     Row,
     Series,
+    Share,
     Targets,
     flat,
     load,
     text,
+    write,
 )
 from benchmarks.results import DOCUMENT, FOLDER, NothingToKeep, keep, places, written
 from benchmarks.tables import grids, says
@@ -142,6 +145,14 @@ def test_csv_lines_are_numbers_of_what_was_summed_up() -> None:
     assert ("push", "ratio.operations per s.median", report.ratios["push"]["operations per s"].median) in lines
 
 
+@pytest.mark.parametrize("kept", sorted(FOLDER.glob("*.json")), ids=lambda kept: kept.stem)
+def test_a_csv_file_has_figures_whatever_was_measured(kept: Path, tmp_path: Path) -> None:
+    write(load(kept), json_file=None, csv=tmp_path / "figures.csv")
+    first, *figures = (tmp_path / "figures.csv").read_text().splitlines()
+    assert first.startswith("kind,")
+    assert figures
+
+
 def test_a_plot_has_a_tooltip_at_every_point_and_whole_decades() -> None:
     points: list[Point] = [(10, 1.0, 2.0), (100, 20.0, None), (1_000, 300.0, 400.0)]
     series = [
@@ -223,3 +234,23 @@ def test_a_curve_shows_a_p99_where_there_are_a_thousand_of_each() -> None:
     assert ["p99" in grid.title for grid in grids(few)] == [False]
     assert ["p99" in grid.title for grid in grids(many)] == [False, True]
     assert says(few) == ["raw: ten times as many followees take 10.0 times as long."]
+
+
+def test_a_crossover_is_judged_at_each_proportion_of_pages_to_posts() -> None:
+    origin = REPORT.model_dump(include={*Origin.model_fields})
+    used_ms = {"query": 5.0, "cache": 6.0, "hybrid": 3.0}
+    at_nine = Share(
+        pages_per_post=9, posts=40, used_ms=used_ms, better="query", ratio=0.6, low=0.55, high=0.65, pulled=True
+    )
+    at_one = at_nine.model_copy(update={"pages_per_post": 1, "ratio": 1.02, "low": 0.97, "high": 1.05, "pulled": False})
+    settings = {"followers": 10_000, "followees": 200, "one_post_in": 5, "turns": 5, "measured": 15}
+    report = Crossover(**origin, settings=settings, shares=[at_one, at_nine])
+    assert says(report) == [
+        "At 1 page a post no difference can be told between hybrid and query, the better of the others.",
+        "At 9 pages a post hybrid needs 0.60 times (0.55 to 0.65) the processor time of query, "
+        "the better of the others.",
+    ]
+    (grid,) = grids(report)
+    assert grid.rows[1] == ["9", "pulled", "5", "6", "3", "0.60", "0.55", "0.65"]
+    assert page(report).count("<polyline") == len(used_ms)
+    assert ("hybrid", "9 pages a post.used_ms", 3.0) in list(flat(report))

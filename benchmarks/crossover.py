@@ -1,0 +1,69 @@
+"""`feedlab bench crossover`: pull, push and the hybrid by pages for each post, where celebrities post.
+
+Pulling is cheaper where hardly anybody reads, pushing where everybody does. In between a hybrid has to need less than
+either: it pulls the celebrity and delivers the others. Which of the two the rule chooses is asked beside each figure.
+"""
+
+from collections.abc import Sequence
+from statistics import median
+
+from app.demo.progress import Progress, silent
+from benchmarks import answers
+from benchmarks.origin import origin
+from benchmarks.report import Crossover, Share
+from benchmarks.rig import Rig
+from benchmarks.targets import mixed
+from benchmarks.targets.base import ratio
+from benchmarks.targets.mixed import HYBRID, ONE_POST_IN, Mix, World
+
+FOLLOWEES = 200  # of each reader, who are no celebrities
+OPERATIONS = 400  # of one measurement, about
+AT_ONCE = 3  # measurements before the next phase has its turn
+
+
+async def crossover(
+    rig: Rig, followers: int, pages_per_post: Sequence[int], turns: int, progress: Progress = silent
+) -> Crossover:
+    """Processor time of all processes. `followers`: of the celebrity. Each phase has so many `turns`."""
+    shares = []
+    for done, pages in enumerate(pages_per_post):
+        progress(f"{pages:,} pages a post", done, len(pages_per_post))
+        world = await mixed.world(rig, followers, FOLLOWEES)
+        await answers.forget_reads(rig.stack)
+        shares.append(await _share(rig, world, _mix(pages), turns))
+        await answers.nobody_is_active(rig.stack)
+    progress("done", len(pages_per_post), len(pages_per_post))
+    settings = {
+        "followers": followers,
+        "followees": FOLLOWEES,
+        "one_post_in": ONE_POST_IN,
+        "turns": turns,
+        "measured": turns * AT_ONCE,
+    }
+    return Crossover(**vars(await origin(rig)), settings=settings, shares=shares)
+
+
+def _mix(pages_per_post: int) -> Mix:
+    """A whole number of the celebrity's posts."""
+    posts = ONE_POST_IN * max(1, round(OPERATIONS / (pages_per_post + 1) / ONE_POST_IN))
+    return Mix(posts, posts * pages_per_post)
+
+
+async def _share(rig: Rig, world: World, mix: Mix, turns: int) -> Share:
+    used_s: dict[str, list[float]] = {phase.slug: [] for phase in mixed.COMPARED}
+    for _ in range(turns):
+        for phase in mixed.COMPARED:
+            used_s[phase.slug] += await mixed.processor_s(rig, world, phase, mix, AT_ONCE)
+    better = mixed.better(used_s)
+    value, low, high = ratio(used_s[HYBRID.slug], used_s[better])
+    weighed = await rig.timelines.weighed(world.celebrity.author)
+    return Share(
+        pages_per_post=mix.pages // mix.posts,
+        posts=mix.posts,
+        used_ms={slug: 1000 * median(each) for slug, each in used_s.items()},
+        better=better,
+        ratio=value,
+        low=low,
+        high=high,
+        pulled=bool(weighed and weighed.pulled),
+    )

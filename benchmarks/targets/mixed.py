@@ -1,0 +1,85 @@
+"""Posts and pages, mixed in any proportion, with a celebrity among the authors: what a phase costs all processes."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+
+from bson import ObjectId
+
+from benchmarks import answers, scenes
+from benchmarks.observe import Meters
+from benchmarks.rig import Rig
+from benchmarks.scenes import Star
+from benchmarks.targets.base import delivered, only, posted
+from phases.base import Phase
+
+READERS = 20  # of the pages
+ONE_POST_IN = 5  # is the celebrity's, as in workload celebrity
+PULL, PUSH = answers.ASKING, answers.LISTS
+HYBRID = answers.MERGING
+COMPARED = (PULL, PUSH, HYBRID)
+
+
+@dataclass(frozen=True)
+class World:
+    """Each of `readers` follows the celebrity and all of `ordinary`; the celebrity's other followers are active too."""
+
+    celebrity: Star
+    ordinary: Sequence[ObjectId]
+    readers: Sequence[ObjectId]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Operations of one measurement."""
+
+    posts: int
+    pages: int
+
+    @property
+    def operations(self) -> int:
+        return self.posts + self.pages
+
+
+async def world(rig: Rig, followers: int, followees: int) -> World:
+    """`followers`: of the celebrity, all of them active. `followees`: of each reader, beside the celebrity."""
+    celebrity = await scenes.star(rig, followers, followers)
+    ordinary = await scenes.authors(rig, followees, 10)
+    readers = [await scenes.follower_of(rig, [*ordinary, celebrity.author]) for _ in range(READERS)]
+    return World(celebrity, ordinary, readers)
+
+
+async def processor_s(rig: Rig, world: World, phase: Phase, mix: Mix, repeats: int) -> list[float]:
+    """Of all processes for one operation, `repeats` times. The phase alone delivers, and everybody has been there."""
+    await only(rig, phase.slug)
+    listed = world.celebrity.followers if answers.in_memory(phase) else ()
+    async with scenes.listed(rig, listed, ids=1, slug=phase.slug):
+        await _run(rig, world, phase, mix)  # lists are kept from now on; and who is heavy has been seen
+        rig.timelines.pulls.markers.forget()
+        used_s = []
+        for _ in range(repeats):
+            before = await Meters.read(rig)
+            await _run(rig, world, phase, mix)
+            used_s.append(sum((await Meters.read(rig)).since(before).cpu_s.values()) / mix.operations)
+    return used_s
+
+
+def better(used_s: Mapping[str, Sequence[float]]) -> str:
+    """The one of pull and push that needs less, all in all."""
+    return min((PULL.slug, PUSH.slug), key=lambda slug: sum(used_s[slug]))
+
+
+async def _run(rig: Rig, world: World, phase: Phase, mix: Mix) -> None:
+    """All of it in a shuffled order, the same each time, until nothing is pending."""
+    reading, posting = cycle(world.readers), cycle(world.ordinary)
+    turns = [True] * mix.posts + [False] * mix.pages
+    random.Random(1).shuffle(turns)
+    statuses: list[ObjectId] = []
+    for posts in turns:
+        if posts:
+            famous = len(statuses) % ONE_POST_IN == 0
+            statuses.append(await posted(rig, world.celebrity.author if famous else next(posting)))
+        else:
+            await rig.timelines.page(next(reading), phase=phase.slug)
+    await delivered(rig, phase.slug, statuses)
