@@ -349,6 +349,8 @@ class Talking(RuleBasedStateMachine):
     def receive(self, p: int, pair: Pair, which: bool, late: int, read: bool | None, dies: int | None) -> None:
         """Up to the last message, or one too far, or as many too late."""
         me, _ = sorted(pair, reverse=which)
+        if me in self.model.gone:
+            return  # they have no token any more; and their conversations end by and by, as by a block
         seq = max(len(self.model.talks[pair].said) - late, 0) if pair in self.model.talks else 1
         marks = (max(seq - 1, 0), seq) if read is None else (None, seq) if read else (seq, None)
 
