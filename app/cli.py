@@ -24,10 +24,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+LONGEST_WORDS = 300  # characters of what a driver says: it may repeat a whole command
+
+
 class Refusal(click.ClickException):
     """Shown in one line, without a traceback."""
 
     exit_code = 2
+
+
+def _shown(text: str) -> str:
+    """In one line, without what is secret in the URLs of the environment."""
+    from app.servers.urls import without_secrets
+
+    line = " ".join(text.split())
+    try:
+        return without_secrets(line, Config.from_environment())
+    except ConfigError:  # it is what is told, and repeats no setting
+        return line
 
 
 class Feedlab(click.Group):
@@ -41,7 +55,7 @@ class Feedlab(click.Group):
         try:
             return super().invoke(context)
         except (ConfigError, ServersError, Refused) as error:
-            raise Refusal(str(error)) from None
+            raise Refusal(_shown(str(error))) from None
         except KeyboardInterrupt:
             context.exit(130)
         except Exception as error:
@@ -49,7 +63,7 @@ class Feedlab(click.Group):
 
             if (words := said_by_a_driver(error)) is None:
                 raise
-            raise Refusal(words) from None
+            raise Refusal(_shown(words)[:LONGEST_WORDS]) from None
         finally:
             signal.signal(signal.SIGTERM, before)
 

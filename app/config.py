@@ -41,6 +41,8 @@ def _url(text: str) -> str:
     password. Several hosts have commas between them.
     """
     try:
+        assert text.isprintable()
+        assert "%00" not in text
         url = urlsplit(text)
         for host in url.netloc.rpartition("@")[2].split(","):
             assert urlsplit(f"//{host}").hostname or url.scheme == "unix"

@@ -20,6 +20,7 @@ from app.servers import programs
 from app.servers.borrow import running_servers
 from app.servers.datadir import DataDirectory
 from app.servers.programs import ServersError, insist, resolve
+from app.servers.urls import SERVERS, urls, variable
 from app.stack import connected
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
@@ -32,6 +33,18 @@ SILENT = {
     "FEEDLAB_REDIS_URL": "redis://127.0.0.1:9/0",
     "FEEDLAB_MEMCACHED": "127.0.0.1:9",
 }
+
+
+EVERY_COMMAND: tuple[list[str], ...] = (
+    ["serve", "--port", "0"],
+    ["doctor"],
+    ["worker"],
+    ["phases"],
+    ["deliveries"],
+    ["author", "ada"],
+    ["admin", "ada"],
+    ["seed", "--users", "9", "--mean", "2"],
+)
 
 
 def feedlab(*words: object, environment: Mapping[str, str] | None = None) -> Result:
@@ -85,6 +98,74 @@ def test_a_url_that_cannot_be_read_is_named_and_not_repeated(name: str, url: str
     assert "s3cr" not in line
 
 
+USELESS_URLS: dict[str, tuple[str, ...]] = {
+    "FEEDLAB_MONGODB_URL": (
+        "mongo://ada:s3cr3t@127.0.0.1:9",
+        "mongodb://ada:s3cr3t:y@@127.0.0.1:9",
+        "mongodb://127.0.0.1:9/?w=s3cr3t#x&authMechanism=FOO",
+        "mongodb://127.0.0.1:9/?uuidRepresentation=s3cr3t",
+        "mongodb://127.0.0.1:9/?tls=yes",
+        "mongodb://127.0.0.1:9/?password=s3cr3t",
+        "mongodb://127.0.0.1:9/?minPoolSize=100&maxPoolSize=1",
+        "mongodb://127.0.0.1:9/$s3cr3t",
+        "mongodb+srv://ada:s3cr3t@a.example/?tls=yes",
+        "mongodb://ada:s3cr3t%00@127.0.0.1:9",
+        "mongodb://ada:s3cr3t\n@127.0.0.1:9",
+    ),
+    "FEEDLAB_REDIS_URL": (
+        "http://:s3cr3t@127.0.0.1:9",
+        "REDIS://127.0.0.1:9",
+        "redis://:s3cr3t@127.0.0.1:9/notanumber",
+        "redis://127.0.0.1:9/0?db=s3cr3t",
+        "redis://127.0.0.1:9/0?s3cr3t=1",
+        "redis://127.0.0.1:9/0?socket_timeout=600",
+        "redis://127.0.0.1:9/0?decode_responses=true",
+        "redis://127.0.0.1:9/0?connection_class=s3cr3t",
+        "redis://127.0.0.1:9/0?self=s3cr3t",
+        "redis://127.0.0.1:9/0?ssl_keyfile=s3cr3t",
+        "rediss://127.0.0.1:9/0?ssl_cert_reqs=s3cr3t",
+        "rediss://127.0.0.1:9/0?ssl_min_version=s3cr3t",
+        "unix://",
+        "unix://s3cr3t/redis.sock",
+    ),
+    "FEEDLAB_MEMCACHED": (
+        "memcacheds://ada:s3cr3t#x@127.0.0.1:9",
+        "ada:s3cr3t@127.0.0.1:9",
+        "ada:s3cr3t:9",
+        "127.0.0.1:99999",
+        "127.0.0.1:0",
+        "[::1",
+        "[s3cr3t]:9",
+        "127.0.0.1:9,s3cr3t",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "url"), [(name, url) for name, urls in USELESS_URLS.items() for url in urls])
+def test_a_url_that_a_driver_can_do_nothing_with_is_refused_by_every_command(
+    name: str, url: str, tmp_path: Path
+) -> None:
+    """Before any server is asked, and one that the driver would take half of too: `tls=yes` is no TLS."""
+    for words in (*EVERY_COMMAND, ["backup", str(tmp_path / "a.backup")]):
+        line = refused(feedlab(*words, "--data", tmp_path / "data", environment=SILENT | {name: url}))
+        assert f"{name}" in line
+        assert "s3cr3t" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("FEEDLAB_REDIS_URL", "rediss://ada:p%2Fw@127.0.0.1:9/3?ssl_cert_reqs=none&health_check_interval=30"),
+        ("FEEDLAB_REDIS_URL", "unix:///run/redis.sock?db=1&password=p%2Fw"),
+        ("FEEDLAB_MONGODB_URL", "mongodb+srv://ada:p%2Fw@a.example/?retryWrites=true&w=majority&appName=feedlab"),
+        ("FEEDLAB_MEMCACHED", "[::1]:9,/run/memcached.sock,memcacheds://a.example:9"),
+    ],
+)
+def test_a_url_of_every_form_that_the_drivers_know_is_taken(name: str, url: str) -> None:
+    (server,) = (server for server in SERVERS if variable(server) == name)
+    assert ",".join(urls(Config.from_environment({name: url}), server)) == url
+
+
 @pytest.mark.parametrize(
     "url",
     ["mongodb://a:9,b:9/?replicaSet=r", "mongodb+srv://ada:p%2Fw@cluster.example/", "mongodb://%2Ftmp%2Fm.sock/"],
@@ -100,16 +181,17 @@ def test_a_command_says_what_it_can_in_every_locale(monkeypatch: pytest.MonkeyPa
 
 
 WITH_FILES = {
+    "FEEDLAB_REDIS_URL": "rediss://127.0.0.1:9/0?ssl_ca_certs={}",
     "FEEDLAB_MONGODB_URL": "mongodb://127.0.0.1:9/?tlsCAFile={}",
     "FEEDLAB_MEMCACHED": "memcacheds://127.0.0.1:9?ssl_ca_certs={}",
 }
-USING_BOTH = ("phases", "worker", "deliveries")
+USING_THEM = ("phases", "worker", "deliveries")
 
 
 @pytest.mark.parametrize("file", ["none", "no-certificate"])
 @pytest.mark.parametrize(
     ("command", "name"),
-    [*((command, name) for command in USING_BOTH for name in WITH_FILES), ("backup", "FEEDLAB_MONGODB_URL")],
+    [*((command, name) for command in USING_THEM for name in WITH_FILES), ("backup", "FEEDLAB_MONGODB_URL")],
 )
 def test_a_file_of_no_use_that_a_url_names_is_said_in_one_line(
     command: str, name: str, file: str, tmp_path: Path
