@@ -5,12 +5,14 @@ import os
 import socket
 import sys
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
+from pymongo.errors import ServerSelectionTimeoutError
 
 from app import serve
 from app.cli import Feedlab, main, show_author
@@ -220,6 +222,38 @@ def test_a_server_that_is_away_is_said_in_one_line(words: list[object], tmp_path
     line = refused(feedlab(*words, "--data", tmp_path, environment=away))
     assert "127.0.0.1:9" in line
     assert "secret" not in line
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_who_stays_waits_for_mongodb_and_gives_up_in_one_line(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "MONGODB_DEADLINE_S", 0)
+    port = ["--port", 0] if command == "serve" else []
+    result = feedlab(command, *port, "--data", tmp_path, environment=SILENT | {"FEEDLAB_SERVER_TIMEOUT_S": "0.2"})
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("Error: MongoDB does not answer after 0 s: 127.0.0.1:9: ")
+    assert "secret" not in result.stderr
+
+
+@pytest.mark.anyio
+async def test_a_mongodb_that_comes_later_is_waited_for_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter([ServerSelectionTimeoutError("it is away"), ServerSelectionTimeoutError("it is away"), None])
+
+    @asynccontextmanager
+    async def later(*_: object) -> AsyncIterator[None]:
+        if error := next(answers):
+            raise error
+        yield
+
+    monkeypatch.setattr(serve, "connected", later)
+    monkeypatch.setattr(serve, "MONGODB_PAUSE_S", 0)
+    await serve._migrated(STAND_INS, Config())
+    assert capsys.readouterr().err == "feedlab: waiting for MongoDB: it is away\n"
+    assert next(answers, "all of them") == "all of them"
 
 
 def test_a_missing_url_is_named(tmp_path: Path) -> None:
