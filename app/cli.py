@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from app import logs
 from app.config import Config, ConfigError
 from app.errors import Refused
-from benchmarks.cli import MEASUREMENTS, directed, graph_of
+from benchmarks.cli import MEASUREMENTS, Finite, directed, graph_of
 
 if TYPE_CHECKING:
     from app.servers.programs import Level
@@ -334,7 +334,7 @@ def walkthrough(data: Path, print_only: bool) -> None:
 @click.option("--graph", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="SNAP edge list, or .gz.")
 @click.option("--directed", is_flag=True, help="A line is `follower followee`; without it a friendship, both ways.")
 @click.option("--users", type=click.IntRange(1), default=2_000, show_default=True, help="Of a generated graph.")
-@click.option("--mean", type=click.FloatRange(0), default=30, show_default=True, help="Mean number of followees.")
+@click.option("--mean", type=Finite(0), default=30, show_default=True, help="Mean number of followees.")
 @click.option("--seed", "number", type=int, default=1, show_default=True, help="The same number, the same content.")
 @click.option("--statuses", type=click.IntRange(0), default=20_000, show_default=True)
 @click.option("--days", type=click.IntRange(1), default=30, show_default=True, help="Period the statuses lie in.")
@@ -432,9 +432,9 @@ def bench() -> None:
 
 @bench.command()
 @click.option("--faults", "count", type=click.IntRange(1, 10_000), default=50, show_default=True)
-@click.option("--seconds", type=click.FloatRange(1), help="The faults are spread over. Default: 5 for each.")
+@click.option("--seconds", type=Finite(1), help="The faults are spread over. Default: 5 for each.")
 @click.option("--seed", "number", type=int, default=1, show_default=True, help="Decides which faults, and the load.")
-@click.option("--pause", type=click.FloatRange(1, 40), default=8, show_default=True, help="Longest, in seconds.")
+@click.option("--pause", type=Finite(1, 40), default=8, show_default=True, help="Longest, in seconds.")
 @click.option("--no-aof", is_flag=True, help="Redis keeps nothing on disk: a kill empties the queue.")
 @click.option("--graph", metavar="FILE", help="People beside those of the run: SNAP, or powerlaw:USERS:MEAN.")
 @directed
@@ -470,8 +470,8 @@ def faults(
 
 
 @bench.command()
-@click.option("--seconds", type=click.FloatRange(0.5, 600), default=6, show_default=True, help="Of each attack.")
-@click.option("--size", type=click.FloatRange(0.001, 10), default=1, show_default=True, help="Share of the clients.")
+@click.option("--seconds", type=Finite(0.5, 600), default=6, show_default=True, help="Of each attack.")
+@click.option("--size", type=Finite(0.001, 10), default=1, show_default=True, help="Share of the clients.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def attack(seconds: float, size: float, as_json: bool) -> None:
     """Load a system of its own as a stranger would, and measure what a bystander has of it.
@@ -488,14 +488,14 @@ def attack(seconds: float, size: float, as_json: bool) -> None:
 @click.option(
     "--rate",
     "rates",
-    type=click.FloatRange(0.1, 10_000),
+    type=Finite(0.1, 10_000),
     multiple=True,
     default=[10],
     show_default=True,
     help="Posts a second; may be repeated, and ends where p99 passes 250 ms.",
 )
-@click.option("--seconds", type=click.FloatRange(1, 86_400), default=30, show_default=True, help="At each rate.")
-@click.option("--silent", "silent_s", type=click.FloatRange(0, 3_600), default=10, show_default=True, help="Seconds.")
+@click.option("--seconds", type=Finite(1, 86_400), default=30, show_default=True, help="At each rate.")
+@click.option("--silent", "silent_s", type=Finite(0, 3_600), default=10, show_default=True, help="Seconds.")
 @click.option("--faults", type=click.IntRange(0, 10_000), default=6, show_default=True, help="At each rate.")
 @click.option("--disconnects", type=click.IntRange(0, 1_000_000), default=100, show_default=True, help="At each rate.")
 @click.option("--graph", default="powerlaw:2000:30", show_default=True, help="FILE (SNAP) or powerlaw:USERS:MEAN.")

@@ -256,6 +256,24 @@ async def test_a_mongodb_that_comes_later_is_waited_for_and_told_once(
     assert next(answers, "all of them") == "all of them"
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["bench", "faults"], "--seconds"),
+        (["bench", "faults"], "--pause"),
+        (["bench", "attack"], "--seconds"),
+        (["bench", "live"], "--silent"),
+        (["bench", "live"], "--rate"),
+        (["seed"], "--mean"),
+    ],
+)
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_number_that_nothing_can_be_done_with_is_refused(words: list[str], option: str, number: str) -> None:
+    result = feedlab(*words, option, number)
+    assert result.exit_code == 2
+    assert option in result.stderr
+
+
 def test_a_missing_url_is_named(tmp_path: Path) -> None:
     assert "FEEDLAB_MEMCACHED" in refused(feedlab("phases", "--data", tmp_path, "--stack", "urls"))
 
