@@ -372,8 +372,8 @@ class _Server(uvicorn.Server):
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
-    """Of a web process: uvloop's, where the platform has it."""
-    factory = uvicorn.Config("").get_loop_factory()
+    """Of a web process: uvloop's, where the platform has it. uvicorn's loggers stay as they are."""
+    factory = uvicorn.Config("", log_config=None).get_loop_factory()
     return factory() if factory else asyncio.new_event_loop()
 
 
