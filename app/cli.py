@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from errno import EPIPE
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
@@ -15,7 +16,7 @@ from click.core import ParameterSource
 from app import logs
 from app.config import Config, ConfigError
 from app.errors import Refused
-from benchmarks.cli import MEASUREMENTS, Finite, directed, graph_of
+from benchmarks.cli import MEASUREMENTS, Finite, can_be_written, directed, graph_of
 
 if TYPE_CHECKING:
     from app.servers.programs import Level
@@ -58,6 +59,11 @@ class Feedlab(click.Group):
             raise Refusal(_shown(str(error))) from None
         except KeyboardInterrupt:
             context.exit(130)
+        except OSError as error:  # a file, a full disk: nothing that a traceback would explain
+            if error.errno == EPIPE or error.strerror is None:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            raise Refusal(_shown(f"{where}{error.strerror}")) from None
         except Exception as error:
             from app.stack import said_by_a_driver
 
@@ -72,9 +78,16 @@ def _terminated(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)  # unwinds, so that servers started for this command are stopped
 
 
+class Directory(click.Path):
+    """No empty text: that would be the current directory, which would be closed to others and filled."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        return super().convert(value, param, context) if str(value) else self.fail("it is empty", param, context)
+
+
 data_option = click.option(
     "--data",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Directory(file_okay=False, path_type=Path),
     default=Path(".data"),
     show_default=True,
     help="Data directory; the servers that run for it are used.",
@@ -394,6 +407,7 @@ def backup(data: Path, level: "Level", file: Path, window_s: int | None) -> None
     from app.servers.borrow import servers_of
 
     config = Config.from_environment()
+    can_be_written(file.with_name(f"{file.name}.part"))
     with servers_of(data, config, level, purpose="feedlab backup") as addresses, shown() as progress:
         if addresses.mongodb is None:
             raise Refusal("the database is inside another process, or none")

@@ -150,7 +150,7 @@ def tell_metrics(config: Config) -> None:
     try:
         if config.metrics:
             metrics.listen(config.metrics)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigError(f"FEEDLAB_METRICS: cannot listen on {config.metrics}: {error}") from None
 
 
@@ -199,10 +199,9 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_MS)
             listener.bind(address)
             listener.listen(BACKLOG)
-        except OSError as error:
-            raise ServersError(
-                f"cannot listen on {host} port {port}: {error.strerror}. Choose another with --port"
-            ) from None
+        except (OSError, UnicodeError) as error:  # the latter of a name that no DNS can have
+            reason = error.strerror if isinstance(error, OSError) else "no such name"
+            raise ServersError(f"cannot listen on {host} port {port}: {reason}. Choose another with --port") from None
         yield listener
 
 

@@ -113,6 +113,7 @@ USELESS_URLS: dict[str, tuple[str, ...]] = {
         "mongodb+srv://ada:s3cr3t@a.example/?tls=yes",
         "mongodb://ada:s3cr3t%00@127.0.0.1:9",
         "mongodb://ada:s3cr3t\n@127.0.0.1:9",
+        f"mongodb://{'a' * 64}.example",
     ),
     "FEEDLAB_REDIS_URL": (
         "http://:s3cr3t@127.0.0.1:9",
@@ -128,6 +129,7 @@ USELESS_URLS: dict[str, tuple[str, ...]] = {
         "rediss://127.0.0.1:9/0?ssl_cert_reqs=s3cr3t",
         "rediss://127.0.0.1:9/0?ssl_min_version=s3cr3t",
         "unix://",
+        "redis://a..b:9",
         "unix://s3cr3t/redis.sock",
     ),
     "FEEDLAB_MEMCACHED": (
@@ -139,6 +141,7 @@ USELESS_URLS: dict[str, tuple[str, ...]] = {
         "[::1",
         "[s3cr3t]:9",
         "127.0.0.1:9,s3cr3t",
+        "\udcff:9",
     ),
 }
 
@@ -288,6 +291,27 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     assert DataDirectory(tmp_path).owner() is None
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "\udcff", "no.invalid"])
+def test_an_address_that_there_is_not_is_named(host: str, tmp_path: Path) -> None:
+    words = ("serve", "--stack", "memory", "--data", tmp_path, "--port", 0)
+    assert "cannot listen on" in refused(feedlab(*words, "--host", host))
+    result = feedlab(*words, environment={"FEEDLAB_METRICS": f"{host}:80"})
+    assert result.exit_code == 2
+    assert "Error: FEEDLAB_METRICS: " in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("words", EVERY_COMMAND, ids=" ".join)
+def test_an_empty_data_directory_is_not_the_current_one(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable of a script that is not set."""
+    monkeypatch.chdir(tmp_path)
+    result = feedlab(*words, "--data", "")
+    assert result.exit_code == 2
+    assert "'--data': it is empty" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_second_serve_is_refused(tmp_path: Path) -> None:
     with DataDirectory(tmp_path).owned("feedlab serve", lasting=True):
         line = refused(feedlab("serve", "--stack", "memory", "--data", tmp_path, "--port", 0))
@@ -353,6 +377,33 @@ def test_ctrl_c_is_quiet() -> None:
 
     result = CliRunner().invoke(program, ["interrupted"])
     assert (result.exit_code, result.output) == (130, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/no/x"), "Error: /no/x: No such file or directory\n"),
+        (OSError(28, "No space left on device"), "Error: No space left on device\n"),
+        (PermissionError(13, "Permission denied", "/x"), "Error: /x: Permission denied\n"),
+    ],
+)
+def test_what_the_system_says_of_a_file_ends_a_command_in_one_line(error: OSError, says: str) -> None:
+    @click.group(cls=Feedlab)
+    def program() -> None: ...
+
+    @program.command()
+    def work() -> None:
+        raise error
+
+    result = CliRunner().invoke(program, ["work"])
+    assert (result.exit_code, result.output) == (2, says)
+
+
+def test_a_backup_that_cannot_be_written_is_said_before_any_server_is_asked(tmp_path: Path) -> None:
+    result = feedlab("backup", tmp_path / "no" / "a.backup", "--data", tmp_path, environment=SILENT)
+    assert result.exit_code == 2
+    assert "No such file or directory" in result.stderr
+    assert "127.0.0.1:9" not in result.stderr
 
 
 def test_phases_shows_and_changes_the_setting() -> None:
