@@ -168,10 +168,10 @@ async def _migrated(addresses: Addresses, config: Config) -> None:
             reason = without_secrets(str(said_by_a_driver(error)), config)
             if time.monotonic() > deadline:
                 raise ServersError(
-                    f"MongoDB does not answer after {MONGODB_DEADLINE_S:.0f} s: {reason}. Start it, or correct its URL"
+                    f"no answer in {MONGODB_DEADLINE_S:.0f} s from {reason}. Start it, or correct its URL"
                 ) from None
             if not told:
-                say(f"waiting for MongoDB: {reason}")
+                say(f"waiting for {reason}")
                 told = True
         await asyncio.sleep(MONGODB_PAUSE_S)
 

@@ -223,7 +223,7 @@ def test_the_doctor_takes_a_file_of_no_use_for_no_answer(file: str, tmp_path: Pa
 def test_a_server_that_is_away_is_said_in_one_line(words: list[object], tmp_path: Path) -> None:
     away = SILENT | {"FEEDLAB_SERVER_TIMEOUT_S": "0.2"}
     line = refused(feedlab(*words, "--data", tmp_path, environment=away))
-    assert "127.0.0.1:9" in line
+    assert "MongoDB: 127.0.0.1:9" in line
     assert "secret" not in line
 
 
@@ -236,7 +236,7 @@ def test_who_stays_waits_for_mongodb_and_gives_up_in_one_line(
     result = feedlab(command, *port, "--data", tmp_path, environment=SILENT | {"FEEDLAB_SERVER_TIMEOUT_S": "0.2"})
     assert (result.exit_code, result.stdout) == (2, ""), result.output
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("Error: MongoDB does not answer after 0 s: 127.0.0.1:9: ")
+    assert last.startswith("Error: no answer in 0 s from MongoDB: 127.0.0.1:9: ")
     assert "secret" not in result.stderr
 
 

@@ -48,6 +48,8 @@ UNAVAILABLE = (
     SetsDown,
 )
 
+DRIVERS = {PyMongoError: "MongoDB", RedisError: "Redis"}  # whose words may name no server: "No servers found yet"
+
 REDIS_TIMEOUT_S = 1.0  # an enqueue that takes longer is left to the sweeper
 MEMCACHED_TIMEOUT_S = SETS_TIMEOUT_S = 0.5  # a cache that takes longer than phase 1 is no cache
 
@@ -56,7 +58,8 @@ def said_by_a_driver(error: BaseException) -> str | None:
     """One line, where a server or its driver is the reason. It may repeat a URL, and what is secret in it."""
     if not isinstance(error, (*UNAVAILABLE, PyMongoError, RedisError)):
         return None
-    return (str(error).split(", Timeout:")[0].splitlines() or [type(error).__name__])[0]
+    words = (str(error).split(", Timeout:")[0].splitlines() or [type(error).__name__])[0]
+    return next((f"{title}: {words}" for kind, title in DRIVERS.items() if isinstance(error, kind)), words)
 
 
 @dataclass(frozen=True)
