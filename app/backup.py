@@ -27,7 +27,7 @@ from app.config import Config
 from app.demo.progress import Progress, silent
 from app.errors import Refused
 from app.models import DOCUMENTS
-from app.servers.programs import masked
+from app.servers.urls import masked
 from app.stack import Addresses, DeliveryQueue, QueueDown, Stack, connected, opened, schema
 from app.stack.mongodb.connection import preflight
 from app.stack.mongodb.whole import HISTORY, Row, batches, blocking, history_kept, insert_batch

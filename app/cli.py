@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from errno import EPIPE
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
@@ -15,7 +16,7 @@ from click.core import ParameterSource
 from app import logs
 from app.config import Config, ConfigError
 from app.errors import Refused
-from benchmarks.cli import MEASUREMENTS, directed, graph_of
+from benchmarks.cli import MEASUREMENTS, Finite, can_be_written, directed, graph_of
 
 if TYPE_CHECKING:
     from app.servers.programs import Level
@@ -24,10 +25,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+LONGEST_WORDS = 300  # characters of what a driver says: it may repeat a whole command
+
+
 class Refusal(click.ClickException):
     """Shown in one line, without a traceback."""
 
     exit_code = 2
+
+
+def _shown(text: str) -> str:
+    """In one line, without what is secret in the URLs of the environment."""
+    from app.servers.urls import without_secrets
+
+    line = " ".join(text.split())
+    try:
+        return without_secrets(line, Config.from_environment())
+    except ConfigError:  # it is what is told, and repeats no setting
+        return line
 
 
 class Feedlab(click.Group):
@@ -41,15 +56,20 @@ class Feedlab(click.Group):
         try:
             return super().invoke(context)
         except (ConfigError, ServersError, Refused) as error:
-            raise Refusal(str(error)) from None
+            raise Refusal(_shown(str(error))) from None
         except KeyboardInterrupt:
             context.exit(130)
+        except OSError as error:  # a file, a full disk: nothing that a traceback would explain
+            if error.errno == EPIPE or error.strerror is None:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            raise Refusal(_shown(f"{where}{error.strerror}")) from None
         except Exception as error:
             from app.stack import said_by_a_driver
 
             if (words := said_by_a_driver(error)) is None:
                 raise
-            raise Refusal(words) from None
+            raise Refusal(_shown(words)[:LONGEST_WORDS]) from None
         finally:
             signal.signal(signal.SIGTERM, before)
 
@@ -58,9 +78,16 @@ def _terminated(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)  # unwinds, so that servers started for this command are stopped
 
 
+class Directory(click.Path):
+    """No empty text: that would be the current directory, which would be closed to others and filled."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        return super().convert(value, param, context) if str(value) else self.fail("it is empty", param, context)
+
+
 data_option = click.option(
     "--data",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Directory(file_okay=False, path_type=Path),
     default=Path(".data"),
     show_default=True,
     help="Data directory; the servers that run for it are used.",
@@ -320,7 +347,7 @@ def walkthrough(data: Path, print_only: bool) -> None:
 @click.option("--graph", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="SNAP edge list, or .gz.")
 @click.option("--directed", is_flag=True, help="A line is `follower followee`; without it a friendship, both ways.")
 @click.option("--users", type=click.IntRange(1), default=2_000, show_default=True, help="Of a generated graph.")
-@click.option("--mean", type=click.FloatRange(0), default=30, show_default=True, help="Mean number of followees.")
+@click.option("--mean", type=Finite(0), default=30, show_default=True, help="Mean number of followees.")
 @click.option("--seed", "number", type=int, default=1, show_default=True, help="The same number, the same content.")
 @click.option("--statuses", type=click.IntRange(0), default=20_000, show_default=True)
 @click.option("--days", type=click.IntRange(1), default=30, show_default=True, help="Period the statuses lie in.")
@@ -380,6 +407,7 @@ def backup(data: Path, level: "Level", file: Path, window_s: int | None) -> None
     from app.servers.borrow import servers_of
 
     config = Config.from_environment()
+    can_be_written(file.with_name(f"{file.name}.part"))
     with servers_of(data, config, level, purpose="feedlab backup") as addresses, shown() as progress:
         if addresses.mongodb is None:
             raise Refusal("the database is inside another process, or none")
@@ -418,9 +446,9 @@ def bench() -> None:
 
 @bench.command()
 @click.option("--faults", "count", type=click.IntRange(1, 10_000), default=50, show_default=True)
-@click.option("--seconds", type=click.FloatRange(1), help="The faults are spread over. Default: 5 for each.")
+@click.option("--seconds", type=Finite(1), help="The faults are spread over. Default: 5 for each.")
 @click.option("--seed", "number", type=int, default=1, show_default=True, help="Decides which faults, and the load.")
-@click.option("--pause", type=click.FloatRange(1, 40), default=8, show_default=True, help="Longest, in seconds.")
+@click.option("--pause", type=Finite(1, 40), default=8, show_default=True, help="Longest, in seconds.")
 @click.option("--no-aof", is_flag=True, help="Redis keeps nothing on disk: a kill empties the queue.")
 @click.option("--graph", metavar="FILE", help="People beside those of the run: SNAP, or powerlaw:USERS:MEAN.")
 @directed
@@ -456,8 +484,8 @@ def faults(
 
 
 @bench.command()
-@click.option("--seconds", type=click.FloatRange(0.5, 600), default=6, show_default=True, help="Of each attack.")
-@click.option("--size", type=click.FloatRange(0.001, 10), default=1, show_default=True, help="Share of the clients.")
+@click.option("--seconds", type=Finite(0.5, 600), default=6, show_default=True, help="Of each attack.")
+@click.option("--size", type=Finite(0.001, 10), default=1, show_default=True, help="Share of the clients.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def attack(seconds: float, size: float, as_json: bool) -> None:
     """Load a system of its own as a stranger would, and measure what a bystander has of it.
@@ -474,14 +502,14 @@ def attack(seconds: float, size: float, as_json: bool) -> None:
 @click.option(
     "--rate",
     "rates",
-    type=click.FloatRange(0.1, 10_000),
+    type=Finite(0.1, 10_000),
     multiple=True,
     default=[10],
     show_default=True,
     help="Posts a second; may be repeated, and ends where p99 passes 250 ms.",
 )
-@click.option("--seconds", type=click.FloatRange(1, 86_400), default=30, show_default=True, help="At each rate.")
-@click.option("--silent", "silent_s", type=click.FloatRange(0, 3_600), default=10, show_default=True, help="Seconds.")
+@click.option("--seconds", type=Finite(1, 86_400), default=30, show_default=True, help="At each rate.")
+@click.option("--silent", "silent_s", type=Finite(0, 3_600), default=10, show_default=True, help="Seconds.")
 @click.option("--faults", type=click.IntRange(0, 10_000), default=6, show_default=True, help="At each rate.")
 @click.option("--disconnects", type=click.IntRange(0, 1_000_000), default=100, show_default=True, help="At each rate.")
 @click.option("--graph", default="powerlaw:2000:30", show_default=True, help="FILE (SNAP) or powerlaw:USERS:MEAN.")

@@ -36,15 +36,24 @@ def files_of(variable: str) -> Iterator[None]:
         raise ConfigError(f"{variable}: a file that it names cannot be used: {error}") from None
 
 
+def name_that_dns_can_have(host: str) -> None:
+    """Raises ValueError. Drivers find out when they connect, and not all of them call it an error of theirs."""
+    if "%" not in host:  # a socket, or the zone of an address
+        host.encode("idna")
+
+
 def _url(text: str) -> str:
     """One that names a host and, if any, a port that there is. What is wrong is said without the URL: it may hold a
     password. Several hosts have commas between them.
     """
     try:
+        assert text.isprintable()
+        assert "%00" not in text
         url = urlsplit(text)
         for host in url.netloc.rpartition("@")[2].split(","):
             assert urlsplit(f"//{host}").hostname or url.scheme == "unix"
             assert urlsplit(f"//{host}").port != 0
+            name_that_dns_can_have(urlsplit(f"//{host}").hostname or "")
     except (AssertionError, ValueError):
         raise ValueError(
             "no host and port can be read in it; / ? # @ : in a password are written %2F and so on"

@@ -12,12 +12,14 @@ import click
 from pymongo.errors import PyMongoError
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from app.config import Config
 from app.servers.datadir import DataDirectory, Note
 from app.servers.probe import NoAnswer, ask
-from app.servers.programs import TITLES, Level, Server, Source, masked, resolve
+from app.servers.programs import TITLES, Level, Source, resolve
+from app.servers.urls import Server, masked, without_secrets
 from app.stack import schema
 from app.stack.mongodb.connection import Unsuitable, connect, disconnect, preflight
 
@@ -50,7 +52,8 @@ def _finding(source: Source, note: Note | None, config: Config) -> Finding:
     running = _running(source.server, note) if source.kind in ("program", "package") else ()
     if source.urls or running:
         found = _asked(source, source.urls or running)
-        return _with_schema(found, (source.urls or running)[0], config) if found.ok else found
+        found = _with_schema(found, (source.urls or running)[0], config) if found.ok else found
+        return replace(found, state=without_secrets(found.state, config))
     if source.program:
         return Finding(source.title, str(source), source.version or "", "would start", "not running", True, "")
     wanted = source.advice is None  # --stack memory: no real server is looked for
@@ -124,7 +127,7 @@ def _table(findings: list[Finding]) -> Table:
     for title in ("server", "version", "state", "address", "from"):
         table.add_column(title, overflow="fold")
     for finding in findings:
-        state = f"[{'green' if finding.ok else 'red'}]{finding.state}[/]"
+        state = f"[{'green' if finding.ok else 'red'}]{escape(finding.state)}[/]"
         version = finding.version + (f", schema {finding.schema}" if finding.schema else "")
-        table.add_row(finding.server, version, state, finding.address, finding.source)
+        table.add_row(finding.server, version, state, escape(finding.address), escape(finding.source))
     return table

@@ -11,7 +11,7 @@ import sys
 import time
 import webbrowser
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import uvicorn
-from pymongo.errors import PyMongoError
 from starlette.applications import Starlette
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -31,12 +30,14 @@ from app.servers.children import OURS, Child, Stop, Stopped, running
 from app.servers.datadir import DataDirectory
 from app.servers.programs import TITLES, Level, ServersError, Source, insist, resolve
 from app.servers.start import say, started
-from app.stack import Addresses, Stack, connected
+from app.servers.urls import without_secrets
+from app.stack import UNAVAILABLE, Addresses, Stack, connected, said_by_a_driver
 from app.watch import metrics
 
 if TYPE_CHECKING:
     from phases.timelines import Timelines
 
+MONGODB_DEADLINE_S, MONGODB_PAUSE_S = 45.0, 0.5
 READY_DEADLINE_S = 60.0
 READY_PATIENCE_S = 5.0  # with Redis and Memcached
 READY_POLL_S = 0.05
@@ -149,15 +150,30 @@ def tell_metrics(config: Config) -> None:
     try:
         if config.metrics:
             metrics.listen(config.metrics)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigError(f"FEEDLAB_METRICS: cannot listen on {config.metrics}: {error}") from None
 
 
 async def _migrated(addresses: Addresses, config: Config) -> None:
-    """Once, before several processes do it. Where MongoDB cannot be asked, these say why, or wait for it."""
-    with suppress(PyMongoError):
-        async with connected(addresses, config):
-            pass
+    """Once, before several processes do it. A MongoDB that is away is waited for, as one that starts together with us.
+
+    Raises ServersError where that takes too long, and at once what waiting does not mend.
+    """
+    deadline, told = time.monotonic() + MONGODB_DEADLINE_S, False
+    while True:
+        try:
+            async with connected(addresses, config):
+                return
+        except UNAVAILABLE as error:
+            reason = without_secrets(str(said_by_a_driver(error)), config)
+            if time.monotonic() > deadline:
+                raise ServersError(
+                    f"no answer in {MONGODB_DEADLINE_S:.0f} s from {reason}. Start it, or correct its URL"
+                ) from None
+            if not told:
+                say(f"waiting for {reason}")
+                told = True
+        await asyncio.sleep(MONGODB_PAUSE_S)
 
 
 def _exit_code(stop: Stop) -> int:
@@ -183,10 +199,9 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_MS)
             listener.bind(address)
             listener.listen(BACKLOG)
-        except OSError as error:
-            raise ServersError(
-                f"cannot listen on {host} port {port}: {error.strerror}. Choose another with --port"
-            ) from None
+        except (OSError, UnicodeError) as error:  # the latter of a name that no DNS can have
+            reason = error.strerror if isinstance(error, OSError) else "no such name"
+            raise ServersError(f"cannot listen on {host} port {port}: {reason}. Choose another with --port") from None
         yield listener
 
 
@@ -356,8 +371,8 @@ class _Server(uvicorn.Server):
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
-    """Of a web process: uvloop's, where the platform has it."""
-    factory = uvicorn.Config("").get_loop_factory()
+    """Of a web process: uvloop's, where the platform has it. uvicorn's loggers stay as they are."""
+    factory = uvicorn.Config("", log_config=None).get_loop_factory()
     return factory() if factory else asyncio.new_event_loop()
 
 

@@ -57,7 +57,7 @@ def _writes_a_report(measure: Callable[..., None]) -> Callable[..., None]:
     @wraps(measure)
     def with_files(json_file: Path | None, csv: Path | None, html: Path | None, **options: Any) -> None:
         for file in filter(None, (json_file, csv, html)):
-            _can_be_written(file)
+            can_be_written(file)
         measure(write=partial(_write, json_file=json_file, csv=csv, html=html), **options)
 
     file = click.Path(dir_okay=False, writable=True, path_type=Path)
@@ -66,7 +66,7 @@ def _writes_a_report(measure: Callable[..., None]) -> Callable[..., None]:
     return click.option("--json", "json_file", type=file, help="Write everything that was measured.")(with_csv)
 
 
-def _can_be_written(file: Path) -> None:
+def can_be_written(file: Path) -> None:
     """Said before anything is measured, not after. Raises click.BadParameter."""
     there = file.exists()
     try:

@@ -7,6 +7,7 @@ import socket
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from unittest.mock import patch
 
 from app.servers.children import end_with_parent
 
@@ -41,12 +42,14 @@ def broken() -> None:
     sys.exit("the engine is broken")
 
 
-def serve(given: argparse.Namespace) -> None:
-    from app.config import Config
-    from app.serve import Plan
-    from app.serve import serve as run
+async def nobody_to_ask(*_: object) -> None: ...
 
-    plan = Plan(
+
+def serve(given: argparse.Namespace) -> None:
+    from app import serve
+    from app.config import Config
+
+    plan = serve.Plan(
         given.data,
         port=0,
         workers=given.workers,
@@ -54,7 +57,8 @@ def serve(given: argparse.Namespace) -> None:
         web_command=(*ME, given.web),
         worker_command=(*ME, "worker"),
     )
-    sys.exit(run(plan, Config.from_environment()))
+    with patch.object(serve, "_migrated", nobody_to_ask):
+        sys.exit(serve.serve(plan, Config.from_environment()))
 
 
 if __name__ == "__main__":

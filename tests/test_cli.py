@@ -5,12 +5,14 @@ import os
 import socket
 import sys
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
+from pymongo.errors import ServerSelectionTimeoutError
 
 from app import serve
 from app.cli import Feedlab, main, show_author
@@ -20,6 +22,7 @@ from app.servers import programs
 from app.servers.borrow import running_servers
 from app.servers.datadir import DataDirectory
 from app.servers.programs import ServersError, insist, resolve
+from app.servers.urls import SERVERS, urls, variable
 from app.stack import connected
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
@@ -32,6 +35,18 @@ SILENT = {
     "FEEDLAB_REDIS_URL": "redis://127.0.0.1:9/0",
     "FEEDLAB_MEMCACHED": "127.0.0.1:9",
 }
+
+
+EVERY_COMMAND: tuple[list[str], ...] = (
+    ["serve", "--port", "0"],
+    ["doctor"],
+    ["worker"],
+    ["phases"],
+    ["deliveries"],
+    ["author", "ada"],
+    ["admin", "ada"],
+    ["seed", "--users", "9", "--mean", "2"],
+)
 
 
 def feedlab(*words: object, environment: Mapping[str, str] | None = None) -> Result:
@@ -85,6 +100,77 @@ def test_a_url_that_cannot_be_read_is_named_and_not_repeated(name: str, url: str
     assert "s3cr" not in line
 
 
+USELESS_URLS: dict[str, tuple[str, ...]] = {
+    "FEEDLAB_MONGODB_URL": (
+        "mongo://ada:s3cr3t@127.0.0.1:9",
+        "mongodb://ada:s3cr3t:y@@127.0.0.1:9",
+        "mongodb://127.0.0.1:9/?w=s3cr3t#x&authMechanism=FOO",
+        "mongodb://127.0.0.1:9/?uuidRepresentation=s3cr3t",
+        "mongodb://127.0.0.1:9/?tls=yes",
+        "mongodb://127.0.0.1:9/?password=s3cr3t",
+        "mongodb://127.0.0.1:9/?minPoolSize=100&maxPoolSize=1",
+        "mongodb://127.0.0.1:9/$s3cr3t",
+        "mongodb+srv://ada:s3cr3t@a.example/?tls=yes",
+        "mongodb://ada:s3cr3t%00@127.0.0.1:9",
+        "mongodb://ada:s3cr3t\n@127.0.0.1:9",
+        f"mongodb://{'a' * 64}.example",
+    ),
+    "FEEDLAB_REDIS_URL": (
+        "http://:s3cr3t@127.0.0.1:9",
+        "REDIS://127.0.0.1:9",
+        "redis://:s3cr3t@127.0.0.1:9/notanumber",
+        "redis://127.0.0.1:9/0?db=s3cr3t",
+        "redis://127.0.0.1:9/0?s3cr3t=1",
+        "redis://127.0.0.1:9/0?socket_timeout=600",
+        "redis://127.0.0.1:9/0?decode_responses=true",
+        "redis://127.0.0.1:9/0?connection_class=s3cr3t",
+        "redis://127.0.0.1:9/0?self=s3cr3t",
+        "redis://127.0.0.1:9/0?ssl_keyfile=s3cr3t",
+        "rediss://127.0.0.1:9/0?ssl_cert_reqs=s3cr3t",
+        "rediss://127.0.0.1:9/0?ssl_min_version=s3cr3t",
+        "unix://",
+        "redis://a..b:9",
+        "unix://s3cr3t/redis.sock",
+    ),
+    "FEEDLAB_MEMCACHED": (
+        "memcacheds://ada:s3cr3t#x@127.0.0.1:9",
+        "ada:s3cr3t@127.0.0.1:9",
+        "ada:s3cr3t:9",
+        "127.0.0.1:99999",
+        "127.0.0.1:0",
+        "[::1",
+        "[s3cr3t]:9",
+        "127.0.0.1:9,s3cr3t",
+        "\udcff:9",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "url"), [(name, url) for name, urls in USELESS_URLS.items() for url in urls])
+def test_a_url_that_a_driver_can_do_nothing_with_is_refused_by_every_command(
+    name: str, url: str, tmp_path: Path
+) -> None:
+    """Before any server is asked, and one that the driver would take half of too: `tls=yes` is no TLS."""
+    for words in (*EVERY_COMMAND, ["backup", str(tmp_path / "a.backup")]):
+        line = refused(feedlab(*words, "--data", tmp_path / "data", environment=SILENT | {name: url}))
+        assert f"{name}" in line
+        assert "s3cr3t" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("FEEDLAB_REDIS_URL", "rediss://ada:p%2Fw@127.0.0.1:9/3?ssl_cert_reqs=none&health_check_interval=30"),
+        ("FEEDLAB_REDIS_URL", "unix:///run/redis.sock?db=1&password=p%2Fw"),
+        ("FEEDLAB_MONGODB_URL", "mongodb+srv://ada:p%2Fw@a.example/?retryWrites=true&w=majority&appName=feedlab"),
+        ("FEEDLAB_MEMCACHED", "[::1]:9,/run/memcached.sock,memcacheds://a.example:9"),
+    ],
+)
+def test_a_url_of_every_form_that_the_drivers_know_is_taken(name: str, url: str) -> None:
+    (server,) = (server for server in SERVERS if variable(server) == name)
+    assert ",".join(urls(Config.from_environment({name: url}), server)) == url
+
+
 @pytest.mark.parametrize(
     "url",
     ["mongodb://a:9,b:9/?replicaSet=r", "mongodb+srv://ada:p%2Fw@cluster.example/", "mongodb://%2Ftmp%2Fm.sock/"],
@@ -100,16 +186,17 @@ def test_a_command_says_what_it_can_in_every_locale(monkeypatch: pytest.MonkeyPa
 
 
 WITH_FILES = {
+    "FEEDLAB_REDIS_URL": "rediss://127.0.0.1:9/0?ssl_ca_certs={}",
     "FEEDLAB_MONGODB_URL": "mongodb://127.0.0.1:9/?tlsCAFile={}",
     "FEEDLAB_MEMCACHED": "memcacheds://127.0.0.1:9?ssl_ca_certs={}",
 }
-USING_BOTH = ("phases", "worker", "deliveries")
+USING_THEM = ("phases", "worker", "deliveries")
 
 
 @pytest.mark.parametrize("file", ["none", "no-certificate"])
 @pytest.mark.parametrize(
     ("command", "name"),
-    [*((command, name) for command in USING_BOTH for name in WITH_FILES), ("backup", "FEEDLAB_MONGODB_URL")],
+    [*((command, name) for command in USING_THEM for name in WITH_FILES), ("backup", "FEEDLAB_MONGODB_URL")],
 )
 def test_a_file_of_no_use_that_a_url_names_is_said_in_one_line(
     command: str, name: str, file: str, tmp_path: Path
@@ -136,8 +223,58 @@ def test_the_doctor_takes_a_file_of_no_use_for_no_answer(file: str, tmp_path: Pa
 def test_a_server_that_is_away_is_said_in_one_line(words: list[object], tmp_path: Path) -> None:
     away = SILENT | {"FEEDLAB_SERVER_TIMEOUT_S": "0.2"}
     line = refused(feedlab(*words, "--data", tmp_path, environment=away))
-    assert "127.0.0.1:9" in line
+    assert "MongoDB: 127.0.0.1:9" in line
     assert "secret" not in line
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_who_stays_waits_for_mongodb_and_gives_up_in_one_line(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "MONGODB_DEADLINE_S", 0)
+    port = ["--port", 0] if command == "serve" else []
+    result = feedlab(command, *port, "--data", tmp_path, environment=SILENT | {"FEEDLAB_SERVER_TIMEOUT_S": "0.2"})
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("Error: no answer in 0 s from MongoDB: 127.0.0.1:9: ")
+    assert "secret" not in result.stderr
+
+
+@pytest.mark.anyio
+async def test_a_mongodb_that_comes_later_is_waited_for_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter([ServerSelectionTimeoutError("it is away"), ServerSelectionTimeoutError("it is away"), None])
+
+    @asynccontextmanager
+    async def later(*_: object) -> AsyncIterator[None]:
+        if error := next(answers):
+            raise error
+        yield
+
+    monkeypatch.setattr(serve, "connected", later)
+    monkeypatch.setattr(serve, "MONGODB_PAUSE_S", 0)
+    await serve._migrated(STAND_INS, Config())
+    assert capsys.readouterr().err == "feedlab: waiting for MongoDB: it is away\n"
+    assert next(answers, "all of them") == "all of them"
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["bench", "faults"], "--seconds"),
+        (["bench", "faults"], "--pause"),
+        (["bench", "attack"], "--seconds"),
+        (["bench", "live"], "--silent"),
+        (["bench", "live"], "--rate"),
+        (["seed"], "--mean"),
+    ],
+)
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_number_that_nothing_can_be_done_with_is_refused(words: list[str], option: str, number: str) -> None:
+    result = feedlab(*words, option, number)
+    assert result.exit_code == 2
+    assert option in result.stderr
 
 
 def test_a_missing_url_is_named(tmp_path: Path) -> None:
@@ -152,6 +289,27 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
         line = refused(feedlab("serve", "--stack", "memory", "--data", tmp_path, "--port", port))
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in line
     assert DataDirectory(tmp_path).owner() is None
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "\udcff", "no.invalid"])
+def test_an_address_that_there_is_not_is_named(host: str, tmp_path: Path) -> None:
+    words = ("serve", "--stack", "memory", "--data", tmp_path, "--port", 0)
+    assert "cannot listen on" in refused(feedlab(*words, "--host", host))
+    result = feedlab(*words, environment={"FEEDLAB_METRICS": f"{host}:80"})
+    assert result.exit_code == 2
+    assert "Error: FEEDLAB_METRICS: " in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("words", EVERY_COMMAND, ids=" ".join)
+def test_an_empty_data_directory_is_not_the_current_one(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable of a script that is not set."""
+    monkeypatch.chdir(tmp_path)
+    result = feedlab(*words, "--data", "")
+    assert result.exit_code == 2
+    assert "'--data': it is empty" in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_second_serve_is_refused(tmp_path: Path) -> None:
@@ -219,6 +377,33 @@ def test_ctrl_c_is_quiet() -> None:
 
     result = CliRunner().invoke(program, ["interrupted"])
     assert (result.exit_code, result.output) == (130, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/no/x"), "Error: /no/x: No such file or directory\n"),
+        (OSError(28, "No space left on device"), "Error: No space left on device\n"),
+        (PermissionError(13, "Permission denied", "/x"), "Error: /x: Permission denied\n"),
+    ],
+)
+def test_what_the_system_says_of_a_file_ends_a_command_in_one_line(error: OSError, says: str) -> None:
+    @click.group(cls=Feedlab)
+    def program() -> None: ...
+
+    @program.command()
+    def work() -> None:
+        raise error
+
+    result = CliRunner().invoke(program, ["work"])
+    assert (result.exit_code, result.output) == (2, says)
+
+
+def test_a_backup_that_cannot_be_written_is_said_before_any_server_is_asked(tmp_path: Path) -> None:
+    result = feedlab("backup", tmp_path / "no" / "a.backup", "--data", tmp_path, environment=SILENT)
+    assert result.exit_code == 2
+    assert "No such file or directory" in result.stderr
+    assert "127.0.0.1:9" not in result.stderr
 
 
 def test_phases_shows_and_changes_the_setting() -> None:

@@ -31,7 +31,8 @@ from app.servers.borrow import owner_servers, running_servers, servers_of
 from app.servers.children import Child, stop_together
 from app.servers.datadir import DataDirectory, InUse, Note, ProcessId
 from app.servers.probe import NoAnswer, ask
-from app.servers.programs import Server, ServersError, Source, insist, masked, resolve
+from app.servers.programs import ServersError, Source, insist, resolve
+from app.servers.urls import SERVERS, Server, masked, without_secrets
 from tests.conftest import free_port, real_servers
 
 SERVING = (sys.executable, str(Path(__file__).with_name("serving.py")))
@@ -158,8 +159,16 @@ def test_memory_takes_stand_ins_even_where_urls_are_set() -> None:
         ("redis://s3cr3t@cache", "redis://:***@cache"),
         ("redis://:s3cr3t", "redis://***"),
         ("redis://:s3cr3t#x/0", "redis://***"),
+        ("redis://:x?s3cr3t", "redis://***"),
+        ("redis://:x/s3cr3t", "redis://***"),
+        ("redis://ada:x@y:s3cr3t", "redis://ada:***@***"),
+        ("mongodb://db/?w=s3cr3t#x&tls=true&maxIdleTimeMS=5", "mongodb://db/?w=***&tls=true&maxIdleTimeMS=5"),
+        ("mongodb://db/?w=1;password=s3cr3t", "mongodb://db/?w=***"),
+        ("mongodb://db/?s3cr3t", "mongodb://db/?***"),
+        ("mongodb://db/$s3cr3t?w=majority", "mongodb://db/***?w=majority"),
+        ("mongodb://db/?tlsCAFile=/etc/a.pem&tlsCertificateKeyFilePassword=s3cr3t", None),
         ("redis://cache/0?password=s3cr3t&db=1", "redis://cache/0?password=***&db=1"),
-        ("mongodb://ada:s3cr3t:x@[::1", "mongodb://ada:***@[::1"),
+        ("mongodb://ada:s3cr3t:x@[::1", "mongodb://ada:***@***"),
         ("mongodb://s3cr3t/x:y@db", "mongodb://:***@db"),
         ("mongodb://db/?replicaSet=r&authMechanismProperties=AWS_SESSION_TOKEN:s3cr3t", None),
         ("mongodb://a:1,[::1]:2,c/?replicaSet=r", "mongodb://a:1,[::1]:2,c/?replicaSet=r"),
@@ -171,6 +180,29 @@ def test_memory_takes_stand_ins_even_where_urls_are_set() -> None:
 def test_a_password_is_never_shown(url: str, shown: str | None) -> None:
     assert "s3cr3t" not in masked(url)
     assert shown is None or masked(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mongodb://ada:s3cr3t@db", "no user ada with s3cr3t"),
+        ("mongodb://ada:s3cr3t%23x@db", "bad: 's3cr3t#x'"),
+        ("mongodb://ada:s3cr3t%23x@db", "Port could not be cast to integer value as 's3cr3t'"),
+        ("mongodb://db/?uuidRepresentation=s3cr3t", "s3cr3t is an invalid UUID representation"),
+        ("mongodb://db/$s3cr3t", 'Bad database name "$s3cr3t"'),
+    ],
+)
+def test_a_driver_may_repeat_a_password_and_we_do_not(url: str, said: str) -> None:
+    shown = without_secrets(said, Config(mongodb_url=url))
+    assert "s3cr3t" not in shown
+    assert shown.split()[0] in (said.split()[0], "***"), "and all the rest"
+
+
+def test_what_is_no_secret_is_said() -> None:
+    """A file that cannot be read, a host that is away, a time that was too short."""
+    config = Config(mongodb_url="mongodb://ada:pw@db:1/?tlsCAFile=/etc/a.pem&timeoutMS=500&retryWrites=true")
+    said = "ada@db:1: /etc/a.pem took 500 ms, which is true of pwd"
+    assert without_secrets(said, config) == said
 
 
 # The data directory
@@ -668,7 +700,7 @@ def test_another_user_of_the_machine_can_neither_connect_nor_look(name: str) -> 
         with running_servers(Path(open_to_all, name), NOTHING) as addresses:
             assert addresses.redis
             assert addresses.memcached
-            sockets = [Path(unquote(urlsplit(addresses.redis).path)).with_name(f"{s}.sock") for s in programs.SERVERS]
+            sockets = [Path(unquote(urlsplit(addresses.redis).path)).with_name(f"{s}.sock") for s in SERVERS]
             assert str(sockets[2]) == addresses.memcached[0]
             assert {path.stat().st_mode & 0o077 for path in (*sockets, sockets[0].parent)} == {0}
             if os.geteuid():
@@ -692,7 +724,7 @@ def restarted(directory: DataDirectory, server: Server, before: ProcessId) -> bo
 def test_a_server_that_dies_comes_back_on_its_socket(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with running_servers(tmp_path, NOTHING):
         directory = DataDirectory(tmp_path)
-        for server in programs.SERVERS:
+        for server in SERVERS:
             before = directory.note().children[server]
             os.kill(before.pid, signal.SIGKILL)
             until(partial(restarted, directory, server, before), f"another {server}")
@@ -706,7 +738,7 @@ def test_a_second_serve_is_refused_and_a_killed_one_is_cleaned_up_after(tmp_path
     no_urls = dict.fromkeys(URLS, "")
     with serving(tmp_path / "data", environment=no_urls) as run:
         left = run.ready().children
-        assert set(programs.SERVERS) <= set(left)
+        assert set(SERVERS) <= set(left)
         for title in programs.TITLES.values():
             assert f"feedlab: {title} " in run.errors
         with serving(tmp_path / "data", environment=no_urls) as second:
@@ -718,7 +750,7 @@ def test_a_second_serve_is_refused_and_a_killed_one_is_cleaned_up_after(tmp_path
         now = run.ready().children
         assert gone(left)
         note = DataDirectory(run.data).note()
-        assert all(answers(url_of(note, server), server) for server in programs.SERVERS)
+        assert all(answers(url_of(note, server), server) for server in SERVERS)
         run.process.terminate()
         run.process.wait(DEADLINE_S)
         assert gone(now)

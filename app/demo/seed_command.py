@@ -9,7 +9,7 @@ from app.demo import seed as seeding
 from app.demo.graph import Graph
 from app.demo.progress import shown
 from app.models import Status, User
-from app.servers.programs import masked
+from app.servers.urls import masked
 from app.stack import Stack
 
 

@@ -10,6 +10,7 @@ from app.servers.children import Stop, Stopped
 from app.servers.datadir import DataDirectory, InUse, Note
 from app.servers.programs import Level, ServersError, Source, insist, resolve
 from app.servers.start import started
+from app.servers.urls import SERVERS, urls
 from app.stack import Addresses
 
 BORROW_DEADLINE_S = 60.0  # how long a command waits for another command's servers to be ready or gone
@@ -22,7 +23,8 @@ def servers_of(
     """The servers of `data` for one command: by URL, or those that run, or its own until the block ends.
 
     Nothing of this needs an event loop: enter it before one is started. Raises ServersError, also when the running
-    servers live inside another process, and SystemExit when a signal comes while they start.
+    servers live inside another process, ConfigError for a URL of no use, and SystemExit when a signal comes while they
+    start.
     `lasting`: other commands may use the ones started here.
     """
     if level == "memory":
@@ -66,9 +68,8 @@ def owner_servers(data: Path, config: Config) -> Addresses:
 
 
 def _by_url(config: Config) -> Addresses | None:
-    if config.mongodb_url and config.redis_url and config.memcached:
-        return Addresses(config.mongodb_url, config.redis_url, config.memcached)
-    return None
+    mongodb, redis, memcached = (urls(config, server) for server in SERVERS)
+    return Addresses(mongodb[0], redis[0], memcached) if mongodb and redis and memcached else None
 
 
 def _borrowed(directory: DataDirectory, note: Note) -> Addresses:

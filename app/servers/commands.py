@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
-from app.servers.programs import Server
+from app.servers.urls import Server
 
 REPLICA_SET = "feedlab"
 MEMCACHED_MB = "256"  # taken as it is needed: 25,000 full lists

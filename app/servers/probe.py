@@ -11,7 +11,7 @@ from pymongo.errors import PyMongoError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app.servers.programs import Server
+from app.servers.urls import Server
 from app.stack.memcached_node import Node
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from app.config import OLDEST_MONGODB, Config
+from app.servers.urls import SERVERS, Server, urls, variable
 
-Server = Literal["mongodb", "redis", "memcached"]
-SERVERS: tuple[Server, ...] = ("mongodb", "redis", "memcached")
 TITLES: dict[Server, str] = {"mongodb": "MongoDB", "redis": "Redis", "memcached": "Memcached"}
 
 Level = Literal["auto", "urls", "servers", "memory"]
@@ -26,9 +25,6 @@ PACKAGES: dict[Server, tuple[str, str]] = {"mongodb": ("fiftyone", "db/bin"), "r
 VERSION_OPTION: dict[Server, str] = {"mongodb": "--version", "redis": "--version", "memcached": "-V"}
 OLDEST: dict[Server, tuple[int, int]] = {"mongodb": OLDEST_MONGODB}
 
-PLAIN = re.compile(r"[\w.%+-]*")  # a user name
-PLACE = re.compile(r"(([\w.%-]+|\[[\da-fA-F:.]+\])?(:\d{1,5})?(,|$|(?=[/?])))+")  # hosts with ports, without an account
-OPTION = re.compile(r"((w|db|replicaSet|directConnection|authSource|tls|ssl)=.*)?")
 VERSION_TIMEOUT_S = 20  # a large program read from a cold disk
 
 
@@ -67,20 +63,11 @@ class Source:
                 return "missing"
 
 
-def variable(server: Server) -> str:
-    """The environment variable that names this server."""
-    return "FEEDLAB_MEMCACHED" if server == "memcached" else f"FEEDLAB_{server.upper()}_URL"
-
-
-def urls(config: Config, server: Server) -> tuple[str, ...]:
-    if server == "memcached":
-        return config.memcached
-    url = config.mongodb_url if server == "mongodb" else config.redis_url
-    return (url,) if url else ()
-
-
 def resolve(config: Config, level: Level = "auto", path: str | None = None) -> tuple[Source, ...]:
-    """One source per server, in the order of SERVERS. `path` is searched instead of $PATH when given."""
+    """One source per server, in the order of SERVERS. `path` is searched instead of $PATH when given.
+
+    Raises ConfigError for a URL of no use.
+    """
     return tuple(_resolve(config, level, server, path) for server in SERVERS)
 
 
@@ -173,17 +160,3 @@ def install_hint(server: Server) -> str:
             verb = {"pacman": "-S", "apk": "add"}.get(manager, "install")
             return f"{manager} {verb} {package}"
     return f"install {package}"
-
-
-def masked(url: str) -> str:
-    """The URL as it may be shown: without what may be a password, also where it is written wrongly."""
-    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
-    account, at, place = rest.rpartition("@")
-    if at:
-        user, colon, _ = account.partition(":")
-        account = f"{user if colon and PLAIN.fullmatch(user) else ''}:***"
-    elif not PLACE.match(place):
-        place = "***"
-    place, query, options = place.partition("?")
-    options = "&".join(o if OPTION.fullmatch(o) else f"{o.partition('=')[0]}=***" for o in options.split("&"))
-    return f"{scheme}{separator}{account}{at}{place}{query}{options}"

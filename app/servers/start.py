@@ -18,7 +18,8 @@ from app.servers.children import Child, Stop, stop_together
 from app.servers.commands import address
 from app.servers.datadir import DataDirectory
 from app.servers.primary import make_primary
-from app.servers.programs import Server, ServersError, Source, masked
+from app.servers.programs import ServersError, Source
+from app.servers.urls import Server, masked
 from app.stack import Addresses
 
 ATTEMPTS = 2  # the second without what may be damaged

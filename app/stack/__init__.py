@@ -19,7 +19,7 @@ from redis import RedisError
 from app.clock import Clock
 from app.config import Config, files_of
 from app.models import DOCUMENTS
-from app.stack import queue, schema
+from app.stack import queue, redis_pool, schema
 from app.stack.bus import Bus, Hint, MemoryBus, RedisBus
 from app.stack.deadline import OutOfTime, within
 from app.stack.heartbeats import Heartbeats, HeartbeatsStandIn, RedisHeartbeats
@@ -48,17 +48,18 @@ UNAVAILABLE = (
     SetsDown,
 )
 
-LONGEST_WORDS = 300  # characters of what a driver says: it may repeat a whole command
+DRIVERS = {PyMongoError: "MongoDB", RedisError: "Redis"}  # whose words may name no server: "No servers found yet"
 
 REDIS_TIMEOUT_S = 1.0  # an enqueue that takes longer is left to the sweeper
 MEMCACHED_TIMEOUT_S = SETS_TIMEOUT_S = 0.5  # a cache that takes longer than phase 1 is no cache
 
 
 def said_by_a_driver(error: BaseException) -> str | None:
-    """One line, where a server or its driver is the reason."""
+    """One line, where a server or its driver is the reason. It may repeat a URL, and what is secret in it."""
     if not isinstance(error, (*UNAVAILABLE, PyMongoError, RedisError)):
         return None
-    return (str(error).split(", Timeout:")[0].splitlines() or [type(error).__name__])[0][:LONGEST_WORDS]
+    words = (str(error).split(", Timeout:")[0].splitlines() or [type(error).__name__])[0]
+    return next((f"{title}: {words}" for kind, title in DRIVERS.items() if isinstance(error, kind)), words)
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,9 @@ async def opened(
         with files_of("FEEDLAB_MONGODB_URL"):
             db = connect(addresses.mongodb, config.database, config.server_timeout_s)
     memcached = _memcached(addresses, config, clock)
+    if addresses.redis is not None:
+        with files_of("FEEDLAB_REDIS_URL"):
+            redis_pool.judge(addresses.redis)
     connection = queue.stand_in() if addresses.redis is None else queue.connect(addresses.redis, redis_timeout_s)
     deliveries = DeliveryQueue(connection, config.database, clock.monotonic)
     sets, rates = _sets(addresses, config.database, clock), Rates(addresses.redis, config.database)

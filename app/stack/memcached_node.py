@@ -4,6 +4,8 @@ import ssl
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+from app.config import name_that_dns_can_have
+
 TLS = "memcacheds://"
 
 
@@ -21,7 +23,8 @@ class Node(NamedTuple):
         if text.startswith("/"):
             return cls(text)
         url = urlsplit(text if text.startswith(TLS) else f"//{text}")
-        if url.hostname is None or url.port is None:
-            raise ValueError(f"no host and port can be read in {text}")
+        if not url.hostname or not url.port or "@" in url.netloc:
+            raise ValueError("no host and port can be read in it, and nobody signs in to Memcached")
+        name_that_dns_can_have(url.hostname)
         authority = parse_qs(url.query).get("ssl_ca_certs", [None])[0]
         return cls((url.hostname, url.port), ssl.create_default_context(cafile=authority) if url.scheme else None)

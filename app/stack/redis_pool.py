@@ -1,8 +1,17 @@
 """Connections to Redis on the event loop: a command is sent once, and nobody waits for longer than one may take."""
 
+import re
+from urllib.parse import parse_qsl, urlsplit
+
 import redis.asyncio as redis
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+
+SCHEMES = ("redis", "rediss", "unix")
+# All others say how this program speaks to Redis, or are none: a time-out, a decoding, a class.
+OPTION = re.compile(r"db|username|password|client_name|protocol|health_check_interval|socket_keepalive|ssl_[a-z_]+")
+DATABASE = re.compile(r"/?\d*", re.ASCII)
 
 
 def redis_pool(url: str, connections: int, timeout_s: float) -> redis.ConnectionPool:
@@ -15,3 +24,23 @@ def redis_pool(url: str, connections: int, timeout_s: float) -> redis.Connection
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
     )
+
+
+def judge(text: str) -> None:
+    """Raises OSError for a file of no use, else ValueError, TypeError, AttributeError or RedisError. Else the driver
+    would raise them with the first command, take the file for a server that is away, and the name of a database for 0.
+    """
+    url = urlsplit(text)
+    if url.scheme not in SCHEMES or not text.startswith(f"{url.scheme}://"):
+        raise ValueError("it begins with none of redis://, rediss:// and unix://")
+    for name, _ in parse_qsl(url.query, keep_blank_values=True):
+        if not OPTION.fullmatch(name):
+            raise ValueError("it has an option that Redis does not know, or that is decided here")
+    if url.scheme == "unix":
+        if url.netloc.rpartition("@")[2] or not url.path:
+            raise ValueError("it names no socket, as unix:///path does")
+    elif not DATABASE.fullmatch(url.path):
+        raise ValueError("behind the host there may only be the number of a database")
+    connection = redis.ConnectionPool.from_url(text).make_connection()  # type: ignore[no-untyped-call]
+    if isinstance(connection, SSLConnection):
+        connection.ssl_context.get()

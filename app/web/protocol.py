@@ -22,6 +22,7 @@ MOST_CONNECTIONS = 10_000
 MOST_DESCRIPTORS = 65_536  # more is never needed, and some systems have no limit
 LONGEST_WORDS = 4 * 1024  # bytes of a WebSocket's message: clients have nothing to say
 PING_S, PONG_S = 10.0, 20.0  # to every WebSocket, and how long it may take to answer
+NO_HANDSHAKE = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -167,6 +168,21 @@ class WebSocket(WebSocketsSansIOProtocol):
         super().connection_made(transport)
         trusted = not self.client or self._state.trusted(self.client[0])
         self._address = "" if trusted or not self.client else network_of(self.client[0])
+
+    def data_received(self, data: bytes) -> None:
+        """The library takes fewer requests than the parser before it: no other method, no body, shorter lines. It has
+        an answer or none, and uvicorn would send neither and hold the connection for ever.
+        """
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.close_sent:
+            self.transport.write(b"".join(self.conn.data_to_send()) or NO_HANDSHAKE)
+            self.close_sent = self.handshake_complete = True
+            self.transport.close()
+
+    async def send(self, message: Any) -> None:
+        """uvicorn logs an error where the handshake ends in an answer of ours, as if there were none."""
+        await super().send(message)
+        self.handshake_complete = self.handshake_complete or self.close_sent
 
     def start_keepalive(self) -> None:
         """The handshake is over, and what was said in it would be kept as long as the connection."""

@@ -209,6 +209,40 @@ async def test_who_may_not_is_told_before_the_upgrade(site: Site) -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (429, "application/problem+json")
 
 
+UPGRADE = (
+    "Host: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+MANY = "A: b\r\n" * 400
+SOCKET = f"{PREFIX}/live/socket"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (f"POST {SOCKET} HTTP/1.1\r\n{UPGRADE}Content-Length: 2\r\n\r\n{{}}", 400),
+        (f"GET {SOCKET} HTTP/1.1\r\n{UPGRADE}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (f"GET {SOCKET} HTTP/1.1\r\n{UPGRADE}{MANY}\r\n", 431),
+        (f"GET {SOCKET} HTTP/1.1\r\n{UPGRADE}A: {'b' * 20_000}\r\n\r\n", 431),
+        (f"GET {SOCKET}?ticket={'a' * 20_000} HTTP/1.1\r\n{UPGRADE}\r\n", 414),
+        (f"GET {SOCKET} HTTP/1.1\r\n{UPGRADE.replace('13', '99')}\r\n", 400),
+        (f"GET {SOCKET} HTTP/1.1\r\n{UPGRADE}\r\n", 401),
+        (f"GET /people HTTP/1.1\r\n{UPGRADE}\r\n", 403),
+    ],
+)
+async def test_a_handshake_that_is_none_is_answered_and_its_connection_closed(
+    site: Site, head: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The library for WebSockets reads less than the parser before it. Nothing that a stranger sends is an error."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    writer.write(head.encode())
+    answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
+    assert int(answer.split()[1]) == status, answer
+    assert answer.lower().count(b"http/1.1 ") == 1
+    writer.close()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 @pytest.mark.thorough
 async def test_who_is_refused_again_and_again_costs_no_look_up() -> None:
     """A person above their limit by any way in; and a stranger from an address that much was refused to."""
