@@ -3,7 +3,9 @@
 import json
 import os
 import socket
+import socketserver
 import sys
+import threading
 import webbrowser
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -21,6 +23,7 @@ from app.models import User
 from app.servers import programs
 from app.servers.borrow import running_servers
 from app.servers.datadir import DataDirectory
+from app.servers.probe import NoAnswer, ask
 from app.servers.programs import ServersError, insist, resolve
 from app.servers.urls import SERVERS, urls, variable
 from app.stack import connected
@@ -495,6 +498,21 @@ def test_doctor_names_what_does_not_answer_and_hides_the_password(tmp_path: Path
         "Memcached": "no answer",
     }
     assert "secret" not in result.output
+
+
+@pytest.mark.parametrize("says", [b"+PONG\r\n", b":1\r\n", b"$2\r\na:\r\n", b"*0\r\n"])
+def test_a_redis_that_is_something_else_is_no_answer(says: bytes) -> None:
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            while self.request.recv(4096):
+                self.request.sendall(says)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        with pytest.raises(NoAnswer):
+            ask("redis", f"redis://127.0.0.1:{server.server_address[1]}/0", 10)
+        server.shutdown()
 
 
 def test_doctor_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,9 +73,11 @@ def _ask_redis(url: str, timeout_s: float) -> Answer:
         ) as client:
             client.ping()  # refused while it still reads its files, and may die of them
             info = client.info("server")
+            return Answer(str(info["redis_version"]), int(info["process_id"]))
     except (redis.RedisError, OSError, ValueError) as error:
         raise NoAnswer(str(error)) from None
-    return Answer(str(info["redis_version"]), int(info["process_id"]))
+    except (AttributeError, KeyError, TypeError):  # the driver reads whatever comes, and finds other things
+        raise NoAnswer("it does not answer as Redis does") from None
 
 
 def _ask_memcached(node: str, timeout_s: float) -> Answer:
