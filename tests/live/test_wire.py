@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from unittest.mock import patch
 
 import httpx
 import pytest
+import websockets.http11
 
 from app.config import Config
 from app.live.connection import EACH, Event
@@ -189,6 +191,18 @@ async def test_both_say_the_same_and_go_on_where_they_were(site: Site) -> None:
     for headers, after in ((ann, "x"), (ann, first[0][:-4] + "AAAA"), (ann, f"{last}\n"), (bob, last)):
         async with events(site, headers=headers, params={"after": after}) as stream:
             assert [(await stream.next())[1] for _ in range(2)] == ["ready", "reset"]
+
+
+async def test_a_stream_keeps_nothing_of_its_request(site: Site) -> None:
+    """There are thousands of them."""
+    ann = await site.person("ann")
+    async with events(site, headers=ann) as stream:
+        socket = await Socket.open(site, headers=ann)
+        assert (await stream.next())[1] == (await socket.next())[1] == "ready"
+        protocols = [one for one in site.server.server_state.connections if isinstance(one, protocol.WebSocket)]
+        assert [vars(one) for one in protocols] == [{}], "uvicorn has an attribute that is not among ours"
+        requests = [one for one in gc.get_objects() if type(one) is websockets.http11.Request]
+        assert [one for one in requests if ann["Authorization"] in one.headers.get_all("Authorization")] == []
 
 
 async def test_who_may_not_is_told_before_the_upgrade(site: Site) -> None:
