@@ -185,7 +185,7 @@ class View:
             blocks = _authors(answers["blocks"]) | _authors(answers["blocked_by"])
             self._departed |= _authors(answers.get("departed", ()))
             self.edges.relations |= {
-                author: _relation(author in follows, author in blocks, author in circles, author in mutes)
+                IDS.of(author): _relation(author in follows, author in blocks, author in circles, author in mutes)
                 for author in self._strangers
             }
 

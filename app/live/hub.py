@@ -27,7 +27,7 @@ from app.live.presence import Presences
 from app.live.steps import Faces, Source, counted
 from app.live.talk import Talk
 from app.live.truth import Read, Truth
-from app.live.watchers import EVERYTHING, Part, Watcher, Watchers
+from app.live.watchers import EVERYTHING, NONE, Part, Watcher, Watchers
 from app.social import Social
 from app.stack import UNAVAILABLE, Hint, OutOfTime, Stack, within
 from app.stack.bus import Listener
@@ -242,6 +242,7 @@ class Hub:
                 except UNAVAILABLE as error:
                     log.info("a live stream waits for a server: %s", error)
             await asyncio.sleep(RETRY_S)
+        watcher.reading = None  # it would keep what has been done here
 
     async def _in_turn(self, watcher: Watcher, read: Callable[[], Awaitable[None]]) -> None:
         """In one of a few places, and in their turn. Who waits for that does so as long as others are read; once one of
@@ -258,7 +259,7 @@ class Hub:
                 raise
 
     async def _update_what_is_dirty(self, watcher: Watcher) -> None:
-        parts, watcher.dirty = watcher.dirty, frozenset()
+        parts, watcher.dirty = watcher.dirty, NONE
         await self._update(watcher, parts)
 
     async def _update(self, watcher: Watcher, parts: Collection[Part]) -> Read:
@@ -279,7 +280,7 @@ class Hub:
             watcher.has.page = {row.id: Shown.of(row) for row in read.page}
         if read.notes is not None:
             watcher.has.seq = read.seq
-            watcher.tellers = frozenset(one.who for one in read.notes)
+            watcher.tellers = frozenset(one.who for one in read.notes) or NONE
             watcher.has.notes = [(one.seq, one.status.id if one.status else None) for one in read.notes]
         if read.seen is not None:
             watcher.seen = dict(read.seen)

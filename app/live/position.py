@@ -12,6 +12,7 @@ from bson import ObjectId
 
 from app.inbox.notifications import Notification
 from app.models import StatusRow
+from app.same import Same
 
 PAGE = 20  # statuses, and notifications: the first page of each is followed
 SEAL = 16  # bytes
@@ -31,7 +32,10 @@ class Shown(NamedTuple):
 
     @classmethod
     def of(cls, row: StatusRow) -> "Shown":
-        return cls(row.likes, row.you_like, row.user_id, row.audience == "mutuals")
+        return _SHOWN.of(cls(row.likes, row.you_like, row.user_id, row.audience == "mutuals"))
+
+
+_SHOWN = Same[Shown](20_000)  # about 3 MB
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from app.inbox.notifier import INBOXES
 from app.live.position import PAGE, Has
 from app.live.presence import Presence, Presences, is_another
 from app.live.steps import Counts, Faces, Source, Step, as_json, name_steps, note_steps, page_steps
-from app.live.watchers import Part, Watcher, Watchers
+from app.live.watchers import NONE, Part, Watcher, Watchers
 from app.models import Person, StatusRow
 from app.same import IDS
 from app.social import Social
@@ -123,7 +123,7 @@ class Truth:
         watcher.acquainted = await self._acquainted(me)
 
     async def _acquainted(self, me: ObjectId) -> frozenset[ObjectId]:
-        return frozenset({id for source in self._sources for id in await source.people(me)})
+        return frozenset({id for source in self._sources for id in await source.people(me)}) or NONE
 
     async def _counts(self, me: ObjectId) -> Counts:
         unread, messages = await asyncio.gather(self._notifications.unread(me), self._messages_unread(me))

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from bson import ObjectId
 
@@ -14,6 +14,7 @@ from app.live.steps import Counts, Step
 
 Part = Literal["edges", "page", "inbox", "presence"]  # of a person's state
 EVERYTHING: frozenset[Part] = frozenset({"edges", "page", "inbox", "presence"})
+NONE: frozenset[Any] = frozenset()  # another one takes 216 bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -33,12 +34,12 @@ class Watcher:
     connections: list[Connection] = field(default_factory=list)
     opening: int = 0
     followees: list[ObjectId] = field(default_factory=list)
-    acquainted: frozenset[ObjectId] = frozenset()
-    tellers: frozenset[ObjectId] = frozenset()
+    acquainted: frozenset[ObjectId] = NONE
+    tellers: frozenset[ObjectId] = NONE
     seen: dict[ObjectId, Presence | None] = field(default_factory=dict)
     looked: tuple[int, ...] = ()
     standing: int | None = None
-    dirty: frozenset[Part] = frozenset()
+    dirty: frozenset[Part] = NONE
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     reads: int = 0
     reading: "asyncio.Task[None] | None" = None

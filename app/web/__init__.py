@@ -8,6 +8,7 @@ from bson import ObjectId
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
 from app.accounts import Accounts
 from app.config import Config
@@ -53,6 +54,11 @@ async def _hinted(stack: Stack, kind: HintKind, person: ObjectId) -> None:
     stack.bus.tell(Hint(kind, person))
 
 
+class _Site(Starlette):
+    def build_middleware_stack(self) -> ASGIApp:
+        return Lasting(super().build_middleware_stack())
+
+
 def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     """The ASGI application on an open stack. Closing the stack is for whoever opened it."""
     errors = Errors(pages.error_page)
@@ -71,12 +77,11 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
             yield
         await last_pulse(timelines)
 
-    app = Starlette(
+    app = _Site(
         routes=[api.ROUTE, *health.ROUTES, *walkthrough.routes, *pages.routes],
         exception_handlers={HTTPException: errors.answer},  # Starlette's own; AnswerErrors sees to all the others
         lifespan=lifespan,
         middleware=[
-            Middleware(Lasting),
             Middleware(RequestIds),
             Middleware(SecurityHeaders),
             Middleware(Measured),

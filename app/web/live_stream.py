@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
 from bson import ObjectId
@@ -77,8 +77,8 @@ REST = "feedlab.rest"  # of a scope: what goes on once everything that stands be
 
 
 class Lasting:
-    """Stands first. A stream goes on here, and not below all that a request passes on its way to it: kept as long as
-    the stream lasts, those frames and what they know of the request were a quarter of its memory.
+    """Stands first, before what Starlette adds. A stream goes on here, and not below all that a request passes on its
+    way to it: kept as long as the stream lasts, those frames and what they know of it were a quarter of its memory.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -88,20 +88,10 @@ class Lasting:
         await self.app(scope, receive, send)
         rest: Callable[[Receive, Send], Awaitable[None]] | None = scope.get(REST)
         if rest:
-            kept = {"method": scope.get("method")}  # uvicorn asks whether it is HEAD
+            method = scope.get("method")
             scope.clear()
-            scope.update(kept)
+            scope["method"] = method  # uvicorn asks whether it is HEAD
             await rest(receive, send)
-
-
-@asynccontextmanager
-async def _open(hub: Hub, presences: Presences, connection: Connection) -> AsyncIterator[None]:
-    """Its person is here, as long as it is open."""
-    try:
-        yield
-    finally:
-        hub.close(connection)
-        await presences.gone(connection.me, connection.name)
 
 
 class EventStream(Response):
@@ -118,21 +108,27 @@ class EventStream(Response):
 
 
 async def _stream(hub: Hub, presences: Presences, connection: Connection, receive: Receive, send: Send) -> None:
-    async with _open(hub, presences, connection):
-        going = asyncio.create_task(_until_gone(receive, connection))
-        try:
-            text = f"retry: {random.randint(*AGAIN_MS)}\n\n"
-            while True:
-                await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
-                events = await connection.take()
-                if not events:
-                    break
-                text = "".join(map(as_text, events))
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            going.cancel()
-            with suppress(asyncio.CancelledError):
-                await going
+    listening = asyncio.create_task(_until_gone(receive, connection))
+    try:
+        text = f"retry: {random.randint(*AGAIN_MS)}\n\n"
+        while True:
+            await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+            events = await connection.take()
+            if not events:
+                break
+            text = "".join(map(as_text, events))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    finally:
+        await _end(hub, presences, connection, listening)
+
+
+async def _end(hub: Hub, presences: Presences, connection: Connection, listening: "asyncio.Task[None]") -> None:
+    """Its person was here as long as it was open."""
+    listening.cancel()
+    hub.close(connection)
+    await presences.gone(connection.me, connection.name)
+    with suppress(asyncio.CancelledError):
+        await listening
 
 
 async def _until_gone(receive: Receive, connection: Connection) -> None:
@@ -155,15 +151,12 @@ async def converse(socket: WebSocket, connection: Connection) -> None:
 
 
 async def _converse(hub: Hub, presences: Presences, connection: Connection, receive: Receive, send: Send) -> None:
-    async with _open(hub, presences, connection):
-        listening = asyncio.create_task(_listen(receive, connection))
-        try:
-            with suppress(OSError):  # the client has gone
-                await _say(send, connection)
-        finally:
-            listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await listening
+    listening = asyncio.create_task(_listen(receive, connection))
+    try:
+        with suppress(OSError):  # the client has gone
+            await _say(send, connection)
+    finally:
+        await _end(hub, presences, connection, listening)
 
 
 async def _say(send: Send, connection: Connection) -> None:

@@ -52,7 +52,7 @@ class Reader:
         self._wire_class, self._random = wire, random
         self._wire: Wire | None = None
         self._last: str | None = None
-        self._open_since_s = self._away_since_s = asyncio.get_running_loop().time()
+        self._open_since_s = self._away_since_s = self._reads_since_s = asyncio.get_running_loop().time()
         self._told: set[str] = set()
         self._told_notes: set[int] = set()
         self._waiting: list[tuple[str, Json]] = []
@@ -115,7 +115,7 @@ class Reader:
         try:
             await asyncio.sleep(seconds)
         finally:
-            self.is_slow = False
+            self.is_slow, self._reads_since_s = False, asyncio.get_running_loop().time()
             if not wire.transport.is_closing():
                 wire.transport.resume_reading()
 
@@ -198,7 +198,8 @@ class Reader:
 
     def was_open_since(self, moment_s: float) -> bool:
         """And read what came."""
-        return self.ready.is_set() and self._open_since_s <= moment_s and not self.is_slow
+        since_s = max(self._open_since_s, self._reads_since_s)
+        return self.ready.is_set() and since_s <= moment_s and not self.is_slow
 
     def _notified(self, data: Json, now_s: float) -> None:
         if data["seq"] in self._told_notes:

@@ -54,6 +54,13 @@ class Written:
     def abort(self) -> None:
         self.is_aborted = True
 
+    def is_closing(self) -> bool:
+        return self.is_aborted
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("kind", "stream"), [(EventSource, as_sse(EVENTS)), (WebSocket, as_frames(EVENTS))])
@@ -139,6 +146,20 @@ async def test_what_a_reader_is_told_is_judged(events: list[tuple[str, Any]], fo
     early = {"early": outcome.early_resets} if outcome.early_resets else {}
     assert {**outcome.wrongs, **early} == found
     assert outcome.good is not bool(found)
+
+
+@pytest.mark.anyio
+async def test_what_was_not_read_for_a_while_is_no_delay() -> None:
+    """It is read once the reader goes on, and was at their connection all the time."""
+    reader, time = Reader(Around(), 1, "t", EventSource, Random(1)), asyncio.get_running_loop().time
+    reader._wire = EventSource("h", "t", None, reader._heard)
+    reader._wire.connection_made(Written())
+    reader._heard("i0", "ready", {"unread": 0})
+    posted_s = time()
+    assert reader.was_open_since(posted_s)
+    await reader.read_nothing(0)
+    assert not reader.was_open_since(posted_s)
+    assert reader.was_open_since(time())
 
 
 def test_a_state_with_events_applied_is_compared_with_what_is_fetched() -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import gc
+import inspect
 import json
 import os
 import socket
@@ -14,6 +16,7 @@ from unittest.mock import patch
 
 import httpx
 import pytest
+import websockets.http11
 
 from app.config import Config
 from app.live.connection import EACH, Event
@@ -189,6 +192,32 @@ async def test_both_say_the_same_and_go_on_where_they_were(site: Site) -> None:
     for headers, after in ((ann, "x"), (ann, first[0][:-4] + "AAAA"), (ann, f"{last}\n"), (bob, last)):
         async with events(site, headers=headers, params={"after": after}) as stream:
             assert [(await stream.next())[1] for _ in range(2)] == ["ready", "reset"]
+
+
+async def test_a_stream_keeps_nothing_of_its_request(site: Site) -> None:
+    """Neither the frames of what stands before it, nor what was said: there are thousands of them."""
+    ann = await site.person("ann")
+    async with events(site, headers=ann) as stream:
+        socket = await Socket.open(site, headers=ann)
+        assert (await stream.next())[1] == (await socket.next())[1] == "ready"
+        waiting = [_frames(task.get_coro()) for task in asyncio.all_tasks()]
+        assert sorted(frames[1:] for frames in waiting if frames[0].endswith(".run_asgi")) == [
+            ["Starlette.__call__", "Lasting.__call__", "_converse", "_say", "Connection.take"],
+            ["Starlette.__call__", "Lasting.__call__", "_stream", "Connection.take"],
+        ]
+        protocols = [one for one in site.server.server_state.connections if isinstance(one, protocol.WebSocket)]
+        assert [vars(one) for one in protocols] == [{}], "uvicorn has an attribute that is not among ours"
+        requests = [one for one in gc.get_objects() if type(one) is websockets.http11.Request]
+        assert [one for one in requests if ann["Authorization"] in one.headers.get_all("Authorization")] == []
+
+
+def _frames(coroutine: Any) -> list[str]:
+    """From the outside to what it waits for."""
+    frames = []
+    while inspect.iscoroutine(coroutine):
+        frames.append(coroutine.cr_code.co_qualname)
+        coroutine = coroutine.cr_await
+    return frames
 
 
 async def test_who_may_not_is_told_before_the_upgrade(site: Site) -> None:
