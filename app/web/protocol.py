@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
 from app.web.caller import network_of
-from app.web.light import Event, Queue
 from app.web.limits import limit_of
 
 HEAD_S = 10.0  # from the connection, or the first byte of a further request, to the end of the header
@@ -54,19 +52,6 @@ class Connections(ServerState):
             del self.held[address]
 
 
-class Flow(FlowControl):
-    def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__(transport)
-        self._is_writable_event = Event(is_set=True)  # type: ignore[assignment]
-
-
-class Pipeline(list[Any]):
-    """Requests that came before the one ahead of them was answered: a deque takes 770 bytes while there are none."""
-
-    def appendleft(self, request: Any) -> None:
-        self.insert(0, request)
-
-
 class Protocol(HttpToolsProtocol):
     """Whoever keeps us waiting is closed at a deadline, and before it where somebody else needs the place."""
 
@@ -81,7 +66,6 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow, self.pipeline = Flow(transport), Pipeline()  # type: ignore[assignment]
         state = self._state
         if self.client and not state.trusted(self.client[0]):
             self._address = network_of(self.client[0])
@@ -148,10 +132,7 @@ class Protocol(HttpToolsProtocol):
         names = [name for name, _ in self.headers]
         if names.count(b"host") != 1 and not (self.parser.get_http_version() == "1.0" and b"host" not in names):
             raise ValueError("not one host")
-        before = self.cycle
         super().on_headers_complete()
-        if self.cycle is not before:
-            self.cycle.message_event = Event()  # type: ignore[assignment]
         self._wait(limit_of(self.scope["method"], self.scope.get("path", "")).seconds)
 
     def on_message_complete(self) -> None:
@@ -177,21 +158,11 @@ class Protocol(HttpToolsProtocol):
 class WebSocket(WebSocketsSansIOProtocol):
     """The same for what has been upgraded: it is counted on, and whoever reads nothing is closed."""
 
-    # uvicorn's are among them: what has more than 30 attributes keeps them in a dict of 1.6 KB
-    __slots__ = (
-        *("_address", "_reading", "_state", "app", "app_state", "asgi_version", "client", "close_sent"),
-        *("close_timeout", "close_timer", "config", "conn", "connections", "curr_msg_data_type", "default_headers"),
-        *("disconnected", "frames", "handshake_complete", "handshake_initiated", "initial_response", "last_ping_rtt"),
-        *("logger", "loop", "pending_ping_payload", "ping_interval", "ping_sent_at", "ping_timeout", "ping_timer"),
-        *("pong_timer", "queue", "read_paused", "request", "response", "root_path", "scheme", "scope", "server"),
-        *("tasks", "transport", "writable"),
-    )
+    _reading: asyncio.TimerHandle | None = None
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
         super().__init__(config, server_state, app_state)
-        self.queue, self.writable = Queue(), Event(is_set=True)  # type: ignore[assignment]
         self._state = cast(Connections, server_state)
-        self._reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

@@ -205,8 +205,6 @@ async def test_a_stream_keeps_nothing_of_its_request(site: Site) -> None:
             ["Starlette.__call__", "Lasting.__call__", "_converse", "_say", "Connection.take"],
             ["Starlette.__call__", "Lasting.__call__", "_stream", "Connection.take"],
         ]
-        protocols = [one for one in site.server.server_state.connections if isinstance(one, protocol.WebSocket)]
-        assert [vars(one) for one in protocols] == [{}], "uvicorn has an attribute that is not among ours"
         requests = [one for one in gc.get_objects() if type(one) is websockets.http11.Request]
         assert [one for one in requests if ann["Authorization"] in one.headers.get_all("Authorization")] == []
 

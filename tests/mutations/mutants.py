@@ -31,7 +31,6 @@ SERVERS = "tests/test_servers.py"
 FOUND = "tests/oracle/test_found.py"
 HUB = "tests/live/test_hub.py"
 WIRE = "tests/live/test_wire.py"
-LIGHT = "tests/test_light.py"
 EQUATION = "tests/live/test_equation.py"
 FIXED = "tests/mutations/test_guards.py"
 
@@ -2905,14 +2904,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "        self.request.headers.clear()\n",
         "",
         _of(WIRE, "test_a_stream_keeps_nothing_of_its_request"),
-    ),
-    Mutant(
-        "who gives up waiting takes the others along",
-        "live",
-        "app.web.light.Event.set",
-        "if not one.done():",
-        "if True:",
-        _of(LIGHT, "test_all_who_wait_go_on_though_one_has_given_up"),
     ),
     Mutant(
         "a client may talk on a live stream",
