@@ -405,7 +405,7 @@ def read(write: Write, max_followees: int, repeats: int, where: Where) -> None:
 
 
 @command()
-@click.option("--followers", type=click.IntRange(10, 100_000), default=10_000, help="Of the celebrity; all are active.")
+@click.option("--followers", type=click.IntRange(10, 100_000), default=40_000, help="Of the celebrity; all are active.")
 @click.option(
     "--pages",
     "pages_per_post",
