@@ -131,9 +131,10 @@ async def nobody_is_active(stack: Stack) -> None:
     await stack.db[ACTIVE].delete_many({})
 
 
-async def forget_reads(stack: Stack) -> None:
-    """How often people read is counted anew from now on."""
-    await stack.db[SETTINGS].delete_one({"_id": READS})
+async def forget_reads(timelines: Timelines) -> None:
+    """How often people read and post is counted anew from now on."""
+    timelines.pulls.authors.forget()
+    await timelines.stack.db[SETTINGS].delete_one({"_id": READS})
 
 
 async def last_active(timelines: Timelines, author: ObjectId) -> ObjectId | None:

@@ -29,7 +29,7 @@ async def crossover(
     for done, pages in enumerate(pages_per_post):
         progress(f"{pages:,} pages a post", done, len(pages_per_post))
         world = await mixed.world(rig, followers, FOLLOWEES)
-        await answers.forget_reads(rig.stack)
+        await answers.forget_reads(rig.timelines)
         shares.append(await _share(rig, world, _mix(pages), turns))
         await answers.nobody_is_active(rig.stack)
     progress("done", len(pages_per_post), len(pages_per_post))

@@ -33,6 +33,10 @@ from phases.pulling.pulls import Merge
 DELIVERY_US = 5.2
 PULLED_US = 18.0
 
+# Pages for each post, of everybody: with fewer, asking for everything costs less than the
+# jobs that would deliver it (`feedlab bench crossover`, between 3 and 9).
+SELDOM = 3.5
+
 
 def rather_pulled(day: Day) -> bool:
     """The rule: a day of deliveries to the active followers against a day of their
@@ -48,6 +52,11 @@ def a_day_of(author: Author) -> Day:
         delivered_us=author.posts_per_day * author.active_followers * DELIVERY_US,
         asked_us=None if reads is None else reads * author.active_followers * PULLED_US,
     )
+
+
+def hardly_read(pages_a_post: float) -> bool:
+    """Then nobody is delivered to: this is phase 1."""
+    return pages_a_post < SELDOM
 
 
 def pulled_by(authors: list[ObjectId]) -> Mapping[str, Any]:
@@ -95,7 +104,7 @@ HYBRID = Phase(
     store=MergedLists,
     recipients=DeliveredTo,
     carrier=WORKER,
-    merges=Merge(rather_pulled, a_day_of, pulled_by),
+    merges=Merge(rather_pulled, a_day_of, hardly_read, pulled_by),
     chunk=lambda config: config.list_chunk,
     costs=(
         Claim(

@@ -15,8 +15,8 @@ from app.stack.mongodb.find import Find, rows
 from phases.keeping.activity import ACTIVE
 
 SETTINGS = "settings"
-READS = "reads"  # a document of it: pages by the hour, of all processes
-PAGES_AT_ONCE = 200  # are counted in one command
+READS = "reads"  # a document of it: pages and posts by the hour, of all processes
+AT_ONCE = 200  # pages and posts are counted in one command; and of fewer posts nothing is concluded
 HOURS = 24  # that figures are about, or fewer where less is known
 AGE_S = 60.0
 REMEMBERED = 10_000  # authors
@@ -50,7 +50,8 @@ class Authors:
     def __init__(self, stack: Stack) -> None:
         self._db, self._config, self._clock = stack.db, stack.config, stack.clock
         self._known: TTLCache[ObjectId, Author] = TTLCache(REMEMBERED, AGE_S, timer=stack.clock.monotonic)
-        self._pages: Counter[str] = Counter()  # by the hour, not yet told
+        self._untold: Counter[str] = Counter()  # pages and posts by the hour
+        self._share: TTLCache[str, float | None] = TTLCache(1, AGE_S, timer=stack.clock.monotonic)
 
     async def known(self, author: ObjectId) -> Author:
         """At most AGE_S old."""
@@ -78,6 +79,12 @@ class Authors:
             reads_per_day=None if reads is None else reads * 24 / hours,
         )
 
+    def forget(self) -> None:
+        """What this process knows."""
+        self._known.clear()
+        self._share.clear()
+        self._untold.clear()
+
     async def _readers(self) -> int:
         return await self._db[ACTIVE].estimated_document_count()
 
@@ -86,25 +93,51 @@ class Authors:
         found = await rows(self._db, Find(SETTINGS, {"_id": READS}, ("since", "hours"), 1))
         if not found:
             return 0, HOURS
-        hours = {hour: pages for hour, pages in found[0]["hours"].items() if hour > _hour(now - timedelta(hours=HOURS))}
+        hours = {
+            hour: pages
+            for hour, pages in found[0].get("hours", {}).items()
+            if hour > _hour(now - timedelta(hours=HOURS))
+        }
         known_h = (now - found[0]["since"]).total_seconds() / 3_600
         return sum(hours.values()), min(HOURS, max(1.0, known_h))
 
+    async def pages_a_post(self) -> float | None:
+        """Of everybody, during the last day, at most AGE_S old; None while too little is known."""
+        if READS not in self._share:
+            with uncounted():
+                found = await rows(self._db, Find(SETTINGS, {"_id": READS}, ("hours", "posts"), 1))
+            begin = _hour(self._clock.now() - timedelta(hours=HOURS))
+            counts = [
+                sum(n for row in found for hour, n in row.get(what, {}).items() if hour > begin)
+                for what in ("hours", "posts")
+            ]
+            pages, posts = counts
+            self._share[READS] = pages / posts if posts >= AT_ONCE else None
+        return self._share[READS]
+
     async def one_read(self) -> None:
-        """A page was asked for. Told now and then, many at once: a process that ends takes a few with it."""
+        """A page was asked for."""
+        await self._one("hours")
+
+    async def one_post(self) -> None:
+        await self._one("posts")
+
+    async def _one(self, what: str) -> None:
+        """Told now and then, many at once: a process that ends takes a few with it."""
         now = self._clock.now()
-        self._pages[_hour(now)] += 1
-        if self._pages.total() >= PAGES_AT_ONCE:
-            pages, self._pages = self._pages, Counter()
-            change = {"$inc": {f"hours.{hour}": n for hour, n in pages.items()}, "$min": {"since": now}}
-            with uncounted(), suppress(*UNAVAILABLE):  # no page is refused because of it
+        self._untold[f"{what}.{_hour(now)}"] += 1
+        if self._untold.total() >= AT_ONCE:
+            counts, self._untold = self._untold, Counter()
+            change = {"$inc": dict(counts), "$min": {"since": now}}
+            with uncounted(), suppress(*UNAVAILABLE):  # nothing is refused because of it
                 await self._db[SETTINGS].update_one({"_id": READS}, change, upsert=True)
 
     async def sweep(self) -> None:
         """Hours that nobody asks for any more."""
-        found = await rows(self._db, Find(SETTINGS, {"_id": READS}, ("hours",), 1))
+        found = await rows(self._db, Find(SETTINGS, {"_id": READS}, ("hours", "posts"), 1))
         before = _hour(self._clock.now() - timedelta(hours=2 * HOURS))
-        if over := {f"hours.{hour}": "" for row in found for hour in row["hours"] if hour < before}:
+        told = [(what, hour) for row in found for what in ("hours", "posts") for hour in row.get(what, {})]
+        if over := {f"{what}.{hour}": "" for what, hour in told if hour < before}:
             await self._db[SETTINGS].update_one({"_id": READS}, {"$unset": over})
 
 

@@ -13,25 +13,26 @@ from phases.home.newest import Query
 from phases.pulling.author import Author, Authors, Day
 from phases.pulling.markers import Markers
 
-Why = Literal["forced", "light", "many", "rule"]
+Why = Literal["forced", "seldom", "light", "many", "rule"]
 
 
 @dataclass(frozen=True)
 class Merge:
     """What a phase merges at read instead of delivering it. `rather`: whether that is cheaper for an author's statuses;
-    `day`: what it weighs. `query`: those of some authors that
-    say so.
+    `day`: what it weighs. `seldom`: where pages are asked for so seldom that it is cheaper for everybody's, by pages a
+    post. `query`: those of some authors that say so.
     """
 
     rather: Callable[[Day], bool]
     day: Callable[[Author], Day]
+    seldom: Callable[[float], bool]
     query: Query
 
 
 @dataclass(frozen=True)
 class Weighed:
-    """Why an author's next status would be pulled, or not. `light`: they have too few active followers
-    to be weighed; `many`: more than any delivery has.
+    """Why an author's next status would be pulled, or not. `seldom`: everybody's is. `light`: they have too few active
+    followers to be weighed; `many`: more than any delivery has.
     """
 
     pulled: bool
@@ -55,6 +56,7 @@ class Pulls:
 
         A circle's goes to few, whoever has it: the rule is not about those.
         """
+        await self.authors.one_post()
         merge = next((self.merging[name] for name in names if name in self.merging), None)
         if merge is None:
             return False
@@ -70,15 +72,24 @@ class Pulls:
 
     async def _by_the_rule(self, merge: Merge, epoch: ObjectId, author: ObjectId) -> bool:
         """Who is not heavy costs nothing to decide about."""
+        if await self._is_seldom(merge):
+            return True
         heavy = (await self.markers.known(epoch)).heavy
         if heavy is not None and author not in heavy:
             return False
         known = await self.authors.known(author)
         return self._of(merge, known).pulled
 
+    async def _is_seldom(self, merge: Merge) -> bool:
+        pages = await self.authors.pages_a_post()
+        return pages is not None and merge.seldom(pages)
+
     async def weighed(self, author: ObjectId, forced: bool | None) -> Weighed:
         """As things are now, by the first phase that merges."""
-        by_the_rule = self._of(next(iter(self.merging.values())), await self.authors.counted(author))
+        merge = next(iter(self.merging.values()))
+        by_the_rule = self._of(merge, await self.authors.counted(author))
+        if await self._is_seldom(merge):
+            by_the_rule = replace(by_the_rule, pulled=True, why="seldom")
         return by_the_rule if forced is None else replace(by_the_rule, pulled=forced, why="forced")
 
     def _of(self, merge: Merge, author: Author) -> Weighed:

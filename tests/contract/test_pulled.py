@@ -22,7 +22,7 @@ from phases.home import newest
 from phases.home.newest import GROUP, newest_of_groups
 from phases.keeping.lists import RENEW_AFTER
 from phases.p4_cache import CACHE
-from phases.p6_hybrid import DELIVERY_US, HYBRID, PULLED_US, a_day_of, pulled_by, rather_pulled
+from phases.p6_hybrid import DELIVERY_US, HYBRID, PULLED_US, SELDOM, a_day_of, pulled_by, rather_pulled
 from phases.pulling import author as authors
 from phases.pulling import markers
 from phases.pulling.author import Author
@@ -433,6 +433,42 @@ async def test_a_circle_s_status_is_delivered_whoever_has_it(town: World) -> Non
     assert "pulled" not in await stored(town, (await town.post("zoe", "to few", "circle")).id)
 
 
+async def were_posted(world: World, posts: int, pages: int) -> None:
+    """So many of everybody's are counted, in the hour that it is."""
+    hour = f"{world.clock.now():%Y%m%d%H}"
+    counts = {f"hours.{hour}": pages, f"posts.{hour}": posts}
+    change = {"$inc": counts, "$min": {"since": world.clock.now()}}
+    await world.stack.db[authors.SETTINGS].update_one({"_id": authors.READS}, change, upsert=True)
+    world.clock.advance(KNOWN_S + 1)
+
+
+async def test_where_hardly_any_pages_are_asked_for_everybody_is_pulled(town: World) -> None:
+    posts = authors.AT_ONCE
+    await were_posted(town, posts - 1, 0)
+    assert "pulled" not in await stored(town, (await town.post("zoe", "too little is known")).id)
+    await were_posted(town, 1, int(SELDOM * posts) - 1)
+    assert "pulled" in await stored(town, (await town.post("zoe", "seldom")).id)
+    assert "pulled" not in await stored(town, (await town.post("zoe", "to few", "circle")).id)
+    weighed = await town.timelines.weighed(town.ids["zoe"])
+    assert weighed
+    assert (weighed.pulled, weighed.why) == (True, "seldom")
+    await were_posted(town, 0, 1)
+    assert "pulled" not in await stored(town, (await town.post("zoe", "often enough")).id)
+    await town.drain()
+    await town.sees("ann", "often enough", "seldom", "too little is known")
+
+
+async def test_what_is_posted_is_counted_beside_the_pages(town: World) -> None:
+    for n in range(2 * authors.AT_ONCE):
+        await town.post("zoe", str(n))
+    town.clock.advance(KNOWN_S + 1)
+    share = await town.timelines.pulls.authors.pages_a_post()
+    assert share is not None
+    assert share < 0.1, "the town has been warmed"
+    town.clock.advance(24 * 3_600)
+    assert await town.timelines.pulls.authors.pages_a_post() is None, "nothing is known of the last day"
+
+
 @pytest.mark.parametrize("settings", [{"pull_beyond": 1}])
 async def test_a_light_author_is_not_weighed(town: World) -> None:
     """Nor does their post cost a command more."""
@@ -451,7 +487,7 @@ async def test_a_light_author_is_not_weighed(town: World) -> None:
 
 @pytest.mark.parametrize("settings", [RULED])
 async def test_what_is_weighed_is_counted(town: World) -> None:
-    read = 2 * authors.PAGES_AT_ONCE
+    read = 2 * authors.AT_ONCE
     with patch.object(town.timelines, "_reading"):  # the pages themselves are of no interest here
         town.timelines._reading.page = AsyncMock()  # type: ignore[method-assign]
         for _ in range(read):

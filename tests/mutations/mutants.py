@@ -2175,6 +2175,22 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(PULLED, "test_every_process_hears_of_a_new_marker_with_its_next_page"),
     ),
     Mutant(
+        "where hardly anybody reads, all are delivered",
+        "9 delivered or pulled",
+        "phases.pulling.pulls.Pulls._by_the_rule",
+        "if await self._is_seldom(merge):",
+        "if False:",
+        _of(PULLED, "test_where_hardly_any_pages_are_asked_for_everybody_is_pulled"),
+    ),
+    Mutant(
+        "nobody counts what is posted",
+        "9 delivered or pulled",
+        "phases.pulling.pulls.Pulls.decide",
+        "await self.authors.one_post()",
+        "pass",
+        _of(PULLED, "test_what_is_posted_is_counted_beside_the_pages"),
+    ),
+    Mutant(
         "the status is stored before the marker",
         "9 delivered or pulled",
         "phases.pulling.pulls.Pulls.decide",
