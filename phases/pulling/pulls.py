@@ -11,7 +11,7 @@ from app.stack import Stack
 from app.stack.mongodb.transaction import Contended
 from phases.home.newest import Query
 from phases.pulling.author import Author, Authors, Day
-from phases.pulling.markers import Markers
+from phases.pulling.markers import EVERYBODY, Markers
 
 Why = Literal["forced", "seldom", "light", "many", "rule"]
 
@@ -51,34 +51,34 @@ class Pulls:
 
     async def decide(
         self, names: Sequence[str], epoch: ObjectId, author: ObjectId, audience: Audience, forced: bool | None
-    ) -> bool:
-        """Whether a status that is owed to these is pulled instead of delivered; then a majority has the marker.
+    ) -> ObjectId | None:
+        """The marker of a status that is owed to these, and pulled instead of delivered: a majority has it. Else None.
 
         A circle's goes to few, whoever has it: the rule is not about those.
         """
         await self.authors.one_post()
         merge = next((self.merging[name] for name in names if name in self.merging), None)
         if merge is None:
-            return False
-        pulled = forced
-        if pulled is None:
-            pulled = audience != "circle" and await self._by_the_rule(merge, epoch, author)
-        if pulled:
+            return None
+        marker = author if forced else None
+        if forced is None and audience != "circle":
+            marker = await self._by_the_rule(merge, epoch, author)
+        if marker:
             try:
-                await self.markers.mark(author, epoch)
+                await self.markers.mark(marker, epoch)
             except Contended:  # nothing says `pulled` yet
-                return False
-        return pulled
+                return None
+        return marker
 
-    async def _by_the_rule(self, merge: Merge, epoch: ObjectId, author: ObjectId) -> bool:
+    async def _by_the_rule(self, merge: Merge, epoch: ObjectId, author: ObjectId) -> ObjectId | None:
         """Who is not heavy costs nothing to decide about."""
         if await self._is_seldom(merge):
-            return True
+            return EVERYBODY
         heavy = (await self.markers.known(epoch)).heavy
         if heavy is not None and author not in heavy:
-            return False
+            return None
         known = await self.authors.known(author)
-        return self._of(merge, known).pulled
+        return author if self._of(merge, known).pulled else None
 
     async def _is_seldom(self, merge: Merge) -> bool:
         pages = await self.authors.pages_a_post()

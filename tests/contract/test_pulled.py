@@ -452,10 +452,15 @@ async def test_where_hardly_any_pages_are_asked_for_everybody_is_pulled(town: Wo
     weighed = await town.timelines.weighed(town.ids["zoe"])
     assert weighed
     assert (weighed.pulled, weighed.why) == (True, "seldom")
-    await were_posted(town, 0, 1)
+    other = another_process(town)
+    assert len((await other.page(town.ids["ann"], phase=SLUG)).statuses) == 2, "those that ann may see"
+    await town.post("ann", "by somebody else")
+    assert await marked(town) == {markers.EVERYBODY}
+    assert (await other.page(town.ids["ann"], phase=SLUG)).statuses[0].text == "by somebody else"
+    await were_posted(town, 0, int(SELDOM) + 1)
     assert "pulled" not in await stored(town, (await town.post("zoe", "often enough")).id)
     await town.drain()
-    await town.sees("ann", "often enough", "seldom", "too little is known")
+    await town.sees("ann", "often enough", "by somebody else", "seldom", "too little is known")
 
 
 async def test_what_is_posted_is_counted_beside_the_pages(town: World) -> None:

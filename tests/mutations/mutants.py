@@ -2203,7 +2203,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "an insert that hangs outlasts its marker",
         "9 delivered or pulled",
         "phases.delivering.outbox.Outbox.posted",
-        "        if owed.pulled:\n            await self._pulls.markers.mark(status.user_id, owed.settings.epoch)\n",
+        "        if owed.marker:\n            await self._pulls.markers.mark(owed.marker, owed.settings.epoch)\n",
         "",
         _of(PULLED, "test_a_post_that_outlasts_its_marker_makes_it_anew"),
     ),

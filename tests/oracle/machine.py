@@ -25,6 +25,7 @@ from phases.home.page import Page
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from phases.p5_stream import STREAM
+from phases.pulling import author as authors
 from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
 from tests.oracle.system import Crash, Job, System
@@ -713,6 +714,19 @@ class Histories(RuleBasedStateMachine):
         """Whatever the rule says, or as it says again: the other process hears of it a little later."""
         self.step("force")
         self.act(who, self.system.processes[who].timelines.force(self.person(author), pulled), dies)
+
+    @rule(hardly=st.booleans())
+    def how_often_people_read(self, hardly: bool) -> None:
+        """So seldom, by what was counted, that everybody is pulled; or often. Each process hears of it by and by."""
+        self.step("hardly anybody reads" if hardly else "people read")
+        hour = f"{self.clock.now():%Y%m%d%H}"
+        counts = {"hours": {hour: 1 if hardly else 10**6}, "posts": {hour: 10**4}, "since": self.clock.now()}
+
+        async def counted() -> None:
+            settings = self.system.raw.db[authors.SETTINGS]
+            await settings.update_one({"_id": authors.READS}, {"$set": counts}, upsert=True)
+
+        self.run(counted())
 
     @precondition(lambda self: self.seldom("restart stores"))
     @rule(who=process, grace=st.booleans())
