@@ -33,8 +33,8 @@ from phases.pulling.pulls import Merge
 DELIVERY_US = 5.2
 PULLED_US = 18.0
 
-# Pages for each post, of everybody: with fewer, asking for everything costs less than the
-# jobs that would deliver it (`feedlab bench crossover`, between 3 and 9).
+# Pages for each post, of everybody: with fewer, asking for everything costs less than
+# the jobs that would deliver it (`feedlab bench crossover`, between 3 and 9).
 SELDOM = 3.5
 
 

@@ -2194,7 +2194,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "the status is stored before the marker",
         "9 delivered or pulled",
         "phases.pulling.pulls.Pulls.decide",
-        "await self.markers.mark(author, epoch)",
+        "await self.markers.mark(marker, epoch)",
         "pass",
         _of(PULLED, "test_the_marker_is_there_before_the_status"),
         ("first pulled publish x read x read",),
