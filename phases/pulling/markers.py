@@ -121,9 +121,9 @@ class Markers:
     # Whoever stores a status
 
     async def mark(self, author: ObjectId, epoch: ObjectId) -> None:
-        """From now on, and for a while, a majority has the author's marker, or EVERYBODY's. One after
-        another: each new one changes the same document. Raises Contended where other
-        processes do.
+        """From now on, and for a while, a majority has the marker of the author, or of
+        EVERYBODY. One after another: each new one changes the same document. Raises
+        Contended where other processes do.
         """
         if not self._is_marked(author, epoch):
             async with self._marking:
