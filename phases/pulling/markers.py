@@ -25,7 +25,6 @@ from app.stack.mongodb.find import Find, together
 from app.stack.mongodb.transaction import Transaction
 
 HEAVY = HeavyAuthor.Settings.name
-EVERYBODY = MARKERS  # nobody's id: of its marker everybody may have statuses that say `pulled`
 MOST = 50_000  # heavy authors; were there more, everybody would count as one
 KNOWN_S = 60.0  # so long a process may overlook who has become heavy, or is pulled no more
 HEAVY_S = 90 * 86_400  # who posts more seldom is forgotten: their next status is delivered, and shows it again
@@ -36,7 +35,7 @@ IDS_REMEMBERED = 500_000  # pulled followees, of all readers together
 
 @dataclass(frozen=True)
 class Known:
-    """As a process remembers it at a version. None: it is everybody."""
+    """As a process remembers it at a version. None: so many that it is everybody."""
 
     epoch: ObjectId
     version: int
@@ -100,7 +99,7 @@ class Markers:
             epoch=epoch,
             version=version_in(answers["version"]),
             heavy=heavy if enough else None,
-            pulled=pulled if enough and EVERYBODY not in pulled else None,
+            pulled=pulled if enough else None,
             read_at_s=read_at_s,
         )
 
@@ -121,9 +120,9 @@ class Markers:
     # Whoever stores a status
 
     async def mark(self, author: ObjectId, epoch: ObjectId) -> None:
-        """From now on, and for a while, a majority has the marker of the author, or of
-        EVERYBODY. One after another: each new one changes the same document. Raises
-        Contended where other processes do.
+        """From now on, and for a while, a majority has the author's marker. One after
+        another: each new one changes the same document. Raises Contended where other
+        processes do.
         """
         if not self._is_marked(author, epoch):
             async with self._marking:
@@ -157,7 +156,7 @@ class Markers:
 
     async def newest(self, n: int) -> dict[ObjectId, datetime | None]:
         """Some of the heavy authors, those first who were noted last; each with until when it may be marked."""
-        found = self._db[HEAVY].find({"_id": {"$ne": EVERYBODY}}, {"pulled_until": 1}).sort("heavy_until", -1).limit(n)
+        found = self._db[HEAVY].find({}, {"pulled_until": 1}).sort("heavy_until", -1).limit(n)
         return {row["_id"]: row.get("pulled_until") for row in await found.to_list(None)}
 
     # Housekeeping

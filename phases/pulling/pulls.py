@@ -11,7 +11,7 @@ from app.stack import Stack
 from app.stack.mongodb.transaction import Contended
 from phases.home.newest import Query
 from phases.pulling.author import Author, Authors, Day
-from phases.pulling.markers import EVERYBODY, Markers
+from phases.pulling.markers import Markers
 
 Why = Literal["forced", "seldom", "light", "many", "rule"]
 
@@ -73,7 +73,7 @@ class Pulls:
     async def _by_the_rule(self, merge: Merge, epoch: ObjectId, author: ObjectId) -> ObjectId | None:
         """Who is not heavy costs nothing to decide about."""
         if await self._is_seldom(merge):
-            return EVERYBODY
+            return author
         heavy = (await self.markers.known(epoch)).heavy
         if heavy is not None and author not in heavy:
             return None
