@@ -349,7 +349,7 @@ class Social:
             text=text,
             audience=audience,
             pending=list(owed.consumers) or None,
-            pulled=True if owed.marker else None,
+            pulled=owed.pulled or None,
             idempotency_key=key,
         )
         row, created = StatusRow(status.id, author, text, audience), True

@@ -370,15 +370,19 @@ def test_stand_ins_of_a_running_serve_are_out_of_reach(tmp_path: Path) -> None:
         assert f"inside process {os.getpid()}" in refused(feedlab("phases", "--data", tmp_path))
 
 
-def test_ctrl_c_is_quiet() -> None:
+def ended_by(error: BaseException) -> Result:
     @click.group(cls=Feedlab)
     def program() -> None: ...
 
     @program.command()
-    def interrupted() -> None:
-        raise KeyboardInterrupt
+    def work() -> None:
+        raise error
 
-    result = CliRunner().invoke(program, ["interrupted"])
+    return CliRunner().invoke(program, ["work"])
+
+
+def test_ctrl_c_is_quiet() -> None:
+    result = ended_by(KeyboardInterrupt())
     assert (result.exit_code, result.output) == (130, "")
 
 
@@ -391,14 +395,7 @@ def test_ctrl_c_is_quiet() -> None:
     ],
 )
 def test_what_the_system_says_of_a_file_ends_a_command_in_one_line(error: OSError, says: str) -> None:
-    @click.group(cls=Feedlab)
-    def program() -> None: ...
-
-    @program.command()
-    def work() -> None:
-        raise error
-
-    result = CliRunner().invoke(program, ["work"])
+    result = ended_by(error)
     assert (result.exit_code, result.output) == (2, says)
 
 

@@ -115,13 +115,13 @@ class Waiting(NamedTuple):
 
 
 class Owed(NamedTuple):
-    """To whom a status is owed that is stored now, as these settings say; and under which marker it is `pulled`, for
-    whom merges such statuses instead.
+    """To whom a status is owed that is stored now, as these settings say; and whether it is `pulled`, for whom merges
+    such statuses instead.
     """
 
     consumers: tuple[str, ...]
     settings: Settings
-    marker: ObjectId | None = None
+    pulled: bool = False
 
 
 class Outbox:
@@ -148,9 +148,9 @@ class Outbox:
         """What the insert of a status has to say. `mentions`: its text names somebody."""
         settings = await self._switch.current()
         names, forced = self._owed_by(settings), settings.forced.get(author)
-        marker = await self._pulls.decide(names, settings.epoch, author, audience, forced)
+        pulled = await self._pulls.decide(names, settings.epoch, author, audience, forced)
         mentioning = self._caring_for("mention") if mentions else ()
-        return Owed((*self._unless(marker is not None, names), *mentioning), settings, marker)
+        return Owed((*self._unless(pulled, names), *mentioning), settings, pulled)
 
     async def owing(self, *, pulled: bool) -> tuple[str, ...]:
         """Who is owed such statuses now."""
@@ -166,8 +166,8 @@ class Outbox:
         so long that its author's marker has to be made anew.
         """
         names = owed.consumers
-        if owed.marker:
-            await self._pulls.markers.mark(owed.marker, owed.settings.epoch)
+        if owed.pulled:
+            await self._pulls.markers.mark(status.user_id, owed.settings.epoch)
         if again or not self._switch.still_holds(owed.settings):
             now_owed = self._owed_by(await self._switch.fresh())
             names = await self.owe(status.id, tuple(dict.fromkeys((*names, *now_owed))))
