@@ -267,7 +267,7 @@ async def show_author(stack: "Stack", handle: str, choice: str | None) -> None:
         raise Refusal("no phase pulls anything")
     why = {
         "forced": "forced",
-        "seldom": "as everybody is, while pages are asked for so seldom",
+        "seldom": "as whoever posts is, while pages are asked for so seldom",
         "light": f"fewer than {stack.config.pull_from:,} active followers are not weighed",
         "many": f"nothing is delivered to more than {stack.config.pull_beyond:,}",
         "rule": "by the rule",

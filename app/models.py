@@ -281,8 +281,8 @@ class Status(Base):
 
 
 class HeavyAuthor(Base):
-    """Somebody with so many active followers that phase 6 weighs whether their statuses are better pulled. `_id`: the
-    author's.
+    """Somebody with so many active followers that phase 6 weighs whether their statuses are better pulled, or who is
+    pulled. `_id`: the author's.
 
     `heavy_until`: a large delivery has shown it, and is believed until then.
     `pulled_until`: the marker (rule 9): a status of theirs may say `pulled`; none is stored later than that.

@@ -55,7 +55,7 @@ def a_day_of(author: Author) -> Day:
 
 
 def hardly_read(pages_a_post: float) -> bool:
-    """Then nobody is delivered to: this is phase 1."""
+    """Then asking is cheaper whoever has posted, and this is nearly phase 1."""
     return pages_a_post < SELDOM
 
 

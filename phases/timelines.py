@@ -201,8 +201,8 @@ class Timelines:
         """Why the author's next status would be pulled, or not; None where no phase of ours pulls any."""
         if not self.pulls.merging:
             return None
-        forced = (await self.switch.fresh()).forced.get(author)
-        return await self.pulls.weighed(author, forced)
+        settings = await self.switch.fresh()
+        return await self.pulls.weighed(settings.epoch, author, settings.forced.get(author))
 
     async def restart(self) -> None:
         """Forget everything that is kept, for everybody. It only costs time."""

@@ -23,6 +23,7 @@ from app.web.render import fragment, render
 from app.web.request import Endpoint, address, changing, for_operators, to
 from app.web.state import services
 from phases.keeping.activity import active_count
+from phases.pulling.markers import FEW
 from phases.pulling.pulls import Weighed
 from phases.timelines import PhaseState, Timelines
 
@@ -213,6 +214,7 @@ async def authors(request: Request, me: Account) -> Response:
         choices=CHOICES,
         heavy=[(people[id], heavy.get(id), forced.get(id)) for id in ids if id in people],
         config=services(request).stack.config,
+        few=FEW,
     )
 
 

@@ -51,7 +51,7 @@ class Authors:
         self._db, self._config, self._clock = stack.db, stack.config, stack.clock
         self._known: TTLCache[ObjectId, Author] = TTLCache(REMEMBERED, AGE_S, timer=stack.clock.monotonic)
         self._untold: Counter[str] = Counter()  # pages and posts by the hour
-        self._share: TTLCache[str, float | None] = TTLCache(1, AGE_S, timer=stack.clock.monotonic)
+        self._counts: TTLCache[str, tuple[int, int]] = TTLCache(1, AGE_S, timer=stack.clock.monotonic)
 
     async def known(self, author: ObjectId) -> Author:
         """At most AGE_S old."""
@@ -63,7 +63,7 @@ class Authors:
     async def counted(self, author: ObjectId) -> Author:
         """Now."""
         now = self._clock.now()
-        pages, hours = await self._pages_of_late(now)
+        pages, _, hours = await self._counts_of_late(now)
         since = {
             "user_id": author,
             "_id": {"$gte": id_floor(now - timedelta(hours=hours, seconds=1))},
@@ -82,38 +82,32 @@ class Authors:
     def forget(self) -> None:
         """What this process knows."""
         self._known.clear()
-        self._share.clear()
+        self._counts.clear()
         self._untold.clear()
 
     async def _readers(self) -> int:
         return await self._db[ACTIVE].estimated_document_count()
 
-    async def _pages_of_late(self, now: datetime) -> tuple[int, float]:
-        """Pages of the last day, and the hours that these figures are about."""
-        found = await rows(self._db, Find(SETTINGS, {"_id": READS}, ("since", "hours"), 1))
+    async def _counts_of_late(self, now: datetime) -> tuple[int, int, float]:
+        """Pages and posts of the last day, and the hours that these figures are about."""
+        found = await rows(self._db, Find(SETTINGS, {"_id": READS}, ("since", "hours", "posts"), 1))
         if not found:
-            return 0, HOURS
-        hours = {
-            hour: pages
-            for hour, pages in found[0].get("hours", {}).items()
-            if hour > _hour(now - timedelta(hours=HOURS))
-        }
+            return 0, 0, HOURS
+        begin = _hour(now - timedelta(hours=HOURS))
+        pages, posts = (
+            sum(n for hour, n in found[0].get(what, {}).items() if hour > begin) for what in ("hours", "posts")
+        )
         known_h = (now - found[0]["since"]).total_seconds() / 3_600
-        return sum(hours.values()), min(HOURS, max(1.0, known_h))
+        return pages, posts, min(HOURS, max(1.0, known_h))
 
     async def pages_a_post(self) -> float | None:
         """Of everybody, during the last day, at most AGE_S old; None while too little is known."""
-        if READS not in self._share:
+        if (found := self._counts.get(READS)) is None:
             with uncounted():
-                found = await rows(self._db, Find(SETTINGS, {"_id": READS}, ("hours", "posts"), 1))
-            begin = _hour(self._clock.now() - timedelta(hours=HOURS))
-            counts = [
-                sum(n for row in found for hour, n in row.get(what, {}).items() if hour > begin)
-                for what in ("hours", "posts")
-            ]
-            pages, posts = counts
-            self._share[READS] = pages / posts if posts >= AT_ONCE else None
-        return self._share[READS]
+                pages, posts, _ = await self._counts_of_late(self._clock.now())
+            found = self._counts[READS] = pages, posts
+        pages, posts = found
+        return pages / posts if posts >= AT_ONCE else None
 
     async def one_read(self) -> None:
         """A page was asked for."""

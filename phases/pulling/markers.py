@@ -30,6 +30,7 @@ KNOWN_S = 60.0  # so long a process may overlook who has become heavy, or is pul
 HEAVY_S = 90 * 86_400  # who posts more seldom is forgotten: their next status is delivered, and shows it again
 SWEPT_AT_ONCE = 100
 MARKED_REMEMBERED = 100_000  # authors, and as many who are noted to be heavy
+FEW = 1_000  # authors who are pulled: beyond them nobody is whom few follow
 IDS_REMEMBERED = 500_000  # pulled followees, of all readers together
 
 
@@ -42,6 +43,12 @@ class Known:
     heavy: frozenset[ObjectId] | None
     pulled: frozenset[ObjectId] | None
     read_at_s: float
+
+    def is_heavy(self, author: ObjectId) -> bool:
+        return self.heavy is None or author in self.heavy
+
+    def may_be_one_of_few(self, author: ObjectId) -> bool:
+        return self.pulled is not None and (author in self.pulled or len(self.pulled) < FEW)
 
 
 class _Among(NamedTuple):
@@ -88,11 +95,11 @@ class Markers:
 
     async def _looked_up(self, epoch: ObjectId) -> Known:
         read_at_s = self._clock.monotonic()
-        everybody = Find(HEAVY, {}, ("_id", "pulled_until"), MOST)
+        everybody = Find(HEAVY, {}, ("_id", "heavy_until", "pulled_until"), MOST)
         with uncounted():
             answers = await together(self._db, version=version_of(MARKERS), heavy=everybody)
-        rows = answers["heavy"]
-        heavy = frozenset(row["_id"] for row in rows)
+        rows, now = answers["heavy"], self._clock.now()
+        heavy = frozenset(row["_id"] for row in rows if row["heavy_until"] > now)
         pulled = frozenset(row["_id"] for row in rows if "pulled_until" in row)
         enough = len(rows) < MOST
         return Known(
@@ -136,9 +143,12 @@ class Markers:
     async def _mark(self, author: ObjectId) -> datetime:
         now = self._clock.now()
         until = now + timedelta(seconds=self._marked_s)
-        longer = {"$max": {"pulled_until": until, "heavy_until": now + timedelta(seconds=HEAVY_S)}}
+        longer = {"$max": {"pulled_until": until, "heavy_until": now}}
         there = await self._db[HEAVY].update_one({"_id": author, "pulled_until": {"$exists": True}}, longer)
-        if not there.matched_count:
+        if there.matched_count:  # nothing is delivered that would show again that they are heavy, if they are
+            still = {"_id": author, "heavy_until": {"$gt": now}}
+            await self._db[HEAVY].update_one(still, {"$max": {"heavy_until": now + timedelta(seconds=HEAVY_S)}})
+        else:
 
             async def new(inside: Transaction) -> None:
                 await inside[HEAVY].update_one({"_id": author}, longer, upsert=True)

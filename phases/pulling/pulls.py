@@ -11,7 +11,7 @@ from app.stack import Stack
 from app.stack.mongodb.transaction import Contended
 from phases.home.newest import Query
 from phases.pulling.author import Author, Authors, Day
-from phases.pulling.markers import Markers
+from phases.pulling.markers import Known, Markers
 
 Why = Literal["forced", "seldom", "light", "many", "rule"]
 
@@ -31,7 +31,7 @@ class Merge:
 
 @dataclass(frozen=True)
 class Weighed:
-    """Why an author's next status would be pulled, or not. `seldom`: everybody's is. `light`: they have too few active
+    """Why an author's next status would be pulled, or not. `seldom`: whoever's is. `light`: they have too few active
     followers to be weighed; `many`: more than any delivery has.
     """
 
@@ -51,44 +51,44 @@ class Pulls:
 
     async def decide(
         self, names: Sequence[str], epoch: ObjectId, author: ObjectId, audience: Audience, forced: bool | None
-    ) -> ObjectId | None:
-        """The marker of a status that is owed to these, and pulled instead of delivered: a majority has it. Else None.
+    ) -> bool:
+        """Whether a status that is owed to these is pulled instead of delivered; then a majority has the marker.
 
         A circle's goes to few, whoever has it: the rule is not about those.
         """
         await self.authors.one_post()
         merge = next((self.merging[name] for name in names if name in self.merging), None)
         if merge is None:
-            return None
-        marker = author if forced else None
-        if forced is None and audience != "circle":
-            marker = await self._by_the_rule(merge, epoch, author)
-        if marker:
+            return False
+        pulled = forced
+        if pulled is None:
+            pulled = audience != "circle" and await self._by_the_rule(merge, epoch, author)
+        if pulled:
             try:
-                await self.markers.mark(marker, epoch)
+                await self.markers.mark(author, epoch)
             except Contended:  # nothing says `pulled` yet
-                return None
-        return marker
+                return False
+        return pulled
 
-    async def _by_the_rule(self, merge: Merge, epoch: ObjectId, author: ObjectId) -> ObjectId | None:
+    async def _by_the_rule(self, merge: Merge, epoch: ObjectId, author: ObjectId) -> bool:
         """Who is not heavy costs nothing to decide about."""
-        if await self._is_seldom(merge):
-            return author
-        heavy = (await self.markers.known(epoch)).heavy
-        if heavy is not None and author not in heavy:
-            return None
-        known = await self.authors.known(author)
-        return author if self._of(merge, known).pulled else None
+        markers = await self.markers.known(epoch)
+        if await self._is_seldom(merge, markers, author):
+            return True
+        if not markers.is_heavy(author):
+            return False
+        return self._of(merge, await self.authors.known(author)).pulled
 
-    async def _is_seldom(self, merge: Merge) -> bool:
+    async def _is_seldom(self, merge: Merge, markers: Known, author: ObjectId) -> bool:
+        """Not where many are pulled already: each new marker is heard by every process, which reads them all again."""
         pages = await self.authors.pages_a_post()
-        return pages is not None and merge.seldom(pages)
+        return pages is not None and merge.seldom(pages) and markers.may_be_one_of_few(author)
 
-    async def weighed(self, author: ObjectId, forced: bool | None) -> Weighed:
+    async def weighed(self, epoch: ObjectId, author: ObjectId, forced: bool | None) -> Weighed:
         """As things are now, by the first phase that merges."""
-        merge = next(iter(self.merging.values()))
+        merge, markers = next(iter(self.merging.values())), await self.markers.known(epoch)
         by_the_rule = self._of(merge, await self.authors.counted(author))
-        if await self._is_seldom(merge):
+        if await self._is_seldom(merge, markers, author):
             by_the_rule = replace(by_the_rule, pulled=True, why="seldom")
         return by_the_rule if forced is None else replace(by_the_rule, pulled=forced, why="forced")
 

@@ -463,6 +463,50 @@ async def test_where_hardly_any_pages_are_asked_for_everybody_is_pulled(town: Wo
     await town.sees("ann", "often enough", "by somebody else", "seldom", "too little is known")
 
 
+async def test_few_are_pulled_only_because_hardly_anybody_reads(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each new marker is heard by every process, which reads all of them again."""
+    monkeypatch.setattr(markers, "FEW", 1)
+    await were_posted(town, authors.AT_ONCE, 0)
+    for n in range(2):
+        assert "pulled" in await stored(town, (await town.post("zoe", f"the one {n}")).id)
+        town.clock.advance(KNOWN_S + 1)
+    assert "pulled" not in await stored(town, (await town.post("ann", "one too many")).id)
+    weighed = await town.timelines.weighed(town.ids["ann"])
+    assert weighed
+    assert (weighed.pulled, weighed.why) == (False, "light")
+    await town.drain()
+    await town.sees("ann", "one too many", "the one 1", "the one 0")
+
+
+async def is_known_to_be_heavy(world: World, name: str) -> bool:
+    world.clock.advance(KNOWN_S + 1)
+    settings = await world.timelines.switch.fresh()
+    return (await world.timelines.pulls.markers.known(settings.epoch)).is_heavy(world.ids[name])
+
+
+async def test_who_was_pulled_because_hardly_anybody_read_is_not_weighed_then(town: World) -> None:
+    await were_posted(town, authors.AT_ONCE, 0)
+    await town.post("zoe", "seldom")
+    assert await marked(town) == {town.ids["zoe"]}
+    assert not await is_known_to_be_heavy(town, "zoe")
+
+
+@pytest.mark.parametrize("settings", [RULED | {"pull_beyond": 1}])
+async def test_who_is_pulled_by_the_rule_stays_heavy(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No delivery shows it any more, so their marker says so for as long again."""
+    a_while_s = town.stack.config.activity_slack_s
+    monkeypatch.setattr(markers, "HEAVY_S", 4 * a_while_s)
+    await town.post("zoe", "delivered, which shows it")
+    await town.drain()
+    for _ in range(8):
+        town.clock.advance(a_while_s)
+        await town.warm("ann", "ben")
+        assert await is_known_to_be_heavy(town, "zoe")
+        assert "pulled" in await stored(town, (await town.post("zoe", "pulled")).id)
+    town.clock.advance(5 * a_while_s)
+    assert not await is_known_to_be_heavy(town, "zoe")
+
+
 async def test_what_is_posted_is_counted_beside_the_pages(town: World) -> None:
     for n in range(2 * authors.AT_ONCE):
         await town.post("zoe", str(n))
