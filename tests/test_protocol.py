@@ -205,6 +205,8 @@ CHUNKED, LENGTH = b"Transfer-Encoding: chunked\r\n", b"Content-Length: 5\r\n"
         b"Host: a\r\nContent-Length: +5\r\n",
         b"Host: a\r\nTransfer-Encoding : chunked\r\n",
         b"Host: a\r\nTransfer-Encoding: chunked, identity\r\n",
+        b"Host: a\r\nTransfer-Encoding: gzip, chunked\r\n",
+        b"Host: a\r\nTransfer-Encoding: gzip\r\n" + CHUNKED,
         b"Host: a\r\nHost: b\r\n",
         b"",
     ],

@@ -130,6 +130,8 @@ class Protocol(HttpToolsProtocol):
         lengths by itself (6.3).
         """
         names = [name for name, _ in self.headers]
+        if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self.headers):
+            raise ValueError("a coding that nobody here reads")
         if names.count(b"host") != 1 and not (self.parser.get_http_version() == "1.0" and b"host" not in names):
             raise ValueError("not one host")
         super().on_headers_complete()
