@@ -3,7 +3,8 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from errno import EPIPE
 from io import TextIOWrapper
 from pathlib import Path
@@ -45,31 +46,46 @@ def _shown(text: str) -> str:
         return line
 
 
+@contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    """What may be expected to happen ends with 2 and without a traceback."""
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except (ConfigError, Refused) as error:
+        raise Refusal(_shown(str(error))) from None
+    except OSError as error:  # a file, a full disk: nothing that a traceback would explain
+        if error.errno == EPIPE or error.strerror is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise Refusal(_shown(f"{where}{error.strerror}")) from None
+    except Exception as error:
+        from app.servers.programs import ServersError
+        from app.stack import said_by_a_driver
+
+        if isinstance(error, ServersError):
+            raise Refusal(_shown(str(error))) from None
+        if (words := said_by_a_driver(error)) is None:
+            raise
+        raise Refusal(_shown(words)[:LONGEST_WORDS]) from None
+
+
 class Feedlab(click.Group):
+    def make_context(self, *args: Any, **named: Any) -> click.Context:
+        with _told_in_one_line():  # --help and --version are answered here
+            return super().make_context(*args, **named)
+
     def invoke(self, context: click.Context) -> object:
         """Expected ends: 2 with one line when it cannot start, 130 after Ctrl-C, 143 after SIGTERM."""
-        from app.servers.programs import ServersError
-
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a locale may lack what a sentence or a name has
         before = signal.signal(signal.SIGTERM, _terminated)
         try:
-            return super().invoke(context)
-        except (ConfigError, ServersError, Refused) as error:
-            raise Refusal(_shown(str(error))) from None
+            with _told_in_one_line():
+                return super().invoke(context)
         except KeyboardInterrupt:
             context.exit(130)
-        except OSError as error:  # a file, a full disk: nothing that a traceback would explain
-            if error.errno == EPIPE or error.strerror is None:
-                raise
-            where = f"{error.filename}: " if error.filename else ""
-            raise Refusal(_shown(f"{where}{error.strerror}")) from None
-        except Exception as error:
-            from app.stack import said_by_a_driver
-
-            if (words := said_by_a_driver(error)) is None:
-                raise
-            raise Refusal(_shown(words)[:LONGEST_WORDS]) from None
         finally:
             signal.signal(signal.SIGTERM, before)
 
