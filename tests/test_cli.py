@@ -3,9 +3,8 @@
 import json
 import os
 import socket
-import socketserver
+import subprocess
 import sys
-import threading
 import webbrowser
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -23,7 +22,6 @@ from app.models import User
 from app.servers import programs
 from app.servers.borrow import running_servers
 from app.servers.datadir import DataDirectory
-from app.servers.probe import NoAnswer, ask
 from app.servers.programs import ServersError, insist, resolve
 from app.servers.urls import SERVERS, urls, variable
 from app.stack import connected
@@ -33,6 +31,7 @@ from tests.conftest import STAND_INS
 from tests.world import SLUGS
 
 COMMANDS = ("serve", "doctor", "worker", "phases", "deliveries", "author", "admin", "seed", "walkthrough")
+FULL = Path("/dev/full")
 SILENT = {
     "FEEDLAB_MONGODB_URL": "mongodb://ada:secret@127.0.0.1:9/",
     "FEEDLAB_REDIS_URL": "redis://127.0.0.1:9/0",
@@ -381,6 +380,14 @@ def ended_by(error: BaseException) -> Result:
     return CliRunner().invoke(program, ["work"])
 
 
+@pytest.mark.skipif(not FULL.exists(), reason="a device of Linux")
+@pytest.mark.parametrize("asked", [("--help",), ("--version",), ("seed", "--help")])
+def test_a_full_disk_is_told_in_one_line(asked: tuple[str, ...]) -> None:
+    with FULL.open("w") as full:
+        ran = subprocess.run([sys.executable, "-m", "app.cli", *asked], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ran.returncode, ran.stderr) == (2, "Error: No space left on device\n")
+
+
 def test_ctrl_c_is_quiet() -> None:
     result = ended_by(KeyboardInterrupt())
     assert (result.exit_code, result.output) == (130, "")
@@ -495,21 +502,6 @@ def test_doctor_names_what_does_not_answer_and_hides_the_password(tmp_path: Path
         "Memcached": "no answer",
     }
     assert "secret" not in result.output
-
-
-@pytest.mark.parametrize("says", [b"+PONG\r\n", b":1\r\n", b"$2\r\na:\r\n", b"*0\r\n"])
-def test_a_redis_that_is_something_else_is_no_answer(says: bytes) -> None:
-    class Answer(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            while self.request.recv(4096):
-                self.request.sendall(says)
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        with pytest.raises(NoAnswer):
-            ask("redis", f"redis://127.0.0.1:{server.server_address[1]}/0", 10)
-        server.shutdown()
 
 
 def test_doctor_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

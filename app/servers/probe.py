@@ -8,11 +8,10 @@ from typing import Any
 import redis
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from app.servers.urls import Server
 from app.stack.memcached_node import Node
+from app.stack.queue import connect
 
 
 class NoAnswer(Exception):
@@ -68,16 +67,12 @@ def _ask_mongodb(url: str, timeout_s: float) -> Answer:
 
 def _ask_redis(url: str, timeout_s: float) -> Answer:
     try:
-        with redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
-        ) as client:
+        with connect(url, timeout_s) as client:
             client.ping()  # refused while it still reads its files, and may die of them
             info = client.info("server")
-            return Answer(str(info["redis_version"]), int(info["process_id"]))
     except (redis.RedisError, OSError, ValueError) as error:
         raise NoAnswer(str(error)) from None
-    except (AttributeError, KeyError, TypeError):  # the driver reads whatever comes, and finds other things
-        raise NoAnswer("it does not answer as Redis does") from None
+    return Answer(str(info["redis_version"]), int(info["process_id"]))
 
 
 def _ask_memcached(node: str, timeout_s: float) -> Answer:

@@ -14,11 +14,10 @@ from typing import Literal, NamedTuple, Protocol, get_args
 
 import redis.asyncio as redis
 from bson import ObjectId
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from app.stack.cost import count_redis
+from app.stack.redis_pool import redis_pool
 from app.watch.background import errors_counted
 
 log = logging.getLogger(__name__)
@@ -104,15 +103,8 @@ class RedisBus:
 
     def __init__(self, url: str, prefix: str) -> None:
         self.channel = f"{prefix}:live"
-        self._redis = redis.Redis.from_url(
-            url,
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=2,
-            health_check_interval=SURE_S,
-            decode_responses=True,
-        )
+        pool = redis_pool(url, 2, TIMEOUT_S, health_check_interval=SURE_S, decode_responses=True)
+        self._redis = redis.Redis.from_pool(pool)
         self._listeners: list[Listener] = []
         self._unsent: deque[Hint] = deque(maxlen=MOST_UNSENT)
         self._publishing: asyncio.Task[None] | None = None

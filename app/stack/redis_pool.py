@@ -1,6 +1,7 @@
 """Connections to Redis on the event loop: a command is sent once, and nobody waits for longer than one may take."""
 
 import re
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import redis.asyncio as redis
@@ -8,22 +9,30 @@ from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from app.stack.redis_handshake import AsksOnTheLoop
+
 SCHEMES = ("redis", "rediss", "unix")
 # All others say how this program speaks to Redis, or are none: a time-out, a decoding, a class.
 OPTION = re.compile(r"db|username|password|client_name|protocol|health_check_interval|socket_keepalive|ssl_[a-z_]+")
 DATABASE = re.compile(r"/?\d*", re.ASCII)
 
 
-def redis_pool(url: str, connections: int, timeout_s: float) -> redis.ConnectionPool:
-    """Nothing is sent yet. Whoever finds all connections in use waits as long as for an answer."""
-    return redis.BlockingConnectionPool.from_url(
+def redis_pool(url: str, connections: int, timeout_s: float, **others: Any) -> redis.ConnectionPool:
+    """Nothing is sent yet. Whoever finds all connections in use waits as long as for an answer.
+
+    `others` are what redis-py calls them.
+    """
+    pool = redis.BlockingConnectionPool.from_url(
         url,
         max_connections=connections,
         timeout=timeout_s,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
+        **others,
     )
+    pool.connection_class = type("AskingConnection", (AsksOnTheLoop, pool.connection_class), {})
+    return pool
 
 
 def judge(text: str) -> None:

@@ -5,13 +5,13 @@ from typing import Any
 import redis
 from fakeredis import FakeRedis, FakeServer
 from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection
 from redis.retry import Retry
 
 from app.stack.cost import count_redis
+from app.stack.redis_handshake import Asks
 
 
-class _Counting(AbstractConnection):
+class _Counting(Asks):
     """Before the class of the URL's scheme: TCP, TLS or a Unix socket."""
 
     def send_command(self, *args: Any, **options: Any) -> None:
