@@ -232,8 +232,7 @@ class _Serving:
 
     def with_children(self) -> None:
         """Web processes and workers as children, until `stop`."""
-        begin = self._fill() if self.config.demo else _migrated(self.addresses, self.config)
-        asyncio.run(_until_stopped(self.stop, begin))
+        asyncio.run(_until_stopped(self.stop, self._begin()))
         plan = self.plan
         web = [self._child(f"web {n}", n - 1, plan.web_command, self.listener.fileno()) for n in _up_to(plan.web)]
         workers = [self._child(f"worker {n}", plan.web + n - 1, plan.worker_command) for n in _up_to(plan.workers)]
@@ -268,6 +267,7 @@ class _Serving:
         from workers.worker import run_in_thread
 
         tell_metrics(self.config)
+        await _until_stopped(self.stop, _migrated(self.addresses, self.config))
         async with _application(self.addresses, self.config) as (stack, timelines, app):
             if self.config.demo:
                 await _until_stopped(self.stop, self._fill_if_empty(stack, SMALL_DEMO))
@@ -304,9 +304,11 @@ class _Serving:
         if self.config.demo and sys.stdout.isatty() and at_a_screen():
             webbrowser.open(url)
 
-    async def _fill(self) -> None:
-        async with connected(self.addresses, self.config) as stack:
-            await self._fill_if_empty(stack, DEMO)
+    async def _begin(self) -> None:
+        await _migrated(self.addresses, self.config)
+        if self.config.demo:
+            async with connected(self.addresses, self.config) as stack:
+                await self._fill_if_empty(stack, DEMO)
 
     async def _fill_if_empty(self, stack: Stack, size: tuple[int, int, int]) -> None:
         """Fill a database without people; and anew the one whose filling was the last thing that happened to it.

@@ -229,13 +229,12 @@ def test_a_server_that_is_away_is_said_in_one_line(words: list[object], tmp_path
     assert "secret" not in line
 
 
-@pytest.mark.parametrize("command", ["serve", "worker"])
+@pytest.mark.parametrize("words", [("serve", "--port", 0), ("serve", "--port", 0, "--demo"), ("worker",)])
 def test_who_stays_waits_for_mongodb_and_gives_up_in_one_line(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serve, "MONGODB_DEADLINE_S", 0)
-    port = ["--port", 0] if command == "serve" else []
-    result = feedlab(command, *port, "--data", tmp_path, environment=SILENT | {"FEEDLAB_SERVER_TIMEOUT_S": "0.2"})
+    result = feedlab(*words, "--data", tmp_path, environment=SILENT | {"FEEDLAB_SERVER_TIMEOUT_S": "0.2"})
     assert (result.exit_code, result.stdout) == (2, ""), result.output
     last = result.stderr.splitlines()[-1]
     assert last.startswith("Error: no answer in 0 s from MongoDB: 127.0.0.1:9: ")
