@@ -200,8 +200,9 @@ def test_a_driver_may_repeat_a_password_and_we_do_not(url: str, said: str) -> No
 
 def test_what_is_no_secret_is_said() -> None:
     """A file that cannot be read, a host that is away, a time that was too short."""
-    config = Config(mongodb_url="mongodb://ada:pw@db:1/?tlsCAFile=/etc/a.pem&timeoutMS=500&retryWrites=true")
-    said = "ada@db:1: /etc/a.pem took 500 ms, which is true of pwd"
+    options = "tlsCAFile=/etc/a.pem&timeoutMS=500&retryWrites=true&appName=feedlab&readPreference=primary"
+    config = Config(mongodb_url=f"mongodb://ada:pw@db:1/?{options}", redis_url="redis://r/?client_name=redis")
+    said = "ada@db:1: /etc/a.pem took 500 ms, which is true of pwd: not primary, see feedlab doctor"
     assert without_secrets(said, config) == said
 
 
