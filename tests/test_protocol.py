@@ -185,6 +185,8 @@ def test_who_reads_nothing_is_closed(address: tuple[str, int], monkeypatch: pyte
 
 def test_requests_one_after_another_and_at_once_are_answered(address: tuple[str, int]) -> None:
     assert said(address, GET + GET + LAST).count(b"HTTP/1.1 200 ") == 3
+    spaced = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:  Chunked \r\n\r\n0\r\n\r\n"
+    assert said(address, spaced + LAST).count(b"HTTP/1.1 200 ") == 2
     connection = HTTPConnection(*address, timeout=PATIENCE_S)
     for _ in range(3):
         connection.request("GET", "/")

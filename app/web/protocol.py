@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
@@ -130,7 +131,7 @@ class Protocol(HttpToolsProtocol):
         lengths by itself (6.3).
         """
         names = [name for name, _ in self.headers]
-        if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self.headers):
+        if any(name == b"transfer-encoding" and value.rstrip().lower() != b"chunked" for name, value in self.headers):
             raise ValueError("a coding that nobody here reads")
         if names.count(b"host") != 1 and not (self.parser.get_http_version() == "1.0" and b"host" not in names):
             raise ValueError("not one host")
@@ -182,7 +183,11 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.transport.close()
 
     async def send(self, message: Any) -> None:
-        """uvicorn logs an error where the handshake ends in an answer of ours, as if there were none."""
+        """uvicorn logs an error where the handshake ends in an answer of ours, as if there were none. To who has gone
+        it says nothing, and takes the first word after that for a mistake of the application.
+        """
+        if self.transport.is_closing() and not self.handshake_complete:
+            raise ClientDisconnected
         await super().send(message)
         self.handshake_complete = self.handshake_complete or self.close_sent
 
