@@ -145,6 +145,14 @@ async def test_another_process_of_the_same_run_sees_the_same(server: Server, set
     await other.close()
 
 
+async def test_a_new_connection_asks_once_who_answers(server: Server, sets: RedisSets) -> None:
+    redis = server.start()
+    await filled(sets)
+    asked = {name: redis.info("commandstats")[f"cmdstat_{name}"]["calls"] for name in ("echo", "hello")}
+    connections = len([one for one in redis.client_list() if one["cmd"] != "client|list"])
+    assert asked == {"echo": connections, "hello": connections + 1}, "whoever looks here greets, too"
+
+
 async def test_an_emptied_redis_keeps_nothing_and_is_delivered_to_in_vain(server: Server, sets: RedisSets) -> None:
     client = server.start()
     reader, _ = await filled(sets)

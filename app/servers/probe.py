@@ -67,12 +67,13 @@ def _ask_mongodb(url: str, timeout_s: float) -> Answer:
 
 def _ask_redis(url: str, timeout_s: float) -> Answer:
     try:
-        with connect(url, timeout_s) as client:
+        with connect(url, timeout_s, tries=1) as client:
             client.ping()  # refused while it still reads its files, and may die of them
             info = client.info("server")
     except (redis.RedisError, OSError, ValueError) as error:
         raise NoAnswer(str(error)) from None
-    return Answer(str(info["redis_version"]), int(info["process_id"]))
+    pid = info.get("process_id")
+    return Answer(str(info.get("redis_version", "unknown")), int(pid) if pid else None)
 
 
 def _ask_memcached(node: str, timeout_s: float) -> Answer:

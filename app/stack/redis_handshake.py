@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.asyncio.connection import AbstractConnection as AsyncConnection
 from redis.connection import AbstractConnection
-from redis.exceptions import ConnectionError, ResponseError
+from redis.exceptions import ConnectionError, InvalidResponse, ResponseError
 from redis.utils import str_if_bytes
 
 QUESTION = "feedlab asks whether a Redis answers"
@@ -23,7 +23,7 @@ NO_REDIS = "what answers there is no Redis"
 def _answered_by_redis() -> Iterator[None]:
     try:
         yield
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, InvalidResponse, KeyError, TypeError, ValueError) as error:
         raise ConnectionError(NO_REDIS) from error
 
 
@@ -45,6 +45,9 @@ class Asks(AbstractConnection):
 
 class AsksOnTheLoop(AsyncConnection):
     """The same for redis.asyncio."""
+
+    async def on_connect(self) -> None:
+        """Nothing: on Unix sockets redis-py 8 calls this as well, and shook hands twice."""
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         with _answered_by_redis():

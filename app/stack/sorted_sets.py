@@ -188,10 +188,7 @@ DIGESTS = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() 
 
 
 class _Connection(AbstractConnection):
-    """Before the class of the URL's scheme. Knows which run of Redis it leads to, and our scripts are there.
-
-    Not `on_connect`: redis-py 8 calls that on Unix sockets alone.
-    """
+    """Before the class of the URL's scheme. Knows which run of Redis it leads to, and our scripts are there."""
 
     run_id: bytes
 

@@ -24,10 +24,10 @@ class _Counting(Asks):
         return super().pack_commands(commands)  # type: ignore[no-untyped-call]
 
 
-def connect(url: str, timeout_s: float) -> redis.Redis:
-    """A client whose every command waits at most `timeout_s`. Nothing is sent yet."""
+def connect(url: str, timeout_s: float, *, tries: int = 2) -> redis.Redis:
+    """A client whose every command waits at most `timeout_s`, at each of its `tries`. Nothing is sent yet."""
     pool = redis.ConnectionPool.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 1)
+        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), tries - 1)
     )
     pool.connection_class = type("CountingConnection", (_Counting, pool.connection_class), {})
     return redis.Redis.from_pool(pool)  # closing the client closes its connections
