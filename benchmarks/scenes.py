@@ -1,5 +1,6 @@
 """Small worlds for one measurement each: an author with many followers, a reader of many authors."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -100,6 +101,22 @@ async def kept_few(rig: Rig, phase: Phase, readers: Sequence[ObjectId], ids: int
             yield
     else:
         yield
+
+
+@asynccontextmanager
+async def forced(rig: Rig, phase: Phase, authors: Sequence[ObjectId], *, pulled: bool) -> AsyncIterator[None]:
+    """While the block runs these authors' statuses are pulled, or delivered, whatever the rule says of them."""
+    if phase.merges:
+        await _force(rig, authors, pulled)
+    yield
+    if phase.merges:
+        await _force(rig, authors, None)
+
+
+async def _force(rig: Rig, authors: Sequence[ObjectId], pulled: bool | None) -> None:
+    for author in authors:
+        await rig.timelines.force(author, pulled)
+    await asyncio.sleep(rig.stack.config.settings_age_s)
 
 
 async def authors(rig: Rig, count: int, each: int) -> list[ObjectId]:

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from statistics import median
 from typing import TypeVar
@@ -76,7 +75,7 @@ async def measure(rig: Rig, count: int, progress: Progress = silent) -> Units:
         await rig.switch(phase.slug)
         await asyncio.sleep(rig.stack.config.grace_s)
         few_each = scenes.kept_few(rig, phase, [*few.followers, *many.followers])
-        async with few_each, _delivered(rig, phase, [few.author, many.author]):
+        async with few_each, scenes.forced(rig, phase, [few.author, many.author], pulled=False):
             units[phase.slug] = await _phase(rig, phase, few.author, many.author, readers, count)
             if phase.merges:
                 margin = await _margin(rig, phase, everybody[:PULLED], readers[-1], count)
@@ -86,34 +85,17 @@ async def measure(rig: Rig, count: int, progress: Progress = silent) -> Units:
     return Units(**vars(await origin(rig)), settings=settings, followees=list(FOLLOWEES), units=units)
 
 
-@asynccontextmanager
-async def _delivered(rig: Rig, phase: Phase, authors: Sequence[ObjectId]) -> AsyncIterator[None]:
-    """Whatever the rule says of them: what is measured here is a delivery."""
-    if phase.merges:
-        await _force(rig, authors, False)
-    yield
-    if phase.merges:
-        await _force(rig, authors, None)
-
-
-async def _force(rig: Rig, authors: Sequence[ObjectId], pulled: bool | None) -> None:
-    for author in authors:
-        await rig.timelines.force(author, pulled)
-    await asyncio.sleep(rig.stack.config.settings_age_s)
-
-
 async def _margin(rig: Rig, phase: Phase, pulled: Sequence[ObjectId], reader: ObjectId, count: int) -> Costs:
     """What one pulled author more costs a warm page: of two pages, before these have posted and after, in turn."""
     page = partial(rig.timelines.page, reader, phase=phase.slug, limit=LIMIT)
     await page()
     without, _ = await metered(rig, repeated(count, page))
-    await _force(rig, pulled, True)
-    social = Social(rig.stack, rig.timelines.outbox)
-    for author in pulled:
-        await social.post(author, "a status that is pulled")
-    await page()
-    merged, _ = await metered(rig, repeated(count, page))
-    await _force(rig, pulled, None)
+    async with scenes.forced(rig, phase, pulled, pulled=True):
+        social = Social(rig.stack, rig.timelines.outbox)
+        for author in pulled:
+            await social.post(author, "a status that is pulled")
+        await page()
+        merged, _ = await metered(rig, repeated(count, page))
     return Costs.combined(lambda some, more: max(0.0, more - some) / count / len(pulled), (without, merged))
 
 

@@ -38,13 +38,15 @@ async def acknowledgements(rig: Rig, scale: Scale) -> list[Row]:
     """Whoever has many followers waits no longer."""
     large, small = await scenes.star(rig, scale.most, scale.most // 100), await scenes.star(rig, 10, 10)
     rows = []
-    for slug in (phase.slug for phase in answers.IN_WORKER):
+    for phase in answers.IN_WORKER:
+        slug = phase.slug
         await only(rig, slug)
-        seconds = await timed_in_turn(
-            3 * scale.repeats,
-            large=partial(acknowledged, rig, slug, large.author),
-            small=partial(acknowledged, rig, slug, small.author),
-        )
+        async with scenes.forced(rig, phase, [large.author, small.author], pulled=False):
+            seconds = await timed_in_turn(
+                3 * scale.repeats,
+                large=partial(acknowledged, rig, slug, large.author),
+                small=partial(acknowledged, rig, slug, small.author),
+            )
         title = f"post acknowledged in phase {slug}, p50 at {scale.most:,} followers ÷ at 10"
         waits = ratio(seconds["large"], seconds["small"])
         rows.append(row(f"ack-{slug}", title, waits, p50_ms(**seconds), at_most=1.2))
@@ -90,7 +92,8 @@ async def throughput(rig: Rig, scale: Scale) -> list[Row]:
     rows = []
     for phase in answers.IN_WORKER:
         await only(rig, phase.slug)
-        async with scenes.kept_few(rig, phase, star.followers):
+        forced = scenes.forced(rig, phase, [star.author], pulled=False)
+        async with scenes.kept_few(rig, phase, star.followers), forced:
             seconds = await timed_in_turn(
                 3,
                 posts=partial(posts_worked_off, rig, phase.slug, star.author, scale.jobs, POLL_S),
