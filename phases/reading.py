@@ -169,7 +169,7 @@ class Reading:
             self._pages.forget(edges.reader)
             changed = True
         if marked and marked.version != now.markers:  # somebody may be pulled of whom nothing was asked
-            self._markers.forget()
+            self._markers.forget(unless_at=now.markers)
             changed = True
         return changed
 

@@ -40,7 +40,7 @@ async def test_why_an_author_is_pulled_is_shown_and_can_be_chosen(demo: Site) ->
     html = await ann.open("/operations/authors?handle=@bob")
     assert "too few active followers" in html
     assert re.search(r'Active followers</th><td class="number">1</td>', html)
-    assert "None yet" in html
+    assert "Nobody yet" in html
     given = ann.form("/sign-out").fields | {"handle": "bob"}
     answer = await ann.client.post("/operations/authors", data=given | {"choice": "pulled"})
     assert answer.status_code == 303

@@ -47,15 +47,11 @@ class Known:
     def is_heavy(self, author: ObjectId) -> bool:
         return self.heavy is None or author in self.heavy
 
-    def may_be_one_of_few(self, author: ObjectId) -> bool:
-        return self.pulled is not None and (author in self.pulled or len(self.pulled) < FEW)
-
 
 class _Among(NamedTuple):
-    """Of these followees the pulled ones, as these markers say."""
+    """Of a reader's followees the pulled ones. `of`: what tells these edges and markers from others."""
 
-    heard: list[ObjectId] | None
-    of: frozenset[ObjectId] | None
+    of: tuple[object, ...]
     pulled: list[ObjectId]
 
 
@@ -71,6 +67,7 @@ class Markers:
         self._known: Known | None = None
         self._reading: asyncio.Task[Known] | None = None
         self._marking = asyncio.Lock()
+        self._new = 0  # authors marked here since a reading of all markers began
         self._marked: LRUCache[tuple[ObjectId, ObjectId], datetime] = LRUCache(MARKED_REMEMBERED)
         self._noted: LRUCache[ObjectId, datetime] = LRUCache(MARKED_REMEMBERED)
         self._among: LRUCache[ObjectId, _Among] = LRUCache(
@@ -94,7 +91,7 @@ class Markers:
         return known
 
     async def _looked_up(self, epoch: ObjectId) -> Known:
-        read_at_s = self._clock.monotonic()
+        read_at_s, self._new = self._clock.monotonic(), 0
         everybody = Find(HEAVY, {}, ("_id", "heavy_until", "pulled_until"), MOST)
         with uncounted():
             answers = await together(self._db, version=version_of(MARKERS), heavy=everybody)
@@ -110,21 +107,31 @@ class Markers:
             read_at_s=read_at_s,
         )
 
-    def forget(self) -> None:
-        """Somebody has been marked since."""
-        self._known = self._reading = None
+    def forget(self, unless_at: int | None = None) -> None:
+        """Somebody has been marked since. `unless_at`: the version that was seen: others may have read it."""
+        if self._known and self._known.version != unless_at:
+            self._known = None
 
     def among(self, edges: OwnEdges, known: Known) -> list[ObjectId]:
         """Those whom the reader hears, and themselves, of whom something may be pulled."""
+        of = edges.version, edges.heard is None, known.epoch, known.version, known.pulled is None
         found = self._among.get(edges.reader)
-        if found and found.heard is edges.heard and found.of is known.pulled:
+        if found and found.of == of:
             return found.pulled
         authors = [edges.reader, *(edges.heard or ())]
         pulled = authors if known.pulled is None else [id for id in authors if id in known.pulled]
-        self._among[edges.reader] = _Among(edges.heard, known.pulled, pulled)
+        self._among[edges.reader] = _Among(of, pulled)
         return pulled
 
     # Whoever stores a status
+
+    def is_one_of_few(self, author: ObjectId, known: Known) -> bool:
+        """Whether they are marked, or can be without too many being so, and without a wait: each new marker is heard by
+        every process, which reads them all again, and of posters who need one only one has their turn.
+        """
+        if known.pulled is None or author in known.pulled or self._is_marked(author, known.epoch):
+            return known.pulled is not None
+        return len(known.pulled) + self._new < FEW and not self._marking.locked()
 
     async def mark(self, author: ObjectId, epoch: ObjectId) -> None:
         """From now on, and for a while, a majority has the author's marker. One after
@@ -154,6 +161,7 @@ class Markers:
                 await inside[HEAVY].update_one({"_id": author}, longer, upsert=True)
 
             await change_edges(self._db, {MARKERS}, new)
+            self._new += 1
         return until
 
     async def note_heavy(self, author: ObjectId) -> None:
@@ -165,7 +173,9 @@ class Markers:
             self._noted[author] = until
 
     async def newest(self, n: int) -> dict[ObjectId, datetime | None]:
-        """Some of the heavy authors, those first who were noted last; each with until when it may be marked."""
+        """Some of the heavy and the marked authors, those first who were noted last to be heavy; each with until when
+        it may be marked.
+        """
         found = self._db[HEAVY].find({}, {"pulled_until": 1}).sort("heavy_until", -1).limit(n)
         return {row["_id"]: row.get("pulled_until") for row in await found.to_list(None)}
 

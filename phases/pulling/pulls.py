@@ -80,9 +80,9 @@ class Pulls:
         return self._of(merge, await self.authors.known(author)).pulled
 
     async def _is_seldom(self, merge: Merge, markers: Known, author: ObjectId) -> bool:
-        """Not where many are pulled already: each new marker is heard by every process, which reads them all again."""
+        """Not where many are pulled already."""
         pages = await self.authors.pages_a_post()
-        return pages is not None and merge.seldom(pages) and markers.may_be_one_of_few(author)
+        return pages is not None and merge.seldom(pages) and self.markers.is_one_of_few(author, markers)
 
     async def weighed(self, epoch: ObjectId, author: ObjectId, forced: bool | None) -> Weighed:
         """As things are now, by the first phase that merges."""

@@ -1,5 +1,6 @@
 """Phase 6: what says `pulled` is delivered to nobody and missing to nobody (rule 9); and whose statuses say so."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 from unittest.mock import AsyncMock, patch
@@ -8,7 +9,7 @@ import pytest
 from bson import ObjectId
 
 from app.clock import LAST_ID
-from app.edges import MARKERS
+from app.edges import MARKERS, change_edges
 from app.errors import Conflict, Invalid
 from app.models import Status
 from app.social import Social
@@ -32,6 +33,7 @@ from tests.world import KEEPING, SLUGS, World
 
 pytestmark = pytest.mark.anyio
 SLUG = HYBRID.slug
+PATIENCE_S = 20  # for what would wait for ever
 
 
 @pytest.fixture
@@ -467,15 +469,40 @@ async def test_few_are_pulled_only_because_hardly_anybody_reads(town: World, mon
     """Each new marker is heard by every process, which reads all of them again."""
     monkeypatch.setattr(markers, "FEW", 1)
     await were_posted(town, authors.AT_ONCE, 0)
-    for n in range(2):
-        assert "pulled" in await stored(town, (await town.post("zoe", f"the one {n}")).id)
-        town.clock.advance(KNOWN_S + 1)
+    assert "pulled" in await stored(town, (await town.post("zoe", "the one 0")).id)
+    assert "pulled" not in await stored(town, (await town.post("ben", "one too many, at once")).id)
+    town.clock.advance(KNOWN_S + 1)
+    assert "pulled" in await stored(town, (await town.post("zoe", "the one 1")).id)
     assert "pulled" not in await stored(town, (await town.post("ann", "one too many")).id)
     weighed = await town.timelines.weighed(town.ids["ann"])
     assert weighed
     assert (weighed.pulled, weighed.why) == (False, "light")
     await town.drain()
     await town.sees("ann", "one too many", "the one 1", "the one 0")
+
+
+async def test_nobody_waits_to_be_pulled_because_hardly_anybody_reads(
+    town: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Markers are made one after another, and everybody posts there."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any) -> Any:
+        begun.set()
+        await may_end.wait()
+        return await change_edges(*arguments)
+
+    monkeypatch.setattr(markers, "change_edges", slow)
+    await were_posted(town, authors.AT_ONCE, 0)
+    first = asyncio.create_task(town.post("zoe", "pulled"))
+    await begun.wait()
+    async with asyncio.timeout(PATIENCE_S):
+        meanwhile = await town.post("ann", "delivered meanwhile")
+    assert "pulled" not in await stored(town, meanwhile.id)
+    may_end.set()
+    assert "pulled" in await stored(town, (await first).id)
+    await town.drain()
+    await town.sees("ann", "pulled", "delivered meanwhile")
 
 
 async def is_known_to_be_heavy(world: World, name: str) -> bool:
