@@ -21,8 +21,8 @@ def statuses_by(
     authors: list[ObjectId],
     fields: tuple[str, ...] = SIGNED,
 ) -> Newest:
-    """The article's query. `Newest` sorts and limits it, and cuts its `$in` into pieces
-    where one is too large.
+    """The article's query. `Newest` sorts and limits it, and above 200 authors cuts its
+    `$in` into pieces.
     """
     return Newest(db, lambda some: {"user_id": {"$in": some}}, authors, fields)
 
@@ -36,7 +36,7 @@ class HomeTimeline:
         self.db, self.reader, self.following = db, reader, following
 
     async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
-        following_ids = await self.following.heard()
+        following_ids = await self.following.heard()  # without those they mute
         theirs = statuses_by(self.db, [self.reader, *following_ids])
         return await theirs.older_than(cursor, n)
 

@@ -4,8 +4,8 @@ After a status is created, its id is put on the home timeline of every follower,
 poster waits for that.
 A read became two look-ups by key, the reader's own timeline and the statuses by id,
 however many people they follow.
-A post now costs one entry per follower: a celebrity's takes as long as they have
-followers, read or not.
+A post now costs one entry for each follower, whether they read it or not. A celebrity
+waits longest.
 """
 
 from bson import ObjectId
@@ -21,8 +21,8 @@ from phases.keeping.recipients import Recipients
 
 
 class Followers(Recipients):
-    """The author's followers, or for a circle's status the circle. Whether each may see
-    it, the read decides.
+    """The author's followers, or for a circle's status the circle. The read decides who
+    may see it: the article's `access_allow?`.
     """
 
     name = "followers"
@@ -35,7 +35,8 @@ class Followers(Recipients):
 
 async def deliver_status(delivery: Delivery, status: StatusRow) -> None:
     """The article's hook `after_create`: a walk through the author's followers, while
-    the poster waits.
+    the poster waits. The insert has said that the delivery is `pending`; `done` clears
+    that. Phase 3 says why.
     """
     last = await put_on_timelines(delivery, status, None)
     while last:
@@ -49,9 +50,9 @@ async def put_on_timelines(
     after: ObjectId | None,
     settings: Settings | None = None,
 ) -> ObjectId | None:
-    """One bounded step of the walk: the status's id is put on the home timeline of the
-    next followers, and with the first of them on the author's own. The last of them, or
-    None when there are no more.
+    """One bounded step of the walk: the next followers get the status's id on their
+    home timeline, and in the first step the author does, too. Returns the last follower
+    reached, or None at the end. `settings` say where timelines are kept now.
     """
     begin = after or FIRST_ID
     settings, followers, more = await delivery.recipients(status, begin, settings)

@@ -2,8 +2,8 @@
 
 After a status is created, a job is queued and the poster goes on; a worker makes the
 walk of phase 2.
-Posting became as cheap as an insert again, for a celebrity too, and no reader notices:
-they see what is pending.
+The poster waits for one insert again, a celebrity too. No reader notices the delay: a
+read looks at what is pending first.
 It now costs a Redis, a worker, and a delay until the last follower's timeline holds the
 status.
 """
@@ -30,20 +30,22 @@ async def status_deliver(
     after: ObjectId | None,
     goes_on: GoesOn,
 ) -> Failures:
-    """The job: a worker makes a step of phase 2's walk for the status, and the first
-    one for others that wait. Then it makes the next step too, while nobody waits longer
-    than a step.
+    """The job. A worker makes one step of phase 2's walk for this status, and the first
+    step for others that are waiting. It goes on with the next step while nobody waits
+    longer than a step takes. Then it queues a job for the rest.
 
-    Deliver, then queue a job for the next step, or note that there is none: no other
-    order survives a crash between.
+    Deliver first, then queue the rest or clear pending. In any other order a crash
+    loses followers.
     """
     walk = delivery.walk(id, after)
     while True:
-        now, statuses = await delivery.due(walk)
-        at = {s.id: walk.after if s.id == id else None for s in statuses}
-        steps = {s.id: put_on_timelines(delivery, s, at[s.id], now) for s in statuses}
-        await walk.side_by_side(steps)
-        await delivery.note(walk)
+        settings, statuses = await delivery.due(walk)
+        steps = {}
+        for status in statuses:
+            begin = walk.after if status.id == id else None
+            steps[status.id] = put_on_timelines(delivery, status, begin, settings)
+        await walk.side_by_side(steps)  # `walk.after`: the last one reached, or None
+        await delivery.note(walk)  # whoever has come to the end is pending no longer
         if walk.after is None or not await goes_on():
             break
     if walk.after:

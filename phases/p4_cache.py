@@ -1,11 +1,11 @@
 """Phase 4: deliver only to those who are there.
 
 Timelines are lists in Memcached that expire with their reader's activity. Followers who
-are away are skipped, and whoever returns is rebuilt with one query.
+are away are skipped, and the list of whoever returns is rebuilt with one query.
 A delivery became a prepend in memory, a follower who is away costs nothing, and nothing
 piles up for them.
-It now costs a Memcached, and for every returning reader the query and a write that has
-them served again.
+It now costs a Memcached, and for every returning reader one query, and one write that
+marks them active.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from phases.p3_queue import WORKER
 
 
 class ActiveFollowers(ActiveReaders):
-    """The skip: of the author's followers those who have been here lately. Who is away
-    is not even looked at.
+    """The skip: only followers who have been here lately. Each active reader has one
+    document: `authors`, whose statuses they get, and `until`, how long they are active.
     """
 
     name = "active followers"
@@ -58,11 +58,12 @@ class HomeLists(Lists):
         await self.memcached.prepend(keys(container, to), status.id.binary)
 
     async def come_back(self, container: Container, returning: Returning) -> bool:
-        """The return: whoever has no list gets one, from one query, in this order.
+        """The return: whoever has no list gets one, from one query. The order matters.
 
-        From the lease on deliveries collect in the placeholder. From the mark on no
-        author skips this reader. So a status that was posted too early for both was
-        stored before the query, and the query finds it.
+        1. `lease`: a placeholder stands where the list will be. New ids collect in it.
+        2. `admit`: the reader is marked active. From now on no author skips them.
+        3. `recent`: the query. It finds whatever was posted before 1 and 2.
+        4. `fill`: the list takes in what has collected, and replaces the placeholder.
         """
         for _ in range(ATTEMPTS):
             lease = await self.lease(container, returning.reader)
@@ -70,7 +71,7 @@ class HomeLists(Lists):
                 return False  # somebody else is at it
             active = await self.recipients.admit(returning.reader, returning.followees)
             if self.clock.monotonic() - returning.began_s > self.ttl_s:
-                return False  # by now their new followees may have been forgotten again
+                return False  # too slow: whom they follow may be out of date by now
             recent = await returning.recent(active.authors)
             if await self.fill(lease, recent, active.until):
                 return True

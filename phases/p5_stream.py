@@ -5,7 +5,7 @@ that worker makes the first step of the walk; further steps are jobs.
 Timelines are sorted sets in Redis, which hold ids in the order of a page.
 Posting became one insert again, and there is no second step that could be lost behind
 it.
-It now costs somebody who follows the stream, a note of how far they are, and several
+It now costs one worker that follows the stream, a note of how far it is, and several
 times the memory of a list.
 """
 
@@ -42,18 +42,14 @@ class HomeSets(SortedSets):
         await self.sets.deliver(container.name, to, status.id, self.cap)
 
 
-async def nothing(delivery: Delivery, status: StatusRow) -> None:
-    """The hook is empty."""
-
-
 async def follow(
     changes: AsyncIterator[Inserted],
     deliver: Callable[[Inserted], Awaitable[None]],
     save: Callable[[Inserted], Awaitable[None]],
 ) -> None:
-    """The carrier: one worker follows the stream for everybody. It notes its place only
-    after what comes before is delivered, so whoever takes over delivers some of it
-    again and misses nothing.
+    """The carrier: one worker follows the stream for everybody. `deliver` leads to
+    `statuses_inserted` below. `save` notes the place, and only afterwards: whoever
+    takes over repeats some deliveries and misses none.
     """
     async for inserted in changes:
         await deliver(inserted)
@@ -75,6 +71,10 @@ async def statuses_inserted(
         await delivery.queue.offer(delivery.name, status, last)
     await delivery.done(*walk.ended)
     return walk.failed
+
+
+async def nothing(delivery: Delivery, status: StatusRow) -> None:
+    """The hook `after_create` is empty."""
 
 
 FOLLOWER = Carrier(nothing, in_worker=True, inserted=statuses_inserted)

@@ -4,10 +4,11 @@ Authors with many active followers are weighed when they post: does it cost more
 their statuses on all those lists, or to have the followers ask for them at every read?
 Where asking is cheaper the status says `pulled` from its insert on, and nobody delivers
 it. A read merges what is pulled with a list like that of phase 4.
-A celebrity's status became one insert, seen at once by everybody, once a first delivery
-has shown how many there are.
-It now costs each of their readers one look-up more, in the command that a page makes
-anyway, for all such authors.
+A celebrity's status became one insert, and everybody sees it at once. Only the first
+ones are still delivered: that shows how many active followers there are.
+It now costs their readers one more look-up a page, inside a command that the page sends
+anyway.
+Where hardly anybody reads, nearly everything is pulled.
 """
 
 from collections.abc import Mapping
@@ -33,8 +34,9 @@ from phases.pulling.pulls import Merge
 DELIVERY_US = 5.2
 PULLED_US = 18.0
 
-# Pages for each post, of everybody: with fewer, asking for everything costs less than
-# the jobs that would deliver it (`feedlab bench crossover`, between 3 and 9).
+# Pages for each post, of the whole site. With fewer, a job costs more than the asking
+# that it saves (`feedlab bench crossover`, between 3 and 9). The rule below is about a
+# single author.
 SELDOM = 3.5
 
 
@@ -67,7 +69,9 @@ def pulled_by(authors: list[ObjectId]) -> Mapping[str, Any]:
 
 
 class DeliveredTo(ActiveFollowers):
-    """As in phase 4. Who turns out to have many is weighed before they post again."""
+    """As in phase 4. An author who turns out to have many active followers is weighed
+    before their next post.
+    """
 
     name = "active followers of who is delivered"
 

@@ -186,9 +186,9 @@ def test_an_unknown_directive_and_a_missing_title_are_named(tmp_path: Path) -> N
 
 
 def test_a_phase_is_drawn_from_its_answers() -> None:
-    insert, pending, job = Step("insert"), Step("insert,\npending"), Step("queue a job")
+    insert, pending = Step("insert"), Step("insert,\npending")
     take, every, active = (
-        Step("take the job"),
+        Step("a job: queue\nit, take it"),
         Step("id to every\nfollower", "many"),
         Step("id to active\nfollowers", "many"),
     )
@@ -199,24 +199,24 @@ def test_a_phase_is_drawn_from_its_answers() -> None:
         (False, False, False, True, False): ((insert,), (), asks),
         (True, False, False, False, False): ((insert, every), (), (mine, by_id)),
         (True, False, True, False, False): (
-            (pending, job),
+            (pending,),
             (take, every, Step("not pending\nany more")),
             (Step("what is\npending"), mine, by_id),
         ),
         (True, True, True, False, False): (
-            (pending, job),
+            (pending,),
             (take, active, Step("the others:\nnothing", "gone")),
-            (owed, Step("gone? query,\nfill in", "gone"), by_id),
+            (owed, Step("gone? page of\nphase 1", "gone"), by_id),
         ),
         (True, True, True, True, False): (
-            (Step("weigh the\nauthor"), Step("insert, pulled\nor pending"), Step("queue a job", "gone")),
+            (Step("weigh the\nauthor"), Step("insert, pulled\nor pending")),
             (take, active, Step("pulled:\nnothing", "gone")),
             (Step("pending,\npulled"), Step("my list,\nmerged"), by_id),
         ),
         (True, True, True, False, True): (
             (pending,),
             (Step("the stream\ntells"), active, Step("the others:\nnothing", "gone")),
-            (owed, Step("gone? query,\nfill in", "gone"), by_id),
+            (owed, Step("gone? page of\nphase 1", "gone"), by_id),
         ),
     }
     who = "The poster waits for", "Somebody else does", "The reader waits for"
@@ -226,7 +226,8 @@ def test_a_phase_is_drawn_from_its_answers() -> None:
         )
         assert drawn.lanes == dict(zip(who, steps, strict=True))
         assert re.fullmatch(
-            r"It\. The poster waits for .+\. (A worker|The change stream|Nothing) .+\. The reader waits for .+\.",
+            r"It\. The poster waits for .+\. (A job|Unless it|The change stream|Nothing) .+\. "
+            r"The reader waits for .+\.",
             drawn.about,
         )
 

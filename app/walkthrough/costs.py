@@ -5,7 +5,7 @@ from phases.base import Phase
 from phases.claims import Action, Claim
 
 ACTIONS: dict[Action, str] = {
-    "post": "A post, until it is acknowledged",
+    "post": "A post, with what its process does",
     "deliver": "Its delivery, in a worker",
     "read": "A page of 20, warm",
     "return": "The first page after an absence",
@@ -19,6 +19,6 @@ def example(phase: Phase, claim: Claim) -> str:
     if memcached := claim.memcached(n, chunk):
         counts.append(f"{memcached:,} Memcached")
     if claim.redis_at_most:
-        counts.append(f"at most {claim.redis_at_most} Redis")
-    when = f"with {n:,} {claim.grows_with}" if claim.grows_with else "always"
-    return f"{when}: {', '.join(counts)}"
+        counts.append(f"{claim.redis_at_most} Redis")
+    when = f"with {n:,} {claim.grows_with}: " if claim.grows_with else ""
+    return f"{when}at most {', '.join(counts)}"

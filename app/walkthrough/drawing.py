@@ -161,13 +161,10 @@ def phase_lanes(
 
 def _poster(store: bool, in_worker: bool, pulls: bool) -> Told:
     if in_worker and pulls:
-        words = (
-            "The poster waits for the insert, which says whether it is pulled, and otherwise for a job to be queued."
-        )
-        return words, (Step("weigh the\nauthor"), Step("insert, pulled\nor pending"), Step("queue a job", "gone"))
+        steps = Step("weigh the\nauthor"), Step("insert, pulled\nor pending")
+        return "The poster waits for the insert, which says whether the status is pulled.", steps
     if in_worker:
-        steps = Step("insert,\npending"), Step("queue a job")
-        return "The poster waits for the insert and for a job to be queued.", steps
+        return "The poster waits for the insert.", (Step("insert,\npending"),)
     if store:
         steps = Step("insert"), Step("id to every\nfollower", "many")
         return "The poster waits for the insert and for the id on every follower’s timeline.", steps
@@ -175,17 +172,20 @@ def _poster(store: bool, in_worker: bool, pulls: bool) -> Told:
 
 
 def _behind(active_only: bool, in_worker: bool, pulls: bool) -> Told:
-    job, to_active = Step("take the job"), Step("id to active\nfollowers", "many")
+    job, to_active = Step("a job: queue\nit, take it"), Step("id to active\nfollowers", "many")
     if not in_worker:
         return "Nothing happens behind.", ()
     if pulls:
-        words = "A worker puts the id on the active followers’ lists in memory, unless it is pulled."
+        words = "Unless it is pulled, a job is queued: a worker puts the id on the active followers’ lists in memory."
         return words, (job, to_active, Step("pulled:\nnothing", "gone"))
     if active_only:
-        words = "A worker puts the id in front of the active followers’ lists in memory, and skips those who are away."
+        words = (
+            "A job is queued behind it: a worker puts the id in front of the active followers’ lists in memory, and "
+            "skips those who are away."
+        )
         return words, (job, to_active, Step("the others:\nnothing", "gone"))
     steps = job, Step("id to every\nfollower", "many"), Step("not pending\nany more")
-    return "A worker puts the id on every follower’s timeline.", steps
+    return "A job is queued behind it: a worker puts the id on every follower’s timeline.", steps
 
 
 def _reader(store: bool, active_only: bool, in_worker: bool, pulls: bool) -> Told:
@@ -202,9 +202,9 @@ def _reader(store: bool, active_only: bool, in_worker: bool, pulls: bool) -> Tol
         )
     if active_only:
         return (
-            "The reader waits for what is pending and their list in memory, or, when it is gone, for one query that "
-            "fills it in again, and for the statuses by id.",
-            (Step("pending,\nmy list"), Step("gone? query,\nfill in", "gone"), BY_ID),
+            "The reader waits for what is pending and their list in memory, or, when it is gone, for a page of "
+            "phase 1, beside which it is filled again; and for the statuses by id.",
+            (Step("pending,\nmy list"), Step("gone? page of\nphase 1", "gone"), BY_ID),
         )
     if in_worker:
         words = "The reader waits for what is pending and their own list, and for the statuses by id."

@@ -81,7 +81,7 @@ LEASE = (
 MARK = "            active = await self.recipients.admit(returning.reader, returning.followees)\n"
 PUNCTUAL = (
     "            if self.clock.monotonic() - returning.began_s > self.ttl_s:\n"
-    "                return False  # by now their new followees may have been forgotten again\n"
+    "                return False  # too slow: whom they follow may be out of date by now\n"
 )
 RECENT = "            recent = await returning.recent(active.authors)\n"
 FILL = "            if await self.fill(lease, recent, active.until):\n"
