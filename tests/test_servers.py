@@ -175,6 +175,7 @@ def test_memory_takes_stand_ins_even_where_urls_are_set() -> None:
         ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
         ("mongodb://%2Frun%2Fmongod.sock/", "mongodb://%2Frun%2Fmongod.sock/"),
         ("ada:s3cr3t@cache:11211", "ada:***@cache:11211"),
+        ("/srv/my data/memcached.sock", "/srv/my data/memcached.sock"),
     ],
 )
 def test_a_password_is_never_shown(url: str, shown: str | None) -> None:
