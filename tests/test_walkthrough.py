@@ -167,6 +167,8 @@ def test_a_listing_is_a_module_without_its_imports_or_what_it_defines() -> None:
     assert "import" not in whole
     assert whole.startswith('"""Phase 3')
     assert whole.endswith("\n")
+    apart = '    """The hook `after_create` is empty."""\n\n\nFOLLOWER = '
+    assert apart in listing("phases.p5_stream").code, "only the imports behind a module's docstring leave a gap"
     assert listing("app.walkthrough.source.Listing.path").code == "path: str\n"
     assert listing("phases.PHASES").path == "phases/__init__.py"
     decorated = listing("app.walkthrough.source.listing")

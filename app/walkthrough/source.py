@@ -36,7 +36,7 @@ def listing(dotted: str) -> Listing:
         imported = {line for node in body if isinstance(node, ast.Import | ast.ImportFrom) for line in _span(node)}
         code = "\n".join(line for n, line in enumerate(lines, 1) if n not in imported)
         code = re.sub("\n{4,}", "\n\n\n", code)
-        return Listing(path, None, 1, re.sub('"""\n\n\n(?=[A-Z#])', '"""\n\n', code, count=1) + "\n")
+        return Listing(path, None, 1, re.sub(r'\A("""[^"]*""")\n\n\n(?=[A-Z#])', r"\1\n\n", code) + "\n")
     span = range(0)
     for name in names:
         node = next((node for node in body if name in _defined(node)), None)
