@@ -135,7 +135,7 @@ async def _nobody_follows(lab: Lab, author: ObjectId) -> list[Check]:
     await lab.kept(STREAM).forget(reader)
     return [
         Check(
-            what="Nobody follows: is the status on a follower’s page at once?",
+            what="Nobody follows the stream: is the status on a page at once?",
             found="yes, it is pending" if seen else "no",
             as_told=seen,
         ),
