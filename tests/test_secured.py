@@ -1,5 +1,7 @@
 """Servers that demand a password and speak TLS, named by nothing but their URLs."""
 
+import asyncio
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from app.config import Config
 from app.servers.programs import insist, resolve
 from app.stack import Addresses, connected
 from app.stack.memcached import MemcachedNodes
+from app.stack.rates import AWAY_S
 from tests.certificates import Certificates
 from tests.conftest import free_port, real_servers
 from tests.dates import NOON, ManualClock
@@ -139,9 +142,14 @@ async def test_everything_works(environment: dict[str, str]) -> None:
         absent = [f"list_of_{n}" for n in range(2_000)]
         assert await stack.memcached.prepend([*absent, "list"], bytes(100)) == 1, "more than a record of TLS holds"
         limit = stack.rates.rate("test", 1, "too often")
-        assert await limit.hit("ann")
-        assert not await limit.hit("ann")
-        assert not stack.rates._is_away, "counted in Redis"
+        deadline_s = time.monotonic() + PATIENCE_S
+        for who in itertools.count():
+            assert await limit.hit(who)
+            assert not await limit.hit(who)
+            if not stack.rates._is_away:
+                break  # counted in Redis. A busy machine greets it for longer than a poster waits
+            assert time.monotonic() < deadline_s
+            await asyncio.sleep(AWAY_S)
 
 
 def test_doctor_says_so_and_shows_no_password(environment: dict[str, str], tmp_path: Path) -> None:

@@ -184,6 +184,15 @@ def reload_until(seen: Locator) -> None:
     expect(seen).to_be_visible()
 
 
+def reload_until_said(where: Locator, words: str) -> None:
+    """The same of something that may be folded."""
+    deadline = time.monotonic() + PATIENCE_S
+    while words not in (where.text_content() or "") and time.monotonic() < deadline:
+        time.sleep(0.1)
+        where.page.reload()
+    expect(where).to_contain_text(words)
+
+
 def fits(page: Page) -> None:
     """Nothing makes the page wider than the window."""
     root = page.locator("html")
