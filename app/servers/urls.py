@@ -27,7 +27,8 @@ _HOST = r"([\w.%-]+|\[[\da-fA-F:.]+\])?(:\d{1,5})?"
 HOSTS = re.compile(rf"{_HOST}(,{_HOST})*")
 PATH = re.compile(r"[\w./% -]*")  # a database, or a socket
 OPTION = re.compile(
-    r"(w=(\d+|majority)|db=\d+|(replicaSet|authSource|authMechanism|readPreference|appName|client_name)=[\w.-]+|compressors=[\w,]+|[A-Za-z]+=(true|false)|([A-Za-z]+MS|m\w+PoolSize)=\d+"
+    r"(w=(\d+|majority)|db=\d+|[A-Za-z]+=(true|false)|([A-Za-z]+MS|m\w+PoolSize)=\d+|compressors=[\w,]+"
+    r"|(replicaSet|authSource|authMechanism|readPreference|appName|client_name)=[\w.-]+"
     r"|(tlsCAFile|tlsCertificateKeyFile|tlsCRLFile|ssl_ca_certs|ssl_certfile|ssl_keyfile)=/[\w./%-]+)?"
 )
 OPTION_NAME = re.compile(r"[A-Za-z_]+")

@@ -14,8 +14,6 @@ from redis.exceptions import ConnectionError, InvalidResponse, ResponseError
 from redis.utils import str_if_bytes
 
 QUESTION = "feedlab asks whether a Redis answers"
-
-
 NO_REDIS = "what answers there is no Redis"
 
 
