@@ -133,12 +133,19 @@ function merge(page, older = false) {
   withdraw();
 }
 
-// What has not changed stays as it is: somebody may have the keyboard there.
+// Pages do not come in the order in which they were made, and what is told of a message only goes on: a page that tells
+// less is older. What has not changed stays as it is: somebody may have the keyboard there.
+const STAGES = ["sent", "delivered", "read", "deleted"];
 function update(message, now) {
-  const said = item => [...item.querySelectorAll(".text, .soft, img")].map(part => part.outerHTML).join();
-  if (said(message) !== said(now)) return message.replaceWith(now);
-  const [had, has] = [message, now].map(item => item.querySelector(".ticks"));
-  if (had && has && had.outerHTML !== has.outerHTML) had.replaceWith(has);
+  const [had, has] = [message, now].map(stage);
+  if (has <= had) return;
+  if (STAGES[has] === "deleted") return message.replaceWith(now);
+  message.querySelector(".ticks").replaceWith(now.querySelector(".ticks"));
+}
+
+function stage(message) {
+  return message.querySelector(".soft") ? STAGES.indexOf("deleted")
+    : STAGES.findIndex(name => message.querySelector(`.ticks.${name}`));
 }
 
 async function load(address) {
