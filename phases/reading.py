@@ -88,7 +88,8 @@ class Reading:
         own = own or self._outbox.is_crowded
         if (own or (marked and marked.pulled != frozenset())) and edges.heard is None:
             edges = await Following(self._db, reader, self._edges).known()
-        pending = self._pending(kept, edges, place, own=own)
+        reach = seen.reach(place.n) if own else None
+        pending = self._pending(kept, edges, place, reach, own=own)
         pulled = self._pulled(request, marked, edges, place)
         looked = {**pending, **pulled, **self._look(edges, seen)}
         looked |= kept.store.look(place)
@@ -108,7 +109,11 @@ class Reading:
             return await self._comeback(request, kept, container, edges, look.versions)
         if not look.waiting.is_all and not own:
             return await self.page(request, own=True)
-        return await self._listed(request, kept, place, part, look, edges, seen, marked)
+        first = part.with_waiting(*look.waiting.beside(look.pulled), place.before, place.n)
+        if reach and first.is_short(place.n):
+            self._pages.keep(reader, seen._replace(judged=None))  # the guess was wrong
+            return await self.page(request, own)
+        return await self._listed(request, kept, place, first, look, edges, seen, marked)
 
     async def refresh(self, request: Request) -> Page:
         """The page, after rebuilding what is kept for this reader."""
@@ -126,14 +131,17 @@ class Reading:
 
     # Look
 
-    def _pending(self, kept: Kept, edges: OwnEdges, place: Place, *, own: bool) -> dict[str, Find]:
+    def _pending(
+        self, kept: Kept, edges: OwnEdges, place: Place, reach: ObjectId | None = None, *, own: bool
+    ) -> dict[str, Find]:
         """Pending first: it is looked up no later than the list (rule 5), and at a cost that does not grow with the
         backlog (rule 10).
         """
         names = self._switch.phases_of(kept.name)
         if not own:
             return self._outbox.look(names, place.before)
-        return self._outbox.look_at(names, place.before, [edges.reader, *(edges.heard or [])], place.n)
+        authors = [edges.reader, *(edges.heard or [])]
+        return self._outbox.look_at(names, place.before, authors, place.n, reach)
 
     def _pulled(self, request: Request, marked: Known | None, edges: OwnEdges, place: Place) -> dict[str, Find]:
         """What is delivered to nobody, of the reader's own authors: the newest of each group of them."""
@@ -189,15 +197,13 @@ class Reading:
         request: Request,
         kept: Kept,
         place: Place,
-        part: Slice,
+        first: Slice,
         look: Look,
         edges: OwnEdges,
         seen: Seen,
         marked: Known | None,
     ) -> Page:
         """From what is kept, with what is pending and what is pulled; older ones from the query."""
-        whole = part.with_waiting(*look.waiting, place.before, place.n)
-        first = whole.with_waiting(*look.pulled, place.before, place.n)
         departed = await self._departed.at(look.versions.names)
         judged = seen.judged_before(first, request.limit, look.versions.edges, departed, look.answers)
         same = look.rows is seen.statuses and judged
@@ -213,7 +219,7 @@ class Reading:
             part = await kept.store.read(further, answers)
             waiting = look.waiting if look.waiting.is_all else self._outbox.waiting(pending, answers)
             merged = look.pulled if look.pulled.is_all else Waiting.of(pulled, answers)
-            return part and part.with_waiting(*waiting, cursor, n).with_waiting(*merged, cursor, n)
+            return part and part.with_waiting(*waiting.beside(merged), cursor, n)
 
         following = Following(self._db, request.reader, self._edges, look.versions)
         query = HomeTimeline(self._db, request.reader, following)

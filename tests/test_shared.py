@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,7 +49,9 @@ def alone(find: Find) -> Rows:
     elif find.collection == "tokens":
         rows = [{"digest": value} for value in find.values() if value in (b"one", b"two")]
     else:
-        rows = [{"_id": id} for id in find.values() if id < 10 and ("likes" not in find.query or id % 2 == 0)]
+        rows = [
+            {"_id": id} for id in find.query["_id"]["$in"] if id < 10 and ("likes" not in find.query or id % 2 == 0)
+        ]
     assert len(rows) <= find.limit
     return rows
 
@@ -104,6 +107,13 @@ async def test_what_differs_in_more_than_the_values_is_looked_up_by_itself() -> 
     found = await asked(server, *requests)
     assert found[1:] == [{"a": [{"_id": 1}, {"_id": 2}]}, {"a": [{"_id": 2}]}, {"a": [{"_id": 4}]}]
     assert [find.limit for find in server.commands[1].values()] == [3, 2]
+
+
+async def test_what_nobody_else_asks_for_travels_along_unchanged() -> None:
+    server, own = Server(), [replace(by_id(n, n + 1), along=True, by=None) for n in range(3)]
+    found = await asked(server, *({"a": by_id(n), "own": find} for n, find in enumerate(own)))
+    assert found == [{"a": [{"_id": n}], "own": [{"_id": n}, {"_id": n + 1}]} for n in range(3)]
+    assert list(server.commands[1].values())[1:] == own[1:], "and what goes by values is one"
 
 
 async def test_a_failure_is_that_of_all_who_shared_and_of_nobody_else() -> None:

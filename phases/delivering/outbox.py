@@ -24,7 +24,7 @@ from app.stack.mongodb.transaction import Transaction
 from app.watch.metrics import DELIVERY_LAG
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
-from phases.home.newest import newest_of_groups
+from phases.home.newest import newest_of_groups, vouches_down_to, window_of_groups
 from phases.pulling.pulls import Pulls
 
 log = logging.getLogger(__name__)
@@ -105,13 +105,15 @@ class Waiting(NamedTuple):
     def is_all(self) -> bool:
         return self.floor == FIRST_ID
 
+    def beside(self, other: "Waiting") -> "Waiting":
+        return Waiting([*self.entries, *other.entries], max(self.floor, other.floor))
+
     @classmethod
     def of(cls, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> "Waiting":
-        """From rows with id and author. A look-up that found as many as it asked for vouches down to the oldest."""
-        found = {name: answers[name] for name in looked}
-        full = [rows[-1]["_id"] for name, rows in found.items() if len(rows) == looked[name].limit]
-        entries = [Entry(row["_id"], row["user_id"]) for rows in found.values() for row in rows]
-        return cls(entries, max(full, default=FIRST_ID))
+        """From rows with id and author."""
+        entries = [Entry(row["_id"], row["user_id"]) for name in looked for row in answers[name]]
+        floors = [vouches_down_to(find, answers[name]) for name, find in looked.items()]
+        return cls(entries, max(floors, default=FIRST_ID))
 
 
 class Owed(NamedTuple):
@@ -242,13 +244,25 @@ class Outbox:
         find = Find("statuses", pending, shown, n, NEWEST_FIRST, common=True)
         return {"pending": find}
 
-    def look_at(self, names: tuple[str, ...], before: ObjectId, authors: Sequence[ObjectId], n: int) -> dict[str, Find]:
-        """The newest `n` of each group of these authors, whatever else is pending."""
-        return {
-            at: find
-            for name in names
-            for at, find in newest_of_groups(f"pending {name}", partial(_owed_to, name), authors, before, n).items()
-        }
+    def look_at(
+        self,
+        names: tuple[str, ...],
+        before: ObjectId,
+        authors: Sequence[ObjectId],
+        n: int,
+        reach: ObjectId | None = None,
+    ) -> dict[str, Find]:
+        """The newest `n` of each group of these authors, whatever else is pending. `reach`: a guess, from which id on
+        there are about as many.
+        """
+        finds: dict[str, Find] = {}
+        if reach is not None:
+            # One look for all names: of several, all of one shape, some find much and others nothing, and at each
+            # change between these MongoDB chooses the index anew.
+            return window_of_groups("pending", partial(_owed_to, names), authors, reach, before, n)
+        for name in names:
+            finds |= newest_of_groups(f"pending {name}", partial(_owed_to, (name,)), authors, before, n)
+        return finds
 
     def waiting(self, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> Waiting:
         """The answers to `look` or `look_at`."""
@@ -330,8 +344,8 @@ class Outbox:
         ]
 
 
-def _owed_to(name: str, authors: list[ObjectId]) -> dict[str, Any]:
-    return {"pending": name, "user_id": {"$in": authors}}
+def _owed_to(names: tuple[str, ...], authors: list[ObjectId]) -> dict[str, Any]:
+    return {"pending": _one_or_in(names), "user_id": {"$in": authors}}
 
 
 def _places(kinds: frozenset[Kind]) -> list[str]:

@@ -35,20 +35,26 @@ class Slice:
     def ids(self) -> bytes:
         return b"".join([entry.id.binary for entry in self.entries])
 
+    def is_short(self, n: int) -> bool:
+        """Of a first page: what comes next is neither here nor below the floor."""
+        return not self.whole and len(self.entries) < n
+
     def older_than(self, cursor: ObjectId) -> list[Entry]:
         if self.entries and self.floor <= self.entries[-1].id and self.entries[0].id < cursor:
             return self.entries  # the common case, spared a look at each
         return [entry for entry in self.entries if self.floor <= entry.id < cursor]
 
     def with_waiting(self, waiting: list[Entry], down_to: ObjectId, before: ObjectId, n: int) -> "Slice":
-        """With what is pending, or pulled, below `before`; that is known down to an id, below which there may be more.
-        Where it is not known to the floor `n` are, and no more are given.
+        """With what is pending or pulled below `before`; that is known down to an id, below which there may be more.
+        Where there may be more above the floor: the `n` newest at most, and none below that id.
         """
-        if not waiting:
+        if not waiting and down_to == FIRST_ID:
             return self
-        entries = newest([*self.entries, *(entry for entry in waiting if entry.id < before)])
         whole = self.whole and down_to <= self.floor
-        return Slice(entries if whole else entries[:n], self.floor, whole)
+        entries = newest([*self.entries, *(entry for entry in waiting if entry.id < before)], None if whole else n)
+        while not whole and entries and entries[-1].id < down_to:
+            entries.pop()
+        return Slice(entries, self.floor, whole)
 
 
 NOTHING = Slice([], LAST_ID, whole=True)  # a floor above every status: nothing is covered

@@ -45,6 +45,12 @@ class Seen(NamedTuple):
     likes: int
     judged: Judged | None = None
 
+    def reach(self, n: int) -> ObjectId | None:
+        """From which id on there were `n` candidates, and more below; None where that is not known."""
+        judged = self.judged
+        goes_on = judged and judged.next and len(judged.candidates) == 12 * n
+        return ObjectId(judged.candidates[-12:]) if judged and goes_on else None
+
     def changes(self, reader: ObjectId) -> dict[str, Find]:
         """What may have changed since: of the statuses only that they are deleted or liked, and who follows back."""
         finds = changes_of(self.statuses) if self.statuses else {}

@@ -9,8 +9,9 @@ from typing import Any
 from bson import ObjectId
 
 from app.access import Entry
+from app.clock import FIRST_ID, LAST_ID
 from app.stack.mongodb.connection import Database
-from app.stack.mongodb.find import NEWEST_FIRST, Find, Order, rows
+from app.stack.mongodb.find import NEWEST_FIRST, Find, Order, Rows, rows
 
 # Up to 200 authors MongoDB merges their index ranges in order; from 201 on it sorts their whole history
 # (internalQueryMaxScansToExplode; jira DOCS-16663).
@@ -105,6 +106,29 @@ def newest_of_groups(
         )
         for number, group in enumerate(_cut(list(authors), GROUP))
     }
+
+
+def window_of_groups(
+    name: str, query: Query, authors: Sequence[ObjectId], reach: ObjectId, before: ObjectId, n: int
+) -> dict[str, Find]:
+    """What these authors have written from `reach` on: a guess, from where on there are about `n`. In no order, which
+    takes MongoDB half as long; at most twice as many of each group.
+    """
+    ids, is_small = {"$gte": reach, "$lt": before}, len(authors) <= GROUP
+    return {
+        f"{name} {number}": Find("statuses", {**query(group), "_id": ids}, SIGNED, 2 * n, along=is_small)
+        for number, group in enumerate(_cut(list(authors), GROUP))
+    }
+
+
+def vouches_down_to(find: Find, found: Rows) -> ObjectId:
+    """From which id on the answer to one of these look-ups lacks nothing."""
+    oldest: ObjectId
+    if len(found) < find.limit:
+        oldest = find.query["_id"].get("$gte", FIRST_ID)
+    else:
+        oldest = found[-1]["_id"] if find.order else LAST_ID
+    return oldest
 
 
 def paced(ids: Sequence[ObjectId], n: int) -> ObjectId | None:

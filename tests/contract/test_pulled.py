@@ -273,6 +273,25 @@ async def test_a_page_is_filled_from_what_is_pulled_however_much_of_it_is_not_fo
     assert ([s.text for s in page.statuses], page.source) == (["seen 2", "seen 1"], "list")
 
 
+@pytest.mark.parametrize("settings", [{"pending_scan": 5}])
+async def test_much_is_pulled_while_much_is_pending(town: World) -> None:
+    """Each is known as far down as it was looked at; the page, as far as both are."""
+    await town.people("yan")
+    await town.follow("ann", "yan")
+    await pull(town, "zoe")
+    await pull(town, "yan", False)
+    texts: list[str] = []
+    for count in (8, 12, 30, 2):
+        for n in range(count):
+            for name in ("zoe", "yan") if n < 12 else ("yan",):
+                texts.insert(0, f"{name} {len(texts)}")
+                await town.post(name, texts[0])
+        for _ in range(2):
+            page = await town.page("ann", SLUG, limit=2)
+            assert [status.text for status in page.statuses] == texts[:2]
+        assert await town.walk("ann", SLUG, limit=2) == texts
+
+
 async def test_below_the_floor_everything_is_asked_for(town: World) -> None:
     """And above it merged, once: what a rebuild has found, or a longer list has lost."""
     await pull(town, "zoe")

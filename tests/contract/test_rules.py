@@ -7,6 +7,7 @@ from unittest.mock import patch
 import pytest
 from bson import ObjectId
 
+from app.clock import LAST_ID
 from app.errors import Conflict
 from app.models import StatusRow
 from app.stack import MemcachedDown
@@ -14,8 +15,10 @@ from phases import PHASES
 from phases.comeback import Comeback
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept import Kept
-from phases.delivering.outbox import Outbox
+from phases.delivering.outbox import Outbox, Waiting
 from phases.delivering.settings import FORGET_AFTER_S, Wish
+from phases.home.newest import window_of_groups
+from phases.home.page import enough
 from phases.keeping.store import Recent
 from phases.p1_query import QUERY
 from phases.p2_push import PUSH, put_on_timelines
@@ -285,6 +288,71 @@ async def test_the_queue_may_be_far_behind(world: World, limit: int) -> None:
             await world.drain()
     for phase in SLUGS:
         assert await world.walk("ann", phase, limit) == texts[::-1], phase
+
+
+@pytest.mark.parametrize("settings", [{"pending_scan": 5}])
+@pytest.mark.parametrize("phase", IN_WORKER)
+async def test_how_far_a_page_reached_is_a_guess_of_how_far_the_next_one_does(world: World, phase: str) -> None:
+    """Of much that is pending a look takes as much as the last page took. That may be too much, or too little."""
+    await world.timelines.change(delivering=IN_WORKER)
+    world.pass_grace()
+    await world.people("ann", "zoe", "yan")
+    await world.follow("ann", "zoe", "yan")
+    await world.warm("ann")
+    texts: list[str] = []
+
+    async def say(who: str, count: int) -> None:
+        for _ in range(count):
+            texts.insert(0, f"{who} {len(texts)}")
+            await world.post(who, texts[0])
+
+    async def shown(phase: str) -> list[str]:
+        return [status.text for status in (await world.page("ann", phase, limit=2)).statuses]
+
+    await say("zoe", 15)
+    await world.drain()
+    await say("zoe", 15)
+    await say("yan", 15)
+    for _ in range(2):
+        assert await shown(phase) == texts[:2]
+    await say("yan", 30)
+    for _ in range(2):
+        assert await shown(phase) == texts[:2]
+    await world.social.unfollow(world.ids["ann"], world.ids["yan"])
+    by_zoe = [text for text in texts if text.startswith("zoe")]
+    for _ in range(2):
+        assert await shown(phase) == by_zoe[:2]
+    assert await world.walk("ann", phase, limit=9) == by_zoe
+
+
+@pytest.mark.parametrize("settings", [{"pending_scan": 5}])
+async def test_a_page_that_was_the_last_one_guesses_nothing(town: World) -> None:
+    """What comes later with an older id belongs to the next page, which there was not."""
+    await town.timelines.change(delivering=IN_WORKER)
+    town.pass_grace()
+    oldest = town.clock.new_id()
+    for n in range(enough(2)):
+        await town.post("zoe", f"seen {n}", "followers" if n < 2 else "mutuals")
+        if n == 4:
+            await town.drain()
+    for phase in IN_WORKER:
+        town.timelines.forget(town.ids["ann"])
+        for _ in range(3):
+            page = await town.page("ann", phase, limit=2)
+            assert ([status.text for status in page.statuses], page.next) == (["seen 1", "seen 0"], None), phase
+    with patch.object(town.clock, "new_id", return_value=oldest):
+        await town.post("zoe", "by a process with a slow clock")
+    for phase in IN_WORKER:
+        assert await town.walk("ann", phase, limit=2) == ["seen 1", "seen 0", "by a process with a slow clock"], phase
+
+
+def test_a_full_window_vouches_for_nothing() -> None:
+    """Any of what is in it may have been found."""
+    reach, *ids = sorted(ObjectId() for _ in range(9))
+    (name, find), *_ = window_of_groups("pending", lambda authors: {}, [ObjectId()], reach, LAST_ID, 4).items()
+    rows = [{"_id": id, "user_id": id} for id in ids]
+    assert Waiting.of({name: find}, {name: rows[1:]}).floor == reach
+    assert Waiting.of({name: find}, {name: rows}).floor == LAST_ID
 
 
 async def test_a_consumer_that_this_program_does_not_know_is_still_owed(town: World) -> None:

@@ -531,6 +531,16 @@ RACES: tuple[Race, ...] = (
         for p in IN_WORKER
     ),
     *(
+        Race(
+            f"publish x read, read in a backlog, {p}",
+            town(p, waiting=10),
+            {"zoe": publish(), "ann": in_turn(read(p, limit=1), read(p, limit=1))},
+            config={"pending_scan": 1},
+            fast=False,
+        )
+        for p in IN_WORKER
+    ),
+    *(
         Race(f"publish x refresh, {p}", town(p), {"zoe": publish(), "ann": refresh(p), "ann2": read(p)}, fast=False)
         for p in IN_WORKER
     ),

@@ -15,7 +15,7 @@ class Find:
 
     Only for a look-up of its own: `index`, the name of the one to use, where the planner would try several each time.
     `by`: the query goes by the values of this field, which is among the answer's, and each has one row at most.
-    `common`: everybody asks the same.
+    `common`: everybody asks the same. `along`: nobody else asks for it, but it is small enough to travel with others.
     """
 
     collection: str
@@ -26,11 +26,12 @@ class Find:
     index: str | None = None
     by: str | None = None
     common: bool = False
+    along: bool = False
 
     @property
     def may_be_shared(self) -> bool:
         """With requests that ask at the same time: it is small, whoever asks."""
-        return self.common or self.by is not None
+        return self.common or self.along or self.by is not None
 
     def values(self) -> list[Any]:
         """Those that it goes by, as they are in the answers."""

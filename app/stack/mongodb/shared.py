@@ -99,7 +99,9 @@ class _Command:
 
 
 def _shape(find: Find) -> Hashable:
-    """All but the values that it goes by."""
+    """All but the values that it goes by. What travels along has a shape of its own: nobody has the same."""
+    if find.along:
+        return id(find)
     query = {field: value for field, value in find.query.items() if field != find.by}
     return find.collection, find.fields, find.by, repr(query)
 
