@@ -40,11 +40,16 @@ Ann = Literal["new", "cold", "warm"]
 
 
 def town(
-    *phases: str, waiting: int = 0, ann: Ann = "warm", audience: Audience = "followers", fans: tuple[str, ...] = ()
+    *phases: str,
+    old: int = 2,
+    waiting: int = 0,
+    ann: Ann = "warm",
+    audience: Audience = "followers",
+    fans: tuple[str, ...] = (),
 ) -> Setting:
     """Ann follows Zoe, and so do her other fans; these phases deliver.
 
-    Two statuses of Zoe's and one of Yan's, whom nobody follows, are older than anything that is kept; `waiting` ones
+    `old` statuses of Zoe's and one of Yan's, whom nobody follows, are older than anything that is kept; `waiting` ones
     have jobs. Ann is new, or a timeline is kept for her ("warm"), or was until just now ("cold").
 
     What Zoe writes is pulled by phase 6, so that nothing of hers has a job there. What it delivers it delivers as
@@ -59,7 +64,7 @@ def town(
         for name in ("ann", *fans):
             await town.follow(name, "zoe")
         await town.post("yan", "by yan")
-        for n in range(2):
+        for n in range(old):
             await town.post("zoe", f"old {n}", audience)
         await town.drain()
         await town.timelines.restart()
@@ -533,7 +538,7 @@ RACES: tuple[Race, ...] = (
     *(
         Race(
             f"publish x read, read in a backlog, {p}",
-            town(p, waiting=10),
+            town(p, old=8, waiting=2),
             {"zoe": publish(), "ann": in_turn(read(p, limit=1), read(p, limit=1))},
             config={"pending_scan": 1},
             fast=False,
