@@ -255,11 +255,11 @@ class Outbox:
         """The newest `n` of each group of these authors, whatever else is pending. `reach`: a guess, from which id on
         there are about as many.
         """
-        finds: dict[str, Find] = {}
         if reach is not None:
             # One look for all names: of several, all of one shape, some find much and others nothing, and at each
             # change between these MongoDB chooses the index anew.
             return window_of_groups("pending", partial(_owed_to, names), authors, reach, before, n)
+        finds: dict[str, Find] = {}
         for name in names:
             finds |= newest_of_groups(f"pending {name}", partial(_owed_to, (name,)), authors, before, n)
         return finds
