@@ -416,8 +416,8 @@ def seed(
 def backup(data: Path, level: "Level", file: Path, window_s: int | None) -> None:
     """Write accounts, statuses and all that cannot be made anew to FILE, as of one moment, while everything runs.
 
-    A backup that takes longer than the 300 s for which MongoDB keeps a snapshot fails; --window has it keep one for
-    longer meanwhile.
+    A backup that takes longer than MongoDB keeps a snapshot fails (300 s, embedded servers 10 s); --window has it keep
+    one for longer meanwhile.
     """
     from app.backup import backup as run
     from app.demo.progress import shown

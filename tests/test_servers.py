@@ -29,10 +29,12 @@ from app.config import Config
 from app.servers import children, programs, start
 from app.servers.borrow import owner_servers, running_servers, servers_of
 from app.servers.children import Child, stop_together
+from app.servers.commands import HISTORY_S
 from app.servers.datadir import DataDirectory, InUse, Note, ProcessId
 from app.servers.probe import NoAnswer, ask
 from app.servers.programs import ServersError, Source, insist, resolve
 from app.servers.urls import SERVERS, Server, masked, without_secrets
+from app.stack.mongodb.whole import WINDOW
 from tests.conftest import free_port, real_servers
 
 SERVING = (sys.executable, str(Path(__file__).with_name("serving.py")))
@@ -649,6 +651,7 @@ def test_servers_keep_their_data_wherever_their_sockets_are(tmp_path: Path, temp
             with MongoClient[dict[str, int]](addresses.mongodb) as client:
                 assert client.feedlab.kept.count_documents({}) == number
                 client.feedlab.kept.insert_one({"n": number})
+                assert client.admin.command({"getParameter": 1, WINDOW: 1})[WINDOW] == HISTORY_S
         assert gone(children)
     assert beside
     assert list(temporary.iterdir()) == []
