@@ -68,10 +68,12 @@ def test_an_open_page_is_told_what_is_said_and_who_has_read_it(site: str, visito
     expect(ann_says).to_contain_text("Delivered")  # the stream is faster than the answer
     expect(ann.page.get_by_role("article", name="You").locator(".text")).to_have_text(["one"])
     expect(ben.page.get_by_role("link", name="Messages, unread: 1")).to_be_visible()
+    while not answers:
+        ann.page.wait_for_timeout(50)
     ben.page.goto(address)
     expect(ann_says).to_contain_text("Read")
     for route, answer in answers:
-        route.fulfill(response=answer)  # made before that
+        route.fulfill(response=answer)  # made before Ben read it
     ann.page.unroute("**/messages")
     ann.page.evaluate("navigator.locks.request('feedlab outbox', () => {})")  # until the answer is on the page
     assert "Read" in (ann_says.text_content() or "")
