@@ -180,7 +180,8 @@ def serve(
 @log_option
 def web_process(data: Path, fd: int, form: "logs.Form") -> None:
     """One web process of `feedlab serve`."""
-    from app.serve import event_loop, tell_metrics
+    from app.loop import event_loop
+    from app.serve import tell_metrics
     from app.serve import web_process as run
     from app.servers.borrow import owner_servers
     from app.servers.children import end_with_parent

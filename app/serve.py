@@ -372,12 +372,6 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def event_loop() -> asyncio.AbstractEventLoop:
-    """Of a web process: uvloop's, where the platform has it. uvicorn's loggers stay as they are."""
-    factory = uvicorn.Config("", log_config=None).get_loop_factory()
-    return factory() if factory else asyncio.new_event_loop()
-
-
 def _uvicorn(app: Starlette, config: Config) -> uvicorn.Server:
     from app.web.protocol import LONGEST_WORDS, PING_S, PONG_S, Protocol, WebSocket
 

@@ -104,6 +104,7 @@ def _measured(
 ) -> "Report":
     """On a rig, with its progress shown, and written."""
     from app.demo.progress import shown
+    from app.loop import event_loop
     from benchmarks.borrowed import borrowed
     from benchmarks.rig import Rig, rig, servers
 
@@ -117,7 +118,8 @@ def _measured(
 
     with borrowed() if where == "urls" else servers(level, allow_standins) as (addresses, directory, config):
         try:
-            report = asyncio.run(run())
+            with asyncio.Runner(loop_factory=event_loop) as runner:
+                report = runner.run(run())
         except BaseException:
             if rigs and rigs[0].so_far:
                 write(rigs[0].so_far)

@@ -14,8 +14,8 @@ from itertools import cycle, islice
 from typing import Any, NamedTuple
 
 import httptools
-import uvicorn
 
+from app.loop import event_loop
 from benchmarks.generator import (
     ANSWER_S,
     ENOUGH,
@@ -286,5 +286,5 @@ def _say(what: Any) -> None:
 
 if __name__ == "__main__":
     gc.freeze()
-    with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=event_loop) as runner:
         runner.run(_serve())

@@ -35,7 +35,7 @@ def test_a_flood_is_cut_short_and_counted() -> None:
 SPEAKING = """
 import logging
 from app import logs
-from app.serve import event_loop
+from app.loop import event_loop
 from app.servers.start import say
 logs.to_stderr("json")
 event_loop().close()  # made by uvicorn, whose loggers speak as ours do all the same

@@ -8,9 +8,9 @@ import time
 from random import Random
 
 import click
-import uvicorn
 
 from app.demo.graph import Graph
+from app.loop import event_loop
 from app.servers.start import say
 from benchmarks.faults.system import System, logs_of, served
 from benchmarks.live.disturb import break_it, disconnect
@@ -43,7 +43,7 @@ def run(plan: Plan, graph: Graph, *, as_json: bool) -> int:
     ):
         people = People.entered(system, graph, Random(plan.seed))
         system.feedlab("admin", people.handles[0], check=True)
-        with asyncio.Runner(loop_factory=uvicorn.Config("").get_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=event_loop) as runner:
             runner.run(_observe(system, people, plan, outcome))
         outcome.serve_ended_with = system.process.poll()
     outcome.elapsed_s = round(time.monotonic() - began_s, 1)
