@@ -3,19 +3,17 @@ belongs on a home timeline.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from bson import ObjectId
 
 from app.edges import OwnEdges, Reader, View
 from app.models import Audience, StatusRow, like_key
-from app.same import Same
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, together
 
 FIELDS = ("_id", "user_id", "text", "audience")  # of a status, as its delivery needs them
 SHOWN = (*FIELDS, "likes")  # as a page needs them
-_ROWS = Same[StatusRow](20_000)  # about 10 MB
 
 
 class Entry(NamedTuple):
@@ -52,6 +50,7 @@ def on_home(status: StatusRow, reader: Reader) -> bool:
 
 
 Shows = Callable[[StatusRow, Reader], bool]  # `visible` or `on_home`
+AsRow = Callable[[Mapping[str, Any]], StatusRow]  # of a document
 
 
 def statuses_by_id(ids: Sequence[ObjectId], fields: tuple[str, ...] = FIELDS) -> Find:
@@ -87,22 +86,23 @@ def statuses_shown(reader: ObjectId, ids: Sequence[ObjectId]) -> dict[str, Find]
     return {"statuses": statuses_by_id(ids, SHOWN), "liked": liked_among(reader, ids)}
 
 
-def shown_rows(answers: Mapping[str, Rows]) -> dict[ObjectId, StatusRow]:
+def shown_rows(answers: Mapping[str, Rows], as_row: AsRow = StatusRow.of) -> dict[ObjectId, StatusRow]:
     yours = {row["_id"][12:] for row in answers.get("liked", ())}
-    rows = answers.get("statuses", ())
-    shown = (_ROWS.of(StatusRow.of(row, you_like=row["_id"].binary in yours)) for row in rows)
-    return {row.id: row for row in shown}
+    shown = [as_row(found) for found in answers.get("statuses", ())]
+    return {row.id: row._replace(you_like=True) if row.id.binary in yours else row for row in shown}
 
 
-async def hydrate(db: Database, view: View, entries: Sequence[Entry]) -> dict[ObjectId, StatusRow]:
+async def hydrate(
+    db: Database, view: View, entries: Sequence[Entry], as_row: AsRow = StatusRow.of
+) -> dict[ObjectId, StatusRow]:
     """The entries' statuses by id, in one command with what the reader likes of them and with the edges to those
     authors whom the entries name.
     """
-    edges = view.missing_of({entry.author for entry in entries if entry.author})
+    edges = view.anew([entry.author for entry in entries if entry.author])
     shown = statuses_shown(view.edges.reader, [entry.id for entry in entries])
     answers = await together(db, **shown, **edges)
     view.learn(answers)
-    return shown_rows(answers)
+    return shown_rows(answers, as_row)
 
 
 async def visible_status(db: Database, reader: ObjectId, id: ObjectId) -> StatusRow | None:

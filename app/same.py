@@ -2,6 +2,8 @@
 same statuses on their pages.
 """
 
+from collections.abc import Callable, Hashable
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 from bson import ObjectId
@@ -10,16 +12,18 @@ T = TypeVar("T")
 
 
 class Same(Generic[T]):
-    """`most`: where there are more it begins anew, which costs memory alone."""
+    """`most`: where there are more it begins anew, which costs memory alone. `key`: what only equal values share, where
+    that is compared sooner than they are.
+    """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._known: dict[T, T] = {}
+    def __init__(self, most: int, key: Callable[[T], Hashable] = lambda value: value) -> None:
+        self._most, self._key = most, key
+        self._known: dict[Hashable, T] = {}
 
     def of(self, value: T) -> T:
         if len(self._known) >= self._most:
             self._known.clear()
-        return self._known.setdefault(value, value)
+        return self._known.setdefault(self._key(value), value)
 
 
-IDS = Same[ObjectId](100_000)  # of people, about 20 MB
+IDS = Same[ObjectId](100_000, key=attrgetter("binary"))  # of people, about 20 MB

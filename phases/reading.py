@@ -10,7 +10,7 @@ from bson import ObjectId
 from app.access import on_home, shown_rows, statuses_shown
 from app.clock import LAST_ID
 from app.departures import Departed
-from app.edges import EdgeMemory, Following, OwnEdges, Versions, versions_in, versions_of
+from app.edges import EdgeMemory, Following, OwnEdges, Versions, View, versions_in, versions_of
 from app.models import StatusRow
 from app.stack import UNAVAILABLE, Stack
 from app.stack.mongodb.find import Find, Rows, together
@@ -20,7 +20,7 @@ from phases.delivering.kept import Kept
 from phases.delivering.outbox import Outbox, Waiting
 from phases.delivering.switch import Switch
 from phases.home.candidates import KeptThenQuery, Slice
-from phases.home.memory import UNSEEN, FirstPages, Judged, Seen, Statuses, as_now
+from phases.home.memory import UNSEEN, FirstPages, Judged, Seen, SeenStatuses, Statuses, as_now
 from phases.home.newest import newest_of_groups
 from phases.home.page import Filling, Page, enough
 from phases.keeping.store import Container, Place
@@ -67,7 +67,8 @@ class Reading:
     def __init__(self, stack: Stack, switch: Switch, outbox: Outbox, markers: Markers) -> None:
         self._stack, self._db, self._config = stack, stack.db, stack.config
         self._switch, self._outbox, self._markers = switch, outbox, markers
-        self._edges, self._pages, self._departed = EdgeMemory(), FirstPages(), Departed(stack.db)
+        self._edges, self._pages, self._statuses = EdgeMemory(), FirstPages(), SeenStatuses()
+        self._departed = Departed(stack.db)
 
     async def page(self, request: Request, own: bool = False) -> Page:
         """`own`: of what is pending only that of the reader's own authors is looked at."""
@@ -79,11 +80,11 @@ class Reading:
         remembered = self._edges.recall(reader)
         edges = remembered or OwnEdges(reader)
         place = Place(container, reader, request.cursor, enough(request.limit))
-        likely = [] if remembered else await kept.store.glance(place)
-        if likely is None:
-            return await self._comeback(request, kept, container, edges)
-
         seen = self._pages.recall(reader) if request.before is None else UNSEEN
+        likely = [] if remembered or seen.statuses else await kept.store.glance(place)
+        if likely is None:
+            return await self._comeback(request, kept, container)
+
         marked = await self._markers.known(settings.epoch) if request.phase.merges else None
         own = own or self._outbox.is_crowded
         if (own or (marked and marked.pulled != frozenset())) and edges.heard is None:
@@ -95,7 +96,12 @@ class Reading:
         looked |= kept.store.look(place)
         if not seen.statuses:
             looked |= statuses_shown(reader, likely)
+        view = View(edges, departed=frozenset())
+        if not remembered:
+            known = list(seen.statuses.values()) or self._statuses.among(likely)
+            looked |= view.missing(known)
         answers = await together(self._db, **looked)
+        view.learn(answers)
         part = await kept.store.read(place, answers)
         look = self._looked(pending, pulled, answers, seen.statuses)
 
@@ -106,14 +112,14 @@ class Reading:
             return await self._queried(request)
         edges.version, edges.settled = look.versions.edges, True
         if part is None:
-            return await self._comeback(request, kept, container, edges, look.versions)
+            return await self._comeback(request, kept, container, look.versions)
         if not look.waiting.is_all and not own:
             return await self.page(request, own=True)
         first = part.with_waiting(*look.waiting.beside(look.pulled), place.before, place.n)
         if reach and first.is_short(place.n):
             self._pages.keep(reader, seen._replace(judged=None))  # the guess was wrong
             return await self.page(request, own)
-        return await self._listed(request, kept, place, first, look, edges, seen, marked)
+        return await self._listed(request, kept, place, first, look, view, seen, marked)
 
     async def refresh(self, request: Request) -> Page:
         """The page, after rebuilding what is kept for this reader."""
@@ -122,7 +128,7 @@ class Reading:
         if kept is None or container is None:
             return await self._queried(request)
         await kept.store.forget(container, request.reader)
-        return await self._rebuilt(request, kept, container, OwnEdges(request.reader))
+        return await self._rebuilt(request, kept, container)
 
     def forget(self, reader: ObjectId) -> None:
         """As if they had never been here."""
@@ -165,7 +171,7 @@ class Reading:
             waiting=self._outbox.waiting(pending, answers),
             pulled=Waiting.of(pulled, answers),
             backfill_owed=self._outbox.is_owed_backfill(answers),
-            rows=as_now(seen, answers) if seen else shown_rows(answers),
+            rows=as_now(seen, answers) if seen else shown_rows(answers, self._statuses.row),
             answers=answers,
         )
 
@@ -188,7 +194,7 @@ class Reading:
         pulls = request.phase.pulls or HomeTimeline
         following = Following(self._db, request.reader, self._edges)
         candidates = pulls(self._db, request.reader, following)
-        filling = Filling(self._db, request.reader, on_home)
+        filling = Filling(self._db, request.reader, on_home, as_row=self._statuses.row)
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         return Page(request.phase.slug, statuses, after, "query", versions=following.versions)
 
@@ -199,13 +205,13 @@ class Reading:
         place: Place,
         first: Slice,
         look: Look,
-        edges: OwnEdges,
+        view: View,
         seen: Seen,
         marked: Known | None,
     ) -> Page:
         """From what is kept, with what is pending and what is pulled; older ones from the query."""
-        departed = await self._departed.at(look.versions.names)
-        judged = seen.judged_before(first, request.limit, look.versions.edges, departed, look.answers)
+        edges, view.departed = view.edges, await self._departed.at(look.versions.names)
+        judged = seen.judged_before(first, request.limit, look.versions.edges, view.departed, look.answers)
         same = look.rows is seen.statuses and judged
         if same:
             return Page(request.phase.slug, same.shown, same.next, "list", versions=look.versions)
@@ -224,7 +230,7 @@ class Reading:
         following = Following(self._db, request.reader, self._edges, look.versions)
         query = HomeTimeline(self._db, request.reader, following)
         candidates = KeptThenQuery(first, more, query)
-        statuses, after = await self._filled(request, candidates, edges, look.versions, departed, look.rows)
+        statuses, after = await self._filled(request, candidates, view, look.versions, look.rows)
         return Page(request.phase.slug, statuses, after, candidates.source, versions=look.versions)
 
     async def _comeback(
@@ -232,33 +238,33 @@ class Reading:
         request: Request,
         kept: Kept,
         container: Container,
-        edges: OwnEdges,
         versions: Versions | None = None,
     ) -> Page:
         """Nothing is kept for the reader. Where the setting says so, it stays like that until they press a button."""
         if kept.recipients.active_only and self._config.comeback == "manual":
             return replace(await self._queried(request), cold=True)
-        return await self._rebuilt(request, kept, container, edges, versions)
+        return await self._rebuilt(request, kept, container, versions)
 
     async def _rebuilt(
         self,
         request: Request,
         kept: Kept,
         container: Container,
-        edges: OwnEdges,
         versions: Versions | None = None,
     ) -> Page:
         """Complete at once, from the query; beside that the timeline is rebuilt."""
         reader, n = request.reader, enough(request.limit)
         following = Following(self._db, reader, self._edges, versions)
-        comeback = Comeback(self._stack, self._edges, reader, await following.ids(), request.cursor, n)
+        edges = await following.known()
+        comeback = Comeback(self._stack, self._edges, reader, edges.followees or [], request.cursor, n)
 
         async def answer() -> Page:
             candidates = KeptThenQuery(await comeback.head(), _nothing, HomeTimeline(self._db, reader, following))
             versions = following.versions
             assert versions, "whom they follow has been looked up"
-            departed = await self._departed.at(versions.names)
-            statuses, after = await self._filled(request, candidates, edges, versions, departed, {})
+            # From now on there is a list: whom they follow need not be remembered.
+            view = View(replace(edges, followees=None, heard=None), await self._departed.at(versions.names))
+            statuses, after = await self._filled(request, candidates, view, versions, {})
             return Page(request.phase.slug, statuses, after, "query", cold=True, versions=versions)
 
         async def rebuild() -> bool:
@@ -277,19 +283,18 @@ class Reading:
         self,
         request: Request,
         candidates: KeptThenQuery,
-        edges: OwnEdges,
+        view: View,
         versions: Versions,
-        departed: frozenset[ObjectId],
         rows: Statuses,
     ) -> tuple[list[StatusRow], ObjectId | None]:
         """What it took to fill a first page is remembered, and the edges that were asked for."""
-        filling = Filling(self._db, request.reader, on_home, edges, dict(rows), departed)
+        filling = Filling(self._db, request.reader, on_home, view, dict(rows), self._statuses.row)
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         if request.before is None:
             first = candidates.first
             judged = None
-            if not candidates.went_on and filling.edges.version == versions.edges:
-                of = first.ids, first.floor, request.limit, versions.edges, departed, filling.backs
+            if not candidates.went_on and view.steady and filling.edges.version == versions.edges:
+                of = first.ids, first.floor, request.limit, versions.edges, view.departed, filling.backs
                 judged = Judged(*of, statuses, after)
             self._pages.keep(request.reader, Seen(filling.taken, versions.likes, judged))
             self._edges.keep(filling.edges)

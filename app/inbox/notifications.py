@@ -130,7 +130,7 @@ class Notifications:
         view = View(OwnEdges(reader))
         about = list({row["what"]: None for row in batch if "what" in row})
         likes = [like_key(row["who"], row["what"]) for row in batch if row["kind"] == "like"]
-        finds = view.missing_of({row["who"] for row in batch})
+        finds = view.anew([row["who"] for row in batch])
         if about:
             finds |= {"statuses": statuses_by_id(about, SHOWN), "yours": liked_among(reader, about)}
         if likes:

@@ -6,7 +6,7 @@ from itertools import takewhile
 
 from bson import ObjectId
 
-from app.access import Entry, Shows, hydrate, shown_among
+from app.access import AsRow, Entry, Shows, hydrate, shown_among
 from app.clock import LAST_ID
 from app.edges import OwnEdges, Versions, View
 from app.models import StatusRow
@@ -43,9 +43,8 @@ def enough(limit: int) -> int:
 
 
 class Filling:
-    """Fills one page with what it `shows`. `edges` of the reader and `rows` by id need
-    not be looked up; what is looked up joins them. Nor need `departed`, where it is
-    known who has deleted their account.
+    """Fills one page with what it `shows`. What the `view` knows of the reader's edges,
+    and `rows` by id, need not be looked up; what is looked up joins them.
     """
 
     def __init__(
@@ -53,12 +52,12 @@ class Filling:
         db: Database,
         reader: ObjectId,
         shows: Shows,
-        edges: OwnEdges | None = None,
+        view: View | None = None,
         rows: dict[ObjectId, StatusRow] | None = None,
-        departed: frozenset[ObjectId] | None = None,
+        as_row: AsRow = StatusRow.of,
     ) -> None:
-        self._db, self._shows = db, shows
-        self._view = View(edges or OwnEdges(reader), departed)
+        self._db, self._shows, self._as_row = db, shows, as_row
+        self._view = view or View(OwnEdges(reader))
         self.rows = {} if rows is None else rows
         self._judged: list[StatusRow] = []
 
@@ -120,7 +119,7 @@ class Filling:
                 return shown
         if len(at_hand) < len(entries):
             missing = [e for e in entries if e.id not in self.rows]
-            self.rows |= await hydrate(self._db, self._view, missing)
+            self.rows |= await hydrate(self._db, self._view, missing, self._as_row)
             at_hand = [self.rows[e.id] for e in entries if e.id in self.rows]
         self._judged += at_hand
         return await shown_among(self._db, self._view, at_hand, self._shows)

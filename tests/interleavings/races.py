@@ -102,6 +102,15 @@ def read(phase: str, reader: str = "ann", limit: int = 20) -> Act:
     return lambda process: process.read(reader, phase, limit)
 
 
+def show(phase: str, reader: str) -> Act:
+    """A page before the race."""
+
+    async def showing(process: Process) -> None:
+        await process.timelines.page(process.ids[reader], phase=phase)
+
+    return showing
+
+
 def refresh(phase: str) -> Act:
     async def refreshing(process: Process) -> None:
         await process.timelines.refresh(process.ids["ann"], phase=phase)
@@ -397,6 +406,17 @@ async def nearly_swept(town: Town) -> None:
     config = town.stack.config
     town.clock.advance(config.timeline_ttl_s + 4 * config.activity_slack_s)
     await town.warm("ann")
+
+
+KNOWING = (("remembers her", "ann"), ("has shown others the same", "ben"))
+
+
+async def mutual(town: Town) -> None:
+    """Zoe follows back, and has written for those whom she follows."""
+    for fan in ("ann", "ben"):
+        await town.follow("zoe", fan)
+    await town.post("zoe", "to mutuals", "mutuals")
+    await town.drain()
 
 
 async def muted(town: Town) -> None:
@@ -863,6 +883,31 @@ RACES: tuple[Race, ...] = (
             fast=False,
         )
         for p in IN_WORKER
+    ),
+    # a process that remembers more than the list: what comes to the list after the edges were looked up
+    *(
+        Race(
+            f"mute, publish x read by who {who}, {p}",
+            town(p, fans=("ben",)),
+            {"zoe": in_turn(edge("mute", "ann", "zoe"), publish()), "ann": read(p)},
+            ("zoe",),
+            served=show(p, reader),
+            fast=False,
+        )
+        for p in IN_WORKER
+        for who, reader in KNOWING
+    ),
+    *(
+        Race(
+            f"unfollow, publish to mutuals x read by who {who}, {p}",
+            then(town(p, fans=("ben",)), mutual),
+            {"zoe": in_turn(edge("unfollow", "zoe", "ann"), publish("mutuals")), "ann": read(p)},
+            ("zoe",),
+            served=show(p, reader),
+            fast=False,
+        )
+        for p in IN_WORKER
+        for who, reader in KNOWING
     ),
     *(
         Race(

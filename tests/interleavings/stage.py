@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -54,6 +55,12 @@ class Process:
         if town.notifies:
             self.timelines.outbox.add(Notifier(town.stack, self.timelines.outbox))
         self.social = Social(town.stack, self.timelines.outbox)
+
+    def remember(self, process: "Process") -> None:
+        """As much of readers and statuses as another one does."""
+        mine, others = self.timelines._reading, process.timelines._reading
+        for memory in ("_edges", "_pages", "_statuses"):
+            setattr(mine, memory, deepcopy(getattr(others, memory)))
 
     async def post(self, author: str, text: str, audience: Audience = "followers", key: str | None = None) -> ObjectId:
         status, _ = await self.social.post(self.ids[author], text, audience, key)
@@ -336,7 +343,8 @@ class Race:
 
     `crashing`: these also die, at every command after which they leave something behind.
     `allowed`: how an actor may fail. `after`: what else must be true when everybody has finished.
-    `together`: these share the memory of one process. `begun`, `ended`: for what is in no server, at the two ends of
+    `together`: these share the memory of one process. `served`: what every process has done before, and remembers.
+    `begun`, `ended`: for what is in no server, at the two ends of
     each schedule.
     """
 
@@ -348,6 +356,7 @@ class Race:
     allowed: tuple[type[Exception], ...] = (Forbidden,)
     after: Callable[[Town], None] | None = None
     together: tuple[str, ...] = ()
+    served: Act | None = None
     begun: Callable[[Town], None] | None = None
     ended: Callable[[Town], Awaitable[None]] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -357,6 +366,9 @@ class Race:
         """Raises Violation with the order of commands that led to it."""
         async with _town(self.config) as town:
             await self.setting(town)
+            before = Process(town)
+            if self.served:
+                await self.served(before)
             town.clock.advance(1)
             town.saved, inspected = town.save(), set()
 
@@ -372,6 +384,7 @@ class Race:
                 for name, act in self.actors.items():
                     process = Process(town)
                     process.timelines.switch._copy = copy
+                    process.remember(before)
                     schedule.start(name, act(process), *((MEMORY,) if name in self.together else ()))
                 return schedule
 

@@ -8,12 +8,14 @@ from unittest.mock import patch
 import pytest
 from bson import ObjectId
 
+from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID, id_at
 from app.errors import Conflict
 from app.stack import MemcachedDown
 from phases.comeback import Comeback
 from phases.delivering import outbox
-from phases.home.page import SPARE
+from phases.home.candidates import KeptThenQuery
+from phases.home.page import SPARE, enough
 from phases.keeping.activity import ActiveReaders
 from phases.keeping.lists import LIST, Lists, Value, key
 from phases.keeping.recipients import Admitted
@@ -351,6 +353,35 @@ async def test_lists_on_other_nodes_are_not_read(town: World) -> None:
     with patch.object(town.stack.memcached, "nodes", ("elsewhere:1",)):
         assert await town.source("ann", "cache") == "query"
     assert await town.source("ann", "cache") == "list"
+
+
+async def test_a_page_of_two_moments_is_not_remembered(town: World) -> None:
+    """Between them Zoe stops following back: the first status is judged before, the last one afterwards."""
+    ann, zoe, social = town.ids["ann"], town.ids["zoe"], town.social
+    await town.people("yan")
+    await town.follow("ann", "yan")
+    await social.mute(ann, town.ids["yan"])
+    await town.follow("zoe", "ann")
+    await town.warm("ann")
+    await town.post("zoe", "last", "mutuals")
+    for _ in range(enough(1) - 1):
+        await town.post("yan", "not for ann")
+    await town.post("zoe", "first", "mutuals")
+    older_than = KeptThenQuery.older_than
+
+    async def then_unfollow(candidates: KeptThenQuery, cursor: ObjectId, n: int) -> list[Entry]:
+        if cursor != LAST_ID:
+            await social.unfollow(zoe, ann)
+        return await older_than(candidates, cursor, n)
+
+    for phase in IN_WORKER:
+        town.timelines.forget(ann)
+        with patch.object(KeptThenQuery, "older_than", then_unfollow):
+            page = await town.page("ann", phase, limit=1)
+        assert [status.text for status in page.statuses] == ["first"]
+        assert await town.walk("ann", phase, limit=1) == [], phase
+        await town.follow("zoe", "ann")
+        assert await town.walk("ann", phase, limit=1) == ["first", "last"], phase
 
 
 async def test_what_is_remembered_of_a_reader_ends_with_any_change(town: World) -> None:
