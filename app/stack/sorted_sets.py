@@ -115,12 +115,14 @@ end
 
 # id, the most members there may be, how many ids are left then, readers: their ids, which end their keys, in a row.
 # (Each key for itself takes longer to pack and to read than to add to.) A set that the id is alone in was not there: it
-# is gone before anybody sees it. (To look for the trailer of each first takes twice as long.)
+# is gone before anybody sees it. (To look for the trailer of each first takes twice as long.) The score is text: Redis
+# prints every number that it is handed.
 DELIVER = """
-local call, head, id, most, readers = redis.call, KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[4]
+local call, sub = redis.call, string.sub
+local head, id, most, readers = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[4]
 for at = 1, #readers, 12 do
-    local key = head .. string.sub(readers, at, at + 11)
-    call('ZADD', key, 0, id)
+    local key = head .. sub(readers, at, at + 11)
+    call('ZADD', key, '0', id)
     local members = call('ZCARD', key)
     if members == 1 then
         call('DEL', key)
