@@ -231,7 +231,7 @@ class Reading:
         query = HomeTimeline(self._db, request.reader, following)
         candidates = KeptThenQuery(first, more, query)
         statuses, after = await self._filled(request, candidates, view, look.versions, look.rows)
-        return Page(request.phase.slug, statuses, after, candidates.source, versions=look.versions)
+        return Page(request.phase.slug, statuses, after, candidates.source(statuses), versions=look.versions)
 
     async def _comeback(
         self,

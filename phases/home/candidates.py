@@ -1,6 +1,6 @@
 """What may belong to a page, before anything is judged: from what is kept, from what is pending, from the query."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -8,6 +8,7 @@ from bson import ObjectId
 
 from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID
+from app.models import StatusRow
 
 Source = Literal["query", "list", "list+query", "rebuilt"]
 
@@ -76,7 +77,6 @@ class KeptThenQuery:
         self._slice: Slice | None = first
         self.first = first
         self._more, self._query = more, query
-        self._from_list = self._from_query = False
         self.went_on = False  # beyond `first`
 
     async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
@@ -84,20 +84,23 @@ class KeptThenQuery:
         part = self._slice or await self._more(cursor, n) or NOTHING
         self._slice = part if part.whole else None
         entries = part.older_than(cursor)[:n]
-        self._from_list |= bool(entries)
         if len(entries) < n and part.floor > FIRST_ID:
-            self._from_query = self.went_on = True
+            self.went_on = True
             entries += await self._query.older_than(
                 min(cursor, part.floor),
                 n - len(entries),
             )
         return entries
 
-    @property
-    def source(self) -> Source:
-        if self._from_query:
-            return "list+query" if self._from_list else "query"
-        return "list"
+    def source(self, page: Sequence[StatusRow]) -> Source:
+        """Whether the page crosses the floor. One that shows nothing is from the query,
+        unless there is no floor.
+        """
+        if not page:
+            return "query" if self.first.floor > FIRST_ID else "list"
+        if page[-1].id >= self.first.floor:
+            return "list"
+        return "list+query" if page[0].id >= self.first.floor else "query"
 
 
 def newest(entries: Iterable[Entry], n: int | None = None) -> list[Entry]:
