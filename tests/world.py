@@ -11,7 +11,7 @@ from bson import ObjectId
 
 from app.models import Audience, StatusRow, User
 from app.social import Social
-from app.stack import MemcachedDown, SetsDown, Stack
+from app.stack import MemcachedDown, QueueDown, SetsDown, Stack
 from app.stack.memcached import Memcached, MemcachedNodes
 from app.stack.sorted_sets import SetsStandIn
 from phases import PHASES
@@ -159,12 +159,15 @@ class World:
         def down(*_: object) -> None:
             raise redis.ConnectionError("stopped by the test")
 
+        def queue_down(*_: object) -> None:
+            raise QueueDown("stopped by the test")
+
         async def sets_down(*_: object) -> None:
             raise SetsDown("stopped by the test")
 
         with ExitStack() as patches:
-            for name in ("_offer", "_job_ids"):
-                patches.enter_context(patch.object(self.stack.queue, name, down))
+            patches.enter_context(patch.object(self.stack.queue, "_offer", down))
+            patches.enter_context(patch.object(self.stack.queue, "_call_unless_away", queue_down))
             for name in ("deliver", "read", "lease", "fill", "merge", "renew", "forget", "highest", "note", "sweep"):
                 patches.enter_context(patch.object(self.stack.sets, name, sets_down))
             yield

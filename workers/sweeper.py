@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 
 from app.clock import id_at
 from app.departures import clear_departures
@@ -18,13 +20,10 @@ AT_ONCE = 200  # of a kind, in one sweep
 
 
 async def sweep_forever(timelines: Timelines) -> None:
-    """Until cancelled. A sweep that meets a server that is away is tried again at the next turn."""
+    """Until cancelled. What could not be done is tried again at the next turn."""
     while True:
-        with errors_counted("sweep", "this sweep ends early"):
-            try:
-                await sweep(timelines)
-            except UNAVAILABLE as error:
-                log.warning("this sweep ends early: %s", error)
+        with errors_counted("sweep", "a part of this sweep waits"):
+            await sweep(timelines)
         await asyncio.sleep(EVERY_S)
 
 
@@ -38,12 +37,30 @@ async def last_pulse(timelines: Timelines) -> None:
 
 
 async def sweep(timelines: Timelines) -> None:
-    await timelines.switch.beat()  # first: it must not stop while Redis is away and people read
-    await timelines.stack.queue.enqueue_scheduled()
-    await _queue_what_was_lost(timelines)
-    await _make_backfills(timelines)
-    await clear_departures(timelines.stack.db, timelines.stack.clock)
-    await timelines.sweep()
+    """All parts, those too that come after one that fails. Raises the errors of ours together."""
+    stack = timelines.stack
+    await _each(
+        timelines.switch.beat,
+        stack.queue.enqueue_scheduled,
+        partial(_queue_what_was_lost, timelines),
+        partial(_make_backfills, timelines),
+        partial(clear_departures, stack.db, stack.clock),
+        timelines.sweep,
+    )
+
+
+async def _each(*works: Callable[[], Awaitable[None]]) -> None:
+    """One after another. The server that one of them misses is no reason for the next one to wait."""
+    errors = []
+    for work in works:
+        try:
+            await work()
+        except UNAVAILABLE as error:
+            log.warning("a part of this sweep waits: %s", error)
+        except Exception as error:  # noqa: BLE001
+            errors.append(error)
+    if errors:
+        raise ExceptionGroup("errors of ours in a sweep", errors)
 
 
 async def _queue_what_was_lost(timelines: Timelines) -> None:
@@ -63,5 +80,5 @@ async def _queue_what_was_lost(timelines: Timelines) -> None:
 async def _make_backfills(timelines: Timelines) -> None:
     """Those whose process died between the edge and the merge, or found a server away."""
     overdue = id_at(timelines.stack.clock.now() - timedelta(seconds=OVERDUE_S))
-    for collection, row in await timelines.outbox.backfills_overdue(overdue, AT_ONCE):
-        await timelines.outbox.settle(collection, row)
+    late = await timelines.outbox.backfills_overdue(overdue, AT_ONCE)
+    await _each(*(partial(timelines.outbox.settle, collection, row) for collection, row in late))

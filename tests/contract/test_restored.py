@@ -27,6 +27,10 @@ from workers.sweeper import sweep
 pytestmark = pytest.mark.anyio
 
 
+class Crash(BaseException):
+    pass
+
+
 async def until_the_backup(world: World) -> None:
     await world.people("ann", "ben", "zoe")
     await world.follow("ann", "zoe")
@@ -128,7 +132,7 @@ async def what_is_outside_has_begun_anew(world: World, before: Sequence[Containe
 
 
 async def test_a_crash_between_noticing_and_beginning_anew(restored: World) -> None:
-    with patch.object(Switch, "restart", side_effect=MemoryError), pytest.raises(MemoryError):
+    with patch.object(Switch, "restart", side_effect=Crash), pytest.raises(Crash):
         await sweep(restored.timelines)
     await sweep(Timelines(restored.stack))
     await nothing_is_missing(restored)

@@ -7,7 +7,7 @@ from unittest.mock import patch
 import pytest
 from bson import ObjectId
 
-from app.clock import LAST_ID
+from app.clock import FIRST_ID, LAST_ID
 from app.errors import Conflict
 from app.models import StatusRow
 from app.stack import MemcachedDown
@@ -20,6 +20,7 @@ from phases.delivering.outbox import Outbox, Waiting
 from phases.delivering.settings import FORGET_AFTER_S, Wish
 from phases.home.newest import window_of_groups
 from phases.home.page import enough
+from phases.keeping.entries import entry_key
 from phases.keeping.store import Recent
 from phases.p1_query import QUERY
 from phases.p2_push import PUSH, put_on_timelines
@@ -255,6 +256,68 @@ async def test_a_backfill_that_finds_memcached_away_is_made_later(town: World) -
     await town.sweep()
     assert await town.source("ann", "cache") == "list"
     await town.sees("ann", "before")
+
+
+async def owe_backfills(town: World, *readers: str) -> None:
+    """They follow Yan, and the process dies each time before the backfill."""
+    await town.people("yan")
+    await town.post("yan", "before")
+    await town.drain()
+    with patch.object(Kept, "widen", side_effect=Crash):
+        for reader in readers:
+            with pytest.raises(Crash):
+                await town.follow(reader, "yan")
+
+
+async def owing(town: World) -> list[ObjectId]:
+    return await town.stack.db["follows"].distinct("follower", {"debt": True})
+
+
+async def test_while_redis_is_away_all_else_is_swept(town: World) -> None:
+    for n in range(town.stack.config.cap + 5):
+        await town.post("zoe", str(n))
+    await town.drain()
+    await town.timelines.change(delivering=[PUSH.slug, CACHE.slug])  # neither keeps anything in Redis
+    await owe_backfills(town, "ann")
+    container = (await town.timelines.switch.fresh()).current(PUSH.keeps or "")
+    assert container
+    async with town.without_redis():
+        await town.sweep()
+    assert await owing(town) == []
+    ann = town.ids["ann"]
+    anns = {"$gte": entry_key(ann, FIRST_ID), "$lt": entry_key(ann, LAST_ID)}
+    entries = town.stack.db[f"home_entries_{container.name}"]
+    assert await entries.count_documents({"_id": anns}) == town.stack.config.cap
+
+
+async def sweep_where_anns_list_fails(town: World, fault: Exception) -> None:
+    gets, of_ann = town.stack.memcached.gets, town.ids["ann"].binary.hex()
+
+    async def fails(key: str) -> object:
+        if of_ann in key:
+            raise fault
+        return await gets(key)
+
+    with patch.object(town.stack.memcached, "gets", fails):
+        await town.sweep()
+
+
+async def test_a_node_that_is_away_holds_up_its_own_backfills_only(town: World) -> None:
+    await owe_backfills(town, "ann", "ben")
+    await sweep_where_anns_list_fails(town, MemcachedDown("one node of several"))
+    assert await owing(town) == [town.ids["ann"]]
+    await town.sweep()
+    assert await owing(town) == []
+    for reader in ("ann", "ben"):
+        await town.sees(reader, "before")
+
+
+async def test_a_fault_of_ours_in_one_backfill_is_told_when_the_others_are_made(town: World) -> None:
+    await owe_backfills(town, "ann", "ben")
+    with pytest.raises(ExceptionGroup) as raised:
+        await sweep_where_anns_list_fails(town, KeyError("ours"))
+    assert raised.group_contains(KeyError, match="ours")
+    assert await owing(town) == [town.ids["ann"]]
 
 
 async def test_a_long_backfill_raises_the_floor_instead_of_leaving_a_gap(town: World) -> None:

@@ -422,10 +422,22 @@ MUTANTS: tuple[Mutant, ...] = (
         races=("follow x read, queue",),
     ),
     Mutant(
+        "a server that is away ends a sweep",
+        "4 debt",
+        "workers.sweeper._each",
+        'log.warning("a part of this sweep waits: %s", error)',
+        "return",
+        _of(
+            RULES,
+            "test_while_redis_is_away_all_else_is_swept",
+            "test_a_node_that_is_away_holds_up_its_own_backfills_only",
+        ),
+    ),
+    Mutant(
         "the sweeper settles no debts",
         "4 debt",
         "workers.sweeper.sweep",
-        "    await _make_backfills(timelines)\n",
+        "        partial(_make_backfills, timelines),\n",
         tests=_of(RULES, "test_a_backfill_that_finds_memcached_away_is_made_later"),
     ),
     Mutant(
@@ -578,7 +590,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "nobody looks for lost jobs",
         "5 sweeper",
         "workers.sweeper.sweep",
-        "    await _queue_what_was_lost(timelines)\n",
+        "        partial(_queue_what_was_lost, timelines),\n",
         tests=_of(RULES, "test_a_lost_enqueue_is_found_by_the_sweeper"),
     ),
     Mutant(
