@@ -26,7 +26,7 @@ from app.clock import Clock
 from app.config import Config
 from app.demo.progress import Progress, silent
 from app.errors import Refused
-from app.models import DOCUMENTS
+from app.models import DOCUMENTS, SETTINGS
 from app.servers.urls import masked
 from app.stack import Addresses, DeliveryQueue, QueueDown, Stack, connected, opened, schema
 from app.stack.mongodb.connection import preflight
@@ -40,7 +40,7 @@ FRAME = struct.Struct(">BI")
 LEVEL = 1  # of gzip: 6 takes three times as long for a file that is a sixth smaller
 READ_BYTES = 1024 * 1024
 DERIVED = "home_"  # the collections that phases keep, each container its own
-COLLECTIONS = (schema.SETTINGS, *(document.Settings.name for document in DOCUMENTS))
+COLLECTIONS = (SETTINGS, *(document.Settings.name for document in DOCUMENTS))
 
 
 class Header(BaseModel):
@@ -101,7 +101,7 @@ def backup(url: str, config: Config, file: Path, *, window_s: int | None = None,
             version = _our_version(database)
             part.unlink(missing_ok=True)  # of a run that was killed
             part.touch(0o600, exist_ok=False)  # hashes of passwords are in it
-            with part.open("wb") as out, history_kept(database[schema.SETTINGS], window_s):
+            with part.open("wb") as out, history_kept(database[SETTINGS], window_s):
                 header = _written(database, out, version, progress)
         part.replace(file)
     finally:
@@ -110,7 +110,7 @@ def backup(url: str, config: Config, file: Path, *, window_s: int | None = None,
 
 
 def _our_version(database: Blocking[Row]) -> int:
-    found = database[schema.SETTINGS].find_one({"_id": schema.SCHEMA})
+    found = database[SETTINGS].find_one({"_id": schema.SCHEMA})
     if found is None and not set(COLLECTIONS).intersection(database.list_collection_names()):
         raise Refused(f"there is nothing of Feedlab's in the database {database.name!r}")
     found = found or {"version": 1}  # 0.1 wrote none
@@ -233,14 +233,14 @@ def _is_ours(collection: str) -> bool:
 
 async def _forget_jobs(stack: Stack) -> None:
     """Of the database that goes. The restored one has queues of its own."""
-    if old := await stack.db[schema.SETTINGS].find_one({"_id": schema.SCHEMA, "identity": {"$exists": True}}):
+    if old := await stack.db[SETTINGS].find_one({"_id": schema.SCHEMA, "identity": {"$exists": True}}):
         queue = DeliveryQueue(stack.queue.connection, f"{stack.db.name}-{old['identity']}", stack.clock.monotonic)
         with suppress(QueueDown):  # what is left of them does nothing
             await queue.forget()
 
 
 def _fill(database: Blocking[Row], file: Path, header: Header, progress: Progress) -> None:
-    settings = database[schema.SETTINGS]
+    settings = database[SETTINGS]
     settings.replace_one({"_id": schema.SCHEMA}, schema.broken_off(header.at), upsert=True)
     settings.delete_many({"_id": {"$ne": schema.SCHEMA}})
     for name in database.list_collection_names():
@@ -248,7 +248,7 @@ def _fill(database: Blocking[Row], file: Path, header: Header, progress: Progres
             database.drop_collection(name)
     done: Counter[str] = Counter()
     for name, batch in frames(file, header):
-        if name == schema.SETTINGS:
+        if name == SETTINGS:
             kept = [_restored(row) for row in decode_all(batch) if row["_id"] not in (schema.SCHEMA, STREAM, HISTORY)]
             if kept:
                 settings.insert_many(kept)

@@ -18,6 +18,8 @@ Audience = Literal["followers", "mutuals", "circle"]
 EventKind = Literal["follow", "like", "circle"]
 NotificationKind = Literal["follow", "like", "circle", "mention"]
 
+SETTINGS = "settings"  # a collection without a model: each of its few documents has fields of its own
+
 
 def _unique(first: str, second: str) -> IndexModel:
     return IndexModel([(first, ASCENDING), (second, ASCENDING)], unique=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from bson import ObjectId
 
 from app.clock import FIRST_ID, LAST_ID
-from app.models import StatusRow
+from app.models import SETTINGS, StatusRow
 from app.stack import Stack
 from app.stack.mongodb.find import together
 from app.stack.mongodb.stand_in import is_stand_in
@@ -21,7 +21,7 @@ from phases.keeping.lists import Lists, Value, key
 from phases.keeping.sorted_sets import SortedSets
 from phases.keeping.store import Container, Place
 from phases.p2_push import put_on_timelines
-from phases.pulling.author import READS, SETTINGS
+from phases.pulling.author import READS
 from phases.timelines import PhaseConsumer, Timelines
 
 POLL_S = 0.02

@@ -16,13 +16,14 @@ from pymongo.errors import DuplicateKeyError
 
 from app.clock import Clock
 from app.config import Config
+from app.models import SETTINGS
 from app.servers.children import Stop
 from app.servers.datadir import DataDirectory
 from app.servers.probe import dial
 from app.servers.programs import insist, resolve
 from app.stack import UNAVAILABLE, Addresses, Stack, connected, opened
 from app.stack.mongodb.write import housekeeping
-from app.stack.schema import SCHEMA, SETTINGS
+from app.stack.schema import SCHEMA
 from benchmarks.rig import OVERRIDES, BenchRefused, Rig
 from benchmarks.subject import InProcess
 from phases.timelines import Timelines

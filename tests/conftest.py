@@ -15,11 +15,12 @@ from argon2 import PasswordHasher
 from app import accounts
 from app.config import Config
 from app.demo import seed
+from app.models import SETTINGS
 from app.servers.borrow import running_servers
 from app.servers.programs import ServersError
 from app.stack import Addresses, connected
 from app.stack.mongodb.connection import Database
-from app.stack.schema import OURS, SCHEMA, SETTINGS, VERSION
+from app.stack.schema import OURS, SCHEMA, VERSION
 from tests.dates import NOON, ManualClock
 from tests.site import Site, opened
 from tests.world import World

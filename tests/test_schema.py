@@ -20,13 +20,14 @@ from pymongo import ASCENDING, IndexModel
 
 from app.cli import main
 from app.config import Config
+from app.models import SETTINGS
 from app.social import Social
 from app.stack import Addresses, Stack, connected, schema
 from app.stack.cost import counted
 from app.stack.mongodb.connection import Database, connect, disconnect
 from app.stack.mongodb.stand_in import stand_in
 from app.stack.mongodb.write import prepare
-from app.stack.schema import PHASES, SCHEMA, SETTINGS, STEPS, UNUSED_FIELDS, UNUSED_INDEX, VERSION, SchemaTooNew
+from app.stack.schema import PHASES, SCHEMA, STEPS, UNUSED_FIELDS, UNUSED_INDEX, VERSION, SchemaTooNew
 from benchmarks.oracle import Oracle
 from phases import PHASES as ALL_PHASES
 from phases.timelines import Timelines

@@ -18,7 +18,7 @@ from typing import Any
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from app.clock import FIRST_ID
-from app.models import StatusRow
+from app.models import SETTINGS, StatusRow
 from app.stack import UNAVAILABLE, QueueDown, Stack
 from app.stack.mongodb.changes import HistoryLost, Inserted, inserts
 from app.stack.mongodb.find import Find, rows
@@ -36,7 +36,7 @@ OLD_S = 60.0  # from an older place on the log is not read: what is pending is f
 LATE_S = 10.0  # of what is told later than that, some may have been delivered meanwhile
 SILENT_S = 15.0  # a stream that has not moved for so long hears nothing: the lease alone moves it every second
 
-SETTINGS, DOCUMENT = "settings", "stream"
+DOCUMENT = "stream"  # of the settings
 
 
 async def always() -> bool:

@@ -15,13 +15,12 @@ from pymongo.read_concern import ReadConcern
 
 from app.clock import FIRST_ID
 from app.errors import Refused
-from app.models import DOCUMENTS
+from app.models import DOCUMENTS, SETTINGS
 from app.stack.mongodb.connection import Collection, Database
 
 log = logging.getLogger(__name__)
 
-SETTINGS = "settings"
-SCHEMA, PHASES = "schema", "phases"  # documents of it
+SCHEMA, PHASES = "schema", "phases"  # documents of the settings
 OURS = {SETTINGS, *(document.Settings.name for document in DOCUMENTS)}
 
 BATCH = 5_000  # documents that one command looks at, so that each ends long before the driver gives up on it

@@ -11,13 +11,14 @@ from urllib.parse import unquote, urlsplit
 import psutil
 from pymongo.errors import PyMongoError
 
+from app.models import SETTINGS
 from app.servers.probe import dial
 from benchmarks import answers
 from benchmarks.faults.client import Client, NeverRecovered
 from benchmarks.faults.load import SLUGS
 from benchmarks.faults.outcome import Outcome, Plan
 from benchmarks.faults.system import ADMIN, CAST, System
-from workers.follower import DOCUMENT, SETTINGS
+from workers.follower import DOCUMENT
 
 SHORTEST_PAUSE_S = 1.0  # how long a process is stopped, at least
 ALIVE_DEADLINE_S = 40.0  # for a target to be there again

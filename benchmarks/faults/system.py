@@ -20,6 +20,7 @@ from app.config import Config, environment_for
 from app.demo.graph import Graph
 from app.demo.progress import shown
 from app.demo.seed import seed
+from app.models import SETTINGS
 from app.servers.borrow import servers_of
 from app.servers.children import OURS
 from app.servers.datadir import DataDirectory
@@ -32,7 +33,7 @@ from benchmarks import answers
 from benchmarks.faults.client import PASSWORD
 from benchmarks.faults.load import Cast
 from benchmarks.faults.outcome import Plan
-from workers.follower import DOCUMENT, SETTINGS
+from workers.follower import DOCUMENT
 
 AUTHORS, READERS, STEADY = 5, 8, 3
 FOLLOWERS = 250  # of every author, who never read: what fan-outs are made of

@@ -15,6 +15,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
 from app.clock import id_floor
+from app.models import SETTINGS
 from app.stack import MemcachedDown, Stack
 from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, Rows, together
@@ -23,8 +24,7 @@ from phases.keeping.store import Container, Store
 
 log = logging.getLogger(__name__)
 
-SETTINGS = "settings"
-DOCUMENT = "phases"
+DOCUMENT = "phases"  # of the settings
 FIELDS = ("version", "read", "delivering", "leaving", "containers", "forced")
 
 

@@ -9,13 +9,13 @@ from bson import ObjectId
 from cachetools import TTLCache
 
 from app.clock import id_floor
+from app.models import SETTINGS
 from app.stack import UNAVAILABLE, Stack
 from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, rows
 from phases.keeping.activity import ACTIVE
 
-SETTINGS = "settings"
-READS = "reads"  # a document of it: pages and posts by the hour, of all processes
+READS = "reads"  # a document of the settings: pages and posts by the hour, of all processes
 AT_ONCE = 200  # pages and posts are counted in one command; and of fewer posts nothing is concluded
 HOURS = 24  # that figures are about, or fewer where less is known
 AGE_S = 60.0

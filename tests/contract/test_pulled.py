@@ -11,7 +11,7 @@ from bson import ObjectId
 from app.clock import LAST_ID
 from app.edges import MARKERS, change_edges
 from app.errors import Conflict, Invalid
-from app.models import Status
+from app.models import SETTINGS, Status
 from app.social import Social
 from app.stack.cost import Cost, counted
 from app.stack.mongodb.connection import Database
@@ -399,7 +399,7 @@ async def were_read(world: World, pages: int) -> None:
     """So many pages of everybody's are counted; there are three active readers."""
     now = world.clock.now()
     change = {"$inc": {f"hours.{now:%Y%m%d%H}": pages}, "$min": {"since": now}}
-    await world.stack.db[authors.SETTINGS].update_one({"_id": authors.READS}, change, upsert=True)
+    await world.stack.db[SETTINGS].update_one({"_id": authors.READS}, change, upsert=True)
     world.clock.advance(KNOWN_S + 1)
 
 
@@ -459,7 +459,7 @@ async def were_posted(world: World, posts: int, pages: int) -> None:
     hour = f"{world.clock.now():%Y%m%d%H}"
     counts = {f"hours.{hour}": pages, f"posts.{hour}": posts}
     change = {"$inc": counts, "$min": {"since": world.clock.now()}}
-    await world.stack.db[authors.SETTINGS].update_one({"_id": authors.READS}, change, upsert=True)
+    await world.stack.db[SETTINGS].update_one({"_id": authors.READS}, change, upsert=True)
     world.clock.advance(KNOWN_S + 1)
 
 

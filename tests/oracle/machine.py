@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from app.departures import depart
 from app.errors import Conflict, Forbidden, NotFound
 from app.inbox.notifications import Notifications
-from app.models import Account, Audience, Status, StatusRow, like_key
+from app.models import SETTINGS, Account, Audience, Status, StatusRow, like_key
 from app.stack import UNAVAILABLE, Addresses
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.write import insert
@@ -723,7 +723,7 @@ class Histories(RuleBasedStateMachine):
         counts = {"hours": {hour: 1 if hardly else 10**6}, "posts": {hour: 10**4}, "since": self.clock.now()}
 
         async def counted() -> None:
-            settings = self.system.raw.db[authors.SETTINGS]
+            settings = self.system.raw.db[SETTINGS]
             await settings.update_one({"_id": authors.READS}, {"$set": counts}, upsert=True)
 
         self.run(counted())
