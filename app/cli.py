@@ -284,18 +284,18 @@ async def show_author(stack: "Stack", handle: str, choice: str | None) -> None:
         raise Refusal("no phase pulls anything")
     why = {
         "forced": "forced",
-        "seldom": "as whoever posts is, while pages are asked for so seldom",
-        "light": f"fewer than {stack.config.pull_from:,} active followers are not weighed",
-        "many": f"nothing is delivered to more than {stack.config.pull_beyond:,}",
+        "seldom": "everybody's are, while so few pages are asked for",
+        "light": f"fewer than {stack.config.pull_from:,} active followers (FEEDLAB_PULL_FROM)",
+        "many": f"more than {stack.config.pull_beyond:,} active followers (FEEDLAB_PULL_BEYOND)",
         "rule": "by the rule",
     }
     known, day = weighed.author, weighed.day
     reads = "unknown" if known.reads_per_day is None else f"{known.reads_per_day:,.1f}"
     asked = "unknown" if day.asked_us is None else f"{day.asked_us / 1000:,.1f} ms"
-    click.echo(f"{user.handle} is {'pulled' if weighed.pulled else 'delivered'}: {why[weighed.why]}")
+    click.echo(f"{user.handle}'s statuses are {'pulled' if weighed.pulled else 'delivered'}: {why[weighed.why]}")
     click.echo(f"{known.active_followers:,} active followers, {known.posts_per_day:,.1f} statuses a day")
     click.echo(f"pages a day of an active reader: {reads}")
-    click.echo(f"a day of deliveries: {day.delivered_us / 1000:,.1f} ms, of asking: {asked}")
+    click.echo(f"processor time a day: to deliver them {day.delivered_us / 1000:,.1f} ms, to pull them {asked}")
 
 
 @main.command()

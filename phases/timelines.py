@@ -194,7 +194,9 @@ class Timelines:
         """
         forced = {**(await self.switch.fresh()).forced, author: pulled}
         if sum(choice is not None for choice in forced.values()) > MOST_FORCED:
-            raise Invalid("author", f"at most {MOST_FORCED} authors can be forced: leave others to the rule first")
+            raise Invalid(
+                "author", f"{MOST_FORCED} authors are forced already. Free one: `feedlab author HANDLE --force rule`."
+            )
         await self.switch.change(Wish(forced={author: pulled}))
 
     async def weighed(self, author: ObjectId) -> Weighed | None:

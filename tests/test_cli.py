@@ -431,13 +431,14 @@ async def test_an_author_is_weighed_and_forced(capsys: pytest.CaptureFixture[str
     async with connected(STAND_INS, Config()) as stack:
         now = stack.clock.now()
         await User(id=stack.clock.new_id(), handle="zoe", name="Zoe", created_at=now).insert()
-        for choice, says in ((None, "zoe is delivered: fewer than 1,000"), ("pulled", "zoe is pulled: forced")):
+        light = "delivered: fewer than 1,000 active followers (FEEDLAB_PULL_FROM)"
+        for choice, says in ((None, light), ("pulled", "pulled: forced")):
             await show_author(stack, "Zoe", choice)
             said = capsys.readouterr().out
-            assert said.startswith(says)
+            assert said.startswith(f"zoe's statuses are {says}\n")
             assert "0 active followers, 0.0 statuses a day\npages a day of an active reader: unknown\n" in said
         await show_author(stack, "zoe", "rule")
-        assert "zoe is delivered" in capsys.readouterr().out
+        assert "zoe's statuses are delivered" in capsys.readouterr().out
 
 
 def test_an_author_whom_there_is_not_is_refused() -> None:

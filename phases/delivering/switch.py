@@ -82,7 +82,11 @@ class Switch:
         open_ = [c for c in settings.containers if c.kept == kept and (c.until is None or now < c.until)]
         for container in open_:
             if not self._reaches(container) and container.until is None:
-                raise MemcachedDown(f"{kept} are on {container.nodes}, this process has {self._stores[kept].nodes}")
+                theirs, ours = (", ".join(nodes or ()) for nodes in (container.nodes, self._stores[kept].nodes))
+                raise MemcachedDown(
+                    f"{kept} are on {theirs}, and FEEDLAB_MEMCACHED of this process names {ours}. "
+                    "Give every process the same list."
+                )
         return [container for container in open_ if self._reaches(container)]
 
     def _reaches(self, container: Container) -> bool:

@@ -611,7 +611,7 @@ async def test_forcing_is_bounded_and_taken_back(town: World) -> None:
     assert (weighed.pulled, weighed.why) == (True, "forced")
     for _ in range(MOST_FORCED - 1):
         await town.timelines.force(ObjectId(), False)
-    with pytest.raises(Invalid, match="at most"):
+    with pytest.raises(Invalid, match=f"{MOST_FORCED} authors are forced already"):
         await town.timelines.force(ObjectId(), True)
     await town.timelines.force(zoe, None)
     await town.timelines.force(ObjectId(), True)
