@@ -1,4 +1,8 @@
-"""The three servers as the rest of the project sees them. Drivers are imported in this package and nowhere else."""
+"""The three servers as the rest of the project sees them.
+
+Others take errors, ids, index types and options from the drivers. They open no connection, with two exceptions:
+`app/servers` asks a server who it is, and `benchmarks` measures the drivers by themselves.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
