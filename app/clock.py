@@ -1,4 +1,7 @@
-"""Time, injected: tests move it, nothing else in the project asks the machine for the date."""
+"""Time, injected, so that tests move it: statuses, edges, accounts, what is owed and what is kept go by it.
+
+The machine is asked for the date by rate limits, RQ, logs, a time in the metrics and names of files only.
+"""
 
 import time
 from datetime import UTC, datetime

@@ -162,7 +162,7 @@ class Follow(Base):
 class ActiveReader(Base):
     """Somebody who has been here lately. `_id`: the reader's.
 
-    `until`: phase 4 delivers to them until then. `authors`: whose statuses.
+    `until`: phases 4, 5 and 6 deliver to them until then. `authors`: whose statuses.
     """
 
     until: datetime

@@ -1,7 +1,7 @@
 """Phase 5: let the database say what was posted.
 
-The poster queues nothing. MongoDB's change stream tells one worker of every insert, and
-that worker makes the first step of the walk; further steps are jobs.
+The poster queues nothing. MongoDB's change stream tells one worker of every status that
+phase 5 owes, and that worker makes the first step of the walk; further steps are jobs.
 Timelines are sorted sets in Redis, which hold ids in the order of a page.
 Posting became one insert again, and there is no second step that could be lost behind
 it.

@@ -92,6 +92,7 @@ class PhaseConsumer:
         return await self.carrier.inserted(self.delivery, statuses)
 
     async def handle(self, happened: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
+        """A delivery that got lost is a job of phase 3, whoever carries it; so are further steps of phase 5."""
         return await status_deliver(self.delivery, happened, after, goes_on)
 
 

@@ -21,6 +21,7 @@ from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import KEPT
 from app.inbox.pictures import Pictures
+from app.live.hub import TURN_S
 from app.models import DOCUMENTS as MODEL
 from app.servers.children import LOG_LIMIT
 from app.social import TEXT_LIMIT
@@ -29,6 +30,7 @@ from benchmarks.rig import MOST_STATUSES
 from benchmarks.rounds import AHEAD, EVERYBODY
 from phases import PHASES
 from tests.sharding import SCATTERED, SHARD_KEYS
+from workers.sweeper import EVERY_S, OVERDUE_S
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -165,6 +167,23 @@ def test_the_sizes_in_scaling_are_those_in_the_code() -> None:
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     for size in (MAX_PEOPLE, MAX_FOLLOWS, BATCH, MOST_STATUSES, EVERYBODY, AHEAD):
         assert f"{size:,}" in text, size
+
+
+def test_the_times_in_the_documents_are_those_in_the_code() -> None:
+    live, security, operations = (
+        " ".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8").split())
+        for name in ("live", "security", "operations")
+    )
+    ends = f"streams {{}}within {TURN_S:g} s"
+    assert ends.format("end ") in live
+    assert security.count(ends.format("")) == 2
+    assert f"queues again what got lost, within {OVERDUE_S + EVERY_S:g} s" in operations
+
+
+def test_what_a_process_remembers_is_counted() -> None:
+    text = (ROOT / "docs" / "correctness.md").read_text(encoding="utf-8")
+    [(number, listed)] = re.findall(r"A process also remembers (\w+) things .+:\n\n((?:- .+\n(?:  .+\n)*)+)", text)
+    assert number == NUMBERS[len(re.findall(r"^- ", listed, re.MULTILINE))]
 
 
 def test_every_collection_has_a_shard_key_in_scaling() -> None:

@@ -85,8 +85,11 @@ class Delivery:
             await self.kept.store.deliver(container, status, readers)
 
     def walk(self, id: ObjectId, after: ObjectId | None) -> Walk:
-        """RQ takes longer over a job than the walk over ordinary followers does. So in a job that begins with a first
-        step those come by that are pending behind its status, in any other one those that are posted meanwhile.
+        """What a job does that begins behind the recipient `after`.
+
+        RQ takes longer over a job than a walk over ordinary followers takes. So a job also makes the first step for
+        other pending statuses: where it begins with a first step itself (`after` is None), for those that are newer
+        than its own; otherwise for those that are posted from now on.
         """
         return Walk(id, after, ObjectId.from_datetime(self.kept.store.clock.now()) if after else id)
 
@@ -103,8 +106,9 @@ class Delivery:
         return settings, [s for s in statuses if s.audience]
 
     async def note(self, walk: Walk) -> None:
-        """What else goes on has a job for its next step, what has ended is owed no longer. The jobs for first steps
-        that are made have nothing to do: they would only keep others waiting.
+        """After each step. What has reached everybody is owed no longer. The job goes on with its own status; any other
+        one with recipients left gets a job for its next step. Jobs for first steps that this job has made are taken
+        off the queue: they have nothing left to do.
         """
         for status, last in walk.further.items():
             if status != walk.own:

@@ -81,9 +81,11 @@ class Consumer(Protocol):
         ...
 
     async def handle(self, happened: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
-        """A step, further ones while it `goes_on`, and a job for the next; after the last one it is `done`.
-        Beside it the first steps of others that are pending may be made, whose jobs are taken off the queue then. What
-        failed.
+        """Make a step, the first one or the one behind the recipient `after`, and further ones while `goes_on` says so.
+        Then queue a job for the next step; after the last one call `Outbox.done`.
+
+        It may make the first steps of other pending statuses, too, and then takes their jobs off the queue. Returns
+        what failed.
         """
         ...
 

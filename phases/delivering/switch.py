@@ -66,7 +66,9 @@ class Switch:
         return Settings.of(answers["settings"][0], read_at_s), answers
 
     def still_holds(self, settings: Settings) -> bool:
-        """Whether a status stored just now, as these settings say, is older than any container they do not name."""
+        """Whether these settings name all that a status stored now has to be in: they were read less than half a grace
+        ago. What has been switched on since is complete only from the end of its grace on, and may lack the status.
+        """
         return self._clock.monotonic() - settings.read_at_s < self._config.grace_s / 2
 
     def readable(self, settings: Settings, kept: str) -> Container | None:
@@ -140,7 +142,8 @@ class Switch:
     async def change(self, wish: Wish) -> None:
         """Takes effect in every process within `settings_age_s`; what is switched on is read after the grace.
 
-        A change that others may hear of too late for its grace is made once more, with more of it.
+        Writing it may take so long that other processes hear of it too late for that. Then it is made again, with twice
+        the grace.
         """
         grace_s, nodes = self._config.grace_s, {kept: store.nodes for kept, store in self._stores.items()}
         while True:

@@ -56,12 +56,13 @@ class _Among(NamedTuple):
 
 
 class Markers:
-    """One per process."""
+    """What a process knows of the markers and of who is heavy, and how it writes both. One per process."""
 
     def __init__(self, stack: Stack) -> None:
         self._db, self._clock = stack.db, stack.clock
-        # How long statuses may be stored under a marker, which is renewed when half of that is over; and what a list
-        # may lack that is older than that it has since been taken in, or was rebuilt with.
+        # A marker allows statuses to say `pulled` for so long. When half of that is over, the next of them renews it.
+        # So long after its end it is removed: each list that lives then was built or renewed since, and has taken in
+        # what was pulled under it.
         self._marked_s = stack.config.activity_slack_s
         self._needed_s = stack.config.timeline_ttl_s + 2 * stack.config.activity_slack_s
         self._known: Known | None = None
