@@ -30,25 +30,18 @@ async def status_deliver(
     after: ObjectId | None,
     goes_on: GoesOn,
 ) -> Failures:
-    """The job. A worker makes one step of phase 2's walk for this status, and the first
-    step for others that are waiting. It goes on with the next step while nobody waits
-    longer than a step takes. Then it queues a job for the rest.
+    """The job. A worker makes one step of phase 2's walk for this status. It goes on
+    with the next step while nobody waits longer than a step takes. Then it queues a job
+    for the rest.
 
-    Deliver first, then queue the rest or clear pending. In any other order a crash
-    loses followers.
+    A step delivers first. At the last follower it then clears `pending`. In any other
+    order a crash loses followers.
     """
     walk = delivery.walk(id, after)
-    while True:
-        settings, statuses = await delivery.due(walk)
-        steps = {}
-        for status in statuses:
-            begin = walk.after if status.id == id else None
-            steps[status.id] = put_on_timelines(delivery, status, begin, settings)
-        await walk.side_by_side(steps)  # `walk.after`: the last one reached, or None
-        await delivery.note(walk)  # whoever has come to the end is pending no longer
-        if walk.after is None or not await goes_on():
-            break
-    if walk.after:
+    await delivery.step(walk, put_on_timelines)
+    while walk.after and await goes_on():
+        await delivery.step(walk, put_on_timelines)
+    if walk.after:  # the last follower reached; None at the end
         await delivery.queue.offer(delivery.name, id, walk.after)
     return walk.failed
 

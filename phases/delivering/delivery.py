@@ -1,7 +1,7 @@
 """The delivery of one phase, on one stack: what its walk over the recipients is made of."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,9 @@ from phases.delivering.settings import Settings
 
 TOGETHER = 50  # statuses whose first step is made in one job
 PATIENCE_S = 2.0  # so long a job waits for the steps of other statuses than its own
+
+# Serves a status's next recipients above one (None: the first ones), and says the last one reached, None at the end.
+Step = Callable[["Delivery", StatusRow, ObjectId | None, Settings | None], Coroutine[Any, Any, ObjectId | None]]
 
 
 @dataclass
@@ -93,7 +96,16 @@ class Delivery:
         """
         return Walk(id, after, ObjectId.from_datetime(self.kept.store.clock.now()) if after else id)
 
-    async def due(self, walk: Walk) -> tuple[Settings, list[StatusRow]]:
+    async def step(self, walk: Walk, put: Step) -> None:
+        """The walk's own next step, and beside it the first ones of what comes by."""
+        settings, statuses = await self._due(walk)
+        steps = {}
+        for status in statuses:
+            steps[status.id] = put(self, status, walk.after if status.id == walk.own else None, settings)
+        await walk.side_by_side(steps)
+        await self._note(walk)
+
+    async def _due(self, walk: Walk) -> tuple[Settings, list[StatusRow]]:
         """The status whose step is due and some that come by, with settings read at that moment."""
         own = {"_id": walk.own, "pending": self.name}  # else another walk has come to its end
         others = {"pending": self.name, "_id": {"$gte": walk.since, "$nin": [walk.own, *walk.taken]}}
@@ -105,7 +117,7 @@ class Delivery:
         walk.ended, walk.further = [s.id for s in statuses if not s.audience], {}  # deleted meanwhile
         return settings, [s for s in statuses if s.audience]
 
-    async def note(self, walk: Walk) -> None:
+    async def _note(self, walk: Walk) -> None:
         """After each step. What has reached everybody is owed no longer. The job goes on with its own status; any other
         one with recipients left gets a job for its next step. Jobs for first steps that this job has made are taken
         off the queue: they have nothing left to do.

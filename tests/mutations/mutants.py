@@ -573,7 +573,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "delivered after the first chunk",
         "5 outbox",
         "phases.p3_queue.status_deliver",
-        "    if walk.after:\n        await delivery.queue.offer(delivery.name, id, walk.after)\n",
+        "    if walk.after:  # the last follower reached; None at the end\n"
+        "        await delivery.queue.offer(delivery.name, id, walk.after)\n",
         "    await delivery.done(id)\n",
         _of(FIXED, "test_the_last_follower_has_it_too"),
     ),
@@ -612,7 +613,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "delivered after the first chunk, beside another job",
         "5 outbox",
-        "phases.delivering.delivery.Delivery.note",
+        "phases.delivering.delivery.Delivery._note",
         "self.done(*walk.ended)",
         "self.done(*walk.ended, *walk.further)",
         _of(JOBS, "test_a_large_delivery_that_is_begun_beside_a_job_goes_on_by_itself"),
@@ -620,7 +621,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the jobs of what was delivered beside another keep others waiting",
         "7 small before large",
-        "phases.delivering.delivery.Delivery.note",
+        "phases.delivering.delivery.Delivery._note",
         "            await self.queue.withdraw(self.name, others)\n",
         "            pass\n",
         _of(JOBS, "test_one_job_delivers_what_was_posted_behind_it"),
@@ -628,7 +629,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what failed beside a job counts as done",
         "5 outbox",
-        "phases.delivering.delivery.Delivery.note",
+        "phases.delivering.delivery.Delivery._note",
         "(*walk.further, *walk.ended)",
         "(*walk.further, *walk.ended, *walk.failed)",
         _of(JOBS, "test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out"),
@@ -667,7 +668,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what was deleted is owed for ever",
         "5 outbox",
-        "phases.delivering.delivery.Delivery.due",
+        "phases.delivering.delivery.Delivery._due",
         "[s.id for s in statuses if not s.audience], {}",
         "[], {}",
         _of(RULES, "test_a_deleted_status_is_delivered_to_nobody_and_owed_no_longer"),
