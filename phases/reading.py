@@ -77,6 +77,8 @@ class Reading:
         container = self._switch.readable(settings, kept.name) if kept else None
         if kept is None or container is None:
             return await self._queried(request)
+
+        # What is remembered need not be asked. Of a stranger a glance says what to ask.
         remembered = self._edges.recall(reader)
         edges = remembered or OwnEdges(reader)
         place = Place(container, reader, request.cursor, enough(request.limit))
@@ -84,11 +86,12 @@ class Reading:
         likely = [] if remembered or seen.statuses else await kept.store.glance(place)
         if likely is None:
             return await self._comeback(request, kept, container)
-
         marked = await self._markers.known(settings.epoch) if request.phase.merges else None
         own = own or self._outbox.is_crowded
         if (own or (marked and marked.pulled != frozenset())) and edges.heard is None:
             edges = await Following(self._db, reader, self._edges).known()
+
+        # One command to MongoDB, of one moment. The list is read afterwards.
         reach = seen.reach(place.n) if own else None
         pending = self._pending(kept, edges, place, reach, own=own)
         pulled = self._pulled(request, marked, edges, place)
@@ -105,6 +108,7 @@ class Reading:
         part = await kept.store.read(place, answers)
         look = self._looked(pending, pulled, answers, seen.statuses)
 
+        # Begin anew where what was remembered has changed, or where that was not all.
         if self._is_over(look.versions, edges, seen, marked):
             return await self.page(request, own)
         # A read that took so long: perhaps nothing is kept there any more.
