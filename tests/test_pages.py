@@ -516,6 +516,18 @@ async def test_notifications_go_on_on_further_pages(site: Site, monkeypatch: pyt
         assert zoe.status == 404, wrong
 
 
+async def test_notifications_go_on_where_nothing_is_shown(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.inbox.notifications.LOOKED_AT", 2)
+    zoe, ann, stranger = [await site.browser().sign_up(name) for name in ("zoe", "ann", "stranger")]
+    await ann.act("zoe", "follow")
+    for n in range(2):
+        await stranger.post(f"{n} @zoe")
+    assert await told(site, zoe) == []
+    assert "Nothing yet" not in zoe.html
+    (older,) = re.findall(r'href="(/notifications\?before=\d+)"', zoe.html)
+    assert await told(site, zoe, older) == ["New: ann follows you"]
+
+
 async def test_a_badge_costs_one_look_up(site: Site) -> None:
     """Each of the two, beside the one for the token, in whose command they travel; and no page's costs show it."""
     zoe = await site.browser().sign_up("zoe")

@@ -18,7 +18,7 @@ FIELDS = ("seq", "event", "kind", "who", "what")
 SPARE = 8  # looked at beyond what is wanted: most of it is shown
 MOST_UNREAD = 100  # counted; as many or more
 NEWEST = 20  # of which it is known whether they still are true
-LOOKED_AT = 1_000  # the newest unread ones, to count those that are shown
+LOOKED_AT = 1_000  # by one look, however few of them are shown
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,18 @@ class Notifications:
         self._db, self._bus = stack.db, stack.bus
 
     async def page(self, reader: ObjectId, before: int | None, limit: int) -> tuple[list[Notification], int | None]:
-        """A full page below `before`, newest first, and the cursor of the next one."""
-        shown: list[Notification] = []
-        cursor, wanted = before, limit + 1 + SPARE
-        while len(shown) <= limit:
-            batch = await self._below(reader, cursor, wanted)
-            shown += await self._shown(reader, batch)
-            if len(batch) < wanted:
-                break
-            cursor = batch[-1]["seq"]
-        return shown[:limit], shown[limit - 1].seq if len(shown) > limit else None
+        """A page below `before`, newest first, and the cursor of the next one. It is full, unless the end is reached or
+        too many are not shown.
+        """
+        shown, last = await self._look(reader, limit + 1, before)
+        return shown[:limit], shown[limit - 1].seq if len(shown) > limit else last
+
+    async def between(self, reader: ObjectId, after: int, to: int, most: int) -> list[Notification] | None:
+        """Those with a `seq` above `after`, up to `to`, newest first. None where these are more than `most`, or too
+        many are not shown.
+        """
+        shown, last = await self._look(reader, most + 1, to + 1, after)
+        return shown if last is None and len(shown) <= most else None
 
     async def unread(self, reader: ObjectId, most: int = MOST_UNREAD) -> Unread:
         """Counted up to `most`. One command where no number has been given since `read_to`; two more where some have,
@@ -69,16 +71,8 @@ class Notifications:
         read_to = inbox.get("read_to", 0)
         if inbox.get("seq", 0) <= read_to:
             return Unread(0, read_to)
-        number, looked_at, cursor = 0, 0, None
-        while number < most and looked_at < LOOKED_AT:
-            wanted = min(most + SPARE, LOOKED_AT - looked_at)
-            batch = await self._below(reader, cursor, wanted, above=read_to)
-            number += len(await self._shown(reader, batch))
-            looked_at += len(batch)
-            if len(batch) < wanted:
-                break
-            cursor = batch[-1]["seq"]
-        return Unread(min(number, most), read_to)
+        shown, _ = await self._look(reader, most, above=read_to)
+        return Unread(min(len(shown), most), read_to)
 
     async def standing(self, people: Sequence[ObjectId]) -> dict[ObjectId, int]:
         """For each person a number, which is another one once something that their newest notifications tell of has
@@ -118,6 +112,21 @@ class Notifications:
             change = {"$max": {"read_to": min(to, newest["seq"])}}
             await self._db[INBOXES].update_one({"_id": reader}, change)
             self._bus.tell(Hint("concerns", reader))
+
+    async def _look(
+        self, reader: ObjectId, wanted: int, before: int | None = None, above: int = 0
+    ) -> tuple[list[Notification], int | None]:
+        """As many as are wanted, or more, newest first, and the last `seq` that was looked at; None at the end."""
+        shown: list[Notification] = []
+        looked_at = 0
+        while len(shown) < wanted and looked_at < LOOKED_AT:
+            size = min(max(wanted + SPARE, looked_at), LOOKED_AT - looked_at)
+            batch = await self._below(reader, before, size, above)
+            shown += await self._shown(reader, batch)
+            if len(batch) < size:
+                return shown, None
+            looked_at, before = looked_at + size, batch[-1]["seq"]
+        return shown, before
 
     async def _below(self, reader: ObjectId, before: int | None, n: int, above: int = 0) -> Rows:
         seq: dict[str, Any] = {"$gt": above, **({"$lt": before} if before is not None else {})}

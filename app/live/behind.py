@@ -14,7 +14,7 @@ from app.models import StatusRow
 from phases.timelines import Timelines
 
 MOST_MISSED = 500  # events that are told to whoever comes back
-MORE = 100  # statuses or notifications of a further page
+MORE = 100  # statuses of a further page
 
 
 class Behind:
@@ -41,8 +41,10 @@ class Behind:
         me = watcher.me
         assert read.page is not None
         assert read.notes is not None
-        page, notes = await self._statuses(me, old, read.page), await self._notes(me, old, read.notes)
-        people = {**read.people, **await self._truth.people(page[PAGE:], notes[PAGE:])}
+        page, notes = await self._statuses(me, old, read.page), await self._notes(me, old, read)
+        if notes is None:
+            return None
+        people = {**read.people, **await self._truth.people(page[PAGE:], notes[len(read.notes) :])}
         read = read._replace(page=[row for row in page if row.user_id in people], notes=notes, people=people)
         steps = await self._truth.steps(watcher, old, read, {})  # who came and who went is in no position
         return list(self._watchers.told(me, old, steps)) if len(steps) <= MOST_MISSED else None
@@ -57,12 +59,13 @@ class Behind:
                 break
         return found
 
-    async def _notes(self, me: ObjectId, old: Has, notes: Sequence[Notification]) -> list[Notification]:
-        found = list(notes)
-        if old.seq is None or len(found) < PAGE:
-            return found
-        before: int | None = found[-1].seq
-        while before is not None and before > old.seq and len(found) <= MOST_MISSED:
-            more, before = await self._notifications.page(me, before, MORE)
-            found += [one for one in more if one.seq > old.seq]
-        return found
+    async def _notes(self, me: ObjectId, old: Has, read: Read) -> list[Notification] | None:
+        """The same for notifications. None where that is too far to look."""
+        assert read.notes is not None
+        if old.seq is None or read.older is None or read.older <= old.seq:
+            return read.notes
+        missed = await self._notifications.between(me, old.seq, read.seq, MOST_MISSED)
+        if missed is None:
+            return None
+        oldest = read.notes[-1].seq if read.notes else 0
+        return [*read.notes, *(one for one in missed if one.seq < oldest)]

@@ -26,13 +26,15 @@ RENAMED_AT_ONCE = 200
 
 class Read(NamedTuple):
     """A person's state as it is now. `page`, `notes`, `seen`: None where they were not asked for. `seq`: the last
-    number of their inbox, looked up before anything that has one. `seen`: presence, of whom they are acquainted with.
+    number of their inbox, looked up before anything that has one. `older`: below which there may be more notifications,
+    if any. `seen`: presence, of whom they are acquainted with.
     """
 
     names: int
     seq: int
     page: list[StatusRow] | None
     notes: list[Notification] | None
+    older: int | None
     counts: Counts
     people: Mapping[ObjectId, Person]
     seen: Mapping[ObjectId, Presence | None] | None
@@ -74,13 +76,14 @@ class Truth:
         seq, read_to = inbox_in(inbox or (), me)
         if inbox is not None:
             watcher.looked = (*watcher.looked[:2], seq, read_to)
-        statuses, shown = page.statuses if page else None, notes[0] if notes else None
+        statuses = page.statuses if page else None
+        shown, older = notes if notes else (None, None)
         if shown is not None:
             shown = [one for one in shown if one.seq <= seq]  # of later ones a hint is on its way
         people = await self.people(statuses or (), shown or (), version_in(names))
         if statuses is not None:
             statuses = [row for row in statuses if row.user_id in people]
-        return Read(version_in(names), seq, statuses, shown, counts or watcher.counts, people, seen)
+        return Read(version_in(names), seq, statuses, shown, older, counts or watcher.counts, people, seen)
 
     async def people(
         self, page: Iterable[StatusRow], notes: Iterable[Notification], names: int | None = None

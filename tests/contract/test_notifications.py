@@ -259,7 +259,29 @@ async def test_counting_ends_at_the_most_and_looks_at_the_newest(town: World, mo
     for fan in fans[4:]:
         await act(town, "unfollow", fan, "zoe")
     assert [(await reader.unread(zoe, most)).number for most in (1, 2, 3, 100)] == [1, 2, 2, 2]
+    monkeypatch.undo()
     assert await shown(town, "zoe", limit=3) == [f"fan{n} follow" for n in (3, 2, 1, 0)]
+
+
+async def test_a_page_looks_at_so_many_and_says_where_it_goes_on(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody can mention somebody who may not see it, as often as they like."""
+    monkeypatch.setattr(notifications, "LOOKED_AT", 6)
+    monkeypatch.setattr(notifications, "SPARE", 0)
+    await act(town, "follow", "ann", "zoe")
+    for n in range(12):
+        await town.post("cat", f"{n} @zoe")
+    await act(town, "follow", "ben", "zoe")
+    await town.drain()
+    pages: list[list[str]] = []
+    before: int | None = None
+    while before or not pages:
+        with counted() as cost:
+            page, before = await inbox(town).page(town.ids["zoe"], before, 2)
+        assert cost.mongodb <= 4
+        pages.append([in_words(town, one) for one in page])
+    assert pages == [["ben follow"], [], ["ann follow"]]
+    found = [await inbox(town).between(town.ids["zoe"], after, 14, most) for after, most in ((9, 1), (9, 0), (1, 1))]
+    assert [[one.who for one in each] if each else each for each in found] == [[town.ids["ben"]], None, None]
 
 
 async def test_a_badge_costs_a_command_or_three(town: World) -> None:

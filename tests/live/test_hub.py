@@ -13,6 +13,7 @@ from pymongo.errors import ConnectionFailure
 from app.accounts import TICKET_S, Accounts, digest_of
 from app.departures import depart
 from app.errors import TooMany
+from app.inbox import notifications
 from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import INBOXES, Notifier
@@ -133,6 +134,24 @@ async def test_more_than_can_be_told_is_a_reset(town: World) -> None:
             await again.connect()
             assert [event.name for event in again.take()] == said
             ann.last = again.last
+            again.leave()
+
+
+async def test_more_than_can_be_looked_through_is_a_reset(town: World) -> None:
+    """Of what they may not see."""
+    hub = await new_hub(town)
+    ann = await up_to_date(hub, town, "ann")
+    ann.leave()
+    await town.people("stranger")
+    await town.follow("ben", "ann")
+    for n in range(8):
+        await town.post("stranger", f"{n} @ann")
+    await town.drain()
+    for looked_at, said in ((10, ["ready", "notification"]), (5, ["ready", "reset"])):
+        with patch.multiple(notifications, LOOKED_AT=looked_at, SPARE=0):
+            again = Client(hub, ann.me, last=ann.last)
+            await again.connect()
+            assert [event.name for event in again.take()] == said
             again.leave()
 
 

@@ -2705,10 +2705,34 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what is not shown is counted",
         "notifications",
-        "app.inbox.notifications.Notifications.unread",
-        "len(await self._shown(reader, batch))",
-        "len(batch)",
+        "app.inbox.notifications.Notifications._look",
+        "shown += await self._shown(reader, batch)",
+        'shown += [Notification(row["event"], row["seq"], row["kind"], row["who"], None) for row in batch]',
         _of(NOTIFICATIONS, "test_unread_is_counted_above_a_watermark"),
+    ),
+    Mutant(
+        "a page looks through whatever is not shown",
+        "notifications",
+        "app.inbox.notifications.Notifications._look",
+        " and looked_at < LOOKED_AT",
+        "",
+        _of(NOTIFICATIONS, "test_a_page_looks_at_so_many_and_says_where_it_goes_on"),
+    ),
+    Mutant(
+        "a page that ends early is the last one",
+        "notifications",
+        "app.inbox.notifications.Notifications._look",
+        "        return shown, before\n",
+        "        return shown, None\n",
+        _of(NOTIFICATIONS, "test_a_page_looks_at_so_many_and_says_where_it_goes_on"),
+    ),
+    Mutant(
+        "what was missed among much that is not shown is passed over",
+        "live",
+        "app.inbox.notifications.Notifications.between",
+        "last is None and ",
+        "",
+        _of(HUB, "test_more_than_can_be_looked_through_is_a_reset"),
     ),
     # Live streams
     Mutant(
