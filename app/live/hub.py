@@ -77,6 +77,7 @@ class Hub:
         self._wake, self._gap = asyncio.Event(), asyncio.Event()  # something has been heard; may have been missed
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._failures = 0  # of readings that have waited for a server in vain
+        self._forgiven = 0  # of them, those before the last reading that has not
         self._stopped = False
         self.listener = Listener(self._hear, self._gap.set)
 
@@ -245,18 +246,21 @@ class Hub:
         watcher.reading = None  # it would keep what has been done here
 
     async def _in_turn(self, watcher: Watcher, read: Callable[[], Awaitable[None]]) -> None:
-        """In one of a few places, and in their turn. Who waits for that does so as long as others are read; once one of
-        these waits for a server in vain, nobody behind them tries it too. Raises OutOfTime.
+        """In one of a few places, and in their turn. Who waits for that does so as long as others are read. Who waits
+        for a server in vain does so for themselves; once as many have as there are places, and nobody was read
+        meanwhile, nobody behind them tries it too. Raises OutOfTime.
         """
-        failures = self._failures
+        own, failures = watcher.failures, self._failures
         async with self._reads, watcher.turn:  # who waits for a place is told of news meanwhile
-            if self._failures > failures:
-                raise OutOfTime("others have waited for a server in vain")
+            if self._failures - max(failures, self._forgiven) >= READS_AT_ONCE or watcher.failures > own:
+                raise OutOfTime("a server has been waited for in vain")
             try:
                 await within(self._stack.config.server_timeout_s, read())
             except UNAVAILABLE:
                 self._failures += 1
+                watcher.failures += 1
                 raise
+            self._forgiven = self._failures
 
     async def _update_what_is_dirty(self, watcher: Watcher) -> None:
         parts, watcher.dirty = watcher.dirty, NONE

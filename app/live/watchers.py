@@ -25,7 +25,7 @@ class Watcher:
 
     `looked`: the versions of their edges and likes, and of their inbox, when they were last looked at; `standing`: of
     what their notifications tell. `dirty`: what has to be read anew. `turn`: while it is read, nothing else changes
-    what they have; `reads` counts that.
+    what they have; `reads` counts that, and `failures` how often a server was waited for in vain.
     """
 
     me: ObjectId
@@ -42,6 +42,7 @@ class Watcher:
     dirty: frozenset[Part] = NONE
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     reads: int = 0
+    failures: int = 0
     reading: "asyncio.Task[None] | None" = None
 
     @property
