@@ -134,7 +134,8 @@ class Hub:
         works = [
             asyncio.create_task(self._keep(self._wake, None, self._tell_heard)),
             asyncio.create_task(self._keep(self._gap, LOOK_S, self._look.look)),
-            asyncio.create_task(self._keep(asyncio.Event(), TURN_S, self.turn)),
+            asyncio.create_task(self._keep(asyncio.Event(), TURN_S, self.say_still_here)),
+            asyncio.create_task(self._keep(asyncio.Event(), TURN_S, self.end_without_token)),
         ]
         try:
             await asyncio.gather(*works)
@@ -226,7 +227,7 @@ class Hub:
         if self._talk:
             await self._talk.tell(self.watchers, talked)
         if any(hint.kind == "tokens" for hint in hints):
-            await self._end_without_token()
+            await self.end_without_token()
 
     # What is read anew
 
@@ -298,16 +299,16 @@ class Hub:
 
     # What does not depend on news
 
-    async def turn(self) -> None:
-        """Every few seconds: tokens that have ended end their streams, and nobody waits without a sign of life."""
-        await self._end_without_token()
+    async def say_still_here(self) -> None:
+        """Every few seconds: nobody waits without a sign of life, whichever server is away."""
         for watcher in self.watchers:
             for connection in watcher.connections:
                 if connection.is_quiet:
                     connection.put(STILL_HERE)
                 connection.is_quiet = True
 
-    async def _end_without_token(self) -> None:
+    async def end_without_token(self) -> None:
+        """Every few seconds: tokens that have ended end their streams."""
         here = [connection for watcher in self.watchers for connection in watcher.connections]
         if not here:
             return

@@ -18,6 +18,7 @@ from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import INBOXES, Notifier
 from app.live import behind, news, truth
+from app.live import hub as hubs
 from app.live.connection import EACH, MOST_QUEUED, OVER, SLOW, STILL_HERE, STOPPED, Event
 from app.live.hub import READS_AT_ONCE
 from app.live.position import Has
@@ -38,6 +39,8 @@ from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
+PATIENCE_S = 30.0
+
 
 @pytest.fixture
 async def town(world: World) -> World:
@@ -51,6 +54,10 @@ async def told(client: Client) -> list[str]:
     """What is said from now on, in short."""
     await settled(client.hub)
     return [f"{event.name} {event.data}" for event in client.take()]
+
+
+async def for_ever(*_: object) -> None:
+    await asyncio.Event().wait()
 
 
 async def test_everything_that_happens_is_told_once(town: World) -> None:
@@ -177,13 +184,13 @@ async def test_a_token_that_ends_ends_its_streams_in_every_process(town: World) 
     await settled(hub)
     assert one.connection
     assert two.connection
-    await hub.turn()
+    await hub.end_without_token()
     assert (one.connection.end, two.connection.end) == (None, None)
     await accounts.sign_out(token)
     await settled(hub)
     assert (one.connection.end, two.connection.end) == (OVER, None)
     town.clock.advance((expires_at - town.clock.now()).total_seconds())
-    await hub.turn()
+    await hub.end_without_token()
     assert two.connection.end == OVER
 
 
@@ -207,10 +214,23 @@ async def test_who_hears_nothing_for_a_while_hears_that_the_stream_lives(town: W
     await ann.connect()
     assert ann.connection
     ann.connection.taken()
-    await hub.turn()
+    await hub.say_still_here()
     assert ann.connection.taken() == []
-    await hub.turn()
+    await hub.say_still_here()
     assert ann.connection.taken() == [STILL_HERE]
+
+
+async def test_streams_say_that_they_live_while_a_server_is_away(town: World) -> None:
+    hub = await new_hub(town)
+    ann = Client(hub, town.ids["ann"])
+    await ann.connect()
+    assert ann.connection
+    ann.connection.taken()
+    with patch.object(hubs, "TURN_S", 0.01), patch.object(Accounts, "ended", for_ever):
+        running = asyncio.create_task(hub.run())
+        assert await asyncio.wait_for(ann.connection.take(), PATIENCE_S) == [STILL_HERE]
+        running.cancel()
+        await asyncio.wait([running])
 
 
 @pytest.mark.parametrize("change", ["unfollow", "mute", "block"])
@@ -269,10 +289,6 @@ async def test_who_waits_to_be_read_anew_is_told_of_news_meanwhile(town: World) 
     await hub.settled()
     assert [event.name for event in ann.take()] == ["notification"]
     assert ann.state == await fetched(town, ann.me)
-
-
-async def for_ever(*_: object) -> None:
-    await asyncio.Event().wait()
 
 
 async def test_who_waits_for_a_server_in_vain_tells_whoever_waits_behind(town: World) -> None:

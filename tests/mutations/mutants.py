@@ -2989,9 +2989,17 @@ MUTANTS: tuple[Mutant, ...] = (
         races=("stream resumes x publish x subscribe",),
     ),
     Mutant(
+        "a stream that has nothing to say is silent",
+        "live",
+        "app.live.hub.Hub.run",
+        "            asyncio.create_task(self._keep(asyncio.Event(), TURN_S, self.say_still_here)),\n",
+        "",
+        _of(HUB, "test_streams_say_that_they_live_while_a_server_is_away"),
+    ),
+    Mutant(
         "a live stream outlives its token",
         "live",
-        "app.live.hub.Hub._end_without_token",
+        "app.live.hub.Hub.end_without_token",
         "connection.close(OVER)",
         "pass",
         _of(HUB, "test_a_token_that_ends_ends_its_streams_in_every_process"),
