@@ -565,6 +565,15 @@ async def test_somebody_new_comes_with_their_presence(chat: Chat) -> None:
     assert (await chat.told())[1] == ["message", "unread", "presence"]
 
 
+async def test_somebody_whose_account_is_deleted_has_no_handle(chat: Chat) -> None:
+    ann, cat = chat.clients[0], chat.town.ids["cat"]
+    ann.leave()
+    await depart(chat.town.stack.db, chat.town.clock, cat)
+    await ann.connect()
+    said = [json.loads(event.data) for event in ann.take() if event.name == "presence"]
+    assert {each["handle"] for each in said} == {"ben", None}
+
+
 async def test_a_message_that_is_read_anew_meanwhile_is_told_once(chat: Chat) -> None:
     """The state of the person is read while the hub looks for what they were not told of, and before it has it."""
     ann, look_up = chat.clients[0], Conversations.news

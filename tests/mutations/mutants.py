@@ -2824,6 +2824,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_somebody_new_comes_with_their_presence"),
     ),
     Mutant(
+        "a deleted account has an empty handle on a stream",
+        "live talk",
+        "app.web.schemas.presence",
+        " or None",
+        "",
+        _of(HUB, "test_somebody_whose_account_is_deleted_has_no_handle"),
+    ),
+    Mutant(
         "a silenced conversation counts as unread on a stream",
         "live talk",
         "app.inbox.conversations.Conversations.news",
