@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from bson import ObjectId
 
+from app.clock import FIRST_ID
 from app.inbox.notifications import Notification, Notifications
 from app.live.connection import Event
 from app.live.position import PAGE, Has, opened, sealed
@@ -51,8 +52,8 @@ class Behind:
 
     async def _statuses(self, me: ObjectId, old: Has, page: Sequence[StatusRow]) -> list[StatusRow]:
         """The first page, and what is newer than anything that they have."""
-        found, newest = list(page), next(iter(old.page), None)
-        while newest and len(found) >= PAGE and found[-1].id > newest and len(found) <= MOST_MISSED:
+        found, newest = list(page), next(iter(old.page), FIRST_ID)
+        while len(found) >= PAGE and found[-1].id > newest and len(found) <= MOST_MISSED:
             more = await self._timelines.page(me, before=found[-1].id, limit=MORE)
             found += [row for row in more.statuses if row.id > newest]
             if more.next is None or more.next <= newest:

@@ -21,7 +21,7 @@ from app.live import behind, news, truth
 from app.live import hub as hubs
 from app.live.connection import EACH, MOST_QUEUED, OVER, SLOW, STILL_HERE, STOPPED, Event
 from app.live.hub import READS_AT_ONCE
-from app.live.position import Has
+from app.live.position import PAGE, Has
 from app.live.presence import Presences
 from app.live.steps import Step
 from app.live.talk import Talk
@@ -142,6 +142,19 @@ async def test_more_than_can_be_told_is_a_reset(town: World) -> None:
             assert [event.name for event in again.take()] == said
             ann.last = again.last
             again.leave()
+
+
+async def test_whoever_had_nothing_is_told_of_each_that_came(town: World) -> None:
+    """However many there are beyond the first page."""
+    hub = await new_hub(town)
+    ann = await up_to_date(hub, town, "ann")
+    ann.leave()
+    for n in range(PAGE + 2):
+        await town.post("ben", str(n))
+    await ann.connect()
+    told = [json.loads(event.data)["text"] for event in ann.take() if event.name == "status"]
+    assert told == [str(n) for n in range(PAGE + 2)]
+    assert ann.state == await fetched(town, ann.me)
 
 
 async def test_more_than_can_be_looked_through_is_a_reset(town: World) -> None:

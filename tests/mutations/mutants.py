@@ -2784,6 +2784,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_more_than_can_be_told_is_a_reset"),
     ),
     Mutant(
+        "whoever had nothing misses what is beyond the first page",
+        "live",
+        "app.live.behind.Behind._statuses",
+        "        while len(found)",
+        "        while old.page and len(found)",
+        _of(HUB, "test_whoever_had_nothing_is_told_of_each_that_came"),
+    ),
+    Mutant(
         "lost hints are lost",
         "live",
         "app.live.hub.Hub.settle",
