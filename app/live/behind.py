@@ -47,8 +47,9 @@ class Behind:
             return None
         people = {**read.people, **await self._truth.people(page[PAGE:], notes[len(read.notes) :])}
         read = read._replace(page=[row for row in page if row.user_id in people], notes=notes, people=people)
-        steps = await self._truth.steps(watcher, old, read, {})  # who came and who went is in no position
-        return list(self._watchers.told(me, old, steps)) if len(steps) <= MOST_MISSED else None
+        steps = await self._truth.steps(watcher, old, read, {})
+        missed = [step for step in steps if step.event != "presence"]  # which is in no position, and told anew
+        return list(self._watchers.told(me, old, steps)) if len(missed) <= MOST_MISSED else None
 
     async def _statuses(self, me: ObjectId, old: Has, page: Sequence[StatusRow]) -> list[StatusRow]:
         """The first page, and what is newer than anything that they have."""

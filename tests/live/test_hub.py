@@ -587,6 +587,16 @@ async def test_somebody_whose_account_is_deleted_has_no_handle(chat: Chat) -> No
     assert {each["handle"] for each in said} == {"ben", None}
 
 
+async def test_presence_is_nothing_that_was_missed(chat: Chat) -> None:
+    """It is told anew to whoever comes back, of as many people as they have conversations with."""
+    ann, ben, _ = chat.clients
+    ann.leave()
+    await chat.talk.send(ben.me, chat.with_ben, "c1", "hello?")
+    with patch.object(behind, "MOST_MISSED", 1):
+        await ann.connect()
+    assert [event.name for event in ann.take()] == ["ready", "message", "presence", "presence"]
+
+
 async def test_a_message_that_is_read_anew_meanwhile_is_told_once(chat: Chat) -> None:
     """The state of the person is read while the hub looks for what they were not told of, and before it has it."""
     ann, look_up = chat.clients[0], Conversations.news

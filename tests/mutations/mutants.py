@@ -2779,9 +2779,17 @@ MUTANTS: tuple[Mutant, ...] = (
         "any number of missed events is told",
         "live",
         "app.live.behind.Behind._behind",
-        " if len(steps) <= MOST_MISSED else None",
+        " if len(missed) <= MOST_MISSED else None",
         "",
         _of(HUB, "test_more_than_can_be_told_is_a_reset"),
+    ),
+    Mutant(
+        "who has many conversations is told `reset` for what they have not missed",
+        "live",
+        "app.live.behind.Behind._behind",
+        ' if step.event != "presence"',
+        "",
+        _of(HUB, "test_presence_is_nothing_that_was_missed"),
     ),
     Mutant(
         "whoever had nothing misses what is beyond the first page",
