@@ -20,7 +20,8 @@ from app.clock import FIRST_ID, LAST_ID, Clock
 from app.edges import DEPARTURES, NAMES, VERSIONS, change_edges, version_in, version_of
 from app.errors import TooMany
 from app.models import like_key
-from app.stack import UNAVAILABLE, Stack
+from app.stack import UNAVAILABLE, Hint, Stack
+from app.stack.bus import Bus
 from app.stack.cost import uncounted
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, rows, together
@@ -109,13 +110,15 @@ OWN: tuple[tuple[str, str], ...] = (  # collection, field of its owner
 )
 
 
-async def clear_departures(db: Database, clock: Clock) -> None:
-    """A bounded round. May be repeated, broken off, and made by several processes at once."""
+async def clear_departures(db: Database, clock: Clock, bus: Bus) -> None:
+    """A bounded round. May be repeated, broken off, and made by several processes at once. `bus`: hears what it changes
+    for others.
+    """
     late = clock.now() - timedelta(seconds=LINGER_S)
     due = {"$or": [{"cleared": {"$exists": False}}, {"since": {"$lte": late}}]}
     for departure in await db[DEPARTURES].find(due).sort("since", 1).limit(AT_ONCE).to_list(None):
         person, is_last = departure["_id"], departure["since"] <= late
-        if await _clear(db, person):
+        if await _clear(db, bus, person):
             if is_last:
                 await db[DEPARTURES].delete_one({"_id": person})
             else:
@@ -128,22 +131,22 @@ async def keep_clearing(stack: Stack) -> None:
         await asyncio.sleep(EVERY_S)
         with errors_counted("departures", "what deleted accounts have left waits"):
             try:
-                await clear_departures(stack.db, stack.clock)
+                await clear_departures(stack.db, stack.clock, stack.bus)
             except UNAVAILABLE as error:
                 log.info("what deleted accounts have left waits: %s", error)
 
 
-async def _clear(db: Database, person: ObjectId) -> bool:
+async def _clear(db: Database, bus: Bus, person: ObjectId) -> bool:
     """Whether nothing is left."""
     left = STEPS
-    while left and await _likes(db, person):
+    while left and await _likes(db, bus, person):
         left -= 1
     for edges in EDGES:
         while left and await _edges(db, edges, person):
             left -= 1
     while left and await _named_by_readers(db, person):
         left -= 1
-    while left and await _conversations(db, person):
+    while left and await _conversations(db, bus, person):
         left -= 1
     for collection, owner in OWN:
         while left and await _own(db, collection, {owner: person}):
@@ -151,18 +154,21 @@ async def _clear(db: Database, person: ObjectId) -> bool:
     return left > 0
 
 
-async def _likes(db: Database, person: ObjectId) -> bool:
+async def _likes(db: Database, bus: Bus, person: ObjectId) -> bool:
     """Like and count go together, as they came."""
     theirs = {"_id": {"$gte": like_key(person, FIRST_ID), "$lte": like_key(person, LAST_ID)}}
 
-    async def chunk(inside: Transaction) -> bool:
+    async def chunk(inside: Transaction) -> list[ObjectId]:
         keys = [row["_id"] for row in await inside["likes"].find(theirs, {"_id": 1}, CHUNK)]
-        liked = {"_id": {"$in": [ObjectId(key[12:]) for key in keys]}, "deleted": False}
-        await inside["statuses"].update_many(liked, {"$inc": {"likes": -1}})
+        ids = [ObjectId(key[12:]) for key in keys]
+        statuses = {"_id": {"$in": ids}, "deleted": False}
+        await inside["statuses"].update_many(statuses, {"$inc": {"likes": -1}})
         await inside["likes"].delete_many({"_id": {"$in": keys}})
-        return bool(keys)
+        return ids
 
-    return await transaction(db, chunk)
+    liked = await transaction(db, chunk)
+    bus.tell(*(Hint("liked", person, id) for id in liked))
+    return bool(liked)
 
 
 async def _edges(db: Database, edges: Edges, person: ObjectId) -> bool:
@@ -187,7 +193,7 @@ async def _named_by_readers(db: Database, person: ObjectId) -> bool:
     return bool(ids)
 
 
-async def _conversations(db: Database, person: ObjectId) -> bool:
+async def _conversations(db: Database, bus: Bus, person: ObjectId) -> bool:
     """The other keeps what was said, and says no more: it is as if there were a block. It is a change that they are
     told of, so it has a number of theirs, if they list it.
     """
@@ -206,6 +212,7 @@ async def _conversations(db: Database, person: ObjectId) -> bool:
         people: list[ObjectId] = row["people"]
         other = next(id for id in people if id != person)
         await transaction(db, end)
+        bus.tell(Hint("talked", other, row["_id"]))
     return bool(some)
 
 

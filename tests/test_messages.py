@@ -196,7 +196,7 @@ async def test_the_other_keeps_a_conversation_with_somebody_who_has_gone(people:
     await bob("POST", f"/conversations/{id}/messages", 201, json=HELLO)
     (before,) = [each for each in await changes_of(ann, app) if isinstance(each.what, Message)]
     await depart(ann.stack.db, ann.stack.clock, ObjectId(bob.id))
-    await clear_departures(ann.stack.db, ann.stack.clock)
+    await clear_departures(ann.stack.db, ann.stack.clock, ann.stack.bus)
     told = [each for each in await changes_of(ann, app) if each.seq > before.seq]
     assert [str(each.conversation) for each in told] == [id], "an open page is told"
     nobody = {"id": bob.id, "handle": None, "name": "deleted"}

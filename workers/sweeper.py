@@ -44,7 +44,7 @@ async def sweep(timelines: Timelines) -> None:
         stack.queue.enqueue_scheduled,
         partial(_queue_what_was_lost, timelines),
         partial(_make_backfills, timelines),
-        partial(clear_departures, stack.db, stack.clock),
+        partial(clear_departures, stack.db, stack.clock, stack.bus),
         timelines.sweep,
     )
 

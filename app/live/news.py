@@ -42,7 +42,7 @@ class News:
         for watcher in self._watchers.known():
             if watcher.turn.locked() or status in watcher.has.page:
                 self._watchers.is_dirty(watcher.me, {"page"})
-            if watcher.turn.locked() or watcher.is_told_of(status):
+            if watcher.turn.locked() or watcher.is_told_of({status}):
                 self._watchers.is_dirty(watcher.me, {"inbox"})
 
     def _wanted(self, posted: Mapping[ObjectId, ObjectId], liked: Likers) -> Wanted:
@@ -57,7 +57,7 @@ class News:
             if watcher.turn.locked():
                 self._watchers.is_dirty(watcher.me, {"page", "inbox"})
                 continue
-            if any(watcher.is_told_of(id) for id in liked):
+            if watcher.is_told_of(liked):
                 self._watchers.is_dirty(watcher.me, {"inbox"})  # who takes a like back takes its notification along
             for id in liked.keys() & watcher.has.page.keys():
                 shown = watcher.has.page[id]

@@ -1,7 +1,7 @@
 """Who is here: people with connections to this process, what they have been told, and how they are told more."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -72,8 +72,9 @@ class Watcher:
         """
         return bool(self.reads) or self.turn.locked()
 
-    def is_told_of(self, status: ObjectId) -> bool:
-        return any(about == status for _, about in self.has.notes)
+    def is_told_of(self, statuses: Container[ObjectId]) -> bool:
+        """Of any of them."""
+        return any(about in statuses for _, about in self.has.notes if about)
 
 
 class Watchers:

@@ -52,9 +52,9 @@ async def leave(world: World, name: str) -> None:
 async def cleared(world: World) -> None:
     """Both rounds, in the smallest steps."""
     with patch.object(departures, "CHUNK", 1):
-        await clear_departures(world.stack.db, world.clock)
+        await clear_departures(world.stack.db, world.clock, world.stack.bus)
         world.clock.advance(LINGER_S + 1)
-        await clear_departures(world.stack.db, world.clock)
+        await clear_departures(world.stack.db, world.clock, world.stack.bus)
 
 
 async def rows_that_name(world: World, person: ObjectId) -> dict[str, list[Any]]:
@@ -151,7 +151,7 @@ async def test_it_goes_on_where_somebody_was_killed(town: World) -> None:
     await leave(town, "zoe")
     with patch.object(departures, "CHUNK", 1), patch.object(departures, "STEPS", 1):
         for _ in range(30):
-            await clear_departures(town.stack.db, town.clock)
+            await clear_departures(town.stack.db, town.clock, town.stack.bus)
     assert (await town.stack.db["departures"].find_one({})) == {
         "_id": town.ids["zoe"],
         "since": town.clock.now(),
@@ -180,7 +180,7 @@ async def test_what_was_under_way_leaves_nothing(town: World) -> None:
             await work
     (by_ann,) = (await town.page("ann", "query")).statuses
     await social.unlike(ids["ben"], by_ann.id)
-    await clear_departures(town.stack.db, town.clock)
+    await clear_departures(town.stack.db, town.clock, town.stack.bus)
     with pytest.raises(NotFound):
         await social.like(ids["zoe"], by_ann.id)
     await social.rename(Account(ids["zoe"], "zoe"), "Back again")
@@ -188,7 +188,7 @@ async def test_what_was_under_way_leaves_nothing(town: World) -> None:
     await town.drain()
     await town.sees("ann", by_ann.text)
     town.clock.advance(LINGER_S + 1)
-    await clear_departures(town.stack.db, town.clock)
+    await clear_departures(town.stack.db, town.clock, town.stack.bus)
     assert (await rows_that_name(town, ids["zoe"])).keys() <= {"notifications"}
     assert (await social.people([ids["zoe"]]))[ids["zoe"]].name == "deleted"
     await town.sees("ann", by_ann.text)

@@ -79,7 +79,7 @@ def leave(who: str, *, cleared: bool = True) -> Act:
         await depart(db, clock, process.ids[who])
         _it_ends(process.town)
         if cleared:
-            await clear_departures(db, clock)
+            await clear_departures(db, clock, process.town.stack.bus)
 
     return leaving
 

@@ -11,7 +11,7 @@ from bson import ObjectId
 from pymongo.errors import ConnectionFailure
 
 from app.accounts import TICKET_S, Accounts, digest_of
-from app.departures import depart
+from app.departures import clear_departures, depart
 from app.errors import TooMany
 from app.inbox import notifications
 from app.inbox.conversations import Conversations
@@ -585,6 +585,22 @@ async def test_somebody_whose_account_is_deleted_has_no_handle(chat: Chat) -> No
     await ann.connect()
     said = [json.loads(event.data) for event in ann.take() if event.name == "presence"]
     assert {each["handle"] for each in said} == {"ben", None}
+
+
+async def test_what_goes_with_an_account_is_told_when_it_goes(chat: Chat) -> None:
+    """Likes and conversations, which are cleared away later."""
+    town, ann, cat = chat.town, chat.clients[0], chat.town.ids["cat"]
+    await town.follow("cat", "ben")
+    status = await town.post("ben", "liked")
+    await town.social.like(cat, status.id)
+    await depart(town.stack.db, town.clock, cat)
+    town.stack.bus.tell(Hint("named", cat))
+    await chat.told()
+    await clear_departures(town.stack.db, town.clock, town.stack.bus)
+    assert (await chat.told())[0] == ["likes", "conversation"]
+    assert ann.state
+    assert ann.state["statuses"] == (await fetched(town, ann.me))["statuses"]
+    assert ann.state["talk"][str(chat.with_cat)]["handle"] is None
 
 
 async def test_presence_is_nothing_that_was_missed(chat: Chat) -> None:

@@ -392,7 +392,7 @@ class Talking(RuleBasedStateMachine):
     @rule(dies=st.none() | st.integers(0, 40))
     def clear(self, dies: int | None) -> None:
         """What somebody has left: nobody sees anything of it, so nobody sees that it goes."""
-        self.step("clear", clear_departures(self.mortal, self.clock), lambda model: None, dies)
+        self.step("clear", clear_departures(self.mortal, self.clock, self.stack.bus), lambda model: None, dies)
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 3_600.0]))
     def later(self, seconds: float) -> None:
