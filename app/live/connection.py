@@ -28,13 +28,14 @@ class Connection:
     `is_quiet`: nothing has come since the last turn of the hub. `name`: that no other has, in any process.
     """
 
-    __slots__ = ("_queue", "_waiting", "end", "is_quiet", "me", "name", "token")
+    __slots__ = ("_begun", "_queue", "_waiting", "end", "is_quiet", "me", "name", "token")
 
     def __init__(self, me: ObjectId, token: bytes) -> None:
         self.me, self.token, self.name = me, token, secrets.token_hex(8)
         self.end: int | None = None
         self.is_quiet = False
         self._queue: list[Event] = []
+        self._begun = 0  # of the queue, what was there at the beginning
         self._waiting: asyncio.Future[None] | None = None  # of whoever takes
 
     def put(self, *events: Event) -> None:
@@ -43,12 +44,13 @@ class Connection:
             self._queue.extend(events)
             self.is_quiet = False
             self._wake()
-            if len(self._queue) > MOST_QUEUED:
+            if len(self._queue) - self._begun > MOST_QUEUED:
                 self.close(SLOW)
 
     def begin(self, *events: Event) -> None:
-        """What lies behind a position may be as many."""
+        """What lies behind a position may be as many, and does not count."""
         self._queue.extend(events)
+        self._begun = len(self._queue)
         self._wake()
 
     def close(self, code: int) -> None:
@@ -70,5 +72,5 @@ class Connection:
 
     def taken(self) -> list[Event]:
         """What has come by now."""
-        events, self._queue = self._queue, []
+        events, self._queue, self._begun = self._queue, [], 0
         return events

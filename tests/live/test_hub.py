@@ -19,7 +19,7 @@ from app.inbox.notifications import Notifications
 from app.inbox.notifier import INBOXES, Notifier
 from app.live import behind, news, truth
 from app.live import hub as hubs
-from app.live.connection import EACH, MOST_QUEUED, OVER, SLOW, STILL_HERE, STOPPED, Event
+from app.live.connection import EACH, MOST_QUEUED, OVER, SLOW, STILL_HERE, STOPPED, Connection, Event
 from app.live.hub import READS_AT_ONCE
 from app.live.position import PAGE, Has
 from app.live.presence import Presences
@@ -125,6 +125,19 @@ async def test_whoever_does_not_read_is_closed_and_comes_back_for_the_rest(town:
     await town.post("ben", "hello")
     await slow.connect()
     assert [event.name for event in slow.take()] == ["ready", "status"]
+
+
+async def test_what_lies_behind_a_position_does_not_count_as_not_read() -> None:
+    """There may be as many events of it as a client may leave, and some are told before it can take any."""
+    event, connection = Event("", "unread", "{}"), Connection(ObjectId(), b"")
+    connection.begin(*[event] * (MOST_QUEUED + 1))
+    connection.put(event)
+    assert connection.end is None
+    assert len(connection.taken()) == MOST_QUEUED + 2
+    connection.put(*[event] * MOST_QUEUED)
+    assert connection.end is None
+    connection.put(event)
+    assert connection.end == SLOW
 
 
 async def test_more_than_can_be_told_is_a_reset(town: World) -> None:
