@@ -86,6 +86,7 @@ SCATTERED: tuple[Scattered, ...] = (
     Scattered("conversations", ("pair",), "a block, noted in the conversation of the two: as with handles"),
     Scattered("conversations", ("listed",), "one's list: a few entries of an index from each shard"),
     Scattered("conversations", ("$or", "listed"), "the next page of it: as above"),
+    Scattered("conversations", ("_id", "listed"), "an export, which goes by their ids: as above"),
     Scattered("conversations", ("silent", "unread"), "the badge: as above"),
     Scattered("conversations", ("told",), "what has changed for one person since a number of theirs: as above"),
     Scattered("messages", ("told",), "as above"),

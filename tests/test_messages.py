@@ -2,19 +2,22 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 from bson import ObjectId
 from starlette.applications import Starlette
+from starlette.requests import Request
 
 from app.config import Config
 from app.departures import clear_departures, depart
-from app.inbox.conversations import Change, Conversations, Message
+from app.inbox.conversations import Change, Conversation, Conversations, Message
 from app.inbox.pictures import LARGEST
+from app.models import Account
 from app.stack.cost import counted
-from app.web import limits
+from app.web import export, limits
 from tests.contract.test_pictures import drawn
 from tests.test_api import TIME, Api, opened, scraped
 
@@ -183,11 +186,49 @@ async def test_an_export_has_what_was_said(people: list[Api]) -> None:
     for n in range(3):
         await ann("POST", f"/conversations/{first}/messages", 201, json={"client_id": str(n), "text": str(n)})
     await ann("POST", f"/conversations/{second}/messages", 201, json=HELLO)
-    export = await ann.json("GET", "/me/export")
-    assert export["conversations"] == (await ann.json("GET", "/conversations"))["conversations"]
-    said = {(each["conversation"], each["message"]["seq"], each["message"]["text"]) for each in export["messages"]}
+    found = await ann.json("GET", "/me/export")
+    assert found["conversations"] == (await ann.json("GET", "/conversations"))["conversations"]
+    said = {(each["conversation"], each["message"]["seq"], each["message"]["text"]) for each in found["messages"]}
     assert said == {(second, 1, "hello"), *((first, n + 1, str(n)) for n in range(3))}
     assert len((await bob.json("GET", "/me/export"))["messages"]) == 3
+
+
+async def test_an_export_has_everything_once_though_somebody_writes_meanwhile(
+    people: list[Api], app: Starlette, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written moves a conversation to the top of the list while that is walked."""
+    ann = people[0]
+    await ann.person("dan")
+    talks = [await conversation(ann, other) for other in ("bob", "cat", "dan")]
+    for id in talks:
+        for n in range(3):
+            await ann("POST", f"/conversations/{id}/messages", 201, json={"client_id": str(n), "text": str(n)})
+    talk = app.state.services.conversations
+    shown_conversations, messages = export.shown_conversations, Conversations.messages
+
+    async def write(id: str) -> None:
+        await talk.send(ObjectId(ann.id), ObjectId(id), str(ObjectId()), "meanwhile")
+
+    async def shown(request: Request, me: Account, found: Sequence[Conversation]) -> list[dict[str, Any]]:
+        await write(talks[0])
+        return await shown_conversations(request, me, found)
+
+    async def said(self: Conversations, me: ObjectId, id: ObjectId, *where: Any) -> Any:
+        found = await messages(self, me, id, *where)
+        await write(str(id))
+        return found
+
+    monkeypatch.setattr(export, "AT_ONCE", 1)
+    monkeypatch.setattr(export, "shown_conversations", shown)
+    monkeypatch.setattr(Conversations, "messages", said)
+    found = await ann.json("GET", "/me/export")
+    assert sorted(each["id"] for each in found["conversations"]) == sorted(talks)
+    before = Counter(
+        (each["conversation"], each["message"]["text"])
+        for each in found["messages"]
+        if each["message"]["text"] != "meanwhile"
+    )
+    assert before == {(id, str(n)): 1 for id in talks for n in range(3)}
 
 
 async def test_the_other_keeps_a_conversation_with_somebody_who_has_gone(people: list[Api], app: Starlette) -> None:

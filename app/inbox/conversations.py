@@ -26,12 +26,13 @@ from app.models import LAST_SEQ, message_key, pair_key
 from app.models import Conversation as ConversationDocument
 from app.models import Message as MessageDocument
 from app.stack import Hint, Stack
-from app.stack.mongodb.find import Find, Rows, rows, together
+from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows, rows, together
 from app.stack.mongodb.transaction import Contended, Transaction, transaction
 from app.text import checked
 from app.watch import metrics
 
 CONVERSATIONS, MESSAGES = ConversationDocument.Settings.name, MessageDocument.Settings.name
+LISTED = "listed_1_active_at_-1__id_-1"  # the index; by that of `_id` MongoDB would read everybody's
 TEXT_LIMIT = 2_000  # code points
 MOST_UNREAD = 1_000  # conversations, counted; as many or more
 MOST_NEWS = 2_000  # of a kind, that one command looks for
@@ -198,6 +199,12 @@ class Conversations:
         found = await together(self._db, listed=listed, unread=unread_of(me, MOST_UNREAD))
         shown = await self._with_last([_Side([row], me) for row in found["listed"][:limit]])
         return shown, shown[-1].place if len(found["listed"]) > limit else None, len(found["unread"])
+
+    async def older_than(self, me: ObjectId, before: ObjectId, limit: int) -> list[Conversation]:
+        """The newest made first: in this order none of them ever moves, whoever writes meanwhile."""
+        older = {"listed": me, "_id": {"$lt": before}}
+        found = await rows(self._db, Find(CONVERSATIONS, older, FIELDS, limit, NEWEST_FIRST, LISTED))
+        return await self._with_last([_Side([row], me) for row in found])
 
     async def conversation(self, me: ObjectId, id: ObjectId) -> Conversation:
         (found,) = await self._with_last([_Side(await rows(self._db, _of(me, id)), me)])

@@ -8,7 +8,8 @@ from bson import ObjectId
 from pydantic_core import to_json
 from starlette.requests import Request
 
-from app.inbox.conversations import Conversation, Place
+from app.clock import LAST_ID
+from app.inbox.conversations import Conversation
 from app.models import Account, Person, User
 from app.stack import within
 from app.web import schemas
@@ -96,20 +97,22 @@ def _lists(request: Request, me: Account) -> dict[str, Walk]:
         everybody = await social.people(ids)
         return [schemas.notification(one, everybody) for one in shown], cursor
 
-    async def conversations(before: Place | None) -> Items:
-        found, cursor, _ = await talk.page(me.id, before, AT_ONCE)
-        return await shown_conversations(request, me, found), cursor
+    async def conversations(before: ObjectId | None) -> Items:
+        found = await talk.older_than(me.id, before or LAST_ID, AT_ONCE)
+        return await shown_conversations(request, me, found), found[-1].id if found else None
 
-    async def messages(at: tuple[Place | None, int | None] | None) -> Items:
-        """Of one conversation: the first one behind a place, below a number."""
-        place, before = at or (None, None)
-        found, next_, _ = await talk.page(me.id, place, 1)
-        for one in found:
-            some, last = await talk.messages(me.id, one.id, before, AT_ONCE)
-            everybody = await social.people({each.who for each in some})
-            items = [{"conversation": str(one.id), "message": schemas.message(each, everybody)} for each in some]
-            return items, (place, last) if last else (next_, None) if next_ else None
-        return [], None
+    async def messages(at: tuple[list[ObjectId], int | None] | None) -> Items:
+        """Of the first of these conversations, below a number; then of the next one."""
+        ids, before = at or (await ids_below(LAST_ID), None)
+        if not ids:
+            return [], None
+        some, last = await talk.messages(me.id, ids[0], before, AT_ONCE)
+        everybody = await social.people({each.who for each in some})
+        items = [{"conversation": str(ids[0]), "message": schemas.message(each, everybody)} for each in some]
+        return items, (ids, last) if last else (ids[1:] or await ids_below(ids[0]), None)
+
+    async def ids_below(before: ObjectId) -> list[ObjectId]:
+        return [one.id for one in await talk.older_than(me.id, before, AT_ONCE)]
 
     return {
         "statuses": statuses,

@@ -6,6 +6,7 @@ import re
 import pytest
 from bson import ObjectId
 
+from app.clock import LAST_ID
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.inbox.conversations import MESSAGES, Conversation, Conversations, Message
 from app.stack import Hint
@@ -209,6 +210,20 @@ async def test_the_last_active_conversation_is_listed_first(talk: Talk) -> None:
     assert await talk.listed("ann") == ([cat, ben], 1)
     await talk.receive("ann", cat, read=1)
     assert await talk.listed("ann") == ([cat, ben], 0)
+
+
+async def test_whoever_walks_all_conversations_goes_by_their_ids(talk: Talk) -> None:
+    ids = [await talk.open("ann", other) for other in ("ben", "cat")]
+    await talk.open("ben", "cat")
+    await talk.send("ben", ids[0], "hello")
+
+    async def older_than(before: ObjectId, limit: int) -> list[ObjectId]:
+        return [one.id for one in await talk.conversations.older_than(talk.ids["ann"], before, limit)]
+
+    assert await older_than(LAST_ID, 3) == [ids[1], ids[0]]
+    assert await older_than(LAST_ID, 1) == [ids[1]]
+    assert await older_than(ids[1], 3) == [ids[0]]
+    assert await older_than(ids[0], 3) == []
 
 
 async def test_a_deleted_message_keeps_its_number(talk: Talk) -> None:
