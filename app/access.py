@@ -112,8 +112,8 @@ async def visible_status(db: Database, reader: ObjectId, id: ObjectId) -> Status
     return next(iter(await shown_among(db, view, list(rows.values()), visible)), None)
 
 
-async def audiences(db: Database, reader: ObjectId, author: ObjectId) -> list[Audience]:
+async def audiences(db: Database, view: View, author: ObjectId) -> list[Audience]:
     """The audiences through which the reader may see this author's statuses now."""
     samples = [StatusRow(author, author, "", audience) for audience in get_args(Audience)]
-    seen = await shown_among(db, View(OwnEdges(reader)), samples, visible)
+    seen = await shown_among(db, view, samples, visible)
     return [status.audience for status in seen if status.audience]

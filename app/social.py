@@ -16,7 +16,7 @@ from app.access import audiences, visible, visible_status
 from app.accounts import NAME_LENGTH, checked_name, normal_handle
 from app.clock import FIRST_ID, LAST_ID
 from app.departures import departed_now
-from app.edges import NAMES, VERSIONS, change_edges, raise_version
+from app.edges import NAMES, VERSIONS, OwnEdges, View, change_edges, raise_version
 from app.errors import Conflict, Forbidden, Invalid, NotFound
 from app.models import (
     Account,
@@ -38,8 +38,8 @@ from app.stack.mongodb.write import insert
 from app.text import checked, mentions, storable
 from app.watch.metrics import POSTS
 from phases.delivering.outbox import Heard, Outbox, Waits, to_the_end
+from phases.home.newest import Newest
 from phases.home.page import Filling
-from phases.p1_query import statuses_by
 
 TEXT_LIMIT = 500
 STORED = "stored"  # what a poster waits for in every phase
@@ -156,7 +156,7 @@ class Social:
         followers, following, seen = await asyncio.gather(
             self._db["follows"].count_documents({**unless, "followee": of}),
             self._db["follows"].count_documents({**unless, "follower": of}),
-            audiences(self._db, viewer, of),
+            audiences(self._db, View(OwnEdges(viewer)), of),
         )
         query = {"user_id": of, "audience": {"$in": seen}}
         statuses = await self._db["statuses"].count_documents(query) if seen else 0
@@ -445,8 +445,15 @@ class Social:
     async def statuses_of(
         self, viewer: ObjectId, author: ObjectId, *, before: ObjectId | None, limit: int
     ) -> tuple[list[StatusRow], ObjectId | None]:
-        """Those that the viewer may see, newest first."""
-        return await Filling(self._db, viewer, visible).fill(statuses_by(self._db, [author]), before, limit)
+        """Those that the viewer may see, newest first. Only such are looked for: a page costs the same however many
+        others there are.
+        """
+        view = View(OwnEdges(viewer))
+        seen = await audiences(self._db, view, author)
+        if not seen:
+            return [], None
+        theirs = Newest(self._db, lambda some: {"user_id": {"$in": some}, "audience": {"$in": seen}}, [author])
+        return await Filling(self._db, view, visible).fill(theirs, before, limit)
 
 
 async def _likes_others(inside: Transaction, reader: ObjectId) -> None:

@@ -198,7 +198,7 @@ class Reading:
         pulls = request.phase.pulls or HomeTimeline
         following = Following(self._db, request.reader, self._edges)
         candidates = pulls(self._db, request.reader, following)
-        filling = Filling(self._db, request.reader, on_home, as_row=self._statuses.row)
+        filling = Filling(self._db, View(OwnEdges(request.reader)), on_home, as_row=self._statuses.row)
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         return Page(request.phase.slug, statuses, after, "query", versions=following.versions)
 
@@ -292,7 +292,7 @@ class Reading:
         rows: Statuses,
     ) -> tuple[list[StatusRow], ObjectId | None]:
         """What it took to fill a first page is remembered, and the edges that were asked for."""
-        filling = Filling(self._db, request.reader, on_home, view, dict(rows), self._statuses.row)
+        filling = Filling(self._db, view, on_home, dict(rows), self._statuses.row)
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         if request.before is None:
             first = candidates.first

@@ -43,21 +43,19 @@ def enough(limit: int) -> int:
 
 
 class Filling:
-    """Fills one page with what it `shows`. What the `view` knows of the reader's edges,
-    and `rows` by id, need not be looked up; what is looked up joins them.
+    """Fills one page with what it `shows`. What the `view` knows, and `rows` by id,
+    need not be looked up; what is looked up joins them.
     """
 
     def __init__(
         self,
         db: Database,
-        reader: ObjectId,
+        view: View,
         shows: Shows,
-        view: View | None = None,
         rows: dict[ObjectId, StatusRow] | None = None,
         as_row: AsRow = StatusRow.of,
     ) -> None:
-        self._db, self._shows, self._as_row = db, shows, as_row
-        self._view = view or View(OwnEdges(reader))
+        self._db, self._view, self._shows, self._as_row = db, view, shows, as_row
         self.rows = {} if rows is None else rows
         self._judged: list[StatusRow] = []
 

@@ -202,6 +202,21 @@ async def test_a_window_that_holds_too_little_is_not_the_end(world: World) -> No
     assert [entry.id for entry in found] == [row["_id"] for row in reversed(rows[-60:])]
 
 
+async def test_a_persons_page_costs_the_same_however_much_is_not_for_its_reader(world: World) -> None:
+    await world.people("zoe", "ann", "eve", "dot")
+    await world.follow("ann", "zoe")
+    await world.social.block(world.ids["zoe"], world.ids["eve"])
+    await world.post("zoe", "for ann")
+    rows = [
+        {"_id": world.clock.new_id(), "user_id": world.ids["zoe"], "text": "", "audience": "circle"} for _ in range(99)
+    ]
+    await world.stack.db["statuses"].insert_many(rows)
+    for reader, texts, commands in (("ann", ["for ann"], 3), ("eve", [], 1), ("dot", [], 1)):
+        with counted() as cost:
+            found, after = await world.social.statuses_of(world.ids[reader], world.ids["zoe"], before=None, limit=2)
+        assert ([status.text for status in found], after, cost.mongodb) == (texts, None, commands), reader
+
+
 async def test_a_return_in_phase_4_is_one_query_and_is_not_repeated(world: World) -> None:
     await star(world, "cache", 3)
     await world.post("zoe", "hello")

@@ -109,8 +109,10 @@ async def test_counts_and_single_statuses_follow_the_same_rule(town: World) -> N
     assert (await town.social.status(town.ids["ann"], shown["mutuals"].id)).text == "mutuals"
     with pytest.raises(NotFound):
         await town.social.status(town.ids["ann"], shown["circle"].id)
-    own, _ = await town.social.statuses_of(town.ids["ann"], town.ids["bob"], before=None, limit=10)
-    assert [status.text for status in own] == ["mutuals", "followers"]
+    seen = {"ann": ["mutuals", "followers"], "bob": ["circle", "mutuals", "followers"], "dot": []}
+    for reader, texts in seen.items():
+        own, _ = await town.social.statuses_of(town.ids[reader], town.ids["bob"], before=None, limit=10)
+        assert [status.text for status in own] == texts
 
 
 async def test_nobody_follows_across_a_block_or_themselves(town: World) -> None:

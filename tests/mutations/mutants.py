@@ -7,6 +7,7 @@ TIMELINE = "tests/contract/test_timeline.py"
 JOBS = "tests/contract/test_jobs.py"
 RESTORED = "tests/contract/test_restored.py"
 BACKUP = "tests/test_backup.py"
+COSTS = "tests/contract/test_costs.py"
 LIMITS = "tests/contract/test_limits.py"
 STREAMED = "tests/contract/test_stream.py"
 LIKES = "tests/contract/test_likes.py"
@@ -176,6 +177,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "list(rows.values()), visible)",
         "list(rows.values()), on_home)",
         _of(MUTES, "test_a_single_status_and_a_persons_page_show_who_is_muted"),
+    ),
+    Mutant(
+        "a person's page goes through what its reader may not see",
+        "2 visible",
+        "app.social.Social.statuses_of",
+        ', "audience": {"$in": seen}',
+        "",
+        _of(COSTS, "test_a_persons_page_costs_the_same_however_much_is_not_for_its_reader"),
     ),
     Mutant(
         "a mute raises no version",
