@@ -22,7 +22,7 @@ from cachetools import LRUCache
 from pymongo.errors import DuplicateKeyError
 
 from app.clock import FIRST_ID
-from app.departures import depart
+from app.departures import depart, take_likes_back
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Account, Ticket, Token, User
 from app.stack import Hint, Stack
@@ -212,10 +212,13 @@ class Accounts:
         self._stack.bus.tell(Hint("presence", me.id))
 
     async def delete(self, me: Account, password: str, caller: Caller = OURSELVES) -> None:
-        """From now on nothing of the account is visible, and its tokens are over. Raises as `sign_in` does."""
+        """From now on nothing of the account is visible, its tokens are over, and its likes are not counted. Raises as
+        `sign_in` does.
+        """
         await self._proven(me.handle, password, caller)
         await depart(self._stack.db, self._clock, me.id)
         self._stack.bus.tell(Hint("named", me.id), TOKENS_ENDED)
+        await take_likes_back(self._stack, me.id)
 
     async def _proven(self, handle: str, password: str, caller: Caller) -> User:
         """Whoever has this handle and password."""

@@ -4,8 +4,9 @@ From the mark on nothing of the account is visible. `departures` names it for as
 version of all names was raised with it, and every page looks at that version: a process that remembers edges or pages
 asks who has departed when it has changed, and at no other time. The account's own edges and likes end at the mark,
 since they raise a version that the mark has closed. So do messages to and from it, which are numbered in an inbox that
-the mark has closed; the inbox goes when the conversations have ended. Whatever else was under way at that moment is
-stored after it, is seen by nobody, and is removed by a last round.
+the mark has closed; the inbox goes when the conversations have ended. Likes are counted where others see it, so they go
+before anybody is told that the account is deleted. Whatever else was under way at that moment is stored after it, is
+seen by nobody, and is removed by a last round.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ MOST = 20_000  # at the same time: each process remembers their ids
 AT_ONCE = 100  # accounts that one round clears
 CHUNK = 200  # documents that one step removes
 STEPS = 100  # of one account in one round
+LIKE_STEPS = 50  # that whoever deletes their account waits for
 EVERY_S = 10.0  # a web process looks what is left
 LINGER_S = 75  # MongoDB gives up every transaction that is 60 s old
 
@@ -81,6 +83,18 @@ async def depart(db: Database, clock: Clock, person: ObjectId) -> None:
         await inside[DEPARTURES].insert_one({"_id": person, "since": clock.now()})
 
     await change_edges(db, {NAMES, person}, mark)
+
+
+async def take_likes_back(stack: Stack, person: ObjectId) -> None:
+    """Of somebody who has departed, and who waits for it: so many steps. Beyond these, or while a server is away, likes
+    are counted until the rounds remove them.
+    """
+    try:
+        for _ in range(LIKE_STEPS):
+            if not await _likes(stack.db, stack.bus, person):
+                return
+    except UNAVAILABLE as error:
+        log.info("likes of a deleted account wait: %s", error)
 
 
 class Edges(NamedTuple):

@@ -312,12 +312,16 @@ async def test_a_password_is_changed_and_ends_all_other_tokens(nobody: Api) -> N
 async def test_an_account_is_deleted_for_good(nobody: Api, ann: Api) -> None:
     zoe = await signed_up(nobody, "zoe")
     await ann("PUT", "/follows/zoe", 204)
-    status = await zoe.post("hello")
-    assert await ann.sees() == ["hello"]
+    await zoe("PUT", "/follows/ann", 204)
+    status, liked = await zoe.post("hello"), await ann.post("of ann")
+    await zoe("PUT", f"/statuses/{liked['id']}/like", 204)
+    assert sorted(await ann.sees()) == ["hello", "of ann"]
+    assert (await ann.json("GET", f"/statuses/{liked['id']}"))["likes"] == 1
     await zoe("DELETE", "/me", 401, json={"password": "wrong horse"})
     assert fields(await zoe("DELETE", "/me", 422, json={})) == {"password"}
     await zoe("DELETE", "/me", 202, json={"password": PASSWORD})
-    assert [await ann.sees(slug) for slug in SLUGS] == [[]] * len(SLUGS)
+    assert [await ann.sees(slug) for slug in SLUGS] == [["of ann"]] * len(SLUGS)
+    assert await ann.json("GET", f"/statuses/{liked['id']}") == liked
     await ann("GET", f"/statuses/{status['id']}", 404)
     await ann("GET", "/users/zoe", 404)
     await zoe("GET", "/me", 401)

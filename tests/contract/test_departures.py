@@ -14,6 +14,8 @@ from app.inbox.mentions import seen_mentions
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.models import Account, Person
+from app.stack import Hint
+from app.stack.mongodb.transaction import Contended
 from phases.timelines import Timelines
 from tests.world import SLUGS, World
 
@@ -220,3 +222,49 @@ async def test_tokens_end_with_the_account_whoever_signs_in_meanwhile(town: Worl
             await late
     await accounts.hide(me, True)
     assert (await rows_that_name(town, user.id)).keys() == {"departures", "inboxes"}
+
+
+async def who_likes(town: World) -> Account:
+    """Yan, who likes everything of Ann's: two statuses."""
+    user = await Accounts(town.stack).sign_up("yan", None, "correct horse")
+    await town.social.follow(user.id, town.ids["ann"])
+    second = await town.post("ann", "again")
+    for row in (await town.page("ann", "query")).statuses:
+        if row.user_id == town.ids["ann"]:
+            await town.social.like(user.id, row.id)
+    assert await likes_of_ann(town) == {second.text: 1, "by ann, to @zoe and @ben": 3}
+    return Account(user.id, "yan")
+
+
+async def likes_of_ann(town: World) -> dict[str, int]:
+    found = (await town.page("ann", "query")).statuses
+    return {row.text: row.likes for row in found if row.user_id == town.ids["ann"]}
+
+
+async def test_likes_are_gone_when_the_end_of_the_account_is_acknowledged(town: World) -> None:
+    """Before anybody sweeps; and who has such a status on their page is told."""
+    yan, told = await who_likes(town), list[Hint]()
+    with patch.object(town.stack.bus, "tell", lambda *hints: told.extend(hints)), patch.object(departures, "CHUNK", 1):
+        await Accounts(town.stack).delete(yan, "correct horse")
+    assert await likes_of_ann(town) == {"again": 0, "by ann, to @zoe and @ben": 2}
+    assert await town.stack.db["likes"].count_documents({}) == 2
+    assert [hint.kind for hint in told] == ["named", "tokens", "liked", "liked"]
+    assert {hint.about for hint in told if hint.kind == "liked"} == {yan.id}
+
+
+async def test_more_likes_than_a_request_takes_back_wait(town: World) -> None:
+    yan = await who_likes(town)
+    with patch.object(departures, "CHUNK", 1), patch.object(departures, "LIKE_STEPS", 1):
+        await Accounts(town.stack).delete(yan, "correct horse")
+    assert sum((await likes_of_ann(town)).values()) == 3
+    await clear_departures(town.stack.db, town.clock, town.stack.bus)
+    assert await likes_of_ann(town) == {"again": 0, "by ann, to @zoe and @ben": 2}
+
+
+async def test_an_account_is_deleted_though_its_likes_cannot_be_for_now(town: World) -> None:
+    yan = await who_likes(town)
+    with patch.object(departures, "_likes", side_effect=Contended("others keep changing the same documents")):
+        await Accounts(town.stack).delete(yan, "correct horse")
+    assert sum((await likes_of_ann(town)).values()) == 4
+    await clear_departures(town.stack.db, town.clock, town.stack.bus)
+    assert sum((await likes_of_ann(town)).values()) == 2

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from bson import ObjectId
 
 from app.accounts import TOKENS_EACH, Accounts
-from app.departures import depart
+from app.departures import depart, take_likes_back
 from app.edges import followees_of
 from app.errors import Conflict, Forbidden, NotFound, WrongPassword
 from app.inbox.notifications import Notifications
@@ -172,7 +172,12 @@ def delete(text: str) -> Act:
 
 def leaves(person: str) -> Act:
     """Deletes their account."""
-    return lambda process: depart(process.town.stack.db, process.town.clock, process.ids[person])
+
+    async def leaving(process: Process) -> None:
+        await depart(process.town.stack.db, process.town.clock, process.ids[person])
+        await take_likes_back(process.town.stack, process.ids[person])
+
+    return leaving
 
 
 like, unlike = partial(about, "like"), partial(about, "unlike")

@@ -1544,9 +1544,17 @@ MUTANTS: tuple[Mutant, ...] = (
         "the likes of a deleted account are counted for ever",
         "11 likes",
         "app.departures._likes",
-        '        await inside["statuses"].update_many(statuses, {"$inc": {"likes": -1}})\n',
+        '{"$inc": {"likes": -1}}',
+        '{"$inc": {"likes": 0}}',
         tests=_of(DEPARTED, "test_what_is_left_goes_and_likes_are_counted"),
         races=("deletion x like",),
+    ),
+    Mutant(
+        "nobody waits until the likes of a deleted account are gone",
+        "11 likes",
+        "app.accounts.Accounts.delete",
+        "        await take_likes_back(self._stack, me.id)\n",
+        tests=_of(DEPARTED, "test_likes_are_gone_when_the_end_of_the_account_is_acknowledged"),
     ),
     Mutant(
         "a token outlives its account",

@@ -12,7 +12,7 @@ from bson import ObjectId
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from app.departures import depart
+from app.departures import depart, take_likes_back
 from app.errors import Conflict, Forbidden, NotFound
 from app.inbox.notifications import Notifications
 from app.models import SETTINGS, Account, Audience, Status, StatusRow, like_key
@@ -242,20 +242,25 @@ class Histories(RuleBasedStateMachine):
             self.names[id] = stored["name"]
 
     @precondition(lambda self: len(self.people) > 2 and self.seldom("leave"))
-    @rule(who=process, one=some, dies=st.none() | st.integers(0, 2))
+    @rule(who=process, one=some, dies=st.none() | st.integers(0, 4))
     def leave(self, who: int, one: int, dies: int | None) -> None:
-        """An account is deleted. What is left of it goes when somebody sweeps."""
+        """An account is deleted, and its likes with it. What else is left of it goes when somebody sweeps."""
         self.step("leave")
         id = self.person(one)
-        self.act(who, depart(self.system.stack.db, self.clock, id), dies)
+        if self.act(who, self._leave(id), dies) is None:
+            self.oracle.likes = {pair for pair in self.oracle.likes if pair[0] != id}
         if self.run(self._stored("departures", {"_id": id})):
             self.people.remove(id)
             self.oracle.depart(id)
             self.keys = [key for key in self.keys if key[0] != id]
             self.tally["accounts deleted"] += 1
 
+    async def _leave(self, id: ObjectId) -> None:
+        await depart(self.system.stack.db, self.clock, id)
+        await take_likes_back(self.system.stack, id)
+
     async def _likes_that_are_left(self) -> None:
-        """Of those who have left: they are counted for as long as they are there."""
+        """Of those whose process died when they left: they are counted for as long as they are there."""
         for pair in [pair for pair in self.oracle.likes if pair[0] in self.oracle.departed]:
             if not await self._stored("likes", {"_id": like_key(*pair)}):
                 self.oracle.likes.discard(pair)
