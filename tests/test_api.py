@@ -24,9 +24,10 @@ from app import logs
 from app.accounts import Accounts
 from app.config import Config
 from app.models import Status, User
+from app.names import Names
 from app.stack import Addresses, Stack, connected
 from app.stack.queue import DeliveryQueue, QueueDown
-from app.web import EXPORTS, create_app, export, sampled, schemas
+from app.web import EXPORTS, api, create_app, export, sampled, schemas
 from app.web.api import OPERATIONS
 from phases import DEFAULT, PHASES
 from phases.p2_push import PUSH
@@ -696,6 +697,33 @@ async def test_a_timeline_page(ann: Api, bob: Api) -> None:
     assert cost["elapsed_ms"] > 0
     assert cost["mongodb"] > 0
     assert cost["redis"] == 0
+
+
+async def test_names_that_are_looked_up_for_a_page_are_among_its_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(Config.from_environment({})) as (nobody, app):
+        ann, bob = await nobody.person("ann"), await nobody.person("bob")
+        await ann("PUT", "/follows/bob", 204)
+        await bob.post("hello")
+        now_s, names_of = [0.0], Names.of
+
+        async def taking_a_second(self: Names, *asked: Any) -> Any:
+            now_s[0] += 1
+            return await names_of(self, *asked)
+
+        monkeypatch.setattr(api, "perf_counter", lambda: now_s[0])
+        monkeypatch.setattr(Names, "of", taking_a_second)
+        social = app.state.services.social
+
+        async def commands() -> int:
+            cost = (await ann.json("GET", "/timeline", params={"phase": "query"}))["cost"]
+            assert cost["elapsed_ms"] == 1_000
+            return int(cost["mongodb"])
+
+        await commands()
+        remembered = await commands()
+        social._names = Names(social.stack.db)  # as in a process that knows nobody yet
+        assert await commands() == remembered + 1
+        assert await commands() == remembered
 
 
 async def test_a_page_that_is_read_again_shows_what_has_changed() -> None:

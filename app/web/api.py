@@ -8,6 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from time import perf_counter
 from typing import Any
 
 from bson import ObjectId
@@ -21,6 +22,7 @@ from app.errors import NotFound
 from app.inbox.pictures import TYPES
 from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
+from app.stack.cost import counted
 from app.web import openapi, schemas
 from app.web.api_operation import Call, Operation, Reply, admitted, bearer_token, routes_of
 from app.web.caller import address_of, while_it_waits
@@ -28,7 +30,6 @@ from app.web.export import as_file, exported, nothing, shown_conversations
 from app.web.limits import PICTURE, PICTURE_HEADERS
 from app.web.live_stream import MEDIA_TYPE as EVENTS
 from app.web.live_stream import connected, converse, events_for, position_of
-from app.web.measured_page import measured
 from app.web.opening import opening
 from app.web.problems import Rejected
 from phases.home.page import Page
@@ -227,17 +228,15 @@ async def refresh(call: Call) -> Reply:
 
 
 async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
-    read = await measured(call.request, reading)
-    page, cost = read.page, read.cost
-    written = call.services.written
-    statuses = written.recall(call.me.id, page.statuses, page.names)
-    if statuses is None:
-        statuses = to_json(await _statuses(call, page.statuses, page.names))
-        written.keep(call.me.id, page.statuses, page.names, statuses)
+    with counted() as cost:
+        began_s = perf_counter()
+        page = await reading
+        statuses = await _written(call, page)
+        elapsed_ms = (perf_counter() - began_s) * 1000
     rest = {
         "next": _id(page.next),
         "cost": {
-            "elapsed_ms": round(read.elapsed_ms, 3),
+            "elapsed_ms": round(elapsed_ms, 3),
             "source": page.source,
             "cold": page.cold,
             "mongodb": cost.mongodb,
@@ -246,6 +245,16 @@ async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
         },
     }
     return Reply(200, b'{"phase":%b,"statuses":%b,%b' % (to_json(page.phase), statuses, to_json(rest)[1:]))
+
+
+async def _written(call: Call, page: Page) -> bytes:
+    """Its statuses as JSON, with the names of their authors."""
+    written = call.services.written
+    statuses = written.recall(call.me.id, page.statuses, page.names)
+    if statuses is None:
+        statuses = to_json(await _statuses(call, page.statuses, page.names))
+        written.keep(call.me.id, page.statuses, page.names, statuses)
+    return statuses
 
 
 # Notifications
