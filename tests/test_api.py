@@ -25,7 +25,8 @@ from app.accounts import Accounts
 from app.config import Config
 from app.models import Status, User
 from app.names import Names
-from app.stack import Addresses, Stack, connected
+from app.social import Social
+from app.stack import Addresses, OutOfTime, Stack, connected
 from app.stack.queue import DeliveryQueue, QueueDown
 from app.web import EXPORTS, api, create_app, export, sampled, schemas
 from app.web.api import OPERATIONS
@@ -967,6 +968,28 @@ async def test_a_server_that_is_away_is_503(ann: Api, monkeypatch: pytest.Monkey
     refused = await ann("GET", "/timeline", 503)
     assert int(refused.headers["retry-after"]) >= 1
     assert str(error) not in refused.text
+    assert refused.json()["detail"].endswith("Nothing is lost; try again.")
+
+
+async def test_a_change_that_is_not_answered_in_time_may_have_been_made(
+    ann: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever simply repeats it posts twice."""
+    post = Social.post
+
+    async def too_late(*args: Any, **options: Any) -> None:
+        await post(*args, **options)
+        raise OutOfTime("a request has waited for 5 s")
+
+    monkeypatch.setattr(Social, "post", too_late)
+    key = {"Idempotency-Key": "1"}
+    refused = await ann("POST", "/statuses", 503, json={"text": "hello"}, headers=key)
+    assert int(refused.headers["retry-after"]) >= 1
+    assert "may have been done" in refused.json()["detail"]
+    assert "Idempotency-Key" in refused.json()["detail"]
+    monkeypatch.undo()
+    await ann.json("POST", "/statuses", 200, json={"text": "hello"}, headers=key)
+    assert await ann.sees() == ["hello"]
 
 
 async def test_an_unexpected_error_is_in_the_log_and_not_in_the_answer(

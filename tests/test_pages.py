@@ -1121,6 +1121,7 @@ async def test_a_server_that_is_away_is_a_page_that_says_when_to_come_back(
     assert ann.status == 503
     assert int(ann.answer.headers["retry-after"]) > 0
     assert '<a class="button" href="/?phase=push">Try again</a>' in html
+    assert "Nothing is lost" in html
     assert "nobody answers" not in html
 
 
@@ -1134,6 +1135,7 @@ async def test_a_status_that_could_not_be_stored_is_kept_and_posted_once(
         assert ann.status == 503
         assert int(ann.answer.headers["retry-after"]) > 0
         assert "not &lt;lost&gt;</textarea>" in html
+        assert "may have been done" in html
         again = ann.form("/statuses").fields
     monkeypatch.undo()
     for _ in range(2):

@@ -23,13 +23,12 @@ from app.models import Account, Person
 from app.stack import within
 from app.stack.mongodb.joined import joined
 from app.web.opening import opening
-from app.web.problems import CHALLENGE, FieldErrors, Rejected
+from app.web.problems import CHALLENGE, SAFE, FieldErrors, Rejected
 from app.web.state import Services, services
 
 T = TypeVar("T")
 
 Auth = Literal["none", "person", "admin", "ticket"]  # a ticket, or a token as everywhere
-SAFE = frozenset({"GET", "HEAD"})
 
 
 @dataclass

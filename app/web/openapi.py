@@ -10,13 +10,13 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from app import __version__
 from app.web import schemas
-from app.web.api_operation import SAFE, Operation
-from app.web.problems import MEDIA_TYPE, SENTENCES
+from app.web.api_operation import Operation
+from app.web.problems import MEDIA_TYPE, SAFE, SENTENCES, away
 
 REF = "#/components/schemas/{model}"
 BYTES = {"schema": {"type": "string", "format": "binary"}}
 BODY_REFUSALS = {400: "The body is not JSON in UTF-8.", 415: "The body is not application/json."}
-ALWAYS = {413: SENTENCES[413], 503: "A server of ours is away; nothing is lost."}
+ALWAYS = {413: SENTENCES[413]}
 RETRY_AFTER = {"Retry-After": {"description": "seconds", "required": True, "schema": {"type": "integer", "minimum": 1}}}
 CHALLENGE = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
 HEADERS: dict[int, dict[str, Any]] = {401: CHALLENGE, 429: RETRY_AFTER, 503: RETRY_AFTER}
@@ -139,7 +139,7 @@ def _responses(operation: Operation, collected: _Schemas) -> dict[str, Any]:
 
 
 def _refusals(operation: Operation) -> dict[int, str]:
-    refusals = dict(ALWAYS)
+    refusals = ALWAYS | {503: away(operation.method)}
     if operation.auth != "none":
         refusals[401] = "No token, or a bad one."
         if operation.method not in SAFE:

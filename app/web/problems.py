@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 FOR_PROGRAMS = ("/api/", "/live", "/healthz", "/readyz", "/metrics")
 RETRY_LATER = {"Retry-After": "2"}  # seconds a server of ours takes to come back, or the driver to find a new primary
+SAFE = frozenset({"GET", "HEAD"})
+ONCE = "With the same Idempotency-Key or client_id it is done once."
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 STATUS: Mapping[type[Refused], int] = {
@@ -42,13 +44,14 @@ ErrorPage = Callable[[Request, int, str, str], Response]  # status, title, detai
 
 @dataclass(frozen=True)
 class Problem:
-    """An error as a client sees it."""
+    """An error as a client sees it. `advice`: what programs are told besides."""
 
     status: int
     detail: str
     headers: Mapping[str, str] = field(default_factory=dict)
     errors: list[tuple[str, str]] = field(default_factory=list)
     more: Mapping[str, object] = field(default_factory=dict)  # extension members
+    advice: str = ""
 
     @property
     def title(self) -> str:
@@ -65,7 +68,7 @@ class Problem:
             "type": "about:blank",
             "title": self.title,
             "status": self.status,
-            "detail": self.detail,
+            "detail": f"{self.detail} {self.advice}".rstrip(),
             **self.more,
         }
         if name := logs.REQUEST_ID.get():
@@ -91,7 +94,14 @@ class FieldErrors(Rejected):
         self.problem = Problem(422, "Some fields are wrong.", errors=errors)
 
 
-def problem_of(error: Exception) -> Problem:
+def away(method: str) -> str:
+    """What it means for a request that a server of ours is: of a change nobody knows whether it has been made."""
+    if method in SAFE:
+        return "A server of ours is away. Nothing is lost; try again."
+    return "A server of ours is away. What you asked for may have been done: look before you ask again."
+
+
+def problem_of(error: Exception, method: str = "GET") -> Problem:
     """The answer to an error; an unexpected one is logged, under the id of the request that the client is told too."""
     if isinstance(error, Refused):
         status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
@@ -107,7 +117,7 @@ def problem_of(error: Exception) -> Problem:
         return Problem(error.status_code, detail, error.headers or {})
     if isinstance(error, UNAVAILABLE):
         log.warning("a server is away: %s", str(error)[:300])
-        return Problem(503, "A server of ours is away. Nothing is lost; try again.", RETRY_LATER)
+        return Problem(503, away(method), RETRY_LATER, advice="" if method in SAFE else ONCE)
     if isinstance(error, ClientDisconnect):
         return Problem(400, "The body ended early.")
     log.error("unexpected error", exc_info=error)
@@ -122,7 +132,7 @@ class Errors:
         self.error_page = error_page
 
     async def answer(self, request: HTTPConnection, error: Exception) -> Response:
-        problem = problem_of(error)
+        problem = problem_of(error, request.scope.get("method", "GET"))
         if not isinstance(request, Request) or request.scope["path"].startswith(FOR_PROGRAMS):
             return problem.response()
         page = self.error_page(request, problem.status, problem.title, problem.detail)
