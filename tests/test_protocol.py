@@ -220,6 +220,43 @@ def test_a_request_of_two_meanings_is_refused_and_its_connection_closed(address:
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
+LONG = b"x" * protocol.MOST_HEAD
+POST = b"POST / HTTP/1.1\r\nHost: a\r\n" + CHUNKED + b"\r\n1\r\nx\r\n0\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + LONG + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + LONG + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: 1\r\n" * (protocol.MOST_HEAD // 6) + b"\r\n",
+    ],
+)
+def test_a_header_above_the_limit_is_refused_and_its_connection_closed(address: tuple[str, int], head: bytes) -> None:
+    assert said(address, head).startswith(b"HTTP/1.1 431 ")
+    shorter = head[:100] + head[100 + 6 * 50 : -2] + b"Connection: close\r\n\r\n"
+    assert said(address, shorter).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("begun", [b"GET /", GET[:-2] + b"X: ", GET[:-2], POST + b"X: ", POST, GET])
+def test_nothing_is_kept_of_a_header_that_does_not_end(address: tuple[str, int], begun: bytes) -> None:
+    """It is refused long before its time is over. Of lines without end too, and behind a body."""
+    more = b"\r\n" * 5_000 if begun == GET else b"X: 1\r\n" * 2_000 if begun.endswith(b"\r\n") else b"x" * 10_000
+    with connected(address) as client:
+        client.sendall(begun)
+        with suppress(ConnectionError):
+            for _ in range(3_000):
+                client.sendall(more)
+            pytest.fail("all of it was read")
+
+
+def test_a_body_is_no_header_however_it_comes(address: tuple[str, int]) -> None:
+    chunks = b"1\r\nx\r\n" * protocol.MOST_HEAD + b"0\r\n\r\n"
+    head = LAST.replace(b"GET", b"POST")[:-2]
+    assert said(address, head + CHUNKED + b"\r\n" + chunks).startswith(b"HTTP/1.1 200 ")
+    assert said(address, head + b"Content-Length: %d\r\n\r\n" % len(2 * LONG) + 2 * LONG).startswith(b"HTTP/1.1 200 ")
+
+
 def test_the_cap_is_below_the_limit_of_descriptors() -> None:
     import resource
 

@@ -1,5 +1,5 @@
-"""HTTP/1.1 as uvicorn speaks it, with deadlines, a cap on connections and a share of them for each address, and no
-request that can be read in two ways.
+"""HTTP/1.1 as uvicorn speaks it, with deadlines, a cap on connections and a share of them for each address, no header
+without end, and no request that can be read in two ways.
 """
 
 import asyncio
@@ -18,12 +18,14 @@ from app.web.caller import network_of
 from app.web.limits import limit_of
 
 HEAD_S = 10.0  # from the connection, or the first byte of a further request, to the end of the header
+MOST_HEAD = 64 * 1024  # bytes of a request that are not its body
 READ_S = 30.0  # how long a client may read nothing of what is sent to it
 MOST_CONNECTIONS = 10_000
 MOST_DESCRIPTORS = 65_536  # more is never needed, and some systems have no limit
 LONGEST_WORDS = 4 * 1024  # bytes of a WebSocket's message: clients have nothing to say
 PING_S, PONG_S = 10.0, 20.0  # to every WebSocket, and how long it may take to answer
 NO_HANDSHAKE = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -60,6 +62,7 @@ class Protocol(HttpToolsProtocol):
     _reading: asyncio.TimerHandle | None = None
     _address = ""  # of a proxy, or of who has gone already
     _upgraded = False
+    _head = 0  # bytes of a header or a trailer that have come, without those of the read that it began in
 
     @property
     def _state(self) -> Connections:
@@ -98,7 +101,7 @@ class Protocol(HttpToolsProtocol):
     def _wait(self, seconds: float, last_words: bytes = b"") -> None:
         self._go_on()
         self._state.waiting[self] = None
-        self._deadline = self.loop.call_later(seconds, self._too_late, last_words)
+        self._deadline = self.loop.call_later(seconds, self._close, last_words)
 
     def _go_on(self) -> None:
         self._state.waiting.pop(self, None)
@@ -110,36 +113,56 @@ class Protocol(HttpToolsProtocol):
     def _idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
-    def _too_late(self, last_words: bytes) -> None:
+    def _close(self, last_words: bytes) -> None:
         if self._idle:
             self.transport.write(last_words)
         self.transport.close()
 
     def data_received(self, data: bytes) -> None:
+        """The parser keeps a header until it ends, so what has come of it is counted here."""
+        self._head += len(data)
         super().data_received(data)
         if self._upgraded:
             return
+        if self._head > MOST_HEAD and not self.transport.is_closing():
+            self._close(TOO_LARGE)
         if self._idle and not self._deadline and not self.timeout_keep_alive_task:
             self._wait(HEAD_S)  # empty lines between two requests have ended uvicorn's own deadline
 
+    def send_400_response(self, msg: str) -> None:
+        if self._head > MOST_HEAD:
+            self._close(TOO_LARGE)
+        else:
+            super().send_400_response(msg)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._head = 0
         self._wait(HEAD_S, TOO_LATE)
 
     def on_headers_complete(self) -> None:
         """What is raised here is answered with 400, and the connection is closed (RFC 9112, 3.2). llhttp refuses two
         lengths by itself (6.3).
         """
+        self._head = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if self._head > MOST_HEAD:
+            raise ValueError("too large a header")
         names = [name for name, _ in self.headers]
         if any(name == b"transfer-encoding" and value.rstrip().lower() != b"chunked" for name, value in self.headers):
             raise ValueError("a coding that nobody here reads")
         if names.count(b"host") != 1 and not (self.parser.get_http_version() == "1.0" and b"host" not in names):
             raise ValueError("not one host")
         super().on_headers_complete()
+        self._head = 0
         self._wait(limit_of(self.scope["method"], self.scope.get("path", "")).seconds)
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._head = 0
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self._head = 0
         self._go_on()
 
     def on_response_complete(self) -> None:

@@ -1891,6 +1891,14 @@ MUTANTS: tuple[Mutant, ...] = (
         marks="servers",
     ),
     Mutant(
+        "a header has no end",
+        "the door",
+        "app.web.protocol.Protocol.data_received",
+        "self._head += len(data)",
+        "pass",
+        _of(PROTOCOL, "test_nothing_is_kept_of_a_header_that_does_not_end"),
+    ),
+    Mutant(
         "a header may take for ever",
         "the door",
         "app.web.protocol.Protocol.on_message_begin",
