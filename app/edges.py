@@ -351,4 +351,4 @@ async def raise_version(inside: Transaction, reader: ObjectId, of: Literal["vers
     try:
         await inside[VERSIONS].update_one({"_id": reader, "closed": {"$exists": False}}, {"$inc": {of: 1}}, upsert=True)
     except DuplicateKeyError:  # it is there, and closed
-        raise NotFound("there is no such account any more") from None
+        raise NotFound("There is no such account any more.") from None

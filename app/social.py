@@ -210,18 +210,18 @@ class Social:
 
     async def follow(self, reader: ObjectId, followee: ObjectId) -> None:
         """Raises Invalid for oneself, Forbidden across a block or past the limit. Repeating it changes nothing."""
-        _not_oneself(reader, followee, "follow")
+        _not_oneself(reader, followee, "follow yourself")
         pair = {"follower": reader, "followee": followee}
 
         async def unless_refused(edges: Transaction) -> dict[str, Any]:
             await _is_there(edges, followee)
             if await edges["blocks"].find_one(_either_way("blocker", "blocked", reader, followee), {"_id": 1}):
-                raise Forbidden("one of you blocks the other")
+                raise Forbidden("One of you blocks the other.")
             if await edges["follows"].count({"follower": reader}, limit) < limit:
                 return await self._owing_row(edges, "follows", pair, event)
             if row := await edges["follows"].find_one(pair, dict.fromkeys((*pair, "debt"), 1)):
                 return row
-            raise Forbidden(f"nobody can follow more than {limit:,} people")
+            raise Forbidden(f"Nobody can follow more than {limit:,} people.")
 
         limit, event = self._config.following_limit, self.outbox.event("follow", reader, followee)
         row = await change_edges(self._db, {reader}, unless_refused)
@@ -229,7 +229,7 @@ class Social:
         await self._widened("follows", row, event)
 
     async def unfollow(self, reader: ObjectId, followee: ObjectId) -> None:
-        _not_oneself(reader, followee, "unfollow")
+        _not_oneself(reader, followee, "unfollow yourself")
 
         async def end_follow(edges: Transaction) -> None:
             await edges["follows"].delete_one({"follower": reader, "followee": followee})
@@ -240,7 +240,7 @@ class Social:
 
     async def block(self, blocker: ObjectId, blocked: ObjectId) -> None:
         """Also ends both follows."""
-        _not_oneself(blocker, blocked, "block")
+        _not_oneself(blocker, blocked, "block yourself")
         pair = {"blocker": blocker, "blocked": blocked}
 
         async def end_follows(edges: Transaction) -> None:
@@ -256,7 +256,7 @@ class Social:
 
     async def unblock(self, blocker: ObjectId, blocked: ObjectId) -> None:
         """Shows nothing again: whoever wants to follow does so anew."""
-        _not_oneself(blocker, blocked, "unblock")
+        _not_oneself(blocker, blocked, "unblock yourself")
         pair = {"blocker": blocker, "blocked": blocked}
 
         async def end_block(edges: Transaction) -> None:
@@ -268,7 +268,7 @@ class Social:
 
     async def mute(self, reader: ObjectId, muted: ObjectId) -> None:
         """Their statuses stay where they are kept and are not shown: what is unmuted owes no backfill."""
-        _not_oneself(reader, muted, "mute")
+        _not_oneself(reader, muted, "mute yourself")
         pair, new = {"muter": reader, "muted": muted}, {"_id": self._clock.new_id()}
 
         async def silence(edges: Transaction) -> None:
@@ -279,12 +279,12 @@ class Social:
         self._edges_changed(reader, muted)
 
     async def unmute(self, reader: ObjectId, muted: ObjectId) -> None:
-        _not_oneself(reader, muted, "unmute")
+        _not_oneself(reader, muted, "unmute yourself")
         await self._remove("mutes", {"muter": reader, "muted": muted}, reader)
         self._edges_changed(reader, muted)
 
     async def add_to_circle(self, owner: ObjectId, member: ObjectId) -> None:
-        _not_oneself(owner, member, "add")
+        _not_oneself(owner, member, "add yourself to your circle")
         pair, event = {"owner": owner, "member": member}, self.outbox.event("circle", owner, member)
 
         async def admit(edges: Transaction) -> dict[str, Any]:
@@ -296,7 +296,7 @@ class Social:
         await self._widened("circles", row, event)
 
     async def remove_from_circle(self, owner: ObjectId, member: ObjectId) -> None:
-        _not_oneself(owner, member, "remove")
+        _not_oneself(owner, member, "remove yourself from your circle")
         await self._remove("circles", {"owner": owner, "member": member}, member)
         self._edges_changed(member, owner)
 
@@ -368,20 +368,20 @@ class Social:
     async def _posted_before(self, author: ObjectId, text: str, audience: Audience, key: str) -> StatusRow:
         document = await self._db["statuses"].find_one({"idempotency_key": key, "user_id": author})
         if document is None:
-            raise NotFound("the account of its author has been deleted")
+            raise NotFound("The account of its author has been deleted.")
         own_like = await self._db["likes"].find_one({"_id": like_key(author, document["_id"])})
         row = StatusRow.of(document, you_like=own_like is not None)
         if row.audience is None:
-            raise Conflict("the status that was posted with this key has been deleted")
+            raise Conflict("The status that was posted with this key has been deleted.")
         if (row.text, row.audience) != (text, audience):
-            raise Conflict("another status was posted with this key")
+            raise Conflict("Another status was posted with this key.")
         return row
 
     async def status(self, viewer: ObjectId, id: ObjectId) -> StatusRow:
         """Raises NotFound when it does not exist or the viewer may not see it."""
         status = await visible_status(self._db, viewer, id)
         if status is None:
-            raise NotFound("there is no such status")
+            raise NotFound("There is no such status.")
         return status
 
     async def delete(self, author: ObjectId, id: ObjectId) -> None:
@@ -391,7 +391,7 @@ class Social:
             {"$set": {"deleted": True, "text": ""}, "$unset": {"audience": "", "likes": ""}},
         )
         if not deleted.matched_count:
-            raise NotFound("you have no such status")
+            raise NotFound("You have no such status.")
         self.stack.bus.tell(Hint("deleted", author, id))
 
     async def like(self, reader: ObjectId, id: ObjectId) -> None:
@@ -404,7 +404,7 @@ class Social:
                 return False
             await _likes_others(inside, reader)
             if not await self._count(inside, id, 1):
-                raise NotFound("there is no such status")
+                raise NotFound("There is no such status.")
             await inside["likes"].insert_one(key)
             await self.outbox.note(inside, event)
             return True
@@ -478,6 +478,6 @@ def _either_way(from_field: str, to_field: str, one: ObjectId, other: ObjectId) 
     return {"$or": [{from_field: one, to_field: other}, {from_field: other, to_field: one}]}
 
 
-def _not_oneself(one: ObjectId, other: ObjectId, verb: str) -> None:
+def _not_oneself(one: ObjectId, other: ObjectId, deed: str) -> None:
     if one == other:
-        raise Invalid("handle", f"you cannot {verb} yourself")
+        raise Invalid("handle", f"You cannot {deed}.")

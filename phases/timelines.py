@@ -163,7 +163,7 @@ class Timelines:
         return self.phases[slug]
 
     def _unknown(self, slug: str) -> str:
-        return f"there is no phase {slug[:40]!r}; there are {', '.join(self.phases)}"
+        return f"There is no phase {slug[:40]!r}; there are {', '.join(self.phases)}."
 
     def kept_by(self, slug: str) -> Kept | None:
         """What the phase keeps, which other phases may share."""

@@ -96,6 +96,28 @@ def test_every_text_that_is_read_or_written_has_its_encoding_said() -> None:
     assert not silent
 
 
+FIRST, SECOND = (
+    ("NotFound", "Forbidden", "Conflict", "WrongPassword", "TooMany"),
+    ("Invalid", "Rejected", "HTTPException"),
+)
+MESSAGES = dict.fromkeys(FIRST, 0) | dict.fromkeys(SECOND, 1)  # which argument it is
+
+
+def test_whatever_is_refused_is_refused_in_a_sentence() -> None:
+    odd, seen = [], 0
+    for name, path in modules():
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in MESSAGES:
+                continue
+            for message in call.args[MESSAGES[call.func.id] :][:1]:
+                if isinstance(message, ast.Constant | ast.JoinedStr):
+                    seen += 1
+                    if not re.fullmatch(r"""f?(["'])[A-Z{].*\.\1""", ast.unparse(message)):
+                        odd.append(f"{name}:{call.lineno}")
+    assert not odd
+    assert seen > 50
+
+
 def test_no_text_leads_to_a_document_that_is_not_here() -> None:
     elsewhere = re.compile(r"\bDESIGN\b|\b(?:API|ARTICLE|STYLE)\.md\b")
     files = [path for _, path in modules()] + list((ROOT / "docs").rglob("*.md"))

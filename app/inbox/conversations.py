@@ -311,7 +311,7 @@ class Conversations:
         block.
         """
         if me == other:
-            raise Invalid("handle", "you cannot write to yourself")
+            raise Invalid("handle", "You cannot write to yourself.")
         pair = pair_key(me, other)
         query, blocks = {"pair": pair}, _blocks(me, other)
         found = await together(
@@ -320,7 +320,7 @@ class Conversations:
             blocks=Find("blocks", blocks, ("_id",), 1),
         )
         if found["blocks"]:
-            raise Forbidden("one of you blocks the other")
+            raise Forbidden("One of you blocks the other.")
         if found["conversation"]:
             return (await self._with_last([_Side(found["conversation"], me)]))[0], False
         new = {
@@ -340,7 +340,7 @@ class Conversations:
 
         async def unless_blocked(edges: Transaction) -> dict[str, Any]:
             if await edges["blocks"].find_one(blocks, {"_id": 1}):
-                raise Forbidden("one of you blocks the other")
+                raise Forbidden("One of you blocks the other.")
             row = await edges[CONVERSATIONS].find_or_insert(query, new)
             if row["_id"] == new["_id"]:
                 told = await _numbers_of_change(edges, row, [me])
@@ -385,7 +385,7 @@ class Conversations:
                 if earlier := _sent_before(side, found["again"], text, image):
                     return earlier, False
                 if side.blocked:
-                    raise Forbidden("one of you blocks the other")
+                    raise Forbidden("One of you blocks the other.")
                 if image and not found["image"]:
                     raise pictures.not_waiting()
                 new = side.next_message(client_id, text, image, self._clock.now())
@@ -518,7 +518,7 @@ def _sent_before(
         return None
     (row,) = again
     if not row["deleted"] and (row.get("text"), row.get("image")) != (text, image):
-        raise Conflict("another message was sent with this client_id")
+        raise Conflict("Another message was sent with this client_id.")
     return side.message(row)
 
 

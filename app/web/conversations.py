@@ -199,7 +199,7 @@ async def _send_picture(request: Request, me: Account, form: FormData, file: Any
         raise Invalid("picture", f"A picture is PNG, JPEG, WebP or GIF, and has at most {LARGEST >> 20} MB.")
     talk, pictures, id = services(request).conversations, services(request).pictures, _id_of(request)
     if (await talk.conversation(me.id, id)).blocked:
-        raise Forbidden("one of you blocks the other")
+        raise Forbidden("One of you blocks the other.")
     await services(request).uploads.count(me.id)
     data = await file.read()
     _, upload = await pictures.address(me.id, type, len(data))

@@ -194,7 +194,7 @@ async def authors(request: Request, me: Account) -> Response:
         try:
             author = await social.person(typed)
             if choice not in CHOICES:
-                raise Invalid("choice", f"choose one of {', '.join(CHOICES)}")
+                raise Invalid("choice", f"Choose one of {', '.join(CHOICES)}.")
             await timelines.force(author.id, CHOICES[choice])
             return done(request, address("/operations/authors", handle=author.handle), "chosen")
         except (Invalid, NotFound) as error:

@@ -88,7 +88,7 @@ def milliseconds(number: float) -> str:
 
 
 def sentence(text: str) -> str:
-    """A message of a use case as it stands alone on a page."""
+    """What Starlette says, as it stands alone on a page."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
@@ -121,7 +121,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.globals["static"] = _static
-    environment.filters |= {"rfc3339": rfc3339, "exact": exact, "ago": ago, "sentence": sentence, "ms": milliseconds}
+    environment.filters |= {"rfc3339": rfc3339, "exact": exact, "ago": ago, "ms": milliseconds}
     environment.filters["linked"] = linked
     return environment
 
@@ -167,8 +167,7 @@ def error_page(request: Request, status: int, title: str, detail: str) -> Respon
     be sent once more.
     """
     unsent: dict[str, str] = getattr(request.state, "unsent", {})
-    if status == 503:
-        detail = sentence(detail) + " A few seconds are usually enough."
+    detail = sentence(detail) + (" A few seconds are usually enough." if status == 503 else "")
     again = here(request) if status == 503 and request.method == "GET" else None
     title = TITLES.get(status, title)
     return render(

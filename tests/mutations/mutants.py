@@ -75,7 +75,7 @@ OR_REPEATED = (  # in `Social.follow`
     '                return await self._owing_row(edges, "follows", pair, event)\n'
     '            if row := await edges["follows"].find_one(pair, dict.fromkeys((*pair, "debt"), 1)):\n'
     "                return row\n"
-    '            raise Forbidden(f"nobody can follow more than {limit:,} people")\n'
+    '            raise Forbidden(f"Nobody can follow more than {limit:,} people.")\n'
     "\n"
     '        limit, event = self._config.following_limit, self.outbox.event("follow", reader, followee)\n'
 )

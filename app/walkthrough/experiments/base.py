@@ -35,7 +35,7 @@ class Knob:
             return self.usual if real else self.small
         top = self.top(real=real)
         if not text.isascii() or not text.isdecimal() or len(text) > 9 or not self.lowest <= int(text) <= top:
-            raise Invalid(self.name, f"{self.label}: a whole number from {self.lowest:,} to {top:,}")
+            raise Invalid(self.name, f"{self.label}: a whole number from {self.lowest:,} to {top:,}.")
         return int(text)
 
 
