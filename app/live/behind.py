@@ -38,8 +38,10 @@ class Behind:
         return [ready, *behind]
 
     async def _behind(self, watcher: Watcher, old: Has, read: Read) -> list[Event] | None:
-        """None where that is more than can be told one by one."""
+        """None where that is more than can be told one by one, or where nobody knows."""
         me = watcher.me
+        if old.seq is not None and old.seq > read.seq:
+            return None  # an older database has been put back
         assert read.page is not None
         assert read.notes is not None
         page, notes = await self._statuses(me, old, read.page), await self._notes(me, old, read)

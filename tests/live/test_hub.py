@@ -188,6 +188,19 @@ async def test_more_than_can_be_looked_through_is_a_reset(town: World) -> None:
             again.leave()
 
 
+async def test_a_position_that_lies_ahead_is_a_reset(town: World) -> None:
+    """An older database has been put back."""
+    hub = await new_hub(town)
+    await town.follow("ben", "ann")
+    await town.drain()
+    ann = await up_to_date(hub, town, "ann")
+    ann.leave()
+    await town.stack.db["notifications"].delete_many({})
+    await town.stack.db[INBOXES].update_one({"_id": ann.me}, {"$set": {"seq": 0}})
+    await ann.connect()
+    assert [event.name for event in ann.take()] == ["ready", "reset"]
+
+
 async def test_a_person_and_a_process_have_so_many_connections(town: World) -> None:
     hub = await new_hub(town)
     for _ in range(EACH):
