@@ -1276,7 +1276,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "phases.reading.Reading._is_over",
         "if changed := edges.version not in (None, now.edges):",
         "if changed := False:",
-        _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
+        _of(FIXED, "test_the_backlog_of_somebody_followed_meanwhile_is_looked_at"),
     ),
     Mutant(
         "a change of edges does not raise the version",
