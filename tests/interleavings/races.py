@@ -414,6 +414,10 @@ async def nearly_swept(town: Town) -> None:
 
 
 KNOWING = (("remembers her", "ann"), ("has shown others the same", "ben"))
+LATE = (
+    ("mute, publish", in_turn(edge("mute", "ann", "zoe"), publish())),
+    ("unfollow, publish to mutuals", in_turn(edge("unfollow", "zoe", "ann"), publish("mutuals"))),
+)
 
 
 async def mutual(town: Town) -> None:
@@ -892,26 +896,15 @@ RACES: tuple[Race, ...] = (
     # a process that remembers more than the list: what comes to the list after the edges were looked up
     *(
         Race(
-            f"mute, publish x read by who {who}, {p}",
-            town(p, fans=("ben",)),
-            {"zoe": in_turn(edge("mute", "ann", "zoe"), publish()), "ann": read(p)},
-            ("zoe",),
-            served=show(p, reader),
-            fast=False,
-        )
-        for p in IN_WORKER
-        for who, reader in KNOWING
-    ),
-    *(
-        Race(
-            f"unfollow, publish to mutuals x read by who {who}, {p}",
+            f"{late} x read by who {who}, {p}",
             then(town(p, fans=("ben",)), mutual),
-            {"zoe": in_turn(edge("unfollow", "zoe", "ann"), publish("mutuals")), "ann": read(p)},
+            {"zoe": act, "ann": read(p)},
             ("zoe",),
             served=show(p, reader),
             fast=False,
         )
         for p in IN_WORKER
+        for late, act in LATE
         for who, reader in KNOWING
     ),
     *(
