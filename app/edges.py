@@ -68,6 +68,10 @@ class OwnEdges:
     heard: list[ObjectId] | None = None
     settled: bool = False
 
+    def confirm(self, version: int) -> None:
+        """They are of this version, and no backfill is owed."""
+        self.version, self.settled = version, True
+
     def __len__(self) -> int:
         return 1 + len(self.relations) + len(self.followees or ())
 

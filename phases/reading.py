@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from bson import ObjectId
 
@@ -20,7 +21,7 @@ from phases.delivering.kept import Kept
 from phases.delivering.outbox import Outbox, Waiting
 from phases.delivering.switch import Switch
 from phases.home.candidates import KeptThenQuery, Slice
-from phases.home.memory import UNSEEN, FirstPages, Judged, Seen, SeenStatuses, Statuses, as_now
+from phases.home.memory import UNSEEN, Basis, FirstPages, Judged, Seen, SeenStatuses, Statuses, as_now
 from phases.home.newest import newest_of_groups
 from phases.home.page import Filling, Page, enough
 from phases.keeping.store import Container, Place
@@ -28,6 +29,8 @@ from phases.p1_query import HomeTimeline
 from phases.pulling.markers import Known, Markers
 
 log = logging.getLogger(__name__)
+
+ATTEMPTS = 8  # of a page while what was remembered changes; then the query makes it
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,35 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Start:
+    """What a read begins with: what this process remembers of the reader, or what a glance finds of a stranger.
+
+    `likely`: ids that a glance has found. `marked`: whose statuses may be pulled. `own`: so much is pending that only
+    what the reader's own authors have written is looked at (rule 10).
+    """
+
+    request: Request
+    kept: Kept
+    place: Place
+    edges: OwnEdges
+    remembered: bool
+    seen: Seen
+    likely: Sequence[ObjectId]
+    marked: Known | None
+    own: bool
+
+    @property
+    def reach(self) -> ObjectId | None:
+        """A guess, from which id on what is pending fills the page."""
+        return self.seen.reach(self.place.n) if self.own else None
+
+
+@dataclass(frozen=True)
 class Look:
     """What a read has to know before it believes what is kept, all of one moment.
 
     `versions`: of what may be remembered. `pulled`: what is merged, as `waiting` is. `rows`: of the page that is
-    remembered, or that a glance has found.
+    remembered, or that a glance has found. `view`: the edges.
     """
 
     versions: Versions
@@ -59,6 +86,11 @@ class Look:
     backfill_owed: bool
     rows: Statuses
     answers: Mapping[str, Rows]
+    view: View
+
+    def beside(self, part: Slice, place: Place) -> Slice:
+        """What is kept, with what is pending or pulled."""
+        return part.with_waiting(*self.waiting.beside(self.pulled), place.before, place.n)
 
 
 class Reading:
@@ -70,60 +102,42 @@ class Reading:
         self._edges, self._pages, self._statuses = EdgeMemory(), FirstPages(), SeenStatuses()
         self._departed = Departed(stack.db)
 
-    async def page(self, request: Request, own: bool = False) -> Page:
-        """`own`: of what is pending only that of the reader's own authors is looked at."""
-        kept, reader = request.kept, request.reader
-        settings = await self._switch.current()
-        container = self._switch.readable(settings, kept.name) if kept else None
-        if kept is None or container is None:
-            return await self._queried(request)
+    async def page(self, request: Request) -> Page:
+        """Look, then the list, then judge each status. The look also says whether what
+        is remembered, and what is kept, can be believed; otherwise the query is asked.
+        """
+        kept = request.kept
+        for _ in range(ATTEMPTS):
+            settings = await self._switch.current()
+            container = self._switch.readable(settings, kept.name) if kept else None
+            if kept is None or container is None:
+                break
+            start = await self._start(request, kept, container, settings.epoch)
+            if start is None:
+                return await self._comeback(request, kept, container)
 
-        # What is remembered need not be asked. Of a stranger a glance says what to ask.
-        remembered = self._edges.recall(reader)
-        edges = remembered or OwnEdges(reader)
-        place = Place(container, reader, request.cursor, enough(request.limit))
-        seen = self._pages.recall(reader) if request.before is None else UNSEEN
-        likely = [] if remembered or seen.statuses else await kept.store.glance(place)
-        if likely is None:
-            return await self._comeback(request, kept, container)
-        marked = await self._markers.known(settings.epoch) if request.phase.merges else None
-        own = own or self._outbox.is_crowded
-        if (own or (marked and marked.pulled != frozenset())) and edges.heard is None:
-            edges = await Following(self._db, reader, self._edges).known()
+            # Pending first: one command to MongoDB, of one moment. Then the list.
+            look = await self._look(start)
+            part = await kept.store.read(start.place, look.answers)
 
-        # One command to MongoDB, of one moment. The list is read afterwards.
-        reach = seen.reach(place.n) if own else None
-        pending = self._pending(kept, edges, place, reach, own=own)
-        pulled = self._pulled(request, marked, edges, place)
-        looked = {**pending, **pulled, **self._look(edges, seen)}
-        looked |= kept.store.look(place)
-        if not seen.statuses:
-            looked |= statuses_shown(reader, likely)
-        view = View(edges, departed=frozenset())
-        if not remembered:
-            known = list(seen.statuses.values()) or self._statuses.among(likely)
-            looked |= view.missing(known)
-        answers = await together(self._db, **looked)
-        view.learn(answers)
-        part = await kept.store.read(place, answers)
-        look = self._looked(pending, pulled, answers, seen.statuses)
-
-        # Begin anew where what was remembered has changed, or where that was not all.
-        if self._is_over(look.versions, edges, seen, marked):
-            return await self.page(request, own)
-        # A read that took so long: perhaps nothing is kept there any more.
-        if look.backfill_owed or not self._switch.still_holds(settings):
-            return await self._queried(request)
-        edges.version, edges.settled = look.versions.edges, True
-        if part is None:
-            return await self._comeback(request, kept, container, look.versions)
-        if not look.waiting.is_all and not own:
-            return await self.page(request, own=True)
-        first = part.with_waiting(*look.waiting.beside(look.pulled), place.before, place.n)
-        if reach and first.is_short(place.n):
-            self._pages.keep(reader, seen._replace(judged=None))  # the guess was wrong
-            return await self.page(request, own)
-        return await self._listed(request, kept, place, first, look, view, seen, marked)
+            # Something that was remembered has changed: once more without it.
+            if self._forget_changed(start, look.versions):
+                continue
+            # It took so long that perhaps nothing is kept there any more.
+            if look.backfill_owed or not self._switch.still_holds(settings):
+                break
+            start.edges.confirm(look.versions.edges)
+            if part is None:
+                return await self._comeback(request, kept, container, look.versions)
+            # More is pending than was looked at, or than was guessed.
+            if not look.waiting.is_all and not start.own:
+                continue
+            first = look.beside(part, start.place)
+            if start.reach and first.is_short(start.place.n):
+                self._pages.guess_no_more(request.reader)
+                continue
+            return await self._listed(start, first, look)
+        return await self._queried(request)
 
     async def refresh(self, request: Request) -> Page:
         """The page, after rebuilding what is kept for this reader."""
@@ -141,49 +155,70 @@ class Reading:
 
     # Look
 
-    def _pending(
-        self, kept: Kept, edges: OwnEdges, place: Place, reach: ObjectId | None = None, *, own: bool
-    ) -> dict[str, Find]:
-        """Pending first: it is looked up no later than the list (rule 5), and at a cost that does not grow with the
-        backlog (rule 10).
+    async def _start(self, request: Request, kept: Kept, container: Container, epoch: ObjectId) -> Start | None:
+        """None for a reader who is certainly cold. What is remembered need not be asked; of a stranger a glance says
+        what to ask.
         """
-        names = self._switch.phases_of(kept.name)
-        if not own:
-            return self._outbox.look(names, place.before)
-        authors = [edges.reader, *(edges.heard or [])]
-        return self._outbox.look_at(names, place.before, authors, place.n, reach)
+        reader = request.reader
+        remembered = self._edges.recall(reader)
+        place = Place(container, reader, request.cursor, enough(request.limit))
+        seen = self._pages.recall(reader) if request.before is None else UNSEEN
+        likely = [] if remembered or seen.statuses else await kept.store.glance(place)
+        if likely is None:
+            return None
+        edges, own = remembered or OwnEdges(reader), self._outbox.is_crowded
+        marked = await self._markers.known(epoch) if request.phase.merges else None
+        if (own or (marked and marked.pulled != frozenset())) and edges.heard is None:
+            edges = await Following(self._db, reader, self._edges).known()
+        return Start(request, kept, place, edges, remembered is not None, seen, likely, marked, own)
 
-    def _pulled(self, request: Request, marked: Known | None, edges: OwnEdges, place: Place) -> dict[str, Find]:
-        """What is delivered to nobody, of the reader's own authors: the newest of each group of them."""
-        if marked is None or request.phase.merges is None:
-            return {}
-        authors = self._markers.among(edges, marked)
-        return newest_of_groups("pulled", request.phase.merges.query, authors, place.before, place.n)
-
-    def _look(self, edges: OwnEdges, seen: Seen) -> dict[str, Find]:
-        return {
-            "versions": versions_of(edges.reader),
-            **seen.changes(edges.reader),
-            **({} if edges.settled else self._outbox.backfills_of(edges.reader)),
-        }
-
-    def _looked(
-        self, pending: Mapping[str, Find], pulled: Mapping[str, Find], answers: Mapping[str, Rows], seen: Statuses
-    ) -> Look:
+    async def _look(self, start: Start) -> Look:
+        """One command to MongoDB. What is pending is looked up no later than the list is (rule 5), and at a cost that
+        does not grow with the backlog (rule 10).
+        """
+        edges, seen, place = start.edges, start.seen, start.place
+        pending, pulled = self._pending(start, place, start.reach, own=start.own), self._pulled(start, place)
+        view = View(edges, departed=frozenset())
+        finds = {**pending, **pulled, "versions": versions_of(edges.reader), **seen.changes(edges.reader)}
+        if not edges.settled:
+            finds |= self._outbox.backfills_of(edges.reader)
+        if not seen.statuses:
+            finds |= statuses_shown(edges.reader, start.likely)
+        if not start.remembered:
+            finds |= view.missing(list(seen.statuses.values()) or self._statuses.among(start.likely))
+        answers = await together(self._db, **finds, **start.kept.store.look(place))
+        view.learn(answers)
         return Look(
             versions=versions_in(answers["versions"]),
             waiting=self._outbox.waiting(pending, answers),
             pulled=Waiting.of(pulled, answers),
             backfill_owed=self._outbox.is_owed_backfill(answers),
-            rows=as_now(seen, answers) if seen else shown_rows(answers, self._statuses.row),
+            rows=as_now(seen.statuses, answers) if seen.statuses else shown_rows(answers, self._statuses.row),
             answers=answers,
+            view=view,
         )
 
-    def _is_over(self, now: Versions, edges: OwnEdges, seen: Seen, marked: Known | None) -> bool:
-        """Whether something that was remembered has changed. It is forgotten: the read begins again without it."""
+    def _pending(self, start: Start, place: Place, reach: ObjectId | None = None, *, own: bool) -> dict[str, Find]:
+        names = self._switch.phases_of(start.kept.name)
+        if not own:
+            return self._outbox.look(names, place.before)
+        authors = [start.edges.reader, *(start.edges.heard or [])]
+        return self._outbox.look_at(names, place.before, authors, place.n, reach)
+
+    def _pulled(self, start: Start, place: Place) -> dict[str, Find]:
+        """What is delivered to nobody, of the reader's own authors: the newest of each group of them."""
+        merges = start.request.phase.merges
+        if start.marked is None or merges is None:
+            return {}
+        authors = self._markers.among(start.edges, start.marked)
+        return newest_of_groups("pulled", merges.query, authors, place.before, place.n)
+
+    def _forget_changed(self, start: Start, now: Versions) -> bool:
+        """Forget what was remembered and has changed. Returns whether there was any."""
+        edges, marked = start.edges, start.marked
         if changed := edges.version not in (None, now.edges):
             self._edges.forget(edges.reader)
-        if seen.statuses and seen.likes != now.likes:
+        if start.seen.statuses and start.seen.likes != now.likes:
             self._pages.forget(edges.reader)
             changed = True
         if marked and marked.version != now.markers:  # somebody may be pulled of whom nothing was asked
@@ -202,40 +237,30 @@ class Reading:
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         return Page(request.phase.slug, statuses, after, "query", versions=following.versions)
 
-    async def _listed(
-        self,
-        request: Request,
-        kept: Kept,
-        place: Place,
-        first: Slice,
-        look: Look,
-        view: View,
-        seen: Seen,
-        marked: Known | None,
-    ) -> Page:
+    async def _listed(self, start: Start, first: Slice, look: Look) -> Page:
         """From what is kept, with what is pending and what is pulled; older ones from the query."""
-        edges, view.departed = view.edges, await self._departed.at(look.versions.names)
-        judged = seen.judged_before(first, request.limit, look.versions.edges, view.departed, look.answers)
-        same = look.rows is seen.statuses and judged
-        if same:
+        request, view = start.request, look.view
+        view.departed = await self._departed.at(look.versions.names)
+        basis = Basis(first.ids, first.floor, request.limit, look.versions.edges, view.departed)
+        if same := start.seen.judged_before(basis, look.rows, look.answers):
             return Page(request.phase.slug, same.shown, same.next, "list", versions=look.versions)
-
-        async def more(cursor: ObjectId, n: int) -> Slice | None:
-            further = place._replace(before=cursor, n=n)
-            pending = {} if look.waiting.is_all else self._pending(kept, edges, further, own=True)
-            pulled = {} if look.pulled.is_all else self._pulled(request, marked, edges, further)
-            finds = {**pending, **pulled, **kept.store.look(further)}
-            answers = await together(self._db, **finds) if finds else {}
-            part = await kept.store.read(further, answers)
-            waiting = look.waiting if look.waiting.is_all else self._outbox.waiting(pending, answers)
-            merged = look.pulled if look.pulled.is_all else Waiting.of(pulled, answers)
-            return part and part.with_waiting(*waiting.beside(merged), cursor, n)
-
         following = Following(self._db, request.reader, self._edges, look.versions)
         query = HomeTimeline(self._db, request.reader, following)
-        candidates = KeptThenQuery(first, more, query)
+        candidates = KeptThenQuery(first, partial(self._further, start, look), query)
         statuses, after = await self._filled(request, candidates, view, look.versions, look.rows)
         return Page(request.phase.slug, statuses, after, candidates.source(statuses), versions=look.versions)
+
+    async def _further(self, start: Start, look: Look, before: ObjectId, n: int) -> Slice | None:
+        """What is kept below an id, with what is pending and what is pulled there, unless all of that is known."""
+        place, store = start.place._replace(before=before, n=n), start.kept.store
+        pending = {} if look.waiting.is_all else self._pending(start, place, own=True)
+        pulled = {} if look.pulled.is_all else self._pulled(start, place)
+        finds = {**pending, **pulled, **store.look(place)}
+        answers = await together(self._db, **finds) if finds else {}
+        part = await store.read(place, answers)
+        waiting = look.waiting if look.waiting.is_all else self._outbox.waiting(pending, answers)
+        merged = look.pulled if look.pulled.is_all else Waiting.of(pulled, answers)
+        return part and part.with_waiting(*waiting.beside(merged), before, n)
 
     async def _comeback(
         self,
@@ -295,11 +320,10 @@ class Reading:
         filling = Filling(self._db, view, on_home, dict(rows), self._statuses.row)
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         if request.before is None:
-            first = candidates.first
-            judged = None
+            first, judged = candidates.first, None
             if not candidates.went_on and view.steady and filling.edges.version == versions.edges:
-                of = first.ids, first.floor, request.limit, versions.edges, view.departed, filling.backs
-                judged = Judged(*of, statuses, after)
+                basis = Basis(first.ids, first.floor, request.limit, versions.edges, view.departed)
+                judged = Judged(basis, filling.backs, statuses, after)
             self._pages.keep(request.reader, Seen(filling.taken, versions.likes, judged))
             self._edges.keep(filling.edges)
         return statuses, after

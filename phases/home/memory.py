@@ -11,7 +11,6 @@ from cachetools import LRUCache
 from app.models import StatusRow
 from app.same import IDS
 from app.stack.mongodb.find import Find, Rows
-from phases.home.candidates import Slice
 
 ROWS_REMEMBERED = 100_000  # statuses of all readers together, about 500 bytes each
 ROWS_SHARED = 20_000  # statuses, about 10 MB; where there are more it begins anew
@@ -19,10 +18,9 @@ ROWS_SHARED = 20_000  # statuses, about 10 MB; where there are more it begins an
 Statuses = Mapping[ObjectId, StatusRow]
 
 
-class Judged(NamedTuple):
-    """A page, and all that it was made of beside the statuses. `edges`: the version of the reader's. `departed`: the
-    accounts that were deleted then. `backs`: of each author of statuses for mutuals whether they followed the reader,
-    which has no version.
+class Basis(NamedTuple):
+    """What a page is made of beside the statuses and who follows back. `edges`: the version of the reader's.
+    `departed`: the accounts that are deleted.
     """
 
     candidates: bytes
@@ -30,6 +28,12 @@ class Judged(NamedTuple):
     limit: int
     edges: int
     departed: frozenset[ObjectId]
+
+
+class Judged(NamedTuple):
+    """A page. `backs`: of each author of statuses for mutuals whether they followed the reader; that has no version."""
+
+    basis: Basis
     backs: Mapping[ObjectId, bool]
     shown: list[StatusRow]
     next: ObjectId | None
@@ -49,9 +53,10 @@ class Seen(NamedTuple):
 
     def reach(self, n: int) -> ObjectId | None:
         """From which id on there were `n` candidates, and more below; None where that is not known."""
-        judged = self.judged
-        goes_on = judged and judged.next and len(judged.candidates) == 12 * n
-        return ObjectId(judged.candidates[-12:]) if judged and goes_on else None
+        if self.judged is None or self.judged.next is None:
+            return None
+        candidates = self.judged.basis.candidates
+        return ObjectId(candidates[-12:]) if len(candidates) == 12 * n else None
 
     def changes(self, reader: ObjectId) -> dict[str, Find]:
         """What may have changed since: of the statuses only that they are deleted or liked, and who follows back."""
@@ -61,12 +66,12 @@ class Seen(NamedTuple):
             finds["backs"] = Find("follows", of, ("follower",), len(self.judged.backs), by="follower")
         return finds
 
-    def judged_before(
-        self, candidates: Slice, limit: int, edges: int, departed: frozenset[ObjectId], answers: Mapping[str, Rows]
-    ) -> Judged | None:
-        """The page of just the same: there is no need to judge it again. `answers` to `changes`."""
+    def judged_before(self, basis: Basis, now: Statuses, answers: Mapping[str, Rows]) -> Judged | None:
+        """The page of just the same: there is no need to judge it again. `now`: as `as_now` has made it of `answers` to
+        `changes`.
+        """
         judged = self.judged
-        if judged is None or judged[:5] != (candidates.ids, candidates.floor, limit, edges, departed):
+        if judged is None or judged.basis != basis or now is not self.statuses:
             return None
         backs = {row["follower"] for row in answers.get("backs", ())}
         return judged if backs == judged.followed_by() else None
@@ -86,6 +91,10 @@ class FirstPages:
 
     def keep(self, reader: ObjectId, seen: Seen) -> None:
         self._pages[reader] = seen
+
+    def guess_no_more(self, reader: ObjectId) -> None:
+        """How far the page reached says nothing about the next one."""
+        self.keep(reader, self.recall(reader)._replace(judged=None))
 
     def forget(self, reader: ObjectId) -> None:
         self._pages.pop(reader, None)

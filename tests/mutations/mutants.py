@@ -59,18 +59,7 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
     return tuple(f"{file}::{test}" for test in tests)
 
 
-LOOK_UP = (  # in `Reading.page`
-    "        looked = {**pending, **pulled, **self._look(edges, seen)}\n"
-    "        looked |= kept.store.look(place)\n"
-    "        if not seen.statuses:\n"
-    "            looked |= statuses_shown(reader, likely)\n"
-    "        view = View(edges, departed=frozenset())\n"
-    "        if not remembered:\n"
-    "            known = list(seen.statuses.values()) or self._statuses.among(likely)\n"
-    "            looked |= view.missing(known)\n"
-    "        answers = await together(self._db, **looked)\n"
-    "        view.learn(answers)\n"
-)
+LOOK_UP = "            look = await self._look(start)\n"  # in `Reading.page`
 OR_REPEATED = (  # in `Social.follow`
     '                return await self._owing_row(edges, "follows", pair, event)\n'
     '            if row := await edges["follows"].find_one(pair, dict.fromkeys((*pair, "debt"), 1)):\n'
@@ -500,18 +489,18 @@ MUTANTS: tuple[Mutant, ...] = (
         "the list is read before what is pending",
         "5 pending first",
         "phases.reading.Reading.page",
-        LOOK_UP + "        part = await kept.store.read(place, answers)\n",
-        "        early = await kept.store.read(place, {}) if kept.store.in_memory else None\n"
+        LOOK_UP + "            part = await kept.store.read(start.place, look.answers)\n",
+        "            early = await kept.store.read(start.place, {}) if kept.store.in_memory else None\n"
         + LOOK_UP
-        + "        part = early or await kept.store.read(place, answers)\n",
+        + "            part = early or await kept.store.read(start.place, look.answers)\n",
         races=("publish x read, cache",),
     ),
     Mutant(
         "what the other phase of a store owes is not pending",
         "5 outbox",
         "phases.reading.Reading._pending",
-        "self._switch.phases_of(kept.name)",
-        "self._switch.phases_of(kept.name)[-1:]",
+        "self._switch.phases_of(start.kept.name)",
+        "self._switch.phases_of(start.kept.name)[-1:]",
         races=("publish x return, push",),
     ),
     Mutant(
@@ -534,16 +523,16 @@ MUTANTS: tuple[Mutant, ...] = (
         "what reached far enough once does for ever",
         "10 backlog",
         "phases.reading.Reading.page",
-        "if reach and first.is_short(place.n):",
-        "if reach and not request:",
+        "if start.reach and first.is_short(start.place.n):",
+        "if start.reach and not request:",
         _of(RULES, "test_how_far_a_page_reached_is_a_guess_of_how_far_the_next_one_does"),
     ),
     Mutant(
         "the last page guesses how far the next one reaches",
         "10 backlog",
         "phases.home.memory.Seen.reach",
-        "judged and judged.next and len(judged.candidates) == 12 * n",
-        "judged and len(judged.candidates) == 12 * n",
+        "if self.judged is None or self.judged.next is None:",
+        "if self.judged is None:",
         _of(RULES, "test_a_page_that_was_the_last_one_guesses_nothing"),
     ),
     Mutant(
@@ -566,15 +555,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "pending statuses are those of followees that have changed",
         "10 backlog",
         "phases.reading.Reading.page",
-        "if self._is_over(look.versions, edges, seen, marked):",
-        "if self._is_over(look.versions, edges, seen, marked) and not own:",
+        "if self._forget_changed(start, look.versions):",
+        "if self._forget_changed(start, look.versions) and not start.own:",
         _of(FIXED, "test_the_backlog_of_somebody_followed_meanwhile_is_looked_at"),
     ),
     Mutant(
         "a read looks at some of what is pending",
         "10 backlog",
         "phases.reading.Reading.page",
-        "if not look.waiting.is_all and not own:",
+        "if not look.waiting.is_all and not start.own:",
         "if False:",
         _of(FIXED, "test_what_strangers_have_pending_hides_nothing"),
     ),
@@ -1273,7 +1262,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what is remembered of a reader outlives a change",
         "2 memory",
-        "phases.reading.Reading._is_over",
+        "phases.reading.Reading._forget_changed",
         "if changed := edges.version not in (None, now.edges):",
         "if changed := False:",
         _of(FIXED, "test_the_backlog_of_somebody_followed_meanwhile_is_looked_at"),
@@ -1322,15 +1311,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "a page is not judged again when the reader's edges have changed",
         "11 memory",
         "phases.home.memory.Seen.judged_before",
-        "candidates.floor, limit, edges, departed):",
-        "candidates.floor, limit, judged.edges, departed):",
+        "judged.basis != basis",
+        "judged.basis != basis._replace(edges=judged.basis.edges)",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),
     Mutant(
         "a page is not judged again when its statuses have changed",
         "11 memory",
-        "phases.reading.Reading._listed",
-        "look.rows is seen.statuses and ",
+        "phases.home.memory.Seen.judged_before",
+        " or now is not self.statuses",
         "",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),
@@ -1353,8 +1342,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a page that was seen shows what the reader liked then",
         "11 memory",
-        "phases.reading.Reading._is_over",
-        "if seen.statuses and seen.likes != now.likes:",
+        "phases.reading.Reading._forget_changed",
+        "if start.seen.statuses and start.seen.likes != now.likes:",
         "if False:",
         _of(LIKES, "test_likes_are_counted_on_the_next_page_of_everybody"),
     ),
@@ -1386,16 +1375,16 @@ MUTANTS: tuple[Mutant, ...] = (
         "a page is not judged again when somebody has departed",
         "11 memory",
         "phases.home.memory.Seen.judged_before",
-        "limit, edges, departed)",
-        "limit, edges, self.judged and self.judged.departed)",
+        "judged.basis != basis",
+        "judged.basis != basis._replace(departed=judged.basis.departed)",
         _of(DEPARTED, "test_a_page_that_was_seen_is_judged_again"),
     ),
     Mutant(
         "nobody has departed of whom a list says nothing yet",
         "2 visible",
         "phases.reading.Reading._listed",
-        "view.departed = view.edges, await self._departed.at(look.versions.names)",
-        "view.departed = view.edges, frozenset[ObjectId]()",
+        "view.departed = await self._departed.at(look.versions.names)",
+        "view.departed = frozenset[ObjectId]()",
         tests=_of(DEPARTED, "test_a_process_that_has_seen_nothing_yet_knows_it"),
     ),
     Mutant(
@@ -2330,7 +2319,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a page believes the markers that it remembers",
         "9 delivered or pulled",
-        "phases.reading.Reading._is_over",
+        "phases.reading.Reading._forget_changed",
         "if marked and marked.version != now.markers:",
         "if marked and False:",
         _of(PULLED, "test_every_process_hears_of_a_new_marker_with_its_next_page"),
@@ -2566,8 +2555,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what is pulled is asked for once, however far down a page goes",
         "9 delivered or pulled",
-        "phases.reading.Reading._listed",
-        "pulled = {} if look.pulled.is_all else self._pulled(request, marked, edges, further)",
+        "phases.reading.Reading._further",
+        "pulled = {} if look.pulled.is_all else self._pulled(start, place)",
         "pulled = dict[str, Find]()",
         _of(PULLED, "test_a_page_is_filled_from_what_is_pulled_however_much_of_it_is_not_for_the_reader"),
     ),

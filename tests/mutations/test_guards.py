@@ -1,6 +1,6 @@
 """Guards that nothing else in the tests would miss."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from unittest.mock import patch
@@ -12,16 +12,18 @@ from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID, id_at
 from app.errors import Conflict
 from app.stack import MemcachedDown
+from app.stack.mongodb.find import Rows
 from phases.comeback import Comeback
 from phases.delivering import outbox
-from phases.home.candidates import KeptThenQuery
+from phases.home.candidates import KeptThenQuery, Slice
 from phases.home.page import SPARE, enough
 from phases.keeping.activity import ActiveReaders
 from phases.keeping.lists import LIST, Lists, Value, key
 from phases.keeping.recipients import Admitted
-from phases.keeping.store import Recent
+from phases.keeping.store import Place, Recent
 from phases.p2_push import put_on_timelines
 from phases.p4_cache import CACHE
+from phases.reading import ATTEMPTS
 from phases.timelines import PhaseConsumer, Timelines
 from tests.mutations.__main__ import ROOT, apply
 from tests.mutations.mutants import MUTANTS
@@ -269,6 +271,32 @@ async def test_what_strangers_have_pending_hides_nothing(town: World) -> None:
     for n in range(8):
         await town.post("stranger", f"for nobody {n}")
     await town.sees("ann", "for ann")
+
+
+@pytest.mark.parametrize("settings", [{"pending_scan": 5}])
+async def test_a_page_that_has_to_begin_anew_again_and_again_is_made_by_the_query(
+    town: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a look has learned of the backlog is forgotten before the next one."""
+    await town.timelines.change(delivering=[CACHE.slug])
+    town.pass_grace()
+    await town.people("stranger")
+    await town.warm("ann")
+    for n in range(8):
+        await town.post("stranger", f"for nobody {n}")
+    await town.post("zoe", "for ann")
+    read, tries = Lists.read, 0
+
+    async def counted(self: Lists, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
+        nonlocal tries
+        tries += 1
+        return await read(self, place, answers)
+
+    monkeypatch.setattr(Lists, "read", counted)
+    monkeypatch.setattr(outbox, "CROWDED_S", 0)
+    page = await town.page("ann", CACHE.slug)
+    assert [status.text for status in page.statuses] == ["for ann"]
+    assert (page.source, tries) == ("query", ATTEMPTS)
 
 
 @pytest.mark.parametrize("phase", IN_WORKER)
