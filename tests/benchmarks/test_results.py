@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from pymongo.errors import OperationFailure
 
 from app.cli import bench
+from app.watch.objectives import CAPACITY_PER_S
 from benchmarks.origin import mongodb_topology
 from benchmarks.page import page
 from benchmarks.report import (
@@ -19,6 +20,7 @@ from benchmarks.report import (
     Comparison,
     Crossover,
     Curves,
+    HttpReport,
     Machine,
     MessagesReport,
     MessagesSettings,
@@ -38,6 +40,7 @@ from benchmarks.report import (
 from benchmarks.results import DOCUMENT, FOLDER, NothingToKeep, keep, places, written
 from benchmarks.tables import grids, says
 from benchmarks.workload import Workload
+from phases.p4_cache import CACHE
 from tests.world import SLUGS
 
 REPORT = Targets(
@@ -72,6 +75,18 @@ def test_every_phase_that_was_measured_is_kept() -> None:
         assert isinstance(report, Comparison)
         assert list(report.phases) == [slug for slug in SLUGS if slug in report.phases]
         assert set(SLUGS[:4]) <= set(report.phases), "those of the article; later ones from when they are measured"
+
+
+def test_an_alert_goes_by_the_capacity_that_was_measured() -> None:
+    report = load(FOLDER / "http.json")
+    assert isinstance(report, HttpReport)
+    assert (report.machine.cores, report.settings.slo_ms) == (2, 50)
+    [held] = [
+        each.capacity
+        for each in report.climbs
+        if (each.phase, each.web, each.readers, each.pending) == (CACHE.slug, 1, "warm", 0)
+    ]
+    assert held == CAPACITY_PER_S
 
 
 @pytest.mark.parametrize(
