@@ -180,6 +180,15 @@ def test_the_times_in_the_documents_are_those_in_the_code() -> None:
     assert f"queues again what got lost, within {OVERDUE_S + EVERY_S:g} s" in operations
 
 
+def test_what_scripts_do_in_a_browser_is_in_security() -> None:
+    scripts = "".join(path.read_text() for path in (ROOT / "templates" / "static").glob("*.js"))
+    security = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    asked_about = ("JSON.parse", "sessionStorage", "localStorage", "indexedDB", "document.cookie", "caches")
+    assert {name for name in asked_about if re.search(rf"\b{name}\b[.(]", scripts)} == {
+        name for name in asked_about if f"`{name}`" in security
+    }
+
+
 def test_what_a_process_remembers_is_counted() -> None:
     text = (ROOT / "docs" / "correctness.md").read_text(encoding="utf-8")
     [(number, listed)] = re.findall(r"A process also remembers (\w+) things .+:\n\n((?:- .+\n(?:  .+\n)*)+)", text)
