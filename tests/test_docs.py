@@ -209,6 +209,14 @@ def test_every_collection_has_a_shard_key_in_scaling() -> None:
     ] == [(one.collection, one.fields or ("nothing",), one.why) for one in SCATTERED]
 
 
+def test_the_walkthrough_shards_edges_as_scaling_does() -> None:
+    chapter = (ROOT / "templates" / "walkthrough" / "9-next.md").read_text(encoding="utf-8")
+    first, second = SHARD_KEYS["follows"]
+    assert f"follow edges by **{first}** (`{first}, {second}`" in chapter
+    scattered = {fields for collection, fields, _ in SCATTERED if collection == "follows"}
+    assert ("a fan-out asks for edges by *followee*" in chapter) == ((second, first) in scattered)
+
+
 def test_the_contract_suite_runs_all_that_it_is_heard_for_in_the_inbox() -> None:
     suite = "".join(path.read_text() for path in (ROOT / "tests" / "contract").glob("*.py"))
     for of in (Conversations, Notifications, Pictures):
