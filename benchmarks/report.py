@@ -212,10 +212,14 @@ class Crossover(Origin):
     shares: list[Share]
 
 
+Outcome = Literal["met", "within the noise", "missed"]
+
+
 class Row(Model):
     """One promise. `at_least` or `at_most` is None where a row only informs.
 
-    `low` to `high`: its 90 % interval, which has to touch the bound; reports of before it was measured have none.
+    `low` to `high`: its 90 % interval; reports of before it was measured have none. `met` where it touches the bound,
+    which is what a run is failed by; `outcome` says whether more than its end does.
     """
 
     name: str
@@ -233,6 +237,16 @@ class Row(Model):
         if self.at_least is None and self.at_most is None:
             return None
         low, high = (self.ratio if end is None else end for end in (self.low, self.high))
+        return self._within(low, high)
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """Met: the ratio meets the bound. Within the noise: only an end of its interval does."""
+        if self.met is None:
+            return None
+        return "met" if self._within(self.ratio, self.ratio) else "within the noise" if self.met else "missed"
+
+    def _within(self, low: float, high: float) -> bool:
         return high >= (self.at_least or 0) and low <= (inf if self.at_most is None else self.at_most)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -72,10 +73,7 @@ def says(report: reports.Report) -> list[str]:
         case reports.Curves():
             return [_growth(report.x, series) for series in report.series if series.exponent is not None]
         case reports.Targets():
-            judged = [row for row in report.rows if row.met is not None]
-            missed = [row.name for row in judged if not row.met]
-            met = f"{len(judged) - len(missed)} of {len(judged)} targets met."
-            return [met, *([f"Missed: {', '.join(missed)}."] if missed else [])]
+            return _outcomes(report.rows)
         case reports.HttpReport():
             return verdict.served(report)
         case reports.Backlog():
@@ -86,6 +84,15 @@ def says(report: reports.Report) -> list[str]:
             return _cheapest(report)
         case reports.Plan():
             return [report.recommendation.reason]
+
+
+def _outcomes(rows: list[reports.Row]) -> list[str]:
+    names = {outcome: [row.name for row in rows if row.outcome == outcome] for outcome in get_args(reports.Outcome)}
+    met, of = len(names.pop("met")), sum(row.outcome is not None for row in rows)
+    return [
+        f"{met} of {of} targets met.",
+        *(f"{outcome.capitalize()}, {len(some)}: {', '.join(some)}." for outcome, some in names.items() if some),
+    ]
 
 
 def _growth(x: str, series: reports.Series) -> str:
@@ -306,8 +313,11 @@ def _of_curves(report: reports.Curves) -> Iterable[Grid]:
 
 
 def _ratios(report: reports.Targets) -> Grid:
-    columns = ["row", "what", "met", "ratio", "from", "to", "target"]
-    note = "From, to: where nine of ten such ratios lie. A target is met when one of these meets it."
+    columns = ["row", "what", "outcome", "ratio", "from", "to", "target"]
+    note = (
+        "From, to: where nine of ten such ratios lie. Met: the ratio meets the target. Within the noise: only an end "
+        "of that interval does."
+    )
     return Grid("Ratios, both sides measured in turn in one run", columns, [*map(_target, report.rows)], note, texts=3)
 
 
@@ -315,8 +325,8 @@ def _target(row: reports.Row) -> Line:
     bound = (
         f"≥ {row.at_least:g}" if row.at_least is not None else f"≤ {row.at_most:g}" if row.at_most is not None else ""
     )
-    met = "" if row.met is None else "met" if row.met else "MISSED"
-    return [row.name, row.title, met, number(row.ratio), number(row.low), number(row.high), bound]
+    outcome = "MISSED" if row.outcome == "missed" else row.outcome or ""
+    return [row.name, row.title, outcome, number(row.ratio), number(row.low), number(row.high), bound]
 
 
 UNITS = {"_per_s": "a second", "_ms": "ms"}  # by the ends of what is measured

@@ -90,13 +90,33 @@ def test_an_alert_goes_by_the_capacity_that_was_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bound", "met"), [({"at_least": 0.8}, True), ({"at_least": 0.9}, False), ({"at_most": 0.8}, False), ({}, None)]
+    ("bound", "met", "shown"),
+    [
+        ({"at_least": 0.8}, True, "met"),
+        ({"at_least": 0.82}, True, "met"),
+        ({"at_least": 0.85}, True, "within the noise"),
+        ({"at_most": 0.85}, True, "met"),
+        ({"at_most": 0.815}, True, "within the noise"),
+        ({"at_least": 0.9}, False, "MISSED"),
+        ({"at_most": 0.8}, False, "MISSED"),
+        ({}, None, ""),
+    ],
 )
-def test_a_target_is_met_where_the_interval_of_the_ratio_touches_it(bound: dict[str, Any], met: bool | None) -> None:
+def test_a_target_that_only_an_end_of_the_interval_meets_is_within_the_noise(
+    bound: dict[str, Any], met: bool | None, shown: str
+) -> None:
     measured = Row(name="a", title="b", ratio=0.82, low=0.81, high=0.89, **bound)
     assert measured.met is met
-    shown = grids(REPORT.model_copy(update={"rows": [measured]}))[0].rows[0]
-    assert shown[3:6] == ["0.82", "0.81", "0.89"]
+    row = grids(REPORT.model_copy(update={"rows": [measured]}))[0].rows[0]
+    assert row[2:6] == [shown, "0.82", "0.81", "0.89"]
+
+
+def test_the_outcomes_of_targets_are_counted_apart() -> None:
+    bounds: list[dict[str, Any]] = [{"at_most": 2.2}, {"at_most": 2}, {"at_most": 1}, {"at_least": 3}, {}]
+    rows = [Row(name=f"r{n}", title="t", ratio=2.1, low=1.9, high=2.3, **bound) for n, bound in enumerate(bounds)]
+    assert says(REPORT.model_copy(update={"rows": rows})) == [
+        "1 of 4 targets met.", "Within the noise, 1: r1.", "Missed, 2: r2, r3."
+    ]  # fmt: skip
 
 
 def test_a_report_is_kept(tmp_path: Path) -> None:
@@ -110,7 +130,7 @@ def test_a_report_is_kept(tmp_path: Path) -> None:
     assert "| a | b ÷ c | met | 0.812 | - | - | ≥ 0.8 |" in shown
     assert "| d | e \\| f | MISSED | 3 | - | - | ≤ 2 |" in shown
     assert "| d | a few p99 | 1 | ms |" in shown, "a figure a cell, in words"
-    assert "- 1 of 2 targets met.\n- Missed: d.\n" in shown
+    assert "- 1 of 2 targets met.\n- Missed, 1: d.\n" in shown
     assert load(tmp_path / "reports" / "one.json") == REPORT
     assert written(shown, tmp_path / "reports") == shown
 
