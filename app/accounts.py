@@ -38,7 +38,7 @@ PASSWORD_LENGTHS = (8, 200)  # code points
 # argon2id with 19 MiB, 2 passes, 1 lane. Source: OWASP Password Storage Cheat Sheet.
 HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 HASHED_AT_ONCE = 2  # 38 MiB and two cores at most; whoever comes later waits
-WAITING_FOR_A_HASH = 200  # 3 s for the last of them
+WAITING_FOR_A_HASH = 200  # more are refused
 DEVICE_DAYS = 30  # a device or address from which somebody has signed in is known for so long
 TOKENS_EACH = 100  # of one person
 TICKET_S = 30

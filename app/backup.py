@@ -37,7 +37,7 @@ from workers.follower import DOCUMENT as STREAM
 FORMAT = 1
 HEADER_BYTES = 4_096
 FRAME = struct.Struct(">BI")
-LEVEL = 1  # of gzip: 6 takes three times as long for a file that is a sixth smaller
+LEVEL = 1  # of gzip: higher ones take far longer for a file that is little smaller
 READ_BYTES = 1024 * 1024
 DERIVED = "home_"  # the collections that phases keep, each container its own
 COLLECTIONS = (SETTINGS, *(document.Settings.name for document in DOCUMENTS))

@@ -184,7 +184,7 @@ class View:
         return finds
 
     def _others(self, people: Iterable[ObjectId], than: Collection[ObjectId]) -> list[ObjectId]:
-        """Each once, in order. Bytes are compared ten times as fast as ids."""
+        """Each once, in order. By their bytes, which compare without a call of Python."""
         others = {id.binary: id for id in people if id not in than}
         others.pop(self.edges.reader.binary, None)
         return [others[id] for id in sorted(others)]

@@ -437,8 +437,8 @@ class Social:
             return await transaction(self._db, work)
 
     def _turn(self, id: ObjectId) -> asyncio.Lock:
-        """What changes the same document goes one after another, as far as it comes through this process: of 200
-        transactions that want to at once MongoDB lets 12 through in 5 s.
+        """What changes the same document goes one after another, as far as it comes through this process: of many
+        transactions that want to at once MongoDB lets one through, and the others begin again.
         """
         return self._turns.setdefault(id, asyncio.Lock())
 

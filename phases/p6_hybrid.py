@@ -36,9 +36,7 @@ DELIVERY_US = 5.2
 PULLED_US = 18.0
 
 # Pages for each post, of the whole site. With fewer, a job costs more than the asking
-# that it saves: without this, phase 6 cost 1.07 times what phase 1 did at 3 pages a
-# post, and 0.65 times at 9 (`feedlab bench crossover`). The rule below is about one
-# author.
+# that it saves, whoever has posted. The rule below is about one author.
 SELDOM = 3.5
 
 

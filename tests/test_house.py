@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tokenize
 import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -69,6 +70,26 @@ def test_drivers_are_imported_in_the_stack_only(module: str, path: Path) -> None
 def test_only_the_config_reads_the_environment() -> None:
     readers = {module for module, path in modules() if "os.environ" in path.read_text()}
     assert readers <= {"app.config", "app.servers.children", "app.servers.programs"}, readers
+
+
+FIGURE = re.compile(
+    r"""\d\ (ms|µs)\b | \d\ times\ what | \b(two|three|four|five|ten)\ times\ as | \b(half|twice)\ as\ (long|fast|slow)
+    | half\ as\ long\ again | \ba\ (third|quarter|fifth|sixth)\ (of\ (its|the)|smaller)""",
+    re.VERBOSE,
+)
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_measured_figure_in_a_comment_has_its_command(module: str, path: Path) -> None:
+    """Else nobody can say whether it still is so. The benchmarks measure themselves."""
+    with path.open("rb") as code:
+        said = [
+            " ".join(token.string.split())
+            for token in tokenize.tokenize(code.readline)
+            if token.type == tokenize.COMMENT or token.string.startswith('"""')
+        ]
+    without = [text for text in said if FIGURE.search(text) and "feedlab bench" not in text]
+    assert not without or module.startswith("benchmarks."), without
 
 
 def test_a_phase_fits_on_a_screen() -> None:

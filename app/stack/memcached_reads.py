@@ -1,5 +1,5 @@
-"""The one command to Memcached that every page waits for, `gets`, on the event loop: a thread takes three times as
-long as the command.
+"""The one command to Memcached that every page waits for, `gets`, on the event loop: to hand it to a thread takes
+longer than the command.
 
 Everything else goes through pymemcache, which blocks. Both report alike: OSError for a node that is away, is silent,
 or says what makes no sense.

@@ -115,7 +115,7 @@ end
 
 # id, the most members there may be, how many ids are left then, readers: their ids, which end their keys, in a row.
 # (Each key for itself takes longer to pack and to read than to add to.) A set that the id is alone in was not there: it
-# is gone before anybody sees it. (To look for the trailer of each first takes twice as long.) The score is text: Redis
+# is gone before anybody sees it. (To look for the trailer of each first is a command more.) The score is text: Redis
 # prints every number that it is handed.
 DELIVER = """
 local call, sub = redis.call, string.sub

@@ -78,7 +78,7 @@ REST = "feedlab.rest"  # of a scope: what goes on once everything that stands be
 
 class Lasting:
     """Stands first, before what Starlette adds. A stream goes on here, and not below all that a request passes on its
-    way to it: kept as long as the stream lasts, those frames and what they know of it were a quarter of its memory.
+    way to it: kept as long as the stream lasts, those frames and what they know of it would cost memory.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -105,7 +105,7 @@ class KeptThenQuery:
 
 def newest(entries: Iterable[Entry], n: int | None = None) -> list[Entry]:
     """The `n` newest, each once, newest first; of two that name the same status the one that knows its author."""
-    by_id: dict[bytes, Entry] = {}  # bytes are compared ten times as fast as the ids
+    by_id: dict[bytes, Entry] = {}  # bytes compare without a call of Python
     for entry in entries:
         if entry.author or entry.id.binary not in by_id:
             by_id[entry.id.binary] = entry

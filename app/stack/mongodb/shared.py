@@ -1,7 +1,7 @@
 """Small look-ups of several requests: whoever comes while a command is under way shares the next one with all who do.
 
-Most of what a look-up costs is the command around it, so sharing saves a third of the processor time where eight pages
-are asked for at once (docs/scaling.md). Whoever is alone waits for nobody.
+Most of what a look-up costs is the command around it, so the busier a process is, the less a page costs it. Whoever is
+alone waits for nobody.
 Source: DataLoader (github.com/graphql/dataloader) puts look-ups by key together; a group commit waits like this.
 """
 

@@ -44,7 +44,7 @@ def attempts_of_this_job() -> int:
 
 
 class _Worker(SimpleWorker):
-    """No fork (10 ms a job), no remote commands, and jobs that are ours; in a thread no signals either."""
+    """No fork for each job, no remote commands, and jobs that are ours; in a thread no signals either."""
 
     job_class = StrictJob
     queue_class = StrictQueue
