@@ -47,7 +47,7 @@ class Departed:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._version: int | None = None
-        self._ids: frozenset[ObjectId] = frozenset()
+        self._ids: frozenset[ObjectId] = frozenset()  # remembered
 
     async def at(self, version: int) -> frozenset[ObjectId]:
         """Everybody who had departed at this version, or since; but for those of whom nothing is left."""

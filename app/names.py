@@ -23,7 +23,7 @@ class Names:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._people: dict[ObjectId, Person] = {}
+        self._people: dict[ObjectId, Person] = {}  # remembered
         self._version: int | None = None  # None: nothing is remembered
 
     async def of(self, ids: Collection[ObjectId], version: int | None = None) -> dict[ObjectId, Person]:

@@ -29,6 +29,8 @@ from app.stack.queue.strict import DEAD_LETTER_TTL_S
 from benchmarks.rig import MOST_STATUSES
 from benchmarks.rounds import AHEAD, EVERYBODY
 from phases import PHASES
+from phases.delivering.outbox import CROWDED_S
+from phases.pulling.author import AGE_S
 from tests.sharding import SCATTERED, SHARD_KEYS
 from workers.sweeper import EVERY_S, OVERDUE_S
 
@@ -170,10 +172,12 @@ def test_the_sizes_in_scaling_are_those_in_the_code() -> None:
 
 
 def test_the_times_in_the_documents_are_those_in_the_code() -> None:
-    live, security, operations = (
+    live, security, operations, correctness = (
         " ".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8").split())
-        for name in ("live", "security", "operations")
+        for name in ("live", "security", "operations", "correctness")
     )
+    for remembered, seconds in (("That much is pending", CROWDED_S), ("active followers", AGE_S)):
+        assert f"{remembered}**, for {seconds:g} s" in correctness, remembered
     ends = f"streams {{}}within {TURN_S:g} s"
     assert ends.format("end ") in live
     assert security.count(ends.format("")) == 2
@@ -189,10 +193,38 @@ def test_what_scripts_do_in_a_browser_is_in_security() -> None:
     }
 
 
-def test_what_a_process_remembers_is_counted() -> None:
+REMEMBERED = re.compile(
+    r"^ +self\._\w+.* = .*(?:LRU|TTL)Cache[\[(]|^ +self\._\w+_until(?:_s)?\b.* = |^ +self\._\w+.* = .*  # remembered\b",
+    re.MULTILINE,
+)
+
+
+def remembering() -> Iterator[tuple[str, str]]:
+    """Who keeps a cache, a moment until which something holds, or what is marked so: (file, class)."""
+    for path in sorted([*(ROOT / "app").rglob("*.py"), *(ROOT / "phases").rglob("*.py")]):
+        code = path.read_text(encoding="utf-8")
+        for found in REMEMBERED.finditer(code):
+            yield str(path.relative_to(ROOT)), re.findall(r"^class (\w+)", code[: found.start()], re.MULTILINE)[-1]
+
+
+def named(text: str) -> set[tuple[str, str]]:
+    return {
+        (path, name)
+        for path, names in re.findall(rf"`({PATH}\.py)`((?:,?\s+`\w+`)+)", text)
+        for name in re.findall(r"\w+", names)
+    }
+
+
+def test_what_a_process_remembers_is_in_correctness() -> None:
     text = (ROOT / "docs" / "correctness.md").read_text(encoding="utf-8")
-    [(number, listed)] = re.findall(r"A process also remembers (\w+) things .+:\n\n((?:- .+\n(?:  .+\n)*)+)", text)
-    assert number == NUMBERS[len(re.findall(r"^- ", listed, re.MULTILINE))]
+    [(number, section)] = re.findall(
+        r"^A process also remembers (\w+) (things .+?)^What a read", text, re.DOTALL | re.M
+    )
+    things = re.findall(r"^- .+\n(?:  .+\n)*", section, re.MULTILINE)
+    assert number == NUMBERS[len(things)]
+    kept = set(remembering())
+    assert kept <= named(section), kept - named(section)
+    assert all(kept & named(thing) for thing in things)
 
 
 def test_every_collection_has_a_shard_key_in_scaling() -> None:

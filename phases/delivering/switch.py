@@ -35,7 +35,7 @@ class Switch:
         self._stack, self._kinds, self._stores = stack, kinds, stores
         self._clock, self._config = stack.clock, stack.config
         self._documents = stack.db[SETTINGS]
-        self._copy: Settings | None = None
+        self._copy: Settings | None = None  # remembered
         self._reading: asyncio.Task[Settings] | None = None
 
     def phases_of(self, kept: str) -> tuple[str, ...]:

@@ -106,7 +106,7 @@ class SeenStatuses:
     """
 
     def __init__(self) -> None:
-        self._rows: dict[bytes, StatusRow] = {}  # bytes compare without a call of Python
+        self._rows: dict[bytes, StatusRow] = {}  # remembered; bytes compare without a call of Python
 
     def row(self, found: Mapping[str, Any]) -> StatusRow:
         """Of a document. Whether the reader likes it is not in it."""

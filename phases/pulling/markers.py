@@ -65,7 +65,7 @@ class Markers:
         # what was pulled under it.
         self._marked_s = stack.config.activity_slack_s
         self._needed_s = stack.config.timeline_ttl_s + 2 * stack.config.activity_slack_s
-        self._known: Known | None = None
+        self._known: Known | None = None  # remembered
         self._reading: asyncio.Task[Known] | None = None
         self._marking = asyncio.Lock()
         self._new = 0  # authors marked here since a reading of all markers began
