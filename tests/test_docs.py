@@ -28,7 +28,7 @@ from app.social import TEXT_LIMIT
 from app.stack.queue.strict import DEAD_LETTER_TTL_S
 from benchmarks.rig import MOST_STATUSES
 from benchmarks.rounds import AHEAD, EVERYBODY
-from phases import PHASES
+from phases import PHASES, reading
 from phases.delivering.outbox import CROWDED_S
 from phases.pulling.author import AGE_S
 from tests.sharding import SCATTERED, SHARD_KEYS
@@ -51,6 +51,12 @@ def test_the_phases_in_the_readme_are_the_phases_in_the_code() -> None:
         for n, phase in enumerate(PHASES, 1)
     ]
     assert "\n".join(rows) in README
+
+
+def test_the_steps_of_a_read_in_the_readme_are_those_that_it_names_itself() -> None:
+    [row] = re.findall(r"^\| `phases/reading.py` \| the one read: (.+) \|$", README, re.MULTILINE)
+    said = " ".join((reading.__doc__ or "").split())
+    assert said == f"The read of every phase: {row.replace(', ', ' -> ')}."
 
 
 OF_THE_USER = re.compile(r"[\w-]+\.(json|toml|html|txt|txt\.gz)")  # a file that a command reads or writes
