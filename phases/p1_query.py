@@ -12,7 +12,7 @@ from app.access import Entry
 from app.edges import Following
 from app.stack.mongodb.connection import Database
 from phases.base import Phase
-from phases.claims import ASKED, VISIBLE, Claim, asked
+from phases.claims import FOLLOWEES, INSERT, QUERY_OF_ALL, VISIBLE, post, read
 from phases.home.newest import SIGNED, Newest
 
 
@@ -49,10 +49,7 @@ QUERY = Phase(
     kept="nothing",
     pulls=HomeTimeline,
     costs=(
-        Claim("post", "", "one insert", lambda n, chunk: 1),
-        Claim(
-            "read", "followees", f"the followees; {ASKED}; what of it is visible",
-            lambda n, chunk: 1 + asked(n) + VISIBLE,
-        ),
+        post(INSERT),
+        read(FOLLOWEES, QUERY_OF_ALL, VISIBLE),
     ),
-)  # fmt: skip
+)

@@ -13,7 +13,7 @@ from bson import ObjectId
 from app.clock import FIRST_ID
 from app.models import StatusRow
 from phases.base import Carrier, Phase
-from phases.claims import LIST, VISIBLE, Claim, chunks
+from phases.claims import ENTRIES, ENTRIES_AND_OWED, INSERT_AND_CLEAR, VISIBLE_UNSEEN, post, read
 from phases.delivering.delivery import Delivery
 from phases.delivering.settings import Settings
 from phases.keeping.entries import Entries
@@ -74,17 +74,7 @@ PUSH = Phase(
     carrier=POSTER,
     chunk=lambda config: config.inline_chunk,
     costs=(
-        Claim(
-            "post", "followers",
-            "insert, clear pending; per chunk of followers one query and "
-            "one insert of many",
-            lambda n, chunk: 2 + 2 * chunks(n, chunk),
-        ),
-        Claim(
-            "read", "",
-            "the list together with what is owed; "
-            "what of it is visible, unless seen before",
-            lambda n, chunk: LIST + VISIBLE,
-        ),
+        post(INSERT_AND_CLEAR, ENTRIES),
+        read(ENTRIES_AND_OWED, VISIBLE_UNSEEN),
     ),
-)  # fmt: skip
+)

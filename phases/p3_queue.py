@@ -12,11 +12,11 @@ from bson import ObjectId
 
 from app.models import StatusRow
 from phases.base import Carrier, Phase
-from phases.claims import LIST, REDIS, VISIBLE, Claim, chunks
+from phases.claims import CLEAR, ENTRIES_BY_JOB, INSERT_AND_JOB, as_in, deliver, post
 from phases.delivering.delivery import Delivery
 from phases.delivering.outbox import Failures, GoesOn
 from phases.keeping.entries import Entries
-from phases.p2_push import Followers, put_on_timelines
+from phases.p2_push import PUSH, Followers, put_on_timelines
 
 
 async def enqueue_status(delivery: Delivery, status: StatusRow) -> None:
@@ -58,15 +58,8 @@ QUEUE = Phase(
     recipients=Followers,
     carrier=WORKER,
     costs=(
-        Claim(
-            "post", "", "one insert and one job",
-            lambda n, chunk: 1, redis_at_most=REDIS,
-        ),
-        Claim(
-            "deliver", "followers",
-            "per chunk the status, its next followers and one insert; clear pending",
-            lambda n, chunk: 3 * chunks(n, chunk) + 1,
-        ),
-        Claim("read", "", "as in phase 2", lambda n, chunk: LIST + VISIBLE),
+        post(INSERT_AND_JOB),
+        deliver(ENTRIES_BY_JOB, CLEAR),
+        as_in(PUSH.costs, "read", "as in phase 2"),
     ),
-)  # fmt: skip
+)

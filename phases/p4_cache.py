@@ -15,7 +15,21 @@ from bson import ObjectId
 from app.models import StatusRow
 from app.stack.mongodb.find import Find, rows
 from phases.base import Phase
-from phases.claims import OWED, REDIS, VISIBLE, Claim, asked, chunks, windows
+from phases.claims import (
+    CLEAR,
+    GETS,
+    INSERT_AND_JOB,
+    LEASE_AND_FILL_LIST,
+    OWED,
+    PREPENDS,
+    REBUILD,
+    STATUSES_UNSEEN,
+    STEPS_TO_ACTIVE,
+    come_back,
+    deliver,
+    post,
+    read,
+)
 from phases.keeping.activity import ACTIVE, ActiveReaders
 from phases.keeping.lists import ATTEMPTS, Lists, keys
 from phases.keeping.store import Container, Returning
@@ -89,29 +103,9 @@ CACHE = Phase(
     carrier=WORKER,
     chunk=lambda config: config.list_chunk,
     costs=(
-        Claim(
-            "post", "", "one insert and one job",
-            lambda n, chunk: 1, redis_at_most=REDIS,
-        ),
-        Claim(
-            "deliver", "active followers",
-            "per chunk the status and its next active followers; clear pending; "
-            "a prepend for each, and for the author",
-            lambda n, chunk: 2 * chunks(n, chunk) + 1, lambda n, chunk: n + 1,
-        ),
-        Claim(
-            "read", "",
-            "what is owed; one gets; the statuses, then their authors, "
-            "unless seen before",
-            lambda n, chunk: OWED + 2 * VISIBLE, lambda n, chunk: 1,
-        ),
-        Claim(
-            "return", "followees",
-            "what is owed; as a page of phase 1; marking the reader active; "
-            "a window of each thousand authors; "
-            "gets, add, gets and cas",
-            lambda n, chunk: OWED + 1 + asked(n) + VISIBLE + 1 + windows(n),
-            lambda n, chunk: 4,
-        ),
+        post(INSERT_AND_JOB),
+        deliver(STEPS_TO_ACTIVE, CLEAR, PREPENDS),
+        read(OWED, GETS, STATUSES_UNSEEN),
+        come_back(*REBUILD, LEASE_AND_FILL_LIST),
     ),
-)  # fmt: skip
+)

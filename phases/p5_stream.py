@@ -16,7 +16,22 @@ from bson import ObjectId
 from app.models import StatusRow
 from app.stack.mongodb.changes import Inserted
 from phases.base import Carrier, Phase
-from phases.claims import OWED, VISIBLE, Claim, asked, chunks, windows
+from phases.claims import (
+    CLEAR,
+    FIRST_STEP,
+    FURTHER_STEPS,
+    INSERT,
+    LEASE_AND_FILL_SET,
+    OWED,
+    RANGE,
+    REBUILD,
+    SCRIPTS,
+    STATUSES_UNSEEN,
+    come_back,
+    deliver,
+    post,
+    read,
+)
 from phases.delivering.delivery import Delivery
 from phases.delivering.outbox import Failures
 from phases.keeping.sorted_sets import SortedSets
@@ -90,26 +105,9 @@ STREAM = Phase(
     carrier=FOLLOWER,
     chunk=lambda config: config.list_chunk,
     costs=(
-        Claim("post", "", "one insert", lambda n, chunk: 1),
-        Claim(
-            "deliver", "active followers",
-            "the first active followers; per further chunk the status and its next "
-            "ones; clear pending; a script in Redis per 500 of them",
-            lambda n, chunk: 2 * chunks(n, chunk),
-        ),
-        Claim(
-            "read", "",
-            "what is owed; one script in Redis; the statuses, then their authors, "
-            "unless seen before",
-            lambda n, chunk: OWED + 2 * VISIBLE, redis_at_most=1,
-        ),
-        Claim(
-            "return", "followees",
-            "what is owed; as a page of phase 1; marking the reader active; "
-            "a window of each thousand authors; "
-            "three scripts in Redis: to find nothing, to lease, to fill",
-            lambda n, chunk: OWED + 1 + asked(n) + VISIBLE + 1 + windows(n),
-            redis_at_most=3,
-        ),
+        post(INSERT),
+        deliver(FIRST_STEP, FURTHER_STEPS, CLEAR, SCRIPTS),
+        read(OWED, RANGE, STATUSES_UNSEEN),
+        come_back(*REBUILD, LEASE_AND_FILL_SET),
     ),
-)  # fmt: skip
+)

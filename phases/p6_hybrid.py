@@ -21,10 +21,10 @@ from app.models import StatusRow
 from app.stack import Stack
 from app.stack.mongodb.find import together
 from phases.base import Phase
-from phases.claims import OWED, REDIS, VISIBLE, Claim, asked, chunks, windows
+from phases.claims import GETS, INSERT, JOB_UNLESS_PULLED, OWED_OR_PULLED, STATUSES_UNSEEN, as_in, post, read
 from phases.home.newest import newest_of_groups
 from phases.p3_queue import WORKER
-from phases.p4_cache import ActiveFollowers, HomeLists
+from phases.p4_cache import CACHE, ActiveFollowers, HomeLists
 from phases.pulling.author import Author, Day
 from phases.pulling.markers import Markers
 from phases.pulling.pulls import Merge
@@ -111,25 +111,9 @@ HYBRID = Phase(
     merges=Merge(rather_pulled, a_day_of, hardly_read, pulled_by),
     chunk=lambda config: config.list_chunk,
     costs=(
-        Claim(
-            "post", "", "one insert; one job, unless it is pulled",
-            lambda n, chunk: 1, redis_at_most=REDIS,
-        ),
-        Claim(
-            "deliver", "active followers",
-            "as in phase 4, and nothing for what is pulled",
-            lambda n, chunk: 2 * chunks(n, chunk) + 1, lambda n, chunk: n + 1,
-        ),
-        Claim(
-            "read", "",
-            "what is owed or pulled; one gets; the statuses, then their authors, "
-            "unless seen before",
-            lambda n, chunk: OWED + 2 * VISIBLE, lambda n, chunk: 1,
-        ),
-        Claim(
-            "return", "followees", "as in phase 4",
-            lambda n, chunk: OWED + 1 + asked(n) + VISIBLE + 1 + windows(n),
-            lambda n, chunk: 4,
-        ),
+        post(INSERT, JOB_UNLESS_PULLED),
+        as_in(CACHE.costs, "deliver", "as in phase 4, and nothing for what is pulled"),
+        read(OWED_OR_PULLED, GETS, STATUSES_UNSEEN),
+        as_in(CACHE.costs, "return", "as in phase 4"),
     ),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Phase 5, for the tests: another store and other recipients. This file and one name in PHASES are all of it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from app.models import StatusRow
 from app.stack.mongodb.connection import Collection
 from app.stack.mongodb.find import Find, Rows
 from phases.base import Phase
-from phases.claims import LIST, REDIS, VISIBLE, Claim, chunks
+from phases.claims import CLEAR, ENTRIES_BY_JOB, INSERT_AND_JOB, ONE, STATUSES_UNSEEN, Commands, deliver, post, read
 from phases.home.candidates import Slice
 from phases.keeping.recipients import Recipients
 from phases.keeping.store import AuthorIds, Container, Place, Returning, Store
@@ -124,15 +125,8 @@ BOARD = Phase(
     recipients=Everybody,
     carrier=WORKER,
     costs=(
-        Claim("post", "", "one insert and one job", lambda n, chunk: 1, redis_at_most=REDIS),
-        Claim(
-            "deliver", "followers",
-            "per chunk the status, its next followers and one update; clear pending",
-            lambda n, chunk: 3 * chunks(n, chunk) + 1,
-        ),
-        Claim(
-            "read", "", "the document together with what is owed; the statuses, then their authors, unless seen before",
-            lambda n, chunk: LIST + 2 * VISIBLE,
-        ),
+        post(INSERT_AND_JOB),
+        deliver(replace(ENTRIES_BY_JOB, words="per chunk the status, its next followers and one update"), CLEAR),
+        read(Commands("the document together with what is owed", ONE), STATUSES_UNSEEN),
     ),
-)  # fmt: skip
+)
