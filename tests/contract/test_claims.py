@@ -8,12 +8,27 @@ from phases import PHASES
 from phases.base import Phase
 from phases.claims import Action, Claim
 from phases.home.newest import FEW, GROUP, PACED
-from tests.contract.test_costs import CHUNK, star
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
+CHUNK = 4  # as `world` has it
 FOLLOWERS = (0, 4, 9)
 FOLLOWEES = (1, GROUP - 1, GROUP, FEW)
+
+
+async def star(world: World, phase: str, followers: int, active: int | None = None) -> None:
+    """`followers` follow Zoe; all of them, or `active`, have a warm timeline. Only `phase` delivers."""
+    await world.timelines.change(read=phase, delivering=[phase])
+    world.pass_grace()
+    fans = [f"fan{n}" for n in range(followers)]
+    await world.people("zoe", *fans)
+    now = world.clock.now()
+    rows = [{"_id": id_at(now), "follower": world.ids[fan], "followee": world.ids["zoe"]} for fan in fans]
+    if rows:
+        await world.stack.db["follows"].insert_many(rows)
+    world.clock.advance(1)
+    for fan in fans if active is None else fans[:active]:
+        await world.page(fan, phase)
 
 
 def agrees(claim: Claim, n: int, found: Cost) -> bool:
@@ -38,6 +53,13 @@ async def test_a_post(world: World, phase: Phase, claim: Claim, n: int) -> None:
     with counted() as found:
         await world.post("zoe", "hello")
     assert agrees(claim, n, found)
+    if world.stack.addresses.redis:
+        assert bool(found.redis) == bool(claim.redis_at_most)
+    if not claim.grows_with:
+        await world.people("shy")
+        with counted() as without_followers:
+            await world.post("shy", "hello")
+        assert without_followers == found
 
 
 @pytest.mark.parametrize("n", FOLLOWERS)
@@ -86,6 +108,12 @@ async def test_a_page(world: World, phase: Phase, claim: Claim, n: int) -> None:
     hellos = min(20, 1 + (2 * PACED if claim.action == "return" else 0))
     assert [status.text for status in page.statuses] == ["hello"] * hellos + ["old"] * (19 if busy else 0)
     assert agrees(claim, n, found)
+    if claim.action == "return":  # that was it: the next page is warm
+        [warm] = [other for other in phase.costs if other.action == "read"]
+        with counted() as found:
+            page = await world.page("ann", phase.slug)
+        assert not page.cold
+        assert (found.memcached, found.redis) == (warm.memcached(n, CHUNK), warm.redis_at_most)
 
 
 def test_every_phase_says_what_a_post_and_a_page_cost() -> None:
