@@ -1,4 +1,4 @@
-"""Phase 5, for the tests: another store and other recipients. This file and one name in PHASES are all of it."""
+"""One more phase, for the tests: another store and other recipients. This file and one name in PHASES are all of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What is asserted of the fifth phase alone; `tests/test_fifth_phase.py` runs it with `-p tests.fifth`."""
+"""What is asserted of the board alone; `tests/test_another_phase.py` runs it with `-p tests.another`."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ from click.testing import CliRunner
 from app.cli import main
 from benchmarks.plan import Load, need, plan
 from benchmarks.report import Comparison, load
+from tests.another.p7_board import BOARD
 from tests.benchmarks.test_compare import SMALL
 from tests.benchmarks.test_plan import MEASURED, NAMED
-from tests.fifth.p5_board import BOARD
 from tests.world import IN_WORKER, KEEPING, SLUGS
 
 
