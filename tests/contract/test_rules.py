@@ -511,7 +511,7 @@ async def test_the_same_key_posts_once(town: World) -> None:
     _, created = await town.social.post(town.ids["ann"], "once", idempotency_key="k1")
     assert created  # keys are the author's own
     await town.social.delete(zoe, posted.id)
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match="has been deleted"):
         await town.social.post(zoe, "once", idempotency_key="k1")
 
 

@@ -710,7 +710,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "app.social.Social._posted_before",
         "if row.audience is None:",
         "if False:",
-        _of(FIXED, "test_a_key_does_not_answer_with_a_tombstone"),
+        _of(RULES, "test_the_same_key_posts_once"),
     ),
     Mutant(
         "a replay trusts that the earlier try has delivered",

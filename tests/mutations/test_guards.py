@@ -10,7 +10,6 @@ from bson import ObjectId
 
 from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID, id_at
-from app.errors import Conflict
 from app.stack import MemcachedDown
 from app.stack.mongodb.find import Rows
 from phases.comeback import Comeback
@@ -189,13 +188,6 @@ async def test_a_list_counts_an_id_once() -> None:
     kept = Value.unpacked(raw)
     assert [entry.id for entry in kept.slice(LAST_ID, 10).entries] == sorted(ids, reverse=True)
     assert kept.with_ids((), cap=3).floor == FIRST_ID.binary
-
-
-async def test_a_key_does_not_answer_with_a_tombstone(town: World) -> None:
-    posted, _ = await town.social.post(town.ids["zoe"], "regretted", idempotency_key="k")
-    await town.social.delete(town.ids["zoe"], posted.id)
-    with pytest.raises(Conflict, match="has been deleted"):
-        await town.social.post(town.ids["zoe"], "regretted", idempotency_key="k")
 
 
 @pytest.mark.parametrize("phase", IN_WORKER)
