@@ -21,11 +21,6 @@ PASSWORD = "correct horse"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(NOON)
 

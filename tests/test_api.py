@@ -48,11 +48,6 @@ SOMEBODY = {"handle": "ann", "password": PASSWORD}
 NOWHERE = "0" * 24
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @dataclass
 class Api:
     """The API as one person, or as nobody."""
@@ -213,9 +208,10 @@ async def test_wrong_password_and_unknown_handle_are_the_same(nobody: Api) -> No
 async def test_lone_surrogates_are_nobodys(nobody: Api) -> None:
     await nobody("POST", "/users", 201, json=SOMEBODY)
     for name in ("handle", "password", "name"):
-        assert await nobody("POST", "/users", 422, content=json.dumps(SOMEBODY | {name: "\ud800" * 10}))
+        refused = await nobody("POST", "/users", 422, content=json.dumps(SOMEBODY | {name: "\ud800" * 10}))
+        assert fields(refused) == {name}
     for name in ("handle", "password"):
-        assert await nobody("POST", "/tokens", 401, content=json.dumps(SOMEBODY | {name: "\ud800" * 10}))
+        await nobody("POST", "/tokens", 401, content=json.dumps(SOMEBODY | {name: "\ud800" * 10}))
 
 
 async def test_too_many_failures_to_sign_in() -> None:
@@ -672,7 +668,8 @@ async def test_notifications_are_read(told: Told) -> None:
 
 @pytest.mark.parametrize("body", [{}, {"to": -1}, {"to": "1"}, {"to": None}, {"to": True}, {"to": 1, "from": 0}])
 async def test_a_wrong_place_to_have_read_to(ann: Api, body: dict[str, Any]) -> None:
-    assert fields(await ann("PUT", "/notifications/read", 422, json=body)) <= {"to", "from"}
+    wrong = "from" if "from" in body else "to"
+    assert fields(await ann("PUT", "/notifications/read", 422, json=body)) == {wrong}
 
 
 @pytest.mark.parametrize("query", ["before=0", "before=x", "before=-1", "limit=0", "limit=101"])

@@ -42,6 +42,8 @@ NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight
 PROSE = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]
 CHAPTERS = sorted((ROOT / "docs" / "walkthrough").glob("*.md"))
 PATH = r"(?:app|phases|workers|tests|docs|benchmarks|templates|deploy)/[\w./]*"
+IN_QUOTES, LINK = rf"`({PATH})`", r"\]\(((?!http)[\w./]+)\)"
+NAMES_IN_A_FILE, TARGET, SETTING = rf"`({PATH}\.py)`((?:,? `\w+`)+)", r"(?:`|\$ )make (\w+)", r"FEEDLAB_([A-Z_]+)\b"
 COMMANDS = re.findall(r"^\| `feedlab ([^`]+)` \|", README, re.MULTILINE)
 
 
@@ -80,6 +82,13 @@ def test_every_command_in_a_document_would_run(document: Path, monkeypatch: pyte
         named = re.fullmatch(r"[a-z]+( [a-z]+)?", text)  # and not said how it is called
         answer = CliRunner().invoke(main, [*words, "--help"] if named else words)
         assert answer.exit_code == 0, f"feedlab {text}: {answer.output}"
+
+
+@pytest.mark.parametrize("pattern", [IN_QUOTES, LINK, NAMES_IN_A_FILE, TARGET, SETTING])
+def test_what_is_looked_for_in_documents_is_found(pattern: str) -> None:
+    """Or the tests that look for it would pass whatever the documents say."""
+    assert len(re.findall(pattern, README)) > 3
+    assert len(commands_in(README)) > 30
 
 
 def leaves(group: Group = main) -> Iterator[Command]:
@@ -150,15 +159,15 @@ def test_every_command_is_in_the_readme() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_path_in_a_document_exists(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    for path in re.findall(rf"`({PATH})`", text):
+    for path in re.findall(IN_QUOTES, text):
         assert (ROOT / path).exists(), path
-    for path in re.findall(r"\]\(((?!http)[\w./]+)\)", text):
+    for path in re.findall(LINK, text):
         assert (document.parent / path).exists(), path
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_a_name_behind_a_path_is_in_that_file(document: Path) -> None:
-    for path, names in re.findall(rf"`({PATH}\.py)`((?:,? `\w+`)+)", document.read_text(encoding="utf-8")):
+    for path, names in re.findall(NAMES_IN_A_FILE, document.read_text(encoding="utf-8")):
         code = (ROOT / path).read_text()
         for name in re.findall(r"\w+", names):
             assert re.search(rf"^ *(async def|def|class)? ?{name}\b( =|[(:])", code, re.MULTILINE), f"{path} {name}"
@@ -167,7 +176,7 @@ def test_a_name_behind_a_path_is_in_that_file(document: Path) -> None:
 @pytest.mark.parametrize("document", PROSE, ids=lambda path: path.name)
 def test_make_targets_in_a_document_exist(document: Path) -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"(?:`|\$ )make (\w+)", document.read_text(encoding="utf-8")):
+    for target in re.findall(TARGET, document.read_text(encoding="utf-8")):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
@@ -292,5 +301,5 @@ def test_this_version_is_in_the_changelog() -> None:
 
 @pytest.mark.parametrize("document", PROSE, ids=lambda path: path.name)
 def test_a_setting_in_a_document_exists(document: Path) -> None:
-    for name in re.findall(r"FEEDLAB_([A-Z_]+)\b", document.read_text(encoding="utf-8")):
+    for name in re.findall(SETTING, document.read_text(encoding="utf-8")):
         assert name.lower() in Config.model_fields, name

@@ -239,7 +239,7 @@ def test_what_a_killed_owner_left_running_is_stopped_and_nobody_else(tmp_path: P
             children = {"redis": one, "memcached": reused.model_copy(update={"created": reused.created - 60})}
             directory.write(Note(children=children))
             with directory.owned("next", lasting=True):
-                assert left.poll() == -signal.SIGTERM or one.find() is None
+                assert left.wait(DEADLINE_S) == -signal.SIGTERM
                 assert other.poll() is None
         finally:
             left.kill()
@@ -463,7 +463,8 @@ def test_a_mongod_that_is_no_replica_set_is_named_with_the_cure(tmp_path: Path) 
         environment = URLS | {"FEEDLAB_MONGODB_URL": url, "FEEDLAB_SERVER_TIMEOUT_S": "5"}
         for words in (["phases"], ["serve", "--port", "0"], ["worker"], ["seed", "--users", "100", "--yes"]):
             result = CliRunner().invoke(main, [*words, "--data", str(tmp_path / "data")], env=environment)
-            assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1) or words[0] == "serve", result.output
+            assert result.exit_code == 2, result.output
+            assert len(result.stderr.splitlines()) == 1 or words[0] == "serve", result.output
             assert "this MongoDB is no replica set" in result.stderr
             assert "--replSet" in result.stderr
         doctor = CliRunner().invoke(main, ["doctor", "--json", "--data", str(tmp_path / "data")], env=environment)

@@ -222,6 +222,7 @@ def test_no_report_holds_what_is_no_number(number: float) -> None:
 def test_a_cell_holds_one_figure_and_words_instead_of_keys() -> None:
     rounds = [dict.fromkeys(KINDS, 5.0)] * 2
     for grid in grids(comparison({QUERY.slug: rounds, PUSH.slug: rounds, QUEUE.slug: rounds})):
+        assert grid.rows, grid
         for row in grid.rows:
             assert all(re.fullmatch(r"[\d.,]+|-|yes|NO|too few", cell) for cell in row[grid.texts :]), row
             assert not any("_" in cell for cell in row), row

@@ -366,7 +366,7 @@ async def test_a_status_that_mentions_nobody_is_owed_to_phases_alone(town: World
     status = await town.post("zoe", "hello me@ann")
     stored = await town.stack.db["statuses"].find_one({"_id": status.id})
     assert stored
-    assert set(stored["pending"]) <= set(KEEPING)
+    assert set(stored["pending"]) == set(IN_WORKER)
 
 
 async def test_a_consumer_has_a_name_of_its_own(town: World) -> None:

@@ -86,6 +86,7 @@ async def test_settings_that_take_long_to_read_are_used_all_the_same(world: Worl
     world.clock.advance(1)
     with patch.object(Switch, "fresh", slow):
         await world.timelines.switch.current()
+    assert reads
 
 
 @pytest.mark.parametrize("settings", [{"timeline_ttl_s": 60, "activity_slack_s": 10, "lease_s": 300}])
