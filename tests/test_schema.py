@@ -217,7 +217,6 @@ async def test_a_database_with_nothing_but_accounts_is_migrated(database: Databa
     assert await schema.version(database) == VERSION
 
 
-@pytest.mark.thorough
 async def test_a_migration_that_is_killed_anywhere_is_repeated(old: Database, addresses: Addresses) -> None:
     before = await state(old)
     with patch("app.stack.schema.BATCH", SMALL_BATCH):

@@ -23,7 +23,7 @@ from workers.worker import drain_queues
 pytestmark = pytest.mark.anyio
 
 
-async def test_four_equal_columns_are_said_to_be_equal(demo: Site) -> None:
+async def test_equal_columns_are_said_to_be_equal(demo: Site) -> None:
     ann, bob = await demo.browser().sign_up("ann"), await demo.browser().sign_up("bob")
     await ann.act("bob", "follow")
     for text in ("one", "two"):

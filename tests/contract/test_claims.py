@@ -75,8 +75,7 @@ async def test_a_delivery(world: World, phase: Phase, claim: Claim, n: int) -> N
 
 @pytest.mark.parametrize(
     ("phase", "claim", "n"),
-    [(*claim, n) for claim in claimed("read") for n in FOLLOWEES[:-1]]
-    + [pytest.param(*claim, FEW, marks=pytest.mark.thorough) for claim in claimed("read")]
+    [(*claim, n) for claim in claimed("read") for n in FOLLOWEES]
     + [(*claim, n) for claim in claimed("return") for n in (FOLLOWEES[0], GROUP)],
     ids=by_phase,
 )

@@ -21,7 +21,7 @@ from workers.jobs import step
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.parametrize(("followees", "query"), [(1, 3), (GROUP, 4), pytest.param(FEW, 7, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(("followees", "query"), [(1, 3), (GROUP, 4), (FEW, 7)])
 async def test_a_page_is_dear_to_a_stranger_and_cheap_again_however_many_they_follow(
     world: World, followees: int, query: int
 ) -> None:
@@ -127,7 +127,6 @@ async def test_what_has_changed_since_the_last_page_is_looked_up(world: World) -
         assert cost.mongodb == 2, "her edges have changed, the statuses have not"
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("authors", [WINDOW_AUTHORS, 2 * WINDOW_AUTHORS + 1])
 async def test_of_many_busy_authors_only_a_window_is_looked_at(world: World, authors: int) -> None:
     now = world.clock.now()

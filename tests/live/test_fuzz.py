@@ -11,7 +11,7 @@ from tests.live import test_wire
 from tests.live.test_wire import Events, Site, Socket, events
 
 site = test_wire.site
-pytestmark = [pytest.mark.anyio, pytest.mark.thorough]
+pytestmark = pytest.mark.anyio
 
 CASES = 60
 CODES = {1000, 1002, 1007, 1008, 1009}

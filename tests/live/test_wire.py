@@ -270,7 +270,6 @@ async def test_a_handshake_that_is_none_is_answered_and_its_connection_closed(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-@pytest.mark.thorough
 async def test_who_is_refused_again_and_again_costs_no_look_up() -> None:
     """A person above their limit by any way in; and a stranger from an address that much was refused to."""
     async with running(streams_per_minute=2, refused_streams_per_minute=4) as site:
@@ -311,7 +310,6 @@ async def test_who_is_refused_again_and_again_costs_no_look_up() -> None:
             assert stream.response.status_code == 200, "it is known by now whose token this is"
 
 
-@pytest.mark.thorough
 async def test_who_opens_many_at_once_waits_for_the_first() -> None:
     async with running() as site:
         ann = await site.person("ann")
