@@ -191,12 +191,21 @@ async def _edges(db: Database, edges: Edges, person: ObjectId) -> bool:
     async def chunk(inside: Transaction) -> bool:
         found = await inside[edges.collection].find({edges.end: person}, {edges.reader or "_id": 1}, CHUNK)
         if edges.reader:
-            readers = sorted({row[edges.reader] for row in found})
-            await inside[VERSIONS].update_many({"_id": {"$in": readers}}, {"$inc": {"version": 1}})
+            await _raise_versions(inside, sorted({row[edges.reader] for row in found}))
         await inside[edges.collection].delete_many({"_id": {"$in": [row["_id"] for row in found]}})
         return bool(found)
 
     return await transaction(db, chunk)
+
+
+async def _raise_versions(inside: Transaction, readers: list[ObjectId]) -> None:
+    """Who has none yet, as nobody has who was seeded, has the first one now."""
+    versions = inside[VERSIONS]
+    there = {row["_id"] for row in await versions.find({"_id": {"$in": readers}}, {"_id": 1}, len(readers))}
+    await versions.update_many({"_id": {"$in": sorted(there)}}, {"$inc": {"version": 1}})
+    for reader in readers:
+        if reader not in there:
+            await versions.insert_one({"_id": reader, "version": 1})
 
 
 async def _named_by_readers(db: Database, person: ObjectId) -> bool:

@@ -132,6 +132,22 @@ async def test_a_page_that_was_seen_is_judged_again(world: World) -> None:
         assert await world.walk("ann", phase) == [], phase
 
 
+async def test_who_was_seeded_remembers_nothing_of_a_deleted_account(world: World) -> None:
+    """None of their edges has been changed, so their edges have no version yet."""
+    await world.people("ann", "zoe")
+    edge = {"_id": world.clock.new_id(), "follower": world.ids["ann"], "followee": world.ids["zoe"]}
+    await world.stack.db["follows"].insert_one(edge)
+    await world.post("zoe", "by zoe")
+    await world.drain()
+    await world.warm("ann")
+    for phase in SLUGS:
+        assert await world.walk("ann", phase) == ["by zoe"]
+    await leave(world, "zoe")
+    await cleared(world)
+    for phase in SLUGS:
+        assert await world.walk("ann", phase) == [], phase
+
+
 async def test_what_is_left_goes_and_likes_are_counted(town: World) -> None:
     ann, zoe = town.ids["ann"], town.ids["zoe"]
     await leave(town, "zoe")
