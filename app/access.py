@@ -70,13 +70,22 @@ async def shown_among(
     shows: Shows,
 ) -> list[StatusRow]:
     """Those that the reader is shown now: what that depends on is looked up first, then
-    each is judged.
+    each is judged. Whoever is let in by edges that are newer than a status may not see
+    it if it was deleted before.
     """
+    gone: set[ObjectId] = set()
     # Again when the edges changed between two look-ups.
     while missing := view.missing(statuses):
-        view.learn(await together(db, **missing))
+        answers = await together(db, **missing, gone=deleted_among(statuses))
+        view.learn(answers)
+        gone = {row["_id"] for row in answers["gone"]}
     reader = view.reader()
-    return [status for status in statuses if shows(status, reader)]
+    return [s for s in statuses if s.id not in gone and shows(s, reader)]
+
+
+def deleted_among(statuses: Sequence[StatusRow]) -> Find:
+    deleted = {"_id": {"$in": [status.id for status in statuses]}, "deleted": True}
+    return Find("statuses", deleted, ("_id",), len(statuses), by="_id")
 
 
 def statuses_shown(reader: ObjectId, ids: Sequence[ObjectId]) -> dict[str, Find]:

@@ -414,6 +414,10 @@ async def nearly_swept(town: Town) -> None:
 
 
 KNOWING = (("remembers her", "ann"), ("has shown others the same", "ben"))
+LETTING_IN: tuple[tuple[str, str, Audience], ...] = (
+    ("follow back", "follow", "mutuals"),
+    ("add to circle", "add_to_circle", "circle"),
+)
 LATE = (
     ("mute, publish", in_turn(edge("mute", "ann", "zoe"), publish())),
     ("unfollow, publish to mutuals", in_turn(edge("unfollow", "zoe", "ann"), publish("mutuals"))),
@@ -426,6 +430,19 @@ async def mutual(town: Town) -> None:
         await town.follow("zoe", fan)
     await town.post("zoe", "to mutuals", "mutuals")
     await town.drain()
+
+
+def secret(audience: Audience) -> Setting:
+    """A status of Zoe's, delivered by every phase, that Ann is not let in to."""
+
+    async def setting(town: Town) -> None:
+        await force("zoe", False)(Process(town))
+        await town.post("zoe", "secret", audience)
+        await town.drain()
+        await town.chill("ann")
+        await town.warm("ann")
+
+    return setting
 
 
 async def muted(town: Town) -> None:
@@ -630,6 +647,16 @@ RACES: tuple[Race, ...] = (
         for p in IN_WORKER
     ),
     # what ends a delivery
+    *(
+        Race(
+            f"delete, {lets_in} x read, {p}",
+            then(town(p), secret(audience)),
+            {"zoe": in_turn(delete("secret"), edge(verb, "zoe", "ann")), "ann": read(p)},
+            fast=p == CACHE.slug,
+        )
+        for lets_in, verb, audience in LETTING_IN
+        for p in IN_WORKER
+    ),
     *(
         Race(f"delivery x unfollow x read, {p}", town(p, waiting=1), {"w": work, "ann": in_turn(unfollow(), read(p))})
         for p in IN_WORKER

@@ -1388,6 +1388,13 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=_of(DEPARTED, "test_a_process_that_has_seen_nothing_yet_knows_it"),
     ),
     Mutant(
+        "whoever is let in after a status was deleted is shown it",
+        "2 read decides",
+        "app.access.shown_among",
+        "s.id not in gone and ",
+        races=("delete, follow back x read, cache", "delete, add to circle x read, cache"),
+    ),
+    Mutant(
         "a status that came after the edges is judged by them",
         "2 read decides",
         "app.edges.View.learn",
