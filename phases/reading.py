@@ -31,6 +31,7 @@ from phases.pulling.markers import Known, Markers
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 8  # of a page while what was remembered changes; then the query makes it
+SLOW = 4  # times what most pages take: where more is not for the reader, that is not remembered
 
 
 @dataclass(frozen=True)
@@ -316,7 +317,7 @@ class Reading:
         versions: Versions,
         rows: Statuses,
     ) -> tuple[list[StatusRow], ObjectId | None]:
-        """What it took to fill a first page is remembered, and the edges that were asked for."""
+        """What it took to fill a first page is remembered, unless that was much, and the edges that were asked for."""
         filling = Filling(self._db, view, on_home, dict(rows), self._statuses.row)
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         if request.before is None:
@@ -324,7 +325,8 @@ class Reading:
             if not candidates.went_on and view.steady and filling.edges.version == versions.edges:
                 basis = Basis(first.ids, first.floor, request.limit, versions.edges, view.departed)
                 judged = Judged(basis, filling.backs, statuses, after)
-            self._pages.keep(request.reader, Seen(filling.taken, versions.likes, judged))
+            self._pages.keep(request.reader, Seen(filling.taken, versions.likes, judged), SLOW * enough(request.limit))
+        if request.before is None or self._edges.recall(request.reader):
             self._edges.keep(filling.edges)
         return statuses, after
 

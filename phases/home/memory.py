@@ -12,7 +12,7 @@ from app.models import StatusRow
 from app.same import IDS
 from app.stack.mongodb.find import Find, Rows
 
-ROWS_REMEMBERED = 100_000  # statuses of all readers together, about 500 bytes each
+ROWS_REMEMBERED = 100_000  # statuses of all readers together, and one for each reader, about 500 bytes each
 ROWS_SHARED = 20_000  # statuses, about 10 MB; where there are more it begins anew
 
 Statuses = Mapping[ObjectId, StatusRow]
@@ -84,13 +84,16 @@ class FirstPages:
     """The statuses that it took to fill a reader's first page the last time."""
 
     def __init__(self) -> None:
-        self._pages: LRUCache[ObjectId, Seen] = LRUCache(ROWS_REMEMBERED, getsizeof=lambda seen: len(seen.statuses))
+        self._pages: LRUCache[ObjectId, Seen] = LRUCache(ROWS_REMEMBERED, getsizeof=lambda seen: 1 + len(seen.statuses))
 
     def recall(self, reader: ObjectId) -> Seen:
         return self._pages.get(reader, UNSEEN)
 
-    def keep(self, reader: ObjectId, seen: Seen) -> None:
-        self._pages[reader] = seen
+    def keep(self, reader: ObjectId, seen: Seen, most: int = ROWS_REMEMBERED) -> None:
+        """Unless it took more than `most` statuses."""
+        self.forget(reader)
+        if len(seen.statuses) <= min(most, ROWS_REMEMBERED - 1):
+            self._pages[reader] = seen
 
     def guess_no_more(self, reader: ObjectId) -> None:
         """How far the page reached says nothing about the next one."""

@@ -15,6 +15,8 @@ from phases.home.candidates import Candidates, Source
 
 # Candidates looked at beyond the page: most pages are full although some status on them is not for the reader.
 SPARE = 8
+# Where much is not for the reader, as many again are looked at as before, and at most:
+AT_ONCE = 1_000
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,10 @@ class Filling:
         to know whether there is one.
         """
         shown: list[StatusRow] = []
-        cursor = before or LAST_ID
+        cursor, looked_at = before or LAST_ID, 0
         while len(shown) <= limit:
-            wanted = enough(limit) - len(shown)
+            wanted = max(enough(limit) - len(shown), min(looked_at, AT_ONCE))
+            looked_at += wanted
             entries = await candidates.older_than(cursor, wanted)
             shown += await self._visible(entries, limit + 1 - len(shown))
             if len(entries) < wanted:

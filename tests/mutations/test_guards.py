@@ -10,16 +10,20 @@ from bson import ObjectId
 
 from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID, id_at
+from app.models import StatusRow
 from app.stack import MemcachedDown
+from app.stack.cost import counted
 from app.stack.mongodb.find import Rows
 from phases.comeback import Comeback
 from phases.delivering import outbox
+from phases.home import memory
 from phases.home.candidates import KeptThenQuery, Slice
 from phases.home.page import SPARE, enough
 from phases.keeping.activity import ActiveReaders
 from phases.keeping.lists import LIST, Lists, Value, key
 from phases.keeping.recipients import Admitted
 from phases.keeping.store import Place, Recent
+from phases.p1_query import QUERY
 from phases.p2_push import put_on_timelines
 from phases.p4_cache import CACHE
 from phases.reading import ATTEMPTS
@@ -289,6 +293,56 @@ async def test_a_page_that_has_to_begin_anew_again_and_again_is_made_by_the_quer
     page = await town.page("ann", CACHE.slug)
     assert [status.text for status in page.statuses] == ["for ann"]
     assert (page.source, tries) == ("query", ATTEMPTS)
+
+
+async def _hidden(town: World, count: int) -> None:
+    """Newer than what Ann may see, and for a circle that she is not in."""
+    now, zoe = town.clock.now() + timedelta(seconds=1), town.ids["zoe"]
+    fields = {"user_id": zoe, "text": "", "audience": "circle", "deleted": False}
+    await town.stack.db["statuses"].insert_many([{"_id": id_at(now), **fields} for _ in range(count)])
+
+
+@pytest.mark.parametrize("settings", [{"cap": 900}])
+async def test_a_page_is_full_after_few_commands_however_much_is_not_for_its_reader(town: World) -> None:
+    """And what it took is not remembered: the next page would ask for all of it."""
+    await town.post("zoe", "for ann")
+    await town.drain()
+    await _hidden(town, 800)
+    for phase in (QUERY.slug, CACHE.slug):
+        for _ in range(2):
+            await town.page("ann", phase)
+        with counted() as cost:
+            page = await town.page("ann", phase)
+        assert [status.text for status in page.statuses] == ["for ann"]
+        assert cost.mongodb <= 14, phase
+
+
+async def test_a_page_that_took_much_is_forgotten_and_an_empty_one_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "ROWS_REMEMBERED", 10)
+    pages, readers = memory.FirstPages(), [ObjectId() for _ in range(11)]
+    rows = {id: StatusRow(id, id, "text", "followers") for id in readers}
+    pages.keep(readers[0], memory.Seen(rows, 1), most=11)
+    assert pages.recall(readers[0]) is memory.UNSEEN, "it takes more than all of the memory"
+    pages.keep(readers[0], memory.Seen(dict(list(rows.items())[:5]), 1), most=4)
+    assert pages.recall(readers[0]) is memory.UNSEEN, "it took more than is worth it"
+    for reader in readers:
+        pages.keep(reader, memory.Seen({}, 1))
+    assert [pages.recall(reader).likes for reader in readers] == [0, *[1] * 10], "the oldest one has gone"
+
+
+async def test_edges_that_are_learned_on_older_pages_are_counted(town: World) -> None:
+    """Else a memory that is full takes more and more while people scroll."""
+    authors = [f"author{n}" for n in range(30)]
+    await town.people(*authors)
+    await town.follow("ann", *authors)
+    for author in authors:
+        await town.post(author, f"by {author}")
+    await town.drain()
+    await town.warm("ann")
+    for phase in KEEPING:
+        await town.walk("ann", phase, limit=2)
+        edges = town.timelines._reading._edges._readers
+        assert edges.currsize == sum(map(len, edges.values())) > len(authors), phase
 
 
 @pytest.mark.parametrize("phase", IN_WORKER)
