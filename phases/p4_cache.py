@@ -31,7 +31,8 @@ from phases.claims import (
     read,
 )
 from phases.keeping.activity import ACTIVE, ActiveReaders
-from phases.keeping.lists import ATTEMPTS, Lists, keys
+from phases.keeping.in_memory import InMemory
+from phases.keeping.lists import Lists, keys
 from phases.keeping.store import Container, Returning
 from phases.p3_queue import WORKER
 
@@ -55,7 +56,31 @@ class ActiveFollowers(ActiveReaders):
         return [row["_id"] for row in await rows(self.db, find)]
 
 
-class HomeLists(Lists):
+class RebuiltOnReturn(InMemory):
+    """The return: whoever has no list gets one, from one query."""
+
+    async def come_back(self, container: Container, returning: Returning) -> bool:
+        """The order matters.
+
+        1. `lease`: a placeholder stands where the list will be. New ids collect in it.
+        2. `admit`: the reader is marked active. From now on no author skips them.
+        3. `recent`: the query. It finds whatever was posted before 1 and 2.
+        4. `fill`: the list takes in what has collected, and replaces the placeholder.
+        """
+        for _ in range(self.attempts):
+            lease = await self.lease(container, returning.reader)
+            if lease is None:
+                return False  # somebody else is at it
+            active = await self.recipients.admit(returning.reader, returning.followees)
+            if self.clock.monotonic() - returning.began_s > self.ttl_s:
+                return False  # too slow: whom they follow may be out of date by now
+            recent = await returning.recent(active.authors)
+            if await self.fill(lease, recent, active.until):
+                return True
+        return False
+
+
+class HomeLists(RebuiltOnReturn, Lists):
     """The list: packed ids, the newest in front. What is in a value, and when it
     expires, is said in `Lists`.
     """
@@ -70,26 +95,6 @@ class HomeLists(Lists):
         expired does nothing.
         """
         await self.memcached.prepend(keys(container, to), status.id.binary)
-
-    async def come_back(self, container: Container, returning: Returning) -> bool:
-        """The return: whoever has no list gets one, from one query. The order matters.
-
-        1. `lease`: a placeholder stands where the list will be. New ids collect in it.
-        2. `admit`: the reader is marked active. From now on no author skips them.
-        3. `recent`: the query. It finds whatever was posted before 1 and 2.
-        4. `fill`: the list takes in what has collected, and replaces the placeholder.
-        """
-        for _ in range(ATTEMPTS):
-            lease = await self.lease(container, returning.reader)
-            if lease is None:
-                return False  # somebody else is at it
-            active = await self.recipients.admit(returning.reader, returning.followees)
-            if self.clock.monotonic() - returning.began_s > self.ttl_s:
-                return False  # too slow: whom they follow may be out of date by now
-            recent = await returning.recent(active.authors)
-            if await self.fill(lease, recent, active.until):
-                return True
-        return False
 
 
 CACHE = Phase(

@@ -37,12 +37,12 @@ from phases.delivering.outbox import Failures
 from phases.keeping.sorted_sets import SortedSets
 from phases.keeping.store import Container
 from phases.p2_push import put_on_timelines
-from phases.p4_cache import ActiveFollowers
+from phases.p4_cache import ActiveFollowers, RebuiltOnReturn
 
 
-class HomeSets(SortedSets):
+class HomeSets(RebuiltOnReturn, SortedSets):
     """The set: every id has the score 0, so Redis orders them by their bytes, and a
-    page is a range.
+    page is a range. Whoever returns gets theirs in the order of phase 4.
     """
 
     async def deliver(

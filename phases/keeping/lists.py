@@ -5,12 +5,11 @@
 12 bytes an id, so 800 ids and the trailer are 9.6 KB. Deliveries are prepended; order and uniqueness are restored by
 the read. A placeholder has no floor yet: deliveries collect in it while its owner asks phase 1.
 
-What has expired by either clock, Memcached's or ours, is as if it were not there: it is not delivered to any more.
-Memcached's stands still while its machine sleeps.
+What has expired by either clock, Memcached's or ours, is not delivered to any more. Memcached's stands still while its
+machine sleeps.
 """
 
 import struct
-from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,19 +21,18 @@ from bson import ObjectId
 from app.access import Entry
 from app.clock import LAST_ID
 from app.config import MEMCACHED_LONGEST_TTL_S
-from app.edges import followees_of
 from app.stack import MemcachedDown, Stack
-from app.stack.mongodb.find import Rows, rows
+from app.stack.mongodb.find import Rows
 from phases.home.candidates import NOTHING, Slice
+from phases.keeping.in_memory import InMemory, Lease
 from phases.keeping.recipients import Recipients
-from phases.keeping.store import AuthorIds, Container, Place, Recent, Returning, Store
+from phases.keeping.store import AuthorIds, Container, Place, Recent
 
 ID_BYTES = 12
 TRAILER = struct.Struct(">4s12s12sQ")
 LIST, PLACEHOLDER = b"list", b"wait"
 NO_TOKEN = bytes(12)
 ATTEMPTS = 5  # rounds before giving up: a page does not wait for ever because a list is busy
-RENEW_AFTER = 0.25  # of the TTL: how much of it passes before a read renews it
 SURPLUS = 1.5  # times the cap: a longer list is cut by the read that finds it
 
 
@@ -82,26 +80,15 @@ class Value:
         return Slice(entries, ObjectId(self.floor), whole=len(entries) < n and before == LAST_ID)
 
 
-@dataclass(frozen=True)
-class Lease:
-    """A placeholder of ours: deliveries collect behind it. `found`: as it was stored, with its version."""
-
-    at: str
-    token: bytes
-    found: tuple[bytes, object]
-
-
-class Lists(Store):
-    """A node that is away is a list that covers nothing. How a list comes to be is said in phase 4."""
-
+class Lists(InMemory):
     name = "lists"
-    in_memory = True
     bytes_per_entry = ID_BYTES
     bytes_per_reader = 150  # key, item header, trailer
+    attempts = ATTEMPTS
 
     def __init__(self, stack: Stack, recipients: Recipients) -> None:
         super().__init__(stack, recipients)
-        self.memcached, self.ttl_s = stack.memcached, stack.config.timeline_ttl_s
+        self.memcached = stack.memcached
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -129,9 +116,8 @@ class Lists(Store):
             return None
         value, version = found
         if self._due(value):
-            edges = await rows(self.db, followees_of(reader))
-            active = await self.recipients.admit(reader, [edge["followee"] for edge in edges])
-            more = await self.undelivered([reader, *(edge["followee"] for edge in edges)])
+            active, followees = await self.admit_again(reader)
+            more = await self.undelivered([reader, *followees])
             if not self._is_over(value):  # else the activity may have ended before it began again
                 await self._swap(at, self._renewed(value, active.until, more), version)
         return value.slice(place.before, place.n)
@@ -142,27 +128,15 @@ class Lists(Store):
         """
         return []
 
-    async def rebuild(self, container: Container, returning: Returning) -> bool:
-        """Nothing is kept while Memcached is away: the next read finds nothing again, and asks."""
-        try:
-            return await self.come_back(container, returning)
-        except MemcachedDown:
-            return False
-
-    @abstractmethod
-    async def come_back(self, container: Container, returning: Returning) -> bool:
-        """As `rebuild`. Raises MemcachedDown."""
-
     async def lease(self, container: Container, reader: ObjectId) -> Lease | None:
-        """Put a placeholder where there is nothing; None where there is something. Raises MemcachedDown."""
         at, token, lease_s = key(container, reader), ObjectId().binary, self.config.lease_s
-        placeholder = Value(PLACEHOLDER, (), LAST_ID.binary, token, self._now_ms() + lease_s * 1000).packed()
+        placeholder = Value(PLACEHOLDER, (), LAST_ID.binary, token, self.now_ms() + lease_s * 1000).packed()
         found = await self.memcached.add(at, placeholder, lease_s)
         if found is None and (there := await self.memcached.gets(at)):
             over = self._is_over(Value.unpacked(there[0]))
             if over and await self.memcached.cas(at, placeholder, there[1], lease_s):
                 found = await self.memcached.gets(at)
-        return Lease(at, token, found) if found else None
+        return Lease(container, reader, token, found) if found else None
 
     async def fill(
         self,
@@ -170,10 +144,8 @@ class Lists(Store):
         recent: Recent,
         active_until: datetime | None,
     ) -> bool:
-        """Put the list where the placeholder is, with what was prepended to it; False
-        when it is no longer ours.
-        """
-        found: tuple[bytes, object] | None = lease.found
+        """Put the list where the placeholder is, with what was prepended to it."""
+        at, found = key(lease.container, lease.reader), lease.found
         while found is not None:
             collected = Value.unpacked(found[0])
             if collected.token != lease.token:
@@ -184,11 +156,11 @@ class Lists(Store):
                 recent.floor.binary,
             )
             filled = self._renewed(filled, active_until)
-            if await self._swap(lease.at, filled, found[1]):
+            if await self._swap(at, filled, found[1]):
                 return True
             if self._left_s(filled) <= 0:
                 return False
-            found = await self.memcached.gets(lease.at)
+            found = await self.memcached.gets(at)
         return False
 
     async def forget(self, container: Container, reader: ObjectId) -> None:
@@ -206,9 +178,9 @@ class Lists(Store):
             if value.kind == PLACEHOLDER or self._is_over(value):
                 break
             entries = await author_ids(ObjectId(value.floor))
-            if len(entries) >= self.config.cap:
+            if len(entries) >= self.cap:
                 value = replace(value, floor=entries[-1].id.binary)
-            if await self._swap(at, value.with_ids((e.id.binary for e in entries), self.config.cap), found[1]):
+            if await self._swap(at, value.with_ids((e.id.binary for e in entries), self.cap), found[1]):
                 return
         await self.memcached.delete(at)
 
@@ -242,18 +214,14 @@ class Lists(Store):
         return value, found[1]
 
     def _is_over(self, value: Value) -> bool:
-        return value.expires_at_ms <= self._now_ms()
+        return self.is_over(value.expires_at_ms)
 
     def _due(self, value: Value) -> bool:
-        left_ms = value.expires_at_ms - self._now_ms()
-        return left_ms < (1 - RENEW_AFTER) * self.ttl_s * 1000 or len(value.ids) > SURPLUS * self.config.cap
+        return self.is_due(value.expires_at_ms) or len(value.ids) > SURPLUS * self.cap
 
     def _renewed(self, value: Value, active_until: datetime | None, more: Iterable[bytes] = ()) -> Value:
-        """With `more`, for another TTL, however long ago the reader was marked active, never beyond that activity."""
-        expires_at_ms = self._now_ms() + self.ttl_s * 1000
-        if active_until:
-            expires_at_ms = min(expires_at_ms, int(active_until.timestamp() * 1000))
-        return replace(value.with_ids(more, self.config.cap), token=NO_TOKEN, expires_at_ms=expires_at_ms)
+        """With `more`, for another TTL, however long ago the reader was marked active."""
+        return replace(value.with_ids(more, self.cap), token=NO_TOKEN, expires_at_ms=self.expiry_ms(active_until))
 
     async def _swap(self, at: str, value: Value, version: object) -> bool:
         """The key expires when its value says so: never later, since nobody delivers to it any longer than that."""
@@ -261,7 +229,4 @@ class Lists(Store):
         return ttl_s > 0 and await self.memcached.cas(at, value.packed(), version, ttl_s)
 
     def _left_s(self, value: Value) -> int:
-        return (value.expires_at_ms - self._now_ms()) // 1000
-
-    def _now_ms(self) -> int:
-        return int(self.clock.now().timestamp() * 1000)
+        return (value.expires_at_ms - self.now_ms()) // 1000

@@ -21,7 +21,7 @@ from phases.base import Phase
 from phases.delivering.settings import Settings
 from phases.home import newest
 from phases.home.newest import GROUP, newest_of_groups
-from phases.keeping.lists import RENEW_AFTER
+from phases.keeping.in_memory import RENEW_AFTER
 from phases.p4_cache import CACHE
 from phases.p6_hybrid import DELIVERY_US, HYBRID, PULLED_US, SELDOM, a_day_of, pulled_by, rather_pulled
 from phases.pulling import author as authors

@@ -20,7 +20,8 @@ from phases.base import Phase
 from phases.delivering.kept import Kept
 from phases.delivering.settings import Wish
 from phases.keeping.entries import Entries
-from phases.keeping.lists import RENEW_AFTER, key
+from phases.keeping.in_memory import RENEW_AFTER
+from phases.keeping.lists import key
 from phases.p2_push import PUSH
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE

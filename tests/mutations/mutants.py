@@ -68,7 +68,7 @@ OR_REPEATED = (  # in `Social.follow`
     "\n"
     '        limit, event = self._config.following_limit, self.outbox.event("follow", reader, followee)\n'
 )
-# The order of a return, in `HomeLists.come_back`
+# The order of a return, in `RebuiltOnReturn.come_back`
 LEASE = (
     "            lease = await self.lease(container, returning.reader)\n"
     "            if lease is None:\n                return False  # somebody else is at it\n"
@@ -81,23 +81,6 @@ PUNCTUAL = (
 RECENT = "            recent = await returning.recent(active.authors)\n"
 FILL = "            if await self.fill(lease, recent, active.until):\n"
 COME_BACK = LEASE + MARK + PUNCTUAL + RECENT + FILL
-
-# In `SortedSets._rebuild`
-SETS_LEASE = (
-    "        if not await self.sets.lease(container.name, reader, placeholder, lease_ms, self._now_ms()):\n"
-    "            return False  # somebody else is at it\n"
-)
-SETS_RECENT = "        recent = await returning.recent(active.authors)\n"
-SETS_MARK = (
-    "        active = await self.recipients.admit(reader, returning.followees)\n"
-    "        if self.clock.monotonic() - returning.began_s > self.ttl_s:\n"
-    "            return False  # so late that whom they followed meanwhile may have been forgotten again\n"
-    "        recent = await returning.recent(active.authors)\n"
-)
-SETS_MARK_LATE = (
-    "        recent = await returning.recent(returning.followees)\n"
-    "        active = await self.recipients.admit(reader, returning.followees)\n"
-)
 
 # In `Switch.beat`
 COMPARED = (
@@ -318,7 +301,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a long backfill leaves a gap, lists",
         "3 floor, 4 backfill",
         "phases.keeping.lists.Lists.merge",
-        "if len(entries) >= self.config.cap:",
+        "if len(entries) >= self.cap:",
         "if False:",
         _of(FIXED, "test_a_long_backfill_into_an_empty_list_leaves_no_gap"),
     ),
@@ -734,8 +717,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "everybody rebuilds at once",
         "8 lease",
         "phases.keeping.lists.Lists.lease",
-        "return Lease(at, token, found) if found else None",
-        "return Lease(at, token, found or await self.memcached.gets(at))",
+        "return Lease(container, reader, token, found) if found else None",
+        "return Lease(container, reader, token, found or await self.memcached.gets(at))",
         _of(RULES, "test_of_two_rebuilds_one_fills_and_nothing_is_lost"),
     ),
     Mutant(
@@ -773,7 +756,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the lease is taken after the query",
         "8 order",
-        "phases.p4_cache.HomeLists.come_back",
+        "phases.p4_cache.RebuiltOnReturn.come_back",
         COME_BACK,
         MARK + RECENT + LEASE + FILL,
         races=("publish x return, cache",),
@@ -781,7 +764,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a reader is marked active after the query",
         "8 order",
-        "phases.p4_cache.HomeLists.come_back",
+        "phases.p4_cache.RebuiltOnReturn.come_back",
         COME_BACK,
         LEASE + "            recent = await returning.recent(returning.followees)\n" + MARK + FILL,
         races=("publish x return of who was away",),
@@ -789,7 +772,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the lease is taken after the reader is marked",
         "phase 4: activity, 8 order",
-        "phases.p4_cache.HomeLists.come_back",
+        "phases.p4_cache.RebuiltOnReturn.come_back",
         LEASE,
         behind=MARK,
         tests=_of(FIXED, "test_a_follow_behind_the_mark_of_a_return_is_not_lost"),
@@ -797,7 +780,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a return trusts what it has looked up long ago",
         "phase 4: activity",
-        "phases.p4_cache.HomeLists.come_back",
+        "phases.p4_cache.RebuiltOnReturn.come_back",
         "if self.clock.monotonic() - returning.began_s > self.ttl_s:",
         "if False:",
         races=("return that sleeps beyond the activity x follow",),
@@ -805,9 +788,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a list lives longer than the activity that was marked",
         "phase 4: TTL <= active_until",
-        "phases.keeping.lists.Lists._renewed",
-        "if active_until:",
-        "if False:",
+        "phases.keeping.in_memory.InMemory.expiry_ms",
+        "if active_until else",
+        "if False else",
         _of(FOUND, "test_a_list_never_outlives_its_readers_activity_however_long_a_rebuild_takes"),
     ),
     Mutant(
@@ -2496,26 +2479,10 @@ MUTANTS: tuple[Mutant, ...] = (
         races=("rebuild x rebuild, stream",),
     ),
     Mutant(
-        "a set is queried before its reader is marked active",
-        "8 order",
-        "phases.keeping.sorted_sets.SortedSets._rebuild",
-        SETS_MARK,
-        SETS_MARK_LATE,
-        races=("publish x return of who was away, stream",),
-    ),
-    Mutant(
-        "a set is queried before there is a placeholder",
-        "8 order",
-        "phases.keeping.sorted_sets.SortedSets._rebuild",
-        SETS_LEASE,
-        behind=SETS_RECENT,
-        races=("publish x return, stream",),
-    ),
-    Mutant(
         "a set that has expired is a timeline, while Redis has it",
         "8 order",
         "phases.keeping.sorted_sets.SortedSets._found",
-        "found if found and self._left_s(found.trailer) > 0 else None",
+        "found if found and not self.is_over(found.trailer.expires_at_ms) else None",
         "found",
         races=("publish x return to an expired set",),
     ),
@@ -2523,17 +2490,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "a set is renewed however late",
         "8 order",
         "phases.keeping.sorted_sets.SortedSets._renew",
-        "if self._left_s(old) > 0:",
+        "if not self.is_over(old.expires_at_ms):",
         "if old:",
         races=("renewal that sleeps beyond the activity x publish, stream",),
-    ),
-    Mutant(
-        "a set is filled however late",
-        "8 order",
-        "phases.keeping.sorted_sets.SortedSets._rebuild",
-        "if self.clock.monotonic() - returning.began_s > self.ttl_s:",
-        "if False:",
-        races=("return that sleeps beyond the activity x follow, stream",),
     ),
     Mutant(
         "a set that is being built is merged into later",

@@ -21,6 +21,7 @@ from app.social import Social
 from app.stack import UNAVAILABLE, Addresses, MemcachedDown, SetsDown, Stack, connected
 from app.stack.queue import QUEUES, jobs
 from phases.keeping.entries import Entries
+from phases.keeping.in_memory import InMemory
 from phases.keeping.lists import Lists, key
 from phases.keeping.sorted_sets import SortedSets
 from phases.p5_stream import STREAM
@@ -311,9 +312,8 @@ class System:
 
         with (
             patch.object(Entries, "rebuild", nothing),
-            patch.object(Lists, "rebuild", nothing),
+            patch.object(InMemory, "rebuild", nothing),
             patch.object(Lists, "_due", lambda *_: False),
-            patch.object(SortedSets, "rebuild", nothing),
             patch.object(SortedSets, "_renew", nothing),
         ):
             yield
