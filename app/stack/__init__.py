@@ -18,7 +18,7 @@ from pymongo.errors import (
     PyMongoError,
     WriteConcernError,
 )
-from redis import RedisError
+from redis import Redis, RedisError
 
 from app.clock import Clock
 from app.config import Config, files_of
@@ -86,14 +86,14 @@ class Stack:
 
     config: Config
     clock: Clock
+    addresses: Addresses
     db: Database
-    queue: DeliveryQueue
     memcached: Memcached
+    queue: DeliveryQueue
     sets: Sets
     heartbeats: Heartbeats
     rates: Rates
     bus: Bus
-    addresses: Addresses
     secret: bytes = b""  # of the database: what all processes seal with
 
     async def check(self) -> dict[str, str | None]:
@@ -128,10 +128,8 @@ async def opened(
         with files_of("FEEDLAB_REDIS_URL"):
             redis_pool.judge(addresses.redis)
     connection = queue.stand_in() if addresses.redis is None else queue.connect(addresses.redis, redis_timeout_s)
-    deliveries = DeliveryQueue(connection, config.database, clock.monotonic)
-    sets, rates = _sets(addresses, config.database, clock), Rates(addresses.redis, config.database)
-    heartbeats, bus = _heartbeats(addresses, config.database, clock), _bus(addresses, config.database)
-    stack = Stack(config, clock, db, deliveries, memcached, sets, heartbeats, rates, bus, addresses)
+    in_redis = _in_redis(addresses, connection, config.database, clock)
+    stack = Stack(config, clock, addresses, db, memcached, *in_redis)
     try:
         yield stack
     finally:
@@ -151,21 +149,16 @@ def _memcached(addresses: Addresses, config: Config, clock: Clock) -> Memcached:
         return MemcachedNodes(addresses.memcached, MEMCACHED_TIMEOUT_S, config.memcached_prefix)
 
 
-def _sets(addresses: Addresses, prefix: str, clock: Clock) -> Sets:
-    """On connections of their own: no reader and no poster waits for what the queue does."""
-    if addresses.redis is None:
-        return SetsStandIn(clock.awake)
-    return RedisSets(addresses.redis, prefix, SETS_TIMEOUT_S)
-
-
-def _heartbeats(addresses: Addresses, prefix: str, clock: Clock) -> Heartbeats:
-    if addresses.redis is None:
-        return HeartbeatsStandIn(clock.monotonic)
-    return RedisHeartbeats(addresses.redis, prefix, SETS_TIMEOUT_S)
-
-
-def _bus(addresses: Addresses, prefix: str) -> Bus:
-    return MemoryBus() if addresses.redis is None else RedisBus(addresses.redis, prefix)
+def _in_redis(
+    addresses: Addresses, connection: Redis, prefix: str, clock: Clock
+) -> tuple[DeliveryQueue, Sets, Heartbeats, Rates, Bus]:
+    """The queue is on this connection. The others have their own: no reader and no poster waits for what it does."""
+    url = addresses.redis
+    jobs, rates = DeliveryQueue(connection, prefix, clock.monotonic), Rates(url, prefix)
+    if url is None:
+        return jobs, SetsStandIn(clock.awake), HeartbeatsStandIn(clock.monotonic), rates, MemoryBus()
+    sets, heartbeats = RedisSets(url, prefix, SETS_TIMEOUT_S), RedisHeartbeats(url, prefix, SETS_TIMEOUT_S)
+    return jobs, sets, heartbeats, rates, RedisBus(url, prefix)
 
 
 @asynccontextmanager
@@ -185,11 +178,9 @@ async def connected(
             await init_beanie(database=stack.db, document_models=list(DOCUMENTS), skip_indexes=True)
         await schema.migrate(stack.db)
         await prepare(stack.db)
-        identity = await schema.identity(stack.db)
-        stack.queue = DeliveryQueue(stack.queue.connection, identity, stack.clock.monotonic)
-        stack.sets, stack.rates = _sets(addresses, identity, stack.clock), Rates(addresses.redis, identity)
-        stack.heartbeats = _heartbeats(addresses, identity, stack.clock)
-        stack.bus, stack.secret = _bus(addresses, identity), await schema.secret(stack.db)
+        identity, stack.secret = await schema.identity(stack.db), await schema.secret(stack.db)
+        in_redis = _in_redis(addresses, stack.queue.connection, identity, stack.clock)
+        stack.queue, stack.sets, stack.heartbeats, stack.rates, stack.bus = in_redis
         yield stack
 
 
