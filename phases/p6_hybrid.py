@@ -26,7 +26,7 @@ from phases.home.newest import newest_of_groups
 from phases.p3_queue import WORKER
 from phases.p4_cache import CACHE, ActiveFollowers, HomeLists
 from phases.pulling.author import Author, Day
-from phases.pulling.markers import Markers
+from phases.pulling.heavy import HeavyAuthors
 from phases.pulling.pulls import Merge
 
 # Processor time in all processes, as `feedlab bench units` measures it: one more
@@ -77,12 +77,12 @@ class DeliveredTo(ActiveFollowers):
 
     def __init__(self, stack: Stack) -> None:
         super().__init__(stack)
-        self.markers = Markers(stack)
+        self.heavy = HeavyAuthors(stack)
 
     async def after(self, status: StatusRow, last: ObjectId, n: int) -> list[ObjectId]:
         found = await super().after(status, last, n)
         if len(found) >= min(self.config.pull_from, n) and status.audience != "circle":
-            await self.markers.note_heavy(status.user_id)
+            await self.heavy.note(status.user_id)
         return found
 
 

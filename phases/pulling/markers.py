@@ -18,18 +18,16 @@ from bson import ObjectId
 from cachetools import LRUCache
 
 from app.edges import MARKERS, OwnEdges, change_edges, version_in, version_of
-from app.models import HeavyAuthor
 from app.stack import Stack
 from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, together
 from app.stack.mongodb.transaction import Transaction
+from phases.pulling.heavy import HEAVY, heavy_until
 
-HEAVY = HeavyAuthor.Settings.name
 MOST = 50_000  # heavy authors; were there more, everybody would count as one
 KNOWN_S = 60.0  # so long a process may overlook who has become heavy, or is pulled no more
-HEAVY_S = 90 * 86_400  # who posts more seldom is forgotten: their next status is delivered, and shows it again
 SWEPT_AT_ONCE = 100
-MARKED_REMEMBERED = 100_000  # authors, and as many who are noted to be heavy
+MARKED_REMEMBERED = 100_000
 FEW = 1_000  # authors who are pulled: beyond them nobody is whom few follow
 IDS_REMEMBERED = 500_000  # pulled followees, of all readers together
 
@@ -56,7 +54,7 @@ class _Among(NamedTuple):
 
 
 class Markers:
-    """What a process knows of the markers and of who is heavy, and how it writes both. One per process."""
+    """What a process knows of the markers and of who is heavy, and how it marks. One per process."""
 
     def __init__(self, stack: Stack) -> None:
         self._db, self._clock = stack.db, stack.clock
@@ -70,7 +68,6 @@ class Markers:
         self._marking = asyncio.Lock()
         self._new = 0  # authors marked here since a reading of all markers began
         self._marked: LRUCache[tuple[ObjectId, ObjectId], datetime] = LRUCache(MARKED_REMEMBERED)
-        self._noted: LRUCache[ObjectId, datetime] = LRUCache(MARKED_REMEMBERED)
         self._among: LRUCache[ObjectId, _Among] = LRUCache(
             IDS_REMEMBERED, getsizeof=lambda among: 1 + len(among.pulled)
         )
@@ -155,7 +152,7 @@ class Markers:
         there = await self._db[HEAVY].update_one({"_id": author, "pulled_until": {"$exists": True}}, longer)
         if there.matched_count:  # nothing is delivered that would show again that they are heavy, if they are
             still = {"_id": author, "heavy_until": {"$gt": now}}
-            await self._db[HEAVY].update_one(still, {"$max": {"heavy_until": now + timedelta(seconds=HEAVY_S)}})
+            await self._db[HEAVY].update_one(still, {"$max": {"heavy_until": heavy_until(now)}})
         else:
 
             async def new(inside: Transaction) -> None:
@@ -164,14 +161,6 @@ class Markers:
             await change_edges(self._db, {MARKERS}, new)
             self._new += 1
         return until
-
-    async def note_heavy(self, author: ObjectId) -> None:
-        """A large delivery to the author's active followers has shown it. Written once an hour."""
-        until = (self._clock.now() + timedelta(seconds=HEAVY_S)).replace(minute=0, second=0, microsecond=0)
-        if self._noted.get(author) != until:
-            with uncounted():
-                await self._db[HEAVY].update_one({"_id": author}, {"$max": {"heavy_until": until}}, upsert=True)
-            self._noted[author] = until
 
     async def newest(self, n: int) -> dict[ObjectId, datetime | None]:
         """Some of the heavy and the marked authors, those first who were noted last to be heavy; each with until when

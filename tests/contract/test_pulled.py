@@ -25,9 +25,10 @@ from phases.keeping.in_memory import RENEW_AFTER
 from phases.p4_cache import CACHE
 from phases.p6_hybrid import DELIVERY_US, HYBRID, PULLED_US, SELDOM, a_day_of, pulled_by, rather_pulled
 from phases.pulling import author as authors
-from phases.pulling import markers
+from phases.pulling import heavy, markers
 from phases.pulling.author import Author
-from phases.pulling.markers import HEAVY, KNOWN_S
+from phases.pulling.heavy import HEAVY
+from phases.pulling.markers import KNOWN_S
 from phases.timelines import MOST_FORCED, Timelines
 from tests.world import KEEPING, SLUGS, World
 
@@ -541,7 +542,7 @@ async def test_who_was_pulled_because_hardly_anybody_read_is_not_weighed_then(to
 async def test_who_is_pulled_by_the_rule_stays_heavy(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """No delivery shows it any more, so their marker says so for as long again."""
     a_while_s = town.stack.config.activity_slack_s
-    monkeypatch.setattr(markers, "HEAVY_S", 4 * a_while_s)
+    monkeypatch.setattr(heavy, "HEAVY_S", 4 * a_while_s)
     await town.post("zoe", "delivered, which shows it")
     await town.drain()
     for _ in range(8):

@@ -27,7 +27,7 @@ from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
 from phases.p5_stream import STREAM
 from phases.p6_hybrid import HYBRID
-from phases.pulling.markers import HEAVY
+from phases.pulling.heavy import HEAVY
 from tests.interleavings.listening import LISTENING
 from tests.interleavings.scheduler import point
 from tests.interleavings.stage import Act, Process, Race, Town

@@ -26,7 +26,7 @@ from app.stack.queue import DeliveryQueue
 from app.stack.sorted_sets import Found, SetsStandIn, Trailer
 from phases.delivering.outbox import EVENTS
 from phases.keeping.activity import ACTIVE
-from phases.pulling.markers import HEAVY
+from phases.pulling.heavy import HEAVY
 from tests.interleavings.scheduler import Touch, point, written
 
 CATALOG = "catalog"
