@@ -58,14 +58,14 @@ class Reader:
 class OwnEdges:
     """What a reader's own edges say while they are at this version. It only grows; None: not looked up yet.
 
-    `heard`: the followees whom the reader does not mute. `settled`: no backfill was owed (rule 4), so none is.
+    `unmuted`: the followees whom the reader does not mute. `settled`: no backfill was owed (rule 4), so none is.
     """
 
     reader: ObjectId
     version: int | None = None
     relations: dict[ObjectId, Relation] = field(default_factory=dict)
     followees: list[ObjectId] | None = None
-    heard: list[ObjectId] | None = None
+    unmuted: list[ObjectId] | None = None
     settled: bool = False
 
     def confirm(self, version: int) -> None:
@@ -300,9 +300,9 @@ class Following:
         """As they were at some moment after the first call; the same from then on."""
         return (await self.known()).followees or []
 
-    async def heard(self) -> list[ObjectId]:
+    async def unmuted(self) -> list[ObjectId]:
         """Those of them whom the reader does not mute."""
-        return (await self.known()).heard or []
+        return (await self.known()).unmuted or []
 
     async def known(self) -> OwnEdges:
         """The reader's edges, followees among them."""
@@ -328,7 +328,7 @@ class Following:
         version = self.versions.edges
         edges = self._memory.recall(reader, version) or OwnEdges(reader, version)
         edges.followees = [IDS.of(row["followee"]) for row in answers["followees"]]
-        edges.heard = [id for id in edges.followees if id not in muted] if muted else edges.followees
+        edges.unmuted = [id for id in edges.followees if id not in muted] if muted else edges.followees
         self._memory.keep(edges)
         return edges
 

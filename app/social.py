@@ -37,7 +37,7 @@ from app.stack.mongodb.transaction import Transaction, transaction
 from app.stack.mongodb.write import insert
 from app.text import checked, mentions, storable
 from app.watch.metrics import POSTS
-from phases.delivering.outbox import Heard, Outbox, Waits, to_the_end
+from phases.delivering.outbox import Outbox, Trace, Waits, to_the_end
 from phases.home.newest import Newest
 from phases.home.page import Filling
 
@@ -330,12 +330,12 @@ class Social:
         text: str,
         audience: Audience = "followers",
         idempotency_key: str | None = None,
-        heard: Heard = lambda _status, _what, _began_s, _ended_s: None,
+        trace: Trace = lambda _status, _what, _began_s, _ended_s: None,
         waits: Waits = to_the_end,
     ) -> tuple[StatusRow, bool]:
         """Rule 1: stored (by a majority) first, delivered second. The flag: it was created now, not by an earlier try.
 
-        `text` as `checked_text` has it. `heard` is told what the poster waited for: the insert (STORED) and each
+        `text` as `checked_text` has it. `trace` is told what the poster waited for: the insert (STORED) and each
         consumer. `waits`: for consumers that only queue. Raises Invalid, and Conflict for a key that was used for
         another status.
         """
@@ -359,8 +359,8 @@ class Social:
             assert key, "ids are unique"
             row, created = await self._posted_before(author, text, audience, key), False
         self.stack.bus.tell(Hint("posted", author, row.id))
-        heard(row, STORED, began_s, perf_counter())
-        await self.outbox.posted(row, owed, again=not created, heard=heard, waits=waits)
+        trace(row, STORED, began_s, perf_counter())
+        await self.outbox.posted(row, owed, again=not created, trace=trace, waits=waits)
         if created:
             POSTS.inc()
         return row, created

@@ -23,8 +23,8 @@ class Carrier:
     """Who makes the delivery happen. `hand_over` is what the poster waits for, after the status is stored.
 
     `in_worker`: the rest happens in a worker, and nobody waits for it; over HTTP not even for the enqueue, which comes
-    after the answer. `inserted`: what whoever follows the change stream does with new statuses that are owed to the
-    phase; None where nobody has to follow it.
+    after the answer. `inserted`: what whoever follows the change stream does with new statuses that are pending for
+    the phase; None where nobody has to follow it.
     """
 
     hand_over: Callable[[Delivery, StatusRow], Awaitable[None]]

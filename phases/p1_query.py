@@ -36,7 +36,7 @@ class HomeTimeline:
         self.db, self.reader, self.following = db, reader, following
 
     async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
-        following_ids = await self.following.heard()  # without those they mute
+        following_ids = await self.following.unmuted()  # without those they mute
         theirs = statuses_by(self.db, [self.reader, *following_ids])
         return await theirs.older_than(cursor, n)
 

@@ -13,7 +13,7 @@ from bson import ObjectId
 from app.clock import FIRST_ID
 from app.models import StatusRow
 from phases.base import Carrier, Phase
-from phases.claims import ENTRIES, ENTRIES_AND_OWED, INSERT_AND_CLEAR, VISIBLE_UNSEEN, post, read
+from phases.claims import ENTRIES, ENTRIES_AND_PENDING, INSERT_AND_CLEAR, VISIBLE_UNSEEN, post, read
 from phases.delivering.delivery import Delivery
 from phases.delivering.settings import Settings
 from phases.keeping.entries import Entries
@@ -75,6 +75,6 @@ PUSH = Phase(
     chunk=lambda config: config.inline_chunk,
     costs=(
         post(INSERT_AND_CLEAR, ENTRIES),
-        read(ENTRIES_AND_OWED, VISIBLE_UNSEEN),
+        read(ENTRIES_AND_PENDING, VISIBLE_UNSEEN),
     ),
 )

@@ -20,7 +20,7 @@ from phases.claims import (
     GETS,
     INSERT_AND_JOB,
     LEASE_AND_FILL_LIST,
-    OWED,
+    PENDING,
     PREPENDS,
     REBUILD,
     STATUSES_UNSEEN,
@@ -110,7 +110,7 @@ CACHE = Phase(
     costs=(
         post(INSERT_AND_JOB),
         deliver(STEPS_TO_ACTIVE, CLEAR, PREPENDS),
-        read(OWED, GETS, STATUSES_UNSEEN),
+        read(PENDING, GETS, STATUSES_UNSEEN),
         come_back(*REBUILD, LEASE_AND_FILL_LIST),
     ),
 )

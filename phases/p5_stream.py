@@ -1,7 +1,8 @@
 """Phase 5: let the database say what was posted.
 
 The poster queues nothing. MongoDB's change stream tells one worker of every status that
-phase 5 owes, and that worker makes the first step of the walk; further steps are jobs.
+is pending for phase 5. That worker makes the first step of the walk; further steps are
+jobs.
 Timelines are sorted sets in Redis, which hold ids in the order of a page.
 Posting became one insert again, and there is no second step that could be lost behind
 it.
@@ -22,7 +23,7 @@ from phases.claims import (
     FURTHER_STEPS,
     INSERT,
     LEASE_AND_FILL_SET,
-    OWED,
+    PENDING,
     RANGE,
     REBUILD,
     SCRIPTS,
@@ -107,7 +108,7 @@ STREAM = Phase(
     costs=(
         post(INSERT),
         deliver(FIRST_STEP, FURTHER_STEPS, CLEAR, SCRIPTS),
-        read(OWED, RANGE, STATUSES_UNSEEN),
+        read(PENDING, RANGE, STATUSES_UNSEEN),
         come_back(*REBUILD, LEASE_AND_FILL_SET),
     ),
 )

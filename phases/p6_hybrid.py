@@ -21,7 +21,7 @@ from app.models import StatusRow
 from app.stack import Stack
 from app.stack.mongodb.find import together
 from phases.base import Phase
-from phases.claims import GETS, INSERT, JOB_UNLESS_PULLED, OWED_OR_PULLED, STATUSES_UNSEEN, as_in, post, read
+from phases.claims import GETS, INSERT, JOB_UNLESS_PULLED, PENDING_OR_PULLED, STATUSES_UNSEEN, as_in, post, read
 from phases.home.newest import newest_of_groups
 from phases.p3_queue import WORKER
 from phases.p4_cache import CACHE, ActiveFollowers, HomeLists
@@ -113,7 +113,7 @@ HYBRID = Phase(
     costs=(
         post(INSERT, JOB_UNLESS_PULLED),
         as_in(CACHE.costs, "deliver", "as in phase 4, and nothing for what is pulled"),
-        read(OWED_OR_PULLED, GETS, STATUSES_UNSEEN),
+        read(PENDING_OR_PULLED, GETS, STATUSES_UNSEEN),
         as_in(CACHE.costs, "return", "as in phase 4"),
     ),
 )  # fmt: skip

@@ -17,7 +17,7 @@ from app.stack import UNAVAILABLE, Stack
 from app.stack.mongodb.find import Find, Rows, together
 from phases.base import Phase
 from phases.comeback import Comeback
-from phases.delivering.kept import Kept
+from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Outbox, Waiting
 from phases.delivering.switch import Switch
 from phases.home.candidates import KeptThenQuery, Slice
@@ -39,7 +39,7 @@ class Request:
     """A page that somebody asks for. `kept`: what the phase keeps, None for one that keeps nothing."""
 
     phase: Phase
-    kept: Kept | None
+    kept: KeptTimelines | None
     reader: ObjectId
     before: ObjectId | None
     limit: int
@@ -58,7 +58,7 @@ class Start:
     """
 
     request: Request
-    kept: Kept
+    kept: KeptTimelines
     place: Place
     edges: OwnEdges
     remembered: bool
@@ -156,7 +156,9 @@ class Reading:
 
     # Look
 
-    async def _start(self, request: Request, kept: Kept, container: Container, epoch: ObjectId) -> Start | None:
+    async def _start(
+        self, request: Request, kept: KeptTimelines, container: Container, epoch: ObjectId
+    ) -> Start | None:
         """None for a reader who is certainly cold. What is remembered need not be asked; of a stranger a glance says
         what to ask.
         """
@@ -169,7 +171,7 @@ class Reading:
             return None
         edges, own = remembered or OwnEdges(reader), self._outbox.is_crowded
         marked = await self._markers.known(epoch) if request.phase.merges else None
-        if (own or (marked and marked.pulled != frozenset())) and edges.heard is None:
+        if (own or (marked and marked.pulled != frozenset())) and edges.unmuted is None:
             edges = await Following(self._db, reader, self._edges).known()
         return Start(request, kept, place, edges, remembered is not None, seen, likely, marked, own)
 
@@ -203,7 +205,7 @@ class Reading:
         names = self._switch.phases_of(start.kept.name)
         if not own:
             return self._outbox.look(names, place.before)
-        authors = [start.edges.reader, *(start.edges.heard or [])]
+        authors = [start.edges.reader, *(start.edges.unmuted or [])]
         return self._outbox.look_at(names, place.before, authors, place.n, reach)
 
     def _pulled(self, start: Start, place: Place) -> dict[str, Find]:
@@ -266,7 +268,7 @@ class Reading:
     async def _comeback(
         self,
         request: Request,
-        kept: Kept,
+        kept: KeptTimelines,
         container: Container,
         versions: Versions | None = None,
     ) -> Page:
@@ -278,7 +280,7 @@ class Reading:
     async def _rebuilt(
         self,
         request: Request,
-        kept: Kept,
+        kept: KeptTimelines,
         container: Container,
         versions: Versions | None = None,
     ) -> Page:
@@ -293,7 +295,7 @@ class Reading:
             versions = following.versions
             assert versions, "whom they follow has been looked up"
             # From now on there is a list: whom they follow need not be remembered.
-            view = View(replace(edges, followees=None, heard=None), await self._departed.at(versions.names))
+            view = View(replace(edges, followees=None, unmuted=None), await self._departed.at(versions.names))
             statuses, after = await self._filled(request, candidates, view, versions, {})
             return Page(request.phase.slug, statuses, after, "query", cold=True, versions=versions)
 

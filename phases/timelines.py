@@ -16,7 +16,7 @@ from phases import DEFAULT, PHASES
 from phases.base import Carrier, Phase
 from phases.delivering import away
 from phases.delivering.delivery import Delivery
-from phases.delivering.kept import Kept
+from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Failures, GoesOn, Kind, Outbox, once
 from phases.delivering.settings import Wish
 from phases.delivering.switch import Switch
@@ -87,7 +87,7 @@ class PhaseConsumer:
         await self.carrier.hand_over(self.delivery, happened)
 
     async def inserted(self, statuses: Sequence[StatusRow]) -> Failures:
-        """Of a carrier that follows the change stream: statuses that are owed to the phase."""
+        """Of a carrier that follows the change stream: statuses that are pending for the phase."""
         assert self.carrier.inserted, self.name
         return await self.carrier.inserted(self.delivery, statuses)
 
@@ -107,21 +107,21 @@ class Timelines:
         self.phases = {phase.slug: phase for phase in phases}
         kinds = {phase.slug: phase.keeps for phase in phases if phase.keeps}
         firsts: dict[str, str] = {}  # of the phases that share it
-        for slug, kept in kinds.items():
-            firsts.setdefault(kept, slug)
-        made = {kept: _made(stack, self.phases[slug]) for kept, slug in firsts.items()}
-        self.switch = Switch(stack, kinds, {kept: store for kept, (store, _) in made.items()})
+        for slug, kind in kinds.items():
+            firsts.setdefault(kind, slug)
+        made = {kind: _made(stack, self.phases[slug]) for kind, slug in firsts.items()}
+        self.switch = Switch(stack, kinds, {kind: store for kind, (store, _) in made.items()})
         self.kept = {
-            name: Kept(name, store, recipients, self.switch, partial(statuses_by, stack.db), stack.config.cap)
-            for name, (store, recipients) in made.items()
+            kind: KeptTimelines(kind, store, recipients, self.switch, partial(statuses_by, stack.db), stack.config.cap)
+            for kind, (store, recipients) in made.items()
         }
         self.pulls = Pulls(stack, {phase.slug: phase.merges for phase in phases if phase.merges})
         keepers = list(self.kept.values())
         self.outbox = Outbox(stack, self.switch, self.phases.keys() - kinds.keys(), keepers, self.pulls)
-        for slug, kept in kinds.items():
+        for slug, kind in kinds.items():
             phase = self.phases[slug]
             assert phase.carrier, f"{slug} keeps timelines that nobody delivers to"
-            delivery = Delivery(slug, phase.chunk(stack.config), self.kept[kept], self.outbox, stack.queue)
+            delivery = Delivery(slug, phase.chunk(stack.config), self.kept[kind], self.outbox, stack.queue)
             self.outbox.add(PhaseConsumer(slug, phase.carrier, delivery))
             metrics.REBUILDS.labels(slug)  # none is a figure, too
         self.streamed = [
@@ -165,7 +165,7 @@ class Timelines:
     def _unknown(self, slug: str) -> str:
         return f"There is no phase {slug[:40]!r}; there are {', '.join(self.phases)}."
 
-    def kept_by(self, slug: str) -> Kept | None:
+    def kept_by(self, slug: str) -> KeptTimelines | None:
         """What the phase keeps, which other phases may share."""
         keeps = self.phases[slug].keeps
         return self.kept[keeps] if keeps else None
@@ -224,11 +224,11 @@ class Timelines:
         settings, queued = await asyncio.gather(self.switch.fresh(), self._queued())
         pending = await asyncio.gather(*(self.outbox.count(slug) for slug in self.phases))
         states = []
-        for phase, owed in zip(self.phases.values(), pending, strict=True):
+        for phase, n in zip(self.phases.values(), pending, strict=True):
             delivering = phase.slug in settings.delivering
             container = settings.current(phase.keeps) if phase.keeps and delivering else None
             since = container.since.generation_time if container else None
-            states.append(PhaseState(phase.slug, phase.title, delivering, since, owed, queued.get(phase.slug, 0)))
+            states.append(PhaseState(phase.slug, phase.title, delivering, since, n, queued.get(phase.slug, 0)))
         names = [name for name in self.outbox.consumers if name not in self.phases]
         counts = await asyncio.gather(*map(self.outbox.count, names))
         others = [ConsumerState(name, n, queued.get(name, 0)) for name, n in zip(names, counts, strict=True)]

@@ -73,10 +73,10 @@ async def stream_state(timelines: Timelines) -> StreamState | None:
 
 
 async def _is_followed(timelines: Timelines) -> bool:
-    """Whether some status may be owed to a phase that lives by the stream, and workers are not paused."""
+    """Whether some status may be pending for a phase that lives by the stream, and workers are not paused."""
     settings = await timelines.switch.current()
-    owed = settings.owed_by(timelines.stack.clock.now())
-    if not any(consumer.name in owed for consumer in timelines.streamed):
+    delivering = settings.delivering_at(timelines.stack.clock.now())
+    if not any(consumer.name in delivering for consumer in timelines.streamed):
         return False
     try:
         return not await timelines.stack.queue.paused()
@@ -217,10 +217,11 @@ class Follower:
 
     async def _deliver(self, inserted: Inserted) -> None:
         for consumer in self._timelines.streamed:
-            owed = [StatusRow.of(document) for document in inserted.documents if consumer.name in document["pending"]]
+            theirs = [document for document in inserted.documents if consumer.name in document["pending"]]
+            statuses = [StatusRow.of(document) for document in theirs]
             if inserted.at and (self._stack.clock.now() - inserted.at).total_seconds() > LATE_S:
-                owed = await consumer.delivery.owed({"$in": [status.id for status in owed]})
-            await self._carry(consumer, owed)
+                statuses = await consumer.delivery.pending({"$in": [status.id for status in statuses]})
+            await self._carry(consumer, statuses)
 
     async def _save(self, inserted: Inserted) -> None:
         """With the next renewal."""
@@ -245,9 +246,9 @@ class Follower:
         """
         for consumer in self._timelines.streamed:
             above = FIRST_ID
-            while owed := await consumer.delivery.owed({"$gt": above}):
-                await self._carry(consumer, owed)
-                above, self._moved = owed[-1].id, True
+            while statuses := await consumer.delivery.pending({"$gt": above}):
+                await self._carry(consumer, statuses)
+                above, self._moved = statuses[-1].id, True
                 if not await goes_on():
                     return False
         return True

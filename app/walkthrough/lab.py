@@ -16,7 +16,7 @@ from app.walkthrough.result import Sample, samples
 from phases.base import Phase
 from phases.delivering.away import as_if_here
 from phases.delivering.delivery import Delivery
-from phases.delivering.kept import Kept
+from phases.delivering.kept_timelines import KeptTimelines
 from phases.keeping.store import Container
 from phases.timelines import PhaseConsumer, Timelines
 from workers.worker import drain_queues
@@ -88,11 +88,11 @@ class Lab:
         rows = [status_row(id_at(begin + timedelta(seconds=second)), author) for second, author in turns]
         await self.insert("statuses", rows)
 
-    async def store(self, author: ObjectId, *owed: str, pulled: bool = False) -> StatusRow:
-        """Rule 1, the first half: the status is stored and says who owes its delivery, or that it is pulled."""
+    async def store(self, author: ObjectId, *pending: str, pulled: bool = False) -> StatusRow:
+        """Rule 1, the first half: the status is stored and says for whom it is pending, or that it is pulled."""
         row = status_row(self.clock.new_id(), author)
         says = {"pulled": True} if pulled else {}
-        await self.stack.db["statuses"].insert_one(row | says | {"pending": list(owed)})
+        await self.stack.db["statuses"].insert_one(row | says | {"pending": list(pending)})
         return StatusRow.of(row)
 
     async def post(self, author: ObjectId, phase: Phase) -> StatusRow:
@@ -103,16 +103,16 @@ class Lab:
 
     async def delivered(self, phase: Phase, status: ObjectId) -> None:
         """Return when the last follower's timeline has it. Raises TimeoutError."""
-        owed = {"_id": status, "pending": phase.slug}
+        pending = {"_id": status, "pending": phase.slug}
         async with asyncio.timeout(DELIVERED_WITHIN_S):
-            while await self.stack.db["statuses"].find_one(owed, {"_id": 1}):  # noqa: ASYNC110 - nobody tells
+            while await self.stack.db["statuses"].find_one(pending, {"_id": 1}):  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(POLL_S)
 
     async def drain(self) -> None:
         """A worker does all jobs that wait."""
         await drain_queues(self.timelines)
 
-    def kept(self, phase: Phase) -> Kept:
+    def kept(self, phase: Phase) -> KeptTimelines:
         kept = self.timelines.kept_by(phase.slug)
         assert kept, f"{phase.slug} keeps nothing"
         return kept

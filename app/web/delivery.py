@@ -12,7 +12,7 @@ from app.social import STORED, Social
 from app.stack import UNAVAILABLE
 from app.watch.background import errors_counted
 from app.web.state import Services
-from phases.delivering.kept import Kept
+from phases.delivering.kept_timelines import KeptTimelines
 from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ async def watch_delivery(
     followers = await _some_followers(social, timelines, author)
     watch: Watch | None = None
 
-    def heard(status: StatusRow, what: str, began_s: float, ended_s: float) -> None:
+    def trace(status: StatusRow, what: str, began_s: float, ended_s: float) -> None:
         nonlocal watch
         if what == STORED:
             watch = watches.get(status.id)
@@ -94,7 +94,7 @@ async def watch_delivery(
             from_ms, to_ms = ((at_s - watch.began_s) * 1000 for at_s in (began_s, ended_s))
             watch.handed_ms.setdefault(what, (from_ms, to_ms))
 
-    await social.post(author, text, idempotency_key=once, heard=heard)
+    await social.post(author, text, idempotency_key=once, trace=trace)
     assert watch
     await _look_once(timelines, watch)  # what was delivered before the post returned is not shown as pending
     return watch
@@ -162,7 +162,7 @@ def _when_cleared(timelines: Timelines, watch: Watch, slug: str) -> float:
     return min(watch.now_ms(), watch.handed_ms[slug][1]) if waited else watch.now_ms()
 
 
-async def _see_kept(timelines: Timelines, watch: Watch, kept: Kept) -> None:
+async def _see_kept(timelines: Timelines, watch: Watch, kept: KeptTimelines) -> None:
     open_ = [one for one in watch.followers if _may_come(watch, kept, one)]
     cleared_ms = [watch.cleared_ms[slug] for slug in timelines.switch.phases_of(kept.name) if slug in watch.cleared_ms]
     holds = await asyncio.gather(*(kept.holds(one.id, watch.status.id) for one in open_))
@@ -175,7 +175,7 @@ async def _see_kept(timelines: Timelines, watch: Watch, kept: Kept) -> None:
             watch.held_ms.pop((kept.name, one.id), None)
 
 
-def _may_come(watch: Watch, kept: Kept, one: Account) -> bool:
+def _may_come(watch: Watch, kept: KeptTimelines, one: Account) -> bool:
     """What is kept for everybody may come for people who are away too; a list that is not there is looked for once."""
     at = (kept.name, one.id)
     return at not in watch.held_ms or (not kept.recipients.active_only and watch.held_ms[at] is None)

@@ -1,1 +1,1 @@
-"""Delivering: what is owed, who delivers since when, and the steps that a fan-out is made of."""
+"""Delivering: what is pending, who delivers since when, and the steps that a fan-out is made of."""

@@ -29,11 +29,11 @@ async def as_if_here(stack: Stack, readers: Sequence[ObjectId], author: ObjectId
 async def send_away(
     stack: Stack,
     switch: Switch,
-    kept: Sequence[str],
+    kinds: Sequence[str],
     share: float,
     rest: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> int:
-    """End the activity of that share of all readers, spread evenly; how many. `kept`: what is kept for the active only.
+    """End the activity of that share of all readers, spread evenly; how many. `kinds`: what is kept of the active.
 
     The invariant of `phases.keeping.activity` leaves one order: the phases that keep these are switched off, everybody
     stops reading and building them, readers are made inactive, and the phases are switched on again and begin anew. To
@@ -41,7 +41,7 @@ async def send_away(
     A crash on the way leaves these phases switched off, which is slower and right.
     """
     before = (await switch.fresh()).delivering
-    away = {slug for name in kept for slug in switch.phases_of(name)}
+    away = {slug for kind in kinds for slug in switch.phases_of(kind)}
     await switch.change(Wish(delivering=[slug for slug in before if slug not in away]))
     await rest(stack.config.grace_s + stack.config.settings_age_s)
     gone, batch, number = 0, [], 0
@@ -54,7 +54,7 @@ async def send_away(
             batch = []
     gone += await _deactivate(stack, batch)
     meanwhile = await switch.fresh()
-    if anew := [name for name in kept if meanwhile.current(name)]:  # somebody switched them on: they are not trusted
+    if anew := [kind for kind in kinds if meanwhile.current(kind)]:  # somebody switched them on: they are not trusted
         await switch.restart(anew)
     await switch.change(Wish(delivering=before))
     return gone

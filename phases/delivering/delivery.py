@@ -12,7 +12,7 @@ from app.models import StatusRow
 from app.stack import DeliveryQueue
 from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, rows
-from phases.delivering.kept import Kept
+from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Failures, Outbox
 from phases.delivering.settings import Settings
 
@@ -68,7 +68,7 @@ class Delivery:
 
     name: str
     chunk: int
-    kept: Kept
+    kept: KeptTimelines
     outbox: Outbox
     queue: DeliveryQueue
 
@@ -118,9 +118,9 @@ class Delivery:
         return settings, [s for s in statuses if s.audience]
 
     async def _note(self, walk: Walk) -> None:
-        """After each step. What has reached everybody is owed no longer. The job goes on with its own status; any other
-        one with recipients left gets a job for its next step. Jobs for first steps that this job has made are taken
-        off the queue: they have nothing left to do.
+        """After each step. What has reached everybody is pending no longer. The job goes on with its own status; any
+        other one with recipients left gets a job for its next step. Jobs for first steps that this job has made are
+        taken off the queue: they have nothing left to do.
         """
         for status, last in walk.further.items():
             if status != walk.own:
@@ -129,10 +129,10 @@ class Delivery:
             await self.queue.withdraw(self.name, others)
         await self.done(*walk.ended)
 
-    async def owed(self, ids: Mapping[str, Any]) -> list[StatusRow]:
-        """What is pending with such ids, oldest first: as much as is done together."""
-        pending = {"pending": self.name, "_id": ids}
-        find = Find("statuses", pending, FIELDS, TOGETHER, [("_id", 1)])
+    async def pending(self, ids: Mapping[str, Any]) -> list[StatusRow]:
+        """The statuses with such ids, oldest first: as much as is done together."""
+        ours = {"pending": self.name, "_id": ids}
+        find = Find("statuses", ours, FIELDS, TOGETHER, [("_id", 1)])
         with uncounted():  # whoever follows the stream is told
             return [StatusRow.of(document) for document in await rows(self.kept.recipients.db, find)]
 

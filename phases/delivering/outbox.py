@@ -40,7 +40,7 @@ Kind = Literal[EventKind, "status", "mention"]
 WITH_STATUS: frozenset[Kind] = frozenset({"status", "mention"})  # told by the status; anything else has an event
 
 # What a poster waited for: the status, by what or whom, and when that began and ended, in seconds of perf_counter.
-Heard = Callable[[StatusRow, str, float, float], None]
+Trace = Callable[[StatusRow, str, float, float], None]
 
 # How a poster waits for what only queues: at once, or not at all. What gets lost there is still owed (rule 5).
 Waits = Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
@@ -161,7 +161,7 @@ class Outbox:
         return self._unless(pulled, self._owed_by(await self._switch.current()))
 
     async def posted(
-        self, status: StatusRow, owed: Owed, *, again: bool, heard: Heard, waits: Waits = to_the_end
+        self, status: StatusRow, owed: Owed, *, again: bool, trace: Trace, waits: Waits = to_the_end
     ) -> None:
         """The status is stored. `again`: it was before, by an earlier try, which may have been killed before it could
         say so, or before a majority had the status.
@@ -177,12 +177,12 @@ class Outbox:
             names = await self.owe(status.id, tuple(dict.fromkeys((*names, *now_owed))))
         for name in names:
             consumer = self.consumers.get(name)
-            await (waits if consumer and consumer.queues else to_the_end)(self._handed_over(name, status, heard))
+            await (waits if consumer and consumer.queues else to_the_end)(self._handed_over(name, status, trace))
 
-    async def _handed_over(self, name: str, status: StatusRow, heard: Heard) -> None:
+    async def _handed_over(self, name: str, status: StatusRow, trace: Trace) -> None:
         began_s = perf_counter()
         await self._hand_over(name, status)
-        heard(status, name, began_s, perf_counter())
+        trace(status, name, began_s, perf_counter())
 
     def event(self, kind: EventKind, who: ObjectId, whom: ObjectId, what: ObjectId | None = None) -> Event:
         """What is about to happen, for whoever cares."""
@@ -228,7 +228,7 @@ class Outbox:
         return tuple(name for name in names if not (pulled and name in self._pulls.merging))
 
     def _owed_by(self, settings: Settings) -> tuple[str, ...]:
-        return tuple(name for name in settings.owed_by(self._clock.now()) if name not in self._idle)
+        return tuple(name for name in settings.delivering_at(self._clock.now()) if name not in self._idle)
 
     # What a read asks
 

@@ -32,12 +32,12 @@ class Settings:
         """Another one each time that anything begins to be kept anew."""
         return max((container.since for container in self.containers), default=FIRST_ID)
 
-    def owed_by(self, now: datetime) -> tuple[str, ...]:
+    def delivering_at(self, now: datetime) -> tuple[str, ...]:
         """The phases that a status posted now has to be delivered to."""
         return (*self.delivering, *(slug for slug, until in self.leaving.items() if now < until))
 
-    def current(self, kept: str) -> Container | None:
-        return next((c for c in self.containers if c.kept == kept and c.until is None), None)
+    def current(self, kind: str) -> Container | None:
+        return next((c for c in self.containers if c.kind == kind and c.until is None), None)
 
     def in_use(self, now: datetime) -> tuple[Container, ...]:
         """The containers that somebody may still read or write."""
@@ -50,7 +50,9 @@ class Settings:
             "read": self.read,
             "delivering": list(self.delivering),
             "leaving": dict(self.leaving),
-            "containers": [vars(container) for container in self.containers],
+            "containers": [
+                {"kept": c.kind, "since": c.since, "nodes": c.nodes, "until": c.until} for c in self.containers
+            ],
             "forced": {str(author): pulled for author, pulled in self.forced.items()},
         }
 
@@ -97,11 +99,11 @@ def next_settings(
     leaving = {slug: t for slug, t in old.leaving.items() if now < t} | dict.fromkeys(old.delivering, until)
     wanted = list(dict.fromkeys(kinds[slug] for slug in delivering if slug in kinds))
     containers = [
-        replace(c, until=until) if c.until is None and (c.kept not in wanted or c.kept in wish.anew) else c
+        replace(c, until=until) if c.until is None and (c.kind not in wanted or c.kind in wish.anew) else c
         for c in old.in_use(now)
     ]
-    going_on = {container.kept for container in containers if container.until is None}
-    begun = [Container(kept, _since(until), nodes[kept]) for kept in wanted if kept not in going_on]
+    going_on = {container.kind for container in containers if container.until is None}
+    begun = [Container(kind, _since(until), nodes[kind]) for kind in wanted if kind not in going_on]
     settings = Settings(
         version=old.version + 1,
         read=wish.read or old.read,

@@ -38,9 +38,9 @@ class Switch:
         self._copy: Settings | None = None  # remembered
         self._reading: asyncio.Task[Settings] | None = None
 
-    def phases_of(self, kept: str) -> tuple[str, ...]:
+    def phases_of(self, kind: str) -> tuple[str, ...]:
         """The phases that deliver into it: a status is in it, or pending for one of them."""
-        return tuple(slug for slug, kind in self._kinds.items() if kind == kept)
+        return tuple(slug for slug, each in self._kinds.items() if each == kind)
 
     async def current(self) -> Settings:
         """Settings at most `settings_age_s` older than this call, or than the one whose reading it shares.
@@ -71,28 +71,28 @@ class Switch:
         """
         return self._clock.monotonic() - settings.read_at_s < self._config.grace_s / 2
 
-    def readable(self, settings: Settings, kept: str) -> Container | None:
+    def readable(self, settings: Settings, kind: str) -> Container | None:
         """The container, when everybody has heard of it and this process reaches all of it."""
-        container = settings.current(kept)
+        container = settings.current(kind)
         if container is None or not self._reaches(container) or id_floor(self._clock.now()) <= container.since:
             return None
         return container
 
-    def writable(self, settings: Settings, kept: str) -> list[Container]:
+    def writable(self, settings: Settings, kind: str) -> list[Container]:
         """Everywhere a delivery has to go. Raises MemcachedDown for lists on other nodes than this process knows."""
         now = self._clock.now()
-        open_ = [c for c in settings.containers if c.kept == kept and (c.until is None or now < c.until)]
+        open_ = [c for c in settings.containers if c.kind == kind and (c.until is None or now < c.until)]
         for container in open_:
             if not self._reaches(container) and container.until is None:
-                theirs, ours = (", ".join(nodes or ()) for nodes in (container.nodes, self._stores[kept].nodes))
+                theirs, ours = (", ".join(nodes or ()) for nodes in (container.nodes, self._stores[kind].nodes))
                 raise MemcachedDown(
-                    f"{kept} are on {theirs}, and FEEDLAB_MEMCACHED of this process names {ours}. "
+                    f"{kind} are on {theirs}, and FEEDLAB_MEMCACHED of this process names {ours}. "
                     "Give every process the same list."
                 )
         return [container for container in open_ if self._reaches(container)]
 
     def _reaches(self, container: Container) -> bool:
-        return container.nodes in (None, self._stores[container.kept].nodes)
+        return container.nodes in (None, self._stores[container.kind].nodes)
 
     async def open(self, read: str, delivering: Sequence[str]) -> None:
         """Write the first settings where there are none; begin anew what is on other nodes or of another history."""
@@ -102,7 +102,7 @@ class Switch:
         settings = await self.fresh()
         if settings.version == 0:
             await self.change(Wish(read, delivering))
-        elsewhere = [c.kept for c in settings.containers if c.until is None and not self._reaches(c)]
+        elsewhere = [c.kind for c in settings.containers if c.until is None and not self._reaches(c)]
         if elsewhere:
             await self.change(Wish(anew=elsewhere))
         await self.beat()
@@ -115,7 +115,7 @@ class Switch:
         a crash, sees it, too.
         """
         current = [c for c in (await self.fresh()).containers if c.until is None]
-        pulses = [await self._stores[c.kept].pulse(c) if self._reaches(c) else None for c in current]
+        pulses = [await self._stores[c.kind].pulse(c) if self._reaches(c) else None for c in current]
         if None in pulses:
             return  # what cannot be compared must not be outrun
         known = max(filter(None, pulses), default=0)
@@ -126,18 +126,18 @@ class Switch:
             return_document=ReturnDocument.AFTER,
         )
         if counted is None:
-            outside = [c.kept for c, pulse in zip(current, pulses, strict=True) if pulse]
+            outside = [c.kind for c, pulse in zip(current, pulses, strict=True) if pulse]
             log.warning(
                 "the database was restored from a backup (its pulse is below %d): %s begin anew", known, outside
             )
             await self.restart(outside)
             return
         for container in current:
-            await self._stores[container.kept].keep_pulse(container, counted["pulse"])
+            await self._stores[container.kind].keep_pulse(container, counted["pulse"])
 
-    async def restart(self, kept: Sequence[str] | None = None) -> None:
-        """Forget what these keep, or everything that is kept."""
-        await self.change(Wish(anew=list(self._stores) if kept is None else kept))
+    async def restart(self, kinds: Sequence[str] | None = None) -> None:
+        """Forget what is kept of these kinds, or everything."""
+        await self.change(Wish(anew=list(self._stores) if kinds is None else kinds))
 
     async def change(self, wish: Wish) -> None:
         """Takes effect in every process within `settings_age_s`; what is switched on is read after the grace.
@@ -145,19 +145,19 @@ class Switch:
         Writing it may take so long that other processes hear of it too late for that. Then it is made again, with twice
         the grace.
         """
-        grace_s, nodes = self._config.grace_s, {kept: store.nodes for kept, store in self._stores.items()}
+        grace_s, nodes = self._config.grace_s, {kind: store.nodes for kind, store in self._stores.items()}
         while True:
             began_s, old = self._clock.monotonic(), await self.fresh()
             new, begun = next_settings(old, wish, self._kinds, nodes, self._clock.now(), grace_s)
             for container in begun:
-                await self._stores[container.kept].begin(container)
+                await self._stores[container.kind].begin(container)
             latest_s = began_s + grace_s - self._config.grace_s / 2  # `still_holds` takes the other half
             if self._clock.monotonic() <= latest_s:
                 if not await self._swap(old, new):
                     continue  # somebody else was faster
                 if self._clock.monotonic() <= latest_s:
                     return
-                wish = replace(wish, anew=[container.kept for container in begun])
+                wish = replace(wish, anew=[container.kind for container in begun])
             grace_s *= 2
 
     async def _swap(self, old: Settings, new: Settings) -> bool:

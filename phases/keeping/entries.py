@@ -124,10 +124,10 @@ class Entries(Store):
 
     async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None:
         """Rule 4. Breaks the lease of a rebuild under way, whose query may have been too early to see the author."""
-        kept = await self._floors(container).find_one_and_update({"_id": reader}, {"$set": {"lease": ObjectId()}})
-        if kept is None or "floor" not in kept:
+        row = await self._floors(container).find_one_and_update({"_id": reader}, {"$set": {"lease": ObjectId()}})
+        if row is None or "floor" not in row:
             return
-        entries = await author_ids(kept["floor"])
+        entries = await author_ids(row["floor"])
         await self._insert(container, [{"_id": entry_key(reader, e.id), "a": e.author} for e in entries])
         if len(entries) >= self.config.cap:
             raised = {"$max": {"floor": entries[-1].id}}  # not where it has been forgotten: others need not have merged
@@ -167,12 +167,12 @@ class Entries(Store):
             return
         bound = ObjectId(last_kept[0]["_id"][12:])
         floors = self._floors(container)
-        kept = await floors.find_one({"_id": reader}) or {}
+        row = await floors.find_one({"_id": reader}) or {}
         change: dict[str, Any] = {"$set": {"lease": ObjectId()}, "$max": {"cut": bound}}
-        if "floor" in kept:
+        if "floor" in row:
             change["$max"]["floor"] = bound
         try:
-            cut = await floors.update_one({"_id": reader, "lease": kept.get("lease")}, change, upsert=not kept)
+            cut = await floors.update_one({"_id": reader, "lease": row.get("lease")}, change, upsert=not row)
         except DuplicateKeyError:
             return  # a rebuild has begun meanwhile; the next sweep comes by again
         if cut.matched_count or cut.upserted_id:

@@ -26,7 +26,7 @@ class Container:
     end; it is read no longer.
     """
 
-    kept: str
+    kind: str
     since: ObjectId
     nodes: tuple[str, ...] | None = None
     until: datetime | None = None
@@ -103,7 +103,7 @@ class Store(ABC):
         return []
 
     def look(self, place: Place) -> dict[str, Find]:
-        """What of a read is in MongoDB; it is looked up on the same snapshot as what is owed to the reader."""
+        """What of a read is in MongoDB; it is looked up on the same snapshot as what is pending."""
         return {}
 
     @abstractmethod

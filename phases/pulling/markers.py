@@ -111,12 +111,12 @@ class Markers:
             self._known = None
 
     def among(self, edges: OwnEdges, known: Known) -> list[ObjectId]:
-        """Those whom the reader hears, and themselves, of whom something may be pulled."""
-        of = edges.version, edges.heard is None, known.epoch, known.version, known.pulled is None
+        """Of those whom the reader follows and does not mute, and of themselves: of whom something may be pulled."""
+        of = edges.version, edges.unmuted is None, known.epoch, known.version, known.pulled is None
         found = self._among.get(edges.reader)
         if found and found.of == of:
             return found.pulled
-        authors = [edges.reader, *(edges.heard or ())]
+        authors = [edges.reader, *(edges.unmuted or ())]
         pulled = authors if known.pulled is None else [id for id in authors if id in known.pulled]
         self._among[edges.reader] = _Among(of, pulled)
         return pulled

@@ -15,7 +15,7 @@ from benchmarks.answers import kept_list
 from phases import PHASES
 from phases.comeback import Comeback
 from phases.delivering.delivery import Delivery
-from phases.delivering.kept import Kept
+from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Outbox, Waiting
 from phases.delivering.settings import FORGET_AFTER_S, Wish
 from phases.home.newest import window_of_groups
@@ -233,7 +233,7 @@ async def test_a_crash_between_the_edge_and_its_backfill_loses_nothing(town: Wor
     await town.post("zoe", "to the circle", "circle")
     await town.drain()
     await town.warm("ann")
-    with patch.object(Kept, "widen", side_effect=Crash):
+    with patch.object(KeptTimelines, "widen", side_effect=Crash):
         with pytest.raises(Crash):
             await town.follow("ann", "yan")
         with pytest.raises(Crash):
@@ -263,7 +263,7 @@ async def owe_backfills(town: World, *readers: str) -> None:
     await town.people("yan")
     await town.post("yan", "before")
     await town.drain()
-    with patch.object(Kept, "widen", side_effect=Crash):
+    with patch.object(KeptTimelines, "widen", side_effect=Crash):
         for reader in readers:
             with pytest.raises(Crash):
                 await town.follow(reader, "yan")

@@ -17,7 +17,7 @@ from app.inbox.notifier import INBOXES, Notifier
 from app.models import Account, Audience
 from app.stack.mongodb.find import rows
 from phases.base import Phase
-from phases.delivering.kept import Kept
+from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.settings import Wish
 from phases.keeping.entries import Entries
 from phases.keeping.in_memory import RENEW_AFTER
@@ -224,7 +224,7 @@ def sleeps(seconds: float) -> Act:
     return sleeping
 
 
-def kept_by(process: Process, phase: Phase) -> Kept:
+def kept_by(process: Process, phase: Phase) -> KeptTimelines:
     kept = process.timelines.kept_by(phase.slug)
     assert kept
     return kept

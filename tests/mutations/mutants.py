@@ -170,7 +170,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "the query looks at what the muted wrote",
         "2 on_home",
         "phases.p1_query.HomeTimeline.older_than",
-        "self.following.heard()",
+        "self.following.unmuted()",
         "self.following.ids()",
         _of(MUTES, "test_phase_1_does_not_look_at_what_the_muted_wrote"),
     ),
@@ -179,7 +179,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "3 floor",
         "phases.reading.Reading._rebuilt",
         "edges.followees or []",
-        "edges.heard or []",
+        "edges.unmuted or []",
         _of(MUTES, "test_unmuting_owes_no_backfill"),
     ),
     Mutant(
@@ -187,7 +187,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "3 floor",
         "phases.comeback.Comeback.recent",
         "self._memory).ids()",
-        "self._memory).heard()",
+        "self._memory).unmuted()",
         _of(MUTES, "test_unmuting_owes_no_backfill"),
     ),
     # A page
@@ -253,7 +253,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "cutting entries does not raise the floor",
         "3 floor",
         "phases.keeping.entries.Entries.cut",
-        '        if "floor" in kept:\n            change["$max"]["floor"] = bound\n',
+        '        if "floor" in row:\n            change["$max"]["floor"] = bound\n',
         tests=_of(RULES, "test_sweeping_cuts_to_the_cap_and_loses_nothing"),
     ),
     Mutant(
@@ -268,7 +268,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a cut does not notice a rebuild",
         "3 floor, 8 order",
         "phases.keeping.entries.Entries.cut",
-        '{"_id": reader, "lease": kept.get("lease")}',
+        '{"_id": reader, "lease": row.get("lease")}',
         '{"_id": reader}',
         races=("trim x refresh", "trim x rebuild"),
     ),
@@ -332,7 +332,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what is switched off is owed nothing any more",
         "3 leaving",
-        "phases.delivering.settings.Settings.owed_by",
+        "phases.delivering.settings.Settings.delivering_at",
         "return (*self.delivering, *(slug for slug, until in self.leaving.items() if now < until))",
         "return self.delivering",
         races=("switch off, publish x late read, queue",),
@@ -1079,7 +1079,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a backfill ends before its author is delivered",
         "phase 4: activity, 8 order",
-        "phases.delivering.kept.Kept.widen",
+        "phases.delivering.kept_timelines.KeptTimelines.widen",
         "        await self.recipients.widen(reader, author)\n",
         behind="            await self.store.merge(container, reader, author_ids)\n",
         races=("follow x publish, cache",),
@@ -1172,7 +1172,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what was switched off stays until the next switch",
         "3 containers",
-        "phases.delivering.kept.Kept.sweep",
+        "phases.delivering.kept_timelines.KeptTimelines.sweep",
         "settings.in_use(self.store.clock.now())",
         "settings.containers",
         _of(RULES, "test_what_was_switched_off_is_dropped_and_waits_for_no_other_switch"),
@@ -2465,8 +2465,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "one's own pulled statuses are asked for by others alone",
         "9 delivered or pulled",
         "phases.pulling.markers.Markers.among",
-        "authors = [edges.reader, *(edges.heard or ())]",
-        "authors = [*(edges.heard or ())]",
+        "authors = [edges.reader, *(edges.unmuted or ())]",
+        "authors = [*(edges.unmuted or ())]",
         _of(PULLED, "test_what_is_pulled_is_delivered_to_nobody_and_seen_at_once"),
     ),
     # Phase 5: sets, and who follows the stream

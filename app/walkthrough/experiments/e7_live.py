@@ -36,7 +36,7 @@ PAUSE_S = 0.2  # between two posts
 POSTS, FEW_POSTS = 10, 2  # on real servers, and on stand-ins
 STAND_IN_TIMES = 10  # everything is so much quicker on stand-ins, where it means nothing
 LOST_OF = 10  # statuses whose hints are half lost
-OWED = tuple(phase.slug for phase in PHASES if phase.carrier)
+DELIVERING = tuple(phase.slug for phase in PHASES if phase.carrier)
 TOKEN = sha256(b"of everybody in the laboratory").digest()
 
 
@@ -106,7 +106,7 @@ class Place:
     async def post(self, number: int) -> ObjectId:
         """As `Social.post` does: the status is stored, and hinted at."""
         author = self.authors[number % AUTHORS]
-        status = await self.lab.store(author, *OWED)
+        status = await self.lab.store(author, *DELIVERING)
         self.lab.stack.bus.tell(Hint("posted", author, status.id))
         return status.id
 

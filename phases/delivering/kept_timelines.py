@@ -15,7 +15,7 @@ from phases.keeping.store import Store
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptTimelines:
     """`statuses_by`: the statuses of some authors, from the query. `cap`: entries kept per timeline."""
 
     name: str
