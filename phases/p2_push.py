@@ -12,6 +12,7 @@ from bson import ObjectId
 
 from app.clock import FIRST_ID
 from app.models import StatusRow
+from app.stack.mongodb.find import Find, rows
 from phases.base import Carrier, Phase
 from phases.claims import ENTRIES, ENTRIES_AND_PENDING, INSERT_AND_CLEAR, VISIBLE_UNSEEN, post, read
 from phases.delivering.delivery import Delivery
@@ -21,16 +22,17 @@ from phases.keeping.recipients import Recipients
 
 
 class Followers(Recipients):
-    """The author's followers, or for a circle's status the circle. The read decides who
-    may see it: the article's `access_allow?`.
+    """The author's followers, from an index alone. The read decides who may see it: the
+    article's `access_allow?`.
     """
 
     name = "followers"
 
-    async def after(self, status: StatusRow, last: ObjectId, n: int) -> list[ObjectId]:
-        if status.audience == "circle":
-            return await self.circle_of(status.user_id, last, n)
-        return await self.followers_of(status.user_id, last, n)
+    async def of(self, author: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
+        query = {"followee": author, "follower": {"$gt": last}}
+        by = "followee_1_follower_1"
+        find = Find("follows", query, ("follower",), n, [("follower", 1)], by)
+        return [row["follower"] for row in await rows(self.db, find)]
 
 
 async def deliver_status(delivery: Delivery, status: StatusRow) -> None:

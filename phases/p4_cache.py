@@ -44,11 +44,9 @@ class ActiveFollowers(ActiveReaders):
 
     name = "active followers"
 
-    async def after(self, status: StatusRow, last: ObjectId, n: int) -> list[ObjectId]:
-        if status.audience == "circle":
-            return await self.circle_of(status.user_id, last, n)
+    async def of(self, author: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
         query = {
-            "authors": status.user_id,
+            "authors": author,
             "_id": {"$gt": last},
             "until": {"$gte": self.clock.now()},
         }

@@ -17,7 +17,6 @@ from typing import Any
 from bson import ObjectId
 
 from app.clock import LAST_ID
-from app.models import StatusRow
 from app.stack import Stack
 from app.stack.mongodb.find import together
 from phases.base import Phase
@@ -79,10 +78,10 @@ class DeliveredTo(ActiveFollowers):
         super().__init__(stack)
         self.heavy = HeavyAuthors(stack)
 
-    async def after(self, status: StatusRow, last: ObjectId, n: int) -> list[ObjectId]:
-        found = await super().after(status, last, n)
-        if len(found) >= min(self.config.pull_from, n) and status.audience != "circle":
-            await self.heavy.note(status.user_id)
+    async def of(self, author: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
+        found = await super().of(author, last, n)
+        if len(found) >= min(self.config.pull_from, n):
+            await self.heavy.note(author)
         return found
 
 

@@ -32,9 +32,15 @@ class Recipients(ABC):
     def __init__(self, stack: Stack) -> None:
         self.db, self.config, self.clock = stack.db, stack.config, stack.clock
 
-    @abstractmethod
     async def after(self, status: StatusRow, last: ObjectId, n: int) -> list[ObjectId]:
-        """The next `n` above `last`, by id; fewer only when there are no more."""
+        """The next `n` above `last`, by id; fewer only when there are no more. A circle's status goes to the circle."""
+        if status.audience == "circle":
+            return await self._circle_of(status.user_id, last, n)
+        return await self.of(status.user_id, last, n)
+
+    @abstractmethod
+    async def of(self, author: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
+        """As `after`, whatever of the author's is not for their circle alone."""
 
     async def admit(self, reader: ObjectId, followees: Sequence[ObjectId]) -> Admitted:
         """Make sure, by a majority, that deliveries reach the reader. An author whom they came to follow since
@@ -55,14 +61,7 @@ class Recipients(ABC):
         """Those of these readers whom deliveries reach now."""
         return set(reader_ids)
 
-    async def followers_of(self, author: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
-        return await self._ends("follows", "followee", author, "follower", last, n)
-
-    async def circle_of(self, owner: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
-        return await self._ends("circles", "owner", owner, "member", last, n)
-
-    async def _ends(self, collection: str, near: str, at: ObjectId, far: str, last: ObjectId, n: int) -> list[ObjectId]:
-        """The far ends of the edges at `at`, by id, from an index alone."""
-        query = {near: at, far: {"$gt": last}}
-        edges = await rows(self.db, Find(collection, query, (far,), n, [(far, 1)], f"{near}_1_{far}_1"))
-        return [edge[far] for edge in edges]
+    async def _circle_of(self, owner: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
+        query = {"owner": owner, "member": {"$gt": last}}
+        find = Find("circles", query, ("member",), n, [("member", 1)], "owner_1_member_1")
+        return [row["member"] for row in await rows(self.db, find)]

@@ -16,21 +16,21 @@ from app.stack.mongodb.find import Find, Rows
 from phases.base import Phase
 from phases.claims import CLEAR, ENTRIES_BY_JOB, INSERT_AND_JOB, ONE, STATUSES_UNSEEN, Commands, deliver, post, read
 from phases.home.candidates import Slice
-from phases.keeping.recipients import Recipients
 from phases.keeping.store import AuthorIds, Container, Place, Returning, Store
+from phases.p2_push import Followers
 from phases.p3_queue import WORKER
 
 DROP_AFTER_S = 60  # reads that began in a container have ended so long after it is out of the settings
 PREFIX = "home_boards_"
 
 
-class Everybody(Recipients):
+class Everybody(Followers):
     """All followers, of a circle's status too: whoever is not in the circle is sorted out by the read."""
 
     name = "everybody"
 
     async def after(self, status: StatusRow, last: ObjectId, n: int) -> list[ObjectId]:
-        return await self.followers_of(status.user_id, last, n)
+        return await self.of(status.user_id, last, n)
 
 
 class Boards(Store):
