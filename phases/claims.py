@@ -1,6 +1,6 @@
 """What a phase costs, in commands: claims in its row, shown in the walkthrough and asserted by the contract suite.
 
-A claim adds up some of the commands below. They are counted where the drivers send them (`app.stack.cost`).
+A claim adds up some of the commands below, as they are asked for (`app.stack.cost`).
 """
 
 from collections.abc import Callable, Iterable

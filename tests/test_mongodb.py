@@ -3,25 +3,31 @@
 import asyncio
 from contextlib import suppress
 from itertools import count
-from unittest.mock import patch
+from unittest.mock import AsyncMock, patch
 
 import pytest
 from bson import ObjectId
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from app.config import Config
 from app.edges import VERSIONS, change_edges
 from app.models import DOCUMENTS
 from app.stack import UNAVAILABLE, Addresses, connected
 from app.stack.cost import counted
-from app.stack.mongodb.connection import POOL_SIZE, Collection, connect, disconnect
-from app.stack.mongodb.find import Find, Rows, rows, together
+from app.stack.mongodb.connection import POOL_SIZE, Collection, Direct, connect, disconnect
+from app.stack.mongodb.find import SNAPSHOT_UNAVAILABLE, Find, Rows, rows, together
 from app.stack.mongodb.joined import joined
 from app.stack.mongodb.transaction import Transaction
 from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered, housekeeping, prepare
+from app.watch.metrics import REGISTRY
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
+
+
+def commands_sent(server: str) -> float:
+    """By this process so far, to whomever."""
+    return REGISTRY.get_sample_value("feedlab_server_commands_total", {"server": server}) or 0
 
 
 @pytest.mark.servers
@@ -151,6 +157,7 @@ async def test_what_one_request_looks_up_at_once_is_one_command(servers: Address
             async def name(n: int) -> Rows:
                 return await rows(db, Find("people", {"_id": n}, ("name",), 1))
 
+            sent_before = commands_sent("mongodb")
             with joined(), counted() as cost:
                 given_up = asyncio.create_task(name(0))
                 first, second = asyncio.create_task(name(1)), asyncio.create_task(name(2))
@@ -158,11 +165,34 @@ async def test_what_one_request_looks_up_at_once_is_one_command(servers: Address
                 given_up.cancel()
                 assert [await first, await second] == [[{"name": "1"}], [{"name": "2"}]]
                 assert await name(0) == [{"name": "0"}]
+            metric = commands_sent("mongodb") - sent_before
             await db.command("profile", 0)
             sent = await db["system.profile"].count_documents({"ns": f"{config.database}.people"})
-            assert (sent, cost.mongodb) == (2, 4)
+            assert (sent, metric, cost.mongodb) == (2, 2, 4)
         finally:
             await stack.db.client.drop_database(config.database)
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize(("look_ups", "sent"), [(1, 1), (5, 2)])
+async def test_a_command_that_several_requests_share_is_sent_once(servers: Addresses, look_ups: int, sent: int) -> None:
+    """And is part of the cost of each: what a request costs does not depend on who else is there."""
+    async with connected(servers, Config(database="test_sharing")) as stack:
+        finds = [{"person": Find("people", {"_id": {"$in": [n]}}, ("_id",), 1, by="_id")} for n in range(look_ups)]
+        sent_before = commands_sent("mongodb")
+        with counted() as cost:
+            await asyncio.gather(*(together(stack.db, **find) for find in finds))
+        assert (commands_sent("mongodb") - sent_before, cost.mongodb) == (sent, look_ups)
+
+
+@pytest.mark.servers
+async def test_a_look_up_that_is_sent_again_is_asked_for_once(servers: Addresses) -> None:
+    refused = OperationFailure("no snapshot yet", SNAPSHOT_UNAVAILABLE)
+    async with connected(servers, Config(database="test_sent_again")) as stack:
+        sent_before = commands_sent("mongodb")
+        with counted() as cost, patch.object(Direct, "find", AsyncMock(side_effect=[refused, refused, []])):
+            assert await rows(stack.db, Find("people", {}, ("_id",), 1)) == []
+        assert (commands_sent("mongodb") - sent_before, cost.mongodb) == (3, 1)
 
 
 @pytest.mark.servers

@@ -1,4 +1,4 @@
-"""Commands sent to each server, counted where the drivers send them, for whoever asks in this task."""
+"""Commands to each server: what a process sends, counted where the drivers send it, and what a task asks for."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,11 @@ from app.watch.metrics import COMMANDS
 
 @dataclass
 class Cost:
-    """Commands sent (not round trips: a pipeline of ten counts ten)."""
+    """Commands that were asked for (not round trips: a pipeline of ten counts ten).
+
+    One that several ask for together is sent once and counts for each of them. One that the server refuses for now
+    counts once, however often it is sent. `feedlab_server_commands_total` is of what was sent.
+    """
 
     mongodb: int = 0
     memcached: int = 0
@@ -23,7 +27,7 @@ _current: ContextVar[Cost | None] = ContextVar("cost", default=None)
 
 @contextmanager
 def counted() -> Iterator[Cost]:
-    """Count every command that is sent in this task, and in the tasks and threads it starts, until the block ends."""
+    """Count what this task, and the tasks and threads it starts, ask for until the block ends."""
     cost = Cost()
     token = _current.set(cost)
     try:
@@ -43,7 +47,16 @@ def uncounted() -> Iterator[None]:
 
 
 def count_mongodb(commands: int = 1) -> None:
+    """Asked for and sent, as with the other servers."""
+    sent_to_mongodb(commands)
+    asked_of_mongodb(commands)
+
+
+def sent_to_mongodb(commands: int = 1) -> None:
     _mongodb.inc(commands)
+
+
+def asked_of_mongodb(commands: int = 1) -> None:
     if cost := _current.get():
         cost.mongodb += commands
 

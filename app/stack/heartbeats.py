@@ -129,7 +129,7 @@ class RedisHeartbeats:
         return [ObjectId(person) for person in gone]
 
     async def _run(self, scripts: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-        count_redis()
+        count_redis(len(scripts))
         try:
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for script, arguments in scripts:
@@ -153,12 +153,12 @@ class HeartbeatsStandIn:
     async def beat(
         self, connections: Iterable[Connection], ttl_ms: int, most: int = 0, lasting_ms: int = 0
     ) -> list[ObjectId]:
-        count_redis()
         beating, lasting_s = list(connections), self._now_s() + lasting_ms / 1000
+        count_redis(len(_cut(beating)))
         lasting = Counter(person for (person, _), ends_s in self._ends_s.items() if ends_s > lasting_s)
         if most and any(lasting[person] >= most for person, _ in beating):
             raise Full
-        here = self._heres & {person for (person, _), ends_s in self._ends_s.items() if ends_s > self._now_s()}
+        here = self._heres & {person for person, _ in self._live()}
         came = {person: None for person, _ in beating if person not in here}
         self._ends_s |= dict.fromkeys(beating, self._now_s() + ttl_ms / 1000)
         self._heres.update(came)
@@ -170,15 +170,18 @@ class HeartbeatsStandIn:
             self._ends_s[person, connection] = min(ends_s, self._now_s() + grace_ms / 1000)
 
     async def among(self, people: Sequence[ObjectId]) -> set[ObjectId]:
-        count_redis()
-        return {person for (person, _), ends_s in self._ends_s.items() if ends_s > self._now_s()} & {*people}
+        count_redis(len(_cut(people)))
+        return {person for person, _ in self._live()} & {*people}
 
     async def lapsed(self) -> list[ObjectId]:
         count_redis()
-        gone = sorted(self._heres - await self.among(list(self._heres)))[:AT_ONCE]
+        gone = sorted(self._heres - {person for person, _ in self._live()})[:AT_ONCE]
         self._heres.difference_update(gone)
-        self._ends_s = {one: ends_s for one, ends_s in self._ends_s.items() if ends_s > self._now_s()}
+        self._ends_s = self._live()
         return gone
+
+    def _live(self) -> dict[Connection, float]:
+        return {one: ends_s for one, ends_s in self._ends_s.items() if ends_s > self._now_s()}
 
 
 def _cut(items: Iterable[Any]) -> list[list[Any]]:

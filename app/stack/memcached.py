@@ -165,8 +165,9 @@ class MemcachedNodes:
         if time.monotonic() < self._down_until.get(node, 0):
             raise MemcachedDown(f"memcached {node} failed less than {RETRY_AFTER_S} s ago")
 
-    async def _call(self, node: str, call: Callable[[_Pool], T]) -> T:
+    async def _call(self, node: str, call: Callable[[_Pool], T], commands: int = 1) -> T:
         self._check(node)
+        count_memcached(commands)
         context = copy_context()
 
         def guarded() -> T:
@@ -184,9 +185,9 @@ class MemcachedNodes:
         return MemcachedDown(f"memcached {node}: {error or type(error).__name__}")
 
     async def gets(self, key: str) -> tuple[bytes, object] | None:
-        count_memcached()
         node = self._node(key)
         self._check(node)
+        count_memcached()
         try:
             return await self._reads[node].gets(f"{self._prefix}{key}".encode())
         except OSError as error:
@@ -198,7 +199,6 @@ class MemcachedNodes:
         """
 
         def add_and_get(client: _Pool) -> tuple[bytes | None, object]:
-            count_memcached()
             if not client.add(key, value, expire=ttl_s):
                 return None, None
             count_memcached()
@@ -209,11 +209,9 @@ class MemcachedNodes:
         return None if found is None else (found, version)
 
     async def cas(self, key: str, value: bytes, version: object, ttl_s: int) -> bool:
-        count_memcached()
         return bool(await self._call(self._node(key), lambda client: client.cas(key, value, version, expire=ttl_s)))
 
     async def delete(self, key: str) -> None:
-        count_memcached()
         await self._call(self._node(key), lambda client: client.delete(key))
 
     async def prepend(self, keys: Sequence[str], value: bytes) -> int:
@@ -224,10 +222,9 @@ class MemcachedNodes:
         by_node: dict[str, list[str]] = {self.nodes[0]: list(keys)} if len(self.nodes) == 1 else {}
         for key in keys if not by_node else ():
             by_node.setdefault(self._node(key), []).append(key)
-        count_memcached(len(keys))
         taken = 0
         for node, mine in by_node.items():
-            taken += await self._call(node, partial(_Pool.prepend_all, keys=mine, value=value))
+            taken += await self._call(node, partial(_Pool.prepend_all, keys=mine, value=value), len(mine))
         return taken
 
     async def highest(self, key: str) -> int:
@@ -242,7 +239,6 @@ class MemcachedNodes:
 
     async def _wherever_it_answers(self, call: Callable[[_Pool], T]) -> list[T]:
         """Raises MemcachedDown when no node does."""
-        count_memcached(len(self.nodes))
         answers = []
         for node in self.nodes:
             with suppress(MemcachedDown):

@@ -500,7 +500,9 @@ class Conversations(BaseModel):
 
 
 class Cost(BaseModel):
-    """What the page took. Commands sent, not round trips: a pipeline of ten counts ten."""
+    """What the page took. Commands, not round trips: a pipeline of ten counts ten, and one that several requests share
+    counts for each.
+    """
 
     elapsed_ms: float = Field(ge=0)
     source: Source

@@ -6,7 +6,7 @@ from functools import partial
 
 from pymongo.errors import OperationFailure
 
-from app.stack.cost import count_mongodb
+from app.stack.cost import asked_of_mongodb, sent_to_mongodb
 from app.stack.mongodb.connection import Database, direct
 from app.stack.mongodb.joined import ask
 from app.stack.mongodb.lookup import NEWEST_FIRST, Find, Order, Rows
@@ -33,7 +33,7 @@ async def together(database: Database, **finds: Find) -> dict[str, Rows]:
     """
     if isinstance(database, StandInDatabase):
         return await database.one_after_another(finds)
-    count_mongodb()
+    asked_of_mongodb()
     return await ask(partial(_at_once, database), finds)
 
 
@@ -63,6 +63,7 @@ async def _answers(database: Database, finds: Mapping[str, Find]) -> dict[str, R
 async def _on_a_snapshot(read: Callable[[], Awaitable[Rows]]) -> Rows:
     """A collection that has just been created is in no snapshot yet: MongoDB asks for another try."""
     for pause_s in SNAPSHOT_PAUSES_S:
+        sent_to_mongodb()
         try:
             return await read()
         except OperationFailure as error:

@@ -13,7 +13,7 @@ def joined() -> Iterator[None]:
     """What this task, and those that it starts, look up in one turn of the event loop travels in one command.
 
     A remembered page is little more than its commands, so the token beside it is worth a wait for the next turn. It
-    counts for each that asked. Only for look-ups of one request: nobody waits for a stranger's.
+    is part of the cost of each that asked. Only for look-ups of one request: nobody waits for a stranger's.
     """
     before = _turn.set(_Turn())
     try:
