@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from bson import decode_all
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pymongo.database import Database as Blocking
 
 from app import __version__
@@ -58,8 +58,10 @@ class Header(BaseModel):
     sha256: str = ""
 
     def packed(self) -> bytes:
+        """Raises ValueError where there is no room for it."""
         packed = self.model_dump_json().encode()
-        assert len(packed) < HEADER_BYTES
+        if len(packed) >= HEADER_BYTES:
+            raise ValueError(f"{len(packed):,} bytes are too many for a header")
         return packed.ljust(HEADER_BYTES - 1) + b"\n"
 
     def sealed(self, body: "hashlib._Hash") -> str:
@@ -152,14 +154,15 @@ def checked(file: Path) -> Header:
         try:
             raw = source.read(HEADER_BYTES)
             said = json.loads(raw)
-            assert isinstance(said, dict)
-            number = said.get("feedlab_backup")
+            number = said.get("feedlab_backup") if isinstance(said, dict) else None
             if isinstance(number, int) and number > FORMAT:
                 raise Refused(f"{file} was written by Feedlab {said.get('feedlab')}: restore it with that one")
             header = Header.model_validate(said)
-            assert header.packed() == raw
-        except (ValueError, AssertionError, ValidationError):
-            raise Damaged(f"{file} is no backup of Feedlab's, or its beginning is damaged") from None
+            is_ours = header.packed() == raw
+        except ValueError:
+            is_ours = False
+        if not is_ours:
+            raise Damaged(f"{file} is no backup of Feedlab's, or its beginning is damaged")
         body, size = hashlib.sha256(), 0
         while data := source.read(READ_BYTES):
             body.update(data)
@@ -256,7 +259,8 @@ def _fill(database: Blocking[Row], file: Path, header: Header, progress: Progres
         else:
             done[name] += insert_batch(database, name, batch)
         progress(name, done[name], header.documents[name])
-    assert done == Counter(header.documents), "its checksum was right"
+    if done != Counter(header.documents):
+        raise Damaged(f"{file} holds other documents than it says: whoever wrote it was no Feedlab")
     settings.replace_one({"_id": schema.SCHEMA}, {"version": header.version})  # and so another identity
 
 

@@ -46,19 +46,20 @@ def _url(text: str) -> str:
     """One that names a host and, if any, a port that there is. What is wrong is said without the URL: it may hold a
     password. Several hosts have commas between them.
     """
-    try:
-        assert text.isprintable()
-        assert "%00" not in text
-        url = urlsplit(text)
-        for host in url.netloc.rpartition("@")[2].split(","):
-            assert urlsplit(f"//{host}").hostname or url.scheme == "unix"
-            assert urlsplit(f"//{host}").port != 0
-            name_that_dns_can_have(urlsplit(f"//{host}").hostname or "")
-    except (AssertionError, ValueError):
-        raise ValueError(
-            "no host and port can be read in it; / ? # @ : in a password are written %2F and so on"
-        ) from None
+    if not (text.isprintable() and "%00" not in text and _names_its_hosts(text)):
+        raise ValueError("no host and port can be read in it; / ? # @ : in a password are written %2F and so on")
     return text
+
+
+def _names_its_hosts(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        hosts = [urlsplit(f"//{host}") for host in url.netloc.rpartition("@")[2].split(",")]
+        for host in hosts:
+            name_that_dns_can_have(host.hostname or "")
+        return all((host.hostname or url.scheme == "unix") and host.port != 0 for host in hosts)
+    except ValueError:
+        return False
 
 
 Url = Annotated[str, AfterValidator(_url)]

@@ -1,6 +1,7 @@
 """A backup while others write, its way back, and everything that may be wrong with either."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -227,6 +228,27 @@ def test_a_damaged_file_changes_nothing(system: System, file: Path) -> None:
         with pytest.raises(Damaged, match=r"^\S*bad is [^\n]*$"):
             asyncio.run(system.restore(bad))
     assert asyncio.run(system.documents()) == before
+
+
+TOO_LONG = b'{"version":1,"database":"a","documents":{},"size":0,"at":"%s"}' % (b"a" * (HEADER_BYTES - 70))
+
+
+@pytest.mark.parametrize("beginning", [b"[]", b"1", b"null", b"{}", TOO_LONG], ids=lambda some: some[:3])
+def test_a_file_that_begins_otherwise_is_no_backup(beginning: bytes, file: Path) -> None:
+    """Whatever Python is told to leave out."""
+    file.write_bytes(beginning.ljust(HEADER_BYTES - 1) + b"\n")
+    with pytest.raises(Damaged, match="is no backup"):
+        checked(file)
+
+
+def test_a_file_that_holds_other_documents_than_it_says_is_not_taken_for_restored(system: System, file: Path) -> None:
+    """Its checksum is right: somebody else has written it."""
+    header, body = backup(system.mongodb, system.config, file), file.read_bytes()[HEADER_BYTES:]
+    header.documents["users"] += 1
+    header.sha256 = header.sealed(hashlib.sha256(body))
+    file.write_bytes(header.packed() + body)
+    with pytest.raises(Damaged, match="other documents than it says"):
+        asyncio.run(system.restore(file))
 
 
 async def test_what_is_there_is_erased_on_demand_only(system: System, file: Path) -> None:

@@ -159,6 +159,21 @@ def test_a_url_that_a_driver_can_do_nothing_with_is_refused_by_every_command(
         assert "s3cr3t" not in line
 
 
+def test_a_url_that_names_no_host_is_refused_by_an_optimized_python() -> None:
+    """`-O` leaves out every assert."""
+    wrong = ["redis://", "redis://:secret@", "redis://127.0.0.1:0", "redis://a%00b", "redis://a\nb", "127.0.0.1:6379"]
+    refused = (
+        "import sys; from app.config import Config, ConfigError\n"
+        "for url in sys.argv[1:]:\n"
+        "    try: Config.from_environment({'FEEDLAB_REDIS_URL': url})\n"
+        "    except ConfigError as error: print('no host and port' in str(error))\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-O", "-c", refused, *wrong], check=True, capture_output=True, text=True
+    ).stdout
+    assert said.splitlines() == ["True"] * len(wrong)
+
+
 @pytest.mark.parametrize(
     ("name", "url"),
     [

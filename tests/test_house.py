@@ -92,6 +92,13 @@ def test_a_measured_figure_in_a_comment_has_its_command(module: str, path: Path)
     assert not without or module.startswith("benchmarks."), without
 
 
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_nothing_is_judged_by_an_assert(module: str, path: Path) -> None:
+    """`python -O` leaves it out: an assert is for what cannot be, and nobody handles that."""
+    handlers = [node.type for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ExceptHandler)]
+    assert not any("AssertionError" in ast.unparse(error) for error in handlers if error), module
+
+
 def test_a_phase_fits_on_a_screen() -> None:
     for path in sorted((ROOT / "phases").glob("p?_*.py")):
         assert len(path.read_text().splitlines()) < 150, path.name

@@ -15,12 +15,14 @@ from click.testing import CliRunner
 from pymongo import MongoClient
 
 from app.cli import main
+from app.clock import Clock
 from app.config import Config
 from app.errors import TooMany
 from app.models import User
 from app.servers.datadir import DataDirectory
 from app.social import Social
 from app.stack import Addresses, Stack, connected
+from app.stack.scratch import scratch
 from app.walkthrough import book, markdown
 from app.walkthrough.book import BookError, Chapter, chapters
 from app.walkthrough.directives import beside_the_recorded, findings
@@ -381,6 +383,12 @@ def mongodb(addresses: Addresses) -> Iterator[MongoClient[dict[str, object]] | N
         return
     with MongoClient[dict[str, object]](addresses.mongodb) as client:
         yield client
+
+
+async def test_a_database_that_is_of_no_family_of_scratches_is_not_dropped() -> None:
+    with pytest.raises(ValueError, match="not of the family"):
+        async with scratch(STAND_INS, Config(database="precious"), "precious_lab", Clock()):
+            pass
 
 
 @pytest.mark.parametrize("slug", EXPERIMENTS)

@@ -17,9 +17,11 @@ async def scratch(addresses: Addresses, config: Config, family: str, clock: Cloc
     """A stack on an empty `config.database`, whose name begins with `family`.
 
     Databases of that family that an earlier, killed run has left behind are dropped first, so only one may run at a
-    time. Its user has to delete what it keeps in Memcached, or that expires.
+    time. Its user has to delete what it keeps in Memcached, or that expires. Raises ValueError for a database that is
+    not of the family: it would be dropped.
     """
-    assert config.database.startswith(family)
+    if not config.database.startswith(family):
+        raise ValueError(f"the database {config.database!r} is not of the family {family!r}")
     async with opened(addresses, config, clock, redis_timeout_s=config.server_timeout_s) as stack:
         client = stack.db.client
         try:
