@@ -21,7 +21,7 @@ from benchmarks.cli import MEASUREMENTS, Finite, can_be_written, directed, graph
 
 if TYPE_CHECKING:
     from app.servers.programs import Level
-    from app.stack import Stack
+    from app.stack import Addresses, Stack
 
 T = TypeVar("T")
 
@@ -135,12 +135,12 @@ def on_stack(data: Path, level: "Level", purpose: str, work: "Callable[[Stack], 
 
     config = Config.from_environment()
 
-    async def run() -> T:
+    async def run(addresses: "Addresses") -> T:
         async with connected(addresses, config) as stack:
             return await work(stack)
 
     with servers_of(data, config, level, purpose=purpose) as addresses:
-        return asyncio.run(run())
+        return asyncio.run(run(addresses))
 
 
 @click.group(cls=Feedlab)

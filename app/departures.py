@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 from bson import ObjectId
@@ -223,18 +224,17 @@ async def _conversations(db: Database, bus: Bus, person: ObjectId) -> bool:
     theirs = {"people": person, "blocked_by": {"$ne": person}}
     some = await db["conversations"].find(theirs, {"_id": 1, "people": 1, "listed": 1}).limit(CHUNK).to_list(None)
 
-    async def end(inside: Transaction) -> None:
+    async def end(row: Mapping[str, Any], other: ObjectId, inside: Transaction) -> None:
         change: dict[str, Any] = {"$inc": {"version": 1}, "$addToSet": {"blocked_by": person}}
         change["$pull"] = {"listed": person, "unread": person}
         if other in row["listed"]:
             seq = await inside["inboxes"].next_number({"_id": other}, "seq")
-            change["$set"] = {f"told.{people.index(other)}.seq": seq}
+            change["$set"] = {f"told.{row['people'].index(other)}.seq": seq}
         await inside["conversations"].update_one({"_id": row["_id"], **theirs}, change, upsert=False)
 
     for row in some:
-        people: list[ObjectId] = row["people"]
-        other = next(id for id in people if id != person)
-        await transaction(db, end)
+        other = next(id for id in row["people"] if id != person)
+        await transaction(db, partial(end, row, other))
         bus.tell(Hint("talked", other, row["_id"]))
     return bool(some)
 

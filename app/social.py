@@ -212,6 +212,7 @@ class Social:
         """Raises Invalid for oneself, Forbidden across a block or past the limit. Repeating it changes nothing."""
         _not_oneself(reader, followee, "follow yourself")
         pair = {"follower": reader, "followee": followee}
+        limit, event = self._config.following_limit, self.outbox.event("follow", reader, followee)
 
         async def unless_refused(edges: Transaction) -> dict[str, Any]:
             await _is_there(edges, followee)
@@ -223,7 +224,6 @@ class Social:
                 return row
             raise Forbidden(f"Nobody can follow more than {limit:,} people.")
 
-        limit, event = self._config.following_limit, self.outbox.event("follow", reader, followee)
         row = await change_edges(self._db, {reader}, unless_refused)
         self._edges_changed(reader, followee)
         await self._widened("follows", row, event)

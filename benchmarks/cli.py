@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from app.demo.graph import Graph
     from app.demo.progress import Progress
     from app.servers.programs import Level
@@ -110,8 +112,8 @@ def _measured(
 
     rigs: list[Rig] = []
 
-    async def run() -> "Report":
-        async with rig(addresses, directory, config, through) as running:
+    async def run(opening: "AbstractAsyncContextManager[Rig]") -> "Report":
+        async with opening as running:
             rigs.append(running)
             with shown() as progress:
                 return await work(running, progress)
@@ -119,7 +121,7 @@ def _measured(
     with borrowed() if where == "urls" else servers(level, allow_standins) as (addresses, directory, config):
         try:
             with asyncio.Runner(loop_factory=event_loop) as runner:
-                report = runner.run(run())
+                report = runner.run(run(rig(addresses, directory, config, through)))
         except BaseException:
             if rigs and rigs[0].so_far:
                 write(rigs[0].so_far)

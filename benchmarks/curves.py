@@ -71,7 +71,7 @@ async def _curves(
 async def fanout(rig: Rig, most: int, repeats: int, progress: Progress = silent) -> Curves:
     """Milliseconds to deliver one status, by followers and by the share of them that is active."""
 
-    async def seconds_at(size: int) -> dict[str, list[float]]:
+    async def seconds_at(db: limits.RawDatabase, size: int) -> dict[str, list[float]]:
         all_active = await scenes.star(rig, size, size)
         limits.create(db, all_active.followers)
         async with scenes.listed(rig, all_active.followers, ids=1) as (memcached, prefix):
@@ -86,7 +86,7 @@ async def fanout(rig: Rig, most: int, repeats: int, progress: Progress = silent)
     await scenes.everything_delivers(rig)
     sizes, settings = [size for size in FOLLOWERS if size <= most], {"max_followers": most, "repeats": repeats}
     with scenes.raw(rig) as db:
-        return await _curves(rig, "fanout", "followers", sizes, seconds_at, settings, progress)
+        return await _curves(rig, "fanout", "followers", sizes, partial(seconds_at, db), settings, progress)
 
 
 async def read(rig: Rig, most: int, repeats: int, progress: Progress = silent) -> Curves:
@@ -96,7 +96,7 @@ async def read(rig: Rig, most: int, repeats: int, progress: Progress = silent) -
     everybody = await scenes.authors(rig, max(sizes) + max(sizes) // 5, STATUSES_EACH)
     entries = await answers.entries_collection(rig.timelines)
 
-    async def seconds_at(size: int) -> dict[str, list[float]]:
+    async def seconds_at(db: limits.RawDatabase, size: int) -> dict[str, list[float]]:
         reader = await scenes.follower_of(rig, everybody[:: max(1, len(everybody) // size)][:size])
         newest = await rig.timelines.page(reader, phase=answers.ASKING.slug, limit=limits.ARRAY_KEEPS)
         ids = [status.id for status in reversed(newest.statuses)]
@@ -111,4 +111,4 @@ async def read(rig: Rig, most: int, repeats: int, progress: Progress = silent) -
 
     settings = {"max_followees": most, "repeats": repeats, "limit": LIMIT, "statuses_each": STATUSES_EACH}
     with scenes.raw(rig) as db:
-        return await _curves(rig, "read", "followees", sizes, seconds_at, settings, progress)
+        return await _curves(rig, "read", "followees", sizes, partial(seconds_at, db), settings, progress)

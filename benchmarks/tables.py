@@ -437,10 +437,11 @@ TALKING = ("mongodb", "redis")  # servers that a message needs
 
 
 def _of_units(report: reports.Units) -> Grid:
+    processes = [*next(iter(report.units.values())).post.cpu_s]
+
     def line(slug: str, what: str, costs: reports.Costs) -> Line:
         return [slug, what, number(1e6 * costs.cpu_total_s), *(number(1e6 * costs.cpu_s[name]) for name in processes)]
 
-    processes = [*next(iter(report.units.values())).post.cpu_s]
     delivering = {phase.slug for phase in PHASES if phase.store}
     rows = []
     for slug, units in report.units.items():

@@ -102,7 +102,7 @@ async def _margin(rig: Rig, phase: Phase, pulled: Sequence[ObjectId], reader: Ob
 async def _phase(
     rig: Rig, phase: Phase, few: ObjectId, many: ObjectId, readers: Sequence[ObjectId], count: int
 ) -> PhaseUnits:
-    slug = phase.slug
+    slug, page = phase.slug, partial(rig.timelines.page, phase=phase.slug, limit=LIMIT)
     idle, _ = await metered(rig, asyncio.sleep(min(IDLE_S, count / 50)))
 
     async def posts(author: ObjectId, n: int) -> tuple[Costs, float]:
@@ -120,7 +120,6 @@ async def _phase(
         await answers.forget_active(rig.stack, reader)
         await page(reader)
 
-    page = partial(rig.timelines.page, phase=slug, limit=LIMIT)
     small, small_s = await posts(few, max(4, count // 2))
     large, large_s = await posts(many, max(2, count // 20))
     post, delivery = split(small, large)

@@ -69,7 +69,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     system = Health(timelines, backlog.note, budgets.note)
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         sampling = sampler.keep(system.sample.latest)
         always = sampling, services.hub.run(), services.presences.keep(), keep_clearing(stack)
         at_first = [cast.warm(stack, app.state)] if stack.config.demo else []

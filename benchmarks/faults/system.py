@@ -28,7 +28,7 @@ from app.servers.probe import mongodb_client
 from app.servers.programs import ServersError
 from app.servers.replica import ReplicaSet, replica_set
 from app.servers.start import say
-from app.stack import connected
+from app.stack import Addresses, connected
 from benchmarks import answers
 from benchmarks.faults.client import PASSWORD
 from benchmarks.faults.load import Cast
@@ -181,14 +181,14 @@ def served(
 
 
 def _fill(data: Path, config: Config, number: int, people: Graph, statuses: int) -> None:
-    async def fill() -> None:
+    async def fill(addresses: Addresses) -> None:
         async with connected(addresses, config) as stack:
             with shown() as progress:
                 options: Any = {"statuses": statuses, "days": 1, "seed": number, "password": PASSWORD, "reset": False}
                 await seed(stack, people, **options, progress=progress)
 
     with servers_of(data, config, "servers", purpose="feedlab bench faults") as addresses:
-        asyncio.run(fill())
+        asyncio.run(fill(addresses))
 
 
 def _feedlab(*arguments: str, data: Path) -> list[str]:

@@ -74,6 +74,8 @@ async def _each_us(lab: Lab, readers: list[ObjectId]) -> dict[int | None, Sample
         ids = [ObjectId() for _ in range(kept)]
         await lab.insert(collection.name, [{"_id": reader, "ids": ids} for reader in readers])
 
+    author = lab.person()
+
     async def entries() -> None:
         await lab.kept(PUSH).store.deliver(container, await lab.store(author), readers)
 
@@ -81,7 +83,6 @@ async def _each_us(lab: Lab, readers: list[ObjectId]) -> dict[int | None, Sample
         push = {"$push": {"ids": {"$each": [ObjectId()], "$position": 0, "$slice": kept}}}
         await arrays[kept].update_many({"_id": {"$in": readers}}, push)
 
-    author = lab.person()
     works = {None: entries} | {kept: lambda kept=kept: array(kept) for kept in KEPT}
     samples = await in_turn(works, ROUNDS if lab.real else FEW_ROUNDS)
     scale = 1000 / len(readers)
