@@ -16,6 +16,7 @@ from app.stack.mongodb.find import Find, rows
 from phases.keeping.activity import ACTIVE
 
 READS = "reads"  # a document of the settings: pages and posts by the hour, of all processes
+PAGES, POSTS = COUNTED = "hours", "posts"  # its fields; pages were all that was counted when the first got its name
 AT_ONCE = 200  # pages and posts are counted in one command; and of fewer posts nothing is concluded
 HOURS = 24  # that figures are about, or fewer where less is known
 AGE_S = 60.0
@@ -90,13 +91,11 @@ class Authors:
 
     async def _counts_of_late(self, now: datetime) -> tuple[int, int, float]:
         """Pages and posts of the last day, and the hours that these figures are about."""
-        found = await rows(self._db, Find(SETTINGS, {"_id": READS}, ("since", "hours", "posts"), 1))
+        found = await rows(self._db, Find(SETTINGS, {"_id": READS}, ("since", *COUNTED), 1))
         if not found:
             return 0, 0, HOURS
         begin = _hour(now - timedelta(hours=HOURS))
-        pages, posts = (
-            sum(n for hour, n in found[0].get(what, {}).items() if hour > begin) for what in ("hours", "posts")
-        )
+        pages, posts = (sum(n for hour, n in found[0].get(what, {}).items() if hour > begin) for what in COUNTED)
         known_h = (now - found[0]["since"]).total_seconds() / 3_600
         return pages, posts, min(HOURS, max(1.0, known_h))
 
@@ -111,10 +110,10 @@ class Authors:
 
     async def one_read(self) -> None:
         """A page was asked for."""
-        await self._one("hours")
+        await self._one(PAGES)
 
     async def one_post(self) -> None:
-        await self._one("posts")
+        await self._one(POSTS)
 
     async def _one(self, what: str) -> None:
         """Told now and then, many at once: a process that ends takes a few with it."""
@@ -128,9 +127,9 @@ class Authors:
 
     async def sweep(self) -> None:
         """Hours that nobody asks for any more."""
-        found = await rows(self._db, Find(SETTINGS, {"_id": READS}, ("hours", "posts"), 1))
+        found = await rows(self._db, Find(SETTINGS, {"_id": READS}, COUNTED, 1))
         before = _hour(self._clock.now() - timedelta(hours=2 * HOURS))
-        told = [(what, hour) for row in found for what in ("hours", "posts") for hour in row.get(what, {})]
+        told = [(what, hour) for row in found for what in COUNTED for hour in row.get(what, {})]
         if over := {f"{what}.{hour}": "" for what, hour in told if hour < before}:
             await self._db[SETTINGS].update_one({"_id": READS}, {"$unset": over})
 

@@ -127,8 +127,10 @@ class Markers:
         """Whether they are marked, or can be without too many being so, and without a wait: each new marker is heard by
         every process, which reads them all again, and of posters who need one only one has their turn.
         """
-        if known.pulled is None or author in known.pulled or self._is_marked(author, known.epoch):
-            return known.pulled is not None
+        if known.pulled is None:
+            return False
+        if author in known.pulled or self._is_marked(author, known.epoch):
+            return True
         return len(known.pulled) + self._new < FEW and not self._marking.locked()
 
     async def mark(self, author: ObjectId, epoch: ObjectId) -> None:

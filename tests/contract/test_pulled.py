@@ -399,7 +399,7 @@ RULED = {"pull_from": 2, "list_chunk": 4}
 async def were_read(world: World, pages: int) -> None:
     """So many pages of everybody's are counted; there are three active readers."""
     now = world.clock.now()
-    change = {"$inc": {f"hours.{now:%Y%m%d%H}": pages}, "$min": {"since": now}}
+    change = {"$inc": {f"{authors.PAGES}.{now:%Y%m%d%H}": pages}, "$min": {"since": now}}
     await world.stack.db[SETTINGS].update_one({"_id": authors.READS}, change, upsert=True)
     world.clock.advance(KNOWN_S + 1)
 
@@ -458,7 +458,7 @@ async def test_a_circle_s_status_is_delivered_whoever_has_it(town: World) -> Non
 async def were_posted(world: World, posts: int, pages: int) -> None:
     """So many of everybody's are counted, in the hour that it is."""
     hour = f"{world.clock.now():%Y%m%d%H}"
-    counts = {f"hours.{hour}": pages, f"posts.{hour}": posts}
+    counts = {f"{authors.PAGES}.{hour}": pages, f"{authors.POSTS}.{hour}": posts}
     change = {"$inc": counts, "$min": {"since": world.clock.now()}}
     await world.stack.db[SETTINGS].update_one({"_id": authors.READS}, change, upsert=True)
     world.clock.advance(KNOWN_S + 1)

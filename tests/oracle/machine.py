@@ -725,11 +725,12 @@ class Histories(RuleBasedStateMachine):
         """So seldom, by what was counted, that everybody is pulled; or often. Each process hears of it by and by."""
         self.step("hardly anybody reads" if hardly else "people read")
         hour = f"{self.clock.now():%Y%m%d%H}"
-        counts = {"hours": {hour: 1 if hardly else 10**6}, "posts": {hour: 10**4}, "since": self.clock.now()}
+        counts = {authors.PAGES: {hour: 1 if hardly else 10**6}, authors.POSTS: {hour: 10**4}}
 
         async def counted() -> None:
             settings = self.system.raw.db[SETTINGS]
-            await settings.update_one({"_id": authors.READS}, {"$set": counts}, upsert=True)
+            change = {"$set": counts | {"since": self.clock.now()}}
+            await settings.update_one({"_id": authors.READS}, change, upsert=True)
 
         self.run(counted())
 
