@@ -20,6 +20,7 @@ SIGNIFICANT_DIGITS = 3
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
 SAMPLES = {"p50": 10, "p90": 100, "p99": 1_000, "p99.9": 10_000, "max": 1}  # fewer do not carry the percentile
 BEYOND = 10  # samples that lie beyond every point of a curve
+POINTS = 60  # of a curve
 IN_FLIGHT = 1_000  # operations under way at once in the open loop; later ones start late, and their latency says so
 
 Do = Callable[[T, float, bool], Awaitable[None]]  # (operation, its intended start in loop time, whether it counts)
@@ -51,12 +52,12 @@ class Latencies:
         """p50 p90 p99 p99.9 max in milliseconds: those that there are SAMPLES enough for."""
         return {name: self.ms(of) for name, of in PERCENTILES.items() if self.count >= SAMPLES[name]}
 
-    def curve(self, points: int = 60) -> list[tuple[float, float]]:
+    def curve(self) -> list[tuple[float, float]]:
         """(share of operations that took longer, milliseconds), from the median to where BEYOND took longer still."""
         smallest = BEYOND / max(self.count, 1)
         if smallest > 0.5:
             return []
-        shares = {0.5 * (smallest / 0.5) ** (step / (points - 1)): None for step in range(points)}
+        shares = {0.5 * (smallest / 0.5) ** (step / (POINTS - 1)): None for step in range(POINTS)}
         return [(share, self.ms(100 * (1 - share))) for share in shares]
 
     def encoded(self) -> str:

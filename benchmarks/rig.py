@@ -218,7 +218,7 @@ async def _with_children(rig: Rig, through: str) -> AsyncIterator[None]:
             rig.subject = Api(rig.stack, http, {})
             rig.processes["web"] = web.pid
             exits.push_async_callback(http.close)
-        await _until_ready(rig, [worker], rig.stack.queue.workers)
+        await _until_ready([worker], rig.stack.queue.workers)
         assert rig.directory
         servers = rig.directory.note().children
         rig.processes |= {title: servers[name].pid for name, title in SERVER_PROCESSES.items() if name in servers}
@@ -247,7 +247,7 @@ async def web_processes(rig: Rig, count: int) -> AsyncIterator[list[Web]]:
             exits.callback(stop_together, [child])
         for port in ports:
             http = Http("127.0.0.1", port)
-            await _until_ready(rig, children, partial(_answers, http))
+            await _until_ready(children, partial(_answers, http))
             await http.close()
         yield [Web(port, child.pid) for port, child in zip(ports, children, strict=True)]
 
@@ -283,7 +283,7 @@ def _child(rig: Rig, name: str, arguments: list[str], pass_fds: Sequence[int]) -
     )
 
 
-async def _until_ready(rig: Rig, children: Iterable[Child], ready: Callable[[], Awaitable[object]]) -> None:
+async def _until_ready(children: Iterable[Child], ready: Callable[[], Awaitable[object]]) -> None:
     """Raises BenchRefused when one of the processes dies instead."""
     deadline = time.monotonic() + READY_DEADLINE_S
     while True:

@@ -19,6 +19,7 @@ from phases.base import Phase
 from phases.delivering.away import as_if_here
 
 AGO_S = 3_600  # how old the newest status of a scene is
+FEW = 5
 
 
 async def everything_delivers(rig: Rig) -> None:
@@ -90,14 +91,14 @@ async def listed(
 
 
 @asynccontextmanager
-async def kept_few(rig: Rig, phase: Phase, readers: Sequence[ObjectId], ids: int = 5) -> AsyncIterator[None]:
-    """While the block runs a few ids are kept for each of these readers, where the phase keeps timelines in memory."""
+async def kept_few(rig: Rig, phase: Phase, readers: Sequence[ObjectId]) -> AsyncIterator[None]:
+    """While the block runs FEW ids are kept for each of these readers, where the phase keeps timelines in memory."""
     if phase.store is answers.SETS.store:
-        await answers.keep_sets(rig.timelines, readers, ids)
+        await answers.keep_sets(rig.timelines, readers, FEW)
         yield
         await answers.forget(rig.timelines, phase.slug, readers)
     elif answers.in_memory(phase):
-        async with listed(rig, readers, ids, slug=phase.slug):
+        async with listed(rig, readers, FEW, slug=phase.slug):
             yield
     else:
         yield

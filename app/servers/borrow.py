@@ -99,11 +99,9 @@ def _temporary(
 
 
 @contextmanager
-def running_servers(
-    directory: Path, config: Config, level: Level = "servers", *, small: bool = True
-) -> Iterator[Addresses]:
-    """Servers of their own for a test session. Raises ServersError when the level cannot be had."""
-    sources = resolve(config, level)
+def running_servers(directory: Path, config: Config) -> Iterator[Addresses]:
+    """Small servers of their own for a test session. Raises ServersError when there are none to be had."""
+    sources = resolve(config, "servers")
     insist(sources)
-    with _temporary(DataDirectory(directory), sources, "tests", lasting=True, small=small) as addresses:
+    with _temporary(DataDirectory(directory), sources, "tests", lasting=True, small=True) as addresses:
         yield addresses

@@ -21,6 +21,7 @@ LONGEST_PAUSE_S = 30.0
 QUICK_DEATH_S = 10.0  # who lived longer starts again with the first pause
 PATIENCE = 6  # quick deaths in a row until a child is given up
 LOG_LIMIT = 16 * 1024 * 1024  # a longer log becomes NAME.log.1
+LONGEST_LINE = 300  # characters of a log that are shown
 LOG_LOOK_S = 5.0  # how often that is looked at
 STOP_DEADLINE_S = 10.0
 
@@ -269,7 +270,7 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
-def last_line(log: Path, at_most: int = 300) -> str:
+def last_line(log: Path) -> str:
     """The last line that says something."""
     try:
         with log.open("rb") as file:
@@ -277,7 +278,7 @@ def last_line(log: Path, at_most: int = 300) -> str:
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     except FileNotFoundError:
         return ""
-    return lines[-1][:at_most] if lines else ""
+    return lines[-1][:LONGEST_LINE] if lines else ""
 
 
 def _appending(log: Path | None) -> AbstractContextManager[IO[bytes] | None]:

@@ -46,19 +46,19 @@ def uncounted() -> Iterator[None]:
         _current.reset(token)
 
 
-def count_mongodb(commands: int = 1) -> None:
+def count_mongodb() -> None:
     """Asked for and sent, as with the other servers."""
-    sent_to_mongodb(commands)
-    asked_of_mongodb(commands)
+    sent_to_mongodb()
+    asked_of_mongodb()
 
 
-def sent_to_mongodb(commands: int = 1) -> None:
-    _mongodb.inc(commands)
+def sent_to_mongodb() -> None:
+    _mongodb.inc()
 
 
-def asked_of_mongodb(commands: int = 1) -> None:
+def asked_of_mongodb() -> None:
     if cost := _current.get():
-        cost.mongodb += commands
+        cost.mongodb += 1
 
 
 def count_memcached(commands: int = 1) -> None:

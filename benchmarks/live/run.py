@@ -27,7 +27,6 @@ RESTLESS = 0.1  # share of the readers who follow, unfollow, block
 EACH_RESTLESS = 3  # of whom they follow
 CHANGES = 0.1  # of everything but posts, for each post
 RECENT = 50  # posts that are liked and deleted
-SOCKETS = 4  # every so many readers have a WebSocket
 OPENING = 40  # at the same time
 FETCHES = 8
 PUSHED_OFF_S, PAGE = 40.0, 20  # so many newer statuses within that time, and one may never have been on a page
