@@ -19,12 +19,15 @@ from app.models import SETTINGS
 from app.stack import MemcachedDown, Stack
 from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, Rows, together
+from app.stack.mongodb.transaction import Contended
 from phases.delivering.settings import Settings, Wish, next_settings
 from phases.keeping.store import Container, Store
 
 log = logging.getLogger(__name__)
 
 DOCUMENT = "phases"  # of the settings
+TRIES = 50  # to write them before anybody else does
+GRACES = 8  # each twice the one before: with the last, an ordinary grace allows four minutes to write them
 FIELDS = ("version", "read", "delivering", "leaving", "containers", "forced")
 
 
@@ -143,22 +146,30 @@ class Switch:
         """Takes effect in every process within `settings_age_s`; what is switched on is read after the grace.
 
         Writing it may take so long that other processes hear of it too late for that. Then it is made again, with twice
-        the grace.
+        the grace. Raises Contended where that does not help either, or others are always faster.
         """
-        grace_s, nodes = self._config.grace_s, {kind: store.nodes for kind, store in self._stores.items()}
-        while True:
+        for doubled in range(GRACES):
+            late = await self._changed(wish, self._config.grace_s * 2**doubled)
+            if late is None:
+                return
+            wish = late
+        raise Contended("writing the phase settings takes longer than any grace: let what is kept begin anew")
+
+    async def _changed(self, wish: Wish, grace_s: float) -> Wish | None:
+        """None where it was written in time, else what is to be wished again."""
+        nodes = {kind: store.nodes for kind, store in self._stores.items()}
+        for _ in range(TRIES):
             began_s, old = self._clock.monotonic(), await self.fresh()
             new, begun = next_settings(old, wish, self._kinds, nodes, self._clock.now(), grace_s)
             for container in begun:
                 await self._stores[container.kind].begin(container)
             latest_s = began_s + grace_s - self._config.grace_s / 2  # `still_holds` takes the other half
-            if self._clock.monotonic() <= latest_s:
-                if not await self._swap(old, new):
-                    continue  # somebody else was faster
-                if self._clock.monotonic() <= latest_s:
-                    return
-                wish = replace(wish, anew=[container.kind for container in begun])
-            grace_s *= 2
+            if self._clock.monotonic() > latest_s:
+                return wish
+            if await self._swap(old, new):
+                in_time = self._clock.monotonic() <= latest_s
+                return None if in_time else replace(wish, anew=[container.kind for container in begun])
+        raise Contended("others keep changing the phase settings")
 
     async def _swap(self, old: Settings, new: Settings) -> bool:
         swapped = await self._documents.update_one({"_id": DOCUMENT, "version": old.version}, {"$set": new.document()})

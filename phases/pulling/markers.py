@@ -25,6 +25,7 @@ from app.stack.mongodb.transaction import Transaction
 from phases.pulling.heavy import HEAVY, heavy_until
 
 MOST = 50_000  # heavy authors; were there more, everybody would count as one
+SHARED = 3  # readings for other epochs that somebody waits for before they read by themselves
 KNOWN_S = 60.0  # so long a process may overlook who has become heavy, or is pulled no more
 SWEPT_AT_ONCE = 100
 MARKED_REMEMBERED = 100_000
@@ -76,17 +77,18 @@ class Markers:
         """As they were lately; whoever relies on it compares the version with that on a snapshot. Each epoch of the
         phase settings begins anew: its database may be of another history, which counts its versions again.
         """
-        known = self._known
-        if known is None or known.epoch != epoch or self._clock.monotonic() - known.read_at_s > KNOWN_S:
-            if self._reading is None or self._reading.done():
-                self._reading = asyncio.create_task(self._looked_up(epoch))
-            reading = self._reading
-            known = await asyncio.shield(reading)
-            if reading is self._reading:
-                self._known = known
-            if known.epoch != epoch:
-                return await self.known(epoch)
-        return known
+        for _ in range(SHARED):
+            known = self._known
+            if known is None or known.epoch != epoch or self._clock.monotonic() - known.read_at_s > KNOWN_S:
+                if self._reading is None or self._reading.done():
+                    self._reading = asyncio.create_task(self._looked_up(epoch))
+                reading = self._reading
+                known = await asyncio.shield(reading)
+                if reading is self._reading:
+                    self._known = known
+            if known.epoch == epoch:
+                return known
+        return await self._looked_up(epoch)
 
     async def _looked_up(self, epoch: ObjectId) -> Known:
         read_at_s, self._new = self._clock.monotonic(), 0

@@ -28,7 +28,7 @@ from phases.pulling import author as authors
 from phases.pulling import heavy, markers
 from phases.pulling.author import Author
 from phases.pulling.heavy import HEAVY
-from phases.pulling.markers import KNOWN_S
+from phases.pulling.markers import KNOWN_S, SHARED, Known
 from phases.timelines import MOST_FORCED, Timelines
 from tests.world import KEEPING, SLUGS, World
 
@@ -368,6 +368,30 @@ async def test_a_database_of_another_history_counts_its_markers_again(town: Worl
     await town.post("yan", "by a process that had marked them before")
     assert await marked(town) == {town.ids["zoe"], town.ids["yan"]}
     assert await town.walk("ann", SLUG) == ["by a process that had marked them before", "since", "before"]
+
+
+async def test_who_reads_the_markers_of_other_epochs_holds_up_nobody_for_long(town: World) -> None:
+    """Others of this process always ask first."""
+    known, ours, theirs = town.timelines.pulls.markers, ObjectId(), ObjectId()
+    look_up, looked = known._looked_up, list[ObjectId]()
+
+    async def looked_up(epoch: ObjectId) -> Known:
+        looked.append(epoch)
+        assert len(looked) < 2 * SHARED + 2, "for ever"
+        if epoch == theirs and ours not in looked and (reading := asyncio.current_task()):
+            reading.add_done_callback(lambda _: ask())
+        await asyncio.sleep(0)
+        return await look_up(epoch)
+
+    def ask() -> None:
+        known._reading = asyncio.create_task(looked_up(theirs))
+
+    with patch.object(known, "_looked_up", looked_up):
+        ask()
+        assert (await asyncio.wait_for(known.known(ours), PATIENCE_S)).epoch == ours
+        assert known._reading
+        await known._reading
+    assert looked.index(ours) <= SHARED + 1
 
 
 async def test_what_cannot_be_marked_for_now_is_delivered(town: World) -> None:

@@ -1,5 +1,6 @@
 """The rules of docs/correctness.md, one by one, on every stack."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -11,13 +12,15 @@ from app.clock import FIRST_ID, LAST_ID
 from app.errors import Conflict
 from app.models import StatusRow
 from app.stack import MemcachedDown
+from app.stack.mongodb.transaction import Contended
 from benchmarks.answers import kept_list
 from phases import PHASES
 from phases.comeback import Comeback
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Outbox, Waiting
-from phases.delivering.settings import FORGET_AFTER_S, Wish
+from phases.delivering.settings import FORGET_AFTER_S, Settings, Wish
+from phases.delivering.switch import GRACES, TRIES, Switch
 from phases.home.newest import window_of_groups
 from phases.home.page import enough
 from phases.keeping.entries import entry_key
@@ -111,6 +114,44 @@ async def test_a_post_that_takes_longer_than_the_grace_reads_the_settings_again(
         await town.post("zoe", "slow")
     assert (await town.page("ann", "cache")).source == "list"
     assert await town.walk("ann", "cache") == ["slow"]
+
+
+async def test_a_switch_that_others_are_always_faster_with_is_given_up(town: World) -> None:
+    """And has changed nothing. They may as well be somebody else's requests without an end."""
+    others = Switch(town.stack, {}, {})
+    swap, tried = Switch._swap, 0
+
+    async def too_late(self: Switch, old: Settings, new: Settings) -> bool:
+        nonlocal tried
+        tried += 1
+        assert tried <= TRIES, "for ever"
+        assert await swap(others, old, replace(old, version=old.version + 1))
+        return await swap(self, old, new)
+
+    before = await town.timelines.switch.fresh()
+    with patch.object(Switch, "_swap", too_late), pytest.raises(Contended):
+        await town.timelines.change(delivering=[])
+    after = await town.timelines.switch.fresh()
+    assert replace(after, version=0, read_at_s=0) == replace(before, version=0, read_at_s=0)
+
+
+async def test_a_switch_that_is_always_too_slow_is_given_up(town: World) -> None:
+    """However long the grace: a process that stands still again and again promises nothing."""
+    town_s, tried = 2 * town.stack.config.grace_s * 2**GRACES, 0
+    fresh = Switch.fresh
+
+    async def slow(self: Switch) -> Settings:
+        nonlocal tried
+        tried += 1
+        assert tried <= GRACES, "for ever"
+        settings = await fresh(self)
+        town.clock.advance(town_s)
+        return settings
+
+    before = await town.timelines.switch.fresh()
+    with patch.object(Switch, "fresh", slow), pytest.raises(Contended):
+        await town.timelines.switch.change(Wish(delivering=[]))
+    assert (await town.timelines.switch.fresh()).delivering == before.delivering
 
 
 async def test_a_replay_owes_what_the_first_try_did_not_live_to_owe(town: World) -> None:

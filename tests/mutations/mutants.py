@@ -372,7 +372,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a slow switch is not made once more",
         "3 grace",
-        "phases.delivering.switch.Switch.change",
+        "phases.delivering.switch.Switch._changed",
         "latest_s = began_s + grace_s - self._config.grace_s / 2",
         "latest_s = float('inf')",
         _of(FOUND, "test_a_switch_that_takes_longer_than_the_grace_loses_nothing"),
