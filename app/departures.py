@@ -98,7 +98,7 @@ async def take_likes_back(stack: Stack, person: ObjectId) -> None:
         log.info("likes of a deleted account wait: %s", error)
 
 
-class Edges(NamedTuple):
+class EdgeRows(NamedTuple):
     """Rows that name somebody at `end`, and the reader at the other one whose version they are of, if they are."""
 
     collection: str
@@ -107,14 +107,14 @@ class Edges(NamedTuple):
 
 
 EDGES = (
-    Edges("follows", "followee", "follower"),
-    Edges("follows", "follower"),
-    Edges("blocks", "blocker", "blocked"),
-    Edges("blocks", "blocked", "blocker"),
-    Edges("circles", "owner", "member"),
-    Edges("circles", "member"),
-    Edges("mutes", "muted", "muter"),
-    Edges("mutes", "muter"),
+    EdgeRows("follows", "followee", "follower"),
+    EdgeRows("follows", "follower"),
+    EdgeRows("blocks", "blocker", "blocked"),
+    EdgeRows("blocks", "blocked", "blocker"),
+    EdgeRows("circles", "owner", "member"),
+    EdgeRows("circles", "member"),
+    EdgeRows("mutes", "muted", "muter"),
+    EdgeRows("mutes", "muter"),
 )
 OWN: tuple[tuple[str, str], ...] = (  # collection, field of its owner
     ("statuses", "user_id"),
@@ -186,7 +186,7 @@ async def _likes(db: Database, bus: Bus, person: ObjectId) -> bool:
     return bool(liked)
 
 
-async def _edges(db: Database, edges: Edges, person: ObjectId) -> bool:
+async def _edges(db: Database, edges: EdgeRows, person: ObjectId) -> bool:
     """With the version of the readers whose edges they are."""
 
     async def chunk(inside: Transaction) -> bool:

@@ -65,7 +65,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Relation:
+class Relationship:
     you_follow: bool
     follows_you: bool
     blocked: bool  # the viewer blocks them
@@ -162,7 +162,7 @@ class Social:
         statuses = await self._db["statuses"].count_documents(query) if seen else 0
         return Counts(followers, following, statuses)
 
-    async def relation(self, viewer: ObjectId, other: ObjectId) -> Relation:
+    async def relation(self, viewer: ObjectId, other: ObjectId) -> Relationship:
         rows = (
             self._db["follows"].find_one({"follower": viewer, "followee": other}, {"_id": 1}),
             self._db["follows"].find_one({"follower": other, "followee": viewer}, {"_id": 1}),
@@ -170,7 +170,7 @@ class Social:
             self._db["circles"].find_one({"owner": viewer, "member": other}, {"_id": 1}),
             self._db["mutes"].find_one({"muter": viewer, "muted": other}, {"_id": 1}),
         )
-        return Relation(*(row is not None for row in await asyncio.gather(*rows)))
+        return Relationship(*(row is not None for row in await asyncio.gather(*rows)))
 
     async def followers(self, of: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
         """Newest accounts first; the cursor is a person's id. So are all lists of people."""

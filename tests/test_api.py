@@ -37,7 +37,7 @@ from phases.p5_stream import STREAM
 from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
 from tests.site import Site
-from workers.follower import Lease
+from workers.follower import StreamLease
 from workers.worker import drain_queues
 
 pytestmark = pytest.mark.anyio
@@ -1081,7 +1081,7 @@ async def test_a_silent_change_stream_is_not_ready(site: Site, monkeypatch: pyte
     """As without a majority, or without a worker. It concerns only who delivers by it."""
     for name in ("FRESH_S", "STALE_S"):
         monkeypatch.setattr(sampled, name, 0)
-    client, lease = site.browser().client, Lease(site.stack, "host:1")
+    client, lease = site.browser().client, StreamLease(site.stack, "host:1")
     assert await lease.take()
     await lease.renew({"_data": "a"}, 0.25)
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from app.models import User
-from app.stack.queue import Delivery, QueueDown
+from app.stack.queue import JobSeen, QueueDown
 from app.watch.burning import Budgets, Burning
 from app.web import dashboard, live
 from phases.timelines import Timelines
@@ -94,9 +94,9 @@ async def test_the_buttons_disturb_the_system_and_no_timeline(demo: Site, monkey
 
 async def test_dead_letters_show_their_error_and_are_queued_again(demo: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     ann = await demo.browser().sign_up("ann")
-    dead = [Delivery("cache-1", "cache", "0" * 24, "failed", 0, demo.clock.now(), "KeyError: <lost>")]
+    dead = [JobSeen("cache-1", "cache", "0" * 24, "failed", 0, demo.clock.now(), "KeyError: <lost>")]
 
-    async def deliveries(*, failed: bool, limit: int) -> list[Delivery]:
+    async def deliveries(*, failed: bool, limit: int) -> list[JobSeen]:
         assert failed
         return dead[:limit]
 

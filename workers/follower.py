@@ -84,7 +84,7 @@ async def _is_followed(timelines: Timelines) -> bool:
         return True
 
 
-class Lease:
+class StreamLease:
     """One process's view of it. `place`: how far the stream has been carried on, None where nobody knows."""
 
     def __init__(self, stack: Stack, owner: str) -> None:
@@ -152,7 +152,7 @@ class Follower:
 
     def __init__(self, timelines: Timelines) -> None:
         self._timelines, self._stack = timelines, timelines.stack
-        self._lease = Lease(timelines.stack, f"{socket.gethostname()}:{os.getpid()}")
+        self._lease = StreamLease(timelines.stack, f"{socket.gethostname()}:{os.getpid()}")
         self._place: Mapping[str, Any] | None = None
         self._lag_s: float | None = None
         self._moved = False

@@ -14,7 +14,7 @@ from app.errors import Forbidden, Invalid, NotFound
 from app.models import Account, Person
 from app.stack import MemcachedDown, QueueDown
 from app.stack.memcached import Stats
-from app.stack.queue import Delivery, WorkerState
+from app.stack.queue import JobSeen, WorkerState
 from app.watch.objectives import WINDOW_DAYS
 from app.web.backlog import MINUTES, Backlog
 from app.web.done import done
@@ -44,7 +44,7 @@ class Overview:
     most_pending: int
     workers: list[WorkerState] | None
     paused: bool
-    dead: list[Delivery]
+    dead: list[JobSeen]
     active: int | None
     people: int | None
     lists: Stats | None

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from app.errors import Forbidden, Invalid, Refused
 from app.inbox.mentions import seen_mentions
 from app.models import Account, Person
-from app.social import Relation, Social
+from app.social import Relationship, Social
 from app.web.done import done
 from app.web.home_timeline import STATUSES_A_PAGE, SUGGESTIONS
 from app.web.problems import problem_of
@@ -125,7 +125,7 @@ async def _person(request: Request, me: Account, tab: str, refused: Refused | No
     )
 
 
-def _acts(relation: Relation) -> list[tuple[str, str, str]]:
+def _acts(relation: Relationship) -> list[tuple[str, str, str]]:
     """(act, words, look) of each button that makes sense now."""
     mute = ("unmute", "Unmute", "quiet") if relation.muted else ("mute", "Mute", "quiet")
     if relation.blocked:

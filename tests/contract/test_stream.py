@@ -17,7 +17,7 @@ from phases.keeping.store import Container
 from phases.p5_stream import STREAM, follow
 from tests.world import World, flush_sets
 from workers import follower, sweeper
-from workers.follower import EVERY_S, LATE_S, LEASE_S, OLD_S, SILENT_S, Follower, Lease, LeaseLost, stream_state
+from workers.follower import EVERY_S, LATE_S, LEASE_S, OLD_S, SILENT_S, Follower, LeaseLost, StreamLease, stream_state
 
 pytestmark = pytest.mark.anyio
 P = STREAM.slug
@@ -182,8 +182,8 @@ async def test_a_backfill_prolongs_no_set_and_breaks_a_rebuild(town: World) -> N
 # Who follows
 
 
-async def leases(world: World, n: int = 2) -> list[Lease]:
-    return [Lease(world.stack, f"host:{number}") for number in range(n)]
+async def leases(world: World, n: int = 2) -> list[StreamLease]:
+    return [StreamLease(world.stack, f"host:{number}") for number in range(n)]
 
 
 async def test_one_at_a_time(world: World) -> None:

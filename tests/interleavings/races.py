@@ -33,7 +33,7 @@ from tests.interleavings.scheduler import point
 from tests.interleavings.stage import Act, Process, Race, Town
 from tests.interleavings.talking import TALKING
 from tests.world import IN_WORKER, KEEPING
-from workers.follower import LEASE_S, Lease, LeaseLost
+from workers.follower import LEASE_S, LeaseLost, StreamLease
 from workers.sweeper import sweep
 
 Setting = Callable[[Town], Awaitable[None]]
@@ -272,7 +272,7 @@ def takes_the_lease(place: str, *, waits: bool = False) -> Act:
     """And notes a place in the stream. `waits`: first it sees the same for so long that the owner must be gone."""
 
     async def taking(process: Process) -> None:
-        lease = Lease(process.town.stack, place)
+        lease = StreamLease(process.town.stack, place)
         taken = await lease.take()
         if waits:
             await passes(LEASE_S + 1)(process)
@@ -285,7 +285,7 @@ def takes_the_lease(place: str, *, waits: bool = False) -> Act:
 
 async def wakes_up(process: Process) -> None:
     """The first owner, who has heard of nothing."""
-    lease = Lease(process.town.stack, "old")
+    lease = StreamLease(process.town.stack, "old")
     lease.fence = 1
     with suppress(LeaseLost):
         for place in ("old", "older"):
@@ -293,13 +293,13 @@ async def wakes_up(process: Process) -> None:
 
 
 async def released(town: Town) -> None:
-    lease = Lease(town.stack, "old")
+    lease = StreamLease(town.stack, "old")
     assert await lease.take()
     await lease.release(idle=True)
 
 
 async def owned(town: Town) -> None:
-    assert await Lease(town.stack, "old").take()
+    assert await StreamLease(town.stack, "old").take()
 
 
 def one_has_taken_it(town: Town) -> None:

@@ -2513,7 +2513,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an earlier owner may note its place",
         "5 pending",
-        "workers.follower.Lease._write",
+        "workers.follower.StreamLease._write",
         '{"_id": DOCUMENT, "fence": self.fence}',
         '{"_id": DOCUMENT}',
         _of(STREAMED, "test_who_says_nothing_for_long_is_taken_over_and_notes_nothing_any_more"),
@@ -2521,7 +2521,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "two may take the same lease",
         "5 pending",
-        "workers.follower.Lease.take",
+        "workers.follower.StreamLease.take",
         '{"_id": DOCUMENT, "fence": found["fence"], "beat": found["beat"]}',
         '{"_id": DOCUMENT}',
         races=("lease x lease",),

@@ -5,7 +5,7 @@ from rq import Retry
 from app.stack.queue.connection import connect, stand_in
 from app.stack.queue.delivery_queue import DeliveryQueue, QueueDown
 from app.stack.queue.jobs import FIRST, MORE, QUEUES
-from app.stack.queue.looking import Delivery, WorkerState
+from app.stack.queue.looking import JobSeen, WorkerState
 from app.stack.queue.strict import FAN_OUT, JOB_TIMEOUT_S, NOTHING
 
 __all__ = [
@@ -15,8 +15,8 @@ __all__ = [
     "MORE",
     "NOTHING",
     "QUEUES",
-    "Delivery",
     "DeliveryQueue",
+    "JobSeen",
     "QueueDown",
     "Retry",
     "WorkerState",

@@ -133,7 +133,7 @@ class DeliveryQueue:
         """The jobs of first steps that have waited longest."""
         return await self._call(self.queues[jobs.FIRST].get_job_ids, 0, limit)  # type: ignore[no-any-return]
 
-    async def deliveries(self, *, failed: bool, limit: int) -> list[looking.Delivery]:
+    async def deliveries(self, *, failed: bool, limit: int) -> list[looking.JobSeen]:
         """What is under way, or the dead letters, at most `limit`."""
         states = ("failed",) if failed else ("started", "queued", "scheduled")
         ids = await self._call(self._job_ids)

@@ -16,7 +16,7 @@ from app.stack.queue.strict import FAN_OUT, StrictJob, text
 
 
 @dataclass(frozen=True)
-class Delivery:
+class JobSeen:
     """A job as a person sees it. `state` is RQ's: queued, started, scheduled or failed."""
 
     id: str
@@ -58,12 +58,12 @@ def dead_letters(queues: Queues) -> list[str]:
 
 def deliveries(
     connection: redis.Redis, ids: dict[str, list[str]], states: tuple[str, ...], limit: int
-) -> list[Delivery]:
+) -> list[JobSeen]:
     """At most `limit` of the jobs in these states."""
     wanted = [(state, job_id) for state in states for job_id in ids[state]][:limit]
     jobs = StrictJob.fetch_many([job_id for _, job_id in wanted], connection)
     return [
-        Delivery(
+        JobSeen(
             id=job.id,
             phase=job.args[0],
             status=job.args[1],
