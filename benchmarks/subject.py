@@ -44,7 +44,7 @@ class WrongAnswer(Exception):
 
 @dataclass(frozen=True)
 class Seen:
-    """A page. `cost`: commands sent for it, by the process that answered."""
+    """A page. `cost`: commands that were asked for, by the process that answered."""
 
     ids: Sequence[ObjectId]
     next: ObjectId | None
