@@ -317,13 +317,19 @@ class Accounts:
         await Ticket(_id=_digest(ticket), token=_digest(token), expires_at=expires_at).insert()
         return ticket, expires_at
 
-    async def redeem(self, ticket: str) -> tuple[Account, bytes] | None:
+    async def holder_of(self, ticket: str) -> tuple[Account, bytes] | None:
         """Whose it is, and the digest of the token that it was given for; None for a bad, expired or used one."""
-        given = await self._stack.db["tickets"].find_one_and_delete({"_id": _digest(ticket)})
-        if given is None or given["expires_at"] <= self._clock.now():
+        asked = Find("tickets", {"_id": _digest(ticket)}, ("_id", "token", "expires_at"), 1, by="_id")
+        given = await rows(self._stack.db, asked)
+        if not given or given[0]["expires_at"] <= self._clock.now():
             return None
-        account = await self._holder(Binary(given["token"]))
-        return (account, bytes(given["token"])) if account else None
+        token = Binary(given[0]["token"])
+        account = await self._holder(token)
+        return (account, bytes(token)) if account else None
+
+    async def spend(self, ticket: str) -> bool:
+        """It is used now. False where it was before: of several who spend it, one alone does."""
+        return (await self._stack.db["tickets"].delete_one({"_id": _digest(ticket)})).deleted_count == 1
 
     async def operates(self, user_id: ObjectId | None) -> bool:
         """Whether this person runs the system now: administrators do, in demo mode everybody, signed in or not."""

@@ -393,7 +393,8 @@ async def live(call: Call) -> Response:
     if call.request.method == "HEAD":
         return Response(headers={"Cache-Control": "no-store"}, media_type=EVENTS)
     after = call.headers.last_event_id or call.query.after
-    return await events_for(call.request, call.me, call.digest, after)
+    assert call.admission
+    return await events_for(call.request, call.admission, after)
 
 
 async def only_upgraded(call: Call) -> Reply:
@@ -403,8 +404,7 @@ async def only_upgraded(call: Call) -> Reply:
 async def live_socket(socket: WebSocket) -> None:
     """What is wrong is said before the upgrade."""
     async with opening(socket, bearer_token(socket) or ""):
-        me, digest = await admitted(socket)
-        connection = await connected(socket, me, digest, position_of(socket))
+        connection = await connected(socket, await admitted(socket), position_of(socket))
     await converse(socket, connection)
 
 

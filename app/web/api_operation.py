@@ -22,7 +22,7 @@ from app.errors import Forbidden
 from app.models import Account, Person
 from app.stack import within
 from app.stack.mongodb.joined import joined
-from app.web.opening import opening
+from app.web.opening import Admission, bad_ticket, opening
 from app.web.problems import CHALLENGE, SAFE, FieldErrors, Rejected
 from app.web.state import Services, services
 
@@ -40,7 +40,7 @@ class Call:
     body: Any = None
     query: Any = None
     headers: Any = None
-    digest: bytes = b""  # of the token that a stream is opened with
+    admission: Admission | None = None  # to a stream
     people: Mapping[ObjectId, Person] = field(default_factory=dict)  # the caller, where the answer shows them
 
     @property
@@ -114,7 +114,7 @@ class Operation:
         call = Call(request)
         if self.auth == "ticket":
             async with opening(request, call.token):
-                call.account, call.digest = await admitted(request)
+                call.admission = await admitted(request)
                 return await self._reply(call)
         if self.auth == "person" and self.method in SAFE and (account := call.services.accounts.remembered(call.token)):
             call.account = account
@@ -178,19 +178,15 @@ def _longest_s(request: HTTPConnection) -> float:
     return services(request).stack.config.server_timeout_s
 
 
-async def admitted(request: HTTPConnection) -> tuple[Account, bytes]:
-    """By a ticket in the address, since browsers can send no header with a stream, or by a token. With the digest of
-    the token, whose end is the end of the stream.
-    """
+async def admitted(request: HTTPConnection) -> Admission:
+    """By a ticket in the address, since browsers can send no header with a stream, or by a token."""
     ticket = request.query_params.get("ticket")
     if ticket is None:
-        return await _signed_in(request), digest_of(bearer_token(request) or "")
-    redeemed: tuple[Account, bytes] | None = await within(
-        _longest_s(request), services(request).accounts.redeem(ticket)
-    )
-    if redeemed is None:
-        raise Rejected(401, "The ticket is unknown, expired or used.", CHALLENGE)
-    return redeemed
+        return Admission(await _signed_in(request), digest_of(bearer_token(request) or ""))
+    found = await within(_longest_s(request), services(request).accounts.holder_of(ticket))
+    if found is None:
+        raise bad_ticket()
+    return Admission(*found, ticket)
 
 
 async def _signed_in(request: HTTPConnection) -> Account:

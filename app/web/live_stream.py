@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
-from bson import ObjectId
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,12 +16,11 @@ from app.live.connection import LEFT, OVER, STILL_HERE, Connection, Event
 from app.live.hub import Hub
 from app.live.presence import Presences
 from app.live.steps import as_json
-from app.models import Account
 from app.stack import within
 from app.web.caller import address_of, while_it_waits
-from app.web.opening import opening
+from app.web.opening import Admission, bad_ticket, opening
 from app.web.session import session_token
-from app.web.state import services
+from app.web.state import Services, services
 
 MEDIA_TYPE = "text/event-stream"
 AGAIN_MS = (1_000, 3_000)  # when a client comes back: not all of them at once
@@ -33,19 +31,24 @@ def position_of(request: HTTPConnection) -> str | None:
     return request.headers.get("last-event-id") or request.query_params.get("after") or None
 
 
-async def connected(request: Request | WebSocket, me: Account, digest: bytes, after: str | None) -> Connection:
+async def connected(request: Request | WebSocket, admission: Admission, after: str | None) -> Connection:
     """A new connection to the hub, for a stream that whoever calls this begins; nobody waits for one behind those who
-    have gone. Raises TooMany, ClientDisconnect, and OutOfTime as `Hub.open` does.
+    have gone. Raises TooMany, ClientDisconnect, OutOfTime as `Hub.open` does, and Rejected where another stream has
+    spent the ticket meanwhile.
     """
     ours = services(request)
-    await ours.openings.count(me.id)
-    return await while_it_waits(request, _connected(ours.hub, ours.presences, me.id, digest, after))
+    await ours.openings.count(admission.account.id)
+    return await while_it_waits(request, _connected(ours, admission, after))
 
 
-async def _connected(hub: Hub, presences: Presences, me: ObjectId, digest: bytes, after: str | None) -> Connection:
-    connection = await hub.open(me, digest, after)
+async def _connected(ours: Services, admission: Admission, after: str | None) -> Connection:
+    """The ticket is spent last: whoever is refused keeps it."""
+    hub, presences, me = ours.hub, ours.presences, admission.account.id
+    connection = await hub.open(me, admission.digest, after)
     try:
         await presences.connected(me, connection.name)
+        if admission.ticket is not None:
+            await _spend(ours, admission.ticket)
     except BaseException:
         hub.close(connection)
         await presences.gone(me, connection.name)
@@ -53,8 +56,13 @@ async def _connected(hub: Hub, presences: Presences, me: ObjectId, digest: bytes
     return connection
 
 
-async def events_for(request: Request, me: Account, digest: bytes, after: str | None) -> "EventStream":
-    connection = await connected(request, me, digest, after)
+async def _spend(ours: Services, ticket: str) -> None:
+    if not await within(ours.stack.config.server_timeout_s, ours.accounts.spend(ticket)):
+        raise bad_ticket()
+
+
+async def events_for(request: Request, admission: Admission, after: str | None) -> "EventStream":
+    connection = await connected(request, admission, after)
     return EventStream(services(request).hub, services(request).presences, connection)
 
 
@@ -70,7 +78,7 @@ async def events_of_page(request: Request) -> Response:
             return Response(status_code=204)
         if request.method == "HEAD":
             return Response(headers={"Cache-Control": "no-store"}, media_type=MEDIA_TYPE)
-        return await events_for(request, me, digest_of(token), position_of(request))
+        return await events_for(request, Admission(me, digest_of(token)), position_of(request))
 
 
 REST = "feedlab.rest"  # of a scope: what goes on once everything that stands before a request has returned

@@ -2,14 +2,30 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from starlette.requests import HTTPConnection
 
 from app.errors import TooMany
 from app.live.connection import EACH
+from app.models import Account
 from app.web.caller import address_of
-from app.web.problems import Rejected
+from app.web.problems import CHALLENGE, Rejected
 from app.web.state import services
+
+
+class Admission(NamedTuple):
+    """Who may open a stream. `digest`: of the token, whose end is the end of the stream. `ticket`: what they came with,
+    which the stream spends once it is open.
+    """
+
+    account: Account
+    digest: bytes
+    ticket: str | None = None
+
+
+def bad_ticket() -> Rejected:
+    return Rejected(401, "The ticket is unknown, expired or used.", CHALLENGE)
 
 
 @asynccontextmanager

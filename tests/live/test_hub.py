@@ -237,13 +237,15 @@ async def test_a_ticket_is_good_once_and_for_half_a_minute(town: World) -> None:
     accounts = Accounts(town.stack)
     token, _ = await accounts.new_token(town.ids["ann"])
     first, second, third = [(await accounts.new_ticket(token))[0] for _ in range(3)]
-    redeemed = await asyncio.gather(accounts.redeem(first), accounts.redeem(first))
-    assert [(found[0].id, found[1]) for found in redeemed if found] == [(town.ids["ann"], digest_of(token))]
+    found = await asyncio.gather(accounts.holder_of(first), accounts.holder_of(first))
+    assert [(each[0].id, each[1]) for each in found if each] == [(town.ids["ann"], digest_of(token))] * 2
+    assert sorted(await asyncio.gather(*(accounts.spend(first) for _ in range(3)))) == [False, False, True]
+    assert await accounts.holder_of(first) is None
     town.clock.advance(TICKET_S)
-    assert await accounts.redeem(second) is None
+    assert await accounts.holder_of(second) is None
     third, _ = await accounts.new_ticket(token)
     await accounts.sign_out(token)
-    assert await accounts.redeem(third) is None
+    assert await accounts.holder_of(third) is None
 
 
 async def test_who_hears_nothing_for_a_while_hears_that_the_stream_lives(town: World) -> None:

@@ -236,6 +236,38 @@ async def test_who_may_not_is_told_before_the_upgrade(site: Site) -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (429, "application/problem+json")
 
 
+async def test_a_ticket_is_spent_by_the_stream_that_it_opens_alone(site: Site) -> None:
+    """Neither by HEAD, nor by what is refused, for whatever reason."""
+    ann = await site.person("ann")
+    tickets = [await site.ticket(ann) for _ in range(2)]
+    many = [await Socket.open(site, headers=ann) for _ in range(EACH)]
+    for ticket in tickets:
+        query = f"?ticket={ticket}"
+        assert (await site.http.head(f"/live{query}")).status_code == 200
+        for path, more, status in (("/live", "&after=x&after=y", 422), ("/live/socket", "", 426), ("/live", "", 429)):
+            assert (await site.http.get(path + query + more)).status_code == status
+        assert (await Socket.open(site, query)).status == 429
+    for one in many:
+        one.writer.close()
+    await site.until_nobody_is_here()
+    async with events(site, f"/live?ticket={tickets[0]}") as stream:
+        assert (await stream.next())[1] == "ready"
+    assert (await Socket.open(site, f"?ticket={tickets[1]}")).status == 101
+    for ticket in tickets:
+        assert (await site.http.get(f"/live?ticket={ticket}")).status_code == 401
+
+
+async def test_of_two_who_come_with_one_ticket_at_once_one_is_let_in(site: Site) -> None:
+    """Both are there before either has spent it."""
+    query, hub = f"?ticket={await site.ticket(await site.person('ann'))}", site.app.state.services.hub
+    async with nobody_is_read(site):
+        coming = [asyncio.create_task(Socket.open(site, query)) for _ in range(2)]
+        await site.until(lambda: hub.connections == len(coming))
+    one, other = sorted(await asyncio.gather(*coming), key=lambda socket: socket.status)
+    assert (one.status, other.status, (await one.next())[1]) == (101, 401, "ready")
+    assert hub.connections == 1
+
+
 UPGRADE = (
     "Host: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -288,7 +320,7 @@ async def test_who_is_refused_again_and_again_costs_no_look_up() -> None:
 
         with (
             patch.object(accounts, "_holder", _spied(accounts._holder, looked_up)),
-            patch.object(accounts, "redeem", _spied(accounts.redeem, looked_up)),
+            patch.object(accounts, "holder_of", _spied(accounts.holder_of, looked_up)),
         ):
             for _ in range(2):
                 async with events(site, headers=ann) as stream:
