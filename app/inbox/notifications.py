@@ -1,6 +1,6 @@
 """Notifications as their reader sees them: what they may see now, newest first, and how many of it are unread."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from app.stack.mongodb.find import Find, Rows, rows, together
 FIELDS = ("seq", "event", "kind", "who", "what")
 SPARE = 8  # looked at beyond what is wanted: most of it is shown
 MOST_UNREAD = 100  # counted; as many or more
-NEWEST = 20  # of which it is known whether they still are true
+MOST_STANDING = 200  # of a person, of which it is known whether they still are true
 LOOKED_AT = 1_000  # by one look, however few of them are shown
 
 
@@ -43,6 +43,19 @@ class Unread(NamedTuple):
     read_to: int
 
 
+class Counted(NamedTuple):
+    """The notifications above the watermark `read_to`, newest first, up to `most`."""
+
+    notifications: Sequence[Notification]
+    read_to: int
+    most: int
+
+    @property
+    def down_to(self) -> int:
+        """Whatever changes the number is about a notification with this `seq`, or a higher one."""
+        return self.notifications[-1].seq if len(self.notifications) == self.most else self.read_to + 1
+
+
 class Notifications:
     """One per process. It remembers nothing."""
 
@@ -64,46 +77,50 @@ class Notifications:
         return shown if last is None and len(shown) <= most else None
 
     async def unread(self, reader: ObjectId, most: int = MOST_UNREAD) -> Unread:
-        """Counted up to `most`. One command where no number has been given since `read_to`; two more where some have,
-        unless much of it is not shown.
+        """Counted up to `most`."""
+        counted = await self.counted(reader, most)
+        return Unread(len(counted.notifications), counted.read_to)
+
+    async def counted(self, reader: ObjectId, most: int = MOST_UNREAD) -> Counted:
+        """What is unread. One command where no number has been given since `read_to`; two more where some have, unless
+        much of it is not shown.
         """
         inbox = (await rows(self._db, Find(INBOXES, {"_id": reader}, ("seq", "read_to"), 1)) or [{}])[0]
         read_to = inbox.get("read_to", 0)
         if inbox.get("seq", 0) <= read_to:
-            return Unread(0, read_to)
+            return Counted((), read_to, most)
         shown, _ = await self._look(reader, most, above=read_to)
-        return Unread(min(len(shown), most), read_to)
+        return Counted(shown[:most], read_to, most)
 
-    async def standing(self, people: Sequence[ObjectId]) -> dict[ObjectId, int]:
-        """For each person a number, which is another one once something that their newest notifications tell of has
-        been taken back, or done again. What their own edges decide is not in it. Two commands for all of them.
+    async def standing(self, down_to: Mapping[ObjectId, int]) -> dict[ObjectId, int]:
+        """For each person a number, which is another one once something that their notifications from this `seq` on, or
+        the newest MOST_STANDING of them, tell of has been taken back, or done again. What their own edges decide is not
+        in it. Two commands for all of them.
         """
         newest = await together(
             self._db,
             **{
-                str(n): Find(NOTIFICATIONS, {"whom": person}, ("kind", "who", "what"), NEWEST, [("seq", -1)])
-                for n, person in enumerate(people)
+                str(n): Find(NOTIFICATIONS, _from(person, seq), ("kind", "who", "what"), MOST_STANDING, [("seq", -1)])
+                for n, (person, seq) in enumerate(down_to.items())
             },
         )
-        told = {person: newest[str(n)] for n, person in enumerate(people)}
-        keys = {
-            person: {like_key(row["who"], row["what"]) for row in told[person] if "what" in row} for person in people
-        }
-        likes, whos = (
-            sorted(set().union(*keys.values())),
-            sorted({row["who"] for some in told.values() for row in some}),
-        )
-        followed = {"follower": {"$in": whos}, "followee": {"$in": list(people)}}
+        told = {person: newest[str(n)] for n, person in enumerate(down_to)}
+        keys = {me: {like_key(row["who"], row["what"]) for row in rows if "what" in row} for me, rows in told.items()}
+        tellers = {me: {row["who"] for row in rows} for me, rows in told.items()}
+        likes, whos = (sorted(set().union(*some.values())) for some in (keys, tellers))
+        followed = {"follower": {"$in": whos}, "followee": {"$in": list(told)}}
         found = await together(
             self._db,
             likes=Find("likes", {"_id": {"$in": likes}}, ("_id",), len(likes) + 1),
-            follows=Find("follows", followed, ("follower", "followee"), len(whos) * len(people) + 1),
+            follows=Find("follows", followed, ("follower", "followee"), len(whos) * len(told) + 1),
         )
         liked = {bytes(row["_id"]) for row in found["likes"]}
-        follows = {(row["follower"], row["followee"]) for row in found["follows"]}
+        follow: dict[ObjectId, set[ObjectId]] = {person: set() for person in told}
+        for row in found["follows"]:
+            follow[row["followee"]].add(row["follower"])
         return {
-            person: hash((frozenset(keys[person] & liked), frozenset(pair for pair in follows if pair[1] == person)))
-            for person in people
+            person: hash((frozenset(keys[person] & liked), frozenset(tellers[person] & follow[person])))
+            for person in told
         }
 
     async def mark_read(self, reader: ObjectId, to: int) -> None:
@@ -157,6 +174,10 @@ class Notifications:
             for row in batch
         )
         return [one for one in told if _is_shown(one, me, liked)]
+
+
+def _from(person: ObjectId, seq: int) -> dict[str, Any]:
+    return {"whom": person, "seq": {"$gte": seq}}
 
 
 def _is_shown(one: Notification, reader: Reader, liked: set[bytes]) -> bool:

@@ -28,6 +28,7 @@ from app.live.steps import Faces, Source, counted
 from app.live.talk import Talk
 from app.live.truth import Read, Truth
 from app.live.watchers import EVERYTHING, NONE, Part, Watcher, Watchers
+from app.same import IDS
 from app.social import Social
 from app.stack import UNAVAILABLE, Hint, OutOfTime, Stack, within
 from app.stack.bus import Listener
@@ -285,8 +286,10 @@ class Hub:
             watcher.has.page = {row.id: Shown.of(row) for row in read.page}
         if read.notes is not None:
             watcher.has.seq = read.seq
-            watcher.tellers = frozenset(one.who for one in read.notes) or NONE
-            watcher.has.notes = [(one.seq, one.status.id if one.status else None) for one in read.notes]
+            watcher.has.notes = [one.seq for one in read.notes]
+            watcher.tellers = frozenset(IDS.of(one.who) for one in read.told) or NONE
+            watcher.about = frozenset(one.status.id for one in read.told if one.status) or NONE
+            watcher.down_to = read.down_to
         if read.seen is not None:
             watcher.seen = dict(read.seen)
         for step in steps:

@@ -74,7 +74,7 @@ class Look:
             await self._compare(some)
         told = [watcher for watcher in self._watchers if any(watcher.looked[2:])]
         for some in chunks(told, TOLD_AT_ONCE):
-            standing = await self._notifications.standing([watcher.me for watcher in some])
+            standing = await self._notifications.standing({watcher.me: watcher.down_to for watcher in some})
             for watcher in some:
                 if standing[watcher.me] != watcher.standing:
                     watcher.standing = standing[watcher.me]
@@ -127,7 +127,7 @@ class Look:
                     parts |= {"page"}
                 elif statuses[id] != shown.likes:
                     liked.add(id)
-            if any(id in ids and id not in statuses for _, id in watcher.has.notes):
+            if watcher.is_told_of(ids - statuses.keys()):
                 parts |= {"inbox"}
             watcher.looked = looked
             self._watchers.is_dirty(watcher.me, parts)

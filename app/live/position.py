@@ -19,8 +19,6 @@ SEAL = 16  # bytes
 FORM = 1  # of what is sealed: another one is no position
 LONGEST = 2_000  # characters; ours have 500
 
-Note = tuple[int, ObjectId | None]  # the `seq` of a notification, and the status that it is about
-
 
 class Shown(NamedTuple):
     """A status as the reader has it. Not in a position: its author, and whether it is for mutuals."""
@@ -41,14 +39,14 @@ _SHOWN = Same[Shown](20_000)  # about 3 MB
 @dataclass(slots=True)
 class Has:
     """What a reader has. `names`: the version of everybody's names. `seq`: of what is numbered in their inbox, the last
-    that they were told of; None where they have fetched nothing of it. `notes`: notifications of their first page, the
-    newest first.
+    that they were told of; None where they have fetched nothing of it. `notes`: the `seq` of each notification of their
+    first page, the newest first.
     """
 
     names: int = 0
     seq: int | None = 0
     page: dict[ObjectId, Shown] = field(default_factory=dict)  # newest first
-    notes: list[Note] = field(default_factory=list)
+    notes: list[int] = field(default_factory=list)
 
     def put(self, row: StatusRow) -> None:
         """A status came onto the page: at its place, and the last one falls off a full page."""
@@ -59,15 +57,14 @@ class Has:
         self.page = {other: shown for other, shown in self.page.items() if other != id}
 
     def note(self, one: Notification) -> None:
-        about = one.status.id if one.status else None
-        self.notes = sorted({**dict(self.notes), one.seq: about}.items(), reverse=True)[:PAGE]
+        self.notes = sorted({*self.notes, one.seq}, reverse=True)[:PAGE]
         self.told(one.seq)
 
     def told(self, seq: int) -> None:
         self.seq = max(self.seq or 0, seq)
 
     def unnote(self, seq: int) -> None:
-        self.notes = [note for note in self.notes if note[0] != seq]
+        self.notes = [other for other in self.notes if other != seq]
 
     def has_room_for(self, id: ObjectId) -> bool:
         """Whether it would be on the page."""
@@ -82,7 +79,7 @@ def sealed(secret: bytes, person: ObjectId, has: Has) -> str:
     for id, shown in has.page.items():
         packed += id.binary
         _put(packed, 2 * shown.likes + shown.you_like)
-    for seq, _ in has.notes:
+    for seq in has.notes:
         _put(packed, seq)
     seal = hmac.digest(secret, person.binary + packed, "sha256")[:SEAL]
     return _encoded(seal + packed)
@@ -115,8 +112,7 @@ def _unpacked(packed: bytes) -> Has:
     for _ in range(statuses):
         id, likes = ObjectId(bytes(next(at) for _ in range(12))), _number(at)
         page[id] = Shown(likes // 2, bool(likes % 2))
-    notes: list[Note] = [(_number(at, byte), None) for byte in at]
-    return Has(names, seq - 1 if seq else None, page, notes)
+    return Has(names, seq - 1 if seq else None, page, [_number(at, byte) for byte in at])
 
 
 def _put(packed: bytearray, number: int) -> None:

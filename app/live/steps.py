@@ -102,7 +102,7 @@ def note_steps(old: Has, notes: Sequence[Notification], people: People, faces: F
     """The same for notifications, newest first as they are given."""
     page = {one.seq for one in notes[:PAGE]}
     oldest = min(page) if len(page) == PAGE else 0
-    had = {seq for seq, _ in old.notes}
+    had = set(old.notes)
     gone = [
         Step("notification_gone", as_json({"seq": seq, "unread": unread}), partial(_unnote, seq))
         for seq in sorted(had - page)

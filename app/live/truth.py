@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from bson import ObjectId
 
 from app.edges import NAMES, followees_of, version_in, version_of, versions_in, versions_of
-from app.inbox.notifications import Notification, Notifications
+from app.inbox.notifications import Counted, Notification, Notifications
 from app.inbox.notifier import INBOXES
 from app.live.position import PAGE, Has
 from app.live.presence import Presence, Presences, is_another
@@ -27,7 +27,8 @@ RENAMED_AT_ONCE = 200
 class Read(NamedTuple):
     """A person's state as it is now. `page`, `notes`, `seen`: None where they were not asked for. `seq`: the last
     number of their inbox, looked up before anything that has one. `older`: below which there may be more notifications,
-    if any. `seen`: presence, of whom they are acquainted with.
+    if any. `seen`: presence, of whom they are acquainted with. `told`: notifications of the first page, and those that
+    are counted as unread; none that has a lower number than `down_to` would be among them.
     """
 
     names: int
@@ -38,6 +39,8 @@ class Read(NamedTuple):
     counts: Counts
     people: Mapping[ObjectId, Person]
     seen: Mapping[ObjectId, Presence | None] | None
+    told: Sequence[Notification]
+    down_to: int
 
 
 class Truth:
@@ -65,12 +68,12 @@ class Truth:
         if "edges" in parts:
             await self.look_at_edges(watcher)
         with joined():
-            names, inbox, page, notes, counts, seen = await asyncio.gather(
+            names, inbox, page, notes, unread, seen = await asyncio.gather(
                 rows(self._db, version_of(NAMES)),
                 rows(self._db, inboxes_of([me])) if "inbox" in parts else _nothing(),
                 self._timelines.page(me, limit=PAGE) if "page" in parts else _nothing(),
                 self._notifications.page(me, None, PAGE) if "inbox" in parts else _nothing(),
-                self._counts(me) if "inbox" in parts else _nothing(),
+                self._unread(me) if "inbox" in parts else _nothing(),
                 self._presences.seen_by(me, watcher.acquainted) if "presence" in parts else _nothing(),
             )
         seq, read_to = inbox_in(inbox or (), me)
@@ -83,7 +86,12 @@ class Truth:
         people = await self.people(statuses or (), shown or (), version_in(names))
         if statuses is not None:
             statuses = [row for row in statuses if row.user_id in people]
-        return Read(version_in(names), seq, statuses, shown, older, counts or watcher.counts, people, seen)
+        counts, told, down_to = watcher.counts, shown or [], 0
+        if unread is not None:
+            counted, messages = unread
+            counts = Counts(len(counted.notifications), messages)
+            told, down_to = [*told, *counted.notifications], min(older or 0, counted.down_to)
+        return Read(version_in(names), seq, statuses, shown, older, counts, people, seen, told, down_to)
 
     async def people(
         self, page: Iterable[StatusRow], notes: Iterable[Notification], names: int | None = None
@@ -128,9 +136,8 @@ class Truth:
     async def _acquainted(self, me: ObjectId) -> frozenset[ObjectId]:
         return frozenset({id for source in self._sources for id in await source.people(me)}) or NONE
 
-    async def _counts(self, me: ObjectId) -> Counts:
-        unread, messages = await asyncio.gather(self._notifications.unread(me), self._messages_unread(me))
-        return Counts(unread.number, messages)
+    async def _unread(self, me: ObjectId) -> tuple[Counted, int]:
+        return await asyncio.gather(self._notifications.counted(me), self._messages_unread(me))
 
 
 async def _nothing() -> None:

@@ -1,7 +1,7 @@
 """Who is here: people with connections to this process, what they have been told, and how they are told more."""
 
 import asyncio
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,12 +20,14 @@ NONE: frozenset[Any] = frozenset()  # another one takes 216 bytes
 @dataclass(slots=True, eq=False)
 class Watcher:
     """A person with connections here, who have all been told the same. `opening`: connections that begin. `acquainted`:
-    whose names and presence they see, besides those on their page. `tellers`: who has done what they are notified of.
-    `seen`: the presence of whom is as they have been told; of the others it is told.
+    whose names and presence they see, besides those on their page. `seen`: the presence of whom is as they have been
+    told; of the others it is told.
 
-    `looked`: the versions of their edges and likes, and of their inbox, when they were last looked at; `standing`: of
-    what their notifications tell. `dirty`: what has to be read anew. `turn`: while it is read, nothing else changes
-    what they have; `reads` counts that, and `failures` how often a server was waited for in vain.
+    `tellers`: who has done what they are notified of, on the first page or counted as unread; `about`: to which
+    statuses; `down_to`: from which number on; `standing`: how true it was when it was last looked at. `looked`: the
+    versions of their edges and likes, and of their inbox, likewise. `dirty`: what has to be read anew. `turn`: while it
+    is read, nothing else changes what they have; `reads` counts that, and `failures` how often a server was waited for
+    in vain.
     """
 
     me: ObjectId
@@ -36,6 +38,8 @@ class Watcher:
     followees: list[ObjectId] = field(default_factory=list)
     acquainted: frozenset[ObjectId] = NONE
     tellers: frozenset[ObjectId] = NONE
+    about: frozenset[ObjectId] = NONE
+    down_to: int = 0
     seen: dict[ObjectId, Presence | None] = field(default_factory=dict)
     looked: tuple[int, ...] = ()
     standing: int | None = None
@@ -63,7 +67,7 @@ class Watcher:
     @property
     def shown(self) -> set[ObjectId]:
         """Statuses on their page, and those that their notifications are about."""
-        return {*self.has.page, *(about for _, about in self.has.notes if about)}
+        return {*self.has.page, *self.about}
 
     @property
     def is_known(self) -> bool:
@@ -72,9 +76,9 @@ class Watcher:
         """
         return bool(self.reads) or self.turn.locked()
 
-    def is_told_of(self, statuses: Container[ObjectId]) -> bool:
-        """Of any of them."""
-        return any(about in statuses for _, about in self.has.notes if about)
+    def is_told_of(self, statuses: Iterable[ObjectId]) -> bool:
+        """Of any of them, by a notification."""
+        return not self.about.isdisjoint(statuses)
 
 
 class Watchers:

@@ -235,14 +235,36 @@ async def test_unread_is_counted_above_a_watermark(town: World) -> None:
     await act(town, "add_to_circle", "ann", "zoe")
     await town.drain()
     assert await reader.unread(zoe) == (1, 3)
-    stands = await reader.standing([zoe])
+    stands = await reader.standing({zoe: 0})
     await act(town, "remove_from_circle", "ann", "zoe")
     assert await reader.unread(zoe) == (0, 3), "what is not shown is not counted"
-    assert await reader.standing([zoe]) == stands, "as far as follows and likes go"
+    assert await reader.standing({zoe: 0}) == stands, "as far as follows and likes go"
     await act(town, "unfollow", "ben", "zoe")
-    assert await reader.standing([zoe]) != stands
+    assert await reader.standing({zoe: 0}) != stands
     await reader.mark_read(town.ids["ann"], 5)
     assert await reader.unread(town.ids["ann"]) == (0, 0)
+
+
+async def test_how_true_it_is_does_not_depend_on_whom_else_it_is_asked_of(town: World) -> None:
+    """Cat follows both, and zoe was told of that long ago."""
+    ann, zoe = town.ids["ann"], town.ids["zoe"]
+    await act(town, "follow", "cat", "zoe")
+    await act(town, "follow", "cat", "ann")
+    await town.drain()
+    alone = await inbox(town).standing({zoe: 2})
+    assert (await inbox(town).standing({ann: 0, zoe: 2}))[zoe] == alone[zoe]
+
+
+async def test_what_is_counted_says_from_where_on_it_may_change(town: World) -> None:
+    for fan in ("ann", "ben", "cat"):
+        await act(town, "follow", fan, "zoe")
+    await town.drain()
+    zoe = town.ids["zoe"]
+    for most, seqs, down_to in ((2, [3, 2], 2), (3, [3, 2, 1], 1), (4, [3, 2, 1], 1)):
+        found = await inbox(town).counted(zoe, most)
+        assert ([one.seq for one in found.notifications], found.down_to) == (seqs, down_to)
+    await inbox(town).mark_read(zoe, 3)
+    assert (await inbox(town).counted(zoe)).down_to == 4, "nothing that there is"
 
 
 async def test_counting_ends_at_the_most_and_looks_at_the_newest(town: World, monkeypatch: pytest.MonkeyPatch) -> None:

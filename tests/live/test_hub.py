@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import Coroutine
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 from unittest.mock import Mock, patch
@@ -398,6 +400,49 @@ async def test_a_stream_that_was_not_opened_takes_nothing_from_the_others(town: 
     await hub.settled()
     assert [event.name for event in ann.take()] == ["status", "status_gone"], status
     assert ann.state == await fetched(town, ann.me)
+
+
+@pytest.mark.parametrize("heard", [True, False])
+async def test_what_is_unread_beyond_the_first_page_is_followed(town: World, heard: bool) -> None:
+    """By a hint, or where that is lost by a look."""
+    fans = [f"fan{n}" for n in range(PAGE)]
+    await town.people(*fans)
+    hub, (ann, ben, cat) = await new_hub(town), (town.ids[name] for name in ("ann", "ben", "cat"))
+    await town.follow("ben", "ann")
+    await town.follow("cat", "ann")
+    liked, mention = await town.post("ann", "liked"), await town.post("cat", "@ann look")
+    await town.social.like(ben, liked.id)
+    await town.drain()
+    for fan in fans:
+        await town.follow(fan, "ann")
+    await town.drain()
+    client = await up_to_date(hub, town, "ann")
+    hub.listener.missed()
+    await settled(hub)
+
+    changes: list[tuple[int, Coroutine[Any, Any, None]]] = [
+        (-1, town.social.unlike(ben, liked.id)),
+        (0, town.social.like(ben, liked.id)),
+        (-1, town.social.unfollow(ben, ann)),
+        (-2, town.social.delete(cat, mention.id)),
+        (-3, town.social.delete(ann, liked.id)),
+        (-4, gone(town, "cat")),
+    ]
+    for change, happens in changes:
+        with nullcontext() if heard else patch.object(town.stack.bus, "tell", lambda *_: None):
+            await happens
+            await town.drain()
+        if not heard:
+            hub.listener.missed()
+        await settled(hub)
+        client.take()
+        assert client.state == await fetched(town, ann), change
+        assert client.state["unread"] == PAGE + 4 + change
+
+
+async def gone(town: World, name: str) -> None:
+    await depart(town.stack.db, town.clock, town.ids[name])
+    town.stack.bus.tell(Hint("named", town.ids[name]))
 
 
 class Letters:
