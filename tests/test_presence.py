@@ -111,6 +111,24 @@ async def test_who_comes_back_within_the_grace_has_not_been_away(town: World) ->
     assert process.told == ["zoe"]
 
 
+async def test_connections_that_have_ended_are_not_kept_for_who_stays(town: World) -> None:
+    """A page that is open for weeks, and others that come and go."""
+    zoe, process, heartbeats = town.ids["zoe"], Process(town), town.stack.heartbeats
+    await process.connected(zoe, "stays")
+    for n in range(5):
+        await process.connected(zoe, str(n))
+        await process.gone(zoe, str(n))
+        await passes(town, GRACE_S + 1)
+        await process.renew()
+        await process.look()
+    if isinstance(heartbeats, RedisHeartbeats):
+        client: Any = heartbeats._redis
+        assert await client.zcard(heartbeats._keys[0] + zoe.binary) == 1
+    else:
+        assert list(heartbeats._ends_s) == [(zoe, "stays")]
+    assert process.told == ["zoe"]
+
+
 async def test_the_people_of_a_killed_process_go_and_those_of_others_stay(town: World) -> None:
     ids, killed, other = town.ids, Process(town), Process(town)
     for process, name in ((killed, "zoe"), (other, "ann"), (killed, "ben"), (other, "ben")):

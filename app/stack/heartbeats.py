@@ -43,6 +43,7 @@ BEAT = (
     + """
 local ends, most, came = now + ARGV[1], tonumber(ARGV[2]), {}
 for n = 4, #ARGV, 2 do
+    redis.call('ZREMRANGEBYSCORE', KEYS[1] .. ARGV[n], '-inf', now)
     if most > 0 and redis.call('ZCOUNT', KEYS[1] .. ARGV[n], '(' .. now + ARGV[3], '+inf') >= most then
         return false
     end

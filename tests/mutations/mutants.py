@@ -2938,6 +2938,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_who_has_a_conversation_is_told_of_presence_as_far_as_they_may_know"),
     ),
     Mutant(
+        "connections that have ended are kept for as long as their person is here",
+        "presence",
+        "app.stack.heartbeats",
+        "    redis.call('ZREMRANGEBYSCORE', KEYS[1] .. ARGV[n], '-inf', now)\n",
+        tests=_of(PRESENCE, "test_connections_that_have_ended_are_not_kept_for_who_stays"),
+        marks="servers",
+    ),
+    Mutant(
         "a lost hint of presence is lost",
         "live",
         "app.live.look.Look.look",
