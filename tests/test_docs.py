@@ -22,6 +22,7 @@ from app.inbox.notifications import Notifications
 from app.inbox.notifier import KEPT
 from app.inbox.pictures import Pictures
 from app.live.hub import TURN_S
+from app.live.talk import MOST_OTHERS
 from app.models import DOCUMENTS as MODEL
 from app.servers.children import LOG_LIMIT
 from app.social import TEXT_LIMIT
@@ -193,6 +194,7 @@ def test_the_times_in_the_documents_are_those_in_the_code() -> None:
     )
     for remembered, seconds in (("That much is pending", CROWDED_S), ("active followers", AGE_S)):
         assert f"{remembered}**, for {seconds:g} s" in correctness, remembered
+    assert f"the {MOST_OTHERS} people with whom a person talked last" in live
     ends = f"streams {{}}within {TURN_S:g} s"
     assert ends.format("end ") in live
     assert security.count(ends.format("")) == 2

@@ -20,6 +20,7 @@ from starlette.websockets import WebSocket
 from app.accounts import Caller
 from app.errors import NotFound
 from app.inbox.pictures import TYPES
+from app.live.talk import MOST_OTHERS
 from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
 from app.stack.cost import counted
@@ -436,6 +437,7 @@ NOBODY = {404: "Nobody has this handle."}
 EDGE = NOBODY | {422: "Oneself."}
 NO_CONVERSATION = {404: "There is no such conversation, or it is not yours."}
 NO_STATUS = {404: "There is no such status, or you may not see it."}
+LIVE = f"Live events, as server-sent events; `presence` of the {MOST_OTHERS} people whom you talked with last"
 TOO_MANY_STREAMS = {429: "You have ten live streams open, or have opened too many in one minute."}
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -586,7 +588,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST", "/live/tickets", "A ticket: opens one live stream, once, within 30 s", ticket, {201: schemas.NewTicket}
     ),
     Operation(
-        "GET", "/live", "Live events, as server-sent events", live, {200: None}, auth="ticket", sends=(EVENTS,),
+        "GET", "/live", LIVE, live, {200: None}, auth="ticket", sends=(EVENTS,),
         query=schemas.LivePlace, headers=schemas.LiveHeaders, refusals=TOO_MANY_STREAMS,
     ),
     Operation(
