@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from bson import ObjectId
 
-from app.access import visible
+from app.access import on_home, visible
 from app.edges import Edges
 from app.models import StatusRow
 from app.stack.mongodb.connection import Database
@@ -28,6 +28,17 @@ async def mentioned(db: Database, statuses: Sequence[StatusRow]) -> Mentioned:
     ids = {user["handle"]: user["_id"] for user in await rows(db, find)}
     people = {s.id: [h for h in named[s.id] if ids.get(h, s.user_id) != s.user_id] for s in statuses}
     return {id: {handle: ids[handle] for handle in each[:MOST_MENTIONED]} for id, each in people.items()}
+
+
+async def shown_to(db: Database, status: StatusRow, people: Collection[ObjectId]) -> list[ObjectId]:
+    """Those of them on whose home timeline it is. Of the others, whatever puts it there has a hint of its own: anybody
+    can mention anybody, and nobody's notifications are read anew for what they may not see.
+    """
+    if not people:
+        return []
+    edges = Edges(people, [status.user_id])
+    readers = edges.readers(await together(db, **edges.finds))
+    return [person for person in people if on_home(status, readers[person])]
 
 
 async def seen_mentions(db: Database, statuses: Sequence[StatusRow]) -> Mapping[ObjectId, Collection[str]]:

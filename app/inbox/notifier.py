@@ -11,7 +11,7 @@ from typing import ClassVar
 from bson import ObjectId
 
 from app.access import FIELDS
-from app.inbox.mentions import mentioned
+from app.inbox.mentions import mentioned, shown_to
 from app.models import Event, Inbox, Notification, NotificationKind, StatusRow
 from app.stack import Hint, Stack
 from app.stack.mongodb.find import Find, together
@@ -45,11 +45,13 @@ class Notifier:
         )
         for event in found["events"]:
             await self._notify(event["whom"], event["kind"], happened, event["who"], event.get("what"))
+            self._bus.tell(Hint("concerns", event["whom"]))
             await self._outbox.done(self.name, [happened], EVENTS)
-        for status in found["statuses"]:
-            people = (await mentioned(self._db, [StatusRow.of(status)])).get(happened, {})
+        for status in map(StatusRow.of, found["statuses"]):
+            people = (await mentioned(self._db, [status])).get(happened, {})
             for whom in people.values():
-                await self._notify(whom, "mention", happened, status["user_id"], happened)
+                await self._notify(whom, "mention", happened, status.user_id, happened)
+            self._bus.tell(*(Hint("concerns", whom) for whom in await shown_to(self._db, status, people.values())))
             await self._outbox.done(self.name, [happened])
         return {}
 
@@ -70,7 +72,6 @@ class Notifier:
             await inside[NOTIFICATIONS].insert_one({**new, "seq": seq, "until": event.generation_time + KEPT})
 
         await transaction(self._db, unless_told)
-        self._bus.tell(Hint("concerns", whom))
 
 
 def notification_key(whom: ObjectId, kind: NotificationKind, who: ObjectId, what: ObjectId | None) -> bytes:

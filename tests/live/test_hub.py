@@ -402,6 +402,22 @@ async def test_a_stream_that_was_not_opened_takes_nothing_from_the_others(town: 
     assert ann.state == await fetched(town, ann.me)
 
 
+async def test_nobody_is_read_anew_for_a_mention_that_they_may_not_see(town: World) -> None:
+    """Anybody can mention them, as often as they like."""
+    await town.people("stranger")
+    hub = await new_hub(town)
+    ann = await up_to_date(hub, town, "ann")
+    with patch.object(Truth, "read", autospec=True, side_effect=Truth.read) as read:
+        await town.post("stranger", "@ann @ben look")
+        await town.drain()
+        assert await told(ann) == []
+        read.assert_not_called()
+        await town.follow("ann", "stranger")
+        await settled(hub)
+    assert [event.name for event in ann.take()] == ["status", "notification"]
+    assert ann.state == await fetched(town, ann.me)
+
+
 @pytest.mark.parametrize("heard", [True, False])
 async def test_what_is_unread_beyond_the_first_page_is_followed(town: World, heard: bool) -> None:
     """By a hint, or where that is lost by a look."""

@@ -2602,9 +2602,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "a mention is done before it is told",
         "5 outbox, 8 order",
         "app.inbox.notifier.Notifier.handle",
-        "            people = (await mentioned(self._db, [StatusRow.of(status)])).get(happened, {})\n"
+        "            people = (await mentioned(self._db, [status])).get(happened, {})\n"
         "            for whom in people.values():\n"
-        '                await self._notify(whom, "mention", happened, status["user_id"], happened)\n',
+        '                await self._notify(whom, "mention", happened, status.user_id, happened)\n'
+        "            self._bus.tell("
+        '*(Hint("concerns", whom) for whom in await shown_to(self._db, status, people.values())))\n',
         behind="            await self._outbox.done(self.name, [happened])\n",
         races=("mention x follow",),
     ),
@@ -2751,6 +2753,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "        return shown, before\n",
         "        return shown, None\n",
         _of(NOTIFICATIONS, "test_a_page_looks_at_so_many_and_says_where_it_goes_on"),
+    ),
+    Mutant(
+        "people are read anew for what they may not see",
+        "live",
+        "app.inbox.notifier.Notifier.handle",
+        "await shown_to(self._db, status, people.values())",
+        "people.values()",
+        _of(HUB, "test_nobody_is_read_anew_for_a_mention_that_they_may_not_see"),
     ),
     Mutant(
         "what is unread beyond the first page is not followed",
