@@ -286,14 +286,19 @@ async def test_counting_ends_at_the_most_and_looks_at_the_newest(town: World, mo
 
 
 async def test_a_page_looks_at_so_many_and_says_where_it_goes_on(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Anybody can mention somebody who may not see it, as often as they like."""
+    """Whoever is followed can like what they like, and take it back."""
     monkeypatch.setattr(notifications, "LOOKED_AT", 6)
     monkeypatch.setattr(notifications, "SPARE", 0)
+    await act(town, "follow", "cat", "zoe")
     await act(town, "follow", "ann", "zoe")
-    for n in range(12):
-        await town.post("cat", f"{n} @zoe")
+    liked = [await town.post("zoe", str(n)) for n in range(12)]
+    for status in liked:
+        await act(town, "like", "cat", status)
     await act(town, "follow", "ben", "zoe")
     await town.drain()
+    for status in liked:
+        await act(town, "unlike", "cat", status)
+    await act(town, "unfollow", "cat", "zoe")
     pages: list[list[str]] = []
     before: int | None = None
     while before or not pages:
@@ -302,8 +307,52 @@ async def test_a_page_looks_at_so_many_and_says_where_it_goes_on(town: World, mo
         assert cost.mongodb <= 4
         pages.append([in_words(town, one) for one in page])
     assert pages == [["ben follow"], [], ["ann follow"]]
-    found = [await inbox(town).between(town.ids["zoe"], after, 14, most) for after, most in ((9, 1), (9, 0), (1, 1))]
+    found = [await inbox(town).between(town.ids["zoe"], after, 15, most) for after, most in ((10, 1), (10, 0), (1, 1))]
     assert [[one.who for one in each] if each else each for each in found] == [[town.ids["ben"]], None, None]
+
+
+async def test_a_page_passes_over_mentions_by_whom_its_reader_does_not_see(
+    town: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody can mention anybody, as often as they like: by far more than are looked at one by one."""
+    monkeypatch.setattr(notifications, "LOOKED_AT", 8)
+    monkeypatch.setattr(notifications, "SPARE", 0)
+    zoe = town.ids["zoe"]
+    await act(town, "follow", "zoe", "ben")
+    await act(town, "follow", "ann", "zoe")
+    await town.post("ben", "seen @zoe")
+    await town.drain()
+    for n in range(10):
+        await town.post("cat", f"{n} @zoe")
+        await town.post("ann", f"{n} @zoe")
+    await town.drain()
+    told = ["ben mention seen @zoe", "ann follow"]
+    for passed, pages in (
+        (8, [[], [], told]),
+        (20, [[], told]),
+        (21, [told[:1], told[1:]]),
+        (22, [told]),
+        (100, [told]),
+    ):
+        monkeypatch.setattr(notifications, "PASSED", passed)
+        assert await pages_of(town, "zoe", 2) == pages, passed
+    with counted() as cost:
+        await inbox(town).page(zoe, None, 2)
+    assert cost.mongodb == 5
+    assert (await inbox(town).unread(zoe)).number == 0, "of the newest 8"
+    await act(town, "follow", "zoe", "cat")
+    monkeypatch.setattr(notifications, "LOOKED_AT", 1_000)
+    seen = [one for page in await pages_of(town, "zoe", 2) for one in page]
+    assert seen == [*(f"cat mention {n} @zoe" for n in reversed(range(10))), *told], "a later follow shows it"
+
+
+async def pages_of(town: World, reader: str, limit: int) -> list[list[str]]:
+    pages: list[list[str]] = []
+    before: int | None = None
+    while before or not pages:
+        page, before = await inbox(town).page(town.ids[reader], before, limit)
+        pages.append([in_words(town, one) for one in page])
+    return pages
 
 
 async def test_a_badge_costs_a_command_or_three(town: World) -> None:

@@ -15,6 +15,7 @@ NAMES = "tests/contract/test_names.py"
 MUTES = "tests/contract/test_mutes.py"
 PULLED = "tests/contract/test_pulled.py"
 NOTIFICATIONS = "tests/contract/test_notifications.py"
+PASSES_OVER = "test_a_page_passes_over_mentions_by_whom_its_reader_does_not_see"
 CONVERSATIONS = "tests/contract/test_conversations.py"
 PICTURES = "tests/contract/test_pictures.py"
 MESSAGES = "tests/test_messages.py"
@@ -2734,7 +2735,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "what is not shown is counted",
         "notifications",
         "app.inbox.notifications.Notifications._look",
-        "shown += await self._shown(reader, batch)",
+        "shown += some",
         'shown += [Notification(row["event"], row["seq"], row["kind"], row["who"], None) for row in batch]',
         _of(NOTIFICATIONS, "test_unread_is_counted_above_a_watermark"),
     ),
@@ -2793,6 +2794,38 @@ MUTANTS: tuple[Mutant, ...] = (
         "frozenset(tellers[person] & follow[person])",
         "frozenset(follow[person])",
         _of(NOTIFICATIONS, "test_how_true_it_is_does_not_depend_on_whom_else_it_is_asked_of"),
+    ),
+    Mutant(
+        "a page that has passed over enough is the last one",
+        "notifications",
+        "app.inbox.notifications.Notifications._look",
+        "return shown, floor + 1 if floor else None",
+        "return shown, None",
+        _of(NOTIFICATIONS, PASSES_OVER),
+    ),
+    Mutant(
+        "any number of hidden mentions is passed over",
+        "notifications",
+        "app.inbox.notifications.Notifications._look",
+        "await self._seq_of(reader, before, above, most - looked_at)",
+        "0",
+        _of(NOTIFICATIONS, PASSES_OVER),
+    ),
+    Mutant(
+        "hidden mentions are looked at one by one",
+        "notifications",
+        "app.inbox.notifications.Notifications._below",
+        "if hidden:",
+        "if False:",
+        _of(NOTIFICATIONS, PASSES_OVER),
+    ),
+    Mutant(
+        "mentions by people whom the reader sees are passed over",
+        "notifications",
+        "app.inbox.notifications.Notifications._look",
+        """ if row["kind"] == "mention" and not _is_heard(row["who"], me)}""",
+        """ if row["kind"] == "mention"}""",
+        _of(NOTIFICATIONS, PASSES_OVER),
     ),
     Mutant(
         "what was missed among much that is not shown is passed over",

@@ -49,7 +49,7 @@ async def _answers(database: Database, finds: Mapping[str, Find]) -> dict[str, R
     batch = sum(find.limit for find in finds.values()) + 1
     if not others:
         query = {"filter": first.query, "projection": first.projection(), "limit": first.limit, "batch_size": batch}
-        query |= {"sort": list(first.order) or None, "hint": first.index}
+        query |= {"skip": first.skip, "sort": list(first.order) or None, "hint": first.index}
         return {name: await _on_a_snapshot(lambda: direct(database).find(first.collection, **query))}
     pipeline = first.stages(name) + [
         {"$unionWith": {"coll": find.collection, "pipeline": find.stages(other)}} for other, find in others

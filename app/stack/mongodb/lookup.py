@@ -13,9 +13,10 @@ NEWEST_FIRST: Order = (("_id", -1),)
 class Find:
     """One look-up. `fields` are those of the answer; `_id` only if it is among them.
 
-    Only for a look-up of its own: `index`, the name of the one to use, where the planner would try several each time.
-    `by`: the query goes by the values of this field, which is among the answer's, and each has one row at most.
-    `common`: everybody asks the same. `along`: nobody else asks for it, but it is small enough to travel with others.
+    `skip`: so many come before the first of the answer. Only for a look-up of its own: `index`, the name of the one to
+    use, where the planner would try several each time. `by`: the query goes by the values of this field, which is among
+    the answer's, and each has one row at most. `common`: everybody asks the same. `along`: nobody else asks for it, but
+    it is small enough to travel with others.
     """
 
     collection: str
@@ -25,6 +26,7 @@ class Find:
     order: Order = ()
     index: str | None = None
     by: str | None = None
+    skip: int = 0
     common: bool = False
     along: bool = False
 
@@ -45,7 +47,8 @@ class Find:
     def stages(self, name: str) -> list[dict[str, Any]]:
         sort: list[dict[str, Any]] = [{"$sort": dict(self.order)}] if self.order else []
         tagged = {**self.projection(), "part": {"$literal": name}}
-        return [{"$match": self.query}, *sort, {"$limit": self.limit}, {"$project": tagged}]
+        skip = [{"$skip": self.skip}] if self.skip else []
+        return [{"$match": self.query}, *sort, *skip, {"$limit": self.limit}, {"$project": tagged}]
 
 
 Answer = Callable[[Mapping[str, Find]], Awaitable[dict[str, Rows]]]  # one command

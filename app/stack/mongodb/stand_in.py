@@ -35,7 +35,8 @@ class StandInDatabase(AsyncMongoMockDatabase):  # type: ignore[type-arg]
         answers = {}
         for name, find in finds.items():
             rows = self.delegate[find.collection].find(find.query, find.projection())
-            answers[name] = list((rows.sort(list(find.order)) if find.order else rows).limit(find.limit))
+            rows = rows.sort(list(find.order)) if find.order else rows
+            answers[name] = list(rows.skip(find.skip).limit(find.limit))
         return answers
 
     async def at_once(self, work: Callable[[Database], Awaitable[T]]) -> T:
