@@ -47,6 +47,7 @@ class News:
 
     def _wanted(self, posted: Mapping[ObjectId, ObjectId], liked: Likers) -> Wanted:
         wanted: dict[Watcher, dict[ObjectId, ObjectId]] = {}
+        changed = set(liked)  # a set knows the hashes of its ids, which take longer than all else here
         for id, author in posted.items():
             for watcher in self._watchers.followers_of(author):
                 if watcher.turn.locked():
@@ -57,7 +58,7 @@ class News:
             if watcher.turn.locked():
                 self._watchers.is_dirty(watcher.me, {"page", "inbox"})
                 continue
-            if watcher.is_told_of(liked):
+            if watcher.is_told_of(changed):
                 self._watchers.is_dirty(watcher.me, {"inbox"})  # who takes a like back takes its notification along
             for id in liked.keys() & watcher.has.page.keys():
                 shown = watcher.has.page[id]

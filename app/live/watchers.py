@@ -76,7 +76,7 @@ class Watcher:
         """
         return bool(self.reads) or self.turn.locked()
 
-    def is_told_of(self, statuses: Iterable[ObjectId]) -> bool:
+    def is_told_of(self, statuses: Set[ObjectId]) -> bool:
         """Of any of them, by a notification."""
         return not self.about.isdisjoint(statuses)
 
