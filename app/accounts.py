@@ -21,10 +21,9 @@ from bson import Binary, ObjectId
 from cachetools import LRUCache
 from pymongo.errors import DuplicateKeyError
 
-from app.clock import FIRST_ID
 from app.departures import depart, take_likes_back
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
-from app.models import Account, Ticket, Token, User
+from app.models import Account, Ticket, User
 from app.stack import Hint, Stack
 from app.stack.mongodb.find import Find, rows
 from app.stack.mongodb.transaction import Transaction, transaction
@@ -42,7 +41,6 @@ WAITING_FOR_A_HASH = 200  # more are refused
 DEVICE_DAYS = 30  # a device or address from which somebody has signed in is known for so long
 TOKENS_EACH = 100  # of one person
 TICKET_S = 30
-TOKENS_ENDED = Hint("tokens", FIRST_ID)  # whosever
 HOLDERS_REMEMBERED = 10_000  # about 4 MB
 
 WRONG = "The handle and the password do not go together."
@@ -202,7 +200,7 @@ class Accounts:
             await inside["tokens"].delete_many({"user_id": user.id, "digest": {"$ne": _digest(token)}})
 
         await transaction(self._stack.db, change)
-        self._stack.bus.tell(TOKENS_ENDED)
+        self._stack.bus.tell(Hint("tokens", me.id))
 
     async def hide(self, me: Account, hidden: bool) -> None:
         """From everybody, whether they are here; or show it to their mutual followers."""
@@ -217,7 +215,7 @@ class Accounts:
         """
         await self._proven(me.handle, password, caller)
         await depart(self._stack.db, self._clock, me.id)
-        self._stack.bus.tell(Hint("named", me.id), TOKENS_ENDED)
+        self._stack.bus.tell(Hint("named", me.id), Hint("tokens", me.id))
         await take_likes_back(self._stack, me.id)
 
     async def _proven(self, handle: str, password: str, caller: Caller) -> User:
@@ -269,7 +267,7 @@ class Accounts:
         oldest = tokens.find({"user_id": user_id}, {"_id": 1}).sort("_id", -1).skip(TOKENS_EACH)
         if ids := [each["_id"] for each in await oldest.to_list(TOKENS_EACH)]:
             await tokens.delete_many({"_id": {"$in": ids}})
-            self._stack.bus.tell(TOKENS_ENDED)
+            self._stack.bus.tell(Hint("tokens", user_id))
         return token, expires_at
 
     def remembered(self, token: str) -> Account | None:
@@ -340,5 +338,5 @@ class Accounts:
 
     async def sign_out(self, token: str) -> None:
         """End the session of this token; the same when it is over already."""
-        await Token.find({"digest": _digest(token)}).delete()
-        self._stack.bus.tell(TOKENS_ENDED)
+        if ended := await self._stack.db["tokens"].find_one_and_delete({"digest": _digest(token)}):
+            self._stack.bus.tell(Hint("tokens", ended["user_id"]))

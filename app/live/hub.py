@@ -227,8 +227,8 @@ class Hub:
         await self._news.tell(posted, liked)
         if self._talk:
             await self._talk.tell(self.watchers, talked)
-        if any(hint.kind == "tokens" for hint in hints):
-            await self.end_without_token()
+        if signed_out := {hint.about for hint in hints if hint.kind == "tokens"}:
+            await self.end_without_token(signed_out)
 
     # What is read anew
 
@@ -310,9 +310,10 @@ class Hub:
                     connection.put(STILL_HERE)
                 connection.is_quiet = True
 
-    async def end_without_token(self) -> None:
-        """Every few seconds: tokens that have ended end their streams."""
-        here = [connection for watcher in self.watchers for connection in watcher.connections]
+    async def end_without_token(self, people: Collection[ObjectId] | None = None) -> None:
+        """Tokens that have ended end their streams: of these people, or every few seconds of all."""
+        theirs = self.watchers if people is None else filter(None, map(self.watchers.of, people))
+        here = [connection for watcher in theirs for connection in watcher.connections]
         if not here:
             return
         ended = await self._accounts.ended({connection.token for connection in here})

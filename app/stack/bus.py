@@ -34,8 +34,8 @@ HintKind = Literal["posted", "deleted", "liked", "edges", "named", "concerns", "
 class Hint(NamedTuple):
     """`about`: the author of a status that was `posted` or `deleted`, who has `liked` one or does no more, whose
     `edges` have changed, who is `named` anew or no more, whom something `concerns` alone, whose conversation has
-    changed (`talked`), whose `presence` is another one. `what`: the status, or the conversation. `who`: the other end
-    of the edge; the other one for whom the conversation has changed. `tokens`: some have ended, whosever.
+    changed (`talked`), whose `presence` is another one, of whom some `tokens` have ended. `what`: the status, or the
+    conversation. `who`: the other end of the edge; the other one for whom the conversation has changed.
     """
 
     kind: HintKind

@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
-from unittest.mock import Mock, patch
+from unittest.mock import AsyncMock, Mock, patch
 
 import pytest
 from bson import ObjectId
@@ -227,9 +227,13 @@ async def test_a_token_that_ends_ends_its_streams_in_every_process(town: World) 
     assert two.connection
     await hub.end_without_token()
     assert (one.connection.end, two.connection.end) == (None, None)
-    await accounts.sign_out(token)
-    await settled(hub)
+    ben = Client(hub, town.ids["ben"], digest_of((await accounts.new_token(town.ids["ben"]))[0]))
+    await ben.connect()
+    with patch.object(hub._accounts, "ended", AsyncMock(side_effect=hub._accounts.ended)) as asked:
+        await accounts.sign_out(token)
+        await settled(hub)
     assert (one.connection.end, two.connection.end) == (OVER, None)
+    asked.assert_awaited_once_with({digest_of(token), digest_of(other)})
     town.clock.advance((expires_at - town.clock.now()).total_seconds())
     await hub.end_without_token()
     assert two.connection.end == OVER
