@@ -137,7 +137,9 @@ class Config(BaseModel):
         description="uploaded by one signed-in person: kept for a day, and sent for as long as messages",
     )
     streams_per_minute: int = Field(
-        default=300, ge=1, description="opened by one signed-in person; ten that come back every 3 s are 200"
+        default=300,
+        ge=1,
+        description="opened by one signed-in person, and as many tickets; ten that come back every 3 s are 200",
     )
     refused_streams_per_minute: int = Field(
         default=600,

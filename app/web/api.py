@@ -386,6 +386,7 @@ async def image(call: Call) -> Reply:
 
 
 async def ticket(call: Call) -> Reply:
+    await call.services.tickets.count(call.me.id)
     ticket, expires_at = await call.services.accounts.new_ticket(call.token)
     return Reply(201, schemas.NewTicket(ticket=ticket, expires_at=expires_at))
 
@@ -585,7 +586,8 @@ OPERATIONS: tuple[Operation, ...] = (
         refusals={404: "There is no such picture, or you may not see it."},
     ),
     Operation(
-        "POST", "/live/tickets", "A ticket: opens one live stream, once, within 30 s", ticket, {201: schemas.NewTicket}
+        "POST", "/live/tickets", "A ticket: opens one live stream, once, within 30 s", ticket, {201: schemas.NewTicket},
+        refusals={429: "Too many tickets, or changes, in one minute."},
     ),
     Operation(
         "GET", "/live", LIVE, live, {200: None}, auth="ticket", sends=(EVENTS,),

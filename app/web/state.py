@@ -23,8 +23,8 @@ from phases.timelines import Timelines
 @dataclass(frozen=True)
 class Services:
     """One per process. The rates are `count`ed by person: `writes` before every change, `exports` before every export,
-    `uploads` before every picture, `openings` before every stream; `refusals` are `hit` by address for every stream of
-    nobody.
+    `uploads` before every picture, `openings` before every stream, `tickets` before every ticket of one; `refusals` are
+    `hit` by address for every stream of nobody.
     """
 
     stack: Stack
@@ -40,6 +40,7 @@ class Services:
     exports: Rate
     uploads: Rate
     openings: Rate
+    tickets: Rate
     refusals: Rate
     afterwards: Afterwards
     written: WrittenPages = field(default_factory=WrittenPages)

@@ -257,6 +257,18 @@ async def test_a_ticket_is_spent_by_the_stream_that_it_opens_alone(site: Site) -
         assert (await site.http.get(f"/live?ticket={ticket}")).status_code == 401
 
 
+async def test_a_person_gets_so_many_tickets_a_minute() -> None:
+    """They are kept for a day after they have expired."""
+    async with running(streams_per_minute=2) as site:
+        ann, bob = await site.person("ann"), await site.person("bob")
+        for _ in range(2):
+            await site.ticket(ann)
+        answer = await site.http.post("/live/tickets", headers=ann)
+        assert (answer.status_code, answer.json()["detail"]) == (429, "Too many tickets in one minute.")
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+        await site.ticket(bob)
+
+
 async def test_of_two_who_come_with_one_ticket_at_once_one_is_let_in(site: Site) -> None:
     """Both are there before either has spent it."""
     query, hub = f"?ticket={await site.ticket(await site.person('ann'))}", site.app.state.services.hub

@@ -3092,6 +3092,13 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(WIRE, "test_of_two_who_come_with_one_ticket_at_once_one_is_let_in"),
     ),
     Mutant(
+        "a person gets as many tickets as they like",
+        "live",
+        "app.web.api.ticket",
+        "    await call.services.tickets.count(call.me.id)\n",
+        tests=_of(WIRE, "test_a_person_gets_so_many_tickets_a_minute"),
+    ),
+    Mutant(
         "a ticket never expires",
         "live",
         "app.accounts.Accounts.holder_of",
