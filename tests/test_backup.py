@@ -246,9 +246,13 @@ def test_a_file_that_holds_other_documents_than_it_says_is_not_taken_for_restore
     header, body = backup(system.mongodb, system.config, file), file.read_bytes()[HEADER_BYTES:]
     header.documents["users"] += 1
     header.sha256 = header.sealed(hashlib.sha256(body))
-    file.write_bytes(header.packed() + body)
+    forged = file.with_name("forged")
+    forged.write_bytes(header.packed() + body)
     with pytest.raises(Damaged, match="other documents than it says"):
-        asyncio.run(system.restore(file))
+        asyncio.run(system.restore(forged))
+    with pytest.raises(schema.BrokenOff):
+        asyncio.run(system.shows())
+    asyncio.run(system.restore(file))
 
 
 async def test_what_is_there_is_erased_on_demand_only(system: System, file: Path) -> None:
