@@ -30,7 +30,7 @@ from app.watch.metrics import LIVE_CONNECTIONS, PRESENT, sent_live
 from app.web import api, cast, health, pages, schemas, walkthrough
 from app.web.afterwards import Afterwards
 from app.web.backlog import Backlog
-from app.web.guard import AllowedHosts, AnswerErrors, BodyLimit, RequestIds, SecurityHeaders
+from app.web.guard import AllowedHosts, AnswerErrors, BodyLimit, OneSocket, RequestIds, SecurityHeaders
 from app.web.health import Health, Measured
 from app.web.live import Streams
 from app.web.live_stream import Lasting
@@ -87,6 +87,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
             Middleware(Measured),
             Middleware(AllowedHosts, errors, _own_names(stack.config)),
             Middleware(AnswerErrors, errors),
+            Middleware(OneSocket, api.SOCKET),
             Middleware(BodyLimit, errors),
         ],
     )

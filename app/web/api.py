@@ -36,6 +36,7 @@ from app.web.problems import Rejected
 from phases.home.page import Page
 
 PREFIX = "/api/v1"
+SOCKET = f"{PREFIX}/live/socket"
 DONE = Reply(204)
 
 
@@ -606,5 +607,5 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/openapi.json", "This document", document, {200: None}, auth="none"),
 )  # fmt: skip
 
-ROUTES = [WebSocketRoute("/live/socket", live_socket), *routes_of(OPERATIONS)]
+ROUTES = [WebSocketRoute(SOCKET.removeprefix(PREFIX), live_socket), *routes_of(OPERATIONS)]
 ROUTE = Mount(PREFIX, app=Router(ROUTES, redirect_slashes=False))

@@ -25,6 +25,7 @@ SECURITY_HEADERS = {
 }
 
 
+BEGINNINGS = ("http.response.start", "websocket.http.response.start")  # of an answer, an upgrade that is refused too
 OTHERS_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -45,7 +46,7 @@ class RequestIds:
         token = logs.REQUEST_ID.set(name.decode())
 
         async def named(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in BEGINNINGS:
                 message["headers"] = [*message["headers"], (b"x-request-id", name)]
             await send(message)
 
@@ -63,7 +64,7 @@ class SecurityHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in BEGINNINGS:
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
@@ -117,7 +118,7 @@ class AnswerErrors:
 
         async def watched(message: Message) -> None:
             nonlocal started
-            started = started or message["type"] in ("http.response.start", "websocket.accept")
+            started = started or message["type"] in (*BEGINNINGS, "websocket.accept")
             await send(message)
 
         try:
@@ -127,6 +128,19 @@ class AnswerErrors:
                 raise
             answer = await self.errors.answer(_asked(scope), error)
             await answer(scope, receive, send)
+
+
+class OneSocket:
+    """404 for a WebSocket anywhere but at `path`: Starlette would close it, which is a 403 without a body."""
+
+    def __init__(self, app: ASGIApp, path: str) -> None:
+        self.app = app
+        self.path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" and scope["path"] != self.path:
+            raise Rejected(404, "There is no WebSocket at this address.")
+        await self.app(scope, receive, send)
 
 
 class BodyLimit:

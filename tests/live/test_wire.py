@@ -24,7 +24,8 @@ from app.live.hub import READS_AT_ONCE
 from app.serve import _uvicorn
 from app.stack import connected
 from app.web import create_app, protocol
-from app.web.api import PREFIX
+from app.web.api import PREFIX, SOCKET
+from app.web.guard import SECURITY_HEADERS
 from phases.timelines import Timelines
 from tests.conftest import STAND_INS
 
@@ -131,7 +132,7 @@ class Socket:
         asked |= {"Sec-WebSocket-Key": key, "Sec-WebSocket-Version": "13", **(headers or {})}
         asked |= {"Sec-WebSocket-Extensions": "permessage-deflate"}
         head = "".join(f"{name}: {value}\r\n" for name, value in asked.items())
-        one.writer.write(f"GET {PREFIX}/live/socket{query} HTTP/1.1\r\n{head}\r\n".encode())
+        one.writer.write(f"GET {SOCKET}{query} HTTP/1.1\r\n{head}\r\n".encode())
         answer = (await asyncio.wait_for(one.reader.readuntil(b"\r\n\r\n"), PATIENCE_S)).decode()
         one.status = int(answer.split()[1])
         assert "permessage-deflate" not in answer
@@ -285,7 +286,6 @@ UPGRADE = (
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
 MANY = "A: b\r\n" * 400
-SOCKET = f"{PREFIX}/live/socket"
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,10 @@ SOCKET = f"{PREFIX}/live/socket"
         (f"GET {SOCKET}?ticket={'a' * 20_000} HTTP/1.1\r\n{UPGRADE}\r\n", 414),
         (f"GET {SOCKET} HTTP/1.1\r\n{UPGRADE.replace('13', '99')}\r\n", 400),
         (f"GET {SOCKET} HTTP/1.1\r\n{UPGRADE}\r\n", 401),
-        (f"GET /people HTTP/1.1\r\n{UPGRADE}\r\n", 403),
+        (f"GET /people HTTP/1.1\r\n{UPGRADE}\r\n", 404),
+        (f"GET /static/style.css HTTP/1.1\r\n{UPGRADE}\r\n", 404),
+        (f"GET {PREFIX}/me HTTP/1.1\r\n{UPGRADE}\r\n", 404),
+        (f"GET {PREFIX}/nowhere HTTP/1.1\r\n{UPGRADE}\r\n", 404),
     ],
 )
 async def test_a_handshake_that_is_none_is_answered_and_its_connection_closed(
@@ -312,6 +315,21 @@ async def test_a_handshake_that_is_none_is_answered_and_its_connection_closed(
     assert answer.lower().count(b"http/1.1 ") == 1
     writer.close()
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize(("path", "status"), [(SOCKET, 401), (f"{PREFIX}/me", 404), ("/people", 404)])
+async def test_a_refused_upgrade_is_a_problem_like_any_other(site: Site, path: str, status: int) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    writer.write(f"GET {path} HTTP/1.1\r\n{UPGRADE}X-Request-Id: mine\r\n\r\n".encode())
+    head, _, body = (await asyncio.wait_for(reader.read(), PATIENCE_S)).partition(b"\r\n\r\n")
+    writer.close()
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    problem = json.loads(body)
+    assert int(first.split()[1]) == problem["status"] == status
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["x-request-id"] == problem["request_id"] == "mine"
+    assert {name.lower() for name in SECURITY_HEADERS} <= headers.keys()
 
 
 async def test_who_is_refused_again_and_again_costs_no_look_up() -> None:
