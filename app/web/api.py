@@ -27,7 +27,7 @@ from app.stack.cost import counted
 from app.web import openapi, schemas
 from app.web.api_operation import Call, Operation, Reply, admitted, bearer_token, routes_of
 from app.web.caller import address_of, while_it_waits
-from app.web.export import as_file, exported, nothing, shown_conversations
+from app.web.export import as_file, exported, shown_conversations
 from app.web.limits import PICTURE, PICTURE_HEADERS
 from app.web.live_stream import MEDIA_TYPE as EVENTS
 from app.web.live_stream import connected, converse, events_for, position_of
@@ -94,8 +94,7 @@ async def delete_me(call: Call) -> Reply:
 
 async def export(call: Call) -> Reply:
     await call.services.exports.count(call.me.id)
-    parts = nothing() if call.request.method == "HEAD" else exported(call.request, call.me)
-    return Reply(200, headers=as_file(call.me), parts=parts)
+    return Reply(200, headers=as_file(call.me), parts=await exported(call.request, call.me))
 
 
 async def user(call: Call) -> Reply:

@@ -24,9 +24,17 @@ Walk = Callable[[Any], Awaitable[Items]]
 async def exported(request: Request, me: Account) -> AsyncIterator[bytes]:
     """As `schemas.Export` says, in parts; memory is that of one part. Each is looked up by itself: what changes
     meanwhile may be in it or not.
+
+    The first one is looked up before this returns, so that whoever asks while a server is away has an answer that says
+    so. Later a part that cannot be had breaks the connection. For HEAD nothing is looked up.
     """
+    if request.method == "HEAD":
+        return _nothing()
+    return _parts(request, me, await _account(me))
+
+
+async def _parts(request: Request, me: Account, account: schemas.OwnAccount) -> AsyncIterator[bytes]:
     longest_s = services(request).stack.config.server_timeout_s
-    account = await within(longest_s, _account(me))
     yield b'{"account":' + to_json(account)
     for name, walk in _lists(request, me).items():
         yield b',"' + name.encode() + b'":['
@@ -42,12 +50,12 @@ async def exported(request: Request, me: Account) -> AsyncIterator[bytes]:
     yield b"}"
 
 
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""
+
+
 def as_file(me: Account) -> dict[str, str]:
     return {"Content-Disposition": f'attachment; filename="feedlab-{me.handle}.json"'}
-
-
-async def nothing() -> AsyncIterator[bytes]:
-    yield b""
 
 
 async def _account(me: Account) -> schemas.OwnAccount:

@@ -70,6 +70,9 @@ class Measured:
 
         try:
             await self.app(scope, receive, watched)
+        except Exception:
+            status = 500  # who has the beginning of an answer does not get the rest
+            raise
         finally:
             route = _template(scope)
             method = scope["method"] if scope["method"] in METHODS else "other"

@@ -65,7 +65,7 @@ async def delete(request: Request, me: Account) -> Response:
 async def export(request: Request, me: Account) -> Response:
     await services(request).exports.count(me.id)
     headers = {"Cache-Control": "no-store", **as_file(me)}
-    return StreamingResponse(exported(request, me), headers=headers, media_type="application/json")
+    return StreamingResponse(await exported(request, me), headers=headers, media_type="application/json")
 
 
 async def _refusal(request: Request, work: Coroutine[Any, Any, None]) -> Refused | None:
