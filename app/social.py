@@ -191,11 +191,22 @@ class Social:
     async def _edges(
         self, collection: str, query: dict[str, Any], end: str, before: ObjectId | None, limit: int
     ) -> PeoplePage:
-        edges = self._db[collection].find({**query, end: {"$lt": before or LAST_ID}}, {"_id": 0, end: 1})
-        ids = [edge[end] for edge in await edges.sort(end, -1).limit(limit + 1).to_list(None)]
-        people = await self.people(ids[:limit])
-        there = [people[id] for id in ids[:limit] if id in people and people[id].is_there]
-        return there, ids[limit - 1] if len(ids) > limit else None
+        """Full unless the end is reached: where somebody has departed, it is asked again without all who have."""
+        ends: dict[str, Any] = {"$lt": before or LAST_ID}
+        ids, there = await self._ends(collection, {**query, end: ends}, end, limit + 1)
+        if len(there) < len(ids):
+            ends["$nin"] = await departed_now(self._db)
+            ids, there = await self._ends(collection, {**query, end: ends}, end, limit + 1)
+        return [there[id] for id in ids[:limit] if id in there], ids[limit - 1] if len(ids) > limit else None
+
+    async def _ends(
+        self, collection: str, query: dict[str, Any], end: str, limit: int
+    ) -> tuple[list[ObjectId], dict[ObjectId, Person]]:
+        """Whom these edges lead to, and who of them is there."""
+        found = self._db[collection].find(query, {"_id": 0, end: 1}).sort(end, -1).limit(limit)
+        ids = [edge[end] for edge in await found.to_list(None)]
+        people = await self.people(ids)
+        return ids, {id: person for id, person in people.items() if person.is_there}
 
     async def liked(
         self, by: ObjectId, *, before: ObjectId | None, limit: int

@@ -148,6 +148,29 @@ async def test_who_was_seeded_remembers_nothing_of_a_deleted_account(world: Worl
         assert await world.walk("ann", phase) == [], phase
 
 
+async def test_lists_of_people_are_full_before_it_is_cleared(world: World) -> None:
+    """Whoever departs: the first ones, some in the middle, the one behind a page, the last."""
+    names = [f"fan{n}" for n in range(9)]
+    await world.people("ann", *names)
+    for name in names:
+        await world.follow(name, "ann")
+        await world.follow("ann", name)
+    for name in ("fan8", "fan7", "fan4", "fan1", "fan0"):
+        await leave(world, name)
+    for listed in (world.social.followers, world.social.following):
+        assert await _walk(world, listed, limit=2) == [["fan6", "fan5"], ["fan3", "fan2"]]
+        assert await _walk(world, listed, limit=3) == [["fan6", "fan5", "fan3"], ["fan2"]]
+
+
+async def _walk(world: World, listed: Any, limit: int) -> list[list[str]]:
+    pages, before = [], None
+    while True:
+        people, before = await listed(world.ids["ann"], before=before, limit=limit)
+        pages.append([one.handle for one in people])
+        if before is None:
+            return pages
+
+
 async def test_what_is_left_goes_and_likes_are_counted(town: World) -> None:
     ann, zoe = town.ids["ann"], town.ids["zoe"]
     await leave(town, "zoe")

@@ -1507,10 +1507,18 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a deleted account is on lists of people",
         "2 accounts",
-        "app.social.Social._edges",
-        " and people[id].is_there",
+        "app.social.Social._ends",
+        " if person.is_there",
         "",
         _of(DEPARTED, "test_at_once_nothing_of_it_is_visible"),
+    ),
+    Mutant(
+        "a list of people is short where accounts were deleted",
+        "2 accounts",
+        "app.social.Social._edges",
+        "await departed_now(self._db)",
+        "[]",
+        _of(DEPARTED, "test_lists_of_people_are_full_before_it_is_cleared"),
     ),
     Mutant(
         "a deleted account has a page",
