@@ -1,9 +1,10 @@
 """The comparison itself: with phases whose speed is known, with phases that lie, and once for real."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -12,6 +13,7 @@ import psutil
 import pytest
 from bson import ObjectId
 from click.testing import CliRunner
+from starlette.applications import Starlette
 
 from app.access import Entry
 from app.cli import main
@@ -19,13 +21,14 @@ from app.config import Config
 from app.demo.graph import Graph, powerlaw
 from app.demo.progress import Progress, silent
 from app.models import StatusRow
+from app.serve import _uvicorn
 from app.stack import Addresses, connected
 from benchmarks import rig as rig_module
 from benchmarks import rounds
 from benchmarks.observe import NotDelivered
 from benchmarks.report import Comparison, Settings
 from benchmarks.report import load as read_report
-from benchmarks.rig import Rig
+from benchmarks.rig import BenchRefused, Rig
 from benchmarks.rounds import compare
 from benchmarks.subject import InProcess, WrongAnswer
 from benchmarks.tables import grids
@@ -258,6 +261,48 @@ def bench(*arguments: str) -> Any:
 
 
 SMALL = ("--graph", "powerlaw:12:2", "--phases", "query", "--rounds", "1", "--seconds", "0.5", "--rate", "20")
+FEW = ("--graph", "powerlaw:12:2")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compare", *SMALL),
+        ("targets",),
+        ("http", *FEW),
+        ("backlog", *FEW),
+        ("messages",),
+        ("fanout",),
+        ("read",),
+        ("crossover",),
+        ("units",),
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_command_measures_on_the_loop_of_a_web_process(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page looks dearer on asyncio's own, by more than some of the differences that are measured."""
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    @contextmanager
+    def servers(*_: object) -> Iterator[tuple[Addresses, Path, Config]]:
+        yield Addresses(None, None, None), Path(), Config()
+
+    @asynccontextmanager
+    async def rig(*_: object) -> AsyncIterator[Rig]:
+        loops.append(asyncio.get_running_loop())
+        raise BenchRefused("the loop is known")
+        yield
+
+    monkeypatch.setattr(rig_module, "servers", servers)
+    monkeypatch.setattr(rig_module, "rig", rig)
+    assert "the loop is known" in bench(*words).output
+    factory = _uvicorn(Starlette(), Config()).config.get_loop_factory()
+    assert factory
+    assert factory.__module__.startswith("uvloop") == bool(find_spec("uvloop"))
+    with closing(factory()) as theirs:
+        assert [type(loop) for loop in loops] == [type(theirs)]
 
 
 def test_standins_are_refused_unless_asked_for(tmp_path: Path) -> None:
