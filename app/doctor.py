@@ -9,26 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from app.config import Config
+from app.servers.commands import HISTORY_S
 from app.servers.datadir import DataDirectory, Note
 from app.servers.probe import NoAnswer, ask
 from app.servers.programs import TITLES, Level, Source, resolve
 from app.servers.urls import Server, masked, without_secrets
 from app.stack import schema
-from app.stack.mongodb.connection import Unsuitable, connect, disconnect, preflight
+from app.stack.mongodb.connection import Database, Unsuitable, connect, disconnect, preflight
+from app.stack.mongodb.whole import WINDOW
 
 TIMEOUT_S = 3.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One server. `advice` is empty when there is nothing to do; `schema` is the version of our database in MongoDB."""
+    """One server. `advice`: what is to be done, or would be better, if anything; `schema`: the version of our database
+    in MongoDB.
+    """
 
     server: str
     source: str
@@ -81,7 +85,7 @@ def _with_schema(found: Finding, url: str, config: Config) -> Finding:
     if found.server != TITLES["mongodb"]:
         return found
     try:
-        said = asyncio.run(_schema(url, config.database))
+        said, history_s = asyncio.run(_looked_at(url, config.database))
     except Unsuitable as error:
         return replace(found, state="unsuitable", ok=False, advice=str(error))
     except PyMongoError as error:
@@ -92,16 +96,37 @@ def _with_schema(found: Finding, url: str, config: Config) -> Finding:
         return replace(found, state="too new", ok=False, advice=str(error), schema=error.found)
     except schema.BrokenOff as error:
         return replace(found, state="half restored", ok=False, advice=str(error))
-    return replace(found, schema=said["version"] if said else None)
+    return replace(found, schema=said["version"] if said else None, advice=_less_history(history_s))
 
 
-async def _schema(url: str, name: str) -> dict[str, Any] | None:
+async def _looked_at(url: str, name: str) -> tuple[dict[str, Any] | None, int | None]:
     database = connect(url, name, TIMEOUT_S)
     try:
         await preflight(database)
-        return await schema.said(database)
+        return await schema.said(database), await _history_s(database)
     finally:
         await disconnect(database)
+
+
+async def _history_s(database: Database) -> int | None:
+    """Seconds for which mongod keeps what was removed; None where this user may not see it, or a router answers."""
+    try:
+        found = await database.client.admin.command({"getParameter": 1, WINDOW: 1})
+    except OperationFailure:
+        return None
+    return int(found[WINDOW])
+
+
+def _less_history(history_s: int | None) -> str:
+    """Advice where mongod keeps, or may keep, more than embedded servers do."""
+    if history_s is not None and history_s <= HISTORY_S:
+        return ""
+    kept = "this user may not see how long it keeps" if history_s is None else f"it keeps for {history_s} s"
+    return (
+        f"{kept} index entries that were removed, and above {HISTORY_S} s pages are slower on a busy site: "
+        f"db.adminCommand({{setParameter: 1, {WINDOW}: {HISTORY_S}}}) in mongosh on each member, and mongod "
+        f"--setParameter {WINDOW}={HISTORY_S} from its next start on; longer backups then need --window"
+    )
 
 
 def doctor(data: Path, config: Config, level: Level, *, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
+from pymongo import MongoClient
 from pymongo.errors import ServerSelectionTimeoutError
 
 from app import serve
@@ -25,6 +27,7 @@ from app.servers.datadir import DataDirectory
 from app.servers.programs import ServersError, insist, resolve
 from app.servers.urls import SERVERS, urls, variable
 from app.stack import connected
+from app.stack.mongodb.whole import WINDOW
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from tests.conftest import STAND_INS
@@ -548,6 +551,17 @@ def test_doctor_sees_the_servers_that_run(tmp_path: Path) -> None:
             addresses.redis,
             *(addresses.memcached or ()),
         ]
+        assert [server["advice"] for server in report["servers"]] == [""] * 3
+        with MongoClient[dict[str, object]](addresses.mongodb) as client:
+            client.admin.command({"setParameter": 1, WINDOW: 300})
+        result = feedlab("doctor", "--data", tmp_path)
+        (advice,) = (line for line in result.stdout.splitlines() if line.startswith("MongoDB: "))
+        assert (result.exit_code, "it keeps for 300 s" in advice) == (0, True)
+        command = re.search(r"adminCommand\(\{setParameter: 1, (\w+): (\d+)\}\)", advice)
+        assert command
+        with MongoClient[dict[str, object]](addresses.mongodb) as client:
+            client.admin.command({"setParameter": 1, command[1]: int(command[2])})
+        assert "MongoDB: " not in feedlab("doctor", "--data", tmp_path).stdout, "that mends it"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.config import PREFIX, Config
+from app.servers.commands import HISTORY_S
+from app.stack.mongodb.whole import WINDOW
 from tests.test_docs import leaves
 
 ROOT = Path(__file__).parents[1]
@@ -133,6 +135,12 @@ def test_the_passwords_are_those_that_the_servers_ask_for() -> None:
     assert 'rs.initiate({ _id: "feedlab"' in script
     assert 'user: "feedlab"' in script
     assert set(re.findall(r"process\.env\.(\w+)", script)) == SERVICES["mongodb-setup"]["environment"].keys()
+
+
+def test_mongodb_keeps_no_more_history_than_embedded_servers() -> None:
+    for name in ("mongodb-1", "mongodb-2", "mongodb-3"):
+        command = SERVICES[name]["command"]
+        assert command[command.index("--setParameter") + 1] == f"{WINDOW}={HISTORY_S}"
 
 
 def test_the_proxy_finds_the_web_processes_and_is_believed() -> None:

@@ -156,6 +156,7 @@ def test_doctor_says_so_and_shows_no_password(environment: dict[str, str], tmp_p
     result = CliRunner().invoke(main, ["doctor", "--json", "--data", str(tmp_path)], env=environment)
     servers = json.loads(result.stdout)["servers"]
     assert [server["state"] for server in servers] == ["answers"] * 3, result.output
+    assert [server["advice"].partition(" see ")[0] for server in servers] == ["this user may not", "", ""]
     assert PASSWORD not in result.output
     assert quote(PASSWORD, safe="") not in result.output
     for command in (["phases"], ["backup", str(tmp_path / "a.backup")]):
