@@ -24,6 +24,7 @@ from app.web import create_app
 from app.web.session import SESSION
 from phases.timelines import Timelines
 from tests.conftest import STAND_INS, real_servers
+from tests.site import PASSWORD, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +59,26 @@ async def signed_in(stack: Any) -> dict[str, str]:
     await user.insert()
     token, _ = await Accounts(stack).new_token(user.id)
     return {"Authorization": f"Bearer {token}", "Cookie": f"{SESSION}={token}"}
+
+
+@pytest.mark.parametrize(
+    ("path", "hangs"), [("/sign-in", "page"), ("/sign-in-as", "person"), ("/sign-out", "sign_out")]
+)
+async def test_so_does_coming_in_and_going(path: str, hangs: str) -> None:
+    """Hashing a password takes its time; what comes before and after it has that of any other request."""
+    async with opened(demo=True, server_timeout_s=PATIENCE_S) as site:
+        ann = site.browser()
+        await ann.sign_up("ann")
+        if path != "/sign-out":
+            await ann.submit("/sign-out")
+            await ann.open("/sign-in?next=/")
+        ours = site.app.state.services
+        hanging: Any = {"page": site.timelines, "person": ours.social, "sign_out": ours.accounts}[hangs]
+        site.stack.config = site.stack.config.model_copy(update={"server_timeout_s": 0.1})
+        typed = {"handle": "ann", "password": PASSWORD, "text": "typed before"}
+        with patch.object(hanging, hangs, for_ever):
+            await asyncio.wait_for(ann.submit(path, **typed), PATIENCE_S)
+        assert ann.status == 503
 
 
 async def test_a_time_out_from_within_is_not_taken_for_the_end_of_the_time() -> None:

@@ -33,6 +33,7 @@ from app.web.live_stream import MEDIA_TYPE as EVENTS
 from app.web.live_stream import connected, converse, events_for, position_of
 from app.web.opening import opening
 from app.web.problems import Rejected
+from app.web.state import in_time
 from phases.home.page import Page
 
 PREFIX = "/api/v1"
@@ -367,7 +368,7 @@ async def new_upload(call: Call) -> Reply:
 
 async def upload(call: Call) -> Reply:
     """Whoever has the address may; it counts as a change by the person who asked for it."""
-    admitted = await call.in_time(call.services.pictures.admitted(call.request.path_params["upload"]))
+    admitted = await in_time(call.request, call.services.pictures.admitted(call.request.path_params["upload"]))
     await call.services.writes.count(admitted.owner)
     await call.services.uploads.count(admitted.owner)
     await call.services.pictures.take(admitted, call.request.stream())

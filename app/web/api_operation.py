@@ -20,11 +20,10 @@ from starlette.routing import BaseRoute, Route
 from app.accounts import digest_of
 from app.errors import Forbidden
 from app.models import Account, Person
-from app.stack import within
 from app.stack.mongodb.joined import joined
 from app.web.opening import Admission, bad_ticket, opening
 from app.web.problems import CHALLENGE, SAFE, FieldErrors, Rejected
-from app.web.state import Services, services
+from app.web.state import Services, in_time, services
 
 T = TypeVar("T")
 
@@ -55,10 +54,6 @@ class Call:
     @property
     def token(self) -> str:
         return bearer_token(self.request) or ""
-
-    async def in_time(self, work: Awaitable[T]) -> T:
-        """For an operation that is not limited as a whole."""
-        return await within(_longest_s(self.request), work)
 
 
 @dataclass(frozen=True)
@@ -150,7 +145,7 @@ class Operation:
             call.body = _parsed(self.body, await _json(request))
         # it hashes a password, waits for a picture or opens a stream, which take their time
         unlimited = self.hashes or self.auth in ("none", "ticket")
-        reply = await within(None if unlimited else _longest_s(request), self.call(call))
+        reply = await (self.call(call) if unlimited else in_time(request, self.call(call)))
         if isinstance(reply, Response):
             return reply
         assert reply.status in self.answers, f"{self.method} {self.path} does not document {reply.status}"
@@ -174,16 +169,12 @@ def bearer_token(request: HTTPConnection) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else None
 
 
-def _longest_s(request: HTTPConnection) -> float:
-    return services(request).stack.config.server_timeout_s
-
-
 async def admitted(request: HTTPConnection) -> Admission:
     """By a ticket in the address, since browsers can send no header with a stream, or by a token."""
     ticket = request.query_params.get("ticket")
     if ticket is None:
         return Admission(await _signed_in(request), digest_of(bearer_token(request) or ""))
-    found = await within(_longest_s(request), services(request).accounts.holder_of(ticket))
+    found = await in_time(request, services(request).accounts.holder_of(ticket))
     if found is None:
         raise bad_ticket()
     return Admission(*found, ticket)
@@ -193,7 +184,7 @@ async def _signed_in(request: HTTPConnection) -> Account:
     token = bearer_token(request)
     if not token:
         raise Rejected(401, "This call needs a token: Authorization: Bearer <token>.", CHALLENGE)
-    account: Account | None = await within(_longest_s(request), services(request).accounts.authenticate(token))
+    account = await in_time(request, services(request).accounts.authenticate(token))
     if account is None:
         raise Rejected(
             401, "The token is unknown, expired or signed out.", {"WWW-Authenticate": 'Bearer error="invalid_token"'}

@@ -25,7 +25,7 @@ from app.web.render import render
 from app.web.request import Endpoint, PersonalEndpoint, address, signed_in, to
 from app.web.session import Session, field, local_address, open_session, posted, read_form
 from app.web.side_by_side import COMPARE, side_by_side
-from app.web.state import services
+from app.web.state import in_time, services
 
 CONVERSATION = "/conversations/([0-9a-f]{24})"
 
@@ -129,16 +129,24 @@ def _back(request: Request, form: FormData) -> str:
 
 async def _entered(request: Request, form: FormData, token: str, expires_at: datetime, device: str = "") -> Response:
     """On to where they wanted to go; a text that was not sent is in its field there."""
-    response: Response = to(_back(request, form))
-    if field(form, "text") and (account := await services(request).accounts.authenticate(token)):
-        request.state.session = Session(account, token)
-        with suppress(NotFound):  # it was another one who had typed it: nothing of that is shown to them
-            response = await _with_its_text(request, account, form)
+    shown = await in_time(request, _with_its_text(request, form, token)) if field(form, "text") else None
+    response = shown or to(_back(request, form))
     session.begin(request, response, services(request).stack, token, expires_at, device)
     return response
 
 
-async def _with_its_text(request: Request, me: Account, form: FormData) -> Response:
+async def _with_its_text(request: Request, form: FormData, token: str) -> Response | None:
+    """None where it was another one who had typed it: nothing of that is shown to them."""
+    account = await services(request).accounts.authenticate(token)
+    if account is None:
+        return None
+    request.state.session = Session(account, token)
+    with suppress(NotFound):
+        return await _there(request, account, form)
+    return None
+
+
+async def _there(request: Request, me: Account, form: FormData) -> Response:
     """Raises NotFound for somebody else's conversation."""
     text, back = field(form, "text").replace("\r\n", "\n"), _back(request, form)
     if talk := re.fullmatch(CONVERSATION, back):
@@ -153,8 +161,12 @@ async def sign_in_as(request: Request) -> Response:
     if not services(request).stack.config.demo:
         raise HTTPException(404)
     form = await posted(request)
-    user = await services(request).social.person(field(form, "handle"))
-    return await _entered(request, form, *await services(request).accounts.new_token(user.id))
+    return await _entered(request, form, *await in_time(request, _as_anybody(request, field(form, "handle"))))
+
+
+async def _as_anybody(request: Request, handle: str) -> tuple[str, datetime]:
+    user = await services(request).social.person(handle)
+    return await services(request).accounts.new_token(user.id)
 
 
 async def sign_out(request: Request) -> Response:
@@ -162,7 +174,7 @@ async def sign_out(request: Request) -> Response:
         return to("/")
     await posted(request)
     token = session.session_token(request)
-    await services(request).accounts.sign_out(token)
+    await in_time(request, services(request).accounts.sign_out(token))
     request.app.state.streams.end(token)
     response = to("/")
     session.end(request, response)

@@ -11,9 +11,8 @@ from starlette.requests import Request
 from app.clock import LAST_ID
 from app.inbox.conversations import Conversation
 from app.models import Account, Person, User
-from app.stack import within
 from app.web import schemas
-from app.web.state import services
+from app.web.state import in_time, services
 
 AT_ONCE = 200  # of a list
 
@@ -34,13 +33,12 @@ async def exported(request: Request, me: Account) -> AsyncIterator[bytes]:
 
 
 async def _parts(request: Request, me: Account, account: schemas.OwnAccount) -> AsyncIterator[bytes]:
-    longest_s = services(request).stack.config.server_timeout_s
     yield b'{"account":' + to_json(account)
     for name, walk in _lists(request, me).items():
         yield b',"' + name.encode() + b'":['
         comma, cursor = b"", None
         while True:
-            items, cursor = await within(longest_s, walk(cursor))
+            items, cursor = await in_time(request, walk(cursor))
             for item in items:
                 yield comma + to_json(item)
                 comma = b","

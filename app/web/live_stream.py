@@ -20,7 +20,7 @@ from app.stack import within
 from app.web.caller import address_of, while_it_waits
 from app.web.opening import Admission, bad_ticket, opening
 from app.web.session import session_token
-from app.web.state import Services, services
+from app.web.state import Services, in_time, services
 
 MEDIA_TYPE = "text/event-stream"
 AGAIN_MS = (1_000, 3_000)  # when a client comes back: not all of them at once
@@ -70,8 +70,8 @@ async def events_of_page(request: Request) -> Response:
     """For a page that is open: by its session. Nobody is told not to come back."""
     token = session_token(request)
     async with opening(request, token):
-        limit_s, accounts = services(request).stack.config.server_timeout_s, services(request).accounts
-        me = await within(limit_s, accounts.authenticate(token)) if token else None  # nothing on a badge
+        known = services(request).accounts.authenticate(token) if token else None  # nothing on a badge
+        me = await in_time(request, known) if known else None
         if me is None:
             if token:
                 await services(request).refusals.hit(address_of(request))

@@ -11,10 +11,10 @@ from starlette.responses import RedirectResponse, Response
 
 from app.errors import Forbidden, NotFound, TooMany
 from app.models import Account
-from app.stack import UNAVAILABLE, within
+from app.stack import UNAVAILABLE
 from app.web.render import here
 from app.web.session import field, local_address, open_session, posted, read_form
-from app.web.state import services
+from app.web.state import in_time, services
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 FORM = "application/x-www-form-urlencoded"  # nothing is typed into the one with a picture
@@ -55,9 +55,8 @@ def signed_in(handler: PersonalEndpoint, *, limited: bool = True) -> Endpoint:
         if account is None:
             back = here(request) if request.method == "GET" else None
             return to(address("/sign-in", next=back))
-        return await within(
-            services(request).stack.config.server_timeout_s if limited else None, handler(request, account)
-        )
+        answer = handler(request, account)
+        return await (in_time(request, answer) if limited else answer)
 
     return endpoint
 

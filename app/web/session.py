@@ -20,10 +20,10 @@ from starlette.responses import Response
 
 from app.errors import Forbidden
 from app.models import Account
-from app.stack import Stack, within
+from app.stack import Stack
 from app.stack.mongodb.joined import joined
 from app.web.caller import host_name
-from app.web.state import services
+from app.web.state import in_time, services
 
 SESSION = "feedlab_session"
 VISITOR = "feedlab_visitor"
@@ -73,8 +73,8 @@ async def open_session(request: Request) -> Session:
     """The owner of the cookie; asked once per request."""
     if session := known_session(request):
         return session
-    request.state.session = await within(services(request).stack.config.server_timeout_s, _session(request))
-    return request.state.session  # type: ignore[no-any-return]
+    request.state.session = session = await in_time(request, _session(request))
+    return session
 
 
 async def _session(request: Request) -> Session:

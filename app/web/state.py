@@ -1,7 +1,9 @@
 """What `create_app` has put together, for whoever answers a request."""
 
 from collections import Counter
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from bson import ObjectId
 from starlette.requests import HTTPConnection
@@ -13,11 +15,13 @@ from app.inbox.pictures import Pictures
 from app.live.hub import Hub
 from app.live.presence import Presences
 from app.social import Social
-from app.stack import Stack
+from app.stack import Stack, within
 from app.stack.rates import Rate
 from app.web.afterwards import Afterwards
 from app.web.written import WrittenPages
 from phases.timelines import Timelines
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,3 +53,8 @@ class Services:
 
 def services(request: HTTPConnection) -> Services:
     return request.app.state.services  # type: ignore[no-any-return]
+
+
+async def in_time(request: HTTPConnection, work: Awaitable[T]) -> T:
+    """What comes of it, in the time that a request may wait for servers. Raises OutOfTime."""
+    return await within(services(request).stack.config.server_timeout_s, work)

@@ -3243,7 +3243,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a message is lost with the session in which it was typed",
         "door",
-        "app.web.entrance._with_its_text",
+        "app.web.entrance._there",
         "if talk := re.fullmatch(CONVERSATION, back):",
         "if talk := None:",
         _of("tests/test_talking.py", "test_a_message_outlives_the_session_in_which_it_was_typed"),
