@@ -21,16 +21,20 @@ FLOOD = 64 * 1024 * 1024
 
 
 async def answer(scope: Any, receive: Any, send: Any) -> None:
-    """Reads the body first; `/flood` sends more than anybody's buffers hold, `/live` goes on until its client goes."""
-    while (await receive()).get("more_body"):
-        pass
+    """Reads the body first, which `/echo` sends back; `/flood` sends more than anybody's buffers hold, `/live` goes on
+    until its client goes.
+    """
+    read, more = b"", True
+    while more:
+        message = await receive()
+        read, more = read + message.get("body", b""), message.get("more_body")
     if scope["path"] == "/live":
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"live", "more_body": True})
         while (await receive())["type"] != "http.disconnect":
             pass
         return
-    body = b"x" * FLOOD if scope["path"] == "/flood" else b"ok"
+    body = b"x" * FLOOD if scope["path"] == "/flood" else read if scope["path"] == "/echo" else b"ok"
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 
@@ -218,6 +222,35 @@ def test_a_request_of_two_meanings_is_refused_and_its_connection_closed(address:
     answer = said(address, b"POST / HTTP/1.1\r\n" + head + b"\r\n" + body + GET)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1 ") == 1
+
+
+UPGRADE = (
+    b"GET /echo HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\nUpgrade: "
+)
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])  # the server of these tests has none either
+def test_an_upgrade_that_nobody_takes_is_a_request_like_any_other(address: tuple[str, int], protocol: bytes) -> None:
+    """Java's client asks for HTTP/2 so, with a body too."""
+    head = UPGRADE + protocol + b"\r\n"
+    framed = (b"Content-Length: 2\r\n\r\nab", CHUNKED + b"\r\n1\r\nc\r\n2\r\nde\r\n0\r\n\r\n", b"\r\n")
+    answers = said(address, b"".join(head + body for body in framed) + LAST).split(b"HTTP/1.1 200 ")[1:]
+    assert [one.partition(b"\r\n\r\n")[2] for one in answers] == [b"ab", b"cde", b"", b"ok"]
+
+
+def test_the_body_of_an_upgrade_that_nobody_takes_is_no_request(address: tuple[str, int]) -> None:
+    """However late it comes."""
+    with connected(address) as client:
+        client.sendall(UPGRADE + b"h2c\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(GET))
+        assert client.recv(65_536).startswith(b"HTTP/1.1 100 ")
+        client.sendall(GET + LAST)
+        answers = rest(client).split(b"HTTP/1.1 200 ")[1:]
+    assert [one.partition(b"\r\n\r\n")[2] for one in answers] == [GET, b"ok"]
+
+
+def test_nobody_is_a_proxy(address: tuple[str, int]) -> None:
+    for target in (b"a:443", b"/"):
+        assert said(address, b"CONNECT " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n").startswith(b"HTTP/1.1 400 ")
 
 
 LONG = b"x" * protocol.MOST_HEAD

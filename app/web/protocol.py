@@ -4,10 +4,12 @@ without end, and no request that can be read in two ways.
 
 import asyncio
 import resource
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
@@ -55,6 +57,30 @@ class Connections(ServerState):
             del self.held[address]
 
 
+class Parser(httptools.HttpRequestParser):
+    """Of requests whose upgrade nobody takes, too. httptools ends such a request with its header: a body would be the
+    next request. So the header is read once more, without the upgrade (RFC 9110, 7.8: it may be ignored).
+    """
+
+    __slots__ = ("_protocol",)
+
+    def __init__(self, protocol: "Protocol") -> None:
+        super().__init__(protocol)
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self._protocol = protocol
+
+    def feed_data(self, data: "bytes | bytearray | memoryview[int] | array[int]") -> None:
+        rest = memoryview(data)
+        while True:
+            try:
+                return super().feed_data(rest)
+            except httptools.HttpParserUpgrade as ended:
+                if not self._protocol.ignores_upgrade:
+                    raise
+                rest = rest[ended.args[0] :]
+            super().feed_data(self._protocol.head_without_upgrade())
+
+
 class Protocol(HttpToolsProtocol):
     """Whoever keeps us waiting is closed at a deadline, and before it where somebody else needs the place."""
 
@@ -64,9 +90,23 @@ class Protocol(HttpToolsProtocol):
     _upgraded = False
     _head = 0  # bytes of a header or a trailer that have come, without those of the read that it began in
 
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.parser = Parser(self)
+
     @property
     def _state(self) -> Connections:
         return cast(Connections, self.server_state)
+
+    @property
+    def ignores_upgrade(self) -> bool:
+        """Whether this header asks for what nobody here takes."""
+        return self.parser.should_upgrade() and not self._should_upgrade()
+
+    def head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version), *lines, b"", b""])
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -152,6 +192,10 @@ class Protocol(HttpToolsProtocol):
             raise ValueError("a coding that nobody here reads")
         if names.count(b"host") != 1 and not (self.parser.get_http_version() == "1.0" and b"host" not in names):
             raise ValueError("not one host")
+        if self.parser.get_method() == b"CONNECT":
+            raise ValueError("no proxy")
+        if self.ignores_upgrade:
+            return  # it comes once more
         super().on_headers_complete()
         self._head = 0
         self._wait(limit_of(self.scope["method"], self.scope.get("path", "")).seconds)
@@ -161,6 +205,8 @@ class Protocol(HttpToolsProtocol):
         self._head = 0
 
     def on_message_complete(self) -> None:
+        if self.ignores_upgrade:
+            return
         super().on_message_complete()
         self._head = 0
         self._go_on()

@@ -2282,6 +2282,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(PAGES, "test_the_head_of_a_stream_is_answered_and_ends_no_stream"),
     ),
     Mutant(
+        "a body behind an upgrade is a request",
+        "the door",
+        "app.web.protocol.Parser.feed_data",
+        "if not self._protocol.ignores_upgrade:",
+        "if True:",
+        _of(PROTOCOL, "test_the_body_of_an_upgrade_that_nobody_takes_is_no_request"),
+    ),
+    Mutant(
         "a request has two hosts",
         "the door",
         "app.web.protocol.Protocol.on_headers_complete",
