@@ -1,1 +1,1 @@
-"""What happens after the poster has gone: deliveries, the change stream, and the sweeper that finds what got lost."""
+"""The workers, which do what the poster does not wait for: deliveries, the change stream, and the sweeper."""

@@ -1,8 +1,8 @@
-"""Who follows the change stream: one process for all, by a lease in MongoDB, and what was posted is carried on.
+"""The follower of the change stream: one process for all holds a lease in MongoDB and carries on what was posted.
 
-The lease is a document that its owner changes every second. Whoever sees it unchanged for long enough, by their own
-clock, takes it over and raises its fence; what an earlier owner wants to note afterwards is refused. What that one
-still delivers is delivered twice, and it does not matter.
+The lease is a document that its owner changes every second. A process that sees it unchanged for long enough, by its
+own clock, takes it over and raises its fence; what an earlier owner wants to note afterwards is refused. What that
+owner still delivers is delivered twice, which does no harm.
 """
 
 import asyncio
@@ -44,12 +44,16 @@ async def always() -> bool:
 
 
 class LeaseLost(Exception):
-    """Somebody else follows the stream."""
+    """Another process follows the stream."""
 
 
 @dataclass(frozen=True)
 class StreamState:
-    """`silent_s`: since when the stream has not moved on. `lag_s`: what was delivered last, after its insert."""
+    """The state of the change stream, as its follower has noted it.
+
+    `silent_s`: seconds since the stream last moved on. `lag_s`: seconds from the insert to the delivery of the last
+    status.
+    """
 
     owner: str | None
     silent_s: float
@@ -61,7 +65,7 @@ class StreamState:
 
 
 async def stream_state(timelines: Timelines) -> StreamState | None:
-    """As a majority has it. None where nobody has to follow the stream, or nobody ever has."""
+    """Return the state that a majority has; None where no phase needs the stream now, or nobody ever followed it."""
     if not await _is_followed(timelines):
         return None
     stack = timelines.stack
@@ -73,7 +77,7 @@ async def stream_state(timelines: Timelines) -> StreamState | None:
 
 
 async def _is_followed(timelines: Timelines) -> bool:
-    """Whether some status may be pending for a phase that lives by the stream, and workers are not paused."""
+    """Return whether a status may be pending for a phase that lives by the stream, and workers are not paused."""
     settings = await timelines.switch.current()
     delivering = settings.delivering_at(timelines.stack.clock.now())
     if not any(consumer.name in delivering for consumer in timelines.streamed):
@@ -85,7 +89,7 @@ async def _is_followed(timelines: Timelines) -> bool:
 
 
 class StreamLease:
-    """One process's view of it. `place`: how far the stream has been carried on, None where nobody knows."""
+    """One process's view of the lease. `place`: how far the stream has been carried on; None where that is unknown."""
 
     def __init__(self, stack: Stack, owner: str) -> None:
         self._documents, self._clock, self._owner = stack.db[SETTINGS], stack.clock, owner
@@ -95,7 +99,10 @@ class StreamLease:
         self.place: Mapping[str, Any] | None = None
 
     async def take(self) -> bool:
-        """Whether it is ours now. To be tried every second: it takes two looks to see that nothing changes."""
+        """Try to take the lease; return whether this process has it now.
+
+        To be called every second: only a second look can tell that the owner changes nothing any more.
+        """
         found = await self._documents.find_one({"_id": DOCUMENT}) or await self._first()
         seen, now_s = (found["fence"], found["beat"]), self._clock.monotonic()
         if seen != self._seen:
@@ -125,8 +132,9 @@ class StreamLease:
         *,
         moved: bool = False,
     ) -> None:
-        """Note how far everything is delivered, or that something has been. Raises
-        LeaseLost where somebody has taken over.
+        """Note how far everything is delivered, or that something has been delivered.
+
+        Raises LeaseLost where another process has taken over.
         """
         change: dict[str, Any] = {"place": place}
         if moved or place != self.place:
@@ -137,7 +145,10 @@ class StreamLease:
         self.place = place
 
     async def release(self, *, idle: bool) -> None:
-        """Whoever comes next need not wait. `idle`: until somebody has to follow again, silence is no fault."""
+        """Give the lease up, so that the next process need not wait for its end.
+
+        `idle`: the stream may be silent without a fault until a phase needs it again.
+        """
         with suppress(LeaseLost):
             await self._write({"owner": None, "idle": idle})
 
@@ -148,7 +159,7 @@ class StreamLease:
 
 
 class Follower:
-    """Of one process. `stopping` ends `forever` within a second or so."""
+    """The follower of one process. `forever` ends about a second after `stopping` is set."""
 
     def __init__(self, timelines: Timelines) -> None:
         self._timelines, self._stack = timelines, timelines.stack
@@ -224,7 +235,7 @@ class Follower:
             await self._carry(consumer, statuses)
 
     async def _save(self, inserted: Inserted) -> None:
-        """With the next renewal."""
+        """Remember how far everything is delivered; the next renewal of the lease writes it."""
         self._place = inserted.place
         if inserted.at:
             self._lag_s = (self._stack.clock.now() - inserted.at).total_seconds()
@@ -236,13 +247,13 @@ class Follower:
             await asyncio.sleep(EVERY_S)
 
     async def poll(self) -> None:
-        """Once, for whoever has no change stream."""
+        """Carry on what is pending once, where there is no change stream."""
         if await _is_followed(self._timelines):
             await self.reconcile()
 
     async def reconcile(self, goes_on: GoesOn = always) -> bool:
-        """Everything that is pending is carried on, oldest first, while it `goes_on`.
-        Whether that came to its end.
+        """Carry on everything that is pending, oldest first, while `goes_on` says so.
+        Return whether that came to its end.
         """
         for consumer in self._timelines.streamed:
             above = FIRST_ID
@@ -254,7 +265,10 @@ class Follower:
         return True
 
     async def _carry(self, consumer: PhaseConsumer, statuses: Sequence[StatusRow]) -> None:
-        """What cannot be delivered now gets a job of its own, to be tried, counted and if need be buried."""
+        """Deliver these statuses.
+
+        Each that cannot be delivered now gets a job of its own, with its own retries and dead letter.
+        """
         if not statuses:
             return
         for status, error in (await consumer.inserted(statuses)).items():

@@ -25,7 +25,7 @@ LOOKED_AT = 100  # of the first steps that wait
 
 @dataclass
 class Runtime:
-    """Of one worker."""
+    """The timelines and the event loop that the jobs of one worker use."""
 
     timelines: Timelines
     loop: asyncio.AbstractEventLoop
@@ -35,12 +35,12 @@ RUNTIME: ContextVar[Runtime] = ContextVar("runtime")  # set by the thread that t
 
 
 def nothing() -> None:
-    """The empty job, which ours are measured against."""
+    """Do nothing: the benchmarks measure our jobs against this one."""
 
 
 def fan_out(consumer: str, status: str, after: str | None) -> Retry | None:
-    """What a consumer owes for a status, in bounded steps for a second at most, and
-    some of what is pending behind it. Safe to repeat.
+    """Deliver a status for a consumer, in bounded steps and for a second at most, and
+    some of what is pending behind it. It may be repeated.
     """
     runtime = RUNTIME.get()
     if not _is_ours(runtime, consumer, status, after):
@@ -62,7 +62,10 @@ def fan_out(consumer: str, status: str, after: str | None) -> Retry | None:
 
 
 def _is_ours(runtime: Runtime, consumer: str, status: str, after: str | None) -> bool:
-    """A job that names nobody and nothing is dropped: what is owed is pending, and the sweeper queues it."""
+    """Return whether a job names a consumer and a status of ours.
+
+    Any other job is dropped: what is owed is pending, and the sweeper queues it.
+    """
     ids = [status, *([after] if after is not None else [])]
     ours = consumer in runtime.timelines.outbox.consumers and all(map(ObjectId.is_valid, ids))
     if not ours:
@@ -71,12 +74,12 @@ def _is_ours(runtime: Runtime, consumer: str, status: str, after: str | None) ->
 
 
 async def _step(runtime: Runtime, consumer: str, status: ObjectId, after: str | None) -> None:
-    """What failed beside it is left to its own job, to be tried, counted and if need be buried by itself."""
+    """Deliver for one second at most. A status beside this one that fails is left to its own job and its retries."""
     until_s, queue = monotonic() + TURN_S, runtime.timelines.stack.queue
     waiting: set[str] = set()
 
     async def goes_on() -> bool:
-        """Who has come since the last look may be served by the next step. The job ends for who was not."""
+        """Return whether the job takes another step. It ends once a job that waited at the last look still waits."""
         nonlocal waiting
         before, waiting = waiting, set(await queue.first_waiting(LOOKED_AT))
         return monotonic() < until_s and waiting.isdisjoint(before)

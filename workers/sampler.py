@@ -1,4 +1,4 @@
-"""How the whole system is, asked every few seconds in every process, and told in its metrics."""
+"""The state of the whole system, which every process samples every few seconds and tells in its metrics."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,7 +16,10 @@ TICK_S = 0.5  # between two looks at how late the event loop is
 
 
 async def sample(timelines: Timelines) -> State | None:
-    """Ask the servers, each for a bounded time. What nobody knows now is in no metric; None where that is the state."""
+    """Ask the servers, each for a bounded time, and set the metrics. What is not known now is in no metric.
+
+    Return the state; None where the servers that know it are away.
+    """
     for server, version in (await timelines.stack.check()).items():
         metrics.SERVER_UP.labels(server).set(version is not None)
     try:
@@ -67,7 +70,7 @@ async def _stream(timelines: Timelines) -> None:
 
 
 async def keep(take: Callable[[], Awaitable[object]]) -> None:
-    """Until cancelled. What goes wrong is in the metrics: a server that is down, or an old sample."""
+    """Sample until cancelled. A server that is down, and a sample that is old, are seen in the metrics."""
     await asyncio.gather(_watch_the_loop(), _keep(take))
 
 

@@ -1,4 +1,4 @@
-"""Every few seconds, in every worker: what should have been done by now and has not, is done again."""
+"""The sweeper: every few seconds, every worker looks for what should have been done by now, and does it."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ AT_ONCE = 200  # of a kind, in one sweep
 
 
 async def sweep_forever(timelines: Timelines) -> None:
-    """Until cancelled. What could not be done is tried again at the next turn."""
+    """Sweep until cancelled. What could not be done is tried again at the next turn."""
     while True:
         with errors_counted("sweep", "a part of this sweep waits"):
             await sweep(timelines)
@@ -28,7 +28,10 @@ async def sweep_forever(timelines: Timelines) -> None:
 
 
 async def last_pulse(timelines: Timelines) -> None:
-    """At the end of a process: what went on between a sweep, a backup and a stop is told from that backup, too."""
+    """Count the database's pulse once more when a process ends.
+
+    A database restored from a backup made since the last sweep is then noticed, too.
+    """
     try:
         async with asyncio.timeout(timelines.stack.config.server_timeout_s):
             await timelines.switch.beat()
@@ -37,7 +40,7 @@ async def last_pulse(timelines: Timelines) -> None:
 
 
 async def sweep(timelines: Timelines) -> None:
-    """All parts, those too that come after one that fails. Raises the errors of ours together."""
+    """Do all parts of a sweep, also after one that fails. Raises errors at the end, unless a server was away."""
     stack = timelines.stack
     await _each(
         timelines.switch.beat,
@@ -50,7 +53,7 @@ async def sweep(timelines: Timelines) -> None:
 
 
 async def _each(*works: Callable[[], Awaitable[None]]) -> None:
-    """One after another. The server that one of them misses is no reason for the next one to wait."""
+    """Do the works one after another. A server that one of them misses holds up no other one."""
     errors = []
     for work in works:
         try:
@@ -64,8 +67,8 @@ async def _each(*works: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _queue_what_was_lost(timelines: Timelines) -> None:
-    """A pending status that no job will deliver: its enqueue failed, or Redis or a
-    worker died with it.
+    """Queue each pending status that no job will deliver: its enqueue failed, or Redis
+    or a worker died with it.
     """
     queue, clock = timelines.stack.queue, timelines.stack.clock
     overdue = id_at(clock.now() - timedelta(seconds=OVERDUE_S))
@@ -78,7 +81,7 @@ async def _queue_what_was_lost(timelines: Timelines) -> None:
 
 
 async def _make_backfills(timelines: Timelines) -> None:
-    """Those whose process died between the edge and the merge, or found a server away."""
+    """Make the backfills whose process died between the edge and the merge, or found a server away."""
     overdue = id_at(timelines.stack.clock.now() - timedelta(seconds=OVERDUE_S))
     late = await timelines.outbox.backfills_overdue(overdue, AT_ONCE)
     await _each(*(partial(timelines.outbox.settle, collection, row) for collection, row in late))

@@ -1,5 +1,6 @@
-"""A worker: RQ takes the jobs in one thread, one event loop does them, sweeps and follows the change stream. Nothing is
-opened per job.
+"""A worker: RQ takes the jobs in one thread; one event loop does them, sweeps and follows the change stream.
+
+Connections are opened once for a worker, not for each job.
 """
 
 import asyncio
@@ -26,8 +27,9 @@ Joining = Callable[[Stack, Outbox], Consumer]
 
 
 def run(addresses: Addresses, config: Config, others: Sequence[Joining] = ()) -> None:
-    """A worker process, in its main thread, until SIGTERM or SIGINT; the chunk at hand is finished first. `others`: the
-    consumers that are no phases.
+    """Run a worker process, in its main thread, until SIGTERM or SIGINT; the chunk at hand is finished first.
+
+    `others`: the consumers that are no phases.
     """
     with (
         start_blocking_portal() as portal,
@@ -40,7 +42,7 @@ def run(addresses: Addresses, config: Config, others: Sequence[Joining] = ()) ->
 
 @asynccontextmanager
 async def run_in_thread(timelines: Timelines) -> AsyncIterator[None]:
-    """A worker beside whatever else this event loop does, for servers that live inside the process."""
+    """Run a worker beside whatever else this event loop does, for servers that live inside the process."""
     stop = threading.Event()
     async with beside(sweep_forever(timelines)), _following(timelines):
         working = asyncio.create_task(_in_thread(timelines, lambda: consume(timelines.stack.queue, stop)))
@@ -52,7 +54,7 @@ async def run_in_thread(timelines: Timelines) -> AsyncIterator[None]:
 
 
 async def drain_queues(timelines: Timelines) -> None:
-    """Do what the change stream has to tell, every job that waits, and those that these queue, on this event loop."""
+    """Do, on this event loop, what the change stream tells, every job that waits, and the jobs that these queue."""
     await Follower(timelines).poll()
     await _in_thread(timelines, lambda: drain(timelines.stack.queue))
 
@@ -80,7 +82,10 @@ async def _connected_runtime(addresses: Addresses, config: Config, others: Seque
 
 @asynccontextmanager
 async def _following(timelines: Timelines) -> AsyncIterator[None]:
-    """Nobody is cancelled inside the change stream."""
+    """Follow the change stream until the block ends.
+
+    The follower is asked to stop: cancelling inside the stream is not safe.
+    """
     follower = Follower(timelines)
     following = asyncio.create_task(follower.forever())
     try:
