@@ -1,7 +1,8 @@
-"""Hints: something may have happened. Every process hears all of them, or none: whoever hears one reads the
-truth, and whoever misses one finds it by looking.
+"""The bus of hints: a hint says that something may have happened. Every process hears all of them, or none: whoever
+hears one reads the truth, and whoever misses one finds it by looking.
 
-In Redis a topic, `PUBLISH` and `SUBSCRIBE`: what nobody listens to is kept nowhere. In one process a list of listeners.
+In Redis the bus is a topic, with `PUBLISH` and `SUBSCRIBE`: what nobody listens to is kept nowhere. In one process it
+is a list of listeners.
 """
 
 import asyncio
@@ -32,10 +33,12 @@ HintKind = Literal["posted", "deleted", "liked", "edges", "named", "concerns", "
 
 
 class Hint(NamedTuple):
-    """`about`: the author of a status that was `posted` or `deleted`, who has `liked` one or does no more, whose
-    `edges` have changed, who is `named` anew or no more, whom something `concerns` alone, whose conversation has
-    changed (`talked`), whose `presence` is another one, of whom some `tokens` have ended. `what`: the status, or the
-    conversation. `who`: the other end of the edge; the other one for whom the conversation has changed.
+    """A hint of some kind.
+
+    `about`: the author of a status that was `posted` or `deleted`; who has `liked` one or taken a like back; whose
+    `edges`, name (`named`), conversation (`talked`) or `presence` has changed; whom something `concerns` alone; or of
+    whom some `tokens` have ended. `what`: the status, or the conversation. `who`: the other end of the edge, or the
+    other person for whom the conversation has changed.
     """
 
     kind: HintKind
@@ -48,7 +51,7 @@ class Hint(NamedTuple):
 
     @classmethod
     def unpacked(cls, text: str) -> "Hint | None":
-        """None for what another version of the program says."""
+        """Return the hint of a text; None for a text of another version of the program."""
         kind, *ids = text.split(" ")
         if kind not in get_args(HintKind) or len(ids) != 3 or not all(id == "-" or ObjectId.is_valid(id) for id in ids):
             return None
@@ -57,17 +60,17 @@ class Hint(NamedTuple):
 
 
 class Listener(NamedTuple):
-    """`missed`: hints may have been; said once at the beginning too."""
+    """The callbacks of one listener. `missed` is called when hints may have been missed, and once at the beginning."""
 
     heard: Callable[[Hint], None]
     missed: Callable[[], None]
 
 
 class Bus(Protocol):
-    """One per process. Nobody waits for it, and it never fails: what it loses is found by looking."""
+    """The bus of one process. Nobody waits for it, and it never fails: what it loses is found by looking."""
 
     def tell(self, *hints: Hint) -> None:
-        """After the commit of what they hint at."""
+        """Tell hints to all processes. Call it after the commit of what they hint at."""
         ...
 
     def listen(self, listener: Listener) -> None: ...
@@ -78,7 +81,7 @@ class Bus(Protocol):
 
 
 class MemoryBus:
-    """For a process that is alone."""
+    """The bus of a process that is alone."""
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
@@ -99,7 +102,7 @@ class MemoryBus:
 
 
 class RedisBus:
-    """One connection to publish, and one subscription where somebody listens."""
+    """The bus through Redis: one connection to publish, and one subscription where somebody listens."""
 
     def __init__(self, url: str, prefix: str) -> None:
         self.channel = f"{prefix}:live"
@@ -117,7 +120,7 @@ class RedisBus:
             self._publishing = asyncio.get_running_loop().create_task(self._publish(), context=Context())
 
     async def _publish(self) -> None:
-        """Each once. What Redis does not take is lost: it is old before Redis is back."""
+        """Publish each hint once. What Redis does not take is lost: it would be old before Redis is back."""
         try:
             with errors_counted("hints", "live hints are lost"):
                 while self._unsent:
@@ -144,7 +147,7 @@ class RedisBus:
         self._listeners.remove(listener)
 
     async def _hear(self) -> None:
-        """Until cancelled. Whatever was said while nobody listened has been missed."""
+        """Hear hints until cancelled. Those that were told while nobody was subscribed have been missed."""
         while True:
             with errors_counted("hints", "live hints have been missed"):
                 try:
@@ -176,7 +179,7 @@ class RedisBus:
             listener.missed()
 
     def _tell(self, is_away: bool, words: str) -> None:
-        """Once per change."""
+        """Log that Redis is away, or is back: once per change."""
         if is_away != self._is_away:
             self._is_away = is_away
             log.warning(words)

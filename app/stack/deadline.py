@@ -8,11 +8,11 @@ T = TypeVar("T")
 
 
 class OutOfTime(Exception):
-    """It took longer than it may: as if a server were away."""
+    """The work took longer than it may. Callers treat it as a server that is away."""
 
 
 async def within(seconds: float | None, work: Awaitable[T]) -> T:
-    """What comes of `work`, which is given up after so long. Raises OutOfTime.
+    """Return the result of `work`, which is given up after so many seconds. Raises OutOfTime.
 
     The drivers' limits are for one command each, and begin when a thread takes it up: while a server hangs, whoever
     comes later waits for everybody before.

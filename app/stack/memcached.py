@@ -1,10 +1,9 @@
 """Memcached as the timeline lists need it: gets, add, cas, delete, a pipelined `prepend` that reports what failed, and
 numbers that every node knows.
 
-Two backends, one behaviour: pymemcache on real nodes, but for what every page waits for (`memcached_reads`), and a
-stand-in inside the process.
-Nodes are chosen by rendezvous hashing and never fail over: a key that moved to another node while its own was away
-would come back stale with it.
+It has two backends with one behaviour: a stand-in inside the process, and real nodes through pymemcache, except for
+what every page waits for (`memcached_reads`). Nodes are chosen by rendezvous hashing and never fail over: a key that
+moved to another node while its own was away would come back stale with it.
 """
 
 import asyncio
@@ -45,7 +44,7 @@ class MemcachedDown(Exception):
 
 @dataclass(frozen=True)
 class Stats:
-    """Of all nodes together, since each of them was started."""
+    """Statistics of all nodes together, since each of them was started."""
 
     hits: int
     misses: int
@@ -54,15 +53,16 @@ class Stats:
 
 
 class _Client(Client):  # type: ignore[misc]
-    """pymemcache's client, and pipelined prepends."""
+    """The client of pymemcache, with pipelined prepends."""
 
     def prepend_all(self, keys: Sequence[str], value: bytes) -> int:
-        """Round trips of quiet meta commands: silence is success, `NS` names a key that
-        did not take the value.
+        """Prepend the value to each list that exists; return how many took it.
 
-        `NS` says "absent" and "too large" with the same two letters, so a key that said
-        it is deleted, to be sure. Source: memcached/doc/protocol.txt, "Meta Set" (`MP`
-        prepend, `q` quiet, `k` return the key), "Meta No-Op".
+        Quiet meta commands go out in few round trips: silence is success, and `NS`
+        names a key that did not take the value. `NS` says "absent" and "too large" with
+        the same two letters, so a key that said it is deleted, to be sure. Source:
+        memcached/doc/protocol.txt, "Meta Set" (`MP` prepend, `q` quiet, `k` return the
+        key), "Meta No-Op".
         """
         # Text joins faster, and Latin-1 is byte for byte.
         head = f" {len(value)} MP q k\r\n{value.decode('latin-1')}\r\n"
@@ -79,16 +79,17 @@ class _Client(Client):  # type: ignore[misc]
         return taken
 
     def _at_once(self, keys: Sequence[str], beside: int) -> int:
-        """How many commands go out together, of a key and so many other bytes each."""
+        """Return how many commands go out together, where each has a key and so many other bytes."""
         if self.tls_context is None:
             return PIPELINED
         longest = len("ms ") + len(self.key_prefix) + max(map(len, keys), default=0) + beside
         return max(1, min(PIPELINED, TLS_BYTES // longest))
 
     def _pipelined(self, commands: bytes, expected: bytes) -> list[bytes]:
-        """Send, and read to the end; what the lines say after `expected`, which each of them begins with.
+        """Send the commands and read the answers to their end; return what each line says after `expected`.
 
-        Not `raw_command`: pymemcache 4.0 drops what it has received when an answer arrives in pieces.
+        Each line must begin with `expected`. `raw_command` would not do: pymemcache 4.0 drops what it has received when
+        an answer arrives in pieces.
         """
         try:
             if self.sock is None:
@@ -118,7 +119,10 @@ class _Pool(PooledClient):  # type: ignore[misc]
             return taken
 
     def raise_to(self, key: str, number: int, ttl_s: int) -> None:
-        """Two commands, and two more for each time that somebody else was between them."""
+        """Raise a number to at least `number`.
+
+        It takes two commands, and two more each time that another process was between them.
+        """
         while number > int((found := self.gets(key))[0] or 0):
             if found[0] is None:
                 done = self.add(key, str(number), expire=ttl_s)
@@ -129,10 +133,10 @@ class _Pool(PooledClient):  # type: ignore[misc]
 
 
 class MemcachedNodes:
-    """Real nodes, through pymemcache in a thread pool of its own.
+    """Real nodes of Memcached, through pymemcache in a thread pool of its own.
 
-    `prefix` stands before each key. Values are bytes; `ttl_s` at most 30 days; a version is opaque and belongs to the
-    value it came with. Every method raises MemcachedDown when the key's node does not answer.
+    `prefix` stands before each key. Values are bytes; `ttl_s` is at most 30 days; a version is opaque and belongs to
+    the value it came with. Every method raises MemcachedDown when the key's node does not answer.
     """
 
     def __init__(self, nodes: Sequence[str], timeout_s: float, prefix: str = "") -> None:
@@ -194,8 +198,9 @@ class MemcachedNodes:
             raise self._fell(node, error) from error
 
     async def add(self, key: str, value: bytes, ttl_s: int) -> tuple[bytes, object] | None:
-        """What `gets` finds after it was stored; None where something was there already, or is gone again. One visit
-        to a thread, of two commands.
+        """Store a value where there is none, and return what `gets` then finds.
+
+        None where something was there already, or is gone again. It takes one visit to a thread, of two commands.
         """
 
         def add_and_get(client: _Pool) -> tuple[bytes | None, object]:
@@ -228,17 +233,18 @@ class MemcachedNodes:
         return taken
 
     async def highest(self, key: str) -> int:
-        """The highest number that was noted under the key on any node that answers; 0 where there is none."""
+        """Return the highest number that was noted under the key on any node that answers; 0 where there is none."""
         return max(int(raw or 0) for raw in await self._wherever_it_answers(lambda client: client.get(key)))
 
     async def note(self, key: str, number: int, ttl_s: int) -> None:
-        """On every node that answers: what one of them forgets, with all its lists, the others still know. Unless as
-        high a one is noted there.
+        """Note a number on every node that answers, unless one as high is noted there.
+
+        What one node forgets, with all its lists, the others still know.
         """
         await self._wherever_it_answers(lambda client: client.raise_to(key, number, ttl_s))
 
     async def _wherever_it_answers(self, call: Callable[[_Pool], T]) -> list[T]:
-        """Raises MemcachedDown when no node does."""
+        """Return the answers of the nodes that do answer. Raises MemcachedDown when none does."""
         answers = []
         for node in self.nodes:
             with suppress(MemcachedDown):
@@ -271,7 +277,7 @@ def _score(text: str, seed: int) -> int:
 
 
 class MemcachedStandIn:
-    """The same in a dictionary. `now_s` tells the seconds its TTLs are measured in."""
+    """A stand-in for MemcachedNodes, in a dictionary. `now_s` tells the seconds its TTLs are measured in."""
 
     nodes = ("stand-in",)
 

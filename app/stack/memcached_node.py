@@ -1,4 +1,4 @@
-"""Where a node of Memcached is, as `FEEDLAB_MEMCACHED` names it."""
+"""The address of a node of Memcached, as `FEEDLAB_MEMCACHED` names it."""
 
 import ssl
 from typing import NamedTuple
@@ -10,15 +10,17 @@ TLS = "memcacheds://"
 
 
 class Node(NamedTuple):
-    """`address`: host and port, or a socket's path. `tls`: it is spoken there; whose certificates are believed."""
+    """The address of a node: host and port, or a socket's path. `tls`: the context for TLS; None without TLS."""
 
     address: tuple[str, int] | str
     tls: ssl.SSLContext | None = None
 
     @classmethod
     def of(cls, text: str) -> "Node":
-        """Of `host:port`, `/path` or `memcacheds://host:port?ssl_ca_certs=/authority.pem`; without the last part those
-        are believed that this machine believes. Raises OSError where the file cannot be read, and ValueError.
+        """Read `host:port`, `/path` or `memcacheds://host:port?ssl_ca_certs=/authority.pem`.
+
+        Without the last part the authorities that this machine trusts are trusted. Raises OSError where the file cannot
+        be read, and ValueError.
         """
         if text.startswith("/"):
             return cls(text)

@@ -1,8 +1,7 @@
-"""The one command to Memcached that every page waits for, `gets`, on the event loop: to hand it to a thread takes
-longer than the command.
+"""The one command to Memcached that every page waits for, `gets`, on the event loop.
 
-Everything else goes through pymemcache, which blocks. Both report alike: OSError for a node that is away, is silent,
-or says what makes no sense.
+To hand it to a thread takes longer than the command. Everything else goes through pymemcache, which blocks. Both report
+alike: OSError for a node that is away, is silent, or answers nonsense.
 """
 
 import asyncio
@@ -20,7 +19,10 @@ class _Asked(NamedTuple):
 
 
 class _Connection(asyncio.Protocol):
-    """Questions are answered in the order they were asked (memcached/doc/protocol.txt, "Retrieval commands")."""
+    """A connection to a node, which answers in the order of the questions.
+
+    Source: memcached/doc/protocol.txt, "Retrieval commands".
+    """
 
     def __init__(self, timeout_s: float) -> None:
         self._loop, self._timeout_s = asyncio.get_running_loop(), timeout_s
@@ -53,7 +55,7 @@ class _Connection(asyncio.Protocol):
             self.fail(ConnectionError(f"it says {error}"))
 
     def _answered(self, asked: _Asked) -> bool:
-        """Whether the answer is there, all of it."""
+        """Hand on the first answer if all of it has come; return whether it has."""
         head, ended, _ = self._came.partition(b"\r\n")
         if not ended:
             return False
@@ -73,7 +75,7 @@ class _Connection(asyncio.Protocol):
         return True
 
     def _look(self) -> None:
-        """One timer for all who wait: it is for the first of them."""
+        """Fail if the first who waits has waited too long, else look again then: one timer for all who wait."""
         self._watch = None
         if not self._waiting:
             return
@@ -86,7 +88,7 @@ class _Connection(asyncio.Protocol):
         self.fail(error or ConnectionError("it has closed the connection"))
 
     def fail(self, error: Exception) -> None:
-        """What else may come belongs to nobody."""
+        """Close the connection, and raise the error in all who wait: what else may come belongs to nobody."""
         self.is_open = False
         self._transport.abort()
         if self._watch:
@@ -98,7 +100,7 @@ class _Connection(asyncio.Protocol):
 
 
 class Reads:
-    """One connection to one node, made when it is first needed, and anew after it has failed."""
+    """Reads from one node, over a connection made when it is first needed, and anew after it has failed."""
 
     def __init__(self, address: tuple[str, int] | str, tls: ssl.SSLContext | None, *, timeout_s: float) -> None:
         self._address, self._tls, self._timeout_s = address, tls, timeout_s
@@ -106,7 +108,7 @@ class Reads:
         self._connecting: asyncio.Task[_Connection] | None = None
 
     async def gets(self, key: bytes) -> Found | None:
-        """Raises OSError."""
+        """Return what is stored under the key; None where nothing is. Raises OSError."""
         connection = self._connection
         if connection is None or not connection.is_open:
             if self._connecting is None or self._connecting.done():
@@ -130,6 +132,6 @@ class Reads:
 
 
 def _nobodys(connecting: "asyncio.Task[_Connection]") -> None:
-    """Whoever waited for it may have gone: its error is no reason for a word in the log."""
+    """Take the error of a connection that failed, so that asyncio logs none: whoever waited for it may have gone."""
     if not connecting.cancelled():
         connecting.exception()

@@ -1,4 +1,4 @@
-"""How often: counted in Redis for all processes together, and in this process while Redis is away."""
+"""Rate limits: counted in Redis for all processes together, and in this process while Redis is away."""
 
 import logging
 import math
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Rates:
-    """All limits of one stack. `url`: None is for a process that is alone."""
+    """All rate limits of one stack. `url`: None is for a process that is alone."""
 
     def __init__(self, url: str | None, prefix: str) -> None:
         self._here = FixedWindowRateLimiter(MemoryStorage())
@@ -64,14 +64,14 @@ class Rates:
         return await ask(self._here)
 
     def _tell(self, is_away: bool, words: str) -> None:
-        """Once per change."""
+        """Log that Redis is away, or is back: once per change."""
         if is_away != self._is_away:
             self._is_away = is_away
             log.warning(words)
 
 
 class Rate:
-    """At most so often in a fixed window, for each `who`.
+    """A limit of so many times in a fixed window, for each `who`.
 
     A process counts a hundredth of the limit ahead, so that many posts ask Redis once: a limit above 100 may be reached
     that much early. Whoever is above it is known until the window ends, and Redis is not asked about them again.
@@ -84,7 +84,7 @@ class Rate:
         self._above: TTLCache[tuple[str, ...], float] = TTLCache(AHEAD_REMEMBERED, item.get_expiry())  # until when
 
     async def hit(self, *who: object) -> bool:
-        """Count once more; whether that was within the limit."""
+        """Count once more; return whether that was within the limit."""
         key = tuple(map(str, who))
         if self._left_s(key):
             return False
@@ -103,28 +103,28 @@ class Rate:
         return self._left_s(key) > 0 or not await self._rates.on(lambda limiter: limiter.test(self._item, *key))
 
     async def count(self, *who: object) -> None:
-        """Raises TooMany above the limit."""
+        """Count once more. Raises TooMany above the limit."""
         if not await self.hit(*who):
             self.refuse_known(*who)
             raise TooMany(self._refusal, 1)  # the window has just ended
 
     def refuse_known(self, *who: object) -> None:
-        """Raises TooMany for whoever is known to be above the limit. Nobody is asked, and nothing is counted."""
+        """Raise TooMany for whoever is known to be above the limit. Redis is not asked, and nothing is counted."""
         if left_s := self._left_s(tuple(map(str, who))):
             raise TooMany(self._refusal, math.ceil(left_s))
 
     def _left_s(self, key: tuple[str, ...]) -> float:
-        """Until whoever is known to be above the limit is not any more."""
+        """Return the seconds until whoever is known to be above the limit may go on; 0 for others."""
         return max(0.0, self._above.get(key, 0.0) - time.time())
 
     async def check(self, *who: object) -> None:
-        """Raises TooMany where the limit is reached, and counts nothing."""
+        """Raise TooMany where the limit is reached, and count nothing."""
         if await self.reached(*who):
             self.refuse_known(*who)
             left_s = await self._end_s(tuple(map(str, who))) - time.time()
             raise TooMany(self._refusal, max(1, math.ceil(left_s)))
 
     async def _end_s(self, key: tuple[str, ...]) -> float:
-        """Of their window, in seconds since the epoch."""
+        """Return the end of a key's window, in seconds since the epoch."""
         stats = await self._rates.on(lambda limiter: limiter.get_window_stats(self._item, *key))
         return float(stats.reset_time)

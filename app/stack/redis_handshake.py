@@ -1,4 +1,4 @@
-"""Whoever answers at the URL of Redis has to be one: each new connection asks before its first command.
+"""A check that a Redis answers at the URL of Redis: each new connection asks before its first command.
 
 The drivers take any answer for the one they look for. From a program of another kind that is an AttributeError in some
 later command, a key that is always there, or a lock that is always free.
@@ -31,7 +31,10 @@ def _judge(answer: Any) -> None:
 
 
 class Asks(AbstractConnection):
-    """Before the class of the URL's scheme. Raises redis.ConnectionError, and the connection is closed."""
+    """A connection that asks first. It is mixed in before the class of the URL's scheme.
+
+    Raises redis.ConnectionError, and the connection is closed.
+    """
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
         with _answered_by_redis():
@@ -42,14 +45,14 @@ class Asks(AbstractConnection):
 
 
 class AsksOnTheLoop(AsyncConnection):
-    """The same for redis.asyncio."""
+    """A connection of redis.asyncio that asks first. Raises redis.ConnectionError, and the connection is closed."""
 
     async def on_connect(self) -> None:
-        """Nothing: on Unix sockets redis-py 8 calls this as well, and shook hands twice."""
+        """Do nothing: on Unix sockets redis-py 8 calls this as well, and shook hands twice."""
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         with _answered_by_redis():
             await super().on_connect_check_health(check_health)
-            with suppress(ResponseError):  # as above
+            with suppress(ResponseError):  # the account may not: a Redis says so
                 await self.send_command("ECHO", QUESTION, check_health=False)
                 _judge(await self.read_response())

@@ -1,4 +1,4 @@
-"""Connections to Redis on the event loop: a command is sent once, and nobody waits for longer than one may take."""
+"""Connections to Redis on the event loop: a command is sent once, and waits no longer than its time-out."""
 
 import re
 from typing import Any
@@ -18,9 +18,9 @@ DATABASE = re.compile(r"/?\d*", re.ASCII)
 
 
 def redis_pool(url: str, connections: int, timeout_s: float, **others: Any) -> redis.ConnectionPool:
-    """Nothing is sent yet. Whoever finds all connections in use waits as long as for an answer.
+    """Return a pool of connections; nothing is sent yet. To wait for a free one takes as long as for an answer at most.
 
-    `others` are what redis-py calls them.
+    `others` are redis-py's own options.
     """
     pool = redis.BlockingConnectionPool.from_url(
         url,
@@ -36,8 +36,10 @@ def redis_pool(url: str, connections: int, timeout_s: float, **others: Any) -> r
 
 
 def judge(text: str) -> None:
-    """Raises OSError for a file of no use, else ValueError, TypeError, AttributeError or RedisError. Else the driver
-    would raise them with the first command, take the file for a server that is away, and the name of a database for 0.
+    """Raise what is wrong with a URL: OSError for a file, else ValueError, TypeError, AttributeError or RedisError.
+
+    Without this the driver would raise it with the first command, take the file for a server that is away, and the name
+    of a database for 0.
     """
     url = urlsplit(text)
     if url.scheme not in SCHEMES or not text.startswith(f"{url.scheme}://"):

@@ -44,7 +44,7 @@ class SchemaTooNew(Refused):
 
 
 class BrokenOff(Refused):
-    """A restore has not come to its end."""
+    """The database holds part of a backup, whose restore did not come to its end."""
 
     def __init__(self, database: str, at: str) -> None:
         super().__init__(
@@ -57,12 +57,12 @@ BROKEN_OFF = 1_000_000  # a version that no program knows, older ones included
 
 
 def broken_off(at: str) -> dict[str, Any]:
-    """What stands in place of the version while a backup is being restored."""
+    """Return what stands in place of the version while a backup is being restored."""
     return {"version": BROKEN_OFF, "restoring": at}
 
 
 def check(database: str, schema: Mapping[str, Any]) -> None:
-    """Whether we may use a database that says this of its schema. Raises BrokenOff, SchemaTooNew."""
+    """Check that we may use a database with this schema. Raises BrokenOff, SchemaTooNew."""
     if at := schema.get("restoring"):
         raise BrokenOff(database, at)
     if schema["version"] > VERSION:
@@ -70,18 +70,18 @@ def check(database: str, schema: Mapping[str, Any]) -> None:
 
 
 async def version(database: Database) -> int | None:
-    """As a majority has it; None where none is written."""
+    """Return the schema version that a majority has; None where none is written."""
     found = await said(database)
     return found["version"] if found else None
 
 
 async def said(database: Database) -> dict[str, Any] | None:
-    """All that the database says of its schema."""
+    """Return all that the database says of its schema; None where it says nothing."""
     return await database.get_collection(SETTINGS, read_concern=ReadConcern("majority")).find_one({"_id": SCHEMA})
 
 
 async def identity(database: Database) -> str:
-    """What this database is called where several share a server: its name, and what no other of that name has."""
+    """Return a name for this database that is unique where several share a server: its own name and a random part."""
     own = {"$set": {"identity": secrets.token_hex(4)}}
     await database[SETTINGS].update_one({"_id": SCHEMA, "identity": {"$exists": False}}, own)
     schema = await database[SETTINGS].find_one({"_id": SCHEMA})
@@ -90,7 +90,7 @@ async def identity(database: Database) -> str:
 
 
 async def secret(database: Database) -> bytes:
-    """What the processes of this database seal with what they give out. Whoever can read the database knows it."""
+    """Return the key by which the processes of this database seal what they give out. It stands in the database."""
     own = {"$set": {"secret": secrets.token_bytes(32)}}
     await database[SETTINGS].update_one({"_id": SCHEMA, "secret": {"$exists": False}}, own)
     schema = await database[SETTINGS].find_one({"_id": SCHEMA})
@@ -99,7 +99,7 @@ async def secret(database: Database) -> bytes:
 
 
 async def migrate(database: Database) -> None:
-    """Bring the database to our version, before anything else reads it: one command where it has it already.
+    """Bring the database to our version, before anything else reads it; one command where it has that already.
 
     Raises SchemaTooNew, BrokenOff.
     """
@@ -112,7 +112,10 @@ async def migrate(database: Database) -> None:
 
 
 async def _first_version(database: Database) -> dict[str, Any]:
-    """Write it: ours where nothing is, 1 where a program has been that wrote none. The first to write is right."""
+    """Write the first version and return what is then said of the schema: the first process to write is right.
+
+    The version is ours in an empty database, and 1 where a program has been that wrote none.
+    """
     old = OURS.intersection(await database.list_collection_names())
     with suppress(DuplicateKeyError):
         await database[SETTINGS].insert_one({"_id": SCHEMA, "version": 1 if old else VERSION})
@@ -130,7 +133,7 @@ async def _to_2(database: Database) -> None:
 
 
 async def _rename_in_containers(settings: Collection) -> None:
-    """By compare and set, as every change of the phase settings: a switch at the same moment is not lost."""
+    """Rename fields of the phase settings, by compare and set as with every change of them: no switch is lost."""
     while old := await settings.find_one({"_id": PHASES, "containers.store": {"$exists": True}}):
         await settings.update_one(
             {"_id": PHASES, "version": old["version"]},
@@ -154,7 +157,7 @@ async def _drop_index(database: Database, name: str, index: str) -> None:
 
 
 async def _batches(collection: Collection) -> AsyncIterator[Mapping[str, Any]]:
-    """Queries that together find every document, each a range of `_id` with at most BATCH of them."""
+    """Yield queries that together find every document, each a range of `_id` with at most BATCH of them."""
     above = FIRST_ID
     while last := await collection.find_one({"_id": {"$gt": above}}, {"_id": 1}, sort=[("_id", 1)], skip=BATCH - 1):
         yield {"_id": {"$gt": above, "$lte": last["_id"]}}

@@ -1,4 +1,4 @@
-"""A stack of its own on the same servers, for experiments: another database, other queues, dropped at the end.
+"""A scratch stack for experiments, on the same servers: another database and other queues, dropped at the end.
 
 Beanie's documents stay bound to the application's database, so only raw collections may be used on it.
 """
@@ -14,7 +14,7 @@ from app.stack.mongodb.write import prepare
 
 @asynccontextmanager
 async def scratch(addresses: Addresses, config: Config, family: str, clock: Clock) -> AsyncIterator[Stack]:
-    """A stack on an empty `config.database`, whose name begins with `family`.
+    """Yield a stack on an empty `config.database`, whose name begins with `family`.
 
     Databases of that family that an earlier, killed run has left behind are dropped first, so only one may run at a
     time. Its user has to delete what it keeps in Memcached, or that expires. Raises ValueError for a database that is

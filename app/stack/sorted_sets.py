@@ -42,7 +42,11 @@ class SetsDown(Exception):
 
 
 class Trailer(NamedTuple):
-    """`floor`: where the set is complete from; of a placeholder, where it has been cut. `token`: whose it is."""
+    """The last member of a set.
+
+    `floor`: from where on the set is complete; of a placeholder, where it has been cut. `token`: which attempt to fill
+    the set put it there.
+    """
 
     kind: bytes
     floor: bytes
@@ -58,7 +62,7 @@ class Trailer(NamedTuple):
 
 
 class Found(NamedTuple):
-    """`ids`: newest first, those that were asked for."""
+    """A set that was read. `ids`: those that were asked for, newest first."""
 
     trailer: Trailer
     ids: list[bytes]
@@ -190,7 +194,10 @@ DIGESTS = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() 
 
 
 class _Connection(AbstractConnection):
-    """Before the class of the URL's scheme. Knows which run of Redis it leads to, and our scripts are there."""
+    """A connection that knows the run of Redis it leads to, and has loaded our scripts there.
+
+    It is mixed in before the class of the URL's scheme.
+    """
 
     run_id: bytes
 
@@ -207,10 +214,12 @@ class _Connection(AbstractConnection):
 
 
 class RedisSets:
-    """`prefix` stands before each key. Every method raises SetsDown when Redis does not answer.
+    """The sets of timelines in Redis.
 
-    `at` names a container. Times to live are measured by Redis; `expires_at_ms` is said by whoever asks, and judged by
-    whoever reads.
+    `prefix` stands before each key. Methods raise SetsDown when Redis does not answer.
+
+    `at` names a container. Times to live are measured by Redis; `expires_at_ms` is set by the writer and judged by the
+    reader.
     """
 
     def __init__(self, url: str, prefix: str, timeout_s: float) -> None:
@@ -225,7 +234,7 @@ class RedisSets:
         await self._pool.disconnect()
 
     async def deliver(self, at: str, readers: Sequence[ObjectId], id: ObjectId, cap: int) -> None:
-        """Add the id to the sets that exist; what becomes too long is cut, and its floor raised."""
+        """Add the id to the sets that exist. A set that becomes too long is cut, and its floor raised."""
         ids = [reader.binary for reader in readers]
         parts = [b"".join(ids[first : first + AT_ONCE]) for first in range(0, len(ids), AT_ONCE)]
         arguments = id.binary, int(cap * SURPLUS) + 1, cap
@@ -237,12 +246,12 @@ class RedisSets:
         await asyncio.gather(*map(one, parts))
 
     async def read(self, at: str, reader: ObjectId, before: ObjectId, n: int) -> Found | None:
-        """The newest `n` below `before`; None where there is no trailer."""
+        """Return the newest `n` ids below `before`; None where there is no trailer."""
         found = await self._run("read", at, reader, b"(" + before.binary, n)
         return Found(Trailer.unpacked(found[0]), found[1]) if found else None
 
     async def lease(self, at: str, reader: ObjectId, placeholder: Trailer, ttl_ms: int, now_ms: int) -> bool:
-        """Put a placeholder where nothing is, or what is there has expired."""
+        """Put a placeholder where nothing is, or what is there has expired; return whether it was put."""
         return bool(await self._run("lease", at, reader, placeholder.packed(), ttl_ms, now_ms))
 
     async def fill(
@@ -256,18 +265,18 @@ class RedisSets:
         await self._run("merge", at, reader, floor, cap, *ids)
 
     async def renew(self, at: str, reader: ObjectId, old: Trailer, new: Trailer, ttl_ms: int) -> None:
-        """Unless the trailer has changed meanwhile."""
+        """Replace the trailer, unless it has changed meanwhile."""
         await self._run("renew", at, reader, old.packed(), new.packed(), ttl_ms)
 
     async def forget(self, at: str, reader: ObjectId) -> None:
         await self._ask(lambda run: ("DEL", self._key(run, at, reader)))
 
     async def highest(self, at: str) -> int:
-        """The highest number that was noted beside a container, 0 for none."""
+        """Return the highest number that was noted beside a container, 0 for none."""
         return int(await self._ask(lambda run: ("GET", self._pulse(run, at))) or 0)
 
     async def note(self, at: str, number: int, ttl_s: int) -> None:
-        """Unless as high a one is noted."""
+        """Note a number beside a container, unless one as high is noted."""
         await self._run("note", at, None, number, ttl_s)
 
     async def sweep(self, alive: Collection[str]) -> None:
@@ -285,7 +294,7 @@ class RedisSets:
             await self._ask(lambda run: ("UNLINK", *dead))
 
     async def bytes_of(self, at: str, reader: ObjectId) -> int:
-        """What a set takes in memory, its key included."""
+        """Return the bytes that a set takes in memory, its key included."""
         return int(await self._ask(lambda run: ("MEMORY", "USAGE", self._key(run, at, reader), "SAMPLES", 0)) or 0)
 
     def _key(self, run: bytes, at: str, reader: ObjectId) -> bytes:
@@ -298,7 +307,7 @@ class RedisSets:
         return self._head(run, at) + b"pulse"
 
     async def _run(self, script: str, at: str, reader: ObjectId | None, *arguments: Any) -> Any:
-        """On one reader's set, or on a container's."""
+        """Run a script on one reader's set, or on a container's head."""
 
         def command(run: bytes) -> tuple[Any, ...]:
             key = self._key(run, at, reader) if reader else self._head(run, at)
@@ -307,7 +316,7 @@ class RedisSets:
         return await self._ask(command)
 
     async def _ask(self, command: Callable[[bytes], tuple[Any, ...]]) -> Any:
-        """One command, made for the run of Redis that the connection leads to.
+        """Send one command, made for the run of Redis that the connection leads to.
 
         A connection that was not used to the end is closed: whatever is on its way belongs to nobody. Its scripts are
         loaded again by the next one.
@@ -337,15 +346,17 @@ class _Set:
     gone_at_s: float
 
     def with_ids(self, ids: Sequence[bytes], floor: bytes, cap: int) -> "_Set":
-        """Cut to the newest `cap`; what is cut off raises the floor."""
+        """Return the set with these ids, cut to the newest `cap`; what is cut off raises the floor."""
         newest = sorted(self.ids.union(ids), reverse=True)
         floor = max(self.trailer.floor, floor, newest[cap - 1] if len(newest) > cap else b"")
         return replace(self, trailer=self.trailer._replace(floor=floor), ids=frozenset(newest[:cap]))
 
 
 class SetsStandIn:
-    """The same in a dictionary, step by step as the scripts do it. `now_s`: what times to live are measured in; nobody
-    may rely on it alone, since it may stand still while a machine sleeps.
+    """A stand-in for RedisSets in a dictionary, step by step as the scripts do it.
+
+    `now_s`: what times to live are measured in. Nobody may rely on it alone, since it may stand still while a machine
+    sleeps.
     """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""What is inserted into a collection, as MongoDB's change stream tells it: only what a majority has."""
+"""Inserts into a collection, as MongoDB's change stream tells them: only what a majority has."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -22,14 +22,15 @@ TRANSIENT = (CursorNotFound, ExecutionTimeout)
 
 
 class HistoryLost(Exception):
-    """What happened since the place that was saved is not known any more, or the collection was dropped."""
+    """The change stream cannot go on from the saved place: its history is gone, or the collection was dropped."""
 
 
 @dataclass(frozen=True)
 class Inserted:
-    """`documents`: what was inserted, in that order; none when nothing has been. `place`: how far this is, opaque.
+    """A batch of inserts, or none as a sign of life.
 
-    `at`: when the last of them was inserted, by MongoDB's clock, where it says so.
+    `documents`: in the order of their inserts. `place`: how far the stream is, opaque. `at`: when the last of them was
+    inserted, by MongoDB's clock, where it says so.
     """
 
     documents: list[dict[str, Any]]
@@ -41,9 +42,10 @@ class Inserted:
 async def inserts(
     database: Database, collection: str, query: Mapping[str, Any], after: Mapping[str, Any] | None
 ) -> AsyncIterator[AsyncIterator[Inserted]]:
-    """Inserts that match the query, from a place on or from now on, with a sign of life twice a second.
+    """Yield the inserts that match the query, after a place or from now on, with a sign of life twice a second.
 
-    Raises HistoryLost. Whoever reads it is not cancelled inside: PyMongo does not bear it, so a task of its own reads.
+    Raises HistoryLost. A task of its own reads the stream, so that its user is never cancelled inside PyMongo, which
+    does not bear it.
     """
     wanted = {"operationType": "insert", **{f"fullDocument.{field}": value for field, value in query.items()}}
     try:
@@ -82,7 +84,7 @@ class _Reader:
                 self._held.put_nowait(Inserted([], place))
 
     async def inserted(self) -> AsyncIterator[Inserted]:
-        """What has come together meanwhile is handed on at once."""
+        """Yield what the reading task has got, as soon as there is anything."""
         while True:
             getting = asyncio.create_task(self._held.get())
             await asyncio.wait((getting, self._reading), return_when=asyncio.FIRST_COMPLETED)
@@ -103,7 +105,7 @@ class _Reader:
             yield Inserted(documents, last.place, last.at)
 
     async def stop(self) -> None:
-        """When the answer to its last question is there."""
+        """Stop reading, and return when the answer to the last question is there."""
         self._stopped = True
         while not self._reading.done():
             if not self._held.empty():

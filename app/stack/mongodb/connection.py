@@ -1,4 +1,4 @@
-"""A connection of one process to its database, and the counting of what is sent."""
+"""The connection of one process to its database, and the counting of what is sent."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -40,7 +40,7 @@ class _CommandCounter(monitoring.CommandListener):
 
 
 class Direct:
-    """The same database by PyMongo's own async client: what it reads are snapshots of what a majority has.
+    """A database by PyMongo's own async client: what it reads are snapshots of what a majority has.
 
     Motor hands each command to a thread, which takes more processor time than the command itself needs here. Beanie
     needs Motor, so the model and most writes outside of transactions stay there.
@@ -55,7 +55,7 @@ class Direct:
         return await self.to_its_end(self._snapshot(collection).find(**query).to_list())
 
     async def insert(self, collection: str, document: dict[str, Any]) -> None:
-        """Until a majority has it, also when nobody waits for that any more."""
+        """Insert a document, and return when a majority has it. The insert goes on if its caller is cancelled."""
         majority = self._database.get_collection(collection, write_concern=WriteConcern("majority"))
         await self.to_its_end(majority.insert_one(document))
 
@@ -69,21 +69,21 @@ class Direct:
         return self._database.client.start_session()
 
     def in_transactions(self, collection: str) -> AsyncCollection[dict[str, Any]]:
-        """Whose commands go to their end, each by `to_its_end`."""
+        """Return a collection for use in transactions. Send each of its commands by `to_its_end`."""
         return self._database[collection]
 
     async def watch(self, collection: str, pipeline: list[dict[str, Any]], **options: Any) -> AsyncChangeStream[Any]:
-        """A change stream. Nobody who waits for it may be cancelled either."""
+        """Open a change stream. Like other commands here, it may not be cancelled while it waits."""
         return await self._database[collection].watch(pipeline, **options)
 
     async def close(self) -> None:
-        """After what is under way, which the driver's time-out ends."""
+        """Close the client after what is under way, which the driver's time-out ends."""
         for _ in range(POOL_SIZE):
             await self._places.acquire()
         await self._database.client.close()
 
     async def to_its_end(self, command: Coroutine[Any, Any, T]) -> T:
-        """The answer. Whoever gives up leaves a command to its end, and one that has no place yet is not sent.
+        """Return the answer of a command. Its caller may be cancelled, and it still runs to its end, if it has begun.
 
         PyMongo 4.20 on Python 3.11 does not bear being cancelled: a connection that is being made is left open, and a
         wait inside its pool can keep the pool's lock for ever. So nobody is cancelled in there, nor has to wait.
@@ -107,7 +107,7 @@ class Direct:
 
 
 class _Connected(Database):
-    """Motor's database, with a second way to read it."""
+    """A database of Motor's that has a `Direct` for the same data."""
 
     def __init__(self, client: Any, name: str, direct: Direct) -> None:
         super().__init__(client, name, write_concern=WriteConcern("majority"))
@@ -115,7 +115,7 @@ class _Connected(Database):
 
 
 def connect(url: str, database: str, timeout_s: float) -> Database:
-    """The named database. Nothing is sent yet; every command waits at most `timeout_s`, a server included.
+    """Return the named database. Nothing is sent yet; every command waits at most `timeout_s`, for a server included.
 
     Writes are acknowledged by a majority, and retried once by the driver when the primary changes.
     """
@@ -134,7 +134,7 @@ def connect(url: str, database: str, timeout_s: float) -> Database:
 
 
 def direct(database: Database) -> Direct:
-    """Of a database that `connect` made."""
+    """Return the `Direct` of a database that `connect` made."""
     return cast(_Connected, database).direct
 
 
@@ -145,11 +145,11 @@ async def disconnect(database: Database) -> None:
 
 
 class Unsuitable(Refused):
-    """A MongoDB that cannot do what we need; the text says what would help."""
+    """This MongoDB cannot do what we need; the text says what would help."""
 
 
 async def preflight(database: Database) -> None:
-    """Raises Unsuitable."""
+    """Check that this MongoDB can do what we need. Raises Unsuitable."""
     hello, build = await database.command("hello"), await database.command("buildInfo")
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
         raise Unsuitable(

@@ -1,4 +1,4 @@
-"""Look-ups of one request that are asked for at the same time: they travel in one command."""
+"""Joined look-ups: those that one request asks for at the same time travel in one command."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -10,10 +10,11 @@ from app.stack.mongodb.lookup import Answer, Find, Rows
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """What this task, and those that it starts, look up in one turn of the event loop travels in one command.
+    """Join what this task, and those that it starts, look up in one turn of the event loop into one command.
 
-    A remembered page is little more than its commands, so the token beside it is worth a wait for the next turn. It
-    is part of the cost of each that asked. Only for look-ups of one request: nobody waits for a stranger's.
+    A remembered page is little more than its commands, so the token beside it is worth a wait for the next turn. The
+    command is part of the cost of each that asked. This is only for look-ups of one request: nobody waits for a
+    stranger's.
     """
     before = _turn.set(_Turn())
     try:
@@ -23,13 +24,13 @@ def joined() -> Iterator[None]:
 
 
 async def ask(answer: Answer, finds: Mapping[str, Find]) -> dict[str, Rows]:
-    """With what else this request asks for in this turn, or by itself where nothing is joined."""
+    """Answer look-ups, together with what else this request asks for in this turn, or alone where nothing is joined."""
     turn = _turn.get()
     return await (turn.ask(answer, finds) if turn else answer(finds))
 
 
 class _Turn:
-    """Look-ups that wait for the event loop to come round. All are of one database."""
+    """A turn of the event loop, for which look-ups wait. All are of one database."""
 
     def __init__(self) -> None:
         self._next: _Command | None = None
@@ -41,13 +42,13 @@ class _Turn:
         return await self._next.answer(finds)
 
     async def _send(self, answer: Answer, command: "_Command") -> dict[str, Rows]:
-        """Begins after whatever was ready to run when the first look-up was asked."""
+        """Send the look-ups. It begins after whatever was ready to run when the first of them was asked."""
         self._next = None
         return await answer(command.finds)
 
 
 class _Command:
-    """Is given up when nobody waits for it any more."""
+    """A command that some tasks wait for. It is given up when nobody waits for it any more."""
 
     sending: "asyncio.Task[dict[str, Rows]]"
 

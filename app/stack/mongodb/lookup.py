@@ -11,12 +11,12 @@ NEWEST_FIRST: Order = (("_id", -1),)
 
 @dataclass(frozen=True)
 class Find:
-    """One look-up. `fields` are those of the answer; `_id` only if it is among them.
+    """A look-up. `fields` are those of the answer; `_id` only if it is among them. `skip`: so many come before its
+    first.
 
-    `skip`: so many come before the first of the answer. Only for a look-up of its own: `index`, the name of the one to
-    use, where the planner would try several each time. `by`: the query goes by the values of this field, which is among
-    the answer's, and each has one row at most. `common`: everybody asks the same. `along`: nobody else asks for it, but
-    it is small enough to travel with others.
+    `index`: the name of the one to use, where the planner would try several each time; only for a look-up of its own.
+    `by`: the query goes by the values of this field, which is among the answer's, and each has one row at most.
+    `common`: everybody asks the same. `along`: nobody else asks for it, but it is small enough to travel with others.
     """
 
     collection: str
@@ -32,11 +32,11 @@ class Find:
 
     @property
     def may_be_shared(self) -> bool:
-        """With requests that ask at the same time: it is small, whoever asks."""
+        """Whether it may travel with look-ups of other requests, because it is small for everybody."""
         return self.common or self.along or self.by is not None
 
     def values(self) -> list[Any]:
-        """Those that it goes by, as they are in the answers."""
+        """Return the values of `by` that are asked for, as they are in the answers."""
         wanted = self.query[str(self.by)]
         values = wanted["$in"] if isinstance(wanted, Mapping) else [wanted]
         return [bytes(value) if isinstance(value, bytes) else value for value in values]  # no `Binary`: it equals none

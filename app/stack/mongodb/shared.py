@@ -1,8 +1,8 @@
-"""Small look-ups of several requests: whoever comes while a command is under way shares the next one with all who do.
+"""Shared look-ups: those that are asked for while a command is under way go together in the next one.
 
-Most of what a look-up costs is the command around it, so the busier a process is, the less a page costs it. Whoever is
-alone waits for nobody.
-Source: DataLoader (github.com/graphql/dataloader) puts look-ups by key together; a group commit waits like this.
+Most of what a look-up costs is the command around it, so the busier a process is, the less a page costs it. A request
+that is alone waits for nobody. Source: DataLoader (github.com/graphql/dataloader) puts look-ups by key together; a
+group commit waits like this.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class _Asked(NamedTuple):
 
 
 class Shared:
-    """Of one process and database."""
+    """The shared look-ups of one process and database."""
 
     def __init__(self) -> None:
         self._waiting: list[_Asked] = []
@@ -32,8 +32,9 @@ class Shared:
         self._sending: asyncio.Task[None] | None = None
 
     async def ask(self, answer: Answer, finds: Mapping[str, Find]) -> Answers:
-        """As of a moment after it was asked; rows are the same objects for all who share them. All of `finds` may be
-        shared.
+        """Answer look-ups as of a moment after they were asked. All of `finds` must be such that may be shared.
+
+        The rows are the same objects for all who share them.
         """
         if self._under_way:
             asked = _Asked(finds, asyncio.get_running_loop().create_future())
@@ -53,7 +54,7 @@ class Shared:
             self._sending = asyncio.create_task(self._send(answer, some))
 
     async def _send(self, answer: Answer, some: Sequence[_Asked]) -> None:
-        """Whatever goes wrong is told to all of them, and the next ones are not held up."""
+        """Send the look-ups of several requests. An error is told to all of them, and the next ones go on."""
         (found,) = await asyncio.gather(_answered(answer, [asked.finds for asked in some]), return_exceptions=True)
         for number, asked in enumerate(some):
             if asked.answered.done():
@@ -72,8 +73,10 @@ async def _answered(answer: Answer, requests: Sequence[Mapping[str, Find]]) -> l
 
 
 class _Command:
-    """What some requests look up: what is the same for all of them once, and what goes by a field's values once for all
-    values. `finds`: that, by names of its own.
+    """One command for the look-ups of some requests.
+
+    Look-ups that are equal are in it once, and so are those that differ in the values of a field that they go by.
+    `finds`: these, by names of its own.
     """
 
     def __init__(self, requests: Sequence[Mapping[str, Find]]) -> None:
@@ -85,7 +88,7 @@ class _Command:
         self.finds = {self._names[shape]: _all_of(finds) for shape, finds in alike.items()}
 
     def split(self, answers: Answers, request: Mapping[str, Find]) -> Answers:
-        """What one of the requests asked for."""
+        """Return the answers to one of the requests."""
         return {name: list(self._rows(answers, find)) for name, find in request.items()}
 
     def _rows(self, answers: Answers, find: Find) -> Rows:
@@ -99,7 +102,10 @@ class _Command:
 
 
 def _shape(find: Find) -> Hashable:
-    """All but the values that it goes by. What travels along has a shape of its own: nobody has the same."""
+    """Return a look-up without the values that it goes by: those of the same shape become one.
+
+    A look-up that only travels along has a shape of its own.
+    """
     if find.along:
         return id(find)
     query = {field: value for field, value in find.query.items() if field != find.by}
@@ -107,7 +113,7 @@ def _shape(find: Find) -> Hashable:
 
 
 def _all_of(finds: Sequence[Find]) -> Find:
-    """One that finds what all of these do, which have one shape."""
+    """Return one look-up that finds what all of these do, which have one shape."""
     first = finds[0]
     if not first.by or len(finds) == 1:
         return first

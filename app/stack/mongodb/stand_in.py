@@ -1,4 +1,4 @@
-"""mongomock in this process, as much of MongoDB as the project uses."""
+"""The stand-in for MongoDB: mongomock in this process, as much of it as the project uses."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
@@ -30,7 +30,7 @@ class StandInDatabase(AsyncMongoMockDatabase):  # type: ignore[type-arg]
         return StandInCollection(this, self.delegate.get_collection(*args, **options))
 
     async def one_after_another(self, finds: Mapping[str, Find]) -> dict[str, Rows]:
-        """Nothing else runs in between: mongomock never gives the event loop away."""
+        """Answer the look-ups on one state of the data: mongomock never gives the event loop away in between."""
         count_mongodb()
         answers = {}
         for name, find in finds.items():
@@ -40,13 +40,16 @@ class StandInDatabase(AsyncMongoMockDatabase):  # type: ignore[type-arg]
         return answers
 
     async def at_once(self, work: Callable[[Database], Awaitable[T]]) -> T:
-        """The same for commands. `work` refuses before it writes: nothing here can be taken back."""
+        """Do `work` on one state of the data. It must refuse before it writes: nothing here can be taken back."""
         this: Any = self
         return await work(this)
 
 
 def stand_in(database: str) -> Database:
-    """mongomock in this process: no clustered collections, sessions or change streams, and meaningless timings."""
+    """Return a database in this process, without clustered collections, sessions and change streams.
+
+    Its times mean nothing.
+    """
     client: Any = AsyncMongoMockClient(tz_aware=True)
     found: Database = StandInDatabase(client, client.get_database(database).delegate)
     return found

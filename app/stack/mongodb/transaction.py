@@ -1,4 +1,4 @@
-"""Transactions on one snapshot."""
+"""Transactions of several commands on one snapshot."""
 
 import asyncio
 import time
@@ -23,7 +23,10 @@ TRANSACTION_PAUSE_S = 0.005
 
 
 class Contended(Exception):
-    """Others, or one who died in the middle, have held the same documents for too long: as if a server were away."""
+    """Other transactions have held the same documents for too long. Callers treat it as a server that is away.
+
+    The holder may also be a process that died in the middle of one.
+    """
 
 
 class Transaction:
@@ -45,7 +48,7 @@ async def _as_it_is(command: Awaitable[Any]) -> Any:
 
 @dataclass(frozen=True)
 class InTransaction:
-    """The commands that transactions need."""
+    """A collection inside a transaction, with the commands that ours need."""
 
     _collection: Any
     _options: Mapping[str, Any]
@@ -66,7 +69,7 @@ class InTransaction:
         return found
 
     async def count(self, query: Mapping[str, Any], limit: int) -> int:
-        """Up to the limit."""
+        """Count documents that match, up to the limit."""
         found: int = await self._answer(self._collection.count_documents(query, limit=limit, **self._options))
         return found
 
@@ -74,7 +77,7 @@ class InTransaction:
         await self._answer(self._collection.insert_one(dict(document), **self._options))
 
     async def update_one(self, query: Mapping[str, Any], change: Mapping[str, Any], *, upsert: bool) -> bool:
-        """Whether it was there."""
+        """Update a document; return whether it was there."""
         updated = await self._answer(self._collection.update_one(query, change, upsert=upsert, **self._options))
         return bool(updated.matched_count)
 
@@ -82,12 +85,12 @@ class InTransaction:
         await self._answer(self._collection.update_many(query, change, **self._options))
 
     async def next_number(self, query: Mapping[str, Any], field: str) -> int:
-        """One more than the last; 1 for the first."""
+        """Raise a counter by one and return it; the first number is 1."""
         row = await self._upsert(query, {"$inc": {field: 1}})
         return int(row[field])
 
     async def find_or_insert(self, query: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """The document as it was or, where there was none, as it is now."""
+        """Return the document as it is, after inserting it where there was none."""
         return await self._upsert(query, {"$setOnInsert": new})
 
     async def _upsert(self, query: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +99,7 @@ class InTransaction:
         return row
 
     async def delete_one(self, query: Mapping[str, Any]) -> bool:
-        """Whether it was there."""
+        """Delete a document; return whether it was there."""
         deleted = await self._answer(self._collection.delete_one(query, **self._options))
         return bool(deleted.deleted_count)
 
@@ -105,11 +108,10 @@ class InTransaction:
 
 
 async def transaction(database: Database, work: Callable[[Transaction], Awaitable[T]]) -> T:
-    """Do all of `work` or nothing, on one snapshot; again when somebody else was faster.
+    """Do all of `work` or nothing, on one snapshot; repeat it when another transaction was faster.
 
-    Raises Contended, or the driver's error for a command that the time ran out in: both are UNAVAILABLE.
-
-    Not the driver's own `with_transaction`: that tries for two minutes.
+    Raises Contended, or the driver's error for a command that the time ran out in: both are UNAVAILABLE. The driver's
+    own `with_transaction` would not do: it tries for two minutes.
     """
     if isinstance(database, StandInDatabase):
         return await database.at_once(lambda alone: work(Transaction(alone, None)))
@@ -133,7 +135,7 @@ async def _transaction(database: Database, work: Callable[[Transaction], Awaitab
 
 
 async def _committed(database: Database, session: Any, work: Callable[[Transaction], Awaitable[T]]) -> T:
-    """What was begun is taken back, whatever ends it. Nobody is cancelled inside of the driver."""
+    """Do the work and commit it, or abort it whatever goes wrong. The driver is never cancelled inside."""
     try:
         answer = await work(Transaction(database, session))
     except BaseException:

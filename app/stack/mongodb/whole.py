@@ -1,4 +1,4 @@
-"""A whole database, as of one moment, and its way back: by PyMongo, in as much memory as a batch of documents takes."""
+"""Backup and restore of a whole database, as of one moment: by PyMongo, in the memory of one batch of documents."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,12 +26,12 @@ Row = dict[str, Any]
 
 
 class TooLong(Refused):
-    """MongoDB has dropped the history that the snapshot needs."""
+    """The snapshot needs history that MongoDB has dropped."""
 
 
 @contextmanager
 def blocking(url: str, name: str) -> Iterator[Blocking[Row]]:
-    """The database for a command of its own, which may block. Writes are acknowledged by a majority."""
+    """Yield the database by a client that blocks, for a command of its own. Writes are acknowledged by a majority."""
     wait_ms, longest_ms = int(CONNECT_S * 1000), int(HOUSEKEEPING_S * 1000)
     with files_of("FEEDLAB_MONGODB_URL"):
         client: MongoClient[Row] = MongoClient(
@@ -42,10 +42,10 @@ def blocking(url: str, name: str) -> Iterator[Blocking[Row]]:
 
 
 def batches(database: Blocking[Row], names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Every document of these collections as a majority has them at one moment: (collection, BSON documents in a row,
-    at most 16 MB).
+    """Yield every document of these collections as a majority has them at one moment.
 
-    Raises TooLong. Source: MongoDB manual, Read Concern "snapshot", Read Concern and Client Sessions.
+    Each item is (collection, BSON documents in a row, at most 16 MB). Raises TooLong. Source: MongoDB manual, Read
+    Concern "snapshot", Read Concern and Client Sessions.
     """
     try:
         with database.client.start_session(snapshot=True) as session:
@@ -64,10 +64,10 @@ def batches(database: Blocking[Row], names: Sequence[str]) -> Iterator[tuple[str
 
 @contextmanager
 def history_kept(notes: Collection[Row], window_s: int | None) -> Iterator[None]:
-    """Meanwhile the primary keeps snapshots for so long; None leaves it at what is set there.
+    """Make the primary keep snapshots for so long during the block; None leaves it at what is set there.
 
-    What was set before is noted among the settings (`notes`): whoever is killed sets nothing back, so whoever comes
-    next does, as soon as the one before must have ended. Of two at once the first that ends sets it back for both.
+    What was set before is noted among the settings (`notes`): a process that is killed sets nothing back, so the next
+    one does, as soon as the one before must have ended. Of two at once the first that ends sets it back for both.
     """
     admin = notes.database.client.admin
     now: datetime = admin.command("hello", codec_options=notes.codec_options)["localTime"]
@@ -100,7 +100,7 @@ def _set_back(notes: Collection[Row], was: int) -> None:
 
 
 def insert_batch(database: Blocking[Row], name: str, batch: bytes) -> int:
-    """The documents of a batch; how many they are."""
+    """Insert the documents of a batch; return how many they are."""
     documents = decode_all(batch, DEFAULT_RAW_BSON_OPTIONS)
     database[name].insert_many(documents, ordered=False)
     return len(documents)

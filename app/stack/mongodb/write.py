@@ -18,12 +18,15 @@ HOUSEKEEPING_S = 600.0
 
 
 def housekeeping() -> AbstractContextManager[object]:
-    """Around one bounded step of loading or clearing away: its commands may take longer than a request may wait."""
+    """Allow commands in the block longer than a request may wait: for one bounded step of loading or clearing away."""
     return pymongo.timeout(HOUSEKEEPING_S)
 
 
 async def create_clustered(database: Database, name: str) -> None:
-    """A collection stored in the order of its `_id`, without a second index (MongoDB manual, Clustered Collections)."""
+    """Create a collection stored in the order of its `_id`, without a second index.
+
+    Source: MongoDB manual, Clustered Collections.
+    """
     if is_stand_in(database):
         await database.create_collection(name)
     else:
@@ -33,8 +36,8 @@ async def create_clustered(database: Database, name: str) -> None:
 async def prepare(database: Database) -> None:
     """Create the collections and indexes of our documents, where they are missing.
 
-    Not Beanie 1.30: of two indexes on the same fields in another order it creates the last one only. A new index on a
-    large collection takes longer than a request may.
+    Beanie 1.30 would not do: of two indexes on the same fields in another order it creates the last one only. A new
+    index on a large collection takes longer than a request may.
     """
     there = await database.list_collection_names()
     for document in DOCUMENTS:
@@ -47,7 +50,7 @@ async def prepare(database: Database) -> None:
 
 
 async def _create(database: Database, name: str) -> None:
-    """Unless another process has been faster."""
+    """Create a collection, unless another process has been faster."""
     try:
         await database.create_collection(name)
     except errors.CollectionInvalid:
@@ -58,9 +61,9 @@ async def _create(database: Database, name: str) -> None:
 
 
 async def insert(database: Database, document: Document) -> None:
-    """A new one, until a majority has it. Raises DuplicateKeyError.
+    """Insert a new document, and return when a majority has it. Raises DuplicateKeyError.
 
-    By PyMongo's own async client: Beanie's `insert` goes through Motor, which hands each command to a thread.
+    It goes by PyMongo's own async client: Beanie's `insert` goes through Motor, which hands each command to a thread.
     """
     name, fields = document.get_collection_name(), document.model_dump(by_alias=True, exclude_none=True)
     if is_stand_in(database):
@@ -71,9 +74,9 @@ async def insert(database: Database, document: Document) -> None:
 
 
 async def insert_missing(database: Database, name: str, documents: list[dict[str, Any]]) -> None:
-    """Those whose `_id` is not there yet, in one command, until a majority has them. Raises as `insert_many` does.
+    """Insert, in one command, the documents whose `_id` is not there yet; return when a majority has them.
 
-    The command itself: PyMongo's `insert_many` looks at each document, and that shows where thousands are small.
+    Raises as PyMongo's `insert_many` does, which looks at each document: that shows where thousands are small.
     """
     if is_stand_in(database):
         try:
@@ -92,10 +95,10 @@ async def insert_missing(database: Database, name: str, documents: list[dict[str
 async def grown(
     database: Database, name: str, id: Any, array: str, members: Sequence[Any], field: str, at_least: Any
 ) -> dict[str, Any]:
-    """Of one document, which may have to be inserted: `array` with what it lacks of `members`, `field` raised. After a
-    majority has it, as it then is.
+    """Add to a document's `array` what it lacks of `members`, and raise `field`; return the document as it then is.
 
-    Not `$addToSet`, whose time grows with the product of both lengths, which may be 10,000 each.
+    It is inserted where it is missing, and a majority has it. `$addToSet` would not do: its time grows with the product
+    of both lengths, which may be 10,000 each.
     """
     change: Any = {"$addToSet": {array: {"$each": list(members)}}, "$max": {field: at_least}}
     if not is_stand_in(database):
@@ -115,7 +118,7 @@ async def grown(
 
 
 def _unless_there(reply: Mapping[str, Any]) -> None:
-    """Of an insert: raise what went wrong."""
+    """Raise what went wrong with an insert, other than that a document was there already."""
     if others := [error for error in reply.get("writeErrors", ()) if error["code"] != DUPLICATE_KEY]:
         raise errors.BulkWriteError({**reply, "writeErrors": others})
     if unsure := reply.get("writeConcernError"):

@@ -12,7 +12,7 @@ from app.stack.redis_handshake import Asks
 
 
 class _Counting(Asks):
-    """Before the class of the URL's scheme: TCP, TLS or a Unix socket."""
+    """A connection to Redis that counts its commands. It is mixed in before the class for TCP, TLS or a Unix socket."""
 
     def send_command(self, *args: Any, **options: Any) -> None:
         count_redis()
@@ -25,7 +25,7 @@ class _Counting(Asks):
 
 
 def connect(url: str, timeout_s: float, *, tries: int = 2) -> redis.Redis:
-    """A client whose every command waits at most `timeout_s`, at each of its `tries`. Nothing is sent yet."""
+    """Return a client whose every command waits at most `timeout_s`, at each of its `tries`. Nothing is sent yet."""
     pool = redis.ConnectionPool.from_url(
         url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), tries - 1)
     )
@@ -34,5 +34,5 @@ def connect(url: str, timeout_s: float, *, tries: int = 2) -> redis.Redis:
 
 
 def stand_in() -> redis.Redis:
-    """Redis in this process, shared by its threads."""
+    """Return a Redis in this process, shared by its threads."""
     return FakeRedis(server=FakeServer())

@@ -24,18 +24,18 @@ OFFERING, LOOKING = 8, 2  # threads: who posts never waits behind those who look
 
 
 class QueueDown(Exception):
-    """Redis did not answer."""
+    """Redis did not answer, or not as a Redis of ours does."""
 
 
 async def _in(threads: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> Any:
-    """`asyncio.to_thread`, in threads of our own."""
+    """Call in one of these threads, as `asyncio.to_thread` does in its own."""
     return await asyncio.get_running_loop().run_in_executor(threads, partial(copy_context().run, call, *args))
 
 
 class DeliveryQueue:
     """The queues that a database has in one Redis, whose other keys are not touched.
 
-    Methods raise QueueDown when it does not answer, or not as a Redis of ours does; `offer` may fail instead.
+    Methods raise QueueDown when Redis does not answer, or not as one of ours does; `offer` returns False instead.
     """
 
     def __init__(self, connection: redis.Redis, database: str, now_s: Callable[[], float] = time.monotonic) -> None:
@@ -56,7 +56,7 @@ class DeliveryQueue:
         return await _in(self._looking, self._call_unless_away, call, *args)
 
     def _call_unless_away(self, call: Any, *args: Any) -> Any:
-        """In the thread, as below."""
+        """Call, in the thread, unless another call has just found Redis away. Raises QueueDown."""
         if self._is_away():
             raise QueueDown("redis did not answer a moment ago")
         try:
@@ -78,8 +78,9 @@ class DeliveryQueue:
         return bool(await _in(self._offering, self._offer_unless_away, phase, status, after))
 
     async def withdraw(self, phase: str, statuses: Sequence[ObjectId]) -> None:
-        """Take their first steps off the queue, those that no worker has begun. Nothing, while Redis is away: they are
-        harmless.
+        """Take the first steps of these statuses off the queue, except those that a worker has begun.
+
+        Nothing is done while Redis is away: such jobs are harmless.
         """
         with suppress(QueueDown):
             await self._call(jobs.withdraw, self.queues, self._prefix, phase, statuses)
@@ -88,7 +89,7 @@ class DeliveryQueue:
         return self._now_s() < self._away_until
 
     def _offer_unless_away(self, phase: str, status: ObjectId, after: ObjectId | None) -> bool:
-        """In the thread: of many that wait for a thread while Redis hangs, only the first find that out."""
+        """Queue a step, in the thread. Of many calls that wait while Redis hangs, only the first ones find that out."""
         if self._is_away():
             return False
         try:
@@ -106,35 +107,35 @@ class DeliveryQueue:
         await self._call(jobs.enqueue_scheduled, self.queues)
 
     async def retry_dead_letters(self) -> int:
-        """Queue every dead letter again; how many there were."""
+        """Queue every dead letter again; return how many there were."""
         return await self._call(jobs.retry_dead_letters, self.queues)  # type: ignore[no-any-return]
 
     async def known(self) -> set[tuple[str, str]]:
-        """(phase, status id) of every fan-out that some job will continue, or that is a dead letter."""
+        """Return (phase, status id) of every fan-out that some job will continue, or that is a dead letter."""
         ids = await self._call(self._job_ids)
         return {self._named(job_id) for job_ids in ids.values() for job_id in job_ids}
 
     async def depth(self) -> dict[str, int]:
-        """Jobs waiting or scheduled, by phase."""
+        """Return the number of jobs waiting or scheduled, by phase."""
         ids = await self._call(self._job_ids)
         return dict(Counter(self._named(job_id)[0] for job_id in ids["queued"] + ids["scheduled"]))
 
     async def dead(self) -> dict[str, int]:
-        """Dead letters, by consumer."""
+        """Return the number of dead letters, by consumer."""
         ids = await self._call(looking.dead_letters, self.queues)
         return dict(Counter(self._named(job_id)[0] for job_id in ids))
 
     def _named(self, job_id: str) -> tuple[str, str]:
-        """Phase and status."""
+        """Return phase and status id of a job, by its id."""
         phase, _, rest = job_id.removeprefix(self._prefix).partition("-")
         return phase, rest.partition("-")[0]
 
     async def first_waiting(self, limit: int) -> list[str]:
-        """The jobs of first steps that have waited longest."""
+        """Return the ids of the jobs that have waited longest for a first step."""
         return await self._call(self.queues[jobs.FIRST].get_job_ids, 0, limit)  # type: ignore[no-any-return]
 
     async def deliveries(self, *, failed: bool, limit: int) -> list[looking.JobSeen]:
-        """What is under way, or the dead letters, at most `limit`."""
+        """Return what is under way, or the dead letters, at most `limit`."""
         states = ("failed",) if failed else ("started", "queued", "scheduled")
         ids = await self._call(self._job_ids)
         return await self._call(looking.deliveries, self.connection, ids, states, limit)  # type: ignore[no-any-return]
@@ -143,11 +144,11 @@ class DeliveryQueue:
         return looking.job_ids(self.queues)
 
     async def workers(self) -> list[looking.WorkerState]:
-        """The workers that take jobs, the longest at work first."""
+        """Return the workers that take jobs, the longest at work first."""
         return await self._call(looking.workers, self.queues[jobs.FIRST])  # type: ignore[no-any-return]
 
     async def ping(self) -> str:
-        """The server's version."""
+        """Return the version of the server."""
         return str(await self._call(self._version))
 
     def _version(self) -> str:
@@ -156,7 +157,7 @@ class DeliveryQueue:
         return str(self.connection.info("server")["redis_version"])
 
     async def pause(self) -> None:
-        """Every worker finishes the job at hand and takes no further one, until `resume`."""
+        """Let every worker finish the job at hand and take no further one, until `resume`."""
         await self._call(self.connection.set, self._paused, 1)
 
     async def resume(self) -> None:
@@ -166,9 +167,9 @@ class DeliveryQueue:
         return await self._call(self.is_paused)  # type: ignore[no-any-return]
 
     def is_paused(self) -> bool:
-        """The same for whoever may block."""
+        """Return whether workers are paused. It blocks, unlike `paused`."""
         return bool(self.connection.exists(self._paused))
 
     async def forget(self) -> None:
-        """Drop every job of ours. The sweeper queues again what is pending."""
+        """Drop every job of ours. The sweeper queues what is pending again."""
         await self._call(jobs.forget, self.queues)

@@ -1,4 +1,4 @@
-"""Offering jobs: for the first time, after a pause, and those that were buried. All of it blocks."""
+"""Offering jobs: for the first time, after a pause, and again as former dead letters. All of it blocks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,9 +39,9 @@ def open_queues(connection: redis.Redis, prefix: str) -> dict[str, Queue]:
 
 
 def offer(queues: Queues, prefix: str, phase: str, status: ObjectId, after: ObjectId | None) -> bool:
-    """One step of a fan-out, for the recipients above `after`. False when the job is there already.
+    """Queue one step of a fan-out, for the recipients above `after`; return False when the job is there already.
 
-    One that was lost between a queue and a worker is replaced.
+    A job that was lost between a queue and a worker is replaced.
     """
     job_id = _job_id(prefix, phase, status, after)
     queue, arguments = queues[MORE if after else FIRST], (phase, str(status), str(after) if after else None)
@@ -87,7 +87,7 @@ def _enqueue(queue: Queue, job_id: str, arguments: tuple[str, str, str | None]) 
 
 
 def _is_somewhere(queue: Queue, job_id: str) -> bool:
-    """Whether somebody will come upon the job, or has it in hand."""
+    """Return whether the job is in a queue or a registry, so that it will be done or is a dead letter."""
     return (
         queue.get_job_position(job_id) is not None
         or job_id in queue.scheduled_job_registry
@@ -99,7 +99,7 @@ def _is_somewhere(queue: Queue, job_id: str) -> bool:
 def enqueue_scheduled(queues: Queues) -> None:
     """Queue the retries whose pause is over. Of two processes that find one, the one that takes it off queues it.
 
-    Not RQ's scheduler: one entry that it cannot read stops all the others.
+    RQ's scheduler would not do: one entry that it cannot read stops all the others.
     """
     for queue in queues.values():
         connection: Any = queue.connection
@@ -111,7 +111,7 @@ def enqueue_scheduled(queues: Queues) -> None:
 
 
 def retry_dead_letters(queues: Queues) -> int:
-    """Queue every dead letter again; how many there were."""
+    """Queue every dead letter again; return how many there were."""
     retried = 0
     for queue in queues.values():
         registry = queue.failed_job_registry

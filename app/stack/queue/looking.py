@@ -42,7 +42,7 @@ class WorkerState:
 
 
 def job_ids(queues: Queues) -> dict[str, list[str]]:
-    """Job ids by state. Reading the started ones requeues those whose worker died (RQ's own clean-up)."""
+    """Return job ids by state. Reading the started ones requeues those whose worker died (RQ's own clean-up)."""
     found: dict[str, list[str]] = {"queued": [], "started": [], "scheduled": [], "failed": []}
     for queue in queues.values():
         found["started"] += queue.started_job_registry.get_job_ids(end=LIST_LIMIT)
@@ -59,7 +59,7 @@ def dead_letters(queues: Queues) -> list[str]:
 def deliveries(
     connection: redis.Redis, ids: dict[str, list[str]], states: tuple[str, ...], limit: int
 ) -> list[JobSeen]:
-    """At most `limit` of the jobs in these states."""
+    """Return at most `limit` of the jobs in these states."""
     wanted = [(state, job_id) for state in states for job_id in ids[state]][:limit]
     jobs = StrictJob.fetch_many([job_id for _, job_id in wanted], connection)
     return [
@@ -78,7 +78,7 @@ def deliveries(
 
 
 def _error(job: Job) -> str | None:
-    """The last line of the traceback."""
+    """Return the last line of the job's traceback; None without one."""
     try:
         result = job.latest_result()
     except (ValueError, LookupError, zlib.error):  # not RQ's own
@@ -87,7 +87,7 @@ def _error(job: Job) -> str | None:
 
 
 def workers(queue: Queue) -> list[WorkerState]:
-    """The workers that take jobs from it, the longest at work first."""
+    """Return the workers that take jobs from the queue, the longest at work first."""
     keys = [key for key in map(text, _registered(queue)) if key.startswith(Worker.redis_worker_namespace_prefix)]
     found = [Worker.find_by_key(key, queue.connection, serializer=JSONSerializer) for key in keys]
     states = [
@@ -107,7 +107,7 @@ def workers(queue: Queue) -> list[WorkerState]:
 
 
 def forget_dead_workers(queue: Queue) -> None:
-    """Those that ended without a word, and what was never a worker."""
+    """Remove from Redis the workers that ended without a word, and entries that never were workers."""
     for key in _registered(queue):
         if not queue.connection.exists(key):
             queue.connection.srem(WORKERS_BY_QUEUE_KEY % queue.name, key)

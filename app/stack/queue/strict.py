@@ -45,18 +45,18 @@ return found
 
 @cache
 def refuse(why: str) -> None:
-    """Said once in a process: whoever writes to Redis does not write our log."""
+    """Log why a job is dropped, once for each reason in a process: whoever writes to Redis shall not fill our log."""
     log.warning("a job is dropped, and so will be others like it: %s", why)
 
 
 class StrictJob(Job):
-    """As Redis has it: which function, what for, and how often it was tried. Everything else is as we make our jobs."""
+    """A job of which Redis says only the function, its arguments and how often it was tried. The rest is set here."""
 
     attempt_pauses_s: ClassVar[Sequence[int]] = (1, 2, 5, 15, 30)  # then it is a dead letter
 
     @classmethod
     def fetch(cls, id: str, connection: Any = None, serializer: Any = None) -> "StrictJob":
-        """Raises NoSuchJobError, also for one that is refused."""
+        """Return the job of an id. Raises NoSuchJobError, also for one that is refused."""
         job_id = id.partition(":")[0]
         if not JOB_ID.fullmatch(job_id):
             refuse("its id is none")
@@ -110,11 +110,11 @@ class StrictJob(Job):
 
 
 class NotOurs(ValueError):
-    """A job that can be read, and is none that we make."""
+    """The job can be read, and is none that we make."""
 
 
 def _call(data: bytes) -> tuple[str, list[str | None]]:
-    """Function and arguments of a payload that is one of ours."""
+    """Return function and arguments of a payload of ours. Raises NotOurs."""
     unpacking = zlib.decompressobj()
     function, instance, arguments, named = json.loads(unpacking.decompress(data, FIELD_BYTES))
     if unpacking.unconsumed_tail:
@@ -137,7 +137,7 @@ class StrictQueue(Queue):
 
     @classmethod
     def lpop(cls, queue_keys: Sequence[str], timeout: int | None, connection: Any = None) -> Any:
-        """Past what is no id at all."""
+        """Take the next job off the queues, past entries that are no job's id."""
         while popped := super().lpop(queue_keys, timeout, connection=connection):
             if JOB_ID.fullmatch(popped[1].decode(errors="replace")):
                 return popped
@@ -145,7 +145,7 @@ class StrictQueue(Queue):
         return None
 
     def enqueue_dependents(self, *_: Any, **__: Any) -> None:
-        """Ours have none."""
+        """Do nothing: our jobs have no dependents."""
 
     def get_job_ids(self, offset: int = 0, length: int = -1) -> list[str]:
         last = offset + length - 1 if length >= 0 else -1
@@ -166,7 +166,7 @@ class StrictQueue(Queue):
 
 
 class _Registry(BaseRegistry):
-    """Of whatever ids are in it."""
+    """A registry of RQ that bears any text as an entry."""
 
     @staticmethod
     def parse_job_id(entry: Any) -> str:

@@ -1,4 +1,4 @@
-"""Taking jobs from the queues: an RQ worker that keeps its process, its connections and its patience."""
+"""Workers that take jobs from the queues: an RQ worker that keeps its process and connections, and waits for Redis."""
 
 import logging
 import threading
@@ -33,18 +33,20 @@ FOREVER = 1_000_000  # attempts: an outage never makes a dead letter, whatever i
 
 
 def after_the_outage(job_attempts: int) -> Retry:
-    """What a job returns when a server was away: it is tried again, and that is not counted as its failure."""
+    """Return what a job returns when a server was away: it is tried again, which does not count as its failure."""
     return Retry(max=FOREVER, interval=OUTAGE_PAUSES_S[min(job_attempts, len(OUTAGE_PAUSES_S) - 1)])
 
 
 def attempts_of_this_job() -> int:
-    """How often the job that this thread is doing has been tried before."""
+    """Return how often the job that this thread is doing has been tried before."""
     job = get_current_job()
     return (job.number_of_retries or 0) if job else 0
 
 
 class _Worker(SimpleWorker):
-    """No fork for each job, no remote commands, and jobs that are ours; in a thread no signals either."""
+    """An RQ worker for our jobs alone, without a fork for each and without remote commands; in a thread, without
+    signals.
+    """
 
     job_class = StrictJob
     queue_class = StrictQueue
@@ -61,7 +63,7 @@ class _Worker(SimpleWorker):
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
 
     def handle_job_retry(self, job: Job, *args: Any, **named: Any) -> None:
-        """RQ keeps for as long as a dead letter what each attempt has returned. Nobody asks for it."""
+        """Queue a retry, and delete what each attempt has returned: RQ would keep that for as long as a dead letter."""
         super().handle_job_retry(job, *args, **named)
         Result.delete_all(job)
 
@@ -76,7 +78,7 @@ class _Worker(SimpleWorker):
         super().execute_job(job, queue)
 
     def run_maintenance_tasks(self) -> None:
-        """Of our queues alone: RQ's looks after everybody's."""
+        """Clean up our queues alone: RQ's own method cleans up everybody's."""
         for queue in self.queues:
             queue.started_job_registry.cleanup()
             queue.failed_job_registry.cleanup()
@@ -96,14 +98,14 @@ class _ThreadWorker(_Worker):
     def _install_signal_handlers(self) -> None: ...
 
     def check_for_suspension(self, burst: bool) -> None:
-        """A paused worker ends instead of waiting, so that whoever runs it sees whether it should stop."""
+        """End a paused worker instead of waiting, so that its caller sees whether it should stop."""
         super().check_for_suspension(burst=True)
 
 
 def consume(queue: DeliveryQueue, stop: threading.Event) -> None:
     """Work until `stop`, or in the main thread until SIGTERM or SIGINT: the job at hand is finished first.
 
-    Takes from the queues in turn. While Redis is away it waits for it.
+    The worker takes from the queues in turn, and waits for Redis while that is away.
     """
     with _own_connection(queue) as connection:
         _consume(queue, connection, stop)
@@ -140,7 +142,7 @@ def drain(queue: DeliveryQueue) -> None:
 
 @contextmanager
 def _own_connection(queue: DeliveryQueue) -> Iterator[redis.Redis]:
-    """RQ's worker makes the timeouts of the pool it is given longer than anybody else wants to wait."""
+    """Yield a connection for a worker: RQ lengthens the timeouts of the pool that it is given, which others use too."""
     if isinstance(queue.connection, FakeRedis):
         yield queue.connection
         return
