@@ -1,1 +1,1 @@
-"""Where the servers come from: programs that are looked for, started as children, watched, and borrowed from."""
+"""The servers: programs that are looked for, started as children, watched, and lent to other commands."""

@@ -20,12 +20,12 @@ BORROW_DEADLINE_S = 60.0  # how long a command waits for another command's serve
 def servers_of(
     data: Path, config: Config, level: Level = "auto", *, purpose: str = "a command", lasting: bool = False
 ) -> Iterator[Addresses]:
-    """The servers of `data` for one command: by URL, or those that run, or its own until the block ends.
+    """Yield the servers of `data` for one command: by URL, or those that run, or its own until the block ends.
 
-    Nothing of this needs an event loop: enter it before one is started. Raises ServersError, also when the running
-    servers live inside another process, ConfigError for a URL of no use, and SystemExit when a signal comes while they
-    start.
-    `lasting`: other commands may use the ones started here.
+    No event loop is needed: enter the block before one is started. Raises ServersError, also when the running servers
+    live inside another process, ConfigError for a URL of no use, and SystemExit when a signal comes while they start.
+
+    `lasting`: other commands may use the servers that are started here.
     """
     if level == "memory":
         yield Addresses(None, None, None)
@@ -57,7 +57,10 @@ def _found_or_started(
 
 
 def owner_servers(data: Path, config: Config) -> Addresses:
-    """Where the servers of the running owner are; nothing is ever started. For children of one that has them."""
+    """Return the addresses of the running owner's servers, for a child of a process that has them.
+
+    Nothing is ever started. Raises ServersError where none run.
+    """
     if by_url := _by_url(config):
         return by_url
     directory = DataDirectory(data)
@@ -100,7 +103,7 @@ def _temporary(
 
 @contextmanager
 def running_servers(directory: Path, config: Config) -> Iterator[Addresses]:
-    """Small servers of their own for a test session. Raises ServersError when there are none to be had."""
+    """Yield small servers that are started for a test session. Raises ServersError when there are none to be had."""
     sources = resolve(config, "servers")
     insist(sources)
     with _temporary(DataDirectory(directory), sources, "tests", lasting=True, small=True) as addresses:

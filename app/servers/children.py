@@ -29,11 +29,11 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):
-    """Somebody asked for the end while something was still starting."""
+    """The end was asked for while something was still starting."""
 
 
 class Stop:
-    """A request to end: by a signal, or because something failed. May be asked for from anywhere, handlers included."""
+    """A request to end: by a signal, or because something failed. It may be made anywhere, also in a signal handler."""
 
     def __init__(self) -> None:
         self._requests: queue.SimpleQueue[None] = queue.SimpleQueue()  # put() is safe inside a signal handler
@@ -63,7 +63,7 @@ class Stop:
             self._hook()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Whether the end was asked for. The main thread alone waits here."""
+        """Wait for `timeout_s` at most, and return whether the end was asked for. The main thread alone waits here."""
         if not self.requested:
             try:
                 self._requests.get(timeout=timeout_s)
@@ -99,10 +99,10 @@ class Stop:
 class Child:
     """One process in a session of its own, so that Ctrl-C in the terminal reaches only its parent.
 
-    `start`, then `watch`: from then on a death is reported, and the same command is started again after a growing
-    pause. After `patience` quick deaths in a row it is given up; None is endless patience.
-    `log`: where its output goes; None leaves it with ours. `started` hears of every start, with the process number.
-    `lifeline`: its standard input is a pipe that ends with this process, however that ends.
+    After `start` and `watch` a death is reported, and the same command is started again after a growing pause. After
+    `patience` quick deaths in a row it is given up; with None it never is. `log`: where its output goes; None leaves it
+    with ours. `started` is called at every start, with the process number. `lifeline`: its standard input is a pipe
+    that ends with this process, however that ends.
     """
 
     name: str
@@ -154,7 +154,7 @@ class Child:
                 self.say(f"{self.name} (process {self.pid}) is not noted: {error}")
 
     def death(self) -> str | None:
-        """How it ended, with its last words; None while it lives."""
+        """Return how the child ended, with its last words; None while it lives."""
         assert self._process is not None
         code = self._process.poll()
         if code is None:
@@ -167,7 +167,7 @@ class Child:
         return f"{ended}; its log: {self.log}" + (f"; last line: {words}" if words else "")
 
     def said(self, words: str) -> bool:
-        """Whether its log contains `words`, in whatever case, since it was started last."""
+        """Return whether the child's log contains `words`, in whatever case, since it was started last."""
         assert self.log is not None
         with self.log.open("rb") as file:
             file.seek(self._log_start)
@@ -219,7 +219,7 @@ class Child:
                 self._process.terminate()
 
     def stop(self, deadline: float) -> None:
-        """Wait for the end until `deadline` (of time.monotonic), then insist. `ask_to_stop` comes first."""
+        """Wait for the child's end until `deadline` (of time.monotonic), then kill it. Call `ask_to_stop` first."""
         process = self._process
         if process is None:
             return
@@ -237,7 +237,7 @@ class Child:
 
 @contextmanager
 def running(children: Sequence[Child]) -> Iterator[None]:
-    """Start and watch them, and stop them together at the end."""
+    """Start and watch the children, and stop them together when the block ends."""
     try:
         for child in children:
             child.start()
@@ -248,7 +248,7 @@ def running(children: Sequence[Child]) -> Iterator[None]:
 
 
 def stop_together(children: Iterable[Child], within_s: float = STOP_DEADLINE_S) -> None:
-    """SIGTERM to all of them, and SIGKILL to who is left after `within_s`."""
+    """Send SIGTERM to all of the children, and SIGKILL to those that are left after `within_s` seconds."""
     children = list(children)
     for child in children:
         child.ask_to_stop()
@@ -271,7 +271,7 @@ def end_with_parent() -> None:
 
 
 def last_line(log: Path) -> str:
-    """The last line that says something."""
+    """Return the last line of the log that is not blank, at most so many characters; empty where there is none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4_096))

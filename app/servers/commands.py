@@ -1,6 +1,6 @@
-"""The commands that start each server, on a Unix socket and on no port, and its address then.
+"""The commands that start each server on a Unix socket and on no port, and the address that it then has.
 
-Who can enter the socket's directory can do everything: there is no password. See DataDirectory.sockets.
+Whoever can enter the socket's directory can do everything: there is no password. See DataDirectory.sockets.
 """
 
 import os
@@ -14,7 +14,10 @@ MEMCACHED_MB = "256"  # taken as it is needed: 25,000 full lists
 
 
 def arguments(server: Server, at: Path, *, small: bool, aof: bool) -> list[str]:
-    """`small` keeps caches at what a test needs; without `aof` Redis keeps nothing on disk."""
+    """Return the command line of a server on the socket `at`.
+
+    `small` keeps caches at what a test needs; without `aof` Redis keeps nothing on disk.
+    """
     match server:
         case "mongodb":
             return mongod(at, REPLICA_SET, oplog_mb=64 if small else 512, cache_gb=0.25 if small else 1)

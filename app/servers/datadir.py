@@ -1,4 +1,4 @@
-"""The data directory: one owner at a time, and a note of what it runs, so that others can find it or clean up."""
+"""The data directory: it has one owner at a time, and a note of what that runs, so that others find it or clean up."""
 
 import fcntl
 import os
@@ -25,7 +25,7 @@ SOCKET_PATH = re.compile(r"[\w./ +-]+", re.ASCII)  # mongod reads addresses out 
 
 
 class ProcessId(BaseModel):
-    """A process, told apart from a later one with the same number by when it was started."""
+    """A process, told apart by its start time from a later process with the same number."""
 
     pid: int
     created: float  # seconds since the epoch
@@ -38,7 +38,10 @@ class ProcessId(BaseModel):
             return None
 
     def find(self) -> psutil.Process | None:
-        """The process while it runs. A zombie does not: its parent is gone and somebody else will collect it."""
+        """Return the process while it runs.
+
+        A zombie counts as ended: its parent is gone and somebody else will collect it.
+        """
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.created) < SAME_START_S
@@ -48,9 +51,10 @@ class ProcessId(BaseModel):
 
 
 class Note(BaseModel):
-    """What `servers.json` says. Without an owner only the last field means something.
+    """The content of `servers.json`. Without an owner only the last field has a meaning.
 
-    `directory`: device and inode of the directory that it was written in. In a copy of that it is somebody else's note.
+    `directory`: device and inode of the directory that it was written in. A copy of the directory holds a note that is
+    not its own.
     """
 
     directory: tuple[int, int] | None = None
@@ -72,7 +76,7 @@ class InUse(ServersError):
 
 
 class DataDirectory:
-    """Paths inside it are absolute; it and the note are for their user alone (0700 and 0600)."""
+    """A data directory. Its paths are absolute; it and the note are for their user alone (0700 and 0600)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -81,7 +85,7 @@ class DataDirectory:
         self._note_lock = threading.Lock()
 
     def note(self) -> Note:
-        """What the owner wrote last; an empty note when there is none, or it makes no sense or is of another
+        """Return what the owner wrote last; an empty note when there is none, or it makes no sense or is of another
         directory: whoever acts on a copy must not meet what runs for the original.
         """
         try:
@@ -97,13 +101,16 @@ class DataDirectory:
         return about.st_dev, about.st_ino
 
     def owner(self) -> Note | None:
-        """The note of an owner that runs now."""
+        """Return the note, where its owner runs now; else None."""
         note = self.note()
         return note if note.owner and note.owner.find() else None
 
     @contextmanager
     def owned(self, purpose: str, *, lasting: bool) -> Iterator[None]:
-        """Hold the directory. Programs that a killed owner left running are stopped first. Raises InUse."""
+        """Own the directory until the block ends.
+
+        Programs that a killed owner left running are stopped first. Raises InUse.
+        """
         lock = self._lock()
         try:
             self._stop_leftovers()
@@ -117,7 +124,7 @@ class DataDirectory:
             os.close(lock)
 
     def _lock(self) -> int:
-        """A descriptor that holds the lock until it is closed, by whatever end."""
+        """Return a descriptor that holds the lock until it is closed, by whatever end of this process."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._keep_others_out()
@@ -140,7 +147,10 @@ class DataDirectory:
         return descriptor
 
     def _keep_others_out(self) -> None:
-        """Who can enter it reads the data of the servers, and who can write into it has them run what they like."""
+        """Make the directory its user's alone, or raise ServersError.
+
+        Whoever can enter it reads the data of the servers, and whoever can write into it has them run what they like.
+        """
         status = self.path.stat()
         if status.st_uid != os.geteuid() or status.st_mode & stat.S_ISVTX:
             raise ServersError(f"{self.path} is not a directory of yours alone: choose another with --data")
@@ -149,8 +159,10 @@ class DataDirectory:
 
     @contextmanager
     def sockets(self) -> Iterator[Path]:
-        """A directory for the servers' sockets that their owner alone can enter: DIR/sockets, or one for the time being
-        where none can be bound in that: paths end at about 100 bytes, and some file systems have no sockets.
+        """Yield a directory for the servers' sockets that their owner alone can enter.
+
+        That is DIR/sockets, or a temporary one where no socket can be bound in it: paths end at about 100 bytes, and
+        some file systems have no sockets.
         """
         inside = self.path / "sockets"
         inside.mkdir(mode=0o700, exist_ok=True)
@@ -161,11 +173,11 @@ class DataDirectory:
             yield Path(beside)
 
     def change(self, **fields: Any) -> None:
-        """Replace fields of the note. Only the owner may."""
+        """Replace fields of the note. Only the owner may do that."""
         self._edit(lambda note: note.model_copy(update=fields))
 
     def child_started(self, name: str, pid: int) -> None:
-        """Note a child, so that it can be stopped should this process be killed."""
+        """Note a child, so that it can be stopped if this process is killed."""
         if process := ProcessId.of(pid):
             self._edit(lambda note: note.model_copy(update={"children": note.children | {name: process}}))
 
@@ -174,7 +186,7 @@ class DataDirectory:
             self.write(edit(self.note()))
 
     def write(self, note: Note) -> None:
-        """Whole or not at all: a reader never sees half a note."""
+        """Write the note whole or not at all: a reader never sees half of it."""
         draft = self._note_path.with_name("servers.json.new")
         draft.unlink(missing_ok=True)
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
@@ -182,7 +194,10 @@ class DataDirectory:
         draft.replace(self._note_path)
 
     def _stop_leftovers(self) -> None:
-        """Stop what an owner that was killed left behind, and nobody else: number and start time must agree."""
+        """Stop what a killed owner left behind, and nothing else: number and start time must agree.
+
+        Raises ServersError.
+        """
         left = [child for child in self.note().children.values() if child.find()]
         for number in (signal.SIGTERM, signal.SIGKILL):
             _signal(left, number)

@@ -1,4 +1,4 @@
-"""A lone mongod becomes the writable primary of a replica set of one."""
+"""Making a lone mongod the writable primary of a replica set of one."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ SELECTION_TIMEOUT_MS = 100
 def make_primary(at: Path, timeout_s: float) -> Answer:
     """Make the mongod at this socket the writable primary of a set of one. Raises NoAnswer until it is.
 
-    The set knows its member by where it listens: a new set is initiated, one that moved is told so (0.1 had a port).
+    The set knows its member by its address: a new set is initiated, and one that moved is reconfigured (0.1 had a
+    port).
     """
     waits = {"serverSelectionTimeoutMS": SELECTION_TIMEOUT_MS, "socketTimeoutMS": int(timeout_s * 10_000)}
     try:

@@ -1,4 +1,4 @@
-"""One question to one server: who are you? At start-up the answer must come from our own child. Also for `doctor`."""
+"""A server asked for its version and process number: at start-up, when our own child must answer, and for `doctor`."""
 
 import re
 import socket
@@ -15,7 +15,7 @@ from app.stack.queue import connect
 
 
 class NoAnswer(Exception):
-    """The server does not answer, or not as it should; the text is its or the driver's reason."""
+    """The server does not answer, or not as it should; the text is the reason that it or the driver gave."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,10 @@ class Answer:
 
 
 def ask(server: Server, url: str, timeout_s: float) -> Answer:
-    """Version and process of the server at `url` (Memcached: host:port, or the path of its socket). Raises NoAnswer."""
+    """Return version and process of the server at `url` (Memcached: host:port, or the path of its socket).
+
+    Raises NoAnswer.
+    """
     match server:
         case "mongodb":
             return _ask_mongodb(url, timeout_s)
@@ -36,13 +39,16 @@ def ask(server: Server, url: str, timeout_s: float) -> Answer:
 
 
 def mongodb_client(url: str, timeout_s: float, **others: Any) -> MongoClient[dict[str, Any]]:
-    """Each step of a command waits at most `timeout_s`; `others` are PyMongo's options that say otherwise."""
+    """Return a client whose every step waits at most `timeout_s`; `others`, PyMongo's options, may override that."""
     steps = ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS")
     return MongoClient(url, **(dict.fromkeys(steps, int(timeout_s * 1000)) | others))
 
 
 def dial(address: str, timeout_s: float) -> socket.socket:
-    """A connection to a node of Memcached, or to any other socket by its absolute path. Raises OSError, ValueError."""
+    """Return a connection to a node of Memcached, or to any other socket by its absolute path.
+
+    Raises OSError, ValueError.
+    """
     where = Node.of(address)
     if not isinstance(where.address, str):
         plain = socket.create_connection(where.address, timeout_s)

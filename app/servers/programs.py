@@ -1,4 +1,4 @@
-"""Where each server comes from: a URL, else a program of this machine or of an installed package, else a stand-in.
+"""The source of each server: a URL, else a program of this machine or of an installed package, else a stand-in.
 
 Nothing is started here and no package is imported: a program is looked for, and asked for its version.
 """
@@ -29,12 +29,12 @@ VERSION_TIMEOUT_S = 20  # a large program read from a cold disk
 
 
 class ServersError(Exception):
-    """Servers cannot be had as asked for. The text says what to do."""
+    """The servers cannot be had as asked for. The text says what to do."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one server comes from.
+    """The place that one server comes from.
 
     `kind` "missing": the level allows no stand-in and there is nothing else; `advice` says what would help.
     """
@@ -64,7 +64,7 @@ class Source:
 
 
 def resolve(config: Config, level: Level = "auto", path: str | None = None) -> tuple[Source, ...]:
-    """One source per server, in the order of SERVERS. `path` is searched instead of $PATH when given.
+    """Return one source per server, in the order of SERVERS. `path` is searched instead of $PATH when given.
 
     Raises ConfigError for a URL of no use.
     """
@@ -116,7 +116,7 @@ def _packaged(server: Server) -> Path | None:
 
 
 def _version(source: Source, refused: list[str]) -> str | None:
-    """The program's version; None, with the reason added to `refused`, when it is of no use here."""
+    """Return the program's version; None, with the reason added to `refused`, when it is of no use here."""
     program = source.program
     assert program is not None
     try:
@@ -148,7 +148,7 @@ def _version(source: Source, refused: list[str]) -> str | None:
 
 
 def install_hint(server: Server) -> str:
-    """What to type on this platform to have the program."""
+    """Return what to type on this platform to install the program."""
     if sys.platform == "darwin":
         formula = {"mongodb": "mongodb/brew/mongodb-community", "redis": "redis", "memcached": "memcached"}
         return f"brew install {formula[server]}"

@@ -1,4 +1,4 @@
-"""Three mongods on Unix sockets as one replica set: what a primary's death looks like, on one machine."""
+"""A replica set of three mongods on Unix sockets: on one machine it shows what the death of a primary looks like."""
 
 import time
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ ASK_TIMEOUT_S, INITIATE_TIMEOUT_S = 0.5, 10.0
 
 
 class ReplicaSet:
-    """Its children are started again when they die, and nobody does anything else for them."""
+    """A running replica set. A member that dies is started again; nothing else repairs the set."""
 
     def __init__(self, children: dict[Path, Child]) -> None:
         self._children = children
@@ -36,20 +36,20 @@ class ReplicaSet:
         return f"mongodb://{','.join(quote(str(at), safe='') for at in self._children)}/?replicaSet={NAME}"
 
     def primary(self) -> int | None:
-        """Process number of the member that says it is the primary."""
+        """Return the process number of the member that says it is the primary; None where none does."""
         for at, child in self._children.items():
             if child.death() is None and _hello(at).get("isWritablePrimary"):
                 return child.pid
         return None
 
     def members(self) -> list[int]:
-        """Process numbers of those that run."""
+        """Return the process numbers of the members that run."""
         return [child.pid for child in self._children.values() if child.death() is None]
 
 
 @contextmanager
 def replica_set(directory: Path) -> Iterator[ReplicaSet]:
-    """Start, wait for a primary, and stop at the end. Raises ServersError."""
+    """Start a replica set, wait for its primary, and stop it when the block ends. Raises ServersError."""
     source = resolve(Config(), "servers")[0]
     insist((source,))
     children: dict[Path, Child] = {}
@@ -106,7 +106,7 @@ def _wait(children: dict[Path, Child], deadline: float, problem: str) -> None:
 
 
 def _hello(at: Path) -> dict[str, Any]:
-    """Empty when it does not answer."""
+    """Return the member's answer to `hello`; empty when it does not answer."""
     try:
         with mongodb_client(address("mongodb", at), ASK_TIMEOUT_S) as client:
             return client.admin.command("hello")

@@ -1,7 +1,7 @@
 """The servers of one data directory: started as children, watched while they run, stopped at the end.
 
-Programs listen on Unix sockets that their owner alone can reach; data under DIR/mongodb and DIR/redis, logs under
-DIR/logs.
+Programs listen on Unix sockets that their owner alone can reach. Their data is under DIR/mongodb and DIR/redis, their
+logs are under DIR/logs.
 """
 
 import sys
@@ -31,19 +31,19 @@ POLL_S = 0.02
 
 
 def say(line: str) -> None:
-    """Tell the user, beside whatever the command prints. Nobody may listen any more: what has to be done is done."""
+    """Tell the user on stderr. An error in doing so is ignored: nobody may listen any more, and the work goes on."""
     with suppress(OSError, ValueError, AttributeError):  # closed, or never there
         sys.stderr.write(f"{spoken(line)}\n")
         sys.stderr.flush()
 
 
 class _Died(ServersError):
-    """It has ended instead of answering."""
+    """The server ended instead of answering."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """One server as the user is told about it."""
+    """One server that answers, or did not; its text is what the user is told about it."""
 
     source: Source
     addresses: tuple[str, ...] = ()  # none: a stand-in
@@ -70,7 +70,7 @@ class Servers:
     children: dict[Server, Child] = field(default_factory=dict)
 
     def start(self) -> tuple[Addresses, list[Running]]:
-        """Start what has to be started, side by side, and return when all of it answers.
+        """Start side by side what has to be started, and return when all of it answers.
 
         Raises ServersError naming the server and its last words, and Stopped when the end was asked for meanwhile.
         """
@@ -112,11 +112,14 @@ class Servers:
         raise ServersError(f"{source.title}: it did not start in {ATTEMPTS} attempts")
 
     def _kept(self) -> list[Path]:
-        """What Redis reads when it starts: jobs, which the workers queue again from what is pending in MongoDB."""
+        """Return the files that Redis reads when it starts: jobs, which can be queued again from what MongoDB holds."""
         return list((self.directory.path / "redis").glob("appendonly*"))
 
     def _set_aside(self, kept: Sequence[Path], death: _Died) -> None:
-        """Redis says in many ways that it cannot read this, and also crashes of it: no reason not to start."""
+        """Rename the files that Redis cannot read, so that it starts without them.
+
+        Redis reports such files in many ways, or crashes; none of that is a reason not to start.
+        """
         for part in kept:
             part.replace(part.with_name(f"damaged-{int(time.time())}-{part.name}"))
             say(f"{death}. What it kept, {part}, was set aside beside it; what that queued is queued again")
@@ -138,7 +141,10 @@ class Servers:
         )
 
     def _answering(self, server: Server, child: Child, at: Path) -> str:
-        """Wait until our child answers with its version. One that a lost note left behind may answer before it."""
+        """Wait until our child answers, and return its version.
+
+        A server that a lost note left behind may answer before it.
+        """
         began = time.monotonic()
         deadline, patient_until = began + START_DEADLINE_S[server], began + SILENT_S
         reason = ""
@@ -166,7 +172,7 @@ class Servers:
 
 
 def _version_at(source: Source) -> str | None:
-    """What a URL answers now. Silence is told and not fatal: `/readyz` waits for it."""
+    """Return the version that a URL answers now; None where it is silent. That is not fatal: `/readyz` waits for it."""
     try:
         versions = {probe.ask(source.server, url, PROBE_TIMEOUT_S).version for url in source.urls}
     except probe.NoAnswer:
@@ -184,7 +190,7 @@ def started(
     aof: bool = True,
     failed: Callable[[str], None] = say,
 ) -> Iterator[tuple[Addresses, list[Running]]]:
-    """Start the servers of a directory that is owned, and stop them at the end, whatever it is.
+    """Start the servers of an owned directory, and stop them when the block ends, whatever ends it.
 
     `small` keeps caches at what a test needs; without `aof` Redis keeps nothing on disk. `failed` is called, from a
     thread, when a child has been given up. Raises ServersError, or Stopped when `stop` is requested before they answer.

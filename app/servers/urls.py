@@ -1,6 +1,6 @@
-"""What the environment says about where servers are: judged before anything is asked, and shown without its secrets.
+"""The URLs of servers in the environment: judged before anything is asked, and shown without their secrets.
 
-No client is made that lives longer than the look at its options, and nothing is sent.
+A client is made only to look at its options; nothing is sent.
 """
 
 import re
@@ -38,12 +38,12 @@ LEAST_PIECE = 3  # characters: fewer stand in any sentence
 
 
 def variable(server: Server) -> str:
-    """The environment variable that names this server."""
+    """Return the name of the environment variable for this server."""
     return "FEEDLAB_MEMCACHED" if server == "memcached" else f"FEEDLAB_{server.upper()}_URL"
 
 
 def urls(config: Config, server: Server) -> tuple[str, ...]:
-    """Raises ConfigError where the driver could do nothing with them, or would ignore a part of them."""
+    """Return the server's URLs. Raises ConfigError where the driver could not use one, or would ignore a part of it."""
     found = _given(config, server)
     try:
         for url in found:
@@ -63,7 +63,7 @@ def _given(config: Config, server: Server) -> tuple[str, ...]:
 
 
 def _judge_mongodb(url: str) -> None:
-    """The driver warns of what it then ignores, `tls=yes` for instance."""
+    """Raise what the driver raises, or else only warns of before it ignores it, `tls=yes` for instance."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         MongoClient(url, connect=False).close()
@@ -77,12 +77,12 @@ JUDGES: dict[Server, Callable[[str], object]] = {
 
 
 def masked(url: str) -> str:
-    """The URL as it may be shown: without what may be a password, also where it is written wrongly."""
+    """Return the URL as it may be shown: without what may be a password, also where the URL is malformed."""
     return _parted(url)[0]
 
 
 def without_secrets(text: str, config: Config) -> str:
-    """What a driver says, which may repeat a URL or a part of it."""
+    """Return a driver's message without the secrets of our URLs, which it may repeat as a whole or in part."""
     hidden = [part for server in SERVERS for url in _given(config, server) for part in _parted(url)[1]]
     wholes = [whole for part in hidden for whole in (part, unquote(part))]
     pieces = {piece for whole in wholes for piece in (whole, *SEPARATORS.split(whole)) if len(piece) >= LEAST_PIECE}
@@ -92,7 +92,7 @@ def without_secrets(text: str, config: Config) -> str:
 
 
 def _parted(url: str) -> tuple[str, list[str]]:
-    """The URL as it may be shown, and what of it may not."""
+    """Return the URL as it may be shown, and the parts of it that may not."""
     hidden: list[str] = []
 
     def hide(part: str) -> str:
