@@ -1,1 +1,1 @@
-"""The demo's people: a follow graph, read or generated, and the statuses that somebody like them might have written."""
+"""The demo's people: a follow graph, read or generated, and statuses that such people might have written."""

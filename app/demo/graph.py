@@ -32,11 +32,11 @@ IMITATION = 0.8  # share of the others that go to somebody whom another person f
 
 
 class GraphError(Refused):
-    """No graph can be had from this file, or with these numbers; the text says where and why."""
+    """The file or the numbers give no graph; the text says where and why."""
 
 
 class Groups:
-    """Where each number below `count` stands among `numbers`: 4 bytes for each of either."""
+    """An index of `numbers`: at which places each number below `count` stands. It takes 4 bytes for each of either."""
 
     def __init__(self, numbers: "array[int]", count: int) -> None:
         counts = array("I", bytes(4 * (count + 1)))
@@ -71,12 +71,12 @@ class Graph:
     followees: "array[int]"
 
     def follows(self) -> Iterator[tuple[int, int]]:
-        """(follower, followee) of every edge, in a stable order."""
+        """Return (follower, followee) of every edge, in a stable order."""
         return zip(self.followers, self.followees, strict=True)
 
     @cached_property
     def by_follower(self) -> Groups:
-        """Edges."""
+        """Return the index of edges by their follower."""
         return Groups(self.followers, len(self.people))
 
     @cached_property
@@ -93,10 +93,10 @@ class Graph:
 def load(path: Path, directed: bool, progress: Progress = silent) -> Graph:
     """Read a SNAP edge list: `a b` a line, `#` comments and blank lines allowed, plain or gzip.
 
-    `directed`: a follows b; otherwise they are friends and follow each other. Repeated pairs count once; whoever is
-    paired with themselves is a person and no edge. People and edges stand in the order of first mention and by
-    follower. Raises GraphError (file, line, text) at the first bad line, before anything is returned.
-    Source: snap.stanford.edu/data, "Data format".
+    `directed`: a follows b; otherwise they are friends and follow each other. Repeated pairs count once; a pair of a
+    label with itself adds a person and no edge. People stand in the order of first mention, edges by follower. Raises
+    GraphError (file, line, text) at the first bad line, before anything is returned. Source: snap.stanford.edu/data,
+    "Data format".
     """
     index: dict[str, int] = {}
     edges = array("Q")  # follower in the upper half, followee in the lower
@@ -130,7 +130,10 @@ def _bad(path: Path, line: int | None, what: str, text: bytes | None = None) -> 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file's bytes, unpacked. Known by its first bytes and opened once: a name may lie and a pipe cannot rewind."""
+    """Open the file, unpacked where it is gzip.
+
+    Its first bytes tell that, and it is opened once: a name may be wrong, and a pipe cannot rewind.
+    """
     try:
         with path.open("rb") as file:
             if file.peek(2)[:2] == GZIP_MAGIC:
@@ -145,7 +148,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _pairs(path: Path, file: BinaryIO) -> Iterator[tuple[int, str, str]]:
-    """(line number, label, label) of every line that holds a pair."""
+    """Yield (line number, label, label) of every line that holds a pair."""
     number = 0
     while line := file.readline(MAX_LINE + 1):
         number += 1
@@ -169,13 +172,13 @@ def _pairs(path: Path, file: BinaryIO) -> Iterator[tuple[int, str, str]]:
 
 
 def powerlaw(users: int, mean: float, seed: int, progress: Progress = silent) -> Graph:
-    """A follow graph with few celebrities, many mutuals and exactly `round(users * mean)` edges.
+    """Return a follow graph with few celebrities, many mutuals and exactly `round(users * mean)` edges.
 
-    Everybody follows somebody; how many is Pareto-distributed (exponent 2). Whom: one of their own followers
+    Everybody follows somebody; how many is Pareto-distributed (exponent 2). The followee is one of their own followers
     (FOLLOW_BACK), else the followee of an edge drawn at random, who is popular in proportion to their followers
     (IMITATION), else anybody. That is cumulative advantage, Price, "A general theory of bibliometric and other
-    cumulative advantage processes", JASIS 27 (1976); it gives a power law of followers with exponent near
-    1 + 1/IMITATION.
+    cumulative advantage processes", JASIS 27 (1976); it gives a power law of followers with exponent near 1 +
+    1/IMITATION.
 
     The same arguments give the same graph everywhere: of `random`, only `random()` promises its sequence for every
     Python version, and of floating point only + - * / and sqrt are the same on every machine; nothing else is used.
@@ -210,7 +213,10 @@ def _label(person: int) -> str:
 
 
 def _degrees(users: int, mean: float) -> list[int]:
-    """How many each of `users` follow: the quantiles of a Pareto distribution from 1 up, made to sum up exactly."""
+    """Return how many people each of `users` follows.
+
+    They are the quantiles of a Pareto distribution from 1 up, made to sum up exactly.
+    """
     most = users - 1
     degrees = [min(most, 1 + int((mean - 1) * (sqrt(users / (rank + 0.5)) - 1))) for rank in range(users)]
     missing = round(users * mean) - sum(degrees)
@@ -233,7 +239,7 @@ def _shuffled(items: list[int], draw: Callable[[], float]) -> list[int]:
 def _followees(
     person: int, count: int, users: int, followers: list[int], chosen: "array[int]", draw: Callable[[], float]
 ) -> Iterable[int]:
-    """`count` different others for `person` to follow, in the order drawn; `chosen` grows by them."""
+    """Return `count` different others for `person` to follow, in the order drawn, and append them to `chosen`."""
     if count > users // 2:  # popularity hardly matters then, and drawing until a new one comes would not end
         others = _shuffled([other for other in range(users) if other != person], draw)[:count]
         chosen.extend(others)

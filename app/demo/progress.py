@@ -1,4 +1,4 @@
-"""How far a long command is: a bar on a terminal, now and then a line elsewhere, always on stderr."""
+"""The progress of a long command: a bar on a terminal, now and then a line elsewhere, always on stderr."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ Progress = Callable[[str, int, int], None]  # what is being done, how many are d
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Nobody looks."""
+    """Show nothing: the progress of a command that nobody watches."""
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Fill an empty database: people, follow edges, circles, and statuses over a past period.
+"""Seeding an empty database: people, follow edges, circles, and statuses over a past period.
 
-Documents go in as raw batches, past Beanie, in the shapes of `app.models`. Nothing is delivered: at the end every
-phase starts with nothing kept, and asks phase 1 below that moment (rule 3).
+Documents go in as raw batches, past Beanie, in the shapes of `app.models`. Nothing is delivered: at the end every phase
+starts with nothing kept, and asks phase 1 below that moment (rule 3).
 """
 
 import asyncio
@@ -45,12 +45,12 @@ Document = dict[str, Any]
 
 
 class SeedRefused(Refused):
-    """Nothing was written; the text says why and what to do."""
+    """The seeding was refused and nothing was written; the text says why and what to do."""
 
 
 @dataclass(frozen=True)
 class SeedReport:
-    """What was written. `handles` are some people to sign in as, the most active first."""
+    """A summary of what was written. `handles` are some people to sign in as, the most active first."""
 
     users: int
     follows: int
@@ -128,7 +128,7 @@ def _collection(model: type[Base]) -> str:
 
 
 async def empty(stack: Stack, name: str, progress: Progress = silent) -> None:
-    """Delete the documents, not the collection: its indexes and its clustering stay."""
+    """Delete the documents of a collection, which keeps its indexes and its clustering."""
     collection, done = stack.db[name], 0
     total = await collection.estimated_document_count()
     while True:
@@ -142,7 +142,7 @@ async def empty(stack: Stack, name: str, progress: Progress = silent) -> None:
 
 
 async def _forget_what_is_kept(stack: Stack) -> None:
-    """Every phase starts anew, in all processes: what they keep knows nothing of the seeded statuses (rule 3)."""
+    """Make every phase start anew, in all processes: what they keep lacks the seeded statuses (rule 3)."""
     timelines = await Timelines.open(stack)
     await timelines.restart()
 
@@ -163,8 +163,10 @@ async def insert(
 
 
 async def insert_follows(stack: Stack, documents: Iterable[Document], total: int, progress: Progress = silent) -> None:
-    """The edges of a database that has none. They come by follower: the index by followee, whose entries come in no
-    order, is made when all are there. After a crash in between the next process that opens the database makes it.
+    """Write the edges of a database that has none, in the order of their followers.
+
+    The index by followee, whose entries come in no order, is made when all are there. After a crash in between the next
+    process that opens the database makes it.
     """
     with housekeeping():
         await stack.db[_collection(Follow)].drop_index(BY_FOLLOWEE)
@@ -178,7 +180,7 @@ async def insert_follows(stack: Stack, documents: Iterable[Document], total: int
 
 
 class World:
-    """The documents of one seeding. The moments depend on the clock, everything else on graph and seed alone."""
+    """The documents of one seeding. Their times depend on the clock, everything else on graph and seed alone."""
 
     def __init__(self, graph: Graph, seed: int, now: datetime, days: int) -> None:
         self.graph = graph
@@ -196,7 +198,7 @@ class World:
         return Random(f"{self.seed} {what}").random
 
     def _circle_of(self) -> dict[int, list[int]]:
-        """The circle of some people, a few of their followers each."""
+        """Return the circles of some people: a few of their followers each, by owner."""
         followers: dict[int, list[int]] = {owner: [] for owner in self.by_activity[::CIRCLE_OWNERS]}
         for follower, followee in self.graph.follows():
             if followee in followers:
@@ -233,7 +235,10 @@ class World:
                 yield {"_id": id_at(self.joined), "owner": self.ids[owner], "member": self.ids[member]}
 
     def statuses(self, count: int) -> Iterator[Document]:
-        """In the order of their ids: evenly spread over the period, each somewhere in its share of it."""
+        """Yield statuses in the order of their ids.
+
+        They are evenly spread over the period, each at a random moment of its share.
+        """
         draw = self._draw("statuses")
         everybody = _Authors(self.by_activity)
         owners = _Authors([person for person in self.by_activity if person in self.circle_of])
@@ -257,7 +262,7 @@ def _audience(number: float) -> Audience:
 
 
 class _Authors:
-    """People drawn by activity: the one in place k posts in proportion to 1/√k, counted in whole numbers."""
+    """People drawn by activity: the person in place k posts in proportion to 1/√k, counted in whole numbers."""
 
     def __init__(self, people: Sequence[int]) -> None:
         self.people = people
@@ -268,7 +273,7 @@ class _Authors:
 
 
 def handles(labels: Sequence[str]) -> list[str]:
-    """A handle for every label, all different: the label itself where it may be one, `u17` for the number 17."""
+    """Return a different handle for every label: the label itself where it is a valid one, `u17` for the number 17."""
     taken = {label for label in labels if label == _plain(label)}
     numbers: dict[str, int] = {}
     return [label if label in taken else _free(_plain(label), taken, numbers) for label in labels]

@@ -1,4 +1,4 @@
-"""What `feedlab seed` says and shows; the command line hands it a stack."""
+"""The command `feedlab seed`: what it asks, says and shows. The command line hands it a stack."""
 
 import asyncio
 import secrets
@@ -24,7 +24,7 @@ async def run(
     reset: bool,
     yes: bool = False,
 ) -> None:
-    """Seed, showing progress on stderr and the outcome on stdout. Without a password everybody gets a random one.
+    """Seed, with progress on stderr and the outcome on stdout. Without a password everybody gets a random one.
 
     Raises SeedRefused, also where the database is inside this process and would end with it. `reset` says what it
     erases and asks first, unless `yes`; the answer no raises click.Abort.
@@ -54,7 +54,7 @@ async def run(
 
 
 async def _erased(stack: Stack) -> str:
-    """What `reset` erases, and where."""
+    """Return a sentence that says what `reset` erases, and where."""
     names = (User.Settings.name, Status.Settings.name)
     accounts, statuses = [await stack.db[name].estimated_document_count() for name in names]
     redis = "this process" if stack.addresses.redis is None else masked(stack.addresses.redis)

@@ -1,4 +1,4 @@
-"""What seeded people are called and what they say: the lists of `words.toml`, combined at random."""
+"""Names and texts for seeded people: the lists of `words.toml`, combined at random."""
 
 import re
 import tomllib
@@ -13,12 +13,15 @@ _SLOT = re.compile(r"\{([a-z]+)(_[a-z]+)?\}")
 
 
 def pick(draw: Callable[[], float], choices: Sequence[str]) -> str:
-    """One of `choices`, by a number from [0, 1)."""
+    """Return one of `choices`, by a number that `draw` gives from [0, 1)."""
     return choices[int(draw() * len(choices))]
 
 
 def sentence(draw: Callable[[], float]) -> str:
-    """A status somebody might have written, at most 200 characters. A slot such as {food_said} starts a sentence."""
+    """Return a status somebody might have written, at most 200 characters.
+
+    A slot such as {food_said} starts a sentence.
+    """
 
     def word(slot: re.Match[str]) -> str:
         chosen = pick(draw, _LISTS["slots"][slot[1]])

@@ -1,6 +1,6 @@
-"""Work that nobody waits for: nobody would hear of an error in it, so it is counted by the work, and logged.
+"""Background work, which nobody waits for: an error in it is counted by the work, and logged, or nobody would know.
 
-A server that is away is no error of ours: whoever works says so in a line, and tries again.
+A server that is away is no such error: the work says so in a line, and tries again.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def errors_counted(work: Work, words: str) -> Iterator[None]:
-    """Whatever goes wrong in the block ends the block, and nothing else."""
+    """Count and log any error that ends the block; nothing else ends with it."""
     try:
         yield
     except Exception:
@@ -26,7 +26,7 @@ def errors_counted(work: Work, words: str) -> Iterator[None]:
 
 @asynccontextmanager
 async def beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Works that go on beside the block, and no longer. That one has died is counted as `ended`."""
+    """Run the works beside the block, and cancel them when it ends. One that dies before is counted as `ended`."""
     tasks = [asyncio.create_task(_until_it_ends(work)) for work in works]
     try:
         yield

@@ -1,4 +1,4 @@
-"""How fast the budgets burn, as one process sees it by itself: from its own metrics, remembered for an hour."""
+"""The rate at which error budgets burn, as one process knows it from its own metrics, remembered for an hour."""
 
 from collections import deque
 from collections.abc import Callable
@@ -15,10 +15,10 @@ _machines, _unpromised = pattern(MACHINES), pattern(UNPROMISED)
 
 @dataclass(frozen=True)
 class Burning:
-    """Shares of bad requests in the last hour and in the last five minutes; None: there were none at all.
+    """The shares of bad requests in the last hour (`long`) and the last five minutes (`short`); None without requests.
 
-    `burn`: how many times as fast as it would last the budget is used up, by the hour. `severity`: as the fastest of
-    the alerts has it; "" while all is well.
+    `burn`: how many times too fast the budget is used up, by the hour. `severity`: that of the fastest alert that
+    holds; "" while all is well.
     """
 
     objective: Objective
@@ -40,7 +40,7 @@ class Burning:
 
 
 def counts() -> dict[str, tuple[float, float]]:
-    """Of each objective: all requests that it is about, and the bad ones among them, since the process began."""
+    """Return, for each objective, how many requests it is about and how many were bad, since the process began."""
     found = {objective.name: [0.0, 0.0] for objective in OBJECTIVES}
     for family in metrics.REQUESTS.collect():
         for sample in family.samples:
@@ -61,7 +61,7 @@ def counts() -> dict[str, tuple[float, float]]:
 
 
 class Budgets:
-    """One per web process. `note` is to be called every few seconds."""
+    """The budgets of one web process. Call `note` every few seconds."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
@@ -75,7 +75,7 @@ class Budgets:
             self._noted.popleft()
 
     def burning(self) -> list[Burning]:
-        """Now, of each objective."""
+        """Return how fast the budget of each objective burns now."""
         now, hour, minutes = counts(), self._at(LONG_S), self._at(SHORT_S)
         return [
             Burning(
@@ -88,7 +88,7 @@ class Budgets:
         ]
 
     def _at(self, ago_s: float) -> dict[str, tuple[float, float]]:
-        """What was noted at that moment or last before it; the first that is known, where that is later."""
+        """Return what was noted so many seconds ago or last before; the first note, where that is later."""
         before = [noted for at_s, noted in self._noted if at_s <= self._now_s() - ago_s]
         return before[-1] if before else self._noted[0][1]
 

@@ -1,4 +1,4 @@
-"""What the machine gives this process: memory, and a processor when it asks for one."""
+"""The machine's limits for this process: its memory, and the time that it waits for a processor."""
 
 import resource
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ SCHEDULED = Path("/proc/self/schedstat")  # of the main thread: nanoseconds run,
 
 
 class Machine(Collector):
-    """Asked at every scrape, since limits may change while a process runs."""
+    """Metrics of the machine, read at every scrape, since limits may change while a process runs."""
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         yield GaugeMetricFamily("feedlab_memory_limit_bytes", "Memory that this process may use", memory_limit())
@@ -24,14 +24,20 @@ class Machine(Collector):
 
 
 def memory_limit(groups: Path = GROUPS, member_of: Path = MEMBER_OF) -> int:
-    """Bytes: the least of what there is, what `ulimit -m` says, and what the control groups allow that it is in."""
+    """Return the bytes that this process may use.
+
+    That is the least of the machine's memory, `ulimit -m`, and the limits of the control groups that the process is in.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_RSS)
     told = [] if soft == resource.RLIM_INFINITY else [soft]
     return min([psutil.virtual_memory().total, *told, *_of_groups(groups, member_of)])
 
 
 def _of_groups(groups: Path, member_of: Path) -> Iterator[int]:
-    """Source: cgroups(7), "/proc/[pid]/cgroup"; memory.max of version 2, memory.limit_in_bytes of version 1."""
+    """Yield the memory limits, in bytes, of the control groups that the process is in.
+
+    Source: cgroups(7), "/proc/[pid]/cgroup"; memory.max of version 2, memory.limit_in_bytes of version 1.
+    """
     for line in member_of.read_text("utf-8").splitlines() if member_of.exists() else ():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):

@@ -1,7 +1,7 @@
-"""Everything that a process of ours counts and times, declared here and counted where it happens.
+"""The metrics of a process: declared here, and counted where something happens.
 
-Names are after Prometheus' conventions. A process is a target of its own: nothing is added up over processes here.
-What says how the whole system is (pending, queued, servers) is sampled, the same in every process.
+Names follow Prometheus' conventions. Each process is a target of its own: nothing is added up over processes here. The
+state of the whole system (pending, queued, servers) is sampled, and is the same in every process.
 """
 
 from typing import Literal, get_args
@@ -100,11 +100,11 @@ def sent_live(event: str, streams: int) -> None:
 
 
 def text() -> bytes:
-    """All of it, in Prometheus' format."""
+    """Return all metrics in Prometheus' text format."""
     return _generate(REGISTRY)
 
 
 def listen(address: str) -> None:
-    """Answer whoever asks at `host:port`, from a thread of its own, until this process ends. Raises OSError."""
+    """Serve the metrics at `host:port`, from a thread of their own, until this process ends. Raises OSError."""
     host, _, port = address.rpartition(":")
     start_http_server(int(port), host.strip("[]"), REGISTRY)

@@ -1,4 +1,4 @@
-"""What is promised to those who use a site of ours, in one place: buckets, alerts and the operations page follow it."""
+"""The objectives: what is promised to users. Buckets, alerts and the operations page are made from them."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,10 @@ WINDOW_DAYS = 30  # that the promises are about
 
 @dataclass(frozen=True)
 class Objective:
-    """So large a `share` of the requests is good. `within_s`: answered in so long; None: not answered with a 5xx."""
+    """A promise that a `share` of the requests is good.
+
+    `within_s`: good is answered within so many seconds; with None, good is anything but a 5xx.
+    """
 
     name: str
     share: float
@@ -15,7 +18,7 @@ class Objective:
 
     @property
     def budget(self) -> float:
-        """The share that may be bad."""
+        """The share of requests that may be bad."""
         return 1 - self.share
 
 
@@ -30,8 +33,10 @@ OBJECTIVES = (
 
 @dataclass(frozen=True)
 class Burn:
-    """The budget is used up `factor` times as fast as it would last, in a long window and in a short one that ends the
-    alert soon after its cause. (The SRE workbook, "Alerting on SLOs".)
+    """A burn rate at which somebody is told: `factor` times what the budget allows.
+
+    It has to hold in a long window, and in a short one that ends the alert soon after its cause. (The SRE workbook,
+    "Alerting on SLOs".)
     """
 
     severity: str
@@ -40,7 +45,10 @@ class Burn:
     short_s: int
 
     def threshold(self, objective: Objective) -> float:
-        """The share of bad requests. A budget of a half cannot be used up 14.4 times as fast: there nearly all are."""
+        """Return the share of bad requests at which the alert fires.
+
+        A budget of a half cannot be used up 14.4 times as fast: there the alert fires when nearly all requests are bad.
+        """
         return min(self.factor * objective.budget, NEARLY_ALL)
 
 

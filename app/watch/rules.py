@@ -1,6 +1,6 @@
-"""The rules of Prometheus, made from what is promised. `python -m app.watch.rules` writes deploy/prometheus anew.
+"""The rules for Prometheus, made from the objectives. `python -m app.watch.rules` writes deploy/prometheus anew.
 
-A number behind it prints them with all windows and pauses so many times shorter: within minutes what takes hours.
+With a number as argument it prints them instead, with all windows and pauses so many times shorter.
 """
 
 import json
@@ -24,13 +24,16 @@ from app.watch.objectives import (
 
 FILE = Path(__file__).parents[2] / "deploy" / "prometheus" / "feedlab.rules.yml"
 RUNBOOK = "docs/operations.md"
-JOBS = ("feedlab-web", "feedlab-worker")  # of Prometheus
+JOBS = ("feedlab-web", "feedlab-worker")  # the names of Prometheus' jobs
 WINDOWS_S = sorted({window for burn in BURNS for window in (burn.long_s, burn.short_s)})
 
 
 @dataclass(frozen=True)
 class Alert:
-    """`when` it holds for `for_s` seconds, somebody is told: at once (`page`) or in working hours (`ticket`)."""
+    """An alert: where `when` holds for `for_s` seconds, somebody is told.
+
+    `severity`: at once (`page`) or in working hours (`ticket`).
+    """
 
     name: str
     severity: str
@@ -42,12 +45,12 @@ class Alert:
 
 @dataclass(frozen=True)
 class Scale:
-    """`faster`: how many times shorter everything is than in earnest."""
+    """A scale of time. `faster`: how many times shorter all durations are than in production."""
 
     faster: float = 1
 
     def span(self, seconds: float) -> str:
-        """A duration of Prometheus: at least a second."""
+        """Return a duration in Prometheus' notation, at least a second."""
         left = max(1, round(seconds / self.faster))
         for unit_s, unit in ((DAY_S, "d"), (HOUR_S, "h"), (MINUTE_S, "m")):
             if left % unit_s == 0:
@@ -55,12 +58,15 @@ class Scale:
         return f"{left}s"
 
     def age(self, seconds: float, least_s: float) -> float:
-        """An age that is too old; `least_s` is too old for ids of a second and samples of five, however fast it is."""
+        """Return the seconds from which an age is too high.
+
+        Never below `least_s`: ids count whole seconds, and samples come every five, whatever the scale.
+        """
         return max(least_s, seconds / self.faster)
 
 
 def bad(objective: Objective, window: str) -> str:
-    """The share of bad requests in the window."""
+    """Return the expression for the share of bad requests in the window."""
     if objective.within_s is None:
         asked = f'feedlab_http_requests_total{{route!~"{MACHINES}"%s}}[{window}]'
         failed, every = asked % ',status=~"5.."', asked % ""
@@ -71,7 +77,7 @@ def bad(objective: Objective, window: str) -> str:
 
 
 def recorded(window_s: int, objective: Objective | None = None) -> str:
-    """The name of that share, in a window as it is in earnest."""
+    """Return the name under which the share of bad requests in a window is recorded, whatever the scale."""
     name = f"feedlab:bad_requests:ratio_rate{Scale().span(window_s)}"
     return f'{name}{{objective="{objective.name}"}}' if objective else name
 
@@ -85,7 +91,7 @@ def burning(objective: Objective, burns: list[Burn]) -> str:
 
 
 def alerts(scale: Scale) -> Iterator[Alert]:
-    """Every one with a low and a high severity, the lower one earlier."""
+    """Yield the alerts. Each has a low and a high severity, the lower one earlier."""
     minute, five, quarter = MINUTE_S, 5 * MINUTE_S, 15 * MINUTE_S
     for objective in OBJECTIVES:
         name = "FeedlabAvailability" if objective.within_s is None else "FeedlabLatency"
@@ -179,7 +185,7 @@ def alerts(scale: Scale) -> Iterator[Alert]:
 
 
 def written(scale: Scale) -> str:
-    """As Prometheus reads it: every text as JSON has it, which YAML does too."""
+    """Return the file that Prometheus reads. Every text in it is quoted as in JSON, which is valid YAML too."""
     lines = [
         "# Made by `python -m app.watch.rules` from app/watch/objectives.py: change it there.",
         "groups:",
