@@ -16,8 +16,10 @@ FOLDER = Path(templates.__file__).parent / "walkthrough"
 
 @dataclass(frozen=True)
 class Chapter:
-    """`lead`: the first paragraph, shown in the table of contents too. `before` and `after`: the text around the
-    place of the experiment, as Markdown.
+    """A chapter of the walkthrough.
+
+    `lead`: the first paragraph, shown in the table of contents too. `before` and `after`: the text around the place of
+    the experiment, as Markdown.
     """
 
     number: int
@@ -30,7 +32,7 @@ class Chapter:
 
 
 class BookError(ValueError):
-    """The text cannot be read; the message says where."""
+    """The text of a chapter cannot be read; the message says where."""
 
 
 @cache

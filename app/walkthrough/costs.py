@@ -1,4 +1,4 @@
-"""The claims of the phases' rows in words: what each costs, and an example. The contract suite asserts them."""
+"""The claims of the phases' rows in words: what each phase costs, and an example. The contract suite asserts them."""
 
 from app.config import Config
 from phases.base import Phase

@@ -1,7 +1,7 @@
-"""From the text of a chapter to Markdown: a line that begins with `::` asks for something that is read or measured.
+"""The directives of a chapter: a line that begins with `::` asks for something that is read or measured.
 
     ::diagram NAME        a picture (app/walkthrough/drawing.py)
-    ::listing DOTTED      the real source, without imports; ::aside DOTTED the same, folded away
+    ::listing DOTTED      the real source, without imports; ::aside DOTTED folded away
     ::phases              what each waits for and keeps
     ::costs PHASE         its claims in commands, from its row
     ::pain EXPERIMENT     what the phase before costs, in the recorded run
@@ -23,7 +23,10 @@ from phases import PHASES
 
 
 def expanded(text: str) -> str:
-    """Raises KeyError for a directive that there is not, and what the directives raise."""
+    """Return the text with its directives replaced.
+
+    Raises KeyError for an unknown directive, and what a directive raises.
+    """
     before, *rest = re.split(r"^::(\w+) ?(.*)\n", text, flags=re.MULTILINE)
     directives = zip(rest[::3], rest[1::3], rest[2::3], strict=True)
     blocks = [before]
@@ -33,7 +36,7 @@ def expanded(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Text that came from elsewhere, as Markdown that shows it: `a|b` -> `a\|b`."""
+    r"""Return text from elsewhere as Markdown that shows it: `a|b` -> `a\|b`."""
     return re.sub(r"([\\`*\[\]<>&|])", r"\\\1", text)
 
 
@@ -56,14 +59,14 @@ def _aside(dotted: str) -> str:
 
 
 def _code(one: Listing) -> str:
-    """With a link to the file, where its imports are."""
+    """Return a listing as Markdown, with a link to its file, where the imports are."""
     link = f"[{one.path}](../../{one.path}#L{one.first_line})"
     where = f"`{one.name}` in {link}:" if one.name else f"{link}, without its imports:"
     return f"{where}\n\n```python\n{one.code}```"
 
 
 def _folded(words: str, text: str) -> str:
-    """Markdown is not read inside a summary, except for its code."""
+    """Return Markdown for a question whose answer is folded away. Only code is marked up in the question itself."""
     summary = re.sub("`([^`]+)`", r"<code>\1</code>", words)
     return f"<details><summary>{summary}</summary>\n\n{text.strip()}\n\n</details>"
 
@@ -85,13 +88,13 @@ def _table(*rows: tuple[str, ...]) -> str:
 
 
 def _pain(slug: str) -> str:
-    """A run that was recorded before there were such sentences says nothing."""
+    """Return what the phase before costs, in the recorded run; older recordings have no such sentence."""
     pain, below = recorded(slug).result.pain, "[The experiment](#measure-it) measures this, and its cure."
     return f"> {escaped(pain)}\n\n{below}" if pain else below
 
 
 def _checks(what: str) -> str:
-    """Raises LookupError where there is none."""
+    """Return the recorded run's checks that begin with the word. Raises LookupError where there is none."""
     slug, word = what.split()
     found = [check for check in recorded(slug).result.checks if check.what.startswith(f"{word}: ")]
     if not found:
@@ -117,7 +120,7 @@ DIRECTIVES: dict[str, Callable[[str], str]] = {
 
 
 def charts(slug: str, result: Result) -> dict[str, Drawing]:
-    """By the names that `findings` gives them."""
+    """Return the charts of a result, by the names that `findings` gives them."""
     return {f"measured-{slug}-{n}": chart_drawing(chart) for n, chart in enumerate(result.charts, 1)}
 
 
@@ -125,12 +128,12 @@ SPREAD = "In brackets: the middle half of the runs."
 
 
 def findings(slug: str, when: str, values: Mapping[str, int], result: Result) -> str:
-    """What an experiment found, as Markdown. `when`: and where it was measured."""
+    """Return what an experiment found, as Markdown. `when`: when and where it was measured."""
     return "\n\n".join(_findings(slug, when, values, result))
 
 
 def beside_the_recorded(slug: str, result: Result) -> str:
-    """A run and the recorded one, in one table; what only one of them has is left out."""
+    """Return a run and the recorded one, in one table of what both have."""
     run = recorded(slug)
     theirs = dict(_figures(run.result))
     rows = [(escaped(name), here, theirs[name]) for name, here in _figures(result) if name in theirs]
@@ -170,6 +173,6 @@ def _findings(slug: str, when: str, values: Mapping[str, int], result: Result) -
 
 
 def recorded_findings(slug: str) -> str:
-    """What is printed with the text."""
+    """Return the findings of the recorded run, which are printed with the text."""
     run = recorded(slug)
     return findings(slug, f"Recorded on {run.when}, on {run.where}", run.values, run.result)

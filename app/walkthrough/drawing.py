@@ -18,7 +18,7 @@ SVG = '<svg class="drawing {kind}" viewBox="0 0 {width} {height}" role="img" ari
 
 @dataclass(frozen=True)
 class Drawing:
-    """`about`: the same in words."""
+    """A picture. `about`: its description in words."""
 
     about: str
     svg: Markup
@@ -45,7 +45,7 @@ LONGEST_SPREAD_PX = 196  # or for its value and spread
 
 
 def chart_drawing(chart: Chart) -> Drawing:
-    """Horizontal bars, grouped by label; the figures stand beside them."""
+    """Draw horizontal bars, grouped by label, with the figures beside them."""
     most = max((bar.high or bar.value for bar in chart.bars), default=0) or 1
     longest = LONGEST_SPREAD_PX if any(bar.high is not None for bar in chart.bars) else LONGEST_BAR_PX
     y, parts = TITLE_PX, [_text(0, 12, f"{chart.title}, {chart.unit}" if chart.unit else chart.title, "who")]
@@ -80,7 +80,10 @@ Look = Literal["step", "many", "gone"]
 
 @dataclass(frozen=True)
 class Step:
-    """At most two lines in a box. `many`: one for each follower. `gone`: not done, or only sometimes."""
+    """A box of a diagram, with at most two lines.
+
+    Its `look`: `many`, one for each follower; `gone`, not done, or only sometimes.
+    """
 
     words: str
     look: Look = "step"
@@ -129,7 +132,7 @@ def _boxes(steps: Sequence[Step], y: float) -> list[str]:
 
 
 def fans_drawing() -> Drawing:
-    """The two directions of the problem: a picture that nothing changes."""
+    """Return the picture of the problem's two directions, which is a fixed file."""
     svg = FANS.read_text("utf-8").replace("\n", "")
     return Drawing(svg.split('aria-label="', 1)[1].split('"', 1)[0], Markup(svg))
 
@@ -147,8 +150,10 @@ STREAMED_BEHIND: Told = (
 def phase_lanes(
     name: str, *, store: bool, active_only: bool, in_worker: bool, pulls: bool, streamed: bool = False
 ) -> Lanes:
-    """A phase by its four answers: whether timelines are kept, for active readers only, by a worker (whom a job or the
-    change stream tells); and whether a read asks besides (for everything, where nothing is kept).
+    """Return the diagram of a phase by its four answers.
+
+    They are: whether timelines are kept, for active readers only, by a worker (which a job or the change stream tells);
+    and whether a read asks besides (for everything, where nothing is kept).
     """
     told = (
         STREAMED_POSTER if streamed else _poster(store, in_worker, pulls),
@@ -240,7 +245,7 @@ def conversation_lanes() -> Lanes:
 
 
 def diagram(name: str) -> Drawing:
-    """The picture of a phase, and of the chapters before and after them. Raises KeyError."""
+    """Draw the picture of a phase, or of a chapter before or after the phases. Raises KeyError."""
     if name == "beginning":
         return fans_drawing()
     if name == "live":

@@ -29,7 +29,7 @@ K = TypeVar("K")
 
 
 class ForwardClock(Clock):
-    """The machine's clock, put forward: what has been switched on is read at once, and nobody waits for the grace."""
+    """A clock that can be put forward, so that nobody waits for the grace after a switch of phases."""
 
     def __init__(self) -> None:
         self._forward_s = 0.0
@@ -46,7 +46,7 @@ class ForwardClock(Clock):
 
 @dataclass
 class Lab:
-    """`say` tells whoever waits what is being done."""
+    """A laboratory. `say` tells whoever waits for the experiment what is being done."""
 
     stack: Stack
     clock: ForwardClock
@@ -61,7 +61,7 @@ class Lab:
 
     @property
     def real(self) -> bool:
-        """Whether times mean something."""
+        """Whether times mean something: on stand-ins they do not."""
         return not self.stack.addresses.one_process
 
     def person(self) -> ObjectId:
@@ -72,7 +72,7 @@ class Lab:
             await self.stack.db[collection].insert_many(documents[at : at + BATCH], ordered=False)
 
     async def followers(self, author: ObjectId, n: int, *, active: int | None = None) -> list[ObjectId]:
-        """`n` new followers, of whom the first `active` (all, if not said) have been here just now."""
+        """Add `n` followers, of whom the first `active` (all, if not said) were here just now; return their ids."""
         readers = [self.person() for _ in range(n)]
         await self.follow(readers, author, active=n if active is None else active)
         return readers
@@ -82,21 +82,21 @@ class Lab:
         await as_if_here(self.stack, readers[:active], author)
 
     async def history(self, authors: Sequence[ObjectId], each: int, ended_days_ago: int = 1) -> None:
-        """`each` statuses by every one of them in turn, one a second."""
+        """Write `each` statuses by every author, who take turns, one a second."""
         begin = self.clock.now() - timedelta(days=ended_days_ago, seconds=each * len(authors))
         turns = [(n * len(authors) + place, author) for n in range(each) for place, author in enumerate(authors)]
         rows = [status_row(id_at(begin + timedelta(seconds=second)), author) for second, author in turns]
         await self.insert("statuses", rows)
 
     async def store(self, author: ObjectId, *pending: str, pulled: bool = False) -> StatusRow:
-        """Rule 1, the first half: the status is stored and says for whom it is pending, or that it is pulled."""
+        """Store a status that says for whom it is pending, or that it is pulled: the first half of rule 1."""
         row = status_row(self.clock.new_id(), author)
         says = {"pulled": True} if pulled else {}
         await self.stack.db["statuses"].insert_one(row | says | {"pending": list(pending)})
         return StatusRow.of(row)
 
     async def post(self, author: ObjectId, phase: Phase) -> StatusRow:
-        """As much as the poster waits for in one phase."""
+        """Do as much as the poster waits for in one phase."""
         status = await self.store(author, phase.slug)
         await self.timelines.outbox.consumers[phase.slug].hand_over(status)
         return status
@@ -109,7 +109,7 @@ class Lab:
                 await asyncio.sleep(POLL_S)
 
     async def drain(self) -> None:
-        """A worker does all jobs that wait."""
+        """Do all jobs that wait, as a worker does."""
         await drain_queues(self.timelines)
 
     def kept(self, phase: Phase) -> KeptTimelines:
@@ -128,13 +128,13 @@ class Lab:
         return container
 
     async def looked_at(self, what: Literal["Docs", "Keys"], collection: str, query: Mapping[str, Any], n: int) -> int:
-        """How many documents or index keys MongoDB looks at to find the newest `n`."""
+        """Return how many documents or index keys MongoDB looks at to find the newest `n`."""
         find = {"find": collection, "filter": query, "sort": {"_id": -1}, "limit": n}
         plan = await self.stack.db.command("explain", find, verbosity="executionStats")
         return int(plan["executionStats"][f"total{what}Examined"])
 
     async def forget_lists(self, readers: Sequence[ObjectId]) -> None:
-        """Leave nothing in the Memcached that the demo uses too."""
+        """Delete what is kept in memory for these readers: the demo uses the same Memcached and Redis."""
         settings = await self.timelines.switch.fresh()
         for name, kept in self.timelines.kept.items():
             if kept.store.in_memory and (container := settings.current(name)):
@@ -147,15 +147,16 @@ def status_row(id: ObjectId, author: ObjectId) -> dict[str, Any]:
 
 
 async def timed(work: Callable[[], Awaitable[object]]) -> float:
-    """Milliseconds."""
+    """Return the milliseconds that the work takes."""
     start_s = perf_counter()
     await work()
     return (perf_counter() - start_s) * 1000
 
 
 async def in_turn(works: Mapping[K, Callable[[], Awaitable[object]]], rounds: int) -> dict[K, Sample]:
-    """Milliseconds of each, after one run that does not count. They take turns, so that all of them meet what else the
-    machine is doing.
+    """Return the milliseconds of each work, after one run that does not count.
+
+    The works take turns, so that all of them meet what else the machine is doing.
     """
     runs: dict[K, list[float]] = {name: [] for name in works}
     for work in works.values():

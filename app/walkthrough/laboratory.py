@@ -1,7 +1,7 @@
-"""Running experiments for visitors: one at a time among all web processes, beside the event loop, within a limit.
+"""The laboratory runs experiments for visitors: one at a time among all web processes, beside the event loop, bounded.
 
-An experiment runs in a thread with an event loop and connections of its own, so that pages are answered meanwhile.
-The state of a run is in MongoDB: any web process can show it.
+An experiment runs in a thread with an event loop and connections of its own, so that pages are answered meanwhile. The
+state of a run is in MongoDB: any web process can show it.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class Run:
 
     @classmethod
     def of(cls, document: Mapping[str, Any], now: datetime) -> "Run":
-        """A run whose process has died is a failed one."""
+        """Return the run of a document. A run whose process has died counts as failed."""
         state, progress = document["state"], document["progress"]
         if state == "running" and now > document["begun_at"] + timedelta(seconds=LOCK_S):
             state, progress = "failed", "It did not come to its end."
@@ -58,7 +58,7 @@ class Run:
 
 
 class Laboratory:
-    """One per web process."""
+    """The laboratory of one web process."""
 
     def __init__(self, stack: Stack, per_minute: int = PER_MINUTE) -> None:
         self._stack, self._clock = stack, stack.clock
@@ -69,7 +69,7 @@ class Laboratory:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def begin(self, slug: str, given: Mapping[str, str], whose: str) -> ObjectId:
-        """The run's id. `whose`: of all runs, each may begin half.
+        """Begin an experiment, and return the run's id. `whose`: one visitor may begin half of what all may.
 
         Raises NotFound, Invalid for a knob, and TooMany while another is running or after many.
         """
@@ -97,7 +97,7 @@ class Laboratory:
         return run
 
     async def run(self, id: ObjectId) -> Run:
-        """Raises NotFound."""
+        """Return a run by its id. Raises NotFound."""
         document = await self._runs.find_one({"_id": id})
         if document is None:
             raise NotFound("There is no such run; what was found is kept for a day.")
@@ -136,7 +136,7 @@ class Laboratory:
             await self._unlock(run)
 
     async def _note(self, run: ObjectId, **fields: Any) -> None:
-        """Progress that arrives late says nothing about a run that has ended."""
+        """Write fields of a run that is under way. Progress that arrives late changes no run that has ended."""
         await self._runs.update_one({"_id": run, "state": "running"}, {"$set": fields})
 
 
@@ -148,7 +148,7 @@ async def run_once(
     run: ObjectId | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
-    """One experiment in a thread, with its own loop, connections and database.
+    """Run one experiment in a thread, with its own loop, connections and database.
 
     Raises TimeoutError after LIMIT_S. Cancelling it cancels the experiment, which cleans up.
     """

@@ -19,7 +19,7 @@ STYLE = f"<style>\n{(Path(templates.__file__).parent / 'walkthrough' / 'alone.cs
 
 
 def documents() -> dict[str, str]:
-    """File name in docs/walkthrough/ -> what has to be in it."""
+    """Return the text of each file in docs/walkthrough/, by file name."""
     files, drawings = {"README.md": _contents()}, dict[str, Drawing]()
     for chapter in chapters():
         files[_name(chapter)] = _document(chapter)
@@ -52,7 +52,10 @@ def _document(chapter: Chapter) -> str:
 
 
 def _linked(text: str) -> str:
-    """A link to a chapter leads to its file. A page of the running site is nowhere here: its name is left."""
+    """Return the text with links to chapters leading to their files.
+
+    Of a page of the running site the name alone is left.
+    """
     names = {f"/walkthrough/{chapter.slug}": _name(chapter) for chapter in chapters()}
 
     def link(found: re.Match[str]) -> str:

@@ -1,5 +1,6 @@
-"""Record the experiments on servers of their own: `python -m app.walkthrough.recording [SLUG ...]`, on a machine at
-rest. All of them, or those that are named.
+"""Record the experiments on servers of their own: `python -m app.walkthrough.recording [SLUG ...]`, all without a slug.
+
+The machine has to be at rest.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What an experiment found, as it is stored, drawn and written down."""
+"""The result of an experiment, as it is stored, drawn and written down."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class _Frozen(BaseModel):
 
 @dataclass(frozen=True)
 class Sample:
-    """What several runs took: the median, and between which two figures the middle half of them lies."""
+    """A figure of several runs: the median, and the two figures between which the middle half of the runs lies."""
 
     median: float
     low: float
@@ -49,7 +49,10 @@ def samples(runs: Mapping[K, Sequence[float]]) -> dict[K, Sample]:
 
 
 class Bar(_Frozen):
-    """`series`: which of the chart's series it belongs to. `low`, `high`: the middle half of the runs, of several."""
+    """A bar of a chart.
+
+    `series`: its place among the chart's series. `low`, `high`: where the middle half of runs lies.
+    """
 
     label: str
     value: float
@@ -66,7 +69,7 @@ class Chart(_Frozen):
 
 
 class Check(_Frozen):
-    """Something that is so or not, whatever the machine. `as_told`: the chapter said so."""
+    """A fact that does not depend on the machine. `as_told`: it is what the chapter says."""
 
     what: str
     found: str
@@ -74,8 +77,10 @@ class Check(_Frozen):
 
 
 class Result(_Frozen):
-    """`pain`: what the phase before costs. `sentence`: what the figures say, also when they say something else than the
-    chapter. `meaningless`: the times were taken on stand-ins.
+    """The findings of a run.
+
+    `pain`: what the phase before costs. `sentence`: what the figures say, also when the chapter says something else.
+    `meaningless`: the times were taken on stand-ins.
     """
 
     sentence: str
@@ -96,21 +101,21 @@ class Recorded(_Frozen):
 
 @cache
 def recorded(slug: str) -> Recorded:
-    """Raises KeyError."""
+    """Return the recorded run of an experiment. Raises KeyError."""
     measured = json.loads(MEASURED.read_text("utf-8"))
     origin = {name: measured[name] for name in ("where", "when")}  # unless it was recorded by itself
     return Recorded(**origin | measured["results"][slug])
 
 
 def figure(bar: Bar) -> str:
-    """`2.40`, of one run; of several with the middle half of them: `2.40 (2.10 to 2.90)`."""
+    """Return a bar's figure as text: `2.40`, or with the middle half of several runs `2.40 (2.10 to 2.90)`."""
     if bar.low is None or bar.high is None:
         return written(bar.value)
     return str(Sample(bar.value, bar.low, bar.high))
 
 
 def written(value: float) -> str:
-    """Three figures at most, so that columns can be compared: 0.42, 4.2, 42, 4,200."""
+    """Return a number with three figures at most, so that columns can be compared: 0.42, 4.2, 42, 4,200."""
     if value >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
@@ -120,18 +125,18 @@ ALIKE = 1.1  # medians that are closer are not told apart, however little each r
 
 
 def differ(one: Sample, other: Sample) -> bool:
-    """Whether the middle halves of the runs lie apart, and the medians too."""
+    """Return whether the middle halves of the runs lie apart, and the medians too."""
     apart = one.low > other.high or other.low > one.high
     return apart and max(one.median, other.median) > ALIKE * min(one.median, other.median)
 
 
 def compared(one: Sample, other: Sample, much: str = "long") -> str:
-    """What `one` took against `other`: how many times as long, or that no difference is clear."""
+    """Say how many times as long `one` took as `other`, or that no difference is clear."""
     return times(one.median, other.median, much) if differ(one, other) else "no clear difference"
 
 
 def times(more: float, less: float, much: str = "long") -> str:
-    """How many times as `much`, in words that do not claim more than the figures."""
+    """Say how many times as `much` it is, in words that do not claim more than the figures."""
     if more <= 0 or less <= 0:
         return f"not comparably {much}"
     ratio = more / less

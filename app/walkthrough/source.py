@@ -1,4 +1,4 @@
-"""The real source: read from the code that runs, never copied."""
+"""The source that the walkthrough shows: read from the code that runs, never copied."""
 
 import ast
 import inspect
@@ -14,7 +14,10 @@ TOP = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Listing:
-    """`path`: from the top of the project. `name` inside the file; None for the whole. `first_line`: from 1."""
+    """A piece of source.
+
+    `path`: from the top of the project. `name` inside the file; None for the whole. `first_line`: from 1.
+    """
 
     path: str
     name: str | None
@@ -24,7 +27,7 @@ class Listing:
 
 @cache
 def listing(dotted: str) -> Listing:
-    """A module without its imports, or what it defines: "phases.p1_query", "app.access.visible".
+    """Return a module without its imports, or what it defines: "phases.p1_query", "app.access.visible".
 
     Raises LookupError.
     """
@@ -60,7 +63,7 @@ def _file(dotted: str) -> tuple[Path, Sequence[str]]:
 
 
 def _defined(node: ast.stmt) -> list[str]:
-    """The names that a statement gives to something."""
+    """Return the names that a statement defines."""
     match node:
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             return [name]
@@ -72,7 +75,7 @@ def _defined(node: ast.stmt) -> list[str]:
 
 
 def _span(node: ast.stmt) -> range:
-    """Its lines, from the first decorator on."""
+    """Return the lines of a statement, from its first decorator on."""
     first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", []))])
     assert node.end_lineno, "what is parsed has an end"
     return range(first, node.end_lineno + 1)

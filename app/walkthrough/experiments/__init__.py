@@ -1,4 +1,4 @@
-"""The experiments, one a chapter, in story order."""
+"""The experiments of the walkthrough, one a chapter, in story order."""
 
 from app.walkthrough.experiments.base import Experiment
 from app.walkthrough.experiments.e0_index import MissingIndex

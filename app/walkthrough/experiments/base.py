@@ -1,4 +1,4 @@
-"""What an experiment is."""
+"""The base of experiments, and the knobs that they are run with."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ STAND_IN_TIMES = 10
 
 @dataclass(frozen=True)
 class Knob:
-    """A slider. `small`: where it stands on stand-ins, which are slow and whose times mean nothing."""
+    """A slider. `usual`: where it stands at first; `small`: the same on stand-ins, which are slow and time nothing."""
 
     name: str
     label: str
@@ -26,11 +26,17 @@ class Knob:
     unit: str = ""
 
     def top(self, *, real: bool) -> int:
-        """The end of the slider. A stand-in works in the site's own process, and nobody shall wait for it."""
+        """Return the highest value.
+
+        It is lower for a stand-in, which works in the site's own process: nobody shall wait for it.
+        """
         return self.highest if real else min(self.highest, STAND_IN_TIMES * self.small)
 
     def value(self, text: str, *, real: bool) -> int:
-        """Where the slider was put. Raises Invalid for what it cannot be set to; nothing leaves it where it stands."""
+        """Return the value that was given, or the slider's first one where none was.
+
+        Raises Invalid for one out of range.
+        """
         if not text:
             return self.usual if real else self.small
         top = self.top(real=real)
@@ -40,7 +46,7 @@ class Knob:
 
 
 class Experiment(ABC):
-    """Bounded by its knobs. Runs in a laboratory of its own, and says what it found whether or not it was expected."""
+    """An experiment that its knobs bound. It runs in a laboratory, and says what it found, expected or not."""
 
     slug: ClassVar[str]
     title: ClassVar[str]
@@ -48,7 +54,7 @@ class Experiment(ABC):
     knobs: ClassVar[tuple[Knob, ...]]
 
     def values(self, given: Mapping[str, str], *, real: bool = True) -> dict[str, int]:
-        """The knobs' values; where they stand if nothing is given. Raises Invalid."""
+        """Return the knobs' values, with the sliders' first ones where none are given. Raises Invalid."""
         return {knob.name: knob.value(given.get(knob.name, ""), real=real) for knob in self.knobs}
 
     @abstractmethod

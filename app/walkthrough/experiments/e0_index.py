@@ -1,4 +1,4 @@
-"""The missing index: harmless on a desk, and a full scan for whoever follows quiet people."""
+"""Experiment: the missing index, harmless on a desk, and a full scan for whoever follows quiet people."""
 
 from collections.abc import Mapping
 from datetime import timedelta

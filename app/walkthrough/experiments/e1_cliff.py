@@ -1,4 +1,4 @@
-"""The cliff of `$in`: up to 200 values MongoDB merges sorted ranges, from 201 on it reads and sorts everything."""
+"""Experiment: the cliff of `$in`. Up to 200 values MongoDB merges sorted ranges; from 201 on it reads and sorts all."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial

@@ -1,4 +1,4 @@
-"""Reading became one list, however many one follows; and the poster waits for everybody."""
+"""Experiment: reading becomes one list, however many people one follows, and the poster waits for all followers."""
 
 from collections.abc import Mapping
 
@@ -67,7 +67,7 @@ async def _waits(lab: Lab, counts: tuple[int, ...]) -> dict[tuple[int, str], Sam
 
 
 async def _each_us(lab: Lab, readers: list[ObjectId]) -> dict[int | None, Sample]:
-    """Microseconds of one follower: of a keyed entry (None), and by how many ids an array keeps."""
+    """Return the microseconds that one follower takes: for a keyed entry (None), and by how many ids an array keeps."""
     lab.say(f"Delivering to {len(readers)} entries and arrays")
     container, arrays = await lab.container(PUSH), {kept: lab.stack.db[f"arrays_of_{kept}"] for kept in KEPT}
     for kept, collection in arrays.items():

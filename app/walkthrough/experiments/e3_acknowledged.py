@@ -1,4 +1,4 @@
-"""Acknowledged at once, delivered later; and what happens to a job that is lost, or done twice."""
+"""Experiment: a post is acknowledged at once and delivered later; a job may be lost, or done twice."""
 
 from collections.abc import Mapping
 from time import perf_counter
@@ -53,8 +53,9 @@ class Acknowledged(Experiment):
 
 
 async def _posted(lab: Lab, author: ObjectId) -> tuple[dict[str, Sample], dict[str, Sample]]:
-    """Milliseconds until the poster goes on, and until the last follower's list holds the status. The first post of
-    each phase does not count: the worker is warm.
+    """Return the milliseconds until the poster goes on, and until the last follower's list holds the status.
+
+    The first post of each phase does not count, so that the worker is warm.
     """
     phases = (PUSH, QUEUE)
     waits: dict[str, list[float]] = {phase.slug: [] for phase in phases}
@@ -72,7 +73,7 @@ async def _posted(lab: Lab, author: ObjectId) -> tuple[dict[str, Sample], dict[s
 
 
 async def _lost_enqueue(lab: Lab, author: ObjectId, readers: list[ObjectId]) -> list[Check]:
-    """The process dies between the insert and the enqueue: stored, pending, and no job anywhere."""
+    """Let the process die between insert and enqueue: the status is stored and pending, and there is no job."""
     lab.say("Losing an enqueue")
     await lab.timelines.page(readers[0], phase=QUEUE.slug)  # there is a list to read from
     status = await lab.store(author, QUEUE.slug)

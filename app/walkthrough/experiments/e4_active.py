@@ -1,4 +1,4 @@
-"""Delivering to those who are there; the reader who returns; and the rebuild that races a delivery."""
+"""Experiment: delivery to active readers alone; a reader who returns; and a rebuild that races a delivery."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -89,8 +89,9 @@ class ActiveShare(Experiment):
 async def work(
     lab: Lab, works: Mapping[K, tuple[Phase, ObjectId]], rounds: int
 ) -> tuple[dict[K, Sample], dict[K, Cost]]:
-    """Whole fan-outs in turn, chunk by chunk, without the queue between: milliseconds, and the commands of the last.
-    The first of each does not count.
+    """Return the milliseconds of whole fan-outs, taken in turn, and the commands of the last one.
+
+    They go chunk by chunk, without the queue between. The first of each does not count.
     """
     runs: dict[K, list[float]] = {name: [] for name in works}
     costs: dict[K, Cost] = {}
@@ -105,7 +106,7 @@ async def work(
 
 
 async def keep_lists(lab: Lab, readers: Sequence[ObjectId]) -> None:
-    """Everybody has a list, whether active or not: an away reader's is not even looked for."""
+    """Make a list for each reader, also for those who are away, whose lists no delivery looks for."""
     container = await lab.container(CACHE)
     for at in range(0, len(readers), SETUP_AT_ONCE):
         some = readers[at : at + SETUP_AT_ONCE]
@@ -120,7 +121,7 @@ async def _add_list(lab: Lab, at: str, recent: Recent) -> None:
 
 
 async def _returns(lab: Lab, author: ObjectId) -> list[Check]:
-    """A list expires; a delivery finds nobody; its reader returns."""
+    """Let a list expire and a delivery find nothing, and then its reader return."""
     (reader,) = await lab.followers(author, 1)
     container = await lab.container(CACHE)
     lab.say("Letting a list expire")
@@ -155,7 +156,7 @@ async def _until_gone(lab: Lab, at: str) -> None:
 
 
 async def _races(lab: Lab) -> list[Check]:
-    """The same interleaving twice: query, then a delivery, then the list is written."""
+    """Run one interleaving twice, with a plain set and with CAS: a query, then a delivery, then the list is written."""
     author = lab.person()
     await lab.history([author], HISTORY)
     lab.say("Racing a delivery with a plain set")
@@ -173,7 +174,7 @@ async def _races(lab: Lab) -> list[Check]:
 
 
 class _QueryThenDelivery:
-    """A rebuild between whose query and whose filling a status is delivered."""
+    """A rebuild in which a status is delivered between the query and the filling of the list."""
 
     def __init__(self, lab: Lab, reader: ObjectId, author: ObjectId) -> None:
         self.lab, self.reader, self.author = lab, reader, author

@@ -1,4 +1,4 @@
-"""Queued, lost or told: how long until a status is delivered; and the same fan-out into three kinds of stores."""
+"""Experiment: how long until a status is delivered (queued, lost or told); and one fan-out into three stores."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -87,7 +87,7 @@ class Told(Experiment):
 
 
 async def _posted(lab: Lab, author: ObjectId) -> tuple[dict[str, Sample], dict[str, Sample]]:
-    """Milliseconds until the poster goes on, and from then until the last follower has it, in phases 4 and 5."""
+    """Return the milliseconds until the poster goes on, and from then until the last follower has it, by phase."""
     waits: dict[str, list[float]] = {CACHE.slug: [], STREAM.slug: []}
     lags: dict[str, list[float]] = {CACHE.slug: [], STREAM.slug: []}
     for turn in range(1 + (ROUNDS if lab.real else FEW_ROUNDS)):
@@ -109,8 +109,9 @@ async def _forget(lab: Lab, readers: Sequence[ObjectId]) -> None:
 
 
 async def _swept_ms(lab: Lab, author: ObjectId) -> float:
-    """By the laboratory's clock, which is put forward: the sweeper leaves young statuses to their jobs, and nobody
-    waits for that here.
+    """Return the milliseconds until the sweeper delivers a status, by the laboratory's clock.
+
+    That is put forward: the sweeper leaves young statuses to their jobs, and nobody waits for that here.
     """
     start_s = lab.clock.monotonic()
     status = await lab.store(author, CACHE.slug)
@@ -120,7 +121,7 @@ async def _swept_ms(lab: Lab, author: ObjectId) -> float:
 
 
 async def _nobody_follows(lab: Lab, author: ObjectId) -> list[Check]:
-    """The worker has ended: nothing tells of the next status."""
+    """Post when the worker has ended, so that nothing tells of the new status, and then sweep."""
     lab.say("Posting while nobody follows the stream")
     (reader,) = await lab.followers(author, 1)
     await lab.timelines.page(reader, phase=STREAM.slug)  # there is a set to read from
@@ -155,7 +156,7 @@ async def _no_set_is_made(lab: Lab) -> list[Check]:
 
 
 async def _three_stores(lab: Lab, n: int) -> tuple[dict[str, Sample], dict[str, float]]:
-    """Milliseconds of a fan-out, and what an id takes."""
+    """Return the milliseconds of a fan-out by phase, and the bytes of an id by place."""
     author = lab.person()
     lab.say(f"Keeping lists and sets for {n:,} followers")
     readers = await lab.followers(author, n)
@@ -172,7 +173,7 @@ async def _three_stores(lab: Lab, n: int) -> tuple[dict[str, Sample], dict[str, 
 
 
 async def _weighed(lab: Lab, reader: ObjectId) -> dict[str, float]:
-    """Bytes of an id in each place, with its share of the key: as an entry before MongoDB compresses it."""
+    """Return the bytes of an id in each place, with its share of the key; of an entry before MongoDB compresses it."""
     entries = await lab.stack.db.command("collStats", entries_name(await lab.container(QUEUE)))
     memcached, at = lab.stack.memcached, key(await lab.container(CACHE), reader)
     await memcached.delete(at)

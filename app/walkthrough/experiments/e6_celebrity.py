@@ -1,4 +1,4 @@
-"""A celebrity who posts, delivered and pulled; and how much a page costs that merges pulled authors."""
+"""Experiment: a celebrity posts, delivered and pulled; and what a page costs that merges pulled authors."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -96,8 +96,9 @@ async def _mark(lab: Lab, author: ObjectId) -> None:
 
 
 async def _posted(lab: Lab, author: ObjectId) -> tuple[dict[str, Sample], dict[str, Cost]]:
-    """Milliseconds until everybody has a status, without the queue between; and the commands of one. The first of each
-    phase does not count.
+    """Return the milliseconds until everybody has a status, without the queue between, and the commands of one.
+
+    The first of each phase does not count.
     """
     runs: dict[str, list[float]] = {phase.slug: [] for phase in (CACHE, STREAM, HYBRID)}
     costs: dict[str, Cost] = {}
@@ -112,7 +113,7 @@ async def _posted(lab: Lab, author: ObjectId) -> tuple[dict[str, Sample], dict[s
 
 
 async def _next_page(lab: Lab) -> tuple[Page, Page]:
-    """Of a follower, right after a pulled status: in phase 6, and in phase 1."""
+    """Return a follower's page right after a pulled status, in phase 6 and in phase 1."""
     author = lab.person()
     await lab.history([author], HISTORY)
     (reader,) = await lab.followers(author, 1)
@@ -134,8 +135,8 @@ async def _post(lab: Lab, phase: Phase, author: ObjectId) -> None:
 
 
 async def _pages(lab: Lab, followees: int, pulled: int) -> tuple[dict[bool, Sample], Sample, tuple[Cost, Cost]]:
-    """Milliseconds of a page by whether some authors are pulled, of the difference of two pages in turn, and the
-    commands of one page (without, with).
+    """Return the milliseconds of a page by whether some authors are pulled, of the difference of two pages in turn, and
+    the commands of one page (without, with).
     """
     lab.say(f"Reading pages of {pulled} pulled authors among {max(followees, pulled):,}, and of none")
     authors = [lab.person() for _ in range(max(followees, pulled))]
@@ -184,7 +185,7 @@ def pain(n: int, posts: Mapping[str, Sample]) -> str:
 
 
 def sentence(n: int, pulled: int, posts: Mapping[str, Sample], pages: Mapping[bool, Sample], more_ms: Sample) -> str:
-    """`more_ms`: what `pulled` authors add to a page."""
+    """Return what the figures say. `more_ms`: what `pulled` authors add to a page."""
     delivered, asked = posts[CACHE.slug], posts[HYBRID.slug]
     said = (
         f"The celebrity’s status takes {delivered} ms in phase 4, and {asked} ms where it is pulled: "

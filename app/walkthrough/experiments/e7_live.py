@@ -1,4 +1,4 @@
-"""Asking or being told: what open pages cost MongoDB and how late they are; and what lost hints lose."""
+"""Experiment: asking or being told. What open pages cost MongoDB, how late they are, and what lost hints lose."""
 
 import asyncio
 import json
@@ -98,13 +98,13 @@ class Place:
         return seconds if self.lab.real else seconds / STAND_IN_TIMES
 
     async def posted(self, at: dict[ObjectId, float]) -> None:
-        """One after the other; `at`: when each was acknowledged."""
+        """Post one status after another, and note in `at` when each was acknowledged."""
         for number in range(POSTS if self.lab.real else FEW_POSTS):
             at[await self.post(number)] = perf_counter()
             await asyncio.sleep(self.s(PAUSE_S))
 
     async def post(self, number: int) -> ObjectId:
-        """As `Social.post` does: the status is stored, and hinted at."""
+        """Store a status and hint at it, as `Social.post` does."""
         author = self.authors[number % AUTHORS]
         status = await self.lab.store(author, *DELIVERING)
         self.lab.stack.bus.tell(Hint("posted", author, status.id))
@@ -117,7 +117,7 @@ class Place:
 
 
 class Plain:
-    """Nothing but ids."""
+    """A client's view in which each thing is only its id."""
 
     def status(self, row: StatusRow, authors: People) -> dict[str, Any]:
         return {"id": str(row.id)}
@@ -155,7 +155,10 @@ async def _place(lab: Lab, n: int) -> Place:
 
 
 async def _asked(place: Place, size: int) -> Watched:
-    """Who asks is answered with the whole page, and finds on it what is new. Everybody asks once more in the end."""
+    """Watch readers who ask for the whole page again and again, and find on it what is new.
+
+    All ask once more in the end.
+    """
     at: dict[ObjectId, float] = {}
     delays: list[float] = []
     is_over = asyncio.Event()
@@ -216,7 +219,7 @@ async def _ended(tasks: Sequence["asyncio.Task[None]"]) -> None:
 
 
 class HalfLost(MemoryBus):
-    """Every second hint reaches nobody."""
+    """A bus that loses every second hint."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -230,7 +233,7 @@ class HalfLost(MemoryBus):
 
 
 async def _lost(place: Place) -> list[Check]:
-    """Nobody looks by themselves here, until it is said."""
+    """Lose every second hint. No process looks for news by itself here, until it is told to."""
     place.lab.say("Losing every second hint")
     stack, hub = place.lab.stack, place.hub()
     bus, stack.bus = stack.bus, HalfLost()

@@ -1,4 +1,4 @@
-"""A list in memory, plain inserts, and conversations: what a restart, a lost answer and a second process do to each."""
+"""Experiment: a restart, a lost answer and a second process, for a list in memory, plain inserts, and conversations."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -17,7 +17,7 @@ from app.walkthrough.result import Bar, Chart, Check, Result, Sample, compared
 
 ROUNDS, FEW_ROUNDS = 40, 3  # messages that are timed, on real servers and on stand-ins
 LOST_OF = 3  # of so many answers one is lost, and the message is sent again
-MOST_COMMANDS = 6  # of a message
+MOST_COMMANDS = 6  # that a message may take
 LATE = ({"delivered": 3}, {"read": 2}, {"delivered": 1}, {"read": 1}, {"delivered": 3})  # receipts, as they come
 MOST = 1_000  # messages that Ben fetches at once
 LISTS, STORED, HERE = "lists in memory", "plain inserts", "here"
@@ -78,14 +78,14 @@ class Once(Experiment):
 
 
 class Way(Protocol):
-    """Ann writes to Ben, through either of two processes."""
+    """A way in which Ann writes to Ben, through either of two processes."""
 
     def restart(self, process: int) -> None: ...
 
     async def send(self, process: int, n: int) -> None: ...
 
     async def fetch(self) -> list[tuple[int, int]]:
-        """What Ben does not have yet: numbers, and which message it is."""
+        """Return what Ben does not have yet: (number, which message)."""
         ...
 
 
@@ -104,7 +104,7 @@ class InMemory:
 
 
 class Stored:
-    """What is stored survives, and each process still counts on its own."""
+    """A way with plain inserts: messages survive a restart, and each process still counts on its own."""
 
     def __init__(self, lab: Lab) -> None:
         self._rows, self._ben = lab.stack.db["plain_messages"], lab.person()
@@ -150,7 +150,10 @@ class Here:
 
 
 class Fared(NamedTuple):
-    """Of messages sent to who was away. `gapless`: theirs are numbered 1, 2, 3 … `doubled`: numbers given again."""
+    """What became of messages that were sent to somebody who was away.
+
+    `gapless`: they are numbered 1, 2, 3 … `doubled`: how many numbers were given again.
+    """
 
     found: int
     gapless: bool
@@ -186,7 +189,7 @@ async def _retried(way: Way, n: int) -> list[tuple[int, int]]:
 
 
 async def _in_turn(way: Way, n: int) -> list[tuple[int, int]]:
-    """Ben is here, and keeps what his client is given."""
+    """Return what Ben's client has got when he fetches after each message, with a restart halfway."""
     got = []
     for which in range(n):
         if which == n // 2:
@@ -197,7 +200,7 @@ async def _in_turn(way: Way, n: int) -> list[tuple[int, int]]:
 
 
 async def _both_at_once(lab: Lab, n: int) -> bool:
-    """Whether the numbers are 1, 2, 3 …, and what each of the two wrote is in order."""
+    """Return whether the numbers are 1, 2, 3 …, and what each of the two wrote is in order."""
     here = await Here.open(lab)
 
     async def write(me: ObjectId, process: Conversations) -> None:
@@ -250,7 +253,7 @@ def _charted(fared: Mapping[str, Fared]) -> dict[str, list[int]]:
 
 
 def _told(values: Iterable[int]) -> str:
-    """In the order of the ways."""
+    """Join the ways' values, in their order, with commas and "and"."""
     *others, last = [f"{value:,}" for value in values]
     return f"{', '.join(others)} and {last}"
 

@@ -1,4 +1,4 @@
-"""One page in several phases, as the followees grow: the same terms for the pain of a chapter and for its cure."""
+"""One page in several phases, as the followees grow: a chapter's pain and its cure are measured alike."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,7 +20,7 @@ Pages = Mapping[tuple[str, int], Sample]  # by phase and followees
 
 
 async def pages(lab: Lab, phases: Sequence[Phase]) -> tuple[Pages, list[Check]]:
-    """Milliseconds of a page of a reader who was here just now."""
+    """Return the milliseconds of a page, for a reader who was here just now, by phase and number of followees."""
     counts = FOLLOWEES if lab.real else FEW_FOLLOWEES
     lab.say(f"Writing {HISTORY} statuses of {counts[-1]:,} people")
     authors = [lab.person() for _ in range(counts[-1])]
