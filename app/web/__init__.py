@@ -1,4 +1,4 @@
-"""The web edge: the JSON API, the pages, and what stands before both. Composed here, once."""
+"""The web edge: the JSON API, the pages, and what stands before both. It is composed here, once."""
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -44,7 +44,11 @@ EXPORTS = 20  # of one person in an hour
 
 
 def _own_names(config: Config) -> Collection[str] | None:
-    """In demo mode a page of another site could do everything here, since nobody is asked for a password."""
+    """Return the host names that requests may be for; None allows all.
+
+    Demo mode checks them even where none are configured: a page of another site could do everything, since nobody is
+    asked for a password.
+    """
     if "*" in config.allowed_hosts or not (config.allowed_hosts or config.demo):
         return None
     return config.allowed_hosts
@@ -60,7 +64,7 @@ class _Site(Starlette):
 
 
 def create_app(stack: Stack, timelines: Timelines) -> Starlette:
-    """The ASGI application on an open stack. Closing the stack is for whoever opened it."""
+    """Return the ASGI application on an open stack, which its caller closes."""
     errors = Errors(pages.error_page)
     backlog, services = Backlog(timelines), _services(stack, timelines)
     budgets = Budgets(stack.clock.monotonic)

@@ -1,4 +1,4 @@
-"""What goes on after somebody has been answered."""
+"""Work that goes on after a request has been answered."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -12,8 +12,9 @@ LATER_S = 0.002  # the answer goes out first: a thread that begins now would tak
 
 
 class Afterwards:
-    """Works that nobody waits for, and that may be lost with the process. Before it is open, and when too many go on,
-    they are waited for.
+    """Works that nobody waits for, and that may be lost with the process.
+
+    Before `open`, and while too many go on, they are waited for.
     """
 
     def __init__(self) -> None:
@@ -22,7 +23,7 @@ class Afterwards:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """At the end all of them are done."""
+        """Take works until the block ends, and then wait for all of them."""
         self._is_open = True
         try:
             yield

@@ -133,7 +133,7 @@ async def _seen(call: Call, people: Sequence[ObjectId]) -> schemas.Seen:
 
 
 def edge(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> Callable[[Call], Awaitable[Reply]]:
-    """A use case from me to the person of the path."""
+    """Return the endpoint for a use case from the caller to the person of the path."""
 
     async def change(call: Call) -> Reply:
         person = await _person(call)
@@ -144,7 +144,7 @@ def edge(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> C
 
 
 def people(use_case: Callable[..., Awaitable[PeoplePage]]) -> Callable[[Call], Awaitable[Reply]]:
-    """A list of people about the person of the path, or about me."""
+    """Return the endpoint for a list of people about the person of the path, or about the caller."""
 
     async def page(call: Call) -> Reply:
         walk: schemas.Walk = call.query
@@ -190,7 +190,7 @@ async def statuses_of(call: Call) -> Reply:
 
 
 def liking(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> Callable[[Call], Awaitable[Reply]]:
-    """A use case from me to the status of the path."""
+    """Return the endpoint for a use case from the caller to the status of the path."""
 
     async def change(call: Call) -> Reply:
         await use_case(call.services.social, call.me.id, _status_id(call))
@@ -250,7 +250,7 @@ async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
 
 
 async def _written(call: Call, page: Page) -> bytes:
-    """Its statuses as JSON, with the names of their authors."""
+    """Return the page's statuses as JSON, with the names of their authors."""
     written = call.services.written
     statuses = written.recall(call.me.id, page.statuses, page.names)
     if statuses is None:
@@ -367,7 +367,7 @@ async def new_upload(call: Call) -> Reply:
 
 
 async def upload(call: Call) -> Reply:
-    """Whoever has the address may; it counts as a change by the person who asked for it."""
+    """Take a picture at an address that was given out. It counts as a change by whoever asked for the address."""
     admitted = await in_time(call.request, call.services.pictures.admitted(call.request.path_params["upload"]))
     await call.services.writes.count(admitted.owner)
     await call.services.uploads.count(admitted.owner)
@@ -405,7 +405,7 @@ async def only_upgraded(call: Call) -> Reply:
 
 
 async def live_socket(socket: WebSocket) -> None:
-    """What is wrong is said before the upgrade."""
+    """Open a live stream as a WebSocket. A refusal is answered before the upgrade."""
     async with opening(socket, bearer_token(socket) or ""):
         connection = await connected(socket, await admitted(socket), position_of(socket))
     await converse(socket, connection)

@@ -23,7 +23,7 @@ class Backlog:
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
 
     async def sample(self) -> State:
-        """The state now, remembered."""
+        """Return the state now, and remember it."""
         state = await self._timelines.state()
         self.note(state)
         return state
@@ -32,7 +32,7 @@ class Backlog:
         self._samples.append(Sample(self._clock.monotonic(), state))
 
     def line(self, slug: str, field: str) -> Sequence[tuple[float, int]]:
-        """(seconds ago, number), oldest first, of `pending` or `queued` in one phase."""
+        """Return (seconds ago, number), oldest first, of `pending` or `queued` in one phase."""
         now_s = self._clock.monotonic()
         return [
             (now_s - sample.at_s, getattr(phase, field))

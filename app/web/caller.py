@@ -1,4 +1,4 @@
-"""Where a request comes from, and whether anybody still waits for its answer."""
+"""The caller of a request: the address that it comes from, and whether anybody still waits for the answer."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,16 +10,16 @@ from starlette.websockets import WebSocket
 
 T = TypeVar("T")
 
-NETWORK_BITS = 64  # of IPv6: what one customer of a provider has at least
+NETWORK_BITS = 64  # an IPv6 network: what one customer of a provider has at least
 
 
 def address_of(request: HTTPConnection) -> str:
-    """The network address that limits are counted by. Behind a trusted proxy uvicorn puts the client's here."""
+    """Return the network address that limits are counted by. Behind a trusted proxy uvicorn puts the client's here."""
     return network_of(request.client.host if request.client else "")
 
 
 def network_of(host: str) -> str:
-    """An IPv4 address as it is, of an IPv6 one the network."""
+    """Return an IPv4 address as it is, and the network of an IPv6 address."""
     try:
         address = ip_address(host)
     except ValueError:  # no IP: a Unix socket, or a proxy that says something else
@@ -30,15 +30,15 @@ def network_of(host: str) -> str:
 
 
 def host_name(host: str) -> str:
-    """Of the header Host, without the port and the brackets of an IPv6 address."""
+    """Return the name in a Host header, without the port and the brackets of an IPv6 address."""
     name, colon, port = host.lower().rpartition(":")
     return (name if colon and (port.isdecimal() or not port) else host.lower()).strip("[]").rstrip(".")
 
 
 async def while_it_waits(request: Request | WebSocket, work: Coroutine[Any, Any, T]) -> T:
-    """The result; given up when the client goes, so that nobody waits behind those who have gone.
+    """Return the result of `work`, which is cancelled when the client goes, so that it holds up nobody else.
 
-    The body has been read. Raises ClientDisconnect.
+    The request's body must have been read. Raises ClientDisconnect.
     """
     working, going = asyncio.create_task(work), asyncio.create_task(_gone(request))
     try:

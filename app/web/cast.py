@@ -1,4 +1,4 @@
-"""Demo mode: people to sign in as by one click."""
+"""The cast of demo mode: people to sign in as by one click."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ class Player:
 
 
 async def cast(stack: Stack, state: State) -> Sequence[Player]:
-    """The person with most followers in front, then the one who follows most, then some followers of the first."""
+    """Return the person with most followers, then the one who follows most, then some followers of the first."""
     until_s, notes = getattr(state, "cast", (0.0, {}))
     if not notes or stack.clock.monotonic() >= until_s:
         notes = await _notes()
@@ -46,7 +46,7 @@ async def cast(stack: Stack, state: State) -> Sequence[Player]:
 
 
 async def warm(stack: Stack, state: State, rest: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
-    """Read everybody's timeline in every phase, as soon as what is kept is read: a newcomer finds all lists there."""
+    """Read the cast's timelines in every phase, as soon as what is kept is read: a newcomer finds all lists there."""
     timelines: Timelines = state.services.timelines
     await rest(stack.config.grace_s + stack.config.settings_age_s)
     try:
@@ -74,7 +74,7 @@ async def _notes() -> dict[ObjectId, str]:
 async def _edges(
     end: str, match: dict[str, Any] | None = None, then: Sequence[dict[str, Any]] = ()
 ) -> dict[ObjectId, int]:
-    """Number of follow edges by the person at that end."""
+    """Return the number of follow edges by the person at that end."""
     count = {"$group": {"_id": f"${end}", "n": {"$sum": 1}}}
     numbers = await Follow.aggregate([{"$match": match or {}}, count, *then]).to_list()
     return {row["_id"]: row["n"] for row in numbers}

@@ -1,4 +1,4 @@
-"""One's conversations, and what is said in each."""
+"""The pages of one's conversations, and of what is said in each."""
 
 import hashlib
 import re
@@ -69,12 +69,12 @@ async def open_conversation(request: Request, me: Account) -> Response:
 
 
 async def conversation(request: Request, me: Account) -> Response:
-    """Whoever is shown the newest messages has read them."""
+    """Show a conversation. Whoever is shown its newest messages has read them."""
     return await _conversation(request, me, _id_of(request), _number(request.query_params.get("before")))
 
 
 async def with_unsent(request: Request, me: Account, id: ObjectId, typed: str) -> Response:
-    """With a message that has not been sent. Raises NotFound."""
+    """Show a conversation with a message that has not been sent in its field. Raises NotFound."""
     return await _conversation(request, me, id, typed=typed)
 
 
@@ -126,12 +126,12 @@ def _path(id: ObjectId) -> str:
 
 
 def _is_looked_at(request: Request) -> bool:
-    """Not by a browser that loads it in case somebody wants to."""
+    """Return whether somebody looks at the page: a browser may load it only in case that somebody wants to."""
     return request.method != "HEAD" and "prefetch" not in request.headers.get("sec-purpose", "")
 
 
 async def _count_again(request: Request, me: Account) -> None:
-    """The badge of this page is as of after it."""
+    """Count unread conversations again, so that this page's badge includes what the page itself marks as read."""
     known = known_session(request)
     assert known, "somebody is signed in"
     if known.talking:
@@ -140,7 +140,7 @@ async def _count_again(request: Request, me: Account) -> None:
 
 
 def _days(messages: list[Message], now: datetime) -> list[tuple[str, date, list[Message]]]:
-    """Oldest first, under the words for each day (UTC)."""
+    """Return the messages by day (UTC), oldest first, each day with the words for it."""
     today = now.date()
     words = {today: "Today", today - timedelta(days=1): "Yesterday"}
     grouped = groupby(reversed(messages), lambda one: one.created_at.date())
@@ -159,7 +159,7 @@ def _number(text: str | None) -> int | None:
 
 
 async def send(request: Request, me: Account) -> Response:
-    """Whatever is refused, what was typed is not lost."""
+    """Send a message. Where it is refused, its text is in the field of the page that says so."""
     form, id = await posted(request), _id_of(request)
     text = field(form, "text").replace("\r\n", "\n")  # forms are sent with CRLF
     try:
@@ -171,8 +171,9 @@ async def send(request: Request, me: Account) -> Response:
 
 
 def _client_id(form: FormData, said: bytes) -> str:
-    """Sending twice by a double click is one message; going back and sending another is two. It begins with `once`, by
-    which the page that sent it knows its message among those that it is shown.
+    """Return a client id by which a double click sends one message, and going back and sending another sends two.
+
+    It begins with `once`, by which the page that sent the message knows it among those that it is shown.
     """
     once = field(form, "once")
     if not re.fullmatch(ONCE, once):
@@ -215,7 +216,7 @@ async def _whole(data: bytes) -> AsyncIterator[bytes]:
 
 
 async def receipt(request: Request, me: Account) -> Response:
-    """Of a page that has got a message and does not show it; what is shown has been read."""
+    """Note what a page has got without showing it; a page that shows messages has them noted as read."""
     form = await posted(request)
     delivered = _number(field(form, "delivered"))
     assert delivered is not None
@@ -241,6 +242,6 @@ def silence(act: str) -> Endpoint:
 
 
 async def picture(request: Request, me: Account) -> Response:
-    """As the API shows it, to whom the cookie says."""
+    """Answer a message's picture, as the API does, to the owner of the cookie."""
     found = await services(request).pictures.picture(me.id, _id_of(request))
     return Response(found.data, 200, PICTURE_HEADERS, found.type)

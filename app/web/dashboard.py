@@ -1,4 +1,4 @@
-"""For those who run the system: what every server and worker does, and in demo mode buttons to disturb them."""
+"""The dashboard for operators: what every server and worker does, and in demo mode buttons to disturb them."""
 
 import asyncio
 import os
@@ -37,7 +37,7 @@ LINE_WIDTH, LINE_HEIGHT = 160, 28  # of a sparkline, in its own units
 
 @dataclass(frozen=True)
 class Overview:
-    """None: the server that knows does not answer."""
+    """The content of the dashboard. A field is None where the server that knows does not answer."""
 
     servers: dict[str, str | None]
     phases: list[tuple[PhaseState, str]] | None  # each with its sparkline
@@ -88,12 +88,12 @@ def _backlog(request: Request) -> Backlog:
 
 
 def _keeping(request: Request) -> set[str]:
-    """Phases that keep something, so that a status is delivered through them."""
+    """Return the phases that keep something, so that a status is delivered through them."""
     return {slug for slug, phase in services(request).timelines.phases.items() if phase.keeps}
 
 
 def polyline(line: Sequence[tuple[float, int]], most: int) -> str:
-    """The points of a sparkline: the last minutes from left to right, 0 to `most` from the bottom up."""
+    """Return the points of a sparkline: the last minutes from left to right, 0 to `most` from the bottom up."""
     across, up = LINE_WIDTH / (MINUTES * 60), (LINE_HEIGHT - 2) / (most or 1)
     return " ".join(f"{LINE_WIDTH - across * ago_s:.1f},{LINE_HEIGHT - 1 - up * number:.1f}" for ago_s, number in line)
 
@@ -135,7 +135,7 @@ async def live(request: Request, me: Account) -> Response:
 
 @dataclass(frozen=True)
 class Button:
-    """`done`: what is said afterwards. `always`: the others disturb what runs, and are for demo mode alone."""
+    """A button of the dashboard. `done`: the words afterwards. `always`: it is there outside of demo mode, too."""
 
     work: Callable[[Timelines], Awaitable[object]]
     done: str
@@ -184,7 +184,7 @@ HEAVY_SHOWN = 50
 
 
 async def authors(request: Request, me: Account) -> Response:
-    """Why an author is pulled or delivered; and a choice, for experiments."""
+    """Show why an author is pulled or delivered, and take a choice, for experiments."""
     timelines, social = services(request).timelines, services(request).social
     typed = request.query_params.get("handle", "").strip().removeprefix("@")
     errors: dict[str, str] = {}
@@ -219,7 +219,7 @@ async def authors(request: Request, me: Account) -> Response:
 
 
 async def _weighed(request: Request, handle: str) -> tuple[Person, Weighed | None, bool | None] | None:
-    """None where nobody is called so."""
+    """Return a person, how phase 6 weighs them and the forced choice; None where nobody has the handle."""
     timelines = services(request).timelines
     try:
         author = await services(request).social.person(handle)

@@ -27,10 +27,10 @@ WATCHES_REMEMBERED, WATCHES_EACH = 20, 3  # in one process, and of one person: a
 
 @dataclass
 class Watch:
-    """Milliseconds since the post was sent; what has not happened yet is absent.
+    """A watched delivery: milliseconds since the post was sent. What has not happened yet is absent.
 
-    `held`: per kind that is kept and follower; None where nothing is kept for the follower, who is rebuilt on return.
-    `pulled`: who merges such statuses does not deliver it, and their readers ask for it.
+    `held`: per kind that is kept and follower; None where nothing is kept for the follower, whose list is rebuilt on
+    return. `pulled`: a phase that merges such statuses does not deliver this one, and its readers ask for it.
     """
 
     status: StatusRow
@@ -54,11 +54,11 @@ class Watch:
 
     @property
     def latest_ms(self) -> float:
-        """The last thing that has happened."""
+        """The time of the latest event."""
         return max(self.stored_ms, *(to_ms for _, to_ms in self.handed_ms.values()), *self.cleared_ms.values())
 
     def waited_ms(self, slug: str) -> float:
-        """What the poster would have waited with this phase alone."""
+        """Return how long the poster would have waited with this phase alone."""
         from_ms, to_ms = self.handed_ms[slug]
         return self.stored_ms + to_ms - from_ms
 
@@ -74,9 +74,10 @@ Watches = dict[ObjectId, Watch]  # of a process, by status id
 async def watch_delivery(
     services: Services, watches: Watches, watcher: ObjectId, author: ObjectId, text: str, once: str | None = None
 ) -> Watch:
-    """Post it, and watch from the moment of the insert: what happens while the poster waits is seen too. It is one of
-    the `watches` from then on. `once`: its idempotency key; posted again, it is the same watch. Raises Invalid and
-    Conflict.
+    """Post a status and watch it from its insert on, so that what happens while the poster waits is seen too.
+
+    The watch is then one of the `watches`. `once`: the post's idempotency key; posted again, it is the same watch.
+    Raises Invalid and Conflict.
     """
     timelines, social = services.timelines, services.social
     followers = await _some_followers(social, timelines, author)
@@ -108,7 +109,7 @@ def _remember(watches: Watches, watch: Watch) -> None:
 
 
 async def _some_followers(social: Social, timelines: Timelines, author: ObjectId) -> list[Account]:
-    """The author, some followers whom every phase delivers to, some who are away."""
+    """Return the author, some followers whom every phase delivers to, and some who are away."""
     edges = social.stack.db["follows"].find({"followee": author}, {"_id": 0, "follower": 1}).limit(FOLLOWERS_LOOKED_AT)
     some = [edge["follower"] for edge in await edges.to_list(None)]
     here = set(some)
@@ -121,7 +122,7 @@ async def _some_followers(social: Social, timelines: Timelines, author: ObjectId
 
 
 async def _look(timelines: Timelines, watch: Watch) -> None:
-    """Until everything is delivered, or for two minutes."""
+    """Look at the delivery until it is complete, or for two minutes."""
     try:
         with errors_counted("watch", f"nobody watches {watch.status.id} any more"):
             while not watch.over:
@@ -156,7 +157,7 @@ async def _see(timelines: Timelines, watch: Watch) -> None:
 
 
 def _when_cleared(timelines: Timelines, watch: Watch, slug: str) -> float:
-    """Now, unless the poster waited for it to the end, and that is over."""
+    """Return when the phase was done: now, or if the poster waited for it to the end, when that wait ended."""
     phase = timelines.phases.get(slug)
     waited = slug in watch.handed_ms and phase and phase.carrier and not phase.carrier.in_worker
     return min(watch.now_ms(), watch.handed_ms[slug][1]) if waited else watch.now_ms()
@@ -176,6 +177,9 @@ async def _see_kept(timelines: Timelines, watch: Watch, kept: KeptTimelines) -> 
 
 
 def _may_come(watch: Watch, kept: KeptTimelines, one: Account) -> bool:
-    """What is kept for everybody may come for people who are away too; a list that is not there is looked for once."""
+    """Return whether to look again for what is kept for one follower.
+
+    What is kept for everybody may still come for people who are away; a list that is not there is looked for once.
+    """
     at = (kept.name, one.id)
     return at not in watch.held_ms or (not kept.recipients.active_only and watch.held_ms[at] is None)

@@ -1,4 +1,4 @@
-"""What somebody has just done, said once on the next page."""
+"""A word on the next page about what somebody has just done. It is said once."""
 
 import re
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ UNDO = {"mute": "unmute"}
 
 
 def done(request: Request, place: str, what: str, handle: str = "") -> Response:
-    """Go to `place`, where the words for `what` are shown."""
+    """Redirect to `place`, where the words for `what` are shown."""
     response = RedirectResponse(local_address(place), 303)
     session.remember(request, response, COOKIE, f"{what}.{handle}", LIVES_S)
     return response
@@ -47,7 +47,7 @@ def done(request: Request, place: str, what: str, handle: str = "") -> Response:
 
 @dataclass(frozen=True)
 class Said:
-    """`undo`: the act about the person of this handle that takes it back."""
+    """The words about what was done. `undo`: the act on the person of this handle that takes it back."""
 
     what: str
     words: str
@@ -56,7 +56,7 @@ class Said:
 
 
 def said(request: Request) -> Said | None:
-    """What this page says. A cookie that is not ours says nothing."""
+    """Return what this page says about the last act; None where the cookie is missing or not ours."""
     kept = re.fullmatch(r"([a-z-]+)\.(\w{0,30})", session.kept(request, COOKIE), re.ASCII)
     if not kept or kept[1] not in WORDS:
         return None

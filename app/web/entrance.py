@@ -1,4 +1,4 @@
-"""Signing up, in and out, and the first page of those who have not."""
+"""Signing up, in and out, and the first page of visitors who are not signed in."""
 
 import re
 from collections.abc import Callable, Coroutine, Sequence
@@ -31,7 +31,7 @@ CONVERSATION = "/conversations/([0-9a-f]{24})"
 
 
 async def _players(request: Request) -> Sequence[Player]:
-    """Whom anybody may sign in as: in demo mode alone."""
+    """Return the people whom anybody may sign in as: some in demo mode, else none."""
     return await cast(services(request).stack, request.app.state) if services(request).stack.config.demo else ()
 
 
@@ -54,7 +54,10 @@ async def sign_in(request: Request) -> Response:
 
 
 def typed(handler: PersonalEndpoint) -> Endpoint:
-    """Of a form with a text: whoever has been signed out over it signs in first and has it in its field again."""
+    """Make an endpoint of a form with a text keep that text for a user who has been signed out meanwhile.
+
+    They sign in first, and have the text in its field again.
+    """
 
     async def endpoint(request: Request) -> Response:
         known = await open_session(request)
@@ -64,7 +67,7 @@ def typed(handler: PersonalEndpoint) -> Endpoint:
 
 
 async def _sign_in_to_send(request: Request) -> Response:
-    """The text goes along. Raises Forbidden."""
+    """Ask for signing in, with the text that was to be sent going along. Raises Forbidden."""
     if session.from_elsewhere(request):
         raise Forbidden("This form was sent from another site.")
     return await _form(request, "sign_in.html", await read_form(request), 401)
@@ -84,7 +87,7 @@ async def _entrance(
     template: str,
     enter: Callable[[Accounts, FormData, Caller], Coroutine[Any, Any, tuple[str, datetime]]],
 ) -> Response:
-    """The empty form, the form with what was wrong beside the fields, or the way in."""
+    """Answer the empty form, the form with what was wrong beside the fields, or the way in."""
     known = await open_session(request)
     form = await posted(request) if request.method == "POST" else FormData()
     if request.method == "GET" and known.account:
@@ -109,7 +112,7 @@ async def _entrance(
 async def _form(
     request: Request, template: str, form: FormData, status: int, errors: dict[str, str] | None = None
 ) -> Response:
-    """`form`: what was sent, with the text that waits until somebody has signed in, if there is one."""
+    """Render the form. `form`: what was sent, with the text, if any, that waits until somebody has signed in."""
     back = _back(request, form)
     return render(
         request,
@@ -128,7 +131,7 @@ def _back(request: Request, form: FormData) -> str:
 
 
 async def _entered(request: Request, form: FormData, token: str, expires_at: datetime, device: str = "") -> Response:
-    """On to where they wanted to go; a text that was not sent is in its field there."""
+    """Sign in and go on to the wanted page. A text that was not sent is in its field there."""
     shown = await in_time(request, _with_its_text(request, form, token)) if field(form, "text") else None
     response = shown or to(_back(request, form))
     session.begin(request, response, services(request).stack, token, expires_at, device)
@@ -136,7 +139,7 @@ async def _entered(request: Request, form: FormData, token: str, expires_at: dat
 
 
 async def _with_its_text(request: Request, form: FormData, token: str) -> Response | None:
-    """None where it was another one who had typed it: nothing of that is shown to them."""
+    """Show the page that the text was typed on. None where it was another one who had typed it: they see nothing of it."""
     account = await services(request).accounts.authenticate(token)
     if account is None:
         return None
@@ -147,7 +150,7 @@ async def _with_its_text(request: Request, form: FormData, token: str) -> Respon
 
 
 async def _there(request: Request, me: Account, form: FormData) -> Response:
-    """Raises NotFound for somebody else's conversation."""
+    """Render the page that the text was typed on, with the text. Raises NotFound for somebody else's conversation."""
     text, back = field(form, "text").replace("\r\n", "\n"), _back(request, form)
     if talk := re.fullmatch(CONVERSATION, back):
         return await with_unsent(request, me, ObjectId(talk[1]), text)
@@ -157,7 +160,7 @@ async def _there(request: Request, me: Account, form: FormData) -> Response:
 
 
 async def sign_in_as(request: Request) -> Response:
-    """Demo mode only: anybody may be anybody."""
+    """Sign in as anybody, without a password: in demo mode only."""
     if not services(request).stack.config.demo:
         raise HTTPException(404)
     form = await posted(request)

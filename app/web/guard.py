@@ -1,4 +1,4 @@
-"""What stands before every request: limits, security headers, and answers to errors."""
+"""The middleware before every request: limits, security headers, and answers to errors."""
 
 import re
 import secrets
@@ -30,8 +30,10 @@ OTHERS_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestIds:
-    """Each request has a name: in the log, in every error, and in the header X-Request-Id of its answer. A proxy's is
-    taken over if it is short and plain, whoever sends it: it names nothing but what is said about this request.
+    """Gives each request an id: in the log, in every error, and in the header X-Request-Id of its answer.
+
+    A proxy's id is taken over if it is short and plain, whoever sends it: it only names what is said about this
+    request.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -57,7 +59,7 @@ class RequestIds:
 
 
 class SecurityHeaders:
-    """On every answer, the errors too."""
+    """Puts the security headers on every answer, errors included."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -74,9 +76,9 @@ class SecurityHeaders:
 
 
 class AllowedHosts:
-    """421 for a request that was meant for somebody else's name, which leads here: DNS rebinding.
+    """Answers 421 to a request that was meant for somebody else's name, which leads here: DNS rebinding.
 
-    Addresses, and names that no DNS has, cannot be somebody else's. `names`: ours beside these; None: all are.
+    Addresses, and names that no DNS has, cannot be somebody else's. `names`: ours beside these; None allows all.
     """
 
     def __init__(self, app: ASGIApp, errors: Errors, names: Collection[str] | None) -> None:
@@ -98,7 +100,7 @@ def _asked(scope: Scope) -> HTTPConnection:
 
 
 def _is_local(name: str) -> bool:
-    """An IP address, or a name without a dot or of a domain that is reserved (RFC 6761)."""
+    """Return whether a host is an IP address, or a name without a dot or of a reserved domain (RFC 6761)."""
     try:
         ip_address(name)
     except ValueError:
@@ -107,7 +109,7 @@ def _is_local(name: str) -> bool:
 
 
 class AnswerErrors:
-    """Turns every error into an answer, without a trace; the trace of an unexpected one is in the log."""
+    """Turns every error into an answer without a traceback; that of an unexpected error is in the log."""
 
     def __init__(self, app: ASGIApp, errors: Errors) -> None:
         self.app = app
@@ -144,7 +146,7 @@ class OneSocket:
 
 
 class BodyLimit:
-    """413 for a body above the limit: at once when its length is declared, else when the limit is passed.
+    """Answers 413 to a body above the limit: at once when its length is declared, else when the limit is passed.
 
     Starlette's own limit answers in plain text.
     """

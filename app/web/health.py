@@ -1,4 +1,4 @@
-"""At the root, for those who run the system: is it alive, can it work, what has it done."""
+"""Addresses at the root for operators: whether the process is alive, whether it can work, and its metrics."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,8 +25,9 @@ PATIENCE_S = 1.0  # of whoever asks for metrics while a server hangs: what was s
 
 
 class Health:
-    """How the servers are, sampled: whoever asks, and how often, the servers are asked once. `hear`s of each state,
-    and has this process `note` its own.
+    """The servers' health, sampled: however many ask, and how often, the servers are asked once.
+
+    `hear` is called with each state; `note` is called to note the process's own metrics.
     """
 
     def __init__(self, timelines: Timelines, hear: Callable[[State], None], note: Callable[[], None]) -> None:
@@ -48,8 +49,9 @@ class Health:
 
 
 class Measured:
-    """Counts and times every request by the template of its route, so that there are as many labels as routes. Of a
-    stream it times the beginning.
+    """Counts and times every request by the template of its route, so that there are as many labels as routes.
+
+    Of a stream it times the beginning.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -88,13 +90,15 @@ def _template(scope: Scope) -> str:
 
 
 async def healthz(request: Request) -> Response:
-    """The process lives."""
+    """Answer 200: the process is alive."""
     return JSONResponse({"status": "ok"}, headers=NO_STORE)
 
 
 async def readyz(request: Request) -> Response:
-    """Whether every server answers, with the version of each; 503 when one does not, or when a phase lives by a change
-    stream that nobody hears: MongoDB has no majority, or no worker is there.
+    """Answer whether every server answers, with the version of each; 503 when one does not.
+
+    It is 503 also when a phase lives by a change stream that nobody follows: MongoDB has no majority, or no worker
+    runs.
     """
     health = request.app.state.health
     found, stream = await health.servers.latest(), await health.stream.latest()
@@ -111,7 +115,7 @@ async def readyz(request: Request) -> Response:
 
 
 async def prometheus(request: Request) -> Response:
-    """The metrics of this process."""
+    """Answer the metrics of this process."""
     with suppress(OutOfTime):
         await within(PATIENCE_S, request.app.state.health.sample.latest())
     return Response(metrics.text(), headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)

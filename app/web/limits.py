@@ -1,11 +1,11 @@
-"""How much a request may bring, and how long it may take over it; and what is said with a picture."""
+"""Limits on a request's size and time, and the headers that go with a picture."""
 
 import re
 from typing import NamedTuple
 
 
 class Limit(NamedTuple):
-    """`size` in bytes; `seconds` from the end of the header."""
+    """A limit on a request: `size` in bytes, `seconds` from the end of the header."""
 
     size: int
     seconds: float

@@ -2,9 +2,9 @@
 
 Every part is on the page already when it is opened; without JavaScript a reload brings the next state.
 
-These parts are looked for, and not pushed as what a live stream tells: they are figures (what is pending, queued, late,
-delivered so far) that change by themselves many times a second, so a hint of each change would cost more than a look
-every few seconds by the one or two who have such a page open.
+The server looks for changes of these parts every few seconds, other than for a live stream, which hints push. They are
+figures (what is pending, queued, late, delivered so far) that change many times a second, so a hint of each change
+would cost more than a look for the one or two who have such a page open.
 """
 
 import asyncio
@@ -32,13 +32,16 @@ Part = Callable[[], Awaitable[str | None]]  # HTML; None: this was all
 
 
 class Streams:
-    """One stream per session and subject, and only so many of one person: a newer one ends the one before it."""
+    """The open streams: one per session and subject, and only so many of one person.
+
+    A newer one ends the one before it.
+    """
 
     def __init__(self) -> None:
         self._open: dict[tuple[ObjectId, str, str], asyncio.Event] = {}  # by person, session and subject; oldest first
 
     def begin(self, person: ObjectId, session: str, subject: str) -> asyncio.Event | None:
-        """What ends the new stream; None when there are too many."""
+        """Begin a stream, and return the event that ends it; None when there are too many."""
         theirs = [key for key in self._open if key[0] == person]
         if (person, session, subject) in theirs:
             self._open.pop((person, session, subject)).set()

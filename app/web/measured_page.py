@@ -18,7 +18,7 @@ READING_S = 2.0  # of the time that one request has for servers
 
 @dataclass(frozen=True)
 class MeasuredPage:
-    """`number` and `title` of its phase, in the story."""
+    """A page with its cost. `number` and `title` are those of its phase, in the story."""
 
     page: Page
     number: int
@@ -33,14 +33,14 @@ class MeasuredPage:
 
 @dataclass(frozen=True)
 class Compared:
-    """One phase: the first visit, which may find nothing kept and nothing remembered, and the warm reads after it."""
+    """One phase's reads: the first visit, which may find nothing kept or remembered, and the warm reads after it."""
 
     first: MeasuredPage
     reads: tuple[MeasuredPage, ...]
 
     @property
     def median(self) -> MeasuredPage:
-        """A read that was made, of an even number the faster one of the middle."""
+        """The median read. Of an even number of reads it is the faster one of the middle."""
         return sorted(self.reads, key=lambda read: read.elapsed_ms)[(len(self.reads) - 1) // 2]
 
     @property
@@ -57,7 +57,7 @@ class Compared:
 
 
 async def measured(request: Request, reading: Awaitable[Page]) -> MeasuredPage:
-    """The page, with what it cost."""
+    """Read a page and measure what it costs."""
     with counted() as cost:
         start_s = perf_counter()
         page = await reading
@@ -75,7 +75,7 @@ async def in_every_phase(
     turn: int = 0,
     known: MeasuredPage | None = None,
 ) -> list[MeasuredPage]:
-    """The same page in every phase, in story order, read one after another so that none slows another down.
+    """Read one page in every phase, one after another so that none slows another down; return them in story order.
 
     `turn`: how many phases have their turn later than the others. `known` is not read again.
     """
@@ -93,8 +93,10 @@ async def in_every_phase(
 async def compared(
     request: Request, reader: ObjectId, before: ObjectId | None, limit: int, known: MeasuredPage | None = None
 ) -> list[Compared]:
-    """Everybody is warmed, then all are read in turns, and each turn begins with another phase. `known`: a first visit
-    that has been made. Where servers are slow there are fewer turns than READS, and at least one.
+    """Compare the phases by one page: all are warmed, then all are read in turns, each beginning with another phase.
+
+    `known`: a first visit that has been made. Where servers are slow there are fewer turns than READS, and at least
+    one.
     """
     clock = services(request).stack.clock
     until_s = clock.monotonic() + READING_S

@@ -1,4 +1,4 @@
-"""One's notifications: what belongs together is told in one line."""
+"""The page of one's notifications: those that belong together are told in one line."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ DIGITS = 18  # of a number that MongoDB can hold
 
 @dataclass
 class Line:
-    """The same thing from several people, the newest first. `created_at`: of the newest."""
+    """One kind of thing done by several people, the newest first. `created_at` is that of the newest."""
 
     kind: NotificationKind
     status: StatusRow | None
@@ -32,7 +32,7 @@ class Line:
 
 
 def lines(shown: Sequence[Notification], people: Mapping[ObjectId, Person], read_to: int) -> list[Line]:
-    """In the order of the newest of each."""
+    """Group notifications into lines, in the order of the newest of each."""
     found: dict[tuple[NotificationKind, ObjectId | None, bool], Line] = {}
     for one in shown:
         unread = one.seq > read_to

@@ -34,7 +34,7 @@ PATH_PARAMETERS = {
 
 
 def document(operations: Sequence[Operation], prefix: str) -> dict[str, Any]:
-    """The document of these operations, which stand under `prefix`."""
+    """Return the OpenAPI document of these operations, which stand under `prefix`."""
     schemas_of = _Schemas(operations)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
@@ -109,7 +109,10 @@ def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
 
 
 def _optional_parameter(place: str, name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter that is left out is None here, but null cannot be sent: only the other type is documented."""
+    """Describe an optional parameter.
+
+    It is None here when left out, but null cannot be sent: only its type is documented.
+    """
     described: dict[str, Any] = {"name": name, "in": place, "required": False}
     if "description" in schema:
         described["description"] = schema["description"]

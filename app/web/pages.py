@@ -25,7 +25,7 @@ __all__ = ["error_page", "routes"]
 
 
 async def home(request: Request) -> Response:
-    """One's timeline, or for a stranger what this is."""
+    """Show one's timeline, or to a stranger a page that says what this is."""
     account = (await open_session(request)).account
     return await signed_in(home_timeline.home_timeline)(request) if account else await entrance.welcome(request)
 

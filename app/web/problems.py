@@ -44,7 +44,7 @@ ErrorPage = Callable[[Request, int, str, str], Response]  # status, title, detai
 
 @dataclass(frozen=True)
 class Problem:
-    """An error as a client sees it. `advice`: what programs are told besides."""
+    """An error as a client sees it. `advice` is added for programs."""
 
     status: int
     detail: str
@@ -59,11 +59,11 @@ class Problem:
 
     @property
     def page_headers(self) -> dict[str, str]:
-        """Without the challenge for programs, which would make a browser ask for a password itself."""
+        """The headers for a page, without the challenge for programs: a browser would ask for a password itself."""
         return {name: value for name, value in self.headers.items() if name != "WWW-Authenticate"}
 
     def response(self) -> Response:
-        """RFC 9457. The type is about:blank: the status says it all, and the title is the status's own."""
+        """Return the problem as JSON (RFC 9457). Its type is about:blank, and its title the status's own."""
         content: dict[str, object] = {
             "type": "about:blank",
             "title": self.title,
@@ -88,21 +88,21 @@ class Rejected(Exception):
 
 
 class FieldErrors(Rejected):
-    """Some fields of a request are wrong: (field, message) of each."""
+    """A request with wrong fields: (field, message) of each."""
 
     def __init__(self, errors: list[tuple[str, str]]) -> None:
         self.problem = Problem(422, "Some fields are wrong.", errors=errors)
 
 
 def away(method: str) -> str:
-    """What it means for a request that a server of ours is: of a change nobody knows whether it has been made."""
+    """Say what it means for a request that a server is away: whether a change has been made is not known."""
     if method in SAFE:
         return "A server of ours is away. Nothing is lost; try again."
     return "A server of ours is away. What you asked for may have been done: look before you ask again."
 
 
 def problem_of(error: Exception, method: str = "GET") -> Problem:
-    """The answer to an error; an unexpected one is logged, under the id of the request that the client is told too."""
+    """Return the answer to an error. An unexpected one is logged, under the request's id, which the client gets too."""
     if isinstance(error, Refused):
         status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
         headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, TooMany) else {}

@@ -1,5 +1,6 @@
-"""HTTP/1.1 as uvicorn speaks it, with deadlines, a cap on connections and a share of them for each address, no header
-without end, and no request that can be read in two ways.
+"""HTTP/1.1 by uvicorn, with deadlines and caps: on connections, on an address's share of them, and on headers.
+
+No request that can be read in two ways is let through.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length
 
 
 def most_connections() -> int:
-    """Half of the descriptors that this process may have, once it may have all that it is allowed."""
+    """Raise the limit of file descriptors as far as allowed, and return half of it: the most connections to hold."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
@@ -40,7 +41,9 @@ def most_connections() -> int:
 
 
 class Connections(ServerState):
-    """uvicorn's state of a server. `waiting`: connections of which nothing is being answered, the oldest first.
+    """The state of a server, uvicorn's and ours.
+
+    `waiting`: connections that wait for no answer of ours, the oldest first.
 
     One address has half of them at `most`, unless it is `trusted`: that of a proxy, which has those of everybody.
     """
@@ -82,7 +85,7 @@ class Parser(httptools.HttpRequestParser):
 
 
 class Protocol(HttpToolsProtocol):
-    """Whoever keeps us waiting is closed at a deadline, and before it where somebody else needs the place."""
+    """A connection that is closed at a deadline while we wait for it, and earlier where another one needs its place."""
 
     _deadline: asyncio.TimerHandle | None = None
     _reading: asyncio.TimerHandle | None = None
@@ -132,7 +135,7 @@ class Protocol(HttpToolsProtocol):
         self.resume_writing()
 
     def handle_websocket_upgrade(self) -> None:
-        """uvicorn hands the connection to another protocol: from now on that one holds it."""
+        """Hand the connection over to the protocol for WebSockets, which counts it from now on."""
         self._upgraded = True
         self._go_on()
         super().handle_websocket_upgrade()
@@ -159,7 +162,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def data_received(self, data: bytes) -> None:
-        """The parser keeps a header until it ends, so what has come of it is counted here."""
+        """Count the bytes of the header, which the parser keeps until it ends; close a connection at too many."""
         self._head += len(data)
         super().data_received(data)
         if self._upgraded:
@@ -181,8 +184,11 @@ class Protocol(HttpToolsProtocol):
         self._wait(HEAD_S, TOO_LATE)
 
     def on_headers_complete(self) -> None:
-        """What is raised here is answered with 400, and the connection is closed (RFC 9112, 3.2). llhttp refuses two
-        lengths by itself (6.3).
+        """Refuse a header that can be read in two ways.
+
+        An error here is answered with 400, and the connection is closed.
+
+        RFC 9112, 3.2; llhttp refuses two lengths by itself (6.3).
         """
         self._head = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if self._head > MOST_HEAD:
@@ -228,7 +234,7 @@ class Protocol(HttpToolsProtocol):
 
 
 class WebSocket(WebSocketsSansIOProtocol):
-    """The same for what has been upgraded: it is counted on, and whoever reads nothing is closed."""
+    """A connection after its upgrade. It still counts, and is closed where its client reads nothing."""
 
     _reading: asyncio.TimerHandle | None = None
 
@@ -242,8 +248,10 @@ class WebSocket(WebSocketsSansIOProtocol):
         self._address = "" if trusted or not self.client else network_of(self.client[0])
 
     def data_received(self, data: bytes) -> None:
-        """The library takes fewer requests than the parser before it: no other method, no body, shorter lines. It has
-        an answer or none, and uvicorn would send neither and hold the connection for ever.
+        """Answer a handshake that the library refuses.
+
+        It refuses a body, another method or a long line, which the first parser allows. uvicorn would send neither the
+        library's answer nor ours, and hold the connection for ever.
         """
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.close_sent:
@@ -252,8 +260,10 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.transport.close()
 
     async def send(self, message: Any) -> None:
-        """uvicorn logs an error where the handshake ends in an answer of ours, as if there were none. To who has gone
-        it says nothing, and takes the first word after that for a mistake of the application.
+        """Send a message of the application, without two errors of uvicorn's.
+
+        Where the handshake ends in an answer of ours, it logs that there was none. To a client that has gone it sends
+        nothing, and takes the next message for a mistake of the application.
         """
         if self.transport.is_closing() and not self.handshake_complete:
             raise ClientDisconnected
@@ -261,15 +271,16 @@ class WebSocket(WebSocketsSansIOProtocol):
         self.handshake_complete = self.handshake_complete or self.close_sent
 
     def start_keepalive(self) -> None:
-        """The handshake is over, and what was said in it would be kept as long as the connection: here, and the request
-        by the parser that read it.
-        """
+        """Drop the request after the handshake: it would be kept as long as the connection, here and by its parser."""
         self.request.headers.clear()
         self.request = self.response = None  # type: ignore[assignment]
         super().start_keepalive()
 
     def handle_text(self, event: Any) -> None:
-        """Nobody reads what clients say, so it is not decoded: uvicorn logs a traceback of what is no UTF-8."""
+        """Take a text without decoding it.
+
+        Nobody reads what clients say, and uvicorn logs a traceback of invalid UTF-8.
+        """
         self.handle_bytes(event)
 
     def connection_lost(self, exc: Exception | None) -> None:

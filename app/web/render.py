@@ -1,4 +1,4 @@
-"""Templates to pages: the frame around every page, the words for times, error pages, and the static files."""
+"""Rendering of templates to pages: the frame, the words for times, error pages, and the static files."""
 
 import hashlib
 import re
@@ -54,7 +54,7 @@ def _static(name: str) -> str:
 
 
 class Static(StaticFiles):
-    """Our few files. An address with the version of what is in it never changes."""
+    """The static files. An address with the version of a file's content never changes what it answers."""
 
     def file_response(self, full_path: Any, stat_result: Any, scope: Scope, status_code: int = 200) -> Response:
         response = super().file_response(full_path, stat_result, scope, status_code)
@@ -72,7 +72,7 @@ def exact(moment: datetime) -> str:
 
 
 def ago(moment: datetime, now: datetime) -> str:
-    """How long ago, short; the day, when that is more than a week."""
+    """Return how long ago something was, in short; the day, when that is more than a week."""
     seconds = int((now - moment).total_seconds())
     if seconds < 60:
         return "now"
@@ -83,12 +83,12 @@ def ago(moment: datetime, now: datetime) -> str:
 
 
 def milliseconds(number: float) -> str:
-    """Three significant figures at most: 1.9, 41, 1,204."""
+    """Return milliseconds with three significant figures at most: 1.9, 41, 1,204."""
     return f"{number:.1f}" if number < 10 else f"{number:,.0f}"
 
 
 def sentence(text: str) -> str:
-    """What Starlette says, as it stands alone on a page."""
+    """Return a message of Starlette's as a sentence, for a page."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
@@ -96,7 +96,7 @@ LINK = re.compile(r"https?://[^\s<>\"]*[^\s<>\".,:;!?)'\]]", re.IGNORECASE)
 
 
 def linked(text: str, handles: Collection[str] = ()) -> Markup:
-    """A status as it is shown: addresses can be followed, without a word of where from, and mentions of `handles`."""
+    """Return a status as it is shown: addresses and mentions of `handles` are links, which send no referrer."""
     shown, at = Markup(), 0
     for found in LINK.finditer(text):
         link = Markup('<a href="{0}" rel="nofollow ugc noopener noreferrer">{0}</a>').format(found[0])
@@ -130,7 +130,7 @@ TEMPLATES = _environment()
 
 
 def render(request: Request, template: str, status: int = 200, **context: Any) -> Response:
-    """One page. It shows the person who is signed in as far as this request knows them: error pages ask no server."""
+    """Render a page. It shows the user who is signed in as far as this request knows: error pages ask no server."""
     stack = services(request).stack
     known = session.known_session(request)
     done = said(request)
@@ -157,14 +157,15 @@ def render(request: Request, template: str, status: int = 200, **context: Any) -
 
 
 def fragment(request: Request, template: str, **context: Any) -> str:
-    """A piece of a page, without the frame."""
+    """Render a piece of a page, without the frame."""
     stack = services(request).stack
     return TEMPLATES.get_template(template).render({"now": stack.clock.now(), "demo": stack.config.demo} | context)
 
 
 def error_page(request: Request, status: int, title: str, detail: str) -> Response:
-    """A friendly page for what went wrong. It needs no server of ours. If somebody had typed something, it is there, to
-    be sent once more.
+    """Render a friendly page for an error.
+
+    It needs no server of ours, and has what somebody had typed, to be sent again.
     """
     unsent: dict[str, str] = getattr(request.state, "unsent", {})
     detail = sentence(detail) + (" A few seconds are usually enough." if status == 503 else "")
@@ -187,5 +188,5 @@ def error_page(request: Request, status: int, title: str, detail: str) -> Respon
 
 
 def here(request: Request) -> str:
-    """Path and query."""
+    """Return the request's path and query."""
     return request.url.path + (f"?{request.url.query}" if request.url.query else "")

@@ -1,4 +1,4 @@
-"""What every page asks of a request: whose it is, which form it carries, which part of a list it means."""
+"""The parts of a request that every page needs: its account, its form, and the part of a list that it means."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -31,8 +31,10 @@ def to(place: str) -> RedirectResponse:
 
 
 def typed_is_kept(endpoint: Endpoint) -> Endpoint:
-    """Where this fails for a reason that is not in the form, the page that says so has the form, to be sent once more.
-    It has the proof that was sent, not a new one: another site's form gets no further by it.
+    """Make an endpoint whose error pages keep the form that was sent, to be sent once more.
+
+    That is for errors whose reason is not in the form. The kept form has the proof that was sent, not a new one:
+    another site's form gets no further by it.
     """
 
     async def kept(request: Request) -> Response:
@@ -48,7 +50,10 @@ def typed_is_kept(endpoint: Endpoint) -> Endpoint:
 
 
 def signed_in(handler: PersonalEndpoint, *, limited: bool = True) -> Endpoint:
-    """A page for somebody; whoever is nobody signs in first and comes back. `limited`: in the time one request has."""
+    """Make an endpoint for a user who is signed in; others sign in first and come back.
+
+    `limited`: within the time that one request has.
+    """
 
     async def endpoint(request: Request) -> Response:
         account = (await open_session(request)).account
@@ -71,14 +76,14 @@ def for_operators(handler: PersonalEndpoint) -> Endpoint:
 
 
 async def changing(request: Request, me: Account, files: int = 0) -> FormData:
-    """The form of somebody who changes something. Raises Forbidden and TooMany."""
+    """Return the form of a user who changes something, and count the change. Raises Forbidden and TooMany."""
     form = await posted(request, files)
     await services(request).writes.count(me.id)
     return form
 
 
 def idempotency_key(form: FormData, *said: str) -> str | None:
-    """Sending twice by a double click is once; going back and sending something else is twice."""
+    """Return a key by which a double click sends once, and going back and sending something else sends twice."""
     once = field(form, "once")
     return hashlib.sha256("\0".join((once, *said)).encode(errors="replace")).hexdigest() if once else None
 

@@ -1,4 +1,4 @@
-"""What the servers are asked once, however many want to know it."""
+"""Samples of the servers: they are asked once, however many want to know."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Sampled(Generic[T]):
-    """The result of `take`, at most STALE_S old; one `take` at a time, in whose result all who wait share."""
+    """The result of `take`, at most STALE_S old. There is one `take` at a time, and all who wait share its result."""
 
     def __init__(self, take: Callable[[], Awaitable[T]]) -> None:
         self._take = take

@@ -1,4 +1,4 @@
-"""The shapes of the API: what is accepted, what is answered. The OpenAPI document is made from these."""
+"""The schemas of the API: what is accepted and what is answered. The OpenAPI document is made from these."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -40,7 +40,10 @@ _I = "".join(f"\\u{ord(c):04x}" if c != "-" and c < "\U00010000" else c for c in
 
 
 def _pattern(never: str, longest: int, *, blank: bool = False) -> str:
-    """1 to `longest` characters after trimming, none of `never`, and one that can be seen. `blank`: spaces will do."""
+    """Return a pattern: 1 to `longest` characters after trimming, none of `never`, and one visible.
+
+    `blank`: or only spaces.
+    """
     trimmed = rf"[^{_S}{never}](?:[^{never}]{{0,{longest - 2}}}[^{_S}{never}])?"
     seen = rf"(?=[\s\S]*[^{_S}{_I}])"
     return rf"^(?:{seen}[{_S}]*{trimmed})" + ("?" if blank else "") + rf"[{_S}]*$"
@@ -62,7 +65,7 @@ def _time(moment: datetime) -> str:
 
 
 def _as(use_case: Callable[[str], str]) -> AfterValidator:
-    """What the use case refuses, named beside the other wrong fields."""
+    """Make a validator of a use case's check, so that its refusal is named beside the other wrong fields."""
 
     def checked(given: str) -> str:
         try:
@@ -86,12 +89,12 @@ def _plain_number(given: object) -> object:
 
 
 def _whole(given: object) -> object:
-    """1.0 is an integer in JSON Schema."""
+    """Return an integer for a whole float: 1.0 is an integer in JSON Schema."""
     return int(given) if isinstance(given, float) and given.is_integer() else given
 
 
 def _one_of(**types: str) -> ConfigDict:
-    """A part of a request that gives at least one of these fields, which are null where they are left out."""
+    """Configure a part of a request to need at least one of these fields, which are null where they are left out."""
     given: list[Any] = [{"required": [name], "properties": {name: {"type": type}}} for name, type in types.items()]
     return ConfigDict(json_schema_extra={"anyOf": given})
 
@@ -117,7 +120,7 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 class Given(BaseModel):
-    """Part of a request: nothing is converted, nothing unknown is let through."""
+    """A part of a request: nothing is converted, nothing unknown is let through."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -137,7 +140,7 @@ class SignUp(Given):
 
 
 class ProfileChange(Given):
-    """What is left out or null stays as it is."""
+    """A change of your profile. A field that is left out or null stays as it is."""
 
     name: Name | None = Field(None, description="spaces around it aside; blank: the handle")
     presence: Literal["mutuals", "nobody"] | None = Field(None, description="to whom you show whether you are online")
@@ -153,7 +156,7 @@ class Proof(Given):
 
 
 class Credentials(Given):
-    """Strings of any form: what nobody can have signed up with is as wrong as an unknown handle."""
+    """A handle and a password, of any form: what nobody can have signed up with is as wrong as an unknown handle."""
 
     handle: str
     password: str
@@ -167,7 +170,7 @@ class NewStatus(Given):
 
 
 class PhaseChange(Given):
-    """What is left out or null stays as it is."""
+    """A switch of phases. A field that is left out or null stays as it is."""
 
     read: Slug | None = Field(None, description="the phase that answers a read which names none")
     delivering: Annotated[list[Slug], Field(max_length=len(SLUGS)), AfterValidator(_each_once)] | None = Field(
@@ -176,13 +179,13 @@ class PhaseChange(Given):
 
 
 class Query(BaseModel):
-    """Query parameters arrive as text."""
+    """The query parameters of a request, which arrive as text."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class Walk(Query):
-    """Where a page begins and how long it is."""
+    """The part of a list that is asked for: where the page begins and how long it is."""
 
     before: Cursor | None = Field(None, description="the `next` of the page before; left out: the newest")
     limit: Annotated[int, Field(ge=1, le=100), BeforeValidator(_plain_number)] = 20
@@ -246,7 +249,7 @@ class ConversationWalk(Query):
 
 
 class NewMessage(Given):
-    """At least one of `text` and `image`."""
+    """A message to send, with at least one of `text` and `image`."""
 
     model_config = _one_of(text="string", image="string")
 
@@ -273,7 +276,10 @@ class Upload(BaseModel):
 
 
 class Receipt(Given):
-    """At least one of the two. They move forward only, and what is read has been delivered."""
+    """How far messages have arrived and been shown; at least one of the two.
+
+    They only move forward, and what is read has been delivered.
+    """
 
     model_config = _one_of(delivered="integer", read="integer")
 
@@ -298,7 +304,7 @@ class Person(BaseModel):
 
 
 def person(one: models.Person) -> dict[str, Any]:
-    """A `Person` as JSON has it, not checked once more."""
+    """Return a `Person` as JSON, without validating it again."""
     return {"id": str(one.id), "handle": one.handle or None, "name": one.name}
 
 
@@ -315,7 +321,7 @@ class Presence(BaseModel):
 
 
 def presence(person: models.Person, presence: presences.Presence | None) -> dict[str, Any]:
-    """Of a `presence` event."""
+    """Return the content of a `presence` event."""
     seen = Presence.of(presence)
     return {"handle": person.handle or None, "presence": seen.model_dump(mode="json") if seen else None}
 
@@ -349,7 +355,7 @@ class Status(BaseModel):
 
 
 def status(row: StatusRow, authors: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
-    """A `Status` as JSON has it. Not checked once more on its way out: pages are made of these."""
+    """Return a `Status` as JSON, without validating it again: pages are made of these."""
     assert row.audience, "a deleted status has no face"
     return {
         "id": str(row.id),
@@ -385,7 +391,7 @@ class Notification(BaseModel):
 
 
 def notification(one: notifications.Notification, people: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
-    """A `Notification` as JSON has it. `people`: who did it, and the author of the status."""
+    """Return a `Notification` as JSON. `people`: who did it, and the author of the status."""
     return {
         "id": str(one.id),
         "seq": one.seq,
@@ -410,7 +416,7 @@ class OwnAccount(Person):
 
 
 class Export(BaseModel):
-    """Everything of yours, newest first; what you may no longer see aside."""
+    """Everything of yours, newest first, except for what you may no longer see."""
 
     account: OwnAccount
     statuses: list[Status]
@@ -436,7 +442,7 @@ class Message(BaseModel):
 
 
 def message(one: conversations.Message, people: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
-    """A `Message` as JSON has it."""
+    """Return a `Message` as JSON."""
     return {
         "seq": one.seq,
         "client_id": one.client_id,
@@ -475,7 +481,7 @@ class Conversation(BaseModel):
 def conversation(
     one: conversations.Conversation, people: Mapping[ObjectId, models.Person], seen: Seen
 ) -> dict[str, Any]:
-    """A `Conversation` as JSON has it."""
+    """Return a `Conversation` as JSON."""
     other = people[one.other]
     return {
         "id": str(one.id),
@@ -500,8 +506,10 @@ class Conversations(BaseModel):
 
 
 class Cost(BaseModel):
-    """What the page took. Commands, not round trips: a pipeline of ten counts ten, and one that several requests share
-    counts for each.
+    """The cost of a page.
+
+    It counts commands, not round trips: a pipeline of ten counts ten, and one that several requests share counts for
+    each.
     """
 
     elapsed_ms: float = Field(ge=0)
@@ -546,7 +554,7 @@ class FieldError(BaseModel):
 
 
 class ProblemDetails(BaseModel):
-    """RFC 9457."""
+    """An error, as in RFC 9457."""
 
     type: str = Field(json_schema_extra={"format": "uri-reference"})
     title: str

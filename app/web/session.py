@@ -31,15 +31,16 @@ DEVICE = "feedlab_device"  # outlives the session: who signs in from it is known
 YEAR_S = 365 * 86_400
 PROOF = "proof"  # the field of every form that is sent with POST
 LONGEST_COOKIE = 200  # characters; ours have 43
-FIELDS = 100  # of one form
+FIELDS = 100  # that a form may have
 MOST_ON_A_BADGE = 10  # more is not counted
 PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The account that asks (None: nobody signed in), and the secret cookie that this answer's forms are bound to.
-    `unread`: their notifications, `talking`: their conversations with unread messages, counted up to MOST_ON_A_BADGE.
+    """The account that asks (None: nobody is signed in), and the secret cookie that this answer's forms are bound to.
+
+    `unread` counts their notifications, `talking` their conversations with unread messages, up to MOST_ON_A_BADGE.
     """
 
     account: Account | None
@@ -53,7 +54,10 @@ class Session:
 
 
 def cookie_name(request: Request, name: str) -> str:
-    """With the port that the browser asked for: it sends the cookies of all ports of a host to each of them."""
+    """Return the name of a cookie, with the port in it.
+
+    Browsers send the cookies of all ports of a host to each of them.
+    """
     port = re.search(r":(?!80$|443$)([0-9]{1,5})$", request.headers.get("host", ""))
     return f"{name}_{port[1]}" if port else name
 
@@ -64,13 +68,13 @@ def _cookie(request: Request, name: str) -> str:
 
 
 def known_session(request: Request) -> Session | None:
-    """The session when this request has opened it already: nothing is asked of a server."""
+    """Return the session if this request has opened it already. No server is asked."""
     found: Session | None = getattr(request.state, "session", None)
     return found
 
 
 async def open_session(request: Request) -> Session:
-    """The owner of the cookie; asked once per request."""
+    """Return the session of the request's cookie. The servers are asked once per request."""
     if session := known_session(request):
         return session
     request.state.session = session = await in_time(request, _session(request))
@@ -103,8 +107,9 @@ async def _badges(request: Request, account: Account | None) -> tuple[int, int]:
 
 
 async def posted(request: Request, files: int = 0) -> FormData:
-    """The form that was sent, with so many files at most. Raises Forbidden unless one of our pages, opened by this
-    browser, sent it.
+    """Return the form that was sent, with so many files at most.
+
+    Raises Forbidden unless one of our pages, opened by this browser, sent it.
     """
     session = await open_session(request)
     form = await read_form(request, files)
@@ -116,7 +121,7 @@ async def posted(request: Request, files: int = 0) -> FormData:
 
 
 async def read_form(request: Request, files: int = 0) -> FormData:
-    """In UTF-8, as our pages send it: any other charset would be a way around what is refused in that one."""
+    """Read a form in UTF-8, as our pages send it: another charset could get around checks of its text."""
     _, parameters = parse_options_header(request.headers.get("content-type"))
     if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
         raise HTTPException(415, "A form is sent in UTF-8.")
@@ -124,7 +129,10 @@ async def read_form(request: Request, files: int = 0) -> FormData:
 
 
 def from_elsewhere(request: Request) -> bool:
-    """What the browser says about the sender. Either header may be absent (old browsers, plain HTTP)."""
+    """Return whether the browser says that another site sent this.
+
+    Either header may be absent (old browsers, plain HTTP).
+    """
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return True
     origin = request.headers.get("origin")
@@ -135,7 +143,7 @@ def from_elsewhere(request: Request) -> bool:
 
 
 def _same_site(origin: str, host: str) -> bool:
-    """Whether both name one host and port; either may leave out the port that the origin's scheme implies."""
+    """Return whether both name one host and port; either may leave out the port that the origin's scheme implies."""
     scheme, _, authority = origin.lower().partition("://")
     port = f":{PORTS.get(scheme, '')}"
     return bool(authority) and authority.removesuffix(port) == host.lower().removesuffix(port)
@@ -154,14 +162,14 @@ def _set(request: Request, response: Response, name: str, value: str, max_age_s:
 
 
 def device(request: Request) -> str:
-    """The secret of this browser, or a new one."""
+    """Return the secret of this browser, or a new one."""
     return _cookie(request, DEVICE) or secrets.token_urlsafe(32)
 
 
 def begin(
     request: Request, response: Response, stack: Stack, token: str, expires_at: datetime, device: str = ""
 ) -> None:
-    """Sign this browser in."""
+    """Sign this browser in, by cookies on the response."""
     _set(request, response, SESSION, token, int((expires_at - stack.clock.now()).total_seconds()))
     if device:
         _set(request, response, DEVICE, device, YEAR_S)
@@ -199,7 +207,7 @@ def remember(request: Request, response: Response, name: str, value: str | None,
 
 
 def local_address(address: str) -> str:
-    """`address` if it is a path on this site, else "/".
+    """Return `address` if it is a path on this site, else "/".
 
     Browsers drop control characters and take a backslash for a slash, so neither may occur.
     """

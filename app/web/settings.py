@@ -1,4 +1,4 @@
-"""One's own account: name, password, who sees that one is here, a copy of everything, and the end of it."""
+"""The settings of one's own account: name, password, presence, a copy of everything, and deletion."""
 
 from collections.abc import Coroutine
 from typing import Any
@@ -83,7 +83,7 @@ def _caller(request: Request) -> Caller:
 async def _page(
     request: Request, me: Account, beside: str = "", refused: Refused | None = None, typed: str | None = None
 ) -> Response:
-    """`beside`: the field that was refused. `typed`: a name that was."""
+    """Render the settings. `beside`: the field that was refused. `typed`: a name that was refused."""
     user = await User.find_one({"_id": me.id})
     assert user, "accounts are never removed"
     errors: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""One reader, every phase, side by side; and a check over many readers that the phases agree."""
+"""The comparison: one reader in every phase, side by side; and a check over many readers that the phases agree."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ FIRST_WORDS = "Watch how this one is delivered"
 
 @dataclass(frozen=True)
 class Cell:
-    """A place in a column. `strange`: phase 1 does not have it. A status that only phase 1 has is `missing` here."""
+    """A place in a column. `strange`: phase 1 does not have it. `missing`: only phase 1 has it."""
 
     status: StatusRow
     strange: bool = False
@@ -45,7 +45,10 @@ class Column:
 
 
 async def columns(request: Request, reader: ObjectId, reads: Sequence[MeasuredPage] = ()) -> list[Column]:
-    """The first page in every phase, against phase 1, which computes it from the definition. `reads`: made already."""
+    """Compare the first page in every phase with that in phase 1, which computes it from the definition.
+
+    `reads`: pages that were read already.
+    """
     for _ in range(ANOTHER_LOOK):
         shown = against_first(reads or await in_every_phase(request, reader, None, ROWS))
         if not any(column.differs for column in shown):
@@ -55,7 +58,7 @@ async def columns(request: Request, reader: ObjectId, reads: Sequence[MeasuredPa
 
 
 def against_first(reads: Sequence[MeasuredPage]) -> list[Column]:
-    """`reads`: of the same page, phase 1 first."""
+    """Compare the reads of one page with the first of them, which is phase 1's."""
     right = reads[0].page
     by_id = {row.id: row for read in reads for row in read.page.statuses}
     right_ids = {row.id for row in right.statuses}
@@ -101,7 +104,10 @@ async def side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, 
 
 
 async def _reader(request: Request, me: Account) -> tuple[Account, str | None]:
-    """The reader whose page is shown: oneself, or in demo mode anybody. Running a system is no right to read along."""
+    """Return the reader whose page is shown, and what was wrong with the handle that was asked for.
+
+    It is the user, or in demo mode anybody. To run a system is no right to read along.
+    """
     handle = request.query_params.get("reader", "").strip().removeprefix("@")
     if not handle or not services(request).stack.config.demo:
         return me, None
@@ -119,7 +125,7 @@ class Check:
 
 
 async def _checked(request: Request) -> list[Check]:
-    """Some readers drawn at random, those who differ first."""
+    """Check some readers drawn at random; return those who differ first."""
     drawn = (
         services(request)
         .stack.db["users"]
@@ -138,7 +144,7 @@ async def _checked(request: Request) -> list[Check]:
 
 
 async def post(request: Request, me: Account) -> Response:
-    """Post as oneself, in demo mode as anybody, and watch the delivery."""
+    """Post as the user, in demo mode as anybody, and watch the delivery."""
     form = await changing(request, me)
     author = me.id
     if services(request).stack.config.demo and (handle := field(form, "author").strip().removeprefix("@")):

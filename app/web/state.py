@@ -1,4 +1,4 @@
-"""What `create_app` has put together, for whoever answers a request."""
+"""The services that `create_app` has put together, for endpoints."""
 
 from collections import Counter
 from collections.abc import Awaitable
@@ -26,9 +26,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Services:
-    """One per process. The rates are `count`ed by person: `writes` before every change, `exports` before every export,
-    `uploads` before every picture, `openings` before every stream, `tickets` before every ticket of one; `refusals` are
-    `hit` by address for every stream of nobody.
+    """The services of one process.
+
+    The rates are `count`ed by person: `writes` before every change, `exports` before every export, `uploads` before
+    every picture, `openings` before every stream, `tickets` before every ticket of a stream. `refusals` are `hit` by
+    address for every stream without an account.
     """
 
     stack: Stack

@@ -1,4 +1,4 @@
-"""The walkthrough's pages: the text, the source and the pictures of each chapter, and its experiment."""
+"""The pages of the walkthrough: the text, the source and the pictures of each chapter, and its experiment."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -76,7 +76,7 @@ async def begin(request: Request) -> Response:
 
 
 async def run(request: Request) -> Response:
-    """A run, under way or over. `?part=1`: without the page around it, for the script of the chapter."""
+    """Show a run, under way or over. `?part=1`: without the page around it, for the script of the chapter."""
     one, id = _chapter(request), request.path_params["id"]
     await open_session(request)
     shown = await _laboratory(request).run(ObjectId(id)) if ObjectId.is_valid(id) else None
@@ -109,7 +109,7 @@ def _findings(shown: Run) -> Markup:
 
 
 async def source(request: Request) -> Response:
-    """A whole file that some chapter shows a part of, its lines numbered. Raises NotFound for any other."""
+    """Show a whole file that some chapter shows a part of, with line numbers. Raises NotFound for any other."""
     path = request.path_params["path"]
     await open_session(request)
     if path not in _shown_files():
@@ -137,7 +137,7 @@ def _chapter(request: Request) -> Chapter:
 
 
 def _real(request: Request) -> bool:
-    """Whether times measured here mean something."""
+    """Return whether times measured here mean something: on stand-ins they do not."""
     return not services(request).stack.addresses.one_process
 
 
@@ -148,7 +148,7 @@ async def _may_run(request: Request) -> bool:
 
 @cache
 def _page(one: Chapter) -> dict[str, Any]:
-    """What does not change while this process runs."""
+    """Return the parts of a chapter's page that do not change while this process runs."""
     if one.experiment is None:
         return {"before": prose(one.before), "after": "", "experiment": None}
     drawings = charts(one.experiment, recorded(one.experiment).result)
@@ -161,19 +161,19 @@ def _page(one: Chapter) -> dict[str, Any]:
 
 
 def _fence(code: str, language: str, _attributes: str) -> str:
-    """Tokens in elements with Pygments' short class names."""
+    """Highlight code: tokens in elements with Pygments' short class names."""
     lexer = get_lexer_by_name(language or "text", stripnl=False)
     return str(highlight(code, lexer, HtmlFormatter(nowrap=True)))
 
 
 def _image(_renderer: RendererHTML, tokens: Sequence[Token], at: int, _options: object, drawings: EnvType) -> str:
-    """A drawing inside the page takes its colours from there, in the dark too."""
+    """Put a drawing inside the page, where it takes the page's colours, in the dark too."""
     name = str(tokens[at].attrs["src"]).removesuffix(".svg")
     return str((drawings.get(name) or diagram(name)).svg)
 
 
 def _anchors(state: StateCore) -> None:
-    """A heading is a link to itself, under the name that code hosts give it."""
+    """Make each heading a link to itself, under the name that code hosts give it."""
     for heading, words in pairwise(state.tokens):
         if heading.type == "heading_open" and words.children is not None:
             anchor = re.sub(r"[^\w -]", "", words.content.lower()).replace(" ", "-")
@@ -190,8 +190,9 @@ MARKDOWN.core.ruler.push("anchors", _anchors)
 
 
 def prose(text: str, drawings: Mapping[str, Drawing] | None = None) -> Markup:
-    """Our own Markdown, as in docs/walkthrough/. Parts that are too wide can be scrolled, by keyboard too; a link to a
-    file leads to its page here.
+    """Render our own Markdown, as in docs/walkthrough/.
+
+    Parts that are too wide can be scrolled, by keyboard too; a link to a file leads to its page here.
     """
     html = MARKDOWN.render(text, dict(drawings or {}))
     html = html.replace("<pre>", '<pre tabindex="0">')
