@@ -1,4 +1,4 @@
-"""What the benchmarks ask of phases and of what their stores hold. Nothing else here knows how stores are made."""
+"""Questions of the benchmarks to phases and their stores. No other file of theirs knows how stores are made."""
 
 import asyncio
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def active_only(phase: Phase) -> bool:
 
 
 def kept_in(store: str) -> Phase:
-    """The first phase of the story with this store: the one that is compared with the store's raw limit."""
+    """Return the first phase of the story with this store: the one that is compared with the store's raw limit."""
     return next(phase for phase in PHASES if phase.store and phase.store.name == store)
 
 
@@ -59,7 +59,7 @@ def title(phase: Phase) -> str:
 
 
 async def fan_out(timelines: Timelines, phase: Phase, author: ObjectId) -> None:
-    """What the poster or the worker does for one status, in this process."""
+    """Do in this process what the poster or the worker does for one status."""
     consumer = timelines.outbox.consumers[phase.slug]
     assert isinstance(consumer, PhaseConsumer)
     status = StatusRow(ObjectId(), author, "", "followers")
@@ -71,7 +71,7 @@ async def fan_out(timelines: Timelines, phase: Phase, author: ObjectId) -> None:
 async def deliver_only(
     timelines: Timelines, slugs: Sequence[str], *, read: str | None = None, anew: bool = False
 ) -> None:
-    """Switch to these, and wait until the grace of what was switched on is over, in all processes.
+    """Switch to these phases, and wait until the grace of what was switched on is over, in all processes.
 
     `anew`: what was kept before is forgotten.
     """
@@ -88,7 +88,7 @@ async def deliver_only(
 
 
 async def owed(timelines: Timelines, slug: str) -> int:
-    """Statuses that the phase still has to deliver, or that it never will, since it asks for them."""
+    """Count the statuses that the phase still has to deliver, or never will, since it asks for them."""
     pending, merges = await timelines.outbox.count(slug), timelines.phases[slug].merges
     return pending + (await timelines.stack.db["statuses"].count_documents({"pulled": True}) if merges else 0)
 
@@ -97,13 +97,13 @@ async def owed(timelines: Timelines, slug: str) -> int:
 
 
 async def container(timelines: Timelines, slug: str) -> Container | None:
-    """Where the phase keeps timelines; None for one that keeps none or does not deliver."""
+    """Return the container in which the phase keeps timelines; None if it keeps none or does not deliver."""
     keeps = timelines.phases[slug].keeps
     return (await timelines.switch.current()).current(keeps) if keeps else None
 
 
 async def kept_list(timelines: Timelines, slug: str, reader: ObjectId, n: int) -> Slice | None:
-    """What is kept for the reader, the newest `n`; None when nothing is."""
+    """Return the newest `n` of what is kept for the reader; None when nothing is."""
     kept, where = timelines.kept_by(slug), await container(timelines, slug)
     if kept is None or where is None:
         return None
@@ -113,7 +113,7 @@ async def kept_list(timelines: Timelines, slug: str, reader: ObjectId, n: int) -
 
 
 async def forget(timelines: Timelines, slug: str, readers: Sequence[ObjectId]) -> None:
-    """What is kept for these readers has expired, and this process remembers nothing of them."""
+    """Forget what is kept for these readers, as if it had expired, and what this process remembers of them."""
     kept = timelines.kept_by(slug)
     assert kept, "it delivers"
     for reader in readers:
@@ -122,37 +122,37 @@ async def forget(timelines: Timelines, slug: str, readers: Sequence[ObjectId]) -
 
 
 async def forget_active(stack: Stack, reader: ObjectId) -> None:
-    """The reader has been away for long."""
+    """Forget that the reader was here, as if they had been away for long."""
     await stack.db[ACTIVE].delete_one({"_id": reader})
 
 
 async def nobody_is_active(stack: Stack) -> None:
-    """All have been away for long."""
+    """Forget that anybody was here, as if all had been away for long."""
     await stack.db[ACTIVE].delete_many({})
 
 
 async def forget_reads(timelines: Timelines) -> None:
-    """How often people read and post is counted anew from now on."""
+    """Begin anew to count how often people read and post."""
     timelines.pulls.authors.forget()
     await timelines.stack.db[SETTINGS].delete_one({"_id": READS})
 
 
 async def last_active(timelines: Timelines, author: ObjectId) -> ObjectId | None:
-    """Whom the author's statuses are delivered to last, where they go to active readers alone."""
+    """Return the active reader to whom the author's statuses are delivered last; None where none is active."""
     active = {"authors": author, "until": {"$gte": timelines.stack.clock.now()}}
     last = await timelines.stack.db[ACTIVE].find_one(active, {"_id": 1}, sort=[("_id", -1)])
     return last["_id"] if last else None
 
 
 async def entries_collection(timelines: Timelines) -> str:
-    """Where the entries are, for the raw read of the same."""
+    """Return the name of the collection of entries, for the raw read of the same entries."""
     where = await container(timelines, ENTRIES.slug)
     assert where, "it delivers"
     return entries_name(where)
 
 
 async def entries_size(timelines: Timelines, slug: str) -> tuple[int, int]:
-    """Uncompressed bytes and entries of a store in MongoDB; no bytes on the stand-in."""
+    """Return uncompressed bytes and entries of a store in MongoDB; 0 bytes on the stand-in."""
     where, db = await container(timelines, slug), timelines.stack.db
     assert where, "it delivers"
     entries = entries_name(where)
@@ -163,7 +163,7 @@ async def entries_size(timelines: Timelines, slug: str) -> tuple[int, int]:
 
 
 async def sets_size(timelines: Timelines, slug: str, readers: Sequence[ObjectId]) -> int | None:
-    """Bytes of these readers' sets in Redis; None for a phase that keeps something else."""
+    """Return the bytes of these readers' sets in Redis; None for a phase that keeps something else."""
     where = await container(timelines, slug)
     if where is None or timelines.phases[slug].store is not SETS.store:
         return None
@@ -171,7 +171,7 @@ async def sets_size(timelines: Timelines, slug: str, readers: Sequence[ObjectId]
 
 
 async def keep_sets(timelines: Timelines, readers: Sequence[ObjectId], ids: int) -> None:
-    """A set of so many ids for each."""
+    """Keep a set of so many ids for each reader."""
     where, stack = await container(timelines, SETS.slug), timelines.stack
     assert where, "it delivers"
     at, ttl_ms = where.name, stack.config.timeline_ttl_s * 1000
@@ -187,8 +187,9 @@ async def keep_sets(timelines: Timelines, readers: Sequence[ObjectId], ids: int)
 
 
 async def list_keys(timelines: Timelines, slug: str, readers: Sequence[ObjectId]) -> tuple[list[str], str]:
-    """Where these readers' lists of a phase are in Memcached; and for keys of the same length that nobody uses, what
-    stands before the reader's id.
+    """Return the keys of these readers' lists of a phase in Memcached, and a prefix for keys that nobody uses.
+
+    With a reader's id behind it the prefix makes a key of the same length.
     """
     where = await container(timelines, slug)
     assert where, "it delivers"
@@ -200,6 +201,6 @@ async def list_keys(timelines: Timelines, slug: str, readers: Sequence[ObjectId]
 
 
 def list_value(stack: Stack, ids: int) -> bytes:
-    """A list of so many ids, as it is in Memcached."""
+    """Return a list of so many ids, as it is in Memcached."""
     expires_at_ms = int((stack.clock.now().timestamp() + stack.config.timeline_ttl_s) * 1000)
     return Value(A_LIST, [ObjectId().binary for _ in range(ids)], FIRST_ID.binary, expires_at_ms=expires_at_ms).packed()

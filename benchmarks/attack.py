@@ -1,7 +1,7 @@
 """`feedlab bench attack`: loads from outside on a system of its own, and what a bystander notices of each.
 
-The attacks are those of one person or one address, who may do all that a stranger may. A frozen server is one that a
-fault has stopped beside them.
+The attacks are those of one person or one address, who may do all that a stranger may. In the attack of the frozen
+server a fault has stopped that server.
 """
 
 import asyncio
@@ -31,14 +31,14 @@ from benchmarks.faults.system import CAST, System, serving
 PAUSE_S = 0.05  # of the bystander, between two pages
 RECOVER_S = 60.0
 BREATH_S = 0.01  # of an attacker, who may be refused at once
-DESCRIPTORS = 4_096  # of ours
+DESCRIPTORS = 4_096  # that this process may have
 COOKIE = "feedlab_session_{port}"
 SESSIONS = 20  # of the one who opens streams
 MALLORY, BYSTANDER = CAST.authors[0], CAST.readers[0]
 
 
 class Beside(BaseModel):
-    """What the bystander had beside one attack. `sent`: requests of the attack. `recovered_s`: None is never."""
+    """The bystander's figures beside one attack. `sent`: requests of the attack. `recovered_s`: None is never."""
 
     attack: str
     sent: int
@@ -78,7 +78,10 @@ class Report(BaseModel):
 
 @dataclass
 class Target:
-    """`size`: share of an attack's connections and clients. `sent` counts what the attack has sent."""
+    """The system under attack.
+
+    `size`: scales an attack's connections and clients. `sent` counts what the attack has sent.
+    """
 
     system: System
     size: float
@@ -99,7 +102,7 @@ class Target:
         return f"Host: {host}:{port}\r\nCookie: {COOKIE.format(port=port)}={token}\r\nAuthorization: Bearer {token}\r\n"
 
     async def send(self, head: str, body: str = "", *, wait: bool = True) -> None:
-        """One request on a connection of its own. Without `wait` its client has gone at once."""
+        """Send one request on a connection of its own. Without `wait` its client goes at once."""
         length = f"Content-Length: {len(body)}\r\n" if body else ""
         with suppress(OSError):  # refused or cut off: that is what the door is for
             reader, writer = await asyncio.open_connection(*self.place)
@@ -114,7 +117,7 @@ class Target:
 
 
 async def _over_and_over(clients: int, act: Callable[[int], Awaitable[None]]) -> None:
-    """Until it is cancelled."""
+    """Have so many clients act over and over, until cancelled."""
 
     async def one(number: int) -> None:
         while True:
@@ -176,7 +179,10 @@ async def streams(target: Target) -> None:
 
 
 async def refused_streams(target: Target) -> None:
-    """By every way in, with the token of somebody above the limit, and with tickets and cookies that are none."""
+    """Ask for streams that are refused, in every way.
+
+    The tokens are those of somebody above the limit; tickets and cookies are invalid.
+    """
     host, port = target.place
     none = f"Host: {host}:{port}\r\n"
     upgrade = (
@@ -225,7 +231,7 @@ ATTACKS: tuple[tuple[str, Callable[[Target], Awaitable[None]]], ...] = (
 
 @dataclass
 class Bystander:
-    """Reads a page again and again."""
+    """A bystander, who reads a page again and again. `ms`: how long each took."""
 
     http: Client
     ms: list[float]
@@ -242,7 +248,7 @@ class Bystander:
         return answer is not None
 
     async def watch(self, url: str, token: str) -> None:
-        """A live part of a page is open to the bystander too, once the page is."""
+        """Open a page with a live part, as the bystander's browser does."""
         port = urlsplit(url).port
         cookie = {"Cookie": f"{COOKIE.format(port=port)}={token}"}
         await self.http.http.get(f"{url}/", headers=cookie)
@@ -251,7 +257,7 @@ class Bystander:
                 self.http.outcome.unclean.append(f"a live stream: {answer.status_code}")
 
     async def recovered(self) -> float | None:
-        """Seconds until a page and a sign-in have succeeded."""
+        """Return the seconds until a page and a sign-in have succeeded; None where they never do."""
         began_s = time.monotonic()
         while time.monotonic() < began_s + RECOVER_S:
             if await self.page() and await sign_in(self.http, BYSTANDER):
@@ -322,7 +328,10 @@ async def _observed(system: System, seconds: float, size: float) -> Report:
 
 
 def run(seconds: float, size: float, *, as_json: bool) -> int:
-    """0 when the bystander had clean errors only, and everything again after each attack; else 1."""
+    """Run the attacks.
+
+    Return 0 when the bystander had clean errors only, and everything again after each attack; else 1.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="feedlab-attack-") as directory,
         serving(Path(directory), Plan(0, 0, 1)) as system,

@@ -36,9 +36,10 @@ async def pending(rig: Rig, slug: str) -> int:
 async def backlog(
     rig: Rig, graph: Graph, settings: HttpSettings, levels: Sequence[int], progress: Progress = silent
 ) -> Backlog:
-    """Phase by phase, with more and more posted, which is pending but for what the phase pulls; after each level
-    `rig.so_far` is what there is to show, and None after a wrong page. Raises WrongAnswer, NotAnswered, Failed,
-    BenchRefused.
+    """Measure pages phase by phase, with more and more statuses pending, except for those that the phase pulls.
+
+    After each level `rig.so_far` is what there is to show, and None after a wrong page. Raises WrongAnswer,
+    NotAnswered, Failed, BenchRefused.
     """
     about, readers = await origin(rig), await loaded(rig, graph, settings, progress)
     authors = followed(rig, readers.numbers)
@@ -58,7 +59,7 @@ async def backlog(
     planned = len(settings.phases) * len(levels)
 
     async def measured(slug: str, level: int, port: int, none: float | None) -> tuple[Backlogged, Asked]:
-        """`none`: pages a second without a backlog, where that has been measured."""
+        """Measure one level. `none`: pages a second without a backlog, where that has been measured."""
         if (owed := await answers.owed(rig.timelines, slug)) != level:
             raise BenchRefused(f"{slug}: {owed:,} statuses are pending or pulled and not {level:,}")
         waiting = await pending(rig, slug)
@@ -104,7 +105,10 @@ async def backlog(
 
 
 async def _drained(rig: Rig, slug: str, asked: Asked, progress: Progress) -> Drain:
-    """Under load the worker begins again; until nothing is pending, or for DRAIN_S. Raises WrongAnswer, NotAnswered."""
+    """Let the worker begin again under load, until nothing is pending or for DRAIN_S.
+
+    Raises WrongAnswer, NotAnswered.
+    """
     there, enough, gone_s = await pending(rig, slug), asyncio.Event(), None
     async with Generator.running() as generator:
         load = asyncio.create_task(generator.offer(replace(asked, patient=True), enough))

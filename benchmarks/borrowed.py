@@ -1,7 +1,7 @@
 """Measuring on servers that the environment names: in a database and under keys of its own, removed at the end.
 
-MongoDB, Redis and Memcached each have one name of ours, FEEDLAB_DATABASE and `_bench` behind it. Where one of them
-knows anything of that name already, nothing is measured: it may be somebody's, or another run's.
+MongoDB, Redis and Memcached each have one name of ours: FEEDLAB_DATABASE with `_bench` behind it. Where one of them has
+anything of that name already, nothing is measured: it may be somebody's, or another run's.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ LISTING_S = 600.0
 
 @contextmanager
 def borrowed() -> Iterator[tuple[Addresses, Path, Config]]:
-    """The servers, with a directory for logs, until the block ends. Raises BenchRefused, ServersError."""
+    """Yield the servers, with a directory for logs, until the block ends. Raises BenchRefused, ServersError."""
     given = Config.from_environment()
     insist(resolve(given, "urls"))
     name = given.database[: LONGEST_NAME - len(ENDING)] + ENDING
@@ -76,7 +76,7 @@ async def _claim(addresses: Addresses, config: Config) -> None:
 
 
 async def _there(stack: Stack) -> str | None:
-    """What has our name."""
+    """Say what has our name on these servers; None where nothing has."""
     name = stack.config.database
     if name in await stack.db.client.list_database_names():
         return f"a database {name!r}"
@@ -89,7 +89,7 @@ async def _there(stack: Stack) -> str | None:
 
 
 async def _remove(addresses: Addresses, config: Config) -> None:
-    """The database last: while it is there nobody else claims the name."""
+    """Remove all that is ours, the database last: while it is there nobody else claims the name."""
     async with opened(addresses, config, Clock(), redis_timeout_s=config.server_timeout_s) as stack:
         try:
             await _clear_redis(stack)
@@ -107,7 +107,8 @@ async def _remove(addresses: Addresses, config: Config) -> None:
 
 @asynccontextmanager
 async def beside(rig: Rig, ending: str) -> AsyncIterator[Rig]:
-    """The same system on one more database, with nothing in it, which is removed at the end with its keys in Redis.
+    """Yield the same system on another, empty database, which is removed at the end with its keys in Redis.
+
     Its Memcached keys have the same beginning as the rig's. Raises BenchRefused.
     """
     database = rig.stack.db.name[: LONGEST_NAME - len(ending)] + ending
@@ -127,7 +128,7 @@ async def beside(rig: Rig, ending: str) -> AsyncIterator[Rig]:
 
 
 async def _clear_redis(stack: Stack) -> None:
-    """What belongs to this very database: its name there has a random number in it."""
+    """Delete what belongs to this very database, whose name in Redis has a random number in it."""
     schema: Any = await stack.db[SETTINGS].find_one({"_id": SCHEMA})
     if not schema or "identity" not in schema:
         return  # so far nobody has written anything
@@ -165,7 +166,10 @@ async def _connected(node: str) -> AsyncIterator[tuple[asyncio.StreamReader, asy
 
 
 async def _memcached_keys(node: str, prefix: str) -> AsyncIterator[bytes]:
-    """Source: memcached/doc/protocol.txt, "LRU Crawler", `lru_crawler metadump`."""
+    """Yield the keys of a node that begin with the prefix.
+
+    Source: memcached/doc/protocol.txt, "LRU Crawler", `lru_crawler metadump`.
+    """
     async with _connected(node) as (reader, writer):
         for _ in range(BUSY_TRIES):
             writer.write(b"lru_crawler metadump all\r\n")

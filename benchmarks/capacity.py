@@ -29,7 +29,7 @@ BURN_IN_READERS = 50  # of strangers: nobody else asks twice
 
 @dataclass
 class Offered:
-    """What one or several offers of the same rate came to."""
+    """The outcome of one or several offers of the same rate."""
 
     latencies: Latencies
     late: Latencies
@@ -38,14 +38,16 @@ class Offered:
 
 
 class At(Protocol):
-    """So many `requests` at a rate. Raises NotAnswered, WrongAnswer."""
+    """A way to ask for so many `requests` at a rate. Raises NotAnswered, WrongAnswer."""
 
     def __call__(self, rate: float, requests: int) -> Awaitable[Offered]: ...
 
 
 def step_of(rate: float, offered: Offered, slo_ms: float) -> Step:
-    """Without figures where the generator gave up on who waited for too long, or where it was late itself: where p99
-    misses the objective, and would keep it but for that. (Its lateness is inside of each latency.)
+    """Return the step for an offer, without figures where the generator gave up on requests that waited too long.
+
+    The generator itself was late where p99 misses the objective, and would keep it without its lateness, which is
+    inside of each latency.
     """
     late_ms, count = offered.late.ms(99) if offered.late.count else 0.0, offered.latencies.count
     latency_ms = {} if offered.gave_up else offered.latencies.figures()
@@ -62,7 +64,7 @@ def step_of(rate: float, offered: Offered, slo_ms: float) -> Step:
 
 
 class Climbed(NamedTuple):
-    """As `Climb` has it."""
+    """The steps and the outcome of a climb, as in `Climb`."""
 
     steps: list[Step]
     capacity: float | None
@@ -70,8 +72,9 @@ class Climbed(NamedTuple):
 
 
 async def climb(at: At, settings: HttpSettings, heard: Callable[[Step], None] = lambda _: None) -> Climbed:
-    """Twice the rate until it is not held, then between the two; the best one is held over as many requests as p99.9
-    takes, or for HELD_S, or else a lower one.
+    """Find the highest rate that is held: double the rate until one is not, then try between the two.
+
+    The best one is held over as many requests as p99.9 takes, or for HELD_S, or else a lower one is.
     """
     steps: list[Step] = []
 
@@ -120,7 +123,7 @@ async def _held(rate: float, is_met: Callable[[float, float], Awaitable[bool]]) 
 async def asked_warm(
     rig: Rig, readers: Readers, slug: str, web: int, seed: int, progress: Progress = silent
 ) -> AsyncIterator[At]:
-    """By readers whom all of the processes know. Raises WrongAnswer, Failed."""
+    """Yield a way to ask by readers whom all of the processes know. Raises WrongAnswer, Failed."""
     async with web_processes(rig, web) as processes:
         ports = [process.port for process in processes]
         yield at_ports(ports, readers.path(slug), await readers.shown(slug, ports, progress), seed)
@@ -139,7 +142,10 @@ def at_ports(ports: Sequence[int], path: str, shown: Sequence[Reader], seed: int
 async def asked_by_strangers(
     rig: Rig, readers: Readers, slug: str, web: int, seed: int, progress: Progress = silent
 ) -> AsyncIterator[At]:
-    """By readers of whom each comes once to processes that have just been started; as often as there are too few."""
+    """Yield a way to ask by readers of whom each comes once to processes that have just been started.
+
+    New processes are started as often as there are too few such readers.
+    """
     async with web_processes(rig, web) as processes:
         shown = await readers.shown(slug, [processes[0].port], progress)
     draw = random.Random(seed)
@@ -192,7 +198,7 @@ def population(rig: Rig, settings: HttpSettings, readers: Readers) -> Population
 
 
 async def loaded(rig: Rig, graph: Graph, settings: HttpSettings, progress: Progress) -> Readers:
-    """The people, and those of them who read."""
+    """Load the people, and return those of them who read."""
     everybody = range(len(graph.people))
     numbers = sorted(random.Random(settings.seed).sample(everybody, min(settings.people, len(everybody))))
     await rig.load(graph, settings.seed, STATUSES_EACH, numbers, progress=progress)
@@ -200,7 +206,7 @@ async def loaded(rig: Rig, graph: Graph, settings: HttpSettings, progress: Progr
 
 
 async def http(rig: Rig, graph: Graph, settings: HttpSettings, progress: Progress = silent) -> HttpReport:
-    """One climb after the other; after each `rig.so_far` is what there is to show, and None after a wrong page.
+    """Make one climb after the other. After each `rig.so_far` is what there is to show, and None after a wrong page.
 
     Raises WrongAnswer, NotAnswered, Failed, BenchRefused.
     """

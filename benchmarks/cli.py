@@ -46,7 +46,7 @@ on_servers = click.option(
 
 
 class Finite(click.FloatRange):
-    """Neither `nan`, which is in no range and outside of none, nor `inf`."""
+    """A range of floats that refuses `nan`, which is in no range and outside of none, and `inf`."""
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
         number: float = super().convert(value, param, context)
@@ -54,7 +54,7 @@ class Finite(click.FloatRange):
 
 
 def _writes_a_report(measure: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options of a report, which gets a function that writes it."""
+    """Make a command with the options of a report, which gets a function that writes it."""
 
     @wraps(measure)
     def with_files(json_file: Path | None, csv: Path | None, html: Path | None, **options: Any) -> None:
@@ -69,7 +69,7 @@ def _writes_a_report(measure: Callable[..., None]) -> Callable[..., None]:
 
 
 def can_be_written(file: Path) -> None:
-    """Said before anything is measured, not after. Raises click.BadParameter."""
+    """Check, before anything is measured, that the file can be written. Raises click.BadParameter."""
     there = file.exists()
     try:
         file.open("ab").close()
@@ -104,7 +104,7 @@ def _measured(
     allow_standins: bool = False,
     where: Where = "own",
 ) -> "Report":
-    """On a rig, with its progress shown, and written."""
+    """Measure on a rig, show its progress, write the report and return it."""
     from app.demo.progress import shown
     from app.loop import event_loop
     from benchmarks.borrowed import borrowed
@@ -131,7 +131,7 @@ def _measured(
 
 
 def graph_of(spec: str, directed: bool, seed: int) -> "Graph":
-    """A file, or powerlaw:USERS:MEAN. Raises GraphError."""
+    """Return the graph of a file, or of powerlaw:USERS:MEAN. Raises GraphError."""
     from app.demo.graph import GraphError, load, powerlaw
     from app.demo.progress import shown
 
@@ -245,7 +245,7 @@ def targets(write: Write, only: tuple[str, ...], scale: float, where: Where) -> 
 
 
 def _over_http(measure: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options of those that ask for pages over HTTP, which gets settings of `report`."""
+    """Make a command with the options for asking for pages over HTTP, which gets them as settings of `report`."""
     options = (
         click.option("--graph", default="powerlaw:2000:30", help="FILE (SNAP) or powerlaw:USERS:MEAN."),
         directed,
@@ -273,7 +273,7 @@ def _over_http(measure: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def _failing() -> Iterator[None]:
-    """Exit code 1 when a page is wrong, and then without figures, or when one is refused."""
+    """Exit with 1, and without figures, when a page in the block is wrong; also when one is refused."""
     from benchmarks.readers import NotAnswered
     from benchmarks.subject import Failed, WrongAnswer
 
@@ -288,7 +288,7 @@ def _failing() -> Iterator[None]:
 
 
 def _slugs(phases: str | None, of: "Sequence[Phase]") -> tuple[str, ...]:
-    """What --phases says, of these. Raises UsageError."""
+    """Return the slugs in --phases, which must be of these phases; all of them without it. Raises UsageError."""
     all_slugs = [phase.slug for phase in of]
     slugs = tuple(dict.fromkeys(slug.strip() for slug in phases.split(","))) if phases else tuple(all_slugs)
     if unknown := [slug for slug in slugs if slug not in all_slugs]:
@@ -338,7 +338,8 @@ def backlog(
 ) -> None:
     """Find what a backlog costs those who read: pages over HTTP while the workers stand still, and until it is gone.
 
-    The statuses are posted over HTTP by people whom the readers follow. Exit code 1 as in `http`.
+    The statuses are posted over HTTP by people whom the readers follow. Exit code 1 when any answer is not the page
+    that it should be.
     """
     from benchmarks import answers
     from benchmarks import backlog as backlogs
@@ -390,7 +391,7 @@ def messages(
 @on_servers
 @_writes_a_report
 def fanout(write: Write, max_followers: int, repeats: int, where: Where) -> None:
-    """How the delivery of one status grows with its followers, beside the raw limits and the article's array."""
+    """Measure how the delivery of a status grows with its followers, beside the raw limits and the article's array."""
     from benchmarks import curves
 
     _measured(write, lambda rig, progress: curves.fanout(rig, max_followers, repeats, progress), where=where)
@@ -402,7 +403,7 @@ def fanout(write: Write, max_followers: int, repeats: int, where: Where) -> None
 @on_servers
 @_writes_a_report
 def read(write: Write, max_followees: int, repeats: int, where: Where) -> None:
-    """How one page grows with the reader's followees, beside the raw limit and the article's ways."""
+    """Measure how one page grows with the reader's followees, beside the raw limit and the article's ways."""
     from benchmarks import curves
 
     _measured(write, lambda rig, progress: curves.read(rig, max_followees, repeats, progress), where=where)

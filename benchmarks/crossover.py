@@ -24,7 +24,10 @@ AT_ONCE = 3  # measurements before the next phase has its turn
 async def crossover(
     rig: Rig, followers: int, pages_per_post: Sequence[int], turns: int, progress: Progress = silent
 ) -> Crossover:
-    """Processor time of all processes. `followers`: of the celebrity. Each phase has so many `turns`."""
+    """Measure the processor time of all processes, by pages for each post.
+
+    `followers`: those of the celebrity. Each phase has so many `turns`.
+    """
     shares = []
     for done, pages in enumerate(pages_per_post):
         progress(f"{pages:,} pages a post", done, len(pages_per_post))
@@ -44,7 +47,7 @@ async def crossover(
 
 
 def _mix(pages_per_post: int) -> Mix:
-    """A whole number of the celebrity's posts."""
+    """Return the operations of one turn, with a whole number of the celebrity's posts."""
     posts = ONE_POST_IN * max(1, round(OPERATIONS / (pages_per_post + 1) / ONE_POST_IN))
     return Mix(posts, posts * pages_per_post)
 

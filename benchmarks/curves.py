@@ -38,7 +38,7 @@ TITLES = {
 
 
 def exponent(points: Sequence[Point]) -> float | None:
-    """k of time ~ size^k: least squares on the logarithms, over the sizes from FITTED_FROM on."""
+    """Return k of time ~ size^k: least squares on the logarithms, over the sizes from FITTED_FROM on."""
     logs = [(math.log(size), math.log(p50)) for size, p50, _ in points if size >= FITTED_FROM and p50 > 0]
     return round(linear_regression(*zip(*logs, strict=True)).slope, 3) if len(logs) > 1 else None
 
@@ -69,7 +69,7 @@ async def _curves(
 
 
 async def fanout(rig: Rig, most: int, repeats: int, progress: Progress = silent) -> Curves:
-    """Milliseconds to deliver one status, by followers and by the share of them that is active."""
+    """Measure the milliseconds to deliver one status, by followers and by the share of them that is active."""
 
     async def seconds_at(db: limits.RawDatabase, size: int) -> dict[str, list[float]]:
         all_active = await scenes.star(rig, size, size)
@@ -90,7 +90,7 @@ async def fanout(rig: Rig, most: int, repeats: int, progress: Progress = silent)
 
 
 async def read(rig: Rig, most: int, repeats: int, progress: Progress = silent) -> Curves:
-    """Milliseconds of a warm read of LIMIT statuses, by followees, with other people's traffic around them."""
+    """Measure the milliseconds of a warm read of LIMIT statuses, by followees, among other people's traffic."""
     sizes = [size for size in FOLLOWEES if size <= most]
     await scenes.everything_delivers(rig)
     everybody = await scenes.authors(rig, max(sizes) + max(sizes) // 5, STATUSES_EACH)

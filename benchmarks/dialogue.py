@@ -1,4 +1,4 @@
-"""What two people have said to each other by the answers that they got, and what is wrong with what they are shown.
+"""A dialogue as two people know it from the answers that they got, and what is wrong with what they are shown.
 
 It shares no code with what it judges. What was sent and never acknowledged may be there, once, or not.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Wrong(NamedTuple):
-    """`kind`: missing, doubled or wrong."""
+    """An error in what was shown. `kind`: missing, doubled or wrong."""
 
     kind: str
     what: str
@@ -18,8 +18,10 @@ class Wrong(NamedTuple):
 
 @dataclass
 class Dialogue:
-    """One conversation, whose texts are unique. `acknowledged`: the number of each. `before`: of each that was sent,
-    the highest number that had been acknowledged until then.
+    """One conversation, whose texts are unique.
+
+    `acknowledged`: the number of each text. `before`: for each text that was sent, the highest number that had been
+    acknowledged until then.
     """
 
     acknowledged: dict[str, int] = field(default_factory=dict)
@@ -37,7 +39,10 @@ class Dialogue:
         self.last = max(self.last, seq)
 
     def check(self, shown: Sequence[tuple[int, str]], due: Mapping[str, int]) -> Iterator[Wrong]:
-        """All of it as (number, text), newest first. `due`: what had been acknowledged before anybody looked."""
+        """Yield what is wrong with the whole conversation as it is shown: (number, text), newest first.
+
+        `due`: what had been acknowledged before anybody looked.
+        """
         numbers = [seq for seq, _ in shown]
         if numbers != list(range(len(shown), 0, -1)):
             yield Wrong("wrong", f"not numbered one after the other: {numbers}")

@@ -1,10 +1,10 @@
 """The load generator, a process of its own: readers who ask for their pages, at a fixed rate or one after the other.
 
-It costs a fraction of what it measures (a protocol and a parser in C), and says how late it was itself. Every answer
-is compared, by a checksum, with the page that the reader is to have.
+It costs a fraction of what it measures (a protocol and a parser in C), and says how late it was itself. Every answer is
+compared, by a checksum, with the page that the reader is to have.
 
 Open loop: request k is due k / rate seconds after the start, and its latency counts from that moment; while no
-connection is free it waits. A generator that cannot keep up is late in taking requests up: that is `late`.
+connection is free it waits. `late` is by how much a generator that cannot keep up takes requests up too late.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ ENOUGH = b"null\n"  # instead of an offer
 
 
 class Reader(NamedTuple):
-    """A token, and the checksum of the page that it is to be shown."""
+    """A reader: their token, and the checksum of the page that they are to be shown."""
 
     token: str
     page: int
@@ -38,10 +38,10 @@ class Reader(NamedTuple):
 
 @dataclass(frozen=True)
 class Asked:
-    """`rate`: requests a second, or None for a closed loop of so many `connections` in all. Ports take turns.
+    """An offer of load. `rate`: requests a second, or None for a closed loop of so many `connections` in all.
 
-    `readers` come in any order, again and again, or each `once` and no more. The `burn_in` readers ask before anything
-    counts, for `burn_in_s`, as often as the others. `patient`: it never gives up.
+    Ports take turns. `readers` come in any order, again and again, or each `once` and no more. The `burn_in` readers
+    ask before anything counts, for `burn_in_s`, as often as the others. `patient`: it never gives up.
     """
 
     ports: Sequence[int]
@@ -59,9 +59,10 @@ class Asked:
 
 @dataclass
 class Answered:
-    """What counts. `latencies` and `late`: HdrHistogram's own form. `errors`: also of the burn-in.
+    """The outcome of an offer, without its burn-in, except that `errors` count those of the burn-in too.
 
-    `gave_up`: requests waited for longer than GIVE_UP_S, and the rest was not sent. `cpu_s`: of this process.
+    `latencies` and `late` are in HdrHistogram's own form. `gave_up`: requests waited for longer than GIVE_UP_S, and the
+    rest was not sent. `cpu_s`: processor seconds of the generator.
     """
 
     answered: int
@@ -74,17 +75,17 @@ class Answered:
 
 
 def checksum(body: bytes) -> int:
-    """Of a page without what it took to make it."""
+    """Return the checksum of a page, without the part that says what it cost."""
     end = body.find(CHANGES)
     return zlib.crc32(memoryview(body)[: end if end >= 0 else len(body)])
 
 
 class GeneratorFailed(Refused):
-    """Nothing was measured."""
+    """The generator failed, and nothing was measured."""
 
 
 class Generator:
-    """The process, for one offer after the other."""
+    """A running process, which takes one offer after the other."""
 
     def __init__(self, stdin: asyncio.StreamWriter, stdout: asyncio.StreamReader) -> None:
         self._stdin, self._stdout = stdin, stdout
@@ -92,7 +93,7 @@ class Generator:
     @classmethod
     @asynccontextmanager
     async def running(cls) -> AsyncIterator[Self]:
-        """It ends with its standard input, and so with us, however we end."""
+        """Run the process until the block ends. It ends with its standard input, and so with us, however we end."""
         process = await asyncio.create_subprocess_exec(
             *COMMAND, stdin=PIPE, stdout=PIPE, limit=LONGEST_LINE, start_new_session=True
         )
@@ -110,7 +111,7 @@ class Generator:
                 await process.wait()
 
     async def offer(self, asked: Asked, enough: asyncio.Event | None = None) -> Answered:
-        """`enough` ends it early. Raises GeneratorFailed."""
+        """Make an offer and return its outcome. `enough` ends it early. Raises GeneratorFailed."""
         ending = asyncio.create_task(self._end(enough)) if enough else None
         try:
             self._stdin.write(json.dumps(asdict(asked)).encode() + b"\n")
@@ -128,6 +129,6 @@ class Generator:
 
 
 async def offer(asked: Asked, enough: asyncio.Event | None = None) -> Answered:
-    """By a process for this alone. Raises GeneratorFailed."""
+    """Make an offer by a process for this alone. Raises GeneratorFailed."""
     async with Generator.running() as generator:
         return await generator.offer(asked, enough)

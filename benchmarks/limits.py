@@ -1,7 +1,7 @@
 """Raw limits: the shortest loops over the fastest drivers that do the same work, and nothing else.
 
-PyMongo's blocking client, redis-py with hiredis, and a bare socket to Memcached: no event loop, no threads. They check
-nothing, repeat nothing and survive nothing. Writes are acknowledged by a majority on both sides.
+They use PyMongo's blocking client, redis-py with hiredis, and a bare socket to Memcached: no event loop, no threads.
+They check nothing, repeat nothing and survive nothing. Writes are acknowledged by a majority on both sides.
 """
 
 import json
@@ -32,14 +32,14 @@ TIMEOUT_S = 30.0
 
 @contextmanager
 def connected(url: str, database: str) -> Iterator[RawDatabase]:
-    """Writes are acknowledged by a majority."""
+    """Yield the database by a blocking client, whose writes are acknowledged by a majority."""
     client: MongoClient[dict[str, Any]] = MongoClient(url, w="majority")
     with client:
         yield client[database]
 
 
 def measured(call: Callable[..., object], *args: Any) -> Callable[[], Awaitable[object]]:
-    """A raw limit as something to be measured in turn with what is asynchronous. It blocks, and nobody else waits."""
+    """Return a raw limit as something to be measured in turn with asynchronous work. It blocks the event loop."""
 
     async def blocking() -> object:
         return call(*args)
@@ -48,7 +48,7 @@ def measured(call: Callable[..., object], *args: Any) -> Callable[[], Awaitable[
 
 
 def create(db: RawDatabase, readers: Sequence[ObjectId]) -> None:
-    """What the raw writes need: a clustered collection, and the article's array of each reader, full."""
+    """Create what the raw writes need: a clustered collection, and the article's array of each reader, full."""
     if RAW_ENTRIES not in db.list_collection_names():
         db.create_collection(RAW_ENTRIES, clusteredIndex={"key": {"_id": 1}, "unique": True})
     ids = [ObjectId() for _ in range(ARRAY_KEEPS)]
@@ -61,12 +61,12 @@ def create(db: RawDatabase, readers: Sequence[ObjectId]) -> None:
 
 
 def insert_status(db: RawDatabase, author: ObjectId) -> None:
-    """What every phase stores before anything else: one document, in a collection without further indexes."""
+    """Store what every phase stores before anything else: one document, in a collection without further indexes."""
     db[RAW_STATUSES].insert_one({"user_id": author, "text": "a status", "audience": "followers", "deleted": False})
 
 
 def follower_ids(db: RawDatabase, author: ObjectId, active_after: datetime | None = None) -> list[ObjectId]:
-    """Everybody who follows the author, or of those the active ones: covered by an index."""
+    """Return all followers of the author, or the active ones: covered by an index."""
     if active_after:
         active = db[ACTIVE].find({"authors": author, "until": {"$gte": active_after}}, {"_id": 1}, hint="recipients")
         return [reader["_id"] for reader in active.batch_size(READ_AT_ONCE)]
@@ -75,7 +75,7 @@ def follower_ids(db: RawDatabase, author: ObjectId, active_after: datetime | Non
 
 
 def insert_entries(db: RawDatabase, author: ObjectId, status: ObjectId) -> None:
-    """Phase 2's work: covered follower read, clustered insert."""
+    """Do phase 2's work: covered follower read, clustered insert."""
     readers = follower_ids(db, author)
     tail = status.binary
     for at in range(0, len(readers), INSERT_BATCH):
@@ -86,7 +86,7 @@ def insert_entries(db: RawDatabase, author: ObjectId, status: ObjectId) -> None:
 
 
 def push_arrays(db: RawDatabase, author: ObjectId, status: ObjectId) -> None:
-    """The article's way: one array per reader, `$push` with `$slice`."""
+    """Deliver in the article's way: one array per reader, `$push` with `$slice`."""
     readers = follower_ids(db, author)
     for at in range(0, len(readers), UPDATE_BATCH):
         db[RAW_ARRAYS].update_many(
@@ -96,7 +96,10 @@ def push_arrays(db: RawDatabase, author: ObjectId, status: ObjectId) -> None:
 
 
 class RawMemcached:
-    """One bare socket and pipelined meta commands (memcached/doc/protocol.txt, "Meta Set", "Meta No-Op")."""
+    """A connection to Memcached by a bare socket and pipelined meta commands.
+
+    Source: memcached/doc/protocol.txt, "Meta Set", "Meta No-Op".
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -108,7 +111,7 @@ class RawMemcached:
             yield cls(connection)
 
     def _until(self, end: bytes) -> bytes:
-        """What comes, up to and without `end`, which is the last thing that comes."""
+        """Read up to `end`, which is the last thing that comes, and return what came before it."""
         answered = b""
         while not answered.endswith(end):
             part = self._socket.recv(64 * 1024)
@@ -118,7 +121,7 @@ class RawMemcached:
         return answered[: -len(end)]
 
     def _quietly(self, pattern: bytes, keys: Sequence[str], tail: bytes) -> bytes:
-        """The pattern with each key and the tail, in batches; what was answered in spite of the quiet flag."""
+        """Send the pattern with each key and the tail, in batches; return what was answered despite the quiet flag."""
         answered = b""
         for at in range(0, len(keys), PREPEND_BATCH):
             batch = keys[at : at + PREPEND_BATCH]
@@ -137,7 +140,7 @@ class RawMemcached:
         self._quietly(b"md %s%s", keys, b" q\r\n")
 
     def stats(self) -> dict[str, str]:
-        """What `stats` answers (memcached/doc/protocol.txt, "General-purpose statistics")."""
+        """Return the node's `stats` (memcached/doc/protocol.txt, "General-purpose statistics")."""
         self._socket.sendall(b"stats\r\n")
         lines = self._until(b"END\r\n").decode().splitlines()
         return {name: value for _, name, value in (line.split(" ", 2) for line in lines if line.startswith("STAT "))}
@@ -146,13 +149,16 @@ class RawMemcached:
 def prepend_lists(
     db: RawDatabase, memcached: RawMemcached, author: ObjectId, status: ObjectId, prefix: str, active_after: datetime
 ) -> None:
-    """Phase 4's work: covered read of the active followers, pipelined prepend."""
+    """Do phase 4's work: covered read of the active followers, pipelined prepend."""
     readers = follower_ids(db, author, active_after)
     memcached.prepend_all([f"{prefix}{reader}" for reader in readers], status.binary)
 
 
 class RawSets:
-    """Pipelined ZADD, packed by hand, on a connection of redis-py with hiredis. It makes sets where there are none."""
+    """Sorted sets by pipelined ZADD, packed by hand, on a connection of redis-py with hiredis.
+
+    It also makes missing sets.
+    """
 
     def __init__(self, queue: DeliveryQueue, prefix: str) -> None:
         self._redis, self._prefix = queue.connection, prefix.encode()
@@ -177,7 +183,7 @@ class RawSets:
 
 
 def add_to_sets(db: RawDatabase, sets: RawSets, author: ObjectId, status: ObjectId, active_after: datetime) -> None:
-    """Phase 5's work: covered read of the active followers, pipelined ZADD."""
+    """Do phase 5's work: covered read of the active followers, pipelined ZADD."""
     sets.add_all(follower_ids(db, author, active_after), status.binary)
 
 
@@ -185,20 +191,23 @@ def add_to_sets(db: RawDatabase, sets: RawSets, author: ObjectId, status: Object
 
 
 def read_two_queries(db: RawDatabase, entries: str, reader: ObjectId, limit: int) -> int:
-    """The bare read of a kept timeline: ids by key, statuses by id. Nothing is checked."""
+    """Read a kept timeline: ids by key, statuses by id. Nothing is checked. Return the number of statuses."""
     keys = {"$gte": reader.binary + bytes(12), "$lt": reader.binary + b"\xff" * 12}
     rows = db[entries].find({"_id": keys}).sort("_id", -1).limit(limit)
     return _hydrated(db, [ObjectId(entry["_id"][12:]) for entry in rows])
 
 
 def read_array(db: RawDatabase, reader: ObjectId, limit: int) -> int:
-    """The same from the article's array."""
+    """Read a timeline from the article's array: its ids, then statuses by id. Return the number of statuses."""
     array = db[RAW_ARRAYS].find_one({"_id": reader}, {"ids": {"$slice": -limit}})
     return _hydrated(db, array["ids"] if array else [])
 
 
 def read_plain_in(db: RawDatabase, reader: ObjectId, limit: int) -> int:
-    """The article's phase 1: one `$in` over all followees, sorted by the database."""
+    """Read as the article's phase 1: one `$in` over all followees, sorted by the database.
+
+    Return the number of statuses.
+    """
     edges = db["follows"].find({"follower": reader}, {"_id": 0, "followee": 1}).batch_size(READ_AT_ONCE)
     authors = [edge["followee"] for edge in edges]
     return len(list(db["statuses"].find({"user_id": {"$in": authors}}).sort("_id", -1).limit(limit)))
@@ -209,19 +218,19 @@ def _hydrated(db: RawDatabase, ids: Sequence[ObjectId]) -> int:
 
 
 class RedisUser:
-    """What somebody does who keeps all of it in Redis: a sorted set of ids, and the statuses as JSON in a hash."""
+    """A timeline kept in Redis alone, as somebody may do: a sorted set of ids, and the statuses as JSON in a hash."""
 
     def __init__(self, queue: DeliveryQueue, name: str) -> None:
         self._redis = queue.connection
         self._timeline, self._statuses = f"{name}:timeline", f"{name}:statuses"
 
     def keep(self, statuses: Sequence[dict[str, Any]]) -> None:
-        """`statuses`, newest first, each with its "id"."""
+        """Keep `statuses`, newest first, each with its "id"."""
         self._redis.hset(self._statuses, mapping={status["id"]: json.dumps(status) for status in statuses})
         self._redis.zadd(self._timeline, {status["id"]: -place for place, status in enumerate(statuses)})
 
     def read(self, limit: int) -> list[Any]:
-        """One ZREVRANGE, and a pipelined HGET for each id."""
+        """Read the newest statuses: one ZREVRANGE, and a pipelined HGET for each id."""
         pipeline = self._redis.pipeline(transaction=False)
         ids: Any = self._redis.zrevrange(self._timeline, 0, limit - 1)
         for id in ids:

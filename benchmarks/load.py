@@ -93,7 +93,7 @@ class Load:
         self._requests = self._in_order()
 
     def _in_order(self) -> Iterator[tuple[Reader, bool]]:
-        """(who asks, whether it counts)"""
+        """Yield (who asks, whether it counts), in the order of the requests."""
         asked, draw = self._asked, random.Random(self._asked.seed)
         if asked.rate is not None and asked.burn_in:
             yield from ((reader, False) for reader in islice(cycle(asked.burn_in), round(asked.burn_in_s * asked.rate)))
@@ -133,14 +133,14 @@ class Load:
         )
 
     def stop(self) -> None:
-        """Nothing more is sent."""
+        """Send no further requests."""
         self._over = True
         self._look_whether_done()
 
     # Open loop
 
     def _tick(self) -> None:
-        """Take up what is due."""
+        """Take up the requests that are due."""
         now = self._loop.time()
         while not self._over:
             due = self._start + self._number * self._gap
@@ -166,7 +166,7 @@ class Load:
     # Closed loop
 
     def _next_of_closed_loop(self, port: int) -> None:
-        """One of them counts at least, however long the others take."""
+        """Begin the next request of a closed loop. At least one of them counts, however long the others take."""
         now = self._loop.time()
         counts = now >= self._start + self._asked.burn_in_s
         if self._over or (now >= self._end and self._number) or (following := next(self._requests, None)) is None:
@@ -241,7 +241,7 @@ class Load:
             self._failed(f"lost: {type(error).__name__ if error else 'closed'}")
 
     def _failed(self, what: str) -> None:
-        """One is enough: the run has failed."""
+        """Count an error and end the load: after one error the run has failed."""
         self._errors[what] += 1
         self._over = True
         for line in self._waiting.values():
@@ -255,7 +255,7 @@ class Load:
 
 
 async def _serve() -> None:
-    """A line of JSON for each offer, and one for what came of it; until the end of the input, or an error."""
+    """Read a line of JSON for each offer, and write one with its outcome, until the end of the input, or an error."""
     lines = asyncio.StreamReader(limit=LONGEST_LINE)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     load: Load | None = None

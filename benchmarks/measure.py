@@ -1,9 +1,9 @@
 """Latency measured right: histograms, and the two ways of offering load.
 
 Open loop: operation k is due k / rate seconds after the start, whatever became of the ones before it, and its latency
-counts from that moment. A system that stalls for a second is then charged with everything that should have been
-served meanwhile ("coordinated omission" is leaving that out; Gil Tene, HdrHistogram). Closed loop: a number of
-clients, each waiting for its answer before it asks again; its latencies say nothing about those who would have come.
+counts from that moment. A system that stalls for a second is then charged with everything that should have been served
+meanwhile ("coordinated omission" is leaving that out; Gil Tene, HdrHistogram). Closed loop: a number of clients, each
+waiting for its answer before it asks again; its latencies say nothing about those who would have come.
 """
 
 import asyncio
@@ -43,17 +43,20 @@ class Latencies:
         return int(self._histogram.get_total_count())
 
     def ms(self, percentile: float) -> float:
-        """Milliseconds, to the microsecond."""
+        """Return the milliseconds at a percentile, to the microsecond."""
         histogram = self._histogram
         us = histogram.get_max_value() if percentile == 100 else histogram.get_value_at_percentile(percentile)
         return float(round(us / 1000, 3))
 
     def figures(self) -> dict[str, float]:
-        """p50 p90 p99 p99.9 max in milliseconds: those that there are SAMPLES enough for."""
+        """Return those of p50, p90, p99, p99.9 and max, in milliseconds, for which there are SAMPLES enough."""
         return {name: self.ms(of) for name, of in PERCENTILES.items() if self.count >= SAMPLES[name]}
 
     def curve(self) -> list[tuple[float, float]]:
-        """(share of operations that took longer, milliseconds), from the median to where BEYOND took longer still."""
+        """Return points (share of operations that took longer, milliseconds).
+
+        They go from the median to where BEYOND operations took longer still.
+        """
         smallest = BEYOND / max(self.count, 1)
         if smallest > 0.5:
             return []
@@ -61,7 +64,7 @@ class Latencies:
         return [(share, self.ms(100 * (1 - share))) for share in shares]
 
     def encoded(self) -> str:
-        """HdrHistogram's own compressed form, base64: other tools read and merge it."""
+        """Return HdrHistogram's own compressed form, base64, which other tools read and merge."""
         return str(self._histogram.encode().decode())
 
     @classmethod
@@ -73,7 +76,7 @@ class Latencies:
 
 @dataclass
 class Offered:
-    """What was offered while it counted. `late_s`: how much later than intended the last operation began."""
+    """The load that was offered while it counted. `late_s`: how much later than intended the last operation began."""
 
     operations: int = 0
     seconds: float = 0
@@ -110,7 +113,7 @@ async def open_loop(
 
 
 async def closed_loop(operations: Iterator[T], do: Do[T], *, clients: int, burn_in_s: float, seconds: float) -> Offered:
-    """`clients` that each wait for an answer before the next operation. What began in time counts."""
+    """Run `clients` that each wait for an answer before the next operation. What began in time counts."""
     loop = asyncio.get_running_loop()
     offered = Offered()
     start = loop.time()

@@ -1,8 +1,9 @@
-"""`feedlab bench messages`: from the moment a message was due to its event at the other's open stream.
+"""`feedlab bench messages`: the time from the moment a message was due to its event at the other's open stream.
 
-Without receipts one of the two writes, and the other has a stream open. With them both do both, and say of each message
-that it has come, and then that it has been read. Streams are spread over the web processes, and what is asked goes to
-any of these. Each stream is to tell all that is said, once, in the order of the numbers; so are the pages at the end.
+Without receipts one of the two people writes, and the other has a stream open. With receipts both do both, and say of
+each message that it has come, and then that it has been read. Streams are spread over the web processes, and requests
+go to any of these. Each stream is to tell all that is said, once, in the order of the numbers; so are the pages at the
+end.
 """
 
 import asyncio
@@ -41,8 +42,10 @@ PAGE = 100
 
 @dataclass(eq=False)
 class Person:
-    """`told`: what they know of the conversation, as (number, text): fetched once, and then what their stream tells.
-    `unread`: when those of their own were due that the other has not read yet, by number.
+    """One of the two people in a conversation.
+
+    `told`: what they know of the conversation, as (number, text): fetched once, and then what their stream tells.
+    `unread`: when those of their own messages were due that the other has not read yet, by number.
     """
 
     token: str
@@ -61,7 +64,7 @@ class Talk:
 
 @dataclass
 class Delays:
-    """Seconds from the moment a message was due. `read`: until its sender is told that the other has read it."""
+    """Delays in seconds from when a message was due. `read`: until its sender is told that the other has read it."""
 
     received: list[float] = field(default_factory=list)
     acknowledged: Latencies = field(default_factory=Latencies)
@@ -72,7 +75,7 @@ class Delays:
 
 
 class Run:
-    """Conversations over web processes. What is wrong is in `wrongs`."""
+    """A run of conversations over web processes. What is wrong is in `wrongs`."""
 
     def __init__(
         self, talks: list[Talk], ports: list[int], seed: int, texts: "itertools.count[int]", *, receipts: bool
@@ -87,7 +90,7 @@ class Run:
 
     @asynccontextmanager
     async def streams(self) -> AsyncIterator[None]:
-        """Open until the block ends, as is what they were asked over. Raises TimeoutError."""
+        """Keep the streams and the connections for requests open until the block ends. Raises TimeoutError."""
         loop, wires = asyncio.get_running_loop(), list[Wire]()
         ports, kinds = itertools.cycle(self._ports), itertools.cycle(KINDS)
         try:
@@ -106,7 +109,7 @@ class Run:
                 await client.close()
 
     async def at_rate(self, rate: float, seconds: float) -> Delays:
-        """Messages at a fixed rate, in conversations at random."""
+        """Send messages at a fixed rate, in conversations at random."""
         self._delays = delays = Delays()
         async with asyncio.TaskGroup() as tasks:
             self._answering = tasks
@@ -131,7 +134,7 @@ class Run:
             self._delays.acknowledged.record(asyncio.get_running_loop().time() - due_s)
 
     async def send(self, talk: Talk, sender: Person, number: int) -> bool:
-        """Whether it was acknowledged."""
+        """Send a message; return whether it was acknowledged."""
         text = f"message {number}"
         talk.dialogue.begin(text)
         body = {"client_id": str(number), "text": text}
@@ -181,12 +184,12 @@ class Run:
             self._answering.create_task(self._receive(talk, person, seq))
 
     async def _receive(self, talk: Talk, person: Person, seq: int) -> None:
-        """It has come, and then it is shown."""
+        """Say of a message that it has come, and then that it has been read."""
         for mark in ("delivered", "read"):
             await self._ask(person, "PUT", f"/{talk.id}/receipt", HTTPStatus.NO_CONTENT, {mark: seq})
 
     async def judge(self) -> None:
-        """Now that nothing is under way: what the streams have told, and what the pages show."""
+        """Judge what the streams have told and what the pages show, once nothing is under way."""
         for talk, person in self._listening:
             for shown in (person.told[::-1], await self._pages(talk)):
                 self.wrongs += talk.dialogue.check(shown, talk.dialogue.acknowledged)
@@ -207,7 +210,7 @@ def _same(wire: Wire) -> Wire:
 
 
 async def talks(rig: Rig, count: int, people: int | None = None, readers: int | None = None) -> list[Talk]:
-    """Conversations among the people of a small world."""
+    """Make conversations among the people of a small world."""
     world = people or max(LEAST_PEOPLE, PEOPLE_EACH * count)
     known = await crowd(rig, world, readers or min(world, READERS_EACH * count))
     numbers, ids, conversations = known.numbers[: 2 * count], rig.loaded.ids, Conversations(rig.stack)
@@ -222,7 +225,10 @@ async def talks(rig: Rig, count: int, people: int | None = None, readers: int | 
 
 
 async def commands_of_a_post(rig: Rig, run: Run, talk: Talk, times: int = COUNTED) -> dict[str, float]:
-    """By the servers' own counts: the median of messages that are sent one after another, while no stream is open."""
+    """Return the commands of one message by the servers' own counts, while no stream is open.
+
+    It is the median of messages that are sent one after another.
+    """
     found = list[dict[str, float]]()
     for number in range(times):
         before = await _counts(rig)
@@ -242,7 +248,7 @@ async def _counts(rig: Rig) -> dict[str, float]:
 
 
 async def messages(rig: Rig, settings: MessagesSettings, progress: Progress = silent) -> MessagesReport:
-    """Each number of web processes, without receipts and with them, each rate until p99 is too late."""
+    """Measure each number of web processes, without receipts and with them, at each rate until p99 is too late."""
     texts, about = itertools.count(), vars(await origin(rig))
     *those, apart = await talks(rig, settings.conversations + 1)
     report = MessagesReport(**about, settings=settings, commands={}, steps=[], wrongs=[], unfinished=True)

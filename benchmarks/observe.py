@@ -1,4 +1,4 @@
-"""What is watched from outside while a phase works: delivery lag, queues, processor time, commands, bytes kept."""
+"""Observation from outside while a phase works: delivery lag, queues, processor time, commands, bytes kept."""
 
 import asyncio
 import random
@@ -34,17 +34,17 @@ COUNTED_COMMANDS = (
 
 
 class NotDelivered(Exception):
-    """The phase said that a status was delivered to everybody, and the last follower's list does not hold it."""
+    """The phase said that a status was delivered to everybody, but the last follower's list does not hold it."""
 
 
 @dataclass
 class Lags:
-    """Acknowledged → the last follower's kept list holds it.
+    """The delivery lag: from the acknowledgement until the last follower's kept list holds the status.
 
     The phase clears a status's `pending` after the last follower's list was written, so the harness looks at the
     (indexed, covered) set of pending statuses, and the lag ends with the first look that finds it cleared: never too
-    early, too late by at most one look (`looks`). Of every CHECK_ONE_IN-th the last follower's list itself is read.
-    A phase that delivers before the acknowledgement has no lag; one that keeps nothing delivers nothing.
+    early, too late by at most one look (`looks`). For every CHECK_ONE_IN-th status the last follower's list itself is
+    read. A phase that delivers before the acknowledgement has no lag; one that keeps nothing delivers nothing.
     """
 
     rig: Rig
@@ -78,14 +78,14 @@ class Lags:
         return len(self._waiting)
 
     async def drained(self, within_s: float) -> bool:
-        """Wait until everything is delivered; whether it was in time."""
+        """Wait until everything is delivered; return whether it was in time."""
         if self._waiting:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), within_s)
         return not self._waiting
 
     async def watch(self) -> None:
-        """Until cancelled. Raises NotDelivered."""
+        """Look at what is pending until cancelled. Raises NotDelivered."""
         loop = asyncio.get_running_loop()
         last = loop.time()
         try:
@@ -123,8 +123,9 @@ class Lags:
             await self._check(status, author)
 
     async def _check(self, status: ObjectId, author: int) -> None:
-        """Read the last follower's list. Somebody who came to follow meanwhile is given time for the backfill. What is
-        pulled is in nobody's.
+        """Check that the last follower's list holds the status, unless it is pulled: then it is in nobody's.
+
+        Somebody who came to follow meanwhile is given time for the backfill.
         """
         loaded = self.record.loaded
         with uncounted():
@@ -176,8 +177,9 @@ async def _watch_depths(stack: Stack, lags: Lags, depths: Depths) -> None:
 
 
 async def counted_by_servers(stack: Stack) -> tuple[dict[str, float], dict[str, float]] | None:
-    """Commands that each server has been sent so far and processor seconds that it has used, for whomever; None for
-    stand-ins. Of MongoDB it is the primary's, or the router's.
+    """Return the commands that each server has been sent so far, and the processor seconds that it has used.
+
+    They are counted for all clients. None for stand-ins. For MongoDB it is the primary's count, or the router's.
     """
     if is_stand_in(stack.db) or stack.addresses.memcached is None or stack.addresses.redis is None:
         return None
@@ -204,7 +206,7 @@ def _memcached_stats(node: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Meters:
-    """Counters that only rise, read before and after."""
+    """Readings of counters that only rise, to be taken before and after."""
 
     cpu_s: dict[str, float]
     commands: dict[str, float] | None
@@ -220,7 +222,7 @@ class Meters:
         return cls(of_servers | used, commands)
 
     def since(self, before: Self, own_finds: int = 0) -> "Meters":
-        """The harness's own look-ups are taken off MongoDB's."""
+        """Return the difference to an earlier reading. The harness's own look-ups are taken off MongoDB's."""
         used = {name: seconds - before.cpu_s[name] for name, seconds in self.cpu_s.items()}
         if self.commands is None or before.commands is None:
             return Meters(used, None)
@@ -230,7 +232,7 @@ class Meters:
 
 
 async def kept(rig: Rig, slug: str, warmed: Sequence[int], empty_bytes: int) -> Kept:
-    """What is kept when all readers are there, from what is kept for the `warmed`.
+    """Estimate what is kept when all readers are there, from what is kept for the `warmed`.
 
     `empty_bytes`: Memcached's bytes before the phase began.
     """

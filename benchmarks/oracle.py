@@ -1,4 +1,6 @@
-"""The one oracle: the definition in docs/correctness.md on plain sets. From edges and statuses: what a reader sees.
+"""The one oracle: the definition in docs/correctness.md on plain sets.
+
+From edges and statuses it says what a reader sees.
 
 It imports nothing of ours, so that no error can be in it and in what it judges. Ids are whatever can be ordered:
 ObjectIds, or the names of people in a test.
@@ -18,7 +20,7 @@ Id = TypeVar("Id", bound=Ordered)
 
 
 class Relation(NamedTuple):
-    """Of a reader to an author."""
+    """The relation of a reader to an author."""
 
     follows: bool = True
     followed_back: bool = False
@@ -28,7 +30,7 @@ class Relation(NamedTuple):
 
 
 def admitted(audience: str, relation: Relation) -> bool:
-    """The one definition, for a status that is not deleted."""
+    """Return whether the reader sees a status that is not deleted: the one definition."""
     if relation.same:
         return True
     if not relation.follows or relation.blocked:
@@ -38,7 +40,7 @@ def admitted(audience: str, relation: Relation) -> bool:
 
 @dataclass(frozen=True)
 class Told(Generic[Id]):
-    """A status that was posted."""
+    """A status that was posted, with its text."""
 
     author: Id
     text: str
@@ -48,8 +50,10 @@ class Told(Generic[Id]):
 
 @dataclass
 class Oracle(Generic[Id]):
-    """Pairs read as a sentence: (follower, followee), (blocker, blocked), (owner, member), (muter, muted), (reader,
-    liked status). `departed`: people whose account is deleted.
+    """Edges and statuses, and what follows from them for each reader.
+
+    Pairs read as a sentence: (follower, followee), (blocker, blocked), (owner, member), (muter, muted), (reader, liked
+    status). `departed`: people whose account is deleted.
     """
 
     statuses: dict[Id, Told[Id]] = field(default_factory=dict)
@@ -62,8 +66,10 @@ class Oracle(Generic[Id]):
 
     @classmethod
     def of(cls, **documents: Iterable[Mapping[str, Any]]) -> Self:
-        """From documents by collection, any of `statuses`, `follows`, `blocks`, `circles`, `mutes`, `departures` and
-        `likes`: raw ones, but a like has `reader` and `status`.
+        """Make an oracle from raw documents by collection.
+
+        They are any of `statuses`, `follows`, `blocks`, `circles`, `mutes`, `departures` and `likes`; a like has
+        `reader` and `status`.
         """
         oracle = cls()
         for row in documents.get("statuses", ()):
@@ -78,7 +84,7 @@ class Oracle(Generic[Id]):
         return oracle
 
     def block(self, blocker: Id, blocked: Id) -> None:
-        """Ends both follows; the circle stays as it is."""
+        """Block somebody: it ends both follows, and the circle stays as it is."""
         self.blocks.add((blocker, blocked))
         self.follows -= {(blocker, blocked), (blocked, blocker)}
 
@@ -87,7 +93,7 @@ class Oracle(Generic[Id]):
         self.likes = {like for like in self.likes if like[1] != status}
 
     def depart(self, person: Id) -> None:
-        """Nothing of the person is left but their likes, which are counted until they are removed."""
+        """Delete a person's account. Nothing is left of it but likes, which are counted until they are removed."""
         self.departed.add(person)
         for id in [id for id, status in self.statuses.items() if status.author == person]:
             self.delete(id)
@@ -112,7 +118,7 @@ class Oracle(Generic[Id]):
         return there and admitted(status.audience, self.relation(reader, status.author))
 
     def timeline(self, reader: Id) -> list[Id]:
-        """Everything, newest first."""
+        """Return all of a reader's timeline, newest first."""
         authors = {status.author for status in self.statuses.values()}
         relations = {author: self.relation(reader, author) for author in authors}
         shown = (
@@ -126,11 +132,11 @@ class Oracle(Generic[Id]):
         return sorted(shown, reverse=True)
 
     def liked(self, id: Id, reader: Id) -> tuple[int, bool]:
-        """How many people like the status, and whether the reader does."""
+        """Return how many people like the status, and whether the reader does."""
         return sum(status == id for _, status in self.likes), (reader, id) in self.likes
 
     def told(self, reader: Id, handle: str) -> set[tuple[str, Id, Id | None]]:
-        """(kind, who, status) of each notification that the reader is shown, who is mentioned by this handle."""
+        """Return (kind, who, status) of each notification that the reader is shown, who is mentioned by this handle."""
         mine = {id for id, status in self.statuses.items() if status.author == reader and not status.deleted}
         told: set[tuple[str, Id, Id | None]] = {
             *(("follow", who, None) for who, whom in self.follows if whom == reader),
@@ -145,6 +151,6 @@ class Oracle(Generic[Id]):
         }
 
     def page(self, reader: Id, before: Id | None, limit: int) -> tuple[list[Id], bool]:
-        """The newest `limit` below `before`, and whether more follow."""
+        """Return the newest `limit` statuses below `before`, and whether more follow."""
         older = [id for id in self.timeline(reader) if before is None or id < before]
         return older[:limit], len(older) > limit

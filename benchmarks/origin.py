@@ -1,4 +1,4 @@
-"""Where, when and on what something is measured: the beginning of every report."""
+"""The origin of a report, with which each one begins: where, when and on what it was measured."""
 
 import asyncio
 import platform
@@ -43,7 +43,7 @@ async def origin(rig: Rig) -> Origin:
 
 
 async def topology(stack: Stack) -> dict[str, str]:
-    """What kind of each server it is and of how many, without their names."""
+    """Return what kind each server is and how many of it there are, without their names."""
     redis: Any = await asyncio.to_thread(stack.queue.connection.info)
     replicas = int(redis.get("connected_slaves", 0))
     return {
@@ -72,7 +72,7 @@ def _counted(number: int, what: str) -> str:
 
 
 def _commit() -> str | None:
-    """The commit of this checkout, where it is one and git is there."""
+    """Return the commit of this checkout; None where it is none, or git is missing."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         described = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

@@ -39,7 +39,7 @@ FACTS = {
 
 @dataclass(frozen=True)
 class Line:
-    """One series. `style` is the number of its colour and shape in the page's style."""
+    """One series of a plot. `style` is the number of its colour and shape in the page's style."""
 
     title: str
     points: Sequence[tuple[float, float]]
@@ -49,7 +49,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Axis:
-    """From 0, or over whole decades. `start` and `end`: where `low` and `high` are."""
+    """An axis from 0, or over whole decades. `start` and `end`: where `low` and `high` are on the picture."""
 
     title: str
     log: bool
@@ -63,7 +63,7 @@ class Axis:
         return f"{self.title} (logarithmic)" if self.log else self.title
 
     def at(self, value: float) -> float:
-        """Its place on the picture."""
+        """Return the place of a value on the picture."""
         if self.log:
             decades = math.log10(self.high / self.low)
             share = math.log10(max(value, self.low) / self.low) / decades
@@ -80,7 +80,7 @@ class Axis:
 
 
 def axis(title: str, values: Sequence[float], log: bool, start: float, end: float) -> Axis:
-    """An axis that holds the values."""
+    """Return an axis that holds the values."""
     if not log:
         return Axis(title, False, 0.0, max(*values, 1.0), start, end)
     positive = [value for value in values if value > 0] or [1.0]
@@ -98,7 +98,7 @@ class Plot:
 
 
 def plot(title: str, lines: Sequence[Line], x: str, y: str, note: str = "", *, log: bool = True) -> Plot | None:
-    """None without points."""
+    """Return a plot of the lines; None if they have no points."""
     drawn = [line for line in lines if line.points]
     if not drawn:
         return None
@@ -122,7 +122,7 @@ def page(report: Report) -> str:
 
 
 def _facts(value: Any) -> Iterator[str]:
-    """A line for each: names as words, what has parts by its parts."""
+    """Yield a line for each fact: names as words, and a nested value by its parts."""
     if isinstance(value, dict):
         for name, each in value.items():
             said = ", ".join(_facts(each))

@@ -1,10 +1,10 @@
 """`feedlab bench plan`: which phase for a load, from the load's own numbers and measured unit costs.
 
-Expected values, added up: a day has P posts and R reads; a post is delivered to its author's followers (phase 4: the
+Expected values are added up: a day has P posts and R reads; a post is delivered to its author's followers (phase 4: the
 active ones); a read costs what was measured at the reader's number of followees, interpolated between the measured
 ones. That interpolation is the marginal cost of a pulled author: the second hundred costs far less than the first
-author, since MongoDB merges up to 200 of them in one command. Delivery lag is the wait of a job in front of one
-worker: Pollaczek-Khinchine, M/G/1.
+author, since MongoDB merges up to 200 of them in one command. Delivery lag is the wait of a job in front of one worker:
+Pollaczek-Khinchine, M/G/1.
 """
 
 import math
@@ -40,7 +40,10 @@ class PlanError(Refused):
 
 @dataclass(frozen=True)
 class Load:
-    """`active_share`: of the users, how many come within the TTL. `returns_per_day`: cold returns of all users."""
+    """The load to plan for.
+
+    `active_share`: the share of users who come within the TTL. `returns_per_day`: cold returns of all users.
+    """
 
     users: int
     mean_followers: float
@@ -59,7 +62,7 @@ class Load:
 
     @property
     def followees(self) -> Sequence[tuple[int, float]]:
-        """(followees, share of the readers)."""
+        """The distribution of followees: (followees, share of the readers)."""
         if not self.followees_counts:
             return [(round(self.mean_followers), 1.0)]
         total = sum(count for _, count in self.followees_counts)
@@ -67,7 +70,7 @@ class Load:
 
 
 def measured_units(file: Path) -> Units:
-    """What `bench units --json` wrote. Raises PlanError, NotAReport."""
+    """Read what `bench units --json` wrote. Raises PlanError, NotAReport."""
     report = read_report(file)
     if not isinstance(report, Units):
         raise PlanError(f"{file}: not what `feedlab bench units --json` writes")
@@ -75,7 +78,7 @@ def measured_units(file: Path) -> Units:
 
 
 def load_of(graph: Graph, **numbers: Any) -> Load:
-    """A load on the people and edges of a graph."""
+    """Return a load on the people and edges of a graph."""
     people = len(graph.people)
     return Load(
         users=people,
@@ -87,7 +90,7 @@ def load_of(graph: Graph, **numbers: Any) -> Load:
 
 
 def at(points: Sequence[tuple[float, float]], x: float) -> float:
-    """Linear between measured points, and on with the last slope beyond them."""
+    """Interpolate linearly between measured points, and beyond them with the last slope."""
     if len(points) == 1:
         return points[0][1]
     upper = next((i for i, (size, _) in enumerate(points) if size >= x and i), len(points) - 1)
@@ -96,7 +99,7 @@ def at(points: Sequence[tuple[float, float]], x: float) -> float:
 
 
 def averaged(sizes: Sequence[int], costs: Sequence[Costs], followees: Sequence[tuple[int, float]]) -> Costs:
-    """Of one read, over the readers. `costs`: measured at `sizes` followees."""
+    """Return the mean costs of one read, over the readers. `costs` were measured at `sizes` followees."""
 
     def mean(*measured: float) -> float:
         points = list(zip(sizes, measured, strict=True))
@@ -106,14 +109,14 @@ def averaged(sizes: Sequence[int], costs: Sequence[Costs], followees: Sequence[t
 
 
 def marginal_author_s(measured: Units) -> list[tuple[str, float]]:
-    """Processor seconds that one more pulled author costs a read, between the measured numbers of followees."""
+    """Return the processor seconds that one more pulled author costs a read, between the measured sizes."""
     reads = measured.units[answers.ASKING.slug].reads
     points = list(zip(measured.followees, (read.cpu_total_s for read in reads), strict=True))
     return [(f"{a:,} to {b:,}", max(0.0, y1 - y0) / (b - a)) for (a, y0), (b, y1) in pairwise(points)]
 
 
 def need(load: Load, measured: Units, phase: Phase, peak: float = PEAK) -> Need:
-    """What one phase needs for the load."""
+    """Return what one phase needs for the load."""
     units = measured.units[phase.slug]
     pulled = pulled_authors(load, measured, phase)
     share = _served_share(load, phase)
@@ -148,9 +151,10 @@ def need(load: Load, measured: Units, phase: Phase, peak: float = PEAK) -> Need:
 
 
 def pulled_authors(load: Load, measured: Units, phase: Phase) -> float:
-    """How many pulled authors somebody follows: the celebrities (of `_moments`), where the phase weighs and pulls them.
+    """Return how many pulled authors somebody follows: the celebrities, where the phase weighs and pulls them.
 
-    One post in CELEBRITIES is a celebrity's, so one author in as many is one, and has as many posts a day as others.
+    One post in CELEBRITIES is a celebrity's (see `_moments`), so one author in as many is a celebrity, and has as many
+    posts a day as others.
     """
     units, celebrities = measured.units[phase.slug], load.most_followers * celebrity_share(load)
     active = load.most_followers * load.active_share
@@ -162,19 +166,22 @@ def pulled_authors(load: Load, measured: Units, phase: Phase) -> float:
 
 
 def celebrity_share(load: Load) -> float:
-    """Of the posts, and of the authors."""
+    """Return the celebrities' share of the posts, which is also their share of the authors."""
     return 1 / CELEBRITIES if load.most_followers > 10 * load.mean_followers else 0.0
 
 
 def _served_share(load: Load, phase: Phase) -> float:
-    """Of the followers."""
+    """Return the share of the followers to whom the phase delivers."""
     if phase.store is None:
         return 0.0
     return load.active_share if answers.active_only(phase) else 1.0
 
 
 def kept_bytes(load: Load, phase: Phase) -> tuple[float, float]:
-    """(memory, disk) of what the phase keeps: as many ids as arrive within the retention, at most the cap."""
+    """Return the bytes (memory, disk) of what the phase keeps.
+
+    It keeps as many ids as arrive within the retention, at most the cap.
+    """
     arriving = load.posts_per_day / load.users * load.mean_followers * load.retention_days
     if phase.store is None:
         return 0, 0
@@ -186,9 +193,10 @@ def kept_bytes(load: Load, phase: Phase) -> tuple[float, float]:
 def lags(
     load: Load, job_s: JobTime, phase: Phase, peak: float, *, pulled: bool = False
 ) -> tuple[float | None, float | None]:
-    """Seconds from the acknowledgement to the last follower, of an ordinary and of the heaviest author's post, in front
-    of one worker at the peak. 0 where the poster waits, None where it grows without end (or there is no delivery).
-    `pulled`: the heaviest authors' are, and seen at once.
+    """Return the delivery lags, in seconds, of an ordinary and of the heaviest author's post.
+
+    They are those in front of one worker at the peak: 0 where the poster waits, None where they grow without end (or
+    there is no delivery). `pulled`: the heaviest authors' posts are pulled, and seen at once.
     """
     if not answers.in_worker(phase):
         return (0.0, 0.0) if phase.store else (None, None)
@@ -205,10 +213,10 @@ def lags(
 
 
 def _moments(load: Load, job_s: JobTime, share: float, chunk: int, *, celebrities: bool = True) -> tuple[float, float]:
-    """Mean and mean square of the seconds of a job, chunked: nobody waits for more than a chunk of somebody else's.
+    """Return mean and mean square of the seconds of a job, chunked: a job waits for no more than a chunk of another.
 
-    Followers: as many celebrities (most_followers) as it takes, beside people with few, to have the mean; nothing
-    more is known of them. One in a thousand posts is a celebrity's, unless the mean does not allow it.
+    It assumes as many celebrities (most_followers) as it takes, beside people with few followers, to have the mean;
+    nothing more is known of them. One in a thousand posts is a celebrity's, unless the mean does not allow it.
     """
     celebrity = celebrity_share(load)
     ordinary = max(0.0, (load.mean_followers - celebrity * load.most_followers) / (1 - celebrity))
@@ -224,7 +232,10 @@ def _moments(load: Load, job_s: JobTime, share: float, chunk: int, *, celebritie
 
 
 def crossings(load: Load, measured: Units) -> list[Crossing]:
-    """Of the phases that were measured: asking beside each that keeps something, and whom the active share divides."""
+    """Return where measured phases cost the same.
+
+    Asking is compared with each phase that keeps something, and the first queued phase with those for active readers.
+    """
     keeping = [phase for phase in answers.KEEPING if phase.slug in measured.units]
     asking, queued = answers.ASKING, answers.IN_WORKER[0]
     lines = [_crossing_of("reads per post", load, measured, asking, phase) for phase in keeping]
@@ -245,7 +256,7 @@ def crossings(load: Load, measured: Units) -> list[Crossing]:
 
 
 def _crossing_of(what: str, load: Load, measured: Units, a: Phase, b: Phase) -> Crossing:
-    """Where a and b cost the same, and which costs less on either side; or which does throughout."""
+    """Return where a and b cost the same, and which costs less on either side; or which does throughout."""
     field, low, high, unit = (
         ("reads_per_day", 1e-3, 1e6, load.posts_per_day)
         if what == "reads per post"
@@ -269,7 +280,10 @@ def _crossing_of(what: str, load: Load, measured: Units, a: Phase, b: Phase) -> 
 
 
 def pull_rather(measured: Units) -> float | None:
-    """Posts per read from which one author is better pulled: marginal cost of a pulled author ÷ cost of a delivery."""
+    """Return the posts per read from which an author is better pulled.
+
+    That is the marginal cost of a pulled author ÷ the cost of a delivery.
+    """
     delivery = measured.units[answers.IN_WORKER[0].slug].delivery.cpu_total_s
     marginal = min((cost for _, cost in marginal_author_s(measured)), default=0.0)
     return marginal / delivery if delivery > 0 else None
@@ -280,7 +294,7 @@ def _shown(value: float | None) -> str:
 
 
 def misfit(need: Need, patience_ms: float = PATIENCE_MS) -> str:
-    """Why the phase is out, in words; empty where it fits."""
+    """Return in words why the phase does not fit; empty where it does."""
     if need.fullest > KNEE:
         return f"its {PROGRAMS[need.first]} would be {100 * need.fullest:,.0f} % busy in the busiest hour"
     if need.deliveries_per_day and need.lag_s is None:
@@ -293,7 +307,7 @@ def misfit(need: Need, patience_ms: float = PATIENCE_MS) -> str:
 
 
 def recommend(needs: Sequence[Need], patience_ms: float = PATIENCE_MS) -> Recommendation:
-    """Every phase that fits, and the simplest of them: the first in the story. `needs` are in its order."""
+    """Recommend the simplest phase that fits, which is the first in the story. `needs` are in its order."""
     out = {n.phase: why for n in needs if (why := misfit(n, patience_ms))}
     fits = [n for n in needs if n.phase not in out]
     misfits = [f"{slug} does not fit: {why}" for slug, why in out.items()]
@@ -328,7 +342,7 @@ def _sentences(said: Sequence[str]) -> str:
 
 
 def plan(load: Load, measured: Units, peak: float = PEAK, patience_ms: float = PATIENCE_MS) -> Plan:
-    """Needs by phase, crossings, recommendation: of the phases that were measured."""
+    """Return the needs by phase, the crossings and the recommendation, of the phases that were measured."""
     needs = [need(load, measured, phase, peak) for phase in PHASES if phase.slug in measured.units]
     return Plan(
         **{name: getattr(measured, name) for name in Origin.model_fields if name != "command"},

@@ -37,7 +37,7 @@ CONNECT_S = STOP_DEADLINE_S = 10.0
 
 @dataclass(frozen=True)
 class Page:
-    """What `/page` asks for, and the answer it gives.
+    """The commands that `/page` sends, and the answer it gives.
 
     `prefix`: what stands before a reader's id in the key of their list, which holds packed ids and nothing else.
     """
@@ -53,7 +53,7 @@ class Page:
 
 @contextmanager
 def serving(page: Page | None = None) -> Iterator[int]:
-    """The port of the process; without a page, of the empty route alone."""
+    """Run the process until the block ends, and yield its port. Without a page it has the empty route alone."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         fd = listener.fileno()
         process = subprocess.Popen(COMMAND, pass_fds=(fd,), stdin=subprocess.PIPE)
@@ -70,7 +70,7 @@ def serving(page: Page | None = None) -> Iterator[int]:
 
 
 class _Lists(asyncio.Protocol):
-    """One connection to Memcached, whose `get`s are answered in turn (memcached/doc/protocol.txt, "Retrieval")."""
+    """A connection to Memcached, whose `get`s are answered in turn (memcached/doc/protocol.txt, "Retrieval")."""
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[bytes]] = deque()
@@ -134,7 +134,7 @@ def _application(page: Page | None) -> Starlette:
 
 
 def _serve(fd: int, app: Starlette) -> None:
-    """On a socket that the parent listens on."""
+    """Serve on a socket that the parent listens on."""
     server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning", server_header=False))
     gc.freeze()  # as in a web process
     # By its number alone, so that the protocol is known: without it asyncio does not switch Nagle's algorithm off.

@@ -1,4 +1,4 @@
-"""Readers over HTTP: their tokens, and the page that each of them is to be shown, as the oracle has it."""
+"""Readers over HTTP: their tokens, and the page that each of them is to be shown, by the oracle."""
 
 import asyncio
 import itertools
@@ -33,7 +33,7 @@ class NotAnswered(Exception):
 
 
 def checked(answered: Answered) -> Answered:
-    """Raises WrongAnswer, NotAnswered."""
+    """Return an outcome without errors. Raises WrongAnswer, NotAnswered."""
     if count := answered.errors.get(WRONG_PAGE):
         raise WrongAnswer(f"{count} of {count + answered.answered} answers show {WRONG_PAGE}")
     if answered.errors:
@@ -42,7 +42,7 @@ def checked(answered: Answered) -> Answered:
 
 
 class Readers:
-    """Some people of the rig. `record`: what is true of the pages now."""
+    """Some readers among the people of the rig. `record`: what is true of the pages now."""
 
     def __init__(self, rig: Rig, numbers: Sequence[int], limit: int) -> None:
         self._rig, self.numbers, self._limit = rig, list(numbers), limit
@@ -50,7 +50,7 @@ class Readers:
         self.tokens: dict[int, str] = {}
 
     async def enter(self, numbers: Iterable[int]) -> None:
-        """Tokens, for whoever has none: all in one go, and past Beanie, which knows one database in a process."""
+        """Give tokens to those who have none: all in one go, and past Beanie, which knows one database in a process."""
         new = {number: secrets.token_urlsafe(32) for number in numbers if number not in self.tokens}
         stack, ids = self._rig.stack, self._rig.loaded.ids
         expires_at = stack.clock.now() + timedelta(days=stack.config.token_days)
@@ -70,9 +70,9 @@ class Readers:
         return f"/api/v1/timeline?phase={slug}&limit={self._limit}"
 
     async def shown(self, slug: str, ports: Sequence[int], progress: Progress = silent) -> list[Reader]:
-        """What everybody is shown by each of these processes, compared with the oracle; they know the readers then.
+        """Return what everybody is shown by each of these processes, after comparing it with the oracle.
 
-        Raises WrongAnswer, Failed.
+        The processes know the readers then. Raises WrongAnswer, Failed.
         """
         await self.enter(self.numbers)
         expected: dict[int, int] = {}
@@ -93,7 +93,7 @@ class Readers:
         return [Reader(self.tokens[number], expected[number]) for number in self.numbers]
 
     async def _page(self, http: Http, slug: str, number: int) -> int:
-        """Its checksum."""
+        """Read one reader's page, and return its checksum. Raises WrongAnswer, Failed."""
         status, body = await http.ask("GET", self.path(slug), None, f"Authorization: Bearer {self.tokens[number]}\r\n")
         if status != HTTPStatus.OK:
             raise Failed(f"HTTP {status}")
@@ -118,7 +118,7 @@ async def workers_stopped(rig: Rig) -> AsyncIterator[None]:
 async def post(
     readers: Readers, ports: Sequence[int], authors: Sequence[int], count: int, progress: Progress = silent
 ) -> list[ObjectId]:
-    """So many statuses over HTTP, by each of the authors in turn; `readers.record` knows of them.
+    """Post so many statuses over HTTP, by each of the authors in turn, and note them in `readers.record`.
 
     Raises NotAnswered.
     """
@@ -145,15 +145,16 @@ async def post(
 
 
 def followed(rig: Rig, readers: Iterable[int]) -> list[int]:
-    """Whom these readers follow, in any order."""
+    """Return the people whom these readers follow, in a random order."""
     authors = sorted({author for reader in readers for author in rig.loaded.graph.followees_of(reader)})
     random.Random(1).shuffle(authors)
     return authors
 
 
 async def crowd(rig: Rig, people: int, readers: int) -> Readers:
-    """Some people of a small world, which is made when somebody asks for it first. They have been here lately, and
-    their first page is full.
+    """Return some readers of a small world, which is made at the first call.
+
+    They have been here lately, and their first page is full.
     """
     if not rig.is_loaded:
         await rig.load(powerlaw(people, MEAN_FOLLOWEES, 1), 1, STATUSES_EACH, range(0, people, people // readers))

@@ -1,4 +1,4 @@
-"""What the harness knows of its people: what it has loaded, in arrays, and what a round has changed since.
+"""The harness's knowledge of its people: what it has loaded, in arrays, and what a round has changed since.
 
 People are numbers of the graph. The oracle of a reader is made of what concerns that reader, when it is asked for: a
 graph of a million people fits in memory, and a round pays for what it needs.
@@ -23,7 +23,7 @@ Pair = tuple[int, int]  # a sentence: follower and followee, blocker and blocked
 
 
 class Loaded:
-    """People, edges, circles and statuses from before every round.
+    """The people, edges, circles and statuses from before every round.
 
     `ids`: ascending. `circles`: the members by owner. `readers`: those who are active, ascending.
     """
@@ -43,7 +43,7 @@ class Loaded:
         self._by_author = Groups(self._authors, len(ids))
 
     def noting(self, documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """These statuses, noted as they pass."""
+        """Yield these statuses, and note each as it passes."""
         for status in documents:
             self._statuses += status["_id"].binary
             self._authors.append(self.number[status["user_id"]])
@@ -63,7 +63,7 @@ class Loaded:
 
 @dataclass
 class Record:
-    """One round, by what was answered. `gained`: followers, of everybody and of the readers alone."""
+    """The changes of a round, by what was answered. `gained`: new followers, of everybody and of the readers alone."""
 
     loaded: Loaded
     statuses: dict[ObjectId, Told[int]] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Record:
         self._gained_active[other] += by * self.loaded.is_reader[who]
 
     def block(self, blocker: int, blocked: int) -> None:
-        """Ends both follows; the circle stays as it is."""
+        """Block somebody: it ends both follows, and the circle stays as it is."""
         self.blocks.add((blocker, blocked))
         self.unfollow(blocker, blocked)
         self.unfollow(blocked, blocker)
@@ -110,13 +110,13 @@ class Record:
         return any(graph.followees[edge] == other for edge in graph.by_follower[who])
 
     def followers(self, author: int, *, active: bool) -> int:
-        """How many; `active`: of the readers alone."""
+        """Return the number of followers; `active`: those among the readers alone."""
         if active:
             return self.loaded.active_followers[author] + self._gained_active[author]
         return self.loaded.graph.by_followee.size(author) + self._gained[author]
 
     def last_follower(self, author: int) -> int | None:
-        """By id."""
+        """Return the follower with the highest id; None without one."""
         graph = self.loaded.graph
         edges = reversed(graph.by_followee[author])
         loaded = (graph.followers[edge] for edge in edges if (graph.followers[edge], author) not in self.unfollowed)
@@ -124,11 +124,14 @@ class Record:
         return max([*new, *([first] if (first := next(loaded, None)) is not None else [])], default=None)
 
     def changed(self) -> set[int]:
-        """Whose followees are not the loaded ones."""
+        """Return the people whose followees are not the loaded ones any more."""
         return {who for who, _ in self.followed | self.unfollowed}
 
     def oracle(self, reader: int) -> Oracle[ObjectId]:
-        """Everything that decides what is on this reader's timeline: of strangers there is never anything."""
+        """Return an oracle of everything that decides what is on this reader's timeline.
+
+        Strangers' statuses are never on it, and are left out.
+        """
         loaded, ids = self.loaded, self.loaded.ids
         followees = {*loaded.graph.followees_of(reader), *(other for who, other in self.followed if who == reader)}
         followees = {other for other in followees if (reader, other) not in self.unfollowed}

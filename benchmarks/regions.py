@@ -30,11 +30,13 @@ READS = 100  # moments at which a page of each region is compared with what has 
 
 @dataclass(frozen=True)
 class Setup:
-    """`delays_s`: one way, by pair of regions in either order. `posts_per_s`: of all regions together. `followers`: of
-    an author, on average, in all regions together. `workers`: in each region.
+    """The setup of a simulation.
 
-    `cut`: the region that nobody reaches, from `cut_at_s` on, for `cut_s`. `acknowledged`: by whom a post is stored
-    before its author hears so: the author's region, or a majority of the regions.
+    `delays_s`: one way, by pair of regions in either order. `posts_per_s`: in all regions together. `followers`: of an
+    author, on average, in all regions together. `workers`: in each region.
+
+    `cut`: the region that nobody reaches, from `cut_at_s` on, for `cut_s`. `acknowledged`: where a post is stored
+    before its author hears so: in the author's region, or in a majority of the regions.
     """
 
     regions: tuple[str, ...]
@@ -61,7 +63,7 @@ class Setup:
         return 0.0 if one == other else self.delays_s[frozenset((one, other))]
 
     def reaches_s(self, sender: str, receiver: str, at_s: float) -> float:
-        """When what is written at that moment is in the other region. What a cut stops is sent anew at its end."""
+        """Return when a write of that moment is in the other region. What a cut stops is sent anew at its end."""
         delay_s, end_s = self.delay_s(sender, receiver), self.cut_at_s + self.cut_s
         severed = sender != receiver and self.cut in (sender, receiver)
         if severed and at_s < end_s and at_s + delay_s > self.cut_at_s:
@@ -69,7 +71,7 @@ class Setup:
         return at_s + delay_s
 
     def majority_s(self, home: str, at_s: float) -> float:
-        """When most of the regions have what was written in this one, and it knows so."""
+        """Return when a region knows that most of the regions have what was written in it."""
         answers = sorted(self.reaches_s(r, home, self.reaches_s(home, r, at_s)) for r in self.regions)
         return answers[len(self.regions) // 2]
 
@@ -81,7 +83,7 @@ class Post(NamedTuple):
 
 
 class Delivered(NamedTuple):
-    """One post in one region: when it was there, when it was on the lists, when its entry was off there."""
+    """A post in one region: when it was there, when it was on the lists, when its pending entry was off there."""
 
     at_s: float
     arrived_s: float
@@ -90,8 +92,9 @@ class Delivered(NamedTuple):
 
 
 class Region(BaseModel):
-    """Seconds after the post. `page`: until a page of the region has it; `list`: until the lists have it. `late`: what
-    the cut has held up.
+    """The figures of one region, in seconds after the post.
+
+    `page`: until a page of the region has it; `list`: until the lists have it. `late`: posts that the cut has held up.
     """
 
     region: str
@@ -112,7 +115,10 @@ class Region(BaseModel):
 
 
 class Regions(BaseModel):
-    """`lost`: acknowledged posts that would be gone, were the region that is cut off never seen again."""
+    """The outcome of a simulation.
+
+    `lost`: acknowledged posts that would be gone, were the region that is cut off never seen again.
+    """
 
     kind: Literal["regions"] = "regions"
     phase: str
@@ -141,7 +147,7 @@ class Regions(BaseModel):
 
 
 def delays_between(names: Sequence[str], delay_ms: float, between: Sequence[str]) -> dict[frozenset[str], float]:
-    """Seconds one way, for every pair: `A,B=MS` for those that are said, the same for the others. Raises Refused."""
+    """Return the seconds one way for every pair: as in `A,B=MS`, and `delay_ms` for the other pairs. Raises Refused."""
     delays = {frozenset(pair): delay_ms / 1000 for pair in combinations(names, 2)}
     for said in between:
         pair, _, milliseconds = said.partition("=")
@@ -156,7 +162,7 @@ def delays_between(names: Sequence[str], delay_ms: float, between: Sequence[str]
 
 
 def simulate(setup: Setup, phase: str, units: PhaseUnits) -> Regions:
-    """The same for the same setup and units."""
+    """Simulate a setup. Equal setups and units give equal outcomes."""
     random = Random(setup.seed)
     tried = list(_posts(setup, random))
     posts = [post for post in tried if not _refused(setup, post)]
@@ -176,7 +182,7 @@ def simulate(setup: Setup, phase: str, units: PhaseUnits) -> Regions:
 
 
 def _posts(setup: Setup, random: Random) -> Iterator[Post]:
-    """A Poisson process; followers by a power law whose mean is as asked for."""
+    """Yield posts by a Poisson process; their followers follow a power law with the setup's mean."""
     at_s = random.expovariate(setup.posts_per_s)
     while at_s < setup.seconds:
         yield Post(at_s, random.choice(setup.regions), int(setup.followers * random.paretovariate(2) / 2))
@@ -184,12 +190,12 @@ def _posts(setup: Setup, random: Random) -> Iterator[Post]:
 
 
 def _refused(setup: Setup, post: Post) -> bool:
-    """Whoever asks for a majority and does not get it in time is told so."""
+    """Return whether the author is told that the post failed, since no majority had it in time."""
     return setup.acknowledged == "majority" and setup.majority_s(post.home, post.at_s) > post.at_s + TIMEOUT_S
 
 
 def _lost(setup: Setup, post: Post) -> bool:
-    """Acknowledged by a region that nobody heard of again, and in no other one."""
+    """Return whether a post would be lost: acknowledged by a region that is never seen again, and in no other one."""
     if post.home != setup.cut or post.at_s >= setup.cut_at_s + setup.cut_s:
         return False
     gone = replace(setup, cut_s=math.inf)
@@ -199,7 +205,7 @@ def _lost(setup: Setup, post: Post) -> bool:
 
 
 def _delivered(setup: Setup, region: str, posts: Sequence[Post], units: PhaseUnits) -> Iterator[Delivered]:
-    """First come, first served by the workers of the region; in the order of the posts."""
+    """Deliver the posts in a region, first come, first served by its workers; yield them in their own order."""
     arrivals = [setup.reaches_s(post.home, region, post.at_s) for post in posts]
     free = [0.0] * setup.workers
     done: dict[int, float] = {}
@@ -217,7 +223,7 @@ def _takes_s(setup: Setup, post: Post, units: PhaseUnits) -> float:
 
 
 def _cleared_s(setup: Setup, region: str, post: Post, done_s: float) -> float:
-    """When the region sees that its entry is off: after the last follower, by way of the author's region."""
+    """Return when the region sees that its entry is off: after the last follower, by way of the author's region."""
     return setup.reaches_s(post.home, region, setup.reaches_s(region, post.home, done_s))
 
 
@@ -259,13 +265,11 @@ def _region(
 
 
 def _missing(delivered: Sequence[Delivered], at_s: float) -> tuple[bool, bool]:
-    """Whether something that has reached the region is on neither, the lists nor what is pending; and whether it is not
-    on the lists.
-    """
+    """Return whether a post that has reached the region is neither listed nor pending, and whether one is unlisted."""
     off_lists = [one for one in delivered if one.arrived_s <= at_s < one.done_s]
     return any(at_s >= one.cleared_s for one in off_lists), bool(off_lists)
 
 
 def _at(ordered: Sequence[float], share: float) -> float:
-    """The smallest that so many are not above."""
+    """Return the smallest value that a share of all do not exceed."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0

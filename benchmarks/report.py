@@ -1,4 +1,7 @@
-"""Reports: what each measurement found, as types. They are written and read here alone, as JSON; CSV is one way."""
+"""Reports: the findings of each measurement, as types.
+
+They are written and read only here, as JSON; CSV is only written.
+"""
 
 import csv as csv_format
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +44,7 @@ Point = tuple[int, float, float | None]  # size, p50, p99 in milliseconds; None 
 
 
 class NotAReport(Refused):
-    """The file is none; the text says what is wrong with it."""
+    """The file is not a report; the text says what is wrong with it."""
 
 
 class Model(BaseModel):
@@ -57,7 +60,7 @@ class Machine(Model):
 
 
 class Origin(Model):
-    """Where, when and on what something was measured."""
+    """The place, the time and the machine of a measurement."""
 
     format: int = FORMAT
     meaningless: bool = Field(description="measured on stand-ins")
@@ -73,7 +76,10 @@ class Origin(Model):
 
 
 class Settings(Model):
-    """What is compared. Exactly one of `rate` (operations per second, open loop) and `clients` (closed loop)."""
+    """The settings of a comparison.
+
+    It has one of `rate` (operations per second, open loop) and `clients` (closed loop).
+    """
 
     phases: tuple[str, ...]
     workload: str
@@ -88,7 +94,7 @@ class Settings(Model):
 
 
 class Population(Model):
-    """`readers`: people who read at all. `statuses`: from before the run. 0 in reports that do not know."""
+    """The people of a measurement. `readers`: those who read. `statuses`: from before the run; 0 in older reports."""
 
     source: str
     people: int
@@ -100,7 +106,7 @@ class Population(Model):
 
 
 class Kept(Model):
-    """What a phase keeps. `bytes_per_person`: of everybody, whether anything is kept for them or not."""
+    """The size of what a phase keeps. `bytes_per_person`: over everybody, whether anything is kept for them or not."""
 
     store: str | None = None
     bytes: float = 0
@@ -111,7 +117,7 @@ class Kept(Model):
 
 
 class Figures(Model):
-    """`errors` and `counts` by kind of operation; `commands` of one post and of one read."""
+    """The figures of a phase. `errors` and `counts` by kind of operation; `commands` of one post and of one read."""
 
     latency_ms: dict[str, Percentiles | None]
     counts: dict[str, int]
@@ -126,9 +132,9 @@ class Figures(Model):
 
 
 class Cell(Figures):
-    """One phase in one round. `elapsed_s`, `cpu_s` and `server_commands`: burn-in and drain included.
+    """One phase in one round. `elapsed_s`, `cpu_s` and `server_commands` include burn-in and drain.
 
-    `histograms`: HdrHistogram's own form. `depths`: (seconds since the start, jobs queued, statuses pending).
+    `histograms` are in HdrHistogram's own form. `depths`: (seconds since the start, jobs queued, statuses pending).
     """
 
     round: int
@@ -144,7 +150,7 @@ class Cell(Figures):
 
 
 class Summary(Figures):
-    """One phase over all rounds. `curves`: (share of operations that took longer, ms). `cpu_share`: of one core."""
+    """One phase over all rounds. `curves`: (share of operations that took longer, ms). `cpu_share`: 1 is one core."""
 
     curves: dict[str, list[tuple[float, float]]] = {}
     operations: int
@@ -170,7 +176,7 @@ class Comparison(Origin):
 
     @property
     def missing(self) -> int:
-        """Phases of rounds that were not measured any more."""
+        """The number of phases in rounds that were not measured any more."""
         return self.settings.rounds * len(self.settings.phases) - len(self.cells)
 
 
@@ -189,9 +195,11 @@ class Curves(Origin):
 
 
 class Share(Model):
-    """One proportion of pages to posts. `used_ms`: processor time of all processes for an operation, by phase, the
-    median. `ratio`: the hybrid's ÷ that of `better`, which is pull or push; `low` to `high` its 90 % interval.
-    `pulled`: what the rule says of the celebrity.
+    """The figures at one proportion of pages to posts.
+
+    `used_ms`: processor time of all processes for an operation, by phase, the median. `ratio`: the hybrid's ÷ that of
+    `better`, which is pull or push; `low` to `high` is its 90 % interval. `pulled`: what the rule says of the
+    celebrity.
     """
 
     pages_per_post: int
@@ -205,7 +213,10 @@ class Share(Model):
 
 
 class Crossover(Origin):
-    """`followers`: of the celebrity, whose `one_post_in` so many is. `measured`: figures behind each median."""
+    """A comparison of pull, push and the hybrid.
+
+    `followers`: those of the celebrity, who writes one post in `one_post_in`. `measured`: figures behind each median.
+    """
 
     kind: Literal["crossover"] = "crossover"
     settings: Mapping[str, int]
@@ -218,8 +229,8 @@ Outcome = Literal["met", "within the noise", "missed"]
 class Row(Model):
     """One promise. `at_least` or `at_most` is None where a row only informs.
 
-    `low` to `high`: its 90 % interval; reports of before it was measured have none. `met` where it touches the bound,
-    which is what a run is failed by; `outcome` says whether more than its end does.
+    `low` to `high` is the ratio's 90 % interval; older reports have none. The row is `met` where that touches the
+    bound, and a run fails where it does not; `outcome` says whether more than its end does.
     """
 
     name: str
@@ -241,7 +252,9 @@ class Row(Model):
 
     @property
     def outcome(self) -> Outcome | None:
-        """Met: the ratio meets the bound. Within the noise: only an end of its interval does."""
+        """The outcome in a word: `met` where the ratio meets the bound, within the noise where only an end of its
+        interval does.
+        """
         if self.met is None:
             return None
         return "met" if self._within(self.ratio, self.ratio) else "within the noise" if self.met else "missed"
@@ -257,9 +270,9 @@ class Targets(Origin):
 
 
 class Step(Model):
-    """One fixed rate, requests a second. `latency_ms`: the percentiles that there are samples enough for.
+    """The outcome at one fixed rate, requests a second. `latency_ms` has the percentiles with enough samples.
 
-    `late_ms`: of the load generator, p99. `outcome`: what p99 says, where it was not the generator that was late.
+    `late_ms`: p99 of the load generator's own lateness. `outcome`: what p99 says, where the generator was not late.
     """
 
     rate: float
@@ -287,7 +300,7 @@ class Climb(Model):
 
 
 class HttpSettings(Model):
-    """`seconds`: of a step, or as long as its samples take."""
+    """The settings of a measurement over HTTP. `seconds`: of a step, or as long as its samples take."""
 
     phases: tuple[str, ...]
     graph: str
@@ -303,7 +316,7 @@ class HttpSettings(Model):
 
 
 class HttpReport(Origin):
-    """`unfinished`: something ended the run before its end."""
+    """The climbs of `bench http`. `unfinished`: something ended the run before its end."""
 
     kind: Literal["http"] = "http"
     settings: HttpSettings
@@ -313,7 +326,7 @@ class HttpReport(Origin):
 
 
 class Backlogged(Model):
-    """Pages a second in a closed loop with so many pending, and what is held. `to_none`: pages/s ÷ with none."""
+    """Pages a second in a closed loop with so many pending, and the climb with them. `to_none`: pages/s ÷ with none."""
 
     pages_per_s: float
     to_none: float
@@ -321,7 +334,10 @@ class Backlogged(Model):
 
 
 class Drain(Model):
-    """The workers begin again while pages are asked for at a fixed rate. `gone_s`: None where it took too long."""
+    """The end of a backlog: workers begin again while pages are asked for at a fixed rate.
+
+    `gone_s`: seconds until nothing is pending; None where it took too long.
+    """
 
     phase: str
     pending: int
@@ -340,7 +356,7 @@ class Backlog(Origin):
 
 
 class MessagesSettings(Model):
-    """`seconds`: at each rate."""
+    """The settings of `bench messages`. `seconds`: at each rate."""
 
     conversations: int
     rates: tuple[float, ...]
@@ -351,10 +367,11 @@ class MessagesSettings(Model):
 
 
 class MessagesStep(Model):
-    """Messages at a fixed rate, a second. Times count from the moment a message was due: until the other's stream tells
-    of it, until it is acknowledged, and until its sender is told that it has been read.
+    """The figures of messages at a fixed rate, a second.
 
-    `late_s`: of the load generator, at the end. `commands`, `cpu_ms`: of a message, with all that follows from it.
+    Times count from the moment a message was due: until the other's stream tells of it, until it is acknowledged, and
+    until its sender is told that it has been read. `late_s`: the load generator's lateness at the end. `commands`,
+    `cpu_ms`: of a message, with all that follows from it.
     """
 
     web: int
@@ -372,7 +389,10 @@ class MessagesStep(Model):
 
 
 class MessagesReport(Origin):
-    """`commands`: of one uncontended `POST`, authentication included. `wrongs`: what was missing, doubled or wrong."""
+    """The steps of `bench messages`.
+
+    `commands`: of one uncontended `POST`, authentication included. `wrongs`: what was missing, doubled or wrong.
+    """
 
     kind: Literal["messages"] = "messages"
     settings: MessagesSettings
@@ -383,7 +403,7 @@ class MessagesReport(Origin):
 
 
 class Costs(Model):
-    """Of one operation: seconds on the wall, seconds of each processor, commands at each server."""
+    """The costs of one operation: wall-clock seconds, processor seconds by process, commands by server."""
 
     s: float
     cpu_s: PerProcess
@@ -395,7 +415,7 @@ class Costs(Model):
 
     @classmethod
     def combined(cls, of: Callable[..., float], costs: Sequence["Costs"]) -> "Costs":
-        """Figure by figure: `of` each one's seconds, of each one's commands at one server…"""
+        """Combine costs figure by figure: apply `of` to the seconds of all, to their commands at each server, etc."""
 
         def by_name(each: Sequence[dict[str, float]]) -> dict[str, float]:
             return {name: of(*(figures[name] for figures in each)) for name in each[0]}
@@ -408,15 +428,17 @@ class Costs(Model):
 
 
 class JobTime(Model):
-    """Seconds that a worker takes for a job, on the wall: `fixed`, and `each` follower."""
+    """The wall-clock seconds that a worker takes for a job: `fixed`, and `each` follower."""
 
     fixed: float
     each: float
 
 
 class PhaseUnits(Model):
-    """`reads` and `cold` stand in the order of `Units.followees`; `acknowledged_s`: at FEW and at MANY followers.
-    `pulled`: of one more author whom a page merges, where the phase does that.
+    """The unit costs of a phase.
+
+    `reads` and `cold` stand in the order of `Units.followees`; `acknowledged_s`: at FEW and at MANY followers.
+    `pulled`: the cost of one more author whom a page merges, where the phase does that.
     """
 
     post: Costs
@@ -436,7 +458,10 @@ class Units(Origin):
 
 
 class Need(Model):
-    """One phase under a load. `cores`: processors in use at the peak, by process. `lag_s`: of an ordinary post."""
+    """The needs of a phase under a load.
+
+    `cores`: processors in use at the peak, by process. `lag_s`: the delivery lag of an ordinary post.
+    """
 
     phase: str
     cores: PerProcess
@@ -459,12 +484,12 @@ class Need(Model):
 
     @property
     def fullest(self) -> float:
-        """How full that one is at the peak."""
+        """The share at the peak of the process that is full first."""
         return self.cores[self.first]
 
 
 class Crossing(NamedTuple):
-    """At which value two phases cost the same processor time, and what lies beyond."""
+    """The value at which two phases cost the same processor time, and which costs less beyond."""
 
     what: str
     at: str
@@ -472,7 +497,10 @@ class Crossing(NamedTuple):
 
 
 class Recommendation(Model):
-    """`fits`: every phase that does, the simplest first; empty where none does, and in older reports."""
+    """The recommended phase.
+
+    `fits`: every phase that does, the simplest first; empty where none does, and in older reports.
+    """
 
     phase: str
     reason: str
@@ -493,7 +521,7 @@ _REPORTS: TypeAdapter[Report] = TypeAdapter(Annotated[Report, Field(discriminato
 
 
 def load(file: Path) -> Report:
-    """Raises NotAReport."""
+    """Read a report. Raises NotAReport."""
     try:
         return _REPORTS.validate_json(file.read_bytes())
     except OSError as error:
@@ -505,7 +533,7 @@ def load(file: Path) -> Report:
 
 
 def text(report: Report, *, large: bool = True) -> str:
-    """Its JSON; without what only plots need, on one line."""
+    """Return a report as JSON; unless `large`, on one line and without what only plots need."""
     without = None if large else {"cells": {"__all__": {*LARGE}}, "phases": {"__all__": {*LARGE}}}
     return report.model_dump_json(by_alias=True, indent=1 if large else None, exclude=without) + "\n"
 
@@ -522,7 +550,7 @@ def write(report: Report, *, json_file: Path | None, csv: Path | None) -> None:
 
 
 def flat(report: Report) -> Iterator[tuple[str, str, float]]:
-    """(phase, or whatever is compared; name of the figure; number) of everything that is summed up."""
+    """Yield (phase, or whatever is compared; name of the figure; number) of everything that is summed up."""
     match report:
         case Comparison():
             yield from _of_comparison(report)

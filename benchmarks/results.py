@@ -37,7 +37,7 @@ def places(prose: str) -> list[str]:
 
 
 def written(prose: str, folder: Path = FOLDER) -> str:
-    """The document with the tables of the reports that are kept."""
+    """Return the document with the tables of the reports that are kept."""
 
     def tables(place: re.Match[str]) -> str:
         path = folder / f"{place[2]}.json"
@@ -49,7 +49,7 @@ def written(prose: str, folder: Path = FOLDER) -> str:
 
 
 def markdown(report: Report) -> str:
-    """Command, place and tables of one report."""
+    """Return command, place and tables of one report as Markdown."""
     machine = report.machine
     parts = [f"**{MEANINGLESS}**\n"] if report.meaningless else []
     parts += [

@@ -1,4 +1,7 @@
-"""A system of the benchmark's own: servers in a temporary directory, a scratch database, a worker, a web process."""
+"""A rig: a system of the benchmark's own.
+
+It has servers in a temporary directory, a scratch database, a worker and a web process.
+"""
 
 import asyncio
 import socket
@@ -60,7 +63,7 @@ SERVER_PROCESSES = {"mongodb": "mongod", "redis": "redis", "memcached": "memcach
 
 
 class BenchRefused(Refused):
-    """Nothing was measured; the text says why and what to do."""
+    """The benchmark was refused and nothing was measured; the text says why and what to do."""
 
 
 @dataclass
@@ -96,7 +99,7 @@ class Rig:
         here: bool = True,
         progress: Progress = silent,
     ) -> None:
-        """People, edges and `history` statuses per person, at most MOST_STATUSES, from before the run."""
+        """Load people, edges and `history` statuses per person, at most MOST_STATUSES, from before the run."""
         world = World(graph, seed, self.stack.clock.now(), HISTORY_DAYS)
         self._loaded = loaded = Loaded(graph, world.ids, world.circle_of, sorted(readers))
         statuses = min(MOST_STATUSES, round(history * len(graph.people)))
@@ -112,7 +115,7 @@ class Rig:
             self.subject.handles.update(zip(world.ids, world.handles, strict=True))
 
     async def _mark(self, readers: Sequence[int], progress: Progress = silent) -> None:
-        """They have been here lately, and get the statuses of those whom they followed when all was loaded."""
+        """Mark readers as having been here lately: they get the statuses of those whom they followed at the loading."""
         loaded, until = self.loaded, self.stack.clock.now() + ACTIVE_FOR
 
         def active() -> Iterator[dict[str, Any]]:
@@ -123,11 +126,11 @@ class Rig:
         await insert(self.stack, ActiveReader, active(), len(readers), progress)
 
     async def switch(self, slug: str) -> None:
-        """This phase alone delivers, it has forgotten everything, and its grace is over."""
+        """Let this phase alone deliver, after it has forgotten everything and until its grace is over."""
         await answers.deliver_only(self.timelines, [slug], read=slug, anew=True)
 
     async def warm(self, slug: str, limit: int, readers: Sequence[int], progress: Progress = silent) -> None:
-        """What the phase keeps is there for these readers; connections and the web process have been used."""
+        """Have the phase keep something for these readers, and use the connections and the web process."""
         waiting = iter(enumerate(readers if self.timelines.phases[slug].store else ()))
 
         async def client() -> None:
@@ -140,12 +143,12 @@ class Rig:
             await self.subject.page(self.loaded.ids[reader], slug, None, limit)
 
     async def forget(self, slug: str, readers: Sequence[int]) -> None:
-        """What the phase keeps in Memcached for these has expired."""
+        """Forget what the phase keeps in memory for these readers, as if it had expired."""
         if answers.in_memory(self.timelines.phases[slug]):
             await answers.forget(self.timelines, slug, [self.loaded.ids[reader] for reader in readers])
 
     async def long_away(self) -> None:
-        """Nobody has been here lately."""
+        """Forget that anybody has been here lately."""
         await empty(self.stack, ACTIVE)
 
     async def restore(self, now: Record, posted: Sequence[ObjectId]) -> None:
@@ -173,7 +176,7 @@ class Rig:
 
 @contextmanager
 def servers(level: Level, allow_standins: bool) -> Iterator[tuple[Addresses, Path, Config]]:
-    """Servers of our own until the block ends. Raises BenchRefused, ServersError."""
+    """Yield servers of our own until the block ends. Raises BenchRefused, ServersError."""
     config = Config.from_environment(**OVERRIDES)
     if not allow_standins and any(source.kind in ("stand-in", "missing") for source in resolve(config, level)):
         raise BenchRefused(
@@ -189,7 +192,7 @@ def servers(level: Level, allow_standins: bool) -> Iterator[tuple[Addresses, Pat
 
 @asynccontextmanager
 async def rig(addresses: Addresses, directory: Path, config: Config, through: str) -> AsyncIterator[Rig]:
-    """The system on these servers: with a worker, and for `through` "api" with a web process."""
+    """Yield a rig on these servers: with a worker, and for `through` "api" with a web process."""
     if addresses.one_process and through == "api":
         raise BenchRefused("stand-ins live in this process: measure them with --through inprocess")
     async with AsyncExitStack() as exits:
@@ -226,7 +229,7 @@ async def _with_children(rig: Rig, through: str) -> AsyncIterator[None]:
 
 
 class Web(NamedTuple):
-    """A web process."""
+    """A web process and its port."""
 
     port: int
     pid: int
@@ -234,7 +237,7 @@ class Web(NamedTuple):
 
 @asynccontextmanager
 async def web_processes(rig: Rig, count: int) -> AsyncIterator[list[Web]]:
-    """So many that have not seen anybody yet, each on a port of its own, until the block ends."""
+    """Run so many new web processes, each on a port of its own, until the block ends. They have seen nobody yet."""
     async with AsyncExitStack() as exits:
         ports, children = [], []
         for _ in range(count):
@@ -253,12 +256,15 @@ async def web_processes(rig: Rig, count: int) -> AsyncIterator[list[Web]]:
 
 
 async def _answers(http: Http) -> bool:
-    """It has its connections then. (Whether a worker is there, /readyz would say: some are asked without one.)"""
+    """Return whether the web process answers: it has its connections then.
+
+    (`/readyz` would not do: it asks for a worker, too, and some web processes here have none.)
+    """
     return (await http.ask("GET", "/healthz"))[0] == HTTPStatus.OK
 
 
 def _environment(config: Config) -> dict[str, str]:
-    """For children that are to have this configuration, as far as it is not the environment's."""
+    """Return the variables that give children this configuration, where it differs from the environment's."""
 
     def text(value: Any) -> str:
         return ",".join(value) if isinstance(value, tuple) else str(value or "")
@@ -284,7 +290,7 @@ def _child(rig: Rig, name: str, arguments: list[str], pass_fds: Sequence[int]) -
 
 
 async def _until_ready(children: Iterable[Child], ready: Callable[[], Awaitable[object]]) -> None:
-    """Raises BenchRefused when one of the processes dies instead."""
+    """Wait until `ready` returns something true. Raises BenchRefused when one of the processes dies instead."""
     deadline = time.monotonic() + READY_DEADLINE_S
     while True:
         if death := next(filter(None, (child.death() for child in children)), None):

@@ -32,7 +32,7 @@ SETTLE_PAUSE_S = 0.5
 
 
 class Run:
-    """One phase in one round: does the operations, and keeps the record of them."""
+    """One phase in one round, which does the operations and keeps the record of them."""
 
     def __init__(self, rig: Rig, slug: str, workload: Workload, name: str) -> None:
         self.rig, self.slug, self.workload = rig, slug, workload
@@ -111,7 +111,7 @@ class Run:
         {"follow": record.follow, "unfollow": record.unfollow, "block": record.block}[relation](who, other)
 
     def commands(self) -> dict[str, dict[str, float]]:
-        """Of one post and of one read, by server."""
+        """Return the mean commands of one post and of one read, by server."""
         return {
             what: {name: round(fmean(getattr(cost, name) for cost in costs), 2) for name in SERVERS}
             for what, costs in self.costs.items()
@@ -119,7 +119,7 @@ class Run:
         }
 
     async def settle(self) -> None:
-        """Repeat what failed, in order: it is not known what became of it, and each of it may be repeated."""
+        """Repeat what failed, in order: its outcome is not known, and all of it may be repeated."""
         for _ in range(SETTLE_ATTEMPTS):
             again, self._failed = sorted(self._failed, key=lambda operation: operation.number), []
             for operation in again:
@@ -133,7 +133,7 @@ class Run:
         raise BenchRefused(f"{len(self._failed)} operations keep failing, the last one: {self._failed[-1].kind}")
 
     async def check(self, readers: Sequence[int]) -> int:
-        """Compare pages with the oracle. Raises WrongAnswer at the first difference; returns the pages compared."""
+        """Compare pages with the oracle; return how many. Raises WrongAnswer at the first difference."""
         limit, compared = self.workload.limit, 0
         for number_of_reader in readers:
             reader = self.rig.loaded.ids[number_of_reader]
@@ -162,7 +162,7 @@ def _difference(slug: str, reader: ObjectId, number: int, due: list[ObjectId], s
 async def compare(
     rig: Rig, graph: Graph, workload: Workload, settings: Settings, progress: Progress = silent
 ) -> Comparison:
-    """Run the rounds; after each phase of one `rig.so_far` is what there is to show, and None after a wrong page.
+    """Run the rounds. After each phase of one `rig.so_far` is what there is to show, and None after a wrong page.
 
     Raises WrongAnswer, NotDelivered, BenchRefused.
     """
@@ -210,7 +210,7 @@ def _report(
 
 
 def _warmed(rig: Rig, operations: Operations, settings: Settings) -> list[int]:
-    """Who has read before: where that would be more than EVERYBODY, whoever comes up in the round."""
+    """Return the readers to warm: all, or where those are more than EVERYBODY, those who come up in the round."""
     readers = rig.loaded.readers
     if len(readers) <= EVERYBODY:
         return list(readers)

@@ -1,4 +1,4 @@
-"""Small worlds for one measurement each: an author with many followers, a reader of many authors."""
+"""Scenes: small worlds for one measurement each, such as an author with many followers, or a reader of many authors."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -23,7 +23,7 @@ FEW = 5
 
 
 async def everything_delivers(rig: Rig) -> None:
-    """All phases keep timelines from now on."""
+    """Switch on all phases that keep timelines."""
     keeping = [phase.slug for phase in answers.KEEPING]
     await answers.deliver_only(rig.timelines, keeping, read=answers.ASKING.slug)
 
@@ -44,7 +44,10 @@ class Star:
 
 
 async def star(rig: Rig, followers: int, active: int, readers: Sequence[ObjectId] | None = None) -> Star:
-    """`readers`: whom to take the followers from. Active ones are marked; lists are made by `listed`."""
+    """Make an author and their followers, who are taken from `readers` if these are given.
+
+    The active ones are marked; `listed` makes their lists.
+    """
     (author,) = await people(rig, "author", 1)
     who = list(readers[:followers]) if readers else [ObjectId() for _ in range(followers)]
     await insert(rig.stack, Follow, (_edge(reader, author) for reader in who), followers)
@@ -58,7 +61,7 @@ def _edge(follower: ObjectId, followee: ObjectId) -> dict[str, Any]:
 
 @contextmanager
 def raw(rig: Rig) -> Iterator[RawDatabase]:
-    """The rig's database for the raw limits, past all that is ours."""
+    """Yield the rig's database for the raw limits, past all that is ours. Raises BenchRefused."""
     if not rig.stack.addresses.mongodb:
         raise BenchRefused("the raw limits need a real MongoDB")
     with limits.connected(rig.stack.addresses.mongodb, rig.stack.db.name) as db:
@@ -66,7 +69,7 @@ def raw(rig: Rig) -> Iterator[RawDatabase]:
 
 
 def memcached_node(rig: Rig) -> str:
-    """For the raw limits. Raises BenchRefused."""
+    """Return the address of the Memcached node for the raw limits. Raises BenchRefused."""
     if not rig.stack.addresses.memcached:
         raise BenchRefused("the raw limits need a real Memcached")
     if len(rig.stack.addresses.memcached) > 1:
@@ -78,8 +81,9 @@ def memcached_node(rig: Rig) -> str:
 async def listed(
     rig: Rig, readers: Sequence[ObjectId], ids: int = 5, slug: str = answers.LISTS.slug
 ) -> AsyncIterator[tuple[RawMemcached, str]]:
-    """While the block runs each reader has a list of a few ids where the phase looks for it, and one for the raw loop;
-    (its connection, what stands before the reader's id in its keys).
+    """Keep two lists of a few ids for each reader during the block: where the phase looks for it, and for the raw loop.
+
+    Yields the raw loop's connection, and what stands before the reader's id in its keys.
     """
     node = memcached_node(rig)
     keys, unused = await answers.list_keys(rig.timelines, slug, readers) if readers else ([], "")
@@ -92,7 +96,7 @@ async def listed(
 
 @asynccontextmanager
 async def kept_few(rig: Rig, phase: Phase, readers: Sequence[ObjectId]) -> AsyncIterator[None]:
-    """While the block runs FEW ids are kept for each of these readers, where the phase keeps timelines in memory."""
+    """Keep FEW ids for each of these readers during the block, where the phase keeps timelines in memory."""
     if phase.store is answers.SETS.store:
         await answers.keep_sets(rig.timelines, readers, FEW)
         yield
@@ -106,7 +110,7 @@ async def kept_few(rig: Rig, phase: Phase, readers: Sequence[ObjectId]) -> Async
 
 @asynccontextmanager
 async def forced(rig: Rig, phase: Phase, authors: Sequence[ObjectId], *, pulled: bool) -> AsyncIterator[None]:
-    """While the block runs these authors' statuses are pulled, or delivered, whatever the rule says of them."""
+    """Force these authors' statuses to be pulled, or delivered, during the block, whatever the rule says."""
     if phase.merges:
         await _force(rig, authors, pulled)
     yield
@@ -121,7 +125,7 @@ async def _force(rig: Rig, authors: Sequence[ObjectId], pulled: bool | None) -> 
 
 
 async def authors(rig: Rig, count: int, each: int) -> list[ObjectId]:
-    """Authors with `each` statuses over the last month, as many as other people's traffic needs."""
+    """Make authors with `each` statuses over the last month, as many as other people's traffic needs."""
     ids = await people(rig, "author", count)
     now = rig.stack.clock.now()
 

@@ -31,7 +31,7 @@ RELATING: dict[Relating, tuple[str, str]] = {
 
 
 class Failed(Exception):
-    """An operation was not answered, or with an error; `kind` is what is counted."""
+    """An operation was not answered, or answered with an error; `kind` is what is counted."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
@@ -39,12 +39,12 @@ class Failed(Exception):
 
 
 class WrongAnswer(Exception):
-    """A page differs from the oracle's: there are no figures."""
+    """A page differs from the oracle's, so there are no figures."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A page. `cost`: commands that were asked for, by the process that answered."""
+    """A page as its reader sees it. `cost`: commands that were asked for, by the process that answered."""
 
     ids: Sequence[ObjectId]
     next: ObjectId | None
@@ -53,7 +53,7 @@ class Seen:
 
 
 class InProcess:
-    """No HTTP: the figures are the phases' own, and this process is the web process."""
+    """The system without HTTP: the figures are the phases' own, and this process is the web process."""
 
     def __init__(self, stack: Stack, timelines: Timelines) -> None:
         self._social, self._timelines = Social(stack, timelines.outbox), timelines
@@ -85,7 +85,7 @@ async def _answered(call: Any) -> Any:
 
 
 class Http:
-    """A small HTTP/1.1 client: kept-alive connections, bodies of known length. It is to cost next to nothing itself."""
+    """A small HTTP/1.1 client: kept-alive connections, bodies of known length. It has to cost next to nothing."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
@@ -93,7 +93,7 @@ class Http:
         self._slots = asyncio.Semaphore(CONNECTIONS)
 
     async def ask(self, method: str, path: str, body: Any = None, headers: str = "") -> tuple[int, bytes]:
-        """Status and body. Raises Failed when the connection breaks."""
+        """Send a request, and return status and body. Raises Failed when the connection breaks."""
         payload = b"" if body is None else json.dumps(body).encode()
         content = f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n" if body is not None else ""
         head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n{headers}{content}\r\n"
@@ -107,7 +107,7 @@ class Http:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """One that is idle, or a new one. It is used again unless the block raises."""
+        """Yield an idle connection, or a new one. It is kept for the next request unless the block raises."""
         now = asyncio.get_running_loop().time
         while self._idle:
             since, reader, writer = self._idle.pop()
@@ -140,7 +140,7 @@ async def _response(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 
 class Api:
-    """Through `feedlab serve`'s web process, each person with a token of their own."""
+    """The system through the web process of `feedlab serve`, each person with a token of their own."""
 
     def __init__(self, stack: Stack, http: Http, handles: dict[ObjectId, str]) -> None:
         self._accounts, self._http, self.handles = Accounts(stack), http, handles
@@ -152,7 +152,7 @@ class Api:
                 self._tokens[person], _ = await self._accounts.new_token(person)
 
     async def ask(self, person: ObjectId, method: str, path: str, body: Any = None, key: str = "") -> bytes:
-        """The answer as it came. Raises Failed."""
+        """Send a request, and return its answer as it came. Raises Failed."""
         await self.enter([person])
         headers = f"Authorization: Bearer {self._tokens[person]}\r\n" + (f"Idempotency-Key: {key}\r\n" if key else "")
         status, answer = await self._http.ask(method, f"/api/v1{path}", body, headers)

@@ -1,4 +1,4 @@
-"""What the cells of a comparison come to: each phase over all rounds, and its ratios to the first one."""
+"""The summary of a comparison's cells: each phase over all rounds, and its ratios to the first one."""
 
 import statistics
 from collections import Counter
@@ -9,7 +9,7 @@ from benchmarks.report import KINDS, Cell, Kept, Spread, Summary
 
 
 def summary(cells: Sequence[Cell]) -> Summary:
-    """Of one phase: merged histograms, means of the rest."""
+    """Summarize the cells of one phase: merged histograms, means of the rest."""
     latencies = {kind: Latencies() for kind in KINDS}
     errors: Counter[str] = Counter()
     for cell in cells:
@@ -53,7 +53,7 @@ def _mean(numbers: Iterable[float], digits: int = 2) -> float:
 
 
 def ratios(cells: Sequence[Cell], base: str) -> dict[str, dict[str, Spread]]:
-    """Each figure ÷ the base phase's in the same round, by phase: median, smallest and largest over the rounds."""
+    """Return each figure ÷ the base phase's in the same round, by phase: median, least and most over the rounds."""
     bases = {cell.round: _figures(cell) for cell in cells if cell.phase == base}
     each: dict[str, dict[str, list[float]]] = {cell.phase: {} for cell in cells if bases and cell.phase != base}
     for cell in cells:
@@ -69,7 +69,7 @@ def _spread(numbers: Sequence[float]) -> Spread:
 
 
 def _figures(cell: Cell) -> dict[str, float]:
-    """What is worth a ratio."""
+    """Return the figures that are worth a ratio."""
     worth: dict[str, float] = {}
     for kind in KINDS:
         if figures := cell.latency_ms[kind]:

@@ -1,4 +1,4 @@
-"""What a report says, in words and in tables, wherever it is shown, and the terminal as the first such place."""
+"""The words and tables of a report, for every place that shows it; and the terminal, the first such place."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ Line = list[str]
 
 @dataclass(frozen=True)
 class Grid:
-    """A table, on whatever it is shown. `texts`: so many columns are words, the others are numbers."""
+    """A table, for any place. `texts`: so many columns are words, the others are numbers."""
 
     title: str
     columns: list[str]
@@ -32,7 +32,7 @@ class Grid:
 
 
 def show(report: reports.Report) -> None:
-    """The verdict, the tables, and what they are about, on the terminal."""
+    """Show the verdict, the tables, and what they are about, on the terminal."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(width=WIDTH, highlight=False)
@@ -54,7 +54,7 @@ def show(report: reports.Report) -> None:
 
 
 def where(report: reports.Report) -> str:
-    """The servers: versions, and topology where the report knows it."""
+    """Return the servers in words: versions, and topology where the report knows it."""
     kinds = report.topology
     return ", ".join(
         f"{name} {version}{f' ({kinds[name]})' if name in kinds else ''}" for name, version in report.servers.items()
@@ -62,7 +62,7 @@ def where(report: reports.Report) -> str:
 
 
 def says(report: reports.Report) -> list[str]:
-    """What comes first: sentences that say what was found."""
+    """Return the sentences that say what was found, which come first."""
     if report.meaningless:
         return [f"{MEANINGLESS}. Nothing is said of what is quicker."]
     match report:
@@ -116,7 +116,7 @@ def _cheapest(report: reports.Units) -> list[str]:
 
 
 def lead(report: reports.Report) -> str:
-    """One paragraph: what was measured."""
+    """Return one paragraph that says what was measured."""
     match report:
         case reports.Comparison():
             return _comparison_lead(report)
@@ -186,7 +186,7 @@ def grids(report: reports.Report) -> list[Grid]:
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, thousands separated."""
+    """Return a number with three significant digits, thousands separated."""
     if value is None:
         return "-"
     if value == 0:
@@ -233,7 +233,7 @@ def _latencies(phases: dict[str, reports.Summary]) -> list[Line]:
 
 
 def _to_phase_1(report: reports.Comparison) -> list[Line]:
-    """Without percentiles that a round has too few samples for. (Older reports have those, too.)"""
+    """Return the ratios to phase 1, without percentiles that a round has too few samples for, as older reports have."""
     found: dict[str, list[Line]] = {}
     for slug, ratios in report.ratios.items():
         for name, of in ratios.items():
@@ -333,7 +333,7 @@ UNITS = {"_per_s": "a second", "_ms": "ms"}  # by the ends of what is measured
 
 
 def _measured(report: reports.Targets) -> Grid:
-    """What neighbours share stands there once, under the first one's name."""
+    """Return the table of figures. Those that neighbours share stand once, under the first one's name."""
     rows, before = list[Line](), None
     for row in report.rows:
         if row.figures != before:

@@ -31,7 +31,7 @@ IDLE_S = 3.0
 
 
 async def metered(rig: Rig, work: Awaitable[T]) -> tuple[Costs, T]:
-    """What the work takes, all together, and what comes of it."""
+    """Return what the work costs in all processes, and its result."""
     before, began = await Meters.read(rig), time.perf_counter()
     result = await work
     seconds = time.perf_counter() - began
@@ -46,26 +46,26 @@ async def repeated(count: int, work: Measured) -> None:
 
 
 def of_each(costs: Costs, count: int, idle: Costs) -> Costs:
-    """Of one operation, less what the processes do while nobody asks for anything."""
+    """Return the costs of one operation, without what the processes use while nobody asks for anything."""
     share = costs.s / idle.s
     each = Costs.combined(lambda used, meanwhile: max(0.0, used - share * meanwhile) / count, (costs, idle))
     return each.model_copy(update={"s": costs.s / count})
 
 
 def line(few: float, many: float) -> tuple[float, float]:
-    """Fixed and per-follower part of what was measured at FEW and at MANY; neither is ever negative."""
+    """Return the fixed and the per-follower part of what was measured at FEW and at MANY; neither is ever negative."""
     slope = max(0.0, (many - few) / (MANY - FEW))
     return max(0.0, few - slope * FEW), slope
 
 
 def split(few: Costs, many: Costs) -> tuple[Costs, Costs]:
-    """The same of all costs: (of a post, of a delivery)."""
+    """Split all costs at FEW and at MANY followers into those of a post and of a delivery."""
     post, delivery = (Costs.combined(lambda *at, part=part: line(*at)[part], (few, many)) for part in (0, 1))
     return post, delivery
 
 
 async def measure(rig: Rig, count: int, progress: Progress = silent) -> Units:
-    """`count` warm reads per figure; fewer of what takes longer."""
+    """Measure the units, with `count` warm reads per figure, and fewer of what takes longer."""
     few, many = await scenes.star(rig, FEW, FEW), await scenes.star(rig, MANY, MANY)
     everybody = await scenes.authors(rig, max(FOLLOWEES) + max(FOLLOWEES) // 5, 10)
     readers = [await scenes.follower_of(rig, everybody[:size]) for size in FOLLOWEES]
@@ -86,7 +86,7 @@ async def measure(rig: Rig, count: int, progress: Progress = silent) -> Units:
 
 
 async def _margin(rig: Rig, phase: Phase, pulled: Sequence[ObjectId], reader: ObjectId, count: int) -> Costs:
-    """What one pulled author more costs a warm page: of two pages, before these have posted and after, in turn."""
+    """Return what one more pulled author costs a warm page, from pages before and after pulled authors have posted."""
     page = partial(rig.timelines.page, reader, phase=phase.slug, limit=LIMIT)
     await page()
     without, _ = await metered(rig, repeated(count, page))
@@ -106,7 +106,10 @@ async def _phase(
     idle, _ = await metered(rig, asyncio.sleep(min(IDLE_S, count / 50)))
 
     async def posts(author: ObjectId, n: int) -> tuple[Costs, float]:
-        """Of one, until it is delivered; and the seconds of its job. The worker begins when all of them are queued."""
+        """Return the costs of one post until it is delivered, and the seconds of its job.
+
+        The worker begins when all of them are queued.
+        """
         costs, worked_s = await metered(rig, posts_worked_off(rig, slug, author, n, every_s=0.01))
         return of_each(costs, n, idle), worked_s / n
 
@@ -115,7 +118,10 @@ async def _phase(
         return of_each(costs, n, idle)
 
     async def come_back(reader: ObjectId) -> None:
-        """After a long time away: the list is rebuilt, the reader marked. (Undoing that is in it, and cheap.)"""
+        """Read a page after a long time away: the list is rebuilt, the reader marked.
+
+        (Forgetting them before is in the figure, and cheap.)
+        """
         await answers.forget(rig.timelines, slug, [reader])
         await answers.forget_active(rig.stack, reader)
         await page(reader)

@@ -1,7 +1,8 @@
-"""What was found, in words: what is quicker, by how much, and where no difference can be told.
+"""The verdict in words: what is quicker, by how much, and where no difference can be told.
 
-As hyperfine does, and paired: a ratio is of two phases in the same round. Its interval is Student's, of the logarithms
-of these ratios. A difference is told where the interval leaves out 1; the ratio itself is the geometric mean.
+It compares as hyperfine does, and paired: a ratio is of two phases in the same round. Its interval is Student's, of the
+logarithms of these ratios. A difference is told where the interval leaves out 1; the ratio itself is the geometric
+mean.
 """
 
 import math
@@ -35,7 +36,7 @@ ByRound = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Times:
-    """How many times as much, and the interval."""
+    """A ratio, how many times as much, with its interval."""
 
     ratio: float
     low: float
@@ -43,7 +44,7 @@ class Times:
 
     @property
     def told(self) -> bool:
-        """As it is shown: an interval that ends at 1.00 does not leave it out."""
+        """Whether the interval leaves out 1, as it is shown: with an end at 1.00 it does not."""
         return round(self.low, 2) > 1 or round(self.high, 2) < 1
 
     def __str__(self) -> str:
@@ -51,7 +52,7 @@ class Times:
 
 
 def times(a: ByRound, b: ByRound) -> Times | None:
-    """a ÷ b over the rounds that both have; None where those are fewer than two."""
+    """Return a ÷ b over the rounds that both have; None where those are fewer than two."""
     logs = [math.log(a[number] / b[number]) for number in sorted(a.keys() & b.keys())]
     if len(logs) < 2:
         return None
@@ -61,7 +62,7 @@ def times(a: ByRound, b: ByRound) -> Times | None:
 
 
 def compared(report: Comparison) -> list[str]:
-    """One sentence for each kind of operation and for processor time; what makes them doubtful first."""
+    """Return a sentence for each kind of operation and for processor time, after those that say what is doubtful."""
     said = [*_doubts(report)]
     if len(report.phases) < 2:
         return [*said, f"Only {', '.join(report.phases)} was measured: there is nothing to compare it with."]
@@ -81,7 +82,7 @@ def compared(report: Comparison) -> list[str]:
 
 
 def at_once(kind: str, slug: str) -> bool:
-    """Whether there is no such wait, since the poster waits for the delivery."""
+    """Return whether there is no such wait, since the poster waits for the delivery."""
     return kind == "lag" and slug in DELIVER_AT_ONCE
 
 
@@ -101,7 +102,10 @@ def _doubts(report: Comparison) -> list[str]:
 
 
 def _percentiles(report: Comparison, kind: str, percentile: str) -> dict[str, ByRound]:
-    """By phase; what has too few samples in a round is missing. Who delivers at once has no delivery lag."""
+    """Return a percentile by phase and round, without rounds with too few samples.
+
+    A phase that delivers at once has no delivery lag.
+    """
     rounds = max(cell.round for cell in report.cells)
     return {
         slug: {
@@ -132,7 +136,7 @@ def _spacing_ms(cell: Cell) -> float:
 
 
 def _sentence(title: str, figures: Mapping[str, ByRound], is_best: str = "is quickest", much: str = "long") -> str:
-    """Of milliseconds: less is better."""
+    """Return a sentence that compares milliseconds, of which less is better."""
     few = [slug for slug, rounds in figures.items() if not rounds]
     known = {slug: rounds for slug, rounds in figures.items() if rounds}
     words = _told(known, is_best, much)
@@ -180,7 +184,10 @@ def way_of(web: int, readers: Who) -> str:
 
 
 def served(report: HttpReport) -> list[str]:
-    """By ways of asking: who holds the highest rate. Capacities are known to a tenth, so less is no difference."""
+    """Say which phase holds the highest rate, by way of asking.
+
+    A tenth is no difference: capacities are known no better.
+    """
     said = []
     for of in dict.fromkeys(map(way, report.climbs)):
         climbs = [climb for climb in report.climbs if way(climb) == of and climb.ended_by != "unfinished"]
@@ -209,7 +216,7 @@ def _most(climbs: Sequence[Climb], slo_ms: float) -> str:
 
 
 def waited(report: Backlog) -> list[str]:
-    """What the largest backlog leaves of the pages a second."""
+    """Say what the largest backlog leaves of the pages a second."""
     said = []
     for slug in dict.fromkeys(level.climb.phase for level in report.levels):
         last = max((each for each in report.levels if each.climb.phase == slug), key=lambda each: each.climb.pending)
@@ -224,7 +231,7 @@ def waited(report: Backlog) -> list[str]:
 
 
 def of_steps(report: MessagesReport) -> dict[str, list[MessagesStep]]:
-    """By web processes and receipts, each by its rates."""
+    """Group the steps by web processes and receipts, each group by its rates."""
     ways: dict[str, list[MessagesStep]] = {}
     for step in report.steps:
         way = f"{step.web} web process{'es' if step.web > 1 else ''}, {'with' if step.receipts else 'no'} receipts"
@@ -233,7 +240,7 @@ def of_steps(report: MessagesReport) -> dict[str, list[MessagesStep]]:
 
 
 def crossed(report: Crossover) -> list[str]:
-    """The hybrid beside the better of pull and push, at each proportion of pages to posts."""
+    """Compare the hybrid with the better of pull and push, at each proportion of pages to posts."""
     said = []
     for share in report.shares:
         *_, hybrid = share.used_ms
@@ -256,7 +263,7 @@ def _counted(n: int, what: str) -> str:
 
 
 def sent(report: MessagesReport) -> list[str]:
-    """Whether any message was lost first, then how late they are at the highest rate."""
+    """Say whether any message was lost, and then how late they are at the highest rate."""
     total, errors = (sum(step.sent for step in report.steps), sum(sum(step.errors.values()) for step in report.steps))
     said = [f"{len(report.wrongs)} of {total:,} messages lost, doubled or out of order; {errors} requests refused."]
     for way, steps in of_steps(report).items():

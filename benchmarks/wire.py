@@ -20,8 +20,10 @@ class Opcode(IntEnum):
 
 
 class Wire(asyncio.Protocol):
-    """`status`: of HTTP, 0 before the answer. `code`: that a WebSocket was closed with. `cut_after`: bytes, and then
-    the connection breaks, wherever that is.
+    """A raw connection with a stream.
+
+    `status`: the HTTP status, 0 before the answer. `code`: the close code of a WebSocket. `cut_after`: so many bytes,
+    and then the connection breaks, wherever that is.
     """
 
     kind = ""
@@ -64,7 +66,7 @@ class Wire(asyncio.Protocol):
 
 
 class EventSource(Wire):
-    """Server-sent events."""
+    """A stream by server-sent events."""
 
     kind = "sse"
 
@@ -95,7 +97,7 @@ class EventSource(Wire):
 
 
 class WebSocket(Wire):
-    """RFC 6455, as far as a client needs it that is told things."""
+    """A stream by a WebSocket: RFC 6455, as far as a client needs it that only listens."""
 
     kind = "websocket"
 
@@ -118,7 +120,7 @@ class WebSocket(Wire):
             self.transport.close()
 
     def _frame(self) -> tuple[int, bytes] | None:
-        """The next whole one: its opcode and its payload."""
+        """Take the next whole frame: its opcode and its payload; None where none is there yet."""
         data = self._bytes
         if len(data) < 2:
             return None
@@ -147,5 +149,5 @@ class WebSocket(Wire):
 
 
 def framed(opcode: int, payload: bytes) -> bytes:
-    """A short frame of a client, masked with zeros."""
+    """Return a short frame of a client, masked with zeros."""
     return bytes([FINAL | opcode, MASKED | len(payload), 0, 0, 0, 0]) + payload

@@ -34,7 +34,7 @@ Draw = Callable[[Random], int]
 
 
 class WorkloadError(Refused):
-    """There is no such workload, or its file is wrong; the text names the file and every wrong field."""
+    """The workload does not exist, or its file is wrong; the text names the file and every wrong field."""
 
 
 class Workload(BaseModel):
@@ -91,7 +91,7 @@ def names() -> list[str]:
 
 
 def load(name_or_file: str) -> Workload:
-    """A workload of ours by name, or the user's own from a TOML file. Raises WorkloadError."""
+    """Return a workload of ours by name, or the user's own from a TOML file. Raises WorkloadError."""
     ours = name_or_file in names()
     path = FOLDER / f"{name_or_file}.toml" if ours else Path(name_or_file)
     if not ours and path.suffix != ".toml":
@@ -112,7 +112,7 @@ def load(name_or_file: str) -> Workload:
 
 
 def populated(graph: Graph, workload: Workload, seed: int) -> Graph:
-    """The graph with the celebrities and the wide readers that the workload adds, at its end."""
+    """Return the graph with the celebrities and the wide readers that the workload adds, at its end."""
     random = Random(f"{seed} populated")
     people, followers, followees = list(graph.people), graph.followers[:], graph.followees[:]
     ordinary = len(people)
@@ -130,8 +130,10 @@ def populated(graph: Graph, workload: Workload, seed: int) -> Graph:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`who` does it, people are numbers of the graph. `other`: whom it is done to. `target`: the number of the
-    operation that posted the status to delete."""
+    """An operation. `who` does it, `other` has it done to them; people are numbers of the graph.
+
+    `target`: the number of the operation that posted the status to delete.
+    """
 
     number: int
     kind: Kind
@@ -143,7 +145,7 @@ class Operation:
 
 
 class Cast:
-    """Who reads and who posts, drawn from a seed."""
+    """The people who read and who post, drawn from a seed."""
 
     def __init__(self, workload: Workload, graph: Graph, seed: int) -> None:
         random = Random(f"{seed} {workload.name} cast")
@@ -159,7 +161,7 @@ class Cast:
         self.author = self._drawn(workload.authors, array("I", random.sample(range(ordinary), ordinary)))
 
     def _drawn(self, distribution: Distribution, people: Sequence[int]) -> Callable[[], Draw]:
-        """Each call begins the draws anew."""
+        """Return a way to draw people. Each call of what it returns begins the draws anew."""
         if distribution == "once":
             return lambda: _in_turn(people)
         if distribution == "uniform":
@@ -177,10 +179,10 @@ def _in_turn(people: Sequence[int]) -> Draw:
 
 
 class Operations(Iterator[Operation]):
-    """The endless sequence of operations: the same for the same workload, graph, seed and cast, whatever runs it.
+    """The endless sequence of operations: always the same for the same workload, graph, seed and cast.
 
-    It knows who follows whom while it goes on, so that every unfollow ends a follow that exists. What cannot be
-    done (nothing to delete, nobody to unfollow) becomes a post.
+    It knows who follows whom while it goes on, so that every unfollow ends a follow that exists. What cannot be done
+    (nothing to delete, nobody to unfollow) becomes a post.
     """
 
     def __init__(self, workload: Workload, graph: Graph, seed: int, cast: Cast | None = None) -> None:

@@ -23,9 +23,9 @@ WALKERS = 6  # walks at the same time
 
 
 def run(plan: Plan, *, as_json: bool, crowd: Graph | None = None) -> int:
-    """0 when nothing was missing, wrong or doubled and every error was clean; else 1, and the logs are kept.
+    """Run the faults. Return 0 when nothing was missing, wrong or doubled and every error was clean; else 1.
 
-    `crowd`: people who are there, too.
+    With 1 the logs are kept. `crowd`: people who are there beside those who are watched.
     """
     outcome = Outcome(plan=plan)
     with logs_of("faults", lambda: outcome.good) as directory, serving(directory, plan, crowd) as system:
@@ -65,7 +65,7 @@ async def _break_under(load: Load, injector: Injector) -> None:
 
 
 async def _everything_works(load: Load) -> None:
-    """Until every kind of operation has succeeded after every fault."""
+    """Wait until every kind of operation has succeeded after every fault. Raises NeverRecovered."""
 
     async def attempt(_: int) -> bool | None:
         return None if load.outcome.never_recovered else True

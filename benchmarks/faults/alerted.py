@@ -1,5 +1,6 @@
-"""`feedlab bench faults --alerts`: each alert is provoked once by a real fault, under a real Prometheus whose rules are
-sixty times as fast. How long does it take until it fires?
+"""`feedlab bench faults --alerts`: each alert is provoked once by a real fault.
+
+The time until it fires is measured, under a real Prometheus whose rules are sixty times as fast.
 """
 
 import asyncio
@@ -46,7 +47,10 @@ def _key(alert: Alert) -> str:
 
 @dataclass
 class Watched:
-    """`noticed_s`: after the begin of its fault, of each alert that fired."""
+    """A system with its Prometheus.
+
+    `noticed_s`: for each alert that fired, its fault and the seconds from that fault's begin.
+    """
 
     system: System
     prometheus: httpx.AsyncClient
@@ -72,7 +76,7 @@ def _suspended(kind: str) -> Fault:
 
 @asynccontextmanager
 async def flooded(watched: Watched) -> AsyncIterator[None]:
-    """Calls that cost a web process much and whoever makes them little: many at once, and each is refused."""
+    """Flood the web process with calls that cost it much and their sender little: many at once, and each is refused."""
     host, _, port = watched.system.url.removeprefix("http://").rpartition(":")
     calls = b"GET /api/v1/me HTTP/1.1\r\nHost: localhost\r\n\r\n" * PIPELINED
 
@@ -93,7 +97,7 @@ async def flooded(watched: Watched) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def cramped(watched: Watched) -> AsyncIterator[None]:
-    """A web process may have hardly more memory and descriptors than it has: what a leak comes to in the end."""
+    """Allow a web process hardly more memory and descriptors than it has, as a leak does in the end."""
     [(_, process)] = watched.system.alive("web")
     has = {psutil.RLIMIT_RSS: process.memory_info().rss, psutil.RLIMIT_NOFILE: process.num_fds()}
     before = {limit: process.rlimit(limit) for limit in has}
@@ -108,7 +112,7 @@ async def cramped(watched: Watched) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def unreadable(watched: Watched) -> AsyncIterator[None]:
-    """Events without the fields that who handles them needs: each job fails six times, and is a dead letter."""
+    """Insert events without fields that are needed to handle them: each job fails six times, and is a dead letter."""
 
     def insert() -> None:
         with watched.system.mongodb() as db:
@@ -122,7 +126,7 @@ async def unreadable(watched: Watched) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def unclearable(watched: Watched) -> AsyncIterator[None]:
-    """An account that has departed nobody knows when: whoever clears away what is left of it gets nowhere."""
+    """Insert a departed account without the time of it, so that clearing away what is left of it fails."""
 
     def change(verb: str) -> None:
         with watched.system.mongodb() as db:
@@ -150,7 +154,7 @@ FAULTS: tuple[tuple[str, Fault, tuple[str, ...]], ...] = (
 
 
 def run(*, as_json: bool) -> int:
-    """0 when every alert has fired. Raises ServersError without Prometheus."""
+    """Provoke the alerts. Return 0 when every one has fired. Raises ServersError without Prometheus."""
     program = shutil.which("prometheus")
     if program is None:
         raise ServersError("Prometheus is missing: apt install prometheus")
@@ -211,7 +215,7 @@ async def _provoke(watched: Watched, name: str, fault: Fault, about: tuple[str, 
 
 
 async def _load(system: System) -> None:
-    """A page every quarter of a second, and a status every second, however long the answers take."""
+    """Ask for a page every quarter of a second, and post every second, however long the answers take."""
     reader, author = CAST.steady[0], CAST.authors[0]
     async with (
         httpx.AsyncClient(base_url=f"{system.url}/api/v1", trust_env=False, timeout=30) as http,
@@ -237,7 +241,7 @@ async def _load(system: System) -> None:
 
 @asynccontextmanager
 async def _tasks() -> AsyncIterator[Callable[[Any], None]]:
-    """Begin what is not waited for, until the block ends."""
+    """Yield a function that begins work without waiting for it; what still runs is cancelled when the block ends."""
     running = set[asyncio.Task[None]]()
 
     def begin(work: Any) -> None:
@@ -255,7 +259,7 @@ async def _tasks() -> AsyncIterator[Callable[[Any], None]]:
 
 @contextmanager
 def _prometheus(program: str, directory: Path, port: int, metrics: list[int]) -> Iterator[None]:
-    """One that asks a web process and a worker every second."""
+    """Run a Prometheus that asks a web process and a worker every second."""
     (directory / "rules.yml").write_text(written(Scale(FASTER)), encoding="utf-8")
     jobs = [
         {"job_name": job, "static_configs": [{"targets": [f"{HERE}:{target}"]}]}
@@ -295,7 +299,7 @@ def _wait_until_it_answers(port: int) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    """So many in a row."""
+    """Return so many free ports in a row."""
     while True:
         with suppress(OSError), socket.create_server((HERE, 0)) as first:
             port: int = first.getsockname()[1]

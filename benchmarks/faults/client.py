@@ -1,4 +1,4 @@
-"""The HTTP client of a fault run: what failed cleanly, what did not, and trying again."""
+"""The HTTP client of a fault run: it tells clean failures from others, and tries again."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ BROKEN = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProto
 
 
 class Client:
-    """One HTTP client for everybody. `call` answers None when nobody knows whether the request was carried out."""
+    """One HTTP client for everybody. `call` returns None when it is not known whether the request was carried out."""
 
     def __init__(self, http: httpx.AsyncClient, outcome: Outcome) -> None:
         self.http, self.outcome = http, outcome
@@ -89,11 +89,11 @@ def _is_clean_503(answer: httpx.Response) -> bool:
 
 
 class NeverRecovered(Exception):
-    """Something failed for so long that it is given up."""
+    """An operation failed for so long that it is given up."""
 
 
 async def persist(attempt: Callable[[int], Awaitable[T | None]]) -> T:
-    """Try, each time with the number of the try, until something comes of it. Raises NeverRecovered."""
+    """Call `attempt` with the number of the try, until it returns a result. Raises NeverRecovered."""
     deadline, number = time.monotonic() + GIVE_UP_S, 1
     while (result := await attempt(number)) is None:
         if time.monotonic() > deadline:
@@ -104,7 +104,7 @@ async def persist(attempt: Callable[[int], Awaitable[T | None]]) -> T:
 
 
 def patience_s(number: int, random: Random) -> float:
-    """For the answer to a try."""
+    """Return the seconds to wait for the answer to a try: sometimes short at the first one, else without end."""
     return random.uniform(0, PATIENCE_S) if number == 1 and random.random() < IMPATIENT else inf
 
 

@@ -1,4 +1,4 @@
-"""Faults: which, when, and how they are made."""
+"""The faults: which there are, when they come, and how they are made."""
 
 import asyncio
 import subprocess
@@ -29,7 +29,7 @@ PROCESSES = ("web", "worker", "memcached", "redis", "mongodb")
 
 
 def deck(plan: Plan) -> list[str]:
-    """The kinds of fault, each as often as it is to happen in one round."""
+    """Return the kinds of fault, each as often as it is to happen in one round."""
     kinds = [f"{how} {what}" for how in ("kill", "pause") for what in PROCESSES]
     kinds += ["flush memcached", "flush redis", "switch phases"]
     kinds += ["kill follower", "pause follower", "forget place", "force author"]
@@ -101,7 +101,7 @@ class Injector:
         return None
 
     def _flush(self, what: str) -> str | None:
-        """None when nobody answers."""
+        """Flush a server, and return its answer; None when it does not answer."""
         note = self.system.directory.note()
         address = note.redis if what == "redis" else (note.memcached or ("",))[0]
         self.outcome.fault()
@@ -111,7 +111,7 @@ class Injector:
         return None
 
     def _forget(self) -> str | None:
-        """MongoDB's log does not reach back to where the stream was left: error 286, for whoever comes next."""
+        """Make MongoDB's log not reach back to where the stream was left: error 286, for whoever follows it next."""
         with suppress(PyMongoError), self.system.mongodb() as db:
             changed = db[SETTINGS].update_one({"_id": DOCUMENT}, {"$set": {"place": NO_PLACE}})
             return "the follower was killed before" if changed.matched_count else None

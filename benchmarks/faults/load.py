@@ -1,8 +1,8 @@
-"""The load of a fault run: authors who post, readers who read in every phase, follow and block, and check each page,
+"""The load of a fault run: authors who post; readers who read in every phase, follow and block, and check each page;
 and people who write to each other.
 
-A reader does one thing after the other, so that what their relations are during a read is known. What failed is
-tried again: posts with their idempotency key, everything else as it was. Only the HTTP API is used.
+A reader does one thing after the other, so that their relations during a read are known. What failed is tried again:
+posts with their idempotency key, everything else as it was. Only the HTTP API is used.
 """
 
 import asyncio
@@ -33,7 +33,10 @@ Change = Callable[[Relation], Relation]
 
 @dataclass(frozen=True)
 class Cast:
-    """Handles. `steady` readers follow everybody all the time, so whoever has just posted can read through them."""
+    """The handles of the people in a run.
+
+    `steady` readers follow everybody all the time, so whoever has just posted can read through them.
+    """
 
     authors: tuple[str, ...]
     readers: tuple[str, ...]
@@ -45,7 +48,7 @@ class Cast:
 
 
 class Load:
-    """Until `stop` is set, and until every operation under way then has ended."""
+    """A load that goes on until `stop` is set, and until every operation under way then has ended."""
 
     def __init__(self, client: Client, cast: Cast, seed: int, think_s: float) -> None:
         self.client, self.outcome, self.cast = client, client.outcome, cast
@@ -93,7 +96,7 @@ class Load:
             await self.pause(random)
 
     async def _post(self, post: Post, random: Random) -> bool:
-        """Whether it was acknowledged."""
+        """Post a status; return whether it was acknowledged."""
         self.worlds.begun(post)
         replayed = random.random() >= NEVER_REPLAYED
         headers = {"Idempotency-Key": str(UUID(int=random.getrandbits(128)))} if replayed else {}
@@ -164,7 +167,7 @@ class Load:
 
 
 class Reader:
-    """One whose relations change."""
+    """A reader whose relations to authors change."""
 
     def __init__(self, load: Load, handle: str, random: Random) -> None:
         self.load, self.handle, self.random = load, handle, random
@@ -185,7 +188,7 @@ class Reader:
             await self.load.pause(self.random)
 
     async def _change(self, author: str) -> None:
-        """One change between me and an author; while its outcome is unknown I go on reading."""
+        """Make one change between this reader and an author, who goes on reading while its outcome is unknown."""
         if time.monotonic() < self._calm_until_s.get(author, 0):
             return
         (now,) = self.load.worlds.relations[self.handle, author]
@@ -205,7 +208,7 @@ class Reader:
 
 
 def _changes(me: str, author: str, now: Relation) -> list[tuple[str, str, str, Change]]:
-    """(who asks, method, path, what it changes) of everything that may happen next."""
+    """Return (who asks, method, path, what it changes) of everything that may happen next."""
 
     def toggle(who: str, path: str, field: str) -> tuple[str, str, str, Change]:
         was = getattr(now, field)

@@ -1,4 +1,4 @@
-"""What is asked of a fault run, and what came of it: filled while it runs, and printed at its end."""
+"""The plan of a fault run, and its outcome: filled while it runs, and printed at its end."""
 
 import time
 from collections import Counter
@@ -18,7 +18,10 @@ SHOWN = 20  # problems of a kind, in words
 
 @dataclass(frozen=True)
 class Plan:
-    """`seconds`: how long the faults are spread over. `longest_pause_s`: how long a process is stopped, at most."""
+    """The plan of a run.
+
+    `seconds`: how long the faults are spread over. `longest_pause_s`: how long a process is stopped, at most.
+    """
 
     faults: int
     seconds: float
@@ -29,7 +32,10 @@ class Plan:
 
 
 class Outcome(BaseModel):
-    """`happened`: (seconds since the begin, kind, detail). `owed`: deliveries still pending at the end, by phase."""
+    """The outcome of a run.
+
+    `happened`: (seconds since the begin, kind, detail). `owed`: deliveries still pending at the end, by phase.
+    """
 
     kind: Literal["faults"] = "faults"
     plan: Plan = Field(exclude=True)
@@ -55,13 +61,13 @@ class Outcome(BaseModel):
     _waiting: dict[str, list[float]] = PrivateAttr(default_factory=dict)  # moments of faults, by kind of operation
 
     def fault(self) -> None:
-        """One happens now."""
+        """Note that a fault happens now."""
         now_s = time.monotonic()
         for kind in OPERATIONS:
             self._waiting.setdefault(kind, []).append(now_s)
 
     def success(self, kind: str, began_s: float) -> None:
-        """Of an operation that began when it did: the recovery of every fault before."""
+        """Note the success of an operation: it ends the recovery from every fault before the operation began."""
         waiting = self._waiting.get(kind, [])
         if done := [at_s for at_s in waiting if at_s <= began_s]:
             now_s = time.monotonic()
@@ -74,13 +80,13 @@ class Outcome(BaseModel):
 
     @property
     def wrongs(self) -> dict[str, int]:
-        """Violations by kind."""
+        """The number of violations by kind."""
         counts = Counter(violation.kind for violation in self.violations)
         return {kind: counts[kind] for kind in ("missing", "wrong", "doubled")}
 
     @property
     def recovery_s(self) -> dict[str, dict[str, float]]:
-        """From a fault to the first success of an operation that began after it."""
+        """The seconds from a fault to the first success of an operation that began after it, by kind of operation."""
         return {
             kind: {"p50": round(median(times), 3), "max": round(max(times), 3)}
             for kind, times in sorted(self._recovered_s.items())
@@ -88,7 +94,7 @@ class Outcome(BaseModel):
 
     @property
     def never_recovered(self) -> dict[str, int]:
-        """Faults after which a kind of operation has not succeeded yet."""
+        """The number of faults after which no operation of a kind has succeeded yet, by kind."""
         return {kind: len(waiting) for kind, waiting in self._waiting.items() if waiting}
 
     @model_serializer(mode="wrap")

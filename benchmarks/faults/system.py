@@ -48,7 +48,7 @@ ADMIN = CAST.steady[0]
 
 @contextmanager
 def logs_of(name: str, is_good: Callable[[], bool]) -> Iterator[Path]:
-    """A directory for the data and logs of a system; kept where the run is not good, or does not come to its end."""
+    """Yield a directory for the data and logs of a system; it is kept where the run is not good, or breaks off."""
     directory, ended = Path(tempfile.mkdtemp(prefix=f"feedlab-{name}-")), False
     try:
         yield directory
@@ -61,7 +61,10 @@ def logs_of(name: str, is_good: Callable[[], bool]) -> Iterator[Path]:
 
 
 def graph(crowd: Graph | None = None) -> Graph:
-    """Everybody follows every author; authors follow nobody. `crowd`: people beside them, among themselves."""
+    """Return a graph in which everybody follows every author, and authors follow nobody.
+
+    `crowd`: people beside them, who follow each other.
+    """
     people = len(HANDLES) + FOLLOWERS
     followers = array("I", [person for person in range(AUTHORS, people) for _ in range(AUTHORS)])
     followees = array("I", list(range(AUTHORS)) * (people - AUTHORS))
@@ -85,7 +88,7 @@ class System:
 
     @contextmanager
     def suspended(self, what: str) -> Iterator[None]:
-        """All processes of a kind stand still, and go on at the end."""
+        """Suspend all processes of a kind until the block ends."""
         processes = [process for _, process in self.alive(what)]
         assert processes, f"no {what} runs"
         for process in processes:
@@ -98,7 +101,7 @@ class System:
                     process.resume()
 
     def alive(self, what: str) -> list[tuple[str, psutil.Process]]:
-        """The processes of a kind that run now."""
+        """Return the processes of a kind that run now."""
         if what == "primary":
             assert self.replicas
             pid = self.replicas.primary()
@@ -109,7 +112,7 @@ class System:
         return [(name, process) for name, child in children if name.split()[0] == what and (process := child.find())]
 
     def _follower(self) -> list[tuple[str, psutil.Process]]:
-        """The worker that has the lease of the change stream."""
+        """Return the worker that has the lease of the change stream, if one has."""
         with suppress(PyMongoError, psutil.NoSuchProcess), self.mongodb() as db:
             owner = (db[SETTINGS].find_one({"_id": DOCUMENT}) or {}).get("owner")
             return [("follower", psutil.Process(int(owner.rpartition(":")[2])))] if owner else []
@@ -117,13 +120,13 @@ class System:
 
     @contextmanager
     def mongodb(self) -> Iterator[Any]:
-        """The database that is served. Using it raises PyMongoError."""
+        """Yield the database that is served. Using it raises PyMongoError."""
         url = self.replicas.url if self.replicas else str(self.directory.note().mongodb)
         with mongodb_client(url, ASK_TIMEOUT_S) as client:
             yield client[Config().database]
 
     def feedlab(self, *arguments: str, check: bool = False) -> str:
-        """What a command says, on stdout or else on stderr."""
+        """Run a command, and return what it says on stdout, or else on stderr."""
         command = _feedlab(*arguments, data=self.directory.path)
         said = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=check)
         return (said.stdout or said.stderr).strip()
@@ -139,7 +142,7 @@ def serving(
     web: int = 2,
     workers: int = 2,
 ) -> Iterator[System]:
-    """`feedlab serve` on a seeded database, with `more` settings. Raises ServersError."""
+    """Run `feedlab serve` on a seeded database, with `more` settings, until the block ends. Raises ServersError."""
     variables = {"FEEDLAB_CHUNK": str(CHUNK), "FEEDLAB_CAP": str(CAP), "FEEDLAB_REDIS_AOF": str(plan.aof), **more}
     people, on_replicas = graph(crowd), plan.replica_set
     with served(directory, variables, people, plan.seed, web=web, workers=workers, on_replicas=on_replicas) as system:
@@ -160,7 +163,7 @@ def served(
     workers: int = 2,
     on_replicas: bool = False,
 ) -> Iterator[System]:
-    """`feedlab serve` with these settings, people and statuses. Raises ServersError."""
+    """Run `feedlab serve` with these settings, people and statuses, until the block ends. Raises ServersError."""
     with ExitStack() as stack:
         replicas = stack.enter_context(replica_set(directory / "replica set")) if on_replicas else None
         data = directory / "data"

@@ -24,7 +24,7 @@ PAGE = 100
 
 @dataclass
 class Talk:
-    """A conversation between these two, who may both be writing."""
+    """A conversation between two people, who may both be writing."""
 
     path: str
     people: tuple[str, str]
@@ -32,7 +32,7 @@ class Talk:
 
 
 class Talks:
-    """Each of these people with the next one."""
+    """The conversations of each of these people with the next one."""
 
     def __init__(self, client: Client, people: Sequence[str]) -> None:
         self._client, self._outcome, self._people = client, client.outcome, people
@@ -54,7 +54,7 @@ class Talks:
                 await self._client.call(me, "receipt", "PUT", f"{talk.path}/receipt", 204, json={"read": seq})
 
     async def _send(self, me: str, talk: Talk, random: Random) -> int | None:
-        """Its number, where it was acknowledged."""
+        """Send a message; return its number, or None where it was not acknowledged."""
         text, id = f"{me} writes {next(self._numbers)}", str(UUID(int=random.getrandbits(128)))
         talk.dialogue.begin(text)
 
@@ -77,7 +77,7 @@ class Talks:
                 await self.read(me, talk)
 
     async def read(self, me: str, talk: Talk) -> None:
-        """Check all of it, to its very first message."""
+        """Check a whole conversation, to its very first message."""
         due, shown = dict(talk.dialogue.acknowledged), list[tuple[int, str]]()
         before: int | None = None
 

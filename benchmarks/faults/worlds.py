@@ -1,4 +1,4 @@
-"""What the people of a fault run must see, may see and must not see, from acknowledged answers alone.
+"""The possible worlds of a fault run: what people must, may and must not see, from acknowledged answers alone.
 
 What was asked for and not yet answered, or never, leaves several possible worlds: a status is missing only if the
 oracle shows it in all of them, and wrong only if in none.
@@ -16,7 +16,7 @@ from benchmarks.oracle import Relation, admitted
 
 @dataclass(eq=False)
 class Post:
-    """Times are seconds on one monotonic clock; inf: not yet."""
+    """A status that was posted. Its times are seconds on one monotonic clock; inf: not yet."""
 
     author: str
     text: str  # unique: how it is recognised when the answer with its id never came
@@ -54,7 +54,7 @@ class Violation:
 @dataclass
 class Worlds:
     posts: dict[str, Post] = field(default_factory=dict)  # by text
-    acknowledged: dict[str, list[Post]] = field(default_factory=dict)  # of an author, by id
+    acknowledged: dict[str, list[Post]] = field(default_factory=dict)  # by author, each list in the order of ids
     relations: dict[tuple[str, str], frozenset[Relation]] = field(default_factory=dict)  # (reader, author): possible
 
     def begun(self, post: Post) -> None:
@@ -67,7 +67,7 @@ class Worlds:
         insort(self.acknowledged.setdefault(post.author, []), post, key=_id)
 
     def asked(self, reader: str, author: str, change: Callable[[Relation], Relation]) -> None:
-        """A change is under way: made or not."""
+        """Note that a change is under way, so that it may be made or not."""
         possible = self.relations[reader, author]
         self.relations[reader, author] = possible | {change(relation) for relation in possible}
 
@@ -76,7 +76,10 @@ class Worlds:
         self.relations[reader, author] = frozenset(change(relation) for relation in possible)
 
     def check(self, read: Read) -> Iterable[Violation]:
-        """`asked` and `answered` for this reader must not be called between the read's begin and this."""
+        """Yield what is wrong with a read.
+
+        `asked` and `answered` for this reader must not be called between the read's begin and this.
+        """
         yield from self._must_not(read)
         yield from self._must(read)
 

@@ -1,5 +1,6 @@
-"""`feedlab bench live`: the whole system as processes, many open streams, and the equation: what was fetched once, with
-the events applied, equals what is fetched now.
+"""`feedlab bench live`: the whole system as processes, many open streams, and one equation to check.
+
+What was fetched once, with the events applied, has to equal what is fetched now.
 """
 
 import asyncio
@@ -28,12 +29,15 @@ ALONE_S = 10.0  # at most, of MongoDB's commands without any connection
 SETTLE_S = 3.0
 WEBSOCKETS = 4  # every so many readers have one
 DESCRIPTORS = 65_536
-SPARE = 200  # of them
+SPARE = 200  # descriptors beside those of the streams
 
 
 def run(plan: Plan, graph: Graph, *, as_json: bool) -> int:
-    """0 when nobody missed anything, was told twice or shown what is not theirs, or was told `reset` too early; else 1,
-    and the logs are kept.
+    """Run the load.
+
+    Return 0 when nobody missed anything, was told twice, was shown what is not theirs, or got `reset` too early.
+
+    Otherwise return 1, and keep the logs.
     """
     _allow(plan.connections + SPARE)
     outcome, began_s, statuses = Outcome(plan=plan), time.monotonic(), STATUSES_EACH * len(graph.people)

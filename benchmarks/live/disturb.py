@@ -1,4 +1,4 @@
-"""What happens to a live system: processes are killed, Redis is restarted, phases are switched, clients do not read."""
+"""Disturbances of a live system: processes are killed, Redis is restarted, phases are switched, clients do not read."""
 
 import asyncio
 from contextlib import suppress
@@ -17,7 +17,7 @@ SLOW_S = (1.0, 40.0)  # the server gives up after 30
 
 
 async def break_it(run: Run, system: System, admin: int, faults: int, seconds: float, random: Random) -> None:
-    """So many times within that time, each kind as often as the others."""
+    """Make so many faults within that time, each kind as often as the others."""
     clock, begun = asyncio.get_running_loop().time, asyncio.get_running_loop().time()
     kinds = random.sample(KINDS * (faults // len(KINDS) + 1), faults) if faults > len(KINDS) else list(KINDS[:faults])
     for kind in kinds:
@@ -41,7 +41,7 @@ async def break_it(run: Run, system: System, admin: int, faults: int, seconds: f
 
 
 async def disconnect(run: Run, count: int, seconds: float, random: Random) -> None:
-    """So many disconnects within that time, or as many as come back to be disconnected again."""
+    """Make so many disconnects within that time, or as many as there are clients that have come back."""
     clock, begun = asyncio.get_running_loop().time, asyncio.get_running_loop().time()
     target = run.outcome.disconnects + count
     while (done := run.outcome.disconnects) < target:

@@ -1,4 +1,4 @@
-"""What is asked of a live run, and what came of it: filled while it runs, and printed at its end."""
+"""The plan of a live run, and its outcome: filled while it runs, and printed at its end."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +18,9 @@ WRONGS = ("missing", "doubled", "leaked")
 
 @dataclass(frozen=True)
 class Plan:
-    """`rates`: posts a second, one after the other, each for `seconds`. `silent_s`: how long silent connections are
+    """The plan of a run.
+
+    `rates`: posts a second, one after the other, each for `seconds`. `silent_s`: how long silent connections are
     watched.
     """
 
@@ -32,7 +34,10 @@ class Plan:
 
 
 class Silent(BaseModel):
-    """Connections that nothing happens to. `rss`: bytes of all web processes, with few of them and with all."""
+    """The memory of connections that nothing happens to.
+
+    `rss`: bytes of all web processes, with few of them and with all.
+    """
 
     kind: str
     few: int
@@ -42,13 +47,13 @@ class Silent(BaseModel):
 
     @property
     def bytes_each(self) -> float | None:
-        """None where they are too few to say."""
+        """The bytes of one connection; None where they are too few to say."""
         more = self.many - self.few
         return (self.rss_many - self.rss_few) / more if more >= ENOUGH_CONNECTIONS else None
 
 
 class Step(BaseModel):
-    """At one rate. `late_s`: by how much the last post began later than intended."""
+    """The figures at one rate. `late_s`: by how much the last post began later than intended."""
 
     rate: float
     posts: int = 0
@@ -57,7 +62,7 @@ class Step(BaseModel):
     _delays: Latencies = PrivateAttr(default_factory=Latencies)
 
     def delay(self, seconds: float) -> None:
-        """From an acknowledged post to the event at a connection that was open all the time."""
+        """Record the seconds from an acknowledged post to its event, at a connection that was open all the time."""
         self._delays.record(seconds)
 
     @model_serializer(mode="wrap")
@@ -78,8 +83,10 @@ class Step(BaseModel):
 
 
 class Outcome(BaseModel):
-    """`gone`: why connections ended or were not made. `happened`: (seconds since the begin, fault). `early_resets`: of
-    somebody who was away for less than 5 minutes and 500 events.
+    """The outcome of a run.
+
+    `gone`: why connections ended or were not made. `happened`: (seconds since the begin, fault). `early_resets`: those
+    told to somebody who was away for less than 5 minutes and 500 events.
     """
 
     kind: Literal["live"] = "live"

@@ -1,4 +1,7 @@
-"""A reader: opens a stream, fetches, applies events, and comes back with the last id. Judges whatever it is told."""
+"""A reader of a live run, who judges what it is told.
+
+It opens a stream, fetches, applies events, and comes back with the last id.
+"""
 
 import asyncio
 from collections.abc import Coroutine
@@ -19,7 +22,7 @@ KEPT_S, MOST_MISSED = 300.0, 500  # who was away for less may not be told `reset
 
 
 class Around(Protocol):
-    """What a reader needs of the run that it is in."""
+    """The parts of a run that a reader needs."""
 
     host: str
     address: tuple[str, int]
@@ -38,8 +41,10 @@ class Around(Protocol):
 
 
 class Reader:
-    """`number`: of the person. `ready`: their stream is open. `shows`: they have fetched once. `got`: when each status
-    first came. `due`: acknowledged and not come yet.
+    """A reader with a stream.
+
+    `number`: of the person. `ready`: their stream is open. `shows`: they have fetched once. `got`: when each status
+    first came. `due`: statuses that were acknowledged and have not come yet.
     """
 
     def __init__(self, run: Around, number: int, token: str, wire: Stream, random: Random) -> None:
@@ -60,7 +65,7 @@ class Reader:
         self._cut_next = False
 
     async def live(self) -> None:
-        """Until cancelled."""
+        """Keep a stream open, and come back whenever it ends, until cancelled."""
         loop, outcome = asyncio.get_running_loop(), self.run.outcome
         try:
             while True:
@@ -93,7 +98,7 @@ class Reader:
     # Disturbed
 
     def break_off(self) -> None:
-        """At once, or within what comes next."""
+        """Break the stream off, at once or within what comes next."""
         assert self._wire
         self._cut_next = self._random.random() < AGAIN
         if self._random.random() < 0.5:
@@ -168,7 +173,7 @@ class Reader:
         self._fetching = self.run.spawn(fetch())
 
     def has(self, state: State) -> None:
-        """What a fetch shows counts as having come."""
+        """Count what a fetch shows as having come."""
         now_s = asyncio.get_running_loop().time()
         for id in state.statuses:
             self.got.setdefault(id, now_s)
@@ -197,7 +202,7 @@ class Reader:
         self._may_see(status, now_s)
 
     def was_open_since(self, moment_s: float) -> bool:
-        """And read what came."""
+        """Return whether the stream has been open, and read, since that moment."""
         since_s = max(self._open_since_s, self._reads_since_s)
         return self.ready.is_set() and since_s <= moment_s and not self.is_slow
 

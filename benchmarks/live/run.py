@@ -60,7 +60,7 @@ class Run:
     # Streams
 
     async def open(self, count: int, kinds: Sequence[Stream]) -> None:
-        """So many readers in all, each with `ready`."""
+        """Open streams until there are so many readers in all, and each is `ready`."""
         numbers, kind = itertools.cycle(self.people.readers), itertools.cycle(kinds)
         these = itertools.islice(zip(numbers, kind, strict=False), len(self.readers), count)
         opening = asyncio.Semaphore(OPENING)
@@ -96,7 +96,7 @@ class Run:
             self.outcome.wrong("failed", repr(error))
 
     async def prepare(self) -> None:
-        """Everybody has fetched; who follows whom among them."""
+        """Wait until everybody has fetched, and note who follows whom among them."""
         await asyncio.gather(*(reader.shows.wait() for reader in self.readers))
         here = {reader.number for reader in self.readers}
         self._following: dict[int, list[Reader]] = {}
@@ -121,7 +121,10 @@ class Run:
         return sum(act > moment_s for act in self._acts)
 
     def came(self, id: str, reader: Reader, now_s: float) -> None:
-        """Late is what came to somebody who was here and could see it all the time: a new follow brings older ones."""
+        """Record how late a status came, if its reader was here and could see it all the time.
+
+        A new follow brings older ones, which are not late.
+        """
         post = self.truth.by_id.get(id)
         if post and reader.was_open_since(post.acknowledged_s) and self.truth.is_steady(reader.number, post.author):
             self.outcome.steps[post.step].delay(now_s - post.acknowledged_s)
@@ -143,7 +146,7 @@ class Run:
     # Acts
 
     async def ask(self, number: int, method: str, path: str, *accepted: int, body: Any = None, key: str = "") -> bytes:
-        """Until it is answered so. Raises NeverRecovered."""
+        """Ask until the answer is an accepted one, and return it. Raises NeverRecovered."""
         headers = f"Authorization: Bearer {self.people.tokens[number]}\r\n"
         headers += f"Idempotency-Key: {key}\r\n" if key else ""
 
@@ -251,7 +254,7 @@ class Run:
         return State.fetched(timeline, notifications)
 
     async def compare(self) -> None:
-        """Now that it is quiet: whether everybody has what a fetch shows, sooner or later."""
+        """Compare, once it is quiet, what everybody shows with what a fetch shows, until it is equal or too late."""
         clock = asyncio.get_running_loop().time
         began_s = clock()
         different: dict[Reader, list[str]] = {reader: ["never fetched"] for reader in self.readers}

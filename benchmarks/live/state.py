@@ -1,4 +1,4 @@
-"""What a client shows: fetched once, and kept up to date by events. It shares no code with what sends them."""
+"""The state that a client shows: fetched once, and kept up to date by events. It shares no code with their sender."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 @dataclass
 class State:
-    """`statuses` by id, `notes` (notifications) by seq: the newest PAGE of each."""
+    """The state of a client. `statuses` by id, `notes` (notifications) by seq: the newest PAGE of each."""
 
     statuses: dict[str, Json]
     notes: dict[int, Json]
@@ -20,12 +20,12 @@ class State:
 
     @classmethod
     def fetched(cls, timeline: Json, notifications: Json) -> Self:
-        """From the answers of `GET /timeline` and `GET /notifications`."""
+        """Make the state from the answers of `GET /timeline` and `GET /notifications`."""
         notes = {each["seq"]: _note(each) for each in notifications["notifications"]}
         return cls({each["id"]: each for each in timeline["statuses"]}, notes, notifications["unread"])
 
     def apply(self, event: str, data: Json) -> None:
-        """Applying one twice changes nothing."""
+        """Apply an event. Applying one twice changes nothing."""
         if event in TELL_UNREAD:
             self.unread = data["unread"]
         match event:
@@ -45,7 +45,7 @@ class State:
                 self.notes.pop(data["seq"], None)
 
     def differences(self, now: "State") -> Iterator[str]:
-        """From this to what is fetched now."""
+        """Yield the differences from this state to what is fetched now."""
         both: tuple[tuple[str, dict[Any, Json], dict[Any, Json]], ...] = (
             ("status", self.statuses, now.statuses),
             ("notification", self.notes, now.notes),
@@ -59,7 +59,7 @@ class State:
 
 
 def _note(given: Json) -> Json:
-    """What of a notification does not change with its status."""
+    """Return the parts of a notification that do not change with its status."""
     about = given["status"]["id"] if given["status"] else None
     return {"kind": given["kind"], "from": given["from"]["id"], "status": about}
 

@@ -29,12 +29,12 @@ UNCOUNTED = {
     "serverStatus",
     "endSessions",
     "buildInfo",
-}  # of drivers, and ours
+}  # commands that drivers send by themselves, and that we send to count
 
 
 @dataclass
 class People:
-    """By number. `readers`: in a random order."""
+    """The people of a live run, by number. `readers`: in a random order."""
 
     handles: list[str]
     numbers: dict[str, int]
@@ -46,7 +46,7 @@ class People:
 
     @classmethod
     def entered(cls, system: System, graph: Graph, random: Random) -> Self:
-        """Everybody gets a token, past the API: 4,000 passwords take minutes to check."""
+        """Give everybody a token, past the API: 4,000 passwords take minutes to check."""
         names = handles(graph.people)
         numbers = {handle: number for number, handle in enumerate(names)}
         tokens = [secrets.token_urlsafe(32) for _ in names]
@@ -65,19 +65,19 @@ class People:
 
 
 def rss(system: System) -> int:
-    """Bytes of all web processes."""
+    """Return the resident bytes of all web processes."""
     return sum(process.memory_info().rss for _, process in system.alive("web"))
 
 
 def commands(system: System) -> int:
-    """That MongoDB has been given, by everybody, since it began."""
+    """Return the number of commands that everybody has given MongoDB since it began."""
     with system.mongodb() as db:
         counts = db.command("serverStatus")["metrics"]["commands"]
     return sum(each["total"] for name, each in counts.items() if name not in UNCOUNTED and isinstance(each, dict))
 
 
 async def new_web_processes(system: System) -> None:
-    """Kill them, and wait for those that come instead: nothing has been allocated in these."""
+    """Kill the web processes, and wait for new ones, in which nothing has been allocated yet."""
     old = {process.pid for _, process in system.alive("web")}
     for pid in old:
         psutil.Process(pid).kill()
@@ -85,7 +85,7 @@ async def new_web_processes(system: System) -> None:
 
 
 async def until_alive(system: System, what: str, count: int = 1, but: Collection[int] = ()) -> None:
-    """So many, others than these. Raises NeverRecovered."""
+    """Wait for so many processes of a kind, others than those of `but`. Raises NeverRecovered."""
     deadline = time.monotonic() + AWAY_S
     while sum(process.pid not in but for _, process in await asyncio.to_thread(system.alive, what)) < count:
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What may be shown to whom, and what has to be: from acknowledged answers alone."""
+"""The truth of a live run: what may be shown to whom, and what has to be, from acknowledged answers alone."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +12,10 @@ Change = Callable[[Relation], Relation]
 
 @dataclass(eq=False)
 class Post:
-    """Times are of the loop's clock. `text` is unique: how it is recognised before its id is known."""
+    """A status that was posted.
+
+    Its times are of the loop's clock. `text` is unique: by it the status is known before its id.
+    """
 
     author: int
     text: str
@@ -26,7 +29,10 @@ class Post:
 
 @dataclass
 class Truth:
-    """`follows`, `circles`: (follower, followee), (owner, member), as they are without our changes."""
+    """The truth about relations and posts.
+
+    `follows`, `circles`: (follower, followee), (owner, member), as they are without our changes.
+    """
 
     follows: set[tuple[int, int]]
     circles: set[tuple[int, int]]
@@ -35,7 +41,7 @@ class Truth:
     _changed: dict[tuple[int, int], list[tuple[float, frozenset[Relation]]]] = field(default_factory=dict)
 
     def relation(self, reader: int, author: int) -> Relation:
-        """As it is now, for a pair that no change is under way for."""
+        """Return the relation of a pair as it is now. No change of it may be under way."""
         if (reader, author) in self._changed:
             (only,) = self._changed[reader, author][-1][1]
             return only
@@ -47,7 +53,7 @@ class Truth:
         )
 
     def asked(self, reader: int, author: int, change: Change, now_s: float) -> None:
-        """It may be made at any moment from now on. The other side of an edge changes with it."""
+        """Note that a change may be made at any moment from now on. The other side of an edge changes with it."""
         for pair, made in _both(reader, author, change):
             now = self.relation(*pair)
             history = self._changed.setdefault(pair, [(0.0, frozenset({now}))])
@@ -62,7 +68,7 @@ class Truth:
         return (reader, author) not in self._changed
 
     def may_see(self, reader: int, author: int, audience: str, since_s: float, now_s: float) -> bool:
-        """Whether there was a moment at which they were allowed to."""
+        """Return whether there was a moment at which the reader was allowed to see such a status."""
         possible = self._between(reader, author, since_s, now_s)
         return any(admitted(audience, relation) for relation in possible)
 
@@ -81,5 +87,5 @@ def _both(reader: int, author: int, change: Change) -> Iterator[tuple[tuple[int,
 
 
 def _turned(relation: Relation) -> Relation:
-    """As the other has it; circles are each one's own."""
+    """Return the relation as the other person has it, whose circle it leaves out: circles are each one's own."""
     return relation._replace(follows=relation.followed_back, followed_back=relation.follows)

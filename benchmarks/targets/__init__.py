@@ -46,8 +46,9 @@ NAMES = tuple(name for names in GROUPS for name in names)
 
 
 async def measure(rig: Rig, wanted: Sequence[str], scale: Scale, progress: Progress = silent) -> Targets:
-    """The rows whose names begin with one of `wanted`; all of them when it is empty. After each group `rig.so_far` is
-    what there is to show, and None after a wrong page.
+    """Measure the rows whose names begin with one of `wanted`; all of them when it is empty.
+
+    After each group `rig.so_far` is what there is to show, and None after a wrong page.
     """
     groups = [
         (names, group)

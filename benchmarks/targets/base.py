@@ -1,4 +1,4 @@
-"""What every group of rows is made with: things measured in turn, what their seconds come to, posts and deliveries."""
+"""The parts of every group of rows: things measured in turn, ratios of their seconds, posts and deliveries."""
 
 import asyncio
 import gc
@@ -32,7 +32,7 @@ Timed = Callable[[], Awaitable[float]]  # it says itself how many seconds count
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes. `repeats`: how often each side is measured, in turn."""
+    """The sizes of a measurement. `repeats`: how often each side is measured, in turn."""
 
     many: int = 10_000
     most: int = 100_000
@@ -50,7 +50,7 @@ class Scale:
     pairs: int = 15
 
     def smaller(self, by: float) -> "Scale":
-        """For tests: sizes are multiplied by a number below 1."""
+        """Return sizes multiplied by a number below 1, for tests."""
         least = {
             "repeats": 2,
             "friends": 2 * LIMIT,
@@ -66,7 +66,7 @@ class Scale:
 
 
 class Ratio(NamedTuple):
-    """`low` to `high`: where nine of ten such ratios would lie."""
+    """A ratio. `low` to `high`: where nine of ten such ratios would lie."""
 
     value: float
     low: float
@@ -77,7 +77,7 @@ class Ratio(NamedTuple):
 
 
 def row(name: str, title: str, ratio: Ratio, figures: dict[str, float], **bound: float) -> Row:
-    """`bound`: at_least or at_most."""
+    """Return a row of the report. `bound`: at_least or at_most."""
     value, low, high = (round(each, 4) for each in ratio)
     return Row(name=name, title=title, ratio=value, low=low, high=high, figures=figures, **bound)
 
@@ -89,16 +89,17 @@ async def seconds_of(measured: Measured) -> float:
 
 
 async def in_turn(repeats: int, **measured: Measured) -> dict[str, list[float]]:
-    """Seconds of each, a b c, b c a, …: the machine's noise meets all alike, and what comes before. The first turn does
-    not count.
+    """Measure the seconds of each, in turns a b c, b c a, …; the first turn does not count.
+
+    So the machine's noise, and the effect of what runs before, meets all alike.
     """
     return await timed_in_turn(repeats, **{name: partial(seconds_of, each) for name, each in measured.items()})
 
 
 async def timed_in_turn(repeats: int, **timed: Timed) -> dict[str, list[float]]:
-    """The same of what says its seconds itself.
+    """Measure in turns, as `in_turn` does, what says its seconds itself.
 
-    What the scene has built is no garbage of what is measured: it is kept out of its collections, as our processes keep
+    Objects that the scene has built are kept out of garbage collections during the measurement, as our processes keep
     out what they start with.
     """
     seconds: dict[str, list[float]] = {name: [] for name in timed}
@@ -114,7 +115,7 @@ async def timed_in_turn(repeats: int, **timed: Timed) -> dict[str, list[float]]:
 
 
 def ratio(a: Sequence[float], b: Sequence[float], of: Callable[[Sequence[float]], float] = statistics.median) -> Ratio:
-    """`of` a ÷ `of` b, medians unless said otherwise; a and b were measured in the same turns.
+    """Return `of` a ÷ `of` b, medians unless said otherwise; a and b were measured in the same turns.
 
     The interval is a percentile bootstrap over the turns (Efron and Tibshirani, "An Introduction to the Bootstrap",
     chapter 13): both sides of as many turns, drawn with replacement, again and again.
@@ -156,7 +157,7 @@ async def posted(rig: Rig, author: ObjectId) -> ObjectId:
 
 
 async def acknowledged(rig: Rig, slug: str, author: ObjectId) -> float:
-    """Seconds that the author of one post waits. Returns when it is delivered."""
+    """Return the seconds that the author of one post waits, after it is delivered."""
     began = time.perf_counter()
     status = await posted(rig, author)
     took_s = time.perf_counter() - began
@@ -165,7 +166,7 @@ async def acknowledged(rig: Rig, slug: str, author: ObjectId) -> float:
 
 
 async def worked_off(rig: Rig, queueing: Awaitable[object], done: Awaitable[object]) -> float:
-    """Seconds from the moment the worker may begin, when everything is queued, until it is done."""
+    """Return the seconds from when everything is queued, and the worker may begin, until it is done."""
     worker = psutil.Process(rig.processes["worker"])
     worker.suspend()
     try:
@@ -178,7 +179,7 @@ async def worked_off(rig: Rig, queueing: Awaitable[object], done: Awaitable[obje
 
 
 async def delivered(rig: Rig, slug: str, statuses: Sequence[ObjectId], every_s: float = 0.002) -> None:
-    """Wait until none of them is pending. Raises BenchRefused when that takes too long."""
+    """Wait until none of these statuses is pending. Raises BenchRefused when that takes too long."""
     deadline = time.monotonic() + WAIT_S
     while await rig.stack.db["statuses"].find_one({"_id": {"$in": list(statuses)}, "pending": slug}, {"_id": 1}):
         if time.monotonic() > deadline:

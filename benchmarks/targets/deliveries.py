@@ -15,7 +15,7 @@ ENTRIES, LISTS = answers.ENTRIES.slug, answers.LISTS.slug
 def each_way(
     rig: Rig, db: limits.RawDatabase, author: ObjectId, memcached: limits.RawMemcached, prefix: str
 ) -> dict[str, Measured]:
-    """One status to all followers: by the first phase with each store, by the store's raw limit, and by the article."""
+    """Return the ways to deliver a status to all followers: by a phase of each store, its raw limit, or the article."""
     now = rig.stack.clock.now()
     return {
         ENTRIES: partial(answers.fan_out, rig.timelines, answers.ENTRIES, author),

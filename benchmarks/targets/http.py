@@ -25,7 +25,7 @@ from phases import PHASES
 
 
 async def post(rig: Rig, scale: Scale) -> list[Row]:
-    """What an author with some followers waits for, beside the one write that every phase makes."""
+    """Measure what an author with some followers waits for, beside the one write that every phase makes."""
     api, slug = rig.subject, answers.LISTS.slug
     assert isinstance(api, Api)
     star = await scenes.star(rig, 10, 10)

@@ -35,7 +35,7 @@ POLL_S = 0.02  # between two looks whether hundreds of jobs are done: seldom, so
 
 
 async def acknowledgements(rig: Rig, scale: Scale) -> list[Row]:
-    """Whoever has many followers waits no longer."""
+    """Measure what authors with many and with few followers wait for: it should be the same."""
     large, small = await scenes.star(rig, scale.most, scale.most // 100), await scenes.star(rig, 10, 10)
     rows = []
     for phase in answers.IN_WORKER:
@@ -55,7 +55,7 @@ async def acknowledgements(rig: Rig, scale: Scale) -> list[Row]:
 
 
 async def carried(rig: Rig, scale: Scale) -> list[Row]:
-    """What the change stream costs the poster and the followers, beside a bare post and a job: in blocks, in turn."""
+    """Measure what the change stream costs the poster and the followers, beside a bare post and a job, in turn."""
     star, seconds = await scenes.star(rig, 100, 100), defaultdict[str, list[float]](list)
     phases = (answers.ASKING, answers.IN_WORKER[0], answers.SETS)
     blocks = min(BLOCKS, 1 + scale.lags // 100)  # each switch of phases waits for the grace
@@ -107,7 +107,7 @@ async def throughput(rig: Rig, scale: Scale) -> list[Row]:
 
 
 async def posts_worked_off(rig: Rig, slug: str, author: ObjectId, count: int, every_s: float) -> float:
-    """Seconds of the worker for so many posts."""
+    """Return the seconds that the worker takes for so many posts."""
     statuses: list[ObjectId] = []
 
     async def queueing() -> None:
@@ -123,7 +123,7 @@ def _enqueue_nothing(rig: Rig, jobs: int) -> None:
 
 
 async def _worked(rig: Rig) -> None:
-    """Wait until no job waits or is being done."""
+    """Wait until no job is queued or being done. Raises BenchRefused when that takes too long."""
     redis, deadline = rig.stack.queue.connection, time.monotonic() + WAIT_S
     queue = rig.stack.queue.queues[FIRST]
     while await asyncio.to_thread(lambda: queue.count or redis.zcard(queue.started_job_registry.key)):

@@ -1,4 +1,4 @@
-"""A message: how late it is at the other's open stream, with receipts too, and what an uncontended one costs."""
+"""The targets for messages: how late one is at the other's open stream, with receipts too, and what one costs."""
 
 import itertools
 from collections.abc import Sequence

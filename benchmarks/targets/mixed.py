@@ -23,7 +23,7 @@ COMPARED = (PULL, PUSH, HYBRID)
 
 @dataclass(frozen=True)
 class World:
-    """Each of `readers` follows the celebrity and all of `ordinary`; the celebrity's other followers are active too."""
+    """A world in which each of `readers` follows the celebrity and all of `ordinary`; all followers are active."""
 
     celebrity: Star
     ordinary: Sequence[ObjectId]
@@ -32,7 +32,7 @@ class World:
 
 @dataclass(frozen=True)
 class Mix:
-    """Operations of one measurement."""
+    """The operations of one measurement."""
 
     posts: int
     pages: int
@@ -43,7 +43,10 @@ class Mix:
 
 
 async def world(rig: Rig, followers: int, followees: int) -> World:
-    """`followers`: of the celebrity, all of them active. `followees`: of each reader, beside the celebrity."""
+    """Make a world.
+
+    `followers`: those of the celebrity, all of them active. `followees`: of each reader, beside the celebrity.
+    """
     celebrity = await scenes.star(rig, followers, followers)
     ordinary = await scenes.authors(rig, followees, 10)
     readers = [await scenes.follower_of(rig, [*ordinary, celebrity.author]) for _ in range(READERS)]
@@ -51,7 +54,10 @@ async def world(rig: Rig, followers: int, followees: int) -> World:
 
 
 async def processor_s(rig: Rig, world: World, phase: Phase, mix: Mix, repeats: int) -> list[float]:
-    """Of all processes for one operation, `repeats` times. The phase alone delivers, and everybody has been there."""
+    """Return the processor seconds of all processes for one operation, `repeats` times.
+
+    The phase alone delivers, and everybody has been there.
+    """
     await only(rig, phase.slug)
     listed = world.celebrity.followers if answers.in_memory(phase) else ()
     async with scenes.listed(rig, listed, ids=1, slug=phase.slug):
@@ -66,12 +72,12 @@ async def processor_s(rig: Rig, world: World, phase: Phase, mix: Mix, repeats: i
 
 
 def better(used_s: Mapping[str, Sequence[float]]) -> str:
-    """The one of pull and push that needs less, all in all."""
+    """Return the one of pull and push that needs less in total."""
     return min((PULL.slug, PUSH.slug), key=lambda slug: sum(used_s[slug]))
 
 
 async def _run(rig: Rig, world: World, phase: Phase, mix: Mix) -> None:
-    """All of it in a shuffled order, the same each time, until nothing is pending."""
+    """Do all operations in a shuffled order, the same each time, and wait until nothing is pending."""
     reading, posting = cycle(world.readers), cycle(world.ordinary)
     turns = [True] * mix.posts + [False] * mix.pages
     random.Random(1).shuffle(turns)

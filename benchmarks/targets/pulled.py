@@ -1,4 +1,4 @@
-"""The hybrid: a page that merges pulled authors, and all processes' time where celebrities post."""
+"""The targets for the hybrid: a page that merges pulled authors, and all processes' time where celebrities post."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ CELEBRITIES = Mix(posts=40, pages=360)  # as in workload celebrity
 
 
 async def page(rig: Rig, scale: Scale) -> list[Row]:
-    """Two phases with the same statuses: in one of them the newest of 20 authors are pulled."""
+    """Compare a page of two phases with the same statuses: in one of them the newest of 20 authors are pulled."""
     everybody = await scenes.authors(rig, scale.followees, 10)
     reader = await scenes.follower_of(rig, everybody)
     phases = (answers.LISTS, answers.MERGING)
@@ -34,7 +34,7 @@ async def page(rig: Rig, scale: Scale) -> list[Row]:
 
 
 async def _posted_and_pulled(rig: Rig, authors: Sequence[ObjectId]) -> None:
-    """A status of each, which the other phases deliver."""
+    """Post a status of each author, pulled in the hybrid and delivered by the other phases."""
     statuses = []
     for author in authors:
         await rig.timelines.force(author, True)
@@ -45,7 +45,7 @@ async def _posted_and_pulled(rig: Rig, authors: Sequence[ObjectId]) -> None:
 
 
 async def celebrity(rig: Rig, scale: Scale) -> list[Row]:
-    """Nine pages for each post, and of five posts one by somebody whom everybody follows."""
+    """Compare the phases with nine pages for each post, where a celebrity, whom everybody follows, posts each fifth."""
     world = await mixed.world(rig, scale.most, max(READERS, scale.followees // 5))
     author = world.celebrity.author
     if scale.most < rig.stack.config.pull_from:  # so few followers are not weighed: in a test of this

@@ -1,4 +1,4 @@
-"""Pages: warm beside the raw two-query read, by followees, and after a return."""
+"""The targets for pages: warm beside the raw two-query read, by followees, and after a return."""
 
 import time
 from collections.abc import Iterable
@@ -74,8 +74,9 @@ async def followees(rig: Rig, scale: Scale) -> list[Row]:
 
 
 async def redis_user(rig: Rig, scale: Scale) -> list[Row]:
-    """Beside what somebody does who keeps all of it in Redis; and by a process that has shown these statuses to others
-    and not to the reader, or (`fresh`) to nobody yet.
+    """Compare a page with one that is kept in Redis alone.
+
+    The process has shown its statuses to others and not to the reader, or (`fresh`) to nobody yet.
     """
     phase = answers.LISTS
     reader = await scenes.follower_of(rig, await scenes.authors(rig, scale.friends, 10))
@@ -115,7 +116,7 @@ async def redis_user(rig: Rig, scale: Scale) -> list[Row]:
 
 
 async def cold_return(rig: Rig, scale: Scale) -> list[Row]:
-    """Whoever returns comes to a process that has never seen them; the one that they ask in phase 1 has."""
+    """Compare the page of a reader who returns, in a process that has never seen them, with phase 1 in one that has."""
     cap, followees = rig.stack.config.cap, scale.followees // 5
     reader = await scenes.follower_of(rig, await scenes.authors(rig, followees, 10))
     asking, keeping = answers.ASKING.slug, answers.LISTS.slug

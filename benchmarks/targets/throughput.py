@@ -1,4 +1,4 @@
-"""Pages a second over HTTP, in a closed loop: beside the raw page, by two web processes, and with a backlog."""
+"""The targets for pages a second over HTTP, in a closed loop: beside the raw page, by two processes, in a backlog."""
 
 import itertools
 import statistics
@@ -40,7 +40,7 @@ def sized(scale: Scale) -> Asked:
 
 
 async def raw(rig: Rig, scale: Scale) -> list[Row]:
-    """Ours ÷ a page that checks nothing and whose answer is there before."""
+    """Compare our page with one that checks nothing and whose answer is made before."""
     phase, asked = answers.LISTS, sized(scale)
     readers = await crowd(rig, scale.people, scale.readers)
     async with (
@@ -63,7 +63,7 @@ async def raw(rig: Rig, scale: Scale) -> list[Row]:
 
 @asynccontextmanager
 async def _raw_page(rig: Rig, slug: str, readers: Readers, web: Web) -> AsyncIterator[tuple[int, bytes]]:
-    """Its port, and what it answers: a page of ours. The lists hold the same ids as ours."""
+    """Run the raw page; yield its port, and its answer, which is a page of ours. Its lists hold our lists' ids."""
     ids = [rig.loaded.ids[number] for number in readers.numbers]
     await readers.enter(readers.numbers)
     http = Http("127.0.0.1", web.port)
@@ -83,7 +83,10 @@ async def _raw_page(rig: Rig, slug: str, readers: Readers, web: Web) -> AsyncIte
 
 
 async def two(rig: Rig, scale: Scale) -> list[Row]:
-    """Two web processes ÷ one, beside what the cores allow by processor time: of the web processes, and of all else."""
+    """Compare two web processes with one, beside what the cores allow.
+
+    That is by processor time: in the web processes, and elsewhere.
+    """
     phase, asked = answers.LISTS, sized(scale)
     readers = await crowd(rig, scale.people, scale.readers)
     used: list[tuple[float, float]] = []  # processor seconds of a page: in the web process, in all others
@@ -115,10 +118,10 @@ def _processor_s(pid: int) -> float:
 
 
 async def waiting(rig: Rig, scale: Scale) -> list[Row]:
-    """With a backlog ÷ with none: two databases with the same people and as many statuses, each with a web process.
+    """Compare pages with a backlog and with none, in two databases with equal people and statuses.
 
-    (In one database whose statuses become pending and not pending in turn it is the side with none that is slow: 19
-    pages/s ÷ 69, since the index is full of entries that were deleted a moment ago, again and again.)
+    Each has a web process. (In one database whose statuses become pending and not pending in turn the side with none is
+    slow: 19 pages/s ÷ 69, since the index is full of entries that were deleted a moment ago, again and again.)
     """
     slugs, asked = [phase.slug for phase in answers.IN_WORKER], sized(scale)
     async with beside(rig, "_none") as calm, workers_stopped(rig), Generator.running() as generator:
@@ -165,7 +168,7 @@ async def waiting(rig: Rig, scale: Scale) -> list[Row]:
 
 
 async def _delivered(rig: Rig, readers: Readers, authors: Sequence[int], count: int) -> None:
-    """As many statuses by the same people, which everything that is kept holds: it is made anew, and so has them."""
+    """Insert as many statuses by the same people, already delivered: what is kept is made anew, and so has them."""
     coming = [(ObjectId(), author) for author, _ in zip(itertools.cycle(authors), range(count), strict=False)]
     fields = {"text": "a status beside the backlog", "audience": "followers", "deleted": False}
     documents = ({"_id": id, "user_id": rig.loaded.ids[author], **fields} for id, author in coming)
