@@ -146,6 +146,39 @@ def test_whatever_is_refused_is_refused_in_a_sentence() -> None:
     assert seen > 50
 
 
+STANDS_ALONE = (
+    "app.demo", "app.servers", "app.stack", "app.walkthrough", "app.watch", "app.web", "benchmarks", "workers",
+)  # fmt: skip
+NOT_YET = {
+    "app.stack", "app.stack.cost", "app.stack.heartbeats", "app.stack.mongodb", "app.stack.mongodb.find",
+    "app.web.api_operation", "app.web.export", "app.web.home_timeline", "app.web.live_stream", "app.web.opening",
+    "app.web.people",
+}  # fmt: skip
+CONTINUES = re.compile(r"(?:Of|The same|As)\b")  # the name before it, or a neighbour
+LEAST_WORDS = 3
+
+
+def docstrings(path: Path) -> list[tuple[int, str]]:
+    """Return (line, docstring) of a module and of every class and function in it, nested and private ones included."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, documented)]
+    return [(node.body[0].lineno, text) for node in nodes if (text := ast.get_docstring(node)) is not None]
+
+
+def test_a_docstring_stands_alone() -> None:
+    """Hover and help() show it without the line above it and without its neighbours."""
+    odd, seen = [], 0
+    done = {name: path for name, path in modules() if name.startswith(STANDS_ALONE)}
+    assert done.keys() >= NOT_YET
+    for name in done.keys() - NOT_YET:
+        for line, text in docstrings(done[name]):
+            seen += 1
+            if CONTINUES.match(text) or len(text.split()) < LEAST_WORDS:
+                odd.append(f"{name}:{line}: {text.splitlines()[0]}")
+    assert not odd
+    assert seen > 1_000
+
+
 def test_no_text_leads_to_a_document_that_is_not_here() -> None:
     elsewhere = re.compile(r"\bDESIGN\b|\b(?:API|ARTICLE|STYLE)\.md\b")
     files = [path for _, path in modules()] + list((ROOT / "docs").rglob("*.md"))
