@@ -61,8 +61,9 @@ class Connections(ServerState):
 
 
 class Parser(httptools.HttpRequestParser):
-    """Of requests whose upgrade nobody takes, too. httptools ends such a request with its header: a body would be the
-    next request. So the header is read once more, without the upgrade (RFC 9110, 7.8: it may be ignored).
+    """The parser of requests, also of those whose upgrade nobody takes. httptools ends such a request with its header: a
+    body would be the next request. So the header is read once more, without the upgrade (RFC 9110, 7.8: it may be
+    ignored).
     """
 
     __slots__ = ("_protocol",)

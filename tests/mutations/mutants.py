@@ -61,13 +61,12 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
 
 
 LOOK_UP = "            look = await self._look(start)\n"  # in `Reading.page`
-OR_REPEATED = (  # in `Social.follow`
-    '                return await self._owing_row(edges, "follows", pair, event)\n'
-    '            if row := await edges["follows"].find_one(pair, dict.fromkeys((*pair, "debt"), 1)):\n'
-    "                return row\n"
-    '            raise Forbidden(f"Nobody can follow more than {limit:,} people.")\n'
-    "\n"
-    '        limit, event = self._config.following_limit, self.outbox.event("follow", reader, followee)\n'
+LIMIT = '        limit, event = self._config.following_limit, self.outbox.event("follow", reader, followee)\n'  # in `follow`
+UNLESS_REFUSED = (
+    "\n        async def unless_refused(edges: Transaction) -> dict[str, Any]:\n"
+    "            await _is_there(edges, followee)\n"
+    '            if await edges["blocks"].find_one(_either_way("blocker", "blocked", reader, followee), {"_id": 1}):\n'
+    '                raise Forbidden("One of you blocks the other.")\n'
 )
 # The order of a return, in `RebuiltOnReturn.come_back`
 LEASE = (
@@ -1221,10 +1220,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "the limit of follows is looked at before the change",
         "limits",
         "app.social.Social.follow",
-        'if await edges["follows"].count({"follower": reader}, limit) < limit:\n' + OR_REPEATED,
-        "if there < limit:\n"
-        + OR_REPEATED
-        + '        there = await self._db["follows"].count_documents({"follower": reader}, limit=limit)\n',
+        LIMIT + UNLESS_REFUSED + '            if await edges["follows"].count({"follower": reader}, limit) < limit:\n',
+        LIMIT
+        + '        there = await self._db["follows"].count_documents({"follower": reader}, limit=limit)\n'
+        + UNLESS_REFUSED
+        + "            if there < limit:\n",
         races=("follow x follow at the limit",),
     ),
     Mutant(
