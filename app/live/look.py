@@ -110,6 +110,7 @@ class Look:
         found = await together(self._db, **finds)
         versions = {row["_id"]: (row.get("version", 0), row.get("likes", 0)) for row in found["versions"]}
         statuses = {row["_id"]: row.get("likes", 0) for row in found.get("statuses", []) if row.get("audience")}
+        gone = ids - statuses.keys()
         ended = mutual - {(row["follower"], row["followee"]) for row in found.get("backs", [])}
         liked: set[ObjectId] = set()
         for watcher in some:
@@ -127,7 +128,7 @@ class Look:
                     parts |= {"page"}
                 elif statuses[id] != shown.likes:
                     liked.add(id)
-            if watcher.is_told_of(ids - statuses.keys()):
+            if watcher.is_told_of(gone):
                 parts |= {"inbox"}
             watcher.looked = looked
             self._watchers.is_dirty(watcher.me, parts)

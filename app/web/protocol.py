@@ -61,8 +61,8 @@ class Connections(ServerState):
 
 
 class Parser(httptools.HttpRequestParser):
-    """The parser of requests, also of those whose upgrade nobody takes. httptools ends such a request with its header: a
-    body would be the next request. So the header is read once more, without the upgrade (RFC 9110, 7.8: it may be
+    """The parser of requests, also of those whose upgrade nobody takes. httptools ends such a request with its header:
+    a body would be the next request. So the header is read once more, without the upgrade (RFC 9110, 7.8: it may be
     ignored).
     """
 

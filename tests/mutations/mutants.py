@@ -61,7 +61,8 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
 
 
 LOOK_UP = "            look = await self._look(start)\n"  # in `Reading.page`
-LIMIT = '        limit, event = self._config.following_limit, self.outbox.event("follow", reader, followee)\n'  # in `follow`
+# In `Social.follow`
+LIMIT = '        limit, event = self._config.following_limit, self.outbox.event("follow", reader, followee)\n'
 UNLESS_REFUSED = (
     "\n        async def unless_refused(edges: Transaction) -> dict[str, Any]:\n"
     "            await _is_there(edges, followee)\n"
@@ -1491,7 +1492,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "messages change no number of what is unread on a stream",
         "14 live",
-        "app.live.truth.Truth._counts",
+        "app.live.truth.Truth._unread",
         "self._messages_unread(me)",
         "asyncio.sleep(0, 0)",
         _of(HUB, "test_messages_and_receipts_are_told_to_both"),
@@ -2231,7 +2232,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "app.accounts.Accounts.new_token",
         "        await transaction(self._stack.db, give)\n",
         races=("sign in x sign in at the limit of tokens",),
-        behind="            self._stack.bus.tell(TOKENS_ENDED)\n",
+        behind='            self._stack.bus.tell(Hint("tokens", user_id))\n',
     ),
     Mutant(
         "one person has any number of tokens",
@@ -3056,8 +3057,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "everybody waits behind those who have gone",
         "live",
         "app.web.live_stream.connected",
-        "await while_it_waits(request, _connected(ours.hub, ours.presences, me.id, digest, after))",
-        "await _connected(ours.hub, ours.presences, me.id, digest, after)",
+        "await while_it_waits(request, _connected(ours, admission, after))",
+        "await _connected(ours, admission, after)",
         _of(WIRE, "test_who_goes_while_they_open_a_stream_is_not_waited_behind"),
     ),
     Mutant(
