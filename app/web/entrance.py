@@ -139,7 +139,7 @@ async def _entered(request: Request, form: FormData, token: str, expires_at: dat
 
 
 async def _with_its_text(request: Request, form: FormData, token: str) -> Response | None:
-    """Show the page that the text was typed on; None for whoever has not typed it: they see nothing of it."""
+    """Render the page that the text was typed on; None where somebody else had typed it, who alone may see it."""
     account = await services(request).accounts.authenticate(token)
     if account is None:
         return None

@@ -61,9 +61,10 @@ class Connections(ServerState):
 
 
 class Parser(httptools.HttpRequestParser):
-    """The parser of requests, also of those whose upgrade nobody takes. httptools ends such a request with its header:
-    a body would be the next request. So the header is read once more, without the upgrade (RFC 9110, 7.8: it may be
-    ignored).
+    """A parser that reads requests also where nobody takes the upgrade that they ask for.
+
+    httptools ends such a request with its header: a body would be the next request. So the header is read once more,
+    without the upgrade (RFC 9110, 7.8: it may be ignored).
     """
 
     __slots__ = ("_protocol",)
@@ -104,7 +105,7 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def ignores_upgrade(self) -> bool:
-        """Whether this header asks for what nobody here takes."""
+        """Whether this header asks for an upgrade that nobody here takes."""
         return self.parser.should_upgrade() and not self._should_upgrade()
 
     def head_without_upgrade(self) -> bytes:
