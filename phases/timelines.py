@@ -227,7 +227,7 @@ class Timelines:
         for phase, n in zip(self.phases.values(), pending, strict=True):
             delivering = phase.slug in settings.delivering
             container = settings.current(phase.keeps) if phase.keeps and delivering else None
-            since = container.since.generation_time if container else None
+            since = container.opens if container else None
             states.append(PhaseState(phase.slug, phase.title, delivering, since, n, queued.get(phase.slug, 0)))
         names = [name for name in self.outbox.consumers if name not in self.phases]
         counts = await asyncio.gather(*map(self.outbox.count, names))

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bson import ObjectId
 
-from app.clock import FIRST_ID, id_floor
+from app.clock import FIRST_ID, id_at
 from phases.keeping.store import Container
 
+UNSETTLED = datetime(9999, 1, 1, tzinfo=UTC)  # the end of what has been switched off, until somebody says when that is
 FORGET_AFTER_S = 60  # whatever began in a container has ended so long after it was retired
 
 
@@ -44,6 +45,20 @@ class Settings:
         ended = now - timedelta(seconds=FORGET_AFTER_S)
         return tuple(c for c in self.containers if c.until is None or ended < c.until)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is said of everything when it ends or opens."""
+        ends = (*self.leaving.values(), *(container.until for container in self.containers))
+        return UNSETTLED not in ends and all(container.opens for container in self.containers)
+
+    def settled(self, at: datetime) -> "Settings":
+        """The next settings, where that is said. `at`: whoever acts on settings before these does so no more."""
+        containers = (
+            replace(c, until=at if c.until == UNSETTLED else c.until, opens=c.opens or at) for c in self.containers
+        )
+        leaving = {slug: at if until == UNSETTLED else until for slug, until in self.leaving.items()}
+        return replace(self, version=self.version + 1, leaving=leaving, containers=tuple(containers))
+
     def document(self) -> dict[str, Any]:
         return {
             "version": self.version,
@@ -51,7 +66,8 @@ class Settings:
             "delivering": list(self.delivering),
             "leaving": dict(self.leaving),
             "containers": [
-                {"kept": c.kind, "since": c.since, "nodes": c.nodes, "until": c.until} for c in self.containers
+                {"kept": c.kind, "since": c.since, "nodes": c.nodes, "until": c.until, "opens": c.opens}
+                for c in self.containers
             ],
             "forced": {str(author): pulled for author, pulled in self.forced.items()},
         }
@@ -59,7 +75,13 @@ class Settings:
     @classmethod
     def of(cls, document: Mapping[str, Any], read_at_s: float) -> "Settings":
         containers = tuple(
-            Container(c["kept"], c["since"], tuple(c["nodes"]) if c["nodes"] else None, c["until"])
+            Container(
+                kind=c["kept"],
+                since=c["since"],
+                nodes=tuple(c["nodes"]) if c["nodes"] else None,
+                until=c["until"],
+                opens=c.get("opens", c["since"].generation_time),  # 0.1 named containers after the moment
+            )
             for c in document["containers"]
         )
         delivering = tuple(document["delivering"])
@@ -87,23 +109,21 @@ def next_settings(
     kinds: Mapping[str, str],
     nodes: Mapping[str, tuple[str, ...] | None],
     now: datetime,
-    grace_s: float,
 ) -> tuple[Settings, list[Container]]:
-    """What comes after `old`, and the containers that begin with it.
+    """What comes after `old`, and the containers that begin with it. When anything ends or opens is not settled here.
 
-    A container goes on while some phase delivers to it; otherwise it retires, and begins anew after the grace.
+    A container goes on while some phase delivers to it; otherwise it retires, and another one begins.
     kinds: what each phase keeps, by slug. nodes: where a new container of each kind is.
     """
-    until = now + timedelta(seconds=grace_s)
     delivering = old.delivering if wish.delivering is None else tuple(dict.fromkeys(wish.delivering))
-    leaving = {slug: t for slug, t in old.leaving.items() if now < t} | dict.fromkeys(old.delivering, until)
+    leaving = {slug: t for slug, t in old.leaving.items() if now < t} | dict.fromkeys(old.delivering, UNSETTLED)
     wanted = list(dict.fromkeys(kinds[slug] for slug in delivering if slug in kinds))
     containers = [
-        replace(c, until=until) if c.until is None and (c.kind not in wanted or c.kind in wish.anew) else c
+        replace(c, until=UNSETTLED) if c.until is None and (c.kind not in wanted or c.kind in wish.anew) else c
         for c in old.in_use(now)
     ]
     going_on = {container.kind for container in containers if container.until is None}
-    begun = [Container(kind, _since(until), nodes[kind]) for kind in wanted if kind not in going_on]
+    begun = [Container(kind, id_at(now), nodes[kind]) for kind in wanted if kind not in going_on]
     settings = Settings(
         version=old.version + 1,
         read=wish.read or old.read,
@@ -113,8 +133,3 @@ def next_settings(
         forced={author: pulled for author, pulled in {**old.forced, **wish.forced}.items() if pulled is not None},
     )
     return settings, begun
-
-
-def _since(after: datetime) -> ObjectId:
-    """Unique, and no status is that old yet."""
-    return ObjectId(id_floor(after).binary[:4] + ObjectId().binary[4:])

@@ -1,20 +1,23 @@
 """Which phases deliver, which one readers get by default, and since when what is kept is complete (rule 3).
 
 One document in MongoDB, read at most `settings_age_s` ago by whoever acts on it. Each time something is kept again it
-begins a new container, named after the moment from which it is complete, so nothing of an earlier time is ever read.
-A container that is switched off still gets deliveries for the grace, for processes that have not heard of it.
+begins a new container with a name of its own, so nothing of an earlier time is ever read.
+
+A switch is two writes, as nobody knows how long one takes, nor whether one that was given up is applied. The first says
+what ends and what begins, and not when: what ends is delivered to as before, what begins is not read yet. Each is read
+no more, or delivered to, by whoever has heard of it. After a majority has that, the second says when, a grace from now:
+by then everybody has heard of it. However late the second comes, it is true; without it nothing is lost.
 """
 
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from datetime import timedelta
 
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
-from app.clock import id_floor
 from app.models import SETTINGS
 from app.stack import MemcachedDown, Stack
 from app.stack.cost import uncounted
@@ -27,7 +30,6 @@ log = logging.getLogger(__name__)
 
 DOCUMENT = "phases"  # of the settings
 TRIES = 50  # to write them before anybody else does
-GRACES = 8  # each twice the one before: with the last, an ordinary grace allows four minutes to write them
 FIELDS = ("version", "read", "delivering", "leaving", "containers", "forced")
 
 
@@ -77,9 +79,9 @@ class Switch:
     def readable(self, settings: Settings, kind: str) -> Container | None:
         """The container, when everybody has heard of it and this process reaches all of it."""
         container = settings.current(kind)
-        if container is None or not self._reaches(container) or id_floor(self._clock.now()) <= container.since:
+        if container is None or not self._reaches(container):
             return None
-        return container
+        return container if container.opens and container.opens <= self._clock.now() else None
 
     def writable(self, settings: Settings, kind: str) -> list[Container]:
         """Everywhere a delivery has to go. Raises MemcachedDown for lists on other nodes than this process knows."""
@@ -116,8 +118,12 @@ class Switch:
         Where a higher one is remembered than the database has, the database is of another history: it was restored from
         a backup. What is kept outside begins anew. Only then does the pulse go on, so that whoever comes next, or after
         a crash, sees it, too.
+
+        A switch whose process died or gave up is settled besides.
         """
-        current = [c for c in (await self.fresh()).containers if c.until is None]
+        settings = await self.fresh()
+        await self._settle(settings)
+        current = [c for c in settings.containers if c.until is None]
         pulses = [await self._stores[c.kind].pulse(c) if self._reaches(c) else None for c in current]
         if None in pulses:
             return  # what cannot be compared must not be outrun
@@ -143,33 +149,27 @@ class Switch:
         await self.change(Wish(anew=list(self._stores) if kinds is None else kinds))
 
     async def change(self, wish: Wish) -> None:
-        """Takes effect in every process within `settings_age_s`; what is switched on is read after the grace.
-
-        Writing it may take so long that other processes hear of it too late for that. Then it is made again, with twice
-        the grace. Raises Contended where that does not help either, or others are always faster.
+        """Takes effect in every process within `settings_age_s`; what is switched on is read after the grace. Raises
+        Contended where others are always faster.
         """
-        for doubled in range(GRACES):
-            late = await self._changed(wish, self._config.grace_s * 2**doubled)
-            if late is None:
-                return
-            wish = late
-        raise Contended("writing the phase settings takes longer than any grace: let what is kept begin anew")
-
-    async def _changed(self, wish: Wish, grace_s: float) -> Wish | None:
-        """None where it was written in time, else what is to be wished again."""
         nodes = {kind: store.nodes for kind, store in self._stores.items()}
         for _ in range(TRIES):
-            began_s, old = self._clock.monotonic(), await self.fresh()
-            new, begun = next_settings(old, wish, self._kinds, nodes, self._clock.now(), grace_s)
+            old = await self.fresh()
+            new, begun = next_settings(old, wish, self._kinds, nodes, self._clock.now())
             for container in begun:
                 await self._stores[container.kind].begin(container)
-            latest_s = began_s + grace_s - self._config.grace_s / 2  # `still_holds` takes the other half
-            if self._clock.monotonic() > latest_s:
-                return wish
             if await self._swap(old, new):
-                in_time = self._clock.monotonic() <= latest_s
-                return None if in_time else replace(wish, anew=[container.kind for container in begun])
+                await self._settle(new)
+                return
         raise Contended("others keep changing the phase settings")
+
+    async def _settle(self, settings: Settings) -> None:
+        """A majority has these: whoever acts on earlier ones has read them before now, and does so for half a grace
+        (`still_holds`). Clocks may differ by the other half. Where somebody is faster, they settle this, too.
+        """
+        if not settings.is_settled:
+            at = self._clock.now() + timedelta(seconds=self._config.grace_s)
+            await self._swap(settings, settings.settled(at))
 
     async def _swap(self, old: Settings, new: Settings) -> bool:
         swapped = await self._documents.update_one({"_id": DOCUMENT, "version": old.version}, {"$set": new.document()})

@@ -20,16 +20,17 @@ AuthorIds = Callable[[ObjectId], Awaitable[list[Entry]]]  # one author's newest 
 
 @dataclass(frozen=True)
 class Container:
-    """What is kept of a kind since it was last switched on. Statuses below `since` may be missing in it.
+    """What is kept of a kind since it was last switched on. `since`: when that was, and no other container's.
 
     `nodes`: the servers that it is spread over, where processes may know different ones. `until`: when deliveries to it
-    end; it is read no longer.
+    end; it is read no longer. `opens`: from when on it is read, as everybody who posts knows of it; None: not yet.
     """
 
     kind: str
     since: ObjectId
     nodes: tuple[str, ...] | None = None
     until: datetime | None = None
+    opens: datetime | None = None
 
     @property
     def name(self) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
+from unittest.mock import patch
 
 from bson import ObjectId
 
@@ -18,7 +19,7 @@ from app.models import Account, Audience
 from app.stack.mongodb.find import rows
 from phases.base import Phase
 from phases.delivering.kept_timelines import KeptTimelines
-from phases.delivering.settings import Wish
+from phases.delivering.settings import Settings, Wish
 from phases.keeping.entries import Entries
 from phases.keeping.in_memory import RENEW_AFTER
 from phases.keeping.lists import key
@@ -327,6 +328,24 @@ def switch(*phases: str) -> Act:
         await process.timelines.switch.change(Wish(delivering=phases))
 
     return switching
+
+
+def slowly(act: Act, seconds: float) -> Act:
+    """The first write of phase settings is so long under way."""
+
+    async def acting(process: Process) -> None:
+        switch, late_s = process.timelines.switch, [seconds]
+        swap = switch._swap
+
+        async def late(old: Settings, new: Settings) -> bool:
+            if late_s:
+                await passes(late_s.pop())(process)
+            return await swap(old, new)
+
+        with patch.object(switch, "_swap", late):
+            await act(process)
+
+    return acting
 
 
 async def newest_settings(process: Process) -> None:
@@ -825,6 +844,15 @@ RACES: tuple[Race, ...] = (
     ),
     *(
         Race(f"switch off x publish x read, {p}", town(p), {"admin": switch(), "zoe": publish(), "ann": read(p)})
+        for p in IN_WORKER
+    ),
+    *(
+        Race(
+            f"switch off that takes long x publish x read, {p}",
+            town(p),
+            {"admin": slowly(switch(), 2.6), "zoe": publish(), "ann": read(p)},
+            fast=False,
+        )
         for p in IN_WORKER
     ),
     *(

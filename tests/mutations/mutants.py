@@ -326,8 +326,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "what is switched on is read at once",
         "3 grace",
         "phases.delivering.switch.Switch.readable",
-        " or id_floor(self._clock.now()) <= container.since:",
-        ":",
+        "container if container.opens and container.opens <= self._clock.now() else None",
+        "container",
         races=("switch on x publish x early return, cache",),
     ),
     Mutant(
@@ -371,12 +371,32 @@ MUTANTS: tuple[Mutant, ...] = (
         races=("switch x begin anew",),
     ),
     Mutant(
-        "a slow switch is not made once more",
+        "a switch says when things end before a majority has it",
         "3 grace",
-        "phases.delivering.switch.Switch._changed",
-        "latest_s = began_s + grace_s - self._config.grace_s / 2",
-        "latest_s = float('inf')",
-        _of(FOUND, "test_a_switch_that_takes_longer_than_the_grace_loses_nothing"),
+        "phases.delivering.switch.Switch.change",
+        "self._swap(old, new):",
+        "self._swap(old, new.settled(self._clock.now() + timedelta(seconds=self._config.grace_s))):",
+        _of(
+            RULES,
+            "test_a_switch_that_is_written_late_ends_nothing_too_early",
+            "test_a_switch_that_is_given_up_and_written_all_the_same_loses_nothing",
+        ),
+        races=("switch off that takes long x publish x read, queue",),
+    ),
+    Mutant(
+        "things end when a majority has heard of it",
+        "3 grace",
+        "phases.delivering.switch.Switch._settle",
+        "seconds=self._config.grace_s",
+        "seconds=0",
+        races=("switch off, publish x late read, queue",),
+    ),
+    Mutant(
+        "nobody settles a switch whose process gave up",
+        "3 grace",
+        "phases.delivering.switch.Switch.beat",
+        "        await self._settle(settings)\n",
+        tests=_of(RULES, "test_a_switch_that_is_given_up_and_written_all_the_same_loses_nothing"),
     ),
     # Rule 4
     Mutant(
