@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 5.0
 OVERDUE_S = 15  # what is owed for longer has been lost on its way
-AT_ONCE = 200  # of a kind, in one sweep
+AT_ONCE = 200  # of a kind, in one sweep; the next one goes on behind them
 
 
 async def sweep_forever(timelines: Timelines) -> None:
@@ -73,7 +73,7 @@ async def _queue_what_was_lost(timelines: Timelines) -> None:
     queue, clock = timelines.stack.queue, timelines.stack.clock
     overdue = id_at(clock.now() - timedelta(seconds=OVERDUE_S))
     for name in timelines.outbox.consumers:
-        if lost := await timelines.outbox.overdue(name, overdue, AT_ONCE):
+        if lost := await timelines.outbox.further_overdue(name, overdue, AT_ONCE):
             under_way = await queue.known()
             for status in lost:
                 if (name, str(status)) not in under_way:

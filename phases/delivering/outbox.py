@@ -139,6 +139,7 @@ class Outbox:
         self._db, self._clock, self._scan = stack.db, stack.clock, stack.config.pending_scan
         self._switch, self._idle, self._keepers, self._pulls = switch, idle, keepers, pulls
         self._crowded_until_s = -math.inf  # of the monotonic clock
+        self._swept: dict[tuple[str, str], ObjectId] = {}  # how far: of whom, and in which collection
         self.consumers: dict[str, Consumer] = {}
 
     def add(self, consumer: Consumer) -> None:
@@ -336,14 +337,28 @@ class Outbox:
             for row in await self._db[place].find(late, {"_id": 1}).sort("_id", 1).limit(limit).to_list(None)
         ]
 
+    async def further_overdue(self, name: str, older_than: ObjectId, limit: int) -> list[ObjectId]:
+        """Statuses and events that are overdue, behind those of the last call: what stays so holds up nothing else."""
+        places, pending = _places(self.consumers[name].kinds), {"pending": name}
+        return [row["_id"] for place in places for row in await self._further(name, place, pending, older_than, limit)]
+
     async def backfills_overdue(self, older_than: ObjectId, limit: int) -> list[tuple[str, dict[str, Any]]]:
-        """Rows whose backfill should have been made by now, with the collection they are in."""
-        late = {"debt": True, "_id": {"$lt": older_than}}
+        """Rows whose backfill is overdue, with the collection they are in, behind those of the last call."""
         return [
             (collection, row)
             for collection in WIDENING
-            for row in await self._db[collection].find(late).limit(limit).to_list(None)
+            for row in await self._further("debt", collection, {"debt": True}, older_than, limit)
         ]
+
+    async def _further(
+        self, of: str, collection: str, query: Mapping[str, Any], older_than: ObjectId, limit: int
+    ) -> list[dict[str, Any]]:
+        """Find the next `limit` rows by id, and begin anew after the last ones."""
+        ids = {"$gt": self._swept.get((of, collection), FIRST_ID), "$lt": older_than}
+        found = self._db[collection].find({**query, "_id": ids}).sort("_id", 1).limit(limit)
+        rows: list[dict[str, Any]] = await found.to_list(None)
+        self._swept[of, collection] = rows[-1]["_id"] if len(rows) == limit else FIRST_ID
+        return rows
 
 
 def _owed_to(names: tuple[str, ...], authors: list[ObjectId]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from phases.delivering import delivery
 from phases.delivering.delivery import Delivery
 from phases.p4_cache import CACHE
 from tests.world import World, eventually
-from workers import jobs
+from workers import jobs, sweeper
 from workers.jobs import RUNTIME, Runtime, fan_out
 from workers.worker import run_in_thread
 
@@ -131,6 +131,32 @@ async def test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out(town: 
     assert await owed(town) == 0
     assert await town.stack.queue.deliveries(failed=True, limit=10) == []
     await town.sees("ann", "after", "poison", "before")
+
+
+async def test_dead_letters_hold_up_nothing_that_is_lost_behind_them(town: World) -> None:
+    """A sweep looks at so many, the next one at those behind them, and at the end it begins anew."""
+
+    def poison(status: StatusRow) -> None:
+        if status.text == "buried":
+            raise ValueError("indigestible")
+
+    with patch.object(sweeper, "AT_ONCE", 3):
+        with patch.object(StrictJob, "attempt_pauses_s", (0,)), meanwhile(poison):
+            for _ in range(3):
+                await town.post("zoe", "buried")
+            await town.drain()
+        assert await town.stack.queue.dead() == {CACHE.slug: 3}
+        async with town.without_redis():
+            await town.post("zoe", "lost")
+        for _ in range(2):
+            await town.sweep()
+            await town.drain()
+        assert await owed(town) == 3
+        await town.stack.queue.forget()
+        await town.sweep()
+        await town.drain()
+        assert await owed(town) == 0
+    await town.sees("ann", "lost", *["buried"] * 3)
 
 
 async def test_of_a_delivery_that_was_tried_again_nothing_stays_in_redis(town: World) -> None:

@@ -28,13 +28,15 @@ from phases.delivering.switch import TRIES, Switch
 from phases.home.newest import window_of_groups
 from phases.home.page import enough
 from phases.keeping.entries import entry_key
-from phases.keeping.store import Recent
+from phases.keeping.lists import Lists
+from phases.keeping.store import AuthorIds, Container, Recent
 from phases.p1_query import QUERY
 from phases.p2_push import PUSH, put_on_timelines
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
 from phases.timelines import Timelines
 from tests.world import IN_MEMCACHED, IN_WORKER, KEEPING, SLUGS, World, flush
+from workers import sweeper
 from workers.worker import drain_queues
 
 pytestmark = pytest.mark.anyio
@@ -412,6 +414,27 @@ async def test_a_node_that_is_away_holds_up_its_own_backfills_only(town: World) 
     assert await owing(town) == []
     for reader in ("ann", "ben"):
         await town.sees(reader, "before")
+
+
+async def test_backfills_that_cannot_be_made_hold_up_none_behind_them(town: World) -> None:
+    """A sweep looks at so many, and the next one at those behind them."""
+    fans = [f"fan{n}" for n in range(4)]
+    await owe_backfills(town, *fans, "ann")
+    away, merge = {town.ids[fan] for fan in fans}, Lists.merge
+
+    async def merges(self: Lists, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None:
+        if reader in away:
+            raise MemcachedDown("one node of several")
+        await merge(self, container, reader, author_ids)
+
+    with patch.object(sweeper, "AT_ONCE", 2), patch.object(Lists, "merge", merges):
+        for _ in range(3):
+            await town.sweep()
+        assert sorted(await owing(town)) == sorted(away)
+        away.clear()
+        for _ in range(3):
+            await town.sweep()
+    assert await owing(town) == []
 
 
 async def test_a_fault_of_ours_in_one_backfill_is_told_when_the_others_are_made(town: World) -> None:

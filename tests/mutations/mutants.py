@@ -597,6 +597,28 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=_of(RULES, "test_a_lost_enqueue_is_found_by_the_sweeper"),
     ),
     Mutant(
+        "a sweep looks at the oldest again and again",
+        "5 sweeper, 4 debt",
+        "phases.delivering.outbox.Outbox._further",
+        "self._swept.get((of, collection), FIRST_ID)",
+        "FIRST_ID",
+        (
+            *_of(RULES, "test_backfills_that_cannot_be_made_hold_up_none_behind_them"),
+            *_of(JOBS, "test_dead_letters_hold_up_nothing_that_is_lost_behind_them"),
+        ),
+    ),
+    Mutant(
+        "a sweep never begins anew",
+        "5 sweeper, 4 debt",
+        "phases.delivering.outbox.Outbox._further",
+        'rows[-1]["_id"] if len(rows) == limit else FIRST_ID',
+        'rows[-1]["_id"] if rows else older_than',
+        (
+            *_of(RULES, "test_backfills_that_cannot_be_made_hold_up_none_behind_them"),
+            *_of(JOBS, "test_dead_letters_hold_up_nothing_that_is_lost_behind_them"),
+        ),
+    ),
+    Mutant(
         "a post waits for its queue",
         "5 outbox",
         "app.stack.queue.delivery_queue.DeliveryQueue._offer_unless_away",
