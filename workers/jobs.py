@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 TURN_S = 1.0  # so long a job makes further steps while no first one waits: RQ takes longer over a job than a step does
 
+PATIENCE_S = JOB_TIMEOUT_S - 2  # then some server is slow; RQ's own limit would count that as a failure of the job
 LOOKED_AT = 100  # of the first steps that wait
 
 
@@ -52,9 +53,9 @@ def fan_out(consumer: str, status: str, after: str | None) -> Retry | None:
         runtime.loop,
     )
     try:
-        own.result(JOB_TIMEOUT_S)
-    except UNAVAILABLE as error:
-        log.warning("delivery of %s in %s waits: %s", status, consumer, error)
+        own.result(PATIENCE_S)
+    except (*UNAVAILABLE, TimeoutError) as error:
+        log.warning("delivery of %s in %s waits: %r", status, consumer, error)
         return after_the_outage(attempts_of_this_job())
     finally:
         own.cancel()

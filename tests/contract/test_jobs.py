@@ -159,6 +159,30 @@ async def test_dead_letters_hold_up_nothing_that_is_lost_behind_them(town: World
     await town.sees("ann", "lost", *["buried"] * 3)
 
 
+async def test_a_delivery_that_takes_too_long_is_tried_again_and_not_buried(town: World) -> None:
+    """No server is away, but one is slow."""
+    slow = 3
+
+    async def waits(status: StatusRow) -> None:
+        nonlocal slow
+        if slow:
+            slow -= 1
+            await asyncio.sleep(60)
+
+    assert jobs.PATIENCE_S < queue.JOB_TIMEOUT_S
+    with (
+        patch.object(jobs, "PATIENCE_S", 0.1),
+        patch.object(queue_worker, "OUTAGE_PAUSES_S", [0]),
+        patch.object(StrictJob, "attempt_pauses_s", (0,)),
+        meanwhile(waits),
+    ):
+        await town.post("zoe", "hello")
+        await town.drain()
+    assert slow == 0
+    assert await town.stack.queue.dead() == {}
+    assert await owed(town) == 0
+
+
 async def test_of_a_delivery_that_was_tried_again_nothing_stays_in_redis(town: World) -> None:
     """RQ keeps what each attempt has returned for as long as a dead letter, unless it is told not to."""
     outages = 3

@@ -619,6 +619,14 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        "a slow server makes dead letters",
+        "5 dead letters",
+        "workers.jobs.fan_out",
+        "except (*UNAVAILABLE, TimeoutError) as error:",
+        "except UNAVAILABLE as error:",
+        _of(JOBS, "test_a_delivery_that_takes_too_long_is_tried_again_and_not_buried"),
+    ),
+    Mutant(
         "a post waits for its queue",
         "5 outbox",
         "app.stack.queue.delivery_queue.DeliveryQueue._offer_unless_away",
