@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 async def in_thread(call: Callable[..., T], *args: object) -> T:
-    """Work in a thread, waited for even when the asker goes away: a limit counts threads, not askers."""
+    """Call in a thread, and wait for it even when the asker goes away: a limit counts threads, not askers."""
     work = asyncio.ensure_future(asyncio.to_thread(call, *args))
     try:
         return await asyncio.shield(work)
@@ -59,13 +59,13 @@ async def in_thread(call: Callable[..., T], *args: object) -> T:
 
 
 def normal_handle(handle: str) -> str | None:
-    """The handle in lower case, or None when nobody can have it. Only ASCII is folded: the Kelvin sign is no k."""
+    """Return the handle in lower case; None when nobody can have it. Only ASCII is folded: the Kelvin sign is no k."""
     folded = handle.lower() if handle.isascii() else handle
     return folded if HANDLE.fullmatch(folded) else None
 
 
 def checked_handle(handle: str) -> str:
-    """As it is kept. Raises Invalid, as the next two do."""
+    """Return the handle as it is kept. Raises Invalid."""
     normal = normal_handle(handle)
     if normal is None:
         raise Invalid("handle", "A handle has 1 to 30 characters: letters a to z, digits and underscores.")
@@ -73,7 +73,7 @@ def checked_handle(handle: str) -> str:
 
 
 def checked_name(name: str) -> str:
-    """Trimmed; nothing but spaces is no name, which is allowed."""
+    """Return the name, trimmed; nothing but spaces is no name, which is allowed. Raises Invalid."""
     trimmed = name.strip() and checked("name", name, NAME_LENGTH)
     if any(category(character) in ("Cc", "Zl", "Zp") for character in trimmed):
         raise Invalid("name", "A name is one line of Unicode text, without control characters.")
@@ -81,6 +81,7 @@ def checked_name(name: str) -> str:
 
 
 def checked_password(password: str) -> str:
+    """Return the password, unchanged. Raises Invalid."""
     shortest, longest = PASSWORD_LENGTHS
     if not shortest <= len(password) <= longest:
         raise Invalid("password", f"A password has {shortest} to {longest} characters.")
@@ -91,7 +92,7 @@ def checked_password(password: str) -> str:
 
 @cache
 def _nobodys_hash() -> str:
-    """What a password is checked against when there is no such person, so that it takes as long."""
+    """Return what a password is checked against when there is no such person, so that it takes as long."""
     return HASHER.hash(secrets.token_urlsafe())
 
 
@@ -110,12 +111,12 @@ def _digest(token: str) -> Binary:
 
 
 def digest_of(token: str) -> bytes:
-    """What is known of a token where it must not be kept itself."""
+    """Return the SHA-256 of a token, for where the token itself must not be kept."""
     return bytes(_digest(token))
 
 
 class Caller(NamedTuple):
-    """Who asks, as far as the edge can tell. `device`: a secret of their browser; "" where it sent none."""
+    """Whoever asks, as far as the edge can tell. `device`: a secret of their browser; "" where it sent none."""
 
     address: str = ""
     device: str = ""
@@ -151,7 +152,7 @@ class Accounts:
             self._waiting -= 1
 
     async def sign_up(self, handle: str, name: str | None, password: str, caller: Caller = OURSELVES) -> User:
-        """A new person, who is called like the handle when no name is given.
+        """Make a new person, who is called like the handle when no name is given.
 
         Raises Invalid for a wrong field, Conflict when the handle is taken (in any case), TooMany under a rush.
         """
@@ -178,16 +179,16 @@ class Accounts:
         return user
 
     async def sign_in(self, handle: str, password: str, caller: Caller = OURSELVES) -> tuple[str, datetime]:
-        """A new token and when it expires.
+        """Return a new token and when it expires.
 
         Raises WrongPassword, the same for an unknown handle and after the same work, and TooMany after too many
-        failures: of this caller, or of everybody whom the person has never signed in as.
+        failures: from this device or address, or from all those that the person has never signed in from.
         """
         user = await self._proven(handle, password, caller)
         return await self.new_token(user.id, user.password_hash)
 
     async def change_password(self, me: Account, token: str, old: str, new: str, caller: Caller = OURSELVES) -> None:
-        """Ends all other tokens than this one. Raises Invalid, and as `sign_in` does."""
+        """Change the password, and end all other tokens than this one. Raises Invalid, WrongPassword and TooMany."""
         new = checked_password(new)
         user = await self._proven(me.handle, old, caller)
         async with self._turn():
@@ -203,15 +204,15 @@ class Accounts:
         self._stack.bus.tell(Hint("tokens", me.id))
 
     async def hide(self, me: Account, hidden: bool) -> None:
-        """From everybody, whether they are here; or show it to their mutual followers."""
+        """Hide from everybody whether this person is here; or show it to their mutual followers."""
         there, nobody = {"_id": me.id, "deleted": {"$exists": False}}, {"presence": "nobody"}
         change = {"$set": nobody} if hidden else {"$unset": nobody}
         await self._stack.db["users"].update_one(there, change)
         self._stack.bus.tell(Hint("presence", me.id))
 
     async def delete(self, me: Account, password: str, caller: Caller = OURSELVES) -> None:
-        """From now on nothing of the account is visible, its tokens are over, and its likes are not counted. Raises as
-        `sign_in` does.
+        """Delete the account: from now on nothing of it is visible, its tokens are over, and its likes are not counted.
+        Raises WrongPassword and TooMany.
         """
         await self._proven(me.handle, password, caller)
         await depart(self._stack.db, self._clock, me.id)
@@ -219,7 +220,7 @@ class Accounts:
         await take_likes_back(self._stack, me.id)
 
     async def _proven(self, handle: str, password: str, caller: Caller) -> User:
-        """Whoever has this handle and password."""
+        """Return the person who has this handle and password. Raises WrongPassword and TooMany."""
         await self._sign_ins.count(caller.address)
         normal = normal_handle(handle)
         # Attempts are counted by what was typed: that says nothing about who exists.
@@ -246,7 +247,8 @@ class Accounts:
         return user
 
     async def new_token(self, user_id: ObjectId, password_hash: str | None = None) -> tuple[str, datetime]:
-        """A bearer token of 256 random bits, and when it expires. It ends the oldest of somebody who has too many.
+        """Return a bearer token of 256 random bits, and when it expires. It ends the oldest of somebody who has too
+        many.
 
         `password_hash`: what the password was found to fit. Raises WrongPassword where it is another one by now, or the
         account is deleted: either ends the tokens that there are, and writes the same document.
@@ -271,12 +273,12 @@ class Accounts:
         return token, expires_at
 
     def remembered(self, token: str) -> Account | None:
-        """Whose token it was the last time. Whether it still is one, only `authenticate` knows."""
+        """Return whose token it was the last time. Whether it still is one, only `authenticate` knows."""
         holder: Account | None = self._holders.get(_digest(token))
         return holder
 
     async def authenticate(self, token: str) -> Account | None:
-        """The owner of the token, or None when it was never given out, is expired or was signed out.
+        """Return the owner of the token, or None when it was never given out, is expired or was signed out.
 
         One MongoDB command once the account is remembered. The token itself is asked for every time, so that signing
         out holds in all processes at once.
@@ -300,7 +302,7 @@ class Accounts:
         return holder
 
     async def ended(self, digests: Collection[bytes]) -> set[bytes]:
-        """Those of tokens that are none any more: one command."""
+        """Return the digests of those tokens that are none any more, by one command."""
         find = Find(
             "tokens", {"digest": {"$in": [Binary(each) for each in digests]}}, ("digest", "expires_at"), len(digests)
         )
@@ -310,13 +312,15 @@ class Accounts:
         }
 
     async def new_ticket(self, token: str) -> tuple[str, datetime]:
-        """Opens one live stream in the name of a token, and when it expires."""
+        """Return a ticket, which opens one live stream in the name of a token, and when it expires."""
         ticket, expires_at = secrets.token_urlsafe(32), self._clock.now() + timedelta(seconds=TICKET_S)
         await Ticket(_id=_digest(ticket), token=_digest(token), expires_at=expires_at).insert()
         return ticket, expires_at
 
     async def holder_of(self, ticket: str) -> tuple[Account, bytes] | None:
-        """Whose it is, and the digest of the token that it was given for; None for a bad, expired or used one."""
+        """Return the owner of a ticket, and the digest of the token that it was given for; None for a bad, expired or
+        used one.
+        """
         asked = Find("tickets", {"_id": _digest(ticket)}, ("_id", "token", "expires_at"), 1, by="_id")
         given = await rows(self._stack.db, asked)
         if not given or given[0]["expires_at"] <= self._clock.now():
@@ -326,17 +330,19 @@ class Accounts:
         return (account, bytes(token)) if account else None
 
     async def spend(self, ticket: str) -> bool:
-        """It is used now. False where it was before: of several who spend it, one alone does."""
+        """Use a ticket up. Return False where it was used before: of several who spend it, one alone does."""
         return (await self._stack.db["tickets"].delete_one({"_id": _digest(ticket)})).deleted_count == 1
 
     async def operates(self, user_id: ObjectId | None) -> bool:
-        """Whether this person runs the system now: administrators do, in demo mode everybody, signed in or not."""
+        """Return whether this person runs the system now: administrators do, in demo mode
+        everybody, even signed out.
+        """
         if self._config.demo:
             return True
         found = await self._stack.db.get_collection("users").find_one({"_id": user_id}, {"admin": True})
         return bool(found and found.get("admin"))
 
     async def sign_out(self, token: str) -> None:
-        """End the session of this token; the same when it is over already."""
+        """End the session of this token; nothing is changed when it is over already."""
         if ended := await self._stack.db["tokens"].find_one_and_delete({"digest": _digest(token)}):
             self._stack.bus.tell(Hint("tokens", ended["user_id"]))

@@ -44,8 +44,8 @@ COLLECTIONS = (SETTINGS, *(document.Settings.name for document in DOCUMENTS))
 
 
 class Header(BaseModel):
-    """`documents`: how many there are, by collection; a frame says which by its place among these. `size`: bytes of
-    what follows the header; `sha256`: of that and of the header without it.
+    """The header of a backup. `documents`: how many there are, by collection; a frame says which by its place among
+    these. `size`: bytes of what follows the header; `sha256`: of that and of the header without it.
     """
 
     feedlab_backup: int = FORMAT
@@ -58,7 +58,7 @@ class Header(BaseModel):
     sha256: str = ""
 
     def packed(self) -> bytes:
-        """Raises ValueError where there is no room for it."""
+        """Return the header, padded to HEADER_BYTES. Raises ValueError where there is no room for it."""
         packed = self.model_dump_json().encode()
         if len(packed) >= HEADER_BYTES:
             raise ValueError(f"{len(packed):,} bytes are too many for a header")
@@ -75,7 +75,7 @@ class Damaged(Refused):
 
 
 class _Hashing:
-    """A file that is written, and what has been written."""
+    """A file that is written, with the hash and the size of what has been written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.hash, self.size = file, hashlib.sha256(), 0
@@ -90,10 +90,10 @@ class _Hashing:
 
 
 def backup(url: str, config: Config, file: Path, *, window_s: int | None = None, progress: Progress = silent) -> Header:
-    """Write the file, which must not exist yet; it has its name when all of it is there.
+    """Write the file, which must not exist yet; it has its name when all of it is there. Return its header.
 
-    Nothing is migrated, and nothing changed but what `window_s` needs for so long. Raises Refused,
-    TooLong among them, and the driver's errors.
+    Nothing is migrated, and nothing changed but what `window_s` needs for so long. Raises Refused, TooLong among them,
+    and the driver's errors.
     """
     if file.exists():
         raise Refused(f"{file} exists already: a backup replaces nothing")
@@ -140,7 +140,7 @@ def _written(database: Blocking[Row], out: IO[bytes], version: int, progress: Pr
 
 
 def _count(batch: bytes) -> int:
-    """Documents in a row: each begins with its length."""
+    """Count the documents in a row: each begins with its length."""
     at = number = 0
     while at < len(batch):
         at += int.from_bytes(batch[at : at + 4], "little")
@@ -149,7 +149,7 @@ def _count(batch: bytes) -> int:
 
 
 def checked(file: Path) -> Header:
-    """Read all of the file. Raises Damaged, and Refused for one of a newer program."""
+    """Read all of the file, and return its header. Raises Damaged, and Refused for one of a newer program."""
     with file.open("rb") as source:
         try:
             raw = source.read(HEADER_BYTES)
@@ -177,7 +177,7 @@ def checked(file: Path) -> Header:
 
 
 def frames(file: Path, header: Header) -> Iterator[tuple[str, bytes]]:
-    """Of a file that was `checked`, and has this header."""
+    """Yield the name of a collection and BSON documents for each frame. The file was `checked`, and has this header."""
     names = list(header.documents)  # other versions have other collections
     with file.open("rb") as source:
         source.seek(HEADER_BYTES)
@@ -222,7 +222,9 @@ async def restore(
 
 
 async def _lost(stack: Stack) -> Mapping[str, int]:
-    """What is in our collections. Settings are in every database that somebody has opened."""
+    """Count what is in our collections, by name. Settings are left out: every database that somebody has opened has
+    some.
+    """
     there = await stack.db.list_collection_names()
     ours = [name for name in there if _is_ours(name)]
     counts = {name: await stack.db[name].estimated_document_count() for name in sorted(ours)}
@@ -230,12 +232,12 @@ async def _lost(stack: Stack) -> Mapping[str, int]:
 
 
 def _is_ours(collection: str) -> bool:
-    """Beside the settings."""
+    """Return whether a collection is ours, and not the settings."""
     return collection in COLLECTIONS[1:] or collection.startswith(DERIVED)
 
 
 async def _forget_jobs(stack: Stack) -> None:
-    """Of the database that goes. The restored one has queues of its own."""
+    """Forget the jobs of the database that goes. The restored one has queues of its own."""
     if old := await stack.db[SETTINGS].find_one({"_id": schema.SCHEMA, "identity": {"$exists": True}}):
         queue = DeliveryQueue(stack.queue.connection, f"{stack.db.name}-{old['identity']}", stack.clock.monotonic)
         with suppress(QueueDown):  # what is left of them does nothing
@@ -265,5 +267,5 @@ def _fill(database: Blocking[Row], file: Path, header: Header, progress: Progres
 
 
 def _restored(setting: dict[str, Any]) -> dict[str, Any]:
-    """Nothing of what phases kept is there any more."""
+    """Return a setting as it is restored: nothing of what phases kept is there any more."""
     return {**setting, "containers": []} if setting["_id"] == schema.PHASES else setting

@@ -30,13 +30,13 @@ LONGEST_WORDS = 300  # characters of what a driver says: it may repeat a whole c
 
 
 class Refusal(click.ClickException):
-    """Shown in one line, without a traceback."""
+    """An error that is shown in one line, without a traceback."""
 
     exit_code = 2
 
 
 def _shown(text: str) -> str:
-    """In one line, without what is secret in the URLs of the environment."""
+    """Return the text in one line, without what is secret in the URLs of the environment."""
     from app.servers.urls import without_secrets
 
     line = " ".join(text.split())
@@ -48,7 +48,7 @@ def _shown(text: str) -> str:
 
 @contextmanager
 def _told_in_one_line() -> Iterator[None]:
-    """What may be expected to happen ends with 2 and without a traceback."""
+    """Have what may be expected to happen end with 2 and without a traceback."""
     try:
         yield
     except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -77,7 +77,7 @@ class Feedlab(click.Group):
             return super().make_context(*args, **named)
 
     def invoke(self, context: click.Context) -> object:
-        """Expected ends: 2 with one line when it cannot start, 130 after Ctrl-C, 143 after SIGTERM."""
+        """Run a command. Expected ends: 2 with one line when it cannot start, 130 after Ctrl-C, 143 after SIGTERM."""
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a locale may lack what a sentence or a name has
         before = signal.signal(signal.SIGTERM, _terminated)
@@ -95,7 +95,9 @@ def _terminated(number: int, _frame: FrameType | None) -> None:
 
 
 class Directory(click.Path):
-    """No empty text: that would be the current directory, which would be closed to others and filled."""
+    """A path that is not empty: an empty one would be the current directory, which would be closed to others and
+    filled.
+    """
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
         return super().convert(value, param, context) if str(value) else self.fail("it is empty", param, context)
@@ -129,7 +131,7 @@ log_option = click.option(
 
 
 def on_stack(data: Path, level: "Level", purpose: str, work: "Callable[[Stack], Coroutine[Any, Any, T]]") -> T:
-    """Run `work` on the servers of `data`."""
+    """Run `work` on the servers of `data`, and return what it returns."""
     from app.servers.borrow import servers_of
     from app.stack import connected
 
@@ -179,7 +181,7 @@ def serve(
 @click.option("--fd", type=int, required=True, help="A listening socket, inherited.")
 @log_option
 def web_process(data: Path, fd: int, form: "logs.Form") -> None:
-    """One web process of `feedlab serve`."""
+    """Run one web process of `feedlab serve`."""
     from app.loop import event_loop
     from app.serve import tell_metrics
     from app.serve import web_process as run

@@ -11,34 +11,38 @@ from bson import ObjectId
 FIRST_ID = ObjectId(b"\x00" * 12)  # before every status: a floor that covers the whole history
 LAST_ID = ObjectId(b"\xff" * 12)  # after every status: a floor that covers nothing
 
-_SLEEP_COUNTS = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux's CLOCK_MONOTONIC stands still then
+_SLEEP_COUNTS = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux's CLOCK_MONOTONIC stops in sleep
 
 
 def id_at(moment: datetime) -> ObjectId:
-    """A new unique id whose timestamp is `moment`. Ids made by one process keep their order inside a second."""
+    """Return a new unique id whose timestamp is `moment`. Ids made by one process keep their order inside a second."""
     seconds = int(moment.timestamp())
     return ObjectId(seconds.to_bytes(4, "big") + ObjectId().binary[4:])
 
 
 def id_floor(moment: datetime) -> ObjectId:
-    """The smallest id of the second after `moment`: every id made at `moment` or before is below it."""
+    """Return the smallest id of the second after `moment`: every id made at `moment` or before is below it."""
     return ObjectId((int(moment.timestamp()) + 1).to_bytes(4, "big") + b"\x00" * 8)
 
 
 class Clock:
-    """The machine's clock."""
+    """The clock of the machine; tests have others."""
 
     def now(self) -> datetime:
-        """UTC, cut to the millisecond that MongoDB keeps."""
+        """Return the time in UTC, cut to the millisecond that MongoDB keeps."""
         now = datetime.now(UTC)
         return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
     def monotonic(self) -> float:
-        """Seconds that never run backwards; they go on while the process is stopped and while the machine sleeps."""
+        """Return seconds that never run backwards; they go on while the process is stopped and while the machine
+        sleeps.
+        """
         return time.clock_gettime(_SLEEP_COUNTS)
 
     def awake(self) -> float:
-        """The same without the machine's sleep: what Memcached measures its TTLs in."""
+        """Return seconds that never run backwards and stand still while the machine sleeps: Memcached measures its TTLs
+        in them.
+        """
         return time.monotonic()
 
     def new_id(self) -> ObjectId:

@@ -1,4 +1,4 @@
-"""Every knob, its default and its limits. The one place that reads the environment."""
+"""Every setting, its default and its limits. The one place that reads the environment."""
 
 import logging
 import os
@@ -29,7 +29,9 @@ class ConfigError(Exception):
 
 @contextmanager
 def files_of(variable: str) -> Iterator[None]:
-    """Drivers read the certificates that a URL names when they are given it. Raises ConfigError where they cannot."""
+    """Raise ConfigError where a driver cannot use a file that a URL names: it reads the certificates when it is given
+    the URL.
+    """
     try:
         yield
     except OSError as error:
@@ -37,14 +39,16 @@ def files_of(variable: str) -> Iterator[None]:
 
 
 def name_that_dns_can_have(host: str) -> None:
-    """Raises ValueError. Drivers find out when they connect, and not all of them call it an error of theirs."""
+    """Raise ValueError for a name that DNS cannot have. Drivers find out when they connect, and not all of them call it
+    an error of theirs.
+    """
     if "%" not in host:  # a socket, or the zone of an address
         host.encode("idna")
 
 
 def _url(text: str) -> str:
-    """One that names a host and, if any, a port that there is. What is wrong is said without the URL: it may hold a
-    password. Several hosts have commas between them.
+    """Return a URL that names a host and, if any, a port that there is; several hosts have commas between them. A
+    ValueError says what is wrong without the URL: it may hold a password.
     """
     if not (text.isprintable() and "%00" not in text and _names_its_hosts(text)):
         raise ValueError("no host and port can be read in it; / ? # @ : in a password are written %2F and so on")
@@ -159,7 +163,7 @@ class Config(BaseModel):
     def from_environment(cls, environment: Mapping[str, str] = os.environ, **overrides: object) -> Self:
         """Read `FEEDLAB_*`. Raises ConfigError naming every variable that is wrong.
 
-        One that is unknown is told and ignored: the prefix is not ours alone (Kubernetes sets FEEDLAB_PORT for a
+        An unknown variable is logged and ignored: the prefix is not ours alone (Kubernetes sets FEEDLAB_PORT for a
         Service of that name).
         """
         given: dict[str, object] = {}
@@ -179,18 +183,18 @@ class Config(BaseModel):
 
 @cache
 def _ignored(name: str) -> None:
-    """Once in each process."""
+    """Log that a variable is ignored, once in each process."""
     nearest = get_close_matches(name.removeprefix(PREFIX).lower(), Config.model_fields, 1)
     instead = f"; there is {PREFIX}{nearest[0].upper()}" if nearest else ""
     log.warning("feedlab: %s is no setting and is ignored%s", name, instead)
 
 
 def environment_for(settings: Mapping[str, str]) -> dict[str, str]:
-    """Our environment for a process of ours that is to have exactly these settings (`FEEDLAB_*`) and no others."""
+    """Return our environment for a process of ours that is to have just these settings (`FEEDLAB_*`) and no others."""
     return {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)} | dict(settings)
 
 
 def at_a_screen(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether whoever runs this sits before a desktop that can show a browser."""
+    """Return whether the person who runs this sits before a desktop that can show a browser."""
     windows = sys.platform in ("darwin", "win32") or any(map(environment.get, ("DISPLAY", "WAYLAND_DISPLAY")))
     return windows and "SSH_CONNECTION" not in environment

@@ -37,13 +37,13 @@ MOST = 20_000  # at the same time: each process remembers their ids
 AT_ONCE = 100  # accounts that one round clears
 CHUNK = 200  # documents that one step removes
 STEPS = 100  # of one account in one round
-LIKE_STEPS = 50  # that whoever deletes their account waits for
+LIKE_STEPS = 50  # that the person who deletes their account waits for
 EVERY_S = 10.0  # a web process looks what is left
 LINGER_S = 75  # MongoDB gives up every transaction that is 60 s old
 
 
 class Departed:
-    """Who has departed, as a process remembers it at a version of the names. One per process."""
+    """Those who have departed, as a process remembers them at a version of the names. Each process has one."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -51,7 +51,7 @@ class Departed:
         self._ids: frozenset[ObjectId] = frozenset()  # remembered
 
     async def at(self, version: int) -> frozenset[ObjectId]:
-        """Everybody who had departed at this version, or since; but for those of whom nothing is left."""
+        """Return everybody who had departed at this version, or since; but for those of whom nothing is left."""
         if version != self._version:
             with uncounted():
                 found = await together(self._db, version=version_of(NAMES), departed=EVERYBODY)
@@ -68,7 +68,7 @@ async def departed_now(db: Database) -> list[ObjectId]:
 
 
 async def depart(db: Database, clock: Clock, person: ObjectId) -> None:
-    """The account is deleted, once and for all. Raises NotFound where it is already, TooMany under a rush."""
+    """Delete the account, once and for all. Raises NotFound where it is deleted already, TooMany under a rush."""
     if await db[DEPARTURES].count_documents({}, limit=MOST) >= MOST:
         raise TooMany("Too many accounts are being deleted at this moment.", LINGER_S)
 
@@ -87,8 +87,8 @@ async def depart(db: Database, clock: Clock, person: ObjectId) -> None:
 
 
 async def take_likes_back(stack: Stack, person: ObjectId) -> None:
-    """Of somebody who has departed, and who waits for it: so many steps. Beyond these, or while a server is away, likes
-    are counted until the rounds remove them.
+    """Take back likes of somebody who has departed and waits for it, in a limited number of steps. Likes beyond these,
+    or while a server is away, are counted until the rounds remove them.
     """
     try:
         for _ in range(LIKE_STEPS):
@@ -99,7 +99,9 @@ async def take_likes_back(stack: Stack, person: ObjectId) -> None:
 
 
 class EdgeRows(NamedTuple):
-    """Rows that name somebody at `end`, and the reader at the other one whose version they are of, if they are."""
+    """The rows that name somebody at `end`. `reader`: the field of the reader at the other end, where their version
+    covers the rows.
+    """
 
     collection: str
     end: str
@@ -126,8 +128,8 @@ OWN: tuple[tuple[str, str], ...] = (  # collection, field of its owner
 
 
 async def clear_departures(db: Database, clock: Clock, bus: Bus) -> None:
-    """A bounded round. May be repeated, broken off, and made by several processes at once. `bus`: hears what it changes
-    for others.
+    """Do a bounded round. It may be repeated, broken off, and made by several processes at once. `bus`: hears what it
+    changes for others.
     """
     late = clock.now() - timedelta(seconds=LINGER_S)
     due = {"$or": [{"cleared": {"$exists": False}}, {"since": {"$lte": late}}]}
@@ -141,7 +143,7 @@ async def clear_departures(db: Database, clock: Clock, bus: Bus) -> None:
 
 
 async def keep_clearing(stack: Stack) -> None:
-    """Until cancelled, where no worker may sweep."""
+    """Do rounds until cancelled, where no worker may sweep."""
     while True:
         await asyncio.sleep(EVERY_S)
         with errors_counted("departures", "what deleted accounts have left waits"):
@@ -152,7 +154,7 @@ async def keep_clearing(stack: Stack) -> None:
 
 
 async def _clear(db: Database, bus: Bus, person: ObjectId) -> bool:
-    """Whether nothing is left."""
+    """Clear away what somebody has left, in a limited number of steps. Return whether nothing is left."""
     left = STEPS
     while left and await _likes(db, bus, person):
         left -= 1
@@ -170,7 +172,7 @@ async def _clear(db: Database, bus: Bus, person: ObjectId) -> bool:
 
 
 async def _likes(db: Database, bus: Bus, person: ObjectId) -> bool:
-    """Like and count go together, as they came."""
+    """Remove some likes together with their counts, as they came. Return whether there were any."""
     theirs = {"_id": {"$gte": like_key(person, FIRST_ID), "$lte": like_key(person, LAST_ID)}}
 
     async def chunk(inside: Transaction) -> list[ObjectId]:
@@ -187,7 +189,7 @@ async def _likes(db: Database, bus: Bus, person: ObjectId) -> bool:
 
 
 async def _edges(db: Database, edges: EdgeRows, person: ObjectId) -> bool:
-    """With the version of the readers whose edges they are."""
+    """Remove some rows, and raise the version of the readers whose edges they are. Return whether there were any."""
 
     async def chunk(inside: Transaction) -> bool:
         found = await inside[edges.collection].find({edges.end: person}, {edges.reader or "_id": 1}, CHUNK)
@@ -200,7 +202,7 @@ async def _edges(db: Database, edges: EdgeRows, person: ObjectId) -> bool:
 
 
 async def _raise_versions(inside: Transaction, readers: list[ObjectId]) -> None:
-    """Who has none yet, as nobody has who was seeded, has the first one now."""
+    """Raise the versions of these readers. Who has none yet, as nobody has who was seeded, has the first one now."""
     versions = inside[VERSIONS]
     there = {row["_id"] for row in await versions.find({"_id": {"$in": readers}}, {"_id": 1}, len(readers))}
     await versions.update_many({"_id": {"$in": sorted(there)}}, {"$inc": {"version": 1}})
@@ -210,7 +212,9 @@ async def _raise_versions(inside: Transaction, readers: list[ObjectId]) -> None:
 
 
 async def _named_by_readers(db: Database, person: ObjectId) -> bool:
-    """Active readers are noted with the authors whose statuses they get."""
+    """Remove somebody from some active readers, who are noted with the authors whose statuses they get. Return whether
+    there were any.
+    """
     some = await db["active_readers"].find({"authors": person}, {"_id": 1}).limit(CHUNK).to_list(None)
     ids = [row["_id"] for row in some]
     await db["active_readers"].update_many({"_id": {"$in": ids}}, {"$pull": {"authors": person}})
@@ -218,8 +222,8 @@ async def _named_by_readers(db: Database, person: ObjectId) -> bool:
 
 
 async def _conversations(db: Database, bus: Bus, person: ObjectId) -> bool:
-    """The other keeps what was said, and says no more: it is as if there were a block. It is a change that they are
-    told of, so it has a number of theirs, if they list it.
+    """End some conversations; return whether there were any. The other keeps what was said, and says no more: it is as
+    if there were a block. It is a change that they are told of, so it has a number of theirs, if they list it.
     """
     theirs = {"people": person, "blocked_by": {"$ne": person}}
     some = await db["conversations"].find(theirs, {"_id": 1, "people": 1, "listed": 1}).limit(CHUNK).to_list(None)

@@ -30,8 +30,8 @@ TIMEOUT_S = 3.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One server. `advice`: what is to be done, or would be better, if anything; `schema`: the version of our database
-    in MongoDB.
+    """What was found of one server. `advice`: what is to be done, or would be better, if anything; `schema`: the
+    version of our database in MongoDB.
     """
 
     server: str
@@ -45,7 +45,7 @@ class Finding:
 
 
 def examine(data: Path, config: Config, level: Level) -> tuple[list[Finding], int | None]:
-    """A finding per server, and the process that runs them now, if one does."""
+    """Return a finding per server, and the id of the process that runs them now, if one does."""
     owner = DataDirectory(data).owner()
     note = owner if owner and owner.ready else None
     findings = [_finding(source, note, config) for source in resolve(config, level)]
@@ -109,7 +109,9 @@ async def _looked_at(url: str, name: str) -> tuple[dict[str, Any] | None, int | 
 
 
 async def _history_s(database: Database) -> int | None:
-    """Seconds for which mongod keeps what was removed; None where this user may not see it, or a router answers."""
+    """Return the seconds for which mongod keeps what was removed; None where this user may not see it, or a router
+    answers.
+    """
     try:
         found = await database.client.admin.command({"getParameter": 1, WINDOW: 1})
     except OperationFailure:
@@ -118,7 +120,7 @@ async def _history_s(database: Database) -> int | None:
 
 
 def _less_history(history_s: int | None) -> str:
-    """Advice where mongod keeps, or may keep, more than embedded servers do."""
+    """Return advice where mongod keeps, or may keep, more than embedded servers do; otherwise ""."""
     if history_s is not None and history_s <= HISTORY_S:
         return ""
     kept = "this user may not see how long it keeps" if history_s is None else f"it keeps for {history_s} s"
@@ -130,7 +132,7 @@ def _less_history(history_s: int | None) -> str:
 
 
 def doctor(data: Path, config: Config, level: Level, *, as_json: bool) -> int:
-    """Print what `examine` finds. 0 when every server is a real one that answers or can be started, else 1."""
+    """Print what `examine` finds. Return 0 when every server is a real one that answers or can be started, else 1."""
     findings, owner = examine(data, config, level)
     ok = all(finding.ok for finding in findings)
     facts = {"feedlab": version("feedlab"), "python": platform.python_version(), "data": str(data.absolute())}

@@ -27,11 +27,11 @@ VERSIONS, DEPARTURES = EdgeVersion.Settings.name, Departure.Settings.name
 IDS_REMEMBERED = 500_000  # of all readers together, about 100 bytes each
 FOLLOWEES_AT_ONCE = 20_000
 NAMES = FIRST_ID  # nobody's id: its version is raised by every change of a name, and by the end of an account
-MARKERS = ObjectId(bytes(11) + b"\1")  # likewise, by every new marker of an author whose statuses may be pulled
+MARKERS = ObjectId(bytes(11) + b"\1")  # nobody's id, too: raised by every new marker of a pulled author
 
 
 class Relation(NamedTuple):
-    """Of a reader to an author."""
+    """The relation of a reader to an author."""
 
     follows: bool
     blocked: bool  # by either of them
@@ -44,8 +44,8 @@ _relation = cache(Relation)  # each of the sixteen is one object
 
 @dataclass(frozen=True)
 class Reader:
-    """What the edges say about a reader, at one moment, for the authors that were looked up. `departed`: those of them
-    whose account is deleted.
+    """A reader and what the edges say about them, at one moment, for the authors that were looked up. `departed`: those
+    of them whose account is deleted.
     """
 
     id: ObjectId
@@ -56,7 +56,7 @@ class Reader:
 
 @dataclass
 class OwnEdges:
-    """What a reader's own edges say while they are at this version. It only grows; None: not looked up yet.
+    """The reader's own edges while they are at this version. What is known of them only grows; None: not looked up yet.
 
     `unmuted`: the followees whom the reader does not mute. `settled`: no backfill was owed (rule 4), so none is.
     """
@@ -69,7 +69,7 @@ class OwnEdges:
     settled: bool = False
 
     def confirm(self, version: int) -> None:
-        """They are of this version, and no backfill is owed."""
+        """Note that the edges are of this version, and no backfill is owed."""
         self.version, self.settled = version, True
 
     def __len__(self) -> int:
@@ -81,12 +81,12 @@ def followees_of(reader: ObjectId) -> Find:
 
 
 def mutes_of(reader: ObjectId) -> Find:
-    """Where there are more, the read decides about the others."""
+    """Look for those whom the reader mutes. Where there are more, the read decides about the others."""
     return Find("mutes", {"muter": reader}, ("muted",), FOLLOWEES_AT_ONCE)
 
 
 def departed_among(people: Sequence[ObjectId]) -> Find:
-    """Those whose account is deleted, while anything of it may be left."""
+    """Look for those whose account is deleted, while anything of it may be left."""
     return Find(DEPARTURES, {"_id": {"$in": people}}, ("_id",), len(people))
 
 
@@ -95,7 +95,7 @@ def version_of(reader: ObjectId) -> Find:
 
 
 def version_in(rows: Rows) -> int:
-    """0 for a reader none of whose edges has been changed yet."""
+    """Return the version in these rows: 0 for a reader none of whose edges has been changed yet."""
     return int(rows[0].get("version", 0)) if rows else 0
 
 
@@ -103,7 +103,9 @@ _SHARED = {NAMES: "names", MARKERS: "markers"}
 
 
 class Versions(NamedTuple):
-    """Of a reader's edges and of what they like, of everybody's names, and of the markers of pulled authors."""
+    """The versions of a reader's edges and of what they like, of everybody's names, and of the markers of pulled
+    authors.
+    """
 
     edges: int = 0
     likes: int = 0
@@ -145,20 +147,21 @@ class View:
         return Reader(self.edges.reader, self.edges.relations, self._followed_by, self.departed)
 
     def missing(self, statuses: Collection[StatusRow]) -> dict[str, Find]:
-        """What must still be looked up before these statuses can be judged; `learn` the answers."""
+        """Return what must still be looked up before these statuses can be judged; `learn` takes the answers."""
         mutual = [status.user_id for status in statuses if status.audience == "mutuals"]
         return self.missing_of([status.user_id for status in statuses], mutual)
 
     def missing_of(self, authors: Iterable[ObjectId], mutual: Iterable[ObjectId] | None = None) -> dict[str, Find]:
-        """The same for whatever these authors have written, or for what they have of which only that of `mutual` is for
-        mutuals. Each look-up is answered by an index alone.
+        """Return what must still be looked up before statuses of these authors can be judged; `mutual`: of whom some
+        are for mutuals, None for all. Each look-up is answered by an index alone.
         """
         strangers = self._others(authors, self.edges.relations)
         return self._finds(strangers, self._others(strangers if mutual is None else mutual, self._followed_by))
 
     def anew(self, authors: Iterable[ObjectId]) -> dict[str, Find]:
-        """The same beside statuses: none is judged by edges that were looked up before it was there. The reader's own
-        have a version, whatever else is missing. Who follows back has none, and is asked again.
+        """Return what must be looked up beside statuses of these authors: none is judged by edges that were looked up
+        before it was there. The reader's own have a version, whatever else is missing. Who follows back has none, and
+        is asked again.
         """
         strangers = self._others(authors, self.edges.relations)
         backs = self._others([*strangers, *self._followed_by], ())
@@ -184,13 +187,13 @@ class View:
         return finds
 
     def _others(self, people: Iterable[ObjectId], than: Collection[ObjectId]) -> list[ObjectId]:
-        """Each once, in order. By their bytes, which compare without a call of Python."""
+        """Return the others, each once and in order: by their bytes, which compare without a call of Python."""
         others = {id.binary: id for id in people if id not in than}
         others.pop(self.edges.reader.binary, None)
         return [others[id] for id in sorted(others)]
 
     def learn(self, answers: Mapping[str, Rows]) -> None:
-        """The answers to what was missing last. After a change of version everything before counts no more."""
+        """Take in the answers to what was missing last. After a change of version everything before counts no more."""
         version = versions_in(answers["versions"]).edges
         if self.edges.version is None:
             self.edges.version = version
@@ -214,7 +217,7 @@ class View:
 
 
 class Edges:
-    """What the edges say about each of some `people`, for all of these `authors`: one command for all of them."""
+    """The edges between each of some `people` and all of these `authors`: one command for all of them."""
 
     def __init__(self, people: Collection[ObjectId], authors: Collection[ObjectId]) -> None:
         self._people, self._authors = people, authors
@@ -257,7 +260,7 @@ class Edges:
 
 
 def _authors(rows: Iterable[Mapping[str, Any]]) -> set[ObjectId]:
-    """Each row has one field: the author."""
+    """Return the authors in these rows, each of which has one field."""
     return {author for row in rows for author in row.values()}
 
 
@@ -266,18 +269,18 @@ def _packed(rows: Iterable[Mapping[str, Any]]) -> set[bytes]:
 
 
 class EdgeMemory:
-    """What one process remembers of the edges of the readers who came last."""
+    """The edges that one process remembers, of the readers who came last."""
 
     def __init__(self) -> None:
         self._readers: LRUCache[ObjectId, OwnEdges] = LRUCache(IDS_REMEMBERED, getsizeof=len)
 
     def recall(self, reader: ObjectId, version: int | None = None) -> OwnEdges | None:
-        """At this version, if one is given."""
+        """Return the edges of a reader, at this version if one is given; None where they are not remembered."""
         edges: OwnEdges | None = self._readers.get(reader)
         return edges if edges and version in (None, edges.version) else None
 
     def keep(self, edges: OwnEdges) -> None:
-        """Also after they have grown."""
+        """Remember these edges, again after they have grown."""
         self._readers.pop(edges.reader, None)
         if len(edges) <= IDS_REMEMBERED:
             self._readers[edges.reader] = edges
@@ -289,7 +292,7 @@ class EdgeMemory:
 class Following:
     """A reader's followees: the article's `following_ids`, remembered as long as the reader's edges have not changed.
 
-    `versions`, where they have just been looked up; or once they have been.
+    `versions`: None unless the caller has just looked them up, and until they are looked up here.
     """
 
     def __init__(self, db: Database, reader: ObjectId, memory: EdgeMemory, versions: Versions | None = None) -> None:
@@ -297,15 +300,15 @@ class Following:
         self._edges: OwnEdges | None = None
 
     async def ids(self) -> list[ObjectId]:
-        """As they were at some moment after the first call; the same from then on."""
+        """Return the followees as they were at some moment after the first call; the same from then on."""
         return (await self.known()).followees or []
 
     async def unmuted(self) -> list[ObjectId]:
-        """Those of them whom the reader does not mute."""
+        """Return the followees whom the reader does not mute."""
         return (await self.known()).unmuted or []
 
     async def known(self) -> OwnEdges:
-        """The reader's edges, followees among them."""
+        """Return the reader's edges, followees among them."""
         if self._edges is None:
             self._edges = await self._remembered() or await self._looked_up()
         return self._edges
@@ -349,8 +352,8 @@ async def change_edges(db: Database, readers: Collection[ObjectId], work: Callab
 
 
 async def raise_version(inside: Transaction, reader: ObjectId, of: Literal["version", "likes"]) -> None:
-    """Raises NotFound for somebody whose account is deleted: the end of it writes the same document, so either comes
-    before the other.
+    """Raise a reader's version. Raises NotFound for somebody whose account is deleted: the end of it writes the same
+    document, so either comes before the other.
     """
     try:
         await inside[VERSIONS].update_one({"_id": reader, "closed": {"$exists": False}}, {"$inc": {of: 1}}, upsert=True)

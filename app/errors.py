@@ -1,4 +1,4 @@
-"""What a use case may refuse, in the words of the domain; the web edge turns each into its status code."""
+"""The errors by which a use case refuses, in the words of the domain; the web edge turns each into its status code."""
 
 
 class Refused(Exception):
@@ -6,7 +6,7 @@ class Refused(Exception):
 
 
 class Invalid(Refused):
-    """A field is wrong."""
+    """A field of the request is wrong."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -14,15 +14,15 @@ class Invalid(Refused):
 
 
 class NotFound(Refused):
-    """It does not exist, or the asker may not see it: the two are told apart nowhere."""
+    """What is asked for does not exist, or the asker may not see it: the two are told apart nowhere."""
 
 
 class Forbidden(Refused):
-    """It exists, the asker knows, and may not."""
+    """What is asked for exists, the asker knows that, and may not do it."""
 
 
 class Conflict(Refused):
-    """It contradicts what is stored."""
+    """The request contradicts what is stored."""
 
 
 class WrongPassword(Refused):
@@ -30,7 +30,7 @@ class WrongPassword(Refused):
 
 
 class TooMany(Refused):
-    """Asked too often."""
+    """There are too many such requests. `retry_after_s`: seconds after which another one may succeed."""
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)

@@ -1,4 +1,6 @@
-"""What a process of ours logs: to standard error, and whatever happens how often, no more than a reader can use."""
+"""The logs of a process: they go to standard error, and never more than a reader can use, however often something
+happens.
+"""
 
 import json
 import logging
@@ -10,13 +12,15 @@ from typing import Literal
 
 Form = Literal["text", "json"]
 
-REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")  # of what this task is doing
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")  # of the request that this task answers
 
 EACH, WINDOW_S = 20, 60.0  # records of one place in the code that are written within the window
 
 
 class Sparing(logging.Filter):
-    """Of one place in the code, only so many records in a while; the next one says how many were left out."""
+    """A filter that lets through only so many records of one place in the code in a while; the next one says how many
+    were left out.
+    """
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -41,7 +45,7 @@ class _Text(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """One object a line."""
+    """A formatter that writes one JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
         said: dict[str, object] = {
@@ -63,7 +67,7 @@ def formatter(form: Form) -> logging.Formatter:
 
 
 def spoken(line: str) -> str:
-    """As the other lines are: what a command tells whoever runs it."""
+    """Return what a command tells whoever runs it, in the form that the other lines have."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler.formatter, _Json):
             return handler.formatter.format(logging.LogRecord("feedlab", logging.INFO, "", 0, line, None, None))
@@ -71,7 +75,7 @@ def spoken(line: str) -> str:
 
 
 def to_stderr(form: Form = "text") -> None:
-    """From warnings up, for the whole process, libraries included."""
+    """Log to standard error from warnings up, for the whole process, libraries included."""
     handler = logging.StreamHandler()
     handler.addFilter(Sparing())
     handler.setFormatter(formatter(form))

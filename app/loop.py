@@ -1,4 +1,4 @@
-"""The event loop of what serves pages, and of what measures them."""
+"""The event loop of the processes that serve pages, and of those that measure them."""
 
 import asyncio
 
@@ -6,6 +6,6 @@ import uvicorn
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's, where the platform has it. uvicorn's loggers stay as they are."""
+    """Return a new event loop, uvloop's where the platform has it. uvicorn's loggers stay as they are."""
     factory = uvicorn.Config("", log_config=None).get_loop_factory()
     return factory() if factory else asyncio.new_event_loop()

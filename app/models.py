@@ -1,7 +1,7 @@
-"""What is stored: one Beanie document per collection, with its keys and indexes.
+"""The stored documents: one Beanie document per collection, with its keys and indexes.
 
-`follows`, `statuses` and what the phases keep are also read as raw collections on the hot paths
-(`app/access.py`, `phases/`): hydrating a Beanie document costs more than MongoDB's answer.
+`follows`, `statuses` and what the phases keep are also read as raw collections on the hot paths (`app/access.py`,
+`phases/`): hydrating a Beanie document costs more than MongoDB's answer.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def _debts(reader: str) -> IndexModel:
 
 
 class Base(Document):
-    """An ObjectId stays an ObjectId, in every field."""
+    """A document in which an ObjectId stays an ObjectId, in every field."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     id: ObjectId = Field(default_factory=ObjectId, alias="_id")  # type: ignore[assignment]
@@ -64,7 +64,7 @@ class User(Base):
 
     @classmethod
     async def called(cls, handle: str) -> "User | None":
-        """Whoever has this handle, as it is kept; nobody where the account was deleted."""
+        """Return the person who has this handle, as it is kept; None where nobody has, or the account was deleted."""
         return await cls.find_one({"handle": handle, "deleted": {"$exists": False}})
 
     class Settings:
@@ -91,8 +91,8 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Person(Account):
-    """As others see them. Names may change: only `app.names` remembers any. The handle of a deleted account is "": it
-    is nobody's, and will never be.
+    """A person as others see them. Names may change: only `app.names` remembers any. The handle of a deleted account is
+    "": it is nobody's, and will never be.
     """
 
     name: str
@@ -107,7 +107,9 @@ class Person(Account):
 
 
 def search_words(handle: str, name: str) -> list[str]:
-    """What a search finds a person by the beginning of: the handle and the words of the name, regardless of case."""
+    """Return the words by whose beginning a search finds a person: the handle and the words of the name, regardless of
+    case.
+    """
     return list(dict.fromkeys([handle, *name.casefold().split()]))
 
 
@@ -128,7 +130,7 @@ class Token(Base):
 
 
 class Ticket(Document):
-    """Opens one live stream in the name of a token, whose digest is `token`. `_id`: its own SHA-256."""
+    """A ticket opens one live stream in the name of a token, whose digest is `token`. `_id`: its own SHA-256."""
 
     id: bytes = Field(alias="_id")  # type: ignore[assignment]
     token: bytes
@@ -160,9 +162,9 @@ class Follow(Base):
 
 
 class ActiveReader(Base):
-    """Somebody who has been here lately. `_id`: the reader's.
+    """A reader who has been here lately. `_id`: the reader's.
 
-    `until`: phases 4, 5 and 6 deliver to them until then. `authors`: whose statuses.
+    `until`: phases 4, 5 and 6 deliver to them until then. `authors`: whose statuses they get.
     """
 
     until: datetime
@@ -197,7 +199,7 @@ class Mute(Base):
 
 
 class CircleMember(Base):
-    """`member` is in `owner`'s circle. `debt` as in Follow: a new member may see more of the owner."""
+    """`member` is in `owner`'s circle. `debt`: the backfill is owed, as a new member may see more of the owner."""
 
     owner: ObjectId
     member: ObjectId
@@ -210,9 +212,9 @@ class CircleMember(Base):
 
 
 class EdgeVersion(Base):
-    """How often the follows, blocks, circles and mutes that decide what a reader sees have changed, and how often what
-    they like has. `_id`: the reader's; two that are nobody's, for the names of everybody and for the markers of pulled
-    authors. `closed`: the account is deleted, and its edges and likes change no more.
+    """The version of a reader's edges: how often the follows, blocks, circles and mutes that decide what they see have
+    changed, and how often what they like has. `_id`: the reader's; two that are nobody's, for the names of everybody
+    and for the markers of pulled authors. `closed`: the account is deleted, and its edges and likes change no more.
     """
 
     version: int = 0
@@ -364,8 +366,9 @@ class Notification(Document):
 
 
 class Inbox(Base):
-    """`_id`: a person's. `seq`: the last number that was given to what concerns them alone. `read_to`: the last
-    notification that they have seen; it only moves forward. `closed`: the account is deleted, and gets no messages.
+    """The inbox of a person, whose id is `_id`. `seq`: the last number that was given to what concerns them alone.
+    `read_to`: the last notification that they have seen; it only moves forward. `closed`: the account is deleted, and
+    gets no messages.
     """
 
     seq: int = 0
@@ -378,15 +381,15 @@ class Inbox(Base):
 
 
 class Conversation(Base):
-    """Of two `people`, whose `pair_key` is `pair`.
+    """A conversation of two `people`, whose `pair_key` is `pair`.
 
     `seq`: the number of its last message. `version`: raised by each message and each block between the two, so that
     whoever stores a message on what they have looked up stores none on what is over.
-    `active_at`: of the last message, or of the conversation while it is empty.
+    `active_at`: the time of the last message, or of the conversation while it is empty.
     `listed`: who finds it in their list. `unread`: who has unread messages. `silent`: who wants no badge for them.
     `blocked_by`: who of them blocks the other, which changes together with `blocks`; and whose account is deleted.
-    `marks`: of each person, by id, how far they are.
-    `told`: of each person the number (`Inbox.seq`) that its last change other than by a message had.
+    `marks`: for each person, by id, how far they are.
+    `told`: for each person the number (`Inbox.seq`) that its last change other than by a message had.
     """
 
     pair: bytes
@@ -418,10 +421,11 @@ def pair_key(one: ObjectId, other: ObjectId) -> bytes:
 
 
 class Message(Document):
-    """`_id`: `message_key` of its conversation and its number. A deleted one has neither text nor image.
+    """A message of a conversation. `_id`: `message_key` of that and its number. A deleted one has neither text nor
+    image.
 
     `sent`: how many messages each of the two had sent then, this one included, by person.
-    `told`: of each of them the number (`Inbox.seq`) that its last change had.
+    `told`: for each of them the number (`Inbox.seq`) that its last change had.
     """
 
     id: bytes = Field(alias="_id")  # type: ignore[assignment]
@@ -447,7 +451,7 @@ class Message(Document):
 
 
 class Image(Base):
-    """A picture, whole: `data` is what we made of what `owner` sent. Without it, it is deleted.
+    """A picture, whole: `data` is what we made of what `owner` sent. A deleted picture has none.
 
     `readers`: the two people of its conversation; before it is sent there, `owner` alone. `until`: when it is removed;
     absent once it is sent.
@@ -487,8 +491,8 @@ class StatusRow(NamedTuple):
 
     @property
     def created_at(self) -> datetime:
-        """UTC, to the second: the time inside the id. Its `generation_time` has a time zone written in Python, which
-        every use of it calls back into.
+        """The time inside the id, in UTC, to the second. The id's `generation_time` has a time zone written in Python,
+        which every use of it calls back into.
         """
         return datetime.fromtimestamp(int.from_bytes(self.id.binary[:4], "big"), UTC)
 

@@ -19,7 +19,7 @@ FIELDS = ("_id", "handle", "name", "deleted")
 
 
 class Names:
-    """One per process."""
+    """The handles and names that one process remembers."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -27,7 +27,9 @@ class Names:
         self._version: int | None = None  # None: nothing is remembered
 
     async def of(self, ids: Collection[ObjectId], version: int | None = None) -> dict[ObjectId, Person]:
-        """Those of them that there are, as of some moment after this was called, or after `version` was looked up."""
+        """Return those of these people that there are, by id, as of some moment after the call, or after `version` was
+        looked up.
+        """
         while ids:
             known, since = {id: self._people[id] for id in ids if id in self._people}, self._version
             if len(known) == len(ids) and since is not None and version is not None and version <= since:
@@ -47,7 +49,9 @@ class Names:
     def _keep(
         self, asked: dict[ObjectId, Person], found: dict[ObjectId, Person], since: int | None, version: int
     ) -> None:
-        """Unless others have looked meanwhile, so that what is remembered now is not between these two versions."""
+        """Remember what was found, unless others have looked meanwhile and what is remembered now is not between these
+        two versions.
+        """
         if self._version is not None and not (since is not None and since <= self._version <= version):
             return
         if len(self._people) > REMEMBERED:
@@ -66,7 +70,9 @@ def _look(since: int | None, unknown: list[ObjectId]) -> dict[str, Find]:
 
 
 def _people(users: Rows) -> dict[ObjectId, Person]:
-    """A deleted account has its handle in the database, where it keeps others from having it."""
+    """Return the people of these rows, by id. A deleted account has its handle in the database, where it keeps others
+    from having it.
+    """
     return {
         user["_id"]: Person(user["_id"], "" if user.get("deleted") else user["handle"], user["name"]) for user in users
     }

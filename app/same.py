@@ -12,8 +12,8 @@ T = TypeVar("T")
 
 
 class Same(Generic[T]):
-    """`most`: where there are more it begins anew, which costs memory alone. `key`: what only equal values share, where
-    that is compared sooner than they are.
+    """Values of one type, equal ones as one object. `most`: where there are more it begins anew, which costs memory
+    alone. `key`: what only equal values share, where that is compared sooner than they are.
     """
 
     def __init__(self, most: int, key: Callable[[T], Hashable] = lambda value: value) -> None:

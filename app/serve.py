@@ -59,7 +59,7 @@ DEMO_DAYS = 30
 
 @dataclass(frozen=True)
 class Plan:
-    """What to serve."""
+    """The plan of what to serve, and how."""
 
     data: Path
     host: str = "127.0.0.1"
@@ -74,7 +74,7 @@ class Plan:
 
 
 def serve(plan: Plan, config: Config) -> int:
-    """Run until somebody ends it: 0 after SIGTERM, 130 after Ctrl-C, 1 when something had to be given up.
+    """Run until somebody ends it. Return 0 after SIGTERM, 130 after Ctrl-C, 1 when something had to be given up.
 
     Raises ServersError when it cannot start: the directory is in use, a server is missing, the port is taken, the
     database is a newer program's.
@@ -109,7 +109,9 @@ def serve(plan: Plan, config: Config) -> int:
 
 
 def work(data: Path, config: Config, level: Level, count: int, log: Form = "text") -> int:
-    """`count` workers until somebody ends them, on the servers of `data`. Returns what `serve` does."""
+    """Run `count` workers until somebody ends them, on the servers of `data`. Return 0 after SIGTERM, 130 after Ctrl-C,
+    1 when something had to be given up.
+    """
     stop = Stop()
     with servers_of(data, config, level, purpose="feedlab worker", lasting=True) as addresses, stop.signals():
         if addresses.one_process:
@@ -138,7 +140,7 @@ def work(data: Path, config: Config, level: Level, count: int, log: Form = "text
 
 
 def _metrics_of(number: int, config: Config) -> dict[str, str]:
-    """For the environment of a child: a target of its own for Prometheus."""
+    """Return what the environment of a child needs to be a target of its own for Prometheus."""
     if config.metrics is None:
         return {}
     host, _, port = config.metrics.rpartition(":")
@@ -146,7 +148,7 @@ def _metrics_of(number: int, config: Config) -> dict[str, str]:
 
 
 def tell_metrics(config: Config) -> None:
-    """Where the settings say so, until this process ends. Raises ConfigError when the port is taken."""
+    """Answer Prometheus where the settings say so, until this process ends. Raises ConfigError if the port is taken."""
     try:
         if config.metrics:
             metrics.listen(config.metrics)
@@ -155,7 +157,8 @@ def tell_metrics(config: Config) -> None:
 
 
 async def _migrated(addresses: Addresses, config: Config) -> None:
-    """Once, before several processes do it. A MongoDB that is away is waited for, as one that starts together with us.
+    """Migrate once, before several processes do it. A MongoDB that is away is waited for, as one that starts together
+    with us.
 
     Raises ServersError where that takes too long, and at once what waiting does not mend.
     """
@@ -185,8 +188,9 @@ def _exit_code(stop: Stop) -> int:
 
 @contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """On Linux its connections end when what is sent does not arrive. Else whoever vanishes, with a network that is
-    gone or a laptop that is closed, would be here for a quarter of an hour.
+    """Listen on an address; raises ServersError where that cannot be. On Linux a connection ends when what is sent does
+    not arrive. Else whoever vanishes, with a network that is gone or a laptop that is closed, would be here for a
+    quarter of an hour.
     """
     with ExitStack() as stack:
         try:
@@ -231,7 +235,7 @@ class _Serving:
     stop: Stop
 
     def with_children(self) -> None:
-        """Web processes and workers as children, until `stop`."""
+        """Run web processes and workers as children, until `stop`."""
         asyncio.run(_until_stopped(self.stop, self._begin()))
         plan = self.plan
         web = [self._child(f"web {n}", n - 1, plan.web_command, self.listener.fileno()) for n in _up_to(plan.web)]
@@ -263,7 +267,7 @@ class _Serving:
         )
 
     async def in_one_process(self) -> None:
-        """Everything here, until a signal: stand-ins cannot be reached from another process."""
+        """Run everything here, until a signal: stand-ins cannot be reached from another process."""
         from workers.worker import run_in_thread
 
         tell_metrics(self.config)
@@ -294,7 +298,7 @@ class _Serving:
                 await serving
 
     def _announce(self) -> None:
-        """The one thing on stdout: whoever started this reads it."""
+        """Print the one thing that is on stdout: whoever started this reads it."""
         url = _url(self.plan.host, self.listener)
         try:
             click.echo(f"ready {url}")
@@ -337,7 +341,7 @@ def _up_to(count: int) -> range:
 
 
 async def web_process(fd: int, addresses: Addresses, config: Config) -> None:
-    """One web process on a socket that its parent listens on, until SIGTERM."""
+    """Run one web process on a socket that its parent listens on, until SIGTERM."""
     async with _application(addresses, config) as (_, _, app):
         gc.freeze()  # what is there from the start: a full collection of it takes longer than any page
         gc.set_threshold(YOUNG_OBJECTS)
@@ -355,7 +359,7 @@ async def _application(addresses: Addresses, config: Config) -> AsyncIterator["t
 
 
 class _Server(uvicorn.Server):
-    """Ends the live parts of pages first: nobody who has a page open delays a stop."""
+    """A server that ends the live parts of pages first: nobody who has a page open delays a stop."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         from app.web import protocol
@@ -433,7 +437,7 @@ def _mongodb_answers(readyz: bytes) -> bool:
 
 
 async def _until_stopped(stop: Stop, work: Coroutine[object, object, None]) -> None:
-    """Do it, unless the end is asked for. Raises Stopped."""
+    """Do the work, unless the end is asked for. Raises Stopped."""
     loop, task = asyncio.get_running_loop(), asyncio.create_task(work)
     with stop.calling(lambda: loop.call_soon_threadsafe(task.cancel)):
         if stop.requested:

@@ -51,13 +51,13 @@ PeoplePage = tuple[list[Person], ObjectId | None]  # and the cursor of the next 
 
 
 def checked_text(text: str) -> str:
-    """A status's text, trimmed. Raises Invalid."""
+    """Return a status's text, trimmed. Raises Invalid."""
     return checked("text", text, TEXT_LIMIT)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """`statuses`: those that the viewer may see."""
+    """The counts of a person. `statuses`: those that the viewer may see."""
 
     followers: int
     following: int
@@ -74,7 +74,7 @@ class Relationship:
 
 
 class Social:
-    """One per process. Ids are users'; unknown handles are the business of `person`."""
+    """The use cases, one object per process. Ids are users'; unknown handles are the business of `person`."""
 
     def __init__(self, stack: Stack, outbox: Outbox) -> None:
         self.stack, self.outbox = stack, outbox
@@ -92,11 +92,15 @@ class Social:
         return user
 
     async def people(self, ids: Iterable[ObjectId], names: int | None = None) -> dict[ObjectId, Person]:
-        """Handles and names, as they are now. `names`: their version, where it has been looked up for this answer."""
+        """Return handles and names, as they are now. `names`: their version, where it has been looked up for this
+        answer.
+        """
         return await self._names.of(set(ids), names)
 
     async def rename(self, account: Account, name: str) -> None:
-        """The next page of every process shows the new name, or for a blank one the handle. Raises Invalid."""
+        """Rename a person: the next page of every process shows the new name, or for a blank one the handle. Raises
+        Invalid.
+        """
         name = checked_name(name) or account.handle
 
         async def new_version(inside: Transaction) -> None:
@@ -111,8 +115,8 @@ class Social:
         self.stack.bus.tell(Hint("named", account.id))
 
     async def search(self, typed: str, after: str, limit: int) -> tuple[list[Person], str | None]:
-        """People of whom every typed word begins the handle or a word of the name, by handle, above `after`; and the
-        cursor of the next page. Nothing typed finds everybody. Raises Invalid for what nobody can be called.
+        """Return the people of whom every typed word begins the handle or a word of the name, by handle, above `after`;
+        and the cursor of the next page. Nothing typed finds everybody. Raises Invalid for what nobody can be called.
         """
         for field, given in (("q", typed), ("after", after)):
             if len(given) > NAME_LENGTH or not storable(given):
@@ -126,7 +130,7 @@ class Social:
         return people, people[-1].handle if len(users) > limit else None
 
     async def suggestions(self, reader: ObjectId, limit: int) -> list[Person]:
-        """People whom others followed most often lately, of those whom the reader could follow and does not."""
+        """Return people whom others followed most often lately, of those whom the reader could follow and does not."""
         lately = self._db["follows"].find({}, {"_id": 0, "followee": 1}).sort("_id", -1).limit(FOLLOWS_LOOKED_AT)
         newly = Counter([edge["followee"] for edge in await lately.to_list(None)])
         ids = [id for id, _ in newly.most_common(limit * 10)]
@@ -139,7 +143,9 @@ class Social:
         return [people[id] for id in wanted if id in people and people[id].is_there]
 
     async def followed(self, reader: ObjectId, ids: list[ObjectId]) -> dict[ObjectId, bool]:
-        """Of each whom the reader could follow, whether they do: not oneself, and nobody with a block in between."""
+        """Return for each whom the reader could follow whether they do: not for oneself, nor where there is a block in
+        between.
+        """
         among = {"$in": ids}
         blocks = {"$or": [{"blocker": reader, "blocked": among}, {"blocked": reader, "blocker": among}]}
         follows, blocked = await asyncio.gather(
@@ -173,7 +179,9 @@ class Social:
         return Relationship(*(row is not None for row in await asyncio.gather(*rows)))
 
     async def followers(self, of: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
-        """Newest accounts first; the cursor is a person's id. So are all lists of people."""
+        """Return the followers, newest accounts first, and the cursor, a person's id. All lists of people are like
+        that.
+        """
         return await self._edges("follows", {"followee": of}, "follower", before, limit)
 
     async def following(self, of: ObjectId, *, before: ObjectId | None, limit: int) -> PeoplePage:
@@ -191,7 +199,9 @@ class Social:
     async def _edges(
         self, collection: str, query: dict[str, Any], end: str, before: ObjectId | None, limit: int
     ) -> PeoplePage:
-        """Full unless the end is reached: where somebody has departed, it is asked again without all who have."""
+        """Return a page of people, full unless the end is reached: where somebody has departed, it is asked again
+        without all who have.
+        """
         ends: dict[str, Any] = {"$lt": before or LAST_ID}
         ids, there = await self._ends(collection, {**query, end: ends}, end, limit + 1)
         if len(there) < len(ids):
@@ -202,7 +212,7 @@ class Social:
     async def _ends(
         self, collection: str, query: dict[str, Any], end: str, limit: int
     ) -> tuple[list[ObjectId], dict[ObjectId, Person]]:
-        """Whom these edges lead to, and who of them is there."""
+        """Return whom these edges lead to, and who of them is there."""
         found = self._db[collection].find(query, {"_id": 0, end: 1}).sort(end, -1).limit(limit)
         ids = [edge[end] for edge in await found.to_list(None)]
         people = await self.people(ids)
@@ -211,7 +221,9 @@ class Social:
     async def liked(
         self, by: ObjectId, *, before: ObjectId | None, limit: int
     ) -> tuple[list[ObjectId], ObjectId | None]:
-        """The statuses that somebody likes, whether they may still see them or not."""
+        """Return the ids of statuses that somebody likes, whether they may still see them or not, and the cursor of the
+        next page.
+        """
         keys = {"$gte": like_key(by, FIRST_ID), "$lt": like_key(by, before or LAST_ID)}
         found = await self._db["likes"].find({"_id": keys}, {"_id": 1}).sort("_id", -1).limit(limit + 1).to_list(None)
         ids = [ObjectId(row["_id"][12:]) for row in found]
@@ -220,7 +232,9 @@ class Social:
     # Edges
 
     async def follow(self, reader: ObjectId, followee: ObjectId) -> None:
-        """Raises Invalid for oneself, Forbidden across a block or past the limit. Repeating it changes nothing."""
+        """Follow somebody. Raises Invalid for oneself, Forbidden across a block or past the limit. Repeating it changes
+        nothing.
+        """
         _not_oneself(reader, followee, "follow yourself")
         pair = {"follower": reader, "followee": followee}
         limit, event = self._config.following_limit, self.outbox.event("follow", reader, followee)
@@ -250,7 +264,7 @@ class Social:
         self._edges_changed(reader, followee)
 
     async def block(self, blocker: ObjectId, blocked: ObjectId) -> None:
-        """Also ends both follows."""
+        """Block somebody, and end the follows of both."""
         _not_oneself(blocker, blocked, "block yourself")
         pair = {"blocker": blocker, "blocked": blocked}
 
@@ -266,7 +280,7 @@ class Social:
         self._edges_changed(blocker, blocked)
 
     async def unblock(self, blocker: ObjectId, blocked: ObjectId) -> None:
-        """Shows nothing again: whoever wants to follow does so anew."""
+        """End a block. Nothing is shown again by that: whoever wants to follow does so anew."""
         _not_oneself(blocker, blocked, "unblock yourself")
         pair = {"blocker": blocker, "blocked": blocked}
 
@@ -278,7 +292,9 @@ class Social:
         self._edges_changed(blocker, blocked)
 
     async def mute(self, reader: ObjectId, muted: ObjectId) -> None:
-        """Their statuses stay where they are kept and are not shown: what is unmuted owes no backfill."""
+        """Mute somebody. Their statuses stay where they are kept and are not shown: what is unmuted
+        needs no backfill.
+        """
         _not_oneself(reader, muted, "mute yourself")
         pair, new = {"muter": reader, "muted": muted}, {"_id": self._clock.new_id()}
 
@@ -320,8 +336,8 @@ class Social:
     async def _owing_row(
         self, edges: Transaction, collection: str, pair: dict[str, ObjectId], event: Event
     ) -> dict[str, Any]:
-        """The row of a pair that widens what somebody may see: a new one owes its backfill from the start (rule 4), and
-        has the id of the event that it is.
+        """Return the row of a pair that widens what somebody may see: a new one owes its backfill from the start (rule
+        4), and has the id of the event that it is.
         """
         row = await edges[collection].find_or_insert(pair, {"_id": event.id, "debt": True})
         if row["_id"] == event.id:
@@ -344,11 +360,12 @@ class Social:
         trace: Trace = lambda _status, _what, _began_s, _ended_s: None,
         waits: Waits = to_the_end,
     ) -> tuple[StatusRow, bool]:
-        """Rule 1: stored (by a majority) first, delivered second. The flag: it was created now, not by an earlier try.
+        """Store a status (by a majority) first, deliver it second (rule 1). Return it, and whether it was created now,
+        not by an earlier try.
 
-        `text` as `checked_text` has it. `trace` is told what the poster waited for: the insert (STORED) and each
-        consumer. `waits`: for consumers that only queue. Raises Invalid, and Conflict for a key that was used for
-        another status.
+        `text` is trimmed and checked by `checked_text`. `trace` is told what the poster waited for: the insert (STORED)
+        and each consumer. `waits`: for consumers that only queue. Raises Invalid, and Conflict for a key that was used
+        for another status.
         """
         began_s = perf_counter()
         text = checked_text(text)
@@ -389,14 +406,16 @@ class Social:
         return row
 
     async def status(self, viewer: ObjectId, id: ObjectId) -> StatusRow:
-        """Raises NotFound when it does not exist or the viewer may not see it."""
+        """Return a status. Raises NotFound when it does not exist or the viewer may not see it."""
         status = await visible_status(self._db, viewer, id)
         if status is None:
             raise NotFound("There is no such status.")
         return status
 
     async def delete(self, author: ObjectId, id: ObjectId) -> None:
-        """The text is gone at once; a tombstone stays for the idempotency key. Raises NotFound for anybody else's."""
+        """Delete a status. The text is gone at once; a tombstone stays for the idempotency key. Raises NotFound for
+        anybody else's.
+        """
         deleted = await self._db["statuses"].update_one(
             {"_id": id, "user_id": author, "deleted": False},
             {"$set": {"deleted": True, "text": ""}, "$unset": {"audience": "", "likes": ""}},
@@ -406,7 +425,9 @@ class Social:
         self.stack.bus.tell(Hint("deleted", author, id))
 
     async def like(self, reader: ObjectId, id: ObjectId) -> None:
-        """Like and count change together, so the count is exact. Repeating it changes nothing. Raises as `status`."""
+        """Like a status. Like and count change together, so the count is exact. Repeating it changes nothing. Raises
+        NotFound when it does not exist or the reader may not see it.
+        """
         status, key = await self.status(reader, id), {"_id": like_key(reader, id)}
         event = self.outbox.event("like", reader, status.user_id, id)
 
@@ -425,7 +446,9 @@ class Social:
             await self.outbox.happened(event)
 
     async def unlike(self, reader: ObjectId, id: ObjectId) -> None:
-        """Also of what the reader may see no more. Raises as `status` where they do not like it."""
+        """Take a like back, also of what the reader may see no more. Raises NotFound where they do not like it and may
+        not see it.
+        """
         key = {"_id": like_key(reader, id)}
 
         async def where_liked(inside: Transaction) -> bool:
@@ -440,7 +463,7 @@ class Social:
 
     @staticmethod
     async def _count(inside: Transaction, id: ObjectId, by: int) -> bool:
-        """Nobody sees the likes of what is deleted."""
+        """Change the count of likes; return whether there is such a status. Nobody sees the likes of a deleted one."""
         return await inside["statuses"].update_one({"_id": id, "deleted": False}, {"$inc": {"likes": by}}, upsert=False)
 
     async def _in_turn(self, id: ObjectId, work: Callable[[Transaction], Awaitable[T]]) -> T:
@@ -448,16 +471,16 @@ class Social:
             return await transaction(self._db, work)
 
     def _turn(self, id: ObjectId) -> asyncio.Lock:
-        """What changes the same document goes one after another, as far as it comes through this process: of many
-        transactions that want to at once MongoDB lets one through, and the others begin again.
+        """Return the lock of a document. What changes it goes one after another, as far as it comes through this
+        process: of many transactions that want to at once MongoDB lets one through, and the others begin again.
         """
         return self._turns.setdefault(id, asyncio.Lock())
 
     async def statuses_of(
         self, viewer: ObjectId, author: ObjectId, *, before: ObjectId | None, limit: int
     ) -> tuple[list[StatusRow], ObjectId | None]:
-        """Those that the viewer may see, newest first. Only such are looked for: a page costs the same however many
-        others there are.
+        """Return the author's statuses that the viewer may see, newest first, and the cursor of the next page. Only
+        such are looked for: a page costs the same however many others there are.
         """
         view = View(OwnEdges(viewer))
         seen = await audiences(self._db, view, author)
@@ -468,18 +491,18 @@ class Social:
 
 
 async def _likes_others(inside: Transaction, reader: ObjectId) -> None:
-    """What any process remembers of the reader's likes is over."""
+    """End what any process remembers of the reader's likes."""
     await raise_version(inside, reader, "likes")
 
 
 async def _is_there(inside: Transaction, person: ObjectId) -> None:
-    """Who has been looked up may have deleted their account since."""
+    """Raise NotFound where the person has deleted their account since they were looked up."""
     if await inside["users"].find_one({"_id": person, "deleted": True}, {"_id": 1}):
         raise NotFound("Nobody has this handle.")
 
 
 async def _in_conversation(edges: Transaction, block: dict[str, ObjectId], change: str) -> None:
-    """The conversation of the two, if they have one, says who blocks: whoever writes at the same moment looks again."""
+    """Note a block in the conversation of the two, if they have one: whoever writes at the same moment looks again."""
     query = {"pair": pair_key(*block.values())}
     changes = {change: {"blocked_by": block["blocker"]}, "$inc": {"version": 1}}
     await edges[Conversation.Settings.name].update_one(query, changes, upsert=False)

@@ -1,4 +1,4 @@
-"""What people may type into a field that others will read."""
+"""The text that people may type into a field that others will read."""
 
 import re
 
@@ -23,7 +23,9 @@ MENTION = re.compile(r"(?<![\w/])@([A-Za-z0-9_]{1,30})(?!\w)")
 
 
 def mentions(text: str) -> list[str]:
-    """The handles that a text names, in lower case, each once: as `@Ann` or `(@ann)`, not as `me@ann` or `/@ann`."""
+    """Return the handles that a text names, in lower case, each once: as `@Ann` or `(@ann)`, not as `me@ann` or
+    `/@ann`.
+    """
     return list(dict.fromkeys(handle.lower() for handle in MENTION.findall(text)))
 
 
@@ -32,7 +34,9 @@ def storable(text: str) -> bool:
 
 
 def checked(field: str, text: str, longest: int) -> str:
-    """The text, trimmed, if it has at most so many code points and something of it can be seen. Raises Invalid."""
+    """Return the text, trimmed, if it has at most so many code points and something of it is
+    visible. Raises Invalid.
+    """
     trimmed = text.strip()
     what = field.capitalize()
     if not 1 <= len(trimmed) <= longest:
