@@ -1,5 +1,5 @@
-"""Who may see what: the article's `access_allow?`, one function, used by every phase, page and endpoint; and what of it
-belongs on a home timeline.
+"""The decision who may see what: the article's `access_allow?`, one function, used by every phase, page and endpoint;
+and what of it belongs on a home timeline.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +24,8 @@ class Entry(NamedTuple):
 
 
 def visible(status: StatusRow, reader: Reader) -> bool:
-    """The definition that every phase returns the timeline of. `reader` says everything
-    that it depends on.
+    """Return whether the reader may see a status: the definition of the timeline that
+    every phase returns. `reader` says everything that it depends on.
     """
     author = status.user_id
     if status.audience is None or author in reader.departed:  # it or they are deleted
@@ -45,12 +45,12 @@ def visible(status: StatusRow, reader: Reader) -> bool:
 
 
 def on_home(status: StatusRow, reader: Reader) -> bool:
-    """Whether it is on the reader's home timeline. A single status and a person's page go by `visible`."""
+    """Return whether a status is on the reader's home timeline. A single status and a person's page go by `visible`."""
     return visible(status, reader) and (status.user_id == reader.id or not reader.relations[status.user_id].muted)
 
 
 Shows = Callable[[StatusRow, Reader], bool]  # `visible` or `on_home`
-AsRow = Callable[[Mapping[str, Any]], StatusRow]  # of a document
+AsRow = Callable[[Mapping[str, Any]], StatusRow]  # makes the status of a document
 
 
 def statuses_by_id(ids: Sequence[ObjectId], fields: tuple[str, ...] = FIELDS) -> Find:
@@ -58,7 +58,7 @@ def statuses_by_id(ids: Sequence[ObjectId], fields: tuple[str, ...] = FIELDS) ->
 
 
 def liked_among(reader: ObjectId, ids: Sequence[ObjectId]) -> Find:
-    """Those that the reader likes, by `like_key`: answered by an index alone."""
+    """Look for those that the reader likes, by `like_key`: answered by an index alone."""
     keys = [like_key(reader, id) for id in ids]
     return Find("likes", {"_id": {"$in": keys}}, ("_id",), len(keys), by="_id")
 
@@ -69,9 +69,9 @@ async def shown_among(
     statuses: Sequence[StatusRow],
     shows: Shows,
 ) -> list[StatusRow]:
-    """Those that the reader is shown now: what that depends on is looked up first, then
-    each is judged. Whoever is let in by edges that are newer than a status may not see
-    it if it was deleted before.
+    """Return those that the reader is shown now: what that depends on is looked up
+    first, then each is judged. Whoever is let in by edges that are newer than a status
+    may not see it if it was deleted before.
     """
     gone: set[ObjectId] = set()
     # Again when the edges changed between two look-ups.
@@ -89,7 +89,7 @@ def deleted_among(statuses: Sequence[StatusRow]) -> Find:
 
 
 def statuses_shown(reader: ObjectId, ids: Sequence[ObjectId]) -> dict[str, Find]:
-    """Statuses with what the reader likes of them: `shown_rows` reads the answers."""
+    """Look for statuses with what the reader likes of them: `shown_rows` reads the answers."""
     if not ids:
         return {}
     return {"statuses": statuses_by_id(ids, SHOWN), "liked": liked_among(reader, ids)}
@@ -104,8 +104,8 @@ def shown_rows(answers: Mapping[str, Rows], as_row: AsRow = StatusRow.of) -> dic
 async def hydrate(
     db: Database, view: View, entries: Sequence[Entry], as_row: AsRow = StatusRow.of
 ) -> dict[ObjectId, StatusRow]:
-    """The entries' statuses by id, in one command with what the reader likes of them and with the edges to those
-    authors whom the entries name.
+    """Return the entries' statuses by id. One command looks them up, with what the reader likes of them and with the
+    edges to those authors whom the entries name.
     """
     edges = view.anew([entry.author for entry in entries if entry.author])
     shown = statuses_shown(view.edges.reader, [entry.id for entry in entries])
@@ -115,14 +115,14 @@ async def hydrate(
 
 
 async def visible_status(db: Database, reader: ObjectId, id: ObjectId) -> StatusRow | None:
-    """The status, if it exists and the reader may see it now."""
+    """Return the status, if it exists and the reader may see it now; None otherwise."""
     view = View(OwnEdges(reader))
     rows = await hydrate(db, view, [Entry(id)])
     return next(iter(await shown_among(db, view, list(rows.values()), visible)), None)
 
 
 async def audiences(db: Database, view: View, author: ObjectId) -> list[Audience]:
-    """The audiences through which the reader may see this author's statuses now."""
+    """Return the audiences through which the reader may see this author's statuses now."""
     samples = [StatusRow(author, author, "", audience) for audience in get_args(Audience)]
     seen = await shown_among(db, view, samples, visible)
     return [status.audience for status in seen if status.audience]

@@ -1,4 +1,4 @@
-"""The phases in story order. Another one is one file and one name in the tuple."""
+"""The phases in story order. A new phase is one file and one name in PHASES."""
 
 from phases.base import Phase
 from phases.p1_query import QUERY

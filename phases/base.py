@@ -1,4 +1,4 @@
-"""What a phase is: a value with four answers, and the words and costs that it is shown with."""
+"""The definition of a phase: a value with four answers, and the words and costs that it is shown with."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from phases.pulling.pulls import Merge
 
 @dataclass(frozen=True)
 class Carrier:
-    """Who makes the delivery happen. `hand_over` is what the poster waits for, after the status is stored.
+    """The answer to who makes the delivery happen.
 
-    `in_worker`: the rest happens in a worker, and nobody waits for it; over HTTP not even for the enqueue, which comes
-    after the answer. `inserted`: what whoever follows the change stream does with new statuses that are pending for
-    the phase; None where nobody has to follow it.
+    `hand_over`: what the poster waits for, after the status is stored. `in_worker`: the rest happens in a worker, and
+    nobody waits for it; over HTTP not even for the enqueue, which comes after the answer. `inserted`: what the follower
+    of the change stream does with new statuses that are pending for the phase; None for a phase that needs no stream.
     """
 
     hand_over: Callable[[Delivery, StatusRow], Awaitable[None]]
@@ -36,15 +36,16 @@ class Carrier:
 class Phase:
     """A way to make home timelines. Statuses are stored already; every phase returns the same pages.
 
-    store: where timelines are kept. recipients: whom a status is delivered to. carrier: who makes the delivery happen.
-    pulls: a read asks for everything. merges: a read asks for what is not delivered, and merges it with what is kept.
-    None stands for nowhere, nobody, nothing.
-    chunk: how many recipients one bounded step serves.
+    `store`: where timelines are kept. `recipients`: whom a status is delivered to. `carrier`: who makes the delivery
+    happen. `pulls`: the candidates of a read that asks for everything. `merges`: what a read asks for because it is not
+    delivered, and merges with what is kept. None stands for nowhere, nobody, nothing.
+
+    `chunk`: how many recipients one bounded step serves.
     """
 
     slug: str
     title: str
-    poster_waits: str  # for what, in words; over HTTP (in the process `Social.post` waits for the enqueue, too)
+    poster_waits: str  # for what the poster waits over HTTP (`Social.post` itself waits for the enqueue, too)
     reader_waits: str
     kept: str
     store: type[Store] | None = None
@@ -57,5 +58,5 @@ class Phase:
 
     @property
     def keeps(self) -> str | None:
-        """What is kept, by name. Phases share it only where store and recipients are the same."""
+        """The name of what is kept; None for nothing. Phases share it only where store and recipients are the same."""
         return f"{self.store.name} of {self.recipients.name}" if self.store and self.recipients else None

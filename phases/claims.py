@@ -1,6 +1,7 @@
-"""What a phase costs, in commands: claims in its row, shown in the walkthrough and asserted by the contract suite.
+"""The costs of a phase, in commands: the claims of its row, shown in the walkthrough and asserted by the contract
+suite.
 
-A claim adds up some of the commands below, as they are asked for (`app.stack.cost`).
+A claim adds up some of the commands that are defined here, as they are asked for (`app.stack.cost`).
 """
 
 from collections.abc import Callable, Iterable
@@ -13,7 +14,7 @@ from phases.home.newest import FEW, GROUP, WINDOW_AUTHORS
 
 Action = Literal["post", "deliver", "read", "return"]
 GrowsWith = Literal["followers", "active followers", "followees", ""]
-Count = Callable[[int, int], int]  # by `n`, what the claim grows with, and by `chunk`, the recipients of one step
+Count = Callable[[int, int], int]  # from `n`, which the claim grows with, and `chunk`, the recipients of one step
 
 
 def _always(count: int) -> Count:
@@ -25,7 +26,9 @@ NONE, ONE = _always(0), _always(1)
 
 @dataclass(frozen=True)
 class Commands:
-    """What some commands are for, and how many there are. `redis_at_most`: of RQ, which decides how many."""
+    """Some commands: what they are for, in words, and how many there are. `redis_at_most` is no exact number: RQ
+    decides.
+    """
 
     words: str
     mongodb: Count = NONE
@@ -36,7 +39,9 @@ class Commands:
 
 @dataclass(frozen=True)
 class Claim:
-    """`mongodb` and `memcached`: exact. What a worker sends to Redis is not in it."""
+    """A claim of what an action costs. `mongodb` and `memcached` are exact. What a worker sends to
+    Redis is not in it.
+    """
 
     action: Action
     commands: tuple[Commands, ...]
@@ -44,7 +49,7 @@ class Claim:
 
     @property
     def grows_with(self) -> GrowsWith:
-        """Raises ValueError where commands grow with different things."""
+        """What the commands grow with; "" for nothing. Raises ValueError where they grow with different things."""
         [one] = {some.grows_with for some in self.commands} - {""} or {""}
         return one
 
@@ -68,13 +73,13 @@ come_back = partial(_claim, "return")
 
 
 def as_in(costs: Iterable[Claim], action: Action, words: str) -> Claim:
-    """The same commands, which have been told of before."""
+    """Return the claim for an action among `costs`, in other words: another phase has told of its commands before."""
     [claim] = (claim for claim in costs if claim.action == action)
     return replace(claim, words=words)
 
 
 def _chunks(n: int, chunk: int) -> int:
-    """The author's own entry goes with the first, which there always is."""
+    """Return how many steps `n` recipients take. There is always a first one, which serves the author, too."""
     return max(1, ceil(n / chunk))
 
 
@@ -83,7 +88,9 @@ def _windows(n: int, chunk: int) -> int:
 
 
 def _asked(n: int, chunk: int) -> int:
-    """The query of `n` followees and the reader. Of many: a sample, and a window of each thousand."""
+    """Return how many commands the query of `n` followees and the reader takes. Of many: a sample, and a window of each
+    thousand.
+    """
     return ceil((n + 1) / GROUP) if n < FEW else 1 + _windows(n, chunk)
 
 

@@ -1,4 +1,4 @@
-"""A reader who comes back, for whom nothing is kept: what the query finds for them."""
+"""The return of a reader for whom nothing is kept: what the query finds for them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,9 +16,10 @@ from phases.p1_query import statuses_by
 
 
 class Comeback:
-    """`followees`: as they were when this began, on the clock's monotonic seconds.
+    """The return of one reader. `followees`: whom they followed at `began_s`, in seconds of the clock's monotonic time.
 
-    `head`: how their page begins, which also shows how far back the rest may reach. The first who asks waits for it.
+    `head` is the beginning of their page, which also shows how far back the rest may reach. It is queried once, when it
+    is first needed.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Comeback:
         return self._head
 
     async def recent(self, authors: Sequence[ObjectId] | None = None) -> Recent:
-        """What belongs into a rebuilt timeline, queried now: the ids of what these authors have written or, where none
-        are given, ids and authors of what those have whom the reader follows at this moment.
+        """Return what belongs into a rebuilt timeline, queried now.
+
+        With `authors`: the ids of what these have written. Without: ids and authors of what those have written whom the
+        reader follows at this moment.
         """
         if authors is None:
             following_ids = await Following(self._db, self.reader, self._memory).ids()

@@ -21,14 +21,14 @@ def statuses_by(
     authors: list[ObjectId],
     fields: tuple[str, ...] = SIGNED,
 ) -> Newest:
-    """The article's query. `Newest` sorts and limits it, and above 200 authors cuts its
-    `$in` into pieces.
+    """Return the article's query for the statuses of some authors. `Newest` sorts and
+    limits it, and above 200 authors cuts its `$in` into pieces.
     """
     return Newest(db, lambda some: {"user_id": {"$in": some}}, authors, fields)
 
 
 class HomeTimeline:
-    """What a reader may find on their home timeline: the statuses of everybody they
+    """The candidates for a reader's home timeline: the statuses of everybody they
     follow and do not mute, and their own.
     """
 

@@ -22,8 +22,8 @@ from phases.keeping.recipients import Recipients
 
 
 class Followers(Recipients):
-    """The author's followers, from an index alone. The read decides who may see it: the
-    article's `access_allow?`.
+    """The recipients are the author's followers, from an index alone. The read decides
+    who may see a status: the article's `access_allow?`.
     """
 
     name = "followers"
@@ -36,8 +36,8 @@ class Followers(Recipients):
 
 
 async def deliver_status(delivery: Delivery, status: StatusRow) -> None:
-    """The article's hook `after_create`: a walk through the author's followers, while
-    the poster waits. The insert has said that the delivery is `pending`; `done` clears
+    """Walk through the author's followers while the poster waits: the article's hook
+    `after_create`. The insert has said that the delivery is `pending`; `done` clears
     that. Phase 3 says why.
     """
     last = await put_on_timelines(delivery, status, None)
@@ -52,8 +52,8 @@ async def put_on_timelines(
     after: ObjectId | None,
     settings: Settings | None = None,
 ) -> ObjectId | None:
-    """One bounded step of the walk: the next followers get the status's id on their
-    home timeline, and in the first step the author does, too. Returns the last follower
+    """Make one bounded step of the walk: put the status's id on the home timelines of
+    the next followers, and in the first step on the author's. Return the last follower
     reached, or None at the end. `settings` say where timelines are kept now.
     """
     begin = after or FIRST_ID

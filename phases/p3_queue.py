@@ -20,7 +20,7 @@ from phases.p2_push import PUSH, Followers, put_on_timelines
 
 
 async def enqueue_status(delivery: Delivery, status: StatusRow) -> None:
-    """The hook now only puts a job on a queue."""
+    """Put a job on the queue. The hook does nothing else now."""
     await delivery.queue.offer(delivery.name, status.id)
 
 
@@ -30,9 +30,9 @@ async def status_deliver(
     after: ObjectId | None,
     goes_on: GoesOn,
 ) -> Failures:
-    """The job. A worker makes one step of phase 2's walk for this status. It goes on
-    with the next step while nobody waits longer than a step takes. Then it queues a job
-    for the rest.
+    """Do the job: make one step of phase 2's walk for this status. Go on with the next
+    step while nobody waits longer than a step takes. Then queue a job for the rest.
+    Return what failed.
 
     A step delivers first. At the last follower it then clears `pending`. In any other
     order a crash loses followers.

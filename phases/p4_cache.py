@@ -38,8 +38,9 @@ from phases.p3_queue import WORKER
 
 
 class ActiveFollowers(ActiveReaders):
-    """The skip: only followers who have been here lately. Each active reader has one
-    document: `authors`, whose statuses they get, and `until`, how long they are active.
+    """The recipients are only followers who have been here lately; others are skipped.
+    Each active reader has one document: `authors`, whose statuses they get, and
+    `until`, how long they are active.
     """
 
     name = "active followers"
@@ -55,10 +56,10 @@ class ActiveFollowers(ActiveReaders):
 
 
 class RebuiltOnReturn(InMemory):
-    """The return: whoever has no list gets one, from one query."""
+    """The store rebuilds on return: whoever has no list gets one, from one query."""
 
     async def come_back(self, container: Container, returning: Returning) -> bool:
-        """The order matters.
+        """Rebuild the reader's list, and return whether it is there. The order matters.
 
         1. `lease`: a placeholder stands where the list will be. New ids collect in it.
         2. `admit`: the reader is marked active. From now on no author skips them.
@@ -79,8 +80,8 @@ class RebuiltOnReturn(InMemory):
 
 
 class HomeLists(RebuiltOnReturn, Lists):
-    """The list: packed ids, the newest in front. What is in a value, and when it
-    expires, is said in `Lists`.
+    """A timeline is a list of packed ids, the newest in front. `phases.keeping.lists`
+    says what is in a value, and when it expires.
     """
 
     async def deliver(

@@ -42,8 +42,9 @@ from phases.p4_cache import ActiveFollowers, RebuiltOnReturn
 
 
 class HomeSets(RebuiltOnReturn, SortedSets):
-    """The set: every id has the score 0, so Redis orders them by their bytes, and a
-    page is a range. Whoever returns gets theirs in the order of phase 4.
+    """A timeline is a sorted set: every id has the score 0, so Redis orders them by
+    their bytes, and a page is a range. A returning reader's set is rebuilt in the order
+    of phase 4.
     """
 
     async def deliver(
@@ -63,8 +64,8 @@ async def follow(
     deliver: Callable[[Inserted], Awaitable[None]],
     save: Callable[[Inserted], Awaitable[None]],
 ) -> None:
-    """The carrier: one worker follows the stream for everybody. `deliver` leads to
-    `statuses_inserted` below. `save` notes the place, and only afterwards: whoever
+    """Carry statuses on: one worker follows the stream for everybody. `deliver` leads
+    to `statuses_inserted`. `save` notes the place, and only afterwards: a worker that
     takes over repeats some deliveries and misses none.
     """
     async for inserted in changes:
@@ -76,9 +77,9 @@ async def statuses_inserted(
     delivery: Delivery,
     statuses: Sequence[StatusRow],
 ) -> Failures:
-    """The first step of the walk for what was posted at the same moment. All further
-    ones are jobs, as in phase 3: any worker takes them, and the next status does not
-    wait.
+    """Make the first step of the walk for statuses that were posted at the same moment.
+    All further steps are jobs, as in phase 3: any worker takes them, and the next
+    status does not wait. Return what failed.
     """
     walk = delivery.walk(statuses[0].id, None)
     steps = {s.id: put_on_timelines(delivery, s, None) for s in statuses}

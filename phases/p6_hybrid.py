@@ -40,14 +40,16 @@ SELDOM = 3.5
 
 
 def rather_pulled(day: Day) -> bool:
-    """The rule: a day of deliveries to the active followers against a day of their
-    asking.
+    """Return what the rule says: whether a day of asking costs less than a day of
+    deliveries to the active followers.
     """
     return day.asked_us is not None and day.asked_us < day.delivered_us
 
 
 def a_day_of(author: Author) -> Day:
-    """Both ways grow with the followers. What differs is how often it is done."""
+    """Return what a day costs either way. Both ways grow with the followers. What
+    differs is how often it is done.
+    """
     reads = author.reads_per_day
     return Day(
         delivered_us=author.posts_per_day * author.active_followers * DELIVERY_US,
@@ -56,20 +58,20 @@ def a_day_of(author: Author) -> Day:
 
 
 def hardly_read(pages_a_post: float) -> bool:
-    """Then asking is cheaper whoever has posted, and this is nearly phase 1."""
+    """Return whether asking is cheaper whoever has posted: this is nearly phase 1."""
     return pages_a_post < SELDOM
 
 
 def pulled_by(authors: list[ObjectId]) -> Mapping[str, Any]:
-    """The merge: the article's query once more, of a few authors, for what says
-    `pulled`.
+    """Return the query of the merge: the article's once more, of a few authors, for
+    what says `pulled`.
     """
     return {"pulled": True, "user_id": {"$in": authors}}
 
 
 class DeliveredTo(ActiveFollowers):
-    """As in phase 4. An author who turns out to have many active followers is weighed
-    before their next post.
+    """The recipients are those of phase 4. An author who turns out to have many active
+    followers is weighed before their next post.
     """
 
     name = "active followers of who is delivered"
@@ -86,8 +88,8 @@ class DeliveredTo(ActiveFollowers):
 
 
 class MergedLists(HomeLists):
-    """As in phase 4. Whenever a list is renewed it takes in what was pulled, and need
-    not be merged with that again.
+    """The lists are those of phase 4. Whenever a list is renewed it takes in what was
+    pulled, and need not be merged with that again.
     """
 
     async def undelivered(self, authors: list[ObjectId]) -> list[bytes]:

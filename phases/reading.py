@@ -30,7 +30,7 @@ from phases.pulling.markers import Known, Markers
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 8  # of a page while what was remembered changes; then the query makes it
+ATTEMPTS = 8  # to make a page while what was remembered changes; then the query makes it
 SLOW = 4  # times what most pages take: where more is not for the reader, that is not remembered
 
 
@@ -69,16 +69,16 @@ class Start:
 
     @property
     def reach(self) -> ObjectId | None:
-        """A guess, from which id on what is pending fills the page."""
+        """A guessed id, from which on what is pending fills the page; None where there is no guess."""
         return self.seen.reach(self.place.n) if self.own else None
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a read has to know before it believes what is kept, all of one moment.
+    """The answers that a read needs before it believes what is kept, all of one moment.
 
-    `versions`: of what may be remembered. `pulled`: what is merged, as `waiting` is. `rows`: of the page that is
-    remembered, or that a glance has found. `view`: the edges.
+    `versions`: those of what may be remembered. `pulled`: what is merged, in the form of `waiting`. `rows`: the
+    statuses of the page that is remembered, or that a glance has found. `view`: the edges.
     """
 
     versions: Versions
@@ -90,12 +90,12 @@ class Look:
     view: View
 
     def beside(self, part: Slice, place: Place) -> Slice:
-        """What is kept, with what is pending or pulled."""
+        """Return what is kept, with what is pending or pulled."""
         return part.with_waiting(*self.waiting.beside(self.pulled), place.before, place.n)
 
 
 class Reading:
-    """Makes pages. One per process: it remembers edges and first pages of the readers who came last."""
+    """The making of pages, one object per process: it remembers edges and first pages of the readers who came last."""
 
     def __init__(self, stack: Stack, switch: Switch, outbox: Outbox, markers: Markers) -> None:
         self._stack, self._db, self._config = stack, stack.db, stack.config
@@ -104,8 +104,9 @@ class Reading:
         self._departed = Departed(stack.db)
 
     async def page(self, request: Request) -> Page:
-        """Look, then the list, then judge each status. The look also says whether what
-        is remembered, and what is kept, can be believed; otherwise the query is asked.
+        """Look, then read the list, then judge each status. The look also says whether
+        what is remembered, and what is kept, can be believed; otherwise the query is
+        asked.
         """
         kept = request.kept
         for _ in range(ATTEMPTS):
@@ -141,7 +142,7 @@ class Reading:
         return await self._queried(request)
 
     async def refresh(self, request: Request) -> Page:
-        """The page, after rebuilding what is kept for this reader."""
+        """Return the page, after rebuilding what is kept for this reader."""
         kept = request.kept
         container = self._switch.readable(await self._switch.current(), kept.name) if kept else None
         if kept is None or container is None:
@@ -150,7 +151,7 @@ class Reading:
         return await self._rebuilt(request, kept, container)
 
     def forget(self, reader: ObjectId) -> None:
-        """As if they had never been here."""
+        """Forget the reader, as if they had never been here."""
         self._edges.forget(reader)
         self._pages.forget(reader)
 
@@ -159,8 +160,8 @@ class Reading:
     async def _start(
         self, request: Request, kept: KeptTimelines, container: Container, epoch: ObjectId
     ) -> Start | None:
-        """None for a reader who is certainly cold. What is remembered need not be asked; of a stranger a glance says
-        what to ask.
+        """Return what a read begins with; None for a reader who is certainly cold. What is remembered need not be
+        asked; of a reader who is not, a glance says what to ask.
         """
         reader = request.reader
         remembered = self._edges.recall(reader)
@@ -176,8 +177,8 @@ class Reading:
         return Start(request, kept, place, edges, remembered is not None, seen, likely, marked, own)
 
     async def _look(self, start: Start) -> Look:
-        """One command to MongoDB. What is pending is looked up no later than the list is (rule 5), and at a cost that
-        does not grow with the backlog (rule 10).
+        """Look, with one command to MongoDB. What is pending is looked up no later than the list is (rule 5), and at a
+        cost that does not grow with the backlog (rule 10).
         """
         edges, seen, place = start.edges, start.seen, start.place
         pending, pulled = self._pending(start, place, start.reach, own=start.own), self._pulled(start, place)
@@ -209,7 +210,7 @@ class Reading:
         return self._outbox.look_at(names, place.before, authors, place.n, reach)
 
     def _pulled(self, start: Start, place: Place) -> dict[str, Find]:
-        """What is delivered to nobody, of the reader's own authors: the newest of each group of them."""
+        """Look for what is delivered to nobody, of the reader's own authors: the newest of each group of them."""
         merges = start.request.phase.merges
         if start.marked is None or merges is None:
             return {}
@@ -217,7 +218,7 @@ class Reading:
         return newest_of_groups("pulled", merges.query, authors, place.before, place.n)
 
     def _forget_changed(self, start: Start, now: Versions) -> bool:
-        """Forget what was remembered and has changed. Returns whether there was any."""
+        """Forget what was remembered and has changed. Return whether there was any."""
         edges, marked = start.edges, start.marked
         if changed := edges.version not in (None, now.edges):
             self._edges.forget(edges.reader)
@@ -232,7 +233,9 @@ class Reading:
     # Three ways to a page
 
     async def _queried(self, request: Request) -> Page:
-        """The phase pulls everything, or what it keeps cannot be believed: the definition, evaluated."""
+        """Make a page by the query, as the phase pulls everything, or what it keeps cannot be believed: the definition,
+        evaluated.
+        """
         pulls = request.phase.pulls or HomeTimeline
         following = Following(self._db, request.reader, self._edges)
         candidates = pulls(self._db, request.reader, following)
@@ -241,7 +244,7 @@ class Reading:
         return Page(request.phase.slug, statuses, after, "query", versions=following.versions)
 
     async def _listed(self, start: Start, first: Slice, look: Look) -> Page:
-        """From what is kept, with what is pending and what is pulled; older ones from the query."""
+        """Make a page from what is kept, with what is pending and what is pulled; older statuses are from the query."""
         request, view = start.request, look.view
         view.departed = await self._departed.at(look.versions.names)
         basis = Basis(first.ids, first.floor, request.limit, look.versions.edges, view.departed)
@@ -254,7 +257,9 @@ class Reading:
         return Page(request.phase.slug, statuses, after, candidates.source(statuses), versions=look.versions)
 
     async def _further(self, start: Start, look: Look, before: ObjectId, n: int) -> Slice | None:
-        """What is kept below an id, with what is pending and what is pulled there, unless all of that is known."""
+        """Return what is kept below an id, with what is pending and what is pulled there; these are looked up unless
+        all is known.
+        """
         place, store = start.place._replace(before=before, n=n), start.kept.store
         pending = {} if look.waiting.is_all else self._pending(start, place, own=True)
         pulled = {} if look.pulled.is_all else self._pulled(start, place)
@@ -272,7 +277,9 @@ class Reading:
         container: Container,
         versions: Versions | None = None,
     ) -> Page:
-        """Nothing is kept for the reader. Where the setting says so, it stays like that until they press a button."""
+        """Make a page for a reader for whom nothing is kept. Where the setting says so, it stays like that until they
+        press a button.
+        """
         if kept.recipients.active_only and self._config.comeback == "manual":
             return replace(await self._queried(request), cold=True)
         return await self._rebuilt(request, kept, container, versions)
@@ -284,7 +291,7 @@ class Reading:
         container: Container,
         versions: Versions | None = None,
     ) -> Page:
-        """Complete at once, from the query; beside that the timeline is rebuilt."""
+        """Make a page at once, complete and from the query; beside that, rebuild the timeline."""
         reader, n = request.reader, enough(request.limit)
         following = Following(self._db, reader, self._edges, versions)
         edges = await following.known()
@@ -319,7 +326,9 @@ class Reading:
         versions: Versions,
         rows: Statuses,
     ) -> tuple[list[StatusRow], ObjectId | None]:
-        """What it took to fill a first page is remembered, unless that was much, and the edges that were asked for."""
+        """Fill a page. What it took to fill a first page is remembered, unless that was much, and so are the edges that
+        were asked for.
+        """
         filling = Filling(self._db, view, on_home, dict(rows), self._statuses.row)
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         if request.before is None:

@@ -1,4 +1,4 @@
-"""The one timeline interface: whatever delivers and whoever asks, the same pages."""
+"""The one timeline interface: its pages are the same, whatever delivers and whoever asks."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -33,7 +33,9 @@ MOST_FORCED = 100  # authors: each is in the phase settings, which every process
 
 @dataclass(frozen=True)
 class PhaseState:
-    """`since`: what it keeps is complete from then on. `pending`: statuses it still owes. `queued`: its jobs."""
+    """The state of a phase. `since`: what it keeps is complete from then on. `pending`: statuses it still owes.
+    `queued`: its jobs.
+    """
 
     slug: str
     title: str
@@ -45,7 +47,7 @@ class PhaseState:
 
 @dataclass(frozen=True)
 class ConsumerState:
-    """`pending`: statuses and events that it still has to handle. `queued`: its jobs."""
+    """The state of a consumer. `pending`: statuses and events that it still has to handle. `queued`: its jobs."""
 
     name: str
     pending: int
@@ -54,7 +56,7 @@ class ConsumerState:
 
 @dataclass(frozen=True)
 class State:
-    """`others`: the consumers that are no phases."""
+    """The phase settings, and the state of every consumer. `others`: the consumers that are no phases."""
 
     read: str
     delivering: tuple[str, ...]
@@ -68,7 +70,7 @@ class State:
 
 @dataclass(frozen=True)
 class PhaseConsumer:
-    """A phase as the outbox knows it."""
+    """A phase as a consumer of the outbox."""
 
     name: str
     carrier: Carrier
@@ -87,17 +89,22 @@ class PhaseConsumer:
         await self.carrier.hand_over(self.delivery, happened)
 
     async def inserted(self, statuses: Sequence[StatusRow]) -> Failures:
-        """Of a carrier that follows the change stream: statuses that are pending for the phase."""
+        """Deliver statuses that are pending for the phase, if its carrier follows the change stream. Return what
+        failed.
+        """
         assert self.carrier.inserted, self.name
         return await self.carrier.inserted(self.delivery, statuses)
 
     async def handle(self, happened: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
-        """A delivery that got lost is a job of phase 3, whoever carries it; so are further steps of phase 5."""
+        """Do a job of phase 3, whoever carries the phase: a delivery that got lost is one, and so is a further step of
+        phase 5.
+        """
         return await status_deliver(self.delivery, happened, after, goes_on)
 
 
 class Timelines:
-    """Every phase on one stack. Make it with `open`. `phases`: other ones than ours, to measure or to test.
+    """The timelines of every phase on one stack; `open` makes them. `phases`: other ones than ours, to measure or to
+    test.
 
     `streamed`: the consumers whose statuses come from the change stream.
     """
@@ -106,7 +113,7 @@ class Timelines:
         self.stack = stack
         self.phases = {phase.slug: phase for phase in phases}
         kinds = {phase.slug: phase.keeps for phase in phases if phase.keeps}
-        firsts: dict[str, str] = {}  # of the phases that share it
+        firsts: dict[str, str] = {}  # of the phases that share a kind
         for slug, kind in kinds.items():
             firsts.setdefault(kind, slug)
         made = {kind: _made(stack, self.phases[slug]) for kind, slug in firsts.items()}
@@ -133,7 +140,9 @@ class Timelines:
 
     @classmethod
     async def open(cls, stack: Stack, phases: tuple[Phase, ...] = PHASES) -> "Timelines":
-        """On a database without phase settings: the default phase alone, or in demo mode all of them."""
+        """Open the timelines. A database without phase settings begins with the default phase alone, or in demo mode
+        with all.
+        """
         timelines = cls(stack, phases)
         keeping = [phase.slug for phase in phases if phase.keeps]
         first = DEFAULT.slug if DEFAULT.slug in timelines.phases else phases[-1].slug
@@ -143,7 +152,7 @@ class Timelines:
     async def page(
         self, reader: ObjectId, *, phase: str | None = None, before: ObjectId | None = None, limit: int = 20
     ) -> Page:
-        """One page of the reader's home timeline, newest first. Raises Invalid for an unknown phase."""
+        """Return one page of the reader's home timeline, newest first. Raises Invalid for an unknown phase."""
         asked = await self._named(phase)
         await self.pulls.authors.one_read()
         return _counted(
@@ -151,7 +160,9 @@ class Timelines:
         )
 
     async def refresh(self, reader: ObjectId, *, phase: str | None = None, limit: int = 20) -> Page:
-        """The first page, with what the phase keeps for this reader built anew."""
+        """Return the first page, and build anew what the phase keeps for this reader. Raises Invalid for an unknown
+        phase.
+        """
         asked = await self._named(phase)
         refreshed = await self._reading.refresh(Request(asked, self.kept_by(asked.slug), reader, None, limit))
         return _counted(asked, refreshed)
@@ -166,12 +177,12 @@ class Timelines:
         return f"There is no phase {slug[:40]!r}; there are {', '.join(self.phases)}."
 
     def kept_by(self, slug: str) -> KeptTimelines | None:
-        """What the phase keeps, which other phases may share."""
+        """Return what the phase keeps, which other phases may share; None where it keeps nothing."""
         keeps = self.phases[slug].keeps
         return self.kept[keeps] if keeps else None
 
     def forget(self, reader: ObjectId) -> None:
-        """What this process remembers of the reader, as if they had never been here."""
+        """Forget what this process remembers of the reader, as if they had never been here."""
         self._reading.forget(reader)
 
     async def sweep(self) -> None:
@@ -181,7 +192,9 @@ class Timelines:
         await self.outbox.sweep()
 
     async def change(self, *, read: str | None = None, delivering: Sequence[str] | None = None) -> State:
-        """Change what is read by default, what delivers, or both. Raises Invalid for an unknown phase."""
+        """Change what is read by default, what delivers, or both; return the new state. Raises Invalid for an unknown
+        phase.
+        """
         for field, slugs in (("read", [read] if read else []), ("delivering", delivering or [])):
             for slug in slugs:
                 if slug not in self.phases:
@@ -190,8 +203,9 @@ class Timelines:
         return await self.state()
 
     async def force(self, author: ObjectId, pulled: bool | None) -> None:
-        """For experiments: from now on all of the author's statuses are pulled, or none; None leaves it to the rule.
-        Takes effect in every process within `settings_age_s`. Raises Invalid for one author too many.
+        """Have all of the author's statuses pulled, or none, from now on; None leaves it to the rule. For experiments.
+
+        It takes effect in every process within `settings_age_s`. Raises Invalid for one author too many.
         """
         forced = {**(await self.switch.fresh()).forced, author: pulled}
         if sum(choice is not None for choice in forced.values()) > MOST_FORCED:
@@ -201,7 +215,7 @@ class Timelines:
         await self.switch.change(Wish(forced={author: pulled}))
 
     async def weighed(self, author: ObjectId) -> Weighed | None:
-        """Why the author's next status would be pulled, or not; None where no phase of ours pulls any."""
+        """Return why the author's next status would be pulled, or not; None where no phase of ours pulls any."""
         if not self.pulls.merging:
             return None
         settings = await self.switch.fresh()
@@ -212,11 +226,11 @@ class Timelines:
         await self.switch.restart()
 
     async def forget_lists(self) -> None:
-        """Everybody is cold wherever lists are in memory, as after a flush of Memcached, which is not ours alone."""
+        """Make everybody cold wherever lists are in memory, as after a flush of Memcached, which is not ours alone."""
         await self.switch.restart([name for name, kept in self.kept.items() if kept.store.in_memory])
 
     async def send_away(self, share: float, rest: Callable[[float], Awaitable[object]] = asyncio.sleep) -> int:
-        """End the activity of that share of all readers; how many. For demonstrations."""
+        """End the activity of a share of all readers, and return of how many. For demonstrations."""
         active = [kept.name for kept in self.kept.values() if kept.recipients.active_only]
         return await away.send_away(self.stack, self.switch, active, share, rest)
 

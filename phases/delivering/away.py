@@ -1,4 +1,4 @@
-"""Readers who come and go at a word: for demonstrations and measurements."""
+"""Readers who come and go on demand, for demonstrations and measurements."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +15,9 @@ AT_ONCE = 1_000  # readers in one command
 
 
 async def as_if_here(stack: Stack, readers: Sequence[ObjectId], author: ObjectId) -> None:
-    """For experiments, while nobody else is at it: these readers follow the author and have just been here."""
+    """Note that these readers have just been here and get the author's statuses. For experiments, while nothing else
+    runs.
+    """
     until = active_until(stack.config, stack.clock.now())
     change = {"$addToSet": {"authors": author}, "$max": {"until": until}}
     for at in range(0, len(readers), AT_ONCE):
@@ -33,12 +35,13 @@ async def send_away(
     share: float,
     rest: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> int:
-    """End the activity of that share of all readers, spread evenly; how many. `kinds`: what is kept of the active.
+    """End the activity of a share of all readers, spread evenly, and return of how many. `kinds`: what is kept of the
+    active.
 
     The invariant of `phases.keeping.activity` leaves one order: the phases that keep these are switched off, everybody
     stops reading and building them, readers are made inactive, and the phases are switched on again and begin anew. To
-    delete a reader's list first is not enough: whoever returns in between is believed to be active and builds another.
-    A crash on the way leaves these phases switched off, which is slower and right.
+    delete a reader's list first is not enough: a reader who returns in between is believed to be active and builds
+    another. A crash on the way leaves these phases switched off, which is slower and right.
     """
     before = (await switch.fresh()).delivering
     away = {slug for kind in kinds for slug in switch.phases_of(kind)}

@@ -1,4 +1,4 @@
-"""The delivery of one phase, on one stack: what its walk over the recipients is made of."""
+"""The delivery of one phase on one stack, and the steps that its walk over the recipients is made of."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
@@ -17,19 +17,20 @@ from phases.delivering.outbox import Failures, Outbox
 from phases.delivering.settings import Settings
 
 TOGETHER = 50  # statuses whose first step is made in one job
-PATIENCE_S = 2.0  # so long a job waits for the steps of other statuses than its own
+PATIENCE_S = 2.0  # how long a job waits for the steps of other statuses than its own
 
-# Serves a status's next recipients above one (None: the first ones), and says the last one reached, None at the end.
+# A step serves a status's next recipients above an id (None: the first ones). It returns the last one; None at the end.
 Step = Callable[["Delivery", StatusRow, ObjectId | None, Settings | None], Coroutine[Any, Any, ObjectId | None]]
 
 
 @dataclass
 class Walk:
-    """What a job does: a step for its `own` status, and the first one for those that come by.
+    """The walk of one job: steps for its `own` status, and the first step of others that come by.
 
-    `after`: the recipient whom its own status has reached; None before the first step, and after the last.
-    `since`: what comes by is no older. `taken`: statuses that it has made a step for. `failed`: some of them. Of the
-    last step: those that have `ended`, and `further` ones with where they go on.
+    `after`: the recipient whom its own status has reached; None before the first step, and after the last. `since`: a
+    status that comes by has no lower id. `taken`: the statuses that a step was made for. `failed`: those of them whose
+    step failed. `ended`: the statuses that were finished by the last step. `further`: those that were not, each with
+    the recipient after whom it goes on.
     """
 
     own: ObjectId
@@ -41,7 +42,9 @@ class Walk:
     further: dict[ObjectId, ObjectId] = field(default_factory=dict)
 
     async def side_by_side(self, steps: Mapping[ObjectId, Coroutine[Any, Any, ObjectId | None]]) -> None:
-        """Make all of them at once, and wait for one's own. The others have PATIENCE_S and fail by themselves."""
+        """Make all these steps at once, and wait for the walk's own. The others have PATIENCE_S seconds and fail by
+        themselves.
+        """
         tasks = {id: asyncio.create_task(step) for id, step in steps.items()}
         try:
             if tasks:
@@ -64,7 +67,7 @@ class Walk:
 
 @dataclass(frozen=True)
 class Delivery:
-    """`chunk`: how many recipients one step serves."""
+    """The delivery of the phase `name`. `chunk`: how many recipients one step serves."""
 
     name: str
     chunk: int
@@ -75,20 +78,21 @@ class Delivery:
     async def recipients(
         self, status: StatusRow, after: ObjectId, settings: Settings | None = None
     ) -> tuple[Settings, list[ObjectId], bool]:
-        """The next recipients above `after`, by id, and whether there are more; with settings read no earlier than the
-        status was stored.
+        """Return settings, the next recipients above `after` by id, and whether there are more.
+
+        The settings are those given or are read now, no earlier than the status was stored.
         """
         some = self.kept.recipients.after(status, after, self.chunk + 1)
         now, ids = (settings, await some) if settings else await asyncio.gather(self.kept.switch.fresh(), some)
         return now, ids[: self.chunk], len(ids) > self.chunk
 
     async def put(self, status: StatusRow, readers: list[ObjectId], settings: Settings) -> None:
-        """The status's id on the timelines of these readers, wherever such timelines are kept."""
+        """Put the status's id on the timelines of these readers, wherever such timelines are kept."""
         for container in self.kept.switch.writable(settings, self.kept.name):
             await self.kept.store.deliver(container, status, readers)
 
     def walk(self, id: ObjectId, after: ObjectId | None) -> Walk:
-        """What a job does that begins behind the recipient `after`.
+        """Return the walk of a job that begins behind the recipient `after`.
 
         RQ takes longer over a job than a walk over ordinary followers takes. So a job also makes the first step for
         other pending statuses: where it begins with a first step itself (`after` is None), for those that are newer
@@ -97,7 +101,7 @@ class Delivery:
         return Walk(id, after, ObjectId.from_datetime(self.kept.store.clock.now()) if after else id)
 
     async def step(self, walk: Walk, put: Step) -> None:
-        """The walk's own next step, and beside it the first ones of what comes by."""
+        """Make the walk's own next step, and beside it the first steps of statuses that come by."""
         settings, statuses = await self._due(walk)
         steps = {}
         for status in statuses:
@@ -106,8 +110,10 @@ class Delivery:
         await self._note(walk)
 
     async def _due(self, walk: Walk) -> tuple[Settings, list[StatusRow]]:
-        """The status whose step is due and some that come by, with settings read at that moment."""
-        own = {"_id": walk.own, "pending": self.name}  # else another walk has come to its end
+        """Return settings, and the statuses whose step is due: the walk's own and some that come by. All is read at one
+        moment.
+        """
+        own = {"_id": walk.own, "pending": self.name}  # where it is not pending, another walk has ended
         others = {"pending": self.name, "_id": {"$gte": walk.since, "$nin": [walk.own, *walk.taken]}}
         settings, answers = await self.kept.switch.fresh_with(
             own=Find("statuses", own, FIELDS, 1),
@@ -118,9 +124,9 @@ class Delivery:
         return settings, [s for s in statuses if s.audience]
 
     async def _note(self, walk: Walk) -> None:
-        """After each step. What has reached everybody is pending no longer. The job goes on with its own status; any
-        other one with recipients left gets a job for its next step. Jobs for first steps that this job has made are
-        taken off the queue: they have nothing left to do.
+        """Note what a step has done. What has reached everybody is pending no longer. The job goes on with its own
+        status; any other one with recipients left gets a job for its next step. Jobs for first steps that this job has
+        made are taken off the queue: they have nothing left to do.
         """
         for status, last in walk.further.items():
             if status != walk.own:
@@ -130,13 +136,13 @@ class Delivery:
         await self.done(*walk.ended)
 
     async def pending(self, ids: Mapping[str, Any]) -> list[StatusRow]:
-        """The statuses with such ids, oldest first: as much as is done together."""
+        """Return the pending statuses whose ids match, oldest first, at most as many as are delivered together."""
         ours = {"pending": self.name, "_id": ids}
         find = Find("statuses", ours, FIELDS, TOGETHER, [("_id", 1)])
         with uncounted():  # whoever follows the stream is told
             return [StatusRow.of(document) for document in await rows(self.kept.recipients.db, find)]
 
     async def done(self, *statuses: ObjectId) -> None:
-        """The last recipient has them."""
+        """Note that these statuses have reached their last recipient."""
         if statuses:
             await self.outbox.done(self.name, statuses)

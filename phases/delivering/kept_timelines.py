@@ -1,4 +1,4 @@
-"""What is kept of one kind, on one stack: a store, its recipients, and the containers that are open."""
+"""The timelines of one kind that one stack keeps: a store, its recipients, and the containers that are open."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,9 @@ from phases.keeping.store import Store
 
 @dataclass(frozen=True)
 class KeptTimelines:
-    """`statuses_by`: the statuses of some authors, from the query. `cap`: entries kept per timeline."""
+    """The kept timelines of one kind. `statuses_by`: the query for the statuses of some authors. `cap`: entries kept
+    per timeline.
+    """
 
     name: str
     store: Store
@@ -26,7 +28,9 @@ class KeptTimelines:
     cap: int
 
     async def widen(self, reader: ObjectId, author: ObjectId) -> None:
-        """Rule 4: deliveries reach the reader first, then the author's recent ids are merged into their timeline."""
+        """Backfill (rule 4): deliveries reach the reader first, then the author's recent ids are merged into their
+        timeline.
+        """
         await self.recipients.widen(reader, author)
 
         async def author_ids(floor: ObjectId) -> list[Entry]:
@@ -40,12 +44,12 @@ class KeptTimelines:
         await self.recipients.narrow(inside, reader, author)
 
     async def forget(self, reader: ObjectId) -> None:
-        """Nothing is kept for this reader any more, as after an eviction."""
+        """Forget what is kept for this reader, as after an eviction."""
         if container := (await self.switch.fresh()).current(self.name):
             await self.store.forget(container, reader)
 
     async def holds(self, reader: ObjectId, status: ObjectId) -> bool | None:
-        """Whether the status is kept for the reader; None where nothing is kept for them."""
+        """Return whether the status is kept for the reader; None where nothing is kept for them."""
         container = (await self.switch.current()).current(self.name)
         return await self.store.holds(container, reader, status) if container else None
 

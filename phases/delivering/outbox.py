@@ -1,9 +1,9 @@
 """The outbox (rules 4 and 5): what has happened names the consumers that still have to handle it, an edge says that its
 backfill is due.
 
-A consumer is whatever follows from a change: the phases are the first. A status names its consumers itself; anything
-else that happens has an event, written in the same transaction. A consumer is handed what it cares for; what is lost on
-the way is still owed, a read of a phase looks at it first, and the sweeper offers it again.
+A consumer handles what follows from a change: the phases are the first ones. A status names its consumers itself;
+anything else that happens has an event, written in the same transaction. A consumer is handed what it cares for; what
+is lost on the way is still owed, a read of a phase looks at it first, and the sweeper offers it again.
 """
 
 import logging
@@ -59,46 +59,48 @@ async def once() -> bool:
 
 
 class Consumer(Protocol):
-    """Handles what has happened in bounded steps that may be repeated. Raises UNAVAILABLE when a server is away."""
+    """A consumer handles what has happened, in bounded steps that may be repeated. It raises UNAVAILABLE when a server
+    is away.
+    """
 
     @property
     def name(self) -> str:
-        """As `pending` has it."""
+        """The name of the consumer, as it is in `pending`."""
         ...
 
     @property
     def kinds(self) -> frozenset[Kind]:
-        """What it cares for. Who cares for `status` is owed some only, as the phase settings say."""
+        """The kinds that it cares for. Whoever cares for `status` is owed some only, as the phase settings say."""
         ...
 
     @property
     def queues(self) -> bool:
-        """Whether to be handed something only puts it on a queue."""
+        """Whether `hand_over` only puts something on a queue."""
         ...
 
     async def hand_over(self, happened: StatusRow | Event) -> None:
-        """What whoever does it waits for, after it is stored."""
+        """Take over what has happened, once it is stored. The person who did it waits for this."""
         ...
 
     async def handle(self, happened: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
         """Make a step, the first one or the one behind the recipient `after`, and further ones while `goes_on` says so.
         Then queue a job for the next step; after the last one call `Outbox.done`.
 
-        It may make the first steps of other pending statuses, too, and then takes their jobs off the queue. Returns
-        what failed.
+        It may make the first steps of other pending statuses, too, and then takes their jobs off the queue. Return what
+        failed.
         """
         ...
 
 
 class Keeper(Protocol):
-    """Keeps something for readers that depends on whom they follow."""
+    """A keeper keeps something for readers that depends on whom they follow."""
 
     async def widen(self, reader: ObjectId, author: ObjectId) -> None: ...
     async def narrow(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None: ...
 
 
 class Waiting(NamedTuple):
-    """What is pending for a reader, or pulled: all of it with an id >= `floor`."""
+    """The entries that are pending for a reader, or pulled: all of them with an id >= `floor`."""
 
     entries: list[Entry]
     floor: ObjectId
@@ -112,15 +114,15 @@ class Waiting(NamedTuple):
 
     @classmethod
     def of(cls, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> "Waiting":
-        """From rows with id and author."""
+        """Make it from look-ups and their answers, whose rows have an id and an author."""
         entries = [Entry(row["_id"], row["user_id"]) for name in looked for row in answers[name]]
         floors = [vouches_down_to(find, answers[name]) for name, find in looked.items()]
         return cls(entries, max(floors, default=FIRST_ID))
 
 
 class Owed(NamedTuple):
-    """To whom a status is owed that is stored now, as these settings say; and whether it is `pulled`, for whom merges
-    such statuses instead.
+    """What a status that is stored now owes: to whom, as these settings say; and whether it is `pulled`, and so not
+    owed to a phase that merges such statuses instead.
     """
 
     consumers: tuple[str, ...]
@@ -129,8 +131,10 @@ class Owed(NamedTuple):
 
 
 class Outbox:
-    """`consumers` by name. `idle`: what may be switched on and is owed nothing. `keepers`: who hears of edges. `pulls`:
-    which statuses are owed to nobody who merges.
+    """The outbox of one process. `consumers`: who handles what has happened, by name.
+
+    `idle`: the phases that may be switched on and are owed nothing. `keepers`: who hears of edges. `pulls`: decides
+    which statuses are not owed to a phase that merges.
     """
 
     def __init__(
@@ -143,14 +147,16 @@ class Outbox:
         self.consumers: dict[str, Consumer] = {}
 
     def add(self, consumer: Consumer) -> None:
-        """From now on it is owed what it cares for. Its name is nobody else's: `pending` says no more."""
+        """Add a consumer: from now on it is owed what it cares for. Its name must be unique, since `pending` has
+        nothing else.
+        """
         assert consumer.name not in {*self.consumers, *self._idle}, f"two consumers are called {consumer.name}"
         self.consumers[consumer.name] = consumer
 
     # What a use case says
 
     async def owed(self, author: ObjectId, audience: Audience, *, mentions: bool = False) -> Owed:
-        """What the insert of a status has to say. `mentions`: its text names somebody."""
+        """Return what the insert of a status has to say. `mentions`: its text names somebody."""
         settings = await self._switch.current()
         names, forced = self._owed_by(settings), settings.forced.get(author)
         pulled = await self._pulls.decide(names, settings.epoch, author, audience, forced)
@@ -158,14 +164,14 @@ class Outbox:
         return Owed((*self._unless(pulled, names), *mentioning), settings, pulled)
 
     async def owing(self, *, pulled: bool) -> tuple[str, ...]:
-        """Who is owed such statuses now."""
+        """Return the phases that a status is owed to now. `pulled`: the status says so."""
         return self._unless(pulled, self._owed_by(await self._switch.current()))
 
     async def posted(
         self, status: StatusRow, owed: Owed, *, again: bool, trace: Trace, waits: Waits = to_the_end
     ) -> None:
-        """The status is stored. `again`: it was before, by an earlier try, which may have been killed before it could
-        say so, or before a majority had the status.
+        """Hand a status that is stored to its consumers. `again`: it was stored by an earlier try, which may have been
+        killed before it could say so, or before a majority had the status.
 
         The insert may have taken so long that a phase has been switched on meanwhile: then the status owes it too. Or
         so long that its author's marker has to be made anew.
@@ -186,17 +192,17 @@ class Outbox:
         trace(status, name, began_s, perf_counter())
 
     def event(self, kind: EventKind, who: ObjectId, whom: ObjectId, what: ObjectId | None = None) -> Event:
-        """What is about to happen, for whoever cares."""
+        """Return an event of what is about to happen, pending for each consumer that cares for it."""
         id, pending = self._clock.new_id(), list(self._caring_for(kind))
         return Event(_id=id, kind=kind, who=who, whom=whom, what=what, pending=pending)
 
     async def note(self, inside: Transaction, event: Event) -> None:
-        """In the transaction that makes it happen."""
+        """Store an event, in the transaction that makes it happen, unless nobody cares for it."""
         if event.pending:
             await inside[EVENTS].insert_one(event.model_dump(by_alias=True, exclude_none=True))
 
     async def happened(self, event: Event) -> None:
-        """The transaction has ended well."""
+        """Hand an event to its consumers, after its transaction has ended well."""
         for name in event.pending:
             await self._hand_over(name, event)
 
@@ -212,7 +218,7 @@ class Outbox:
         return tuple(name for name, consumer in self.consumers.items() if kind in consumer.kinds)
 
     async def widened(self, collection: str, row: Mapping[str, Any]) -> None:
-        """A row of WIDENING is there. Where it is new it owes a backfill, which is made now or by the sweeper."""
+        """Settle a stored row of WIDENING. Where it is new it owes a backfill, which is made now or by the sweeper."""
         if not row.get("debt"):
             return
         try:
@@ -221,7 +227,7 @@ class Outbox:
             log.warning("backfill of %s in %s is left to the sweeper: %s", row["_id"], collection, error)
 
     async def narrowed(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None:
-        """In the transaction that ends a follow."""
+        """Tell the keepers of the end of a follow, in its transaction."""
         for keeper in self._keepers:
             await keeper.narrow(inside, reader, author)
 
@@ -239,8 +245,8 @@ class Outbox:
         return self._clock.monotonic() < self._crowded_until_s
 
     def look(self, names: tuple[str, ...], before: ObjectId) -> dict[str, Find]:
-        """The newest few of all statuses that are owed to these consumers: mostly that
-        is all of them.
+        """Look for the newest few of all statuses that are owed to these consumers:
+        mostly that is all of them.
         """
         pending = {"pending": _one_or_in(names), "_id": {"$lt": before}}
         shown, n = ("_id", "user_id"), self._scan + 1
@@ -255,8 +261,8 @@ class Outbox:
         n: int,
         reach: ObjectId | None = None,
     ) -> dict[str, Find]:
-        """The newest `n` of each group of these authors, whatever else is pending. `reach`: a guess, from which id on
-        there are about as many.
+        """Look for the newest `n` pending statuses of each group of these authors, whatever else is pending. `reach`: a
+        guessed id, from which on there are about as many.
         """
         if reach is not None:
             # One look for all names: of several, all of one shape, some find much and others nothing, and at each
@@ -268,7 +274,9 @@ class Outbox:
         return finds
 
     def waiting(self, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> Waiting:
-        """The answers to `look` or `look_at`."""
+        """Return what the answers to `look` or `look_at` say, and remember whether too much was pending to look at all
+        of it.
+        """
         waiting = Waiting.of(looked, answers)
         if not waiting.is_all and "pending" in looked:
             self._crowded_until_s = self._clock.monotonic() + CROWDED_S
@@ -276,7 +284,7 @@ class Outbox:
 
     @staticmethod
     def backfills_of(reader: ObjectId) -> dict[str, Find]:
-        """Rows that owe the reader a backfill."""
+        """Look for rows that owe the reader a backfill."""
         return {
             f"backfill_{rows}": Find(rows, {"debt": True, field: reader}, ("debt",), 1)
             for rows, (field, _) in WIDENING.items()
@@ -284,13 +292,15 @@ class Outbox:
 
     @staticmethod
     def is_owed_backfill(answers: Mapping[str, Rows]) -> bool:
-        """Whether the answers to `backfills_of`, where they were asked for, name any."""
+        """Return whether the answers to `backfills_of`, where they were asked for, name any row."""
         return any(answers.get(f"backfill_{rows}") for rows in WIDENING)
 
     # What consumers and the sweeper do
 
     async def owe(self, status: ObjectId, names: tuple[str, ...]) -> tuple[str, ...]:
-        """To whom of these it is owed now: what says `pulled` is never owed to who merges it (rule 9)."""
+        """Make a status owed to these consumers, and return those that it is owed to now: a status that says `pulled`
+        is never owed to a phase that merges it (rule 9).
+        """
         always = [name for name in names if name not in self._pulls.merging]
         merging = [name for name in names if name in self._pulls.merging]
         owed = []
@@ -302,7 +312,7 @@ class Outbox:
         return tuple(owed)
 
     async def done(self, name: str, ids: Sequence[ObjectId], collection: str = "statuses") -> None:
-        """Nothing of these is owed to this consumer any more. An event that is owed to nobody is swept away."""
+        """Note that nothing of these is owed to a consumer any more. An event that is owed to nobody is swept away."""
         now, lag = self._clock.now(), DELIVERY_LAG.labels(name)
         for id in ids:
             lag.observe((now - id.generation_time).total_seconds())
@@ -324,12 +334,14 @@ class Outbox:
         await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})
 
     async def count(self, name: str) -> int:
-        """Of what is pending."""
+        """Count the statuses and events that are pending for a consumer."""
         kinds = self.consumers[name].kinds if name in self.consumers else WITH_STATUS
         return sum([await self._db[place].count_documents({"pending": name}) for place in _places(kinds)])
 
     async def overdue(self, name: str, older_than: ObjectId, limit: int) -> list[ObjectId]:
-        """Statuses and events that have been pending for too long, the oldest of each first."""
+        """Return the ids of statuses and events that are pending for a consumer and below `older_than`: at most `limit`
+        of each, the oldest first.
+        """
         late = {"pending": name, "_id": {"$lt": older_than}}
         return [
             row["_id"]
@@ -343,7 +355,9 @@ class Outbox:
         return [row["_id"] for place in places for row in await self._further(name, place, pending, older_than, limit)]
 
     async def backfills_overdue(self, older_than: ObjectId, limit: int) -> list[tuple[str, dict[str, Any]]]:
-        """Rows whose backfill is overdue, with the collection they are in, behind those of the last call."""
+        """Return the rows whose backfill is overdue, each with its collection, behind those of the last call: at most
+        `limit` per collection.
+        """
         return [
             (collection, row)
             for collection in WIDENING
@@ -366,7 +380,7 @@ def _owed_to(names: tuple[str, ...], authors: list[ObjectId]) -> dict[str, Any]:
 
 
 def _places(kinds: frozenset[Kind]) -> list[str]:
-    """Collections that hold what is pending of such kinds."""
+    """Return the collections that hold what is pending of such kinds."""
     return [*(["statuses"] if kinds & WITH_STATUS else []), *([EVENTS] if kinds - WITH_STATUS else [])]
 
 

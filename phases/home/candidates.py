@@ -1,4 +1,4 @@
-"""What may belong to a page, before anything is judged: from what is kept, from what is pending, from the query."""
+"""The candidates for a page, before anything is judged: from what is kept, from what is pending, from the query."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ Source = Literal["query", "list", "list+query", "rebuilt"]
 
 
 class Candidates(Protocol):
-    """Ids that may belong to a timeline; which of them do is decided by `on_home`."""
+    """The ids that may belong to a timeline; `on_home` decides which of them do."""
 
     async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
-        """The `n` newest below `cursor`, newest first; fewer only when there are no more."""
+        """Return the `n` newest below `cursor`, newest first; fewer only when there are no more."""
         ...
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Part of a kept timeline, newest first: of every id >= `floor` that the reader may see, the newest ones.
+    """A part of a kept timeline, newest first: of every id >= `floor` that the reader may see, the newest ones.
 
     `whole`: nothing that is kept was left out.
     """
@@ -37,7 +37,7 @@ class Slice:
         return b"".join([entry.id.binary for entry in self.entries])
 
     def is_short(self, n: int) -> bool:
-        """Of a first page: what comes next is neither here nor below the floor."""
+        """Return whether a first page of `n` lacks something that is neither in the slice nor below the floor."""
         return not self.whole and len(self.entries) < n
 
     def older_than(self, cursor: ObjectId) -> list[Entry]:
@@ -46,8 +46,10 @@ class Slice:
         return [entry for entry in self.entries if self.floor <= entry.id < cursor]
 
     def with_waiting(self, waiting: list[Entry], down_to: ObjectId, before: ObjectId, n: int) -> "Slice":
-        """With what is pending or pulled below `before`; that is known down to an id, below which there may be more.
-        Where there may be more above the floor: the `n` newest at most, and none below that id.
+        """Return the slice with what is pending or pulled below `before`.
+
+        All of that is known down to the id `down_to`; below it there may be more. Where that is above the floor, the
+        slice has the `n` newest at most, and none below `down_to`.
         """
         if not waiting and down_to == FIRST_ID:
             return self
@@ -62,10 +64,10 @@ NOTHING = Slice([], LAST_ID, whole=True)  # a floor above every status: nothing 
 
 
 class KeptThenQuery:
-    """A list is complete above its floor: from there it gives what is kept and what is
-    pending. Below the floor it asks the query.
+    """The candidates from a list, which is complete above its floor: from there come
+    what is kept and what is pending. Below the floor the query is asked.
 
-    `more` reads on in both, where `first` was not the whole of them.
+    `more` reads on in what is kept and pending, where `first` was not all of it.
     """
 
     def __init__(
@@ -93,8 +95,8 @@ class KeptThenQuery:
         return entries
 
     def source(self, page: Sequence[StatusRow]) -> Source:
-        """Whether the page crosses the floor. One that shows nothing is from the query,
-        unless there is no floor.
+        """Return from where the page is: from above the floor, from below, or both. A
+        page that shows nothing is from the query, unless there is no floor.
         """
         if not page:
             return "query" if self.first.floor > FIRST_ID else "list"
@@ -104,7 +106,7 @@ class KeptThenQuery:
 
 
 def newest(entries: Iterable[Entry], n: int | None = None) -> list[Entry]:
-    """The `n` newest, each once, newest first; of two that name the same status the one that knows its author."""
+    """Return the `n` newest, each once, newest first; of two with the same status the one that knows its author."""
     by_id: dict[bytes, Entry] = {}  # bytes compare without a call of Python
     for entry in entries:
         if entry.author or entry.id.binary not in by_id:

@@ -1,4 +1,4 @@
-"""First pages as a process remembers them: the text of a status never changes. Whether it was deleted, and by how many
+"""First pages as a process remembers them. The text of a status never changes. Whether it was deleted, and by how many
 it is liked, is looked up each time. What the reader likes has a version.
 """
 
@@ -19,7 +19,7 @@ Statuses = Mapping[ObjectId, StatusRow]
 
 
 class Basis(NamedTuple):
-    """What a page is made of beside the statuses and who follows back. `edges`: the version of the reader's.
+    """The basis of a page, beside the statuses and who follows back. `edges`: the version of the reader's edges.
     `departed`: the accounts that are deleted.
     """
 
@@ -31,7 +31,9 @@ class Basis(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A page. `backs`: of each author of statuses for mutuals whether they followed the reader; that has no version."""
+    """A page that was judged. `backs`: whether the authors of statuses for mutuals followed the reader; that has no
+    version.
+    """
 
     basis: Basis
     backs: Mapping[ObjectId, bool]
@@ -43,8 +45,10 @@ class Judged(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """`likes`: the version of what the reader likes, as it was before `you_like` of these statuses was looked up.
-    `judged`: None where something else was asked, too.
+    """The statuses that it took to fill a reader's first page.
+
+    `likes`: the version of what the reader likes, as it was before `you_like` of these statuses was looked up.
+    `judged`: the page; None where something was asked that its basis does not cover.
     """
 
     statuses: Statuses
@@ -52,14 +56,16 @@ class Seen(NamedTuple):
     judged: Judged | None = None
 
     def reach(self, n: int) -> ObjectId | None:
-        """From which id on there were `n` candidates, and more below; None where that is not known."""
+        """Return the id from which on there were `n` candidates, and more below; None where that is not known."""
         if self.judged is None or self.judged.next is None:
             return None
         candidates = self.judged.basis.candidates
         return ObjectId(candidates[-12:]) if len(candidates) == 12 * n else None
 
     def changes(self, reader: ObjectId) -> dict[str, Find]:
-        """What may have changed since: of the statuses only that they are deleted or liked, and who follows back."""
+        """Look for what may have changed since: of the statuses only that they are deleted or liked, and who follows
+        back.
+        """
         finds = changes_of(self.statuses) if self.statuses else {}
         if self.judged and self.judged.backs:
             of = {"follower": {"$in": list(self.judged.backs)}, "followee": reader}
@@ -67,8 +73,8 @@ class Seen(NamedTuple):
         return finds
 
     def judged_before(self, basis: Basis, now: Statuses, answers: Mapping[str, Rows]) -> Judged | None:
-        """The page of just the same: there is no need to judge it again. `now`: as `as_now` has made it of `answers` to
-        `changes`.
+        """Return the page that was judged on the same basis, which need not be judged again; None where anything
+        differs. `now`: what `as_now` has made of `answers` to `changes`.
         """
         judged = self.judged
         if judged is None or judged.basis != basis or now is not self.statuses:
@@ -81,7 +87,9 @@ UNSEEN = Seen({}, 0)
 
 
 class FirstPages:
-    """The statuses that it took to fill a reader's first page the last time."""
+    """The first pages that a process remembers: for each reader, the statuses that it took to fill theirs the last
+    time.
+    """
 
     def __init__(self) -> None:
         self._pages: LRUCache[ObjectId, Seen] = LRUCache(ROWS_REMEMBERED, getsizeof=lambda seen: 1 + len(seen.statuses))
@@ -90,13 +98,13 @@ class FirstPages:
         return self._pages.get(reader, UNSEEN)
 
     def keep(self, reader: ObjectId, seen: Seen, most: int = ROWS_REMEMBERED) -> None:
-        """Unless it took more than `most` statuses."""
+        """Remember what was seen, unless it took more than `most` statuses."""
         self.forget(reader)
         if len(seen.statuses) <= min(most, ROWS_REMEMBERED - 1):
             self._pages[reader] = seen
 
     def guess_no_more(self, reader: ObjectId) -> None:
-        """How far the page reached says nothing about the next one."""
+        """Forget how far the reader's page reached: it says nothing about the next one."""
         self.keep(reader, self.recall(reader)._replace(judged=None))
 
     def forget(self, reader: ObjectId) -> None:
@@ -104,15 +112,17 @@ class FirstPages:
 
 
 class SeenStatuses:
-    """The statuses that were looked up last: thousands of readers have the same ones on their pages, and share them.
-    Who has written one, and for whom, never changes.
+    """The statuses that were looked up last. Thousands of readers have the same ones on their pages, and share them.
+    Who has written a status, and for whom, never changes.
     """
 
     def __init__(self) -> None:
         self._rows: dict[bytes, StatusRow] = {}  # remembered; bytes compare without a call of Python
 
     def row(self, found: Mapping[str, Any]) -> StatusRow:
-        """Of a document. Whether the reader likes it is not in it."""
+        """Return the status of a document, the shared one where it is the same. Whether the reader likes it is not in
+        it.
+        """
         id = found["_id"].binary
         row = self._rows.get(id)
         if row is None or not _is_as_found(row, found):
@@ -122,7 +132,7 @@ class SeenStatuses:
         return row
 
     def among(self, ids: Iterable[ObjectId]) -> list[StatusRow]:
-        """Those that are known, as they were when they were looked up."""
+        """Return those of these statuses that are known, as they were when they were looked up."""
         return [row for id in ids if (row := self._rows.get(id.binary))]
 
 
@@ -132,14 +142,14 @@ def _is_as_found(row: StatusRow, found: Mapping[str, Any]) -> bool:
 
 
 def changes_of(page: Statuses) -> dict[str, Find]:
-    """Only of what is deleted or liked there is something to say."""
+    """Look for what has changed of these statuses: only of those that are deleted or liked is there anything to say."""
     ids = list(page)
     changed = {"_id": {"$in": ids}, "$or": [{"deleted": True}, {"likes": {"$gt": 0}}]}
     return {"changed": Find("statuses", changed, ("_id", "deleted", "likes"), len(ids), by="_id")}
 
 
 def as_now(page: Statuses, answers: Mapping[str, Rows]) -> Statuses:
-    """The page, after the answers to `changes_of`; the same object where nothing has changed."""
+    """Return the page after the answers to `changes_of`; the same object where nothing has changed."""
     rows: dict[ObjectId, StatusRow] = {}
     for now in answers["changed"]:
         row = page[now["_id"]]

@@ -46,11 +46,13 @@ class Newest:
         self._db, self._query, self._authors, self._fields = db, query, authors, fields
 
     async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
-        """The `n` newest below `cursor`, newest first; fewer only when there are no more."""
+        """Return the `n` newest below `cursor`, newest first; fewer only when there are no more."""
         return [Entry(ObjectId(row[:12]), ObjectId(row[12:])) for row in await self.packed(cursor, n)]
 
     async def packed(self, cursor: ObjectId, n: int, reach: ObjectId | None = None) -> list[Packed]:
-        """The same in bytes. `reach`: a guess, from which id on there are as many."""
+        """Return the `n` newest below `cursor`, newest first, as bytes. `reach`: a guessed id, from which on there are
+        as many.
+        """
         if reach is None and len(self._authors) > FEW:
             reach = await self._sampled(cursor, n)
         inside: list[Packed] = []
@@ -70,7 +72,9 @@ class Newest:
         return sorted(chain.from_iterable(groups), reverse=True)[:n] if len(groups) > 1 else groups[0]
 
     async def _window(self, floor: ObjectId, cursor: ObjectId, limit: int) -> list[Packed] | None:
-        """All from `floor` on and below `cursor`; None when some command would have `limit` rows or more."""
+        """Return all from `floor` on and below `cursor`, in no order; None when some command would have `limit` rows or
+        more.
+        """
         parts = await asyncio.gather(
             *(self._look(some, {"$gte": floor, "$lt": cursor}, limit) for some in _cut(self._authors, WINDOW_AUTHORS))
         )
@@ -92,7 +96,7 @@ def newest_of_groups(
     before: ObjectId,
     n: int,
 ) -> dict[str, Find]:
-    """The newest `n` below `before` of each group of these authors, to be asked for
+    """Look for the newest `n` below `before` of each group of these authors, together
     with other things in one command: bounded, however many authors there are and
     however deep it is.
     """
@@ -111,8 +115,8 @@ def newest_of_groups(
 def window_of_groups(
     name: str, query: Query, authors: Sequence[ObjectId], reach: ObjectId, before: ObjectId, n: int
 ) -> dict[str, Find]:
-    """What these authors have written from `reach` on: a guess, from where on there are about `n`. In no order, which
-    saves MongoDB the merge of all of them; at most twice as many of each group.
+    """Look for what these authors have written from `reach` on, a guessed id from which on there are about `n`. The
+    rows are in no order, which saves MongoDB the merge of all of them; of each group there are at most twice as many.
     """
     ids, is_small = {"$gte": reach, "$lt": before}, len(authors) <= GROUP
     return {
@@ -122,7 +126,7 @@ def window_of_groups(
 
 
 def vouches_down_to(find: Find, found: Rows) -> ObjectId:
-    """From which id on the answer to one of these look-ups lacks nothing."""
+    """Return the id from which on the answer to one of these look-ups lacks nothing."""
     oldest: ObjectId
     if len(found) < find.limit:
         oldest = find.query["_id"].get("$gte", FIRST_ID)
@@ -132,7 +136,9 @@ def vouches_down_to(find: Find, found: Rows) -> ObjectId:
 
 
 def paced(ids: Sequence[ObjectId], n: int) -> ObjectId | None:
-    """A guess from which id on there are `n`, if all were written at the pace of these, newest first."""
+    """Guess the id from which on there are `n`, if all were written at the pace of these `ids`, which are newest first.
+    Return None where these are too few to show a pace.
+    """
     if len(ids) < PACED:
         return None
     newest_s, oldest_s = (id.generation_time.timestamp() for id in (ids[0], ids[-1]))

@@ -1,4 +1,4 @@
-"""A page: candidates are hydrated and judged, and the page is refilled until it is full."""
+"""The making of a page: candidates are hydrated and judged, and the page is refilled until it is full."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ AT_ONCE = 1_000
 class Page:
     """One page of a home timeline, newest first. `next` is the cursor of the page after it, None only at the end.
 
-    `cold`: the phase kept nothing for this reader when they came. `versions`: where the read has looked at them.
+    `cold`: the phase kept nothing for this reader when they came. `versions`: those that the read has looked up, if it
+    has.
     """
 
     phase: str
@@ -35,18 +36,18 @@ class Page:
 
     @property
     def names(self) -> int | None:
-        """The version of people's names."""
+        """The version of people's names; None where the read has not looked it up."""
         return self.versions.names if self.versions else None
 
 
 def enough(limit: int) -> int:
-    """Candidates that most pages of `limit` statuses are made of, and the one that says whether there are more."""
+    """Return how many candidates fill most pages of `limit` statuses, and show whether there are more."""
     return limit + 1 + SPARE
 
 
 class Filling:
-    """Fills one page with what it `shows`. What the `view` knows, and `rows` by id,
-    need not be looked up; what is looked up joins them.
+    """The filling of one page with what it `shows`. What the `view` knows, and `rows`
+    by id, need not be looked up; what is looked up joins them.
     """
 
     def __init__(
@@ -67,8 +68,8 @@ class Filling:
         before: ObjectId | None,
         limit: int,
     ) -> tuple[list[StatusRow], ObjectId | None]:
-        """A full page, and the cursor of the next one: one status more is looked for,
-        to know whether there is one.
+        """Return a full page, and the cursor of the next one: one status more is looked
+        for, to know whether there is one.
         """
         shown: list[StatusRow] = []
         cursor, looked_at = before or LAST_ID, 0
@@ -88,15 +89,15 @@ class Filling:
 
     @property
     def taken(self) -> dict[ObjectId, StatusRow]:
-        """What it took to fill the page."""
+        """The statuses that it took to fill the page, by id."""
         if len(self._judged) == len(self.rows):
             return self.rows
         return {status.id: status for status in self._judged}
 
     @property
     def backs(self) -> dict[ObjectId, bool]:
-        """What decided about it beside the reader's own edges: whether these authors
-        follow the reader.
+        """Whether the authors of statuses for mutuals follow the reader: it decided
+        about the page beside the reader's own edges.
         """
         me, follow = self._view.edges.reader, self._view.reader().followed_by
         mutual = [s.user_id for s in self._judged if s.audience == "mutuals"]
@@ -104,12 +105,12 @@ class Filling:
 
     @property
     def edges(self) -> OwnEdges:
-        """As they were when the last status was judged."""
+        """The reader's own edges, as they were when the last status was judged."""
         return self._view.edges
 
     async def _visible(self, entries: Sequence[Entry], wanted: int) -> list[StatusRow]:
-        """The statuses that are shown; only the first of them, where these are at hand
-        and make `wanted`.
+        """Return the statuses that are shown; only the first of them, where these are
+        at hand and make `wanted`.
         """
         begin = takewhile(bool, (self.rows.get(e.id) for e in entries))
         at_hand = [status for status in begin if status]

@@ -1,10 +1,10 @@
 """Active readers: those who have been here lately, and the authors whose statuses they get. A list never outlives its
 reader's activity.
 
-One document per active reader. Invariant: a live list expires no later than `until` of its reader's document, and that
-names everybody whom the reader follows, but for edges whose backfill is owed. So it is written before a list is filled
-or renewed, and each backfill begins by adding its author. An author too many, unfollowed at the wrong moment, costs a
-place in the list and nothing else: the read decides.
+There is one document per active reader. Invariant: a live list expires no later than `until` of its reader's document,
+and that names everybody whom the reader follows, but for edges whose backfill is owed. So the document is written
+before a list is filled or renewed, and each backfill begins by adding its author. An author too many, unfollowed at the
+wrong moment, costs a place in the list and nothing else: the read decides.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ SWEPT = 10  # times that many in one sweep
 
 
 def active_until(config: Config, now: datetime) -> datetime:
-    """How long a reader is active who has just been here: longer than a list lives, by half the slack at least. The
-    other half it is rounded by, so that marking somebody again soon changes nothing.
+    """Return until when a reader is active who has just been here: longer than a list lives, by half the slack at
+    least. By the other half it is rounded, so that marking somebody again soon changes nothing.
     """
     step_s = config.activity_slack_s // 2
     until_s = int(now.timestamp()) + config.timeline_ttl_s + config.activity_slack_s
@@ -34,7 +34,7 @@ def active_until(config: Config, now: datetime) -> datetime:
 
 
 class ActiveReaders(Recipients):
-    """The notes on active readers. Phase 4 says to which of them a status goes."""
+    """The recipients that are noted as active readers. Phase 4 says to which of them a status goes."""
 
     active_only = True
 
@@ -45,14 +45,14 @@ class ActiveReaders(Recipients):
         return Admitted(noted["until"], noted["authors"])
 
     async def widen(self, reader: ObjectId, author: ObjectId) -> None:
-        """Whether the reader is active or not, since somebody may be about to mark them who has looked up their
-        followees too early. (Members of a circle may not follow its owner.)
+        """Note the author, whether the reader is active or not, since a process may be about to mark the reader active
+        that has looked up their followees too early. (A member of a circle may not follow its owner: nothing is noted.)
         """
         if await self.db["follows"].find_one({"follower": reader, "followee": author}, {"_id": 1}):
             await self.admit(reader, [author])
 
     async def narrow(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None:
-        """Should the edge come back, `widen` comes after this."""
+        """Remove the author from the note on the reader. Should the edge come back, `widen` comes after this."""
         await inside[ACTIVE].update_one({"_id": reader}, {"$pull": {"authors": author}}, upsert=False)
 
     async def here(self, reader_ids: Sequence[ObjectId]) -> set[ObjectId]:
@@ -71,5 +71,5 @@ class ActiveReaders(Recipients):
 
 
 async def active_count(stack: Stack) -> int:
-    """Readers whom deliveries reach now."""
+    """Count the readers whom deliveries reach now."""
     return await stack.db[ACTIVE].count_documents({"until": {"$gte": stack.clock.now()}})

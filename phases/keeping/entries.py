@@ -26,7 +26,7 @@ SWEPT_AT_ONCE = 100  # readers looked at per sweep
 
 
 def entry_key(reader: ObjectId, status: ObjectId) -> bytes:
-    """24 bytes: a reader's entries are neighbours, in the order of their statuses."""
+    """Return the key of an entry, 24 bytes: a reader's entries are neighbours, in the order of their statuses."""
     return reader.binary + status.binary
 
 
@@ -56,7 +56,7 @@ class Entries(Store):
         return self.db[floors_name(container)]
 
     async def begin(self, container: Container) -> None:
-        """Both collections before anybody reads: what is new is not in the snapshot of a read."""
+        """Make both collections before anybody reads: what is new is not in the snapshot of a read."""
         await create_clustered(self.db, entries_name(container))
         await self.db.create_collection(floors_name(container))
 
@@ -66,7 +66,7 @@ class Entries(Store):
         status: StatusRow,
         to: Sequence[ObjectId],
     ) -> None:
-        """Put one status on many timelines: one command."""
+        """Put one status on many timelines, with one command."""
         tail, author = status.id.binary, status.user_id  # as in entry_key
         entries = [{"_id": reader.binary + tail, "a": author} for reader in to]
         await self._insert(container, entries)
@@ -76,8 +76,8 @@ class Entries(Store):
         container: Container,
         documents: list[dict[str, Any]],
     ) -> None:
-        """An entry that is there already was delivered before: at least once, and it
-        does not matter.
+        """Insert entries. One that is there already was delivered before: at least
+        once, and it does not matter.
         """
         if documents:
             await insert_missing(self.db, entries_name(container), documents)
@@ -91,7 +91,7 @@ class Entries(Store):
         }
 
     async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
-        """All of it is in the answers: entries and floor of the same moment."""
+        """Read entries and floor of the same moment: both are in the answers."""
         if not any(answers["floor"]):
             return None
         entries = [Entry(ObjectId(row["_id"][12:]), row["a"]) for row in answers["entries"]]
@@ -107,7 +107,9 @@ class Entries(Store):
         )
 
     async def rebuild(self, container: Container, returning: Returning) -> bool:
-        """Lease -> query -> entries -> floor, unless somebody widened or leased in between."""
+        """Lease, query, insert the entries, set the floor, unless somebody widened or leased in between. Return whether
+        it was set.
+        """
         lease, reader = ObjectId(), returning.reader
         floors = self._floors(container)
         try:
@@ -123,7 +125,9 @@ class Entries(Store):
         return bool(done.matched_count)
 
     async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None:
-        """Rule 4. Breaks the lease of a rebuild under way, whose query may have been too early to see the author."""
+        """Merge an author's entries (rule 4), and break the lease of a rebuild under way: its query may have been too
+        early to see the author.
+        """
         row = await self._floors(container).find_one_and_update({"_id": reader}, {"$set": {"lease": ObjectId()}})
         if row is None or "floor" not in row:
             return
@@ -156,7 +160,7 @@ class Entries(Store):
             await self.cut(container, self._swept_to)
 
     async def cut(self, container: Container, reader: ObjectId) -> None:
-        """Raise the floor to the cap, then delete what is below it: a read finds both of one moment.
+        """Raise the floor to the cap, then delete what is below it: a read finds floor and entries of one moment.
 
         A cold reader has no floor yet; `cut` is the least that a rebuild may give them.
         """

@@ -18,12 +18,14 @@ from app.stack.mongodb.find import rows
 from phases.keeping.recipients import Admitted, Recipients
 from phases.keeping.store import Container, Recent, Returning, Store
 
-RENEW_AFTER = 0.25  # of the TTL: how much of it passes before a read renews it
+RENEW_AFTER = 0.25  # the share of the TTL that passes before a read renews it
 
 
 @dataclass(frozen=True)
 class Lease:
-    """A placeholder of ours: deliveries collect behind it. `found`: as it was stored, where that has a version."""
+    """A placeholder of this process: deliveries collect behind it. `found`: the value and its version, where the server
+    has versions.
+    """
 
     container: Container
     reader: ObjectId
@@ -32,8 +34,8 @@ class Lease:
 
 
 class InMemory(Store):
-    """`attempts`: how often a return begins again when its placeholder is lost, before that is left to the next read.
-    How a timeline comes to be is said in phase 4.
+    """A store in memory. `attempts`: how often a return is tried, as its placeholder may be lost, before it is left to
+    the next read. Phase 4 says how a timeline comes to be.
     """
 
     in_memory = True
@@ -44,7 +46,9 @@ class InMemory(Store):
         self.ttl_s, self.cap = stack.config.timeline_ttl_s, stack.config.cap
 
     async def rebuild(self, container: Container, returning: Returning) -> bool:
-        """Nothing is kept while the server is away: the next read finds nothing again, and asks."""
+        """Rebuild a timeline; return whether that was done. Nothing is kept while the server is away: the next read
+        finds nothing again, and asks.
+        """
         try:
             return await self.come_back(container, returning)
         except (MemcachedDown, SetsDown):
@@ -52,25 +56,27 @@ class InMemory(Store):
 
     @abstractmethod
     async def come_back(self, container: Container, returning: Returning) -> bool:
-        """As `rebuild`. This and what it is made of raise MemcachedDown or SetsDown."""
+        """Rebuild the timeline of a reader who comes back; return whether that was done. This and what it is made of
+        raise MemcachedDown or SetsDown.
+        """
 
     @abstractmethod
     async def lease(self, container: Container, reader: ObjectId) -> Lease | None:
-        """Put a placeholder where there is nothing; None where there is something."""
+        """Put a placeholder where there is nothing, and return its lease; None where there is something."""
 
     @abstractmethod
     async def fill(self, lease: Lease, recent: Recent, active_until: datetime | None) -> bool:
-        """Put the timeline where the placeholder is, with what was delivered to that; False when it is no longer ours,
-        or its time is over.
+        """Put the timeline where the placeholder is, with what was delivered to that. Return False when it is no longer
+        ours, or its time is over.
         """
 
     async def admit_again(self, reader: ObjectId) -> tuple[Admitted, list[ObjectId]]:
-        """Of whoever is still here: how long they are active now, and their followees."""
+        """Admit a reader who is still here; return how long they are active now, and their followees."""
         followees = [edge["followee"] for edge in await rows(self.db, followees_of(reader))]
         return await self.recipients.admit(reader, followees), followees
 
     def expiry_ms(self, active_until: datetime | None) -> int:
-        """A TTL from now, and never beyond the reader's activity."""
+        """Return when a timeline expires, in ms since 1970: a TTL from now, and never beyond the reader's activity."""
         expires_at_ms = self.now_ms() + self.ttl_s * 1000
         return min(expires_at_ms, int(active_until.timestamp() * 1000)) if active_until else expires_at_ms
 
@@ -78,7 +84,7 @@ class InMemory(Store):
         return expires_at_ms <= self.now_ms()
 
     def is_due(self, expires_at_ms: int) -> bool:
-        """To be renewed by a read."""
+        """Return whether a read has to renew what expires then, in ms since 1970."""
         return expires_at_ms - self.now_ms() < (1 - RENEW_AFTER) * self.ttl_s * 1000
 
     def now_ms(self) -> int:

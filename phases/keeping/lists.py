@@ -1,12 +1,12 @@
 """Home timelines in Memcached: one value per active reader, packed ids in front, a trailer at the end.
 
-    | id delivered last | ... | id delivered first | trailer: kind 4, floor 12, token 12, expires_at_ms 8 |
+| id delivered last | ... | id delivered first | trailer: kind 4, floor 12, token 12, expires_at_ms 8 |
 
-12 bytes an id, so 800 ids and the trailer are 9.6 KB. Deliveries are prepended; order and uniqueness are restored by
-the read. A placeholder has no floor yet: deliveries collect in it while its owner asks phase 1.
+12 bytes an id, so 800 ids and the trailer are 9.6 KB. Deliveries are prepended; the read restores order and uniqueness.
+A placeholder has no floor yet: deliveries collect in it while its owner asks phase 1.
 
-What has expired by either clock, Memcached's or ours, is not delivered to any more. Memcached's stands still while its
-machine sleeps.
+What has expired by either clock, Memcached's or ours, is not delivered to any more. Memcached's clock stands still
+while its machine sleeps.
 """
 
 import struct
@@ -62,14 +62,14 @@ class Value:
 
     @classmethod
     def unpacked(cls, raw: bytes) -> "Value":
-        """Ids newest first, each once."""
+        """Return the value of these bytes, its ids newest first and each once."""
         n = (len(raw) - TRAILER.size) // ID_BYTES
         *ids, kind, floor, token, expires_at_ms = struct.unpack(">" + f"{ID_BYTES}s" * n + TRAILER.format[1:], raw)
         ids.sort(reverse=True)  # cheap: all but what was delivered lately is in order
         return cls(kind, ids if len(set(ids)) == n else sorted({*ids}, reverse=True), floor, token, expires_at_ms)
 
     def with_ids(self, more: Iterable[bytes], cap: int) -> "Value":
-        """Merged and cut to the newest `cap`; what is cut off raises the floor."""
+        """Return the value with more ids merged, cut to the newest `cap`; what is cut off raises the floor."""
         ids = sorted([*self.ids, *more], reverse=True)  # cheap: they are two lists in order
         ids = [id for id in islice(dict.fromkeys(ids), cap + 1) if id >= self.floor]
         return replace(self, ids=ids[:cap], floor=ids[cap - 1] if len(ids) > cap else self.floor)
@@ -102,14 +102,14 @@ class Lists(InMemory):
         return found and [entry.id for entry in found[0].slice(place.before, place.n).entries]
 
     async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
-        """One command to Memcached."""
+        """Read the entries by one command to Memcached. Return None for a cold reader."""
         try:
             return await self._read(place)
         except MemcachedDown:
             return NOTHING
 
     async def _read(self, place: Place) -> Slice | None:
-        """Renews the TTL when that is due."""
+        """Read the entries, and renew the TTL when that is due."""
         at, reader = key(place.container, place.reader), place.reader
         found = await self._gets(at)
         if found is None or found[0].kind == PLACEHOLDER:
@@ -123,8 +123,8 @@ class Lists(InMemory):
         return value.slice(place.before, place.n)
 
     async def undelivered(self, authors: list[ObjectId]) -> list[bytes]:
-        """What belongs on the list of a reader of these authors and is delivered to nobody: one more of the newest than
-        a list holds, where there are so many. A list takes it in whenever it is renewed.
+        """Return what belongs on the list of a reader of these authors and is delivered to nobody: one more of the
+        newest than a list holds, where there are so many. A list takes it in whenever it is renewed.
         """
         return []
 
@@ -168,7 +168,9 @@ class Lists(InMemory):
             await self.memcached.delete(key(container, reader))
 
     async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None:
-        """Rule 4. A list that is being built, has expired or keeps changing is dropped: the next read builds it."""
+        """Merge an author's entries into a list (rule 4). One that is being built, has expired or keeps changing is
+        dropped: the next read builds it.
+        """
         at = key(container, reader)
         for _ in range(ATTEMPTS):
             found = await self.memcached.gets(at)
@@ -207,7 +209,7 @@ class Lists(InMemory):
         return None if found[0].kind == PLACEHOLDER else False
 
     async def _gets(self, at: str) -> tuple[Value, object] | None:
-        """What is there and has not expired by our clock, with its version."""
+        """Return what is there and has not expired by our clock, with its version."""
         found = await self.memcached.gets(at)
         if found is None or self._is_over(value := Value.unpacked(found[0])):
             return None
@@ -220,11 +222,13 @@ class Lists(InMemory):
         return self.is_due(value.expires_at_ms) or len(value.ids) > SURPLUS * self.cap
 
     def _renewed(self, value: Value, active_until: datetime | None, more: Iterable[bytes] = ()) -> Value:
-        """With `more`, for another TTL, however long ago the reader was marked active."""
+        """Return the value with `more`, for another TTL, however long ago the reader was marked active."""
         return replace(value.with_ids(more, self.cap), token=NO_TOKEN, expires_at_ms=self.expiry_ms(active_until))
 
     async def _swap(self, at: str, value: Value, version: object) -> bool:
-        """The key expires when its value says so: never later, since nobody delivers to it any longer than that."""
+        """Store the value if the version is still this one; return whether it is. The key expires when its value says
+        so: never later, since nobody delivers to it any longer than that.
+        """
         ttl_s = self._left_s(value)
         return ttl_s > 0 and await self.memcached.cas(at, value.packed(), version, ttl_s)
 

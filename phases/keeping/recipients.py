@@ -14,16 +14,18 @@ from app.stack.mongodb.transaction import Transaction
 
 
 class Admitted(NamedTuple):
-    """How long deliveries reach a reader, and of which authors at least (None: of everybody whom they follow)."""
+    """The admission of a reader: until when deliveries reach them, and of which authors at least. None: for ever, and
+    of everybody whom they follow.
+    """
 
     until: datetime | None
     authors: list[ObjectId] | None
 
 
 class Recipients(ABC):
-    """Names the recipients of a status in the order of their ids. Delivery may be generous: the read decides.
+    """The recipients of a status, in the order of their ids. Delivery may be generous: the read decides.
 
-    The other verbs matter where not every follower is a recipient: a reader who returns is admitted for a time.
+    The other methods matter where not every follower is a recipient: a reader who returns is admitted for a time.
     """
 
     name: ClassVar[str]
@@ -33,32 +35,36 @@ class Recipients(ABC):
         self.db, self.config, self.clock = stack.db, stack.config, stack.clock
 
     async def after(self, status: StatusRow, last: ObjectId, n: int) -> list[ObjectId]:
-        """The next `n` above `last`, by id; fewer only when there are no more. A circle's status goes to the circle."""
+        """Return the next `n` recipients above `last`, by id; fewer only when there are no more. A circle's status goes
+        to the circle.
+        """
         if status.audience == "circle":
             return await self._circle_of(status.user_id, last, n)
         return await self.of(status.user_id, last, n)
 
     @abstractmethod
     async def of(self, author: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
-        """As `after`, whatever of the author's is not for their circle alone."""
+        """Return the next `n` recipients above `last`, by id, for whatever of the author's is not for their circle
+        alone.
+        """
 
     async def admit(self, reader: ObjectId, followees: Sequence[ObjectId]) -> Admitted:
-        """Make sure, by a majority, that deliveries reach the reader. An author whom they came to follow since
-        `followees` were looked up has been widened to, or will be.
+        """Make sure, by a majority, that deliveries reach the reader. Where they came to follow an author after their
+        `followees` were looked up, `widen` has been called, or will be.
         """
         return Admitted(None, None)
 
     async def widen(self, reader: ObjectId, author: ObjectId) -> None:
-        """After a new edge, before its backfill."""
+        """Prepare for the deliveries along a new edge, before its backfill."""
 
     async def narrow(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None:
-        """Together with the end of a follow edge."""
+        """Note the end of a follow edge, in its transaction."""
 
     async def sweep(self) -> None:
-        """A bounded piece of housekeeping."""
+        """Do a bounded piece of housekeeping."""
 
     async def here(self, reader_ids: Sequence[ObjectId]) -> set[ObjectId]:
-        """Those of these readers whom deliveries reach now."""
+        """Return those of these readers whom deliveries reach now."""
         return set(reader_ids)
 
     async def _circle_of(self, owner: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:

@@ -1,4 +1,4 @@
-"""Home timelines in Redis: one sorted set per active reader. What is in a set is said in `app.stack.sorted_sets`.
+"""Home timelines in Redis: one sorted set per active reader. `app.stack.sorted_sets` says what is in a set.
 
 A reader without a set is cold, and so is one whose set has expired by our clock, is a placeholder that a rebuild fills,
 or was kept by another run of Redis.
@@ -39,7 +39,7 @@ class SortedSets(InMemory):
         return found and [ObjectId(id) for id in found.ids]
 
     async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
-        """One script in Redis. Renews the set when that is due."""
+        """Read the entries by one script in Redis, and renew the set if that is due. Return None for a cold reader."""
         try:
             found = await self._found(place.container, place.reader, place.before, place.n)
             if found is None or found.trailer.kind == PLACEHOLDER:
@@ -71,7 +71,9 @@ class SortedSets(InMemory):
         return await self.sets.fill(lease.container.name, lease.reader, filled, ttl_ms, ids, self.cap)
 
     async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None:
-        """Rule 4. A set that is being built or has expired is dropped: the next read builds it."""
+        """Merge an author's entries into a set (rule 4). One that is being built or has expired is dropped: the next
+        read builds it.
+        """
         found = await self.sets.read(container.name, reader, FIRST_ID, 0)
         if found is None:
             return
@@ -115,10 +117,12 @@ class SortedSets(InMemory):
     async def _found(
         self, container: Container, reader: ObjectId, before: ObjectId = FIRST_ID, n: int = 0
     ) -> Found | None:
-        """What is there and has not expired by our clock."""
+        """Return what is there and has not expired by our clock."""
         found = await self.sets.read(container.name, reader, before, n)
         return found if found and not self.is_over(found.trailer.expires_at_ms) else None
 
     def _ttl_ms(self, trailer: Trailer) -> int:
-        """Redis forgets a set when its trailer says so: never later, since nobody delivers to it any longer."""
+        """Return how long Redis keeps a set: until its trailer says so and never later, since nobody delivers to it any
+        longer.
+        """
         return max(1, trailer.expires_at_ms - self.now_ms())

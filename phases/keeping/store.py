@@ -1,4 +1,4 @@
-"""Where timelines are kept: what every store can do, and what it needs to know of a reader who comes back."""
+"""The stores of timelines: what every store can do, and what it needs to know of a reader who comes back."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,7 +20,8 @@ AuthorIds = Callable[[ObjectId], Awaitable[list[Entry]]]  # one author's newest 
 
 @dataclass(frozen=True)
 class Container:
-    """What is kept of a kind since it was last switched on. `since`: when that was, and no other container's.
+    """A container has what is kept of a kind since that was last switched on. `since`: when that was, and no other
+    container's.
 
     `nodes`: the servers that it is spread over, where processes may know different ones. `until`: when deliveries to it
     end; it is read no longer. `opens`: from when on it is read, as everybody who posts knows of it; None: not yet.
@@ -48,8 +49,8 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Recent:
-    """Everything from `floor` on, newest first. `rows`: per status the 12 bytes of its id and, where they were asked
-    for, of its author's.
+    """The recent statuses: everything from `floor` on, newest first. `rows`: per status the 12 bytes of its id and,
+    where they were asked for, of its author's.
     """
 
     rows: list[bytes]
@@ -57,24 +58,29 @@ class Recent:
 
 
 class Returning(Protocol):
-    """A reader for whom nothing is kept. `followees`: as they were at `began_s`, on the clock's monotonic seconds."""
+    """A reader for whom nothing is kept. `followees`: whom they followed at `began_s`, in seconds of the clock's
+    monotonic time.
+    """
 
     reader: ObjectId
     began_s: float
     followees: list[ObjectId]
 
     async def recent(self, authors: Sequence[ObjectId] | None = None) -> Recent:
-        """What belongs into a rebuilt timeline, queried now: the ids of what these authors have written or, where none
-        are given, ids and authors of what those have whom the reader follows at this moment.
+        """Return what belongs into a rebuilt timeline, queried now.
+
+        With `authors`: the ids of what these have written. Without: ids and authors of what those have written whom the
+        reader follows at this moment.
         """
         ...
 
 
 class Store(ABC):
-    """Kept timelines. Every method names the container that it works on; deliveries and merges may be repeated.
+    """A store keeps timelines. Every method names the container that it works on; deliveries and merges may be
+    repeated.
 
-    A reader is cold when nothing is kept for them: `forget` begins that, `rebuild` ends it.
-    `bytes_per_entry`, `bytes_per_reader`: what is kept takes, in memory or on disk.
+    A reader is cold when nothing is kept for them: `forget` begins that, `rebuild` ends it. `bytes_per_entry` and
+    `bytes_per_reader` say what that takes, in memory or on disk.
     """
 
     name: ClassVar[str]
@@ -87,54 +93,60 @@ class Store(ABC):
 
     @property
     def nodes(self) -> tuple[str, ...] | None:
-        """As in Container."""
+        """The servers that a container is spread over now; None where every process knows the same."""
         return None
 
     async def begin(self, container: Container) -> None:
-        """Before anybody delivers to it or reads it."""
+        """Prepare a container, before anybody delivers to it or reads it."""
 
     @abstractmethod
     async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None:
         """Put one status on many timelines."""
 
     async def glance(self, place: Place) -> list[ObjectId] | None:
-        """The ids that a read may well find, where that is cheaper to ask than a read; None for one who is certainly
-        cold. It decides nothing: what was delivered a moment ago may be missing.
+        """Return the ids that a read may well find, where that is cheaper to ask than a read; None for a reader who is
+        certainly cold. It decides nothing: what was delivered a moment ago may be missing.
         """
         return []
 
     def look(self, place: Place) -> dict[str, Find]:
-        """What of a read is in MongoDB; it is looked up on the same snapshot as what is pending."""
+        """Return what a read has to look up in MongoDB; that is looked up on the same snapshot as what is pending."""
         return {}
 
     @abstractmethod
     async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
-        """The entries, as they are after the `answers` to `look`; None for a cold reader."""
+        """Return the entries, as they are after the `answers` to `look`; None for a cold reader."""
 
     @abstractmethod
     async def rebuild(self, container: Container, returning: Returning) -> bool:
-        """Keep a timeline for a cold reader. False: somebody else is at it, or nothing can be kept."""
+        """Keep a timeline for a cold reader, and return whether that was done: not where somebody else is at it, or
+        nothing can be kept.
+        """
 
     @abstractmethod
     async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None:
-        """Rule 4: take in one author's entries. A rebuild that is under way notices it."""
+        """Take in one author's entries (rule 4). A rebuild that is under way notices it."""
 
     @abstractmethod
     async def forget(self, container: Container, reader: ObjectId) -> None:
-        """Nothing is kept for the reader any more."""
+        """Forget what is kept for the reader."""
 
     async def pulse(self, container: Container) -> int | None:
-        """The highest pulse of the database (`Switch.beat`) that was kept beside the container, outside of MongoDB.
-        0: none was; None: nobody knows at the moment.
+        """Return the highest pulse of the database (`Switch.beat`) that was kept beside the container, outside of
+        MongoDB: 0 where none was, None where nobody knows at the moment.
         """
         return 0
 
     async def keep_pulse(self, container: Container, pulse: int) -> None:
-        """Beside the container, for as long as anything in it lives. Whoever comes late lowers none."""
+        """Keep a pulse beside the container, for as long as anything in it lives. One below the highest changes
+        nothing.
+        """
 
     @abstractmethod
     async def holds(self, container: Container, reader: ObjectId, status: ObjectId) -> bool | None:
-        """Whether the status is kept for the reader; None where nothing is. Nothing is renewed or built by asking."""
+        """Return whether the status is kept for the reader; None where nothing is. Nothing is renewed or built by
+        asking.
+        """
 
     async def sweep(self, current: Container | None, alive: Sequence[Container]) -> None:
-        """A bounded piece of housekeeping. `alive`: the containers, of any kind, that somebody may still read."""
+        """Do a bounded piece of housekeeping. `alive`: the containers, of any kind, that somebody may still read."""

@@ -1,4 +1,4 @@
-"""What is known of an author whose statuses may be pulled, and of their readers: counted, and remembered a while."""
+"""The figures of an author whose statuses may be pulled, and of their readers: counted, and remembered for a while."""
 
 from collections import Counter
 from contextlib import suppress
@@ -18,7 +18,7 @@ from phases.keeping.activity import ACTIVE
 READS = "reads"  # a document of the settings: pages and posts by the hour, of all processes
 PAGES, POSTS = COUNTED = "hours", "posts"  # its fields; pages were all that was counted when the first got its name
 AT_ONCE = 200  # pages and posts are counted in one command; and of fewer posts nothing is concluded
-HOURS = 24  # that figures are about, or fewer where less is known
+HOURS = 24  # that the figures are about, or fewer where less is known
 AGE_S = 60.0
 REMEMBERED = 10_000  # authors
 POSTS_COUNTED = 10_000
@@ -26,8 +26,8 @@ POSTS_COUNTED = 10_000
 
 @dataclass(frozen=True)
 class Author:
-    """`active_followers`: counted up to one more than the largest fan-out. `reads_per_day`: pages that an active reader
-    asks for on average; None while nothing is known of that.
+    """The figures of an author. `active_followers`: counted up to one more than the largest fan-out. `reads_per_day`:
+    pages that an active reader asks for on average; None while nothing is known of that.
     """
 
     active_followers: int
@@ -37,8 +37,8 @@ class Author:
 
 @dataclass(frozen=True)
 class Day:
-    """Processor time of a day, in microseconds: of delivering an author's statuses, and of asking for them; None while
-    nobody knows how often people read.
+    """The processor time of a day, in microseconds: of delivering an author's statuses, and of asking for them; None
+    while nobody knows how often people read.
     """
 
     delivered_us: float
@@ -46,7 +46,7 @@ class Day:
 
 
 class Authors:
-    """One per process."""
+    """The figures of authors, as one process counts and remembers them."""
 
     def __init__(self, stack: Stack) -> None:
         self._db, self._config, self._clock = stack.db, stack.config, stack.clock
@@ -55,14 +55,14 @@ class Authors:
         self._counts: TTLCache[str, tuple[int, int]] = TTLCache(1, AGE_S, timer=stack.clock.monotonic)
 
     async def known(self, author: ObjectId) -> Author:
-        """At most AGE_S old."""
+        """Return the figures of an author, at most AGE_S seconds old."""
         if (found := self._known.get(author)) is None:
             with uncounted():
                 found = self._known[author] = await self.counted(author)
         return found
 
     async def counted(self, author: ObjectId) -> Author:
-        """Now."""
+        """Count the figures of an author as they are now."""
         now = self._clock.now()
         pages, _, hours = await self._counts_of_late(now)
         since = {
@@ -81,7 +81,7 @@ class Authors:
         )
 
     def forget(self) -> None:
-        """What this process knows."""
+        """Forget what this process knows."""
         self._known.clear()
         self._counts.clear()
         self._untold.clear()
@@ -90,7 +90,7 @@ class Authors:
         return await self._db[ACTIVE].estimated_document_count()
 
     async def _counts_of_late(self, now: datetime) -> tuple[int, int, float]:
-        """Pages and posts of the last day, and the hours that these figures are about."""
+        """Return the pages and posts of the last day, and the hours that these figures are about."""
         found = await rows(self._db, Find(SETTINGS, {"_id": READS}, ("since", *COUNTED), 1))
         if not found:
             return 0, 0, HOURS
@@ -100,7 +100,9 @@ class Authors:
         return pages, posts, min(HOURS, max(1.0, known_h))
 
     async def pages_a_post(self) -> float | None:
-        """Of everybody, during the last day, at most AGE_S old; None while too little is known."""
+        """Return the pages for each post, of everybody during the last day, at most AGE_S seconds old; None while too
+        little is known.
+        """
         if (found := self._counts.get(READS)) is None:
             with uncounted():
                 pages, posts, _ = await self._counts_of_late(self._clock.now())
@@ -109,14 +111,16 @@ class Authors:
         return pages / posts if posts >= AT_ONCE else None
 
     async def one_read(self) -> None:
-        """A page was asked for."""
+        """Count a page that was asked for."""
         await self._one(PAGES)
 
     async def one_post(self) -> None:
         await self._one(POSTS)
 
     async def _one(self, what: str) -> None:
-        """Told now and then, many at once: a process that ends takes a few with it."""
+        """Count a page or a post. The counts are stored now and then, many at once: a process that ends takes a few
+        with it.
+        """
         now = self._clock.now()
         self._untold[f"{what}.{_hour(now)}"] += 1
         if self._untold.total() >= AT_ONCE:
@@ -126,7 +130,7 @@ class Authors:
                 await self._db[SETTINGS].update_one({"_id": READS}, change, upsert=True)
 
     async def sweep(self) -> None:
-        """Hours that nobody asks for any more."""
+        """Remove the counts of hours that nobody asks for any more."""
         found = await rows(self._db, Find(SETTINGS, {"_id": READS}, COUNTED, 1))
         before = _hour(self._clock.now() - timedelta(hours=2 * HOURS))
         told = [(what, hour) for row in found for what in COUNTED for hour in row.get(what, {})]

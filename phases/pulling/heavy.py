@@ -1,4 +1,4 @@
-"""Heavy authors: those with so many active followers that they are weighed before they post."""
+"""The heavy authors: those with so many active followers that they are weighed before they post."""
 
 from datetime import datetime, timedelta
 
@@ -15,19 +15,23 @@ NOTED_REMEMBERED = 100_000
 
 
 def heavy_until(now: datetime) -> datetime:
-    """Of somebody of whom it has been shown now."""
+    """Return until when an author counts as heavy who has been shown to be so now."""
     return now + timedelta(seconds=HEAVY_S)
 
 
 class HeavyAuthors:
-    """Noted by whoever delivers. Who posts reads them together with the markers (`phases.pulling.markers`)."""
+    """The heavy authors, as who delivers notes them. Who posts reads them together with the markers
+    (`phases.pulling.markers`).
+    """
 
     def __init__(self, stack: Stack) -> None:
         self._db, self._clock = stack.db, stack.clock
         self._noted: LRUCache[ObjectId, datetime] = LRUCache(NOTED_REMEMBERED)
 
     async def note(self, author: ObjectId) -> None:
-        """A large delivery to the author's active followers has shown it. Written once an hour."""
+        """Note that a large delivery to the author's active followers has shown them to be heavy. It is written once an
+        hour.
+        """
         until = heavy_until(self._clock.now()).replace(minute=0, second=0, microsecond=0)
         if self._noted.get(author) != until:
             with uncounted():

@@ -4,8 +4,8 @@ A poster marks the author, by a majority, before the insert says `pulled`. A rea
 its snapshot: a process remembers them at a version, which every new marker raises and which each page looks at. A
 marker too many costs an index seek and nothing else, so one that goes raises nothing.
 
-It goes when every list that lives holds what was pulled under it. A list expires with its reader's activity, and takes
-in what is pulled whenever that begins anew, so this is as long after the last such insert as an activity lasts.
+A marker goes when every list that lives holds what was pulled under it. A list expires with its reader's activity, and
+takes in what is pulled whenever that begins anew, so this is as long after the last such insert as an activity lasts.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from phases.pulling.heavy import HEAVY, heavy_until
 
 MOST = 50_000  # heavy authors; were there more, everybody would count as one
 SHARED = 3  # readings for other epochs that somebody waits for before they read by themselves
-KNOWN_S = 60.0  # so long a process may overlook who has become heavy, or is pulled no more
+KNOWN_S = 60.0  # how long a process may overlook who has become heavy, or is pulled no more
 SWEPT_AT_ONCE = 100
 MARKED_REMEMBERED = 100_000
 FEW = 1_000  # authors who are pulled: beyond them nobody is whom few follow
@@ -35,7 +35,9 @@ IDS_REMEMBERED = 500_000  # pulled followees, of all readers together
 
 @dataclass(frozen=True)
 class Known:
-    """As a process remembers it at a version. None: so many that it is everybody."""
+    """The heavy and the marked authors, as a process remembers them at a version. None: so many that everybody counts
+    as one.
+    """
 
     epoch: ObjectId
     version: int
@@ -48,14 +50,14 @@ class Known:
 
 
 class _Among(NamedTuple):
-    """Of a reader's followees the pulled ones. `of`: what tells these edges and markers from others."""
+    """The pulled ones among a reader's followees. `of`: what tells these edges and markers from others."""
 
     of: tuple[object, ...]
     pulled: list[ObjectId]
 
 
 class Markers:
-    """What a process knows of the markers and of who is heavy, and how it marks. One per process."""
+    """The markers and the heavy authors, as one process knows them, and how it marks."""
 
     def __init__(self, stack: Stack) -> None:
         self._db, self._clock = stack.db, stack.clock
@@ -74,8 +76,11 @@ class Markers:
         )
 
     async def known(self, epoch: ObjectId) -> Known:
-        """As they were lately; whoever relies on it compares the version with that on a snapshot. Each epoch of the
-        phase settings begins anew: its database may be of another history, which counts its versions again.
+        """Return the markers as they were lately; a caller that relies on it compares the version with that on a
+        snapshot.
+
+        Each epoch of the phase settings begins anew: its database may be of another history, which counts its versions
+        again.
         """
         for _ in range(SHARED):
             known = self._known
@@ -108,12 +113,16 @@ class Markers:
         )
 
     def forget(self, unless_at: int | None = None) -> None:
-        """Somebody has been marked since. `unless_at`: the version that was seen: others may have read it."""
+        """Forget the markers, as somebody has been marked since. `unless_at`: the version that was seen: others may
+        have read it.
+        """
         if self._known and self._known.version != unless_at:
             self._known = None
 
     def among(self, edges: OwnEdges, known: Known) -> list[ObjectId]:
-        """Of those whom the reader follows and does not mute, and of themselves: of whom something may be pulled."""
+        """Return of whom something may be pulled, among those whom the reader follows and does not mute, and
+        themselves.
+        """
         of = edges.version, edges.unmuted is None, known.epoch, known.version, known.pulled is None
         found = self._among.get(edges.reader)
         if found and found.of == of:
@@ -126,8 +135,8 @@ class Markers:
     # Whoever stores a status
 
     def is_one_of_few(self, author: ObjectId, known: Known) -> bool:
-        """Whether they are marked, or can be without too many being so, and without a wait: each new marker is heard by
-        every process, which reads them all again, and of posters who need one only one has their turn.
+        """Return whether an author is marked, or can be without too many being so, and without a wait: each new marker
+        is heard by every process, which reads them all again, and of posters who need one only one has their turn.
         """
         if known.pulled is None:
             return False
@@ -136,9 +145,9 @@ class Markers:
         return len(known.pulled) + self._new < FEW and not self._marking.locked()
 
     async def mark(self, author: ObjectId, epoch: ObjectId) -> None:
-        """From now on, and for a while, a majority has the author's marker. One after
-        another: each new one changes the same document. Raises Contended where other
-        processes do.
+        """Have a majority know the author's marker, from now on and for a while.
+        Authors are marked one after another: each new marker changes the same document.
+        Raises Contended where other processes change it.
         """
         if not self._is_marked(author, epoch):
             async with self._marking:
@@ -167,8 +176,8 @@ class Markers:
         return until
 
     async def newest(self, n: int) -> dict[ObjectId, datetime | None]:
-        """Some of the heavy and the marked authors, those first who were noted last to be heavy; each with until when
-        it may be marked.
+        """Return some of the heavy and the marked authors, those first who were noted last to be heavy; each with the
+        end of their marker, None without one.
         """
         found = self._db[HEAVY].find({}, {"pulled_until": 1}).sort("heavy_until", -1).limit(n)
         return {row["_id"]: row.get("pulled_until") for row in await found.to_list(None)}
@@ -176,7 +185,7 @@ class Markers:
     # Housekeeping
 
     async def sweep(self) -> None:
-        """A bounded piece of it."""
+        """Remove a bounded number of markers and heavy authors whose time is over."""
         over = {"pulled_until": {"$lt": self._clock.now() - timedelta(seconds=self._needed_s)}}
         for author in await self._some(over):
             await self._db[HEAVY].update_one({"_id": author, **over}, {"$unset": {"pulled_until": ""}})

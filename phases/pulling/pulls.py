@@ -1,4 +1,4 @@
-"""Which statuses are pulled: decided once, by whoever stores one (rule 9)."""
+"""The decision which statuses are pulled: it is made once, by whoever stores one (rule 9)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +18,11 @@ Why = Literal["forced", "seldom", "light", "many", "rule"]
 
 @dataclass(frozen=True)
 class Merge:
-    """What a phase merges at read instead of delivering it. `rather`: whether that is cheaper for an author's statuses;
-    `day`: what it weighs. `seldom`: where pages are asked for so seldom that it is cheaper for everybody's, by pages a
-    post. `query`: those of some authors that say so.
+    """The statuses that a phase merges at read instead of delivering them.
+
+    `rather`: whether that is cheaper for an author's statuses; `day`: what it weighs. `seldom`: whether, by pages a
+    post, pages are asked for so seldom that it is cheaper for everybody's. `query`: those of some authors that say
+    `pulled`.
     """
 
     rather: Callable[[Day], bool]
@@ -31,8 +33,10 @@ class Merge:
 
 @dataclass(frozen=True)
 class Weighed:
-    """Why an author's next status would be pulled, or not. `seldom`: whoever's is. `light`: they have too few active
-    followers to be weighed; `many`: more than any delivery has.
+    """The reason why an author's next status would be pulled, or not.
+
+    `seldom`: everybody's are, as pages are asked for seldom. `light`: the author has too few active followers to be
+    weighed; `many`: more than any delivery has.
     """
 
     pulled: bool
@@ -42,7 +46,7 @@ class Weighed:
 
 
 class Pulls:
-    """One per process. `merging`: the phases that merge, by slug."""
+    """The decisions of one process. `merging`: what is merged by each phase that merges, by slug."""
 
     def __init__(self, stack: Stack, merging: Mapping[str, Merge]) -> None:
         self._config = stack.config
@@ -52,9 +56,10 @@ class Pulls:
     async def decide(
         self, names: Sequence[str], epoch: ObjectId, author: ObjectId, audience: Audience, forced: bool | None
     ) -> bool:
-        """Whether a status that is owed to these is pulled instead of delivered; then a majority has the marker.
+        """Return whether a status that is owed to these consumers is pulled instead of delivered; then a majority has
+        the marker.
 
-        A circle's goes to few, whoever has it: the rule is not about those.
+        A circle's status goes to few, whoever has written it: the rule is not about those.
         """
         await self.authors.one_post()
         merge = next((self.merging[name] for name in names if name in self.merging), None)
@@ -71,7 +76,9 @@ class Pulls:
         return pulled
 
     async def _by_the_rule(self, merge: Merge, epoch: ObjectId, author: ObjectId) -> bool:
-        """Who is not heavy costs nothing to decide about."""
+        """Return whether the rule pulls the author's statuses. For an author who is not heavy it costs nothing to
+        decide.
+        """
         markers = await self.markers.known(epoch)
         if await self._is_seldom(merge, markers, author):
             return True
@@ -80,12 +87,12 @@ class Pulls:
         return self._of(merge, await self.authors.known(author)).pulled
 
     async def _is_seldom(self, merge: Merge, markers: Known, author: ObjectId) -> bool:
-        """Not where many are pulled already."""
+        """Return whether pages are asked for so seldom that the author is pulled; not where many are pulled already."""
         pages = await self.authors.pages_a_post()
         return pages is not None and merge.seldom(pages) and self.markers.is_one_of_few(author, markers)
 
     async def weighed(self, epoch: ObjectId, author: ObjectId, forced: bool | None) -> Weighed:
-        """As things are now, by the first phase that merges."""
+        """Weigh the author as things are now, by the first phase that merges."""
         merge, markers = next(iter(self.merging.values())), await self.markers.known(epoch)
         by_the_rule = self._of(merge, await self.authors.counted(author))
         if await self._is_seldom(merge, markers, author):
