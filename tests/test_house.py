@@ -155,7 +155,7 @@ STANDS_ALONE = (
 NOT_YET = {
     "app.stack", "app.stack.cost", "app.stack.heartbeats", "app.stack.mongodb", "app.stack.mongodb.find",
     "app.web.api_operation", "app.web.export", "app.web.home_timeline", "app.web.live_stream", "app.web.opening",
-    "app.web.people", "phases.delivering.switch",
+    "app.web.people",
 }  # fmt: skip
 CONTINUES = re.compile(r"(?:Of|The same|As)\b")  # the name before it, or a neighbour
 LEAST_WORDS = 3

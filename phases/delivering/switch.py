@@ -64,7 +64,7 @@ class Switch:
             return (await self.fresh_with())[0]
 
     async def fresh_with(self, **finds: Find) -> tuple[Settings, dict[str, Rows]]:
-        """The same, and what else is to be looked up at that moment."""
+        """Read the settings as they are now, with whatever else is to be looked up at that moment."""
         read_at_s = self._clock.monotonic()
         document = Find(SETTINGS, {"_id": DOCUMENT}, FIELDS, 1)
         answers = await together(self._stack.db, settings=document, **finds)
