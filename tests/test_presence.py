@@ -23,14 +23,13 @@ class Process(Presences):
     """A web process. `told`: the hints that it has given."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(world.stack)
         self.told: list[str] = []
         names = {id: name for name, id in world.ids.items()}
 
         async def tell(person: ObjectId) -> None:
             self.told.append(names[person])
 
-        self.changed = tell
+        super().__init__(world.stack, tell)
 
 
 @pytest.fixture
@@ -172,7 +171,12 @@ async def test_last_seen_moves_forward_and_is_written_once_a_minute(town: World)
 
 
 async def test_many_are_renewed_and_looked_up_in_one_round_trip(town: World) -> None:
-    process = Presences(town.stack)
+    heard: list[ObjectId] = []
+
+    async def tell(person: ObjectId) -> None:
+        heard.append(person)
+
+    process = Presences(town.stack, tell)
     people = [ObjectId() for _ in range(AT_ONCE + 1)]
     process._connections = {(person, "phone"): 0.0 for person in people}
     process._connections[people[0], "laptop"] = 0.0
@@ -183,13 +187,9 @@ async def test_many_are_renewed_and_looked_up_in_one_round_trip(town: World) -> 
         found = await process.of([*people, town.ids["zoe"]])
     assert (cost.redis, cost.mongodb) == (2, 1)
     assert [one.online for one in found.values()] == [True] * len(people) + [False]
+    assert sorted(heard) == sorted(people), "they came"
+    heard.clear()
     await passes(town, TTL_S + 1)
-    heard: list[ObjectId] = []
-
-    async def tell(person: ObjectId) -> None:
-        heard.append(person)
-
-    process.changed = tell
     await process.look()
     assert sorted(heard) == sorted(people)
 

@@ -24,7 +24,7 @@ from app.live.look import Look
 from app.live.news import News
 from app.live.position import Shown
 from app.live.presence import Presences
-from app.live.steps import Faces, Source, counted
+from app.live.steps import Faces, counted
 from app.live.talk import Talk
 from app.live.truth import Read, Truth
 from app.live.watchers import EVERYTHING, NONE, Part, Watcher, Watchers
@@ -47,8 +47,7 @@ RETRY_AFTER_S = 5
 
 class Hub:
     """One per process. `messages_unread`: of a person, how many conversations have some. `sent`: is told the name of
-    each event and how many connections it goes to.
-    `talk`: beside it there are no other `sources`, or it would pass over what these have numbered.
+    each event and how many connections it goes to. `talk`: None where nobody is told of conversations.
     """
 
     def __init__(
@@ -62,14 +61,11 @@ class Hub:
         faces: Faces,
         messages_unread: Callable[[ObjectId], Awaitable[int]],
         sent: Callable[[str, int], None] = lambda _name, _times: None,
-        sources: Sequence[Source] = (),
         talk: Talk | None = None,
     ) -> None:
         self._stack, self._accounts = stack, accounts
-        self.watchers = here = Watchers(stack.secret, sent)
-        here.read_anew = self._refresh_if_dirty
-        theirs = timelines, social, notifications, presences, messages_unread, faces, [talk] if talk else sources
-        self._truth = Truth(stack.db, *theirs, here)
+        self.watchers = here = Watchers(stack.secret, sent, self._refresh_if_dirty)
+        self._truth = Truth(stack.db, timelines, social, notifications, presences, messages_unread, faces, talk, here)
         self._news = News(stack.db, social, faces, here)
         self._talk = talk
         self._behind = Behind(here, self._truth, timelines, notifications)

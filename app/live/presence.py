@@ -53,14 +53,11 @@ async def _nobody_listens(_person: ObjectId) -> None:
 
 
 class Presences:
-    """One per process. `changed`: to be set by whoever wants to hear of people who come and go. One process alone is
-    told of each.
-    """
+    """One per process. `changed`: is told of people who come and go. One process alone is told of each."""
 
-    def __init__(self, stack: Stack) -> None:
-        self._db, self._clock, self._heartbeats = stack.db, stack.clock, stack.heartbeats
+    def __init__(self, stack: Stack, changed: Changed = _nobody_listens) -> None:
+        self._db, self._clock, self._heartbeats, self._changed = stack.db, stack.clock, stack.heartbeats, changed
         self._connections: dict[tuple[ObjectId, str], float] = {}  # and when they were last noted to be here
-        self.changed: Changed = _nobody_listens
         self._is_away = False
 
     # Connections of this process
@@ -105,7 +102,7 @@ class Presences:
             while gone := await self._heartbeats.lapsed():
                 await self._seen(gone)
                 for person in gone:
-                    await self.changed(person)
+                    await self._changed(person)
         except HeartbeatsDown as error:
             self._tell(error)
 
@@ -133,7 +130,7 @@ class Presences:
         self._tell(None)
         await self._seen(came)
         for person in came:
-            await self.changed(person)
+            await self._changed(person)
 
     async def _seen(self, people: Collection[ObjectId]) -> None:
         """Whatever others write meanwhile, it moves forward only."""

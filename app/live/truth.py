@@ -55,11 +55,11 @@ class Truth:
         presences: Presences,
         messages_unread: Callable[[ObjectId], Awaitable[int]],
         faces: Faces,
-        sources: Sequence[Source],
+        talk: Source | None,
         watchers: Watchers,
     ) -> None:
         self._db, self._timelines, self._social, self._notifications = db, timelines, social, notifications
-        self._messages_unread, self._faces, self._sources, self._watchers = messages_unread, faces, sources, watchers
+        self._messages_unread, self._faces, self._talk, self._watchers = messages_unread, faces, talk, watchers
         self._presences = presences
 
     async def read(self, watcher: Watcher, parts: Collection[Part]) -> Read:
@@ -113,7 +113,7 @@ class Truth:
                 steps += name_steps(renamed, old, named)
         if read.notes is not None and old.seq is not None:
             numbered = note_steps(old, read.notes, read.people, self._faces, read.counts.unread)
-            more = [step for source in self._sources for step in await source.between(watcher.me, old.seq, read.seq)]
+            more = await self._talk.between(watcher.me, old.seq, read.seq) if self._talk else []
             if more:
                 watcher.acquainted = await self._acquainted(watcher.me)
             steps += sorted([*numbered, *more], key=lambda step: step.seq)
@@ -134,7 +134,7 @@ class Truth:
         watcher.acquainted = await self._acquainted(me)
 
     async def _acquainted(self, me: ObjectId) -> frozenset[ObjectId]:
-        return frozenset({id for source in self._sources for id in await source.people(me)}) or NONE
+        return frozenset(await self._talk.people(me)) or NONE if self._talk else NONE
 
     async def _unread(self, me: ObjectId) -> tuple[Counted, int]:
         return await asyncio.gather(self._notifications.counted(me), self._messages_unread(me))

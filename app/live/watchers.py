@@ -83,12 +83,11 @@ class Watcher:
 
 class Watchers:
     """One per process. `secret`: seals positions. `sent`: is told the name of each event, and how many connections it
-    goes to. `read_anew`: to be set; begins to read what is dirty of somebody.
+    goes to. `read_anew`: begins to read what is dirty of somebody.
     """
 
-    def __init__(self, secret: bytes, sent: Callable[[str, int], None]) -> None:
-        self.secret, self.sent = secret, sent
-        self.read_anew: Callable[[Watcher], None] = lambda _: None
+    def __init__(self, secret: bytes, sent: Callable[[str, int], None], read_anew: Callable[[Watcher], None]) -> None:
+        self.secret, self.sent, self._read_anew = secret, sent, read_anew
         self._by_person: dict[ObjectId, Watcher] = {}
         self._followers: dict[ObjectId, list[Watcher]] = {}  # of an author, those who are here
 
@@ -138,7 +137,7 @@ class Watchers:
         watcher = self.of(whom)
         if watcher and watcher.is_known:
             watcher.dirty = watcher.dirty.union(parts)
-            self.read_anew(watcher)
+            self._read_anew(watcher)
 
     def see_anew(self, watcher: Watcher | None, people: Set[ObjectId]) -> None:
         """The presence of these may be another one for somebody: they are told of it, whatever they have."""

@@ -109,8 +109,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
 def _services(stack: Stack, timelines: Timelines) -> Services:
     accounts, notifications, conversations = Accounts(stack), Notifications(stack), Conversations(stack)
     timelines.outbox.add(Notifier(stack, timelines.outbox))
-    social, presences = Social(stack, timelines.outbox), Presences(stack)
-    presences.changed = partial(_hinted, stack, "presence")
+    social, presences = Social(stack, timelines.outbox), Presences(stack, partial(_hinted, stack, "presence"))
     talk = Talk(conversations, social, presences, schemas)
     theirs = social, accounts, notifications, presences, schemas
     rate, config = stack.rates.rate, stack.config

@@ -101,9 +101,7 @@ class Equation(RuleBasedStateMachine):
                 await self.world.social.follow(one, followee)
         self.hubs: list[Hub] = [await new_hub(each, talk=self._talk(each)) for each in (self.world, other)]
         self.lost = [False, False]
-        self.presences = [Presences(stack) for _ in self.hubs]
-        for each in self.presences:
-            each.changed = partial(self._hinted, stack, "presence")
+        self.presences = [Presences(stack, partial(self._hinted, stack, "presence")) for _ in self.hubs]
         self.clients = [Client(self.hubs[0], self.people[n % 2]) for n in range(4)]
         for client in self.clients[:2]:
             await self._connect(client, 0)

@@ -16,7 +16,7 @@ from app.live.connection import STILL_HERE, Connection, Event
 from app.live.hub import Hub
 from app.live.position import PAGE
 from app.live.presence import Presences
-from app.live.steps import Source, as_json
+from app.live.steps import as_json
 from app.live.talk import Talk
 from app.stack import Hint, Stack
 from app.stack.bus import Listener
@@ -26,19 +26,19 @@ from tests.world import World
 State = dict[str, Any]
 
 
-async def new_hub(world: World, *sources: Source, talk: Talk | None = None) -> Hub:
+async def new_hub(world: World, talk: Talk | None = None) -> Hub:
     """Of one more web process. It hears, and does nothing before it is told to."""
-    hub = deaf_hub(world, *sources, talk=talk)
+    hub = deaf_hub(world, talk)
     world.stack.bus.listen(hub.listener)
     await carried(world.stack)
     return hub
 
 
-def deaf_hub(world: World, *sources: Source, talk: Talk | None = None) -> Hub:
+def deaf_hub(world: World, talk: Talk | None = None) -> Hub:
     """The same, before it hears anything."""
     stack = world.stack
     parts = world.social, Accounts(stack), Notifications(stack), Presences(stack)
-    return Hub(stack, world.timelines, *parts, schemas, Conversations(stack).unread, sources=sources, talk=talk)
+    return Hub(stack, world.timelines, *parts, schemas, Conversations(stack).unread, talk=talk)
 
 
 async def carried(stack: Stack) -> None:

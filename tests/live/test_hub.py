@@ -465,10 +465,11 @@ async def gone(town: World, name: str) -> None:
     town.stack.bus.tell(Hint("named", town.ids[name]))
 
 
-class Letters:
-    """Something else that is numbered in inboxes."""
+class Letters(Talk):
+    """Conversations of which nothing is known but numbers in inboxes."""
 
     def __init__(self, world: World) -> None:
+        super().__init__(Conversations(world.stack), world.social, Presences(world.stack), schemas)
         self.world, self.letters = world, list[tuple[ObjectId, int]]()
 
     async def send(self, whom: ObjectId) -> None:

@@ -1734,7 +1734,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "nobody is told of those whom a killed process had",
         "8 presence",
         "app.live.presence.Presences.look",
-        "                    await self.changed(person)\n",
+        "                    await self._changed(person)\n",
         "                    pass\n",
         _of(PRESENCE, "test_the_people_of_a_killed_process_go_and_those_of_others_stay"),
     ),
