@@ -1,7 +1,8 @@
 """The look: what may have been missed is found, for many people by one command. It is the back-up, never the way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import timedelta
+from typing import NamedTuple
 
 from bson import ObjectId
 
@@ -10,9 +11,10 @@ from app.clock import FIRST_ID, id_at
 from app.edges import NAMES, VERSIONS, version_in, version_of
 from app.inbox.notifications import Notifications
 from app.live.news import PEOPLE_AT_ONCE, chunks
+from app.live.position import Shown
 from app.live.presence import Presences, is_another
 from app.live.truth import inbox_in, inboxes_of
-from app.live.watchers import EVERYTHING, Part, Watcher, Watchers
+from app.live.watchers import EVERYTHING, Looked, Part, Watcher, Watchers
 from app.stack import Hint, Stack
 from app.stack.mongodb.find import NEWEST_FIRST, Find, together
 
@@ -51,6 +53,19 @@ class Look:
         """What has changed since, of all who are here."""
         if not list(self._watchers):
             return
+        await self._look_for_news()
+        here = [watcher for watcher in self._watchers if watcher.looked]  # who is just coming reads it all
+        for some in chunks(here, PEOPLE_AT_ONCE):
+            await self._compare_state(some)
+        told = [watcher for watcher in self._watchers if watcher.looked and any(watcher.looked.inbox)]
+        for some in chunks(told, TOLD_AT_ONCE):
+            await self._compare_notifications(some)
+        met = [watcher for watcher in self._watchers if watcher.acquainted]
+        for some in chunks(met, MET_AT_ONCE):
+            await self._compare_presence(some)
+
+    async def _look_for_news(self) -> None:
+        """Names, statuses and follows that no hint told of."""
         newly = {"_id": {"$gt": id_at(self._clock.now() - timedelta(seconds=NEWLY_S))}}
         found = await together(
             self._db,
@@ -69,26 +84,24 @@ class Look:
         self._newly = {row["_id"] for part in ("statuses", "follows") for row in found[part]}
         for row in new["statuses"]:
             self._hear(Hint("posted", row["user_id"], row["_id"]))
-        here = [watcher for watcher in self._watchers if watcher.looked]  # who is just coming reads it all
-        for some in chunks(here, PEOPLE_AT_ONCE):
-            await self._compare(some)
-        told = [watcher for watcher in self._watchers if any(watcher.looked[2:])]
-        for some in chunks(told, TOLD_AT_ONCE):
-            standing = await self._notifications.standing({watcher.me: watcher.down_to for watcher in some})
-            for watcher in some:
-                if standing[watcher.me] != watcher.standing:
-                    watcher.standing = standing[watcher.me]
-                    self._watchers.is_dirty(watcher.me, {"inbox"})
 
-        met = [watcher for watcher in self._watchers if watcher.acquainted]
-        for some in chunks(met, MET_AT_ONCE):
-            seen = await self._presences.seen_by_each({watcher.me: watcher.acquainted for watcher in some})
-            for watcher in some:
-                if any(is_another(now, watcher.seen.get(id, now)) for id, now in seen[watcher.me].items()):
-                    self._watchers.is_dirty(watcher.me, {"presence"})
+    async def _compare_state(self, some: Sequence[Watcher]) -> None:
+        """Versions and numbers of these people, and the statuses that they have, with what they have been told."""
+        current = await self._find(some)
+        liked: set[ObjectId] = set()
+        for watcher in some:
+            parts = current.moved(watcher)
+            if current.has_lost_of_page(watcher):
+                parts |= {"page"}
+            if current.has_lost_of_inbox(watcher):
+                parts |= {"inbox"}
+            liked |= current.liked(watcher)
+            watcher.looked = current.looked[watcher.me]
+            self._watchers.is_dirty(watcher.me, parts)
+        for id in liked:
+            self._hear(Hint("liked", NOBODY, id))
 
-    async def _compare(self, some: Sequence[Watcher]) -> None:
-        """Whether anything is newer than what these have been told."""
+    async def _find(self, some: Sequence[Watcher]) -> "CurrentState":
         people = [watcher.me for watcher in some]
         ids = {id for watcher in some for id in watcher.shown}
         mutual = {
@@ -109,28 +122,65 @@ class Look:
             finds["backs"] = Find("follows", query, ("follower", "followee"), len(they) * len(them))
         found = await together(self._db, **finds)
         versions = {row["_id"]: (row.get("version", 0), row.get("likes", 0)) for row in found["versions"]}
-        statuses = {row["_id"]: row.get("likes", 0) for row in found.get("statuses", []) if row.get("audience")}
-        gone = ids - statuses.keys()
-        ended = mutual - {(row["follower"], row["followee"]) for row in found.get("backs", [])}
-        liked: set[ObjectId] = set()
+        likes = {row["_id"]: row.get("likes", 0) for row in found.get("statuses", []) if row.get("audience")}
+        backs = {(row["follower"], row["followee"]) for row in found.get("backs", [])}
+        looked = {me: Looked(*versions.get(me, (0, 0)), *inbox_in(found["inboxes"], me)) for me in people}
+        return CurrentState(looked, likes, ids - likes.keys(), mutual - backs)
+
+    async def _compare_notifications(self, some: Sequence[Watcher]) -> None:
+        """How true the notifications of these people are, with how true they were."""
+        standing = await self._notifications.standing({watcher.me: watcher.down_to for watcher in some})
         for watcher in some:
-            looked = (*versions.get(watcher.me, (0, 0)), *inbox_in(found["inboxes"], watcher.me))
-            parts: set[Part] = set()
-            if looked[0] != watcher.looked[0]:
-                parts |= EVERYTHING
-            if looked[1] != watcher.looked[1]:
-                parts |= {"page"}
-            if looked[2:] != watcher.looked[2:]:
-                parts |= {"inbox"}
-            for id in ids & watcher.has.page.keys():
-                shown = watcher.has.page[id]
-                if id not in statuses or (shown.mutual and (shown.author, watcher.me) in ended):
-                    parts |= {"page"}
-                elif statuses[id] != shown.likes:
-                    liked.add(id)
-            if watcher.is_told_of(gone):
-                parts |= {"inbox"}
-            watcher.looked = looked
-            self._watchers.is_dirty(watcher.me, parts)
-        for id in liked:
-            self._hear(Hint("liked", NOBODY, id))
+            if standing[watcher.me] != watcher.standing:
+                watcher.standing = standing[watcher.me]
+                self._watchers.is_dirty(watcher.me, {"inbox"})
+
+    async def _compare_presence(self, some: Sequence[Watcher]) -> None:
+        """The presence of those whom these people are acquainted with, with what they have been told of it."""
+        seen = await self._presences.seen_by_each({watcher.me: watcher.acquainted for watcher in some})
+        for watcher in some:
+            if any(is_another(now, watcher.seen.get(id, now)) for id, now in seen[watcher.me].items()):
+                self._watchers.is_dirty(watcher.me, {"presence"})
+
+
+class CurrentState(NamedTuple):
+    """What there is now of some people, all of it as of one moment. `likes`: of each status that they have, how many;
+    `gone`: statuses that have been deleted. `ended`: (author, reader) where the author of a status for mutuals follows
+    its reader no longer.
+    """
+
+    looked: Mapping[ObjectId, Looked]
+    likes: Mapping[ObjectId, int]
+    gone: Set[ObjectId]
+    ended: Set[tuple[ObjectId | None, ObjectId]]
+
+    def moved(self, watcher: Watcher) -> set[Part]:
+        """Parts of their state whose version or number is another one than it was."""
+        now, then, parts = self.looked[watcher.me], watcher.looked, set[Part]()
+        assert then, "they have been read"
+        if now.edges != then.edges:
+            parts |= EVERYTHING
+        if now.likes != then.likes:
+            parts |= {"page"}
+        if now.inbox != then.inbox:
+            parts |= {"inbox"}
+        return parts
+
+    def has_lost_of_page(self, watcher: Watcher) -> bool:
+        """Whether a status on their page is not for them any more."""
+        return any(self._is_lost(watcher, id, shown) for id, shown in watcher.has.page.items())
+
+    def has_lost_of_inbox(self, watcher: Watcher) -> bool:
+        """Whether a status that a notification of theirs is about is gone."""
+        return watcher.is_told_of(self.gone)
+
+    def liked(self, watcher: Watcher) -> set[ObjectId]:
+        """Statuses on their page that have more or fewer likes than they have been told."""
+        return {
+            id
+            for id, shown in watcher.has.page.items()
+            if self.likes.get(id, shown.likes) != shown.likes and not self._is_lost(watcher, id, shown)
+        }
+
+    def _is_lost(self, watcher: Watcher, id: ObjectId, shown: Shown) -> bool:
+        return id in self.gone or (shown.mutual and (shown.author, watcher.me) in self.ended)

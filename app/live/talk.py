@@ -75,7 +75,8 @@ class Talk:
                 counts = watcher.counts._replace(messages_unread=found.unread)
                 here.tell(watcher, [*steps, *([counted(counts)] if counts != watcher.counts else [])])
                 watcher.counts, watcher.acquainted = counts, acquainted
-                watcher.looked = (*watcher.looked[:2], watcher.has.seq or 0, *watcher.looked[3:])
+                assert watcher.looked, "they have been read"
+                watcher.looked = watcher.looked._replace(seq=watcher.has.seq or 0)
                 if acquainted - watcher.seen.keys():
                     here.is_dirty(watcher.me, {"presence"})
 

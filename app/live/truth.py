@@ -12,7 +12,7 @@ from app.inbox.notifier import INBOXES
 from app.live.position import PAGE, Has
 from app.live.presence import Presence, Presences, is_another
 from app.live.steps import Counts, Faces, Source, Step, as_json, name_steps, note_steps, page_steps
-from app.live.watchers import NONE, Part, Watcher, Watchers
+from app.live.watchers import NONE, Looked, Part, Watcher, Watchers
 from app.models import Person, StatusRow
 from app.same import IDS
 from app.social import Social
@@ -78,7 +78,8 @@ class Truth:
             )
         seq, read_to = inbox_in(inbox or (), me)
         if inbox is not None:
-            watcher.looked = (*watcher.looked[:2], seq, read_to)
+            assert watcher.looked, "their edges were read with it, or before"
+            watcher.looked = watcher.looked._replace(seq=seq, read_to=read_to)
         statuses = page.statuses if page else None
         shown, older = notes if notes else (None, None)
         if shown is not None:
@@ -130,7 +131,7 @@ class Truth:
         found = await together(self._db, followees=followees_of(me), versions=versions_of(me), inbox=inboxes_of([me]))
         self._watchers.follows(watcher, [IDS.of(row["followee"]) for row in found["followees"]])
         versions = versions_in(found["versions"])
-        watcher.looked = (versions.edges, versions.likes, *inbox_in(found["inbox"], me))
+        watcher.looked = Looked(versions.edges, versions.likes, *inbox_in(found["inbox"], me))
         watcher.acquainted = await self._acquainted(me)
 
     async def _acquainted(self, me: ObjectId) -> frozenset[ObjectId]:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from bson import ObjectId
 
@@ -17,6 +17,21 @@ EVERYTHING: frozenset[Part] = frozenset({"edges", "page", "inbox", "presence"})
 NONE: frozenset[Any] = frozenset()  # another one takes 216 bytes
 
 
+class Looked(NamedTuple):
+    """What was looked up of a person, to be compared with what there is later. `edges`, `likes`: the versions of both.
+    `seq`: the last number in their inbox. `read_to`: up to which number they have read it.
+    """
+
+    edges: int
+    likes: int
+    seq: int
+    read_to: int
+
+    @property
+    def inbox(self) -> tuple[int, int]:
+        return self.seq, self.read_to
+
+
 @dataclass(slots=True, eq=False)
 class Watcher:
     """A person with connections here, who have all been told the same. `opening`: connections that begin. `acquainted`:
@@ -24,8 +39,8 @@ class Watcher:
     told; of the others it is told.
 
     `tellers`: who has done what they are notified of, on the first page or counted as unread; `about`: to which
-    statuses; `down_to`: from which number on; `standing`: how true it was when it was last looked at. `looked`: the
-    versions of their edges and likes, and of their inbox, likewise. `dirty`: what has to be read anew. `turn`: while it
+    statuses; `down_to`: from which number on; `standing`: how true it was when it was last looked at. `looked`:
+    what else there was then; None before the first look. `dirty`: what has to be read anew. `turn`: while it
     is read, nothing else changes what they have; `reads` counts that, and `failures` how often a server was waited for
     in vain.
     """
@@ -41,7 +56,7 @@ class Watcher:
     about: frozenset[ObjectId] = NONE
     down_to: int = 0
     seen: dict[ObjectId, Presence | None] = field(default_factory=dict)
-    looked: tuple[int, ...] = ()
+    looked: Looked | None = None
     standing: int | None = None
     dirty: frozenset[Part] = NONE
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -3027,7 +3027,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a look reads whoever has been told of a message anew",
         "live talk",
         "app.live.talk.Talk._tell",
-        "                watcher.looked = (*watcher.looked[:2], watcher.has.seq or 0, *watcher.looked[3:])\n",
+        "                watcher.looked = watcher.looked._replace(seq=watcher.has.seq or 0)\n",
         "",
         _of(HUB, "test_whatever_is_said_at_once_is_looked_up_together"),
     ),
@@ -3058,7 +3058,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a lost hint of presence is lost",
         "live",
-        "app.live.look.Look.look",
+        "app.live.look.Look._compare_presence",
         "if any(is_another(now, watcher.seen.get(id, now)) for id, now in seen[watcher.me].items()):",
         "if False:",
         _of(HUB, "test_presence_that_nobody_has_told_of_is_found_by_a_look"),
