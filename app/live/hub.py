@@ -166,7 +166,7 @@ class Hub:
         self._heard.append(hint)
         self._wake.set()
         if hint.kind == "posted" and hint.what:
-            self._look.has_heard(hint.what)
+            self._look.note_heard(hint.what)
 
     async def settle(self) -> None:
         """Do what has been heard, and look for what may have been missed: as `run` does, one after the other."""
@@ -201,20 +201,20 @@ class Hub:
                 case Hint("posted", author, what) if what:
                     posted[what] = author
                 case Hint("deleted", _, what) if what:
-                    self._news.is_gone(what)
+                    self._news.mark_deleted(what)
                 case Hint("liked", who, what) if what:
                     liked.setdefault(what, set()).add(who)
                 case Hint("edges", who, _, other):
-                    self.watchers.is_dirty(who, EVERYTHING)
+                    self.watchers.mark_dirty(who, EVERYTHING)
                     if other:
-                        self.watchers.is_dirty(other, {"page", "inbox"})
+                        self.watchers.mark_dirty(other, {"page", "inbox"})
                         self.watchers.see_anew(self.watchers.of(who), {other})
                         self.watchers.see_anew(self.watchers.of(other), {who})
                 case Hint("talked", one, what, other) if what:
                     for whom in filter(None, (one, other)):
                         talked.setdefault(whom, set()).add(what)
                 case Hint("concerns", whom):
-                    self.watchers.is_dirty(whom, {"inbox"})
+                    self.watchers.mark_dirty(whom, {"inbox"})
         came_or_gone = {hint.about for hint in hints if hint.kind == "presence"}
         for watcher in self.watchers if came_or_gone else ():
             self.watchers.see_anew(watcher, came_or_gone)
@@ -293,7 +293,7 @@ class Hub:
                 watcher.seen.pop(step.shows, None)  # it was looked up at another moment
         watcher.reads += 1
         if watcher.acquainted - watcher.seen.keys():
-            self.watchers.is_dirty(watcher.me, {"presence"})
+            self.watchers.mark_dirty(watcher.me, {"presence"})
         return read
 
     # What does not depend on news

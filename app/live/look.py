@@ -41,7 +41,7 @@ class Look:
         self._watchers, self._hear = watchers, hear
         self._newly: set[ObjectId] = set()  # statuses and follows that have been heard of, or were found before
 
-    def has_heard(self, status: ObjectId) -> None:
+    def note_heard(self, status: ObjectId) -> None:
         if len(self._newly) < MOST_HEARD:
             self._newly.add(status)
 
@@ -78,9 +78,9 @@ class Look:
         new = {part: [row for row in found[part] if row["_id"] not in self._newly] for part in ("statuses", "follows")}
         if any(len(rows) == MOST_NEW for rows in new.values()):
             for watcher in self._watchers:
-                self._watchers.is_dirty(watcher.me, {"page", "inbox"})
+                self._watchers.mark_dirty(watcher.me, {"page", "inbox"})
         for row in new["follows"]:
-            self._watchers.is_dirty(row["followee"], {"page", "inbox"})
+            self._watchers.mark_dirty(row["followee"], {"page", "inbox"})
         self._newly = {row["_id"] for part in ("statuses", "follows") for row in found[part]}
         for row in new["statuses"]:
             self._hear(Hint("posted", row["user_id"], row["_id"]))
@@ -97,7 +97,7 @@ class Look:
                 parts |= {"inbox"}
             liked |= current.liked(watcher)
             watcher.looked = current.looked[watcher.me]
-            self._watchers.is_dirty(watcher.me, parts)
+            self._watchers.mark_dirty(watcher.me, parts)
         for id in liked:
             self._hear(Hint("liked", NOBODY, id))
 
@@ -133,14 +133,14 @@ class Look:
         for watcher in some:
             if standing[watcher.me] != watcher.standing:
                 watcher.standing = standing[watcher.me]
-                self._watchers.is_dirty(watcher.me, {"inbox"})
+                self._watchers.mark_dirty(watcher.me, {"inbox"})
 
     async def _compare_presence(self, some: Sequence[Watcher]) -> None:
         """The presence of those whom these people are acquainted with, with what they have been told of it."""
         seen = await self._presences.seen_by_each({watcher.me: watcher.acquainted for watcher in some})
         for watcher in some:
             if any(is_another(now, watcher.seen.get(id, now)) for id, now in seen[watcher.me].items()):
-                self._watchers.is_dirty(watcher.me, {"presence"})
+                self._watchers.mark_dirty(watcher.me, {"presence"})
 
 
 class CurrentState(NamedTuple):

@@ -38,12 +38,12 @@ class News:
             for some in chunks(wanted.items(), PEOPLE_AT_ONCE):
                 await self._tell(dict(some), liked)
 
-    def is_gone(self, status: ObjectId) -> None:
+    def mark_deleted(self, status: ObjectId) -> None:
         for watcher in self._watchers.known():
             if watcher.turn.locked() or status in watcher.has.page:
-                self._watchers.is_dirty(watcher.me, {"page"})
+                self._watchers.mark_dirty(watcher.me, {"page"})
             if watcher.turn.locked() or watcher.is_told_of({status}):
-                self._watchers.is_dirty(watcher.me, {"inbox"})
+                self._watchers.mark_dirty(watcher.me, {"inbox"})
 
     def _wanted(self, posted: Mapping[ObjectId, ObjectId], liked: Likers) -> Wanted:
         wanted: dict[Watcher, dict[ObjectId, ObjectId]] = {}
@@ -51,15 +51,15 @@ class News:
         for id, author in posted.items():
             for watcher in self._watchers.followers_of(author):
                 if watcher.turn.locked():
-                    self._watchers.is_dirty(watcher.me, {"page"})
+                    self._watchers.mark_dirty(watcher.me, {"page"})
                 elif watcher.reads and id not in watcher.has.page and watcher.has.has_room_for(id):
                     wanted.setdefault(watcher, {})[id] = author
         for watcher in self._watchers.known() if liked else ():
             if watcher.turn.locked():
-                self._watchers.is_dirty(watcher.me, {"page", "inbox"})
+                self._watchers.mark_dirty(watcher.me, {"page", "inbox"})
                 continue
             if watcher.is_told_of(changed):
-                self._watchers.is_dirty(watcher.me, {"inbox"})  # who takes a like back takes its notification along
+                self._watchers.mark_dirty(watcher.me, {"inbox"})  # who takes a like back takes its notification along
             for id in liked.keys() & watcher.has.page.keys():
                 shown = watcher.has.page[id]
                 assert shown.author, "it has been read"
@@ -81,13 +81,13 @@ class News:
         face = cache(lambda status: as_json(self._faces.status(status, people)))
         for watcher, some in wanted.items():
             if watcher.turn.locked() or watcher.reads != reads[watcher]:
-                self._watchers.is_dirty(watcher.me, {"page"})
+                self._watchers.mark_dirty(watcher.me, {"page"})
                 continue
             for id in sorted(some):
                 status, had = statuses.get(id), watcher.has.page.get(id)
                 if status is None or not on_home(status, readers[watcher.me]):
                     if had:
-                        self._watchers.is_dirty(watcher.me, {"page"})
+                        self._watchers.mark_dirty(watcher.me, {"page"})
                     continue
                 is_own = watcher.me in liked.get(id, ())
                 you_like = like_key(watcher.me, id) in likes_now if is_own else bool(had and had.you_like)
@@ -107,12 +107,12 @@ class News:
                     self._watchers.tell(watcher, name_steps(renamed, watcher.has, watcher.named))
                     watcher.has.names = max(watcher.has.names, told_to)
                     if gone & watcher.concerned:
-                        self._watchers.is_dirty(watcher.me, {"page", "inbox", "presence"})
+                        self._watchers.mark_dirty(watcher.me, {"page", "inbox", "presence"})
             if told_to == version:
                 break
         for watcher in self._watchers.known():
             if watcher.turn.locked():
-                self._watchers.is_dirty(watcher.me, {"page", "inbox", "presence"})
+                self._watchers.mark_dirty(watcher.me, {"page", "inbox", "presence"})
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -53,7 +53,7 @@ class Talk:
         known = []
         for watcher in filter(None, map(here.of, talked)):
             if watcher.turn.locked():
-                here.is_dirty(watcher.me, {"inbox"})
+                here.mark_dirty(watcher.me, {"inbox"})
             elif watcher.reads:
                 known.append(watcher)
         for some in chunks(known, PEOPLE_AT_ONCE):
@@ -68,7 +68,7 @@ class Talk:
             found, is_as_it_was = news.get(watcher.me), watcher.reads == reads[watcher] and not watcher.turn.locked()
             acquainted = watcher.acquainted | found.others if found else watcher.acquainted
             if not (found and is_as_it_was and found.shown <= watcher.seen.keys() and len(acquainted) <= MOST_OTHERS):
-                here.is_dirty(watcher.me, {"inbox"})
+                here.mark_dirty(watcher.me, {"inbox"})
             elif found.changes:
                 # The presence of the other is said as they have been told it, and so is no news.
                 steps = [step._replace(shows=None) for step in self._steps(found.changes, people, watcher.seen)]
@@ -78,7 +78,7 @@ class Talk:
                 assert watcher.looked, "they have been read"
                 watcher.looked = watcher.looked._replace(seq=watcher.has.seq or 0)
                 if acquainted - watcher.seen.keys():
-                    here.is_dirty(watcher.me, {"presence"})
+                    here.mark_dirty(watcher.me, {"presence"})
 
     async def people(self, me: ObjectId) -> Collection[ObjectId]:
         return await self._conversations.others(me, MOST_OTHERS)

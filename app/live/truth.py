@@ -129,7 +129,7 @@ class Truth:
     async def look_at_edges(self, watcher: Watcher) -> None:
         me = watcher.me
         found = await together(self._db, followees=followees_of(me), versions=versions_of(me), inbox=inboxes_of([me]))
-        self._watchers.follows(watcher, [IDS.of(row["followee"]) for row in found["followees"]])
+        self._watchers.set_followees(watcher, [IDS.of(row["followee"]) for row in found["followees"]])
         versions = versions_in(found["versions"])
         watcher.looked = Looked(versions.edges, versions.likes, *inbox_in(found["inbox"], me))
         watcher.acquainted = await self._acquainted(me)

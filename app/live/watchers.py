@@ -127,9 +127,9 @@ class Watchers:
     def forget_if_gone(self, watcher: Watcher) -> None:
         if not watcher.connections and not watcher.opening:
             self._by_person.pop(watcher.me, None)
-            self.follows(watcher, [])
+            self.set_followees(watcher, [])
 
-    def follows(self, watcher: Watcher, followees: Sequence[ObjectId]) -> None:
+    def set_followees(self, watcher: Watcher, followees: Sequence[ObjectId]) -> None:
         """These, and nobody else any more."""
         for author in watcher.followees:
             here = self._followers[author]
@@ -148,7 +148,7 @@ class Watchers:
 
     # What they are told
 
-    def is_dirty(self, whom: ObjectId, parts: Iterable[Part]) -> None:
+    def mark_dirty(self, whom: ObjectId, parts: Iterable[Part]) -> None:
         watcher = self.of(whom)
         if watcher and watcher.is_known:
             watcher.dirty = watcher.dirty.union(parts)
@@ -159,7 +159,7 @@ class Watchers:
         if watcher and (some := people if watcher.turn.locked() else people & watcher.acquainted):
             for person in some:
                 watcher.seen.pop(person, None)
-            self.is_dirty(watcher.me, {"presence"})
+            self.mark_dirty(watcher.me, {"presence"})
 
     def tell(self, watcher: Watcher, steps: Iterable[Step]) -> None:
         for event in self.told(watcher.me, watcher.has, steps):

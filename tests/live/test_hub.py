@@ -287,7 +287,7 @@ async def test_what_somebody_may_see_is_judged_when_it_is_told(town: World, chan
     ann = await up_to_date(hub, town, "ann")
     await town.post("ben", "not for ann any more")
     await getattr(town.social, change)(town.ids["ann"], town.ids["ben"])
-    with patch.object(hub.watchers, "is_dirty", lambda *_: None):
+    with patch.object(hub.watchers, "mark_dirty", lambda *_: None):
         await settled(hub)
     assert ann.take() == []
 

@@ -3145,7 +3145,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "whoever goes while they are read is kept",
         "live",
-        "app.live.watchers.Watchers.follows",
+        "app.live.watchers.Watchers.set_followees",
         " if is_here else []",
         "",
         _of(HUB, "test_nothing_is_kept_of_whoever_has_gone"),
