@@ -9,7 +9,7 @@ import pytest
 from app import departures
 from app.config import Config
 from app.live import hub, presence
-from app.live.look import Look
+from app.live.poll import Poll
 from app.live.presence import Presences
 from app.stack import connected
 from app.watch import metrics
@@ -42,7 +42,7 @@ async def test_a_fault_in_each_loop_of_a_web_process_is_counted_and_the_loop_goe
         with (
             patch.multiple(departures, EVERY_S=0.01, clear_departures=fails),
             patch.multiple(hub, RETRY_S=0.01),
-            patch.object(Look, "look", fails),
+            patch.object(Poll, "look", fails),
             patch.multiple(presence, LOOK_S=0.01),
             patch.object(Presences, "look", fails),
             patch.multiple(sampler, EVERY_S=0.01, _dead=fails),

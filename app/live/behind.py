@@ -6,7 +6,7 @@ from bson import ObjectId
 
 from app.clock import FIRST_ID
 from app.inbox.notifications import Notification, Notifications
-from app.live.connection import Event
+from app.live.connection import StreamEvent
 from app.live.position import PAGE, Has, opened, sealed
 from app.live.steps import as_json
 from app.live.truth import Read, Truth
@@ -24,20 +24,20 @@ class Behind:
     def __init__(self, watchers: Watchers, truth: Truth, timelines: Timelines, notifications: Notifications) -> None:
         self._watchers, self._truth, self._timelines, self._notifications = watchers, truth, timelines, notifications
 
-    async def beginning(self, watcher: Watcher, read: Read, after: str | None) -> list[Event]:
+    async def beginning(self, watcher: Watcher, read: Read, after: str | None) -> list[StreamEvent]:
         """What a new connection is told first."""
         me, secret = watcher.me, self._watchers.secret
         old = opened(secret, me, after) if after else None
         now = sealed(secret, me, watcher.has)
-        ready = Event(after if after and old else now, "ready", as_json(watcher.counts._asdict()))
+        ready = StreamEvent(after if after and old else now, "ready", as_json(watcher.counts._asdict()))
         behind = await self._behind(watcher, old, read) if old else []
         if behind is None or (after and old is None):
-            behind = [Event(now, "reset", "{}")]
+            behind = [StreamEvent(now, "reset", "{}")]
         for event in (ready, *behind):
             self._watchers.sent(event.name, 1)
         return [ready, *behind]
 
-    async def _behind(self, watcher: Watcher, old: Has, read: Read) -> list[Event] | None:
+    async def _behind(self, watcher: Watcher, old: Has, read: Read) -> list[StreamEvent] | None:
         """None where that is more than can be told one by one, or where nobody knows."""
         me = watcher.me
         if old.seq is not None and old.seq > read.seq:

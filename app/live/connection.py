@@ -12,7 +12,7 @@ MOST_QUEUED = 500  # events that a client has not taken
 LEFT, STOPPED, OVER, SLOW = 1000, 1012, 1008, 1013  # closing codes of WebSockets (RFC 6455, 7.4.1; IANA's registry)
 
 
-class Event(NamedTuple):
+class StreamEvent(NamedTuple):
     """`id`: the position after it. `data`: JSON."""
 
     id: str
@@ -20,7 +20,7 @@ class Event(NamedTuple):
     data: str
 
 
-STILL_HERE = Event("", "", "")  # nothing has happened, and the stream lives
+STILL_HERE = StreamEvent("", "", "")  # nothing has happened, and the stream lives
 
 
 class Connection:
@@ -34,11 +34,11 @@ class Connection:
         self.me, self.token, self.name = me, token, secrets.token_hex(8)
         self.end: int | None = None
         self.is_quiet = False
-        self._queue: list[Event] = []
+        self._queue: list[StreamEvent] = []
         self._begun = 0  # of the queue, what was there at the beginning
         self._waiting: asyncio.Future[None] | None = None  # of whoever takes
 
-    def put(self, *events: Event) -> None:
+    def put(self, *events: StreamEvent) -> None:
         """Who takes nothing while this many come is closed: coming back gives them what is left."""
         if self.end is None:
             self._queue.extend(events)
@@ -47,7 +47,7 @@ class Connection:
             if len(self._queue) - self._begun > MOST_QUEUED:
                 self.close(SLOW)
 
-    def begin(self, *events: Event) -> None:
+    def begin(self, *events: StreamEvent) -> None:
         """What lies behind a position may be as many, and does not count."""
         self._queue.extend(events)
         self._begun = len(self._queue)
@@ -63,14 +63,14 @@ class Connection:
         if self._waiting and not self._waiting.done():
             self._waiting.set_result(None)
 
-    async def take(self) -> list[Event]:
+    async def take(self) -> list[StreamEvent]:
         """What has come, waited for; nothing once it has ended."""
         while not self._queue and self.end is None:
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
         return self.taken()
 
-    def taken(self) -> list[Event]:
+    def taken(self) -> list[StreamEvent]:
         """What has come by now."""
         events, self._queue, self._begun = self._queue, [], 0
         return events

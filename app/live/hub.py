@@ -3,8 +3,8 @@
 A new status is looked up once, and judged for each of its readers by edges that are looked up together (`news`).
 What has been said in conversations is looked up for many people at once (`talk`).
 Whatever else changes is read anew for each person whom it may concern, and compared with what they have (`truth`).
-Hints may be lost: what they would have said is found by a look (`look`). Every event carries the position after it, so
-that whoever loses the connection comes back and gets the rest (`behind`).
+Hints may be lost: what they would have said is found by looking every half minute (`poll`). Every event carries the
+position after it, so that whoever loses the connection comes back and gets the rest (`behind`).
 """
 
 import asyncio
@@ -20,8 +20,8 @@ from app.errors import TooMany
 from app.inbox.notifications import Notifications
 from app.live.behind import Behind
 from app.live.connection import EACH, OVER, STILL_HERE, STOPPED, Connection
-from app.live.look import Look
 from app.live.news import News
+from app.live.poll import Poll
 from app.live.position import Shown
 from app.live.presence import Presences
 from app.live.steps import Faces, counted
@@ -37,7 +37,7 @@ from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 30.0  # at most, jittered down to two thirds of it
+POLL_S = 30.0  # at most, jittered down to two thirds of it
 TURN_S = 3.0  # tokens that have ended are looked for, and who has been told nothing hears that the stream lives
 RETRY_S = 1.0
 READS_AT_ONCE = 3  # more of them make news wait
@@ -69,7 +69,7 @@ class Hub:
         self._news = News(stack.db, social, faces, here)
         self._talk = talk
         self._behind = Behind(here, self._truth, timelines, notifications)
-        self._look = Look(stack, notifications, presences, here, self._hear)
+        self._poll = Poll(stack, notifications, presences, here, self._hear)
         self._heard: list[Hint] = []
         self._wake, self._gap = asyncio.Event(), asyncio.Event()  # something has been heard; may have been missed
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
@@ -130,7 +130,7 @@ class Hub:
         self._stack.bus.listen(self.listener)
         works = [
             asyncio.create_task(self._keep(self._wake, None, self._tell_heard)),
-            asyncio.create_task(self._keep(self._gap, LOOK_S, self._look.look)),
+            asyncio.create_task(self._keep(self._gap, POLL_S, self._poll.look)),
             asyncio.create_task(self._keep(asyncio.Event(), TURN_S, self.say_still_here)),
             asyncio.create_task(self._keep(asyncio.Event(), TURN_S, self.end_without_token)),
         ]
@@ -166,7 +166,7 @@ class Hub:
         self._heard.append(hint)
         self._wake.set()
         if hint.kind == "posted" and hint.what:
-            self._look.note_heard(hint.what)
+            self._poll.note_heard(hint.what)
 
     async def settle(self) -> None:
         """Do what has been heard, and look for what may have been missed: as `run` does, one after the other."""
@@ -174,7 +174,7 @@ class Hub:
             await self._tell_heard()
             if self._gap.is_set():
                 self._gap.clear()
-                await self._look.look()
+                await self._poll.look()
 
     async def settled(self) -> None:
         """The same, until nobody is read anew either."""
@@ -189,7 +189,7 @@ class Hub:
                 hints, self._heard = self._heard, []
                 await self._handle(hints)
         except BaseException:
-            self._look.forget()  # some of it has not been told
+            self._poll.forget()  # some of it has not been told
             raise
 
     async def _handle(self, hints: Sequence[Hint]) -> None:

@@ -57,7 +57,7 @@ class Faces(Protocol):
     def presence(self, person: Person, presence: Presence | None) -> dict[str, Any]: ...
 
 
-class Counts(NamedTuple):
+class UnreadCounts(NamedTuple):
     """What is unread: notifications, and conversations with messages."""
 
     unread: int
@@ -68,7 +68,7 @@ def as_json(data: Any) -> str:
     return to_json(data).decode()
 
 
-def counted(counts: Counts) -> Step:
+def counted(counts: UnreadCounts) -> Step:
     return Step("unread", as_json(counts._asdict()))
 
 

@@ -11,7 +11,7 @@ from app.inbox.notifications import Counted, Notification, Notifications
 from app.inbox.notifier import INBOXES
 from app.live.position import PAGE, Has
 from app.live.presence import Presence, Presences, is_another
-from app.live.steps import Counts, Faces, Source, Step, as_json, name_steps, note_steps, page_steps
+from app.live.steps import Faces, Source, Step, UnreadCounts, as_json, name_steps, note_steps, page_steps
 from app.live.watchers import NONE, Looked, Part, Watcher, Watchers
 from app.models import Person, StatusRow
 from app.same import IDS
@@ -36,7 +36,7 @@ class Read(NamedTuple):
     page: list[StatusRow] | None
     notes: list[Notification] | None
     older: int | None
-    counts: Counts
+    counts: UnreadCounts
     people: Mapping[ObjectId, Person]
     seen: Mapping[ObjectId, Presence | None] | None
     told: Sequence[Notification]
@@ -90,7 +90,7 @@ class Truth:
         counts, told, down_to = watcher.counts, shown or [], 0
         if unread is not None:
             counted, messages = unread
-            counts = Counts(len(counted.notifications), messages)
+            counts = UnreadCounts(len(counted.notifications), messages)
             told, down_to = [*told, *counted.notifications], min(older or 0, counted.down_to)
         return Read(version_in(names), seq, statuses, shown, older, counts, people, seen, told, down_to)
 

@@ -7,10 +7,10 @@ from typing import Any, Literal, NamedTuple
 
 from bson import ObjectId
 
-from app.live.connection import Connection, Event
+from app.live.connection import Connection, StreamEvent
 from app.live.position import Has, sealed
 from app.live.presence import Presence
-from app.live.steps import Counts, Step
+from app.live.steps import Step, UnreadCounts
 
 Part = Literal["edges", "page", "inbox", "presence"]  # of a person's state
 EVERYTHING: frozenset[Part] = frozenset({"edges", "page", "inbox", "presence"})
@@ -47,7 +47,7 @@ class Watcher:
 
     me: ObjectId
     has: Has = field(default_factory=Has)
-    counts: Counts = field(default_factory=lambda: Counts(0, 0))
+    counts: UnreadCounts = field(default_factory=lambda: UnreadCounts(0, 0))
     connections: list[Connection] = field(default_factory=list)
     opening: int = 0
     followees: list[ObjectId] = field(default_factory=list)
@@ -167,8 +167,8 @@ class Watchers:
                 connection.put(event)
             self.sent(event.name, len(watcher.connections))
 
-    def told(self, me: ObjectId, has: Has, steps: Iterable[Step]) -> Iterator[Event]:
+    def told(self, me: ObjectId, has: Has, steps: Iterable[Step]) -> Iterator[StreamEvent]:
         """Each with the position after it: `has` goes along."""
         for step in steps:
             step.apply(has)
-            yield Event(sealed(self.secret, me, has), step.event, step.data)
+            yield StreamEvent(sealed(self.secret, me, has), step.event, step.data)

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.accounts import digest_of
-from app.live.connection import LEFT, OVER, STILL_HERE, Connection, Event
+from app.live.connection import LEFT, OVER, STILL_HERE, Connection, StreamEvent
 from app.live.hub import Hub
 from app.live.presence import Presences
 from app.live.steps import as_json
@@ -145,7 +145,7 @@ async def _until_gone(receive: Receive, connection: Connection) -> None:
     connection.close(LEFT)
 
 
-def as_text(event: Event) -> str:
+def as_text(event: StreamEvent) -> str:
     if event is STILL_HERE:
         return ": still here\n\n"
     return f"id: {event.id}\nevent: {event.name}\ndata: {event.data}\n\n"
@@ -176,7 +176,7 @@ async def _say(send: Send, connection: Connection) -> None:
         await send({"type": "websocket.close", "code": connection.end})
 
 
-def as_message(event: Event) -> str:
+def as_message(event: StreamEvent) -> str:
     return f'{{"id":{as_json(event.id)},"event":{as_json(event.name)},"data":{event.data}}}'
 
 

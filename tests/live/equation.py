@@ -25,7 +25,7 @@ from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.live import behind, position, steps, truth
 from app.live.hub import Hub
-from app.live.look import NEWLY_S
+from app.live.poll import NEWLY_S
 from app.live.presence import Presences
 from app.live.talk import Talk
 from app.models import Account, Audience

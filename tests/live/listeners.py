@@ -12,7 +12,7 @@ from bson import ObjectId
 from app.accounts import Accounts
 from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
-from app.live.connection import STILL_HERE, Connection, Event
+from app.live.connection import STILL_HERE, Connection, StreamEvent
 from app.live.hub import Hub
 from app.live.position import PAGE
 from app.live.presence import Presences
@@ -122,7 +122,7 @@ class Client:
     connection: Connection | None = None
     state: State | None = None
     last: str | None = None
-    heard: list[Event] = field(default_factory=list)
+    heard: list[StreamEvent] = field(default_factory=list)
 
     async def connect(self, after: str | None = None) -> None:
         self.connection = await self.hub.open(self.me, self.token, after or self.last)
@@ -132,7 +132,7 @@ class Client:
             self.hub.close(self.connection)
         self.connection = None
 
-    def take(self, most: int | None = None) -> list[Event]:
+    def take(self, most: int | None = None) -> list[StreamEvent]:
         """What has come by now, in order; of a client that loses its connection then only the first of it."""
         assert self.connection
         events = [event for event in self.connection.taken() if event is not STILL_HERE][:most]
@@ -140,7 +140,7 @@ class Client:
             self.apply(event)
         return events
 
-    def apply(self, event: Event) -> None:
+    def apply(self, event: StreamEvent) -> None:
         self.heard.append(event)
         self.last = event.id
         if self.state is None:

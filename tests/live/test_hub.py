@@ -21,7 +21,7 @@ from app.inbox.notifications import Notifications
 from app.inbox.notifier import INBOXES, Notifier
 from app.live import behind, news, truth
 from app.live import hub as hubs
-from app.live.connection import EACH, MOST_QUEUED, OVER, SLOW, STILL_HERE, STOPPED, Connection, Event
+from app.live.connection import EACH, MOST_QUEUED, OVER, SLOW, STILL_HERE, STOPPED, Connection, StreamEvent
 from app.live.hub import READS_AT_ONCE
 from app.live.position import PAGE, Has
 from app.live.presence import Presences
@@ -120,7 +120,7 @@ async def test_whoever_does_not_read_is_closed_and_comes_back_for_the_rest(town:
     assert slow.connection
     for n in range(MOST_QUEUED + 1):
         assert slow.connection.end is None
-        slow.connection.put(Event("", "unread", json.dumps({"unread": n, "messages_unread": 0})))
+        slow.connection.put(StreamEvent("", "unread", json.dumps({"unread": n, "messages_unread": 0})))
     assert slow.connection.end == SLOW
     assert await slow.connection.take() == []
     slow.leave()
@@ -131,7 +131,7 @@ async def test_whoever_does_not_read_is_closed_and_comes_back_for_the_rest(town:
 
 async def test_what_lies_behind_a_position_does_not_count_as_not_read() -> None:
     """There may be as many events of it as a client may leave, and some are told before it can take any."""
-    event, connection = Event("", "unread", "{}"), Connection(ObjectId(), b"")
+    event, connection = StreamEvent("", "unread", "{}"), Connection(ObjectId(), b"")
     connection.begin(*[event] * (MOST_QUEUED + 1))
     connection.put(event)
     assert connection.end is None

@@ -19,7 +19,7 @@ import pytest
 import websockets.http11
 
 from app.config import Config
-from app.live.connection import EACH, Event
+from app.live.connection import EACH, StreamEvent
 from app.live.hub import READS_AT_ONCE
 from app.serve import _uvicorn
 from app.stack import connected
@@ -496,7 +496,7 @@ async def test_who_reads_nothing_from_a_socket_is_closed(site: Site, monkeypatch
     await Socket.open(site, headers=await site.person("ann"))
     (watcher,) = site.app.state.services.hub.watchers
     for _ in range(100):
-        watcher.connections[0].put(Event("x", "status", json.dumps("x" * 100_000)))
+        watcher.connections[0].put(StreamEvent("x", "status", json.dumps("x" * 100_000)))
     await site.until_nobody_is_here()
 
 

@@ -1,4 +1,4 @@
-"""The look: what may have been missed is found, for many people by one command. It is the back-up, never the way."""
+"""The back-up, never the way: what hints did not tell of is looked for, for many people by one command."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import timedelta
@@ -26,7 +26,7 @@ MOST_HEARD = 20_000  # of which is remembered that they have been heard of
 NOBODY = FIRST_ID
 
 
-class Look:
+class Poll:
     """One per process. `hear`: what is found is told as if it had been heard, in turn with what is."""
 
     def __init__(
