@@ -1,1 +1,1 @@
-"""What is true at this moment: who is here, and what has just happened."""
+"""Live streams: who is here at this moment, and what has just happened."""

@@ -1,4 +1,4 @@
-"""What lies behind a position: whoever comes back gets it, each event once, or `reset`."""
+"""The events behind a position: whoever comes back gets each of them once, or `reset`."""
 
 from collections.abc import Sequence
 
@@ -19,13 +19,16 @@ MORE = 100  # statuses of a further page
 
 
 class Behind:
-    """One per process."""
+    """The events that a new connection is told first. There is one instance per process."""
 
     def __init__(self, watchers: Watchers, truth: Truth, timelines: Timelines, notifications: Notifications) -> None:
         self._watchers, self._truth, self._timelines, self._notifications = watchers, truth, timelines, notifications
 
     async def beginning(self, watcher: Watcher, read: Read, after: str | None) -> list[StreamEvent]:
-        """What a new connection is told first."""
+        """Return `ready`, then the events after the position `after`, or `reset` where these cannot be told.
+
+        `after`: None for a client that has no position.
+        """
         me, secret = watcher.me, self._watchers.secret
         old = opened(secret, me, after) if after else None
         now = sealed(secret, me, watcher.has)
@@ -38,7 +41,7 @@ class Behind:
         return [ready, *behind]
 
     async def _behind(self, watcher: Watcher, old: Has, read: Read) -> list[StreamEvent] | None:
-        """None where that is more than can be told one by one, or where nobody knows."""
+        """Return the events after a position; None where they are more than MOST_MISSED, or nobody knows them."""
         me = watcher.me
         if old.seq is not None and old.seq > read.seq:
             return None  # an older database has been put back
@@ -54,7 +57,7 @@ class Behind:
         return list(self._watchers.told(me, old, steps)) if len(missed) <= MOST_MISSED else None
 
     async def _statuses(self, me: ObjectId, old: Has, page: Sequence[StatusRow]) -> list[StatusRow]:
-        """The first page, and what is newer than anything that they have."""
+        """Return the first page, and older statuses that are newer than anything that the client has."""
         found, newest = list(page), next(iter(old.page), FIRST_ID)
         while len(found) >= PAGE and found[-1].id > newest and len(found) <= MOST_MISSED:
             more = await self._timelines.page(me, before=found[-1].id, limit=MORE)
@@ -64,7 +67,10 @@ class Behind:
         return found
 
     async def _notes(self, me: ObjectId, old: Has, read: Read) -> list[Notification] | None:
-        """The same for notifications. None where that is too far to look."""
+        """Return the first page of notifications, and older ones that the client has not been told of.
+
+        None: they are more than MOST_MISSED, or too many are not shown.
+        """
         assert read.notes is not None
         if old.seq is None or read.older is None or read.older <= old.seq:
             return read.notes

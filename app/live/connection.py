@@ -1,4 +1,4 @@
-"""One stream of one person: what waits to be sent on it, and why it ends."""
+"""One live stream of one person: what waits to be sent on it, and why it ends."""
 
 import asyncio
 import secrets
@@ -13,7 +13,7 @@ LEFT, STOPPED, OVER, SLOW = 1000, 1012, 1008, 1013  # closing codes of WebSocket
 
 
 class StreamEvent(NamedTuple):
-    """`id`: the position after it. `data`: JSON."""
+    """An event of a live stream. `id`: the position after it. `data`: JSON."""
 
     id: str
     name: str
@@ -24,8 +24,11 @@ STILL_HERE = StreamEvent("", "", "")  # nothing has happened, and the stream liv
 
 
 class Connection:
-    """`token`: the digest of the one that it was opened with. `end`: the code that it is closed with, once it has one.
-    `is_quiet`: nothing has come since the last turn of the hub. `name`: that no other has, in any process.
+    """A live stream that is open, with the events that its client has not taken.
+
+    `token`: the digest of the token that it was opened with. `end`: the code that it is closed with, None while it is
+    open. `is_quiet`: nothing has come since the last turn of the hub. `name`: an id that no other connection has, in
+    any process.
     """
 
     __slots__ = ("_begun", "_queue", "_waiting", "end", "is_quiet", "me", "name", "token")
@@ -35,11 +38,14 @@ class Connection:
         self.end: int | None = None
         self.is_quiet = False
         self._queue: list[StreamEvent] = []
-        self._begun = 0  # of the queue, what was there at the beginning
-        self._waiting: asyncio.Future[None] | None = None  # of whoever takes
+        self._begun = 0  # how many of the queue's events were there at the beginning
+        self._waiting: asyncio.Future[None] | None = None  # what `take` waits for
 
     def put(self, *events: StreamEvent) -> None:
-        """Who takes nothing while this many come is closed: coming back gives them what is left."""
+        """Queue these events. A client that takes none while more than MOST_QUEUED come is closed.
+
+        Whoever comes back gets what was left.
+        """
         if self.end is None:
             self._queue.extend(events)
             self.is_quiet = False
@@ -48,7 +54,7 @@ class Connection:
                 self.close(SLOW)
 
     def begin(self, *events: StreamEvent) -> None:
-        """What lies behind a position may be as many, and does not count."""
+        """Queue the first events, those behind a position: they may be as many, and count for no limit."""
         self._queue.extend(events)
         self._begun = len(self._queue)
         self._wake()
@@ -64,13 +70,13 @@ class Connection:
             self._waiting.set_result(None)
 
     async def take(self) -> list[StreamEvent]:
-        """What has come, waited for; nothing once it has ended."""
+        """Wait for events and return them; an empty list once the connection has ended."""
         while not self._queue and self.end is None:
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
         return self.taken()
 
     def taken(self) -> list[StreamEvent]:
-        """What has come by now."""
+        """Return the events that have come by now, without waiting."""
         events, self._queue, self._begun = self._queue, [], 0
         return events

@@ -37,17 +37,19 @@ from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
 
-POLL_S = 30.0  # at most, jittered down to two thirds of it
+POLL_S = 30.0  # at most, between polls; jittered down to two thirds
 TURN_S = 3.0  # tokens that have ended are looked for, and who has been told nothing hears that the stream lives
 RETRY_S = 1.0
-READS_AT_ONCE = 3  # more of them make news wait
-MOST_HEARD = 20_000  # hints that wait; where there are more, it is looked instead
+READS_AT_ONCE = 3  # people who are read at once; more would make news wait
+MOST_HEARD = 20_000  # hints that wait; where there are more, the poll looks instead
 RETRY_AFTER_S = 5
 
 
 class Hub:
-    """One per process. `messages_unread`: of a person, how many conversations have some. `sent`: is told the name of
-    each event and how many connections it goes to. `talk`: None where nobody is told of conversations.
+    """The live streams of this process. There is one instance per process.
+
+    `messages_unread`: counts a person's conversations with unread messages. `sent`: is told the name of each event and
+    how many connections it goes to. `talk`: None where nobody is told of conversations.
     """
 
     def __init__(
@@ -73,8 +75,8 @@ class Hub:
         self._heard: list[Hint] = []
         self._wake, self._gap = asyncio.Event(), asyncio.Event()  # something has been heard; may have been missed
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
-        self._failures = 0  # of readings that have waited for a server in vain
-        self._forgiven = 0  # of them, those before the last reading that has not
+        self._failures = 0  # readings that have waited for a server in vain
+        self._forgiven = 0  # those of them before the last reading that was answered
         self._stopped = False
         self.listener = Listener(self._hear, self._gap.set)
 
@@ -85,8 +87,10 @@ class Hub:
     # From outside
 
     async def open(self, me: ObjectId, token: bytes, after: str | None = None) -> Connection:
-        """A stream: `ready`, then what lies behind the position `after`, then what happens. It waits behind others who
-        are read for as long as that takes. Raises TooMany, and OutOfTime where a server does not answer.
+        """Open a stream: `ready`, then what lies behind the position `after`, then what happens.
+
+        This waits behind others who are read, for as long as that takes. Raises TooMany, and OutOfTime where a server
+        does not answer.
         """
         watcher = self.watchers.of(me) or Watcher(me)
         if len(watcher.connections) + watcher.opening >= EACH:
@@ -112,21 +116,21 @@ class Hub:
             connection.close(STOPPED)
 
     def close(self, connection: Connection) -> None:
-        """Its client has gone, or has been told that it is over."""
+        """Forget a connection whose client has gone, or has been told that it is over."""
         watcher = self.watchers.of(connection.me)
         if watcher and connection in watcher.connections:
             watcher.connections.remove(connection)
             self.watchers.forget_if_gone(watcher)
 
     def stop(self) -> None:
-        """All streams end: the process does."""
+        """End all streams, because the process ends."""
         self._stopped = True
         for watcher in self.watchers:
             for connection in watcher.connections:
                 connection.close(STOPPED)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Hear hints and tell connections what they mean, until cancelled."""
         self._stack.bus.listen(self.listener)
         works = [
             asyncio.create_task(self._keep(self._wake, None, self._tell_heard)),
@@ -143,7 +147,10 @@ class Hub:
             await asyncio.gather(*works, return_exceptions=True)
 
     async def _keep(self, event: asyncio.Event, every_s: float | None, work: Callable[[], Awaitable[None]]) -> None:
-        """Until cancelled: whenever the event is set, and so often."""
+        """Do `work` whenever the event is set, and at least every `every_s` seconds, until cancelled.
+
+        The time is jittered down to two thirds. None: whenever the event is set.
+        """
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(event.wait(), every_s and every_s * random.uniform(2 / 3, 1))
@@ -177,7 +184,7 @@ class Hub:
                 await self._poll.look()
 
     async def settled(self) -> None:
-        """The same, until nobody is read anew either."""
+        """Settle until nothing has been heard and nobody is read anew."""
         await self.settle()
         while readings := [each.reading for each in self.watchers if each.reading and not each.reading.done()]:
             await asyncio.wait(readings)
@@ -244,9 +251,11 @@ class Hub:
         watcher.reading = None  # it would keep what has been done here
 
     async def _in_turn(self, watcher: Watcher, read: Callable[[], Awaitable[None]]) -> None:
-        """In one of a few places, and in their turn. Who waits for that does so as long as others are read. Who waits
-        for a server in vain does so for themselves; once as many have as there are places, and nobody was read
-        meanwhile, nobody behind them tries it too. Raises OutOfTime.
+        """Read somebody's state in one of READS_AT_ONCE places, and while nothing else changes what they have.
+
+        Whoever waits for a place waits as long as others are read. Whoever waits for a server in vain waits for
+        themselves alone. Once as many have as there are places, and nobody was read meanwhile, nobody behind them tries
+        it too. Raises OutOfTime.
         """
         own, failures = watcher.failures, self._failures
         async with self._reads, watcher.turn:  # who waits for a place is told of news meanwhile
@@ -265,7 +274,7 @@ class Hub:
         await self._update(watcher, parts)
 
     async def _update(self, watcher: Watcher, parts: Collection[Part]) -> Read:
-        """Read their state, or these parts of it, and tell what has changed. In their turn."""
+        """Read a person's state, or these parts of it, in their turn, and tell what has changed."""
         try:
             read = await self._truth.read(watcher, parts)
             steps = await self._truth.steps(watcher, watcher.has, read, watcher.seen) if watcher.connections else []
@@ -299,7 +308,7 @@ class Hub:
     # What does not depend on news
 
     async def say_still_here(self) -> None:
-        """Every few seconds: nobody waits without a sign of life, whichever server is away."""
+        """Give every quiet connection a sign of life, every few seconds and whichever server is away."""
         for watcher in self.watchers:
             for connection in watcher.connections:
                 if connection.is_quiet:
@@ -307,7 +316,7 @@ class Hub:
                 connection.is_quiet = True
 
     async def end_without_token(self, people: Collection[ObjectId] | None = None) -> None:
-        """Tokens that have ended end their streams: of these people, or every few seconds of all."""
+        """End the streams whose tokens have ended: those of these people, or of all (every few seconds)."""
         theirs = self.watchers if people is None else filter(None, map(self.watchers.of, people))
         here = [connection for watcher in theirs for connection in watcher.connections]
         if not here:

@@ -1,5 +1,6 @@
-"""News: what has been heard of is looked up once, with the edges of everybody whom it may concern, and judged for each
-of them at that moment.
+"""News: what has been heard of is looked up once, and judged for each of those whom it may concern.
+
+The edges of all of them are looked up with it, so each is told what they may see at that moment.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -27,13 +28,16 @@ T = TypeVar("T")
 
 
 class News:
-    """One per process. While somebody's state is read anew they are told by that: what is heard then makes it dirty."""
+    """The news of this process for all who are here. There is one instance per process.
+
+    While somebody's state is read anew, they are told by that: what is heard then makes their state dirty.
+    """
 
     def __init__(self, db: Database, social: Social, faces: Faces, watchers: Watchers) -> None:
         self._db, self._social, self._faces, self._watchers = db, social, faces, watchers
 
     async def tell(self, posted: Mapping[ObjectId, ObjectId], liked: Likers) -> None:
-        """`posted`: statuses and their authors."""
+        """Tell everybody concerned of new statuses and of likes. `posted`: statuses and their authors."""
         if wanted := self._wanted(posted, liked):
             for some in chunks(wanted.items(), PEOPLE_AT_ONCE):
                 await self._tell(dict(some), liked)
@@ -95,7 +99,7 @@ class News:
                 self._watchers.tell(watcher, [likes(status) if had else came(status, face(status))])
 
     async def tell_names(self) -> None:
-        """Who has been renamed since anybody here was told of it."""
+        """Tell of everybody who has been renamed since anybody here was told of names."""
         while here := [watcher for watcher in self._watchers.known() if not watcher.turn.locked()]:
             since = min(watcher.has.names for watcher in here)
             found = await together(self._db, version=version_of(NAMES), renamed=renamed_since(since))

@@ -1,4 +1,7 @@
-"""The back-up, never the way: what hints did not tell of is looked for, for many people by one command."""
+"""The poll: what hints did not tell of is looked for, for many people by one command.
+
+It is the back-up, never the way.
+"""
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import timedelta
@@ -18,16 +21,19 @@ from app.live.watchers import EVERYTHING, Looked, Part, Watcher, Watchers
 from app.stack import Hint, Stack
 from app.stack.mongodb.find import NEWEST_FIRST, Find, together
 
-TOLD_AT_ONCE = 50  # of those who have notifications
-MET_AT_ONCE = 20  # of those who have conversations, each with 200 people at most
+TOLD_AT_ONCE = 50  # people whose notifications one command looks at
+MET_AT_ONCE = 20  # people with conversations whom one command looks for, each with 200 others at most
 NEWLY_S = 120  # what is younger may be news: no insert takes as long
-MOST_NEW = 5_000  # of it; where there is more, everybody's page is read
-MOST_HEARD = 20_000  # of which is remembered that they have been heard of
+MOST_NEW = 5_000  # statuses or follows that may be news; where there are more, everybody's page is read
+MOST_HEARD = 20_000  # statuses that are remembered to have been heard of
 NOBODY = FIRST_ID
 
 
 class Poll:
-    """One per process. `hear`: what is found is told as if it had been heard, in turn with what is."""
+    """The back-up for hints that were lost. There is one instance per process.
+
+    `hear`: is given what is found as a hint, so that it is told in turn with what was heard.
+    """
 
     def __init__(
         self,
@@ -46,11 +52,11 @@ class Poll:
             self._newly.add(status)
 
     def forget(self) -> None:
-        """Some of what has been heard of has not been told."""
+        """Forget which statuses have been heard of, because some of them have not been told."""
         self._newly = set()
 
     async def look(self) -> None:
-        """What has changed since, of all who are here."""
+        """Look for what has changed of all who are here since they were told."""
         if not list(self._watchers):
             return
         await self._look_for_news()
@@ -65,7 +71,7 @@ class Poll:
             await self._compare_presence(some)
 
     async def _look_for_news(self) -> None:
-        """Names, statuses and follows that no hint told of."""
+        """Look for names, statuses and follows that no hint told of."""
         newly = {"_id": {"$gt": id_at(self._clock.now() - timedelta(seconds=NEWLY_S))}}
         found = await together(
             self._db,
@@ -86,7 +92,7 @@ class Poll:
             self._hear(Hint("posted", row["user_id"], row["_id"]))
 
     async def _compare_state(self, some: Sequence[Watcher]) -> None:
-        """Versions and numbers of these people, and the statuses that they have, with what they have been told."""
+        """Compare versions, numbers and statuses of these people with what they have been told."""
         current = await self._find(some)
         liked: set[ObjectId] = set()
         for watcher in some:
@@ -128,7 +134,7 @@ class Poll:
         return CurrentState(looked, likes, ids - likes.keys(), mutual - backs)
 
     async def _compare_notifications(self, some: Sequence[Watcher]) -> None:
-        """How true the notifications of these people are, with how true they were."""
+        """Compare what the notifications of these people tell of with what it was when they were told."""
         standing = await self._notifications.standing({watcher.me: watcher.down_to for watcher in some})
         for watcher in some:
             if standing[watcher.me] != watcher.standing:
@@ -136,7 +142,7 @@ class Poll:
                 self._watchers.mark_dirty(watcher.me, {"inbox"})
 
     async def _compare_presence(self, some: Sequence[Watcher]) -> None:
-        """The presence of those whom these people are acquainted with, with what they have been told of it."""
+        """Compare the presence that these people see with what they have been told of it."""
         seen = await self._presences.seen_by_each({watcher.me: watcher.acquainted for watcher in some})
         for watcher in some:
             if any(is_another(now, watcher.seen.get(id, now)) for id, now in seen[watcher.me].items()):
@@ -144,9 +150,10 @@ class Poll:
 
 
 class CurrentState(NamedTuple):
-    """What there is now of some people, all of it as of one moment. `likes`: of each status that they have, how many;
-    `gone`: statuses that have been deleted. `ended`: (author, reader) where the author of a status for mutuals follows
-    its reader no longer.
+    """What there is now of some people, all of it as of one moment, to be compared with what they have.
+
+    `likes`: how many likes each of their statuses has. `gone`: statuses that have been deleted. `ended`: (author,
+    reader) where the author of a status for mutuals follows its reader no longer.
     """
 
     looked: Mapping[ObjectId, Looked]
@@ -155,7 +162,7 @@ class CurrentState(NamedTuple):
     ended: Set[tuple[ObjectId | None, ObjectId]]
 
     def moved(self, watcher: Watcher) -> set[Part]:
-        """Parts of their state whose version or number is another one than it was."""
+        """Return the parts of a person's state whose version or number has changed."""
         now, then, parts = self.looked[watcher.me], watcher.looked, set[Part]()
         assert then, "they have been read"
         if now.edges != then.edges:
@@ -167,15 +174,15 @@ class CurrentState(NamedTuple):
         return parts
 
     def has_lost_of_page(self, watcher: Watcher) -> bool:
-        """Whether a status on their page is not for them any more."""
+        """Say whether a status on a person's page is not for them any more."""
         return any(self._is_lost(watcher, id, shown) for id, shown in watcher.has.page.items())
 
     def has_lost_of_inbox(self, watcher: Watcher) -> bool:
-        """Whether a status that a notification of theirs is about is gone."""
+        """Say whether a status that a notification of theirs is about is gone."""
         return watcher.is_told_of(self.gone)
 
     def liked(self, watcher: Watcher) -> set[ObjectId]:
-        """Statuses on their page that have more or fewer likes than they have been told."""
+        """Return the statuses on a person's page that have more or fewer likes than they have been told."""
         return {
             id
             for id, shown in watcher.has.page.items()

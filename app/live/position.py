@@ -1,5 +1,6 @@
-"""A position in a stream: what its reader has been told, sealed, so that whoever comes back brings it along and no
-process has to remember it.
+"""A position in a stream: what its reader has been told, sealed.
+
+Whoever comes back brings it along, so no process has to remember it.
 """
 
 import hmac
@@ -16,12 +17,12 @@ from app.same import Same
 
 PAGE = 20  # statuses, and notifications: the first page of each is followed
 SEAL = 16  # bytes
-FORM = 1  # of what is sealed: another one is no position
+FORM = 1  # the form of what is sealed: any other is no position
 LONGEST = 2_000  # characters; ours have 500
 
 
 class Shown(NamedTuple):
-    """A status as the reader has it. Not in a position: its author, and whether it is for mutuals."""
+    """A status as the reader has it. Author and `mutual` (it is for mutuals) are not in a position."""
 
     likes: int
     you_like: bool
@@ -38,9 +39,11 @@ _SHOWN = Same[Shown](20_000)  # about 3 MB
 
 @dataclass(slots=True)
 class Has:
-    """What a reader has. `names`: the version of everybody's names. `seq`: of what is numbered in their inbox, the last
-    that they were told of; None where they have fetched nothing of it. `notes`: the `seq` of each notification of their
-    first page, the newest first.
+    """The state that a reader has.
+
+    `names`: the version of everybody's names. `seq`: of what is numbered in their inbox, the last that they were told
+    of; None where they have fetched nothing of it. `page`: their first page, newest first. `notes`: the `seq` of each
+    notification of their first page, newest first.
     """
 
     names: int = 0
@@ -49,7 +52,7 @@ class Has:
     notes: list[int] = field(default_factory=list)
 
     def put(self, row: StatusRow) -> None:
-        """A status came onto the page: at its place, and the last one falls off a full page."""
+        """Put a status on the page at its place, or replace it; the last one falls off a full page."""
         page = self.page | {row.id: Shown.of(row)}
         self.page = {id: page[id] for id in sorted(page, reverse=True)[:PAGE]}
 
@@ -67,7 +70,7 @@ class Has:
         self.notes = [other for other in self.notes if other != seq]
 
     def has_room_for(self, id: ObjectId) -> bool:
-        """Whether it would be on the page."""
+        """Say whether a status with this id would be on the page."""
         return len(self.page) < PAGE or id > next(reversed(self.page))
 
 
@@ -90,7 +93,7 @@ def _encoded(given: bytes) -> str:
 
 
 def opened(secret: bytes, person: ObjectId, position: str) -> Has | None:
-    """None for one that we have not given to this person."""
+    """Open a position. Returns None for one that we have not given to this person."""
     if len(position) > LONGEST or not position.isascii():
         return None
     try:
@@ -116,7 +119,7 @@ def _unpacked(packed: bytes) -> Has:
 
 
 def _put(packed: bytearray, number: int) -> None:
-    """Seven bits a byte, the lowest first; the last byte is below 128."""
+    """Append a number, seven bits a byte and the lowest first; the last byte is below 128."""
     while number > 127:
         packed.append(number & 127 | 128)
         number >>= 7

@@ -1,9 +1,9 @@
-"""Presence: who is here now, and when they were here last, as those may know who follow each other.
+"""Presence: who is here now, and when they were here last, for those who may know: people who follow each other.
 
 A person is here while any of their connections is, on whatever device. A connection that ends ends after a grace, so a
-reload, a tunnel or another tab is no change; a process that is killed leaves its people here for TTL_S at most, and
-another one finds within LOOK_S that they have gone. Nothing else needs it: without Redis nobody is said to be here, and
-nothing fails.
+reload, a tunnel or another tab is no change. A process that is killed leaves its people here for TTL_S at most, and
+another one finds within LOOK_S that they have gone. Nothing else needs presence: without Redis nobody is said to be
+here, and nothing fails.
 """
 
 import asyncio
@@ -26,25 +26,31 @@ from app.watch.background import errors_counted
 log = logging.getLogger(__name__)
 
 RENEW_S = 15.0
-TTL_S = 35.0  # of a connection that nobody renews: one renewal may be missed
-GRACE_S = 8.0  # of one that has ended
-LOOK_S = 5.0  # for those who have gone
+TTL_S = 35.0  # how long a connection lasts that nobody renews: one renewal may be missed
+GRACE_S = 8.0  # how long a connection that has ended still counts
+LOOK_S = 5.0  # between looks for people who have gone
 STORED_S = 60.0  # somebody who stays is noted to have been seen so often
 RETRY_AFTER_S = 5
-PEOPLE_AT_ONCE = 1_000  # of one write
+PEOPLE_AT_ONCE = 1_000  # in one write
 
 Changed = Callable[[ObjectId], Awaitable[None]]  # somebody has come, or gone: a hint
 
 
 class Presence(NamedTuple):
-    """`last_seen_at`: to a minute while they are here; None for somebody who never was."""
+    """Whether somebody is here, and when they were seen last.
+
+    `last_seen_at`: to a minute while they are here; None for somebody who never was.
+    """
 
     online: bool
     last_seen_at: datetime | None
 
 
 def is_another(one: Presence | None, other: Presence | None) -> bool:
-    """When somebody who is here was seen last is no news."""
+    """Say whether the two differ in a way that is told.
+
+    When somebody who is here was seen last is no news.
+    """
     return one != other and not (one and other and one.online and other.online)
 
 
@@ -53,7 +59,10 @@ async def _nobody_listens(_person: ObjectId) -> None:
 
 
 class Presences:
-    """One per process. `changed`: is told of people who come and go. One process alone is told of each."""
+    """The presence of people, and the connections of this process. There is one instance per process.
+
+    `changed`: is told of people who come and go. One process alone is told of each.
+    """
 
     def __init__(self, stack: Stack, changed: Changed = _nobody_listens) -> None:
         self._db, self._clock, self._heartbeats, self._changed = stack.db, stack.clock, stack.heartbeats, changed
@@ -64,12 +73,14 @@ class Presences:
 
     @property
     def here(self) -> int:
-        """People with a connection."""
+        """The number of people with a connection to this process."""
         return len({person for person, _ in self._connections})
 
     async def connected(self, person: ObjectId, connection: str) -> None:
-        """`connection`: an id that no other one has, in any process. Raises TooMany where they have EACH of them, in
-        all processes together: as far as Redis knows, and those that have ended do not count in their grace.
+        """Note a connection that has begun. `connection`: an id that no other one has, in any process.
+
+        Raises TooMany where the person has EACH of them, in all processes together: as far as Redis knows, and those
+        that have ended do not count in their grace.
         """
         self._connections[person, connection] = self._clock.monotonic()
         try:
@@ -87,7 +98,7 @@ class Presences:
             self._tell(error)
 
     async def renew(self) -> None:
-        """All of them, in one round trip."""
+        """Renew all connections of this process, in one round trip."""
         if not self._connections:
             return
         now_s = self._clock.monotonic()
@@ -97,7 +108,7 @@ class Presences:
         await self._beat(list(self._connections))
 
     async def look(self) -> None:
-        """For those whose last connection has ended, here or in a process that was killed."""
+        """Look for people whose last connection has ended, here or in a process that was killed."""
         try:
             while gone := await self._heartbeats.lapsed():
                 await self._seen(gone)
@@ -107,7 +118,7 @@ class Presences:
             self._tell(error)
 
     async def keep(self) -> None:
-        """Until cancelled; then the connections of this process end, after the grace."""
+        """Renew and look until cancelled; then the connections of this process end, after the grace."""
         renewed_s = self._clock.monotonic()
         try:
             while True:
@@ -133,7 +144,7 @@ class Presences:
             await self._changed(person)
 
     async def _seen(self, people: Collection[ObjectId]) -> None:
-        """Whatever others write meanwhile, it moves forward only."""
+        """Note that these people were seen now. Whatever others write meanwhile, it moves forward only."""
         now, ids = self._clock.now(), list(people)
         for first in range(0, len(ids), PEOPLE_AT_ONCE):
             some = {"_id": {"$in": ids[first : first + PEOPLE_AT_ONCE]}, "deleted": {"$exists": False}}
@@ -141,7 +152,7 @@ class Presences:
                 await self._db["users"].update_many(some, {"$max": {"seen_at": now}})
 
     def _tell(self, away: HeartbeatsDown | None) -> None:
-        """Once per change."""
+        """Log that Redis is away, or back, once per change."""
         if (away is not None) != self._is_away:
             self._is_away = away is not None
             log.warning("nobody is said to be here: %s" if away else "it is known again who is here%s", away or "")
@@ -149,7 +160,7 @@ class Presences:
     # What others see
 
     async def of(self, people: Collection[ObjectId]) -> dict[ObjectId, Presence]:
-        """Of all of them, whoever asks: one round trip to Redis and one to MongoDB."""
+        """Return the presence of all these people, whoever asks: one round trip to Redis and one to MongoDB."""
         ids = list(people)
         if not ids:
             return {}
@@ -158,15 +169,17 @@ class Presences:
         return _presences(ids, here, {row["_id"]: row.get("seen_at") for row in seen})
 
     async def seen_by(self, viewer: ObjectId, people: Collection[ObjectId]) -> Mapping[ObjectId, Presence | None]:
-        """The same where the viewer may know it: of who follows them and is followed by them, without a block in
-        between, unless that person hides it.
+        """Return the presence of these people as the viewer may know it; None where they may not.
+
+        It is known of whoever follows the viewer and is followed by them, without a block in between, unless that
+        person hides it.
         """
         return (await self.seen_by_each({viewer: people}))[viewer]
 
     async def seen_by_each(
         self, viewers: Mapping[ObjectId, Collection[ObjectId]]
     ) -> dict[ObjectId, dict[ObjectId, Presence | None]]:
-        """The same for some viewers, each with the people whom they look at."""
+        """Return, for each viewer, the presence of the people whom they look at, as in `seen_by`."""
         people = sorted({person for theirs in viewers.values() for person in theirs})
         if not people:
             return {viewer: {} for viewer in viewers}

@@ -1,4 +1,4 @@
-"""From what somebody has to what there is now, step by step, each of which is an event."""
+"""Steps from what somebody has to what there is now. Each step is an event."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -18,8 +18,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Step(NamedTuple):
-    """`data`: JSON. `apply`: what somebody has, once they have been told. `seq`: of what is numbered in their inbox.
-    `shows`: whose presence is part of it.
+    """One change of what somebody has, and the event that tells them of it.
+
+    `data`: JSON. `apply`: changes what they have, once they have been told. `seq`: its number where it is numbered in
+    their inbox. `shows`: the person whose presence is part of it.
     """
 
     event: str
@@ -30,19 +32,22 @@ class Step(NamedTuple):
 
 
 class Source(Protocol):
-    """Something else that concerns people alone and is numbered in their inbox, or whom they see besides."""
+    """Something besides notifications that is numbered in people's inboxes, with the people whom it shows."""
 
     async def between(self, me: ObjectId, after: int, to: int) -> list[Step]:
-        """What of it has a `seq` above `after`, up to `to`. Applying one is to say `has.told(seq)`."""
+        """Return a step for each change that has a `seq` above `after`, up to `to`.
+
+        Applying one is to say `has.told(seq)`.
+        """
         ...
 
     async def people(self, me: ObjectId) -> Collection[ObjectId]:
-        """Whose names they see, besides those on their first page."""
+        """Return the people whose names they see besides those on their first page."""
         ...
 
 
 class Faces(Protocol):
-    """What things look like outside."""
+    """The view from outside: what things look like as JSON."""
 
     def status(self, row: StatusRow, authors: People) -> dict[str, Any]: ...
 
@@ -58,7 +63,7 @@ class Faces(Protocol):
 
 
 class UnreadCounts(NamedTuple):
-    """What is unread: notifications, and conversations with messages."""
+    """The numbers of what is unread: `unread` notifications, and conversations with unread messages."""
 
     unread: int
     messages_unread: int
@@ -82,8 +87,10 @@ def likes(row: StatusRow) -> Step:
 
 
 def page_steps(old: Has, rows: Sequence[StatusRow], face: Callable[[StatusRow], str]) -> list[Step]:
-    """What has gone first: a full page has no room for what moves up. `rows`: the first page, and older ones that came
-    and have been pushed off it since.
+    """Return the steps from an old page to the new one: first those that take statuses away.
+
+    A full page has no room for what moves up. `rows`: the first page, and older statuses that came and have been pushed
+    off it since.
     """
     page = {row.id for row in rows[:PAGE]}
     oldest = min(page, default=None) if len(page) == PAGE else None
@@ -99,7 +106,10 @@ def _drop(id: ObjectId) -> Callable[[Has], None]:
 
 
 def note_steps(old: Has, notes: Sequence[Notification], people: People, faces: Faces, unread: int) -> list[Step]:
-    """The same for notifications, newest first as they are given."""
+    """Return the steps from old notifications to the new ones: first those that take some away.
+
+    `notes`: newest first, and beyond the first page those that the reader has missed.
+    """
     page = {one.seq for one in notes[:PAGE]}
     oldest = min(page) if len(page) == PAGE else 0
     had = set(old.notes)
@@ -129,7 +139,7 @@ def _note(one: Notification, has: Has) -> None:
 
 
 def name_steps(renamed: Rows, has: Has, authors: Collection[ObjectId]) -> list[Step]:
-    """Of those whom somebody can see, whose name has changed since; in the order in which it did."""
+    """Return a step for each of these people who has been renamed since, in the order of their changes."""
     return [
         Step("person", as_json({"handle": user["handle"], "name": user["name"]}), partial(_named, user["renamed"]))
         for user in renamed

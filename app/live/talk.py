@@ -13,13 +13,13 @@ from app.live.steps import Faces, People, Step, as_json, counted
 from app.live.watchers import Watcher, Watchers
 from app.social import Social
 
-MOST = 501  # of a kind that are told one by one; more are a `reset`
+MOST = 501  # changes of a kind that are told one by one; more are a `reset`
 PEOPLE_AT_ONCE = 50  # for whom one command looks
 MOST_OTHERS = 200  # people whose names and presence are told: the last to whom somebody has talked
 
 
 class Talk:
-    """One per process."""
+    """The conversations of those who are here. There is one instance per process."""
 
     def __init__(self, conversations: Conversations, social: Social, presences: Presences, faces: Faces) -> None:
         self._conversations, self._social, self._presences, self._faces = conversations, social, presences, faces
@@ -46,9 +46,9 @@ class Talk:
         return steps
 
     async def tell(self, here: Watchers, talked: Mapping[ObjectId, Collection[ObjectId]]) -> None:
-        """`talked`: conversations that have changed, by person. Whoever of them is here is told of what they were not
-        told of, and looked for together with the others. Their state is read anew only where more than that has
-        changed.
+        """Tell everybody who is here of what has changed in their conversations. `talked`: conversations, by person.
+
+        It is looked up for many people together. Somebody's state is read anew only where more than that has changed.
         """
         known = []
         for watcher in filter(None, map(here.of, talked)):

@@ -1,4 +1,4 @@
-"""A person's state as it is now, and the way to it from what somebody has."""
+"""A person's state as it is now, and the steps that lead to it from what somebody has."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -25,10 +25,12 @@ RENAMED_AT_ONCE = 200
 
 
 class Read(NamedTuple):
-    """A person's state as it is now. `page`, `notes`, `seen`: None where they were not asked for. `seq`: the last
-    number of their inbox, looked up before anything that has one. `older`: below which there may be more notifications,
-    if any. `seen`: presence, of whom they are acquainted with. `told`: notifications of the first page, and those that
-    are counted as unread; none that has a lower number than `down_to` would be among them.
+    """A person's state as it is now. `page`, `notes`, `seen`: None where they were not asked for.
+
+    `seq`: the last number of their inbox, looked up before anything that has one. `older`: below which number there may
+    be more notifications, if any. `seen`: the presence of those whom they are acquainted with. `told`: notifications of
+    the first page, and those that are counted as unread; none that has a lower number than `down_to` would be among
+    them.
     """
 
     names: int
@@ -44,7 +46,11 @@ class Read(NamedTuple):
 
 
 class Truth:
-    """One per process. `messages_unread`: of a person, how many conversations have some."""
+    """Reads the state of people from MongoDB. There is one instance per process.
+
+    `messages_unread`: counts a person's conversations with unread messages. `talk`: None where nobody is told of
+    conversations.
+    """
 
     def __init__(
         self,
@@ -63,7 +69,10 @@ class Truth:
         self._presences = presences
 
     async def read(self, watcher: Watcher, parts: Collection[Part]) -> Read:
-        """Names and numbers first: they are as of all the rest, or older."""
+        """Read these parts of a person's state.
+
+        Names and numbers are looked up first: they are as of the same moment as all the rest, or older.
+        """
         me = watcher.me
         if "edges" in parts:
             await self.look_at_edges(watcher)
@@ -83,7 +92,7 @@ class Truth:
         statuses = page.statuses if page else None
         shown, older = notes if notes else (None, None)
         if shown is not None:
-            shown = [one for one in shown if one.seq <= seq]  # of later ones a hint is on its way
+            shown = [one for one in shown if one.seq <= seq]  # a hint of later ones is on its way
         people = await self.people(statuses or (), shown or (), version_in(names))
         if statuses is not None:
             statuses = [row for row in statuses if row.user_id in people]
@@ -104,7 +113,10 @@ class Truth:
     async def steps(
         self, watcher: Watcher, old: Has, read: Read, seen: Mapping[ObjectId, Presence | None]
     ) -> list[Step]:
-        """From what somebody has to what there is, in the order in which it is told."""
+        """Return the steps from what somebody has to what there is, in the order in which they are told.
+
+        `seen`: the presence that they have been told.
+        """
         steps: list[Step] = []
         if read.page is not None:
             steps += page_steps(old, read.page, lambda row: as_json(self._faces.status(row, read.people)))

@@ -12,14 +12,16 @@ from app.live.position import Has, sealed
 from app.live.presence import Presence
 from app.live.steps import Step, UnreadCounts
 
-Part = Literal["edges", "page", "inbox", "presence"]  # of a person's state
+Part = Literal["edges", "page", "inbox", "presence"]  # the parts of a person's state
 EVERYTHING: frozenset[Part] = frozenset({"edges", "page", "inbox", "presence"})
-NONE: frozenset[Any] = frozenset()  # another one takes 216 bytes
+NONE: frozenset[Any] = frozenset()  # shared, since another empty set takes 216 bytes
 
 
 class Looked(NamedTuple):
-    """What was looked up of a person, to be compared with what there is later. `edges`, `likes`: the versions of both.
-    `seq`: the last number in their inbox. `read_to`: up to which number they have read it.
+    """The versions and numbers that were looked up of a person, to be compared with later ones.
+
+    `edges`, `likes`: the versions of their edges and of their likes. `seq`: the last number in their inbox. `read_to`:
+    up to which number they have read it.
     """
 
     edges: int
@@ -34,15 +36,18 @@ class Looked(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Watcher:
-    """A person with connections here, who have all been told the same. `opening`: connections that begin. `acquainted`:
-    whose names and presence they see, besides those on their page. `seen`: the presence of whom is as they have been
-    told; of the others it is told.
+    """A person with connections here, who have all been told the same.
 
-    `tellers`: who has done what they are notified of, on the first page or counted as unread; `about`: to which
-    statuses; `down_to`: from which number on; `standing`: how true it was when it was last looked at. `looked`:
-    what else there was then; None before the first look. `dirty`: what has to be read anew. `turn`: while it
-    is read, nothing else changes what they have; `reads` counts that, and `failures` how often a server was waited for
-    in vain.
+    `opening`: how many connections are being opened. `acquainted`: people whose names and presence they see, besides
+    those on their page. `seen`: presence as they have been told it; of whoever is not in it they will be told.
+
+    `tellers`: people who did what the notifications tell of that are on the first page or counted as unread; `about`:
+    the statuses that these are about; `down_to`: the number from which on they are; `standing`: a number that changes
+    once one of them is true no longer, or again. `looked`: versions and numbers at the last look; None before the first
+    one.
+
+    `dirty`: parts that have to be read anew. `turn`: while it is held, they are read, and nothing else changes what
+    they have. `reads` counts the times that they were read, and `failures` how often a server was waited for in vain.
     """
 
     me: ObjectId
@@ -66,45 +71,48 @@ class Watcher:
 
     @property
     def authors(self) -> set[ObjectId]:
-        """Of the statuses on their page."""
+        """The authors of the statuses on their page."""
         return {shown.author for shown in self.has.page.values() if shown.author}
 
     @property
     def named(self) -> set[ObjectId]:
-        """Whose names they see."""
+        """The people whose names they see."""
         return self.authors.union(self.acquainted)
 
     @property
     def concerned(self) -> set[ObjectId]:
-        """Whose end would change what they see."""
+        """The people whose accounts, if deleted, would change what they see."""
         return self.named | self.tellers
 
     @property
     def shown(self) -> set[ObjectId]:
-        """Statuses on their page, and those that their notifications are about."""
+        """The statuses on their page, and those that their notifications are about."""
         return {*self.has.page, *self.about}
 
     @property
     def is_known(self) -> bool:
-        """Their state has been read, or is being read. Of whoever is just coming it will be, after what is heard now
-        has happened.
+        """Whether their state has been read, or is being read.
+
+        Of whoever is just coming it will be read after what is heard now has happened.
         """
         return bool(self.reads) or self.turn.locked()
 
     def is_told_of(self, statuses: Set[ObjectId]) -> bool:
-        """Of any of them, by a notification."""
+        """Say whether any of their notifications is about one of these statuses."""
         return not self.about.isdisjoint(statuses)
 
 
 class Watchers:
-    """One per process. `secret`: seals positions. `sent`: is told the name of each event, and how many connections it
-    goes to. `read_anew`: begins to read what is dirty of somebody.
+    """The people who are here. There is one instance per process.
+
+    `secret`: seals positions. `sent`: is told the name of each event, and how many connections it goes to. `read_anew`:
+    begins to read what is dirty of somebody.
     """
 
     def __init__(self, secret: bytes, sent: Callable[[str, int], None], read_anew: Callable[[Watcher], None]) -> None:
         self.secret, self.sent, self._read_anew = secret, sent, read_anew
         self._by_person: dict[ObjectId, Watcher] = {}
-        self._followers: dict[ObjectId, list[Watcher]] = {}  # of an author, those who are here
+        self._followers: dict[ObjectId, list[Watcher]] = {}  # by author, those who are here
 
     def __iter__(self) -> Iterator[Watcher]:
         return iter(list(self._by_person.values()))
@@ -130,7 +138,7 @@ class Watchers:
             self.set_followees(watcher, [])
 
     def set_followees(self, watcher: Watcher, followees: Sequence[ObjectId]) -> None:
-        """These, and nobody else any more."""
+        """Note that a person follows these authors, and nobody else any more."""
         for author in watcher.followees:
             here = self._followers[author]
             here.remove(watcher)
@@ -142,7 +150,7 @@ class Watchers:
             self._followers.setdefault(author, []).append(watcher)
 
     def followers_of(self, author: ObjectId) -> list[Watcher]:
-        """And the author."""
+        """Return those who are here and follow the author, and the author."""
         own = self.of(author)
         return [*self._followers.get(author, ()), *([own] if own else [])]
 
@@ -155,7 +163,7 @@ class Watchers:
             self._read_anew(watcher)
 
     def see_anew(self, watcher: Watcher | None, people: Set[ObjectId]) -> None:
-        """The presence of these may be another one for somebody: they are told of it, whatever they have."""
+        """Have somebody told of the presence of these people again, because it may have changed."""
         if watcher and (some := people if watcher.turn.locked() else people & watcher.acquainted):
             for person in some:
                 watcher.seen.pop(person, None)
@@ -168,7 +176,7 @@ class Watchers:
             self.sent(event.name, len(watcher.connections))
 
     def told(self, me: ObjectId, has: Has, steps: Iterable[Step]) -> Iterator[StreamEvent]:
-        """Each with the position after it: `has` goes along."""
+        """Yield the event of each step, with the position after it, and apply the step to `has`."""
         for step in steps:
             step.apply(has)
             yield StreamEvent(sealed(self.secret, me, has), step.event, step.data)
