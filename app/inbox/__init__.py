@@ -1,1 +1,1 @@
-"""What concerns one person alone, and waits for them: notifications and conversations."""
+"""Notifications and conversations: what concerns one person alone, and waits for them."""

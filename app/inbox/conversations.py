@@ -35,7 +35,7 @@ CONVERSATIONS, MESSAGES = ConversationDocument.Settings.name, MessageDocument.Se
 LISTED = "listed_1_active_at_-1__id_-1"  # the index; by that of `_id` MongoDB would read everybody's
 TEXT_LIMIT = 2_000  # code points
 MOST_UNREAD = 1_000  # conversations, counted; as many or more
-MOST_NEWS = 2_000  # of a kind, that one command looks for
+MOST_NEWS = 2_000  # rows of a kind that one command looks for
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PLACE_PATTERN = "^[0-9a-f]{35}$"
 TRIES = 100  # to store something while others move the conversation on
@@ -46,8 +46,8 @@ NOTHING: Mapping[str, int] = {
     "sent": 0,
     "delivered": 0,  # the marks as they are for this person
     "read": 0,
-    "counted": 0,  # of the other's messages, those up to `read`
-    "seen_delivered": 0,  # the same marks as the other sees them: no receipt goes across a block
+    "counted": 0,  # the other's messages up to `read`
+    "seen_delivered": 0,  # both marks as the other sees them: no receipt goes across a block
     "seen_read": 0,
 }
 
@@ -57,7 +57,10 @@ State = Literal["sent", "delivered", "read"]
 
 
 class Place(NamedTuple):
-    """Of a conversation in a list. As text it has the milliseconds, which are enough until 2527, and the id."""
+    """The place of a conversation in a list.
+
+    As text it has the milliseconds, which are enough until 2527, and the id.
+    """
 
     active_at: datetime
     id: ObjectId
@@ -67,7 +70,7 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> "Place":
-        """Raises ValueError."""
+        """Return the place that a text says. Raises ValueError."""
         if not re.fullmatch(PLACE_PATTERN, text):
             raise ValueError("not the place of a conversation")
         return cls(EPOCH + timedelta(milliseconds=int(text[:11], 16)), ObjectId(text[11:]))
@@ -75,7 +78,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Message:
-    """As one of the two sees it. `client_id`: None for the other's. `text`, `image`: None both, it is deleted."""
+    """A message as one of the two sees it.
+
+    `client_id`: None for the other's. `text`, `image`: both None where it has been deleted.
+    """
 
     seq: int
     client_id: str | None
@@ -88,8 +94,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """As one of the two sees it. `unread`: the other's messages above their own mark. `delivered_to`, `read_to`: the
-    other's marks.
+    """A conversation as one of the two sees it.
+
+    `last`: None where nothing has been said. `unread`: the other's messages above their own mark. `delivered_to`,
+    `read_to`: the other's marks.
     """
 
     id: ObjectId
@@ -104,7 +112,10 @@ class Conversation:
 
 
 class Change(NamedTuple):
-    """Of a message, or of a conversation other than by a message. `seq`: its number in the inbox of whoever sees it."""
+    """A message that was sent or deleted, or a conversation that has changed otherwise.
+
+    `seq`: its number in the inbox of whoever sees it.
+    """
 
     seq: int
     conversation: ObjectId
@@ -112,7 +123,10 @@ class Change(NamedTuple):
 
 
 class News(NamedTuple):
-    """What somebody was not told of, in the order of its numbers. `others`: with whom. `unread`: conversations."""
+    """The changes that somebody was not told of, in the order of their numbers.
+
+    `others`: the people with whom these conversations are. `unread`: how many conversations have unread messages.
+    """
 
     changes: list[Change]
     others: set[ObjectId]
@@ -120,21 +134,21 @@ class News(NamedTuple):
 
     @property
     def shown(self) -> set[ObjectId]:
-        """Of whom the presence belongs to it."""
+        """The people whose presence is part of these changes."""
         return {change.what.other for change in self.changes if isinstance(change.what, Conversation)}
 
 
 def checked_text(text: str) -> str:
-    """A message's text, trimmed. Raises Invalid."""
+    """Return a message's text, trimmed. Raises Invalid."""
     return checked("text", text, TEXT_LIMIT)
 
 
 class _MovedOn(Exception):
-    """A conversation is not at the version any more that was looked at."""
+    """The conversation is not at the version any more that was looked at."""
 
 
 class _Side:
-    """A stored conversation from one side. Raises NotFound where there is none, or not theirs."""
+    """A stored conversation from one side. Raises NotFound where there is none, or where it is not theirs."""
 
     def __init__(self, found: Rows, me: ObjectId) -> None:
         if not found:
@@ -176,9 +190,10 @@ class _Side:
 
 
 class Conversations:
-    """One per process. Ids that are not one's own are answered as if they did not exist.
+    """All conversations. There is one instance per process.
 
-    A hint says whom something has changed for, once that is stored; nothing depends on it.
+    Ids that are not one's own are answered as if they did not exist. A hint says whom something has changed for, once
+    that is stored; nothing depends on it.
     """
 
     def __init__(self, stack: Stack) -> None:
@@ -190,7 +205,10 @@ class Conversations:
     async def page(
         self, me: ObjectId, before: Place | None, limit: int
     ) -> tuple[list[Conversation], Place | None, int]:
-        """Last active first, the cursor of the next page, and how many conversations have unread messages."""
+        """Return a page, the last active first, and the cursor of the next one.
+
+        The third value is how many conversations have unread messages, counted up to MOST_UNREAD.
+        """
         query: dict[str, Any] = {"listed": me}
         if before:
             earlier = {"active_at": before.active_at, "_id": {"$lt": before.id}}
@@ -201,7 +219,10 @@ class Conversations:
         return shown, shown[-1].place if len(found["listed"]) > limit else None, len(found["unread"])
 
     async def older_than(self, me: ObjectId, before: ObjectId, limit: int) -> list[Conversation]:
-        """The newest made first: in this order none of them ever moves, whoever writes meanwhile."""
+        """Return the conversations that were made before this one, the newest first.
+
+        In this order none of them ever moves, whoever writes meanwhile.
+        """
         older = {"listed": me, "_id": {"$lt": before}}
         found = await rows(self._db, Find(CONVERSATIONS, older, FIELDS, limit, NEWEST_FIRST, LISTED))
         return await self._with_last([_Side([row], me) for row in found])
@@ -219,7 +240,7 @@ class Conversations:
     async def messages(
         self, me: ObjectId, id: ObjectId, before: int | None, limit: int
     ) -> tuple[list[Message], int | None]:
-        """Newest first, below the number `before`, and the cursor of the next page."""
+        """Return the messages below the number `before`, newest first, and the cursor of the next page."""
         below = {"$gte": message_key(id, 0), "$lt": message_key(id, LAST_SEQ if before is None else before)}
         page = Find(MESSAGES, {"conversation": id, "_id": below}, MESSAGE_FIELDS, limit + 1, [("_id", -1)])
         found = await together(self._db, conversation=_of(me, id), messages=page)
@@ -228,12 +249,13 @@ class Conversations:
         return shown, shown[-1].seq if len(found["messages"]) > limit else None
 
     async def unread(self, me: ObjectId, most: int = MOST_UNREAD) -> int:
-        """Conversations with unread messages that are not silenced, counted up to `most`."""
+        """Count the conversations with unread messages that are not silenced, up to `most`."""
         return len(await rows(self._db, unread_of(me, most)))
 
     async def changes(self, me: ObjectId, after: int, to: int, limit: int) -> list[Change]:
-        """What has changed under a number of theirs above `after`, up to `to`; at most `limit` messages, and as many
-        conversations.
+        """Return what has changed under a number of theirs above `after`, up to `to`.
+
+        At most `limit` messages are returned, and as many conversations.
         """
         told = {"told": {"$elemMatch": {"who": me, "seq": {"$gt": after, "$lte": to}}}}
         found = await together(
@@ -256,11 +278,13 @@ class Conversations:
     async def news(
         self, after: Mapping[ObjectId, int], about: Collection[ObjectId]
     ) -> tuple[dict[ObjectId, News], int]:
-        """What has changed under a number above theirs, of each person for whom nothing else has such a number; and
-        the version of everybody's names. `about`: the conversations that it is likely to be.
+        """Return what has changed for each person under a number above theirs, and the version of everybody's names.
 
-        One command for all of them; one more where something else has changed than by a message, or elsewhere. Nobody
-        is among the answers where it is too much for one command.
+        `after`: the number of each person. `about`: the conversations that have probably changed. A person for whom
+        anything else has such a number is not among the answers, and nobody is where it is too much for one command.
+
+        It takes one command for all of them, and one more where something else has changed than by a message, or
+        elsewhere.
         """
         told = [{"told": {"$elemMatch": {"who": one, "seq": {"$gt": seq}}}} for one, seq in after.items()]
         numbered = {"$or": [{"whom": one, "seq": {"$gt": seq}} for one, seq in after.items()]}
@@ -299,7 +323,7 @@ class Conversations:
         return answers, version
 
     async def others(self, me: ObjectId, limit: int) -> list[ObjectId]:
-        """With whom they have conversations, the last active first."""
+        """Return the people with whom they have conversations, the last active first."""
         order = [("active_at", -1), ("_id", -1)]
         found = await rows(self._db, Find(CONVERSATIONS, {"listed": me}, ("people",), limit, order))
         return [next(id for id in row["people"] if id != me) for row in found]
@@ -307,8 +331,9 @@ class Conversations:
     # Writing
 
     async def open(self, me: ObjectId, other: ObjectId) -> tuple[Conversation, bool]:
-        """The conversation with them, and whether it has been made now. Raises Invalid for oneself, Forbidden across a
-        block.
+        """Return the conversation with the other person, and whether it has been made now.
+
+        Raises Invalid for oneself, Forbidden across a block.
         """
         if me == other:
             raise Invalid("handle", "You cannot write to yourself.")
@@ -362,11 +387,11 @@ class Conversations:
         text: str | None,
         image: ObjectId | None = None,
     ) -> tuple[Message, bool]:
-        """The message, and whether it has been stored now, not by an earlier try.
+        """Store a message; return it, and whether it is new, not from an earlier try.
 
         Raises NotFound, Invalid, Forbidden across a block or where one of them has
-        deleted their account, and Conflict for a `client_id` that was used for
-        another message.
+        deleted their account, and Conflict for a `client_id` that was used for another
+        message.
         """
         text = checked_text(text) if text is not None else None
         if text is None and image is None:
@@ -396,7 +421,7 @@ class Conversations:
         raise Contended("others keep writing into this conversation")
 
     async def _stored(self, side: _Side, new: dict[str, Any]) -> bool:
-        """Unless the conversation has moved on."""
+        """Store a message unless the conversation has moved on; say whether it was stored."""
         change = {
             "$inc": {"version": 1, "seq": 1, f"marks.{side.me}.sent": 1},
             "$set": {"active_at": new["created_at"], "listed": side.row["people"]},
@@ -423,9 +448,10 @@ class Conversations:
         return True
 
     async def receive(self, me: ObjectId, id: ObjectId, delivered: int | None, read: int | None) -> None:
-        """Marks move forward only; what is read has been delivered. Across a block the other does not see it.
+        """Move the person's marks forward, never back. What is read has been delivered.
 
-        Raises NotFound, and Invalid above the last message or where neither is given.
+        Across a block the other does not see it. Raises NotFound, and Invalid above the last message or where neither
+        mark is given.
         """
         if delivered is None and read is None:
             raise Invalid("read", "A receipt says what is delivered, or read.")
@@ -450,7 +476,10 @@ class Conversations:
         raise Contended("others keep writing into this conversation")
 
     async def _marked(self, side: _Side, marks: Mapping[str, int], concerned: Collection[ObjectId]) -> bool:
-        """Unless the conversation has moved on, so that there may be more to read."""
+        """Store marks and say so, unless the conversation has moved on.
+
+        If it has, there may be more to read.
+        """
         change: dict[str, Any] = {"$max": {f"marks.{side.me}.{name}": mark for name, mark in marks.items()}}
         if marks["counted"] >= side.theirs["sent"]:
             change["$pull"] = {"unread": side.me}
@@ -468,7 +497,10 @@ class Conversations:
         return True
 
     async def delete(self, me: ObjectId, id: ObjectId, seq: int) -> None:
-        """One's own message keeps its number; text and picture are gone. Raises NotFound for any other."""
+        """Delete one's own message: it keeps its number, and its text and picture are gone.
+
+        Raises NotFound for any other.
+        """
         side = _Side(await rows(self._db, _of(me, id)), me)
         there = {"conversation": id, "_id": message_key(id, seq), "who": me, "deleted": False}
 
@@ -486,7 +518,10 @@ class Conversations:
         self._tell(id, me, side.other)
 
     async def silence(self, me: ObjectId, id: ObjectId, on: bool) -> None:
-        """Its unread messages are on no badge. The other does not know. Raises NotFound."""
+        """Silence a conversation, or end that: while it is, its unread messages are on no badge.
+
+        The other does not know. Raises NotFound.
+        """
         side = _Side(await rows(self._db, _of(me, id)), me)
         if on == (me in side.row["silent"]):
             return
@@ -503,7 +538,7 @@ class Conversations:
         self._bus.tell(Hint("talked", one, id, other))
 
     def _turn(self, collection: str, id: ObjectId) -> asyncio.Lock:
-        """As far as they come through this process, changes of a document go one after another."""
+        """Return the lock by which changes of a document that come through this process wait for each other."""
         return self._turns.setdefault((collection, id), asyncio.Lock())
 
 
@@ -513,7 +548,7 @@ def _sent_before(
     text: str | None,
     image: ObjectId | None,
 ) -> Message | None:
-    """What an earlier try stored. Raises Conflict if that was another message."""
+    """Return what an earlier try stored, if anything. Raises Conflict if that was another message."""
     if not again:
         return None
     (row,) = again
@@ -531,7 +566,7 @@ def _told(row: Mapping[str, Any], me: ObjectId) -> int:
 
 
 def _news(found: Rows, after: Mapping[ObjectId, int]) -> Iterator[tuple[dict[str, Any], int, ObjectId]]:
-    """Of whom each is news, under which number."""
+    """Yield each row with each person for whom it is news, and the number that it has for them."""
     for row in found:
         for told in row["told"]:
             if told["who"] in after and told["seq"] > after[told["who"]]:
@@ -549,8 +584,9 @@ def _blocks(one: ObjectId, other: ObjectId) -> dict[str, Any]:
 async def _numbers(
     inside: Transaction, people: Collection[ObjectId], where: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """The next number of each, of all that concerns them alone. The same order for everybody. Raises DuplicateKeyError
-    where an inbox is not as `where` says.
+    """Take the next number in the inbox of each of these people, in the same order for everybody.
+
+    Raises DuplicateKeyError where an inbox is not as `where` says.
     """
     inboxes, where = inside[INBOXES], where or {}
     return [{"who": one, "seq": await inboxes.next_number({"_id": one, **where}, "seq")} for one in sorted(people)]
@@ -559,6 +595,9 @@ async def _numbers(
 async def _numbers_of_change(
     inside: Transaction, row: Mapping[str, Any], concerned: Collection[ObjectId]
 ) -> dict[str, int]:
-    """The next number of each, for a change of the conversation itself, as its document keeps them."""
+    """Take the next number of each of these people, for a change of the conversation itself.
+
+    The answer is the fields of its document that keep them.
+    """
     numbers = await _numbers(inside, concerned)
     return {f"told.{row['people'].index(told['who'])}.seq": told["seq"] for told in numbers}

@@ -17,7 +17,10 @@ Mentioned = Mapping[ObjectId, Mapping[str, ObjectId]]  # by status, the ids of p
 
 
 async def mentioned(db: Database, statuses: Sequence[StatusRow]) -> Mentioned:
-    """The first people whom each names, but for its author; whether they may see it or not."""
+    """Return, by status, the first people whom it names, its author excepted.
+
+    Whether they may see it does not matter here.
+    """
     named = {status.id: mentions(status.text) for status in statuses}
     handles = {handle for each in named.values() for handle in each}
     if not handles:
@@ -31,8 +34,10 @@ async def mentioned(db: Database, statuses: Sequence[StatusRow]) -> Mentioned:
 
 
 async def shown_to(db: Database, status: StatusRow, people: Collection[ObjectId]) -> list[ObjectId]:
-    """Those of them on whose home timeline it is. Of the others, whatever puts it there has a hint of its own: anybody
-    can mention anybody, and nobody's notifications are read anew for what they may not see.
+    """Return those of these people on whose home timeline the status is.
+
+    For the others, whatever puts it there has a hint of its own: anybody can mention anybody, and nobody's
+    notifications are read anew for what they may not see.
     """
     if not people:
         return []
@@ -42,7 +47,7 @@ async def shown_to(db: Database, status: StatusRow, people: Collection[ObjectId]
 
 
 async def seen_mentions(db: Database, statuses: Sequence[StatusRow]) -> Mapping[ObjectId, Collection[str]]:
-    """By status the handles of those whom it mentions: people whom it names and who may see it."""
+    """Return, by status, the handles of those whom it mentions: people whom it names and who may see it."""
     named = await mentioned(db, statuses)
     people = {id for each in named.values() for id in each.values()}
     if not people:

@@ -17,14 +17,17 @@ from app.stack.mongodb.find import Find, Rows, rows, together
 FIELDS = ("seq", "event", "kind", "who", "what")
 SPARE = 8  # looked at beyond what is wanted: most of it is shown
 MOST_UNREAD = 100  # counted; as many or more
-MOST_STANDING = 200  # of a person, of which it is known whether they still are true
+MOST_STANDING = 200  # a person's newest notifications that are checked for whether they are still true
 LOOKED_AT = 1_000  # by one look, however few of them are shown
 PASSED = 10_000  # by one look, with mentions by people of whom it has seen that the reader is shown none
 
 
 @dataclass(frozen=True)
 class Notification:
-    """`id`: of the event. `status`: the one that was liked, or that mentions; None for the other kinds."""
+    """A notification as its reader sees it.
+
+    `id`: the event's. `status`: the one that was liked, or that mentions; None for the other kinds.
+    """
 
     id: ObjectId
     seq: int
@@ -38,7 +41,7 @@ class Notification:
 
 
 class Unread(NamedTuple):
-    """`number` above the watermark `read_to`."""
+    """The `number` of notifications above the watermark `read_to`."""
 
     number: int
     read_to: int
@@ -53,38 +56,43 @@ class Counted(NamedTuple):
 
     @property
     def down_to(self) -> int:
-        """Whatever changes the number is about a notification with this `seq`, or a higher one."""
+        """The lowest `seq` that matters: whatever changes the number is about a notification at or above it."""
         return self.notifications[-1].seq if len(self.notifications) == self.most else self.read_to + 1
 
 
 class Notifications:
-    """One per process. It remembers nothing."""
+    """The notifications of all people. There is one instance per process, and it remembers nothing."""
 
     def __init__(self, stack: Stack) -> None:
         self._db, self._bus = stack.db, stack.bus
 
     async def page(self, reader: ObjectId, before: int | None, limit: int) -> tuple[list[Notification], int | None]:
-        """A page below `before`, newest first, and the cursor of the next one. It is full, unless the end is reached or
-        too many are not shown: 1,000, or 10,000 where most are mentions by a few whom the reader does not see.
+        """Return a page below `before`, newest first, and the cursor of the next one.
+
+        It is full, unless the end is reached or too many are not shown: 1,000, or 10,000 where most are mentions by a
+        few whom the reader does not see.
         """
         shown, last = await self._look(reader, limit + 1, before, 0, PASSED)
         return shown[:limit], shown[limit - 1].seq if len(shown) > limit else last
 
     async def between(self, reader: ObjectId, after: int, to: int, most: int) -> list[Notification] | None:
-        """Those with a `seq` above `after`, up to `to`, newest first. None where these are more than `most`, or too
-        many are not shown.
+        """Return the notifications with a `seq` above `after`, up to `to`, newest first.
+
+        None: there are more than `most`, or too many are not shown.
         """
         shown, last = await self._look(reader, most + 1, to + 1, after, PASSED)
         return shown if last is None and len(shown) <= most else None
 
     async def unread(self, reader: ObjectId, most: int = MOST_UNREAD) -> Unread:
-        """Counted up to `most`."""
+        """Count the unread notifications, up to `most`."""
         counted = await self.counted(reader, most)
         return Unread(len(counted.notifications), counted.read_to)
 
     async def counted(self, reader: ObjectId, most: int = MOST_UNREAD) -> Counted:
-        """What is unread. One command where no number has been given since `read_to`; two more where some have, unless
-        much of it is not shown.
+        """Return the unread notifications, newest first, up to `most`.
+
+        This takes one command where no number has been given since `read_to`, and two more where some have, unless much
+        of it is not shown.
         """
         inbox = (await rows(self._db, Find(INBOXES, {"_id": reader}, ("seq", "read_to"), 1)) or [{}])[0]
         read_to = inbox.get("read_to", 0)
@@ -94,9 +102,11 @@ class Notifications:
         return Counted(shown[:most], read_to, most)
 
     async def standing(self, down_to: Mapping[ObjectId, int]) -> dict[ObjectId, int]:
-        """For each person a number, which is another one once something that their notifications from this `seq` on, or
-        the newest MOST_STANDING of them, tell of has been taken back, or done again. What their own edges decide is not
-        in it. Two commands for all of them.
+        """Return for each person a number that tells whether their notifications are as true as before.
+
+        It is another number once something has been taken back, or done again, that their notifications from this `seq`
+        on, or the newest MOST_STANDING of them, tell of. What their own edges decide is not in it. This takes two
+        commands for all of them.
         """
         newest = await together(
             self._db,
@@ -125,7 +135,7 @@ class Notifications:
         }
 
     async def mark_read(self, reader: ObjectId, to: int) -> None:
-        """The watermark moves forward only, to the newest notification at most."""
+        """Move the watermark forward, never back, to the newest notification at most."""
         for newest in await self._below(reader, None, 1):
             change = {"$max": {"read_to": min(to, newest["seq"])}}
             await self._db[INBOXES].update_one({"_id": reader}, change)
@@ -134,10 +144,11 @@ class Notifications:
     async def _look(
         self, reader: ObjectId, wanted: int, before: int | None, above: int, most: int
     ) -> tuple[list[Notification], int | None]:
-        """As many as are wanted, or more, newest first, and the last `seq` that was looked at; None at the end.
+        """Return as many as are wanted, or more, newest first, and the last `seq` that was looked at.
 
-        Anybody can mention the reader as often as they like. Of whom that has been seen MongoDB passes over the others:
-        so `most` may be far more than are looked at one by one, at a tenth of the cost.
+        At the end that `seq` is None. Anybody can mention the reader as often as they like. Once a person's mentions
+        are known to be hidden, MongoDB passes over their others: so `most` may be far more than are looked at one by
+        one, at a tenth of the cost.
         """
         shown: list[Notification] = []
         hidden: set[ObjectId] = set()
@@ -164,13 +175,16 @@ class Notifications:
         return await rows(self._db, Find(NOTIFICATIONS, query, FIELDS, n, [("seq", -1)]))
 
     async def _seq_of(self, reader: ObjectId, before: int | None, above: int, n: int) -> int:
-        """That of the one below which `n` others are newer; 0 where there are not as many. An index alone answers."""
+        """Return the `seq` of the notification that `n` others are newer than.
+
+        It is 0 where there are not as many. An index alone answers.
+        """
         query = _between(reader, before, above)
         found = await rows(self._db, Find(NOTIFICATIONS, query, ("seq",), 1, [("seq", -1)], skip=n))
         return int(found[0]["seq"]) if found else 0
 
     async def _shown(self, reader: ObjectId, batch: Rows) -> tuple[list[Notification], Reader]:
-        """Those that the reader may see: everything that this depends on is looked up in one command."""
+        """Return those that the reader may see: everything that this depends on is looked up in one command."""
         if not batch:
             return [], Reader(reader, {}, {})
         view = View(OwnEdges(reader))
@@ -205,8 +219,9 @@ def _from(person: ObjectId, seq: int) -> dict[str, Any]:
 
 
 def _is_shown(one: Notification, reader: Reader, liked: set[bytes]) -> bool:
-    """Whether it is still true and the reader may see it. What somebody muted does is shown, but for mentions, which go
-    by the home timeline.
+    """Say whether a notification is still true and the reader may see it.
+
+    What somebody muted does is shown, but for mentions, which go by the home timeline.
     """
     relation, status = reader.relations[one.who], one.status
     if relation.blocked or one.who in reader.departed:
@@ -223,6 +238,6 @@ def _is_shown(one: Notification, reader: Reader, liked: set[bytes]) -> bool:
 
 
 def _is_heard(author: ObjectId, reader: Reader) -> bool:
-    """Whether any status of theirs may be on the reader's home timeline."""
+    """Say whether any status of the author may be on the reader's home timeline."""
     follows, blocked, _, muted = reader.relations[author]
     return follows and not (blocked or muted or author in reader.departed)

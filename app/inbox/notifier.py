@@ -1,8 +1,8 @@
 """The consumer that tells people of what concerns them: follows, likes, circles, and mentions in statuses.
 
 An event, or a status that mentions somebody, is owed to it by name until each of those people has their notification.
-That is written once, whatever is repeated: its key says who has done what to whom. Whether it is shown, the read
-decides, so nothing is taken back here.
+That is written once, whatever is repeated: its key says who has done what to whom. Whether it is shown is decided by
+the read, so nothing is taken back here.
 """
 
 from datetime import timedelta
@@ -23,7 +23,7 @@ KEPT = timedelta(days=90)
 
 
 class Notifier:
-    """One per process, a consumer of its outbox."""
+    """The consumer that writes notifications. There is one instance per process, for its outbox."""
 
     name: ClassVar[str] = NOTIFICATIONS
     kinds: ClassVar[frozenset[Kind]] = frozenset({"follow", "like", "circle", "mention"})
@@ -36,7 +36,7 @@ class Notifier:
         await self._queue.offer(self.name, happened.id)
 
     async def handle(self, happened: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
-        """One step: a status mentions few."""
+        """Write the notifications of what happened, in one step, since a status mentions few."""
         owed = {"_id": happened, "pending": self.name}
         found = await together(
             self._db,
@@ -58,7 +58,10 @@ class Notifier:
     async def _notify(
         self, whom: ObjectId, kind: NotificationKind, event: ObjectId, who: ObjectId, what: ObjectId | None
     ) -> None:
-        """Number and notification come together. Nobody is told of what they do themselves."""
+        """Store a notification together with its number, unless it is stored already.
+
+        Nobody is told of what they do themselves.
+        """
         if who == whom:
             return
         key = notification_key(whom, kind, who, what)

@@ -33,13 +33,13 @@ from app.stack.mongodb.transaction import Transaction
 IMAGES = ImageDocument.Settings.name
 Type = Literal["image/png", "image/jpeg", "image/webp", "image/gif"]
 TYPES: tuple[Type, ...] = get_args(Type)
-FORMATS: dict[str, str] = {type: type.removeprefix("image/").upper() for type in TYPES}  # as Pillow calls them
+FORMATS: dict[str, str] = {type: type.removeprefix("image/").upper() for type in TYPES}  # Pillow's names of the types
 MOVING = ("GIF", "WEBP")
 
 LARGEST = 5 * 1024 * 1024  # bytes, as sent
 LARGEST_KEPT = 12 * 1024 * 1024  # bytes; a document of MongoDB has 16 MiB at most
-MOST_PIXELS = 16_000_000  # of one picture; decoded they take 64 MB
-MOST_PIXELS_MOVING = 64_000_000  # of all its frames
+MOST_PIXELS = 16_000_000  # in one picture; decoded they take 64 MB
+MOST_PIXELS_MOVING = 64_000_000  # in all frames of a moving picture
 MOST_FRAMES = 300
 ADDRESS_S = 600  # how long an address takes a picture
 UNSENT = timedelta(days=1)  # how long a picture waits to be sent
@@ -61,7 +61,7 @@ UNREADABLE = (
 
 @dataclass(frozen=True)
 class Upload:
-    """What an address takes: `size` bytes of this type. `id`: the picture's."""
+    """The picture that an address takes: `size` bytes of this type. `id`: the picture's."""
 
     id: ObjectId
     owner: ObjectId
@@ -77,7 +77,7 @@ class Picture:
 
 
 class Pictures:
-    """One per process."""
+    """The pictures of all messages. There is one instance per process."""
 
     def __init__(self, stack: Stack) -> None:
         self._db, self._clock = stack.db, stack.clock
@@ -86,14 +86,14 @@ class Pictures:
         self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
 
     async def address(self, owner: ObjectId, type: Type, size: int) -> tuple[str, Upload]:
-        """What is secret of the address, and what it takes."""
+        """Make an address; return the secret part of it, and what it takes."""
         expires_at = (self._clock.now() + timedelta(seconds=ADDRESS_S)).replace(microsecond=0)
         upload = Upload(self._clock.new_id(), owner, type, size, expires_at)
         payload = _PAYLOAD.pack(upload.id.binary, owner.binary, TYPES.index(type), size, int(expires_at.timestamp()))
         return urlsafe_b64encode(payload + await self._signature(payload)).decode().rstrip("="), upload
 
     async def admitted(self, address: str) -> Upload:
-        """What this address takes now. Raises NotFound, and Conflict where it has taken it."""
+        """Return what this address takes now. Raises NotFound, and Conflict where it has taken it."""
         unknown = NotFound("This address takes nothing, or takes nothing any more.")
         try:
             given = urlsafe_b64decode(address.encode("ascii") + b"=" * (-len(address) % 4))
@@ -113,7 +113,10 @@ class Pictures:
         return hmac.digest(self._secret, b"feedlab upload" + payload, "sha256")
 
     async def take(self, upload: Upload, body: AsyncIterator[bytes]) -> None:
-        """The picture, as it arrives. Raises Invalid, TooMany, and Conflict where another has been faster."""
+        """Store the picture that arrives, made anew.
+
+        Raises Invalid, TooMany, and Conflict where another has been faster.
+        """
         with self._place(upload.owner):
             sent = bytearray()
             async for piece in body:
@@ -142,7 +145,7 @@ class Pictures:
             self._arriving += Counter()  # forgets who has none
 
     async def picture(self, reader: ObjectId, id: ObjectId) -> Picture:
-        """Raises NotFound for whoever may not see it."""
+        """Return a picture. Raises NotFound for a reader who may not see it."""
         found = await self._db[IMAGES].find_one({"_id": id, "readers": reader}, {"type": 1, "data": 1})
         if not found:
             raise NotFound("There is no such picture.")
@@ -150,7 +153,7 @@ class Pictures:
 
 
 def waiting(id: ObjectId, owner: ObjectId, now: datetime) -> Find:
-    """One's own picture that has not been sent yet."""
+    """Return the look-up of one's own picture, if it has not been sent yet."""
     query = {"_id": id, "owner": owner, "until": {"$gt": now}, "data": {"$exists": True}}
     return Find(IMAGES, query, ("_id",), 1)
 
@@ -160,20 +163,23 @@ def not_waiting() -> Invalid:
 
 
 async def sent(inside: Transaction, find: Find, readers: list[ObjectId]) -> None:
-    """It goes into a conversation: once, and from then on it stays. Raises Invalid."""
+    """Let a picture go into a conversation, which it does once; from then on it stays. Raises Invalid."""
     change = {"$set": {"readers": readers}, "$unset": {"until": ""}}
     if not await inside[IMAGES].update_one(find.query, change, upsert=False):
         raise not_waiting()
 
 
 async def removed(inside: Transaction, id: ObjectId, now: datetime) -> None:
-    """Nobody sees it any more. That its address has been used is known until that has expired."""
+    """Remove a picture, so that nobody sees it any more.
+
+    That its address has been used is known until that has expired.
+    """
     change: dict[str, Any] = {"$unset": {"data": ""}, "$set": {"readers": [], "until": now + UNSENT}}
     await inside[IMAGES].update_one({"_id": id}, change, upsert=False)
 
 
 def made_anew(sent: bytes, type: Type) -> bytes:
-    """The same picture, upright, with nothing but its pixels. Raises Invalid."""
+    """Return the same picture, upright, with nothing but its pixels. Raises Invalid."""
     try:
         return _made_anew(sent, FORMATS[type])
     except UNREADABLE:
@@ -212,7 +218,7 @@ def _bounded(pixels: int, frames: int) -> None:
 
 
 def _pixels(image: Image.Image, *, opaque: bool = False) -> Image.Image:
-    """A copy that knows nothing else."""
+    """Copy the pixels of an image, and nothing else that it knows."""
     bare = image.convert("RGBA" if image.has_transparency_data and not opaque else "RGB")
     bare.info = {}
     return bare
