@@ -59,7 +59,10 @@ MEMCACHED_TIMEOUT_S = SETS_TIMEOUT_S = 0.5  # a cache that takes longer than pha
 
 
 def said_by_a_driver(error: BaseException) -> str | None:
-    """One line, where a server or its driver is the reason. It may repeat a URL, and what is secret in it."""
+    """Return what a server or its driver said, in one line; None where neither is the reason.
+
+    It may repeat a URL, and what is secret in it.
+    """
     if not isinstance(error, (*UNAVAILABLE, PyMongoError, RedisError)):
         return None
     words = (str(error).split(", Timeout:")[0].splitlines() or [type(error).__name__])[0]
@@ -68,7 +71,7 @@ def said_by_a_driver(error: BaseException) -> str | None:
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the servers are; None stands for the stand-in inside this process."""
+    """The addresses of the servers; None stands for the stand-in inside this process."""
 
     mongodb: str | None
     redis: str | None
@@ -82,7 +85,7 @@ class Addresses:
 
 @dataclass
 class Stack:
-    """Connections of one process and one event loop."""
+    """The connections of one process and one event loop to its servers."""
 
     config: Config
     clock: Clock
@@ -94,10 +97,10 @@ class Stack:
     heartbeats: Heartbeats
     rates: Rates
     bus: Bus
-    secret: bytes = b""  # of the database: what all processes seal with
+    secret: bytes = b""  # the database's, with which all processes seal
 
     async def check(self) -> dict[str, str | None]:
-        """Each server's version, or None where it does not answer."""
+        """Return each server's version, or None where it does not answer."""
         mongo, cache, red = await asyncio.gather(
             self.db.command("buildInfo"), self.memcached.versions(), self.queue.ping(), return_exceptions=True
         )
@@ -115,8 +118,9 @@ class Stack:
 async def opened(
     addresses: Addresses, config: Config, clock: Clock, *, redis_timeout_s: float = REDIS_TIMEOUT_S
 ) -> AsyncIterator[Stack]:
-    """Connect to each server or its stand-in, and disconnect at the end. Raises ConfigError for a file that a URL names
-    and that is of no use.
+    """Connect to each server or its stand-in, and disconnect at the end.
+
+    Raises ConfigError for a file that a URL names and that is of no use.
     """
     if addresses.mongodb is None:
         db = stand_in(config.database)
@@ -152,7 +156,10 @@ def _memcached(addresses: Addresses, config: Config, clock: Clock) -> Memcached:
 def _in_redis(
     addresses: Addresses, connection: Redis, prefix: str, clock: Clock
 ) -> tuple[DeliveryQueue, Sets, Heartbeats, Rates, Bus]:
-    """The queue is on this connection. The others have their own: no reader and no poster waits for what it does."""
+    """Return what is kept in Redis, or its stand-ins, with the queue on this connection.
+
+    The others have connections of their own: no reader and no poster waits for what the queue does.
+    """
     url = addresses.redis
     jobs, rates = DeliveryQueue(connection, prefix, clock.monotonic), Rates(url, prefix)
     if url is None:

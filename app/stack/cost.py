@@ -10,10 +10,10 @@ from app.watch.metrics import COMMANDS
 
 @dataclass
 class Cost:
-    """Commands that were asked for (not round trips: a pipeline of ten counts ten).
+    """The commands that a task has asked for (not round trips: a pipeline of ten counts ten).
 
     One that several ask for together is sent once and counts for each of them. One that the server refuses for now
-    counts once, however often it is sent. `feedlab_server_commands_total` is of what was sent.
+    counts once, however often it is sent. `feedlab_server_commands_total` counts what was sent.
     """
 
     mongodb: int = 0
@@ -21,7 +21,7 @@ class Cost:
     redis: int = 0
 
 
-_mongodb, _memcached, _redis = map(COMMANDS.labels, ("mongodb", "memcached", "redis"))  # of the process
+_mongodb, _memcached, _redis = map(COMMANDS.labels, ("mongodb", "memcached", "redis"))  # what this process has sent
 _current: ContextVar[Cost | None] = ContextVar("cost", default=None)
 
 
@@ -38,7 +38,10 @@ def counted() -> Iterator[Cost]:
 
 @contextmanager
 def uncounted() -> Iterator[None]:
-    """Housekeeping that many requests share (phase settings, at most twice a second) is nobody's cost."""
+    """Count nothing until the block ends.
+
+    Housekeeping that many requests share (phase settings, at most twice a second) is nobody's cost.
+    """
     token = _current.set(None)
     try:
         yield
@@ -47,7 +50,7 @@ def uncounted() -> Iterator[None]:
 
 
 def count_mongodb() -> None:
-    """Asked for and sent, as with the other servers."""
+    """Count a command that is asked for and sent at once, as with the other servers."""
     sent_to_mongodb()
     asked_of_mongodb()
 

@@ -90,7 +90,10 @@ return gone
 
 
 class RedisHeartbeats:
-    """`prefix` stands before each key. Every method raises HeartbeatsDown when Redis does not answer."""
+    """Heartbeats in Redis. `prefix` stands before each key.
+
+    Every method raises HeartbeatsDown when Redis does not answer.
+    """
 
     def __init__(self, url: str, prefix: str, timeout_s: float) -> None:
         self._keys = f"{prefix}:here:".encode(), f"{prefix}:heres".encode()
@@ -102,8 +105,10 @@ class RedisHeartbeats:
     async def beat(
         self, connections: Iterable[Connection], ttl_ms: int, most: int = 0, lasting_ms: int = 0
     ) -> list[ObjectId]:
-        """These last so long from now on: one round trip. Those who were not here before, whoever knew of that. Raises
-        Full for somebody of whom `most` connections last longer than `lasting_ms`.
+        """Let these connections last for `ttl_ms` from now on, in one round trip.
+
+        Returns the people who were not here before; one process alone gets each of them. Raises Full for a person of
+        whom `most` connections last longer than `lasting_ms`.
         """
         scripts = [
             (BEAT, (ttl_ms, most, lasting_ms, *(part for person, id in some for part in (person.binary, id))))
@@ -115,17 +120,20 @@ class RedisHeartbeats:
         return [ObjectId(person) for came in answers for person in came]
 
     async def leave(self, person: ObjectId, connection: str, grace_ms: int) -> None:
-        """The connection ends after the grace, unless somebody beats for it."""
+        """End the connection after the grace, unless somebody beats for it."""
         await self._run([(LEAVE, (grace_ms, person.binary, connection))])
 
     async def among(self, people: Sequence[ObjectId]) -> set[ObjectId]:
-        """Those of them who have a connection: one round trip."""
+        """Return those of these people who have a connection, in one round trip."""
         scripts = [(AMONG, tuple(person.binary for person in some)) for some in _cut(people)]
         counted = [number for numbers in await self._run(scripts) for number in numbers]
         return {person for person, number in zip(people, counted, strict=True) if number}
 
     async def lapsed(self) -> list[ObjectId]:
-        """People whose last connection has ended, some at a time. Each is told once, to whoever asks first."""
+        """Return people whose last connection has ended, at most AT_ONCE of them.
+
+        Each is told once, to whoever asks first.
+        """
         (gone,) = await self._run([(LAPSED, (AT_ONCE,))])
         return [ObjectId(person) for person in gone]
 
@@ -141,7 +149,7 @@ class RedisHeartbeats:
 
 
 class HeartbeatsStandIn:
-    """The same in dictionaries. `now_s`: the clock that connections end by."""
+    """Heartbeats in dictionaries. `now_s`: the clock that connections end by."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
@@ -186,7 +194,7 @@ class HeartbeatsStandIn:
 
 
 def _cut(items: Iterable[Any]) -> list[list[Any]]:
-    """At least one part."""
+    """Cut the items into lists of at most AT_ONCE. There is at least one, which may be empty."""
     rest = iter(items)
     parts = [list(islice(rest, AT_ONCE))]
     while some := list(islice(rest, AT_ONCE)):

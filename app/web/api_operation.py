@@ -32,7 +32,10 @@ Auth = Literal["none", "person", "admin", "ticket"]  # a ticket, or a token as e
 
 @dataclass
 class Call:
-    """One request whose parts have been checked; `body`, `query` and `headers` are the models of its operation."""
+    """A request whose parts have been checked.
+
+    `body`, `query` and `headers` are the models of its operation.
+    """
 
     request: Request
     account: Account | None = None
@@ -58,13 +61,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """`parts`: of a JSON document that is made while it is sent."""
+    """The answer of an operation. `parts`: those of a JSON document that is made while it is sent."""
 
     status: int
     content: BaseModel | dict[str, Any] | bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     parts: AsyncIterator[bytes] | None = None
-    media_type: str = "application/json"  # of bytes
+    media_type: str = "application/json"  # where `content` is bytes
 
     def response(self) -> Response:
         headers = {"Cache-Control": "no-store", **self.headers}
@@ -79,9 +82,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class Operation:
-    """`answers`: what success looks like, by status. `refusals`: why it may fail, beyond what follows from the rest.
-    `hashes`: it takes its time, and whoever waits for that has no deadline. `shows_caller`: by their name.
-    `takes`: the media type of a body that it reads itself. `sends`: those of its answer, where that is no JSON.
+    """An operation of the API.
+
+    `answers`: what success looks like, by status. `refusals`: why it may fail, beyond what follows from the rest.
+    `hashes`: it takes its time, and whoever waits for that has no deadline. `shows_caller`: the answer shows the
+    caller's name. `takes`: the media type of a body that it reads itself. `sends`: the media types of its answer, where
+    that is no JSON.
     """
 
     method: str
@@ -101,11 +107,11 @@ class Operation:
 
     @property
     def name(self) -> str:
-        """Unique among the operations: `put_follows_handle`."""
+        """The operation's name, unique among them: `put_follows_handle`."""
         return re.sub(r"\W+", "_", f"{self.method.lower()}{self.path}").strip("_")
 
     async def answer(self, request: Request) -> Response:
-        """Who asks -> may they -> what do they say -> the answer."""
+        """Answer a request: who asks -> may they -> what do they say -> the answer."""
         call = Call(request)
         if self.auth == "ticket":
             async with opening(request, call.token):
@@ -124,7 +130,10 @@ class Operation:
         return await self._reply(call)
 
     async def _enter(self, call: Call) -> None:
-        """The caller's name, where it is wanted, travels with the token of somebody remembered."""
+        """Look up who calls, and their name where the answer shows it.
+
+        For somebody remembered, the name and the token are looked up in one command.
+        """
         known = call.services.accounts.remembered(call.token)
         if known and self.shows_caller:
             call.account = known
@@ -153,7 +162,10 @@ class Operation:
 
 
 async def _if(signed_in: Awaitable[Account], answer: Coroutine[Any, Any, T]) -> T:
-    """The answer, made while the token of somebody remembered is looked up. It is nobody's until that is known."""
+    """Make the answer while the token of somebody remembered is looked up, and return it.
+
+    It is given to nobody before the token is known to be good.
+    """
     answering = asyncio.create_task(answer)
     try:
         await signed_in
@@ -170,7 +182,11 @@ def bearer_token(request: HTTPConnection) -> str | None:
 
 
 async def admitted(request: HTTPConnection) -> Admission:
-    """By a ticket in the address, since browsers can send no header with a stream, or by a token."""
+    """Return whom a stream is opened for.
+
+    They come with a ticket in the address, since browsers can send no header with a stream, or with a token. Raises
+    Rejected.
+    """
     ticket = request.query_params.get("ticket")
     if ticket is None:
         return Admission(await _signed_in(request), digest_of(bearer_token(request) or ""))
@@ -214,7 +230,10 @@ def _own_headers(model: type[BaseModel], request: Request) -> dict[str, str]:
 
 
 async def _json(request: Request) -> object:
-    """The body, if it is JSON as RFC 8259 has it: UTF-8, no NaN, and no key twice."""
+    """Read the body, if it is JSON as RFC 8259 has it: UTF-8, no NaN, and no key twice.
+
+    Raises Rejected.
+    """
     media_type, _, parameters = request.headers.get("content-type", "application/json").partition(";")
     charset = parameters.lower().replace(" ", "").replace('"', "")
     if media_type.strip().lower() != "application/json" or charset not in ("", "charset=utf-8", "charset=utf8"):
@@ -241,7 +260,10 @@ def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def routes_of(operations: Sequence[Operation]) -> list[BaseRoute]:
-    """One route per path, which knows all methods of the path: a 405 lists them all, and OPTIONS answers with them."""
+    """Return one route per path, which knows all methods of the path.
+
+    A 405 lists them all, and OPTIONS answers with them.
+    """
     paths: dict[str, dict[str, Operation]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method] = operation

@@ -1,4 +1,4 @@
-"""Everything that somebody has here, as one JSON document that is made while it is sent."""
+"""The export of everything that somebody has here: one JSON document that is made while it is sent."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -14,18 +14,18 @@ from app.models import Account, Person, User
 from app.web import schemas
 from app.web.state import in_time, services
 
-AT_ONCE = 200  # of a list
+AT_ONCE = 200  # items of a list in one look-up
 
-Items = tuple[list[Any], Any]  # as JSON has them, and the cursor of the next ones
+Items = tuple[list[Any], Any]  # items as JSON has them, and the cursor of the next ones
 Walk = Callable[[Any], Awaitable[Items]]
 
 
 async def exported(request: Request, me: Account) -> AsyncIterator[bytes]:
-    """As `schemas.Export` says, in parts; memory is that of one part. Each is looked up by itself: what changes
-    meanwhile may be in it or not.
+    """Return the parts of the document that `schemas.Export` describes; memory is that of one part.
 
-    The first one is looked up before this returns, so that whoever asks while a server is away has an answer that says
-    so. Later a part that cannot be had breaks the connection. For HEAD nothing is looked up.
+    Each part is looked up by itself: what changes meanwhile may be in it or not. The first one is looked up before this
+    returns, so that whoever asks while a server is away has an answer that says so. Later a part that cannot be had
+    breaks the connection. For HEAD nothing is looked up.
     """
     if request.method == "HEAD":
         return _nothing()
@@ -68,7 +68,7 @@ async def _account(me: Account) -> schemas.OwnAccount:
 
 
 async def shown_conversations(request: Request, me: Account, found: Sequence[Conversation]) -> list[dict[str, Any]]:
-    """As JSON has them, with whom they are with."""
+    """Return conversations as in the API, each with the person it is with."""
     social = services(request).social
     presences = services(request).presences
     others = {one.other for one in found}
@@ -108,7 +108,7 @@ def _lists(request: Request, me: Account) -> dict[str, Walk]:
         return await shown_conversations(request, me, found), found[-1].id if found else None
 
     async def messages(at: tuple[list[ObjectId], int | None] | None) -> Items:
-        """Of the first of these conversations, below a number; then of the next one."""
+        """Return messages of the first of these conversations, below a number; then of the next one."""
         ids, before = at or (await ids_below(LAST_ID), None)
         if not ids:
             return [], None

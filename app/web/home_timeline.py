@@ -41,7 +41,7 @@ SOURCES = {
 
 @dataclass
 class Draft:
-    """What somebody typed and could not post, and why."""
+    """The status that somebody typed and could not post, and why."""
 
     text: str = ""
     audience: str = "followers"
@@ -95,7 +95,10 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
 
 
 def _kept_phase(request: Request) -> str | None:
-    """The phase this reader chose. Choosing the system's own ends that: the reader follows the system again."""
+    """Return the phase that this reader chose; None if they follow the system's.
+
+    Choosing the system's own phase ends a choice.
+    """
     slug = session.kept(request, PHASE_COOKIE)
     return slug if slug in services(request).timelines.phases else None
 
@@ -107,7 +110,10 @@ async def refresh(request: Request, me: Account) -> Response:
 
 
 def _position(request: Request, me: Account, page: Page) -> str:
-    """Of who has this page before them: a stream that begins there tells what has happened since it was read."""
+    """Return the position of a reader who has this page before them.
+
+    A stream that begins there tells what has happened since the page was read.
+    """
     has = Has(page.names or 0, None, {row.id: Shown.of(row) for row in page.statuses})
     return sealed(services(request).stack.secret, me.id, has)
 
@@ -116,7 +122,7 @@ def _position(request: Request, me: Account, page: Page) -> str:
 
 
 async def post(request: Request, me: Account) -> Response:
-    """Whatever is refused, what was typed is not lost."""
+    """Post a status. Whatever is refused, what was typed is not lost."""
     form = await posted(request)
     text = field(form, "text").replace("\r\n", "\n")  # forms are sent with CRLF
     audience: Any = field(form, "audience")

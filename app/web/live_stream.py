@@ -27,14 +27,15 @@ AGAIN_MS = (1_000, 3_000)  # when a client comes back: not all of them at once
 
 
 def position_of(request: HTTPConnection) -> str | None:
-    """The last event's id, as whoever comes back names it."""
+    """Return the position of a client that comes back: the id of the last event that it got."""
     return request.headers.get("last-event-id") or request.query_params.get("after") or None
 
 
 async def connected(request: Request | WebSocket, admission: Admission, after: str | None) -> Connection:
-    """A new connection to the hub, for a stream that whoever calls this begins; nobody waits for one behind those who
-    have gone. Raises TooMany, ClientDisconnect, OutOfTime as `Hub.open` does, and Rejected where another stream has
-    spent the ticket meanwhile.
+    """Return a new connection to the hub, for a stream that the caller begins.
+
+    Nobody waits for one behind clients that have gone. Raises TooMany, ClientDisconnect, OutOfTime as `Hub.open` does,
+    and Rejected where another stream has spent the ticket meanwhile.
     """
     ours = services(request)
     await ours.openings.count(admission.account.id)
@@ -42,7 +43,7 @@ async def connected(request: Request | WebSocket, admission: Admission, after: s
 
 
 async def _connected(ours: Services, admission: Admission, after: str | None) -> Connection:
-    """The ticket is spent last: whoever is refused keeps it."""
+    """Open a connection and spend the ticket. That is done last, so whoever is refused keeps it."""
     hub, presences, me = ours.hub, ours.presences, admission.account.id
     connection = await hub.open(me, admission.digest, after)
     try:
@@ -67,7 +68,10 @@ async def events_for(request: Request, admission: Admission, after: str | None) 
 
 
 async def events_of_page(request: Request) -> Response:
-    """For a page that is open: by its session. Nobody is told not to come back."""
+    """Answer a page that is open with its stream. Its session says who asks.
+
+    Where nobody is signed in the answer is 204, which tells the browser not to come back.
+    """
     token = session_token(request)
     async with opening(request, token):
         known = services(request).accounts.authenticate(token) if token else None  # nothing on a badge
@@ -81,12 +85,14 @@ async def events_of_page(request: Request) -> Response:
         return await events_for(request, Admission(me, digest_of(token)), position_of(request))
 
 
-REST = "feedlab.rest"  # of a scope: what goes on once everything that stands before a request has returned
+REST = "feedlab.rest"  # the key in a scope for what goes on once all that stands before a request has returned
 
 
 class Lasting:
-    """Stands first, before what Starlette adds. A stream goes on here, and not below all that a request passes on its
-    way to it: kept as long as the stream lasts, those frames and what they know of it would cost memory.
+    """The outermost middleware, which runs a stream after the request that asked for it has returned.
+
+    Below all that a request passes on its way, those frames and what they know of the request would be kept for as long
+    as the stream lasts, and cost memory.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -103,7 +109,7 @@ class Lasting:
 
 
 class EventStream(Response):
-    """One connection to the hub, as long as it lasts."""
+    """The answer that is one connection to the hub, and lasts as long as that does."""
 
     def __init__(self, hub: Hub, presences: Presences, connection: Connection) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}, media_type=MEDIA_TYPE)
@@ -131,7 +137,7 @@ async def _stream(hub: Hub, presences: Presences, connection: Connection, receiv
 
 
 async def _end(hub: Hub, presences: Presences, connection: Connection, listening: "asyncio.Task[None]") -> None:
-    """Its person was here as long as it was open."""
+    """End a connection, and with it the presence of its person."""
     listening.cancel()
     hub.close(connection)
     await presences.gone(connection.me, connection.name)
@@ -152,7 +158,7 @@ def as_text(event: StreamEvent) -> str:
 
 
 async def converse(socket: WebSocket, connection: Connection) -> None:
-    """The same on a WebSocket: each event a text message, and nothing that the client says."""
+    """Send events on a WebSocket, each as a text message. Whatever the client says ends it."""
     socket.scope[REST] = partial(_converse, services(socket).hub, services(socket).presences, connection)
     with suppress(WebSocketDisconnect):  # the client has gone, as is found out at once
         await socket.accept()

@@ -1,4 +1,7 @@
-"""Who may open a live stream, as far as nobody has to be asked: a stream that is refused costs no look-up."""
+"""Openings of live streams: who is refused before anybody is asked.
+
+A stream that is refused costs no look-up.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,8 +18,10 @@ from app.web.state import services
 
 
 class Admission(NamedTuple):
-    """Who may open a stream. `digest`: of the token, whose end is the end of the stream. `ticket`: what they came with,
-    which the stream spends once it is open.
+    """The person who may open a stream.
+
+    `digest`: of the token, whose end is the end of the stream. `ticket`: what they came with, which the stream spends
+    once it is open.
     """
 
     account: Account
@@ -30,9 +35,10 @@ def bad_ticket() -> Rejected:
 
 @asynccontextmanager
 async def opening(request: HTTPConnection, token: str) -> AsyncIterator[None]:
-    """Refuses before anything is asked of a server: a person who has opened too many lately, or opens too many at this
-    moment; or, where nobody here remembers the token, an address that many were refused lately who came from it. Raises
-    TooMany.
+    """Refuse an opening before anything is asked of a server; count it as under way until the block ends.
+
+    A person is refused who has opened too many lately, or opens too many at this moment. Where nobody here remembers
+    the token, an address is refused from which too many openings were refused lately. Raises TooMany.
     """
     here, address = services(request), address_of(request)
     under_way = here.under_way

@@ -1,4 +1,4 @@
-"""Finding people, and a person's page with everything one may do about them."""
+"""Pages to find people, and a person's page with everything one may do about them."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -67,7 +67,7 @@ ACTS: dict[str, Callable[[Social, ObjectId, ObjectId], Awaitable[None]]] = {
 
 
 def act(name: str) -> Endpoint:
-    """What one person does about another, by a button."""
+    """Return the endpoint of a button: what one person does about another."""
 
     async def endpoint(request: Request, me: Account) -> Response:
         form = await changing(request, me)
@@ -126,7 +126,7 @@ async def _person(request: Request, me: Account, tab: str, refused: Refused | No
 
 
 def _acts(relation: Relationship) -> list[tuple[str, str, str]]:
-    """(act, words, look) of each button that makes sense now."""
+    """Return (act, words, look) of each button that makes sense now."""
     mute = ("unmute", "Unmute", "quiet") if relation.muted else ("mute", "Mute", "quiet")
     if relation.blocked:
         return [("unblock", "Unblock", "quiet"), *([mute] if relation.muted else [])]

@@ -17,19 +17,19 @@ SNAPSHOT_PAUSES_S = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)  # between tries; a majorit
 
 
 class NoSnapshot(Exception):
-    """A majority does not know yet what was created last: as if a server were away."""
+    """No snapshot has what was created last, since a majority does not know it yet: as if a server were away."""
 
 
 async def rows(database: Database, find: Find) -> Rows:
-    """The answer to one look-up: a plain `find`."""
+    """Return the answer to one look-up, which is a plain `find`."""
     return (await together(database, rows=find))["rows"]
 
 
 async def together(database: Database, **finds: Find) -> dict[str, Rows]:
-    """The answers by name, all as of one moment: one command on one snapshot, a plain `find` where there is one.
+    """Return the answers by name, all as of one moment.
 
-    The snapshot is of what a majority has: whatever was acknowledged before is in it.
-    Source: MongoDB manual, Read Concern "snapshot"; $unionWith.
+    It is one command on one snapshot, or a plain `find` where there is one look-up. The snapshot is of what a majority
+    has: whatever was acknowledged before is in it. Source: MongoDB manual, Read Concern "snapshot"; $unionWith.
     """
     if isinstance(database, StandInDatabase):
         return await database.one_after_another(finds)
@@ -61,7 +61,10 @@ async def _answers(database: Database, finds: Mapping[str, Find]) -> dict[str, R
 
 
 async def _on_a_snapshot(read: Callable[[], Awaitable[Rows]]) -> Rows:
-    """A collection that has just been created is in no snapshot yet: MongoDB asks for another try."""
+    """Read, and try again while MongoDB asks for that.
+
+    It does where a collection has just been created, and so is in no snapshot yet. Raises NoSnapshot.
+    """
     for pause_s in SNAPSHOT_PAUSES_S:
         sent_to_mongodb()
         try:
