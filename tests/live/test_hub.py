@@ -548,6 +548,20 @@ async def test_presence_that_nobody_has_told_of_is_found_by_a_look(town: World) 
     assert (event.name, json.loads(event.data)["presence"]["online"]) == ("presence", True)
 
 
+async def test_what_was_read_and_nobody_told_of_is_found_by_a_look(town: World) -> None:
+    hub = await new_hub(town)
+    await town.follow("ben", "ann")
+    await town.drain()
+    ann = await up_to_date(hub, town, "ann")
+    with patch.object(town.stack.bus, "tell"):
+        await Notifications(town.stack).mark_read(ann.me, 1)
+    await settled(hub)
+    assert ann.take() == []
+    hub.listener.missed()
+    await settled(hub)
+    assert [json.loads(event.data) for event in ann.take()] == [{"unread": 0, "messages_unread": 0}]
+
+
 async def test_nothing_of_a_deleted_account_stays(town: World) -> None:
     hub = await new_hub(town)
     ann = Client(hub, town.ids["ann"])

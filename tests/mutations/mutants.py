@@ -3064,6 +3064,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_presence_that_nobody_has_told_of_is_found_by_a_look"),
     ),
     Mutant(
+        "a lost hint of what was read is lost",
+        "live",
+        "app.live.poll.CurrentState.moved",
+        "if now.inbox != then.inbox:",
+        "if False:",
+        _of(HUB, "test_what_was_read_and_nobody_told_of_is_found_by_a_look"),
+    ),
+    Mutant(
         "who waits behind a server that hangs tries it too",
         "live",
         "app.live.hub.Hub._in_turn",
