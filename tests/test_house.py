@@ -4,17 +4,22 @@ import ast
 import re
 import tokenize
 import tomllib
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import grimp
-import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("app", "phases", "workers", "benchmarks")
 TOP_LEVEL = {"app", "phases", "workers", "templates", "benchmarks", "deploy", "tests", "docs"}
 
 DRIVERS = {"motor", "mongomock_motor", "rq", "redis", "fakeredis", "pymemcache"}
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def modules() -> list[tuple[str, Path]]:
@@ -29,7 +34,7 @@ def modules() -> list[tuple[str, Path]]:
 def imports(path: Path) -> set[str]:
     """Imported modules, lazily imported ones included; `from a import b` counts as a.b."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -61,10 +66,10 @@ def test_no_file_needs_itself() -> None:
     TopologicalSorter({file: graph.find_modules_directly_imported_by(file) for file in graph.modules}).prepare()
 
 
-@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
-def test_drivers_are_imported_in_the_stack_only(module: str, path: Path) -> None:
-    drivers = {name for name in imports(path) if name.partition(".")[0] in DRIVERS}
-    assert not drivers or module.startswith(("app.stack", "app.servers")), f"{module} imports {drivers}"
+def test_drivers_are_imported_in_the_stack_only() -> None:
+    for module, path in modules():
+        drivers = {name for name in imports(path) if name.partition(".")[0] in DRIVERS}
+        assert not drivers or module.startswith(("app.stack", "app.servers")), f"{module} imports {drivers}"
 
 
 def test_only_the_config_reads_the_environment() -> None:
@@ -79,24 +84,25 @@ FIGURE = re.compile(
 )
 
 
-@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
-def test_a_measured_figure_in_a_comment_has_its_command(module: str, path: Path) -> None:
+def test_a_measured_figure_in_a_comment_has_its_command() -> None:
     """Else nobody can say whether it still is so. The benchmarks measure themselves."""
-    with path.open("rb") as code:
-        said = [
-            " ".join(token.string.split())
-            for token in tokenize.tokenize(code.readline)
-            if token.type == tokenize.COMMENT or token.string.startswith('"""')
-        ]
-    without = [text for text in said if FIGURE.search(text) and "feedlab bench" not in text]
-    assert not without or module.startswith("benchmarks."), without
+    for module, path in modules():
+        with path.open("rb") as code:
+            said = [
+                " ".join(token.string.split())
+                for token in tokenize.tokenize(code.readline)
+                if token.type == tokenize.COMMENT or token.string.startswith('"""')
+            ]
+        without = [text for text in said if FIGURE.search(text) and "feedlab bench" not in text]
+        assert not without or module.startswith("benchmarks."), f"{module}: {without}"
 
 
-@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
-def test_nothing_is_judged_by_an_assert(module: str, path: Path) -> None:
+def test_nothing_is_judged_by_an_assert() -> None:
     """`python -O` leaves it out: an assert is for what cannot be, and nobody handles that."""
-    handlers = [node.type for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ExceptHandler)]
-    assert not any("AssertionError" in ast.unparse(error) for error in handlers if error), module
+    for module, path in modules():
+        tree = parsed(path)
+        handled = [node.type for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type]
+        assert not any("AssertionError" in ast.unparse(error) for error in handled), module
 
 
 def test_a_phase_fits_on_a_screen() -> None:
@@ -113,7 +119,7 @@ def test_every_text_that_is_read_or_written_has_its_encoding_said() -> None:
     """Python's own choice is the locale's: a page that says UTF-8 was Latin-1 under LC_ALL=de_DE.ISO-8859-1."""
     silent = []
     for name, path in modules():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
             said = {keyword.arg for keyword in node.keywords}
@@ -134,7 +140,7 @@ MESSAGES = dict.fromkeys(FIRST, 0) | dict.fromkeys(SECOND, 1)  # which argument 
 def test_whatever_is_refused_is_refused_in_a_sentence() -> None:
     odd, seen = [], 0
     for name, path in modules():
-        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for call in ast.walk(parsed(path)):
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in MESSAGES:
                 continue
             for message in call.args[MESSAGES[call.func.id] :][:1]:
@@ -153,7 +159,7 @@ LEAST_WORDS = 3
 def docstrings(path: Path) -> list[tuple[int, str]]:
     """Return (line, docstring) of a module and of every class and function in it, nested and private ones included."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, documented)]
+    nodes = [node for node in ast.walk(parsed(path)) if isinstance(node, documented)]
     return [(node.body[0].lineno, text) for node in nodes if (text := ast.get_docstring(node)) is not None]
 
 
