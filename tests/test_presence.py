@@ -260,6 +260,7 @@ async def test_redis_itself_ends_what_nobody_renews(town: World) -> None:
         await asyncio.sleep(0.05)
     assert not await beats._redis.exists(key)
     assert not (await process.of([zoe]))[zoe].online
+    await passes(town, presence.TTL_S)
     await process.look()
     assert process.told == ["zoe", "zoe"]
 

@@ -421,7 +421,7 @@ class Conversations:
         raise Contended("others keep writing into this conversation")
 
     async def _stored(self, side: _Side, new: dict[str, Any]) -> bool:
-        """Store a message unless the conversation has moved on; say whether it was stored."""
+        """Store a message unless the conversation has moved on. Return whether it was."""
         change = {
             "$inc": {"version": 1, "seq": 1, f"marks.{side.me}.sent": 1},
             "$set": {"active_at": new["created_at"], "listed": side.row["people"]},
