@@ -3,10 +3,10 @@
 One document in MongoDB, read at most `settings_age_s` ago by whoever acts on it. Each time something is kept again it
 begins a new container with a name of its own, so nothing of an earlier time is ever read.
 
-A switch is two writes, as nobody knows how long one takes, nor whether one that was given up is applied. The first says
-what ends and what begins, and not when: what ends is delivered to as before, what begins is not read yet. Each is read
-no more, or delivered to, by whoever has heard of it. After a majority has that, the second says when, a grace from now:
-by then everybody has heard of it. However late the second comes, it is true; without it nothing is lost.
+A switch is two writes, since nobody knows how long a write takes, nor whether one that was given up is applied. The
+first says what ends and what begins, and not when. A process that has heard of it no longer reads what ends, still
+delivers to that, and delivers to what begins, which nobody reads yet. After a majority has the first write, the second
+says when: a grace from then, by which everybody has heard of it. The second may come late; without it nothing is lost.
 """
 
 import asyncio
@@ -119,7 +119,7 @@ class Switch:
         a backup. What is kept outside begins anew. Only then does the pulse go on, so that whoever comes next, or after
         a crash, sees it, too.
 
-        A switch whose process died or gave up is settled besides.
+        Before that, settle a switch whose process died or gave up.
         """
         settings = await self.fresh()
         await self._settle(settings)
@@ -149,8 +149,8 @@ class Switch:
         await self.change(Wish(anew=list(self._stores) if kinds is None else kinds))
 
     async def change(self, wish: Wish) -> None:
-        """Takes effect in every process within `settings_age_s`; what is switched on is read after the grace. Raises
-        Contended where others are always faster.
+        """Switch as wished. It takes effect in every process within `settings_age_s`; what is switched on is read after
+        the grace. Raises Contended where others are always faster.
         """
         nodes = {kind: store.nodes for kind, store in self._stores.items()}
         for _ in range(TRIES):
@@ -164,8 +164,9 @@ class Switch:
         raise Contended("others keep changing the phase settings")
 
     async def _settle(self, settings: Settings) -> None:
-        """A majority has these: whoever acts on earlier ones has read them before now, and does so for half a grace
-        (`still_holds`). Clocks may differ by the other half. Where somebody is faster, they settle this, too.
+        """Say when things end and open, in settings that a majority has. Whoever acts on earlier ones has read them
+        before now, and does so for half a grace (`still_holds`). Clocks may differ by the other half. Where another
+        process changes the settings first, it settles this, too.
         """
         if not settings.is_settled:
             at = self._clock.now() + timedelta(seconds=self._config.grace_s)
