@@ -15,6 +15,7 @@ from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.database import Database
 
+from app.edges import VERSIONS
 from app.servers.probe import dial
 from app.stack import DeliveryQueue
 from phases.keeping.activity import ACTIVE
@@ -201,6 +202,11 @@ def read_array(db: RawDatabase, reader: ObjectId, limit: int) -> int:
     """Read a timeline from the article's array: its ids, then statuses by id. Return the number of statuses."""
     array = db[RAW_ARRAYS].find_one({"_id": reader}, {"ids": {"$slice": -limit}})
     return _hydrated(db, array["ids"] if array else [])
+
+
+def find_version(db: RawDatabase, reader: ObjectId) -> int:
+    """Ask for the version of a reader's edges: the least that a page can ask MongoDB. Return the number of rows."""
+    return len(list(db[VERSIONS].find({"_id": reader}, {"version": 1}).limit(1)))
 
 
 def read_plain_in(db: RawDatabase, reader: ObjectId, limit: int) -> int:

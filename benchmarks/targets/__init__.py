@@ -28,7 +28,7 @@ GROUPS: dict[tuple[str, ...], Group] = {
     _each("ack", answers.IN_WORKER): jobs.acknowledgements,
     ("post-stream", "lag-stream", "lag-stream-p99"): jobs.carried,
     _each("read", answers.KEEPING): reads.warm,
-    ("page-redis", "page-stranger"): reads.redis_user,
+    ("page-redis", "page-asks", "page-stranger"): reads.redis_user,
     ("read-followees", "read-plain-in"): reads.followees,
     ("cold-return", "cold-evicted"): reads.cold_return,
     _each("jobs", answers.IN_WORKER): jobs.throughput,
