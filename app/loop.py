@@ -1,4 +1,4 @@
-"""The event loop of the processes that serve pages, and of those that measure them."""
+"""The event loop of the processes that serve pages."""
 
 import asyncio
 

@@ -106,8 +106,8 @@ def _measured(
 ) -> "Report":
     """Measure on a rig, show its progress, write the report and return it."""
     from app.demo.progress import shown
-    from app.loop import event_loop
     from benchmarks.borrowed import borrowed
+    from benchmarks.measure import measuring_loop
     from benchmarks.rig import Rig, rig, servers
 
     rigs: list[Rig] = []
@@ -120,7 +120,7 @@ def _measured(
 
     with borrowed() if where == "urls" else servers(level, allow_standins) as (addresses, directory, config):
         try:
-            with asyncio.Runner(loop_factory=event_loop) as runner:
+            with asyncio.Runner(loop_factory=measuring_loop) as runner:
                 report = runner.run(run(rig(addresses, directory, config, through)))
         except BaseException:
             if rigs and rigs[0].so_far:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import httptools
 
-from app.loop import event_loop
 from benchmarks.generator import (
     ANSWER_S,
     ENOUGH,
@@ -27,7 +26,7 @@ from benchmarks.generator import (
     Reader,
     checksum,
 )
-from benchmarks.measure import Latencies
+from benchmarks.measure import Latencies, measuring_loop
 
 IDLE_S = 2.0  # an idle connection is not used again after so long: the server closes it after five
 
@@ -286,5 +285,5 @@ def _say(what: Any) -> None:
 
 if __name__ == "__main__":
     gc.freeze()
-    with asyncio.Runner(loop_factory=event_loop) as runner:
+    with asyncio.Runner(loop_factory=measuring_loop) as runner:
         runner.run(_serve())

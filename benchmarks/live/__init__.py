@@ -11,7 +11,6 @@ from random import Random
 import click
 
 from app.demo.graph import Graph
-from app.loop import event_loop
 from app.servers.start import say
 from benchmarks.faults.system import System, logs_of, served
 from benchmarks.live.disturb import break_it, disconnect
@@ -19,6 +18,7 @@ from benchmarks.live.outcome import Outcome, Plan, Silent
 from benchmarks.live.reader import Stream
 from benchmarks.live.run import Run
 from benchmarks.live.system import People, commands, new_web_processes, rss
+from benchmarks.measure import measuring_loop
 from benchmarks.wire import EventSource, WebSocket
 
 __all__ = ["Plan", "run"]
@@ -47,7 +47,7 @@ def run(plan: Plan, graph: Graph, *, as_json: bool) -> int:
     ):
         people = People.entered(system, graph, Random(plan.seed))
         system.feedlab("admin", people.handles[0], check=True)
-        with asyncio.Runner(loop_factory=event_loop) as runner:
+        with asyncio.Runner(loop_factory=measuring_loop) as runner:
             runner.run(_observe(system, people, plan, outcome))
         outcome.serve_ended_with = system.process.poll()
     outcome.elapsed_s = round(time.monotonic() - began_s, 1)

@@ -1,7 +1,9 @@
 """The measuring is measured: known latencies come out, and a stall is charged to everybody whom it keeps waiting."""
 
 import asyncio
+import time
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -99,3 +101,19 @@ def test_open_loop_is_bounded_and_says_how_late_it_was() -> None:
         return await measure.open_loop(count(), slow, rate=100, burn_in_s=0, seconds=1, in_flight=10)
 
     assert run(measured()).late_s == pytest.approx(8.1, abs=0.2)
+
+
+def test_the_clock_of_the_loop_that_measures_is_no_coarser_than_the_figures() -> None:
+    """uvloop's own is in whole milliseconds: a page of 2.9 ms would count as one of 2."""
+
+    async def looked() -> list[float]:
+        return [time.monotonic(), asyncio.get_running_loop().time(), time.monotonic()]
+
+    with asyncio.Runner(loop_factory=measure.measuring_loop) as runner:
+        looks = runner.run(looked())
+    assert looks == sorted(looks)
+
+
+def test_no_measurement_runs_on_the_loop_of_a_web_process() -> None:
+    files = Path(measure.__file__).parent.rglob("*.py")
+    assert [path.name for path in files if "app.loop" in path.read_text()] == ["measure.py"]
