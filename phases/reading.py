@@ -18,9 +18,9 @@ from app.stack.mongodb.find import Find, Rows, together
 from phases.base import Phase
 from phases.comeback import Comeback
 from phases.delivering.kept_timelines import KeptTimelines
-from phases.delivering.outbox import Outbox, Waiting
+from phases.delivering.outbox import Outbox
 from phases.delivering.switch import Switch
-from phases.home.candidates import KeptThenQuery, Slice
+from phases.home.candidates import KeptThenQuery, Slice, Undelivered
 from phases.home.memory import UNSEEN, Basis, FirstPages, Judged, Seen, SeenStatuses, Statuses, as_now
 from phases.home.newest import newest_of_groups
 from phases.home.page import Filling, Page, enough
@@ -77,13 +77,13 @@ class Start:
 class Look:
     """The answers that a read needs before it believes what is kept, all of one moment.
 
-    `versions`: those of what may be remembered. `pulled`: what is merged, in the form of `waiting`. `rows`: the
-    statuses of the page that is remembered, or that a glance has found. `view`: the edges.
+    `versions`: those of what may be remembered. `pending`, `pulled`: what the list may lack. `rows`: the statuses of
+    the page that is remembered, or that a glance has found. `view`: the edges.
     """
 
     versions: Versions
-    waiting: Waiting
-    pulled: Waiting
+    pending: Undelivered
+    pulled: Undelivered
     backfill_owed: bool
     rows: Statuses
     answers: Mapping[str, Rows]
@@ -91,7 +91,7 @@ class Look:
 
     def beside(self, part: Slice, place: Place) -> Slice:
         """Return what is kept, with what is pending or pulled."""
-        return part.with_waiting(*self.waiting.beside(self.pulled), place.before, place.n)
+        return part.with_undelivered(self.pending.beside(self.pulled), place.before, place.n)
 
 
 class Reading:
@@ -132,7 +132,7 @@ class Reading:
             if part is None:
                 return await self._comeback(request, kept, container, look.versions)
             # More is pending than was looked at, or than was guessed.
-            if not look.waiting.is_all and not start.own:
+            if not look.pending.is_all and not start.own:
                 continue
             first = look.beside(part, start.place)
             if start.reach and first.is_short(start.place.n):
@@ -194,8 +194,8 @@ class Reading:
         view.learn(answers)
         return Look(
             versions=versions_in(answers["versions"]),
-            waiting=self._outbox.waiting(pending, answers),
-            pulled=Waiting.of(pulled, answers),
+            pending=self._outbox.pending_in(pending, answers),
+            pulled=Undelivered.of(pulled, answers),
             backfill_owed=self._outbox.is_owed_backfill(answers),
             rows=as_now(seen.statuses, answers) if seen.statuses else shown_rows(answers, self._statuses.row),
             answers=answers,
@@ -261,14 +261,14 @@ class Reading:
         all is known.
         """
         place, store = start.place._replace(before=before, n=n), start.kept.store
-        pending = {} if look.waiting.is_all else self._pending(start, place, own=True)
+        pending = {} if look.pending.is_all else self._pending(start, place, own=True)
         pulled = {} if look.pulled.is_all else self._pulled(start, place)
         finds = {**pending, **pulled, **store.look(place)}
         answers = await together(self._db, **finds) if finds else {}
         part = await store.read(place, answers)
-        waiting = look.waiting if look.waiting.is_all else self._outbox.waiting(pending, answers)
-        merged = look.pulled if look.pulled.is_all else Waiting.of(pulled, answers)
-        return part and part.with_waiting(*waiting.beside(merged), before, n)
+        all_pending = look.pending if look.pending.is_all else self._outbox.pending_in(pending, answers)
+        all_pulled = look.pulled if look.pulled.is_all else Undelivered.of(pulled, answers)
+        return part and part.with_undelivered(all_pending.beside(all_pulled), before, n)
 
     async def _comeback(
         self,

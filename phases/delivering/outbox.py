@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from bson import ObjectId
 
-from app.access import Entry
 from app.clock import FIRST_ID
 from app.models import Audience, Event, EventKind, StatusRow
 from app.stack import UNAVAILABLE, Stack
@@ -24,7 +23,8 @@ from app.stack.mongodb.transaction import Transaction
 from app.watch.metrics import DELIVERY_LAG
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
-from phases.home.newest import newest_of_groups, vouches_down_to, window_of_groups
+from phases.home.candidates import Undelivered
+from phases.home.newest import newest_of_groups, window_of_groups
 from phases.pulling.pulls import Pulls
 
 log = logging.getLogger(__name__)
@@ -97,27 +97,6 @@ class Keeper(Protocol):
 
     async def widen(self, reader: ObjectId, author: ObjectId) -> None: ...
     async def narrow(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None: ...
-
-
-class Waiting(NamedTuple):
-    """The entries that are pending for a reader, or pulled: all of them with an id >= `floor`."""
-
-    entries: list[Entry]
-    floor: ObjectId
-
-    @property
-    def is_all(self) -> bool:
-        return self.floor == FIRST_ID
-
-    def beside(self, other: "Waiting") -> "Waiting":
-        return Waiting([*self.entries, *other.entries], max(self.floor, other.floor))
-
-    @classmethod
-    def of(cls, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> "Waiting":
-        """Make it from look-ups and their answers, whose rows have an id and an author."""
-        entries = [Entry(row["_id"], row["user_id"]) for name in looked for row in answers[name]]
-        floors = [vouches_down_to(find, answers[name]) for name, find in looked.items()]
-        return cls(entries, max(floors, default=FIRST_ID))
 
 
 class Owed(NamedTuple):
@@ -273,14 +252,14 @@ class Outbox:
             finds |= newest_of_groups(f"pending {name}", partial(_owed_to, (name,)), authors, before, n)
         return finds
 
-    def waiting(self, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> Waiting:
+    def pending_in(self, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> Undelivered:
         """Return what the answers to `look` or `look_at` say, and remember whether too much was pending to look at all
         of it.
         """
-        waiting = Waiting.of(looked, answers)
-        if not waiting.is_all and "pending" in looked:
+        pending = Undelivered.of(looked, answers)
+        if not pending.is_all and "pending" in looked:
             self._crowded_until_s = self._clock.monotonic() + CROWDED_S
-        return waiting
+        return pending
 
     @staticmethod
     def backfills_of(reader: ObjectId) -> dict[str, Find]:

@@ -1,14 +1,16 @@
 """The candidates for a page, before anything is judged: from what is kept, from what is pending, from the query."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from bson import ObjectId
 
 from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID
 from app.models import StatusRow
+from app.stack.mongodb.find import Find, Rows
+from phases.home.newest import vouches_down_to
 
 Source = Literal["query", "list", "list+query", "rebuilt"]
 
@@ -19,6 +21,27 @@ class Candidates(Protocol):
     async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
         """Return the `n` newest below `cursor`, newest first; fewer only when there are no more."""
         ...
+
+
+class Undelivered(NamedTuple):
+    """Entries that a kept timeline may lack, as they are pending or pulled: all of them with an id >= `down_to`."""
+
+    entries: list[Entry]
+    down_to: ObjectId
+
+    @property
+    def is_all(self) -> bool:
+        return self.down_to == FIRST_ID
+
+    def beside(self, other: "Undelivered") -> "Undelivered":
+        return Undelivered([*self.entries, *other.entries], max(self.down_to, other.down_to))
+
+    @classmethod
+    def of(cls, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> "Undelivered":
+        """Make it from look-ups and their answers, whose rows have an id and an author."""
+        entries = [Entry(row["_id"], row["user_id"]) for name in looked for row in answers[name]]
+        ends = [vouches_down_to(find, answers[name]) for name, find in looked.items()]
+        return cls(entries, max(ends, default=FIRST_ID))
 
 
 @dataclass(frozen=True)
@@ -45,17 +68,18 @@ class Slice:
             return self.entries  # the common case, spared a look at each
         return [entry for entry in self.entries if self.floor <= entry.id < cursor]
 
-    def with_waiting(self, waiting: list[Entry], down_to: ObjectId, before: ObjectId, n: int) -> "Slice":
-        """Return the slice with what is pending or pulled below `before`.
+    def with_undelivered(self, undelivered: Undelivered, before: ObjectId, n: int) -> "Slice":
+        """Return the slice with what is undelivered below `before`.
 
-        All of that is known down to the id `down_to`; below it there may be more. Where that is above the floor, the
-        slice has the `n` newest at most, and none below `down_to`.
+        Where more of that may be above the floor, the slice has the `n` newest at most, and none below
+        `undelivered.down_to`.
         """
-        if not waiting and down_to == FIRST_ID:
+        if not undelivered.entries and undelivered.is_all:
             return self
-        whole = self.whole and down_to <= self.floor
-        entries = newest([*self.entries, *(entry for entry in waiting if entry.id < before)], None if whole else n)
-        while not whole and entries and entries[-1].id < down_to:
+        whole = self.whole and undelivered.down_to <= self.floor
+        below = [entry for entry in undelivered.entries if entry.id < before]
+        entries = newest([*self.entries, *below], None if whole else n)
+        while not whole and entries and entries[-1].id < undelivered.down_to:
             entries.pop()
         return Slice(entries, self.floor, whole)
 

@@ -22,9 +22,10 @@ from phases import PHASES
 from phases.comeback import Comeback
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept_timelines import KeptTimelines
-from phases.delivering.outbox import Outbox, Waiting
+from phases.delivering.outbox import Outbox
 from phases.delivering.settings import FORGET_AFTER_S, Settings, Wish
 from phases.delivering.switch import TRIES, Switch
+from phases.home.candidates import Undelivered
 from phases.home.newest import window_of_groups
 from phases.home.page import enough
 from phases.keeping.entries import entry_key
@@ -546,8 +547,8 @@ def test_a_full_window_vouches_for_nothing() -> None:
     reach, *ids = sorted(ObjectId() for _ in range(9))
     (name, find), *_ = window_of_groups("pending", lambda authors: {}, [ObjectId()], reach, LAST_ID, 4).items()
     rows = [{"_id": id, "user_id": id} for id in ids]
-    assert Waiting.of({name: find}, {name: rows[1:]}).floor == reach
-    assert Waiting.of({name: find}, {name: rows}).floor == LAST_ID
+    assert Undelivered.of({name: find}, {name: rows[1:]}).down_to == reach
+    assert Undelivered.of({name: find}, {name: rows}).down_to == LAST_ID
 
 
 async def test_a_consumer_that_this_program_does_not_know_is_still_owed(town: World) -> None:
