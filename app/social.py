@@ -37,7 +37,7 @@ from app.stack.mongodb.transaction import Transaction, transaction
 from app.stack.mongodb.write import insert
 from app.text import checked, mentions, storable
 from app.watch.metrics import POSTS
-from phases.delivering.outbox import Outbox, Trace, Waits, to_the_end
+from phases.delivering.outbox import Defer, Outbox, Trace, at_once
 from phases.home.newest import Newest
 from phases.home.page import Filling
 
@@ -358,14 +358,14 @@ class Social:
         audience: Audience = "followers",
         idempotency_key: str | None = None,
         trace: Trace = lambda _status, _what, _began_s, _ended_s: None,
-        waits: Waits = to_the_end,
+        defer: Defer = at_once,
     ) -> tuple[StatusRow, bool]:
         """Store a status (by a majority) first, deliver it second (rule 1). Return it, and whether it was created now,
         not by an earlier try.
 
         `text` is trimmed and checked by `checked_text`. `trace` is told what the poster waited for: the insert (STORED)
-        and each consumer. `waits`: for consumers that only queue. Raises Invalid, and Conflict for a key that was used
-        for another status.
+        and each consumer. `defer`: does what only queues. Raises Invalid, and Conflict for a key that was used for
+        another status.
         """
         began_s = perf_counter()
         text = checked_text(text)
@@ -388,7 +388,7 @@ class Social:
             row, created = await self._posted_before(author, text, audience, key), False
         self.stack.bus.tell(Hint("posted", author, row.id))
         trace(row, STORED, began_s, perf_counter())
-        await self.outbox.posted(row, owed, again=not created, trace=trace, waits=waits)
+        await self.outbox.posted(row, owed, again=not created, trace=trace, defer=defer)
         if created:
             POSTS.inc()
         return row, created

@@ -165,7 +165,7 @@ async def post(call: Call) -> Reply:
         asked.text,
         asked.audience,
         call.headers.idempotency_key,
-        waits=call.services.afterwards.do,
+        defer=call.services.afterwards.do,
     )
     location = {"Location": f"{PREFIX}/statuses/{row.id}"}
     return Reply(201 if created else 200, schemas.status(row, call.people), location)

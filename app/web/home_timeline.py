@@ -130,8 +130,8 @@ async def post(request: Request, me: Account) -> Response:
         if audience not in get_args(Audience):
             raise Invalid("audience", "There is no such audience.")
         await services(request).writes.count(me.id)
-        once, waits = idempotency_key(form, audience, text), services(request).afterwards.do
-        await services(request).social.post(me.id, text, audience, once, waits=waits)
+        once, defer = idempotency_key(form, audience, text), services(request).afterwards.do
+        await services(request).social.post(me.id, text, audience, once, defer=defer)
     except (Invalid, Conflict, TooMany) as error:
         problem = problem_of(error)
         draft = Draft(text, audience, dict(problem.errors) or {"text": problem.detail})

@@ -42,11 +42,12 @@ WITH_STATUS: frozenset[Kind] = frozenset({"status", "mention"})  # told by the s
 # What a poster waited for: the status, by what or whom, and when that began and ended, in seconds of perf_counter.
 Trace = Callable[[StatusRow, str, float, float], None]
 
-# How a poster waits for what only queues: at once, or not at all. What gets lost there is still owed (rule 5).
-Waits = Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
+# When a consumer that only queues is handed a status: `at_once`, or over HTTP after the answer, so that the poster does
+# not wait for it. What gets lost in between is still owed (rule 5).
+Defer = Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
 
 
-async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+async def at_once(work: Coroutine[Any, Any, None]) -> None:
     await work
 
 
@@ -146,9 +147,7 @@ class Outbox:
         """Return the phases that a status is owed to now. `pulled`: the status says so."""
         return self._unless(pulled, self._owed_by(await self._switch.current()))
 
-    async def posted(
-        self, status: StatusRow, owed: Owed, *, again: bool, trace: Trace, waits: Waits = to_the_end
-    ) -> None:
+    async def posted(self, status: StatusRow, owed: Owed, *, again: bool, trace: Trace, defer: Defer = at_once) -> None:
         """Hand a status that is stored to its consumers. `again`: it was stored by an earlier try, which may have been
         killed before it could say so, or before a majority had the status.
 
@@ -163,7 +162,7 @@ class Outbox:
             names = await self.owe(status.id, tuple(dict.fromkeys((*names, *now_owed))))
         for name in names:
             consumer = self.consumers.get(name)
-            await (waits if consumer and consumer.queues else to_the_end)(self._handed_over(name, status, trace))
+            await (defer if consumer and consumer.queues else at_once)(self._handed_over(name, status, trace))
 
     async def _handed_over(self, name: str, status: StatusRow, trace: Trace) -> None:
         began_s = perf_counter()
