@@ -370,7 +370,7 @@ class Social:
         began_s = perf_counter()
         text = checked_text(text)
         key = f"{author}:{idempotency_key}" if idempotency_key else None
-        owed = await self.outbox.owed(author, audience, mentions=bool(mentions(text)))
+        owed = await self.outbox.decide(author, audience, mentions=bool(mentions(text)))
         status = Status(
             id=self._clock.new_id(),
             user_id=author,

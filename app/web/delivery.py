@@ -147,7 +147,7 @@ async def _see(timelines: Timelines, watch: Watch) -> None:
         await timelines.stack.db["statuses"].find_one({"_id": watch.status.id}, {"pending": 1, "pulled": 1}) or {}
     )
     pending, watch.pulled = set(document.get("pending") or ()), "pulled" in document
-    watch.owed = await timelines.outbox.owing(pulled=watch.pulled)
+    watch.owed = await timelines.outbox.phases_owed(pulled=watch.pulled)
     for slug in watch.owed:
         if slug not in pending:
             watch.cleared_ms.setdefault(slug, _when_cleared(timelines, watch, slug))

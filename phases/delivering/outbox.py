@@ -135,17 +135,19 @@ class Outbox:
 
     # What a use case says
 
-    async def owed(self, author: ObjectId, audience: Audience, *, mentions: bool = False) -> Owed:
-        """Return what the insert of a status has to say. `mentions`: its text names somebody."""
+    async def decide(self, author: ObjectId, audience: Audience, *, mentions: bool = False) -> Owed:
+        """Decide what the insert of a status says: to whom it is owed, and whether it is `pulled`. `mentions`: its text
+        names somebody.
+        """
         settings = await self._switch.current()
-        names, forced = self._owed_by(settings), settings.forced.get(author)
+        names, forced = self._phases_delivering(settings), settings.forced.get(author)
         pulled = await self._pulls.decide(names, settings.epoch, author, audience, forced)
         mentioning = self._caring_for("mention") if mentions else ()
         return Owed((*self._unless(pulled, names), *mentioning), settings, pulled)
 
-    async def owing(self, *, pulled: bool) -> tuple[str, ...]:
+    async def phases_owed(self, *, pulled: bool) -> tuple[str, ...]:
         """Return the phases that a status is owed to now. `pulled`: the status says so."""
-        return self._unless(pulled, self._owed_by(await self._switch.current()))
+        return self._unless(pulled, self._phases_delivering(await self._switch.current()))
 
     async def posted(self, status: StatusRow, owed: Owed, *, again: bool, trace: Trace, defer: Defer = at_once) -> None:
         """Hand a status that is stored to its consumers. `again`: it was stored by an earlier try, which may have been
@@ -158,8 +160,8 @@ class Outbox:
         if owed.pulled:
             await self._pulls.markers.mark(status.user_id, owed.settings.epoch)
         if again or not self._switch.still_holds(owed.settings):
-            now_owed = self._owed_by(await self._switch.fresh())
-            names = await self.owe(status.id, tuple(dict.fromkeys((*names, *now_owed))))
+            now_owed = self._phases_delivering(await self._switch.fresh())
+            names = await self.make_owed(status.id, tuple(dict.fromkeys((*names, *now_owed))))
         for name in names:
             consumer = self.consumers.get(name)
             await (defer if consumer and consumer.queues else at_once)(self._handed_over(name, status, trace))
@@ -212,7 +214,7 @@ class Outbox:
     def _unless(self, pulled: bool, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if not (pulled and name in self._pulls.merging))
 
-    def _owed_by(self, settings: Settings) -> tuple[str, ...]:
+    def _phases_delivering(self, settings: Settings) -> tuple[str, ...]:
         return tuple(name for name in settings.delivering_at(self._clock.now()) if name not in self._idle)
 
     # What a read asks
@@ -245,10 +247,10 @@ class Outbox:
         if reach is not None:
             # One look for all names: of several, all of one shape, some find much and others nothing, and at each
             # change between these MongoDB chooses the index anew.
-            return window_of_groups("pending", partial(_owed_to, names), authors, reach, before, n)
+            return window_of_groups("pending", partial(_pending_query, names), authors, reach, before, n)
         finds: dict[str, Find] = {}
         for name in names:
-            finds |= newest_of_groups(f"pending {name}", partial(_owed_to, (name,)), authors, before, n)
+            finds |= newest_of_groups(f"pending {name}", partial(_pending_query, (name,)), authors, before, n)
         return finds
 
     def pending_in(self, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> Undelivered:
@@ -275,7 +277,7 @@ class Outbox:
 
     # What consumers and the sweeper do
 
-    async def owe(self, status: ObjectId, names: tuple[str, ...]) -> tuple[str, ...]:
+    async def make_owed(self, status: ObjectId, names: tuple[str, ...]) -> tuple[str, ...]:
         """Make a status owed to these consumers, and return those that it is owed to now: a status that says `pulled`
         is never owed to a phase that merges it (rule 9).
         """
@@ -353,7 +355,7 @@ class Outbox:
         return rows
 
 
-def _owed_to(names: tuple[str, ...], authors: list[ObjectId]) -> dict[str, Any]:
+def _pending_query(names: tuple[str, ...], authors: list[ObjectId]) -> dict[str, Any]:
     return {"pending": _one_or_in(names), "user_id": {"$in": authors}}
 
 

@@ -229,7 +229,7 @@ async def test_a_replay_owes_what_the_first_try_did_not_live_to_owe(town: World)
     await town.warm("ann")
     with (
         patch.object(town.timelines.switch, "current", return_value=old),
-        patch.object(Outbox, "owe", side_effect=Crash),
+        patch.object(Outbox, "make_owed", side_effect=Crash),
         pytest.raises(Crash),
     ):
         await town.social.post(zoe, "stored", idempotency_key="k")

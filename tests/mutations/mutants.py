@@ -469,7 +469,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a consumer of another version is owed nothing",
         "5 outbox",
-        "phases.delivering.outbox.Outbox._owed_by",
+        "phases.delivering.outbox.Outbox._phases_delivering",
         "if name not in self._idle",
         "if name in self.consumers",
         _of(RULES, "test_a_consumer_that_this_program_does_not_know_is_still_owed"),
@@ -485,7 +485,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a phase that keeps nothing is owed for ever",
         "5 outbox",
-        "phases.delivering.outbox.Outbox._owed_by",
+        "phases.delivering.outbox.Outbox._phases_delivering",
         " if name not in self._idle",
         tests=_of(RULES, "test_a_consumer_that_this_program_does_not_know_is_still_owed"),
     ),
@@ -2499,7 +2499,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a repeat has delivered what says that it is pulled",
         "9 delivered or pulled",
-        "phases.delivering.outbox.Outbox.owe",
+        "phases.delivering.outbox.Outbox.make_owed",
         '{"pulled": {"$ne": True}}',
         "{}",
         _of(PULLED, "test_a_repeat_decides_nothing_anew"),

@@ -206,7 +206,7 @@ async def test_a_replay_delivers_what_the_earlier_try_did_not(town: World, phase
     post = partial(town.social.post, town.ids["zoe"], "slow", idempotency_key="k")
     with (
         patch.object(town.timelines.switch, "current", return_value=old),
-        patch.object(town.timelines.outbox, "owe", side_effect=Crash),
+        patch.object(town.timelines.outbox, "make_owed", side_effect=Crash),
         pytest.raises(Crash),
     ):
         await post()
