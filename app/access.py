@@ -58,7 +58,7 @@ def statuses_by_id(ids: Sequence[ObjectId], fields: tuple[str, ...] = FIELDS) ->
 
 
 def liked_among(reader: ObjectId, ids: Sequence[ObjectId]) -> Find:
-    """Look for those that the reader likes, by `like_key`: answered by an index alone."""
+    """Return the look-up of those that the reader likes, by `like_key`: answered by an index alone."""
     keys = [like_key(reader, id) for id in ids]
     return Find("likes", {"_id": {"$in": keys}}, ("_id",), len(keys), by="_id")
 
@@ -89,7 +89,7 @@ def deleted_among(statuses: Sequence[StatusRow]) -> Find:
 
 
 def statuses_shown(reader: ObjectId, ids: Sequence[ObjectId]) -> dict[str, Find]:
-    """Look for statuses with what the reader likes of them: `shown_rows` reads the answers."""
+    """Return the look-ups of statuses and of what the reader likes of them; `shown_rows` reads the answers."""
     if not ids:
         return {}
     return {"statuses": statuses_by_id(ids, SHOWN), "liked": liked_among(reader, ids)}

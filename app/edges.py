@@ -81,12 +81,12 @@ def followees_of(reader: ObjectId) -> Find:
 
 
 def mutes_of(reader: ObjectId) -> Find:
-    """Look for those whom the reader mutes. Where there are more, the read decides about the others."""
+    """Return the look-up of those whom the reader mutes. Where there are more, the read decides about the others."""
     return Find("mutes", {"muter": reader}, ("muted",), FOLLOWEES_AT_ONCE)
 
 
 def departed_among(people: Sequence[ObjectId]) -> Find:
-    """Look for those whose account is deleted, while anything of it may be left."""
+    """Return the look-up of those whose account is deleted, while anything of it may be left."""
     return Find(DEPARTURES, {"_id": {"$in": people}}, ("_id",), len(people))
 
 

@@ -35,7 +35,7 @@ class Names:
             if len(known) == len(ids) and since is not None and version is not None and version <= since:
                 return known
             unknown = [id for id in ids if id not in known]
-            answers = await together(self._db, **_look(since, unknown))
+            answers = await together(self._db, **_finds(since, unknown))
             renamed = answers.get("renamed", [])
             if len(renamed) > RENAMED_AT_ONCE:
                 self._people, self._version = {}, None
@@ -60,7 +60,7 @@ class Names:
         self._version = version
 
 
-def _look(since: int | None, unknown: list[ObjectId]) -> dict[str, Find]:
+def _finds(since: int | None, unknown: list[ObjectId]) -> dict[str, Find]:
     finds = {"version": version_of(NAMES)}
     if since is not None:
         finds["renamed"] = Find("users", {"renamed": {"$gt": since}}, FIELDS, RENAMED_AT_ONCE + 1)

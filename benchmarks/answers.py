@@ -108,7 +108,7 @@ async def kept_list(timelines: Timelines, slug: str, reader: ObjectId, n: int) -
     if kept is None or where is None:
         return None
     place = Place(where, reader, LAST_ID, n)
-    finds = kept.store.look(place)
+    finds = kept.store.finds(place)
     return await kept.store.read(place, await together(timelines.stack.db, **finds) if finds else {})
 
 

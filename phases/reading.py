@@ -190,7 +190,7 @@ class Reading:
             finds |= statuses_shown(edges.reader, start.likely)
         if not start.remembered:
             finds |= view.missing(list(seen.statuses.values()) or self._statuses.among(start.likely))
-        answers = await together(self._db, **finds, **start.kept.store.look(place))
+        answers = await together(self._db, **finds, **start.kept.store.finds(place))
         view.learn(answers)
         return Look(
             versions=versions_in(answers["versions"]),
@@ -205,12 +205,12 @@ class Reading:
     def _pending(self, start: Start, place: Place, reach: ObjectId | None = None, *, own: bool) -> dict[str, Find]:
         names = self._switch.phases_of(start.kept.name)
         if not own:
-            return self._outbox.look(names, place.before)
+            return self._outbox.newest_pending(names, place.before)
         authors = [start.edges.reader, *(start.edges.unmuted or [])]
-        return self._outbox.look_at(names, place.before, authors, place.n, reach)
+        return self._outbox.pending_by(names, place.before, authors, place.n, reach)
 
     def _pulled(self, start: Start, place: Place) -> dict[str, Find]:
-        """Look for what is delivered to nobody, of the reader's own authors: the newest of each group of them."""
+        """Return the look-ups of what is delivered to nobody: the newest of each group of the reader's own authors."""
         merges = start.request.phase.merges
         if start.marked is None or merges is None:
             return {}
@@ -263,7 +263,7 @@ class Reading:
         place, store = start.place._replace(before=before, n=n), start.kept.store
         pending = {} if look.pending.is_all else self._pending(start, place, own=True)
         pulled = {} if look.pulled.is_all else self._pulled(start, place)
-        finds = {**pending, **pulled, **store.look(place)}
+        finds = {**pending, **pulled, **store.finds(place)}
         answers = await together(self._db, **finds) if finds else {}
         part = await store.read(place, answers)
         all_pending = look.pending if look.pending.is_all else self._outbox.pending_in(pending, answers)

@@ -224,16 +224,16 @@ class Outbox:
         """Whether so much was pending a moment ago that a reader's own authors are what to look at (rule 10)."""
         return self._clock.monotonic() < self._crowded_until_s
 
-    def look(self, names: tuple[str, ...], before: ObjectId) -> dict[str, Find]:
-        """Look for the newest few of all statuses that are owed to these consumers:
-        mostly that is all of them.
+    def newest_pending(self, names: tuple[str, ...], before: ObjectId) -> dict[str, Find]:
+        """Return the look-up of the newest few statuses that are owed to these
+        consumers: mostly that is all of them.
         """
         pending = {"pending": _one_or_in(names), "_id": {"$lt": before}}
         shown, n = ("_id", "user_id"), self._scan + 1
         find = Find("statuses", pending, shown, n, NEWEST_FIRST, common=True)
         return {"pending": find}
 
-    def look_at(
+    def pending_by(
         self,
         names: tuple[str, ...],
         before: ObjectId,
@@ -241,8 +241,8 @@ class Outbox:
         n: int,
         reach: ObjectId | None = None,
     ) -> dict[str, Find]:
-        """Look for the newest `n` pending statuses of each group of these authors, whatever else is pending. `reach`: a
-        guessed id, from which on there are about as many.
+        """Return the look-ups of the newest `n` pending statuses of each group of these authors, whatever else is
+        pending. `reach`: a guessed id, from which on there are about as many.
         """
         if reach is not None:
             # One look for all names: of several, all of one shape, some find much and others nothing, and at each
@@ -254,8 +254,8 @@ class Outbox:
         return finds
 
     def pending_in(self, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> Undelivered:
-        """Return what the answers to `look` or `look_at` say, and remember whether too much was pending to look at all
-        of it.
+        """Return what is pending, from the answers to `newest_pending` or `pending_by`. Remember whether it was too
+        much to look at all of it.
         """
         pending = Undelivered.of(looked, answers)
         if not pending.is_all and "pending" in looked:
@@ -264,7 +264,7 @@ class Outbox:
 
     @staticmethod
     def backfills_of(reader: ObjectId) -> dict[str, Find]:
-        """Look for rows that owe the reader a backfill."""
+        """Return the look-ups of rows that owe the reader a backfill."""
         return {
             f"backfill_{rows}": Find(rows, {"debt": True, field: reader}, ("debt",), 1)
             for rows, (field, _) in WIDENING.items()

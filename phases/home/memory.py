@@ -63,8 +63,8 @@ class Seen(NamedTuple):
         return ObjectId(candidates[-12:]) if len(candidates) == 12 * n else None
 
     def changes(self, reader: ObjectId) -> dict[str, Find]:
-        """Look for what may have changed since: of the statuses only that they are deleted or liked, and who follows
-        back.
+        """Return the look-ups of what may have changed since: of the statuses only that they are deleted or liked, and
+        who follows back.
         """
         finds = changes_of(self.statuses) if self.statuses else {}
         if self.judged and self.judged.backs:
@@ -142,7 +142,7 @@ def _is_as_found(row: StatusRow, found: Mapping[str, Any]) -> bool:
 
 
 def changes_of(page: Statuses) -> dict[str, Find]:
-    """Look for what has changed of these statuses: only of those that are deleted or liked is there anything to say."""
+    """Return the look-up of what has changed of these statuses: only what is deleted or liked can have changed."""
     ids = list(page)
     changed = {"_id": {"$in": ids}, "$or": [{"deleted": True}, {"likes": {"$gt": 0}}]}
     return {"changed": Find("statuses", changed, ("_id", "deleted", "likes"), len(ids), by="_id")}

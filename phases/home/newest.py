@@ -96,9 +96,9 @@ def newest_of_groups(
     before: ObjectId,
     n: int,
 ) -> dict[str, Find]:
-    """Look for the newest `n` below `before` of each group of these authors, together
-    with other things in one command: bounded, however many authors there are and
-    however deep it is.
+    """Return the look-ups of the newest `n` below `before` of each group of these
+    authors, to go together with others in one command: bounded, however many authors
+    there are and however deep it is.
     """
     return {
         f"{name} {number}": Find(
@@ -115,8 +115,9 @@ def newest_of_groups(
 def window_of_groups(
     name: str, query: Query, authors: Sequence[ObjectId], reach: ObjectId, before: ObjectId, n: int
 ) -> dict[str, Find]:
-    """Look for what these authors have written from `reach` on, a guessed id from which on there are about `n`. The
-    rows are in no order, which saves MongoDB the merge of all of them; of each group there are at most twice as many.
+    """Return the look-ups of what these authors have written from `reach` on, a guessed id from which on there are
+    about `n`. The rows are in no order, which saves MongoDB the merge of all of them; of each group there are at most
+    twice as many.
     """
     ids, is_small = {"$gte": reach, "$lt": before}, len(authors) <= GROUP
     return {

@@ -82,7 +82,7 @@ class Entries(Store):
         if documents:
             await insert_missing(self.db, entries_name(container), documents)
 
-    def look(self, place: Place) -> dict[str, Find]:
+    def finds(self, place: Place) -> dict[str, Find]:
         container, reader, before, n = place
         keys = {"$gte": entry_key(reader, FIRST_ID), "$lt": entry_key(reader, before)}
         return {

@@ -109,13 +109,13 @@ class Store(ABC):
         """
         return []
 
-    def look(self, place: Place) -> dict[str, Find]:
+    def finds(self, place: Place) -> dict[str, Find]:
         """Return what a read has to look up in MongoDB; that is looked up on the same snapshot as what is pending."""
         return {}
 
     @abstractmethod
     async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
-        """Return the entries, as they are after the `answers` to `look`; None for a cold reader."""
+        """Return the entries, as they are after the `answers` to `finds`; None for a cold reader."""
 
     @abstractmethod
     async def rebuild(self, container: Container, returning: Returning) -> bool:

@@ -51,7 +51,7 @@ class Boards(Store):
         """Whoever has no document gets nothing: they are cold, and their rebuild asks."""
         await self._boards(container).update_many({"_id": {"$in": list(to)}}, {"$addToSet": {"ids": status.id}})
 
-    def look(self, place: Place) -> dict[str, Find]:
+    def finds(self, place: Place) -> dict[str, Find]:
         return {"board": Find(PREFIX + place.container.name, {"_id": place.reader}, ("ids", "floor"), 1)}
 
     async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:

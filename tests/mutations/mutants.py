@@ -1776,7 +1776,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "renamed people are not asked for",
         "11 names",
-        "app.names._look",
+        "app.names._finds",
         "    if since is not None:\n",
         "    if False:\n",
         races=("rename x page, cache",),
