@@ -10,7 +10,7 @@ from app.clock import FIRST_ID, LAST_ID
 from app.edges import EdgeMemory, Following
 from app.stack import Stack
 from phases.home.candidates import Slice
-from phases.home.newest import IDS, paced
+from phases.home.newest import ID_ONLY, paced
 from phases.keeping.store import Recent
 from phases.p1_query import statuses_by
 
@@ -50,7 +50,7 @@ class Comeback:
             following_ids = await Following(self._db, self.reader, self._memory).ids()
             newest = statuses_by(self._db, [self.reader, *following_ids])
         else:
-            newest = statuses_by(self._db, [self.reader, *authors], IDS)
+            newest = statuses_by(self._db, [self.reader, *authors], ID_ONLY)
         reach = paced([entry.id for entry in await self._entries()], self._cap)
         rows = await newest.packed(LAST_ID, self._cap, reach)
         return Recent(rows, ObjectId(rows[-1][:12]) if len(rows) == self._cap else FIRST_ID)

@@ -13,13 +13,13 @@ from app.edges import Following
 from app.stack.mongodb.connection import Database
 from phases.base import Phase
 from phases.claims import FOLLOWEES, INSERT, QUERY_OF_ALL, VISIBLE, post, read
-from phases.home.newest import SIGNED, Newest
+from phases.home.newest import ID_AND_AUTHOR, Newest
 
 
 def statuses_by(
     db: Database,
     authors: list[ObjectId],
-    fields: tuple[str, ...] = SIGNED,
+    fields: tuple[str, ...] = ID_AND_AUTHOR,
 ) -> Newest:
     """Return the article's query for the statuses of some authors. `Newest` sorts and
     limits it, and above 200 authors cuts its `$in` into pieces.

@@ -16,17 +16,17 @@ from app.stack.mongodb.find import NEWEST_FIRST, Find, Order, Rows, rows
 # Up to 200 authors MongoDB merges their index ranges in order; from 201 on it sorts their whole history
 # (internalQueryMaxScansToExplode; jira DOCS-16663).
 GROUP = 200
-FEW = 3 * GROUP
+FEW = 3 * GROUP  # authors whose groups are merged at once; of more, a window is looked at first
 BY_AUTHOR = "user_id_1__id_-1"
 SAMPLE = 50  # authors whose pace stands for everybody's
-GENEROUS = 4  # times as much as the sample promises is looked for
+GENEROUS = 4  # a window reaches back far enough for so many times what is wanted, at the pace of the sample
 WINDOW_AUTHORS = 1_000  # in one command
-WINDOW_ROWS = 500  # of one command, or twice as many as are wanted; more have not been meant
+WINDOW_ROWS = 500  # of one command, or twice as many as are wanted: a window with more reaches back too far
 PACED = 10  # statuses that show a pace
-RESERVE = 1.15  # times as far back as that promises
+RESERVE = 1.15  # times as far back as that pace promises
 
-SIGNED = ("_id", "user_id")
-IDS = ("_id",)
+ID_AND_AUTHOR = ("_id", "user_id")
+ID_ONLY = ("_id",)
 Packed = bytes  # these fields of a status, 12 bytes each
 Query = Callable[[list[ObjectId]], Mapping[str, Any]]  # the statuses that some authors have written
 
@@ -42,7 +42,9 @@ class Newest:
     The answers stay in bytes: to make and to compare ids takes as long as finding them.
     """
 
-    def __init__(self, db: Database, query: Query, authors: list[ObjectId], fields: tuple[str, ...] = SIGNED) -> None:
+    def __init__(
+        self, db: Database, query: Query, authors: list[ObjectId], fields: tuple[str, ...] = ID_AND_AUTHOR
+    ) -> None:
         self._db, self._query, self._authors, self._fields = db, query, authors, fields
 
     async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
@@ -104,7 +106,7 @@ def newest_of_groups(
         f"{name} {number}": Find(
             "statuses",
             {**query(group), "_id": {"$lt": before}},
-            SIGNED,
+            ID_AND_AUTHOR,
             n,
             NEWEST_FIRST,
         )
@@ -121,7 +123,7 @@ def window_of_groups(
     """
     ids, is_small = {"$gte": reach, "$lt": before}, len(authors) <= GROUP
     return {
-        f"{name} {number}": Find("statuses", {**query(group), "_id": ids}, SIGNED, 2 * n, along=is_small)
+        f"{name} {number}": Find("statuses", {**query(group), "_id": ids}, ID_AND_AUTHOR, 2 * n, along=is_small)
         for number, group in enumerate(_cut(list(authors), GROUP))
     }
 
