@@ -24,7 +24,7 @@ from phases.claims import GETS, INSERT, JOB_UNLESS_PULLED, PENDING_OR_PULLED, ST
 from phases.home.newest import newest_of_groups
 from phases.p3_queue import WORKER
 from phases.p4_cache import CACHE, ActiveFollowers, HomeLists
-from phases.pulling.author import Author, Day
+from phases.pulling.author import Author, DayCost
 from phases.pulling.heavy import HeavyAuthors
 from phases.pulling.pulls import Merge
 
@@ -39,25 +39,25 @@ PULLED_US = 18.0
 SELDOM = 3.5
 
 
-def rather_pulled(day: Day) -> bool:
+def is_pulling_cheaper(day: DayCost) -> bool:
     """Return what the rule says: whether a day of asking costs less than a day of
     deliveries to the active followers.
     """
     return day.asked_us is not None and day.asked_us < day.delivered_us
 
 
-def a_day_of(author: Author) -> Day:
-    """Return what a day costs either way. Both ways grow with the followers. What
+def cost_of_a_day(author: Author) -> DayCost:
+    """Return what a day costs either way. Both costs grow with the followers. What
     differs is how often it is done.
     """
     reads = author.reads_per_day
-    return Day(
+    return DayCost(
         delivered_us=author.posts_per_day * author.active_followers * DELIVERY_US,
         asked_us=None if reads is None else reads * author.active_followers * PULLED_US,
     )
 
 
-def hardly_read(pages_a_post: float) -> bool:
+def is_hardly_read(pages_a_post: float) -> bool:
     """Return whether asking is cheaper whoever has posted: this is nearly phase 1."""
     return pages_a_post < SELDOM
 
@@ -109,7 +109,12 @@ HYBRID = Phase(
     store=MergedLists,
     recipients=DeliveredTo,
     carrier=WORKER,
-    merges=Merge(rather_pulled, a_day_of, hardly_read, pulled_by),
+    merges=Merge(
+        cost=cost_of_a_day,
+        is_cheaper=is_pulling_cheaper,
+        is_seldom=is_hardly_read,
+        query=pulled_by,
+    ),
     chunk=lambda config: config.list_chunk,
     costs=(
         post(INSERT, JOB_UNLESS_PULLED),

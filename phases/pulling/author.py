@@ -36,7 +36,7 @@ class Author:
 
 
 @dataclass(frozen=True)
-class Day:
+class DayCost:
     """The processor time of a day, in microseconds: of delivering an author's statuses, and of asking for them; None
     while nobody knows how often people read.
     """

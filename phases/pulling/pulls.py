@@ -10,7 +10,7 @@ from app.models import Audience
 from app.stack import Stack
 from app.stack.mongodb.transaction import Contended
 from phases.home.newest import Query
-from phases.pulling.author import Author, Authors, Day
+from phases.pulling.author import Author, Authors, DayCost
 from phases.pulling.markers import Known, Markers
 
 Why = Literal["forced", "seldom", "light", "many", "rule"]
@@ -20,14 +20,14 @@ Why = Literal["forced", "seldom", "light", "many", "rule"]
 class Merge:
     """The statuses that a phase merges at read instead of delivering them.
 
-    `rather`: whether that is cheaper for an author's statuses; `day`: what it weighs. `seldom`: whether, by pages a
-    post, pages are asked for so seldom that it is cheaper for everybody's. `query`: those of some authors that say
-    `pulled`.
+    `cost`: what a day costs either way for an author's statuses. `is_cheaper`: whether merging is, by that.
+    `is_seldom`: whether, by pages a post, pages are asked for so seldom that it is cheaper for everybody's. `query`:
+    the statuses of some authors that say `pulled`.
     """
 
-    rather: Callable[[Day], bool]
-    day: Callable[[Author], Day]
-    seldom: Callable[[float], bool]
+    cost: Callable[[Author], DayCost]
+    is_cheaper: Callable[[DayCost], bool]
+    is_seldom: Callable[[float], bool]
     query: Query
 
 
@@ -42,7 +42,7 @@ class Weighed:
     pulled: bool
     why: Why
     author: Author
-    day: Day
+    day: DayCost
 
 
 class Pulls:
@@ -89,7 +89,7 @@ class Pulls:
     async def _is_seldom(self, merge: Merge, markers: Known, author: ObjectId) -> bool:
         """Return whether pages are asked for so seldom that the author is pulled; not where many are pulled already."""
         pages = await self.authors.pages_a_post()
-        return pages is not None and merge.seldom(pages) and self.markers.is_one_of_few(author, markers)
+        return pages is not None and merge.is_seldom(pages) and self.markers.is_one_of_few(author, markers)
 
     async def weighed(self, epoch: ObjectId, author: ObjectId, forced: bool | None) -> Weighed:
         """Weigh the author as things are now, by the first phase that merges."""
@@ -100,12 +100,12 @@ class Pulls:
         return by_the_rule if forced is None else replace(by_the_rule, pulled=forced, why="forced")
 
     def _of(self, merge: Merge, author: Author) -> Weighed:
-        day = merge.day(author)
+        day = merge.cost(author)
         if author.active_followers < self._config.pull_from:
             return Weighed(False, "light", author, day)
         if author.active_followers > self._config.pull_beyond:
             return Weighed(True, "many", author, day)
-        return Weighed(merge.rather(day), "rule", author, day)
+        return Weighed(merge.is_cheaper(day), "rule", author, day)
 
     async def sweep(self) -> None:
         await self.markers.sweep()

@@ -23,7 +23,7 @@ from phases.home import newest
 from phases.home.newest import GROUP, newest_of_groups
 from phases.keeping.in_memory import RENEW_AFTER
 from phases.p4_cache import CACHE
-from phases.p6_hybrid import DELIVERY_US, HYBRID, PULLED_US, SELDOM, a_day_of, pulled_by, rather_pulled
+from phases.p6_hybrid import DELIVERY_US, HYBRID, PULLED_US, SELDOM, cost_of_a_day, is_pulling_cheaper, pulled_by
 from phases.pulling import author as authors
 from phases.pulling import heavy, markers
 from phases.pulling.author import Author
@@ -412,9 +412,9 @@ def test_the_rule_weighs_a_day_of_deliveries_against_a_day_of_asking() -> None:
     even = PULLED_US / DELIVERY_US  # posts a reader's page, at which both cost the same
     for followers in (1_000, 20_000):
         for reads in (0.5, 5.0, 50.0):
-            assert rather_pulled(a_day_of(Author(followers, 1.1 * even * reads, reads)))
-            assert not rather_pulled(a_day_of(Author(followers, 0.9 * even * reads, reads)))
-    assert not rather_pulled(a_day_of(Author(20_000, 1_000, None))), "nobody knows how often they read"
+            assert is_pulling_cheaper(cost_of_a_day(Author(followers, 1.1 * even * reads, reads)))
+            assert not is_pulling_cheaper(cost_of_a_day(Author(followers, 0.9 * even * reads, reads)))
+    assert not is_pulling_cheaper(cost_of_a_day(Author(20_000, 1_000, None))), "nobody knows how often they read"
 
 
 RULED = {"pull_from": 2, "list_chunk": 4}
