@@ -15,7 +15,7 @@ from app.stack import MemcachedDown, connected
 from app.stack.queue import worker as queue_worker
 from phases.keeping.activity import active_count
 from phases.p4_cache import CACHE
-from phases.pulling.author import AT_ONCE
+from phases.pulling.author import STORED_AT_ONCE
 from tests.conftest import STAND_INS
 from tests.dates import NOON, ManualClock
 from tests.world import KEEPING, World
@@ -72,7 +72,7 @@ async def town() -> AsyncIterator[World]:
         await world.people("zoe", *MANY)
         for fan in MANY:
             await world.follow(fan, "zoe")
-        for _ in range(AT_ONCE):  # then there is the document that counts them
+        for _ in range(STORED_AT_ONCE):  # then there is the document that counts them
             await world.timelines.pulls.authors.one_read()
         yield world
 

@@ -16,8 +16,10 @@ from app.stack.mongodb.find import Find, rows
 from phases.keeping.activity import ACTIVE
 
 READS = "reads"  # a document of the settings: pages and posts by the hour, of all processes
-PAGES, POSTS = COUNTED = "hours", "posts"  # its fields; pages were all that was counted when the first got its name
-AT_ONCE = 200  # pages and posts are counted in one command; and of fewer posts nothing is concluded
+PAGES, POSTS = "hours", "posts"  # its fields; pages were all that was counted when the first got its name
+COUNTED = (PAGES, POSTS)
+STORED_AT_ONCE = 200  # pages and posts: so many are counted before they are stored by one command
+POSTS_NEEDED = 200  # of the last day; of fewer nothing is concluded
 HOURS = 24  # that the figures are about, or fewer where less is known
 AGE_S = 60.0
 REMEMBERED = 10_000  # authors
@@ -108,7 +110,7 @@ class Authors:
                 pages, posts, _ = await self._counts_of_late(self._clock.now())
             found = self._counts[READS] = pages, posts
         pages, posts = found
-        return pages / posts if posts >= AT_ONCE else None
+        return pages / posts if posts >= POSTS_NEEDED else None
 
     async def one_read(self) -> None:
         """Count a page that was asked for."""
@@ -123,7 +125,7 @@ class Authors:
         """
         now = self._clock.now()
         self._untold[f"{what}.{_hour(now)}"] += 1
-        if self._untold.total() >= AT_ONCE:
+        if self._untold.total() >= STORED_AT_ONCE:
             counts, self._untold = self._untold, Counter()
             change = {"$inc": dict(counts), "$min": {"since": now}}
             with uncounted(), suppress(*UNAVAILABLE):  # nothing is refused because of it

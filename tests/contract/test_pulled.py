@@ -489,7 +489,7 @@ async def were_posted(world: World, posts: int, pages: int) -> None:
 
 
 async def test_where_hardly_any_pages_are_asked_for_everybody_is_pulled(town: World) -> None:
-    posts = authors.AT_ONCE
+    posts = authors.POSTS_NEEDED
     await were_posted(town, posts - 1, 0)
     assert "pulled" not in await stored(town, (await town.post("zoe", "too little is known")).id)
     await were_posted(town, 1, int(SELDOM * posts) - 1)
@@ -512,7 +512,7 @@ async def test_where_hardly_any_pages_are_asked_for_everybody_is_pulled(town: Wo
 async def test_few_are_pulled_only_because_hardly_anybody_reads(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each new marker is heard by every process, which reads all of them again."""
     monkeypatch.setattr(markers, "FEW", 1)
-    await were_posted(town, authors.AT_ONCE, 0)
+    await were_posted(town, authors.POSTS_NEEDED, 0)
     assert "pulled" in await stored(town, (await town.post("zoe", "the one 0")).id)
     assert "pulled" not in await stored(town, (await town.post("ben", "one too many, at once")).id)
     town.clock.advance(KNOWN_S + 1)
@@ -537,7 +537,7 @@ async def test_nobody_waits_to_be_pulled_because_hardly_anybody_reads(
         return await change_edges(*arguments)
 
     monkeypatch.setattr(markers, "change_edges", slow)
-    await were_posted(town, authors.AT_ONCE, 0)
+    await were_posted(town, authors.POSTS_NEEDED, 0)
     first = asyncio.create_task(town.post("zoe", "pulled"))
     await begun.wait()
     async with asyncio.timeout(PATIENCE_S):
@@ -556,7 +556,7 @@ async def is_known_to_be_heavy(world: World, name: str) -> bool:
 
 
 async def test_who_was_pulled_because_hardly_anybody_read_is_not_weighed_then(town: World) -> None:
-    await were_posted(town, authors.AT_ONCE, 0)
+    await were_posted(town, authors.POSTS_NEEDED, 0)
     await town.post("zoe", "seldom")
     assert await marked(town) == {town.ids["zoe"]}
     assert not await is_known_to_be_heavy(town, "zoe")
@@ -579,7 +579,7 @@ async def test_who_is_pulled_by_the_rule_stays_heavy(town: World, monkeypatch: p
 
 
 async def test_what_is_posted_is_counted_beside_the_pages(town: World) -> None:
-    for n in range(2 * authors.AT_ONCE):
+    for n in range(2 * authors.STORED_AT_ONCE):
         await town.post("zoe", str(n))
     town.clock.advance(KNOWN_S + 1)
     share = await town.timelines.pulls.authors.pages_a_post()
@@ -607,7 +607,7 @@ async def test_a_light_author_is_not_weighed(town: World) -> None:
 
 @pytest.mark.parametrize("settings", [RULED])
 async def test_what_is_weighed_is_counted(town: World) -> None:
-    read = 2 * authors.AT_ONCE
+    read = 2 * authors.STORED_AT_ONCE
     with patch.object(town.timelines, "_reading"):  # the pages themselves are of no interest here
         town.timelines._reading.page = AsyncMock()  # type: ignore[method-assign]
         for _ in range(read):
