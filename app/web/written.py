@@ -1,7 +1,6 @@
-"""Pages as JSON, remembered while nothing on them has changed: that is quicker than writing them again.
+"""Pages as JSON, remembered for as long as nothing on them changes: sending one again is quicker than writing it again.
 
-Before this, a page is checked for what may change on it (docs/correctness.md): a page whose statuses, likes or
-judgement have changed is another list of statuses, and names have a version.
+A page's JSON follows from its statuses, as their reader sees them now, and from the version of the names on it.
 """
 
 from collections.abc import Sequence
@@ -30,12 +29,9 @@ class WrittenPages:
         self._pages: LRUCache[ObjectId, Written] = LRUCache(REMEMBERED_BYTES, getsizeof=lambda page: len(page.json))
 
     def recall(self, reader: ObjectId, statuses: Sequence[StatusRow], names: int | None) -> bytes | None:
-        """Return the page of this very list of statuses; None if it is not remembered.
-
-        When anything on a page changes, it is another list.
-        """
+        """Return the page with these statuses, at this version of the names; None if it is not remembered."""
         page: Written | None = self._pages.get(reader)
-        return page.json if page and page.statuses is statuses and page.names == names else None
+        return page.json if page and page.statuses == statuses and page.names == names else None
 
     def keep(self, reader: ObjectId, statuses: Sequence[StatusRow], names: int | None, json: bytes) -> None:
         """Remember a page.
