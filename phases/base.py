@@ -45,7 +45,7 @@ class Phase:
 
     slug: str
     title: str
-    poster_waits: str  # for what the poster waits over HTTP (`Social.post` itself waits for the enqueue, too)
+    poster_waits: str  # what the poster waits for, over HTTP (`Social.post` itself waits for the enqueue, too)
     reader_waits: str
     kept: str
     store: type[Store] | None = None

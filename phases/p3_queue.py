@@ -30,8 +30,8 @@ async def status_deliver(
     after: ObjectId | None,
     goes_on: GoesOn,
 ) -> Failures:
-    """Do the job: make one step of phase 2's walk for this status. Go on with the next
-    step while nobody waits longer than a step takes. Then queue a job for the rest.
+    """Do the job: make a step of phase 2's walk for this status, and more of them until
+    another job has waited for as long as a step takes. Then queue a job for the rest.
     Return what failed.
 
     A step delivers first. At the last follower it then clears `pending`. In any other

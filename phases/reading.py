@@ -30,8 +30,8 @@ from phases.pulling.markers import Known, Markers
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 8  # to make a page while what was remembered changes; then the query makes it
-SLOW = 4  # times what most pages take: where more is not for the reader, that is not remembered
+ATTEMPTS = 8  # to make a page from what is kept while what was remembered changes; after them the query makes it
+WASTEFUL = 4  # times the candidates of most pages: one that took more, mostly not for its reader, is not remembered
 
 
 @dataclass(frozen=True)
@@ -118,23 +118,24 @@ class Reading:
             if start is None:
                 return await self._comeback(request, kept, container)
 
-            # Pending first: one command to MongoDB, of one moment. Then the list.
+            # First what is pending, on one snapshot of MongoDB; only then the list.
             look = await self._look(start)
             part = await kept.store.read(start.place, look.answers)
 
-            # Something that was remembered has changed: once more without it.
+            # What was remembered has changed: begin again without it.
             if self._forget_changed(start, look.versions):
                 continue
-            # It took so long that perhaps nothing is kept there any more.
+            # What is kept is not complete, or this took so long that it may be over.
             if look.backfill_owed or not self._switch.still_holds(settings):
                 break
             start.edges.confirm(look.versions.edges)
             if part is None:
                 return await self._comeback(request, kept, container, look.versions)
-            # More is pending than was looked at, or than was guessed.
+            # More is pending than was looked at: next, what the reader's own authors have.
             if not look.pending.is_all and not start.own:
                 continue
             first = look.beside(part, start.place)
+            # The guess how far down to look has left the page short.
             if start.reach and first.is_short(start.place.n):
                 self._pages.guess_no_more(request.reader)
                 continue
@@ -336,7 +337,8 @@ class Reading:
             if not candidates.went_on and view.steady and filling.edges.version == versions.edges:
                 basis = Basis(first.ids, first.floor, request.limit, versions.edges, view.departed)
                 judged = Judged(basis, filling.backs, statuses, after)
-            self._pages.keep(request.reader, Seen(filling.taken, versions.likes, judged), SLOW * enough(request.limit))
+            seen = Seen(filling.taken, versions.likes, judged)
+            self._pages.keep(request.reader, seen, WASTEFUL * enough(request.limit))
         if request.before is None or self._edges.recall(request.reader):
             self._edges.keep(filling.edges)
         return statuses, after

@@ -1,9 +1,9 @@
-"""The outbox (rules 4 and 5): what has happened names the consumers that still have to handle it, an edge says that its
-backfill is due.
+"""The outbox (rules 4 and 5): whatever happens names the consumers that still have to handle it, and an edge says that
+it owes a backfill.
 
-A consumer handles what follows from a change: the phases are the first ones. A status names its consumers itself;
-anything else that happens has an event, written in the same transaction. A consumer is handed what it cares for; what
-is lost on the way is still owed, a read of a phase looks at it first, and the sweeper offers it again.
+A consumer handles what follows from a change; each phase is one. A status names its consumers itself; anything else
+that happens has an event, written in the same transaction. A consumer is handed what it cares for. What is lost on the
+way is still owed: the read of a phase looks at it first, and the sweeper offers it again.
 """
 
 import logging
@@ -30,7 +30,7 @@ from phases.pulling.pulls import Pulls
 log = logging.getLogger(__name__)
 
 EVENTS = Event.Settings.name
-CROWDED_S = 1.0  # how long a backlog is taken for granted
+CROWDED_S = 1.0  # for so long after a read has found a backlog, others take it for granted
 
 # The rows that widen what a reader may see: collection -> (field of the reader, field of the author).
 WIDENING = {"follows": ("follower", "followee"), "circles": ("member", "owner")}
@@ -71,7 +71,7 @@ class Consumer(Protocol):
 
     @property
     def kinds(self) -> frozenset[Kind]:
-        """The kinds that it cares for. Whoever cares for `status` is owed some only, as the phase settings say."""
+        """The kinds that it cares for. A consumer of `status` is owed only those that the phase settings say."""
         ...
 
     @property

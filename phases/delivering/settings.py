@@ -11,7 +11,7 @@ from app.clock import FIRST_ID, id_at
 from phases.keeping.store import Container
 
 UNSETTLED = datetime(9999, 1, 1, tzinfo=UTC)  # the end of what has been switched off, until somebody says when that is
-FORGET_AFTER_S = 60  # whatever began in a container has ended so long after it was retired
+FORGET_AFTER_S = 60  # so long after a container was retired, whatever began in it has ended
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Settings:
 
     @property
     def epoch(self) -> ObjectId:
-        """Another one each time that anything begins to be kept anew."""
+        """An id that changes each time anything begins to be kept anew."""
         return max((container.since for container in self.containers), default=FIRST_ID)
 
     def delivering_at(self, now: datetime) -> tuple[str, ...]:
@@ -47,12 +47,12 @@ class Settings:
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is said of everything when it ends or opens."""
+        """Whether everything that ends or opens says when."""
         ends = (*self.leaving.values(), *(container.until for container in self.containers))
         return UNSETTLED not in ends and all(container.opens for container in self.containers)
 
     def settled(self, at: datetime) -> "Settings":
-        """The next settings, where that is said. `at`: whoever acts on settings before these does so no more."""
+        """Return the next settings, in which everything says so. `at`: nobody acts on earlier settings then."""
         containers = (
             replace(c, until=at if c.until == UNSETTLED else c.until, opens=c.opens or at) for c in self.containers
         )
@@ -110,7 +110,7 @@ def next_settings(
     nodes: Mapping[str, tuple[str, ...] | None],
     now: datetime,
 ) -> tuple[Settings, list[Container]]:
-    """What comes after `old`, and the containers that begin with it. When anything ends or opens is not settled here.
+    """Return the settings after `old`, and the containers that begin with them. Nothing says yet when it ends or opens.
 
     A container goes on while some phase delivers to it; otherwise it retires, and another one begins.
     kinds: what each phase keeps, by slug. nodes: where a new container of each kind is.

@@ -44,7 +44,7 @@ class Switch:
         self._reading: asyncio.Task[Settings] | None = None
 
     def phases_of(self, kind: str) -> tuple[str, ...]:
-        """The phases that deliver into it: a status is in it, or pending for one of them."""
+        """Return the phases that deliver to this kind: a status is in its container, or pending for one of them."""
         return tuple(slug for slug, each in self._kinds.items() if each == kind)
 
     async def current(self) -> Settings:

@@ -25,8 +25,8 @@ SWEPT = 10  # times that many in one sweep
 
 
 def active_until(config: Config, now: datetime) -> datetime:
-    """Return until when a reader is active who has just been here: longer than a list lives, by half the slack at
-    least. By the other half it is rounded, so that marking somebody again soon changes nothing.
+    """Return until when a reader who has just been here is active: at least half the slack longer than a list lives. It
+    is rounded to steps of the other half, so that marking somebody again soon changes nothing.
     """
     step_s = config.activity_slack_s // 2
     until_s = int(now.timestamp()) + config.timeline_ttl_s + config.activity_slack_s
@@ -45,8 +45,8 @@ class ActiveReaders(Recipients):
         return Admitted(noted["until"], noted["authors"])
 
     async def widen(self, reader: ObjectId, author: ObjectId) -> None:
-        """Note the author, whether the reader is active or not, since a process may be about to mark the reader active
-        that has looked up their followees too early. (A member of a circle may not follow its owner: nothing is noted.)
+        """Note the author, whether the reader is active or not: a process that has looked up their followees too early
+        may be about to mark them active. (A member of a circle may not follow its owner: then nothing is noted.)
         """
         if await self.db["follows"].find_one({"follower": reader, "followee": author}, {"_id": 1}):
             await self.admit(reader, [author])

@@ -56,7 +56,7 @@ class Entries(Store):
         return self.db[floors_name(container)]
 
     async def begin(self, container: Container) -> None:
-        """Make both collections before anybody reads: what is new is not in the snapshot of a read."""
+        """Make both collections before anybody reads: a collection made later is not in the snapshot of a read."""
         await create_clustered(self.db, entries_name(container))
         await self.db.create_collection(floors_name(container))
 

@@ -123,8 +123,8 @@ class Lists(InMemory):
         return value.slice(place.before, place.n)
 
     async def undelivered(self, authors: list[ObjectId]) -> list[bytes]:
-        """Return what belongs on the list of a reader of these authors and is delivered to nobody: one more of the
-        newest than a list holds, where there are so many. A list takes it in whenever it is renewed.
+        """Return the ids that belong on the list of a reader of these authors and are delivered to nobody: the newest,
+        more than a list holds where there are so many. A list takes them in whenever it is renewed.
         """
         return []
 
@@ -226,8 +226,8 @@ class Lists(InMemory):
         return replace(value.with_ids(more, self.cap), token=NO_TOKEN, expires_at_ms=self.expiry_ms(active_until))
 
     async def _swap(self, at: str, value: Value, version: object) -> bool:
-        """Store the value if the version is still this one; return whether it is. The key expires when its value says
-        so: never later, since nobody delivers to it any longer than that.
+        """Store the value if the version is still this one, and return whether it was. The key expires when its value
+        says so, and never later: nobody delivers to it after that.
         """
         ttl_s = self._left_s(value)
         return ttl_s > 0 and await self.memcached.cas(at, value.packed(), version, ttl_s)

@@ -44,13 +44,11 @@ class Recipients(ABC):
 
     @abstractmethod
     async def of(self, author: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
-        """Return the next `n` recipients above `last`, by id, for whatever of the author's is not for their circle
-        alone.
-        """
+        """Return the next `n` recipients above `last`, by id, of an author's statuses that are not for a circle."""
 
     async def admit(self, reader: ObjectId, followees: Sequence[ObjectId]) -> Admitted:
-        """Make sure, by a majority, that deliveries reach the reader. Where they came to follow an author after their
-        `followees` were looked up, `widen` has been called, or will be.
+        """Make sure, by a majority, that deliveries reach the reader. For authors whom they began to follow after
+        `followees` were looked up, `widen` has been called or will be.
         """
         return Admitted(None, None)
 

@@ -122,7 +122,5 @@ class SortedSets(InMemory):
         return found if found and not self.is_over(found.trailer.expires_at_ms) else None
 
     def _ttl_ms(self, trailer: Trailer) -> int:
-        """Return how long Redis keeps a set: until its trailer says so and never later, since nobody delivers to it any
-        longer.
-        """
+        """Return how long Redis keeps a set: until its trailer is over. Nobody delivers to it after that."""
         return max(1, trailer.expires_at_ms - self.now_ms())

@@ -20,11 +20,11 @@ AuthorIds = Callable[[ObjectId], Awaitable[list[Entry]]]  # one author's newest 
 
 @dataclass(frozen=True)
 class Container:
-    """A container has what is kept of a kind since that was last switched on. `since`: when that was, and no other
-    container's.
+    """A container has what is kept of a kind since that was last switched on. `since`: an id of that moment, which no
+    other container has.
 
     `nodes`: the servers that it is spread over, where processes may know different ones. `until`: when deliveries to it
-    end; it is read no longer. `opens`: from when on it is read, as everybody who posts knows of it; None: not yet.
+    end; it is read no longer. `opens`: when reads begin, as every poster knows of it by then; None: not said yet.
     """
 
     kind: str
@@ -104,13 +104,13 @@ class Store(ABC):
         """Put one status on many timelines."""
 
     async def glance(self, place: Place) -> list[ObjectId] | None:
-        """Return the ids that a read may well find, where that is cheaper to ask than a read; None for a reader who is
-        certainly cold. It decides nothing: what was delivered a moment ago may be missing.
+        """Return the ids that a read may well find, where asking for them is cheaper than a read; None for a reader
+        who is certainly cold. It decides nothing: what was delivered a moment ago may be missing.
         """
         return []
 
     def finds(self, place: Place) -> dict[str, Find]:
-        """Return what a read has to look up in MongoDB; that is looked up on the same snapshot as what is pending."""
+        """Return what a read has to look up in MongoDB, on the same snapshot as what is pending."""
         return {}
 
     @abstractmethod

@@ -20,9 +20,7 @@ def heavy_until(now: datetime) -> datetime:
 
 
 class HeavyAuthors:
-    """The heavy authors, as who delivers notes them. Who posts reads them together with the markers
-    (`phases.pulling.markers`).
-    """
+    """The heavy authors, as deliveries note them. A post reads them with the markers (`phases.pulling.markers`)."""
 
     def __init__(self, stack: Stack) -> None:
         self._db, self._clock = stack.db, stack.clock

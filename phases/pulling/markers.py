@@ -29,7 +29,7 @@ SHARED = 3  # readings for other epochs that somebody waits for before they read
 KNOWN_S = 60.0  # how long a process may overlook who has become heavy, or is pulled no more
 SWEPT_AT_ONCE = 100
 MARKED_REMEMBERED = 100_000
-FEW = 1_000  # authors who are pulled: beyond them nobody is whom few follow
+FEW = 1_000  # pulled authors; with so many, nobody else is pulled only because pages are seldom asked for
 IDS_REMEMBERED = 500_000  # pulled followees, of all readers together
 
 
