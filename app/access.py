@@ -70,8 +70,8 @@ async def shown_among(
     shows: Shows,
 ) -> list[StatusRow]:
     """Return those that the reader is shown now: what that depends on is looked up
-    first, then each is judged. Whoever is let in by edges that are newer than a status
-    may not see it if it was deleted before.
+    first, then each is judged. Edges that are newer than a status may let the reader
+    in after it was deleted, so that is looked up with them.
     """
     gone: set[ObjectId] = set()
     # Again when the edges changed between two look-ups.

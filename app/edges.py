@@ -131,8 +131,8 @@ def versions_in(rows: Rows) -> Versions:
 class View:
     """The edges as one read sees them: what was remembered, and what it looks up, all of one version.
 
-    `departed`: everybody whose account is deleted; None, where that has to be looked up as well. `steady`: nobody of
-    whom it was asked twice has begun or ceased to follow the reader in between.
+    `departed`: everybody whose account is deleted; None, where that has to be looked up as well. `steady`: whoever was
+    looked up twice followed the reader both times or neither time.
     """
 
     def __init__(self, edges: OwnEdges, departed: frozenset[ObjectId] | None = None) -> None:
@@ -159,9 +159,8 @@ class View:
         return self._finds(strangers, self._others(strangers if mutual is None else mutual, self._followed_by))
 
     def anew(self, authors: Iterable[ObjectId]) -> dict[str, Find]:
-        """Return what must be looked up beside statuses of these authors: none is judged by edges that were looked up
-        before it was there. The reader's own have a version, whatever else is missing. Who follows back has none, and
-        is asked again.
+        """Return what must be looked up beside statuses of these authors, so that no status is judged by older edges.
+        The reader's own edges have a version, which is always asked. Who follows back has none, and is asked again.
         """
         strangers = self._others(authors, self.edges.relations)
         backs = self._others([*strangers, *self._followed_by], ())

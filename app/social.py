@@ -434,7 +434,7 @@ class Social:
         async def unless_deleted(inside: Transaction) -> bool:
             if await inside["likes"].find_one(key, {"_id": 1}):
                 return False
-            await _likes_others(inside, reader)
+            await _raise_likes_version(inside, reader)
             if not await self._count(inside, id, 1):
                 raise NotFound("There is no such status.")
             await inside["likes"].insert_one(key)
@@ -454,7 +454,7 @@ class Social:
         async def where_liked(inside: Transaction) -> bool:
             if liked := await inside["likes"].delete_one(key):
                 await self._count(inside, id, -1)
-                await _likes_others(inside, reader)
+                await _raise_likes_version(inside, reader)
             return liked
 
         if not await self._in_turn(id, where_liked):
@@ -490,8 +490,8 @@ class Social:
         return await Filling(self._db, view, visible).fill(theirs, before, limit)
 
 
-async def _likes_others(inside: Transaction, reader: ObjectId) -> None:
-    """End what any process remembers of the reader's likes."""
+async def _raise_likes_version(inside: Transaction, reader: ObjectId) -> None:
+    """Raise the version of the reader's likes: it ends what any process remembers of them."""
     await raise_version(inside, reader, "likes")
 
 

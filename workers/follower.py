@@ -30,10 +30,10 @@ from phases.timelines import PhaseConsumer, Timelines
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 1.0  # the lease is renewed, looked at, and on stand-ins what is pending is looked for
-LEASE_S = 4.0  # unchanged for so long it is nobody's
-OLD_S = 60.0  # from an older place on the log is not read: what is pending is found sooner
-LATE_S = 10.0  # of what is told later than that, some may have been delivered meanwhile
+EVERY_S = 1.0  # between two renewals of the lease, two looks at it, and on stand-ins two looks for what is pending
+LEASE_S = 4.0  # a lease that has not changed for so long is nobody's
+OLD_S = 60.0  # the log is not read on from an older place: it is quicker to look for what is pending
+LATE_S = 10.0  # what the stream tells later than this may have been delivered meanwhile: it is looked up again
 SILENT_S = 15.0  # a stream that has not moved for so long hears nothing: the lease alone moves it every second
 
 DOCUMENT = "stream"  # of the settings

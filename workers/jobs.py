@@ -18,9 +18,9 @@ from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
 
-TURN_S = 1.0  # so long a job makes further steps while no first one waits: RQ takes longer over a job than a step does
-
-PATIENCE_S = JOB_TIMEOUT_S - 2  # then some server is slow; RQ's own limit would count that as a failure of the job
+# A job makes further steps for so long, while no first step waits: RQ takes longer over a job than one step takes.
+TURN_S = 1.0
+PATIENCE_S = JOB_TIMEOUT_S - 2  # after it some server is slow; RQ's own limit would count that as the job's failure
 LOOKED_AT = 100  # of the first steps that wait
 
 

@@ -1386,7 +1386,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "whoever remembers a reader's likes does not hear of a new one",
         "11 memory",
         "app.social.Social.like",
-        "            await _likes_others(inside, reader)\n",
+        "            await _raise_likes_version(inside, reader)\n",
         tests=_of(LIKES, "test_likes_are_counted_on_the_next_page_of_everybody"),
     ),
     # Accounts that are deleted
