@@ -122,7 +122,7 @@ class Change(NamedTuple):
     what: Message | Conversation
 
 
-class News(NamedTuple):
+class Untold(NamedTuple):
     """The changes that somebody was not told of, in the order of their numbers.
 
     `others`: the people with whom these conversations are. `unread`: how many conversations have unread messages.
@@ -277,7 +277,7 @@ class Conversations:
 
     async def news(
         self, after: Mapping[ObjectId, int], about: Collection[ObjectId]
-    ) -> tuple[dict[ObjectId, News], int]:
+    ) -> tuple[dict[ObjectId, Untold], int]:
         """Return what has changed for each person under a number above theirs, and the version of everybody's names.
 
         `after`: the number of each person. `about`: the conversations that have probably changed. A person for whom
@@ -313,7 +313,7 @@ class Conversations:
         shown = await self._with_last([side for side, _ in changed])
         changes += [(side, Change(seq, side.id, one)) for (side, seq), one in zip(changed, shown, strict=True)]
         answers = {
-            me: News([], set(), sum(me in row["unread"] and me not in row["silent"] for row in found["unread"]))
+            me: Untold([], set(), sum(me in row["unread"] and me not in row["silent"] for row in found["unread"]))
             for me in after.keys() - {row["whom"] for row in found["notifications"]}
         }
         for side, change in sorted(changes, key=lambda one: one[1].seq):

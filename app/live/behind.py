@@ -9,7 +9,7 @@ from app.inbox.notifications import Notification, Notifications
 from app.live.connection import StreamEvent
 from app.live.position import PAGE, Has, opened, sealed
 from app.live.steps import as_json
-from app.live.truth import Read, Truth
+from app.live.truth import PersonState, Truth
 from app.live.watchers import Watcher, Watchers
 from app.models import StatusRow
 from phases.timelines import Timelines
@@ -24,7 +24,7 @@ class Behind:
     def __init__(self, watchers: Watchers, truth: Truth, timelines: Timelines, notifications: Notifications) -> None:
         self._watchers, self._truth, self._timelines, self._notifications = watchers, truth, timelines, notifications
 
-    async def beginning(self, watcher: Watcher, read: Read, after: str | None) -> list[StreamEvent]:
+    async def beginning(self, watcher: Watcher, read: PersonState, after: str | None) -> list[StreamEvent]:
         """Return `ready`, then the events after the position `after`, or `reset` where these cannot be told.
 
         `after`: None for a client that has no position.
@@ -40,7 +40,7 @@ class Behind:
             self._watchers.sent(event.name, 1)
         return [ready, *behind]
 
-    async def _behind(self, watcher: Watcher, old: Has, read: Read) -> list[StreamEvent] | None:
+    async def _behind(self, watcher: Watcher, old: Has, read: PersonState) -> list[StreamEvent] | None:
         """Return the events after a position; None where they are more than MOST_MISSED, or nobody knows them."""
         me = watcher.me
         if old.seq is not None and old.seq > read.seq:
@@ -66,7 +66,7 @@ class Behind:
                 break
         return found
 
-    async def _notes(self, me: ObjectId, old: Has, read: Read) -> list[Notification] | None:
+    async def _notes(self, me: ObjectId, old: Has, read: PersonState) -> list[Notification] | None:
         """Return the first page of notifications, and older ones that the client has not been told of.
 
         None: they are more than MOST_MISSED, or too many are not shown.

@@ -26,7 +26,7 @@ from app.live.position import Shown
 from app.live.presence import Presences
 from app.live.steps import Faces, counted
 from app.live.talk import Talk
-from app.live.truth import Read, Truth
+from app.live.truth import PersonState, Truth
 from app.live.watchers import EVERYTHING, NONE, Part, Watcher, Watchers
 from app.same import IDS
 from app.social import Social
@@ -273,7 +273,7 @@ class Hub:
         parts, watcher.dirty = watcher.dirty, NONE
         await self._update(watcher, parts)
 
-    async def _update(self, watcher: Watcher, parts: Collection[Part]) -> Read:
+    async def _update(self, watcher: Watcher, parts: Collection[Part]) -> PersonState:
         """Read a person's state, or these parts of it, in their turn, and tell what has changed."""
         try:
             read = await self._truth.read(watcher, parts)

@@ -31,8 +31,8 @@ class Step(NamedTuple):
     shows: ObjectId | None = None
 
 
-class Source(Protocol):
-    """Something besides notifications that is numbered in people's inboxes, with the people whom it shows."""
+class InboxSource(Protocol):
+    """What is numbered in people's inboxes besides notifications, and the people whom it shows: `Talk` is one."""
 
     async def between(self, me: ObjectId, after: int, to: int) -> list[Step]:
         """Return a step for each change that has a `seq` above `after`, up to `to`.

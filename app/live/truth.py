@@ -11,7 +11,7 @@ from app.inbox.notifications import Counted, Notification, Notifications
 from app.inbox.notifier import INBOXES
 from app.live.position import PAGE, Has
 from app.live.presence import Presence, Presences, is_another
-from app.live.steps import Faces, Source, Step, UnreadCounts, as_json, name_steps, note_steps, page_steps
+from app.live.steps import Faces, InboxSource, Step, UnreadCounts, as_json, name_steps, note_steps, page_steps
 from app.live.watchers import NONE, Looked, Part, Watcher, Watchers
 from app.models import Person, StatusRow
 from app.same import IDS
@@ -24,8 +24,8 @@ from phases.timelines import Timelines
 RENAMED_AT_ONCE = 200
 
 
-class Read(NamedTuple):
-    """A person's state as it is now. `page`, `notes`, `seen`: None where they were not asked for.
+class PersonState(NamedTuple):
+    """The state of a person, as it was read just now. `page`, `notes`, `seen`: None where they were not asked for.
 
     `seq`: the last number of their inbox, looked up before anything that has one. `older`: below which number there may
     be more notifications, if any. `seen`: the presence of those whom they are acquainted with. `told`: notifications of
@@ -61,14 +61,14 @@ class Truth:
         presences: Presences,
         messages_unread: Callable[[ObjectId], Awaitable[int]],
         faces: Faces,
-        talk: Source | None,
+        talk: InboxSource | None,
         watchers: Watchers,
     ) -> None:
         self._db, self._timelines, self._social, self._notifications = db, timelines, social, notifications
         self._messages_unread, self._faces, self._talk, self._watchers = messages_unread, faces, talk, watchers
         self._presences = presences
 
-    async def read(self, watcher: Watcher, parts: Collection[Part]) -> Read:
+    async def read(self, watcher: Watcher, parts: Collection[Part]) -> PersonState:
         """Read these parts of a person's state.
 
         Names and numbers are looked up first: they are as of the same moment as all the rest, or older.
@@ -101,7 +101,7 @@ class Truth:
             counted, messages = unread
             counts = UnreadCounts(len(counted.notifications), messages)
             told, down_to = [*told, *counted.notifications], min(older or 0, counted.down_to)
-        return Read(version_in(names), seq, statuses, shown, older, counts, people, seen, told, down_to)
+        return PersonState(version_in(names), seq, statuses, shown, older, counts, people, seen, told, down_to)
 
     async def people(
         self, page: Iterable[StatusRow], notes: Iterable[Notification], names: int | None = None
@@ -111,7 +111,7 @@ class Truth:
         return await self._social.people(ids, names)
 
     async def steps(
-        self, watcher: Watcher, old: Has, read: Read, seen: Mapping[ObjectId, Presence | None]
+        self, watcher: Watcher, old: Has, read: PersonState, seen: Mapping[ObjectId, Presence | None]
     ) -> list[Step]:
         """Return the steps from what somebody has to what there is, in the order in which they are told.
 
