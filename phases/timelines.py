@@ -113,30 +113,29 @@ class Timelines:
         self.stack = stack
         self.phases = {phase.slug: phase for phase in phases}
         kinds = {phase.slug: phase.keeps for phase in phases if phase.keeps}
-        firsts: dict[str, str] = {}  # of the phases that share a kind
-        for slug, kind in kinds.items():
-            firsts.setdefault(kind, slug)
-        made = {kind: _made(stack, self.phases[slug]) for kind, slug in firsts.items()}
+        made: dict[str, tuple[Store, Recipients]] = {}
+        for phase in phases:
+            if phase.keeps and phase.keeps not in made:  # phases that keep the same share it
+                made[phase.keeps] = _made(stack, phase)
         self.switch = Switch(stack, kinds, {kind: store for kind, (store, _) in made.items()})
         self.kept = {
             kind: KeptTimelines(kind, store, recipients, self.switch, partial(statuses_by, stack.db), stack.config.cap)
             for kind, (store, recipients) in made.items()
         }
         self.pulls = Pulls(stack, {phase.slug: phase.merges for phase in phases if phase.merges})
-        keepers = list(self.kept.values())
-        self.outbox = Outbox(stack, self.switch, self.phases.keys() - kinds.keys(), keepers, self.pulls)
-        for slug, kind in kinds.items():
-            phase = self.phases[slug]
-            assert phase.carrier, f"{slug} keeps timelines that nobody delivers to"
-            delivery = Delivery(slug, phase.chunk(stack.config), self.kept[kind], self.outbox, stack.queue)
-            self.outbox.add(PhaseConsumer(slug, phase.carrier, delivery))
-            metrics.REBUILDS.labels(slug)  # none is a figure, too
-        self.streamed = [
-            consumer
-            for consumer in self.outbox.consumers.values()
-            if isinstance(consumer, PhaseConsumer) and consumer.carrier.inserted
-        ]
+        idle, keepers = self.phases.keys() - kinds.keys(), list(self.kept.values())
+        self.outbox = Outbox(stack, self.switch, idle, keepers, self.pulls)
+        consumers = [self._consumer(phase, self.kept[phase.keeps]) for phase in phases if phase.keeps]
+        for consumer in consumers:
+            self.outbox.add(consumer)
+            metrics.REBUILDS.labels(consumer.name)  # none is a figure, too
+        self.streamed = [consumer for consumer in consumers if consumer.carrier.inserted]
         self._reading = Reading(stack, self.switch, self.outbox, self.pulls.markers)
+
+    def _consumer(self, phase: Phase, kept: KeptTimelines) -> PhaseConsumer:
+        assert phase.carrier, f"{phase.slug} keeps timelines that nobody delivers to"
+        delivery = Delivery(phase.slug, phase.chunk(self.stack.config), kept, self.outbox, self.stack.queue)
+        return PhaseConsumer(phase.slug, phase.carrier, delivery)
 
     @classmethod
     async def open(cls, stack: Stack, phases: tuple[Phase, ...] = PHASES) -> "Timelines":
@@ -146,7 +145,8 @@ class Timelines:
         timelines = cls(stack, phases)
         keeping = [phase.slug for phase in phases if phase.keeps]
         first = DEFAULT.slug if DEFAULT.slug in timelines.phases else phases[-1].slug
-        await timelines.switch.open(first, keeping if stack.config.demo else [first] if first in keeping else [])
+        delivering = keeping if stack.config.demo else [slug for slug in keeping if slug == first]
+        await timelines.switch.open(first, delivering)
         return timelines
 
     async def page(
@@ -155,17 +155,16 @@ class Timelines:
         """Return one page of the reader's home timeline, newest first. Raises Invalid for an unknown phase."""
         asked = await self._named(phase)
         await self.pulls.authors.one_read()
-        return _counted(
-            asked, await self._reading.page(Request(asked, self.kept_by(asked.slug), reader, before, limit))
-        )
+        request = Request(asked, self.kept_by(asked.slug), reader, before, limit)
+        return _counted(asked, await self._reading.page(request))
 
     async def refresh(self, reader: ObjectId, *, phase: str | None = None, limit: int = 20) -> Page:
         """Return the first page, and build anew what the phase keeps for this reader. Raises Invalid for an unknown
         phase.
         """
         asked = await self._named(phase)
-        refreshed = await self._reading.refresh(Request(asked, self.kept_by(asked.slug), reader, None, limit))
-        return _counted(asked, refreshed)
+        request = Request(asked, self.kept_by(asked.slug), reader, None, limit)
+        return _counted(asked, await self._reading.refresh(request))
 
     async def _named(self, slug: str | None) -> Phase:
         slug = slug or (await self.switch.current()).read
