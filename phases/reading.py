@@ -53,8 +53,8 @@ class Request:
 class Start:
     """What a read begins with: what this process remembers of the reader, or what a glance finds of a stranger.
 
-    `likely`: ids that a glance has found. `marked`: whose statuses may be pulled. `own`: so much is pending that only
-    what the reader's own authors have written is looked at (rule 10).
+    `likely`: ids that a glance has found. `marked`: whose statuses may be pulled. `by_authors`: so much is pending that
+    only what the reader's own authors have written is looked up (rule 10).
     """
 
     request: Request
@@ -65,12 +65,12 @@ class Start:
     seen: Seen
     likely: Sequence[ObjectId]
     marked: Known | None
-    own: bool
+    by_authors: bool
 
     @property
     def reach(self) -> ObjectId | None:
         """A guessed id, from which on what is pending fills the page; None where there is no guess."""
-        return self.seen.reach(self.place.n) if self.own else None
+        return self.seen.reach(self.place.n) if self.by_authors else None
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Reading:
             if part is None:
                 return await self._comeback(request, kept, container, look.versions)
             # More is pending than was looked at: next, what the reader's own authors have.
-            if not look.pending.is_all and not start.own:
+            if not look.pending.is_all and not start.by_authors:
                 continue
             first = look.beside(part, start.place)
             # The guess how far down to look has left the page short.
@@ -171,18 +171,19 @@ class Reading:
         likely = [] if remembered or seen.statuses else await kept.store.glance(place)
         if likely is None:
             return None
-        edges, own = remembered or OwnEdges(reader), self._outbox.is_crowded
+        edges, by_authors = remembered or OwnEdges(reader), self._outbox.is_crowded
         marked = await self._markers.known(epoch) if request.phase.merges else None
-        if (own or (marked and marked.pulled != frozenset())) and edges.unmuted is None:
+        if (by_authors or (marked and marked.pulled != frozenset())) and edges.unmuted is None:
             edges = await Following(self._db, reader, self._edges).known()
-        return Start(request, kept, place, edges, remembered is not None, seen, likely, marked, own)
+        return Start(request, kept, place, edges, remembered is not None, seen, likely, marked, by_authors)
 
     async def _look(self, start: Start) -> Look:
         """Look, with one command to MongoDB. What is pending is looked up no later than the list is (rule 5), and at a
         cost that does not grow with the backlog (rule 10).
         """
         edges, seen, place = start.edges, start.seen, start.place
-        pending, pulled = self._pending(start, place, start.reach, own=start.own), self._pulled(start, place)
+        pending = self._pending(start, place, start.reach, by_authors=start.by_authors)
+        pulled = self._pulled(start, place)
         view = View(edges, departed=frozenset())
         finds = {**pending, **pulled, "versions": versions_of(edges.reader), **seen.changes(edges.reader)}
         if not edges.settled:
@@ -203,9 +204,11 @@ class Reading:
             view=view,
         )
 
-    def _pending(self, start: Start, place: Place, reach: ObjectId | None = None, *, own: bool) -> dict[str, Find]:
+    def _pending(
+        self, start: Start, place: Place, reach: ObjectId | None = None, *, by_authors: bool
+    ) -> dict[str, Find]:
         names = self._switch.phases_of(start.kept.name)
-        if not own:
+        if not by_authors:
             return self._outbox.newest_pending(names, place.before)
         authors = [start.edges.reader, *(start.edges.unmuted or [])]
         return self._outbox.pending_by(names, place.before, authors, place.n, reach)
@@ -262,7 +265,7 @@ class Reading:
         all is known.
         """
         place, store = start.place._replace(before=before, n=n), start.kept.store
-        pending = {} if look.pending.is_all else self._pending(start, place, own=True)
+        pending = {} if look.pending.is_all else self._pending(start, place, by_authors=True)
         pulled = {} if look.pulled.is_all else self._pulled(start, place)
         finds = {**pending, **pulled, **store.finds(place)}
         answers = await together(self._db, **finds) if finds else {}
