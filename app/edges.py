@@ -58,7 +58,7 @@ class Reader:
 class OwnEdges:
     """The reader's own edges while they are at this version. What is known of them only grows; None: not looked up yet.
 
-    `unmuted`: the followees whom the reader does not mute. `settled`: no backfill was owed (rule 4), so none is.
+    `unmuted`: the followees whom the reader does not mute. `backfilled`: no backfill was owed (rule 4), so none is.
     """
 
     reader: ObjectId
@@ -66,11 +66,11 @@ class OwnEdges:
     relations: dict[ObjectId, Relation] = field(default_factory=dict)
     followees: list[ObjectId] | None = None
     unmuted: list[ObjectId] | None = None
-    settled: bool = False
+    backfilled: bool = False
 
     def confirm(self, version: int) -> None:
         """Note that the edges are of this version, and no backfill is owed."""
-        self.version, self.settled = version, True
+        self.version, self.backfilled = version, True
 
     def __len__(self) -> int:
         return 1 + len(self.relations) + len(self.followees or ())

@@ -186,7 +186,7 @@ class Reading:
         pulled = self._pulled(start, place)
         view = View(edges, departed=frozenset())
         finds = {**pending, **pulled, "versions": versions_of(edges.reader), **seen.changes(edges.reader)}
-        if not edges.settled:
+        if not edges.backfilled:
             finds |= self._outbox.backfills_of(edges.reader)
         if not seen.statuses:
             finds |= statuses_shown(edges.reader, start.likely)

@@ -84,4 +84,4 @@ async def _make_backfills(timelines: Timelines) -> None:
     """Make the backfills whose process died between the edge and the merge, or found a server away."""
     overdue = id_at(timelines.stack.clock.now() - timedelta(seconds=OVERDUE_S))
     late = await timelines.outbox.backfills_overdue(overdue, AT_ONCE)
-    await _each(*(partial(timelines.outbox.settle, collection, row) for collection, row in late))
+    await _each(*(partial(timelines.outbox.make_backfill, collection, row) for collection, row in late))

@@ -198,11 +198,11 @@ class Outbox:
         return tuple(name for name, consumer in self.consumers.items() if kind in consumer.kinds)
 
     async def widened(self, collection: str, row: Mapping[str, Any]) -> None:
-        """Settle a stored row of WIDENING. Where it is new it owes a backfill, which is made now or by the sweeper."""
+        """Make the backfill that a stored row of WIDENING owes if it is new: now, or it is left to the sweeper."""
         if not row.get("debt"):
             return
         try:
-            await self.settle(collection, row)
+            await self.make_backfill(collection, row)
         except UNAVAILABLE as error:
             log.warning("backfill of %s in %s is left to the sweeper: %s", row["_id"], collection, error)
 
@@ -305,7 +305,7 @@ class Outbox:
     async def sweep(self) -> None:
         await self._db[EVENTS].delete_many({"pending": []})
 
-    async def settle(self, collection: str, row: Mapping[str, Any]) -> None:
+    async def make_backfill(self, collection: str, row: Mapping[str, Any]) -> None:
         """Make the backfill that a row owes (rule 4), and note that it is made: in this order."""
         reader, author = (row[field] for field in WIDENING[collection])
         for keeper in self._keepers:

@@ -418,7 +418,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a debt is paid before the backfill is made",
         "4 debt, 8 order",
-        "phases.delivering.outbox.Outbox.settle",
+        "phases.delivering.outbox.Outbox.make_backfill",
         "        for keeper in self._keepers:\n            await keeper.widen(reader, author)\n",
         behind='        await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})\n',
         races=("follow x read, queue",),
