@@ -32,13 +32,13 @@ from app.watch.background import errors_counted
 
 log = logging.getLogger(__name__)
 
-NAME = "deleted"  # what everybody is called who has left something with somebody
-MOST = 20_000  # at the same time: each process remembers their ids
+NAME = "deleted"  # of a deleted account, where others have something of it
+MOST = 20_000  # accounts being deleted at the same time: each process remembers their ids
 AT_ONCE = 100  # accounts that one round clears
 CHUNK = 200  # documents that one step removes
 STEPS = 100  # of one account in one round
 LIKE_STEPS = 50  # that the person who deletes their account waits for
-EVERY_S = 10.0  # a web process looks what is left
+EVERY_S = 10.0  # between two rounds of a web process
 LINGER_S = 75  # MongoDB gives up every transaction that is 60 s old
 
 
@@ -51,7 +51,7 @@ class Departed:
         self._ids: frozenset[ObjectId] = frozenset()  # remembered
 
     async def at(self, version: int) -> frozenset[ObjectId]:
-        """Return everybody who had departed at this version, or since; but for those of whom nothing is left."""
+        """Return everybody who had departed at this version, or since, except those of whom nothing is left."""
         if version != self._version:
             with uncounted():
                 found = await together(self._db, version=version_of(NAMES), departed=EVERYBODY)
@@ -87,8 +87,8 @@ async def depart(db: Database, clock: Clock, person: ObjectId) -> None:
 
 
 async def take_likes_back(stack: Stack, person: ObjectId) -> None:
-    """Take back likes of somebody who has departed and waits for it, in a limited number of steps. Likes beyond these,
-    or while a server is away, are counted until the rounds remove them.
+    """Take back the likes of somebody who has departed and waits for this, in a limited number of steps. Likes beyond
+    these, or while a server is away, are counted until a round removes them.
     """
     try:
         for _ in range(LIKE_STEPS):
@@ -128,8 +128,8 @@ OWN: tuple[tuple[str, str], ...] = (  # collection, field of its owner
 
 
 async def clear_departures(db: Database, clock: Clock, bus: Bus) -> None:
-    """Do a bounded round. It may be repeated, broken off, and made by several processes at once. `bus`: hears what it
-    changes for others.
+    """Clear away what deleted accounts have left, in one bounded round. It may be repeated, broken off, and made by
+    several processes at once. `bus`: hears what it changes for others.
     """
     late = clock.now() - timedelta(seconds=LINGER_S)
     due = {"$or": [{"cleared": {"$exists": False}}, {"since": {"$lte": late}}]}
@@ -202,7 +202,7 @@ async def _edges(db: Database, edges: EdgeRows, person: ObjectId) -> bool:
 
 
 async def _raise_versions(inside: Transaction, readers: list[ObjectId]) -> None:
-    """Raise the versions of these readers. Who has none yet, as nobody has who was seeded, has the first one now."""
+    """Raise the versions of these readers. One who has none yet, as seeded people do, gets the first one now."""
     versions = inside[VERSIONS]
     there = {row["_id"] for row in await versions.find({"_id": {"$in": readers}}, {"_id": 1}, len(readers))}
     await versions.update_many({"_id": {"$in": sorted(there)}}, {"$inc": {"version": 1}})
@@ -222,8 +222,8 @@ async def _named_by_readers(db: Database, person: ObjectId) -> bool:
 
 
 async def _conversations(db: Database, bus: Bus, person: ObjectId) -> bool:
-    """End some conversations; return whether there were any. The other keeps what was said, and says no more: it is as
-    if there were a block. It is a change that they are told of, so it has a number of theirs, if they list it.
+    """End some conversations; return whether there were any. The other keeps what was said, and says no more, as
+    after a block. They are told of this change, so it takes a number of their inbox where they list the conversation.
     """
     theirs = {"people": person, "blocked_by": {"$ne": person}}
     some = await db["conversations"].find(theirs, {"_id": 1, "people": 1, "listed": 1}).limit(CHUNK).to_list(None)

@@ -27,7 +27,7 @@ class Names:
         self._version: int | None = None  # None: nothing is remembered
 
     async def of(self, ids: Collection[ObjectId], version: int | None = None) -> dict[ObjectId, Person]:
-        """Return those of these people that there are, by id, as of some moment after the call, or after `version` was
+        """Return those of these people who exist, by id, as of some moment after the call, or after `version` was
         looked up.
         """
         while ids:
