@@ -331,7 +331,7 @@ class Social:
         await change_edges(self._db, set(readers), lambda edges: edges[collection].delete_one(pair))
 
     def _edges_changed(self, reader: ObjectId, other: ObjectId) -> None:
-        self.stack.bus.tell(Hint("edges", reader, who=other))
+        self.stack.bus.tell(Hint("edges", reader, other=other))
 
     async def _owing_row(
         self, edges: Transaction, collection: str, pair: dict[str, ObjectId], event: Event

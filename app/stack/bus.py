@@ -37,14 +37,14 @@ class Hint(NamedTuple):
 
     `about`: the author of a status that was `posted` or `deleted`; who has `liked` one or taken a like back; whose
     `edges`, name (`named`), conversation (`talked`) or `presence` has changed; whom something `concerns` alone; or of
-    whom some `tokens` have ended. `what`: the status, or the conversation. `who`: the other end of the edge, or the
+    whom some `tokens` have ended. `what`: the status, or the conversation. `other`: the other end of the edge, or the
     other person for whom the conversation has changed.
     """
 
     kind: HintKind
     about: ObjectId
     what: ObjectId | None = None
-    who: ObjectId | None = None
+    other: ObjectId | None = None
 
     def packed(self) -> str:
         return " ".join([self.kind, *("-" if id is None else str(id) for id in self[1:])])
@@ -55,8 +55,8 @@ class Hint(NamedTuple):
         kind, *ids = text.split(" ")
         if kind not in get_args(HintKind) or len(ids) != 3 or not all(id == "-" or ObjectId.is_valid(id) for id in ids):
             return None
-        about, what, who = (None if id == "-" else ObjectId(id) for id in ids)
-        return cls(kind, about, what, who) if about else None  # type: ignore[arg-type]
+        about, what, other = (None if id == "-" else ObjectId(id) for id in ids)
+        return cls(kind, about, what, other) if about else None  # type: ignore[arg-type]
 
 
 class Listener(NamedTuple):

@@ -61,7 +61,7 @@ class Heard:
 
 def some_hints() -> list[Hint]:
     one, other, status = ObjectId(), ObjectId(), ObjectId()
-    return [Hint("posted", one, status), Hint("edges", one, who=other), Hint("concerns", other)]
+    return [Hint("posted", one, status), Hint("edges", one, other=other), Hint("concerns", other)]
 
 
 async def test_every_listener_hears_each_hint_once_and_in_order(bus: Bus) -> None:
