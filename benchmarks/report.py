@@ -148,6 +148,16 @@ class Cell(Figures):
     server_commands: PerServer | None
     depths: list[tuple[float, int, int]] = []
 
+    @property
+    def cpu_s_an_operation(self) -> float:
+        """The processor seconds of the whole system, burn-in and drain included, for each operation that counts.
+
+        A load generator is no part of the system. Where there is no web process it is one itself.
+        """
+        outside = {"harness"} if "web" in self.cpu_s else set()
+        used_s = sum(seconds for name, seconds in self.cpu_s.items() if name not in outside)
+        return used_s / max(1, sum(self.counts.values()))
+
 
 class Summary(Figures):
     """One phase over all rounds. `curves`: (share of operations that took longer, ms). `cpu_share`: 1 is one core."""

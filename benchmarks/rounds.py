@@ -260,7 +260,7 @@ async def _cell(
         latency_ms={kind: run.latencies[kind].figures() for kind in KINDS},
         histograms={kind: run.latencies[kind].encoded() for kind in KINDS if run.latencies[kind].count},
         deliveries=lags.deliveries,
-        deliveries_per_s=round(lags.deliveries / elapsed_s, 1) if lags.deliveries else 0,
+        deliveries_per_s=round(lags.deliveries / (elapsed_s - settings.burn_in_s), 1) if lags.deliveries else 0,
         lag_resolution_ms=lags.looks.figures(),
         lag_checked=lags.checked,
         commands=run.commands(),

@@ -75,6 +75,6 @@ def _figures(cell: Cell) -> dict[str, float]:
         if figures := cell.latency_ms[kind]:
             worth |= {f"{kind}_ms {name}": figures[name] for name in ("p50", "p99") if name in figures}
     worth |= {f"commands per {what}": sum(counts.values()) for what, counts in cell.commands.items()}
-    worth["cpu, all processes"] = sum(cell.cpu_s.values()) / cell.elapsed_s
+    worth["cpu an operation"] = cell.cpu_s_an_operation
     worth["operations per s"] = cell.operations_per_s
     return worth

@@ -254,7 +254,8 @@ HARNESS = "web and load generator, one process"
 RATIOS = {
     "commands per post": "commands a post",
     "commands per read": "commands a page",
-    "cpu, all processes": "processor time, all processes",
+    "cpu an operation": "processor time of an operation",
+    "cpu, all processes": "processor time a second",  # of older reports: with the load generator
     "operations per s": "operations a second",
 }
 COSTS: tuple[tuple[str, Callable[[reports.Summary], str]], ...] = (

@@ -74,8 +74,9 @@ def compared(report: Comparison) -> list[str]:
             if any(slow.values()):
                 said.append(_sentence(f"{title[0].upper()}{title[1:]}, {tail}", slow))
                 break
-    cpu_ms = _by_round(report, _cpu_ms)
-    said.append(_sentence("Processor time of an operation, all processes", cpu_ms, "needs least", "much"))
+    measured = report.settings.seconds / (report.settings.seconds + report.settings.burn_in_s)
+    cpu_ms = _by_round(report, lambda cell: 1000 * cell.cpu_s_an_operation * measured)  # the burn-in is in it
+    said.append(_sentence("Processor time of an operation, the whole system", cpu_ms, "needs least", "much"))
     if report.settings.clients:
         said.append(_sentence("From one operation to the next, all clients", _by_round(report, _spacing_ms)))
     return said
@@ -125,10 +126,6 @@ def _by_round(report: Comparison, figure: Callable[[Cell], float]) -> dict[str, 
         slug: {cell.round: value for cell in report.cells if cell.phase == slug and (value := figure(cell)) > 0}
         for slug in report.phases
     }
-
-
-def _cpu_ms(cell: Cell) -> float:
-    return 1000 * sum(cell.cpu_s.values()) / max(1, sum(cell.counts.values()))
 
 
 def _spacing_ms(cell: Cell) -> float:

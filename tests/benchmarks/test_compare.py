@@ -119,6 +119,10 @@ def test_two_phases_undoing_things_are_what_the_oracle_says() -> None:
     assert lag
     assert lag["max"] <= 0.001, "the poster waits, so there is no lag"
     assert report.ratios["push"]["commands per post"].median > 1
+    for cell in report.cells:
+        assert cell.deliveries_per_s == pytest.approx(
+            cell.deliveries / (cell.elapsed_s - SETTINGS.burn_in_s), abs=0.1
+        ), "what is delivered for the burn-in does not count, and neither does its time"
 
 
 def forgetful(page: Page) -> Page:

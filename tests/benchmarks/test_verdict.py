@@ -271,3 +271,20 @@ def test_more_than_was_asked_for_is_not_less() -> None:
     open_ended = report.climbs[0].model_copy(update={"ended_by": "most"})
     [sentence] = says(report.model_copy(update={"climbs": [open_ended, report.climbs[1]]}))
     assert "no difference can be told between cache (200) and query (≥ 100)" in sentence
+
+
+def test_processor_time_is_of_the_operations_of_the_burn_in_too_and_of_no_load_generator() -> None:
+    """100 operations count, and 50 in the burn-in: 3 s of MongoDB and web process are 20 ms of each."""
+    used = {"mongod": 1.0, "web": 2.0, "harness": 6.0}
+    report = comparison({QUERY.slug: pages(1, 1), PUSH.slug: pages(1, 1)}, cpu_s=used, elapsed_s=1.5)
+    settings = report.settings.model_copy(update={"burn_in_s": 0.5})
+    said = says(report.model_copy(update={"settings": settings}))
+    assert any(
+        sentence.startswith("Processor time of an operation") and "query (20 ms)" in sentence for sentence in said
+    )
+
+
+def test_processor_time_is_of_an_operation_however_many_there_are_in_a_second() -> None:
+    """A closed loop does twice as many where each needs half: a second costs the same."""
+    slow, quick = ([cell(slug, 1, {}, n, cpu_s={"harness": 1.0})] for slug, n in ((QUERY.slug, 50), (PUSH.slug, 100)))
+    assert ratios(slow + quick, QUERY.slug)[PUSH.slug]["cpu an operation"].median == 0.5
