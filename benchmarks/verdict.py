@@ -28,7 +28,7 @@ from phases import PHASES
 INTERVAL = "95 %"
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # two-sided, by rounds - 1
 PRECISION = 1.1  # of a capacity: between the rate that is held and the one that is not
-LATE_S = 1.0  # an open loop whose last operation began so late did not get what was asked for
+LATE_S = 1.0  # an open loop that was answered for so long after its end did not get what was asked for
 DELIVER_AT_ONCE = {phase.slug for phase in PHASES if phase.carrier and not phase.carrier.in_worker}
 
 ByRound = Mapping[int, float]
@@ -90,10 +90,11 @@ def at_once(kind: str, slug: str) -> bool:
 def _doubts(report: Comparison) -> list[str]:
     doubts = []
     for slug, summary in report.phases.items():
-        late_s = max(cell.offered.late_s for cell in report.cells if cell.phase == slug)
+        late_s = max(cell.offered.seconds for cell in report.cells if cell.phase == slug) - report.settings.seconds
         if report.settings.rate and late_s > LATE_S:
             doubts.append(
-                f"{slug} did not keep up with {report.settings.rate:g}/s: an operation began {late_s:.1f} s late."
+                f"{slug} did not keep up with {report.settings.rate:g}/s: the last answer came {late_s:.1f} s after "
+                "the last operation was due."
             )
         if not summary.drained:
             doubts.append(f"{slug} had not delivered everything when its time was up.")
