@@ -50,9 +50,6 @@ class Run:
         self._failed: list[Operation] = []
 
     async def do(self, operation: Operation, intended: float, counts: bool) -> None:
-        loop = asyncio.get_running_loop()
-        if operation.kind == "post":
-            self._statuses[operation.number] = loop.create_future()
         try:
             what = await self._do(operation, counts)
         except Failed as error:
@@ -63,7 +60,7 @@ class Run:
         if counts:
             self.counts[operation.kind] += 1
             if what in KINDS:
-                self.latencies[what].record(loop.time() - intended)
+                self.latencies[what].record(asyncio.get_running_loop().time() - intended)
 
     async def _do(self, operation: Operation, counts: bool) -> str:
         match operation.kind:
@@ -73,7 +70,7 @@ class Run:
                 await self._post(operation, counts)
             case "delete":
                 assert operation.target is not None
-                status = await self._statuses[operation.target]
+                status = await self._stored(operation.target)
                 await self.rig.subject.delete(self.rig.loaded.ids[operation.who], status)
                 self.record.delete(status)
             case "follow" | "unfollow" | "block" as relation:
@@ -97,13 +94,26 @@ class Run:
     async def _post(self, operation: Operation, counts: bool) -> None:
         author = self.rig.loaded.ids[operation.who]
         key = f"{self._name}-{operation.number}"
-        status, cost = await self.rig.subject.post(author, operation.text, operation.audience, key)
+        stored = self._statuses[operation.number] = asyncio.get_running_loop().create_future()
+        try:
+            status, cost = await self.rig.subject.post(author, operation.text, operation.audience, key)
+        except Failed:
+            stored.cancel()  # whoever wants to delete it fails, too
+            raise
         self.record.post(status, operation.who, operation.audience)
         self.posted.append(status)
         self.lags.acknowledged(status, operation.who, counts)
-        self._statuses[operation.number].set_result(status)
+        stored.set_result(status)
         if counts and cost is not None:
             self.costs["post"].append(cost)
+
+    async def _stored(self, number: int) -> ObjectId:
+        """Return the status of a post, which may be under way. Raises Failed when it fails."""
+        stored = self._statuses[number]
+        await asyncio.wait([stored])
+        if stored.cancelled():
+            raise Failed("its post has failed")
+        return stored.result()
 
     async def _relate(self, who: int, relation: Relating, other: int) -> None:
         ids, record = self.rig.loaded.ids, self.record

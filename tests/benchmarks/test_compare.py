@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -30,7 +31,7 @@ from benchmarks.report import Comparison, Settings
 from benchmarks.report import load as read_report
 from benchmarks.rig import BenchRefused, Rig
 from benchmarks.rounds import compare
-from benchmarks.subject import InProcess, WrongAnswer
+from benchmarks.subject import Failed, InProcess, WrongAnswer
 from benchmarks.tables import grids
 from benchmarks.workload import Workload, load
 from phases.base import Carrier, Phase
@@ -123,6 +124,21 @@ def test_two_phases_undoing_things_are_what_the_oracle_says() -> None:
         assert cell.deliveries_per_s == pytest.approx(
             cell.deliveries / (cell.elapsed_s - SETTINGS.burn_in_s), abs=0.1
         ), "what is delivered for the burn-in does not count, and neither does its time"
+
+
+def test_whoever_deletes_a_post_that_has_failed_does_not_wait_for_it_for_ever() -> None:
+    right, asked = InProcess.post, count()
+
+    async def post(*of: Any) -> Any:
+        if next(asked) % 3 == 0:
+            raise Failed("HTTP 503")
+        return await right(*of)
+
+    with patch.object(InProcess, "post", post):
+        report = compared((QUERY,), rounds=1, seconds=10)
+    errors = report.phases[QUERY.slug].errors
+    assert errors["post: HTTP 503"] > 0
+    assert errors["delete: its post has failed"] > 0
 
 
 def forgetful(page: Page) -> Page:
