@@ -100,6 +100,8 @@ class Lags:
                 now = loop.time()
                 self.looks.record(now - last)
                 last = asked
+                if len(pending) == POLL_LIMIT:
+                    pending |= self._waiting.keys()  # there may be more, so nobody knows that any is delivered
                 cleared = [id for id, (at, _, _) in self._waiting.items() if at <= asked and id not in pending]
                 for status in cleared:
                     await self._cleared(status, now)

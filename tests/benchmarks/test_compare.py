@@ -24,9 +24,10 @@ from app.demo.progress import Progress, silent
 from app.models import StatusRow
 from app.serve import _uvicorn
 from app.stack import Addresses, connected
+from benchmarks import observe, rounds
 from benchmarks import rig as rig_module
-from benchmarks import rounds
 from benchmarks.observe import NotDelivered
+from benchmarks.record import Record
 from benchmarks.report import Comparison, Settings
 from benchmarks.report import load as read_report
 from benchmarks.rig import BenchRefused, Rig
@@ -175,6 +176,24 @@ async def lie(delivery: Delivery, status: StatusRow) -> None:
 def test_a_phase_that_only_says_it_delivered_fails_the_run() -> None:
     with pytest.raises(NotDelivered, match="does not have it"):
         compared((replace(PUSH, slug="liar", carrier=Carrier(lie, in_worker=False)),), rounds=1, seconds=1)
+
+
+def test_what_no_look_sees_is_not_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observe, "POLL_LIMIT", 2)
+
+    async def work() -> None:
+        async with virtual_rig((QUERY, PUSH)) as rig:
+            await rig.load(GRAPH, 1, 0, range(14))
+            lags = observe.Lags(rig, PUSH.slug, Record(rig.loaded))
+            statuses = [ObjectId() for _ in range(3)]
+            await rig.stack.db["statuses"].insert_many([{"_id": id, "pending": [PUSH.slug]} for id in statuses])
+            for status in statuses:
+                lags.acknowledged(status, 0, counts=True)
+            async with observe.watched(rig, lags):
+                assert not await lags.drained(1)
+            assert lags.waiting == 3
+
+    run(work())
 
 
 def test_the_database_is_afterwards_what_it_was_before() -> None:
