@@ -183,7 +183,7 @@ async def compare(
     cells: list[Cell] = []
     try:
         for number in range(settings.rounds):
-            for slug in settings.phases:
+            for slug in settings.phases if number % 2 == 0 else settings.phases[::-1]:
                 progress(f"round {number + 1}, {slug}", len(cells), steps)
                 cells.append(await _cell(rig, workload, cast, settings, number, slug, progress))
                 rig.so_far = report = _report(rig, workload, settings, about, cells, time.monotonic() - began)
