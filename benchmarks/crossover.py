@@ -28,14 +28,7 @@ async def crossover(
 
     `followers`: those of the celebrity. Each phase has so many `turns`.
     """
-    shares = []
-    for done, pages in enumerate(pages_per_post):
-        progress(f"{pages:,} pages a post", done, len(pages_per_post))
-        world = await mixed.world(rig, followers, FOLLOWEES)
-        await answers.forget_reads(rig.timelines)
-        shares.append(await _share(rig, world, _mix(pages), turns))
-        await answers.nobody_is_active(rig.stack)
-    progress("done", len(pages_per_post), len(pages_per_post))
+    about, shares = await origin(rig), list[Share]()
     settings = {
         "followers": followers,
         "followees": FOLLOWEES,
@@ -43,7 +36,19 @@ async def crossover(
         "turns": turns,
         "measured": turns * AT_ONCE,
     }
-    return Crossover(**vars(await origin(rig)), settings=settings, shares=shares)
+
+    def report(*, unfinished: bool) -> Crossover:
+        return Crossover(**vars(about), settings=settings, shares=list(shares), unfinished=unfinished)
+
+    for done, pages in enumerate(pages_per_post):
+        progress(f"{pages:,} pages a post", done, len(pages_per_post))
+        world = await mixed.world(rig, followers, FOLLOWEES)
+        await answers.forget_reads(rig.timelines)
+        shares.append(await _share(rig, world, _mix(pages), turns))
+        rig.so_far = report(unfinished=True)
+        await answers.nobody_is_active(rig.stack)
+    progress("done", len(pages_per_post), len(pages_per_post))
+    return report(unfinished=False)
 
 
 def _mix(pages_per_post: int) -> Mix:

@@ -43,7 +43,7 @@ def exponent(points: Sequence[Point]) -> float | None:
     return round(linear_regression(*zip(*logs, strict=True)).slope, 3) if len(logs) > 1 else None
 
 
-async def _curves(
+async def of_sizes(
     rig: Rig,
     kind: Literal["fanout", "read"],
     x: str,
@@ -52,20 +52,25 @@ async def _curves(
     settings: dict[str, int],
     progress: Progress,
 ) -> Curves:
-    points: dict[str, list[Point]] = {name: [] for name in TITLES}
+    about, points = await origin(rig), {name: list[Point]() for name in TITLES}
+
+    def report(*, unfinished: bool) -> Curves:
+        series = [
+            Series(name=name, title=TITLES[name], exponent=exponent(each), points=list(each))
+            for name, each in points.items()
+            if each
+        ]
+        return Curves(**vars(about), kind=kind, settings=settings, x=x, series=series, unfinished=unfinished)
+
     for done, size in enumerate(sizes):
         progress(f"{size:,} {x}", done, len(sizes))
         for name, each in (await seconds_at(size)).items():
             points[name].append(
                 (size, percentile(each, 50), percentile(each, 99) if len(each) >= SAMPLES["p99"] else None)
             )
+        rig.so_far = report(unfinished=True)
     progress("done", len(sizes), len(sizes))
-    series = [
-        Series(name=name, title=TITLES[name], exponent=exponent(each), points=each)
-        for name, each in points.items()
-        if each
-    ]
-    return Curves(**vars(await origin(rig)), kind=kind, settings=settings, x=x, series=series)
+    return report(unfinished=False)
 
 
 async def fanout(rig: Rig, most: int, repeats: int, progress: Progress = silent) -> Curves:
@@ -86,7 +91,7 @@ async def fanout(rig: Rig, most: int, repeats: int, progress: Progress = silent)
     await scenes.everything_delivers(rig)
     sizes, settings = [size for size in FOLLOWERS if size <= most], {"max_followers": most, "repeats": repeats}
     with scenes.raw(rig) as db:
-        return await _curves(rig, "fanout", "followers", sizes, partial(seconds_at, db), settings, progress)
+        return await of_sizes(rig, "fanout", "followers", sizes, partial(seconds_at, db), settings, progress)
 
 
 async def read(rig: Rig, most: int, repeats: int, progress: Progress = silent) -> Curves:
@@ -111,4 +116,4 @@ async def read(rig: Rig, most: int, repeats: int, progress: Progress = silent) -
 
     settings = {"max_followees": most, "repeats": repeats, "limit": LIMIT, "statuses_each": STATUSES_EACH}
     with scenes.raw(rig) as db:
-        return await _curves(rig, "read", "followees", sizes, partial(seconds_at, db), settings, progress)
+        return await of_sizes(rig, "read", "followees", sizes, partial(seconds_at, db), settings, progress)

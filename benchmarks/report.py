@@ -75,6 +75,17 @@ class Origin(Model):
     command: str = Field(default="", description="as it was typed")
 
 
+class Interruptible(Origin):
+    """A report that is shown, and written, even where something ended the run before its end: `unfinished`."""
+
+    unfinished: bool = False
+
+    @property
+    def broken_off(self) -> str:
+        """In words where the run ended; empty where it came to its end."""
+        return "something ended the run before its end" if self.unfinished else ""
+
+
 class Settings(Model):
     """The settings of a comparison.
 
@@ -174,7 +185,7 @@ class Spread(Model):
     max: float
 
 
-class Comparison(Origin):
+class Comparison(Interruptible):
     kind: Literal["compare"] = "compare"
     settings: Settings
     workload: Workload
@@ -183,6 +194,10 @@ class Comparison(Origin):
     cells: list[Cell]
     phases: dict[str, Summary]
     ratios: dict[str, dict[str, Spread]]
+
+    @property
+    def broken_off(self) -> str:
+        return f"{self.missing} of {self.missing + len(self.cells)} are missing" if self.missing else super().broken_off
 
     @property
     def missing(self) -> int:
@@ -197,7 +212,7 @@ class Series(Model):
     points: list[Point]
 
 
-class Curves(Origin):
+class Curves(Interruptible):
     kind: Literal["fanout", "read"]
     settings: Mapping[str, JsonValue]
     x: str
@@ -222,7 +237,7 @@ class Share(Model):
     pulled: bool
 
 
-class Crossover(Origin):
+class Crossover(Interruptible):
     """A comparison of pull, push and the hybrid.
 
     `followers`: those of the celebrity, who writes one post in `one_post_in`. `measured`: figures behind each median.
@@ -273,10 +288,13 @@ class Row(Model):
         return high >= (self.at_least or 0) and low <= (inf if self.at_most is None else self.at_most)
 
 
-class Targets(Origin):
+class Targets(Interruptible):
+    """The rows of `bench targets`. `smaller`: sizes are smaller than those that are promised for: no verdict."""
+
     kind: Literal["targets"] = "targets"
     settings: Mapping[str, JsonValue]
     rows: list[Row]
+    smaller: bool = False
 
 
 class Step(Model):
@@ -325,14 +343,13 @@ class HttpSettings(Model):
     seed: int
 
 
-class HttpReport(Origin):
-    """The climbs of `bench http`. `unfinished`: something ended the run before its end."""
+class HttpReport(Interruptible):
+    """The climbs of `bench http`."""
 
     kind: Literal["http"] = "http"
     settings: HttpSettings
     graph: Population
     climbs: list[Climb]
-    unfinished: bool = False
 
 
 class Backlogged(Model):
@@ -356,13 +373,12 @@ class Drain(Model):
     latency_ms: Percentiles
 
 
-class Backlog(Origin):
+class Backlog(Interruptible):
     kind: Literal["backlog"] = "backlog"
     settings: HttpSettings
     graph: Population
     levels: list[Backlogged]
     drains: list[Drain]
-    unfinished: bool = False
 
 
 class MessagesSettings(Model):
@@ -398,7 +414,7 @@ class MessagesStep(Model):
     cpu_ms: PerProcess
 
 
-class MessagesReport(Origin):
+class MessagesReport(Interruptible):
     """The steps of `bench messages`.
 
     `commands`: of one uncontended `POST`, authentication included. `wrongs`: what was missing, doubled or wrong.
@@ -409,7 +425,6 @@ class MessagesReport(Origin):
     commands: PerServer
     steps: list[MessagesStep]
     wrongs: list[str]
-    unfinished: bool = False
 
 
 class Costs(Model):
@@ -460,7 +475,7 @@ class PhaseUnits(Model):
     pulled: Costs | None = None
 
 
-class Units(Origin):
+class Units(Interruptible):
     kind: Literal["units"] = "units"
     settings: Mapping[str, JsonValue]
     followees: list[int]

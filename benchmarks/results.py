@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from app.errors import Refused
-from benchmarks.report import Report, load, text
-from benchmarks.tables import MEANINGLESS, Grid, grids, lead, says, where
+from benchmarks.report import Interruptible, Report, Targets, load, text
+from benchmarks.tables import MEANINGLESS, SMALLER, Grid, grids, lead, says, where
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT, FOLDER = ROOT / "docs" / "results.md", ROOT / "docs" / "results"
@@ -25,11 +25,22 @@ def keep(name: str, file: Path, document: Path = DOCUMENT, folder: Path = FOLDER
     prose = document.read_text(encoding="utf-8")
     if name not in places(prose):
         raise NothingToKeep(f"{document.name} has no place for {name!r}; it has {', '.join(places(prose))}")
-    if report.meaningless:
-        raise NothingToKeep(f"{file}: not a report of real servers")
+    if why := _unfit(report):
+        raise NothingToKeep(f"{file}: {why}")
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.json").write_text(text(report, large=False), encoding="utf-8")
     document.write_text(written(prose, folder), encoding="utf-8")
+
+
+def _unfit(report: Report) -> str:
+    """Say why nobody should go by the report; empty where one may."""
+    if report.meaningless:
+        return "not a report of real servers"
+    if not report.commit or report.commit.endswith("-dirty"):
+        return "measured on code that is in no commit, so nobody can measure it again"
+    if isinstance(report, Targets) and report.smaller:
+        return SMALLER
+    return report.broken_off if isinstance(report, Interruptible) else ""
 
 
 def places(prose: str) -> list[str]:

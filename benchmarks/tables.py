@@ -15,6 +15,7 @@ from phases import PHASES
 
 MEANINGLESS = "MEANINGLESS: measured on stand-ins"
 TOO_FEW = "too few"
+SMALLER = "Sizes are smaller than those that are promised for: no verdict."
 WIDTH = 140  # columns, without a terminal
 
 Line = list[str]
@@ -73,7 +74,7 @@ def says(report: reports.Report) -> list[str]:
         case reports.Curves():
             return [_growth(report.x, series) for series in report.series if series.exponent is not None]
         case reports.Targets():
-            return _outcomes(report.rows)
+            return [SMALLER] if report.smaller else _outcomes(report.rows)
         case reports.HttpReport():
             return verdict.served(report)
         case reports.Backlog():
@@ -116,14 +117,19 @@ def _cheapest(report: reports.Units) -> list[str]:
 
 
 def lead(report: reports.Report) -> str:
-    """Return one paragraph that says what was measured."""
+    """Return one paragraph that says what was measured, and first whether all of it was."""
+    broken_off = report.broken_off if isinstance(report, reports.Interruptible) else ""
+    return (f"BROKEN OFF: {broken_off}. " if broken_off else "") + _lead(report)
+
+
+def _lead(report: reports.Report) -> str:
     match report:
         case reports.Comparison():
             return _comparison_lead(report)
         case reports.HttpReport() | reports.Backlog():
             return _over_http_lead(report)
         case reports.MessagesReport():
-            return ("BROKEN OFF before its end. " if report.unfinished else "") + (
+            return (
                 f"{report.settings.conversations:,} conversations, open loop, "
                 f"{report.settings.seconds:g} s a rate, seed {report.settings.seed}."
             )
@@ -143,8 +149,7 @@ def _comparison_lead(report: reports.Comparison) -> str:
     of, phases = report.settings, report.phases.values()
     pages, lists = sum(phase.checked_pages for phase in phases), sum(phase.lag_checked for phase in phases)
     loop = f"{of.rate:g}/s, open loop" if of.rate else f"{of.clients} clients, closed loop"
-    broken_off = f"BROKEN OFF: {report.missing} of {report.missing + len(report.cells)} are missing. "
-    return (broken_off if report.missing else "") + (
+    return (
         f"Workload {report.workload.name} on {report.graph.source}: {loop}, {of.seconds:g} s in each of "
         f"{of.rounds} rounds, through {of.through}, seed {of.seed}. {pages:,} pages were compared with the "
         f"oracle's and {lists:,} lists of last followers were read: no difference. In brackets behind a ratio: its "
@@ -156,7 +161,7 @@ def _over_http_lead(report: reports.HttpReport | reports.Backlog) -> str:
     of = report.settings
     climbs = report.climbs if isinstance(report, reports.HttpReport) else [level.climb for level in report.levels]
     answered = sum(step.answered for climb in climbs for step in climb.steps)
-    return ("BROKEN OFF before its end. " if report.unfinished else "") + (
+    return (
         f"GET /timeline of {of.limit} over HTTP on {report.graph.source}, {report.graph.readers:,} readers, open loop, "
         f"{of.seconds:g} s a step or as long as its samples take, seed {of.seed}. Each of {answered:,} answers was "
         f"compared with the oracle's page: no difference."
@@ -319,15 +324,16 @@ def _ratios(report: reports.Targets) -> Grid:
         "From, to: where nine of ten such ratios lie. Met: the ratio meets the target. Within the noise: only an end "
         "of that interval does."
     )
-    return Grid("Ratios, both sides measured in turn in one run", columns, [*map(_target, report.rows)], note, texts=3)
+    rows = [_target(row, "" if report.smaller else row.outcome) for row in report.rows]
+    return Grid("Ratios, both sides measured in turn in one run", columns, rows, note, texts=3)
 
 
-def _target(row: reports.Row) -> Line:
+def _target(row: reports.Row, outcome: str | None) -> Line:
     bound = (
         f"≥ {row.at_least:g}" if row.at_least is not None else f"≤ {row.at_most:g}" if row.at_most is not None else ""
     )
-    outcome = "MISSED" if row.outcome == "missed" else row.outcome or ""
-    return [row.name, row.title, outcome, number(row.ratio), number(row.low), number(row.high), bound]
+    shown = "MISSED" if outcome == "missed" else outcome or ""
+    return [row.name, row.title, shown, number(row.ratio), number(row.low), number(row.high), bound]
 
 
 UNITS = {"_per_s": "a second", "_ms": "ms"}  # by the ends of what is measured

@@ -69,7 +69,14 @@ async def measure(rig: Rig, count: int, progress: Progress = silent) -> Units:
     few, many = await scenes.star(rig, FEW, FEW), await scenes.star(rig, MANY, MANY)
     everybody = await scenes.authors(rig, max(FOLLOWEES) + max(FOLLOWEES) // 5, 10)
     readers = [await scenes.follower_of(rig, everybody[:size]) for size in FOLLOWEES]
-    units = {}
+    about, units = await origin(rig), dict[str, PhaseUnits]()
+
+    def report(*, unfinished: bool) -> Units:
+        settings = {"count": count, "limit": LIMIT}
+        return Units(
+            **vars(about), settings=settings, followees=list(FOLLOWEES), units=dict(units), unfinished=unfinished
+        )
+
     for done, phase in enumerate(PHASES):
         progress(phase.slug, done, len(PHASES))
         await rig.switch(phase.slug)
@@ -80,9 +87,9 @@ async def measure(rig: Rig, count: int, progress: Progress = silent) -> Units:
             if phase.merges:
                 margin = await _margin(rig, phase, everybody[:PULLED], readers[-1], count)
                 units[phase.slug] = units[phase.slug].model_copy(update={"pulled": margin})
+        rig.so_far = report(unfinished=True)
     progress("done", len(PHASES), len(PHASES))
-    settings = {"count": count, "limit": LIMIT}
-    return Units(**vars(await origin(rig)), settings=settings, followees=list(FOLLOWEES), units=units)
+    return report(unfinished=False)
 
 
 async def _margin(rig: Rig, phase: Phase, pulled: Sequence[ObjectId], reader: ObjectId, count: int) -> Costs:

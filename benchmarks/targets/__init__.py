@@ -61,9 +61,11 @@ async def measure(rig: Rig, wanted: Sequence[str], scale: Scale, progress: Progr
         for done, (names, group) in enumerate(groups):
             progress(names[0], done, len(groups))
             rows += await group(rig, scale)
-            rig.so_far = report = Targets(**vars(about), settings=asdict(scale), rows=list(rows))
+            rig.so_far = report = Targets(
+                **vars(about), settings=asdict(scale), rows=list(rows), smaller=scale != Scale(), unfinished=True
+            )
     except WrongAnswer:
         rig.so_far = None
         raise
     progress("done", len(groups), len(groups))
-    return report
+    return report.model_copy(update={"unfinished": False})

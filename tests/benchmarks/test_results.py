@@ -6,13 +6,16 @@ import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner
 from pymongo.errors import OperationFailure
 
 from app.cli import bench
+from app.demo.progress import silent
 from app.watch.objectives import CAPACITY_PER_S
+from benchmarks import curves
 from benchmarks.origin import mongodb_topology
 from benchmarks.page import page
 from benchmarks.report import (
@@ -21,6 +24,7 @@ from benchmarks.report import (
     Crossover,
     Curves,
     HttpReport,
+    Interruptible,
     Machine,
     MessagesReport,
     MessagesSettings,
@@ -38,7 +42,8 @@ from benchmarks.report import (
     write,
 )
 from benchmarks.results import DOCUMENT, FOLDER, NothingToKeep, keep, places, written
-from benchmarks.tables import grids, says
+from benchmarks.rig import Rig
+from benchmarks.tables import grids, lead, says
 from benchmarks.workload import Workload
 from phases.p4_cache import CACHE
 from tests.world import SLUGS
@@ -119,6 +124,38 @@ def test_the_outcomes_of_targets_are_counted_apart() -> None:
     ]  # fmt: skip
 
 
+def test_of_smaller_sizes_there_is_no_verdict() -> None:
+    small = REPORT.model_copy(update={"smaller": True})
+    assert says(small) == ["Sizes are smaller than those that are promised for: no verdict."]
+    assert [row[2] for row in grids(small)[0].rows] == ["", ""]
+
+
+@pytest.mark.parametrize("of", Interruptible.__subclasses__())
+def test_every_report_says_where_it_was_broken_off(of: type[Interruptible]) -> None:
+    kept = next(report for path in FOLDER.glob("*.json") if isinstance(report := load(path), of))
+    assert "BROKEN OFF" not in lead(kept)
+    assert lead(kept.model_copy(update={"unfinished": True})).startswith("BROKEN OFF: ")
+
+
+def test_a_curve_that_something_ends_is_shown_as_far_as_it_goes() -> None:
+    nothing: Any = None
+    rig = Rig(nothing, nothing, nothing, {}, meaningless=False)
+
+    async def seconds_at(size: int) -> dict[str, list[float]]:
+        if size == 100:
+            raise ConnectionError
+        return {"raw": [0.001]}
+
+    async def begun(_: Rig) -> Origin:
+        return Origin.model_validate(REPORT.model_dump(include={*Origin.model_fields}))
+
+    with patch.object(curves, "origin", begun), pytest.raises(ConnectionError):
+        asyncio.run(curves.of_sizes(rig, "read", "followees", (10, 100), seconds_at, {"repeats": 1}, silent))
+    assert isinstance(rig.so_far, Curves)
+    assert rig.so_far.unfinished
+    assert [each.points for each in rig.so_far.series] == [[(10, 1.0, None)]]
+
+
 def test_a_report_is_kept(tmp_path: Path) -> None:
     document, report = tmp_path / "results.md", tmp_path / "report.json"
     document.write_text("# R\n<!-- report: one -->\nold\n<!-- end of one -->\nkept\n")
@@ -151,6 +188,15 @@ def test_what_cannot_be_kept(tmp_path: Path) -> None:
     report.write_text(text(REPORT.model_copy(update={"meaningless": True})))
     with pytest.raises(NothingToKeep, match="real servers"):
         keep("one", report, document, tmp_path)
+    for change, why in (
+        ({"commit": "abc-dirty"}, "in no commit"),
+        ({"commit": None}, "in no commit"),
+        ({"unfinished": True}, "before its end"),
+        ({"smaller": True}, "no verdict"),
+    ):
+        report.write_text(text(REPORT.model_copy(update=change)))
+        with pytest.raises(NothingToKeep, match=why):
+            keep("one", report, document, tmp_path)
     with pytest.raises(NothingToKeep, match="no place for 'two'"):
         keep("two", report, document, tmp_path)
     report.write_text("{")
