@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from math import ceil
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ WAIT_S = 120.0  # for something to be delivered
 REST_S = 0.01  # before the next post, which meets an idle system: a worker that has delivered has notes to write
 RESAMPLED = 1_000  # times, for the interval of a ratio
 INTERVAL = 0.9  # of them lie inside
+TURNS = 10  # of a ratio: fewer, or fewer groups of them, do not carry an interval
 
 Measured = Callable[[], Awaitable[object]]
 Timed = Callable[[], Awaitable[float]]  # it says itself how many seconds count
@@ -39,9 +41,9 @@ class Scale:
     followees: int = 1_000
     friends: int = 1_045  # the most that anybody has in the Facebook graph
     wide: int = 5_000
-    repeats: int = 7
+    repeats: int = 10
     reads: int = 150
-    jobs: int = 500
+    jobs: int = 200
     lags: int = 1_000
     tail: int = 1_000  # what a p99 takes
     people: int = 1_000
@@ -66,20 +68,21 @@ class Scale:
 
 
 class Ratio(NamedTuple):
-    """A ratio. `low` to `high`: where nine of ten such ratios would lie."""
+    """A ratio. `low` to `high`: its 90 % interval, where there are enough turns."""
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
     def times(self, factor: float) -> "Ratio":
-        return Ratio(*(each * factor for each in self))
+        low, high = (end if end is None else end * factor for end in self[1:])
+        return Ratio(self.value * factor, low, high)
 
 
 def row(name: str, title: str, ratio: Ratio, figures: dict[str, float], **bound: float) -> Row:
     """Return a row of the report. `bound`: at_least or at_most."""
-    value, low, high = (round(each, 4) for each in ratio)
-    return Row(name=name, title=title, ratio=value, low=low, high=high, figures=figures, **bound)
+    low, high = (end if end is None else round(end, 4) for end in ratio[1:])
+    return Row(name=name, title=title, ratio=round(ratio.value, 4), low=low, high=high, figures=figures, **bound)
 
 
 async def seconds_of(measured: Measured) -> float:
@@ -114,14 +117,23 @@ async def timed_in_turn(repeats: int, **timed: Timed) -> dict[str, list[float]]:
     return seconds
 
 
-def ratio(a: Sequence[float], b: Sequence[float], of: Callable[[Sequence[float]], float] = statistics.median) -> Ratio:
+def ratio(
+    a: Sequence[float],
+    b: Sequence[float],
+    of: Callable[[Sequence[float]], float] = statistics.median,
+    together: int = 1,
+) -> Ratio:
     """Return `of` a ÷ `of` b, medians unless said otherwise; a and b were measured in the same turns.
 
     The interval is a percentile bootstrap over the turns (Efron and Tibshirani, "An Introduction to the Bootstrap",
-    chapter 13): both sides of as many turns, drawn with replacement, again and again.
+    chapter 13): both sides of as many turns, drawn with replacement, again and again. Where so many turns `together`
+    follow each other, on one side before the other, they share what slows them, and are drawn as one.
     """
     turns, draw = list(zip(a, b, strict=True)), random.Random(1)
-    drawn = (zip(*draw.choices(turns, k=len(turns)), strict=True) for _ in range(RESAMPLED))
+    groups = [turns[at : at + together] for at in range(0, len(turns), together)]
+    if len(groups) < TURNS:
+        return Ratio(of(a) / of(b))
+    drawn = (zip(*chain(*draw.choices(groups, k=len(groups))), strict=True) for _ in range(RESAMPLED))
     ratios = sorted(of(some_a) / of(some_b) for some_a, some_b in drawn)
     outside = round(RESAMPLED * (1 - INTERVAL) / 2)
     return Ratio(of(a) / of(b), ratios[outside], ratios[-1 - outside])

@@ -64,7 +64,7 @@ async def inactive(rig: Rig, scale: Scale) -> list[Row]:
     few = await scenes.star(rig, scale.most, scale.most // 100, everybody.followers)
     async with scenes.listed(rig, everybody.followers, ids=1):
         seconds = await in_turn(
-            max(3, scale.repeats // 2),
+            scale.repeats,
             all=partial(answers.fan_out, rig.timelines, answers.LISTS, everybody.author),
             few=partial(answers.fan_out, rig.timelines, answers.LISTS, few.author),
         )

@@ -46,7 +46,8 @@ async def late(rig: Rig, scale: Scale) -> list[Row]:
 
 
 def _to_bound(seconds: Sequence[float]) -> Ratio:
-    return ratio(seconds, [IN_TIME_MS / 1000] * len(seconds), p99_ms)
+    """Return p99 ÷ the bound. Messages of one second are late together."""
+    return ratio(seconds, [IN_TIME_MS / 1000] * len(seconds), p99_ms, together=round(RATE))
 
 
 def _exactly(count: float) -> Ratio:
