@@ -254,8 +254,8 @@ Outcome = Literal["met", "within the noise", "missed"]
 class Row(Model):
     """One promise. `at_least` or `at_most` is None where a row only informs.
 
-    `low` to `high` is the ratio's 90 % interval; older reports have none. The row is `met` where that touches the
-    bound, and a run fails where it does not; `outcome` says whether more than its end does.
+    `low` to `high` is the ratio's 90 % interval; older reports, and rows of few turns, have none. A run fails where
+    none of it keeps the bound: then the row is not `met`. `outcome` says whether all of it does.
     """
 
     name: str
@@ -272,20 +272,16 @@ class Row(Model):
     def met(self) -> bool | None:
         if self.at_least is None and self.at_most is None:
             return None
-        low, high = (self.ratio if end is None else end for end in (self.low, self.high))
-        return self._within(low, high)
+        return self.outcome != "missed"
 
     @property
     def outcome(self) -> Outcome | None:
-        """The outcome in a word: `met` where the ratio meets the bound, within the noise where only an end of its
-        interval does.
-        """
-        if self.met is None:
+        """The outcome in a word: `met` where the whole interval keeps the bound, within the noise where a part does."""
+        if self.at_least is None and self.at_most is None:
             return None
-        return "met" if self._within(self.ratio, self.ratio) else "within the noise" if self.met else "missed"
-
-    def _within(self, low: float, high: float) -> bool:
-        return high >= (self.at_least or 0) and low <= (inf if self.at_most is None else self.at_most)
+        ends = [self.ratio if end is None else end for end in (self.low, self.high)]
+        keep = [(self.at_least or 0) <= end <= (inf if self.at_most is None else self.at_most) for end in ends]
+        return "met" if all(keep) else "within the noise" if any(keep) else "missed"
 
 
 class Targets(Interruptible):

@@ -321,8 +321,8 @@ def _of_curves(report: reports.Curves) -> Iterable[Grid]:
 def _ratios(report: reports.Targets) -> Grid:
     columns = ["row", "what", "outcome", "ratio", "from", "to", "target"]
     note = (
-        "From, to: where nine of ten such ratios lie. Met: the ratio meets the target. Within the noise: only an end "
-        "of that interval does."
+        "From, to: the 90 % interval over the turns of this run. Met: all of it meets the target. Within the noise: a "
+        "part of it does."
     )
     rows = [_target(row, "" if report.smaller else row.outcome) for row in report.rows]
     return Grid("Ratios, both sides measured in turn in one run", columns, rows, note, texts=3)
