@@ -5,7 +5,7 @@ either: it pulls the celebrity and delivers the others. Which of the two the rul
 """
 
 from collections.abc import Sequence
-from statistics import median
+from statistics import fmean, median
 
 from app.demo.progress import Progress, silent
 from benchmarks import answers
@@ -13,12 +13,13 @@ from benchmarks.origin import origin
 from benchmarks.report import Crossover, Share
 from benchmarks.rig import Rig
 from benchmarks.targets import mixed
-from benchmarks.targets.base import ratio
 from benchmarks.targets.mixed import HYBRID, ONE_POST_IN, Mix, World
+from benchmarks.verdict import INTERVAL, times
 
 FOLLOWEES = 200  # of each reader, who are no celebrities
 OPERATIONS = 400  # of one measurement, about
 AT_ONCE = 3  # measurements before the next phase has its turn
+OVER = f"the {INTERVAL} interval over the turns"
 
 
 async def crossover(
@@ -38,7 +39,7 @@ async def crossover(
     }
 
     def report(*, unfinished: bool) -> Crossover:
-        return Crossover(**vars(about), settings=settings, shares=list(shares), unfinished=unfinished)
+        return Crossover(**vars(about), settings=settings, shares=list(shares), interval=OVER, unfinished=unfinished)
 
     for done, pages in enumerate(pages_per_post):
         progress(f"{pages:,} pages a post", done, len(pages_per_post))
@@ -58,20 +59,21 @@ def _mix(pages_per_post: int) -> Mix:
 
 
 async def _share(rig: Rig, world: World, mix: Mix, turns: int) -> Share:
-    used_s: dict[str, list[float]] = {phase.slug: [] for phase in mixed.COMPARED}
-    for _ in range(turns):
-        for phase in mixed.COMPARED:
-            used_s[phase.slug] += await mixed.processor_s(rig, world, phase, mix, AT_ONCE)
+    used_s, pulled = await mixed.in_turns(rig, world, mix, turns, AT_ONCE)
     better = mixed.better(used_s)
-    value, low, high = ratio(used_s[HYBRID.slug], used_s[better])
-    weighed = await rig.timelines.weighed(world.celebrity.author)
+    of = times(by_turn(used_s[HYBRID.slug]), by_turn(used_s[better]))
     return Share(
         pages_per_post=mix.pages // mix.posts,
         posts=mix.posts,
         used_ms={slug: 1000 * median(each) for slug, each in used_s.items()},
         better=better,
-        ratio=value,
-        low=low,
-        high=high,
-        pulled=bool(weighed and weighed.pulled),
+        ratio=of.ratio if of else sum(used_s[HYBRID.slug]) / sum(used_s[better]),
+        low=of.low if of else None,
+        high=of.high if of else None,
+        pulled=pulled,
     )
+
+
+def by_turn(used_s: Sequence[float]) -> dict[int, float]:
+    """Return the mean of each turn: its figures follow each other, and share what slows them."""
+    return {at: fmean(used_s[at : at + AT_ONCE]) for at in range(0, len(used_s), AT_ONCE)}

@@ -223,8 +223,8 @@ class Share(Model):
     """The figures at one proportion of pages to posts.
 
     `used_ms`: processor time of all processes for an operation, by phase, the median. `ratio`: the hybrid's ÷ that of
-    `better`, which is pull or push; `low` to `high` is its 90 % interval. `pulled`: what the rule says of the
-    celebrity.
+    `better`, which is pull or push; `low` to `high` is its interval, None after one turn. `pulled`: what the rule says
+    of the celebrity.
     """
 
     pages_per_post: int
@@ -232,8 +232,8 @@ class Share(Model):
     used_ms: dict[str, float]
     better: str
     ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     pulled: bool
 
 
@@ -246,6 +246,7 @@ class Crossover(Interruptible):
     kind: Literal["crossover"] = "crossover"
     settings: Mapping[str, int]
     shares: list[Share]
+    interval: str = "where nine of ten such ratios lie"  # in words; an older report takes each figure for a turn
 
 
 Outcome = Literal["met", "within the noise", "missed"]

@@ -286,13 +286,13 @@ def _crossed(report: reports.Crossover) -> Grid:
             f"{share.pages_per_post:,}",
             "pulled" if share.pulled else "delivered",
             *(number(share.used_ms[slug]) for slug in phases),
-            *(f"{each:.2f}" for each in (share.ratio, share.low, share.high)),
+            *("-" if each is None else f"{each:.2f}" for each in (share.ratio, share.low, share.high)),
         ]
         for share in report.shares
     ]
     title = "Processor milliseconds of an operation, all processes, by pages for each post"
     columns = ["pages a post", "the celebrity is", *phases, f"{phases[-1]} ÷ the better", "from", "to"]
-    return Grid(title, columns, rows, "From, to: where nine of ten such ratios lie.", texts=2)
+    return Grid(title, columns, rows, f"From, to: {report.interval}.", texts=2)
 
 
 def _of_curves(report: reports.Curves) -> Iterable[Grid]:

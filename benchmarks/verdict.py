@@ -243,7 +243,7 @@ def crossed(report: Crossover) -> list[str]:
     for share in report.shares:
         *_, hybrid = share.used_ms
         at = f"At {_counted(share.pages_per_post, 'page')} a post"
-        if share.low <= 1 <= share.high:
+        if share.low is None or share.high is None or share.low <= 1 <= share.high:
             said.append(
                 f"{at} no difference can be told between {hybrid} and {share.better}, the better of the others."
             )

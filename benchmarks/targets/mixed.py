@@ -71,6 +71,24 @@ async def processor_s(rig: Rig, world: World, phase: Phase, mix: Mix, repeats: i
     return used_s
 
 
+async def in_turns(
+    rig: Rig, world: World, mix: Mix, turns: int, at_once: int = 1
+) -> tuple[dict[str, list[float]], bool]:
+    """Return the processor seconds of an operation by phase, `at_once` in each turn, and whether the rule pulls.
+
+    Every other turn goes backwards, so that none always comes behind the same one.
+    """
+    used_s: dict[str, list[float]] = {phase.slug: [] for phase in COMPARED}
+    pulled = False
+    for turn in range(turns):
+        for phase in COMPARED if turn % 2 == 0 else COMPARED[::-1]:
+            used_s[phase.slug] += await processor_s(rig, world, phase, mix, at_once)
+            if phase is HYBRID:
+                weighed = await rig.timelines.weighed(world.celebrity.author)
+                pulled = bool(weighed and weighed.pulled)
+    return used_s, pulled
+
+
 def better(used_s: Mapping[str, Sequence[float]]) -> str:
     """Return the one of pull and push that needs less in total."""
     return min((PULL.slug, PUSH.slug), key=lambda slug: sum(used_s[slug]))

@@ -50,12 +50,9 @@ async def celebrity(rig: Rig, scale: Scale) -> list[Row]:
     author = world.celebrity.author
     if scale.most < rig.stack.config.pull_from:  # so few followers are not weighed: in a test of this
         await rig.timelines.force(author, True)
-    used_s = {
-        phase.slug: await mixed.processor_s(rig, world, phase, CELEBRITIES, scale.repeats) for phase in mixed.COMPARED
-    }
-    weighed = await rig.timelines.weighed(author)
-    if not (weighed and weighed.pulled):
-        raise BenchRefused(f"the rule would not pull the celebrity: {weighed}")
+    used_s, is_pulled = await mixed.in_turns(rig, world, CELEBRITIES, scale.repeats)
+    if not is_pulled:
+        raise BenchRefused("the rule would not pull the celebrity")
     await rig.timelines.force(author, None)
     await scenes.everything_delivers(rig)
     better = mixed.better(used_s)

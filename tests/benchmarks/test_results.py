@@ -16,6 +16,7 @@ from app.cli import bench
 from app.demo.progress import silent
 from app.watch.objectives import CAPACITY_PER_S
 from benchmarks import curves
+from benchmarks.crossover import by_turn
 from benchmarks.origin import mongodb_topology
 from benchmarks.page import page
 from benchmarks.report import (
@@ -335,5 +336,13 @@ def test_a_crossover_is_judged_at_each_proportion_of_pages_to_posts() -> None:
     ]
     (grid,) = grids(report)
     assert grid.rows[1] == ["9", "pulled", "5", "6", "3", "0.60", "0.55", "0.65"]
+    one_turn = report.model_copy(update={"shares": [at_nine.model_copy(update={"low": None, "high": None})]})
+    assert "no difference can be told" in says(one_turn)[0]
+    assert grids(one_turn)[0].rows[0][-3:] == ["0.60", "-", "-"]
     assert page(report).count("<polyline") == len(used_ms)
     assert ("hybrid", "9 pages a post.used_ms", 3.0) in list(flat(report))
+
+
+def test_figures_of_one_turn_are_one() -> None:
+    """Three that follow each other are slow together."""
+    assert by_turn([1.0, 2.0, 3.0, 10.0, 10.0, 13.0]) == {0: 2.0, 3: 11.0}
