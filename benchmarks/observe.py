@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -206,6 +208,16 @@ def _memcached_stats(node: str) -> dict[str, str]:
         return memcached.stats()
 
 
+def processor_s(pid: int) -> float:
+    """Return the processor seconds of a process so far: in nanoseconds on Linux, in ticks of 10 ms elsewhere.
+
+    Source: Linux, include/linux/posix-timers_types.h, MAKE_PROCESS_CPUCLOCK with CPUCLOCK_SCHED.
+    """
+    if sys.platform == "linux":
+        return time.clock_gettime(~pid << 3 | 2)
+    return sum(psutil.Process(pid).cpu_times()[:2])
+
+
 @dataclass(frozen=True)
 class Meters:
     """Readings of counters that only rise, to be taken before and after."""
@@ -215,8 +227,7 @@ class Meters:
 
     @classmethod
     async def read(cls, rig: Rig) -> Self:
-        user_and_system = {name: psutil.Process(pid).cpu_times()[:2] for name, pid in rig.processes.items()}
-        used = {name: sum(seconds) for name, seconds in user_and_system.items()}
+        used = {name: processor_s(pid) for name, pid in rig.processes.items()}
         counted = await counted_by_servers(rig.stack)
         if counted is None:
             return cls(used, None)

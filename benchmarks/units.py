@@ -27,7 +27,8 @@ FEW, MANY = 10, 1_000  # followers of the two authors whose difference is the pr
 FOLLOWEES = (10, 100, 200, 1_000)
 PULLED = 20  # of the followees of whoever has most
 LIMIT = 20
-IDLE_S = 3.0
+BATCHES = 5  # of a figure, which is their median: a sweep of the worker, every 5 s, falls into few of them
+IDLE_S = 1.0  # each of as many looks at what is used while nobody asks for anything
 
 
 async def metered(rig: Rig, work: Awaitable[T]) -> tuple[Costs, T]:
@@ -48,8 +49,31 @@ async def repeated(count: int, work: Measured) -> None:
 def of_each(costs: Costs, count: int, idle: Costs) -> Costs:
     """Return the costs of one operation, without what the processes use while nobody asks for anything."""
     share = costs.s / idle.s
-    each = Costs.combined(lambda used, meanwhile: max(0.0, used - share * meanwhile) / count, (costs, idle))
+    each = Costs.combined(lambda used, meanwhile: at_least_0((used - share * meanwhile) / count), (costs, idle))
     return each.model_copy(update={"s": costs.s / count})
+
+
+def at_least_0(figure: float) -> float:
+    """Return a difference, to the nanosecond: what two equal sums leave is nothing."""
+    return max(0.0, round(figure, 9))
+
+
+def middle(costs: Sequence[Costs]) -> Costs:
+    return Costs.combined(lambda *each: median(each), costs)
+
+
+async def at_rest(rig: Rig, seconds: float) -> Costs:
+    """Return what the processes use while nobody asks for anything."""
+    return middle([(await metered(rig, asyncio.sleep(seconds)))[0] for _ in range(BATCHES)])
+
+
+async def of_one(rig: Rig, work: Measured, count: int, idle: Costs) -> Costs:
+    """Return the costs of one operation, of `count` in all."""
+    size, batches = max(1, count // BATCHES), []
+    for _ in range(BATCHES):
+        costs, _ = await metered(rig, repeated(size, work))
+        batches.append(of_each(costs, size, idle))
+    return middle(batches)
 
 
 def line(few: float, many: float) -> tuple[float, float]:
@@ -72,7 +96,7 @@ async def measure(rig: Rig, count: int, progress: Progress = silent) -> Units:
     about, units = await origin(rig), dict[str, PhaseUnits]()
 
     def report(*, unfinished: bool) -> Units:
-        settings = {"count": count, "limit": LIMIT}
+        settings = {"count": count, "limit": LIMIT, "batches": BATCHES}
         return Units(
             **vars(about), settings=settings, followees=list(FOLLOWEES), units=dict(units), unfinished=unfinished
         )
@@ -94,35 +118,37 @@ async def measure(rig: Rig, count: int, progress: Progress = silent) -> Units:
 
 async def _margin(rig: Rig, phase: Phase, pulled: Sequence[ObjectId], reader: ObjectId, count: int) -> Costs:
     """Return what one more pulled author costs a warm page, from pages before and after pulled authors have posted."""
-    page = partial(rig.timelines.page, reader, phase=phase.slug, limit=LIMIT)
+    page, idle = partial(rig.timelines.page, reader, phase=phase.slug, limit=LIMIT), await at_rest(rig, count / 300)
     await page()
-    without, _ = await metered(rig, repeated(count, page))
+    without = await of_one(rig, page, count, idle)
     async with scenes.forced(rig, phase, pulled, pulled=True):
         social = Social(rig.stack, rig.timelines.outbox)
         for author in pulled:
             await social.post(author, "a status that is pulled")
         await page()
-        merged, _ = await metered(rig, repeated(count, page))
-    return Costs.combined(lambda some, more: max(0.0, more - some) / count / len(pulled), (without, merged))
+        merged = await of_one(rig, page, count, idle)
+    return Costs.combined(lambda some, more: at_least_0((more - some) / len(pulled)), (without, merged))
 
 
 async def _phase(
     rig: Rig, phase: Phase, few: ObjectId, many: ObjectId, readers: Sequence[ObjectId], count: int
 ) -> PhaseUnits:
     slug, page = phase.slug, partial(rig.timelines.page, phase=phase.slug, limit=LIMIT)
-    idle, _ = await metered(rig, asyncio.sleep(min(IDLE_S, count / 50)))
+    idle = await at_rest(rig, min(IDLE_S, count / 300))
 
     async def posts(author: ObjectId, n: int) -> tuple[Costs, float]:
         """Return the costs of one post until it is delivered, and the seconds of its job.
 
-        The worker begins when all of them are queued.
+        The worker begins when all `n` of a batch are queued.
         """
-        costs, worked_s = await metered(rig, posts_worked_off(rig, slug, author, n, every_s=0.01))
-        return of_each(costs, n, idle), worked_s / n
+        batches, job_s = list[Costs](), list[float]()
+        for _ in range(BATCHES):
+            costs, worked_s = await metered(rig, posts_worked_off(rig, slug, author, n, every_s=0.01))
+            batches.append(of_each(costs, n, idle))
+            job_s.append(worked_s / n)
+        return middle(batches), median(job_s)
 
-    async def operations(work: Measured, n: int) -> Costs:
-        costs, _ = await metered(rig, repeated(n, work))
-        return of_each(costs, n, idle)
+    operations = partial(of_one, rig, idle=idle)
 
     async def come_back(reader: ObjectId) -> None:
         """Read a page after a long time away: the list is rebuilt, the reader marked.
@@ -133,16 +159,16 @@ async def _phase(
         await answers.forget_active(rig.stack, reader)
         await page(reader)
 
-    small, small_s = await posts(few, max(4, count // 2))
-    large, large_s = await posts(many, max(2, count // 20))
+    small, small_s = await posts(few, max(4, count // 10))
+    large, large_s = await posts(many, max(2, count // 30))
     post, delivery = split(small, large)
     fixed, each = line(small_s, large_s)
     reads = []
     for reader in readers:
         await page(reader)
-        reads.append(await operations(partial(page, reader), count))
+        reads.append(await operations(partial(page, reader), count=count))
     colds = readers if answers.in_memory(phase) else ()
-    cold = [await operations(partial(come_back, reader), max(3, count // 10)) for reader in colds]
+    cold = [await operations(partial(come_back, reader), count=max(5, count // 6)) for reader in colds]
     waits = await timed_in_turn(
         max(3, count // 20),
         few=partial(acknowledged, rig, slug, few),

@@ -27,7 +27,7 @@ from phases import PHASES
 
 INTERVAL = "95 %"
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # two-sided, by rounds - 1
-PRECISION = 1.1  # of a capacity: between the rate that is held and the one that is not
+PRECISION = 1.1  # of what is measured once: a tenth is no difference
 LATE_S = 1.0  # an open loop that was answered for so long after its end did not get what was asked for
 DELIVER_AT_ONCE = {phase.slug for phase in PHASES if phase.carrier and not phase.carrier.in_worker}
 
@@ -139,7 +139,7 @@ def _sentence(title: str, figures: Mapping[str, ByRound], is_best: str = "is qui
     known = {slug: rounds for slug, rounds in figures.items() if rounds}
     words = _told(known, is_best, much)
     if few:
-        words += f"; too few samples of {_and(few)}"
+        words += f"; too few samples of {listed(few)}"
     return f"{title}: {words}."
 
 
@@ -151,22 +151,22 @@ def _told(known: Mapping[str, ByRound], is_best: str, much: str) -> str:
         return f"{next(iter(shown.values()))}, with nothing to compare it with"
     common = set.intersection(*(set(rounds) for rounds in known.values()))
     if len(common) < 2:
-        return f"{_and([*shown.values()])}; one round has no spread, so no difference can be told"
+        return f"{listed([*shown.values()])}; one round has no spread, so no difference can be told"
     best = min(known, key=lambda slug: statistics.fmean(math.log(known[slug][number]) for number in common))
     others = {slug: of for slug in known if slug != best and (of := times(known[slug], known[best]))}
     tied = [shown[best], *(shown[slug] for slug, of in others.items() if not of.told)]
     slower = [f"{slug} takes {of}" for slug, of in sorted(others.items(), key=lambda each: each[1].ratio) if of.told]
     if not slower:
-        return f"no difference can be told between {_and(tied)}"
-    head = f"{tied[0]} {is_best}" if len(tied) == 1 else f"no difference can be told between {_and(tied)}"
-    return f"{head}; {_and(slower)} as {much}{'' if len(tied) == 1 else f' as {best}'}"
+        return f"no difference can be told between {listed(tied)}"
+    head = f"{tied[0]} {is_best}" if len(tied) == 1 else f"no difference can be told between {listed(tied)}"
+    return f"{head}; {listed(slower)} as {much}{'' if len(tied) == 1 else f' as {best}'}"
 
 
 def _middle(rounds: ByRound) -> str:
     return f"{statistics.median(rounds.values()):.3g}"
 
 
-def _and(words: Sequence[str]) -> str:
+def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
@@ -202,15 +202,15 @@ def _most(climbs: Sequence[Climb], slo_ms: float) -> str:
     order = sorted(held, key=held.__getitem__, reverse=True)
     best = order[0]
     near = [slug for slug in order if slug in at_least or held[best] / held[slug] <= PRECISION]
-    shown = _and([f"{slug} ({'≥ ' if slug in at_least else ''}{held[slug]:.3g})" for slug in near])
+    shown = listed([f"{slug} ({'≥ ' if slug in at_least else ''}{held[slug]:.3g})" for slug in near])
     rest = [f"{held[best] / held[slug]:.2f} times as many as {slug}" for slug in order if slug not in near]
     if len(near) > 1:
         words = f"no difference can be told between {shown} pages a second at p99 ≤ {slo_ms:g} ms"
-        words += f"; {best} holds {_and(rest)}" if rest else ""
+        words += f"; {best} holds {listed(rest)}" if rest else ""
     else:
         words = f"{shown} holds the most pages a second at p99 ≤ {slo_ms:g} ms"
-        words += f", {_and(rest)}" if rest else ""
-    return words + (f"; {_and(none)} held no rate that was tried" if none else "")
+        words += f", {listed(rest)}" if rest else ""
+    return words + (f"; {listed(none)} held no rate that was tried" if none else "")
 
 
 def waited(report: Backlog) -> list[str]:
@@ -266,7 +266,7 @@ def sent(report: MessagesReport) -> list[str]:
     said = [f"{len(report.wrongs)} of {total:,} messages lost, doubled or out of order; {errors} requests refused."]
     for way, steps in of_steps(report).items():
         last = steps[-1]
-        ms = _and(
+        ms = listed(
             [f"{name} {round(last.received_ms[name]):,} ms" for name in ("p50", "p99") if name in last.received_ms]
         )
         said.append(f"{way}: at {last.rate:g} a second the other's stream tells after {ms or 'too few to say'}.")

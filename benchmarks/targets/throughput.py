@@ -16,7 +16,7 @@ from app.stack.mongodb.write import housekeeping
 from benchmarks import answers, limits, raw_page, scenes
 from benchmarks.borrowed import beside
 from benchmarks.generator import Asked, Generator, Reader, checksum
-from benchmarks.observe import Meters
+from benchmarks.observe import Meters, processor_s
 from benchmarks.readers import LIMIT, Readers, checked, crowd, followed, post, workers_stopped
 from benchmarks.report import Row
 from benchmarks.rig import BenchRefused, Rig, Web, web_processes
@@ -99,10 +99,10 @@ async def two(rig: Rig, scale: Scale) -> list[Row]:
         )  # without a burn-in on either side: its processor time would count, and its pages would not
 
         async def one() -> float:
-            web_s, others = _processor_s(webs[0].pid), await Meters.read(rig)
+            web_s, others = processor_s(webs[0].pid), await Meters.read(rig)
             answered = checked(await generator.offer(replace(asked, ports=ports[:1])))
             rest_s = sum((await Meters.read(rig)).since(others).cpu_s.values()) + answered.cpu_s
-            used.append(((_processor_s(webs[0].pid) - web_s) / answered.answered, rest_s / answered.answered))
+            used.append(((processor_s(webs[0].pid) - web_s) / answered.answered, rest_s / answered.answered))
             return answered.seconds / answered.answered
 
         seconds = await timed_in_turn(
@@ -113,10 +113,6 @@ async def two(rig: Rig, scale: Scale) -> list[Row]:
     figures = rates(1, seconds) | {"most": most, "web_ms": 1000 * web_s, "others_ms": 1000 * others_s}
     title = f"pages/s of {TWO} web processes in phase {phase.slug} ÷ of 1, ÷ the most that the cores allow"
     return [row("two-web", title, ratio(seconds["one"], seconds["two"]).times(1 / most), figures, at_least=0.9)]
-
-
-def _processor_s(pid: int) -> float:
-    return sum(psutil.Process(pid).cpu_times()[:2])
 
 
 async def waiting(rig: Rig, scale: Scale) -> list[Row]:

@@ -1,8 +1,13 @@
 """The plan against brute force: every event of a day is simulated, and added up one by one."""
 
+import asyncio
+import os
+import time
+from collections.abc import Awaitable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -10,12 +15,13 @@ from click.testing import CliRunner
 from app.cli import main
 from app.demo.graph import powerlaw
 from benchmarks import answers, curves, plan
+from benchmarks.observe import processor_s
 from benchmarks.plan import DAY_S, Load, need
 from benchmarks.report import Costs, JobTime, Machine, PhaseUnits, Plan, Units, text
 from benchmarks.report import load as load_report
 from benchmarks.results import FOLDER
-from benchmarks.tables import grids
-from benchmarks.units import split
+from benchmarks.tables import grids, says
+from benchmarks.units import BATCHES, of_one, split
 from phases import PHASES
 from phases.base import Phase
 from phases.keeping.entries import Entries
@@ -350,3 +356,33 @@ def test_what_was_not_measured_for_it_is_refused(tmp_path: Path) -> None:
     refused = CliRunner().invoke(main, ["bench", "plan", "--measured", str(tmp_path / "other.json")])
     assert refused.exit_code == 2
     assert "bench units" in refused.output
+
+
+def test_what_falls_into_one_batch_is_no_price_of_an_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep of the worker takes a second of processor time in the third batch."""
+    idle, number = cost(0), iter(range(BATCHES))
+
+    async def metered(_: object, work: Awaitable[object]) -> tuple[Costs, object]:
+        swept = 1e6 if next(number) == 2 else 0
+        return cost(10 * 200 + swept), await work
+
+    async def nothing() -> None:
+        pass
+
+    monkeypatch.setattr("benchmarks.units.metered", metered)
+    rig: Any = None
+    price = asyncio.run(of_one(rig, nothing, 50, idle.model_copy(update={"s": 1.0})))
+    assert price.cpu_total_s == pytest.approx(200e-6)
+
+
+def test_processor_time_is_finer_than_a_tick() -> None:
+    looks = [time.process_time(), processor_s(os.getpid()), time.process_time()]
+    assert looks == sorted(looks)
+
+
+def test_who_is_cheapest_is_said_with_all_that_are_no_dearer() -> None:
+    """A tenth is no difference: phases that deliver alike take turns in being cheapest."""
+    [post] = [sentence for sentence in says(WITH_HYBRID) if sentence.startswith("A post:")]
+    posts = {slug: each.post.cpu_total_s for slug, each in WITH_HYBRID.units.items()}
+    for slug, cpu_s in posts.items():
+        assert (f"{slug} (" in post) == (cpu_s <= 1.1 * min(posts.values()))
