@@ -1,8 +1,9 @@
 """The verdict in words: what is quicker, by how much, and where no difference can be told.
 
-It compares as hyperfine does, and paired: a ratio is of two phases in the same round. Its interval is Student's, of the
-logarithms of these ratios. A difference is told where the interval leaves out 1; the ratio itself is the geometric
-mean.
+It compares as hyperfine does, and paired: a ratio is of two phases in the same round. A difference is told where its
+interval leaves out 1; the ratio itself is the geometric mean. Of two the interval is Student's, of the logarithms of
+their ratios. Of more it is Tukey's, which holds for all pairs at once: of six that are equal one is the quickest, and
+Student's interval of some other one leaves out 1 in three of ten such sentences.
 """
 
 import math
@@ -26,6 +27,23 @@ from benchmarks.report import (
 from phases import PHASES
 
 INTERVAL = "95 %"
+RANGE = {
+    1: (17.97, 26.98, 32.82, 37.08, 40.41, 43.12, 45.40),
+    2: (6.085, 8.331, 9.798, 10.88, 11.74, 12.44, 13.03),
+    3: (4.501, 5.910, 6.825, 7.502, 8.037, 8.478, 8.853),
+    4: (3.927, 5.040, 5.757, 6.287, 6.707, 7.053, 7.347),
+    5: (3.635, 4.602, 5.218, 5.673, 6.033, 6.330, 6.582),
+    6: (3.461, 4.339, 4.896, 5.305, 5.628, 5.895, 6.122),
+    7: (3.344, 4.165, 4.681, 5.060, 5.359, 5.606, 5.815),
+    8: (3.261, 4.041, 4.529, 4.886, 5.167, 5.399, 5.597),
+    9: (3.199, 3.949, 4.415, 4.756, 5.024, 5.244, 5.432),
+    10: (3.151, 3.877, 4.327, 4.654, 4.912, 5.124, 5.305),
+    12: (3.081, 3.773, 4.199, 4.508, 4.751, 4.950, 5.119),
+    15: (3.014, 3.674, 4.076, 4.367, 4.595, 4.782, 4.940),
+    20: (2.950, 3.578, 3.958, 4.232, 4.445, 4.620, 4.768),
+    30: (2.888, 3.486, 3.845, 4.102, 4.302, 4.464, 4.602),
+    60: (2.829, 3.399, 3.737, 3.977, 4.163, 4.314, 4.441),
+}  # the studentized range, 95 %: by degrees of freedom, for 2, 3, … that are compared
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # two-sided, by rounds - 1
 PRECISION = 1.1  # of what is measured once: a tenth is no difference
 LATE_S = 1.0  # an open loop that was answered for so long after its end did not get what was asked for
@@ -59,6 +77,28 @@ def times(a: ByRound, b: ByRound) -> Times | None:
     half = STUDENT[min(len(logs) - 1, len(STUDENT)) - 1] * statistics.stdev(logs) / math.sqrt(len(logs))
     mean = statistics.fmean(logs)
     return Times(*(math.exp(at) for at in (mean, mean - half, mean + half)))
+
+
+def to_the_best(figures: Mapping[str, ByRound]) -> tuple[str, dict[str, Times]]:
+    """Return which has the least over the rounds that all have, two at least, and the others' ratios to it."""
+    rounds = sorted(set.intersection(*(set(each) for each in figures.values())))
+    logs = {slug: [math.log(each[number]) for number in rounds] for slug, each in figures.items()}
+    means = {slug: statistics.fmean(each) for slug, each in logs.items()}
+    of_rounds, of_all = (
+        [statistics.fmean(each) for each in zip(*logs.values(), strict=True)],
+        statistics.fmean(means.values()),
+    )
+    left = sum(
+        (y - means[slug] - at + of_all) ** 2
+        for slug, each in logs.items()
+        for y, at in zip(each, of_rounds, strict=True)
+    )
+    freedom = (len(logs) - 1) * (len(rounds) - 1)
+    factor = RANGE[max(known for known in RANGE if known <= freedom)][len(logs) - 2]
+    half = factor * math.sqrt(left / freedom / len(rounds))
+    best = min(means, key=means.__getitem__)
+    above = {slug: mean - means[best] for slug, mean in means.items() if slug != best}
+    return best, {slug: Times(*(math.exp(at) for at in (by, by - half, by + half))) for slug, by in above.items()}
 
 
 def compared(report: Comparison) -> list[str]:
@@ -152,8 +192,7 @@ def _told(known: Mapping[str, ByRound], is_best: str, much: str) -> str:
     common = set.intersection(*(set(rounds) for rounds in known.values()))
     if len(common) < 2:
         return f"{listed([*shown.values()])}; one round has no spread, so no difference can be told"
-    best = min(known, key=lambda slug: statistics.fmean(math.log(known[slug][number]) for number in common))
-    others = {slug: of for slug in known if slug != best and (of := times(known[slug], known[best]))}
+    best, others = to_the_best(known)
     tied = [shown[best], *(shown[slug] for slug, of in others.items() if not of.told)]
     slower = [f"{slug} takes {of}" for slug, of in sorted(others.items(), key=lambda each: each[1].ratio) if of.told]
     if not slower:
