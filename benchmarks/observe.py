@@ -4,7 +4,7 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -28,6 +28,7 @@ POLL_LIMIT = 20_000  # pending statuses that one look sees
 CHECK_ONE_IN = 20  # delivered statuses: the last follower's list is read
 CHECK_DEADLINE_S, CHECK_EVERY_S = 5.0, 0.05
 DEPTH_EVERY_S = 0.25
+PRICED_LOOKS = 200  # one after another, to know what one costs
 KEPT_SAMPLE = 1_000  # readers whose lists are counted
 COUNTED_COMMANDS = (
     "aggregate", "commitTransaction", "count", "delete", "distinct", "find", "findAndModify", "getMore", "insert",
@@ -98,7 +99,7 @@ class Lags:
                     await self._news.wait()
                     last = loop.time()
                 asked = loop.time()
-                pending = await self._pending()
+                pending = await self.pending()
                 now = loop.time()
                 self.looks.record(now - last)
                 last = asked
@@ -111,7 +112,8 @@ class Lags:
         finally:
             self._idle.set()
 
-    async def _pending(self) -> set[ObjectId]:
+    async def pending(self) -> set[ObjectId]:
+        """Look at what the phase still has to deliver, POLL_LIMIT statuses at most."""
         self.polls += 1
         with uncounted():
             query = self.rig.stack.db["statuses"].find({"pending": self.slug}, {"_id": 1}).limit(POLL_LIMIT)
@@ -234,14 +236,30 @@ class Meters:
         commands, of_servers = counted
         return cls(of_servers | used, commands)
 
-    def since(self, before: Self, own_finds: int = 0) -> "Meters":
-        """Return the difference to an earlier reading. The harness's own look-ups are taken off MongoDB's."""
-        used = {name: seconds - before.cpu_s[name] for name, seconds in self.cpu_s.items()}
+    def since(self, before: Self, looks: int = 0, look_s: Mapping[str, float] | None = None) -> "Meters":
+        """Return the difference to an earlier reading, without the harness's own looks at MongoDB.
+
+        `look_s`: the processor seconds of one.
+        """
+        each_s = look_s or {}
+        used = {
+            name: max(0.0, seconds - before.cpu_s[name] - looks * each_s.get(name, 0.0))
+            for name, seconds in self.cpu_s.items()
+        }
         if self.commands is None or before.commands is None:
             return Meters(used, None)
         commands = {server: count - before.commands[server] for server, count in self.commands.items()}
-        commands["mongodb"] -= own_finds
+        commands["mongodb"] -= looks
         return Meters(used, commands)
+
+
+async def look_s(rig: Rig, slug: str) -> dict[str, float]:
+    """Return the processor seconds of one look at what is pending, by process."""
+    lags, before = Lags(rig, slug, Record(rig.loaded)), await Meters.read(rig)
+    for _ in range(PRICED_LOOKS):
+        await lags.pending()
+    used = (await Meters.read(rig)).since(before)
+    return {name: seconds / PRICED_LOOKS for name, seconds in used.cpu_s.items()}
 
 
 async def kept(rig: Rig, slug: str, warmed: Sequence[int], empty_bytes: int) -> Kept:

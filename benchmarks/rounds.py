@@ -247,13 +247,13 @@ async def _cell(
         await rig.subject.enter([rig.loaded.ids[who] for who in sorted({operation.who for operation in coming})])
     run = Run(rig, slug, workload, f"{settings.seed}-{number}-{slug}")
     lags = run.lags
-    loop = asyncio.get_running_loop()
+    loop, look_s = asyncio.get_running_loop(), await observe.look_s(rig, slug)
     async with observe.watched(rig, lags) as depths:
         before, began = await observe.Meters.read(rig), loop.time()
         offered = await _offer(run, operations(), settings)
         drained = await lags.drained(DRAIN_S)
         elapsed_s = max(offered.seconds + settings.burn_in_s, lags.cleared_at - began)
-        used = (await observe.Meters.read(rig)).since(before, lags.polls)
+        used = (await observe.Meters.read(rig)).since(before, lags.polls, look_s)
     await run.settle()
     checked_pages = await run.check(random.Random(settings.seed).sample(readers, min(CHECKED_READERS, len(readers))))
     kept = await observe.kept(rig, slug, readers, empty_bytes)

@@ -199,6 +199,12 @@ def test_what_no_look_sees_is_not_delivered(monkeypatch: pytest.MonkeyPatch) -> 
     run(work())
 
 
+def test_what_the_harness_looks_up_itself_is_nobodys_cost() -> None:
+    before, after = (observe.Meters({"mongod": s, "web": s}, {"mongodb": 100 * s}) for s in (1.0, 4.0))
+    used = after.since(before, looks=200, look_s={"mongod": 0.01, "harness": 0.01})
+    assert used == observe.Meters({"mongod": 1.0, "web": 3.0}, {"mongodb": 100.0})
+
+
 def test_the_database_is_afterwards_what_it_was_before() -> None:
     async def work() -> None:
         async with virtual_rig((QUERY, PUSH)) as rig:
