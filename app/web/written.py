@@ -1,6 +1,7 @@
-"""Pages as JSON, remembered for as long as nothing on them changes: sending one again is quicker than writing it again.
+"""Pages as JSON, remembered while nothing on them has changed: that is quicker than writing them again.
 
-A page's JSON follows from its statuses, as their reader sees them now, and from the version of the names on it.
+Before this, a page is checked for what may change on it (docs/correctness.md): a page whose statuses, likes or
+judgement have changed is another list of statuses, and names have a version.
 """
 
 from collections.abc import Sequence
@@ -29,9 +30,12 @@ class WrittenPages:
         self._pages: LRUCache[ObjectId, Written] = LRUCache(REMEMBERED_BYTES, getsizeof=lambda page: len(page.json))
 
     def recall(self, reader: ObjectId, statuses: Sequence[StatusRow], names: int | None) -> bytes | None:
-        """Return the page with these statuses, at this version of the names; None if it is not remembered."""
+        """Return the page of this very list of statuses; None if it is not remembered.
+
+        When anything on a page changes, it is another list.
+        """
         page: Written | None = self._pages.get(reader)
-        return page.json if page and page.statuses == statuses and page.names == names else None
+        return page.json if page and page.statuses is statuses and page.names == names else None
 
     def keep(self, reader: ObjectId, statuses: Sequence[StatusRow], names: int | None, json: bytes) -> None:
         """Remember a page.

@@ -1867,7 +1867,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a page is not written again when a status on it has changed",
         "rule 11",
         "app.web.written",
-        "page.statuses == statuses",
+        "page.statuses is statuses",
         "len(page.statuses) == len(statuses)",
         _of("tests/test_api.py", "test_a_page_that_is_read_again_shows_what_has_changed"),
     ),
