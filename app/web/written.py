@@ -1,7 +1,7 @@
 """Pages as JSON, remembered while nothing on them has changed: that is quicker than writing them again.
 
-Before this, a page is checked for what may change on it (docs/correctness.md): a page whose statuses, likes or
-judgement have changed is another list of statuses, and names have a version.
+The read has checked what may change on a page (docs/correctness.md), and says it by the list object: where a status, a
+like or a judgement has changed, `Page.statuses` is another one. Names have a version.
 """
 
 from collections.abc import Sequence
@@ -30,10 +30,7 @@ class WrittenPages:
         self._pages: LRUCache[ObjectId, Written] = LRUCache(REMEMBERED_BYTES, getsizeof=lambda page: len(page.json))
 
     def recall(self, reader: ObjectId, statuses: Sequence[StatusRow], names: int | None) -> bytes | None:
-        """Return the page of this very list of statuses; None if it is not remembered.
-
-        When anything on a page changes, it is another list.
-        """
+        """Return the page of this very list object, as `Page` promises it; None if it is not remembered."""
         page: Written | None = self._pages.get(reader)
         return page.json if page and page.statuses is statuses and page.names == names else None
 

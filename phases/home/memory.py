@@ -32,7 +32,7 @@ class Basis(NamedTuple):
 
 class Judged(NamedTuple):
     """A page that was judged. `backs`: whether the authors of statuses for mutuals followed the reader; that has no
-    version.
+    version. `shown`: the list that the page had, and has again (`Page.statuses`).
     """
 
     basis: Basis

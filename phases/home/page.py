@@ -23,6 +23,9 @@ AT_ONCE = 1_000
 class Page:
     """One page of a home timeline, newest first. `next` is the cursor of the page after it, None only at the end.
 
+    `statuses`: another list than before wherever anything on the page has changed. A kept page that was judged before
+    has the same list object again, so whoever remembers what they made of it goes by that; nobody may change a list.
+
     `cold`: the phase kept nothing for this reader when they came. `versions`: those that the read has looked up, if it
     has.
     """
