@@ -392,6 +392,15 @@ def test_every_alert_has_a_case() -> None:
 @thorough
 def test_each_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
     for name, every, some in (
+def test_a_page_hides_no_ticket_about_something_else() -> None:
+    """Of the same alert, they may be about two jobs, or about different work of one."""
+    text = ALERTMANAGER.read_text(encoding="utf-8")
+    (compared,) = re.findall(r"equal: \[(.+)\]", text)
+    labels = {label for case in CASES for moment in case.moments for one in moment.fires for label in one.labels}
+    assert {"work", "job"} <= labels
+    assert labels <= set(compared.split(", "))
+
+
         ("hours", "10m", [case for case in CASES if case.alert in HOURS]),
         ("minutes", "1m", [case for case in CASES if case.alert not in HOURS]),
     ):
