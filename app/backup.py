@@ -11,13 +11,17 @@ import hashlib
 import json
 import os
 import struct
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import IO, Any, cast
 
 from bson import decode_all
+from bson.errors import InvalidBSON
+from bson.raw_bson import DEFAULT_RAW_BSON_OPTIONS
 from pydantic import BaseModel
 from pymongo.database import Database as Blocking
 
@@ -29,6 +33,7 @@ from app.errors import Refused
 from app.models import DOCUMENTS, SETTINGS
 from app.servers.urls import masked
 from app.stack import Addresses, DeliveryQueue, QueueDown, Stack, connected, opened, schema
+from app.stack.bus import web_processes
 from app.stack.mongodb.connection import preflight
 from app.stack.mongodb.whole import HISTORY, Row, batches, blocking, history_kept, insert_batch
 from phases.timelines import Timelines
@@ -97,18 +102,24 @@ def backup(url: str, config: Config, file: Path, *, window_s: int | None = None,
     """
     if file.exists():
         raise Refused(f"{file} exists already: a backup replaces nothing")
-    part = file.with_name(f"{file.name}.part")
-    try:
-        with blocking(url, config.database) as database:
-            version = _our_version(database)
-            part.unlink(missing_ok=True)  # of a run that was killed
-            part.touch(0o600, exist_ok=False)  # hashes of passwords are in it
-            with part.open("wb") as out, history_kept(database[SETTINGS], window_s):
-                header = _written(database, out, version, progress)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
-    return header
+    with blocking(url, config.database) as database:
+        version = _our_version(database)
+        with _whole_or_not_at_all(file) as out, history_kept(database[SETTINGS], window_s):
+            return _written(database, out, version, progress)
+
+
+@contextmanager
+def _whole_or_not_at_all(file: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that has its name once the block has ended well, and is gone otherwise; its owner alone can read it,
+    since hashes of passwords are in it. Until then its name is of this run alone: two may make the same backup at once.
+    """
+    with NamedTemporaryFile("wb", dir=file.parent, prefix=f"{file.name}.", suffix=".part", delete=False) as out:
+        part = Path(out.name)
+        try:
+            yield out
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _our_version(database: Blocking[Row]) -> int:
@@ -149,7 +160,7 @@ def _count(batch: bytes) -> int:
 
 
 def checked(file: Path) -> Header:
-    """Read all of the file, and return its header. Raises Damaged, and Refused for one of a newer program."""
+    """Read all of the file twice, and return its header. Raises Damaged, and Refused for one of a newer program."""
     with file.open("rb") as source:
         try:
             raw = source.read(HEADER_BYTES)
@@ -173,7 +184,20 @@ def checked(file: Path) -> Header:
         raise Damaged(f"{file} is damaged: it is not what `feedlab backup` wrote")
     if header.version > schema.VERSION:
         raise schema.SchemaTooNew(header.database, header.version)
+    if _held(file, header) != header.documents:
+        raise Damaged(f"{file} holds other documents than it says: whoever wrote it was no Feedlab")
     return header
+
+
+def _held(file: Path, header: Header) -> dict[str, int] | None:
+    """Count the documents in the file, by collection; None where they cannot be read."""
+    held = dict.fromkeys(header.documents, 0)
+    try:
+        for name, batch in frames(file, header):
+            held[name] += len(decode_all(batch, DEFAULT_RAW_BSON_OPTIONS))
+    except (gzip.BadGzipFile, EOFError, zlib.error, struct.error, IndexError, InvalidBSON):
+        return None
+    return held
 
 
 def frames(file: Path, header: Header) -> Iterator[tuple[str, bytes]]:
@@ -199,20 +223,24 @@ async def restore(
 ) -> Header:
     """Put the backup where nothing of ours is or, with `yes`, in its place, and begin anew whatever is kept beside it.
 
-    No other process of ours may run. A restore that is broken off leaves a database that everybody refuses until it is
-    repeated. Raises Refused before anything is changed.
+    No other process of ours may run; a web process that does is noticed. A restore that is broken off leaves a database
+    that everybody refuses until it is repeated. Raises Refused before anything is changed.
     """
     header = checked(file)
     assert addresses.mongodb
     async with opened(addresses, config, clock or Clock()) as stack:
         await preflight(stack.db)
+        where = f"the database {config.database!r} at {masked(addresses.mongodb)}"
+        prefix = await _prefix(stack)
+        if prefix and (running := await web_processes(stack.queue.connection, prefix)):
+            raise Refused(f"{running} web process(es) of Feedlab run on {where}: stop all processes first")
         if lost := await _lost(stack):
             what = ", ".join(f"{number:,} {name}" for name, number in lost.items())
-            where = f"the database {config.database!r} at {masked(addresses.mongodb)}"
             if not yes:
                 raise Refused(f"{where} is not empty: --yes erases {what} in it, and nothing else")
             say(f"erases {what} in {where}")
-        await _forget_jobs(stack)
+        if prefix:
+            await _forget_jobs(stack, prefix)
     with blocking(addresses.mongodb, config.database) as database:
         _fill(database, file, header, progress)
     async with connected(addresses, config, clock) as stack:  # indexes, and what has changed since
@@ -236,18 +264,22 @@ def _is_ours(collection: str) -> bool:
     return collection in COLLECTIONS[1:] or collection.startswith(DERIVED)
 
 
-async def _forget_jobs(stack: Stack) -> None:
+async def _prefix(stack: Stack) -> str | None:
+    """Return the prefix that the database has in Redis before it is restored; None where nobody has opened it."""
+    old = await stack.db[SETTINGS].find_one({"_id": schema.SCHEMA, "identity": {"$exists": True}})
+    return f"{stack.db.name}-{old['identity']}" if old else None
+
+
+async def _forget_jobs(stack: Stack, prefix: str) -> None:
     """Forget the jobs of the database that goes. The restored one has queues of its own."""
-    if old := await stack.db[SETTINGS].find_one({"_id": schema.SCHEMA, "identity": {"$exists": True}}):
-        queue = DeliveryQueue(stack.queue.connection, f"{stack.db.name}-{old['identity']}", stack.clock.monotonic)
-        with suppress(QueueDown):  # what is left of them does nothing
-            await queue.forget()
+    with suppress(QueueDown):  # what is left of them does nothing
+        await DeliveryQueue(stack.queue.connection, prefix, stack.clock.monotonic).forget()
 
 
 def _fill(database: Blocking[Row], file: Path, header: Header, progress: Progress) -> None:
     settings = database[SETTINGS]
     settings.replace_one({"_id": schema.SCHEMA}, schema.broken_off(header.at), upsert=True)
-    settings.delete_many({"_id": {"$ne": schema.SCHEMA}})
+    settings.delete_many({"_id": {"$nin": [schema.SCHEMA, HISTORY]}})  # the latter is of the server
     for name in database.list_collection_names():
         if _is_ours(name):
             database.drop_collection(name)
@@ -261,8 +293,6 @@ def _fill(database: Blocking[Row], file: Path, header: Header, progress: Progres
         else:
             done[name] += insert_batch(database, name, batch)
         progress(name, done[name], header.documents[name])
-    if done != Counter(header.documents):
-        raise Damaged(f"{file} holds other documents than it says: whoever wrote it was no Feedlab")
     settings.replace_one({"_id": schema.SCHEMA}, {"version": header.version})  # and so another identity
 
 

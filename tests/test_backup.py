@@ -22,6 +22,7 @@ from app.errors import Refused
 from app.models import User
 from app.servers.datadir import DataDirectory
 from app.stack import Addresses, connected, schema
+from app.stack.bus import Listener
 from app.stack.mongodb import whole
 from app.stack.mongodb.connection import connect, disconnect
 from app.stack.mongodb.whole import HISTORY, WINDOW, TooLong, blocking
@@ -33,6 +34,7 @@ from tests.world import KEEPING, SLUGS, World
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 
 PEOPLE, STATUSES, READERS = 30, 120, 3
+PATIENCE_S = 30.0
 _names = count(1)
 
 
@@ -211,6 +213,9 @@ async def test_one_that_takes_longer_than_the_history_is_kept(system: System, fi
     await system.restore(file)
     with blocking(system.mongodb, system.config.database) as database:
         assert database["settings"].find_one({"_id": HISTORY}) is None, "it says nothing about another server"
+        database["settings"].insert_one({"_id": HISTORY, "was": was, "until": NOON})
+        await system.restore(file)
+        assert database["settings"].delete_one({"_id": HISTORY}).deleted_count, "this server is still to be set back"
 
 
 def test_a_damaged_file_changes_nothing(system: System, file: Path) -> None:
@@ -241,18 +246,50 @@ def test_a_file_that_begins_otherwise_is_no_backup(beginning: bytes, file: Path)
         checked(file)
 
 
-def test_a_file_that_holds_other_documents_than_it_says_is_not_taken_for_restored(system: System, file: Path) -> None:
-    """Its checksum is right: somebody else has written it."""
-    header, body = backup(system.mongodb, system.config, file), file.read_bytes()[HEADER_BYTES:]
+def _more_users(header: Header, body: bytes) -> bytes:
     header.documents["users"] += 1
+    return body
+
+
+def _no_gzip(header: Header, body: bytes) -> bytes:
+    header.size = 3
+    return b"abc"
+
+
+def _a_collection_less(header: Header, body: bytes) -> bytes:
+    header.documents = dict([next(iter(header.documents.items()))])
+    return body
+
+
+@pytest.mark.parametrize("forge", [_more_users, _no_gzip, _a_collection_less])
+def test_a_file_that_holds_other_documents_than_it_says_changes_nothing(
+    system: System, file: Path, forge: Callable[[Header, bytes], bytes]
+) -> None:
+    """Its checksum is right: somebody else has written it."""
+    header, before = backup(system.mongodb, system.config, file), asyncio.run(system.documents())
+    body = forge(header, file.read_bytes()[HEADER_BYTES:])
     header.sha256 = header.sealed(hashlib.sha256(body))
     forged = file.with_name("forged")
     forged.write_bytes(header.packed() + body)
     with pytest.raises(Damaged, match="other documents than it says"):
         asyncio.run(system.restore(forged))
-    with pytest.raises(schema.BrokenOff):
-        asyncio.run(system.shows())
-    asyncio.run(system.restore(file))
+    assert asyncio.run(system.documents()) == before
+
+
+def test_of_two_that_write_the_same_file_each_writes_all_of_it(system: System, file: Path) -> None:
+    """The first is ready while the second has only begun, which is killed then."""
+
+    def killed(what: str, done: int, total: int) -> None:
+        raise SystemExit
+
+    def second(what: str, done: int, total: int) -> None:
+        if not file.exists() and what == "users":
+            with pytest.raises(SystemExit):
+                backup(system.mongodb, system.config, file, progress=killed)
+
+    first = backup(system.mongodb, system.config, file, progress=second)
+    assert checked(file) == first
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
 async def test_what_is_there_is_erased_on_demand_only(system: System, file: Path) -> None:
@@ -279,6 +316,20 @@ async def test_what_is_there_is_erased_on_demand_only(system: System, file: Path
         one.client.drop_database(empty.config.database)
     assert all(identities)
     assert identities[0] != identities[1], "two that came from one backup share no queue"
+
+
+async def test_a_web_process_that_runs_keeps_its_database(system: System, file: Path) -> None:
+    """It would go on with what it remembers of the old one."""
+    backup(system.mongodb, system.config, file)
+    async with system.process() as world:
+        subscribed = asyncio.Event()
+        world.stack.bus.listen(Listener(lambda _: None, subscribed.set))
+        await asyncio.wait_for(subscribed.wait(), PATIENCE_S)
+        before = await system.documents()
+        with pytest.raises(Refused, match=r"web process.* run on the database .*: stop all processes first"):
+            await system.restore(file)
+        assert await system.documents() == before
+    await system.restore(file)
 
 
 async def test_a_backup_of_a_program_with_other_collections(system: System, file: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, Protocol, get_args
 
 import redis.asyncio as redis
 from bson import ObjectId
+from redis import Redis
 from redis.exceptions import RedisError
 
 from app.stack.cost import count_redis
@@ -101,11 +102,24 @@ class MemoryBus:
     async def close(self) -> None: ...
 
 
+def channel(prefix: str) -> str:
+    return f"{prefix}:live"
+
+
+async def web_processes(connection: Redis, prefix: str) -> int:
+    """Return how many web processes there are now: each has one subscription. 0 where Redis, which knows, is away."""
+    try:
+        [(_, count)] = await asyncio.to_thread(connection.pubsub_numsub, channel(prefix))
+    except (RedisError, OSError):
+        return 0
+    return int(count)
+
+
 class RedisBus:
     """The bus through Redis: one connection to publish, and one subscription where somebody listens."""
 
     def __init__(self, url: str, prefix: str) -> None:
-        self.channel = f"{prefix}:live"
+        self.channel = channel(prefix)
         pool = redis_pool(url, 2, TIMEOUT_S, health_check_interval=SURE_S, decode_responses=True)
         self._redis = redis.Redis.from_pool(pool)
         self._listeners: list[Listener] = []
