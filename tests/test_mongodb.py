@@ -3,18 +3,20 @@
 import asyncio
 from contextlib import suppress
 from itertools import count
+from typing import Any
 from unittest.mock import AsyncMock, patch
 
 import pytest
 from bson import ObjectId
 from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.monitoring import CommandStartedEvent
 
-from app.config import Config
+from app.config import DAY_S, Config
 from app.edges import VERSIONS, change_edges
 from app.models import DOCUMENTS
 from app.stack import UNAVAILABLE, Addresses, connected
 from app.stack.cost import counted
-from app.stack.mongodb.connection import POOL_SIZE, Collection, Direct, connect, disconnect
+from app.stack.mongodb.connection import POOL_SIZE, Collection, Direct, _CommandCounter, connect, disconnect
 from app.stack.mongodb.find import SNAPSHOT_UNAVAILABLE, Find, Rows, rows, together
 from app.stack.mongodb.joined import joined
 from app.stack.mongodb.transaction import Transaction
@@ -74,6 +76,24 @@ async def test_every_index_that_a_document_names_is_there(world: World) -> None:
             there = found[index.document["name"]]
             assert list(there["key"]) == list(index.document["key"].items())
             assert bool(there.get("unique")) == bool(index.document.get("unique"))
+
+
+@pytest.mark.servers
+async def test_an_index_is_waited_for_however_long_it_takes(servers: Addresses) -> None:
+    """What is given up MongoDB undoes, and a member that is away holds it up, unless it is told otherwise."""
+    sent: list[dict[str, Any]] = []
+
+    def note(_: object, event: CommandStartedEvent) -> None:
+        if event.command_name == "createIndexes":
+            sent.append(dict(event.command))
+
+    with patch.object(_CommandCounter, "started", note):
+        async with connected(servers, Config(database="test_indexes")) as stack:
+            await stack.db.client.drop_database("test_indexes")
+    assert len(sent) == sum(bool(document.Settings.indexes) for document in DOCUMENTS)
+    for command in sent:
+        assert command["commitQuorum"] == "majority"
+        assert command["maxTimeMS"] > 1_000 * DAY_S
 
 
 async def test_a_transaction_comes_before_or_after_another_one(world: World) -> None:

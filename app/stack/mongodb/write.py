@@ -1,5 +1,7 @@
 """Writes that the drivers do not have as one call, and the making of collections."""
 
+import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,8 +15,12 @@ from app.stack.cost import count_mongodb
 from app.stack.mongodb.connection import Database, direct
 from app.stack.mongodb.stand_in import is_stand_in
 
+log = logging.getLogger(__name__)
+
 DUPLICATE_KEY, NAMESPACE_EXISTS = 11000, 48  # MongoDB's error codes
 HOUSEKEEPING_S = 600.0
+INDEXES_S = 7 * 86_400.0  # MongoDB undoes an index whose maker gives up. Of one who is killed it makes it to the end
+TELL_S = 10.0  # after so long somebody may wonder
 
 
 def housekeeping() -> AbstractContextManager[object]:
@@ -37,16 +43,30 @@ async def prepare(database: Database) -> None:
     """Create the collections and indexes of our documents, where they are missing.
 
     Beanie 1.30 would not do: of two indexes on the same fields in another order it creates the last one only. A new
-    index on a large collection takes longer than a request may.
+    index on a large collection takes longer than a request may, and nobody knows how long.
     """
     there = await database.list_collection_names()
     for document in DOCUMENTS:
         name, indexes = document.Settings.name, document.Settings.indexes
-        with housekeeping():
-            if indexes:
-                await database[name].create_indexes(indexes)
-            elif name not in there:
+        if indexes:
+            await _create_indexes(database, name, indexes)
+        elif name not in there:
+            with housekeeping():
                 await _create(database, name)
+
+
+async def _create_indexes(database: Database, name: str, indexes: Sequence[pymongo.IndexModel]) -> None:
+    """Create the indexes that are missing. A member of the replica set that is away holds this up no more than it does
+    a write: left to itself MongoDB would wait for all of them.
+    """
+    options: dict[str, Any] = {} if is_stand_in(database) else {"commitQuorum": "majority"}
+    words = "an index of %s is being made, and this process waits for it"
+    telling = asyncio.get_running_loop().call_later(TELL_S, log.warning, words, name)
+    try:
+        with pymongo.timeout(INDEXES_S):
+            await database[name].create_indexes(indexes, **options)
+    finally:
+        telling.cancel()
 
 
 async def _create(database: Database, name: str) -> None:
