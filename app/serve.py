@@ -88,7 +88,7 @@ def serve(plan: Plan, config: Config) -> int:
                 directory = DataDirectory(plan.data)
                 again = directory.note().demo_unfinished
                 stack.enter_context(directory.owned("feedlab serve", lasting=True))  # it stops leftovers: they listen
-                listener = stack.enter_context(_listening(plan.host, plan.port))
+                listener = stack.enter_context(_bound(plan.host, plan.port))
                 addresses, servers = stack.enter_context(
                     started(directory, sources, stop, small=plan.small, aof=config.redis_aof, failed=stop.fail)
                 )
@@ -187,10 +187,12 @@ def _exit_code(stop: Stop) -> int:
 
 
 @contextmanager
-def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """Listen on an address; raises ServersError where that cannot be. On Linux a connection ends when what is sent does
-    not arrive. Else whoever vanishes, with a network that is gone or a laptop that is closed, would be here for a
-    quarter of an hour.
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
+    """Yield a socket for web processes to listen on; raises ServersError where that cannot be. Until one does, whoever
+    comes is refused, and a proxy asks another machine: a start may take long.
+
+    On Linux a connection ends when what is sent does not arrive. Else whoever vanishes, with a network that is gone or
+    a laptop that is closed, would be here for a quarter of an hour.
     """
     with ExitStack() as stack:
         try:
@@ -202,7 +204,6 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
             if sys.platform == "linux":
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_MS)
             listener.bind(address)
-            listener.listen(BACKLOG)
         except (OSError, UnicodeError) as error:  # the latter of a name that no DNS can have
             reason = error.strerror if isinstance(error, OSError) else "no such name"
             raise ServersError(f"cannot listen on {host} port {port}: {reason}. Choose another with --port") from None
@@ -382,6 +383,7 @@ def _uvicorn(app: Starlette, config: Config) -> uvicorn.Server:
     return _Server(
         uvicorn.Config(
             app,
+            backlog=BACKLOG,
             http=Protocol,
             ws=WebSocket,
             ws_max_size=LONGEST_WORDS,

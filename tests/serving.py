@@ -30,6 +30,7 @@ def web(fd: int) -> None:
     server = HTTPServer(("127.0.0.1", 0), Answer, bind_and_activate=False)
     server.socket.close()
     server.socket = socket.socket(fileno=fd)
+    server.server_activate()
     server.serve_forever()
 
 

@@ -483,10 +483,23 @@ def test_a_child_that_will_not_stop_is_killed(tmp_path: Path, said: list[str]) -
     assert not psutil.pid_exists(mill.pid)
 
 
+@contextmanager
+def _listening() -> Iterator[socket.socket]:
+    with serve._bound("127.0.0.1", 0) as listener:
+        listener.listen()
+        yield listener
+
+
+def test_nobody_is_let_in_before_a_web_process_can_answer() -> None:
+    """A proxy goes to another one then, however long this one takes to start."""
+    with serve._bound("127.0.0.1", 0) as bound, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(bound.getsockname())
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such option")
 def test_a_connection_ends_when_what_is_sent_does_not_arrive() -> None:
     with (
-        serve._listening("127.0.0.1", 0) as listener,
+        _listening() as listener,
         socket.create_connection(listener.getsockname()),
         listener.accept()[0] as accepted,
     ):
