@@ -87,7 +87,9 @@ LOOP_LAG = _histogram(
 
 SAMPLED = _gauge("sampled_timestamp_seconds", "When what follows was sampled")
 SERVER_UP = _gauge("server_up", "Whether it answers", "server")
-PENDING = _gauge("pending_deliveries", "Statuses and events that a consumer still has to handle", "consumer")
+PENDING = _gauge(
+    "pending_deliveries", "Statuses and events that a consumer still has to handle, 100,000 of each at most", "consumer"
+)
 OLDEST = _gauge("oldest_pending_seconds", "Age of the oldest of them", "consumer")
 QUEUED = _gauge("queued_jobs", "Jobs that wait for a worker, or for their next attempt", "consumer")
 DEAD = _gauge("dead_letters", "Jobs that failed for good", "consumer")

@@ -530,7 +530,7 @@ class PhaseState(BaseModel):
     title: str
     delivering: bool
     since: Time | None
-    pending: Count = Field(description="statuses that this phase still has to deliver")
+    pending: Count = Field(description="statuses that this phase still has to deliver, of which 100,000 are counted")
     queued: Count = Field(description="jobs that wait in the queue for this phase")
 
 

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 EVENTS = Event.Settings.name
 CROWDED_S = 1.0  # for so long after a read has found a backlog, others take it for granted
+COUNTED = 100_000  # of a backlog: every process counts every few seconds, and how much more there is makes it no dearer
 
 # The rows that widen what a reader may see: collection -> (field of the reader, field of the author).
 WIDENING = {"follows": ("follower", "followee"), "circles": ("member", "owner")}
@@ -314,9 +315,11 @@ class Outbox:
         await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})
 
     async def count(self, name: str) -> int:
-        """Count the statuses and events that are pending for a consumer."""
+        """Count the statuses and events that are pending for a consumer, of each COUNTED at most."""
         kinds = self.consumers[name].kinds if name in self.consumers else WITH_STATUS
-        return sum([await self._db[place].count_documents({"pending": name}) for place in _places(kinds)])
+        return sum(
+            [await self._db[place].count_documents({"pending": name}, limit=COUNTED) for place in _places(kinds)]
+        )
 
     async def overdue(self, name: str, older_than: ObjectId, limit: int) -> list[ObjectId]:
         """Return the ids of statuses and events that are pending for a consumer and below `older_than`: at most `limit`

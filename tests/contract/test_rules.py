@@ -20,6 +20,7 @@ from app.stack.mongodb.transaction import Contended
 from benchmarks.answers import kept_list
 from phases import PHASES
 from phases.comeback import Comeback
+from phases.delivering import outbox
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Outbox
@@ -469,6 +470,14 @@ async def test_pending_is_read_first_and_empty_when_the_worker_has_been(town: Wo
     assert await town.pending() == dict.fromkeys(KEEPING, 0)
     assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * len(KEEPING)
     await town.sees("ann", "hello")
+
+
+async def test_a_backlog_is_counted_up_to_a_limit(town: World) -> None:
+    """Every process does so every few seconds, and what a page shows of it needs no more."""
+    with patch.object(outbox, "COUNTED", 2):
+        for text in ("one", "two", "three"):
+            await town.post("zoe", text)
+        assert await town.pending() == {phase: 2 * (phase in IN_WORKER) for phase in KEEPING}
 
 
 @pytest.mark.parametrize("limit", [3, 50])
