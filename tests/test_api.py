@@ -14,7 +14,7 @@ import httpx
 import pytest
 from bson import ObjectId
 from prometheus_client.parser import text_string_to_metric_families
-from pymongo.errors import ServerSelectionTimeoutError
+from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -37,6 +37,7 @@ from phases.p5_stream import STREAM
 from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
 from tests.site import Site
+from workers import sampler
 from workers.follower import StreamLease
 from workers.worker import drain_queues
 
@@ -956,7 +957,15 @@ async def test_too_many_changes() -> None:
         await bob.post("somebody else")
 
 
-@pytest.mark.parametrize("error", [ServerSelectionTimeoutError("no primary"), QueueDown("redis: no answer")])
+AWAY = [
+    ServerSelectionTimeoutError("no primary"),
+    QueueDown("redis: no answer"),
+    OperationFailure("Could not find host matching read preference", 133),
+    OperationFailure("Authentication failed.", 18),
+]
+
+
+@pytest.mark.parametrize("error", AWAY)
 async def test_a_server_that_is_away_is_503(ann: Api, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     async def fail(*args: object, **options: object) -> None:
         raise error
@@ -1075,6 +1084,23 @@ async def test_ready_when_every_server_answers(nobody: Api, monkeypatch: pytest.
     assert answer.json()["servers"]["redis"] == {"status": "away", "version": None}
     assert answer.json()["servers"]["mongodb"]["status"] == "ok"
     assert "retry-after" in answer.headers
+
+
+async def test_a_mongodb_that_refuses_us_is_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while its password is being changed."""
+
+    async def refuses(*_: object) -> None:
+        raise OperationFailure("Authentication failed.", 18)
+
+    for name in ("FRESH_S", "STALE_S"):
+        monkeypatch.setattr(sampled, name, 0)
+    monkeypatch.setattr(type(site.stack.db), "command", refuses)
+    monkeypatch.setattr(sampler, "stream_state", refuses)
+    monkeypatch.setattr(Timelines, "state", refuses)
+    client = site.browser().client
+    ready = await client.get("/readyz")
+    assert (ready.status_code, ready.json()["servers"]["mongodb"]["status"]) == (503, "away")
+    assert (await scraped(client))[_series("feedlab_server_up", {"server": "mongodb"})] == 0
 
 
 async def test_a_silent_change_stream_is_not_ready(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

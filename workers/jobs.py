@@ -8,7 +8,7 @@ from time import monotonic
 
 from bson import ObjectId
 
-from app.stack import UNAVAILABLE
+from app.stack import is_away
 from app.stack.queue import JOB_TIMEOUT_S, Retry
 from app.stack.queue.strict import refuse
 from app.stack.queue.worker import after_the_outage, attempts_of_this_job
@@ -54,7 +54,9 @@ def fan_out(consumer: str, status: str, after: str | None) -> Retry | None:
     )
     try:
         own.result(PATIENCE_S)
-    except (*UNAVAILABLE, TimeoutError) as error:
+    except Exception as error:
+        if not (is_away(error) or isinstance(error, TimeoutError)):
+            raise
         log.warning("delivery of %s in %s waits: %r", status, consumer, error)
         return after_the_outage(attempts_of_this_job())
     finally:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from time import time
 
 from app.clock import LAST_ID
-from app.stack import UNAVAILABLE, QueueDown
+from app.stack import QueueDown, is_away
 from app.watch import metrics
 from app.watch.background import errors_counted
 from phases.timelines import State, Timelines
@@ -25,7 +25,9 @@ async def sample(timelines: Timelines) -> State | None:
     try:
         state = await timelines.state()
         oldest = {one.name: await _oldest_s(timelines, one.name) for one in state.consumers if one.pending}
-    except UNAVAILABLE:
+    except Exception as error:
+        if not is_away(error):
+            raise
         state, oldest = None, {}
     for gauge in (metrics.PENDING, metrics.QUEUED, metrics.OLDEST):
         gauge.clear()
@@ -61,7 +63,9 @@ async def _stream(timelines: Timelines) -> None:
         gauge.clear()
     try:
         stream = await stream_state(timelines)
-    except UNAVAILABLE:
+    except Exception as error:
+        if not is_away(error):
+            raise
         return
     if stream:
         metrics.STREAM_SILENT.labels(stream.owner or "").set(stream.silent_s)

@@ -8,7 +8,7 @@ from functools import partial
 
 from app.clock import id_at
 from app.departures import clear_departures
-from app.stack import UNAVAILABLE
+from app.stack import UNAVAILABLE, is_away
 from app.watch.background import errors_counted
 from phases.timelines import Timelines
 
@@ -58,10 +58,11 @@ async def _each(*works: Callable[[], Awaitable[None]]) -> None:
     for work in works:
         try:
             await work()
-        except UNAVAILABLE as error:
-            log.warning("a part of this sweep waits: %s", error)
         except Exception as error:  # noqa: BLE001
-            errors.append(error)
+            if is_away(error):
+                log.warning("a part of this sweep waits: %s", error)
+            else:
+                errors.append(error)
     if errors:
         raise ExceptionGroup("errors of ours in a sweep", errors)
 

@@ -15,6 +15,7 @@ from pymongo.errors import (
     CursorNotFound,
     ExecutionTimeout,
     NotPrimaryError,
+    OperationFailure,
     PyMongoError,
     WriteConcernError,
 )
@@ -52,10 +53,25 @@ UNAVAILABLE = (
     SetsDown,
 )
 
+# MongoDB says the same by these codes, for which its driver has no class.
+AWAY_CODES = frozenset(
+    {
+        *(6, 7, 89, 202, 262, 9001),  # a router cannot reach a shard: HostUnreachable to SocketException
+        133,  # FailedToSatisfyReadPreference: nor knows a primary of it
+        *(134, 211),  # after a restart: ReadConcernMajorityNotAvailableYet, KeyNotFound
+        18,  # AuthenticationFailed: the password is being changed
+    }
+)
+
 DRIVERS = {PyMongoError: "MongoDB", RedisError: "Redis"}  # whose words may name no server: "No servers found yet"
 
 REDIS_TIMEOUT_S = 1.0  # an enqueue that takes longer is left to the sweeper
 MEMCACHED_TIMEOUT_S = SETS_TIMEOUT_S = 0.5  # a cache that takes longer than phase 1 is no cache
+
+
+def is_away(error: BaseException) -> bool:
+    """Return whether the error says that a server of ours is away, which may pass, and is no fault of ours."""
+    return isinstance(error, UNAVAILABLE) or (isinstance(error, OperationFailure) and error.code in AWAY_CODES)
 
 
 def said_by_a_driver(error: BaseException) -> str | None:
@@ -105,7 +121,7 @@ class Stack:
             self.db.command("buildInfo"), self.memcached.versions(), self.queue.ping(), return_exceptions=True
         )
         for answer in (mongo, cache, red):
-            if isinstance(answer, BaseException) and not isinstance(answer, UNAVAILABLE):
+            if isinstance(answer, BaseException) and not is_away(answer):
                 raise answer
         return {
             "mongodb": None if isinstance(mongo, BaseException) else str(mongo["version"]),
@@ -204,6 +220,7 @@ __all__ = [
     "SetsDown",
     "Stack",
     "connected",
+    "is_away",
     "opened",
     "said_by_a_driver",
     "within",

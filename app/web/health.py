@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.stack import UNAVAILABLE, OutOfTime, within
+from app.stack import OutOfTime, is_away, within
 from app.watch import metrics
 from app.web.problems import RETRY_LATER, Problem
 from app.web.sampled import Sampled
@@ -44,7 +44,9 @@ class Health:
     async def _stream(self) -> StreamState | None:
         try:
             return await stream_state(self._timelines)
-        except UNAVAILABLE:
+        except Exception as error:
+            if not is_away(error):
+                raise
             return None
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from app import logs
 from app.errors import Conflict, Forbidden, Invalid, NotFound, Refused, TooMany, WrongPassword
-from app.stack import UNAVAILABLE
+from app.stack import is_away
 from app.web.limits import ORDINARY
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def problem_of(error: Exception, method: str = "GET") -> Problem:
         said = error.detail != HTTPStatus(error.status_code).phrase
         detail = error.detail if said else SENTENCES.get(error.status_code, error.detail)
         return Problem(error.status_code, detail, error.headers or {})
-    if isinstance(error, UNAVAILABLE):
+    if is_away(error):
         log.warning("a server is away: %s", str(error)[:300])
         return Problem(503, away(method), RETRY_LATER, advice="" if method in SAFE else ONCE)
     if isinstance(error, ClientDisconnect):

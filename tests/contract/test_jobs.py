@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 from bson import ObjectId
+from pymongo.errors import OperationFailure
 
 from app.models import StatusRow
 from app.stack import MemcachedDown, queue
@@ -131,6 +132,26 @@ async def test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out(town: 
     assert await owed(town) == 0
     assert await town.stack.queue.deliveries(failed=True, limit=10) == []
     await town.sees("ann", "after", "poison", "before")
+
+
+async def test_a_server_that_says_by_a_code_that_it_is_away_buries_nothing(town: World) -> None:
+    """A router whose shard has no primary now."""
+    refused = [OperationFailure("Could not find host matching read preference", 133)] * 3
+
+    def refuse(status: StatusRow) -> None:
+        if refused:
+            raise refused.pop()
+
+    with (
+        patch.object(queue_worker, "OUTAGE_PAUSES_S", [0]),
+        patch.object(StrictJob, "attempt_pauses_s", (0,)),
+        meanwhile(refuse),
+    ):
+        await town.post("zoe", "hello")
+        await town.drain()
+    assert not refused
+    assert await town.stack.queue.dead() == {}
+    assert await owed(town) == 0
 
 
 async def test_dead_letters_hold_up_nothing_that_is_lost_behind_them(town: World) -> None:

@@ -622,8 +622,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a slow server makes dead letters",
         "5 dead letters",
         "workers.jobs.fan_out",
-        "except (*UNAVAILABLE, TimeoutError) as error:",
-        "except UNAVAILABLE as error:",
+        "if not (is_away(error) or isinstance(error, TimeoutError)):",
+        "if not is_away(error):",
         _of(JOBS, "test_a_delivery_that_takes_too_long_is_tried_again_and_not_buried"),
     ),
     Mutant(
