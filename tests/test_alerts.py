@@ -7,7 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +18,7 @@ import psutil
 import pytest
 
 from app.watch import rules
-from app.watch.machine import SCHEDULED, memory_limit
+from app.watch.machine import THREADS, Machine, memory_limit
 from app.watch.objectives import CAPACITY_PER_S
 from app.watch.rules import Scale, alerts, written
 from benchmarks.faults import alerted
@@ -26,6 +28,7 @@ RULES, ALERTMANAGER = DEPLOY / "prometheus" / "feedlab.rules.yml", DEPLOY / "ale
 OPERATIONS = (Path(__file__).parents[1] / "docs" / "operations.md").read_text(encoding="utf-8")
 
 thorough = pytest.mark.thorough
+linux = pytest.mark.skipif(not THREADS.exists(), reason="Linux alone says how long somebody waited")
 
 
 def tool(name: str, *arguments: object) -> str:
@@ -389,9 +392,6 @@ def test_every_alert_has_a_case() -> None:
     assert all(case.moments[-1].fires == [] for case in CASES), "and ends in it"
 
 
-@thorough
-def test_each_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
-    for name, every, some in (
 def test_a_page_hides_no_ticket_about_something_else() -> None:
     """Of the same alert, they may be about two jobs, or about different work of one."""
     text = ALERTMANAGER.read_text(encoding="utf-8")
@@ -401,6 +401,9 @@ def test_a_page_hides_no_ticket_about_something_else() -> None:
     assert labels <= set(compared.split(", "))
 
 
+@thorough
+def test_each_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
+    for name, every, some in (
         ("hours", "10m", [case for case in CASES if case.alert in HOURS]),
         ("minutes", "1m", [case for case in CASES if case.alert not in HOURS]),
     ):
@@ -483,7 +486,7 @@ print(*((after - was) / (time.monotonic() - began_s) for after, was in zip(told(
 
 
 @thorough
-@pytest.mark.skipif(not SCHEDULED.exists(), reason="Linux alone says how long somebody waited")
+@linux
 def test_where_the_processors_are_full_what_is_told_adds_up_to_a_page() -> None:
     """Three that never rest have one processor. None gets what FeedlabCompute is about, and each waits for the rest."""
     start = partial(subprocess.Popen[str], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -495,6 +498,29 @@ def test_where_the_processors_are_full_what_is_told_adds_up_to_a_page() -> None:
         process.stdin.flush()
     shares = [[float(share) for share in process.communicate()[0].split()] for process in processes]
     assert all(used < 0.7 < 0.9 < used + waited for used, waited in shares), shares
+
+
+@linux
+def test_what_is_told_to_wait_is_the_thread_with_the_event_loop() -> None:
+    """A worker has another one besides, which waits for jobs."""
+    machine, begun, looked = Machine(), threading.Event(), threading.Event()
+
+    def loop() -> None:
+        machine.loop_thread = threading.get_native_id()
+        begun.set()
+        looked.wait()
+
+    def waited_s() -> float:
+        return int((THREADS / str(machine.loop_thread) / "schedstat").read_text().split()[1]) / 1e9
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(loop)
+        begun.wait()
+        before_s = waited_s()
+        (told,) = [one for one in machine.collect() if one.name == "feedlab_processor_wait_seconds"]
+        after_s = waited_s()
+        looked.set()
+    assert before_s <= told.samples[0].value <= after_s
 
 
 def test_the_memory_that_may_be_used_is_the_least_that_anybody_allows(tmp_path: Path) -> None:

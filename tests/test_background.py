@@ -1,6 +1,7 @@
 """Work that nobody waits for: an error in it is counted by the work, logged, and ends nothing else."""
 
 import asyncio
+import threading
 from unittest.mock import patch
 
 import httpx
@@ -17,7 +18,7 @@ from app.watch.background import beside
 from app.web import create_app
 from phases.timelines import Timelines
 from tests.conftest import STAND_INS
-from workers import sampler
+from workers import sampler, worker
 
 pytestmark = pytest.mark.anyio
 
@@ -73,3 +74,10 @@ async def test_a_loop_that_dies_is_counted_and_ends_nothing_else(
         await asyncio.wait_for(going_on.wait(), PATIENCE_S)
     assert counted("ended") == before + 1
     assert "fails" in caplog.text, "which it was"
+
+
+async def test_a_worker_says_in_which_thread_its_event_loop_is() -> None:
+    """How long that waits for a processor is told."""
+    with patch.object(metrics.MACHINE, "loop_thread", None):
+        async with worker._connected_runtime(STAND_INS, Config(), ()):
+            assert metrics.MACHINE.loop_thread == threading.get_native_id()

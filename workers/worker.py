@@ -15,6 +15,7 @@ from anyio.from_thread import start_blocking_portal
 from app.config import Config
 from app.stack import Addresses, Stack, connected
 from app.stack.queue.worker import consume, drain
+from app.watch import metrics
 from app.watch.background import beside
 from phases.delivering.outbox import Consumer, Outbox
 from phases.timelines import Timelines
@@ -71,6 +72,7 @@ async def _in_thread(timelines: Timelines, work: Callable[[], None]) -> None:
 
 @asynccontextmanager
 async def _connected_runtime(addresses: Addresses, config: Config, others: Sequence[Joining]) -> AsyncIterator[Runtime]:
+    metrics.MACHINE.loop_thread = threading.get_native_id()
     async with connected(addresses, config) as stack:
         timelines = await Timelines.open(stack)
         for consumer in others:

@@ -1,5 +1,6 @@
 """The machine's limits for this process: its memory, and the time that it waits for a processor."""
 
+import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,16 +10,22 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 GROUPS, MEMBER_OF = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-SCHEDULED = Path("/proc/self/schedstat")  # of the main thread: nanoseconds run, nanoseconds waited, times
+THREADS = Path("/proc/self/task")  # of each thread, in `schedstat`: nanoseconds run, nanoseconds waited, times
 
 
 class Machine(Collector):
-    """Metrics of the machine, read at every scrape, since limits may change while a process runs."""
+    """Metrics of the machine, read at every scrape, since limits may change while a process runs.
+
+    `loop_thread`: the native id of the thread with the event loop; None for the main one.
+    """
+
+    loop_thread: int | None = None
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         yield GaugeMetricFamily("feedlab_memory_limit_bytes", "Memory that this process may use", memory_limit())
-        if SCHEDULED.exists():  # Linux
-            waited_s = int(SCHEDULED.read_text("ascii").split()[1]) / 1e9
+        scheduled = THREADS / str(self.loop_thread or os.getpid()) / "schedstat"
+        if scheduled.exists():  # Linux
+            waited_s = int(scheduled.read_text("ascii").split()[1]) / 1e9
             text = "Time that the event loop's thread could have gone on in, had it been given a processor"
             yield CounterMetricFamily("feedlab_processor_wait_seconds", text, waited_s)
 

@@ -28,7 +28,8 @@ REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)  # processor, memory, file descriptors
 PlatformCollector(registry=REGISTRY)
 GCCollector(registry=REGISTRY)
-REGISTRY.register(Machine())
+MACHINE = Machine()
+REGISTRY.register(MACHINE)
 
 
 def _counter(name: str, text: str, *labels: str) -> Counter:
