@@ -7,6 +7,8 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.config import PREFIX, Config
-from app.servers.commands import HISTORY_S
+from app.servers.commands import mongod
 from app.stack.mongodb.whole import WINDOW
 from tests.test_docs import leaves
 
@@ -137,10 +139,16 @@ def test_the_passwords_are_those_that_the_servers_ask_for() -> None:
     assert set(re.findall(r"process\.env\.(\w+)", script)) == SERVICES["mongodb-setup"]["environment"].keys()
 
 
-def test_mongodb_keeps_no_more_history_than_embedded_servers() -> None:
+def test_mongodb_keeps_history_and_transactions_no_longer_than_embedded_servers() -> None:
+    embedded = mongod(Path("at"), "feedlab", oplog_mb=1, cache_gb=1)
     for name in ("mongodb-1", "mongodb-2", "mongodb-3"):
-        command = SERVICES[name]["command"]
-        assert command[command.index("--setParameter") + 1] == f"{WINDOW}={HISTORY_S}"
+        said = _parameters(SERVICES[name]["command"])
+        assert said == {parameter: _parameters(embedded)[parameter] for parameter in said}
+        assert said.keys() == {WINDOW, "transactionLifetimeLimitSeconds"}
+
+
+def _parameters(command: list[str]) -> dict[str, str]:
+    return dict(word.split("=") for before, word in pairwise(command) if before == "--setParameter")
 
 
 def test_the_proxy_finds_the_web_processes_and_is_believed() -> None:
@@ -198,3 +206,49 @@ def test_the_environment_of_the_units_is_one_that_there_can_be() -> None:
     given = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
     assert set(given) <= {f"{PREFIX}{field.upper()}" for field in Config.model_fields}
     assert len(Config.from_environment(given).memcached) == 2
+
+
+def test_the_proxy_has_room_for_the_live_streams_of_all_web_processes() -> None:
+    """Each takes two connections of it."""
+    text = (DEPLOY / "nginx" / "nginx.conf").read_text()
+    (connections,) = re.findall(r"worker_connections (\d+);", text)
+    (files,) = re.findall(r"worker_rlimit_nofile (\d+);", text)
+    web = [name for name, service in ours() if "serve" in service["command"]]
+    assert int(connections) >= 2 * len(web) * Config().live_connections
+    assert int(connections) <= int(files) == SERVICES["proxy"]["ulimits"]["nofile"]["hard"]
+    assert "./nginx/nginx.conf:/etc/nginx/nginx.conf:ro" in SERVICES["proxy"]["volumes"]
+
+
+def test_a_web_process_that_is_made_anew_is_where_the_proxy_looks_for_it() -> None:
+    """nginx asks once for the address of a name, and others may have got it meanwhile."""
+    (front,) = COMPOSE["networks"]["front"]["ipam"]["config"]
+    others = IPv4Network(front["ip_range"])
+    web = [service for _, service in ours() if "serve" in service["command"]]
+    places = [IPv4Address(service["networks"]["front"]["ipv4_address"]) for service in web]
+    assert len(set(places)) == len(places)
+    for place in places:
+        assert place in IPv4Network(front["subnet"])
+        assert place not in others
+    assert others.subnet_of(IPv4Network(front["subnet"]))
+
+
+SHELL = """
+const done = [];
+const process = { env: { FEEDLAB_PASSWORD: "new" } };
+const rs = { status: () => ({}) };
+const makes = (what) => (name, more) => done.push([what, more ? more.pwd : name.pwd]);
+const there = { getUser: () => THERE, createUser: makes("create"), updateUser: makes("update") };
+const db = { hello: () => ({ isWritablePrimary: true }), getSiblingDB: () => there };
+"""
+
+
+@pytest.mark.parametrize(("there", "does"), [("null", "create"), ("true", "update")])
+def test_a_password_that_is_changed_is_the_users(there: str, does: str) -> None:
+    """Whatever was in .env when MongoDB was started for the first time."""
+    if (node := shutil.which("node")) is None:
+        pytest.skip("needs node")
+    script = SHELL.replace("THERE", there) + (DEPLOY / "mongodb" / "setup.js").read_text()
+    ran = subprocess.run(
+        [node, "-"], input=f"{{{script}; console.log(JSON.stringify(done))}}", capture_output=True, text=True
+    )
+    assert (ran.stdout, ran.stderr) == (f'[["{does}","new"]]\n', "")

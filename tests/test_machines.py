@@ -43,7 +43,7 @@ from tests.world import KEEPING
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 
-TEMPLATE = Path(__file__).parents[1] / "deploy" / "nginx" / "feedlab.conf.template"
+NGINX = Path(__file__).parents[1] / "deploy" / "nginx"
 NAME = "feed.example"
 REDIS_PASSWORD = "not the default"
 PATIENCE_S = 60.0
@@ -101,13 +101,13 @@ def _answers(port: int) -> bool:
 
 @contextmanager
 def proxy(directory: Path, port: int, web: list[int]) -> Iterator[None]:
-    """The template, with other places for its names and ports."""
+    """The configuration, with other places for its names and ports."""
     program = shutil.which("nginx")
     with real_servers():
         if program is None:
             raise ServersError("nginx is not installed")
     assert program
-    text = TEMPLATE.read_text(encoding="utf-8")
+    text = (NGINX / "feedlab.conf.template").read_text(encoding="utf-8")
     for number, upstream in enumerate(web, 1):
         text, found = re.subn(f"web-{number}:8000", f"127.0.0.1:{upstream}", text)
         assert found == 1
@@ -122,8 +122,18 @@ def proxy(directory: Path, port: int, web: list[int]) -> Iterator[None]:
         text = text.replace(said, instead)
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     paths = "".join(f"{kind}_temp_path {directory}/{kind};" for kind in kinds)
+    (directory / "feedlab.conf").write_text(f"access_log off; {paths} {text}")
+    main = (NGINX / "nginx.conf").read_text(encoding="utf-8")
+    for said, instead in (
+        ("user nginx;", "daemon off;"),
+        ("pid /run/nginx.pid;", f"pid {directory}/pid;"),
+        ("include /etc/nginx/mime.types;", ""),
+        ("/etc/nginx/conf.d/*.conf", str(directory / "feedlab.conf")),
+    ):
+        assert said in main
+        main = main.replace(said, instead)
     file = directory / "nginx.conf"
-    file.write_text(f"daemon off; pid {directory}/pid; events {{}} http {{ access_log off; {paths} {text} }}")
+    file.write_text(main)
     with process([program, "-p", str(directory), "-e", "stderr", "-c", str(file)], directory / "nginx.log"):
         yield
 

@@ -9,10 +9,6 @@ try {
 while (!db.hello().isWritablePrimary) sleep(500);
 
 const feedlab = db.getSiblingDB("feedlab");
-if (!feedlab.getUser("feedlab")) {
-  feedlab.createUser({
-    user: "feedlab",
-    pwd: process.env.FEEDLAB_PASSWORD,
-    roles: [{ role: "readWrite", db: "feedlab" }],
-  });
-}
+const user = { pwd: process.env.FEEDLAB_PASSWORD, roles: [{ role: "readWrite", db: "feedlab" }] };
+if (feedlab.getUser("feedlab")) feedlab.updateUser("feedlab", user); // .env may have another password
+else feedlab.createUser({ user: "feedlab", ...user });
