@@ -73,14 +73,11 @@ async def shown_among(
     first, then each is judged. Edges that are newer than a status may let the reader
     in after it was deleted, so that is looked up with them.
     """
-    gone: set[ObjectId] = set()
     # Again when the edges changed between two look-ups.
     while missing := view.missing(statuses):
-        answers = await together(db, **missing, gone=deleted_among(statuses))
-        view.learn(answers)
-        gone = {row["_id"] for row in answers["gone"]}
+        view.learn(await together(db, **missing, gone=deleted_among(statuses)))
     reader = view.reader()
-    return [s for s in statuses if s.id not in gone and shows(s, reader)]
+    return [s for s in statuses if s.id not in view.gone and shows(s, reader)]
 
 
 def deleted_among(statuses: Sequence[StatusRow]) -> Find:
@@ -102,14 +99,21 @@ def shown_rows(answers: Mapping[str, Rows], as_row: AsRow = StatusRow.of) -> dic
 
 
 async def hydrate(
-    db: Database, view: View, entries: Sequence[Entry], as_row: AsRow = StatusRow.of
+    db: Database,
+    view: View,
+    entries: Sequence[Entry],
+    at_hand: Sequence[StatusRow] = (),
+    as_row: AsRow = StatusRow.of,
 ) -> dict[ObjectId, StatusRow]:
     """Return the entries' statuses by id. One command looks them up, with what the reader likes of them and with the
-    edges to those authors whom the entries name.
+    edges to those authors whom the entries name. These edges may let the reader in to what is `at_hand`, so the command
+    asks also which of that is deleted.
     """
-    edges = view.anew([entry.author for entry in entries if entry.author])
+    finds = view.anew([entry.author for entry in entries if entry.author])
+    if at_hand and finds.keys() > {"versions"}:  # who is let in has edges that are looked up here
+        finds["gone"] = deleted_among(at_hand)
     shown = statuses_shown(view.edges.reader, [entry.id for entry in entries])
-    answers = await together(db, **shown, **edges)
+    answers = await together(db, **shown, **finds)
     view.learn(answers)
     return shown_rows(answers, as_row)
 

@@ -131,14 +131,16 @@ def versions_in(rows: Rows) -> Versions:
 class View:
     """The edges as one read sees them: what was remembered, and what it looks up, all of one version.
 
-    `departed`: everybody whose account is deleted; None, where that has to be looked up as well. `steady`: whoever was
-    looked up twice followed the reader both times or neither time.
+    `departed`: everybody whose account is deleted; None, where that has to be looked up as well. `gone`: statuses that
+    were deleted by the time that edges were looked up. `steady`: whoever was looked up twice followed the reader both
+    times or neither time.
     """
 
     def __init__(self, edges: OwnEdges, departed: frozenset[ObjectId] | None = None) -> None:
         self.edges = edges
         self._look_for_departed, self.departed = departed is None, departed or frozenset()
         self._followed_by: dict[ObjectId, bool] = {}
+        self.gone: set[ObjectId] = set()
         self.steady = True
         self._strangers: list[ObjectId] = []
         self._backs: list[ObjectId] = []
@@ -193,6 +195,7 @@ class View:
 
     def learn(self, answers: Mapping[str, Rows]) -> None:
         """Take in the answers to what was missing last. After a change of version everything before counts no more."""
+        self.gone |= {row["_id"] for row in answers.get("gone", ())}
         version = versions_in(answers["versions"]).edges
         if self.edges.version is None:
             self.edges.version = version

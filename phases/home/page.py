@@ -124,7 +124,8 @@ class Filling:
                 return shown
         if len(at_hand) < len(entries):
             missing = [e for e in entries if e.id not in self.rows]
-            self.rows |= await hydrate(self._db, self._view, missing, self._as_row)
+            known = [self.rows[e.id] for e in entries if e.id in self.rows]
+            self.rows |= await hydrate(self._db, self._view, missing, known, self._as_row)
             at_hand = [self.rows[e.id] for e in entries if e.id in self.rows]
         self._judged += at_hand
         return await shown_among(self._db, self._view, at_hand, self._shows)

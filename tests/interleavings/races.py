@@ -678,6 +678,17 @@ RACES: tuple[Race, ...] = (
         for p in IN_WORKER
     ),
     *(
+        Race(
+            f"delete, {lets_in} x read of {limit} across the floor, {p}",
+            then(town(p, old=4), secret(audience)),
+            {"zoe": in_turn(delete("secret"), edge(verb, "zoe", "ann")), "ann": read(p, limit=limit)},
+            fast=p == CACHE.slug,
+        )
+        for limit in (2, 20)
+        for lets_in, verb, audience in LETTING_IN
+        for p in IN_WORKER
+    ),
+    *(
         Race(f"delivery x unfollow x read, {p}", town(p, waiting=1), {"w": work, "ann": in_turn(unfollow(), read(p))})
         for p in IN_WORKER
     ),
