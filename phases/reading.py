@@ -19,6 +19,7 @@ from phases.base import Phase
 from phases.comeback import Comeback
 from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Outbox
+from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
 from phases.home.candidates import KeptThenQuery, Slice, Undelivered
 from phases.home.memory import UNSEEN, Basis, FirstPages, Judged, Seen, SeenStatuses, Statuses, as_now
@@ -59,6 +60,7 @@ class Start:
 
     request: Request
     kept: KeptTimelines
+    settings: Settings
     place: Place
     edges: OwnEdges
     remembered: bool
@@ -114,7 +116,7 @@ class Reading:
             container = self._switch.readable(settings, kept.name) if kept else None
             if kept is None or container is None:
                 break
-            start = await self._start(request, kept, container, settings.epoch)
+            start = await self._start(request, kept, container, settings)
             if start is None:
                 return await self._comeback(request, kept, container)
 
@@ -159,7 +161,7 @@ class Reading:
     # Look
 
     async def _start(
-        self, request: Request, kept: KeptTimelines, container: Container, epoch: ObjectId
+        self, request: Request, kept: KeptTimelines, container: Container, settings: Settings
     ) -> Start | None:
         """Return what a read begins with; None for a reader who is certainly cold. What is remembered need not be
         asked; of a reader who is not, a glance says what to ask.
@@ -172,10 +174,10 @@ class Reading:
         if likely is None:
             return None
         edges, by_authors = remembered or OwnEdges(reader), self._outbox.is_crowded
-        marked = await self._markers.known(epoch) if request.phase.merges else None
+        marked = await self._markers.known(settings.epoch) if request.phase.merges else None
         if (by_authors or (marked and marked.pulled != frozenset())) and edges.unmuted is None:
             edges = await Following(self._db, reader, self._edges).known()
-        return Start(request, kept, place, edges, remembered is not None, seen, likely, marked, by_authors)
+        return Start(request, kept, settings, place, edges, remembered is not None, seen, likely, marked, by_authors)
 
     async def _look(self, start: Start) -> Look:
         """Look, with one command to MongoDB. What is pending is looked up no later than the list is (rule 5), and at a
@@ -270,6 +272,8 @@ class Reading:
         finds = {**pending, **pulled, **store.finds(place)}
         answers = await together(self._db, **finds) if finds else {}
         part = await store.read(place, answers)
+        if pending and not self._switch.still_holds(start.settings):
+            return None  # what was pending may have been delivered, and no longer to here
         all_pending = look.pending if look.pending.is_all else self._outbox.pending_in(pending, answers)
         all_pulled = look.pulled if look.pulled.is_all else Undelivered.of(pulled, answers)
         return part and part.with_undelivered(all_pending.beside(all_pulled), before, n)

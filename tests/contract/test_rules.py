@@ -26,7 +26,7 @@ from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Outbox
 from phases.delivering.settings import FORGET_AFTER_S, Settings, Wish
 from phases.delivering.switch import TRIES, Switch
-from phases.home.candidates import Undelivered
+from phases.home.candidates import Slice, Undelivered
 from phases.home.newest import window_of_groups
 from phases.home.page import enough
 from phases.keeping.entries import entry_key
@@ -36,6 +36,7 @@ from phases.p1_query import QUERY
 from phases.p2_push import PUSH, put_on_timelines
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
+from phases.reading import Look, Reading, Start
 from phases.timelines import Timelines
 from tests.world import IN_MEMCACHED, IN_WORKER, KEEPING, SLUGS, World, flush
 from workers import sweeper
@@ -493,6 +494,34 @@ async def test_the_queue_may_be_far_behind(world: World, limit: int) -> None:
             await world.drain()
     for phase in SLUGS:
         assert await world.walk("ann", phase, limit) == texts[::-1], phase
+
+
+@pytest.mark.parametrize("settings", [{"pending_scan": 5}])
+@pytest.mark.parametrize("phase", IN_WORKER)
+async def test_a_page_that_goes_on_long_after_a_switch_misses_nothing(world: World, phase: str) -> None:
+    """What was pending when it began has been delivered since, and not to where it reads."""
+    await world.timelines.change(delivering=[phase])
+    world.pass_grace()
+    await world.people("ann", "zoe")
+    await world.follow("ann", "zoe")
+    await world.warm("ann")
+    await world.post("zoe", "seen")
+    for n in range(enough(2)):
+        await world.post("zoe", f"hidden {n}", "mutuals")
+    further, went_on = Reading._further, list[ObjectId]()
+
+    async def late(self: Reading, start: Start, look: Look, before: ObjectId, n: int) -> Slice | None:
+        if not went_on:
+            await world.timelines.change(delivering=[])
+            await world.sweep()
+            await world.drain()
+        went_on.append(before)
+        return await further(self, start, look, before, n)
+
+    with patch.object(Reading, "_further", late):
+        page = await world.page("ann", phase, limit=2)
+    assert went_on
+    assert [status.text for status in page.statuses] == ["seen"]
 
 
 @pytest.mark.parametrize("settings", [{"pending_scan": 5}])

@@ -363,6 +363,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(FOUND, "test_a_reader_who_is_stopped_while_phases_are_switched_misses_nothing"),
     ),
     Mutant(
+        "a slow read believes its old settings further down",
+        "3 retired",
+        "phases.reading.Reading._further",
+        "if pending and not self._switch.still_holds(start.settings):",
+        "if False:",
+        _of(RULES, "test_a_page_that_goes_on_long_after_a_switch_misses_nothing"),
+    ),
+    Mutant(
         "two switches at once: one is lost",
         "3 switch",
         "phases.delivering.switch.Switch._swap",
