@@ -39,7 +39,7 @@ CHUNK = 200  # documents that one step removes
 STEPS = 100  # of one account in one round
 LIKE_STEPS = 50  # that the person who deletes their account waits for
 EVERY_S = 10.0  # between two rounds of a web process
-LINGER_S = 75  # MongoDB gives up every transaction that is 60 s old
+LINGER_S = 100  # MongoDB gives up transactions that are 60 s old, and looks for them every 30 s
 
 
 class Departed:

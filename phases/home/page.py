@@ -125,7 +125,8 @@ class Filling:
         if len(at_hand) < len(entries):
             missing = [e for e in entries if e.id not in self.rows]
             known = [self.rows[e.id] for e in entries if e.id in self.rows]
-            self.rows |= await hydrate(self._db, self._view, missing, known, self._as_row)
+            found = await hydrate(self._db, self._view, missing, known, self._as_row)
+            self.rows |= found
             at_hand = [self.rows[e.id] for e in entries if e.id in self.rows]
         self._judged += at_hand
         return await shown_among(self._db, self._view, at_hand, self._shows)

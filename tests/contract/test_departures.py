@@ -235,6 +235,12 @@ async def test_what_was_under_way_leaves_nothing(town: World) -> None:
     await town.sees("ann", by_ann.text)
 
 
+def test_no_transaction_outlives_the_last_round() -> None:
+    """MongoDB gives up those that are 60 s old, and looks for them every half of that."""
+    oldest_s, every_s = 60, 30
+    assert oldest_s + every_s < LINGER_S
+
+
 async def test_a_process_that_has_seen_nothing_yet_knows_it(town: World) -> None:
     await leave(town, "zoe")
     town.timelines = Timelines(town.stack)
