@@ -5,8 +5,8 @@ version of all names was raised with it, and every page looks at that version: a
 asks who has departed when it has changed, and at no other time. The account's own edges and likes end at the mark,
 since they raise a version that the mark has closed. So do messages to and from it, which are numbered in an inbox that
 the mark has closed; the inbox goes when the conversations have ended. Likes are counted where others see it, so they go
-before anybody is told that the account is deleted. Whatever else was under way at that moment is stored after it, is
-seen by nobody, and is removed by a last round.
+before anybody is told that the account is deleted. The other one keeps a conversation until they depart, too. Whatever
+else was under way at that moment is stored after it, is seen by nobody, and is removed by a last round.
 """
 
 import asyncio
@@ -118,13 +118,19 @@ EDGES = (
     EdgeRows("mutes", "muted", "muter"),
     EdgeRows("mutes", "muter"),
 )
-OWN: tuple[tuple[str, str], ...] = (  # collection, field of its owner
-    ("statuses", "user_id"),
-    ("notifications", "whom"),
-    ("tokens", "user_id"),
-    ("inboxes", "_id"),
-    ("active_readers", "_id"),
-)
+
+
+def own_rows(person: ObjectId) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    """Return each collection that has rows of a person alone, and which these are."""
+    return (
+        ("statuses", {"user_id": person}),
+        ("notifications", {"whom": person}),
+        ("events", {"whom": person}),
+        ("tokens", {"user_id": person}),
+        ("inboxes", {"_id": person}),
+        ("active_readers", {"_id": person}),
+        ("images", {"owner": person, "until": {"$exists": True}}),  # nobody was sent it
+    )
 
 
 async def clear_departures(db: Database, clock: Clock, bus: Bus) -> None:
@@ -165,8 +171,10 @@ async def _clear(db: Database, bus: Bus, person: ObjectId) -> bool:
         left -= 1
     while left and await _conversations(db, bus, person):
         left -= 1
-    for collection, owner in OWN:
-        while left and await _own(db, collection, {owner: person}):
+    while left and await _unkept(db, person):
+        left -= 1
+    for collection, theirs in own_rows(person):
+        while left and await _own(db, collection, theirs):
             left -= 1
     return left > 0
 
@@ -241,6 +249,22 @@ async def _conversations(db: Database, bus: Bus, person: ObjectId) -> bool:
         await transaction(db, partial(end, row, other))
         bus.tell(Hint("talked", other, row["_id"]))
     return bool(some)
+
+
+async def _unkept(db: Database, person: ObjectId) -> bool:
+    """Remove some messages, with their pictures, of a conversation that nobody lists any more, as both have departed or
+    nothing was said in it; and after the last one the conversation. Return whether there was any.
+    """
+    kept_by_nobody = await db["conversations"].find_one({"people": person, "listed": []}, {"_id": 1})
+    if not kept_by_nobody:
+        return False
+    id = kept_by_nobody["_id"]
+    some = await db["messages"].find({"conversation": id}, {"_id": 1, "image": 1}).limit(CHUNK).to_list(None)
+    await db["images"].delete_many({"_id": {"$in": [row["image"] for row in some if "image" in row]}})
+    await db["messages"].delete_many({"_id": {"$in": [row["_id"] for row in some]}})
+    if not some:
+        await db["conversations"].delete_one({"_id": id})
+    return True
 
 
 async def _own(db: Database, collection: str, theirs: Mapping[str, Any]) -> bool:

@@ -465,7 +465,10 @@ class Image(Base):
 
     class Settings:
         name = "images"
-        indexes: ClassVar = [IndexModel("until", expireAfterSeconds=0)]
+        indexes: ClassVar = [
+            IndexModel("until", expireAfterSeconds=0),
+            IndexModel("owner", name="unsent", partialFilterExpression={"until": {"$exists": True}}),
+        ]
         keep_nulls = False
 
 

@@ -40,7 +40,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PLACE_PATTERN = "^[0-9a-f]{35}$"
 TRIES = 100  # to store something while others move the conversation on
 
-FIELDS = ("_id", "people", "seq", "version", "active_at", "unread", "silent", "blocked_by", "marks")
+FIELDS = ("_id", "people", "seq", "version", "active_at", "unread", "silent", "blocked_by", "marks", "listed")
 MESSAGE_FIELDS = ("_id", "who", "client_id", "text", "image", "created_at")
 NOTHING: Mapping[str, int] = {
     "sent": 0,
@@ -510,7 +510,7 @@ class Conversations:
                 raise NotFound("You have no such message.")
             if "image" in found:
                 await pictures.removed(inside, found["image"], self._clock.now())
-            told = await _numbers(inside, side.row["people"])
+            told = await _numbers(inside, side.row["listed"])  # whoever has departed lists nothing any more
             change = {"$set": {"deleted": True, "told": told}, "$unset": {"text": "", "image": ""}}
             await inside[MESSAGES].update_one(there, change, upsert=False)
 

@@ -27,7 +27,7 @@ from app.accounts import in_thread
 from app.errors import Conflict, Invalid, NotFound, TooMany
 from app.models import Image as ImageDocument
 from app.stack import Stack, schema
-from app.stack.mongodb.find import Find
+from app.stack.mongodb.find import Find, together
 from app.stack.mongodb.transaction import Transaction
 
 IMAGES = ImageDocument.Settings.name
@@ -93,7 +93,10 @@ class Pictures:
         return urlsafe_b64encode(payload + await self._signature(payload)).decode().rstrip("="), upload
 
     async def admitted(self, address: str) -> Upload:
-        """Return what this address takes now. Raises NotFound, and Conflict where it has taken it."""
+        """Return what this address takes now.
+
+        Raises NotFound, also where its owner has deleted their account, and Conflict where it has taken it.
+        """
         unknown = NotFound("This address takes nothing, or takes nothing any more.")
         try:
             given = urlsafe_b64decode(address.encode("ascii") + b"=" * (-len(address) % 4))
@@ -104,7 +107,11 @@ class Pictures:
         signed = hmac.compare_digest(given[-SIGNATURE:], await self._signature(given[:-SIGNATURE]))
         if not signed or upload.expires_at <= self._clock.now():
             raise unknown
-        if await self._db[IMAGES].find_one({"_id": upload.id}, {"_id": 1}):
+        gone = Find("users", {"_id": upload.owner, "deleted": True}, ("_id",), 1)
+        found = await together(self._db, taken=Find(IMAGES, {"_id": upload.id}, ("_id",), 1), gone=gone)
+        if found["gone"]:
+            raise unknown
+        if found["taken"]:
             raise Conflict("This address has taken its picture.")
         return Upload(upload.id, upload.owner, TYPES[type], size, upload.expires_at)
 

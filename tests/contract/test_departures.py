@@ -10,6 +10,7 @@ from app import departures
 from app.accounts import OURSELVES, Accounts
 from app.departures import LINGER_S, clear_departures, depart
 from app.errors import NotFound, WrongPassword
+from app.inbox.conversations import Conversations
 from app.inbox.mentions import seen_mentions
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
@@ -239,6 +240,22 @@ def test_no_transaction_outlives_the_last_round() -> None:
     """MongoDB gives up those that are 60 s old, and looks for them every half of that."""
     oldest_s, every_s = 60, 30
     assert oldest_s + every_s < LINGER_S
+
+
+async def test_what_is_done_later_makes_nothing_of_it_anew(town: World) -> None:
+    """A worker was away and handles what was done to them before; and somebody deletes what they had said to them."""
+    ann, zoe, conversations = town.ids["ann"], town.ids["zoe"], Conversations(town.stack)
+    talk, _ = await conversations.open(ann, zoe)
+    await conversations.send(ann, talk.id, "1", "hello")
+    await town.social.unfollow(ann, zoe)
+    await town.social.follow(ann, zoe)
+    await leave(town, "zoe")
+    await cleared(town)
+    await town.drain()
+    await conversations.delete(ann, talk.id, 1)
+    left = await rows_that_name(town, zoe)
+    assert left.keys() <= {"notifications", "conversations", "messages"}, "what others keep"
+    assert {row["whom"] for row in left.get("notifications", ())} <= {ann, town.ids["ben"]}
 
 
 async def test_a_process_that_has_seen_nothing_yet_knows_it(town: World) -> None:

@@ -12,11 +12,13 @@ import pytest
 from bson import ObjectId
 from PIL import Image, ImageSequence, PngImagePlugin
 
+from app.departures import depart
 from app.errors import Conflict, Invalid, NotFound, TooMany
 from app.inbox import pictures
 from app.inbox.conversations import Conversations
 from app.inbox.pictures import ADDRESS_S, IMAGES, UNSENT, Pictures, Type, made_anew
 from app.stack.mongodb.stand_in import is_stand_in
+from tests.contract.test_departures import cleared
 from tests.dates import NOON
 from tests.world import World
 
@@ -251,6 +253,48 @@ async def test_what_nobody_sent_is_gone_after_a_day(album: Album) -> None:
     else:
         indexes = (await images.index_information()).values()
         assert [index["expireAfterSeconds"] for index in indexes if index["key"] == [("until", 1)]] == [0]
+
+
+async def test_what_was_not_sent_goes_with_the_account(album: Album) -> None:
+    """And an address that was given out takes nothing any more."""
+    ann, ben, _ = album.ids.values()
+    talk, _ = await album.conversations.open(ann, ben)
+    sent = await album.upload("ann")
+    await album.conversations.send(ann, talk.id, "1", None, sent)
+    others = await album.upload("ben")
+    await album.upload("ann")
+    address, _ = await album.pictures.address(ann, "image/png", 1)
+    await album.pictures.admitted(address)
+    await depart(album.world.stack.db, album.world.clock, ann)
+    with pytest.raises(NotFound):
+        await album.pictures.admitted(address)
+    await cleared(album.world)
+    left = await album.world.stack.db[IMAGES].find({}, {"_id": 1}).to_list(None)
+    assert {row["_id"] for row in left} == {sent, others}
+
+
+async def test_a_conversation_goes_with_the_last_of_the_two(album: Album) -> None:
+    """With what was said and its pictures. One in which nothing was said goes with whoever began it."""
+    conversations, world, (ann, ben, cat) = album.conversations, album.world, album.ids.values()
+    talk, _ = await conversations.open(ann, ben)
+    for n in range(3):
+        who = ("ann", "ben")[n % 2]
+        await conversations.send(album.ids[who], talk.id, str(n), "hello", await album.upload(who))
+    await conversations.open(ann, cat)
+    kept, _ = await conversations.open(cat, ann)
+    assert kept.last is None
+    other, _ = await conversations.open(ben, cat)
+    await conversations.send(ben, other.id, "1", "for cat")
+    await depart(world.stack.db, world.clock, ann)
+    await cleared(world)
+    assert len((await conversations.messages(ben, talk.id, None, 20))[0]) == 3
+    assert [one.id for one in (await conversations.page(ben, None, 20))[0]] == [other.id, talk.id]
+    await depart(world.stack.db, world.clock, ben)
+    await cleared(world)
+    left = await world.dump()
+    assert [[row["_id"] for row in left[name]] for name in ("conversations", "images")] == [[other.id], []]
+    assert [row["conversation"] for row in left["messages"]] == [other.id]
+    assert [message.text for message in (await conversations.messages(cat, other.id, None, 20))[0]] == ["for cat"]
 
 
 async def test_only_so_many_arrive_at_once(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
