@@ -233,11 +233,11 @@ async def _conversations(db: Database, bus: Bus, person: ObjectId) -> bool:
     """End some conversations; return whether there were any. The other keeps what was said, and says no more, as
     after a block. They are told of this change, so it takes a number of their inbox where they list the conversation.
     """
-    theirs = {"people": person, "blocked_by": {"$ne": person}}
+    theirs = {"people": person, "gone": {"$ne": person}}
     some = await db["conversations"].find(theirs, {"_id": 1, "people": 1, "listed": 1}).limit(CHUNK).to_list(None)
 
     async def end(row: Mapping[str, Any], other: ObjectId, inside: Transaction) -> None:
-        change: dict[str, Any] = {"$inc": {"version": 1}, "$addToSet": {"blocked_by": person}}
+        change: dict[str, Any] = {"$inc": {"version": 1}, "$addToSet": {"blocked_by": person, "gone": person}}
         change["$pull"] = {"listed": person, "unread": person}
         if other in row["listed"]:
             seq = await inside["inboxes"].next_number({"_id": other}, "seq")

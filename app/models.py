@@ -388,6 +388,7 @@ class Conversation(Base):
     `active_at`: the time of the last message, or of the conversation while it is empty.
     `listed`: who finds it in their list. `unread`: who has unread messages. `silent`: who wants no badge for them.
     `blocked_by`: who of them blocks the other, which changes together with `blocks`; and whose account is deleted.
+    `gone`: whose account is deleted, and has left this conversation.
     `marks`: for each person, by id, how far they are.
     `told`: for each person the number (`Inbox.seq`) that its last change other than by a message had.
     """
@@ -402,6 +403,7 @@ class Conversation(Base):
     unread: list[ObjectId]
     silent: list[ObjectId]
     blocked_by: list[ObjectId]
+    gone: list[ObjectId] | None = None
     marks: dict[str, dict[str, int]]
     told: list[dict[str, Any]]
 

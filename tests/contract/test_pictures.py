@@ -285,6 +285,7 @@ async def test_a_conversation_goes_with_the_last_of_the_two(album: Album) -> Non
     assert kept.last is None
     other, _ = await conversations.open(ben, cat)
     await conversations.send(ben, other.id, "1", "for cat")
+    await world.social.block(ann, ben)
     await depart(world.stack.db, world.clock, ann)
     await cleared(world)
     assert len((await conversations.messages(ben, talk.id, None, 20))[0]) == 3

@@ -711,6 +711,16 @@ async def test_what_goes_with_an_account_is_told_when_it_goes(chat: Chat) -> Non
     assert ann.state["talk"][str(chat.with_cat)]["handle"] is None
 
 
+async def test_who_was_blocked_is_told_that_the_account_is_deleted(chat: Chat) -> None:
+    town, ann, cat = chat.town, chat.clients[0], chat.town.ids["cat"]
+    await town.social.block(cat, ann.me)
+    await depart(town.stack.db, town.clock, cat)
+    await clear_departures(town.stack.db, town.clock, town.stack.bus)
+    assert "conversation" in (await chat.told())[0]
+    assert ann.state
+    assert ann.state["talk"][str(chat.with_cat)]["handle"] is None
+
+
 async def test_presence_is_nothing_that_was_missed(chat: Chat) -> None:
     """It is told anew to whoever comes back, of as many people as they have conversations with."""
     ann, ben, _ = chat.clients

@@ -1575,6 +1575,14 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=_of(HUB, "test_what_goes_with_an_account_is_told_when_it_goes"),
     ),
     Mutant(
+        "whom a deleted account had blocked is told nothing",
+        "15 conversations",
+        "app.departures._conversations",
+        '"gone": {"$ne": person}',
+        '"blocked_by": {"$ne": person}',
+        _of(HUB, "test_who_was_blocked_is_told_that_the_account_is_deleted"),
+    ),
+    Mutant(
         "an open page is not told at once that likes have gone",
         "11 likes",
         "app.departures._likes",
