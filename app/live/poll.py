@@ -4,7 +4,7 @@ It is the back-up, never the way.
 """
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from bson import ObjectId
@@ -23,7 +23,7 @@ from app.stack.mongodb.find import NEWEST_FIRST, Find, together
 
 TOLD_AT_ONCE = 50  # people whose notifications one command looks at
 MET_AT_ONCE = 20  # people with conversations whom one command looks for, each with 200 others at most
-NEWLY_S = 120  # what is younger may be news: no insert takes as long
+NEWLY_S = 120  # what was younger at the last look may be news: no insert takes as long
 MOST_NEW = 5_000  # statuses or follows that may be news; where there are more, everybody's page is read
 MOST_HEARD = 20_000  # statuses that are remembered to have been heard of
 NOBODY = FIRST_ID
@@ -46,6 +46,7 @@ class Poll:
         self._db, self._clock, self._notifications, self._presences = stack.db, stack.clock, notifications, presences
         self._watchers, self._hear = watchers, hear
         self._newly: set[ObjectId] = set()  # statuses and follows that have been heard of, or were found before
+        self._looked_at = stack.clock.now()  # the last time that all of it was seen
 
     def note_heard(self, status: ObjectId) -> None:
         if len(self._newly) < MOST_HEARD:
@@ -57,9 +58,10 @@ class Poll:
 
     async def look(self) -> None:
         """Look for what has changed of all who are here since they were told."""
-        if not list(self._watchers):
-            return
-        await self._look_for_news()
+        now = self._clock.now()
+        if list(self._watchers):
+            await self._look_for_news(min(self._looked_at, now))
+        self._looked_at = now
         here = [watcher for watcher in self._watchers if watcher.looked]  # who is just coming reads it all
         for some in chunks(here, PEOPLE_AT_ONCE):
             await self._compare_state(some)
@@ -70,9 +72,9 @@ class Poll:
         for some in chunks(met, MET_AT_ONCE):
             await self._compare_presence(some)
 
-    async def _look_for_news(self) -> None:
-        """Look for names, statuses and follows that no hint told of."""
-        newly = {"_id": {"$gt": id_at(self._clock.now() - timedelta(seconds=NEWLY_S))}}
+    async def _look_for_news(self, since: datetime) -> None:
+        """Look for names, statuses and follows that no hint told of. `since`: the last look, however long ago."""
+        newly = {"_id": {"$gt": id_at(since - timedelta(seconds=NEWLY_S))}}
         found = await together(
             self._db,
             names=version_of(NAMES),

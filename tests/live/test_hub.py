@@ -19,10 +19,11 @@ from app.inbox import notifications
 from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import INBOXES, Notifier
-from app.live import behind, news, truth
+from app.live import behind, news, poll, truth
 from app.live import hub as hubs
 from app.live.connection import EACH, MOST_QUEUED, OVER, SLOW, STILL_HERE, STOPPED, Connection, StreamEvent
 from app.live.hub import READS_AT_ONCE
+from app.live.poll import NEWLY_S
 from app.live.position import PAGE, Has
 from app.live.presence import Presences
 from app.live.steps import Step
@@ -765,6 +766,26 @@ async def test_what_could_not_be_told_is_told_later(town: World) -> None:
     hub.listener.missed()
     await hub.settled()
     assert [event.name for event in ann.take()] == ["status"]
+
+
+async def test_what_comes_while_no_look_can_be_made_is_found_by_the_next(town: World) -> None:
+    """However long MongoDB and Redis are away from this process alone; a status is told, and who follows back."""
+    await town.post("ben", "for mutual followers", "mutuals")
+    hub = await new_hub(town)
+    ann = await up_to_date(hub, town, "ann")
+    away = patch.object(poll, "together", AsyncMock(side_effect=ConnectionFailure))
+    with away, patch.object(town.stack.bus, "tell", lambda *_: None):
+        await town.post("cat", "hello")
+        await town.follow("ben", "ann")
+        for _ in range(3):
+            town.clock.advance(NEWLY_S)
+            hub.listener.missed()
+            with pytest.raises(ConnectionFailure):
+                await hub.settle()
+    hub.listener.missed()
+    await settled(hub)
+    assert sorted(event.name for event in ann.take() if not event.name.startswith("notification")) == ["status"] * 2
+    assert [each["text"] for each in (await fetched(town, ann.me))["statuses"]] == ["hello", "for mutual followers"]
 
 
 async def test_nothing_is_kept_of_whoever_has_gone(town: World) -> None:

@@ -3055,6 +3055,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_whoever_had_nothing_is_told_of_each_that_came"),
     ),
     Mutant(
+        "a look goes back two minutes, however long ago the last one was",
+        "live",
+        "app.live.poll.Poll.look",
+        "min(self._looked_at, now)",
+        "now",
+        _of(HUB, "test_what_comes_while_no_look_can_be_made_is_found_by_the_next"),
+    ),
+    Mutant(
         "lost hints are lost",
         "live",
         "app.live.hub.Hub.settle",
