@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 
 from bson import ObjectId
 
@@ -22,9 +23,9 @@ from app.live.behind import Behind
 from app.live.connection import EACH, OVER, STILL_HERE, STOPPED, Connection
 from app.live.news import News
 from app.live.poll import Poll
-from app.live.position import Shown
+from app.live.position import Has, Shown
 from app.live.presence import Presences
-from app.live.steps import Faces, counted
+from app.live.steps import Faces, Step, counted
 from app.live.talk import Talk
 from app.live.truth import PersonState, Truth
 from app.live.watchers import EVERYTHING, NONE, Part, Watcher, Watchers
@@ -70,7 +71,7 @@ class Hub:
         self._truth = Truth(stack.db, timelines, social, notifications, presences, messages_unread, faces, talk, here)
         self._news = News(stack.db, social, faces, here)
         self._talk = talk
-        self._behind = Behind(here, self._truth, timelines, notifications)
+        self._behind = Behind(here, self._truth, timelines)
         self._poll = Poll(stack, notifications, presences, here, self._hear)
         self._heard: list[Hint] = []
         self._wake, self._gap = asyncio.Event(), asyncio.Event()  # something has been heard; may have been missed
@@ -281,17 +282,15 @@ class Hub:
         except BaseException:
             watcher.dirty = watcher.dirty.union(parts)  # some of it counts as looked at, and nobody was told of it
             raise
+        if steps is None:  # they fetch everything: a position from now on says that they have it
+            steps = [Step("reset", "{}", partial(_have, read))]
         told = any(step.event.startswith("notification") for step in steps)  # each says how many are unread
         if read.counts != (watcher.counts._replace(unread=read.counts.unread) if told else watcher.counts):
             steps.append(counted(read.counts))
         self.watchers.tell(watcher, steps)
         watcher.counts = read.counts
-        if read.page is not None:
-            watcher.has.names = read.names
-            watcher.has.page = {row.id: Shown.of(row) for row in read.page}
+        _have(read, watcher.has)
         if read.notes is not None:
-            watcher.has.seq = read.seq
-            watcher.has.notes = [one.seq for one in read.notes]
             watcher.tellers = frozenset(IDS.of(one.who) for one in read.told) or NONE
             watcher.about = frozenset(one.status.id for one in read.told if one.status) or NONE
             watcher.down_to = read.down_to
@@ -325,3 +324,13 @@ class Hub:
         for connection in here:
             if connection.token in ended:
                 connection.close(OVER)
+
+
+def _have(read: PersonState, has: Has) -> None:
+    """Note that somebody has been told of all that was read."""
+    if read.page is not None:
+        has.names = read.names
+        has.page = {row.id: Shown.of(row) for row in read.page}
+    if read.notes is not None:
+        has.seq = read.seq
+        has.notes = [one.seq for one in read.notes]

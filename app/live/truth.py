@@ -22,6 +22,7 @@ from app.stack.mongodb.joined import joined
 from phases.timelines import Timelines
 
 RENAMED_AT_ONCE = 200
+MOST_MISSED = 500  # events that somebody is told at once; more are a `reset`
 
 
 class PersonState(NamedTuple):
@@ -112,10 +113,11 @@ class Truth:
 
     async def steps(
         self, watcher: Watcher, old: Has, read: PersonState, seen: Mapping[ObjectId, Presence | None]
-    ) -> list[Step]:
+    ) -> list[Step] | None:
         """Return the steps from what somebody has to what there is, in the order in which they are told.
 
-        `seen`: the presence that they have been told.
+        None: they are more than MOST_MISSED, or nobody knows them. Presence does not count: it is in no position, and
+        told anew. `seen`: the presence that they have been told.
         """
         steps: list[Step] = []
         if read.page is not None:
@@ -125,11 +127,17 @@ class Truth:
                 renamed = await rows(self._db, renamed_since(old.names, sorted(named)))
                 steps += name_steps(renamed, old, named)
         if read.notes is not None and old.seq is not None:
-            numbered = note_steps(old, read.notes, read.people, self._faces, read.counts.unread)
+            notes = await self._missed(watcher.me, old.seq, read)
+            if notes is None:
+                return None
+            people = {**read.people, **await self.people((), notes[len(read.notes) :])}
+            numbered = note_steps(old, notes, people, self._faces, read.counts.unread)
             more = await self._talk.between(watcher.me, old.seq, read.seq) if self._talk else []
             if more:
                 watcher.acquainted = await self._acquainted(watcher.me)
             steps += sorted([*numbered, *more], key=lambda step: step.seq)
+        if len(steps) > MOST_MISSED:
+            return None
         if read.seen is not None:
             new = {id: now for id, now in read.seen.items() if id not in seen or is_another(now, seen[id])}
             people = await self._social.people(new)
@@ -137,6 +145,20 @@ class Truth:
                 Step("presence", as_json(self._faces.presence(people[id], new[id]))) for id in new if id in people
             ]
         return steps
+
+    async def _missed(self, me: ObjectId, after: int, read: PersonState) -> list[Notification] | None:
+        """Return the first page of notifications, and older ones with a `seq` above `after`.
+
+        None: these are more than MOST_MISSED, or too many are not shown.
+        """
+        assert read.notes is not None
+        if read.older is None or read.older <= after:
+            return read.notes
+        missed = await self._notifications.between(me, after, read.seq, MOST_MISSED)
+        if missed is None:
+            return None
+        oldest = read.notes[-1].seq if read.notes else 0
+        return [*read.notes, *(one for one in missed if one.seq < oldest)]
 
     async def look_at_edges(self, watcher: Watcher) -> None:
         me = watcher.me

@@ -19,8 +19,8 @@ from app.inbox import notifications
 from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import INBOXES, Notifier
-from app.live import behind, news, poll, truth
 from app.live import hub as hubs
+from app.live import news, poll, truth
 from app.live.connection import EACH, MOST_QUEUED, OVER, SLOW, STILL_HERE, STOPPED, Connection, StreamEvent
 from app.live.hub import READS_AT_ONCE
 from app.live.poll import NEWLY_S
@@ -150,7 +150,7 @@ async def test_more_than_can_be_told_is_a_reset(town: World) -> None:
     ann.take()
     ann.leave()
     for most, said in ((2, ["ready", "status", "status"]), (1, ["ready", "reset"])):
-        with patch.object(behind, "MOST_MISSED", most):
+        with patch.object(truth, "MOST_MISSED", most):
             for n in range(2):
                 await town.post("ben", f"{most} {n}")
             again = Client(hub, ann.me, last=ann.last)
@@ -171,6 +171,56 @@ async def test_whoever_had_nothing_is_told_of_each_that_came(town: World) -> Non
     told = [json.loads(event.data)["text"] for event in ann.take() if event.name == "status"]
     assert told == [str(n) for n in range(PAGE + 2)]
     assert ann.state == await fetched(town, ann.me)
+
+
+async def test_whoever_comes_back_is_told_of_what_was_stored_late(town: World) -> None:
+    """Its id is older than that of the newest status that they have, and by now it is beyond the first page."""
+    hub = await new_hub(town)
+    for n in range(PAGE):
+        await town.post("ben", f"before {n}")
+    early = town.clock.new_id()
+    await town.post("ben", "the newest")
+    ann = await up_to_date(hub, town, "ann")
+    ann.leave()
+    with patch.object(town.clock, "new_id", lambda: early):
+        await town.social.post(town.ids["cat"], "late")
+    for n in range(PAGE):
+        await town.post("ben", str(n))
+    await ann.connect()
+    told = [json.loads(event.data)["text"] for event in ann.take() if event.name == "status"]
+    assert told == ["late", *map(str, range(PAGE))]
+    assert ann.state == await fetched(town, ann.me)
+
+
+async def test_whoever_stays_is_told_of_each_notification(town: World) -> None:
+    """However many come between two looks, as whoever comes back is."""
+    fans = [f"fan{n}" for n in range(PAGE + 2)]
+    await town.people(*fans)
+    hub = await new_hub(town)
+    ann = await up_to_date(hub, town, "ann")
+    with patch.object(town.stack.bus, "tell", lambda *_: None):
+        for fan in fans:
+            await town.follow(fan, "ann")
+        await town.drain()
+    hub.listener.missed()
+    await settled(hub)
+    told = [json.loads(event.data)["from"]["handle"] for event in ann.take() if event.name == "notification"]
+    assert told == fans
+    assert ann.state == await fetched(town, ann.me)
+
+
+async def test_more_than_can_be_told_is_a_reset_for_whoever_stays(town: World) -> None:
+    hub = await new_hub(town)
+    ann = await up_to_date(hub, town, "ann")
+    for follower in ("ben", "cat"):
+        await town.follow(follower, "ann")
+    await town.drain()
+    with patch.object(truth, "MOST_MISSED", 1):
+        await settled(hub)
+    assert [event.name for event in ann.take()] == ["reset", "unread"]
+    ann.leave()
+    await ann.connect()
+    assert [event.name for event in ann.take()] == ["ready"]
 
 
 async def test_more_than_can_be_looked_through_is_a_reset(town: World) -> None:
@@ -727,7 +777,7 @@ async def test_presence_is_nothing_that_was_missed(chat: Chat) -> None:
     ann, ben, _ = chat.clients
     ann.leave()
     await chat.talk.send(ben.me, chat.with_ben, "c1", "hello?")
-    with patch.object(behind, "MOST_MISSED", 1):
+    with patch.object(truth, "MOST_MISSED", 1):
         await ann.connect()
     assert [event.name for event in ann.take()] == ["ready", "message", "presence", "presence"]
 
