@@ -21,7 +21,7 @@ from bson import Binary, ObjectId
 from cachetools import LRUCache
 from pymongo.errors import DuplicateKeyError
 
-from app.departures import depart, take_likes_back
+from app.departures import depart, end_conversations, take_likes_back
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Account, Ticket, User
 from app.stack import Hint, Stack
@@ -211,13 +211,15 @@ class Accounts:
         self._stack.bus.tell(Hint("presence", me.id))
 
     async def delete(self, me: Account, password: str, caller: Caller = OURSELVES) -> None:
-        """Delete the account: from now on nothing of it is visible, its tokens are over, and its likes are not counted.
+        """Delete the account: from now on nothing of it is visible, its tokens are over, its likes are not counted, and
+        its conversations have ended.
         Raises WrongPassword and TooMany.
         """
         await self._proven(me.handle, password, caller)
         await depart(self._stack.db, self._clock, me.id)
         self._stack.bus.tell(Hint("named", me.id), Hint("tokens", me.id))
         await take_likes_back(self._stack, me.id)
+        await end_conversations(self._stack, me.id)
 
     async def _proven(self, handle: str, password: str, caller: Caller) -> User:
         """Return the person who has this handle and password. Raises WrongPassword and TooMany."""

@@ -98,6 +98,16 @@ async def take_likes_back(stack: Stack, person: ObjectId) -> None:
         log.info("likes of a deleted account wait: %s", error)
 
 
+async def end_conversations(stack: Stack, person: ObjectId) -> None:
+    """End conversations of somebody who has departed and waits for it, CHUNK of them: an open page of the other shows
+    whom it is with, and is told by that. The rounds end those beyond these, or while a server is away.
+    """
+    try:
+        await _conversations(stack.db, stack.bus, person)
+    except UNAVAILABLE as error:
+        log.info("conversations of a deleted account wait: %s", error)
+
+
 class EdgeRows(NamedTuple):
     """The rows that name somebody at `end`. `reader`: the field of the reader at the other end, where their version
     covers the rows.

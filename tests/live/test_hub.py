@@ -772,6 +772,17 @@ async def test_who_was_blocked_is_told_that_the_account_is_deleted(chat: Chat) -
     assert ann.state["talk"][str(chat.with_cat)]["handle"] is None
 
 
+async def test_who_has_a_page_open_is_told_at_once_that_an_account_is_deleted(chat: Chat) -> None:
+    """Nobody sweeps before."""
+    town, ann = chat.town, chat.clients[0]
+    with patch.object(Accounts, "_proven", AsyncMock()):
+        await Accounts(town.stack).delete(Account(town.ids["cat"], "cat"), "correct horse")
+    said = (await chat.told())[0]
+    assert "conversation" in said
+    assert ann.state
+    assert ann.state["talk"][str(chat.with_cat)]["handle"] is None
+
+
 async def test_presence_is_nothing_that_was_missed(chat: Chat) -> None:
     """It is told anew to whoever comes back, of as many people as they have conversations with."""
     ann, ben, _ = chat.clients
