@@ -86,7 +86,12 @@ class Config(BaseModel):
     redis_aof: bool = Field(default=True, description="whether the Redis that is started keeps its queue on disk")
 
     cap: int = Field(default=800, ge=1, le=10_000, description="entries kept per home timeline")
-    chunk: int = Field(default=150, ge=1, le=20_000, description="followers served by one step of phase 3")
+    chunk: int = Field(
+        default=150,
+        ge=1,
+        le=20_000,
+        description="followers served by one step of phase 3: more take less processor time, and others wait longer",
+    )
     list_chunk: int = Field(
         default=4_000, ge=1, le=20_000, description="the same in phases 4, 5 and 6, which are faster"
     )
