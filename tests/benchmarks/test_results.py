@@ -75,12 +75,11 @@ def test_every_kept_report_has_a_place() -> None:
     assert {path.stem for path in FOLDER.glob("*.json")} <= set(places(DOCUMENT.read_text()))
 
 
-@pytest.mark.parametrize("workload", ["celebrity", "post-heavy", "read-heavy", "sleepers"])
-def test_every_phase_that_was_measured_is_kept(workload: str) -> None:
-    report = load(FOLDER / f"facebook-{workload}.json")
-    assert isinstance(report, Comparison)
-    assert list(report.phases) == [slug for slug in SLUGS if slug in report.phases]
-    assert set(SLUGS[:4]) <= set(report.phases), "those of the article; later ones from when they are measured"
+def test_every_comparison_is_of_all_phases_and_every_report_of_one_processor() -> None:
+    reports = [load(path) for path in FOLDER.glob("*.json")]
+    compared = [tuple(report.phases) for report in reports if isinstance(report, Comparison)]
+    assert set(compared) == {tuple(SLUGS)}
+    assert len({(report.machine.processor, report.machine.cores) for report in reports}) == 1
 
 
 def test_an_alert_goes_by_the_capacity_that_was_measured() -> None:
