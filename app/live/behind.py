@@ -7,10 +7,9 @@ from bson import ObjectId
 
 from app.clock import FIRST_ID, id_at
 from app.live.connection import StreamEvent
-from app.live.poll import NEWLY_S
 from app.live.position import PAGE, Has, opened, sealed
 from app.live.steps import as_json
-from app.live.truth import MOST_MISSED, PersonState, Truth
+from app.live.truth import MOST_MISSED, NEWLY_S, PersonState, Truth
 from app.live.watchers import Watcher, Watchers
 from app.models import StatusRow
 from phases.timelines import Timelines

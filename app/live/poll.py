@@ -16,14 +16,13 @@ from app.inbox.notifications import Notifications
 from app.live.news import PEOPLE_AT_ONCE, chunks
 from app.live.position import Shown
 from app.live.presence import Presences, is_another
-from app.live.truth import inbox_in, inboxes_of
+from app.live.truth import NEWLY_S, inbox_in, inboxes_of
 from app.live.watchers import EVERYTHING, Looked, Part, Watcher, Watchers
 from app.stack import Hint, Stack
 from app.stack.mongodb.find import NEWEST_FIRST, Find, together
 
 TOLD_AT_ONCE = 50  # people whose notifications one command looks at
 MET_AT_ONCE = 20  # people with conversations whom one command looks for, each with 200 others at most
-NEWLY_S = 120  # what was younger at the last look may be news: no insert takes as long
 MOST_NEW = 5_000  # statuses or follows that may be news; where there are more, everybody's page is read
 MOST_HEARD = 20_000  # statuses that are remembered to have been heard of
 NOBODY = FIRST_ID
@@ -73,7 +72,10 @@ class Poll:
             await self._compare_presence(some)
 
     async def _look_for_news(self, since: datetime) -> None:
-        """Look for names, statuses and follows that no hint told of. `since`: the last look, however long ago."""
+        """Look for names, statuses and follows that no hint told of. `since`: the last look, however long ago.
+
+        What was younger than NEWLY_S then may be among them.
+        """
         newly = {"_id": {"$gt": id_at(since - timedelta(seconds=NEWLY_S))}}
         found = await together(
             self._db,

@@ -22,6 +22,7 @@ from app.stack.mongodb.joined import joined
 from phases.timelines import Timelines
 
 RENAMED_AT_ONCE = 200
+NEWLY_S = 120  # between the id of a status and its insert, at most: no insert takes as long
 MOST_MISSED = 500  # events that somebody is told at once; more are a `reset`
 
 

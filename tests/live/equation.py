@@ -25,9 +25,9 @@ from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.live import behind, position, steps, truth
 from app.live.hub import Hub
-from app.live.poll import NEWLY_S
 from app.live.presence import Presences
 from app.live.talk import Talk
+from app.live.truth import NEWLY_S
 from app.models import Account, Audience
 from app.stack import Addresses, Hint, Stack, connected
 from app.stack.bus import HintKind, MemoryBus

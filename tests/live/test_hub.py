@@ -23,12 +23,11 @@ from app.live import hub as hubs
 from app.live import news, poll, truth
 from app.live.connection import EACH, MOST_QUEUED, OVER, SLOW, STILL_HERE, STOPPED, Connection, StreamEvent
 from app.live.hub import READS_AT_ONCE
-from app.live.poll import NEWLY_S
 from app.live.position import PAGE, Has
 from app.live.presence import Presences
 from app.live.steps import Step
 from app.live.talk import Talk
-from app.live.truth import Truth
+from app.live.truth import NEWLY_S, Truth
 from app.live.watchers import Watcher
 from app.models import Account
 from app.stack import Hint, OutOfTime
