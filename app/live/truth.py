@@ -128,14 +128,14 @@ class Truth:
                 renamed = await rows(self._db, renamed_since(old.names, sorted(named)))
                 steps += name_steps(renamed, old, named)
         if read.notes is not None and old.seq is not None:
+            more = await self._talk.between(watcher.me, old.seq, read.seq) if self._talk else []
+            if more:
+                watcher.acquainted = await self._acquainted(watcher.me)
             notes = await self._missed(watcher.me, old.seq, read)
             if notes is None:
                 return None
             people = {**read.people, **await self.people((), notes[len(read.notes) :])}
             numbered = note_steps(old, notes, people, self._faces, read.counts.unread)
-            more = await self._talk.between(watcher.me, old.seq, read.seq) if self._talk else []
-            if more:
-                watcher.acquainted = await self._acquainted(watcher.me)
             steps += sorted([*numbered, *more], key=lambda step: step.seq)
         if len(steps) > MOST_MISSED:
             return None

@@ -782,6 +782,28 @@ async def test_who_has_a_page_open_is_told_at_once_that_an_account_is_deleted(ch
     assert ann.state["talk"][str(chat.with_cat)]["handle"] is None
 
 
+async def test_who_is_told_to_fetch_everything_is_told_of_presence_from_then_on(chat: Chat) -> None:
+    """Also of whoever wrote to them for the first time among what could not be told."""
+    town, ann, fans = chat.town, chat.clients[0], [f"fan{n}" for n in range(PAGE + 2)]
+    await town.people("dan", *fans)
+    await town.follow("ann", "dan")
+    await town.follow("dan", "ann")
+    made, _ = await chat.talk.open(town.ids["dan"], ann.me)
+    ann.hub.listener.missed()
+    await chat.told()
+    with patch.object(town.stack.bus, "tell", lambda *_: None):
+        await chat.talk.send(town.ids["dan"], made.id, "c1", "hello")
+        for fan in fans:
+            await town.follow(fan, "ann")
+        await town.drain()
+    ann.hub.listener.missed()
+    with patch.object(truth, "MOST_MISSED", 1):
+        assert "reset" in (await chat.told())[0]
+    await Presences(town.stack).connected(town.ids["dan"], "a device")
+    town.stack.bus.tell(Hint("presence", town.ids["dan"]))
+    assert (await chat.told())[0] == ["presence"]
+
+
 async def test_presence_is_nothing_that_was_missed(chat: Chat) -> None:
     """It is told anew to whoever comes back, of as many people as they have conversations with."""
     ann, ben, _ = chat.clients

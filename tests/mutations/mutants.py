@@ -3087,6 +3087,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_what_comes_while_no_look_can_be_made_is_found_by_the_next"),
     ),
     Mutant(
+        "whoever is told `reset` is not told of the presence of somebody new",
+        "live talk",
+        "app.live.truth.Truth.steps",
+        "            if more:\n                watcher.acquainted = await self._acquainted(watcher.me)\n",
+        behind="            numbered = note_steps(old, notes, people, self._faces, read.counts.unread)\n",
+        tests=_of(HUB, "test_who_is_told_to_fetch_everything_is_told_of_presence_from_then_on"),
+    ),
+    Mutant(
         "lost hints are lost",
         "live",
         "app.live.hub.Hub.settle",
