@@ -31,7 +31,7 @@ from app.live.truth import PersonState, Truth
 from app.live.watchers import EVERYTHING, NONE, Part, Watcher, Watchers
 from app.same import IDS
 from app.social import Social
-from app.stack import UNAVAILABLE, Hint, OutOfTime, Stack, within
+from app.stack import UNAVAILABLE, Hint, OutOfTime, Stack, is_away, within
 from app.stack.bus import Listener
 from app.watch.background import errors_counted
 from phases.timelines import Timelines
@@ -170,6 +170,7 @@ class Hub:
     def _hear(self, hint: Hint) -> None:
         if len(self._heard) >= MOST_HEARD:
             self._gap.set()
+            self._poll.forget()  # it may be what a look has found
             return
         self._heard.append(hint)
         self._wake.set()
@@ -196,9 +197,12 @@ class Hub:
             while self._heard:
                 hints, self._heard = self._heard, []
                 await self._handle(hints)
-        except BaseException:
+        except BaseException as error:
+            if not is_away(error):
+                self._poll.note_told()  # it may fail for ever: after two minutes no look finds it any more
             self._poll.forget()  # some of it has not been told
             raise
+        self._poll.note_told()
 
     async def _handle(self, hints: Sequence[Hint]) -> None:
         posted: dict[ObjectId, ObjectId] = {}

@@ -4,7 +4,7 @@ It is the back-up, never the way.
 """
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import NamedTuple
 
 from bson import ObjectId
@@ -45,22 +45,27 @@ class Poll:
         self._db, self._clock, self._notifications, self._presences = stack.db, stack.clock, notifications, presences
         self._watchers, self._hear = watchers, hear
         self._newly: set[ObjectId] = set()  # statuses and follows that have been heard of, or were found before
-        self._looked_at = stack.clock.now()  # the last time that all of it was seen
+        # The last look that saw all of it, and the last one of which all has been told.
+        self._looked_at = self._told_at = stack.clock.now()
 
     def note_heard(self, status: ObjectId) -> None:
         if len(self._newly) < MOST_HEARD:
             self._newly.add(status)
 
     def forget(self) -> None:
-        """Forget which statuses have been heard of, because some of them have not been told."""
-        self._newly = set()
+        """Forget what has been heard of and found since it was all told, because some of it has not been."""
+        self._newly, self._looked_at = set(), self._told_at
+
+    def note_told(self) -> None:
+        """Note that all that has been heard and found by now has been told."""
+        self._told_at = self._looked_at
 
     async def look(self) -> None:
         """Look for what has changed of all who are here since they were told."""
-        now = self._clock.now()
         if list(self._watchers):
-            await self._look_for_news(min(self._looked_at, now))
-        self._looked_at = now
+            await self._look_for_news()
+        else:
+            self._looked_at = self._clock.now()
         here = [watcher for watcher in self._watchers if watcher.looked]  # who is just coming reads it all
         for some in chunks(here, PEOPLE_AT_ONCE):
             await self._compare_state(some)
@@ -71,27 +76,32 @@ class Poll:
         for some in chunks(met, MET_AT_ONCE):
             await self._compare_presence(some)
 
-    async def _look_for_news(self, since: datetime) -> None:
-        """Look for names, statuses and follows that no hint told of. `since`: the last look, however long ago.
+    async def _look_for_news(self) -> None:
+        """Look for names, statuses and follows that no hint told of since the last look, however long ago that was.
 
         What was younger than NEWLY_S then may be among them.
         """
-        newly = {"_id": {"$gt": id_at(since - timedelta(seconds=NEWLY_S))}}
+        now, since = self._clock.now(), self._looked_at
+        newly = {"_id": {"$gt": id_at(min(since, now) - timedelta(seconds=NEWLY_S))}}
         found = await together(
             self._db,
             names=version_of(NAMES),
             statuses=Find("statuses", newly, ("_id", "user_id"), MOST_NEW, NEWEST_FIRST),
             follows=Find("follows", newly, ("_id", "followee"), MOST_NEW, NEWEST_FIRST),
         )
-        if any(watcher.has.names < version_in(found["names"]) for watcher in self._watchers.known()):
-            self._hear(Hint("named", NOBODY))
-        new = {part: [row for row in found[part] if row["_id"] not in self._newly] for part in ("statuses", "follows")}
-        if any(len(rows) == MOST_NEW for rows in new.values()):
+        parts = ("statuses", "follows")
+        new = {part: [row for row in found[part] if row["_id"] not in self._newly] for part in parts}
+        # Of those beyond the oldest one nothing is known where that was not known either.
+        if any(len(found[part]) == MOST_NEW and found[part][-1] in new[part] for part in parts):
             for watcher in self._watchers:
                 self._watchers.mark_dirty(watcher.me, {"page", "inbox"})
         for row in new["follows"]:
             self._watchers.mark_dirty(row["followee"], {"page", "inbox"})
-        self._newly = {row["_id"] for part in ("statuses", "follows") for row in found[part]}
+        self._newly = {row["_id"] for part in parts for row in found[part]}
+        if self._looked_at == since:  # nothing has been forgotten meanwhile
+            self._looked_at = now
+        if any(watcher.has.names < version_in(found["names"]) for watcher in self._watchers.known()):
+            self._hear(Hint("named", NOBODY))
         for row in new["statuses"]:
             self._hear(Hint("posted", row["user_id"], row["_id"]))
 

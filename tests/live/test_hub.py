@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Coroutine
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 from unittest.mock import AsyncMock, Mock, patch
@@ -868,6 +868,94 @@ async def test_what_comes_while_no_look_can_be_made_is_found_by_the_next(town: W
     await settled(hub)
     assert sorted(event.name for event in ann.take() if not event.name.startswith("notification")) == ["status"] * 2
     assert [each["text"] for each in (await fetched(town, ann.me))["statuses"]] == ["hello", "for mutual followers"]
+
+
+async def test_what_was_found_late_and_could_not_be_told_is_found_again(town: World) -> None:
+    """MongoDB comes back for one look, and goes away again before what it found is told."""
+    hub = await new_hub(town)
+    ann = await up_to_date(hub, town, "ann")
+    with patch.object(town.stack.bus, "tell", lambda *_: None):
+        await town.post("ben", "hello")
+    town.clock.advance(2 * NEWLY_S)
+    for _ in range(2):
+        hub.listener.missed()
+        fails = patch.object(hub._news, "tell", AsyncMock(side_effect=ConnectionFailure))
+        with fails, pytest.raises(ConnectionFailure):
+            await hub.settle()
+    hub.listener.missed()
+    await settled(hub)
+    assert [event.name for event in ann.take()] == ["status"]
+
+
+async def test_what_fails_for_ever_is_not_looked_for_for_ever(town: World) -> None:
+    hub = await new_hub(town)
+    await up_to_date(hub, town, "ann")
+    with patch.object(town.stack.bus, "tell", lambda *_: None):
+        await town.post("ben", "hello")
+    with patch.object(hub._news, "tell", AsyncMock(side_effect=RuntimeError)) as tell:
+        for _ in range(2):
+            hub.listener.missed()
+            with pytest.raises(RuntimeError):
+                await hub.settle()
+            town.clock.advance(2 * NEWLY_S)
+        hub.listener.missed()
+        await hub.settle()
+    assert tell.await_count == 2
+
+
+async def test_what_could_not_be_told_while_a_look_was_made_is_found_by_the_next(town: World) -> None:
+    """An earlier look had found it, long after it came."""
+    hub = await new_hub(town)
+    ann = await up_to_date(hub, town, "ann")
+    with patch.object(town.stack.bus, "tell", lambda *_: None):
+        await town.post("ben", "hello")
+    town.clock.advance(2 * NEWLY_S)
+    await hub._poll.look()
+
+    async def while_telling_fails(db: Database, **finds: Find) -> dict[str, Rows]:
+        fails = patch.object(hub._news, "tell", AsyncMock(side_effect=ConnectionFailure))
+        with fails, suppress(ConnectionFailure):
+            await hub._tell_heard()
+        return await together(db, **finds)
+
+    with patch.object(poll, "together", while_telling_fails):
+        await hub._poll.look()
+    await hub.settled()
+    assert ann.take() == []
+    hub.listener.missed()
+    await settled(hub)
+    assert [event.name for event in ann.take()] == ["status"]
+
+
+async def test_what_a_look_found_while_too_much_was_heard_is_found_by_the_next(town: World) -> None:
+    hub = await new_hub(town)
+    ann = await up_to_date(hub, town, "ann")
+    with patch.object(town.stack.bus, "tell", lambda *_: None):
+        await town.post("ben", "hello")
+    with patch.object(hubs, "MOST_HEARD", 0):
+        await hub._poll.look()
+    await settled(hub)
+    assert [event.name for event in ann.take()] == ["status"]
+
+
+async def test_more_news_than_one_look_finds_is_read_by_everybody(town: World) -> None:
+    """Although some of it has been heard, and not again at the next look."""
+    hub = await new_hub(town)
+    ann = await up_to_date(hub, town, "ann")
+    with patch.object(town.stack.bus, "tell", lambda *_: None):
+        for n in range(3):
+            await town.post("ben", str(n))
+    await town.post("ben", "heard")
+    watcher = hub.watchers.of(ann.me)
+    assert watcher
+    with patch.object(poll, "MOST_NEW", 3):
+        hub.listener.missed()
+        await settled(hub)
+        assert len([event for event in ann.take() if event.name == "status"]) == 4
+        reads = watcher.reads
+        hub.listener.missed()
+        await settled(hub)
+        assert watcher.reads == reads
 
 
 async def test_nothing_is_kept_of_whoever_has_gone(town: World) -> None:
