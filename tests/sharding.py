@@ -81,6 +81,7 @@ SCATTERED: tuple[Scattered, ...] = (
     Scattered("users", ("deleted", "handle"), "sign-in, a profile: as above"),
     Scattered("users", ("$and", "deleted", "handle"), "a search: somebody types"),
     Scattered("tokens", ("user_id",), "the end of all tokens of an account, once in a while"),
+    Scattered("conversations", ("gone", "people"), "the end of all conversations of an account, once: an index"),
     Scattered("follows", (), "whom to suggest: the newest few edges of all"),
     Scattered("users", (), "whom to suggest: the newest few accounts of all"),
     Scattered("conversations", ("pair",), "a block, noted in the conversation of the two: as with handles"),
