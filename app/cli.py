@@ -80,18 +80,26 @@ class Feedlab(click.Group):
         """Run a command. Expected ends: 2 with one line when it cannot start, 130 after Ctrl-C, 143 after SIGTERM."""
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a locale may lack what a sentence or a name has
-        before = signal.signal(signal.SIGTERM, _terminated)
+        ended_by = [signal.SIGINT]
+
+        def terminated(number: int, frame: FrameType | None) -> None:
+            """End as after Ctrl-C: an event loop cancels its work then. To raise right here could be inside a callback
+            of its C code, which makes another error of it.
+            """
+            interrupt = signal.getsignal(signal.SIGINT)
+            if not callable(interrupt):  # whoever runs in the background may ignore it
+                raise SystemExit(128 + number)
+            ended_by.append(signal.Signals(number))
+            interrupt(number, frame)
+
+        before = signal.signal(signal.SIGTERM, terminated)
         try:
             with _told_in_one_line():
                 return super().invoke(context)
         except KeyboardInterrupt:
-            context.exit(130)
+            context.exit(128 + ended_by[-1])
         finally:
             signal.signal(signal.SIGTERM, before)
-
-
-def _terminated(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)  # unwinds, so that servers started for this command are stopped
 
 
 class Directory(click.Path):
