@@ -234,6 +234,31 @@ async def test_a_node_that_says_nothing_of_use_is_away_for_all_who_ask(says: byt
             await memcached.gets("a")
 
 
+async def test_a_connection_whose_asker_has_gone_is_closed_with_the_others() -> None:
+    """An open one would keep uvloop from closing, and so the process from ending."""
+    ended, theirs = asyncio.Event(), list[asyncio.StreamWriter]()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs.append(writer)
+        await reader.read()
+        ended.set()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        memcached = MemcachedNodes([f"127.0.0.1:{server.sockets[0].getsockname()[1]}"], timeout_s=10.0)
+        asking = asyncio.create_task(memcached.gets("a"))
+        await asyncio.sleep(0)
+        asking.cancel()
+        with suppress(asyncio.CancelledError):
+            await asking
+        await memcached.close()
+        try:
+            async with asyncio.timeout(10):
+                await ended.wait()
+        finally:
+            for writer in theirs:
+                writer.close()
+
+
 async def _answers(memcached: Memcached, key: str) -> bool:
     try:
         return await memcached.gets(key) is not None

@@ -114,15 +114,18 @@ class Reads:
             if self._connecting is None or self._connecting.done():
                 self._connecting = asyncio.create_task(self._connect())
                 self._connecting.add_done_callback(_nobodys)
-            connection = self._connection = await asyncio.shield(self._connecting)
+            connection = await asyncio.shield(self._connecting)
         return await connection.ask(key)
 
     async def _connect(self) -> _Connection:
+        """Connect. Whoever wanted it may have gone by then: the connection is there for the next, and to be closed."""
         loop, made = asyncio.get_running_loop(), lambda: _Connection(self._timeout_s)
         async with asyncio.timeout(self._timeout_s):
             if isinstance(self._address, str):
-                return (await loop.create_unix_connection(made, self._address))[1]
-            return (await loop.create_connection(made, *self._address, ssl=self._tls))[1]
+                _, self._connection = await loop.create_unix_connection(made, self._address)
+            else:
+                _, self._connection = await loop.create_connection(made, *self._address, ssl=self._tls)
+        return self._connection
 
     async def close(self) -> None:
         if self._connecting:
