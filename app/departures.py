@@ -22,7 +22,7 @@ from app.clock import FIRST_ID, LAST_ID, Clock
 from app.edges import DEPARTURES, NAMES, VERSIONS, change_edges, version_in, version_of
 from app.errors import TooMany
 from app.models import like_key
-from app.stack import UNAVAILABLE, Hint, Stack
+from app.stack import Hint, Stack, outages_told
 from app.stack.bus import Bus
 from app.stack.cost import uncounted
 from app.stack.mongodb.connection import Database
@@ -90,22 +90,18 @@ async def take_likes_back(stack: Stack, person: ObjectId) -> None:
     """Take back the likes of somebody who has departed and waits for this, in a limited number of steps. Likes beyond
     these, or while a server is away, are counted until a round removes them.
     """
-    try:
+    with outages_told(log.info, "likes of a deleted account wait"):
         for _ in range(LIKE_STEPS):
             if not await _likes(stack.db, stack.bus, person):
                 return
-    except UNAVAILABLE as error:
-        log.info("likes of a deleted account wait: %s", error)
 
 
 async def end_conversations(stack: Stack, person: ObjectId) -> None:
     """End conversations of somebody who has departed and waits for it, CHUNK of them: an open page of the other shows
     whom it is with, and is told by that. The rounds end those beyond these, or while a server is away.
     """
-    try:
+    with outages_told(log.info, "conversations of a deleted account wait"):
         await _conversations(stack.db, stack.bus, person)
-    except UNAVAILABLE as error:
-        log.info("conversations of a deleted account wait: %s", error)
 
 
 class EdgeRows(NamedTuple):
@@ -162,11 +158,9 @@ async def keep_clearing(stack: Stack) -> None:
     """Do rounds until cancelled, where no worker may sweep."""
     while True:
         await asyncio.sleep(EVERY_S)
-        with errors_counted("departures", "what deleted accounts have left waits"):
-            try:
-                await clear_departures(stack.db, stack.clock, stack.bus)
-            except UNAVAILABLE as error:
-                log.info("what deleted accounts have left waits: %s", error)
+        words = "what deleted accounts have left waits"
+        with errors_counted("departures", words), outages_told(log.info, words):
+            await clear_departures(stack.db, stack.clock, stack.bus)
 
 
 async def _clear(db: Database, bus: Bus, person: ObjectId) -> bool:

@@ -31,7 +31,7 @@ from app.servers.datadir import DataDirectory
 from app.servers.programs import TITLES, Level, ServersError, Source, insist, resolve
 from app.servers.start import say, started
 from app.servers.urls import without_secrets
-from app.stack import UNAVAILABLE, Addresses, Stack, connected, said_by_a_driver
+from app.stack import Addresses, Stack, connected, is_away, said_by_a_driver
 from app.watch import metrics
 
 if TYPE_CHECKING:
@@ -167,7 +167,9 @@ async def _migrated(addresses: Addresses, config: Config) -> None:
         try:
             async with connected(addresses, config):
                 return
-        except UNAVAILABLE as error:
+        except Exception as error:
+            if not is_away(error):
+                raise
             reason = without_secrets(str(said_by_a_driver(error)), config)
             if time.monotonic() > deadline:
                 raise ServersError(

@@ -21,7 +21,7 @@ from app.servers.children import Stop
 from app.servers.datadir import DataDirectory
 from app.servers.probe import dial
 from app.servers.programs import insist, resolve
-from app.stack import UNAVAILABLE, Addresses, Stack, connected, opened
+from app.stack import Addresses, Stack, connected, is_away, opened
 from app.stack.mongodb.write import housekeeping
 from app.stack.schema import SCHEMA
 from benchmarks.rig import OVERRIDES, BenchRefused, Rig
@@ -98,7 +98,9 @@ async def _remove(addresses: Addresses, config: Config) -> None:
                 await _delete(node, keys)
             with housekeeping():
                 await stack.db.client.drop_database(config.database)
-        except (*UNAVAILABLE, OSError) as error:
+        except Exception as error:
+            if not (is_away(error) or isinstance(error, OSError)):
+                raise
             raise BenchRefused(
                 f"not all could be removed of the database {config.database!r} and the keys with that name in Redis "
                 f"and Memcached: {error}"

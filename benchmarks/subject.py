@@ -14,7 +14,7 @@ from app.accounts import Accounts
 from app.errors import Refused
 from app.models import Audience
 from app.social import Social
-from app.stack import UNAVAILABLE, Stack
+from app.stack import Stack, is_away
 from app.stack.cost import Cost, counted
 from phases.timelines import Timelines
 
@@ -80,7 +80,9 @@ class InProcess:
 async def _answered(call: Any) -> Any:
     try:
         return await call
-    except (*UNAVAILABLE, Refused) as error:
+    except Exception as error:
+        if not (is_away(error) or isinstance(error, Refused)):
+            raise
         raise Failed(type(error).__name__) from error
 
 

@@ -13,7 +13,7 @@ from app.clock import LAST_ID
 from app.departures import Departed
 from app.edges import EdgeMemory, Following, OwnEdges, Versions, View, versions_in, versions_of
 from app.models import StatusRow
-from app.stack import UNAVAILABLE, Stack
+from app.stack import Stack, outages_told
 from app.stack.mongodb.find import Find, Rows, together
 from phases.base import Phase
 from phases.comeback import Comeback
@@ -315,11 +315,10 @@ class Reading:
             return Page(request.phase.slug, statuses, after, "query", cold=True, versions=versions)
 
         async def rebuild() -> bool:
-            try:
+            # Somebody's transaction may hold what has to be written.
+            with outages_told(log.warning, f"the timeline of {reader} is left to the next read"):
                 return await kept.store.rebuild(container, comeback)
-            except UNAVAILABLE as error:  # somebody's transaction may hold what has to be written
-                log.warning("the timeline of %s is left to the next read: %s", reader, error)
-                return False
+            return False
 
         page, rebuilt = await asyncio.gather(answer(), rebuild())
         return replace(page, source="rebuilt" if rebuilt else "query")

@@ -25,9 +25,10 @@ from app.models import User
 from app.servers.commands import address
 from app.servers.replica import replica_set
 from app.social import Social
-from app.stack import UNAVAILABLE, Addresses, Stack, connected
+from app.stack import Addresses, Stack, connected
 from app.stack.mongodb.changes import HistoryLost, inserts
 from app.stack.mongodb.connection import direct
+from app.stack.outage import UNAVAILABLE
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
 from tests.world import eventually

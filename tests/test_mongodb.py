@@ -14,13 +14,14 @@ from pymongo.monitoring import CommandStartedEvent
 from app.config import DAY_S, Config
 from app.edges import VERSIONS, change_edges
 from app.models import DOCUMENTS
-from app.stack import UNAVAILABLE, Addresses, connected
+from app.stack import Addresses, connected
 from app.stack.cost import counted
 from app.stack.mongodb.connection import POOL_SIZE, Collection, Direct, _CommandCounter, connect, disconnect
 from app.stack.mongodb.find import SNAPSHOT_UNAVAILABLE, Find, Rows, rows, together
 from app.stack.mongodb.joined import joined
 from app.stack.mongodb.transaction import Transaction
 from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered, housekeeping, prepare
+from app.stack.outage import UNAVAILABLE
 from app.watch.metrics import REGISTRY
 from tests.world import World
 

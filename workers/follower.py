@@ -19,7 +19,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from app.clock import FIRST_ID
 from app.models import SETTINGS, StatusRow
-from app.stack import UNAVAILABLE, QueueDown, Stack
+from app.stack import QueueDown, Stack, outages_told
 from app.stack.mongodb.changes import HistoryLost, Inserted, inserts
 from app.stack.mongodb.find import Find, rows
 from app.stack.mongodb.stand_in import is_stand_in
@@ -171,11 +171,12 @@ class Follower:
 
     async def forever(self) -> None:
         while not self.stopping.is_set():
-            with errors_counted("stream", "the change stream is left to whoever comes next"):
+            words = "the change stream is left to whoever comes next"
+            with errors_counted("stream", words), outages_told(log.warning, words):
                 try:
                     await self._turn()
-                except (*UNAVAILABLE, PyMongoError, LeaseLost) as error:
-                    log.warning("the change stream is left to whoever comes next: %s", error)
+                except (PyMongoError, LeaseLost) as error:
+                    log.warning("%s: %s", words, error)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), EVERY_S)
 

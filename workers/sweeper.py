@@ -8,7 +8,7 @@ from functools import partial
 
 from app.clock import id_at
 from app.departures import clear_departures
-from app.stack import UNAVAILABLE, is_away
+from app.stack import is_away, outages_told, within
 from app.watch.background import errors_counted
 from phases.timelines import Timelines
 
@@ -32,11 +32,8 @@ async def last_pulse(timelines: Timelines) -> None:
 
     A database restored from a backup made since the last sweep is then noticed, too.
     """
-    try:
-        async with asyncio.timeout(timelines.stack.config.server_timeout_s):
-            await timelines.switch.beat()
-    except (*UNAVAILABLE, TimeoutError) as error:
-        log.warning("the last pulse is left out: %s", error)
+    with outages_told(log.warning, "the last pulse is left out"):
+        await within(timelines.stack.config.server_timeout_s, timelines.switch.beat())
 
 
 async def sweep(timelines: Timelines) -> None:

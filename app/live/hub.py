@@ -31,7 +31,7 @@ from app.live.truth import PersonState, Truth
 from app.live.watchers import EVERYTHING, NONE, Part, Watcher, Watchers
 from app.same import IDS
 from app.social import Social
-from app.stack import UNAVAILABLE, Hint, OutOfTime, Stack, is_away, within
+from app.stack import Hint, OutOfTime, Stack, is_away, outages_told, within
 from app.stack.bus import Listener
 from app.watch.background import errors_counted
 from phases.timelines import Timelines
@@ -156,12 +156,12 @@ class Hub:
             with suppress(TimeoutError):
                 await asyncio.wait_for(event.wait(), every_s and every_s * random.uniform(2 / 3, 1))
             event.clear()
-            with errors_counted("live", "live streams have missed something"):
-                try:
-                    await work()
-                    continue
-                except UNAVAILABLE as error:
-                    log.info("live streams wait for a server: %s", error)
+            with (
+                errors_counted("live", "live streams have missed something"),
+                outages_told(log.info, "live streams wait for a server"),
+            ):
+                await work()
+                continue
             await asyncio.sleep(RETRY_S)
             self._gap.set()
 
@@ -246,12 +246,12 @@ class Hub:
 
     async def _refresh(self, watcher: Watcher) -> None:
         while watcher.dirty and watcher.connections:
-            with errors_counted("live", "a live stream has missed something"):
-                try:
-                    await self._in_turn(watcher, lambda: self._update_what_is_dirty(watcher))
-                    continue
-                except UNAVAILABLE as error:
-                    log.info("a live stream waits for a server: %s", error)
+            with (
+                errors_counted("live", "a live stream has missed something"),
+                outages_told(log.info, "a live stream waits for a server"),
+            ):
+                await self._in_turn(watcher, lambda: self._update_what_is_dirty(watcher))
+                continue
             await asyncio.sleep(RETRY_S)
         watcher.reading = None  # it would keep what has been done here
 
@@ -268,9 +268,10 @@ class Hub:
                 raise OutOfTime("a server has been waited for in vain")
             try:
                 await within(self._stack.config.server_timeout_s, read())
-            except UNAVAILABLE:
-                self._failures += 1
-                watcher.failures += 1
+            except Exception as error:
+                if is_away(error):
+                    self._failures += 1
+                    watcher.failures += 1
                 raise
             self._forgiven = self._failures
 

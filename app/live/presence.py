@@ -9,7 +9,6 @@ here, and nothing fails.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from bson import ObjectId
 from app.edges import Edges, Reader
 from app.errors import TooMany
 from app.live.connection import EACH
-from app.stack import UNAVAILABLE, Stack
+from app.stack import Stack, outages_told
 from app.stack.heartbeats import Full, HeartbeatsDown
 from app.stack.mongodb.find import Find, rows, together
 from app.watch.background import errors_counted
@@ -148,7 +147,7 @@ class Presences:
         now, ids = self._clock.now(), list(people)
         for first in range(0, len(ids), PEOPLE_AT_ONCE):
             some = {"_id": {"$in": ids[first : first + PEOPLE_AT_ONCE]}, "deleted": {"$exists": False}}
-            with suppress(*UNAVAILABLE):  # it is noted a minute later
+            with outages_told(log.info, "who was here is noted a minute later"):
                 await self._db["users"].update_many(some, {"$max": {"seen_at": now}})
 
     def _tell(self, away: HeartbeatsDown | None) -> None:

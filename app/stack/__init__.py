@@ -10,16 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from beanie import init_beanie
-from pymongo.errors import (
-    ConnectionFailure,
-    CursorNotFound,
-    ExecutionTimeout,
-    NotPrimaryError,
-    OperationFailure,
-    PyMongoError,
-    WriteConcernError,
-)
-from redis import Redis, RedisError
+from redis import Redis
 
 from app.clock import Clock
 from app.config import Config, files_of
@@ -30,59 +21,15 @@ from app.stack.deadline import OutOfTime, within
 from app.stack.heartbeats import Heartbeats, HeartbeatsStandIn, RedisHeartbeats
 from app.stack.memcached import Memcached, MemcachedDown, MemcachedNodes, MemcachedStandIn
 from app.stack.mongodb.connection import Database, connect, disconnect, preflight
-from app.stack.mongodb.find import NoSnapshot
 from app.stack.mongodb.stand_in import stand_in
-from app.stack.mongodb.transaction import Contended
 from app.stack.mongodb.write import prepare
+from app.stack.outage import is_away, outages_told, said_by_a_driver
 from app.stack.queue import DeliveryQueue, QueueDown
 from app.stack.rates import Rates
 from app.stack.sorted_sets import RedisSets, Sets, SetsDown, SetsStandIn
 
-# A server of ours is away. The web edge answers 503, the worker tries again later.
-UNAVAILABLE = (
-    ConnectionFailure,
-    ExecutionTimeout,
-    NotPrimaryError,
-    WriteConcernError,  # written here, and nobody knows whether by a majority
-    CursorNotFound,  # it died with the server that had it
-    NoSnapshot,
-    Contended,
-    OutOfTime,
-    QueueDown,
-    MemcachedDown,
-    SetsDown,
-)
-
-# MongoDB says the same by these codes, for which its driver has no class.
-AWAY_CODES = frozenset(
-    {
-        *(6, 7, 89, 202, 262, 9001),  # a router cannot reach a shard: HostUnreachable to SocketException
-        133,  # FailedToSatisfyReadPreference: nor knows a primary of it
-        *(134, 211),  # after a restart: ReadConcernMajorityNotAvailableYet, KeyNotFound
-        18,  # AuthenticationFailed: the password is being changed
-    }
-)
-
-DRIVERS = {PyMongoError: "MongoDB", RedisError: "Redis"}  # whose words may name no server: "No servers found yet"
-
 REDIS_TIMEOUT_S = 1.0  # an enqueue that takes longer is left to the sweeper
 MEMCACHED_TIMEOUT_S = SETS_TIMEOUT_S = 0.5  # a cache that takes longer than phase 1 is no cache
-
-
-def is_away(error: BaseException) -> bool:
-    """Return whether the error says that a server of ours is away, which may pass, and is no fault of ours."""
-    return isinstance(error, UNAVAILABLE) or (isinstance(error, OperationFailure) and error.code in AWAY_CODES)
-
-
-def said_by_a_driver(error: BaseException) -> str | None:
-    """Return what a server or its driver said, in one line; None where neither is the reason.
-
-    It may repeat a URL, and what is secret in it.
-    """
-    if not isinstance(error, (*UNAVAILABLE, PyMongoError, RedisError)):
-        return None
-    words = (str(error).split(", Timeout:")[0].splitlines() or [type(error).__name__])[0]
-    return next((f"{title}: {words}" for kind, title in DRIVERS.items() if isinstance(error, kind)), words)
 
 
 @dataclass(frozen=True)
@@ -208,7 +155,6 @@ async def connected(
 
 
 __all__ = [
-    "UNAVAILABLE",
     "Addresses",
     "Database",
     "DeliveryQueue",
@@ -222,6 +168,7 @@ __all__ = [
     "connected",
     "is_away",
     "opened",
+    "outages_told",
     "said_by_a_driver",
     "within",
 ]

@@ -17,7 +17,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.config import Config
 from app.errors import NotFound, TooMany
-from app.stack import UNAVAILABLE, Addresses, Stack
+from app.stack import Addresses, Stack, is_away
 from app.stack.scratch import scratch
 from app.walkthrough.experiments import EXPERIMENTS
 from app.walkthrough.experiments.base import Experiment
@@ -126,12 +126,14 @@ class Laboratory:
             await self._note(run, state="done", progress="Done", result=result.model_dump())
         except TimeoutError:
             await self._note(run, state="failed", progress=f"It took longer than {LIMIT_S:.0f} s and was given up.")
-        except UNAVAILABLE as error:
-            log.warning("experiment %s: %s", experiment.slug, error)
-            await self._note(run, state="failed", progress="A server did not answer.")
-        except Exception:  # told to whoever waits for it; a task has nobody else
-            log.exception("experiment %s", experiment.slug)
-            await self._note(run, state="failed", progress="It broke; the server’s log says where.")
+        except Exception as error:  # told to whoever waits for it; a task has nobody else
+            if is_away(error):
+                log.warning("experiment %s: %s", experiment.slug, error)
+                words = "A server did not answer."
+            else:
+                log.exception("experiment %s", experiment.slug)
+                words = "It broke; the server’s log says where."
+            await self._note(run, state="failed", progress=words)
         finally:
             await self._unlock(run)
 

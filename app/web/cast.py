@@ -12,7 +12,7 @@ from starlette.datastructures import State
 
 from app.models import Follow, User
 from app.social import Social
-from app.stack import UNAVAILABLE, Stack
+from app.stack import Stack, outages_told
 from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
@@ -49,11 +49,9 @@ async def warm(stack: Stack, state: State, rest: Callable[[float], Awaitable[obj
     """Read the cast's timelines in every phase, as soon as what is kept is read: a newcomer finds all lists there."""
     timelines: Timelines = state.services.timelines
     await rest(stack.config.grace_s + stack.config.settings_age_s)
-    try:
+    with outages_told(log.info, "the cast stays cold"):
         for player, phase in product(await cast(stack, state), timelines.phases):
             await timelines.page(player.id, phase=phase)
-    except UNAVAILABLE as error:
-        log.info("the cast stays cold: %s", error)
 
 
 async def _notes() -> dict[ObjectId, str]:

@@ -9,7 +9,7 @@ from bson import ObjectId
 
 from app.models import Account, StatusRow
 from app.social import STORED, Social
-from app.stack import UNAVAILABLE
+from app.stack import outages_told
 from app.watch.background import errors_counted
 from app.web.state import Services
 from phases.delivering.kept_timelines import KeptTimelines
@@ -135,11 +135,9 @@ async def _look(timelines: Timelines, watch: Watch) -> None:
 
 
 async def _look_once(timelines: Timelines, watch: Watch) -> None:
-    try:
+    with outages_told(log.info, f"watching {watch.status.id}"):
         async with watch.turn:
             await _see(timelines, watch)
-    except UNAVAILABLE as error:
-        log.info("watching %s: %s", watch.status.id, error)
 
 
 async def _see(timelines: Timelines, watch: Watch) -> None:

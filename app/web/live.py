@@ -15,7 +15,7 @@ from bson import ObjectId
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from app.stack import UNAVAILABLE
+from app.stack import outages_told
 from app.web.session import known_session
 from app.web.state import services
 
@@ -93,7 +93,7 @@ async def _events(request: Request, token: str, part: Part, every_s: float, ende
     last: str | None = None
     while not await request.is_disconnected():
         html = last or ""
-        try:
+        with outages_told(log.info, "a live part waits for a server"):
             if loop.time() >= sure_until_s:
                 sure_until_s = loop.time() + SURE_S
                 if await accounts.authenticate(token) is None:
@@ -102,8 +102,6 @@ async def _events(request: Request, token: str, part: Part, every_s: float, ende
             if found is None:
                 break
             html = found
-        except UNAVAILABLE as error:
-            log.info("a live part waits for a server: %s", error)
         if html != last:
             last, silent_until_s = html, loop.time() + HEARTBEAT_S
             yield _event(html)

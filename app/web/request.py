@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 
 from app.errors import Forbidden, NotFound, TooMany
 from app.models import Account
-from app.stack import UNAVAILABLE
+from app.stack import is_away
 from app.web.render import here
 from app.web.session import field, local_address, open_session, posted, read_form
 from app.web.state import in_time, services
@@ -40,8 +40,9 @@ def typed_is_kept(endpoint: Endpoint) -> Endpoint:
     async def kept(request: Request) -> Response:
         try:
             return await endpoint(request)
-        except (*UNAVAILABLE, TooMany, NotFound):
-            if request.headers.get("content-type", "").startswith(FORM):
+        except Exception as error:
+            its_form = is_away(error) or isinstance(error, (TooMany, NotFound))
+            if its_form and request.headers.get("content-type", "").startswith(FORM):
                 form = await read_form(request)
                 request.state.unsent = {name: field(form, name) for name in form}
             raise

@@ -17,7 +17,7 @@ from bson import ObjectId
 
 from app.clock import FIRST_ID
 from app.models import Audience, Event, EventKind, StatusRow
-from app.stack import UNAVAILABLE, Stack
+from app.stack import Stack, outages_told
 from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows
 from app.stack.mongodb.transaction import Transaction
 from app.watch.metrics import DELIVERY_LAG
@@ -61,8 +61,8 @@ async def once() -> bool:
 
 
 class Consumer(Protocol):
-    """A consumer handles what has happened, in bounded steps that may be repeated. It raises UNAVAILABLE when a server
-    is away.
+    """A consumer handles what has happened, in bounded steps that may be repeated. It raises an error that
+    `app.stack.is_away` knows when a server is away.
     """
 
     @property
@@ -190,10 +190,8 @@ class Outbox:
     async def _hand_over(self, name: str, happened: StatusRow | Event) -> None:
         if name not in self.consumers:
             return  # another version of the program knows it, whose sweeper will offer it
-        try:
+        with outages_told(log.warning, f"what {name} owes for {happened.id} is left to the sweeper"):
             await self.consumers[name].hand_over(happened)
-        except UNAVAILABLE as error:
-            log.warning("what %s owes for %s is left to the sweeper: %s", name, happened.id, error)
 
     def _caring_for(self, kind: Kind) -> tuple[str, ...]:
         return tuple(name for name, consumer in self.consumers.items() if kind in consumer.kinds)
@@ -202,10 +200,8 @@ class Outbox:
         """Make the backfill that a stored row of WIDENING owes if it is new: now, or it is left to the sweeper."""
         if not row.get("debt"):
             return
-        try:
+        with outages_told(log.warning, f"backfill of {row['_id']} in {collection} is left to the sweeper"):
             await self.make_backfill(collection, row)
-        except UNAVAILABLE as error:
-            log.warning("backfill of %s in %s is left to the sweeper: %s", row["_id"], collection, error)
 
     async def narrowed(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None:
         """Tell the keepers of the end of a follow, in its transaction."""

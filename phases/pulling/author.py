@@ -1,7 +1,7 @@
 """The figures of an author whose statuses may be pulled, and of their readers: counted, and remembered for a while."""
 
+import logging
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,10 +10,12 @@ from cachetools import TTLCache
 
 from app.clock import id_floor
 from app.models import SETTINGS
-from app.stack import UNAVAILABLE, Stack
+from app.stack import Stack, outages_told
 from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, rows
 from phases.keeping.activity import ACTIVE
+
+log = logging.getLogger(__name__)
 
 READS = "reads"  # a document of the settings: pages and posts by the hour, of all processes
 PAGES, POSTS = "hours", "posts"  # its fields; pages were all that was counted when the first got its name
@@ -128,7 +130,7 @@ class Authors:
         if self._untold.total() >= STORED_AT_ONCE:
             counts, self._untold = self._untold, Counter()
             change = {"$inc": dict(counts), "$min": {"since": now}}
-            with uncounted(), suppress(*UNAVAILABLE):  # nothing is refused because of it
+            with uncounted(), outages_told(log.info, "some pages and posts are not counted"):
                 await self._db[SETTINGS].update_one({"_id": READS}, change, upsert=True)
 
     async def sweep(self) -> None:

@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import pytest
 from bson import ObjectId
+from pymongo.errors import OperationFailure
 
 from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID, id_at
@@ -149,9 +150,10 @@ async def test_what_somebody_else_has_leased_is_not_filled(town: World) -> None:
     assert await lists.fill(second, Recent([], FIRST_ID), until)
 
 
-async def test_a_delivery_that_fails_is_not_the_posters_business(town: World) -> None:
+@pytest.mark.parametrize("error", [MemcachedDown(), OperationFailure("no host matches", 133)])
+async def test_a_delivery_that_fails_is_not_the_posters_business(town: World, error: Exception) -> None:
     """Rule 1. It is stored: whoever is told otherwise posts it again."""
-    with patch.object(PhaseConsumer, "hand_over", side_effect=MemcachedDown):
+    with patch.object(PhaseConsumer, "hand_over", side_effect=error):
         status, created = await town.social.post(town.ids["zoe"], "stored")
     assert created
     await town.sweep()

@@ -16,9 +16,10 @@ from app.departures import depart, take_likes_back
 from app.errors import Conflict, Forbidden, NotFound
 from app.inbox.notifications import Notifications
 from app.models import SETTINGS, Account, Audience, Status, StatusRow, like_key
-from app.stack import UNAVAILABLE, Addresses
+from app.stack import Addresses
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.write import insert
+from app.stack.outage import UNAVAILABLE
 from app.stack.queue import jobs
 from benchmarks.oracle import Oracle, Told
 from phases.home.page import Page

@@ -18,7 +18,8 @@ from app.config import Config
 from app.inbox.notifier import Notifier
 from app.models import StatusRow, User
 from app.social import Social
-from app.stack import UNAVAILABLE, Addresses, MemcachedDown, SetsDown, Stack, connected
+from app.stack import Addresses, MemcachedDown, SetsDown, Stack, connected
+from app.stack.outage import UNAVAILABLE
 from app.stack.queue import QUEUES, jobs
 from phases.keeping.entries import Entries
 from phases.keeping.in_memory import InMemory

@@ -1,0 +1,78 @@
+"""Outages: errors that say that a server of ours is away, which may pass, and is no fault of ours."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pymongo.errors import (
+    ConnectionFailure,
+    CursorNotFound,
+    ExecutionTimeout,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+)
+from redis import RedisError
+
+from app.stack.deadline import OutOfTime
+from app.stack.memcached import MemcachedDown
+from app.stack.mongodb.find import NoSnapshot
+from app.stack.mongodb.transaction import Contended
+from app.stack.queue import QueueDown
+from app.stack.sorted_sets import SetsDown
+
+UNAVAILABLE = (
+    ConnectionFailure,
+    ExecutionTimeout,
+    NotPrimaryError,
+    WriteConcernError,  # written here, and nobody knows whether by a majority
+    CursorNotFound,  # it died with the server that had it
+    NoSnapshot,
+    Contended,
+    OutOfTime,
+    QueueDown,
+    MemcachedDown,
+    SetsDown,
+)
+
+# MongoDB says the same by these codes, for which its driver has no class.
+AWAY_CODES = frozenset(
+    {
+        *(6, 7, 89, 202, 262, 9001),  # a router cannot reach a shard: HostUnreachable to SocketException
+        133,  # FailedToSatisfyReadPreference: nor knows a primary of it
+        *(134, 211),  # after a restart: ReadConcernMajorityNotAvailableYet, KeyNotFound
+        18,  # AuthenticationFailed: the password is being changed
+    }
+)
+
+DRIVERS = {PyMongoError: "MongoDB", RedisError: "Redis"}  # whose words may name no server: "No servers found yet"
+
+
+def is_away(error: BaseException) -> bool:
+    """Return whether the error says that a server of ours is away.
+
+    The web edge answers 503 then, the worker tries again later, and work beside these goes on (`outages_told`).
+    """
+    return isinstance(error, UNAVAILABLE) or (isinstance(error, OperationFailure) and error.code in AWAY_CODES)
+
+
+@contextmanager
+def outages_told(tell: Callable[[str], object], words: str) -> Iterator[None]:
+    """End the block, and nothing else, where a server is away. `tell` is given the words and what the server said."""
+    try:
+        yield
+    except Exception as error:
+        if not is_away(error):
+            raise
+        tell(f"{words}: {error}")
+
+
+def said_by_a_driver(error: BaseException) -> str | None:
+    """Return what a server or its driver said, in one line; None where neither is the reason.
+
+    It may repeat a URL, and what is secret in it.
+    """
+    if not isinstance(error, (*UNAVAILABLE, PyMongoError, RedisError)):
+        return None
+    words = (str(error).split(", Timeout:")[0].splitlines() or [type(error).__name__])[0]
+    return next((f"{title}: {words}" for kind, title in DRIVERS.items() if isinstance(error, kind)), words)
