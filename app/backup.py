@@ -37,7 +37,7 @@ from app.stack.bus import web_processes
 from app.stack.mongodb.connection import preflight
 from app.stack.mongodb.whole import HISTORY, Row, batches, blocking, history_kept, insert_batch
 from phases.timelines import Timelines
-from workers.follower import DOCUMENT as STREAM
+from workers.tailer import DOCUMENT as STREAM
 
 FORMAT = 1
 HEADER_BYTES = 4_096

@@ -59,7 +59,7 @@ class HomeSets(RebuiltOnReturn, SortedSets):
         await self.sets.deliver(container.name, to, status.id, self.cap)
 
 
-async def follow(
+async def tail(
     changes: AsyncIterator[Inserted],
     deliver: Callable[[Inserted], Awaitable[None]],
     save: Callable[[Inserted], Awaitable[None]],
@@ -94,7 +94,7 @@ async def nothing(delivery: Delivery, status: StatusRow) -> None:
     """The hook `after_create` is empty."""
 
 
-FOLLOWER = Carrier(nothing, in_worker=True, inserted=statuses_inserted)
+CHANGE_STREAM = Carrier(nothing, in_worker=True, inserted=statuses_inserted)
 
 STREAM = Phase(
     slug="stream",
@@ -104,7 +104,7 @@ STREAM = Phase(
     kept="sorted sets in Redis, for active readers only",
     store=HomeSets,
     recipients=ActiveFollowers,
-    carrier=FOLLOWER,
+    carrier=CHANGE_STREAM,
     chunk=lambda config: config.list_chunk,
     costs=(
         post(INSERT),

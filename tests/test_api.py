@@ -38,7 +38,7 @@ from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
 from tests.site import Site
 from workers import sampler
-from workers.follower import StreamLease
+from workers.tailer import StreamLease
 from workers.worker import drain_queues
 
 pytestmark = pytest.mark.anyio

@@ -80,7 +80,7 @@ DEADLINE_S = 60
 WHERE = {  # the words of a lesson on message queues, and what stands in the files they lead to, in this order
     "queue (point to point)": ["def offer("],
     "topic (publish and subscribe)": [".publish("],
-    "in between: a log with readers": ["class Follower", "def sealed("],
+    "in between: a log with readers": ["class Tailer", "def sealed("],
     "outbox": ["class Outbox"],
     "retry": ["def after_the_outage(", "async def sweep("],
     "dead letter": ["def retry_dead_letters("],
@@ -169,7 +169,7 @@ def test_a_listing_is_a_module_without_its_imports_or_what_it_defines() -> None:
     assert "import" not in whole
     assert whole.startswith('"""Phase 3')
     assert whole.endswith("\n")
-    apart = '    """The hook `after_create` is empty."""\n\n\nFOLLOWER = '
+    apart = '    """The hook `after_create` is empty."""\n\n\nCHANGE_STREAM = '
     assert apart in listing("phases.p5_stream").code, "only the imports behind a module's docstring leave a gap"
     assert listing("app.walkthrough.source.Listing.path").code == "path: str\n"
     assert listing("phases.PHASES").path == "phases/__init__.py"

@@ -9,7 +9,7 @@ from app.stack import QueueDown, is_away
 from app.watch import metrics
 from app.watch.background import errors_counted
 from phases.timelines import State, Timelines
-from workers.follower import stream_state
+from workers.tailer import stream_state
 
 EVERY_S = 5.0
 TICK_S = 0.5  # between two looks at how late the event loop is

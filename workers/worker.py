@@ -19,10 +19,10 @@ from app.watch import metrics
 from app.watch.background import beside
 from phases.delivering.outbox import Consumer, Outbox
 from phases.timelines import Timelines
-from workers.follower import Follower
 from workers.jobs import RUNTIME, Runtime
 from workers.sampler import keep, sample
 from workers.sweeper import last_pulse, sweep_forever
+from workers.tailer import Tailer
 
 Joining = Callable[[Stack, Outbox], Consumer]
 
@@ -56,7 +56,7 @@ async def run_in_thread(timelines: Timelines) -> AsyncIterator[None]:
 
 async def drain_queues(timelines: Timelines) -> None:
     """Do, on this event loop, what the change stream tells, every job that waits, and the jobs that these queue."""
-    await Follower(timelines).poll()
+    await Tailer(timelines).poll()
     await _in_thread(timelines, lambda: drain(timelines.stack.queue))
 
 
@@ -86,12 +86,12 @@ async def _connected_runtime(addresses: Addresses, config: Config, others: Seque
 async def _following(timelines: Timelines) -> AsyncIterator[None]:
     """Follow the change stream until the block ends.
 
-    The follower is asked to stop: cancelling inside the stream is not safe.
+    The tailer is asked to stop: cancelling inside the stream is not safe.
     """
-    follower = Follower(timelines)
-    following = asyncio.create_task(follower.forever())
+    tailer = Tailer(timelines)
+    following = asyncio.create_task(tailer.forever())
     try:
         yield
     finally:
-        follower.stopping.set()
+        tailer.stopping.set()
         await following

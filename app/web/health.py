@@ -15,8 +15,8 @@ from app.watch import metrics
 from app.web.problems import RETRY_LATER, Problem
 from app.web.sampled import Sampled
 from phases.timelines import State, Timelines
-from workers.follower import StreamState, stream_state
 from workers.sampler import sample
+from workers.tailer import StreamState, stream_state
 
 NO_STORE = {"Cache-Control": "no-store"}
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})

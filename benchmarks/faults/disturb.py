@@ -18,7 +18,7 @@ from benchmarks.faults.client import Client, NeverRecovered
 from benchmarks.faults.load import SLUGS
 from benchmarks.faults.outcome import Outcome, Plan
 from benchmarks.faults.system import ADMIN, CAST, System
-from workers.follower import DOCUMENT
+from workers.tailer import DOCUMENT
 
 SHORTEST_PAUSE_S = 1.0  # how long a process is stopped, at least
 ALIVE_DEADLINE_S = 40.0  # for a target to be there again
@@ -32,7 +32,7 @@ def deck(plan: Plan) -> list[str]:
     """Return the kinds of fault, each as often as it is to happen in one round."""
     kinds = [f"{how} {what}" for how in ("kill", "pause") for what in PROCESSES]
     kinds += ["flush memcached", "flush redis", "switch phases"]
-    kinds += ["kill follower", "pause follower", "forget place", "force author"]
+    kinds += ["kill tailer", "pause tailer", "forget place", "force author"]
     if not plan.aof:
         kinds += ["kill redis"] * 3
     if plan.replica_set:
@@ -68,7 +68,7 @@ class Injector:
             case "flush":
                 detail = await asyncio.to_thread(self._flush, what)
             case "forget":
-                detail = await self._signal("kill", "follower") and await asyncio.to_thread(self._forget)
+                detail = await self._signal("kill", "tailer") and await asyncio.to_thread(self._forget)
             case "force":
                 detail = await asyncio.to_thread(self._force)
             case _:
@@ -81,7 +81,7 @@ class Injector:
     async def _signal(self, how: str, what: str) -> str | None:
         deadline = time.monotonic() + ALIVE_DEADLINE_S
         while not (alive := await asyncio.to_thread(self.system.alive, what)):
-            if what == "follower":
+            if what == "tailer":
                 return None  # nobody has to follow for now
             if time.monotonic() > deadline:
                 raise NeverRecovered(f"{what} is away for more than {ALIVE_DEADLINE_S:.0f} s")
@@ -114,7 +114,7 @@ class Injector:
         """Make MongoDB's log not reach back to where the stream was left: error 286, for whoever follows it next."""
         with suppress(PyMongoError), self.system.mongodb() as db:
             changed = db[SETTINGS].update_one({"_id": DOCUMENT}, {"$set": {"place": NO_PLACE}})
-            return "the follower was killed before" if changed.matched_count else None
+            return "the tailer was killed before" if changed.matched_count else None
         return None
 
     def _force(self) -> str | None:

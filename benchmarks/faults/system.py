@@ -33,7 +33,7 @@ from benchmarks import answers
 from benchmarks.faults.client import PASSWORD
 from benchmarks.faults.load import Cast
 from benchmarks.faults.outcome import Plan
-from workers.follower import DOCUMENT
+from workers.tailer import DOCUMENT
 
 AUTHORS, READERS, STEADY = 5, 8, 3
 FOLLOWERS = 250  # of every author, who never read: what fan-outs are made of
@@ -106,16 +106,16 @@ class System:
             assert self.replicas
             pid = self.replicas.primary()
             return [(what, psutil.Process(pid))] if pid else []
-        if what == "follower":
-            return self._follower()
+        if what == "tailer":
+            return self._tailer()
         children = self.directory.note().children.items()
         return [(name, process) for name, child in children if name.split()[0] == what and (process := child.find())]
 
-    def _follower(self) -> list[tuple[str, psutil.Process]]:
+    def _tailer(self) -> list[tuple[str, psutil.Process]]:
         """Return the worker that has the lease of the change stream, if one has."""
         with suppress(PyMongoError, psutil.NoSuchProcess), self.mongodb() as db:
             owner = (db[SETTINGS].find_one({"_id": DOCUMENT}) or {}).get("owner")
-            return [("follower", psutil.Process(int(owner.rpartition(":")[2])))] if owner else []
+            return [("tailer", psutil.Process(int(owner.rpartition(":")[2])))] if owner else []
         return []
 
     @contextmanager

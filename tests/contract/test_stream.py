@@ -14,10 +14,10 @@ from app.stack.sorted_sets import PLACEHOLDER
 from app.watch import metrics
 from phases.delivering.delivery import TOGETHER
 from phases.keeping.store import Container
-from phases.p5_stream import STREAM, follow
+from phases.p5_stream import STREAM, tail
 from tests.world import World, flush_sets
-from workers import follower, sweeper
-from workers.follower import EVERY_S, LATE_S, LEASE_S, OLD_S, SILENT_S, Follower, LeaseLost, StreamLease, stream_state
+from workers import sweeper, tailer
+from workers.tailer import EVERY_S, LATE_S, LEASE_S, OLD_S, SILENT_S, LeaseLost, StreamLease, Tailer, stream_state
 
 pytestmark = pytest.mark.anyio
 P = STREAM.slug
@@ -52,7 +52,7 @@ async def kept(world: World, reader: str) -> list[bytes]:
 
 async def test_a_status_reaches_every_set_by_steps_that_any_worker_takes(town: World) -> None:
     status = await town.post("zoe", "hello")
-    await Follower(town.timelines).reconcile()
+    await Tailer(town.timelines).reconcile()
     assert [await kept(town, name) for name in ("fan0", "fan7")] == [[status.id.binary], []], "one step, and a job"
     await town.drain()
     assert await kept(town, "fan7") == [status.id.binary]
@@ -73,7 +73,7 @@ async def test_what_is_told_twice_or_late_is_there_once(town: World) -> None:
 async def test_more_than_is_done_at_once_is_carried_on_by_one_who_had_no_place(town: World) -> None:
     for n in range(60):
         await town.post("fan0", str(n))
-    await Follower(town.timelines).reconcile()
+    await Tailer(town.timelines).reconcile()
     assert (await town.pending())[P] == 0
     assert await town.walk("fan0", P, 20) == [str(n) for n in reversed(range(60))]
 
@@ -81,7 +81,7 @@ async def test_more_than_is_done_at_once_is_carried_on_by_one_who_had_no_place(t
 async def test_what_fails_is_left_to_a_job_of_its_own_or_to_the_sweeper(town: World) -> None:
     async with town.without_redis():
         await town.post("zoe", "while Redis is away")
-        await Follower(town.timelines).reconcile()
+        await Tailer(town.timelines).reconcile()
         assert await town.walk("ann", P) == ["while Redis is away"]
         assert await town.source("ann", P) == "query"
     assert (await town.pending())[P] == 1
@@ -96,7 +96,7 @@ async def test_what_fails_has_a_job_of_its_own(town: World) -> None:
     """It is tried, counted and if need be buried like any other, and the stream goes on."""
     await town.post("zoe", "unlucky")
     with patch.object(town.stack.sets, "deliver", side_effect=KeyError("a fault of ours")):
-        await Follower(town.timelines).reconcile()
+        await Tailer(town.timelines).reconcile()
     assert await town.stack.queue.depth() == {P: 1}
     await town.drain()
     assert await town.walk("ann", P) == ["unlucky"]
@@ -116,7 +116,7 @@ async def test_a_place_is_noted_after_what_comes_before_is_delivered() -> None:
     async def save(inserted: Inserted) -> None:
         done.append(("noted", inserted.place["_data"]))
 
-    await follow(told(), deliver, save)
+    await tail(told(), deliver, save)
     assert done == [("delivered", 0), ("noted", 0), ("delivered", 1), ("noted", 1)]
 
 
@@ -200,7 +200,7 @@ async def test_one_at_a_time(world: World) -> None:
 
 
 async def test_to_take_the_lease_again_and_again_is_no_sign_of_life(town: World) -> None:
-    """What is found at a place may be what ends the follower, each time."""
+    """What is found at a place may be what ends the tailer, each time."""
     one, two = await leases(town)
     assert await one.take()
     await one.renew({"_data": "a"})
@@ -252,9 +252,9 @@ async def test_a_backlog_is_left_to_whoever_comes_next(town: World) -> None:
     async def once() -> bool:
         return False
 
-    assert not await Follower(town.timelines).reconcile(once)
+    assert not await Tailer(town.timelines).reconcile(once)
     assert (await town.pending())[P] == 60 - TOGETHER
-    assert await Follower(town.timelines).reconcile()
+    assert await Tailer(town.timelines).reconcile()
     assert (await town.pending())[P] == 0
 
 
@@ -264,12 +264,12 @@ async def test_what_is_told_late_and_was_delivered_meanwhile_is_not_delivered_ag
     await town.drain()
     late = Inserted([document or {}], {"_data": "a"}, town.clock.now() - timedelta(seconds=LATE_S + 1))
     with patch.object(town.stack.sets, "deliver", side_effect=AssertionError("again")):
-        await Follower(town.timelines)._deliver(late)
+        await Tailer(town.timelines)._deliver(late)
     assert await town.stack.queue.depth() == {}
 
 
-@pytest.mark.parametrize("loop", ["sweeper", "follower"])
-async def test_a_fault_that_nobody_thought_of_ends_neither_sweeper_nor_follower(town: World, loop: str) -> None:
+@pytest.mark.parametrize("loop", ["sweeper", "tailer"])
+async def test_a_fault_that_nobody_thought_of_ends_neither_sweeper_nor_tailer(town: World, loop: str) -> None:
     again, faults = asyncio.Event(), iter([KeyError("phases")])
 
     async def faulty(*_: object) -> None:
@@ -281,11 +281,11 @@ async def test_a_fault_that_nobody_thought_of_ends_neither_sweeper_nor_follower(
         work = "sweep" if loop == "sweeper" else "stream"
         return metrics.REGISTRY.get_sample_value("feedlab_background_errors_total", {"work": work}) or 0
 
-    running, before = Follower(town.timelines), errors()
+    running, before = Tailer(town.timelines), errors()
     with (
         patch.multiple(sweeper, EVERY_S=0, sweep=faulty),
-        patch.object(follower, "EVERY_S", 0.01),
-        patch.object(Follower, "_turn", faulty),
+        patch.object(tailer, "EVERY_S", 0.01),
+        patch.object(Tailer, "_turn", faulty),
     ):
         of_it = sweeper.sweep_forever(town.timelines) if loop == "sweeper" else running.forever()
         task = asyncio.create_task(of_it)

@@ -34,8 +34,8 @@ from tests.interleavings.scheduler import point
 from tests.interleavings.stage import Act, Process, Race, Town
 from tests.interleavings.talking import TALKING
 from tests.world import IN_WORKER, KEEPING
-from workers.follower import LEASE_S, LeaseLost, StreamLease
 from workers.sweeper import sweep
+from workers.tailer import LEASE_S, LeaseLost, StreamLease
 
 Setting = Callable[[Town], Awaitable[None]]
 Ann = Literal["new", "cold", "warm"]

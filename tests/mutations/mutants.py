@@ -2676,7 +2676,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an earlier owner may note its place",
         "5 pending",
-        "workers.follower.StreamLease._write",
+        "workers.tailer.StreamLease._write",
         '{"_id": DOCUMENT, "fence": self.fence}',
         '{"_id": DOCUMENT}',
         _of(STREAMED, "test_who_says_nothing_for_long_is_taken_over_and_notes_nothing_any_more"),
@@ -2684,7 +2684,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "two may take the same lease",
         "5 pending",
-        "workers.follower.StreamLease.take",
+        "workers.tailer.StreamLease.take",
         '{"_id": DOCUMENT, "fence": found["fence"], "beat": found["beat"]}',
         '{"_id": DOCUMENT}',
         races=("lease x lease",),
@@ -2692,7 +2692,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the place is noted before the effects",
         "6 at least once",
-        "phases.p5_stream.follow",
+        "phases.p5_stream.tail",
         "        await deliver(inserted)\n        await save(inserted)\n",
         "        await save(inserted)\n        await deliver(inserted)\n",
         _of(STREAMED, "test_a_place_is_noted_after_what_comes_before_is_delivered"),
@@ -2700,7 +2700,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what fails in the follower is nobody's",
         "5 pending",
-        "workers.follower.Follower._carry",
+        "workers.tailer.Tailer._carry",
         "            await self._stack.queue.offer(consumer.name, status)\n",
         "",
         _of(STREAMED, "test_what_fails_has_a_job_of_its_own"),

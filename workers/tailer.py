@@ -1,4 +1,4 @@
-"""The follower of the change stream: one process for all holds a lease in MongoDB and carries on what was posted.
+"""The tailing of the change stream: one process for all holds a lease in MongoDB and carries on what was posted.
 
 The lease is a document that its owner changes every second. A process that sees it unchanged for long enough, by its
 own clock, takes it over and raises its fence; what an earlier owner wants to note afterwards is refused. What that
@@ -25,7 +25,7 @@ from app.stack.mongodb.find import Find, rows
 from app.stack.mongodb.stand_in import is_stand_in
 from app.watch.background import errors_counted
 from phases.delivering.outbox import GoesOn
-from phases.p5_stream import follow
+from phases.p5_stream import tail
 from phases.timelines import PhaseConsumer, Timelines
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class StreamState:
-    """The state of the change stream, as its follower has noted it.
+    """The state of the change stream, as its tailer has noted it.
 
     `silent_s`: seconds since the stream last moved on. `lag_s`: seconds from the insert to the delivery of the last
     status.
@@ -158,8 +158,8 @@ class StreamLease:
             raise LeaseLost(f"the lease {self.fence} of the change stream has been taken over")
 
 
-class Follower:
-    """The follower of one process. `forever` ends about a second after `stopping` is set."""
+class Tailer:
+    """The tailing of the change stream in one process. `forever` ends about a second after `stopping` is set."""
 
     def __init__(self, timelines: Timelines) -> None:
         self._timelines, self._stack = timelines, timelines.stack
@@ -225,7 +225,7 @@ class Follower:
                     if not await self._ours(renewing):
                         return
 
-            await follow(while_ours(), self._deliver, self._save)
+            await tail(while_ours(), self._deliver, self._save)
 
     async def _deliver(self, inserted: Inserted) -> None:
         for consumer in self._timelines.streamed:

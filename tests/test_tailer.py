@@ -32,8 +32,8 @@ from app.stack.outage import UNAVAILABLE
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
 from tests.world import eventually
-from workers import follower
-from workers.follower import Follower, stream_state
+from workers import tailer
+from workers.tailer import Tailer, stream_state
 from workers.worker import run_in_thread
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
@@ -78,13 +78,13 @@ async def post(timelines: Timelines, author: ObjectId, text: str) -> ObjectId:
 
 
 async def lease(stack: Stack) -> dict[str, Any]:
-    return await stack.db["settings"].find_one({"_id": follower.DOCUMENT}) or {}
+    return await stack.db["settings"].find_one({"_id": tailer.DOCUMENT}) or {}
 
 
 @asynccontextmanager
-async def following(timelines: Timelines) -> AsyncIterator[Follower]:
+async def following(timelines: Timelines) -> AsyncIterator[Tailer]:
     """In this process, and past its first look."""
-    one = Follower(timelines)
+    one = Tailer(timelines)
     task = asyncio.create_task(one.forever())
 
     async def begun() -> bool:
@@ -130,7 +130,7 @@ async def test_whoever_comes_next_goes_on_from_the_place_that_was_noted(timeline
         await post(timelines, zoe, "first")
         await eventually(lambda: delivered(timelines))
     await post(timelines, zoe, "nobody follows")
-    with patch.object(Follower, "reconcile", side_effect=AssertionError("the stream knows it")):
+    with patch.object(Tailer, "reconcile", side_effect=AssertionError("the stream knows it")):
         async with following(timelines):
             await eventually(lambda: delivered(timelines))
 
@@ -236,15 +236,15 @@ async def test_an_owner_that_is_gone_is_taken_over(timelines: Timelines, with_si
         process.send_signal(with_signal)
         await post(timelines, zoe, "while it is gone")
         began_s = time.monotonic()
-        task = asyncio.create_task((second := Follower(timelines)).forever())
+        task = asyncio.create_task((second := Tailer(timelines)).forever())
         try:
             await eventually(lambda: delivered(timelines))
             taken = await lease(stack)
             assert taken["fence"] == old["fence"] + 1
-            assert time.monotonic() - began_s > follower.LEASE_S - follower.EVERY_S, "it may have been slow only"
+            assert time.monotonic() - began_s > tailer.LEASE_S - tailer.EVERY_S, "it may have been slow only"
             if with_signal == signal.SIGSTOP:
                 process.send_signal(signal.SIGCONT)
-                await asyncio.sleep(3 * follower.EVERY_S)  # it wakes, and would like to note its place
+                await asyncio.sleep(3 * tailer.EVERY_S)  # it wakes, and would like to note its place
                 now = await lease(stack)
                 assert (now["fence"], now["owner"]) == (taken["fence"], taken["owner"])
                 assert process.returncode is None
@@ -259,7 +259,7 @@ async def test_a_primary_without_a_majority_makes_a_silent_stream(servers: Addre
     """Its secondaries are there and vote, but take in nothing: nobody else would notice."""
     config = Config(database=f"followed_{next(_databases)}", grace_s=1.0, server_timeout_s=1.0)
     short = Path(tempfile.mkdtemp())
-    with replica_set(short) as three, patch.object(follower, "SILENT_S", 3.0):
+    with replica_set(short) as three, patch.object(tailer, "SILENT_S", 3.0):
         async with connected(replace(servers, mongodb=three.url), config, Clock()) as stack:
             timelines = await Timelines.open(stack)
             await timelines.change(read=P, delivering=[P])
