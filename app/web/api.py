@@ -6,7 +6,6 @@ Routes, validation and the OpenAPI document all come from the table.
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from time import perf_counter
 from typing import Any
@@ -33,6 +32,7 @@ from app.web.live_stream import MEDIA_TYPE as EVENTS
 from app.web.live_stream import connected, converse, events_for, position_of
 from app.web.opening import opening
 from app.web.problems import Rejected
+from app.web.request import id_in_text
 from app.web.state import in_time
 from phases.home.page import Page
 
@@ -200,10 +200,7 @@ def liking(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) ->
 
 
 def _status_id(call: Call) -> ObjectId:
-    text: str = call.request.path_params["id"]
-    if len(text) != 24 or not ObjectId.is_valid(text):
-        raise NotFound("There is no such status.")
-    return ObjectId(text)
+    return id_in_text(call.request.path_params["id"], "There is no such status.")
 
 
 def _id(cursor: ObjectId | None) -> str | None:
@@ -290,10 +287,7 @@ async def mark_read(call: Call) -> Reply:
 
 
 def _conversation_id(call: Call) -> ObjectId:
-    text: str = call.request.path_params["conversation"]
-    if len(text) != 24 or not ObjectId.is_valid(text):
-        raise NotFound("There is no such conversation.")
-    return ObjectId(text)
+    return id_in_text(call.request.path_params["conversation"], "There is no such conversation.")
 
 
 async def open_conversation(call: Call) -> Reply:
@@ -376,10 +370,8 @@ async def upload(call: Call) -> Reply:
 
 
 async def image(call: Call) -> Reply:
-    text: str = call.request.path_params["image"]
-    if len(text) != 24 or not ObjectId.is_valid(text):
-        raise NotFound("There is no such picture.")
-    found = await call.services.pictures.picture(call.me.id, ObjectId(text))
+    wanted = id_in_text(call.request.path_params["image"], "There is no such picture.")
+    found = await call.services.pictures.picture(call.me.id, wanted)
     return Reply(200, found.data, PICTURE_HEADERS, media_type=found.type)
 
 
@@ -426,12 +418,12 @@ async def switch(call: Call) -> Reply:
 
 
 async def document(call: Call) -> Reply:
-    return replace(_document(), headers={"Cache-Control": "max-age=60"})
+    return _document()
 
 
 @cache
 def _document() -> Reply:
-    return Reply(200, openapi.document(OPERATIONS, PREFIX))
+    return Reply(200, openapi.document(OPERATIONS, PREFIX), {"Cache-Control": "max-age=60"})
 
 
 SIGNING_IN = "Too many failed attempts with this handle, or too many attempts from this address."

@@ -22,7 +22,7 @@ from app.web.done import done
 from app.web.limits import PICTURE_HEADERS
 from app.web.problems import problem_of
 from app.web.render import render
-from app.web.request import Endpoint, address, changing, signed_in, to
+from app.web.request import Endpoint, address, changing, id_in_text, signed_in, to
 from app.web.session import MOST_ON_A_BADGE, field, known_session, posted
 from app.web.state import services
 
@@ -35,10 +35,7 @@ STATES = {"sent": "Sent", "delivered": "Delivered", "read": "Read"}  # what a sc
 
 
 def _id_of(request: Request) -> ObjectId:
-    text = request.path_params["id"]
-    if not ObjectId.is_valid(text):
-        raise NotFound("There is nothing at this address.")
-    return ObjectId(text)
+    return id_in_text(request.path_params["id"], "There is nothing at this address.")
 
 
 async def conversations(request: Request, me: Account) -> Response:

@@ -95,15 +95,15 @@ def before_of(request: Request) -> ObjectId | None:
 
 def id_in_query(request: Request, name: str) -> ObjectId | None:
     text = request.query_params.get(name)
-    if text is None:
-        return None
-    if not ObjectId.is_valid(text):
-        raise NotFound("There is no such page.")
-    return ObjectId(text)
+    return None if text is None else id_in_text(text, "There is no such page.")
 
 
 def id_of(request: Request) -> ObjectId:
-    text = request.path_params["id"]
+    return id_in_text(request.path_params["id"], "There is no such status, or you may not see it.")
+
+
+def id_in_text(text: str, refusal: str) -> ObjectId:
+    """Return the id that an address names. Raises NotFound, with the refusal, where it is none."""
     if not ObjectId.is_valid(text):
-        raise NotFound("There is no such status, or you may not see it.")
+        raise NotFound(refusal)
     return ObjectId(text)
