@@ -10,9 +10,9 @@ from app.clock import FIRST_ID, LAST_ID
 from app.edges import EdgeMemory, Following
 from app.stack import Stack
 from phases.home.candidates import Slice
-from phases.home.newest import ID_ONLY, paced
+from phases.home.newest import ID_ONLY, Newest, paced
 from phases.keeping.store import Recent
-from phases.p1_query import statuses_by
+from phases.p1_query import written_by
 
 
 class Comeback:
@@ -36,7 +36,7 @@ class Comeback:
 
     def _entries(self) -> asyncio.Future[list[Entry]]:
         if self._head is None:
-            newest = statuses_by(self._db, [self.reader, *self.followees])
+            newest = Newest(self._db, written_by, [self.reader, *self.followees])
             self._head = asyncio.ensure_future(newest.older_than(self._before, self._n))
         return self._head
 
@@ -48,9 +48,9 @@ class Comeback:
         """
         if authors is None:
             following_ids = await Following(self._db, self.reader, self._memory).ids()
-            newest = statuses_by(self._db, [self.reader, *following_ids])
+            newest = Newest(self._db, written_by, [self.reader, *following_ids])
         else:
-            newest = statuses_by(self._db, [self.reader, *authors], ID_ONLY)
+            newest = Newest(self._db, written_by, [self.reader, *authors], ID_ONLY)
         reach = paced([entry.id for entry in await self._entries()], self._cap)
         rows = await newest.packed(LAST_ID, self._cap, reach)
         return Recent(rows, ObjectId(rows[-1][:12]) if len(rows) == self._cap else FIRST_ID)

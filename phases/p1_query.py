@@ -13,18 +13,12 @@ from app.edges import Following
 from app.stack.mongodb.connection import Database
 from phases.base import Phase
 from phases.claims import FOLLOWEES, INSERT, QUERY_OF_ALL, VISIBLE, post, read
-from phases.home.newest import ID_AND_AUTHOR, Newest
+from phases.home.newest import Newest
 
 
-def statuses_by(
-    db: Database,
-    authors: list[ObjectId],
-    fields: tuple[str, ...] = ID_AND_AUTHOR,
-) -> Newest:
-    """Return the article's query for the statuses of some authors. `Newest` sorts and
-    limits it, and above 200 authors cuts its `$in` into pieces.
-    """
-    return Newest(db, lambda some: {"user_id": {"$in": some}}, authors, fields)
+def written_by(authors: list[ObjectId]) -> Mapping[str, Any]:
+    """Return the article's query: the statuses of some authors."""
+    return {"user_id": {"$in": authors}}
 
 
 class HomeTimeline:
@@ -37,8 +31,10 @@ class HomeTimeline:
 
     async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
         following_ids = await self.following.unmuted()  # without those they mute
-        theirs = statuses_by(self.db, [self.reader, *following_ids])
-        return await theirs.older_than(cursor, n)
+        authors = [self.reader, *following_ids]
+        # It sorts and limits the query, and cuts a long $in into pieces.
+        newest = Newest(self.db, written_by, authors)
+        return await newest.older_than(cursor, n)
 
 
 QUERY = Phase(

@@ -21,7 +21,7 @@ from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Outbox
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
-from phases.home.candidates import KeptThenQuery, Slice, Undelivered
+from phases.home.candidates import Candidates, KeptThenQuery, Slice, Undelivered
 from phases.home.memory import UNSEEN, Basis, FirstPages, Judged, Seen, SeenStatuses, Statuses, as_now
 from phases.home.newest import newest_of_groups
 from phases.home.page import Filling, Page, enough
@@ -244,10 +244,13 @@ class Reading:
         """
         pulls = request.phase.pulls or HomeTimeline
         following = Following(self._db, request.reader, self._edges)
-        candidates = pulls(self._db, request.reader, following)
+        candidates = self._query(request, following)
         filling = Filling(self._db, View(OwnEdges(request.reader)), on_home, as_row=self._statuses.row)
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         return Page(request.phase.slug, statuses, after, "query", versions=following.versions)
+
+    def _query(self, request: Request, following: Following) -> Candidates:
+        return (request.phase.pulls or HomeTimeline)(self._db, request.reader, following)
 
     async def _listed(self, start: Start, first: Slice, look: Look) -> Page:
         """Make a page from what is kept, with what is pending and what is pulled; older statuses are from the query."""
@@ -257,7 +260,7 @@ class Reading:
         if same := start.seen.judged_before(basis, look.rows, look.answers):
             return Page(request.phase.slug, same.shown, same.next, "list", versions=look.versions)
         following = Following(self._db, request.reader, self._edges, look.versions)
-        query = HomeTimeline(self._db, request.reader, following)
+        query = self._query(request, following)
         candidates = KeptThenQuery(first, partial(self._further, start, look), query)
         statuses, after = await self._filled(request, candidates, view, look.versions, look.rows)
         return Page(request.phase.slug, statuses, after, candidates.source(statuses), versions=look.versions)
@@ -306,7 +309,7 @@ class Reading:
         comeback = Comeback(self._stack, self._edges, reader, edges.followees or [], request.cursor, n)
 
         async def answer() -> Page:
-            candidates = KeptThenQuery(await comeback.head(), _nothing, HomeTimeline(self._db, reader, following))
+            candidates = KeptThenQuery(await comeback.head(), _nothing, self._query(request, following))
             versions = following.versions
             assert versions, "whom they follow has been looked up"
             # From now on there is a list: whom they follow need not be remembered.

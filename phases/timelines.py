@@ -23,7 +23,7 @@ from phases.delivering.switch import Switch
 from phases.home.page import Page
 from phases.keeping.recipients import Recipients
 from phases.keeping.store import Store
-from phases.p1_query import statuses_by
+from phases.p1_query import written_by
 from phases.p3_queue import status_deliver
 from phases.pulling.pulls import Pulls, Weighed
 from phases.reading import Reading, Request
@@ -119,7 +119,9 @@ class Timelines:
                 made[phase.keeps] = _made(stack, phase)
         self.switch = Switch(stack, kinds, {kind: store for kind, (store, _) in made.items()})
         self.kept = {
-            kind: KeptTimelines(kind, store, recipients, self.switch, partial(statuses_by, stack.db), stack.config.cap)
+            kind: KeptTimelines(
+                kind, store, recipients, self.switch, partial(Newest, stack.db, written_by), stack.config.cap
+            )
             for kind, (store, recipients) in made.items()
         }
         self.pulls = Pulls(stack, {phase.slug: phase.merges for phase in phases if phase.merges})

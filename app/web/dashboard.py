@@ -23,7 +23,7 @@ from app.web.render import fragment, render
 from app.web.request import Endpoint, address, changing, for_operators, to
 from app.web.state import services
 from phases.keeping.activity import active_count
-from phases.pulling.markers import FEW
+from phases.pulling.markers import FEW_MARKED
 from phases.pulling.pulls import Weighed
 from phases.timelines import PhaseState, Timelines
 

@@ -16,15 +16,15 @@ from phases.keeping.store import Store
 
 @dataclass(frozen=True)
 class KeptTimelines:
-    """The kept timelines of one kind. `statuses_by`: the query for the statuses of some authors. `cap`: entries kept
-    per timeline.
+    """The timelines that phases with the same store and recipients keep. `newest`: the query for the statuses of some
+    authors. `cap`: entries kept per timeline.
     """
 
     name: str
     store: Store
     recipients: Recipients
     switch: Switch
-    statuses_by: Callable[[list[ObjectId]], Newest]
+    newest: Callable[[list[ObjectId]], Newest]
     cap: int
 
     async def widen(self, reader: ObjectId, author: ObjectId) -> None:
@@ -34,7 +34,7 @@ class KeptTimelines:
         await self.recipients.widen(reader, author)
 
         async def author_ids(floor: ObjectId) -> list[Entry]:
-            entries = await self.statuses_by([author]).older_than(LAST_ID, self.cap)
+            entries = await self.newest([author]).older_than(LAST_ID, self.cap)
             return [entry for entry in entries if entry.id >= floor]
 
         for container in self.switch.writable(await self.switch.fresh(), self.name):

@@ -9,8 +9,8 @@ from bson import ObjectId
 
 from app.clock import LAST_ID, id_at
 from app.stack.cost import Cost, counted
-from phases.home.newest import FEW, GROUP, WINDOW_AUTHORS
-from phases.p1_query import QUERY, statuses_by
+from phases.home.newest import FEW, GROUP, WINDOW_AUTHORS, Newest
+from phases.p1_query import QUERY, written_by
 from phases.p2_push import PUSH
 from phases.p3_queue import QUEUE
 from phases.p5_stream import STREAM
@@ -137,10 +137,10 @@ async def test_of_many_busy_authors_only_a_window_is_looked_at(world: World, aut
     ]
     await world.stack.db["statuses"].insert_many(rows)
     with counted() as cost:
-        found = await statuses_by(world.stack.db, ids).older_than(LAST_ID, 60)
+        found = await Newest(world.stack.db, written_by, ids).older_than(LAST_ID, 60)
     assert [entry.id for entry in found] == [row["_id"] for row in reversed(rows[-60:])]
     assert cost.mongodb == 1 + ceil(authors / WINDOW_AUTHORS)
-    rest = await statuses_by(world.stack.db, ids).older_than(rows[30]["_id"], 60)
+    rest = await Newest(world.stack.db, written_by, ids).older_than(rows[30]["_id"], 60)
     assert [entry.id for entry in rest] == [row["_id"] for row in reversed(rows[:30])]
 
 
@@ -153,7 +153,7 @@ async def test_a_window_that_holds_too_little_is_not_the_end(world: World) -> No
         for n, writer in enumerate(writers)
     ]
     await world.stack.db["statuses"].insert_many(rows)
-    found = await statuses_by(world.stack.db, ids).older_than(LAST_ID, 60)
+    found = await Newest(world.stack.db, written_by, ids).older_than(LAST_ID, 60)
     assert [entry.id for entry in found] == [row["_id"] for row in reversed(rows[-60:])]
 
 

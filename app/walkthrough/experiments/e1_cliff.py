@@ -10,8 +10,8 @@ from app.clock import LAST_ID
 from app.walkthrough.experiments.base import Experiment, Knob
 from app.walkthrough.lab import Lab, in_turn
 from app.walkthrough.result import Bar, Chart, Result, Sample, compared
-from phases.home.newest import GROUP
-from phases.p1_query import QUERY, statuses_by
+from phases.home.newest import GROUP, Newest
+from phases.p1_query import QUERY, written_by
 
 PAGE = 50
 OTHERS = 2  # statuses of others for each of the followees', on real servers
@@ -45,7 +45,7 @@ class Cliff(Experiment):
         works: dict[tuple[int, str], Callable[[], Awaitable[object]]] = {}
         for n in counts:
             works[n, ONE] = partial(_one_in, lab, authors[:n])
-            works[n, AS_PHASE_1] = partial(statuses_by(lab.stack.db, authors[:n]).older_than, LAST_ID, PAGE)
+            works[n, AS_PHASE_1] = partial(Newest(lab.stack.db, written_by, authors[:n]).older_than, LAST_ID, PAGE)
         samples = await in_turn(works, ROUNDS if lab.real else FEW_ROUNDS)
         keys = {}
         if lab.real:

@@ -16,7 +16,7 @@ from app.walkthrough.result import Bar, Chart, Check, Result, Sample, compared, 
 from phases.base import Phase
 from phases.keeping.lists import LIST, Value, key
 from phases.keeping.store import Recent
-from phases.p1_query import QUERY, statuses_by
+from phases.p1_query import QUERY, written_by
 from phases.p2_push import deliver_status
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
@@ -181,7 +181,7 @@ class _QueryThenDelivery:
         self.followees, self.began_s = [author], lab.clock.monotonic()
 
     async def recent(self, authors: Sequence[ObjectId] | None = None) -> Recent:
-        newest = statuses_by(self.lab.stack.db, [self.reader, self.author])
+        newest = Newest(self.lab.stack.db, written_by, [self.reader, self.author])
         rows = await newest.packed(LAST_ID, self.lab.stack.config.cap)
         status = await self.lab.store(self.author, CACHE.slug)
         await deliver_status(self.lab.delivery(CACHE), status)
