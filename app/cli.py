@@ -300,7 +300,7 @@ async def show_author(stack: "Stack", handle: str, choice: str | None) -> None:
         "rule": "by the rule",
     }
     known, day = weighed.author, weighed.day
-    reads = "unknown" if known.reads_per_day is None else f"{known.reads_per_day:,.1f}"
+    reads = "unknown" if known.pages_per_reader_per_day is None else f"{known.pages_per_reader_per_day:,.1f}"
     asked = "unknown" if day.asked_us is None else f"{day.asked_us / 1000:,.1f} ms"
     click.echo(f"{user.handle}'s statuses are {'pulled' if weighed.pulled else 'delivered'}: {why[weighed.why]}")
     click.echo(f"{known.active_followers:,} active followers, {known.posts_per_day:,.1f} statuses a day")

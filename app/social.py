@@ -364,8 +364,8 @@ class Social:
         not by an earlier try.
 
         `text` is trimmed and checked by `checked_text`. `trace` is told what the poster waited for: the insert (STORED)
-        and each consumer. `defer`: does what only queues. Raises Invalid, and Conflict for a key that was used for
-        another status.
+        and each consumer. `defer`: hands over to consumers that only queue, at once or after the
+        answer. Raises Invalid, and Conflict for a key that was used for another status.
         """
         began_s = perf_counter()
         text = checked_text(text)
@@ -471,8 +471,8 @@ class Social:
             return await transaction(self._db, work)
 
     def _turn(self, id: ObjectId) -> asyncio.Lock:
-        """Return the lock of a document. What changes it goes one after another, as far as it comes through this
-        process: of many transactions that want to at once MongoDB lets one through, and the others begin again.
+        """Return the lock of a document. Changes of it in this process take turns: of many transactions at
+        once MongoDB lets one through, and the others begin again.
         """
         return self._turns.setdefault(id, asyncio.Lock())
 
@@ -480,7 +480,7 @@ class Social:
         self, viewer: ObjectId, author: ObjectId, *, before: ObjectId | None, limit: int
     ) -> tuple[list[StatusRow], ObjectId | None]:
         """Return the author's statuses that the viewer may see, newest first, and the cursor of the next page. Only
-        such are looked for: a page costs the same however many others there are.
+        such are looked for, so a page takes the same commands however many others there are; MongoDB goes past these.
         """
         view = View(OwnEdges(viewer))
         seen = await audiences(self._db, view, author)

@@ -179,7 +179,7 @@ async def keep_sets(timelines: Timelines, readers: Sequence[ObjectId], ids: int)
 
     async def keep(reader: ObjectId) -> None:
         kept = Trailer(LIST, FIRST_ID.binary, ObjectId().binary, until_ms)
-        await stack.sets.lease(at, reader, kept._replace(kind=PLACEHOLDER), ttl_ms, until_ms)
+        await stack.sets.lease(at, reader, kept._replace(state=PLACEHOLDER), ttl_ms, until_ms)
         await stack.sets.fill(at, reader, kept, ttl_ms, [ObjectId().binary for _ in range(ids)], stack.config.cap)
 
     for first in range(0, len(readers), AT_ONCE):

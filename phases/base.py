@@ -23,8 +23,9 @@ class Carrier:
     """The answer to who makes the delivery happen.
 
     `hand_over`: what the poster waits for, after the status is stored. `in_worker`: the rest happens in a worker, and
-    nobody waits for it; over HTTP not even for the enqueue, which comes after the answer. `inserted`: what the follower
-    of the change stream does with new statuses that are pending for the phase; None for a phase that needs no stream.
+    nobody waits for it; over HTTP not even for the enqueue, which comes after the answer. `inserted`: what the worker
+    that tails the change stream does with new statuses that are pending for the phase; None for a phase that needs no
+    stream.
     """
 
     hand_over: Callable[[Delivery, StatusRow], Awaitable[None]]
@@ -34,7 +35,8 @@ class Carrier:
 
 @dataclass(frozen=True)
 class Phase:
-    """A way to make home timelines. Statuses are stored already; every phase returns the same pages.
+    """A way to make home timelines. A status is stored before its phase hears of it, and every phase returns the same
+    pages.
 
     `store`: where timelines are kept. `recipients`: whom a status is delivered to. `carrier`: who makes the delivery
     happen. `pulls`: the candidates of a read that asks for everything. `merges`: what a read asks for because it is not

@@ -6,6 +6,9 @@ Posting is as cheap as it gets, and nothing is kept that could be wrong.
 Every read repeats the work, however little is new.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from bson import ObjectId
 
 from app.access import Entry

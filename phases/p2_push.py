@@ -30,8 +30,8 @@ class Followers(Recipients):
 
     async def of(self, author: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
         query = {"followee": author, "follower": {"$gt": last}}
-        by = "followee_1_follower_1"
-        find = Find("follows", query, ("follower",), n, [("follower", 1)], by)
+        order, index = [("follower", 1)], "followee_1_follower_1"
+        find = Find("follows", query, ("follower",), n, order, index)
         return [row["follower"] for row in await rows(self.db, find)]
 
 

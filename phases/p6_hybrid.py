@@ -4,8 +4,8 @@ Authors with many active followers are weighed when they post: does it cost more
 their statuses on all those lists, or to have the followers ask for them at every read?
 Where asking is cheaper the status says `pulled` from its insert on, and nobody delivers
 it. A read merges what is pulled with a list like that of phase 4.
-A celebrity's status became one insert, and everybody sees it at once. Only the first
-ones are still delivered: that shows how many active followers there are.
+A celebrity's status became one insert, and everybody sees it at once. Their first
+ones are still delivered, which shows how many active followers they have.
 It now costs their readers one more look-up a page, inside a command that the page sends
 anyway.
 Where hardly anybody reads, nearly everything is pulled.
@@ -34,9 +34,10 @@ from phases.pulling.pulls import Merge
 DELIVERY_US = 5.2
 PULLED_US = 18.0
 
-# Pages for each post, of the whole site. With fewer, a job costs more than the asking
-# that it saves, whoever has posted. The rule below is about one author.
-SELDOM = 3.5
+# Pages for each post, of the whole site (`feedlab bench crossover`). With fewer, a job
+# costs more than the asking that it saves, whoever has posted. The rule is about one
+# author.
+HARDLY_READ = 3.5
 
 
 def is_pulling_cheaper(day: DayCost) -> bool:
@@ -50,16 +51,16 @@ def cost_of_a_day(author: Author) -> DayCost:
     """Return what a day costs either way. Both costs grow with the followers. What
     differs is how often it is done.
     """
-    reads = author.reads_per_day
+    pages = author.pages_per_reader_per_day
     return DayCost(
         delivered_us=author.posts_per_day * author.active_followers * DELIVERY_US,
-        asked_us=None if reads is None else reads * author.active_followers * PULLED_US,
+        asked_us=None if pages is None else pages * author.active_followers * PULLED_US,
     )
 
 
 def is_hardly_read(pages_a_post: float) -> bool:
     """Return whether asking is cheaper whoever has posted: this is nearly phase 1."""
-    return pages_a_post < SELDOM
+    return pages_a_post < HARDLY_READ
 
 
 def pulled_by(authors: list[ObjectId]) -> Mapping[str, Any]:
@@ -82,9 +83,15 @@ class DeliveredTo(ActiveFollowers):
 
     async def of(self, author: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
         found = await super().of(author, last, n)
-        if len(found) >= min(self.config.pull_from, n):
-            await self.heavy.note(author)
+        await self._note_if_heavy(author, len(found), n)
         return found
+
+    async def _note_if_heavy(self, author: ObjectId, found: int, n: int) -> None:
+        """Note an author of whom one step has found many followers. It finds `n` at
+        most, so a full step counts as many; the weighing counts them all.
+        """
+        if found >= min(self.config.pull_from, n):
+            await self.heavy.note(author)
 
 
 class MergedLists(HomeLists):
@@ -92,7 +99,7 @@ class MergedLists(HomeLists):
     pulled, and need not be merged with that again.
     """
 
-    async def undelivered(self, authors: list[ObjectId]) -> list[bytes]:
+    async def pulled_ids(self, authors: list[ObjectId]) -> list[bytes]:
         most = self.config.cap + 1
         finds = newest_of_groups("pulled", pulled_by, authors, LAST_ID, most)
         answers = await together(self.db, **finds)
@@ -112,7 +119,7 @@ HYBRID = Phase(
     merges=Merge(
         cost=cost_of_a_day,
         is_cheaper=is_pulling_cheaper,
-        is_seldom=is_hardly_read,
+        is_hardly_read=is_hardly_read,
         query=pulled_by,
     ),
     chunk=lambda config: config.list_chunk,

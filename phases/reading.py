@@ -32,7 +32,8 @@ from phases.pulling.markers import Known, Markers
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 8  # to make a page from what is kept while what was remembered changes; after them the query makes it
-WASTEFUL = 4  # times the candidates of most pages: one that took more, mostly not for its reader, is not remembered
+# A first page that took more than so many times `enough` candidates is not remembered: most were not for its reader.
+WASTEFUL = 4
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,8 @@ class Reading:
     async def _start(
         self, request: Request, kept: KeptTimelines, container: Container, settings: Settings
     ) -> Start | None:
-        """Return what a read begins with; None for a reader who is certainly cold. What is remembered need not be
-        asked; of a reader who is not, a glance says what to ask.
+        """Return what a read begins with; None for a reader who is certainly cold. For a reader whom this process does
+        not remember, a glance at the list says what to look up.
         """
         reader = request.reader
         remembered = self._edges.recall(reader)
@@ -242,7 +243,6 @@ class Reading:
         """Make a page by the query, as the phase pulls everything, or what it keeps cannot be believed: the definition,
         evaluated.
         """
-        pulls = request.phase.pulls or HomeTimeline
         following = Following(self._db, request.reader, self._edges)
         candidates = self._query(request, following)
         filling = Filling(self._db, View(OwnEdges(request.reader)), on_home, as_row=self._statuses.row)

@@ -20,6 +20,7 @@ from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Failures, GoesOn, Kind, Outbox, once
 from phases.delivering.settings import Wish
 from phases.delivering.switch import Switch
+from phases.home.newest import Newest
 from phases.home.page import Page
 from phases.keeping.recipients import Recipients
 from phases.keeping.store import Store
@@ -33,8 +34,8 @@ MOST_FORCED = 100  # authors: each is in the phase settings, which every process
 
 @dataclass(frozen=True)
 class PhaseState:
-    """The state of a phase. `since`: what it keeps is complete from then on. `pending`: statuses it still owes.
-    `queued`: its jobs.
+    """The state of a phase. `since`: what it keeps is complete from then on. `pending`: statuses that it still has to
+    deliver. `queued`: its jobs.
     """
 
     slug: str
@@ -112,12 +113,12 @@ class Timelines:
     def __init__(self, stack: Stack, phases: tuple[Phase, ...] = PHASES) -> None:
         self.stack = stack
         self.phases = {phase.slug: phase for phase in phases}
-        kinds = {phase.slug: phase.keeps for phase in phases if phase.keeps}
+        keeps = {phase.slug: phase.keeps for phase in phases if phase.keeps}
         made: dict[str, tuple[Store, Recipients]] = {}
         for phase in phases:
             if phase.keeps and phase.keeps not in made:  # phases that keep the same share it
                 made[phase.keeps] = _made(stack, phase)
-        self.switch = Switch(stack, kinds, {kind: store for kind, (store, _) in made.items()})
+        self.switch = Switch(stack, keeps, {name: store for name, (store, _) in made.items()})
         self.kept = {
             kind: KeptTimelines(
                 kind, store, recipients, self.switch, partial(Newest, stack.db, written_by), stack.config.cap
@@ -125,7 +126,7 @@ class Timelines:
             for kind, (store, recipients) in made.items()
         }
         self.pulls = Pulls(stack, {phase.slug: phase.merges for phase in phases if phase.merges})
-        idle, keepers = self.phases.keys() - kinds.keys(), list(self.kept.values())
+        idle, keepers = self.phases.keys() - keeps.keys(), list(self.kept.values())
         self.outbox = Outbox(stack, self.switch, idle, keepers, self.pulls)
         consumers = [self._consumer(phase, self.kept[phase.keeps]) for phase in phases if phase.keeps]
         for consumer in consumers:

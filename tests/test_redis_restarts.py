@@ -95,7 +95,7 @@ async def sets(server: Server) -> AsyncIterator[RedisSets]:
 async def filled(sets: RedisSets, n: int = 3) -> tuple[ObjectId, list[bytes]]:
     reader, ids = ObjectId(), sorted((ObjectId().binary for _ in range(n)), reverse=True)
     trailer = Trailer(LIST, FIRST_ID.binary, ObjectId().binary, 10**14)
-    assert await sets.lease(AT, reader, trailer._replace(kind=PLACEHOLDER), TTL_MS, 0)
+    assert await sets.lease(AT, reader, trailer._replace(state=PLACEHOLDER), TTL_MS, 0)
     assert await sets.fill(AT, reader, trailer, TTL_MS, ids, CAP)
     return reader, ids
 

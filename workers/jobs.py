@@ -18,7 +18,8 @@ from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
 
-# A job makes further steps for so long, while no first step waits: RQ takes longer over a job than one step takes.
+# A job makes further steps for so long, until a first step has waited during one of them: RQ takes longer over a job
+# than one step takes.
 TURN_S = 1.0
 PATIENCE_S = JOB_TIMEOUT_S - 2  # after it some server is slow; RQ's own limit would count that as the job's failure
 LOOKED_AT = 100  # of the first steps that wait

@@ -4,7 +4,7 @@ All scores are 0, so Redis orders the members by their bytes. The trailer begins
 longer, so it sorts above every id: a read from the top finds it first. It says from where on the set is complete and
 until when. A set without it is no timeline: nobody delivers to it, and whoever finds it asks.
 
-    | twelve bytes ff | kind 1 | floor 12 | token 12 | expires_at_ms, 15 digits |
+    | twelve bytes ff | state 1 | floor 12 | token 12 | expires_at_ms, 15 digits |
 
 Every step is one script, so nobody sees half of it. Two backends, one behaviour: Redis, and a stand-in inside the
 process. Keys name the run of the Redis they are in: what comes back with a snapshot, an append-only file or a failover
@@ -48,13 +48,13 @@ class Trailer(NamedTuple):
     the set put it there.
     """
 
-    kind: bytes
+    state: bytes
     floor: bytes
     token: bytes
     expires_at_ms: int
 
     def packed(self) -> bytes:
-        return b"".join((MARK, self.kind, self.floor, self.token, b"%015d" % self.expires_at_ms))
+        return b"".join((MARK, self.state, self.floor, self.token, b"%015d" % self.expires_at_ms))
 
     @classmethod
     def unpacked(cls, raw: bytes) -> "Trailer":
@@ -400,7 +400,7 @@ class SetsStandIn:
     ) -> bool:
         count_redis()
         found = self._live(at, reader)
-        if found is None or (found.trailer.kind, found.trailer.token) != (PLACEHOLDER, trailer.token):
+        if found is None or (found.trailer.state, found.trailer.token) != (PLACEHOLDER, trailer.token):
             return False
         filled = replace(found, trailer=trailer, gone_at_s=self._now_s() + ttl_ms / 1000)
         self._sets[at, reader] = filled.with_ids(ids, found.trailer.floor, cap)
@@ -408,7 +408,7 @@ class SetsStandIn:
 
     async def merge(self, at: str, reader: ObjectId, ids: Sequence[bytes], floor: bytes, cap: int) -> None:
         count_redis()
-        if (found := self._live(at, reader)) and found.trailer.kind == LIST:
+        if (found := self._live(at, reader)) and found.trailer.state == LIST:
             self._sets[at, reader] = found.with_ids(ids, floor, cap)
 
     async def renew(self, at: str, reader: ObjectId, old: Trailer, new: Trailer, ttl_ms: int) -> None:

@@ -109,7 +109,7 @@ def alerts(scale: Scale) -> Iterator[Alert]:
     oldest = "max by (consumer) (feedlab_oldest_pending_seconds)"
     yield from two(
         "FeedlabDeliveryLate",
-        "{{ $labels.consumer }} has owed a delivery for {{ $value | humanizeDuration }}",
+        "a delivery of {{ $labels.consumer }} has been pending for {{ $value | humanizeDuration }}",
         (f"{oldest} > {scale.age(60, 8):g}", 2 * minute),
         (f"{oldest} > {scale.age(600, 16):g}", 2 * minute),
     )

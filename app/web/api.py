@@ -243,6 +243,7 @@ async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
             "redis": cost.redis,
         },
     }
+    # The statuses are JSON already, remembered as bytes: the rest is put around them.
     return Reply(200, b'{"phase":%b,"statuses":%b,%b' % (to_json(page.phase), statuses, to_json(rest)[1:]))
 
 

@@ -214,7 +214,7 @@ async def authors(request: Request, me: Account) -> Response:
         choices=CHOICES,
         heavy=[(people[id], heavy.get(id), forced.get(id)) for id in ids if id in people],
         config=services(request).stack.config,
-        few=FEW,
+        few=FEW_MARKED,
     )
 
 

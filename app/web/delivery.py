@@ -29,7 +29,7 @@ WATCHES_REMEMBERED, WATCHES_EACH = 20, 3  # in one process, and of one person: a
 class Watch:
     """A watched delivery: milliseconds since the post was sent. What has not happened yet is absent.
 
-    `held`: per kind that is kept and follower; None where nothing is kept for the follower, whose list is rebuilt on
+    `held`: by what is kept, and by follower; None where nothing is kept for the follower, whose list is rebuilt on
     return. `pulled`: a phase that merges such statuses does not deliver this one, and its readers ask for it.
     """
 

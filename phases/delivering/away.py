@@ -31,11 +31,11 @@ async def as_if_here(stack: Stack, readers: Sequence[ObjectId], author: ObjectId
 async def send_away(
     stack: Stack,
     switch: Switch,
-    kinds: Sequence[str],
+    anew: Sequence[str],
     share: float,
     rest: Callable[[float], Awaitable[object]] = asyncio.sleep,
 ) -> int:
-    """End the activity of a share of all readers, spread evenly, and return of how many. `kinds`: what is kept of the
+    """End the activity of a share of all readers, spread evenly, and return of how many. `anew`: what is kept of the
     active.
 
     The invariant of `phases.keeping.activity` leaves one order: the phases that keep these are switched off, everybody
@@ -44,7 +44,7 @@ async def send_away(
     another. A crash on the way leaves these phases switched off, which is slower and right.
     """
     before = (await switch.fresh()).delivering
-    away = {slug for kind in kinds for slug in switch.phases_of(kind)}
+    away = {slug for kept in anew for slug in switch.phases_of(kept)}
     await switch.change(Wish(delivering=[slug for slug in before if slug not in away]))
     await rest(stack.config.grace_s + stack.config.settings_age_s)
     gone, batch, number = 0, [], 0
@@ -57,8 +57,8 @@ async def send_away(
             batch = []
     gone += await _deactivate(stack, batch)
     meanwhile = await switch.fresh()
-    if anew := [kind for kind in kinds if meanwhile.current(kind)]:  # somebody switched them on: they are not trusted
-        await switch.restart(anew)
+    if back := [kept for kept in anew if meanwhile.current(kept)]:  # somebody switched them on: they are not trusted
+        await switch.restart(back)
     await switch.change(Wish(delivering=before))
     return gone
 

@@ -1,4 +1,4 @@
-"""The timelines of one kind that one stack keeps: a store, its recipients, and the containers that are open."""
+"""What one stack keeps for phases with the same store and recipients: these two, and the containers that are open."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

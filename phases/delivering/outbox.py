@@ -114,7 +114,7 @@ class Owed(NamedTuple):
 class Outbox:
     """The outbox of one process. `consumers`: who handles what has happened, by name.
 
-    `idle`: the phases that may be switched on and are owed nothing. `keepers`: who hears of edges. `pulls`: decides
+    `idle`: the phases that may be switched on and deliver nothing. `keepers`: who hears of edges. `pulls`: decides
     which statuses are not owed to a phase that merges.
     """
 
@@ -154,8 +154,8 @@ class Outbox:
         """Hand a status that is stored to its consumers. `again`: it was stored by an earlier try, which may have been
         killed before it could say so, or before a majority had the status.
 
-        The insert may have taken so long that a phase has been switched on meanwhile: then the status owes it too. Or
-        so long that its author's marker has to be made anew.
+        The insert may have taken so long that a phase has been switched on meanwhile: then the status is owed to that,
+        too. Or so long that its author's marker has to be made anew.
         """
         names = owed.consumers
         if owed.pulled:
@@ -190,7 +190,7 @@ class Outbox:
     async def _hand_over(self, name: str, happened: StatusRow | Event) -> None:
         if name not in self.consumers:
             return  # another version of the program knows it, whose sweeper will offer it
-        with outages_told(log.warning, f"what {name} owes for {happened.id} is left to the sweeper"):
+        with outages_told(log.warning, f"{name} was not handed {happened.id}, which the sweeper will offer"):
             await self.consumers[name].hand_over(happened)
 
     def _caring_for(self, kind: Kind) -> tuple[str, ...]:

@@ -37,8 +37,8 @@ class Settings:
         """The phases that a status posted now has to be delivered to."""
         return (*self.delivering, *(slug for slug, until in self.leaving.items() if now < until))
 
-    def current(self, kind: str) -> Container | None:
-        return next((c for c in self.containers if c.kind == kind and c.until is None), None)
+    def current(self, kept: str) -> Container | None:
+        return next((c for c in self.containers if c.kept == kept and c.until is None), None)
 
     def in_use(self, now: datetime) -> tuple[Container, ...]:
         """The containers that somebody may still read or write."""
@@ -66,7 +66,7 @@ class Settings:
             "delivering": list(self.delivering),
             "leaving": dict(self.leaving),
             "containers": [
-                {"kept": c.kind, "since": c.since, "nodes": c.nodes, "until": c.until, "opens": c.opens}
+                {"kept": c.kept, "since": c.since, "nodes": c.nodes, "until": c.until, "opens": c.opens}
                 for c in self.containers
             ],
             "forced": {str(author): pulled for author, pulled in self.forced.items()},
@@ -76,7 +76,7 @@ class Settings:
     def of(cls, document: Mapping[str, Any], read_at_s: float) -> "Settings":
         containers = tuple(
             Container(
-                kind=c["kept"],
+                kept=c["kept"],
                 since=c["since"],
                 nodes=tuple(c["nodes"]) if c["nodes"] else None,
                 until=c["until"],
@@ -93,7 +93,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Wish:
-    """What somebody wants changed; None and nothing leave it as it is. `anew`: kinds whose containers begin again.
+    """What somebody wants changed; None and nothing leave it as it is. `anew`: what begins to be kept anew.
     `forced`: as in Settings; None for an author leaves them to the rule again.
     """
 
@@ -106,24 +106,24 @@ class Wish:
 def next_settings(
     old: Settings,
     wish: Wish,
-    kinds: Mapping[str, str],
+    keeps: Mapping[str, str],
     nodes: Mapping[str, tuple[str, ...] | None],
     now: datetime,
 ) -> tuple[Settings, list[Container]]:
     """Return the settings after `old`, and the containers that begin with them. Nothing says yet when it ends or opens.
 
     A container goes on while some phase delivers to it; otherwise it retires, and another one begins.
-    kinds: what each phase keeps, by slug. nodes: where a new container of each kind is.
+    keeps: what each phase keeps, by slug. nodes: where a new container is, by what is kept.
     """
     delivering = old.delivering if wish.delivering is None else tuple(dict.fromkeys(wish.delivering))
     leaving = {slug: t for slug, t in old.leaving.items() if now < t} | dict.fromkeys(old.delivering, UNSETTLED)
-    wanted = list(dict.fromkeys(kinds[slug] for slug in delivering if slug in kinds))
+    wanted = list(dict.fromkeys(keeps[slug] for slug in delivering if slug in keeps))
     containers = [
-        replace(c, until=UNSETTLED) if c.until is None and (c.kind not in wanted or c.kind in wish.anew) else c
+        replace(c, until=UNSETTLED) if c.until is None and (c.kept not in wanted or c.kept in wish.anew) else c
         for c in old.in_use(now)
     ]
-    going_on = {container.kind for container in containers if container.until is None}
-    begun = [Container(kind, id_at(now), nodes[kind]) for kind in wanted if kind not in going_on]
+    going_on = {container.kept for container in containers if container.until is None}
+    begun = [Container(kept, id_at(now), nodes[kept]) for kept in wanted if kept not in going_on]
     settings = Settings(
         version=old.version + 1,
         read=wish.read or old.read,

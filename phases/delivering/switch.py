@@ -34,18 +34,18 @@ FIELDS = ("version", "read", "delivering", "leaving", "containers", "forced")
 
 
 class Switch:
-    """`kinds`: what each phase keeps, by slug, for the phases that keep anything. `stores`: where each kind is kept."""
+    """`keeps`: what each phase keeps, by slug, for the phases that keep anything. `stores`: where, by what is kept."""
 
-    def __init__(self, stack: Stack, kinds: Mapping[str, str], stores: Mapping[str, Store]) -> None:
-        self._stack, self._kinds, self._stores = stack, kinds, stores
+    def __init__(self, stack: Stack, keeps: Mapping[str, str], stores: Mapping[str, Store]) -> None:
+        self._stack, self._keeps, self._stores = stack, keeps, stores
         self._clock, self._config = stack.clock, stack.config
         self._documents = stack.db[SETTINGS]
         self._copy: Settings | None = None  # remembered
         self._reading: asyncio.Task[Settings] | None = None
 
-    def phases_of(self, kind: str) -> tuple[str, ...]:
-        """Return the phases that deliver to this kind: a status is in its container, or pending for one of them."""
-        return tuple(slug for slug, each in self._kinds.items() if each == kind)
+    def phases_of(self, kept: str) -> tuple[str, ...]:
+        """Return the phases that keep this: a status is in its container, or pending for one of them."""
+        return tuple(slug for slug, each in self._keeps.items() if each == kept)
 
     async def current(self) -> Settings:
         """Settings at most `settings_age_s` older than this call, or than the one whose reading it shares.
@@ -76,28 +76,28 @@ class Switch:
         """
         return self._clock.monotonic() - settings.read_at_s < self._config.grace_s / 2
 
-    def readable(self, settings: Settings, kind: str) -> Container | None:
+    def readable(self, settings: Settings, kept: str) -> Container | None:
         """The container, when everybody has heard of it and this process reaches all of it."""
-        container = settings.current(kind)
+        container = settings.current(kept)
         if container is None or not self._reaches(container):
             return None
         return container if container.opens and container.opens <= self._clock.now() else None
 
-    def writable(self, settings: Settings, kind: str) -> list[Container]:
+    def writable(self, settings: Settings, kept: str) -> list[Container]:
         """Everywhere a delivery has to go. Raises MemcachedDown for lists on other nodes than this process knows."""
         now = self._clock.now()
-        open_ = [c for c in settings.containers if c.kind == kind and (c.until is None or now < c.until)]
+        open_ = [c for c in settings.containers if c.kept == kept and (c.until is None or now < c.until)]
         for container in open_:
             if not self._reaches(container) and container.until is None:
-                theirs, ours = (", ".join(nodes or ()) for nodes in (container.nodes, self._stores[kind].nodes))
+                theirs, ours = (", ".join(nodes or ()) for nodes in (container.nodes, self._stores[kept].nodes))
                 raise MemcachedDown(
-                    f"{kind} are on {theirs}, and FEEDLAB_MEMCACHED of this process names {ours}. "
+                    f"{kept} are on {theirs}, and FEEDLAB_MEMCACHED of this process names {ours}. "
                     "Give every process the same list."
                 )
         return [container for container in open_ if self._reaches(container)]
 
     def _reaches(self, container: Container) -> bool:
-        return container.nodes in (None, self._stores[container.kind].nodes)
+        return container.nodes in (None, self._stores[container.kept].nodes)
 
     async def open(self, read: str, delivering: Sequence[str]) -> None:
         """Write the first settings where there are none; begin anew what is on other nodes or of another history."""
@@ -107,7 +107,7 @@ class Switch:
         settings = await self.fresh()
         if settings.version == 0:
             await self.change(Wish(read, delivering))
-        elsewhere = [c.kind for c in settings.containers if c.until is None and not self._reaches(c)]
+        elsewhere = [c.kept for c in settings.containers if c.until is None and not self._reaches(c)]
         if elsewhere:
             await self.change(Wish(anew=elsewhere))
         await self.beat()
@@ -124,7 +124,7 @@ class Switch:
         settings = await self.fresh()
         await self._settle(settings)
         current = [c for c in settings.containers if c.until is None]
-        pulses = [await self._stores[c.kind].pulse(c) if self._reaches(c) else None for c in current]
+        pulses = [await self._stores[c.kept].pulse(c) if self._reaches(c) else None for c in current]
         if None in pulses:
             return  # what cannot be compared must not be outrun
         known = max(filter(None, pulses), default=0)
@@ -135,29 +135,29 @@ class Switch:
             return_document=ReturnDocument.AFTER,
         )
         if counted is None:
-            outside = [c.kind for c, pulse in zip(current, pulses, strict=True) if pulse]
+            outside = [c.kept for c, pulse in zip(current, pulses, strict=True) if pulse]
             log.warning(
                 "the database was restored from a backup (its pulse is below %d): %s begin anew", known, outside
             )
             await self.restart(outside)
             return
         for container in current:
-            await self._stores[container.kind].keep_pulse(container, counted["pulse"])
+            await self._stores[container.kept].keep_pulse(container, counted["pulse"])
 
-    async def restart(self, kinds: Sequence[str] | None = None) -> None:
-        """Forget what is kept of these kinds, or everything."""
-        await self.change(Wish(anew=list(self._stores) if kinds is None else kinds))
+    async def restart(self, anew: Sequence[str] | None = None) -> None:
+        """Forget this of what is kept, or everything."""
+        await self.change(Wish(anew=list(self._stores) if anew is None else anew))
 
     async def change(self, wish: Wish) -> None:
         """Switch as wished. It takes effect in every process within `settings_age_s`; what is switched on is read after
         the grace. Raises Contended where others are always faster.
         """
-        nodes = {kind: store.nodes for kind, store in self._stores.items()}
+        nodes = {kept: store.nodes for kept, store in self._stores.items()}
         for _ in range(TRIES):
             old = await self.fresh()
-            new, begun = next_settings(old, wish, self._kinds, nodes, self._clock.now())
+            new, begun = next_settings(old, wish, self._keeps, nodes, self._clock.now())
             for container in begun:
-                await self._stores[container.kind].begin(container)
+                await self._stores[container.kept].begin(container)
             if await self._swap(old, new):
                 await self._settle(new)
                 return

@@ -46,7 +46,7 @@ class Undelivered(NamedTuple):
 
 @dataclass(frozen=True)
 class Slice:
-    """A part of a kept timeline, newest first: of every id >= `floor` that the reader may see, the newest ones.
+    """A part of a kept timeline, newest first: the newest ids that the reader may see, none below `floor`.
 
     `whole`: nothing that is kept was left out.
     """
@@ -60,7 +60,7 @@ class Slice:
         return b"".join([entry.id.binary for entry in self.entries])
 
     def is_short(self, n: int) -> bool:
-        """Return whether a first page of `n` lacks something that is neither in the slice nor below the floor."""
+        """Return whether there are fewer than `n` entries here, although more may be above the floor."""
         return not self.whole and len(self.entries) < n
 
     def older_than(self, cursor: ObjectId) -> list[Entry]:
@@ -88,10 +88,10 @@ NOTHING = Slice([], LAST_ID, whole=True)  # a floor above every status: nothing 
 
 
 class KeptThenQuery:
-    """The candidates from a list, which is complete above its floor: from there come
-    what is kept and what is pending. Below the floor the query is asked.
+    """The candidates from a list that is complete above its floor: from the floor up,
+    what is kept, pending or pulled; below it, what the query finds.
 
-    `more` reads on in what is kept and pending, where `first` was not all of it.
+    `more` reads on above the floor, where `first` was not all of it.
     """
 
     def __init__(
@@ -119,8 +119,8 @@ class KeptThenQuery:
         return entries
 
     def source(self, page: Sequence[StatusRow]) -> Source:
-        """Return from where the page is: from above the floor, from below, or both. A
-        page that shows nothing is from the query, unless there is no floor.
+        """Return where the page comes from: above the floor, below it, or both. An
+        empty page comes from the query, unless the list reaches to the first status.
         """
         if not page:
             return "query" if self.first.floor > FIRST_ID else "list"

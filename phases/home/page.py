@@ -15,7 +15,8 @@ from phases.home.candidates import Candidates, Source
 
 # Candidates looked at beyond the page: most pages are full although some status on them is not for the reader.
 SPARE = 8
-# Where much is not for the reader, each further look takes as many as all before it, and at most:
+# Where much is not for the reader: each further look takes as many candidates as all
+# looks before it together, but at most this many.
 AT_ONCE = 1_000
 
 

@@ -1,6 +1,6 @@
 """Home timelines in Memcached: one value per active reader, packed ids in front, a trailer at the end.
 
-| id delivered last | ... | id delivered first | trailer: kind 4, floor 12, token 12, expires_at_ms 8 |
+| id delivered last | ... | id delivered first | trailer: state 4, floor 12, token 12, expires_at_ms 8 |
 
 12 bytes an id, so 800 ids and the trailer are 9.6 KB. Deliveries are prepended; the read restores order and uniqueness.
 A placeholder has no floor yet: deliveries collect in it while its owner asks phase 1.
@@ -51,22 +51,22 @@ def pulse_key(container: Container) -> str:
 
 @dataclass(frozen=True)
 class Value:
-    kind: bytes
+    state: bytes
     ids: Sequence[bytes]
     floor: bytes
     token: bytes = NO_TOKEN
     expires_at_ms: int = 0
 
     def packed(self) -> bytes:
-        return b"".join(self.ids) + TRAILER.pack(self.kind, self.floor, self.token, self.expires_at_ms)
+        return b"".join(self.ids) + TRAILER.pack(self.state, self.floor, self.token, self.expires_at_ms)
 
     @classmethod
     def unpacked(cls, raw: bytes) -> "Value":
         """Return the value of these bytes, its ids newest first and each once."""
         n = (len(raw) - TRAILER.size) // ID_BYTES
-        *ids, kind, floor, token, expires_at_ms = struct.unpack(">" + f"{ID_BYTES}s" * n + TRAILER.format[1:], raw)
+        *ids, state, floor, token, expires_at_ms = struct.unpack(">" + f"{ID_BYTES}s" * n + TRAILER.format[1:], raw)
         ids.sort(reverse=True)  # cheap: all but what was delivered lately is in order
-        return cls(kind, ids if len(set(ids)) == n else sorted({*ids}, reverse=True), floor, token, expires_at_ms)
+        return cls(state, ids if len(set(ids)) == n else sorted({*ids}, reverse=True), floor, token, expires_at_ms)
 
     def with_ids(self, more: Iterable[bytes], cap: int) -> "Value":
         """Return the value with more ids merged, cut to the newest `cap`; what is cut off raises the floor."""
@@ -112,19 +112,19 @@ class Lists(InMemory):
         """Read the entries, and renew the TTL when that is due."""
         at, reader = key(place.container, place.reader), place.reader
         found = await self._gets(at)
-        if found is None or found[0].kind == PLACEHOLDER:
+        if found is None or found[0].state == PLACEHOLDER:
             return None
         value, version = found
         if self._due(value):
             active, followees = await self.admit_again(reader)
-            more = await self.undelivered([reader, *followees])
+            more = await self.pulled_ids([reader, *followees])
             if not self._is_over(value):  # else the activity may have ended before it began again
                 await self._swap(at, self._renewed(value, active.until, more), version)
         return value.slice(place.before, place.n)
 
-    async def undelivered(self, authors: list[ObjectId]) -> list[bytes]:
-        """Return the ids that belong on the list of a reader of these authors and are delivered to nobody: the newest,
-        more than a list holds where there are so many. A list takes them in whenever it is renewed.
+    async def pulled_ids(self, authors: list[ObjectId]) -> list[bytes]:
+        """Return the newest pulled ids of these authors, up to one more than a list holds; none where the phase pulls
+        nothing. A list takes them in whenever it is renewed.
         """
         return []
 
@@ -177,7 +177,7 @@ class Lists(InMemory):
             if found is None:
                 return
             value = Value.unpacked(found[0])
-            if value.kind == PLACEHOLDER or self._is_over(value):
+            if value.state == PLACEHOLDER or self._is_over(value):
                 break
             entries = await author_ids(ObjectId(value.floor))
             if len(entries) >= self.cap:
@@ -206,7 +206,7 @@ class Lists(InMemory):
             return None
         if status.binary in found[0].ids:
             return True
-        return None if found[0].kind == PLACEHOLDER else False
+        return None if found[0].state == PLACEHOLDER else False
 
     async def _gets(self, at: str) -> tuple[Value, object] | None:
         """Return what is there and has not expired by our clock, with its version."""

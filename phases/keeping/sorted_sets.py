@@ -42,7 +42,7 @@ class SortedSets(InMemory):
         """Read the entries by one script in Redis, and renew the set if that is due. Return None for a cold reader."""
         try:
             found = await self._found(place.container, place.reader, place.before, place.n)
-            if found is None or found.trailer.kind == PLACEHOLDER:
+            if found is None or found.trailer.state == PLACEHOLDER:
                 return None
             if self.is_due(found.trailer.expires_at_ms):
                 await self._renew(place.container, place.reader, found.trailer)
@@ -77,7 +77,7 @@ class SortedSets(InMemory):
         found = await self.sets.read(container.name, reader, FIRST_ID, 0)
         if found is None:
             return
-        if found.trailer.kind == PLACEHOLDER or self.is_over(found.trailer.expires_at_ms):
+        if found.trailer.state == PLACEHOLDER or self.is_over(found.trailer.expires_at_ms):
             await self.sets.forget(container.name, reader)
             return
         entries = await author_ids(ObjectId(found.trailer.floor))
@@ -112,7 +112,7 @@ class SortedSets(InMemory):
             return None
         if status.binary in found.ids:
             return True
-        return None if found.trailer.kind == PLACEHOLDER else False
+        return None if found.trailer.state == PLACEHOLDER else False
 
     async def _found(
         self, container: Container, reader: ObjectId, before: ObjectId = FIRST_ID, n: int = 0

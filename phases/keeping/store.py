@@ -20,14 +20,14 @@ AuthorIds = Callable[[ObjectId], Awaitable[list[Entry]]]  # one author's newest 
 
 @dataclass(frozen=True)
 class Container:
-    """A container has what is kept of a kind since that was last switched on. `since`: an id of that moment, which no
+    """A container has what is `kept` there since that was last switched on. `since`: an id of that moment, which no
     other container has.
 
     `nodes`: the servers that it is spread over, where processes may know different ones. `until`: when deliveries to it
     end; it is read no longer. `opens`: when reads begin, as every poster knows of it by then; None: not said yet.
     """
 
-    kind: str
+    kept: str
     since: ObjectId
     nodes: tuple[str, ...] | None = None
     until: datetime | None = None
@@ -149,4 +149,4 @@ class Store(ABC):
         """
 
     async def sweep(self, current: Container | None, alive: Sequence[Container]) -> None:
-        """Do a bounded piece of housekeeping. `alive`: the containers, of any kind, that somebody may still read."""
+        """Do a bounded piece of housekeeping. `alive`: the containers that somebody may still read."""

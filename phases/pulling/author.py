@@ -30,13 +30,15 @@ POSTS_COUNTED = 10_000
 
 @dataclass(frozen=True)
 class Author:
-    """The figures of an author. `active_followers`: counted up to one more than the largest fan-out. `reads_per_day`:
-    pages that an active reader asks for on average; None while nothing is known of that.
+    """The figures of an author. `active_followers`: counted up to one more than the largest fan-out.
+
+    `pages_per_reader_per_day`: pages that an active reader of the site asks for on average; None while nothing is known
+    of that.
     """
 
     active_followers: int
     posts_per_day: float
-    reads_per_day: float | None
+    pages_per_reader_per_day: float | None
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Authors:
         return Author(
             active_followers=followers,
             posts_per_day=posts * 24 / hours,
-            reads_per_day=None if reads is None else reads * 24 / hours,
+            pages_per_reader_per_day=None if reads is None else reads * 24 / hours,
         )
 
     def forget(self) -> None:

@@ -25,11 +25,11 @@ from app.stack.mongodb.transaction import Transaction
 from phases.pulling.heavy import HEAVY, heavy_until
 
 MOST = 50_000  # heavy authors; were there more, everybody would count as one
-SHARED = 3  # readings for other epochs that somebody waits for before they read by themselves
+SHARED = 3  # shared readings that may turn out to be of another epoch, before the caller reads alone
 KNOWN_S = 60.0  # how long a process may overlook who has become heavy, or is pulled no more
 SWEPT_AT_ONCE = 100
 MARKED_REMEMBERED = 100_000
-FEW = 1_000  # pulled authors; with so many, nobody else is pulled only because pages are seldom asked for
+FEW_MARKED = 1_000  # with so many marked authors, nobody else is pulled only because pages are seldom asked for
 IDS_REMEMBERED = 500_000  # pulled followees, of all readers together
 
 
@@ -134,15 +134,15 @@ class Markers:
 
     # Whoever stores a status
 
-    def is_one_of_few(self, author: ObjectId, known: Known) -> bool:
-        """Return whether an author is marked, or can be without too many being so, and without a wait: each new marker
-        is heard by every process, which reads them all again, and of posters who need one only one has their turn.
+    def has_marker_or_room(self, author: ObjectId, known: Known) -> bool:
+        """Return whether the author has a marker, or may get one now. They may while fewer than FEW_MARKED authors are
+        marked and this process is making no other marker: every process reads all markers again after each new one.
         """
         if known.pulled is None:
             return False
         if author in known.pulled or self._is_marked(author, known.epoch):
             return True
-        return len(known.pulled) + self._new < FEW and not self._marking.locked()
+        return len(known.pulled) + self._new < FEW_MARKED and not self._marking.locked()
 
     async def mark(self, author: ObjectId, epoch: ObjectId) -> None:
         """Have a majority know the author's marker, from now on and for a while.

@@ -21,13 +21,13 @@ class Merge:
     """The statuses that a phase merges at read instead of delivering them.
 
     `cost`: what a day costs either way for an author's statuses. `is_cheaper`: whether merging is, by that.
-    `is_seldom`: whether, by pages a post, pages are asked for so seldom that it is cheaper for everybody's. `query`:
+    `is_hardly_read`: whether, by pages a post, so few pages are asked for that it is cheaper for everybody's. `query`:
     the statuses of some authors that say `pulled`.
     """
 
     cost: Callable[[Author], DayCost]
     is_cheaper: Callable[[DayCost], bool]
-    is_seldom: Callable[[float], bool]
+    is_hardly_read: Callable[[float], bool]
     query: Query
 
 
@@ -76,8 +76,8 @@ class Pulls:
         return pulled
 
     async def _by_the_rule(self, merge: Merge, epoch: ObjectId, author: ObjectId) -> bool:
-        """Return whether the rule pulls the author's statuses. For an author who is not heavy it costs nothing to
-        decide.
+        """Return whether the rule pulls the author's statuses. The followers of an author who is not heavy are not
+        counted.
         """
         markers = await self.markers.known(epoch)
         if await self._is_seldom(merge, markers, author):
@@ -89,7 +89,7 @@ class Pulls:
     async def _is_seldom(self, merge: Merge, markers: Known, author: ObjectId) -> bool:
         """Return whether pages are asked for so seldom that the author is pulled; not where many are pulled already."""
         pages = await self.authors.pages_a_post()
-        return pages is not None and merge.is_seldom(pages) and self.markers.is_one_of_few(author, markers)
+        return pages is not None and merge.is_hardly_read(pages) and self.markers.has_marker_or_room(author, markers)
 
     async def weighed(self, epoch: ObjectId, author: ObjectId, forced: bool | None) -> Weighed:
         """Weigh the author as things are now, by the first phase that merges."""

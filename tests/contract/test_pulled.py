@@ -23,7 +23,7 @@ from phases.home import newest
 from phases.home.newest import GROUP, newest_of_groups
 from phases.keeping.in_memory import RENEW_AFTER
 from phases.p4_cache import CACHE
-from phases.p6_hybrid import DELIVERY_US, HYBRID, PULLED_US, SELDOM, cost_of_a_day, is_pulling_cheaper, pulled_by
+from phases.p6_hybrid import DELIVERY_US, HARDLY_READ, HYBRID, PULLED_US, cost_of_a_day, is_pulling_cheaper, pulled_by
 from phases.pulling import author as authors
 from phases.pulling import heavy, markers
 from phases.pulling.author import Author
@@ -492,7 +492,7 @@ async def test_where_hardly_any_pages_are_asked_for_everybody_is_pulled(town: Wo
     posts = authors.POSTS_NEEDED
     await were_posted(town, posts - 1, 0)
     assert "pulled" not in await stored(town, (await town.post("zoe", "too little is known")).id)
-    await were_posted(town, 1, int(SELDOM * posts) - 1)
+    await were_posted(town, 1, int(HARDLY_READ * posts) - 1)
     assert "pulled" in await stored(town, (await town.post("zoe", "seldom")).id)
     assert "pulled" not in await stored(town, (await town.post("zoe", "to few", "circle")).id)
     weighed = await town.timelines.weighed(town.ids["zoe"])
@@ -503,7 +503,7 @@ async def test_where_hardly_any_pages_are_asked_for_everybody_is_pulled(town: Wo
     await town.post("ann", "by somebody else")
     assert await marked(town) == {town.ids["ann"], town.ids["zoe"]}
     assert (await other.page(town.ids["ann"], phase=SLUG)).statuses[0].text == "by somebody else"
-    await were_posted(town, 0, int(SELDOM) + 1)
+    await were_posted(town, 0, int(HARDLY_READ) + 1)
     assert "pulled" not in await stored(town, (await town.post("zoe", "often enough")).id)
     await town.drain()
     await town.sees("ann", "often enough", "by somebody else", "seldom", "too little is known")
@@ -511,7 +511,7 @@ async def test_where_hardly_any_pages_are_asked_for_everybody_is_pulled(town: Wo
 
 async def test_few_are_pulled_only_because_hardly_anybody_reads(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each new marker is heard by every process, which reads all of them again."""
-    monkeypatch.setattr(markers, "FEW", 1)
+    monkeypatch.setattr(markers, "FEW_MARKED", 1)
     await were_posted(town, authors.POSTS_NEEDED, 0)
     assert "pulled" in await stored(town, (await town.post("zoe", "the one 0")).id)
     assert "pulled" not in await stored(town, (await town.post("ben", "one too many, at once")).id)
@@ -619,13 +619,13 @@ async def test_what_is_weighed_is_counted(town: World) -> None:
     assert found.why == "rule"
     assert found.author.active_followers == 2
     assert found.author.posts_per_day == 5 * 24, "all of it within the first hour"
-    assert found.author.reads_per_day == read / 3 * 24, "of three active readers"
+    assert found.author.pages_per_reader_per_day == read / 3 * 24, "of three active readers"
     for _ in range(3):
         town.clock.advance(23 * 3_600)
         await town.timelines.sweep()
     found = await town.timelines.weighed(town.ids["zoe"])
     assert found
-    assert (found.author.posts_per_day, found.author.reads_per_day) == (0, None), "of the last day"
+    assert (found.author.posts_per_day, found.author.pages_per_reader_per_day) == (0, None), "of the last day"
 
 
 async def test_forcing_is_bounded_and_taken_back(town: World) -> None:

@@ -127,8 +127,8 @@ async def test_what_is_kept_in_the_database_goes_on(restored: World) -> None:
 async def what_is_outside_has_begun_anew(world: World, before: Sequence[Container]) -> None:
     after = [c for c in (await world.timelines.switch.fresh()).containers if c.until is None]
     outside = (*IN_MEMCACHED, STREAM.slug)
-    assert {c.kind for c in after if c not in before} == {world.timelines.phases[slug].keeps for slug in outside}
-    assert {c.kind for c in after} == {c.kind for c in before}
+    assert {c.kept for c in after if c not in before} == {world.timelines.phases[slug].keeps for slug in outside}
+    assert {c.kept for c in after} == {c.kept for c in before}
 
 
 async def test_a_crash_between_noticing_and_beginning_anew(restored: World) -> None:

@@ -171,7 +171,7 @@ async def test_a_backfill_prolongs_no_set_and_breaks_a_rebuild(town: World) -> N
     await town.follow("ann", "yan")
     assert await town.stack.sets.read(at, ann, LAST_ID, 9) == (before.trailer, [status.id.binary])
     await town.stack.sets.forget(at, ann)
-    placeholder = before.trailer._replace(kind=PLACEHOLDER)
+    placeholder = before.trailer._replace(state=PLACEHOLDER)
     assert await town.stack.sets.lease(at, ann, placeholder, 60_000, 0)
     await town.social.unfollow(ann, town.ids["yan"])
     await town.follow("ann", "yan")

@@ -296,14 +296,14 @@ class System:
             await self.raw.memcached.delete(at)
         settings = await self.processes[0].timelines.switch.fresh()
         for container in settings.containers:
-            if container.kind == STREAM.keeps:
+            if container.kept == STREAM.keeps:
                 await self.raw.sets.forget(container.name, reader)
 
     async def lists_of(self, readers: Sequence[ObjectId]) -> list[str]:
         """The keys that hold, or would hold, something for these readers."""
         settings = await self.processes[0].timelines.switch.fresh()
         kept = {self.processes[0].timelines.phases[slug].keeps for slug in IN_MEMCACHED}
-        return [key(c, reader) for c in settings.containers if c.kind in kept for reader in readers]
+        return [key(c, reader) for c in settings.containers if c.kept in kept for reader in readers]
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:

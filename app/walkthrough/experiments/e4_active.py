@@ -14,6 +14,7 @@ from app.walkthrough.experiments.pages import Pages, pages, pages_chart
 from app.walkthrough.lab import Lab, timed
 from app.walkthrough.result import Bar, Chart, Check, Result, Sample, compared, samples
 from phases.base import Phase
+from phases.home.newest import Newest
 from phases.keeping.lists import LIST, Value, key
 from phases.keeping.store import Recent
 from phases.p1_query import QUERY, written_by

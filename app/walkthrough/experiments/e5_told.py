@@ -196,7 +196,7 @@ async def _keep_sets(lab: Lab, readers: Sequence[ObjectId], ids: int) -> None:
     for reader in readers:
         kept = Trailer(LIST, FIRST_ID.binary, ObjectId().binary, until_ms)
         members = [ObjectId().binary for _ in range(ids)]
-        await lab.stack.sets.lease(container.name, reader, kept._replace(kind=PLACEHOLDER), ttl_ms, until_ms)
+        await lab.stack.sets.lease(container.name, reader, kept._replace(state=PLACEHOLDER), ttl_ms, until_ms)
         await lab.stack.sets.fill(container.name, reader, kept, ttl_ms, members, FULL)
 
 
