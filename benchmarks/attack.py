@@ -231,7 +231,7 @@ ATTACKS: tuple[tuple[str, Callable[[Target], Awaitable[None]]], ...] = (
 
 @dataclass
 class Bystander:
-    """A bystander, who reads a page again and again. `ms`: how long each took."""
+    """A bystander, who reads a page again and again. `ms`: how long each page took; a refusal is none."""
 
     http: Client
     ms: list[float]
@@ -244,7 +244,8 @@ class Bystander:
     async def page(self) -> bool:
         began_s = time.monotonic()
         answer = await self.http.call(BYSTANDER, "page", "GET", "/timeline", 200, params={"limit": 20})
-        self.ms.append((time.monotonic() - began_s) * 1000)
+        if answer is not None:
+            self.ms.append((time.monotonic() - began_s) * 1000)
         return answer is not None
 
     async def watch(self, url: str, token: str) -> None:

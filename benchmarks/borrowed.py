@@ -8,6 +8,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -21,7 +22,7 @@ from app.servers.children import Stop
 from app.servers.datadir import DataDirectory
 from app.servers.probe import dial
 from app.servers.programs import insist, resolve
-from app.stack import Addresses, Stack, connected, is_away, opened
+from app.stack import Addresses, Stack, connected, opened, said_by_a_driver
 from app.stack.mongodb.write import housekeeping
 from app.stack.schema import SCHEMA
 from benchmarks.rig import OVERRIDES, BenchRefused, Rig
@@ -89,22 +90,36 @@ async def _there(stack: Stack) -> str | None:
 
 
 async def _remove(addresses: Addresses, config: Config) -> None:
-    """Remove all that is ours, the database last: while it is there nobody else claims the name."""
+    """Remove all that is ours, the database last: while it is there nobody else claims the name. A server that is away
+    keeps nothing on the others.
+    """
+    left = list[str]()
     async with opened(addresses, config, Clock(), redis_timeout_s=config.server_timeout_s) as stack:
-        try:
-            await _clear_redis(stack)
-            for node in config.memcached:
-                keys = [key async for key in _memcached_keys(node, config.memcached_prefix)]
-                await _delete(node, keys)
-            with housekeeping():
-                await stack.db.client.drop_database(config.database)
-        except Exception as error:
-            if not (is_away(error) or isinstance(error, OSError)):
-                raise
-            raise BenchRefused(
-                f"not all could be removed of the database {config.database!r} and the keys with that name in Redis "
-                f"and Memcached: {error}"
-            ) from error
+        removing = partial(_clear_redis, stack), partial(_clear_memcached, config), partial(_drop_database, stack)
+        for remove in removing:
+            try:
+                await remove()
+            except Exception as error:
+                said = said_by_a_driver(error) or (str(error) if isinstance(error, (OSError, BenchRefused)) else None)
+                if said is None:
+                    raise
+                left.append(said)
+    if left:
+        raise BenchRefused(
+            f"not all could be removed of the database {config.database!r} and the keys with that name in Redis "
+            f"and Memcached: {'; '.join(left)}"
+        )
+
+
+async def _clear_memcached(config: Config) -> None:
+    for node in config.memcached:
+        keys = [key async for key in _memcached_keys(node, config.memcached_prefix)]
+        await _delete(node, keys)
+
+
+async def _drop_database(stack: Stack) -> None:
+    with housekeeping():
+        await stack.db.client.drop_database(stack.config.database)
 
 
 @asynccontextmanager
@@ -125,8 +140,7 @@ async def beside(rig: Rig, ending: str) -> AsyncIterator[Rig]:
             yield Rig(stack, timelines, subject, rig.processes, rig.meaningless, directory=rig.directory)
         finally:
             await _clear_redis(stack)
-            with housekeeping():
-                await client.drop_database(database)
+            await _drop_database(stack)
 
 
 async def _clear_redis(stack: Stack) -> None:

@@ -167,6 +167,27 @@ def test_an_error_in_the_middle_leaves_nothing(others: Others, monkeypatch: pyte
     assert others.seen() == before
 
 
+def test_what_cannot_be_removed_is_said_and_keeps_nothing_on_the_other_servers(
+    others: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = others.seen()
+
+    async def away(*_: object) -> None:
+        raise redis.ConnectionError("Error 111 connecting")
+
+    monkeypatch.setattr(borrowed, "_clear_redis", away)
+    done = bench(*SMALL)
+    assert done.exit_code == 2, done.output
+    assert "not all could be removed" in done.output
+    assert "Redis: Error 111 connecting" in done.output
+    after = others.seen()
+    assert (after["mongodb"], after["memcached"]) == (before["mongodb"], before["memcached"])
+    for key in others.redis.keys(f"*{NAME}-*"):
+        others.redis.delete(key)
+    for queue in [one for one in others.redis.smembers("rq:queues") if NAME.encode() in one]:
+        others.redis.srem("rq:queues", queue)
+
+
 @pytest.mark.parametrize("left", ["mongodb", "redis", "memcached"])
 def test_whatever_has_the_name_is_left_alone_and_refused(others: Others, left: str) -> None:
     key = {"redis": f"rq:queue:{NAME}-12345678-deliver-first", "memcached": f"{NAME}:list:000:1"}.get(left, "")
