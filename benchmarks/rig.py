@@ -36,7 +36,7 @@ from app.stack.mongodb.write import housekeeping
 from benchmarks import answers
 from benchmarks.record import Loaded, Record
 from benchmarks.report import Report
-from benchmarks.subject import Api, Http, InProcess, Subject
+from benchmarks.subject import Api, Failed, Http, InProcess, Subject
 from phases.keeping.activity import ACTIVE
 from phases.timelines import Timelines
 from workers.worker import run_in_thread
@@ -48,6 +48,7 @@ OVERRIDES: dict[str, Any] = {
     "database": "feedlab_bench",
     "memcached_prefix": "",
     "demo": False,
+    "metrics": None,  # a port that is taken while the environment's own processes run
     **dict.fromkeys(("writes_per_minute", "sign_ins_per_minute", "sign_ups_per_minute"), 1_000_000),
 }
 COMMAND = (*OURS, "app.cli")
@@ -256,11 +257,14 @@ async def web_processes(rig: Rig, count: int) -> AsyncIterator[list[Web]]:
 
 
 async def _answers(http: Http) -> bool:
-    """Return whether the web process answers: it has its connections then.
+    """Return whether the web process answers: it has its connections then. One that dies breaks them.
 
     (`/readyz` would not do: it asks for a worker, too, and some web processes here have none.)
     """
-    return (await http.ask("GET", "/healthz"))[0] == HTTPStatus.OK
+    try:
+        return (await http.ask("GET", "/healthz"))[0] == HTTPStatus.OK
+    except Failed:
+        return False
 
 
 def _environment(config: Config) -> dict[str, str]:

@@ -20,6 +20,7 @@ from phases.timelines import Timelines
 
 BODY_LIMIT = 4 * 1024 * 1024  # bytes of one answer
 CONNECTIONS = 64
+ANSWER_S = 90.0  # longest wait for one: a request may wait for servers for a minute
 IDLE_S = 2.0  # an idle connection is not used again after so long: the server closes it after five
 
 Relating = Literal["follow", "unfollow", "block"]
@@ -89,19 +90,19 @@ async def _answered(call: Any) -> Any:
 class Http:
     """A small HTTP/1.1 client: kept-alive connections, bodies of known length. It has to cost next to nothing."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._host, self._port = host, port
+    def __init__(self, host: str, port: int, patience_s: float = ANSWER_S) -> None:
+        self._host, self._port, self._patience_s = host, port, patience_s
         self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []  # since when
         self._slots = asyncio.Semaphore(CONNECTIONS)
 
     async def ask(self, method: str, path: str, body: Any = None, headers: str = "") -> tuple[int, bytes]:
-        """Send a request, and return status and body. Raises Failed when the connection breaks."""
+        """Send a request, and return status and body. Raises Failed when the connection breaks or says nothing."""
         payload = b"" if body is None else json.dumps(body).encode()
         content = f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n" if body is not None else ""
         head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n{headers}{content}\r\n"
         async with self._slots:
             try:
-                async with self._connection() as (reader, writer):
+                async with asyncio.timeout(self._patience_s), self._connection() as (reader, writer):
                     writer.write(head.encode() + payload)
                     return await _response(reader)
             except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:

@@ -30,9 +30,9 @@ from benchmarks.observe import NotDelivered
 from benchmarks.record import Record
 from benchmarks.report import Comparison, Settings
 from benchmarks.report import load as read_report
-from benchmarks.rig import BenchRefused, Rig
+from benchmarks.rig import BenchRefused, Rig, _answers
 from benchmarks.rounds import compare
-from benchmarks.subject import Failed, InProcess, WrongAnswer
+from benchmarks.subject import Failed, Http, InProcess, WrongAnswer
 from benchmarks.tables import grids
 from benchmarks.workload import Workload, load
 from phases.base import Carrier, Phase
@@ -131,6 +131,42 @@ def test_two_phases_undoing_things_are_what_the_oracle_says() -> None:
 
 
 def test_whoever_deletes_a_post_that_has_failed_does_not_wait_for_it_for_ever() -> None:
+@pytest.mark.parametrize(("workload", "pulled"), [("post-heavy", True), ("read-heavy", False)])
+def test_the_hybrid_decides_by_the_workloads_mix_and_not_by_the_warming(
+    workload: str, pulled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it pulls is delivered to nobody, and has no lag. (Nobody works here: what is not pulled stays pending.)"""
+    monkeypatch.setattr(rounds, "DRAIN_S", 0.05)
+    report = compared((PUSH, HYBRID), load(workload), seconds=4, rate=60, rounds=1)
+    posts = sum(cell.counts["post"] for cell in report.cells if cell.phase == HYBRID.slug)
+    figures = report.phases[HYBRID.slug]
+    assert (figures.pulled, figures.counts["lag"], figures.deliveries_per_s) == (posts if pulled else 0, 0, 0)
+    assert figures.drained is pulled
+    assert report.phases[PUSH.slug].deliveries_per_s > 0
+    assert any("pulled" in row[0] for grid in grids(report) for row in grid.rows) is pulled
+
+
+def test_a_server_that_says_nothing_is_not_waited_for_for_ever() -> None:
+    """Nor is one that ends while it is asked: whether its process has died is what to look at next."""
+
+    async def work() -> None:
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        http = Http("127.0.0.1", port, patience_s=0.01)
+        with pytest.raises(Failed, match="TimeoutError"):
+            await http.ask("GET", "/healthz")
+        assert not await _answers(http)
+        server.close()
+        await server.wait_closed()
+        assert not await _answers(http)
+
+    asyncio.run(work())
+
+
     right, asked = InProcess.post, count()
 
     async def post(*of: Any) -> Any:
