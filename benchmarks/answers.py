@@ -131,10 +131,15 @@ async def nobody_is_active(stack: Stack) -> None:
     await stack.db[ACTIVE].delete_many({})
 
 
-async def forget_reads(timelines: Timelines) -> None:
-    """Begin anew to count how often people read and post."""
-    timelines.pulls.authors.forget()
+async def count_anew(timelines: Timelines, *, pages: int = 0, posts: int = 0) -> None:
+    """Begin anew to count how often people read and post, by which phase 6 decides: with so many of the last hour."""
+    authors = timelines.pulls.authors
+    authors.forget()
     await timelines.stack.db[SETTINGS].delete_one({"_id": READS})
+    for _ in range(pages):
+        await authors.one_read()
+    for _ in range(posts):
+        await authors.one_post()
 
 
 async def last_active(timelines: Timelines, author: ObjectId) -> ObjectId | None:

@@ -44,7 +44,6 @@ async def crossover(
     for done, pages in enumerate(pages_per_post):
         progress(f"{pages:,} pages a post", done, len(pages_per_post))
         world = await mixed.world(rig, followers, FOLLOWEES)
-        await answers.forget_reads(rig.timelines)
         shares.append(await _share(rig, world, _mix(pages), turns))
         rig.so_far = report(unfinished=True)
         await answers.nobody_is_active(rig.stack)

@@ -42,7 +42,8 @@ class NotDelivered(Exception):
 
 @dataclass
 class Lags:
-    """The delivery lag: from the acknowledgement until the last follower's kept list holds the status.
+    """The delivery lag: from the acknowledgement until the last follower's kept list holds the status. `told` has it of
+    all that was delivered; what is pulled is delivered to nobody.
 
     The phase clears a status's `pending` after the last follower's list was written, so the harness looks at the
     (indexed, covered) set of pending statuses, and the lag ends with the first look that finds it cleared: never too
@@ -55,14 +56,16 @@ class Lags:
     record: Record
     lags: Latencies = field(default_factory=Latencies)
     looks: Latencies = field(default_factory=Latencies)  # from one look to the end of the next
-    deliveries: int = 0  # entries that statuses which count were to get
+    deliveries: int = 0  # entries of statuses that count
+    pulled: int = 0  # statuses that count
     checked: int = 0
     polls: int = 0
     cleared_at: float = 0
-    _waiting: dict[ObjectId, tuple[float, int, bool]] = field(default_factory=dict)
+    _waiting: dict[ObjectId, tuple[float, int, int | None]] = field(default_factory=dict)  # None: it does not count
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)  # nothing waits, or nobody watches any longer
     _seen: int = 0
+    _delivered: dict[ObjectId, tuple[float, int]] = field(default_factory=dict)  # the lag, and to how many
 
     def __post_init__(self) -> None:
         self._phase, self._timelines = self.rig.timelines.phases[self.slug], self.rig.timelines
@@ -70,9 +73,8 @@ class Lags:
     def acknowledged(self, status: ObjectId, author: int, counts: bool) -> None:
         if self._phase.store is None:
             return
-        if counts:
-            self.deliveries += self.record.followers(author, active=answers.active_only(self._phase))
-        self._waiting[status] = (asyncio.get_running_loop().time(), author, counts)
+        to = self.record.followers(author, active=answers.active_only(self._phase)) if counts else None
+        self._waiting[status] = (asyncio.get_running_loop().time(), author, to)
         self._news.set()
         self._idle.clear()
 
@@ -120,13 +122,29 @@ class Lags:
             return {row["_id"] for row in await query.to_list(None)}
 
     async def _cleared(self, status: ObjectId, now: float) -> None:
-        acknowledged, author, counts = self._waiting.pop(status)
+        acknowledged, author, to = self._waiting.pop(status)
         self.cleared_at = now
-        if counts:
-            self.lags.record(now - acknowledged if answers.in_worker(self._phase) else 0)
+        if to is not None:
+            self._delivered[status] = now - acknowledged if answers.in_worker(self._phase) else 0, to
         self._seen += 1
         if self._seen % CHECK_ONE_IN == 1:
             await self._check(status, author)
+
+    async def told(self) -> None:
+        """Count what was delivered, and its lags, without what is pulled: that was never pending."""
+        pulled = await self._pulled(list(self._delivered)) if self._phase.merges else frozenset()
+        for status, (lag_s, to) in self._delivered.items():
+            if status in pulled:
+                self.pulled += 1
+            else:
+                self.deliveries += to
+                self.lags.record(lag_s)
+        self._delivered.clear()
+
+    async def _pulled(self, some: list[ObjectId]) -> frozenset[ObjectId]:
+        with uncounted():
+            found = self.rig.stack.db["statuses"].find({"_id": {"$in": some}, "pulled": True}, {"_id": 1})
+            return frozenset([row["_id"] for row in await found.to_list(None)])
 
     async def _check(self, status: ObjectId, author: int) -> None:
         """Check that the last follower's list holds the status, unless it is pulled: then it is in nobody's.
@@ -135,7 +153,7 @@ class Lags:
         """
         loaded = self.record.loaded
         with uncounted():
-            if await self.rig.stack.db["statuses"].find_one({"_id": status, "pulled": True}, {"_id": 1}):
+            if await self._pulled([status]):
                 return
             if answers.active_only(self._phase):
                 reader = await answers.last_active(self._timelines, loaded.ids[author])

@@ -140,6 +140,7 @@ class Figures(Model):
     drained: bool
     checked_pages: int
     lag_checked: int
+    pulled: int = 0  # statuses that nobody delivers; older reports took them for delivered
 
 
 class Cell(Figures):

@@ -29,6 +29,7 @@ CHECKED_READERS = 40
 CHECKED_PAGES = 3
 SETTLE_ATTEMPTS = 20
 SETTLE_PAUSE_S = 0.5
+CLOSED_RATE = 50.0  # operations a second that a closed loop is taken to have made before
 
 
 class Run:
@@ -245,6 +246,7 @@ async def _cell(
     if isinstance(rig.subject, Api):
         coming = islice(operations(), AHEAD)
         await rig.subject.enter([rig.loaded.ids[who] for who in sorted({operation.who for operation in coming})])
+    await _count_as_usual(rig, workload, settings)
     run = Run(rig, slug, workload, f"{settings.seed}-{number}-{slug}")
     lags = run.lags
     loop, look_s = asyncio.get_running_loop(), await observe.look_s(rig, slug)
@@ -254,6 +256,7 @@ async def _cell(
         drained = await lags.drained(DRAIN_S)
         elapsed_s = max(offered.seconds + settings.burn_in_s, lags.cleared_at - began)
         used = (await observe.Meters.read(rig)).since(before, lags.polls, look_s)
+    await lags.told()
     await run.settle()
     checked_pages = await run.check(random.Random(settings.seed).sample(readers, min(CHECKED_READERS, len(readers))))
     kept = await observe.kept(rig, slug, readers, empty_bytes)
@@ -270,6 +273,7 @@ async def _cell(
         latency_ms={kind: run.latencies[kind].figures() for kind in KINDS},
         histograms={kind: run.latencies[kind].encoded() for kind in KINDS if run.latencies[kind].count},
         deliveries=lags.deliveries,
+        pulled=lags.pulled,
         deliveries_per_s=round(lags.deliveries / (elapsed_s - settings.burn_in_s), 1) if lags.deliveries else 0,
         lag_resolution_ms=lags.looks.figures(),
         lag_checked=lags.checked,
@@ -281,6 +285,16 @@ async def _cell(
         drained=drained,
         checked_pages=checked_pages,
     )
+
+
+async def _count_as_usual(rig: Rig, workload: Workload, settings: Settings) -> None:
+    """Have it counted that the last hour was like the round: phase 6 decides by that, and warming is nobody's reading.
+
+    The processes that have decided before remember their counts for a minute, which are those of a round like this.
+    """
+    an_hour, of = 3_600 * (settings.rate or CLOSED_RATE), workload.operations
+    pages, posts = (sum(of.get(kind, 0) for kind in kinds) for kinds in (("read", "older"), ("post",)))
+    await answers.count_anew(rig.timelines, pages=round(an_hour * pages), posts=round(an_hour * posts))
 
 
 async def _offer(run: Run, operations: Operations, settings: Settings) -> Offered:

@@ -37,6 +37,7 @@ def summary(cells: Sequence[Cell]) -> Summary:
         drained=all(cell.drained for cell in cells),
         checked_pages=sum(cell.checked_pages for cell in cells),
         lag_checked=sum(cell.lag_checked for cell in cells),
+        pulled=sum(cell.pulled for cell in cells),
     )
 
 

@@ -206,6 +206,8 @@ def _of_comparison(report: reports.Comparison) -> Iterable[Grid]:
     yield Grid("Latency", columns, _latencies(report.phases), FEW, texts=2)
     phases = report.phases.values()
     costs = [[title, *map(shown, phases)] for title, shown in COSTS]
+    if any(phase.pulled for phase in phases):  # else nobody need ask what that is
+        costs.insert(PULLED_BEHIND, ["posts that are pulled", *(f"{phase.pulled:,}" for phase in phases)])
     for title, counts in COMMANDS:
         costs += [
             [
@@ -265,6 +267,7 @@ RATIOS = {
     "cpu, all processes": "processor time a second",  # of older reports: with the load generator
     "operations per s": "operations a second",
 }
+PULLED_BEHIND = 2  # rows
 COSTS: tuple[tuple[str, Callable[[reports.Summary], str]], ...] = (
     ("operations a second", lambda of: number(of.operations_per_s)),
     ("deliveries a second", lambda of: number(of.deliveries_per_s)),

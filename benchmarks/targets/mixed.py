@@ -43,10 +43,11 @@ class Mix:
 
 
 async def world(rig: Rig, followers: int, followees: int) -> World:
-    """Make a world.
+    """Make a world, in which nobody has read or posted yet.
 
     `followers`: those of the celebrity, all of them active. `followees`: of each reader, beside the celebrity.
     """
+    await answers.count_anew(rig.timelines)
     celebrity = await scenes.star(rig, followers, followers)
     ordinary = await scenes.authors(rig, followees, 10)
     readers = [await scenes.follower_of(rig, [*ordinary, celebrity.author]) for _ in range(READERS)]

@@ -41,6 +41,7 @@ from phases.home.page import Page
 from phases.p1_query import QUERY, HomeTimeline
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
+from phases.p6_hybrid import HYBRID
 from phases.timelines import Timelines
 from tests.benchmarks.virtual import LoopClock, run
 from tests.conftest import real_servers
@@ -130,7 +131,6 @@ def test_two_phases_undoing_things_are_what_the_oracle_says() -> None:
         ), "what is delivered for the burn-in does not count, and neither does its time"
 
 
-def test_whoever_deletes_a_post_that_has_failed_does_not_wait_for_it_for_ever() -> None:
 @pytest.mark.parametrize(("workload", "pulled"), [("post-heavy", True), ("read-heavy", False)])
 def test_the_hybrid_decides_by_the_workloads_mix_and_not_by_the_warming(
     workload: str, pulled: bool, monkeypatch: pytest.MonkeyPatch
@@ -167,6 +167,7 @@ def test_a_server_that_says_nothing_is_not_waited_for_for_ever() -> None:
     asyncio.run(work())
 
 
+def test_whoever_deletes_a_post_that_has_failed_does_not_wait_for_it_for_ever() -> None:
     right, asked = InProcess.post, count()
 
     async def post(*of: Any) -> Any:
