@@ -30,7 +30,7 @@ from phases.pulling.pulls import Merge
 
 # Processor time in all processes, as `feedlab bench units` measures it: one more
 # recipient of a delivery in phase 4; and one more pulled author on a page, the mean of
-# 20. Only their ratio counts. It comes out between 3 and 5 from run to run.
+# 20. Only their ratio counts. It comes out between 2 and 5 from run to run.
 DELIVERY_US = 5.2
 PULLED_US = 18.0
 
