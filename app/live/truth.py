@@ -124,7 +124,7 @@ class Truth:
         if read.page is not None:
             steps += page_steps(old, read.page, lambda row: as_json(self._faces.status(row, read.people)))
             if read.names > old.names:
-                named = {*watcher.acquainted, *(row.user_id for row in read.page)}
+                named = {*watcher.acquainted, watcher.me, *(row.user_id for row in read.page)}
                 renamed = await rows(self._db, renamed_since(old.names, sorted(named)))
                 steps += name_steps(renamed, old, named)
         if read.notes is not None and old.seq is not None:

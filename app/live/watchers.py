@@ -76,8 +76,8 @@ class Watcher:
 
     @property
     def named(self) -> set[ObjectId]:
-        """The people whose names they see."""
-        return self.authors.union(self.acquainted)
+        """The people whose names they see: their own is on their messages."""
+        return self.authors.union(self.acquainted, (self.me,))
 
     @property
     def concerned(self) -> set[ObjectId]:

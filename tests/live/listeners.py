@@ -100,8 +100,16 @@ def _seen(presence: State | None) -> State | None:
 
 
 def _said(message: State) -> tuple[Any, ...]:
-    own = message["client_id"] is not None
-    return message["from"]["handle"], message["text"], message["client_id"], message["state"] if own else None
+    own, who = message["client_id"] is not None, (message["from"]["handle"], message["from"]["name"])
+    return who, message["text"], message["client_id"], message["state"] if own else None
+
+
+def _rename(one: State, handle: str, name: str) -> None:
+    """The other in a conversation, or oneself: their name is on what they said."""
+    if one["handle"] == handle:
+        one["name"] = name
+    for seq, ((who, known), *rest) in one["messages"].items():
+        one["messages"][seq] = (who, name if who == handle else known), *rest
 
 
 def _tick(one: State) -> None:
@@ -162,9 +170,8 @@ class Client:
                 for each in statuses:
                     if each["author"]["handle"] == data["handle"]:
                         each["author"] = {**each["author"], "name": data["name"]}
-                for one in self.state["talk"].values():
-                    if one and one["handle"] == data["handle"]:
-                        one["name"] = data["name"]
+                for one in filter(None, self.state["talk"].values()):
+                    _rename(one, **data)
             case "notification":
                 status = data["status"] and data["status"]["id"]
                 note = (data["seq"], data["kind"], data["from"]["id"], status)

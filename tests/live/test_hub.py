@@ -745,6 +745,25 @@ async def test_somebody_whose_account_is_deleted_has_no_handle(chat: Chat) -> No
     assert {each["handle"] for each in said} == {"ben", None}
 
 
+async def test_who_is_renamed_is_told_so_themselves(chat: Chat) -> None:
+    """Their name is on their messages, though no status of theirs is on their page."""
+    town, (ann, ben, _) = chat.town, chat.clients
+    await chat.talk.send(ann.me, chat.with_ben, "c1", "hello")
+    await chat.told()
+    await town.social.rename(Account(ann.me, "ann"), "Ann A.")
+    assert await chat.told() == [["person"]] * 3
+    ann.leave()
+    await town.social.rename(Account(ben.me, "ben"), "Ben B.")
+    await town.social.rename(Account(ann.me, "ann"), "Ann B.")
+    await ann.connect()
+    assert [event.name for event in ann.take()] == ["ready", "person", "person", "presence", "presence"]
+    await settled(ben.hub)
+    ben.take()
+    for client in (ann, ben):
+        client.fetch_unknown(now := await fetched(town, client.me))
+        assert client.state == now
+
+
 async def test_what_goes_with_an_account_is_told_when_it_goes(chat: Chat) -> None:
     """Likes and conversations, which are cleared away later."""
     town, ann, cat = chat.town, chat.clients[0], chat.town.ids["cat"]

@@ -3198,6 +3198,22 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_somebody_whose_account_is_deleted_has_no_handle"),
     ),
     Mutant(
+        "whoever is renamed is not told so",
+        "live talk",
+        "app.live.watchers.Watcher.named",
+        ", (self.me,)",
+        "",
+        _of(HUB, "test_who_is_renamed_is_told_so_themselves"),
+    ),
+    Mutant(
+        "whoever was renamed is not told so when they come back",
+        "live talk",
+        "app.live.truth.Truth.steps",
+        ", watcher.me, *(",
+        ", *(",
+        _of(HUB, "test_who_is_renamed_is_told_so_themselves"),
+    ),
+    Mutant(
         "a silenced conversation counts as unread on a stream",
         "live talk",
         "app.inbox.conversations.Conversations.news",
