@@ -9,8 +9,6 @@ import asyncio
 import hmac
 import struct
 import zlib
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from binascii import Error as NoBase64
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ from bson import Binary, ObjectId
 from PIL import Image, ImageOps, ImageSequence
 from pymongo.errors import DuplicateKeyError
 
+from app import base64url
 from app.accounts import in_thread
 from app.errors import Conflict, Invalid, NotFound, TooMany
 from app.models import Image as ImageDocument
@@ -90,7 +89,7 @@ class Pictures:
         expires_at = (self._clock.now() + timedelta(seconds=ADDRESS_S)).replace(microsecond=0)
         upload = Upload(self._clock.new_id(), owner, type, size, expires_at)
         payload = _PAYLOAD.pack(upload.id.binary, owner.binary, TYPES.index(type), size, int(expires_at.timestamp()))
-        return urlsafe_b64encode(payload + await self._signature(payload)).decode().rstrip("="), upload
+        return base64url.encoded(payload + await self._signature(payload)), upload
 
     async def admitted(self, address: str) -> Upload:
         """Return what this address takes now.
@@ -98,11 +97,10 @@ class Pictures:
         Raises NotFound, also where its owner has deleted their account, and Conflict where it has taken it.
         """
         unknown = NotFound("This address takes nothing, or takes nothing any more.")
-        try:
-            given = urlsafe_b64decode(address.encode("ascii") + b"=" * (-len(address) % 4))
-            id, owner, type, size, expires = _PAYLOAD.unpack(given[:-SIGNATURE])
-        except (NoBase64, struct.error, UnicodeEncodeError):
-            raise unknown from None
+        given = base64url.decoded(address)
+        if given is None or len(given) != _PAYLOAD.size + SIGNATURE:
+            raise unknown
+        id, owner, type, size, expires = _PAYLOAD.unpack(given[:-SIGNATURE])
         upload = Upload(ObjectId(id), ObjectId(owner), TYPES[0], size, datetime.fromtimestamp(expires, UTC))
         signed = hmac.compare_digest(given[-SIGNATURE:], await self._signature(given[:-SIGNATURE]))
         if not signed or upload.expires_at <= self._clock.now():

@@ -4,13 +4,13 @@ Whoever comes back brings it along, so no process has to remember it.
 """
 
 import hmac
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bson import ObjectId
 
+from app import base64url
 from app.inbox.notifications import Notification
 from app.models import StatusRow
 from app.same import Same
@@ -85,22 +85,13 @@ def sealed(secret: bytes, person: ObjectId, has: Has) -> str:
     for seq in has.notes:
         _put(packed, seq)
     seal = hmac.digest(secret, person.binary + packed, "sha256")[:SEAL]
-    return _encoded(seal + packed)
-
-
-def _encoded(given: bytes) -> str:
-    return urlsafe_b64encode(given).rstrip(b"=").decode()
+    return base64url.encoded(seal + packed)
 
 
 def opened(secret: bytes, person: ObjectId, position: str) -> Has | None:
     """Open a position. Returns None for one that we have not given to this person."""
-    if len(position) > LONGEST or not position.isascii():
-        return None
-    try:
-        given = urlsafe_b64decode(position + "=" * (-len(position) % 4))
-    except ValueError:
-        return None
-    if _encoded(given) != position:  # decoding passes over what is no letter of it, and `ready` says it again
+    given = base64url.decoded(position) if len(position) <= LONGEST else None
+    if given is None:
         return None
     seal, packed = given[:SEAL], given[SEAL:]
     if not hmac.compare_digest(seal, hmac.digest(secret, person.binary + packed, "sha256")[:SEAL]):

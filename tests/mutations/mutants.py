@@ -3017,9 +3017,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what is added to a position leaves it one",
         "live",
-        "app.live.position.opened",
-        "if _encoded(given) != position:",
-        "if False:",
+        "app.base64url.decoded",
+        " if encoded(given) == text else None",
+        "",
         _of(WIRE, "test_both_say_the_same_and_go_on_where_they_were"),
     ),
     Mutant(
@@ -3766,6 +3766,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "app.inbox.pictures.Pictures.admitted",
         "if not signed or",
         "if",
+        _of(PICTURES, "test_an_address_takes_one_picture_for_ten_minutes"),
+    ),
+    Mutant(
+        "what is like an address for a picture is one",
+        "pictures",
+        "app.base64url.decoded",
+        " if encoded(given) == text else None",
+        "",
         _of(PICTURES, "test_an_address_takes_one_picture_for_ten_minutes"),
     ),
     Mutant(
