@@ -224,6 +224,18 @@ def _bounded(pixels: int, frames: int) -> None:
 
 def _pixels(image: Image.Image, *, opaque: bool = False) -> Image.Image:
     """Copy the pixels of an image, and nothing else that it knows."""
+    if image.mode.startswith("I"):
+        image = _of_8_bits(image)
     bare = image.convert("RGBA" if image.has_transparency_data and not opaque else "RGB")
     bare.info = {}
     return bare
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """Return a grey image of 16 bits in 8. Pillow would make everything white that is not nearly black."""
+    grey, clear = image.convert("I"), image.info.get("transparency")
+    shades = grey.point([value >> 8 for value in range(1 << 16)], "L")
+    shades.info = {}
+    if clear is None:
+        return shades
+    return Image.merge("LA", (shades, grey.point([255 * (value != clear) for value in range(1 << 16)], "L")))

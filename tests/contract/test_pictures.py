@@ -89,6 +89,19 @@ def test_a_moving_picture_goes_on_moving(type: Type) -> None:
         assert image.info["duration"] == 70
 
 
+@pytest.mark.parametrize("clear", [None, 0x8080])
+def test_a_grey_picture_of_16_bits_keeps_its_shades(clear: int | None) -> None:
+    """As scanners make them. `clear`: the shade that is seen through."""
+    image, made = Image.new("I;16", (4, 1)), BytesIO()
+    for x, shade in enumerate((0, 0x4040, 0x8080, 0xFFFF)):
+        image.putpixel((x, 0), shade)
+    image.save(made, "PNG", **({} if clear is None else {"transparency": clear}))
+    with Image.open(BytesIO(made_anew(made.getvalue(), "image/png"))) as kept:
+        shown = [kept.convert("RGBA").getpixel((x, 0)) for x in range(4)]
+        assert not kept.info
+    assert shown == [(shade, shade, shade, 0 if shade << 8 | shade == clear else 255) for shade in (0, 64, 128, 255)]
+
+
 def claiming(width: int, height: int) -> bytes:
     """A small PNG that says it is large."""
     header = struct.pack(">II5B", width, height, 8, 2, 0, 0, 0)
