@@ -20,6 +20,7 @@ from schemathesis.core.parameters import ParameterLocation
 from schemathesis.schemas import BaseSchema
 
 from app.config import Config
+from app.inbox import pictures
 from app.stack import Addresses, connected
 from app.web import create_app
 from app.web.api import OPERATIONS, PREFIX
@@ -241,3 +242,11 @@ def _aim(case: Any, server: Server) -> None:
         case.body = {name: given for name, given in case.body.items() if name != "image"} | {"text": "hello"}
     if case.operation.path.endswith("/receipt"):  # there are two messages
         case.body = {name: mark and mark % 3 for name, mark in case.body.items()}
+
+
+def test_the_limits_of_a_picture_are_said() -> None:
+    said = document(OPERATIONS, PREFIX)["paths"]["/uploads/{upload}"]["put"]["responses"]["422"]["description"]
+    for limit in (pictures.MOST_PIXELS, pictures.MOST_PIXELS_MOVING, pictures.MOST_FRAMES):
+        assert re.search(rf"\b{limit:,}\b", said)
+    for size in (pictures.LARGEST, pictures.LARGEST_KEPT):
+        assert f" {size >> 20} MB" in said

@@ -40,6 +40,10 @@ LARGEST_KEPT = 12 * 1024 * 1024  # bytes; a document of MongoDB has 16 MiB at mo
 MOST_PIXELS = 16_000_000  # in one picture; decoded they take 64 MB
 MOST_PIXELS_MOVING = 64_000_000  # in all frames of a moving picture
 MOST_FRAMES = 300
+LIMITS = (
+    f"A picture has at most {MOST_PIXELS:,} pixels; one that moves has at most {MOST_FRAMES} frames, of "
+    f"{MOST_PIXELS_MOVING:,} pixels in all; and what we make of it has at most {LARGEST_KEPT >> 20} MB."
+)
 ADDRESS_S = 600  # how long an address takes a picture
 UNSENT = timedelta(days=1)  # how long a picture waits to be sent
 MOST_AT_ONCE, EACH_AT_ONCE = 16, 3  # that arrive in one process, and of one person: each is held in memory
@@ -208,7 +212,7 @@ def _made_anew(sent: bytes, format: str) -> bytes:
             upright = ImageOps.exif_transpose(image)
             _pixels(upright, opaque=format == "JPEG").save(made, format, **QUALITY.get(format, {}))
     if len(made.getbuffer()) > LARGEST_KEPT:
-        raise Invalid("body", "This picture is too large.")
+        raise Invalid("body", LIMITS)
     return made.getvalue()
 
 
@@ -217,9 +221,7 @@ QUALITY: dict[str, dict[str, Any]] = {"JPEG": {"quality": 88}, "WEBP": {"quality
 
 def _bounded(pixels: int, frames: int) -> None:
     if pixels > MOST_PIXELS or pixels * frames > MOST_PIXELS_MOVING or frames > MOST_FRAMES:
-        raise Invalid(
-            "body", f"A picture has at most {MOST_PIXELS:,} pixels, a moving one {MOST_PIXELS_MOVING:,} in all."
-        )
+        raise Invalid("body", LIMITS)
 
 
 def _pixels(image: Image.Image, *, opaque: bool = False) -> Image.Image:

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket
 
 from app.accounts import Caller
 from app.errors import NotFound
-from app.inbox.pictures import TYPES
+from app.inbox.pictures import LARGEST, LIMITS, TYPES
 from app.live.talk import MOST_OTHERS
 from app.models import Person, StatusRow, User
 from app.social import PeoplePage, Social
@@ -571,7 +571,8 @@ OPERATIONS: tuple[Operation, ...] = (
             404: "This address takes nothing, or takes nothing any more.",
             409: "This address has taken its picture.",
             413: f"The body is larger than {PICTURE.size // 1024} KiB.",
-            422: "These bytes are no picture of that type, or not as many.",
+            422: "These bytes are no picture of that type, not as many as was said, or more than is taken. "
+            f"What is sent has at most {LARGEST >> 20} MB. {LIMITS}",
             429: "Too many changes in one minute, pictures in one hour, or pictures at this moment.",
         },
     ),
