@@ -424,7 +424,7 @@ def pair_key(one: ObjectId, other: ObjectId) -> bytes:
 
 class Message(Document):
     """A message of a conversation. `_id`: `message_key` of that and its number. A deleted one has neither text nor
-    image.
+    image, and instead a `digest` by which the same message is known that is sent again.
 
     `sent`: how many messages each of the two had sent then, this one included, by person.
     `told`: for each of them the number (`Inbox.seq`) that its last change had.
@@ -436,6 +436,7 @@ class Message(Document):
     client_id: str
     text: str | None = None
     image: ObjectId | None = None
+    digest: bytes | None = None
     created_at: datetime
     deleted: bool = False
     sent: dict[str, int]

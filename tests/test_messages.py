@@ -157,6 +157,8 @@ async def test_deleting_and_silencing(people: list[Api]) -> None:
     assert (await bob.json("GET", "/conversations"))["unread"] == 1
     await ann("DELETE", f"/conversations/{id}/messages/1", 204)
     await ann("DELETE", f"/conversations/{id}/messages/1", 404)
+    assert (await ann.json("POST", f"/conversations/{id}/messages", 200, json=HELLO))["text"] is None
+    await ann("POST", f"/conversations/{id}/messages", 409, json=HELLO | {"text": "goodbye"})
     (gone,) = (await bob.json("GET", f"/conversations/{id}/messages"))["messages"]
     assert (gone["seq"], gone["text"], gone["image"]) == (1, None, None)
 

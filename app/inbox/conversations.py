@@ -6,6 +6,7 @@ the transaction goes through only at the version that was looked at.
 """
 
 import asyncio
+import hmac
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
@@ -14,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 from weakref import WeakValueDictionary
 
-from bson import ObjectId
+from bson import Binary, ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from app.edges import NAMES, change_edges, version_in, version_of
@@ -38,10 +39,12 @@ MOST_UNREAD = 1_000  # conversations, counted; as many or more
 MOST_NEWS = 2_000  # rows of a kind that one command looks for
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PLACE_PATTERN = "^[0-9a-f]{35}$"
+SEAL = 8  # bytes
 TRIES = 100  # to store something while others move the conversation on
 
 FIELDS = ("_id", "people", "seq", "version", "active_at", "unread", "silent", "blocked_by", "marks", "listed")
 MESSAGE_FIELDS = ("_id", "who", "client_id", "text", "image", "created_at")
+EARLIER_FIELDS = (*MESSAGE_FIELDS, "deleted", "digest")
 NOTHING: Mapping[str, int] = {
     "sent": 0,
     "delivered": 0,  # the marks as they are for this person
@@ -197,7 +200,8 @@ class Conversations:
     """
 
     def __init__(self, stack: Stack) -> None:
-        self._db, self._clock, self._bus = stack.db, stack.clock, stack.bus
+        self._db, self._clock, self._bus, self._secret = stack.db, stack.clock, stack.bus, stack.secret
+        self._seal = hmac.digest(stack.secret, b"feedlab messages", "sha256")[:SEAL]
         self._turns: WeakValueDictionary[tuple[str, ObjectId], asyncio.Lock] = WeakValueDictionary()
 
     # Reading
@@ -397,7 +401,7 @@ class Conversations:
         if text is None and image is None:
             raise Invalid("text", "A message has a text, a picture or both.")
         again = {"conversation": id, "who": me, "client_id": client_id}
-        finds = {"again": Find(MESSAGES, again, (*MESSAGE_FIELDS, "deleted"), 1)}
+        finds = {"again": Find(MESSAGES, again, EARLIER_FIELDS, 1)}
         if image:
             finds["image"] = pictures.waiting(image, me, self._clock.now())
         async with (
@@ -407,7 +411,7 @@ class Conversations:
             for _ in range(TRIES):
                 found = await together(self._db, conversation=_of(me, id), **finds)
                 side = _Side(found["conversation"], me)
-                if earlier := _sent_before(side, found["again"], text, image):
+                if earlier := self._sent_before(side, found["again"], text, image):
                     return earlier, False
                 if side.blocked:
                     raise Forbidden("One of you blocks the other.")
@@ -419,6 +423,32 @@ class Conversations:
                     self._tell(id, me, side.other)
                     return side.message(new), True
         raise Contended("others keep writing into this conversation")
+
+    def _sent_before(self, side: _Side, again: Rows, text: str | None, image: ObjectId | None) -> Message | None:
+        """Return what an earlier try stored, if anything. Raises Conflict if that was another message.
+
+        A deleted message is taken for the same where an older process deleted it, or the database was another one then.
+        """
+        if not again:
+            return None
+        (row,) = again
+        if row["deleted"]:
+            kept = bytes(row.get("digest", b""))
+            is_same = not kept.startswith(self._seal) or kept == self._digest(row["_id"], text, image)
+        else:
+            is_same = (row.get("text"), row.get("image")) == (text, image)
+        if not is_same:
+            raise Conflict("Another message was sent with this client_id.")
+        return side.message(row)
+
+    def _digest(self, key: bytes, text: str | None, image: ObjectId | None) -> bytes:
+        """Return what stays of a deleted message, to tell the same one from another.
+
+        Without the secret it says nothing of the text, and of two messages not that they say the same. It begins with
+        what tells that secret from the one that the database has after a restore.
+        """
+        said = key + (image.binary if image else bytes(12)) + (text or "").encode()
+        return self._seal + hmac.digest(self._secret, b"feedlab message" + said, "sha256")
 
     async def _stored(self, side: _Side, new: dict[str, Any]) -> bool:
         """Store a message unless the conversation has moved on. Return whether it was."""
@@ -497,21 +527,24 @@ class Conversations:
         return True
 
     async def delete(self, me: ObjectId, id: ObjectId, seq: int) -> None:
-        """Delete one's own message: it keeps its number, and its text and picture are gone.
+        """Delete one's own message: it keeps its number and a digest, and its text and picture are gone.
 
         Raises NotFound for any other.
         """
         side = _Side(await rows(self._db, _of(me, id)), me)
-        there = {"conversation": id, "_id": message_key(id, seq), "who": me, "deleted": False}
+        key = message_key(id, seq)
+        there = {"conversation": id, "_id": key, "who": me, "deleted": False}
 
         async def once(inside: Transaction) -> None:
-            found = await inside[MESSAGES].find_one(there, {"_id": 1, "image": 1})
+            found = await inside[MESSAGES].find_one(there, {"_id": 1, "text": 1, "image": 1})
             if not found:
                 raise NotFound("You have no such message.")
             if "image" in found:
                 await pictures.removed(inside, found["image"], self._clock.now())
             told = await _numbers(inside, side.row["listed"])  # whoever has departed lists nothing any more
-            change = {"$set": {"deleted": True, "told": told}, "$unset": {"text": "", "image": ""}}
+            digest = Binary(self._digest(key, found.get("text"), found.get("image")))
+            gone = {"deleted": True, "digest": digest, "told": told}
+            change = {"$set": gone, "$unset": {"text": "", "image": ""}}
             await inside[MESSAGES].update_one(there, change, upsert=False)
 
         await transaction(self._db, once)
@@ -540,21 +573,6 @@ class Conversations:
     def _turn(self, collection: str, id: ObjectId) -> asyncio.Lock:
         """Return the lock by which changes of a document that come through this process wait for each other."""
         return self._turns.setdefault((collection, id), asyncio.Lock())
-
-
-def _sent_before(
-    side: _Side,
-    again: Rows,
-    text: str | None,
-    image: ObjectId | None,
-) -> Message | None:
-    """Return what an earlier try stored, if anything. Raises Conflict if that was another message."""
-    if not again:
-        return None
-    (row,) = again
-    if not row["deleted"] and (row.get("text"), row.get("image")) != (text, image):
-        raise Conflict("Another message was sent with this client_id.")
-    return side.message(row)
 
 
 def unread_of(me: ObjectId, most: int) -> Find:

@@ -212,6 +212,10 @@ async def test_a_picture_is_sent_once_and_seen_by_the_two(album: Album) -> None:
     assert await album.seen(picture) == ["ann", "ben"], "history stays"
     await conversations.delete(ann, talk.id, 1)
     assert await album.seen(picture) == []
+    again, created = await conversations.send(ann, talk.id, "1", None, picture)
+    assert (again.seq, again.image, created) == (1, None, False)
+    with pytest.raises(Conflict):
+        await conversations.send(ann, talk.id, "1", "a text", None)
     stored = await album.world.stack.db[IMAGES].find_one({"_id": picture})
     assert "data" not in (stored or {})
 

@@ -3659,9 +3659,17 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what is said again is not compared",
         "conversations",
-        "app.inbox.conversations._sent_before",
-        'if not row["deleted"] and (',
-        "if False and (",
+        "app.inbox.conversations.Conversations._sent_before",
+        "if not is_same:",
+        "if False:",
+        _of(CONVERSATIONS, "test_a_message_that_is_sent_again_is_the_same_message"),
+    ),
+    Mutant(
+        "what is said again is not compared with what was deleted",
+        "conversations",
+        "app.inbox.conversations.Conversations.delete",
+        ', "digest": digest',
+        "",
         _of(CONVERSATIONS, "test_a_message_that_is_sent_again_is_the_same_message"),
     ),
     Mutant(

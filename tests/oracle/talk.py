@@ -44,8 +44,9 @@ dies_after = st.none() | st.none() | st.integers(0, 9)  # commands
 class Said:
     who: str
     client_id: str
-    text: str | None
+    text: str
     at: datetime
+    deleted: bool = False
 
 
 @dataclass
@@ -97,7 +98,7 @@ class Model:
         talk = self.talk(pair)
         for seq, one in enumerate(talk.said, 1):
             if (one.who, one.client_id) == (me, client_id):
-                if one.text not in (None, text):
+                if one.text != text:
                     raise Conflict
                 return seq, False
         if self.blocked(pair) or pair & self.gone:
@@ -119,9 +120,9 @@ class Model:
 
     def delete(self, me: str, pair: Pair, seq: int) -> None:
         said = self.talk(pair).said
-        if not 1 <= seq <= len(said) or said[seq - 1].who != me or said[seq - 1].text is None:
+        if not 1 <= seq <= len(said) or said[seq - 1].who != me or said[seq - 1].deleted:
             raise NotFound
-        said[seq - 1].text = None
+        said[seq - 1].deleted = True
 
     def silence(self, me: str, pair: Pair, on: bool) -> None:
         (set.add if on else set.discard)(self.talk(pair).silent, me)
@@ -169,7 +170,8 @@ class Model:
         delivered = marks[other].seen_delivered if one.who == me else marks[me].delivered
         read = marks[other].seen_read if one.who == me else marks[me].read
         state = "read" if seq <= read else "delivered" if seq <= delivered else "sent"
-        return seq, one.who, one.client_id if one.who == me else None, one.text, one.at, state
+        text = None if one.deleted else one.text
+        return seq, one.who, one.client_id if one.who == me else None, text, one.at, state
 
 
 class Talking(RuleBasedStateMachine):
