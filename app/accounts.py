@@ -213,7 +213,7 @@ class Accounts:
     async def delete(self, me: Account, password: str, caller: Caller = OURSELVES) -> None:
         """Delete the account: from now on nothing of it is visible, its tokens are over, its likes are not counted, and
         its conversations have ended.
-        Raises WrongPassword and TooMany.
+        Raises WrongPassword, TooMany, and NoAccount where another call has been faster.
         """
         await self._proven(me.handle, password, caller)
         await depart(self._stack.db, self._clock, me.id)

@@ -68,7 +68,7 @@ async def departed_now(db: Database) -> list[ObjectId]:
 
 
 async def depart(db: Database, clock: Clock, person: ObjectId) -> None:
-    """Delete the account, once and for all. Raises NotFound where it is deleted already, TooMany under a rush."""
+    """Delete the account, once and for all. Raises NoAccount where it is deleted already, TooMany under a rush."""
     if await db[DEPARTURES].count_documents({}, limit=MOST) >= MOST:
         raise TooMany("Too many accounts are being deleted at this moment.", LINGER_S)
 

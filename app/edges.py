@@ -15,7 +15,7 @@ from cachetools import LRUCache
 from pymongo.errors import DuplicateKeyError
 
 from app.clock import FIRST_ID
-from app.errors import NotFound
+from app.errors import NoAccount
 from app.models import Departure, EdgeVersion, StatusRow
 from app.same import IDS
 from app.stack.mongodb.connection import Database
@@ -342,7 +342,7 @@ async def change_edges(db: Database, readers: Collection[ObjectId], work: Callab
     """Do `work` and raise the readers' versions, all of it or nothing. It may be tried several times.
 
     Of two changes that have a reader in common one comes first, and the other one sees what it has done. Raises
-    NotFound where the account of one is deleted.
+    NoAccount where the account of one is deleted.
     """
 
     async def versioned(inside: Transaction) -> T:
@@ -354,10 +354,10 @@ async def change_edges(db: Database, readers: Collection[ObjectId], work: Callab
 
 
 async def raise_version(inside: Transaction, reader: ObjectId, of: Literal["version", "likes"]) -> None:
-    """Raise a reader's version. Raises NotFound for somebody whose account is deleted: the end of it writes the same
+    """Raise a reader's version. Raises NoAccount for somebody whose account is deleted: the end of it writes the same
     document, so either comes before the other.
     """
     try:
         await inside[VERSIONS].update_one({"_id": reader, "closed": {"$exists": False}}, {"$inc": {of: 1}}, upsert=True)
     except DuplicateKeyError:  # it is there, and closed
-        raise NotFound("There is no such account any more.") from None
+        raise NoAccount(reader) from None

@@ -1,5 +1,7 @@
 """The errors by which a use case refuses, in the words of the domain; the web edge turns each into its status code."""
 
+from bson import ObjectId
+
 
 class Refused(Exception):
     """A request that is understood and not carried out. The text is for the person who asked."""
@@ -15,6 +17,14 @@ class Invalid(Refused):
 
 class NotFound(Refused):
     """What is asked for does not exist, or the asker may not see it: the two are told apart nowhere."""
+
+
+class NoAccount(NotFound):
+    """The account of `who` has been deleted, maybe meanwhile and by whoever asks."""
+
+    def __init__(self, who: ObjectId) -> None:
+        super().__init__("There is no such account any more.")
+        self.who = who
 
 
 class Forbidden(Refused):

@@ -17,7 +17,7 @@ from app.accounts import NAME_LENGTH, checked_name, normal_handle
 from app.clock import FIRST_ID, LAST_ID
 from app.departures import departed_now
 from app.edges import NAMES, VERSIONS, OwnEdges, View, change_edges, raise_version
-from app.errors import Conflict, Forbidden, Invalid, NotFound
+from app.errors import Conflict, Forbidden, Invalid, NoAccount, NotFound
 from app.models import (
     Account,
     Audience,
@@ -365,7 +365,8 @@ class Social:
 
         `text` is trimmed and checked by `checked_text`. `trace` is told what the poster waited for: the insert (STORED)
         and each consumer. `defer`: hands over to consumers that only queue, at once or after the
-        answer. Raises Invalid, and Conflict for a key that was used for another status.
+        answer. Raises Invalid, Conflict for a key that was used for another status, and NoAccount for one of an author
+        who has deleted their account meanwhile.
         """
         began_s = perf_counter()
         text = checked_text(text)
@@ -396,7 +397,7 @@ class Social:
     async def _posted_before(self, author: ObjectId, text: str, audience: Audience, key: str) -> StatusRow:
         document = await self._db["statuses"].find_one({"idempotency_key": key, "user_id": author})
         if document is None:
-            raise NotFound("The account of its author has been deleted.")
+            raise NoAccount(author)
         own_like = await self._db["likes"].find_one({"_id": like_key(author, document["_id"])})
         row = StatusRow.of(document, you_like=own_like is not None)
         if row.audience is None:

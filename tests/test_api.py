@@ -23,7 +23,8 @@ from starlette.routing import Route
 from app import logs
 from app.accounts import Accounts
 from app.config import Config
-from app.models import Status, User
+from app.departures import depart
+from app.models import Account, Status, User
 from app.names import Names
 from app.social import Social
 from app.stack import Addresses, OutOfTime, Stack, connected
@@ -327,6 +328,40 @@ async def test_an_account_is_deleted_for_good(nobody: Api, ann: Api) -> None:
     assert (await ann.json("GET", "/me"))["following"] == 0
     await nobody("POST", "/users", 409, json={"handle": "ZOE", "password": PASSWORD})
     await nobody("POST", "/tokens", 401, json={"handle": "zoe", "password": PASSWORD})
+
+
+async def test_what_comes_too_late_for_an_account_is_told_so(nobody: Api) -> None:
+    """Both calls are let in before either is done, as when a button is pressed twice."""
+    zoe = await signed_up(nobody, "zoe")
+    headers = {"Authorization": f"Bearer {zoe.token}"}
+    calls = [
+        nobody.http.request("DELETE", "/api/v1/me", json={"password": PASSWORD}, headers=headers) for _ in range(2)
+    ]
+    done, late = sorted(await asyncio.gather(*calls), key=lambda answer: answer.status_code)
+    assert (done.status_code, late.status_code) == (202, 401)
+    assert_problem(late)
+    later = await zoe("DELETE", "/me", 401, json={"password": PASSWORD})
+    assert late.json()["detail"] == later.json()["detail"]
+    assert late.headers["www-authenticate"] == later.headers["www-authenticate"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/follows/ann", "/blocks/ann", "/mutes/ann", "/conversations/ann", "/statuses/{}/like"]
+)
+async def test_whose_account_ends_while_they_ask_is_told_so(nobody: Api, ann: Api, path: str) -> None:
+    """Not that there is no ann: of the two in a change, it says who has gone."""
+    zoe, status = await nobody.person("zoe"), await ann.post("hello")
+    await zoe("PUT", "/follows/ann", 204)
+    authenticate = Accounts.authenticate
+
+    async def and_go(self: Accounts, token: str) -> Account | None:
+        account = await authenticate(self, token)
+        if account and account.handle == "zoe":
+            await depart(nobody.stack.db, nobody.stack.clock, account.id)
+        return account
+
+    with patch.object(Accounts, "authenticate", and_go):
+        await zoe("PUT", path.format(status["id"]), 401)
 
 
 async def test_whoever_guesses_a_password_of_their_own_is_slowed_down_too(nobody: Api) -> None:

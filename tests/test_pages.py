@@ -852,6 +852,17 @@ async def test_an_account_is_deleted_in_the_settings(site: Site) -> None:
     assert ann.status == 404
 
 
+async def test_who_deletes_an_account_twice_at_once_has_deleted_it(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    await ann.open("/settings")
+    form = ann.form("/settings/delete").fields | {"password": PASSWORD, "sure": "yes"}
+    answers = await asyncio.gather(*(ann.client.post("/settings/delete", data=form) for _ in range(2)))
+    assert sorted((answer.status_code, answer.headers["location"]) for answer in answers) == [
+        (303, "/"),
+        (303, "/sign-in"),
+    ]
+
+
 async def test_mutual_followers_see_who_is_online(site: Site) -> None:
     ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
     user = await User.called("bob")

@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from app.accounts import digest_of
-from app.errors import Forbidden
+from app.errors import Forbidden, NoAccount
 from app.models import Account, Person
 from app.stack.mongodb.joined import joined
 from app.web.opening import Admission, bad_ticket, opening
@@ -111,8 +111,18 @@ class Operation:
         return re.sub(r"\W+", "_", f"{self.method.lower()}{self.path}").strip("_")
 
     async def answer(self, request: Request) -> Response:
-        """Answer a request: who asks -> may they -> what do they say -> the answer."""
+        """Answer a request. Whose account is deleted meanwhile is told what whoever comes later is told."""
         call = Call(request)
+        try:
+            return await self._answer(call)
+        except NoAccount as error:
+            if call.account is None or error.who != call.me.id:
+                raise
+            raise _no_token_any_more() from None
+
+    async def _answer(self, call: Call) -> Response:
+        """Answer a call: who asks -> may they -> what do they say -> the answer."""
+        request = call.request
         if self.auth == "ticket":
             async with opening(request, call.token):
                 call.admission = await admitted(request)
@@ -202,10 +212,13 @@ async def _signed_in(request: HTTPConnection) -> Account:
         raise Rejected(401, "This call needs a token: Authorization: Bearer <token>.", CHALLENGE)
     account = await in_time(request, services(request).accounts.authenticate(token))
     if account is None:
-        raise Rejected(
-            401, "The token is unknown, expired or signed out.", {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-        )
+        raise _no_token_any_more()
     return account
+
+
+def _no_token_any_more() -> Rejected:
+    said = "The token is unknown, expired or signed out."
+    return Rejected(401, said, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
 
 
 def _parsed(model: type[BaseModel], given: object) -> BaseModel:

@@ -9,7 +9,7 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from app.errors import Forbidden, NotFound, TooMany
+from app.errors import Forbidden, NoAccount, NotFound, TooMany
 from app.models import Account
 from app.stack import is_away
 from app.web.render import here
@@ -62,7 +62,12 @@ def signed_in(handler: PersonalEndpoint, *, limited: bool = True) -> Endpoint:
             back = here(request) if request.method == "GET" else None
             return to(address("/sign-in", next=back))
         answer = handler(request, account)
-        return await (in_time(request, answer) if limited else answer)
+        try:
+            return await (in_time(request, answer) if limited else answer)
+        except NoAccount as error:
+            if error.who != account.id:
+                raise
+            return to("/sign-in")  # as whoever comes after the end of their account
 
     return endpoint
 

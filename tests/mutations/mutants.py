@@ -1646,6 +1646,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(DEPARTED, "test_what_was_under_way_leaves_nothing"),
     ),
     Mutant(
+        "whoever has gone meanwhile is told that there is no such thing",
+        "accounts",
+        "app.web.api_operation.Operation.answer",
+        "if call.account is None or error.who != call.me.id:",
+        "if True:",
+        _of(API, "test_what_comes_too_late_for_an_account_is_told_so"),
+    ),
+    Mutant(
         "whoever is gone is followed",
         "accounts",
         "app.social.Social.follow",

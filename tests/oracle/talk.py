@@ -239,7 +239,7 @@ class Talking(RuleBasedStateMachine):
             found = refused
             self.tally[f"refused: {type(refused).__name__}"] += 1
         if isinstance(answer, Refused) or isinstance(found, Refused):
-            assert type(found) is type(answer), f"{name}: {found!r} instead of {answer!r}"
+            assert isinstance(found, type(answer)), f"{name}: {found!r} instead of {answer!r}"
         else:
             assert found == answer, f"{name}: {found!r} instead of {answer!r}"
         self.model = after
