@@ -1,6 +1,7 @@
 """What arrives too slowly, too often or in two meanings: a real socket, and an application of three lines."""
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -39,11 +40,14 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+OTHERWISE: dict[str, Any] = {"lifespan": "off", "log_config": None, "server_header": False}
+
+
 class Server(uvicorn.Server):
     server_state: protocol.Connections
 
     def __init__(self, most: int, trusted: tuple[str, ...]) -> None:
-        super().__init__(uvicorn.Config(answer, http=protocol.Protocol, lifespan="off", ws="none", log_config=None))
+        super().__init__(uvicorn.Config(answer, http=protocol.Protocol, ws="none", **OTHERWISE))
         self.server_state = protocol.Connections(most, trusted.__contains__)
 
 
@@ -82,6 +86,24 @@ def said(address: tuple[str, int], sent: bytes, source: str = HERE) -> bytes:
         return rest(client)
 
 
+def refused(answer: bytes) -> int:
+    """The status of an answer that is a problem, the last one of its connection, and nothing else."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    assert headers.pop("date")
+    assert headers == {
+        "content-type": "application/problem+json",
+        "cache-control": "no-store",
+        "content-length": str(len(body)),
+        "connection": "close",
+    }
+    problem: dict[str, Any] = json.loads(body)
+    assert problem.keys() == {"type", "title", "status", "detail"}
+    assert first == f"HTTP/1.1 {problem['status']} {problem['title']}"
+    return int(problem["status"])
+
+
 def rest(client: socket.socket) -> bytes:
     answer = b""
     try:
@@ -108,7 +130,9 @@ def test_what_does_not_come_to_its_end_is_closed(
 ) -> None:
     monkeypatch.setattr(protocol, "HEAD_S", 0.5)
     monkeypatch.setattr(limits, "ORDINARY", limits.ORDINARY._replace(seconds=0.5))
-    assert said(address, sent).startswith(first)
+    answer = said(address, sent)
+    assert answer.startswith(first)
+    assert b" 408 " not in first or refused(answer) == 408
 
 
 def test_empty_lines_after_an_answer_hold_no_connection(
@@ -219,9 +243,7 @@ CHUNKED, LENGTH = b"Transfer-Encoding: chunked\r\n", b"Content-Length: 5\r\n"
 )
 def test_a_request_of_two_meanings_is_refused_and_its_connection_closed(address: tuple[str, int], head: bytes) -> None:
     body = b"0\r\n\r\n" if b"Length" in head or b"Encoding" in head else b""  # five bytes, or the last chunk
-    answer = said(address, b"POST / HTTP/1.1\r\n" + head + b"\r\n" + body + GET)
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1 ") == 1
+    assert refused(said(address, b"POST / HTTP/1.1\r\n" + head + b"\r\n" + body + GET)) == 400
 
 
 UPGRADE = (
@@ -250,7 +272,20 @@ def test_the_body_of_an_upgrade_that_nobody_takes_is_no_request(address: tuple[s
 
 def test_nobody_is_a_proxy(address: tuple[str, int]) -> None:
     for target in (b"a:443", b"/"):
-        assert said(address, b"CONNECT " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+        assert refused(said(address, b"CONNECT " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n")) == 400
+
+
+@pytest.mark.parametrize(("head", "status"), [(b"Host: a\r\nHost: b\r\n\r\n", 400), (b"Host: a\r\nX: %b\r\n\r\n", 431)])
+def test_who_asks_for_the_head_alone_gets_no_more(address: tuple[str, int], head: bytes, status: int) -> None:
+    head = head.replace(b"%b", LONG)
+    whole, bare = [said(address, method + b" / HTTP/1.1\r\n" + head) for method in (b"GET", b"HEAD")]
+    assert refused(whole) == status
+    assert (len(bare), bare[-4:]) == (len(whole.partition(b"{")[0]), b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01\x02\x00\x01", b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
+def test_what_is_no_request_is_refused(address: tuple[str, int], sent: bytes) -> None:
+    assert refused(said(address, sent)) == 400
 
 
 LONG = b"x" * protocol.MOST_HEAD
@@ -266,7 +301,7 @@ POST = b"POST / HTTP/1.1\r\nHost: a\r\n" + CHUNKED + b"\r\n1\r\nx\r\n0\r\n"
     ],
 )
 def test_a_header_above_the_limit_is_refused_and_its_connection_closed(address: tuple[str, int], head: bytes) -> None:
-    assert said(address, head).startswith(b"HTTP/1.1 431 ")
+    assert refused(said(address, head)) == 431
     shorter = head[:100] + head[100 + 6 * 50 : -2] + b"Connection: close\r\n\r\n"
     assert said(address, shorter).startswith(b"HTTP/1.1 200 ")
 

@@ -8,6 +8,8 @@ import resource
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
+from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
@@ -16,9 +18,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.datastructures import Headers
+from websockets.http11 import Response
 
 from app.web.caller import network_of
 from app.web.limits import limit_of
+from app.web.problems import Problem
 
 HEAD_S = 10.0  # from the connection, or the first byte of a further request, to the end of the header
 MOST_HEAD = 64 * 1024  # bytes of a request that are not its body
@@ -27,9 +32,24 @@ MOST_CONNECTIONS = 10_000
 MOST_DESCRIPTORS = 65_536  # more is never needed, and some systems have no limit
 LONGEST_WORDS = 4 * 1024  # bytes of a WebSocket's message: clients have nothing to say
 PING_S, PONG_S = 10.0, 20.0  # to every WebSocket, and how long it may take to answer
-NO_HANDSHAKE = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+def _last_words(status: int, detail: str) -> bytes:
+    """Return a problem as the last answer on a connection. It has no request's id: none has been read."""
+    answer = Problem(status, detail).response()
+    headers = [b"%b: %b\r\n" % header for header in answer.raw_headers]
+    return b"HTTP/1.1 %d %b\r\n%bconnection: close\r\n\r\n%b" % (
+        status,
+        HTTPStatus(status).phrase.encode(),
+        b"".join(headers),
+        bytes(answer.body),
+    )
+
+
+NO_REQUEST = _last_words(400, "This is no request of HTTP/1.1, or one that can be read in two ways.")
+NO_HANDSHAKE = _last_words(400, "This is no handshake of a WebSocket.")
+TOO_LARGE = _last_words(431, f"The line and the header of a request have at most {MOST_HEAD // 1024} KiB.")
+TOO_LATE = _last_words(408, "The header of the request did not come to its end in time.")
 
 
 def most_connections() -> int:
@@ -93,6 +113,7 @@ class Protocol(HttpToolsProtocol):
     _reading: asyncio.TimerHandle | None = None
     _address = ""  # of a proxy, or of who has gone already
     _upgraded = False
+    url = b""  # that of the request, once its method has been read
     _head = 0  # bytes of a header or a trailer that have come, without those of the read that it began in
 
     def __init__(self, *given: Any, **named: Any) -> None:
@@ -159,9 +180,16 @@ class Protocol(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _close(self, last_words: bytes) -> None:
-        if self._idle:
-            self.transport.write(last_words)
+        if self._idle and last_words:
+            self._say(last_words)
         self.transport.close()
+
+    def _say(self, last_words: bytes) -> None:
+        """Send last words, with the date; to HEAD, as far as that is known, without the body."""
+        head, end, body = last_words.partition(b"\r\n\r\n")
+        dated = [head, *(b"%b: %b" % header for header in self.server_state.default_headers)]
+        is_head = self.url and self.parser.get_method() == b"HEAD"
+        self.transport.write(b"\r\n".join(dated) + end + (b"" if is_head else body))
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes of the header, which the parser keeps until it ends; close a connection at too many."""
@@ -178,7 +206,8 @@ class Protocol(HttpToolsProtocol):
         if self._head > MOST_HEAD:
             self._close(TOO_LARGE)
         else:
-            super().send_400_response(msg)
+            self._say(NO_REQUEST)
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -235,6 +264,14 @@ class Protocol(HttpToolsProtocol):
             self._reading = None
 
 
+def _rejected(status: int, text: str) -> Response:
+    """Return a refusal of the library for WebSockets, or of uvicorn, as a problem: they would say it in plain text."""
+    status = int(status)  # an HTTPStatus, maybe
+    answer = Problem(status, text.partition("\n")[0] or "This is no WebSocket.").response()
+    headers = Headers([("Date", formatdate(usegmt=True)), ("Connection", "close"), *answer.headers.items()])
+    return Response(status, HTTPStatus(status).phrase, headers, bytes(answer.body))
+
+
 class WebSocket(WebSocketsSansIOProtocol):
     """A connection after its upgrade. It still counts, and is closed where its client reads nothing."""
 
@@ -242,6 +279,7 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
         super().__init__(config, server_state, app_state)
+        self.conn.reject = _rejected  # type: ignore[method-assign]
         self._state = cast(Connections, server_state)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -297,6 +297,7 @@ MANY = "A: b\r\n" * 400
         (f"GET {SOCKET} HTTP/1.1\r\n{UPGRADE}A: {'b' * 20_000}\r\n\r\n", 431),
         (f"GET {SOCKET}?ticket={'a' * 20_000} HTTP/1.1\r\n{UPGRADE}\r\n", 414),
         (f"GET {SOCKET} HTTP/1.1\r\n{UPGRADE.replace('13', '99')}\r\n", 400),
+        (f"PUT {SOCKET} HTTP/1.1\r\n{UPGRADE}\r\n", 405),
         (f"GET {SOCKET} HTTP/1.1\r\n{UPGRADE}\r\n", 401),
         (f"GET /people HTTP/1.1\r\n{UPGRADE}\r\n", 404),
         (f"GET /static/style.css HTTP/1.1\r\n{UPGRADE}\r\n", 404),
@@ -313,6 +314,13 @@ async def test_a_handshake_that_is_none_is_answered_and_its_connection_closed(
     answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
     assert int(answer.split()[1]) == status, answer
     assert answer.lower().count(b"http/1.1 ") == 1
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:])
+    assert headers["content-type"] == "application/problem+json"
+    assert int(headers["content-length"]) == len(body)
+    problem = json.loads(body)
+    assert problem.keys() - {"request_id"} == {"type", "title", "status", "detail"}
+    assert problem["status"] == status
     writer.close()
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
