@@ -6,6 +6,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from pymongo.errors import OperationFailure
 
 from app.stack import Addresses
 from app.stack.mongodb.whole import HISTORY, WINDOW, blocking, history_kept
@@ -14,6 +15,7 @@ from tests.dates import LONG_AGO
 pytestmark = pytest.mark.servers
 
 COMMANDS = 7  # of one that is not disturbed
+SETS, SETS_BACK = 4, 2  # which of them sets the window; and one that was left, where there is a note of it
 
 
 class Killed(BaseException):
@@ -108,6 +110,39 @@ def test_another_one_is_killed_meanwhile(notes: Any, before: int) -> None:
     notes.update_one({"_id": HISTORY}, {"$set": {"until": LONG_AGO}})
     with history_kept(notes, None):
         assert set_to(notes) == was
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_who_may_not_set_a_window_leaves_a_note_only_where_another_one_needs_it(notes: Any, another: bool) -> None:
+    was = set_to(notes)
+    with ExitStack() as other:
+
+        def refuse() -> None:
+            if another:
+                other.enter_context(history_kept(notes, 3_600))
+            raise OperationFailure("not authorized on admin to execute command", 13)
+
+        disturbed: Any = Disturbed(notes, SETS, refuse)
+        with pytest.raises(OperationFailure, match="not authorized"), history_kept(disturbed, 7_200):
+            pass
+        left = notes.find_one({"_id": HISTORY})
+        assert (left and left["was"]) == (was if another else None)
+    assert set_to(notes) == was
+    assert notes.find_one({"_id": HISTORY}) is None
+
+
+def test_a_note_of_which_this_user_may_do_nothing_fails_no_backup(notes: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse() -> None:
+        raise OperationFailure("not authorized on admin to execute command", 13)
+
+    notes.insert_one({"_id": HISTORY, "was": 9, "until": LONG_AGO})
+    with history_kept(Disturbed(notes, SETS_BACK, refuse), None):  # type: ignore[arg-type]
+        [record] = caplog.records
+        assert f"{WINDOW} as it needed it, and this user may not set it back to 9" in record.getMessage()
+        assert notes.find_one({"_id": HISTORY}), "whoever may is still to set it back"
+    with pytest.raises(OperationFailure), history_kept(Disturbed(notes, SETS_BACK, refuse), 7_200):  # type: ignore[arg-type]
+        pass
+    notes.delete_one({"_id": HISTORY})
 
 
 def test_nothing_else_is_sent(notes: Any) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from pymongo import MongoClient
 from redis import Redis, RedisError
 
@@ -19,10 +19,11 @@ from app.config import Config
 from app.servers.programs import insist, resolve
 from app.stack import Addresses, connected
 from app.stack.memcached import MemcachedNodes
+from app.stack.mongodb.whole import HISTORY, WINDOW
 from app.stack.rates import AWAY_S
 from tests.certificates import Certificates
 from tests.conftest import free_port, real_servers
-from tests.dates import NOON, ManualClock
+from tests.dates import LONG_AGO, NOON, ManualClock
 from tests.test_machines import process
 from tests.test_memcached import node
 from tests.world import IN_WORKER, KEEPING, World
@@ -162,6 +163,46 @@ def test_doctor_says_so_and_shows_no_password(environment: dict[str, str], tmp_p
     for command in (["phases"], ["backup", str(tmp_path / "a.backup")]):
         result = CliRunner().invoke(main, [*command, "--stack", "urls", "--data", str(tmp_path)], env=environment)
         assert result.exit_code == 0, result.output
+
+
+def test_a_backup_needs_no_more_rights_than_feedlab_has(environment: dict[str, str], tmp_path: Path) -> None:
+    """Whatever a killed one with `--window` has left, for which they are too few."""
+    root = (
+        environment["FEEDLAB_MONGODB_URL"]
+        .replace("feedlab:", "root:")
+        .replace(f"authSource={NAME}", "authSource=admin")
+    )
+    files = itertools.count()
+
+    def feedlab(user: str, *words: str) -> Result:
+        own = environment | {"FEEDLAB_MONGODB_URL": environment["FEEDLAB_MONGODB_URL"].replace("feedlab:", f"{user}:")}
+        return CliRunner().invoke(main, [*words, "--stack", "urls", "--data", str(tmp_path)], env=own)
+
+    def backup(user: str, *more: str) -> Result:
+        return feedlab(user, "backup", str(tmp_path / f"{next(files)}.backup"), *more)
+
+    assert feedlab("feedlab", "phases").exit_code == 0, "there is something to save"
+    with MongoClient[dict[str, object]](root) as client:
+        database, own, looks = (
+            client[NAME],
+            {"role": "readWrite", "db": NAME},
+            {"role": "clusterMonitor", "db": "admin"},
+        )
+        sets = {"role": "hostManager", "db": "admin"}
+        for user, roles in (("watcher", [own, looks]), ("manager", [own, looks, sets])):
+            database.command("createUser", user, pwd=PASSWORD, roles=roles)
+        was = client.admin.command({"getParameter": 1, WINDOW: 1})[WINDOW]
+        refused = backup("watcher", "--window", "60")
+        assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1), refused.output
+        assert "not authorized" in refused.stderr
+        assert database["settings"].find_one({"_id": HISTORY}) is None, "nothing was set"
+        database["settings"].insert_one({"_id": HISTORY, "was": was, "until": LONG_AGO})
+        assert backup("feedlab").exit_code == 0
+        assert backup("feedlab", "--window", "60").exit_code == 2
+        assert database["settings"].find_one({"_id": HISTORY}), "whoever may is still to set it back"
+        made = backup("manager", "--window", "60")
+        assert made.exit_code == 0, made.output
+        assert database["settings"].find_one({"_id": HISTORY}) is None
 
 
 def test_without_a_password_there_is_nothing(environment: dict[str, str], tmp_path: Path) -> None:

@@ -970,7 +970,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "the window is set before what it was is noted",
         "backup: the window of another server's snapshots, order",
         "app.stack.mongodb.whole.history_kept",
-        '    admin.command({"setParameter": 1, WINDOW: window_s})\n',
+        "    _set(notes, window_s)\n",
         behind="    until = now + timedelta(seconds=window_s)\n",
         tests=_of("tests/test_history.py", "test_whoever_is_killed_a_later_one_sets_back"),
         marks="servers",
@@ -983,6 +983,21 @@ MUTANTS: tuple[Mutant, ...] = (
         behind="def _set_back(notes: Collection[Row], was: int) -> None:\n",
         tests=_of("tests/test_history.py", "test_whoever_is_killed_a_later_one_sets_back"),
         marks="servers",
+    ),
+    *(
+        Mutant(
+            name,
+            "backup: the window of another server's snapshots, order",
+            "app.stack.mongodb.whole._set",
+            old,
+            new,
+            _of("tests/test_history.py", "test_who_may_not_set_a_window_leaves_a_note_only_where_another_one_needs_it"),
+            marks="servers",
+        )
+        for name, old, new in (
+            ("a window that was refused is to be set back", "error.code == UNAUTHORIZED", "False"),
+            ("a window that was refused is forgotten for another one, too", ', "begun": 1}', "}"),
+        )
     ),
     Mutant(
         "a window that is still needed is set back",

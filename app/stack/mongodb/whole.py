@@ -1,5 +1,6 @@
 """Backup and restore of a whole database, as of one moment: by PyMongo, in the memory of one batch of documents."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -17,7 +18,9 @@ from app.config import files_of
 from app.errors import Refused
 from app.stack.mongodb.write import HOUSEKEEPING_S
 
-SNAPSHOT_TOO_OLD = 239  # MongoDB's error code
+log = logging.getLogger(__name__)
+
+UNAUTHORIZED, SNAPSHOT_TOO_OLD = 13, 239  # MongoDB's error codes
 HISTORY = "history"  # the note of what WINDOW was
 WINDOW = "minSnapshotHistoryWindowInSeconds"
 CONNECT_S = 5.0
@@ -67,13 +70,23 @@ def history_kept(notes: Collection[Row], window_s: int | None) -> Iterator[None]
     """Make the primary keep snapshots for so long during the block; None leaves it at what is set there.
 
     What was set before is noted among the settings (`notes`): a process that is killed sets nothing back, so the next
-    one does, as soon as the one before must have ended. Of two at once the first that ends sets it back for both.
+    one does whose user may, as soon as the one before must have ended. Of two at once the first that ends sets it back
+    for both.
     """
     admin = notes.database.client.admin
     now: datetime = admin.command("hello", codec_options=notes.codec_options)["localTime"]
     noted = notes.find_one({"_id": HISTORY})
     if noted and noted["until"] < now:
-        _set_back(notes, noted["was"])
+        try:
+            _set_back(notes, noted["was"])
+        except OperationFailure as error:
+            if window_s is not None or error.code != UNAUTHORIZED:
+                raise
+            log.warning(
+                "a backup that was killed has left %s as it needed it, and this user may not set it back to %s: make "
+                "a backup as a user with the roles hostManager and clusterMonitor, or restart mongod",
+                *(WINDOW, noted["was"]),
+            )
         noted = None
     if window_s is None:
         yield
@@ -82,16 +95,26 @@ def history_kept(notes: Collection[Row], window_s: int | None) -> Iterator[None]
     until = now + timedelta(seconds=window_s)
     note = notes.find_one_and_update(
         {"_id": HISTORY},
-        {"$setOnInsert": {"was": was}, "$max": {"until": until}},  # another one may have begun meanwhile
+        # Another one may have begun meanwhile.
+        {"$setOnInsert": {"was": was}, "$max": {"until": until}, "$inc": {"begun": 1}},
         upsert=True,
         return_document=ReturnDocument.AFTER,
     )
     assert note
-    admin.command({"setParameter": 1, WINDOW: window_s})
+    _set(notes, window_s)
     try:
         yield
     finally:
         _set_back(notes, note["was"])
+
+
+def _set(notes: Collection[Row], window_s: int) -> None:
+    try:
+        notes.database.client.admin.command({"setParameter": 1, WINDOW: window_s})
+    except OperationFailure as error:
+        if error.code == UNAUTHORIZED:  # there is nothing to set back, unless another one has begun beside us
+            notes.delete_one({"_id": HISTORY, "begun": 1})
+        raise
 
 
 def _set_back(notes: Collection[Row], was: int) -> None:
