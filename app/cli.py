@@ -77,29 +77,37 @@ class Feedlab(click.Group):
             return super().make_context(*args, **named)
 
     def invoke(self, context: click.Context) -> object:
-        """Run a command. Expected ends: 2 with one line when it cannot start, 130 after Ctrl-C, 143 after SIGTERM."""
+        """Run a command. Expected ends: 2 with one line when it cannot start, 130 after Ctrl-C, 143 after SIGTERM, 129
+        when its terminal is closed, unless it runs under nohup.
+        """
         if isinstance(sys.stdout, TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a locale may lack what a sentence or a name has
         ended_by = [signal.SIGINT]
 
-        def terminated(number: int, frame: FrameType | None) -> None:
+        def ended(number: int, frame: FrameType | None) -> None:
             """End as after Ctrl-C: an event loop cancels its work then. To raise right here could be inside a callback
             of its C code, which makes another error of it.
             """
+            if number == signal.SIGHUP:
+                signal.signal(number, signal.SIG_IGN)  # to the end: the shell and the system both send it
             interrupt = signal.getsignal(signal.SIGINT)
             if not callable(interrupt):  # whoever runs in the background may ignore it
                 raise SystemExit(128 + number)
             ended_by.append(signal.Signals(number))
             interrupt(number, frame)
 
-        before = signal.signal(signal.SIGTERM, terminated)
+        has_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN  # or runs under nohup
+        heard = [signal.SIGTERM, *([signal.SIGHUP] if has_terminal else [])]
+        before = {number: signal.signal(number, ended) for number in heard}
         try:
             with _told_in_one_line():
                 return super().invoke(context)
         except KeyboardInterrupt:
             context.exit(128 + ended_by[-1])
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                if signal.getsignal(number) == ended:
+                    signal.signal(number, handler)
 
 
 class Directory(click.Path):

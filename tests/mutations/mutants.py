@@ -2201,6 +2201,15 @@ MUTANTS: tuple[Mutant, ...] = (
         _of("tests/test_api.py", "test_what_is_owed_is_told_of_every_consumer"),
     ),
     Mutant(
+        "a second hang-up breaks off the clearing up after the first",
+        "the door",
+        "app.cli.Feedlab.invoke",
+        "                signal.signal(number, signal.SIG_IGN)",
+        "                pass",
+        _of("tests/benchmarks/test_borrowed.py", "test_ctrl_c_leaves_nothing"),
+        marks="servers",
+    ),
+    Mutant(
         "a log grows while its child runs",
         "the door",
         "app.servers.children.Child._keep_log_short",
