@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
+from ipaddress import ip_address, ip_network
+from re import fullmatch
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -64,6 +66,31 @@ def _names_its_hosts(text: str) -> bool:
         return all((host.hostname or url.scheme == "unix") and host.port != 0 for host in hosts)
     except ValueError:
         return False
+
+
+def _name_of_ours(text: str) -> str:
+    """Return the name of a host as a request's is compared with it. Raises ValueError for what is none."""
+    name = text.lower().rstrip(".").strip("[]")
+    if not fullmatch(r"\*|[a-z0-9_.-]+", name):
+        try:
+            ip_address(name)
+        except ValueError:
+            raise ValueError(
+                f"{text!r} is no name of a host as DNS has it: write feed.example, without https:// and without a port"
+            ) from None
+    return name
+
+
+def _network(text: str) -> str:
+    """Return the network that an address or a network with an address in it means. Raises ValueError for what is
+    neither.
+    """
+    try:
+        return text if text == "*" else str(ip_network(text, strict=False))
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is neither an address nor a network: write 192.0.2.10 or 10.0.0.0/8, or * for any"
+        ) from None
 
 
 Url = Annotated[str, AfterValidator(_url)]
@@ -129,10 +156,10 @@ class Config(BaseModel):
         description="host:port where the first process of a command answers Prometheus; each other has the next port",
     )
     server_timeout_s: float = Field(default=5.0, gt=0, le=60, description="longest wait of one request for servers")
-    allowed_hosts: tuple[str, ...] = Field(
+    allowed_hosts: tuple[Annotated[str, AfterValidator(_name_of_ours)], ...] = Field(
         default=(), description="our names, comma-separated; empty: any, and in demo mode only those that no DNS has"
     )
-    trusted_proxies: tuple[str, ...] = Field(
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
         default=(), description="addresses and networks, comma-separated, whose X-Forwarded-For and -Proto are believed"
     )
     token_days: int = Field(default=30, ge=1, le=365)
@@ -178,7 +205,7 @@ class Config(BaseModel):
                 if field not in cls.model_fields:
                     _ignored(name)
                     continue
-                given[field] = tuple(filter(None, text.split(","))) if field in LISTS else text
+                given[field] = tuple(filter(None, map(str.strip, text.split(",")))) if field in LISTS else text
         try:
             return cls.model_validate(given | overrides)
         except ValidationError as error:

@@ -13,7 +13,7 @@ import webbrowser
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ READY_POLL_S = 0.05
 GRACEFUL_S = 5  # how long an answer under way may take when a web process stops
 BACKLOG = 2_048  # connections that wait for a web process
 VANISHED_MS = 30_000  # in which what is sent to a client arrives: as long as one may read nothing
+MAPPED_BITS = 96  # before an IPv4 address in IPv6 (RFC 4291, 2.5.5.2)
 YOUNG_OBJECTS = (
     10_000  # until they are collected; Python's 700 come in a few requests, most of which are still under way
 )
@@ -398,9 +399,20 @@ def _uvicorn(app: Starlette, config: Config) -> uvicorn.Server:
             server_header=False,
             timeout_graceful_shutdown=GRACEFUL_S,
             proxy_headers=bool(config.trusted_proxies),
-            forwarded_allow_ips=list(config.trusted_proxies),
+            forwarded_allow_ips=_believed(config.trusted_proxies),
         )
     )
+
+
+def _believed(proxies: Sequence[str]) -> list[str]:
+    """Return the proxies as uvicorn compares them, which knows `*` alone only. On a socket for IPv6 an IPv4 address is
+    that of an IPv6 network, too.
+    """
+    if "*" in proxies:
+        return ["*"]
+    networks = [ip_network(proxy) for proxy in proxies]
+    mapped = [f"::ffff:{of.network_address}/{MAPPED_BITS + of.prefixlen}" for of in networks if of.version == 4]
+    return [*proxies, *mapped]
 
 
 def _wait_until_ready(host: str, listener: socket.socket, ended: Callable[[], bool]) -> None:

@@ -81,6 +81,40 @@ def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
     assert "FEEDLAB_CHUNK:" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        *(
+            ("FEEDLAB_ALLOWED_HOSTS", entry)
+            for entry in ("https://feed.example", "feed.example:443", "*.example", "a b")
+        ),
+        *(("FEEDLAB_ALLOWED_HOSTS", entry) for entry in ("m\u00fcnchen.example", ".", "feed.example/")),
+        *(
+            ("FEEDLAB_TRUSTED_PROXIES", entry)
+            for entry in ("proxy", "192.0.2.1:80", "10.0.0.0/33", "10.0.0.*", "fe80::%")
+        ),
+    ],
+)
+def test_an_entry_of_a_list_that_could_never_hold_is_named(name: str, entry: str, tmp_path: Path) -> None:
+    line = refused(
+        feedlab("phases", "--stack", "memory", "--data", tmp_path, environment={name: f"192.0.2.1, {entry}"})
+    )
+    assert f"{name}: " in line
+    assert repr(entry) in line
+    assert "write " in line
+
+
+def test_entries_of_a_list_may_have_spaces_around_them() -> None:
+    given = {
+        "FEEDLAB_MEMCACHED": "a:1, b:2 ,",
+        "FEEDLAB_ALLOWED_HOSTS": " *, [::1],Feed.Example.",
+        "FEEDLAB_METRICS": "",
+    }
+    config = Config.from_environment(given)
+    assert config.memcached == ("a:1", "b:2")
+    assert config.allowed_hosts == ("*", "::1", "feed.example")
+
+
 def test_a_setting_that_nobody_knows_is_told_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
     """Kubernetes sets the first one for a Service named feedlab."""
     given = {"FEEDLAB_PORT": "tcp://10.0.0.1:80", "FEEDLAB_MEMCACHD": "127.0.0.1:9"}

@@ -139,17 +139,45 @@ async def test_a_trusted_proxy_alone_has_more_than_the_share_of_an_address(
         await serving
 
 
+async def _sign_ups(listening: socket.socket, settings: Mapping[str, str], host: str = "127.0.0.1") -> list[int]:
+    """The answers to two who are said to come from two addresses, of which each may sign up once, by a proxy here."""
+    started: Future[uvicorn.Server] = Future()
+    serving = asyncio.create_task(_serve(listening, started, settings))
+    server = await asyncio.wrap_future(started)
+    found = []
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}/api/v1/users"
+    async with httpx.AsyncClient(timeout=PATIENCE_S, headers={"host": host}) as client:
+        for handle, said in (("ann", "203.0.113.9"), ("bob", "203.0.113.10")):
+            asked = {"handle": handle, "password": PASSWORD}
+            found.append((await client.post(url, json=asked, headers={"x-forwarded-for": said})).status_code)
+    server.should_exit = True
+    await serving
+    return found
+
+
 async def test_nobody_is_believed_where_they_come_from() -> None:
     """Unless their address is that of a trusted proxy."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        started: Future[uvicorn.Server] = Future()
-        serving = asyncio.create_task(_serve(listening, started, {}))
-        server = await asyncio.wrap_future(started)
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
-            for handle, said, status in (("ann", "203.0.113.9", 201), ("bob", "203.0.113.10", 429)):
-                asked = {"handle": handle, "password": PASSWORD}
-                answer = await client.post("/api/v1/users", json=asked, headers={"x-forwarded-for": said})
-                assert answer.status_code == status
-        server.should_exit = True
-        await serving
+        assert await _sign_ups(listening, {}) == [201, 429]
+
+
+@pytest.mark.parametrize(
+    ("proxies", "believed"),
+    [
+        ("192.0.2.1, 127.0.0.1 ,", True),
+        ("127.0.0.9/8", True),
+        ("::1,*", True),
+        ("192.0.2.1,::ffff:0:0/127", False),
+    ],
+)
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+async def test_a_trusted_proxy_is_believed_however_it_is_written_and_comes(
+    family: socket.AddressFamily, proxies: str, believed: bool
+) -> None:
+    """On a socket for both it comes from ::ffff:127.0.0.1."""
+    if family == socket.AF_INET6 and not socket.has_dualstack_ipv6():
+        pytest.skip("needs IPv6")
+    both = family == socket.AF_INET6
+    with socket.create_server(("::" if both else "127.0.0.1", 0), family=family, dualstack_ipv6=both) as listening:
+        settings = {"FEEDLAB_TRUSTED_PROXIES": proxies, "FEEDLAB_ALLOWED_HOSTS": "other.example, Feed.Example."}
+        assert await _sign_ups(listening, settings, NAME) == [201, 201 if believed else 429]
