@@ -391,6 +391,27 @@ def test_a_log_is_rotated_while_its_child_runs(
         stop_together([mill])
 
 
+def test_a_log_that_somebody_removes_ends_nothing(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As logrotate does. What is written into the next one is kept short, too."""
+    monkeypatch.setattr(children, "LOG_LIMIT", 1_000)
+    monkeypatch.setattr(children, "LOG_LOOK_S", 0.01)
+    mill = child(tmp_path, said, "import signal; print('grain', flush=True); signal.pause()")
+    mill.start()
+    log = tmp_path / "mill.log"
+    until(lambda: mill.said("grain"), "it writes")
+    mill.watch()
+    try:
+        log.unlink()
+        time.sleep(0.1)  # looks are taken meanwhile
+        log.write_text("flour" * 1_000)
+        until(lambda: not log.stat().st_size, "it is cut")
+    finally:
+        stop_together([mill])
+    assert said == []
+
+
 def test_a_child_is_kept_running_though_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As under `feedlab serve 2>&1 | head -n 4`."""
     monkeypatch.setattr(children, "FIRST_PAUSE_S", 0.01)

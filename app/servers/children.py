@@ -206,11 +206,12 @@ class Child:
 
     def _keep_log_short(self) -> None:
         while self.log and not self._stopping.wait(LOG_LOOK_S):
-            if self.log.stat().st_size > LOG_LIMIT:
-                with suppress(OSError):  # on a full disk what is older is lost
-                    shutil.copyfile(self.log, _older(self.log))
-                os.truncate(self.log, 0)  # it is open for appending, so what comes next is written at the start
-                self._log_start = 0
+            with suppress(OSError):  # somebody else may remove it, or keep it short
+                if self.log.stat().st_size > LOG_LIMIT:
+                    with suppress(OSError):  # on a full disk what is older is lost
+                        shutil.copyfile(self.log, _older(self.log))
+                    os.truncate(self.log, 0)  # it is open for appending, so what comes next is written at the start
+                    self._log_start = 0
 
     def ask_to_stop(self) -> None:
         with self._lock:

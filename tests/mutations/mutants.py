@@ -2218,6 +2218,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(SERVERS, "test_a_log_is_rotated_while_its_child_runs"),
     ),
     Mutant(
+        "a log that is removed ends the looking at it",
+        "the door",
+        "app.servers.children.Child._keep_log_short",
+        "with suppress(OSError):  # somebody else may",
+        "if True:  # somebody else may",
+        _of(SERVERS, "test_a_log_that_somebody_removes_ends_nothing"),
+    ),
+    Mutant(
         "whoever asks for figures asks the servers",
         "the door",
         "app.web.sampled.Sampled.latest",
