@@ -245,7 +245,7 @@ class _Serving:
         web = [self._child(f"web {n}", n - 1, plan.web_command, self.listener.fileno()) for n in _up_to(plan.web)]
         workers = [self._child(f"worker {n}", plan.web + n - 1, plan.worker_command) for n in _up_to(plan.workers)]
         with running(workers), running(web), self.listener:  # the end goes backwards
-            _wait_until_ready(self.plan.host, self.listener, lambda: self.stop.requested)
+            _wait_until_ready(self.listener, lambda: self.stop.requested)
             for child in (*web, *workers):
                 child.patience = None  # from now on it may be the fault of a server that is away for a while
             self._announce()
@@ -293,7 +293,7 @@ class _Serving:
             self.stop.check()
             serving = asyncio.create_task(server.serve(sockets=[self.listener]))
             try:
-                await asyncio.to_thread(_wait_until_ready, self.plan.host, self.listener, ended)
+                await asyncio.to_thread(_wait_until_ready, self.listener, ended)
                 self._announce()
             except (ServersError, Stopped):
                 end()
@@ -415,16 +415,19 @@ def _believed(proxies: Sequence[str]) -> list[str]:
     return [*proxies, *mapped]
 
 
-def _wait_until_ready(host: str, listener: socket.socket, ended: Callable[[], bool]) -> None:
+def _wait_until_ready(listener: socket.socket, ended: Callable[[], bool]) -> None:
     """Ask /readyz until it says yes, or for a while until MongoDB alone answers: everything else can be done without.
+
+    It is asked by its address, which is always answered: a name need not be among FEEDLAB_ALLOWED_HOSTS.
 
     Raises Stopped, or ServersError with the last answer when that takes too long.
     """
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     deadline, patient_until = time.monotonic() + READY_DEADLINE_S, time.monotonic() + READY_PATIENCE_S
     answer = "no answer"
     while not ended():
-        connection = http.client.HTTPConnection(host, listener.getsockname()[1], timeout=READY_POLL_S * 20)
+        connection = http.client.HTTPConnection(host, port, timeout=READY_POLL_S * 20)
         try:
             connection.request("GET", "/readyz")
             response = connection.getresponse()

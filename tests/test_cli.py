@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -614,3 +615,15 @@ def test_a_demo_that_others_can_reach_is_said(
     monkeypatch.setattr(serve._Serving, "in_one_process", ended)
     assert serve.serve(serve.Plan(tmp_path, host=host, port=0, level="memory"), Config(demo=demo)) == 0
     assert ("whoever reaches this machine may sign in as anybody" in capfd.readouterr().err) == warned
+
+
+def test_a_name_to_listen_on_need_not_be_one_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the machine, behind a proxy. This one needs no DNS, and is no address as requests name one."""
+
+    def announced(self: serve._Serving) -> None:
+        self.stop.on_signal(signal.SIGTERM, None)
+
+    monkeypatch.setattr(serve, "READY_DEADLINE_S", 1)
+    monkeypatch.setattr(serve._Serving, "_announce", announced)
+    plan = serve.Plan(tmp_path, host="127.1", port=0, level="memory")
+    assert serve.serve(plan, Config(allowed_hosts=("feed.example",))) == 0
