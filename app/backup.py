@@ -9,12 +9,14 @@ phases keep is left out: it is derived, and a restored database begins all of it
 import gzip
 import hashlib
 import json
+import logging
 import os
 import struct
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Any, cast
@@ -23,7 +25,9 @@ from bson import decode_all
 from bson.errors import InvalidBSON
 from bson.raw_bson import DEFAULT_RAW_BSON_OPTIONS
 from pydantic import BaseModel
+from pymongo.collection import Collection
 from pymongo.database import Database as Blocking
+from pymongo.errors import PyMongoError
 
 from app import __version__
 from app.clock import Clock
@@ -32,12 +36,14 @@ from app.demo.progress import Progress, silent
 from app.errors import Refused
 from app.models import DOCUMENTS, SETTINGS
 from app.servers.urls import masked
-from app.stack import Addresses, DeliveryQueue, QueueDown, Stack, connected, opened, schema
+from app.stack import Addresses, DeliveryQueue, QueueDown, Stack, connected, opened, said_by_a_driver, schema
 from app.stack.bus import web_processes
 from app.stack.mongodb.connection import preflight
-from app.stack.mongodb.whole import HISTORY, Row, batches, blocking, history_kept, insert_batch
+from app.stack.mongodb.whole import BACKUP, HISTORY, Row, batches, blocking, history_kept, insert_batch
 from phases.timelines import Timelines
 from workers.tailer import DOCUMENT as STREAM
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 HEADER_BYTES = 4_096
@@ -97,15 +103,25 @@ class _Hashing:
 def backup(url: str, config: Config, file: Path, *, window_s: int | None = None, progress: Progress = silent) -> Header:
     """Write the file, which must not exist yet; it has its name when all of it is there. Return its header.
 
-    Nothing is migrated, and nothing changed but what `window_s` needs for so long. Raises Refused, TooLong among them,
-    and the driver's errors.
+    Nothing is migrated, and nothing changed but the note of when the last backup was made and, for so long, what
+    `window_s` needs. Raises Refused, TooLong among them, and the driver's errors.
     """
     if file.exists():
         raise Refused(f"{file} exists already: a backup replaces nothing")
     with blocking(url, config.database) as database:
         version = _our_version(database)
         with _whole_or_not_at_all(file) as out, history_kept(database[SETTINGS], window_s):
-            return _written(database, out, version, progress)
+            header = _written(database, out, version, progress)
+        _note(database[SETTINGS], datetime.fromisoformat(header.at))
+        return header
+
+
+def _note(settings: Collection[Row], at: datetime) -> None:
+    """Note when a backup was made, for an alert about one that is missing. It is made, whoever may not note it."""
+    try:
+        settings.update_one({"_id": BACKUP}, {"$max": {"at": at}}, upsert=True)
+    except PyMongoError as error:
+        log.warning("the backup is made, but not noted, so no alert can tell of its age: %s", said_by_a_driver(error))
 
 
 @contextmanager
@@ -279,14 +295,15 @@ async def _forget_jobs(stack: Stack, prefix: str) -> None:
 def _fill(database: Blocking[Row], file: Path, header: Header, progress: Progress) -> None:
     settings = database[SETTINGS]
     settings.replace_one({"_id": schema.SCHEMA}, schema.broken_off(header.at), upsert=True)
-    settings.delete_many({"_id": {"$nin": [schema.SCHEMA, HISTORY]}})  # the latter is of the server
+    settings.delete_many({"_id": {"$nin": [schema.SCHEMA, HISTORY, BACKUP]}})  # of this server, and of its backups
     for name in database.list_collection_names():
         if _is_ours(name):
             database.drop_collection(name)
     done: Counter[str] = Counter()
     for name, batch in frames(file, header):
         if name == SETTINGS:
-            kept = [_restored(row) for row in decode_all(batch) if row["_id"] not in (schema.SCHEMA, STREAM, HISTORY)]
+            left_out = (schema.SCHEMA, STREAM, HISTORY, BACKUP)
+            kept = [_restored(row) for row in decode_all(batch) if row["_id"] not in left_out]
             if kept:
                 settings.insert_many(kept)
             done[name] += _count(batch)

@@ -130,7 +130,7 @@ OF_A, OF_B = {"job": "feedlab-web", "instance": "a"}, {"job": "feedlab-worker", 
 LIVE, SWEEP = {"job": "feedlab-web", "work": "live"}, {"job": "feedlab-worker", "work": "sweep"}
 TIMELINE = 'route="/api/v1/timeline"'
 NOBODY_TELLS = [Fires("page", {"job": job}, f"{job}  says nothing") for job in rules.JOBS]
-HOURS = {"FeedlabAvailability", "FeedlabLatency"}  # of which every tenth minute is enough
+HOURS = {"FeedlabAvailability", "FeedlabLatency", "FeedlabBackupOld"}  # of which every tenth minute is enough
 PROCESS_DOWN = "FeedlabProcessDown"
 QUIET, UNTOLD = (10, None), (11, None)  # nothing is told
 
@@ -345,6 +345,22 @@ CASES = [
             Moment(28, both({"server": "redis"}, "redis does not answer")[:1]),
             Moment(38, both({"server": "redis"}, "redis does not answer")),
             Moment(45, []),
+        ],
+    ),
+    Case(
+        "FeedlabBackupOld",
+        {  # made when an hour had gone, and then when 5,200 minutes had; b has not sampled yet
+            f"feedlab_backup_timestamp_seconds{{{WEB}}}": [QUIET, (60, 0), (5_130, 3_600), (100, 312_000)],
+            f"feedlab_backup_timestamp_seconds{{{WORKER}}}": [QUIET, (5_290, 0)],
+        },
+        [
+            Moment(5, []),
+            Moment(60, []),
+            Moment(2_210, []),
+            Moment(2_230, both({}, "The last backup is 1d 12h 10m 0s old")[:1]),
+            Moment(5_090, both({}, "The last backup is 3d 11h 50m 0s old")[:1]),
+            Moment(5_110, both({}, "The last backup is 3d 12h 10m 0s old")),
+            Moment(5_210, []),
         ],
     ),
     Case(

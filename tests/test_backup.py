@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from unittest.mock import patch
@@ -11,6 +12,7 @@ from unittest.mock import patch
 import pytest
 from bson import ObjectId
 from click.testing import CliRunner, Result
+from pymongo.errors import AutoReconnect
 
 from app import backup as backups
 from app.backup import COLLECTIONS, HEADER_BYTES, Damaged, Header, backup, checked, restore
@@ -25,11 +27,13 @@ from app.stack import Addresses, connected, schema
 from app.stack.bus import Listener
 from app.stack.mongodb import whole
 from app.stack.mongodb.connection import connect, disconnect
-from app.stack.mongodb.whole import HISTORY, WINDOW, TooLong, blocking
+from app.stack.mongodb.whole import BACKUP, HISTORY, WINDOW, TooLong, blocking
+from app.watch.metrics import REGISTRY
 from benchmarks.oracle import Oracle
 from tests.dates import LONG_AGO, NOON, ManualClock
 from tests.test_schema import by_url, dump, load
 from tests.world import KEEPING, SLUGS, World
+from workers import sampler
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 
@@ -218,6 +222,37 @@ async def test_one_that_takes_longer_than_the_history_is_kept(system: System, fi
         assert database["settings"].delete_one({"_id": HISTORY}).deleted_count, "this server is still to be set back"
 
 
+async def test_when_the_last_one_was_made_is_known_and_no_restore_forgets_it(system: System, file: Path) -> None:
+    def at() -> datetime | None:
+        with blocking(system.mongodb, system.config.database) as database:
+            note = database["settings"].find_one({"_id": BACKUP})
+            return note["at"] if note else None
+
+    def told() -> float:
+        return REGISTRY.get_sample_value("feedlab_backup_timestamp_seconds") or 0
+
+    first = backup(system.mongodb, system.config, file)
+    assert at() == datetime.fromisoformat(first.at)
+    with patch.object(backups, "batches", side_effect=MemoryError), pytest.raises(MemoryError):
+        backup(system.mongodb, system.config, file.with_name("broken"))
+    assert at() == datetime.fromisoformat(first.at), "it has no file"
+    second = backup(system.mongodb, system.config, file.with_name("second"))
+    await system.restore(file)
+    assert at() == datetime.fromisoformat(second.at), "that file is still there"
+    async with system.process() as world:
+        await sampler.sample(world.timelines)
+        assert told() == datetime.fromisoformat(second.at).timestamp()
+        with patch.object(sampler, "rows", side_effect=AutoReconnect):
+            await sampler.sample(world.timelines)
+        assert told() == datetime.fromisoformat(second.at).timestamp(), "that has not changed"
+        with blocking(system.mongodb, system.config.database) as database:
+            database["settings"].delete_one({"_id": BACKUP})
+        await sampler.sample(world.timelines)
+        assert told() == 0, "somebody wants no alert any more"
+    await system.restore(file.with_name("second"))
+    assert at() is None, "what the file says of the one before it is not put back"
+
+
 def test_a_damaged_file_changes_nothing(system: System, file: Path) -> None:
     backup(system.mongodb, system.config, file)
     whole, bad, before = file.read_bytes(), file.with_name("bad"), asyncio.run(system.documents())
@@ -383,6 +418,7 @@ async def test_what_the_first_release_stored_is_saved_as_it_is_and_migrated_when
     await load(database, memory=False)
     before = await old.documents()
     assert backup(old.mongodb, old.config, file).version == 1
+    before["settings"] += 1  # the note of it
     assert await old.documents() == before, "nothing is migrated by saving it"
     await new.restore(file)
     new.people = [ObjectId(reader) for reader in dump()["pages"]][:READERS]

@@ -19,7 +19,7 @@ from app.config import Config
 from app.servers.programs import insist, resolve
 from app.stack import Addresses, connected
 from app.stack.memcached import MemcachedNodes
-from app.stack.mongodb.whole import HISTORY, WINDOW
+from app.stack.mongodb.whole import BACKUP, HISTORY, WINDOW
 from app.stack.rates import AWAY_S
 from tests.certificates import Certificates
 from tests.conftest import free_port, real_servers
@@ -165,7 +165,9 @@ def test_doctor_says_so_and_shows_no_password(environment: dict[str, str], tmp_p
         assert result.exit_code == 0, result.output
 
 
-def test_a_backup_needs_no_more_rights_than_feedlab_has(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_backup_needs_no_more_rights_than_feedlab_has(
+    environment: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whatever a killed one with `--window` has left, for which they are too few."""
     root = (
         environment["FEEDLAB_MONGODB_URL"]
@@ -189,7 +191,8 @@ def test_a_backup_needs_no_more_rights_than_feedlab_has(environment: dict[str, s
             {"role": "clusterMonitor", "db": "admin"},
         )
         sets = {"role": "hostManager", "db": "admin"}
-        for user, roles in (("watcher", [own, looks]), ("manager", [own, looks, sets])):
+        reads = {"role": "read", "db": NAME}
+        for user, roles in (("watcher", [own, looks]), ("manager", [own, looks, sets]), ("reader", [reads])):
             database.command("createUser", user, pwd=PASSWORD, roles=roles)
         was = client.admin.command({"getParameter": 1, WINDOW: 1})[WINDOW]
         refused = backup("watcher", "--window", "60")
@@ -203,6 +206,10 @@ def test_a_backup_needs_no_more_rights_than_feedlab_has(environment: dict[str, s
         made = backup("manager", "--window", "60")
         assert made.exit_code == 0, made.output
         assert database["settings"].find_one({"_id": HISTORY}) is None
+        assert database["settings"].delete_one({"_id": BACKUP}).deleted_count
+        assert backup("reader").exit_code == 0
+        assert "so no alert can tell of its age: MongoDB: not authorized" in caplog.text
+        assert database["settings"].find_one({"_id": BACKUP}) is None
 
 
 def test_without_a_password_there_is_nothing(environment: dict[str, str], tmp_path: Path) -> None:

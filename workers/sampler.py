@@ -5,7 +5,11 @@ from collections.abc import Awaitable, Callable
 from time import time
 
 from app.clock import LAST_ID
+from app.models import SETTINGS
 from app.stack import QueueDown, is_away
+from app.stack.mongodb.find import rows
+from app.stack.mongodb.lookup import Find
+from app.stack.mongodb.whole import BACKUP
 from app.watch import metrics
 from app.watch.background import errors_counted
 from phases.timelines import State, Timelines
@@ -37,6 +41,8 @@ async def sample(timelines: Timelines) -> State | None:
         metrics.OLDEST.labels(consumer.name).set(oldest.get(consumer.name, 0))
     await _dead(timelines)
     await _stream(timelines)
+    if state:
+        await _backup(timelines)
     metrics.SAMPLED.set(time())
     return state
 
@@ -71,6 +77,16 @@ async def _stream(timelines: Timelines) -> None:
         metrics.STREAM_SILENT.labels(stream.owner or "").set(stream.silent_s)
         if stream.lag_s is not None:
             metrics.STREAM_LAG.labels(stream.owner or "").set(stream.lag_s)
+
+
+async def _backup(timelines: Timelines) -> None:
+    try:
+        found = await rows(timelines.stack.db, Find(SETTINGS, {"_id": BACKUP}, ("at",), 1))
+    except Exception as error:
+        if not is_away(error):
+            raise
+        return  # when the last one was made has not changed
+    metrics.BACKUP.set(found[0]["at"].timestamp() if found else 0)
 
 
 async def keep(take: Callable[[], Awaitable[object]]) -> None:

@@ -94,6 +94,7 @@ PENDING = _gauge(
 OLDEST = _gauge("oldest_pending_seconds", "Age of the oldest of them", "consumer")
 QUEUED = _gauge("queued_jobs", "Jobs that wait for a worker, or for their next attempt", "consumer")
 DEAD = _gauge("dead_letters", "Jobs that failed for good", "consumer")
+BACKUP = _gauge("backup_timestamp_seconds", "When the last backup was made; 0 where none is known")
 STREAM_SILENT = _gauge("stream_silent_seconds", "Age of the change stream's token: since it has moved on", "owner")
 STREAM_LAG = _gauge("stream_lag_seconds", "From an insert to its delivery by the change stream, the last", "owner")
 

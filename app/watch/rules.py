@@ -174,6 +174,13 @@ def alerts(scale: Scale) -> Iterator[Alert]:
         ("min by (server) (feedlab_server_up) == 0", minute),
         ("max by (server) (feedlab_server_up) == 0", five),
     )
+    age = "time() - max(feedlab_backup_timestamp_seconds > 0)"  # silent where nobody ever made one
+    yield from two(
+        "FeedlabBackupOld",
+        "The last backup is {{ $value | humanizeDuration }} old",
+        (f"{age} > {scale.age(36 * HOUR_S, 60):g}", 0),
+        (f"{age} > {scale.age(84 * HOUR_S, 60):g}", 0),
+    )
     nobody = " or ".join([f"sum by (job) (up{{{jobs}}}) == 0", *(f'absent(up{{job="{job}"}})' for job in JOBS)])
     old = scale.age(minute, 20)
     yield from two(

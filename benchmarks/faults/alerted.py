@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ import httpx
 import psutil
 from bson import ObjectId
 
+from app.models import SETTINGS
 from app.servers.programs import ServersError
 from app.servers.start import say
+from app.stack.mongodb.whole import BACKUP
 from app.watch.background import beside
 from app.watch.rules import JOBS, Alert, Scale, alerts, written
 from benchmarks.faults.client import PASSWORD
@@ -38,6 +41,7 @@ POLL_S = 0.2
 FLOODERS, PIPELINED = 8, 20
 LITTLE_MORE = 1.05  # times what a process has
 WHO_DEPARTED = ObjectId("0" * 24)
+OLD_BACKUP = timedelta(days=4)
 UNREADABLE = 101  # events; the page is for more than 100
 
 
@@ -139,6 +143,22 @@ async def unclearable(watched: Watched) -> AsyncIterator[None]:
         await asyncio.to_thread(change, "delete_one")
 
 
+@asynccontextmanager
+async def unsaved(watched: Watched) -> AsyncIterator[None]:
+    """Let the last backup have been made longer ago than anybody may leave it."""
+
+    def note(verb: str, *change: object) -> None:
+        with watched.system.mongodb() as db:
+            getattr(db[SETTINGS], verb)({"_id": BACKUP}, *change)
+
+    ago = datetime.now(UTC) - OLD_BACKUP
+    await asyncio.to_thread(note, "replace_one", {"at": ago}, True)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(note, "delete_one")
+
+
 FAULTS: tuple[tuple[str, Fault, tuple[str, ...]], ...] = (
     ("MongoDB is stopped", _suspended("mongodb"), ("FeedlabServerDown", "FeedlabAvailability", "FeedlabLatency")),
     (
@@ -149,6 +169,7 @@ FAULTS: tuple[tuple[str, Fault, tuple[str, ...]], ...] = (
     ("one address floods", flooded, ("FeedlabCallVolume", "FeedlabCompute")),
     ("a web process comes near to its limits", cramped, ("FeedlabMemory", "FeedlabFileDescriptors")),
     ("a departure that nobody can clear", unclearable, ("FeedlabBackgroundErrors",)),
+    (f"the last backup is {OLD_BACKUP.days} days old", unsaved, ("FeedlabBackupOld",)),
     (f"{UNREADABLE} events that nobody can read", unreadable, ("FeedlabDeadLetters",)),
 )
 

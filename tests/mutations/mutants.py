@@ -1012,8 +1012,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a restored database forgets the window of its own server",
         "backup: the window of another server's snapshots",
         "app.backup._fill",
-        '{"$nin": [schema.SCHEMA, HISTORY]}',
-        '{"$ne": schema.SCHEMA}',
+        '{"$nin": [schema.SCHEMA, HISTORY, BACKUP]}',
+        '{"$nin": [schema.SCHEMA, BACKUP]}',
         _of(BACKUP, "test_one_that_takes_longer_than_the_history_is_kept"),
         marks="servers",
     ),
@@ -1030,10 +1030,33 @@ MUTANTS: tuple[Mutant, ...] = (
         "a restored database sets back the window of another server",
         "backup: the window of another server's snapshots",
         "app.backup._fill",
-        "(schema.SCHEMA, STREAM, HISTORY)",
-        "(schema.SCHEMA, STREAM)",
+        "(schema.SCHEMA, STREAM, HISTORY, BACKUP)",
+        "(schema.SCHEMA, STREAM, BACKUP)",
         _of(BACKUP, "test_one_that_takes_longer_than_the_history_is_kept"),
         marks="servers",
+    ),
+    *(
+        Mutant(
+            name,
+            "backup: when the last one was made",
+            "app.backup._fill",
+            old,
+            new,
+            _of(BACKUP, "test_when_the_last_one_was_made_is_known_and_no_restore_forgets_it"),
+            marks="servers",
+        )
+        for name, old, new in (
+            (
+                "a restored database forgets when it was saved last",
+                '{"$nin": [schema.SCHEMA, HISTORY, BACKUP]}',
+                '{"$nin": [schema.SCHEMA, HISTORY]}',
+            ),
+            (
+                "a restored database takes over when another was saved last",
+                "(schema.SCHEMA, STREAM, HISTORY, BACKUP)",
+                "(schema.SCHEMA, STREAM, HISTORY)",
+            ),
+        )
     ),
     Mutant(
         "a backup is of several moments",

@@ -21,7 +21,7 @@ from app.stack.mongodb.write import HOUSEKEEPING_S
 log = logging.getLogger(__name__)
 
 UNAUTHORIZED, SNAPSHOT_TOO_OLD = 13, 239  # MongoDB's error codes
-HISTORY = "history"  # the note of what WINDOW was
+HISTORY, BACKUP = "history", "backup"  # the notes of what WINDOW was, and of when the last backup was made
 WINDOW = "minSnapshotHistoryWindowInSeconds"
 CONNECT_S = 5.0
 
