@@ -204,6 +204,32 @@ CASES = [
         ],
     ),
     Case(
+        "FeedlabAvailability",
+        {  # at night: one of sixty in an hour
+            f'feedlab_http_requests_total{{{TIMELINE},status="200"}}': [UNTOLD, (298, 1), (1, 0), (300, 1)],
+            f'feedlab_http_requests_total{{{TIMELINE},status="503"}}': [UNTOLD, (298, 0), (1, 1), (300, 0)],
+        },
+        [Moment(310, []), Moment(600, [])],
+    ),
+    Case(
+        "FeedlabAvailability",
+        {f'feedlab_http_requests_total{{{TIMELINE},status="503"}}': [UNTOLD, (240, 0), (60, 1), (800, 0)]},
+        [Moment(310, burns("availability", "0.1157%", "8.333%")), Moment(1_100, [])],
+    ),
+    Case(
+        "FeedlabLatency",
+        {
+            f"feedlab_http_request_duration_seconds_count{{{TIMELINE}}}": [UNTOLD, (599, 1)],
+            **{
+                f'feedlab_http_request_duration_seconds_bucket{{{TIMELINE},le="{le}"}}': [
+                    UNTOLD, (298, 1), (1, 0), (300, 1),
+                ]
+                for le in ("0.05", "0.1", "0.25", "1.0")
+            },
+        },
+        [Moment(310, []), Moment(600, [])],
+    ),
+    Case(
         "FeedlabDeliveryLate",
         {
             'feedlab_oldest_pending_seconds{consumer="cache",instance="a"}': [

@@ -7,9 +7,12 @@ import pytest
 
 from app.models import User
 from app.stack.queue import JobSeen, QueueDown
+from app.watch import burning as burning_now
+from app.watch import metrics
 from app.watch.burning import Budgets, Burning
 from app.web import dashboard, live
 from phases.timelines import Timelines
+from tests.dates import NOON, ManualClock
 from tests.site import SLUGS, Site, events, forms, texts
 from workers.worker import drain_queues
 
@@ -145,6 +148,7 @@ async def test_it_shows_how_fast_the_budgets_burn(demo: Site, monkeypatch: pytes
     async def fail(*args: object, **options: object) -> None:
         raise QueueDown("away")
 
+    monkeypatch.setattr(burning_now, "LEAST_PER_S", 0)
     ann = await demo.browser().sign_up("ann")
     budgets = Budgets(demo.clock.monotonic)
     demo.app.state.budgets = budgets
@@ -172,3 +176,20 @@ async def test_it_shows_how_fast_the_budgets_burn(demo: Site, monkeypatch: pytes
         demo.clock.advance(15)
         budgets.note()
     assert burning()["availability"].requests == 0, "an hour later it is forgotten"
+
+
+def test_one_error_among_few_requests_is_no_page_and_an_outage_is() -> None:
+    """As the rules have it: fewer than 0.2 requests a second count as so many."""
+    budgets = Budgets(ManualClock(NOON).monotonic)
+    answered = metrics.REQUESTS.labels("/people", "GET", 200), metrics.REQUESTS.labels("/people", "GET", 503)
+    answered[0].inc(9)
+    answered[1].inc()
+    [availability] = [one for one in budgets.burning() if one.objective.name == "availability"]
+    assert (availability.requests, availability.long, availability.short) == (10, 1 / 720, 1 / 60)
+    assert availability.severity != "page"
+    answered[1].inc(10)
+    [availability] = [one for one in budgets.burning() if one.objective.name == "availability"]
+    assert (availability.requests, availability.long, availability.severity) == (20, 11 / 720, "page")
+    answered[0].inc(980)
+    [availability] = [one for one in budgets.burning() if one.objective.name == "availability"]
+    assert availability.long == 11 / 1_000, "of those that there were"

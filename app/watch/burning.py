@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from re import compile as pattern
 
 from app.watch import metrics
-from app.watch.objectives import BURNS, HOUR_S, MACHINES, MINUTE_S, OBJECTIVES, UNPROMISED, Objective
+from app.watch.objectives import BURNS, HOUR_S, LEAST_PER_S, MACHINES, MINUTE_S, OBJECTIVES, UNPROMISED, Objective
 
 LONG_S, SHORT_S = HOUR_S, 5 * MINUTE_S
 EVERY_S = 15.0
@@ -15,7 +15,8 @@ _machines, _unpromised = pattern(MACHINES), pattern(UNPROMISED)
 
 @dataclass(frozen=True)
 class Burning:
-    """The shares of bad requests in the last hour (`long`) and the last five minutes (`short`); None without requests.
+    """The shares of bad requests in the last hour (`long`) and the last five minutes (`short`); None without requests,
+    and of LEAST_PER_S where there were fewer.
 
     `burn`: how many times too fast the budget is used up, by the hour. `severity`: that of the fastest alert that
     holds; "" while all is well.
@@ -81,8 +82,8 @@ class Budgets:
             Burning(
                 objective,
                 int(now[objective.name][0] - hour[objective.name][0]),
-                _share(now[objective.name], hour[objective.name]),
-                _share(now[objective.name], minutes[objective.name]),
+                _share(now[objective.name], hour[objective.name], LONG_S),
+                _share(now[objective.name], minutes[objective.name], SHORT_S),
             )
             for objective in OBJECTIVES
         ]
@@ -93,6 +94,6 @@ class Budgets:
         return before[-1] if before else self._noted[0][1]
 
 
-def _share(now: tuple[float, float], then: tuple[float, float]) -> float | None:
+def _share(now: tuple[float, float], then: tuple[float, float], window_s: float) -> float | None:
     every = now[0] - then[0]
-    return (now[1] - then[1]) / every if every else None
+    return (now[1] - then[1]) / max(every, LEAST_PER_S * window_s) if every else None

@@ -52,6 +52,8 @@ class Burn:
         return min(self.factor * objective.budget, NEARLY_ALL)
 
 
+# Requests a second, below which the bad ones are compared with so many: at night one 5xx among ten would be a page.
+LEAST_PER_S = 0.2
 MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
 NEARLY_ALL = 0.9
 BURNS = (

@@ -14,6 +14,7 @@ from app.watch.objectives import (
     CAPACITY_PER_S,
     DAY_S,
     HOUR_S,
+    LEAST_PER_S,
     MACHINES,
     MINUTE_S,
     OBJECTIVES,
@@ -66,14 +67,15 @@ class Scale:
 
 
 def bad(objective: Objective, window: str) -> str:
-    """Return the expression for the share of bad requests in the window."""
+    """Return the expression for the share of bad requests in the window. Few of them count as LEAST_PER_S."""
     if objective.within_s is None:
         asked = f'feedlab_http_requests_total{{route!~"{MACHINES}"%s}}[{window}]'
         failed, every = asked % ',status=~"5.."', asked % ""
-        return f"(sum(rate({failed})) or vector(0)) / sum(rate({every}))"
+        return f"(sum(rate({failed})) or vector(0)) / clamp_min(sum(rate({every})), {LEAST_PER_S})"
     timed = f'feedlab_http_request_duration_seconds_%s{{route!~"{UNPROMISED}"%s}}[{window}]'
     bound = f',le=~"{objective.within_s:g}(\\\\.0)?"'  # newer versions of Prometheus write whole numbers without .0
-    return f"1 - sum(rate({timed % ('bucket', bound)})) / sum(rate({timed % ('count', '')}))"
+    every, good = f"sum(rate({timed % ('count', '')}))", f"sum(rate({timed % ('bucket', bound)}))"
+    return f"({every} - {good}) / clamp_min({every}, {LEAST_PER_S})"
 
 
 def recorded(window_s: int, objective: Objective | None = None) -> str:

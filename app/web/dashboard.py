@@ -15,7 +15,7 @@ from app.models import Account, Person
 from app.stack import MemcachedDown, QueueDown
 from app.stack.memcached import Stats
 from app.stack.queue import JobSeen, WorkerState
-from app.watch.objectives import WINDOW_DAYS
+from app.watch.objectives import LEAST_PER_S, WINDOW_DAYS
 from app.web.backlog import MINUTES, Backlog
 from app.web.done import done
 from app.web.live import stream
@@ -115,6 +115,7 @@ async def _shown(request: Request) -> dict[str, Any]:
         "minutes": MINUTES,
         "budgets": request.app.state.budgets.burning(),
         "budget_days": WINDOW_DAYS,
+        "least_per_s": LEAST_PER_S,
         "process": os.getpid(),
         "box": (LINE_WIDTH, LINE_HEIGHT),
         "one_process": services(request).stack.addresses.one_process,
