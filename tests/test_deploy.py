@@ -90,6 +90,11 @@ def test_everything_that_is_named_is_there() -> None:
     assert (DEPLOY / build["context"]).resolve() == ROOT
 
 
+def test_no_log_grows_for_ever() -> None:
+    """Docker rotates those of this driver, and nothing of its own choice."""
+    assert [name for name, service in SERVICES.items() if service.get("logging") != {"driver": "local"}] == []
+
+
 def test_the_topology() -> None:
     """That of tests/test_machines.py."""
     kinds = [re.sub(r"-\d$", "", name) for name in SERVICES]
