@@ -16,7 +16,9 @@ import jsonschema_rs
 import pytest
 import yaml
 from click.testing import CliRunner
+from starlette.applications import Starlette
 
+from app import serve
 from app.cli import main
 from app.config import PREFIX, Config
 from app.servers.commands import mongod
@@ -222,6 +224,14 @@ def test_the_proxy_has_room_for_the_live_streams_of_all_web_processes() -> None:
     assert int(connections) >= 2 * len(web) * Config().live_connections
     assert int(connections) <= int(files) == SERVICES["proxy"]["ulimits"]["nofile"]["hard"]
     assert "./nginx/nginx.conf:/etc/nginx/nginx.conf:ro" in SERVICES["proxy"]["volumes"]
+
+
+def test_the_proxy_gives_a_connection_up_before_the_web_process_does() -> None:
+    """What was sent on one that is being closed may have been read: nginx does not repeat a post."""
+    template = (DEPLOY / "nginx" / "feedlab.conf.template").read_text()
+    upstream = template[: template.index("\n}")]
+    (kept_s,) = re.findall(r"^    keepalive_timeout (\d+)s;", upstream, re.MULTILINE)
+    assert 1 <= int(kept_s) <= serve._uvicorn(Starlette(), Config()).config.timeout_keep_alive - 1
 
 
 def test_a_web_process_that_is_made_anew_is_where_the_proxy_looks_for_it() -> None:
