@@ -44,6 +44,11 @@ LIMITS = (
     f"A picture has at most {MOST_PIXELS:,} pixels; one that moves has at most {MOST_FRAMES} frames, of "
     f"{MOST_PIXELS_MOVING:,} pixels in all; and what we make of it has at most {LARGEST_KEPT >> 20} MB."
 )
+MOST_PARTS = 200  # of a kind that takes its time to read however few bytes it has
+PARTS: dict[str, tuple[bytes, ...]] = {
+    "JPEG": (b"\xff\xda", b"Exif\0\0"),  # scans, each of which goes over all pixels, and pieces that are put together
+    "PNG": (b"iCCP",),  # a colour profile, compressed
+}
 ADDRESS_S = 600  # how long an address takes a picture
 UNSENT = timedelta(days=1)  # how long a picture waits to be sent
 MOST_AT_ONCE, EACH_AT_ONCE = 16, 3  # that arrive in one process, and of one person: each is held in memory
@@ -196,6 +201,8 @@ def made_anew(sent: bytes, type: Type) -> bytes:
 
 
 def _made_anew(sent: bytes, format: str) -> bytes:
+    if any(sent.count(part) > MOST_PARTS for part in PARTS.get(format, ())):
+        raise Invalid("body", f"A picture has at most {MOST_PARTS} scans, and as many parts of a kind.")
     made = BytesIO()
     with Image.open(BytesIO(sent), formats=[format]) as image:
         _bounded(image.width * image.height, 1)

@@ -3,7 +3,8 @@
 import asyncio
 import struct
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from io import BytesIO
 from typing import Any, get_args
 from unittest.mock import patch
@@ -155,6 +156,40 @@ def test_a_moving_picture_has_an_end(type: Type, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(pictures, "MOST_PIXELS_MOVING", 150)
     with pytest.raises(Invalid):
         made_anew(moving(type, 3), type)
+
+
+def in_parts(type: Type, parts: int) -> bytes:
+    """A small picture that repeats what takes long to read: the last scan of a JPEG, the profile of a PNG."""
+    if type == "image/jpeg":
+        data = drawn(type, progressive=True)
+        last = data.rindex(b"\xff\xda")
+        return data[:-2] + data[last:-2] * (parts - data.count(b"\xff\xda")) + data[-2:]
+    data = drawn(type, icc_profile=bytes(900))
+    begins, ends = data.index(b"iCCP") - 4, data.index(b"IDAT") - 4
+    return data[:begins] + data[begins:ends] * parts + data[ends:]
+
+
+def told_in_pieces(pieces: int) -> bytes:
+    """A JPEG whose Exif data come in so many segments."""
+    data = drawn("image/jpeg")
+    return data[:2] + b"\xff\xe1\0\x09Exif\0\0x" * pieces + data[2:]
+
+
+@pytest.mark.parametrize(
+    ("type", "made_of"),
+    [
+        ("image/jpeg", partial(in_parts, "image/jpeg")),
+        ("image/png", partial(in_parts, "image/png")),
+        ("image/jpeg", told_in_pieces),
+    ],
+    ids=["scans", "profiles", "Exif"],
+)
+def test_what_takes_long_to_read_is_not_read(type: Type, made_of: Callable[[int], bytes]) -> None:
+    """A scan of a few bytes goes over all pixels: those of a large picture would take most of an hour."""
+    made_anew(made_of(pictures.MOST_PARTS), type)
+    with patch.object(Image, "open") as reading, pytest.raises(Invalid, match="at most 200 scans"):
+        made_anew(made_of(pictures.MOST_PARTS + 1), type)
+    assert not reading.called
 
 
 class Album:

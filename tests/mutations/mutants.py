@@ -3888,6 +3888,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(PICTURES, "test_what_says_that_it_is_large_is_not_decoded"),
     ),
     Mutant(
+        "a picture has any number of scans",
+        "pictures",
+        "app.inbox.pictures._made_anew",
+        "sent.count(part) > MOST_PARTS",
+        "False",
+        _of(PICTURES, "test_what_takes_long_to_read_is_not_read"),
+    ),
+    Mutant(
         "a picture moves for ever",
         "pictures",
         "app.inbox.pictures._made_anew",
