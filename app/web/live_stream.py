@@ -2,14 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from functools import partial
+from typing import NamedTuple
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from app.accounts import digest_of
 from app.live.connection import LEFT, OVER, STILL_HERE, Connection, StreamEvent
@@ -64,7 +64,7 @@ async def _spend(ours: Services, ticket: str) -> None:
 
 async def events_for(request: Request, admission: Admission, after: str | None) -> "EventStream":
     connection = await connected(request, admission, after)
-    return EventStream(services(request).hub, services(request).presences, connection)
+    return EventStream(OpenStream(services(request).hub, services(request).presences, connection, _send, _until_gone))
 
 
 async def events_of_page(request: Request) -> Response:
@@ -85,64 +85,86 @@ async def events_of_page(request: Request) -> Response:
         return await events_for(request, Admission(me, digest_of(token)), position_of(request))
 
 
-REST = "feedlab.rest"  # the key in a scope for what goes on once all that stands before a request has returned
+STREAM = "feedlab.stream"  # the key in a scope for what goes on once all that stands before a request has returned
+
+
+class OpenStream(NamedTuple):
+    """A connection to the hub, and how its events are sent.
+
+    `say`: sends them until there are no more. `listen`: closes the connection once its client goes or speaks.
+    """
+
+    hub: Hub
+    presences: Presences
+    connection: Connection
+    say: Callable[[Send, Connection], Awaitable[None]]
+    listen: Callable[[Receive, Connection], Coroutine[None, None, None]]
+
+    async def last(self, receive: Receive, send: Send) -> None:
+        """Go on until the connection ends."""
+        listening = asyncio.create_task(self.listen(receive, self.connection))
+        try:
+            await self.say(send, self.connection)
+        finally:
+            listening.cancel()
+            await self.end()
+            with suppress(asyncio.CancelledError):
+                await listening
+
+    async def end(self) -> None:
+        """End the connection, and with it the presence of its person."""
+        self.hub.close(self.connection)
+        await self.presences.gone(self.connection.me, self.connection.name)
 
 
 class Lasting:
     """The outermost middleware, which runs a stream after the request that asked for it has returned.
 
     Below all that a request passes on its way, those frames and what they know of the request would be kept for as long
-    as the stream lasts, and cost memory.
+    as the stream lasts, and cost memory. A request that fails, because its client has gone or for whatever reason, ends
+    its stream.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app(scope, receive, send)
-        rest: Callable[[Receive, Send], Awaitable[None]] | None = scope.get(REST)
-        if rest:
+        try:
+            await self.app(scope, receive, send)
+        except BaseException:
+            if STREAM in scope:
+                await scope[STREAM].end()
+            raise
+        stream: OpenStream | None = scope.get(STREAM)
+        if stream:
             method = scope.get("method")
             scope.clear()
             scope["method"] = method  # uvicorn asks whether it is HEAD
-            await rest(receive, send)
+            await stream.last(receive, send)
 
 
 class EventStream(Response):
     """The answer that is one connection to the hub, and lasts as long as that does."""
 
-    def __init__(self, hub: Hub, presences: Presences, connection: Connection) -> None:
+    def __init__(self, stream: OpenStream) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}, media_type=MEDIA_TYPE)
         del self.headers["content-length"]
-        self._hub, self._presences, self._connection = hub, presences, connection
+        self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[REST] = partial(_stream, self._hub, self._presences, self._connection)
+        scope[STREAM] = self._stream
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
 
-async def _stream(hub: Hub, presences: Presences, connection: Connection, receive: Receive, send: Send) -> None:
-    listening = asyncio.create_task(_until_gone(receive, connection))
-    try:
-        text = f"retry: {random.randint(*AGAIN_MS)}\n\n"
-        while True:
-            await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
-            events = await connection.take()
-            if not events:
-                break
-            text = "".join(map(as_text, events))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-    finally:
-        await _end(hub, presences, connection, listening)
-
-
-async def _end(hub: Hub, presences: Presences, connection: Connection, listening: "asyncio.Task[None]") -> None:
-    """End a connection, and with it the presence of its person."""
-    listening.cancel()
-    hub.close(connection)
-    await presences.gone(connection.me, connection.name)
-    with suppress(asyncio.CancelledError):
-        await listening
+async def _send(send: Send, connection: Connection) -> None:
+    text = f"retry: {random.randint(*AGAIN_MS)}\n\n"
+    while True:
+        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+        events = await connection.take()
+        if not events:
+            break
+        text = "".join(map(as_text, events))
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _until_gone(receive: Receive, connection: Connection) -> None:
@@ -159,27 +181,19 @@ def as_text(event: StreamEvent) -> str:
 
 async def converse(socket: WebSocket, connection: Connection) -> None:
     """Send events on a WebSocket, each as a text message. Whatever the client says ends it."""
-    socket.scope[REST] = partial(_converse, services(socket).hub, services(socket).presences, connection)
-    with suppress(WebSocketDisconnect):  # the client has gone, as is found out at once
-        await socket.accept()
-
-
-async def _converse(hub: Hub, presences: Presences, connection: Connection, receive: Receive, send: Send) -> None:
-    listening = asyncio.create_task(_listen(receive, connection))
-    try:
-        with suppress(OSError):  # the client has gone
-            await _say(send, connection)
-    finally:
-        await _end(hub, presences, connection, listening)
+    ours = services(socket)
+    socket.scope[STREAM] = OpenStream(ours.hub, ours.presences, connection, _say, _listen)
+    await socket.accept()
 
 
 async def _say(send: Send, connection: Connection) -> None:
-    while events := await connection.take():
-        for event in events:
-            if event is not STILL_HERE:  # uvicorn's pings say so
-                await send({"type": "websocket.send", "text": as_message(event)})
-    if connection.end not in (None, LEFT):
-        await send({"type": "websocket.close", "code": connection.end})
+    with suppress(OSError):  # the client has gone
+        while events := await connection.take():
+            for event in events:
+                if event is not STILL_HERE:  # uvicorn's pings say so
+                    await send({"type": "websocket.send", "text": as_message(event)})
+        if connection.end not in (None, LEFT):
+            await send({"type": "websocket.close", "code": connection.end})
 
 
 def as_message(event: StreamEvent) -> str:

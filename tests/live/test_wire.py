@@ -9,7 +9,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -17,15 +17,17 @@ from unittest.mock import patch
 import httpx
 import pytest
 import websockets.http11
+from starlette.websockets import WebSocket
 
 from app.config import Config
-from app.live.connection import EACH, StreamEvent
+from app.live.connection import EACH, Connection, StreamEvent
 from app.live.hub import READS_AT_ONCE
 from app.serve import _uvicorn
 from app.stack import connected
-from app.web import create_app, protocol
+from app.web import api, create_app, protocol
 from app.web.api import PREFIX, SOCKET
 from app.web.guard import SECURITY_HEADERS
+from app.web.live_stream import converse
 from phases.timelines import Timelines
 from tests.conftest import STAND_INS
 
@@ -203,8 +205,8 @@ async def test_a_stream_keeps_nothing_of_its_request(site: Site) -> None:
         assert (await stream.next())[1] == (await socket.next())[1] == "ready"
         waiting = [_frames(task.get_coro()) for task in asyncio.all_tasks()]
         assert sorted(frames[1:] for frames in waiting if frames[0].endswith(".run_asgi")) == [
-            ["Starlette.__call__", "Lasting.__call__", "_converse", "_say", "Connection.take"],
-            ["Starlette.__call__", "Lasting.__call__", "_stream", "Connection.take"],
+            ["Starlette.__call__", "Lasting.__call__", "OpenStream.last", "_say", "Connection.take"],
+            ["Starlette.__call__", "Lasting.__call__", "OpenStream.last", "_send", "Connection.take"],
         ]
         requests = [one for one in gc.get_objects() if type(one) is websockets.http11.Request]
         assert [one for one in requests if ann["Authorization"] in one.headers.get_all("Authorization")] == []
@@ -481,6 +483,56 @@ async def test_who_goes_while_they_come_is_not_here(site: Site) -> None:
         await site.until(lambda: presences.here == 1)
         writer.transport.abort()
         await site.until(lambda: presences.here == 0)
+
+
+async def test_who_goes_as_soon_as_a_stream_is_open_is_not_here(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before they are told that it is."""
+    ann, ours = await site.person("ann"), site.app.state.services
+    held = site.server.server_state.held
+    before = held["127.0.0.1"]
+    _, writer = await asyncio.open_connection("127.0.0.1", site.port)
+
+    async def after_they_have_gone(socket: WebSocket, connection: Connection) -> None:
+        assert (ours.hub.connections, ours.presences.here, held["127.0.0.1"]) == (1, 1, before + 1)
+        writer.transport.abort()
+        await site.until(lambda: held["127.0.0.1"] == before)
+        await converse(socket, connection)
+
+    with patch.object(api, "converse", after_they_have_gone):
+        head = f"GET {SOCKET} HTTP/1.1\r\n{UPGRADE}Authorization: {ann['Authorization']}\r\n\r\n"
+        writer.write(head.encode())
+        await site.until(lambda: writer.is_closing())
+        await site.until(lambda: ours.presences.here == 0)
+    assert ours.hub.connections == 0
+
+
+@pytest.mark.parametrize("path", [SOCKET, f"{PREFIX}/live"])
+@pytest.mark.parametrize("failing", ["accept or start", "the first event"])
+@pytest.mark.parametrize("error", [ConnectionResetError, RuntimeError, asyncio.CancelledError])
+async def test_a_stream_ends_with_its_request_however_that_ends(
+    site: Site, path: str, failing: str, error: type[BaseException]
+) -> None:
+    ann, ours = await site.person("ann"), site.app.state.services
+    kind = "websocket" if path == SOCKET else "http"
+    scope = {"type": kind, "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b""}
+    scope |= {"headers": [(b"host", b"127.0.0.1"), (b"authorization", ann["Authorization"].encode())]}
+    scope |= {"client": ("127.0.0.1", 1), "server": ("127.0.0.1", site.port), "scheme": "http", "http_version": "1.1"}
+    received, sent = [{"type": "websocket.connect"} if kind == "websocket" else {"type": "http.request"}], list[str]()
+
+    async def receive() -> Any:
+        if received:
+            return received.pop()
+        return await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+        if len(sent) > (failing == "the first event"):
+            assert ours.hub.connections == 1
+            raise error
+
+    with suppress(error):
+        await site.app(scope, receive, send)
+    assert (len(sent), ours.hub.connections, ours.presences.here) == (1 + (failing == "the first event"), 0, 0)
 
 
 async def test_what_ends_a_stream(site: Site) -> None:

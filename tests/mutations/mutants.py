@@ -3388,6 +3388,14 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=_of(WIRE, "test_who_goes_while_they_come_is_not_here"),
     ),
     Mutant(
+        "who goes as soon as they have come stays here",
+        "live",
+        "app.web.live_stream.Lasting.__call__",
+        "await scope[STREAM].end()",
+        "pass",
+        _of(WIRE, "test_who_goes_as_soon_as_a_stream_is_open_is_not_here"),
+    ),
+    Mutant(
         "what was looked at and not told counts as told",
         "live",
         "app.live.hub.Hub._update",
