@@ -1023,6 +1023,26 @@ async def test_the_head_of_a_stream_is_answered_and_ends_no_stream(demo: Site) -
     assert not demo.app.state.streams._open
 
 
+async def test_who_goes_before_their_stream_begins_leaves_nothing(demo: Site) -> None:
+    ann, path = await demo.browser().sign_up("ann"), "/operations/live"
+    cookie = "; ".join(f"{name}={value}" for name, value in ann.client.cookies.items())
+    scope = {"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b""}
+    scope |= {"headers": [(b"host", b"127.0.0.1"), (b"cookie", cookie.encode())], "client": ("127.0.0.1", 1)}
+    begun = 0
+
+    async def receive() -> Any:
+        return await asyncio.Event().wait()
+
+    async def gone(_: object) -> None:
+        nonlocal begun
+        begun = len(demo.app.state.streams._open)
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await demo.app(scope, receive, gone)
+    assert (begun, demo.app.state.streams._open) == (1, {})
+
+
 # Phases
 
 

@@ -9,11 +9,13 @@ would cost more than a look for the one or two who have such a page open.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 
 from bson import ObjectId
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from app.stack import outages_told
 from app.web.session import known_session
@@ -76,14 +78,22 @@ async def stream(request: Request, subject: str, part: Part, every_s: float) -> 
     if ended is None:
         return Response(status_code=204)  # tells an EventSource not to come back
 
-    async def events() -> AsyncIterator[str]:
-        try:
-            async for event in _events(request, known.secret, part, every_s, ended):
-                yield event
-        finally:
-            streams.ended(ended)
+    events = _events(request, known.secret, part, every_s, ended)
+    return PartsStream(events, headers, partial(streams.ended, ended))
 
-    return StreamingResponse(events(), headers=headers, media_type=MEDIA_TYPE)
+
+class PartsStream(StreamingResponse):
+    """The answer that is a stream of parts. `ended` is called once its request ends, also where it has not begun."""
+
+    def __init__(self, events: AsyncIterator[str], headers: Mapping[str, str], ended: Callable[[], None]) -> None:
+        super().__init__(events, headers=headers, media_type=MEDIA_TYPE)
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
 
 
 async def _events(request: Request, token: str, part: Part, every_s: float, ended: asyncio.Event) -> AsyncIterator[str]:

@@ -2435,6 +2435,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(PAGES, "test_there_are_only_so_many_streams"),
     ),
     Mutant(
+        "who goes before their stream begins leaves it",
+        "the door",
+        "app.web.live.PartsStream.__call__",
+        "            self._ended()\n",
+        "            pass\n",
+        _of(PAGES, "test_who_goes_before_their_stream_begins_leaves_nothing"),
+    ),
+    Mutant(
         "who signs in counts their tokens first",
         "the door",
         "app.accounts.Accounts.new_token",
