@@ -38,6 +38,7 @@ THOROUGH = (
     "contract/test_hostile_jobs",
     "contract/test_jobs",
     "contract/test_notifications",
+    "contract/test_pictures.py::test_the_largest_pictures",
     "contract/test_pulled",
     "contract/test_restored",
     "contract/test_rules.py::test_a_long_backfill",

@@ -38,7 +38,7 @@ MOVING = ("GIF", "WEBP")
 LARGEST = 5 * 1024 * 1024  # bytes, as sent
 LARGEST_KEPT = 12 * 1024 * 1024  # bytes; a document of MongoDB has 16 MiB at most
 MOST_PIXELS = 16_000_000  # in one picture; decoded they take 64 MB
-MOST_PIXELS_MOVING = 64_000_000  # in all frames of a moving picture
+MOST_PIXELS_MOVING = 24_000_000  # in all frames of a moving picture, which are in memory together
 MOST_FRAMES = 300
 LIMITS = (
     f"A picture has at most {MOST_PIXELS:,} pixels; one that moves has at most {MOST_FRAMES} frames, of "
@@ -204,23 +204,31 @@ def _made_anew(sent: bytes, format: str) -> bytes:
     if any(sent.count(part) > MOST_PARTS for part in PARTS.get(format, ())):
         raise Invalid("body", f"A picture has at most {MOST_PARTS} scans, and as many parts of a kind.")
     made = BytesIO()
-    with Image.open(BytesIO(sent), formats=[format]) as image:
-        _bounded(image.width * image.height, 1)
-        if format in MOVING and getattr(image, "is_animated", False):
-            frames, pauses = [], []
-            for n, frame in enumerate(ImageSequence.Iterator(image), 1):
-                _bounded(frame.width * frame.height, n)
-                frames.append(_pixels(frame))
-                pauses.append(frame.info.get("duration", 100))
-            loop = {"loop": image.info["loop"]} if "loop" in image.info else {}
-            more = {"disposal": 2} if format == "GIF" else {}
-            frames[0].save(made, format, save_all=True, append_images=frames[1:], duration=pauses, **loop, **more)
-        else:
-            upright = ImageOps.exif_transpose(image)
-            _pixels(upright, opaque=format == "JPEG").save(made, format, **QUALITY.get(format, {}))
+    frames, ways = _decoded(sent, format)
+    frames[0].save(made, format, **ways)
     if len(made.getbuffer()) > LARGEST_KEPT:
         raise Invalid("body", LIMITS)
     return made.getvalue()
+
+
+def _decoded(sent: bytes, format: str) -> tuple[list[Image.Image], dict[str, Any]]:
+    """Return the frames of a picture, and the ways in which they are saved.
+
+    What the decoder holds is let go before they are: that takes as much memory again.
+    """
+    with Image.open(BytesIO(sent), formats=[format]) as image:
+        _bounded(image.width * image.height, 1)
+        if not (format in MOVING and getattr(image, "is_animated", False)):
+            ImageOps.exif_transpose(image, in_place=True)
+            return [_pixels(image, opaque=format == "JPEG")], QUALITY.get(format, {})
+        frames, pauses = [], []
+        for n, frame in enumerate(ImageSequence.Iterator(image), 1):
+            _bounded(frame.width * frame.height, n)
+            frames.append(_pixels(frame))
+            pauses.append(frame.info.get("duration", 100))
+        loop = {"loop": image.info["loop"]} if "loop" in image.info else {}
+        more = {"disposal": 2} if format == "GIF" else {}
+        return frames, {"save_all": True, "append_images": frames[1:], "duration": pauses, **loop, **more}
 
 
 QUALITY: dict[str, dict[str, Any]] = {"JPEG": {"quality": 88}, "WEBP": {"quality": 88}}

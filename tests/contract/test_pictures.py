@@ -2,10 +2,14 @@
 
 import asyncio
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from io import BytesIO
+from math import isqrt
+from pathlib import Path
 from typing import Any, get_args
 from unittest.mock import patch
 
@@ -156,6 +160,34 @@ def test_a_moving_picture_has_an_end(type: Type, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(pictures, "MOST_PIXELS_MOVING", 150)
     with pytest.raises(Invalid):
         made_anew(moving(type, 3), type)
+
+
+MEMORY = """
+import sys
+from app.errors import Invalid
+from app.inbox.pictures import made_anew
+def most():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
+before = most()
+try:
+    made_anew(open(sys.argv[1], "rb").read(), sys.argv[2])
+except Invalid as error:
+    assert "too large" in str(error)
+print(most() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says so")
+@pytest.mark.parametrize(("type", "frames"), [("image/gif", 2), ("image/webp", 2), ("image/webp", 1)])
+def test_the_largest_pictures_fit_into_a_process(type: Type, frames: int, tmp_path: Path) -> None:
+    """As many as are decoded at once, beside all else in the 1 GB that our units give to a process."""
+    side, file = isqrt(min(pictures.MOST_PIXELS, pictures.MOST_PIXELS_MOVING // frames)), tmp_path / "picture"
+    first, *others = [Image.effect_noise((side, side), 90 + n).convert("RGB") for n in range(frames)]
+    animated = {"save_all": True, "append_images": others} if others else {}
+    first.save(file, type.removeprefix("image/"), quality=5, **animated)
+    told = subprocess.run([sys.executable, "-c", MEMORY, file, type], capture_output=True, text=True, check=True)
+    assert pictures.DECODED_AT_ONCE * int(told.stdout) < 800 << 20
 
 
 def in_parts(type: Type, parts: int) -> bytes:

@@ -3890,15 +3890,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a picture lies on its side",
         "pictures",
-        "app.inbox.pictures._made_anew",
-        "ImageOps.exif_transpose(image)",
-        "image",
+        "app.inbox.pictures._decoded",
+        "ImageOps.exif_transpose(image, in_place=True)",
+        "pass",
         _of(PICTURES, "test_a_picture_keeps_its_pixels_upright_and_nothing_else"),
     ),
     Mutant(
         "whatever is said to be large is decoded",
         "pictures",
-        "app.inbox.pictures._made_anew",
+        "app.inbox.pictures._decoded",
         "_bounded(image.width * image.height, 1)",
         "pass",
         _of(PICTURES, "test_what_says_that_it_is_large_is_not_decoded"),
@@ -3914,7 +3914,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a picture moves for ever",
         "pictures",
-        "app.inbox.pictures._made_anew",
+        "app.inbox.pictures._decoded",
         "_bounded(frame.width * frame.height, n)",
         "pass",
         _of(PICTURES, "test_a_moving_picture_has_an_end"),
