@@ -9,13 +9,12 @@ import asyncio
 import hmac
 import struct
 import zlib
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from bson import Binary, ObjectId
 from PIL import Image, ImageOps, ImageSequence
@@ -28,6 +27,8 @@ from app.models import Image as ImageDocument
 from app.stack import Stack, schema
 from app.stack.mongodb.find import Find, together
 from app.stack.mongodb.transaction import Transaction
+
+T = TypeVar("T")
 
 IMAGES = ImageDocument.Settings.name
 Type = Literal["image/png", "image/jpeg", "image/webp", "image/gif"]
@@ -52,6 +53,7 @@ PARTS: dict[str, tuple[bytes, ...]] = {
 ADDRESS_S = 600  # how long an address takes a picture
 UNSENT = timedelta(days=1)  # how long a picture waits to be sent
 MOST_AT_ONCE, EACH_AT_ONCE = 16, 3  # that arrive in one process, and of one person: each is held in memory
+SLOWEST = 256 * 1024  # bytes a second: what comes more slowly makes room where all places are taken
 DECODED_AT_ONCE = 2
 
 SIGNATURE = 32  # bytes
@@ -84,13 +86,56 @@ class Picture:
     data: bytes
 
 
+class Arriving:
+    """A place for a picture that arrives."""
+
+    def __init__(self, owner: ObjectId) -> None:
+        self.owner = owner
+        self._began_s = asyncio.get_running_loop().time()
+        self._limit: asyncio.Timeout | None = None  # while it is waited for
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the largest picture would be there, if it had come at a pace of SLOWEST, and this one is not."""
+        return self._limit is not None and asyncio.get_running_loop().time() - self._began_s > LARGEST / SLOWEST
+
+    async def arrival(self, work: Awaitable[T]) -> T:
+        """Return what arrives. Raises TooMany where it is given up."""
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._limit = limit
+                return await work
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TooMany("Too many pictures arrive at this moment, and yours took long.", 5) from None
+        finally:
+            self._limit = None
+
+    def give_up(self) -> None:
+        assert self._limit, "it is late"
+        self._limit.reschedule(0)
+
+
+async def _whole(body: AsyncIterator[bytes], size: int) -> bytes:
+    """Return a body of this size. Raises Invalid for any other, without reading on."""
+    sent = bytearray()
+    async for piece in body:
+        sent += piece
+        if len(sent) > size:
+            break
+    if len(sent) != size:
+        raise Invalid("size", f"This address takes {size:,} bytes.")
+    return bytes(sent)
+
+
 class Pictures:
     """The pictures of all messages. There is one instance per process."""
 
     def __init__(self, stack: Stack) -> None:
         self._db, self._clock = stack.db, stack.clock
         self._secret: bytes | None = None
-        self._arriving: Counter[ObjectId] = Counter()
+        self._arriving: dict[Arriving, None] = {}  # the oldest first
         self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
 
     async def address(self, owner: ObjectId, type: Type, size: int) -> tuple[str, Upload]:
@@ -131,16 +176,10 @@ class Pictures:
 
         Raises Invalid, TooMany, and Conflict where another has been faster.
         """
-        with self._place(upload.owner):
-            sent = bytearray()
-            async for piece in body:
-                sent += piece
-                if len(sent) > upload.size:
-                    break
-            if len(sent) != upload.size:
-                raise Invalid("size", f"This address takes {upload.size:,} bytes.")
+        with self._place(upload.owner) as place:
+            sent = await place.arrival(_whole(body, upload.size))
             async with self._decoding:
-                data = await in_thread(made_anew, bytes(sent), upload.type)
+                data = await in_thread(made_anew, sent, upload.type)
         new = {"_id": upload.id, "owner": upload.owner, "type": upload.type, "data": Binary(data)}
         try:
             await self._db[IMAGES].insert_one({**new, "readers": [upload.owner], "until": self._clock.now() + UNSENT})
@@ -148,15 +187,29 @@ class Pictures:
             raise Conflict("This address has taken its picture.") from None
 
     @contextmanager
-    def _place(self, owner: ObjectId) -> Iterator[None]:
-        if self._arriving.total() >= MOST_AT_ONCE or self._arriving[owner] >= EACH_AT_ONCE:
+    def _place(self, owner: ObjectId) -> Iterator["Arriving"]:
+        """Hold a place for a picture that arrives, since it is held in memory.
+
+        Raises TooMany. Where all are taken, one has to be free that somebody has had for long, and whose picture is not
+        there yet: whoever sends slowly takes none from all others.
+        """
+        theirs = sum(each.owner == owner for each in self._arriving)
+        if len(self._arriving) >= MOST_AT_ONCE and theirs < EACH_AT_ONCE:
+            self._make_room()
+        if len(self._arriving) >= MOST_AT_ONCE or theirs >= EACH_AT_ONCE:
             raise TooMany("Too many pictures arrive at this moment.", 5)
-        self._arriving[owner] += 1
+        place = Arriving(owner)
+        self._arriving[place] = None
         try:
-            yield
+            yield place
         finally:
-            self._arriving[owner] -= 1
-            self._arriving += Counter()  # forgets who has none
+            self._arriving.pop(place, None)
+
+    def _make_room(self) -> None:
+        late = next((each for each in self._arriving if each.is_late), None)  # the oldest one
+        if late:
+            del self._arriving[late]
+            late.give_up()
 
     async def picture(self, reader: ObjectId, id: ObjectId) -> Picture:
         """Return a picture. Raises NotFound for a reader who may not see it."""

@@ -410,3 +410,50 @@ async def test_only_so_many_arrive_at_once(album: Album, monkeypatch: pytest.Mon
     arrived.set()
     await waiting
     await album.pictures.take(uploads[1], body(data))
+
+
+async def test_who_sends_slowly_makes_room(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of them, once the largest picture would be there at the slowest pace, and for one who has room."""
+    monkeypatch.setattr(pictures, "MOST_AT_ONCE", 2)
+    may_end, data = asyncio.Event(), drawn("image/png")
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield data[:9]
+        await may_end.wait()
+        yield data[9:]
+
+    first, second, third = [
+        (await album.pictures.address(album.ids[who], "image/png", len(data)))[1] for who in ("ann", "ben", "cat")
+    ]
+    arriving = [asyncio.create_task(album.pictures.take(each, slow())) for each in (first, second)]
+    await asyncio.sleep(0)
+    with pytest.raises(TooMany):
+        await album.pictures.take(third, body(data))
+    monkeypatch.setattr(pictures, "SLOWEST", pictures.LARGEST * 100)
+    await asyncio.sleep(0.1)
+    await album.pictures.take(third, body(data))
+    with pytest.raises(TooMany, match="took long"):
+        await arriving[0]
+    may_end.set()
+    await arriving[1]
+    await album.pictures.take(first, body(data))
+
+
+async def test_what_has_arrived_makes_no_room(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits to be decoded."""
+    monkeypatch.setattr(pictures, "MOST_AT_ONCE", 1)
+    monkeypatch.setattr(pictures, "SLOWEST", pictures.LARGEST * 100)
+    data, decoding = drawn("image/png"), album.pictures._decoding
+    first, second = [
+        (await album.pictures.address(album.ids[who], "image/png", len(data)))[1] for who in ("ann", "ben")
+    ]
+    for _ in range(pictures.DECODED_AT_ONCE):
+        await decoding.acquire()
+    arrived = asyncio.create_task(album.pictures.take(first, body(data)))
+    await asyncio.sleep(0.1)
+    with pytest.raises(TooMany):
+        await album.pictures.take(second, body(data))
+    for _ in range(pictures.DECODED_AT_ONCE):
+        decoding.release()
+    await arrived
+    await album.pictures.take(second, body(data))

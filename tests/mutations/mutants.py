@@ -3874,10 +3874,26 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an address takes more than it says",
         "pictures",
-        "app.inbox.pictures.Pictures.take",
-        "                if len(sent) > upload.size:\n                    break\n",
+        "app.inbox.pictures._whole",
+        "        if len(sent) > size:\n            break\n",
         "",
         _of(MESSAGES, "test_an_upload_may_be_larger_than_other_bodies_and_has_its_own_end"),
+    ),
+    Mutant(
+        "a few who send slowly keep all places for pictures",
+        "pictures",
+        "app.inbox.pictures.Pictures._place",
+        "            self._make_room()\n",
+        "            pass\n",
+        _of(PICTURES, "test_who_sends_slowly_makes_room"),
+    ),
+    Mutant(
+        "a picture that has arrived is given up",
+        "pictures",
+        "app.inbox.pictures.Arriving.arrival",
+        "            self._limit = None\n",
+        "            pass\n",
+        _of(PICTURES, "test_what_has_arrived_makes_no_room"),
     ),
     Mutant(
         "a picture says where it was taken",
