@@ -1,6 +1,8 @@
 """Conversations as somebody with a browser has them: links, forms and cookies, no JavaScript."""
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from html import unescape
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.inbox import pictures
 from app.web import conversations
 from app.web.session import SESSION
 from tests.contract.test_pictures import WHERE, drawn, told_all
@@ -170,6 +173,32 @@ async def test_a_form_sends_only_so_many_pictures() -> None:
             await picture(ann, here, told_all("image/jpeg"))
             assert ann.status == status, ann.html
         assert "Too many pictures" in ann.html
+
+
+async def test_a_form_with_a_picture_has_a_place_before_it_is_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "EACH_AT_ONCE", 1)
+    ann, _ = await site.browser().sign_up("ann"), await site.browser().sign_up("ben")
+    here, begun, may_end = await with_(ann, "ben"), asyncio.Event(), asyncio.Event()
+    typed = {name: value for name, value in ann.form(f"{here}/picture").fields.items() if name != "picture"}
+    whole = ann.client.build_request(
+        "POST", f"{here}/picture", data=typed, files={"picture": ("holiday.png", drawn("image/png"), "image/png")}
+    )
+    body = await whole.aread()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield body[:-9]
+        begun.set()
+        await may_end.wait()
+        yield body[-9:]
+
+    headers = {"Content-Type": whole.headers["content-type"]}
+    sending = asyncio.create_task(ann.client.post(f"{here}/picture", content=slow(), headers=headers))
+    await asyncio.wait_for(begun.wait(), 30)
+    refused = await ann.client.post(f"{here}/picture", content=body, headers=headers)
+    assert (refused.status_code, "Too many pictures arrive" in refused.text) == (429, True)
+    may_end.set()
+    assert (await asyncio.wait_for(sending, 30)).status_code == 303
+    assert "<img" in await ann.open(here)
 
 
 async def test_a_picture_is_sent_by_a_form(site: Site) -> None:

@@ -176,10 +176,16 @@ class Pictures:
 
         Raises Invalid, TooMany, and Conflict where another has been faster.
         """
-        with self._place(upload.owner) as place:
-            sent = await place.arrival(_whole(body, upload.size))
-            async with self._decoding:
-                data = await in_thread(made_anew, sent, upload.type)
+        with self.place(upload.owner) as place:
+            await self.store(upload, await place.arrival(_whole(body, upload.size)))
+
+    async def store(self, upload: Upload, sent: bytes) -> None:
+        """Store a picture that has arrived in one of the places, made anew.
+
+        Raises Invalid, and Conflict where another has been faster.
+        """
+        async with self._decoding:
+            data = await in_thread(made_anew, sent, upload.type)
         new = {"_id": upload.id, "owner": upload.owner, "type": upload.type, "data": Binary(data)}
         try:
             await self._db[IMAGES].insert_one({**new, "readers": [upload.owner], "until": self._clock.now() + UNSENT})
@@ -187,7 +193,7 @@ class Pictures:
             raise Conflict("This address has taken its picture.") from None
 
     @contextmanager
-    def _place(self, owner: ObjectId) -> Iterator["Arriving"]:
+    def place(self, owner: ObjectId) -> Iterator["Arriving"]:
         """Hold a place for a picture that arrives, since it is held in memory.
 
         Raises TooMany. Where all are taken, one has to be free that somebody has had for long, and whose picture is not

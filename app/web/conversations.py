@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import groupby
@@ -179,13 +178,18 @@ def _client_id(form: FormData, said: bytes) -> str:
 
 
 async def send_picture(request: Request, me: Account) -> Response:
-    form = await changing(request, me, files=1)
+    """Send a picture. It has its place before the form, which is held in memory, is read."""
     try:
-        await _send_picture(request, me, form, form.get("picture"))
-    except (Invalid, Forbidden, TooMany) as error:
+        with services(request).pictures.place(me.id) as place:
+            form = await place.arrival(changing(request, me, files=1))
+            try:
+                await _send_picture(request, me, form, form.get("picture"))
+            except (Invalid, Forbidden) as error:
+                return await _conversation(request, me, _id_of(request), refused=error)
+            finally:
+                await form.close()
+    except TooMany as error:
         return await _conversation(request, me, _id_of(request), refused=error)
-    finally:
-        await form.close()
     return to(f"{_path(_id_of(request))}#end")
 
 
@@ -201,15 +205,11 @@ async def _send_picture(request: Request, me: Account, form: FormData, file: Any
     await services(request).uploads.count(me.id)
     data = await file.read()
     _, upload = await pictures.address(me.id, type, len(data))
-    await pictures.take(upload, _whole(data))
+    await pictures.store(upload, data)
     try:
         await talk.send(me.id, id, _client_id(form, data), None, upload.id)
     except Conflict:  # the same form once more: it has been sent, and what has come now goes after a day
         return
-
-
-async def _whole(data: bytes) -> AsyncIterator[bytes]:
-    yield data
 
 
 async def receipt(request: Request, me: Account) -> Response:

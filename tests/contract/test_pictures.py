@@ -287,6 +287,24 @@ async def test_a_picture_is_sent_once_and_seen_by_the_two(album: Album) -> None:
     assert "data" not in (stored or {})
 
 
+async def test_what_has_a_place_is_stored_once_it_is_there(album: Album) -> None:
+    """As a picture is that comes in a form."""
+    data, ann = drawn("image/png"), album.ids["ann"]
+
+    async def form() -> bytes:
+        return data
+
+    with album.pictures.place(ann) as place:
+        _, upload = await album.pictures.address(ann, "image/png", len(data))
+        arrived = await place.arrival(form())
+        await album.pictures.store(upload, arrived)
+        with pytest.raises(Conflict):
+            await album.pictures.store(upload, arrived)
+        with pytest.raises(Invalid):
+            await album.pictures.store(upload, data[:-40])
+    assert await album.seen(upload.id) == ["ann"]
+
+
 async def test_two_messages_at_once_want_the_same_picture(album: Album) -> None:
     ann, ben, cat = album.ids.values()
     places = [(await album.conversations.open(ann, other))[0].id for other in (ben, cat)]

@@ -3882,7 +3882,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a few who send slowly keep all places for pictures",
         "pictures",
-        "app.inbox.pictures.Pictures._place",
+        "app.inbox.pictures.Pictures.place",
         "            self._make_room()\n",
         "            pass\n",
         _of(PICTURES, "test_who_sends_slowly_makes_room"),
@@ -3894,6 +3894,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "            self._limit = None\n",
         "            pass\n",
         _of(PICTURES, "test_what_has_arrived_makes_no_room"),
+    ),
+    Mutant(
+        "a form with a picture is read before it has a place",
+        "pictures",
+        "app.web.conversations.send_picture",
+        "with services(request).pictures.place(me.id) as place:",
+        "with await changing(request, me, 1) and services(request).pictures.place(me.id) as place:",
+        _of("tests/test_talking.py", "test_a_form_with_a_picture_has_a_place_before_it_is_read"),
     ),
     Mutant(
         "a picture says where it was taken",
