@@ -25,6 +25,7 @@ from app.live.news import News
 from app.live.poll import Poll
 from app.live.position import Has, Shown
 from app.live.presence import Presences
+from app.live.slow import Slow
 from app.live.steps import Faces, Step, counted
 from app.live.talk import Talk
 from app.live.truth import PersonState, Truth
@@ -78,6 +79,7 @@ class Hub:
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._failures = 0  # readings that have waited for a server in vain
         self._forgiven = 0  # those of them before the last reading that was answered
+        self._slow = Slow(stack.clock.monotonic)
         self._stopped = False
         self.listener = Listener(self._hear, self._gap.set)
 
@@ -91,13 +93,15 @@ class Hub:
         """Open a stream: `ready`, then what lies behind the position `after`, then what happens.
 
         This waits behind others who are read, for as long as that takes. Raises TooMany, and OutOfTime where a server
-        does not answer.
+        does not answer, or did not in time for this person before, and they have a pause.
         """
         watcher = self.watchers.of(me) or Watcher(me)
         if len(watcher.connections) + watcher.opening >= EACH:
             raise TooMany(f"You have {EACH} live streams open already.", RETRY_AFTER_S)
         if self._stopped or self.connections >= self._stack.config.live_connections:
             raise TooMany("Too many live streams are open here.", RETRY_AFTER_S)
+        if self._slow.left_s(me):
+            raise OutOfTime("what this person has takes too long to read")
         connection = Connection(me, token)
         self.watchers.enter(watcher)  # what is heard while they are read is not lost: it makes them dirty
         watcher.opening += 1
@@ -135,7 +139,7 @@ class Hub:
         self._stack.bus.listen(self.listener)
         works = [
             asyncio.create_task(self._keep(self._wake, None, self._tell_heard)),
-            asyncio.create_task(self._keep(self._gap, POLL_S, self._poll.look)),
+            asyncio.create_task(self._keep(self._gap, POLL_S, self._look)),
             asyncio.create_task(self._keep(asyncio.Event(), TURN_S, self.say_still_here)),
             asyncio.create_task(self._keep(asyncio.Event(), TURN_S, self.end_without_token)),
         ]
@@ -184,6 +188,12 @@ class Hub:
             if self._gap.is_set():
                 self._gap.clear()
                 await self._poll.look()
+
+    async def _look(self) -> None:
+        anybody = bool(list(self.watchers))
+        await self._poll.look()
+        if anybody:  # else nothing was asked
+            self._slow.note_answer()
 
     async def settled(self) -> None:
         """Settle until nothing has been heard and nobody is read anew."""
@@ -252,7 +262,7 @@ class Hub:
             ):
                 await self._in_turn(watcher, lambda: self._update_what_is_dirty(watcher))
                 continue
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(max(RETRY_S, self._slow.left_s(watcher.me)))
         watcher.reading = None  # it would keep what has been done here
 
     async def _in_turn(self, watcher: Watcher, read: Callable[[], Awaitable[None]]) -> None:
@@ -260,7 +270,7 @@ class Hub:
 
         Whoever waits for a place waits as long as others are read. Whoever waits for a server in vain waits for
         themselves alone. Once as many have as there are places, and nobody was read meanwhile, nobody behind them tries
-        it too. Raises OutOfTime.
+        it too; whoever waits in vain again and again, while others are read, does not count. Raises OutOfTime.
         """
         own, failures = watcher.failures, self._failures
         async with self._reads, watcher.turn:  # who waits for a place is told of news meanwhile
@@ -270,10 +280,11 @@ class Hub:
                 await within(self._stack.config.server_timeout_s, read())
             except Exception as error:
                 if is_away(error):
-                    self._failures += 1
+                    self._failures += not self._slow.note_in_vain(watcher.me)
                     watcher.failures += 1
                 raise
             self._forgiven = self._failures
+            self._slow.note_read(watcher.me)
 
     async def _update_what_is_dirty(self, watcher: Watcher) -> None:
         parts, watcher.dirty = watcher.dirty, NONE

@@ -20,7 +20,7 @@ from app.inbox.conversations import Conversations
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import INBOXES, Notifier
 from app.live import hub as hubs
-from app.live import news, poll, truth
+from app.live import news, poll, slow, truth
 from app.live.connection import EACH, MOST_QUEUED, OVER, SLOW, STILL_HERE, STOPPED, Connection, StreamEvent
 from app.live.hub import READS_AT_ONCE
 from app.live.position import PAGE, Has
@@ -420,6 +420,85 @@ async def test_who_fails_fails_alone(town: World) -> None:
         ends = await asyncio.gather(*(Client(hub, me).connect() for me in coming), return_exceptions=True)
     assert [me for me, end in zip(coming, ends, strict=True) if end is None] == [ben, cat]
     assert tried == coming[2:]
+
+
+async def test_who_takes_too_long_takes_nothing_from_others(town: World) -> None:
+    """Three of them are in all places at once. That is an outage the first time, and later their own fault."""
+    hub, right, tried = await new_hub(town), Truth.read, list[ObjectId]()
+    town.stack.config = town.stack.config.model_copy(update={"server_timeout_s": 0.5})
+    long, ben = [ObjectId() for _ in range(READS_AT_ONCE)], town.ids["ben"]
+
+    async def read(self: Truth, watcher: Watcher, parts: Any) -> Any:
+        tried.append(watcher.me)
+        if watcher.me in long:
+            await for_ever()
+        return await right(self, watcher, parts)
+
+    async def together() -> list[ObjectId]:
+        """Let all of them open a stream at once, and return who has one."""
+        coming = [*long, ben]
+        ends = await asyncio.gather(*(Client(hub, me).connect() for me in coming), return_exceptions=True)
+        assert {type(end) for end in ends if end} == {OutOfTime}
+        return [me for me, end in zip(coming, ends, strict=True) if end is None]
+
+    with patch.object(Truth, "read", read):
+        assert (await together(), len(tried)) == ([], READS_AT_ONCE)
+        await Client(hub, ben).connect()
+        for _ in range(3):
+            tried.clear()
+            assert (await together(), tried) == ([ben], [*long, ben])
+            tried.clear()
+            assert (await together(), tried) == ([ben], [ben]), "they have a pause"
+            town.clock.advance(slow.LONGEST_S)
+
+
+async def test_who_took_too_long_is_read_again_after_a_pause(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubs, "RETRY_S", 0.01)
+    monkeypatch.setattr(slow, "FIRST_S", 3_600)
+    monkeypatch.setattr(slow, "LONGEST_S", 3_600)
+    hub, right, tried = await new_hub(town), Truth.read, 0
+    ann, ben = await up_to_date(hub, town, "ann"), Client(hub, town.ids["ben"])
+    town.stack.config = town.stack.config.model_copy(update={"server_timeout_s": 0.5})
+
+    async def read(self: Truth, watcher: Watcher, parts: Any) -> Any:
+        nonlocal tried
+        if watcher.me == ann.me:
+            tried += 1
+            await for_ever()
+        return await right(self, watcher, parts)
+
+    with patch.object(Truth, "read", read):
+        town.stack.bus.tell(Hint("edges", ann.me))
+        await carried(town.stack)
+        await hub.settle()
+        for _ in range(100):
+            await ben.connect()
+            ben.leave()
+            await asyncio.sleep(0.02)
+        assert tried == 2, "another one had been answered after the first time"
+        with pytest.raises(OutOfTime):
+            await Client(hub, ann.me).connect()
+        assert tried == 2
+    town.clock.advance(3_600)
+    await Client(hub, ann.me).connect()
+
+
+def test_a_pause_is_twice_as_long_each_time() -> None:
+    now_s, ann, ben = 0.0, ObjectId(), ObjectId()
+    people = slow.Slow(lambda: now_s)
+    assert [people.note_in_vain(ann) for _ in range(3)] == [False] * 3
+    assert people.left_s(ann) == 0, "nobody has been answered: it is an outage"
+    for pause_s in (2, 4, 8, 16, 32, 60, 60):
+        people.note_read(ben)
+        assert people.note_in_vain(ann)
+        assert people.left_s(ann) == pause_s
+    now_s += 59
+    assert people.left_s(ann) == 1
+    assert not people.note_in_vain(ann), "this may be an outage again"
+    assert people.left_s(ann) == 60
+    people.note_read(ann)
+    assert people.left_s(ann) == 0
+    assert not people.note_in_vain(ann)
 
 
 async def test_a_stream_that_begins_when_the_process_stops_ends(town: World) -> None:
