@@ -1,5 +1,6 @@
 """Limits that all processes share, and what holds while Redis is away."""
 
+import asyncio
 import logging
 import socket
 import time
@@ -67,6 +68,15 @@ async def test_counting_ahead_lets_no_more_through(opening: Opening) -> None:
     rate = opening(None).rate("tries", 500, "Enough.")
     assert [await rate.hit("ann") for _ in range(510)] == [True] * 500 + [False] * 10
     assert await rate.hit("bob")
+
+
+@pytest.mark.parametrize("amount", [5, 500])
+async def test_many_at_once_use_up_no_more_than_they_are(opening: Opening, addresses: Addresses, amount: int) -> None:
+    """A limit of 500 is counted five at a time. Of those who come at once the first one counts for the others."""
+    rate = opening(addresses.redis).rate("tries", amount, "Enough.")
+    for within in (True, False):
+        assert await asyncio.gather(*(rate.hit("ann") for _ in range(amount))) == [within] * amount
+    assert all(await asyncio.gather(*(rate.hit("bob") for _ in range(3))))
 
 
 @pytest.mark.servers

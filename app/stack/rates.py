@@ -1,10 +1,12 @@
 """Rate limits: counted in Redis for all processes together, and in this process while Redis is away."""
 
+import asyncio
 import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import redis.asyncio as redis
 from cachetools import TTLCache
@@ -82,15 +84,29 @@ class Rate:
         self._step = max(1, item.amount // 100)
         self._ahead: TTLCache[tuple[str, ...], int] = TTLCache(AHEAD_REMEMBERED, item.get_expiry())
         self._above: TTLCache[tuple[str, ...], float] = TTLCache(AHEAD_REMEMBERED, item.get_expiry())  # until when
+        self._turns: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
 
     async def hit(self, *who: object) -> bool:
         """Count once more; return whether that was within the limit."""
         key = tuple(map(str, who))
+        known = self._known(key)
+        if known is None:
+            async with self._turns.setdefault(key, asyncio.Lock()):  # of many at once one counts ahead for all
+                known = self._known(key)
+                if known is None:
+                    known = await self._count_ahead(key)
+        return known
+
+    def _known(self, key: tuple[str, ...]) -> bool | None:
+        """Count once more where Redis need not be asked, and return whether that is within the limit; else None."""
         if self._left_s(key):
             return False
         if left := self._ahead.pop(key, 0):
             self._ahead[key] = left - 1
             return True
+        return None
+
+    async def _count_ahead(self, key: tuple[str, ...]) -> bool:
         if not await self._rates.on(lambda limiter: limiter.hit(self._item, *key, cost=self._step)):
             self._above[key] = await self._end_s(key)
             return False

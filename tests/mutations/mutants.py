@@ -2381,10 +2381,19 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what is counted ahead costs nothing",
         "the door",
-        "app.stack.rates.Rate.hit",
+        "app.stack.rates.Rate._count_ahead",
         "cost=self._step",
         "cost=1",
         _of("tests/test_rates.py", "test_counting_ahead_lets_no_more_through"),
+    ),
+    Mutant(
+        "of many who count ahead at once each counts for themselves",
+        "the door",
+        "app.stack.rates.Rate.hit",
+        "async with self._turns.setdefault(key, asyncio.Lock()):",
+        "if True:",
+        _of("tests/test_rates.py", "test_many_at_once_use_up_no_more_than_they_are"),
+        marks="servers",
     ),
     Mutant(
         "a form has any charset",
@@ -3603,7 +3612,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "Redis is asked about whoever is above a limit",
         "door",
-        "app.stack.rates.Rate.hit",
+        "app.stack.rates.Rate._known",
         "if self._left_s(key):",
         "if False:",
         _of("tests/test_rates.py", "test_nobody_is_asked_again_about_whoever_is_above_the_limit"),
