@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import Context
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import redis.asyncio as redis
 from bson import ObjectId
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError, RedisError
 
 from app.stack.cost import count_redis
 from app.stack.redis_pool import redis_pool
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0  # of one command; nobody waits for it
 PAUSE_S = 0.5  # until Redis is asked again after a failure
-SURE_S = 10.0  # a silent subscription is asked so often whether it still is one
+SURE_S = 10.0  # a subscription that is silent for so long has ended; halfway Redis is asked to say something
 MOST_UNSENT = 10_000  # hints; older ones are dropped, and found by looking
 AT_ONCE = 200  # in one command
 
@@ -175,10 +175,10 @@ class RedisBus:
         try:
             await subscription.subscribe(self.channel)
             while True:
-                message = await subscription.get_message(timeout=SURE_S / 2)
-                if message and message["type"] == "subscribe":
+                message = await _next_of(subscription)
+                if message["type"] == "subscribe":
                     self._missed()
-                elif message and message["type"] == "message":
+                elif message["type"] == "message":
                     self._heard(message["data"].split("\n"))
         finally:
             await _closed(subscription)
@@ -207,6 +207,20 @@ class RedisBus:
                 with suppress(asyncio.CancelledError):
                     await task
         await self._redis.aclose()
+
+
+async def _next_of(subscription: "redis.client.PubSub") -> dict[str, Any]:
+    """Return the next message, or the answer to a ping. Raises ConnectionError where neither comes.
+
+    A host that has vanished, or a network that is gone, ends no connection: TCP would wait for a quarter of an hour.
+    """
+    message: dict[str, Any] | None = await subscription.get_message(timeout=SURE_S / 2)
+    if message is None:
+        await subscription.ping()
+        message = await subscription.get_message(timeout=SURE_S / 2)
+    if message is None:
+        raise ConnectionError(f"it has been silent for {SURE_S} s")
+    return message
 
 
 async def _closed(subscription: "redis.client.PubSub") -> None:

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, suppress
+from urllib.parse import urlsplit
 
 import pytest
 from bson import ObjectId
 from redis import Redis
 
 from app.stack import Addresses, Hint
+from app.stack import bus as buses
 from app.stack.bus import Bus, Listener, MemoryBus, RedisBus
 from app.stack.queue import connect
 from app.watch import metrics
@@ -37,6 +40,42 @@ def redis(servers: Addresses) -> Iterator[Redis]:
     assert servers.redis
     with connect(servers.redis, 5.0) as connection:
         yield connection
+
+
+class Gateway:
+    """A way to a Redis. `vanish` leaves the connections that there are open, and nothing on them arrives any more."""
+
+    def __init__(self, url: str) -> None:
+        self._redis, self._passing, self._copying = urlsplit(url), asyncio.Event(), set[asyncio.Task[None]]()
+        self._passing.set()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[str]:
+        async with await asyncio.start_server(self._connected, "127.0.0.1", 0) as server:
+            yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+            for copying in self._copying:
+                copying.cancel()
+            await asyncio.gather(*self._copying, return_exceptions=True)
+
+    def vanish(self) -> None:
+        self._passing.clear()
+        self._passing = asyncio.Event()
+        self._passing.set()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._redis.scheme == "unix":
+            further, back = await asyncio.open_unix_connection(self._redis.path)
+        else:
+            further, back = await asyncio.open_connection(self._redis.hostname, self._redis.port)
+        for one, other in ((reader, back), (further, writer)):
+            self._copying.add(asyncio.create_task(_copy(one, other, self._passing)))
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event) -> None:
+    with suppress(OSError), closing(writer):
+        while data := await reader.read(4096):
+            await passing.wait()
+            writer.write(data)
 
 
 class Heard:
@@ -128,3 +167,26 @@ async def test_a_gap_is_told_and_the_bus_comes_back(redis_bus: RedisBus, redis: 
         redis_bus.tell(hints[1])
         await asyncio.sleep(0.01)
     assert heard.hints[1:] == [hints[1]] * (len(heard.hints) - 1)
+
+
+@pytest.mark.servers
+async def test_a_redis_that_vanishes_without_a_word_is_a_gap(
+    servers: Addresses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its host loses power. A Redis that has nothing to say answers when it is asked."""
+    monkeypatch.setattr(buses, "SURE_S", 1.0)
+    assert servers.redis
+    gateway, hints = Gateway(servers.redis), some_hints()
+    async with gateway.open() as url:
+        bus = RedisBus(url, f"bus {ObjectId()}")
+        heard = Heard(bus)
+        await heard.until(0)
+        await asyncio.sleep(4 * buses.SURE_S)
+        assert heard.gaps == 1
+        gateway.vanish()
+        await heard.until(0, gaps=2)
+        async with asyncio.timeout(PATIENCE_S):
+            while not heard.hints:  # the first one tells the publisher that its connection is gone
+                bus.tell(hints[0])
+                await asyncio.sleep(0.1)
+        await bus.close()

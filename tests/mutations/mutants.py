@@ -3500,6 +3500,15 @@ MUTANTS: tuple[Mutant, ...] = (
         behind="                await self._poll.look()\n",
     ),
     Mutant(
+        "a subscription is silent for ever",
+        "live",
+        "app.stack.bus._next_of",
+        '        raise ConnectionError(f"it has been silent for {SURE_S} s")\n',
+        '        return {"type": "nothing"}\n',
+        _of("tests/live/test_bus.py", "test_a_redis_that_vanishes_without_a_word_is_a_gap"),
+        marks="servers",
+    ),
+    Mutant(
         "who hears again is not told that they have missed something",
         "live",
         "app.stack.bus.MemoryBus.listen",
