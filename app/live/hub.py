@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 POLL_S = 30.0  # at most, between polls; jittered down to two thirds
 TURN_S = 3.0  # tokens that have ended are looked for, and who has been told nothing hears that the stream lives
 RETRY_S = 1.0
+PAGE_S, PAGES_AT_ONCE = 1.0, 5  # somebody's page is read anew so often, and a few times more at once
 READS_AT_ONCE = 3  # people who are read at once; more would make news wait
 MOST_HEARD = 20_000  # hints that wait; where there are more, the poll looks instead
 RETRY_AFTER_S = 5
@@ -256,6 +257,9 @@ class Hub:
 
     async def _refresh(self, watcher: Watcher) -> None:
         while watcher.dirty and watcher.connections:
+            if (early_s := _early_s(watcher)) > 0:
+                await asyncio.sleep(early_s)
+                continue
             with (
                 errors_counted("live", "a live stream has missed something"),
                 outages_told(log.info, "a live stream waits for a server"),
@@ -288,6 +292,8 @@ class Hub:
 
     async def _update_what_is_dirty(self, watcher: Watcher) -> None:
         parts, watcher.dirty = watcher.dirty, NONE
+        if "page" in parts:
+            watcher.pages_until_s = max(watcher.pages_until_s, asyncio.get_running_loop().time()) + PAGE_S
         await self._update(watcher, parts)
 
     async def _update(self, watcher: Watcher, parts: Collection[Part]) -> PersonState:
@@ -340,6 +346,13 @@ class Hub:
         for connection in here:
             if connection.token in ended:
                 connection.close(OVER)
+
+
+def _early_s(watcher: Watcher) -> float:
+    """Return how long it is too early to read somebody anew: anybody may change their edges, as often as they write."""
+    if "page" not in watcher.dirty:
+        return 0.0
+    return watcher.pages_until_s - asyncio.get_running_loop().time() - (PAGES_AT_ONCE - 1) * PAGE_S
 
 
 def _have(read: PersonState, has: Has) -> None:

@@ -48,6 +48,7 @@ class Watcher:
 
     `dirty`: parts that have to be read anew. `turn`: while it is held, they are read, and nothing else changes what
     they have. `reads` counts the times that they were read, and `failures` how often a server was waited for in vain.
+    `pages_until_s`: until when their page would be read, if it were as often as it may be.
     """
 
     me: ObjectId
@@ -67,6 +68,7 @@ class Watcher:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     reads: int = 0
     failures: int = 0
+    pages_until_s: float = 0.0
     reading: "asyncio.Task[None] | None" = None
 
     @property

@@ -535,6 +535,30 @@ async def test_a_stream_that_was_not_opened_takes_nothing_from_the_others(town: 
     assert ann.state == await fetched(town, ann.me)
 
 
+async def test_a_stranger_has_nobody_read_as_often_as_they_write(town: World) -> None:
+    """By putting them into a circle, and taking them out again. What has changed is told with the next reading."""
+    await town.people("stranger")
+    hub = await new_hub(town)
+    ann, stranger = await up_to_date(hub, town, "ann"), town.ids["stranger"]
+    watcher, began_s = hub.watchers.of(ann.me), asyncio.get_running_loop().time()
+    assert watcher
+    with patch.object(Truth, "read", autospec=True, side_effect=Truth.read) as read:
+        for _ in range(2 * hubs.PAGES_AT_ONCE):
+            for change in (town.social.add_to_circle, town.social.remove_from_circle):
+                await change(stranger, ann.me)
+                await carried(town.stack)
+                await hub.settle()
+                if watcher.reading:
+                    await asyncio.wait([watcher.reading], timeout=0.1)
+        took_s = asyncio.get_running_loop().time() - began_s
+        assert read.call_count <= hubs.PAGES_AT_ONCE + 1 + took_s / hubs.PAGE_S
+    await town.follow("ann", "stranger")
+    await town.post("stranger", "hello")
+    await settled(hub)
+    ann.take()
+    assert ann.state == await fetched(town, ann.me)
+
+
 async def test_nobody_is_read_anew_for_a_mention_that_they_may_not_see(town: World) -> None:
     """Anybody can mention them, as often as they like."""
     await town.people("stranger")

@@ -3406,6 +3406,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_who_took_too_long_is_read_again_after_a_pause"),
     ),
     Mutant(
+        "anybody has somebody read as often as they write",
+        "live",
+        "app.live.hub.Hub._refresh",
+        "(early_s := _early_s(watcher)) > 0",
+        "(early_s := 0) > 0",
+        _of(HUB, "test_a_stranger_has_nobody_read_as_often_as_they_write"),
+    ),
+    Mutant(
         "a stream is refused while others are read",
         "live",
         "app.web.api_operation.Operation._reply",
