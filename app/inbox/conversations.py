@@ -40,6 +40,7 @@ MOST_NEWS = 2_000  # rows of a kind that one command looks for
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PLACE_PATTERN = "^[0-9a-f]{35}$"
 SEAL = 8  # bytes
+AHEAD = timedelta(minutes=1)  # a clock that is further ahead is wrong, and dates nothing that comes later
 TRIES = 100  # to store something while others move the conversation on
 
 FIELDS = ("_id", "people", "seq", "version", "active_at", "unread", "silent", "blocked_by", "marks", "listed")
@@ -173,8 +174,9 @@ class _Side:
         return Message(seq, client_id, row["who"], row.get("text"), row.get("image"), row["created_at"], state)
 
     def next_message(self, client_id: str, text: str | None, image: ObjectId | None, now: datetime) -> dict[str, Any]:
+        before = self.row["active_at"]  # by the clock of another process, maybe
         new = {"_id": message_key(self.id, self.seq + 1), "conversation": self.id, "who": self.me}
-        new |= {"client_id": client_id, "created_at": max(now, self.row["active_at"]), "deleted": False}
+        new |= {"client_id": client_id, "created_at": before if now < before < now + AHEAD else now, "deleted": False}
         new |= {name: given for name, given in (("text", text), ("image", image)) if given is not None}
         return new | {"sent": {str(self.me): self.mine["sent"] + 1, str(self.other): self.theirs["sent"]}}
 

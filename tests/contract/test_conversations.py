@@ -3,6 +3,8 @@
 import asyncio
 import re
 from dataclasses import replace
+from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 from bson import ObjectId
@@ -218,6 +220,19 @@ async def test_the_last_active_conversation_is_listed_first(talk: Talk) -> None:
     assert await talk.listed("ann") == ([cat, ben], 1)
     await talk.receive("ann", cat, read=1)
     assert await talk.listed("ann") == ([cat, ben], 0)
+
+
+async def test_one_wrong_clock_dates_no_message_but_its_own(talk: Talk) -> None:
+    """Clocks differ by seconds, and messages are in the order of their times all the same."""
+    world, first = talk.world, await talk.open("ann", "ben")
+    other, now = await talk.open("cat", "ben"), world.clock.now()
+    for ahead in (timedelta(seconds=30), timedelta(days=3_650)):
+        with patch.object(world.clock, "now", return_value=now + ahead):
+            assert (await talk.send("ann", first, f"{ahead} ahead")).created_at == now + ahead
+        answer = await talk.send("ben", first, f"an answer to {ahead}")
+        assert answer.created_at == (now + ahead if ahead < timedelta(minutes=1) else world.clock.now())
+    await talk.send("cat", other, "later")
+    assert (await talk.listed("ben"))[0] == [other, first]
 
 
 async def test_whoever_walks_all_conversations_goes_by_their_ids(talk: Talk) -> None:
