@@ -319,7 +319,7 @@ class Conversations:
         shown = await self._with_last([side for side, _ in changed])
         changes += [(side, Change(seq, side.id, one)) for (side, seq), one in zip(changed, shown, strict=True)]
         answers = {
-            me: Untold([], set(), sum(me in row["unread"] and me not in row["silent"] for row in found["unread"]))
+            me: Untold([], set(), min(MOST_UNREAD, sum(_is_unread(row, me) for row in found["unread"])))
             for me in after.keys() - {row["whom"] for row in found["notifications"]}
         }
         for side, change in sorted(changes, key=lambda one: one[1].seq):
@@ -579,6 +579,10 @@ class Conversations:
 
 def unread_of(me: ObjectId, most: int) -> Find:
     return Find(CONVERSATIONS, {"unread": me, "silent": {"$ne": me}}, ("_id",), most)
+
+
+def _is_unread(row: Mapping[str, Any], me: ObjectId) -> bool:
+    return me in row["unread"] and me not in row["silent"]
 
 
 def _told(row: Mapping[str, Any], me: ObjectId) -> int:

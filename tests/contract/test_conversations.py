@@ -11,6 +11,7 @@ from bson import ObjectId
 
 from app.clock import LAST_ID
 from app.errors import Conflict, Forbidden, Invalid, NotFound
+from app.inbox import conversations
 from app.inbox.conversations import MESSAGES, Conversation, Conversations, Message
 from app.stack import Hint
 from app.stack.cost import counted
@@ -233,6 +234,18 @@ async def test_one_wrong_clock_dates_no_message_but_its_own(talk: Talk) -> None:
         assert answer.created_at == (now + ahead if ahead < timedelta(minutes=1) else world.clock.now())
     await talk.send("cat", other, "later")
     assert (await talk.listed("ben"))[0] == [other, first]
+
+
+async def test_unread_conversations_are_counted_up_to_the_same_number_everywhere(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "MOST_UNREAD", 1)
+    ben = talk.ids["ben"]
+    for name in ("ann", "cat"):
+        await talk.send(name, await talk.open(name, "ben"), "hello")
+    told, _ = await talk.conversations.news({ben: 0}, [])
+    _, _, unread = await talk.conversations.page(ben, None, 20)
+    assert (told[ben].unread, unread) == (1, 1)
 
 
 async def test_whoever_walks_all_conversations_goes_by_their_ids(talk: Talk) -> None:

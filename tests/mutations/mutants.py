@@ -3296,7 +3296,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a silenced conversation counts as unread on a stream",
         "live talk",
-        "app.inbox.conversations.Conversations.news",
+        "app.inbox.conversations._is_unread",
         """ and me not in row["silent"]""",
         "",
         _of(HUB, "test_whatever_is_said_at_once_is_looked_up_together"),
