@@ -368,10 +368,10 @@ async def test_a_web_process_that_runs_keeps_its_database(system: System, file: 
 
 
 async def test_a_backup_of_a_program_with_other_collections(system: System, file: Path) -> None:
-    before = await system.documents()
     others = (COLLECTIONS[0], "of the future", *reversed(COLLECTIONS[1:]))
     with patch.object(backups, "COLLECTIONS", others):
         backup(system.mongodb, system.config, file)
+    before = await system.documents()  # with the note that there is a backup
     await system.restore(file)
     after = await system.documents()
     assert {name: after[name] for name in COLLECTIONS} == {name: before[name] for name in COLLECTIONS}

@@ -173,7 +173,7 @@ before = most()
 try:
     made_anew(open(sys.argv[1], "rb").read(), sys.argv[2])
 except Invalid as error:
-    assert "too large" in str(error)
+    assert "at most" in str(error)
 print(most() - before)
 """
 
