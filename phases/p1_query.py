@@ -35,7 +35,7 @@ class HomeTimeline:
     async def older_than(self, cursor: ObjectId, n: int) -> list[Entry]:
         following_ids = await self.following.unmuted()  # without those they mute
         authors = [self.reader, *following_ids]
-        # It sorts and limits the query, and cuts a long $in into pieces.
+        # `Newest` sorts and limits the query, and cuts a long $in into pieces.
         newest = Newest(self.db, written_by, authors)
         return await newest.older_than(cursor, n)
 

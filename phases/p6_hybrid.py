@@ -4,8 +4,8 @@ Authors with many active followers are weighed when they post: does it cost more
 their statuses on all those lists, or to have the followers ask for them at every read?
 Where asking is cheaper the status says `pulled` from its insert on, and nobody delivers
 it. A read merges what is pulled with a list like that of phase 4.
-A celebrity's status became one insert, and everybody sees it at once. Their first
-ones are still delivered, which shows how many active followers they have.
+A celebrity's status became one insert, and everybody sees it at once. The first ones
+of a celebrity are still delivered: that shows how many active followers they have.
 It now costs their readers one more look-up a page, inside a command that the page sends
 anyway.
 Where hardly anybody reads, nearly everything is pulled.
@@ -35,8 +35,8 @@ DELIVERY_US = 5.2
 PULLED_US = 18.0
 
 # Pages for each post, of the whole site (`feedlab bench crossover`). With fewer, a job
-# costs more than the asking that it saves, whoever has posted. The rule is about one
-# author.
+# costs more than the asking that it saves, whoever has posted. `is_pulling_cheaper`
+# is about one author.
 HARDLY_READ = 3.5
 
 
