@@ -1,6 +1,8 @@
 """Fault runs: the oracle knows missing, wrong and doubled, and a short run of the real thing finds nothing."""
 
+import asyncio
 import json
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -156,3 +158,14 @@ def test_an_attack_fails_on_what_a_bystander_must_not_have(found: dict[str, obje
     report = attack.Report(quiet_p50_ms=9, beside=[beside(), beside(**found)])
     assert report.good is good
     assert any(("500" if "unclean" in found else "never" if found else "503: 3") in line for line in report.lines())
+
+
+def test_a_refusal_is_no_page_that_was_quick() -> None:
+    answers: list[object] = [None, {"statuses": []}]
+    http = AsyncMock(call=AsyncMock(side_effect=answers))
+
+    async def look() -> tuple[list[bool], int]:
+        bystander = attack.Bystander(http, [])
+        return [await bystander.page() for _ in answers], len(bystander.ms)
+
+    assert asyncio.run(look()) == ([False, True], 1)
