@@ -16,7 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 from pymongo import MongoClient
-from pymongo.errors import ServerSelectionTimeoutError
+from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 
 from app import serve
 from app.cli import Feedlab, main, show_author
@@ -298,7 +298,7 @@ def test_who_stays_waits_for_mongodb_and_gives_up_in_one_line(
 async def test_a_mongodb_that_comes_later_is_waited_for_and_told_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers = iter([ServerSelectionTimeoutError("it is away"), ServerSelectionTimeoutError("it is away"), None])
+    answers = iter([ServerSelectionTimeoutError("it is away"), OperationFailure("no majority yet", 134), None])
 
     @asynccontextmanager
     async def later(*_: object) -> AsyncIterator[None]:

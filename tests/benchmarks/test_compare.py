@@ -1,6 +1,7 @@
 """The comparison itself: with phases whose speed is known, with phases that lie, and once for real."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
@@ -30,7 +31,7 @@ from benchmarks.observe import NotDelivered
 from benchmarks.record import Record
 from benchmarks.report import Comparison, Settings
 from benchmarks.report import load as read_report
-from benchmarks.rig import BenchRefused, Rig, _answers
+from benchmarks.rig import OVERRIDES, BenchRefused, Rig, _answers, _environment
 from benchmarks.rounds import compare
 from benchmarks.subject import Failed, Http, InProcess, WrongAnswer
 from benchmarks.tables import grids
@@ -144,6 +145,12 @@ def test_the_hybrid_decides_by_the_workloads_mix_and_not_by_the_warming(
     assert figures.drained is pulled
     assert report.phases[PUSH.slug].deliveries_per_s > 0
     assert any("pulled" in row[0] for grid in grids(report) for row in grid.rows) is pulled
+
+
+def test_the_processes_of_a_benchmark_take_no_port_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEEDLAB_METRICS", "127.0.0.1:9400")
+    of_children = _environment(Config.from_environment(**OVERRIDES))
+    assert Config.from_environment({**os.environ, **of_children}).metrics is None
 
 
 def test_a_server_that_says_nothing_is_not_waited_for_for_ever() -> None:
