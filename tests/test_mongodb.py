@@ -14,12 +14,14 @@ from pymongo.monitoring import CommandStartedEvent
 from app.config import DAY_S, Config
 from app.edges import VERSIONS, change_edges
 from app.models import DOCUMENTS
+from app.servers.commands import HISTORY_S
 from app.stack import Addresses, connected
 from app.stack.cost import counted
-from app.stack.mongodb.connection import POOL_SIZE, Collection, Direct, _CommandCounter, connect, disconnect
-from app.stack.mongodb.find import SNAPSHOT_UNAVAILABLE, Find, Rows, rows, together
+from app.stack.mongodb.connection import POOL_SIZE, Collection, Direct, _CommandCounter, connect, direct, disconnect
+from app.stack.mongodb.find import ANOTHER_SNAPSHOT, Find, Rows, rows, together
 from app.stack.mongodb.joined import joined
 from app.stack.mongodb.transaction import Transaction
+from app.stack.mongodb.whole import WINDOW
 from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered, housekeeping, prepare
 from app.stack.outage import UNAVAILABLE
 from app.watch.metrics import REGISTRY
@@ -207,13 +209,43 @@ async def test_a_command_that_several_requests_share_is_sent_once(servers: Addre
 
 
 @pytest.mark.servers
-async def test_a_look_up_that_is_sent_again_is_asked_for_once(servers: Addresses) -> None:
-    refused = OperationFailure("no snapshot yet", SNAPSHOT_UNAVAILABLE)
+@pytest.mark.parametrize("code", sorted(ANOTHER_SNAPSHOT))
+async def test_a_look_up_that_is_sent_again_is_asked_for_once(servers: Addresses, code: int) -> None:
+    refused = OperationFailure("another snapshot would do", code)
     async with connected(servers, Config(database="test_sent_again")) as stack:
         sent_before = commands_sent("mongodb")
         with counted() as cost, patch.object(Direct, "find", AsyncMock(side_effect=[refused, refused, []])):
             assert await rows(stack.db, Find("people", {}, ("_id",), 1)) == []
         assert (commands_sent("mongodb") - sent_before, cost.mongodb) == (3, 1)
+
+
+@pytest.mark.servers
+async def test_a_snapshot_may_be_dropped_while_it_is_read(servers: Addresses) -> None:
+    """It is where nothing was written for longer than MongoDB keeps history, and then something is."""
+    async with connected(servers, Config(database="test_dropped")) as stack:
+        finds = {name: Find(name, {"_id": {"$in": [1]}}, ("_id",), 1, by="_id") for name in ("a", "b", "c", "d")}
+        for name in finds:
+            await stack.db[name].insert_one({"_id": 1})
+        admin, refused = stack.db.client.admin, 0.0
+
+        async def read() -> None:
+            nonlocal refused
+            while not refused:
+                before = commands_sent("mongodb")
+                assert all(found == [{"_id": 1}] for found in (await together(stack.db, **finds)).values())
+                refused += commands_sent("mongodb") - before - 1
+
+        async def write() -> None:
+            while not refused:
+                await direct(stack.db).insert("written", {})
+
+        await admin.command({"setParameter": 1, WINDOW: 0})
+        try:
+            async with asyncio.timeout(60):
+                await asyncio.gather(read(), *(write() for _ in range(3)))
+        finally:
+            await admin.command({"setParameter": 1, WINDOW: HISTORY_S})
+            await stack.db.client.drop_database("test_dropped")
 
 
 @pytest.mark.servers

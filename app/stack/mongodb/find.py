@@ -12,12 +12,13 @@ from app.stack.mongodb.joined import ask
 from app.stack.mongodb.lookup import NEWEST_FIRST, Find, Order, Rows
 from app.stack.mongodb.stand_in import StandInDatabase
 
-SNAPSHOT_UNAVAILABLE = 246  # MongoDB's error code
+SNAPSHOT_UNAVAILABLE, SNAPSHOT_TOO_OLD, MIGRATION_CONFLICT = 246, 239, 194  # MongoDB's error codes
+ANOTHER_SNAPSHOT = frozenset({SNAPSHOT_UNAVAILABLE, SNAPSHOT_TOO_OLD, MIGRATION_CONFLICT})  # would do
 SNAPSHOT_PAUSES_S = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)  # between tries; a majority is behind by more only in an outage
 
 
 class NoSnapshot(Exception):
-    """No snapshot has what was created last, since a majority does not know it yet: as if a server were away."""
+    """There was no snapshot to read for so long that it is as if a server were away."""
 
 
 async def rows(database: Database, find: Find) -> Rows:
@@ -61,19 +62,21 @@ async def _answers(database: Database, finds: Mapping[str, Find]) -> dict[str, R
 
 
 async def _on_a_snapshot(read: Callable[[], Awaitable[Rows]]) -> Rows:
-    """Read, and try again while MongoDB asks for that.
+    """Read, and try again on a newer snapshot while MongoDB asks for that. Raises NoSnapshot.
 
-    It does where a collection has just been created, and so is in no snapshot yet. Raises NoSnapshot.
+    A collection that has just been created is in no snapshot yet, and a chunk may have moved since. Where nothing was
+    written for longer than MongoDB keeps history, the newest snapshot is as old as that, and the next write drops it.
     """
     for pause_s in SNAPSHOT_PAUSES_S:
         sent_to_mongodb()
         try:
             return await read()
         except OperationFailure as error:
-            if error.code != SNAPSHOT_UNAVAILABLE:
+            if error.code not in ANOTHER_SNAPSHOT:
                 raise
+            refused = error
         await asyncio.sleep(pause_s)
-    raise NoSnapshot("no snapshot holds every collection yet")
+    raise NoSnapshot(f"MongoDB has no snapshot to read: its error {refused.code}") from refused
 
 
 __all__ = ["NEWEST_FIRST", "Find", "NoSnapshot", "Order", "Rows", "rows", "together"]

@@ -16,11 +16,12 @@ from pymongo.write_concern import WriteConcern
 
 from app.config import files_of
 from app.errors import Refused
+from app.stack.mongodb.find import SNAPSHOT_TOO_OLD
 from app.stack.mongodb.write import HOUSEKEEPING_S
 
 log = logging.getLogger(__name__)
 
-UNAUTHORIZED, SNAPSHOT_TOO_OLD = 13, 239  # MongoDB's error codes
+UNAUTHORIZED = 13  # MongoDB's error code
 HISTORY, BACKUP = "history", "backup"  # the notes of what WINDOW was, and of when the last backup was made
 WINDOW = "minSnapshotHistoryWindowInSeconds"
 CONNECT_S = 5.0
