@@ -1,14 +1,16 @@
 """Shared look-ups: those that are asked for while a command is under way go together in the next one.
 
 Most of what a look-up costs is the command around it, so the busier a process is, the less a page costs it. A request
-that is alone waits for nobody. Source: DataLoader (github.com/graphql/dataloader) puts look-ups by key together; a
-group commit waits like this.
+that is alone waits for nobody. A command takes half of the requests that are here: while MongoDB answers these, the
+process makes the pages of the others. Source: DataLoader (github.com/graphql/dataloader) puts look-ups by key together;
+a group commit waits like this.
 """
 
 import asyncio
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from math import ceil
 from typing import Any, NamedTuple
 
 from app.stack.mongodb.lookup import Answer, Find, Rows
@@ -42,13 +44,16 @@ class Shared:
             return await asked.answered
         self._under_way = True
         try:
-            return await answer(finds)
+            (answers,) = await _answered(answer, [finds])
+            return answers
         finally:
-            self._go_on(answer)
+            self._go_on(answer, 1)
 
-    def _go_on(self, answer: Answer) -> None:
+    def _go_on(self, answer: Answer, answered: int) -> None:
+        """Send the next look-ups. `answered`: how many requests have just been, and will soon ask again."""
         waiting = [asked for asked in self._waiting if not asked.answered.done()]  # others have given up
-        some, self._waiting = waiting[:MOST], waiting[MOST:]
+        half = min(ceil((len(waiting) + answered) / 2), MOST)
+        some, self._waiting = waiting[:half], waiting[half:]
         self._under_way = bool(some)
         if some:
             self._sending = asyncio.create_task(self._send(answer, some))
@@ -63,7 +68,7 @@ class Shared:
                 asked.answered.set_exception(found)
             else:
                 asked.answered.set_result(found[number])
-        self._go_on(answer)
+        self._go_on(answer, len(some))
 
 
 async def _answered(answer: Answer, requests: Sequence[Mapping[str, Find]]) -> list[Answers]:
