@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple, Protocol
 
 from bson import ObjectId
@@ -55,7 +56,7 @@ class Slice:
     floor: ObjectId
     whole: bool
 
-    @property
+    @cached_property
     def ids(self) -> bytes:
         return b"".join([entry.id.binary for entry in self.entries])
 

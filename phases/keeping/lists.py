@@ -24,6 +24,7 @@ from app.config import MEMCACHED_LONGEST_TTL_S
 from app.stack import MemcachedDown, Stack
 from app.stack.mongodb.find import Rows
 from phases.home.candidates import NOTHING, Slice
+from phases.keeping.first_slices import First, FirstSlices
 from phases.keeping.in_memory import InMemory, Lease
 from phases.keeping.recipients import Recipients
 from phases.keeping.store import AuthorIds, Container, Place, Recent
@@ -89,6 +90,7 @@ class Lists(InMemory):
     def __init__(self, stack: Stack, recipients: Recipients) -> None:
         super().__init__(stack, recipients)
         self.memcached = stack.memcached
+        self._first = FirstSlices()
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -96,10 +98,10 @@ class Lists(InMemory):
 
     async def glance(self, place: Place) -> list[ObjectId] | None:
         try:
-            found = await self._gets(key(place.container, place.reader))
+            value = await self._gets(key(place.container, place.reader))
         except MemcachedDown:
             return []  # nobody knows
-        return found and [entry.id for entry in found[0].slice(place.before, place.n).entries]
+        return [entry.id for entry in value.slice(place.before, place.n).entries] if value else None
 
     async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
         """Read the entries by one command to Memcached. Return None for a cold reader."""
@@ -111,16 +113,23 @@ class Lists(InMemory):
     async def _read(self, place: Place) -> Slice | None:
         """Read the entries, and renew the TTL when that is due."""
         at, reader = key(place.container, place.reader), place.reader
-        found = await self._gets(at)
-        if found is None or found[0].state == PLACEHOLDER:
+        found = await self.memcached.gets(at)
+        first = self._first.of(at, found[0], place.n) if found and place.before == LAST_ID else None
+        if first and not self.is_due(first.expires_at_ms):
+            return first.slice
+        value = self._living(found)
+        if found is None or value is None or value.state == PLACEHOLDER:
             return None
-        value, version = found
+        raw, version = found
+        part = value.slice(place.before, place.n)
         if self._due(value):
             active, followees = await self.admit_again(reader)
             more = await self.pulled_ids([reader, *followees])
             if not self._is_over(value):  # else the activity may have ended before it began again
                 await self._swap(at, self._renewed(value, active.until, more), version)
-        return value.slice(place.before, place.n)
+        elif place.before == LAST_ID:
+            self._first.keep(at, First(raw, place.n, part, value.expires_at_ms))
+        return part
 
     async def pulled_ids(self, authors: list[ObjectId]) -> list[bytes]:
         """Return the newest pulled ids of these authors, up to one more than a list holds; none where the phase pulls
@@ -199,21 +208,22 @@ class Lists(InMemory):
 
     async def holds(self, container: Container, reader: ObjectId, status: ObjectId) -> bool | None:
         try:
-            found = await self._gets(key(container, reader))
+            value = await self._gets(key(container, reader))
         except MemcachedDown:
             return None
-        if found is None:
+        if value is None:
             return None
-        if status.binary in found[0].ids:
+        if status.binary in value.ids:
             return True
-        return None if found[0].state == PLACEHOLDER else False
+        return None if value.state == PLACEHOLDER else False
 
-    async def _gets(self, at: str) -> tuple[Value, object] | None:
-        """Return what is there and has not expired by our clock, with its version."""
-        found = await self.memcached.gets(at)
-        if found is None or self._is_over(value := Value.unpacked(found[0])):
-            return None
-        return value, found[1]
+    async def _gets(self, at: str) -> Value | None:
+        return self._living(await self.memcached.gets(at))
+
+    def _living(self, found: tuple[bytes, object] | None) -> Value | None:
+        """Return what was found, unless it has expired by our clock."""
+        value = Value.unpacked(found[0]) if found else None
+        return None if value is None or self._is_over(value) else value
 
     def _is_over(self, value: Value) -> bool:
         return self.is_over(value.expires_at_ms)

@@ -16,6 +16,7 @@ from app.errors import Conflict
 from app.models import StatusRow
 from app.social import Social
 from app.stack import MemcachedDown
+from app.stack.cost import counted
 from app.stack.mongodb.transaction import Contended
 from benchmarks.answers import kept_list
 from phases import PHASES
@@ -863,6 +864,33 @@ async def test_reading_renews_the_list_and_marks_the_reader_active_first(town: W
     await town.post("zoe", "hello")
     await town.drain()
     assert (await town.page("ann", "cache")).source == "list"
+
+
+@pytest.mark.parametrize("settings", [{"cap": 80}])
+async def test_what_a_process_has_unpacked_is_read_only_while_it_is_there(town: World) -> None:
+    texts = [f"status {n}" for n in range(60)]
+    for text in texts:
+        await town.post("zoe", text)
+    await town.drain()
+    ann, newest = town.ids["ann"], texts[::-1]
+
+    async def seen(limit: int, before: ObjectId | None = None) -> tuple[list[str], str, int]:
+        with counted() as cost:
+            page = await town.timelines.page(ann, phase="cache", limit=limit, before=before)
+        return [status.text for status in page.statuses], page.source, cost.memcached
+
+    await town.page("ann", "cache")
+    for limit in (2, 2, 50, 50, 2):
+        assert await seen(limit) == (newest[:limit], "list", 1)
+    below = (await town.timelines.page(ann, phase="cache", limit=50)).next
+    for before, texts in ((None, newest[:2]), (below, newest[50:52]), (None, newest[:2])):
+        assert await seen(2, before) == (texts, "list", 1)
+    await town.post("zoe", "one more")
+    await town.drain()
+    assert await seen(2) == (["one more", newest[0]], "list", 1)
+    for _ in range(6):  # far beyond one TTL
+        town.clock.advance(town.stack.config.timeline_ttl_s * 0.6)
+        assert (await seen(2))[:2] == (["one more", newest[0]], "list")
 
 
 @pytest.mark.parametrize("settings", [{"comeback": "manual"}])
