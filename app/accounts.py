@@ -22,11 +22,12 @@ from cachetools import LRUCache
 from pymongo.errors import DuplicateKeyError
 
 from app.departures import depart, end_conversations, take_likes_back
+from app.edges import change_tokens, versions_in, versions_of
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Account, Ticket, User
 from app.stack import Hint, Stack
-from app.stack.mongodb.find import Find, rows
-from app.stack.mongodb.transaction import Transaction, transaction
+from app.stack.mongodb.find import Find, rows, together
+from app.stack.mongodb.transaction import Transaction
 from app.stack.rates import Rate
 from app.text import checked
 
@@ -125,6 +126,16 @@ class Caller(NamedTuple):
 OURSELVES = Caller()
 
 
+class Holder(NamedTuple):
+    """The person of a token, when it expires, and the version of the person's tokens when it was looked up; None for
+    tokens from before there were versions, which are looked up each time.
+    """
+
+    account: Account
+    expires_at: datetime
+    version: ObjectId | None
+
+
 class Accounts:
     """Everybody's accounts on one stack, and what is remembered between two requests."""
 
@@ -138,7 +149,7 @@ class Accounts:
         self._failures = rate("failures", config.failed_sign_ins_per_minute, failed)
         self._failures_of_handle = rate("failures of handle", config.failed_sign_ins_per_handle, failed)
         self._known = rate("known", 1, "", minutes=DEVICE_DAYS * 24 * 60)
-        self._holders: LRUCache[bytes, Account] = LRUCache(HOLDERS_REMEMBERED)  # by the digest of their token
+        self._holders: LRUCache[bytes, Holder] = LRUCache(HOLDERS_REMEMBERED)  # by the digest of their token
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -200,7 +211,7 @@ class Accounts:
                 raise WrongPassword(WRONG)
             await inside["tokens"].delete_many({"user_id": user.id, "digest": {"$ne": _digest(token)}})
 
-        await transaction(self._stack.db, change)
+        await change_tokens(self._stack.db, me.id, change)
         self._stack.bus.tell(Hint("tokens", me.id))
 
     async def hide(self, me: Account, hidden: bool) -> None:
@@ -266,42 +277,59 @@ class Accounts:
                 raise WrongPassword(WRONG)
             await inside["tokens"].insert_one(new)
 
-        await transaction(self._stack.db, give)
-        tokens = self._stack.db["tokens"]
-        oldest = tokens.find({"user_id": user_id}, {"_id": 1}).sort("_id", -1).skip(TOKENS_EACH)
+        await change_tokens(self._stack.db, user_id, give)
+        oldest = self._stack.db["tokens"].find({"user_id": user_id}, {"_id": 1}).sort("_id", -1).skip(TOKENS_EACH)
         if ids := [each["_id"] for each in await oldest.to_list(TOKENS_EACH)]:
-            await tokens.delete_many({"_id": {"$in": ids}})
+
+            async def end(inside: Transaction) -> None:
+                await inside["tokens"].delete_many({"_id": {"$in": ids}})
+
+            await change_tokens(self._stack.db, user_id, end)
             self._stack.bus.tell(Hint("tokens", user_id))
         return token, expires_at
 
     def remembered(self, token: str) -> Account | None:
         """Return whose token it was the last time. Whether it still is one, only `authenticate` knows."""
-        holder: Account | None = self._holders.get(_digest(token))
-        return holder
+        holder: Holder | None = self._holders.get(_digest(token))
+        return holder and holder.account
 
     async def authenticate(self, token: str) -> Account | None:
         """Return the owner of the token, or None when it was never given out, is expired or was signed out.
 
-        One MongoDB command once the account is remembered. The token itself is asked for every time, so that signing
-        out holds in all processes at once.
+        One MongoDB command once the account is remembered, unless one of its tokens was given out or ended since. The
+        version of these is asked for every time, so that signing out holds in all processes at once; a page asks for
+        it, too.
         """
         return await self._holder(_digest(token))
 
     async def _holder(self, digest: Binary) -> Account | None:
-        given_out = await rows(
-            self._stack.db, Find("tokens", {"digest": digest}, ("digest", "user_id", "expires_at"), 1, by="digest")
-        )
-        if not given_out or given_out[0]["expires_at"] <= self._clock.now():
+        holder: Holder | None = self._holders.get(digest)
+        if holder and holder.version:
+            versions = await rows(self._stack.db, versions_of(holder.account.id))
+            if versions_in(versions).tokens != holder.version:
+                holder = await self._looked_up(digest, holder.account.id)
+        else:
+            holder = await self._looked_up(digest, holder and holder.account.id)
+        if holder is None or holder.expires_at <= self._clock.now():
             self._holders.pop(digest, None)
             return None
-        if digest not in self._holders:
-            found = Find("users", {"_id": given_out[0]["user_id"]}, ("_id", "handle"), 1, by="_id")
-            users = await rows(self._stack.db, found)
-            if not users:
+        self._holders[digest] = holder
+        return holder.account
+
+    async def _looked_up(self, digest: Binary, person: ObjectId | None) -> Holder | None:
+        """Look up a token, with its person and the version of their tokens, all of one moment."""
+        token = Find("tokens", {"digest": digest}, ("digest", "user_id", "expires_at"), 1, by="digest")
+        if person is None:
+            given_out = await rows(self._stack.db, token)
+            if not given_out:
                 return None
-            self._holders[digest] = Account(users[0]["_id"], users[0]["handle"])
-        holder: Account = self._holders[digest]
-        return holder
+            person = given_out[0]["user_id"]
+        user = Find("users", {"_id": person}, ("_id", "handle"), 1, by="_id")
+        found = await together(self._stack.db, token=token, user=user, versions=versions_of(person))
+        if not found["token"] or not found["user"]:
+            return None
+        account = Account(person, found["user"][0]["handle"])
+        return Holder(account, found["token"][0]["expires_at"], versions_in(found["versions"]).tokens)
 
     async def ended(self, digests: Collection[bytes]) -> set[bytes]:
         """Return the digests of those tokens that are none any more, by one command."""
@@ -346,5 +374,12 @@ class Accounts:
 
     async def sign_out(self, token: str) -> None:
         """End the session of this token; nothing is changed when it is over already."""
-        if ended := await self._stack.db["tokens"].find_one_and_delete({"digest": _digest(token)}):
-            self._stack.bus.tell(Hint("tokens", ended["user_id"]))
+        digest = _digest(token)
+        found = Find("tokens", {"digest": digest}, ("digest", "user_id"), 1, by="digest")
+
+        async def end(inside: Transaction) -> bool:
+            return await inside["tokens"].delete_one({"digest": digest})
+
+        for ended in await rows(self._stack.db, found):
+            if await change_tokens(self._stack.db, ended["user_id"], end):
+                self._stack.bus.tell(Hint("tokens", ended["user_id"]))

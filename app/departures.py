@@ -75,7 +75,9 @@ async def depart(db: Database, clock: Clock, person: ObjectId) -> None:
     async def mark(inside: Transaction) -> None:
         names = await inside[VERSIONS].find_one({"_id": NAMES}, {"version": 1})
         assert names, "it has just been raised"
-        await inside[VERSIONS].update_one({"_id": person}, {"$set": {"closed": True}}, upsert=False)
+        await inside[VERSIONS].update_one(
+            {"_id": person}, {"$set": {"closed": True, "tokens": ObjectId()}}, upsert=False
+        )
         await inside["inboxes"].update_one({"_id": person}, {"$set": {"closed": True}}, upsert=True)
         blank = {"name": NAME, "found_by": [], "deleted": True, "renamed": names["version"]}
         forgotten = dict.fromkeys(("password_hash", "admin", "presence", "seen_at"), "")

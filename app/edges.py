@@ -99,33 +99,37 @@ def version_in(rows: Rows) -> int:
     return int(rows[0].get("version", 0)) if rows else 0
 
 
-_SHARED = {NAMES: "names", MARKERS: "markers"}
-
-
 class Versions(NamedTuple):
     """The versions of a reader's edges and of what they like, of everybody's names, and of the markers of pulled
     authors.
+
+    `tokens`: that of the reader's tokens, which is no number: it never comes back, in a restored database neither.
     """
 
     edges: int = 0
     likes: int = 0
+    tokens: ObjectId | None = None
     names: int = 0
     markers: int = 0
 
 
 def versions_of(reader: ObjectId) -> Find:
-    return Find(VERSIONS, {"_id": {"$in": [NAMES, MARKERS, reader]}}, ("_id", "version", "likes"), 3, by="_id")
+    return Find(
+        VERSIONS, {"_id": {"$in": [NAMES, MARKERS, reader]}}, ("_id", "version", "likes", "tokens"), 3, by="_id"
+    )
 
 
 def versions_in(rows: Rows) -> Versions:
-    found = Versions()
-    for row in rows:
-        version = int(row.get("version", 0))
-        if row["_id"] in _SHARED:
-            found = found._replace(**{_SHARED[row["_id"]]: version})
-        else:
-            found = found._replace(edges=version, likes=int(row.get("likes", 0)))
-    return found
+    by_id = {row["_id"].binary: row for row in rows}
+    names, markers = by_id.pop(NAMES.binary, {}), by_id.pop(MARKERS.binary, {})
+    own: Mapping[str, Any] = next(iter(by_id.values()), {})
+    return Versions(
+        edges=int(own.get("version", 0)),
+        likes=int(own.get("likes", 0)),
+        tokens=own.get("tokens"),
+        names=int(names.get("version", 0)),
+        markers=int(markers.get("version", 0)),
+    )
 
 
 class View:
@@ -349,6 +353,17 @@ async def change_edges(db: Database, readers: Collection[ObjectId], work: Callab
         for reader in sorted(readers):  # the same order for everybody
             await raise_version(inside, reader, "version")
         return await work(inside)
+
+    return await transaction(db, versioned)
+
+
+async def change_tokens(db: Database, person: ObjectId, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    """Do `work` on a person's tokens and change their version, all of it or nothing. It may be tried several times."""
+
+    async def versioned(inside: Transaction) -> T:
+        done = await work(inside)
+        await inside[VERSIONS].update_one({"_id": person}, {"$set": {"tokens": ObjectId()}}, upsert=True)
+        return done
 
     return await transaction(db, versioned)
 

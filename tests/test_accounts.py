@@ -1,8 +1,11 @@
 """Signing up, signing in, and whose a token is."""
 
 import asyncio
+import json
+import re
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,8 @@ from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Account, Token, User
 from app.stack import Addresses, Stack, connected
 from app.stack.cost import counted
+from app.stack.mongodb.connection import Database
+from app.stack.mongodb.find import Find, Rows, rows
 from tests.dates import NOON, ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +39,12 @@ async def stack(clock: ManualClock) -> AsyncIterator[Stack]:
 
 @pytest.fixture
 def accounts(stack: Stack) -> Accounts:
+    return Accounts(stack)
+
+
+@pytest.fixture
+def another(stack: Stack) -> Accounts:
+    """The accounts as another process has them."""
     return Accounts(stack)
 
 
@@ -117,13 +128,60 @@ async def test_a_token_is_its_owners_until_it_expires(accounts: Accounts, clock:
     assert await accounts.authenticate(token) is None
 
 
-async def test_signing_out_ends_this_token_only(accounts: Accounts) -> None:
+async def test_signing_out_ends_this_token_only(accounts: Accounts, another: Accounts) -> None:
     user = await accounts.sign_up("ann", None, PASSWORD)
     (first, _), (second, _) = await accounts.new_token(user.id), await accounts.new_token(user.id)
+    for process in (accounts, another):
+        assert await process.authenticate(first)
     await accounts.sign_out(first)
     await accounts.sign_out(first)
-    assert await accounts.authenticate(first) is None
-    assert await accounts.authenticate(second)
+    for process in (accounts, another):
+        assert await process.authenticate(first) is None
+        assert await process.authenticate(second)
+
+
+async def test_a_token_may_end_while_it_is_looked_up(
+    accounts: Accounts, another: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await accounts.sign_up("ann", None, PASSWORD)
+    token, _ = await accounts.new_token(user.id)
+    looked_up = rows
+
+    async def rows_and_then(db: Database, find: Find) -> Rows:
+        found = await looked_up(db, find)
+        monkeypatch.setattr(module, "rows", looked_up)
+        await another.sign_out(token)
+        return found
+
+    monkeypatch.setattr(module, "rows", rows_and_then)
+    assert await accounts.authenticate(token) is None
+    assert await accounts.authenticate(token) is None
+
+
+async def test_a_token_of_before_there_were_versions_is_looked_up_each_time(accounts: Accounts, stack: Stack) -> None:
+    user = await accounts.sign_up("ann", None, PASSWORD)
+    token, _ = await accounts.new_token(user.id)
+    await stack.db["edge_versions"].delete_many({})
+    for _ in range(2):
+        assert await accounts.authenticate(token)
+    await stack.db["tokens"].delete_many({})
+    assert await accounts.authenticate(token) is None
+
+
+async def test_the_command_of_the_docs_ends_all_sessions(accounts: Accounts, stack: Stack) -> None:
+    user = await accounts.sign_up("ann", None, PASSWORD)
+    token, _ = await accounts.new_token(user.id)
+    assert await accounts.authenticate(token)
+    deploying = (Path(__file__).parents[1] / "docs" / "deploying.md").read_text(encoding="utf-8")
+    [commands] = re.findall(r"^\| all sessions \| `(.+?)`", deploying, re.MULTILINE)
+    for collection, method, given in re.findall(r"db\.(\w+)\.(\w+)\((.+?)\)(?:; |$)", commands):
+        arguments = json.loads("[" + re.sub(r"([$\w]+):", r'"\1":', given) + "]")
+        await getattr(stack.db[collection], {"deleteMany": "delete_many", "updateMany": "update_many"}[method])(
+            *arguments
+        )
+    assert await accounts.authenticate(token) is None
+    again, _ = await accounts.new_token(user.id)
+    assert await accounts.authenticate(again)
 
 
 @pytest.mark.parametrize("token", ["", "x", "ÿ", "\0", "x" * 10_000])
@@ -137,7 +195,12 @@ async def test_a_known_account_costs_one_command(accounts: Accounts) -> None:
         await accounts.authenticate(token)
     with counted() as later:
         await accounts.authenticate(token)
-    assert (first.mongodb, later.mongodb) == (2, 1)
+    await accounts.sign_in("ann", PASSWORD)
+    with counted() as elsewhere_too:
+        await accounts.authenticate(token)
+    with counted() as again:
+        await accounts.authenticate(token)
+    assert [cost.mongodb for cost in (first, later, elsewhere_too, again)] == [2, 1, 2, 1]
 
 
 async def test_only_so_many_accounts_are_remembered(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,12 +328,19 @@ async def test_an_address_is_limited_before_anything_is_hashed(
     assert len(hashed) == 3
 
 
-async def test_a_person_has_only_so_many_tokens(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_person_has_only_so_many_tokens(
+    accounts: Accounts, another: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "TOKENS_EACH", 2)
     ann, bob = [await accounts.sign_up(name, None, PASSWORD) for name in ("ann", "bob")]
     (bobs, _) = await accounts.new_token(bob.id)
-    tokens = [(await accounts.new_token(ann.id))[0] for _ in range(4)]
-    assert [await accounts.authenticate(token) is not None for token in tokens] == [False, False, True, True]
+    tokens = []
+    for _ in range(4):
+        token, _ = await accounts.new_token(ann.id)
+        assert await another.authenticate(token)
+        tokens.append(token)
+    for process in (accounts, another):
+        assert [await process.authenticate(token) is not None for token in tokens] == [False, False, True, True]
     assert await accounts.authenticate(bobs)
 
 

@@ -271,9 +271,12 @@ async def test_tokens_end_with_the_account_whoever_signs_in_meanwhile(town: Worl
     token, _ = await accounts.sign_in("yan", "correct horse")
     with pytest.raises(WrongPassword):
         await accounts.delete(me, "wrong horse")
-    assert await accounts.authenticate(token)
+    another = Accounts(town.stack)
+    for process in (accounts, another):
+        assert await process.authenticate(token)
     await accounts.delete(me, "correct horse", OURSELVES)
-    assert await accounts.authenticate(token) is None
+    for process in (accounts, another):
+        assert await process.authenticate(token) is None
     for late in (
         accounts.sign_in("yan", "correct horse"),
         accounts.delete(me, "correct horse"),

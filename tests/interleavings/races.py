@@ -3,15 +3,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
 from unittest.mock import patch
 
-from bson import ObjectId
+from bson import Binary, ObjectId
 
-from app.accounts import TOKENS_EACH, Accounts
+from app.accounts import TOKENS_EACH, Accounts, digest_of
 from app.departures import depart, take_likes_back
-from app.edges import followees_of
+from app.edges import change_tokens, followees_of
 from app.errors import Conflict, Forbidden, NotFound, WrongPassword
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import INBOXES, Notifier
@@ -39,6 +40,7 @@ from workers.tailer import LEASE_S, LeaseLost, StreamLease
 
 Setting = Callable[[Town], Awaitable[None]]
 Ann = Literal["new", "cold", "warm"]
+TOKEN = "of ann"
 
 
 def town(
@@ -567,6 +569,35 @@ def the_newest_tokens(town: Town) -> None:
     tokens = town.rows("tokens")
     assert len(tokens) == TOKENS_EACH, "past the limit, or below it"
     assert sum("expires_at" in token for token in tokens) == 2, "who has just signed in is signed in"
+
+
+async def _signed_in(town: Town) -> None:
+    expires_at = town.clock.now() + timedelta(days=1)
+    token = {"_id": ObjectId(), "digest": Binary(digest_of(TOKEN)), "user_id": town.ids["ann"]}
+    await town.stack.db["tokens"].insert_one({**token, "expires_at": expires_at})
+    await change_tokens(town.stack.db, town.ids["ann"], lambda inside: asyncio.sleep(0))
+
+
+def token_race(name: str, end: Act) -> Race:
+    """A race of requests with a token and the end of it: no process takes it for one afterwards."""
+    asked: Accounts
+
+    def begun(town: Town) -> None:
+        nonlocal asked
+        asked = Accounts(town.stack)
+
+    async def asks(process: Process) -> None:
+        await asked.authenticate(TOKEN)
+
+    async def none_is_left(town: Town) -> None:
+        assert await asked.authenticate(TOKEN) is None, "a token is one after its end"
+
+    actors = {"ann": end, "ann2": in_turn(asks, asks, asks)}
+    return Race(name, then(town("push"), _signed_in), actors, begun=begun, ended=none_is_left)
+
+
+async def _sign_out(process: Process) -> None:
+    await Accounts(process.town.stack).sign_out(TOKEN)
 
 
 def nobody_is_signed_in(town: Town) -> None:
@@ -1368,6 +1399,8 @@ RACES: tuple[Race, ...] = (
         dict.fromkeys(("ann", "ann2"), _sign_in),
         after=the_newest_tokens,
     ),
+    token_race("sign out x requests of one process", _sign_out),
+    token_race("deletion x requests of one process", leaves("ann")),
     # an account is deleted
     *(
         Race(

@@ -255,7 +255,10 @@ def _transaction(collection: str, query: Mapping[str, Any]) -> tuple[Touch, ...]
     if collection in (CONVERSATIONS, MESSAGES, INBOXES):
         return tuple(Touch(name, write=True) for name in (CONVERSATIONS, MESSAGES, INBOXES, IMAGES))
     if collection == "users":  # a new token
-        return Touch("users", frozenset([query["_id"]]), write=True), Touch("tokens", write=True)
+        whom = frozenset([query["_id"]])
+        return Touch("users", whom, write=True), Touch("tokens", write=True), Touch(VERSIONS, whom, write=True)
+    if collection == "tokens":  # the end of some
+        return Touch("tokens", write=True), Touch(VERSIONS, write=True)
     if collection in EDGES and collection != VERSIONS:
         return tuple(Touch(name, write=True) for name in EDGES)
     assert collection == VERSIONS, collection
