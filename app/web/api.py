@@ -435,7 +435,13 @@ NO_STATUS = {404: "There is no such status, or you may not see it."}
 LIVE = f"Live events, as server-sent events; `presence` of the {MOST_OTHERS} people whom you talked with last"
 TOO_MANY_STREAMS = {429: "You have ten live streams open, or have opened too many in one minute."}
 
-OPERATIONS: tuple[Operation, ...] = (
+OPERATIONS: tuple[Operation, ...] = (  # those that are asked for most come first: routes are tried in order
+    Operation(
+        "GET", "/timeline", "Your home timeline", timeline, {200: schemas.Timeline}, query=schemas.TimelineWalk
+    ),
+    Operation(
+        "POST", "/timeline/refresh", "The first page, rebuilt", refresh, {200: schemas.Timeline}, query=schemas.Refresh
+    ),
     Operation(
         "POST", "/users", "Sign up", sign_up, {201: schemas.Person}, auth="none", body=schemas.SignUp,
         refusals={409: "The handle is taken.", 429: "Too many people sign up at this moment, or from this address."},
@@ -510,12 +516,6 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "GET", "/users/{handle}/statuses", "A person's statuses", statuses_of, {200: schemas.Statuses},
         query=schemas.Walk, refusals=NOBODY,
-    ),
-    Operation(
-        "GET", "/timeline", "Your home timeline", timeline, {200: schemas.Timeline}, query=schemas.TimelineWalk
-    ),
-    Operation(
-        "POST", "/timeline/refresh", "The first page, rebuilt", refresh, {200: schemas.Timeline}, query=schemas.Refresh
     ),
     Operation(
         "GET", "/notifications", "What concerns you: follows, likes, mentions, circles", notifications,
@@ -601,5 +601,5 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/openapi.json", "This document", document, {200: None}, auth="none"),
 )  # fmt: skip
 
-ROUTES = [WebSocketRoute(SOCKET.removeprefix(PREFIX), live_socket), *routes_of(OPERATIONS)]
+ROUTES = [*routes_of(OPERATIONS), WebSocketRoute(SOCKET.removeprefix(PREFIX), live_socket)]
 ROUTE = Mount(PREFIX, app=Router(ROUTES, redirect_slashes=False))

@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeVar
+from urllib.parse import parse_qsl
 
 from bson import ObjectId
 from pydantic import BaseModel, ValidationError
@@ -157,7 +158,8 @@ class Operation:
     async def _reply(self, call: Call) -> Response:
         request = call.request
         if self.query:
-            call.query = _parsed(self.query, _once(request.query_params.multi_items()))
+            given = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+            call.query = _parsed(self.query, _once(given))
         if self.headers:
             call.headers = _parsed(self.headers, _own_headers(self.headers, request))
         if self.body:

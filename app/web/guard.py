@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Collection
 from ipaddress import ip_address
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -58,6 +58,9 @@ class RequestIds:
             logs.REQUEST_ID.reset(token)
 
 
+RAW_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+
+
 class SecurityHeaders:
     """Puts the security headers on every answer, errors included."""
 
@@ -67,9 +70,9 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] in BEGINNINGS:
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                its_own = {name.lower() for name, _ in message["headers"]}
+                ours = [header for header in RAW_SECURITY_HEADERS if header[0] not in its_own]
+                message["headers"] = [*message["headers"], *ours]
             await send(message)
 
         await self.app(scope, receive, with_headers)
