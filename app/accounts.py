@@ -108,12 +108,12 @@ def _matches(password_hash: str | None, password: str) -> bool:
 
 def _digest(token: str) -> Binary:
     # As Binary, which Beanie makes of it too: mongomock finds no bytes where a Binary is stored.
-    return Binary(hashlib.sha256(token.encode(errors="surrogatepass")).digest())
+    return Binary(digest_of(token))
 
 
 def digest_of(token: str) -> bytes:
     """Return the SHA-256 of a token, for where the token itself must not be kept."""
-    return bytes(_digest(token))
+    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
 
 
 class Caller(NamedTuple):
@@ -290,7 +290,7 @@ class Accounts:
 
     def remembered(self, token: str) -> Account | None:
         """Return whose token it was the last time. Whether it still is one, only `authenticate` knows."""
-        holder: Holder | None = self._holders.get(_digest(token))
+        holder: Holder | None = self._holders.get(digest_of(token))
         return holder and holder.account
 
     async def authenticate(self, token: str) -> Account | None:
@@ -300,25 +300,27 @@ class Accounts:
         version of these is asked for every time, so that signing out holds in all processes at once; a page asks for
         it, too.
         """
-        return await self._holder(_digest(token))
+        return await self._holder(digest_of(token))
 
-    async def _holder(self, digest: Binary) -> Account | None:
-        holder: Holder | None = self._holders.get(digest)
-        if holder and holder.version:
-            versions = await rows(self._stack.db, versions_of(holder.account.id))
-            if versions_in(versions).tokens != holder.version:
-                holder = await self._looked_up(digest, holder.account.id)
-        else:
-            holder = await self._looked_up(digest, holder and holder.account.id)
-        if holder is None or holder.expires_at <= self._clock.now():
-            self._holders.pop(digest, None)
-            return None
-        self._holders[digest] = holder
-        return holder.account
+    async def _holder(self, digest: bytes) -> Account | None:
+        known: Holder | None = self._holders.get(digest)
+        holder = known if known and await self._is_current(known) else None
+        if holder is None and (holder := await self._looked_up(digest, known and known.account.id)):
+            self._holders[digest] = holder
+        if holder and holder.expires_at > self._clock.now():
+            return holder.account
+        self._holders.pop(digest, None)
+        return None
 
-    async def _looked_up(self, digest: Binary, person: ObjectId | None) -> Holder | None:
+    async def _is_current(self, holder: Holder) -> bool:
+        if holder.version is None:
+            return False
+        versions = versions_in(await rows(self._stack.db, versions_of(holder.account.id)))
+        return versions.tokens == holder.version
+
+    async def _looked_up(self, digest: bytes, person: ObjectId | None) -> Holder | None:
         """Look up a token, with its person and the version of their tokens, all of one moment."""
-        token = Find("tokens", {"digest": digest}, ("digest", "user_id", "expires_at"), 1, by="digest")
+        token = Find("tokens", {"digest": Binary(digest)}, ("digest", "user_id", "expires_at"), 1, by="digest")
         if person is None:
             given_out = await rows(self._stack.db, token)
             if not given_out:
@@ -355,9 +357,9 @@ class Accounts:
         given = await rows(self._stack.db, asked)
         if not given or given[0]["expires_at"] <= self._clock.now():
             return None
-        token = Binary(given[0]["token"])
+        token = bytes(given[0]["token"])
         account = await self._holder(token)
-        return (account, bytes(token)) if account else None
+        return (account, token) if account else None
 
     async def spend(self, ticket: str) -> bool:
         """Use a ticket up. Return False where it was used before: of several who spend it, one alone does."""

@@ -66,20 +66,27 @@ async def asked(server: Server, *requests: Mapping[str, Find]) -> list[Any]:
 
 
 async def test_who_is_alone_sends_what_they_ask() -> None:
-    server, finds = Server(), {"a": by_id(1, 2), "b": NEWEST}
-    assert await asked(server, finds) == [{"a": [{"_id": 1}, {"_id": 2}], "b": [{"_id": 9}, {"_id": 8}]}]
-    assert server.commands == [finds]
+    server, finds = Server(), {"a": by_id(1, 2), "b": NEWEST, "c": NEWEST}
+    newest = [{"_id": 9}, {"_id": 8}]
+    assert await asked(server, finds) == [{"a": [{"_id": 1}, {"_id": 2}], "b": newest, "c": newest}]
+    assert [list(command.values()) for command in server.commands] == [[finds["a"], NEWEST]]
 
 
-async def test_whoever_comes_meanwhile_shares_one_command() -> None:
+async def test_half_of_those_who_come_meanwhile_share_a_command() -> None:
+    """While it is answered, there is something to do for the others."""
     server = Server()
-    requests = [{"me": token(b"one"), "page": by_id(n, n + 1, 77), "pending": NEWEST} for n in range(5)]
+    requests = [{"me": token(b"one"), "page": by_id(n, n + 1, 77), "pending": NEWEST} for n in range(6)]
     found = await asked(server, *requests)
     assert found == [{name: alone(find) for name, find in finds.items()} for finds in requests]
-    _, second = server.commands
-    assert [(find.collection, find.limit, find.common) for find in second.values()] == [
-        ("tokens", 1, False), ("statuses", 6, False), ("statuses", 2, True),
-    ]  # fmt: skip
+    first, second, third = (
+        [(find.collection, len(find.values()) if find.by else 0) for find in command.values()]
+        for command in server.commands
+    )
+    assert (first, second, third) == (
+        [("tokens", 1), ("statuses", 3), ("statuses", 0)],
+        [("tokens", 3), ("statuses", 9), ("statuses", 0)],
+        [("tokens", 2), ("statuses", 6), ("statuses", 0)],
+    )
 
 
 async def test_a_command_that_is_under_way_is_not_joined() -> None:
@@ -97,15 +104,16 @@ async def test_a_command_that_is_under_way_is_not_joined() -> None:
 
 async def test_a_command_is_shared_by_so_many() -> None:
     server = Server()
-    await asked(server, *({"a": by_id(n)} for n in range(2 * MOST + 2)))
-    assert [find.limit for command in server.commands for find in command.values()] == [1, MOST, MOST, 1]
+    await asked(server, *({"a": by_id(n)} for n in range(4 * MOST)))
+    shared = [find.limit for command in server.commands for find in command.values()]
+    assert (shared[:3], sum(shared)) == ([1, MOST, MOST], 4 * MOST)
 
 
 async def test_what_differs_in_more_than_the_values_is_looked_up_by_itself() -> None:
     server = Server()
-    requests = [{"a": NEWEST}, {"a": by_id(1, 2)}, {"a": by_id(2, 3, liked=True)}, {"a": by_id(4)}]
+    requests = [{"a": NEWEST}, {"a": by_id(1, 2)}, {"a": by_id(2, 3, liked=True)}, {"a": by_id(4)}, {"a": by_id(5)}]
     found = await asked(server, *requests)
-    assert found[1:] == [{"a": [{"_id": 1}, {"_id": 2}]}, {"a": [{"_id": 2}]}, {"a": [{"_id": 4}]}]
+    assert found[1:4] == [{"a": [{"_id": 1}, {"_id": 2}]}, {"a": [{"_id": 2}]}, {"a": [{"_id": 4}]}]
     assert [find.limit for find in server.commands[1].values()] == [3, 2]
 
 

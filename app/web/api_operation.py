@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
@@ -46,7 +47,7 @@ class Call:
     admission: Admission | None = None  # to a stream
     people: Mapping[ObjectId, Person] = field(default_factory=dict)  # the caller, where the answer shows them
 
-    @property
+    @cached_property
     def services(self) -> Services:
         return services(self.request)
 

@@ -1842,9 +1842,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the version of tokens is asked for, and not looked at",
         "accounts",
-        "app.accounts.Accounts._holder",
-        "if versions_in(versions).tokens != holder.version:",
-        "if False:",
+        "app.accounts.Accounts._is_current",
+        "return versions.tokens == holder.version",
+        "return True",
         _of(ACCOUNTS, "test_a_person_has_only_so_many_tokens"),
     ),
     Mutant(

@@ -13,6 +13,8 @@ from itertools import chain
 from math import ceil
 from typing import Any, NamedTuple
 
+from bson import ObjectId
+
 from app.stack.mongodb.lookup import Answer, Find, Rows
 
 MOST = 16  # requests that share a command
@@ -86,24 +88,32 @@ class _Command:
 
     def __init__(self, requests: Sequence[Mapping[str, Find]]) -> None:
         self._by_value: dict[str, dict[Any, dict[str, Any]]] = {}
+        self._names: dict[int, str] = {}  # of each look-up, by its identity
         alike: dict[Hashable, list[Find]] = {}
         for find in chain.from_iterable(request.values() for request in requests):
             alike.setdefault(_shape(find), []).append(find)
-        self._names = {shape: str(number) for number, shape in enumerate(alike)}
-        self.finds = {self._names[shape]: _all_of(finds) for shape, finds in alike.items()}
+        for number, finds in enumerate(alike.values()):
+            self._names |= {id(find): str(number) for find in finds}
+        self.finds = {str(number): _all_of(finds) for number, finds in enumerate(alike.values())}
 
     def split(self, answers: Answers, request: Mapping[str, Find]) -> Answers:
         """Return the answers to one of the requests."""
         return {name: list(self._rows(answers, find)) for name, find in request.items()}
 
     def _rows(self, answers: Answers, find: Find) -> Rows:
-        name = self._names[_shape(find)]
-        if not find.by:
-            return answers[name]
+        name = self._names[id(find)]
+        rows = answers[name]
+        if not rows or not find.by or self.finds[name] is find:
+            return rows
         found = self._by_value.get(name)
         if found is None:
-            found = self._by_value[name] = {row[find.by]: row for row in answers[name]}
-        return [found[value] for value in find.values() if value in found]
+            found = self._by_value[name] = {_key(row[find.by]): row for row in rows}
+        return [found[key] for key in map(_key, find.values()) if key in found]
+
+
+def _key(value: Any) -> Any:
+    """Return what a value is told by: the bytes of an id, which compare without a call of Python."""
+    return value.binary if type(value) is ObjectId else value
 
 
 def _shape(find: Find) -> Hashable:
@@ -113,14 +123,14 @@ def _shape(find: Find) -> Hashable:
     """
     if find.along:
         return id(find)
-    query = {field: value for field, value in find.query.items() if field != find.by}
-    return find.collection, find.fields, find.by, repr(query)
+    rest = {field: value for field, value in find.query.items() if field != find.by}
+    return find.collection, find.fields, find.by, repr(rest) if rest else None
 
 
 def _all_of(finds: Sequence[Find]) -> Find:
-    """Return one look-up that finds what all of these do, which have one shape."""
+    """Return one look-up that finds what all of these do, which have one shape. MongoDB takes each value once."""
     first = finds[0]
     if not first.by or len(finds) == 1:
         return first
-    values = list(dict.fromkeys(chain.from_iterable(find.values() for find in finds)))
+    values = list(chain.from_iterable(find.values() for find in finds))
     return replace(first, query={**first.query, first.by: {"$in": values}}, limit=len(values))
