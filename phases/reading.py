@@ -71,9 +71,21 @@ class Start:
     by_authors: bool
 
     @property
-    def reach(self) -> ObjectId | None:
-        """A guessed id, from which on what is pending fills the page; None where there is no guess."""
-        return self.seen.reach(self.place.n) if self.by_authors else None
+    def known(self) -> Judged | None:
+        """The page as it was the last time, if that is how far down to look for what is pending: there is probably
+        enough.
+        """
+        return self.seen.full(self.place.n) if self.by_authors else None
+
+    def first(self, kept: Slice, look: "Look") -> Slice:
+        """Return what is kept, with what is pending or pulled. What was a candidate is one, be it delivered by now."""
+        undelivered = look.pending.beside(look.pulled)
+        if known := self.known:
+            is_new = undelivered.entries or undelivered.down_to != known.first.ids[-1]
+            if kept is known.kept and not is_new and not (known.first.whole or kept.whole):
+                return known.first
+            undelivered = undelivered._replace(entries=[*undelivered.entries, *known.first.entries])
+        return kept.with_undelivered(undelivered, self.place.before, self.place.n)
 
 
 @dataclass(frozen=True)
@@ -91,10 +103,6 @@ class Look:
     rows: Statuses
     answers: Mapping[str, Rows]
     view: View
-
-    def beside(self, part: Slice, place: Place) -> Slice:
-        """Return what is kept, with what is pending or pulled."""
-        return part.with_undelivered(self.pending.beside(self.pulled), place.before, place.n)
 
 
 class Reading:
@@ -137,12 +145,12 @@ class Reading:
             # More is pending than was looked at: next, what the reader's own authors have.
             if not look.pending.is_all and not start.by_authors:
                 continue
-            first = look.beside(part, start.place)
+            first = start.first(part, look)
             # The guess how far down to look has left the page short.
-            if start.reach and first.is_short(start.place.n):
+            if start.known and first.is_short(start.place.n):
                 self._pages.guess_no_more(request.reader)
                 continue
-            return await self._listed(start, first, look)
+            return await self._listed(start, part, first, look)
         return await self._queried(request)
 
     async def refresh(self, request: Request) -> Page:
@@ -185,7 +193,7 @@ class Reading:
         cost that does not grow with the backlog (rule 10).
         """
         edges, seen, place = start.edges, start.seen, start.place
-        pending = self._pending(start, place, start.reach, by_authors=start.by_authors)
+        pending = self._pending(start, place, start.known, by_authors=start.by_authors)
         pulled = self._pulled(start, place)
         view = View(edges, departed=frozenset())
         finds = {**pending, **pulled, "versions": versions_of(edges.reader), **seen.changes(edges.reader)}
@@ -207,14 +215,12 @@ class Reading:
             view=view,
         )
 
-    def _pending(
-        self, start: Start, place: Place, reach: ObjectId | None = None, *, by_authors: bool
-    ) -> dict[str, Find]:
+    def _pending(self, start: Start, place: Place, known: Judged | None = None, *, by_authors: bool) -> dict[str, Find]:
         names = self._switch.phases_of(start.kept.name)
         if not by_authors:
             return self._outbox.newest_pending(names, place.before)
         authors = [start.edges.reader, *(start.edges.unmuted or [])]
-        return self._outbox.pending_by(names, place.before, authors, place.n, reach)
+        return self._outbox.pending_by(names, place.before, authors, place.n, known.first.ids if known else ())
 
     def _pulled(self, start: Start, place: Place) -> dict[str, Find]:
         """Return the look-ups of what is delivered to nobody: the newest of each group of the reader's own authors."""
@@ -252,17 +258,17 @@ class Reading:
     def _query(self, request: Request, following: Following) -> Candidates:
         return (request.phase.pulls or HomeTimeline)(self._db, request.reader, following)
 
-    async def _listed(self, start: Start, first: Slice, look: Look) -> Page:
+    async def _listed(self, start: Start, kept: Slice, first: Slice, look: Look) -> Page:
         """Make a page from what is kept, with what is pending and what is pulled; older statuses are from the query."""
         request, view = start.request, look.view
         view.departed = await self._departed.at(look.versions.names)
-        basis = Basis(first.ids, first.floor, request.limit, look.versions.edges, view.departed)
+        basis = Basis(first.packed, first.floor, request.limit, look.versions.edges, view.departed)
         if same := start.seen.judged_before(basis, look.rows, look.answers):
             return Page(request.phase.slug, same.shown, same.next, "list", versions=look.versions)
         following = Following(self._db, request.reader, self._edges, look.versions)
         query = self._query(request, following)
         candidates = KeptThenQuery(first, partial(self._further, start, look), query)
-        statuses, after = await self._filled(request, candidates, view, look.versions, look.rows)
+        statuses, after = await self._filled(request, candidates, view, look.versions, look.rows, kept)
         return Page(request.phase.slug, statuses, after, candidates.source(statuses), versions=look.versions)
 
     async def _further(self, start: Start, look: Look, before: ObjectId, n: int) -> Slice | None:
@@ -335,6 +341,7 @@ class Reading:
         view: View,
         versions: Versions,
         rows: Statuses,
+        kept: Slice | None = None,
     ) -> tuple[list[StatusRow], ObjectId | None]:
         """Fill a page. What it took to fill a first page is remembered, unless that was much, and so are the edges that
         were asked for.
@@ -344,8 +351,8 @@ class Reading:
         if request.before is None:
             first, judged = candidates.first, None
             if not candidates.went_on and view.steady and filling.edges.version == versions.edges:
-                basis = Basis(first.ids, first.floor, request.limit, versions.edges, view.departed)
-                judged = Judged(basis, filling.backs, statuses, after)
+                basis = Basis(first.packed, first.floor, request.limit, versions.edges, view.departed)
+                judged = Judged(basis, first, kept, filling.backs, statuses, after)
             seen = Seen(filling.taken, versions.likes, judged)
             self._pages.keep(request.reader, seen, WASTEFUL * enough(request.limit))
         if request.before is None or self._edges.recall(request.reader):

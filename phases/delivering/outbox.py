@@ -236,15 +236,16 @@ class Outbox:
         before: ObjectId,
         authors: Sequence[ObjectId],
         n: int,
-        reach: ObjectId | None = None,
+        known: Sequence[ObjectId] = (),
     ) -> dict[str, Find]:
         """Return the look-ups of the newest `n` pending statuses of each group of these authors, whatever else is
-        pending. `reach`: a guessed id, from which on there are about as many.
+        pending. `known`: the newest `n` ids of the page, newest first, if it is remembered: beside and above these
+        there are probably few.
         """
-        if reach is not None:
+        if known:
             # One look for all names: of several, all of one shape, some find much and others nothing, and at each
             # change between these MongoDB chooses the index anew.
-            return window_of_groups("pending", partial(_pending_query, names), authors, reach, before, n)
+            return window_of_groups("pending", partial(_pending_query, names), authors, known, before)
         finds: dict[str, Find] = {}
         for name in names:
             finds |= newest_of_groups(f"pending {name}", partial(_pending_query, (name,)), authors, before, n)

@@ -57,8 +57,12 @@ class Slice:
     whole: bool
 
     @cached_property
-    def ids(self) -> bytes:
-        return b"".join([entry.id.binary for entry in self.entries])
+    def ids(self) -> list[ObjectId]:
+        return [entry.id for entry in self.entries]
+
+    @cached_property
+    def packed(self) -> bytes:
+        return b"".join([id.binary for id in self.ids])
 
     def is_short(self, n: int) -> bool:
         """Return whether there are fewer than `n` entries here, although more may be above the floor."""

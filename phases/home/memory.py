@@ -11,6 +11,7 @@ from cachetools import LRUCache
 from app.models import StatusRow
 from app.same import IDS
 from app.stack.mongodb.find import Find, Rows
+from phases.home.candidates import Slice
 
 ROWS_REMEMBERED = 100_000  # statuses of all readers together, and one for each reader, about 500 bytes each
 ROWS_SHARED = 20_000  # statuses, about 10 MB; where there are more it begins anew
@@ -31,11 +32,14 @@ class Basis(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A page that was judged. `backs`: whether the authors of statuses for mutuals followed the reader; that has no
-    version. `shown`: the list that the page had, and has again (`Page.statuses`).
+    """A page that was judged. `first`: what it was made of; `kept`: what of that was kept, None where nothing was.
+    `backs`: whether the authors of statuses for mutuals followed the reader; that has no version. `shown`: the list
+    that the page had, and has again (`Page.statuses`).
     """
 
     basis: Basis
+    first: Slice
+    kept: Slice | None
     backs: Mapping[ObjectId, bool]
     shown: list[StatusRow]
     next: ObjectId | None
@@ -55,12 +59,11 @@ class Seen(NamedTuple):
     likes: int
     judged: Judged | None = None
 
-    def reach(self, n: int) -> ObjectId | None:
-        """Return the id from which on there were `n` candidates, and more below; None where that is not known."""
-        if self.judged is None or self.judged.next is None:
+    def full(self, n: int) -> Judged | None:
+        """Return the page if it was made of `n` candidates and was not the last one; None where that is not known."""
+        if self.judged is None or self.judged.next is None or len(self.judged.first.entries) != n:
             return None
-        candidates = self.judged.basis.candidates
-        return ObjectId(candidates[-12:]) if len(candidates) == 12 * n else None
+        return self.judged
 
     def changes(self, reader: ObjectId) -> dict[str, Find]:
         """Return the look-ups of what may have changed since: of the statuses only that they are deleted or liked, and

@@ -115,15 +115,16 @@ def newest_of_groups(
 
 
 def window_of_groups(
-    name: str, query: Query, authors: Sequence[ObjectId], reach: ObjectId, before: ObjectId, n: int
+    name: str, query: Query, authors: Sequence[ObjectId], known: Sequence[ObjectId], before: ObjectId
 ) -> dict[str, Find]:
-    """Return the look-ups of what these authors have written from `reach` on, a guessed id from which on there are
-    about `n`. The rows are in no order, which saves MongoDB the merge of all of them; of each group there are at most
-    twice as many.
+    """Return the look-ups of what these authors have written from the last of the `known` ids on, beside these. The
+    rows are in no order, which saves MongoDB the merge of all of them; of each group there are at most as many.
     """
-    ids, is_small = {"$gte": reach, "$lt": before}, len(authors) <= GROUP
+    ids, limit, is_small = {"$gte": known[-1], "$lt": before}, 2 * len(known), len(authors) <= GROUP
     return {
-        f"{name} {number}": Find("statuses", {**query(group), "_id": ids}, ID_AND_AUTHOR, 2 * n, along=is_small)
+        f"{name} {number}": Find(
+            "statuses", {**query(group), "_id": ids}, ID_AND_AUTHOR, limit, along=is_small, known=known
+        )
         for number, group in enumerate(_cut(list(authors), GROUP))
     }
 
@@ -131,7 +132,7 @@ def window_of_groups(
 def vouches_down_to(find: Find, found: Rows) -> ObjectId:
     """Return the id from which on the answer to one of these look-ups lacks nothing."""
     oldest: ObjectId
-    if len(found) < find.limit:
+    if len(found) + len(find.known) < find.limit:
         oldest = find.query["_id"].get("$gte", FIRST_ID)
     else:
         oldest = found[-1]["_id"] if find.order else LAST_ID

@@ -581,11 +581,48 @@ async def test_a_page_that_was_the_last_one_guesses_nothing(town: World) -> None
         assert await town.walk("ann", phase, limit=2) == ["seen 1", "seen 0", "by a process with a slow clock"], phase
 
 
+@pytest.mark.parametrize("settings", [{"cap": 80}])
+async def test_what_a_page_was_made_of_is_not_looked_up_again(town: World) -> None:
+    """While much is pending. It is on the page all the same, whether it is delivered by then or not."""
+    await town.timelines.change(delivering=["cache"])
+    town.pass_grace()
+    await town.page("ann", "cache")
+    texts = [f"status {n}" for n in range(enough(2) + 5)]
+    for text in texts:
+        await town.post("zoe", text)
+
+    async def sees(*newest: str) -> None:
+        for _ in range(3):
+            with counted() as cost:
+                page = await town.page("ann", "cache", limit=2)
+            assert (tuple(status.text for status in page.statuses), page.source) == (newest, "list")
+        assert cost.mongodb == 1
+
+    with patch.object(Outbox, "is_crowded", True):
+        await sees(texts[-1], texts[-2])
+        await town.post("zoe", "pending")
+        with counted() as cost:
+            await town.page("ann", "cache", limit=2)
+        assert cost.mongodb == 2, "a look, and the status that is new"
+        await sees("pending", texts[-1])
+        await town.drain()
+        await sees("pending", texts[-1])
+        await town.post("zoe", "delivered")
+        await town.drain()
+        await sees("delivered", "pending")
+        last = await town.post("zoe", "deleted")
+        await sees("deleted", "delivered")
+        await town.social.delete(last.user_id, last.id)
+        await sees("delivered", "pending")
+        page = await town.page("ann", "cache", limit=40)
+        assert [status.text for status in page.statuses] == ["delivered", "pending", *texts[::-1]]
+
+
 def test_a_full_window_vouches_for_nothing() -> None:
     """Any of what is in it may have been found."""
-    reach, *ids = sorted(ObjectId() for _ in range(9))
-    (name, find), *_ = window_of_groups("pending", lambda authors: {}, [ObjectId()], reach, LAST_ID, 4).items()
-    rows = [{"_id": id, "user_id": id} for id in ids]
+    *known, reach = sorted((ObjectId() for _ in range(4)), reverse=True)
+    (name, find), *_ = window_of_groups("pending", lambda authors: {}, [ObjectId()], [*known, reach], LAST_ID).items()
+    rows = [{"_id": id, "user_id": id} for id in (ObjectId() for _ in range(find.limit - 4))]
     assert Undelivered.of({name: find}, {name: rows[1:]}).down_to == reach
     assert Undelivered.of({name: find}, {name: rows}).down_to == LAST_ID
 

@@ -51,7 +51,7 @@ async def _answers(database: Database, finds: Mapping[str, Find]) -> dict[str, R
     if not others:
         query = {"filter": first.query, "projection": first.projection(), "limit": first.limit, "batch_size": batch}
         query |= {"skip": first.skip, "sort": list(first.order) or None, "hint": first.index}
-        return {name: await _on_a_snapshot(lambda: direct(database).find(first.collection, **query))}
+        return {name: first.unknown(await _on_a_snapshot(lambda: direct(database).find(first.collection, **query)))}
     pipeline = first.stages(name) + [
         {"$unionWith": {"coll": find.collection, "pipeline": find.stages(other)}} for other, find in others
     ]

@@ -17,6 +17,7 @@ class Find:
     `index`: the name of the one to use, where the planner would try several each time; only for a look-up of its own.
     `by`: the query goes by the values of this field, which is among the answer's, and each has one row at most.
     `common`: everybody asks the same. `along`: nobody else asks for it, but it is small enough to travel with others.
+    `known`: ids that count for the limit and are left out of the answer, so that it is empty where all is known.
     """
 
     collection: str
@@ -29,6 +30,7 @@ class Find:
     skip: int = 0
     common: bool = False
     along: bool = False
+    known: Sequence[Any] = ()
 
     @property
     def may_be_shared(self) -> bool:
@@ -48,7 +50,13 @@ class Find:
         sort: list[dict[str, Any]] = [{"$sort": dict(self.order)}] if self.order else []
         tagged = {**self.projection(), "part": {"$literal": name}}
         skip = [{"$skip": self.skip}] if self.skip else []
-        return [{"$match": self.query}, *sort, *skip, {"$limit": self.limit}, {"$project": tagged}]
+        # Behind the limit, where it is compared: in the query, the index would be sought anew around each of them.
+        unknown = [{"$match": {"_id": {"$nin": self.known}}}] if self.known else []
+        return [{"$match": self.query}, *sort, *skip, {"$limit": self.limit}, *unknown, {"$project": tagged}]
+
+    def unknown(self, rows: Rows) -> Rows:
+        """Return those rows of a plain `find` that are not known."""
+        return [row for row in rows if row["_id"] not in self.known] if self.known else rows
 
 
 Answer = Callable[[Mapping[str, Find]], Awaitable[dict[str, Rows]]]  # one command

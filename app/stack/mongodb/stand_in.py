@@ -36,7 +36,7 @@ class StandInDatabase(AsyncMongoMockDatabase):  # type: ignore[type-arg]
         for name, find in finds.items():
             rows = self.delegate[find.collection].find(find.query, find.projection())
             rows = rows.sort(list(find.order)) if find.order else rows
-            answers[name] = list(rows.skip(find.skip).limit(find.limit))
+            answers[name] = find.unknown(list(rows.skip(find.skip).limit(find.limit)))
         return answers
 
     async def at_once(self, work: Callable[[Database], Awaitable[T]]) -> T:
