@@ -442,7 +442,8 @@ async def test_who_takes_too_long_takes_nothing_from_others(town: World) -> None
         return [me for me, end in zip(coming, ends, strict=True) if end is None]
 
     with patch.object(Truth, "read", read):
-        assert (await together(), len(tried)) == ([], READS_AT_ONCE)
+        assert set(await together()) <= {ben}, "he may be next in the moment when they are given up"
+        assert tried[:READS_AT_ONCE] == long
         await Client(hub, ben).connect()
         for _ in range(3):
             tried.clear()
