@@ -125,6 +125,8 @@ def test_every_operation_is_described_with_its_errors() -> None:
 
 def test_the_table_is_what_was_promised() -> None:
     promised = """
+        GET /timeline
+        POST /timeline/refresh
         POST /users
         POST /tokens
         DELETE /tokens/current
@@ -153,8 +155,6 @@ def test_the_table_is_what_was_promised() -> None:
         PUT /statuses/{id}/like
         DELETE /statuses/{id}/like
         GET /users/{handle}/statuses
-        GET /timeline
-        POST /timeline/refresh
         GET /notifications
         PUT /notifications/read
         PUT /conversations/{handle}
