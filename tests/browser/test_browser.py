@@ -138,6 +138,7 @@ def test_the_keyboard_is_enough(site: str, visitor: Visitors) -> None:
     ann.page.keyboard.type(PASSWORD)
     ann.page.keyboard.press("Enter")
     expect(ann.page.get_by_role("link", name=f"@{ann.handle}")).to_be_visible()
+    ann.page.wait_for_load_state()  # Chromium moves the focus to the fragment once more when it has parsed a page
     ann.page.keyboard.press("Tab")
     skip = ann.page.get_by_role("link", name="Skip to the content")
     expect(skip).to_be_focused()
