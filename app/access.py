@@ -81,8 +81,8 @@ async def shown_among(
 
 
 def deleted_among(statuses: Sequence[StatusRow]) -> Find:
-    deleted = {"_id": {"$in": [status.id for status in statuses]}, "deleted": True}
-    return Find("statuses", deleted, ("_id",), len(statuses), by="_id")
+    deleted = {"changed": {"$in": [status.id for status in statuses]}, "deleted": True}
+    return Find("statuses", deleted, ("changed",), len(statuses), by="changed")
 
 
 def statuses_shown(reader: ObjectId, ids: Sequence[ObjectId]) -> dict[str, Find]:

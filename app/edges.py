@@ -199,7 +199,7 @@ class View:
 
     def learn(self, answers: Mapping[str, Rows]) -> None:
         """Take in the answers to what was missing last. After a change of version everything before counts no more."""
-        self.gone |= {row["_id"] for row in answers.get("gone", ())}
+        self.gone |= {row["changed"] for row in answers.get("gone", ())}
         version = versions_in(answers["versions"]).edges
         if self.edges.version is None:
             self.edges.version = version

@@ -249,6 +249,7 @@ class Status(Base):
     `pulled`: phase 6 never delivers it, its readers ask for it. Written by the insert and by nothing else.
     `idempotency_key`: `<author>:<key>`.
     `likes`: how many people like it; absent until somebody does.
+    `changed`: the own id, once it has been liked or deleted. Its index holds no others, and answers what has changed.
     `deleted`: a tombstone without text, so that a late retry with the same idempotency key does not post it again.
     """
 
@@ -258,6 +259,7 @@ class Status(Base):
     pending: list[str] | None = None
     pulled: Literal[True] | None = None
     likes: int | None = None
+    changed: ObjectId | None = None
     deleted: bool = False
     idempotency_key: str | None = None
 
@@ -281,6 +283,11 @@ class Status(Base):
                 [("pulled", ASCENDING), ("user_id", ASCENDING), ("_id", DESCENDING)],
                 name="pulled_by_author",
                 partialFilterExpression={"pulled": True},
+            ),
+            IndexModel(
+                [("changed", ASCENDING), ("likes", ASCENDING), ("deleted", ASCENDING)],
+                name="changed",
+                partialFilterExpression={"changed": {"$exists": True}},
             ),
             IndexModel("idempotency_key", unique=True, sparse=True),
         ]

@@ -419,7 +419,7 @@ class Social:
         """
         deleted = await self._db["statuses"].update_one(
             {"_id": id, "user_id": author, "deleted": False},
-            {"$set": {"deleted": True, "text": ""}, "$unset": {"audience": "", "likes": ""}},
+            {"$set": {"deleted": True, "text": "", "changed": id}, "$unset": {"audience": "", "likes": ""}},
         )
         if not deleted.matched_count:
             raise NotFound("You have no such status.")
@@ -465,7 +465,8 @@ class Social:
     @staticmethod
     async def _count(inside: Transaction, id: ObjectId, by: int) -> bool:
         """Change the count of likes; return whether there is such a status. Nobody sees the likes of a deleted one."""
-        return await inside["statuses"].update_one({"_id": id, "deleted": False}, {"$inc": {"likes": by}}, upsert=False)
+        counted = {"$inc": {"likes": by}, "$set": {"changed": id}}
+        return await inside["statuses"].update_one({"_id": id, "deleted": False}, counted, upsert=False)
 
     async def _in_turn(self, id: ObjectId, work: Callable[[Transaction], Awaitable[T]]) -> T:
         async with self._turn(id):

@@ -62,7 +62,8 @@ class Scattered(NamedTuple):
 
 SCATTERED: tuple[Scattered, ...] = (
     Scattered("statuses", ("_id",), "statuses by id alone: lists hold bare ids, see below"),
-    Scattered("statuses", ("$or", "_id"), "what has changed of a page that a process remembers: as above"),
+    Scattered("statuses", ("changed", "deleted"), "which statuses of a page have been deleted: as above"),
+    Scattered("statuses", ("changed",), "what has changed of a page that a process remembers: as above"),
     Scattered(
         "statuses", ("_id", "pending"), "a delivery's status, and its entry that is taken off: jobs carry bare ids"
     ),

@@ -70,7 +70,7 @@ async def old(database: Database, addresses: Addresses) -> Database:
 
 
 async def load(database: Database, *, memory: bool, names: Collection[str] = ()) -> None:
-    """What afb9210 has made, with what still older programs have left in it. All of it, or these collections anew."""
+    """What afb9210 has made, with likes and what older programs have left. All of it, or these collections anew."""
     for name in names:
         await database.drop_collection(name)
     for name, stored in dump()["collections"].items():
@@ -82,6 +82,8 @@ async def load(database: Database, *, memory: bool, names: Collection[str] = ())
         documents = [dict(document) for document in stored["documents"]]
         if name in UNUSED_FIELDS:
             documents[::2] = [{**document, "active_until": NOON} for document in documents[::2]]
+        if name == "statuses":
+            documents[::5] = [{**document, "likes": number % 3} for number, document in enumerate(documents[::5])]
         if documents:
             await database[name].insert_many(documents)
         for index in stored["indexes"]:
@@ -110,12 +112,15 @@ def migrated(before: State) -> State:
         for c in phases["containers"]
     ]
     after[SETTINGS][0].update(
-        {PHASES: {**phases, "version": phases["version"] + 1, "containers": containers}, SCHEMA: {"version": 2}}
+        {PHASES: {**phases, "version": phases["version"] + 1, "containers": containers}, SCHEMA: {"version": VERSION}}
     )
     for name in ("users", "follows"):
         for id, row in after[name][0].items():
             after[name][0][id] = {f: v for f, v in row.items() if f not in ("last_seen_at", "active_until")}
     after["follows"][1].discard("followee_1_active_until_1_follower_1")
+    changed = {id for id, row in after["statuses"][0].items() if row["deleted"] or "likes" in row}
+    after["statuses"][0].update({id: {**after["statuses"][0][id], "changed": id} for id in changed})
+    assert 0 < len(changed) < len(after["statuses"][0])
     return after
 
 
@@ -227,7 +232,7 @@ async def test_a_migration_that_is_killed_anywhere_is_repeated(old: Database, ad
             except Killed:
                 await schema.migrate(old)
             assert await state(old) == migrated(before), f"killed after {left} commands"
-            await load(old, memory=addresses.mongodb is None, names=(SETTINGS, *UNUSED_FIELDS))
+            await load(old, memory=addresses.mongodb is None, names=(SETTINGS, "statuses", *UNUSED_FIELDS))
     assert left > 12
 
 
@@ -257,7 +262,7 @@ async def test_a_migration_that_is_overtaken_changes_nothing_any_more(old: Datab
         if next(commands) <= overtaken:
             break
         assert await old[SETTINGS].find_one({"_id": PHASES}) == switched[0]
-        await load(old, memory=addresses.mongodb is None, names=(SETTINGS, "follows"))
+        await load(old, memory=addresses.mongodb is None, names=(SETTINGS, "statuses", "follows"))
     assert overtaken > 5
 
 

@@ -146,6 +146,12 @@ def _container(old: Mapping[str, Any]) -> dict[str, Any]:
     return new | {"kept": KEPT[new["kept"]]}
 
 
+async def _to_3(database: Database) -> None:
+    changed = {"changed": {"$exists": False}, "$or": [{"deleted": True}, {"likes": {"$exists": True}}]}
+    async for batch in _batches(database["statuses"]):
+        await database["statuses"].update_many({**batch, **changed}, [{"$set": {"changed": "$_id"}}])
+
+
 async def _drop_index(database: Database, name: str, index: str) -> None:
     if index not in await database[name].index_information():
         return
@@ -169,5 +175,6 @@ async def _batches(collection: Collection) -> AsyncIterator[Mapping[str, Any]]:
 Step = tuple[int, str, Callable[[Database], Awaitable[None]]]
 STEPS: tuple[Step, ...] = (
     (1, "containers of the phase settings name what is kept; unused fields and an unused index go", _to_2),
+    (2, "statuses that have been liked or deleted say so, for an index of them", _to_3),
 )
 VERSION = 1 + len(STEPS)

@@ -146,19 +146,15 @@ def _is_as_found(row: StatusRow, found: Mapping[str, Any]) -> bool:
 
 def changes_of(page: Statuses) -> dict[str, Find]:
     """Return the look-up of what has changed of these statuses: only what is deleted or liked can have changed."""
-    ids = list(page)
-    changed = {"_id": {"$in": ids}, "$or": [{"deleted": True}, {"likes": {"$gt": 0}}]}
-    return {"changed": Find("statuses", changed, ("_id", "deleted", "likes"), len(ids), by="_id")}
+    of = {"changed": {"$in": list(page)}}
+    return {"changed": Find("statuses", of, ("changed", "deleted", "likes"), len(page), by="changed")}
 
 
 def as_now(page: Statuses, answers: Mapping[str, Rows]) -> Statuses:
     """Return the page after the answers to `changes_of`; the same object where nothing has changed."""
     rows: dict[ObjectId, StatusRow] = {}
     for now in answers["changed"]:
-        row = page[now["_id"]]
+        row = page[now["changed"]]
         rows[row.id] = row._replace(audience=None, likes=0) if now["deleted"] else row._replace(likes=now["likes"])
-    for row in page.values():
-        if row.likes and row.id not in rows:
-            rows[row.id] = row._replace(likes=0)
     changed = {id: row for id, row in rows.items() if row != page[id]}
     return {**page, **changed} if changed else page

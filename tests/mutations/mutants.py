@@ -35,6 +35,7 @@ HUB = "tests/live/test_hub.py"
 WIRE = "tests/live/test_wire.py"
 EQUATION = "tests/live/test_equation.py"
 FIXED = "tests/mutations/test_guards.py"
+SCHEMA = "tests/test_schema.py"
 
 
 @dataclass(frozen=True)
@@ -1465,18 +1466,26 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a page that was seen shows the likes of then",
         "11 memory",
-        "phases.home.memory.as_now",
-        "if row.likes and row.id not in rows:",
-        "if False:",
+        "app.social.Social._count",
+        ', "$set": {"changed": id}',
+        "",
         _of(LIKES, "test_likes_are_counted_on_the_next_page_of_everybody"),
     ),
     Mutant(
-        "a page that was seen does not hear of new likes",
-        "11 memory",
-        "phases.home.memory.changes_of",
-        ', {"likes": {"$gt": 0}}',
+        "a page that was seen does not hear of deletions",
+        "2 memory",
+        "app.social.Social.delete",
+        ', "changed": id}',
+        "}",
+        _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
+    ),
+    Mutant(
+        "an upgrade leaves what was liked before to the next like",
+        "upgrades",
+        "app.stack.schema._to_3",
+        ', {"likes": {"$exists": True}}',
         "",
-        _of(LIKES, "test_likes_are_counted_on_the_next_page_of_everybody"),
+        _of(SCHEMA, "test_an_old_database_is_migrated"),
     ),
     Mutant(
         "a page is not judged again when the reader's edges have changed",
