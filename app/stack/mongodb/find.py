@@ -7,7 +7,7 @@ from functools import partial
 from pymongo.errors import OperationFailure
 
 from app.stack.cost import asked_of_mongodb, sent_to_mongodb
-from app.stack.mongodb.connection import Database, direct
+from app.stack.mongodb.connection import Database, Direct, direct
 from app.stack.mongodb.joined import ask
 from app.stack.mongodb.lookup import NEWEST_FIRST, Find, Order, Rows
 from app.stack.mongodb.stand_in import StandInDatabase
@@ -39,24 +39,24 @@ async def together(database: Database, **finds: Find) -> dict[str, Rows]:
 
 
 async def _at_once(database: Database, finds: Mapping[str, Find]) -> dict[str, Rows]:
-    answer = partial(_answers, database)
+    connected = direct(database)
     if all(find.may_be_shared for find in finds.values()):
-        return await direct(database).shared.ask(answer, finds)
-    return await answer(finds)
+        return await connected.shared.ask(lambda some: connected.uncancelled(lambda: _answers(connected, some)), finds)
+    return await connected.to_its_end(_answers(connected, finds))
 
 
-async def _answers(database: Database, finds: Mapping[str, Find]) -> dict[str, Rows]:
+async def _answers(connected: Direct, finds: Mapping[str, Find]) -> dict[str, Rows]:
     (name, first), *others = finds.items()
     batch = sum(find.limit for find in finds.values()) + 1
     if not others:
         query = {"filter": first.query, "projection": first.projection(), "limit": first.limit, "batch_size": batch}
         query |= {"skip": first.skip, "sort": list(first.order) or None, "hint": first.index}
-        return {name: first.unknown(await _on_a_snapshot(lambda: direct(database).find(first.collection, **query)))}
+        return {name: first.unknown(await _on_a_snapshot(lambda: connected.find(first.collection, **query)))}
     pipeline = first.stages(name) + [
         {"$unionWith": {"coll": find.collection, "pipeline": find.stages(other)}} for other, find in others
     ]
     answers: dict[str, Rows] = {name: [] for name in finds}
-    for row in await _on_a_snapshot(lambda: direct(database).aggregate(first.collection, pipeline, batch)):
+    for row in await _on_a_snapshot(lambda: connected.aggregate(first.collection, pipeline, batch)):
         answers[row.pop("part")].append(row)
     return answers
 

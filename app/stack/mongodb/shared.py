@@ -32,37 +32,37 @@ class Shared:
 
     def __init__(self) -> None:
         self._waiting: list[_Asked] = []
-        self._under_way = False
         self._sending: asyncio.Task[None] | None = None
 
     async def ask(self, answer: Answer, finds: Mapping[str, Find]) -> Answers:
         """Answer look-ups as of a moment after they were asked. All of `finds` must be such that may be shared.
 
-        The rows are the same objects for all who share them.
+        The rows are the same objects for all who share them. Who gives up leaves `answer` alone: others may share it.
         """
-        if self._under_way:
-            asked = _Asked(finds, asyncio.get_running_loop().create_future())
-            self._waiting.append(asked)
-            return await asked.answered
-        self._under_way = True
-        try:
-            (answers,) = await _answered(answer, [finds])
-            return answers
-        finally:
-            self._go_on(answer, 1)
+        asked = _Asked(finds, asyncio.get_running_loop().create_future())
+        self._waiting.append(asked)
+        if self._sending is None:
+            self._go_on(answer, 0)
+        return await asked.answered
 
     def _go_on(self, answer: Answer, answered: int) -> None:
         """Send the next look-ups. `answered`: how many requests have just been, and will soon ask again."""
         waiting = [asked for asked in self._waiting if not asked.answered.done()]  # others have given up
         half = min(ceil((len(waiting) + answered) / 2), MOST)
         some, self._waiting = waiting[:half], waiting[half:]
-        self._under_way = bool(some)
-        if some:
-            self._sending = asyncio.create_task(self._send(answer, some))
+        self._sending = asyncio.create_task(self._send(answer, some)) if some else None
 
     async def _send(self, answer: Answer, some: Sequence[_Asked]) -> None:
-        """Send the look-ups of several requests. An error is told to all of them, and the next ones go on."""
-        (found,) = await asyncio.gather(_answered(answer, [asked.finds for asked in some]), return_exceptions=True)
+        """Send the look-ups of several requests. An error is told to all of them, and the next ones go on.
+
+        These are sent before anybody goes on with the answers, so that MongoDB has something to do meanwhile.
+        """
+        found: list[Answers] | BaseException
+        try:
+            found = await _answered(answer, [asked.finds for asked in some])
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - told to whoever asked
+            found = error
+        self._go_on(answer, len(some))
         for number, asked in enumerate(some):
             if asked.answered.done():
                 continue
@@ -70,7 +70,6 @@ class Shared:
                 asked.answered.set_exception(found)
             else:
                 asked.answered.set_result(found[number])
-        self._go_on(answer, len(some))
 
 
 async def _answered(answer: Answer, requests: Sequence[Mapping[str, Find]]) -> list[Answers]:
@@ -119,9 +118,9 @@ def _key(value: Any) -> Any:
 def _shape(find: Find) -> Hashable:
     """Return a look-up without the values that it goes by: those of the same shape become one.
 
-    A look-up that only travels along has a shape of its own.
+    A look-up that only travels along has a shape of its own, and what everybody asks is the same object.
     """
-    if find.along:
+    if not find.by:
         return id(find)
     rest = {field: value for field, value in find.query.items() if field != find.by}
     return find.collection, find.fields, find.by, repr(rest) if rest else None
