@@ -22,7 +22,7 @@ from cachetools import LRUCache
 from pymongo.errors import DuplicateKeyError
 
 from app.departures import depart, end_conversations, take_likes_back
-from app.edges import change_tokens, versions_in, versions_of
+from app.edges import Versions, change_tokens, versions_in, versions_of
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Account, Ticket, User
 from app.stack import Hint, Stack
@@ -134,6 +134,9 @@ class Holder(NamedTuple):
     account: Account
     expires_at: datetime
     version: ObjectId | None
+
+    def is_of(self, versions: Versions) -> bool:
+        return self.version is not None and self.version == versions.tokens
 
 
 class Accounts:
@@ -288,19 +291,25 @@ class Accounts:
             self._stack.bus.tell(Hint("tokens", user_id))
         return token, expires_at
 
-    def remembered(self, token: str) -> Account | None:
-        """Return whose token it was the last time. Whether it still is one, only `authenticate` knows."""
+    def remembered(self, token: str) -> Holder | None:
+        """Return whose token it was the last time. Whether it still is one, `authenticate` knows, or `is_good`."""
         holder: Holder | None = self._holders.get(digest_of(token))
-        return holder and holder.account
+        return holder
 
     async def authenticate(self, token: str) -> Account | None:
         """Return the owner of the token, or None when it was never given out, is expired or was signed out.
 
         One MongoDB command once the account is remembered, unless one of its tokens was given out or ended since. The
-        version of these is asked for every time, so that signing out holds in all processes at once; a page asks for
-        it, too.
+        version of these is asked for every time, so that signing out holds in all processes at once.
         """
         return await self._holder(digest_of(token))
+
+    def is_good(self, holder: Holder, versions: Versions | None) -> bool:
+        """Return whether a remembered token is good by the versions of its person, which have just been looked up.
+
+        False where that is not certain: `authenticate` knows.
+        """
+        return versions is not None and holder.is_of(versions) and holder.expires_at > self._clock.now()
 
     async def _holder(self, digest: bytes) -> Account | None:
         known: Holder | None = self._holders.get(digest)
@@ -315,8 +324,7 @@ class Accounts:
     async def _is_current(self, holder: Holder) -> bool:
         if holder.version is None:
             return False
-        versions = versions_in(await rows(self._stack.db, versions_of(holder.account.id)))
-        return versions.tokens == holder.version
+        return holder.is_of(versions_in(await rows(self._stack.db, versions_of(holder.account.id))))
 
     async def _looked_up(self, digest: bytes, person: ObjectId | None) -> Holder | None:
         """Look up a token, with its person and the version of their tokens, all of one moment."""

@@ -170,6 +170,17 @@ async def test_a_token_that_is_over_says_nothing_more(nobody: Api) -> None:
     assert await nobody.stack.db["messages"].count_documents({}) == 0
 
 
+@pytest.mark.parametrize("query", ["", "?limit=0", "?phase=none"])
+async def test_a_page_is_given_to_nobody_whose_token_is_over(nobody: Api, query: str) -> None:
+    """Though it has been made by then; nor is what was wrong with the call."""
+    await nobody("POST", "/users", 201, json=SOMEBODY)
+    given = await nobody.json("POST", "/tokens", 201, json=SOMEBODY)
+    ann = Api(nobody.http, nobody.stack, given["token"])
+    await ann("GET", "/timeline", 200)
+    await Accounts(nobody.stack).sign_out(given["token"])  # in another process
+    await ann("GET", f"/timeline{query}", 401)
+
+
 async def test_a_name_may_be_left_out(nobody: Api) -> None:
     assert (await nobody.json("POST", "/users", 201, json=SOMEBODY))["name"] == "ann"
 

@@ -230,6 +230,7 @@ async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
     with counted() as cost:
         began_s = perf_counter()
         page = await reading
+        call.versions = page.versions
         statuses = await _written(call, page)
         elapsed_ms = (perf_counter() - began_s) * 1000
     rest = {
@@ -437,7 +438,13 @@ TOO_MANY_STREAMS = {429: "You have ten live streams open, or have opened too man
 
 OPERATIONS: tuple[Operation, ...] = (  # those that are asked for most come first: routes are tried in order
     Operation(
-        "GET", "/timeline", "Your home timeline", timeline, {200: schemas.Timeline}, query=schemas.TimelineWalk
+        "GET",
+        "/timeline",
+        "Your home timeline",
+        timeline,
+        {200: schemas.Timeline},
+        query=schemas.TimelineWalk,
+        finds_versions=True,
     ),
     Operation(
         "POST", "/timeline/refresh", "The first page, rebuilt", refresh, {200: schemas.Timeline}, query=schemas.Refresh

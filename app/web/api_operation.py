@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
@@ -19,15 +19,19 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from app.accounts import digest_of
+from app.accounts import Holder, digest_of
+from app.edges import Versions
 from app.errors import Forbidden, NoAccount
 from app.models import Account, Person
 from app.stack.mongodb.joined import joined
+from app.stack.outage import is_away
 from app.web.opening import Admission, bad_ticket, opening
 from app.web.problems import CHALLENGE, SAFE, FieldErrors, Rejected
 from app.web.state import Services, in_time, services
 
 T = TypeVar("T")
+
+QUERIES_KEPT = 256
 
 Auth = Literal["none", "person", "admin", "ticket"]  # a ticket, or a token as everywhere
 
@@ -36,7 +40,8 @@ Auth = Literal["none", "person", "admin", "ticket"]  # a ticket, or a token as e
 class Call:
     """A request whose parts have been checked.
 
-    `body`, `query` and `headers` are the models of its operation.
+    `body`, `query` and `headers` are the models of its operation. `versions`: those of the caller, where the answer has
+    looked them up.
     """
 
     request: Request
@@ -45,6 +50,7 @@ class Call:
     query: Any = None
     headers: Any = None
     admission: Admission | None = None  # to a stream
+    versions: Versions | None = None
     people: Mapping[ObjectId, Person] = field(default_factory=dict)  # the caller, where the answer shows them
 
     @cached_property
@@ -56,7 +62,7 @@ class Call:
         assert self.account, "the operation needs a token"
         return self.account
 
-    @property
+    @cached_property
     def token(self) -> str:
         return bearer_token(self.request) or ""
 
@@ -88,8 +94,8 @@ class Operation:
 
     `answers`: what success looks like, by status. `refusals`: why it may fail, beyond what follows from the rest.
     `hashes`: it takes its time, and whoever waits for that has no deadline. `shows_caller`: the answer shows the
-    caller's name. `takes`: the media type of a body that it reads itself. `sends`: the media types of its answer, where
-    that is no JSON.
+    caller's name. `finds_versions`: it looks up the caller's versions for the answer. `takes`: the media type of a body
+    that it reads itself. `sends`: the media types of its answer, where that is no JSON.
     """
 
     method: str
@@ -104,6 +110,7 @@ class Operation:
     refusals: Mapping[int, str] = field(default_factory=dict)
     hashes: bool = False
     shows_caller: bool = False
+    finds_versions: bool = False
     takes: str | None = None
     sends: Sequence[str] = ()
 
@@ -129,8 +136,10 @@ class Operation:
             async with opening(request, call.token):
                 call.admission = await admitted(request)
                 return await self._reply(call)
-        if self.auth == "person" and self.method in SAFE and (account := call.services.accounts.remembered(call.token)):
-            call.account = account
+        if self.auth == "person" and self.method in SAFE and (known := call.services.accounts.remembered(call.token)):
+            call.account = known.account
+            if self.finds_versions:
+                return await self._reply_at_versions(call, known)
             with joined():
                 return await _if(_signed_in(request), self._reply(call))
         if self.auth != "none":
@@ -148,19 +157,33 @@ class Operation:
         """
         known = call.services.accounts.remembered(call.token)
         if known and self.shows_caller:
-            call.account = known
+            call.account = known.account
             with joined():
-                call.people = await _if(_signed_in(call.request), call.services.social.people([known.id]))
+                call.people = await _if(_signed_in(call.request), call.services.social.people([call.me.id]))
             return
         call.account = await _signed_in(call.request)
         if self.shows_caller:
             call.people = await call.services.social.people([call.me.id])
 
+    async def _reply_at_versions(self, call: Call, known: Holder) -> Response:
+        """Make the answer to somebody remembered. The versions that it has looked up say whether the token is good.
+
+        It is given to nobody before that is known, and neither is what was wrong with the call.
+        """
+        try:
+            reply = await self._reply(call)
+        except Exception as error:
+            if not is_away(error):
+                await _signed_in(call.request)
+            raise
+        if not call.services.accounts.is_good(known, call.versions):
+            await _signed_in(call.request)
+        return reply
+
     async def _reply(self, call: Call) -> Response:
         request = call.request
         if self.query:
-            given = parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True)
-            call.query = _parsed(self.query, _once(given))
+            call.query = _query(self.query, request.scope["query_string"])
         if self.headers:
             call.headers = _parsed(self.headers, _own_headers(self.headers, request))
         if self.body:
@@ -222,6 +245,11 @@ async def _signed_in(request: HTTPConnection) -> Account:
 def _no_token_any_more() -> Rejected:
     said = "The token is unknown, expired or signed out."
     return Rejected(401, said, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
+
+
+@lru_cache(QUERIES_KEPT)  # most readers ask for the same first page
+def _query(model: type[BaseModel], given: bytes) -> BaseModel:
+    return _parsed(model, _once(parse_qsl(given.decode("latin-1"), keep_blank_values=True)))
 
 
 def _parsed(model: type[BaseModel], given: object) -> BaseModel:

@@ -42,7 +42,9 @@ async def opening(request: HTTPConnection, token: str) -> AsyncIterator[None]:
     """
     here, address = services(request), address_of(request)
     under_way = here.under_way
-    if known := here.accounts.remembered(token):
+    holder = here.accounts.remembered(token)
+    known = holder and holder.account
+    if known:
         here.openings.refuse_known(known.id)
         if under_way[known.id] >= EACH:
             raise TooMany("Too many live streams are being opened at this moment.", 1)

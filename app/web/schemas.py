@@ -179,9 +179,9 @@ class PhaseChange(Given):
 
 
 class Query(BaseModel):
-    """The query parameters of a request, which arrive as text."""
+    """The query parameters of a request, which arrive as text. Requests with the same ones share a model."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class Walk(Query):

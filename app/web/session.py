@@ -86,7 +86,9 @@ async def _session(request: Request) -> Session:
     if token := _cookie(request, SESSION):
         known = accounts.remembered(token)
         with joined():  # of somebody remembered both travel in one command
-            account, badges = await asyncio.gather(accounts.authenticate(token), _badges(request, known))
+            account, badges = await asyncio.gather(
+                accounts.authenticate(token), _badges(request, known and known.account)
+            )
         if account:
             unread, talking = badges if known else await _badges(request, account)
             return Session(account, token, unread=unread, talking=talking)
