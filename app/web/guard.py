@@ -3,6 +3,7 @@
 import re
 import secrets
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers
@@ -26,6 +27,7 @@ SECURITY_HEADERS = {
 
 
 BEGINNINGS = ("http.response.start", "websocket.http.response.start")  # of an answer, an upgrade that is refused too
+HOSTS_KEPT = 64  # headers that somebody has sent
 OTHERS_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -88,14 +90,18 @@ class AllowedHosts:
         self.app = app
         self.errors = errors
         self.names = names
+        self._is_ours = lru_cache(HOSTS_KEPT)(self._is_for_us)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        host = "" if scope["type"] == "lifespan" else Headers(scope=scope).get("host", "")
-        if self.names is None or (name := host_name(host)) in self.names or _is_local(name):
+        if self.names is None or scope["type"] == "lifespan" or self._is_ours(Headers(scope=scope).get("host", "")):
             return await self.app(scope, receive, send)
         error = Rejected(421, "This is not the site of that name. FEEDLAB_ALLOWED_HOSTS says which names are ours.")
         answer = await self.errors.answer(_asked(scope), error)
         return await answer(scope, receive, send)
+
+    def _is_for_us(self, host: str) -> bool:
+        name = host_name(host)
+        return self.names is None or name in self.names or _is_local(name)
 
 
 def _asked(scope: Scope) -> HTTPConnection:
@@ -162,10 +168,9 @@ class BodyLimit:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         limit = limit_of(scope["method"], scope["path"]).size
-        too_large = Rejected(413, f"The body is larger than {limit // 1024} KiB.", {"Connection": "close"})
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > limit):
-            answer = await self.errors.answer(Request(scope), too_large)
+            answer = await self.errors.answer(Request(scope), _too_large(limit))
             return await answer(scope, receive, send)
         received = 0
 
@@ -174,7 +179,11 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > limit:
-                raise too_large
+                raise _too_large(limit)
             return message
 
         return await self.app(scope, limited, send)
+
+
+def _too_large(limit: int) -> Rejected:
+    return Rejected(413, f"The body is larger than {limit // 1024} KiB.", {"Connection": "close"})
