@@ -23,7 +23,7 @@ from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
 from phases.home.candidates import Candidates, KeptThenQuery, Slice, Undelivered
 from phases.home.memory import UNSEEN, Basis, FirstPages, Judged, Seen, SeenStatuses, Statuses, as_now
-from phases.home.newest import newest_of_groups
+from phases.home.newest import newest_of_groups, window_of_groups
 from phases.home.page import Filling, Page, enough
 from phases.keeping.store import Container, Place
 from phases.p1_query import HomeTimeline
@@ -55,8 +55,9 @@ class Request:
 class Start:
     """What a read begins with: what this process remembers of the reader, or what a glance finds of a stranger.
 
-    `likely`: ids that a glance has found. `marked`: whose statuses may be pulled. `by_authors`: so much is pending that
-    only what the reader's own authors have written is looked up (rule 10).
+    `likely`: ids that a glance has found. `marked`: everybody whose statuses may be pulled, `pulled`: the reader's own
+    authors among them. `by_authors`: so much is pending that only what the reader's own authors have written is looked
+    up (rule 10).
     """
 
     request: Request
@@ -68,14 +69,15 @@ class Start:
     seen: Seen
     likely: Sequence[ObjectId]
     marked: Known | None
+    pulled: Sequence[ObjectId]
     by_authors: bool
 
     @property
     def known(self) -> Judged | None:
-        """The page as it was the last time, if that is how far down to look for what is pending: there is probably
-        enough.
+        """The page as it was the last time, if that is how far down to look for what its authors have written since:
+        there is probably enough.
         """
-        return self.seen.full(self.place.n) if self.by_authors else None
+        return self.seen.full(self.place.n) if self.by_authors or self.pulled else None
 
     def first(self, kept: Slice, look: "Look") -> Slice:
         """Return what is kept, with what is pending or pulled. What was a candidate is one, be it delivered by now."""
@@ -186,7 +188,9 @@ class Reading:
         marked = await self._markers.known(settings.epoch) if request.phase.merges else None
         if (by_authors or (marked and marked.pulled != frozenset())) and edges.unmuted is None:
             edges = await Following(self._db, reader, self._edges).known()
-        return Start(request, kept, settings, place, edges, remembered is not None, seen, likely, marked, by_authors)
+        pulled = self._markers.among(edges, marked) if marked else []
+        known = remembered is not None
+        return Start(request, kept, settings, place, edges, known, seen, likely, marked, pulled, by_authors)
 
     async def _look(self, start: Start) -> Look:
         """Look, with one command to MongoDB. What is pending is looked up no later than the list is (rule 5), and at a
@@ -194,7 +198,7 @@ class Reading:
         """
         edges, seen, place = start.edges, start.seen, start.place
         pending = self._pending(start, place, start.known, by_authors=start.by_authors)
-        pulled = self._pulled(start, place)
+        pulled = self._pulled(start, place, start.known)
         view = View(edges, departed=frozenset())
         finds = {**pending, **pulled, "versions": versions_of(edges.reader), **seen.changes(edges.reader)}
         if not edges.backfilled:
@@ -222,13 +226,15 @@ class Reading:
         authors = [start.edges.reader, *(start.edges.unmuted or [])]
         return self._outbox.pending_by(names, place.before, authors, place.n, known.first.ids if known else ())
 
-    def _pulled(self, start: Start, place: Place) -> dict[str, Find]:
+    @staticmethod
+    def _pulled(start: Start, place: Place, known: Judged | None = None) -> dict[str, Find]:
         """Return the look-ups of what is delivered to nobody: the newest of each group of the reader's own authors."""
         merges = start.request.phase.merges
-        if start.marked is None or merges is None:
+        if merges is None:
             return {}
-        authors = self._markers.among(start.edges, start.marked)
-        return newest_of_groups("pulled", merges.query, authors, place.before, place.n)
+        if known:
+            return window_of_groups("pulled", merges.query, start.pulled, known.first.ids, place.before)
+        return newest_of_groups("pulled", merges.query, start.pulled, place.before, place.n)
 
     def _forget_changed(self, start: Start, now: Versions) -> bool:
         """Forget what was remembered and has changed. Return whether there was any."""

@@ -21,6 +21,7 @@ from phases.base import Phase
 from phases.delivering.settings import Settings
 from phases.home import newest
 from phases.home.newest import GROUP, newest_of_groups
+from phases.home.page import enough
 from phases.keeping.in_memory import RENEW_AFTER
 from phases.p4_cache import CACHE
 from phases.p6_hybrid import DELIVERY_US, HARDLY_READ, HYBRID, PULLED_US, cost_of_a_day, is_pulling_cheaper, pulled_by
@@ -101,6 +102,39 @@ async def test_an_author_may_become_heavy_and_light_at_any_time(town: World) -> 
     await town.drain()
     await town.sees("ann", *texts)
     await town.sees("zoe", *texts)
+
+
+@pytest.mark.parametrize("settings", [{"cap": 80}])
+async def test_what_is_pulled_is_looked_up_once(town: World) -> None:
+    await pull(town, "zoe")
+    texts = [f"status {n}" for n in range(enough(2) + 5)]
+    for text in texts:
+        await town.post("zoe", text)
+
+    async def sees(*newest: str) -> None:
+        for _ in range(3):
+            with counted() as cost:
+                page = await town.page("ann", SLUG, limit=2)
+            assert (tuple(status.text for status in page.statuses), page.source) == (newest, "list")
+        assert cost.mongodb == 1
+
+    await sees(texts[-1], texts[-2])
+    await town.post("zoe", "pulled")
+    with counted() as cost:
+        await town.page("ann", SLUG, limit=2)
+    assert cost.mongodb == 2, "a look, and the status that is new"
+    await sees("pulled", texts[-1])
+    await pull(town, "zoe", False)
+    await town.post("zoe", "delivered")
+    await sees("delivered", "pulled")
+    await town.drain()
+    await sees("delivered", "pulled")
+    last = await town.post("zoe", "deleted")
+    await sees("deleted", "delivered")
+    await town.social.delete(last.user_id, last.id)
+    await sees("delivered", "pulled")
+    page = await town.page("ann", SLUG, limit=40)
+    assert [status.text for status in page.statuses] == ["delivered", "pulled", *texts[::-1]]
 
 
 async def test_the_marker_is_there_before_the_status(town: World) -> None:
@@ -282,9 +316,9 @@ async def test_much_is_pulled_while_much_is_pending(town: World) -> None:
     await pull(town, "zoe")
     await pull(town, "yan", False)
     texts: list[str] = []
-    for count in (8, 12, 30, 2):
+    for count in (8, 40, 70, 2):
         for n in range(count):
-            for name in ("zoe", "yan") if n < 12 else ("yan",):
+            for name in ("zoe", "yan") if n < 8 else ("yan",):
                 texts.insert(0, f"{name} {len(texts)}")
                 await town.post(name, texts[0])
         for _ in range(2):
