@@ -2,7 +2,7 @@
 and what of it belongs on a home timeline.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from bson import ObjectId
@@ -85,16 +85,25 @@ def deleted_among(statuses: Sequence[StatusRow]) -> Find:
     return Find("statuses", deleted, ("changed",), len(statuses), by="changed")
 
 
-def statuses_shown(reader: ObjectId, ids: Sequence[ObjectId]) -> dict[str, Find]:
-    """Return the look-ups of statuses and of what the reader likes of them; `shown_rows` reads the answers."""
+def statuses_shown(
+    reader: ObjectId, ids: Sequence[ObjectId], known: Collection[ObjectId] = frozenset()
+) -> dict[str, Find]:
+    """Return the look-ups of statuses, unless they are known, and of what the reader likes of them; `shown_rows` reads
+    the answers.
+    """
     if not ids:
         return {}
-    return {"statuses": statuses_by_id(ids, SHOWN), "liked": liked_among(reader, ids)}
+    unknown = [id for id in ids if id not in known]
+    statuses = {"statuses": statuses_by_id(unknown, SHOWN)} if unknown else {}
+    return {**statuses, "liked": liked_among(reader, ids)}
 
 
-def shown_rows(answers: Mapping[str, Rows], as_row: AsRow = StatusRow.of) -> dict[ObjectId, StatusRow]:
+def shown_rows(
+    answers: Mapping[str, Rows], as_row: AsRow = StatusRow.of, known: Iterable[StatusRow] = ()
+) -> dict[ObjectId, StatusRow]:
+    """Return these statuses, by id, as the reader is shown them. `known`: those that were not looked up."""
     yours = {row["_id"][12:] for row in answers.get("liked", ())}
-    shown = [as_row(found) for found in answers.get("statuses", ())]
+    shown = [*known, *map(as_row, answers.get("statuses", ()))]
     return {row.id: row._replace(you_like=True) if row.id.binary in yours else row for row in shown}
 
 

@@ -22,7 +22,7 @@ from phases.delivering.outbox import Outbox
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
 from phases.home.candidates import Candidates, KeptThenQuery, Slice, Undelivered
-from phases.home.memory import UNSEEN, Basis, FirstPages, Judged, Seen, SeenStatuses, Statuses, as_now
+from phases.home.memory import UNSEEN, Basis, FirstPages, Judged, Seen, SeenStatuses, Statuses, as_now, changes_of
 from phases.home.newest import newest_of_groups, window_of_groups
 from phases.home.page import Filling, Page, enough
 from phases.keeping.store import Container, Place
@@ -200,21 +200,25 @@ class Reading:
         pending = self._pending(start, place, start.known, by_authors=start.by_authors)
         pulled = self._pulled(start, place, start.known)
         view = View(edges, departed=frozenset())
-        finds = {**pending, **pulled, "versions": versions_of(edges.reader), **seen.changes(edges.reader)}
+        finds = {**pending, **pulled, "versions": versions_of(edges.reader), **seen.follow_back(edges.reader)}
         if not edges.backfilled:
             finds |= self._outbox.backfills_of(edges.reader)
+        # Of statuses that others have been shown, too, only what has changed.
+        known = seen.statuses or self._statuses.among(start.likely)
+        finds |= changes_of(known)
         if not seen.statuses:
-            finds |= statuses_shown(edges.reader, start.likely)
+            finds |= statuses_shown(edges.reader, start.likely, known)
         if not start.remembered:
-            finds |= view.missing(list(seen.statuses.values()) or self._statuses.among(start.likely))
+            finds |= view.missing(list(known.values()))
         answers = await together(self._db, **finds, **start.kept.store.finds(place))
         view.learn(answers)
+        now = as_now(known, answers)
         return Look(
             versions=versions_in(answers["versions"]),
             pending=self._outbox.pending_in(pending, answers),
             pulled=Undelivered.of(pulled, answers),
             backfill_owed=self._outbox.is_owed_backfill(answers),
-            rows=as_now(seen.statuses, answers) if seen.statuses else shown_rows(answers, self._statuses.row),
+            rows=now if seen.statuses else shown_rows(answers, self._statuses.row, now.values()),
             answers=answers,
             view=view,
         )

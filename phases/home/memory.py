@@ -65,19 +65,16 @@ class Seen(NamedTuple):
             return None
         return self.judged
 
-    def changes(self, reader: ObjectId) -> dict[str, Find]:
-        """Return the look-ups of what may have changed since: of the statuses only that they are deleted or liked, and
-        who follows back.
-        """
-        finds = changes_of(self.statuses) if self.statuses else {}
-        if self.judged and self.judged.backs:
-            of = {"follower": {"$in": list(self.judged.backs)}, "followee": reader}
-            finds["backs"] = Find("follows", of, ("follower",), len(self.judged.backs), by="follower")
-        return finds
+    def follow_back(self, reader: ObjectId) -> dict[str, Find]:
+        """Return the look-up of who follows back, of those whose following decided about the page."""
+        if self.judged is None or not self.judged.backs:
+            return {}
+        of = {"follower": {"$in": list(self.judged.backs)}, "followee": reader}
+        return {"backs": Find("follows", of, ("follower",), len(self.judged.backs), by="follower")}
 
     def judged_before(self, basis: Basis, now: Statuses, answers: Mapping[str, Rows]) -> Judged | None:
         """Return the page that was judged on the same basis, which need not be judged again; None where anything
-        differs. `now`: what `as_now` has made of `answers` to `changes`.
+        differs. `now`: what `as_now` has made of `answers` to `changes_of` and `follow_back`.
         """
         judged = self.judged
         if judged is None or judged.basis != basis or now is not self.statuses:
@@ -116,7 +113,7 @@ class FirstPages:
 
 class SeenStatuses:
     """The statuses that were looked up last. Thousands of readers have the same ones on their pages, and share them.
-    Who has written a status, and for whom, never changes.
+    Who has written a status, for whom, and its text never change; what may have changed is looked up.
     """
 
     def __init__(self) -> None:
@@ -134,9 +131,9 @@ class SeenStatuses:
             row = self._rows[id] = StatusRow.of(found)._replace(user_id=IDS.of(found["user_id"]))
         return row
 
-    def among(self, ids: Iterable[ObjectId]) -> list[StatusRow]:
+    def among(self, ids: Iterable[ObjectId]) -> Statuses:
         """Return those of these statuses that are known, as they were when they were looked up."""
-        return [row for id in ids if (row := self._rows.get(id.binary))]
+        return {id: row for id in ids if (row := self._rows.get(id.binary))}
 
 
 def _is_as_found(row: StatusRow, found: Mapping[str, Any]) -> bool:
@@ -146,6 +143,8 @@ def _is_as_found(row: StatusRow, found: Mapping[str, Any]) -> bool:
 
 def changes_of(page: Statuses) -> dict[str, Find]:
     """Return the look-up of what has changed of these statuses: only what is deleted or liked can have changed."""
+    if not page:
+        return {}
     of = {"changed": {"$in": list(page)}}
     return {"changed": Find("statuses", of, ("changed", "deleted", "likes"), len(page), by="changed")}
 
@@ -153,7 +152,7 @@ def changes_of(page: Statuses) -> dict[str, Find]:
 def as_now(page: Statuses, answers: Mapping[str, Rows]) -> Statuses:
     """Return the page after the answers to `changes_of`; the same object where nothing has changed."""
     rows: dict[ObjectId, StatusRow] = {}
-    for now in answers["changed"]:
+    for now in answers.get("changed", ()):
         row = page[now["changed"]]
         rows[row.id] = row._replace(audience=None, likes=0) if now["deleted"] else row._replace(likes=now["likes"])
     changed = {id: row for id, row in rows.items() if row != page[id]}

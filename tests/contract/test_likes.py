@@ -60,6 +60,22 @@ async def test_likes_are_counted_on_the_next_page_of_everybody(town: World) -> N
         await are_seen(town, reader, ("not liked", 0, False), ("liked", 0, False))
 
 
+@pytest.mark.parametrize("phase", KEEPING)
+async def test_whoever_is_new_to_a_process_is_shown_what_others_were_shown_as_it_is_now(
+    town: World, phase: str
+) -> None:
+    liked, gone = await town.post("zoe", "liked"), await town.post("zoe", "deleted")
+    await town.drain()
+    await town.warm("ann", "ben")
+    await like(town, "ben", liked)
+    await town.social.delete(gone.user_id, gone.id)
+    for reader, yours in (("ann", False), ("ben", True)):
+        town.timelines.forget(town.ids[reader])
+        page = await town.page(reader, phase)
+        seen = [(status.text, status.likes, status.you_like) for status in page.statuses]
+        assert (seen, page.source) == ([("liked", 1, yours)], "list")
+
+
 async def test_a_single_status_and_a_persons_page_say_the_same(town: World) -> None:
     status = await town.post("zoe", "liked")
     await like(town, "ann", status)

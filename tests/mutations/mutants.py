@@ -1480,6 +1480,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),
     Mutant(
+        "whoever is new to a process is shown what others were shown then",
+        "11 memory",
+        "phases.reading.Reading._look",
+        "changes_of(known)",
+        "changes_of(seen.statuses)",
+        _of(LIKES, "test_whoever_is_new_to_a_process_is_shown_what_others_were_shown_as_it_is_now"),
+    ),
+    Mutant(
         "an upgrade leaves what was liked before to the next like",
         "upgrades",
         "app.stack.schema._to_3",
