@@ -9,7 +9,7 @@ way is still owed: the read of a phase looks at it first, and the sweeper offers
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -30,7 +30,6 @@ from phases.pulling.pulls import Pulls
 log = logging.getLogger(__name__)
 
 EVENTS = Event.Settings.name
-COMMON_KEPT = 64  # look-ups, one for each place in a timeline that was asked for lately
 CROWDED_S = 1.0  # for so long after a read has found a backlog, others take it for granted
 COUNTED = 100_000  # of a backlog: every process counts every few seconds, and how much more there is makes it no dearer
 
@@ -226,7 +225,10 @@ class Outbox:
         """Return the look-up of the newest few statuses that are owed to these
         consumers: mostly that is all of them.
         """
-        return {"pending": _newest_pending(names, before, self._scan + 1)}
+        pending = {"pending": _one_or_in(names), "_id": {"$lt": before}}
+        shown, n = ("_id", "user_id"), self._scan + 1
+        find = Find("statuses", pending, shown, n, NEWEST_FIRST, common=True)
+        return {"pending": find}
 
     def pending_by(
         self,
@@ -360,12 +362,6 @@ def _pending_query(names: tuple[str, ...], authors: list[ObjectId]) -> dict[str,
 def _places(kinds: frozenset[Kind]) -> list[str]:
     """Return the collections that hold what is pending of such kinds."""
     return [*(["statuses"] if kinds & WITH_STATUS else []), *([EVENTS] if kinds - WITH_STATUS else [])]
-
-
-@lru_cache(COMMON_KEPT)  # the newest of all is one object, since everybody asks for it
-def _newest_pending(names: tuple[str, ...], before: ObjectId, n: int) -> Find:
-    pending = {"pending": _one_or_in(names), "_id": {"$lt": before}}
-    return Find("statuses", pending, ("_id", "user_id"), n, NEWEST_FIRST, common=True)
 
 
 def _one_or_in(values: tuple[str, ...]) -> Any:

@@ -16,8 +16,7 @@ class Find:
 
     `index`: the name of the one to use, where the planner would try several each time; only for a look-up of its own.
     `by`: the query goes by the values of this field, which is among the answer's, and each has one row at most.
-    `common`: everybody asks for this, the same object. `along`: nobody else does, but it is small enough to travel with
-    others.
+    `common`: everybody asks the same. `along`: nobody else asks for it, but it is small enough to travel with others.
     `known`: ids that count for the limit and are left out of the answer, so that it is empty where all is known.
     """
 

@@ -118,9 +118,9 @@ def _key(value: Any) -> Any:
 def _shape(find: Find) -> Hashable:
     """Return a look-up without the values that it goes by: those of the same shape become one.
 
-    A look-up that only travels along has a shape of its own, and what everybody asks is the same object.
+    A look-up that only travels along has a shape of its own.
     """
-    if not find.by:
+    if find.along:
         return id(find)
     rest = {field: value for field, value in find.query.items() if field != find.by}
     return find.collection, find.fields, find.by, repr(rest) if rest else None
