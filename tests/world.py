@@ -12,6 +12,7 @@ from bson import ObjectId
 from app.models import Audience, StatusRow, User
 from app.social import Social
 from app.stack import MemcachedDown, QueueDown, SetsDown, Stack
+from app.stack.cost import counted
 from app.stack.memcached import Memcached, MemcachedNodes
 from app.stack.sorted_sets import SetsStandIn
 from phases import PHASES
@@ -124,6 +125,14 @@ class World:
         for reader in readers:
             for phase in KEEPING:
                 await self.page(reader, phase)
+
+    async def begins_with(self, reader: str, phase: str, *newest: str) -> None:
+        """The reader's list begins so, three times in a row; the last time one command to MongoDB says it all."""
+        for _ in range(3):
+            with counted() as cost:
+                page = await self.page(reader, phase, limit=len(newest))
+            assert (tuple(status.text for status in page.statuses), page.source) == (newest, "list")
+        assert cost.mongodb == 1
 
     async def source(self, reader: str, phase: str) -> str:
         return (await self.page(reader, phase)).source

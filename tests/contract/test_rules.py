@@ -591,13 +591,7 @@ async def test_what_a_page_was_made_of_is_not_looked_up_again(town: World) -> No
     for text in texts:
         await town.post("zoe", text)
 
-    async def sees(*newest: str) -> None:
-        for _ in range(3):
-            with counted() as cost:
-                page = await town.page("ann", "cache", limit=2)
-            assert (tuple(status.text for status in page.statuses), page.source) == (newest, "list")
-        assert cost.mongodb == 1
-
+    sees = partial(town.begins_with, "ann", "cache")
     with patch.object(Outbox, "is_crowded", True):
         await sees(texts[-1], texts[-2])
         await town.post("zoe", "pending")
