@@ -311,20 +311,24 @@ class Accounts:
         """
         return versions is not None and holder.is_of(versions) and holder.expires_at > self._clock.now()
 
+    async def good_versions(self, holder: Holder) -> Versions | None:
+        """Look up the versions of somebody whose token is remembered. None where the token is not certainly good by
+        them: `authenticate` knows.
+        """
+        if holder.version is None:
+            return None
+        versions = versions_in(await rows(self._stack.db, versions_of(holder.account.id)))
+        return versions if self.is_good(holder, versions) else None
+
     async def _holder(self, digest: bytes) -> Account | None:
         known: Holder | None = self._holders.get(digest)
-        holder = known if known and await self._is_current(known) else None
+        holder = known if known and await self.good_versions(known) else None
         if holder is None and (holder := await self._looked_up(digest, known and known.account.id)):
             self._holders[digest] = holder
         if holder and holder.expires_at > self._clock.now():
             return holder.account
         self._holders.pop(digest, None)
         return None
-
-    async def _is_current(self, holder: Holder) -> bool:
-        if holder.version is None:
-            return False
-        return holder.is_of(versions_in(await rows(self._stack.db, versions_of(holder.account.id))))
 
     async def _looked_up(self, digest: bytes, person: ObjectId | None) -> Holder | None:
         """Look up a token, with its person and the version of their tokens, all of one moment."""

@@ -4,24 +4,22 @@ import asyncio
 import itertools
 import json
 import random
-import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from hashlib import sha256
 from http import HTTPStatus
 
 import psutil
-from bson import Binary, ObjectId
+from bson import ObjectId
 
 from app.demo.graph import powerlaw
 from app.demo.progress import Progress, silent
-from app.demo.seed import insert
-from app.models import Token
+from app.stack.mongodb.write import housekeeping
 from benchmarks.generator import WRONG_PAGE, Answered, Reader, checksum
 from benchmarks.record import Record
 from benchmarks.rig import Rig
 from benchmarks.subject import Failed, Http, WrongAnswer
+from benchmarks.tokens import TOKENS, VERSIONS, Given
 
 AT_ONCE = 8
 LIMIT = 20
@@ -51,20 +49,16 @@ class Readers:
 
     async def enter(self, numbers: Iterable[int]) -> None:
         """Give tokens to those who have none: all in one go, and past Beanie, which knows one database in a process."""
-        new = {number: secrets.token_urlsafe(32) for number in numbers if number not in self.tokens}
         stack, ids = self._rig.stack, self._rig.loaded.ids
+        new = [number for number in dict.fromkeys(numbers) if number not in self.tokens]
+        if not new:
+            return
         expires_at = stack.clock.now() + timedelta(days=stack.config.token_days)
-        documents = (
-            {
-                "_id": ObjectId(),
-                "digest": Binary(sha256(token.encode()).digest()),
-                "user_id": ids[number],
-                "expires_at": expires_at,
-            }
-            for number, token in new.items()
-        )
-        await insert(stack, Token, documents, len(new))
-        self.tokens |= new
+        given = Given.to([ids[number] for number in new], expires_at)
+        with housekeeping():
+            await stack.db[TOKENS].insert_many(given.documents)
+            await stack.db[VERSIONS].bulk_write(given.versions)
+        self.tokens |= zip(new, given.tokens, strict=True)
 
     def path(self, slug: str) -> str:
         return f"/api/v1/timeline?phase={slug}&limit={self._limit}"

@@ -1,22 +1,20 @@
 """The system of a live run, and its people: who follows whom, and tokens for everybody."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from random import Random
 from typing import Self
 
 import psutil
-from bson import Binary
 
 from app.demo.graph import Graph
 from app.demo.seed import handles
 from benchmarks.faults.client import NeverRecovered
 from benchmarks.faults.system import System
+from benchmarks.tokens import TOKENS, VERSIONS, Given
 
 DAYS = 1  # that the tokens are valid for
 AWAY_S = 60.0  # for a process to be there again
@@ -49,19 +47,17 @@ class People:
         """Give everybody a token, past the API: 4,000 passwords take minutes to check."""
         names = handles(graph.people)
         numbers = {handle: number for number, handle in enumerate(names)}
-        tokens = [secrets.token_urlsafe(32) for _ in names]
         until = datetime.now(UTC) + timedelta(days=DAYS)
         with system.mongodb() as db:
             by_id = {user["_id"]: numbers[user["handle"]] for user in db["users"].find({}, {"handle": True})}
-            db["tokens"].insert_many(
-                {"digest": Binary(sha256(tokens[number].encode()).digest()), "user_id": id, "expires_at": until}
-                for id, number in by_id.items()
-            )
+            given = Given.to(sorted(by_id, key=by_id.__getitem__), until)
+            db[TOKENS].insert_many(given.documents)
+            db[VERSIONS].bulk_write(given.versions)
             circles = {(by_id[row["owner"]], by_id[row["member"]]) for row in db["circles"].find()}
         readers = list(range(len(names)))
         random.shuffle(readers)
         followees = {number: set(graph.followees_of(number)) for number in readers}
-        return cls(names, numbers, tokens, readers, set(graph.follows()), circles, followees)
+        return cls(names, numbers, given.tokens, readers, set(graph.follows()), circles, followees)
 
 
 def rss(system: System) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
+from app.accounts import Accounts
 from benchmarks.readers import NotAnswered, Readers, followed, post
 from benchmarks.rig import Rig
 from benchmarks.subject import Failed, WrongAnswer
@@ -45,6 +46,24 @@ def test_right_pages_have_a_checksum_each() -> None:
             assert [reader.token for reader in shown] == [readers.tokens[number] for number in rig.loaded.readers]
             assert len({reader.page for reader in shown}) > 1
             assert await readers.shown(QUERY.slug, [port]) == shown, "what a page cost is no part of it"
+
+    run(work())
+
+
+def test_a_reader_is_remembered_like_anybody_who_signs_in() -> None:
+    """A token without a version is looked up by every page, and no figure would be that of a signed-in reader."""
+
+    async def work() -> None:
+        async with virtual_rig((QUERY,)) as rig:
+            await rig.load(GRAPH, 1, 4, range(8))
+            readers = Readers(rig, rig.loaded.readers, LIMIT)
+            await readers.enter(rig.loaded.readers)
+            accounts = Accounts(rig.stack)
+            for token in readers.tokens.values():
+                assert await accounts.authenticate(token)
+                known = accounts.remembered(token)
+                assert known
+                assert await accounts.good_versions(known)
 
     run(work())
 
