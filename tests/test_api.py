@@ -28,6 +28,7 @@ from app.models import Account, Status, User
 from app.names import Names
 from app.social import Social
 from app.stack import Addresses, OutOfTime, Stack, connected
+from app.stack.cost import counted
 from app.stack.queue import DeliveryQueue, QueueDown
 from app.web import EXPORTS, api, create_app, export, sampled, schemas
 from app.web.api import OPERATIONS
@@ -373,6 +374,14 @@ async def test_whose_account_ends_while_they_ask_is_told_so(nobody: Api, ann: Ap
 
     with patch.object(Accounts, "authenticate", and_go):
         await zoe("PUT", path.format(status["id"]), 401)
+
+
+async def test_a_post_costs_one_look_up_and_the_insert(ann: Api) -> None:
+    """The versions of the poster say that the token is good, and that the name is as remembered."""
+    await ann.post("the first")
+    with counted() as cost:
+        assert (await ann.post("the second"))["author"]["name"] == "Ann"
+    assert cost.mongodb == 2
 
 
 async def test_whoever_guesses_a_password_of_their_own_is_slowed_down_too(nobody: Api) -> None:

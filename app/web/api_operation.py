@@ -153,17 +153,16 @@ class Operation:
     async def _enter(self, call: Call) -> None:
         """Look up who calls, and their name where the answer shows it.
 
-        For somebody remembered, the name and the token are looked up in one command.
+        For somebody remembered, the versions that say whether the token is good mostly say that the name is, too.
         """
-        known = call.services.accounts.remembered(call.token)
-        if known and self.shows_caller:
-            call.account = known.account
-            with joined():
-                call.people = await _if(_signed_in(call.request), call.services.social.people([call.me.id]))
+        if not self.shows_caller:
+            call.account = await _signed_in(call.request)
             return
-        call.account = await _signed_in(call.request)
-        if self.shows_caller:
-            call.people = await call.services.social.people([call.me.id])
+        accounts, versions = call.services.accounts, None
+        if known := accounts.remembered(call.token):
+            versions = await in_time(call.request, accounts.good_versions(known))
+        call.account = known.account if known and versions else await _signed_in(call.request)
+        call.people = await call.services.social.people([call.me.id], versions.names if versions else None)
 
     async def _reply_at_versions(self, call: Call, known: Holder) -> Response:
         """Make the answer to somebody remembered. The versions that it has looked up say whether the token is good.
