@@ -12,6 +12,7 @@ from bson import ObjectId
 
 from app.demo.seed import insert
 from app.models import Status
+from app.stack.mongodb.shared import MOST
 from app.stack.mongodb.write import housekeeping
 from benchmarks import answers, limits, raw_page, scenes
 from benchmarks.borrowed import beside
@@ -27,6 +28,7 @@ SECONDS = 0.6  # of one measurement
 BURN_IN_S = 0.1
 CONNECTIONS = 4
 TWO = 2  # web processes
+CROWD = 2 * MOST  # connections for each of two processes: two of the fullest commands, one of which waits
 ASKED = Asked(ports=(), path="", readers=(), seconds=SECONDS, rate=None, burn_in_s=BURN_IN_S, connections=CONNECTIONS)
 
 
@@ -85,7 +87,8 @@ async def _raw_page(rig: Rig, slug: str, readers: Readers, web: Web) -> AsyncIte
 async def two(rig: Rig, scale: Scale) -> list[Row]:
     """Compare two web processes with one, beside what the cores allow.
 
-    That is by processor time: in the web processes, and elsewhere.
+    That is by processor time: in the web processes, and elsewhere. There are so many connections that two processes
+    share as much of each command as one does; of few, one process makes fewer commands.
     """
     phase, asked = answers.LISTS, sized(scale)
     readers = await crowd(rig, scale.people, scale.readers)
@@ -95,7 +98,7 @@ async def two(rig: Rig, scale: Scale) -> list[Row]:
         ports = [web.port for web in webs]
         shown = await readers.shown(phase.slug, ports)
         asked = replace(
-            asked, path=readers.path(phase.slug), readers=shown, connections=TWO * CONNECTIONS, burn_in_s=0
+            asked, path=readers.path(phase.slug), readers=shown, connections=TWO * CROWD, burn_in_s=0
         )  # without a burn-in on either side: its processor time would count, and its pages would not
 
         async def one() -> float:
