@@ -153,7 +153,7 @@ async def test_signing_up_in_and_out(nobody: Api) -> None:
 
 
 async def test_a_token_that_is_over_says_nothing_more(nobody: Api) -> None:
-    """Though this process remembers whose it was, and looks up their name beside it."""
+    """Though this process remembers whose it was, and their name."""
     for handle in ("ann", "bob"):
         await nobody("POST", "/users", 201, json=SOMEBODY | {"handle": handle})
     given = await nobody.json("POST", "/tokens", 201, json=SOMEBODY)
