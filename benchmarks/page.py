@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from benchmarks.report import KINDS, Backlog, Climb, Comparison, Crossover, Curves, HttpReport, MessagesReport, Report
-from benchmarks.tables import MEANINGLESS, grids, lead, number, says
-from benchmarks.verdict import at_once, of_steps
+from benchmarks.tables import MEANINGLESS, grids, lead, says
+from benchmarks.verdict import at_once, number, of_steps
 from phases import PHASES
 
 LEFT, RIGHT, TOP, BOTTOM = 88, 608, 16, 312  # edges of the plotted area, of a picture of 640 by 340

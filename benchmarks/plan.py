@@ -22,6 +22,7 @@ from app.errors import Refused
 from benchmarks import answers
 from benchmarks.report import PROGRAMS, Costs, Crossing, JobTime, Need, Origin, Plan, Recommendation, Units
 from benchmarks.report import load as read_report
+from benchmarks.verdict import number
 from phases import PHASES
 from phases.base import Phase
 
@@ -290,7 +291,7 @@ def pull_rather(measured: Units) -> float | None:
 
 
 def _shown(value: float | None) -> str:
-    return "never" if value is None else f"{value:.3g}"
+    return "never" if value is None else number(value)
 
 
 def misfit(need: Need, patience_ms: float = PATIENCE_MS) -> str:

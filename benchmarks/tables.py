@@ -11,6 +11,7 @@ from benchmarks import report as reports
 from benchmarks import verdict
 from benchmarks.measure import PERCENTILES, SAMPLES
 from benchmarks.report import PROGRAMS
+from benchmarks.verdict import number
 from phases import PHASES
 
 MEANINGLESS = "MEANINGLESS: measured on stand-ins"
@@ -42,8 +43,8 @@ def show(report: reports.Report) -> None:
     for grid in grids(report):
         marked = f"{MEANINGLESS}\n" if report.meaningless else ""
         table = Table(title=marked + grid.title, title_justify="left")
-        for number, column in enumerate(grid.columns):
-            table.add_column(column, justify="left" if number < grid.texts else "right")
+        for at, column in enumerate(grid.columns):
+            table.add_column(column, justify="left" if at < grid.texts else "right")
         for row in grid.rows:
             table.add_row(*row)
         console.print(table)
@@ -190,15 +191,6 @@ def grids(report: reports.Report) -> list[Grid]:
             return [_of_units(report)]
         case reports.Plan():
             return _of_plan(report)
-
-
-def number(value: float | None) -> str:
-    """Return a number with three significant digits, thousands separated."""
-    if value is None:
-        return "-"
-    if value == 0:
-        return "0"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _of_comparison(report: reports.Comparison) -> Iterable[Grid]:

@@ -201,8 +201,17 @@ def _told(known: Mapping[str, ByRound], is_best: str, much: str) -> str:
     return f"{head}; {listed(slower)} as {much}{'' if len(tied) == 1 else f' as {best}'}"
 
 
+def number(value: float | None) -> str:
+    """Return a number with three significant digits, thousands separated."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def _middle(rounds: ByRound) -> str:
-    return f"{statistics.median(rounds.values()):.3g}"
+    return number(statistics.median(rounds.values()))
 
 
 def listed(words: Sequence[str]) -> str:
@@ -241,7 +250,7 @@ def _most(climbs: Sequence[Climb], slo_ms: float) -> str:
     order = sorted(held, key=held.__getitem__, reverse=True)
     best = order[0]
     near = [slug for slug in order if slug in at_least or held[best] / held[slug] <= PRECISION]
-    shown = listed([f"{slug} ({'≥ ' if slug in at_least else ''}{held[slug]:.3g})" for slug in near])
+    shown = listed([f"{slug} ({'≥ ' if slug in at_least else ''}{number(held[slug])})" for slug in near])
     rest = [f"{held[best] / held[slug]:.2f} times as many as {slug}" for slug in order if slug not in near]
     if len(near) > 1:
         words = f"no difference can be told between {shown} pages a second at p99 ≤ {slo_ms:g} ms"

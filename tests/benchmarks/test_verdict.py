@@ -280,6 +280,10 @@ def held(**capacities: float | None) -> HttpReport:
             held(query=100, cache=200),
             "cache (200) holds the most pages a second at p99 ≤ 50 ms, 2.00 times as many as query",
         ),
+        (
+            held(query=100, cache=1467.2),
+            "cache (1,467) holds the most pages a second at p99 ≤ 50 ms, 14.67 times as many as query",
+        ),
         (held(query=100, cache=109), "no difference can be told between cache (109) and query (100) pages a second"),
         (held(query=None, cache=100), "cache (100) holds the most pages a second at p99 ≤ 50 ms; query held no rate"),
         (held(query=None), "no rate was held"),
