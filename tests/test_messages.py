@@ -320,7 +320,7 @@ async def test_an_upload_may_be_larger_than_other_bodies_and_has_its_own_end(peo
     assert sent <= 2 * size
 
 
-async def test_a_message_takes_eight_commands(people: list[Api]) -> None:
+async def test_a_message_takes_seven_commands(people: list[Api]) -> None:
     ann, *_ = people
     id, data = await conversation(ann, "bob"), drawn("image/png")
     for n in range(2):
@@ -329,4 +329,4 @@ async def test_a_message_takes_eight_commands(people: list[Api]) -> None:
         message = {"client_id": str(n), "text": "look", "image": new["image"]}
         with counted() as cost:
             await ann("POST", f"/conversations/{id}/messages", 201, json=message)
-    assert (cost.mongodb, cost.redis <= 1) == (8, True), "two look-ups travel in one; a server is told to commit"
+    assert (cost.mongodb, cost.redis <= 1) == (7, True), "a server is told to commit"
