@@ -53,9 +53,12 @@ class Client:
         self.outcome.requests += 1
         began_s = time.monotonic()
         authorization = {"Authorization": f"Bearer {self._tokens[who]}"} if who else {}
+        # Only while it waits for an answer: httpx leaves a socket open when it is cancelled in a TLS handshake.
+        hang_up = httpx.Timeout(None, read=None if patience_s == inf else patience_s)
+        more |= {"headers": authorization | (headers or {}), "timeout": hang_up}
         try:
-            async with asyncio.timeout(min(ANSWER_DEADLINE_S, patience_s)):
-                answer = await self.http.request(method, path, headers=authorization | (headers or {}), **more)
+            async with asyncio.timeout(ANSWER_DEADLINE_S):
+                answer = await self.http.request(method, path, **more)
         except httpx.ConnectError:
             self.outcome.errors["connection refused"] += 1
         except BROKEN:
