@@ -63,11 +63,10 @@ class Client:
             self.outcome.errors["connection refused"] += 1
         except BROKEN:
             self.outcome.errors["connection broken"] += 1
-        except (TimeoutError, httpx.TimeoutException):
-            if patience_s < ANSWER_DEADLINE_S:
-                self.outcome.errors["hung up by the client"] += 1
-            else:
-                self.outcome.unclean.append(f"{method} {path}: no answer within {ANSWER_DEADLINE_S:.0f} s")
+        except httpx.ReadTimeout:
+            self.outcome.errors["hung up by the client"] += 1
+        except TimeoutError:
+            self.outcome.unclean.append(f"{method} {path}: no answer within {ANSWER_DEADLINE_S:.0f} s")
         else:
             if answer.status_code in accepted:
                 self.outcome.success(kind, began_s)

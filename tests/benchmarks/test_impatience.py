@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -64,3 +65,19 @@ async def test_nobody_hangs_up_in_a_handshake() -> None:
         url = f"https://127.0.0.1:{port}/"
         assert await Client(http, outcome).call("", "hang up", "GET", url, 204, patience_s=SHORT_S) is None
     assert set(outcome.errors) == {"connection refused"}, "the handshake was waited for, and failed"
+
+
+async def test_who_never_gets_to_wait_for_an_answer_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an impatient client, too: here another request has the only connection."""
+    monkeypatch.setattr(sys.modules[Client.__module__], "ANSWER_DEADLINE_S", LATE_S)
+
+    async def frozen(reader: asyncio.StreamReader) -> bytes:
+        await reader.read()
+        return b""
+
+    outcome, one = Outcome(plan=Plan(0, 0, 1)), httpx.Limits(max_connections=1)
+    async with listening(frozen) as port, httpx.AsyncClient(limits=one, timeout=None, trust_env=False) as http:
+        client, url = Client(http, outcome), f"http://127.0.0.1:{port}/"
+        first = client.call("", "wait", "GET", url, 204)
+        await asyncio.gather(first, client.call("", "hang up", "GET", url, 204, patience_s=SHORT_S))
+    assert (outcome.errors["hung up by the client"], len(outcome.unclean)) == (0, 2)
