@@ -86,13 +86,14 @@ class Feedlab(click.Group):
 
         def ended(number: int, frame: FrameType | None) -> None:
             """End as after Ctrl-C: an event loop cancels its work then. To raise right here could be inside a callback
-            of its C code, which makes another error of it.
+            of its C code, which makes another error of it, or where every error is caught.
             """
             if number == signal.SIGHUP:
                 signal.signal(number, signal.SIG_IGN)  # to the end: the shell and the system both send it
             interrupt = signal.getsignal(signal.SIGINT)
             if not callable(interrupt):  # whoever runs in the background may ignore it
-                raise SystemExit(128 + number)
+                _end_by_loop(128 + number)
+                return
             ended_by.append(signal.Signals(number))
             interrupt(number, frame)
 
@@ -108,6 +109,15 @@ class Feedlab(click.Group):
             for number, handler in before.items():
                 if signal.getsignal(number) == ended:
                     signal.signal(number, handler)
+
+
+def _end_by_loop(code: int) -> None:
+    """Exit with this code: between two callbacks of the event loop, where one is running."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise SystemExit(code) from None
+    loop.call_soon_threadsafe(sys.exit, code)
 
 
 class Directory(click.Path):

@@ -1,5 +1,6 @@
 """What a person types and reads: every command answers in lines, never in a traceback."""
 
+import asyncio
 import json
 import os
 import re
@@ -8,8 +9,8 @@ import socket
 import subprocess
 import sys
 import webbrowser
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import click
@@ -21,6 +22,7 @@ from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 from app import serve
 from app.cli import Feedlab, main, show_author
 from app.config import Config, at_a_screen
+from app.loop import event_loop
 from app.models import User
 from app.servers import programs
 from app.servers.borrow import running_servers
@@ -36,6 +38,7 @@ from tests.world import SLUGS
 
 COMMANDS = ("serve", "doctor", "worker", "phases", "deliveries", "author", "admin", "seed", "walkthrough")
 FULL = Path("/dev/full")
+PATIENCE_S = 20  # of a command that should have ended
 SILENT = {
     "FEEDLAB_MONGODB_URL": "mongodb://ada:secret@127.0.0.1:9/",
     "FEEDLAB_REDIS_URL": "redis://127.0.0.1:9/0",
@@ -443,6 +446,37 @@ def test_a_full_disk_is_told_in_one_line(asked: tuple[str, ...]) -> None:
 def test_ctrl_c_is_quiet() -> None:
     result = ended_by(KeyboardInterrupt())
     assert (result.exit_code, result.output) == (130, "")
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, event_loop])
+def test_sigterm_ends_a_command_in_the_background_whatever_it_does(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """A script that puts it there lets it ignore Ctrl-C. Here it catches every error where the signal comes."""
+    cleared_up = []
+
+    async def going_on() -> None:
+        with suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        try:
+            await asyncio.sleep(PATIENCE_S)
+        finally:
+            cleared_up.append(True)
+
+    @click.group(cls=Feedlab)
+    def program() -> None: ...
+
+    @program.command()
+    def work() -> None:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(going_on())
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ended = CliRunner().invoke(program, ["work"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (ended.exit_code, cleared_up) == (128 + signal.SIGTERM, [True])
 
 
 @pytest.mark.parametrize(
