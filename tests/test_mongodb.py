@@ -1,14 +1,18 @@
 """MongoDB at awkward moments: collections that come and go, a majority that cannot be asked."""
 
 import asyncio
+import socket
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock, patch
+from urllib.parse import quote
 
 import pytest
 from bson import ObjectId
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
 from pymongo.monitoring import CommandStartedEvent
 
 from app.config import DAY_S, Config
@@ -23,7 +27,7 @@ from app.stack.mongodb.joined import joined
 from app.stack.mongodb.transaction import Transaction
 from app.stack.mongodb.whole import WINDOW
 from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered, housekeeping, prepare
-from app.stack.outage import UNAVAILABLE
+from app.stack.outage import UNAVAILABLE, said_by_a_driver
 from app.watch.metrics import REGISTRY
 from tests.world import World
 
@@ -33,6 +37,21 @@ pytestmark = pytest.mark.anyio
 def commands_sent(server: str) -> float:
     """By this process so far, to whomever."""
     return REGISTRY.get_sample_value("feedlab_server_commands_total", {"server": server}) or 0
+
+
+def test_an_outage_names_servers_that_have_said_nothing_yet(tmp_path: Path) -> None:
+    path = str(tmp_path / "silent.sock")
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket(socket.AF_UNIX) as local:
+        port = silent.getsockname()[1]
+        local.bind(path)
+        local.listen()
+        hosts = f"127.0.0.1:{port},{quote(path, safe='')}"
+        with (
+            MongoClient[Any](f"mongodb://{hosts}/", serverSelectionTimeoutMS=1) as client,
+            pytest.raises(ServerSelectionTimeoutError) as raised,
+        ):
+            client.admin.command("ping")
+    assert said_by_a_driver(raised.value) == f"MongoDB: {path}, 127.0.0.1:{port}: No servers found yet"
 
 
 @pytest.mark.servers

@@ -1,5 +1,6 @@
 """Outages: errors that say that a server of ours is away, which may pass, and is no fault of ours."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -45,7 +46,8 @@ AWAY_CODES = frozenset(
     }
 )
 
-DRIVERS = {PyMongoError: "MongoDB", RedisError: "Redis"}  # whose words may name no server: "No servers found yet"
+DRIVERS = {PyMongoError: "MongoDB", RedisError: "Redis"}
+LOOKED_FOR = re.compile(r"<ServerDescription \('([^']+)', (\d+|None)\)")  # in MongoDB's driver's account of an outage
 
 
 def is_away(error: BaseException) -> bool:
@@ -68,11 +70,16 @@ def outages_told(tell: Callable[[str], object], words: str) -> Iterator[None]:
 
 
 def said_by_a_driver(error: BaseException) -> str | None:
-    """Return what a server or its driver said, in one line; None where neither is the reason.
+    """Return what a server or its driver said, in one line; None where neither is the reason. MongoDB's addresses are
+    in it also where the driver had no time to try one ("No servers found yet").
 
     It may repeat a URL, and what is secret in it.
     """
     if not isinstance(error, (*UNAVAILABLE, PyMongoError, RedisError)):
         return None
-    words = (str(error).split(", Timeout:")[0].splitlines() or [type(error).__name__])[0]
+    said, _, account = str(error).partition(", Timeout:")
+    words = (said.splitlines() or [type(error).__name__])[0]
+    servers = sorted(host if port == "None" else f"{host}:{port}" for host, port in LOOKED_FOR.findall(account))
+    if servers and not any(server in words for server in servers):
+        words = f"{', '.join(servers)}: {words}"
     return next((f"{title}: {words}" for kind, title in DRIVERS.items() if isinstance(error, kind)), words)
