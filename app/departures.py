@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from bson import ObjectId
 
 from app.clock import FIRST_ID, LAST_ID, Clock
-from app.edges import DEPARTURES, NAMES, VERSIONS, change_edges, version_in, version_of
+from app.edges import DEPARTURES, NAMES, VERSIONS, another_version, change_edges, version_in, version_of
 from app.errors import TooMany
 from app.models import like_key
 from app.stack import Hint, Stack, outages_told
@@ -203,26 +203,26 @@ async def _likes(db: Database, bus: Bus, person: ObjectId) -> bool:
 
 
 async def _edges(db: Database, edges: EdgeRows, person: ObjectId) -> bool:
-    """Remove some rows, and raise the version of the readers whose edges they are. Return whether there were any."""
+    """Remove some rows, and change the version of the readers whose edges they are. Return whether there were any."""
 
     async def chunk(inside: Transaction) -> bool:
         found = await inside[edges.collection].find({edges.end: person}, {edges.reader or "_id": 1}, CHUNK)
         if edges.reader:
-            await _raise_versions(inside, sorted({row[edges.reader] for row in found}))
+            await _change_versions(inside, sorted({row[edges.reader] for row in found}))
         await inside[edges.collection].delete_many({"_id": {"$in": [row["_id"] for row in found]}})
         return bool(found)
 
     return await transaction(db, chunk)
 
 
-async def _raise_versions(inside: Transaction, readers: list[ObjectId]) -> None:
-    """Raise the versions of these readers. One who has none yet, as seeded people do, gets the first one now."""
+async def _change_versions(inside: Transaction, readers: list[ObjectId]) -> None:
+    """Change the versions of these readers. One who has none yet, as seeded people do, gets the first one now."""
     versions = inside[VERSIONS]
     there = {row["_id"] for row in await versions.find({"_id": {"$in": readers}}, {"_id": 1}, len(readers))}
-    await versions.update_many({"_id": {"$in": sorted(there)}}, {"$inc": {"version": 1}})
+    await versions.update_many({"_id": {"$in": sorted(there)}}, another_version())
     for reader in readers:
         if reader not in there:
-            await versions.insert_one({"_id": reader, "version": 1})
+            await versions.insert_one({"_id": reader, **another_version()["$set"]})
 
 
 async def _named_by_readers(db: Database, person: ObjectId) -> bool:

@@ -1,14 +1,14 @@
 """Follows, blocks, circles and mutes as a read asks for them: looked up, and remembered while they cannot have changed.
 
-Every change of a reader's own edges raises their version in the same transaction. An answer that was looked up at a
-version is true as long as that is the version, so a read that finds it again need not look up anything. A reader's
+Every change of a reader's own edges gives them another version in the same transaction. An answer that was looked up at
+a version is true as long as that is the version, so a read that finds it again need not look up anything. A reader's
 followers are not theirs to change: they are looked up whenever they matter, and never remembered.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from bson import ObjectId
 from cachetools import LRUCache
@@ -30,6 +30,11 @@ NAMES = FIRST_ID  # nobody's id: its version is raised by every change of a name
 MARKERS = ObjectId(bytes(11) + b"\1")  # nobody's id, too: raised by every new marker of a pulled author
 
 
+# The version of a reader's edges: 0 before the first change, then an id, which never comes back, in a restored database
+# neither. Earlier releases counted.
+Version = int | ObjectId
+
+
 class Relation(NamedTuple):
     """The relation of a reader to an author."""
 
@@ -39,7 +44,7 @@ class Relation(NamedTuple):
     muted: bool  # the author, by the reader
 
 
-_relation = cache(Relation)  # each of the sixteen is one object
+relation = cache(Relation)  # each of the sixteen is one object
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,13 @@ class OwnEdges:
     """
 
     reader: ObjectId
-    version: int | None = None
+    version: Version | None = None
     relations: dict[ObjectId, Relation] = field(default_factory=dict)
     followees: list[ObjectId] | None = None
     unmuted: list[ObjectId] | None = None
     backfilled: bool = False
 
-    def confirm(self, version: int) -> None:
+    def confirm(self, version: Version) -> None:
         """Note that the edges are of this version, and no backfill is owed."""
         self.version, self.backfilled = version, True
 
@@ -90,12 +95,12 @@ def departed_among(people: Sequence[ObjectId]) -> Find:
     return Find(DEPARTURES, {"_id": {"$in": people}}, ("_id",), len(people))
 
 
-def version_of(reader: ObjectId) -> Find:
-    return Find(VERSIONS, {"_id": reader}, ("version",), 1)
+def version_of(nobody: ObjectId) -> Find:
+    """Return the look-up of the version of NAMES or of MARKERS; `version_in` reads the answer."""
+    return Find(VERSIONS, {"_id": nobody}, ("version",), 1)
 
 
 def version_in(rows: Rows) -> int:
-    """Return the version in these rows: 0 for a reader none of whose edges has been changed yet."""
     return int(rows[0].get("version", 0)) if rows else 0
 
 
@@ -103,10 +108,10 @@ class Versions(NamedTuple):
     """The versions of a reader's edges and of what they like, of everybody's names, and of the markers of pulled
     authors.
 
-    `tokens`: that of the reader's tokens, which is no number: it never comes back, in a restored database neither.
+    `tokens`: that of the reader's tokens, which never comes back either.
     """
 
-    edges: int = 0
+    edges: Version = 0
     likes: int = 0
     tokens: ObjectId | None = None
     names: int = 0
@@ -124,7 +129,7 @@ def versions_in(rows: Rows) -> Versions:
     names, markers = by_id.pop(NAMES.binary, {}), by_id.pop(MARKERS.binary, {})
     own: Mapping[str, Any] = next(iter(by_id.values()), {})
     return Versions(
-        edges=int(own.get("version", 0)),
+        edges=own.get("version", 0),
         likes=int(own.get("likes", 0)),
         tokens=own.get("tokens"),
         names=int(names.get("version", 0)),
@@ -137,7 +142,7 @@ class View:
 
     `departed`: everybody whose account is deleted; None, where that has to be looked up as well. `gone`: statuses that
     were deleted by the time that edges were looked up. `steady`: whoever was looked up twice followed the reader both
-    times or neither time.
+    times or neither time. `has_learned`: not all of the reader's own edges were known before.
     """
 
     def __init__(self, edges: OwnEdges, departed: frozenset[ObjectId] | None = None) -> None:
@@ -145,7 +150,7 @@ class View:
         self._look_for_departed, self.departed = departed is None, departed or frozenset()
         self._followed_by: dict[ObjectId, bool] = {}
         self.gone: set[ObjectId] = set()
-        self.steady = True
+        self.steady, self.has_learned = True, False
         self._strangers: list[ObjectId] = []
         self._backs: list[ObjectId] = []
 
@@ -212,14 +217,15 @@ class View:
                 self.steady &= self._followed_by.get(author, now) == now
                 self._followed_by[author] = now
         if self._strangers:
+            self.has_learned = True
             follows, circles, mutes = (_packed(answers[name]) for name in ("follows", "circles", "mutes"))
             blocks = _packed(answers["blocks"]) | _packed(answers["blocked_by"])
             if departed := _authors(answers.get("departed", ())):
                 self.departed |= departed
             for author in self._strangers:
                 id = author.binary
-                relation = _relation(id in follows, id in blocks, id in circles, id in mutes)
-                self.edges.relations[IDS.of(author)] = relation
+                now_is = relation(id in follows, id in blocks, id in circles, id in mutes)
+                self.edges.relations[IDS.of(author)] = now_is
 
 
 class Edges:
@@ -280,7 +286,7 @@ class EdgeMemory:
     def __init__(self) -> None:
         self._readers: LRUCache[ObjectId, OwnEdges] = LRUCache(IDS_REMEMBERED, getsizeof=len)
 
-    def recall(self, reader: ObjectId, version: int | None = None) -> OwnEdges | None:
+    def recall(self, reader: ObjectId, version: Version | None = None) -> OwnEdges | None:
         """Return the edges of a reader, at this version if one is given; None where they are not remembered."""
         edges: OwnEdges | None = self._readers.get(reader)
         return edges if edges and version in (None, edges.version) else None
@@ -343,7 +349,7 @@ class Following:
 
 
 async def change_edges(db: Database, readers: Collection[ObjectId], work: Callable[[Transaction], Awaitable[T]]) -> T:
-    """Do `work` and raise the readers' versions, all of it or nothing. It may be tried several times.
+    """Do `work` and change the readers' versions, all of it or nothing. It may be tried several times.
 
     Of two changes that have a reader in common one comes first, and the other one sees what it has done. Raises
     NoAccount where the account of one is deleted.
@@ -351,7 +357,8 @@ async def change_edges(db: Database, readers: Collection[ObjectId], work: Callab
 
     async def versioned(inside: Transaction) -> T:
         for reader in sorted(readers):  # the same order for everybody
-            await raise_version(inside, reader, "version")
+            number = {"$inc": {"version": 1}}
+            await change_version(inside, reader, number if reader in (NAMES, MARKERS) else another_version())
         return await work(inside)
 
     return await transaction(db, versioned)
@@ -368,11 +375,16 @@ async def change_tokens(db: Database, person: ObjectId, work: Callable[[Transact
     return await transaction(db, versioned)
 
 
-async def raise_version(inside: Transaction, reader: ObjectId, of: Literal["version", "likes"]) -> None:
-    """Raise a reader's version. Raises NoAccount for somebody whose account is deleted: the end of it writes the same
-    document, so either comes before the other.
+def another_version() -> dict[str, Any]:
+    """Return the change that gives a reader's edges another version."""
+    return {"$set": {"version": ObjectId()}}
+
+
+async def change_version(inside: Transaction, reader: ObjectId, change: dict[str, Any]) -> None:
+    """Change a version of a reader's. Raises NoAccount for somebody whose account is deleted: the end of it writes the
+    same document, so either comes before the other.
     """
     try:
-        await inside[VERSIONS].update_one({"_id": reader, "closed": {"$exists": False}}, {"$inc": {of: 1}}, upsert=True)
+        await inside[VERSIONS].update_one({"_id": reader, "closed": {"$exists": False}}, change, upsert=True)
     except DuplicateKeyError:  # it is there, and closed
         raise NoAccount(reader) from None

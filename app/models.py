@@ -212,13 +212,14 @@ class CircleMember(Base):
 
 
 class EdgeVersion(Base):
-    """The version of a reader's edges: how often the follows, blocks, circles and mutes that decide what they see have
-    changed, and how often what they like has. `_id`: the reader's; two that are nobody's, for the names of everybody
-    and for the markers of pulled authors. `closed`: the account is deleted, and its edges and likes change no more.
-    `tokens`: another id whenever one of the person's tokens was given out or ended.
+    """The version of a reader's edges, the follows, blocks, circles and mutes that decide what they see: another id
+    after each change; and how often what they like has changed. `_id`: the reader's, or one of two that are nobody's,
+    for the names of everybody and for the markers of pulled authors, whose `version` says how often these have changed.
+    `closed`: the account is deleted, and its edges and likes change no more. `tokens`: another id whenever one of the
+    person's tokens was given out or ended.
     """
 
-    version: int = 0
+    version: int | ObjectId = 0
     likes: int = 0
     tokens: ObjectId | None = None
     closed: Literal[True] | None = None

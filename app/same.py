@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 from bson import ObjectId
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 class Same(Generic[T]):
@@ -24,6 +25,11 @@ class Same(Generic[T]):
         if len(self._known) >= self._most:
             self._known.clear()
         return self._known.setdefault(self._key(value), value)
+
+    def made(self, key: K, make: Callable[[K], T]) -> T:
+        """Return the value with this key; it is made only where none is known."""
+        known = self._known.get(key)
+        return self.of(make(key)) if known is None else known
 
 
 IDS = Same[ObjectId](100_000, key=attrgetter("binary"))  # of people, about 20 MB

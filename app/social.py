@@ -16,7 +16,7 @@ from app.access import audiences, visible, visible_status
 from app.accounts import NAME_LENGTH, checked_name, normal_handle
 from app.clock import FIRST_ID, LAST_ID
 from app.departures import departed_now
-from app.edges import NAMES, VERSIONS, OwnEdges, View, change_edges, raise_version
+from app.edges import NAMES, VERSIONS, OwnEdges, View, change_edges, change_version
 from app.errors import Conflict, Forbidden, Invalid, NoAccount, NotFound
 from app.models import (
     Account,
@@ -494,7 +494,7 @@ class Social:
 
 async def _raise_likes_version(inside: Transaction, reader: ObjectId) -> None:
     """Raise the version of the reader's likes: it ends what any process remembers of them."""
-    await raise_version(inside, reader, "likes")
+    await change_version(inside, reader, {"$inc": {"likes": 1}})
 
 
 async def _is_there(inside: Transaction, person: ObjectId) -> None:

@@ -25,7 +25,7 @@ from phases.home.candidates import Candidates, KeptThenQuery, Slice, Undelivered
 from phases.home.memory import UNSEEN, Basis, FirstPages, Judged, Seen, SeenStatuses, Statuses, as_now, changes_of
 from phases.home.newest import newest_of_groups, window_of_groups
 from phases.home.page import Filling, Page, enough
-from phases.keeping.store import Container, Place
+from phases.keeping.store import Container, Glance, Place
 from phases.p1_query import HomeTimeline
 from phases.pulling.markers import Known, Markers
 
@@ -55,7 +55,7 @@ class Request:
 class Start:
     """What a read begins with: what this process remembers of the reader, or what a glance finds of a stranger.
 
-    `likely`: ids that a glance has found. `marked`: everybody whose statuses may be pulled, `pulled`: the reader's own
+    `marked`: everybody whose statuses may be pulled, `pulled`: the reader's own
     authors among them. `by_authors`: so much is pending that only what the reader's own authors have written is looked
     up (rule 10).
     """
@@ -67,7 +67,7 @@ class Start:
     edges: OwnEdges
     remembered: bool
     seen: Seen
-    likely: Sequence[ObjectId]
+    glance: Glance
     marked: Known | None
     pulled: Sequence[ObjectId]
     by_authors: bool
@@ -136,7 +136,7 @@ class Reading:
             part = await kept.store.read(start.place, look.answers)
 
             # What was remembered has changed: begin again without it.
-            if self._forget_changed(start, look.versions):
+            if await self._forget_changed(start, look.versions):
                 continue
             # What is kept is not complete, or this took so long that it may be over.
             if look.backfill_owed or not self._switch.still_holds(settings):
@@ -181,16 +181,18 @@ class Reading:
         remembered = self._edges.recall(reader)
         place = Place(container, reader, request.cursor, enough(request.limit))
         seen = self._pages.recall(reader) if request.before is None else UNSEEN
-        likely = [] if remembered or seen.statuses else await kept.store.glance(place)
-        if likely is None:
+        glance = Glance() if remembered or seen.statuses else await kept.store.glance(place)
+        if glance is None:
             return None
-        edges, by_authors = remembered or OwnEdges(reader), self._outbox.is_crowded
+        edges, by_authors = remembered or glance.edges or OwnEdges(reader), self._outbox.is_crowded
         marked = await self._markers.known(settings.epoch) if request.phase.merges else None
         if (by_authors or (marked and marked.pulled != frozenset())) and edges.unmuted is None:
+            if glance.edges:
+                self._edges.keep(glance.edges)
             edges = await Following(self._db, reader, self._edges).known()
         pulled = self._markers.among(edges, marked) if marked else []
         known = remembered is not None
-        return Start(request, kept, settings, place, edges, known, seen, likely, marked, pulled, by_authors)
+        return Start(request, kept, settings, place, edges, known, seen, glance, marked, pulled, by_authors)
 
     async def _look(self, start: Start) -> Look:
         """Look, with one command to MongoDB. What is pending is looked up no later than the list is (rule 5), and at a
@@ -204,10 +206,10 @@ class Reading:
         if not edges.backfilled:
             finds |= self._outbox.backfills_of(edges.reader)
         # Of statuses that others have been shown, too, only what has changed.
-        known = seen.statuses or self._statuses.among(start.likely)
+        known = seen.statuses or self._statuses.among(start.glance.ids)
         finds |= changes_of(known)
         if not seen.statuses:
-            finds |= statuses_shown(edges.reader, start.likely, known)
+            finds |= statuses_shown(edges.reader, start.glance.ids, known)
         if not start.remembered:
             finds |= view.missing(list(known.values()))
         answers = await together(self._db, **finds, **start.kept.store.finds(place))
@@ -240,11 +242,13 @@ class Reading:
             return window_of_groups("pulled", merges.query, start.pulled, known.first.ids, place.before)
         return newest_of_groups("pulled", merges.query, start.pulled, place.before, place.n)
 
-    def _forget_changed(self, start: Start, now: Versions) -> bool:
+    async def _forget_changed(self, start: Start, now: Versions) -> bool:
         """Forget what was remembered and has changed. Return whether there was any."""
         edges, marked = start.edges, start.marked
         if changed := edges.version not in (None, now.edges):
             self._edges.forget(edges.reader)
+            if edges is start.glance.edges:
+                await start.kept.store.forget_edges(start.place.container, edges.reader)
         if start.seen.statuses and start.seen.likes != now.likes:
             self._pages.forget(edges.reader)
             changed = True
@@ -279,6 +283,8 @@ class Reading:
         query = self._query(request, following)
         candidates = KeptThenQuery(first, partial(self._further, start, look), query)
         statuses, after = await self._filled(request, candidates, view, look.versions, look.rows, kept)
+        if not start.remembered and request.before is None and view.has_learned:
+            await start.kept.store.note_edges(start.place.container, view.edges)
         return Page(request.phase.slug, statuses, after, candidates.source(statuses), versions=look.versions)
 
     async def _further(self, start: Start, look: Look, before: ObjectId, n: int) -> Slice | None:

@@ -16,7 +16,7 @@ from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeou
 from pymongo.monitoring import CommandStartedEvent
 
 from app.config import DAY_S, Config
-from app.edges import VERSIONS, change_edges
+from app.edges import MARKERS, NAMES, VERSIONS, change_edges
 from app.models import DOCUMENTS
 from app.servers.commands import HISTORY_S
 from app.stack import Addresses, connected
@@ -120,7 +120,7 @@ async def test_an_index_is_waited_for_however_long_it_takes(servers: Addresses) 
 
 async def test_a_transaction_comes_before_or_after_another_one(world: World) -> None:
     """Both count, none is lost, and what was refused in the middle has left nothing behind."""
-    ids = [ObjectId() for _ in range(2)]
+    ids = [NAMES, MARKERS]  # whose versions count
 
     async def insert(inside: Transaction) -> None:
         await inside["blocks"].find_or_insert({"blocker": ids[0], "blocked": ids[1]}, {"_id": ObjectId()})
@@ -136,7 +136,7 @@ async def test_a_transaction_comes_before_or_after_another_one(world: World) -> 
 @pytest.mark.servers
 async def test_a_transaction_that_somebody_else_holds_up_gives_up(servers: Addresses) -> None:
     async with connected(servers, Config(database="test_transactions")) as stack:
-        id, began = ObjectId(), asyncio.Event()
+        id, began = NAMES, asyncio.Event()
 
         async def hang(_: Transaction) -> None:
             began.set()

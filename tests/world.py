@@ -157,7 +157,7 @@ class World:
             raise MemcachedDown("stopped by the test")
 
         with ExitStack() as patches:
-            for name in ("gets", "add", "cas", "delete", "prepend", "highest", "note"):
+            for name in ("gets", "add", "put", "cas", "delete", "prepend", "highest", "note"):
                 patches.enter_context(patch.object(self.stack.memcached, name, down))
             yield
 

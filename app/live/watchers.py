@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from bson import ObjectId
 
+from app.edges import Version
 from app.live.connection import Connection, StreamEvent
 from app.live.position import Has, sealed
 from app.live.presence import Presence
@@ -24,7 +25,7 @@ class Looked(NamedTuple):
     up to which number they have read it.
     """
 
-    edges: int
+    edges: Version
     likes: int
     seq: int
     read_to: int

@@ -1,5 +1,5 @@
-"""Memcached as the timeline lists need it: gets, add, cas, delete, a pipelined `prepend` that reports what failed, and
-numbers that every node knows.
+"""Memcached as the timeline lists need it: gets, add, put, cas, delete, a pipelined `prepend` that reports what failed,
+and numbers that every node knows.
 
 It has two backends with one behaviour: a stand-in inside the process, and real nodes through pymemcache, except for
 what every page waits for (`memcached_reads`). Nodes are chosen by rendezvous hashing and never fail over: a key that
@@ -213,6 +213,10 @@ class MemcachedNodes:
         found, version = await self._call(self._node(key), add_and_get)
         return None if found is None else (found, version)
 
+    async def put(self, key: str, value: bytes, ttl_s: int) -> None:
+        """Store a value, whatever is there."""
+        await self._call(self._node(key), lambda client: client.set(key, value, expire=ttl_s))
+
     async def cas(self, key: str, value: bytes, version: object, ttl_s: int) -> bool:
         return bool(await self._call(self._node(key), lambda client: client.cas(key, value, version, expire=ttl_s)))
 
@@ -313,6 +317,10 @@ class MemcachedStandIn:
         count_memcached()
         self._store(key, value, self._now_s() + ttl_s)
         return self._items[key][:2]
+
+    async def put(self, key: str, value: bytes, ttl_s: int) -> None:
+        count_memcached()
+        self._store(key, value, self._now_s() + ttl_s)
 
     async def cas(self, key: str, value: bytes, version: object, ttl_s: int) -> bool:
         count_memcached()

@@ -79,16 +79,20 @@ async def redis_user(rig: Rig, scale: Scale) -> list[Row]:
     The process has shown its statuses to others and not to the reader, or (`fresh`) to nobody yet.
     """
     phase = answers.LISTS
-    reader = await scenes.follower_of(rig, await scenes.authors(rig, scale.friends, 10))
+    friends = await scenes.authors(rig, scale.friends, 10)
+    reader, other = [await scenes.follower_of(rig, friends) for _ in range(2)]
     page = partial(rig.timelines.page, reader, phase=phase.slug, limit=LIMIT)
-    await page()  # the list is kept from now on
+    for timelines in (rig.timelines, Timelines(rig.stack)):  # the lists are kept from now on, then the edges are noted
+        for each in (reader, other):
+            await timelines.page(each, phase=phase.slug, limit=LIMIT)
     user = limits.RedisUser(rig.stack.queue, f"{rig.stack.db.name}:raw")
     newest = await rig.timelines.page(reader, phase=answers.ASKING.slug, limit=rig.stack.config.cap)
     user.keep([{"id": str(s.id), "author": str(s.user_id), "text": s.text} for s in newest.statuses])
 
     async def stranger() -> float:
-        rig.timelines.forget(reader)
-        return await seconds_of(page)
+        started = Timelines(rig.stack)
+        await started.page(other, phase=phase.slug, limit=LIMIT)
+        return await seconds_of(partial(started.page, reader, phase=phase.slug, limit=LIMIT))
 
     async def fresh() -> float:
         started = Timelines(rig.stack)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from bson import ObjectId
 from cachetools import LRUCache
 
+from app.edges import Version
 from app.models import StatusRow
 from app.same import IDS
 from app.stack.mongodb.find import Find, Rows
@@ -27,7 +28,7 @@ class Basis(NamedTuple):
     candidates: bytes
     floor: ObjectId
     limit: int
-    edges: int
+    edges: Version
     departed: frozenset[ObjectId]
 
 

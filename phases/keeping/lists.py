@@ -9,6 +9,7 @@ What has expired by either clock, Memcached's or ours, is not delivered to any m
 while its machine sleeps.
 """
 
+import asyncio
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -21,13 +22,15 @@ from bson import ObjectId
 from app.access import Entry
 from app.clock import LAST_ID
 from app.config import MEMCACHED_LONGEST_TTL_S
+from app.edges import OwnEdges
 from app.stack import MemcachedDown, Stack
 from app.stack.mongodb.find import Rows
 from phases.home.candidates import NOTHING, Slice
+from phases.keeping import noted_edges
 from phases.keeping.first_slices import First, FirstSlices
 from phases.keeping.in_memory import InMemory, Lease
 from phases.keeping.recipients import Recipients
-from phases.keeping.store import AuthorIds, Container, Place, Recent
+from phases.keeping.store import AuthorIds, Container, Glance, Place, Recent
 
 ID_BYTES = 12
 TRAILER = struct.Struct(">4s12s12sQ")
@@ -44,6 +47,10 @@ def keys(container: Container, readers: Sequence[ObjectId]) -> list[str]:
 
 def key(container: Container, reader: ObjectId) -> str:
     return keys(container, (reader,))[0]
+
+
+def edges_key(container: Container, reader: ObjectId) -> str:
+    return f"edges:{container.name}:{reader.binary.hex()}"
 
 
 def pulse_key(container: Container) -> str:
@@ -84,24 +91,50 @@ class Value:
 class Lists(InMemory):
     name = "lists"
     bytes_per_entry = ID_BYTES
-    bytes_per_reader = 150  # key, item header, trailer
+    bytes_per_reader = 650  # two keys and item headers, trailer, the noted edges to 30 authors
     attempts = ATTEMPTS
 
     def __init__(self, stack: Stack, recipients: Recipients) -> None:
         super().__init__(stack, recipients)
-        self.memcached = stack.memcached
+        self._stack, self.memcached = stack, stack.memcached
         self._first = FirstSlices()
 
     @property
     def nodes(self) -> tuple[str, ...]:
         return self.memcached.nodes
 
-    async def glance(self, place: Place) -> list[ObjectId] | None:
+    async def glance(self, place: Place) -> Glance | None:
+        at = key(place.container, place.reader)
         try:
-            value = await self._gets(key(place.container, place.reader))
+            found, edges = await asyncio.gather(
+                self.memcached.gets(at), self._noted_edges(place.container, place.reader)
+            )
         except MemcachedDown:
-            return []  # nobody knows
-        return [entry.id for entry in value.slice(place.before, place.n).entries] if value else None
+            return Glance()  # nobody knows
+        value = self._living(found)
+        if found is None or value is None:
+            return None
+        part = value.slice(place.before, place.n)
+        if value.state == LIST:
+            self._keep_first(place, found[0], value, part)  # the read will most likely find the same
+        return Glance([entry.id for entry in part.entries], edges)
+
+    async def _noted_edges(self, container: Container, reader: ObjectId) -> OwnEdges | None:
+        with suppress(MemcachedDown):
+            if found := await self.memcached.gets(edges_key(container, reader)):
+                return noted_edges.unpacked(self._stack.secret, container, reader, found[0])
+        return None
+
+    async def note_edges(self, container: Container, edges: OwnEdges) -> None:
+        if not noted_edges.can_note(edges):
+            return
+        with suppress(MemcachedDown):  # then they are looked up again
+            value = noted_edges.packed(self._stack.secret, container, edges)
+            await self.memcached.put(edges_key(container, edges.reader), value, self.ttl_s)
+
+    async def forget_edges(self, container: Container, reader: ObjectId) -> None:
+        with suppress(MemcachedDown):
+            await self.memcached.delete(edges_key(container, reader))
 
     async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
         """Read the entries by one command to Memcached. Return None for a cold reader."""
@@ -127,9 +160,14 @@ class Lists(InMemory):
             more = await self.pulled_ids([reader, *followees])
             if not self._is_over(value):  # else the activity may have ended before it began again
                 await self._swap(at, self._renewed(value, active.until, more), version)
-        elif place.before == LAST_ID:
-            self._first.keep(at, First(raw, place.n, part, value.expires_at_ms))
+        else:
+            self._keep_first(place, raw, value, part)
         return part
+
+    def _keep_first(self, place: Place, raw: bytes, value: Value, part: Slice) -> None:
+        if place.before == LAST_ID:
+            at = key(place.container, place.reader)
+            self._first.keep(at, First(raw, place.n, part, value.expires_at_ms))
 
     async def pulled_ids(self, authors: list[ObjectId]) -> list[bytes]:
         """Return the newest pulled ids of these authors, up to one more than a list holds; none where the phase pulls
@@ -175,6 +213,7 @@ class Lists(InMemory):
     async def forget(self, container: Container, reader: ObjectId) -> None:
         with suppress(MemcachedDown):  # what is still there is still right
             await self.memcached.delete(key(container, reader))
+        await self.forget_edges(container, reader)
 
     async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None:
         """Merge an author's entries into a list (rule 4). One that is being built, has expired or keeps changing is

@@ -18,7 +18,7 @@ from app.stack.sorted_sets import ID_BYTES, LIST, PLACEHOLDER, Found, Trailer
 from phases.home.candidates import NOTHING, Slice
 from phases.keeping.in_memory import InMemory, Lease
 from phases.keeping.recipients import Recipients
-from phases.keeping.store import AuthorIds, Container, Place, Recent
+from phases.keeping.store import AuthorIds, Container, Glance, Place, Recent
 
 
 class SortedSets(InMemory):
@@ -31,12 +31,12 @@ class SortedSets(InMemory):
         super().__init__(stack, recipients)
         self.sets = stack.sets
 
-    async def glance(self, place: Place) -> list[ObjectId] | None:
+    async def glance(self, place: Place) -> Glance | None:
         try:
             found = await self._found(place.container, place.reader, place.before, place.n)
         except SetsDown:
-            return []  # nobody knows
-        return found and [ObjectId(id) for id in found.ids]
+            return Glance()  # nobody knows
+        return found and Glance([ObjectId(id) for id in found.ids])
 
     async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
         """Read the entries by one script in Redis, and renew the set if that is due. Return None for a cold reader."""

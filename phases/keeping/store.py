@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple, Protocol
 from bson import ObjectId
 
 from app.access import Entry
+from app.edges import OwnEdges
 from app.models import StatusRow
 from app.stack import Stack
 from app.stack.mongodb.find import Find, Rows
@@ -45,6 +46,13 @@ class Place(NamedTuple):
     reader: ObjectId
     before: ObjectId
     n: int
+
+
+class Glance(NamedTuple):
+    """A glance at what is kept for a reader. `edges`: what was noted of theirs, true if they are of that version."""
+
+    ids: Sequence[ObjectId] = ()
+    edges: OwnEdges | None = None
 
 
 @dataclass(frozen=True)
@@ -103,11 +111,17 @@ class Store(ABC):
     async def deliver(self, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None:
         """Put one status on many timelines."""
 
-    async def glance(self, place: Place) -> list[ObjectId] | None:
-        """Return the ids that a read may well find, where asking for them is cheaper than a read; None for a reader
-        who is certainly cold. It decides nothing: what was delivered a moment ago may be missing.
+    async def glance(self, place: Place) -> Glance | None:
+        """Return what a read may well find, where asking for it is cheaper than a read; None for a reader who is
+        certainly cold. It decides nothing: what was delivered a moment ago may be missing.
         """
-        return []
+        return Glance()
+
+    async def note_edges(self, container: Container, edges: OwnEdges) -> None:
+        """Note what was looked up of a reader's edges, for the glances of processes that do not know them."""
+
+    async def forget_edges(self, container: Container, reader: ObjectId) -> None:
+        """Forget what was noted of a reader's edges."""
 
     def finds(self, place: Place) -> dict[str, Find]:
         """Return what a read has to look up in MongoDB, on the same snapshot as what is pending."""

@@ -61,9 +61,9 @@ async def test_a_page_is_dear_to_a_stranger_and_cheap_again_however_many_they_fo
     assert first[PUSH.slug] == first[QUEUE.slug] == Cost(mongodb=1 + 1)  # the list with what is owed, what is visible
     # She might have been away: then nothing is owed in her list. What a first look finds in it is hydrated beside what
     # is owed. A packed id does not name its author: where the process does not know it, what is visible is asked
-    # afterwards.
-    assert first["cache"] == Cost(mongodb=1 + 1, memcached=1 + 1)
-    assert await stranger("cache", "ben") == Cost(mongodb=1, memcached=1 + 1)
+    # afterwards, and noted for the next process.
+    assert first["cache"] == Cost(mongodb=1 + 1, memcached=2 + 1 + 1)
+    assert await stranger("cache") == await stranger("cache", "ben") == Cost(mongodb=1, memcached=2 + 1)
     assert first[STREAM.slug] == Cost(mongodb=1 + 1, redis=1 + 1)
     assert await stranger(STREAM.slug, "ben") == Cost(mongodb=1, redis=1 + 1)
     await costs()

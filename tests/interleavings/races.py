@@ -949,6 +949,11 @@ RACES: tuple[Race, ...] = (
         for p in IN_WORKER
     ),
     Race(
+        "block x read that notes x read",
+        town(CACHE.slug),
+        {"zoe": edge("block", "zoe", "ann"), "ann": read(CACHE.slug), "ann2": read(CACHE.slug)},
+    ),
+    Race(
         "block x follow",
         town("cache"),
         {"zoe": edge("block", "yan", "ann"), "ann": follow("yan")},

@@ -318,6 +318,10 @@ class StagedMemcached(MemcachedStandIn):
         await point("memcached add", Touch("memcached", frozenset([key]), write=True))
         return await self.gets(key) if await super().add(key, value, ttl_s) else None
 
+    async def put(self, key: str, value: bytes, ttl_s: int) -> None:
+        await point("memcached put", Touch("memcached", frozenset([key]), write=True))
+        await super().put(key, value, ttl_s)
+
     async def cas(self, key: str, value: bytes, version: object, ttl_s: int) -> bool:
         await point("memcached cas", Touch("memcached", frozenset([key]), write=True))
         return await super().cas(key, value, version, ttl_s)

@@ -8,6 +8,7 @@ JOBS = "tests/contract/test_jobs.py"
 RESTORED = "tests/contract/test_restored.py"
 BACKUP = "tests/test_backup.py"
 COSTS = "tests/contract/test_costs.py"
+NOTED = "tests/contract/test_noted_edges.py"
 LIMITS = "tests/contract/test_limits.py"
 STREAMED = "tests/contract/test_stream.py"
 LIKES = "tests/contract/test_likes.py"
@@ -608,8 +609,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "pending statuses are those of followees that have changed",
         "10 backlog",
         "phases.reading.Reading.page",
-        "if self._forget_changed(start, look.versions):",
-        "if self._forget_changed(start, look.versions) and not start.by_authors:",
+        "if await self._forget_changed(start, look.versions):",
+        "if await self._forget_changed(start, look.versions) and not start.by_authors:",
         _of(FIXED, "test_the_backlog_of_somebody_followed_meanwhile_is_looked_at"),
     ),
     Mutant(
@@ -1440,10 +1441,77 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(FIXED, "test_the_backlog_of_somebody_followed_meanwhile_is_looked_at"),
     ),
     Mutant(
-        "a change of edges does not raise the version",
+        "noted edges are those of now, whatever has changed",
+        "2 memory",
+        "phases.keeping.noted_edges.unpacked",
+        "return OwnEdges(reader, 0 if version == UNCHANGED else ObjectId(version), relations, backfilled=True)",
+        "return OwnEdges(reader, None, relations, backfilled=True)",
+        _of(NOTED, "test_what_is_noted_ends_with_any_change"),
+    ),
+    Mutant(
+        "edges are noted with a version that may come back",
+        "2 memory",
+        "phases.keeping.noted_edges.can_note",
+        "isinstance(edges.version, ObjectId) or edges.version == 0",
+        "edges.version is not None",
+        _of(NOTED, "test_a_version_that_may_come_back_is_not_noted"),
+    ),
+    Mutant(
+        "a reader's edges have a version that comes back in a restored database",
+        "2 memory",
+        "app.edges.another_version",
+        'return {"$set": {"version": ObjectId()}}',
+        'return {"$inc": {"version": 1}}',
+        _of(NOTED, "test_one_command_makes_the_page_of_a_reader_whom_the_process_does_not_know"),
+    ),
+    Mutant(
+        "noted edges that have changed are found again and again",
+        "2 memory",
+        "phases.reading.Reading._forget_changed",
+        "if edges is start.glance.edges:",
+        "if False:",
+        _of(NOTED, "test_what_is_noted_ends_with_any_change"),
+    ),
+    Mutant(
+        "edges are noted of which a backfill may be owed",
+        "4 backfill, memory",
+        "phases.keeping.noted_edges.can_note",
+        "edges.backfilled and ",
+        "",
+        races=("follow x read, cache",),
+    ),
+    Mutant(
+        "noted edges are believed whoever has written them",
+        "2 memory",
+        "phases.keeping.noted_edges.unpacked",
+        "if not hmac.compare_digest(seal, _seal(secret, container, reader, body)):",
+        "if len(raw) < SEAL + HEAD.size:",
+        _of(NOTED, "test_who_can_write_to_memcached_lets_nobody_in"),
+    ),
+    *(
+        Mutant(
+            f"noted edges are believed of {whom}",
+            "2 memory",
+            "phases.keeping.noted_edges._seal",
+            part,
+            "",
+            _of(NOTED, "test_who_can_write_to_memcached_lets_nobody_in"),
+        )
+        for whom, part in (("any reader", "reader.binary + "), ("any container", "container.since.binary + "))
+    ),
+    Mutant(
+        "noted edges of another form are read as ours",
+        "2 memory",
+        "phases.keeping.noted_edges.unpacked",
+        "if form != FORM:",
+        "if False:",
+        _of(NOTED, "test_another_form_is_not_read"),
+    ),
+    Mutant(
+        "a change of edges leaves the version as it is",
         "2 memory",
         "app.edges.change_edges",
-        'await raise_version(inside, reader, "version")',
+        "await change_version(inside, reader, number if reader in (NAMES, MARKERS) else another_version())",
         "pass",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
     ),
@@ -1759,7 +1827,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "whoever was stopped goes on without an account",
         "accounts",
-        "app.edges.raise_version",
+        "app.edges.change_version",
         ', "closed": {"$exists": False}',
         "",
         _of(DEPARTED, "test_what_was_under_way_leaves_nothing"),
