@@ -64,6 +64,7 @@ class OwnEdges:
     """The reader's own edges while they are at this version. What is known of them only grows; None: not looked up yet.
 
     `unmuted`: the followees whom the reader does not mute. `backfilled`: no backfill was owed (rule 4), so none is.
+    `noted_in`: the containers beside which all of these relations are noted for other processes.
     """
 
     reader: ObjectId
@@ -72,6 +73,7 @@ class OwnEdges:
     followees: list[ObjectId] | None = None
     unmuted: list[ObjectId] | None = None
     backfilled: bool = False
+    noted_in: tuple[str, ...] = ()
 
     def confirm(self, version: Version) -> None:
         """Note that the edges are of this version, and no backfill is owed."""
@@ -142,7 +144,7 @@ class View:
 
     `departed`: everybody whose account is deleted; None, where that has to be looked up as well. `gone`: statuses that
     were deleted by the time that edges were looked up. `steady`: whoever was looked up twice followed the reader both
-    times or neither time. `has_learned`: not all of the reader's own edges were known before.
+    times or neither time.
     """
 
     def __init__(self, edges: OwnEdges, departed: frozenset[ObjectId] | None = None) -> None:
@@ -150,7 +152,7 @@ class View:
         self._look_for_departed, self.departed = departed is None, departed or frozenset()
         self._followed_by: dict[ObjectId, bool] = {}
         self.gone: set[ObjectId] = set()
-        self.steady, self.has_learned = True, False
+        self.steady = True
         self._strangers: list[ObjectId] = []
         self._backs: list[ObjectId] = []
 
@@ -217,7 +219,7 @@ class View:
                 self.steady &= self._followed_by.get(author, now) == now
                 self._followed_by[author] = now
         if self._strangers:
-            self.has_learned = True
+            self.edges.noted_in = ()
             follows, circles, mutes = (_packed(answers[name]) for name in ("follows", "circles", "mutes"))
             blocks = _packed(answers["blocks"]) | _packed(answers["blocked_by"])
             if departed := _authors(answers.get("departed", ())):

@@ -16,6 +16,7 @@ from app.models import StatusRow
 from app.stack.mongodb.find import Find, rows
 from phases.base import Phase
 from phases.claims import (
+    AUTHORS_NOTED,
     CLEAR,
     GETS,
     INSERT_AND_JOB,
@@ -109,7 +110,7 @@ CACHE = Phase(
     costs=(
         post(INSERT_AND_JOB),
         deliver(STEPS_TO_ACTIVE, CLEAR, PREPENDS),
-        read(PENDING, GETS, STATUSES_UNSEEN),
+        read(PENDING, GETS, STATUSES_UNSEEN, AUTHORS_NOTED),
         come_back(*REBUILD, LEASE_AND_FILL_LIST),
     ),
 )

@@ -20,7 +20,17 @@ from app.clock import LAST_ID
 from app.stack import Stack
 from app.stack.mongodb.find import together
 from phases.base import Phase
-from phases.claims import GETS, INSERT, JOB_UNLESS_PULLED, PENDING_OR_PULLED, STATUSES_UNSEEN, as_in, post, read
+from phases.claims import (
+    AUTHORS_NOTED,
+    GETS,
+    INSERT,
+    JOB_UNLESS_PULLED,
+    PENDING_OR_PULLED,
+    STATUSES_UNSEEN,
+    as_in,
+    post,
+    read,
+)
 from phases.home.newest import newest_of_groups
 from phases.p3_queue import WORKER
 from phases.p4_cache import CACHE, ActiveFollowers, HomeLists
@@ -126,7 +136,7 @@ HYBRID = Phase(
     costs=(
         post(INSERT, JOB_UNLESS_PULLED),
         as_in(CACHE.costs, "deliver", "as in phase 4, and nothing for what is pulled"),
-        read(PENDING_OR_PULLED, GETS, STATUSES_UNSEEN),
+        read(PENDING_OR_PULLED, GETS, STATUSES_UNSEEN, AUTHORS_NOTED),
         as_in(CACHE.costs, "return", "as in phase 4"),
     ),
 )  # fmt: skip

@@ -55,9 +55,8 @@ class Request:
 class Start:
     """What a read begins with: what this process remembers of the reader, or what a glance finds of a stranger.
 
-    `marked`: everybody whose statuses may be pulled, `pulled`: the reader's own
-    authors among them. `by_authors`: so much is pending that only what the reader's own authors have written is looked
-    up (rule 10).
+    `marked`: everybody whose statuses may be pulled, `pulled`: the reader's own authors among them. `by_authors`: so
+    much is pending that only what the reader's own authors have written is looked up (rule 10).
     """
 
     request: Request
@@ -122,12 +121,12 @@ class Reading:
         asked.
         """
         kept = request.kept
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             settings = await self._switch.current()
             container = self._switch.readable(settings, kept.name) if kept else None
             if kept is None or container is None:
                 break
-            start = await self._start(request, kept, container, settings)
+            start = await self._start(request, kept, container, settings, again=attempt > 0)
             if start is None:
                 return await self._comeback(request, kept, container)
 
@@ -136,7 +135,7 @@ class Reading:
             part = await kept.store.read(start.place, look.answers)
 
             # What was remembered has changed: begin again without it.
-            if await self._forget_changed(start, look.versions):
+            if self._forget_changed(start, look.versions):
                 continue
             # What is kept is not complete, or this took so long that it may be over.
             if look.backfill_owed or not self._switch.still_holds(settings):
@@ -152,7 +151,9 @@ class Reading:
             if start.known and first.is_short(start.place.n):
                 self._pages.guess_no_more(request.reader)
                 continue
-            return await self._listed(start, part, first, look)
+            page = await self._listed(start, part, first, look)
+            await self._note(start, look.view.edges)
+            return page
         return await self._queried(request)
 
     async def refresh(self, request: Request) -> Page:
@@ -172,10 +173,10 @@ class Reading:
     # Look
 
     async def _start(
-        self, request: Request, kept: KeptTimelines, container: Container, settings: Settings
+        self, request: Request, kept: KeptTimelines, container: Container, settings: Settings, *, again: bool
     ) -> Start | None:
         """Return what a read begins with; None for a reader who is certainly cold. For a reader whom this process does
-        not remember, a glance at the list says what to look up.
+        not remember, a glance at the list says what to look up. `again`: what was noted of them may have been wrong.
         """
         reader = request.reader
         remembered = self._edges.recall(reader)
@@ -184,6 +185,8 @@ class Reading:
         glance = Glance() if remembered or seen.statuses else await kept.store.glance(place)
         if glance is None:
             return None
+        if again:
+            glance = glance._replace(edges=None)
         edges, by_authors = remembered or glance.edges or OwnEdges(reader), self._outbox.is_crowded
         marked = await self._markers.known(settings.epoch) if request.phase.merges else None
         if (by_authors or (marked and marked.pulled != frozenset())) and edges.unmuted is None:
@@ -242,13 +245,11 @@ class Reading:
             return window_of_groups("pulled", merges.query, start.pulled, known.first.ids, place.before)
         return newest_of_groups("pulled", merges.query, start.pulled, place.before, place.n)
 
-    async def _forget_changed(self, start: Start, now: Versions) -> bool:
+    def _forget_changed(self, start: Start, now: Versions) -> bool:
         """Forget what was remembered and has changed. Return whether there was any."""
         edges, marked = start.edges, start.marked
         if changed := edges.version not in (None, now.edges):
             self._edges.forget(edges.reader)
-            if edges is start.glance.edges:
-                await start.kept.store.forget_edges(start.place.container, edges.reader)
         if start.seen.statuses and start.seen.likes != now.likes:
             self._pages.forget(edges.reader)
             changed = True
@@ -283,8 +284,6 @@ class Reading:
         query = self._query(request, following)
         candidates = KeptThenQuery(first, partial(self._further, start, look), query)
         statuses, after = await self._filled(request, candidates, view, look.versions, look.rows, kept)
-        if not start.remembered and request.before is None and view.has_learned:
-            await start.kept.store.note_edges(start.place.container, view.edges)
         return Page(request.phase.slug, statuses, after, candidates.source(statuses), versions=look.versions)
 
     async def _further(self, start: Start, look: Look, before: ObjectId, n: int) -> Slice | None:
@@ -347,6 +346,16 @@ class Reading:
 
         page, rebuilt = await asyncio.gather(answer(), rebuild())
         return replace(page, source="rebuilt" if rebuilt else "query")
+
+    @staticmethod
+    async def _note(start: Start, edges: OwnEdges) -> None:
+        """Note the edges that a first page took, for processes that do not know its reader, unless they are noted or a
+        backfill may be owed.
+        """
+        container = start.place.container
+        if start.request.before is None and edges.backfilled and container.name not in edges.noted_in:
+            edges.noted_in += (container.name,)
+            await start.kept.store.note_edges(container, edges)
 
     # Fill
 

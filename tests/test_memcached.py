@@ -220,6 +220,23 @@ async def test_an_answer_may_come_in_pieces() -> None:
         assert await memcached.gets("a") == (b"END\r\nend.", b"17")
 
 
+@pytest.mark.servers
+async def test_a_key_that_names_another_one_is_on_its_node() -> None:
+    """So whoever needs both waits for no other node."""
+    with node() as (first, process), node() as (second, _):
+        memcached = MemcachedNodes([first, second], 1.0)
+        keys = [f"list:{n}" for n in range(20)]
+        for key in keys:
+            for each in (key, f"edges:{{{key}}}"):
+                await memcached.put(each, b"value", TTL_S)
+        process.kill()
+        process.wait()
+        there = [await _answers(memcached, key) for key in keys]
+        assert {True, False} == set(there)
+        assert there == [await _answers(memcached, f"edges:{{{key}}}") for key in keys]
+        await memcached.close()
+
+
 @pytest.mark.parametrize(
     "says",
     [b"", b"SERVER_ERROR out of memory\r\n", b"VALUE b 0 1 17\r\nx\r\nEND\r\n"],

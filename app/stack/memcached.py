@@ -163,7 +163,8 @@ class MemcachedNodes:
         self._threads = ThreadPoolExecutor(POOL_SIZE * len(self.nodes), thread_name_prefix="memcached")
 
     def _node(self, key: str) -> str:
-        return self.nodes[0] if len(self.nodes) == 1 else self._ring.get_node(key)
+        """Return the node of a key; one that names another key in braces is on the node of that."""
+        return self.nodes[0] if len(self.nodes) == 1 else self._ring.get_node(key.partition("{")[2][:-1] or key)
 
     def _check(self, node: str) -> None:
         if time.monotonic() < self._down_until.get(node, 0):

@@ -82,9 +82,8 @@ async def redis_user(rig: Rig, scale: Scale) -> list[Row]:
     friends = await scenes.authors(rig, scale.friends, 10)
     reader, other = [await scenes.follower_of(rig, friends) for _ in range(2)]
     page = partial(rig.timelines.page, reader, phase=phase.slug, limit=LIMIT)
-    for timelines in (rig.timelines, Timelines(rig.stack)):  # the lists are kept from now on, then the edges are noted
-        for each in (reader, other):
-            await timelines.page(each, phase=phase.slug, limit=LIMIT)
+    for each in (reader, other) * 2:  # their lists are kept from the first page on, their edges noted from the second
+        await rig.timelines.page(each, phase=phase.slug, limit=LIMIT)
     user = limits.RedisUser(rig.stack.queue, f"{rig.stack.db.name}:raw")
     newest = await rig.timelines.page(reader, phase=answers.ASKING.slug, limit=rig.stack.config.cap)
     user.keep([{"id": str(s.id), "author": str(s.user_id), "text": s.text} for s in newest.statuses])

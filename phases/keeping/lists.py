@@ -50,7 +50,7 @@ def key(container: Container, reader: ObjectId) -> str:
 
 
 def edges_key(container: Container, reader: ObjectId) -> str:
-    return f"edges:{container.name}:{reader.binary.hex()}"
+    return f"edges:{{{key(container, reader)}}}"  # on the list's node
 
 
 def pulse_key(container: Container) -> str:
@@ -126,15 +126,11 @@ class Lists(InMemory):
         return None
 
     async def note_edges(self, container: Container, edges: OwnEdges) -> None:
-        if not noted_edges.can_note(edges):
+        value = noted_edges.packed(self._stack.secret, container, edges)
+        if value is None:
             return
-        with suppress(MemcachedDown):  # then they are looked up again
-            value = noted_edges.packed(self._stack.secret, container, edges)
+        with suppress(MemcachedDown):  # then the next process looks them up
             await self.memcached.put(edges_key(container, edges.reader), value, self.ttl_s)
-
-    async def forget_edges(self, container: Container, reader: ObjectId) -> None:
-        with suppress(MemcachedDown):
-            await self.memcached.delete(edges_key(container, reader))
 
     async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
         """Read the entries by one command to Memcached. Return None for a cold reader."""
@@ -213,7 +209,7 @@ class Lists(InMemory):
     async def forget(self, container: Container, reader: ObjectId) -> None:
         with suppress(MemcachedDown):  # what is still there is still right
             await self.memcached.delete(key(container, reader))
-        await self.forget_edges(container, reader)
+            await self.memcached.delete(edges_key(container, reader))
 
     async def merge(self, container: Container, reader: ObjectId, author_ids: AuthorIds) -> None:
         """Merge an author's entries into a list (rule 4). One that is being built, has expired or keeps changing is

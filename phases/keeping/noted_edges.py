@@ -1,10 +1,11 @@
-"""A reader's edges to the authors of their first page, as they are noted beside what is kept for them: the next process
-that the reader comes to need not look them up. They are true at their version, as any that are remembered.
+"""A reader's edges to the authors of whom they were looked up last, as they are noted beside what is kept for them: the
+next process that the reader comes to need not ask. They are true at their version, as any that are remembered.
 
 | seal 16 | form 1, version 12 | author 12, relation 1 | ... |
 
 They decide what the reader sees. Whoever can write to the server that keeps them is not to be believed, so they are
-sealed with the secret of the database, for one reader of one container: a restored database has others.
+sealed with the secret of the database, for one reader of one container. `feedlab restore` begins other containers, and
+after a restore by hand no version comes back, but for 0: what is true before the first change is true whenever it is 0.
 """
 
 import hmac
@@ -27,17 +28,18 @@ _RELATIONS = tuple(relation(*(bool(number >> bit & 1) for bit in range(4))) for 
 _NUMBERS = {one: number for number, one in enumerate(_RELATIONS)}
 
 
-def can_note(edges: OwnEdges) -> bool:
-    """Return whether these edges may be noted: no backfill is owed, and their version never comes back."""
-    return edges.backfilled and (isinstance(edges.version, ObjectId) or edges.version == 0)
-
-
-def packed(secret: bytes, container: Container, edges: OwnEdges) -> bytes:
-    """Return the edges to those authors who were looked up last, sealed."""
-    assert can_note(edges)
-    last = islice(reversed(edges.relations.items()), MOST)
+def packed(secret: bytes, container: Container, edges: OwnEdges) -> bytes | None:
+    """Return the edges to those authors who were looked up last, sealed; None where their version may come back."""
+    assert edges.backfilled, "no backfill is owed: that is not written down, and so true of all that is noted"
+    if isinstance(edges.version, ObjectId):
+        version = edges.version.binary
+    elif edges.version == 0:
+        version = UNCHANGED
+    else:
+        return None
+    last = islice(edges.relations.items(), max(0, len(edges.relations) - MOST), None)
     rows = b"".join([ROW.pack(author.binary, _NUMBERS[one]) for author, one in last])
-    body = HEAD.pack(FORM, edges.version.binary if isinstance(edges.version, ObjectId) else UNCHANGED) + rows
+    body = HEAD.pack(FORM, version) + rows
     return _seal(secret, container, edges.reader, body) + body
 
 
@@ -51,7 +53,8 @@ def unpacked(secret: bytes, container: Container, reader: ObjectId, raw: bytes) 
         return None
     rows = ROW.iter_unpack(body[HEAD.size :])
     relations = {IDS.made(author, ObjectId): _RELATIONS[number] for author, number in rows}
-    return OwnEdges(reader, 0 if version == UNCHANGED else ObjectId(version), relations, backfilled=True)
+    at = 0 if version == UNCHANGED else ObjectId(version)
+    return OwnEdges(reader, at, relations, backfilled=True, noted_in=(container.name,))
 
 
 def _seal(secret: bytes, container: Container, reader: ObjectId, body: bytes) -> bytes:

@@ -49,7 +49,7 @@ class Place(NamedTuple):
 
 
 class Glance(NamedTuple):
-    """A glance at what is kept for a reader. `edges`: what was noted of theirs, true if they are of that version."""
+    """A glance at what is kept for a reader. `edges`: what was noted of theirs, true while they are of its version."""
 
     ids: Sequence[ObjectId] = ()
     edges: OwnEdges | None = None
@@ -119,9 +119,6 @@ class Store(ABC):
 
     async def note_edges(self, container: Container, edges: OwnEdges) -> None:
         """Note what was looked up of a reader's edges, for the glances of processes that do not know them."""
-
-    async def forget_edges(self, container: Container, reader: ObjectId) -> None:
-        """Forget what was noted of a reader's edges."""
 
     def finds(self, place: Place) -> dict[str, Find]:
         """Return what a read has to look up in MongoDB, on the same snapshot as what is pending."""

@@ -60,9 +60,45 @@ async def noted(town: World, phase: str, of: str = "ann") -> bytes:
     return found[0]
 
 
+def sealed(at: Container, edges: OwnEdges, secret: bytes = SECRET) -> bytes:
+    value = noted_edges.packed(secret, at, edges)
+    assert value
+    return value
+
+
 async def test_one_command_makes_the_page_of_a_reader_whom_the_process_does_not_know(town: World) -> None:
     for phase in IN_MEMCACHED:
         assert await comes_elsewhere(town, phase) == (["by zoe", "by yan"], KNOWN)
+
+
+async def test_a_process_that_knows_the_reader_notes_them_once(world: World) -> None:
+    await world.people("ann", "zoe")
+    await world.follow("ann", "zoe")
+    await world.post("zoe", "by zoe")
+    await world.drain()
+    for phase in IN_MEMCACHED:
+        costs = []
+        for _ in range(4):
+            with counted() as cost:
+                await world.page("ann", phase)
+            costs.append(cost.memcached)
+        assert costs[1:] == [2, 1, 1], "the first page rebuilds the list, the second finds that nothing is owed"
+        assert await comes_elsewhere(world, phase) == (["by zoe"], KNOWN)
+
+
+async def test_an_author_who_was_not_noted_is_looked_up_once(world: World) -> None:
+    await world.people("ann", "zoe", "yan")
+    await world.follow("ann", "zoe", "yan")
+    await world.post("zoe", "by zoe")
+    await world.drain()
+    await world.warm("ann")
+    for phase in IN_MEMCACHED:
+        await comes_elsewhere(world, phase)
+    await world.post("yan", "by yan")
+    await world.drain()
+    for phase in IN_MEMCACHED:
+        for cost in (replace(UNNOTED, memcached=4), KNOWN):
+            assert await comes_elsewhere(world, phase) == (["by yan", "by zoe"], cost), phase
 
 
 Change = Callable[[World], Awaitable[object]]
@@ -104,18 +140,16 @@ async def test_who_can_write_to_memcached_lets_nobody_in(town: World) -> None:
         edges = OwnEdges(town.ids["ann"], await version(town, phase), zoe, backfilled=True)
         ours = await noted(town, phase)
         for forged in (
-            noted_edges.packed(town.stack.secret, at, replace(edges, reader=town.ids["eve"])),
-            noted_edges.packed(town.stack.secret, replace(at, since=ObjectId()), edges),
-            noted_edges.packed(b"another secret", at, edges),
+            sealed(at, replace(edges, reader=town.ids["eve"]), town.stack.secret),
+            sealed(replace(at, since=ObjectId()), edges, town.stack.secret),
+            sealed(at, edges, b"another secret"),
             ours[:-1] + bytes([ours[-1] ^ 4]),
             ours[: noted_edges.SEAL],
             b"",
         ):
             await town.stack.memcached.put(edges_key(at, town.ids["ann"]), forged, 60)
             assert (await comes_elsewhere(town, phase))[0] == ["by zoe", "by yan"], phase
-        await town.stack.memcached.put(
-            edges_key(at, town.ids["ann"]), noted_edges.packed(town.stack.secret, at, edges), 60
-        )
+        await town.stack.memcached.put(edges_key(at, town.ids["ann"]), sealed(at, edges, town.stack.secret), 60)
         assert (await comes_elsewhere(town, phase))[0] == ["for the circle", "by zoe", "by yan"], "our seal is believed"
 
 
@@ -146,6 +180,7 @@ async def test_a_version_that_may_come_back_is_not_noted(town: World) -> None:
     """It is of an earlier release, which counted the changes."""
     await town.stack.db[VERSIONS].update_one({"_id": town.ids["ann"]}, {"$set": {"version": 3}})
     for phase in IN_MEMCACHED:
+        await town.stack.memcached.delete(edges_key(await container(town, phase), town.ids["ann"]))
         await comes_elsewhere(town, phase)
         assert await comes_elsewhere(town, phase) == (["by zoe", "by yan"], UNNOTED), phase
     await town.social.mute(town.ids["ann"], town.ids["dot"])
@@ -159,17 +194,19 @@ def test_what_is_noted_is_what_was_looked_up_last_and_no_more() -> None:
         ObjectId(): relation(bool(n & 1), bool(n & 2), bool(n & 4), bool(n & 8)) for n in range(noted_edges.MOST + 16)
     }
     version = ObjectId()
-    raw = noted_edges.packed(SECRET, AT, OwnEdges(ANN, version, relations, backfilled=True))
+    raw = sealed(AT, OwnEdges(ANN, version, relations, backfilled=True))
     assert len(raw) == noted_edges.SEAL + noted_edges.HEAD.size + noted_edges.MOST * noted_edges.ROW.size
     last = dict(list(relations.items())[-noted_edges.MOST :])
-    assert noted_edges.unpacked(SECRET, AT, ANN, raw) == OwnEdges(ANN, version, last, backfilled=True)
+    found = noted_edges.unpacked(SECRET, AT, ANN, raw)
+    assert found == OwnEdges(ANN, version, last, backfilled=True, noted_in=(AT.name,))
+    assert list(found.relations) == list(last), "the next one, too, leaves out those that were looked up first"
 
 
 def test_another_form_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of two versions share a Memcached during an update."""
-    edges = OwnEdges(ANN, 0, backfilled=True)
+    edges = OwnEdges(ANN, 0, backfilled=True, noted_in=(AT.name,))
     monkeypatch.setattr(noted_edges, "FORM", noted_edges.FORM + 1)
-    later = noted_edges.packed(SECRET, AT, edges)
+    later = sealed(AT, edges)
     assert noted_edges.unpacked(SECRET, AT, ANN, later) == edges
     monkeypatch.undo()
     assert noted_edges.unpacked(SECRET, AT, ANN, later) is None
