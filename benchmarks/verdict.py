@@ -241,17 +241,27 @@ def served(report: HttpReport) -> list[str]:
     return said
 
 
+def _missed_at(climb: Climb) -> float:
+    """Return the lowest rate above the capacity that was missed, however late the load generator was at others."""
+    missed = [step.rate for step in climb.steps if step.outcome == "missed" and step.rate > (climb.capacity or 0)]
+    return min(missed, default=math.inf)
+
+
 def _most(climbs: Sequence[Climb], slo_ms: float) -> str:
     held = {climb.phase: climb.capacity for climb in climbs if climb.capacity}
     if not held:
         return "no rate was held" if climbs else "nothing was measured to its end"
     none = [climb.phase for climb in climbs if climb.phase not in held]
-    at_least = {climb.phase for climb in climbs if climb.ended_by != "slo"}  # more was not asked for, or not possible
     order = sorted(held, key=held.__getitem__, reverse=True)
     best = order[0]
-    near = [slug for slug in order if slug in at_least or held[best] / held[slug] <= PRECISION]
-    shown = listed([f"{slug} ({'≥ ' if slug in at_least else ''}{number(held[slug])})" for slug in near])
-    rest = [f"{held[best] / held[slug]:.2f} times as many as {slug}" for slug in order if slug not in near]
+    below = {climb.phase: _missed_at(climb) for climb in climbs if climb.ended_by != "slo"}
+    near = [slug for slug in order if held[best] / below.get(slug, held[slug]) <= PRECISION]
+    shown = listed([f"{slug} ({'≥ ' if slug in below else ''}{number(held[slug])})" for slug in near])
+    rest = [
+        f"{'at most ' if slug in below else ''}{held[best] / held[slug]:.2f} times as many as {slug}"
+        for slug in order
+        if slug not in near
+    ]
     if len(near) > 1:
         words = f"no difference can be told between {shown} pages a second at p99 ≤ {slo_ms:g} ms"
         words += f"; {best} holds {listed(rest)}" if rest else ""

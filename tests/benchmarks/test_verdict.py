@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from math import inf, nan
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import ValidationError
@@ -24,6 +24,7 @@ from benchmarks.report import (
     Origin,
     Population,
     Settings,
+    Step,
 )
 from benchmarks.summary import ratios, summary
 from benchmarks.tables import TOO_FEW, grids, says
@@ -299,6 +300,18 @@ def test_more_than_was_asked_for_is_not_less() -> None:
     open_ended = report.climbs[0].model_copy(update={"ended_by": "most"})
     [sentence] = says(report.model_copy(update={"climbs": [open_ended, report.climbs[1]]}))
     assert "no difference can be told between cache (200) and query (≥ 100)" in sentence
+
+
+def test_a_rate_that_was_missed_bounds_what_the_load_generator_was_too_late_for() -> None:
+    report = held(query=100, cache=200)
+
+    def step(rate: float, outcome: Literal["met", "missed", "generator late"]) -> Step:
+        return Step(rate=rate, answered=1, answered_per_s=1, latency_ms={}, late_ms=0, outcome=outcome)
+
+    steps = [step(120, "missed"), step(110, "generator late"), step(100, "met")]
+    late = report.climbs[0].model_copy(update={"ended_by": "generator", "steps": steps})
+    [sentence] = says(report.model_copy(update={"climbs": [late, report.climbs[1]]}))
+    assert "cache (200) holds the most pages a second at p99 ≤ 50 ms, at most 2.00 times as many as query" in sentence
 
 
 def test_processor_time_is_of_the_operations_of_the_burn_in_too_and_of_no_load_generator() -> None:
