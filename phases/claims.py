@@ -144,7 +144,7 @@ PENDING_OR_PULLED = Commands("what is pending or pulled", ONE)
 GETS = Commands("one gets", memcached=ONE)
 RANGE = Commands("one script in Redis", redis_at_most=1)
 STATUSES_UNSEEN = Commands("the statuses, then their authors, unless seen before", _always(2))
-AUTHORS_NOTED = Commands("a set that notes those for other processes", memcached=ONE)
+AUTHORS_NOTED = Commands("one set that notes the authors for other processes", memcached=ONE)
 
 # A return
 PAGE_OF_PHASE_1 = Commands(
