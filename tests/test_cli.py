@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 
-from app import serve
+from app import doctor, serve
 from app.cli import Feedlab, main, show_author
 from app.config import Config, at_a_screen
 from app.loop import event_loop
@@ -267,7 +267,10 @@ def test_a_file_of_no_use_that_a_url_names_is_said_in_one_line(
 
 
 @pytest.mark.parametrize("file", ["none", "no-certificate"])
-def test_the_doctor_takes_a_file_of_no_use_for_no_answer(file: str, tmp_path: Path) -> None:
+def test_the_doctor_takes_a_file_of_no_use_for_no_answer(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "TIMEOUT_S", 0.2)
     (tmp_path / "no-certificate").write_text("nothing")
     for name, url in WITH_FILES.items():
         result = feedlab(
