@@ -4,7 +4,7 @@ import asyncio
 import socket
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import AsyncMock, patch
 from urllib.parse import quote
@@ -39,9 +39,13 @@ def commands_sent(server: str) -> float:
     return REGISTRY.get_sample_value("feedlab_server_commands_total", {"server": server}) or 0
 
 
-def test_an_outage_names_servers_that_have_said_nothing_yet(tmp_path: Path) -> None:
-    path = str(tmp_path / "silent.sock")
-    with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket(socket.AF_UNIX) as local:
+def test_an_outage_names_servers_that_have_said_nothing_yet() -> None:
+    with (
+        TemporaryDirectory() as directory,  # the path of a socket has 100 characters, which pytest's may not leave
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        socket.socket(socket.AF_UNIX) as local,
+    ):
+        path = f"{directory}/silent.sock"
         port = silent.getsockname()[1]
         local.bind(path)
         local.listen()
