@@ -5,6 +5,7 @@ A container's floors say which readers' timelines are complete, and from where o
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from bson import ObjectId
@@ -18,6 +19,7 @@ from app.stack.mongodb.connection import Collection
 from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows
 from app.stack.mongodb.write import create_clustered, insert_missing
 from phases.home.candidates import Slice
+from phases.keeping.first_slices import FirstSlices
 from phases.keeping.recipients import Recipients
 from phases.keeping.store import AuthorIds, Container, Place, Returning, Store
 
@@ -48,6 +50,7 @@ class Entries(Store):
         assert not recipients.active_only, "an entry does not expire, so nobody may be skipped"
         super().__init__(stack, recipients)
         self._swept_to = FIRST_ID
+        self._first = FirstSlices()
 
     def _entries(self, container: Container) -> Collection:
         return self.db[entries_name(container)]
@@ -94,12 +97,9 @@ class Entries(Store):
         """Read entries and floor of the same moment: both are in the answers."""
         if not any(answers["floor"]):
             return None
-        entries = [Entry(ObjectId(row["_id"][12:]), row["a"]) for row in answers["entries"]]
-        return Slice(
-            entries,
-            answers["floor"][0]["floor"],
-            whole=len(entries) < place.n and place.before == LAST_ID,
-        )
+        rows, floor = answers["entries"], answers["floor"][0]["floor"]
+        packed = floor.binary + b"".join([row["_id"] for row in rows])
+        return self._first.unpacked(place, packed, partial(_slice, place, rows, floor))
 
     async def forget(self, container: Container, reader: ObjectId) -> None:
         await self._floors(container).update_one(
@@ -190,3 +190,8 @@ class Entries(Store):
             prefix, _, since = name.rpartition("_")
             if prefix in ("home_entries", "home_floors") and name not in needed and ObjectId(since) < long_ago:
                 await self.db.drop_collection(name)
+
+
+def _slice(place: Place, rows: Rows, floor: ObjectId) -> Slice:
+    entries = [Entry(ObjectId(row["_id"][12:]), row["a"]) for row in rows]
+    return Slice(entries, floor, whole=len(entries) < place.n and place.before == LAST_ID)

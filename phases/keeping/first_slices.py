@@ -1,40 +1,60 @@
-"""The beginnings of kept lists as a process has unpacked them: most are the same when their reader comes again.
+"""The beginnings of kept timelines as a process has unpacked them: most are the same when their reader comes again.
 
 To compare the 10 KB of a list takes a hundredth of what it takes to unpack them.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from cachetools import LRUCache
 
+from app.clock import LAST_ID
 from phases.home.candidates import Slice
+from phases.keeping.store import Place
 
-BYTES_REMEMBERED = 64 << 20  # of all readers together: some 3,000 long lists
-ENTRY_BYTES = 160  # of an id that is unpacked
+BYTES_REMEMBERED = 64 << 20  # of all readers of a store together: some 3,000 long lists
+ENTRY_BYTES = 250  # of an id that is unpacked, and of its author's
 
 
 class First(NamedTuple):
-    """The first slice of a list. `raw`: the list that it was made of. `n`: the entries that were asked for."""
+    """The first slice of a timeline. `raw`: what it was made of. `n`: the entries that were asked for.
+
+    `expires_at_ms`: when the timeline expires, where that is part of `raw`.
+    """
 
     raw: bytes
     n: int
     slice: Slice
-    expires_at_ms: int
+    expires_at_ms: int = 0
 
 
 class FirstSlices:
     def __init__(self) -> None:
         self._first: LRUCache[str, First] = LRUCache(BYTES_REMEMBERED, getsizeof=_size)
 
-    def of(self, key: str, raw: bytes, n: int) -> First | None:
-        """Return the first `n` entries of the list that is stored under a key, if it is the one that was unpacked."""
-        first: First | None = self._first.get(key)
-        return first if first and first.n == n and first.raw == raw else None
+    def of(self, place: Place, raw: bytes) -> First | None:
+        """Return the slice at a place, if that is the first one, and what is kept there is what was unpacked before."""
+        first: First | None = self._first.get(_key(place)) if place.before == LAST_ID else None
+        return first if first and first.n == place.n and first.raw == raw else None
 
-    def keep(self, key: str, first: First) -> None:
-        self._first.pop(key, None)
+    def unpacked(self, place: Place, raw: bytes, unpack: Callable[[], Slice]) -> Slice:
+        """Return the slice at a place, unpacked now or before."""
+        if first := self.of(place, raw):
+            return first.slice
+        part = unpack()
+        self.keep(place, First(raw, place.n, part))
+        return part
+
+    def keep(self, place: Place, first: First) -> None:
+        if place.before != LAST_ID:
+            return
+        self._first.pop(_key(place), None)
         if _size(first) <= BYTES_REMEMBERED:
-            self._first[key] = first
+            self._first[_key(place)] = first
+
+
+def _key(place: Place) -> str:
+    return f"{place.container.name}:{place.reader}"
 
 
 def _size(first: First) -> int:

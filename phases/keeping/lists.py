@@ -116,7 +116,7 @@ class Lists(InMemory):
             return None
         part = value.slice(place.before, place.n)
         if value.state == LIST:
-            self._keep_first(place, found[0], value, part)  # the read will most likely find the same
+            self._first.keep(place, First(found[0], place.n, part, value.expires_at_ms))  # the read will find the same
         return Glance([entry.id for entry in part.entries], edges)
 
     async def _noted_edges(self, container: Container, reader: ObjectId) -> OwnEdges | None:
@@ -143,7 +143,7 @@ class Lists(InMemory):
         """Read the entries, and renew the TTL when that is due."""
         at, reader = key(place.container, place.reader), place.reader
         found = await self.memcached.gets(at)
-        first = self._first.of(at, found[0], place.n) if found and place.before == LAST_ID else None
+        first = self._first.of(place, found[0]) if found else None
         if first and not self.is_due(first.expires_at_ms):
             return first.slice
         value = self._living(found)
@@ -157,13 +157,8 @@ class Lists(InMemory):
             if not self._is_over(value):  # else the activity may have ended before it began again
                 await self._swap(at, self._renewed(value, active.until, more), version)
         else:
-            self._keep_first(place, raw, value, part)
+            self._first.keep(place, First(raw, place.n, part, value.expires_at_ms))
         return part
-
-    def _keep_first(self, place: Place, raw: bytes, value: Value, part: Slice) -> None:
-        if place.before == LAST_ID:
-            at = key(place.container, place.reader)
-            self._first.keep(at, First(raw, place.n, part, value.expires_at_ms))
 
     async def pulled_ids(self, authors: list[ObjectId]) -> list[bytes]:
         """Return the newest pulled ids of these authors, up to one more than a list holds; none where the phase pulls

@@ -7,6 +7,7 @@ or was kept by another run of Redis.
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 
 from bson import ObjectId
 
@@ -16,6 +17,7 @@ from app.stack import SetsDown, Stack
 from app.stack.mongodb.find import Rows
 from app.stack.sorted_sets import ID_BYTES, LIST, PLACEHOLDER, Found, Trailer
 from phases.home.candidates import NOTHING, Slice
+from phases.keeping.first_slices import FirstSlices
 from phases.keeping.in_memory import InMemory, Lease
 from phases.keeping.recipients import Recipients
 from phases.keeping.store import AuthorIds, Container, Glance, Place, Recent
@@ -30,6 +32,7 @@ class SortedSets(InMemory):
     def __init__(self, stack: Stack, recipients: Recipients) -> None:
         super().__init__(stack, recipients)
         self.sets = stack.sets
+        self._first = FirstSlices()
 
     async def glance(self, place: Place) -> Glance | None:
         try:
@@ -48,8 +51,8 @@ class SortedSets(InMemory):
                 await self._renew(place.container, place.reader, found.trailer)
         except SetsDown:
             return NOTHING
-        entries = [Entry(ObjectId(id)) for id in found.ids if id >= found.trailer.floor]
-        return Slice(entries, ObjectId(found.trailer.floor), whole=len(entries) < place.n and place.before == LAST_ID)
+        packed = b"".join([found.trailer.floor, *found.ids])
+        return self._first.unpacked(place, packed, partial(_slice, place, found))
 
     async def _renew(self, container: Container, reader: ObjectId, old: Trailer) -> None:
         active, _ = await self.admit_again(reader)
@@ -124,3 +127,9 @@ class SortedSets(InMemory):
     def _ttl_ms(self, trailer: Trailer) -> int:
         """Return how long Redis keeps a set: until its trailer is over. Nobody delivers to it after that."""
         return max(1, trailer.expires_at_ms - self.now_ms())
+
+
+def _slice(place: Place, found: Found) -> Slice:
+    floor = found.trailer.floor
+    entries = [Entry(ObjectId(id)) for id in found.ids if id >= floor]
+    return Slice(entries, ObjectId(floor), whole=len(entries) < place.n and place.before == LAST_ID)
