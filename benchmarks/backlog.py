@@ -1,6 +1,7 @@
 """`feedlab bench backlog`: pages over HTTP while statuses wait for their delivery, and how long until none does."""
 
 import asyncio
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from bson import ObjectId
 from app.demo.graph import Graph
 from app.demo.progress import Progress, silent
 from benchmarks import answers
-from benchmarks.capacity import BURN_IN_S, at_ports, climb, loaded, population
+from benchmarks.capacity import Offered, at_ports, climb, loaded, population
 from benchmarks.generator import Asked, Generator, offer
 from benchmarks.measure import Latencies
 from benchmarks.origin import origin
@@ -23,7 +24,8 @@ from benchmarks.rig import BenchRefused, Rig, web_processes
 from benchmarks.subject import WrongAnswer
 
 LEVELS = (0, 100, 1_000, 10_000)
-CONNECTIONS = 4  # of the closed loop
+CONNECTIONS = 4  # of the closed loop, which has a turn before each step of the climb: the machine's speed changes
+TURN_S, BURN_IN_S = 1.0, 0.2  # of a turn, at most, and before it counts
 LOAD_SHARE = 0.5  # of what is held with the whole backlog, while it is worked off
 DRAIN_S = 900.0
 LOOK_EVERY_S = 0.25
@@ -64,20 +66,30 @@ async def backlog(
             raise BenchRefused(f"{slug}: {owed:,} statuses are pending or pulled and not {level:,}")
         waiting = await pending(rig, slug)
         shown = await readers.shown(slug, [port], progress)
-        asked = Asked([port], readers.path(slug), shown, settings.seconds, None, seed=settings.seed)
-        answered = checked(await offer(replace(asked, burn_in_s=BURN_IN_S, connections=CONNECTIONS)))
-        pages_per_s = round(answered.answered / answered.seconds, 1)
-        found_at = partial(Backlogged, pages_per_s=pages_per_s, to_none=round(pages_per_s / (none or pages_per_s), 3))
+        asked = Asked([port], readers.path(slug), shown, min(settings.seconds, TURN_S), None, seed=settings.seed)
+        offered = at_ports([port], asked.path, shown, settings.seed)
         of, begun = partial(Climb, phase=slug, web=1, readers="warm", pending=waiting), list[Step]()
+        turns: list[float] = []
+
+        async def at(rate: float, requests: int) -> Offered:
+            turn = checked(await offer(replace(asked, burn_in_s=BURN_IN_S, connections=CONNECTIONS)))
+            turns.append(turn.answered / turn.seconds)
+            return await offered(rate, requests)
+
+        def found_at(climb: Climb) -> Backlogged:
+            pages_per_s = round(statistics.median(turns), 1)
+            return Backlogged(
+                pages_per_s=pages_per_s, to_none=round(pages_per_s / (none or pages_per_s), 3), climb=climb
+            )
 
         def heard(step: Step) -> None:
             begun.append(step)
-            unfinished = found_at(climb=of(steps=list(begun), capacity=None, ended_by="unfinished"))
+            unfinished = found_at(of(steps=list(begun), capacity=None, ended_by="unfinished"))
             rig.so_far = report([*found, unfinished], unfinished=True)
             progress(f"{slug}, {level:,} pending, {step.rate:g}/s: {step.outcome}", len(found), planned)
 
-        climbed = await climb(at_ports([port], asked.path, shown, settings.seed), settings, heard)
-        return found_at(climb=of(**climbed._asdict())), asked
+        climbed = await climb(at, settings, heard)
+        return found_at(of(**climbed._asdict())), asked
 
     try:
         for slug in settings.phases:

@@ -351,7 +351,10 @@ class HttpReport(Interruptible):
 
 
 class Backlogged(Model):
-    """Pages a second in a closed loop with so many pending, and the climb with them. `to_none`: pages/s ÷ with none."""
+    """Pages a second in a closed loop with so many pending, the median of its turns, and the climb with them.
+
+    `to_none`: pages/s ÷ with none.
+    """
 
     pages_per_s: float
     to_none: float
