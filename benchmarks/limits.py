@@ -14,8 +14,9 @@ from typing import Any, Self
 from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.database import Database
+from pymongo.read_concern import ReadConcern
 
-from app.edges import VERSIONS
+from app.edges import MARKERS, NAMES, VERSIONS
 from app.servers.probe import dial
 from app.stack import DeliveryQueue
 from phases.keeping.activity import ACTIVE
@@ -99,7 +100,7 @@ def push_arrays(db: RawDatabase, author: ObjectId, status: ObjectId) -> None:
 class RawMemcached:
     """A connection to Memcached by a bare socket and pipelined meta commands.
 
-    Source: memcached/doc/protocol.txt, "Meta Set", "Meta No-Op".
+    Source: memcached/doc/protocol.txt, "Meta Get", "Meta Set", "Meta No-Op".
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -120,6 +121,11 @@ class RawMemcached:
                 raise ConnectionError("memcached has closed the connection")
             answered += part
         return answered[: -len(end)]
+
+    def get(self, key: str) -> bytes:
+        """Return the value of a key, b"" for none."""
+        self._socket.sendall(b"mg %s v\r\nmn\r\n" % key.encode())
+        return self._until(b"MN\r\n").partition(b"\r\n")[2].removesuffix(b"\r\n")
 
     def _quietly(self, pattern: bytes, keys: Sequence[str], tail: bytes) -> bytes:
         """Send the pattern with each key and the tail, in batches; return what was answered despite the quiet flag."""
@@ -204,9 +210,27 @@ def read_array(db: RawDatabase, reader: ObjectId, limit: int) -> int:
     return _hydrated(db, array["ids"] if array else [])
 
 
-def find_version(db: RawDatabase, reader: ObjectId) -> int:
-    """Ask for the version of a reader's edges: the least that a page can ask MongoDB. Return the number of rows."""
-    return len(list(db[VERSIONS].find({"_id": reader}, {"version": 1}).limit(1)))
+def ask_of_a_page(
+    db: RawDatabase, memcached: RawMemcached, pending: str, reader: ObjectId, at: str, shown: Sequence[ObjectId]
+) -> int:
+    """Ask what a page that is remembered asks, without making one: first MongoDB whether anything is pending or has
+    changed, by one command on a snapshot, then for the list, which is stored `at` a key. Return the ids in the list.
+    """
+    questions: list[dict[str, Any]] = [
+        {"$match": {"pending": pending}},
+        {"$sort": {"_id": -1}},
+        {"$limit": len(shown)},
+        {"$project": {"user_id": 1}},
+        _beside(VERSIONS, {"_id": {"$in": [NAMES, MARKERS, reader]}}, {"version": 1, "likes": 1}),
+        _beside("statuses", {"changed": {"$in": shown}}, {"changed": 1, "deleted": 1, "likes": 1}),
+    ]
+    as_of_now = db["statuses"].with_options(read_concern=ReadConcern("snapshot"))
+    list(as_of_now.aggregate(questions, batchSize=READ_AT_ONCE))
+    return len(memcached.get(at)) // len(reader.binary)
+
+
+def _beside(collection: str, query: dict[str, Any], fields: dict[str, int]) -> dict[str, Any]:
+    return {"$unionWith": {"coll": collection, "pipeline": [{"$match": query}, {"$project": fields}]}}
 
 
 def read_plain_in(db: RawDatabase, reader: ObjectId, limit: int) -> int:
