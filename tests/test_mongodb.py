@@ -28,15 +28,9 @@ from app.stack.mongodb.transaction import Transaction
 from app.stack.mongodb.whole import WINDOW
 from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered, housekeeping, prepare
 from app.stack.outage import UNAVAILABLE, said_by_a_driver
-from app.watch.metrics import REGISTRY
-from tests.world import World
+from tests.world import World, commands_sent
 
 pytestmark = pytest.mark.anyio
-
-
-def commands_sent(server: str) -> float:
-    """By this process so far, to whomever."""
-    return REGISTRY.get_sample_value("feedlab_server_commands_total", {"server": server}) or 0
 
 
 def test_an_outage_names_servers_that_have_said_nothing_yet() -> None:

@@ -15,6 +15,7 @@ from app.stack import MemcachedDown, QueueDown, SetsDown, Stack
 from app.stack.cost import counted
 from app.stack.memcached import Memcached, MemcachedNodes
 from app.stack.sorted_sets import SetsStandIn
+from app.watch.metrics import REGISTRY
 from phases import PHASES
 from phases.delivering.delivery import Delivery
 from phases.home.page import Page
@@ -35,6 +36,11 @@ IN_MEMCACHED = tuple(phase.slug for phase in PHASES if phase.store and issubclas
 LONG_S = 60.0  # nobody waits for so long unless something is wrong
 
 Dump = dict[str, list[dict[str, Any]]]
+
+
+def commands_sent(server: str) -> float:
+    """Return how many commands this process has sent so far, to whomever."""
+    return REGISTRY.get_sample_value("feedlab_server_commands_total", {"server": server}) or 0
 
 
 async def eventually(true: Callable[[], Coroutine[Any, Any, bool]]) -> None:

@@ -24,6 +24,7 @@ from phases.keeping.recipients import Recipients
 from phases.keeping.store import AuthorIds, Container, Place, Returning, Store
 
 DROP_AFTER_S = 60  # reads that began in a container have ended so long after it is out of the settings
+FEW = 100  # entries, which travel in a command with what other readers ask
 SWEPT_AT_ONCE = 100  # readers looked at per sweep
 
 
@@ -89,15 +90,16 @@ class Entries(Store):
         container, reader, before, n = place
         keys = {"$gte": entry_key(reader, FIRST_ID), "$lt": entry_key(reader, before)}
         return {
-            "entries": Find(entries_name(container), {"_id": keys}, ("_id", "a"), n, NEWEST_FIRST),
-            "floor": Find(floors_name(container), {"_id": reader}, ("floor",), 1),
+            "entries": Find(entries_name(container), {"_id": keys}, ("_id", "a"), n, NEWEST_FIRST, along=n <= FEW),
+            "floor": Find(floors_name(container), {"_id": reader}, ("_id", "floor"), 1, by="_id"),
         }
 
     async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
         """Read entries and floor of the same moment: both are in the answers."""
-        if not any(answers["floor"]):
+        [reader] = answers["floor"] or [{}]
+        if "floor" not in reader:
             return None
-        rows, floor = answers["entries"], answers["floor"][0]["floor"]
+        rows, floor = answers["entries"], reader["floor"]
         packed = floor.binary + b"".join([row["_id"] for row in rows])
         return self._first.unpacked(place, packed, partial(_slice, place, rows, floor))
 

@@ -1,5 +1,6 @@
 """Commands that no phase claims: of strangers, repeated pages, backlogs, changes, windows, and work that is done."""
 
+import asyncio
 from datetime import timedelta
 from math import ceil
 from typing import Any
@@ -15,7 +16,7 @@ from phases.p2_push import PUSH
 from phases.p3_queue import QUEUE
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
-from tests.world import IN_MEMCACHED, IN_WORKER, KEEPING, SLUGS, World
+from tests.world import IN_MEMCACHED, IN_WORKER, KEEPING, SLUGS, World, commands_sent
 from workers.jobs import step
 
 pytestmark = pytest.mark.anyio
@@ -72,6 +73,25 @@ async def test_a_page_is_dear_to_a_stranger_and_cheap_again_however_many_they_fo
     assert again[PUSH.slug] == again[QUEUE.slug] == Cost(mongodb=1)  # what it took to fill the page comes along
     assert again["cache"] == Cost(mongodb=1, memcached=1)
     assert again[STREAM.slug] == Cost(mongodb=1, redis=1)
+
+
+@pytest.mark.parametrize("addresses", [pytest.param("servers", marks=pytest.mark.servers)], indirect=True)
+@pytest.mark.parametrize("phase", KEEPING)
+async def test_pages_that_are_asked_for_at_the_same_time_share_commands(world: World, phase: str) -> None:
+    """The first one goes alone, and of those who come meanwhile half, and then the rest."""
+    readers = [f"reader {n}" for n in range(8)]
+    await world.people("zoe", *readers)
+    for reader in readers:
+        await world.follow(reader, "zoe")
+    await world.post("zoe", "hello")
+    await world.drain()
+    for _ in range(2):
+        for reader in readers:
+            await world.page(reader, phase)
+    before = commands_sent("mongodb")
+    pages = await asyncio.gather(*(world.page(reader, phase) for reader in readers))
+    assert [[status.text for status in page.statuses] for page in pages] == [["hello"]] * len(readers)
+    assert commands_sent("mongodb") - before == 1 + 1 + 1
 
 
 async def test_a_page_with_statuses_for_mutuals_is_remembered_as_others_are(world: World) -> None:
