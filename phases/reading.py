@@ -83,7 +83,7 @@ class Start:
         undelivered = look.pending.beside(look.pulled)
         if known := self.known:
             is_new = undelivered.entries or undelivered.down_to != known.first.ids[-1]
-            if kept == known.kept and not is_new and not (known.first.whole or kept.whole):
+            if kept.has_the_same(known.kept) and not is_new and not (known.first.whole or kept.whole):
                 return known.first
             undelivered = undelivered._replace(entries=[*undelivered.entries, *known.first.entries])
         return kept.with_undelivered(undelivered, self.place.before, self.place.n)
@@ -279,7 +279,7 @@ class Reading:
         view.departed = await self._departed.at(look.versions.names)
         basis = Basis(first.packed, first.floor, request.limit, look.versions.edges, view.departed)
         if same := start.seen.judged_before(basis, look.rows, look.answers):
-            if same.kept != kept:  # the same page of another list: what was pending has been delivered
+            if not kept.has_the_same(same.kept):  # what was pending has been delivered
                 self._pages.keep(request.reader, start.seen._replace(judged=same._replace(first=first, kept=kept)))
             return Page(request.phase.slug, same.shown, same.next, "list", versions=look.versions)
         following = Following(self._db, request.reader, self._edges, look.versions)
