@@ -214,7 +214,7 @@ def ask_of_a_page(
     db: RawDatabase, memcached: RawMemcached, pending: str, reader: ObjectId, at: str, shown: Sequence[ObjectId]
 ) -> int:
     """Ask what a page that is remembered asks, without making one: first MongoDB whether anything is pending or has
-    changed, by one command on a snapshot, then for the list, which is stored `at` a key. Return the ids in the list.
+    changed, by one command on a snapshot, then for the list, which is stored `at` a key. Return its length in bytes.
     """
     questions: list[dict[str, Any]] = [
         {"$match": {"pending": pending}},
@@ -226,7 +226,7 @@ def ask_of_a_page(
     ]
     as_of_now = db["statuses"].with_options(read_concern=ReadConcern("snapshot"))
     list(as_of_now.aggregate(questions, batchSize=READ_AT_ONCE))
-    return len(memcached.get(at)) // len(reader.binary)
+    return len(memcached.get(at))
 
 
 def _beside(collection: str, query: dict[str, Any], fields: dict[str, int]) -> dict[str, Any]:

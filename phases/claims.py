@@ -39,8 +39,9 @@ class Commands:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of what an action costs. `mongodb` and `memcached` are exact. What a worker sends to
-    Redis is not in it.
+    """A claim of what an action costs. `mongodb` and `memcached` are exact. Of a return, a process that knows the
+    reader takes one less of Memcached, and another one takes one less of MongoDB. What a worker sends to Redis is not
+    in it.
     """
 
     action: Action
@@ -156,5 +157,7 @@ MARK_ACTIVE = Commands("marking the reader active", ONE)
 WINDOWS = Commands("a window of each thousand authors", _windows, grows_with="followees")
 PENDING_OF_KNOWN = Commands("what is pending, in a process that knows the reader", ONE)
 REBUILD = (PENDING_OF_KNOWN, PAGE_OF_PHASE_1, MARK_ACTIVE, WINDOWS)
-LEASE_AND_FILL_LIST = Commands("gets, add, gets and cas, and another gets in one that does not", memcached=_always(5))
+LEASE_AND_FILL_LIST = Commands(
+    "gets, add, gets and cas, and another gets in a process that does not know the reader", memcached=_always(5)
+)
 LEASE_AND_FILL_SET = Commands("three scripts in Redis: to find nothing, to lease, to fill", redis_at_most=3)

@@ -148,7 +148,8 @@ async def waiting(rig: Rig, scale: Scale) -> list[Row]:
                     shown = await readers.shown(slug, [web.port])
                     of = replace(asked, ports=[web.port], path=readers.path(slug), readers=shown)
                     measured[f"{slug}_{name}"] = partial(s_per_page, generator, of)
-            seconds = await timed_in_turn(scale.pairs, **measured)
+            sides = (f"{slug}_{side}" for slug in slugs for side in ("none", "pending"))  # a pair side by side
+            seconds = await timed_in_turn(scale.pairs, **{side: measured[side] for side in sides})
         with housekeeping():
             await rig.stack.db["statuses"].update_many({"_id": {"$in": posted}}, {"$set": {"pending": []}})
         await rig.stack.queue.forget()

@@ -96,10 +96,10 @@ class Entries(Store):
 
     async def read(self, place: Place, answers: Mapping[str, Rows]) -> Slice | None:
         """Read entries and floor of the same moment: both are in the answers."""
-        [reader] = answers["floor"] or [{}]
-        if "floor" not in reader:
+        [found] = answers["floor"] or [{}]
+        if "floor" not in found:
             return None
-        rows, floor = answers["entries"], reader["floor"]
+        rows, floor = answers["entries"], found["floor"]
         packed = floor.binary + b"".join([row["_id"] for row in rows])
         return self._first.unpacked(place, packed, partial(_slice, place, rows, floor))
 

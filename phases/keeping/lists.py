@@ -116,7 +116,8 @@ class Lists(InMemory):
             return None
         part = value.slice(place.before, place.n)
         if value.state == LIST:
-            self._first.keep(place, First(found[0], place.n, part, value.expires_at_ms))  # the read will find the same
+            # The read will most likely find the same.
+            self._first.keep(place, First(found[0], place.n, part, value.expires_at_ms))
         return Glance([entry.id for entry in part.entries], edges)
 
     async def _noted_edges(self, container: Container, reader: ObjectId) -> OwnEdges | None:

@@ -27,7 +27,7 @@ from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Outbox
 from phases.delivering.settings import FORGET_AFTER_S, Settings, Wish
 from phases.delivering.switch import TRIES, Switch
-from phases.home.candidates import Slice, Undelivered
+from phases.home.candidates import Slice, Undelivered, newest
 from phases.home.newest import window_of_groups
 from phases.home.page import enough
 from phases.keeping.entries import entry_key
@@ -612,6 +612,36 @@ async def test_what_a_page_was_made_of_is_not_looked_up_again(town: World) -> No
         assert [status.text for status in page.statuses] == ["delivered", "pending", *texts[::-1]]
 
 
+@pytest.mark.parametrize("settings", [{"cap": 80}])
+async def test_a_page_in_a_backlog_is_put_together_once(town: World) -> None:
+    """Also in a process that reads several phases, and when what was pending has been delivered."""
+    await town.timelines.change(delivering=IN_WORKER)
+    town.pass_grace()
+    for n in range(enough(2) + 5):
+        await town.post("zoe", f"delivered {n}")
+    await town.drain()
+    for slug in IN_WORKER:
+        await town.page("ann", slug)
+    for n in range(3):
+        await town.post("zoe", f"pending {n}")
+    with (
+        patch.object(Outbox, "is_crowded", True),
+        patch("phases.home.candidates.newest", wraps=newest) as put_together,
+    ):
+        for delivered in (False, True):
+            if delivered:
+                await town.drain()
+            for slug in (*IN_WORKER, *IN_WORKER):
+                await town.page("ann", slug, limit=2)
+            put_together.reset_mock()
+            for slug in (*IN_WORKER, *IN_WORKER):
+                assert [status.text for status in (await town.page("ann", slug, limit=2)).statuses] == [
+                    "pending 2",
+                    "pending 1",
+                ]
+            put_together.assert_not_called()
+
+
 def test_a_full_window_vouches_for_nothing() -> None:
     """Any of what is in it may have been found."""
     *known, reach = sorted((ObjectId() for _ in range(4)), reverse=True)
@@ -902,7 +932,7 @@ async def test_reading_renews_the_list_and_marks_the_reader_active_first(town: W
 async def test_what_a_process_has_unpacked_is_read_only_while_it_is_there(
     town: World, slug: str, commands: int
 ) -> None:
-    """Lists are read by so many commands, beside the one to MongoDB, unpacked or not."""
+    """What is kept is read by so many commands, beside the one to MongoDB, unpacked or not."""
     await town.timelines.change(delivering=[slug])
     texts = [f"status {n}" for n in range(50)]
     for text in texts:

@@ -919,6 +919,22 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(RULES, "test_what_a_process_has_unpacked_is_read_only_while_it_is_there"),
     ),
     Mutant(
+        "a page is put together anew after each delivery",
+        "10 backlog",
+        "phases.reading.Reading._listed",
+        "if not kept.has_the_same(same.kept):",
+        "if False:",
+        _of(RULES, "test_a_page_in_a_backlog_is_put_together_once"),
+    ),
+    Mutant(
+        "what is kept is another one for each store",
+        "10 backlog",
+        "phases.home.candidates.Slice.has_the_same",
+        "self.packed == other.packed",
+        "self.entries == other.entries",
+        _of(RULES, "test_a_page_in_a_backlog_is_put_together_once"),
+    ),
+    Mutant(
         "a list that was unpacked is not renewed",
         "phase 4",
         "phases.keeping.lists.Lists._read",
@@ -928,7 +944,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a page of older statuses begins with the newest",
-        "phase 4",
+        "phases 2 to 6",
         "phases.keeping.first_slices.FirstSlices.of",
         "if place.before == LAST_ID else None",
         "if place else None",
