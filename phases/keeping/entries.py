@@ -196,8 +196,4 @@ class Entries(Store):
 
 def _slice(place: Place, rows: Rows, floor: ObjectId) -> Slice:
     entries = [Entry(ObjectId(row["_id"][12:]), row["a"]) for row in rows]
-    return Slice(
-        entries,
-        floor,
-        whole=len(entries) < place.n and place.before == LAST_ID,
-    )
+    return place.slice(entries, floor)

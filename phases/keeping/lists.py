@@ -82,10 +82,10 @@ class Value:
         ids = [id for id in islice(dict.fromkeys(ids), cap + 1) if id >= self.floor]
         return replace(self, ids=ids[:cap], floor=ids[cap - 1] if len(ids) > cap else self.floor)
 
-    def slice(self, before: ObjectId, n: int) -> Slice:
-        below = self.ids if before == LAST_ID else (id for id in self.ids if id < before.binary)
-        entries = [Entry(ObjectId(id)) for id in islice(below, n) if id >= self.floor]
-        return Slice(entries, ObjectId(self.floor), whole=len(entries) < n and before == LAST_ID)
+    def slice(self, place: Place) -> Slice:
+        below = self.ids if place.before == LAST_ID else (id for id in self.ids if id < place.before.binary)
+        entries = [Entry(ObjectId(id)) for id in islice(below, place.n) if id >= self.floor]
+        return place.slice(entries, ObjectId(self.floor))
 
 
 class Lists(InMemory):
@@ -114,7 +114,7 @@ class Lists(InMemory):
         value = self._living(found)
         if found is None or value is None:
             return None
-        part = value.slice(place.before, place.n)
+        part = value.slice(place)
         if value.state == LIST:
             # The read will most likely find the same.
             self._first.keep(place, First(found[0], place.n, part, value.expires_at_ms))
@@ -151,7 +151,7 @@ class Lists(InMemory):
         if found is None or value is None or value.state == PLACEHOLDER:
             return None
         raw, version = found
-        part = value.slice(place.before, place.n)
+        part = value.slice(place)
         if self._due(value):
             active, followees = await self.admit_again(reader)
             more = await self.pulled_ids([reader, *followees])

@@ -12,7 +12,7 @@ from functools import partial
 from bson import ObjectId
 
 from app.access import Entry
-from app.clock import FIRST_ID, LAST_ID
+from app.clock import FIRST_ID
 from app.stack import SetsDown, Stack
 from app.stack.mongodb.find import Rows
 from app.stack.sorted_sets import ID_BYTES, LIST, PLACEHOLDER, Found, Trailer
@@ -132,4 +132,4 @@ class SortedSets(InMemory):
 def _slice(place: Place, found: Found) -> Slice:
     floor = found.trailer.floor
     entries = [Entry(ObjectId(id)) for id in found.ids if id >= floor]
-    return Slice(entries, ObjectId(floor), whole=len(entries) < place.n and place.before == LAST_ID)
+    return place.slice(entries, ObjectId(floor))

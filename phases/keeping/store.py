@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple, Protocol
 from bson import ObjectId
 
 from app.access import Entry
+from app.clock import LAST_ID
 from app.edges import OwnEdges
 from app.models import StatusRow
 from app.stack import Stack
@@ -46,6 +47,10 @@ class Place(NamedTuple):
     reader: ObjectId
     before: ObjectId
     n: int
+
+    def slice(self, entries: list[Entry], floor: ObjectId) -> Slice:
+        """Return what was found here as a slice: fewer than `n` of the newest are all that is kept."""
+        return Slice(entries, floor, whole=len(entries) < self.n and self.before == LAST_ID)
 
 
 class Glance(NamedTuple):

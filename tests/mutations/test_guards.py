@@ -23,7 +23,7 @@ from phases.home.page import SPARE, enough
 from phases.keeping.activity import ActiveReaders
 from phases.keeping.lists import LIST, Lists, Value, key
 from phases.keeping.recipients import Admitted
-from phases.keeping.store import Place, Recent
+from phases.keeping.store import Container, Place, Recent
 from phases.p1_query import QUERY
 from phases.p2_push import put_on_timelines
 from phases.p4_cache import CACHE
@@ -192,7 +192,8 @@ async def test_a_list_counts_an_id_once() -> None:
     ids = [ObjectId() for _ in range(3)]
     raw = b"".join(id.binary for id in (*ids, *ids, ids[0])) + Value(LIST, (), FIRST_ID.binary).packed()
     kept = Value.unpacked(raw)
-    assert [entry.id for entry in kept.slice(LAST_ID, 10).entries] == sorted(ids, reverse=True)
+    place = Place(Container("lists", FIRST_ID), ObjectId(), LAST_ID, 10)
+    assert [entry.id for entry in kept.slice(place).entries] == sorted(ids, reverse=True)
     assert kept.with_ids((), cap=3).floor == FIRST_ID.binary
 
 
