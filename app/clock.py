@@ -45,5 +45,11 @@ class Clock:
         """
         return time.monotonic()
 
+    def of_cluster(self, told_s: int | None) -> int:
+        """Return the second that the clock of MongoDB's cluster shows, which it has just told; a stand-in tells none,
+        and goes by this clock.
+        """
+        return int(self.now().timestamp()) if told_s is None else told_s
+
     def new_id(self) -> ObjectId:
         return id_at(self.now())

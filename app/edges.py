@@ -28,6 +28,7 @@ IDS_REMEMBERED = 500_000  # of all readers together, about 100 bytes each
 FOLLOWEES_AT_ONCE = 20_000
 NAMES = FIRST_ID  # nobody's id: its version is raised by every change of a name, and by the end of an account
 MARKERS = ObjectId(bytes(11) + b"\1")  # nobody's id, too: raised by every new marker of a pulled author
+LATE = ObjectId(bytes(11) + b"\2")  # nobody's id, too: its version changes when a status becomes pending late
 
 
 # The version of a reader's edges: 0 before the first change, then an id, which never comes back, in a restored database
@@ -98,7 +99,9 @@ def departed_among(people: Sequence[ObjectId]) -> Find:
 
 
 def version_of(nobody: ObjectId) -> Find:
-    """Return the look-up of the version of NAMES or of MARKERS; `version_in` reads the answer."""
+    """Return the look-up of the version of NAMES, of MARKERS or of LATE; `version_in` reads the answer to the first
+    two.
+    """
     return Find(VERSIONS, {"_id": nobody}, ("version",), 1)
 
 
@@ -110,7 +113,8 @@ class Versions(NamedTuple):
     """The versions of a reader's edges and of what they like, of everybody's names, and of the markers of pulled
     authors.
 
-    `tokens`: that of the reader's tokens, which never comes back either.
+    `tokens`: that of the reader's tokens, which never comes back either. `late`: another one after each status that has
+    become pending later than its id says.
     """
 
     edges: Version = 0
@@ -118,17 +122,17 @@ class Versions(NamedTuple):
     tokens: ObjectId | None = None
     names: int = 0
     markers: int = 0
+    late: Version = 0
 
 
 def versions_of(reader: ObjectId) -> Find:
-    return Find(
-        VERSIONS, {"_id": {"$in": [NAMES, MARKERS, reader]}}, ("_id", "version", "likes", "tokens"), 3, by="_id"
-    )
+    whose = [NAMES, MARKERS, LATE, reader]
+    return Find(VERSIONS, {"_id": {"$in": whose}}, ("_id", "version", "likes", "tokens"), len(whose), by="_id")
 
 
 def versions_in(rows: Rows) -> Versions:
     by_id = {row["_id"].binary: row for row in rows}
-    names, markers = by_id.pop(NAMES.binary, {}), by_id.pop(MARKERS.binary, {})
+    names, markers, late = (by_id.pop(id.binary, {}) for id in (NAMES, MARKERS, LATE))
     own: Mapping[str, Any] = next(iter(by_id.values()), {})
     return Versions(
         edges=own.get("version", 0),
@@ -136,6 +140,7 @@ def versions_in(rows: Rows) -> Versions:
         tokens=own.get("tokens"),
         names=int(names.get("version", 0)),
         markers=int(markers.get("version", 0)),
+        late=late.get("version", 0),
     )
 
 

@@ -213,8 +213,9 @@ class CircleMember(Base):
 
 class EdgeVersion(Base):
     """The version of a reader's edges, the follows, blocks, circles and mutes that decide what they see: another id
-    after each change; and how often what they like has changed. `_id`: the reader's, or one of two that are nobody's,
-    for the names of everybody and for the markers of pulled authors, whose `version` says how often these have changed.
+    after each change; and how often what they like has changed. `_id`: the reader's, or one of three that are nobody's:
+    for the names of everybody and for the markers of pulled authors, whose `version` says how often these have changed,
+    and for statuses that become pending late, another id after each.
     `closed`: the account is deleted, and its edges and likes change no more. `tokens`: another id whenever one of the
     person's tokens was given out or ended.
     """

@@ -381,16 +381,16 @@ class Social:
             pulled=owed.pulled or None,
             idempotency_key=key,
         )
-        row, created = StatusRow(status.id, author, text, audience), True
+        row, stored_s = StatusRow(status.id, author, text, audience), None
         try:
-            await insert(self._db, status)
+            stored_s = self._clock.of_cluster(await insert(self._db, status))
         except DuplicateKeyError:
             assert key, "ids are unique"
-            row, created = await self._posted_before(author, text, audience, key), False
+            row = await self._posted_before(author, text, audience, key)
         self.stack.bus.tell(Hint("posted", author, row.id))
         trace(row, STORED, began_s, perf_counter())
-        await self.outbox.posted(row, owed, again=not created, trace=trace, defer=defer)
-        if created:
+        await self.outbox.posted(row, owed, stored_s, trace=trace, defer=defer)
+        if created := stored_s is not None:
             POSTS.inc()
         return row, created
 

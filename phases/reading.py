@@ -17,6 +17,7 @@ from app.stack import Stack, outages_told
 from app.stack.mongodb.find import Find, Rows, together
 from phases.base import Phase
 from phases.comeback import Comeback
+from phases.delivering.backlog import Backlog
 from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Outbox
 from phases.delivering.settings import Settings
@@ -56,7 +57,8 @@ class Start:
     """What a read begins with: what this process remembers of the reader, or what a glance finds of a stranger.
 
     `marked`: everybody whose statuses may be pulled, `pulled`: the reader's own authors among them. `by_authors`: so
-    much is pending that only what the reader's own authors have written is looked up (rule 10).
+    much is pending that only what the reader's own authors have written is looked up (rule 10). `backlog`: what this
+    process has read of that, and then only what has come `since` is looked up.
     """
 
     request: Request
@@ -70,6 +72,8 @@ class Start:
     marked: Known | None
     pulled: Sequence[ObjectId]
     by_authors: bool
+    backlog: Backlog | None
+    since: ObjectId | None
 
     @property
     def known(self) -> Judged | None:
@@ -82,11 +86,16 @@ class Start:
         """Return what is kept, with what is pending or pulled. What was a candidate is one, be it delivered by now."""
         undelivered = look.pending.beside(look.pulled)
         if known := self.known:
-            is_new = undelivered.entries or undelivered.down_to != known.first.ids[-1]
+            looked = look.pulled if self.backlog else undelivered
+            is_new = looked.entries or looked.down_to > known.first.ids[-1] or self.waiting(look) != known.waiting
             if kept.has_the_same(known.kept) and not is_new and not (known.first.whole or kept.whole):
                 return known.first
             undelivered = undelivered._replace(entries=[*undelivered.entries, *known.first.entries])
         return kept.with_undelivered(undelivered, self.place.before, self.place.n)
+
+    def waiting(self, look: "Look") -> Undelivered | None:
+        """Return what the reader waits for, where it is from what was read of the backlog."""
+        return look.pending if self.backlog else None
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,7 @@ class Reading:
             part = await kept.store.read(start.place, look.answers)
 
             # What was remembered has changed: begin again without it.
-            if self._forget_changed(start, look.versions):
+            if self._forget_changed(start, look):
                 continue
             # What is kept is not complete, or this took so long that it may be over.
             if look.backfill_owed or not self._switch.still_holds(settings):
@@ -194,15 +203,25 @@ class Reading:
                 self._edges.keep(glance.edges)
             edges = await Following(self._db, reader, self._edges).known()
         pulled = self._markers.among(edges, marked) if marked else []
+        names = self._switch.phases_of(kept.name)
+        backlog = await self._outbox.backlog(names, settings.epoch) if by_authors else None
+        since = backlog.since if backlog else None
         known = remembered is not None
-        return Start(request, kept, settings, place, edges, known, seen, glance, marked, pulled, by_authors)
+        return Start(
+            request, kept, settings, place, edges, known, seen, glance, marked, pulled, by_authors, backlog, since
+        )
 
     async def _look(self, start: Start) -> Look:
         """Look, with one command to MongoDB. What is pending is looked up no later than the list is (rule 5), and at a
         cost that does not grow with the backlog (rule 10).
         """
         edges, seen, place = start.edges, start.seen, start.place
-        pending = self._pending(start, place, start.known, by_authors=start.by_authors)
+        names = self._switch.phases_of(start.kept.name)
+        pending = (
+            self._outbox.newest_pending(names, place.before, start.since)
+            if start.backlog or not start.by_authors
+            else self._pending(start, place, start.known)
+        )
         pulled = self._pulled(start, place, start.known)
         view = View(edges, departed=frozenset())
         finds = {**pending, **pulled, "versions": versions_of(edges.reader), **seen.follow_back(edges.reader)}
@@ -220,7 +239,7 @@ class Reading:
         now = as_now(known, answers)
         return Look(
             versions=versions_in(answers["versions"]),
-            pending=self._outbox.pending_in(pending, answers),
+            pending=self._pending_in(start, pending, answers),
             pulled=Undelivered.of(pulled, answers),
             backfill_owed=self._outbox.is_owed_backfill(answers),
             rows=now if seen.statuses else shown_rows(answers, self._statuses.row, now.values()),
@@ -228,10 +247,21 @@ class Reading:
             view=view,
         )
 
-    def _pending(self, start: Start, place: Place, known: Judged | None = None, *, by_authors: bool) -> dict[str, Find]:
+    def _pending_in(self, start: Start, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> Undelivered:
+        """Return what is pending for the reader, or for anybody, from the answers."""
+        if not start.by_authors:
+            return self._outbox.pending_of_all(self._switch.phases_of(start.kept.name), looked, answers)
+        found = Undelivered.of(looked, answers)
+        if start.backlog is None or start.since is None:
+            return found
+        if found.down_to > start.since:
+            return Undelivered([], LAST_ID)
+        edges, place = start.edges, start.place
+        return start.backlog.beside(found.entries, edges.reader, edges.unmuted or [], place.before, place.n)
+
+    def _pending(self, start: Start, place: Place, known: Judged | None = None) -> dict[str, Find]:
+        """Return the look-ups of what is pending of the reader's own authors."""
         names = self._switch.phases_of(start.kept.name)
-        if not by_authors:
-            return self._outbox.newest_pending(names, place.before)
         authors = [start.edges.reader, *(start.edges.unmuted or [])]
         return self._outbox.pending_by(names, place.before, authors, place.n, known.first.ids if known else ())
 
@@ -245,9 +275,9 @@ class Reading:
             return window_of_groups("pulled", merges.query, start.pulled, known.first.ids, place.before)
         return newest_of_groups("pulled", merges.query, start.pulled, place.before, place.n)
 
-    def _forget_changed(self, start: Start, now: Versions) -> bool:
+    def _forget_changed(self, start: Start, look: Look) -> bool:
         """Forget what was remembered and has changed. Return whether there was any."""
-        edges, marked = start.edges, start.marked
+        edges, marked, now = start.edges, start.marked, look.versions
         if changed := edges.version not in (None, now.edges):
             self._edges.forget(edges.reader)
         if start.seen.statuses and start.seen.likes != now.likes:
@@ -255,6 +285,10 @@ class Reading:
             changed = True
         if marked and marked.version != now.markers:  # somebody may be pulled of whom nothing was asked
             self._markers.forget(unless_at=now.markers)
+            changed = True
+        too_much = look.pending.down_to == LAST_ID  # has come since the backlog was read
+        if start.backlog and (start.backlog.late != now.late or too_much):
+            self._outbox.forget_backlog(self._switch.phases_of(start.kept.name))
             changed = True
         return changed
 
@@ -279,13 +313,17 @@ class Reading:
         view.departed = await self._departed.at(look.versions.names)
         basis = Basis(first.packed, first.floor, request.limit, look.versions.edges, view.departed)
         if same := start.seen.judged_before(basis, look.rows, look.answers):
-            if not kept.has_the_same(same.kept):  # what was pending has been delivered
-                self._pages.keep(request.reader, start.seen._replace(judged=same._replace(first=first, kept=kept)))
+            waiting = start.waiting(look)
+            if not kept.has_the_same(same.kept) or waiting != same.waiting:  # what was pending has been delivered
+                judged = same._replace(first=first, kept=kept, waiting=waiting)
+                self._pages.keep(request.reader, start.seen._replace(judged=judged))
             return Page(request.phase.slug, same.shown, same.next, "list", versions=look.versions)
         following = Following(self._db, request.reader, self._edges, look.versions)
         query = self._query(request, following)
         candidates = KeptThenQuery(first, partial(self._further, start, look), query)
-        statuses, after = await self._filled(request, candidates, view, look.versions, look.rows, kept)
+        statuses, after = await self._filled(
+            request, candidates, view, look.versions, look.rows, kept, start.waiting(look)
+        )
         return Page(request.phase.slug, statuses, after, candidates.source(statuses), versions=look.versions)
 
     async def _further(self, start: Start, look: Look, before: ObjectId, n: int) -> Slice | None:
@@ -293,14 +331,14 @@ class Reading:
         all is known.
         """
         place, store = start.place._replace(before=before, n=n), start.kept.store
-        pending = {} if look.pending.is_all else self._pending(start, place, by_authors=True)
+        pending = {} if look.pending.is_all else self._pending(start, place)
         pulled = {} if look.pulled.is_all else self._pulled(start, place)
         finds = {**pending, **pulled, **store.finds(place)}
         answers = await together(self._db, **finds) if finds else {}
         part = await store.read(place, answers)
         if pending and not self._switch.still_holds(start.settings):
             return None  # what was pending may have been delivered, and no longer to here
-        all_pending = look.pending if look.pending.is_all else self._outbox.pending_in(pending, answers)
+        all_pending = look.pending if look.pending.is_all else Undelivered.of(pending, answers)
         all_pulled = look.pulled if look.pulled.is_all else Undelivered.of(pulled, answers)
         return part and part.with_undelivered(all_pending.beside(all_pulled), before, n)
 
@@ -369,6 +407,7 @@ class Reading:
         versions: Versions,
         rows: Statuses,
         kept: Slice | None = None,
+        waiting: Undelivered | None = None,
     ) -> tuple[list[StatusRow], ObjectId | None]:
         """Fill a page. What it took to fill a first page is remembered, unless that was much, and so are the edges that
         were asked for.
@@ -379,7 +418,7 @@ class Reading:
             first, judged = candidates.first, None
             if not candidates.went_on and view.steady and filling.edges.version == versions.edges:
                 basis = Basis(first.packed, first.floor, request.limit, versions.edges, view.departed)
-                judged = Judged(basis, first, kept, filling.backs, statuses, after)
+                judged = Judged(basis, first, kept, waiting, filling.backs, statuses, after)
             seen = Seen(filling.taken, versions.likes, judged)
             self._pages.keep(request.reader, seen, WASTEFUL * enough(request.limit))
         if request.before is None or self._edges.recall(request.reader):

@@ -23,6 +23,9 @@ class ManualClock(Clock):
     def monotonic(self) -> float:
         return self._elapsed
 
+    def of_cluster(self, told_s: int | None) -> int:
+        return int(self.now().timestamp())  # whatever the machine's date is
+
     def awake(self) -> float:
         return self._elapsed - self._asleep
 

@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 WORDS = " ".join(README.split())  # wherever its lines are broken
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
+NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 PROSE = [path for path in DOCUMENTS if path.name != "CHANGELOG.md"]
 CHAPTERS = sorted((ROOT / "docs" / "walkthrough").glob("*.md"))
 PATH = r"(?:app|phases|workers|tests|docs|benchmarks|templates|deploy)/[\w./]*"

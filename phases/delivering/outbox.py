@@ -16,11 +16,14 @@ from typing import Any, Literal, NamedTuple, Protocol
 from bson import ObjectId
 
 from app.clock import FIRST_ID
+from app.edges import LATE, VERSIONS, another_version
 from app.models import Audience, Event, EventKind, StatusRow
 from app.stack import Stack, outages_told
+from app.stack.cost import uncounted
 from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows
 from app.stack.mongodb.transaction import Transaction
 from app.watch.metrics import DELIVERY_LAG
+from phases.delivering.backlog import Backlog, is_late
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
 from phases.home.candidates import Undelivered
@@ -31,6 +34,7 @@ log = logging.getLogger(__name__)
 
 EVENTS = Event.Settings.name
 CROWDED_S = 1.0  # for so long after a read has found a backlog, others take it for granted
+UNREAD_S = 5.0  # for so long a process does not read a backlog again that could not be believed, or not be read
 COUNTED = 100_000  # of a backlog: every process counts every few seconds, and how much more there is makes it no dearer
 
 # The rows that widen what a reader may see: collection -> (field of the reader, field of the author).
@@ -124,6 +128,8 @@ class Outbox:
         self._db, self._clock, self._scan = stack.db, stack.clock, stack.config.pending_scan
         self._switch, self._idle, self._keepers, self._pulls = switch, idle, keepers, pulls
         self._crowded_until_s = -math.inf  # of the monotonic clock
+        self._backlogs: dict[tuple[str, ...], tuple[ObjectId, Backlog]] = {}  # by names, with the epoch
+        self._unread_until_s: dict[tuple[str, ...], float] = {}
         self._swept: dict[tuple[str, str], ObjectId] = {}  # how far: of whom, and in which collection
         self.consumers: dict[str, Consumer] = {}
 
@@ -150,19 +156,25 @@ class Outbox:
         """Return the phases that a status is owed to now. `pulled`: the status says so."""
         return self._unless(pulled, self._phases_delivering(await self._switch.current()))
 
-    async def posted(self, status: StatusRow, owed: Owed, *, again: bool, trace: Trace, defer: Defer = at_once) -> None:
-        """Hand a status that is stored to its consumers. `again`: it was stored by an earlier try, which may have been
-        killed before it could say so, or before a majority had the status.
+    async def posted(
+        self, status: StatusRow, owed: Owed, stored_s: int | None, *, trace: Trace, defer: Defer = at_once
+    ) -> None:
+        """Hand a status that is stored to its consumers. `stored_s`: at the latest in this second of the cluster's
+        time; None for one that was stored by an earlier try, which may have been killed before it could say so, or
+        before a majority had the status.
 
         The insert may have taken so long that a phase has been switched on meanwhile: then the status is owed to that,
-        too. Or so long that its author's marker has to be made anew.
+        too. Or so long that its author's marker has to be made anew, or that nobody looks for it any more who has read
+        what is pending.
         """
         names = owed.consumers
         if owed.pulled:
             await self._pulls.markers.mark(status.user_id, owed.settings.epoch)
-        if again or not self._switch.still_holds(owed.settings):
+        if stored_s is None or not self._switch.still_holds(owed.settings):
             now_owed = self._phases_delivering(await self._switch.fresh())
             names = await self.make_owed(status.id, tuple(dict.fromkeys((*names, *now_owed))))
+        elif is_late(status.id, stored_s):
+            await self._became_pending_late()
         for name in names:
             consumer = self.consumers.get(name)
             await (defer if consumer and consumer.queues else at_once)(self._handed_over(name, status, trace))
@@ -221,11 +233,34 @@ class Outbox:
         """Whether so much was pending a moment ago that a reader's own authors are what to look at (rule 10)."""
         return self._clock.monotonic() < self._crowded_until_s
 
-    def newest_pending(self, names: tuple[str, ...], before: ObjectId) -> dict[str, Find]:
-        """Return the look-up of the newest few statuses that are owed to these
-        consumers: mostly that is all of them.
+    async def backlog(self, names: tuple[str, ...], epoch: ObjectId) -> Backlog | None:
+        """Return what this process has read of a backlog, after the next step of that; None while it cannot be used.
+        Each epoch of the phase settings begins anew: its database may be of another history.
         """
-        pending = {"pending": _one_or_in(names), "_id": {"$lt": before}}
+        if self._clock.monotonic() < self._unread_until_s.get(names, -math.inf):
+            return None
+        of, backlog = self._backlogs.get(names, (None, None))
+        if backlog is None or backlog.is_old or of != epoch:
+            backlog = Backlog(self._db, self._clock, names, self._scan)
+            self._backlogs[names] = (epoch, backlog)
+        with uncounted():
+            is_worth_it = await backlog.read_on()
+        if not is_worth_it:
+            self.forget_backlog(names)
+        return backlog if is_worth_it and backlog.is_complete else None
+
+    def forget_backlog(self, names: tuple[str, ...]) -> None:
+        """Forget what was read of a backlog: something is missing in it."""
+        self._backlogs.pop(names, None)
+        self._unread_until_s[names] = self._clock.monotonic() + UNREAD_S
+
+    def newest_pending(
+        self, names: tuple[str, ...], before: ObjectId, since: ObjectId | None = None
+    ) -> dict[str, Find]:
+        """Return the look-up of the newest few statuses that are owed to these
+        consumers: mostly that is all of them, `since` an id.
+        """
+        pending = {"pending": _one_or_in(names), "_id": {"$lt": before} | ({"$gte": since} if since else {})}
         shown, n = ("_id", "user_id"), self._scan + 1
         find = Find("statuses", pending, shown, n, NEWEST_FIRST, common=True)
         return {"pending": find}
@@ -251,12 +286,16 @@ class Outbox:
             finds |= newest_of_groups(f"pending {name}", partial(_pending_query, (name,)), authors, before, n)
         return finds
 
-    def pending_in(self, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> Undelivered:
-        """Return what is pending, from the answers to `newest_pending` or `pending_by`. Remember whether it was too
-        much to look at all of it.
+    def pending_of_all(
+        self, names: tuple[str, ...], looked: Mapping[str, Find], answers: Mapping[str, Rows]
+    ) -> Undelivered:
+        """Return what is pending, from the answer to `newest_pending`. Remember whether it was too much to look at all
+        of it.
         """
         pending = Undelivered.of(looked, answers)
-        if not pending.is_all and "pending" in looked:
+        if pending.is_all:
+            self._backlogs.pop(names, None)
+        else:
             self._crowded_until_s = self._clock.monotonic() + CROWDED_S
         return pending
 
@@ -287,7 +326,12 @@ class Outbox:
                 change = {"$addToSet": {"pending": {"$each": some}}}
                 done = await self._db["statuses"].update_one({"_id": status, **unless}, change)
                 owed += some if done.matched_count else []
+        await self._became_pending_late()
         return tuple(owed)
+
+    async def _became_pending_late(self) -> None:
+        """Tell whoever has read what is pending that something may be missing in it (`Backlog`)."""
+        await self._db[VERSIONS].update_one({"_id": LATE}, another_version(), upsert=True)
 
     async def done(self, name: str, ids: Sequence[ObjectId], collection: str = "statuses") -> None:
         """Note that nothing of these is owed to a consumer any more. An event that is owed to nobody is swept away."""

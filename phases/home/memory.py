@@ -12,7 +12,7 @@ from app.edges import Version
 from app.models import StatusRow
 from app.same import IDS
 from app.stack.mongodb.find import Find, Rows
-from phases.home.candidates import Slice
+from phases.home.candidates import Slice, Undelivered
 
 ROWS_REMEMBERED = 100_000  # statuses of all readers together, and one for each reader, about 500 bytes each
 ROWS_SHARED = 20_000  # statuses, about 10 MB; where there are more it begins anew
@@ -34,6 +34,7 @@ class Basis(NamedTuple):
 
 class Judged(NamedTuple):
     """A page that was judged. `first`: what it was made of; `kept`: what of that was kept, None where nothing was.
+    `waiting`: what else it was made of, where that was read of a backlog.
     `backs`: whether the authors of statuses for mutuals followed the reader; that has no version. `shown`: the list
     that the page had, and has again (`Page.statuses`).
     """
@@ -41,6 +42,7 @@ class Judged(NamedTuple):
     basis: Basis
     first: Slice
     kept: Slice | None
+    waiting: Undelivered | None
     backs: Mapping[ObjectId, bool]
     shown: list[StatusRow]
     next: ObjectId | None

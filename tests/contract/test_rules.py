@@ -17,14 +17,16 @@ from app.models import StatusRow
 from app.social import Social
 from app.stack import MemcachedDown
 from app.stack.cost import counted
+from app.stack.mongodb.find import dated
 from app.stack.mongodb.transaction import Contended
 from benchmarks.answers import kept_list
 from phases import PHASES
 from phases.comeback import Comeback
-from phases.delivering import outbox
+from phases.delivering import backlog, outbox
+from phases.delivering.backlog import LATE_S
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept_timelines import KeptTimelines
-from phases.delivering.outbox import Outbox
+from phases.delivering.outbox import UNREAD_S, Outbox
 from phases.delivering.settings import FORGET_AFTER_S, Settings, Wish
 from phases.delivering.switch import TRIES, Switch
 from phases.home.candidates import Slice, Undelivered, newest
@@ -640,6 +642,102 @@ async def test_a_page_in_a_backlog_is_put_together_once(town: World) -> None:
                     "pending 1",
                 ]
             put_together.assert_not_called()
+
+
+@pytest.mark.parametrize("settings", [{"pending_scan": 9, "cap": 80}])
+@pytest.mark.parametrize("phase", IN_WORKER)
+async def test_a_backlog_is_read_once_for_everybody(world: World, phase: str) -> None:
+    """Rule 10. From then on no page looks for its own authors, be they many, and each finds what has come since."""
+    await world.timelines.change(delivering=[phase])
+    world.pass_grace()
+    await world.people("ann", "ben", "zoe", "yan", "stranger")
+    await world.follow("ann", "zoe", "yan")
+    await world.follow("ben", "zoe")
+    await world.warm("ann", "ben")
+    texts = [f"zoe {n}" for n in range(4 * enough(2))]
+    for n, text in enumerate(texts):
+        if n == 2 * enough(2):
+            await world.drain()
+        await world.post("zoe", text)
+    world.clock.advance(LATE_S + 1)
+    for who in ("ann", "ben"):
+        await world.begins_with(who, phase, texts[-1], texts[-2])
+
+    with patch.object(Outbox, "pending_by", side_effect=AssertionError("of own authors nothing is looked up")):
+        for n in range(20):
+            await world.post("yan", f"yan {n}")
+            await world.post("stranger", "for nobody")
+            await world.begins_with("ann", phase, f"yan {n}", f"yan {n - 1}" if n else texts[-1])
+            await world.begins_with("ben", phase, texts[-1], texts[-2])
+            world.clock.advance(LATE_S + 1 if n % 2 else 0)
+    texts.append("behind a crowd")
+    await world.post("zoe", texts[-1])
+    for _ in range(world.stack.config.pending_scan + 1):  # in the same second
+        await world.social.post(world.ids["stranger"], "for nobody")
+    await world.begins_with("ben", phase, texts[-1], texts[-2])
+    assert await world.walk("ben", phase, limit=3) == texts[::-1]
+    await world.drain()
+    await world.begins_with("ann", phase, texts[-1], "yan 19")
+    assert await world.walk("ben", phase, limit=3) == texts[::-1]
+
+
+@pytest.mark.parametrize("settings", [{"pending_scan": 9}])
+@pytest.mark.parametrize("how", ["in time", "slow", "again", "switched on"])
+@pytest.mark.parametrize("phase", IN_WORKER)
+async def test_what_becomes_pending_late_is_missing_in_no_backlog(town: World, phase: str, how: str) -> None:
+    """Its id is older than the reading of the backlog, and it is acknowledged after it."""
+    await town.timelines.change(delivering=[phase])
+    town.pass_grace()
+    old = town.clock.new_id()
+    town.clock.advance(10)
+    texts = [f"zoe {n}" for n in range(20)]
+    for text in texts:
+        await town.post("zoe", text)
+    if how == "in time":
+        old = town.clock.new_id()
+        town.clock.advance(LATE_S - 1)  # and another one before each post
+    else:
+        town.clock.advance(LATE_S + 1)
+    sees = partial(town.begins_with, "ann", phase)
+    await sees(texts[-1], texts[-2])
+    with patch.object(Outbox, "pending_by", side_effect=AssertionError("the backlog was read")):
+        await sees(texts[-1], texts[-2])
+
+    zoe, key = town.ids["zoe"], "a key"
+    if how == "again":  # a process was killed behind its insert
+        row = {"_id": old, "user_id": zoe, "text": "late", "audience": "followers", "deleted": False}
+        kept = {"pending": [phase], "idempotency_key": f"{zoe}:{key}"}
+        await town.stack.db["statuses"].insert_one(row | kept)
+        await town.social.post(zoe, "late", idempotency_key=key)
+    elif how in ("slow", "in time"):
+        with patch.object(town.clock, "new_id", return_value=old):
+            await town.post("zoe", "late")
+    else:  # the settings are read again, as they may have changed meanwhile
+        with (
+            patch.object(town.clock, "new_id", return_value=old),
+            patch.object(Switch, "still_holds", return_value=False),
+        ):
+            await town.post("zoe", "late")
+    for _ in range(3):
+        assert await town.walk("ann", phase, limit=3) == (
+            ["late", *texts[::-1]] if how == "in time" else [*texts[::-1], "late"]
+        )
+        town.clock.advance(UNREAD_S)
+
+
+@pytest.mark.parametrize("settings", [{"pending_scan": 9}])
+async def test_a_backlog_that_is_too_long_is_left_alone(town: World) -> None:
+    """Each page looks for its own authors then, and nobody reads on for a while."""
+    for n in range(20):
+        await town.post("zoe", f"zoe {n}")
+    town.clock.advance(LATE_S + 1)
+    with patch.object(backlog, "MOST", 10), patch.object(backlog, "dated", wraps=dated) as read:
+        for _ in range(2):
+            read.reset_mock()
+            for _ in range(5):
+                await town.begins_with("ann", CACHE.slug, "zoe 19", "zoe 18")
+            read.assert_called_once()
+            town.clock.advance(UNREAD_S)
 
 
 def test_a_full_window_vouches_for_nothing() -> None:

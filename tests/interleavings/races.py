@@ -19,6 +19,7 @@ from app.inbox.notifier import INBOXES, Notifier
 from app.models import Account, Audience
 from app.stack.mongodb.find import rows
 from phases.base import Phase
+from phases.delivering.backlog import LATE_S
 from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.settings import Settings, Wish
 from phases.keeping.entries import Entries
@@ -30,8 +31,9 @@ from phases.p4_cache import CACHE
 from phases.p5_stream import STREAM
 from phases.p6_hybrid import HYBRID
 from phases.pulling.heavy import HEAVY
+from tests.dates import ManualClock
 from tests.interleavings.listening import LISTENING
-from tests.interleavings.scheduler import point
+from tests.interleavings.scheduler import Touch, point
 from tests.interleavings.stage import Act, Process, Race, Town
 from tests.interleavings.talking import TALKING
 from tests.world import IN_WORKER, KEEPING
@@ -100,6 +102,37 @@ def publish(audience: Audience = "followers") -> Act:
         await process.work()
 
     return publishing
+
+
+async def publish_late(process: Process) -> None:
+    """From a process whose clock is ten seconds behind."""
+    town = process.town
+
+    class Slow(ManualClock):
+        def of_cluster(self, told_s: int | None) -> int:
+            return town.clock.of_cluster(told_s)
+
+    process.social._clock = Slow(town.clock.now() - timedelta(seconds=10))
+    status = await process.post("zoe", "late")
+    await point("it is acknowledged", Touch("acknowledged", write=True))
+    town.acknowledged.add(status)
+
+
+def read_acknowledged(phase: str) -> Act:
+    """The page has what was acknowledged before it was asked for."""
+
+    async def reading(process: Process) -> None:
+        await point("a read begins", Touch("acknowledged"))
+        before = set(process.town.acknowledged)
+        page = await process.timelines.page(process.ids["ann"], phase=phase)
+        missing = before - {status.id for status in page.statuses}
+        assert not missing, f"ann in {phase} ({page.source}) misses {process.town.texts(missing)}"
+
+    return reading
+
+
+async def rest(town: Town) -> None:
+    town.clock.advance(LATE_S + 1)
 
 
 def read(phase: str, reader: str = "ann", limit: int = 20) -> Act:
@@ -639,6 +672,16 @@ RACES: tuple[Race, ...] = (
             {"zoe": publish(), "ann": in_turn(read(p, limit=1), read(p, limit=1))},
             config={"pending_scan": 1},
             fast=False,
+        )
+        for p in IN_WORKER
+    ),
+    *(
+        Race(
+            f"publish late x read, read in a backlog that was read, {p}",
+            then(town(p, waiting=4), rest),
+            {"zoe": publish_late, "ann": in_turn(*[read_acknowledged(p)] * 3)},
+            config={"pending_scan": 3},
+            fast=p == CACHE.slug,
         )
         for p in IN_WORKER
     ),

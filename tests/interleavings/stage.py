@@ -134,6 +134,7 @@ class Town(World):
     called: list[dict[ObjectId, str]] = field(default_factory=list)  # everybody's names, likewise
     streams: bool = False  # a phase that follows the change stream delivers
     notifies: bool = False  # notifications are a consumer
+    acknowledged: set[ObjectId] = field(default_factory=set)  # statuses, in races about that
     web: object = None  # what a web process remembers, in races of live streams
 
     @property
@@ -194,6 +195,7 @@ class Town(World):
         self.sets._sets, self.sets._pulses = map(dict, sets)
         self.queue.waiting, self.queue.started = dict(waiting), dict(started)
         self.clock._elapsed, self.clock._asleep = time
+        self.acknowledged.clear()
 
     def fingerprint(self) -> tuple[Any, ...]:
         """Equal for two states that nobody can tell apart: names of leases and tokens of the dead mean nothing."""

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from random import Random
 from typing import Any, ClassVar, TypeVar
 from unittest.mock import patch
@@ -12,6 +13,7 @@ from bson import ObjectId
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from app.clock import id_at
 from app.departures import depart, take_likes_back
 from app.errors import Conflict, Forbidden, NotFound
 from app.inbox.notifications import Notifications
@@ -22,6 +24,7 @@ from app.stack.mongodb.write import insert
 from app.stack.outage import UNAVAILABLE
 from app.stack.queue import jobs
 from benchmarks.oracle import Oracle, Told
+from phases.delivering.backlog import LATE_S, REREAD_S
 from phases.home.page import Page
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
@@ -46,6 +49,7 @@ some = st.integers(0, 11)  # taken modulo how many there are
 process = st.integers(0, 1)
 limits = st.integers(1, 8)
 dies_after = st.none() | st.integers(0, 14)  # commands
+slow_s = st.sampled_from([0.0, 0.0, 0.0, 0.0, 1.5, 3.0, 8.0])  # from a status's id to its insert
 lags_s = st.sampled_from([0.0, 0.0, 0.0, 0.1, 0.4])
 audience = st.sampled_from(["followers", "followers", "mutuals", "circle"])
 slugs = st.sampled_from(SLUGS)
@@ -405,11 +409,27 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.oracle.statuses) < LARGE)
     @rule(
-        who=process, author=some, audience=audience, after_s=seconds, dies=dies_after, lag_s=lags_s, keyed=st.booleans()
+        who=process,
+        author=some,
+        audience=audience,
+        after_s=seconds,
+        slow_s=slow_s,
+        dies=dies_after,
+        lag_s=lags_s,
+        keyed=st.booleans(),
     )
     def post(
-        self, who: int, author: int, audience: Audience, after_s: float, dies: int | None, lag_s: float, keyed: bool
+        self,
+        who: int,
+        author: int,
+        audience: Audience,
+        after_s: float,
+        slow_s: float,
+        dies: int | None,
+        lag_s: float,
+        keyed: bool,
     ) -> None:
+        """`slow_s`: so long before the insert the id was made, or so slow is the clock of the process."""
         self.step("post")
         self.pass_time(after_s)
         n, people = len(self.oracle.statuses), [self.handles[id] for id in self.people]
@@ -418,7 +438,9 @@ class Histories(RuleBasedStateMachine):
         if key:
             self.keys.append((self.person(author), text, audience, key))
         posting = self.system.processes[who].social.post(self.person(author), text, audience, key)
-        ended = self.act(who, posting, dies, lag_s)
+        began = self.clock.now() - timedelta(seconds=slow_s)
+        with patch.object(self.clock, "new_id", lambda: id_at(began)):
+            ended = self.act(who, posting, dies, lag_s)
         if isinstance(ended, tuple):
             row, created = ended
             assert created
@@ -426,6 +448,8 @@ class Histories(RuleBasedStateMachine):
         elif stored := self.run(self._stored("statuses", {"user_id": self.person(author), "text": text})):
             self.oracle.statuses[stored["_id"]] = Told(stored["user_id"], text, audience)
             self.tally["posts whose process died"] += 1
+            if slow_s > LATE_S:
+                self.pass_time(REREAD_S)  # nobody was told of it
 
     @precondition(lambda self: self.people and len(self.oracle.statuses) < LARGE)
     @rule(author=some, n=st.integers(3, 7))

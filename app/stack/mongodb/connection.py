@@ -11,13 +11,14 @@ from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import AutoReconnect, NotPrimaryError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from app.config import OLDEST_MONGODB
 from app.errors import Refused
 from app.stack.cost import count_mongodb
-from app.stack.mongodb.lookup import Rows
+from app.stack.mongodb.lookup import Find, Rows
 from app.stack.mongodb.shared import Shared
 
 if TYPE_CHECKING:
@@ -57,10 +58,42 @@ class Direct:
         """Answer a look-up. Call it in `to_its_end` or `uncancelled`, and so with `aggregate`."""
         return await self._snapshot(collection).find(**query).to_list()
 
-    async def insert(self, collection: str, document: dict[str, Any]) -> None:
-        """Insert a document, and return when a majority has it. The insert goes on if its caller is cancelled."""
+    async def insert(self, collection: str, document: dict[str, Any]) -> int:
+        """Insert a document, and return when a majority has it. The insert goes on if its caller is cancelled.
+
+        Return a second of the cluster's time: the insert was not later. Source: MongoDB manual, `operationTime`.
+        """
         majority = self._database.get_collection(collection, write_concern=WriteConcern("majority"))
-        await self.to_its_end(majority.insert_one(document))
+
+        async def timed() -> int:
+            async with self._database.client.start_session(causal_consistency=False) as session:
+                await majority.insert_one(document, session=session)
+                stored = session.operation_time
+            assert stored, "every member of a replica set tells it"
+            return stored.time
+
+        return await self.to_its_end(timed())
+
+    async def find_dated(self, find: Find) -> tuple[Rows, int]:
+        """Answer a look-up, and return the second of the cluster's time that the answer is of. Call it as `find`.
+
+        PyMongo's cursors do not tell it. Source: MongoDB manual, `atClusterTime` of a read with concern "snapshot".
+        """
+        command: dict[str, Any] = {
+            "find": find.collection,
+            "filter": find.query,
+            "projection": find.projection(),
+            "sort": dict(find.order),
+            "limit": find.limit,
+            "batchSize": find.limit,
+            "singleBatch": True,
+            "readConcern": {"level": "snapshot"},
+        }
+        try:
+            reply = await self._database.command(command)
+        except (AutoReconnect, NotPrimaryError):  # once more, as the driver does with its own reads
+            reply = await self._database.command(command)
+        return reply["cursor"]["firstBatch"], reply["cursor"]["atClusterTime"].time
 
     async def aggregate(self, collection: str, pipeline: list[dict[str, Any]], batch: int) -> Rows:
         return await (await self._snapshot(collection).aggregate(pipeline, batchSize=batch)).to_list()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import TypeVar
 
 from pymongo.errors import OperationFailure
 
@@ -11,6 +12,8 @@ from app.stack.mongodb.connection import Database, Direct, direct
 from app.stack.mongodb.joined import ask
 from app.stack.mongodb.lookup import NEWEST_FIRST, Find, Order, Rows
 from app.stack.mongodb.stand_in import StandInDatabase
+
+T = TypeVar("T")
 
 SNAPSHOT_UNAVAILABLE, SNAPSHOT_TOO_OLD, MIGRATION_CONFLICT = 246, 239, 194  # MongoDB's error codes
 ANOTHER_SNAPSHOT = frozenset({SNAPSHOT_UNAVAILABLE, SNAPSHOT_TOO_OLD, MIGRATION_CONFLICT})  # would do
@@ -24,6 +27,17 @@ class NoSnapshot(Exception):
 async def rows(database: Database, find: Find) -> Rows:
     """Return the answer to one look-up, which is a plain `find`."""
     return (await together(database, rows=find))["rows"]
+
+
+async def dated(database: Database, find: Find) -> tuple[Rows, int | None]:
+    """Return the answer to one look-up, and the second of the cluster's time that it is of; None of a stand-in, which
+    tells no time.
+    """
+    if isinstance(database, StandInDatabase):
+        return (await database.one_after_another({"rows": find}))["rows"], None
+    asked_of_mongodb()
+    connected = direct(database)
+    return await connected.to_its_end(_on_a_snapshot(lambda: connected.find_dated(find)))
 
 
 async def together(database: Database, **finds: Find) -> dict[str, Rows]:
@@ -61,7 +75,7 @@ async def _answers(connected: Direct, finds: Mapping[str, Find]) -> dict[str, Ro
     return answers
 
 
-async def _on_a_snapshot(read: Callable[[], Awaitable[Rows]]) -> Rows:
+async def _on_a_snapshot(read: Callable[[], Awaitable[T]]) -> T:
     """Read, and try again on a newer snapshot while MongoDB asks for that. Raises NoSnapshot.
 
     A collection that has just been created is in no snapshot yet, and a chunk may have moved since. Where nothing was
@@ -79,4 +93,4 @@ async def _on_a_snapshot(read: Callable[[], Awaitable[Rows]]) -> Rows:
     raise NoSnapshot(f"MongoDB has no snapshot to read: its error {refused.code}") from refused
 
 
-__all__ = ["NEWEST_FIRST", "Find", "NoSnapshot", "Order", "Rows", "rows", "together"]
+__all__ = ["NEWEST_FIRST", "Find", "NoSnapshot", "Order", "Rows", "dated", "rows", "together"]

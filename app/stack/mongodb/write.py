@@ -80,17 +80,19 @@ async def _create(database: Database, name: str) -> None:
             raise
 
 
-async def insert(database: Database, document: Document) -> None:
+async def insert(database: Database, document: Document) -> int | None:
     """Insert a new document, and return when a majority has it. Raises DuplicateKeyError.
+
+    Return a second of the cluster's time: the insert was not later. None of a stand-in, which tells no time.
 
     It goes by PyMongo's own async client: Beanie's `insert` goes through Motor, which hands each command to a thread.
     """
     name, fields = document.get_collection_name(), document.model_dump(by_alias=True, exclude_none=True)
     if is_stand_in(database):
         await database[name].insert_one(fields)
-    else:
-        count_mongodb()
-        await direct(database).insert(name, fields)
+        return None
+    count_mongodb()
+    return await direct(database).insert(name, fields)
 
 
 async def insert_missing(database: Database, name: str, documents: list[dict[str, Any]]) -> None:
