@@ -217,11 +217,12 @@ class Reading:
         """
         edges, seen, place = start.edges, start.seen, start.place
         names = self._switch.phases_of(start.kept.name)
-        pending = (
-            self._outbox.newest_pending(names, place.before, start.since)
-            if start.backlog or not start.by_authors
-            else self._pending(start, place, start.known)
-        )
+        if start.since:
+            pending = self._outbox.pending_since(names, start.since, place.before)
+        elif start.by_authors:
+            pending = self._pending(start, place, start.known)
+        else:
+            pending = self._outbox.newest_pending(names, place.before)
         pulled = self._pulled(start, place, start.known)
         view = View(edges, departed=frozenset())
         finds = {**pending, **pulled, "versions": versions_of(edges.reader), **seen.follow_back(edges.reader)}

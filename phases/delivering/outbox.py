@@ -9,6 +9,7 @@ way is still owed: the read of a phase looks at it first, and the sweeper offers
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, Protocol
@@ -254,16 +255,19 @@ class Outbox:
         self._backlogs.pop(names, None)
         self._unread_until_s[names] = self._clock.monotonic() + UNREAD_S
 
-    def newest_pending(
-        self, names: tuple[str, ...], before: ObjectId, since: ObjectId | None = None
-    ) -> dict[str, Find]:
+    def newest_pending(self, names: tuple[str, ...], before: ObjectId) -> dict[str, Find]:
         """Return the look-up of the newest few statuses that are owed to these
-        consumers: mostly that is all of them, `since` an id.
+        consumers: mostly that is all of them.
         """
-        pending = {"pending": _one_or_in(names), "_id": {"$lt": before} | ({"$gte": since} if since else {})}
+        pending = {"pending": _one_or_in(names), "_id": {"$lt": before}}
         shown, n = ("_id", "user_id"), self._scan + 1
         find = Find("statuses", pending, shown, n, NEWEST_FIRST, common=True)
         return {"pending": find}
+
+    def pending_since(self, names: tuple[str, ...], since: ObjectId, before: ObjectId) -> dict[str, Find]:
+        """Return the look-up of the newest few from an id on: what has come since a backlog was read."""
+        find = self.newest_pending(names, before)["pending"]
+        return {"pending": replace(find, query={**find.query, "_id": {"$gte": since, "$lt": before}})}
 
     def pending_by(
         self,
