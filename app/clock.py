@@ -6,7 +6,7 @@ The machine is asked for the date by rate limits, RQ, logs, a time in the metric
 import time
 from datetime import UTC, datetime
 
-from bson import ObjectId
+from bson import ObjectId, Timestamp
 
 FIRST_ID = ObjectId(b"\x00" * 12)  # before every status: a floor that covers the whole history
 LAST_ID = ObjectId(b"\xff" * 12)  # after every status: a floor that covers nothing
@@ -45,11 +45,11 @@ class Clock:
         """
         return time.monotonic()
 
-    def of_cluster(self, told_s: int | None) -> int:
+    def of_cluster(self, told: Timestamp | None) -> int:
         """Return the second that the clock of MongoDB's cluster shows, which it has just told; a stand-in tells none,
         and goes by this clock.
         """
-        return int(self.now().timestamp()) if told_s is None else told_s
+        return told.time if told else int(self.now().timestamp())
 
     def new_id(self) -> ObjectId:
         return id_at(self.now())

@@ -387,10 +387,13 @@ class Social:
         except DuplicateKeyError:
             assert key, "ids are unique"
             row = await self._posted_before(author, text, audience, key)
+        if stored_s is not None:
+            await self.outbox.stored(row.id, stored_s)
         self.stack.bus.tell(Hint("posted", author, row.id))
         trace(row, STORED, began_s, perf_counter())
-        await self.outbox.posted(row, owed, stored_s, trace=trace, defer=defer)
-        if created := stored_s is not None:
+        created = stored_s is not None
+        await self.outbox.posted(row, owed, again=not created, trace=trace, defer=defer)
+        if created:
             POSTS.inc()
         return row, created
 

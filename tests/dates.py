@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+from bson import Timestamp
+
 from app.clock import Clock
 
 # mongomock and mongod drop expired documents by the machine's date, so a date in the code would be the past one day.
@@ -23,7 +25,7 @@ class ManualClock(Clock):
     def monotonic(self) -> float:
         return self._elapsed
 
-    def of_cluster(self, told_s: int | None) -> int:
+    def of_cluster(self, told: Timestamp | None) -> int:
         return int(self.now().timestamp())  # whatever the machine's date is
 
     def awake(self) -> float:

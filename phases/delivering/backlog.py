@@ -7,32 +7,45 @@ only for what has come since, which is the same question for everybody (rule 10)
 Why nothing is missing. What is read is as of a second of the cluster's time, by which MongoDB also dates each insert.
 What is stored later has an id from LATE_S before that second on, so the page finds it: unless the insert came later
 than LATE_S after its id. Then its poster changes the version LATE before anybody is told that it is stored, and a page
-that sees another version, on the snapshot of its look, does not believe what was read. Should the poster die before
-that, nobody has been told, and the status is there REREAD_S later at the latest. What has been delivered since stays a
-candidate, which `on_home` judges like any other.
+that sees another version, on the snapshot of its look, does not believe what was read. Should the poster die, or be
+cut off, before that, nobody has been told, and the status is there REREAD_S later at the latest. What has been
+delivered since stays a candidate, which `on_home` judges like any other.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from bson import ObjectId
+from bson import ObjectId, Timestamp
+from cachetools import LRUCache
 
 from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID, Clock
 from app.edges import LATE, Version, version_of
 from app.stack.mongodb.connection import Database
-from app.stack.mongodb.find import NEWEST_FIRST, Find, dated, rows
+from app.stack.mongodb.find import NEWEST_FIRST, Find, dated
 from phases.home.candidates import Undelivered
 
 LATE_S = 2  # from the second of an id to that of the insert; from then on it is late
 STEP = 1_000  # statuses of one look-up
 MOST = 50_000  # statuses that are known, about 10 MB; of a longer backlog each page asks for its own authors
 REREAD_S = 10.0  # after so long it is read anew
-READERS = 10_000  # of whom is known what they wait for
+WAITED_FOR = 100_000  # places of all readers together, about 200 bytes each
 
 
 def is_late(status: ObjectId, pending_s: int) -> bool:
     """Return whether a status that is pending from this second on is older by its id."""
     return pending_s - _second(status) > LATE_S
+
+
+class _Waiting(NamedTuple):
+    """The newest `n` that a reader of these followees waits for."""
+
+    followees: Sequence[ObjectId]
+    n: int
+    waiting: Undelivered
+
+    def size(self) -> int:
+        return 1 + len(self.waiting.entries)
 
 
 class Backlog:
@@ -45,10 +58,11 @@ class Backlog:
         self._db, self._clock, self._few = db, clock, few
         self._pending = names[0] if len(names) == 1 else {"$in": list(names)}
         self._by_author: dict[bytes, set[bytes]] = {}  # remembered
-        self._waiting: dict[bytes, tuple[Sequence[ObjectId], int, Undelivered]] = {}  # by reader
+        self._waiting: LRUCache[bytes, _Waiting] = LRUCache(WAITED_FOR, getsizeof=_Waiting.size)  # by reader
         self._known, self._below = 0, LAST_ID
         self._reading = self._is_behind = False
         self._begun_at_s = clock.monotonic()
+        self._as_of: Timestamp | None = None
         self.late: Version = 0
         self.since = LAST_ID
 
@@ -75,9 +89,11 @@ class Backlog:
 
     async def _read_down(self) -> bool:
         if self._below == LAST_ID:
-            found = await rows(self._db, version_of(LATE))
+            found, self._as_of = await dated(self._db, version_of(LATE))
             self.late = found[0].get("version", 0) if found else 0
         part, second = await self._dated({"$lt": self._below})
+        if second is None:
+            return False
         if self._below == LAST_ID:
             self.since = _first_of(second - LATE_S)
         self._add(part)
@@ -86,7 +102,7 @@ class Backlog:
 
     async def _catch_up(self) -> bool:
         part, second = await self._dated({"$gte": self.since})
-        if len(part) == STEP:
+        if second is None or len(part) == STEP:
             return False
         self._add(part)
         self.since, self._is_behind = _first_of(second - LATE_S), False
@@ -95,10 +111,16 @@ class Backlog:
     def _stays_few(self, newest: Iterable[Entry]) -> bool:
         return sum(entry.id >= self.since for entry in newest) <= self._few // 2
 
-    async def _dated(self, ids: dict[str, ObjectId]) -> tuple[list[Entry], int]:
+    async def _dated(self, ids: dict[str, ObjectId]) -> tuple[list[Entry], int | None]:
+        """Return what is pending among these ids, and the second that it is of; None where that is before what was read
+        already: another member of the replica set has answered, which is behind.
+        """
         find = Find("statuses", {"pending": self._pending, "_id": ids}, ("_id", "user_id"), STEP, NEWEST_FIRST)
-        found, told_s = await dated(self._db, find)
-        return [Entry(row["_id"], row["user_id"]) for row in found], self._clock.of_cluster(told_s)
+        found, as_of = await dated(self._db, find)
+        if as_of and self._as_of and as_of < self._as_of:
+            return [], None
+        self._as_of = as_of
+        return [Entry(row["_id"], row["user_id"]) for row in found], self._clock.of_cluster(as_of)
 
     def _add(self, entries: Iterable[Entry]) -> None:
         for id, author in entries:
@@ -122,9 +144,9 @@ class Backlog:
         return waiting
 
     def _waiting_for(self, reader: ObjectId, followees: Sequence[ObjectId], before: ObjectId, n: int) -> Undelivered:
-        of, asked, waiting = self._waiting.get(reader.binary, (None, 0, None))
-        if waiting and of is followees and asked == n and before == LAST_ID:
-            return waiting
+        known = self._waiting.get(reader.binary)
+        if known and known.followees is followees and known.n == n and before == LAST_ID:
+            return known.waiting
         ids = {
             id: author
             for author in (reader, *followees)
@@ -133,10 +155,8 @@ class Backlog:
         }
         entries = [Entry(ObjectId(id), ids[id]) for id in sorted(ids, reverse=True)[:n]]
         waiting = Undelivered(entries, entries[-1].id if len(ids) > n else FIRST_ID)
-        if before == LAST_ID:
-            if len(self._waiting) >= READERS:
-                self._waiting.clear()
-            self._waiting[reader.binary] = (followees, n, waiting)
+        if before == LAST_ID and len(entries) < WAITED_FOR:
+            self._waiting[reader.binary] = _Waiting(followees, n, waiting)
         return waiting
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from bson import ObjectId
 
-from app.clock import FIRST_ID
+from app.clock import FIRST_ID, LAST_ID
 from app.edges import LATE, VERSIONS, another_version
 from app.models import Audience, Event, EventKind, StatusRow
 from app.stack import Stack, outages_told
@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 
 EVENTS = Event.Settings.name
 CROWDED_S = 1.0  # for so long after a read has found a backlog, others take it for granted
-UNREAD_S = 5.0  # for so long a process does not read a backlog again that could not be believed, or not be read
+UNREAD_S = 5.0  # for so long a process does not read a backlog again that could not be believed, or not be read,
+UNREAD_AT_MOST_S = 160.0  # and up to so long where it is so again and again
 COUNTED = 100_000  # of a backlog: every process counts every few seconds, and how much more there is makes it no dearer
 
 # The rows that widen what a reader may see: collection -> (field of the reader, field of the author).
@@ -131,6 +132,7 @@ class Outbox:
         self._crowded_until_s = -math.inf  # of the monotonic clock
         self._backlogs: dict[tuple[str, ...], tuple[ObjectId, Backlog]] = {}  # by names, with the epoch
         self._unread_until_s: dict[tuple[str, ...], float] = {}
+        self._pauses_s: dict[tuple[str, ...], float] = {}
         self._swept: dict[tuple[str, str], ObjectId] = {}  # how far: of whom, and in which collection
         self.consumers: dict[str, Consumer] = {}
 
@@ -157,25 +159,26 @@ class Outbox:
         """Return the phases that a status is owed to now. `pulled`: the status says so."""
         return self._unless(pulled, self._phases_delivering(await self._switch.current()))
 
-    async def posted(
-        self, status: StatusRow, owed: Owed, stored_s: int | None, *, trace: Trace, defer: Defer = at_once
-    ) -> None:
-        """Hand a status that is stored to its consumers. `stored_s`: at the latest in this second of the cluster's
-        time; None for one that was stored by an earlier try, which may have been killed before it could say so, or
-        before a majority had the status.
+    async def stored(self, status: ObjectId, stored_s: int) -> None:
+        """Note, before anybody is told of it, that a status is stored, at the latest in this second of the cluster's
+        time: that may be so long after its id that nobody looks for it any more who has read what is pending.
+        """
+        if is_late(status, stored_s):
+            await self._became_pending_late()
+
+    async def posted(self, status: StatusRow, owed: Owed, *, again: bool, trace: Trace, defer: Defer = at_once) -> None:
+        """Hand a status that is stored to its consumers. `again`: it was stored by an earlier try, which may have been
+        killed before it could say so, or before a majority had the status.
 
         The insert may have taken so long that a phase has been switched on meanwhile: then the status is owed to that,
-        too. Or so long that its author's marker has to be made anew, or that nobody looks for it any more who has read
-        what is pending.
+        too. Or so long that its author's marker has to be made anew.
         """
         names = owed.consumers
         if owed.pulled:
             await self._pulls.markers.mark(status.user_id, owed.settings.epoch)
-        if stored_s is None or not self._switch.still_holds(owed.settings):
+        if again or not self._switch.still_holds(owed.settings):
             now_owed = self._phases_delivering(await self._switch.fresh())
             names = await self.make_owed(status.id, tuple(dict.fromkeys((*names, *now_owed))))
-        elif is_late(status.id, stored_s):
-            await self._became_pending_late()
         for name in names:
             consumer = self.consumers.get(name)
             await (defer if consumer and consumer.queues else at_once)(self._handed_over(name, status, trace))
@@ -242,18 +245,30 @@ class Outbox:
             return None
         of, backlog = self._backlogs.get(names, (None, None))
         if backlog is None or backlog.is_old or of != epoch:
+            if backlog and not backlog.is_complete:  # so few pages are asked for here that reading it does not pay
+                self.forget_backlog(names)
+                return None
             backlog = Backlog(self._db, self._clock, names, self._scan)
             self._backlogs[names] = (epoch, backlog)
-        with uncounted():
+        is_worth_it = False
+        with uncounted(), outages_told(log.warning, "the backlog is left unread"):
             is_worth_it = await backlog.read_on()
         if not is_worth_it:
             self.forget_backlog(names)
-        return backlog if is_worth_it and backlog.is_complete else None
+            return None
+        if not backlog.is_complete:
+            return None
+        self._pauses_s.pop(names, None)
+        return backlog
 
     def forget_backlog(self, names: tuple[str, ...]) -> None:
-        """Forget what was read of a backlog: something is missing in it."""
+        """Forget what was read of a backlog: something is missing in it. The next reading waits, each time longer that
+        none was completed.
+        """
         self._backlogs.pop(names, None)
-        self._unread_until_s[names] = self._clock.monotonic() + UNREAD_S
+        pause_s = self._pauses_s.get(names, UNREAD_S)
+        self._unread_until_s[names] = self._clock.monotonic() + pause_s
+        self._pauses_s[names] = min(2 * pause_s, UNREAD_AT_MOST_S)
 
     def newest_pending(self, names: tuple[str, ...], before: ObjectId) -> dict[str, Find]:
         """Return the look-up of the newest few statuses that are owed to these
@@ -297,10 +312,10 @@ class Outbox:
         of it.
         """
         pending = Undelivered.of(looked, answers)
-        if pending.is_all:
-            self._backlogs.pop(names, None)
-        else:
+        if not pending.is_all:
             self._crowded_until_s = self._clock.monotonic() + CROWDED_S
+        elif looked["pending"].query["_id"]["$lt"] == LAST_ID:
+            self._backlogs.pop(names, None)
         return pending
 
     @staticmethod

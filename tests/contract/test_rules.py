@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
-from bson import ObjectId
+from bson import ObjectId, Timestamp
 from pymongo.errors import NetworkTimeout
 
 from app.clock import FIRST_ID, LAST_ID
@@ -17,7 +17,8 @@ from app.models import StatusRow
 from app.social import Social
 from app.stack import MemcachedDown
 from app.stack.cost import counted
-from app.stack.mongodb.find import dated
+from app.stack.mongodb.connection import Database
+from app.stack.mongodb.find import Find, Rows, dated
 from app.stack.mongodb.transaction import Contended
 from benchmarks.answers import kept_list
 from phases import PHASES
@@ -736,8 +737,62 @@ async def test_a_backlog_that_is_too_long_is_left_alone(town: World) -> None:
             read.reset_mock()
             for _ in range(5):
                 await town.begins_with("ann", CACHE.slug, "zoe 19", "zoe 18")
-            read.assert_called_once()
+            assert read.call_count == 2, "the version, and the first step"
             town.clock.advance(UNREAD_S)
+
+
+@pytest.mark.parametrize("settings", [{"pending_scan": 9}])
+async def test_a_backlog_that_is_read_stays_so_for_whoever_scrolls(town: World) -> None:
+    """Of what is old little is pending, which says nothing about what is new."""
+    oldest = await town.post("zoe", "oldest")
+    await town.drain()
+    for n in range(20):
+        await town.post("zoe", f"zoe {n}")
+    town.clock.advance(LATE_S + 1)
+    with patch.object(backlog, "dated", wraps=dated) as read:
+        await town.begins_with("ann", CACHE.slug, "zoe 19", "zoe 18")
+        read.reset_mock()
+        town.clock.advance(outbox.CROWDED_S)
+        before = ObjectId(oldest.id.binary[:4] + b"\xff" * 8)
+        assert [s.text for s in (await town.page("ann", CACHE.slug, before)).statuses] == ["oldest"]
+        await town.begins_with("ann", CACHE.slug, "zoe 19", "zoe 18")
+        read.assert_not_called()
+
+
+@pytest.mark.parametrize("settings", [{"pending_scan": 9}])
+async def test_a_backlog_that_a_member_behind_has_answered_is_not_used(town: World) -> None:
+    """After a change of the primary: the version was read of a later moment than what is pending."""
+    for n in range(20):
+        await town.post("zoe", f"zoe {n}")
+    town.clock.advance(LATE_S + 1)
+    moments = iter((Timestamp(200, 2), Timestamp(200, 1)))
+
+    async def answer(db: Database, find: Find) -> tuple[Rows, Timestamp | None]:
+        return (await dated(db, find))[0], next(moments)
+
+    settings = await town.timelines.switch.current()
+    names = town.timelines.switch.phases_of(CACHE.keeps or "")
+    with patch.object(backlog, "dated", answer):
+        assert await town.timelines.outbox.backlog(names, settings.epoch) is None
+    assert next(moments, None) is None
+    town.clock.advance(UNREAD_S)
+    assert await town.timelines.outbox.backlog(names, settings.epoch)
+
+
+async def test_nobody_is_told_of_a_late_status_before_its_version_has_changed(town: World) -> None:
+    """Whoever is told reads a page."""
+    old = town.clock.new_id()
+    town.clock.advance(LATE_S + 1)
+    order = Mock()
+    with (
+        patch.object(town.clock, "new_id", return_value=old),
+        patch.object(Outbox, "_became_pending_late", side_effect=Outbox._became_pending_late, autospec=True) as changed,
+        patch.object(town.stack.bus, "tell") as told,
+    ):
+        order.attach_mock(changed, "changed")
+        order.attach_mock(told, "told")
+        await town.post("zoe", "late")
+    assert [name for name, *_ in order.mock_calls] == ["changed", "told"]
 
 
 def test_a_full_window_vouches_for_nothing() -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal
 from unittest.mock import patch
 
-from bson import Binary, ObjectId
+from bson import Binary, ObjectId, Timestamp
 
 from app.accounts import TOKENS_EACH, Accounts, digest_of
 from app.departures import depart, take_likes_back
@@ -109,8 +109,8 @@ async def publish_late(process: Process) -> None:
     town = process.town
 
     class Slow(ManualClock):
-        def of_cluster(self, told_s: int | None) -> int:
-            return town.clock.of_cluster(told_s)
+        def of_cluster(self, told: Timestamp | None) -> int:
+            return town.clock.of_cluster(told)
 
     process.social._clock = Slow(town.clock.now() - timedelta(seconds=10))
     status = await process.post("zoe", "late")

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from bson import Timestamp
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import AsyncMongoClient, monitoring
 from pymongo.asynchronous.change_stream import AsyncChangeStream
@@ -58,24 +59,24 @@ class Direct:
         """Answer a look-up. Call it in `to_its_end` or `uncancelled`, and so with `aggregate`."""
         return await self._snapshot(collection).find(**query).to_list()
 
-    async def insert(self, collection: str, document: dict[str, Any]) -> int:
+    async def insert(self, collection: str, document: dict[str, Any]) -> Timestamp:
         """Insert a document, and return when a majority has it. The insert goes on if its caller is cancelled.
 
-        Return a second of the cluster's time: the insert was not later. Source: MongoDB manual, `operationTime`.
+        Return a moment of the cluster's time: the insert was not later. Source: MongoDB manual, `operationTime`.
         """
         majority = self._database.get_collection(collection, write_concern=WriteConcern("majority"))
 
-        async def timed() -> int:
+        async def timed() -> Timestamp:
             async with self._database.client.start_session(causal_consistency=False) as session:
                 await majority.insert_one(document, session=session)
                 stored = session.operation_time
             assert stored, "every member of a replica set tells it"
-            return stored.time
+            return stored
 
         return await self.to_its_end(timed())
 
-    async def find_dated(self, find: Find) -> tuple[Rows, int]:
-        """Answer a look-up, and return the second of the cluster's time that the answer is of. Call it as `find`.
+    async def find_dated(self, find: Find) -> tuple[Rows, Timestamp]:
+        """Answer a look-up, and return the moment of the cluster's time that the answer is of. Call it as `find`.
 
         PyMongo's cursors do not tell it. Source: MongoDB manual, `atClusterTime` of a read with concern "snapshot".
         """
@@ -93,7 +94,7 @@ class Direct:
             reply = await self._database.command(command)
         except (AutoReconnect, NotPrimaryError):  # once more, as the driver does with its own reads
             reply = await self._database.command(command)
-        return reply["cursor"]["firstBatch"], reply["cursor"]["atClusterTime"].time
+        return reply["cursor"]["firstBatch"], reply["cursor"]["atClusterTime"]
 
     async def aggregate(self, collection: str, pipeline: list[dict[str, Any]], batch: int) -> Rows:
         return await (await self._snapshot(collection).aggregate(pipeline, batchSize=batch)).to_list()

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
+from bson import Timestamp
 from pymongo.errors import OperationFailure
 
 from app.stack.cost import asked_of_mongodb, sent_to_mongodb
@@ -29,8 +30,8 @@ async def rows(database: Database, find: Find) -> Rows:
     return (await together(database, rows=find))["rows"]
 
 
-async def dated(database: Database, find: Find) -> tuple[Rows, int | None]:
-    """Return the answer to one look-up, and the second of the cluster's time that it is of; None of a stand-in, which
+async def dated(database: Database, find: Find) -> tuple[Rows, Timestamp | None]:
+    """Return the answer to one look-up, and the moment of the cluster's time that it is of; None of a stand-in, which
     tells no time.
     """
     if isinstance(database, StandInDatabase):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pymongo
 from beanie import Document
+from bson import Timestamp
 from pymongo import ReturnDocument, errors
 
 from app.models import DOCUMENTS
@@ -80,10 +81,10 @@ async def _create(database: Database, name: str) -> None:
             raise
 
 
-async def insert(database: Database, document: Document) -> int | None:
+async def insert(database: Database, document: Document) -> Timestamp | None:
     """Insert a new document, and return when a majority has it. Raises DuplicateKeyError.
 
-    Return a second of the cluster's time: the insert was not later. None of a stand-in, which tells no time.
+    Return a moment of the cluster's time: the insert was not later. None of a stand-in, which tells no time.
 
     It goes by PyMongo's own async client: Beanie's `insert` goes through Motor, which hands each command to a thread.
     """
