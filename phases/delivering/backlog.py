@@ -28,7 +28,7 @@ from phases.home.candidates import Undelivered
 LATE_S = 2  # from the second of an id to that of the insert; from then on it is late
 STEP = 1_000  # statuses of one look-up
 MOST = 50_000  # statuses that are known, about 10 MB; of a longer backlog each page asks for its own authors
-REREAD_S = 10.0  # after so long it is read anew
+REREAD_S = 60.0  # after so long it is read anew
 WAITED_FOR = 100_000  # places of all readers together, about 200 bytes each
 
 
