@@ -381,17 +381,16 @@ class Social:
             pulled=owed.pulled or None,
             idempotency_key=key,
         )
-        row, stored_s = StatusRow(status.id, author, text, audience), None
+        row, created = StatusRow(status.id, author, text, audience), True
         try:
-            stored_s = self._clock.of_cluster(await insert(self._db, status))
+            stored = await insert(self._db, status)
         except DuplicateKeyError:
             assert key, "ids are unique"
-            row = await self._posted_before(author, text, audience, key)
-        if stored_s is not None:
-            await self.outbox.stored(row.id, stored_s)
+            row, created = await self._posted_before(author, text, audience, key), False
+        else:
+            await self.outbox.stored(row.id, stored)
         self.stack.bus.tell(Hint("posted", author, row.id))
         trace(row, STORED, began_s, perf_counter())
-        created = stored_s is not None
         await self.outbox.posted(row, owed, again=not created, trace=trace, defer=defer)
         if created:
             POSTS.inc()

@@ -22,7 +22,7 @@ from app.servers.commands import HISTORY_S
 from app.stack import Addresses, connected
 from app.stack.cost import counted
 from app.stack.mongodb.connection import POOL_SIZE, Collection, Direct, _CommandCounter, connect, direct, disconnect
-from app.stack.mongodb.find import ANOTHER_SNAPSHOT, Find, Rows, rows, together
+from app.stack.mongodb.find import ANOTHER_SNAPSHOT, Find, Rows, dated, rows, together
 from app.stack.mongodb.joined import joined
 from app.stack.mongodb.transaction import Transaction
 from app.stack.mongodb.whole import WINDOW
@@ -71,6 +71,27 @@ async def test_a_collection_that_is_being_created_can_be_read(servers: Addresses
             with suppress(asyncio.CancelledError):
                 await busy
             await stack.db.client.drop_database("test_snapshots")
+
+
+@pytest.mark.servers
+async def test_mongodb_dates_what_is_read_and_what_is_stored_by_one_clock(servers: Addresses) -> None:
+    """What a dated answer has was stored by then, and what it has not is stored later."""
+    async with connected(servers, Config(database="test_dated")) as stack:
+        database = direct(stack.db)
+        find = Find("dated", {}, ("_id",), 100)
+        try:
+            await database.insert("dated", {"_id": -1})
+            for n in range(20):
+                told = await database.insert("dated", {"_id": n})
+                found, as_of = await dated(stack.db, find)
+                later = await database.insert("dated", {"_id": 100 + n})
+                await stack.db["dated"].delete_one({"_id": 100 + n})
+                assert {"_id": n} in found
+                assert {"_id": 100 + n} not in found
+                assert as_of
+                assert told <= as_of < later
+        finally:
+            await stack.db.client.drop_database("test_dated")
 
 
 @pytest.mark.servers

@@ -125,8 +125,9 @@ class Backlog:
     def _add(self, entries: Iterable[Entry]) -> None:
         for id, author in entries:
             assert author, "a status has one"
-            self._by_author.setdefault(author.binary, set()).add(id.binary)
-            self._known += 1
+            ids = self._by_author.setdefault(author.binary, set())
+            self._known += id.binary not in ids
+            ids.add(id.binary)
         self._waiting.clear()
 
     def beside(

@@ -14,7 +14,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, Protocol
 
-from bson import ObjectId
+from bson import ObjectId, Timestamp
 
 from app.clock import FIRST_ID, LAST_ID
 from app.edges import LATE, VERSIONS, another_version
@@ -159,11 +159,11 @@ class Outbox:
         """Return the phases that a status is owed to now. `pulled`: the status says so."""
         return self._unless(pulled, self._phases_delivering(await self._switch.current()))
 
-    async def stored(self, status: ObjectId, stored_s: int) -> None:
-        """Note, before anybody is told of it, that a status is stored, at the latest in this second of the cluster's
-        time: that may be so long after its id that nobody looks for it any more who has read what is pending.
+    async def stored(self, status: ObjectId, told: Timestamp | None) -> None:
+        """Note that a status is stored, not later than MongoDB has `told`, before anybody hears of it. That may be so
+        long after its id that nobody looks for it any more who has read what is pending.
         """
-        if is_late(status, stored_s):
+        if is_late(status, self._clock.of_cluster(told)):
             await self._became_pending_late()
 
     async def posted(self, status: StatusRow, owed: Owed, *, again: bool, trace: Trace, defer: Defer = at_once) -> None:

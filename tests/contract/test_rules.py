@@ -24,7 +24,7 @@ from benchmarks.answers import kept_list
 from phases import PHASES
 from phases.comeback import Comeback
 from phases.delivering import backlog, outbox
-from phases.delivering.backlog import LATE_S
+from phases.delivering.backlog import LATE_S, REREAD_S
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import UNREAD_S, Outbox
@@ -739,6 +739,27 @@ async def test_a_backlog_that_is_too_long_is_left_alone(town: World) -> None:
                 await town.begins_with("ann", CACHE.slug, "zoe 19", "zoe 18")
             assert read.call_count == 2, "the version, and the first step"
             town.clock.advance(UNREAD_S)
+        read.reset_mock()
+        await town.begins_with("ann", CACHE.slug, "zoe 19", "zoe 18")
+        read.assert_not_called()  # the pause is longer now
+        town.clock.advance(UNREAD_S)
+        await town.begins_with("ann", CACHE.slug, "zoe 19", "zoe 18")
+        assert read.call_count == 2
+
+
+@pytest.mark.parametrize("settings", [{"pending_scan": 9}])
+async def test_a_backlog_that_few_pages_ask_for_is_left_alone(town: World) -> None:
+    """Its reading has come to no end when it has to begin anew."""
+    for n in range(20):
+        await town.post("zoe", f"zoe {n}")
+    town.clock.advance(LATE_S + 1)
+    with patch.object(backlog, "STEP", 5), patch.object(backlog, "dated", wraps=dated) as read:
+        await town.page("ann", CACHE.slug, limit=2)
+        assert read.call_count == 2, "the version, and the first step"
+        town.clock.advance(REREAD_S)
+        for _ in range(5):
+            await town.begins_with("ann", CACHE.slug, "zoe 19", "zoe 18")
+        assert read.call_count == 2
 
 
 @pytest.mark.parametrize("settings", [{"pending_scan": 9}])

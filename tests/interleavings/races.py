@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal
 from unittest.mock import patch
 
-from bson import Binary, ObjectId, Timestamp
+from bson import Binary, ObjectId
 
 from app.accounts import TOKENS_EACH, Accounts, digest_of
 from app.departures import depart, take_likes_back
@@ -106,16 +106,10 @@ def publish(audience: Audience = "followers") -> Act:
 
 async def publish_late(process: Process) -> None:
     """From a process whose clock is ten seconds behind."""
-    town = process.town
-
-    class Slow(ManualClock):
-        def of_cluster(self, told: Timestamp | None) -> int:
-            return town.clock.of_cluster(told)
-
-    process.social._clock = Slow(town.clock.now() - timedelta(seconds=10))
+    process.social._clock = ManualClock(process.town.clock.now() - timedelta(seconds=10))
     status = await process.post("zoe", "late")
     await point("it is acknowledged", Touch("acknowledged", write=True))
-    town.acknowledged.add(status)
+    process.town.acknowledged.add(status)
 
 
 def read_acknowledged(phase: str) -> Act:

@@ -545,7 +545,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "nobody hears that a status was stored long after its id",
         "10 backlog",
         "phases.delivering.outbox.Outbox.stored",
-        "if is_late(status, stored_s):",
+        "if is_late(status, self._clock.of_cluster(told)):",
         "if not status:",
         _of(RULES, "test_what_becomes_pending_late_is_missing_in_no_backlog"),
         races=("publish late x read, read in a backlog that was read, cache",),
@@ -617,9 +617,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "others are told of a late status before those who have read the backlog",
         "10 backlog",
         "app.social.Social.post",
-        "        if stored_s is not None:\n            await self.outbox.stored(row.id, stored_s)\n",
-        behind='        self.stack.bus.tell(Hint("posted", author, row.id))\n',
-        tests=_of(RULES, "test_nobody_is_told_of_a_late_status_before_its_version_has_changed"),
+        "            await self.outbox.stored(row.id, stored)\n",
+        '            self.stack.bus.tell(Hint("posted", author, row.id))\n'
+        "            await self.outbox.stored(row.id, stored)\n",
+        _of(RULES, "test_nobody_is_told_of_a_late_status_before_its_version_has_changed"),
     ),
     Mutant(
         "what reached far enough once does for ever",
