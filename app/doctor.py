@@ -4,6 +4,7 @@ import asyncio
 import json
 import platform
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from app.clock import Clock
 from app.config import Config
 from app.servers.commands import HISTORY_S
 from app.servers.datadir import DataDirectory, Note
@@ -85,7 +87,7 @@ def _with_schema(found: Finding, url: str, config: Config) -> Finding:
     if found.server != TITLES["mongodb"]:
         return found
     try:
-        said, history_s = asyncio.run(_looked_at(url, config.database))
+        said, advice = asyncio.run(_looked_at(url, config))
     except Unsuitable as error:
         return replace(found, state="unsuitable", ok=False, advice=str(error))
     except PyMongoError as error:
@@ -96,16 +98,39 @@ def _with_schema(found: Finding, url: str, config: Config) -> Finding:
         return replace(found, state="too new", ok=False, advice=str(error), schema=error.found)
     except schema.BrokenOff as error:
         return replace(found, state="half restored", ok=False, advice=str(error))
-    return replace(found, schema=said["version"] if said else None, advice=_less_history(history_s))
+    return replace(found, schema=said["version"] if said else None, advice=advice)
 
 
-async def _looked_at(url: str, name: str) -> tuple[dict[str, Any] | None, int | None]:
-    database = connect(url, name, TIMEOUT_S)
+async def _looked_at(url: str, config: Config) -> tuple[dict[str, Any] | None, str]:
+    """Return what the database says of its schema, and advice, "" where there is none."""
+    database = connect(url, config.database, TIMEOUT_S)
     try:
         await preflight(database)
-        return await schema.said(database), await _history_s(database)
+        said, ahead_s, history_s = await schema.said(database), await _ahead_s(database), await _history_s(database)
     finally:
         await disconnect(database)
+    return said, "; ".join(filter(None, (_one_time(ahead_s, config.grace_s / 2), _less_history(history_s))))
+
+
+async def _ahead_s(database: Database) -> float:
+    """Return how far the clock of this machine is ahead of mongod's or the router's, in seconds, at least; below 0 it
+    is behind. How long the answer takes does not count.
+    """
+    clock = Clock()
+    asked = clock.now()
+    told: datetime = (await database.command("hello", codec_options=database.codec_options))["localTime"]
+    answered = clock.now()
+    return max((asked - told).total_seconds(), 0.0) - max((told - answered).total_seconds(), 0.0)
+
+
+def _one_time(ahead_s: float, most_s: float) -> str:
+    """Return advice where the clocks are further apart than `most_s`; otherwise ""."""
+    if abs(ahead_s) <= most_s:
+        return ""
+    return (
+        f"the clock of this machine is {abs(ahead_s):,.1f} s {'ahead of' if ahead_s > 0 else 'behind'} MongoDB's, and "
+        f"timelines need them within {most_s:g} s: have every machine keep the time (chrony, systemd-timesyncd)"
+    )
 
 
 async def _history_s(database: Database) -> int | None:

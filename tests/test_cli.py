@@ -11,7 +11,9 @@ import sys
 import webbrowser
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import click
 import pytest
@@ -21,6 +23,7 @@ from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 
 from app import doctor, serve
 from app.cli import Feedlab, main, show_author
+from app.clock import Clock
 from app.config import Config, at_a_screen
 from app.loop import event_loop
 from app.models import User
@@ -602,6 +605,16 @@ def test_doctor_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "Memcached: install memcached, or set FEEDLAB_MEMCACHED" in result.stdout.splitlines()
 
 
+class Off(Clock):
+    """The clock of a machine that nobody sets."""
+
+    def __init__(self, seconds: int) -> None:
+        self._by = timedelta(seconds=seconds)
+
+    def now(self) -> datetime:
+        return super().now() + self._by
+
+
 @pytest.mark.servers
 def test_doctor_sees_the_servers_that_run(tmp_path: Path) -> None:
     nothing = Config.from_environment({})
@@ -634,6 +647,12 @@ def test_doctor_sees_the_servers_that_run(tmp_path: Path) -> None:
         with MongoClient[dict[str, object]](addresses.mongodb) as client:
             client.admin.command({"setParameter": 1, command[1]: int(command[2])})
         assert "MongoDB: " not in feedlab("doctor", "--data", tmp_path).stdout, "that mends it"
+        for seconds, said in ((-61, "behind MongoDB's"), (61, "ahead of MongoDB's"), (0, None)):
+            with patch.object(doctor, "Clock", lambda by=seconds: Off(by)):
+                told = feedlab("doctor", "--data", tmp_path).stdout
+            apart = re.search(r"^MongoDB: the clock of this machine is (\S+) s (.+), and", told, re.MULTILINE)
+            assert (apart and apart[2]) == said
+            assert apart is None or 58 <= float(apart[1]) <= 61, "less what the answer took"
 
 
 @pytest.mark.parametrize(
