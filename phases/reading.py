@@ -17,9 +17,9 @@ from app.stack import Stack, outages_told
 from app.stack.mongodb.find import Find, Rows, together
 from phases.base import Phase
 from phases.comeback import Comeback
-from phases.delivering.backlog import Backlog
 from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Outbox
+from phases.delivering.pending import Looking, Pending
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
 from phases.home.candidates import Candidates, KeptThenQuery, Slice, Undelivered
@@ -56,9 +56,8 @@ class Request:
 class Start:
     """What a read begins with: what this process remembers of the reader, or what a glance finds of a stranger.
 
-    `marked`: everybody whose statuses may be pulled, `pulled`: the reader's own authors among them. `by_authors`: so
-    much is pending that only what the reader's own authors have written is looked up (rule 10). `backlog`: what this
-    process has read of that, and then only what has come `since` is looked up.
+    `marked`: everybody whose statuses may be pulled, `pulled`: the reader's own authors among them. `looking`: how to
+    look at what is pending (rule 10).
     """
 
     request: Request
@@ -71,22 +70,20 @@ class Start:
     glance: Glance
     marked: Known | None
     pulled: Sequence[ObjectId]
-    by_authors: bool
-    backlog: Backlog | None
-    since: ObjectId | None
+    looking: Looking
 
     @property
     def known(self) -> Judged | None:
         """The page as it was the last time, if that is how far down to look for what its authors have written since:
         there is probably enough.
         """
-        return self.seen.full(self.place.n) if self.by_authors or self.pulled else None
+        return self.seen.full(self.place.n) if self.looking.by_authors or self.pulled else None
 
     def first(self, kept: Slice, look: "Look") -> Slice:
         """Return what is kept, with what is pending or pulled. What was a candidate is one, be it delivered by now."""
         undelivered = look.pending.beside(look.pulled)
         if known := self.known:
-            looked = look.pulled if self.backlog else undelivered
+            looked = look.pulled if self.looking.backlog else undelivered
             is_new = looked.entries or looked.down_to > known.first.ids[-1] or self.waiting(look) != known.waiting
             if kept.has_the_same(known.kept) and not is_new and not (known.first.whole or kept.whole):
                 return known.first
@@ -95,7 +92,7 @@ class Start:
 
     def waiting(self, look: "Look") -> Undelivered | None:
         """Return what the reader waits for, where it is from what was read of the backlog."""
-        return look.pending if self.backlog else None
+        return look.pending if self.looking.backlog else None
 
 
 @dataclass(frozen=True)
@@ -118,9 +115,9 @@ class Look:
 class Reading:
     """The making of pages, one object per process: it remembers edges and first pages of the readers who came last."""
 
-    def __init__(self, stack: Stack, switch: Switch, outbox: Outbox, markers: Markers) -> None:
+    def __init__(self, stack: Stack, switch: Switch, outbox: Outbox, pending: Pending, markers: Markers) -> None:
         self._stack, self._db, self._config = stack, stack.db, stack.config
-        self._switch, self._outbox, self._markers = switch, outbox, markers
+        self._switch, self._outbox, self._pending, self._markers = switch, outbox, pending, markers
         self._edges, self._pages, self._statuses = EdgeMemory(), FirstPages(), SeenStatuses()
         self._departed = Departed(stack.db)
 
@@ -153,7 +150,7 @@ class Reading:
             if part is None:
                 return await self._comeback(request, kept, container, look.versions)
             # More is pending than was looked at: next, what the reader's own authors have.
-            if not look.pending.is_all and not start.by_authors:
+            if not look.pending.is_all and not start.looking.by_authors:
                 continue
             first = start.first(part, look)
             # The guess how far down to look has left the page short.
@@ -196,34 +193,25 @@ class Reading:
             return None
         if again:
             glance = glance._replace(edges=None)
-        edges, by_authors = remembered or glance.edges or OwnEdges(reader), self._outbox.is_crowded
+        edges = remembered or glance.edges or OwnEdges(reader)
+        looking = await self._pending.looking(self._switch.phases_of(kept.name), settings.epoch)
         marked = await self._markers.known(settings.epoch) if request.phase.merges else None
-        if (by_authors or (marked and marked.pulled != frozenset())) and edges.unmuted is None:
+        if (looking.by_authors or (marked and marked.pulled != frozenset())) and edges.unmuted is None:
             if glance.edges:
                 self._edges.keep(glance.edges)
             edges = await Following(self._db, reader, self._edges).known()
         pulled = self._markers.among(edges, marked) if marked else []
-        names = self._switch.phases_of(kept.name)
-        backlog = await self._outbox.backlog(names, settings.epoch) if by_authors else None
-        since = backlog.since if backlog else None
         known = remembered is not None
-        return Start(
-            request, kept, settings, place, edges, known, seen, glance, marked, pulled, by_authors, backlog, since
-        )
+        return Start(request, kept, settings, place, edges, known, seen, glance, marked, pulled, looking)
 
     async def _look(self, start: Start) -> Look:
         """Look, with one command to MongoDB. What is pending is looked up no later than the list is (rule 5), and at a
         cost that does not grow with the backlog (rule 10).
         """
         edges, seen, place = start.edges, start.seen, start.place
-        names = self._switch.phases_of(start.kept.name)
-        if start.since:
-            pending = self._outbox.pending_since(names, start.since, place.before)
-        elif start.by_authors:
-            pending = self._pending(start, place, start.known)
-        else:
-            pending = self._outbox.newest_pending(names, place.before)
-        pulled = self._pulled(start, place, start.known)
+        known_ids = start.known.first.ids if start.known else ()
+        pending = self._pending.finds(start.looking, edges, place, known_ids)
+        pulled = self._pulled(start, place, known_ids)
         view = View(edges, departed=frozenset())
         finds = {**pending, **pulled, "versions": versions_of(edges.reader), **seen.follow_back(edges.reader)}
         if not edges.backfilled:
@@ -240,7 +228,7 @@ class Reading:
         now = as_now(known, answers)
         return Look(
             versions=versions_in(answers["versions"]),
-            pending=self._pending_in(start, pending, answers),
+            pending=self._pending.found(start.looking, pending, answers, edges, place),
             pulled=Undelivered.of(pulled, answers),
             backfill_owed=self._outbox.is_owed_backfill(answers),
             rows=now if seen.statuses else shown_rows(answers, self._statuses.row, now.values()),
@@ -248,32 +236,14 @@ class Reading:
             view=view,
         )
 
-    def _pending_in(self, start: Start, looked: Mapping[str, Find], answers: Mapping[str, Rows]) -> Undelivered:
-        """Return what is pending for the reader, or for anybody, from the answers."""
-        if not start.by_authors:
-            return self._outbox.pending_of_all(self._switch.phases_of(start.kept.name), looked, answers)
-        found = Undelivered.of(looked, answers)
-        if start.backlog is None or start.since is None:
-            return found
-        if found.down_to > start.since:
-            return Undelivered([], LAST_ID)
-        edges, place = start.edges, start.place
-        return start.backlog.beside(found.entries, edges.reader, edges.unmuted or [], place.before, place.n)
-
-    def _pending(self, start: Start, place: Place, known: Judged | None = None) -> dict[str, Find]:
-        """Return the look-ups of what is pending of the reader's own authors."""
-        names = self._switch.phases_of(start.kept.name)
-        authors = [start.edges.reader, *(start.edges.unmuted or [])]
-        return self._outbox.pending_by(names, place.before, authors, place.n, known.first.ids if known else ())
-
     @staticmethod
-    def _pulled(start: Start, place: Place, known: Judged | None = None) -> dict[str, Find]:
+    def _pulled(start: Start, place: Place, known: Sequence[ObjectId] = ()) -> dict[str, Find]:
         """Return the look-ups of what is delivered to nobody: the newest of each group of the reader's own authors."""
         merges = start.request.phase.merges
         if merges is None:
             return {}
         if known:
-            return window_of_groups("pulled", merges.query, start.pulled, known.first.ids, place.before)
+            return window_of_groups("pulled", merges.query, start.pulled, known, place.before)
         return newest_of_groups("pulled", merges.query, start.pulled, place.before, place.n)
 
     def _forget_changed(self, start: Start, look: Look) -> bool:
@@ -287,11 +257,7 @@ class Reading:
         if marked and marked.version != now.markers:  # somebody may be pulled of whom nothing was asked
             self._markers.forget(unless_at=now.markers)
             changed = True
-        too_much = look.pending.down_to == LAST_ID  # has come since the backlog was read
-        if start.backlog and (start.backlog.late != now.late or too_much):
-            self._outbox.forget_backlog(self._switch.phases_of(start.kept.name))
-            changed = True
-        return changed
+        return self._pending.forget_if_missing(start.looking, look.pending, now.late) or changed
 
     # Three ways to a page
 
@@ -332,7 +298,7 @@ class Reading:
         all is known.
         """
         place, store = start.place._replace(before=before, n=n), start.kept.store
-        pending = {} if look.pending.is_all else self._pending(start, place)
+        pending = {} if look.pending.is_all else self._pending.by_authors(start.looking.names, start.edges, place)
         pulled = {} if look.pulled.is_all else self._pulled(start, place)
         finds = {**pending, **pulled, **store.finds(place)}
         answers = await together(self._db, **finds) if finds else {}

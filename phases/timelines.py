@@ -18,6 +18,7 @@ from phases.delivering import away
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Failures, GoesOn, Kind, Outbox, once
+from phases.delivering.pending import Pending
 from phases.delivering.settings import Wish
 from phases.delivering.switch import Switch
 from phases.home.newest import Newest
@@ -133,7 +134,8 @@ class Timelines:
             self.outbox.add(consumer)
             metrics.REBUILDS.labels(consumer.name)  # none is a figure, too
         self.streamed = [consumer for consumer in consumers if consumer.carrier.inserted]
-        self._reading = Reading(stack, self.switch, self.outbox, self.pulls.markers)
+        self.pending = Pending(stack)
+        self._reading = Reading(stack, self.switch, self.outbox, self.pending, self.pulls.markers)
 
     def _consumer(self, phase: Phase, kept: KeptTimelines) -> PhaseConsumer:
         assert phase.carrier, f"{phase.slug} keeps timelines that nobody delivers to"

@@ -30,7 +30,7 @@ from app.stack.queue.strict import DEAD_LETTER_TTL_S
 from benchmarks.rig import MOST_STATUSES
 from benchmarks.rounds import AHEAD, EVERYBODY
 from phases import PHASES, reading
-from phases.delivering.outbox import CROWDED_S
+from phases.delivering.pending import CROWDED_S
 from phases.pulling.author import AGE_S
 from tests.sharding import SCATTERED, SHARD_KEYS
 from workers.sweeper import EVERY_S, OVERDUE_S

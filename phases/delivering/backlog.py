@@ -49,14 +49,13 @@ class _Waiting(NamedTuple):
 
 
 class Backlog:
-    """What was pending for these consumers, at the latest.
+    """What was `pending` for some consumers, as a query says which. A page finds at most `few` that have come since.
 
     `late`: the version LATE, at which this may be believed. `since`: what is stored after it has at least this id.
     """
 
-    def __init__(self, db: Database, clock: Clock, names: tuple[str, ...], few: int) -> None:
-        self._db, self._clock, self._few = db, clock, few
-        self._pending = names[0] if len(names) == 1 else {"$in": list(names)}
+    def __init__(self, db: Database, clock: Clock, pending: object, few: int) -> None:
+        self._db, self._clock, self._pending, self._few = db, clock, pending, few
         self._by_author: dict[bytes, set[bytes]] = {}  # remembered
         self._waiting: LRUCache[bytes, _Waiting] = LRUCache(WAITED_FOR, getsizeof=_Waiting.size)  # by reader
         self._known, self._below = 0, LAST_ID

@@ -7,36 +7,27 @@ way is still owed: the read of a phase looks at it first, and the sweeper offers
 """
 
 import logging
-import math
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, Protocol
 
 from bson import ObjectId, Timestamp
 
-from app.clock import FIRST_ID, LAST_ID
+from app.clock import FIRST_ID
 from app.edges import LATE, VERSIONS, another_version
 from app.models import Audience, Event, EventKind, StatusRow
 from app.stack import Stack, outages_told
-from app.stack.cost import uncounted
-from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows
+from app.stack.mongodb.find import Find, Rows
 from app.stack.mongodb.transaction import Transaction
 from app.watch.metrics import DELIVERY_LAG
-from phases.delivering.backlog import Backlog, is_late
+from phases.delivering.backlog import is_late
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
-from phases.home.candidates import Undelivered
-from phases.home.newest import newest_of_groups, window_of_groups
 from phases.pulling.pulls import Pulls
 
 log = logging.getLogger(__name__)
 
 EVENTS = Event.Settings.name
-CROWDED_S = 1.0  # for so long after a read has found a backlog, others take it for granted
-UNREAD_S = 5.0  # for so long a process does not read a backlog again that could not be believed, or not be read,
-UNREAD_AT_MOST_S = 160.0  # and up to so long where it is so again and again
 COUNTED = 100_000  # of a backlog: every process counts every few seconds, and how much more there is makes it no dearer
 
 # The rows that widen what a reader may see: collection -> (field of the reader, field of the author).
@@ -127,12 +118,8 @@ class Outbox:
     def __init__(
         self, stack: Stack, switch: Switch, idle: Collection[str], keepers: Collection[Keeper], pulls: Pulls
     ) -> None:
-        self._db, self._clock, self._scan = stack.db, stack.clock, stack.config.pending_scan
+        self._db, self._clock = stack.db, stack.clock
         self._switch, self._idle, self._keepers, self._pulls = switch, idle, keepers, pulls
-        self._crowded_until_s = -math.inf  # of the monotonic clock
-        self._backlogs: dict[tuple[str, ...], tuple[ObjectId, Backlog]] = {}  # by names, with the epoch
-        self._unread_until_s: dict[tuple[str, ...], float] = {}
-        self._pauses_s: dict[tuple[str, ...], float] = {}
         self._swept: dict[tuple[str, str], ObjectId] = {}  # how far: of whom, and in which collection
         self.consumers: dict[str, Consumer] = {}
 
@@ -231,92 +218,6 @@ class Outbox:
         return tuple(name for name in settings.delivering_at(self._clock.now()) if name not in self._idle)
 
     # What a read asks
-
-    @property
-    def is_crowded(self) -> bool:
-        """Whether so much was pending a moment ago that a reader's own authors are what to look at (rule 10)."""
-        return self._clock.monotonic() < self._crowded_until_s
-
-    async def backlog(self, names: tuple[str, ...], epoch: ObjectId) -> Backlog | None:
-        """Return what this process has read of a backlog, after the next step of that; None while it cannot be used.
-        Each epoch of the phase settings begins anew: its database may be of another history.
-        """
-        if self._clock.monotonic() < self._unread_until_s.get(names, -math.inf):
-            return None
-        of, backlog = self._backlogs.get(names, (None, None))
-        if backlog is None or backlog.is_old or of != epoch:
-            if backlog and not backlog.is_complete:  # so few pages are asked for here that reading it does not pay
-                self.forget_backlog(names)
-                return None
-            backlog = Backlog(self._db, self._clock, names, self._scan)
-            self._backlogs[names] = (epoch, backlog)
-        is_worth_it = False
-        with uncounted(), outages_told(log.warning, "the backlog is left unread"):
-            is_worth_it = await backlog.read_on()
-        if not is_worth_it:
-            self.forget_backlog(names)
-            return None
-        if not backlog.is_complete:
-            return None
-        self._pauses_s.pop(names, None)
-        return backlog
-
-    def forget_backlog(self, names: tuple[str, ...]) -> None:
-        """Forget what was read of a backlog: something is missing in it. The next reading waits, each time longer that
-        none was completed.
-        """
-        self._backlogs.pop(names, None)
-        pause_s = self._pauses_s.get(names, UNREAD_S)
-        self._unread_until_s[names] = self._clock.monotonic() + pause_s
-        self._pauses_s[names] = min(2 * pause_s, UNREAD_AT_MOST_S)
-
-    def newest_pending(self, names: tuple[str, ...], before: ObjectId) -> dict[str, Find]:
-        """Return the look-up of the newest few statuses that are owed to these
-        consumers: mostly that is all of them.
-        """
-        pending = {"pending": _one_or_in(names), "_id": {"$lt": before}}
-        shown, n = ("_id", "user_id"), self._scan + 1
-        find = Find("statuses", pending, shown, n, NEWEST_FIRST, common=True)
-        return {"pending": find}
-
-    def pending_since(self, names: tuple[str, ...], since: ObjectId, before: ObjectId) -> dict[str, Find]:
-        """Return the look-up of the newest few from an id on: what has come since a backlog was read."""
-        find = self.newest_pending(names, before)["pending"]
-        return {"pending": replace(find, query={**find.query, "_id": {"$gte": since, "$lt": before}})}
-
-    def pending_by(
-        self,
-        names: tuple[str, ...],
-        before: ObjectId,
-        authors: Sequence[ObjectId],
-        n: int,
-        known: Sequence[ObjectId] = (),
-    ) -> dict[str, Find]:
-        """Return the look-ups of the newest `n` pending statuses of each group of these authors, whatever else is
-        pending. `known`: the newest `n` ids of the page, newest first, if it is remembered: beside and above these
-        there are probably few.
-        """
-        if known:
-            # One look for all names: of several, all of one shape, some find much and others nothing, and at each
-            # change between these MongoDB chooses the index anew.
-            return window_of_groups("pending", partial(_pending_query, names), authors, known, before)
-        finds: dict[str, Find] = {}
-        for name in names:
-            finds |= newest_of_groups(f"pending {name}", partial(_pending_query, (name,)), authors, before, n)
-        return finds
-
-    def pending_of_all(
-        self, names: tuple[str, ...], looked: Mapping[str, Find], answers: Mapping[str, Rows]
-    ) -> Undelivered:
-        """Return what is pending, from the answer to `newest_pending`. Remember whether it was too much to look at all
-        of it.
-        """
-        pending = Undelivered.of(looked, answers)
-        if not pending.is_all:
-            self._crowded_until_s = self._clock.monotonic() + CROWDED_S
-        elif looked["pending"].query["_id"]["$lt"] == LAST_ID:
-            self._backlogs.pop(names, None)
-        return pending
 
     @staticmethod
     def backfills_of(reader: ObjectId) -> dict[str, Find]:
@@ -418,14 +319,6 @@ class Outbox:
         return rows
 
 
-def _pending_query(names: tuple[str, ...], authors: list[ObjectId]) -> dict[str, Any]:
-    return {"pending": _one_or_in(names), "user_id": {"$in": authors}}
-
-
 def _places(kinds: frozenset[Kind]) -> list[str]:
     """Return the collections that hold what is pending of such kinds."""
     return [*(["statuses"] if kinds & WITH_STATUS else []), *([EVENTS] if kinds - WITH_STATUS else [])]
-
-
-def _one_or_in(values: tuple[str, ...]) -> Any:
-    return values[0] if len(values) == 1 else {"$in": list(values)}

@@ -484,7 +484,7 @@ async def test_what_others_are_owed_makes_no_read_dearer(town: World) -> None:
         with counted() as cost:
             page = await town.page("ann", phase, limit=5)
         assert (cost.mongodb, len(page.statuses)) == (1, 5), phase
-        assert not town.timelines.outbox.is_crowded
+        assert not town.timelines.pending.is_crowded
 
 
 async def test_what_fails_for_one_person_is_tried_again(town: World, monkeypatch: pytest.MonkeyPatch) -> None:

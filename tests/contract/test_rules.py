@@ -23,11 +23,12 @@ from app.stack.mongodb.transaction import Contended
 from benchmarks.answers import kept_list
 from phases import PHASES
 from phases.comeback import Comeback
-from phases.delivering import backlog, outbox
+from phases.delivering import backlog, outbox, pending
 from phases.delivering.backlog import LATE_S, REREAD_S
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept_timelines import KeptTimelines
-from phases.delivering.outbox import UNREAD_S, Outbox
+from phases.delivering.outbox import Outbox
+from phases.delivering.pending import UNREAD_S, Pending
 from phases.delivering.settings import FORGET_AFTER_S, Settings, Wish
 from phases.delivering.switch import TRIES, Switch
 from phases.home.candidates import Slice, Undelivered, newest
@@ -595,7 +596,7 @@ async def test_what_a_page_was_made_of_is_not_looked_up_again(town: World) -> No
         await town.post("zoe", text)
 
     sees = partial(town.begins_with, "ann", "cache")
-    with patch.object(Outbox, "is_crowded", True):
+    with patch.object(Pending, "is_crowded", True):
         await sees(texts[-1], texts[-2])
         await town.post("zoe", "pending")
         with counted() as cost:
@@ -628,7 +629,7 @@ async def test_a_page_in_a_backlog_is_put_together_once(town: World) -> None:
     for n in range(3):
         await town.post("zoe", f"pending {n}")
     with (
-        patch.object(Outbox, "is_crowded", True),
+        patch.object(Pending, "is_crowded", True),
         patch("phases.home.candidates.newest", wraps=newest) as put_together,
     ):
         for delivered in (False, True):
@@ -664,7 +665,7 @@ async def test_a_backlog_is_read_once_for_everybody(world: World, phase: str) ->
     for who in ("ann", "ben"):
         await world.begins_with(who, phase, texts[-1], texts[-2])
 
-    with patch.object(Outbox, "pending_by", side_effect=AssertionError("of own authors nothing is looked up")):
+    with patch.object(Pending, "by_authors", side_effect=AssertionError("of own authors nothing is looked up")):
         for n in range(20):
             await world.post("yan", f"yan {n}")
             await world.post("stranger", "for nobody")
@@ -701,7 +702,7 @@ async def test_what_becomes_pending_late_is_missing_in_no_backlog(town: World, p
         town.clock.advance(LATE_S + 1)
     sees = partial(town.begins_with, "ann", phase)
     await sees(texts[-1], texts[-2])
-    with patch.object(Outbox, "pending_by", side_effect=AssertionError("the backlog was read")):
+    with patch.object(Pending, "by_authors", side_effect=AssertionError("the backlog was read")):
         await sees(texts[-1], texts[-2])
 
     zoe, key = town.ids["zoe"], "a key"
@@ -773,7 +774,7 @@ async def test_a_backlog_that_is_read_stays_so_for_whoever_scrolls(town: World) 
     with patch.object(backlog, "dated", wraps=dated) as read:
         await town.begins_with("ann", CACHE.slug, "zoe 19", "zoe 18")
         read.reset_mock()
-        town.clock.advance(outbox.CROWDED_S)
+        town.clock.advance(pending.CROWDED_S)
         before = ObjectId(oldest.id.binary[:4] + b"\xff" * 8)
         assert [s.text for s in (await town.page("ann", CACHE.slug, before)).statuses] == ["oldest"]
         await town.begins_with("ann", CACHE.slug, "zoe 19", "zoe 18")
@@ -794,10 +795,10 @@ async def test_a_backlog_that_a_member_behind_has_answered_is_not_used(town: Wor
     settings = await town.timelines.switch.current()
     names = town.timelines.switch.phases_of(CACHE.keeps or "")
     with patch.object(backlog, "dated", answer):
-        assert await town.timelines.outbox.backlog(names, settings.epoch) is None
+        assert await town.timelines.pending.backlog(names, settings.epoch) is None
     assert next(moments, None) is None
     town.clock.advance(UNREAD_S)
-    assert await town.timelines.outbox.backlog(names, settings.epoch)
+    assert await town.timelines.pending.backlog(names, settings.epoch)
 
 
 async def test_nobody_is_told_of_a_late_status_before_its_version_has_changed(town: World) -> None:

@@ -520,9 +520,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what the other phase of a store owes is not pending",
         "5 outbox",
-        "phases.reading.Reading._look",
-        "self._switch.phases_of(start.kept.name)",
-        "self._switch.phases_of(start.kept.name)[-1:]",
+        "phases.reading.Reading._start",
+        "self._switch.phases_of(kept.name)",
+        "self._switch.phases_of(kept.name)[-1:]",
         races=("publish x return, push",),
     ),
     Mutant(
@@ -560,9 +560,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what was read of a backlog is believed whatever came late",
         "10 backlog",
-        "phases.reading.Reading._forget_changed",
-        "start.backlog.late != now.late or too_much",
-        "too_much",
+        "phases.delivering.pending.Pending.forget_if_missing",
+        "looking.backlog.late == late and ",
+        "",
         _of(RULES, "test_what_becomes_pending_late_is_missing_in_no_backlog"),
     ),
     Mutant(
@@ -576,8 +576,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what has come since a backlog was read is all on one look",
         "10 backlog",
-        "phases.reading.Reading._pending_in",
-        "if found.down_to > start.since:",
+        "phases.delivering.pending.Pending.found",
+        "if found.down_to > looking.since:",
         "if not found:",
         _of(RULES, "test_a_backlog_is_read_once_for_everybody"),
     ),
@@ -592,7 +592,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a backlog that is too long is read again and again",
         "10 backlog",
-        "phases.delivering.outbox.Outbox.forget_backlog",
+        "phases.delivering.pending.Pending._forget",
         "self._clock.monotonic() + pause_s",
         "0",
         _of(RULES, "test_a_backlog_that_is_too_long_is_left_alone"),
@@ -608,8 +608,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "whoever scrolls ends what was read of the backlog",
         "10 backlog",
-        "phases.delivering.outbox.Outbox.pending_of_all",
-        'elif looked["pending"].query["_id"]["$lt"] == LAST_ID:',
+        "phases.delivering.pending.Pending._note",
+        "elif place.before == LAST_ID:",
         "else:",
         _of(RULES, "test_a_backlog_that_is_read_stays_so_for_whoever_scrolls"),
     ),
@@ -691,14 +691,14 @@ MUTANTS: tuple[Mutant, ...] = (
         "10 backlog",
         "phases.reading.Reading.page",
         "if self._forget_changed(start, look):",
-        "if self._forget_changed(start, look) and not start.by_authors:",
+        "if self._forget_changed(start, look) and not start.looking.by_authors:",
         _of(FIXED, "test_the_backlog_of_somebody_followed_meanwhile_is_looked_at"),
     ),
     Mutant(
         "a read looks at some of what is pending",
         "10 backlog",
         "phases.reading.Reading.page",
-        "if not look.pending.is_all and not start.by_authors:",
+        "if not look.pending.is_all and not start.looking.by_authors:",
         "if False:",
         _of(FIXED, "test_what_strangers_have_pending_hides_nothing"),
     ),

@@ -16,7 +16,7 @@ from app.stack import MemcachedDown
 from app.stack.cost import counted
 from app.stack.mongodb.find import Rows
 from phases.comeback import Comeback
-from phases.delivering import outbox
+from phases.delivering import pending
 from phases.home import memory
 from phases.home.candidates import KeptThenQuery, Slice
 from phases.home.page import SPARE, enough
@@ -103,7 +103,7 @@ async def test_the_backlog_of_somebody_followed_meanwhile_is_looked_at(town: Wor
     await town.people("yan", "stranger")
     for n in range(8):
         await town.post("stranger", f"for nobody {n}")
-    with patch.object(outbox, "CROWDED_S", 3600):
+    with patch.object(pending, "CROWDED_S", 3600):
         for phase in IN_WORKER:
             assert await town.walk("ann", phase) == []
         await town.follow("ann", "yan")
@@ -292,7 +292,7 @@ async def test_a_page_that_has_to_begin_anew_again_and_again_is_made_by_the_quer
         return await read(self, place, answers)
 
     monkeypatch.setattr(Lists, "read", counted)
-    monkeypatch.setattr(outbox, "CROWDED_S", 0)
+    monkeypatch.setattr(pending, "CROWDED_S", 0)
     page = await town.page("ann", CACHE.slug)
     assert [status.text for status in page.statuses] == ["for ann"]
     assert (page.source, tries) == ("query", ATTEMPTS)
