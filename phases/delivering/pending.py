@@ -132,7 +132,7 @@ class Pending:
         of, backlog = self._backlogs.get(names, (None, None))
         if backlog is None or backlog.is_old or of != epoch:
             if backlog and not backlog.is_complete:  # so few pages are asked for here that reading it does not pay
-                self._forget(names)
+                self._forget(names, backlog)
                 return None
             backlog = Backlog(self._db, self._clock, _one_or_in(names), self._scan)
             self._backlogs[names] = (epoch, backlog)
@@ -140,7 +140,7 @@ class Pending:
         with uncounted(), outages_told(log.warning, "the backlog is left unread"):
             is_worth_it = await backlog.read_on()
         if not is_worth_it:
-            self._forget(names)
+            self._forget(names, backlog)
             return None
         if not backlog.is_complete:
             return None
@@ -153,12 +153,17 @@ class Pending:
         """
         if looking.backlog is None or (looking.backlog.late == late and found.down_to != LAST_ID):
             return False
-        self._forget(looking.names)
+        self._forget(looking.names, looking.backlog)
         return True
 
-    def _forget(self, names: tuple[str, ...]) -> None:
-        """Forget what was read of a backlog. The next reading waits, each time longer that none was completed."""
-        self._backlogs.pop(names, None)
+    def _forget(self, names: tuple[str, ...], read: Backlog) -> None:
+        """Forget what was read of a backlog, unless another page has done so. The next reading waits, each time longer
+        that none was completed.
+        """
+        _, backlog = self._backlogs.get(names, (None, None))
+        if backlog is not read:
+            return
+        del self._backlogs[names]
         pause_s = self._pauses_s.get(names, UNREAD_S)
         self._unread_until_s[names] = self._clock.monotonic() + pause_s
         self._pauses_s[names] = min(2 * pause_s, UNREAD_AT_MOST_S)

@@ -1,9 +1,11 @@
 """The rules of docs/correctness.md, one by one, on every stack."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import Any
 from unittest.mock import Mock, patch
 
@@ -18,10 +20,10 @@ from app.social import Social
 from app.stack import MemcachedDown
 from app.stack.cost import counted
 from app.stack.mongodb.connection import Database
-from app.stack.mongodb.find import Find, Rows, dated
+from app.stack.mongodb.find import Find, Rows, dated, together
 from app.stack.mongodb.transaction import Contended
 from benchmarks.answers import kept_list
-from phases import PHASES
+from phases import PHASES, reading
 from phases.comeback import Comeback
 from phases.delivering import backlog, outbox, pending
 from phases.delivering.backlog import LATE_S, REREAD_S
@@ -746,6 +748,31 @@ async def test_a_backlog_that_is_too_long_is_left_alone(town: World) -> None:
         town.clock.advance(UNREAD_S)
         await town.begins_with("ann", CACHE.slug, "zoe 19", "zoe 18")
         assert read.call_count == 2
+
+
+@pytest.mark.parametrize("settings", [{"pending_scan": 9}])
+async def test_a_backlog_that_some_pages_at_once_do_not_believe_is_left_alone_once(town: World) -> None:
+    """More has come than they look at. Each of them finds that out, and the pause is no longer for it."""
+    sees, at_once, looks = partial(town.begins_with, "ann", CACHE.slug), 3, count()
+    for n in range(40):
+        if n == 20:
+            town.clock.advance(LATE_S + 1)
+            await sees("zoe 19", "zoe 18")
+        await town.post("zoe", f"zoe {n}")
+    town.clock.advance(LATE_S + 1)
+    all_have_looked = asyncio.Barrier(at_once)
+
+    async def meeting(db: Database, **finds: Find) -> dict[str, Rows]:
+        answers = await together(db, **finds)
+        if next(looks) < 2 * at_once:  # at the newest few, and at what has come since
+            await all_have_looked.wait()
+        return answers
+
+    with patch.object(reading, "together", meeting):
+        await asyncio.gather(*(sees("zoe 39", "zoe 38") for _ in range(at_once)))
+    town.clock.advance(UNREAD_S)
+    with patch.object(Pending, "by_authors", side_effect=AssertionError("the backlog is read again")):
+        await sees("zoe 39", "zoe 38")
 
 
 @pytest.mark.parametrize("settings", [{"pending_scan": 9}])

@@ -598,6 +598,17 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(RULES, "test_a_backlog_that_is_too_long_is_left_alone"),
     ),
     Mutant(
+        "each page that does not believe a backlog makes the pause longer",
+        "10 backlog",
+        "phases.delivering.pending.Pending._forget",
+        """        if backlog is not read:
+            return
+        del self._backlogs[names]
+""",
+        "        self._backlogs.pop(names, None)\n",
+        _of(RULES, "test_a_backlog_that_some_pages_at_once_do_not_believe_is_left_alone_once"),
+    ),
+    Mutant(
         "a member that is behind has read the backlog",
         "10 backlog",
         "phases.delivering.backlog.Backlog._dated",
