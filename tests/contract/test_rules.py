@@ -769,7 +769,8 @@ async def test_a_backlog_that_some_pages_at_once_do_not_believe_is_left_alone_on
         return answers
 
     with patch.object(reading, "together", meeting):
-        await asyncio.gather(*(sees("zoe 39", "zoe 38") for _ in range(at_once)))
+        async with asyncio.timeout(20):  # for a page that looks less often
+            await asyncio.gather(*(sees("zoe 39", "zoe 38") for _ in range(at_once)))
     town.clock.advance(UNREAD_S)
     with patch.object(Pending, "by_authors", side_effect=AssertionError("the backlog is read again")):
         await sees("zoe 39", "zoe 38")
