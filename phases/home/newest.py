@@ -88,7 +88,8 @@ class Newest:
     async def _look(self, authors: list[ObjectId], ids: dict[str, ObjectId], n: int, order: Order = ()) -> list[Packed]:
         query = {**self._query(authors), "_id": ids}
         found = await rows(self._db, Find("statuses", query, self._fields, n, order, BY_AUTHOR))
-        return [b"".join([row[field].binary for field in self._fields]) for row in found]
+        columns = [[row[field].binary for row in found] for field in self._fields]
+        return list(map(b"".join, zip(*columns, strict=True)))
 
 
 def newest_of_groups(

@@ -1,13 +1,13 @@
 """The connection of one process to its database, and the counting of what is sent."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from bson import Timestamp
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
-from pymongo import AsyncMongoClient, monitoring
+from pymongo import AsyncMongoClient, ReturnDocument, monitoring
 from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
@@ -54,6 +54,7 @@ class Direct:
         self.shared = Shared()
         self._places = asyncio.Semaphore(POOL_SIZE)
         self._snapshot = cache(partial(database.get_collection, read_concern=ReadConcern("snapshot")))
+        self._by_majority = cache(partial(database.get_collection, write_concern=WriteConcern("majority")))
 
     async def find(self, collection: str, **query: Any) -> Rows:
         """Answer a look-up. Call it in `to_its_end` or `uncancelled`, and so with `aggregate`."""
@@ -64,7 +65,7 @@ class Direct:
 
         Return a moment of the cluster's time: the insert was not later. Source: MongoDB manual, `operationTime`.
         """
-        majority = self._database.get_collection(collection, write_concern=WriteConcern("majority"))
+        majority = self._by_majority(collection)
 
         async def timed() -> Timestamp:
             async with self._database.client.start_session(causal_consistency=False) as session:
@@ -74,6 +75,15 @@ class Direct:
             return stored
 
         return await self.to_its_end(timed())
+
+    async def upsert(self, collection: str, query: Mapping[str, Any], change: Any) -> dict[str, Any]:
+        """Change the document, which is inserted where there is none, and return it when a majority has it. The change
+        is made even if its caller is cancelled.
+        """
+        options: dict[str, Any] = {"upsert": True, "return_document": ReturnDocument.AFTER}
+        found = await self.to_its_end(self._by_majority(collection).find_one_and_update(query, change, **options))
+        assert found, "it is inserted where there is none"
+        return found
 
     async def find_dated(self, find: Find) -> tuple[Rows, Timestamp]:
         """Answer a look-up, and return the moment of the cluster's time that the answer is of. Call it as `find`.

@@ -123,16 +123,18 @@ async def grown(
     It is inserted where it is missing, and a majority has it. `$addToSet` would not do: its time grows with the product
     of both lengths, which may be 10,000 each.
     """
-    change: Any = {"$addToSet": {array: {"$each": list(members)}}, "$max": {field: at_least}}
-    if not is_stand_in(database):
-        union = {"$setUnion": [{"$ifNull": [f"${array}", []]}, list(members)]}
-        change = [{"$set": {array: union, field: {"$max": [f"${field}", at_least]}}}]
+    query = {"_id": id}
 
     async def upsert() -> dict[str, Any]:
-        found: dict[str, Any] = await database[name].find_one_and_update(
-            {"_id": id}, change, upsert=True, return_document=ReturnDocument.AFTER
-        )
-        return found
+        if is_stand_in(database):
+            change = {"$addToSet": {array: {"$each": list(members)}}, "$max": {field: at_least}}
+            options: dict[str, Any] = {"upsert": True, "return_document": ReturnDocument.AFTER}
+            found: dict[str, Any] = await database[name].find_one_and_update(query, change, **options)
+            return found
+        union = {"$setUnion": [{"$ifNull": [f"${array}", []]}, list(members)]}
+        count_mongodb()
+        change_to = {array: union, field: {"$max": [f"${field}", at_least]}}
+        return await direct(database).upsert(name, query, [{"$set": change_to}])
 
     try:
         return await upsert()
