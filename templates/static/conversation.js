@@ -129,7 +129,7 @@ function merge(page, older = false) {
     else if (!same) older ? list.insertBefore(item, first) : list.append(item);
     else if (older) list.insertBefore(same, first === same ? first.nextSibling : first);
   }
-  document.querySelector("#talking > .empty")?.remove();
+  if (list.firstElementChild) document.querySelector("#talking > .empty")?.remove();
   withdraw();
 }
 

@@ -58,6 +58,17 @@ def test_two_people_talk(site: str, visitor: Visitors, width: int, scheme: str, 
     seen(ann.page, f"conversation_{width}_{scheme}", scripts=scripts)
 
 
+def test_a_page_where_nothing_is_said_stays_as_it_is_while_it_looks_for_news(site: str, visitor: Visitors) -> None:
+    """What moves between press and release of a button loses the click."""
+    ann, _ = two(site, visitor, 900, "light", scripts=True)
+    page, nothing = ann.page, ann.page.get_by_role("heading", name="Nothing said yet")
+    expect(nothing).to_be_visible()
+    with page.expect_event("requestfinished", lambda asked: asked.resource_type == "fetch" and asked.url == page.url):
+        page.reload()
+    page.evaluate("fetch(location.href).then(answer => answer.text())")  # the page has had the news for longer than that
+    expect(nothing).to_be_visible()
+
+
 def test_an_open_page_is_told_what_is_said_and_who_has_read_it(site: str, visitor: Visitors) -> None:
     ann, ben = two(site, visitor, 1024, "light", scripts=True)
     address, ann_says = ann.page.url, ann.page.locator("#messages").get_by_role("article", name="You")
