@@ -22,10 +22,9 @@ from phases.pulling.pulls import Merge
 class Carrier:
     """The answer to who makes the delivery happen.
 
-    `hand_over`: what the poster waits for, after the status is stored. `in_worker`: the rest happens in a worker, and
-    nobody waits for it; over HTTP not even for the enqueue, which comes after the answer. `inserted`: what the worker
-    that tails the change stream does with new statuses that are pending for the phase; None for a phase that needs no
-    stream.
+    `hand_over`: what happens right after the status is stored. `in_worker`: the delivery is made in a worker, and
+    nobody waits for it; over HTTP `hand_over` comes after the answer then. `inserted`: what the worker that tails the
+    change stream does with new statuses that are pending for the phase; None for a phase that needs no stream.
     """
 
     hand_over: Callable[[Delivery, StatusRow], Awaitable[None]]
@@ -60,5 +59,5 @@ class Phase:
 
     @property
     def keeps(self) -> str | None:
-        """The name of what is kept; None for nothing. Phases share it only where store and recipients are the same."""
+        """The name of what is kept; None for nothing. Phases with the same one share it: their classes are the same."""
         return f"{self.store.name} of {self.recipients.name}" if self.store and self.recipients else None

@@ -16,7 +16,6 @@ from app.stack.mongodb.find import Find, rows
 from phases.base import Carrier, Phase
 from phases.claims import ENTRIES, ENTRIES_AND_PENDING, INSERT_AND_CLEAR, VISIBLE_UNSEEN, post, read
 from phases.delivering.delivery import Delivery
-from phases.delivering.settings import Settings
 from phases.keeping.entries import Entries
 from phases.keeping.recipients import Recipients
 
@@ -50,16 +49,14 @@ async def put_on_timelines(
     delivery: Delivery,
     status: StatusRow,
     after: ObjectId | None,
-    settings: Settings | None = None,
 ) -> ObjectId | None:
     """Make one bounded step of the walk: put the status's id on the home timelines of
     the next followers, and in the first step on the author's. Return the last follower
-    reached, or None at the end. `settings` say where timelines are kept now.
+    reached, or None at the end.
     """
-    begin = after or FIRST_ID
-    settings, followers, more = await delivery.recipients(status, begin, settings)
+    followers, more = await delivery.recipients(status, after or FIRST_ID)
     author = [] if after else [status.user_id]
-    await delivery.put(status, author + followers, settings)
+    await delivery.put(status, author + followers)
     return followers[-1] if more else None
 
 

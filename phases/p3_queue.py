@@ -30,9 +30,9 @@ async def status_deliver(
     after: ObjectId | None,
     goes_on: GoesOn,
 ) -> Failures:
-    """Do the job: make a step of phase 2's walk for this status, and more of them while
-    `goes_on` says so: for a second at most, and until another job has waited for as
-    long as a step takes. Then queue a job for the rest. Return what failed.
+    """Do the job: make steps of phase 2's walk for this status while `goes_on` says so,
+    then queue a job for the rest. A step takes along other statuses that wait. Return
+    what failed, by status.
 
     A step delivers first. At the last follower it then clears `pending`. In any other
     order a crash loses followers.

@@ -4,8 +4,8 @@ Timelines are lists in Memcached that expire with their reader's activity. Follo
 are away are skipped, and the list of whoever returns is rebuilt with one query.
 A delivery became a prepend in memory, a follower who is away costs nothing, and nothing
 piles up for them.
-It now costs a Memcached, and for every returning reader one query, and one write that
-marks them active.
+It now costs a Memcached, and for every returning reader a query beside that of their
+page, and one write that marks them active.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,9 @@ class ActiveFollowers(ActiveReaders):
 
 
 class RebuiltOnReturn(InMemory):
-    """The store rebuilds on return: whoever has no list gets one, from one query."""
+    """The store rebuilds on return: whoever has no list gets one, from a query that runs
+    beside their page.
+    """
 
     async def come_back(self, container: Container, returning: Returning) -> bool:
         """Rebuild the reader's list, and return whether it is there. The order matters.

@@ -77,17 +77,11 @@ async def statuses_inserted(
     delivery: Delivery,
     statuses: Sequence[StatusRow],
 ) -> Failures:
-    """Make the first step of the walk for statuses that were posted at the same moment.
-    All further steps are jobs, as in phase 3: any worker takes them, and the next
-    status does not wait. Return what failed.
+    """Make the first step of the walk for statuses that the stream has told of. All
+    further steps are jobs, as in phase 3: any worker takes them, and the next status
+    does not wait. Return what failed.
     """
-    walk = delivery.walk(statuses[0].id, None)
-    steps = {s.id: put_on_timelines(delivery, s, None) for s in statuses}
-    await walk.side_by_side(steps)
-    for status, last in walk.further.items():
-        await delivery.queue.offer(delivery.name, status, last)
-    await delivery.done(*walk.ended)
-    return walk.failed
+    return await delivery.first_steps(statuses, put_on_timelines)
 
 
 async def nothing(delivery: Delivery, status: StatusRow) -> None:

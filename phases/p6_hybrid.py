@@ -106,7 +106,7 @@ class DeliveredTo(ActiveFollowers):
 
 class MergedLists(HomeLists):
     """The lists are those of phase 4. Whenever a list is renewed it takes in what was
-    pulled, and need not be merged with that again.
+    pulled until then. So a marker may go when no older list is alive.
     """
 
     async def pulled_ids(self, authors: list[ObjectId]) -> list[bytes]:

@@ -65,7 +65,7 @@ class Start:
     settings: Settings
     place: Place
     edges: OwnEdges
-    remembered: bool
+    is_remembered: bool
     seen: Seen
     glance: Glance
     marked: Known | None
@@ -73,21 +73,23 @@ class Start:
     looking: Looking
 
     @property
-    def known(self) -> Judged | None:
+    def last(self) -> Judged | None:
         """The page as it was the last time, if that is how far down to look for what its authors have written since:
         there is probably enough.
         """
         return self.seen.full(self.place.n) if self.looking.by_authors or self.pulled else None
 
     def first(self, kept: Slice, look: "Look") -> Slice:
-        """Return what is kept, with what is pending or pulled. What was a candidate is one, be it delivered by now."""
+        """Return what is kept, with what is pending or pulled. What was on the page the last time stays a candidate: it
+        may have been delivered since.
+        """
         undelivered = look.pending.beside(look.pulled)
-        if known := self.known:
+        if last := self.last:
             looked = look.pulled if self.looking.backlog else undelivered
-            is_new = looked.entries or looked.down_to > known.first.ids[-1] or self.waiting(look) != known.waiting
-            if kept.has_the_same(known.kept) and not is_new and not (known.first.whole or kept.whole):
-                return known.first
-            undelivered = undelivered._replace(entries=[*undelivered.entries, *known.first.entries])
+            is_new = looked.entries or looked.down_to > last.first.ids[-1] or self.waiting(look) != last.waiting
+            if kept.has_the_same(last.kept) and not is_new and not (last.first.whole or kept.whole):
+                return last.first
+            undelivered = undelivered._replace(entries=[*undelivered.entries, *last.first.entries])
         return kept.with_undelivered(undelivered, self.place.before, self.place.n)
 
     def waiting(self, look: "Look") -> Undelivered | None:
@@ -154,7 +156,7 @@ class Reading:
                 continue
             first = start.first(part, look)
             # The guess how far down to look has left the page short.
-            if start.known and first.is_short(start.place.n):
+            if start.last and first.is_short(start.place.n):
                 self._pages.guess_no_more(request.reader)
                 continue
             page = await self._listed(start, part, first, look)
@@ -201,17 +203,17 @@ class Reading:
                 self._edges.keep(glance.edges)
             edges = await Following(self._db, reader, self._edges).known()
         pulled = self._markers.among(edges, marked) if marked else []
-        known = remembered is not None
-        return Start(request, kept, settings, place, edges, known, seen, glance, marked, pulled, looking)
+        is_remembered = remembered is not None
+        return Start(request, kept, settings, place, edges, is_remembered, seen, glance, marked, pulled, looking)
 
     async def _look(self, start: Start) -> Look:
         """Look, with one command to MongoDB. What is pending is looked up no later than the list is (rule 5), and at a
         cost that does not grow with the backlog (rule 10).
         """
         edges, seen, place = start.edges, start.seen, start.place
-        known_ids = start.known.first.ids if start.known else ()
-        pending = self._pending.finds(start.looking, edges, place, known_ids)
-        pulled = self._pulled(start, place, known_ids)
+        last_ids = start.last.first.ids if start.last else ()
+        pending = self._pending.finds(start.looking, edges, place, last_ids)
+        pulled = self._pulled(start, place, last_ids)
         view = View(edges, departed=frozenset())
         finds = {**pending, **pulled, "versions": versions_of(edges.reader), **seen.follow_back(edges.reader)}
         if not edges.backfilled:
@@ -221,7 +223,7 @@ class Reading:
         finds |= changes_of(known)
         if not seen.statuses:
             finds |= statuses_shown(edges.reader, start.glance.ids, known)
-        if not start.remembered:
+        if not start.is_remembered:
             finds |= view.missing(list(known.values()))
         answers = await together(self._db, **finds, **start.kept.store.finds(place))
         view.learn(answers)

@@ -83,7 +83,7 @@ class PhaseConsumer:
         return frozenset({"status"})
 
     @property
-    def queues(self) -> bool:
+    def may_wait(self) -> bool:
         return self.carrier.in_worker
 
     async def hand_over(self, happened: StatusRow | Event) -> None:
@@ -117,8 +117,11 @@ class Timelines:
         keeps = {phase.slug: phase.keeps for phase in phases if phase.keeps}
         made: dict[str, tuple[Store, Recipients]] = {}
         for phase in phases:
-            if phase.keeps and phase.keeps not in made:  # phases that keep the same share it
+            if phase.keeps and phase.keeps not in made:
                 made[phase.keeps] = _made(stack, phase)
+            if phase.keeps:  # phases that keep the same share it
+                is_same = [type(one) for one in made[phase.keeps]] == [phase.store, phase.recipients]
+                assert is_same, f"{phase.slug}: other classes keep {phase.keeps!r}, so one needs another name"
         self.switch = Switch(stack, keeps, {name: store for name, (store, _) in made.items()})
         self.kept = {
             kind: KeptTimelines(

@@ -27,7 +27,7 @@ class Notifier:
 
     name: ClassVar[str] = NOTIFICATIONS
     kinds: ClassVar[frozenset[Kind]] = frozenset({"follow", "like", "circle", "mention"})
-    queues: ClassVar[bool] = True
+    may_wait: ClassVar[bool] = True
 
     def __init__(self, stack: Stack, outbox: Outbox) -> None:
         self._db, self._queue, self._outbox, self._bus = stack.db, stack.queue, outbox, stack.bus

@@ -1,8 +1,8 @@
 """The delivery of one phase on one stack, and the steps that its walk over the recipients is made of."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bson import ObjectId
@@ -16,11 +16,11 @@ from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Failures, Outbox
 from phases.delivering.settings import Settings
 
-TOGETHER = 50  # statuses whose first step is made in one job
-PATIENCE_S = 2.0  # how long a job waits for the steps of other statuses than its own
+TOGETHER = 50  # statuses that one step serves side by side
+PATIENCE_S = 2.0  # how long a step waits for other statuses than the one that it is for
 
 # A step serves a status's next recipients above an id (None: the first ones). It returns the last one; None at the end.
-Step = Callable[["Delivery", StatusRow, ObjectId | None, Settings | None], Coroutine[Any, Any, ObjectId | None]]
+Step = Callable[["Delivery", StatusRow, ObjectId | None], Coroutine[Any, Any, ObjectId | None]]
 
 
 @dataclass
@@ -67,27 +67,27 @@ class Walk:
 
 @dataclass(frozen=True)
 class Delivery:
-    """The delivery of the phase `name`. `chunk`: how many recipients one step serves."""
+    """The delivery of the phase `name`. `chunk`: how many recipients one step serves. `settings`: phase settings that a
+    job has read with its statuses; None where each step reads its own.
+    """
 
     name: str
     chunk: int
     kept: KeptTimelines
     outbox: Outbox
     queue: DeliveryQueue
+    settings: Settings | None = None
 
-    async def recipients(
-        self, status: StatusRow, after: ObjectId, settings: Settings | None = None
-    ) -> tuple[Settings, list[ObjectId], bool]:
-        """Return settings, the next recipients above `after` by id, and whether there are more.
+    async def recipients(self, status: StatusRow, after: ObjectId) -> tuple[list[ObjectId], bool]:
+        """Return the next recipients above `after` by id, and whether there are more."""
+        ids = await self.kept.recipients.after(status, after, self.chunk + 1)
+        return ids[: self.chunk], len(ids) > self.chunk
 
-        The settings are those given or are read now, no earlier than the status was stored.
+    async def put(self, status: StatusRow, readers: list[ObjectId]) -> None:
+        """Put the status's id on the timelines of these readers, wherever such timelines are kept by settings that were
+        read no earlier than the status was stored.
         """
-        some = self.kept.recipients.after(status, after, self.chunk + 1)
-        now, ids = (settings, await some) if settings else await asyncio.gather(self.kept.switch.fresh(), some)
-        return now, ids[: self.chunk], len(ids) > self.chunk
-
-    async def put(self, status: StatusRow, readers: list[ObjectId], settings: Settings) -> None:
-        """Put the status's id on the timelines of these readers, wherever such timelines are kept."""
+        settings = self.settings or await self.kept.switch.fresh()
         for container in self.kept.switch.writable(settings, self.kept.name):
             await self.kept.store.deliver(container, status, readers)
 
@@ -103,11 +103,18 @@ class Delivery:
     async def step(self, walk: Walk, put: Step) -> None:
         """Make the walk's own next step, and beside it the first steps of statuses that come by."""
         settings, statuses = await self._due(walk)
-        steps = {}
-        for status in statuses:
-            steps[status.id] = put(self, status, walk.after if status.id == walk.own else None, settings)
-        await walk.side_by_side(steps)
+        known = replace(self, settings=settings)
+        await walk.side_by_side({s.id: put(known, s, walk.after if s.id == walk.own else None) for s in statuses})
         await self._note(walk)
+
+    async def first_steps(self, statuses: Sequence[StatusRow], put: Step) -> Failures:
+        """Make the first steps of these statuses side by side, and queue jobs for what is left. Return what failed."""
+        walk = self.walk(statuses[0].id, None)
+        known = replace(self, settings=await self.kept.switch.fresh())
+        await walk.side_by_side({status.id: put(known, status, None) for status in statuses})
+        await self._queue(walk.further)
+        await self.done(*walk.ended)
+        return walk.failed
 
     async def _due(self, walk: Walk) -> tuple[Settings, list[StatusRow]]:
         """Return settings, and the statuses whose step is due: the walk's own and some that come by. All is read at one
@@ -128,12 +135,14 @@ class Delivery:
         status; any other one with recipients left gets a job for its next step. Jobs for first steps that this job has
         made are taken off the queue: they have nothing left to do.
         """
-        for status, last in walk.further.items():
-            if status != walk.own:
-                await self.queue.offer(self.name, status, last)
+        await self._queue({status: last for status, last in walk.further.items() if status != walk.own})
         if others := [status for status in (*walk.further, *walk.ended) if status != walk.own]:
             await self.queue.withdraw(self.name, others)
         await self.done(*walk.ended)
+
+    async def _queue(self, further: Mapping[ObjectId, ObjectId]) -> None:
+        for status, last in further.items():
+            await self.queue.offer(self.name, status, last)
 
     async def pending(self, ids: Mapping[str, Any]) -> list[StatusRow]:
         """Return the pending statuses whose ids match, oldest first, at most as many as are delivered together."""

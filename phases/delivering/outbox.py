@@ -40,8 +40,8 @@ WITH_STATUS: frozenset[Kind] = frozenset({"status", "mention"})  # told by the s
 # What a poster waited for: the status, by what or whom, and when that began and ended, in seconds of perf_counter.
 Trace = Callable[[StatusRow, str, float, float], None]
 
-# When a consumer that only queues is handed a status: `at_once`, or over HTTP after the answer, so that the poster does
-# not wait for it. What gets lost in between is still owed (rule 5).
+# When a consumer that may wait is handed a status: `at_once`, or over HTTP after the answer, so that the poster waits
+# for none of it. What gets lost in between is still owed (rule 5).
 Defer = Callable[[Coroutine[Any, Any, None]], Awaitable[None]]
 
 
@@ -73,12 +73,12 @@ class Consumer(Protocol):
         ...
 
     @property
-    def queues(self) -> bool:
-        """Whether `hand_over` only puts something on a queue."""
+    def may_wait(self) -> bool:
+        """Whether `hand_over` of a status may come after the answer over HTTP: it is at most an enqueue."""
         ...
 
     async def hand_over(self, happened: StatusRow | Event) -> None:
-        """Take over what has happened, once it is stored. The person who did it waits for this."""
+        """Take over what has happened, once it is stored. Who did it waits for this, unless it `may_wait`."""
         ...
 
     async def handle(self, happened: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
@@ -168,7 +168,7 @@ class Outbox:
             names = await self.make_owed(status.id, tuple(dict.fromkeys((*names, *now_owed))))
         for name in names:
             consumer = self.consumers.get(name)
-            await (defer if consumer and consumer.queues else at_once)(self._handed_over(name, status, trace))
+            await (defer if consumer and consumer.may_wait else at_once)(self._handed_over(name, status, trace))
 
     async def _handed_over(self, name: str, status: StatusRow, trace: Trace) -> None:
         began_s = perf_counter()

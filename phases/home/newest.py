@@ -99,9 +99,9 @@ def newest_of_groups(
     before: ObjectId,
     n: int,
 ) -> dict[str, Find]:
-    """Return the look-ups of the newest `n` below `before` of each group of these
-    authors, to go together with others in one command: bounded, however many authors
-    there are and however deep it is.
+    """Return a look-up for each group of 200 of these authors, to go together with others
+    in one command: of the newest `n` below `before`. Its cost grows with the groups, but
+    not with what they have written.
     """
     return {
         f"{name} {number}": Find(

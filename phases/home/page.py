@@ -81,7 +81,7 @@ class Filling:
             wanted = max(enough(limit) - len(shown), min(looked_at, AT_ONCE))
             looked_at += wanted
             entries = await candidates.older_than(cursor, wanted)
-            shown += await self._visible(entries, limit + 1 - len(shown))
+            shown += await self._shown(entries, limit + 1 - len(shown))
             if len(entries) < wanted:
                 break
             cursor = entries[-1].id
@@ -112,7 +112,7 @@ class Filling:
         """The reader's own edges, as they were when the last status was judged."""
         return self._view.edges
 
-    async def _visible(self, entries: Sequence[Entry], wanted: int) -> list[StatusRow]:
+    async def _shown(self, entries: Sequence[Entry], wanted: int) -> list[StatusRow]:
         """Return the statuses that are shown; only the first of them, where these are
         at hand and make `wanted`.
         """

@@ -239,7 +239,7 @@ class Lists(InMemory):
 
     async def holds(self, container: Container, reader: ObjectId, status: ObjectId) -> bool | None:
         try:
-            value = await self._gets(key(container, reader))
+            value = self._living(await self.memcached.gets(key(container, reader)))
         except MemcachedDown:
             return None
         if value is None:
@@ -247,9 +247,6 @@ class Lists(InMemory):
         if status.binary in value.ids:
             return True
         return None if value.state == PLACEHOLDER else False
-
-    async def _gets(self, at: str) -> Value | None:
-        return self._living(await self.memcached.gets(at))
 
     def _living(self, found: tuple[bytes, object] | None) -> Value | None:
         """Return what was found, unless it has expired by our clock."""

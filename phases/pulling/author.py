@@ -30,7 +30,7 @@ POSTS_COUNTED = 10_000
 
 @dataclass(frozen=True)
 class Author:
-    """The figures of an author. `active_followers`: counted up to one more than the largest fan-out.
+    """The figures of an author. `active_followers`: counted up to one more than `pull_beyond`.
 
     `pages_per_reader_per_day`: pages that an active reader of the site asks for on average; None while nothing is known
     of that.

@@ -36,7 +36,7 @@ class Weighed:
     """The reason why an author's next status would be pulled, or not.
 
     `seldom`: everybody's are, as pages are asked for seldom. `light`: the author has too few active followers to be
-    weighed; `many`: more than any delivery has.
+    weighed; `many`: more than `pull_beyond`.
     """
 
     pulled: bool

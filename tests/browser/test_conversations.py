@@ -65,7 +65,7 @@ def test_a_page_where_nothing_is_said_stays_as_it_is_while_it_looks_for_news(sit
     expect(nothing).to_be_visible()
     with page.expect_event("requestfinished", lambda asked: asked.resource_type == "fetch" and asked.url == page.url):
         page.reload()
-    page.evaluate("fetch(location.href).then(answer => answer.text())")  # the page has had the news for longer than that
+    page.evaluate("fetch(location.href).then(answer => answer.text())")  # the page had the news before that
     expect(nothing).to_be_visible()
 
 

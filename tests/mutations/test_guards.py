@@ -1,6 +1,7 @@
 """Guards that nothing else in the tests would miss."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from unittest.mock import patch
@@ -27,6 +28,7 @@ from phases.keeping.store import Container, Place, Recent
 from phases.p1_query import QUERY
 from phases.p2_push import put_on_timelines
 from phases.p4_cache import CACHE
+from phases.p6_hybrid import MergedLists
 from phases.reading import ATTEMPTS
 from phases.timelines import PhaseConsumer, Timelines
 from tests.mutations.__main__ import ROOT, apply
@@ -66,6 +68,12 @@ async def test_a_page_is_filled_up_however_many_are_not_for_the_reader(town: Wor
     for phase in SLUGS:
         page = await town.page("ann", phase, limit=2)
         assert [status.text for status in page.statuses] == ["seen 2", "seen 1"], phase
+
+
+async def test_what_other_classes_keep_needs_another_name(world: World) -> None:
+    mine = replace(CACHE, slug="mine", store=MergedLists)
+    with pytest.raises(AssertionError, match="mine: other classes keep 'lists of active followers'"):
+        Timelines(world.stack, (CACHE, mine))
 
 
 @pytest.mark.parametrize("settings", [{"pending_scan": 5}])
