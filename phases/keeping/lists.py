@@ -115,7 +115,7 @@ class Lists(InMemory):
         if found is None or value is None:
             return None
         part = value.slice(place)
-        if value.state == LIST:
+        if value.state == LIST and not self._due(value):
             # The read will most likely find the same.
             self._first.keep(place, First(found[0], place.n, part, value.expires_at_ms))
         return Glance([entry.id for entry in part.entries], edges)

@@ -857,6 +857,13 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(RULES, "test_jobs_twice_out_of_order_and_half"),
     ),
     Mutant(
+        "a glance remembers a list that is too long",
+        "4 cap",
+        "phases.keeping.lists.Lists.glance",
+        " and not self._due(value)",
+        tests=_of(FIXED, "test_a_list_that_is_too_long_is_cut_by_a_process_that_knows_nobody"),
+    ),
+    Mutant(
         "ids in a list are not told apart",
         "6 at least once",
         "phases.keeping.lists.Value.unpacked",

@@ -22,7 +22,7 @@ from phases.home import memory
 from phases.home.candidates import KeptThenQuery, Slice
 from phases.home.page import SPARE, enough
 from phases.keeping.activity import ActiveReaders
-from phases.keeping.lists import LIST, Lists, Value, key
+from phases.keeping.lists import LIST, SURPLUS, Lists, Value, key
 from phases.keeping.recipients import Admitted
 from phases.keeping.store import Container, Place, Recent
 from phases.p1_query import QUERY
@@ -193,6 +193,21 @@ async def test_what_is_pending_below_the_floor_is_shown_once(town: World) -> Non
     await town.warm("ann")
     for phase in SLUGS:
         assert await town.walk("ann", phase, limit=20) == texts[::-1], phase
+
+
+async def test_a_list_that_is_too_long_is_cut_by_a_process_that_knows_nobody(town: World) -> None:
+    cap = town.stack.config.cap
+    for n in range(int(cap * SURPLUS) + 1):
+        await town.post("zoe", f"zoe {n}")
+    await town.drain()
+    container = (await town.timelines.switch.fresh()).current(CACHE.keeps or "")
+    assert container
+    at = key(container, town.ids["ann"])
+    for kept in (int(cap * SURPLUS) + 1, cap):
+        found = await town.stack.memcached.gets(at)
+        assert found
+        assert len(Value.unpacked(found[0]).ids) == kept
+        await Timelines(town.stack).page(town.ids["ann"], phase=CACHE.slug, limit=3)
 
 
 async def test_a_list_counts_an_id_once() -> None:
