@@ -205,6 +205,15 @@ async def refused_streams(target: Target) -> None:
     await _over_and_over(target.many(200), open_one)
 
 
+async def long_headers(target: Target) -> None:
+    """Send cookies and queries that are as long as they may be, and dear to a parser that looks back at each step."""
+    (host, port), escapes = target.place, '\\"' * 30_000
+    names = "&".join(f"n{number}" for number in range(8_000))
+    cookies = f'GET / HTTP/1.1\r\nHost: {host}:{port}\r\nCookie: a="{escapes}"\r\n'
+    query = f"GET /api/v1/timeline?{names}&n7 HTTP/1.1\r\n{target.signed_in(target.tokens[0])}"
+    await _over_and_over(target.many(10), lambda number: target.send(query if number % 2 else cookies))
+
+
 async def watched_posts(target: Target) -> None:
     token, numbers = target.tokens[0], count()
     head = (
@@ -226,6 +235,7 @@ ATTACKS: tuple[tuple[str, Callable[[Target], Awaitable[None]]], ...] = (
     ("500 streams of one person", streams),
     ("streams that are refused, for 200", refused_streams),
     ("watched posts of one person", watched_posts),
+    ("long cookies and queries", long_headers),
 )
 
 

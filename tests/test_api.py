@@ -988,6 +988,31 @@ async def test_a_body_above_64_kib_is_413(ann: Api) -> None:
 
 
 async def test_unknown_paths_and_methods(nobody: Api) -> None:
+async def test_of_thousands_of_names_the_doubled_one_is_named(ann: Api) -> None:
+    names = [f"n{number}" for number in range(5_000)]
+    refused = await ann("GET", "/timeline?" + "&".join([*names, "n7"]), 422)
+    assert fields(refused) == {"n7"}
+
+
+async def test_of_thousands_of_wrong_fields_some_are_named(nobody: Api) -> None:
+    refused = await nobody("POST", "/users", 422, json=dict.fromkeys((f"n{number}" for number in range(3_000)), 1))
+    assert len(fields(refused)) == 20
+    assert "2,982 more" in refused.json()["detail"]  # and there is neither handle nor password
+
+
+async def test_a_body_with_an_encoding_or_two_types_is_415(ann: Api) -> None:
+    text = b'{"text": "x"}'
+    refused = await ann("POST", "/statuses", 415, content=text, headers={"Content-Encoding": "gzip"})
+    assert refused.headers["accept-encoding"] == "identity"
+    await ann("POST", "/statuses", 201, content=text, headers={"Content-Encoding": "identity"})
+    twice = [
+        ("Authorization", f"Bearer {ann.token}"),
+        ("Content-Type", "application/json"),
+        ("Content-Type", "text/plain"),
+    ]
+    assert (await ann.http.post("/api/v1/statuses", content=text, headers=twice)).status_code == 415
+
+
     for path in ("", "/", "/nope", "/users/", "/users/ann/", "/users/a/b/c", "/%00", "//users"):
         await nobody("GET", path, 404)
     refused = await nobody("PATCH", "/statuses/" + NOWHERE, 405)

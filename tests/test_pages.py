@@ -167,6 +167,20 @@ AWAY = [
     "/\\evil.test/",
     "\\\\evil.test",
     "/\t/evil.test",
+async def test_cookies_of_others_are_not_looked_into(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To unquote them takes a time that grows with the square of their length."""
+    ann = await site.browser().sign_up("ann")
+    own = "; ".join(f"{name}={value}" for name, value in ann.client.cookies.items())
+
+    def unquoted(text: str) -> str:
+        raise AssertionError(text)
+
+    monkeypatch.setattr("http.cookies._unquote", unquoted)
+    stranger = site.browser()
+    answer = await stranger.client.get("/settings", headers={"Cookie": f'a="\\"\\""; {own}; b'})
+    assert answer.status_code == 200
+
+
     "\n//evil.test",
     "javascript:alert(1)",
     "evil.test",

@@ -6,6 +6,7 @@ The same table becomes the OpenAPI document (`app/web/openapi.py`), so the two c
 import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -31,6 +32,7 @@ from app.web.state import Services, in_time, services
 
 T = TypeVar("T")
 
+JSON = "application/json"
 QUERIES_KEPT = 256
 
 Auth = Literal["none", "person", "admin", "ticket"]  # a ticket, or a token as everywhere
@@ -75,17 +77,17 @@ class Reply:
     content: BaseModel | dict[str, Any] | bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     parts: AsyncIterator[bytes] | None = None
-    media_type: str = "application/json"  # where `content` is bytes
+    media_type: str = JSON  # where `content` is bytes
 
     def response(self) -> Response:
         headers = {"Cache-Control": "no-store", **self.headers}
         if self.parts is not None:
-            return StreamingResponse(self.parts, self.status, headers, "application/json")
+            return StreamingResponse(self.parts, self.status, headers, JSON)
         if self.content is None:
             return Response(status_code=self.status, headers=headers)
         if isinstance(self.content, bytes):
             return Response(self.content, self.status, headers, self.media_type)
-        return Response(to_json(self.content), self.status, headers, "application/json")
+        return Response(to_json(self.content), self.status, headers, JSON)
 
 
 @dataclass(frozen=True)
@@ -262,8 +264,8 @@ def _parsed(model: type[BaseModel], given: object) -> BaseModel:
 def _once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     named = dict(pairs)
     if len(named) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise FieldErrors([(name, "Given more than once.") for name in named if names.count(name) > 1])
+        times = Counter(name for name, _ in pairs)
+        raise FieldErrors([(name, "Given more than once.") for name in named if times[name] > 1])
     return named
 
 
@@ -277,10 +279,12 @@ async def _json(request: Request) -> object:
 
     Raises Rejected.
     """
-    media_type, _, parameters = request.headers.get("content-type", "application/json").partition(";")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Rejected(415, "The body is sent as it is, without an encoding.", {"Accept-Encoding": "identity"})
+    media_type, _, parameters = ",".join(request.headers.getlist("content-type") or [JSON]).partition(";")
     charset = parameters.lower().replace(" ", "").replace('"', "")
-    if media_type.strip().lower() != "application/json" or charset not in ("", "charset=utf-8", "charset=utf8"):
-        raise Rejected(415, "The body is application/json in UTF-8.", {"Accept": "application/json"})
+    if media_type.strip().lower() != JSON or charset not in ("", "charset=utf-8", "charset=utf8"):
+        raise Rejected(415, "The body is application/json in UTF-8.", {"Accept": JSON})
     body = await request.body()
     try:
         return json.loads(body.decode(), parse_constant=_no_constant, object_pairs_hook=_no_key_twice)

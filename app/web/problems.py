@@ -22,6 +22,7 @@ FOR_PROGRAMS = ("/api/", "/live", "/healthz", "/readyz", "/metrics")
 RETRY_LATER = {"Retry-After": "2"}  # seconds a server of ours takes to come back, or the driver to find a new primary
 SAFE = frozenset({"GET", "HEAD"})
 ONCE = "With the same Idempotency-Key or client_id it is done once."
+MOST_TOLD = 20  # fields that are wrong
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
 STATUS: Mapping[type[Refused], int] = {
@@ -91,7 +92,10 @@ class FieldErrors(Rejected):
     """A request with wrong fields: (field, message) of each."""
 
     def __init__(self, errors: list[tuple[str, str]]) -> None:
-        self.problem = Problem(422, "Some fields are wrong.", errors=errors)
+        """Say so of the first MOST_TOLD, so that the answer is not much longer than the request."""
+        untold = len(errors) - MOST_TOLD
+        detail = "Some fields are wrong." if untold <= 0 else f"Some fields are wrong: these, and {untold:,} more."
+        self.problem = Problem(422, detail, errors=errors[:MOST_TOLD])
 
 
 def away(method: str) -> str:

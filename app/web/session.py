@@ -63,7 +63,16 @@ def cookie_name(request: Request, name: str) -> str:
 
 
 def _cookie(request: Request, name: str) -> str:
-    value = request.cookies.get(cookie_name(request, name), "")
+    """Return the value of a cookie of ours as it was sent; "" where there is none. Ours need no quotes.
+
+    Starlette's `cookies` would unquote everybody's, for which Python before 3.12.6 needs a time that grows with the
+    square of their length (CVE-2024-7592).
+    """
+    ours, value = cookie_name(request, name), ""
+    for cookie in ";".join(request.headers.getlist("cookie")).split(";"):
+        its_name, _, its_value = cookie.partition("=")
+        if its_name.strip() == ours:
+            value = its_value.strip()
     return value if len(value) <= LONGEST_COOKIE and value.isascii() else ""
 
 
