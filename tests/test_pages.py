@@ -62,6 +62,12 @@ async def test_a_page_for_members_sends_a_stranger_to_sign_in_and_back(site: Sit
     assert (stranger.status, stranger.answer.url.path) == (200, address)
 
 
+@pytest.mark.parametrize(("q", "next"), [("見" * 50, True), ('"' * 1000, False)])
+async def test_however_long_an_address_a_stranger_signs_in_first(site: Site, q: str, next: bool) -> None:
+    answer = await site.browser().client.get("/people", params={"q": q})
+    assert answer.headers["location"].startswith("/sign-in?next=%2Fpeople" if next else "/sign-in")
+
+
 async def test_an_unknown_address_is_a_page_too(site: Site) -> None:
     browser = await site.browser().sign_up("ann")
     for address in ("/nothing", "/@nobody", "/@ann/nothing", "/statuses/" + "0" * 24, "/statuses/x", "/?before=x"):
@@ -161,12 +167,6 @@ async def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(sit
     assert ("Secure" in cookie) == (scheme == "https")
 
 
-AWAY = [
-    "https://evil.test/",
-    "//evil.test/",
-    "/\\evil.test/",
-    "\\\\evil.test",
-    "/\t/evil.test",
 async def test_cookies_of_others_are_not_looked_into(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """To unquote them takes a time that grows with the square of their length."""
     ann = await site.browser().sign_up("ann")
@@ -181,6 +181,12 @@ async def test_cookies_of_others_are_not_looked_into(site: Site, monkeypatch: py
     assert answer.status_code == 200
 
 
+AWAY = [
+    "https://evil.test/",
+    "//evil.test/",
+    "/\\evil.test/",
+    "\\\\evil.test",
+    "/\t/evil.test",
     "\n//evil.test",
     "javascript:alert(1)",
     "evil.test",
@@ -890,6 +896,11 @@ async def test_mutual_followers_see_who_is_online(site: Site) -> None:
     await bob.open("/settings")
     assert 'value="nobody" selected' in await bob.submit("/settings/presence", presence="nobody")
     assert "Online now" not in await ann.open("/@bob")
+    form = bob.form("/settings/presence")
+    for wrong in ("", "Nobody"):
+        answer = await bob.client.post("/settings/presence", data=form.fields | {"presence": wrong})
+        assert answer.status_code == 422
+        assert 'value="nobody" selected' in answer.text
     assert 'value="mutuals" selected' in await bob.submit("/settings/presence", presence="mutuals")
     await site.app.state.services.presences.gone(user.id, "a stream")
     site.clock.advance(GRACE_S + 1)

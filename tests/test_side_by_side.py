@@ -182,6 +182,8 @@ async def test_what_cannot_be_posted_is_said_beside_the_field(site: Site) -> Non
 async def test_outside_demo_mode_one_posts_as_oneself_and_watches_alone(site: Site) -> None:
     ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
     await ann.open("/compare")
+    await ann.submit("/compare/post", text="as\r\nmyself", author="bob")
+    assert texts(await ann.open("/")) == ["as\nmyself"]
     await ann.submit("/compare/post", text="as myself", author="bob")
     assert "ann posted: “<bdi>as myself</bdi>”" in ann.html
     assert "Nothing is here" in await bob.open(ann.answer.url.path)

@@ -41,9 +41,10 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PLACE_PATTERN = "^[0-9a-f]{35}$"
 SEAL = 8  # bytes
 AHEAD = timedelta(minutes=1)  # a clock that is further ahead is wrong, and dates nothing that comes later
+GONE = "The account of one of you has been deleted."
 TRIES = 100  # to store something while others move the conversation on
 
-FIELDS = ("_id", "people", "seq", "version", "active_at", "unread", "silent", "blocked_by", "marks", "listed")
+FIELDS = ("_id", "people", "seq", "version", "active_at", "unread", "silent", "blocked_by", "gone", "marks", "listed")
 MESSAGE_FIELDS = ("_id", "who", "client_id", "text", "image", "created_at")
 EARLIER_FIELDS = (*MESSAGE_FIELDS, "deleted", "digest")
 NOTHING: Mapping[str, int] = {
@@ -164,6 +165,13 @@ class _Side:
         self.mine, self.theirs = self.row["marks"][str(me)], self.row["marks"][str(self.other)]
         self.blocked = bool(self.row["blocked_by"])
 
+    def check_is_open(self) -> None:
+        """Raise Forbidden where nothing more can be said."""
+        if self.row.get("gone"):
+            raise Forbidden(GONE)
+        if self.blocked:
+            raise Forbidden("One of you blocks the other.")
+
     def message(self, row: Mapping[str, Any]) -> Message:
         seq, own = int.from_bytes(row["_id"][12:], "big"), row["who"] == self.me
         marks, seen = (self.theirs, "seen_") if own else (self.mine, "")
@@ -236,6 +244,10 @@ class Conversations:
     async def conversation(self, me: ObjectId, id: ObjectId) -> Conversation:
         (found,) = await self._with_last([_Side(await rows(self._db, _of(me, id)), me)])
         return found
+
+    async def check_is_open(self, me: ObjectId, id: ObjectId) -> None:
+        """Raise Forbidden where nothing more can be said, and NotFound."""
+        _Side(await rows(self._db, _of(me, id)), me).check_is_open()
 
     async def _with_last(self, sides: Collection[_Side]) -> list[Conversation]:
         keys = [message_key(side.id, side.seq) for side in sides if side.seq]
@@ -415,8 +427,7 @@ class Conversations:
                 side = _Side(found["conversation"], me)
                 if earlier := self._sent_before(side, found["again"], text, image):
                     return earlier, False
-                if side.blocked:
-                    raise Forbidden("One of you blocks the other.")
+                side.check_is_open()
                 if image and not found["image"]:
                     raise pictures.not_waiting()
                 new = side.next_message(client_id, text, image, self._clock.now())
@@ -464,7 +475,7 @@ class Conversations:
             try:
                 told = await _numbers(inside, side.row["people"], OPEN)
             except DuplicateKeyError:  # an inbox is there, and closed
-                raise Forbidden("The account of one of you has been deleted.") from None
+                raise Forbidden(GONE) from None
             there = {"_id": side.id, "version": side.version}
             if not await inside[CONVERSATIONS].update_one(there, change, upsert=False):
                 raise _MovedOn

@@ -548,7 +548,10 @@ OPERATIONS: tuple[Operation, ...] = (  # those that are asked for most come firs
         "POST", "/conversations/{conversation}/messages", "Send a message", send,
         {201: schemas.Message, 200: schemas.Message}, body=schemas.NewMessage, shows_caller=True,
         refusals=NO_CONVERSATION
-        | {403: "One of you blocks the other.", 409: "The same client_id came with another body."},
+        | {
+            403: "One of you blocks the other, or has deleted their account.",
+            409: "The same client_id came with another body.",
+        },
     ),
     Operation(
         "DELETE", "/conversations/{conversation}/messages/{seq}",

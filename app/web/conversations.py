@@ -157,7 +157,7 @@ def _number(text: str | None) -> int | None:
 async def send(request: Request, me: Account) -> Response:
     """Send a message. Where it is refused, its text is in the field of the page that says so."""
     form, id = await posted(request), _id_of(request)
-    text = field(form, "text").replace("\r\n", "\n")  # forms are sent with CRLF
+    text = field(form, "text")
     try:
         await services(request).writes.count(me.id)
         await services(request).conversations.send(me.id, id, _client_id(form, text.encode(errors="replace")), text)
@@ -200,8 +200,7 @@ async def _send_picture(request: Request, me: Account, form: FormData, file: Any
     if type not in TYPES or file.size > LARGEST:
         raise Invalid("picture", f"A picture is PNG, JPEG, WebP or GIF, and has at most {LARGEST >> 20} MB.")
     talk, pictures, id = services(request).conversations, services(request).pictures, _id_of(request)
-    if (await talk.conversation(me.id, id)).blocked:
-        raise Forbidden("One of you blocks the other.")
+    await talk.check_is_open(me.id, id)
     await services(request).uploads.count(me.id)
     data = await file.read()
     _, upload = await pictures.address(me.id, type, len(data))
@@ -214,7 +213,7 @@ async def _send_picture(request: Request, me: Account, form: FormData, file: Any
 
 async def receipt(request: Request, me: Account) -> Response:
     """Note what a page has got without showing it; a page that shows messages has them noted as read."""
-    form = await posted(request)
+    form = await changing(request, me)
     delivered = _number(field(form, "delivered"))
     assert delivered is not None
     await services(request).conversations.receive(me.id, _id_of(request), delivered, None)

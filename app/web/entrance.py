@@ -151,7 +151,7 @@ async def _with_its_text(request: Request, form: FormData, token: str) -> Respon
 
 async def _there(request: Request, me: Account, form: FormData) -> Response:
     """Render the page that the text was typed on, with the text. Raises NotFound for somebody else's conversation."""
-    text, back = field(form, "text").replace("\r\n", "\n"), _back(request, form)
+    text, back = field(form, "text"), _back(request, form)
     if talk := re.fullmatch(CONVERSATION, back):
         return await with_unsent(request, me, ObjectId(talk[1]), text)
     if back == COMPARE:

@@ -186,4 +186,4 @@ class BodyLimit:
 
 
 def _too_large(limit: int) -> Rejected:
-    return Rejected(413, f"The body is larger than {limit // 1024} KiB.", {"Connection": "close"})
+    return Rejected(413, f"The body is larger than {limit // 1024} KiB.")

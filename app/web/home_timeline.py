@@ -124,7 +124,7 @@ def _position(request: Request, me: Account, page: Page) -> str:
 async def post(request: Request, me: Account) -> Response:
     """Post a status. Whatever is refused, what was typed is not lost."""
     form = await posted(request)
-    text = field(form, "text").replace("\r\n", "\n")  # forms are sent with CRLF
+    text = field(form, "text")
     audience: Any = field(form, "audience")
     try:
         if audience not in get_args(Audience):

@@ -60,7 +60,7 @@ def signed_in(handler: PersonalEndpoint, *, limited: bool = True) -> Endpoint:
         account = (await open_session(request)).account
         if account is None:
             back = here(request) if request.method == "GET" else None
-            return to(address("/sign-in", next=back))
+            return RedirectResponse(address("/sign-in", next=back and local_address(back)), 303)
         answer = handler(request, account)
         try:
             return await (in_time(request, answer) if limited else answer)

@@ -161,8 +161,9 @@ def _same_site(origin: str, host: str) -> bool:
 
 
 def field(form: FormData, name: str) -> str:
+    """Return what was typed into a field, its lines ended by LF: forms are sent with CRLF."""
     value = form.get(name)
-    return value if isinstance(value, str) else ""
+    return value.replace("\r\n", "\n") if isinstance(value, str) else ""
 
 
 def _set(request: Request, response: Response, name: str, value: str, max_age_s: int | None) -> None:

@@ -34,7 +34,10 @@ async def rename(request: Request, me: Account) -> Response:
 
 
 async def hide(request: Request, me: Account) -> Response:
-    hidden = field(await changing(request, me), "presence") == "nobody"
+    seen_by = field(await changing(request, me), "presence")
+    if seen_by not in ("mutuals", "nobody"):
+        return await _page(request, me, "presence", Invalid("presence", "Choose who sees whether you are here."))
+    hidden = seen_by == "nobody"
     await services(request).accounts.hide(me, hidden)
     return done(request, "/settings", "hidden" if hidden else "shown")
 

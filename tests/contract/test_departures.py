@@ -9,7 +9,7 @@ from bson import ObjectId
 from app import departures
 from app.accounts import OURSELVES, Accounts
 from app.departures import LINGER_S, clear_departures, depart
-from app.errors import NotFound, WrongPassword
+from app.errors import Forbidden, NotFound, WrongPassword
 from app.inbox.conversations import Conversations
 from app.inbox.mentions import seen_mentions
 from app.inbox.notifications import Notifications
@@ -252,6 +252,9 @@ async def test_what_is_done_later_makes_nothing_of_it_anew(town: World) -> None:
     await leave(town, "zoe")
     await cleared(town)
     await town.drain()
+    for said in (conversations.send(ann, talk.id, "2", "more"), conversations.check_is_open(ann, talk.id)):
+        with pytest.raises(Forbidden, match="has been deleted"):  # not: one of you blocks the other
+            await said
     await conversations.delete(ann, talk.id, 1)
     left = await rows_that_name(town, zoe)
     assert left.keys() <= {"notifications", "conversations", "messages"}, "what others keep"
