@@ -1,9 +1,11 @@
 """MongoDB at awkward moments: collections that come and go, a majority that cannot be asked."""
 
 import asyncio
+import random
 import socket
 from contextlib import suppress
-from itertools import count
+from functools import partial
+from itertools import count, islice
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import AsyncMock, patch
@@ -21,10 +23,19 @@ from app.models import DOCUMENTS
 from app.servers.commands import HISTORY_S
 from app.stack import Addresses, connected
 from app.stack.cost import counted
-from app.stack.mongodb.connection import POOL_SIZE, Collection, Direct, _CommandCounter, connect, direct, disconnect
+from app.stack.mongodb.connection import (
+    POOL_SIZE,
+    Collection,
+    Database,
+    Direct,
+    _CommandCounter,
+    connect,
+    direct,
+    disconnect,
+)
 from app.stack.mongodb.find import ANOTHER_SNAPSHOT, Find, Rows, dated, rows, together
 from app.stack.mongodb.joined import joined
-from app.stack.mongodb.transaction import Transaction
+from app.stack.mongodb.transaction import Transaction, transaction
 from app.stack.mongodb.whole import WINDOW
 from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered, housekeeping, prepare
 from app.stack.outage import UNAVAILABLE, said_by_a_driver
@@ -155,11 +166,11 @@ async def test_a_transaction_comes_before_or_after_another_one(world: World) -> 
 @pytest.mark.servers
 async def test_a_transaction_that_somebody_else_holds_up_gives_up(servers: Addresses) -> None:
     async with connected(servers, Config(database="test_transactions")) as stack:
-        id, began = NAMES, asyncio.Event()
+        id, began, goes_on = NAMES, asyncio.Event(), asyncio.Event()
 
         async def hang(_: Transaction) -> None:
             began.set()
-            await asyncio.sleep(60)
+            await goes_on.wait()
 
         async def nothing(_: Transaction) -> None: ...
 
@@ -171,12 +182,45 @@ async def test_a_transaction_that_somebody_else_holds_up_gives_up(servers: Addre
                 await change_edges(stack.db, [id], nothing)
             dying.cancel()
             await asyncio.wait([dying])
+            goes_on.set()  # nobody waits for it any more, and it is made to its end
             await change_edges(stack.db, [id], nothing)
             version = await stack.db[VERSIONS].find_one({"_id": id})
-            assert version == {"_id": id, "version": 1}
+            assert version == {"_id": id, "version": 2}
         finally:
-            dying.cancel()
+            goes_on.set()
             await stack.db.client.drop_database("test_transactions")
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("is_cold", [True, False])
+async def test_of_a_transaction_whose_caller_gives_up_all_is_done_or_nothing(servers: Addresses, is_cold: bool) -> None:
+    """Whenever that is, also while a command of it waits for its connection; and it holds nothing up afterwards."""
+    rng, at_once, all_ids = random.Random(1), 16, count()
+    async with connected(servers, Config(database="test_given_up_inside")) as stack:
+        one, two = stack.db["blocks"], stack.db["circles"]
+        await prepare(stack.db)
+
+        async def both(id: int, inside: Transaction) -> None:
+            await inside["blocks"].insert_one({"_id": id, "blocker": id, "blocked": id})
+            await inside["circles"].insert_one({"_id": id, "owner": id, "member": id})
+
+        async def given_up(database: Database, id: int) -> None:
+            asked = asyncio.create_task(transaction(database, partial(both, id)))
+            await asyncio.sleep(rng.uniform(0, 0.012))
+            asked.cancel()
+            await asyncio.wait([asked])
+
+        for _ in range(20):
+            database, ids = connect(str(servers.mongodb), "test_given_up_inside", 5.0), [*islice(all_ids, at_once)]
+            if not is_cold:
+                await asyncio.gather(*(rows(database, Find("blocks", {"_id": id}, ("_id",), 1)) for id in ids))
+            await asyncio.gather(*(given_up(database, id) for id in ids))
+            await disconnect(database)
+            made = {row["_id"] for row in await one.find().to_list(None)}
+            assert made == {row["_id"] for row in await two.find().to_list(None)}
+            for id in set(ids) - made:
+                await transaction(stack.db, partial(both, id))
+        await stack.db.client.drop_database("test_given_up_inside")
 
 
 async def _write(collection: Collection) -> None:

@@ -1093,6 +1093,15 @@ MUTANTS: tuple[Mutant, ...] = (
         races=("pulse x pulse after a restore",),
     ),
     Mutant(
+        "a transaction is given up with its caller",
+        "transactions",
+        "app.stack.mongodb.transaction.transaction",
+        "direct(database).whole(_transaction(database, work, deadline))",
+        "_transaction(database, work, deadline)",
+        _of("tests/test_mongodb.py", "test_of_a_transaction_whose_caller_gives_up_all_is_done_or_nothing"),
+        marks="servers",
+    ),
+    Mutant(
         "a restored database keeps nothing anew",
         "phase 4: restore",
         "app.backup.restore",
@@ -4142,8 +4151,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "something is said across a block",
         "conversations",
-        "app.inbox.conversations.Conversations.send",
-        "if side.blocked:",
+        "app.inbox.conversations._Side.check_is_open",
+        "if self.blocked:",
         "if False:",
         _of(CONVERSATIONS, "test_nothing_new_goes_across_a_block"),
     ),

@@ -53,6 +53,7 @@ class Direct:
         self._database = database
         self.shared = Shared()
         self._places = asyncio.Semaphore(POOL_SIZE)
+        self._wholes: set[asyncio.Task[Any]] = set()
         self._snapshot = cache(partial(database.get_collection, read_concern=ReadConcern("snapshot")))
         self._by_majority = cache(partial(database.get_collection, write_concern=WriteConcern("majority")))
 
@@ -122,6 +123,8 @@ class Direct:
 
     async def close(self) -> None:
         """Close the client after what is under way, which the driver's time-out ends."""
+        while self._wholes:
+            await asyncio.wait(self._wholes)
         for _ in range(POOL_SIZE):
             await self._places.acquire()
         await self._database.client.close()
@@ -141,10 +144,24 @@ class Direct:
         under_way.add_done_callback(self._ended)
         return await asyncio.shield(under_way)
 
+    async def whole(self, commands: Coroutine[Any, Any, T]) -> T:
+        """Return the answer of commands that belong together. Whoever waits for it may be cancelled, and they still run
+        to their end.
+        """
+        under_way = asyncio.create_task(commands)
+        self._wholes.add(under_way)
+        under_way.add_done_callback(self._whole_ended)
+        return await asyncio.shield(under_way)
+
     async def uncancelled(self, command: Callable[[], Awaitable[T]]) -> T:
         """Return the answer of a command, in a task that nobody cancels: this takes fewer turns of the event loop."""
         async with self._places:
             return await command()
+
+    def _whole_ended(self, commands: "asyncio.Task[Any]") -> None:
+        self._wholes.discard(commands)
+        if not commands.cancelled():
+            commands.exception()  # of whoever gave up it is nobody's
 
     def _ended(self, command: "asyncio.Task[Any]") -> None:
         self._places.release()

@@ -108,7 +108,9 @@ class InTransaction:
 
 
 async def transaction(database: Database, work: Callable[[Transaction], Awaitable[T]]) -> T:
-    """Do all of `work` or nothing, on one snapshot; repeat it when another transaction was faster.
+    """Do all of `work` or nothing, on one snapshot; repeat it when another transaction was faster. It goes on if its
+    caller is cancelled: a command of it that is under way could not be taken back, and would be sent by itself or open
+    it anew. So `work` waits for nothing but commands.
 
     Raises Contended, or the driver's error for a command that the time ran out in: both are UNAVAILABLE. The driver's
     own `with_transaction` would not do: it tries for two minutes.
@@ -117,7 +119,7 @@ async def transaction(database: Database, work: Callable[[Transaction], Awaitabl
         return await database.at_once(lambda alone: work(Transaction(alone, None)))
     deadline = time.monotonic() + TRANSACTION_S
     with pymongo.timeout(TRANSACTION_S):  # of all of it: who is given up takes back what they began, or does not wait
-        return await _transaction(database, work, deadline)
+        return await direct(database).whole(_transaction(database, work, deadline))
 
 
 async def _transaction(database: Database, work: Callable[[Transaction], Awaitable[T]], deadline: float) -> T:
@@ -135,7 +137,7 @@ async def _transaction(database: Database, work: Callable[[Transaction], Awaitab
 
 
 async def _committed(database: Database, session: Any, work: Callable[[Transaction], Awaitable[T]]) -> T:
-    """Do the work and commit it, or abort it whatever goes wrong. The driver is never cancelled inside."""
+    """Do the work and commit it, or abort it whatever goes wrong."""
     try:
         answer = await work(Transaction(database, session))
     except BaseException:
