@@ -18,9 +18,11 @@ LIST = re.compile(rf"""(?<![\w+]){NAME}["']?,\s*["']?{NAME}["']""")
 
 ONE_SUBJECT = (
     "away",
+    "conversations",
     "hostile_jobs",
     "names",
     "notifications",
+    "pictures",
     "pulled",
     "restored",
     "stream",
