@@ -1506,7 +1506,7 @@ RACES: tuple[Race, ...] = (
     ),
     Race(
         "post x the same post again",
-        town(*IN_WORKER),
+        town(QUEUE.slug, STREAM.slug),
         dict.fromkeys(("zoe", "zoe2"), _once),
         ("zoe",),
         allowed=(Conflict, Forbidden, NotFound),
