@@ -57,8 +57,8 @@ class ActiveFollowers(ActiveReaders):
 
 
 class RebuiltOnReturn(InMemory):
-    """The store rebuilds on return: whoever has no list gets one, from a query that runs
-    beside their page.
+    """The store rebuilds on return: whoever has no list gets one, from a query that
+    runs beside their page.
     """
 
     async def come_back(self, container: Container, returning: Returning) -> bool:

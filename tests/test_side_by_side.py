@@ -184,6 +184,7 @@ async def test_outside_demo_mode_one_posts_as_oneself_and_watches_alone(site: Si
     await ann.open("/compare")
     await ann.submit("/compare/post", text="as\r\nmyself", author="bob")
     assert texts(await ann.open("/")) == ["as\nmyself"]
+    await ann.open("/compare")
     await ann.submit("/compare/post", text="as myself", author="bob")
     assert "ann posted: “<bdi>as myself</bdi>”" in ann.html
     assert "Nothing is here" in await bob.open(ann.answer.url.path)

@@ -99,9 +99,9 @@ def newest_of_groups(
     before: ObjectId,
     n: int,
 ) -> dict[str, Find]:
-    """Return a look-up for each group of 200 of these authors, to go together with others
-    in one command: of the newest `n` below `before`. Its cost grows with the groups, but
-    not with what they have written.
+    """Return a look-up for each group of 200 of these authors, to go together with
+    others in one command: of the newest `n` below `before`. Its cost grows with the
+    groups, but not with what they have written.
     """
     return {
         f"{name} {number}": Find(
