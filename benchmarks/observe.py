@@ -58,7 +58,7 @@ class Lags:
     looks: Latencies = field(default_factory=Latencies)  # from one look to the end of the next
     deliveries: int = 0  # entries of statuses that count
     pulled: int = 0  # statuses that count
-    checked: int = 0
+    checked: int = 0  # lists that hold what was delivered
     polls: int = 0
     cleared_at: float = 0
     _waiting: dict[ObjectId, tuple[float, int, int | None]] = field(default_factory=dict)  # None: it does not count
@@ -160,18 +160,23 @@ class Lags:
             else:
                 last = self.record.last_follower(author)
                 reader = None if last is None else loaded.ids[last]
-            deadline = asyncio.get_running_loop().time() + CHECK_DEADLINE_S
-            while reader and not await self._holds(reader, status):
+            deadline, holds = asyncio.get_running_loop().time() + CHECK_DEADLINE_S, None
+            while reader and (holds := await self._holds(reader, status)) is False:
                 if not self.record.follows(loaded.number[reader], author):
                     return
                 if asyncio.get_running_loop().time() > deadline:
                     raise NotDelivered(f"{self.slug}: status {status} is not pending, and {reader} does not have it")
                 await asyncio.sleep(CHECK_EVERY_S)
-            self.checked += reader is not None
+            self.checked += holds is True
 
-    async def _holds(self, reader: ObjectId, status: ObjectId) -> bool:
+    async def _holds(self, reader: ObjectId, status: ObjectId) -> bool | None:
+        """Return whether the reader's list holds the status; None where it need not: there is none, or its floor is
+        above the status.
+        """
         part = await answers.kept_list(self._timelines, self.slug, reader, self.rig.stack.config.cap)
-        return part is None or status < part.floor or any(entry.id == status for entry in part.entries)
+        if part is None or status < part.floor:
+            return None
+        return any(entry.id == status for entry in part.entries)
 
 
 Depths = list[tuple[float, int, int]]  # seconds since the start, jobs that wait, statuses not yet delivered
@@ -281,7 +286,8 @@ async def look_s(rig: Rig, slug: str) -> dict[str, float]:
 
 
 async def kept(rig: Rig, slug: str, warmed: Sequence[int], empty_bytes: int) -> Kept:
-    """Estimate what is kept when all readers are there, from what is kept for the `warmed`.
+    """Estimate what is kept from what is kept for the `warmed`: in memory when all readers are there, and entries for
+    everybody who follows somebody, since those are delivered to whether they read or not.
 
     `empty_bytes`: Memcached's bytes before the phase began.
     """
@@ -303,8 +309,9 @@ async def kept(rig: Rig, slug: str, warmed: Sequence[int], empty_bytes: int) -> 
             size = round(in_sets * share)
         entries, readers = round(sum(sizes) * share), round(len(sizes) * share)
     else:
-        size, entries = (round(total * of_all) for total in await answers.entries_size(timelines, slug))
         readers = sum(map(bool, loaded.graph.by_follower.sizes()))
+        found = await answers.entries_size(timelines, slug)
+        size, entries = (round(total * readers / max(1, len(warmed))) for total in found)
     return Kept(
         store=phase.store.name,
         bytes=size,

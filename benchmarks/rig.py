@@ -23,15 +23,16 @@ from app.config import Config
 from app.demo.graph import Graph
 from app.demo.progress import Progress, silent
 from app.demo.seed import World, empty, insert, insert_follows
-from app.edges import MARKERS, NAMES, VERSIONS, another_version
+from app.edges import MARKERS, NAMES, VERSIONS, another_version, change_edges
 from app.errors import Refused
-from app.models import ActiveReader, CircleMember, Follow, Status, User
+from app.models import ActiveReader, CircleMember, Follow, HeavyAuthor, Status, User
 from app.servers.borrow import servers_of
 from app.servers.children import OURS, Child, stop_together
 from app.servers.datadir import DataDirectory
 from app.servers.programs import Level, resolve
 from app.servers.start import say
 from app.stack import Addresses, Stack, connected
+from app.stack.mongodb.transaction import Transaction
 from app.stack.mongodb.write import housekeeping
 from benchmarks import answers
 from benchmarks.record import Loaded, Record
@@ -131,8 +132,11 @@ class Rig:
         await answers.deliver_only(self.timelines, [slug], read=slug, anew=True)
 
     async def warm(self, slug: str, limit: int, readers: Sequence[int], progress: Progress = silent) -> None:
-        """Have the phase keep something for these readers, and use the connections and the web process."""
-        waiting = iter(enumerate(readers if self.timelines.phases[slug].store else ()))
+        """Have the phase keep something for these readers, and use the connections and the web process. Where the pages
+        are made in this process, it knows all of these readers afterwards, in phases that keep nothing, too.
+        """
+        is_needed = self.timelines.phases[slug].store or isinstance(self.subject, InProcess)
+        waiting = iter(enumerate(readers if is_needed else ()))
 
         async def client() -> None:
             for done, reader in waiting:
@@ -172,8 +176,13 @@ class Rig:
             await self.long_away()
         with housekeeping():
             await db["blocks"].delete_many({})
+            await db[HeavyAuthor.Settings.name].delete_many({})
             readers = {"_id": {"$nin": [NAMES, MARKERS]}}
             await db[VERSIONS].update_many(readers, another_version())  # nobody goes by what they remember of it
+        await change_edges(db, {MARKERS}, _nothing_else)
+
+
+async def _nothing_else(_: Transaction) -> None: ...
 
 
 @contextmanager

@@ -105,9 +105,11 @@ def _growth(x: str, series: reports.Series) -> str:
 def _cheapest(report: reports.Units) -> list[str]:
     def least(what: str, costs: dict[str, reports.Costs]) -> str:
         us = {slug: 1e6 * each.cpu_total_s for slug, each in costs.items()}
-        near = [slug for slug in sorted(us, key=us.__getitem__) if us[slug] <= verdict.PRECISION * min(us.values())]
+        near = [slug for slug in sorted(us, key=us.__getitem__) if us[slug] <= verdict.ONE_SERIES * min(us.values())]
         shown = verdict.listed([f"{slug} ({number(us[slug])} µs)" for slug in near])
-        return f"{what}: {shown} need{'s' if len(near) == 1 else ''} the least processor time."
+        if len(near) == 1:
+            return f"{what}: {shown} needs the least processor time."
+        return f"{what}: no difference can be told between {shown}, which need the least processor time."
 
     delivering = {phase.slug for phase in PHASES if phase.store}
     said = [least("A post", {slug: units.post for slug, units in report.units.items()})]

@@ -45,7 +45,10 @@ RANGE = {
     60: (2.829, 3.399, 3.737, 3.977, 4.163, 4.314, 4.441),
 }  # the studentized range, 95 %: by degrees of freedom, for 2, 3, … that are compared
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # two-sided, by rounds - 1
-PRECISION = 1.1  # of what is measured once: a tenth is no difference
+PRECISION = 1.1  # a step on the way to a capacity
+# Of what is measured in one series of its own, so much is no difference: capacities of one phase in several runs, and
+# unit costs of two phases that do the same, were that far apart.
+ONE_SERIES = 2.0
 LATE_S = 1.0  # an open loop that was answered for so long after its end did not get what was asked for
 DELIVER_AT_ONCE = {phase.slug for phase in PHASES if phase.carrier and not phase.carrier.in_worker}
 
@@ -175,8 +178,9 @@ def _spacing_ms(cell: Cell) -> float:
 
 def _sentence(title: str, figures: Mapping[str, ByRound], is_best: str = "is quickest", much: str = "long") -> str:
     """Return a sentence that compares milliseconds, of which less is better."""
-    few = [slug for slug, rounds in figures.items() if not rounds]
-    known = {slug: rounds for slug, rounds in figures.items() if rounds}
+    needed = min(2, max(map(len, figures.values()), default=0))  # rounds of a figure: one has no spread
+    few = [slug for slug, rounds in figures.items() if not rounds or len(rounds) < needed]
+    known = {slug: rounds for slug, rounds in figures.items() if slug not in few}
     words = _told(known, is_best, much)
     if few:
         words += f"; too few samples of {listed(few)}"
@@ -255,7 +259,7 @@ def _most(climbs: Sequence[Climb], slo_ms: float) -> str:
     order = sorted(held, key=held.__getitem__, reverse=True)
     best = order[0]
     below = {climb.phase: _missed_at(climb) for climb in climbs if climb.ended_by != "slo"}
-    near = [slug for slug in order if held[best] / below.get(slug, held[slug]) <= PRECISION]
+    near = [slug for slug in order if held[best] / below.get(slug, held[slug]) <= ONE_SERIES]
     shown = listed([f"{slug} ({'≥ ' if slug in below else ''}{number(held[slug])})" for slug in near])
     rest = [
         f"{'at most ' if slug in below else ''}{held[best] / held[slug]:.2f} times as many as {slug}"

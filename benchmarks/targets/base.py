@@ -92,7 +92,7 @@ async def seconds_of(measured: Measured) -> float:
 
 
 async def in_turn(repeats: int, **measured: Measured) -> dict[str, list[float]]:
-    """Measure the seconds of each, in turns a b c, b c a, …; the first turn does not count.
+    """Measure the seconds of each in turns, each turn in an order drawn anew; the first turn does not count.
 
     So the machine's noise, and the effect of what runs before, meets all alike.
     """
@@ -105,11 +105,11 @@ async def timed_in_turn(repeats: int, **timed: Timed) -> dict[str, list[float]]:
     Objects that the scene has built are kept out of garbage collections during the measurement, as our processes keep
     out what they start with.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    seconds, names, draw = {name: list[float]() for name in timed}, list(timed), random.Random(repeats)
     gc.freeze()
     for turn in range(repeats + 1):
-        names = list(timed)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        draw.shuffle(names)
+        for name in names:
             took_s = await timed[name]()
             if turn:
                 seconds[name].append(took_s)

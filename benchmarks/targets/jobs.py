@@ -1,6 +1,7 @@
 """Deliveries through one worker: what their authors wait for, beside empty RQ jobs, beside a large fan-out."""
 
 import asyncio
+import random
 import time
 from collections import defaultdict
 from functools import partial
@@ -64,9 +65,9 @@ async def carried(rig: Rig, scale: Scale) -> list[Row]:
     """Measure what the change stream costs the poster and the followers, beside a bare post and a job, in turn."""
     star, seconds = await scenes.star(rig, 100, 100), defaultdict[str, list[float]](list)
     phases = (answers.ASKING, answers.IN_WORKER[0], answers.SETS)
-    blocks, block = _blocks(scale.lags)
+    (blocks, block), draw = _blocks(scale.lags), random.Random(1)
     for _ in range(blocks):
-        for phase in phases:
+        for phase in draw.sample(phases, len(phases)):
             await only(rig, phase.slug)
             async with scenes.kept_few(rig, phase, star.followers):
                 for n in range(-WARMING, block):

@@ -22,7 +22,7 @@ from app.cli import main
 from app.config import Config
 from app.demo.graph import Graph, powerlaw
 from app.demo.progress import Progress, silent
-from app.models import StatusRow
+from app.models import HeavyAuthor, StatusRow
 from app.serve import _uvicorn
 from app.stack import Addresses, connected
 from benchmarks import observe, rounds
@@ -145,6 +145,20 @@ def test_the_hybrid_decides_by_the_workloads_mix_and_not_by_the_warming(
     assert figures.drained is pulled
     assert report.phases[PUSH.slug].deliveries_per_s > 0
     assert any("pulled" in row[0] for grid in grids(report) for row in grid.rows) is pulled
+
+
+def test_whoever_was_pulled_in_one_round_is_not_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next one finds its authors marked, or so many that the rule marks no more."""
+    monkeypatch.setattr(rounds, "DRAIN_S", 0.05)
+
+    async def work() -> None:
+        async with virtual_rig((HYBRID,)) as rig:
+            settings = SETTINGS.model_copy(update={"workload": "post-heavy", "phases": (HYBRID.slug,), "rounds": 2})
+            report = await compare(rig, GRAPH, load("post-heavy"), settings)
+            assert [cell.pulled for cell in report.cells] == [cell.counts["post"] for cell in report.cells]
+            assert await rig.stack.db[HeavyAuthor.Settings.name].count_documents({}) == 0
+
+    run(work())
 
 
 def test_the_processes_of_a_benchmark_take_no_port_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:

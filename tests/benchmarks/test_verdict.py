@@ -33,6 +33,7 @@ from benchmarks.workload import load
 from phases.p1_query import QUERY
 from phases.p2_push import PUSH
 from phases.p3_queue import QUEUE
+from phases.p4_cache import CACHE
 from tests.benchmarks.test_results import REPORT
 
 Rounds = Sequence[Mapping[str, float]]  # of one phase: in each round the milliseconds of every kind
@@ -145,6 +146,12 @@ def test_the_farthest_percentile_that_is_carried_is_told_too(count: int, tail: s
 def test_one_round_has_no_spread() -> None:
     said = said_of_pages(comparison({QUERY.slug: pages(100), PUSH.slug: pages(1)}))
     assert said == "query (100 ms) and push (1 ms); one round has no spread, so no difference can be told."
+
+
+def test_whoever_has_one_round_only_keeps_nobody_from_being_compared() -> None:
+    report = comparison({QUERY.slug: pages(20, 21, 20), PUSH.slug: pages(5, 5, 5), CACHE.slug: pages(1)})
+    assert said_of_pages(report).endswith("; too few samples of cache.")
+    assert "push (5 ms) is quickest; query takes" in said_of_pages(report)
 
 
 def test_one_phase_has_nothing_beside_it() -> None:
@@ -278,14 +285,14 @@ def held(**capacities: float | None) -> HttpReport:
     ("report", "said"),
     [
         (
-            held(query=100, cache=200),
-            "cache (200) holds the most pages a second at p99 ≤ 50 ms, 2.00 times as many as query",
+            held(query=100, cache=201),
+            "cache (201) holds the most pages a second at p99 ≤ 50 ms, 2.01 times as many as query",
         ),
         (
             held(query=100, cache=1467.2),
             "cache (1,467) holds the most pages a second at p99 ≤ 50 ms, 14.67 times as many as query",
         ),
-        (held(query=100, cache=109), "no difference can be told between cache (109) and query (100) pages a second"),
+        (held(query=100, cache=200), "no difference can be told between cache (200) and query (100) pages a second"),
         (held(query=None, cache=100), "cache (100) holds the most pages a second at p99 ≤ 50 ms; query held no rate"),
         (held(query=None), "no rate was held"),
     ],
@@ -303,7 +310,7 @@ def test_more_than_was_asked_for_is_not_less() -> None:
 
 
 def test_a_rate_that_was_missed_bounds_what_the_load_generator_was_too_late_for() -> None:
-    report = held(query=100, cache=200)
+    report = held(query=100, cache=300)
 
     def step(rate: float, outcome: Literal["met", "missed", "generator late"]) -> Step:
         return Step(rate=rate, answered=1, answered_per_s=1, latency_ms={}, late_ms=0, outcome=outcome)
@@ -311,7 +318,7 @@ def test_a_rate_that_was_missed_bounds_what_the_load_generator_was_too_late_for(
     steps = [step(120, "missed"), step(110, "generator late"), step(100, "met")]
     late = report.climbs[0].model_copy(update={"ended_by": "generator", "steps": steps})
     [sentence] = says(report.model_copy(update={"climbs": [late, report.climbs[1]]}))
-    assert "cache (200) holds the most pages a second at p99 ≤ 50 ms, at most 2.00 times as many as query" in sentence
+    assert "cache (300) holds the most pages a second at p99 ≤ 50 ms, at most 3.00 times as many as query" in sentence
 
 
 def test_processor_time_is_of_the_operations_of_the_burn_in_too_and_of_no_load_generator() -> None:
