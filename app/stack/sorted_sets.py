@@ -14,7 +14,7 @@ has missed deliveries, and nobody asks for it under the old name.
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -35,6 +35,9 @@ SURPLUS = 1.2  # times the cap: a longer set is cut. A cap of 800 stays below 1,
 ID_BYTES = 12
 MARK = b"\xff" * ID_BYTES
 LIST, PLACEHOLDER = b"L", b"P"
+
+
+Over = Callable[[Collection[str]], Awaitable[Collection[str]]]  # which of these containers, by name, are over for ever
 
 
 class SetsDown(Exception):
@@ -279,8 +282,8 @@ class RedisSets:
         """Note a number beside a container, unless one as high is noted."""
         await self._run("note", at, None, number, ttl_s)
 
-    async def sweep(self, alive: Collection[str]) -> None:
-        """Drop some sets of other containers than these, and of other runs: Redis evicts nothing by itself."""
+    async def sweep(self, over: Over) -> None:
+        """Drop some sets of containers that are over, and of other runs: Redis evicts nothing by itself."""
         runs: list[bytes] = []
 
         def scan(run: bytes) -> tuple[Any, ...]:
@@ -289,8 +292,10 @@ class RedisSets:
 
         cursor, keys = await self._ask(scan)
         self._swept_to = int(cursor)
-        heads = tuple(self._head(runs[0], at) for at in alive)
-        if dead := [key for key in keys if not key.startswith(heads)]:
+        ours = b"%b%b:" % (self._prefix, runs[0])
+        there = {key.removeprefix(ours).partition(b":")[0].decode() for key in keys if key.startswith(ours)}
+        heads = tuple([self._head(runs[0], at) for at in await over(there)])
+        if dead := [key for key in keys if not key.startswith(ours) or key.startswith(heads)]:
             await self._ask(lambda run: ("UNLINK", *dead))
 
     async def bytes_of(self, at: str, reader: ObjectId) -> int:
@@ -433,10 +438,11 @@ class SetsStandIn:
         number, gone_at_s = self._pulses.get(at, (0, 0.0))
         return number if self._now_s() < gone_at_s else 0
 
-    async def sweep(self, alive: Collection[str]) -> None:
+    async def sweep(self, over: Over) -> None:
         count_redis()
-        self._sets = {(at, reader): kept for (at, reader), kept in self._sets.items() if at in alive}
-        self._pulses = {at: pulse for at, pulse in self._pulses.items() if at in alive}
+        gone = await over({at for at, _ in self._sets} | self._pulses.keys())
+        self._sets = {(at, reader): kept for (at, reader), kept in self._sets.items() if at not in gone}
+        self._pulses = {at: pulse for at, pulse in self._pulses.items() if at not in gone}
 
     async def bytes_of(self, at: str, reader: ObjectId) -> int:
         count_redis()

@@ -54,6 +54,5 @@ class KeptTimelines:
         return await self.store.holds(container, reader, status) if container else None
 
     async def sweep(self) -> None:
-        settings = await self.switch.fresh()
-        await self.store.sweep(settings.current(self.name), settings.in_use(self.store.clock.now()))
+        await self.store.sweep((await self.switch.fresh()).current(self.name), self.switch.over)
         await self.recipients.sweep()

@@ -11,8 +11,9 @@ says when: a grace from then, by which everybody has heard of it. The second may
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 
 from pymongo import ReturnDocument
@@ -119,10 +120,14 @@ class Switch:
         a backup. What is kept outside begins anew. Only then does the pulse go on, so that whoever comes next, or after
         a crash, sees it, too.
 
-        Before that, settle a switch whose process died or gave up.
+        Before that, settle a switch whose process died or gave up, and begin what has nowhere to be kept, as after a
+        restore that was broken off at its end.
         """
         settings = await self.fresh()
         await self._settle(settings)
+        if any(settings.current(self._keeps[slug]) is None for slug in settings.delivering if slug in self._keeps):
+            await self.change(Wish())
+            settings = await self.fresh()
         current = [c for c in settings.containers if c.until is None]
         pulses = [await self._stores[c.kept].pulse(c) if self._reaches(c) else None for c in current]
         if None in pulses:
@@ -143,6 +148,19 @@ class Switch:
             return
         for container in current:
             await self._stores[container.kept].keep_pulse(container, counted["pulse"])
+
+    async def over(self, names: Collection[str]) -> set[str]:
+        """Return which of these containers nobody names any more, nor ever will, so that they may be removed however
+        long after this. `names`: of containers that were there before.
+
+        One that a change has just begun is in no settings yet. So what has no place in the settings makes another
+        version of them: a change that goes by an older one begins again, with other containers.
+        """
+        settings = await self.fresh()
+        found = set(names) - {container.name for container in settings.in_use(self._clock.now())}
+        if found and not await self._swap(settings, replace(settings, version=settings.version + 1)):
+            return set()  # somebody has changed them: the next sweep comes by again
+        return found
 
     async def restart(self, anew: Sequence[str] | None = None) -> None:
         """Forget this of what is kept, or everything."""

@@ -3,6 +3,7 @@
 A container's floors say which readers' timelines are complete, and from where on. A reader without a floor is cold.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
@@ -18,12 +19,13 @@ from app.stack import Stack
 from app.stack.mongodb.connection import Collection
 from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows
 from app.stack.mongodb.write import create_clustered, insert_missing
+from app.stack.sorted_sets import Over
 from phases.home.candidates import Slice
 from phases.keeping.first_slices import FirstSlices
 from phases.keeping.recipients import Recipients
 from phases.keeping.store import AuthorIds, Container, Place, Returning, Store
 
-DROP_AFTER_S = 60  # reads that began in a container have ended so long after it is out of the settings
+DROP_AFTER_S = 60  # a switch takes less from the beginning of a container on
 FEW = 100  # entries, which travel in a command with what other readers ask
 SWEPT_AT_ONCE = 100  # readers looked at per sweep
 
@@ -145,11 +147,11 @@ class Entries(Store):
         floor = await self._floors(container).find_one({"_id": reader}, {"floor": 1})
         return False if floor and "floor" in floor else None
 
-    async def sweep(self, current: Container | None, alive: Sequence[Container]) -> None:
+    async def sweep(self, current: Container | None, over: Over) -> None:
         """Cut the next readers' timelines to the cap, and drop what has been retired."""
         if current:
             await self._cut_next(current)
-        await self._drop_retired(alive)
+        await self._drop_retired(over)
 
     async def _cut_next(self, container: Container) -> None:
         for _ in range(SWEPT_AT_ONCE):
@@ -184,13 +186,17 @@ class Entries(Store):
         if cut.matched_count or cut.upserted_id:
             await self._entries(container).delete_many({"_id": {**whole, "$lt": entry_key(reader, bound)}})
 
-    async def _drop_retired(self, alive: Sequence[Container]) -> None:
-        """Drop the collections of containers that nobody can be reading any more."""
-        needed = {name(container) for container in alive for name in (entries_name, floors_name)}
-        long_ago = id_at(self.clock.now() - timedelta(seconds=DROP_AFTER_S))
+    async def _drop_retired(self, over: Over) -> None:
+        """Drop the collections of containers that are over, unless they are so young that a switch may be about to
+        begin with them.
+        """
+        young, found = id_at(self.clock.now() - timedelta(seconds=DROP_AFTER_S)), defaultdict[str, list[str]](list)
         for name in await self.db.list_collection_names():
             prefix, _, since = name.rpartition("_")
-            if prefix in ("home_entries", "home_floors") and name not in needed and ObjectId(since) < long_ago:
+            if prefix in ("home_entries", "home_floors") and ObjectId(since) < young:
+                found[since].append(name)
+        for since in await over(found):
+            for name in found[since]:
                 await self.db.drop_collection(name)
 
 

@@ -4,7 +4,7 @@ A reader without a set is cold, and so is one whose set has expired by our clock
 or was kept by another run of Redis.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -15,7 +15,7 @@ from app.access import Entry
 from app.clock import FIRST_ID
 from app.stack import SetsDown, Stack
 from app.stack.mongodb.find import Rows
-from app.stack.sorted_sets import ID_BYTES, LIST, PLACEHOLDER, Found, Trailer
+from app.stack.sorted_sets import ID_BYTES, LIST, PLACEHOLDER, Found, Over, Trailer
 from phases.home.candidates import NOTHING, Slice
 from phases.keeping.first_slices import FirstSlices
 from phases.keeping.in_memory import InMemory, Lease
@@ -101,9 +101,9 @@ class SortedSets(InMemory):
         with suppress(SetsDown):  # a lower one is kept there, which is still right
             await self.sets.note(container.name, pulse, self.ttl_s + self.config.activity_slack_s)
 
-    async def sweep(self, current: Container | None, alive: Sequence[Container]) -> None:
+    async def sweep(self, current: Container | None, over: Over) -> None:
         with suppress(SetsDown):
-            await self.sets.sweep([container.name for container in alive])
+            await self.sets.sweep(over)
 
     async def holds(self, container: Container, reader: ObjectId, status: ObjectId) -> bool | None:
         above = ObjectId((int.from_bytes(status.binary, "big") + 1).to_bytes(ID_BYTES, "big"))

@@ -14,6 +14,7 @@ from app.edges import OwnEdges
 from app.models import StatusRow
 from app.stack import Stack
 from app.stack.mongodb.find import Find, Rows
+from app.stack.sorted_sets import Over
 from phases.home.candidates import Slice
 from phases.keeping.recipients import Recipients
 
@@ -164,5 +165,7 @@ class Store(ABC):
         asking.
         """
 
-    async def sweep(self, current: Container | None, alive: Sequence[Container]) -> None:
-        """Do a bounded piece of housekeeping. `alive`: the containers that somebody may still read."""
+    async def sweep(self, current: Container | None, over: Over) -> None:
+        """Do a bounded piece of housekeeping. What is there may be removed where its container is `over`; that is asked
+        after it was seen.
+        """

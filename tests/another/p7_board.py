@@ -13,6 +13,7 @@ from app.clock import LAST_ID, id_at
 from app.models import StatusRow
 from app.stack.mongodb.connection import Collection
 from app.stack.mongodb.find import Find, Rows
+from app.stack.sorted_sets import Over
 from phases.base import Phase
 from phases.claims import CLEAR, ENTRIES_BY_JOB, INSERT_AND_JOB, ONE, STATUSES_UNSEEN, Commands, deliver, post, read
 from phases.home.candidates import Slice
@@ -20,7 +21,7 @@ from phases.keeping.store import AuthorIds, Container, Place, Returning, Store
 from phases.p2_push import Followers
 from phases.p3_queue import WORKER
 
-DROP_AFTER_S = 60  # reads that began in a container have ended so long after it is out of the settings
+DROP_AFTER_S = 60  # a switch takes less from the beginning of a container on
 PREFIX = "home_boards_"
 
 
@@ -99,7 +100,7 @@ class Boards(Store):
             return True
         return False if "floor" in board else None
 
-    async def sweep(self, current: Container | None, alive: Sequence[Container]) -> None:
+    async def sweep(self, current: Container | None, over: Over) -> None:
         """Cut what is longer than the cap, unless something is delivered meanwhile; drop what has been retired."""
         if current:
             boards, cap = self._boards(current), self.config.cap
@@ -107,12 +108,10 @@ class Boards(Store):
                 ids = sorted(board["ids"], reverse=True)[:cap]
                 same = {"_id": board["_id"], "ids": board["ids"], "floor": board["floor"]}
                 await boards.update_one(same, {"$set": {"ids": ids}, "$max": {"floor": ids[-1]}})
-        needed = {container.name for container in alive}
-        long_ago = id_at(self.clock.now() - timedelta(seconds=DROP_AFTER_S))
-        for name in await self.db.list_collection_names():
-            since = name.removeprefix(PREFIX)
-            if since != name and since not in needed and ObjectId(since) < long_ago:
-                await self.db.drop_collection(name)
+        young = id_at(self.clock.now() - timedelta(seconds=DROP_AFTER_S))
+        there = [n.removeprefix(PREFIX) for n in await self.db.list_collection_names() if n.startswith(PREFIX)]
+        for since in await over([since for since in there if ObjectId(since) < young]):
+            await self.db.drop_collection(PREFIX + since)
 
 
 BOARD = Phase(

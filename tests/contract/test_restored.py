@@ -20,7 +20,7 @@ from phases.timelines import Timelines
 from tests.conftest import real_servers
 from tests.dates import NOON, ManualClock
 from tests.test_memcached import node
-from tests.world import IN_MEMCACHED, World, flush
+from tests.world import IN_MEMCACHED, KEEPING, World, flush
 from workers import worker
 from workers.sweeper import sweep
 
@@ -155,6 +155,17 @@ async def test_a_backup_of_a_version_that_counted_no_pulse(restored: World) -> N
     await restored.stack.db["settings"].update_one({"_id": "phases"}, {"$unset": {"pulse": ""}})
     await sweep(restored.timelines)
     await nothing_is_missing(restored)
+
+
+async def test_what_is_kept_nowhere_begins(world: World) -> None:
+    """As after a restore that was killed behind its last write: it has restored the settings, and no containers."""
+    await until_the_backup(world)
+    await world.stack.db["settings"].update_one({"_id": "phases"}, {"$set": {"containers": []}})
+    timelines = await Timelines.open(world.stack)
+    world.pass_grace()
+    for phase in KEEPING:
+        await timelines.page(world.ids["ben"], phase=phase)
+        assert (await timelines.page(world.ids["ben"], phase=phase)).source == "list", phase
 
 
 async def test_without_a_restore_nothing_begins_anew(world: World) -> None:

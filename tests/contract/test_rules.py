@@ -24,6 +24,7 @@ from app.stack.mongodb.find import Find, Rows, dated, together
 from app.stack.mongodb.transaction import Contended
 from benchmarks.answers import kept_list
 from phases import PHASES, reading
+from phases.base import Phase
 from phases.comeback import Comeback
 from phases.delivering import backlog, outbox, pending
 from phases.delivering.backlog import LATE_S, REREAD_S
@@ -36,7 +37,7 @@ from phases.delivering.switch import TRIES, Switch
 from phases.home.candidates import Slice, Undelivered, newest
 from phases.home.newest import window_of_groups
 from phases.home.page import enough
-from phases.keeping.entries import entry_key
+from phases.keeping.entries import Entries, entries_name, entry_key, floors_name
 from phases.keeping.lists import Lists
 from phases.keeping.store import AuthorIds, Container, Recent
 from phases.p1_query import QUERY
@@ -295,10 +296,18 @@ async def test_sweeping_cuts_to_the_cap_and_loses_nothing(town: World) -> None:
     await town.sees("ann", *reversed(texts))
 
 
-async def test_what_was_switched_off_is_dropped_and_waits_for_no_other_switch(town: World) -> None:
-    async def collections() -> set[str]:
-        return {name for name in await town.stack.db.list_collection_names() if name.startswith("home_")}
+async def home_collections(world: World) -> set[str]:
+    return {name for name in await world.stack.db.list_collection_names() if name.startswith("home_")}
 
+
+async def those_in_use(world: World, phase: Phase = PUSH) -> set[str]:
+    container = (await world.timelines.switch.fresh()).current(phase.keeps or "")
+    assert container
+    return {entries_name(container), floors_name(container)}
+
+
+async def test_what_was_switched_off_is_dropped_and_waits_for_no_other_switch(town: World) -> None:
+    collections = partial(home_collections, town)
     before = await collections()
     town.clock.advance(FORGET_AFTER_S)
     await town.timelines.change(delivering=[CACHE.slug])
@@ -309,6 +318,53 @@ async def test_what_was_switched_off_is_dropped_and_waits_for_no_other_switch(to
     await town.timelines.sweep()
     assert before
     assert await collections() == set()
+
+
+async def test_a_sweeper_that_was_stopped_drops_nothing_that_is_in_use(town: World) -> None:
+    """It has read the settings, and goes on minutes later: what others have begun to keep is in none that it knows."""
+    stopped, goes_on, cut_next = asyncio.Event(), asyncio.Event(), Entries._cut_next
+
+    async def slow(self: Entries, container: Container) -> None:
+        await cut_next(self, container)
+        stopped.set()
+        await goes_on.wait()
+
+    with patch.object(Entries, "_cut_next", slow):
+        sweeping = asyncio.create_task(Timelines(town.stack).sweep())
+        await stopped.wait()
+    for delivering in ([CACHE.slug], SLUGS):
+        await town.timelines.change(delivering=delivering)
+        town.pass_grace()
+    for n in range(3):
+        await town.post("zoe", f"since {n}")
+    await town.drain()
+    await town.warm("ann")
+    town.clock.advance(2 * FORGET_AFTER_S)
+    goes_on.set()
+    await sweeping
+    assert await those_in_use(town) <= await home_collections(town)
+    await town.sees("ann", "since 2", "since 1", "since 0")
+
+
+async def test_a_switch_that_was_stopped_begins_with_nothing_that_was_dropped_meanwhile(town: World) -> None:
+    """It has made its collections, and nobody else knows of them yet."""
+    begin, others, begun = Entries.begin, Timelines(town.stack), 0
+
+    async def slow(self: Entries, container: Container) -> None:
+        nonlocal begun
+        begun += 1
+        await begin(self, container)
+        if begun == 1:
+            town.clock.advance(2 * FORGET_AFTER_S)
+            await others.sweep()
+
+    await town.timelines.change(delivering=[CACHE.slug])
+    town.pass_grace()
+    with patch.object(Entries, "begin", slow):
+        await town.timelines.change(delivering=SLUGS)
+    town.pass_grace()
+    assert begun == 2
+    assert await those_in_use(town) <= await home_collections(town)
 
 
 # Rule 4

@@ -857,6 +857,41 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(RULES, "test_jobs_twice_out_of_order_and_half"),
     ),
     Mutant(
+        "a sweeper goes by the settings that it began with",
+        "3 containers",
+        "phases.delivering.kept_timelines.KeptTimelines.sweep",
+        "        await self.store.sweep((await self.switch.fresh()).current(self.name), self.switch.over)\n",
+        "        settings = await self.switch.fresh()\n"
+        "        in_use = {container.name for container in settings.in_use(self.store.clock.now())}\n\n"
+        "        async def over(names):\n            return set(names) - in_use\n\n"
+        "        await self.store.sweep(settings.current(self.name), over)\n",
+        _of(RULES, "test_a_sweeper_that_was_stopped_drops_nothing_that_is_in_use"),
+    ),
+    Mutant(
+        "a switch goes on with what was dropped meanwhile",
+        "3 containers",
+        "phases.delivering.switch.Switch.over",
+        "if found and not await self._swap(settings, replace(settings, version=settings.version + 1)):",
+        "if not found:",
+        _of(RULES, "test_a_switch_that_was_stopped_begins_with_nothing_that_was_dropped_meanwhile"),
+    ),
+    Mutant(
+        "what is kept nowhere stays so",
+        "3 containers",
+        "phases.delivering.switch.Switch.beat",
+        "            await self.change(Wish())\n",
+        "            pass\n",
+        _of(RESTORED, "test_what_is_kept_nowhere_begins"),
+    ),
+    Mutant(
+        "a worker forgets that it was asked to stop",
+        "workers",
+        "app.stack.queue.worker._Worker.request_stop",
+        "        self.asked.to_stop = True\n",
+        "",
+        _of("tests/test_queue.py", "test_a_worker_without_redis_ends_when_it_is_asked_to"),
+    ),
+    Mutant(
         "a glance remembers a list that is too long",
         "4 cap",
         "phases.keeping.lists.Lists.glance",
@@ -1485,8 +1520,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what was switched off stays until the next switch",
         "3 containers",
-        "phases.delivering.kept_timelines.KeptTimelines.sweep",
-        "settings.in_use(self.store.clock.now())",
+        "phases.delivering.switch.Switch.over",
+        "settings.in_use(self._clock.now())",
         "settings.containers",
         _of(RULES, "test_what_was_switched_off_is_dropped_and_waits_for_no_other_switch"),
     ),
