@@ -1,18 +1,23 @@
 """The delivery queues where Redis does not do its part."""
 
 import asyncio
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
 from bson import ObjectId
+from rq import SimpleWorker
 from rq.suspension import is_suspended
+from rq.worker import WorkerStatus
 
 from app.stack.queue import DeliveryQueue, QueueDown, connect, stand_in
 from app.stack.queue.delivery_queue import AWAY_S, LOOKING
+from app.stack.queue.worker import consume
 
 pytestmark = pytest.mark.anyio
 
@@ -24,6 +29,46 @@ def hung_redis() -> Iterator[str]:
     """It accepts connections and says nothing, as when it is stopped."""
     with socket.create_server(("127.0.0.1", 0), backlog=1_000) as listener:
         yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """What an RQ worker does to them is undone."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("at", ["in its work", "in a pause"])
+def test_a_worker_without_redis_ends_when_it_is_asked_to(
+    at: str, signals: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its job goes on to its end, and no other worker begins."""
+    queue, seen = DeliveryQueue(stand_in(), "test"), list[str]()
+
+    def away(*_: object, **__: object) -> None:
+        raise redis.ConnectionError("away")
+
+    def work(self: Any, **_: object) -> None:
+        seen.append("begun")
+        self._install_signal_handlers()
+        self._state = WorkerStatus.BUSY
+        monkeypatch.setattr(self.connection, "execute_command", away)
+        if at == "in its work":
+            signal.raise_signal(signal.SIGTERM)
+            seen.append("the job goes on")
+        away()
+
+    def wait(self: threading.Event, timeout: float | None = None) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        return False
+
+    monkeypatch.setattr(SimpleWorker, "work", work)
+    monkeypatch.setattr(threading.Event, "wait", wait)
+    consume(queue, threading.Event())
+    assert seen == (["begun", "the job goes on"] if at == "in its work" else ["begun"])
+    queue.close()
 
 
 async def test_only_the_first_posts_wait_for_a_redis_that_hangs(hung_redis: str) -> None:

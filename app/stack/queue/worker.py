@@ -43,6 +43,14 @@ def attempts_of_this_job() -> int:
     return (job.number_of_retries or 0) if job else 0
 
 
+class _Asked:
+    """What signals have asked of the workers that this process has, one after the other. (No `threading.Event`: its
+    `set` may wait for the very code that a signal has interrupted.)
+    """
+
+    to_stop = False
+
+
 class _Worker(SimpleWorker):
     """An RQ worker for our jobs alone, without a fork for each and without remote commands; in a thread, without
     signals.
@@ -51,16 +59,22 @@ class _Worker(SimpleWorker):
     job_class = StrictJob
     queue_class = StrictQueue
     death_penalty_class = TimerDeathPenalty
-    stopping = False
     is_paused: Callable[[], bool]
+    asked: "_Asked"
+    at_work = False
 
     def subscribe(self) -> None: ...
 
     def unsubscribe(self) -> None: ...
 
     def request_stop(self, signum: Any, frame: Any) -> None:
-        self.stopping = True
-        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+        """Stop after the job at hand. A signal may come while Redis is away and no worker is at work."""
+        self.asked.to_stop = True
+        if self.at_work:
+            super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def set_shutdown_requested_date(self) -> None:
+        """Note nothing: nobody asks for it, and without Redis it would break the job at hand off."""
 
     def handle_job_retry(self, job: Job, *args: Any, **named: Any) -> None:
         """Queue a retry, and delete what each attempt has returned: RQ would keep that for as long as a dead letter."""
@@ -112,12 +126,13 @@ def consume(queue: DeliveryQueue, stop: threading.Event) -> None:
 
 
 def _consume(queue: DeliveryQueue, connection: redis.Redis, stop: threading.Event) -> None:
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    while not stop.is_set():
+    in_main_thread, asked = threading.current_thread() is threading.main_thread(), _Asked()
+    while not (stop.is_set() or asked.to_stop):
         worker: Any = None
         rest = in_main_thread
         try:
             worker = _make(queue, connection, _Worker if in_main_thread else _ThreadWorker)
+            worker.asked, worker.at_work = asked, True
             worker.work(
                 dequeue_strategy=DequeueStrategy.ROUND_ROBIN,
                 logging_level="WARNING",
@@ -127,9 +142,10 @@ def _consume(queue: DeliveryQueue, connection: redis.Redis, stop: threading.Even
         except redis.RedisError as error:
             log.warning("redis is away, trying again: %s", error)
             rest = True
-        if worker is not None and worker.stopping:
-            return
-        if rest:
+        finally:
+            if worker is not None:
+                worker.at_work = False
+        if rest and not asked.to_stop:
             stop.wait(PAUSE_S)
 
 
