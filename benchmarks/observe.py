@@ -294,13 +294,13 @@ async def kept(rig: Rig, slug: str, warmed: Sequence[int], empty_bytes: int) -> 
     phase, timelines, loaded = rig.timelines.phases[slug], rig.timelines, rig.loaded
     if phase.store is None:
         return Kept()
-    of_all = len(loaded.readers) / max(1, len(warmed))
+    sample = random.Random(1).sample(warmed, min(KEPT_SAMPLE, len(warmed)))
+    each = [
+        await answers.kept_list(timelines, slug, loaded.ids[reader], 10 * rig.stack.config.cap) for reader in sample
+    ]
+    sizes = [len(part.entries) for part in each if part is not None]
     if answers.in_memory(phase):
-        sample = random.Random(1).sample(warmed, min(KEPT_SAMPLE, len(warmed)))
-        each = [
-            await answers.kept_list(timelines, slug, loaded.ids[reader], 10 * rig.stack.config.cap) for reader in sample
-        ]
-        sizes = [len(part.entries) for part in each if part is not None]
+        of_all = len(loaded.readers) / max(1, len(warmed))
         share = len(loaded.readers) / max(1, len(sample))
         in_sets = await answers.sets_size(timelines, slug, [loaded.ids[reader] for reader in sample])
         if in_sets is None:
@@ -310,8 +310,9 @@ async def kept(rig: Rig, slug: str, warmed: Sequence[int], empty_bytes: int) -> 
         entries, readers = round(sum(sizes) * share), round(len(sizes) * share)
     else:
         readers = sum(map(bool, loaded.graph.by_follower.sizes()))
-        found = await answers.entries_size(timelines, slug)
-        size, entries = (round(total * readers / max(1, len(warmed))) for total in found)
+        entries = round(sum(sizes) * readers / max(1, len(sample)))
+        bytes_of_all, number = await answers.entries_size(timelines, slug)
+        size = round(entries * bytes_of_all / max(1, number))
     return Kept(
         store=phase.store.name,
         bytes=size,
