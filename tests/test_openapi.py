@@ -1,6 +1,7 @@
 """The published document is valid, complete and true: a fuzzer finds no 5xx and no answer that it does not describe."""
 
 import asyncio
+import json
 import re
 import socket
 import threading
@@ -22,7 +23,7 @@ from schemathesis.schemas import BaseSchema
 from app.config import Config
 from app.inbox import pictures
 from app.stack import Addresses, connected
-from app.web import create_app
+from app.web import create_app, protocol
 from app.web.api import OPERATIONS, PREFIX
 from app.web.openapi import document
 from app.web.schemas import NewStatus, SignUp
@@ -106,6 +107,17 @@ def test_the_document_is_valid_openapi() -> None:
     described.validate()
     for schema in described.raw_schema["components"]["schemas"].values():
         jsonschema_rs.meta.validate(schema, registry=None)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [protocol.NO_REQUEST, protocol.NO_HANDSHAKE, protocol.TOO_LARGE, protocol.TOO_LATE],
+    ids=["no request", "no handshake", "too large", "too late"],
+)
+def test_what_is_refused_before_it_is_a_request_is_a_problem_as_described(said: bytes) -> None:
+    problem = document(OPERATIONS, PREFIX)["components"]["schemas"]["ProblemDetails"]
+    told = json.loads(said.partition(b"\r\n\r\n")[2])
+    assert set(problem["required"]) <= told.keys() <= problem["properties"].keys()
 
 
 def test_every_operation_is_described_with_its_errors() -> None:

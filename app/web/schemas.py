@@ -560,5 +560,7 @@ class ProblemDetails(BaseModel):
     title: str
     status: int
     detail: str
-    request_id: str = Field(description="as in the header X-Request-Id and in our log")
+    request_id: str | None = Field(
+        None, description="as in the header X-Request-Id and in our log; missing where no request could be read"
+    )
     errors: list[FieldError] | None = Field(None, description="the wrong fields, with 422")
