@@ -40,10 +40,17 @@ def signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+class Pause(threading.Event):
+    """What a worker waits for between two looks for Redis. SIGTERM comes meanwhile."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        return False
+
+
+@pytest.mark.usefixtures("signals")
 @pytest.mark.parametrize("at", ["in its work", "in a pause"])
-def test_a_worker_without_redis_ends_when_it_is_asked_to(
-    at: str, signals: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_without_redis_ends_when_it_is_asked_to(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its job goes on to its end, and no other worker begins."""
     queue, seen = DeliveryQueue(stand_in(), "test"), list[str]()
 
@@ -60,14 +67,41 @@ def test_a_worker_without_redis_ends_when_it_is_asked_to(
             seen.append("the job goes on")
         away()
 
-    def wait(self: threading.Event, timeout: float | None = None) -> bool:
-        signal.raise_signal(signal.SIGTERM)
-        return False
-
     monkeypatch.setattr(SimpleWorker, "work", work)
-    monkeypatch.setattr(threading.Event, "wait", wait)
-    consume(queue, threading.Event())
+    consume(queue, Pause())
     assert seen == (["begun", "the job goes on"] if at == "in its work" else ["begun"])
+    queue.close()
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_worker_that_was_asked_to_stop_before_it_heard_signals_does_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal goes to the one before, which is not at work any more."""
+    queue, begun, jobs = DeliveryQueue(stand_in(), "test"), list[Any](), list[Any]()
+    install: Any = SimpleWorker._install_signal_handlers
+    work: Any = SimpleWorker.work
+
+    def late(self: Any) -> None:
+        if len(begun) > 1:
+            signal.raise_signal(signal.SIGTERM)
+        install(self)
+
+    def first_without_redis(self: Any, **options: Any) -> None:
+        begun.append(self)
+        if len(begun) > 1:
+            work(self, **options)
+            return
+        install(self)
+        raise redis.ConnectionError("away")
+
+    def job(self: Any, *_: object) -> None:
+        jobs.append(self)
+
+    monkeypatch.setattr(SimpleWorker, "_install_signal_handlers", late)
+    monkeypatch.setattr(SimpleWorker, "work", first_without_redis)
+    monkeypatch.setattr(SimpleWorker, "dequeue_job_and_maintain_ttl", job)
+    monkeypatch.setattr("app.stack.queue.worker.PAUSE_S", 0)
+    consume(queue, threading.Event())
+    assert (len(begun), jobs) == (2, [])
     queue.close()
 
 

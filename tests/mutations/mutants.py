@@ -892,6 +892,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of("tests/test_queue.py", "test_a_worker_without_redis_ends_when_it_is_asked_to"),
     ),
     Mutant(
+        "a worker that was asked to stop too early works on",
+        "workers",
+        "app.stack.queue.worker._Worker.check_for_suspension",
+        "        if self.asked.to_stop:\n            raise StopRequested\n",
+        "",
+        _of("tests/test_queue.py", "test_a_worker_that_was_asked_to_stop_before_it_heard_signals_does_no_job"),
+    ),
+    Mutant(
         "a glance remembers a list that is too long",
         "4 cap",
         "phases.keeping.lists.Lists.glance",

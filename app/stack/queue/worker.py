@@ -60,7 +60,7 @@ class _Worker(SimpleWorker):
     queue_class = StrictQueue
     death_penalty_class = TimerDeathPenalty
     is_paused: Callable[[], bool]
-    asked: "_Asked"
+    asked: _Asked
     at_work = False
 
     def subscribe(self) -> None: ...
@@ -100,6 +100,9 @@ class _Worker(SimpleWorker):
         self.last_cleaned_at = now()  # type: ignore[assignment]
 
     def check_for_suspension(self, burst: bool) -> None:
+        """Wait while the workers are paused. A worker that was asked to stop before it could hear signals does so."""
+        if self.asked.to_stop:
+            raise StopRequested
         while self.is_paused() and not self._stop_requested:
             if burst:
                 raise StopRequested
@@ -131,8 +134,8 @@ def _consume(queue: DeliveryQueue, connection: redis.Redis, stop: threading.Even
         worker: Any = None
         rest = in_main_thread
         try:
-            worker = _make(queue, connection, _Worker if in_main_thread else _ThreadWorker)
-            worker.asked, worker.at_work = asked, True
+            worker = _make(queue, connection, _Worker if in_main_thread else _ThreadWorker, asked)
+            worker.at_work = True
             worker.work(
                 dequeue_strategy=DequeueStrategy.ROUND_ROBIN,
                 logging_level="WARNING",
@@ -152,7 +155,7 @@ def _consume(queue: DeliveryQueue, connection: redis.Redis, stop: threading.Even
 def drain(queue: DeliveryQueue) -> None:
     """Do every job that is waiting, and those that these queue."""
     with _own_connection(queue) as connection:
-        worker = _make(queue, connection, _ThreadWorker)
+        worker = _make(queue, connection, _ThreadWorker, _Asked())
         worker.work(burst=True, dequeue_strategy=DequeueStrategy.ROUND_ROBIN, logging_level="WARNING")
 
 
@@ -169,7 +172,7 @@ def _own_connection(queue: DeliveryQueue) -> Iterator[redis.Redis]:
         yield connection
 
 
-def _make(queue: DeliveryQueue, connection: redis.Redis, kind: Callable[..., _Worker]) -> _Worker:
+def _make(queue: DeliveryQueue, connection: redis.Redis, kind: Callable[..., _Worker], asked: _Asked) -> _Worker:
     worker = kind(
         [StrictQueue(each.name, connection=connection, serializer=JSONSerializer) for each in queue.queues.values()],
         connection=connection,
@@ -177,5 +180,5 @@ def _make(queue: DeliveryQueue, connection: redis.Redis, kind: Callable[..., _Wo
         maintenance_interval=MAINTENANCE_S,
         log_job_description=False,
     )
-    worker.is_paused = queue.is_paused
+    worker.is_paused, worker.asked = queue.is_paused, asked
     return worker
