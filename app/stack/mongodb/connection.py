@@ -140,9 +140,7 @@ class Direct:
         except BaseException:
             command.close()
             raise
-        under_way = asyncio.create_task(command)
-        under_way.add_done_callback(self._ended)
-        return await asyncio.shield(under_way)
+        return await _awaited(asyncio.create_task(command), lambda _: self._places.release())
 
     async def whole(self, commands: Coroutine[Any, Any, T]) -> T:
         """Return the answer of commands that belong together. Whoever waits for it may be cancelled, and they still run
@@ -150,23 +148,24 @@ class Direct:
         """
         under_way = asyncio.create_task(commands)
         self._wholes.add(under_way)
-        under_way.add_done_callback(self._whole_ended)
-        return await asyncio.shield(under_way)
+        return await _awaited(under_way, self._wholes.discard)
 
     async def uncancelled(self, command: Callable[[], Awaitable[T]]) -> T:
         """Return the answer of a command, in a task that nobody cancels: this takes fewer turns of the event loop."""
         async with self._places:
             return await command()
 
-    def _whole_ended(self, commands: "asyncio.Task[Any]") -> None:
-        self._wholes.discard(commands)
-        if not commands.cancelled():
-            commands.exception()  # of whoever gave up it is nobody's
 
-    def _ended(self, command: "asyncio.Task[Any]") -> None:
-        self._places.release()
-        if not command.cancelled():
-            command.exception()  # of whoever gave up it is nobody's
+async def _awaited(under_way: "asyncio.Task[T]", ended: Callable[["asyncio.Task[T]"], object]) -> T:
+    """Return the answer of what is under way, which goes on if its caller is cancelled. `ended` hears of its end."""
+
+    def done(task: "asyncio.Task[T]") -> None:
+        ended(task)
+        if not task.cancelled():
+            task.exception()  # of whoever gave up it is nobody's
+
+    under_way.add_done_callback(done)
+    return await asyncio.shield(under_way)
 
 
 class _Connected(Database):
