@@ -119,7 +119,8 @@ class Person:
         expect(self.page.get_by_role("link", name=f"@{self.handle}")).to_be_visible()
 
     def post(self, text: str, audience: str = "my followers") -> None:
-        self.page.get_by_role("navigation", name="Main").get_by_role("link", name="Timeline").click()
+        with self.page.expect_navigation():  # not a word into the page that is left, should it be the timeline, too
+            self.page.get_by_role("navigation", name="Main").get_by_role("link", name="Timeline").click()
         self.composer().fill(text)
         self.page.get_by_label("For", exact=True).select_option(audience)
         self.page.get_by_role("button", name="Post").click()
@@ -127,6 +128,7 @@ class Person:
 
     def composer(self) -> Locator:
         """Where a status is typed; on a phone it is folded."""
+        self.page.wait_for_load_state()  # a click is over with the first byte of the next page
         text = self.page.get_by_label("What are you doing?")
         if not text.is_visible():
             self.page.get_by_text("Write a status").click()
