@@ -127,6 +127,12 @@ class Record:
         """Return the people whose followees are not the loaded ones any more."""
         return {who for who, _ in self.followed | self.unfollowed}
 
+    def touched(self) -> set[int]:
+        """Return everybody whose timeline may not be the loaded one any more."""
+        graph, authors = self.loaded.graph, {told.author for told in self.statuses.values()}
+        followers = {graph.followers[edge] for author in authors for edge in graph.by_followee[author]}
+        return authors | followers | {person for pair in self.followed | self.unfollowed for person in pair}
+
     def oracle(self, reader: int) -> Oracle[ObjectId]:
         """Return an oracle of everything that decides what is on this reader's timeline.
 

@@ -162,6 +162,14 @@ class Run:
         return compared
 
 
+def checked(record: Record, readers: Sequence[int], draw: random.Random) -> list[int]:
+    """Return which of the readers are compared with the oracle: half of them are such as the round has concerned."""
+    touched = sorted(record.touched().intersection(readers))
+    some = draw.sample(touched, min(CHECKED_READERS // 2, len(touched)))
+    others = sorted(set(readers).difference(some))
+    return some + draw.sample(others, min(CHECKED_READERS - len(some), len(others)))
+
+
 def _difference(slug: str, reader: ObjectId, number: int, due: list[ObjectId], seen: Seen) -> str:
     missing, extra = set(due) - set(seen.ids), set(seen.ids) - set(due)
     what = [f"lacks {len(missing)} statuses" if missing else "", f"shows {len(extra)} too many" if extra else ""]
@@ -258,7 +266,7 @@ async def _cell(
         used = (await observe.Meters.read(rig)).since(before, lags.polls, look_s)
     await lags.told()
     await run.settle()
-    checked_pages = await run.check(random.Random(settings.seed).sample(readers, min(CHECKED_READERS, len(readers))))
+    checked_pages = await run.check(checked(run.record, readers, random.Random(settings.seed + number)))
     kept = await observe.kept(rig, slug, readers, empty_bytes)
     await rig.forget(slug, readers)
     await rig.restore(run.record, run.posted)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
+from random import Random
 from typing import Any
 from unittest.mock import patch
 
@@ -28,11 +29,11 @@ from app.stack import Addresses, connected
 from benchmarks import observe, rounds
 from benchmarks import rig as rig_module
 from benchmarks.observe import NotDelivered
-from benchmarks.record import Record
+from benchmarks.record import Loaded, Record
 from benchmarks.report import Comparison, Settings
 from benchmarks.report import load as read_report
 from benchmarks.rig import OVERRIDES, BenchRefused, Rig, _answers, _environment
-from benchmarks.rounds import compare
+from benchmarks.rounds import CHECKED_READERS, checked, compare
 from benchmarks.subject import Failed, Http, InProcess, WrongAnswer
 from benchmarks.tables import grids
 from benchmarks.workload import Workload, load
@@ -313,6 +314,23 @@ def test_of_many_readers_those_of_the_round_are_warmed_and_no_others(monkeypatch
     assert warmed[0] <= 30
     assert report.phases["push"].counts["read_cold"] == 0
     assert report.phases["push"].checked_pages >= warmed[0]
+
+
+def test_whom_a_round_has_concerned_is_checked_and_others_in_every_round() -> None:
+    graph = powerlaw(400, 5, 1)
+    loaded = Loaded(graph, [ObjectId() for _ in graph.people], {}, range(400))
+    record = Record(loaded)
+    record.post(ObjectId(), 7, "followers")
+    assert 7 in checked(record, range(400), Random(1)), "whoever posts is concerned"
+    record.follow(8, 9) if not record.follows(8, 9) else record.unfollow(8, 9)
+    concerned = record.touched()
+    assert {7, 8, 9, *(who for who, whom in graph.follows() if whom == 7)} == concerned
+    rounds_checked = [checked(record, range(400), Random(number)) for number in range(2)]
+    for some in rounds_checked:
+        assert len(set(some)) == len(some) == CHECKED_READERS
+        assert len(concerned.intersection(some)) >= min(len(concerned), CHECKED_READERS // 2)
+    assert set(rounds_checked[0]) != set(rounds_checked[1])
+    assert sorted(checked(record, range(5), Random(1))) == [*range(5)], "there are no more"
 
 
 def test_the_same_people_read_in_every_round() -> None:

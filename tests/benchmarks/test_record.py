@@ -27,6 +27,7 @@ def both() -> tuple[Record, Oracle[ObjectId]]:
 def test_whatever_happens_a_reader_sees_what_the_plain_sets_say(seed: int) -> None:
     random, (record, plain) = Random(seed), both()
     ids = record.loaded.ids
+    at_first = [plain.timeline(id) for id in ids]
     mine: list[ObjectId] = []
     for _ in range(60):
         one, other = random.sample(range(PEOPLE), 2)
@@ -52,6 +53,7 @@ def test_whatever_happens_a_reader_sees_what_the_plain_sets_say(seed: int) -> No
                 plain.delete(mine.pop())
     for person in range(PEOPLE):
         assert record.oracle(person).timeline(ids[person]) == plain.timeline(ids[person])
+        assert plain.timeline(ids[person]) == at_first[person] or person in record.touched()
         followers = {ids.index(who) for who, whom in plain.follows if whom == ids[person]}
         assert record.followers(person, active=False) == len(followers)
         assert record.followers(person, active=True) == len([each for each in followers if each % 2 == 0])
