@@ -206,37 +206,45 @@ async def loaded(rig: Rig, graph: Graph, settings: HttpSettings, progress: Progr
 
 
 async def http(rig: Rig, graph: Graph, settings: HttpSettings, progress: Progress = silent) -> HttpReport:
-    """Make one climb after the other. After each `rig.so_far` is what there is to show, and None after a wrong page.
+    """Make one climb after the other, round by round, with the phases in an order drawn anew in each.
 
-    Raises WrongAnswer, NotAnswered, Failed, BenchRefused.
+    After each climb `rig.so_far` is what there is to show, and None after a wrong page. Raises WrongAnswer,
+    NotAnswered, Failed, BenchRefused.
     """
     about, readers = await origin(rig), await loaded(rig, graph, settings, progress)
-    planned = [(slug, web, who) for slug in settings.phases for web in settings.web for who in settings.readers]
-    climbs: list[Climb] = []
+    draw, climbs = random.Random(settings.seed), list[Climb]()
+    planned = [
+        (number, slug, web, who)
+        for number in range(1, settings.rounds + 1)
+        for slug in draw.sample(settings.phases, len(settings.phases))
+        for web in settings.web
+        for who in settings.readers
+    ]
 
     def report(so_far: Sequence[Climb], *, unfinished: bool) -> HttpReport:
         of = population(rig, settings, readers)
         return HttpReport(**vars(about), settings=settings, graph=of, climbs=list(so_far), unfinished=unfinished)
 
-    async def climbed(slug: str, web: int, who: Who) -> Climb:
-        of, begun = partial(Climb, phase=slug, web=web, readers=who), list[Step]()
+    async def climbed(number: int, slug: str, web: int, who: Who) -> Climb:
+        of, begun = partial(Climb, phase=slug, web=web, readers=who, round=number), list[Step]()
 
         def heard(step: Step) -> None:
             begun.append(step)
             unfinished = of(steps=list(begun), capacity=None, ended_by="unfinished")
             rig.so_far = report([*climbs, unfinished], unfinished=True)
-            progress(f"{slug}, {web} web, {who}, {step.rate:g}/s: {step.outcome}", len(climbs), len(planned))
+            what = f"round {number}, {slug}, {web} web, {who}, {step.rate:g}/s: {step.outcome}"
+            progress(what, len(climbs), len(planned))
 
         asked = asked_warm if who == "warm" else asked_by_strangers
         async with asked(rig, readers, slug, web, settings.seed, progress) as at:
             return of(**(await climb(at, settings, heard))._asdict())
 
     try:
-        for slug, web, who in planned:
-            if not climbs or climbs[-1].phase != slug:
+        for number, slug, web, who in planned:
+            if not climbs or (climbs[-1].round, climbs[-1].phase) != (number, slug):
                 await rig.switch(slug)
                 await rig.warm(slug, settings.limit, readers.numbers, progress)
-            climbs.append(await climbed(slug, web, who))
+            climbs.append(await climbed(number, slug, web, who))
             rig.so_far = report(climbs, unfinished=True)
     except WrongAnswer:
         rig.so_far = None

@@ -297,9 +297,10 @@ def _slugs(phases: str | None, of: "Sequence[Phase]") -> tuple[str, ...]:
 
 
 @command()
-@click.option("--phases", metavar="SLUG,…", help="Which, in this order. Default: all.")
+@click.option("--phases", metavar="SLUG,…", help="Which. Default: all.")
 @click.option("--web", type=click.Choice(["1", "2"]), multiple=True, default=["1", "2"], help="Web processes.")
 @click.option("--readers", type=click.Choice(["warm", "strangers"]), multiple=True, default=["warm", "strangers"])
+@click.option("--rounds", type=click.IntRange(1, 100), default=3, help="Of climbs: one has no spread.")
 @_over_http
 def http(
     write: Write,
@@ -309,6 +310,7 @@ def http(
     phases: str | None,
     web: tuple[str, ...],
     readers: "tuple[Who, ...]",
+    rounds: int,
 ) -> None:
     """Find how many pages a second are served over HTTP while p99 keeps its objective, at fixed rates that rise.
 
@@ -319,7 +321,8 @@ def http(
     from benchmarks.report import HttpSettings
     from phases import PHASES
 
-    of = HttpSettings(**settings, phases=_slugs(phases, PHASES), web=tuple(map(int, web)), readers=readers)
+    slugs, processes = _slugs(phases, PHASES), tuple(map(int, web))
+    of = HttpSettings(**settings, phases=slugs, web=processes, readers=readers, rounds=rounds)
     with _failing():
         _measured(write, lambda rig, progress: capacity.http(rig, edges, of, progress), where=where)
 
@@ -431,13 +434,14 @@ def crossover(write: Write, followers: int, pages_per_post: tuple[int, ...], tur
 
 @command()
 @click.option("--count", type=click.IntRange(2, 100_000), default=300, help="Reads per figure.")
+@click.option("--rounds", type=click.IntRange(1, 100), default=7, help="Of all phases: one has no spread.")
 @on_servers
 @_writes_a_report
-def units(write: Write, count: int, where: Where) -> None:
+def units(write: Write, count: int, rounds: int, where: Where) -> None:
     """Measure what one post, delivery and read cost each process, for `bench plan`."""
     from benchmarks.units import measure
 
-    _measured(write, lambda rig, progress: measure(rig, count, progress), where=where)
+    _measured(write, lambda rig, progress: measure(rig, count, rounds, progress), where=where)
 
 
 @command()

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from benchmarks.report import KINDS, Backlog, Climb, Comparison, Crossover, Curves, HttpReport, MessagesReport, Report
 from benchmarks.tables import MEANINGLESS, grids, lead, says
-from benchmarks.verdict import at_once, number, of_steps
+from benchmarks.verdict import at_once, number, of_steps, way_of
 from phases import PHASES
 
 LEFT, RIGHT, TOP, BOTTOM = 88, 608, 16, 312  # edges of the plotted area, of a picture of 640 by 340
@@ -162,9 +162,8 @@ def plots(report: Report) -> Iterator[Plot | None]:
         case HttpReport():
             for web in report.settings.web:
                 for who in report.settings.readers:
-                    climbs = [climb for climb in report.climbs if (climb.web, climb.readers) == (web, who)]
-                    title = f"{web} web process{'es' if web > 1 else ''}, {who}"
-                    yield _of_climbs(title, {climb.phase: climb for climb in climbs})
+                    middles = [report.middle(slug, web, who) for slug in report.settings.phases]
+                    yield _of_climbs(way_of(web, who), {climb.phase: climb for climb in middles if climb})
         case Backlog():
             for slug in report.settings.phases:
                 levels = [each.climb for each in report.levels if each.climb.phase == slug]

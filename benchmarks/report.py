@@ -312,14 +312,16 @@ class Step(Model):
 class Climb(Model):
     """Steps in the order in which they were made. `capacity`: the highest rate that was held, pages a second.
 
-    `readers` are known to the web process, or strangers to it. `pending`: statuses that waited for their delivery.
-    `ended_by`: what was in the way of a higher rate; "most" is the highest that was to be tried.
+    `round`: every phase and way to ask has one climb in each. `readers` are known to the web process, or strangers to
+    it. `pending`: statuses that waited for their delivery. `ended_by`: what was in the way of a higher rate; "most" is
+    the highest that was to be tried.
     """
 
     phase: str
     web: int
     readers: Who
     pending: int = 0
+    round: int = 1
     steps: list[Step]
     capacity: float | None
     ended_by: EndedBy
@@ -332,6 +334,7 @@ class HttpSettings(Model):
     graph: str
     web: tuple[int, ...] = (1,)
     readers: tuple[Who, ...] = ("warm",)
+    rounds: int = 1
     people: int
     limit: int
     first: float
@@ -348,6 +351,17 @@ class HttpReport(Interruptible):
     settings: HttpSettings
     graph: Population
     climbs: list[Climb]
+
+    def of(self, phase: str, web: int, readers: Who) -> list[Climb]:
+        """Return the climbs of a phase and a way to ask, those with the lower capacities first."""
+        alike = [each for each in self.climbs if (each.phase, each.web, each.readers) == (phase, web, readers)]
+        return sorted(alike, key=lambda climb: (climb.ended_by == "unfinished", climb.capacity or 0))
+
+    def middle(self, phase: str, web: int, readers: Who) -> Climb | None:
+        """Return the climb with the median capacity; the lower of two. None where there is none yet."""
+        climbs = self.of(phase, web, readers)
+        ended = [climb for climb in climbs if climb.ended_by != "unfinished"] or climbs
+        return ended[(len(ended) - 1) // 2] if ended else None
 
 
 class Backlogged(Model):
@@ -429,11 +443,15 @@ class MessagesReport(Interruptible):
 
 
 class Costs(Model):
-    """The costs of one operation: wall-clock seconds, processor seconds by process, commands by server."""
+    """The costs of one operation: wall-clock seconds, processor seconds by process, commands by server.
+
+    `rounds_s`: the processor seconds of all processes in each round, where these are the medians of several.
+    """
 
     s: float
     cpu_s: PerProcess
     commands: PerServer
+    rounds_s: list[float] | None = None
 
     @property
     def cpu_total_s(self) -> float:
@@ -627,6 +645,7 @@ def _of_comparison(report: Comparison) -> Iterator[tuple[str, str, float]]:
 def _of_climbs(climbs: Sequence[Climb]) -> Iterator[tuple[str, str, float]]:
     for climb in climbs:
         what = f"{climb.web} web.{climb.readers}.{climb.pending} pending"
+        what += f".round {climb.round}" if climb.round > 1 else ""
         if climb.capacity is not None:
             yield climb.phase, f"{what}.capacity", climb.capacity
         for step in climb.steps:

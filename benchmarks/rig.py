@@ -176,10 +176,15 @@ class Rig:
             await self.long_away()
         with housekeeping():
             await db["blocks"].delete_many({})
-            await db[HeavyAuthor.Settings.name].delete_many({})
             readers = {"_id": {"$nin": [NAMES, MARKERS]}}
             await db[VERSIONS].update_many(readers, another_version())  # nobody goes by what they remember of it
-        await change_edges(db, {MARKERS}, _nothing_else)
+        await self.pull_nobody()
+
+    async def pull_nobody(self) -> None:
+        """Forget whose statuses are pulled. Those that say so are then on no page of the phase that merges them."""
+        with housekeeping():
+            await self.stack.db[HeavyAuthor.Settings.name].delete_many({})
+        await change_edges(self.stack.db, {MARKERS}, _nothing_else)
 
 
 async def _nothing_else(_: Transaction) -> None: ...

@@ -83,7 +83,7 @@ def says(report: reports.Report) -> list[str]:
         case reports.MessagesReport():
             return verdict.sent(report)
         case reports.Units():
-            return _cheapest(report)
+            return verdict.cheapest(report)
         case reports.Plan():
             return [report.recommendation.reason]
 
@@ -100,25 +100,6 @@ def _outcomes(rows: list[reports.Row]) -> list[str]:
 def _growth(x: str, series: reports.Series) -> str:
     assert series.exponent is not None
     return f"{series.title}: ten times as many {x} take {10**series.exponent:.1f} times as long."
-
-
-def _cheapest(report: reports.Units) -> list[str]:
-    def least(what: str, costs: dict[str, reports.Costs]) -> str:
-        us = {slug: 1e6 * each.cpu_total_s for slug, each in costs.items()}
-        near = [slug for slug in sorted(us, key=us.__getitem__) if us[slug] <= verdict.ONE_SERIES * min(us.values())]
-        shown = verdict.listed([f"{slug} ({number(us[slug])} µs)" for slug in near])
-        if len(near) == 1:
-            return f"{what}: {shown} needs the least processor time."
-        return f"{what}: no difference can be told between {shown}, which need the least processor time."
-
-    delivering = {phase.slug for phase in PHASES if phase.store}
-    said = [least("A post", {slug: units.post for slug, units in report.units.items()})]
-    if deliveries := {slug: units.delivery for slug, units in report.units.items() if slug in delivering}:
-        said.append(least("A delivery to one more follower", deliveries))
-    for place, followees in enumerate(report.followees):
-        reads = {slug: units.reads[place] for slug, units in report.units.items()}
-        said.append(least(f"A warm page at {followees:,} followees", reads))
-    return said
 
 
 def lead(report: reports.Report) -> str:
@@ -184,7 +165,8 @@ def grids(report: reports.Report) -> list[Grid]:
         case reports.Targets():
             return [_ratios(report), _measured(report)]
         case reports.HttpReport():
-            return [_capacities(report), _steps(report.climbs)]
+            several = ", of the climbs in the middle" if report.settings.rounds > 1 else ""
+            return [_capacities(report), _steps(_middles(report), several)]
         case reports.Backlog():
             return [_backlogs(report), _drains(report), _steps([level.climb for level in report.levels])]
         case reports.MessagesReport():
@@ -359,11 +341,18 @@ NOT_ENOUGH = "-: fewer samples than carry the percentile, or no figures, since w
 def _capacities(report: reports.HttpReport) -> Grid:
     of = report.settings
     ways = [(web, who) for web in of.web for who in of.readers]
-    found = {(each.phase, each.web, each.readers): each for each in report.climbs}
-    rows = [[slug, *(_capacity(found.get((slug, *way))) for way in ways)] for slug in of.phases]
+    rows = [[slug, *(_of_several(report, slug, *way) for way in ways)] for slug in of.phases]
     columns = [verdict.way_of(*way) for way in ways]
     title = f"Pages a second at p99 ≤ {of.slo_ms:g} ms: the highest rate that was held"
-    return Grid(title, ["phase", *columns], rows, "≥: more was not asked for, or the load generator was late at more.")
+    several = f"The median of {of.rounds} climbs, and the least and the most. " if of.rounds > 1 else ""
+    note = f"{several}≥: more was not asked for, or the load generator was late at more."
+    return Grid(title, ["phase", *columns], rows, note)
+
+
+def _of_several(report: reports.HttpReport, slug: str, web: int, who: reports.Who) -> str:
+    shown = _capacity(report.middle(slug, web, who))
+    ended = [climb for climb in report.of(slug, web, who) if climb.ended_by != "unfinished"]
+    return f"{shown} ({_capacity(ended[0])} to {_capacity(ended[-1])})" if len(ended) > 1 else shown
 
 
 def _capacity(climb: reports.Climb | None) -> str:
@@ -374,7 +363,14 @@ def _capacity(climb: reports.Climb | None) -> str:
     return f"{'≥ ' if climb.ended_by != 'slo' else ''}{number(climb.capacity)}"
 
 
-def _steps(climbs: Iterable[reports.Climb]) -> Grid:
+def _middles(report: reports.HttpReport) -> list[reports.Climb]:
+    """Return the climb with the median capacity of each phase and way to ask."""
+    of = report.settings
+    found = [report.middle(slug, web, who) for slug in of.phases for web in of.web for who in of.readers]
+    return [climb for climb in found if climb]
+
+
+def _steps(climbs: Iterable[reports.Climb], which: str = "") -> Grid:
     shown = ("p50", "p99", "p99.9")
     rows = []
     for climb in climbs:
@@ -386,7 +382,7 @@ def _steps(climbs: Iterable[reports.Climb]) -> Grid:
             rows.append([who, *counts, *figures, number(step.late_ms), step.outcome])
     columns = ["what", "asked a second", "n", "answered a second", *(f"{name}, ms" for name in shown)]
     columns += ["generator late, p99, ms", "objective"]
-    return Grid("At fixed rates, latency from the intended start", columns, rows, NOT_ENOUGH)
+    return Grid(f"At fixed rates, latency from the intended start{which}", columns, rows, NOT_ENOUGH)
 
 
 def _backlogs(report: reports.Backlog) -> Grid:
@@ -442,14 +438,13 @@ def _commands_of_messages(report: reports.MessagesReport) -> Grid:
 TALKING = ("mongodb", "redis")  # servers that a message needs
 
 
-ONE_BATCH = "One batch of each, in ticks of 10 ms: what the worker does every 5 s may be in it."
-
-
 def _of_units(report: reports.Units) -> Grid:
     processes = [*next(iter(report.units.values())).post.cpu_s]
 
     def line(slug: str, what: str, costs: reports.Costs) -> Line:
-        return [slug, what, number(1e6 * costs.cpu_total_s), *(number(1e6 * costs.cpu_s[name]) for name in processes)]
+        least_most = [number(1e6 * end(costs.rounds_s)) if costs.rounds_s else "" for end in (min, max)]
+        each = (number(1e6 * costs.cpu_s[name]) for name in processes)
+        return [slug, what, number(1e6 * costs.cpu_total_s), *least_most, *each]
 
     delivering = {phase.slug for phase in PHASES if phase.store}
     rows = []
@@ -463,10 +458,11 @@ def _of_units(report: reports.Units) -> Grid:
         if units.pulled:
             rows.append(line(slug, "one more pulled author on a page", units.pulled))
     names = PROGRAMS | {"harness": "web"}
-    columns = ["phase", "what", "all", *(names[name] for name in processes)]
-    note = ONE_BATCH
-    if batches := report.settings.get("batches"):
-        note = f"The median of {batches} batches."
+    columns = ["phase", "what", "all", "from", "to", *(names[name] for name in processes)]
+    note = (
+        "Medians of the rounds, in which the phases take turns in an order of their own. "
+        "From, to: all processes in the least and in the most of them."
+    )
     return Grid("Processor time, µs", columns, rows, note, texts=2)
 
 

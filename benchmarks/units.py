@@ -1,11 +1,12 @@
 """`feedlab bench units`: what a post, a delivery and a read cost each process; `feedlab bench plan` adds them up."""
 
 import asyncio
+import random
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from statistics import median
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from bson import ObjectId
 
@@ -27,8 +28,7 @@ FEW, MANY = 10, 1_000  # followers of the two authors whose difference is the pr
 FOLLOWEES = (10, 100, 200, 1_000)
 PULLED = 20  # of the followees of whoever has most
 LIMIT = 20
-BATCHES = 5  # of a figure, which is their median: a sweep of the worker, every 5 s, falls into few of them
-IDLE_S = 1.0  # each of as many looks at what is used while nobody asks for anything
+IDLE_S = 1.0  # a look, at most, at what is used while nobody asks for anything
 
 
 async def metered(rig: Rig, work: Awaitable[T]) -> tuple[Costs, T]:
@@ -58,22 +58,10 @@ def at_least_0(figure: float) -> float:
     return max(0.0, round(figure, 9))
 
 
-def middle(costs: Sequence[Costs]) -> Costs:
-    return Costs.combined(lambda *each: median(each), costs)
-
-
-async def at_rest(rig: Rig, seconds: float) -> Costs:
-    """Return what the processes use while nobody asks for anything."""
-    return middle([(await metered(rig, asyncio.sleep(seconds)))[0] for _ in range(BATCHES)])
-
-
 async def of_one(rig: Rig, work: Measured, count: int, idle: Costs) -> Costs:
     """Return the costs of one operation, of `count` in all."""
-    size, batches = max(1, count // BATCHES), []
-    for _ in range(BATCHES):
-        costs, _ = await metered(rig, repeated(size, work))
-        batches.append(of_each(costs, size, idle))
-    return middle(batches)
+    costs, _ = await metered(rig, repeated(count, work))
+    return of_each(costs, count, idle)
 
 
 def line(few: float, many: float) -> tuple[float, float]:
@@ -88,97 +76,149 @@ def split(few: Costs, many: Costs) -> tuple[Costs, Costs]:
     return post, delivery
 
 
-async def measure(rig: Rig, count: int, progress: Progress = silent) -> Units:
-    """Measure the units, with `count` warm reads per figure, and fewer of what takes longer."""
+class Round(NamedTuple):
+    """What one round says of a phase.
+
+    `posts`: the costs of a post until it is delivered; `job_s`: the seconds of its job; `acknowledged_s`: those that
+    its author waits, of several: all of them at FEW and at MANY followers. `reads` and `cold`: as in `PhaseUnits`.
+    `pulled`: a page before and after PULLED authors whom it merges have posted.
+    """
+
+    posts: tuple[Costs, Costs]
+    job_s: tuple[float, float]
+    acknowledged_s: tuple[list[float], list[float]]
+    reads: list[Costs]
+    cold: list[Costs]
+    pulled: tuple[Costs, Costs] | None
+
+
+def margin(before: Costs, after: Costs) -> Costs:
+    """Return the costs of one more pulled author on a page, from a page before and after PULLED of them."""
+    return Costs.combined(lambda some, more: at_least_0((more - some) / PULLED), (before, after))
+
+
+def middle(rounds: Sequence[Costs]) -> Costs:
+    """Return the median of each figure."""
+    costs = Costs.combined(lambda *each: median(each), rounds)
+    return costs.model_copy(update={"rounds_s": [each.cpu_total_s for each in rounds]})
+
+
+def units_of(rounds: Sequence[Round]) -> PhaseUnits:
+    """Return the unit costs that some rounds say together.
+
+    What is a difference of two figures is that of their medians: its own median would have the noise of both.
+    """
+
+    def of_medians(of: Callable[[Costs, Costs], Costs], pairs: Sequence[tuple[Costs, Costs]]) -> Costs:
+        costs = of(*(middle(each) for each in zip(*pairs, strict=True)))
+        return costs.model_copy(update={"rounds_s": [of(*pair).cpu_total_s for pair in pairs]})
+
+    posts = [each.posts for each in rounds]
+    pulled = [each.pulled for each in rounds if each.pulled]
+    fixed, each_s = line(*(median([each.job_s[at] for each in rounds]) for at in (0, 1)))
+    few_s, many_s = (median([s for each in rounds for s in each.acknowledged_s[at]]) for at in (0, 1))
+    return PhaseUnits(
+        post=of_medians(lambda few, many: split(few, many)[0], posts),
+        delivery=of_medians(lambda few, many: split(few, many)[1], posts),
+        job_s=JobTime(fixed=fixed, each=each_s),
+        reads=[middle(pages) for pages in zip(*(each.reads for each in rounds), strict=True)],
+        cold=[middle(pages) for pages in zip(*(each.cold for each in rounds), strict=True)] or None,
+        acknowledged_s=(few_s, many_s),
+        pulled=of_medians(margin, pulled) if pulled else None,
+    )
+
+
+class World(NamedTuple):
+    """The people of a measurement: authors with FEW and with MANY followers, and readers of FOLLOWEES."""
+
+    few: scenes.Star
+    many: scenes.Star
+    readers: Sequence[ObjectId]
+    pulled: Sequence[ObjectId]  # the first followees of all readers
+
+
+async def measure(rig: Rig, count: int, rounds: int, progress: Progress = silent) -> Units:
+    """Measure the units, with `count` warm reads per figure, and fewer of what takes longer.
+
+    A figure is the median of `rounds` of all phases: the machine's speed changes, and the worker sweeps every 5 s.
+    """
     few, many = await scenes.star(rig, FEW, FEW), await scenes.star(rig, MANY, MANY)
     everybody = await scenes.authors(rig, max(FOLLOWEES) + max(FOLLOWEES) // 5, 10)
     readers = [await scenes.follower_of(rig, everybody[:size]) for size in FOLLOWEES]
-    about, units = await origin(rig), dict[str, PhaseUnits]()
+    world = World(few, many, readers, everybody[:PULLED])
+    about, measured = await origin(rig), {phase.slug: list[Round]() for phase in PHASES}
 
     def report(*, unfinished: bool) -> Units:
-        settings = {"count": count, "limit": LIMIT, "batches": BATCHES}
-        return Units(
-            **vars(about), settings=settings, followees=list(FOLLOWEES), units=dict(units), unfinished=unfinished
-        )
+        settings = {"count": count, "limit": LIMIT, "rounds": rounds}
+        units = {slug: units_of(each) for slug, each in measured.items() if each}
+        return Units(**vars(about), settings=settings, followees=list(FOLLOWEES), units=units, unfinished=unfinished)
 
-    for done, phase in enumerate(PHASES):
-        progress(phase.slug, done, len(PHASES))
-        await rig.switch(phase.slug)
-        await asyncio.sleep(rig.stack.config.grace_s)
-        few_each = scenes.kept_few(rig, phase, [*few.followers, *many.followers])
-        async with few_each, scenes.forced(rig, phase, [few.author, many.author], pulled=False):
-            units[phase.slug] = await _phase(rig, phase, few.author, many.author, readers, count)
-            if phase.merges:
-                margin = await _margin(rig, phase, everybody[:PULLED], readers[-1], count)
-                units[phase.slug] = units[phase.slug].model_copy(update={"pulled": margin})
-        rig.so_far = report(unfinished=True)
-    progress("done", len(PHASES), len(PHASES))
+    draw, done, of = random.Random(count), 0, rounds * len(PHASES)
+    for number in range(rounds):
+        for phase in draw.sample(PHASES, len(PHASES)):
+            progress(f"round {number + 1}, {phase.slug}", done, of)
+            await rig.switch(phase.slug)
+            await asyncio.sleep(rig.stack.config.grace_s)
+            measured[phase.slug].append(await _round(rig, phase, world, max(1, count // rounds)))
+            rig.so_far, done = report(unfinished=True), done + 1
+    progress("done", of, of)
     return report(unfinished=False)
 
 
-async def _margin(rig: Rig, phase: Phase, pulled: Sequence[ObjectId], reader: ObjectId, count: int) -> Costs:
-    """Return what one more pulled author costs a warm page, from pages before and after pulled authors have posted."""
-    page, idle = partial(rig.timelines.page, reader, phase=phase.slug, limit=LIMIT), await at_rest(rig, count / 300)
-    await page()
-    without = await of_one(rig, page, count, idle)
-    async with scenes.forced(rig, phase, pulled, pulled=True):
-        social = Social(rig.stack, rig.timelines.outbox)
-        for author in pulled:
-            await social.post(author, "a status that is pulled")
-        await page()
-        merged = await of_one(rig, page, count, idle)
-    return Costs.combined(lambda some, more: at_least_0((more - some) / len(pulled)), (without, merged))
-
-
-async def _phase(
-    rig: Rig, phase: Phase, few: ObjectId, many: ObjectId, readers: Sequence[ObjectId], count: int
-) -> PhaseUnits:
+async def _round(rig: Rig, phase: Phase, world: World, count: int) -> Round:
+    """Measure all figures of a phase once, with `count` warm reads for each."""
     slug, page = phase.slug, partial(rig.timelines.page, phase=phase.slug, limit=LIMIT)
-    idle = await at_rest(rig, min(IDLE_S, count / 300))
+    few_each = scenes.kept_few(rig, phase, [*world.few.followers, *world.many.followers])
+    async with few_each, scenes.forced(rig, phase, [world.few.author, world.many.author], pulled=False):
+        idle, _ = await metered(rig, asyncio.sleep(min(IDLE_S, count / 40)))
 
-    async def posts(author: ObjectId, n: int) -> tuple[Costs, float]:
-        """Return the costs of one post until it is delivered, and the seconds of its job.
+        async def posts(author: ObjectId, n: int) -> tuple[Costs, float]:
+            """Return the costs of one post until it is delivered, and the seconds of its job.
 
-        The worker begins when all `n` of a batch are queued.
-        """
-        batches, job_s = list[Costs](), list[float]()
-        for _ in range(BATCHES):
+            The worker begins when all `n` are queued.
+            """
             costs, worked_s = await metered(rig, posts_worked_off(rig, slug, author, n, every_s=0.01))
-            batches.append(of_each(costs, n, idle))
-            job_s.append(worked_s / n)
-        return middle(batches), median(job_s)
+            return of_each(costs, n, idle), worked_s / n
 
-    operations = partial(of_one, rig, idle=idle)
+        async def come_back(reader: ObjectId) -> None:
+            """Read a page after a long time away: the list is rebuilt, the reader marked.
 
-    async def come_back(reader: ObjectId) -> None:
-        """Read a page after a long time away: the list is rebuilt, the reader marked.
+            (Forgetting them before is in the figure, and cheap.)
+            """
+            await answers.forget(rig.timelines, slug, [reader])
+            await answers.forget_active(rig.stack, reader)
+            await page(reader)
 
-        (Forgetting them before is in the figure, and cheap.)
-        """
-        await answers.forget(rig.timelines, slug, [reader])
-        await answers.forget_active(rig.stack, reader)
-        await page(reader)
+        small, small_s = await posts(world.few.author, max(4, 2 * count // 3))
+        large, large_s = await posts(world.many.author, max(2, count // 4))
+        reads, cold = list[Costs](), list[Costs]()
+        for reader in world.readers:
+            await page(reader)
+            reads.append(await of_one(rig, partial(page, reader), count, idle))
+        for reader in world.readers if answers.in_memory(phase) else ():
+            cold.append(await of_one(rig, partial(come_back, reader), max(1, count // 6), idle))
+        waits = await timed_in_turn(
+            max(1, count // 10),
+            few=partial(acknowledged, rig, slug, world.few.author),
+            many=partial(acknowledged, rig, slug, world.many.author),
+        )
+        operation = partial(of_one, rig, count=count, idle=idle)
+        most = partial(page, world.readers[-1])
+        pulled = await _pulled(rig, phase, world.pulled, most, operation) if phase.merges else None
+    return Round((small, large), (small_s, large_s), (waits["few"], waits["many"]), reads, cold, pulled)
 
-    small, small_s = await posts(few, max(4, count // 10))
-    large, large_s = await posts(many, max(2, count // 30))
-    post, delivery = split(small, large)
-    fixed, each = line(small_s, large_s)
-    reads = []
-    for reader in readers:
-        await page(reader)
-        reads.append(await operations(partial(page, reader), count=count))
-    colds = readers if answers.in_memory(phase) else ()
-    cold = [await operations(partial(come_back, reader), count=max(5, count // 6)) for reader in colds]
-    waits = await timed_in_turn(
-        max(3, count // 20),
-        few=partial(acknowledged, rig, slug, few),
-        many=partial(acknowledged, rig, slug, many),
-    )
-    return PhaseUnits(
-        post=post,
-        delivery=delivery,
-        job_s=JobTime(fixed=fixed, each=each),
-        reads=reads,
-        cold=cold or None,
-        acknowledged_s=(median(waits["few"]), median(waits["many"])),
-    )
+
+async def _pulled(
+    rig: Rig, phase: Phase, authors: Sequence[ObjectId], page: Measured, of_one: Callable[[Measured], Awaitable[Costs]]
+) -> tuple[Costs, Costs]:
+    """Return the costs of a warm page before and after these authors, whose statuses it merges, have posted."""
+    await page()
+    before = await of_one(page)
+    async with scenes.forced(rig, phase, authors, pulled=True):
+        social = Social(rig.stack, rig.timelines.outbox)
+        posted = [(await social.post(author, "a status that is pulled"))[0].id for author in authors]
+        await page()
+        after = await of_one(page)
+    await rig.stack.db["statuses"].delete_many({"_id": {"$in": posted}})
+    await rig.pull_nobody()
+    return before, after

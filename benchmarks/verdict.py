@@ -8,7 +8,7 @@ Student's interval of some other one leaves out 1 in three of ten such sentences
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.measure import SAMPLES
@@ -18,10 +18,12 @@ from benchmarks.report import (
     Cell,
     Climb,
     Comparison,
+    Costs,
     Crossover,
     HttpReport,
     MessagesReport,
     MessagesStep,
+    Units,
     Who,
 )
 from phases import PHASES
@@ -46,9 +48,6 @@ RANGE = {
 }  # the studentized range, 95 %: by degrees of freedom, for 2, 3, … that are compared
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # two-sided, by rounds - 1
 PRECISION = 1.1  # a step on the way to a capacity
-# Of what is measured in one series of its own, so much is no difference: capacities of one phase in several runs, and
-# unit costs of two phases that do the same, were that far apart.
-ONE_SERIES = 2.0
 LATE_S = 1.0  # an open loop that was answered for so long after its end did not get what was asked for
 DELIVER_AT_ONCE = {phase.slug for phase in PHASES if phase.carrier and not phase.carrier.in_worker}
 
@@ -176,21 +175,43 @@ def _spacing_ms(cell: Cell) -> float:
     return 1000 / cell.operations_per_s if cell.operations_per_s else 0
 
 
-def _sentence(title: str, figures: Mapping[str, ByRound], is_best: str = "is quickest", much: str = "long") -> str:
-    """Return a sentence that compares milliseconds, of which less is better."""
+def cheapest(report: Units) -> list[str]:
+    """Say which phase needs the least processor time for each of what is counted."""
+    delivering = {phase.slug for phase in PHASES if phase.store}
+
+    def sentence(what: str, costs: Mapping[str, Costs]) -> str:
+        us = {
+            slug: {number: 1e6 * s for number, s in enumerate(each.rounds_s or [each.cpu_total_s]) if s > 0}
+            for slug, each in costs.items()
+        }
+        return _sentence(what, us, "needs the least processor time", "much", "µs")
+
+    said = [sentence("A post", {slug: units.post for slug, units in report.units.items()})]
+    deliveries = {slug: units.delivery for slug, units in report.units.items() if slug in delivering}
+    said += [sentence("A delivery to one more follower", deliveries)] if deliveries else []
+    for place, followees in enumerate(report.followees):
+        reads = {slug: units.reads[place] for slug, units in report.units.items()}
+        said.append(sentence(f"A warm page at {followees:,} followees", reads))
+    return said
+
+
+def _sentence(
+    title: str, figures: Mapping[str, ByRound], is_best: str = "is quickest", much: str = "long", unit: str = "ms"
+) -> str:
+    """Return a sentence that compares figures of which less is better."""
     needed = min(2, max(map(len, figures.values()), default=0))  # rounds of a figure: one has no spread
     few = [slug for slug, rounds in figures.items() if not rounds or len(rounds) < needed]
     known = {slug: rounds for slug, rounds in figures.items() if slug not in few}
-    words = _told(known, is_best, much)
+    words = _told(known, is_best, much, unit)
     if few:
         words += f"; too few samples of {listed(few)}"
     return f"{title}: {words}."
 
 
-def _told(known: Mapping[str, ByRound], is_best: str, much: str) -> str:
+def _told(known: Mapping[str, ByRound], is_best: str, much: str, unit: str) -> str:
     if not known:
         return "nothing can be told"
-    shown = {slug: f"{slug} ({_middle(rounds)} ms)" for slug, rounds in known.items()}
+    shown = {slug: f"{slug} ({_middle(rounds)} {unit})" for slug, rounds in known.items()}
     if len(known) == 1:
         return f"{next(iter(shown.values()))}, with nothing to compare it with"
     common = set.intersection(*(set(rounds) for rounds in known.values()))
@@ -234,45 +255,51 @@ def way_of(web: int, readers: Who) -> str:
 
 
 def served(report: HttpReport) -> list[str]:
-    """Say which phase holds the highest rate, by way of asking.
-
-    A tenth is no difference: capacities are known no better.
-    """
-    said = []
-    for of in dict.fromkeys(map(way, report.climbs)):
-        climbs = [climb for climb in report.climbs if way(climb) == of and climb.ended_by != "unfinished"]
-        said.append(f"{of}: {_most(climbs, report.settings.slo_ms)}.")
-    return said
+    """Say which phase holds the highest rate, by way of asking."""
+    of = report.settings
+    return [f"{way_of(web, who)}: {_most(report, web, who)}." for web in of.web for who in of.readers]
 
 
-def _missed_at(climb: Climb) -> float:
-    """Return the lowest rate above the capacity that was missed, however late the load generator was at others."""
-    missed = [step.rate for step in climb.steps if step.outcome == "missed" and step.rate > (climb.capacity or 0)]
-    return min(missed, default=math.inf)
-
-
-def _most(climbs: Sequence[Climb], slo_ms: float) -> str:
-    held = {climb.phase: climb.capacity for climb in climbs if climb.capacity}
+def _most(report: HttpReport, web: int, who: Who) -> str:
+    """Compare the capacities. What ended without a miss may hold more: it is never called less than another."""
+    climbs = {
+        slug: [climb for climb in report.of(slug, web, who) if climb.ended_by != "unfinished"]
+        for slug in report.settings.phases
+    }
+    held = {
+        slug: {climb.round: climb.capacity for climb in each if climb.capacity} for slug, each in climbs.items() if each
+    }
     if not held:
-        return "no rate was held" if climbs else "nothing was measured to its end"
-    none = [climb.phase for climb in climbs if climb.phase not in held]
-    order = sorted(held, key=held.__getitem__, reverse=True)
-    best = order[0]
-    below = {climb.phase: _missed_at(climb) for climb in climbs if climb.ended_by != "slo"}
-    near = [slug for slug in order if held[best] / below.get(slug, held[slug]) <= ONE_SERIES]
-    shown = listed([f"{slug} ({'≥ ' if slug in below else ''}{number(held[slug])})" for slug in near])
-    rest = [
-        f"{'at most ' if slug in below else ''}{held[best] / held[slug]:.2f} times as many as {slug}"
-        for slug in order
-        if slug not in near
-    ]
-    if len(near) > 1:
-        words = f"no difference can be told between {shown} pages a second at p99 ≤ {slo_ms:g} ms"
-        words += f"; {best} holds {listed(rest)}" if rest else ""
-    else:
-        words = f"{shown} holds the most pages a second at p99 ≤ {slo_ms:g} ms"
-        words += f", {listed(rest)}" if rest else ""
+        return "nothing was measured to its end"
+    more = {slug for slug, each in climbs.items() if any(climb.ended_by != "slo" for climb in each)}
+    known = {slug: rounds for slug, rounds in held.items() if rounds}
+    none = [slug for slug, rounds in held.items() if not rounds]
+    middle = {slug: statistics.median_low(rounds.values()) for slug, rounds in known.items()}
+    shown = {
+        slug: f"{slug} ({'≥ ' if slug in more else ''}{number(middle[slug])})"
+        for slug in sorted(middle, key=middle.__getitem__, reverse=True)
+    }
+    words = _holding(known, shown, more, f"pages a second at p99 ≤ {report.settings.slo_ms:g} ms")
     return words + (f"; {listed(none)} held no rate that was tried" if none else "")
+
+
+def _holding(known: Mapping[str, ByRound], shown: Mapping[str, str], more: Collection[str], what: str) -> str:
+    if not known:
+        return "no rate was held"
+    if len(known) == 1:
+        return f"{next(iter(shown.values()))} {what}, with nothing to compare it with"
+    if len(set.intersection(*map(set, known.values()))) < 2:
+        return f"{listed([*shown.values()])} {what}; one round has no spread, so no difference can be told"
+    times = {slug: {number: 1 / rate for number, rate in rounds.items()} for slug, rounds in known.items()}
+    best, others = to_the_best(times)
+    tied = [slug for slug in shown if slug == best or slug in more or not others[slug].told]
+    fewer = [
+        f"{'at least ' if best in more else ''}{others[slug]} as many as {slug}" for slug in shown if slug not in tied
+    ]
+    if len(tied) == 1:
+        return f"{shown[best]} holds the most {what}, {listed(fewer)}"
+    words = f"no difference can be told between {listed([shown[slug] for slug in tied])} {what}"
+    return f"{words}; {best} holds {listed(fewer)}" if fewer else words
 
 
 def waited(report: Backlog) -> list[str]:

@@ -196,17 +196,20 @@ def test_pages_over_http_for_real(few_samples: None, tmp_path: Path) -> None:
     """Web processes and the generator are processes of their own; strangers come to new ones."""
     written = tmp_path / "report.json"
     with real_servers():
-        done = bench("http", *SMALL, "--phases", CACHE.slug, "--web", "1", "--most", "40", "--json", str(written))
+        one = ("--phases", CACHE.slug, "--web", "1", "--most", "40", "--rounds", "2")
+        done = bench("http", *SMALL, *one, "--json", str(written))
     assert done.exit_code == 0, done.output
     report = read_report(written)
     assert isinstance(report, HttpReport)
-    assert [(each.web, each.readers, each.capacity) for each in report.climbs] == [
-        (1, "warm", 40),
-        (1, "strangers", 40),
+    assert [(each.round, each.web, each.readers, each.capacity) for each in report.climbs] == [
+        (1, 1, "warm", 40),
+        (1, 1, "strangers", 40),
+        (2, 1, "warm", 40),
+        (2, 1, "strangers", 40),
     ]
     assert not report.unfinished
     assert {step.outcome for each in report.climbs for step in each.steps} == {"met"}
-    assert (CACHE.slug, "1 web.strangers.0 pending.capacity", 40) in list(flat(report))
+    assert (CACHE.slug, "1 web.strangers.0 pending.round 2.capacity", 40) in list(flat(report))
     assert page(report).count('<svg viewBox="0 0 640') == 2
     assert "≥ 40" in done.output
     kept = tmp_path / "kept.json"

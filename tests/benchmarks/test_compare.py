@@ -526,7 +526,7 @@ def promised(*rows: str) -> tuple[str, ...]:
         ("fanout", "--max-followers", "100", "--repeats", "1"),
         ("read", "--max-followees", "10", "--repeats", "2"),
         pytest.param(("crossover", "--followers", "100", "--pages", "9", "--turns", "1"), marks=pytest.mark.scale),
-        ("units", "--count", "4"),
+        ("units", "--count", "4", "--rounds", "1"),
     ],
     ids=lambda command: command[0],
 )

@@ -1,13 +1,10 @@
 """The plan against brute force: every event of a day is simulated, and added up one by one."""
 
-import asyncio
 import os
 import time
-from collections.abc import Awaitable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -21,7 +18,7 @@ from benchmarks.report import Costs, JobTime, Machine, PhaseUnits, Plan, Units, 
 from benchmarks.report import load as load_report
 from benchmarks.results import FOLDER
 from benchmarks.tables import grids, says
-from benchmarks.units import BATCHES, of_one, split
+from benchmarks.units import Round, margin, split, units_of
 from phases import PHASES
 from phases.base import Phase
 from phases.keeping.entries import Entries
@@ -358,21 +355,28 @@ def test_what_was_not_measured_for_it_is_refused(tmp_path: Path) -> None:
     assert "bench units" in refused.output
 
 
-def test_what_falls_into_one_batch_is_no_price_of_an_operation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sweep of the worker takes a second of processor time in the third batch."""
-    idle, number = cost(0), iter(range(BATCHES))
+def a_round(us: float = 0, more: float = 0) -> Round:
+    """A round of a phase that merges, in which everything costs `us`, and a post to MANY 990 deliveries of `more`."""
+    posts = cost(us), cost(us + 990 * more)
+    return Round(posts, (0.001, 0.001), ([0.002], [0.002]), [cost(us)] * 4, [cost(us)] * 4, (cost(us), cost(us + 40)))
 
-    async def metered(_: object, work: Awaitable[object]) -> tuple[Costs, object]:
-        swept = 1e6 if next(number) == 2 else 0
-        return cost(10 * 200 + swept), await work
 
-    async def nothing() -> None:
-        pass
+def test_what_falls_into_one_round_is_no_price_of_an_operation() -> None:
+    """A sweep of the worker takes a second of processor time in the third round."""
+    rounds = [a_round(1e6 if number == 2 else 200, 3) for number in range(5)]
+    units = units_of(rounds)
+    for costs in (*units.reads, *(units.cold or ())):
+        assert costs.cpu_total_s == pytest.approx(200e-6)
+        assert costs.rounds_s
+        assert max(costs.rounds_s) == pytest.approx(1)
+    assert units.delivery.cpu_total_s == pytest.approx(3e-6)
+    assert units.delivery.rounds_s == pytest.approx([3e-6] * 5)
+    assert units.pulled
+    assert units.pulled.cpu_total_s == pytest.approx(2e-6)
 
-    monkeypatch.setattr("benchmarks.units.metered", metered)
-    rig: Any = None
-    price = asyncio.run(of_one(rig, nothing, 50, idle.model_copy(update={"s": 1.0})))
-    assert price.cpu_total_s == pytest.approx(200e-6)
+
+def test_the_price_of_what_costs_nothing_is_not_negative() -> None:
+    assert margin(cost(500), cost(400)).cpu_total_s == 0
 
 
 def test_processor_time_is_finer_than_a_tick() -> None:
@@ -380,9 +384,26 @@ def test_processor_time_is_finer_than_a_tick() -> None:
     assert looks == sorted(looks)
 
 
-def test_who_is_cheapest_is_said_with_all_that_are_no_dearer() -> None:
-    """A tenth is no difference: phases that deliver alike take turns in being cheapest."""
-    [post] = [sentence for sentence in says(WITH_HYBRID) if sentence.startswith("A post:")]
-    posts = {slug: each.post.cpu_total_s for slug, each in WITH_HYBRID.units.items()}
-    for slug, cpu_s in posts.items():
-        assert (f"{slug} (" in post) == (cpu_s <= 1.1 * min(posts.values()))
+def in_rounds(costs: Costs, *us: float) -> Costs:
+    return costs.model_copy(update={"rounds_s": [each / 1e6 for each in us]})
+
+
+def test_who_is_cheapest_is_said_with_all_of_whom_the_rounds_do_not_tell_more() -> None:
+    posts = {
+        "query": (1_000, 1_500, 1_200, 900),
+        "push": (1_100, 1_400, 1_250, 950),
+        "cache": (2_000, 3_100, 2_300, 1_900),
+    }
+    some = {slug: MEASURED.units[slug] for slug in posts}
+    units = {slug: each.model_copy(update={"post": in_rounds(each.post, *posts[slug])}) for slug, each in some.items()}
+    report = MEASURED.model_copy(update={"units": units})
+    [post] = [sentence for sentence in says(report) if sentence.startswith("A post:")]
+    assert post.startswith("A post: no difference can be told between query (1,100 µs) and push (1,175 µs); cache ")
+    assert " as much as query." in post
+    [grid] = grids(report)
+    assert next(row for row in grid.rows if row[:2] == ["cache", "a post"])[3:5] == ["1,900", "3,100"]
+
+
+def test_of_one_round_nothing_is_told() -> None:
+    [post] = [sentence for sentence in says(MEASURED) if sentence.startswith("A post:")]
+    assert "one round has no spread" in post

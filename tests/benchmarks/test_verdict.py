@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from math import inf, nan
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -24,7 +24,6 @@ from benchmarks.report import (
     Origin,
     Population,
     Settings,
-    Step,
 )
 from benchmarks.summary import ratios, summary
 from benchmarks.tables import TOO_FEW, grids, says
@@ -267,7 +266,8 @@ def test_axes_say_what_they_are() -> None:
     assert drawn.index('class="says"') < drawn.index("<svg") < drawn.index("<table"), "the verdict comes first"
 
 
-def held(**capacities: float | None) -> HttpReport:
+def held(**capacities: Sequence[float | None]) -> HttpReport:
+    """The capacities of the rounds, by phase."""
     return HttpReport(
         **REPORT.model_dump(include={*Origin.model_fields}),
         settings=HttpSettings(
@@ -275,8 +275,9 @@ def held(**capacities: float | None) -> HttpReport:
         ),
         graph=Population(source="g", people=2, follows=1, mean_followers=0.5, most_followers=1),
         climbs=[
-            Climb(phase=slug, web=1, readers="warm", steps=[], capacity=rate, ended_by="slo")
-            for slug, rate in capacities.items()
+            Climb(phase=slug, web=1, readers="warm", round=number, steps=[], capacity=rate, ended_by="slo")
+            for slug, rates in capacities.items()
+            for number, rate in enumerate(rates, 1)
         ],
     )
 
@@ -285,16 +286,21 @@ def held(**capacities: float | None) -> HttpReport:
     ("report", "said"),
     [
         (
-            held(query=100, cache=201),
-            "cache (201) holds the most pages a second at p99 ≤ 50 ms, 2.01 times as many as query",
+            held(query=[100, 98, 103], cache=[300, 310, 290]),
+            "cache (300) holds the most pages a second at p99 ≤ 50 ms, 2.99 times (2.59 to 3.46) as many as query",
         ),
         (
-            held(query=100, cache=1467.2),
-            "cache (1,467) holds the most pages a second at p99 ≤ 50 ms, 14.67 times as many as query",
+            held(query=[100, 200, 150], cache=[300, 150, 250], push=[1_000, 1_100, 950]),
+            "push (1,000) holds the most pages a second at p99 ≤ 50 ms",
         ),
-        (held(query=100, cache=200), "no difference can be told between cache (200) and query (100) pages a second"),
-        (held(query=None, cache=100), "cache (100) holds the most pages a second at p99 ≤ 50 ms; query held no rate"),
-        (held(query=None), "no rate was held"),
+        (
+            held(query=[100, 200, 150], cache=[200, 150, 100]),
+            "no difference can be told between query (150) and cache (150) pages a second",
+        ),
+        (held(query=[None] * 3, cache=[100] * 3), "cache (100) pages a second at p99 ≤ 50 ms, with nothing to compare"),
+        (held(query=[None, 90, 90], cache=[100, 90, 110]), "no difference can be told between cache (100) and query"),
+        (held(query=[100], cache=[900]), "cache (900) and query (100) pages a second at p99 ≤ 50 ms; one round has no"),
+        (held(query=[None]), "no rate was held"),
     ],
 )
 def test_rates_that_are_held(report: HttpReport, said: str) -> None:
@@ -302,23 +308,32 @@ def test_rates_that_are_held(report: HttpReport, said: str) -> None:
     assert sentence.startswith(f"1 web process, warm: {said}")
 
 
+def test_a_phase_that_held_no_rate_is_named() -> None:
+    [sentence] = says(held(query=[None] * 3, cache=[100] * 3))
+    assert sentence.endswith("query held no rate that was tried.")
+
+
+def open_ended(report: HttpReport, slug: str) -> HttpReport:
+    """The same, where more was not asked for in the first climb of this phase."""
+    first = next(climb for climb in report.climbs if climb.phase == slug)
+    more = [climb.model_copy(update={"ended_by": "most"}) if climb is first else climb for climb in report.climbs]
+    return report.model_copy(update={"climbs": more})
+
+
 def test_more_than_was_asked_for_is_not_less() -> None:
-    report = held(query=100, cache=200)
-    open_ended = report.climbs[0].model_copy(update={"ended_by": "most"})
-    [sentence] = says(report.model_copy(update={"climbs": [open_ended, report.climbs[1]]}))
-    assert "no difference can be told between cache (200) and query (≥ 100)" in sentence
+    report = held(query=[100, 98, 103], cache=[300, 310, 290])
+    [sentence] = says(open_ended(report, QUERY.slug))
+    assert "no difference can be told between cache (300) and query (≥ 100)" in sentence
+    [sentence] = says(open_ended(report, CACHE.slug))
+    assert "cache (≥ 300) holds the most pages a second at p99 ≤ 50 ms, at least 2.99 times" in sentence
 
 
-def test_a_rate_that_was_missed_bounds_what_the_load_generator_was_too_late_for() -> None:
-    report = held(query=100, cache=300)
-
-    def step(rate: float, outcome: Literal["met", "missed", "generator late"]) -> Step:
-        return Step(rate=rate, answered=1, answered_per_s=1, latency_ms={}, late_ms=0, outcome=outcome)
-
-    steps = [step(120, "missed"), step(110, "generator late"), step(100, "met")]
-    late = report.climbs[0].model_copy(update={"ended_by": "generator", "steps": steps})
-    [sentence] = says(report.model_copy(update={"climbs": [late, report.climbs[1]]}))
-    assert "cache (300) holds the most pages a second at p99 ≤ 50 ms, at most 3.00 times as many as query" in sentence
+def test_of_several_climbs_the_one_in_the_middle_is_shown() -> None:
+    report = held(query=[100, None, 250], cache=[300, 310])
+    shown = [climb and climb.capacity for climb in (report.middle(slug, 1, "warm") for slug in ("query", "cache"))]
+    assert shown == [100, 300]
+    capacities, _ = grids(report)
+    assert [row[1] for row in capacities.rows] == ["100 (none to 250)", "300 (300 to 310)"]
 
 
 def test_processor_time_is_of_the_operations_of_the_burn_in_too_and_of_no_load_generator() -> None:
