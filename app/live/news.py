@@ -99,7 +99,11 @@ class News:
                 self._watchers.tell(watcher, [likes(status) if had else came(status, face(status))])
 
     async def tell_names(self) -> None:
-        """Tell of everybody who has been renamed since anybody here was told of names."""
+        """Tell of everybody who has been renamed since anybody here was told of names.
+
+        Whoever was being read meanwhile, or came, may have been read before that: they are read anew.
+        """
+        told_to = 0
         while here := [watcher for watcher in self._watchers.known() if not watcher.turn.locked()]:
             since = min(watcher.has.names for watcher in here)
             found = await together(self._db, version=version_of(NAMES), renamed=renamed_since(since))
@@ -115,7 +119,7 @@ class News:
             if told_to == version:
                 break
         for watcher in self._watchers.known():
-            if watcher.turn.locked():
+            if watcher.turn.locked() or watcher.has.names < told_to:
                 self._watchers.mark_dirty(watcher.me, {"page", "inbox", "presence"})
 
 

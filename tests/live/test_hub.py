@@ -733,6 +733,30 @@ async def test_nothing_of_a_deleted_account_stays(town: World) -> None:
     assert ann.state == await fetched(town, ann.me)
 
 
+async def test_whose_state_was_being_read_when_names_were_looked_up_is_told_all_the_same(town: World) -> None:
+    """It was read before ben was renamed, and is there after that was looked up and before it is told."""
+    await town.post("ben", "hello")
+    hub = await new_hub(town)
+    ann, cat = await up_to_date(hub, town, "ann"), await up_to_date(hub, town, "cat")
+    watcher = hub.watchers.of(ann.me)
+    assert watcher
+
+    async def looked_up(database: Database, **finds: Find) -> dict[str, Rows]:
+        found = await together(database, **finds)
+        if "renamed" in finds and watcher.turn.locked():
+            watcher.turn.release()
+        return found
+
+    await watcher.turn.acquire()
+    with patch.object(news, "together", looked_up):
+        await town.social.rename(Account(town.ids["ben"], "ben"), "Benjamin")
+        await settled(hub)
+    assert not watcher.turn.locked()
+    assert [event.name for event in ann.take()] == ["person"]
+    assert ann.state == await fetched(town, ann.me)
+    cat.leave()
+
+
 async def test_messages_and_receipts_are_told_to_both(town: World) -> None:
     conversations = Conversations(town.stack)
     hub = await new_hub(town, talk=Talk(conversations, town.social, Presences(town.stack), schemas))
