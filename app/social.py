@@ -444,8 +444,9 @@ class Social:
             await self.outbox.note(inside, event)
             return True
 
-        if await self._in_turn(id, unless_deleted):
-            self.stack.bus.tell(Hint("liked", reader, id))
+        is_new = await self._in_turn(id, unless_deleted)
+        self.stack.bus.tell(Hint("liked", reader, id))  # again, too: whoever liked it may have been killed before this
+        if is_new:
             await self.outbox.happened(event)
 
     async def unlike(self, reader: ObjectId, id: ObjectId) -> None:

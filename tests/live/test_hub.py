@@ -844,6 +844,22 @@ async def test_whatever_is_said_at_once_is_looked_up_together(chat: Chat) -> Non
         assert client.state == await fetched(chat.town, client.me)
 
 
+async def test_what_is_repeated_since_nobody_heard_of_it_is_told(chat: Chat) -> None:
+    """Whoever did it first was killed before they could tell."""
+    town, talk, (ann, ben, _) = chat.town, chat.talk, chat.clients
+    status = await town.post("ann", "mine")
+    await town.follow("ben", "ann")
+    await chat.told()
+    with patch.object(town.stack.bus, "tell", lambda *_: None):
+        await talk.send(ann.me, chat.with_ben, "c1", "to ben")
+        await town.social.like(ben.me, status.id)
+    assert await chat.told() == [[], [], []]
+    assert (await talk.send(ann.me, chat.with_ben, "c1", "to ben"))[1] is False
+    assert await chat.told() == [["message"], ["message", "unread"], []]
+    await town.social.like(ben.me, status.id)
+    assert await chat.told() == [["likes"], ["likes"], []]
+
+
 async def test_a_message_passes_over_nothing_that_has_a_number(chat: Chat) -> None:
     """Somebody is mentioned and nobody hears of it, and then somebody writes to them."""
     town, ben = chat.town, chat.clients[1]
