@@ -208,6 +208,33 @@ def test_a_unit(unit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
 
 
+STOCK = {"multi-user.target", "timers.target"}  # systemd reaches them at every start of the machine
+
+
+def of_unit(name: str) -> dict[str, str]:
+    """The settings of a unit of ours, by name; an instance has those of its template."""
+    lines = (DEPLOY / "systemd" / re.sub(r"@.*(?=\.)", "@", name)).read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def test_what_is_enabled_as_documented_comes_back_after_a_reboot() -> None:
+    """By whatever wants it, up to what systemd itself reaches."""
+    said = " ".join((ROOT / "docs" / "deploying.md").read_text().split())
+    names = [name for words in re.findall(r"`systemctl enable --now ([^`]+)`", said) for name in words.split()]
+    enabled = {name if "." in name else f"{name}.service" for name in names}
+    kinds = {re.sub(r"@[^.]+", "@", name) for name in enabled}
+    assert kinds == {path.name for path in (DEPLOY / "systemd").iterdir() if "[Install]" in path.read_text()}
+    for name in enabled:
+        wanted_by = of_unit(name)["WantedBy"]
+        assert wanted_by in enabled | STOCK, f"nothing starts {name}"
+
+
+def test_what_is_always_started_again_is_never_given_up() -> None:
+    restarted = [path.name for path in UNITS if of_unit(path.name).get("Restart") == "always"]
+    assert restarted == ["feedlab-web@.service", "feedlab-worker@.service"]
+    assert {of_unit(name)["StartLimitIntervalSec"] for name in restarted} == {"0"}
+
+
 def test_the_environment_of_the_units_is_one_that_there_can_be() -> None:
     lines = (DEPLOY / "systemd" / "feedlab.env.example").read_text().splitlines()
     given = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
