@@ -1,7 +1,7 @@
 """The state of the whole system, which every process samples every few seconds and tells in its metrics."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from time import time
 
 from app.clock import LAST_ID
@@ -26,9 +26,14 @@ async def sample(timelines: Timelines) -> State | None:
     """
     for server, version in (await timelines.stack.check()).items():
         metrics.SERVER_UP.labels(server).set(version is not None)
+    dead = await _dead(timelines)
     try:
         state = await timelines.state()
-        oldest = {one.name: await _oldest_s(timelines, one.name) for one in state.consumers if one.pending}
+        oldest = {
+            one.name: await _oldest_s(timelines, one.name, set(dead.get(one.name, ())))
+            for one in state.consumers
+            if one.pending
+        }
     except Exception as error:
         if not is_away(error):
             raise
@@ -39,7 +44,6 @@ async def sample(timelines: Timelines) -> State | None:
         metrics.PENDING.labels(consumer.name).set(consumer.pending)
         metrics.QUEUED.labels(consumer.name).set(consumer.queued)
         metrics.OLDEST.labels(consumer.name).set(oldest.get(consumer.name, 0))
-    await _dead(timelines)
     await _stream(timelines)
     if state:
         await _backup(timelines)
@@ -47,21 +51,24 @@ async def sample(timelines: Timelines) -> State | None:
     return state
 
 
-async def _oldest_s(timelines: Timelines, consumer: str) -> float:
+async def _oldest_s(timelines: Timelines, consumer: str, dead: Collection[str]) -> float:
+    """Return the age of the oldest that is no dead letter: those stay pending until a person has them tried again."""
     now = timelines.stack.clock.now()
-    ids = await timelines.outbox.overdue(consumer, LAST_ID, 1)
-    return max(((now - id.generation_time).total_seconds() for id in ids), default=0)
+    ids = await timelines.outbox.overdue(consumer, LAST_ID, len(dead) + 1)
+    return max(((now - id.generation_time).total_seconds() for id in ids if str(id) not in dead), default=0)
 
 
-async def _dead(timelines: Timelines) -> None:
+async def _dead(timelines: Timelines) -> Mapping[str, Collection[str]]:
+    """Return the dead letters by consumer; none where the queue that knows them is away."""
     try:
         dead = await timelines.stack.queue.dead()
     except QueueDown:
         metrics.DEAD.clear()
-        return
+        return {}
     for consumer in timelines.outbox.consumers:
-        metrics.DEAD.labels(consumer).set(dead.get(consumer, 0))
+        metrics.DEAD.labels(consumer).set(len(dead.get(consumer, ())))
         metrics.RETRIES.labels(consumer)  # none is a figure, too
+    return dead
 
 
 async def _stream(timelines: Timelines) -> None:

@@ -91,7 +91,7 @@ SERVER_UP = _gauge("server_up", "Whether it answers", "server")
 PENDING = _gauge(
     "pending_deliveries", "Statuses and events that a consumer still has to handle, 100,000 of each at most", "consumer"
 )
-OLDEST = _gauge("oldest_pending_seconds", "Age of the oldest of them", "consumer")
+OLDEST = _gauge("oldest_pending_seconds", "Age of the oldest of them that is no dead letter", "consumer")
 QUEUED = _gauge("queued_jobs", "Jobs that wait for a worker, or for their next attempt", "consumer")
 DEAD = _gauge("dead_letters", "Jobs that failed for good", "consumer")
 BACKUP = _gauge("backup_timestamp_seconds", "When the last backup was made; 0 where none is known")

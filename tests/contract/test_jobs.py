@@ -14,11 +14,12 @@ from app.models import StatusRow
 from app.stack import MemcachedDown, queue
 from app.stack.queue import worker as queue_worker
 from app.stack.queue.strict import StrictJob
+from app.watch.metrics import REGISTRY
 from phases.delivering import delivery
 from phases.delivering.delivery import Delivery
 from phases.p4_cache import CACHE
 from tests.world import World, eventually
-from workers import jobs, sweeper
+from workers import jobs, sampler, sweeper
 from workers.jobs import RUNTIME, Runtime, fan_out
 from workers.worker import run_in_thread
 
@@ -166,7 +167,7 @@ async def test_dead_letters_hold_up_nothing_that_is_lost_behind_them(town: World
             for _ in range(3):
                 await town.post("zoe", "buried")
             await town.drain()
-        assert await town.stack.queue.dead() == {CACHE.slug: 3}
+        assert {name: len(ids) for name, ids in (await town.stack.queue.dead()).items()} == {CACHE.slug: 3}
         async with town.without_redis():
             await town.post("zoe", "lost")
         for _ in range(2):
@@ -178,6 +179,30 @@ async def test_dead_letters_hold_up_nothing_that_is_lost_behind_them(town: World
         await town.drain()
         assert await owed(town) == 0
     await town.sees("ann", "lost", *["buried"] * 3)
+
+
+async def test_a_dead_letter_is_not_late_and_hides_nothing_that_is(town: World) -> None:
+    """It is pending for as long as nobody has it tried again, and has an alert of its own."""
+
+    async def oldest_s() -> float | None:
+        await sampler.sample(town.timelines)
+        return REGISTRY.get_sample_value("feedlab_oldest_pending_seconds", {"consumer": CACHE.slug})
+
+    def poison(status: StatusRow) -> None:
+        raise ValueError("indigestible")
+
+    with patch.object(StrictJob, "attempt_pauses_s", (0,)), meanwhile(poison):
+        for _ in range(2):
+            await town.post("zoe", "buried")
+        await town.drain()
+    town.clock.advance(3_600)
+    assert await owed(town) == 2
+    assert await oldest_s() == 0
+    await town.post("zoe", "late")
+    town.clock.advance(90)
+    assert 90 <= (await oldest_s() or 0) <= 91
+    await town.stack.queue.retry_dead_letters()
+    assert (await oldest_s() or 0) > 3_600, "it is owed like any other again"
 
 
 async def test_a_delivery_that_takes_too_long_is_tried_again_and_not_buried(town: World) -> None:

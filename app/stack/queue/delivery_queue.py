@@ -120,10 +120,13 @@ class DeliveryQueue:
         ids = await self._call(self._job_ids)
         return dict(Counter(self._named(job_id)[0] for job_id in ids["queued"] + ids["scheduled"]))
 
-    async def dead(self) -> dict[str, int]:
-        """Return the number of dead letters, by consumer."""
-        ids = await self._call(looking.dead_letters, self.queues)
-        return dict(Counter(self._named(job_id)[0] for job_id in ids))
+    async def dead(self) -> dict[str, list[str]]:
+        """Return of each dead letter what it was about, a status or an event, by consumer."""
+        dead = dict[str, list[str]]()
+        for job_id in await self._call(looking.dead_letters, self.queues):
+            phase, id = self._named(job_id)
+            dead.setdefault(phase, []).append(id)
+        return dead
 
     def _named(self, job_id: str) -> tuple[str, str]:
         """Return phase and status id of a job, by its id."""
