@@ -100,6 +100,11 @@ class _Hashing:
         self._file.flush()
 
 
+def place(url: str, config: Config) -> str:
+    """Return what tells one database from another: without the settings, a command is about one of its own."""
+    return f"the database {config.database!r} at {masked(url)}"
+
+
 def backup(url: str, config: Config, file: Path, *, window_s: int | None = None, progress: Progress = silent) -> Header:
     """Write the file, which must not exist yet; it has its name when all of it is there. Return its header.
 
@@ -246,7 +251,7 @@ async def restore(
     assert addresses.mongodb
     async with opened(addresses, config, clock or Clock()) as stack:
         await preflight(stack.db)
-        where = f"the database {config.database!r} at {masked(addresses.mongodb)}"
+        where = place(addresses.mongodb, config)
         prefix = await _prefix(stack)
         if prefix and (running := await web_processes(stack.queue.connection, prefix)):
             raise Refused(f"{running} web process(es) of Feedlab run on {where}: stop all processes first")
@@ -254,7 +259,9 @@ async def restore(
             what = ", ".join(f"{number:,} {name}" for name, number in lost.items())
             if not yes:
                 raise Refused(f"{where} is not empty: --yes erases {what} in it, and nothing else")
-            say(f"erases {what} in {where}")
+            say(f"restores into {where}, and erases {what} in it")
+        else:
+            say(f"restores into {where}, which is empty")
         if prefix:
             await _forget_jobs(stack, prefix)
     with blocking(addresses.mongodb, config.database) as database:

@@ -449,6 +449,7 @@ def backup(data: Path, level: "Level", file: Path, window_s: int | None) -> None
     one for longer meanwhile.
     """
     from app.backup import backup as run
+    from app.backup import place
     from app.demo.progress import shown
     from app.servers.borrow import servers_of
 
@@ -458,7 +459,10 @@ def backup(data: Path, level: "Level", file: Path, window_s: int | None) -> None
         if addresses.mongodb is None:
             raise Refusal("the database is inside another process, or none")
         header = run(addresses.mongodb, config, file, window_s=window_s, progress=progress)
-    click.echo(f"{file}: {sum(header.documents.values()):,} documents, {header.size:,} bytes, as of {header.at}")
+    click.echo(
+        f"{file}: {sum(header.documents.values()):,} documents of {place(addresses.mongodb, config)}, "
+        f"{header.size:,} bytes, as of {header.at}"
+    )
 
 
 @main.command()

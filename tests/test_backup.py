@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from pymongo.errors import AutoReconnect
 
 from app import backup as backups
-from app.backup import COLLECTIONS, HEADER_BYTES, Damaged, Header, backup, checked, restore
+from app.backup import COLLECTIONS, HEADER_BYTES, Damaged, Header, backup, checked, place, restore
 from app.cli import main
 from app.config import Config
 from app.demo.graph import powerlaw
@@ -139,6 +139,7 @@ async def test_every_page_is_that_of_the_backup_and_goes_on_from_there(system: S
     said: list[str] = []
     with patch.object(backups, "insert_batch", side_effect=MemoryError), pytest.raises(MemoryError):
         await system.restore(file, say=said.append)
+    assert said[0].startswith(f"restores into {place(system.mongodb, system.config)}, and erases ")
     assert f"{STATUSES + 4} statuses" in said[0]
     with pytest.raises(schema.BrokenOff, match="was broken off: repeat it"):
         await system.shows()
@@ -340,8 +341,9 @@ async def test_what_is_there_is_erased_on_demand_only(system: System, file: Path
     await system.restore(file)
     after = await system.documents()
     assert after["of somebody else"] == 1
-    empty = System(system.servers)
-    await empty.restore(file, yes=False)
+    empty, said = System(system.servers), list[str]()
+    await empty.restore(file, yes=False, say=said.append)
+    assert said == [f"restores into {place(empty.mongodb, empty.config)}, which is empty"]
     assert (await empty.documents())["users"] == PEOPLE
     with (
         blocking(system.mongodb, system.config.database) as one,
@@ -393,6 +395,8 @@ def test_by_the_command_line(system: System, file: Path) -> None:
 
     saved = feedlab("backup", str(file))
     assert saved.exit_code == 0, saved.output
+    where = place(system.mongodb, system.config)
+    assert f" documents of {where}, " in saved.stdout
     assert file.stat().st_mode & 0o777 == 0o600, "hashes of passwords are in it"
     for refused, words in (
         (feedlab("backup", str(file)), "exists already"),
@@ -406,6 +410,7 @@ def test_by_the_command_line(system: System, file: Path) -> None:
         assert (refused.exit_code, "feedlab serve runs in" in refused.stderr) == (2, True)
     restored = feedlab("restore", str(file), "--yes")
     assert restored.exit_code == 0, restored.output
+    assert f"restores into {where}, and erases" in restored.stderr
     assert "documents are back as of" in restored.stdout
 
 
