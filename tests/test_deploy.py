@@ -84,7 +84,7 @@ def test_everything_that_is_named_is_there() -> None:
             )
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
-            made = source in ("./tls", "./prometheus", "./alertmanager")  # by whoever deploys, or see below
+            made = source in ("./tls", "./backups")  # by whoever deploys
             assert source in COMPOSE["volumes"] or made or (DEPLOY / source).exists(), volume
         assert re.fullmatch(r"[\w./-]+:v?\d+\.[\d.]+", service["image"]), f"{name}: a version that may move"
     build = SERVICES["web-1"]["build"]
@@ -100,7 +100,7 @@ def test_no_log_grows_for_ever() -> None:
 def test_the_topology() -> None:
     """That of tests/test_machines.py."""
     kinds = [re.sub(r"-\d$", "", name) for name in SERVICES]
-    there = {kind: kinds.count(kind) for kind in kinds if kind != "mongodb-setup"}
+    there = {kind: kinds.count(kind) for kind in kinds if kind not in ("mongodb-setup", "operator")}
     assert there == {
         "proxy": 1,
         "web": 2,
@@ -233,6 +233,44 @@ def test_what_is_always_started_again_is_never_given_up() -> None:
     restarted = [path.name for path in UNITS if of_unit(path.name).get("Restart") == "always"]
     assert restarted == ["feedlab-web@.service", "feedlab-worker@.service"]
     assert {of_unit(name)["StartLimitIntervalSec"] for name in restarted} == {"0"}
+
+
+def test_an_operators_command_has_the_settings_of_the_units(tmp_path: Path) -> None:
+    """With systemd: what the script asks systemd-run for."""
+    asked = tmp_path / "systemd-run"
+    asked.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    asked.chmod(0o755)
+    command = [str(DEPLOY / "systemd" / "feedlab"), "restore", "of today.feedlab", "--yes"]
+    ran = subprocess.run(command, env={"PATH": f"{tmp_path}:/bin"}, capture_output=True, text=True, check=True)
+    *options, program, restore, file, yes = ran.stdout.splitlines()
+    web, saves = of_unit("feedlab-web@8000.service"), of_unit("feedlab-backup.service")
+    assert web["ExecStart"].split()[0] == program
+    assert (restore, file, yes) == ("restore", "of today.feedlab", "--yes")
+    for wanted in (
+        *(f"--uid={web['User']}", f"--property=EnvironmentFile={web['EnvironmentFile']}", "--wait", "--pipe"),
+        *(f"--property={name}={saves[name]}" for name in ("StateDirectory", "StateDirectoryMode")),
+        f"--working-directory=/var/lib/{saves['StateDirectory']}",
+    ):
+        assert wanted in options
+    if real := shutil.which("systemd-run"):
+        known = subprocess.run([real, "--help"], capture_output=True, text=True, check=True).stdout
+        assert all(option.partition("=")[0] in known for option in options)
+
+
+def test_an_operators_command_has_the_settings_of_the_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Compose: a container that is not started with the rest, and keeps what is written."""
+    operator, worker = SERVICES["operator"], SERVICES["worker-1"]
+    assert operator["profiles"]
+    settings = [Config.from_environment(each["environment"]) for each in (operator, worker)]
+    assert len({config.model_copy(update={"mongodb_url": None}) for config in settings}) == 1
+    assert operator["working_dir"] in [volume.split(":")[1] for volume in operator["volumes"]]
+    said = "".join(path.read_text() for path in (ROOT / "docs").glob("*.md"))
+    commands = re.findall(r"docker compose run --rm --no-deps operator (\w+ [^`\n]+)", said)
+    assert len(commands) >= 2
+    monkeypatch.chdir(ROOT)
+    for command in commands:
+        words = shlex.split(re.sub(r"\$\([^)]+\)\S*|FILE", "README.md", command))
+        runs(words, monkeypatch)
 
 
 def test_the_environment_of_the_units_is_one_that_there_can_be() -> None:
