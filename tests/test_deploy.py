@@ -273,6 +273,27 @@ def test_an_operators_command_has_the_settings_of_the_containers(monkeypatch: py
         runs(words, monkeypatch)
 
 
+def test_an_update_with_compose_ends_at_the_first_that_does_not_become_healthy(tmp_path: Path) -> None:
+    """The loop of the document, with a Docker whose second container fails."""
+    docker, asked = tmp_path / "docker", tmp_path / "asked"
+    docker.write_text(f'#!/bin/sh\necho "$@" >> {asked}\ncase "$*" in *--wait\\ web-2) exit 1;; esac\n')
+    docker.chmod(0o755)
+    text = (ROOT / "docs" / "deploying.md").read_text()
+    [loop] = re.findall(r"^\$ (for name in .+; done)$", text, re.MULTILINE)
+    subprocess.run(["sh", "-c", loop], env={"PATH": f"{tmp_path}:/bin:/usr/bin"}, check=False)
+    names = [line.split()[-1] for line in asked.read_text().splitlines()]
+    assert names == ["web-1", "web-2"]
+    [every] = re.findall(r"for name in ([\w -]+);", loop)
+    assert every.split() == [name for name, _ in ours() if name != "operator"]
+
+
+def test_a_web_process_may_make_indexes_for_longer_than_a_start_takes() -> None:
+    """Meanwhile it answers nothing, and whoever updates must not take that for a failure."""
+    for name, service in ours():
+        if "serve" in service["command"]:
+            assert service["healthcheck"]["start_period"] == "1h", name
+
+
 def test_the_environment_of_the_units_is_one_that_there_can_be() -> None:
     lines = (DEPLOY / "systemd" / "feedlab.env.example").read_text().splitlines()
     given = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
