@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jsonschema_rs
 import pytest
 import yaml
@@ -23,7 +24,10 @@ from app.cli import main
 from app.config import PREFIX, Config
 from app.servers.commands import mongod
 from app.stack.mongodb.whole import WINDOW
+from tests.certificates import Certificates
+from tests.conftest import free_port
 from tests.test_docs import leaves
+from tests.test_machines import NAME, proxy
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -292,6 +296,33 @@ def test_a_web_process_may_make_indexes_for_longer_than_a_start_takes() -> None:
     for name, service in ours():
         if "serve" in service["command"]:
             assert service["healthcheck"]["start_period"] == "1h", name
+
+
+def test_a_web_process_listens_for_a_proxy_on_its_machine_unless_told_otherwise() -> None:
+    """What EnvironmentFile= says goes before Environment=."""
+    web = of_unit("feedlab-web@8000.service")
+    defaults = dict(word.split("=") for word in web["Environment"].split())
+    command = shlex.split(web["ExecStart"])
+    assert command[command.index("--host") + 1] == "${LISTEN}"
+    assert IPv4Address(defaults["LISTEN"]).is_loopback
+    example = (DEPLOY / "systemd" / "feedlab.env.example").read_text()
+    assert f"FEEDLAB_TRUSTED_PROXIES={defaults['LISTEN']}\n" in example
+    assert "\n#LISTEN=" in example
+
+
+@pytest.mark.servers
+def test_strangers_see_no_figures_and_browsers_stay_with_tls_whatever_is_away(tmp_path: Path) -> None:
+    """The proxy as it is shipped; no web process answers."""
+    certificates, port = Certificates.made(tmp_path, NAME), free_port()
+    retries = httpx.HTTPTransport(retries=20, verify=certificates.client())  # until nginx listens
+    with (
+        proxy(tmp_path, port, [free_port(), free_port()]),
+        httpx.Client(transport=retries, base_url=f"https://127.0.0.1:{port}", headers={"host": NAME}) as client,
+    ):
+        for path in ("/", "/metrics", "/readyz", "/%6detrics", "/metrics%0a"):
+            answer = client.get(path)
+            assert answer.status_code == (503 if path == "/" else 404), path
+            assert answer.headers["strict-transport-security"] == "max-age=31536000", path
 
 
 def test_the_environment_of_the_units_is_one_that_there_can_be() -> None:

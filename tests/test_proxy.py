@@ -7,9 +7,9 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -85,13 +85,29 @@ async def _serve(
         await server.serve(sockets=[listening])
 
 
-async def test_forms_streams_and_limits_work_behind_it(proxy: str) -> None:
-    transport = httpx.AsyncHTTPTransport(retries=20)  # until nginx listens
+@asynccontextmanager
+async def behind(proxy: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the proxy, once both listen."""
+    transport = httpx.AsyncHTTPTransport(retries=20)
     async with httpx.AsyncClient(transport=transport, base_url=proxy, headers={"host": NAME}, timeout=30) as client:
         for _ in range(100):
             if (await client.get("/healthz")).status_code == 200:
                 break
             await asyncio.sleep(0.1)
+        yield client
+
+
+async def test_strangers_see_no_figures_behind_it_and_browsers_stay_with_tls(proxy: str) -> None:
+    async with behind(proxy) as client:
+        for path in ("/metrics", "/readyz", "/%6detrics", "/metrics%0a"):
+            answer = await client.get(path)
+            assert (answer.status_code, "nginx" in answer.text) == (404, True), f"Feedlab was asked for {path}"
+        for path in ("/metrics", "/healthz", "/nowhere"):
+            assert (await client.get(path)).headers["strict-transport-security"] == "max-age=31536000", path
+
+
+async def test_forms_streams_and_limits_work_behind_it(proxy: str) -> None:
+    async with behind(proxy) as client:
         browser = Browser(client)
         client.headers.update({"origin": f"https://{NAME}", "x-forwarded-for": "203.0.113.9"})
         await browser.sign_up("ann")
