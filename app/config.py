@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 DAY_S = 86_400
 MEMCACHED_LONGEST_TTL_S = 30 * DAY_S  # above it Memcached reads a TTL as a date
 
+LAST_PORT = 65_535
 OLDEST_MONGODB = (5, 3)  # clustered collections
 
 PREFIX = "FEEDLAB_"
@@ -93,6 +94,13 @@ def _network(text: str) -> str:
         ) from None
 
 
+def _address(text: str) -> str:
+    """Return host:port as it is given. Raises ValueError for a port that there is not."""
+    if not fullmatch(r"\S+:[1-9]\d{0,4}", text) or int(text.rpartition(":")[2]) > LAST_PORT:
+        raise ValueError(f"{text!r} is no host:port: write 127.0.0.1:9400, with a port up to {LAST_PORT}")
+    return text
+
+
 Url = Annotated[str, AfterValidator(_url)]
 
 
@@ -150,9 +158,8 @@ class Config(BaseModel):
         default=0.5, gt=0, le=0.5, description="oldest copy of the phase settings that may be used"
     )
 
-    metrics: str | None = Field(
+    metrics: Annotated[str, AfterValidator(_address)] | None = Field(
         default=None,
-        pattern=r"^\S+:([1-9]\d{0,4})$",
         description="host:port where the first process of a command answers Prometheus; each other has the next port",
     )
     server_timeout_s: float = Field(default=5.0, gt=0, le=60, description="longest wait of one request for servers")

@@ -22,7 +22,7 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from app.config import Config, ConfigError, at_a_screen
+from app.config import LAST_PORT, Config, ConfigError, at_a_screen
 from app.logs import Form
 from app.models import User
 from app.servers.borrow import servers_of
@@ -117,6 +117,7 @@ def work(data: Path, config: Config, level: Level, count: int, log: Form = "text
     with servers_of(data, config, level, purpose="feedlab worker", lasting=True) as addresses, stop.signals():
         if addresses.one_process:
             raise ServersError("a worker beside the web process needs real servers, see `feedlab doctor`")
+        _insist_on_metrics(config, count)
         command = (*WORKER_COMMAND, "--data", str(data.absolute()), "--log", log)
         workers = [
             Child(
@@ -146,6 +147,20 @@ def _metrics_of(number: int, config: Config) -> dict[str, str]:
         return {}
     host, _, port = config.metrics.rpartition(":")
     return {"FEEDLAB_METRICS": f"{host}:{int(port) + number}"}
+
+
+def _insist_on_metrics(config: Config, count: int) -> None:
+    """Raise ServersError where one of `count` children could not answer Prometheus: it would end, and be started again,
+    for ever.
+    """
+    if config.metrics is None:
+        return
+    host, _, first = config.metrics.rpartition(":")
+    for port in range(int(first), int(first) + count):
+        if port > LAST_PORT:
+            raise ServersError(f"{count} processes have no ports from {config.metrics} on: lower FEEDLAB_METRICS")
+        with _bound(host.strip("[]"), port, "FEEDLAB_METRICS"):
+            pass
 
 
 def tell_metrics(config: Config) -> None:
@@ -190,7 +205,7 @@ def _exit_code(stop: Stop) -> int:
 
 
 @contextmanager
-def _bound(host: str, port: int) -> Iterator[socket.socket]:
+def _bound(host: str, port: int, setting: str = "--port") -> Iterator[socket.socket]:
     """Yield a socket for web processes to listen on; raises ServersError where that cannot be. Until one does, whoever
     comes is refused, and a proxy asks another machine: a start may take long.
 
@@ -209,7 +224,8 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
             listener.bind(address)
         except (OSError, UnicodeError) as error:  # the latter of a name that no DNS can have
             reason = error.strerror if isinstance(error, OSError) else "no such name"
-            raise ServersError(f"cannot listen on {host} port {port}: {reason}. Choose another with --port") from None
+            where = f"{host} port {port}"
+            raise ServersError(f"cannot listen on {where}: {reason}. Choose another with {setting}") from None
         yield listener
 
 
@@ -240,8 +256,9 @@ class _Serving:
 
     def with_children(self) -> None:
         """Run web processes and workers as children, until `stop`."""
-        asyncio.run(_until_stopped(self.stop, self._begin()))
         plan = self.plan
+        _insist_on_metrics(self.config, plan.web + plan.workers)
+        asyncio.run(_until_stopped(self.stop, self._begin()))
         web = [self._child(f"web {n}", n - 1, plan.web_command, self.listener.fileno()) for n in _up_to(plan.web)]
         workers = [self._child(f"worker {n}", plan.web + n - 1, plan.worker_command) for n in _up_to(plan.workers)]
         with running(workers), running(web), self.listener:  # the end goes backwards

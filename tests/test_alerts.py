@@ -66,6 +66,24 @@ def test_prometheus_takes_the_rules(tmp_path: Path, faster: float) -> None:
 
 
 @thorough
+def test_prometheus_on_another_machine_asks_where_the_units_answer(tmp_path: Path) -> None:
+    """With the drop-in of the document, and by the names that the rules know."""
+    file = tmp_path / "prometheus.yml"
+    [text] = re.findall(r"^```yaml\n(scrape_configs:.+?)^```", OPERATIONS, re.MULTILINE | re.DOTALL)
+    file.write_text(text)
+    assert "SUCCESS" in tool("promtool", "check", "config", file)
+    assert tuple(re.findall(r"job_name: (\S+)", text)) == rules.JOBS
+    [[host, web]] = re.findall(r"^Environment=FEEDLAB_METRICS=(\S+):(\S+)$", OPERATIONS, re.MULTILINE)
+    units = {name: (DEPLOY / "systemd" / f"feedlab-{name}@.service").read_text() for name in ("web", "worker")}
+    ports = {name: re.findall(r"FEEDLAB_METRICS=127\.0\.0\.1:(\S+)", text)[0] for name, text in units.items()}
+    assert ports["web"] == web
+    assert f"`{ports['worker']}`" in OPERATIONS
+    instances = [("web", "8000"), ("web", "8001"), ("worker", "1")]
+    expected = [f"{host}:{ports[name].replace('%i', instance)}" for name, instance in instances]
+    assert re.findall(r'"(\S+:\d+)"', text) == expected
+
+
+@thorough
 @pytest.mark.parametrize(
     ("labels", "receiver"),
     [(["severity=page"], "pager"), (["severity=ticket"], "tickets"), (["alertname=SomethingElse"], "tickets")],

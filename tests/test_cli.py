@@ -354,6 +354,28 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     assert DataDirectory(tmp_path).owner() is None
 
 
+@pytest.mark.parametrize("words", [("serve", "--port", "0"), ("worker",)], ids=" ".join)
+def test_a_port_for_prometheus_that_its_processes_cannot_have_is_named_by_their_parent(
+    words: tuple[object, ...], tmp_path: Path
+) -> None:
+    """They would end one by one, and be started again for ever."""
+
+    def told(address: str, *more: object) -> str:
+        settings = SILENT | {"FEEDLAB_METRICS": address}
+        result = feedlab(*words, *more, "--data", tmp_path, environment=settings)
+        assert result.exit_code == 2, result.output
+        return result.stderr.splitlines()[-1]
+
+    with socket.create_server(("127.0.0.1", 0)) as squatter:
+        port = squatter.getsockname()[1]
+        line = told(f"127.0.0.1:{port}")
+    assert f"cannot listen on 127.0.0.1 port {port}: " in line
+    assert "Choose another with FEEDLAB_METRICS" in line
+    more = ("--count", 2) if words == ("worker",) else ()
+    assert "2 processes have no ports from 127.0.0.1:65535 on" in told("127.0.0.1:65535", *more)
+    assert "'127.0.0.1:94010' is no host:port" in told("127.0.0.1:94010")
+
+
 @pytest.mark.parametrize("host", ["a..b", "a" * 64, "\udcff", "no.invalid"])
 def test_an_address_that_there_is_not_is_named(host: str, tmp_path: Path) -> None:
     words = ("serve", "--stack", "memory", "--data", tmp_path, "--port", 0)
