@@ -33,7 +33,7 @@ WINDOWS_S = sorted({window for burn in BURNS for window in (burn.long_s, burn.sh
 class Alert:
     """An alert: where `when` holds for `for_s` seconds, somebody is told.
 
-    `severity`: at once (`page`) or in working hours (`ticket`).
+    `severity`: at once (`page`), in working hours (`ticket`), or nobody (`none`).
     """
 
     name: str
@@ -93,7 +93,7 @@ def burning(objective: Objective, burns: list[Burn]) -> str:
 
 
 def alerts(scale: Scale) -> Iterator[Alert]:
-    """Yield the alerts. Each has a low and a high severity, the lower one earlier."""
+    """Yield the alerts about Feedlab. Each has a low and a high severity, the lower one earlier."""
     minute, five, quarter = MINUTE_S, 5 * MINUTE_S, 15 * MINUTE_S
     for objective in OBJECTIVES:
         name = "FeedlabAvailability" if objective.within_s is None else "FeedlabLatency"
@@ -184,13 +184,24 @@ def alerts(scale: Scale) -> Iterator[Alert]:
         (f"{age} > {scale.age(84 * HOUR_S, 60):g}", 0),
     )
     nobody = " or ".join([f"sum by (job) (up{{{jobs}}}) == 0", *(f'absent(up{{job="{job}"}})' for job in JOBS)])
-    old = scale.age(minute, 20)
+    hangs = f"time() - feedlab_sampled_timestamp_seconds{{%s}} > {scale.age(minute, 20):g}"  # its metrics still answer
+    hangs_at_the_proxy = hangs % 'job="feedlab-web"'  # who goes on handing it requests
     yield from two(
         "FeedlabProcessDown",
         "{{ $labels.job }} {{ $labels.instance }} says nothing",
-        (f"up{{{jobs}}} == 0 or time() - feedlab_sampled_timestamp_seconds > {old:g}", minute),
-        (nobody, 2 * minute),
+        (f"up{{{jobs}}} == 0 or {hangs % jobs}", minute),
+        (f"{nobody} or {hangs_at_the_proxy}", 2 * minute),
     )
+
+
+def of_watchers(scale: Scale) -> Iterator[Alert]:
+    """Yield the alerts about those who tell of the others."""
+    window = scale.span(15 * MINUTE_S)
+    unsent = f"sum by (integration) (rate(alertmanager_notifications_failed_total[{window}])) > 0"
+    for severity, for_s in (("ticket", 0), ("page", 30 * MINUTE_S)):
+        text = "Alertmanager cannot send by {{ $labels.integration }}"
+        yield Alert("FeedlabAlertsUnsent", severity, unsent, for_s, text)
+    yield Alert("FeedlabWatchdog", "none", "vector(1)", 0, "Alerts are told: where this is not, they are not either")
 
 
 def written(scale: Scale) -> str:
@@ -208,7 +219,7 @@ def written(scale: Scale) -> str:
                 f"        labels: {{objective: {objective.name}}}",
                 f"        expr: {json.dumps(bad(objective, scale.span(window_s)))}",
             ]
-    for alert in alerts(scale):
+    for alert in (*alerts(scale), *of_watchers(scale)):
         labels = {"severity": alert.severity} | ({"objective": alert.objective} if alert.objective else {})
         lines += [
             f"      - alert: {alert.name}",

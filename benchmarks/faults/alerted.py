@@ -63,7 +63,8 @@ class Watched:
     async def firing(self) -> set[str]:
         answer = (await self.prometheus.get("/api/v1/alerts")).json()["data"]["alerts"]
         labels = [alert["labels"] for alert in answer if alert["state"] == "firing"]
-        return {" ".join([of["alertname"], of["severity"], of.get("objective", "")]).strip() for of in labels}
+        firing = {" ".join([of["alertname"], of["severity"], of.get("objective", "")]).strip() for of in labels}
+        return {key for key in firing if key.split()[1] != "none"}  # that always fires
 
 
 Fault = Callable[[Watched], AbstractAsyncContextManager[None]]
