@@ -364,6 +364,15 @@ def test_a_web_process_that_is_made_anew_is_where_the_proxy_looks_for_it() -> No
     assert others.subnet_of(IPv4Network(front["subnet"]))
 
 
+def test_a_mongod_that_is_only_there_to_be_set_up_is_not_taken_for_a_member() -> None:
+    """It listens on 127.0.0.1, and whoever waits for a member goes on to set the replica set up."""
+    for name in ("mongodb-1", "mongodb-2", "mongodb-3"):
+        kind, command = SERVICES[name]["healthcheck"]["test"]
+        assert kind == "CMD-SHELL", "which knows the variable"
+        words = shlex.split(command)
+        assert words[words.index("--host") + 1] == "$HOSTNAME"
+
+
 SHELL = """
 const done = [];
 const process = { env: { FEEDLAB_PASSWORD: "new" } };
