@@ -364,6 +364,14 @@ def test_a_web_process_that_is_made_anew_is_where_the_proxy_looks_for_it() -> No
     assert others.subnet_of(IPv4Network(front["subnet"]))
 
 
+def test_the_proxy_starts_whichever_web_process_is_away() -> None:
+    """It does not where it cannot find out the address of one, and Docker tells those of containers that run."""
+    web = {name: service for name, service in ours() if "serve" in service["command"]}
+    places = [f"{name}:{service['networks']['front']['ipv4_address']}" for name, service in web.items()]
+    assert SERVICES["proxy"]["extra_hosts"] == places
+    assert "depends_on" not in SERVICES["proxy"]
+
+
 def test_a_mongod_that_is_only_there_to_be_set_up_is_not_taken_for_a_member() -> None:
     """It listens on 127.0.0.1, and whoever waits for a member goes on to set the replica set up."""
     for name in ("mongodb-1", "mongodb-2", "mongodb-3"):
