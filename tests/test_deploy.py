@@ -291,6 +291,18 @@ def test_an_update_with_compose_ends_at_the_first_that_does_not_become_healthy(t
     assert every.split() == [name for name, _ in ours() if name != "operator"]
 
 
+def test_an_update_with_compose_brings_into_force_what_containers_read_once() -> None:
+    """From a folder of ours: nothing of it is in an image, so nothing else makes them anew."""
+    text = (ROOT / "docs" / "deploying.md").read_text()
+    [names] = re.findall(r"^\$ docker compose up --detach --no-deps --force-recreate (.+)$", text, re.MULTILINE)
+    folders = ("./nginx", "./prometheus", "./alertmanager")
+    assert names.split() == [
+        name
+        for name, service in SERVICES.items()
+        if any(volume.startswith(folders) for volume in service.get("volumes", ()))
+    ]
+
+
 def test_a_web_process_may_make_indexes_for_longer_than_a_start_takes() -> None:
     """Meanwhile it answers nothing, and whoever updates must not take that for a failure."""
     for name, service in ours():
