@@ -376,6 +376,13 @@ def test_a_web_process_that_is_made_anew_is_where_the_proxy_looks_for_it() -> No
     assert others.subnet_of(IPv4Network(front["subnet"]))
 
 
+def test_the_proxy_sees_the_address_of_whoever_comes() -> None:
+    """By IPv4. To a network without IPv6 Docker hands a connection over IPv6 from its own address."""
+    used = {name for name in SERVICES["proxy"]["networks"] if COMPOSE["networks"][name].get("enable_ipv6")}
+    assert not used
+    assert [port.rpartition(":")[0] for port in SERVICES["proxy"]["ports"]] == ["0.0.0.0:80", "0.0.0.0:443"]
+
+
 def test_the_proxy_starts_whichever_web_process_is_away() -> None:
     """It does not where it cannot find out the address of one, and Docker tells those of containers that run."""
     web = {name: service for name, service in ours() if "serve" in service["command"]}
