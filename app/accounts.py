@@ -28,6 +28,7 @@ from app.models import Account, Ticket, User
 from app.stack import Hint, Stack
 from app.stack.mongodb.find import Find, rows, together
 from app.stack.mongodb.transaction import Transaction
+from app.stack.mongodb.write import insert
 from app.stack.rates import Rate
 from app.text import checked
 
@@ -187,7 +188,7 @@ class Accounts:
             created_at=self._clock.now(),
         )
         try:
-            await user.insert()
+            await insert(self._stack.db, user)
         except DuplicateKeyError:
             raise taken from None
         return user

@@ -3,8 +3,11 @@
 import asyncio
 import random
 import socket
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
+from io import BytesIO
 from itertools import count, islice
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,12 +16,16 @@ from urllib.parse import quote
 
 import pytest
 from bson import ObjectId
+from PIL import Image
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError, ServerSelectionTimeoutError
 from pymongo.monitoring import CommandStartedEvent
 
+from app.accounts import Accounts
 from app.config import DAY_S, Config
 from app.edges import MARKERS, NAMES, VERSIONS, change_edges
+from app.errors import Conflict
+from app.inbox.pictures import Pictures
 from app.models import DOCUMENTS
 from app.servers.commands import HISTORY_S
 from app.stack import Addresses, connected
@@ -39,6 +46,8 @@ from app.stack.mongodb.transaction import Transaction, transaction
 from app.stack.mongodb.whole import WINDOW
 from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered, housekeeping, prepare
 from app.stack.outage import UNAVAILABLE, said_by_a_driver
+from tests.dates import NOON, ManualClock
+from tests.failing import failing, mongodb_with_failpoints
 from tests.world import World, commands_sent
 
 pytestmark = pytest.mark.anyio
@@ -247,6 +256,66 @@ async def test_entries_that_may_not_be_with_a_majority_are_delivered_again(world
     await world.drain()
     assert (await world.pending())["push"] == 0
     await world.sees("ann", "stored")
+
+
+@pytest.fixture(scope="module")
+def failpoints(servers: Addresses) -> Iterator[Addresses]:
+    """These servers, but for a MongoDB of which `failing` may ask anything."""
+    with mongodb_with_failpoints() as url:
+        yield replace(servers, mongodb=url)
+
+
+@asynccontextmanager
+async def town(addresses: Addresses, database: str) -> AsyncIterator[World]:
+    async with connected(addresses, Config(database=database), clock := ManualClock(NOON)) as stack:
+        world = await World.open(stack, clock)
+        await world.people("zoe")
+        yield world
+        await stack.db.client.drop_database(database)
+
+
+@pytest.mark.servers
+async def test_what_no_majority_had_is_in_nobodys_way(servers: Addresses) -> None:
+    """A primary that steps down still says that it is there, and the next one has never heard of it."""
+    async with town(servers, "test_taken_back") as world:
+        zoe, pictures = world.ids["zoe"], Pictures(world.stack)
+        _, upload = await pictures.address(zoe, "image/png", 1)
+        stepping_down = patch.object(Direct, "insert", side_effect=DuplicateKeyError("it is there", DUPLICATE_KEY))
+        with stepping_down:
+            status, created = await world.social.post(zoe, "hello", idempotency_key="k")
+        assert (created, await world.walk("zoe", "query")) == (True, ["hello"])
+        assert await world.social.post(zoe, "hello", idempotency_key="k") == (status, False)
+        with stepping_down:
+            await pictures.store(upload, png())
+        assert (await pictures.picture(zoe, upload.id)).type == "image/png"
+        with stepping_down:
+            ann = await Accounts(world.stack).sign_up("ann", None, "a long password")
+        assert await world.social.person("ann") == ann
+
+
+@pytest.mark.servers
+async def test_a_repeat_of_what_no_majority_may_have_is_an_outage(failpoints: Addresses) -> None:
+    """Neither is it done nor refused, nor is anybody signed out."""
+    unsure = {"code": 11602, "errmsg": "operation was interrupted"}
+    async with town(failpoints, "test_unsure") as world:
+        zoe, pictures = world.ids["zoe"], Pictures(world.stack)
+        _, upload = await pictures.address(zoe, "image/png", 1)
+        status, _ = await world.social.post(zoe, "hello", idempotency_key="k")
+        await pictures.store(upload, png())
+        with failing(str(failpoints.mongodb), "insert", writeConcernError=unsure):
+            with pytest.raises(UNAVAILABLE):
+                await world.social.post(zoe, "hello", idempotency_key="k")
+            with pytest.raises(UNAVAILABLE):
+                await pictures.store(upload, png())
+        assert await world.social.post(zoe, "hello", idempotency_key="k") == (status, False)
+        with pytest.raises(Conflict):
+            await pictures.store(upload, png())
+
+
+def png() -> bytes:
+    made = BytesIO()
+    Image.new("RGB", (1, 1)).save(made, "PNG")
+    return made.getvalue()
 
 
 @pytest.mark.servers

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import Any, Literal, TypeVar, get_args
 
-from bson import Binary, ObjectId
+from bson import ObjectId
 from PIL import Image, ImageOps, ImageSequence
 from pymongo.errors import DuplicateKeyError
 
@@ -27,6 +27,7 @@ from app.models import Image as ImageDocument
 from app.stack import Stack, schema
 from app.stack.mongodb.find import Find, together
 from app.stack.mongodb.transaction import Transaction
+from app.stack.mongodb.write import insert
 
 T = TypeVar("T")
 
@@ -186,9 +187,12 @@ class Pictures:
         """
         async with self._decoding:
             data = await in_thread(made_anew, sent, upload.type)
-        new = {"_id": upload.id, "owner": upload.owner, "type": upload.type, "data": Binary(data)}
+        until = self._clock.now() + UNSENT
+        new = ImageDocument(
+            id=upload.id, owner=upload.owner, type=upload.type, data=data, readers=[upload.owner], until=until
+        )
         try:
-            await self._db[IMAGES].insert_one({**new, "readers": [upload.owner], "until": self._clock.now() + UNSENT})
+            await insert(self._db, new)
         except DuplicateKeyError:
             raise Conflict("This address has taken its picture.") from None
 

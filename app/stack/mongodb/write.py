@@ -82,7 +82,8 @@ async def _create(database: Database, name: str) -> None:
 
 
 async def insert(database: Database, document: Document) -> Timestamp | None:
-    """Insert a new document, and return when a majority has it. Raises DuplicateKeyError.
+    """Insert a new document, and return when a majority has it. Raises DuplicateKeyError where a majority has another
+    one in its place.
 
     Return a moment of the cluster's time: the insert was not later. None of a stand-in, which tells no time.
 
@@ -93,7 +94,15 @@ async def insert(database: Database, document: Document) -> Timestamp | None:
         await database[name].insert_one(fields)
         return None
     count_mongodb()
-    return await direct(database).insert(name, fields)
+    try:
+        return await direct(database).insert(name, fields)
+    except errors.DuplicateKeyError:
+        # A primary that steps down says so also of what no majority will ever have, and PyMongo keeps that to itself.
+        reply = await _inserted(database, name, [fields])
+        if not reply["n"]:
+            raise
+        stored: Timestamp = reply["operationTime"]
+        return stored
 
 
 async def insert_missing(database: Database, name: str, documents: list[dict[str, Any]]) -> None:
@@ -107,12 +116,18 @@ async def insert_missing(database: Database, name: str, documents: list[dict[str
         except errors.BulkWriteError as error:
             _unless_there(error.details or {})
         return
+    await _inserted(database, name, documents)
+
+
+async def _inserted(database: Database, name: str, documents: list[dict[str, Any]]) -> Mapping[str, Any]:
+    """Return MongoDB's reply to an insert of which a majority has what is there now, whoever inserted it."""
     command = {"insert": name, "documents": documents, "ordered": False, "writeConcern": {"w": "majority"}}
     try:
         reply = await database.command(command)
     except (errors.AutoReconnect, errors.NotPrimaryError):  # once more, as the driver does with its own writes
         reply = await database.command(command)
     _unless_there(reply)
+    return reply
 
 
 async def grown(

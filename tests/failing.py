@@ -1,0 +1,42 @@
+"""A MongoDB of one member whose commands fail when a test says so."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+from pymongo import MongoClient
+
+from app.servers import replica
+from app.servers.commands import mongod
+from app.servers.replica import replica_set
+
+
+def _with_failpoints(*args: Any, **options: Any) -> list[str]:
+    return [*mongod(*args, **options), "--setParameter", "enableTestCommands=1"]
+
+
+@contextmanager
+def mongodb_with_failpoints() -> Iterator[str]:
+    """Yield the URL."""
+    with TemporaryDirectory() as short, patch.multiple(replica, MEMBERS=1, mongod=_with_failpoints):
+        with replica_set(Path(short)) as one:
+            yield one.url
+
+
+@contextmanager
+def failing(url: str, *commands: str, **how: Any) -> Iterator[None]:
+    """Have these commands fail, in the words of MongoDB's failpoint `failCommand`."""
+    with MongoClient[Any](url) as client:
+
+        def tell(mode: str) -> None:
+            data = {"failCommands": list(commands), **how}
+            client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
+
+        tell("alwaysOn")
+        try:
+            yield
+        finally:
+            tell("off")
