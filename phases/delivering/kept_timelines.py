@@ -27,11 +27,12 @@ class KeptTimelines:
     newest: Callable[[list[ObjectId]], Newest]
     cap: int
 
-    async def widen(self, reader: ObjectId, author: ObjectId) -> None:
-        """Backfill (rule 4): deliveries reach the reader first, then the author's recent ids are merged into their
-        timeline.
+    async def widen(self, reader: ObjectId, author: ObjectId, *, follows: bool) -> None:
+        """Backfill (rule 4): deliveries reach the reader first, if they follow the author from now on, then the
+        author's recent ids are merged into their timeline.
         """
-        await self.recipients.widen(reader, author)
+        if follows:
+            await self.recipients.widen(reader, author)
 
         async def author_ids(floor: ObjectId) -> list[Entry]:
             entries = await self.newest([author]).older_than(LAST_ID, self.cap)

@@ -92,9 +92,9 @@ class Consumer(Protocol):
 
 
 class Keeper(Protocol):
-    """A keeper keeps something for readers that depends on whom they follow."""
+    """A keeper keeps something for readers that depends on whom they follow. `follows`: what widens it is a follow."""
 
-    async def widen(self, reader: ObjectId, author: ObjectId) -> None: ...
+    async def widen(self, reader: ObjectId, author: ObjectId, *, follows: bool) -> None: ...
     async def narrow(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None: ...
 
 
@@ -271,7 +271,7 @@ class Outbox:
         """Make the backfill that a row owes (rule 4), and note that it is made: in this order."""
         reader, author = (row[field] for field in WIDENING[collection])
         for keeper in self._keepers:
-            await keeper.widen(reader, author)
+            await keeper.widen(reader, author, follows=collection == "follows")
         edge = {field: row[field] for field in ("_id", *WIDENING[collection])}  # with what it would be sharded by
         await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})
 

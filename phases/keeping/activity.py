@@ -46,10 +46,10 @@ class ActiveReaders(Recipients):
 
     async def widen(self, reader: ObjectId, author: ObjectId) -> None:
         """Note the author, whether the reader is active or not: a process that has looked up their followees too early
-        may be about to mark them active. (A member of a circle may not follow its owner: then nothing is noted.)
+        may be about to mark them active. Nobody asks whether they still follow: the answer may be older than the edge,
+        from a shard or a primary that has not heard of it.
         """
-        if await self.db["follows"].find_one({"follower": reader, "followee": author}, {"_id": 1}):
-            await self.admit(reader, [author])
+        await self.admit(reader, [author])
 
     async def narrow(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None:
         """Remove the author from the note on the reader. Should the edge come back, `widen` comes after this."""

@@ -53,7 +53,7 @@ class Recipients(ABC):
         return Admitted(None, None)
 
     async def widen(self, reader: ObjectId, author: ObjectId) -> None:
-        """Prepare for the deliveries along a new edge, before its backfill."""
+        """Prepare for the deliveries along a new follow edge, before its backfill."""
 
     async def narrow(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None:
         """Note the end of a follow edge, in its transaction."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
-from unittest.mock import Mock, patch
+from unittest.mock import AsyncMock, Mock, patch
 
 import pytest
 from bson import ObjectId, Timestamp
@@ -426,6 +426,18 @@ async def test_a_backfill_that_finds_memcached_away_is_made_later(town: World) -
     await town.sweep()
     assert await town.source("ann", "cache") == "list"
     await town.sees("ann", "before")
+
+
+async def test_along_a_new_edge_is_delivered_before_everybody_sees_it(town: World) -> None:
+    """Another shard, or a primary that does not know it is none, may answer as if the follow had never been."""
+    await town.people("yan")
+    await town.warm("ann")
+    with patch.object(type(town.stack.db["follows"]), "find_one", AsyncMock(return_value=None)):
+        await town.follow("ann", "yan")
+    await town.post("yan", "hello")
+    await town.drain()
+    assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * len(KEEPING)
+    await town.sees("ann", "hello")
 
 
 async def owe_backfills(town: World, *readers: str) -> None:

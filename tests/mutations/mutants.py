@@ -437,7 +437,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a debt is paid before the backfill is made",
         "4 debt, 8 order",
         "phases.delivering.outbox.Outbox.make_backfill",
-        "        for keeper in self._keepers:\n            await keeper.widen(reader, author)\n",
+        "        for keeper in self._keepers:\n"
+        '            await keeper.widen(reader, author, follows=collection == "follows")\n',
         behind='        await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})\n',
         races=("follow x read, queue",),
     ),
@@ -1436,7 +1437,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a backfill ends before its author is delivered",
         "phase 4: activity, 8 order",
         "phases.delivering.kept_timelines.KeptTimelines.widen",
-        "        await self.recipients.widen(reader, author)\n",
+        "        if follows:\n            await self.recipients.widen(reader, author)\n",
         behind="            await self.store.merge(container, reader, author_ids)\n",
         races=("follow x publish, cache",),
     ),
@@ -1453,10 +1454,19 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "members of a circle are taken for followers",
         "phase 4: activity",
-        "phases.keeping.activity.ActiveReaders.widen",
-        'if await self.db["follows"].find_one({"follower": reader, "followee": author}, {"_id": 1}):',
+        "phases.delivering.kept_timelines.KeptTimelines.widen",
+        "if follows:",
         "if True:",
         _of(FIXED, "test_a_circle_fills_no_strangers_list"),
+    ),
+    Mutant(
+        "a new follower is delivered to where the edge is seen",
+        "phase 4: activity",
+        "phases.keeping.activity.ActiveReaders.widen",
+        "await self.admit(reader, [author])",
+        'if await self.db["follows"].find_one({"follower": reader, "followee": author}, {"_id": 1}):\n'
+        "            await self.admit(reader, [author])",
+        _of(RULES, "test_along_a_new_edge_is_delivered_before_everybody_sees_it"),
     ),
     Mutant(
         "who returns while they are swept is forgotten",
