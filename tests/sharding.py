@@ -68,7 +68,6 @@ SCATTERED: tuple[Scattered, ...] = (
         "statuses", ("_id", "pending"), "a delivery's status, and its entry that is taken off: jobs carry bare ids"
     ),
     Scattered("statuses", ("_id", "deleted"), "a like is counted on a status that is named by its id"),
-    Scattered("statuses", ("_id", "pulled"), "what phase 6 has decided of a post that takes long, once"),
     Scattered("statuses", ("pending",), "the newest pending of all: a few entries of an index from each shard"),
     Scattered("follows", ("followee", "follower"), "a delivery's followers: every shard walks its own in parallel"),
     Scattered("follows", ("followee",), "how many followers somebody has, and who: their page and no other"),

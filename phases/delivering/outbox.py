@@ -165,7 +165,7 @@ class Outbox:
             await self._pulls.markers.mark(status.user_id, owed.settings.epoch)
         if again or not self._switch.still_holds(owed.settings):
             now_owed = self._phases_delivering(await self._switch.fresh())
-            names = await self.make_owed(status.id, tuple(dict.fromkeys((*names, *now_owed))))
+            names = await self.make_owed(status, tuple(dict.fromkeys((*names, *now_owed))))
         for name in names:
             consumer = self.consumers.get(name)
             await (defer if consumer and consumer.may_wait else at_once)(self._handed_over(name, status, trace))
@@ -234,17 +234,19 @@ class Outbox:
 
     # What consumers and the sweeper do
 
-    async def make_owed(self, status: ObjectId, names: tuple[str, ...]) -> tuple[str, ...]:
+    async def make_owed(self, status: StatusRow, names: tuple[str, ...]) -> tuple[str, ...]:
         """Make a status owed to these consumers, and return those that it is owed to now: a status that says `pulled`
-        is never owed to a phase that merges it (rule 9).
+        is never owed to a phase that merges it (rule 9), and one that is gone with its author's account to nobody.
+
+        By its author, too, who is the shard key: an update by `_id` alone may miss a document that is being moved.
         """
         always = [name for name in names if name not in self._pulls.merging]
         merging = [name for name in names if name in self._pulls.merging]
-        owed = []
+        owed, key = [], {"_id": status.id, "user_id": status.user_id}
         for some, unless in ((always, {}), (merging, {"pulled": {"$ne": True}})):
             if some:
                 change = {"$addToSet": {"pending": {"$each": some}}}
-                done = await self._db["statuses"].update_one({"_id": status, **unless}, change)
+                done = await self._db["statuses"].update_one({**key, **unless}, change)
                 owed += some if done.matched_count else []
         await self._became_pending_late()
         return tuple(owed)

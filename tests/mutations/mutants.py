@@ -3080,6 +3080,15 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(PULLED, "test_a_repeat_decides_nothing_anew"),
     ),
     Mutant(
+        "what becomes owed later is looked for on every shard",
+        "9 delivered or pulled",
+        "phases.delivering.outbox.Outbox.make_owed",
+        ', "user_id": status.user_id}',
+        "}",
+        _of(PULLED, "test_a_repeat_decides_nothing_anew"),
+        marks="servers",
+    ),
+    Mutant(
         "a marker goes while lists lack what was pulled",
         "9 delivered or pulled",
         "phases.pulling.markers.Markers.sweep",
