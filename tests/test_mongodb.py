@@ -24,7 +24,7 @@ from pymongo.monitoring import CommandStartedEvent
 from app.accounts import Accounts
 from app.config import DAY_S, Config
 from app.edges import MARKERS, NAMES, VERSIONS, change_edges
-from app.errors import Conflict
+from app.errors import Conflict, NotFound
 from app.inbox.pictures import Pictures
 from app.models import DOCUMENTS
 from app.servers.commands import HISTORY_S
@@ -198,6 +198,29 @@ async def test_a_transaction_that_somebody_else_holds_up_gives_up(servers: Addre
         finally:
             goes_on.set()
             await stack.db.client.drop_database("test_transactions")
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("refuses", [True, False])
+async def test_a_transaction_whose_time_is_over_holds_nothing_up(servers: Addresses, refuses: bool) -> None:
+    """It is ended at once, and not by MongoDB after the time that this gives to those of killed processes."""
+    limit_s = 0.5
+
+    async def slow(_: Transaction) -> None:
+        await asyncio.sleep(limit_s)
+        if refuses:
+            raise NotFound("too late")
+
+    async def nothing(_: Transaction) -> None: ...
+
+    async with connected(servers, Config(database="test_time_over")) as stack:
+        with patch("app.stack.mongodb.transaction.TRANSACTION_S", limit_s), suppress(NotFound):
+            await change_edges(stack.db, [NAMES], slow)
+        with patch("app.stack.mongodb.transaction.TRANSACTION_S", 2.0):
+            await change_edges(stack.db, [NAMES], nothing)
+        version = await stack.db[VERSIONS].find_one({"_id": NAMES})
+        assert version == {"_id": NAMES, "version": 1 if refuses else 2}
+        await stack.db.client.drop_database("test_time_over")
 
 
 @pytest.mark.servers

@@ -1146,6 +1146,15 @@ MUTANTS: tuple[Mutant, ...] = (
         marks="servers",
     ),
     Mutant(
+        "a transaction whose time is over is not ended",
+        "transactions",
+        "app.stack.mongodb.transaction._end",
+        "in_time(), Context()",
+        "in_time()",
+        _of("tests/test_mongodb.py", "test_a_transaction_whose_time_is_over_holds_nothing_up"),
+        marks="servers",
+    ),
+    Mutant(
         "a restored database keeps nothing anew",
         "phase 4: restore",
         "app.backup.restore",

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import Context
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -129,8 +130,9 @@ class Direct:
             await self._places.acquire()
         await self._database.client.close()
 
-    async def to_its_end(self, command: Coroutine[Any, Any, T]) -> T:
+    async def to_its_end(self, command: Coroutine[Any, Any, T], context: Context | None = None) -> T:
         """Return the answer of a command. Its caller may be cancelled, and it still runs to its end, if it has begun.
+        `context`: another one than the caller's.
 
         PyMongo 4.20 on Python 3.11 does not bear being cancelled: a connection that is being made is left open, and a
         wait inside its pool can keep the pool's lock for ever. So nobody is cancelled in there, nor has to wait.
@@ -140,7 +142,7 @@ class Direct:
         except BaseException:
             command.close()
             raise
-        return await _awaited(asyncio.create_task(command), lambda _: self._places.release())
+        return await _awaited(asyncio.create_task(command, context=context), lambda _: self._places.release())
 
     async def whole(self, commands: Coroutine[Any, Any, T]) -> T:
         """Return the answer of commands that belong together. Whoever waits for it may be cancelled, and they still run

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 TRANSACTION_S = 5.0  # how long a transaction is tried while others change the same documents
 TRANSACTION_PAUSE_S = 0.005
+END_S = 1.0  # how long at least its commit or abort may take: until then others find its documents held
 
 
 class Contended(Exception):
@@ -118,7 +120,7 @@ async def transaction(database: Database, work: Callable[[Transaction], Awaitabl
     if isinstance(database, StandInDatabase):
         return await database.at_once(lambda alone: work(Transaction(alone, None)))
     deadline = time.monotonic() + TRANSACTION_S
-    with pymongo.timeout(TRANSACTION_S):  # of all of it: who is given up takes back what they began, or does not wait
+    with pymongo.timeout(TRANSACTION_S):  # of all of it but its end
         return await direct(database).whole(_transaction(database, work, deadline))
 
 
@@ -127,7 +129,7 @@ async def _transaction(database: Database, work: Callable[[Transaction], Awaitab
         while True:
             await session.start_transaction(ReadConcern("snapshot"), WriteConcern("majority"))  # sends nothing
             try:
-                return await _committed(database, session, work)
+                return await _committed(database, session, work, deadline)
             except PyMongoError as error:
                 if not error.has_error_label("TransientTransactionError"):
                     raise
@@ -136,13 +138,27 @@ async def _transaction(database: Database, work: Callable[[Transaction], Awaitab
             await asyncio.sleep(TRANSACTION_PAUSE_S)
 
 
-async def _committed(database: Database, session: Any, work: Callable[[Transaction], Awaitable[T]]) -> T:
+async def _committed(
+    database: Database, session: Any, work: Callable[[Transaction], Awaitable[T]], deadline: float
+) -> T:
     """Do the work and commit it, or abort it whatever goes wrong."""
     try:
         answer = await work(Transaction(database, session))
     except BaseException:
-        await direct(database).to_its_end(session.abort_transaction())
+        await _end(database, session.abort_transaction, deadline)
         raise
     count_mongodb()
-    await direct(database).to_its_end(session.commit_transaction())
+    await _end(database, session.commit_transaction, deadline)
     return answer
+
+
+async def _end(database: Database, end: Callable[[], Coroutine[Any, Any, None]], deadline: float) -> None:
+    """Commit or abort, in a context of its own: in one whose time is over PyMongo sends nothing any more, and MongoDB
+    would hold what was changed until it gives the transaction up itself.
+    """
+
+    async def in_time() -> None:
+        with pymongo.timeout(max(END_S, deadline - time.monotonic())):
+            await end()
+
+    await direct(database).to_its_end(in_time(), Context())
