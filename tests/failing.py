@@ -1,4 +1,4 @@
-"""A MongoDB of one member whose commands fail when a test says so."""
+"""MongoDBs that fail when and how a test says so."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,19 +11,22 @@ from pymongo import MongoClient
 
 from app.servers import replica
 from app.servers.commands import mongod
-from app.servers.replica import replica_set
+from app.servers.replica import ReplicaSet, replica_set
 
 
-def _with_failpoints(*args: Any, **options: Any) -> list[str]:
+def _mongod(*args: Any, **options: Any) -> list[str]:
     return [*mongod(*args, **options), "--setParameter", "enableTestCommands=1"]
 
 
 @contextmanager
-def mongodb_with_failpoints() -> Iterator[str]:
-    """Yield the URL."""
-    with TemporaryDirectory() as short, patch.multiple(replica, MEMBERS=1, mongod=_with_failpoints):
-        with replica_set(Path(short)) as one:
-            yield one.url
+def replica_set_with_failpoints(members: int) -> Iterator[tuple[ReplicaSet, Path]]:
+    """Yield it and its directory."""
+    with (
+        TemporaryDirectory() as short,
+        patch.multiple(replica, MEMBERS=members, mongod=_mongod),
+        replica_set(Path(short)) as found,
+    ):
+        yield found, Path(short)
 
 
 @contextmanager

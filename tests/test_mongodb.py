@@ -47,7 +47,7 @@ from app.stack.mongodb.whole import WINDOW
 from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered, housekeeping, prepare
 from app.stack.outage import UNAVAILABLE, said_by_a_driver
 from tests.dates import NOON, ManualClock
-from tests.failing import failing, mongodb_with_failpoints
+from tests.failing import failing, replica_set_with_failpoints
 from tests.world import World, commands_sent
 
 pytestmark = pytest.mark.anyio
@@ -284,8 +284,8 @@ async def test_entries_that_may_not_be_with_a_majority_are_delivered_again(world
 @pytest.fixture(scope="module")
 def failpoints(servers: Addresses) -> Iterator[Addresses]:
     """These servers, but for a MongoDB of which `failing` may ask anything."""
-    with mongodb_with_failpoints() as url:
-        yield replace(servers, mongodb=url)
+    with replica_set_with_failpoints(1) as (one, _):
+        yield replace(servers, mongodb=one.url)
 
 
 @asynccontextmanager

@@ -31,6 +31,7 @@ from app.stack.mongodb.connection import direct
 from app.stack.outage import UNAVAILABLE
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
+from tests.failing import replica_set_with_failpoints
 from tests.world import eventually
 from workers import tailer
 from workers.tailer import Tailer, stream_state
@@ -285,6 +286,35 @@ async def test_a_primary_without_a_majority_makes_a_silent_stream(servers: Addre
                 await eventually(hears_again)
             assert [status.text for status in (await timelines.page(zoe)).statuses][-1] == "heard"
     shutil.rmtree(short)
+
+
+async def test_a_stream_at_a_member_that_hears_nothing_is_opened_anew(servers: Addresses) -> None:
+    """It was the primary and is cut off from the next one, which knows the lease: nobody takes over."""
+    config = Config(database=f"followed_{next(_databases)}", grace_s=1.0, server_timeout_s=30.0)
+    with replica_set_with_failpoints(3) as (three, directory), patch.object(tailer, "SILENT_S", 3.0):
+        async with connected(replace(servers, mongodb=three.url), config, Clock()) as stack:
+            timelines = await Timelines.open(stack)
+            await timelines.change(read=P, delivering=[P])
+            await eventually(lambda: readable(timelines))
+            zoe = await person(stack, "zoe")
+            async with following(timelines):
+                await post(timelines, zoe, "heard")
+                await eventually(lambda: delivered(timelines))
+                before = await lease(stack)
+                await asyncio.to_thread(depose, directory)
+                await post(timelines, zoe, "where nobody listens")
+                await eventually(lambda: delivered(timelines))
+                assert (await lease(stack))["fence"] == before["fence"]
+
+
+def depose(replicas: Path) -> None:
+    """The primary becomes a secondary, and takes in nothing."""
+    for at in replicas.glob("*/mongodb.sock"):
+        with MongoClient[dict[str, Any]](address("mongodb", at)) as client:
+            if client.admin.command("hello")["isWritablePrimary"]:
+                client.admin.command({"configureFailPoint": "stopReplProducer", "mode": "alwaysOn"})
+                client.admin.command({"replSetStepDown": 60})
+                return
 
 
 @contextmanager

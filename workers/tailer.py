@@ -20,7 +20,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from app.clock import FIRST_ID
 from app.models import SETTINGS, StatusRow
 from app.stack import QueueDown, Stack, outages_told
-from app.stack.mongodb.changes import HistoryLost, Inserted, inserts
+from app.stack.mongodb.changes import AWAIT_MS, HistoryLost, Inserted, inserts
 from app.stack.mongodb.find import Find, rows
 from app.stack.mongodb.stand_in import is_stand_in
 from app.watch.background import errors_counted
@@ -220,9 +220,14 @@ class Tailer:
                     return  # the place stays unknown
 
             async def while_ours() -> AsyncIterator[Inserted]:
+                still_s = 0.0
                 async for inserted in changes:
+                    still_s = still_s + AWAIT_MS / 1000 if inserted.place == self._place else 0
                     yield inserted
                     if not await self._ours(renewing):
+                        return
+                    if still_s > SILENT_S:  # whoever answers may have been the primary once, and hear nothing any more
+                        log.warning("the change stream does not move, and is opened anew")
                         return
 
             await tail(while_ours(), self._deliver, self._save)

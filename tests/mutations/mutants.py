@@ -3188,6 +3188,15 @@ MUTANTS: tuple[Mutant, ...] = (
         races=("lease x lease",),
     ),
     Mutant(
+        "a stream that does not move is read on",
+        "5 pending",
+        "workers.tailer.Tailer._carry_on",
+        "if still_s > SILENT_S:",
+        "if False:",
+        _of("tests/test_tailer.py", "test_a_stream_at_a_member_that_hears_nothing_is_opened_anew"),
+        marks="servers",
+    ),
+    Mutant(
         "the place is noted before the effects",
         "6 at least once",
         "phases.p5_stream.tail",
