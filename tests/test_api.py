@@ -14,7 +14,7 @@ import httpx
 import pytest
 from bson import ObjectId
 from prometheus_client.parser import text_string_to_metric_families
-from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
+from pymongo.errors import OperationFailure, ServerSelectionTimeoutError, WriteError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -1043,6 +1043,7 @@ AWAY = [
     QueueDown("redis: no answer"),
     OperationFailure("Could not find host matching read preference", 133),
     OperationFailure("Authentication failed.", 18),
+    WriteError("not primary", 10107),
 ]
 
 

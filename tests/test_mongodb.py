@@ -11,14 +11,20 @@ from io import BytesIO
 from itertools import count, islice
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import AsyncMock, patch
+from unittest.mock import AsyncMock, Mock, patch
 from urllib.parse import quote
 
 import pytest
 from bson import ObjectId
 from PIL import Image
 from pymongo import MongoClient
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError, ServerSelectionTimeoutError
+from pymongo.errors import (
+    BulkWriteError,
+    DuplicateKeyError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
 from pymongo.monitoring import CommandStartedEvent
 
 from app.accounts import Accounts
@@ -44,7 +50,14 @@ from app.stack.mongodb.find import ANOTHER_SNAPSHOT, Find, Rows, dated, rows, to
 from app.stack.mongodb.joined import joined
 from app.stack.mongodb.transaction import Transaction, transaction
 from app.stack.mongodb.whole import WINDOW
-from app.stack.mongodb.write import DUPLICATE_KEY, _unless_there, create_clustered, housekeeping, prepare
+from app.stack.mongodb.write import (
+    DUPLICATE_KEY,
+    _unless_there,
+    create_clustered,
+    housekeeping,
+    insert_missing,
+    prepare,
+)
 from app.stack.outage import UNAVAILABLE, said_by_a_driver
 from tests.dates import NOON, ManualClock
 from tests.failing import failing, replica_set_with_failpoints
@@ -279,6 +292,27 @@ async def test_entries_that_may_not_be_with_a_majority_are_delivered_again(world
     await world.drain()
     assert (await world.pending())["push"] == 0
     await world.sees("ann", "stored")
+
+
+def refused(*codes: int) -> dict[str, Any]:
+    """The reply to an insert of as many documents."""
+    return {"n": 0, "writeErrors": [{"index": n, "code": code, "errmsg": "refused"} for n, code in enumerate(codes)]}
+
+
+@pytest.mark.parametrize("code", [91, 189, 10107, 11600, 11602, 13435, 13436])
+async def test_documents_that_find_no_primary_are_inserted_once_more(code: int) -> None:
+    """By a router, which says it of each document."""
+    documents, there = [{"_id": 1}, {"_id": 2}], refused(DUPLICATE_KEY)
+
+    async def inserted(*replies: dict[str, Any]) -> None:
+        router = Mock(command=AsyncMock(side_effect=replies))
+        await insert_missing(router, "entries", documents)
+
+    await inserted(refused(DUPLICATE_KEY, code), there)
+    with pytest.raises(UNAVAILABLE):
+        await inserted(refused(code, code), refused(DUPLICATE_KEY, code))
+    with pytest.raises(BulkWriteError):
+        await inserted(refused(code, 121))
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from redis import RedisError
 
 from app.stack.deadline import OutOfTime
 from app.stack.memcached import MemcachedDown
+from app.stack.mongodb.connection import AWAY_CODES
 from app.stack.mongodb.find import NoSnapshot
 from app.stack.mongodb.transaction import Contended
 from app.stack.queue import QueueDown
@@ -34,16 +35,6 @@ UNAVAILABLE = (
     QueueDown,
     MemcachedDown,
     SetsDown,
-)
-
-# MongoDB says the same by these codes, for which its driver has no class.
-AWAY_CODES = frozenset(
-    {
-        *(6, 7, 89, 202, 262, 9001),  # a router cannot reach a shard: HostUnreachable to SocketException
-        133,  # FailedToSatisfyReadPreference: nor knows a primary of it
-        *(134, 211),  # after a restart: ReadConcernMajorityNotAvailableYet, KeyNotFound
-        18,  # AuthenticationFailed: the password is being changed
-    }
 )
 
 DRIVERS = {PyMongoError: "MongoDB", RedisError: "Redis"}

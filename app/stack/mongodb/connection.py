@@ -33,6 +33,17 @@ T = TypeVar("T")
 
 POOL_SIZE = 50  # connections of one process
 
+# By these codes MongoDB says that a server is away, where its driver has no class for it.
+AWAY_CODES = frozenset(
+    {
+        *(6, 7, 89, 202, 262, 9001),  # a router cannot reach a shard: HostUnreachable to SocketException
+        133,  # FailedToSatisfyReadPreference: nor knows a primary of it
+        *(91, 189, 10107, 11600, 11602, 13435, 13436),  # nor has it found another one: said of each write of a command
+        *(134, 211),  # after a restart: ReadConcernMajorityNotAvailableYet, KeyNotFound
+        18,  # AuthenticationFailed: the password is being changed
+    }
+)
+
 
 class _CommandCounter(monitoring.CommandListener):
     def started(self, event: monitoring.CommandStartedEvent) -> None:

@@ -13,7 +13,7 @@ from pymongo import ReturnDocument, errors
 
 from app.models import DOCUMENTS
 from app.stack.cost import count_mongodb
-from app.stack.mongodb.connection import Database, direct
+from app.stack.mongodb.connection import AWAY_CODES, Database, direct
 from app.stack.mongodb.stand_in import is_stand_in
 
 log = logging.getLogger(__name__)
@@ -122,12 +122,16 @@ async def insert_missing(database: Database, name: str, documents: list[dict[str
 async def _inserted(database: Database, name: str, documents: list[dict[str, Any]]) -> Mapping[str, Any]:
     """Return MongoDB's reply to an insert of which a majority has what is there now, whoever inserted it."""
     command = {"insert": name, "documents": documents, "ordered": False, "writeConcern": {"w": "majority"}}
+
+    async def reply() -> Mapping[str, Any]:
+        said: Mapping[str, Any] = await database.command(command)
+        _unless_there(said)
+        return said
+
     try:
-        reply = await database.command(command)
-    except (errors.AutoReconnect, errors.NotPrimaryError):  # once more, as the driver does with its own writes
-        reply = await database.command(command)
-    _unless_there(reply)
-    return reply
+        return await reply()
+    except errors.AutoReconnect:  # once more, as the driver does with its own writes
+        return await reply()
 
 
 async def grown(
@@ -160,6 +164,8 @@ async def grown(
 def _unless_there(reply: Mapping[str, Any]) -> None:
     """Raise what went wrong with an insert, other than that a document was there already."""
     if others := [error for error in reply.get("writeErrors", ()) if error["code"] != DUPLICATE_KEY]:
+        if all(error["code"] in AWAY_CODES for error in others):
+            raise errors.AutoReconnect(others[0]["errmsg"], others)
         raise errors.BulkWriteError({**reply, "writeErrors": others})
     if unsure := reply.get("writeConcernError"):
         raise errors.WriteConcernError(unsure["errmsg"], unsure["code"], unsure)
