@@ -3,6 +3,7 @@
 import asyncio
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -11,6 +12,7 @@ from typing import Any
 
 import click
 from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.uri_parser import parse_uri
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -103,23 +105,24 @@ def _with_schema(found: Finding, url: str, config: Config) -> Finding:
 
 async def _looked_at(url: str, config: Config) -> tuple[dict[str, Any] | None, str]:
     """Return what the database says of its schema, and advice, "" where there is none."""
-    database = connect(url, config.database, TIMEOUT_S)
+    database, clock = connect(url, config.database, TIMEOUT_S), Clock()
     try:
         await preflight(database)
-        said, ahead_s, history_s = await schema.said(database), await _ahead_s(database), await _history_s(database)
+        said, history_s = await schema.said(database), await _history_s(database)
+        asked = clock.now()
+        told = await database.command("hello", codec_options=database.codec_options)
+        answered = clock.now()
     finally:
         await disconnect(database)
-    return said, "; ".join(filter(None, (_one_time(ahead_s, config.grace_s / 2), _less_history(history_s))))
+    ahead_s = _ahead_s(asked, told["localTime"], answered)
+    advice = (_one_time(ahead_s, config.grace_s / 2), _one_router(told, url), _less_history(history_s))
+    return said, "; ".join(filter(None, advice))
 
 
-async def _ahead_s(database: Database) -> float:
-    """Return how far the clock of this machine is ahead of mongod's or the router's, in seconds, at least; below 0 it
-    is behind. How long the answer takes does not count.
+def _ahead_s(asked: datetime, told: datetime, answered: datetime) -> float:
+    """Return how far the clock of this machine is ahead of what mongod or the router has told, in seconds, at least;
+    below 0 it is behind. How long the answer takes does not count.
     """
-    clock = Clock()
-    asked = clock.now()
-    told: datetime = (await database.command("hello", codec_options=database.codec_options))["localTime"]
-    answered = clock.now()
     return max((asked - told).total_seconds(), 0.0) - max((told - answered).total_seconds(), 0.0)
 
 
@@ -130,6 +133,16 @@ def _one_time(ahead_s: float, most_s: float) -> str:
     return (
         f"the clock of this machine is {abs(ahead_s):,.1f} s {'ahead of' if ahead_s > 0 else 'behind'} MongoDB's, and "
         f"timelines need them within {most_s:g} s: have every machine keep the time (chrony, systemd-timesyncd)"
+    )
+
+
+def _one_router(told: Mapping[str, Any], url: str) -> str:
+    """Return advice where the URL names several routers; otherwise ""."""
+    if told.get("msg") != "isdbgrid" or len(parse_uri(url)["nodelist"]) == 1:
+        return ""
+    return (
+        "FEEDLAB_MONGODB_URL names several routers, and a page by one may miss what another has acknowledged: name one "
+        "for all processes, or an address behind which it is always the same one (docs/scaling.md)"
     )
 
 

@@ -678,6 +678,19 @@ def test_doctor_sees_the_servers_that_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("says", "url", "objects"),
+    [
+        ({"msg": "isdbgrid"}, "mongodb://one,two:27018/", True),
+        ({"msg": "isdbgrid"}, "mongodb://one/", False),
+        ({"setName": "three"}, "mongodb://one,two,three/", False),
+    ],
+)
+def test_doctor_objects_to_several_routers(says: dict[str, str], url: str, objects: bool) -> None:
+    """A snapshot is of the time that its router knows."""
+    assert ("names several routers" in doctor._one_router(says, url)) == objects
+
+
+@pytest.mark.parametrize(
     ("host", "demo", "warned"), [("0.0.0.0", True, True), ("0.0.0.0", False, False), ("127.0.0.1", True, False)]
 )
 def test_a_demo_that_others_can_reach_is_said(

@@ -258,6 +258,24 @@ def test_every_collection_has_a_shard_key_in_scaling() -> None:
     ] == [(one.collection, one.fields or ("nothing",), one.why) for one in SCATTERED]
 
 
+def test_scaling_says_which_indexes_cannot_be_unique_on_shards() -> None:
+    """MongoDB demands that a unique one begins with the whole shard key."""
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    said = {
+        (collection, tuple(fields.split(", ")))
+        for collection, row in re.findall(r"^\| `(\w+)` \| (.+)", text, re.MULTILINE)
+        for fields in re.findall(r"`([\w, ]+)` cannot be unique", row)
+    }
+    unique = {
+        (document.Settings.name, tuple(index.document["key"]))
+        for document in MODEL
+        for index in document.Settings.indexes
+        if index.document.get("unique")
+    }
+    keys = {name: SHARD_KEYS[name] for name, _ in unique}
+    assert said == {(name, fields) for name, fields in unique if fields[: len(keys[name])] != keys[name]}
+
+
 def test_the_walkthrough_shards_edges_as_scaling_does() -> None:
     chapter = (ROOT / "templates" / "walkthrough" / "9-next.md").read_text(encoding="utf-8")
     first, second = SHARD_KEYS["follows"]
