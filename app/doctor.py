@@ -105,7 +105,7 @@ def _with_schema(found: Finding, url: str, config: Config) -> Finding:
 
 async def _looked_at(url: str, config: Config) -> tuple[dict[str, Any] | None, str]:
     """Return what the database says of its schema, and advice, "" where there is none."""
-    database, clock = connect(url, config.database, TIMEOUT_S), Clock()
+    database, clock, most_s = connect(url, config.database, TIMEOUT_S), Clock(), config.grace_s / 2
     try:
         await preflight(database)
         said, history_s = await schema.said(database), await _history_s(database)
@@ -114,9 +114,9 @@ async def _looked_at(url: str, config: Config) -> tuple[dict[str, Any] | None, s
         answered = clock.now()
     finally:
         await disconnect(database)
-    ahead_s = _ahead_s(asked, told["localTime"], answered)
-    advice = (_one_time(ahead_s, config.grace_s / 2), _one_router(told, url), _less_history(history_s))
-    return said, "; ".join(filter(None, advice))
+    apart, routers = _one_time(_ahead_s(asked, told["localTime"], answered), most_s), _one_router(told, url)
+    cluster = _no_later(told["operationTime"].as_datetime(), max(told["localTime"], answered), most_s)
+    return said, "; ".join(filter(None, (apart, cluster, routers, _less_history(history_s))))
 
 
 def _ahead_s(asked: datetime, told: datetime, answered: datetime) -> float:
@@ -133,6 +133,17 @@ def _one_time(ahead_s: float, most_s: float) -> str:
     return (
         f"the clock of this machine is {abs(ahead_s):,.1f} s {'ahead of' if ahead_s > 0 else 'behind'} MongoDB's, and "
         f"timelines need them within {most_s:g} s: have every machine keep the time (chrony, systemd-timesyncd)"
+    )
+
+
+def _no_later(cluster: datetime, now: datetime, most_s: float) -> str:
+    """Return advice where the time by which MongoDB dates what is stored is later than all clocks; otherwise ""."""
+    ahead_s = (cluster - now).total_seconds()
+    if ahead_s <= most_s:
+        return ""
+    return (
+        f"the time of MongoDB's cluster is {ahead_s:,.0f} s ahead of every clock, as some clock once was, and until "
+        "that has passed pages are slower while much is pending (docs/operations.md#feedlablatency)"
     )
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import webbrowser
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -17,6 +18,7 @@ from unittest.mock import patch
 
 import click
 import pytest
+from bson import Int64, Timestamp
 from click.testing import CliRunner, Result
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
@@ -675,6 +677,18 @@ def test_doctor_sees_the_servers_that_run(tmp_path: Path) -> None:
             apart = re.search(r"^MongoDB: the clock of this machine is (\S+) s (.+), and", told, re.MULTILINE)
             assert (apart and apart[2]) == said
             assert apart is None or 58 <= float(apart[1]) <= 61, "less what the answer took"
+        assert "MongoDB: " not in told
+        with MongoClient[dict[str, object]](addresses.mongodb) as client, client.start_session() as session:
+            unsigned = {"hash": bytes(20), "keyId": Int64(0)}
+            ahead = {"clusterTime": Timestamp(int(time.time()) + 3_600, 1), "signature": unsigned}
+            session.advance_cluster_time(ahead)  # as a member does whose clock is wrong
+            client["test"]["things"].insert_one({}, session=session)
+        told = feedlab("doctor", "--data", tmp_path).stdout
+        apart = re.search(
+            r"^MongoDB: the time of MongoDB's cluster is (\S+) s ahead of every clock", told, re.MULTILINE
+        )
+        assert apart
+        assert 3_500 < float(apart[1].replace(",", "")) <= 3_601
 
 
 @pytest.mark.parametrize(
