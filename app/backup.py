@@ -115,7 +115,7 @@ def backup(url: str, config: Config, file: Path, *, window_s: int | None = None,
         raise Refused(f"{file} exists already: a backup replaces nothing")
     with blocking(url, config.database) as database:
         version = _our_version(database)
-        with _whole_or_not_at_all(file) as out, history_kept(database[SETTINGS], window_s):
+        with _whole_or_not_at_all(file) as out, history_kept(database[SETTINGS], window_s, url):
             header = _written(database, out, version, progress)
         _note(database[SETTINGS], datetime.fromisoformat(header.at))
         return header

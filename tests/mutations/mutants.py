@@ -1185,7 +1185,7 @@ MUTANTS: tuple[Mutant, ...] = (
         for name, old, new, tests in (
             (
                 "a window that was left is never set back",
-                'if noted and noted["until"] < now:',
+                'if noted and (noted["until"] < now or noted["at"] != told["me"]):',
                 "if False:",
                 ["test_whoever_is_killed_a_later_one_sets_back"],
             ),
@@ -1197,15 +1197,21 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
             (
                 "of two who begin at once the second notes the window of the first",
-                '"$setOnInsert": {"was": was}, "$max": {"until": until}',
-                '"$set": {"was": was, "until": until}',
+                '"$setOnInsert": {"was": was, "at": told["me"]}, "$max": {"until": until}',
+                '"$set": {"was": was, "at": told["me"], "until": until}',
                 ["test_another_one_begins_meanwhile"],
             ),
             (
                 "the window is not set back",
-                '        _set_back(notes, note["was"])\n',
+                "        _set_back(notes, note, url)\n",
                 "        pass\n",
                 ["test_another_one_begins_meanwhile"],
+            ),
+            (
+                "a window that was left at another member is taken for this one's",
+                ' or noted["at"] != told["me"]',
+                "",
+                ["test_after_an_election_it_is_set_back_where_it_was_set"],
             ),
         )
     ),
@@ -1223,8 +1229,17 @@ MUTANTS: tuple[Mutant, ...] = (
         "backup: the window of another server's snapshots, order",
         "app.stack.mongodb.whole._set_back",
         '    notes.delete_one({"_id": HISTORY})\n',
-        behind="def _set_back(notes: Collection[Row], was: int) -> None:\n",
+        behind='    command = {"setParameter": 1, WINDOW: note["was"]}\n',
         tests=_of("tests/test_history.py", "test_whoever_is_killed_a_later_one_sets_back"),
+        marks="servers",
+    ),
+    Mutant(
+        "a window is set back at whoever is the primary",
+        "backup: the window of another server's snapshots",
+        "app.stack.mongodb.whole._set_back",
+        'if _is_primary(notes, note["at"]):',
+        "if True:",
+        _of("tests/test_history.py", "test_after_an_election_it_is_set_back_where_it_was_set"),
         marks="servers",
     ),
     *(
@@ -1246,7 +1261,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a window that is still needed is set back",
         "backup: the window of another server's snapshots",
         "app.stack.mongodb.whole.history_kept",
-        'if noted and noted["until"] < now:',
+        'if noted and (noted["until"] < now or noted["at"] != told["me"]):',
         "if noted:",
         _of(BACKUP, "test_one_that_takes_longer_than_the_history_is_kept"),
         marks="servers",

@@ -4,14 +4,17 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from bson import decode_all
 from bson.raw_bson import DEFAULT_RAW_BSON_OPTIONS
-from pymongo import MongoClient, ReturnDocument
+from pymongo import MongoClient, ReadPreference, ReturnDocument
 from pymongo.collection import Collection
 from pymongo.database import Database as Blocking
-from pymongo.errors import OperationFailure
+from pymongo.errors import ConnectionFailure, OperationFailure
+from pymongo.hello import Hello
+from pymongo.server_description import ServerDescription
 from pymongo.write_concern import WriteConcern
 
 from app.config import files_of
@@ -34,13 +37,14 @@ class TooLong(Refused):
 
 
 @contextmanager
-def blocking(url: str, name: str) -> Iterator[Blocking[Row]]:
-    """Yield the database by a client that blocks, for a command of its own. Writes are acknowledged by a majority."""
+def blocking(url: str, name: str, **others: Any) -> Iterator[Blocking[Row]]:
+    """Yield the database by a client that blocks, for a command of its own. Writes are acknowledged by a majority.
+    `others`: further options of PyMongo.
+    """
     wait_ms, longest_ms = int(CONNECT_S * 1000), int(HOUSEKEEPING_S * 1000)
+    others |= {"serverSelectionTimeoutMS": wait_ms, "connectTimeoutMS": wait_ms, "socketTimeoutMS": longest_ms}
     with files_of("FEEDLAB_MONGODB_URL"):
-        client: MongoClient[Row] = MongoClient(
-            url, serverSelectionTimeoutMS=wait_ms, connectTimeoutMS=wait_ms, socketTimeoutMS=longest_ms, tz_aware=True
-        )
+        client: MongoClient[Row] = MongoClient(url, tz_aware=True, **others)
     with client:
         yield client.get_database(name, write_concern=WriteConcern("majority"))
 
@@ -67,19 +71,21 @@ def batches(database: Blocking[Row], names: Sequence[str]) -> Iterator[tuple[str
 
 
 @contextmanager
-def history_kept(notes: Collection[Row], window_s: int | None) -> Iterator[None]:
-    """Make the primary keep snapshots for so long during the block; None leaves it at what is set there.
+def history_kept(notes: Collection[Row], window_s: int | None, url: str) -> Iterator[None]:
+    """Make the primary keep snapshots for so long during the block; None leaves it at what is set there. Raises TooLong
+    in other words where another primary has come in between.
 
-    What was set before is noted among the settings (`notes`): a process that is killed sets nothing back, so the next
-    one does whose user may, as soon as the one before must have ended. Of two at once the first that ends sets it back
-    for both.
+    What was set before, and at which member, is noted among the settings (`notes`): a process that is killed sets
+    nothing back, so the next one does whose user may, as soon as the one before must have ended, or when that member is
+    the primary no more. Of two at once the first that ends sets it back for both. `url`: of the replica set.
     """
     admin = notes.database.client.admin
-    now: datetime = admin.command("hello", codec_options=notes.codec_options)["localTime"]
+    told = admin.command("hello", codec_options=notes.codec_options)
+    now: datetime = told["localTime"]
     noted = notes.find_one({"_id": HISTORY})
-    if noted and noted["until"] < now:
+    if noted and (noted["until"] < now or noted["at"] != told["me"]):
         try:
-            _set_back(notes, noted["was"])
+            _set_back(notes, noted, url)
         except OperationFailure as error:
             if window_s is not None or error.code != UNAUTHORIZED:
                 raise
@@ -97,7 +103,7 @@ def history_kept(notes: Collection[Row], window_s: int | None) -> Iterator[None]
     note = notes.find_one_and_update(
         {"_id": HISTORY},
         # Another one may have begun meanwhile.
-        {"$setOnInsert": {"was": was}, "$max": {"until": until}, "$inc": {"begun": 1}},
+        {"$setOnInsert": {"was": was, "at": told["me"]}, "$max": {"until": until}, "$inc": {"begun": 1}},
         upsert=True,
         return_document=ReturnDocument.AFTER,
     )
@@ -105,8 +111,15 @@ def history_kept(notes: Collection[Row], window_s: int | None) -> Iterator[None]
     _set(notes, window_s)
     try:
         yield
+    except TooLong as error:
+        if _is_primary(notes, note["at"]):
+            raise
+        raise TooLong(
+            "another primary was elected while the backup was made, and does not have its snapshot: nothing was "
+            "written. Repeat it"
+        ) from error
     finally:
-        _set_back(notes, note["was"])
+        _set_back(notes, note, url)
 
 
 def _set(notes: Collection[Row], window_s: int) -> None:
@@ -118,9 +131,27 @@ def _set(notes: Collection[Row], window_s: int) -> None:
         raise
 
 
-def _set_back(notes: Collection[Row], was: int) -> None:
-    notes.database.client.admin.command({"setParameter": 1, WINDOW: was})
+def _set_back(notes: Collection[Row], note: Row, url: str) -> None:
+    """Set the window back at the member where it was set, whether that is still the primary or not."""
+    command = {"setParameter": 1, WINDOW: note["was"]}
+    if _is_primary(notes, note["at"]):
+        notes.database.client.admin.command(command)
+    else:
+        with blocking(url, "admin", server_selector=partial(_alone, note["at"])) as there:
+            try:
+                there.command(command, read_preference=ReadPreference.NEAREST)
+            except ConnectionFailure as error:
+                told = "%s of %s is not set back to %s, which a restart of that mongod does as well: %s"
+                log.warning(told, WINDOW, note["at"], note["was"], error)
     notes.delete_one({"_id": HISTORY})
+
+
+def _is_primary(notes: Collection[Row], member: str) -> bool:
+    return bool(notes.database.client.admin.command("hello")["me"] == member)
+
+
+def _alone(member: str, servers: Sequence[ServerDescription]) -> list[ServerDescription]:
+    return [server for server in servers if server.me == Hello({"me": member}).me]
 
 
 def insert_batch(database: Blocking[Row], name: str, batch: bytes) -> int:
