@@ -330,7 +330,8 @@ def test_more_than_was_asked_for_is_not_less() -> None:
 
 def test_of_several_climbs_the_one_in_the_middle_is_shown() -> None:
     report = held(query=[100, None, 250], cache=[300, 310])
-    shown = [climb and climb.capacity for climb in (report.middle(slug, 1, "warm") for slug in ("query", "cache"))]
+    middles = [report.middle(phase.slug, 1, "warm") for phase in (QUERY, CACHE)]
+    shown = [climb and climb.capacity for climb in middles]
     assert shown == [100, 300]
     capacities, _ = grids(report)
     assert [row[1] for row in capacities.rows] == ["100 (none to 250)", "300 (300 to 310)"]
