@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -656,8 +656,11 @@ async def test_a_page_that_was_the_last_one_guesses_nothing(town: World) -> None
 
 
 @pytest.mark.parametrize("settings", [{"cap": 80}])
-async def test_what_a_page_was_made_of_is_not_looked_up_again(town: World) -> None:
-    """While much is pending. It is on the page all the same, whether it is delivered by then or not."""
+@pytest.mark.parametrize("is_read", [True, False])
+async def test_what_a_page_was_made_of_is_not_looked_up_again(town: World, is_read: bool) -> None:
+    """While much is pending, whether or not this process has read it. It is on the page all the same, whether it is
+    delivered by then or not.
+    """
     await town.timelines.change(delivering=["cache"])
     town.pass_grace()
     await town.page("ann", "cache")
@@ -666,7 +669,8 @@ async def test_what_a_page_was_made_of_is_not_looked_up_again(town: World) -> No
         await town.post("zoe", text)
 
     sees = partial(town.begins_with, "ann", "cache")
-    with patch.object(Pending, "is_crowded", True):
+    unread = nullcontext() if is_read else patch.object(Pending, "backlog", AsyncMock(return_value=None))
+    with patch.object(Pending, "is_crowded", True), unread:
         await sees(texts[-1], texts[-2])
         await town.post("zoe", "pending")
         with counted() as cost:
