@@ -10,9 +10,9 @@ from app.departures import depart
 from app.errors import TooMany
 from app.live import presence
 from app.live.connection import EACH
-from app.live.presence import GRACE_S, RENEW_S, STORED_S, TTL_S, Presence, Presences
+from app.live.presence import GRACE_S, RENEW_S, STORED_S, Presence, Presences
 from app.stack.cost import counted
-from app.stack.heartbeats import AT_ONCE, RedisHeartbeats
+from app.stack.heartbeats import AT_ONCE, TTL_S, RedisHeartbeats
 from tests.conftest import free_port
 from tests.world import World
 
@@ -45,10 +45,15 @@ async def passes(world: World, seconds: float) -> None:
     """By our clock, and by Redis' for what is there: everything ends that much earlier."""
     world.clock.advance(seconds)
     if isinstance(world.stack.heartbeats, RedisHeartbeats):
-        client: Any = world.stack.heartbeats._redis
-        async for key in client.scan_iter(b"*here*"):
-            for member, ends in await client.zrange(key, 0, -1, withscores=True):
-                await client.zadd(key, {member: ends - seconds * 1000})
+        await redis_goes_on(world.stack.heartbeats, seconds)
+
+
+async def redis_goes_on(heartbeats: RedisHeartbeats, seconds: float) -> None:
+    """Its clock does, or goes back: everything ends that much earlier."""
+    client: Any = heartbeats._redis
+    async for key in client.scan_iter(b"*here*"):
+        for member, ends in await client.zrange(key, 0, -1, withscores=True):
+            await client.zadd(key, {member: ends - seconds * 1000})
 
 
 async def test_several_devices_are_one_person(town: World) -> None:
@@ -252,7 +257,7 @@ async def test_redis_itself_ends_what_nobody_renews(town: World) -> None:
     assert isinstance(beats, RedisHeartbeats)
     await process.connected(zoe, "phone")
     [key] = [key async for key in beats._redis.scan_iter(b"*:here:" + zoe.binary)]
-    assert 0 < await beats._redis.pttl(key) <= presence.TTL_S * 1000
+    assert 0 < await beats._redis.pttl(key) <= TTL_S * 1000
     await beats._redis.pexpire(key, 1)  # as if nobody had renewed it for so long
     for _ in range(1_000):
         if not await beats._redis.exists(key):
@@ -260,9 +265,25 @@ async def test_redis_itself_ends_what_nobody_renews(town: World) -> None:
         await asyncio.sleep(0.05)
     assert not await beats._redis.exists(key)
     assert not (await process.of([zoe]))[zoe].online
-    await passes(town, presence.TTL_S)
+    await passes(town, TTL_S)
     await process.look()
     assert process.told == ["zoe", "zoe"]
+
+
+@pytest.mark.parametrize("addresses", [pytest.param("servers", marks=pytest.mark.servers)], indirect=True)
+async def test_whoever_is_gone_is_not_here_for_as_long_as_redis_clock_is_set_back(town: World) -> None:
+    zoe, ann, killed, other = town.ids["zoe"], town.ids["ann"], Process(town), Process(town)
+    for device in range(EACH):
+        await killed.connected(zoe, f"device {device}")
+    await killed.connected(ann, "phone")
+    beats = town.stack.heartbeats
+    assert isinstance(beats, RedisHeartbeats)
+    await redis_goes_on(beats, -600)
+    assert not any(one.online for one in (await other.of([zoe, ann])).values())
+    await other.connected(zoe, "one more")
+    await other.look()
+    assert other.told == ["zoe", "ann"], "she came, and she has gone"
+    assert [one.online for one in (await other.of([zoe, ann])).values()] == [True, False]
 
 
 async def test_a_process_that_stops_takes_its_people_with_it(town: World) -> None:

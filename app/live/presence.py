@@ -1,9 +1,9 @@
 """Presence: who is here now, and when they were here last, for those who may know: people who follow each other.
 
 A person is here while any of their connections is, on whatever device. A connection that ends ends after a grace, so a
-reload, a tunnel or another tab is no change. A process that is killed leaves its people here for TTL_S at most, and
-another one finds within LOOK_S that they have gone. Nothing else needs presence: without Redis nobody is said to be
-here, and nothing fails.
+reload, a tunnel or another tab is no change. A process that is killed leaves its people here for 35 s at most: so
+long its heartbeats last. Another one finds within LOOK_S that they have gone. Nothing else needs presence: without
+Redis nobody is said to be here, and nothing fails.
 """
 
 import asyncio
@@ -25,7 +25,6 @@ from app.watch.background import errors_counted
 log = logging.getLogger(__name__)
 
 RENEW_S = 15.0
-TTL_S = 35.0  # how long a connection lasts that nobody renews: one renewal may be missed
 GRACE_S = 8.0  # how long a connection that has ended still counts
 LOOK_S = 5.0  # between looks for people who have gone
 STORED_S = 60.0  # somebody who stays is noted to have been seen so often
@@ -133,7 +132,7 @@ class Presences:
 
     async def _beat(self, connections: Sequence[tuple[ObjectId, str]], most: int = 0) -> None:
         try:
-            came = await self._heartbeats.beat(connections, int(TTL_S * 1000), most, int(GRACE_S * 1000))
+            came = await self._heartbeats.beat(connections, most, int(GRACE_S * 1000))
         except HeartbeatsDown as error:
             self._tell(error)
             return

@@ -34,24 +34,30 @@ class Full(Exception):
     """A person has as many connections as they may have."""
 
 
-NOW = """
+TTL_S = 35.0  # how long a connection lasts that nobody renews: one renewal may be missed
+TTL_MS = int(TTL_S * 1000)
+
+# Nothing ends after `last`, unless Redis' clock has been set back since it was written: then it is over.
+NOW = f"""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local last = now + {TTL_MS}
 """
 BEAT = (
     NOW
     + """
-local ends, most, came = now + ARGV[1], tonumber(ARGV[2]), {}
-for n = 4, #ARGV, 2 do
+local most, came = tonumber(ARGV[1]), {}
+for n = 3, #ARGV, 2 do
     redis.call('ZREMRANGEBYSCORE', KEYS[1] .. ARGV[n], '-inf', now)
-    if most > 0 and redis.call('ZCOUNT', KEYS[1] .. ARGV[n], '(' .. now + ARGV[3], '+inf') >= most then
+    redis.call('ZREMRANGEBYSCORE', KEYS[1] .. ARGV[n], '(' .. last, '+inf')
+    if most > 0 and redis.call('ZCOUNT', KEYS[1] .. ARGV[n], '(' .. now + ARGV[2], '+inf') >= most then
         return false
     end
-    local last = redis.call('ZSCORE', KEYS[2], ARGV[n])
-    if not last or tonumber(last) <= now then came[#came + 1] = ARGV[n] end
-    redis.call('ZADD', KEYS[1] .. ARGV[n], ends, ARGV[n + 1])
-    redis.call('PEXPIRE', KEYS[1] .. ARGV[n], ARGV[1])
-    redis.call('ZADD', KEYS[2], ends, ARGV[n])
+    local ends = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[n]) or now)
+    if ends <= now or ends > last then came[#came + 1] = ARGV[n] end
+    redis.call('ZADD', KEYS[1] .. ARGV[n], last, ARGV[n + 1])
+    redis.call('PEXPIREAT', KEYS[1] .. ARGV[n], last)
+    redis.call('ZADD', KEYS[2], last, ARGV[n])
 end
 return came
 """
@@ -71,7 +77,7 @@ AMONG = (
     + """
 local here = {}
 for _, person in ipairs(ARGV) do
-    here[#here + 1] = redis.call('ZCOUNT', KEYS[1] .. person, '(' .. now, '+inf')
+    here[#here + 1] = redis.call('ZCOUNT', KEYS[1] .. person, '(' .. now, last)
 end
 return here
 """
@@ -80,6 +86,7 @@ LAPSED = (
     NOW
     + """
 local gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[1])
+if #gone == 0 then gone = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. last, '+inf', 'LIMIT', 0, ARGV[1]) end
 for _, person in ipairs(gone) do
     redis.call('ZREM', KEYS[2], person)
     redis.call('DEL', KEYS[1] .. person)
@@ -102,16 +109,14 @@ class RedisHeartbeats:
     async def close(self) -> None:
         await self._redis.connection_pool.disconnect()
 
-    async def beat(
-        self, connections: Iterable[Connection], ttl_ms: int, most: int = 0, lasting_ms: int = 0
-    ) -> list[ObjectId]:
-        """Let these connections last for `ttl_ms` from now on, in one round trip.
+    async def beat(self, connections: Iterable[Connection], most: int = 0, lasting_ms: int = 0) -> list[ObjectId]:
+        """Let these connections last for TTL_S from now on, in one round trip.
 
         Returns the people who were not here before; one process alone gets each of them. Raises Full for a person of
         whom `most` connections last longer than `lasting_ms`.
         """
         scripts = [
-            (BEAT, (ttl_ms, most, lasting_ms, *(part for person, id in some for part in (person.binary, id))))
+            (BEAT, (most, lasting_ms, *(part for person, id in some for part in (person.binary, id))))
             for some in _cut(connections)
         ]
         answers = await self._run(scripts)
@@ -159,9 +164,7 @@ class HeartbeatsStandIn:
     async def close(self) -> None:
         pass
 
-    async def beat(
-        self, connections: Iterable[Connection], ttl_ms: int, most: int = 0, lasting_ms: int = 0
-    ) -> list[ObjectId]:
+    async def beat(self, connections: Iterable[Connection], most: int = 0, lasting_ms: int = 0) -> list[ObjectId]:
         beating, lasting_s = list(connections), self._now_s() + lasting_ms / 1000
         count_redis(len(_cut(beating)))
         lasting = Counter(person for (person, _), ends_s in self._ends_s.items() if ends_s > lasting_s)
@@ -169,7 +172,7 @@ class HeartbeatsStandIn:
             raise Full
         here = self._heres & {person for person, _ in self._live()}
         came = {person: None for person, _ in beating if person not in here}
-        self._ends_s |= dict.fromkeys(beating, self._now_s() + ttl_ms / 1000)
+        self._ends_s |= dict.fromkeys(beating, self._now_s() + TTL_S)
         self._heres.update(came)
         return list(came)
 
