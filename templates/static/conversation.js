@@ -8,19 +8,27 @@ const {conversation, me, with: other} = talking.dataset;
 const proof = document.querySelector("input[name=proof]").value;
 const form = document.querySelector("form.say");
 const tabs = "BroadcastChannel" in window ? new BroadcastChannel("feedlab outbox") : null;
-const AGAIN_MS = 5_000;
+const AGAIN_MS = 5_000, OPENS_MS = 2_000;
 
-// The outbox: records {n, me, conversation, once, text, refused?}, by `n` in the order of their sending.
-const opened = new Promise((resolve, reject) => {
-  const asked = indexedDB.open("feedlab", 1);
-  asked.onupgradeneeded = () => asked.result.createObjectStore("outbox", {keyPath: "n", autoIncrement: true});
-  asked.onsuccess = () => resolve(asked.result);
-  asked.onerror = () => reject(asked.error);
-});
-opened.catch(() => {});  // a browser that keeps nothing sends forms
+// The outbox: records {n, me, conversation, once, text, refused?}, by `n` in the order of their sending. Who signs out, in
+// whatever tab, deletes it: each tab lets go of it then, and one that does not keeps the others from opening it.
+let opened = null;
+function database() {
+  opened ??= new Promise((resolve, reject) => {
+    const asked = indexedDB.open("feedlab", 1);
+    asked.onupgradeneeded = () => asked.result.createObjectStore("outbox", {keyPath: "n", autoIncrement: true});
+    asked.onsuccess = () => {
+      asked.result.onversionchange = () => { asked.result.close(); opened = null; };
+      resolve(asked.result);
+    };
+    asked.onerror = () => reject(asked.error);
+    setTimeout(reject, OPENS_MS, new Error("the outbox does not open"));
+  }).catch(error => { opened = null; throw error; });
+  return opened;
+}
 
 async function stored(mode, work) {
-  const transaction = (await opened).transaction("outbox", mode);
+  const transaction = (await database()).transaction("outbox", mode);
   const asked = work(transaction.objectStore("outbox"));
   return new Promise((resolve, reject) => {
     transaction.oncomplete = () => resolve(asked.result);
@@ -205,25 +213,29 @@ for (const name of ["presence", "person"]) hear(name, ({handle}) => !conversatio
 
 if (form) {
   const {text, once} = form.elements, key = `draft conversation ${conversation}`;
-  const keep = () => text.value.trim() ? sessionStorage.setItem(key, text.value) : sessionStorage.removeItem(key);
-  if (!text.value) text.value = sessionStorage.getItem(key) ?? "";
+  const keep = () => text.value.trim()
+    ? sessionStorage.setItem(key, JSON.stringify([text.value, once.value]))
+    : sessionStorage.removeItem(key);
+  const [draft, its] = JSON.parse(sessionStorage.getItem(key)) ?? [];
+  if (its && document.querySelector(`#messages [data-once="${its}"]`)) sessionStorage.removeItem(key);  // it has been sent
+  else if (draft && !text.value) [text.value, once.value] = [draft, its];
   text.addEventListener("input", keep);
-  form.addEventListener("submit", event => {
+  form.addEventListener("submit", async event => {
     if (!text.value.trim() || [...text.value.trim()].length > text.dataset.count) return;
     event.preventDefault();
+    if (text.readOnly) return;
+    text.readOnly = true;  // until it is kept, or on its way
     const record = {me, conversation, once: once.value, text: text.value};
+    const isKept = await stored("readwrite", outbox => outbox.add(record)).then(() => true, () => false);
+    text.readOnly = false;
+    if (!isKept) return form.submit();  // a browser that keeps nothing sends forms
     once.value = secret();
     text.value = "";
     text.dispatchEvent(new Event("input"));
-    stored("readwrite", outbox => outbox.add(record)).then(async () => {
-      tabs?.postMessage("waits");
-      await show();
-      await flush();
-      document.getElementById("end").scrollIntoView({block: "end"});
-    }, () => {
-      [text.value, once.value] = [record.text, record.once];
-      form.submit();
-    });
+    tabs?.postMessage("waits");
+    await show();
+    await flush();
+    document.getElementById("end").scrollIntoView({block: "end"});
   });
 }
 
@@ -254,5 +266,5 @@ tabs?.addEventListener("message", () => show().then(refresh));
 addEventListener("online", flush);
 addEventListener("focus", refresh);
 document.addEventListener("visibilitychange", refresh);
-opened.then(show).then(flush).catch(() => {});
+show().then(flush).catch(() => {});
 }
