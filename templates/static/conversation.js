@@ -4,7 +4,7 @@
    `once` makes sending it again, by whichever tab, one message. */
 {
 const talking = document.getElementById("talking");
-const {conversation, me, with: other} = talking.dataset;
+const {conversation, with: other} = talking.dataset, {me} = document.body.dataset;
 const proof = document.querySelector("input[name=proof]").value;
 const form = document.querySelector("form.say");
 const tabs = "BroadcastChannel" in window ? new BroadcastChannel("feedlab outbox") : null;
@@ -156,24 +156,19 @@ function stage(message) {
     : STAGES.findIndex(name => message.querySelector(`.ticks.${name}`));
 }
 
-async function load(address) {
-  const answer = await fetch(address);
-  if (!answer.ok || answer.redirected) throw new Error(answer.statusText);
-  return new DOMParser().parseFromString(await answer.text(), "text/html");
-}
-
 // The page as it is now; loading it says what has been read. One at a time, and once more where something came meanwhile.
 const address = conversation ? `/conversations/${conversation}` : location.pathname;
-let refreshing = false, missed = false;
+let refreshing = null, missed = false;
 async function refresh() {
   missed = true;
-  if (refreshing || document.hidden || location.search || (conversation && !form)) return;
-  refreshing = true;
-  while (missed && !document.hidden) {
-    missed = false;
-    await load(address).then(conversation ? showNow : showList, () => {});
-  }
-  refreshing = false;
+  if (document.hidden || location.search || (conversation && !form)) return;
+  refreshing ??= (async () => {
+    while (missed && !document.hidden) {
+      missed = false;
+      await load(address).then(conversation ? showNow : showList, () => {});
+    }
+  })().finally(() => { refreshing = null; });
+  await refreshing;
 }
 
 function showNow(page) {
@@ -212,7 +207,7 @@ hear("conversation", ({id, with: {handle}, delivered_to, read_to}) => {  // one'
 for (const name of ["presence", "person"]) hear(name, ({handle}) => !conversation || handle === other);
 
 if (form) {
-  const {text, once} = form.elements, key = `draft conversation ${conversation}`;
+  const {text, once} = form.elements, key = `draft conversation ${me} ${conversation}`;
   const keep = () => text.value.trim()
     ? sessionStorage.setItem(key, JSON.stringify([text.value, once.value]))
     : sessionStorage.removeItem(key);

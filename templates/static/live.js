@@ -140,10 +140,8 @@ async function tellNotifications() {
   telling ??= (async () => {
     while (stale) {
       stale = false;
-      const answer = await fetch("/notifications");
-      if (!answer.ok || answer.redirected) break;
-      const told = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("told");
-      document.getElementById("told").replaceWith(told);
+      const page = await load("/notifications");
+      document.getElementById("told").replaceWith(page.getElementById("told"));
     }
   })().catch(() => {}).finally(() => { telling = null; });  // the next event, or a reload, brings it
 }
@@ -165,17 +163,24 @@ function tellTitle() {
 }
 tellTitle();
 
-// Links that replace parts of the page, or add to a list, instead of loading all of it.
-async function load(link) {
-  const answer = await fetch(link.href);
+// Another page, for parts of it. It is for whom this one is: where somebody else has signed in beside it, this one is loaded
+// anew, so that nothing is shown to one, or marked as read, on a page of the other; and not before somebody looks, as that
+// marks, too.
+async function load(address) {
+  const answer = await fetch(address);
   if (!answer.ok || answer.redirected) throw new Error(answer.statusText);
-  return new DOMParser().parseFromString(await answer.text(), "text/html");
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html"), {me} = page.body.dataset;
+  if (me === document.body.dataset.me) return page;
+  if (me && document.hidden) document.addEventListener("visibilitychange", () => location.reload(), {once: true});
+  else if (me) location.reload();
+  throw new Error("somebody else's page");
 }
 
+// Links that replace parts of the page, or add to a list, instead of loading all of it.
 async function swap(link) {
   const ids = link.dataset.swap.split(" ");
   for (const id of ids) document.getElementById(id).setAttribute("aria-busy", "true");
-  const page = await load(link);
+  const page = await load(link.href);
   const parts = ids.map(id => page.getElementById(id));
   ids.forEach((id, at) => document.getElementById(id).replaceWith(parts[at]));
   for (const part of parts) {
@@ -192,7 +197,7 @@ async function swap(link) {
 }
 
 async function more(link) {
-  const page = await load(link);
+  const page = await load(link.href);
   const added = [...page.getElementById("list")?.children ?? []];
   document.getElementById("list").append(...added);
   const next = page.querySelector("a[data-more]");

@@ -11,6 +11,11 @@ from tests.browser.visitors import PATIENCE_S, Person, Visitors, accessible, rel
 
 pytestmark = pytest.mark.browser
 
+HIDE = """hidden => {
+  Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
 
 def friends(site: str, visitor: Visitors, suffix: str, *, scripts: bool = True) -> tuple[Person, Person]:
     """Two who follow each other, both on their timelines."""
@@ -135,20 +140,16 @@ def test_the_browser_comes_back_by_itself_to_where_it_was(site: str, visitor: Vi
 def test_of_the_tabs_that_nobody_sees_one_has_a_stream(site: str, visitor: Visitors) -> None:
     ann, bob = friends(site, visitor, "tabs")
     tabs = [ann.page, *(ann.page.context.new_page() for _ in range(2))]
-    hide = """hidden => {
-      Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
-      document.dispatchEvent(new Event("visibilitychange"));
-    }"""
     for page in tabs:
         page.goto(site)
         until(page, "stream?.readyState === 1 && last")
-        page.evaluate(hide, True)
+        page.evaluate(HIDE, True)
     for page in tabs[:2]:
         until(page, "stream === null")
     bob.post("while nobody looks")
     expect(tabs[2]).to_have_title("(2) Timeline · Feedlab")  # and Bob follows
     assert tabs[0].title() == "(1) Timeline · Feedlab"
-    tabs[0].evaluate(hide, False)
+    tabs[0].evaluate(HIDE, False)
     expect(tabs[0].get_by_role("link", name="1 new status")).to_be_visible()
 
 
