@@ -107,6 +107,27 @@ async def test_a_form_sent_twice_is_one_message_and_what_is_refused_is_kept(site
     assert html
 
 
+async def test_a_browsers_outbox_is_answered_as_a_program_and_has_read_nothing(site: Site) -> None:
+    ann, ben = await site.browser().sign_up("ann"), await site.browser().sign_up("ben")
+    here = await with_(ann, "ben")
+    await say(ben, here, "have you seen this?")
+
+    async def sent(text: str, to: str = here) -> httpx.Response:
+        fields = {"by": "outbox", "once": "once-and-no-more", "text": text}
+        return await ann.client.post(f"{to}/messages", data=ann.form("/sign-out").fields | fields)
+
+    for _ in range(2):
+        answer = await sent("from the outbox")
+        assert (answer.status_code, answer.content) == (204, b"")
+    unknown = "/conversations/" + "0" * 24
+    for status, refused in ((422, await sent("x" * 2_001)), (404, await sent("to nobody", unknown))):
+        assert (refused.status_code, refused.headers["content-type"]) == (status, "application/problem+json")
+    await ben.act("ann", "block")
+    refused = await sent("too late")
+    assert (refused.status_code, refused.json()["detail"]) == (403, "One of you blocks the other.")
+    assert said(await ben.open(here)) == ["Today", "have you seen this? now Sent", "from the outbox now"]
+
+
 @pytest.mark.parametrize("who", ["ann", "cat"])
 async def test_a_message_outlives_the_session_in_which_it_was_typed(site: Site, who: str) -> None:
     ann, ben = await site.browser().sign_up("ann"), await site.browser().sign_up("ben")

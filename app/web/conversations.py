@@ -155,15 +155,22 @@ def _number(text: str | None) -> int | None:
 
 
 async def send(request: Request, me: Account) -> Response:
-    """Send a message. Where it is refused, its text is in the field of the page that says so."""
+    """Send a message. Where it is refused, its text is in the field of the page that says so.
+
+    A browser's outbox is answered as a program: a page marks as read what nobody may have looked at.
+    """
     form, id = await posted(request), _id_of(request)
-    text = field(form, "text")
+    text, by_outbox = field(form, "text"), field(form, "by") == "outbox"
     try:
         await services(request).writes.count(me.id)
         await services(request).conversations.send(me.id, id, _client_id(form, text.encode(errors="replace")), text)
-    except (Invalid, Forbidden, Conflict, TooMany) as error:
+    except (Invalid, Forbidden, Conflict, TooMany, NotFound) as error:
+        if by_outbox:
+            return problem_of(error).response()
+        if isinstance(error, NotFound):
+            raise
         return await _conversation(request, me, id, typed=text, refused=error)
-    return to(f"{_path(id)}#end")
+    return Response(status_code=204) if by_outbox else to(f"{_path(id)}#end")
 
 
 def _client_id(form: FormData, said: bytes) -> str:

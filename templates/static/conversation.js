@@ -45,38 +45,41 @@ function secret() {
 }
 
 // One tab sends at a time, as far as the browser can say so; where it cannot, sending twice is one message.
-function flush() {
-  return navigator.locks ? navigator.locks.request("feedlab outbox", sendAll) : sendAll();
+async function flush() {
+  const isSent = await (navigator.locks ? navigator.locks.request("feedlab outbox", sendAll) : sendAll());
+  if (isSent) await refresh();
+  await show();
 }
 
 let again;
 async function sendAll() {
   clearTimeout(again);
+  let isSent = false;
   for (const one of await waiting()) {
-    if (one.refused) continue;
+    if (one.refused !== undefined) continue;
     const answer = await send(one);
     if (!answer) {
       again = setTimeout(flush, AGAIN_MS);
       break;
     }
-    if (answer.ok) await stored("readwrite", outbox => outbox.delete(one.n));
+    if (answer.isSent) await stored("readwrite", outbox => outbox.delete(one.n));
     else await stored("readwrite", outbox => outbox.put({...one, refused: answer.why}));
-    if (answer.page && one.conversation === conversation) merge(answer.page);
     tabs?.postMessage("sent");
-    await show();
+    isSent ||= answer.isSent;
   }
+  return isSent;
 }
 
-// What became of it; null: nobody knows, and it is tried again.
+// What became of it; null: nobody knows, and it is tried again. The answer is no page: loading one says what has been read.
 async function send({conversation, once, text}) {
-  let answer;
   try {
-    answer = await fetch(`/conversations/${conversation}/messages`, {
-      method: "POST", body: new URLSearchParams({proof, once, text}), signal: AbortSignal.timeout(30_000),
+    const answer = await fetch(`/conversations/${conversation}/messages`, {
+      method: "POST", body: new URLSearchParams({proof, by: "outbox", once, text}), redirect: "manual",
+      signal: AbortSignal.timeout(30_000),
     });
-    if (answer.status >= 500 || [401, 429].includes(answer.status)) return null;
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    return {ok: answer.ok, page: answer.ok ? page : null, why: page.querySelector(".wrong, .notice")?.textContent ?? ""};
+    if (answer.status === 204) return {isSent: true};
+    if (answer.status >= 500 || [0, 401, 429].includes(answer.status)) return null;
+    return {isSent: false, why: (await answer.json()).detail};
   } catch {
     return null;
   }
@@ -257,7 +260,7 @@ if (older && "IntersectionObserver" in window) {
   }).observe(older);
 }
 
-tabs?.addEventListener("message", () => show().then(refresh));
+tabs?.addEventListener("message", ({data}) => data === "waits" ? show() : refresh().then(show));
 addEventListener("online", flush);
 addEventListener("focus", refresh);
 document.addEventListener("visibilitychange", refresh);

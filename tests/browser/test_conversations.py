@@ -84,7 +84,7 @@ def test_an_open_page_is_told_what_is_said_and_who_has_read_it(site: str, visito
     ben.page.goto(address)
     expect(ann_says).to_contain_text("Read")
     for route, answer in answers:
-        route.fulfill(response=answer)  # made before Ben read it
+        route.fulfill(response=answer)
     ann.page.unroute("**/messages")
     ann.page.evaluate("navigator.locks.request('feedlab outbox', () => {})")  # until the answer is on the page
     assert "Read" in (ann_says.text_content() or "")

@@ -3,6 +3,7 @@
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from app.web import conversations
 from tests.browser.test_conversations import say, two
 from tests.browser.test_live_pages import HIDE
 from tests.browser.visitors import PASSWORD, Visitors
@@ -76,6 +77,49 @@ def test_a_page_is_reloaded_where_somebody_else_has_signed_in_beside_it(site: st
     sign_in(tab, site, ann.handle)
     talk.reload()
     expect(field(talk)).to_have_value("not ben's")
+
+
+def test_what_goes_out_from_another_page_marks_nothing_as_read(site: str, visitor: Visitors) -> None:
+    ann, ben = two(site, visitor, 1103, "light", scripts=True)
+    address, context = ann.page.url, ann.page.context
+    context.route("**/messages", lambda route: route.abort())
+    say(ann.page, "from the outbox")
+    expect(ann.page.get_by_role("list", name="Waiting to be sent").get_by_role("article")).to_have_count(1)
+    ann.page.goto(f"{site}/conversations")
+    ben.page.goto(address)
+    say(ben.page, "have you seen this?")
+    expect(ann.page.get_by_role("link", name="have you seen this?")).to_be_visible()
+    context.unroute("**/messages")
+    ann.page.evaluate("dispatchEvent(new Event('online'))")
+    expect(ben.page.get_by_role("article", name="Ann A.").locator(".text")).to_have_text(["from the outbox"])
+    ann.page.evaluate("navigator.locks.request('feedlab outbox', () => {})")  # until its answer has come
+    ben.page.reload()
+    expect(ben.page.locator("#messages").get_by_role("article", name="You")).to_contain_text("Delivered")
+    ann.complaints.clear()  # of what was aborted
+
+
+def test_a_page_of_older_messages_stays_one_while_something_goes_out(
+    site: str, visitor: Visitors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "MESSAGES_A_PAGE", 2)
+    ann, ben = two(site, visitor, 1108, "light", scripts=True)
+    page, address = ann.page, ann.page.url
+    ben.page.goto(address)
+    for text in ("one", "two", "three"):
+        say(page, text)
+        expect(page.locator("#messages .text").last).to_have_text(text)
+    page.route("**/messages", lambda route: route.abort())
+    say(page, "four")
+    waits = page.get_by_role("list", name="Waiting to be sent").get_by_role("article")
+    expect(waits).to_have_count(1)
+    page.goto(f"{address}?before=2")
+    expect(waits).to_have_count(1)
+    page.unroute("**/messages")
+    page.evaluate("dispatchEvent(new Event('online'))")
+    expect(waits).to_have_count(0)
+    expect(ben.page.locator("#messages .text").last).to_have_text("four")
+    expect(sent(page)).to_have_text(["one"])
+    ann.complaints.clear()  # of what was aborted
 
 
 def test_where_the_outbox_does_not_open_a_message_is_sent_as_a_form(site: str, visitor: Visitors) -> None:
