@@ -5,7 +5,7 @@
 {
 const talking = document.getElementById("talking");
 const {conversation, with: other} = talking.dataset, {me} = document.body.dataset;
-const proof = document.querySelector("input[name=proof]").value;
+const proof = () => document.querySelector("input[name=proof]").value;
 const form = document.querySelector("form.say");
 const tabs = "BroadcastChannel" in window ? new BroadcastChannel("feedlab outbox") : null;
 const AGAIN_MS = 5_000, OPENS_MS = 2_000;
@@ -70,19 +70,30 @@ async function sendAll() {
   return isSent;
 }
 
-// What became of it; null: nobody knows, and it is tried again. The answer is no page: loading one says what has been read.
-async function send({conversation, once, text}) {
+// What became of it; null: nobody knows, and it is tried again. A problem of ours alone says that it is refused: whoever else
+// answers, on the way or before it is looked at, may not do so the next time. No answer is a page: one says what has been read.
+const REFUSALS = [403, 404, 409, 422];
+async function send(one) {
+  const {conversation, once, text} = one;
   try {
     const answer = await fetch(`/conversations/${conversation}/messages`, {
-      method: "POST", body: new URLSearchParams({proof, by: "outbox", once, text}), redirect: "manual",
+      method: "POST", body: new URLSearchParams({proof: proof(), by: "outbox", once, text}), redirect: "manual",
       signal: AbortSignal.timeout(30_000),
     });
     if (answer.status === 204) return {isSent: true};
-    if (answer.status >= 500 || [0, 401, 429].includes(answer.status)) return null;
-    return {isSent: false, why: (await answer.json()).detail};
+    const isOurs = answer.headers.get("Content-Type") === "application/problem+json";
+    if (isOurs && REFUSALS.includes(answer.status)) return {isSent: false, why: (await answer.json()).detail};
+    return answer.status === 403 && await isProvedAnew() ? send(one) : null;
   } catch {
     return null;
   }
+}
+
+// A page that was there before its person signed in once more has the proof of the session before.
+async function isProvedAnew() {
+  const had = proof();
+  await load("/conversations");
+  return proof() !== had;
 }
 
 // What waits is shown below what has been sent, unless it has been, and only the answer that says so is still to come.
@@ -122,8 +133,12 @@ function remove(one) {
   button.className = "link";
   button.textContent = "Remove";
   button.addEventListener("click", async () => {
+    if (form) {
+      const {text} = form.elements;
+      text.value = [text.value, one.text].filter(Boolean).join("\n");
+      text.dispatchEvent(new Event("input"));
+    }
     await stored("readwrite", outbox => outbox.delete(one.n));
-    if (form && !form.elements.text.value) form.elements.text.value = one.text;
     await show();
   });
   return button;

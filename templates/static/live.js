@@ -165,15 +165,19 @@ tellTitle();
 
 // Another page, for parts of it. It is for whom this one is: where somebody else has signed in beside it, this one is loaded
 // anew, so that nothing is shown to one, or marked as read, on a page of the other; and not before somebody looks, as that
-// marks, too.
+// marks, too. Where they have signed in once more, it has the proof that forms need now.
 async function load(address) {
   const answer = await fetch(address);
   if (!answer.ok || answer.redirected) throw new Error(answer.statusText);
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html"), {me} = page.body.dataset;
-  if (me === document.body.dataset.me) return page;
-  if (me && document.hidden) document.addEventListener("visibilitychange", () => location.reload(), {once: true});
-  else if (me) location.reload();
-  throw new Error("somebody else's page");
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const {me} = page.body.dataset, proof = page.querySelector("input[name=proof]");
+  if (me !== document.body.dataset.me) {
+    if (me && document.hidden) document.addEventListener("visibilitychange", () => location.reload(), {once: true});
+    else if (me) location.reload();
+    throw new Error("somebody else's page");
+  }
+  if (proof) document.querySelectorAll("input[name=proof]").forEach(input => { input.value = proof.value; });
+  return page;
 }
 
 // Links that replace parts of the page, or add to a list, instead of loading all of it.

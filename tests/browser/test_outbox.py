@@ -79,6 +79,53 @@ def test_a_page_is_reloaded_where_somebody_else_has_signed_in_beside_it(site: st
     expect(field(talk)).to_have_value("not ben's")
 
 
+def test_a_page_from_before_the_session_sends_in_it(site: str, visitor: Visitors) -> None:
+    ann, _ = two(site, visitor, 1104, "light", scripts=True)
+    tab = ann.page.context.new_page()
+    tab.goto(site)
+    sign_out(tab)
+    sign_in(tab, site, ann.handle)
+    say(ann.page, "still here")
+    expect(sent(ann.page)).to_have_text(["still here"])
+    ann.page.get_by_role("button", name="Silence").click()
+    expect(ann.page.get_by_text("Silenced: ")).to_be_visible()
+    ann.complaints.clear()  # the first answer's 403
+
+
+@pytest.mark.parametrize(("status", "type"), [(413, "text/html"), (408, "application/problem+json")])
+def test_what_is_not_looked_at_is_not_refused(site: str, visitor: Visitors, status: int, type: str) -> None:
+    """A proxy's answer, and ours to a request that takes too long to arrive."""
+    ann, _ = two(site, visitor, 1200 + status, "light", scripts=True)
+    body = '{"detail": "Not like this."}'
+    ann.page.route("**/messages", lambda route: route.fulfill(status=status, content_type=type, body=body))
+    with ann.page.expect_response("**/messages"):
+        say(ann.page, "patience")
+    ann.page.evaluate("navigator.locks.request('feedlab outbox', () => {})")  # until it is known what became of it
+    expect(ann.page.get_by_role("list", name="Waiting to be sent").get_by_role("article")).to_have_text(
+        "patienceWaiting to be sent"
+    )
+    ann.page.unroute("**/messages")
+    ann.page.evaluate("dispatchEvent(new Event('online'))")
+    expect(sent(ann.page)).to_have_text(["patience"])
+    ann.complaints.clear()  # of that answer
+
+
+def test_what_is_refused_comes_back_into_the_field_beside_what_is_there(site: str, visitor: Visitors) -> None:
+    ann, ben = two(site, visitor, 1106, "light", scripts=True)
+    ben.page.goto(f"{site}/@{ann.handle}")
+    ben.page.get_by_role("button", name="Block").click()
+    expect(ben.page.get_by_role("button", name="Unblock")).to_be_visible()
+    refused = ann.page.get_by_role("list", name="Waiting to be sent").get_by_role("article")
+    for text in ("one", "two"):
+        say(ann.page, text)
+        expect(refused.last).to_contain_text(f"{text}Not sent. One of you blocks the other.")
+    for left in (1, 0):
+        refused.first.get_by_role("button", name="Remove").click()
+        expect(refused).to_have_count(left)
+    expect(field(ann.page)).to_have_value("one\ntwo")
+    ann.complaints.clear()  # the answers' 403
+
+
 def test_what_goes_out_from_another_page_marks_nothing_as_read(site: str, visitor: Visitors) -> None:
     ann, ben = two(site, visitor, 1103, "light", scripts=True)
     address, context = ann.page.url, ann.page.context
