@@ -144,16 +144,22 @@ function remove(one) {
   return button;
 }
 
-// Messages of another page of the same conversation, newer or older, each where it belongs and once.
-function merge(page, older = false) {
+// The newest messages, as a page has them now, each once. Where more have come than a page has, the list begins anew: the
+// others are on older pages.
+const number = message => Number(message?.id.slice(1) ?? 0);
+function merge(page) {
   const list = document.getElementById("messages"), theirs = page.getElementById("messages");
-  if (!theirs) return;
-  const first = list.firstElementChild;
+  if (number(theirs.querySelector(".message")) > number(list.lastElementChild) + 1) {
+    const [had, has] = [document, page].map(one => one.querySelector("a[data-older]")?.parentElement);
+    had?.remove();
+    if (has) talking.prepend(has);
+    list.replaceChildren();
+    watchOlder();
+  }
   for (const item of [...theirs.children]) {
     const same = item.id ? document.getElementById(item.id) : list.querySelector(`[data-day="${item.dataset.day}"]`);
-    if (same && item.id) update(same, item);
-    else if (!same) older ? list.insertBefore(item, first) : list.append(item);
-    else if (older) list.insertBefore(same, first === same ? first.nextSibling : first);
+    if (!same) list.append(item);
+    else if (item.id) update(same, item);
   }
   if (list.firstElementChild) document.querySelector("#talking > .empty")?.remove();
   withdraw();
@@ -172,6 +178,24 @@ function update(message, now) {
 function stage(message) {
   return message.querySelector(".soft") ? STAGES.indexOf("deleted")
     : STAGES.findIndex(name => message.querySelector(`.ticks.${name}`));
+}
+
+// What events say is said of whatever is shown: of older messages than a page has, too.
+function tellStage(name, to) {
+  for (const message of document.querySelectorAll("#messages > .own")) {
+    if (number(message) > to || stage(message) >= STAGES.indexOf(name)) continue;
+    const ticks = message.querySelector(".ticks"), [drawn, said] = ticks.children;
+    ticks.className = `ticks ${name}`;
+    drawn.textContent = "✓✓";
+    said.textContent = name[0].toUpperCase() + name.slice(1);
+  }
+}
+
+function tellDeleted(message) {
+  if (!message || STAGES[stage(message)] === "deleted") return;
+  const said = Object.assign(document.createElement("p"), {className: "soft", textContent: "This message was deleted."});
+  message.querySelectorAll(".text, .picture, .menu").forEach(part => part.remove());
+  message.querySelector("footer").before(said);
 }
 
 // The page as it is now; loading it says what has been read. One at a time, and once more where something came meanwhile.
@@ -208,21 +232,30 @@ function showList(page) {
   for (const link of talking.querySelectorAll("a")) if (at && link.getAttribute("href") === at) link.focus({preventScroll: true});
 }
 
+hear("message", ({conversation: id, message: {seq, text, image}}) => {
+  if (id === conversation && text === null && image === null) tellDeleted(document.getElementById(`m${seq}`));
+});
+hear("conversation", ({id, delivered_to, read_to}) => {
+  if (id !== conversation) return;
+  tellStage("delivered", delivered_to);
+  tellStage("read", read_to);
+});
+
 // Events of the page's stream say that something is new here; a stream that begins says that something may be.
-function hear(name, concerns = () => true) {
-  document.addEventListener(`live:${name}`, ({detail}) => concerns(detail) && refresh());
+function refreshOn(name, concerns = () => true) {
+  hear(name, detail => concerns(detail) && refresh());
 }
 let marks;
-hear("ready");
-hear("reset");
-hear("message", ({conversation: id}) => !conversation || id === conversation);
-hear("conversation", ({id, with: {handle}, delivered_to, read_to}) => {  // one's own reading is one too, and tells the reader nothing
+refreshOn("ready");
+refreshOn("reset");
+refreshOn("message", ({conversation: id}) => !conversation || id === conversation);
+refreshOn("conversation", ({id, with: {handle}, delivered_to, read_to}) => {  // one's own reading is one, and tells nothing
   if (!conversation) return true;
   const had = marks;
   if (id === conversation) marks = `${delivered_to} ${read_to} ${handle}`;
   return marks !== had;
 });
-for (const name of ["presence", "person"]) hear(name, ({handle}) => !conversation || handle === other);
+for (const name of ["presence", "person"]) refreshOn(name, ({handle}) => !conversation || handle === other);
 
 if (form) {
   const {text, once} = form.elements, key = `draft conversation ${me} ${conversation}`;
@@ -252,28 +285,30 @@ if (form) {
   });
 }
 
-const older = document.querySelector("a[data-older]");
-if (older && "IntersectionObserver" in window) {
-  let loading = false;
-  new IntersectionObserver(async ([seen], watcher) => {
-    if (!seen.isIntersecting || loading) return;
-    loading = true;
-    const list = document.getElementById("messages"), before = list.offsetHeight;
-    try {
-      const page = await load(older.href), next = page.querySelector("a[data-older]");
-      merge(page, true);
-      scrollBy({top: list.offsetHeight - before, behavior: "instant"});
-      if (next) older.href = next.getAttribute("href");
-      else {
-        watcher.disconnect();
-        older.parentElement.remove();
-      }
-    } catch {
-      watcher.disconnect();  // the link is there
-    }
-    loading = false;
-  }).observe(older);
+// Older messages come as one scrolls. The day with which the list begins may have begun on their page.
+const watcher = "IntersectionObserver" in window
+  ? new IntersectionObserver(([seen]) => seen.isIntersecting && addOlder(seen.target).catch(() => {}))  // the link is there
+  : null;
+
+function watchOlder() {
+  document.querySelectorAll("a[data-older]").forEach(link => watcher?.observe(link));
 }
+
+async function addOlder(link) {
+  watcher.unobserve(link);
+  const page = await load(link.href), next = page.querySelector("a[data-older]");
+  if (!link.isConnected) return;  // the list has begun anew
+  const list = document.getElementById("messages"), theirs = page.getElementById("messages");
+  const height = list.offsetHeight, [day] = list.children;
+  if (theirs.querySelector(`[data-day="${day.dataset.day}"]`)) day.remove();
+  list.prepend(...theirs.children);
+  withdraw();
+  scrollBy({top: list.offsetHeight - height, behavior: "instant"});
+  if (!next) return link.parentElement.remove();
+  link.href = next.getAttribute("href");
+  watcher.observe(link);
+}
+watchOlder();
 
 tabs?.addEventListener("message", ({data}) => data === "waits" ? show() : refresh().then(show));
 addEventListener("online", flush);

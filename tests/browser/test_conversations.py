@@ -6,10 +6,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import APIResponse, FilePayload, Page, Route, expect
 
+from app.web import conversations
+from tests.browser.test_live_pages import HIDE, until
 from tests.browser.test_notifications import seen
 from tests.browser.visitors import Person, Visitors, accessible, reload_until
 
 pytestmark = pytest.mark.browser
+SCROLLED_UP = "scrollTo(0, 0), !document.querySelector('a[data-older]')"  # until there is nothing older
 
 
 def say(page: Page, text: str) -> None:
@@ -81,12 +84,21 @@ def test_an_open_page_is_told_what_is_said_and_who_has_read_it(site: str, visito
     expect(ben.page.get_by_role("link", name="Messages, unread: 1")).to_be_visible()
     while not answers:
         ann.page.wait_for_timeout(50)
-    ben.page.goto(address)
-    expect(ann_says).to_contain_text("Read")
     for route, answer in answers:
         route.fulfill(response=answer)
     ann.page.unroute("**/messages")
-    ann.page.evaluate("navigator.locks.request('feedlab outbox', () => {})")  # until the answer is on the page
+    ann.page.evaluate("navigator.locks.request('feedlab outbox', () => {})")  # until the answer is there
+    answers.clear()
+    ann.page.route(address, lambda route: route.continue_() if answers else answers.append((route, route.fetch())))
+    ann.page.evaluate("dispatchEvent(new Event('focus'))")
+    while not answers:
+        ann.page.wait_for_timeout(50)
+    ben.page.goto(address)
+    expect(ann_says).to_contain_text("Read")
+    with ann.page.expect_request(address):  # once it has this one, which was made before Ben read it
+        for route, answer in answers:
+            route.fulfill(response=answer)
+    ann.page.unroute(address)
     assert "Read" in (ann_says.text_content() or "")
     say(ann.page, "two")
     expect(ben.page.get_by_role("article", name="Ann A.").locator(".text")).to_have_text(["one", "two"])
@@ -103,6 +115,48 @@ def test_an_open_page_is_told_what_is_said_and_who_has_read_it(site: str, visito
     ann_says.first.locator("summary").click()
     ann_says.first.get_by_role("button", name="Delete for both").click()
     expect(ben.page.get_by_text("This message was deleted.")).to_be_visible()
+
+
+def test_older_messages_come_as_one_scrolls_and_are_told_of_like_the_others(
+    site: str, visitor: Visitors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "MESSAGES_A_PAGE", 4)
+    ann, ben = two(site, visitor, 1026, "light", scripts=True)
+    address, texts = ann.page.url, [f"number {n}" for n in range(9)]
+    for text in texts:
+        say(ann.page, text)
+        expect(ann.page.locator("#messages .text").last).to_have_text(text)
+    ben.page.goto(address)
+    until(ben.page, SCROLLED_UP)
+    expect(ben.page.locator("#messages .text")).to_have_text(texts)
+    days = ben.page.locator("#messages > .day").evaluate_all("all => all.map(one => one.dataset.day)")
+    assert len(days) == len(set(days))
+    expect(ben.page.locator("#messages > li").first).to_have_class("day")
+    expect(ann.page.locator("#messages .ticks.read")).to_have_text(["✓✓Read"] * 9)
+    ann.page.locator("#m1").locator("summary").click()
+    ann.page.get_by_role("button", name="Delete for both").click()
+    expect(ben.page.locator("#m1")).to_contain_text("This message was deleted.")
+    expect(ben.page.locator("#messages .text")).to_have_text(texts[1:])
+    accessible(ben.page)
+
+
+def test_a_page_that_has_missed_more_than_a_page_has_shows_all_of_it(
+    site: str, visitor: Visitors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations, "MESSAGES_A_PAGE", 4)
+    ann, ben = two(site, visitor, 1027, "light", scripts=True)
+    texts = [f"number {n}" for n in range(9)]
+    ben.page.goto(ann.page.url)
+    for text in texts:
+        say(ann.page, text)
+        expect(ann.page.locator("#messages .text").last).to_have_text(text)
+        if text == texts[0]:
+            expect(ben.page.locator("#messages .text")).to_have_text([text])
+            ben.page.evaluate(HIDE, True)
+    ben.page.evaluate(HIDE, False)
+    expect(ben.page.locator("#messages .text").last).to_have_text(texts[-1])
+    until(ben.page, SCROLLED_UP)
+    expect(ben.page.locator("#messages .text")).to_have_text(texts)
 
 
 def test_what_is_sent_without_a_network_goes_out_once_and_in_order(site: str, visitor: Visitors) -> None:
