@@ -252,12 +252,13 @@ for (const form of document.querySelectorAll("form[data-draft]")) {
   const keep = () => text.value.trim()
     ? sessionStorage.setItem(key, JSON.stringify([text.value, audience.value, once.value]))
     : sessionStorage.removeItem(key);
-  if (form.dataset.said === "posted") sessionStorage.removeItem(key);
-  const kept = sessionStorage.getItem(key);
-  if (kept && !text.value) [text.value, audience.value, once.value] = JSON.parse(kept);
+  const kept = JSON.parse(sessionStorage.getItem(key));
+  const isPosted = form.dataset.said === "posted" && kept?.[2] === sessionStorage.getItem("posting");  // not in another tab
+  if (kept && !isPosted && !text.value) [text.value, audience.value, once.value] = kept;
   if (text.value) fold.open = true;
   keep();
   form.addEventListener("input", keep);
+  form.addEventListener("submit", () => sessionStorage.setItem("posting", once.value));
   fold.addEventListener("click", () => setTimeout(() => fold.open && text.focus()));
 }
 document.querySelector("form[action='/sign-out']")?.addEventListener("submit", () => {

@@ -72,6 +72,29 @@ def test_a_draft_outlives_its_page_and_is_posted_once(site: str, visitor: Visito
     ann.complaints.clear()  # the answer's 401
 
 
+def test_what_one_tab_posts_is_no_end_of_anothers_draft(site: str, visitor: Visitors) -> None:
+    ann = visitor("ann_two_drafts", 1280, "light")
+    ann.sign_up(site, "Ann A.")
+    page, tab = ann.page, ann.page.context.new_page()
+    text = page.get_by_label("What are you doing?")
+    page.goto(site)
+    text.fill("a long thought")
+    tab.goto(site)
+    tab.get_by_label("What are you doing?").fill("a short one")
+    tab.evaluate("""async () => {
+      const form = document.querySelector("form[data-draft]");
+      await fetch(form.action, {method: "POST", body: new URLSearchParams(new FormData(form)), redirect: "manual"});
+    }""")  # and is closed before its next page is there
+    page.reload()
+    expect(page.get_by_text("Posted.")).to_be_visible()
+    expect(text).to_have_value("a long thought")
+    page.reload()
+    expect(text).to_have_value("a long thought")
+    page.get_by_role("button", name="Post").click()
+    expect(page.get_by_role("article")).to_have_count(2)
+    expect(text).to_have_value("")
+
+
 @pytest.mark.parametrize("scripts", [True, False])
 def test_older_statuses_come_in_place(manual_site: str, visitor: Visitors, scripts: bool) -> None:
     page = visitor(f"reads_on_{scripts}".lower(), 375, "dark", scripts).page
