@@ -259,11 +259,9 @@ for (const name of ["presence", "person"]) refreshOn(name, ({handle}) => !conver
 
 if (form) {
   const {text, once} = form.elements, key = `draft conversation ${me} ${conversation}`;
-  const keep = () => text.value.trim()
-    ? sessionStorage.setItem(key, JSON.stringify([text.value, once.value]))
-    : sessionStorage.removeItem(key);
-  const [draft, its] = JSON.parse(sessionStorage.getItem(key)) ?? [];
-  if (its && document.querySelector(`#messages [data-once="${its}"]`)) sessionStorage.removeItem(key);  // it has been sent
+  const keep = () => remember(key, text.value.trim() ? [text.value, once.value] : null);
+  const [draft, its] = recall(key) ?? [];
+  if (its && document.querySelector(`#messages [data-once="${its}"]`)) remember(key, null);  // it has been sent
   else if (draft && !text.value) [text.value, once.value] = [draft, its];
   text.addEventListener("input", keep);
   form.addEventListener("submit", async event => {

@@ -1,6 +1,22 @@
 "use strict";
 /* What pages gain by JavaScript; without it everything is there, one reload later. */
 
+// What this tab remembers until it is closed, as far as the browser lets it: its memory may be full, or forbidden.
+function recall(key) {
+  try {
+    return JSON.parse(sessionStorage.getItem(key));
+  } catch {
+    return null;
+  }
+}
+
+function remember(key, value) {
+  try {
+    if (value === null) sessionStorage.removeItem(key);
+    else sessionStorage.setItem(key, JSON.stringify(value));
+  } catch {}  // it lasts as long as its page
+}
+
 // Parts that the server keeps up to date, while somebody looks: a browser has few connections to one server.
 function keepLive(place) {
   let stream = null;
@@ -249,16 +265,13 @@ document.addEventListener("submit", event => {
 for (const form of document.querySelectorAll("form[data-draft]")) {
   const key = `draft ${form.dataset.draft}`;
   const {text, audience, once} = form.elements, fold = form.previousElementSibling;
-  const keep = () => text.value.trim()
-    ? sessionStorage.setItem(key, JSON.stringify([text.value, audience.value, once.value]))
-    : sessionStorage.removeItem(key);
-  const kept = JSON.parse(sessionStorage.getItem(key));
-  const isPosted = form.dataset.said === "posted" && kept?.[2] === sessionStorage.getItem("posting");  // not in another tab
+  const keep = () => remember(key, text.value.trim() ? [text.value, audience.value, once.value] : null);
+  const kept = recall(key), isPosted = form.dataset.said === "posted" && kept?.[2] === recall("posting");  // by this tab
   if (kept && !isPosted && !text.value) [text.value, audience.value, once.value] = kept;
   if (text.value) fold.open = true;
   keep();
   form.addEventListener("input", keep);
-  form.addEventListener("submit", () => sessionStorage.setItem("posting", once.value));
+  form.addEventListener("submit", () => remember("posting", once.value));
   fold.addEventListener("click", () => setTimeout(() => fold.open && text.focus()));
 }
 document.querySelector("form[action='/sign-out']")?.addEventListener("submit", () => {

@@ -16,6 +16,13 @@ HOLD = """new Promise(done => {
 })"""
 
 
+KEEPS_NOTHING = """
+for (const act of ["getItem", "setItem", "removeItem"])
+  Storage.prototype[act] = () => { throw new DOMException("It is full.", "QuotaExceededError"); };
+IDBFactory.prototype.open = () => { throw new DOMException("It is forbidden.", "SecurityError"); };
+"""
+
+
 def sent(page: Page) -> Locator:
     return page.locator("#messages").get_by_role("article", name="You").locator(".text")
 
@@ -182,3 +189,23 @@ def test_where_the_outbox_does_not_open_a_message_is_sent_as_a_form(site: str, v
     expect(field(tab)).to_have_value("")
     tab.reload()
     expect(field(tab)).to_have_value("")
+
+
+def test_pages_work_in_a_browser_that_keeps_nothing(site: str, visitor: Visitors) -> None:
+    ann, ben = two(site, visitor, 1107, "light", scripts=True)
+    page, address = ann.page, ann.page.url
+    page.context.add_init_script(KEEPS_NOTHING)
+    page.reload()
+    field(page).fill("hello")
+    expect(page.locator("#text-hint")).to_have_text("1995 left")
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(sent(page)).to_have_text(["hello"])
+    ben.page.goto(address)
+    say(ben.page, "hello yourself")
+    expect(page.get_by_role("article", name="Ben B.")).to_contain_text("hello yourself")
+    ann.post("a status")
+    menu = page.locator(".menu").first
+    menu.locator("summary").press("Enter")
+    expect(menu.get_by_role("button", name="Delete for good")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(menu.get_by_role("button", name="Delete for good")).to_be_hidden()
