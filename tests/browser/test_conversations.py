@@ -1,5 +1,7 @@
 """Talking in a real browser: with and without JavaScript, and without a network."""
 
+import time
+from collections.abc import Sequence
 from io import BytesIO
 
 import pytest
@@ -9,10 +11,18 @@ from playwright.sync_api import APIResponse, FilePayload, Page, Route, expect
 from app.web import conversations
 from tests.browser.test_live_pages import HIDE, until
 from tests.browser.test_notifications import seen
-from tests.browser.visitors import Person, Visitors, accessible, reload_until
+from tests.browser.visitors import PATIENCE_S, Person, Visitors, accessible, reload_until
 
 pytestmark = pytest.mark.browser
 SCROLLED_UP = "scrollTo(0, 0), !document.querySelector('a[data-older]')"  # until there is nothing older
+
+
+def answered(page: Page, answers: Sequence[object]) -> None:
+    """Until there is an answer, which a route of the page appends."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not answers and time.monotonic() < deadline:
+        page.wait_for_timeout(50)
+    assert answers
 
 
 def say(page: Page, text: str) -> None:
@@ -82,8 +92,7 @@ def test_an_open_page_is_told_what_is_said_and_who_has_read_it(site: str, visito
     expect(ann_says).to_contain_text("Delivered")  # the stream is faster than the answer
     expect(ann.page.get_by_role("article", name="You").locator(".text")).to_have_text(["one"])
     expect(ben.page.get_by_role("link", name="Messages, unread: 1")).to_be_visible()
-    while not answers:
-        ann.page.wait_for_timeout(50)
+    answered(ann.page, answers)
     for route, answer in answers:
         route.fulfill(response=answer)
     ann.page.unroute("**/messages")
@@ -91,8 +100,7 @@ def test_an_open_page_is_told_what_is_said_and_who_has_read_it(site: str, visito
     answers.clear()
     ann.page.route(address, lambda route: route.continue_() if answers else answers.append((route, route.fetch())))
     ann.page.evaluate("dispatchEvent(new Event('focus'))")
-    while not answers:
-        ann.page.wait_for_timeout(50)
+    answered(ann.page, answers)
     ben.page.goto(address)
     expect(ann_says).to_contain_text("Read")
     with ann.page.expect_request(address):  # once it has this one, which was made before Ben read it
