@@ -1185,7 +1185,7 @@ MUTANTS: tuple[Mutant, ...] = (
         for name, old, new, tests in (
             (
                 "a window that was left is never set back",
-                'if noted and (noted["until"] < now or noted["at"] != told["me"]):',
+                'if noted and (noted["until"] < now or noted["at"] != here["at"]):',
                 "if False:",
                 ["test_whoever_is_killed_a_later_one_sets_back"],
             ),
@@ -1197,8 +1197,8 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
             (
                 "of two who begin at once the second notes the window of the first",
-                '"$setOnInsert": {"was": was, "at": told["me"]}, "$max": {"until": until}',
-                '"$set": {"was": was, "at": told["me"], "until": until}',
+                '"$setOnInsert": {"was": was, **here}, "$max": {"until": until}',
+                '"$set": {"was": was, **here, "until": until}',
                 ["test_another_one_begins_meanwhile"],
             ),
             (
@@ -1209,7 +1209,7 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
             (
                 "a window that was left at another member is taken for this one's",
-                ' or noted["at"] != told["me"]',
+                ' or noted["at"] != here["at"]',
                 "",
                 ["test_after_an_election_it_is_set_back_where_it_was_set"],
             ),
@@ -1261,7 +1261,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a window that is still needed is set back",
         "backup: the window of another server's snapshots",
         "app.stack.mongodb.whole.history_kept",
-        'if noted and (noted["until"] < now or noted["at"] != told["me"]):',
+        'if noted and (noted["until"] < now or noted["at"] != here["at"]):',
         "if noted:",
         _of(BACKUP, "test_one_that_takes_longer_than_the_history_is_kept"),
         marks="servers",

@@ -82,8 +82,10 @@ def history_kept(notes: Collection[Row], window_s: int | None, url: str) -> Iter
     admin = notes.database.client.admin
     told = admin.command("hello", codec_options=notes.codec_options)
     now: datetime = told["localTime"]
+    here = {"at": told.get("me")}  # a router has no name; an older note is about whoever is primary
     noted = notes.find_one({"_id": HISTORY})
-    if noted and (noted["until"] < now or noted["at"] != told["me"]):
+    noted = here | noted if noted else None
+    if noted and (noted["until"] < now or noted["at"] != here["at"]):
         try:
             _set_back(notes, noted, url)
         except OperationFailure as error:
@@ -103,11 +105,12 @@ def history_kept(notes: Collection[Row], window_s: int | None, url: str) -> Iter
     note = notes.find_one_and_update(
         {"_id": HISTORY},
         # Another one may have begun meanwhile.
-        {"$setOnInsert": {"was": was, "at": told["me"]}, "$max": {"until": until}, "$inc": {"begun": 1}},
+        {"$setOnInsert": {"was": was, **here}, "$max": {"until": until}, "$inc": {"begun": 1}},
         upsert=True,
         return_document=ReturnDocument.AFTER,
     )
     assert note
+    note = here | note
     _set(notes, window_s)
     try:
         yield
@@ -147,7 +150,7 @@ def _set_back(notes: Collection[Row], note: Row, url: str) -> None:
 
 
 def _is_primary(notes: Collection[Row], member: str) -> bool:
-    return bool(notes.database.client.admin.command("hello")["me"] == member)
+    return bool(notes.database.client.admin.command("hello").get("me") == member)
 
 
 def _alone(member: str, servers: Sequence[ServerDescription]) -> list[ServerDescription]:
