@@ -426,7 +426,7 @@ class Conversations:
                 found = await together(self._db, conversation=_of(me, id), **finds)
                 side = _Side(found["conversation"], me)
                 if earlier := self._sent_before(side, found["again"], text, image):
-                    self._tell(id, me, side.other)  # who stored it may have been killed before they could
+                    self._tell(id, me, side.other)  # as nobody may have yet
                     return earlier, False
                 side.check_is_open()
                 if image and not found["image"]:
