@@ -267,8 +267,7 @@ async def restore(
     with blocking(addresses.mongodb, config.database) as database:
         _fill(database, file, header, progress)
     async with connected(addresses, config, clock) as stack:  # indexes, and what has changed since
-        timelines = await Timelines.open(stack)
-        await timelines.restart()
+        await Timelines.open(stack)  # what phases keep begins anew: nothing of it is in a backup
     return header
 
 

@@ -1155,15 +1155,6 @@ MUTANTS: tuple[Mutant, ...] = (
         marks="servers",
     ),
     Mutant(
-        "a restored database keeps nothing anew",
-        "phase 4: restore",
-        "app.backup.restore",
-        "        await timelines.restart()\n",
-        "        assert timelines\n",
-        _of(BACKUP, "test_every_page_is_that_of_the_backup_and_goes_on_from_there"),
-        marks="servers",
-    ),
-    Mutant(
         "a restore that is broken off is served half full",
         "phase 4: restore",
         "app.backup._fill",
