@@ -50,6 +50,10 @@ T = TypeVar("T")
 PeoplePage = tuple[list[Person], ObjectId | None]  # and the cursor of the next page
 
 
+async def nothing_else() -> None:
+    pass
+
+
 def checked_text(text: str) -> str:
     """Return a status's text, trimmed. Raises Invalid."""
     return checked("text", text, TEXT_LIMIT)
@@ -359,14 +363,16 @@ class Social:
         idempotency_key: str | None = None,
         trace: Trace = lambda _status, _what, _began_s, _ended_s: None,
         defer: Defer = at_once,
+        once: Callable[[], Awaitable[None]] = nothing_else,
     ) -> tuple[StatusRow, bool]:
         """Store a status (by a majority) first, deliver it second (rule 1). Return it, and whether it was created now,
         not by an earlier try.
 
         `text` is trimmed and checked by `checked_text`. `trace` is told what the poster waited for: the insert (STORED)
         and each consumer. `defer`: hands over to consumers that only queue, at once or after the
-        answer. Raises Invalid, Conflict for a key that was used for another status, and NoAccount for one of an author
-        who has deleted their account meanwhile.
+        answer. `once`: what must have returned before the status is stored; what it raises ends the post. Raises
+        Invalid, Conflict for a key that was used for another status, and NoAccount for one of an author who has deleted
+        their account meanwhile.
         """
         began_s = perf_counter()
         text = checked_text(text)
@@ -382,6 +388,7 @@ class Social:
             idempotency_key=key,
         )
         row, created = StatusRow(status.id, author, text, audience), True
+        await once()
         try:
             stored = await insert(self._db, status)
         except DuplicateKeyError:

@@ -182,6 +182,41 @@ async def test_a_page_is_given_to_nobody_whose_token_is_over(nobody: Api, query:
     await ann("GET", f"/timeline{query}", 401)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/mutes", None),
+        ("GET", "/mutes?limit=0", None),
+        ("GET", "/timeline?limit=0", None),
+        ("POST", "/statuses", {"text": "too late"}),
+        ("POST", "/statuses", {"text": ""}),
+        ("POST", "/statuses", {"text": "x" * 501}),
+    ],
+)
+async def test_what_is_ready_before_the_token_is_known_to_be_over(
+    nobody: Api, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: Any
+) -> None:
+    """It is neither done nor told to anybody."""
+    await nobody("POST", "/users", 201, json=SOMEBODY)
+    given = await nobody.json("POST", "/tokens", 201, json=SOMEBODY)
+    ann = Api(nobody.http, nobody.stack, given["token"])
+    await ann("GET", "/timeline", 200)
+    await Accounts(nobody.stack).sign_out(given["token"])  # in another process
+    for name in ("authenticate", "good_versions"):
+        monkeypatch.setattr(Accounts, name, _taking_turns(getattr(Accounts, name)))
+    await ann(method, path, 401, json=body)
+    assert await nobody.stack.db["statuses"].count_documents({}) == 0
+
+
+def _taking_turns(look_up: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def taking_turns(*asked: Any) -> Any:
+        for _ in range(100):  # of the event loop
+            await asyncio.sleep(0)
+        return await look_up(*asked)
+
+    return taking_turns
+
+
 async def test_a_name_may_be_left_out(nobody: Api) -> None:
     assert (await nobody.json("POST", "/users", 201, json=SOMEBODY))["name"] == "ann"
 
@@ -1033,6 +1068,7 @@ async def test_too_many_changes() -> None:
         await ann.post("one")
         await ann("PUT", "/follows/bob", 204)
         refused = await ann("POST", "/statuses", 429, json={"text": "three"})
+        await ann("POST", "/statuses", 429, json={"text": ""})
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert await ann.sees() == ["one"], "reading is not limited"
         await bob.post("somebody else")

@@ -166,6 +166,7 @@ async def post(call: Call) -> Reply:
         asked.audience,
         call.headers.idempotency_key,
         defer=call.services.afterwards.do,
+        once=call.entered,
     )
     location = {"Location": f"{PREFIX}/statuses/{row.id}"}
     return Reply(201 if created else 200, schemas.status(row, call.people), location)
@@ -511,7 +512,7 @@ OPERATIONS: tuple[Operation, ...] = (  # those that are asked for most come firs
     ),
     Operation(
         "POST", "/statuses", "Post a status", post, {201: schemas.Status, 200: schemas.Status},
-        body=schemas.NewStatus, headers=schemas.PostHeaders, shows_caller=True,
+        body=schemas.NewStatus, headers=schemas.PostHeaders, shows_caller=True, prepares=True,
         refusals={409: "The same Idempotency-Key came with another body."},
     ),
     Operation("GET", "/statuses/{id}", "A status", status, {200: schemas.Status}, refusals=NO_STATUS),

@@ -35,6 +35,10 @@ T = TypeVar("T")
 JSON = "application/json"
 QUERIES_KEPT = 256
 
+# Turns of the event loop from the beginning of a look-up until it is sent, as measured. Whatever is ready to run before
+# would delay it, instead of filling the time until MongoDB answers.
+TURNS_UNTIL_SENT = 4
+
 Auth = Literal["none", "person", "admin", "ticket"]  # a ticket, or a token as everywhere
 
 
@@ -54,6 +58,7 @@ class Call:
     admission: Admission | None = None  # to a stream
     versions: Versions | None = None
     people: Mapping[ObjectId, Person] = field(default_factory=dict)  # the caller, where the answer shows them
+    entering: "asyncio.Task[None] | None" = None  # where the change is prepared meanwhile
 
     @cached_property
     def services(self) -> Services:
@@ -67,6 +72,13 @@ class Call:
     @cached_property
     def token(self) -> str:
         return bearer_token(self.request) or ""
+
+    async def entered(self) -> None:
+        """Return once the caller is known to be who their token says, and may make one more change. Raises what is
+        wrong with them.
+        """
+        if self.entering:
+            await asyncio.shield(self.entering)
 
 
 @dataclass(frozen=True)
@@ -96,8 +108,9 @@ class Operation:
 
     `answers`: what success looks like, by status. `refusals`: why it may fail, beyond what follows from the rest.
     `hashes`: it takes its time, and whoever waits for that has no deadline. `shows_caller`: the answer shows the
-    caller's name. `finds_versions`: it looks up the caller's versions for the answer. `takes`: the media type of a body
-    that it reads itself. `sends`: the media types of its answer, where that is no JSON.
+    caller's name. `finds_versions`: it looks up the caller's versions for the answer. `prepares`: it prepares a change
+    while the caller's token is looked up, and makes it after `Call.entered`. `takes`: the media type of a body that it
+    reads itself. `sends`: the media types of its answer, where that is no JSON.
     """
 
     method: str
@@ -113,6 +126,7 @@ class Operation:
     hashes: bool = False
     shows_caller: bool = False
     finds_versions: bool = False
+    prepares: bool = False
     takes: str | None = None
     sends: Sequence[str] = ()
 
@@ -144,27 +158,51 @@ class Operation:
                 return await self._reply_at_versions(call, known)
             with joined():
                 return await _if(_signed_in(request), self._reply(call))
+        if self.prepares and (known := call.services.accounts.remembered(call.token)):
+            return await self._reply_once_entered(call, known)
         if self.auth != "none":
             await self._enter(call)
-            if self.method not in SAFE:
-                await call.services.writes.count(call.me.id)
         if self.auth == "admin" and not await call.services.accounts.operates(call.me.id):
             raise Forbidden("Only administrators may do this.")
         return await self._reply(call)
 
     async def _enter(self, call: Call) -> None:
-        """Look up who calls, and their name where the answer shows it.
+        """Look up who calls, and their name where the answer shows it; count a change of theirs.
 
         For somebody remembered, the versions that say whether the token is good mostly say that the name is, too.
         """
-        if not self.shows_caller:
+        if self.shows_caller:
+            await self._enter_by_name(call)
+        else:
             call.account = await _signed_in(call.request)
-            return
+        if self.method not in SAFE:
+            await call.services.writes.count(call.me.id)
+
+    async def _enter_by_name(self, call: Call) -> None:
         accounts, versions = call.services.accounts, None
         if known := accounts.remembered(call.token):
             versions = await in_time(call.request, accounts.good_versions(known))
         call.account = known.account if known and versions else await _signed_in(call.request)
         call.people = await call.services.social.people([call.me.id], versions.names if versions else None)
+
+    async def _reply_once_entered(self, call: Call, known: Holder) -> Response:
+        """Prepare the change of somebody remembered while their token is looked up, and make it once that is good.
+
+        What is wrong with the call is told to nobody before.
+        """
+        call.account = known.account
+        call.entering = entering = asyncio.create_task(self._enter(call))
+        try:
+            for _ in range(TURNS_UNTIL_SENT):
+                await asyncio.sleep(0)
+            try:
+                return await self._reply(call)
+            except Exception:
+                await call.entered()
+                raise
+        finally:
+            if entering.cancel():
+                await asyncio.wait([entering])
 
     async def _reply_at_versions(self, call: Call, known: Holder) -> Response:
         """Make the answer to somebody remembered. The versions that it has looked up say whether the token is good.

@@ -2487,10 +2487,26 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "whoever is remembered may post without a token",
         "the door",
-        "app.web.api_operation.Operation._enter",
+        "app.web.api_operation.Operation._enter_by_name",
         "call.account = known.account if known and versions else await _signed_in(call.request)",
         "call.account = known.account if known else await _signed_in(call.request)",
         _of(API, "test_a_token_that_is_over_says_nothing_more"),
+    ),
+    Mutant(
+        "a status is stored while its author's token is looked up",
+        "the door",
+        "app.social.Social.post",
+        "await once()",
+        "pass",
+        _of(API, "test_what_is_ready_before_the_token_is_known_to_be_over"),
+    ),
+    Mutant(
+        "what is wrong with a status is told before its author is known",
+        "the door",
+        "app.web.api_operation.Operation._reply_once_entered",
+        "await call.entered()",
+        "pass",
+        _of(API, "test_what_is_ready_before_the_token_is_known_to_be_over"),
     ),
     Mutant(
         "a token is good whatever the versions say",
