@@ -80,7 +80,7 @@ def can_be_written(file: Path) -> None:
 
 
 def _write(report: "Report", *, json_file: Path | None, csv: Path | None, html: Path | None) -> None:
-    """Write the files that were asked for, with the command that made them, and then show the report."""
+    """Show the report, and write the files that were asked for, with the command that made them."""
     from benchmarks import page, tables
     from benchmarks.report import write
 
@@ -88,12 +88,11 @@ def _write(report: "Report", *, json_file: Path | None, csv: Path | None, html: 
     typed = shlex.join(["feedlab", *(Path(word).name if "/" in word else word for word in sys.argv[1:])])
     report = report.model_copy(update={"command": typed})
     try:
+        tables.show(report)
+    finally:  # a full disk takes no table along, and who has stopped reading tables takes no file along
         write(report, json_file=json_file, csv=csv)
         if html:
             html.write_text(page.page(report), encoding="utf-8")
-    except OSError as error:
-        raise click.FileError(str(error.filename), error.strerror) from None
-    tables.show(report)
 
 
 def _measured(
@@ -116,18 +115,16 @@ def _measured(
         async with opening as running:
             rigs.append(running)
             with shown() as progress:
-                return await work(running, progress)
+                running.so_far = report = await work(running, progress)
+                return report
 
     with borrowed() if where == "urls" else servers(level, allow_standins) as (addresses, directory, config):
         try:
             with asyncio.Runner(loop_factory=measuring_loop) as runner:
-                report = runner.run(run(rig(addresses, directory, config, through)))
-        except BaseException:
+                return runner.run(run(rig(addresses, directory, config, through)))
+        finally:  # before the servers are stopped or cleaned up: that may fail, too
             if rigs and rigs[0].so_far:
                 write(rigs[0].so_far)
-            raise
-    write(report)
-    return report
 
 
 def graph_of(spec: str, directed: bool, seed: int) -> "Graph":

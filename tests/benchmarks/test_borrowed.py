@@ -22,6 +22,7 @@ from app.servers.borrow import running_servers
 from app.stack import Addresses
 from benchmarks import borrowed
 from benchmarks.borrowed import _memcached_keys
+from benchmarks.report import Curves
 from benchmarks.report import load as read_report
 from benchmarks.rig import BenchRefused
 from phases.p1_query import QUERY
@@ -169,18 +170,22 @@ def test_an_error_in_the_middle_leaves_nothing(others: Others, monkeypatch: pyte
 
 
 def test_what_cannot_be_removed_is_said_and_keeps_nothing_on_the_other_servers(
-    others: Others, monkeypatch: pytest.MonkeyPatch
+    others: Others, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    before = others.seen()
+    before, written = others.seen(), tmp_path / "report.json"
 
     async def away(*_: object) -> None:
         raise redis.ConnectionError("Error 111 connecting")
 
     monkeypatch.setattr(borrowed, "_clear_redis", away)
-    done = bench(*SMALL)
+    done = bench(*SMALL, "--json", str(written))
     assert done.exit_code == 2, done.output
     assert "not all could be removed" in done.output
     assert "Redis: Error 111 connecting" in done.output
+    assert "Milliseconds by followers" in done.output, "what was measured is shown all the same"
+    report = read_report(written)
+    assert isinstance(report, Curves)
+    assert not report.unfinished
     after = others.seen()
     assert (after["mongodb"], after["memcached"]) == (before["mongodb"], before["memcached"])
     for key in others.redis.keys(f"*{NAME}-*"):

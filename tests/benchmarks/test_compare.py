@@ -25,6 +25,7 @@ from app.demo.graph import Graph, powerlaw
 from app.demo.progress import Progress, silent
 from app.models import HeavyAuthor, StatusRow
 from app.serve import _uvicorn
+from app.servers.programs import Level, ServersError
 from app.stack import Addresses, connected
 from benchmarks import observe, rounds
 from benchmarks import rig as rig_module
@@ -48,6 +49,7 @@ from phases.timelines import Timelines
 from tests.benchmarks.virtual import LoopClock, run
 from tests.conftest import real_servers
 
+FULL = Path("/dev/full")
 TWO = f"{QUERY.slug},{PUSH.slug}"
 
 GRAPH = powerlaw(14, 3, 1)
@@ -363,6 +365,33 @@ def test_what_was_measured_is_shown_whatever_ends_the_run(
     report = read_report(written)
     assert isinstance(report, Comparison)
     assert [cell.phase for cell in report.cells] == TWO.split(",")
+
+
+def test_what_was_measured_is_shown_where_the_servers_do_not_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, right = tmp_path / "report.json", rig_module.servers
+
+    @contextmanager
+    def servers(level: Level, allow_standins: bool) -> Iterator[tuple[Addresses, Path, Config]]:
+        with right(level, allow_standins) as running:
+            yield running
+        raise ServersError("redis does not stop")
+
+    monkeypatch.setattr(rig_module, "servers", servers)
+    done = bench("compare", "--stack", "memory", "--allow-standins", *SMALL, "--json", str(written))
+    assert done.exit_code == 2
+    assert "redis does not stop" in done.output
+    assert "Latency" in done.output
+    assert isinstance(read_report(written), Comparison)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="a device of Linux")
+def test_a_full_disk_takes_no_table_along() -> None:
+    done = bench("compare", "--stack", "memory", "--allow-standins", *SMALL, "--json", str(FULL))
+    assert done.exit_code == 2
+    assert "No space left on device" in done.output
+    assert "Latency" in done.output
 
 
 def test_loading_says_how_far_it_is() -> None:
