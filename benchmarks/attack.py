@@ -20,12 +20,11 @@ from statistics import median
 from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
-import click
 from pydantic import BaseModel
 
 from app.servers.start import say
 from benchmarks.faults.client import PASSWORD, Client, client, persist
-from benchmarks.faults.outcome import SHOWN, Outcome, Plan
+from benchmarks.faults.outcome import SHOWN, Outcome, Plan, giving_up, shown
 from benchmarks.faults.system import CAST, System, serving
 
 PAUSE_S = 0.05  # of the bystander, between two pages
@@ -61,19 +60,23 @@ class Beside(BaseModel):
 
 class Report(BaseModel):
     kind: Literal["attack"] = "attack"
-    quiet_p50_ms: float
-    beside: list[Beside]
+    quiet_p50_ms: float | None = None
+    beside: list[Beside] = []
+    gave_up: str = ""
 
     @property
     def good(self) -> bool:
-        return all(not each.unclean and each.recovered_s is not None for each in self.beside)
+        return not self.gave_up and all(not each.unclean and each.recovered_s is not None for each in self.beside)
 
     def lines(self) -> Iterator[str]:
-        yield f"a page takes {self.quiet_p50_ms:.1f} ms (p50) when it is quiet"
+        if self.quiet_p50_ms is not None:
+            yield f"a page takes {self.quiet_p50_ms:.1f} ms (p50) when it is quiet"
         yield f"{'beside':40}{'sent':>8}{'pages':>7}{'p50 ms':>9}{'÷ quiet':>8}{'slowest':>10}{'again, s':>10}  errors"
         for each in self.beside:
             yield each.line()
             yield from (f"  unclean: {problem}" for problem in each.unclean[:SHOWN])
+        if self.gave_up:
+            yield f"given up: {self.gave_up}"
 
 
 @dataclass
@@ -321,7 +324,7 @@ async def _nothing(target: Target) -> None:
     await asyncio.Event().wait()
 
 
-async def _observed(system: System, seconds: float, size: float) -> Report:
+async def _observe(system: System, seconds: float, size: float, report: Report) -> None:
     async with AsyncExitStack() as exits:
         http = await exits.enter_async_context(client(system.url, Outcome(plan=Plan(0, 0, 0))))
         tokens = [await persist(lambda _: sign_in(http, MALLORY)) for _ in range(max(1, round(SESSIONS * size)))]
@@ -330,12 +333,11 @@ async def _observed(system: System, seconds: float, size: float) -> Report:
     (proof, *_) = re.findall(r'name="proof" value="(\w+)"', page.text)
     target = Target(system, size, tokens, proof)
     quiet = await _beside(target, "quiet", _nothing, seconds)
-    beside = []
+    report.quiet_p50_ms = quiet.p50_ms
     for name, attack in ATTACKS:
         say(f"attacking: {name}")
         found = await _beside(replace(target, sent=0), name, attack, seconds)
-        beside.append(found.model_copy(update={"to_quiet": found.p50_ms / quiet.p50_ms}))
-    return Report(quiet_p50_ms=quiet.p50_ms, beside=beside)
+        report.beside.append(found.model_copy(update={"to_quiet": found.p50_ms / quiet.p50_ms}))
 
 
 def run(seconds: float, size: float, *, as_json: bool) -> int:
@@ -343,11 +345,12 @@ def run(seconds: float, size: float, *, as_json: bool) -> int:
 
     Return 0 when the bystander had clean errors only, and everything again after each attack; else 1.
     """
+    report = Report()
     with (
         tempfile.TemporaryDirectory(prefix="feedlab-attack-") as directory,
         serving(Path(directory), Plan(0, 0, 1)) as system,
+        shown(report, as_json=as_json),
+        giving_up(report),
     ):
-        report = asyncio.run(_observed(system, seconds, size))
-    for line in [report.model_dump_json(indent=1)] if as_json else report.lines():
-        click.echo(line)
+        asyncio.run(_observe(system, seconds, size, report))
     return 0 if report.good else 1

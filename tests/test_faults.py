@@ -2,14 +2,19 @@
 
 import asyncio
 import json
-from unittest.mock import AsyncMock
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import AsyncMock, MagicMock, Mock
 
 import pytest
 
 from app.demo.graph import powerlaw
-from benchmarks import attack
+from benchmarks import attack, live
 from benchmarks.dialogue import Dialogue
 from benchmarks.faults import Plan, run
+from benchmarks.faults.outcome import NeverRecovered
 from benchmarks.faults.worlds import Post, Read, Worlds
 from benchmarks.oracle import Relation
 from tests.conftest import real_servers
@@ -119,6 +124,57 @@ def test_numbers_of_a_dialogue_follow_the_order_in_which_it_was_acknowledged() -
     assert [wrong.kind for wrong in made.acknowledge("a", 3)] == ["doubled"]
     made.begin("c")
     assert [wrong.kind for wrong in made.acknowledge("c", 2)] == ["wrong"]
+
+
+LIVE = live.Plan(connections=1, rates=(1,), seconds=1, silent_s=0, faults=0, disconnects=0, seed=1)
+AWAY = ExceptionGroup("a load", [ExceptionGroup("a task of it", [NeverRecovered("redis is away")])])
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize(("end", "said"), [(AWAY, "redis is away"), (KeyboardInterrupt(), "KeyboardInterrupt")])
+@pytest.mark.parametrize(
+    ("measure", "options", "system", "at"),
+    [
+        (run, (Plan(0, 0, 1),), "faults.serving", "faults.Load.prepare"),
+        (live.run, (LIVE, powerlaw(9, 2, 1)), "live.served", "live._observe"),
+        (attack.run, (1.0, 1.0), "attack.serving", "attack._observe"),
+    ],
+    ids=["faults", "live", "attack"],
+)
+def test_what_was_found_is_shown_whatever_ends_the_run(
+    measure: Callable[..., int],
+    options: tuple[object, ...],
+    system: str,
+    at: str,
+    end: BaseException,
+    said: str,
+    as_json: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @contextmanager
+    def nothing_runs(*_: object, **__: object) -> Iterator[Mock]:
+        yield Mock(
+            url="http://127.0.0.1:9",
+            feedlab=Mock(return_value="no dead letters"),
+            process=Mock(poll=Mock(return_value=None)),
+        )
+
+    async def ends(*_: object) -> None:
+        raise end
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # for the logs that are kept
+    monkeypatch.setattr("benchmarks.live.People.entered", MagicMock())
+    monkeypatch.setattr(f"benchmarks.{system}", nothing_runs)
+    monkeypatch.setattr(f"benchmarks.{at}", ends)
+    if end is AWAY:
+        assert measure(*options, as_json=as_json) == 1
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            measure(*options, as_json=as_json)
+    shown = capsys.readouterr().out
+    assert said in (json.loads(shown)["gave_up"] if as_json else shown)
 
 
 @pytest.mark.servers

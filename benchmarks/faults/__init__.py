@@ -5,14 +5,12 @@ import time
 from itertools import product
 from random import Random
 
-import click
-
 from app.demo.graph import Graph
 from app.servers.start import say
-from benchmarks.faults.client import Client, NeverRecovered, client, persist
+from benchmarks.faults.client import Client, client, persist
 from benchmarks.faults.disturb import Injector
 from benchmarks.faults.load import SLUGS, Load
-from benchmarks.faults.outcome import Outcome, Plan
+from benchmarks.faults.outcome import Outcome, Plan, giving_up, shown
 from benchmarks.faults.system import ADMIN, CAST, System, logs_of, serving
 
 __all__ = ["Plan", "run"]
@@ -28,12 +26,14 @@ def run(plan: Plan, *, as_json: bool, crowd: Graph | None = None) -> int:
     With 1 the logs are kept. `crowd`: people who are there beside those who are watched.
     """
     outcome = Outcome(plan=plan)
-    with logs_of("faults", lambda: outcome.good) as directory, serving(directory, plan, crowd) as system:
+    with (
+        logs_of("faults", lambda: outcome.good) as directory,
+        serving(directory, plan, crowd) as system,
+        shown(outcome, as_json=as_json),
+    ):
         say(f"breaking what runs at {system.url} {plan.faults} times")
         asyncio.run(_observe(system, plan, outcome))
         outcome.serve_ended_with = system.process.poll()
-    for line in [outcome.model_dump_json(indent=1)] if as_json else outcome.lines():
-        click.echo(line)
     return 0 if outcome.good else 1
 
 
@@ -42,15 +42,15 @@ async def _observe(system: System, plan: Plan, outcome: Outcome) -> None:
     async with client(system.url, outcome) as http:
         load = Load(http, CAST, plan.seed, THINK_S)
         try:
-            await load.prepare()
-            await _break_under(load, Injector(plan, system, http, outcome, Random(plan.seed)))
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(_drained(http))
-                tasks.create_task(_walk_everything(load))  # whatever is still owed
-            await _walk_everything(load)
-        except* NeverRecovered as errors:
-            outcome.gave_up = "; ".join(str(error) for error in errors.exceptions)
-    outcome.elapsed_s = round(time.monotonic() - began_s, 1)
+            with giving_up(outcome):
+                await load.prepare()
+                await _break_under(load, Injector(plan, system, http, outcome, Random(plan.seed)))
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(_drained(http))
+                    tasks.create_task(_walk_everything(load))  # whatever is still owed
+                await _walk_everything(load)
+        finally:
+            outcome.elapsed_s = round(time.monotonic() - began_s, 1)
     letters = await asyncio.to_thread(system.feedlab, "deliveries", "--failed")
     outcome.dead_letters = "" if letters == "no dead letters" else letters
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from benchmarks.faults.outcome import Outcome
+from benchmarks.faults.outcome import NeverRecovered, Outcome
 
 T = TypeVar("T")
 
@@ -88,10 +88,6 @@ def _is_clean_503(answer: httpx.Response) -> bool:
     except json.JSONDecodeError:
         return False
     return {"type", "title", "status", "detail"} <= problem.keys() and "retry-after" in answer.headers
-
-
-class NeverRecovered(Exception):
-    """An operation failed for so long that it is given up."""
 
 
 async def persist(attempt: Callable[[int], Awaitable[T | None]]) -> T:

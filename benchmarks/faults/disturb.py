@@ -14,9 +14,9 @@ from pymongo.errors import PyMongoError
 from app.models import SETTINGS
 from app.servers.probe import dial
 from benchmarks import answers
-from benchmarks.faults.client import Client, NeverRecovered
+from benchmarks.faults.client import Client
 from benchmarks.faults.load import SLUGS
-from benchmarks.faults.outcome import Outcome, Plan
+from benchmarks.faults.outcome import NeverRecovered, Outcome, Plan
 from benchmarks.faults.system import ADMIN, CAST, System
 from workers.tailer import DOCUMENT
 

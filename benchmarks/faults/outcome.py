@@ -1,12 +1,14 @@
-"""The plan of a fault run, and its outcome: filled while it runs, and printed at its end."""
+"""The plan of a fault run, and its outcome: filled while it runs, and shown whatever ends it."""
 
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+import click
 from pydantic import BaseModel, Field, PrivateAttr, SerializerFunctionWrapHandler, model_serializer
 
 from benchmarks.faults.worlds import Violation
@@ -29,6 +31,47 @@ class Plan:
     longest_pause_s: float = 8.0
     aof: bool = True
     replica_set: bool = False
+
+
+class NeverRecovered(Exception):
+    """An operation failed for so long that it is given up."""
+
+
+class Shown(Protocol):
+    """What a run finds, filled while it runs. `gave_up`: what has ended it too early."""
+
+    gave_up: str
+
+    def lines(self) -> Iterator[str]: ...
+
+    def model_dump_json(self, *, indent: int) -> str: ...
+
+
+@contextmanager
+def shown(outcome: Shown, *, as_json: bool) -> Iterator[None]:
+    """Show at the end of the block what was found until then, whatever ends it."""
+    try:
+        yield
+    except BaseException as error:
+        outcome.gave_up = outcome.gave_up or f"broken off by {type(error).__name__}"
+        raise
+    finally:
+        for line in [outcome.model_dump_json(indent=1)] if as_json else outcome.lines():
+            click.echo(line)
+
+
+@contextmanager
+def giving_up(outcome: Shown) -> Iterator[None]:
+    """End the block where something never recovers, and note what."""
+    try:
+        yield
+    except* NeverRecovered as errors:
+        outcome.gave_up = "; ".join(_words(errors))
+
+
+def _words(errors: BaseExceptionGroup[BaseException]) -> Iterator[str]:
+    for error in errors.exceptions:
+        yield from _words(error) if isinstance(error, BaseExceptionGroup) else [str(error)]
 
 
 class Outcome(BaseModel):

@@ -8,10 +8,9 @@ import resource
 import time
 from random import Random
 
-import click
-
 from app.demo.graph import Graph
 from app.servers.start import say
+from benchmarks.faults.outcome import giving_up, shown
 from benchmarks.faults.system import System, logs_of, served
 from benchmarks.live.disturb import break_it, disconnect
 from benchmarks.live.outcome import Outcome, Plan, Silent
@@ -44,15 +43,16 @@ def run(plan: Plan, graph: Graph, *, as_json: bool) -> int:
     with (
         logs_of("live", lambda: outcome.good) as directory,
         served(directory, {}, graph, plan.seed, statuses=statuses, workers=1) as system,
+        shown(outcome, as_json=as_json),
     ):
-        people = People.entered(system, graph, Random(plan.seed))
-        system.feedlab("admin", people.handles[0], check=True)
-        with asyncio.Runner(loop_factory=measuring_loop) as runner:
-            runner.run(_observe(system, people, plan, outcome))
-        outcome.serve_ended_with = system.process.poll()
-    outcome.elapsed_s = round(time.monotonic() - began_s, 1)
-    for line in [outcome.model_dump_json(indent=1)] if as_json else outcome.lines():
-        click.echo(line)
+        try:
+            people = People.entered(system, graph, Random(plan.seed))
+            system.feedlab("admin", people.handles[0], check=True)
+            with giving_up(outcome), asyncio.Runner(loop_factory=measuring_loop) as runner:
+                runner.run(_observe(system, people, plan, outcome))
+            outcome.serve_ended_with = system.process.poll()
+        finally:
+            outcome.elapsed_s = round(time.monotonic() - began_s, 1)
     return 0 if outcome.good else 1
 
 
@@ -107,8 +107,8 @@ async def _silent(system: System, people: People, plan: Plan, outcome: Outcome, 
             outcome.commands_per_s["silent"] = await _commands_per_s(system, plan.silent_s)
     finally:
         await run.close()
-    outcome.wrongs.update(run.outcome.wrongs)
-    outcome.words += run.outcome.words
+        outcome.wrongs.update(run.outcome.wrongs)
+        outcome.words += run.outcome.words
     silent = Silent(kind=kind.kind, few=few, many=plan.connections, rss_few=measured[0], rss_many=measured[1])
     outcome.silent.append(silent)
 

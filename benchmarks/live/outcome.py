@@ -1,4 +1,4 @@
-"""The plan of a live run, and its outcome: filled while it runs, and printed at its end."""
+"""The plan of a live run, and its outcome: filled while it runs, and shown whatever ends it."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -107,6 +107,7 @@ class Outcome(BaseModel):
     equal_after_s: float = Field(default=0, description="since it was quiet, until the last state was equal")
     refused: Counter[str] = Field(default_factory=Counter, description="requests that were tried again")
     elapsed_s: float = 0
+    gave_up: str = ""
     serve_ended_with: int | None = None
 
     def wrong(self, kind: str, words: str) -> None:
@@ -116,7 +117,7 @@ class Outcome(BaseModel):
 
     @property
     def good(self) -> bool:
-        return not self.wrongs and not self.early_resets and self.serve_ended_with is None
+        return not (self.wrongs or self.early_resets or self.gave_up) and self.serve_ended_with is None
 
     def lines(self) -> Iterator[str]:
         plan = self.plan
@@ -125,7 +126,7 @@ class Outcome(BaseModel):
             each = silent.bytes_each
             memory = f"{each / 1000:.1f} KB" if each is not None else "(too few to say how much)"
             yield f"{silent.kind:10} silent: {memory} of memory each ({silent.many:,} less {silent.few:,})"
-        if per_s := self.commands_per_s:
+        if "silent" in (per_s := self.commands_per_s):
             yield f"{per_s['silent']:.1f} MongoDB commands a second while silent, {per_s['alone']:.1f} with none"
         yield f"{'posts/s':>10}{'posts':>9}" + "".join(f"{title:>10}" for title in COLUMNS) + f"{'late s':>9}"
         yield from (step.line() for step in self.steps)
@@ -140,6 +141,8 @@ class Outcome(BaseModel):
         )
         yield ", ".join(f"{kind} {self.wrongs[kind]}" for kind in (*WRONGS, *sorted(self.wrongs.keys() - set(WRONGS))))
         yield from self.words
+        if self.gave_up:
+            yield f"given up: {self.gave_up}"
         if self.serve_ended_with is not None:
             yield f"feedlab serve ended with {self.serve_ended_with}"
 

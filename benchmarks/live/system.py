@@ -12,7 +12,7 @@ import psutil
 
 from app.demo.graph import Graph
 from app.demo.seed import handles
-from benchmarks.faults.client import NeverRecovered
+from benchmarks.faults.outcome import NeverRecovered
 from benchmarks.faults.system import System
 from benchmarks.tokens import TOKENS, VERSIONS, Given
 
