@@ -1,7 +1,8 @@
 """Measuring on servers that the environment names: in a database and under keys of its own, removed at the end.
 
-MongoDB, Redis and Memcached each have one name of ours: FEEDLAB_DATABASE with `_bench` behind it. Where one of them has
-anything of that name already, nothing is measured: it may be somebody's, or another run's.
+MongoDB, Redis and Memcached each have one name of ours: FEEDLAB_DATABASE with `_bench` behind it. There may be a second
+database, with `_none` behind that, and its keys in Redis. Where one of them has anything of these names already,
+nothing is measured: it may be somebody's, or another run's.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from phases.timelines import Timelines
 
 URLS = ("mongodb_url", "redis_url", "memcached")
 ENDING = "_bench"
+BESIDE = "_none"  # behind that: the database beside ours
 LONGEST_NAME = 63
 CLAIM = "bench_claim"  # a collection with one document: of two runs that begin at once, one writes it
 SCANNED = 1_000  # keys that Redis looks at in one command
@@ -44,7 +46,7 @@ def borrowed() -> Iterator[tuple[Addresses, Path, Config]]:
     """Yield the servers, with a directory for logs, until the block ends. Raises BenchRefused, ServersError."""
     given = Config.from_environment()
     insist(resolve(given, "urls"))
-    name = given.database[: LONGEST_NAME - len(ENDING)] + ENDING
+    name = _named(given.database, ENDING)
     changed = {field: value for field, value in OVERRIDES.items() if field not in URLS}
     config = Config.from_environment(**changed | {"database": name, "memcached_prefix": f"{name}:"})
     addresses = Addresses(config.mongodb_url, config.redis_url, config.memcached)
@@ -63,6 +65,19 @@ def borrowed() -> Iterator[tuple[Addresses, Path, Config]]:
             asyncio.run(_remove(addresses, config))
 
 
+def _named(database: str, ending: str) -> str:
+    return database[: LONGEST_NAME - len(ending)] + ending
+
+
+def _names(config: Config) -> tuple[str, str]:
+    """Return the names of the databases that may be ours, ours last."""
+    return _named(config.database, BESIDE), config.database
+
+
+async def _is_there(stack: Stack, name: str) -> bool:
+    return name in await stack.db.client.list_database_names()
+
+
 async def _claim(addresses: Addresses, config: Config) -> None:
     async with opened(addresses, config, Clock(), redis_timeout_s=config.server_timeout_s) as stack:
         if there := await _there(stack):
@@ -77,12 +92,12 @@ async def _claim(addresses: Addresses, config: Config) -> None:
 
 
 async def _there(stack: Stack) -> str | None:
-    """Say what has our name on these servers; None where nothing has."""
-    name = stack.config.database
-    if name in await stack.db.client.list_database_names():
-        return f"a database {name!r}"
-    if key := await anext(_redis_keys(stack, f"*{name}-*"), None):
-        return f"a key {key.decode(errors='replace')!r} in Redis"
+    """Say what has a name of ours on these servers; None where nothing has."""
+    for name in _names(stack.config):
+        if await _is_there(stack, name):
+            return f"a database {name!r}"
+        if key := await anext(_redis_keys(stack, f"*{name}-*"), None):
+            return f"a key {key.decode(errors='replace')!r} in Redis"
     for node in stack.addresses.memcached or ():
         async for key in _memcached_keys(node, stack.config.memcached_prefix):
             return f"a key {key.decode(errors='replace')!r} in Memcached"
@@ -95,8 +110,12 @@ async def _remove(addresses: Addresses, config: Config) -> None:
     """
     left = list[str]()
     async with opened(addresses, config, Clock(), redis_timeout_s=config.server_timeout_s) as stack:
-        removing = partial(_clear_redis, stack), partial(_clear_memcached, config), partial(_drop_database, stack)
-        for remove in removing:
+        names = _names(config)
+        for remove in (
+            *(partial(_clear_redis, stack, name) for name in names),
+            partial(_clear_memcached, config),
+            *(partial(_drop_database, stack, name) for name in names),
+        ):
             try:
                 await remove()
             except Exception as error:
@@ -106,8 +125,8 @@ async def _remove(addresses: Addresses, config: Config) -> None:
                 left.append(said)
     if left:
         raise BenchRefused(
-            f"not all could be removed of the database {config.database!r} and the keys with that name in Redis "
-            f"and Memcached: {'; '.join(left)}"
+            f"not all could be removed of the databases {' and '.join(map(repr, names))} and of the keys with these "
+            f"names in Redis and Memcached: {'; '.join(dict.fromkeys(left))}"
         )
 
 
@@ -117,21 +136,19 @@ async def _clear_memcached(config: Config) -> None:
         await _delete(node, keys)
 
 
-async def _drop_database(stack: Stack) -> None:
-    with housekeeping():
-        await stack.db.client.drop_database(stack.config.database)
+async def _drop_database(stack: Stack, name: str) -> None:
+    if await _is_there(stack, name):
+        with housekeeping():
+            await stack.db.client.drop_database(name)
 
 
 @asynccontextmanager
-async def beside(rig: Rig, ending: str) -> AsyncIterator[Rig]:
+async def beside(rig: Rig) -> AsyncIterator[Rig]:
     """Yield the same system on another, empty database, which is removed at the end with its keys in Redis.
 
-    Its Memcached keys have the same beginning as the rig's. Raises BenchRefused.
+    Its Memcached keys have the same beginning as the rig's. What cannot be removed is left to `borrowed`.
     """
-    database = rig.stack.db.name[: LONGEST_NAME - len(ending)] + ending
-    client = rig.stack.db.client
-    if database in await client.list_database_names():
-        raise BenchRefused(f"there is already a database {database!r}")
+    database = _named(rig.stack.db.name, BESIDE)
     config = rig.stack.config.model_copy(update={"database": database})
     async with connected(rig.stack.addresses, config, rig.stack.clock, models=False) as stack:
         try:
@@ -139,16 +156,18 @@ async def beside(rig: Rig, ending: str) -> AsyncIterator[Rig]:
             subject = InProcess(stack, timelines)
             yield Rig(stack, timelines, subject, rig.processes, rig.meaningless, directory=rig.directory)
         finally:
-            await _clear_redis(stack)
-            await _drop_database(stack)
+            await _clear_redis(stack, database)
+            await _drop_database(stack, database)
 
 
-async def _clear_redis(stack: Stack) -> None:
+async def _clear_redis(stack: Stack, name: str) -> None:
     """Delete what belongs to this very database, whose name in Redis has a random number in it."""
-    schema: Any = await stack.db[SETTINGS].find_one({"_id": SCHEMA})
+    if not await _is_there(stack, name):
+        return
+    schema: Any = await stack.db.client[name][SETTINGS].find_one({"_id": SCHEMA})
     if not schema or "identity" not in schema:
         return  # so far nobody has written anything
-    own = f"{stack.config.database}-{schema['identity']}"
+    own = f"{name}-{schema['identity']}"
     redis: Any = stack.queue.connection
     keys = [key async for key in _redis_keys(stack, f"*{own}*")]
     for at in range(0, len(keys), DELETED):

@@ -125,7 +125,7 @@ async def waiting(rig: Rig, scale: Scale) -> list[Row]:
     slow: 19 pages/s ÷ 69, since the index is full of entries that were deleted a moment ago, again and again.)
     """
     slugs, asked = [phase.slug for phase in answers.IN_WORKER], sized(scale)
-    async with beside(rig, "_none") as calm, workers_stopped(rig), Generator.running() as generator:
+    async with beside(rig) as calm, workers_stopped(rig), Generator.running() as generator:
         measured: dict[str, Timed] = {}
         waits: dict[str, float] = {}  # pending at last, by phase: one that pulls delivers less
         async with AsyncExitStack() as exits:

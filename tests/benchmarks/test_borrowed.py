@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from app.cli import main
 from app.config import Config, environment_for
 from app.servers.borrow import running_servers
 from app.stack import Addresses
-from benchmarks import borrowed
+from benchmarks import borrowed, curves
 from benchmarks.borrowed import _memcached_keys
 from benchmarks.report import Curves
 from benchmarks.report import load as read_report
-from benchmarks.rig import BenchRefused
+from benchmarks.rig import BenchRefused, Rig
 from phases.p1_query import QUERY
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
@@ -194,12 +195,45 @@ def test_what_cannot_be_removed_is_said_and_keeps_nothing_on_the_other_servers(
         others.redis.srem("rq:queues", queue)
 
 
-@pytest.mark.parametrize("left", ["mongodb", "redis", "memcached"])
-def test_whatever_has_the_name_is_left_alone_and_refused(others: Others, left: str) -> None:
-    key = {"redis": f"rq:queue:{NAME}-12345678-deliver-first", "memcached": f"{NAME}:list:000:1"}.get(left, "")
+def test_what_is_left_of_the_database_beside_is_removed_at_the_end(
+    others: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis is away for a moment, while a row's second database is removed."""
+    before, right, times = others.seen(), borrowed._clear_redis, count()
+
+    async def away_at_first(*of: Any) -> None:
+        if next(times) == 0:
+            raise redis.ConnectionError("Error 111 connecting")
+        await right(*of)
+
+    async def measure(rig: Rig, *_: object) -> None:
+        async with borrowed.beside(rig) as other:
+            await other.stack.queue.pause()
+            assert others.redis.keys(f"*{NAME}_none-*"), "something is there that has to go"
+
+    monkeypatch.setattr(borrowed, "_clear_redis", away_at_first)
+    monkeypatch.setattr(curves, "fanout", measure)
+    done = bench(*SMALL)
+    assert done.exit_code == 2
+    assert "Error 111 connecting" in done.output
+    assert others.seen() == before
+
+
+@pytest.mark.parametrize(
+    ("left", "name"),
+    [
+        ("mongodb", NAME),
+        ("mongodb", f"{NAME}_none"),
+        ("redis", NAME),
+        ("redis", f"{NAME}_none"),
+        ("memcached", NAME),
+    ],
+)
+def test_whatever_has_the_name_is_left_alone_and_refused(others: Others, left: str, name: str) -> None:
+    key = {"redis": f"rq:queue:{name}-12345678-deliver-first", "memcached": f"{name}:list:000:1"}.get(left, "")
     match left:
         case "mongodb":
-            others.mongodb[NAME]["things"].insert_one({"_id": ObjectId()})
+            others.mongodb[name]["things"].insert_one({"_id": ObjectId()})
         case "redis":
             others.redis.set(key, "left")
         case "memcached":
@@ -209,10 +243,10 @@ def test_whatever_has_the_name_is_left_alone_and_refused(others: Others, left: s
         refused = bench(*SMALL)
         assert refused.exit_code == 2
         assert f"there is already a {'database' if left == 'mongodb' else 'key'}" in refused.output
-        assert NAME in refused.output
+        assert name in refused.output
         assert others.seen() == before
     finally:
-        others.mongodb.drop_database(NAME)
+        others.mongodb.drop_database(name)
         others.redis.delete(key or "nothing")
         others.memcached.delete(key or "nothing", noreply=False)
 
