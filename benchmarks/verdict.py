@@ -261,31 +261,36 @@ def served(report: HttpReport) -> list[str]:
 
 
 def _most(report: HttpReport, web: int, who: Who) -> str:
-    """Compare the capacities. What ended without a miss may hold more: it is never called less than another."""
+    """Compare the capacities. What ended without a miss may hold more: it is never called less than another.
+
+    A phase that held nothing in some round has no ratio there, and the other rounds alone would flatter it.
+    """
     climbs = {
-        slug: [climb for climb in report.of(slug, web, who) if climb.ended_by != "unfinished"]
+        slug: each
         for slug in report.settings.phases
+        if (each := [climb for climb in report.of(slug, web, who) if climb.ended_by != "unfinished"])
     }
-    held = {
-        slug: {climb.round: climb.capacity for climb in each if climb.capacity} for slug, each in climbs.items() if each
-    }
-    if not held:
+    if not climbs:
         return "nothing was measured to its end"
     more = {slug for slug, each in climbs.items() if any(climb.ended_by != "slo" for climb in each)}
-    known = {slug: rounds for slug, rounds in held.items() if rounds}
-    none = [slug for slug, rounds in held.items() if not rounds]
+    held = {slug: {climb.round: climb.capacity for climb in each if climb.capacity} for slug, each in climbs.items()}
+    known = {slug: rounds for slug, rounds in held.items() if len(rounds) == len(climbs[slug])}
     middle = {slug: statistics.median_low(rounds.values()) for slug, rounds in known.items()}
     shown = {
         slug: f"{slug} ({'≥ ' if slug in more else ''}{number(middle[slug])})"
         for slug in sorted(middle, key=middle.__getitem__, reverse=True)
     }
-    words = _holding(known, shown, more, f"pages a second at p99 ≤ {report.settings.slo_ms:g} ms")
-    return words + (f"; {listed(none)} held no rate that was tried" if none else "")
+    what = f"pages a second at p99 ≤ {report.settings.slo_ms:g} ms"
+    words = [_holding(known, shown, more, what)] if known else []
+    for slug, each in climbs.items():
+        if slug not in known:
+            usual = each[(len(each) - 1) // 2].capacity
+            named = f"{slug} ({number(usual)})" if usual else slug
+            words.append(f"{named} held no rate in {len(each) - len(held[slug])} of {len(each)} rounds")
+    return "; ".join(words)
 
 
 def _holding(known: Mapping[str, ByRound], shown: Mapping[str, str], more: Collection[str], what: str) -> str:
-    if not known:
-        return "no rate was held"
     if len(known) == 1:
         return f"{next(iter(shown.values()))} {what}, with nothing to compare it with"
     if len(set.intersection(*map(set, known.values()))) < 2:

@@ -298,9 +298,13 @@ def held(**capacities: Sequence[float | None]) -> HttpReport:
             "no difference can be told between query (150) and cache (150) pages a second",
         ),
         (held(query=[None] * 3, cache=[100] * 3), "cache (100) pages a second at p99 ≤ 50 ms, with nothing to compare"),
-        (held(query=[None, 90, 90], cache=[100, 90, 110]), "no difference can be told between cache (100) and query"),
+        (
+            held(query=[None, 90, 90], cache=[100, 90, 110]),
+            "cache (100) pages a second at p99 ≤ 50 ms, with nothing to",
+        ),
         (held(query=[100], cache=[900]), "cache (900) and query (100) pages a second at p99 ≤ 50 ms; one round has no"),
-        (held(query=[None]), "no rate was held"),
+        (held(query=[None]), "query held no rate in 1 of 1 rounds."),
+        (held(query=[None, None, 200, 210, 220]), "query (200) held no rate in 2 of 5 rounds."),
     ],
 )
 def test_rates_that_are_held(report: HttpReport, said: str) -> None:
@@ -308,9 +312,17 @@ def test_rates_that_are_held(report: HttpReport, said: str) -> None:
     assert sentence.startswith(f"1 web process, warm: {said}")
 
 
-def test_a_phase_that_held_no_rate_is_named() -> None:
-    [sentence] = says(held(query=[None] * 3, cache=[100] * 3))
-    assert sentence.endswith("query held no rate that was tried.")
+def test_a_phase_that_held_no_rate_is_named_and_keeps_nobody_from_being_compared() -> None:
+    """The rounds in which it held one are not the usual ones."""
+    report = held(query=[None, None, 200], cache=[300, 310, 290], push=[100, 98, 103])
+    [sentence] = says(report)
+    assert re.fullmatch(
+        r".*: cache \(300\) holds the most .*, 2\.99 times \(.*\) as many as push; "
+        r"query held no rate in 2 of 3 rounds\.",
+        sentence,
+    )
+    capacities, _ = grids(report)
+    assert [row[1] for row in capacities.rows] == ["none (none to 200)", "300 (290 to 310)", "100 (98 to 103)"]
 
 
 def open_ended(report: HttpReport, slug: str) -> HttpReport:
