@@ -21,7 +21,7 @@ from phases.keeping.lists import Lists, Value, key
 from phases.keeping.sorted_sets import SortedSets
 from phases.keeping.store import Container, Place
 from phases.p2_push import put_on_timelines
-from phases.pulling.author import READS
+from phases.pulling.author import PAGES, POSTS, READS
 from phases.timelines import PhaseConsumer, Timelines
 
 POLL_S = 0.02
@@ -136,10 +136,8 @@ async def count_anew(timelines: Timelines, *, pages: int = 0, posts: int = 0) ->
     authors = timelines.pulls.authors
     authors.forget()
     await timelines.stack.db[SETTINGS].delete_one({"_id": READS})
-    for _ in range(pages):
-        await authors.one_read()
-    for _ in range(posts):
-        await authors.one_post()
+    await authors.count(PAGES, pages)
+    await authors.count(POSTS, posts)
 
 
 async def last_active(timelines: Timelines, author: ObjectId) -> ObjectId | None:

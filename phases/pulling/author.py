@@ -118,17 +118,17 @@ class Authors:
 
     async def one_read(self) -> None:
         """Count a page that was asked for."""
-        await self._one(PAGES)
+        await self.count(PAGES)
 
     async def one_post(self) -> None:
-        await self._one(POSTS)
+        await self.count(POSTS)
 
-    async def _one(self, what: str) -> None:
-        """Count a page or a post. The counts are stored now and then, many at once: a process that ends takes a few
-        with it.
+    async def count(self, what: str, n: int = 1) -> None:
+        """Count pages or posts. The counts are stored now and then, many at once: a process that ends takes a few with
+        it.
         """
         now = self._clock.now()
-        self._untold[f"{what}.{_hour(now)}"] += 1
+        self._untold[f"{what}.{_hour(now)}"] += n
         if self._untold.total() >= STORED_AT_ONCE:
             counts, self._untold = self._untold, Counter()
             change = {"$inc": dict(counts), "$min": {"since": now}}

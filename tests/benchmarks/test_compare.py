@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import count
@@ -27,7 +27,8 @@ from app.models import HeavyAuthor, StatusRow
 from app.serve import _uvicorn
 from app.servers.programs import Level, ServersError
 from app.stack import Addresses, connected
-from benchmarks import observe, rounds
+from app.stack.cost import counted
+from benchmarks import answers, observe, rounds
 from benchmarks import rig as rig_module
 from benchmarks.observe import NotDelivered
 from benchmarks.record import Loaded, Record
@@ -45,6 +46,7 @@ from phases.p1_query import QUERY, HomeTimeline
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from phases.p6_hybrid import HYBRID
+from phases.pulling import author
 from phases.timelines import Timelines
 from tests.benchmarks.virtual import LoopClock, run
 from tests.conftest import real_servers
@@ -148,6 +150,19 @@ def test_the_hybrid_decides_by_the_workloads_mix_and_not_by_the_warming(
     assert figures.drained is pulled
     assert report.phases[PUSH.slug].deliveries_per_s > 0
     assert any("pulled" in row[0] for grid in grids(report) for row in grid.rows) is pulled
+
+
+def test_an_hour_at_a_high_rate_is_counted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(author, "uncounted", nullcontext)
+
+    async def work() -> None:
+        async with virtual_rig((QUERY, HYBRID)) as rig:
+            with counted() as cost:
+                await answers.count_anew(rig.timelines, pages=360_000, posts=3_600)
+            assert cost.mongodb == 3, "what was counted before is removed, and these two are written"
+            assert await rig.timelines.pulls.authors.pages_a_post() == 100
+
+    run(work())
 
 
 def test_whoever_was_pulled_in_one_round_is_not_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
