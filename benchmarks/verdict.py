@@ -308,14 +308,18 @@ def _holding(known: Mapping[str, ByRound], shown: Mapping[str, str], more: Colle
 
 
 def waited(report: Backlog) -> list[str]:
-    """Say what the largest backlog leaves of the pages a second."""
+    """Say how many pages a second there are with the least and the largest backlog.
+
+    One comes minutes after the other, on a machine whose speed changes: of that no ratio is told.
+    """
     said = []
     for slug in dict.fromkeys(level.climb.phase for level in report.levels):
-        last = max((each for each in report.levels if each.climb.phase == slug), key=lambda each: each.climb.pending)
-        said.append(
-            f"{slug}: with {last.climb.pending:,} pending a closed loop gets {100 * last.to_none:.0f} % of the pages "
-            "a second that it gets with none."
+        levels = sorted(
+            (each for each in report.levels if each.climb.phase == slug), key=lambda each: each.climb.pending
         )
+        ends = [f"{number(each.pages_per_s)} pages a second with {each.climb.pending:,} pending" for each in levels]
+        words = f"{ends[0]} and later {ends[-1]}; levels that are not in turn tell no difference"
+        said.append(f"{slug}: a closed loop gets {words if len(ends) > 1 else ends[0]}.")
     return said
 
 

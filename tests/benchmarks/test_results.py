@@ -21,6 +21,7 @@ from benchmarks.origin import mongodb_topology
 from benchmarks.page import page
 from benchmarks.report import (
     LARGE,
+    Backlog,
     Comparison,
     Crossover,
     Curves,
@@ -318,6 +319,19 @@ def test_a_curve_shows_a_p99_where_there_are_a_thousand_of_each() -> None:
     assert ["p99" in grid.title for grid in grids(few)] == [False]
     assert ["p99" in grid.title for grid in grids(many)] == [False, True]
     assert says(few) == ["raw: ten times as many followees take 10.0 times as long."]
+
+
+def test_levels_of_a_backlog_that_are_not_in_turn_tell_no_difference() -> None:
+    report = load(FOLDER / "backlog.json")
+    assert isinstance(report, Backlog)
+    for sentence in says(report):
+        assert re.fullmatch(
+            r"\w+: a closed loop gets [\d,]+ pages a second with 0 pending and later [\d,]+ pages a second with 10,000 "
+            r"pending; levels that are not in turn tell no difference\.",
+            sentence,
+        )
+    first = says(report.model_copy(update={"levels": report.levels[:1]}))
+    assert re.fullmatch(r"\w+: a closed loop gets [\d,]+ pages a second with 0 pending\.", first[0])
 
 
 def test_a_crossover_is_judged_at_each_proportion_of_pages_to_posts() -> None:
