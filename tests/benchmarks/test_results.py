@@ -214,6 +214,22 @@ def test_every_command_is_documented() -> None:
         assert command.hidden or f"`feedlab bench {name}`" in text, name
 
 
+def test_the_options_of_commands_are_as_documented() -> None:
+    text = (DOCUMENT.parent / "benchmarks.md").read_text()
+    having = {
+        option: {name for name, of in bench.commands.items() if any(option in each.opts for each in of.params)}
+        for option in ("--servers", "--json", "--csv", "--html")
+    }
+    assert having["--csv"] == having["--html"]
+    for words, commands in (
+        (r"with `--servers urls` (.*?) measure on", having["--servers"]),
+        (r"With `--json` and no file (.*?) print JSON", having["--json"] - having["--html"]),
+    ):
+        said = re.search(words, text, re.DOTALL)
+        assert said
+        assert set(re.findall(r"`(\w+)`", said[1])) == commands
+
+
 def test_what_the_document_says_of_workloads_is_so() -> None:
     text = (DOCUMENT.parent / "benchmarks.md").read_text()
     example = re.search(r"```toml\n(.*?)```", text, re.DOTALL)
