@@ -11,6 +11,7 @@ How long a delivery takes was measured (`feedlab bench units`); who posts when a
 import heapq
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from random import Random
@@ -154,11 +155,15 @@ def delays_between(names: Sequence[str], delay_ms: float, between: Sequence[str]
         one, _, other = pair.partition(",")
         if frozenset((one, other)) not in delays:
             raise Refused(f"{said!r} is no A,B=MS of two regions of {', '.join(names)}")
-        try:
-            delays[frozenset((one, other))] = float(milliseconds) / 1000
-        except ValueError:
-            raise Refused(f"{said!r}: {milliseconds!r} is no number of milliseconds") from None
+        delays[frozenset((one, other))] = _ms(said, milliseconds) / 1000
     return delays
+
+
+def _ms(said: str, milliseconds: str) -> float:
+    with suppress(ValueError):
+        if 0 <= (ms := float(milliseconds)) < math.inf:  # which `nan` is not
+            return ms
+    raise Refused(f"{said!r}: {milliseconds!r} is no number of milliseconds")
 
 
 def simulate(setup: Setup, phase: str, units: PhaseUnits) -> Regions:

@@ -109,7 +109,7 @@ def test_the_command() -> None:
     [
         ("--cut", "mars"),
         ("--between", "eu,mars=3"),
-        ("--between", "eu,us=far"),
+        *(("--between", f"eu,us={ms}") for ms in ("far", "nan", "inf", "-80")),
         ("--region", "alone"),
         ("--phase", "query"),
     ],
