@@ -29,10 +29,11 @@ BURN_IN_READERS = 50  # of strangers: nobody else asks twice
 
 @dataclass
 class Offered:
-    """The outcome of one or several offers of the same rate."""
+    """The outcome of one or several offers of the same rate. `served`: the latencies without what each was late."""
 
     latencies: Latencies
     late: Latencies
+    served: Latencies
     seconds: float = 0
     gave_up: bool = False
 
@@ -46,13 +47,12 @@ class At(Protocol):
 def step_of(rate: float, offered: Offered, slo_ms: float) -> Step:
     """Return the step for an offer, without figures where the generator gave up on requests that waited too long.
 
-    The generator itself was late where p99 misses the objective, and would keep it without its lateness, which is
-    inside of each latency.
+    The generator itself was late where p99 misses the objective, and would keep it without what each request was late.
     """
     late_ms, count = offered.late.ms(99) if offered.late.count else 0.0, offered.latencies.count
     latency_ms = {} if offered.gave_up else offered.latencies.figures()
-    p99 = latency_ms.get("p99", math.inf)
-    met, late = p99 <= slo_ms, p99 - late_ms <= slo_ms or (offered.gave_up and late_ms > slo_ms)
+    met = latency_ms.get("p99", math.inf) <= slo_ms
+    late = late_ms > slo_ms if offered.gave_up else offered.served.figures().get("p99", math.inf) <= slo_ms
     return Step(
         rate=rate,
         answered=count,
@@ -175,10 +175,11 @@ async def asked_by_strangers(
 
 
 def _sum(parts: Sequence[Answered]) -> Offered:
-    offered = Offered(Latencies(), Latencies())
+    offered = Offered(Latencies(), Latencies(), Latencies())
     for part in parts:
         offered.latencies.add(Latencies.decoded(part.latencies))
         offered.late.add(Latencies.decoded(part.late))
+        offered.served.add(Latencies.decoded(part.served))
         offered.seconds += part.seconds
         offered.gave_up |= part.gave_up
     return offered

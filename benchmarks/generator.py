@@ -61,14 +61,16 @@ class Asked:
 class Answered:
     """The outcome of an offer, without its burn-in, except that `errors` count those of the burn-in too.
 
-    `latencies` and `late` are in HdrHistogram's own form. `gave_up`: requests waited for longer than GIVE_UP_S, and the
-    rest was not sent. `cpu_s`: processor seconds of the generator.
+    `latencies`, `late` and `served` are in HdrHistogram's own form. `served`: the latencies without what each was late.
+    `gave_up`: requests waited for longer than GIVE_UP_S, and the rest was not sent. `cpu_s`: processor seconds of the
+    generator.
     """
 
     answered: int
     seconds: float
     latencies: str
     late: str
+    served: str
     errors: dict[str, int] = field(default_factory=dict)
     gave_up: bool = False
     cpu_s: float = 0

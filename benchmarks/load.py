@@ -36,6 +36,7 @@ class _Request(NamedTuple):
     counts: bool
     port: int
     reader: Reader
+    late: float = 0
 
 
 class _Connection(asyncio.Protocol):
@@ -77,7 +78,8 @@ class Load:
 
     def __init__(self, asked: Asked) -> None:
         self._asked, self._loop, self._cpu_s = asked, asyncio.get_running_loop(), time.process_time()
-        self._latencies, self._late, self._errors = Latencies(), Latencies(), Counter[str]()
+        self._latencies, self._late, self._served = Latencies(), Latencies(), Latencies()
+        self._errors = Counter[str]()
         self._idle: dict[int, list[_Connection]] = {port: [] for port in asked.ports}
         self._open = Counter[int]()
         self._connections: set[_Connection] = set()
@@ -126,6 +128,7 @@ class Load:
             seconds=seconds,
             latencies=self._latencies.encoded(),
             late=self._late.encoded(),
+            served=self._served.encoded(),
             errors=dict(self._errors),
             gave_up=self._gave_up,
             cpu_s=time.process_time() - self._cpu_s,
@@ -153,7 +156,7 @@ class Load:
             reader, counts = following
             if counts:
                 self._late.record(now - due)
-            self._take_up(_Request(due, counts, next(self._ports), reader))
+            self._take_up(_Request(due, counts, next(self._ports), reader, now - due))
             oldest = min((line[0].due for line in self._waiting.values() if line), default=now)
             if now - oldest > GIVE_UP_S and not self._asked.patient:
                 self._gave_up = self._over = True
@@ -225,6 +228,7 @@ class Load:
             self._failed(WRONG_PAGE)
         elif request.counts:
             self._latencies.record(now - request.due)
+            self._served.record(now - request.due - request.late)
         self._free(connection)
         if self._asked.rate is None:
             self._next_of_closed_loop(connection.port)

@@ -47,8 +47,9 @@ def keeping_up(most: float, *, late_s: float = 0) -> At:
 
     async def at(rate: float, requests: int) -> Offered:
         slow = rate > most
-        latencies, late = recorded((requests, 0.2 if slow else 0.01)), recorded((requests, late_s if slow else 0))
-        return Offered(latencies, late, requests / rate)
+        took_s, was_late_s = (0.2, late_s) if slow else (0.01, 0)
+        latencies, late, served = (recorded((requests, s)) for s in (took_s, was_late_s, took_s - was_late_s))
+        return Offered(latencies, late, served, requests / rate)
 
     return at
 
@@ -95,6 +96,13 @@ def test_where_the_generator_is_late_nothing_is_said_of_the_system() -> None:
     assert climbed(keeping_up(240, late_s=0.02)).ended_by == "slo", "that alone explains nothing"
 
 
+def test_a_generator_that_was_late_with_others_excuses_nobody() -> None:
+    """Of a thousand 15 were taken up late, and 15 others were answered late: without the former p99 is no better."""
+    latencies, late = recorded((970, 0.01), (30, 0.1)), recorded((985, 0), (15, 0.09))
+    assert step_of(100, Offered(latencies, late, recorded((985, 0.01), (15, 0.1)), 10), 50).outcome == "missed"
+    assert step_of(100, Offered(latencies, late, recorded((1_000, 0.01)), 10), 50).outcome == "generator late"
+
+
 def test_no_percentile_without_its_samples() -> None:
     assert set(recorded((9, 0.01)).figures()) == {"max"}
     assert set(recorded((99, 0.01)).figures()) == {"p50", "max"}
@@ -103,23 +111,24 @@ def test_no_percentile_without_its_samples() -> None:
     assert "p99.9" not in recorded((9_999, 0.01)).figures()
     assert "p99.9" in recorded((10_000, 0.01)).figures()
     assert recorded().figures() == {}
-    few = step_of(100, Offered(recorded((999, 0.01)), recorded(), 10), 50)
+    few = step_of(100, Offered(recorded((999, 0.01)), recorded(), recorded((999, 0.01)), 10), 50)
     assert few.outcome != "met", "without a p99 nobody knows"
 
 
 def test_a_step_that_was_given_up_has_no_figures() -> None:
-    step = step_of(100, Offered(recorded((5_000, 0.01)), recorded((5_000, 0)), 50, gave_up=True), 50)
+    quick = recorded((5_000, 0.01))
+    step = step_of(100, Offered(quick, recorded((5_000, 0)), quick, 50, gave_up=True), 50)
     assert step.outcome == "missed"
     assert not step.latency_ms
 
 
 def test_one_wrong_answer_is_too_many() -> None:
-    right = Answered(10, 1.0, "", "")
+    right = Answered(10, 1.0, "", "", "")
     assert checked(right) is right
     with pytest.raises(WrongAnswer, match="1 of 11"):
-        checked(Answered(10, 1.0, "", "", {WRONG_PAGE: 1}))
+        checked(Answered(10, 1.0, "", "", "", {WRONG_PAGE: 1}))
     with pytest.raises(NotAnswered, match="HTTP 503: 2"):
-        checked(Answered(10, 1.0, "", "", {"HTTP 503": 2}))
+        checked(Answered(10, 1.0, "", "", "", {"HTTP 503": 2}))
 
 
 def ended_in_the_second_phase(monkeypatch: pytest.MonkeyPatch, end: BaseException) -> HttpReport | None:

@@ -82,6 +82,7 @@ def test_a_stall_is_charged_to_everybody_who_waits_for_it() -> None:
     assert latencies.ms(50) == pytest.approx(1, rel=0.01)
     assert latencies.ms(99) == pytest.approx(930, rel=0.05)
     assert late.ms(100) < 1, "it was not the generator that stood still"
+    assert Latencies.decoded(answered.served).ms(99) == pytest.approx(latencies.ms(99), rel=0.01)
     assert not answered.errors
     assert not answered.gave_up
 
@@ -104,6 +105,9 @@ def test_a_generator_that_stands_still_says_so() -> None:
     assert late.ms(100) == pytest.approx(500, rel=0.05)
     latencies = Latencies.decoded(answered.latencies)
     assert latencies.ms(99) >= late.ms(99) > 400, "and it is in the latencies, which count from when requests were due"
+    served = Latencies.decoded(answered.served)
+    assert served.count == 900
+    assert served.ms(99) < 100, "who were taken up late were answered at once, one after the other"
 
 
 def test_who_waits_for_too_long_ends_a_step_but_not_a_patient_one() -> None:
