@@ -90,7 +90,10 @@ class Run:
 
     @asynccontextmanager
     async def streams(self) -> AsyncIterator[None]:
-        """Keep the streams and the connections for requests open until the block ends. Raises TimeoutError."""
+        """Keep the streams and the connections for requests open until the block ends.
+
+        Raises TimeoutError, BenchRefused.
+        """
         loop, wires = asyncio.get_running_loop(), list[Wire]()
         ports, kinds = itertools.cycle(self._ports), itertools.cycle(KINDS)
         try:
@@ -189,16 +192,22 @@ class Run:
             await self._ask(person, "PUT", f"/{talk.id}/receipt", HTTPStatus.NO_CONTENT, {mark: seq})
 
     async def judge(self) -> None:
-        """Judge what the streams have told and what the pages show, once nothing is under way."""
+        """Judge what the streams have told and what the pages show, once nothing is under way. Raises BenchRefused."""
         for talk, person in self._listening:
             for shown in (person.told[::-1], await self._pages(talk)):
                 self.wrongs += talk.dialogue.check(shown, talk.dialogue.acknowledged)
 
     async def _pages(self, talk: Talk) -> list[tuple[int, str]]:
-        shown, before = list[tuple[int, str]](), ""
+        """Return all that the pages show. One that is refused shows nothing, and is asked for again."""
+        shown, before, until_s = list[tuple[int, str]](), "", asyncio.get_running_loop().time() + LATE_S
         while True:
             answer = await self._ask(talk.people[0], "GET", f"/{talk.id}/messages?limit={PAGE}{before}", HTTPStatus.OK)
-            page = json.loads(answer or b'{"messages": [], "next": null}')
+            if answer is None:
+                if asyncio.get_running_loop().time() > until_s:
+                    raise BenchRefused(f"a page of messages is refused again and again: {dict(self._delays.errors)}")
+                await asyncio.sleep(PAUSE_S)
+                continue
+            page = json.loads(answer)
             shown += [(message["seq"], message["text"]) for message in page["messages"]]
             if page["next"] is None:
                 return shown
