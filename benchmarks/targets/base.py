@@ -74,10 +74,6 @@ class Ratio(NamedTuple):
     low: float | None = None
     high: float | None = None
 
-    def times(self, factor: float) -> "Ratio":
-        low, high = (end if end is None else end * factor for end in self[1:])
-        return Ratio(self.value * factor, low, high)
-
 
 def row(name: str, title: str, ratio: Ratio, figures: dict[str, float], **bound: float) -> Row:
     """Return a row of the report. `bound`: at_least or at_most."""

@@ -5,6 +5,7 @@ from random import Random
 import pytest
 
 from benchmarks.targets.base import Ratio, p99_ms, ratio
+from benchmarks.targets.throughput import to_the_most
 
 
 def ends(of: Ratio) -> tuple[float, float]:
@@ -24,7 +25,13 @@ def test_a_ratio_is_of_the_medians_and_its_interval_holds_the_truth() -> None:
     assert high / low < 1.25
     assert ratio(a, b) == of, "the same figures give the same interval"
     assert ratio(a, a) == (1, 1, 1), "both sides of a turn are drawn together"
-    assert of.times(2) == (2 * of.value, 2 * low, 2 * high)
+
+
+def test_what_is_divided_by_a_measured_figure_has_its_spread_too() -> None:
+    one, two = [2.0] * 15, [1.25] * 15
+    assert to_the_most(one, two, [1.6] * 15) == (1, 1, 1)
+    low, high = ends(to_the_most(one, two, [1.6 + 0.02 * n for n in range(-7, 8)]))
+    assert low < 1 < high
 
 
 def test_an_interval_is_narrower_with_more_turns() -> None:
