@@ -88,12 +88,9 @@ def test_an_alert_goes_by_the_capacity_that_was_measured() -> None:
     report = load(FOLDER / "http.json")
     assert isinstance(report, HttpReport)
     assert (report.machine.cores, report.settings.slo_ms) == (2, 50)
-    [held] = [
-        each.capacity
-        for each in report.climbs
-        if (each.phase, each.web, each.readers, each.pending) == (CACHE.slug, 1, "warm", 0)
-    ]
-    assert held == CAPACITY_PER_S
+    held = report.middle(CACHE.slug, 1, "warm")
+    assert held
+    assert held.capacity == CAPACITY_PER_S
 
 
 @pytest.mark.parametrize(
