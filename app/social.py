@@ -377,7 +377,9 @@ class Social:
         began_s = perf_counter()
         text = checked_text(text)
         key = f"{author}:{idempotency_key}" if idempotency_key else None
-        owed = await self.outbox.decide(author, audience, mentions=bool(mentions(text)))
+        names_somebody = bool(mentions(text))
+        await once()
+        owed = await self.outbox.decide(author, audience, mentions=names_somebody)
         status = Status(
             id=self._clock.new_id(),
             user_id=author,
@@ -388,7 +390,6 @@ class Social:
             idempotency_key=key,
         )
         row, created = StatusRow(status.id, author, text, audience), True
-        await once()
         try:
             stored = await insert(self._db, status)
         except DuplicateKeyError:

@@ -24,7 +24,7 @@ from app import logs
 from app.accounts import Accounts
 from app.config import Config
 from app.departures import depart
-from app.models import Account, Status, User
+from app.models import SETTINGS, Account, Status, User
 from app.names import Names
 from app.social import Social
 from app.stack import Addresses, OutOfTime, Stack, connected
@@ -36,6 +36,9 @@ from phases import DEFAULT, PHASES
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from phases.p5_stream import STREAM
+from phases.p6_hybrid import HYBRID
+from phases.pulling import author
+from phases.pulling.heavy import HEAVY
 from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
 from tests.site import Site
@@ -1072,6 +1075,25 @@ async def test_too_many_changes() -> None:
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert await ann.sees() == ["one"], "reading is not limited"
         await bob.post("somebody else")
+
+
+async def test_a_status_that_is_refused_is_neither_counted_nor_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the count of what is posted phase 6 decides for everybody; what is posted again is counted once."""
+    monkeypatch.setattr(author, "STORED_AT_ONCE", 1)
+    async with opened(Config.from_environment({}, writes_per_minute=2)) as (nobody, app):
+        ann, bob = await nobody.person("ann"), await nobody.person("bob")
+        timelines: Timelines = app.state.services.timelines
+        await timelines.change(delivering=[HYBRID.slug])
+        for status in (201, 200):
+            await ann("POST", "/statuses", status, json={"text": "one"}, headers={"Idempotency-Key": "1"})
+        for one in (ann, bob):
+            await timelines.force(ObjectId(one.id), True)
+        await ann("POST", "/statuses", 429, json={"text": "two"})
+        await bob.post("pulled")
+        counts = await nobody.stack.db[SETTINGS].find_one({"_id": author.READS})
+        assert counts
+        assert sum(counts[author.POSTS].values()) == 2
+        assert [row["_id"] async for row in nobody.stack.db[HEAVY].find({})] == [ObjectId(bob.id)]
 
 
 AWAY = [

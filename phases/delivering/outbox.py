@@ -160,6 +160,8 @@ class Outbox:
         The insert may have taken so long that a phase has been switched on meanwhile: then the status is owed to that,
         too. Or so long that its author's marker has to be made anew.
         """
+        if not again:
+            await self._pulls.authors.one_post()
         names = owed.consumers
         if owed.pulled:
             await self._pulls.markers.mark(status.user_id, owed.settings.epoch)

@@ -61,7 +61,6 @@ class Pulls:
 
         A circle's status goes to few, whoever has written it: the rule is not about those.
         """
-        await self.authors.one_post()
         merge = next((self.merging[name] for name in names if name in self.merging), None)
         if merge is None:
             return False

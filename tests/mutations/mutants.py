@@ -2501,6 +2501,22 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(API, "test_what_is_ready_before_the_token_is_known_to_be_over"),
     ),
     Mutant(
+        "a status that is refused marks its author",
+        "the door",
+        "app.social.Social.post",
+        "        await once()\n",
+        tests=_of(API, "test_a_status_that_is_refused_is_neither_counted_nor_marked"),
+        behind="        owed = await self.outbox.decide(author, audience, mentions=names_somebody)\n",
+    ),
+    Mutant(
+        "what is posted again is counted again",
+        "9 delivered or pulled",
+        "phases.delivering.outbox.Outbox.posted",
+        "        if not again:\n            await self",
+        "        if True:\n            await self",
+        _of(API, "test_a_status_that_is_refused_is_neither_counted_nor_marked"),
+    ),
+    Mutant(
         "what is wrong with a status is told before its author is known",
         "the door",
         "app.web.api_operation.Operation._reply_once_entered",
@@ -3080,8 +3096,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "nobody counts what is posted",
         "9 delivered or pulled",
-        "phases.pulling.pulls.Pulls.decide",
-        "await self.authors.one_post()",
+        "phases.delivering.outbox.Outbox.posted",
+        "await self._pulls.authors.one_post()",
         "pass",
         _of(PULLED, "test_what_is_posted_is_counted_beside_the_pages"),
     ),
