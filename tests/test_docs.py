@@ -31,7 +31,9 @@ from benchmarks.rig import MOST_STATUSES
 from benchmarks.rounds import AHEAD, EVERYBODY
 from phases import PHASES, reading
 from phases.delivering.pending import CROWDED_S
-from phases.pulling.author import AGE_S
+from phases.p6_hybrid import DELIVERY_US, HARDLY_READ, PULLED_US
+from phases.pulling.author import AGE_S, HOURS, POSTS_NEEDED
+from phases.pulling.markers import FEW_MARKED
 from tests.sharding import SCATTERED, SHARD_KEYS
 from workers.sweeper import EVERY_S, OVERDUE_S
 
@@ -126,6 +128,19 @@ def test_the_numbers_in_the_readme_are_those_in_the_code() -> None:
         f"A status has at most {TEXT_LIMIT} characters",
     ):
         assert said in WORDS, said
+
+
+def test_the_bounds_of_the_rule_in_its_chapter_are_those_in_the_code() -> None:
+    chapter, settings = (ROOT / "templates/walkthrough/6-hybrid.md").read_text(encoding="utf-8"), Config.model_fields
+    for said in (
+        f"fewer than `FEEDLAB_PULL_FROM` active followers ({settings['pull_from'].default:,}) is not weighed",
+        f"more than `FEEDLAB_PULL_BEYOND` ({settings['pull_beyond'].default:,}) is always pulled",
+        f"Where at least {POSTS_NEEDED} statuses were posted in the last {HOURS} hours",
+        f"whoever posts is pulled, up to {FEW_MARKED:,} authors",
+        "Both figures are three and a half by chance",
+    ):
+        assert said in chapter, said
+    assert HARDLY_READ == round(2 * PULLED_US / DELIVERY_US) / 2 == 3.5
 
 
 @pytest.mark.parametrize(
