@@ -196,16 +196,17 @@ def test_a_phase_is_drawn_from_its_answers() -> None:
         Step("id to every\nfollower", "many"),
         Step("id to active\nfollowers", "many"),
     )
-    by_id, mine = Step("statuses by\nid, visible?"), Step("my list")
+    by_id = Step("statuses by\nid, visible?")
+    from_list = Step("what is\npending"), Step("my list"), by_id
     asks = Step("whom do\nI follow?"), Step("newest of\neach of them", "many"), Step("may I see\nthem?")
     owed = Step("pending,\nmy list")
     told = {  # store, active_only, in_worker, pulls, streamed
         (False, False, False, True, False): ((insert,), (), asks),
-        (True, False, False, False, False): ((insert, every), (), (mine, by_id)),
+        (True, False, False, False, False): ((pending, every), (), from_list),
         (True, False, True, False, False): (
             (pending,),
             (take, every, Step("not pending\nany more")),
-            (Step("what is\npending"), mine, by_id),
+            from_list,
         ),
         (True, True, True, False, False): (
             (pending,),

@@ -158,7 +158,7 @@ def phase_lanes(
     told = (
         STREAMED_POSTER if streamed else _poster(store, in_worker, pulls),
         STREAMED_BEHIND if streamed else _behind(active_only, in_worker, pulls),
-        _reader(store, active_only, in_worker, pulls),
+        _reader(store, active_only, pulls),
     )
     about = " ".join((f"{name}.", *(sentence for sentence, _ in told)))
     return Lanes(about, {who: steps for who, (_, steps) in zip(LANES, told, strict=True)})
@@ -171,7 +171,7 @@ def _poster(store: bool, in_worker: bool, pulls: bool) -> Told:
     if in_worker:
         return "The poster waits for the insert.", (Step("insert,\npending"),)
     if store:
-        steps = Step("insert"), Step("id to every\nfollower", "many")
+        steps = Step("insert,\npending"), Step("id to every\nfollower", "many")
         return "The poster waits for the insert and for the id on every follower’s timeline.", steps
     return "The poster waits for one insert.", (Step("insert"),)
 
@@ -193,7 +193,7 @@ def _behind(active_only: bool, in_worker: bool, pulls: bool) -> Told:
     return "A job is queued behind it: a worker puts the id on every follower’s timeline.", steps
 
 
-def _reader(store: bool, active_only: bool, in_worker: bool, pulls: bool) -> Told:
+def _reader(store: bool, active_only: bool, pulls: bool) -> Told:
     if not store:
         return (
             "The reader waits for whom they follow, for the newest statuses of each of them, and for the check of who "
@@ -211,10 +211,8 @@ def _reader(store: bool, active_only: bool, in_worker: bool, pulls: bool) -> Tol
             "phase 1, beside which it is filled again; and for the statuses by id.",
             (Step("pending,\nmy list"), Step("gone? page of\nphase 1", "gone"), BY_ID),
         )
-    if in_worker:
-        words = "The reader waits for what is pending and their own list, and for the statuses by id."
-        return words, (Step("what is\npending"), Step("my list"), BY_ID)
-    return "The reader waits for their own list and for the statuses by id.", (Step("my list"), BY_ID)
+    words = "The reader waits for what is pending and their own list, and for the statuses by id."
+    return words, (Step("what is\npending"), Step("my list"), BY_ID)
 
 
 def live_lanes() -> Lanes:
