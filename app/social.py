@@ -50,10 +50,6 @@ T = TypeVar("T")
 PeoplePage = tuple[list[Person], ObjectId | None]  # and the cursor of the next page
 
 
-async def nothing_else() -> None:
-    pass
-
-
 def checked_text(text: str) -> str:
     """Return a status's text, trimmed. Raises Invalid."""
     return checked("text", text, TEXT_LIMIT)
@@ -363,22 +359,23 @@ class Social:
         idempotency_key: str | None = None,
         trace: Trace = lambda _status, _what, _began_s, _ended_s: None,
         defer: Defer = at_once,
-        once: Callable[[], Awaitable[None]] = nothing_else,
+        before_insert: Callable[[], Awaitable[None]] | None = None,
     ) -> tuple[StatusRow, bool]:
         """Store a status (by a majority) first, deliver it second (rule 1). Return it, and whether it was created now,
         not by an earlier try.
 
         `text` is trimmed and checked by `checked_text`. `trace` is told what the poster waited for: the insert (STORED)
-        and each consumer. `defer`: hands over to consumers that only queue, at once or after the
-        answer. `once`: what must have returned before the status is stored; what it raises ends the post. Raises
-        Invalid, Conflict for a key that was used for another status, and NoAccount for one of an author who has deleted
-        their account meanwhile.
+        and each consumer. `defer`: hands over to consumers that only queue, at once or after the answer.
+        `before_insert`: is awaited before anything is decided and stored; what it raises ends the post. Raises Invalid,
+        Conflict for a key that was used for another status, and NoAccount for one of an author who has deleted their
+        account meanwhile.
         """
         began_s = perf_counter()
         text = checked_text(text)
         key = f"{author}:{idempotency_key}" if idempotency_key else None
         names_somebody = bool(mentions(text))
-        await once()
+        if before_insert:
+            await before_insert()
         owed = await self.outbox.decide(author, audience, mentions=names_somebody)
         status = Status(
             id=self._clock.new_id(),

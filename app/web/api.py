@@ -166,7 +166,7 @@ async def post(call: Call) -> Reply:
         asked.audience,
         call.headers.idempotency_key,
         defer=call.services.afterwards.do,
-        once=call.entered,
+        before_insert=call.entered,
     )
     location = {"Location": f"{PREFIX}/statuses/{row.id}"}
     return Reply(201 if created else 200, schemas.status(row, call.people), location)
