@@ -48,7 +48,7 @@ class Phase:
     title: str
     poster_waits: str  # what the poster waits for, over HTTP (`Social.post` itself waits for the enqueue, too)
     reader_waits: str
-    kept: str
+    kept_where: str
     store: type[Store] | None = None
     recipients: type[Recipients] | None = None
     carrier: Carrier | None = None

@@ -45,7 +45,7 @@ QUERY = Phase(
     title="Ask on every read",
     poster_waits="one insert",
     reader_waits="the query",
-    kept="nothing",
+    kept_where="nothing",
     pulls=HomeTimeline,
     costs=(
         post(INSERT),

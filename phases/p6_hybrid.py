@@ -122,7 +122,7 @@ HYBRID = Phase(
     poster_waits="one insert; the enqueue, where it is delivered, follows the answer",
     reader_waits="Memcached and what is pulled (asked for, not delivered), "
     "then the statuses by id",
-    kept="lists of its own in Memcached, for active readers only",
+    kept_where="lists of its own in Memcached, for active readers only",
     store=MergedLists,
     recipients=DeliveredTo,
     carrier=WORKER,

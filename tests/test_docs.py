@@ -52,7 +52,7 @@ COMMANDS = re.findall(r"^\| `feedlab ([^`]+)` \|", README, re.MULTILINE)
 
 def test_the_phases_in_the_readme_are_the_phases_in_the_code() -> None:
     rows = [
-        f"| {n} | `{phase.slug}` | {phase.title} | {phase.poster_waits} | {phase.reader_waits} | {phase.kept} |"
+        f"| {n} | `{phase.slug}` | {phase.title} | {phase.poster_waits} | {phase.reader_waits} | {phase.kept_where} |"
         for n, phase in enumerate(PHASES, 1)
     ]
     assert "\n".join(rows) in README

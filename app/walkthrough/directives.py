@@ -72,7 +72,9 @@ def _folded(words: str, text: str) -> str:
 
 
 def _phases(_: str) -> str:
-    rows = [(f"{n} `{one.slug}`", one.poster_waits, one.reader_waits, one.kept) for n, one in enumerate(PHASES, 1)]
+    rows = [
+        (f"{n} `{one.slug}`", one.poster_waits, one.reader_waits, one.kept_where) for n, one in enumerate(PHASES, 1)
+    ]
     return _table(("Phase", "The poster waits for", "The reader waits for", "Kept"), *rows)
 
 
