@@ -69,8 +69,8 @@ def _claim(action: Action, *commands: Commands) -> Claim:
     return Claim(action, commands, "; ".join(some.words for some in commands))
 
 
-post, deliver, read = partial(_claim, "post"), partial(_claim, "deliver"), partial(_claim, "read")
-come_back = partial(_claim, "return")
+a_post, a_delivery = partial(_claim, "post"), partial(_claim, "deliver")
+a_page, a_return = partial(_claim, "read"), partial(_claim, "return")
 
 
 def as_in(costs: Iterable[Claim], action: Action, words: str) -> Claim:
@@ -150,7 +150,7 @@ AUTHORS_NOTED = Commands("one set that notes the authors for other processes", m
 # A return
 PAGE_OF_PHASE_1 = Commands(
     "as a page of phase 1",
-    read(FOLLOWEES, QUERY_OF_ALL, VISIBLE).mongodb,
+    a_page(FOLLOWEES, QUERY_OF_ALL, VISIBLE).mongodb,
     grows_with="followees",
 )
 MARK_ACTIVE = Commands("marking the reader active", ONE)

@@ -15,7 +15,7 @@ from app.access import Entry
 from app.edges import Following
 from app.stack.mongodb.connection import Database
 from phases.base import Phase
-from phases.claims import FOLLOWEES, INSERT, QUERY_OF_ALL, VISIBLE, post, read
+from phases.claims import FOLLOWEES, INSERT, QUERY_OF_ALL, VISIBLE, a_page, a_post
 from phases.home.newest import Newest
 
 
@@ -48,7 +48,7 @@ QUERY = Phase(
     kept_where="nothing",
     pulls=HomeTimeline,
     costs=(
-        post(INSERT),
-        read(FOLLOWEES, QUERY_OF_ALL, VISIBLE),
+        a_post(INSERT),
+        a_page(FOLLOWEES, QUERY_OF_ALL, VISIBLE),
     ),
 )

@@ -14,7 +14,7 @@ from app.clock import FIRST_ID
 from app.models import StatusRow
 from app.stack.mongodb.find import Find, rows
 from phases.base import Carrier, Phase
-from phases.claims import ENTRIES, ENTRIES_AND_PENDING, INSERT_AND_CLEAR, VISIBLE_UNSEEN, post, read
+from phases.claims import ENTRIES, ENTRIES_AND_PENDING, INSERT_AND_CLEAR, VISIBLE_UNSEEN, a_page, a_post
 from phases.delivering.delivery import Delivery
 from phases.keeping.entries import Entries
 from phases.keeping.recipients import Recipients
@@ -73,7 +73,7 @@ PUSH = Phase(
     carrier=POSTER,
     chunk=lambda config: config.inline_chunk,
     costs=(
-        post(INSERT_AND_CLEAR, ENTRIES),
-        read(ENTRIES_AND_PENDING, VISIBLE_UNSEEN),
+        a_post(INSERT_AND_CLEAR, ENTRIES),
+        a_page(ENTRIES_AND_PENDING, VISIBLE_UNSEEN),
     ),
 )

@@ -12,7 +12,7 @@ from bson import ObjectId
 
 from app.models import StatusRow
 from phases.base import Carrier, Phase
-from phases.claims import CLEAR, ENTRIES_BY_JOB, INSERT_AND_JOB, as_in, deliver, post
+from phases.claims import CLEAR, ENTRIES_BY_JOB, INSERT_AND_JOB, a_delivery, a_post, as_in
 from phases.delivering.delivery import Delivery
 from phases.delivering.outbox import Failures, GoesOn
 from phases.keeping.entries import Entries
@@ -58,8 +58,8 @@ QUEUE = Phase(
     recipients=Followers,
     carrier=WORKER,
     costs=(
-        post(INSERT_AND_JOB),
-        deliver(ENTRIES_BY_JOB, CLEAR),
+        a_post(INSERT_AND_JOB),
+        a_delivery(ENTRIES_BY_JOB, CLEAR),
         as_in(PUSH.costs, "read", "as in phase 2"),
     ),
 )

@@ -26,10 +26,10 @@ from phases.claims import (
     REBUILD,
     STATUSES_UNSEEN,
     STEPS_TO_ACTIVE,
-    come_back,
-    deliver,
-    post,
-    read,
+    a_delivery,
+    a_page,
+    a_post,
+    a_return,
 )
 from phases.keeping.activity import ACTIVE, ActiveReaders
 from phases.keeping.in_memory import InMemory
@@ -110,9 +110,9 @@ CACHE = Phase(
     carrier=WORKER,
     chunk=lambda config: config.list_chunk,
     costs=(
-        post(INSERT_AND_JOB),
-        deliver(STEPS_TO_ACTIVE, CLEAR, PREPENDS),
-        read(PENDING, GETS, STATUSES_UNSEEN, AUTHORS_NOTED),
-        come_back(*REBUILD, LEASE_AND_FILL_LIST),
+        a_post(INSERT_AND_JOB),
+        a_delivery(STEPS_TO_ACTIVE, CLEAR, PREPENDS),
+        a_page(PENDING, GETS, STATUSES_UNSEEN, AUTHORS_NOTED),
+        a_return(*REBUILD, LEASE_AND_FILL_LIST),
     ),
 )

@@ -28,10 +28,10 @@ from phases.claims import (
     REBUILD,
     SCRIPTS,
     STATUSES_UNSEEN,
-    come_back,
-    deliver,
-    post,
-    read,
+    a_delivery,
+    a_page,
+    a_post,
+    a_return,
 )
 from phases.delivering.delivery import Delivery
 from phases.delivering.outbox import Failures
@@ -101,9 +101,9 @@ STREAM = Phase(
     carrier=CHANGE_STREAM,
     chunk=lambda config: config.list_chunk,
     costs=(
-        post(INSERT),
-        deliver(FIRST_STEP, FURTHER_STEPS, CLEAR, SCRIPTS),
-        read(PENDING, RANGE, STATUSES_UNSEEN),
-        come_back(*REBUILD, LEASE_AND_FILL_SET),
+        a_post(INSERT),
+        a_delivery(FIRST_STEP, FURTHER_STEPS, CLEAR, SCRIPTS),
+        a_page(PENDING, RANGE, STATUSES_UNSEEN),
+        a_return(*REBUILD, LEASE_AND_FILL_SET),
     ),
 )

@@ -27,9 +27,9 @@ from phases.claims import (
     JOB_UNLESS_PULLED,
     PENDING_OR_PULLED,
     STATUSES_UNSEEN,
+    a_page,
+    a_post,
     as_in,
-    post,
-    read,
 )
 from phases.home.newest import newest_of_groups
 from phases.p3_queue import WORKER
@@ -134,9 +134,9 @@ HYBRID = Phase(
     ),
     chunk=lambda config: config.list_chunk,
     costs=(
-        post(INSERT, JOB_UNLESS_PULLED),
+        a_post(INSERT, JOB_UNLESS_PULLED),
         as_in(CACHE.costs, "deliver", "as in phase 4, and nothing for what is pulled"),
-        read(PENDING_OR_PULLED, GETS, STATUSES_UNSEEN, AUTHORS_NOTED),
+        a_page(PENDING_OR_PULLED, GETS, STATUSES_UNSEEN, AUTHORS_NOTED),
         as_in(CACHE.costs, "return", "as in phase 4"),
     ),
 )  # fmt: skip

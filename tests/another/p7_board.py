@@ -15,7 +15,17 @@ from app.stack.mongodb.connection import Collection
 from app.stack.mongodb.find import Find, Rows
 from app.stack.sorted_sets import Over
 from phases.base import Phase
-from phases.claims import CLEAR, ENTRIES_BY_JOB, INSERT_AND_JOB, ONE, STATUSES_UNSEEN, Commands, deliver, post, read
+from phases.claims import (
+    CLEAR,
+    ENTRIES_BY_JOB,
+    INSERT_AND_JOB,
+    ONE,
+    STATUSES_UNSEEN,
+    Commands,
+    a_delivery,
+    a_page,
+    a_post,
+)
 from phases.home.candidates import Slice
 from phases.keeping.store import AuthorIds, Container, Place, Returning, Store
 from phases.p2_push import Followers
@@ -124,8 +134,8 @@ BOARD = Phase(
     recipients=Everybody,
     carrier=WORKER,
     costs=(
-        post(INSERT_AND_JOB),
-        deliver(replace(ENTRIES_BY_JOB, words="per chunk the status, its next followers and one update"), CLEAR),
-        read(Commands("the document together with what is owed", ONE), STATUSES_UNSEEN),
+        a_post(INSERT_AND_JOB),
+        a_delivery(replace(ENTRIES_BY_JOB, words="per chunk the status, its next followers and one update"), CLEAR),
+        a_page(Commands("the document together with what is owed", ONE), STATUSES_UNSEEN),
     ),
 )
