@@ -64,8 +64,9 @@ class Reader:
 class OwnEdges:
     """The reader's own edges while they are at this version. What is known of them only grows; None: not looked up yet.
 
-    `unmuted`: the followees whom the reader does not mute. `backfilled`: no backfill was owed (rule 4), so none is.
-    `noted_in`: the containers beside which all of these relations are noted for other processes.
+    `unmuted`: the followees whom the reader does not mute. `backfilled`: no backfill is owed at this version; a new
+    debt comes with a new version (rule 4). `noted_in`: the containers beside which all of these relations are noted for
+    other processes.
     """
 
     reader: ObjectId

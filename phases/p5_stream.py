@@ -64,9 +64,9 @@ async def tail(
     deliver: Callable[[Inserted], Awaitable[None]],
     save: Callable[[Inserted], Awaitable[None]],
 ) -> None:
-    """Carry statuses on: one worker follows the stream for everybody. `deliver` leads
-    to `statuses_inserted`. `save` notes the place, and only afterwards: a worker that
-    takes over repeats some deliveries and misses none.
+    """Deliver what the stream tells; one worker does it for everybody. `deliver` calls
+    `statuses_inserted`. `save` notes the place in the stream, and comes second: a
+    worker that takes over repeats some deliveries and misses none.
     """
     async for inserted in changes:
         await deliver(inserted)

@@ -4,8 +4,8 @@ Authors with many active followers are weighed when they post: does it cost more
 their statuses on all those lists, or to have the followers ask for them at every read?
 Where asking is cheaper the status says `pulled` from its insert on, and nobody delivers
 it. A read merges what is pulled with a list like that of phase 4.
-A celebrity's status became one insert, and everybody sees it at once. The first ones
-of a celebrity are still delivered: that shows how many active followers they have.
+A celebrity's status became one insert: no list is written for it. The first ones of a
+celebrity are still delivered: that shows how many active followers they have.
 It now costs their readers one more look-up a page, inside a command that the page sends
 anyway.
 Where hardly anybody reads, nearly everything is pulled.
@@ -74,8 +74,8 @@ def is_hardly_read(pages_a_post: float) -> bool:
 
 
 def pulled_by(authors: list[ObjectId]) -> Mapping[str, Any]:
-    """Return the query of the merge: the article's once more, of a few authors, for
-    what says `pulled`.
+    """Return the merge's query: the article's query again, for a few authors and only
+    for statuses that say `pulled`.
     """
     return {"pulled": True, "user_id": {"$in": authors}}
 

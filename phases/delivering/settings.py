@@ -52,7 +52,9 @@ class Settings:
         return UNSETTLED not in ends and all(container.opens for container in self.containers)
 
     def settled(self, at: datetime) -> "Settings":
-        """Return the next settings, in which everything says so. `at`: nobody acts on earlier settings then."""
+        """Return the next settings, in which all that ends or opens does so `at` a moment when nobody acts on earlier
+        settings any more.
+        """
         containers = (
             replace(c, until=at if c.until == UNSETTLED else c.until, opens=c.opens or at) for c in self.containers
         )

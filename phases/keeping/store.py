@@ -50,7 +50,9 @@ class Place(NamedTuple):
     n: int
 
     def slice(self, entries: list[Entry], floor: ObjectId) -> Slice:
-        """Return what was found here as a slice: fewer than `n` of the newest are all that is kept."""
+        """Return what was found here as a slice. It is `whole` where it begins with the newest and has fewer than `n`
+        entries: then nothing else is kept.
+        """
         return Slice(entries, floor, whole=len(entries) < self.n and self.before == LAST_ID)
 
 
