@@ -13,7 +13,6 @@ from app.stack.queue import JOB_TIMEOUT_S, Retry
 from app.stack.queue.strict import refuse
 from app.stack.queue.worker import after_the_outage, attempts_of_this_job
 from app.watch import metrics
-from phases.delivering.outbox import Failures, GoesOn, once
 from phases.timelines import Timelines
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ def fan_out(consumer: str, status: str, after: str | None) -> Retry | None:
     if attempts_of_this_job():
         metrics.RETRIES.labels(consumer).inc()
     own = asyncio.run_coroutine_threadsafe(
-        _step(runtime, consumer, ObjectId(status), after),
+        _deliver(runtime, consumer, ObjectId(status), after),
         runtime.loop,
     )
     try:
@@ -77,7 +76,7 @@ def _is_ours(runtime: Runtime, consumer: str, status: str, after: str | None) ->
     return ours
 
 
-async def _step(runtime: Runtime, consumer: str, status: ObjectId, after: str | None) -> None:
+async def _deliver(runtime: Runtime, consumer: str, status: ObjectId, after: str | None) -> None:
     """Deliver for one second at most. A status beside this one that fails is left to its own job and its retries."""
     until_s, queue = monotonic() + TURN_S, runtime.timelines.stack.queue
     waiting: set[str] = set()
@@ -88,14 +87,9 @@ async def _step(runtime: Runtime, consumer: str, status: ObjectId, after: str | 
         before, waiting = waiting, set(await queue.first_waiting(LOOKED_AT))
         return monotonic() < until_s and waiting.isdisjoint(before)
 
-    failed = await step(runtime.timelines, consumer, status, after, goes_on)
+    handle = runtime.timelines.outbox.consumers[consumer].handle
+    failed = await handle(status, ObjectId(after) if after else None, goes_on)
     if error := failed.pop(status, None):
         raise error
     if failed:
         log.warning("deliveries in %s are left to their own jobs: %r", consumer, failed)
-
-
-async def step(
-    timelines: Timelines, consumer: str, status: ObjectId, after: str | None, goes_on: GoesOn = once
-) -> Failures:
-    return await timelines.outbox.consumers[consumer].handle(status, ObjectId(after) if after else None, goes_on)

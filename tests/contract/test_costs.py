@@ -17,7 +17,6 @@ from phases.p3_queue import QUEUE
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
 from tests.world import IN_MEMCACHED, IN_WORKER, KEEPING, SLUGS, World, commands_sent
-from workers.jobs import step
 
 pytestmark = pytest.mark.anyio
 
@@ -204,6 +203,6 @@ async def test_work_that_is_done_costs_little_to_repeat(world: World) -> None:
     status = await world.post("zoe", "hello")
     await world.drain()
     with counted() as cost:
-        await step(world.timelines, "cache", status.id, None)
+        await world.timelines.outbox.consumers["cache"].handle(status.id, None)
     assert cost.mongodb == 1, "it is not pending any more"
     assert (await world.walk("ann", "cache")) == ["hello"]

@@ -812,7 +812,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a job does not fail with its own delivery",
         "5 outbox",
-        "workers.jobs._step",
+        "workers.jobs._deliver",
         "        raise error\n",
         "        pass\n",
         _of(JOBS, "test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out"),
@@ -836,7 +836,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a large fan-out keeps the worker while others wait",
         "7 small before large",
-        "workers.jobs._step",
+        "workers.jobs._deliver",
         " and waiting.isdisjoint(before)",
         tests=_of(JOBS, "test_a_job_walks_on_while_nobody_waits"),
     ),

@@ -35,7 +35,6 @@ from tests.mutations.__main__ import ROOT, apply
 from tests.mutations.mutants import MUTANTS
 from tests.world import IN_MEMCACHED, IN_WORKER, KEEPING, SLUGS, World
 from workers import jobs
-from workers.jobs import step
 
 pytestmark = pytest.mark.anyio
 
@@ -443,7 +442,7 @@ async def test_a_worker_that_does_not_reach_the_lists_does_not_say_it_delivered(
     """Rule 3. Lists are on the nodes they were begun on; this process was started with others."""
     status = await town.post("zoe", "hello")
     with patch.object(town.stack.memcached, "nodes", ("elsewhere:1",)):
-        failed = await step(town.timelines, CACHE.slug, status.id, None)
+        failed = await town.timelines.outbox.consumers[CACHE.slug].handle(status.id, None)
     assert "FEEDLAB_MEMCACHED of this process names elsewhere:1. Give every" in str(failed[status.id])
     assert (await town.pending())["cache"] == 1
     assert await town.walk("ann", "cache") == ["hello"]

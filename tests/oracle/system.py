@@ -29,7 +29,6 @@ from phases.p5_stream import STREAM
 from phases.timelines import PhaseConsumer, Timelines
 from tests.dates import ManualClock
 from tests.world import IN_MEMCACHED, flush
-from workers.jobs import step
 
 MONGODB = frozenset(
     [
@@ -182,7 +181,7 @@ class Job:
 
     phase: str
     status: ObjectId
-    after: str | None
+    after: ObjectId | None
 
 
 @dataclasses.dataclass
@@ -261,7 +260,7 @@ class System:
     @staticmethod
     def read(job: Any) -> Job:
         phase, status, after = job.args
-        return Job(phase, ObjectId(status), after)
+        return Job(phase, ObjectId(status), ObjectId(after) if after else None)
 
     def take(self, job: Any) -> None:
         """As a worker takes it: out of the queue, and known no more if the worker dies."""
@@ -271,7 +270,7 @@ class System:
     async def run(self, process: Process, job: Job) -> bool:
         """False when a server is away: the job has to wait."""
         try:
-            failed = await step(process.timelines, job.phase, job.status, job.after)
+            failed = await process.timelines.outbox.consumers[job.phase].handle(job.status, job.after)
         except UNAVAILABLE:
             return False
         return job.status not in failed
