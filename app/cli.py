@@ -343,7 +343,9 @@ def deliveries(data: Path, level: "Level", failed: bool, retry: bool, limit: int
         for job in found:
             since = f" since {job.since:%Y-%m-%d %H:%M:%S} UTC" if job.since else ""
             error = f": {job.error}" if job.error else ""
-            click.echo(f"{job.state:9} {job.phase:6} {job.status}{since}, {job.attempts_left} attempts left{error}")
+            click.echo(
+                f"{job.state:9} {job.consumer:6} {job.happened}{since}, {job.attempts_left} attempts left{error}"
+            )
         if not found:
             click.echo("no dead letters" if failed else "nothing under way")
 

@@ -125,7 +125,7 @@ async def test_a_job_that_always_fails_is_buried_alone_and_can_be_dug_out(town: 
         assert await owed(town) == 1
         assert await town.stack.queue.deliveries(failed=False, limit=10) == []
         [letter] = await town.stack.queue.deliveries(failed=True, limit=10)
-        assert (letter.phase, letter.state, letter.attempts_left) == (CACHE.slug, "failed", 0)
+        assert (letter.consumer, letter.state, letter.attempts_left) == (CACHE.slug, "failed", 0)
         assert letter.error == "ValueError: indigestible"
         await town.sees("ann", "after", "poison", "before")
     assert await town.stack.queue.retry_dead_letters() == 1

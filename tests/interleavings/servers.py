@@ -388,7 +388,7 @@ class StagedSets(SetsStandIn):
         await super().note(at, number, ttl_s)
 
 
-Job = tuple[str, ObjectId, ObjectId | None]  # phase, status, the last recipient of the step before
+Job = tuple[str, ObjectId, ObjectId | None]  # consumer, what happened, the last recipient of the step before
 
 
 class StagedBus(MemoryBus):
@@ -431,22 +431,22 @@ class StagedQueue(DeliveryQueue):
 
     def close(self) -> None: ...
 
-    async def offer(self, phase: str, status: ObjectId, after: ObjectId | None = None) -> bool:
-        await point(f"queue offer {phase}", Touch("queue", write=True))
-        job_id = f"{phase}-{status}" + (f"-{after}" if after else "")
+    async def offer(self, consumer: str, happened: ObjectId, after: ObjectId | None = None) -> bool:
+        await point(f"queue offer {consumer}", Touch("queue", write=True))
+        job_id = f"{consumer}-{happened}" + (f"-{after}" if after else "")
         if job_id in self.waiting or job_id in self.started:
             return False
-        self.waiting[job_id] = (phase, status, after)
+        self.waiting[job_id] = (consumer, happened, after)
         return True
 
-    async def withdraw(self, phase: str, statuses: Sequence[ObjectId]) -> None:
-        await point(f"queue withdraw {phase}", Touch("queue", write=True))
+    async def withdraw(self, consumer: str, statuses: Sequence[ObjectId]) -> None:
+        await point(f"queue withdraw {consumer}", Touch("queue", write=True))
         for status in statuses:
-            self.waiting.pop(f"{phase}-{status}", None)
+            self.waiting.pop(f"{consumer}-{status}", None)
 
     async def known(self) -> set[tuple[str, str]]:
         await point("queue known", Touch("queue"))
-        return {(phase, str(status)) for phase, status, _ in (*self.waiting.values(), *self.started.values())}
+        return {(consumer, str(happened)) for consumer, happened, _ in (*self.waiting.values(), *self.started.values())}
 
     async def enqueue_scheduled(self) -> None: ...
 

@@ -67,40 +67,41 @@ class DeliveryQueue:
         except ValueError as error:  # RQ cannot read what somebody has put there
             raise QueueDown(f"redis: {error}") from error
 
-    async def offer(self, phase: str, status: ObjectId, after: ObjectId | None = None) -> bool:
-        """Queue one chunk of a fan-out, once. False when it is there already, or when Redis is away.
+    async def offer(self, consumer: str, happened: ObjectId, after: ObjectId | None = None) -> bool:
+        """Queue one step of what a consumer does about a status or an event, once; of a fan-out the one for the
+        recipients above `after`. False when it is there already, or when Redis is away.
 
         Nobody waits for Redis to come back: what could not be queued is still pending, and the sweeper queues it
         (rule 5). A job that has been lost between a queue and a worker is replaced.
         """
         if self._is_away():
             return False
-        return bool(await _in(self._offering, self._offer_unless_away, phase, status, after))
+        return bool(await _in(self._offering, self._offer_unless_away, consumer, happened, after))
 
-    async def withdraw(self, phase: str, statuses: Sequence[ObjectId]) -> None:
+    async def withdraw(self, consumer: str, statuses: Sequence[ObjectId]) -> None:
         """Take the first steps of these statuses off the queue, except those that a worker has begun.
 
         Nothing is done while Redis is away: such jobs are harmless.
         """
         with suppress(QueueDown):
-            await self._call(jobs.withdraw, self.queues, self._prefix, phase, statuses)
+            await self._call(jobs.withdraw, self.queues, self._prefix, consumer, statuses)
 
     def _is_away(self) -> bool:
         return self._now_s() < self._away_until
 
-    def _offer_unless_away(self, phase: str, status: ObjectId, after: ObjectId | None) -> bool:
+    def _offer_unless_away(self, consumer: str, happened: ObjectId, after: ObjectId | None) -> bool:
         """Queue a step, in the thread. Of many calls that wait while Redis hangs, only the first ones find that out."""
         if self._is_away():
             return False
         try:
-            return self._offer(phase, status, after)
+            return self._offer(consumer, happened, after)
         except redis.RedisError as error:
             self._away_until = self._now_s() + AWAY_S
-            log.warning("could not queue %s for %s, the sweeper will: %s", status, phase, error)
+            log.warning("could not queue %s for %s, the sweeper will: %s", happened, consumer, error)
             return False
 
-    def _offer(self, phase: str, status: ObjectId, after: ObjectId | None) -> bool:
-        return jobs.offer(self.queues, self._prefix, phase, status, after)
+    def _offer(self, consumer: str, happened: ObjectId, after: ObjectId | None) -> bool:
+        return jobs.offer(self.queues, self._prefix, consumer, happened, after)
 
     async def enqueue_scheduled(self) -> None:
         """Queue the retries whose pause is over."""
@@ -111,12 +112,12 @@ class DeliveryQueue:
         return await self._call(jobs.retry_dead_letters, self.queues)  # type: ignore[no-any-return]
 
     async def known(self) -> set[tuple[str, str]]:
-        """Return (phase, status id) of every fan-out that some job will continue, or that is a dead letter."""
+        """Return (consumer, id of a status or an event) of all that some job will do, or that is a dead letter."""
         ids = await self._call(self._job_ids)
         return {self._named(job_id) for job_ids in ids.values() for job_id in job_ids}
 
     async def depth(self) -> dict[str, int]:
-        """Return the number of jobs waiting or scheduled, by phase."""
+        """Return the number of jobs waiting or scheduled, by consumer."""
         ids = await self._call(self._job_ids)
         return dict(Counter(self._named(job_id)[0] for job_id in ids["queued"] + ids["scheduled"]))
 
@@ -124,14 +125,14 @@ class DeliveryQueue:
         """Return of each dead letter what it was about, a status or an event, by consumer."""
         dead = dict[str, list[str]]()
         for job_id in await self._call(looking.dead_letters, self.queues):
-            phase, id = self._named(job_id)
-            dead.setdefault(phase, []).append(id)
+            consumer, id = self._named(job_id)
+            dead.setdefault(consumer, []).append(id)
         return dead
 
     def _named(self, job_id: str) -> tuple[str, str]:
-        """Return phase and status id of a job, by its id."""
-        phase, _, rest = job_id.removeprefix(self._prefix).partition("-")
-        return phase, rest.partition("-")[0]
+        """Return the consumer of a job, and the id of what it is about, by the job's id."""
+        consumer, _, rest = job_id.removeprefix(self._prefix).partition("-")
+        return consumer, rest.partition("-")[0]
 
     async def first_waiting(self, limit: int) -> list[str]:
         """Return the ids of the jobs that have waited longest for a first step."""

@@ -38,13 +38,14 @@ def open_queues(connection: redis.Redis, prefix: str) -> dict[str, Queue]:
     return {name: StrictQueue(prefix + name, connection=connection, serializer=JSONSerializer) for name in QUEUES}
 
 
-def offer(queues: Queues, prefix: str, phase: str, status: ObjectId, after: ObjectId | None) -> bool:
-    """Queue one step of a fan-out, for the recipients above `after`; return False when the job is there already.
+def offer(queues: Queues, prefix: str, consumer: str, happened: ObjectId, after: ObjectId | None) -> bool:
+    """Queue one step of handling what has happened, a status or an event: of a fan-out the one for the recipients above
+    `after`. Return False when the job is there already.
 
     A job that was lost between a queue and a worker is replaced.
     """
-    job_id = _job_id(prefix, phase, status, after)
-    queue, arguments = queues[MORE if after else FIRST], (phase, str(status), str(after) if after else None)
+    job_id = _job_id(prefix, consumer, happened, after)
+    queue, arguments = queues[MORE if after else FIRST], (consumer, str(happened), str(after) if after else None)
     if _enqueue(queue, job_id, arguments):
         return True
     if _is_somewhere(queue, job_id):
@@ -53,13 +54,13 @@ def offer(queues: Queues, prefix: str, phase: str, status: ObjectId, after: Obje
     return _enqueue(queue, job_id, arguments)
 
 
-def _job_id(prefix: str, phase: str, status: ObjectId, after: ObjectId | None = None) -> str:
-    return f"{prefix}{phase}-{status}" + (f"-{after}" if after else "")
+def _job_id(prefix: str, consumer: str, happened: ObjectId, after: ObjectId | None = None) -> str:
+    return f"{prefix}{consumer}-{happened}" + (f"-{after}" if after else "")
 
 
-def withdraw(queues: Queues, prefix: str, phase: str, statuses: Sequence[ObjectId]) -> None:
+def withdraw(queues: Queues, prefix: str, consumer: str, statuses: Sequence[ObjectId]) -> None:
     """Take the first steps of these statuses off the queue and delete them; not those that a worker has begun."""
-    queue, ids = queues[FIRST], [_job_id(prefix, phase, status) for status in statuses]
+    queue, ids = queues[FIRST], [_job_id(prefix, consumer, status) for status in statuses]
     with queue.connection.pipeline(transaction=False) as pipeline:
         for job_id in ids:
             pipeline.lrem(queue.key, 1, job_id)

@@ -17,11 +17,13 @@ from app.stack.queue.strict import FAN_OUT, StrictJob, text
 
 @dataclass(frozen=True)
 class JobSeen:
-    """A job as a person sees it. `state` is RQ's: queued, started, scheduled or failed."""
+    """A job as a person sees it. `happened`: the id of the status or event. `state` is RQ's: queued, started, scheduled
+    or failed.
+    """
 
     id: str
-    phase: str
-    status: str
+    consumer: str
+    happened: str
     state: str
     attempts_left: int
     since: datetime | None
@@ -65,8 +67,8 @@ def deliveries(
     return [
         JobSeen(
             id=job.id,
-            phase=job.args[0],
-            status=job.args[1],
+            consumer=job.args[0],
+            happened=job.args[1],
             state=state,
             attempts_left=job.retries_left or 0,
             since=job.enqueued_at,
