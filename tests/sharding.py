@@ -115,7 +115,7 @@ USE_CASES = (
 )
 HOUSEKEEPING = (
     *((Timelines, name) for name in ("sweep", "change", "state", "force")),
-    *((Outbox, name) for name in ("overdue", "further_overdue", "backfills_overdue", "sweep")),
+    *((Outbox, name) for name in ("oldest", "further_overdue", "backfills_overdue", "sweep")),
     *((Switch, name) for name in ("beat", "change", "fresh")),
 )
 

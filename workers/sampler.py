@@ -4,11 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from time import time
 
-from app.clock import LAST_ID
 from app.models import SETTINGS
 from app.stack import QueueDown, is_away
-from app.stack.mongodb.find import rows
-from app.stack.mongodb.lookup import Find
+from app.stack.mongodb.find import Find, rows
 from app.stack.mongodb.whole import BACKUP
 from app.watch import metrics
 from app.watch.background import errors_counted
@@ -54,7 +52,7 @@ async def sample(timelines: Timelines) -> State | None:
 async def _oldest_s(timelines: Timelines, consumer: str, dead: Collection[str]) -> float:
     """Return the age of the oldest that is no dead letter: those stay pending until a person has them tried again."""
     now = timelines.stack.clock.now()
-    ids = await timelines.outbox.overdue(consumer, LAST_ID, len(dead) + 1)
+    ids = await timelines.outbox.oldest(consumer, len(dead) + 1)
     return max(((now - id.generation_time).total_seconds() for id in ids if str(id) not in dead), default=0)
 
 

@@ -286,16 +286,13 @@ class Outbox:
             [await self._db[place].count_documents({"pending": name}, limit=COUNTED) for place in _places(kinds)]
         )
 
-    async def overdue(self, name: str, older_than: ObjectId, limit: int) -> list[ObjectId]:
-        """Return the ids of statuses and events that are pending for a consumer and below `older_than`: at most `limit`
-        of each, the oldest first.
-        """
-        late = {"pending": name, "_id": {"$lt": older_than}}
-        return [
-            row["_id"]
-            for place in _places(self.consumers[name].kinds)
-            for row in await self._db[place].find(late, {"_id": 1}).sort("_id", 1).limit(limit).to_list(None)
-        ]
+    async def oldest(self, name: str, limit: int) -> list[ObjectId]:
+        """Return the ids of the oldest statuses and events that are pending for a consumer, at most `limit` of each."""
+        ids = list[ObjectId]()
+        for place in _places(self.consumers[name].kinds):
+            found = self._db[place].find({"pending": name}, {"_id": 1}).sort("_id", 1).limit(limit)
+            ids += [row["_id"] for row in await found.to_list(None)]
+        return ids
 
     async def further_overdue(self, name: str, older_than: ObjectId, limit: int) -> list[ObjectId]:
         """Statuses and events that are overdue, behind those of the last call: what stays so holds up nothing else."""

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from app.accounts import Accounts
-from app.clock import LAST_ID
 from app.config import Config
 from app.errors import Refused
 from app.inbox.conversations import Conversations
@@ -266,7 +265,7 @@ class Equation(RuleBasedStateMachine):
 
     async def _work(self) -> None:
         """Of a worker what tells of notifications: which timelines are kept for whom is the business of other tests."""
-        for id in await self.world.timelines.outbox.overdue(Notifier.name, LAST_ID, 1_000):
+        for id in await self.world.timelines.outbox.oldest(Notifier.name, 1_000):
             await self.notifier.handle(id, None)
 
     @rule(read=st.sampled_from(SLUGS))
