@@ -166,16 +166,12 @@ class View:
         return Reader(self.edges.reader, self.edges.relations, self._followed_by, self.departed)
 
     def missing(self, statuses: Collection[StatusRow]) -> dict[str, Find]:
-        """Return what must still be looked up before these statuses can be judged; `learn` takes the answers."""
-        mutual = [status.user_id for status in statuses if status.audience == "mutuals"]
-        return self.missing_of([status.user_id for status in statuses], mutual)
-
-    def missing_of(self, authors: Iterable[ObjectId], mutual: Iterable[ObjectId] | None = None) -> dict[str, Find]:
-        """Return what must still be looked up before statuses of these authors can be judged; `mutual`: of whom some
-        are for mutuals, None for all. Each look-up is answered by an index alone.
+        """Return what must still be looked up before these statuses can be judged, each by an index alone; `learn`
+        takes the answers.
         """
-        strangers = self._others(authors, self.edges.relations)
-        return self._finds(strangers, self._others(strangers if mutual is None else mutual, self._followed_by))
+        mutual = [status.user_id for status in statuses if status.audience == "mutuals"]
+        strangers = self._others([status.user_id for status in statuses], self.edges.relations)
+        return self._finds(strangers, self._others(mutual, self._followed_by))
 
     def anew(self, authors: Iterable[ObjectId]) -> dict[str, Find]:
         """Return what must be looked up beside statuses of these authors, so that no status is judged by older edges.
