@@ -53,7 +53,7 @@ Shows = Callable[[StatusRow, Reader], bool]  # `visible` or `on_home`
 AsRow = Callable[[Mapping[str, Any]], StatusRow]  # makes the status of a document
 
 
-def statuses_by_id(ids: Sequence[ObjectId], fields: tuple[str, ...] = FIELDS) -> Find:
+def statuses_by_id(ids: Sequence[ObjectId], fields: tuple[str, ...]) -> Find:
     return Find("statuses", {"_id": {"$in": ids}}, fields, len(ids), by="_id")
 
 

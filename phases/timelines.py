@@ -236,7 +236,7 @@ class Timelines:
         """Make everybody cold wherever lists are in memory, as after a flush of Memcached, which is not ours alone."""
         await self.switch.restart([name for name, kept in self.kept.items() if kept.store.in_memory])
 
-    async def send_away(self, share: float, rest: Callable[[float], Awaitable[object]] = asyncio.sleep) -> int:
+    async def send_away(self, share: float, rest: Callable[[float], Awaitable[object]]) -> int:
         """End the activity of a share of all readers, and return of how many. For demonstrations."""
         active = [kept.name for kept in self.kept.values() if kept.recipients.active_only]
         return await away.send_away(self.stack, self.switch, active, share, rest)

@@ -1,6 +1,5 @@
 """Readers who come and go on demand, for demonstrations and measurements."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from bson import ObjectId
@@ -29,11 +28,7 @@ async def as_if_here(stack: Stack, readers: Sequence[ObjectId], author: ObjectId
 
 
 async def send_away(
-    stack: Stack,
-    switch: Switch,
-    anew: Sequence[str],
-    share: float,
-    rest: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    stack: Stack, switch: Switch, anew: Sequence[str], share: float, rest: Callable[[float], Awaitable[object]]
 ) -> int:
     """End the activity of a share of all readers, spread evenly, and return of how many. `anew`: what is kept of the
     active.

@@ -132,7 +132,7 @@ class Outbox:
 
     # What a use case says
 
-    async def decide(self, author: ObjectId, audience: Audience, *, mentions: bool = False) -> Owed:
+    async def decide(self, author: ObjectId, audience: Audience, *, mentions: bool) -> Owed:
         """Decide what the insert of a status says: to whom it is owed, and whether it is `pulled`. `mentions`: its text
         names somebody.
         """
@@ -153,7 +153,7 @@ class Outbox:
         if is_late(status, self._clock.of_cluster(told)):
             await self._became_pending_late()
 
-    async def posted(self, status: StatusRow, owed: Owed, *, again: bool, trace: Trace, defer: Defer = at_once) -> None:
+    async def posted(self, status: StatusRow, owed: Owed, *, again: bool, trace: Trace, defer: Defer) -> None:
         """Hand a status that is stored to its consumers. `again`: it was stored by an earlier try, which may have been
         killed before it could say so, or before a majority had the status.
 

@@ -65,7 +65,7 @@ class Pending:
         backlog = await self.backlog(names, epoch)
         return Looking(names, by_authors=True, backlog=backlog, since=backlog.since if backlog else None)
 
-    def finds(self, looking: Looking, edges: OwnEdges, place: Place, known: Sequence[ObjectId] = ()) -> dict[str, Find]:
+    def finds(self, looking: Looking, edges: OwnEdges, place: Place, known: Sequence[ObjectId]) -> dict[str, Find]:
         """Return the look-ups. `known`: as in `by_authors`."""
         if looking.since:
             return self.newest(looking.names, {"$gte": looking.since, "$lt": place.before})

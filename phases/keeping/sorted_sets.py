@@ -117,9 +117,7 @@ class SortedSets(InMemory):
             return True
         return None if found.trailer.state == PLACEHOLDER else False
 
-    async def _found(
-        self, container: Container, reader: ObjectId, before: ObjectId = FIRST_ID, n: int = 0
-    ) -> Found | None:
+    async def _found(self, container: Container, reader: ObjectId, before: ObjectId, n: int) -> Found | None:
         """Return what is there and has not expired by our clock."""
         found = await self.sets.read(container.name, reader, before, n)
         return found if found and not self.is_over(found.trailer.expires_at_ms) else None
