@@ -130,8 +130,8 @@ class Timelines:
             for kind, (store, recipients) in made.items()
         }
         self.pulls = Pulls(stack, {phase.slug: phase.merges for phase in phases if phase.merges})
-        idle, keepers = self.phases.keys() - keeps.keys(), list(self.kept.values())
-        self.outbox = Outbox(stack, self.switch, idle, keepers, self.pulls)
+        idle = self.phases.keys() - keeps.keys()
+        self.outbox = Outbox(stack, self.switch, idle, self.kept.values(), self.pulls)
         consumers = [self._consumer(phase, self.kept[phase.keeps]) for phase in phases if phase.keeps]
         for consumer in consumers:
             self.outbox.add(consumer)

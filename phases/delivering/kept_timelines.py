@@ -28,8 +28,8 @@ class KeptTimelines:
     cap: int
 
     async def widen(self, reader: ObjectId, author: ObjectId, *, follows: bool) -> None:
-        """Backfill (rule 4): deliveries reach the reader first, if they follow the author from now on, then the
-        author's recent ids are merged into their timeline.
+        """Backfill (rule 4): deliveries reach the reader first, if from now on they follow the author (`follows`), then
+        the author's recent ids are merged into their timeline.
         """
         if follows:
             await self.recipients.widen(reader, author)

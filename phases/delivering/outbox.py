@@ -21,6 +21,7 @@ from app.stack.mongodb.find import Find, Rows
 from app.stack.mongodb.transaction import Transaction
 from app.watch.metrics import DELIVERY_LAG
 from phases.delivering.backlog import is_late
+from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
 from phases.pulling.pulls import Pulls
@@ -91,13 +92,6 @@ class Consumer(Protocol):
         ...
 
 
-class Keeper(Protocol):
-    """A keeper keeps something for readers that depends on whom they follow. `follows`: what widens it is a follow."""
-
-    async def widen(self, reader: ObjectId, author: ObjectId, *, follows: bool) -> None: ...
-    async def narrow(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None: ...
-
-
 class Owed(NamedTuple):
     """What a status that is stored now owes: to whom, as these settings say; and whether it is `pulled`, and so not
     owed to a phase that merges such statuses instead.
@@ -111,15 +105,15 @@ class Owed(NamedTuple):
 class Outbox:
     """The outbox of one process. `consumers`: who handles what has happened, by name.
 
-    `idle`: the phases that may be switched on and deliver nothing. `keepers`: who hears of edges. `pulls`: decides
-    which statuses are not owed to a phase that merges.
+    `idle`: the phases that may be switched on and deliver nothing. `kept`: the timelines that edges change. `pulls`:
+    decides which statuses are not owed to a phase that merges.
     """
 
     def __init__(
-        self, stack: Stack, switch: Switch, idle: Collection[str], keepers: Collection[Keeper], pulls: Pulls
+        self, stack: Stack, switch: Switch, idle: Collection[str], kept: Collection[KeptTimelines], pulls: Pulls
     ) -> None:
         self._db, self._clock = stack.db, stack.clock
-        self._switch, self._idle, self._keepers, self._pulls = switch, idle, keepers, pulls
+        self._switch, self._idle, self._kept, self._pulls = switch, idle, kept, pulls
         self._swept: dict[tuple[str, str], ObjectId] = {}  # how far: of whom, and in which collection
         self.consumers: dict[str, Consumer] = {}
 
@@ -209,9 +203,9 @@ class Outbox:
             await self.make_backfill(collection, row)
 
     async def narrowed(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None:
-        """Tell the keepers of the end of a follow, in its transaction."""
-        for keeper in self._keepers:
-            await keeper.narrow(inside, reader, author)
+        """Tell whatever is kept that a follow ends, in its transaction."""
+        for kept in self._kept:
+            await kept.narrow(inside, reader, author)
 
     def _unless(self, pulled: bool, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if not (pulled and name in self._pulls.merging))
@@ -274,8 +268,8 @@ class Outbox:
     async def make_backfill(self, collection: str, row: Mapping[str, Any]) -> None:
         """Make the backfill that a row owes (rule 4), and note that it is made: in this order."""
         reader, author = (row[field] for field in WIDENING[collection])
-        for keeper in self._keepers:
-            await keeper.widen(reader, author, follows=collection == "follows")
+        for kept in self._kept:
+            await kept.widen(reader, author, follows=collection == "follows")
         edge = {field: row[field] for field in ("_id", *WIDENING[collection])}  # with what it would be sharded by
         await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})
 

@@ -437,8 +437,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a debt is paid before the backfill is made",
         "4 debt, 8 order",
         "phases.delivering.outbox.Outbox.make_backfill",
-        "        for keeper in self._keepers:\n"
-        '            await keeper.widen(reader, author, follows=collection == "follows")\n',
+        "        for kept in self._kept:\n"
+        '            await kept.widen(reader, author, follows=collection == "follows")\n',
         behind='        await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})\n',
         races=("follow x read, queue",),
     ),
