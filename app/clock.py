@@ -20,9 +20,9 @@ def id_at(moment: datetime) -> ObjectId:
     return ObjectId(seconds.to_bytes(4, "big") + ObjectId().binary[4:])
 
 
-def id_floor(moment: datetime) -> ObjectId:
-    """Return the smallest id of the second after `moment`: every id made at `moment` or before is below it."""
-    return ObjectId((int(moment.timestamp()) + 1).to_bytes(4, "big") + b"\x00" * 8)
+def first_id(second: int) -> ObjectId:
+    """Return the smallest id of a second since 1970, as `ObjectId.from_datetime` does for a moment."""
+    return ObjectId(second.to_bytes(4, "big") + bytes(8))
 
 
 class Clock:

@@ -19,7 +19,7 @@ from bson import ObjectId, Timestamp
 from cachetools import LRUCache
 
 from app.access import Entry
-from app.clock import FIRST_ID, LAST_ID, Clock
+from app.clock import FIRST_ID, LAST_ID, Clock, first_id
 from app.edges import LATE, Version, version_of
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import NEWEST_FIRST, Find, dated
@@ -94,7 +94,7 @@ class Backlog:
         if second is None:
             return False
         if self._below == LAST_ID:
-            self.since = _first_of(second - LATE_S)
+            self.since = first_id(second - LATE_S)
         self._add(part)
         self._below = part[-1].id if len(part) == STEP else FIRST_ID
         return self._known <= MOST and self._stays_few(part)
@@ -104,7 +104,7 @@ class Backlog:
         if second is None or len(part) == STEP:
             return False
         self._add(part)
-        self.since, self._is_behind = _first_of(second - LATE_S), False
+        self.since, self._is_behind = first_id(second - LATE_S), False
         return self._known <= MOST and self._stays_few(part)
 
     def _stays_few(self, newest: Iterable[Entry]) -> bool:
@@ -162,7 +162,3 @@ class Backlog:
 
 def _second(id: ObjectId) -> int:
     return int.from_bytes(id.binary[:4], "big")
-
-
-def _first_of(second: int) -> ObjectId:
-    return ObjectId(second.to_bytes(4, "big") + bytes(8))

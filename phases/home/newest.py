@@ -9,7 +9,7 @@ from typing import Any
 from bson import ObjectId
 
 from app.access import Entry
-from app.clock import FIRST_ID, LAST_ID
+from app.clock import FIRST_ID, LAST_ID, first_id
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import NEWEST_FIRST, Find, Order, Rows, rows
 
@@ -147,8 +147,8 @@ def paced(ids: Sequence[ObjectId], n: int) -> ObjectId | None:
     if len(ids) < PACED:
         return None
     newest_s, oldest_s = (id.generation_time.timestamp() for id in (ids[0], ids[-1]))
-    since_s = max(0, int(newest_s - (newest_s - oldest_s) * RESERVE * n / (len(ids) - 1)))
-    return ObjectId(since_s.to_bytes(4, "big") + bytes(8))
+    since_s = newest_s - (newest_s - oldest_s) * RESERVE * n / (len(ids) - 1)
+    return first_id(max(0, int(since_s)))
 
 
 def _cut(authors: list[ObjectId], size: int) -> list[list[ObjectId]]:

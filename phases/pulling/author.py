@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from bson import ObjectId
 from cachetools import TTLCache
 
-from app.clock import id_floor
 from app.models import SETTINGS
 from app.stack import Stack, outages_told
 from app.stack.cost import uncounted
@@ -73,7 +72,7 @@ class Authors:
         pages, _, hours = await self._counts_of_late(now)
         since = {
             "user_id": author,
-            "_id": {"$gte": id_floor(now - timedelta(hours=hours, seconds=1))},
+            "_id": {"$gte": ObjectId.from_datetime(now - timedelta(hours=hours))},
         }
         active = {"authors": author, "until": {"$gte": now}}
         bound = self._config.pull_beyond + 1

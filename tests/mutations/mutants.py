@@ -570,8 +570,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "what comes after a backlog was read has a later id",
         "10 backlog",
         "phases.delivering.backlog.Backlog._read_down",
-        "self.since = _first_of(second - LATE_S)",
-        "self.since = _first_of(second)",
+        "self.since = first_id(second - LATE_S)",
+        "self.since = first_id(second)",
         _of(RULES, "test_what_becomes_pending_late_is_missing_in_no_backlog"),
     ),
     Mutant(
