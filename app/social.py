@@ -366,19 +366,15 @@ class Social:
 
         `text` is trimmed and checked by `checked_text`. `trace` is told what the poster waited for: the insert (STORED)
         and each consumer. `defer`: hands over to consumers that only queue, at once or after the answer.
-        `before_insert`: is awaited before anything is decided and stored; what it raises ends the post. Raises Invalid,
-        Conflict for a key that was used for another status, and NoAccount for one of an author who has deleted their
-        account meanwhile.
+        `before_insert`: is awaited before anything is stored; what it raises ends the post. Raises Invalid, Conflict
+        for a key that was used for another status, and NoAccount for one of an author who has deleted their account
+        meanwhile.
         """
         began_s = perf_counter()
         text = checked_text(text)
         key = f"{author}:{idempotency_key}" if idempotency_key else None
-        names_somebody = bool(mentions(text))
-        if before_insert:
-            await before_insert()
-        owed = await self.outbox.decide(author, audience, mentions=names_somebody)
+        owed = await self.outbox.decide(author, audience, mentions=bool(mentions(text)))
         status = Status(
-            id=self._clock.new_id(),
             user_id=author,
             text=text,
             audience=audience,
@@ -386,7 +382,13 @@ class Social:
             pulled=owed.pulled or None,
             idempotency_key=key,
         )
-        row, created = StatusRow(status.id, author, text, audience), True
+        if before_insert:
+            await before_insert()
+        if owed.pulled:
+            owed = await self.outbox.marked(author, owed)
+            status.pending, status.pulled = list(owed.consumers) or None, owed.pulled or None
+        status.id = id = self._clock.new_id()  # none is older by its id than it has to be
+        row, created = StatusRow(id, author, text, audience), True
         try:
             stored = await insert(self._db, status)
         except DuplicateKeyError:

@@ -136,6 +136,15 @@ class Outbox:
         mentioning = self._caring_for("mention") if mentions else ()
         return Owed((*self._unless(pulled, names), *mentioning), settings, pulled)
 
+    async def marked(self, author: ObjectId, owed: Owed) -> Owed:
+        """Return what is owed once a majority has the marker of an author whose status is pulled (rule 9). The status
+        is delivered where there is none.
+        """
+        if not owed.pulled or await self._pulls.mark(author, owed.settings.epoch):
+            return owed
+        names = (*self._phases_delivering(owed.settings), *owed.consumers)
+        return owed._replace(consumers=tuple(dict.fromkeys(names)), pulled=False)
+
     async def phases_owed(self, *, pulled: bool) -> tuple[str, ...]:
         """Return the phases that a status is owed to now. `pulled`: the status says so."""
         return self._unless(pulled, self._phases_delivering(await self._switch.current()))

@@ -56,23 +56,27 @@ class Pulls:
     async def decide(
         self, names: Sequence[str], epoch: ObjectId, author: ObjectId, audience: Audience, forced: bool | None
     ) -> bool:
-        """Return whether a status that is owed to these consumers is pulled instead of delivered; then a majority has
-        the marker.
+        """Return whether a status that is owed to these consumers is to be pulled instead of delivered. Nothing is
+        written.
 
         A circle's status goes to few, whoever has written it: the rule is not about those.
         """
         merge = next((self.merging[name] for name in names if name in self.merging), None)
         if merge is None:
             return False
-        pulled = forced
-        if pulled is None:
-            pulled = audience != "circle" and await self._by_the_rule(merge, epoch, author)
-        if pulled:
-            try:
-                await self.markers.mark(author, epoch)
-            except Contended:  # nothing says `pulled` yet
-                return False
-        return pulled
+        if forced is not None:
+            return forced
+        return audience != "circle" and await self._by_the_rule(merge, epoch, author)
+
+    async def mark(self, author: ObjectId, epoch: ObjectId) -> bool:
+        """Return whether a majority has the author's marker, so that a status may say `pulled`; not where too many mark
+        at once.
+        """
+        try:
+            await self.markers.mark(author, epoch)
+        except Contended:
+            return False
+        return True
 
     async def _by_the_rule(self, merge: Merge, epoch: ObjectId, author: ObjectId) -> bool:
         """Return whether the rule pulls the author's statuses. The followers of an author who is not heavy are not

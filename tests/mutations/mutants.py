@@ -2506,7 +2506,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "app.social.Social.post",
         "        if before_insert:\n            await before_insert()\n",
         tests=_of(API, "test_a_status_that_is_refused_is_neither_counted_nor_marked"),
-        behind="        owed = await self.outbox.decide(author, audience, mentions=names_somebody)\n",
+        behind="            status.pending, status.pulled = list(owed.consumers) or None, owed.pulled or None\n",
     ),
     Mutant(
         "what is posted again is counted again",
@@ -3104,7 +3104,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the status is stored before the marker",
         "9 delivered or pulled",
-        "phases.pulling.pulls.Pulls.decide",
+        "phases.pulling.pulls.Pulls.mark",
         "await self.markers.mark(author, epoch)",
         "pass",
         _of(PULLED, "test_the_marker_is_there_before_the_status"),
