@@ -1160,7 +1160,7 @@ RACES: tuple[Race, ...] = (
     Race(
         "renewal that sleeps beyond the activity x publish",
         then(town("cache"), renewal_is_due),
-        {"ann": in_turn(read("cache"), read("cache")), "time": sleeps(75), "zoe": publish()},
+        {"ann": read("cache"), "time": sleeps(75), "zoe": publish()},
         config={"timeline_ttl_s": 60, "activity_slack_s": 10},
         fast=False,
     ),
@@ -1174,7 +1174,7 @@ RACES: tuple[Race, ...] = (
     Race(
         "return that sleeps beyond the activity x publish",
         town("cache", ann="new"),
-        {"ann": in_turn(read("cache"), read("cache")), "time": sleeps(75), "zoe": publish()},
+        {"ann": read("cache"), "time": sleeps(75), "zoe": publish()},
         config={"timeline_ttl_s": 60, "activity_slack_s": 10},
         fast=False,
     ),
@@ -1207,7 +1207,7 @@ RACES: tuple[Race, ...] = (
     Race(
         "renewal that sleeps beyond the activity x publish, stream",
         then(town(STREAM.slug), renewal_is_due),
-        {"ann": in_turn(read("stream"), read("stream")), "time": sleeps(75), "zoe": publish()},
+        {"ann": read("stream"), "time": sleeps(75), "zoe": publish()},
         config={"timeline_ttl_s": 60, "activity_slack_s": 10},
         fast=False,
     ),
