@@ -49,7 +49,7 @@ LIMITS = (
 MOST_PARTS = 200  # of a kind that takes its time to read however few bytes it has
 PARTS: dict[str, tuple[bytes, ...]] = {
     "JPEG": (b"\xff\xda", b"Exif\0\0"),  # scans, each of which goes over all pixels, and pieces that are put together
-    "PNG": (b"iCCP",),  # a colour profile, compressed
+    "PNG": (b"iCCP", b"zTXt", b"iTXt"),  # a colour profile and texts, compressed
 }
 ADDRESS_S = 600  # how long an address takes a picture
 UNSENT = timedelta(days=1)  # how long a picture waits to be sent
@@ -265,7 +265,7 @@ def made_anew(sent: bytes, type: Type) -> bytes:
 
 def _made_anew(sent: bytes, format: str) -> bytes:
     if any(sent.count(part) > MOST_PARTS for part in PARTS.get(format, ())):
-        raise Invalid("body", f"A picture has at most {MOST_PARTS} scans, and as many parts of a kind.")
+        raise Invalid("body", f"A picture has at most {MOST_PARTS} scans, and as many profiles or texts of a kind.")
     made = BytesIO()
     frames, ways = _decoded(sent, format)
     frames[0].save(made, format, **ways)

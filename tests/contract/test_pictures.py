@@ -201,6 +201,14 @@ def in_parts(type: Type, parts: int) -> bytes:
     return data[:begins] + data[begins:ends] * parts + data[ends:]
 
 
+def in_texts(kind: bytes, text: bytes, texts: int) -> bytes:
+    """A small PNG with so many compressed texts."""
+    told = PngImagePlugin.PngInfo()
+    for _ in range(texts):
+        told.add(kind, text + zlib.compress(b"\xff" * 900))
+    return drawn("image/png", pnginfo=told)
+
+
 def told_in_pieces(pieces: int) -> bytes:
     """A JPEG whose Exif data come in so many segments."""
     data = drawn("image/jpeg")
@@ -212,12 +220,16 @@ def told_in_pieces(pieces: int) -> bytes:
     [
         ("image/jpeg", partial(in_parts, "image/jpeg")),
         ("image/png", partial(in_parts, "image/png")),
+        ("image/png", partial(in_texts, b"zTXt", b"\0\0")),
+        ("image/png", partial(in_texts, b"iTXt", b"comment\0\1\0\0\0")),
         ("image/jpeg", told_in_pieces),
     ],
-    ids=["scans", "profiles", "Exif"],
+    ids=["scans", "profiles", "texts", "international texts", "Exif"],
 )
 def test_what_takes_long_to_read_is_not_read(type: Type, made_of: Callable[[int], bytes]) -> None:
-    """A scan of a few bytes goes over all pixels: those of a large picture would take most of an hour."""
+    """A scan of a few bytes goes over all pixels: those of a large picture would take most of an hour. Of texts, Pillow
+    adds up neither those without a name nor those that are no UTF-8.
+    """
     made_anew(made_of(pictures.MOST_PARTS), type)
     with patch.object(Image, "open") as reading, pytest.raises(Invalid, match="at most 200 scans"):
         made_anew(made_of(pictures.MOST_PARTS + 1), type)

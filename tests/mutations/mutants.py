@@ -4451,6 +4451,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(PICTURES, "test_what_takes_long_to_read_is_not_read"),
     ),
     Mutant(
+        "a picture has any number of compressed texts",
+        "pictures",
+        "app.inbox.pictures",
+        ', b"zTXt", b"iTXt"',
+        ",",
+        _of(PICTURES, "test_what_takes_long_to_read_is_not_read"),
+    ),
+    Mutant(
         "a picture moves for ever",
         "pictures",
         "app.inbox.pictures._decoded",
