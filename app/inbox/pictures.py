@@ -282,7 +282,7 @@ def _decoded(sent: bytes, format: str) -> tuple[list[Image.Image], dict[str, Any
     with Image.open(BytesIO(sent), formats=[format]) as image:
         _bounded(image.width * image.height, 1)
         if not (format in MOVING and getattr(image, "is_animated", False)):
-            ImageOps.exif_transpose(image, in_place=True)
+            _turn_upright(image)
             return [_pixels(image, opaque=format == "JPEG")], QUALITY.get(format, {})
         frames, pauses = [], []
         for n, frame in enumerate(ImageSequence.Iterator(image), 1):
@@ -292,6 +292,17 @@ def _decoded(sent: bytes, format: str) -> tuple[list[Image.Image], dict[str, Any
         loop = {"loop": image.info["loop"]} if "loop" in image.info else {}
         more = {"disposal": 2} if format == "GIF" else {}
         return frames, {"save_all": True, "append_images": frames[1:], "duration": pauses, **loop, **more}
+
+
+def _turn_upright(image: Image.Image) -> None:
+    """Turn an image as its Exif data say. What these were made of goes first: Pillow would write them anew, in Python,
+    and nobody keeps them.
+    """
+    image.load()
+    image.getexif()  # from now on the image knows them
+    for told in ("exif", "Raw profile type exif"):
+        image.info.pop(told, None)
+    ImageOps.exif_transpose(image, in_place=True)
 
 
 QUALITY: dict[str, dict[str, Any]] = {"JPEG": {"quality": 88}, "WEBP": {"quality": 88}}

@@ -4429,10 +4429,18 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a picture lies on its side",
         "pictures",
-        "app.inbox.pictures._decoded",
+        "app.inbox.pictures._turn_upright",
         "ImageOps.exif_transpose(image, in_place=True)",
         "pass",
         _of(PICTURES, "test_a_picture_keeps_its_pixels_upright_and_nothing_else"),
+    ),
+    Mutant(
+        "Exif data are written anew before they are thrown away",
+        "pictures",
+        "app.inbox.pictures._turn_upright",
+        "image.info.pop(told, None)",
+        "pass",
+        _of(PICTURES, "test_what_nobody_keeps_is_not_written_anew"),
     ),
     Mutant(
         "whatever is said to be large is decoded",
