@@ -59,6 +59,7 @@ THOROUGH = (
     "test_queue",
     "test_schema",
     "test_seed",
+    "test_sending",
     "test_servers",
     "test_shared",
     "test_side_by_side",

@@ -9,12 +9,12 @@ import asyncio
 import hmac
 import struct
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 from bson import ObjectId
 from PIL import Image, ImageOps, ImageSequence
@@ -23,13 +23,12 @@ from pymongo.errors import DuplicateKeyError
 from app import base64url
 from app.accounts import in_thread
 from app.errors import Conflict, Invalid, NotFound, TooMany
+from app.inbox.places import Outgoing, Place
 from app.models import Image as ImageDocument
 from app.stack import Stack, schema
 from app.stack.mongodb.find import Find, together
 from app.stack.mongodb.transaction import Transaction
 from app.stack.mongodb.write import insert
-
-T = TypeVar("T")
 
 IMAGES = ImageDocument.Settings.name
 Type = Literal["image/png", "image/jpeg", "image/webp", "image/gif"]
@@ -54,8 +53,10 @@ PARTS: dict[str, tuple[bytes, ...]] = {
 ADDRESS_S = 600  # how long an address takes a picture
 UNSENT = timedelta(days=1)  # how long a picture waits to be sent
 MOST_AT_ONCE, EACH_AT_ONCE = 16, 3  # that arrive in one process, and of one person: each is held in memory
-SLOWEST = 256 * 1024  # bytes a second: what comes more slowly makes room where all places are taken
+SLOWEST = 256 * 1024  # bytes a second: what passes more slowly makes room where all places are taken
 DECODED_AT_ONCE = 2
+READ_AT_ONCE = 2  # from the database, before it is known how large they are
+MOST_OUT, EACH_OUT = 8 * LARGEST_KEPT, 3 * LARGEST_KEPT  # bytes that go out of one process at once, and to one person
 
 SIGNATURE = 32  # bytes
 _PAYLOAD = struct.Struct(">12s12sBII")  # picture, owner, type, size, when it expires
@@ -87,37 +88,6 @@ class Picture:
     data: bytes
 
 
-class Arriving:
-    """A place for a picture that arrives."""
-
-    def __init__(self, owner: ObjectId) -> None:
-        self.owner = owner
-        self._began_s = asyncio.get_running_loop().time()
-        self._limit: asyncio.Timeout | None = None  # while it is waited for
-
-    @property
-    def is_late(self) -> bool:
-        """Whether the largest picture would be there, if it had come at a pace of SLOWEST, and this one is not."""
-        return self._limit is not None and asyncio.get_running_loop().time() - self._began_s > LARGEST / SLOWEST
-
-    async def arrival(self, work: Awaitable[T]) -> T:
-        """Return what arrives. Raises TooMany where it is given up."""
-        try:
-            async with asyncio.timeout(None) as limit:
-                self._limit = limit
-                return await work
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise TooMany("Too many pictures arrive at this moment, and yours took long.", 5) from None
-        finally:
-            self._limit = None
-
-    def give_up(self) -> None:
-        assert self._limit, "it is late"
-        self._limit.reschedule(0)
-
-
 async def _whole(body: AsyncIterator[bytes], size: int) -> bytes:
     """Return a body of this size. Raises Invalid for any other, without reading on."""
     sent = bytearray()
@@ -136,8 +106,10 @@ class Pictures:
     def __init__(self, stack: Stack) -> None:
         self._db, self._clock = stack.db, stack.clock
         self._secret: bytes | None = None
-        self._arriving: dict[Arriving, None] = {}  # the oldest first
+        self._arriving: dict[Place, ObjectId] = {}  # and whose it is; the oldest first
         self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
+        self._reading = asyncio.Semaphore(READ_AT_ONCE)
+        self.outgoing = Outgoing(MOST_OUT, EACH_OUT, SLOWEST)
 
     async def address(self, owner: ObjectId, type: Type, size: int) -> tuple[str, Upload]:
         """Make an address; return the secret part of it, and what it takes."""
@@ -178,7 +150,7 @@ class Pictures:
         Raises Invalid, TooMany, and Conflict where another has been faster.
         """
         with self.place(upload.owner) as place:
-            await self.store(upload, await place.arrival(_whole(body, upload.size)))
+            await self.store(upload, await place.passage(_whole(body, upload.size)))
 
     async def store(self, upload: Upload, sent: bytes) -> None:
         """Store a picture that has arrived in one of the places, made anew.
@@ -197,33 +169,34 @@ class Pictures:
             raise Conflict("This address has taken its picture.") from None
 
     @contextmanager
-    def place(self, owner: ObjectId) -> Iterator["Arriving"]:
+    def place(self, owner: ObjectId) -> Iterator[Place]:
         """Hold a place for a picture that arrives, since it is held in memory.
 
         Raises TooMany. Where all are taken, one has to be free that somebody has had for long, and whose picture is not
         there yet: whoever sends slowly takes none from all others.
         """
-        theirs = sum(each.owner == owner for each in self._arriving)
+        theirs = sum(whose == owner for whose in self._arriving.values())
         if len(self._arriving) >= MOST_AT_ONCE and theirs < EACH_AT_ONCE:
             self._make_room()
         if len(self._arriving) >= MOST_AT_ONCE or theirs >= EACH_AT_ONCE:
             raise TooMany("Too many pictures arrive at this moment.", 5)
-        place = Arriving(owner)
-        self._arriving[place] = None
+        place = Place(LARGEST)
+        self._arriving[place] = owner
         try:
             yield place
         finally:
             self._arriving.pop(place, None)
 
     def _make_room(self) -> None:
-        late = next((each for each in self._arriving if each.is_late), None)  # the oldest one
+        late = next((each for each in self._arriving if each.is_late(SLOWEST)), None)  # the oldest one
         if late:
             del self._arriving[late]
             late.give_up()
 
     async def picture(self, reader: ObjectId, id: ObjectId) -> Picture:
         """Return a picture. Raises NotFound for a reader who may not see it."""
-        found = await self._db[IMAGES].find_one({"_id": id, "readers": reader}, {"type": 1, "data": 1})
+        async with self._reading:
+            found = await self._db[IMAGES].find_one({"_id": id, "readers": reader}, {"type": 1, "data": 1})
         if not found:
             raise NotFound("There is no such picture.")
         return Picture(found["type"], bytes(found["data"]))

@@ -27,10 +27,11 @@ from app.web import openapi, schemas
 from app.web.api_operation import Call, Operation, Reply, admitted, bearer_token, routes_of
 from app.web.caller import address_of, while_it_waits
 from app.web.export import as_file, exported, shown_conversations
-from app.web.limits import PICTURE, PICTURE_HEADERS
+from app.web.limits import PICTURE
 from app.web.live_stream import MEDIA_TYPE as EVENTS
 from app.web.live_stream import connected, converse, events_for, position_of
 from app.web.opening import opening
+from app.web.picture import PictureResponse
 from app.web.problems import Rejected
 from app.web.request import id_in_text
 from app.web.state import in_time
@@ -372,10 +373,9 @@ async def upload(call: Call) -> Reply:
     return Reply(201)
 
 
-async def image(call: Call) -> Reply:
+async def image(call: Call) -> Response:
     wanted = id_in_text(call.request.path_params["image"], "There is no such picture.")
-    found = await call.services.pictures.picture(call.me.id, wanted)
-    return Reply(200, found.data, PICTURE_HEADERS, media_type=found.type)
+    return PictureResponse(call.request, call.me.id, wanted)
 
 
 # Live
@@ -589,7 +589,10 @@ OPERATIONS: tuple[Operation, ...] = (  # those that are asked for most come firs
     ),
     Operation(
         "GET", "/images/{image}", "A picture of one of your conversations", image, {200: None}, sends=TYPES,
-        refusals={404: "There is no such picture, or you may not see it."},
+        refusals={
+            404: "There is no such picture, or you may not see it.",
+            429: "Too many pictures are being sent to you, or to all together, at this moment.",
+        },
     ),
     Operation(
         "POST", "/live/tickets", "A ticket: opens one live stream, once, within 30 s", ticket, {201: schemas.NewTicket},

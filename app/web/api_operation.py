@@ -89,7 +89,6 @@ class Reply:
     content: BaseModel | dict[str, Any] | bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     parts: AsyncIterator[bytes] | None = None
-    media_type: str = JSON  # where `content` is bytes
 
     def response(self) -> Response:
         headers = {"Cache-Control": "no-store", **self.headers}
@@ -98,7 +97,7 @@ class Reply:
         if self.content is None:
             return Response(status_code=self.status, headers=headers)
         if isinstance(self.content, bytes):
-            return Response(self.content, self.status, headers, self.media_type)
+            return Response(self.content, self.status, headers, JSON)
         return Response(to_json(self.content), self.status, headers, JSON)
 
 

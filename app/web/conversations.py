@@ -18,7 +18,7 @@ from app.inbox.conversations import TEXT_LIMIT, Message, Place
 from app.inbox.pictures import LARGEST, TYPES
 from app.models import Account
 from app.web.done import done
-from app.web.limits import PICTURE_HEADERS
+from app.web.picture import PictureResponse
 from app.web.problems import problem_of
 from app.web.render import render
 from app.web.request import Endpoint, address, changing, id_in_text, signed_in, to
@@ -188,7 +188,7 @@ async def send_picture(request: Request, me: Account) -> Response:
     """Send a picture. It has its place before the form, which is held in memory, is read."""
     try:
         with services(request).pictures.place(me.id) as place:
-            form = await place.arrival(changing(request, me, files=1))
+            form = await place.passage(changing(request, me, files=1))
             try:
                 await _send_picture(request, me, form, form.get("picture"))
             except (Invalid, Forbidden) as error:
@@ -246,5 +246,4 @@ def silence(act: str) -> Endpoint:
 
 async def picture(request: Request, me: Account) -> Response:
     """Answer a message's picture, as the API does, to the owner of the cookie."""
-    found = await services(request).pictures.picture(me.id, _id_of(request))
-    return Response(found.data, 200, PICTURE_HEADERS, found.type)
+    return PictureResponse(request, me.id, _id_of(request))

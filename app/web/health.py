@@ -20,7 +20,7 @@ from workers.tailer import StreamState, stream_state
 
 NO_STORE = {"Cache-Control": "no-store"}
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-EVENT_STREAM = b"text/event-stream"
+LASTING = (b"text/event-stream", b"image/")  # what takes as long as its reader does
 PATIENCE_S = 1.0  # of whoever asks for metrics while a server hangs: what was sampled before is told
 
 
@@ -53,7 +53,7 @@ class Health:
 class Measured:
     """Counts and times every request by the template of its route, so that there are as many labels as routes.
 
-    Of a stream it times the beginning.
+    Of a stream and of a picture it times the beginning.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -68,7 +68,7 @@ class Measured:
             nonlocal status, elapsed_s
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if any(value.startswith(EVENT_STREAM) for _, value in message["headers"]):
+                if any(value.startswith(LASTING) for _, value in message["headers"]):
                     elapsed_s = perf_counter() - started_s
             await send(message)
 

@@ -330,7 +330,7 @@ async def test_what_has_a_place_is_stored_once_it_is_there(album: Album) -> None
 
     with album.pictures.place(ann) as place:
         _, upload = await album.pictures.address(ann, "image/png", len(data))
-        arrived = await place.arrival(form())
+        arrived = await place.passage(form())
         await album.pictures.store(upload, arrived)
         with pytest.raises(Conflict):
             await album.pictures.store(upload, arrived)

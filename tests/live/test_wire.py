@@ -75,12 +75,15 @@ async def site() -> AsyncIterator[Site]:
 
 
 @asynccontextmanager
-async def running(**settings: Any) -> AsyncIterator[Site]:
+async def running(send_buffer: int = 0, **settings: Any) -> AsyncIterator[Site]:
+    """`send_buffer`: bytes that the system takes of an answer before its client reads them; 0: as it likes."""
     config = Config(sign_ins_per_minute=10_000, sign_ups_per_minute=10_000, **settings)
     async with connected(STAND_INS, config) as stack:
         app = create_app(stack, await Timelines.open(stack))
         server = _uvicorn(app, config)
         listening = socket.create_server(("127.0.0.1", 0))
+        if send_buffer:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         port = listening.getsockname()[1]
         serving = asyncio.create_task(server.serve([listening]))
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}{PREFIX}", timeout=PATIENCE_S) as http:

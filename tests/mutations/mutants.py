@@ -20,6 +20,7 @@ PASSES_OVER = "test_a_page_passes_over_mentions_by_whom_its_reader_does_not_see"
 CONVERSATIONS = "tests/contract/test_conversations.py"
 PICTURES = "tests/contract/test_pictures.py"
 MESSAGES = "tests/test_messages.py"
+SENDING = "tests/test_sending.py"
 DEPARTED = "tests/contract/test_departures.py"
 PRESENCE = "tests/test_presence.py"
 API = "tests/test_api.py"
@@ -4405,10 +4406,57 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a picture that has arrived is given up",
         "pictures",
-        "app.inbox.pictures.Arriving.arrival",
+        "app.inbox.places.Place.passage",
         "            self._limit = None\n",
         "            pass\n",
         _of(PICTURES, "test_what_has_arrived_makes_no_room"),
+    ),
+    Mutant(
+        "one person is sent any number of pictures at once",
+        "pictures",
+        "app.inbox.places.Outgoing.place",
+        "+ size > self._each",
+        "+ size > self._most",
+        _of(SENDING, "test_one_person_is_sent_only_so_many_pictures_at_once"),
+    ),
+    Mutant(
+        "pictures that go out take any amount of memory",
+        "pictures",
+        "app.inbox.places.Outgoing.place",
+        "        self._make_room(size)\n",
+        tests=_of(SENDING, "test_who_reads_slowly_makes_room"),
+    ),
+    Mutant(
+        "a few who read slowly keep all pictures from others",
+        "pictures",
+        "app.inbox.places.Outgoing._make_room",
+        "if place.is_late(self._slowest)",
+        "if False",
+        _of(SENDING, "test_who_reads_slowly_makes_room"),
+    ),
+    Mutant(
+        "a picture that has gone out keeps its place",
+        "pictures",
+        "app.inbox.places.Outgoing.place",
+        "            self._places.pop(place, None)\n",
+        "            pass\n",
+        _of(SENDING, "test_one_person_is_sent_only_so_many_pictures_at_once"),
+    ),
+    Mutant(
+        "a picture goes out in one piece",
+        "pictures",
+        "app.web.picture",
+        "PIECE = 64 * 1024",
+        "PIECE = 64 * 1024 * 1024",
+        _of(SENDING, "test_who_reads_slowly_has_all_of_a_picture"),
+    ),
+    Mutant(
+        "a picture is timed until its reader has it",
+        "pictures",
+        "app.web.health",
+        ', b"image/")',
+        ",)",
+        _of(SENDING, "test_the_time_that_a_reader_takes_is_none_of_ours"),
     ),
     Mutant(
         "a form with a picture is read before it has a place",
