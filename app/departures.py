@@ -36,7 +36,7 @@ NAME = "deleted"  # of a deleted account, where others have something of it
 MOST = 20_000  # accounts being deleted at the same time: each process remembers their ids
 AT_ONCE = 100  # accounts that one round clears
 CHUNK = 200  # documents that one step removes
-STEPS = 100  # of one account in one round
+STEPS = 1_000  # of one round, shared by its accounts: a step is one transaction at most
 LIKE_STEPS = 50  # that the person who deletes their account waits for
 EVERY_S = 10.0  # between two rounds of a web process
 LINGER_S = 100  # MongoDB gives up transactions that are 60 s old, and looks for them every 30 s
@@ -103,7 +103,7 @@ async def end_conversations(stack: Stack, person: ObjectId) -> None:
     whom it is with, and is told by that. The rounds end those beyond these, or while a server is away.
     """
     with outages_told(log.info, "conversations of a deleted account wait"):
-        await _conversations(stack.db, stack.bus, person)
+        await _conversations(stack.db, stack.bus, person, CHUNK)
 
 
 class EdgeRows(NamedTuple):
@@ -144,12 +144,18 @@ def own_rows(person: ObjectId) -> tuple[tuple[str, Mapping[str, Any]], ...]:
 async def clear_departures(db: Database, clock: Clock, bus: Bus) -> None:
     """Clear away what deleted accounts have left, in one bounded round. It may be repeated, broken off, and made by
     several processes at once. `bus`: hears what it changes for others.
+
+    Whoever has left much holds up nobody else's: each account has its share of the round, also behind one whose
+    documents others hold.
     """
     late = clock.now() - timedelta(seconds=LINGER_S)
     due = {"$or": [{"cleared": {"$exists": False}}, {"since": {"$lte": late}}]}
-    for departure in await db[DEPARTURES].find(due).sort("since", 1).limit(AT_ONCE).to_list(None):
+    departures = await db[DEPARTURES].find(due).sort("since", 1).limit(AT_ONCE).to_list(None)
+    for departure in departures:
         person, is_last = departure["_id"], departure["since"] <= late
-        if await _clear(db, bus, person):
+        with outages_told(log.info, "what a deleted account has left waits"):
+            if not await _clear(db, bus, person, max(1, STEPS // len(departures))):
+                continue
             if is_last:
                 await db[DEPARTURES].delete_one({"_id": person})
             else:
@@ -165,9 +171,9 @@ async def keep_clearing(stack: Stack) -> None:
             await clear_departures(stack.db, stack.clock, stack.bus)
 
 
-async def _clear(db: Database, bus: Bus, person: ObjectId) -> bool:
-    """Clear away what somebody has left, in a limited number of steps. Return whether nothing is left."""
-    left = STEPS
+async def _clear(db: Database, bus: Bus, person: ObjectId, most: int) -> bool:
+    """Clear away what somebody has left, in so many steps at most. Return whether nothing is left."""
+    left = most
     while left and await _likes(db, bus, person):
         left -= 1
     for edges in EDGES:
@@ -175,8 +181,8 @@ async def _clear(db: Database, bus: Bus, person: ObjectId) -> bool:
             left -= 1
     while left and await _named_by_readers(db, person):
         left -= 1
-    while left and await _conversations(db, bus, person):
-        left -= 1
+    while left and (ended := await _conversations(db, bus, person, left)):
+        left -= ended
     while left and await _unkept(db, person):
         left -= 1
     for collection, theirs in own_rows(person):
@@ -235,12 +241,13 @@ async def _named_by_readers(db: Database, person: ObjectId) -> bool:
     return bool(ids)
 
 
-async def _conversations(db: Database, bus: Bus, person: ObjectId) -> bool:
-    """End some conversations; return whether there were any. The other keeps what was said, and says no more, as
-    after a block. They are told of this change, so it takes a number of their inbox where they list the conversation.
+async def _conversations(db: Database, bus: Bus, person: ObjectId, most: int) -> int:
+    """End some conversations, each in a transaction; return how many. The other keeps what was said, and says no more,
+    as after a block. They are told of this change, so it takes a number of their inbox where they list the
+    conversation.
     """
-    theirs = {"people": person, "gone": {"$ne": person}}
-    some = await db["conversations"].find(theirs, {"_id": 1, "people": 1, "listed": 1}).limit(CHUNK).to_list(None)
+    theirs, shown = {"people": person, "gone": {"$ne": person}}, {"_id": 1, "people": 1, "listed": 1}
+    some = await db["conversations"].find(theirs, shown).limit(min(most, CHUNK)).to_list(None)
 
     async def end(row: Mapping[str, Any], other: ObjectId, inside: Transaction) -> None:
         change: dict[str, Any] = {"$inc": {"version": 1}, "$addToSet": {"blocked_by": person, "gone": person}}
@@ -254,7 +261,7 @@ async def _conversations(db: Database, bus: Bus, person: ObjectId) -> bool:
         other = next(id for id in row["people"] if id != person)
         await transaction(db, partial(end, row, other))
         bus.tell(Hint("talked", other, row["_id"]))
-    return bool(some)
+    return len(some)
 
 
 async def _unkept(db: Database, person: ObjectId) -> bool:

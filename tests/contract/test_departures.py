@@ -16,7 +16,7 @@ from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.models import Account, Person
 from app.stack import Hint
-from app.stack.mongodb.transaction import Contended
+from app.stack.mongodb.transaction import Contended, transaction
 from phases.timelines import Timelines
 from tests.world import SLUGS, World
 
@@ -201,6 +201,59 @@ async def test_it_goes_on_where_somebody_was_killed(town: World) -> None:
     }
     await cleared(town)
     assert await town.stack.db["departures"].count_documents({}) == 0
+
+
+async def left_by(world: World, *names: str) -> set[str]:
+    """Of whom there is something left."""
+    found = await world.stack.db["departures"].find({"cleared": {"$exists": False}}, {"_id": 1}).to_list(None)
+    return {name for name in names if {"_id": world.ids[name]} in found}
+
+
+async def test_a_round_is_as_long_for_who_has_left_much(world: World) -> None:
+    """A conversation is a transaction. Others have their share of the round, and the next one goes on."""
+    others, steps, looks = [f"other{n}" for n in range(30)], 6, 1 + len(departures.EDGES)
+    await world.people("yan", "zoe", *others)
+    talk = Conversations(world.stack)
+    for name in others:
+        await talk.open(world.ids["zoe"], world.ids[name])
+    await leave(world, "zoe")
+    world.clock.advance(1)
+    await leave(world, "yan")
+    made = 0
+
+    async def counted(db: Any, work: Any) -> Any:
+        nonlocal made
+        made += 1
+        return await transaction(db, work)
+
+    with patch.multiple(departures, STEPS=steps, transaction=counted):
+        await clear_departures(world.stack.db, world.clock, world.stack.bus)
+        assert made <= steps + 2 * looks
+        assert await world.stack.db["conversations"].count_documents({"gone": world.ids["zoe"]}) == steps // 2
+        assert await left_by(world, "yan", "zoe") == {"zoe"}
+        for _ in others:
+            await clear_departures(world.stack.db, world.clock, world.stack.bus)
+    assert await left_by(world, "zoe") == set()
+    assert await world.stack.db["conversations"].count_documents({}) == 0
+
+
+async def test_who_waits_for_others_holds_up_nobody_else(world: World) -> None:
+    await world.people("yan", "zoe")
+    await leave(world, "zoe")
+    world.clock.advance(1)
+    await leave(world, "yan")
+    likes, zoe = departures._likes, world.ids["zoe"]
+
+    async def held(db: Any, bus: Any, person: ObjectId) -> bool:
+        if person == zoe:
+            raise Contended("others keep changing the same documents")
+        return await likes(db, bus, person)
+
+    with patch.object(departures, "_likes", held):
+        await clear_departures(world.stack.db, world.clock, world.stack.bus)
+    assert await left_by(world, "yan", "zoe") == {"zoe"}
+    await clear_departures(world.stack.db, world.clock, world.stack.bus)
+    assert await left_by(world, "zoe") == set()
 
 
 async def test_what_was_under_way_leaves_nothing(town: World) -> None:
