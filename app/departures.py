@@ -163,7 +163,7 @@ async def clear_departures(db: Database, clock: Clock, bus: Bus) -> None:
 
 
 async def keep_clearing(stack: Stack) -> None:
-    """Do rounds until cancelled, where no worker may sweep."""
+    """Do rounds until cancelled. Every process does them: there may be no worker."""
     while True:
         await asyncio.sleep(EVERY_S)
         words = "what deleted accounts have left waits"

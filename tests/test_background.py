@@ -8,7 +8,9 @@ import httpx
 import pytest
 
 from app import departures
+from app.accounts import Accounts
 from app.config import Config
+from app.departures import depart
 from app.live import hub, presence
 from app.live.poll import Poll
 from app.live.presence import Presences
@@ -18,7 +20,7 @@ from app.watch.background import beside
 from app.web import create_app
 from phases.timelines import Timelines
 from tests.conftest import STAND_INS
-from workers import sampler, worker
+from workers import sampler, sweeper, worker
 
 pytestmark = pytest.mark.anyio
 
@@ -74,6 +76,28 @@ async def test_a_loop_that_dies_is_counted_and_ends_nothing_else(
         await asyncio.wait_for(going_on.wait(), PATIENCE_S)
     assert counted("ended") == before + 1
     assert "fails" in caplog.text, "which it was"
+
+
+async def test_no_sweep_waits_until_what_an_account_left_is_cleared_away() -> None:
+    begun = asyncio.Event()
+
+    async def never_ends(*_: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    with patch.multiple(departures, EVERY_S=0.01, _clear=never_ends), patch.object(sweeper, "EVERY_S", 0.01):
+        async with worker._connected_runtime(STAND_INS, Config(), ()) as runtime, asyncio.timeout(PATIENCE_S):
+            stack = runtime.timelines.stack
+
+            async def sweeps() -> int:
+                settings = await stack.db["settings"].find_one({"_id": "phases"})
+                return int((settings or {}).get("pulse", 0))
+
+            await depart(stack.db, stack.clock, (await Accounts(stack).sign_up("ann", None, "correct horse")).id)
+            await begun.wait()
+            before = await sweeps()
+            while await sweeps() < before + 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 async def test_a_worker_says_in_which_thread_its_event_loop_is() -> None:

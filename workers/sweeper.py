@@ -7,7 +7,6 @@ from datetime import timedelta
 from functools import partial
 
 from app.clock import id_at
-from app.departures import clear_departures
 from app.stack import is_away, outages_told, within
 from app.watch.background import errors_counted
 from phases.timelines import Timelines
@@ -38,13 +37,11 @@ async def last_pulse(timelines: Timelines) -> None:
 
 async def sweep(timelines: Timelines) -> None:
     """Do all parts of a sweep, also after one that fails. Raises errors at the end, unless a server was away."""
-    stack = timelines.stack
     await _each(
         timelines.switch.beat,
-        stack.queue.enqueue_scheduled,
+        timelines.stack.queue.enqueue_scheduled,
         partial(_queue_what_was_lost, timelines),
         partial(_make_backfills, timelines),
-        partial(clear_departures, stack.db, stack.clock, stack.bus),
         timelines.sweep,
     )
 

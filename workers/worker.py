@@ -13,6 +13,7 @@ from functools import partial
 from anyio.from_thread import start_blocking_portal
 
 from app.config import Config
+from app.departures import keep_clearing
 from app.stack import Addresses, Stack, connected
 from app.stack.queue.worker import consume, drain
 from app.watch import metrics
@@ -77,7 +78,8 @@ async def _connected_runtime(addresses: Addresses, config: Config, others: Seque
         timelines = await Timelines.open(stack)
         for consumer in others:
             timelines.outbox.add(consumer(stack, timelines.outbox))
-        async with beside(sweep_forever(timelines), keep(partial(sample, timelines))), _following(timelines):
+        always = sweep_forever(timelines), keep_clearing(stack), keep(partial(sample, timelines))
+        async with beside(*always), _following(timelines):
             yield Runtime(timelines, asyncio.get_running_loop())
         await last_pulse(timelines)
 

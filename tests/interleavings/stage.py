@@ -12,7 +12,7 @@ from bson import ObjectId
 from mongomock_motor import AsyncMongoMockClient
 
 from app.config import Config
-from app.departures import LINGER_S
+from app.departures import LINGER_S, clear_departures
 from app.errors import Forbidden
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
@@ -283,10 +283,11 @@ class Town(World):
         for _ in range(2):
             self.clock.advance(OVERDUE_S + 2)
             await sweep(process.timelines)
+            await clear_departures(self.stack.db, self.clock, self.stack.bus)
             await self.drain()
         if departed := {row["_id"] for row in self.rows("departures")}:
             self.clock.advance(LINGER_S)
-            await sweep(process.timelines)
+            await clear_departures(self.stack.db, self.clock, self.stack.bus)
             self._nothing_is_left_of(departed)
 
     async def _compare(self, readers: tuple[str, ...], when: str) -> None:

@@ -2075,6 +2075,13 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(DEPARTED, "test_what_was_under_way_leaves_nothing"),
     ),
     Mutant(
+        "what deleted accounts have left waits for a web process",
+        "accounts",
+        "workers.worker._connected_runtime",
+        "keep_clearing(stack), ",
+        tests=_of("tests/test_background.py", "test_no_sweep_waits_until_what_an_account_left_is_cleared_away"),
+    ),
+    Mutant(
         "who has left much has the whole round",
         "accounts",
         "app.departures.clear_departures",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.clock import id_at
-from app.departures import depart, take_likes_back
+from app.departures import clear_departures, depart, take_likes_back
 from app.errors import Conflict, Forbidden, NotFound
 from app.inbox.notifications import Notifications
 from app.models import SETTINGS, Account, Audience, Status, StatusRow, like_key
@@ -249,7 +249,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: len(self.people) > 2 and self.seldom("leave"))
     @rule(who=process, one=some, dies=st.none() | st.integers(0, 4))
     def leave(self, who: int, one: int, dies: int | None) -> None:
-        """An account is deleted, and its likes with it. What else is left of it goes when somebody sweeps."""
+        """An account is deleted, and its likes with it. What else is left of it goes when a worker comes by."""
         self.step("leave")
         id = self.person(one)
         if self.act(who, self._leave(id), dies) is None:
@@ -710,7 +710,12 @@ class Histories(RuleBasedStateMachine):
         self.step("sweep")
         if overdue:
             self.pass_time(OVERDUE_S + 2)
-        self.act(who, sweep(self.system.processes[who].timelines), dies, lag_s)
+        self.act(who, self._swept(who), dies, lag_s)
+
+    async def _swept(self, who: int) -> None:
+        """What a worker does every few seconds."""
+        await sweep(self.system.processes[who].timelines)
+        await clear_departures(self.system.stack.db, self.clock, self.system.stack.bus)
 
     @rule(who=process, passes=st.booleans(), dies=dies_after)
     def trim(self, who: int, passes: bool, dies: int | None) -> None:
