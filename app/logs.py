@@ -75,8 +75,9 @@ def spoken(line: str) -> str:
 
 
 def to_stderr(form: Form = "text") -> None:
-    """Log to standard error from warnings up, for the whole process, libraries included."""
+    """Log to standard error from warnings up, for the whole process, libraries and Python's own warnings included."""
     handler = logging.StreamHandler()
     handler.addFilter(Sparing())
     handler.setFormatter(formatter(form))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.captureWarnings(True)

@@ -2,10 +2,13 @@
 
 import json
 import logging
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
 from app.logs import EACH, WINDOW_S, Sparing
+from tests.contract.test_pictures import drawn
 
 
 def test_a_flood_is_cut_short_and_counted() -> None:
@@ -64,3 +67,23 @@ def test_a_json_log_is_one_object_a_line() -> None:
     assert all(line["time"].endswith("+00:00") for line in lines)
     assert lines[2]["exception"].startswith("Traceback")
     assert "exception" not in lines[1]
+
+
+LOOKING = """
+import sys
+from app import logs
+from app.inbox.pictures import made_anew
+logs.to_stderr("json")
+made_anew(open(sys.argv[1], "rb").read(), "image/jpeg")
+"""
+
+
+def test_what_a_library_warns_of_is_in_the_log_and_no_flood(tmp_path: Path) -> None:
+    """Pillow warns of each tag of a picture that says that it is larger than the picture."""
+    tags = b"".join(struct.pack("<HHII", 0x8000 + n, 1, 1 << 30, 0) for n in range(300))
+    picture = tmp_path / "picture"
+    picture.write_bytes(drawn("image/jpeg", exif=b"Exif\0\0II*\0" + struct.pack("<IH", 8, 300) + tags + bytes(4)))
+    done = subprocess.run([sys.executable, "-c", LOOKING, picture], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert len(lines) == EACH
+    assert {(line["logger"], "larger than file" in line["message"]) for line in lines} == {("py.warnings", True)}

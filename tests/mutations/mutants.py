@@ -4538,6 +4538,13 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(PICTURES, "test_what_takes_long_to_read_is_not_read"),
     ),
     Mutant(
+        "what a library warns of gets past the log",
+        "logs",
+        "app.logs.to_stderr",
+        "    logging.captureWarnings(True)\n",
+        tests=_of("tests/test_logs.py", "test_what_a_library_warns_of_is_in_the_log_and_no_flood"),
+    ),
+    Mutant(
         "a picture has any number of compressed texts",
         "pictures",
         "app.inbox.pictures",
