@@ -114,7 +114,7 @@ class News:
                 if not watcher.turn.locked():
                     self._watchers.tell(watcher, name_steps(renamed, watcher.has, watcher.named))
                     watcher.has.names = max(watcher.has.names, told_to)
-                    if gone & watcher.concerned:
+                    if gone and gone & watcher.concerned:
                         self._watchers.mark_dirty(watcher.me, {"page", "inbox", "presence"})
             if told_to == version:
                 break

@@ -757,6 +757,28 @@ async def test_whose_state_was_being_read_when_names_were_looked_up_is_told_all_
     cat.leave()
 
 
+async def test_whom_a_deletion_concerns_is_asked_where_there_is_one(town: World) -> None:
+    """Of thousands of people, for each who is renamed, that would take its time."""
+    asked, concerned = list[ObjectId](), Watcher.concerned.fget  # type: ignore[attr-defined]
+
+    def counted(watcher: Watcher) -> set[ObjectId]:
+        asked.append(watcher.me)
+        return concerned(watcher)  # type: ignore[no-any-return]
+
+    await town.people("yan")
+    hub = await new_hub(town)
+    ann = await up_to_date(hub, town, "ann")
+    with patch.object(Watcher, "concerned", property(counted)):
+        for name in ("cat", "yan"):
+            await town.social.rename(Account(town.ids[name], name), f"New {name}")
+            await settled(hub)
+        assert asked == []
+        await depart(town.stack.db, town.clock, town.ids["yan"])
+        town.stack.bus.tell(Hint("named", town.ids["yan"]))
+        await settled(hub)
+        assert asked == [ann.me]
+
+
 async def test_messages_and_receipts_are_told_to_both(town: World) -> None:
     conversations = Conversations(town.stack)
     hub = await new_hub(town, talk=Talk(conversations, town.social, Presences(town.stack), schemas))

@@ -1995,6 +1995,14 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=_of(HUB, "test_what_goes_with_an_account_is_told_when_it_goes"),
     ),
     Mutant(
+        "whom a deletion would concern is asked at every rename",
+        "14 live",
+        "app.live.news.News.tell_names",
+        "gone and gone & watcher.concerned",
+        "gone & watcher.concerned",
+        _of(HUB, "test_whom_a_deletion_concerns_is_asked_where_there_is_one"),
+    ),
+    Mutant(
         "messages change no number of what is unread on a stream",
         "14 live",
         "app.live.truth.Truth._unread",
