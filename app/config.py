@@ -179,6 +179,9 @@ class Config(BaseModel):
         ge=1,
         description="uploaded by one signed-in person: kept for a day, and sent for as long as messages",
     )
+    renames_per_hour: int = Field(
+        default=1_000, ge=1, description="of one signed-in person: after each, all processes look names up anew"
+    )
     streams_per_minute: int = Field(
         default=300,
         ge=1,

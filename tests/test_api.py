@@ -336,6 +336,20 @@ async def test_a_name_is_changed(ann: Api, bob: Api) -> None:
     assert (await ann.json("PUT", "/me", json={"name": " "}))["name"] == "ann"
 
 
+async def test_a_person_changes_their_name_only_so_often() -> None:
+    """All processes look names up anew after each change. Their other changes go on, and those of others."""
+    async with opened(Config(renames_per_hour=2)) as (site, _):
+        ann, bob = await site.person("ann"), await site.person("bob")
+        for name in ("Ann A.", "Ann B."):
+            assert (await ann.json("PUT", "/me", json={"name": name}))["name"] == name
+        refused = await ann("PUT", "/me", 429, json={"name": "Ann C.", "presence": "nobody"})
+        assert 1 <= int(refused.headers["retry-after"]) <= 3_600
+        shown = await ann.json("PUT", "/me", json={"presence": "mutuals"})
+        assert shown["name"] == "Ann B."
+        await ann.post("hello")
+        await bob("PUT", "/me", json={"name": "Bob B."})
+
+
 async def signed_up(nobody: Api, handle: str) -> Api:
     """With a password, and a token from signing in."""
     made = await nobody.json("POST", "/users", 201, json={"handle": handle, "password": PASSWORD})

@@ -835,6 +835,19 @@ async def test_a_name_is_changed_in_the_settings(demo: Site) -> None:
     assert ann.form("/settings/name").fields["name"] == "x" * 101
 
 
+async def test_a_name_that_is_changed_too_often_stays_in_its_field() -> None:
+    async with opened(renames_per_hour=1) as site:
+        ann = await site.browser().sign_up("ann", "Ann A.")
+        for name, status in (("Ann B.", 200), ("Ann C.", 429)):
+            await ann.open("/settings")
+            html = await ann.submit("/settings/name", name=name)
+            assert ann.status == status
+        assert "Too many changes of your name" in html
+        assert ann.form("/settings/name").fields["name"] == "Ann C."
+        await ann.open("/settings")
+        assert ann.form("/settings/name").fields["name"] == "Ann B."
+
+
 async def test_a_password_is_changed_in_the_settings(site: Site) -> None:
     ann, elsewhere = await site.browser().sign_up("ann"), site.browser()
     await elsewhere.open("/sign-in")

@@ -127,6 +127,7 @@ def _services(stack: Stack, timelines: Timelines) -> Services:
         writes=rate("writes", config.writes_per_minute, "Too many changes in one minute."),
         exports=rate("exports", EXPORTS, "Too many exports in one hour.", minutes=60),
         uploads=rate("pictures", config.pictures_per_hour, "Too many pictures in one hour.", minutes=60),
+        renames=rate("renames", config.renames_per_hour, "Too many changes of your name in one hour.", minutes=60),
         openings=rate("streams", config.streams_per_minute, "Too many live streams opened in one minute."),
         tickets=rate("tickets", config.streams_per_minute, "Too many tickets in one minute."),
         refusals=rate("refused streams", config.refused_streams_per_minute, refused),

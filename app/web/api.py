@@ -76,6 +76,7 @@ async def me(call: Call) -> Reply:
 async def change_me(call: Call) -> Reply:
     asked: schemas.ProfileChange = call.body
     if asked.name is not None:
+        await call.services.renames.count(call.me.id)
         await call.services.social.rename(call.me, asked.name)
     if asked.presence is not None:
         await call.services.accounts.hide(call.me, asked.presence == "nobody")
@@ -466,6 +467,7 @@ OPERATIONS: tuple[Operation, ...] = (  # those that are asked for most come firs
     Operation(
         "PUT", "/me", "Change your name, or to whom you show whether you are online", change_me,
         {200: schemas.Profile}, body=schemas.ProfileChange,
+        refusals={429: "Too many changes in one minute, or of your name in one hour."},
     ),
     Operation(
         "PUT", "/me/password", "Change your password, and end all other tokens", change_password, {204: None},

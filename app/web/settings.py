@@ -27,8 +27,9 @@ async def settings(request: Request, me: Account) -> Response:
 async def rename(request: Request, me: Account) -> Response:
     name = field(await changing(request, me), "name")
     try:
+        await services(request).renames.count(me.id)
         await services(request).social.rename(me, name)
-    except Invalid as error:
+    except (Invalid, TooMany) as error:
         return await _page(request, me, "name", error, name)
     return done(request, "/settings", "renamed")
 

@@ -29,8 +29,8 @@ class Services:
     """The services of one process.
 
     The rates are `count`ed by person: `writes` before every change, `exports` before every export, `uploads` before
-    every picture, `openings` before every stream, `tickets` before every ticket of a stream. `refusals` are `hit` by
-    address for every stream without an account.
+    every picture, `renames` before every change of a name, `openings` before every stream, `tickets` before every
+    ticket of a stream. `refusals` are `hit` by address for every stream without an account.
     """
 
     stack: Stack
@@ -45,6 +45,7 @@ class Services:
     writes: Rate
     exports: Rate
     uploads: Rate
+    renames: Rate
     openings: Rate
     tickets: Rate
     refusals: Rate

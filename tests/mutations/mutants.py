@@ -34,6 +34,8 @@ QUEUE = "tests/test_queue.py"
 SERVERS = "tests/test_servers.py"
 FOUND = "tests/oracle/test_found.py"
 HUB = "tests/live/test_hub.py"
+NAMED_BY_API = API, "test_a_person_changes_their_name_only_so_often"
+NAMED_IN_SETTINGS = PAGES, "test_a_name_that_is_changed_too_often_stays_in_its_field"
 WIRE = "tests/live/test_wire.py"
 EQUATION = "tests/live/test_equation.py"
 FIXED = "tests/mutations/test_guards.py"
@@ -1993,6 +1995,19 @@ MUTANTS: tuple[Mutant, ...] = (
         "app.departures._likes",
         '    bus.tell(*(Hint("liked", person, id) for id in liked))\n',
         tests=_of(HUB, "test_what_goes_with_an_account_is_told_when_it_goes"),
+    ),
+    *(
+        Mutant(
+            f"a person changes their name any number of times, {where}",
+            "accounts",
+            at,
+            f"        await {of}.renames.count({me}.id)\n",
+            tests=_of(*noticed),
+        )
+        for where, at, of, me, noticed in (
+            ("by the API", "app.web.api.change_me", "call.services", "call.me", NAMED_BY_API),
+            ("in the settings", "app.web.settings.rename", "services(request)", "me", NAMED_IN_SETTINGS),
+        )
     ),
     Mutant(
         "whom a deletion would concern is asked at every rename",
