@@ -46,10 +46,17 @@ LIMITS = (
     f"{MOST_PIXELS_MOVING:,} pixels in all; and what we make of it has at most {LARGEST_KEPT >> 20} MB."
 )
 MOST_PARTS = 200  # of a kind that takes its time to read however few bytes it has
-PARTS: dict[str, tuple[bytes, ...]] = {
-    "JPEG": (b"\xff\xda", b"Exif\0\0"),  # scans, each of which goes over all pixels, and pieces that are put together
-    "PNG": (b"iCCP", b"zTXt", b"iTXt"),  # a colour profile and texts, compressed
+MOST_EXIF = 512 * 1024  # bytes; Pillow reads each number of them in Python, which takes a second for a megabyte
+PARTS: dict[str, dict[bytes, int]] = {
+    # scans, each of which goes over all pixels; and pieces of Exif data, which have 64 KB at most
+    "JPEG": {b"\xff\xda": MOST_PARTS, b"Exif\0\0": MOST_EXIF // (64 * 1024)},
+    # a colour profile and texts, compressed
+    "PNG": dict.fromkeys((b"iCCP", b"zTXt", b"iTXt"), MOST_PARTS),
 }
+TOO_LONG = (
+    f"A picture has at most {MOST_PARTS} scans, as many profiles or texts of a kind, and {MOST_EXIF >> 10} KiB of Exif "
+    "data."
+)
 ADDRESS_S = 600  # how long an address takes a picture
 UNSENT = timedelta(days=1)  # how long a picture waits to be sent
 MOST_AT_ONCE, EACH_AT_ONCE = 16, 3  # that arrive in one process, and of one person: each is held in memory
@@ -237,8 +244,8 @@ def made_anew(sent: bytes, type: Type) -> bytes:
 
 
 def _made_anew(sent: bytes, format: str) -> bytes:
-    if any(sent.count(part) > MOST_PARTS for part in PARTS.get(format, ())):
-        raise Invalid("body", f"A picture has at most {MOST_PARTS} scans, and as many profiles or texts of a kind.")
+    if any(sent.count(part) > most for part, most in PARTS.get(format, {}).items()):
+        raise Invalid("body", TOO_LONG)
     made = BytesIO()
     frames, ways = _decoded(sent, format)
     frames[0].save(made, format, **ways)
@@ -267,13 +274,18 @@ def _decoded(sent: bytes, format: str) -> tuple[list[Image.Image], dict[str, Any
         return frames, {"save_all": True, "append_images": frames[1:], "duration": pauses, **loop, **more}
 
 
+EXIF = ("exif", "Raw profile type exif")  # Pillow's names of what may hold it
+
+
 def _turn_upright(image: Image.Image) -> None:
     """Turn an image as its Exif data say. What these were made of goes first: Pillow would write them anew, in Python,
-    and nobody keeps them.
+    and nobody keeps them. Raises Invalid.
     """
     image.load()
+    if any(len(image.info.get(told, "")) > MOST_EXIF for told in EXIF):
+        raise Invalid("body", TOO_LONG)
     image.getexif()  # from now on the image knows them
-    for told in ("exif", "Raw profile type exif"):
+    for told in EXIF:
         image.info.pop(told, None)
     ImageOps.exif_transpose(image, in_place=True)
 

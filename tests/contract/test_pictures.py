@@ -238,23 +238,41 @@ def told_in_pieces(pieces: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("type", "made_of"),
+    ("type", "made_of", "most"),
     [
-        ("image/jpeg", partial(in_parts, "image/jpeg")),
-        ("image/png", partial(in_parts, "image/png")),
-        ("image/png", partial(in_texts, b"zTXt", b"\0\0")),
-        ("image/png", partial(in_texts, b"iTXt", b"comment\0\1\0\0\0")),
-        ("image/jpeg", told_in_pieces),
+        ("image/jpeg", partial(in_parts, "image/jpeg"), pictures.MOST_PARTS),
+        ("image/png", partial(in_parts, "image/png"), pictures.MOST_PARTS),
+        ("image/png", partial(in_texts, b"zTXt", b"\0\0"), pictures.MOST_PARTS),
+        ("image/png", partial(in_texts, b"iTXt", b"comment\0\1\0\0\0"), pictures.MOST_PARTS),
+        ("image/jpeg", told_in_pieces, 8),
     ],
     ids=["scans", "profiles", "texts", "international texts", "Exif"],
 )
-def test_what_takes_long_to_read_is_not_read(type: Type, made_of: Callable[[int], bytes]) -> None:
+def test_what_takes_long_to_read_is_not_read(type: Type, made_of: Callable[[int], bytes], most: int) -> None:
     """A scan of a few bytes goes over all pixels: those of a large picture would take most of an hour. Of texts, Pillow
     adds up neither those without a name nor those that are no UTF-8.
     """
-    made_anew(made_of(pictures.MOST_PARTS), type)
+    made_anew(made_of(most), type)
     with patch.object(Image, "open") as reading, pytest.raises(Invalid, match="at most 200 scans"):
-        made_anew(made_of(pictures.MOST_PARTS + 1), type)
+        made_anew(made_of(most + 1), type)
+    assert not reading.called
+
+
+@pytest.mark.parametrize(("type", "name"), [("image/png", "exif"), ("image/webp", "exif"), ("image/png", "text")])
+def test_long_exif_data_are_not_read(type: Type, name: str) -> None:
+    """Those of a JPEG come in pieces."""
+
+    def told(length: int) -> bytes:
+        if name == "exif":
+            prefix = b"Exif\0\0" if type == "image/png" else b""
+            return drawn(type, exif=prefix + b"II*\0".ljust(length - len(prefix), b"\0"))
+        text = PngImagePlugin.PngInfo()
+        text.add_text("Raw profile type exif", ("\nexif\n 10\n" + b"Exif\0\0II*\0".hex()).ljust(length, "0"))
+        return drawn(type, pnginfo=text)
+
+    made_anew(told(pictures.MOST_EXIF), type)
+    with patch.object(Image.Exif, "load") as reading, pytest.raises(Invalid, match="512 KiB of Exif data"):
+        made_anew(told(pictures.MOST_EXIF + 2), type)
     assert not reading.called
 
 

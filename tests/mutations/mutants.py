@@ -4556,7 +4556,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a picture has any number of scans",
         "pictures",
         "app.inbox.pictures._made_anew",
-        "sent.count(part) > MOST_PARTS",
+        "sent.count(part) > most",
         "False",
         _of(PICTURES, "test_what_takes_long_to_read_is_not_read"),
     ),
@@ -4574,6 +4574,14 @@ MUTANTS: tuple[Mutant, ...] = (
         ', b"zTXt", b"iTXt"',
         ",",
         _of(PICTURES, "test_what_takes_long_to_read_is_not_read"),
+    ),
+    Mutant(
+        "Exif data of any length are read",
+        "pictures",
+        "app.inbox.pictures._turn_upright",
+        " > MOST_EXIF",
+        " > LARGEST",
+        _of(PICTURES, "test_long_exif_data_are_not_read"),
     ),
     Mutant(
         "a picture moves for ever",
