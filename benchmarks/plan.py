@@ -3,8 +3,12 @@
 Expected values are added up: a day has P posts and R reads; a post is delivered to its author's followers (phase 4: the
 active ones); a read costs what was measured at the reader's number of followees, interpolated between the measured
 ones. That interpolation is the marginal cost of a pulled author: the second hundred costs far less than the first
-author, since MongoDB merges up to 200 of them in one command. Delivery lag is the wait of a job in front of one worker:
-Pollaczek-Khinchine, M/G/1.
+author, since MongoDB merges up to 200 of them in one command.
+
+Posts come to one worker, by a Poisson process. A post that finds it idle is a job of its own; one that finds a job
+under way waits for it and is taken along, which takes and costs less. That is M/G/1 with an exceptional first service
+(P. D. Welch, "On a Generalized M/G/1 Queuing Process in Which the First Customer of Each Busy Period Receives
+Exceptional Service", Operations Research 12, 1964).
 """
 
 import math
@@ -14,13 +18,24 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from operator import mul
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.config import Config
 from app.demo.graph import Graph
 from app.errors import Refused
 from benchmarks import answers
-from benchmarks.report import PROGRAMS, Costs, Crossing, JobTime, Need, Origin, Plan, Recommendation, Units
+from benchmarks.report import (
+    PROGRAMS,
+    Costs,
+    Crossing,
+    JobTime,
+    Need,
+    Origin,
+    PhaseUnits,
+    Plan,
+    Recommendation,
+    Units,
+)
 from benchmarks.report import load as read_report
 from benchmarks.verdict import number
 from phases import PHASES
@@ -125,11 +140,17 @@ def need(load: Load, measured: Units, phase: Phase, peak: float = PEAK) -> Need:
     read = averaged(measured.followees, units.reads, load.followees)
     if units.pulled:
         read = Costs.combined(lambda page, each: page + pulled * each, (read, units.pulled))
-    counts, costs = [load.posts_per_day, deliveries, load.reads_per_day], [units.post, units.delivery, read]
+    counts, rest = [load.posts_per_day, deliveries, load.reads_per_day], [units.delivery, read]
     if units.cold:
         counts.append(load.returns_per_day)
-        costs.append(averaged(measured.followees, units.cold, load.followees))
-    day = Costs.combined(lambda *each: sum(map(mul, counts, each)), costs)
+        rest.append(averaged(measured.followees, units.cold, load.followees))
+
+    def a_day(peak: float) -> Costs:
+        """Return the costs of a day with `peak` times as much of everything, for each time."""
+        costs = [post_of(load, units, phase, peak, pulled=pulled > 0), *rest]
+        return Costs.combined(lambda *each: sum(map(mul, counts, each)), costs)
+
+    busiest = a_day(peak)
     acknowledged = list(zip((10, 1_000), units.acknowledged_s, strict=True))
     if phase.store is None or answers.in_worker(phase):  # nobody waits for followers then; what differs is noise
         acknowledged = [(10, min(units.acknowledged_s))]
@@ -137,8 +158,8 @@ def need(load: Load, measured: Units, phase: Phase, peak: float = PEAK) -> Need:
     memory, disk = kept_bytes(load, phase)
     return Need(
         phase=phase.slug,
-        cores={PROCESS_TITLES.get(name, name): peak * value / DAY_S for name, value in day.cpu_s.items()},
-        commands_per_s={name: peak * value / DAY_S for name, value in day.commands.items()},
+        cores={PROCESS_TITLES.get(name, name): peak * value / DAY_S for name, value in busiest.cpu_s.items()},
+        commands_per_s={name: peak * value / DAY_S for name, value in busiest.commands.items()},
         deliveries_per_day=deliveries,
         memory_bytes=memory,
         disk_bytes=disk,
@@ -147,7 +168,7 @@ def need(load: Load, measured: Units, phase: Phase, peak: float = PEAK) -> Need:
         read_ms=1000 * read.s,
         lag_s=lag,
         lag_heaviest_s=heaviest,
-        cpu_s_per_day=day.cpu_total_s,
+        cpu_s_per_day=a_day(1).cpu_total_s,
     )
 
 
@@ -191,6 +212,44 @@ def kept_bytes(load: Load, phase: Phase) -> tuple[float, float]:
     return (size, 0) if phase.store.in_memory else (0, size)
 
 
+class Worker(NamedTuple):
+    """One worker at some rate. `idle`: the share of the posts that find it so; `wait_s`: of a post on average; `busy`:
+    the share of its time that it would take to take everything along.
+    """
+
+    idle: float
+    wait_s: float
+    busy: float
+
+
+def worker(load: Load, job_s: JobTime, phase: Phase, peak: float, *, pulled: bool = False) -> Worker | None:
+    """Return how a worker fares at the peak; None where its queue grows without end.
+
+    `pulled`: nobody delivers the heaviest authors' posts.
+    """
+    share, per_s = _served_share(load, phase), peak * load.posts_per_day / DAY_S
+    first, waiting = (
+        _moments(load, times, share, phase.chunk(CONFIG), celebrities=not pulled) for times in (job_s, job_s.of_waiting)
+    )
+    busy = per_s * waiting.mean
+    if busy >= 1:
+        return None
+    cycle = 1 - busy + per_s * first.mean
+    wait_s = per_s * (waiting.square / (1 - busy) + (first.square - waiting.square) / cycle) / 2
+    return Worker((1 - busy) / cycle, wait_s, busy)
+
+
+def post_of(load: Load, units: PhaseUnits, phase: Phase, peak: float, *, pulled: bool = False) -> Costs:
+    """Return the mean costs of a post at the peak, without its deliveries: as much of one that comes alone as find the
+    worker idle, and else of one that is taken along.
+    """
+    if units.along is None:
+        return units.post
+    found = worker(load, units.job_s, phase, peak, pulled=pulled)
+    idle = found.idle if found else 0.0
+    return Costs.combined(lambda alone, along: idle * alone + (1 - idle) * along, (units.post, units.along))
+
+
 def lags(
     load: Load, job_s: JobTime, phase: Phase, peak: float, *, pulled: bool = False
 ) -> tuple[float | None, float | None]:
@@ -201,23 +260,26 @@ def lags(
     """
     if not answers.in_worker(phase):
         return (0.0, 0.0) if phase.store else (None, None)
-    share = _served_share(load, phase)
-    posts_per_s = peak * load.posts_per_day / DAY_S
-    mean, square = _moments(load, job_s, share, phase.chunk(CONFIG), celebrities=not pulled)
-    busy = posts_per_s * mean
-    if busy >= 1:
+    found, share = worker(load, job_s, phase, peak, pulled=pulled), _served_share(load, phase)
+    if found is None:
         return None, None
-    wait = posts_per_s * square / (2 * (1 - busy))
-    heaviest = job_s.fixed + job_s.each * load.most_followers * share
-    ordinary = wait + job_s.fixed + job_s.each * load.mean_followers * share
-    return ordinary, 0.0 if pulled else wait + heaviest / (1 - busy)
+    fixed = found.idle * job_s.fixed + (1 - found.idle) * job_s.of_waiting.fixed
+    heaviest = fixed + job_s.each * load.most_followers * share
+    ordinary = found.wait_s + fixed + job_s.each * load.mean_followers * share
+    return ordinary, 0.0 if pulled else found.wait_s + heaviest / (1 - found.busy)
 
 
-def _moments(load: Load, job_s: JobTime, share: float, chunk: int, *, celebrities: bool = True) -> tuple[float, float]:
-    """Return mean and mean square of the seconds of a job, chunked: a job waits for no more than a chunk of another.
+class Moments(NamedTuple):
+    mean: float
+    square: float
+
+
+def _moments(load: Load, job_s: JobTime, share: float, chunk: int, *, celebrities: bool = True) -> Moments:
+    """Return mean and mean square of the seconds of a post, in chunks: a post waits for no more than one of another.
 
     It assumes as many celebrities (most_followers) as it takes, beside people with few followers, to have the mean;
-    nothing more is known of them. One in a thousand posts is a celebrity's, unless the mean does not allow it.
+    nothing more is known of them. One in a thousand posts is a celebrity's, unless the mean does not allow it. What a
+    chunk takes of its own is in `each`, which was measured over several chunks where they are small.
     """
     celebrity = celebrity_share(load)
     ordinary = max(0.0, (load.mean_followers - celebrity * load.most_followers) / (1 - celebrity))
@@ -226,10 +288,10 @@ def _moments(load: Load, job_s: JobTime, share: float, chunk: int, *, celebritie
     for followers, posts in told:
         served = followers * share
         chunks = max(1, math.ceil(served / chunk))
-        chunk_s = job_s.fixed + job_s.each * served / chunks
-        mean += posts * chunks * chunk_s
-        square += posts * chunks * chunk_s**2
-    return mean, square
+        post_s = job_s.fixed + job_s.each * served
+        mean += posts * post_s
+        square += posts * post_s**2 / chunks
+    return Moments(mean, square)
 
 
 def crossings(load: Load, measured: Units) -> list[Crossing]:

@@ -5,7 +5,8 @@ The model: a status is stored in its author's region and owes each region one de
 region and takes the region's entry off, in the author's region, from where that comes back. A page is made of its own
 region's copy: what is pending for the region, then its lists.
 
-How long a delivery takes was measured (`feedlab bench units`); who posts when and to how many is drawn from the seed.
+How long a delivery takes was measured (`feedlab bench units`): of a post that finds a worker idle, and of one that
+waits and is taken along, as after a cut. Who posts when and to how many is drawn from the seed.
 """
 
 import heapq
@@ -84,12 +85,15 @@ class Post(NamedTuple):
 
 
 class Delivered(NamedTuple):
-    """A post in one region: when it was there, when it was on the lists, when its pending entry was off there."""
+    """A post in one region: when it was there, when it was on the lists, when its pending entry was off there, and how
+    long a worker took for it.
+    """
 
     at_s: float
     arrived_s: float
     done_s: float
     cleared_s: float
+    took_s: float
 
 
 class Region(BaseModel):
@@ -213,18 +217,16 @@ def _delivered(setup: Setup, region: str, posts: Sequence[Post], units: PhaseUni
     """Deliver the posts in a region, first come, first served by its workers; yield them in their own order."""
     arrivals = [setup.reaches_s(post.home, region, post.at_s) for post in posts]
     free = [0.0] * setup.workers
-    done: dict[int, float] = {}
+    done: dict[int, tuple[float, float]] = {}
     for number in sorted(range(len(posts)), key=arrivals.__getitem__):
         begins_s = max(arrivals[number], heapq.heappop(free))
-        done[number] = begins_s + _takes_s(setup, posts[number], units)
-        heapq.heappush(free, done[number])
+        job_s = units.job_s.of_waiting if begins_s > arrivals[number] else units.job_s
+        took_s = job_s.fixed + job_s.each * posts[number].followers / len(setup.regions)
+        done[number] = begins_s + took_s, took_s
+        heapq.heappush(free, begins_s + took_s)
     for number, post in enumerate(posts):
-        cleared_s = _cleared_s(setup, region, post, done[number])
-        yield Delivered(post.at_s, arrivals[number], done[number], cleared_s)
-
-
-def _takes_s(setup: Setup, post: Post, units: PhaseUnits) -> float:
-    return units.job_s.fixed + units.job_s.each * post.followers / len(setup.regions)
+        done_s, took_s = done[number]
+        yield Delivered(post.at_s, arrivals[number], done_s, _cleared_s(setup, region, post, done_s), took_s)
 
 
 def _cleared_s(setup: Setup, region: str, post: Post, done_s: float) -> float:
@@ -246,7 +248,7 @@ def _region(
     page, lists = (sorted(one[at] - one.at_s for one in there) for at in (1, 2))
     wrong = [_missing(delivered, at_s) for at_s in moments]
     usual_s = max(setup.delay_s(name, other) for other in setup.regions)
-    busy_s = sum(_takes_s(setup, post, units) for post in posts)
+    busy_s = sum(one.took_s for one in delivered)
     waits_s = units.acknowledged_s[0]
     if setup.acknowledged == "majority":
         waits_s += 2 * sorted(setup.delay_s(name, other) for other in setup.regions)[len(setup.regions) // 2]

@@ -472,20 +472,34 @@ class Costs(Model):
 
 
 class JobTime(Model):
-    """The wall-clock seconds that a worker takes for a job: `fixed`, and `each` follower."""
+    """The wall-clock seconds from the acknowledgement of a post that comes alone until a worker has delivered it:
+    `fixed`, and `each` follower. They are 0 where no worker delivers.
+
+    `along`: what is fixed of a post that a job takes along. (In older reports it is None, and the others are of a post
+    of a burst.)
+    """
 
     fixed: float
     each: float
+    along: float | None = None
+
+    @property
+    def of_waiting(self) -> "JobTime":
+        """The times of a post that comes while a job is under way."""
+        return self if self.along is None else JobTime(fixed=self.along, each=self.each)
 
 
 class PhaseUnits(Model):
     """The unit costs of a phase.
 
-    `reads` and `cold` stand in the order of `Units.followees`; `acknowledged_s`: at FEW and at MANY followers.
-    `pulled`: the cost of one more author whom a page merges, where the phase does that.
+    `post`: one that comes alone, without its deliveries. `along`: one that comes while a job is under way and is taken
+    along by it, where a worker delivers. (In older reports `along` is None, and `post` is one of a burst.) `reads` and
+    `cold` stand in the order of `Units.followees`; `acknowledged_s`: at FEW and at MANY followers. `pulled`: the cost
+    of one more author whom a page merges, where the phase does that.
     """
 
     post: Costs
+    along: Costs | None = None
     delivery: Costs
     job_s: JobTime
     reads: list[Costs]
@@ -659,7 +673,7 @@ def _of_units(slug: str, units: PhaseUnits, followees: Sequence[int]) -> Iterato
         for what, measured in pages.items()
         for size, costs in zip(followees, measured, strict=False)
     }
-    each = {"post": units.post, "delivery": units.delivery, "pulled": units.pulled}
+    each = {"post": units.post, "along": units.along, "delivery": units.delivery, "pulled": units.pulled}
     for what, costs in {**each, **by_followees}.items():
         if costs:
             yield from ((slug, f"{what}.{path}", number) for path, number in _numbers(costs.model_dump()))

@@ -450,6 +450,8 @@ def _of_units(report: reports.Units) -> Grid:
     rows = []
     for slug, units in report.units.items():
         rows.append(line(slug, "a post", units.post))
+        if units.along:
+            rows.append(line(slug, "a post that a job takes along", units.along))
         if slug in delivering:
             rows.append(line(slug, "a delivery to one more follower", units.delivery))
         for what, pages in (("a warm page", units.reads), ("a cold page", units.cold)):

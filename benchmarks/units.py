@@ -1,4 +1,9 @@
-"""`feedlab bench units`: what a post, a delivery and a read cost each process; `feedlab bench plan` adds them up."""
+"""`feedlab bench units`: what a post, a delivery and a read cost each process; `feedlab bench plan` adds them up.
+
+A post costs what it takes to deliver one that comes alone: each next one waits until the worker has come to rest. One
+that comes while a job is under way is taken along by it and needs no job of its own. What that costs is measured
+beside it, by a burst.
+"""
 
 import asyncio
 import random
@@ -17,7 +22,7 @@ from benchmarks.observe import Meters
 from benchmarks.origin import origin
 from benchmarks.report import Costs, JobTime, PhaseUnits, Units
 from benchmarks.rig import Rig
-from benchmarks.targets.base import Measured, acknowledged, timed_in_turn
+from benchmarks.targets.base import REST_S, Alone, Measured, alone, timed_in_turn
 from benchmarks.targets.jobs import posts_worked_off
 from phases import PHASES
 from phases.base import Phase
@@ -27,6 +32,8 @@ T = TypeVar("T")
 FEW, MANY = 10, 1_000  # followers of the two authors whose difference is the price of a delivery
 FOLLOWEES = (10, 100, 200, 1_000)
 PULLED = 20  # of the followees of whoever has most
+BURST = 40  # posts that wait at once: one is a job, which takes the others along; it would take 49
+SELDOM_S = 0.02  # between two looks whether a post is delivered, where all that it costs is metered
 LIMIT = 20
 IDLE_S = 1.0  # a look, at most, at what is used while nobody asks for anything
 
@@ -79,14 +86,15 @@ def split(few: Costs, many: Costs) -> tuple[Costs, Costs]:
 class Round(NamedTuple):
     """What one round says of a phase.
 
-    `posts`: the costs of a post until it is delivered; `job_s`: the seconds of its job; `acknowledged_s`: those that
-    its author waits, of several: all of them at FEW and at MANY followers. `reads` and `cold`: as in `PhaseUnits`.
-    `pulled`: a page before and after PULLED authors whom it merges have posted.
+    `posts`: the costs of a post that comes alone, until it is delivered; `alone`: what several such ones took: both at
+    FEW and at MANY followers. `burst`: one post of a BURST to FEW, where a worker delivers: its costs, and the seconds
+    that the worker took. `reads` and `cold`: as in `PhaseUnits`. `pulled`: a page before and after PULLED authors whom
+    it merges have posted.
     """
 
     posts: tuple[Costs, Costs]
-    job_s: tuple[float, float]
-    acknowledged_s: tuple[list[float], list[float]]
+    alone: tuple[list[Alone], list[Alone]]
+    burst: tuple[Costs, float] | None
     reads: list[Costs]
     cold: list[Costs]
     pulled: tuple[Costs, Costs] | None
@@ -95,6 +103,11 @@ class Round(NamedTuple):
 def margin(before: Costs, after: Costs) -> Costs:
     """Return the costs of one more pulled author on a page, from a page before and after PULLED of them."""
     return Costs.combined(lambda some, more: at_least_0((more - some) / PULLED), (before, after))
+
+
+def taken_along(one: float, of_burst: float, deliveries: float) -> float:
+    """Return the fixed part of each post of a burst but the first, which is `one` that comes alone."""
+    return at_least_0((BURST * of_burst - one) / (BURST - 1) - deliveries)
 
 
 def middle(rounds: Sequence[Costs]) -> Costs:
@@ -109,21 +122,35 @@ def units_of(rounds: Sequence[Round]) -> PhaseUnits:
     What is a difference of two figures is that of their medians: its own median would have the noise of both.
     """
 
-    def of_medians(of: Callable[[Costs, Costs], Costs], pairs: Sequence[tuple[Costs, Costs]]) -> Costs:
-        costs = of(*(middle(each) for each in zip(*pairs, strict=True)))
-        return costs.model_copy(update={"rounds_s": [of(*pair).cpu_total_s for pair in pairs]})
+    def of_medians(of: Callable[..., Costs], figures: Sequence[Sequence[Costs]]) -> Costs:
+        costs = of(*(middle(each) for each in zip(*figures, strict=True)))
+        return costs.model_copy(update={"rounds_s": [of(*some).cpu_total_s for some in figures]})
+
+    def seconds(of: Callable[[Alone], float]) -> tuple[float, float]:
+        few_s, many_s = (median([of(post) for each in rounds for post in each.alone[at]]) for at in (0, 1))
+        return few_s, many_s
+
+    def of_waiting(few: Costs, many: Costs, burst: Costs) -> Costs:
+        _, delivery = split(few, many)
+        return Costs.combined(lambda one, of, each: taken_along(one, of, FEW * each), (few, burst, delivery))
 
     posts = [each.posts for each in rounds]
     pulled = [each.pulled for each in rounds if each.pulled]
-    fixed, each_s = line(*(median([each.job_s[at] for each in rounds]) for at in (0, 1)))
-    few_s, many_s = (median([s for each in rounds for s in each.acknowledged_s[at]]) for at in (0, 1))
+    job_s, along = JobTime(fixed=0, each=0), None
+    if bursts := [each.burst for each in rounds if each.burst]:
+        few_s, many_s = seconds(lambda post: post.lag_s)
+        fixed, each_s = line(few_s, many_s)
+        along_s = taken_along(few_s, median([worked_s for _, worked_s in bursts]), FEW * each_s)
+        job_s = JobTime(fixed=fixed, each=each_s, along=along_s)
+        along = of_medians(of_waiting, [(*two, costs) for two, (costs, _) in zip(posts, bursts, strict=True)])
     return PhaseUnits(
         post=of_medians(lambda few, many: split(few, many)[0], posts),
+        along=along,
         delivery=of_medians(lambda few, many: split(few, many)[1], posts),
-        job_s=JobTime(fixed=fixed, each=each_s),
+        job_s=job_s,
         reads=[middle(pages) for pages in zip(*(each.reads for each in rounds), strict=True)],
         cold=[middle(pages) for pages in zip(*(each.cold for each in rounds), strict=True)] or None,
-        acknowledged_s=(few_s, many_s),
+        acknowledged_s=seconds(lambda post: post.acknowledged_s),
         pulled=of_medians(margin, pulled) if pulled else None,
     )
 
@@ -172,13 +199,15 @@ async def _round(rig: Rig, phase: Phase, world: World, count: int) -> Round:
     async with few_each, scenes.forced(rig, phase, [world.few.author, world.many.author], pulled=False):
         idle, _ = await metered(rig, asyncio.sleep(min(IDLE_S, count / 40)))
 
-        async def posts(author: ObjectId, n: int) -> tuple[Costs, float]:
-            """Return the costs of one post until it is delivered, and the seconds of its job.
+        async def posts(author: ObjectId, n: int) -> Costs:
+            """Return the costs of one post until it is delivered, of `n` that come one after the other."""
+            costs = await of_one(rig, partial(alone, rig, slug, author, SELDOM_S), n, idle)
+            return costs.model_copy(update={"s": costs.s - REST_S})
 
-            The worker begins when all `n` are queued.
-            """
-            costs, worked_s = await metered(rig, posts_worked_off(rig, slug, author, n, every_s=0.01))
-            return of_each(costs, n, idle), worked_s / n
+        async def burst() -> tuple[Costs, float]:
+            """Return the costs of one post of a burst, and the seconds that the worker takes for it."""
+            costs, worked_s = await metered(rig, posts_worked_off(rig, slug, world.few.author, BURST, SELDOM_S))
+            return of_each(costs, BURST, idle), worked_s / BURST
 
         async def come_back(reader: ObjectId) -> None:
             """Read a page after a long time away: the list is rebuilt, the reader marked.
@@ -189,23 +218,24 @@ async def _round(rig: Rig, phase: Phase, world: World, count: int) -> Round:
             await answers.forget_active(rig.stack, reader)
             await page(reader)
 
-        small, small_s = await posts(world.few.author, max(4, 2 * count // 3))
-        large, large_s = await posts(world.many.author, max(2, count // 4))
+        small = await posts(world.few.author, max(4, count // 3))
+        large = await posts(world.many.author, max(2, count // 4))
+        all_at_once = await burst() if answers.in_worker(phase) else None
         reads, cold = list[Costs](), list[Costs]()
         for reader in world.readers:
             await page(reader)
             reads.append(await of_one(rig, partial(page, reader), count, idle))
         for reader in world.readers if answers.in_memory(phase) else ():
             cold.append(await of_one(rig, partial(come_back, reader), max(1, count // 6), idle))
-        waits = await timed_in_turn(
+        one_by_one = await timed_in_turn(
             max(1, count // 10),
-            few=partial(acknowledged, rig, slug, world.few.author),
-            many=partial(acknowledged, rig, slug, world.many.author),
+            few=partial(alone, rig, slug, world.few.author),
+            many=partial(alone, rig, slug, world.many.author),
         )
         operation = partial(of_one, rig, count=count, idle=idle)
         most = partial(page, world.readers[-1])
         pulled = await _pulled(rig, phase, world.pulled, most, operation) if phase.merges else None
-    return Round((small, large), (small_s, large_s), (waits["few"], waits["many"]), reads, cold, pulled)
+    return Round((small, large), (one_by_one["few"], one_by_one["many"]), all_at_once, reads, cold, pulled)
 
 
 async def _pulled(

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from math import ceil
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import psutil
 from bson import ObjectId
@@ -24,9 +24,13 @@ from benchmarks.rig import BenchRefused, Rig
 LIMIT = 50  # statuses on a page
 WAIT_S = 120.0  # for something to be delivered
 REST_S = 0.01  # before the next post, which meets an idle system: a worker that has delivered has notes to write
+EVERY_S = 0.002  # between two looks whether something is delivered
+OFTEN_S = 0.0005  # the same where the moment is what is measured
 RESAMPLED = 1_000  # times, for the interval of a ratio
 INTERVAL = 0.9  # of them lie inside
 TURNS = 10  # of a ratio: fewer, or fewer groups of them, do not carry an interval
+
+T = TypeVar("T")
 
 Measured = Callable[[], Awaitable[object]]
 Timed = Callable[[], Awaitable[float]]  # it says itself how many seconds count
@@ -95,22 +99,22 @@ async def in_turn(repeats: int, **measured: Measured) -> dict[str, list[float]]:
     return await timed_in_turn(repeats, **{name: partial(seconds_of, each) for name, each in measured.items()})
 
 
-async def timed_in_turn(repeats: int, **timed: Timed) -> dict[str, list[float]]:
+async def timed_in_turn(repeats: int, **timed: Callable[[], Awaitable[T]]) -> dict[str, list[T]]:
     """Measure in turns, as `in_turn` does, what says its seconds itself.
 
     Objects that the scene has built are kept out of garbage collections during the measurement, as our processes keep
     out what they start with.
     """
-    seconds, names, draw = {name: list[float]() for name in timed}, list(timed), random.Random(repeats)
+    said, names, draw = {name: list[T]() for name in timed}, list(timed), random.Random(repeats)
     gc.freeze()
     for turn in range(repeats + 1):
         draw.shuffle(names)
         for name in names:
-            took_s = await timed[name]()
+            each = await timed[name]()
             if turn:
-                seconds[name].append(took_s)
+                said[name].append(each)
     gc.unfreeze()
-    return seconds
+    return said
 
 
 def ratio(
@@ -164,13 +168,28 @@ async def posted(rig: Rig, author: ObjectId) -> ObjectId:
     return status.id
 
 
-async def acknowledged(rig: Rig, slug: str, author: ObjectId) -> float:
-    """Return the seconds that the author of one post waits, after it is delivered."""
+class Alone(NamedTuple):
+    """A post that came alone: the seconds that its author waited, and those from then on until it was delivered."""
+
+    status: ObjectId
+    acknowledged_s: float
+    lag_s: float
+
+
+async def alone(rig: Rig, slug: str, author: ObjectId, every_s: float = OFTEN_S) -> Alone:
+    """Post, and wait until it is delivered and the worker has come to rest: it takes what comes sooner along."""
     began = time.perf_counter()
     status = await posted(rig, author)
-    took_s = time.perf_counter() - began
-    await delivered(rig, slug, [status])
-    return took_s
+    posted_at = time.perf_counter()
+    await delivered(rig, slug, [status], every_s)
+    delivered_at = time.perf_counter()
+    await asyncio.sleep(REST_S)
+    return Alone(status, posted_at - began, delivered_at - posted_at)
+
+
+async def acknowledged(rig: Rig, slug: str, author: ObjectId) -> float:
+    """Return the seconds that the author of one post waits, after it is delivered."""
+    return (await alone(rig, slug, author, EVERY_S)).acknowledged_s
 
 
 async def worked_off(rig: Rig, queueing: Awaitable[object], done: Awaitable[object]) -> float:
@@ -186,7 +205,7 @@ async def worked_off(rig: Rig, queueing: Awaitable[object], done: Awaitable[obje
     return time.perf_counter() - began
 
 
-async def delivered(rig: Rig, slug: str, statuses: Sequence[ObjectId], every_s: float = 0.002) -> None:
+async def delivered(rig: Rig, slug: str, statuses: Sequence[ObjectId], every_s: float = EVERY_S) -> None:
     """Wait until none of these statuses is pending. Raises BenchRefused when that takes too long."""
     deadline = time.monotonic() + WAIT_S
     while await rig.stack.db["statuses"].find_one({"_id": {"$in": list(statuses)}, "pending": slug}, {"_id": 1}):

@@ -13,10 +13,11 @@ from benchmarks import answers, scenes
 from benchmarks.report import Row
 from benchmarks.rig import BenchRefused, Rig
 from benchmarks.targets.base import (
-    REST_S,
+    OFTEN_S,
     WAIT_S,
     Scale,
     acknowledged,
+    alone,
     delivered,
     only,
     p50_ms,
@@ -71,14 +72,10 @@ async def carried(rig: Rig, scale: Scale) -> list[Row]:
             await only(rig, phase.slug)
             async with scenes.kept_few(rig, phase, star.followers):
                 for n in range(-WARMING, block):
-                    began = time.perf_counter()
-                    status = await posted(rig, star.author)
-                    posted_at = time.perf_counter()
-                    await delivered(rig, phase.slug, [status], every_s=0.0005)
+                    post = await alone(rig, phase.slug, star.author)
                     if n >= 0:
-                        seconds[f"{phase.slug}_ack"].append(posted_at - began)
-                        seconds[f"{phase.slug}_lag"].append(time.perf_counter() - posted_at)
-                    await asyncio.sleep(REST_S)
+                        seconds[f"{phase.slug}_ack"].append(post.acknowledged_s)
+                        seconds[f"{phase.slug}_lag"].append(post.lag_s)
     await scenes.everything_delivers(rig)
     asked, queued, streamed = (phase.slug for phase in phases)
     figures = p50_ms(**seconds) | {f"{name}_p99_ms": percentile(each, 99) for name, each in seconds.items()}
@@ -149,7 +146,7 @@ async def starvation(rig: Rig, scale: Scale) -> list[Row]:
     async def lag() -> float:
         status = await posted(rig, small.author)
         began = time.perf_counter()
-        await delivered(rig, slug, [status], every_s=0.0005)
+        await delivered(rig, slug, [status], OFTEN_S)
         return time.perf_counter() - began
 
     async def lag_beside() -> float:

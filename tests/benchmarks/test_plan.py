@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from bson import ObjectId
 from click.testing import CliRunner
 
 from app.cli import main
@@ -18,7 +19,8 @@ from benchmarks.report import Costs, JobTime, Machine, PhaseUnits, Plan, Units, 
 from benchmarks.report import load as load_report
 from benchmarks.results import FOLDER
 from benchmarks.tables import grids, says
-from benchmarks.units import Round, margin, split, units_of
+from benchmarks.targets.base import Alone
+from benchmarks.units import BURST, Round, margin, split, units_of
 from phases import PHASES
 from phases.base import Phase
 from phases.keeping.entries import Entries
@@ -174,30 +176,52 @@ def test_kept_is_what_arrives_up_to_the_cap() -> None:
     assert plan.kept_bytes(roomy, NAMED["push"])[1] == pytest.approx(100 * 3 * 10 * ENTRY_BYTES)
 
 
+@pytest.mark.parametrize("along", [None, 0.0005])
 @pytest.mark.parametrize("busy", [0.2, 0.6])
-def test_lag_in_front_of_one_worker(busy: float) -> None:
-    """A worker that takes jobs in the order of their arrival, simulated for 200,000 posts."""
+def test_posts_in_front_of_one_worker(busy: float, along: float | None) -> None:
+    """A worker that takes posts in the order of their arrival, those that wait along with another's job: simulated for
+    200,000 posts.
+    """
     draw = Random(11)
     load = Load(1_000, 20, 900, posts_per_day=1, reads_per_day=0, active_share=1)
     fixed, each = 0.003, 50e-6
-    job_s, phase = JobTime(fixed=fixed, each=each), replace(NAMED["queue"], chunk=lambda _: 1_000)
-    mean, _ = plan._moments(load, job_s, 1.0, 1_000)
-    rate = busy / mean
-    free_at = now = waited = 0.0
-    posts = 200_000
+    job_s, phase = JobTime(fixed=fixed, each=each, along=along), replace(NAMED["queue"], chunk=lambda _: 1_000)
+    rate = busy / plan._moments(load, job_s.of_waiting, 1.0, 1_000).mean
+    free_at = now = late = 0.0
+    posts, idle = 200_000, 0
     ordinary = (20 - 0.001 * 900) / 0.999
     for _ in range(posts):
         now += draw.expovariate(rate)
         followers = 900 if draw.random() < 0.001 else ordinary
-        begins = max(now, free_at)
-        free_at = begins + fixed + each * followers
-        waited += begins - now
+        waits = free_at > now
+        idle += not waits
+        free_at = max(now, free_at) + (job_s.of_waiting.fixed if waits else fixed) + each * followers
+        late += free_at - now
     peak = rate * DAY_S
     lag, heaviest = plan.lags(load, job_s, phase, peak)
     assert lag is not None
     assert heaviest is not None
-    assert lag == pytest.approx(waited / posts + fixed + each * 20, rel=0.1)
+    assert lag == pytest.approx(late / posts, rel=0.1)
     assert heaviest > lag
+    costs = MEASURED.units["queue"].model_copy(update={"job_s": job_s, "along": cost(400) if along else None})
+    spent_s = (idle * 4_000 + (posts - idle) * (400 if along else 4_000)) / 1e6
+    assert plan.post_of(load, costs, phase, peak).cpu_total_s == pytest.approx(spent_s / posts, rel=0.02)
+
+
+def test_posts_that_a_job_takes_along_need_no_worker_of_their_own() -> None:
+    """200 posts a second, of which one takes 10 ms when it comes alone."""
+    load = Load(100_000, 50, 900, posts_per_day=200 * DAY_S, reads_per_day=1, active_share=1)
+    busy = MEASURED.units["queue"].model_copy(update={"job_s": JobTime(fixed=0.01, each=1e-6)})
+    along = busy.model_copy(update={"along": cost(400), "job_s": JobTime(fixed=0.01, each=1e-6, along=0.0006)})
+    alone, together = (
+        need(load, MEASURED.model_copy(update={"units": {"queue": units}}), NAMED["queue"], peak=1)
+        for units in (busy, along)
+    )
+    assert alone.lag_s is None
+    assert together.lag_s is not None
+    assert together.lag_s < 0.02, "one job's time, and its own"
+    assert together.cores["worker"] < alone.cores["worker"]
+    assert together.cpu_s_per_day < alone.cpu_s_per_day
 
 
 def test_a_worker_that_cannot_keep_up_has_no_lag_but_a_growing_queue() -> None:
@@ -356,9 +380,14 @@ def test_what_was_not_measured_for_it_is_refused(tmp_path: Path) -> None:
 
 
 def a_round(us: float = 0, more: float = 0) -> Round:
-    """A round of a phase that merges, in which everything costs `us`, and a post to MANY 990 deliveries of `more`."""
+    """A round of a phase that merges, in which everything costs `us`, and a post to MANY 990 deliveries of `more`.
+
+    A burst costs and takes a job's worth, and for each post but the first 50 us and 10 deliveries.
+    """
     posts = cost(us), cost(us + 990 * more)
-    return Round(posts, (0.001, 0.001), ([0.002], [0.002]), [cost(us)] * 4, [cost(us)] * 4, (cost(us), cost(us + 40)))
+    one, each = Alone(ObjectId(), 0.002, 0.005), 50 + 10 * more
+    burst = cost((us + (BURST - 1) * each) / BURST), (0.005 + (BURST - 1) * 60e-6) / BURST
+    return Round(posts, ([one], [one]), burst, [cost(us)] * 4, [cost(us)] * 4, (cost(us), cost(us + 40)))
 
 
 def test_what_falls_into_one_round_is_no_price_of_an_operation() -> None:
@@ -373,6 +402,14 @@ def test_what_falls_into_one_round_is_no_price_of_an_operation() -> None:
     assert units.delivery.rounds_s == pytest.approx([3e-6] * 5)
     assert units.pulled
     assert units.pulled.cpu_total_s == pytest.approx(2e-6)
+    assert units.along
+    assert units.along.cpu_total_s == pytest.approx(50e-6, abs=1e-6)
+    assert (units.job_s.fixed, units.job_s.each) == (0.005, 0)
+    assert units.job_s.along == pytest.approx(60e-6)
+
+
+def test_where_the_poster_waits_no_worker_takes_anything() -> None:
+    assert units_of([a_round(200)._replace(burst=None)]).job_s == JobTime(fixed=0, each=0)
 
 
 def test_the_price_of_what_costs_nothing_is_not_negative() -> None:

@@ -16,6 +16,7 @@ from app.errors import Refused
 from benchmarks import regions
 from benchmarks.plan import measured_units
 from benchmarks.regions import TIMEOUT_S, Region, Regions, Setup, delays_between, simulate
+from benchmarks.report import JobTime, PhaseUnits
 
 ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "docs" / "results" / "units.json"
@@ -75,6 +76,20 @@ def test_an_overloaded_region_is_late_on_its_lists_alone() -> None:
         assert region.list_p99_s > 10 * region.page_p99_s
         assert region.pages_wrong == 0
         assert region.pages_wrong_by_lists_alone > region.pages / 2
+
+
+def test_what_a_cut_has_held_up_is_taken_along() -> None:
+    """Hundreds of posts that come at once are no job each: 50 ms alone, 1 ms along."""
+    longest_s, busy = [], []
+    for along in (None, 0.001):
+        units = PhaseUnits.model_construct(
+            job_s=JobTime(fixed=0.05, each=0, along=along), acknowledged_s=(0.002, 0.002)
+        )
+        eu = by_name(simulate(replace(CUT, posts_per_s=10), "cache", units))["eu"]
+        longest_s.append(eu.list_longest_s - eu.page_longest_s)
+        busy.append(eu.workers_busy)
+    assert longest_s[0] > 5 > 0.5 > longest_s[1]
+    assert busy[0] > busy[1] > 0
 
 
 def test_an_entry_that_is_taken_off_too_early_shows() -> None:
