@@ -4,7 +4,7 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -276,11 +276,11 @@ class Meters:
         return Meters(used, commands)
 
 
-async def look_s(rig: Rig, slug: str) -> dict[str, float]:
-    """Return the processor seconds of one look at what is pending, by process."""
-    lags, before = Lags(rig, slug, Record(rig.loaded)), await Meters.read(rig)
+async def priced(rig: Rig, look: Callable[[], Awaitable[object]]) -> dict[str, float]:
+    """Return the processor seconds of one such look of the harness, by process."""
+    before = await Meters.read(rig)
     for _ in range(PRICED_LOOKS):
-        await lags.pending()
+        await look()
     used = (await Meters.read(rig)).since(before)
     return {name: seconds / PRICED_LOOKS for name, seconds in used.cpu_s.items()}
 

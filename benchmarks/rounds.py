@@ -257,7 +257,7 @@ async def _cell(
     await _count_as_usual(rig, workload, settings)
     run = Run(rig, slug, workload, f"{settings.seed}-{number}-{slug}")
     lags = run.lags
-    loop, look_s = asyncio.get_running_loop(), await observe.look_s(rig, slug)
+    loop, look_s = asyncio.get_running_loop(), await observe.priced(rig, observe.Lags(rig, slug, run.record).pending)
     async with observe.watched(rig, lags) as depths:
         before, began = await observe.Meters.read(rig), loop.time()
         offered = await _offer(run, operations(), settings)

@@ -8,10 +8,10 @@ beside it, by a burst.
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from statistics import median
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from bson import ObjectId
 
@@ -20,14 +20,12 @@ from app.social import Social
 from benchmarks import answers, scenes
 from benchmarks.observe import Meters
 from benchmarks.origin import origin
+from benchmarks.readers import workers_stopped
 from benchmarks.report import Costs, JobTime, PhaseUnits, Units
 from benchmarks.rig import Rig
-from benchmarks.targets.base import REST_S, Alone, Measured, alone, timed_in_turn
-from benchmarks.targets.jobs import posts_worked_off
+from benchmarks.targets.base import REST_S, Alone, Measured, alone, delivered, look_s, posted, timed_in_turn
 from phases import PHASES
 from phases.base import Phase
-
-T = TypeVar("T")
 
 FEW, MANY = 10, 1_000  # followers of the two authors whose difference is the price of a delivery
 FOLLOWEES = (10, 100, 200, 1_000)
@@ -38,19 +36,23 @@ LIMIT = 20
 IDLE_S = 1.0  # a look, at most, at what is used while nobody asks for anything
 
 
-async def metered(rig: Rig, work: Awaitable[T]) -> tuple[Costs, T]:
-    """Return what the work costs in all processes, and its result."""
+async def metered(rig: Rig, work: Awaitable[int], each_s: Mapping[str, float] | None = None) -> Costs:
+    """Return what the work costs in all processes, without the looks of ours that it says it has made.
+
+    `each_s`: the processor seconds of one.
+    """
     before, began = await Meters.read(rig), time.perf_counter()
-    result = await work
+    looks = await work
     seconds = time.perf_counter() - began
-    used = (await Meters.read(rig)).since(before)
+    used = (await Meters.read(rig)).since(before, looks, each_s)
     assert used.commands, "real servers"
-    return Costs(s=seconds, cpu_s=used.cpu_s, commands=used.commands), result
+    return Costs(s=seconds, cpu_s=used.cpu_s, commands=used.commands)
 
 
-async def repeated(count: int, work: Measured) -> None:
+async def repeated(count: int, work: Measured) -> int:
     for _ in range(count):
         await work()
+    return 0
 
 
 def of_each(costs: Costs, count: int, idle: Costs) -> Costs:
@@ -67,8 +69,7 @@ def at_least_0(figure: float) -> float:
 
 async def of_one(rig: Rig, work: Measured, count: int, idle: Costs) -> Costs:
     """Return the costs of one operation, of `count` in all."""
-    costs, _ = await metered(rig, repeated(count, work))
-    return of_each(costs, count, idle)
+    return of_each(await metered(rig, repeated(count, work)), count, idle)
 
 
 def line(few: float, many: float) -> tuple[float, float]:
@@ -197,16 +198,32 @@ async def _round(rig: Rig, phase: Phase, world: World, count: int) -> Round:
     slug, page = phase.slug, partial(rig.timelines.page, phase=phase.slug, limit=LIMIT)
     few_each = scenes.kept_few(rig, phase, [*world.few.followers, *world.many.followers])
     async with few_each, scenes.forced(rig, phase, [world.few.author, world.many.author], pulled=False):
-        idle, _ = await metered(rig, asyncio.sleep(min(IDLE_S, count / 40)))
+        idle = await metered(rig, asyncio.sleep(min(IDLE_S, count / 40), 0))
+        each_s = await look_s(rig, slug, 1)
 
         async def posts(author: ObjectId, n: int) -> Costs:
             """Return the costs of one post until it is delivered, of `n` that come one after the other."""
-            costs = await of_one(rig, partial(alone, rig, slug, author, SELDOM_S), n, idle)
+
+            async def one_by_one() -> int:
+                return sum([(await alone(rig, slug, author, SELDOM_S)).looks for _ in range(n)])
+
+            costs = of_each(await metered(rig, one_by_one(), each_s), n, idle)
             return costs.model_copy(update={"s": costs.s - REST_S})
 
         async def burst() -> tuple[Costs, float]:
             """Return the costs of one post of a burst, and the seconds that the worker takes for it."""
-            costs, worked_s = await metered(rig, posts_worked_off(rig, slug, world.few.author, BURST, SELDOM_S))
+            worked_s = 0.0
+
+            async def at_once() -> int:
+                nonlocal worked_s
+                async with workers_stopped(rig):
+                    statuses = [await posted(rig, world.few.author) for _ in range(BURST)]
+                began = time.perf_counter()
+                looks = await delivered(rig, slug, statuses)
+                worked_s = time.perf_counter() - began
+                return looks
+
+            costs = await metered(rig, at_once(), each_s)
             return of_each(costs, BURST, idle), worked_s / BURST
 
         async def come_back(reader: ObjectId) -> None:

@@ -18,6 +18,7 @@ from bson import ObjectId
 from app.social import Social
 from benchmarks import answers
 from benchmarks.measure import Latencies
+from benchmarks.observe import priced
 from benchmarks.report import Row
 from benchmarks.rig import BenchRefused, Rig
 
@@ -169,11 +170,14 @@ async def posted(rig: Rig, author: ObjectId) -> ObjectId:
 
 
 class Alone(NamedTuple):
-    """A post that came alone: the seconds that its author waited, and those from then on until it was delivered."""
+    """A post that came alone: the seconds that its author waited, and those from then on until it was delivered, which
+    the harness found at the last of its `looks`.
+    """
 
     status: ObjectId
     acknowledged_s: float
     lag_s: float
+    looks: int
 
 
 async def alone(rig: Rig, slug: str, author: ObjectId, every_s: float = OFTEN_S) -> Alone:
@@ -181,10 +185,10 @@ async def alone(rig: Rig, slug: str, author: ObjectId, every_s: float = OFTEN_S)
     began = time.perf_counter()
     status = await posted(rig, author)
     posted_at = time.perf_counter()
-    await delivered(rig, slug, [status], every_s)
+    looks = await delivered(rig, slug, [status], every_s)
     delivered_at = time.perf_counter()
     await asyncio.sleep(REST_S)
-    return Alone(status, posted_at - began, delivered_at - posted_at)
+    return Alone(status, posted_at - began, delivered_at - posted_at, looks)
 
 
 async def acknowledged(rig: Rig, slug: str, author: ObjectId) -> float:
@@ -205,10 +209,24 @@ async def worked_off(rig: Rig, queueing: Awaitable[object], done: Awaitable[obje
     return time.perf_counter() - began
 
 
-async def delivered(rig: Rig, slug: str, statuses: Sequence[ObjectId], every_s: float = EVERY_S) -> None:
-    """Wait until none of these statuses is pending. Raises BenchRefused when that takes too long."""
-    deadline = time.monotonic() + WAIT_S
-    while await rig.stack.db["statuses"].find_one({"_id": {"$in": list(statuses)}, "pending": slug}, {"_id": 1}):
+async def delivered(rig: Rig, slug: str, statuses: Sequence[ObjectId], every_s: float = EVERY_S) -> int:
+    """Wait until none of these statuses is pending; return in how many looks. Raises BenchRefused when that takes too
+    long.
+    """
+    deadline, looks = time.monotonic() + WAIT_S, 1
+    while await any_pending(rig, slug, statuses):
         if time.monotonic() > deadline:
             raise BenchRefused(f"{slug}: not delivered within {WAIT_S:.0f} s; does the worker run?")
         await asyncio.sleep(every_s)
+        looks += 1
+    return looks
+
+
+async def any_pending(rig: Rig, slug: str, statuses: Sequence[ObjectId]) -> bool:
+    pending = {"_id": {"$in": list(statuses)}, "pending": slug}
+    return await rig.stack.db["statuses"].find_one(pending, {"_id": 1}) is not None
+
+
+async def look_s(rig: Rig, slug: str, statuses: int) -> dict[str, float]:
+    """Return the processor seconds of one look whether some of so many statuses are pending, by process."""
+    return await priced(rig, partial(any_pending, rig, slug, [ObjectId() for _ in range(statuses)]))

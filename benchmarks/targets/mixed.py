@@ -11,7 +11,7 @@ from benchmarks import answers, scenes
 from benchmarks.observe import Meters
 from benchmarks.rig import Rig
 from benchmarks.scenes import Star
-from benchmarks.targets.base import delivered, only, posted
+from benchmarks.targets.base import delivered, look_s, only, posted
 from phases.base import Phase
 
 READERS = 20  # of the pages
@@ -55,7 +55,7 @@ async def world(rig: Rig, followers: int, followees: int) -> World:
 
 
 async def processor_s(rig: Rig, world: World, phase: Phase, mix: Mix, repeats: int) -> list[float]:
-    """Return the processor seconds of all processes for one operation, `repeats` times.
+    """Return the processor seconds of all processes for one operation, `repeats` times, without those of our looks.
 
     The phase alone delivers, and everybody has been there.
     """
@@ -64,11 +64,12 @@ async def processor_s(rig: Rig, world: World, phase: Phase, mix: Mix, repeats: i
     async with scenes.listed(rig, listed, ids=1, slug=phase.slug):
         await _run(rig, world, phase, mix)  # lists are kept from now on; and who is heavy has been seen
         rig.timelines.pulls.markers.forget()
-        used_s = []
+        used_s, each_s = [], await look_s(rig, phase.slug, mix.posts)
         for _ in range(repeats):
             before = await Meters.read(rig)
-            await _run(rig, world, phase, mix)
-            used_s.append(sum((await Meters.read(rig)).since(before).cpu_s.values()) / mix.operations)
+            looks = await _run(rig, world, phase, mix)
+            used = (await Meters.read(rig)).since(before, looks, each_s)
+            used_s.append(sum(used.cpu_s.values()) / mix.operations)
     return used_s
 
 
@@ -95,8 +96,10 @@ def better(used_s: Mapping[str, Sequence[float]]) -> str:
     return min((PULL.slug, PUSH.slug), key=lambda slug: sum(used_s[slug]))
 
 
-async def _run(rig: Rig, world: World, phase: Phase, mix: Mix) -> None:
-    """Do all operations in a shuffled order, the same each time, and wait until nothing is pending."""
+async def _run(rig: Rig, world: World, phase: Phase, mix: Mix) -> int:
+    """Do all operations in a shuffled order, the same each time, and wait until nothing is pending; return in how many
+    looks.
+    """
     reading, posting = cycle(world.readers), cycle(world.ordinary)
     turns = [True] * mix.posts + [False] * mix.pages
     random.Random(1).shuffle(turns)
@@ -107,4 +110,4 @@ async def _run(rig: Rig, world: World, phase: Phase, mix: Mix) -> None:
             statuses.append(await posted(rig, world.celebrity.author if famous else next(posting)))
         else:
             await rig.timelines.page(next(reading), phase=phase.slug)
-    await delivered(rig, phase.slug, statuses)
+    return await delivered(rig, phase.slug, statuses)

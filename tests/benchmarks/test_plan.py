@@ -385,7 +385,7 @@ def a_round(us: float = 0, more: float = 0) -> Round:
     A burst costs and takes a job's worth, and for each post but the first 50 us and 10 deliveries.
     """
     posts = cost(us), cost(us + 990 * more)
-    one, each = Alone(ObjectId(), 0.002, 0.005), 50 + 10 * more
+    one, each = Alone(ObjectId(), 0.002, 0.005, looks=2), 50 + 10 * more
     burst = cost((us + (BURST - 1) * each) / BURST), (0.005 + (BURST - 1) * 60e-6) / BURST
     return Round(posts, ([one], [one]), burst, [cost(us)] * 4, [cost(us)] * 4, (cost(us), cost(us + 40)))
 
