@@ -58,14 +58,15 @@ def title(phase: Phase) -> str:
 # Delivering
 
 
-async def fan_out(timelines: Timelines, phase: Phase, author: ObjectId) -> None:
-    """Do in this process what the poster or the worker does for one status."""
+async def fan_out(timelines: Timelines, phase: Phase, author: ObjectId) -> ObjectId:
+    """Do in this process what the poster or the worker does for one status, and return its id."""
     consumer = timelines.outbox.consumers[phase.slug]
     assert isinstance(consumer, PhaseConsumer)
     status = StatusRow(ObjectId(), author, "", "followers")
     after = await put_on_timelines(consumer.delivery, status, None)
     while after:
         after = await put_on_timelines(consumer.delivery, status, after)
+    return status.id
 
 
 async def deliver_only(
@@ -110,6 +111,12 @@ async def kept_list(timelines: Timelines, slug: str, reader: ObjectId, n: int) -
     place = Place(where, reader, LAST_ID, n)
     finds = kept.store.finds(place)
     return await kept.store.read(place, await together(timelines.stack.db, **finds) if finds else {})
+
+
+async def holds(timelines: Timelines, slug: str, reader: ObjectId, status: ObjectId) -> bool:
+    """Return whether what the phase keeps for the reader holds the status."""
+    kept, where = timelines.kept_by(slug), await container(timelines, slug)
+    return bool(kept and where and await kept.store.holds(where, reader, status))
 
 
 async def forget(timelines: Timelines, slug: str, readers: Sequence[ObjectId]) -> None:

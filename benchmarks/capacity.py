@@ -16,7 +16,6 @@ from benchmarks.origin import origin
 from benchmarks.readers import STATUSES_EACH, Readers, checked
 from benchmarks.report import Climb, EndedBy, HttpReport, HttpSettings, Population, Step, Who
 from benchmarks.rig import Rig, web_processes
-from benchmarks.subject import WrongAnswer
 from benchmarks.verdict import PRECISION
 
 DOUBLED = 2.0
@@ -240,15 +239,12 @@ async def http(rig: Rig, graph: Graph, settings: HttpSettings, progress: Progres
         async with asked(rig, readers, slug, web, settings.seed, progress) as at:
             return of(**(await climb(at, settings, heard))._asdict())
 
-    try:
+    with rig.nothing_if_wrong():
         for number, slug, web, who in planned:
             if not climbs or (climbs[-1].round, climbs[-1].phase) != (number, slug):
                 await rig.switch(slug)
                 await rig.warm(slug, settings.limit, readers.numbers, progress)
             climbs.append(await climbed(number, slug, web, who))
             rig.so_far = report(climbs, unfinished=True)
-    except WrongAnswer:
-        rig.so_far = None
-        raise
     progress("done", len(planned), len(planned))
     return report(climbs, unfinished=False)

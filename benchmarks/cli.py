@@ -394,7 +394,8 @@ def fanout(write: Write, max_followers: int, repeats: int, where: Where) -> None
     """Measure how the delivery of a status grows with its followers, beside the raw limits and the article's array."""
     from benchmarks import curves
 
-    _measured(write, lambda rig, progress: curves.fanout(rig, max_followers, repeats, progress), where=where)
+    with _failing():
+        _measured(write, lambda rig, progress: curves.fanout(rig, max_followers, repeats, progress), where=where)
 
 
 @command()
@@ -406,7 +407,8 @@ def read(write: Write, max_followees: int, repeats: int, where: Where) -> None:
     """Measure how one page grows with the reader's followees, beside the raw limit and the article's ways."""
     from benchmarks import curves
 
-    _measured(write, lambda rig, progress: curves.read(rig, max_followees, repeats, progress), where=where)
+    with _failing():
+        _measured(write, lambda rig, progress: curves.read(rig, max_followees, repeats, progress), where=where)
 
 
 @command()
@@ -426,7 +428,8 @@ def crossover(write: Write, followers: int, pages_per_post: tuple[int, ...], tur
     """Compare pull, push and the hybrid by processor time, where celebrities post, from few pages a post to many."""
     from benchmarks.crossover import crossover
 
-    _measured(write, lambda rig, progress: crossover(rig, followers, pages_per_post, turns, progress), where=where)
+    with _failing():
+        _measured(write, lambda rig, progress: crossover(rig, followers, pages_per_post, turns, progress), where=where)
 
 
 @command()
@@ -438,7 +441,8 @@ def units(write: Write, count: int, rounds: int, where: Where) -> None:
     """Measure what one post, delivery and read cost each process, for `bench plan`."""
     from benchmarks.units import measure
 
-    _measured(write, lambda rig, progress: measure(rig, count, rounds, progress), where=where)
+    with _failing():
+        _measured(write, lambda rig, progress: measure(rig, count, rounds, progress), where=where)
 
 
 @command()

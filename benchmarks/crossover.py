@@ -41,12 +41,13 @@ async def crossover(
     def report(*, unfinished: bool) -> Crossover:
         return Crossover(**vars(about), settings=settings, shares=list(shares), interval=OVER, unfinished=unfinished)
 
-    for done, pages in enumerate(pages_per_post):
-        progress(f"{pages:,} pages a post", done, len(pages_per_post))
-        world = await mixed.world(rig, followers, FOLLOWEES)
-        shares.append(await _share(rig, world, _mix(pages), turns))
-        rig.so_far = report(unfinished=True)
-        await answers.nobody_is_active(rig.stack)
+    with rig.nothing_if_wrong():
+        for done, pages in enumerate(pages_per_post):
+            progress(f"{pages:,} pages a post", done, len(pages_per_post))
+            world = await mixed.world(rig, followers, FOLLOWEES)
+            shares.append(await _share(rig, world, _mix(pages), turns))
+            rig.so_far = report(unfinished=True)
+            await answers.nobody_is_active(rig.stack)
     progress("done", len(pages_per_post), len(pages_per_post))
     return report(unfinished=False)
 

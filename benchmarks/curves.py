@@ -12,9 +12,9 @@ from benchmarks.measure import SAMPLES
 from benchmarks.origin import origin
 from benchmarks.report import Curves, Point, Series
 from benchmarks.rig import Rig
-from benchmarks.targets.base import LIMIT, in_turn, percentile
+from benchmarks.targets.base import LIMIT, in_turn, percentile, seconds_of, timed_in_turn
 from benchmarks.targets.deliveries import each_way
-from benchmarks.targets.reads import page_in_each
+from benchmarks.targets.reads import pages_s
 
 FOLLOWERS = (10, 100, 1_000, 10_000, 100_000)
 SHARES = (0.1, 0.01)  # of the followers, that are active
@@ -62,13 +62,14 @@ async def of_sizes(
         ]
         return Curves(**vars(about), kind=kind, settings=settings, x=x, series=series, unfinished=unfinished)
 
-    for done, size in enumerate(sizes):
-        progress(f"{size:,} {x}", done, len(sizes))
-        for name, each in (await seconds_at(size)).items():
-            points[name].append(
-                (size, percentile(each, 50), percentile(each, 99) if len(each) >= SAMPLES["p99"] else None)
-            )
-        rig.so_far = report(unfinished=True)
+    with rig.nothing_if_wrong():
+        for done, size in enumerate(sizes):
+            progress(f"{size:,} {x}", done, len(sizes))
+            for name, each in (await seconds_at(size)).items():
+                points[name].append(
+                    (size, percentile(each, 50), percentile(each, 99) if len(each) >= SAMPLES["p99"] else None)
+                )
+            rig.so_far = report(unfinished=True)
     progress("done", len(sizes), len(sizes))
     return report(unfinished=False)
 
@@ -80,13 +81,17 @@ async def fanout(rig: Rig, most: int, repeats: int, progress: Progress = silent)
         all_active = await scenes.star(rig, size, size)
         limits.create(db, all_active.followers)
         async with scenes.listed(rig, all_active.followers, ids=1) as (memcached, prefix):
-            measured = each_way(rig, db, all_active.author, memcached, prefix)
+            measured, stars = each_way(rig, db, all_active.author, memcached, prefix), [all_active]
             for share in SHARES:
                 if size * share >= 1:
-                    star = await scenes.star(rig, size, round(size * share), all_active.followers)
+                    stars.append(star := await scenes.star(rig, size, round(size * share), all_active.followers))
                     some_active = partial(answers.fan_out, rig.timelines, answers.LISTS, star.author)
                     measured[f"{LISTS}_{share:g}"] = some_active
-            return await in_turn(repeats, **measured)
+            seconds = await in_turn(repeats, **measured)
+            await scenes.check_fan_out(rig, answers.ENTRIES, all_active)
+            for star in stars:
+                await scenes.check_fan_out(rig, answers.LISTS, star)
+            return seconds
 
     await scenes.everything_delivers(rig)
     sizes, settings = [size for size in FOLLOWERS if size <= most], {"max_followers": most, "repeats": repeats}
@@ -104,14 +109,15 @@ async def read(rig: Rig, most: int, repeats: int, progress: Progress = silent) -
     async def seconds_at(db: limits.RawDatabase, size: int) -> dict[str, list[float]]:
         reader = await scenes.follower_of(rig, everybody[:: max(1, len(everybody) // size)][:size])
         newest = await rig.timelines.page(reader, phase=answers.ASKING.slug, limit=limits.ARRAY_KEEPS)
-        ids = [status.id for status in reversed(newest.statuses)]
-        db[limits.RAW_ARRAYS].insert_one({"_id": reader, "ids": ids})
-        return await in_turn(
+        ids = [status.id for status in newest.statuses]
+        scenes.check(answers.ASKING.slug, reader, ids, await scenes.newest(rig, reader, limits.ARRAY_KEEPS))
+        db[limits.RAW_ARRAYS].insert_one({"_id": reader, "ids": ids[::-1]})
+        return await timed_in_turn(
             repeats,
-            **page_in_each(rig, reader, (answers.ASKING, answers.ENTRIES, answers.LISTS)),
-            raw=limits.measured(limits.read_two_queries, db, entries, reader, LIMIT),
-            array=limits.measured(limits.read_array, db, reader, LIMIT),
-            plain_in=limits.measured(limits.read_plain_in, db, reader, LIMIT),
+            **await pages_s(rig, reader, (answers.ASKING, answers.ENTRIES, answers.LISTS)),
+            raw=partial(seconds_of, limits.measured(limits.read_two_queries, db, entries, reader, LIMIT)),
+            array=partial(seconds_of, limits.measured(limits.read_array, db, reader, LIMIT)),
+            plain_in=partial(seconds_of, limits.measured(limits.read_plain_in, db, reader, LIMIT)),
         )
 
     settings = {"max_followees": most, "repeats": repeats, "limit": LIMIT, "statuses_each": STATUSES_EACH}

@@ -21,6 +21,7 @@ from benchmarks.measure import Latencies
 from benchmarks.record import Record
 from benchmarks.report import Kept
 from benchmarks.rig import Rig
+from benchmarks.subject import WrongAnswer
 
 SHORTEST_POLL_S = 0.002
 POLL_SHARE = 0.2  # of the time is spent on looking at most, however long that takes
@@ -36,7 +37,7 @@ COUNTED_COMMANDS = (
 )  # fmt: skip
 
 
-class NotDelivered(Exception):
+class NotDelivered(WrongAnswer):
     """The phase said that a status was delivered to everybody, but the last follower's list does not hold it."""
 
 

@@ -37,7 +37,7 @@ from app.stack.mongodb.write import housekeeping
 from benchmarks import answers
 from benchmarks.record import Loaded, Record
 from benchmarks.report import Report
-from benchmarks.subject import Api, Failed, Http, InProcess, Subject
+from benchmarks.subject import Api, Failed, Http, InProcess, Subject, WrongAnswer
 from phases.keeping.activity import ACTIVE
 from phases.timelines import Timelines
 from workers.worker import run_in_thread
@@ -90,6 +90,15 @@ class Rig:
     @property
     def is_loaded(self) -> bool:
         return self._loaded is not None
+
+    @contextmanager
+    def nothing_if_wrong(self) -> Iterator[None]:
+        """Leave nothing to show where an answer in the block is wrong."""
+        try:
+            yield
+        except WrongAnswer:
+            self.so_far = None
+            raise
 
     async def load(
         self,

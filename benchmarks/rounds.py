@@ -190,15 +190,12 @@ async def compare(
     cast, about = Cast(workload, graph, settings.seed), await origin(rig)
     await rig.load(graph, settings.seed, workload.history, cast.readers, here=not workload.returning, progress=progress)
     cells: list[Cell] = []
-    try:
+    with rig.nothing_if_wrong():
         for number in range(settings.rounds):
             for slug in settings.phases if number % 2 == 0 else settings.phases[::-1]:
                 progress(f"round {number + 1}, {slug}", len(cells), steps)
                 cells.append(await _cell(rig, workload, cast, settings, number, slug, progress))
                 rig.so_far = report = _report(rig, workload, settings, about, cells, time.monotonic() - began)
-    except (WrongAnswer, observe.NotDelivered):
-        rig.so_far = None
-        raise
     progress("done", steps, steps)
     return report
 

@@ -1,4 +1,7 @@
-"""Scenes: small worlds for one measurement each, such as an author with many followers, or a reader of many authors."""
+"""Scenes: small worlds for one measurement each, such as an author with many followers, or a reader of many authors.
+
+What a page has to show, and who has to have what was delivered, is known of them: `check_…` raise WrongAnswer.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -15,6 +18,7 @@ from app.models import Follow, Status, User
 from benchmarks import answers, limits
 from benchmarks.limits import RawDatabase, RawMemcached
 from benchmarks.rig import BenchRefused, Rig
+from benchmarks.subject import WrongAnswer
 from phases.base import Phase
 from phases.delivering.away import as_if_here
 
@@ -37,10 +41,11 @@ async def people(rig: Rig, name: str, count: int) -> list[ObjectId]:
 
 @dataclass(frozen=True)
 class Star:
-    """An author and their followers."""
+    """An author and their followers. `last`: the last of the active ones, in the order of deliveries."""
 
     author: ObjectId
     followers: list[ObjectId]
+    last: ObjectId
 
 
 async def star(rig: Rig, followers: int, active: int, readers: Sequence[ObjectId] | None = None) -> Star:
@@ -52,7 +57,7 @@ async def star(rig: Rig, followers: int, active: int, readers: Sequence[ObjectId
     who = list(readers[:followers]) if readers else [ObjectId() for _ in range(followers)]
     await insert(rig.stack, Follow, (_edge(reader, author) for reader in who), followers)
     await as_if_here(rig.stack, who[:active], author)
-    return Star(author, who)
+    return Star(author, who, max(who[:active]))
 
 
 def _edge(follower: ObjectId, followee: ObjectId) -> dict[str, Any]:
@@ -149,3 +154,41 @@ async def follower_of(rig: Rig, followees: Sequence[ObjectId]) -> ObjectId:
     (reader,) = await people(rig, "reader", 1)
     await insert(rig.stack, Follow, (_edge(reader, followee) for followee in followees), len(followees))
     return reader
+
+
+# What is right
+
+
+async def newest(rig: Rig, reader: ObjectId, limit: int) -> list[ObjectId]:
+    """Return what the reader's first page has to show. In a scene everybody shows everything to all who follow them,
+    and nothing is deleted.
+    """
+    db = rig.stack.db
+    edges = await db["follows"].find({"follower": reader}, {"followee": 1}).to_list(None)
+    theirs = {"user_id": {"$in": [reader, *(edge["followee"] for edge in edges)]}}
+    found = await db["statuses"].find(theirs, {"_id": 1}).sort("_id", -1).limit(limit).to_list(None)
+    return [status["_id"] for status in found]
+
+
+def check(slug: str, reader: ObjectId, shown: Sequence[ObjectId], due: Sequence[ObjectId]) -> None:
+    if list(shown) != list(due):
+        raise WrongAnswer(
+            f"{slug}: the page of reader {reader} shows {len(shown)} statuses, of which {len({*shown} & {*due})} are "
+            f"among the {len(due)} that are due"
+        )
+
+
+async def check_page(rig: Rig, reader: ObjectId, slug: str, limit: int) -> None:
+    page = await rig.timelines.page(reader, phase=slug, limit=limit)
+    check(slug, reader, [status.id for status in page.statuses], await newest(rig, reader, limit))
+
+
+async def check_kept(rig: Rig, phase: Phase, star: Star, status: ObjectId) -> None:
+    """Look for a status that was delivered at what is kept for the last follower, where anything is kept."""
+    if phase.store and not await answers.holds(rig.timelines, phase.slug, star.last, status):
+        raise WrongAnswer(f"{phase.slug}: {status} was delivered to all followers, and {star.last} does not have it")
+
+
+async def check_fan_out(rig: Rig, phase: Phase, star: Star) -> None:
+    """Deliver one more status, and look for it."""
+    await check_kept(rig, phase, star, await answers.fan_out(rig.timelines, phase, star.author))

@@ -182,13 +182,14 @@ async def measure(rig: Rig, count: int, rounds: int, progress: Progress = silent
         return Units(**vars(about), settings=settings, followees=list(FOLLOWEES), units=units, unfinished=unfinished)
 
     draw, done, of = random.Random(count), 0, rounds * len(PHASES)
-    for number in range(rounds):
-        for phase in draw.sample(PHASES, len(PHASES)):
-            progress(f"round {number + 1}, {phase.slug}", done, of)
-            await rig.switch(phase.slug)
-            await asyncio.sleep(rig.stack.config.grace_s)
-            measured[phase.slug].append(await _round(rig, phase, world, max(1, count // rounds)))
-            rig.so_far, done = report(unfinished=True), done + 1
+    with rig.nothing_if_wrong():
+        for number in range(rounds):
+            for phase in draw.sample(PHASES, len(PHASES)):
+                progress(f"round {number + 1}, {phase.slug}", done, of)
+                await rig.switch(phase.slug)
+                await asyncio.sleep(rig.stack.config.grace_s)
+                measured[phase.slug].append(await _round(rig, phase, world, max(1, count // rounds)))
+                rig.so_far, done = report(unfinished=True), done + 1
     progress("done", of, of)
     return report(unfinished=False)
 
@@ -226,46 +227,57 @@ async def _round(rig: Rig, phase: Phase, world: World, count: int) -> Round:
             costs = await metered(rig, at_once(), each_s)
             return of_each(costs, BURST, idle), worked_s / BURST
 
+        async def go_away(reader: ObjectId) -> None:
+            await answers.forget(rig.timelines, slug, [reader])
+            await answers.forget_active(rig.stack, reader)
+
         async def come_back(reader: ObjectId) -> None:
             """Read a page after a long time away: the list is rebuilt, the reader marked.
 
             (Forgetting them before is in the figure, and cheap.)
             """
-            await answers.forget(rig.timelines, slug, [reader])
-            await answers.forget_active(rig.stack, reader)
+            await go_away(reader)
             await page(reader)
+
+        right = partial(scenes.check_page, rig, slug=slug, limit=LIMIT)
 
         small = await posts(world.few.author, max(4, count // 3))
         large = await posts(world.many.author, max(2, count // 4))
         all_at_once = await burst() if answers.in_worker(phase) else None
         reads, cold = list[Costs](), list[Costs]()
         for reader in world.readers:
-            await page(reader)
+            await right(reader)
             reads.append(await of_one(rig, partial(page, reader), count, idle))
         for reader in world.readers if answers.in_memory(phase) else ():
+            await go_away(reader)
+            await right(reader)
             cold.append(await of_one(rig, partial(come_back, reader), max(1, count // 6), idle))
         one_by_one = await timed_in_turn(
             max(1, count // 10),
             few=partial(alone, rig, slug, world.few.author),
             many=partial(alone, rig, slug, world.many.author),
         )
-        operation = partial(of_one, rig, count=count, idle=idle)
-        most = partial(page, world.readers[-1])
-        pulled = await _pulled(rig, phase, world.pulled, most, operation) if phase.merges else None
+        for star, posts_of in ((world.few, one_by_one["few"]), (world.many, one_by_one["many"])):
+            await scenes.check_kept(rig, phase, star, posts_of[-1].status)
+        most = world.readers[-1]
+        operation = partial(of_one, rig, partial(page, most), count, idle)
+        pulled = await _pulled(rig, phase, world.pulled, operation, partial(right, most)) if phase.merges else None
     return Round((small, large), (one_by_one["few"], one_by_one["many"]), all_at_once, reads, cold, pulled)
 
 
 async def _pulled(
-    rig: Rig, phase: Phase, authors: Sequence[ObjectId], page: Measured, of_one: Callable[[Measured], Awaitable[Costs]]
+    rig: Rig, phase: Phase, authors: Sequence[ObjectId], page: Callable[[], Awaitable[Costs]], right: Measured
 ) -> tuple[Costs, Costs]:
-    """Return the costs of a warm page before and after these authors, whose statuses it merges, have posted."""
-    await page()
-    before = await of_one(page)
+    """Return the costs of a warm page before and after these authors, whose statuses it merges, have posted. It has to
+    be `right` each time.
+    """
+    await right()
+    before = await page()
     async with scenes.forced(rig, phase, authors, pulled=True):
         social = Social(rig.stack, rig.timelines.outbox)
         posted = [(await social.post(author, "a status that is pulled"))[0].id for author in authors]
-        await page()
-        after = await of_one(page)
+        await right()
+        after = await page()
     await rig.stack.db["statuses"].delete_many({"_id": {"$in": posted}})
     await rig.pull_nobody()
     return before, after

@@ -8,7 +8,6 @@ from benchmarks import answers, scenes
 from benchmarks.origin import origin
 from benchmarks.report import Row, Targets
 from benchmarks.rig import Rig
-from benchmarks.subject import WrongAnswer
 from benchmarks.targets import deliveries, http, jobs, messages, pulled, reads, throughput
 from benchmarks.targets.base import Scale
 from phases import PHASES
@@ -57,15 +56,12 @@ async def measure(rig: Rig, wanted: Sequence[str], scale: Scale, progress: Progr
     ]
     about, rows = await origin(rig), list[Row]()
     await scenes.everything_delivers(rig)
-    try:
+    with rig.nothing_if_wrong():
         for done, (names, group) in enumerate(groups):
             progress(names[0], done, len(groups))
             rows += await group(rig, scale)
             rig.so_far = report = Targets(
                 **vars(about), settings=asdict(scale), rows=list(rows), smaller=scale != Scale(), unfinished=True
             )
-    except WrongAnswer:
-        rig.so_far = None
-        raise
     progress("done", len(groups), len(groups))
     return report.model_copy(update={"unfinished": False})

@@ -32,6 +32,8 @@ async def limited(rig: Rig, scale: Scale) -> list[Row]:
         limits.create(db, star.followers)
         async with scenes.listed(rig, star.followers) as (memcached, prefix):
             seconds = await in_turn(3 * scale.repeats, **each_way(rig, db, star.author, memcached, prefix))
+            for phase in (answers.ENTRIES, answers.LISTS):
+                await scenes.check_fan_out(rig, phase, star)
     figures = rates(scale.many, seconds)
     entries = f"phase 2 fan-out to {scale.many:,} followers, deliveries/s ÷ raw limit"
     array = "the same ÷ the article's $push/$slice array holding 200"
@@ -53,6 +55,7 @@ async def sets(rig: Rig, scale: Scale) -> list[Row]:
                 sets=partial(answers.fan_out, rig.timelines, phase, star.author),
                 raw_zadd=limits.measured(lambda: limits.add_to_sets(db, raw, star.author, ObjectId(), now)),
             )
+            await scenes.check_fan_out(rig, phase, star)
             raw.forget(star.followers)
     title = f"phase 5 fan-out to {scale.many:,} active ÷ raw pipelined ZADD"
     share = ratio(seconds["raw_zadd"], seconds["sets"])
@@ -68,5 +71,7 @@ async def inactive(rig: Rig, scale: Scale) -> list[Row]:
             all=partial(answers.fan_out, rig.timelines, answers.LISTS, everybody.author),
             few=partial(answers.fan_out, rig.timelines, answers.LISTS, few.author),
         )
+        for each in (everybody, few):
+            await scenes.check_fan_out(rig, answers.LISTS, each)
     title = f"phase 4, {scale.most:,} followers of whom 1 % active: time ÷ all active"
     return [row("fanout-inactive", title, ratio(seconds["few"], seconds["all"]), p50_ms(**seconds), at_most=0.03)]

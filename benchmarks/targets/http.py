@@ -6,6 +6,7 @@ from functools import partial
 from http import HTTPStatus
 
 from benchmarks import answers, limits, raw_page, scenes
+from benchmarks.readers import LIMIT
 from benchmarks.report import Row
 from benchmarks.rig import Rig
 from benchmarks.subject import Api, Http
@@ -59,16 +60,19 @@ async def overhead(rig: Rig, scale: Scale) -> list[Row]:
     api = rig.subject
     assert isinstance(api, Api)
     reader = await scenes.follower_of(rig, await scenes.authors(rig, scale.followees // 5, 10))
-    rows = []
+    rows, slugs, due = [], [phase.slug for phase in PHASES], await scenes.newest(rig, reader, LIMIT)
+    for slug in slugs:
+        await scenes.check_page(rig, reader, slug, LIMIT)
+        scenes.check(slug, reader, (await api.page(reader, slug, None, LIMIT)).ids, due)
     with raw_page.serving() as port:
         http = Http("127.0.0.1", port)
         status, _ = await asyncio.wait_for(http.ask("GET", "/"), 30)  # the process may still be starting
         assert status == HTTPStatus.OK
-        for slug in (phase.slug for phase in PHASES):
+        for slug in slugs:
             seconds = await in_turn(
                 scale.reads,
-                http=partial(api.ask, reader, "GET", f"/timeline?phase={slug}"),
-                page=partial(rig.timelines.page, reader, phase=slug),
+                http=partial(api.ask, reader, "GET", f"/timeline?phase={slug}&limit={LIMIT}"),
+                page=partial(rig.timelines.page, reader, phase=slug, limit=LIMIT),
                 empty=lambda: http.ask("GET", "/"),
             )
             own = [page + empty for page, empty in zip(seconds["page"], seconds["empty"], strict=True)]

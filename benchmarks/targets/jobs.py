@@ -76,6 +76,7 @@ async def carried(rig: Rig, scale: Scale) -> list[Row]:
                     if n >= 0:
                         seconds[f"{phase.slug}_ack"].append(post.acknowledged_s)
                         seconds[f"{phase.slug}_lag"].append(post.lag_s)
+                await scenes.check_kept(rig, phase, star, post.status)
     await scenes.everything_delivers(rig)
     asked, queued, streamed = (phase.slug for phase in phases)
     figures = p50_ms(**seconds) | {f"{name}_p99_ms": percentile(each, 99) for name, each in seconds.items()}
@@ -104,6 +105,7 @@ async def throughput(rig: Rig, scale: Scale) -> list[Row]:
                 posts=partial(posts_worked_off, rig, phase.slug, star.author, scale.jobs, POLL_S),
                 empty=lambda: worked_off(rig, asyncio.to_thread(_enqueue_nothing, rig, scale.jobs), _worked(rig)),
             )
+            await scenes.check_kept(rig, phase, star, (await alone(rig, phase.slug, star.author)).status)
         title = f"ordinary posts (100 followers) in phase {phase.slug} through one worker ÷ empty RQ jobs through it"
         share = ratio(seconds["empty"], seconds["posts"])
         rows.append(row(f"jobs-{phase.slug}", title, share, rates(scale.jobs, seconds), at_least=0.6))
@@ -161,6 +163,8 @@ async def starvation(rig: Rig, scale: Scale) -> list[Row]:
             seconds[name] += (await timed_in_turn(block, timed=timed))["timed"]
         assert under_way
         await delivered(rig, slug, [under_way])
+    for star in (large, small):
+        await scenes.check_kept(rig, answers.IN_WORKER[0], star, (await alone(rig, slug, star.author)).status)
     await scenes.everything_delivers(rig)
     figures = p50_ms(**seconds) | {f"{name}_p99_ms": percentile(each, 99) for name, each in seconds.items()}
     title = f"a 10-follower post's delivery lag p99 while {scale.most:,} are being delivered ÷ idle"

@@ -9,6 +9,7 @@ from bson import ObjectId
 
 from benchmarks import answers, scenes
 from benchmarks.observe import Meters
+from benchmarks.readers import LIMIT
 from benchmarks.rig import Rig
 from benchmarks.scenes import Star
 from benchmarks.targets.base import delivered, look_s, only, posted
@@ -57,7 +58,7 @@ async def world(rig: Rig, followers: int, followees: int) -> World:
 async def processor_s(rig: Rig, world: World, phase: Phase, mix: Mix, repeats: int) -> list[float]:
     """Return the processor seconds of all processes for one operation, `repeats` times, without those of our looks.
 
-    The phase alone delivers, and everybody has been there.
+    The phase alone delivers, and everybody has been there. Raises WrongAnswer when a page is wrong afterwards.
     """
     await only(rig, phase.slug)
     listed = world.celebrity.followers if answers.in_memory(phase) else ()
@@ -70,6 +71,8 @@ async def processor_s(rig: Rig, world: World, phase: Phase, mix: Mix, repeats: i
             looks = await _run(rig, world, phase, mix)
             used = (await Meters.read(rig)).since(before, looks, each_s)
             used_s.append(sum(used.cpu_s.values()) / mix.operations)
+        for reader in world.readers:
+            await scenes.check_page(rig, reader, phase.slug, LIMIT)
     return used_s
 
 
@@ -109,5 +112,5 @@ async def _run(rig: Rig, world: World, phase: Phase, mix: Mix) -> int:
             famous = len(statuses) % ONE_POST_IN == 0
             statuses.append(await posted(rig, world.celebrity.author if famous else next(posting)))
         else:
-            await rig.timelines.page(next(reading), phase=phase.slug)
+            await rig.timelines.page(next(reading), phase=phase.slug, limit=LIMIT)
     return await delivered(rig, phase.slug, statuses)

@@ -8,9 +8,9 @@ from benchmarks import answers, scenes
 from benchmarks.report import Row
 from benchmarks.rig import BenchRefused, Rig
 from benchmarks.targets import mixed
-from benchmarks.targets.base import LIMIT, Scale, delivered, in_turn, p50_ms, posted, ratio, row
+from benchmarks.targets.base import LIMIT, Scale, delivered, p50_ms, posted, ratio, row, timed_in_turn
 from benchmarks.targets.mixed import HYBRID, READERS, Mix
-from benchmarks.targets.reads import page_in_each
+from benchmarks.targets.reads import pages_s
 
 PULLED = 20  # authors, of all whom the reader follows
 CELEBRITIES = Mix(posts=40, pages=360)  # as in workload celebrity
@@ -21,12 +21,11 @@ async def page(rig: Rig, scale: Scale) -> list[Row]:
     everybody = await scenes.authors(rig, scale.followees, 10)
     reader = await scenes.follower_of(rig, everybody)
     phases = (answers.LISTS, answers.MERGING)
-    pages = page_in_each(rig, reader, phases)
-    for each in pages.values():
+    for each in (await pages_s(rig, reader, phases)).values():
         await each()  # the lists are kept from now on
     pulled = everybody[:PULLED]
     await _posted_and_pulled(rig, pulled)
-    seconds = await in_turn(scale.reads, **pages)
+    seconds = await timed_in_turn(scale.reads, **await pages_s(rig, reader, phases))
     hybrid, lists = (seconds[phase.slug] for phase in reversed(phases))
     what = f"warm page of {LIMIT} among {scale.followees:,} followees of whom {len(pulled)} are pulled, p50"
     title = f"{what} in phase {answers.MERGING.slug} ÷ phase {answers.LISTS.slug}'s"

@@ -1,7 +1,7 @@
 """The targets for pages: warm beside the raw two-query read, by followees, and after a return."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from bson import ObjectId
@@ -11,8 +11,8 @@ from benchmarks.report import Row
 from benchmarks.rig import Rig
 from benchmarks.targets.base import (
     LIMIT,
-    Measured,
     Scale,
+    Timed,
     in_turn,
     p50_ms,
     p99_ms,
@@ -27,17 +27,28 @@ from phases.keeping.lists import ID_BYTES
 from phases.timelines import Timelines
 
 
-def page_in_each(rig: Rig, reader: ObjectId, phases: Iterable[Phase]) -> dict[str, Measured]:
-    return {phase.slug: partial(rig.timelines.page, reader, phase=phase.slug, limit=LIMIT) for phase in phases}
+async def page_s(timelines: Timelines, slug: str, reader: ObjectId, due: Sequence[ObjectId]) -> float:
+    """Return the seconds of a page. Raises WrongAnswer where it does not show what is due."""
+    began = time.perf_counter()
+    page = await timelines.page(reader, phase=slug, limit=LIMIT)
+    took_s = time.perf_counter() - began
+    scenes.check(slug, reader, [status.id for status in page.statuses], due)
+    return took_s
+
+
+async def pages_s(rig: Rig, reader: ObjectId, phases: Iterable[Phase]) -> dict[str, Timed]:
+    """Return the page of a reader in each of these phases, to be timed and compared with what is stored now."""
+    due = await scenes.newest(rig, reader, LIMIT)
+    return {phase.slug: partial(page_s, rig.timelines, phase.slug, reader, due) for phase in phases}
 
 
 async def warm(rig: Rig, scale: Scale) -> list[Row]:
     reader = await scenes.follower_of(rig, await scenes.authors(rig, scale.followees, 10))
     entries = await answers.entries_collection(rig.timelines)
-    pages = page_in_each(rig, reader, answers.KEEPING)
+    pages = await pages_s(rig, reader, answers.KEEPING)
     with scenes.raw(rig) as db:
-        raw = limits.measured(limits.read_two_queries, db, entries, reader, LIMIT)
-        seconds = await in_turn(scale.reads, **pages, raw=raw)
+        raw = partial(seconds_of, limits.measured(limits.read_two_queries, db, entries, reader, LIMIT))
+        seconds = await timed_in_turn(scale.reads, **pages, raw=raw)
         assert limits.read_two_queries(db, entries, reader, LIMIT) == LIMIT, "the raw read reads the same"
     title = f"warm read of {LIMIT} among {scale.followees:,} followees in phase {{}}, p50 ÷ raw two-query read"
     return [
@@ -53,11 +64,11 @@ async def warm(rig: Rig, scale: Scale) -> list[Row]:
 
 
 async def followees(rig: Rig, scale: Scale) -> list[Row]:
-    page = partial(rig.timelines.page, phase=answers.ASKING.slug, limit=LIMIT)
-    everybody = await scenes.authors(rig, scale.wide + scale.wide // 5, 20)
+    everybody, asking = await scenes.authors(rig, scale.wide + scale.wide // 5, 20), answers.ASKING
     few = await scenes.follower_of(rig, everybody[: scale.wide // 50])
     many = await scenes.follower_of(rig, everybody[: scale.wide])
-    asked = await in_turn(scale.tail, few=partial(page, few), many=partial(page, many))
+    few_s, many_s = [(await pages_s(rig, reader, (asking,)))[asking.slug] for reader in (few, many)]
+    asked = await timed_in_turn(scale.tail, few=few_s, many=many_s)
     with scenes.raw(rig) as db:
         plain = await in_turn(
             max(3, scale.reads // 5),
@@ -82,31 +93,32 @@ async def redis_user(rig: Rig, scale: Scale) -> list[Row]:
     phase = answers.LISTS
     friends = await scenes.authors(rig, scale.friends, 10)
     reader, other = [await scenes.follower_of(rig, friends) for _ in range(2)]
-    page = partial(rig.timelines.page, reader, phase=phase.slug, limit=LIMIT)
     for each in (reader, other) * 2:  # their lists are kept from the first page on, their edges noted from the second
         await rig.timelines.page(each, phase=phase.slug, limit=LIMIT)
     user = limits.RedisUser(rig.stack.queue, f"{rig.stack.db.name}:raw")
     newest = await rig.timelines.page(reader, phase=answers.ASKING.slug, limit=rig.stack.config.cap)
+    shown = [status.id for status in newest.statuses]
+    scenes.check(answers.ASKING.slug, reader, shown, await scenes.newest(rig, reader, rig.stack.config.cap))
     user.keep([{"id": str(s.id), "author": str(s.user_id), "text": s.text} for s in newest.statuses])
+    page = partial(page_s, slug=phase.slug, reader=reader, due=shown[:LIMIT])
 
     async def stranger() -> float:
         started = Timelines(rig.stack)
         await started.page(other, phase=phase.slug, limit=LIMIT)
-        return await seconds_of(partial(started.page, reader, phase=phase.slug, limit=LIMIT))
+        return await page(started)
 
     async def fresh() -> float:
         started = Timelines(rig.stack)
         await started.switch.current()
-        return await seconds_of(partial(started.page, reader, phase=phase.slug, limit=LIMIT))
+        return await page(started)
 
     [at], _ = await answers.list_keys(rig.timelines, phase.slug, [reader])
-    shown = [status.id for status in newest.statuses[: LIMIT + 1]]
     try:
         with scenes.raw(rig) as db, limits.RawMemcached.connected(scenes.memcached_node(rig)) as memcached:
-            asked = (db, memcached, phase.slug, reader, at, shown)
+            asked = (db, memcached, phase.slug, reader, at, shown[: LIMIT + 1])
             seconds = await timed_in_turn(
                 scale.reads,
-                page=partial(seconds_of, page),
+                page=partial(page, rig.timelines),
                 redis=partial(seconds_of, limits.measured(user.read, LIMIT)),
                 asks=partial(seconds_of, limits.measured(limits.ask_of_a_page, *asked)),
                 stranger=stranger,
@@ -132,12 +144,15 @@ async def cold_return(rig: Rig, scale: Scale) -> list[Row]:
     cap, followees = rig.stack.config.cap, scale.followees // 5
     reader = await scenes.follower_of(rig, await scenes.authors(rig, followees, 10))
     asking, keeping = answers.ASKING.slug, answers.LISTS.slug
+    due = await scenes.newest(rig, reader, LIMIT)
 
-    async def page_s(timelines: Timelines, slug: str) -> float:
+    async def kept_s(timelines: Timelines, slug: str) -> float:
+        """Return the seconds of a page, behind which the whole list is there."""
         await timelines.switch.current()
         began = time.perf_counter()
         page = await timelines.page(reader, phase=slug, limit=LIMIT)
         took_s = time.perf_counter() - began
+        scenes.check(slug, reader, [status.id for status in page.statuses], due)
         assert page.cold == (slug == keeping)
         kept = await answers.kept_list(timelines, keeping, reader, cap + 1)
         assert kept
@@ -150,13 +165,13 @@ async def cold_return(rig: Rig, scale: Scale) -> list[Row]:
         await answers.forget(timelines, keeping, [reader])
         if away:
             await answers.forget_active(rig.stack, reader)
-        return await page_s(timelines, keeping)
+        return await kept_s(timelines, keeping)
 
     seconds = await timed_in_turn(
         scale.reads // 3,
         returned=partial(cold, away=True),
         evicted=partial(cold, away=False),
-        asked=partial(page_s, rig.timelines, asking),
+        asked=partial(kept_s, rig.timelines, asking),
     )
     figures, title = (
         p50_ms(**seconds),
