@@ -166,11 +166,12 @@ class Rig:
         await empty(self.stack, ACTIVE)
 
     async def restore(self, now: Record, posted: Sequence[ObjectId]) -> None:
-        """Undo a round: the database is again what `load` made of it."""
+        """Undo a round: the database is again what `load` made of it, and no job is left that finds nothing of it."""
         db, ids = self.stack.db, self.loaded.ids
         for at in range(0, len(posted), BATCH):
             with housekeeping():
                 await db["statuses"].delete_many({"_id": {"$in": posted[at : at + BATCH]}})
+        await self.stack.queue.forget()
         for reader, followee in now.followed:
             await db["follows"].delete_one({"follower": ids[reader], "followee": ids[followee]})
         lost = [{"_id": ObjectId(), "follower": ids[a], "followee": ids[b]} for a, b in now.unfollowed]

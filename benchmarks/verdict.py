@@ -139,7 +139,10 @@ def _doubts(report: Comparison) -> list[str]:
                 "the last operation was due."
             )
         if not summary.drained:
-            doubts.append(f"{slug} had not delivered everything when its time was up.")
+            doubts.append(
+                f"{slug} had not delivered everything when its time was up: its delivery lag is of the rest, and is "
+                "compared in no such round."
+            )
         if failed := sum(summary.errors.values()):
             doubts.append(f"{failed:,} operations of {slug} failed; its figures are of the others.")
     return doubts
@@ -148,19 +151,20 @@ def _doubts(report: Comparison) -> list[str]:
 def _percentiles(report: Comparison, kind: str, percentile: str) -> dict[str, ByRound]:
     """Return a percentile by phase and round, without rounds with too few samples.
 
-    A phase that delivers at once has no delivery lag.
+    A phase that delivers at once has no delivery lag. Where some deliveries were not over, the longest are missing.
     """
     rounds = max(cell.round for cell in report.cells)
+    cells = [cell for cell in report.cells if kind != "lag" or cell.drained]
     return {
         slug: {
             cell.round: ms
-            for cell in report.cells
+            for cell in cells
             if cell.phase == slug and (ms := (cell.latency_ms[kind] or {}).get(percentile))
         }
         if summary.counts[kind] / rounds >= SAMPLES[percentile]
         else {}
         for slug, summary in report.phases.items()
-        if summary.counts[kind] and not (at_once(kind, slug))
+        if summary.counts[kind] and not at_once(kind, slug) and any(cell.phase == slug for cell in cells)
     }
 
 

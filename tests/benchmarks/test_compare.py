@@ -44,6 +44,7 @@ from phases.delivering.delivery import Delivery
 from phases.home.page import Page
 from phases.p1_query import QUERY, HomeTimeline
 from phases.p2_push import PUSH
+from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
 from phases.p6_hybrid import HYBRID
 from phases.pulling import author
@@ -175,6 +176,21 @@ def test_whoever_was_pulled_in_one_round_is_not_in_the_next(monkeypatch: pytest.
             report = await compare(rig, GRAPH, load("post-heavy"), settings)
             assert [cell.pulled for cell in report.cells] == [cell.counts["post"] for cell in report.cells]
             assert await rig.stack.db[HeavyAuthor.Settings.name].count_documents({}) == 0
+
+    run(work())
+
+
+def test_what_a_phase_has_not_delivered_is_no_work_of_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody works here: its jobs would find nothing, and the next one's would wait behind them."""
+    monkeypatch.setattr(rounds, "DRAIN_S", 0.05)
+
+    async def work() -> None:
+        async with virtual_rig((QUEUE,)) as rig:
+            settings = SETTINGS.model_copy(update={"phases": (QUEUE.slug,), "rounds": 1})
+            report = await compare(rig, GRAPH, load("undo"), settings)
+            assert report.cells[0].counts["post"] > 0
+            assert not report.cells[0].drained
+            assert await rig.stack.queue.depth() == {}
 
     run(work())
 
