@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from http import HTTPStatus
 
 import psutil
@@ -14,12 +13,11 @@ from bson import ObjectId
 
 from app.demo.graph import powerlaw
 from app.demo.progress import Progress, silent
-from app.stack.mongodb.write import housekeeping
 from benchmarks.generator import WRONG_PAGE, Answered, Reader, checksum
 from benchmarks.record import Record
 from benchmarks.rig import Rig
 from benchmarks.subject import Failed, Http, WrongAnswer
-from benchmarks.tokens import TOKENS, VERSIONS, Given
+from benchmarks.tokens import give
 
 AT_ONCE = 8
 LIMIT = 20
@@ -48,17 +46,9 @@ class Readers:
         self.tokens: dict[int, str] = {}
 
     async def enter(self, numbers: Iterable[int]) -> None:
-        """Give tokens to those who have none: all in one go, and past Beanie, which knows one database in a process."""
-        stack, ids = self._rig.stack, self._rig.loaded.ids
-        new = [number for number in dict.fromkeys(numbers) if number not in self.tokens]
-        if not new:
-            return
-        expires_at = stack.clock.now() + timedelta(days=stack.config.token_days)
-        given = Given.to([ids[number] for number in new], expires_at)
-        with housekeeping():
-            await stack.db[TOKENS].insert_many(given.documents)
-            await stack.db[VERSIONS].bulk_write(given.versions)
-        self.tokens |= zip(new, given.tokens, strict=True)
+        """Give tokens to those who have none."""
+        by_id = {self._rig.loaded.ids[number]: number for number in numbers if number not in self.tokens}
+        self.tokens |= {by_id[id]: token for id, token in (await give(self._rig.stack, list(by_id))).items()}
 
     def path(self, slug: str) -> str:
         return f"/api/v1/timeline?phase={slug}&limit={self._limit}"

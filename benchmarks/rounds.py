@@ -189,6 +189,8 @@ async def compare(
     steps = settings.rounds * len(settings.phases)
     cast, about = Cast(workload, graph, settings.seed), await origin(rig)
     await rig.load(graph, settings.seed, workload.history, cast.readers, here=not workload.returning, progress=progress)
+    if isinstance(rig.subject, Api):
+        await rig.subject.enter(rig.loaded.ids)
     cells: list[Cell] = []
     with rig.nothing_if_wrong():
         for number in range(settings.rounds):
@@ -248,9 +250,6 @@ async def _cell(
     if workload.returning:
         await rig.forget(slug, readers)
         await rig.long_away()
-    if isinstance(rig.subject, Api):
-        coming = islice(operations(), AHEAD)
-        await rig.subject.enter([rig.loaded.ids[who] for who in sorted({operation.who for operation in coming})])
     await _count_as_usual(rig, workload, settings)
     run = Run(rig, slug, workload, f"{settings.seed}-{number}-{slug}")
     lags = run.lags

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from bson import ObjectId
 
-from app.accounts import Accounts
 from app.errors import Refused
 from app.models import Audience
 from app.social import Social
 from app.stack import Stack, is_away
 from app.stack.cost import Cost, counted
+from benchmarks.tokens import give
 from phases.timelines import Timelines
 
 BODY_LIMIT = 4 * 1024 * 1024  # bytes of one answer
@@ -146,17 +146,15 @@ class Api:
     """The system through the web process of `feedlab serve`, each person with a token of their own."""
 
     def __init__(self, stack: Stack, http: Http, handles: dict[ObjectId, str]) -> None:
-        self._accounts, self._http, self.handles = Accounts(stack), http, handles
+        self._stack, self._http, self.handles = stack, http, handles
         self._tokens: dict[ObjectId, str] = {}
 
     async def enter(self, people: Sequence[ObjectId]) -> None:
-        for person in people:
-            if person not in self._tokens:
-                self._tokens[person], _ = await self._accounts.new_token(person)
+        """Give each of these people a token. Who has none asks for nothing: to make one is no part of an operation."""
+        self._tokens |= await give(self._stack, people)
 
     async def ask(self, person: ObjectId, method: str, path: str, body: Any = None, key: str = "") -> bytes:
         """Send a request, and return its answer as it came. Raises Failed."""
-        await self.enter([person])
         headers = f"Authorization: Bearer {self._tokens[person]}\r\n" + (f"Idempotency-Key: {key}\r\n" if key else "")
         status, answer = await self._http.ask(method, f"/api/v1{path}", body, headers)
         if status >= HTTPStatus.BAD_REQUEST:

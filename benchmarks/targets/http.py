@@ -30,6 +30,7 @@ async def post(rig: Rig, scale: Scale) -> list[Row]:
     api, slug = rig.subject, answers.LISTS.slug
     assert isinstance(api, Api)
     star = await scenes.star(rig, 10, 10)
+    await api.enter([star.author])
     await only(rig, slug)
 
     async def posted() -> float:
@@ -60,6 +61,7 @@ async def overhead(rig: Rig, scale: Scale) -> list[Row]:
     api = rig.subject
     assert isinstance(api, Api)
     reader = await scenes.follower_of(rig, await scenes.authors(rig, scale.followees // 5, 10))
+    await api.enter([reader])
     rows, slugs, due = [], [phase.slug for phase in PHASES], await scenes.newest(rig, reader, LIMIT)
     for slug in slugs:
         await scenes.check_page(rig, reader, slug, LIMIT)

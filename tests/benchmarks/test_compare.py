@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
+import httpx
 import psutil
 import pytest
 from bson import ObjectId
@@ -28,6 +29,7 @@ from app.serve import _uvicorn
 from app.servers.programs import Level, ServersError
 from app.stack import Addresses, connected
 from app.stack.cost import counted
+from app.web import create_app
 from benchmarks import answers, observe, rounds
 from benchmarks import rig as rig_module
 from benchmarks.observe import NotDelivered
@@ -36,7 +38,7 @@ from benchmarks.report import Comparison, Settings
 from benchmarks.report import load as read_report
 from benchmarks.rig import OVERRIDES, BenchRefused, Rig, _answers, _environment
 from benchmarks.rounds import CHECKED_READERS, checked, compare
-from benchmarks.subject import Failed, Http, InProcess, WrongAnswer
+from benchmarks.subject import Api, Failed, Http, InProcess, WrongAnswer
 from benchmarks.tables import grids
 from benchmarks.workload import Workload, load
 from phases.base import Carrier, Phase
@@ -193,6 +195,42 @@ def test_what_a_phase_has_not_delivered_is_no_work_of_the_next_one(monkeypatch: 
             assert await rig.stack.queue.depth() == {}
 
     run(work())
+
+
+class InTheApp(Http):
+    """The API without a connection."""
+
+    def __init__(self, app: Starlette) -> None:
+        self._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://feedlab.test")
+
+    async def ask(self, method: str, path: str, body: Any = None, headers: str = "") -> tuple[int, bytes]:
+        named = dict(line.split(": ", 1) for line in headers.splitlines())
+        answer = await self._client.request(method, path, json=body, headers=named)
+        return answer.status_code, answer.content
+
+
+@pytest.mark.parametrize("load_of", [{"rate": 40.0}, {"rate": None, "clients": 2}], ids=["open", "closed"])
+def test_nobody_is_given_a_token_while_it_counts(load_of: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late they first come up: whoever made one paid for it, and those who were measured later did not."""
+    monkeypatch.setattr(rounds, "AHEAD", 5)
+    right, given = rounds._offer, list[int]()
+
+    async def work() -> None:
+        async with virtual_rig((QUERY,)) as rig:
+            rig.subject = Api(rig.stack, InTheApp(create_app(rig.stack, rig.timelines)), {})
+
+            async def offer(*of: Any) -> Any:
+                given.append(await rig.stack.db["tokens"].count_documents({}))
+                offered = await right(*of)
+                given.append(await rig.stack.db["tokens"].count_documents({}))
+                return offered
+
+            monkeypatch.setattr(rounds, "_offer", offer)
+            settings = SETTINGS.model_copy(update={"phases": (QUERY.slug,), "seconds": 0.5, "burn_in_s": 0, **load_of})
+            await compare(rig, GRAPH, load("undo"), settings)
+            assert given == [len(GRAPH.people)] * 4, "before and after, in two rounds"
+
+    asyncio.run(work())
 
 
 def test_the_processes_of_a_benchmark_take_no_port_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
