@@ -38,7 +38,7 @@ AT_ONCE = 100  # accounts that one round clears
 CHUNK = 200  # documents that one step removes
 STEPS = 1_000  # of one round, shared by its accounts: a step is one transaction at most
 LIKE_STEPS = 50  # that the person who deletes their account waits for
-EVERY_S = 10.0  # between two rounds of a web process
+EVERY_S = 10.0  # between two rounds of a process
 LINGER_S = 100  # MongoDB gives up transactions that are 60 s old, and looks for them every 30 s
 
 

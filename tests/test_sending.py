@@ -11,7 +11,7 @@ import pytest
 from bson import ObjectId
 
 from app.inbox.pictures import EACH_OUT, IMAGES, LARGEST_KEPT
-from app.inbox.places import Outgoing
+from app.inbox.places import Places
 from app.web import health, protocol
 from app.web.api import PREFIX
 from tests.live.test_wire import PATIENCE_S, Site, running
@@ -115,7 +115,7 @@ async def test_one_person_is_sent_only_so_many_pictures_at_once(site: Site) -> N
 async def test_who_reads_slowly_makes_room(site: Site, slowest: float, status: int) -> None:
     """Once a picture would have gone out at the slowest pace: then it is broken off, where somebody else needs room."""
     (ann, bob), (path, data) = await people(site), await picture(site, 2 * MB)
-    site.app.state.services.pictures.outgoing = Outgoing(3 * MB, 3 * MB, slowest)
+    site.app.state.services.pictures.outgoing = Places(3 * MB, 3 * MB, slowest, "Too many.")
     slow = await Reader.of(site, path, ann)
     answer = await site.http.get(path, headers=bob)
     assert (answer.status_code, len(answer.content) == len(data)) == (status, status == 200)

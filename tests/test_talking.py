@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.inbox import pictures
+from app.inbox.pictures import LARGEST
 from app.web import conversations
 from app.web.session import SESSION
 from tests.contract.test_pictures import WHERE, drawn, told_all
@@ -196,8 +196,8 @@ async def test_a_form_sends_only_so_many_pictures() -> None:
         assert "Too many pictures" in ann.html
 
 
-async def test_a_form_with_a_picture_has_a_place_before_it_is_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "EACH_AT_ONCE", 1)
+async def test_a_form_with_a_picture_has_a_place_before_it_is_read(site: Site) -> None:
+    site.app.state.services.pictures.arriving.each = LARGEST
     ann, _ = await site.browser().sign_up("ann"), await site.browser().sign_up("ben")
     here, begun, may_end = await with_(ann, "ben"), asyncio.Event(), asyncio.Event()
     typed = {name: value for name, value in ann.form(f"{here}/picture").fields.items() if name != "picture"}

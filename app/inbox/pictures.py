@@ -9,8 +9,7 @@ import asyncio
 import hmac
 import struct
 import zlib
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -22,8 +21,8 @@ from pymongo.errors import DuplicateKeyError
 
 from app import base64url
 from app.accounts import in_thread
-from app.errors import Conflict, Invalid, NotFound, TooMany
-from app.inbox.places import Outgoing, Place
+from app.errors import Conflict, Invalid, NotFound
+from app.inbox.places import Places
 from app.models import Image as ImageDocument
 from app.stack import Stack, schema
 from app.stack.mongodb.find import Find, together
@@ -59,11 +58,11 @@ TOO_LONG = (
 )
 ADDRESS_S = 600  # how long an address takes a picture
 UNSENT = timedelta(days=1)  # how long a picture waits to be sent
-MOST_AT_ONCE, EACH_AT_ONCE = 16, 3  # that arrive in one process, and of one person: each is held in memory
-SLOWEST = 256 * 1024  # bytes a second: what passes more slowly makes room where all places are taken
+MOST_IN, EACH_IN = 16 * LARGEST, 3 * LARGEST  # bytes that arrive in one process at once, and of one person
+SLOWEST = 256 * 1024  # bytes a second: what passes more slowly makes room where there is none
 DECODED_AT_ONCE = 2
 READ_AT_ONCE = 2  # from the database, before it is known how large they are
-MOST_OUT, EACH_OUT = 8 * LARGEST_KEPT, 3 * LARGEST_KEPT  # bytes that go out of one process at once, and to one person
+MOST_OUT, EACH_OUT = 8 * LARGEST_KEPT, 3 * LARGEST_KEPT  # the same of those that go out
 
 SIGNATURE = 32  # bytes
 _PAYLOAD = struct.Struct(">12s12sBII")  # picture, owner, type, size, when it expires
@@ -113,10 +112,10 @@ class Pictures:
     def __init__(self, stack: Stack) -> None:
         self._db, self._clock = stack.db, stack.clock
         self._secret: bytes | None = None
-        self._arriving: dict[Place, ObjectId] = {}  # and whose it is; the oldest first
         self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
         self._reading = asyncio.Semaphore(READ_AT_ONCE)
-        self.outgoing = Outgoing(MOST_OUT, EACH_OUT, SLOWEST)
+        self.arriving = Places(MOST_IN, EACH_IN, SLOWEST, "Too many pictures arrive at this moment.")
+        self.outgoing = Places(MOST_OUT, EACH_OUT, SLOWEST, "Too many pictures are being sent at this moment.")
 
     async def address(self, owner: ObjectId, type: Type, size: int) -> tuple[str, Upload]:
         """Make an address; return the secret part of it, and what it takes."""
@@ -156,7 +155,7 @@ class Pictures:
 
         Raises Invalid, TooMany, and Conflict where another has been faster.
         """
-        with self.place(upload.owner) as place:
+        with self.arriving.place(upload.owner, LARGEST) as place:
             await self.store(upload, await place.passage(_whole(body, upload.size)))
 
     async def store(self, upload: Upload, sent: bytes) -> None:
@@ -174,31 +173,6 @@ class Pictures:
             await insert(self._db, new)
         except DuplicateKeyError:
             raise Conflict("This address has taken its picture.") from None
-
-    @contextmanager
-    def place(self, owner: ObjectId) -> Iterator[Place]:
-        """Hold a place for a picture that arrives, since it is held in memory.
-
-        Raises TooMany. Where all are taken, one has to be free that somebody has had for long, and whose picture is not
-        there yet: whoever sends slowly takes none from all others.
-        """
-        theirs = sum(whose == owner for whose in self._arriving.values())
-        if len(self._arriving) >= MOST_AT_ONCE and theirs < EACH_AT_ONCE:
-            self._make_room()
-        if len(self._arriving) >= MOST_AT_ONCE or theirs >= EACH_AT_ONCE:
-            raise TooMany("Too many pictures arrive at this moment.", 5)
-        place = Place(LARGEST)
-        self._arriving[place] = owner
-        try:
-            yield place
-        finally:
-            self._arriving.pop(place, None)
-
-    def _make_room(self) -> None:
-        late = next((each for each in self._arriving if each.is_late(SLOWEST)), None)  # the oldest one
-        if late:
-            del self._arriving[late]
-            late.give_up()
 
     async def picture(self, reader: ObjectId, id: ObjectId) -> Picture:
         """Return a picture. Raises NotFound for a reader who may not see it."""

@@ -43,38 +43,44 @@ class Place:
         self._limit.reschedule(0)
 
 
-class Outgoing:
-    """The pictures that go out of one process: `most` bytes of them are in memory, and `each` of one reader."""
+class Places:
+    """The places of one process: `most` bytes of pictures are in memory, and `each` of one person.
 
-    def __init__(self, most: int, each: int, slowest: float) -> None:
-        """`slowest`: what goes out more slowly, in bytes a second, makes room where there is none."""
-        self._most, self._each, self._slowest = most, each, slowest
-        self._places: dict[Place, ObjectId] = {}  # and whom it goes to
+    `slowest`: what passes more slowly, in bytes a second, makes room where there is none. `refusal`: what others are
+    told then.
+    """
+
+    def __init__(self, most: int, each: int, slowest: float, refusal: str) -> None:
+        self.most, self.each, self.slowest, self.refusal = most, each, slowest, refusal
+        self._places: dict[Place, ObjectId] = {}  # and whose they are; the oldest first
 
     @contextmanager
-    def place(self, reader: ObjectId, size: int) -> Iterator[Place]:
-        """Hold a place for a picture that has been looked up. Raises TooMany.
-
-        Whoever reads slowly takes the pictures of nobody else away.
-        """
-        if sum(place.size for place, whose in self._places.items() if whose == reader) + size > self._each:
-            raise TooMany("Too many pictures are being sent to you at this moment.", 5)
+    def place(self, person: ObjectId, size: int) -> Iterator[Place]:
+        """Hold a place for a picture. Raises TooMany. Whoever is slow takes no place from all others."""
+        if sum(place.size for place, whose in self._places.items() if whose == person) + size > self.each:
+            raise self._refused()
         self._make_room(size)
         place = Place(size)
-        self._places[place] = reader
+        self._places[place] = person
         try:
             yield place
         finally:
             self._places.pop(place, None)
 
     def _make_room(self, size: int) -> None:
-        """Give up the largest of those that are late, as far as that helps. Raises TooMany where it does not."""
-        missing = sum(place.size for place in self._places) + size - self._most
-        late = sorted((place for place in self._places if place.is_late(self._slowest)), key=attrgetter("size"))
+        """Give up the largest of those that are late, of several the oldest, as far as that helps. Raises TooMany where
+        it does not.
+        """
+        missing = sum(place.size for place in self._places) + size - self.most
+        late = [place for place in self._places if place.is_late(self.slowest)]
         if missing > sum(place.size for place in late):
-            raise TooMany("Too many pictures are being sent at this moment.", 5)
+            raise self._refused()
         while missing > 0:
-            largest = late.pop()
+            largest = max(late, key=attrgetter("size"))
+            late.remove(largest)
             del self._places[largest]
             largest.give_up()
             missing -= largest.size
+
+    def _refused(self) -> TooMany:
+        return TooMany(self.refusal, 5)

@@ -187,7 +187,7 @@ def _client_id(form: FormData, said: bytes) -> str:
 async def send_picture(request: Request, me: Account) -> Response:
     """Send a picture. It has its place before the form, which is held in memory, is read."""
     try:
-        with services(request).pictures.place(me.id) as place:
+        with services(request).pictures.arriving.place(me.id, LARGEST) as place:
             form = await place.passage(changing(request, me, files=1))
             try:
                 await _send_picture(request, me, form, form.get("picture"))

@@ -346,7 +346,7 @@ async def test_what_has_a_place_is_stored_once_it_is_there(album: Album) -> None
     async def form() -> bytes:
         return data
 
-    with album.pictures.place(ann) as place:
+    with album.pictures.arriving.place(ann, pictures.LARGEST) as place:
         _, upload = await album.pictures.address(ann, "image/png", len(data))
         arrived = await place.passage(form())
         await album.pictures.store(upload, arrived)
@@ -457,8 +457,8 @@ async def test_a_conversation_goes_with_the_last_of_the_two(album: Album) -> Non
     assert [message.text for message in (await conversations.messages(cat, other.id, None, 20))[0]] == ["for cat"]
 
 
-async def test_only_so_many_arrive_at_once(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "EACH_AT_ONCE", 1)
+async def test_only_so_many_arrive_at_once(album: Album) -> None:
+    album.pictures.arriving.each = pictures.LARGEST
     arrived = asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -474,7 +474,7 @@ async def test_only_so_many_arrive_at_once(album: Album, monkeypatch: pytest.Mon
     with pytest.raises(TooMany):
         await album.pictures.take(uploads[1], body(data))
     await album.pictures.take(uploads[2], body(data))
-    monkeypatch.setattr(pictures, "MOST_AT_ONCE", 1)
+    album.pictures.arriving.most = pictures.LARGEST
     with pytest.raises(TooMany):
         await album.pictures.take(uploads[2], body(data))
     arrived.set()
@@ -482,9 +482,9 @@ async def test_only_so_many_arrive_at_once(album: Album, monkeypatch: pytest.Mon
     await album.pictures.take(uploads[1], body(data))
 
 
-async def test_who_sends_slowly_makes_room(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_sends_slowly_makes_room(album: Album) -> None:
     """The first of them, once the largest picture would be there at the slowest pace, and for one who has room."""
-    monkeypatch.setattr(pictures, "MOST_AT_ONCE", 2)
+    album.pictures.arriving.most = 2 * pictures.LARGEST
     may_end, data = asyncio.Event(), drawn("image/png")
 
     async def slow() -> AsyncIterator[bytes]:
@@ -499,7 +499,7 @@ async def test_who_sends_slowly_makes_room(album: Album, monkeypatch: pytest.Mon
     await asyncio.sleep(0)
     with pytest.raises(TooMany):
         await album.pictures.take(third, body(data))
-    monkeypatch.setattr(pictures, "SLOWEST", pictures.LARGEST * 100)
+    album.pictures.arriving.slowest = pictures.LARGEST * 100
     await asyncio.sleep(0.1)
     await album.pictures.take(third, body(data))
     with pytest.raises(TooMany, match="took long"):
@@ -509,10 +509,9 @@ async def test_who_sends_slowly_makes_room(album: Album, monkeypatch: pytest.Mon
     await album.pictures.take(first, body(data))
 
 
-async def test_what_has_arrived_makes_no_room(album: Album, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_has_arrived_makes_no_room(album: Album) -> None:
     """It waits to be decoded."""
-    monkeypatch.setattr(pictures, "MOST_AT_ONCE", 1)
-    monkeypatch.setattr(pictures, "SLOWEST", pictures.LARGEST * 100)
+    album.pictures.arriving.most, album.pictures.arriving.slowest = pictures.LARGEST, pictures.LARGEST * 100
     data, decoding = drawn("image/png"), album.pictures._decoding
     first, second = [
         (await album.pictures.address(album.ids[who], "image/png", len(data)))[1] for who in ("ann", "ben")
