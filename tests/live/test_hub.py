@@ -425,13 +425,13 @@ async def test_who_fails_fails_alone(town: World) -> None:
 async def test_who_takes_too_long_takes_nothing_from_others(town: World) -> None:
     """Three of them are in all places at once. That is an outage the first time, and later their own fault."""
     hub, right, tried = await new_hub(town), Truth.read, list[ObjectId]()
-    town.stack.config = town.stack.config.model_copy(update={"server_timeout_s": 0.5})
     long, ben = [ObjectId() for _ in range(READS_AT_ONCE)], town.ids["ben"]
 
     async def read(self: Truth, watcher: Watcher, parts: Any) -> Any:
         tried.append(watcher.me)
         if watcher.me in long:
-            await for_ever()
+            await asyncio.sleep(0)  # until all of them are here
+            raise OutOfTime
         return await right(self, watcher, parts)
 
     async def together() -> list[ObjectId]:
@@ -442,8 +442,7 @@ async def test_who_takes_too_long_takes_nothing_from_others(town: World) -> None
         return [me for me, end in zip(coming, ends, strict=True) if end is None]
 
     with patch.object(Truth, "read", read):
-        assert set(await together()) <= {ben}, "he may be next in the moment when they are given up"
-        assert tried[:READS_AT_ONCE] == long
+        assert (await together(), tried) == ([], long)
         await Client(hub, ben).connect()
         for _ in range(3):
             tried.clear()
@@ -459,21 +458,24 @@ async def test_who_took_too_long_is_read_again_after_a_pause(town: World, monkey
     monkeypatch.setattr(slow, "LONGEST_S", 3_600)
     hub, right, tried = await new_hub(town), Truth.read, 0
     ann, ben = await up_to_date(hub, town, "ann"), Client(hub, town.ids["ben"])
-    town.stack.config = town.stack.config.model_copy(update={"server_timeout_s": 0.5})
+    answered = asyncio.Event()
 
     async def read(self: Truth, watcher: Watcher, parts: Any) -> Any:
         nonlocal tried
         if watcher.me == ann.me:
             tried += 1
-            await for_ever()
+            if tried > 1:
+                await answered.wait()
+            raise OutOfTime
         return await right(self, watcher, parts)
 
     with patch.object(Truth, "read", read):
         town.stack.bus.tell(Hint("edges", ann.me))
         await carried(town.stack)
         await hub.settle()
-        for _ in range(100):
+        for _ in range(20):
             await ben.connect()
+            answered.set()
             ben.leave()
             await asyncio.sleep(0.02)
         assert tried == 2, "another one had been answered after the first time"
