@@ -1,10 +1,11 @@
-"""Every test of the contract suite on real servers is heard for commands that would ask every shard."""
+"""What holds for every test of the contract suite."""
 
 from collections.abc import Iterator
 
 import pytest
 from pymongo import monitoring
 
+from phases.delivering import delivery
 from tests.conftest import STAND_INS
 from tests.sharding import SCATTERED, Listener, listening
 
@@ -13,7 +14,7 @@ monitoring.register(Listener())  # for every client that is made from now on
 
 @pytest.fixture(autouse=True)
 def no_hot_command_asks_every_shard(request: pytest.FixtureRequest) -> Iterator[None]:
-    """But those that are listed, with their reason."""
+    """Each is heard for such commands, on real servers. Some are allowed, with their reason."""
     if "addresses" not in request.fixturenames or request.getfixturevalue("addresses") == STAND_INS:
         yield
         return
@@ -21,3 +22,9 @@ def no_hot_command_asks_every_shard(request: pytest.FixtureRequest) -> Iterator[
         yield
     unknown = seen - {(one.collection, one.fields) for one in SCATTERED}
     assert not unknown, f"these carry no shard key, see tests/sharding.py: {unknown}"
+
+
+@pytest.fixture(autouse=True)
+def a_busy_machine_ends_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not delivered in time is left to another job, so what a job does would depend on the machine's load."""
+    monkeypatch.setattr(delivery, "PATIENCE_S", 30.0)
