@@ -33,8 +33,6 @@ from phases.pulling.markers import Known, Markers
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 8  # to make a page from what is kept while what was remembered changes; after them the query makes it
-# A first page that took more than so many times `enough` candidates is not remembered: most were not for its reader.
-WASTEFUL = 4
 
 
 @dataclass(frozen=True)
@@ -378,18 +376,19 @@ class Reading:
         kept: Slice | None = None,
         waiting: Undelivered | None = None,
     ) -> tuple[list[StatusRow], ObjectId | None]:
-        """Fill a page. What it took to fill a first page is remembered, unless that was much, and so are the edges that
-        were asked for.
+        """Fill a page. What it took to fill a first page is remembered, unless most of that was not for the reader, and
+        so are the edges that were asked for.
         """
         filling = Filling(self._db, view, on_home, dict(rows), self._statuses.row)
         statuses, after = await filling.fill(candidates, request.before, request.limit)
-        if request.before is None:
+        if request.before is None and filling.wasteful:
+            self._pages.forget(request.reader)
+        elif request.before is None:
             first, judged = candidates.first, None
             if not candidates.went_on and view.steady and filling.edges.version == versions.edges:
                 basis = Basis(first.packed, first.floor, request.limit, versions.edges, view.departed)
                 judged = Judged(basis, first, kept, waiting, filling.backs, statuses, after)
-            seen = Seen(filling.taken, versions.likes, judged)
-            self._pages.keep(request.reader, seen, WASTEFUL * enough(request.limit))
+            self._pages.keep(request.reader, Seen(filling.taken, versions.likes, judged))
         if request.before is None or self._edges.recall(request.reader):
             self._edges.keep(filling.edges)
         return statuses, after

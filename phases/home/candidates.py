@@ -47,7 +47,7 @@ class Undelivered(NamedTuple):
 
 @dataclass(frozen=True)
 class Slice:
-    """A part of a kept timeline, newest first: the newest ids that the reader may see, none below `floor`.
+    """A part of a kept timeline, newest first: ids that may be for the reader; only from `floor` on are they all.
 
     `whole`: nothing that is kept was left out.
     """

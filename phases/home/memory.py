@@ -100,11 +100,8 @@ class FirstPages:
     def recall(self, reader: ObjectId) -> Seen:
         return self._pages.get(reader, UNSEEN)
 
-    def keep(self, reader: ObjectId, seen: Seen, most: int = ROWS_REMEMBERED) -> None:
-        """Remember what was seen, unless it took more than `most` statuses."""
-        self.forget(reader)
-        if len(seen.statuses) <= min(most, ROWS_REMEMBERED - 1):
-            self._pages[reader] = seen
+    def keep(self, reader: ObjectId, seen: Seen) -> None:
+        self._pages[reader] = seen
 
     def guess_no_more(self, reader: ObjectId) -> None:
         """Forget how far the reader's page reached: it says nothing about the next one."""

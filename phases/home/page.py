@@ -18,6 +18,8 @@ SPARE = 8
 # Where much is not for the reader: each further look takes as many candidates as all
 # looks before it together, but at most this many.
 AT_ONCE = 1_000
+# Looks at more than so many times `enough` candidates hold nothing of what they have seen.
+WASTEFUL = 4
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ def enough(limit: int) -> int:
 class Filling:
     """The filling of one page with what it `shows`. What the `view` knows, and `rows`
     by id, need not be looked up; what is looked up joins them.
+
+    `wasteful`: most of what was looked at was not for the reader. There may be any
+    amount of that, so what it took to fill the page is not known afterwards.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Filling:
         self._db, self._view, self._shows, self._as_row = db, view, shows, as_row
         self.rows = {} if rows is None else rows
         self._judged: list[StatusRow] = []
+        self.wasteful = False
 
     async def fill(
         self,
@@ -80,6 +86,8 @@ class Filling:
         while len(shown) <= limit:
             wanted = max(enough(limit) - len(shown), min(looked_at, AT_ONCE))
             looked_at += wanted
+            if looked_at > WASTEFUL * enough(limit):
+                self.rows, self._judged, self.wasteful = {}, [], True
             entries = await candidates.older_than(cursor, wanted)
             shown += await self._shown(entries, limit + 1 - len(shown))
             if len(entries) < wanted:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -12,7 +13,6 @@ from pymongo.errors import OperationFailure
 
 from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID, id_at
-from app.models import StatusRow
 from app.stack import MemcachedDown
 from app.stack.cost import counted
 from app.stack.mongodb.find import Rows
@@ -20,7 +20,7 @@ from phases.comeback import Comeback
 from phases.delivering import pending
 from phases.home import memory
 from phases.home.candidates import KeptThenQuery, Slice
-from phases.home.page import SPARE, enough
+from phases.home.page import SPARE, Filling, enough
 from phases.keeping.activity import ActiveReaders
 from phases.keeping.lists import LIST, SURPLUS, Lists, Value, key
 from phases.keeping.recipients import Admitted
@@ -329,27 +329,31 @@ async def _hidden(town: World, count: int) -> None:
 
 @pytest.mark.parametrize("settings", [{"cap": 900}])
 async def test_a_page_is_full_after_few_commands_however_much_is_not_for_its_reader(town: World) -> None:
-    """And what it took is not remembered: the next page would ask for all of it."""
+    """And what it took is neither held nor remembered: the next page would ask for all of it."""
     await town.post("zoe", "for ann")
     await town.drain()
     await _hidden(town, 800)
     for phase in (QUERY.slug, CACHE.slug):
+    held, fill = list[int](), Filling.fill
+
+    async def filled(filling: Filling, *asked: Any) -> Any:
+        page = await fill(filling, *asked)
+        held.append(len(filling.rows))
+        return page
+
         for _ in range(2):
             await town.page("ann", phase)
-        with counted() as cost:
+        with counted() as cost, patch.object(Filling, "fill", filled):
             page = await town.page("ann", phase)
         assert [status.text for status in page.statuses] == ["for ann"]
         assert cost.mongodb <= 14, phase
 
+    assert [rows < 500 for rows in held] == [True, True], "there are 801, and the last look is for half of them"
+    assert town.timelines._reading._pages.recall(town.ids["ann"]) is memory.UNSEEN
 
-async def test_a_page_that_took_much_is_forgotten_and_an_empty_one_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_empty_page_takes_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "ROWS_REMEMBERED", 10)
     pages, readers = memory.FirstPages(), [ObjectId() for _ in range(11)]
-    rows = {id: StatusRow(id, id, "text", "followers") for id in readers}
-    pages.keep(readers[0], memory.Seen(rows, 1), most=11)
-    assert pages.recall(readers[0]) is memory.UNSEEN, "it takes more than all of the memory"
-    pages.keep(readers[0], memory.Seen(dict(list(rows.items())[:5]), 1), most=4)
-    assert pages.recall(readers[0]) is memory.UNSEEN, "it took more than is worth it"
     for reader in readers:
         pages.keep(reader, memory.Seen({}, 1))
     assert [pages.recall(reader).likes for reader in readers] == [0, *[1] * 10], "the oldest one has gone"
