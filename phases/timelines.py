@@ -114,6 +114,7 @@ class Timelines:
     def __init__(self, stack: Stack, phases: tuple[Phase, ...] = PHASES) -> None:
         self.stack = stack
         self.phases = {phase.slug: phase for phase in phases}
+        self._default = self.phases.get(DEFAULT.slug, phases[-1])
         keeps = {phase.slug: phase.keeps for phase in phases if phase.keeps}
         made: dict[str, tuple[Store, Recipients]] = {}
         for phase in phases:
@@ -152,7 +153,7 @@ class Timelines:
         """
         timelines = cls(stack, phases)
         keeping = [phase.slug for phase in phases if phase.keeps]
-        first = DEFAULT.slug if DEFAULT.slug in timelines.phases else phases[-1].slug
+        first = timelines._default.slug
         delivering = keeping if stack.config.demo else [slug for slug in keeping if slug == first]
         await timelines.switch.open(first, delivering)
         return timelines
@@ -175,7 +176,11 @@ class Timelines:
         return _counted(asked, await self._reading.refresh(request))
 
     async def _named(self, slug: str | None) -> Phase:
-        slug = slug or (await self.switch.current()).read
+        """Return this phase, or the one that readers get by default: ours, where only another version of the program
+        knows that.
+        """
+        if not slug:
+            return self.phases.get((await self.switch.current()).read, self._default)
         if slug not in self.phases:
             raise Invalid("phase", self._unknown(slug))
         return self.phases[slug]

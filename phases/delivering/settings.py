@@ -114,14 +114,17 @@ def next_settings(
 ) -> tuple[Settings, list[Container]]:
     """Return the settings after `old`, and the containers that begin with them. Nothing says yet when it ends or opens.
 
-    A container goes on while some phase delivers to it; otherwise it retires, and another one begins.
+    A container goes on while some phase delivers to it; otherwise it retires, and another one begins. Those of phases
+    that only another version of the program knows are let alone.
     keeps: what each phase keeps, by slug. nodes: where a new container is, by what is kept.
     """
     delivering = old.delivering if wish.delivering is None else tuple(dict.fromkeys(wish.delivering))
     leaving = {slug: t for slug, t in old.leaving.items() if now < t} | dict.fromkeys(old.delivering, UNSETTLED)
     wanted = list(dict.fromkeys(keeps[slug] for slug in delivering if slug in keeps))
     containers = [
-        replace(c, until=UNSETTLED) if c.until is None and (c.kept not in wanted or c.kept in wish.anew) else c
+        replace(c, until=UNSETTLED)
+        if c.until is None and c.kept in nodes and (c.kept not in wanted or c.kept in wish.anew)
+        else c
         for c in old.in_use(now)
     ]
     going_on = {container.kept for container in containers if container.until is None}

@@ -85,17 +85,23 @@ class Switch:
         return container if container.opens and container.opens <= self._clock.now() else None
 
     def writable(self, settings: Settings, kept: str) -> list[Container]:
-        """Everywhere a delivery has to go. Raises MemcachedDown for lists on other nodes than this process knows."""
+        """Everywhere a delivery has to go: wherever somebody may read, by settings that are still good. Raises
+        MemcachedDown for lists on other nodes than this process knows.
+        """
         now = self._clock.now()
         open_ = [c for c in settings.containers if c.kept == kept and (c.until is None or now < c.until)]
         for container in open_:
-            if not self._reaches(container) and container.until is None:
+            if not self._reaches(container):
                 theirs, ours = (", ".join(nodes or ()) for nodes in (container.nodes, self._stores[kept].nodes))
                 raise MemcachedDown(
                     f"{kept} are on {theirs}, and FEEDLAB_MEMCACHED of this process names {ours}. "
                     "Give every process the same list."
                 )
-        return [container for container in open_ if self._reaches(container)]
+        return open_
+
+    def _current(self, settings: Settings) -> list[Container]:
+        """The containers that are delivered to, but those of phases that only another version of the program knows."""
+        return [c for c in settings.containers if c.until is None and c.kept in self._stores]
 
     def _reaches(self, container: Container) -> bool:
         return container.nodes in (None, self._stores[container.kept].nodes)
@@ -108,7 +114,7 @@ class Switch:
         settings = await self.fresh()
         if settings.version == 0:
             await self.change(Wish(read, delivering))
-        elsewhere = [c.kept for c in settings.containers if c.until is None and not self._reaches(c)]
+        elsewhere = [c.kept for c in self._current(settings) if not self._reaches(c)]
         if elsewhere:
             await self.change(Wish(anew=elsewhere))
         await self.beat()
@@ -128,7 +134,7 @@ class Switch:
         if any(settings.current(self._keeps[slug]) is None for slug in settings.delivering if slug in self._keeps):
             await self.change(Wish())
             settings = await self.fresh()
-        current = [c for c in settings.containers if c.until is None]
+        current = self._current(settings)
         pulses = [await self._stores[c.kept].pulse(c) if self._reaches(c) else None for c in current]
         if None in pulses:
             return  # what cannot be compared must not be outrun

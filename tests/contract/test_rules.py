@@ -15,7 +15,7 @@ from pymongo.errors import NetworkTimeout
 
 from app.clock import FIRST_ID, LAST_ID
 from app.errors import Conflict
-from app.models import StatusRow
+from app.models import SETTINGS, StatusRow
 from app.social import Social
 from app.stack import MemcachedDown
 from app.stack.cost import counted
@@ -33,7 +33,7 @@ from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Outbox
 from phases.delivering.pending import UNREAD_S, Pending
 from phases.delivering.settings import FORGET_AFTER_S, Settings, Wish
-from phases.delivering.switch import TRIES, Switch
+from phases.delivering.switch import DOCUMENT, TRIES, Switch
 from phases.home.candidates import Slice, Undelivered, newest
 from phases.home.newest import window_of_groups
 from phases.home.page import enough
@@ -938,6 +938,26 @@ async def test_a_consumer_that_this_program_does_not_know_is_still_owed(town: Wo
     await town.drain()
     assert await statuses.distinct("pending") == ["digest"]
     await town.sees("ann", "hello")
+
+
+async def test_what_a_phase_keeps_that_this_program_does_not_know_is_let_alone(town: World) -> None:
+    """Another version of the program has switched it on, and made it the default."""
+    since, settings = town.clock.new_id(), town.stack.db[SETTINGS]
+    theirs = {"kept": "digests", "since": since, "nodes": None, "until": None, "opens": town.clock.now()}
+    await settings.update_one(
+        {"_id": DOCUMENT},
+        {"$set": {"read": "digest"}, "$push": {"delivering": "digest", "containers": theirs}, "$inc": {"version": 1}},
+    )
+    town.clock.advance(1)
+    opened = await Timelines.open(town.stack)
+    await opened.sweep()
+    await opened.restart()
+    town.pass_grace()
+    await opened.switch.beat()
+    status = await town.post("zoe", "hello")
+    assert [each.id for each in (await opened.page(town.ids["ann"])).statuses] == [status.id]
+    [kept] = [c for c in (await opened.switch.fresh()).containers if c.kept == "digests"]
+    assert (kept.since, kept.until) == (since, None)
 
 
 async def test_a_lost_enqueue_is_found_by_the_sweeper(town: World) -> None:

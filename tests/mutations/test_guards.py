@@ -18,6 +18,7 @@ from app.stack.cost import counted
 from app.stack.mongodb.find import Rows
 from phases.comeback import Comeback
 from phases.delivering import pending
+from phases.delivering.settings import Wish
 from phases.home import memory
 from phases.home.candidates import KeptThenQuery, Slice
 from phases.home.page import SPARE, Filling, enough
@@ -450,6 +451,22 @@ async def test_a_worker_that_does_not_reach_the_lists_does_not_say_it_delivered(
     assert "FEEDLAB_MEMCACHED of this process names elsewhere:1. Give every" in str(failed[status.id])
     assert (await town.pending())["cache"] == 1
     assert await town.walk("ann", "cache") == ["hello"]
+
+
+async def test_a_worker_with_other_nodes_delivers_once_nobody_reads_the_lists_it_does_not_reach(town: World) -> None:
+    """Rule 3. It was restarted first: it has begun lists on its own nodes, and whoever has not heard of that reads the
+    old ones.
+    """
+    lists, consumer = CACHE.keeps or "", town.timelines.outbox.consumers[CACHE.slug]
+    with patch.object(town.stack.memcached, "nodes", ("elsewhere:1",)):
+        await town.timelines.switch.change(Wish(anew=[lists]))
+        status = await town.post("zoe", "hello")
+        failed = await consumer.handle(status.id, None)
+        assert isinstance(failed[status.id], MemcachedDown)
+        assert (await town.pending())[CACHE.slug] == 1
+        town.pass_grace()
+        assert not await consumer.handle(status.id, None)
+        assert (await town.pending())[CACHE.slug] == 0
 
 
 async def test_lists_on_other_nodes_are_not_read(town: World) -> None:
