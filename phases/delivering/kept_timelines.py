@@ -7,7 +7,6 @@ from bson import ObjectId
 
 from app.access import Entry
 from app.clock import LAST_ID
-from app.stack.mongodb.transaction import Transaction
 from phases.delivering.switch import Switch
 from phases.home.newest import Newest
 from phases.keeping.recipients import Recipients
@@ -27,12 +26,8 @@ class KeptTimelines:
     newest: Callable[[list[ObjectId]], Newest]
     cap: int
 
-    async def widen(self, reader: ObjectId, author: ObjectId, *, follows: bool) -> None:
-        """Backfill (rule 4): deliveries reach the reader first, if from now on they follow the author (`follows`), then
-        the author's recent ids are merged into their timeline.
-        """
-        if follows:
-            await self.recipients.widen(reader, author)
+    async def backfill(self, reader: ObjectId, author: ObjectId) -> None:
+        """Merge the author's recent ids into the reader's timeline (rule 4)."""
 
         async def author_ids(floor: ObjectId) -> list[Entry]:
             entries = await self.newest([author]).older_than(LAST_ID, self.cap)
@@ -40,9 +35,6 @@ class KeptTimelines:
 
         for container in self.switch.writable(await self.switch.fresh(), self.name):
             await self.store.merge(container, reader, author_ids)
-
-    async def narrow(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None:
-        await self.recipients.narrow(inside, reader, author)
 
     async def forget(self, reader: ObjectId) -> None:
         """Forget what is kept for this reader, as after an eviction."""
@@ -56,4 +48,3 @@ class KeptTimelines:
 
     async def sweep(self) -> None:
         await self.store.sweep((await self.switch.fresh()).current(self.name), self.switch.over)
-        await self.recipients.sweep()

@@ -114,14 +114,17 @@ class Outbox:
     ) -> None:
         self._db, self._clock = stack.db, stack.clock
         self._switch, self._idle, self._kept, self._pulls = switch, idle, kept, pulls
+        noted = {each.recipients.noted_in: each.recipients for each in kept if each.recipients.noted_in}
+        self._noting = tuple(noted.values())  # each for all that share its collection
         self._swept: dict[tuple[str, str], ObjectId] = {}  # how far: of whom, and in which collection
         self.consumers: dict[str, Consumer] = {}
 
     def add(self, consumer: Consumer) -> None:
         """Add a consumer: from now on it is owed what it cares for. Its name must be unique, since `pending` has
-        nothing else.
+        nothing else, and without a hyphen, which ends it in the id of a job.
         """
         assert consumer.name not in {*self.consumers, *self._idle}, f"two consumers are called {consumer.name}"
+        assert "-" not in consumer.name, f"{consumer.name}: a job's id is the consumer's name, a hyphen and more"
         self.consumers[consumer.name] = consumer
 
     # What a use case says
@@ -212,9 +215,9 @@ class Outbox:
             await self.make_backfill(collection, row)
 
     async def narrowed(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None:
-        """Tell whatever is kept that a follow ends, in its transaction."""
-        for kept in self._kept:
-            await kept.narrow(inside, reader, author)
+        """Note whom deliveries reach no longer as a follow ends, in its transaction."""
+        for recipients in self._noting:
+            await recipients.narrow(inside, reader, author)
 
     def _unless(self, pulled: bool, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if not (pulled and name in self._pulls.merging))
@@ -272,13 +275,19 @@ class Outbox:
             await self._db[collection].update_many({"_id": {"$in": list(ids)}}, change)
 
     async def sweep(self) -> None:
+        for recipients in self._noting:
+            await recipients.sweep()
         await self._db[EVENTS].delete_many({"pending": []})
 
     async def make_backfill(self, collection: str, row: Mapping[str, Any]) -> None:
-        """Make the backfill that a row owes (rule 4), and note that it is made: in this order."""
+        """Make the backfill that a row owes (rule 4): first deliveries reach the reader, then timelines take in what
+        the author wrote before. Note that it is made after that.
+        """
         reader, author = (row[field] for field in WIDENING[collection])
+        for recipients in self._noting if collection == "follows" else ():
+            await recipients.widen(reader, author)
         for kept in self._kept:
-            await kept.widen(reader, author, follows=collection == "follows")
+            await kept.backfill(reader, author)
         edge = {field: row[field] for field in ("_id", *WIDENING[collection])}  # with what it would be sharded by
         await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})
 

@@ -37,6 +37,7 @@ class ActiveReaders(Recipients):
     """The recipients that are noted as active readers. Phase 4 says to which of them a status goes."""
 
     active_only = True
+    noted_in = ACTIVE
 
     async def admit(self, reader: ObjectId, followees: Sequence[ObjectId]) -> Admitted:
         until = active_until(self.config, self.clock.now())

@@ -26,10 +26,12 @@ class Recipients(ABC):
     """The recipients of a status, in the order of their ids. Delivery may be generous: the read decides.
 
     The other methods matter where not every follower is a recipient: a reader who returns is admitted for a time.
+    `noted_in`: the collection with what that takes; whoever shares it need be told of an edge only once.
     """
 
     name: ClassVar[str]
     active_only: ClassVar[bool] = False
+    noted_in: ClassVar[str | None] = None
 
     def __init__(self, stack: Stack) -> None:
         self.db, self.config, self.clock = stack.db, stack.config, stack.clock
@@ -59,7 +61,7 @@ class Recipients(ABC):
         """Note the end of a follow edge, in its transaction."""
 
     async def sweep(self) -> None:
-        """Do a bounded piece of housekeeping."""
+        """Do a bounded piece of housekeeping, of `noted_in`."""
 
     async def here(self, reader_ids: Sequence[ObjectId]) -> set[ObjectId]:
         """Return those of these readers whom deliveries reach now."""

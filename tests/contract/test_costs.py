@@ -4,6 +4,7 @@ import asyncio
 from datetime import timedelta
 from math import ceil
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from bson import ObjectId
@@ -11,6 +12,7 @@ from bson import ObjectId
 from app.clock import LAST_ID, id_at
 from app.stack.cost import Cost, counted
 from phases.home.newest import FEW, GROUP, WINDOW_AUTHORS, Newest
+from phases.keeping.activity import ActiveReaders
 from phases.p1_query import QUERY, written_by
 from phases.p2_push import PUSH
 from phases.p3_queue import QUEUE
@@ -206,3 +208,16 @@ async def test_work_that_is_done_costs_little_to_repeat(world: World) -> None:
         await world.timelines.outbox.consumers["cache"].handle(status.id, None)
     assert cost.mongodb == 1, "it is not pending any more"
     assert (await world.walk("ann", "cache")) == ["hello"]
+
+
+async def test_a_follow_is_noted_once_for_all_phases_that_deliver_to_active_readers(world: World) -> None:
+    await world.people("ann", "zoe")
+    await world.warm("ann")
+    admit, narrow = ActiveReaders.admit, ActiveReaders.narrow
+    with (
+        patch.object(ActiveReaders, "admit", autospec=True, side_effect=admit) as admitted,
+        patch.object(ActiveReaders, "narrow", autospec=True, side_effect=narrow) as narrowed,
+    ):
+        await world.follow("ann", "zoe")
+        await world.social.unfollow(world.ids["ann"], world.ids["zoe"])
+    assert (admitted.call_count, narrowed.call_count) == (1, 1)

@@ -403,7 +403,7 @@ async def test_a_crash_between_the_edge_and_its_backfill_loses_nothing(town: Wor
     await town.post("zoe", "to the circle", "circle")
     await town.drain()
     await town.warm("ann")
-    with patch.object(KeptTimelines, "widen", side_effect=Crash):
+    with patch.object(KeptTimelines, "backfill", side_effect=Crash):
         with pytest.raises(Crash):
             await town.follow("ann", "yan")
         with pytest.raises(Crash):
@@ -445,7 +445,7 @@ async def owe_backfills(town: World, *readers: str) -> None:
     await town.people("yan")
     await town.post("yan", "before")
     await town.drain()
-    with patch.object(KeptTimelines, "widen", side_effect=Crash):
+    with patch.object(KeptTimelines, "backfill", side_effect=Crash):
         for reader in readers:
             with pytest.raises(Crash):
                 await town.follow(reader, "yan")

@@ -440,8 +440,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a debt is paid before the backfill is made",
         "4 debt, 8 order",
         "phases.delivering.outbox.Outbox.make_backfill",
-        "        for kept in self._kept:\n"
-        '            await kept.widen(reader, author, follows=collection == "follows")\n',
+        "        for kept in self._kept:\n            await kept.backfill(reader, author)\n",
         behind='        await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})\n',
         races=("follow x read, queue",),
     ),
@@ -1454,9 +1453,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a backfill ends before its author is delivered",
         "phase 4: activity, 8 order",
-        "phases.delivering.kept_timelines.KeptTimelines.widen",
-        "        if follows:\n            await self.recipients.widen(reader, author)\n",
-        behind="            await self.store.merge(container, reader, author_ids)\n",
+        "phases.delivering.outbox.Outbox.make_backfill",
+        '        for recipients in self._noting if collection == "follows" else ():\n'
+        "            await recipients.widen(reader, author)\n",
+        behind="            await kept.backfill(reader, author)\n",
         races=("follow x publish, cache",),
     ),
     Mutant(
@@ -1472,9 +1472,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "members of a circle are taken for followers",
         "phase 4: activity",
-        "phases.delivering.kept_timelines.KeptTimelines.widen",
-        "if follows:",
-        "if True:",
+        "phases.delivering.outbox.Outbox.make_backfill",
+        'self._noting if collection == "follows" else ()',
+        "self._noting",
         _of(FIXED, "test_a_circle_fills_no_strangers_list"),
     ),
     Mutant(
