@@ -16,16 +16,24 @@ from phases.p1_query import written_by
 
 
 class Comeback:
-    """The return of one reader. `followees`: whom they followed at `began_s`, in seconds of the clock's monotonic time.
+    """The return of one reader. `followees`: whom they followed at `began_s`, or later, in seconds of the clock's
+    monotonic time.
 
     `head` is the beginning of their page, which also shows how far back the rest may reach. It is queried once, when it
     is first needed.
     """
 
     def __init__(
-        self, stack: Stack, memory: EdgeMemory, reader: ObjectId, followees: list[ObjectId], before: ObjectId, n: int
+        self,
+        stack: Stack,
+        memory: EdgeMemory,
+        reader: ObjectId,
+        followees: list[ObjectId],
+        began_s: float,
+        before: ObjectId,
+        n: int,
     ) -> None:
-        self.reader, self.followees, self.began_s = reader, followees, stack.clock.monotonic()
+        self.reader, self.followees, self.began_s = reader, followees, began_s
         self._db, self._cap, self._memory = stack.db, stack.config.cap, memory
         self._before, self._n = before, n
         self._head: asyncio.Future[list[Entry]] | None = None

@@ -332,9 +332,9 @@ class Reading:
     ) -> Page:
         """Make a page at once, complete and from the query; beside that, rebuild the timeline."""
         reader, n = request.reader, enough(request.limit)
-        following = Following(self._db, reader, self._edges, versions)
+        following, began_s = Following(self._db, reader, self._edges, versions), self._stack.clock.monotonic()
         edges = await following.known()
-        comeback = Comeback(self._stack, self._edges, reader, edges.followees or [], request.cursor, n)
+        comeback = Comeback(self._stack, self._edges, reader, edges.followees or [], began_s, request.cursor, n)
 
         async def answer() -> Page:
             candidates = KeptThenQuery(await comeback.head(), _nothing, self._query(request, following))
