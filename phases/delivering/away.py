@@ -54,7 +54,7 @@ async def send_away(
     meanwhile = await switch.fresh()
     if back := [kept for kept in anew if meanwhile.current(kept)]:  # somebody switched them on: they are not trusted
         await switch.restart(back)
-    await switch.change(Wish(delivering=before))
+    await switch.change(Wish(delivering=[*meanwhile.delivering, *(slug for slug in before if slug in away)]))
     return gone
 
 

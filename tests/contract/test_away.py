@@ -74,6 +74,31 @@ async def test_what_delivered_before_delivers_afterwards(town: World) -> None:
 async def test_looking_at_what_is_kept_touches_nothing(town: World) -> None:
     status = await town.post("zoe", "hello")
     entries, lists = town.timelines.kept_by(PUSH.slug), town.timelines.kept_by(CACHE.slug)
+async def test_two_who_send_people_away_at_once_leave_everything_delivering(town: World) -> None:
+    """The second one comes while the first has switched phases off, and ends last."""
+    before, second_rests, first_ended = (await town.timelines.state()).delivering, asyncio.Event(), asyncio.Event()
+    second: list[asyncio.Task[int]] = []
+
+    async def until_the_first_has_ended(seconds: float) -> None:
+        second_rests.set()
+        await first_ended.wait()
+        town.clock.advance(seconds)
+
+    async def while_the_second_begins(seconds: float) -> None:
+        second.append(asyncio.create_task(town.timelines.send_away(0.9, until_the_first_has_ended)))
+        await second_rests.wait()
+        town.clock.advance(seconds)
+
+    await town.timelines.send_away(0.9, while_the_second_begins)
+    first_ended.set()
+    assert await second[0] == 0, "nobody is here any more"
+    assert set((await town.timelines.state()).delivering) == set(before)
+    town.pass_grace()
+    await town.post("zoe", "hello")
+    await town.drain()
+    await town.sees("fan3", "hello")
+
+
     assert entries
     assert lists
     fan = town.ids["fan1"]
