@@ -270,10 +270,19 @@ class Timelines:
 def _counted(phase: Phase, page: Page) -> Page:
     metrics.READS.labels(page.phase, page.source).inc()
     if phase.keeps:
-        metrics.LOOKUPS.labels(page.phase, "miss" if page.cold else "hit").inc()
+        metrics.LOOKUPS.labels(page.phase, _lookup(page)).inc()
     if page.source == "rebuilt":
         metrics.REBUILDS.labels(page.phase).inc()
     return page
+
+
+def _lookup(page: Page) -> str:
+    """Return how the look-up of what is kept has ended: a miss where nothing is, unused where the page lies below all
+    that is, or that cannot be asked or believed.
+    """
+    if page.cold:
+        return "miss"
+    return "hit" if page.source.startswith("list") else "unused"
 
 
 def _made(stack: Stack, phase: Phase) -> tuple[Store, Recipients]:

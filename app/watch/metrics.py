@@ -56,7 +56,7 @@ REQUEST_SECONDS = _histogram(
 POSTS = _counter("posts", "Statuses acknowledged")
 MESSAGES = _counter("messages", "Messages acknowledged")
 READS = _counter("timeline_reads", "Pages of home timelines", "phase", "source")
-LOOKUPS = _counter("kept_timeline_lookups", "Pages of phases that keep timelines: was one kept?", "phase", "result")
+LOOKUPS = _counter("kept_timeline_lookups", "Pages of phases that keep timelines: what was found", "phase", "result")
 REBUILDS = _counter("kept_timeline_rebuilds", "Timelines filled anew for a reader who came back", "phase")
 
 # Deliveries, of a worker or a poster

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from prometheus_client import REGISTRY
 
 from phases.keeping.activity import active_count
 from phases.p2_push import PUSH
@@ -11,6 +12,8 @@ from tests.world import World
 from workers.worker import run_in_thread
 
 pytestmark = pytest.mark.anyio
+
+TOTAL = "feedlab_kept_timeline_lookups_total"
 
 
 @pytest.fixture
@@ -71,9 +74,6 @@ async def test_what_delivered_before_delivers_afterwards(town: World) -> None:
     assert (state.read, state.delivering) == (CACHE.slug, (PUSH.slug, CACHE.slug))
 
 
-async def test_looking_at_what_is_kept_touches_nothing(town: World) -> None:
-    status = await town.post("zoe", "hello")
-    entries, lists = town.timelines.kept_by(PUSH.slug), town.timelines.kept_by(CACHE.slug)
 async def test_two_who_send_people_away_at_once_leave_everything_delivering(town: World) -> None:
     """The second one comes while the first has switched phases off, and ends last."""
     before, second_rests, first_ended = (await town.timelines.state()).delivering, asyncio.Event(), asyncio.Event()
@@ -99,6 +99,9 @@ async def test_two_who_send_people_away_at_once_leave_everything_delivering(town
     await town.sees("fan3", "hello")
 
 
+async def test_looking_at_what_is_kept_touches_nothing(town: World) -> None:
+    status = await town.post("zoe", "hello")
+    entries, lists = town.timelines.kept_by(PUSH.slug), town.timelines.kept_by(CACHE.slug)
     assert entries
     assert lists
     fan = town.ids["fan1"]
@@ -134,6 +137,20 @@ async def test_memcached_counts_hits_and_misses(town: World) -> None:
     assert after.misses > before.misses
     assert after.items >= 1
     assert after.bytes > 0
+
+
+async def test_a_page_from_the_query_in_an_outage_is_no_hit(town: World) -> None:
+    def lookups() -> dict[str, float]:
+        labels = ({"phase": CACHE.slug, "result": result} for result in ("hit", "miss", "unused"))
+        return {each["result"]: REGISTRY.get_sample_value(TOTAL, each) or 0 for each in labels}
+
+    before = lookups()
+    async with town.without_memcached():
+        await town.walk("fan1", CACHE.slug)
+    await town.walk("fan1", CACHE.slug)
+    await town.chill("fan1")
+    await town.walk("fan1", CACHE.slug)
+    assert {result: n - before[result] for result, n in lookups().items()} == {"hit": 1, "miss": 1, "unused": 1}
 
 
 async def test_a_paused_worker_hears_that_it_shall_stop(town: World) -> None:
