@@ -39,7 +39,8 @@ from phases.p3_queue import WORKER
 
 
 class ActiveFollowers(ActiveReaders):
-    """The recipients are only followers who have been here lately; others are skipped.
+    """The recipients are only followers who have been here lately; others are skipped
+    (but a circle's status goes to the whole circle).
     Each active reader has one document: `authors`, whose statuses they get, and
     `until`, how long they are active.
     """

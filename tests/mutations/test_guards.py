@@ -334,7 +334,6 @@ async def test_a_page_is_full_after_few_commands_however_much_is_not_for_its_rea
     await town.post("zoe", "for ann")
     await town.drain()
     await _hidden(town, 800)
-    for phase in (QUERY.slug, CACHE.slug):
     held, fill = list[int](), Filling.fill
 
     async def filled(filling: Filling, *asked: Any) -> Any:
@@ -342,15 +341,16 @@ async def test_a_page_is_full_after_few_commands_however_much_is_not_for_its_rea
         held.append(len(filling.rows))
         return page
 
+    for phase in (QUERY.slug, CACHE.slug):
         for _ in range(2):
             await town.page("ann", phase)
         with counted() as cost, patch.object(Filling, "fill", filled):
             page = await town.page("ann", phase)
         assert [status.text for status in page.statuses] == ["for ann"]
         assert cost.mongodb <= 14, phase
-
     assert [rows < 500 for rows in held] == [True, True], "there are 801, and the last look is for half of them"
     assert town.timelines._reading._pages.recall(town.ids["ann"]) is memory.UNSEEN
+
 
 async def test_an_empty_page_takes_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "ROWS_REMEMBERED", 10)
