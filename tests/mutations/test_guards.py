@@ -334,6 +334,7 @@ async def test_a_page_is_full_after_few_commands_however_much_is_not_for_its_rea
     await town.post("zoe", "for ann")
     await town.drain()
     await _hidden(town, 800)
+    await town.chill("ann")  # so that her list has them, too
     held, fill = list[int](), Filling.fill
 
     async def filled(filling: Filling, *asked: Any) -> Any:
