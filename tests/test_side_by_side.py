@@ -190,6 +190,23 @@ async def test_outside_demo_mode_one_posts_as_oneself_and_watches_alone(site: Si
     assert "Nothing is here" in await bob.open(ann.answer.url.path)
 
 
+async def test_what_is_watched_is_its_authors_while_it_is_there(site: Site) -> None:
+    ann, root = await site.browser().sign_up("ann"), await site.browser().sign_up("root")
+    await User.find_one({"handle": "root"}).update({"$set": {"admin": True}})
+    await ann.open("/compare")
+    await ann.submit("/compare/post", text="between us")
+    delivery = ann.answer.url.path
+    streamed = f"{delivery}/live"
+    assert [(await one.client.head(streamed)).status_code for one in (ann, root)] == [200, 404]
+    assert "between us" not in await root.open(delivery)
+    assert root.status == 404
+    await ann.open("/")
+    await ann.submit(delivery.replace("/compare/deliveries", "/statuses") + "/delete")
+    assert "between us" not in await ann.open(delivery)
+    assert ann.status == 404
+    assert (await ann.client.head(streamed)).status_code == 404
+
+
 async def test_a_form_sent_twice_is_one_status_and_one_watch(site: Site) -> None:
     ann = await site.browser().sign_up("ann")
     await ann.open("/compare")
