@@ -16,7 +16,8 @@ from phases.home.page import Page
 from phases.p1_query import QUERY
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
-from tests.site import PASSWORD, SLUGS, Site, events, texts
+from phases.timelines import Timelines
+from tests.site import PASSWORD, SLUGS, Browser, Site, events, texts
 from tests.world import IN_WORKER, flush
 from workers.worker import drain_queues
 
@@ -205,6 +206,42 @@ async def test_what_is_watched_is_its_authors_while_it_is_there(site: Site) -> N
     assert "between us" not in await ann.open(delivery)
     assert ann.status == 404
     assert (await ann.client.head(streamed)).status_code == 404
+
+
+async def elsewhere(site: Site, ann: Browser) -> Browser:
+    """The same browser, whose requests another web process answers."""
+    other = Site(site.stack, await Timelines.open(site.stack), site.clock, site.clients).browser()
+    other.client.cookies = ann.client.cookies
+    return other
+
+
+async def test_any_web_process_shows_a_delivery(site: Site) -> None:
+    ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
+    await bob.act("ann", "follow")
+    await ann.open("/compare")
+    await ann.submit("/compare/post", text="watch me")
+    delivery, there = ann.answer.url.path, await elsewhere(site, ann)
+    html = await there.open(delivery)
+    assert "ann posted: “<bdi>watch me</bdi>”" in html
+    assert "Another web process took this post" in html
+    assert f"Pending: <code>{CACHE.slug}</code>." in html
+    await drain_queues(site.timelines)
+    last = events((await there.client.get(f"{delivery}/live")).text)[-1]
+    assert "Delivered." in last
+    assert "Pending" not in last
+    assert len(re.findall(r'data-label="[^"]*\bcache\b[^"]*">holds it<', last)) == 2, "ann's, and bob's, who is active"
+    assert not re.search(r"\d ms", last), "nobody knows when"
+    assert texts(await bob.open("/")) == ["watch me"]
+    bob_there = await elsewhere(site, bob)
+    await bob_there.open(delivery)
+    assert bob_there.status == 404, "who may see a status does not watch its delivery"
+
+
+async def test_in_demo_mode_any_web_process_shows_anybodys_delivery(demo: Site) -> None:
+    ann, _ = await demo.browser().sign_up("ann"), await demo.browser().sign_up("bob")
+    await ann.open("/compare")
+    await ann.submit("/compare/post", author="bob", text="watch me")
+    assert "bob posted: “<bdi>watch me</bdi>”" in await (await elsewhere(demo, ann)).open(ann.answer.url.path)
 
 
 async def test_a_form_sent_twice_is_one_status_and_one_watch(site: Site) -> None:

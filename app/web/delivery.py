@@ -31,6 +31,7 @@ class Watch:
 
     `held`: by what is kept, and by follower; None where nothing is kept for the follower, whose list is rebuilt on
     return. `pulled`: a phase that merges such statuses does not deliver this one, and its readers ask for it.
+    `is_timed`: the post was watched from its insert on. Of others it is known what has happened, and not when.
     """
 
     status: StatusRow
@@ -40,6 +41,7 @@ class Watch:
     stored_ms: float
     owed: tuple[str, ...] = ()
     pulled: bool = False
+    is_timed: bool = True
     handed_ms: dict[str, tuple[float, float]] = field(
         default_factory=dict
     )  # from when to when the poster waited for it
@@ -89,8 +91,7 @@ async def watch_delivery(
             watch = watches.get(status.id)
             if watch is None:
                 watch = Watch(status, watcher, began_s, followers, (ended_s - began_s) * 1000)
-                watch.looking = asyncio.create_task(_look(timelines, watch))
-                _remember(watches, watch)
+                _begin(timelines, watches, watch)
         elif watch:
             from_ms, to_ms = ((at_s - watch.began_s) * 1000 for at_s in (began_s, ended_s))
             watch.handed_ms.setdefault(what, (from_ms, to_ms))
@@ -99,6 +100,22 @@ async def watch_delivery(
     assert watch
     await _look_once(timelines, watch)  # what was delivered before the post returned is not shown as pending
     return watch
+
+
+async def watch_stored(services: Services, watches: Watches, watcher: ObjectId, status: StatusRow) -> Watch:
+    """Watch the delivery of a status that another process stored, or that nobody watches here any more."""
+    followers = await _some_followers(services.social, services.timelines, status.user_id)
+    if status.id not in watches:
+        watch = Watch(status, watcher, perf_counter(), followers, stored_ms=0, is_timed=False)
+        _begin(services.timelines, watches, watch)
+    watch = watches[status.id]
+    await _look_once(services.timelines, watch)
+    return watch
+
+
+def _begin(timelines: Timelines, watches: Watches, watch: Watch) -> None:
+    watch.looking = asyncio.create_task(_look(timelines, watch))
+    _remember(watches, watch)
 
 
 def _remember(watches: Watches, watch: Watch) -> None:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from app.errors import Conflict, Invalid, NotFound
 from app.models import Account, Person, StatusRow
 from app.web.cast import cast
-from app.web.delivery import Watch, watch_delivery
+from app.web.delivery import Watch, Watches, watch_delivery, watch_stored
 from app.web.live import stream
 from app.web.measured_page import MeasuredPage, compared, in_every_phase
 from app.web.render import fragment, render
@@ -189,8 +189,11 @@ async def _watch(request: Request, me: Account) -> Watch:
 
     To run a system is no right to read along.
     """
-    watch: Watch | None = request.app.state.watches.get(id_of(request))
-    if watch is None or not (watch.status.user_id == me.id or services(request).stack.config.demo):
-        raise NotFound("This delivery is not being watched any more.")
-    await services(request).social.status(watch.status.user_id, watch.status.id)
-    return watch
+    here, id, author = services(request), id_of(request), me.id
+    if here.stack.config.demo and (stored := await here.stack.db["statuses"].find_one({"_id": id}, {"user_id": 1})):
+        author = stored["user_id"]
+    status = await here.social.status(author, id)
+    if status.user_id != author:
+        raise NotFound("You have no such status.")
+    watches: Watches = request.app.state.watches
+    return watches.get(id) or await watch_stored(here, watches, me.id, status)
