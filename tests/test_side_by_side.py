@@ -208,6 +208,23 @@ async def test_what_is_watched_is_its_authors_while_it_is_there(site: Site) -> N
     assert (await ann.client.head(streamed)).status_code == 404
 
 
+async def test_whose_lists_hold_it_is_told_of_those_whose_presence_is_seen(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    for handle in ("bob", "cat", "dan"):
+        one = await site.browser().sign_up(handle)
+        await one.act("ann", "follow")
+        if handle != "cat":
+            await ann.act(handle, "follow")
+        await one.open("/settings")
+        await one.submit("/settings/presence", presence="nobody" if handle == "dan" else "mutuals")
+    await ann.open("/compare")
+    html = await ann.submit("/compare/post", text="watch me")
+    assert re.findall(r"compare.reader=(\w+)\">@", html) == ["ann", "bob"], "not cat, a stranger, nor dan, who hides"
+    await drain_queues(site.timelines)
+    html = await (await elsewhere(site, ann)).open(ann.answer.url.path)
+    assert re.findall(r"compare.reader=(\w+)\">@", html) == ["ann", "bob"]
+
+
 async def elsewhere(site: Site, ann: Browser) -> Browser:
     """The same browser, whose requests another web process answers."""
     other = Site(site.stack, await Timelines.open(site.stack), site.clock, site.clients).browser()
@@ -218,6 +235,7 @@ async def elsewhere(site: Site, ann: Browser) -> Browser:
 async def test_any_web_process_shows_a_delivery(site: Site) -> None:
     ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
     await bob.act("ann", "follow")
+    await ann.act("bob", "follow")
     await ann.open("/compare")
     await ann.submit("/compare/post", text="watch me")
     delivery, there = ann.answer.url.path, await elsewhere(site, ann)

@@ -8,7 +8,7 @@ from time import perf_counter
 from bson import ObjectId
 
 from app.models import Account, StatusRow
-from app.social import STORED, Social
+from app.social import STORED
 from app.stack import outages_told
 from app.watch.background import errors_counted
 from app.web.state import Services
@@ -82,7 +82,7 @@ async def watch_delivery(
     Raises Invalid and Conflict.
     """
     timelines, social = services.timelines, services.social
-    followers = await _some_followers(social, timelines, author)
+    followers = await _some_followers(services, author)
     watch: Watch | None = None
 
     def trace(status: StatusRow, what: str, began_s: float, ended_s: float) -> None:
@@ -104,7 +104,7 @@ async def watch_delivery(
 
 async def watch_stored(services: Services, watches: Watches, watcher: ObjectId, status: StatusRow) -> Watch:
     """Watch the delivery of a status that another process stored, or that nobody watches here any more."""
-    followers = await _some_followers(services.social, services.timelines, status.user_id)
+    followers = await _some_followers(services, status.user_id)
     if status.id not in watches:
         watch = Watch(status, watcher, perf_counter(), followers, stored_ms=0, is_timed=False)
         _begin(services.timelines, watches, watch)
@@ -125,10 +125,17 @@ def _remember(watches: Watches, watch: Watch) -> None:
         watches.pop(id).end()
 
 
-async def _some_followers(social: Social, timelines: Timelines, author: ObjectId) -> list[Account]:
-    """Return the author, some followers whom every phase delivers to, and some who are away."""
+async def _some_followers(services: Services, author: ObjectId) -> list[Account]:
+    """Return the author, some followers whom every phase delivers to, and some who are away.
+
+    Outside demo mode only of those whose presence the author may know: whoever is active has been here lately.
+    """
+    social, timelines = services.social, services.timelines
     edges = social.stack.db["follows"].find({"followee": author}, {"_id": 0, "follower": 1}).limit(FOLLOWERS_LOOKED_AT)
     some = [edge["follower"] for edge in await edges.to_list(None)]
+    if not social.stack.config.demo:
+        seen = await services.presences.seen_by(author, some)
+        some = [one for one in some if seen[one]]
     here = set(some)
     for kept in timelines.kept.values():
         here &= await kept.recipients.here(some)
