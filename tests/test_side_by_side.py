@@ -17,7 +17,7 @@ from phases.p1_query import QUERY
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from phases.timelines import Timelines
-from tests.site import PASSWORD, SLUGS, Browser, Site, events, texts
+from tests.site import PASSWORD, SLUGS, Browser, Site, events, opened, texts
 from tests.world import IN_WORKER, flush
 from workers.worker import drain_queues
 
@@ -88,6 +88,20 @@ async def test_everybody_is_visited_once_then_warmed_then_read_in_turns(
     assert [turn[0] for turn in turns[1 : 1 + len(SLUGS)]] == SLUGS, "whoever is first in a turn has no advantage of it"
     assert f"read {READS} times in turns" in html
     assert len(re.findall(r"First visit <b>[\d.,]+ ms|first visit [\d.,]+ ms", html)) == len(SLUGS)
+
+
+@pytest.mark.parametrize("address", ["/compare", "/?costs=all"])
+async def test_a_person_compares_only_so_often(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr("app.web.COMPARISONS", 1)
+    async with opened() as site:
+        ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
+        for one, answers in ((ann, [200, 429, 429]), (bob, [200, 429, 429])):
+            asked = [await one.client.get(address) for _ in answers]
+            assert [answer.status_code for answer in asked] == answers
+            assert int(asked[-1].headers["retry-after"]) > 0
+        assert "Too many comparisons" in await ann.open(address)
+        await ann.open("/")
+        assert ann.status == 200
 
 
 async def test_the_commands_are_those_of_a_warm_read_and_the_first_visit_stands_apart(demo: Site) -> None:

@@ -152,6 +152,7 @@ def without_figures(answers: dict[str, str]) -> dict[str, str]:
 @pytest.fixture
 async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     monkeypatch.setattr("app.web.EXPORTS", 1_000)
+    monkeypatch.setattr("app.web.COMPARISONS", 1_000)
     async with opened() as site:
         await site.timelines.change(delivering=KEEPING)
         site.clock.advance(10)

@@ -41,6 +41,7 @@ from workers import sampler
 from workers.sweeper import last_pulse
 
 EXPORTS = 20  # of one person in an hour
+COMPARISONS = 30  # of one person in a minute: each reads a page some fifty times
 
 
 def _own_names(config: Config) -> Collection[str] | None:
@@ -126,6 +127,7 @@ def _services(stack: Stack, timelines: Timelines) -> Services:
         hub=Hub(stack, timelines, *theirs, conversations.unread, sent_live, talk=talk),
         writes=rate("writes", config.writes_per_minute, "Too many changes in one minute."),
         exports=rate("exports", EXPORTS, "Too many exports in one hour.", minutes=60),
+        comparisons=rate("comparisons", COMPARISONS, "Too many comparisons of the phases in one minute."),
         uploads=rate("pictures", config.pictures_per_hour, "Too many pictures in one hour.", minutes=60),
         renames=rate("renames", config.renames_per_hour, "Too many changes of your name in one hour.", minutes=60),
         openings=rate("streams", config.streams_per_minute, "Too many live streams opened in one minute."),

@@ -14,7 +14,7 @@ from app.models import Account, Audience
 from app.social import TEXT_LIMIT
 from app.web import session
 from app.web.done import done
-from app.web.measured_page import compared, measured
+from app.web.measured_page import Compared, compared, measured
 from app.web.problems import problem_of
 from app.web.render import render
 from app.web.request import address, before_of, changing, id_of, idempotency_key, to
@@ -55,11 +55,10 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
     chosen = request.query_params.get("phase")
     slug = chosen or _kept_phase(request) or read
     read_now = await measured(request, timelines.page(me.id, phase=slug, before=before, limit=STATUSES_A_PAGE))
-    costs = (
-        await compared(request, me.id, before, STATUSES_A_PAGE, read_now)
-        if request.query_params.get("costs") == "all"
-        else []
-    )
+    costs: list[Compared] = []
+    if request.query_params.get("costs") == "all":
+        await services(request).comparisons.count(me.id)
+        costs = await compared(request, me.id, before, STATUSES_A_PAGE, read_now)
     page = read_now.page
     lonely = not page.statuses and not before and (await social.counts(me.id, me.id)).following == 0
     response = render(

@@ -75,6 +75,7 @@ def against_first(reads: Sequence[MeasuredPage]) -> list[Column]:
 
 
 async def side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
+    await services(request).comparisons.count(me.id)
     reader, refused = await _reader(request, me)
     social, may_check = services(request).social, await services(request).accounts.operates(me.id)
     costs = await compared(request, reader.id, None, ROWS)

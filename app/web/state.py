@@ -28,9 +28,10 @@ T = TypeVar("T")
 class Services:
     """The services of one process.
 
-    The rates are `count`ed by person: `writes` before every change, `exports` before every export, `uploads` before
-    every picture, `renames` before every change of a name, `openings` before every stream, `tickets` before every
-    ticket of a stream. `refusals` are `hit` by address for every stream without an account.
+    The rates are `count`ed by person: `writes` before every change, `exports` before every export, `comparisons` before
+    the phases are read side by side, `uploads` before every picture, `renames` before every change of a name,
+    `openings` before every stream, `tickets` before every ticket of a stream. `refusals` are `hit` by address for every
+    stream without an account.
     """
 
     stack: Stack
@@ -44,6 +45,7 @@ class Services:
     hub: Hub
     writes: Rate
     exports: Rate
+    comparisons: Rate
     uploads: Rate
     renames: Rate
     openings: Rate
