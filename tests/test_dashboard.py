@@ -1,11 +1,15 @@
 """The page for those who run the system."""
 
+import asyncio
 import os
 import re
 
 import pytest
+from pymongo.errors import ServerSelectionTimeoutError
 
-from app.models import User
+from app.accounts import Accounts
+from app.models import Account, User
+from app.stack.mongodb import stand_in
 from app.stack.queue import JobSeen, QueueDown
 from app.watch import burning as burning_now
 from app.watch import metrics
@@ -132,6 +136,40 @@ async def test_the_page_is_kept_up_to_date(demo: Site, monkeypatch: pytest.Monke
     event, page = (re.sub(r"\d[\d,. ]*", "", html) for html in (event, await ann.open("/operations")))
     assert event.strip() in page, "but for the figures"
     assert "Deliveries" in event
+
+
+async def test_an_open_page_is_told_that_mongodb_does_not_answer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which alone knows whether its session goes on, and who operates outside demo mode."""
+
+    def gone(*_: object) -> None:
+        raise ServerSelectionTimeoutError("nobody answers")
+
+    async def no_answer(*_: object) -> None:
+        gone()
+
+    async def heard(self: Accounts, token: str) -> Account | None:
+        asked.put_nowait(token)
+        return await authenticate(self, token)
+
+    async def looks(count: int) -> None:
+        for _ in range(count):
+            await asyncio.wait_for(asked.get(), 30)
+
+    ann, asked, authenticate = await site.browser().sign_up("ann"), asyncio.Queue[str](), Accounts.authenticate
+    await User.find_one({"handle": "ann"}).update({"$set": {"admin": True}})
+    monkeypatch.setattr(Accounts, "authenticate", heard)
+    monkeypatch.setattr(live, "SURE_S", 0)
+    monkeypatch.setattr(dashboard, "LOOK_EVERY_S", 0.01)
+    streaming = asyncio.create_task(ann.client.get("/operations/live"))
+    await looks(3)  # the request, a whole one, and the next
+    monkeypatch.setattr(stand_in, "count_mongodb", gone)
+    monkeypatch.setattr(stand_in.StandInDatabase, "command", no_answer)
+    await looks(3)
+    site.app.state.streams.end()
+    told = events((await asyncio.wait_for(streaming, 30)).text)
+    assert "no answer" not in told[0]
+    assert re.search(r"MongoDB</dt><dd><span[^>]*>no answer", told[-1])
+    assert "MongoDB does not answer" in told[-1]
 
 
 def test_a_sparkline_runs_from_left_to_right_and_from_the_bottom_up() -> None:

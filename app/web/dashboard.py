@@ -1,6 +1,7 @@
 """The dashboard for operators: what every server and worker does, and in demo mode buttons to disturb them."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from starlette.responses import Response
 
 from app.errors import Forbidden, Invalid, NotFound
 from app.models import Account, Person
-from app.stack import MemcachedDown, QueueDown
+from app.stack import MemcachedDown, QueueDown, outages_told
 from app.stack.memcached import Stats
 from app.stack.queue import JobSeen, WorkerState
 from app.watch.objectives import LEAST_PER_S, WINDOW_DAYS
@@ -27,6 +28,7 @@ from phases.pulling.markers import FEW_MARKED
 from phases.pulling.pulls import Weighed
 from phases.timelines import PhaseState, Timelines
 
+log = logging.getLogger(__name__)
 rest = asyncio.sleep
 
 DEAD_LETTERS_SHOWN = 20
@@ -124,9 +126,10 @@ async def _shown(request: Request) -> dict[str, Any]:
 
 async def live(request: Request, me: Account) -> Response:
     async def part() -> str | None:
-        if not await services(request).accounts.operates(me.id):
-            return None
-        return fragment(request, "parts/dashboard.html", **await _shown(request))
+        operates = True  # as when the stream began, where MongoDB cannot be asked: the page says just that
+        with outages_told(log.info, "operations are shown to whom they were shown"):
+            operates = await services(request).accounts.operates(me.id)
+        return fragment(request, "parts/dashboard.html", **await _shown(request)) if operates else None
 
     return await stream(request, "operations", part, LOOK_EVERY_S)
 

@@ -102,12 +102,13 @@ async def _events(request: Request, token: str, part: Part, every_s: float, ende
     until_s, silent_until_s, sure_until_s = loop.time() + LONGEST_S, 0.0, loop.time() + SURE_S
     last: str | None = None
     while not await request.is_disconnected():
-        html = last or ""
-        with outages_told(log.info, "a live part waits for a server"):
+        with outages_told(log.info, "a live part goes on for a session that nobody can look up"):
             if loop.time() >= sure_until_s:
                 sure_until_s = loop.time() + SURE_S
                 if await accounts.authenticate(token) is None:
                     break
+        html = last or ""
+        with outages_told(log.info, "a live part waits for a server"):
             found = await part()
             if found is None:
                 break
