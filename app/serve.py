@@ -392,7 +392,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         app: Any = self.config.app
-        app.state.streams.end()
+        app.state.streams.stop()
         app.state.services.hub.stop()
         await super().shutdown(sockets)
 

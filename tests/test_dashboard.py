@@ -165,7 +165,7 @@ async def test_an_open_page_is_told_that_mongodb_does_not_answer(site: Site, mon
     monkeypatch.setattr(stand_in, "count_mongodb", gone)
     monkeypatch.setattr(stand_in.StandInDatabase, "command", no_answer)
     await looks(3)
-    site.app.state.streams.end()
+    site.app.state.streams.stop()
     told = events((await asyncio.wait_for(streaming, 30)).text)
     assert "no answer" not in told[0]
     assert re.search(r"MongoDB</dt><dd><span[^>]*>no answer", told[-1])

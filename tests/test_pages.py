@@ -1054,6 +1054,33 @@ async def test_signing_out_here_ends_the_streams_at_once(demo: Site, monkeypatch
     assert (await asyncio.wait_for(streaming, 30)).text.endswith(live.DONE)
 
 
+async def test_only_a_stream_with_nothing_more_to_come_tells_the_page_so(
+    demo: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After ten minutes, and when the process stops, the browser is to open another by itself."""
+
+    async def heard(request: Request) -> dict[str, Any]:
+        looks.put_nowait(request)
+        return await look(request)
+
+    async def begun() -> asyncio.Task[Any]:
+        task = asyncio.create_task(ann.client.get("/operations/live"))
+        await asyncio.wait_for(looks.get(), 30)
+        return task
+
+    ann, looks, look = await demo.browser().sign_up("ann"), asyncio.Queue[Request](), dashboard._shown
+    monkeypatch.setattr(dashboard, "_shown", heard)
+    monkeypatch.setattr(dashboard, "LOOK_EVERY_S", 600)
+    with monkeypatch.context() as ten_minutes_later:
+        ten_minutes_later.setattr(live, "LONGEST_S", 0)
+        late = await begun()
+        assert live.DONE not in (await asyncio.wait_for(late, 30)).text
+    first, newer = await begun(), await begun()
+    assert (await asyncio.wait_for(first, 30)).text.endswith(live.DONE), "or each would end the other for ever"
+    demo.app.state.streams.stop()
+    assert live.DONE not in (await asyncio.wait_for(newer, 30)).text
+
+
 async def test_the_head_of_a_stream_is_answered_and_ends_no_stream(demo: Site) -> None:
     ann = await demo.browser().sign_up("ann")
     answer = await asyncio.wait_for(ann.client.head("/operations/live"), 30)

@@ -23,12 +23,12 @@ from app.web.state import services
 
 log = logging.getLogger(__name__)
 
-LONGEST_S = 600.0  # then the stream ends; the page opens another when it is looked at again
+LONGEST_S = 600.0  # then the stream ends, and the browser opens another by itself
 HEARTBEAT_S = 15.0
 SURE_S = 3.0  # a session that has ended, in whatever process, ends its streams within this
 MOST_STREAMS, STREAMS_EACH = 500, 10  # of one process, and of one person in it
 MEDIA_TYPE = "text/event-stream"
-DONE = "event: end\ndata: \n\n"  # the page shall not connect again
+DONE = "event: end\ndata: \n\n"  # nothing more is to come: the page opens no other before it is looked at again
 
 Part = Callable[[], Awaitable[str | None]]  # HTML; None: this was all
 
@@ -41,6 +41,7 @@ class Streams:
 
     def __init__(self) -> None:
         self._open: dict[tuple[ObjectId, str, str], asyncio.Event] = {}  # by person, session and subject; oldest first
+        self.stopping = False
 
     def begin(self, person: ObjectId, session: str, subject: str) -> asyncio.Event | None:
         """Begin a stream, and return the event that ends it; None when there are too many."""
@@ -57,11 +58,17 @@ class Streams:
     def ended(self, event: asyncio.Event) -> None:
         self._open = {key: other for key, other in self._open.items() if other is not event}
 
-    def end(self, session: str | None = None) -> None:
-        """End the streams of a session that signs out; all of them when the process stops."""
+    def end(self, session: str) -> None:
+        """End the streams of a session that signs out."""
         for (_, whose, _), event in self._open.items():
-            if session in (None, whose):
+            if session == whose:
                 event.set()
+
+    def stop(self) -> None:
+        """End all streams, because the process ends. Browsers open others, where another process answers."""
+        self.stopping = True
+        for event in self._open.values():
+            event.set()
 
 
 async def stream(request: Request, subject: str, part: Part, every_s: float) -> Response:
@@ -76,7 +83,7 @@ async def stream(request: Request, subject: str, part: Part, every_s: float) -> 
     await services(request).openings.count(known.account.id)
     ended = streams.begin(known.account.id, known.secret, subject)
     if ended is None:
-        return Response(status_code=204)  # tells an EventSource not to come back
+        return Response(status_code=204)  # an EventSource does not come back; the page does, later and later
 
     events = _events(request, known.secret, part, every_s, ended)
     return PartsStream(events, headers, partial(streams.ended, ended))
@@ -119,14 +126,15 @@ async def _events(request: Request, token: str, part: Part, every_s: float, ende
         elif loop.time() > silent_until_s:
             silent_until_s = loop.time() + HEARTBEAT_S
             yield ": still here\n\n"
-        if ended.is_set() or loop.time() >= until_s:
-            break
+        if loop.time() >= until_s:
+            return
         try:
             await asyncio.wait_for(ended.wait(), every_s)
         except TimeoutError:
             continue
         break
-    yield DONE
+    if not request.app.state.streams.stopping:
+        yield DONE
 
 
 def _event(html: str) -> str:

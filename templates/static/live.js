@@ -17,21 +17,30 @@ function remember(key, value) {
   } catch {}  // it lasts as long as its page
 }
 
+const AGAIN_MS = 5_000, LONGEST_MS = 120_000, HIDDEN_MS = 300_000;
+
 // Parts that the server keeps up to date, while somebody looks: a browser has few connections to one server.
 function keepLive(place) {
-  let stream = null;
-  const close = () => { stream?.close(); stream = null; };
+  let stream = null, again = 0, waitMs = AGAIN_MS;
+  const close = () => { clearTimeout(again); stream?.close(); stream = null; };
   const open = () => {
     if (stream || !place.isConnected) return;
     let shown;
     stream = new EventSource(place.dataset.live);
     stream.onmessage = ({data}) => {
       if (!place.isConnected) return close();
+      waitMs = AGAIN_MS;
       if (data !== shown) place.innerHTML = shown = data;
       tellTimes(place);
       tellTitle();
     };
     stream.addEventListener("end", close);
+    stream.onerror = ({target}) => {  // the browser tries again by itself, unless an answer said no
+      if (target !== stream || target.readyState !== EventSource.CLOSED) return;
+      close();
+      again = setTimeout(open, waitMs);
+      waitMs = Math.min(2 * waitMs, LONGEST_MS);
+    };
   };
   document.addEventListener("visibilitychange", () => document.hidden ? close() : open());
   addEventListener("pagehide", close);
@@ -42,7 +51,6 @@ document.querySelectorAll("[data-live]").forEach(keepLive);
 
 // The page's one stream of events: what it tells is heard as `live:NAME` on the document, by whatever script. It goes on
 // where the page, or its last event, was. Of the tabs that nobody looks at, only the last that somebody looked at has one.
-const AGAIN_MS = 5_000, LONGEST_MS = 120_000, HIDDEN_MS = 300_000;
 const EVENTS = ["ready", "status", "status_gone", "likes", "person", "notification", "notification_gone", "unread",
   "message", "conversation", "presence", "reset"];
 const others = "BroadcastChannel" in window ? new BroadcastChannel("feedlab hidden") : null;

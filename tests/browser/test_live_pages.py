@@ -137,6 +137,27 @@ def test_the_browser_comes_back_by_itself_to_where_it_was(site: str, visitor: Vi
     assert asked[0] == asked[1]
 
 
+def test_a_part_that_is_looked_at_goes_on_whatever_ended_its_stream(site: str, visitor: Visitors) -> None:
+    """A process that stops, and an answer that says no, as a proxy's where no process answers."""
+    ann, asked = visitor("ann_parts", 1280, "light"), list[str]()
+    ann.sign_up(site, "Ann A.")
+
+    def ends(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) == 1:
+            route.fulfill(content_type="text/event-stream", body="retry: 50\n\ndata: It stops.\n\n")
+        elif len(asked) == 2:
+            route.fulfill(status=503)
+        else:
+            route.continue_()
+
+    ann.page.route("**/operations/live", ends)
+    ann.page.goto(f"{site}/operations")
+    expect(ann.page.locator(".board")).to_have_text("It stops.")
+    expect(ann.page.get_by_role("heading", name="Servers")).to_be_visible()
+    ann.complaints.clear()  # the 503
+
+
 def test_of_the_tabs_that_nobody_sees_one_has_a_stream(site: str, visitor: Visitors) -> None:
     ann, bob = friends(site, visitor, "tabs")
     tabs = [ann.page, *(ann.page.context.new_page() for _ in range(2))]
