@@ -172,6 +172,18 @@ async def test_an_open_page_is_told_that_mongodb_does_not_answer(site: Site, mon
     assert "MongoDB does not answer" in told[-1]
 
 
+async def test_a_server_that_fails_the_first_look_leaves_on_the_page_what_is_there(
+    demo: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(_: Timelines) -> None:
+        raise ServerSelectionTimeoutError("nobody answers any more")
+
+    monkeypatch.setattr(live, "LONGEST_S", 0)
+    monkeypatch.setattr(Timelines, "state", gone)
+    ann = await demo.browser().sign_up("ann")
+    assert events((await ann.client.get("/operations/live")).text) == []
+
+
 def test_a_sparkline_runs_from_left_to_right_and_from_the_bottom_up() -> None:
     assert dashboard.polyline([(300, 0), (150, 5), (0, 10)], 10) == "0.0,27.0 80.0,14.0 160.0,1.0"
     assert dashboard.polyline([(0, 0)], 0) == "160.0,27.0"

@@ -114,13 +114,12 @@ async def _events(request: Request, token: str, part: Part, every_s: float, ende
                 sure_until_s = loop.time() + SURE_S
                 if await accounts.authenticate(token) is None:
                     break
-        html = last or ""
+        html = last
         with outages_told(log.info, "a live part waits for a server"):
-            found = await part()
-            if found is None:
+            html = await part()
+            if html is None:
                 break
-            html = found
-        if html != last:
+        if html and html != last:
             last, silent_until_s = html, loop.time() + HEARTBEAT_S
             yield _event(html)
         elif loop.time() > silent_until_s:
