@@ -17,6 +17,15 @@ function remember(key, value) {
   } catch {}  // it lasts as long as its page
 }
 
+// Makes what is shown like what is now, and lets stand whatever is the same: the keyboard is where it was, and what has been
+// scrolled or marked stays so.
+function renew(shown, now) {
+  const were = [...shown.childNodes], are = [...now.childNodes];
+  if (!shown.cloneNode().isEqualNode(now.cloneNode())) shown.replaceWith(now);
+  else if (were.length !== are.length) shown.replaceChildren(...are);
+  else were.forEach((one, at) => renew(one, are[at]));
+}
+
 const AGAIN_MS = 5_000, LONGEST_MS = 120_000, HIDDEN_MS = 300_000;
 
 // Parts that the server keeps up to date, while somebody looks: a browser has few connections to one server.
@@ -25,12 +34,13 @@ function keepLive(place) {
   const close = () => { clearTimeout(again); stream?.close(); stream = null; };
   const open = () => {
     if (stream || !place.isConnected) return;
-    let shown;
     stream = new EventSource(place.dataset.live);
     stream.onmessage = ({data}) => {
       if (!place.isConnected) return close();
       waitMs = AGAIN_MS;
-      if (data !== shown) place.innerHTML = shown = data;
+      const now = place.cloneNode();
+      now.innerHTML = data;
+      renew(place, now);
       tellTimes(place);
       tellTitle();
     };

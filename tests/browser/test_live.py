@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from phases import PHASES
 from tests.browser.visitors import PASSWORD, TWO_VISITORS, Visitors, accessible, fits, reload_until, reload_until_said
@@ -285,6 +285,29 @@ def test_operations_disturb_it_and_timelines_stay_right(
     for phase in PHASES:
         page.goto(f"{site}/?phase={phase.slug}")
         expect(page.get_by_role("article")).to_contain_text(["while paused", "before"])
+
+
+def test_figures_change_under_whoever_reads_them(site: str, visitor: Visitors) -> None:
+    ann = visitor("ann_reads_on", 375, "light")
+    ann.sign_up(site, "Ann A.")
+    page = ann.page
+    objectives = page.get_by_role("region", name="Objectives", exact=True)
+    requests = objectives.locator("[data-label=requests]").first
+
+    def comes_to_a_reader(route: Route) -> None:
+        objectives.focus()
+        objectives.evaluate("one => { one.scrollLeft = 40; }")
+        route.continue_()
+
+    page.route("**/operations/live", comes_to_a_reader)
+    page.goto(f"{site}/operations")
+    expect(objectives).to_be_focused()
+    for _ in range(2):
+        before = requests.inner_text()
+        page.evaluate("fetch('/people')")
+        expect(requests).not_to_have_text(before)
+        expect(objectives).to_be_focused()
+        assert objectives.evaluate("one => one.scrollLeft") == 40
 
 
 @pytest.mark.parametrize("scripts", [True, False])
