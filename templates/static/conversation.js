@@ -7,7 +7,7 @@ const talking = document.getElementById("talking");
 const {conversation, with: other} = talking.dataset, {me} = document.body.dataset;
 const proof = () => document.querySelector("input[name=proof]").value;
 const form = document.querySelector("form.say");
-const tabs = "BroadcastChannel" in window ? new BroadcastChannel("feedlab outbox") : null;
+const tabs = channel("feedlab outbox");
 const AGAIN_MS = 5_000, OPENS_MS = 2_000;
 
 // The outbox: records {n, me, conversation, once, text, refused?}, by `n` in the order of their sending. Who signs out, in

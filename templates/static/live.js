@@ -17,6 +17,15 @@ function remember(key, value) {
   } catch {}  // it lasts as long as its page
 }
 
+// What tabs tell each other; null where the browser, or whoever uses it, does not let them.
+function channel(name) {
+  try {
+    return new BroadcastChannel(name);
+  } catch {
+    return null;
+  }
+}
+
 // Makes what is shown like what is now, and lets stand whatever is the same: the keyboard is where it was, and what has been
 // scrolled or marked stays so.
 function renew(shown, now) {
@@ -63,7 +72,7 @@ document.querySelectorAll("[data-live]").forEach(keepLive);
 // where the page, or its last event, was. Of the tabs that nobody looks at, only the last that somebody looked at has one.
 const EVENTS = ["ready", "status", "status_gone", "likes", "person", "notification", "notification_gone", "unread",
   "message", "conversation", "presence", "reset"];
-const others = "BroadcastChannel" in window ? new BroadcastChannel("feedlab hidden") : null;
+const others = channel("feedlab hidden");
 let stream = null, last = null, again = 0, waitMs = AGAIN_MS;
 
 function closeStream() {
@@ -293,7 +302,9 @@ for (const form of document.querySelectorAll("form[data-draft]")) {
   fold.addEventListener("click", () => setTimeout(() => fold.open && text.focus()));
 }
 document.querySelector("form[action='/sign-out']")?.addEventListener("submit", () => {
-  sessionStorage.clear();
+  try {
+    sessionStorage.clear();
+  } catch {}  // it keeps nothing
   indexedDB.deleteDatabase("feedlab");
 });
 

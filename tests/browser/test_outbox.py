@@ -5,7 +5,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from app.web import conversations
 from tests.browser.test_conversations import say, two
-from tests.browser.test_live_pages import HIDE
+from tests.browser.test_live_pages import HIDE, until
 from tests.browser.visitors import PASSWORD, Visitors
 
 pytestmark = pytest.mark.browser
@@ -19,8 +19,13 @@ HOLD = """new Promise(done => {
 KEEPS_NOTHING = """
 for (const act of ["getItem", "setItem", "removeItem"])
   Storage.prototype[act] = () => { throw new DOMException("It is full.", "QuotaExceededError"); };
-IDBFactory.prototype.open = () => { throw new DOMException("It is forbidden.", "SecurityError"); };
+const refuse = function () { throw new DOMException("It is forbidden.", "SecurityError"); };
+IDBFactory.prototype.open = refuse;
+BroadcastChannel = refuse;
 """
+FORBIDS_DRAFTS = """Object.defineProperty(window, "sessionStorage", {
+  get() { throw new DOMException("It is forbidden.", "SecurityError"); },
+});"""
 
 
 def sent(page: Page) -> Locator:
@@ -189,6 +194,19 @@ def test_where_the_outbox_does_not_open_a_message_is_sent_as_a_form(site: str, v
     expect(field(tab)).to_have_value("")
     tab.reload()
     expect(field(tab)).to_have_value("")
+
+
+def test_signing_out_leaves_no_message_where_drafts_are_forbidden(site: str, visitor: Visitors) -> None:
+    ann, _ = two(site, visitor, 1109, "light", scripts=True)
+    page = ann.page
+    page.context.add_init_script(FORBIDS_DRAFTS)
+    page.route("**/messages", lambda route: route.abort())
+    page.reload()
+    say(page, "for nobody else")
+    expect(page.get_by_role("list", name="Waiting to be sent").get_by_role("article")).to_have_count(1)
+    sign_out(page)
+    until(page, "indexedDB.databases().then(all => all.length === 0)")
+    ann.complaints.clear()  # of what was aborted
 
 
 def test_pages_work_in_a_browser_that_keeps_nothing(site: str, visitor: Visitors) -> None:
