@@ -885,6 +885,13 @@ async def test_an_account_is_deleted_in_the_settings(site: Site) -> None:
     assert ann.status == 404
 
 
+async def test_the_settings_say_what_a_copy_of_everything_has(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    (told,) = re.findall(r'<p class="hint">(Your statuses, [^<]*)</p>', await ann.open("/settings"))
+    parts = (await ann.client.get("/settings/export")).json()
+    assert {part for part in parts if part not in told} == {"account", "following", "followers"}
+
+
 async def test_who_deletes_an_account_twice_at_once_has_deleted_it(site: Site) -> None:
     ann = await site.browser().sign_up("ann")
     await ann.open("/settings")

@@ -172,6 +172,19 @@ def test_on_a_phone_the_timeline_is_on_the_first_screen(site: str, visitor: Visi
         expect(tab).to_be_in_viewport(ratio=0.9)
 
 
+def test_a_copy_of_everything_is_saved_and_no_other_answer(site: str, visitor: Visitors) -> None:
+    ann = visitor("copied", 1280, "light")
+    ann.sign_up(site, "Ann A.")
+    ann.page.goto(f"{site}/settings")
+    download = ann.page.get_by_role("link", name="Download")
+    with ann.page.expect_download() as saved:
+        download.click()
+    assert saved.value.suggested_filename == f"feedlab-{ann.handle}.json"
+    ann.page.context.clear_cookies()  # as where the session has ended
+    download.click()
+    expect(ann.page.get_by_role("heading", name="Sign in", exact=True)).to_be_visible()
+
+
 def test_one_click_signs_in_as_somebody_of_the_demo(site: str, visitor: Visitors) -> None:
     visitor("somebody", 375, "light").sign_up(site, "Some Body")
     guest = visitor("guest", 375, "dark", scripts=False)
