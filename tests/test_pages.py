@@ -709,8 +709,20 @@ async def test_addresses_in_a_status_are_links(site: Site, text: str, links: lis
 
 async def test_what_people_write_has_the_direction_of_its_own_letters(site: Site) -> None:
     ann = await site.browser().sign_up("ann", "שלום")
-    await ann.post("مرحبا")
-    for address in ("/", "/@ann", "/people", "/compare"):
+    (id,) = re.findall(r'href="/statuses/(\w{24})"', await ann.post("مرحبا"))
+    fans = [await site.browser().sign_up(f"fan{n}", "שלום") for n in range(3)]
+    for n, fan in enumerate(fans):
+        await fan.act("ann", "follow")
+        await fan.open(f"/statuses/{id}")
+        await fan.submit(f"/statuses/{id}/like")
+        if n:
+            await fan.act("ann", "add-to-circle")
+    assert {line.removeprefix("New: שלום and ") for line in await told(site, ann)} == {
+        "שלום added you to their circles",
+        "2 others liked your status",
+        "2 others follow you",
+    }
+    for address in ("/", "/@ann", "/people", "/compare", "/notifications"):
         html = await ann.open(address)
         written = re.findall(r"<[^<>]*>(?=\s*(?:שלום|مرحبا))", html)
         outside = [tag for tag in written if 'dir="auto"' not in tag and tag != "<title>" and "away" not in tag]
