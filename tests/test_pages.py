@@ -76,6 +76,16 @@ async def test_an_unknown_address_is_a_page_too(site: Site) -> None:
         assert "Nothing is here" in html
 
 
+async def test_an_address_that_only_takes_forms_says_so(site: Site) -> None:
+    """It is in the address bar behind a form that was refused, and a phone opens it once more."""
+    ann = await site.browser().sign_up("ann")
+    for address in ("/statuses", "/settings/password", "/@bob/follow", "/walkthrough/push/runs"):
+        html = await ann.open(address)
+        assert (ann.status, ann.answer.headers["allow"]) == (405, "POST"), address
+        assert "A form is sent to this address" in html
+        assert "method" not in html.partition("<main")[2].lower()
+
+
 async def test_static_files_are_kept_for_ever_under_their_version(site: Site) -> None:
     browser = site.browser()
     (address,) = re.findall(r'href="(/static/style\.css[^"]*)"', await browser.open("/"))

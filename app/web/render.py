@@ -31,6 +31,7 @@ TITLES = {  # of error pages, in friendlier words than HTTP's
     400: "That was cut short",
     403: "That is not allowed",
     404: "Nothing is here",
+    405: "This is no page",
     409: "That contradicts what is there",
     413: "That is too large",
     422: "That does not work",
@@ -38,7 +39,7 @@ TITLES = {  # of error pages, in friendlier words than HTTP's
     500: "Something broke",
     503: "A server of ours does not answer",
 }
-
+FOR_PEOPLE = {405: "A form is sent to this address; nothing can be opened here."}  # other words than those for programs
 
 TYPED = {"text": "What you wrote", "handle": "Handle", "name": "Name", "author": "Author"}  # fields of forms
 SECRETS = {"password": "Password", "old": "Your password", "new": "New password"}  # to be typed again
@@ -168,7 +169,7 @@ def error_page(request: Request, status: int, title: str, detail: str) -> Respon
     It needs no server of ours, and has what somebody had typed, to be sent again.
     """
     unsent: dict[str, str] = getattr(request.state, "unsent", {})
-    detail = sentence(detail) + (" A few seconds are usually enough." if status == 503 else "")
+    detail = sentence(FOR_PEOPLE.get(status, detail)) + (" A few seconds are usually enough." if status == 503 else "")
     again = here(request) if status == 503 and request.method == "GET" else None
     title = TITLES.get(status, title)
     return render(
