@@ -105,7 +105,7 @@ async def _conversation(
         newest=_path(id) if before else None,
         older=address(_path(id), before=next_) if next_ else None,
         typed=typed,
-        errors={"text": problem.detail} if problem else {},
+        errors={"text": problem.told} if problem else {},
         once=token_urlsafe(12),
         longest=TEXT_LIMIT,
         types=",".join(TYPES),

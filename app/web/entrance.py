@@ -103,7 +103,7 @@ async def _entrance(
             problem = problem_of(error)
             status, headers = problem.status, problem.page_headers
             beside = "handle" if isinstance(error, Conflict) else "form"
-            errors = dict(problem.errors) or {beside: problem.detail}
+            errors = dict(problem.errors) or {beside: problem.told}
     response = await _form(request, template, form, status, errors)
     response.headers.update(headers)
     return response

@@ -133,7 +133,7 @@ async def post(request: Request, me: Account) -> Response:
         await services(request).social.post(me.id, text, audience, once, defer=defer)
     except (Invalid, Conflict, TooMany) as error:
         problem = problem_of(error)
-        draft = Draft(text, audience, dict(problem.errors) or {"text": problem.detail})
+        draft = Draft(text, audience, dict(problem.errors) or {"text": problem.told})
         response = await home_timeline(request, me, draft, problem.status)
         response.headers.update(problem.page_headers)
         return response

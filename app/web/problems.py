@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -57,6 +58,13 @@ class Problem:
     @property
     def title(self) -> str:
         return HTTPStatus(self.status).phrase
+
+    @property
+    def told(self) -> str:
+        """The detail for a page. When one may try again, programs know by the header."""
+        wait_s = int(self.headers.get("Retry-After", 0)) if self.status == 429 else 0
+        when = f"{wait_s} s" if wait_s <= 90 else f"{math.ceil(wait_s / 60)} min"
+        return f"{self.detail} Try again in {when}." if wait_s else self.detail
 
     @property
     def page_headers(self) -> dict[str, str]:
@@ -139,6 +147,6 @@ class Errors:
         problem = problem_of(error, request.scope.get("method", "GET"))
         if not isinstance(request, Request) or request.scope["path"].startswith(FOR_PROGRAMS):
             return problem.response()
-        page = self.error_page(request, problem.status, problem.title, problem.detail)
+        page = self.error_page(request, problem.status, problem.title, problem.told)
         page.headers.update(problem.page_headers)
         return page

@@ -94,7 +94,7 @@ async def _page(
     status, headers = 200, dict[str, str]()
     if refused:
         problem = problem_of(refused)
-        wrong = "This is not your password." if isinstance(refused, WrongPassword) else problem.detail
+        wrong = "This is not your password." if isinstance(refused, WrongPassword) else problem.told
         status, headers, errors = problem.status, problem.page_headers, {beside: wrong}
     response = render(
         request,
