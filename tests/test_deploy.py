@@ -322,19 +322,34 @@ def test_a_web_process_listens_for_a_proxy_on_its_machine_unless_told_otherwise(
     assert "\n#LISTEN=" in example
 
 
-@pytest.mark.servers
-def test_strangers_see_no_figures_and_browsers_stay_with_tls_whatever_is_away(tmp_path: Path) -> None:
-    """The proxy as it is shipped; no web process answers."""
+@pytest.fixture
+def before_nobody(tmp_path: Path) -> Iterator[httpx.Client]:
+    """A client of the proxy as it is shipped; no web process answers."""
     certificates, port = Certificates.made(tmp_path, NAME), free_port()
     retries = httpx.HTTPTransport(retries=20, verify=certificates.client())  # until nginx listens
     with (
         proxy(tmp_path, port, [free_port(), free_port()]),
         httpx.Client(transport=retries, base_url=f"https://127.0.0.1:{port}", headers={"host": NAME}) as client,
     ):
-        for path in ("/", "/metrics", "/readyz", "/%6detrics", "/metrics%0a"):
-            answer = client.get(path)
-            assert answer.status_code == (503 if path == "/" else 404), path
-            assert answer.headers["strict-transport-security"] == "max-age=31536000", path
+        yield client
+
+
+@pytest.mark.servers
+def test_strangers_see_no_figures_and_browsers_stay_with_tls_whatever_is_away(before_nobody: httpx.Client) -> None:
+    for path in ("/", "/metrics", "/readyz", "/%6detrics", "/metrics%0a"):
+        answer = before_nobody.get(path)
+        assert answer.status_code == (503 if path == "/" else 404), path
+        assert answer.headers["strict-transport-security"] == "max-age=31536000", path
+
+
+@pytest.mark.servers
+def test_people_are_told_by_a_page_that_no_web_process_answers(before_nobody: httpx.Client) -> None:
+    for accepted, type in (("text/html,*/*;q=0.8", "text/html"), ("*/*", "application/problem+json")):
+        answer = before_nobody.get("/", headers={"accept": accepted})
+        assert (answer.status_code, answer.headers["content-type"]) == (503, type)
+        assert (answer.headers["retry-after"], answer.headers["cache-control"]) == ("1", "no-store")
+        assert answer.headers["strict-transport-security"] == "max-age=31536000"
+        assert answer.text.startswith("<!doctype html>") == (type == "text/html")
 
 
 def test_the_environment_of_the_units_is_one_that_there_can_be() -> None:
