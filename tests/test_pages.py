@@ -1250,6 +1250,24 @@ async def test_a_server_that_is_away_is_a_page_that_says_when_to_come_back(
     assert "nobody answers" not in html
 
 
+async def test_a_password_manager_fills_the_form_that_is_sent_once_more(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(*_: object) -> Any:
+        raise ServerSelectionTimeoutError("nobody answers")
+
+    for path, filled in (
+        ("/sign-in", {"handle": "username", "password": "current-password"}),
+        ("/sign-up", {"handle": "username", "name": "name", "password": "new-password"}),
+    ):
+        monkeypatch.setattr(Accounts, path[1:].replace("-", "_"), gone)
+        browser = site.browser()
+        await browser.open(path)
+        html = await browser.submit(path, handle="ann", password=PASSWORD)
+        assert browser.status == 503
+        assert dict(re.findall(r'name="(\w+)"[^>]* autocomplete="([^"]+)"', html)) == filled, path
+
+
 async def test_a_status_that_could_not_be_stored_is_kept_and_posted_once(
     site: Site, away: Callable[[str], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
