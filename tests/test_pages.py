@@ -110,8 +110,9 @@ async def test_what_is_wrong_with_a_sign_up_stands_beside_what_was_typed(site: S
     html = await browser.submit("/sign-up", handle="ann", name="Ann", password="short")
     assert browser.status == 422
     assert 'id="password-wrong"' in html
-    await browser.submit("/sign-up", handle="ann", name="Ann", password=PASSWORD)
+    await browser.submit("/sign-up", handle="@ann ", name="Ann", password=PASSWORD)
     assert (browser.status, browser.answer.url.path) == (200, "/")
+    assert "@ann<" in browser.html
     other = site.browser()
     await other.open("/sign-up")
     html = await other.submit("/sign-up", handle="ANN", password=PASSWORD)

@@ -73,13 +73,18 @@ async def _sign_in_to_send(request: Request) -> Response:
     return await _form(request, "sign_in.html", await read_form(request), 401)
 
 
+def _handle(form: FormData) -> str:
+    """Return the handle as it was meant: phones put a space behind a word, and some write it with its @."""
+    return field(form, "handle").strip().removeprefix("@")
+
+
 async def _sign_up(accounts: Accounts, form: FormData, caller: Caller) -> tuple[str, datetime]:
-    user = await accounts.sign_up(field(form, "handle"), field(form, "name"), field(form, "password"), caller)
+    user = await accounts.sign_up(_handle(form), field(form, "name"), field(form, "password"), caller)
     return await accounts.new_token(user.id)
 
 
 async def _sign_in(accounts: Accounts, form: FormData, caller: Caller) -> tuple[str, datetime]:
-    return await accounts.sign_in(field(form, "handle").strip().removeprefix("@"), field(form, "password"), caller)
+    return await accounts.sign_in(_handle(form), field(form, "password"), caller)
 
 
 async def _entrance(
