@@ -692,6 +692,20 @@ async def test_whoever_was_signed_out_while_typing_loses_nothing(demo: Site, one
     assert texts(ann.html) == ["long &lt;thought&gt;\nin two lines"]
 
 
+async def test_whoever_was_signed_out_is_back_where_the_button_was(site: Site) -> None:
+    ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
+    (id,) = re.findall(r'href="/statuses/(\w{24})"', await bob.post("hello"))
+    await ann.act("bob", "follow")
+    await Accounts(site.stack).sign_out(ann.client.cookies[session.SESSION])
+    await ann.submit(f"/statuses/{id}/like")
+    html = await ann.submit("/sign-in", handle="ann", password=PASSWORD)
+    assert (ann.answer.url.path, ann.answer.url.fragment) == ("/@bob", f"s{id}")
+    assert "1 like<" not in html, "it is done by whoever presses the button"
+    for next_ in AWAY:
+        answer = await site.browser().client.post(f"/statuses/{id}/like", data={"next": next_})
+        assert answer.headers["location"] == "/sign-in" + ("?next=%2F" if next_ else ""), next_
+
+
 async def test_another_site_puts_no_words_into_anybodys_mouth(demo: Site) -> None:
     stranger = demo.browser()
     answer = await stranger.client.post("/statuses", data={"text": "forged"}, headers={"origin": "https://evil.test"})

@@ -59,7 +59,7 @@ def signed_in(handler: PersonalEndpoint, *, limited: bool = True) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         account = (await open_session(request)).account
         if account is None:
-            back = here(request) if request.method == "GET" else None
+            back = here(request) if request.method == "GET" else await _wanted_next(request)
             return RedirectResponse(address("/sign-in", next=back and local_address(back)), 303)
         answer = handler(request, account)
         try:
@@ -70,6 +70,12 @@ def signed_in(handler: PersonalEndpoint, *, limited: bool = True) -> Endpoint:
             return to("/sign-in")  # as whoever comes after the end of their account
 
     return endpoint
+
+
+async def _wanted_next(request: Request) -> str:
+    """Return where a form leads to: mostly where its button was. One with a file is not read for a stranger."""
+    its_form = request.headers.get("content-type", "").startswith(FORM)
+    return field(await read_form(request), "next") if its_form else ""
 
 
 def for_operators(handler: PersonalEndpoint) -> Endpoint:
