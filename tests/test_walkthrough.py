@@ -639,6 +639,19 @@ async def test_an_experiment_by_forms_alone_while_the_site_answers(demo: Site) -
     assert browser.status == 404  # a run belongs to its chapter
 
 
+async def test_who_presses_twice_is_shown_the_run_that_has_begun(demo: Site) -> None:
+    browser = demo.browser()
+    await browser.open("/walkthrough/beginning")
+    form = browser.form("/walkthrough/beginning/runs")
+    with patch.object(Laboratory, "_run", lambda *_: asyncio.sleep(0)):
+        first, second, other = [
+            await browser.client.post(form.action, data=form.fields | {"statuses": statuses})
+            for statuses in ("4000", "4000", "6000")
+        ]
+    assert (first.status_code, second.status_code, other.status_code) == (303, 303, 429)
+    assert second.headers["location"] == first.headers["location"]
+
+
 async def test_a_knob_keeps_its_bounds(demo: Site) -> None:
     browser = demo.browser()
     for wrong in ("1", "1000000", "-5", "many", "2_000"):

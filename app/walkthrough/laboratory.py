@@ -71,6 +71,8 @@ class Laboratory:
     async def begin(self, slug: str, given: Mapping[str, str], whose: str) -> ObjectId:
         """Begin an experiment, and return the run's id. `whose`: one visitor may begin half of what all may.
 
+        Who asks for what is under way, as by pressing twice, gets the run that has begun.
+
         Raises NotFound, Invalid for a knob, and TooMany while another is running or after many.
         """
         if slug not in EXPERIMENTS:
@@ -80,6 +82,8 @@ class Laboratory:
         run = self._clock.new_id()
         await self._begun_each.check(whose)
         if not await self._locked(run):
+            if under_way := await self._under_way(slug, values):
+                return under_way
             raise TooMany("Another experiment is running; they would disturb each other.", BUSY_RETRY_S)
         try:
             await self._begun.count("run")
@@ -111,6 +115,12 @@ class Laboratory:
         except DuplicateKeyError:  # somebody holds it
             return False
         return True
+
+    async def _under_way(self, slug: str, values: Mapping[str, int]) -> ObjectId | None:
+        """Return the run that holds the lock, where it is of this experiment and these values."""
+        held = await self._lock.find_one({"_id": "lock"})
+        run = await self._runs.find_one({"_id": held["run"], "slug": slug, "values": values}) if held else None
+        return run["_id"] if run else None
 
     async def _unlock(self, run: ObjectId) -> None:
         await self._lock.delete_one({"_id": "lock", "run": run})
