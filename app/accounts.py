@@ -40,7 +40,7 @@ PASSWORD_LENGTHS = (8, 200)  # code points
 HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 HASHED_AT_ONCE = 2  # 38 MiB and two cores at most; whoever comes later waits
 WAITING_FOR_A_HASH = 200  # more are refused
-DEVICE_DAYS = 30  # a device or address from which somebody has signed in is known for so long
+DEVICE_DAYS = 30  # a device or address from which somebody has signed in is known for so long beyond the session
 TOKENS_EACH = 100  # of one person
 TICKET_S = 30
 HOLDERS_REMEMBERED = 10_000  # about 4 MB
@@ -152,7 +152,7 @@ class Accounts:
         self._sign_ins = rate("sign-ins", config.sign_ins_per_minute, "Too many people sign in from where you are.")
         self._failures = rate("failures", config.failed_sign_ins_per_minute, failed)
         self._failures_of_handle = rate("failures of handle", config.failed_sign_ins_per_handle, failed)
-        self._known = rate("known", 1, "", minutes=DEVICE_DAYS * 24 * 60)
+        self._known = rate("known", 1, "", minutes=(config.token_days + DEVICE_DAYS) * 24 * 60)
         self._holders: LRUCache[bytes, Holder] = LRUCache(HOLDERS_REMEMBERED)  # by the digest of their token
 
     @asynccontextmanager
@@ -191,6 +191,7 @@ class Accounts:
             await insert(self._stack.db, user)
         except DuplicateKeyError:
             raise taken from None
+        await self._get_to_know(handle, caller)
         return user
 
     async def sign_in(self, handle: str, password: str, caller: Caller = OURSELVES) -> tuple[str, datetime]:
@@ -259,9 +260,13 @@ class Accounts:
                     await limit.hit(*who)
                 raise WrongPassword(WRONG)
         assert user
-        for place in here:
-            await self._known.hit(tried, place)
+        await self._get_to_know(tried, caller)
         return user
+
+    async def _get_to_know(self, handle: str, caller: Caller) -> None:
+        for place in caller:
+            if place:
+                await self._known.renew(handle, place)
 
     async def new_token(self, user_id: ObjectId, password_hash: str | None = None) -> tuple[str, datetime]:
         """Return a bearer token of 256 random bits, and when it expires. It ends the oldest of somebody who has too

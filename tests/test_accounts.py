@@ -4,9 +4,11 @@ import asyncio
 import json
 import re
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -301,6 +303,25 @@ async def test_who_has_signed_in_from_a_device_comes_in_whatever_strangers_try(a
     await fails(accounts, *[laptop] * 3)
     with pytest.raises(TooMany):
         await accounts.sign_in("ann", PASSWORD, laptop)
+
+
+async def test_who_has_signed_up_on_a_device_comes_in_whatever_strangers_try(accounts: Accounts) -> None:
+    await accounts.sign_up("ann", None, PASSWORD, Caller("192.0.2.1", "laptop"))
+    await fails(accounts, *(Caller(f"198.51.100.{n}", "guessed") for n in range(5)))
+    with pytest.raises(TooMany):
+        await accounts.sign_in("ann", PASSWORD, Caller("203.0.113.1", "new"))
+    await accounts.sign_in("ann", PASSWORD, Caller("203.0.113.1", "laptop"))
+    await accounts.sign_in("ann", PASSWORD, Caller("192.0.2.1"))
+
+
+async def test_a_device_is_known_for_longer_than_a_session_from_each_sign_in_on(accounts: Accounts) -> None:
+    laptop = Caller("192.0.2.1", "laptop")
+    await accounts.sign_up("ann", None, PASSWORD, laptop)
+    now, days = time.time(), 2 + module.DEVICE_DAYS - 1  # the fixture's session, and almost all of what comes behind it
+    for visit in range(1, 4):
+        with patch("time.time", return_value=now + visit * days * DAY_S):
+            await fails(accounts, *(Caller(f"198.51.100.{n}", "guessed") for n in range(5)))
+            await accounts.sign_in("ann", PASSWORD, laptop)
 
 
 @pytest.mark.parametrize("limit", ["sign_ups_per_minute", "sign_ins_per_minute"])

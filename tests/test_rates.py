@@ -79,6 +79,16 @@ async def test_many_at_once_use_up_no_more_than_they_are(opening: Opening, addre
     assert all(await asyncio.gather(*(rate.hit("bob") for _ in range(3))))
 
 
+@pytest.mark.parametrize("amount", [2, 500])
+async def test_a_window_that_begins_anew_has_one(opening: Opening, addresses: Addresses, amount: int) -> None:
+    rate = opening(addresses.redis).rate("tries", amount, "Enough.")
+    for who, hits in (("ann", 1), ("bob", amount + 1)):
+        for _ in range(hits):
+            await rate.hit(who)
+        await rate.renew(who)
+        assert [await rate.hit(who) for _ in range(amount)] == [True] * (amount - 1) + [False]
+
+
 @pytest.mark.servers
 async def test_processes_that_count_ahead_let_no_more_through(opening: Opening, servers: Addresses) -> None:
     each = [opening(servers.redis).rate("tries", 500, "Enough.") for _ in range(2)]

@@ -114,6 +114,14 @@ class Rate:
             self._ahead[key] = self._step - 1
         return True
 
+    async def renew(self, *who: object) -> None:
+        """Count once, in a window that begins now."""
+        key = tuple(map(str, who))
+        self._ahead.pop(key, None)
+        self._above.pop(key, None)
+        await self._rates.on(lambda limiter: limiter.clear(self._item, *key))
+        await self.hit(*who)
+
     async def reached(self, *who: object) -> bool:
         key = tuple(map(str, who))
         return self._left_s(key) > 0 or not await self._rates.on(lambda limiter: limiter.test(self._item, *key))
