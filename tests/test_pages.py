@@ -217,6 +217,63 @@ async def test_signing_in_leads_to_no_other_site(site: Site) -> None:
         assert (answer.status_code, answer.headers["location"]) == (303, "/"), (next_, given)
 
 
+OURS_SENT = {"origin": "http://feedlab.test", "sec-fetch-site": "same-origin"}  # as browsers say
+
+
+@pytest.mark.parametrize("page", ["/sign-in", "/sign-up"])
+async def test_who_signs_in_by_a_form_from_before_another_cookie_has_a_new_one(site: Site, page: str) -> None:
+    """Tabs that were opened at once, each of which made a cookie; or somebody else has signed in in another one."""
+    await site.browser().sign_up("ann")
+    browser = site.browser()
+    await browser.open(f"{page}?next=/people")
+    handle = "ann" if page == "/sign-in" else "cat"
+    sent = browser.form(page).fields | {"handle": handle, "name": "Cat C.", "password": PASSWORD}
+    for known_now in ("a stranger", "bob"):
+        browser.client.cookies.clear()
+        if known_now == "bob":
+            await browser.sign_up("bob")
+        else:
+            await browser.open(page)
+        browser.answer = await browser.client.post(page, data=sent, headers=OURS_SENT)
+        assert browser.status == 403
+        assert "This form was out of date" in browser.html
+        assert PASSWORD not in browser.html
+        again = browser.form(page).fields
+        assert {name: again[name] for name in ("handle", "next")} == {"handle": handle, "next": "/people"}
+        assert again.get("name", "Cat C.") == "Cat C."
+    await browser.submit(page, password=PASSWORD)
+    assert (browser.status, browser.answer.url.path) == (200, "/people")
+    assert f'href="/@{handle}"' in browser.html
+
+
+@pytest.mark.parametrize("page", ["/sign-in", "/sign-up", "/sign-in-as"])
+async def test_who_presses_twice_to_sign_in_is_signed_in(demo: Site, page: str) -> None:
+    """The second time the browser has the session already, and the form's proof is of before."""
+    if page != "/sign-up":
+        await demo.browser().sign_up("ann")
+    browser = demo.browser()
+    await browser.open(f"{page.removesuffix('-as')}?next=/people")
+    sent = browser.form(page).fields | {"handle": "ann" if page == "/sign-in-as" else "@Ann", "password": PASSWORD}
+    for _ in range(2):
+        answer = await browser.client.post(page, data=sent, headers=OURS_SENT)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/people")
+    browser.answer = await browser.client.post(page, data=sent | {"next": "/", "text": "kept"}, headers=OURS_SENT)
+    assert browser.form("/statuses").fields["text"] == "kept", "what was to be sent when they had signed in"
+    assert texts(await browser.open("/")) == []
+
+
+async def test_another_site_gets_no_form_by_one_that_is_out_of_date(site: Site) -> None:
+    ann = await site.browser().sign_up("ann")
+    silent, other = dict[str, str](), {**OURS_SENT, "sec-fetch-site": "cross-site"}
+    for headers in (silent, other, {"origin": "null"}, {"sec-fetch-site": "same-site"}, {"sec-fetch-site": "none"}):
+        forged = {"handle": "ann", "text": "forged", "password": PASSWORD}
+        for browser in (ann, site.browser()):
+            answer = await browser.client.post("/sign-in", data=forged, headers=headers)
+            assert answer.status_code == 403, headers
+            assert 'action="/sign-in"' not in answer.text
+            assert "forged" not in answer.text
+
+
 # Forms from elsewhere
 
 

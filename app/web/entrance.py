@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.accounts import Accounts, Caller
+from app.accounts import Accounts, Caller, normal_handle
 from app.errors import Conflict, Forbidden, Invalid, NotFound, TooMany, WrongPassword
 from app.models import Account
 from app.web import session
@@ -23,10 +23,11 @@ from app.web.home_timeline import Draft, home_timeline
 from app.web.problems import problem_of
 from app.web.render import render
 from app.web.request import Endpoint, PersonalEndpoint, address, signed_in, to
-from app.web.session import Session, field, local_address, open_session, posted, read_form
+from app.web.session import OutOfDate, Session, field, local_address, open_session, posted, read_form
 from app.web.side_by_side import COMPARE, side_by_side
 from app.web.state import in_time, services
 
+OUT_OF_DATE = "This form was out of date; this one is not. If you are told so again, your browser keeps no cookies."
 CONVERSATION = "/conversations/([0-9a-f]{24})"
 
 
@@ -94,7 +95,10 @@ async def _entrance(
 ) -> Response:
     """Answer the empty form, the form with what was wrong beside the fields, or the way in."""
     known = await open_session(request)
-    form = await posted(request) if request.method == "POST" else FormData()
+    try:
+        form = await posted(request) if request.method == "POST" else FormData()
+    except OutOfDate:
+        return await _once_more(request, template)
     if request.method == "GET" and known.account:
         return to(_back(request, form))
     errors: dict[str, str] = {}
@@ -112,6 +116,18 @@ async def _entrance(
     response = await _form(request, template, form, status, errors)
     response.headers.update(headers)
     return response
+
+
+async def _once_more(request: Request, template: str) -> Response:
+    """Answer a form that is out of date, as one that was pressed twice or is in another tab is. Nothing is done.
+
+    Whoever is signed in as the person that it names goes on. Others have what they typed, but for the password, in a
+    form that is not out of date.
+    """
+    form, account = await read_form(request), (await open_session(request)).account
+    if account and account.handle == normal_handle(_handle(form)):
+        return await _gone_on(request, form, session.session_token(request))
+    return await _form(request, template, form, 403, {"form": OUT_OF_DATE})
 
 
 async def _form(
@@ -136,11 +152,16 @@ def _back(request: Request, form: FormData) -> str:
 
 
 async def _entered(request: Request, form: FormData, token: str, expires_at: datetime, device: str = "") -> Response:
-    """Sign in and go on to the wanted page. A text that was not sent is in its field there."""
-    shown = await in_time(request, _with_its_text(request, form, token)) if field(form, "text") else None
-    response = shown or to(_back(request, form))
+    """Sign in and go on."""
+    response = await _gone_on(request, form, token)
     session.begin(request, response, services(request).stack, token, expires_at, device)
     return response
+
+
+async def _gone_on(request: Request, form: FormData, token: str) -> Response:
+    """Go on to the wanted page. A text that was not sent is in its field there."""
+    shown = await in_time(request, _with_its_text(request, form, token)) if field(form, "text") else None
+    return shown or to(_back(request, form))
 
 
 async def _with_its_text(request: Request, form: FormData, token: str) -> Response | None:
@@ -168,7 +189,10 @@ async def sign_in_as(request: Request) -> Response:
     """Sign in as anybody, without a password: in demo mode only."""
     if not services(request).stack.config.demo:
         raise HTTPException(404)
-    form = await posted(request)
+    try:
+        form = await posted(request)
+    except OutOfDate:
+        return await _once_more(request, "sign_in.html")
     return await _entered(request, form, *await in_time(request, _as_anybody(request, field(form, "handle"))))
 
 

@@ -36,6 +36,10 @@ MOST_ON_A_BADGE = 10  # more is not counted
 PORTS = {"http": 80, "https": 443}
 
 
+class OutOfDate(Forbidden):
+    """The browser says that one of our pages sent this form, and has had another cookie since it got that page."""
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """The account that asks (None: nobody is signed in), and the secret cookie that this answer's forms are bound to.
@@ -120,14 +124,14 @@ async def _badges(request: Request, account: Account | None) -> tuple[int, int]:
 async def posted(request: Request, files: int = 0) -> FormData:
     """Return the form that was sent, with so many files at most.
 
-    Raises Forbidden unless one of our pages, opened by this browser, sent it.
+    Raises Forbidden unless one of our pages, opened by this browser, sent it; OutOfDate where one did that was made
+    before somebody signed in or out.
     """
     session = await open_session(request)
     form = await read_form(request, files)
     if from_elsewhere(request) or not hmac.compare_digest(field(form, PROOF).encode(), session.proof().encode()):
-        raise Forbidden(
-            "This form is out of date or was sent from another site. Go back, reload the page and try again."
-        )
+        refused = OutOfDate if _from_here(request) else Forbidden
+        raise refused("This form is out of date or was sent from another site. Go back, reload the page and try again.")
     return form
 
 
@@ -151,6 +155,12 @@ def from_elsewhere(request: Request) -> bool:
         return False
     stack = services(request).stack
     return host_name(origin.partition("://")[2]) not in stack.config.allowed_hosts  # a proxy may have changed Host
+
+
+def _from_here(request: Request) -> bool:
+    """Return whether the browser says that one of our own pages sent this. Old ones do not say where from."""
+    site, origin, host = [request.headers.get(name, "") for name in ("sec-fetch-site", "origin", "host")]
+    return not from_elsewhere(request) and (site == "same-origin" or _same_site(origin, host))
 
 
 def _same_site(origin: str, host: str) -> bool:

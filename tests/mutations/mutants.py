@@ -4179,6 +4179,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of("tests/test_talking.py", "test_another_site_puts_no_message_into_anybodys_mouth"),
     ),
     Mutant(
+        "another site is given a form by one that is out of date",
+        "door",
+        "app.web.session._from_here",
+        '(site == "same-origin" or _same_site(origin, host))',
+        "True",
+        _of(PAGES, "test_another_site_gets_no_form_by_one_that_is_out_of_date"),
+    ),
+    Mutant(
         "a form of Compare that is sent twice posts twice",
         "door",
         "app.web.side_by_side.post",
