@@ -763,6 +763,22 @@ async def test_whoever_was_signed_out_is_back_where_the_button_was(site: Site) -
         assert answer.headers["location"] == "/sign-in" + ("?next=%2F" if next_ else ""), next_
 
 
+async def test_whoever_signed_in_once_more_while_typing_sends_it_once_more(demo: Site) -> None:
+    ann = await demo.browser().sign_up("ann")
+    await ann.open("/")
+    form = ann.form("/statuses").fields | {"text": "long <thought>\r\nin two lines", "audience": "circle"}
+    await ann.submit("/sign-out")
+    await ann.submit("/sign-in-as", handle="ann")
+    ann.answer = await ann.client.post("/statuses", data=form)
+    assert (ann.status, "thought" in ann.html) == (403, False), "nobody says that it came from here"
+    ann.answer = await ann.client.post("/statuses", data=form, headers=OURS_SENT)
+    assert (ann.status, "you are @ann now" in ann.html) == (403, True)
+    sent = ann.form("/statuses").fields
+    assert sent[session.PROOF] != form[session.PROOF]
+    assert sent == form | {session.PROOF: sent[session.PROOF], "text": "long <thought>\nin two lines"}
+    assert texts(await ann.submit("/statuses")) == ["long &lt;thought&gt;\nin two lines"]
+
+
 async def test_another_site_puts_no_words_into_anybodys_mouth(demo: Site) -> None:
     stranger = demo.browser()
     answer = await stranger.client.post("/statuses", data={"text": "forged"}, headers={"origin": "https://evil.test"})

@@ -13,7 +13,7 @@ from app.errors import Forbidden, NoAccount, NotFound, TooMany
 from app.models import Account
 from app.stack import is_away
 from app.web.render import here
-from app.web.session import field, local_address, open_session, posted, read_form
+from app.web.session import PROOF, OutOfDate, field, local_address, open_session, posted, read_form
 from app.web.state import in_time, services
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -33,18 +33,20 @@ def to(place: str) -> RedirectResponse:
 def typed_is_kept(endpoint: Endpoint) -> Endpoint:
     """Make an endpoint whose error pages keep the form that was sent, to be sent once more.
 
-    That is for errors whose reason is not in the form. The kept form has the proof that was sent, not a new one:
-    another site's form gets no further by it.
+    That is for errors whose reason is not in the form. The kept form has the proof that was sent, so another site's
+    gets no further by it; a new one where it is one of ours that is out of date.
     """
 
     async def kept(request: Request) -> Response:
         try:
             return await endpoint(request)
         except Exception as error:
-            its_form = is_away(error) or isinstance(error, (TooMany, NotFound))
+            its_form = is_away(error) or isinstance(error, (TooMany, NotFound, OutOfDate))
             if its_form and request.headers.get("content-type", "").startswith(FORM):
                 form = await read_form(request)
                 request.state.unsent = {name: field(form, name) for name in form}
+                if isinstance(error, OutOfDate):
+                    request.state.unsent[PROOF] = (await open_session(request)).proof()
             raise
 
     return kept

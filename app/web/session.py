@@ -130,8 +130,12 @@ async def posted(request: Request, files: int = 0) -> FormData:
     session = await open_session(request)
     form = await read_form(request, files)
     if from_elsewhere(request) or not hmac.compare_digest(field(form, PROOF).encode(), session.proof().encode()):
-        refused = OutOfDate if _from_here(request) else Forbidden
-        raise refused("This form is out of date or was sent from another site. Go back, reload the page and try again.")
+        if _from_here(request):
+            now = f"; you are @{session.account.handle} now" if session.account else ""
+            raise OutOfDate(f"This form is from before you last signed in or out{now}. Reload its page for a new one.")
+        raise Forbidden(
+            "This form is out of date or was sent from another site. Go back, reload the page and try again."
+        )
     return form
 
 
