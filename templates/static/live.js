@@ -287,6 +287,18 @@ document.addEventListener("submit", event => {
   takeOut(form).catch(() => form.isConnected ? form.submit() : location.reload());
 });
 
+// A form that no script sends goes out once: who presses again while the answer is on its way would be answered about the
+// second time, as that their old password is wrong. Who stops the loading may send it again, a moment later.
+const ONCE_MS = 10_000;
+const sentAt = new Map();
+document.addEventListener("submit", event => {
+  const {target: form} = event, now = performance.now();
+  if (event.defaultPrevented || form.method !== "post") return;
+  if (now - sentAt.get(form) < ONCE_MS) event.preventDefault();
+  else sentAt.set(form, now);
+});
+addEventListener("pageshow", () => sentAt.clear());
+
 // A draft outlives its page, whatever happens to that, and stays in this tab until it is posted. With it is kept what
 // makes posting it twice one status.
 for (const form of document.querySelectorAll("form[data-draft]")) {

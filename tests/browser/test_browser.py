@@ -1,7 +1,7 @@
 """The pages in a real browser: with and without JavaScript, on a phone and on a desk, in the light and in the dark."""
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Request, expect
 
 from phases import PHASES
 from tests.browser.visitors import LOOKS, PASSWORD, TWO_VISITORS, Visitors, accessible, fits
@@ -183,6 +183,30 @@ def test_a_copy_of_everything_is_saved_and_no_other_answer(site: str, visitor: V
     ann.page.context.clear_cookies()  # as where the session has ended
     download.click()
     expect(ann.page.get_by_role("heading", name="Sign in", exact=True)).to_be_visible()
+
+
+def test_a_form_that_is_pressed_twice_is_sent_once(site: str, visitor: Visitors) -> None:
+    """And may be sent again by whoever comes back to it, or has stopped the loading of the answer."""
+    ann = visitor("impatient", 1280, "light")
+    ann.sign_up(site, "Ann A.")
+    page, sent = ann.page, list[Request]()
+    page.clock.install()
+    page.goto(f"{site}/settings")
+    page.get_by_label("Password until now").fill(PASSWORD)
+    page.get_by_label("New password").fill("another horse")
+    page.on("request", lambda request: sent.append(request) if request.method == "POST" else None)
+    page.route("**/settings/password", lambda route: route.abort("aborted"))
+    for times in (1, 2):
+        page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
+        for _ in range(2):
+            page.keyboard.press("Enter")
+            page.evaluate("document.title")  # behind what the key has done
+        assert len(sent) == times
+    page.unroute("**/settings/password")
+    page.clock.fast_forward(10_000)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status")).to_contain_text("signed in elsewhere")
+    assert len(sent) == 3
 
 
 def test_one_click_signs_in_as_somebody_of_the_demo(site: str, visitor: Visitors) -> None:
