@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import AsyncMock, patch
 
 import pytest
 from bson import ObjectId
@@ -28,7 +28,7 @@ from phases.keeping.recipients import Admitted
 from phases.keeping.store import Container, Place, Recent
 from phases.p1_query import QUERY
 from phases.p2_push import put_on_timelines
-from phases.p4_cache import CACHE
+from phases.p4_cache import CACHE, HomeLists
 from phases.p6_hybrid import MergedLists
 from phases.reading import ATTEMPTS
 from phases.timelines import PhaseConsumer, Timelines
@@ -466,8 +466,11 @@ async def test_a_worker_with_other_nodes_delivers_once_nobody_reads_the_lists_it
         assert isinstance(failed[status.id], MemcachedDown)
         assert (await town.pending())[CACHE.slug] == 1
         town.pass_grace()
-        assert not await consumer.handle(status.id, None)
-        assert (await town.pending())[CACHE.slug] == 0
+        with patch.object(HomeLists, "deliver", AsyncMock()) as delivered:
+            assert not await consumer.handle(status.id, None)
+    [container] = [call.args[0] for call in delivered.mock_calls]
+    assert container.nodes == ("elsewhere:1",)
+    assert (await town.pending())[CACHE.slug] == 0
 
 
 async def test_lists_on_other_nodes_are_not_read(town: World) -> None:
