@@ -71,7 +71,7 @@ class Start:
     looking: Looking
 
     @property
-    def last(self) -> Judged | None:
+    def last_page(self) -> Judged | None:
         """The page as it was the last time, if that is how far down to look for what its authors have written since:
         there is probably enough.
         """
@@ -82,12 +82,12 @@ class Start:
         may have been delivered since.
         """
         undelivered = look.pending.beside(look.pulled)
-        if last := self.last:
+        if last := self.last_page:
             looked = look.pulled if self.looking.backlog else undelivered
-            is_new = looked.entries or looked.down_to > last.first.ids[-1] or self.waiting(look) != last.waiting
-            if kept.has_the_same(last.kept) and not is_new and not (last.first.whole or kept.whole):
-                return last.first
-            undelivered = undelivered._replace(entries=[*undelivered.entries, *last.first.entries])
+            is_new = looked.entries or looked.down_to > last.made_of.ids[-1] or self.waiting(look) != last.waiting
+            if kept.has_the_same(last.kept) and not is_new and not (last.made_of.whole or kept.whole):
+                return last.made_of
+            undelivered = undelivered._replace(entries=[*undelivered.entries, *last.made_of.entries])
         return kept.with_undelivered(undelivered, self.place.before, self.place.n)
 
     def waiting(self, look: "Look") -> Undelivered | None:
@@ -154,7 +154,7 @@ class Reading:
                 continue
             first = start.first(part, look)
             # The guess how far down to look has left the page short.
-            if start.last and first.is_short(start.place.n):
+            if start.last_page and first.is_short(start.place.n):
                 self._pages.guess_no_more(request.reader)
                 continue
             page = await self._listed(start, part, first, look)
@@ -209,7 +209,7 @@ class Reading:
         cost that does not grow with the backlog (rule 10).
         """
         edges, seen, place = start.edges, start.seen, start.place
-        last_ids = start.last.first.ids if start.last else ()
+        last_ids = start.last_page.made_of.ids if start.last_page else ()
         pending = self._pending.finds(start.looking, edges, place, last_ids)
         pulled = self._pulled(start, place, last_ids)
         view = View(edges, departed=frozenset())
@@ -282,7 +282,7 @@ class Reading:
         if same := start.seen.judged_before(basis, look.rows, look.answers):
             waiting = start.waiting(look)
             if not kept.has_the_same(same.kept) or waiting != same.waiting:  # what was pending has been delivered
-                judged = same._replace(first=first, kept=kept, waiting=waiting)
+                judged = same._replace(made_of=first, kept=kept, waiting=waiting)
                 self._pages.keep(request.reader, start.seen._replace(judged=judged))
             return Page(request.phase.slug, same.shown, same.next, "list", versions=look.versions)
         following = Following(self._db, request.reader, self._edges, look.versions)

@@ -33,14 +33,14 @@ class Basis(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A page that was judged. `first`: what it was made of; `kept`: what of that was kept, None where nothing was.
+    """A page that was judged. `made_of`: its candidates; `kept`: what of that was kept, None where nothing was.
     `waiting`: what else it was made of, where that was read of a backlog.
     `backs`: whether the authors of statuses for mutuals followed the reader; that has no version. `shown`: the list
     that the page had, and has again (`Page.statuses`).
     """
 
     basis: Basis
-    first: Slice
+    made_of: Slice
     kept: Slice | None
     waiting: Undelivered | None
     backs: Mapping[ObjectId, bool]
@@ -64,7 +64,7 @@ class Seen(NamedTuple):
 
     def full(self, n: int) -> Judged | None:
         """Return the page if it was made of `n` candidates and was not the last one; None where that is not known."""
-        if self.judged is None or self.judged.next is None or len(self.judged.first.entries) != n:
+        if self.judged is None or self.judged.next is None or len(self.judged.made_of.entries) != n:
             return None
         return self.judged
 
