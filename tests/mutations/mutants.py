@@ -3231,6 +3231,23 @@ MUTANTS: tuple[Mutant, ...] = (
         "authors = [*(edges.unmuted or ())]",
         _of(PULLED, "test_what_is_pulled_is_delivered_to_nobody_and_seen_at_once"),
     ),
+    # Whoever gives a request up, while its process goes on
+    Mutant(
+        "whoever goes away takes the settings from all who wait",
+        "a shared reading is nobody's",
+        "phases.delivering.switch.Switch.current",
+        "await asyncio.shield(self._reading)",
+        "await self._reading",
+        _of(FOUND, "test_whoever_goes_away_takes_nobody_along"),
+    ),
+    Mutant(
+        "whoever goes away takes the markers from all who wait",
+        "a shared reading is nobody's",
+        "phases.pulling.markers.Markers.known",
+        "await asyncio.shield(reading)",
+        "await reading",
+        _of(FOUND, "test_whoever_goes_away_takes_nobody_along"),
+    ),
     # Phase 5: sets, and who follows the stream
     Mutant(
         "whoever finds a placeholder takes it for a timeline",

@@ -30,9 +30,10 @@ from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from phases.p5_stream import STREAM
 from phases.pulling import author as authors
+from phases.pulling.markers import KNOWN_S
 from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
-from tests.oracle.system import Crash, Job, System
+from tests.oracle.system import Crash, Cut, GivenUp, Job, System, all_made, in_time
 from tests.world import KEEPING, SLUGS, flush, flush_sets
 from workers.sweeper import OVERDUE_S, sweep
 from workers.worker import drain_queues
@@ -49,12 +50,23 @@ some = st.integers(0, 11)  # taken modulo how many there are
 process = st.integers(0, 1)
 limits = st.integers(1, 8)
 dies_after = st.none() | st.integers(0, 14)  # commands
+turns = st.integers(0, 3) | st.integers(4, 30)  # of the event loop; on stand-ins nothing takes many
 slow_s = st.sampled_from([0.0, 0.0, 0.0, 0.0, 1.5, 3.0, 8.0])  # from a status's id to its insert
 lags_s = st.sampled_from([0.0, 0.0, 0.0, 0.1, 0.4])
 audience = st.sampled_from(["followers", "followers", "mutuals", "circle"])
 slugs = st.sampled_from(SLUGS)
 delivering = st.just(list(KEEPING)) | st.lists(slugs, unique=True, max_size=4)
 seconds = st.sampled_from([0.0, 0.3, 1.0, 1.0, 3.0])
+
+
+def cut_off(least: int, most: int) -> st.SearchStrategy[Cut]:
+    """Behind so many commands the process dies, or its request is given up."""
+    commands = st.integers(least, most)
+    return commands | st.builds(GivenUp, commands, turns)
+
+
+anywhere = st.none() | cut_off(0, 14)
+early = st.none() | cut_off(0, 3)
 
 
 class Histories(RuleBasedStateMachine):
@@ -138,7 +150,7 @@ class Histories(RuleBasedStateMachine):
         self.clock.advance(5)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.loop.run(work)
+        return self.loop.run(in_time(work))
 
     def seldom(self, name: str) -> bool:
         """What ends all lists at once is not worth doing often."""
@@ -191,17 +203,20 @@ class Histories(RuleBasedStateMachine):
     async def raw_queue_forgotten(self) -> None:
         await self.system.raw.queue.forget()
 
-    def act(
-        self, who: int, work: Coroutine[Any, Any, T], dies: int | None = None, lag_s: float = 0.0
-    ) -> T | BaseException:
-        """What it returned, or how it ended. A process that died is replaced."""
+    def act(self, who: int, work: Coroutine[Any, Any, T], cut: Cut = None, lag_s: float = 0.0) -> T | BaseException:
+        """What it returned, or how it ended. A process that died is replaced. One of which a request was given up goes
+        on, with all that it remembers.
+        """
         try:
-            with self.system.fuse.lit(dies, lag_s):
-                return self.run(work)
+            return self.run(self.system.fuse.lit(work, cut, lag_s))
         except Crash as crash:
             self.tally["crashes"] += 1
             self.system.processes[who] = self.run(self.system.start())
             return crash
+        except asyncio.CancelledError as gone:
+            self.tally["given up"] += 1
+            self.run(all_made(self.system.raw.db))
+            return gone
         except UNAVAILABLE as away:
             self.tally["unavailable"] += 1
             return away
@@ -234,12 +249,12 @@ class Histories(RuleBasedStateMachine):
         self.step("sign up")
         self._sign_up()
 
-    @rule(who=process, one=some, dies=st.none() | st.integers(0, 2))
-    def rename(self, who: int, one: int, dies: int | None) -> None:
+    @rule(who=process, one=some, cut=early)
+    def rename(self, who: int, one: int, cut: Cut) -> None:
         self.step("rename")
         id, name = self.person(one), f"Name {self.steps}"
         account = Account(id, self.handles[id])
-        if self.act(who, self.system.processes[who].social.rename(account, name), dies) is None:
+        if self.act(who, self.system.processes[who].social.rename(account, name), cut) is None:
             self.names[id] = name
         else:
             stored = self.run(self._stored("users", {"_id": id}))
@@ -247,12 +262,12 @@ class Histories(RuleBasedStateMachine):
             self.names[id] = stored["name"]
 
     @precondition(lambda self: len(self.people) > 2 and self.seldom("leave"))
-    @rule(who=process, one=some, dies=st.none() | st.integers(0, 4))
-    def leave(self, who: int, one: int, dies: int | None) -> None:
+    @rule(who=process, one=some, cut=early)
+    def leave(self, who: int, one: int, cut: Cut) -> None:
         """An account is deleted, and its likes with it. What else is left of it goes when a worker comes by."""
         self.step("leave")
         id = self.person(one)
-        if self.act(who, self._leave(id), dies) is None:
+        if self.act(who, self._leave(id), cut) is None:
             self.oracle.likes = {pair for pair in self.oracle.likes if pair[0] != id}
         if self.run(self._stored("departures", {"_id": id})):
             self.people.remove(id)
@@ -270,12 +285,12 @@ class Histories(RuleBasedStateMachine):
             if not await self._stored("likes", {"_id": like_key(*pair)}):
                 self.oracle.likes.discard(pair)
 
-    @rule(who=process, one=some, other=some, dies=dies_after, lag_s=lags_s)
-    def follow(self, who: int, one: int, other: int, dies: int | None, lag_s: float) -> None:
+    @rule(who=process, one=some, other=some, cut=anywhere, lag_s=lags_s)
+    def follow(self, who: int, one: int, other: int, cut: Cut, lag_s: float) -> None:
         self.step("follow")
         reader, followee = self.pair(one, other)
         try:
-            ended = self.act(who, self.system.processes[who].social.follow(reader, followee), dies, lag_s)
+            ended = self.act(who, self.system.processes[who].social.follow(reader, followee), cut, lag_s)
         except Forbidden:
             assert self.oracle.across_block(reader, followee)
             return
@@ -286,16 +301,16 @@ class Histories(RuleBasedStateMachine):
             self.learn(reader, followee)
 
     @precondition(lambda self: self.closer())
-    @rule(who=process, one=some, dies=st.integers(2, 10))
-    def come_closer_and_die(self, who: int, one: int, dies: int) -> None:
-        """Somebody with a warm timeline would see more from now on; the process dies before or while it is merged."""
-        self.step("come closer and die")
+    @rule(who=process, one=some, cut=cut_off(2, 10))
+    def come_halfway_closer(self, who: int, one: int, cut: Cut) -> None:
+        """Somebody with a warm timeline would see more from now on; that is cut off before or while it is merged."""
+        self.step("come halfway closer")
         name, reader, author = (pairs := self.closer())[one % len(pairs)]
         for slug in KEEPING:
             self.act(who, self.system.processes[who].timelines.refresh(reader, phase=slug))
         social = self.system.processes[who].social
         work = social.follow(reader, author) if name == "follow" else social.add_to_circle(author, reader)
-        self.act(who, work, dies)
+        self.act(who, work, cut)
         self.learn(reader, author)
 
     def closer(self) -> list[tuple[str, ObjectId, ObjectId]]:
@@ -336,30 +351,30 @@ class Histories(RuleBasedStateMachine):
             assert self.oracle.across_block(reader, followee)
             self.oracle.follows.discard((reader, followee))
 
-    @rule(who=process, one=some, other=some, dies=st.none() | st.integers(0, 2))
-    def block(self, who: int, one: int, other: int, dies: int | None) -> None:
+    @rule(who=process, one=some, other=some, cut=early)
+    def block(self, who: int, one: int, other: int, cut: Cut) -> None:
         self.step("block")
         blocker, blocked = self.pair(one, other)
-        if self.act(who, self.system.processes[who].social.block(blocker, blocked), dies) is None:
+        if self.act(who, self.system.processes[who].social.block(blocker, blocked), cut) is None:
             self.oracle.block(blocker, blocked)
         else:
             self.learn(blocker, blocked)
 
     @precondition(lambda self: self.oracle.blocks)
-    @rule(who=process, one=some, dies=st.none() | st.integers(0, 2))
-    def unblock(self, who: int, one: int, dies: int | None) -> None:
+    @rule(who=process, one=some, cut=early)
+    def unblock(self, who: int, one: int, cut: Cut) -> None:
         self.step("unblock")
         blocker, blocked = self.one_of(self.oracle.blocks, one)
-        ended = self.act(who, self.system.processes[who].social.unblock(blocker, blocked), dies)
+        ended = self.act(who, self.system.processes[who].social.unblock(blocker, blocked), cut)
         if ended is None:
             self.oracle.blocks.discard((blocker, blocked))
         self.learn(blocker, blocked)
 
-    @rule(who=process, one=some, other=some, dies=dies_after)
-    def circle_in(self, who: int, one: int, other: int, dies: int | None) -> None:
+    @rule(who=process, one=some, other=some, cut=anywhere)
+    def circle_in(self, who: int, one: int, other: int, cut: Cut) -> None:
         self.step("circle in")
         owner, member = self.pair(one, other)
-        if self.act(who, self.system.processes[who].social.add_to_circle(owner, member), dies) is None:
+        if self.act(who, self.system.processes[who].social.add_to_circle(owner, member), cut) is None:
             self.oracle.circles.add((owner, member))
         else:
             self.learn(owner, member)
@@ -372,26 +387,26 @@ class Histories(RuleBasedStateMachine):
         self.run(self.system.processes[who].social.remove_from_circle(owner, member))
         self.oracle.circles.discard((owner, member))
 
-    @rule(who=process, one=some, other=some, dies=st.none() | st.integers(0, 2))
-    def mute(self, who: int, one: int, other: int, dies: int | None) -> None:
+    @rule(who=process, one=some, other=some, cut=early)
+    def mute(self, who: int, one: int, other: int, cut: Cut) -> None:
         self.step("mute")
         muter, muted = self.pair(one, other)
-        if self.act(who, self.system.processes[who].social.mute(muter, muted), dies) is None:
+        if self.act(who, self.system.processes[who].social.mute(muter, muted), cut) is None:
             self.oracle.mutes.add((muter, muted))
         else:
             self.learn(muter, muted)
 
     @precondition(lambda self: self.oracle.mutes)
-    @rule(who=process, one=some, dies=st.none() | st.integers(0, 2))
-    def unmute(self, who: int, one: int, dies: int | None) -> None:
+    @rule(who=process, one=some, cut=early)
+    def unmute(self, who: int, one: int, cut: Cut) -> None:
         self.step("unmute")
         muter, muted = self.one_of(self.oracle.mutes, one)
-        if self.act(who, self.system.processes[who].social.unmute(muter, muted), dies) is None:
+        if self.act(who, self.system.processes[who].social.unmute(muter, muted), cut) is None:
             self.oracle.mutes.discard((muter, muted))
         self.learn(muter, muted)
 
     def learn(self, one: ObjectId, other: ObjectId) -> None:
-        """After a crash: whatever rows are stored between the two is what holds."""
+        """After it was cut off: whatever rows are stored between the two is what holds."""
         for rows, name, ends in (
             (self.oracle.follows, "follows", ("follower", "followee")),
             (self.oracle.blocks, "blocks", ("blocker", "blocked")),
@@ -414,7 +429,7 @@ class Histories(RuleBasedStateMachine):
         audience=audience,
         after_s=seconds,
         slow_s=slow_s,
-        dies=dies_after,
+        cut=anywhere,
         lag_s=lags_s,
         keyed=st.booleans(),
     )
@@ -425,7 +440,7 @@ class Histories(RuleBasedStateMachine):
         audience: Audience,
         after_s: float,
         slow_s: float,
-        dies: int | None,
+        cut: Cut,
         lag_s: float,
         keyed: bool,
     ) -> None:
@@ -440,14 +455,14 @@ class Histories(RuleBasedStateMachine):
         posting = self.system.processes[who].social.post(self.person(author), text, audience, key)
         began = self.clock.now() - timedelta(seconds=slow_s)
         with patch.object(self.clock, "new_id", lambda: id_at(began)):
-            ended = self.act(who, posting, dies, lag_s)
+            ended = self.act(who, posting, cut, lag_s)
         if isinstance(ended, tuple):
             row, created = ended
             assert created
             self.posted(row, audience)
         elif stored := self.run(self._stored("statuses", {"user_id": self.person(author), "text": text})):
             self.oracle.statuses[stored["_id"]] = Told(stored["user_id"], text, audience)
-            self.tally["posts whose process died"] += 1
+            self.tally["posts that were cut off"] += 1
             if slow_s > LATE_S:
                 self.pass_time(REREAD_S)  # nobody was told of it
 
@@ -470,8 +485,8 @@ class Histories(RuleBasedStateMachine):
         self.tally["posts that are pulled"] += bool(stored and stored.get("pulled"))
 
     @precondition(lambda self: self.oracle.statuses)
-    @rule(who=process, which=some, newest=st.booleans(), dies=st.none() | st.integers(0, 2))
-    def delete(self, who: int, which: int, newest: bool, dies: int | None) -> None:
+    @rule(who=process, which=some, newest=st.booleans(), cut=early)
+    def delete(self, who: int, which: int, newest: bool, cut: Cut) -> None:
         self.step("delete")
         ids = sorted(self.oracle.statuses, reverse=newest)
         id = ids[which % len(ids)]
@@ -479,7 +494,7 @@ class Histories(RuleBasedStateMachine):
         if status.author in self.oracle.departed:
             return
         try:
-            ended = self.act(who, self.system.processes[who].social.delete(status.author, id), dies)
+            ended = self.act(who, self.system.processes[who].social.delete(status.author, id), cut)
         except NotFound:
             assert status.deleted
             return
@@ -518,8 +533,8 @@ class Histories(RuleBasedStateMachine):
         self.keys[which] = (author, text, audience, key)
 
     @precondition(lambda self: self.oracle.statuses)
-    @rule(who=process, reader=some, which=some, newest=st.booleans(), likes=st.booleans(), dies=dies_after)
-    def like(self, who: int, reader: int, which: int, newest: bool, likes: bool, dies: int | None) -> None:
+    @rule(who=process, reader=some, which=some, newest=st.booleans(), likes=st.booleans(), cut=anywhere)
+    def like(self, who: int, reader: int, which: int, newest: bool, likes: bool, cut: Cut) -> None:
         """Or take it back."""
         self.step("like" if likes else "unlike")
         ids = sorted(self.oracle.statuses, reverse=newest)
@@ -527,7 +542,7 @@ class Histories(RuleBasedStateMachine):
         social = self.system.processes[who].social
         may = self.oracle.visible(pair[1], pair[0])
         try:
-            ended = self.act(who, (social.like if likes else social.unlike)(*pair), dies)
+            ended = self.act(who, (social.like if likes else social.unlike)(*pair), cut)
         except NotFound:
             assert not may
             assert likes or pair not in self.oracle.likes
@@ -540,14 +555,12 @@ class Histories(RuleBasedStateMachine):
 
     # Reading, for good: what is missing is rebuilt, what is old renewed
 
-    @rule(who=process, reader=some, slug=slugs, before=st.none() | some, limit=limits, dies=dies_after, lag_s=lags_s)
-    def read(
-        self, who: int, reader: int, slug: str, before: int | None, limit: int, dies: int | None, lag_s: float
-    ) -> None:
+    @rule(who=process, reader=some, slug=slugs, before=st.none() | some, limit=limits, cut=anywhere, lag_s=lags_s)
+    def read(self, who: int, reader: int, slug: str, before: int | None, limit: int, cut: Cut, lag_s: float) -> None:
         self.step("read")
         cursor = self.cursor(before)
         reading = self.system.processes[who].timelines.page(self.person(reader), phase=slug, before=cursor, limit=limit)
-        page = self.act(who, reading, dies, lag_s)
+        page = self.act(who, reading, cut, lag_s)
         if not isinstance(page, BaseException):
             self.same(self.person(reader), slug, cursor, limit, page)
 
@@ -557,21 +570,38 @@ class Histories(RuleBasedStateMachine):
         self.step("everybody reads")
         self.run(self._read_at_once(some))
 
-    async def _read_at_once(self, slugs: tuple[str, ...]) -> None:
-        await asyncio.gather(
-            *(
-                self._page(process.timelines, reader, slug, None, 5)
-                for process in self.system.processes
-                for reader in self.people
-                for slug in slugs
-            )
-        )
+    @rule(which=some, turns=turns, after_s=st.sampled_from([0.0, 1.0, KNOWN_S + 1]))
+    def one_of_all_who_read_goes_away(self, which: int, turns: int, after_s: float) -> None:
+        """Also while what processes remember is looked up anew, for all who are there."""
+        self.step("one of all who read goes away")
+        self.pass_time(after_s)
+        self.run(self._read_at_once(SLUGS, (which, turns)))
 
-    @rule(who=process, reader=some, slug=slugs, limit=limits, dies=dies_after, lag_s=lags_s)
-    def refresh(self, who: int, reader: int, slug: str, limit: int, dies: int | None, lag_s: float) -> None:
+    async def _read_at_once(self, slugs: tuple[str, ...], gone: tuple[int, int] | None = None) -> None:
+        """`gone`: which of them gives up, and after how many turns. All others get their page."""
+        reads = [
+            asyncio.create_task(self._page(process.timelines, reader, slug, None, 5))
+            for process in self.system.processes
+            for reader in self.people
+            for slug in slugs
+        ]
+        given_up = None
+        if gone:
+            given_up = reads[gone[0] % len(reads)]
+            for _ in range(gone[1]):
+                await asyncio.sleep(0)
+            given_up.cancel()
+        for read, end in zip(reads, await asyncio.gather(*reads, return_exceptions=True), strict=True):
+            if isinstance(end, asyncio.CancelledError):
+                assert read is given_up, "somebody else has taken them along"
+            elif isinstance(end, BaseException):
+                raise end
+
+    @rule(who=process, reader=some, slug=slugs, limit=limits, cut=anywhere, lag_s=lags_s)
+    def refresh(self, who: int, reader: int, slug: str, limit: int, cut: Cut, lag_s: float) -> None:
         self.step("refresh")
         refreshing = self.system.processes[who].timelines.refresh(self.person(reader), phase=slug, limit=limit)
-        page = self.act(who, refreshing, dies, lag_s)
+        page = self.act(who, refreshing, cut, lag_s)
         if not isinstance(page, BaseException):
             self.same(self.person(reader), slug, None, limit, page)
 
@@ -731,24 +761,22 @@ class Histories(RuleBasedStateMachine):
         read=st.none() | slugs,
         delivering=st.none() | delivering,
         grace=st.booleans(),
-        dies=dies_after,
+        cut=anywhere,
         lag_s=lags_s,
     )
     def switch(
-        self, who: int, read: str | None, delivering: list[str] | None, grace: bool, dies: int | None, lag_s: float
+        self, who: int, read: str | None, delivering: list[str] | None, grace: bool, cut: Cut, lag_s: float
     ) -> None:
         self.step("switch")
-        self.act(who, self.system.processes[who].timelines.change(read=read, delivering=delivering), dies, lag_s)
+        self.act(who, self.system.processes[who].timelines.change(read=read, delivering=delivering), cut, lag_s)
         if grace:
             self.pass_time(self.system.raw.config.grace_s + 2)
 
-    @rule(
-        who=process, author=some, pulled=st.sampled_from([None, True, True, False]), dies=st.none() | st.integers(0, 2)
-    )
-    def force(self, who: int, author: int, pulled: bool | None, dies: int | None) -> None:
+    @rule(who=process, author=some, pulled=st.sampled_from([None, True, True, False]), cut=early)
+    def force(self, who: int, author: int, pulled: bool | None, cut: Cut) -> None:
         """Whatever the rule says, or as it says again: the other process hears of it a little later."""
         self.step("force")
-        self.act(who, self.system.processes[who].timelines.force(self.person(author), pulled), dies)
+        self.act(who, self.system.processes[who].timelines.force(self.person(author), pulled), cut)
 
     @rule(hardly=st.booleans())
     def how_often_people_read(self, hardly: bool) -> None:

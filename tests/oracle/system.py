@@ -1,14 +1,17 @@
-"""The system under a random history: two processes on one stack that can be cut off, slowed down and killed anywhere.
+"""The system under a random history: two processes on one stack that can be cut off, slowed down and killed anywhere,
+and whose requests can be given up anywhere.
 
 Every command to MongoDB, Memcached and Redis goes through one `Fuse`. The queue is RQ's own; its jobs are taken by
 hand, so that they can be held back, repeated, reordered and lost.
 """
 
+import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import redis
@@ -19,6 +22,8 @@ from app.inbox.notifier import Notifier
 from app.models import StatusRow, User
 from app.social import Social
 from app.stack import Addresses, MemcachedDown, SetsDown, Stack, connected
+from app.stack.mongodb.connection import POOL_SIZE, Database, direct
+from app.stack.mongodb.stand_in import is_stand_in
 from app.stack.outage import UNAVAILABLE
 from app.stack.queue import QUEUES, jobs
 from phases.keeping.entries import Entries
@@ -28,7 +33,9 @@ from phases.keeping.sorted_sets import SortedSets
 from phases.p5_stream import STREAM
 from phases.timelines import PhaseConsumer, Timelines
 from tests.dates import ManualClock
-from tests.world import IN_MEMCACHED, flush
+from tests.world import IN_MEMCACHED, LONG_S, flush
+
+T = TypeVar("T")
 
 MONGODB = frozenset(
     [
@@ -53,6 +60,7 @@ MONGODB = frozenset(
         "direct",
     ]
 )
+SENT_LATER = frozenset(["find", "get_collection", "direct"])  # by what these return
 MEMCACHED = frozenset(["gets", "add", "cas", "delete", "prepend", "highest", "note"])
 SETS = frozenset(["deliver", "read", "lease", "fill", "merge", "renew", "forget", "highest", "note", "sweep"])
 
@@ -63,71 +71,151 @@ class Crash(BaseException):
     """The process dies here. Nothing in it may catch this."""
 
 
+@dataclasses.dataclass(frozen=True)
+class GivenUp:
+    """A request that is given up at the command behind `left` others: before it is sent, where `turns` is 0, or else
+    when MongoDB has answered, or after so many turns of the event loop, wherever in the command that is.
+    """
+
+    left: int
+    turns: int
+
+
+Cut = int | GivenUp | None  # a process dies behind so many commands, or a request is given up
+
+
 class Fuse:
-    """Burns before each command: `left` commands are carried out, then the process dies."""
+    """Burns before each command: `left` commands are carried out, then the process dies, or its request is given up."""
 
     def __init__(self, clock: ManualClock) -> None:
         self._clock = clock
         self.left: int | None = None
         self.lag_s = 0.0
-        self.blown = False
+        self._dies = True
+        self.turns = 0  # until a request is given up
+        self._request: asyncio.Task[Any]
 
-    @contextmanager
-    def lit(self, left: int | None, lag_s: float = 0.0) -> Iterator[None]:
-        self.left, self.lag_s, self.blown = left, lag_s, False
+    async def lit(self, work: Coroutine[Any, Any, T], cut: Cut, lag_s: float = 0.0) -> T:
+        """Return the result of a request, in a task of its own. Raises Crash or CancelledError where it is cut off."""
+        request = asyncio.current_task()
+        assert request
+        self._request = request
+        self._dies, self.lag_s = not isinstance(cut, GivenUp), lag_s
+        self.left, self.turns = (cut.left, cut.turns) if isinstance(cut, GivenUp) else (cut, 0)
         try:
-            yield
+            return await work
+        except asyncio.CancelledError:
+            assert isinstance(cut, GivenUp), "nobody has given it up"
+            raise
         finally:
             self.left, self.lag_s = None, 0.0
 
-    def burn(self) -> None:
+    def burn(self) -> bool:
+        """Return whether the request is given up at this command."""
         if self.lag_s:
             self._clock.advance(self.lag_s)
         if self.left is None:
-            return
-        if self.left == 0:
-            self.blown = True
+            return False
+        if self.left:
+            self.left -= 1
+            return False
+        if self._dies:
             raise Crash
-        self.left -= 1
+        self.left = None  # whatever is cleaned up is
+        return True
+
+    def give_up(self, turns: int = 0) -> None:
+        """Give the request up after so many turns of the event loop, from any thread."""
+        request, loop = self._request, self._request.get_loop()
+
+        def after(turns: int) -> None:
+            if turns:
+                loop.call_soon(after, turns - 1)
+            else:
+                request.cancel()
+
+        loop.call_soon_threadsafe(after, turns)
+
+    def through(self, call: Callable[..., Any], *, inside: bool = False) -> Callable[..., Any]:
+        """Return the call of a command. The request may be given up in it, also `inside` of what the driver does."""
+        return partial(self._given_up, call, inside) if self.burn() else call
+
+    async def _given_up(self, call: Callable[..., Any], inside: bool, *args: Any, **options: Any) -> Any:
+        turns = self.turns
+        command = asyncio.ensure_future(call(*args, **options)) if turns else None
+        if command and inside:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        elif command:  # else it would be the threads' affair whether it is made
+            await asyncio.wait([command])
+        self._request.cancel()
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if command:
+                command.cancel()
+                await asyncio.gather(command, return_exceptions=True)
+            raise
+        return await (command or call(*args, **options))  # others wait for it, too
 
 
-class _Collection:
-    def __init__(self, collection: Any, fuse: Fuse) -> None:
-        self._collection, self._fuse = collection, fuse
+async def in_time(work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of work that might wait for ever for what others have left behind. Raises TimeoutError."""
+    async with asyncio.timeout(LONG_S):
+        return await work
+
+
+async def all_made(database: Database) -> None:
+    """Return when MongoDB has made all that it makes to its end although whoever asked for it has gone."""
+    if is_stand_in(database):
+        return
+    driver = direct(database)
+    while driver._wholes:
+        await asyncio.wait(driver._wholes)
+    for _ in range(POOL_SIZE):
+        await driver._places.acquire()
+    for _ in range(POOL_SIZE):
+        driver._places.release()
+
+
+class _Commands:
+    """Whatever has MongoDB's commands, with the fuse before them."""
+
+    def __init__(self, place: Any, fuse: Fuse) -> None:
+        self._place, self._fuse = place, fuse
 
     def __getattr__(self, name: str) -> Any:
-        if name in MONGODB:
-            self._fuse.burn()
-        return getattr(self._collection, name)
+        found = getattr(self._place, name)
+        if name not in MONGODB:
+            return found
+        if name not in SENT_LATER:
+            return self._fuse.through(found)
+        if self._fuse.burn():
+            self._fuse.give_up(self._fuse.turns)
+        return found
 
+
+class _Collection(_Commands):
     async def insert_many(self, documents: list[Any], **options: Any) -> Any:
         """Whoever dies here has written some of them."""
         try:
-            self._fuse.burn()
+            insert = self._fuse.through(self._place.insert_many)
         except Crash:
             if half := documents[: len(documents) // 2]:
-                await self._collection.insert_many(half, **options)
+                await self._place.insert_many(half, **options)
             raise
-        return await self._collection.insert_many(documents, **options)
+        return await insert(documents, **options)
 
 
-class _Database:
+class _Database(_Commands):
     """Answers for the database it stands before, to `isinstance` as well."""
-
-    def __init__(self, database: Any, fuse: Fuse) -> None:
-        self._database, self._fuse = database, fuse
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        return type(self._database)
+        return type(self._place)
 
     def __getitem__(self, name: str) -> _Collection:
-        return _Collection(self._database[name], self._fuse)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in MONGODB:
-            self._fuse.burn()
-        return getattr(self._database, name)
+        return _Collection(self._place[name], self._fuse)
 
 
 class _Memcached:
@@ -136,22 +224,24 @@ class _Memcached:
         self.down = False
 
     def __getattr__(self, name: str) -> Any:
-        if name in MEMCACHED:
-            self._fuse.burn()
-            if self.down:
-                raise MemcachedDown("cut off by the history")
-        return getattr(self._memcached, name)
+        found = getattr(self._memcached, name)
+        if name not in MEMCACHED:
+            return found
+        command = self._fuse.through(found, inside=True)
+        if self.down:
+            raise MemcachedDown("cut off by the history")
+        return command
 
     async def prepend(self, keys: Sequence[str], value: bytes) -> int:
         """Whoever dies here has reached some of them."""
         try:
-            self._fuse.burn()
+            prepend = self._fuse.through(self._memcached.prepend, inside=True)
         except Crash:
             await self._memcached.prepend(keys[: len(keys) // 2], value)
             raise
         if self.down:
             raise MemcachedDown("cut off by the history")
-        return await self._memcached.prepend(keys, value)  # type: ignore[no-any-return]
+        return await prepend(keys, value)  # type: ignore[no-any-return]
 
 
 class _Sets:
@@ -162,11 +252,13 @@ class _Sets:
         self.down = False
 
     def __getattr__(self, name: str) -> Any:
-        if name in SETS:
-            self._fuse.burn()
-            if self.down:
-                raise SetsDown("cut off by the history")
-        return getattr(self._sets, name)
+        found = getattr(self._sets, name)
+        if name not in SETS:
+            return found
+        command = self._fuse.through(found, inside=True)
+        if self.down:
+            raise SetsDown("cut off by the history")
+        return command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,10 +324,15 @@ class System:
     def _fused_queue(self) -> Iterator[None]:
         def fused(call: Callable[..., Any]) -> Callable[..., Any]:
             def guarded(*args: Any) -> Any:
-                self.fuse.burn()
-                if self.redis_down:
-                    raise redis.ConnectionError("cut off by the history")
-                return call(*args)
+                """In a thread: what this has begun it ends, and then nobody may be there any more."""
+                is_given_up = self.fuse.burn()
+                try:
+                    if self.redis_down:
+                        raise redis.ConnectionError("cut off by the history")
+                    return call(*args)
+                finally:
+                    if is_given_up:
+                        self.fuse.give_up()
 
             return guarded
 

@@ -1,4 +1,6 @@
-"""Random conversations: what everybody sees after every step, whoever dies in it, is what a list in memory says."""
+"""Random conversations: what everybody sees after every step, whoever dies or goes away in it, is what a list in memory
+says.
+"""
 
 import asyncio
 import dataclasses
@@ -22,7 +24,7 @@ from app.inbox.conversations import Conversations
 from app.social import Social
 from app.stack import Addresses, connected
 from tests.dates import NOON, ManualClock
-from tests.oracle.system import Crash, Fuse, _Database
+from tests.oracle.system import Crash, Cut, Fuse, GivenUp, _Database, all_made, in_time
 from tests.world import World
 
 T = TypeVar("T")
@@ -37,7 +39,8 @@ which = st.booleans()  # of a pair
 process = st.integers(0, 1)
 client_id = st.sampled_from(["1", "2", "3", "4", "5", "6", "7", "8"])
 text = st.sampled_from(["yes", "yes", "yes", "no"])
-dies_after = st.none() | st.none() | st.integers(0, 9)  # commands
+commands = st.integers(0, 9)
+anywhere: st.SearchStrategy[Cut] = st.none() | commands | st.builds(GivenUp, commands, st.integers(0, 1))
 
 
 @dataclass
@@ -212,12 +215,12 @@ class Talking(RuleBasedStateMachine):
             self.loop.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.loop.run(work)
+        return self.loop.run(in_time(work))
 
     # Steps
 
-    def step(self, name: str, work: Coroutine[Any, Any, T], expected: Any, dies: int | None = None) -> None:
-        """`expected`: what the model does. Whoever dies has done it, or nothing of it."""
+    def step(self, name: str, work: Coroutine[Any, Any, T], expected: Any, cut: Cut = None) -> None:
+        """`expected`: what the model does. What is cut off has done it, or nothing of it."""
         self.tally["steps"] += 1
         self.tally[name] += 1
         before, after = self.model, deepcopy(self.model)
@@ -227,10 +230,10 @@ class Talking(RuleBasedStateMachine):
             answer, after = refused, before
         found: Any = None
         try:
-            with self.fuse.lit(dies):
-                found = self.run(work)
-        except Crash:
-            self.tally["crashes"] += 1
+            found = self.run(self.fuse.lit(work, cut))
+        except (Crash, asyncio.CancelledError) as end:
+            self.tally["crashes" if isinstance(end, Crash) else "given up"] += 1
+            self.run(all_made(self.stack.db))
             ids, seen = self.run(self._ids()), self.run(self._seen())
             assert seen in (before.seen(ids), after.seen(ids)), f"{name}: half of it is done"
             self.model = after if seen == after.seen(ids) else before
@@ -300,8 +303,8 @@ class Talking(RuleBasedStateMachine):
     def _message(self, one: Any) -> Any:
         return one.seq, self.names[one.who], one.client_id, one.text, one.created_at, one.state
 
-    @rule(p=process, pair=pair, which=which, dies=dies_after)
-    def open(self, p: int, pair: Pair, which: bool, dies: int | None) -> None:
+    @rule(p=process, pair=pair, which=which, cut=anywhere)
+    def open(self, p: int, pair: Pair, which: bool, cut: Cut) -> None:
         me, other = sorted(pair, reverse=which)
         if pair & self.model.gone and self.model.blocked(pair):
             return  # the block goes with the account, by and by, and with it the words of the refusal
@@ -310,7 +313,7 @@ class Talking(RuleBasedStateMachine):
             return (await self.processes[p].open(self.ids[me], self.ids[other]))[1]
 
         at = self.clock.now()
-        self.step("open", opening(), lambda model: model.open(me, pair, at), dies)
+        self.step("open", opening(), lambda model: model.open(me, pair, at), cut)
 
     async def _id(self, pair: Pair) -> ObjectId:
         return (await self._ids()).get(pair, ObjectId())
@@ -319,12 +322,12 @@ class Talking(RuleBasedStateMachine):
         sent, created = await self.processes[p].send(self.ids[me], await self._id(pair), client_id, text)
         return sent.seq, created
 
-    @rule(p=process, pair=pair, which=which, client_id=client_id, text=text, dies=dies_after)
-    def send(self, p: int, pair: Pair, which: bool, client_id: str, text: str, dies: int | None) -> None:
+    @rule(p=process, pair=pair, which=which, client_id=client_id, text=text, cut=anywhere)
+    def send(self, p: int, pair: Pair, which: bool, client_id: str, text: str, cut: Cut) -> None:
         me, _ = sorted(pair, reverse=which)
         at = self.clock.now()
         work = self._send(p, me, pair, client_id, text)
-        self.step("send", work, lambda model: model.send(me, pair, client_id, text, at), dies)
+        self.step("send", work, lambda model: model.send(me, pair, client_id, text, at), cut)
 
     @rule(pair=pair, sends=st.lists(st.tuples(process, which, client_id), min_size=2, max_size=5))
     def send_at_once(self, pair: Pair, sends: list[tuple[int, bool, str]]) -> None:
@@ -347,8 +350,8 @@ class Talking(RuleBasedStateMachine):
         self.tally["sent at once"] += len(answers)
         self.compare()
 
-    @rule(p=process, pair=pair, which=which, late=st.integers(-1, 6), read=st.booleans() | st.none(), dies=dies_after)
-    def receive(self, p: int, pair: Pair, which: bool, late: int, read: bool | None, dies: int | None) -> None:
+    @rule(p=process, pair=pair, which=which, late=st.integers(-1, 6), read=st.booleans() | st.none(), cut=anywhere)
+    def receive(self, p: int, pair: Pair, which: bool, late: int, read: bool | None, cut: Cut) -> None:
         """Up to the last message, or one too far, or as many too late."""
         me, _ = sorted(pair, reverse=which)
         if me in self.model.gone:
@@ -359,42 +362,42 @@ class Talking(RuleBasedStateMachine):
         async def receiving() -> None:
             await self.processes[p].receive(self.ids[me], await self._id(pair), *marks)
 
-        self.step("receive", receiving(), lambda model: model.receive(me, pair, *marks), dies)
+        self.step("receive", receiving(), lambda model: model.receive(me, pair, *marks), cut)
 
-    @rule(pair=pair, which=which, on=st.booleans(), dies=dies_after)
-    def block(self, pair: Pair, which: bool, on: bool, dies: int | None) -> None:
+    @rule(pair=pair, which=which, on=st.booleans(), cut=anywhere)
+    def block(self, pair: Pair, which: bool, on: bool, cut: Cut) -> None:
         me, other = sorted(pair, reverse=which)
         blocking = (self.social.block if on else self.social.unblock)(self.ids[me], self.ids[other])
-        self.step("block" if on else "unblock", blocking, lambda model: model.block(me, other, on), dies)
+        self.step("block" if on else "unblock", blocking, lambda model: model.block(me, other, on), cut)
 
-    @rule(p=process, pair=pair, which=which, back=st.integers(-1, 6), dies=dies_after)
-    def delete(self, p: int, pair: Pair, which: bool, back: int, dies: int | None) -> None:
+    @rule(p=process, pair=pair, which=which, back=st.integers(-1, 6), cut=anywhere)
+    def delete(self, p: int, pair: Pair, which: bool, back: int, cut: Cut) -> None:
         me, _ = sorted(pair, reverse=which)
         seq = max(len(self.model.talks[pair].said) - back, 0) if pair in self.model.talks else 1
 
         async def deleting() -> None:
             await self.processes[p].delete(self.ids[me], await self._id(pair), seq)
 
-        self.step("delete", deleting(), lambda model: model.delete(me, pair, seq), dies)
+        self.step("delete", deleting(), lambda model: model.delete(me, pair, seq), cut)
 
-    @rule(p=process, pair=pair, which=which, on=st.booleans(), dies=dies_after)
-    def silence(self, p: int, pair: Pair, which: bool, on: bool, dies: int | None) -> None:
+    @rule(p=process, pair=pair, which=which, on=st.booleans(), cut=anywhere)
+    def silence(self, p: int, pair: Pair, which: bool, on: bool, cut: Cut) -> None:
         me, _ = sorted(pair, reverse=which)
 
         async def silencing() -> None:
             await self.processes[p].silence(self.ids[me], await self._id(pair), on)
 
-        self.step("silence", silencing(), lambda model: model.silence(me, pair, on), dies)
+        self.step("silence", silencing(), lambda model: model.silence(me, pair, on), cut)
 
-    @rule(dies=dies_after)
-    def leave(self, dies: int | None) -> None:
+    @rule(cut=anywhere)
+    def leave(self, cut: Cut) -> None:
         leaving = depart(self.mortal, self.clock, self.ids["cat"])
-        self.step("leave", leaving, lambda model: model.leave("cat"), dies)
+        self.step("leave", leaving, lambda model: model.leave("cat"), cut)
 
-    @rule(dies=st.none() | st.integers(0, 40))
-    def clear(self, dies: int | None) -> None:
+    @rule(cut=st.none() | st.integers(0, 40))
+    def clear(self, cut: Cut) -> None:
         """What somebody has left: nobody sees anything of it, so nobody sees that it goes."""
-        self.step("clear", clear_departures(self.mortal, self.clock, self.stack.bus), lambda model: None, dies)
+        self.step("clear", clear_departures(self.mortal, self.clock, self.stack.bus), lambda model: None, cut)
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 3_600.0]))
     def later(self, seconds: float) -> None:

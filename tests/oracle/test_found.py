@@ -1,5 +1,6 @@
 """Stories that were found by playing, or by thinking about what was played; each broke a rule once."""
 
+import asyncio
 from typing import Any
 from unittest.mock import patch
 
@@ -14,6 +15,8 @@ from phases.keeping.entries import Entries
 from phases.keeping.store import Container
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
+from phases.p6_hybrid import HYBRID
+from phases.pulling.markers import KNOWN_S
 from phases.timelines import Timelines
 from tests.world import IN_WORKER, KEEPING, SLUGS, World
 
@@ -143,3 +146,20 @@ async def test_a_reader_who_is_stopped_while_phases_are_switched_misses_nothing(
     assert stopped
     world.pass_grace()
     await world.sees("ann", "acknowledged before")
+
+
+@pytest.mark.parametrize("phase", [CACHE.slug, HYBRID.slug])
+async def test_whoever_goes_away_takes_nobody_along(world: World, phase: str) -> None:
+    """Settings and markers are looked up anew for all who wait for them, whoever was the first."""
+    await world.people("ann", "zoe")
+    await world.follow("ann", "zoe")
+    await world.post("zoe", "there")
+    await world.warm("ann")
+    for turns in range(20):
+        world.clock.advance(KNOWN_S + 1)
+        gone, stays = (asyncio.create_task(world.walk("ann", phase)) for _ in range(2))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        gone.cancel()
+        _, found = await asyncio.gather(gone, stays, return_exceptions=True)
+        assert found == ["there"], f"after {turns} turns of the event loop"
