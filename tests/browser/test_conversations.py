@@ -37,6 +37,7 @@ def two(site: str, visitor: Visitors, width: int, scheme: str, scripts: bool) ->
     ben.sign_up(site, "Ben B.")
     ann.page.goto(f"{site}/@{ben.handle}")
     ann.page.get_by_role("button", name="Message").click()
+    ann.page.wait_for_url("**/conversations/*")  # and until its scripts run: a form is sent without them, too
     return ann, ben
 
 
