@@ -7,7 +7,7 @@ hand, so that they can be held back, repeated, reordered and lost.
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from itertools import count
@@ -73,8 +73,9 @@ class Crash(BaseException):
 
 @dataclasses.dataclass(frozen=True)
 class GivenUp:
-    """A request that is given up at the command behind `left` others: before it is sent, where `turns` is 0, or else
-    when MongoDB has answered, or after so many turns of the event loop, wherever in the command that is.
+    """A request that is given up at the command behind `left` others: before it is sent, where `turns` is 0, or after
+    so many turns of the event loop, wherever in the command that is. Only what a thread sends to MongoDB is answered
+    before: else it would be the thread's affair whether it is made.
     """
 
     left: int
@@ -146,7 +147,7 @@ class Fuse:
         if command and inside:
             for _ in range(turns):
                 await asyncio.sleep(0)
-        elif command:  # else it would be the threads' affair whether it is made
+        elif command:
             await asyncio.wait([command])
         self._request.cancel()
         try:
@@ -218,47 +219,43 @@ class _Database(_Commands):
         return _Collection(self._place[name], self._fuse)
 
 
-class _Memcached:
-    def __init__(self, memcached: Any, fuse: Fuse) -> None:
-        self._memcached, self._fuse = memcached, fuse
+class _Cache:
+    """Whatever has these commands of a server that may be `down`, with the fuse before them."""
+
+    def __init__(self, place: Any, fuse: Fuse, commands: Collection[str], away: type[Exception]) -> None:
+        self._place, self._fuse, self._commands, self._away = place, fuse, commands, away
         self.down = False
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._memcached, name)
-        if name not in MEMCACHED:
-            return found
-        command = self._fuse.through(found, inside=True)
+        found = getattr(self._place, name)
+        return self._sent(found) if name in self._commands else found
+
+    def _sent(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        command = self._fuse.through(call, inside=True)
         if self.down:
-            raise MemcachedDown("cut off by the history")
+            raise self._away("cut off by the history")
         return command
+
+
+class _Memcached(_Cache):
+    def __init__(self, memcached: Any, fuse: Fuse) -> None:
+        super().__init__(memcached, fuse, MEMCACHED, MemcachedDown)
 
     async def prepend(self, keys: Sequence[str], value: bytes) -> int:
         """Whoever dies here has reached some of them."""
         try:
-            prepend = self._fuse.through(self._memcached.prepend, inside=True)
+            prepend = self._sent(self._place.prepend)
         except Crash:
-            await self._memcached.prepend(keys[: len(keys) // 2], value)
+            await self._place.prepend(keys[: len(keys) // 2], value)
             raise
-        if self.down:
-            raise MemcachedDown("cut off by the history")
         return await prepend(keys, value)  # type: ignore[no-any-return]
 
 
-class _Sets:
+class _Sets(_Cache):
     """Of the same Redis as the queue. A script is all there or not at all."""
 
     def __init__(self, sets: Any, fuse: Fuse) -> None:
-        self._sets, self._fuse = sets, fuse
-        self.down = False
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._sets, name)
-        if name not in SETS:
-            return found
-        command = self._fuse.through(found, inside=True)
-        if self.down:
-            raise SetsDown("cut off by the history")
-        return command
+        super().__init__(sets, fuse, SETS, SetsDown)
 
 
 @dataclasses.dataclass(frozen=True)
