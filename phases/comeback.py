@@ -16,8 +16,8 @@ from phases.p1_query import written_by
 
 
 class Comeback:
-    """The return of one reader. `followees`: whom they followed at `began_s`, or later, in seconds of the clock's
-    monotonic time.
+    """The return of one reader. `followees`: whom they followed, looked up no longer than a grace before
+    `began_s`, in seconds of the clock's monotonic time.
 
     `head` is the beginning of their page, which also shows how far back the rest may reach. It is queried once, when it
     is first needed.

@@ -74,8 +74,8 @@ class Recent:
 
 
 class Returning(Protocol):
-    """A reader for whom nothing is kept. `followees`: whom they followed at `began_s`, or later, in seconds of the
-    clock's monotonic time.
+    """A reader for whom nothing is kept. `followees`: whom they followed, looked up no longer than a grace before
+    `began_s`, in seconds of the clock's monotonic time.
     """
 
     reader: ObjectId

@@ -441,7 +441,8 @@ async def test_a_status_that_mentions_nobody_is_owed_to_phases_alone(town: World
 
 
 async def test_a_consumer_has_a_name_of_its_own(town: World) -> None:
-    for name in (Notifier.name, *(phase.slug for phase in PHASES)):
+    """And without the hyphen that ends it in the id of a job."""
+    for name in (Notifier.name, *(phase.slug for phase in PHASES), "by-mail"):
 
         class Named(Notifier):
             pass

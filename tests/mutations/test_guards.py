@@ -13,6 +13,7 @@ from pymongo.errors import OperationFailure
 
 from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID, id_at
+from app.edges import Following, OwnEdges
 from app.stack import MemcachedDown
 from app.stack.cost import counted
 from app.stack.mongodb.find import Rows
@@ -471,6 +472,23 @@ async def test_a_worker_with_other_nodes_delivers_once_nobody_reads_the_lists_it
     [container] = [call.args[0] for call in delivered.mock_calls]
     assert container.nodes == ("elsewhere:1",)
     assert (await town.pending())[CACHE.slug] == 0
+
+
+async def test_a_return_that_slept_while_it_looked_up_whom_they_follow_keeps_nothing(town: World) -> None:
+    """What it has found may be older than the activity that is marked by it."""
+    known, asleep_s = Following.known, [town.stack.config.timeline_ttl_s + 1]
+    await town.chill("ann")
+    town.timelines.forget(town.ids["ann"])
+
+    async def slept(following: Following) -> OwnEdges:
+        edges = await known(following)
+        if asleep_s:
+            town.clock.sleep(asleep_s.pop())
+        return edges
+
+    with patch.object(Following, "known", slept):
+        assert await town.source("ann", CACHE.slug) == "query"
+    assert not asleep_s
 
 
 async def test_lists_on_other_nodes_are_not_read(town: World) -> None:
