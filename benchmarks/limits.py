@@ -14,7 +14,6 @@ from typing import Any, Self
 from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.database import Database
-from pymongo.read_concern import ReadConcern
 
 from app.edges import MARKERS, NAMES, VERSIONS
 from app.servers.probe import dial
@@ -70,9 +69,9 @@ def insert_status(db: RawDatabase, author: ObjectId) -> None:
 def follower_ids(db: RawDatabase, author: ObjectId, active_after: datetime | None = None) -> list[ObjectId]:
     """Return all followers of the author, or the active ones: covered by an index."""
     if active_after:
-        active = db[ACTIVE].find({"authors": author, "until": {"$gte": active_after}}, {"_id": 1}, hint="recipients")
-        return [reader["_id"] for reader in active.batch_size(READ_AT_ONCE)]
-    edges = db["follows"].find({"followee": author}, {"_id": 0, "follower": 1}).batch_size(READ_AT_ONCE)
+        query = {"authors": author, "until": {"$gte": active_after}}
+        return [reader["_id"] for reader in _find(db, ACTIVE, query, projection={"_id": 1}, hint="recipients")]
+    edges = _find(db, "follows", {"followee": author}, projection={"_id": 0, "follower": 1})
     return [edge["follower"] for edge in edges]
 
 
@@ -200,7 +199,7 @@ def add_to_sets(db: RawDatabase, sets: RawSets, author: ObjectId, status: Object
 def read_two_queries(db: RawDatabase, entries: str, reader: ObjectId, limit: int) -> int:
     """Read a kept timeline: ids by key, statuses by id. Nothing is checked. Return the number of statuses."""
     keys = {"$gte": reader.binary + bytes(12), "$lt": reader.binary + b"\xff" * 12}
-    rows = db[entries].find({"_id": keys}).sort("_id", -1).limit(limit)
+    rows = _find(db, entries, {"_id": keys}, sort={"_id": -1}, limit=limit)
     return _hydrated(db, [ObjectId(entry["_id"][12:]) for entry in rows])
 
 
@@ -224,8 +223,8 @@ def ask_of_a_page(
         _beside(VERSIONS, {"_id": {"$in": [NAMES, MARKERS, reader]}}, {"version": 1, "likes": 1}),
         _beside("statuses", {"changed": {"$in": shown}}, {"changed": 1, "deleted": 1, "likes": 1}),
     ]
-    as_of_now = db["statuses"].with_options(read_concern=ReadConcern("snapshot"))
-    list(as_of_now.aggregate(questions, batchSize=READ_AT_ONCE))
+    cursor, as_of_now = {"batchSize": READ_AT_ONCE}, {"level": "snapshot"}
+    _rows(db, {"aggregate": "statuses", "pipeline": questions, "cursor": cursor, "readConcern": as_of_now})
     return len(memcached.get(at))
 
 
@@ -238,13 +237,25 @@ def read_plain_in(db: RawDatabase, reader: ObjectId, limit: int) -> int:
 
     Return the number of statuses.
     """
-    edges = db["follows"].find({"follower": reader}, {"_id": 0, "followee": 1}).batch_size(READ_AT_ONCE)
+    edges = _find(db, "follows", {"follower": reader}, projection={"_id": 0, "followee": 1})
     authors = [edge["followee"] for edge in edges]
-    return len(list(db["statuses"].find({"user_id": {"$in": authors}}).sort("_id", -1).limit(limit)))
+    return len(_find(db, "statuses", {"user_id": {"$in": authors}}, sort={"_id": -1}, limit=limit))
 
 
 def _hydrated(db: RawDatabase, ids: Sequence[ObjectId]) -> int:
-    return len(list(db["statuses"].find({"_id": {"$in": ids}}).batch_size(len(ids) + 1)))
+    return len(_find(db, "statuses", {"_id": {"$in": ids}}))
+
+
+def _find(db: RawDatabase, collection: str, query: dict[str, Any], **more: Any) -> list[dict[str, Any]]:
+    return _rows(db, {"find": collection, "filter": query, "batchSize": READ_AT_ONCE, **more})
+
+
+def _rows(db: RawDatabase, command: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a command whose answer is one batch. A cursor of PyMongo's takes longer."""
+    cursor = db.command(command)["cursor"]
+    assert not cursor["id"], "all of it is in the first batch"
+    rows: list[dict[str, Any]] = cursor["firstBatch"]
+    return rows
 
 
 class RedisUser:

@@ -30,15 +30,15 @@ def replica_set_with_failpoints(members: int) -> Iterator[tuple[ReplicaSet, Path
 
 
 @contextmanager
-def failing(url: str, *commands: str, **how: Any) -> Iterator[None]:
-    """Have these commands fail, in the words of MongoDB's failpoint `failCommand`."""
+def failing(url: str, *commands: str, times: int | None = None, **how: Any) -> Iterator[None]:
+    """Have these commands fail so many times, or always, in the words of MongoDB's failpoint `failCommand`."""
     with MongoClient[Any](url) as client:
 
-        def tell(mode: str) -> None:
+        def tell(mode: Any) -> None:
             data = {"failCommands": list(commands), **how}
             client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
 
-        tell("alwaysOn")
+        tell({"times": times} if times else "alwaysOn")
         try:
             yield
         finally:

@@ -418,13 +418,40 @@ async def test_a_command_that_several_requests_share_is_sent_once(servers: Addre
         assert (commands_sent("mongodb") - sent_before, cost.mongodb) == (sent, look_ups)
 
 
+BROKEN: Any = {"closeConnection": True}
+NEW_PRIMARY = {"errorCode": 10107}
+SHARD_AWAY = {"errorCode": 6}
+BAD_QUERY = {"errorCode": 2}
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("how", [BROKEN, NEW_PRIMARY, SHARD_AWAY])
+async def test_a_read_is_asked_again_where_a_connection_breaks_or_the_primary_changes(
+    failpoints: Addresses, how: dict[str, Any]
+) -> None:
+    async with connected(failpoints, Config(database="test_asked_again")) as stack:
+        await stack.db["people"].replace_one({"_id": 1}, {}, upsert=True)
+        with failing(str(failpoints.mongodb), "find", times=2, **how):
+            assert await rows(stack.db, Find("people", {}, ("_id",), 1)) == [{"_id": 1}]
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize(("how", "error"), [(BAD_QUERY, OperationFailure), ({**BROKEN, "times": None}, UNAVAILABLE)])
+async def test_a_read_that_cannot_be_answered_says_so(failpoints: Addresses, how: dict[str, Any], error: Any) -> None:
+    """At once where it would do no good to ask again, or after the time-out."""
+    config = Config(database="test_not_answered", server_timeout_s=1)
+    async with connected(failpoints, config) as stack:
+        with failing(str(failpoints.mongodb), "find", **{"times": 1, **how}), pytest.raises(error):
+            await rows(stack.db, Find("people", {}, ("_id",), 1))
+
+
 @pytest.mark.servers
 @pytest.mark.parametrize("code", sorted(ANOTHER_SNAPSHOT))
 async def test_a_look_up_that_is_sent_again_is_asked_for_once(servers: Addresses, code: int) -> None:
     refused = OperationFailure("another snapshot would do", code)
     async with connected(servers, Config(database="test_sent_again")) as stack:
         sent_before = commands_sent("mongodb")
-        with counted() as cost, patch.object(Direct, "find", AsyncMock(side_effect=[refused, refused, []])):
+        with counted() as cost, patch.object(Direct, "read", AsyncMock(side_effect=[refused, refused, {"firstBatch": []}])):
             assert await rows(stack.db, Find("people", {}, ("_id",), 1)) == []
         assert (commands_sent("mongodb") - sent_before, cost.mongodb) == (3, 1)
 

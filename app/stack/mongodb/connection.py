@@ -6,6 +6,7 @@ from contextvars import Context
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import pymongo
 from bson import Timestamp
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import AsyncMongoClient, ReturnDocument, monitoring
@@ -13,14 +14,12 @@ from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import AutoReconnect, NotPrimaryError
-from pymongo.read_concern import ReadConcern
+from pymongo.errors import AutoReconnect, OperationFailure
 from pymongo.write_concern import WriteConcern
 
 from app.config import OLDEST_MONGODB
 from app.errors import Refused
 from app.stack.cost import count_mongodb
-from app.stack.mongodb.lookup import Find, Rows
 from app.stack.mongodb.shared import Shared
 
 if TYPE_CHECKING:
@@ -44,6 +43,10 @@ AWAY_CODES = frozenset(
     }
 )
 
+# What a read is asked again for, beside a lost connection and a new primary. Source: MongoDB specification, Retryable
+# Reads.
+ASKED_AGAIN = frozenset({6, 7, 89, 134, 262, 9001})
+
 
 class _CommandCounter(monitoring.CommandListener):
     def started(self, event: monitoring.CommandStartedEvent) -> None:
@@ -61,17 +64,33 @@ class Direct:
     needs Motor, so the model and most writes outside of transactions stay there.
     """
 
-    def __init__(self, database: AsyncDatabase[dict[str, Any]]) -> None:
-        self._database = database
+    def __init__(self, database: AsyncDatabase[dict[str, Any]], timeout_s: float) -> None:
+        self._database, self._timeout_s = database, timeout_s
         self.shared = Shared()
         self._places = asyncio.Semaphore(POOL_SIZE)
         self._wholes: set[asyncio.Task[Any]] = set()
-        self._snapshot = cache(partial(database.get_collection, read_concern=ReadConcern("snapshot")))
         self._by_majority = cache(partial(database.get_collection, write_concern=WriteConcern("majority")))
 
-    async def find(self, collection: str, **query: Any) -> Rows:
-        """Answer a look-up. Call it in `to_its_end` or `uncancelled`, and so with `aggregate`."""
-        return await self._snapshot(collection).find(**query).to_list()
+    async def read(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the cursor of a `find` or `aggregate` that fits into one reply: its `firstBatch` is of a snapshot of
+        what a majority has, `atClusterTime`, which a missing collection has not. Call it in `to_its_end` or
+        `uncancelled`.
+
+        PyMongo's own cursors take an eighth longer, and do not tell the moment. They ask again where a connection
+        breaks or the primary changes, and so does this. Source: MongoDB manual, `atClusterTime`.
+        """
+        with pymongo.timeout(self._timeout_s):  # of all tries together
+            while True:
+                asked = {**command, "readConcern": {"level": "snapshot"}}
+                try:
+                    reply = await self._database.command(asked, codec_options=self._database.codec_options)
+                except (AutoReconnect, OperationFailure) as error:
+                    if error.timeout or not (isinstance(error, AutoReconnect) or error.code in ASKED_AGAIN):
+                        raise
+                else:
+                    cursor: dict[str, Any] = reply["cursor"]
+                    assert not cursor["id"], "all of it is in the first batch"
+                    return cursor
 
     async def insert(self, collection: str, document: dict[str, Any]) -> Timestamp:
         """Insert a document, and return when a majority has it. The insert goes on if its caller is cancelled.
@@ -97,30 +116,6 @@ class Direct:
         found = await self.to_its_end(self._by_majority(collection).find_one_and_update(query, change, **options))
         assert found, "it is inserted where there is none"
         return found
-
-    async def find_dated(self, find: Find) -> tuple[Rows, Timestamp]:
-        """Answer a look-up, and return the moment of the cluster's time that the answer is of. Call it as `find`.
-
-        PyMongo's cursors do not tell it. Source: MongoDB manual, `atClusterTime` of a read with concern "snapshot".
-        """
-        command: dict[str, Any] = {
-            "find": find.collection,
-            "filter": find.query,
-            "projection": find.projection(),
-            "sort": dict(find.order),
-            "limit": find.limit,
-            "batchSize": find.limit,
-            "singleBatch": True,
-            "readConcern": {"level": "snapshot"},
-        }
-        try:
-            reply = await self._database.command(command)
-        except (AutoReconnect, NotPrimaryError):  # once more, as the driver does with its own reads
-            reply = await self._database.command(command)
-        return reply["cursor"]["firstBatch"], reply["cursor"]["atClusterTime"]
-
-    async def aggregate(self, collection: str, pipeline: list[dict[str, Any]], batch: int) -> Rows:
-        return await (await self._snapshot(collection).aggregate(pipeline, batchSize=batch)).to_list()
 
     def session(self) -> AsyncClientSession:
         return self._database.client.start_session()
@@ -205,7 +200,7 @@ def connect(url: str, database: str, timeout_s: float) -> Database:
     }
     client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(url, **options)  # counted where it is asked
     motor = AsyncIOMotorClient(url, **options, event_listeners=[_CommandCounter()])
-    return _Connected(motor, database, Direct(client[database]))
+    return _Connected(motor, database, Direct(client[database], timeout_s))
 
 
 def direct(database: Database) -> Direct:

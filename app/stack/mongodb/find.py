@@ -1,9 +1,9 @@
 """Look-ups: several of them in one command, answered as of one moment."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
 from bson import Timestamp
 from pymongo.errors import OperationFailure
@@ -13,8 +13,6 @@ from app.stack.mongodb.connection import Database, Direct, direct
 from app.stack.mongodb.joined import ask
 from app.stack.mongodb.lookup import NEWEST_FIRST, Find, Order, Rows
 from app.stack.mongodb.stand_in import StandInDatabase
-
-T = TypeVar("T")
 
 SNAPSHOT_UNAVAILABLE, SNAPSHOT_TOO_OLD, MIGRATION_CONFLICT = 246, 239, 194  # MongoDB's error codes
 ANOTHER_SNAPSHOT = frozenset({SNAPSHOT_UNAVAILABLE, SNAPSHOT_TOO_OLD, MIGRATION_CONFLICT})  # would do
@@ -38,7 +36,8 @@ async def dated(database: Database, find: Find) -> tuple[Rows, Timestamp | None]
         return (await database.one_after_another({"rows": find}))["rows"], None
     asked_of_mongodb()
     connected = direct(database)
-    return await connected.to_its_end(_on_a_snapshot(lambda: connected.find_dated(find)))
+    cursor = await connected.to_its_end(_on_a_snapshot(connected, find.command()))
+    return cursor["firstBatch"], cursor["atClusterTime"]
 
 
 async def together(database: Database, **finds: Find) -> dict[str, Rows]:
@@ -62,21 +61,21 @@ async def _at_once(database: Database, finds: Mapping[str, Find]) -> dict[str, R
 
 async def _answers(connected: Direct, finds: Mapping[str, Find]) -> dict[str, Rows]:
     (name, first), *others = finds.items()
-    batch = sum(find.limit for find in finds.values()) + 1
     if not others:
-        query = {"filter": first.query, "projection": first.projection(), "limit": first.limit, "batch_size": batch}
-        query |= {"skip": first.skip, "sort": list(first.order) or None, "hint": first.index}
-        return {name: first.unknown(await _on_a_snapshot(lambda: connected.find(first.collection, **query)))}
+        found = await _on_a_snapshot(connected, first.command())
+        return {name: first.unknown(found["firstBatch"])}
     pipeline = first.stages(name) + [
         {"$unionWith": {"coll": find.collection, "pipeline": find.stages(other)}} for other, find in others
     ]
+    batch = sum(find.limit for find in finds.values()) + 1
+    command = {"aggregate": first.collection, "pipeline": pipeline, "cursor": {"batchSize": batch}}
     answers: dict[str, Rows] = {name: [] for name in finds}
-    for row in await _on_a_snapshot(lambda: connected.aggregate(first.collection, pipeline, batch)):
+    for row in (await _on_a_snapshot(connected, command))["firstBatch"]:
         answers[row.pop("part")].append(row)
     return answers
 
 
-async def _on_a_snapshot(read: Callable[[], Awaitable[T]]) -> T:
+async def _on_a_snapshot(connected: Direct, command: Mapping[str, Any]) -> dict[str, Any]:
     """Read, and try again on a newer snapshot while MongoDB asks for that. Raises NoSnapshot.
 
     A collection that has just been created is in no snapshot yet, and a chunk may have moved since. Where nothing was
@@ -85,7 +84,7 @@ async def _on_a_snapshot(read: Callable[[], Awaitable[T]]) -> T:
     for pause_s in SNAPSHOT_PAUSES_S:
         sent_to_mongodb()
         try:
-            return await read()
+            return await connected.read(command)
         except OperationFailure as error:
             if error.code not in ANOTHER_SNAPSHOT:
                 raise

@@ -46,6 +46,18 @@ class Find:
     def projection(self) -> dict[str, int]:
         return {"_id": 0, **dict.fromkeys(self.fields, 1)}
 
+    def command(self) -> dict[str, Any]:
+        """Return the command that answers this look-up alone, in one batch."""
+        command = {
+            "find": self.collection,
+            "filter": self.query,
+            "projection": self.projection(),
+            "limit": self.limit,
+            "batchSize": self.limit + 1,
+        }
+        beside = {"sort": dict(self.order), "skip": self.skip, "hint": self.index}
+        return command | {name: value for name, value in beside.items() if value}
+
     def stages(self, name: str) -> list[dict[str, Any]]:
         sort: list[dict[str, Any]] = [{"$sort": dict(self.order)}] if self.order else []
         tagged = {**self.projection(), "part": {"$literal": name}}
