@@ -449,9 +449,10 @@ async def test_a_read_that_cannot_be_answered_says_so(failpoints: Addresses, how
 @pytest.mark.parametrize("code", sorted(ANOTHER_SNAPSHOT))
 async def test_a_look_up_that_is_sent_again_is_asked_for_once(servers: Addresses, code: int) -> None:
     refused = OperationFailure("another snapshot would do", code)
+    answers = [refused, refused, {"firstBatch": []}]
     async with connected(servers, Config(database="test_sent_again")) as stack:
         sent_before = commands_sent("mongodb")
-        with counted() as cost, patch.object(Direct, "read", AsyncMock(side_effect=[refused, refused, {"firstBatch": []}])):
+        with counted() as cost, patch.object(Direct, "read", AsyncMock(side_effect=answers)):
             assert await rows(stack.db, Find("people", {}, ("_id",), 1)) == []
         assert (commands_sent("mongodb") - sent_before, cost.mongodb) == (3, 1)
 
