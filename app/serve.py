@@ -308,6 +308,11 @@ class _Serving:
 
         with self.stop.calling(end):
             self.stop.check()
+            try:
+                self.listener.listen(BACKLOG)
+            except OSError as error:  # another has had the port as well, and was first
+                self.stop.fail(f"cannot listen on {_url(self.plan.host, self.listener)}: {error.strerror}")
+                return
             serving = asyncio.create_task(server.serve(sockets=[self.listener]))
             try:
                 await asyncio.to_thread(_wait_until_ready, self.listener, ended)
@@ -366,7 +371,9 @@ async def web_process(fd: int, addresses: Addresses, config: Config) -> None:
     async with _application(addresses, config) as (_, _, app):
         gc.freeze()  # what is there from the start: a full collection of it takes longer than any page
         gc.set_threshold(YOUNG_OBJECTS)
-        await _uvicorn(app, config).serve(sockets=[socket.socket(fileno=fd)])
+        listener = socket.socket(fileno=fd)
+        listener.listen(BACKLOG)  # here its error is one line
+        await _uvicorn(app, config).serve(sockets=[listener])
 
 
 @asynccontextmanager
@@ -435,34 +442,41 @@ def _believed(proxies: Sequence[str]) -> list[str]:
 def _wait_until_ready(listener: socket.socket, ended: Callable[[], bool]) -> None:
     """Ask /readyz until it says yes, or for a while until MongoDB alone answers: everything else can be done without.
 
-    It is asked by its address, which is always answered: a name need not be among FEEDLAB_ALLOWED_HOSTS.
+    It is asked by its address, which is always answered: a name need not be among FEEDLAB_ALLOWED_HOSTS. And only once
+    our own socket listens: on Linux two can have one port until one of them does, and then the other would answer here.
 
     Raises Stopped, or ServersError with the last answer when that takes too long.
     """
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     deadline, patient_until = time.monotonic() + READY_DEADLINE_S, time.monotonic() + READY_PATIENCE_S
-    answer = "no answer"
+    answer = "no web process listens"
     while not ended():
-        connection = http.client.HTTPConnection(host, port, timeout=READY_POLL_S * 20)
-        try:
-            connection.request("GET", "/readyz")
-            response = connection.getresponse()
-            if response.status == http.HTTPStatus.OK:
-                return
-            body = response.read(2_000)
-            answer = f"{response.status} {body.decode(errors='replace')}"
-            if time.monotonic() > patient_until and _mongodb_answers(body):
-                say(f"ready, though some server is away: {answer}")
-                return
-        except (OSError, http.client.HTTPException) as error:
-            answer = str(error) or type(error).__name__
-        finally:
-            connection.close()
+        if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            try:
+                status, body = _readyz(host, port)
+                if status == http.HTTPStatus.OK:
+                    return
+                answer = f"{status} {body.decode(errors='replace')}"
+                if time.monotonic() > patient_until and _mongodb_answers(body):
+                    say(f"ready, though some server is away: {answer}")
+                    return
+            except (OSError, http.client.HTTPException) as error:
+                answer = str(error) or type(error).__name__
         if time.monotonic() > deadline:
             raise ServersError(f"/readyz does not answer 200 after {READY_DEADLINE_S:.0f} s: {answer}")
         time.sleep(READY_POLL_S)
     raise Stopped
+
+
+def _readyz(host: str, port: int) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(host, port, timeout=READY_POLL_S * 20)
+    try:
+        connection.request("GET", "/readyz")
+        response = connection.getresponse()
+        return response.status, response.read(2_000)
+    finally:
+        connection.close()
 
 
 def _mongodb_answers(readyz: bytes) -> bool:

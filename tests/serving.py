@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from unittest.mock import patch
@@ -34,6 +35,15 @@ def web(fd: int) -> None:
     server.serve_forever()
 
 
+def late(fd: int) -> None:
+    """Another listens first on the port that both have."""
+    with socket.socket(fileno=os.dup(fd)) as bound:
+        address = bound.getsockname()
+    while socket.socket().connect_ex(address):
+        time.sleep(0.01)
+    web(fd)
+
+
 def worker() -> None:
     end_with_parent()
     signal.pause()
@@ -52,7 +62,7 @@ def serve(given: argparse.Namespace) -> None:
 
     plan = serve.Plan(
         given.data,
-        port=0,
+        port=given.port,
         workers=given.workers,
         small=True,
         web_command=(*ME, given.web),
@@ -67,12 +77,15 @@ if __name__ == "__main__":
     parser.add_argument("role")
     parser.add_argument("--fd", type=int, default=0)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--web", default="web")
     given = parser.parse_args()
     match given.role:
         case "web":
             web(given.fd)
+        case "late":
+            late(given.fd)
         case "worker":
             worker()
         case "broken":

@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from http.server import HTTPServer
 from pathlib import Path
 from random import Random
 from urllib.parse import unquote, urlsplit
@@ -36,6 +38,7 @@ from app.servers.programs import ServersError, Source, insist, resolve
 from app.servers.urls import SERVERS, Server, masked, without_secrets
 from app.stack.mongodb.whole import WINDOW
 from tests.conftest import free_port, real_servers
+from tests.serving import Answer
 
 SERVING = (sys.executable, str(Path(__file__).with_name("serving.py")))
 URLS = {
@@ -619,6 +622,60 @@ def test_a_web_process_that_cannot_start_ends_it_all(tmp_path: Path) -> None:
         assert "last line: the engine is broken. It died 3 times in a row and is given up." in run.errors
         assert run.process.stdout is not None
         assert run.process.stdout.read() == ""
+
+
+@contextmanager
+def another_with_its_port() -> Iterator[HTTPServer]:
+    """Somebody's server on a port that it has, and does not listen on yet: on Linux another may have the same one."""
+    with serve._bound("127.0.0.1", 0) as bound, HTTPServer(bound.getsockname(), Answer, False) as other:
+        other.socket.close()
+        other.socket = bound.dup()
+        yield other
+
+
+@contextmanager
+def answering(server: HTTPServer) -> Iterator[None]:
+    server.server_activate()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems let nobody have the same port")
+def test_the_answer_of_another_site_is_not_taken_for_ours(tmp_path: Path) -> None:
+    with another_with_its_port() as other:
+        port = str(other.server_address[1])
+        with serving(tmp_path / "data", "--web", "late", "--port", port) as run:
+            until(lambda: "web 1" in run.children, "both have the port")
+            with answering(other):
+                assert run.process.wait(DEADLINE_S) == 1
+            assert "Address already in use. It died 3 times in a row and is given up." in run.errors
+            assert run.process.stdout is not None
+            assert run.process.stdout.read() == "", "nothing is ready"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems let nobody have the same port")
+def test_in_one_process_too_another_site_is_not_ours(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with another_with_its_port() as other, ExitStack() as stack:
+
+        async def listens(*_: object) -> None:
+            stack.enter_context(answering(other))
+
+        monkeypatch.setattr(serve, "_migrated", listens)
+        port = int(other.server_address[1])
+        assert serve.serve(serve.Plan(tmp_path, port=port, level="memory"), Config()) == 1
+    out, errors = capfd.readouterr()
+    assert out == caplog.text == ""
+    assert errors.splitlines()[-1] == f"feedlab: cannot listen on http://127.0.0.1:{port}: Address already in use"
 
 
 def test_after_kill_9_the_children_end_and_the_next_start_works(tmp_path: Path) -> None:
