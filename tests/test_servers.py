@@ -1,5 +1,6 @@
 """Where servers come from, and that they start, stay, and end with their owner."""
 
+import fcntl
 import http.client
 import json
 import os
@@ -12,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from http.server import HTTPServer
@@ -230,6 +232,58 @@ def test_one_owner_at_a_time(tmp_path: Path) -> None:
     assert directory.owner() is None
     with directory.owned("again", lasting=True):
         pass
+
+
+@pytest.fixture
+def stepped(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """The clock steps by an hour, as that of a machine that was asleep: the kernel tells another time of its boot."""
+
+    def step() -> None:
+        booted = psutil.boot_time() + 3_600
+        monkeypatch.setattr("psutil._psplatform.boot_time", lambda: booted)
+
+    return step
+
+
+def test_an_owner_is_known_whatever_the_clock_says(tmp_path: Path, stepped: Callable[[], None]) -> None:
+    directory = DataDirectory(tmp_path)
+    with directory.owned("serving", lasting=True):
+        directory.change(mongodb="mongodb://m", redis="redis://r", memcached=("c:1",), ready=True)
+        stepped()
+        assert directory.owner() == directory.note()
+        with servers_of(tmp_path, NOTHING) as addresses:
+            assert addresses == owner_servers(tmp_path, NOTHING)
+    assert directory.owner() is None
+
+
+def test_the_note_of_a_killed_owner_is_nobody_elses(tmp_path: Path) -> None:
+    """Its number may be another process's by now, and another owner may be about to start."""
+    directory, me = DataDirectory(tmp_path), ProcessId.of(os.getpid())
+    directory.write(Note(owner=me, ready=True, lasting=True))
+    assert directory.owner() is None
+    (tmp_path / "lock").write_text(f"{os.getppid()}\n")
+    with (tmp_path / "lock").open() as another:
+        fcntl.flock(another, fcntl.LOCK_EX)
+        assert directory.owner() is None
+
+
+def test_whoever_looks_for_an_owner_keeps_nobody_from_being_it(tmp_path: Path) -> None:
+    directory, began = DataDirectory(tmp_path), threading.Event()
+    with directory.owned("before", lasting=True):
+        pass
+
+    def own() -> None:
+        began.set()
+        with directory.owned("next", lasting=True):
+            assert directory.owner() is not None
+
+    with ThreadPoolExecutor(1) as pool:
+        with (tmp_path / "lock").open() as looked_at:
+            fcntl.flock(looked_at, fcntl.LOCK_SH)
+            owning = pool.submit(own)
+            began.wait(DEADLINE_S)
+            time.sleep(0.1)
+        owning.result(DEADLINE_S)
 
 
 def test_what_a_killed_owner_left_running_is_stopped_and_nobody_else(tmp_path: Path) -> None:

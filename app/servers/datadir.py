@@ -81,6 +81,7 @@ class DataDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.logs = self.path / "logs"
+        self._lock_path = self.path / "lock"
         self._note_path = self.path / "servers.json"
         self._note_lock = threading.Lock()
 
@@ -101,9 +102,14 @@ class DataDirectory:
         return about.st_dev, about.st_ino
 
     def owner(self) -> Note | None:
-        """Return the note, where its owner runs now; else None."""
+        """Return the note, where its owner runs now, and so has the lock; else None."""
         note = self.note()
-        return note if note.owner and note.owner.find() else None
+        try:
+            with self._lock_path.open("rb") as lock:
+                pid = int(lock.read() or 0) if _is_locked(lock.fileno()) else None
+        except FileNotFoundError:
+            return None
+        return note if note.owner and note.owner.pid == pid else None
 
     @contextmanager
     def owned(self, purpose: str, *, lasting: bool) -> Iterator[None]:
@@ -129,19 +135,19 @@ class DataDirectory:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._keep_others_out()
             self.logs.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise ServersError(f"cannot use {self.path} as data directory: {error.strerror}") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.read(descriptor, 20).decode().strip()
-            os.close(descriptor)
-            doing = self.note().purpose
-            raise InUse(
-                f"{self.path} is in use by process {pid or '(unknown)'}{f' ({doing})' if doing else ''}: "
-                "stop it first, or choose another directory with --data"
-            ) from None
+        while not _took(fcntl.LOCK_EX, descriptor):
+            if _is_locked(descriptor):
+                pid = os.read(descriptor, 20).decode().strip()
+                os.close(descriptor)
+                doing = self.note().purpose
+                raise InUse(
+                    f"{self.path} is in use by process {pid or '(unknown)'}{f' ({doing})' if doing else ''}: "
+                    "stop it first, or choose another directory with --data"
+                )
+            time.sleep(0.01)  # it was only looked at
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return descriptor
@@ -204,6 +210,22 @@ class DataDirectory:
             if _gone(left, LEFTOVER_DEADLINE_S):
                 return
         raise ServersError(f"process {left[0].pid}, left over in {self.path}, cannot be stopped")
+
+
+def _took(kind: int, descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Return whether an owner has the lock. Those who look share it, for as long as this takes."""
+    if not _took(fcntl.LOCK_SH, descriptor):
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
 
 
 def _holds_sockets(directory: Path) -> bool:
