@@ -286,20 +286,63 @@ def test_whoever_looks_for_an_owner_keeps_nobody_from_being_it(tmp_path: Path) -
         owning.result(DEADLINE_S)
 
 
-def test_what_a_killed_owner_left_running_is_stopped_and_nobody_else(tmp_path: Path) -> None:
+def as_now(process: ProcessId) -> ProcessId:
+    return process
+
+
+def as_before(process: ProcessId) -> ProcessId:
+    """As an older version noted it."""
+    return ProcessId.model_validate(process.model_dump(include={"pid", "created"}))
+
+
+@pytest.mark.parametrize("noted", [as_now, as_before])
+def test_what_a_killed_owner_left_running_is_stopped_and_nobody_else(
+    tmp_path: Path, noted: Callable[[ProcessId], ProcessId]
+) -> None:
     directory = DataDirectory(tmp_path)
     with sleeper() as left, sleeper() as other:
         try:
             one, reused = ProcessId.of(left.pid), ProcessId.of(other.pid)
             assert one is not None
             assert reused is not None
-            children = {"redis": one, "memcached": reused.model_copy(update={"created": reused.created - 60})}
+            before = {"created": reused.created - 60, "after_boot": reused.after_boot - 60}
+            children = {"redis": noted(one), "memcached": noted(reused.model_copy(update=before))}
             directory.write(Note(children=children))
             with directory.owned("next", lasting=True):
                 assert left.wait(DEADLINE_S) == -signal.SIGTERM
                 assert other.poll() is None
         finally:
             left.kill()
+            other.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep the date of a start")
+def test_what_a_killed_owner_left_running_is_stopped_whatever_the_clock_says(
+    tmp_path: Path, stepped: Callable[[], None]
+) -> None:
+    directory = DataDirectory(tmp_path)
+    with sleeper() as left:
+        try:
+            directory.child_started("redis", left.pid)
+            stepped()
+            with directory.owned("next", lasting=True):
+                assert left.wait(DEADLINE_S) == -signal.SIGTERM
+        finally:
+            left.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell one boot from another")
+def test_a_process_of_another_boot_is_not_what_was_left_running(tmp_path: Path) -> None:
+    """As many seconds after each boot the same number may be another program's."""
+    directory = DataDirectory(tmp_path)
+    with sleeper() as other:
+        try:
+            found = ProcessId.of(other.pid)
+            assert found is not None
+            directory.write(Note(children={"redis": found.model_copy(update={"boot": "the last one"})}))
+            with directory.owned("next", lasting=True):
+                assert other.poll() is None
+        finally:
             other.kill()
 
 

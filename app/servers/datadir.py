@@ -19,35 +19,53 @@ from pydantic import BaseModel, ValidationError
 
 from app.servers.programs import Level, ServersError
 
-SAME_START_S = 2.0  # a changed system clock shifts what the kernel reports as a start time
+SAME_START_S = 2.0  # the kernel's date of its boot, and so of a start, is told to a second
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # of Linux
 LEFTOVER_DEADLINE_S = 15.0
 SOCKET_PATH = re.compile(r"[\w./ +-]+", re.ASCII)  # mongod reads addresses out of it: no colon, comma or bracket
 
 
 class ProcessId(BaseModel):
-    """A process, told apart by its start time from a later process with the same number."""
+    """A process, told apart by its start from a later process with the same number.
+
+    Linux knows the time from its boot to a start, which stays when the clock steps; the date of a start moves then. The
+    date counts where no boot is noted: other systems keep it, and older versions noted nothing else.
+    """
 
     pid: int
     created: float  # seconds since the epoch
+    after_boot: float = 0.0  # seconds
+    boot: str | None = None
 
     @classmethod
     def of(cls, pid: int) -> "ProcessId | None":
         try:
-            return cls(pid=pid, created=psutil.Process(pid).create_time())
+            created = psutil.Process(pid).create_time()
         except psutil.Error:
             return None
+        return cls(pid=pid, created=created, after_boot=created - psutil.boot_time(), boot=_boot())
 
     def find(self) -> psutil.Process | None:
         """Return the process while it runs.
 
         A zombie counts as ended: its parent is gone and somebody else will collect it.
         """
+        if self.boot not in (None, _boot()):
+            return None
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < SAME_START_S
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+            created = process.create_time()
+            later = created - psutil.boot_time() - self.after_boot if self.boot else created - self.created
+            return process if abs(later) < SAME_START_S and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.Error:
             return None
+
+
+def _boot() -> str | None:
+    try:
+        return BOOT_ID.read_text("ascii").strip()
+    except OSError:
+        return None
 
 
 class Note(BaseModel):
