@@ -87,18 +87,25 @@ def serve(plan: Plan, config: Config) -> int:
         try:
             with ExitStack() as stack:
                 directory = DataDirectory(plan.data)
-                again = directory.note().demo_unfinished
                 stack.enter_context(directory.owned("feedlab serve", lasting=True))  # it stops leftovers: they listen
                 listener = stack.enter_context(_bound(plan.host, plan.port))
                 addresses, servers = stack.enter_context(
-                    started(directory, sources, stop, small=plan.small, aof=config.redis_aof, failed=stop.fail)
+                    started(
+                        directory,
+                        sources,
+                        stop,
+                        small=plan.small,
+                        aof=config.redis_aof,
+                        demo=config.demo,
+                        failed=stop.fail,
+                    )
                 )
                 for server in servers:
                     say(str(server))
                 if config.demo and not _is_loopback(listener):
                     say(f"--demo on {plan.host}: whoever reaches this machine may sign in as anybody and do anything")
                 directory.change(web=_url(plan.host, listener), level=plan.level)
-                serving = _Serving(plan, config, directory, addresses, listener, again, stop)
+                serving = _Serving(plan, config, directory, addresses, listener, stop)
                 if addresses.one_process:
                     _warn(sources)
                     asyncio.run(serving.in_one_process())
@@ -244,14 +251,13 @@ def _warn(sources: Sequence[Source]) -> None:
 
 @dataclass(frozen=True)
 class _Serving:
-    """One run on servers that answer. `again`: the last demo was interrupted while it was being filled."""
+    """One run on servers that answer."""
 
     plan: Plan
     config: Config
     directory: DataDirectory
     addresses: Addresses
     listener: socket.socket
-    again: bool
     stop: Stop
 
     def with_children(self) -> None:
@@ -341,7 +347,7 @@ class _Serving:
                 await self._fill_if_empty(stack, DEMO)
 
     async def _fill_if_empty(self, stack: Stack, size: tuple[int, int, int]) -> None:
-        """Fill a database without people; and anew the one whose filling was the last thing that happened to it.
+        """Fill a database without people; and anew the one whose filling was interrupted, if nobody used it since.
 
         Only a database of our own is ever filled anew: nothing is erased behind a URL of somebody's.
         """
@@ -349,16 +355,18 @@ class _Serving:
         from app.demo.seed import seed
 
         ours = self.addresses.mongodb is not None and not self.config.mongodb_url
-        again = self.again and ours
+        again = ours and self.directory.note().demo_unfinished
         if not again and await stack.db[str(User.Settings.name)].find_one({}, {"_id": True}):
             return
         users, mean, statuses = size
         say(f"an empty database: making {users:,} people and {statuses:,} statuses for the demo")
         began = time.monotonic()
-        self.directory.change(demo_unfinished=ours)
+        if ours:
+            self.directory.change(demo_unfinished=True)
         graph = powerlaw(users, mean, 1)
         await seed(stack, graph, statuses=statuses, days=DEMO_DAYS, seed=1, password=None, reset=again)
-        self.directory.change(demo_unfinished=False)
+        if ours:
+            self.directory.change(demo_unfinished=False)
         say(f"that took {time.monotonic() - began:.1f} s")
 
 

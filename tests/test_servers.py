@@ -32,7 +32,7 @@ from app.cli import main
 from app.config import Config
 from app.servers import children, programs, start
 from app.servers.borrow import owner_servers, running_servers, servers_of
-from app.servers.children import Child, stop_together
+from app.servers.children import Child, Stop, stop_together
 from app.servers.commands import HISTORY_S
 from app.servers.datadir import DataDirectory, InUse, Note, ProcessId
 from app.servers.probe import NoAnswer, ask
@@ -369,6 +369,54 @@ def test_what_runs_for_a_directory_is_nothing_to_its_copy(tmp_path: Path) -> Non
                 assert child.poll() is None, "it belongs to the original"
         finally:
             child.kill()
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path) -> DataDirectory:
+    """A data directory whose demo was interrupted while it was filled: there are people, and no statuses."""
+    directory = DataDirectory(tmp_path)
+    with directory.owned("feedlab serve", lasting=True):
+        directory.change(demo_unfinished=True)
+    return directory
+
+
+def test_a_start_that_does_not_come_to_the_filling_forgets_no_interrupted_demo(interrupted: DataDirectory) -> None:
+    with _listening() as taken:
+        plan = serve.Plan(interrupted.path, port=taken.getsockname()[1], level="memory")
+        with pytest.raises(ServersError, match="Address already in use"):
+            serve.serve(plan, Config(demo=True))
+    assert interrupted.note().demo_unfinished
+
+
+def test_a_demo_on_stand_ins_forgets_no_interrupted_demo(
+    interrupted: DataDirectory, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def announced(self: serve._Serving) -> None:
+        self.stop.on_signal(signal.SIGTERM, None)
+
+    monkeypatch.setattr(serve._Serving, "_announce", announced)
+    monkeypatch.setattr(serve, "SMALL_DEMO", (10, 2, 10))
+    assert serve.serve(serve.Plan(interrupted.path, port=0, level="memory"), Config(demo=True)) == 0
+    assert "making 10 people" in capfd.readouterr().err
+    assert interrupted.note().demo_unfinished
+
+
+def test_whoever_has_another_mongodb_forgets_no_interrupted_demo(interrupted: DataDirectory) -> None:
+    with interrupted.owned("feedlab serve", lasting=True), start.started(interrupted, resolve(BY_URL), Stop()):
+        assert interrupted.note().demo_unfinished
+
+
+@pytest.mark.servers
+@pytest.mark.usefixtures("real")
+@pytest.mark.parametrize("demo", [True, False])
+def test_what_others_did_to_an_interrupted_demo_is_not_erased(interrupted: DataDirectory, demo: bool) -> None:
+    sources = resolve(NOTHING, "servers")
+    with (
+        interrupted.owned("feedlab serve", lasting=True),
+        start.started(interrupted, sources, Stop(), small=True, demo=demo),
+    ):
+        assert interrupted.note().demo_unfinished == demo
+    assert interrupted.note().demo_unfinished == demo
 
 
 def test_a_damaged_note_is_no_note(tmp_path: Path) -> None:

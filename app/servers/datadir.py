@@ -86,7 +86,7 @@ class Note(BaseModel):
     memcached: tuple[str, ...] | None = None
     web: str | None = None
     children: dict[str, ProcessId] = {}
-    demo_unfinished: bool = False  # the last thing that happened: a demo was being filled and did not come to its end
+    demo_unfinished: bool = False  # one was being filled, did not come to its end, and nothing else has run since
 
 
 class InUse(ServersError):
@@ -139,7 +139,8 @@ class DataDirectory:
         try:
             self._stop_leftovers()
             owner = ProcessId.of(os.getpid())
-            self.write(Note(owner=owner, purpose=purpose, lasting=lasting))
+            unfinished = self.note().demo_unfinished
+            self.write(Note(owner=owner, purpose=purpose, lasting=lasting, demo_unfinished=unfinished))
             try:
                 yield
             finally:

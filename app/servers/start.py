@@ -66,6 +66,7 @@ class Servers:
     stopping: Stop
     small: bool
     aof: bool
+    demo: bool
     failed: Callable[[str], None]
     children: dict[Server, Child] = field(default_factory=dict)
 
@@ -85,6 +86,8 @@ class Servers:
             redis=at["redis"][0] if at["redis"] else None,
             memcached=at["memcached"] or None,
         )
+        if "mongodb" in self.children and not self.demo:  # what comes now is not to be erased
+            self.directory.change(demo_unfinished=False)
         self.directory.change(**asdict(addresses), ready=True)
         return addresses, running
 
@@ -188,15 +191,17 @@ def started(
     *,
     small: bool = False,
     aof: bool = True,
+    demo: bool = False,
     failed: Callable[[str], None] = say,
 ) -> Iterator[tuple[Addresses, list[Running]]]:
     """Start the servers of an owned directory, and stop them when the block ends, whatever ends it.
 
-    `small` keeps caches at what a test needs; without `aof` Redis keeps nothing on disk. `failed` is called, from a
-    thread, when a child has been given up. Raises ServersError, or Stopped when `stop` is requested before they answer.
+    `small` keeps caches at what a test needs; without `aof` Redis keeps nothing on disk. A `demo` may fill the database
+    anew where the last one was interrupted; for nobody else that stays noted. `failed` is called, from a thread, when a
+    child has been given up. Raises ServersError, or Stopped when `stop` is requested before they answer.
     """
     with directory.sockets() as sockets:
-        servers = Servers(directory, sockets, sources, stop, small, aof, failed)
+        servers = Servers(directory, sockets, sources, stop, small, aof, demo, failed)
         try:
             with stop.signals():
                 answering = servers.start()
