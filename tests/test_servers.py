@@ -460,6 +460,9 @@ def said() -> list[str]:
     return []
 
 
+WAITS = "import signal; print('grinding', flush=True); signal.pause()"
+
+
 def child(tmp_path: Path, said: list[str], code: str, patience: int = 10) -> Child:
     command = (sys.executable, "-c", code)
     return Child("mill", command, tmp_path / "mill.log", say=said.append, gave_up=said.append, patience=patience)
@@ -469,7 +472,7 @@ def test_a_child_that_dies_is_named_and_started_again(
     tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(children, "FIRST_PAUSE_S", 0.01)
-    mill = child(tmp_path, said, "import signal; print('grinding', flush=True); signal.pause()")
+    mill = child(tmp_path, said, WAITS)
     mill.start()
     try:
         until(lambda: mill.said("GRINDING"), "it runs")
@@ -503,7 +506,7 @@ def test_a_child_that_cannot_be_started_for_now_is_tried_again(
 ) -> None:
     """As when a disk is full for a while."""
     monkeypatch.setattr(children, "FIRST_PAUSE_S", 0.01)
-    mill = child(tmp_path, said, "import signal; print('grinding', flush=True); signal.pause()")
+    mill = child(tmp_path, said, WAITS)
     mill.start()
     try:
         until(lambda: mill.said("grinding"), "it runs")
@@ -515,6 +518,83 @@ def test_a_child_that_cannot_be_started_for_now_is_tried_again(
         assert "mill cannot be started now: " in said[2]
         mill.log = log
         until(lambda: mill.pid != first, "it runs again")
+    finally:
+        stop_together([mill])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signals")
+def test_a_child_that_a_signal_without_a_name_kills_is_started_again(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "FIRST_PAUSE_S", 0.01)
+    mill = child(tmp_path, said, WAITS)
+    mill.start()
+    try:
+        until(lambda: mill.said("grinding"), "it runs")
+        first = mill.pid
+        mill.watch()
+        os.kill(first, signal.SIGRTMIN + 1)
+        until(lambda: mill.pid != first, "it runs again")
+        assert f"was killed by signal {signal.SIGRTMIN + 1}; its log: " in said[0]
+    finally:
+        stop_together([mill])
+
+
+def test_a_child_whose_log_cannot_be_read_is_started_again(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "FIRST_PAUSE_S", 0.01)
+    mill = child(tmp_path, said, WAITS)
+    mill.start()
+    try:
+        until(lambda: mill.said("grinding"), "it runs")
+        first, log = mill.pid, mill.log
+        mill.log = tmp_path  # a directory: no file to read, and none to write to
+        mill.watch()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len(said) >= 2, "its death is told, and that it cannot be started")
+        assert (
+            said[0] == f"mill (process {first}) was killed by SIGKILL; its log: {tmp_path}. Starting it again in 0.0 s."
+        )
+        mill.log = log
+        until(lambda: mill.pid != first, "it runs again")
+    finally:
+        stop_together([mill])
+
+
+def test_a_child_that_cannot_be_noted_runs_all_the_same(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "FIRST_PAUSE_S", 0.01)
+
+    def noted(_name: str, _pid: int) -> None:
+        raise ServersError("cannot read servers.json")
+
+    mill = child(tmp_path, said, WAITS)
+    mill.started = noted
+    mill.start()
+    try:
+        first = mill.pid
+        mill.watch()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: mill.pid != first, "it runs again")
+        until(lambda: len(said) == 3, "all is told")
+        assert said[2] == f"mill (process {mill.pid}) is not noted: cannot read servers.json"
+    finally:
+        stop_together([mill])
+
+
+def test_whatever_ends_the_watching_is_told(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "FIRST_PAUSE_S", 0.01)
+    mill = child(tmp_path, said, WAITS)
+    mill.start()
+    try:
+        first = mill.pid
+        mill.environment = {"a name with = in it": ""}  # refused with a ValueError
+        mill.watch()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len(said) == 2, "it is given up")
+        assert said[1].startswith("mill is given up: ValueError: ")
     finally:
         stop_together([mill])
 
@@ -567,7 +647,7 @@ def test_a_child_is_kept_running_though_nobody_listens(tmp_path: Path, monkeypat
     os.close(reading)
     with os.fdopen(writing, "w") as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
-        mill = child(tmp_path, [], "import signal; print('grinding', flush=True); signal.pause()")
+        mill = child(tmp_path, [], WAITS)
         mill.say = start.say
         mill.start()
         try:
@@ -650,6 +730,23 @@ def test_a_child_that_will_not_stop_is_killed(tmp_path: Path, said: list[str]) -
     stop_together([mill], within_s=0.1)
     assert "did not stop in time" in said[0]
     assert not psutil.pid_exists(mill.pid)
+
+
+def test_a_child_that_stops_after_all_needs_no_killing(tmp_path: Path, said: list[str]) -> None:
+    ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
+    mill = child(tmp_path, said, ignore)
+
+    def ends(line: str) -> None:
+        said.append(line)
+        os.kill(mill.pid, signal.SIGKILL)
+        until(lambda: not psutil.pid_exists(mill.pid), "its watcher has seen the end")
+
+    mill.say = ends
+    mill.start()
+    mill.watch()
+    until(lambda: mill.said("deaf"), "it runs")
+    stop_together([mill], within_s=0.1)
+    assert ["did not stop in time" in line for line in said] == [True]
 
 
 @contextmanager

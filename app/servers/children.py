@@ -150,7 +150,7 @@ class Child:
                 )
             try:
                 self.started(self.name, self._process.pid)
-            except OSError as error:  # it runs, and that is what matters
+            except Exception as error:  # noqa: BLE001 - it runs, and that is what matters
                 self.say(f"{self.name} (process {self.pid}) is not noted: {error}")
 
     def death(self) -> str | None:
@@ -159,7 +159,7 @@ class Child:
         code = self._process.poll()
         if code is None:
             return None
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = f"was killed by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
         ended = f"{self.name} (process {self.pid}) {how}"
         if self.log is None:
             return ended
@@ -174,9 +174,15 @@ class Child:
             return words.lower() in file.read(LOG_LIMIT).decode(errors="replace").lower()
 
     def watch(self) -> None:
-        self._watcher = threading.Thread(target=self._keep, name=f"watch-{self.name}", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name=f"watch-{self.name}", daemon=True)
         self._watcher.start()
         threading.Thread(target=self._keep_log_short, name=f"log-{self.name}", daemon=True).start()
+
+    def _watch(self) -> None:
+        try:
+            self._keep()
+        except Exception as error:  # noqa: BLE001 - else nobody would hear that nobody keeps it running any more
+            self.gave_up(f"{self.name} is given up: {type(error).__name__}: {error}")
 
     def _keep(self) -> None:
         deaths, pause_s = 0, FIRST_PAUSE_S
@@ -228,7 +234,8 @@ class Child:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.say(f"{self.name} (process {process.pid}) did not stop in time and is killed.")
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it stopped just now
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         if self._watcher is not None:
             self._watcher.join()
@@ -271,13 +278,20 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time ones have no name
+        return f"signal {number}"
+
+
 def last_line(log: Path) -> str:
     """Return the last line of the log that is not blank, at most so many characters; empty where there is none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4_096))
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    except FileNotFoundError:
+    except OSError:  # none, or none that can be read now
         return ""
     return lines[-1][:LONGEST_LINE] if lines else ""
 
