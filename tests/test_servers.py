@@ -662,6 +662,25 @@ def test_a_child_is_kept_running_though_nobody_listens(tmp_path: Path, monkeypat
                 stderr.close()
 
 
+def test_the_first_server_that_does_not_start_is_named(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the others are not waited for."""
+    monkeypatch.setitem(start.START_DEADLINE_S, "mongodb", 2 * DEADLINE_S)
+    silent, broken = program(folder, "mongodb", ""), program(folder, "redis", "no such option", code=1)
+    silent.write_text("#!/bin/sh\nexec sleep 999\n")
+    sources = (Source("mongodb", "program", program=silent), Source("redis", "program", program=broken))
+    directory, stop = DataDirectory(tmp_path / "data"), Stop()
+    overdue = threading.Timer(DEADLINE_S, stop.fail, ["the other is waited for"])
+    overdue.start()
+    with directory.owned("serving", lasting=True):
+        with pytest.raises(ServersError, match=r"^redis .* ended with exit code 1; .*; last line: no such option$"):
+            start.started(directory, sources, stop).__enter__()
+        assert gone(directory.note().children)
+    overdue.cancel()
+    assert stop.failure is None
+
+
 @pytest.mark.servers
 @pytest.mark.parametrize(
     "spoiled",

@@ -5,16 +5,17 @@ logs are under DIR/logs.
 """
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from app.logs import spoken
 from app.servers import commands, probe
-from app.servers.children import Child, Stop, stop_together
+from app.servers.children import Child, Stop, Stopped, stop_together
 from app.servers.commands import address
 from app.servers.datadir import DataDirectory
 from app.servers.primary import make_primary
@@ -69,14 +70,21 @@ class Servers:
     demo: bool
     failed: Callable[[str], None]
     children: dict[Server, Child] = field(default_factory=dict)
+    in_vain: threading.Event = field(default_factory=threading.Event)  # one of them does not start
 
     def start(self) -> tuple[Addresses, list[Running]]:
         """Start side by side what has to be started, and return when all of it answers.
 
-        Raises ServersError naming the server and its last words, and Stopped when the end was asked for meanwhile.
+        Raises ServersError naming the first server that does not, and its last words, and Stopped when the end was
+        asked for meanwhile.
         """
         with ThreadPoolExecutor(len(self.sources), thread_name_prefix="start") as pool:
-            running = list(pool.map(self._start, self.sources))
+            starts = [pool.submit(self._start, source) for source in self.sources]
+            for each in as_completed(starts):
+                if error := each.exception():
+                    self.in_vain.set()
+                    raise error
+        running = [each.result() for each in starts]
         for child in self.children.values():
             child.patience = None  # it has worked: whatever stops it now may pass, a full disk too
             child.watch()
@@ -153,6 +161,8 @@ class Servers:
         reason = ""
         while time.monotonic() < deadline:
             self.stopping.check()
+            if self.in_vain.is_set():
+                raise Stopped
             if death := child.death():
                 raise _Died(death)
             try:
