@@ -28,6 +28,7 @@ from app.servers.urls import Server, masked, without_secrets
 from app.stack import schema
 from app.stack.mongodb.connection import Database, Unsuitable, connect, disconnect, preflight
 from app.stack.mongodb.whole import WINDOW
+from app.stack.outage import briefly
 
 TIMEOUT_S = 3.0
 
@@ -93,7 +94,7 @@ def _with_schema(found: Finding, url: str, config: Config) -> Finding:
     except Unsuitable as error:
         return replace(found, state="unsuitable", ok=False, advice=str(error))
     except PyMongoError as error:
-        return replace(found, state=f"no answer: {error}", ok=False, advice="see what the URL's user may read")
+        return replace(found, state=f"no answer: {briefly(error)}", ok=False, advice="see what the URL's user may read")
     try:
         schema.check(config.database, said or {"version": 0})
     except schema.SchemaTooNew as error:

@@ -691,6 +691,16 @@ def test_doctor_sees_the_servers_that_run(tmp_path: Path) -> None:
         assert 3_500 < float(apart[1].replace(",", "")) <= 3_601
 
 
+def test_doctor_tells_an_outage_in_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a MongoDB that goes after it has answered."""
+    monkeypatch.setattr(doctor, "TIMEOUT_S", 0.1)
+    answered = doctor.Finding("MongoDB", "a URL", "7.0", "127.0.0.1:9", "answers", ok=True, advice="")
+    found = doctor._with_schema(answered, "mongodb://127.0.0.1:9/", Config())
+    assert not found.ok
+    assert found.state.startswith("no answer: 127.0.0.1:9: ")
+    assert "Topology" not in found.state
+
+
 @pytest.mark.parametrize(
     ("says", "url", "objects"),
     [

@@ -4,6 +4,7 @@ import fcntl
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -35,6 +36,7 @@ from app.servers.borrow import owner_servers, running_servers, servers_of
 from app.servers.children import Child, Stop, stop_together
 from app.servers.commands import HISTORY_S
 from app.servers.datadir import DataDirectory, InUse, Note, ProcessId
+from app.servers.primary import make_primary
 from app.servers.probe import NoAnswer, ask
 from app.servers.programs import ServersError, Source, insist, resolve
 from app.servers.urls import SERVERS, Server, masked, without_secrets
@@ -660,6 +662,14 @@ def test_a_child_is_kept_running_though_nobody_listens(tmp_path: Path, monkeypat
             monkeypatch.undo()
             with suppress(OSError):
                 stderr.close()
+
+
+def test_a_mongod_that_does_not_answer_yet_is_told_in_short(tmp_path: Path) -> None:
+    """Without the driver's account of what it takes for servers."""
+    at = tmp_path / "mongodb.sock"
+    with pytest.raises(NoAnswer, match=f"^{re.escape(str(at))}: ") as refused:
+        make_primary(at, 0.1)
+    assert "Topology" not in str(refused.value)
 
 
 def test_the_first_server_that_does_not_start_is_named(

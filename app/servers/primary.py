@@ -8,6 +8,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from app.servers.commands import REPLICA_SET, address
 from app.servers.probe import Answer, NoAnswer, mongodb_client
+from app.stack.outage import briefly
 
 NOT_YET_INITIALIZED = 94  # MongoDB's error code
 SELECTION_TIMEOUT_MS = 100
@@ -29,7 +30,7 @@ def make_primary(at: Path, timeout_s: float) -> Answer:
             status = client.admin.command("serverStatus", metrics=0, wiredTiger=0, locks=0)
             return Answer(str(status["version"]), int(status["pid"]))
     except PyMongoError as error:
-        raise NoAnswer(str(error)) from None
+        raise NoAnswer(briefly(error)) from None
 
 
 def _set_member(client: MongoClient[dict[str, Any]], host: str) -> None:

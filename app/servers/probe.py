@@ -11,6 +11,7 @@ from pymongo.errors import PyMongoError
 
 from app.servers.urls import Server
 from app.stack.memcached_node import Node
+from app.stack.outage import briefly
 from app.stack.queue import connect
 
 
@@ -68,7 +69,7 @@ def _ask_mongodb(url: str, timeout_s: float) -> Answer:
         with mongodb_client(url, timeout_s) as client:
             return Answer(str(client.admin.command("buildInfo")["version"]), None)
     except (PyMongoError, OSError, ValueError) as error:  # also of a file that its URL names
-        raise NoAnswer(str(error).split(", Timeout:")[0]) from None
+        raise NoAnswer(briefly(error)) from None
 
 
 def _ask_redis(url: str, timeout_s: float) -> Answer:

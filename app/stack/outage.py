@@ -38,7 +38,8 @@ UNAVAILABLE = (
 )
 
 DRIVERS = {PyMongoError: "MongoDB", RedisError: "Redis"}
-LOOKED_FOR = re.compile(r"<ServerDescription \('([^']+)', (\d+|None)\)")  # in MongoDB's driver's account of an outage
+ACCOUNT = ", Timeout:"  # what MongoDB's driver tells of each server begins like this
+LOOKED_FOR = re.compile(r"<ServerDescription \('([^']+)', (\d+|None)\)")  # in that account
 
 
 def is_away(error: BaseException) -> bool:
@@ -60,6 +61,11 @@ def outages_told(tell: Callable[[str], object], words: str) -> Iterator[None]:
         tell(f"{words}: {error}")
 
 
+def briefly(error: BaseException) -> str:
+    """Return the first line of an error's text, without the account of all servers that MongoDB's driver may add."""
+    return (str(error).partition(ACCOUNT)[0].splitlines() or [type(error).__name__])[0]
+
+
 def said_by_a_driver(error: BaseException) -> str | None:
     """Return what a server or its driver said, in one line; None where neither is the reason. MongoDB's addresses are
     in it also where the driver had no time to try one ("No servers found yet").
@@ -68,8 +74,7 @@ def said_by_a_driver(error: BaseException) -> str | None:
     """
     if not isinstance(error, (*UNAVAILABLE, PyMongoError, RedisError)):
         return None
-    said, _, account = str(error).partition(", Timeout:")
-    words = (said.splitlines() or [type(error).__name__])[0]
+    words, account = briefly(error), str(error).partition(ACCOUNT)[2]
     servers = sorted(host if port == "None" else f"{host}:{port}" for host, port in LOOKED_FOR.findall(account))
     if servers and not any(server in words for server in servers):
         words = f"{', '.join(servers)}: {words}"
