@@ -31,7 +31,7 @@ from redis import Redis
 from app import serve
 from app.cli import main
 from app.config import Config
-from app.servers import children, programs, start
+from app.servers import borrow, children, programs, start
 from app.servers.borrow import owner_servers, running_servers, servers_of
 from app.servers.children import Child, Stop, stop_together
 from app.servers.commands import HISTORY_S
@@ -441,6 +441,22 @@ def test_a_command_uses_the_servers_that_run(tmp_path: Path) -> None:
         with servers_of(tmp_path, NOTHING) as addresses:
             assert addresses == owner_servers(tmp_path, NOTHING)
             assert (addresses.mongodb, addresses.redis, addresses.memcached) == ("mongodb://m", "redis://r", ("c:1",))
+
+
+@pytest.mark.usefixtures("no_packages")
+def test_a_command_that_waits_asks_no_program_again(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To run three programs takes as long as a pause does."""
+    asked = tmp_path / "asked"
+    for server in SERVERS:
+        program(folder, server, "v9.9").write_text(f"#!/bin/sh\necho {server} >> '{asked}'\necho v9.9\n")
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(borrow, "BORROW_DEADLINE_S", 0.5)
+    waiting = servers_of(tmp_path / "data", NOTHING)
+    with DataDirectory(tmp_path / "data").owned("another command", lasting=False), pytest.raises(InUse):
+        waiting.__enter__()
+    assert asked.read_text().split() == list(SERVERS)
 
 
 def test_stand_ins_of_another_process_cannot_be_used(tmp_path: Path) -> None:

@@ -42,12 +42,13 @@ def servers_of(
 def _found_or_started(
     stack: ExitStack, directory: DataDirectory, config: Config, level: Level, purpose: str, lasting: bool
 ) -> Addresses:
-    deadline = time.monotonic() + BORROW_DEADLINE_S
+    deadline, sources = time.monotonic() + BORROW_DEADLINE_S, None
     while True:
         if (note := directory.owner()) and note.ready and note.lasting:
             return _borrowed(directory, note)
-        sources = resolve(config, level)
-        insist(sources)
+        if sources is None:
+            sources = resolve(config, level)
+            insist(sources)
         try:
             return stack.enter_context(_temporary(directory, sources, purpose, lasting))
         except InUse:  # an owner that is starting, or another command
