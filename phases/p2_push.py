@@ -27,8 +27,8 @@ class Followers(Recipients):
 
     name = "followers"
 
-    async def of(self, author: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
-        query = {"followee": author, "follower": {"$gt": last}}
+    async def of(self, author: ObjectId, after: ObjectId, n: int) -> list[ObjectId]:
+        query = {"followee": author, "follower": {"$gt": after}}
         order, index = [("follower", 1)], "followee_1_follower_1"
         find = Find("follows", query, ("follower",), n, order, index)
         return [row["follower"] for row in await rows(self.db, find)]
@@ -39,9 +39,9 @@ async def deliver_status(delivery: Delivery, status: StatusRow) -> None:
     `after_create`. The insert has said that the delivery is `pending`; `done` clears
     that. Phase 3 says why.
     """
-    last = await put_on_timelines(delivery, status, None)
-    while last:
-        last = await put_on_timelines(delivery, status, last)
+    after = await put_on_timelines(delivery, status, None)
+    while after:
+        after = await put_on_timelines(delivery, status, after)
     await delivery.done(status.id)
 
 

@@ -47,10 +47,10 @@ class ActiveFollowers(ActiveReaders):
 
     name = "active followers"
 
-    async def of(self, author: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
+    async def of(self, author: ObjectId, after: ObjectId, n: int) -> list[ObjectId]:
         query = {
             "authors": author,
-            "_id": {"$gt": last},
+            "_id": {"$gt": after},
             "until": {"$gte": self.clock.now()},
         }
         find = Find(ACTIVE, query, ("_id",), n, [("_id", 1)], "recipients")

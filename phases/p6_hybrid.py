@@ -91,8 +91,8 @@ class DeliveredTo(ActiveFollowers):
         super().__init__(stack)
         self.heavy = HeavyAuthors(stack)
 
-    async def of(self, author: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
-        found = await super().of(author, last, n)
+    async def of(self, author: ObjectId, after: ObjectId, n: int) -> list[ObjectId]:
+        found = await super().of(author, after, n)
         await self._note_if_heavy(author, len(found), n)
         return found
 

@@ -1,6 +1,7 @@
 """The house: where the drivers are, and what the layers in pyproject.toml cannot say."""
 
 import ast
+import inspect
 import re
 import tokenize
 import tomllib
@@ -9,6 +10,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import grimp
+
+from phases import PHASES
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("app", "phases", "workers", "benchmarks")
@@ -70,6 +73,20 @@ def test_drivers_are_imported_in_the_stack_only() -> None:
     for module, path in modules():
         drivers = {name for name in imports(path) if name.partition(".")[0] in DRIVERS}
         assert not drivers or module.startswith(("app.stack", "app.servers")), f"{module} imports {drivers}"
+
+
+def test_what_a_phase_overrides_keeps_the_names_of_its_arguments() -> None:
+    """Who reads the p-files one after the other compares them."""
+    kinds = {kind for phase in PHASES for kind in (phase.store, phase.recipients) if kind}
+    others = [
+        f"{kind.__qualname__}.{name}"
+        for kind in kinds
+        for base in kind.__mro__
+        for name, method in inspect.getmembers(base, inspect.isfunction)
+        if name != "__init__"
+        and inspect.signature(method).parameters.keys() != inspect.signature(getattr(kind, name)).parameters.keys()
+    ]
+    assert not others
 
 
 def test_only_the_config_reads_the_environment() -> None:

@@ -26,9 +26,9 @@ class Listeners(ActiveFollowers):
         rows = self.db["mutes"].find({"muted": author, "muter": {"$in": readers}}, {"_id": 0, "muter": 1})
         return {row["muter"] for row in await rows.to_list(None)}
 
-    async def after(self, status: StatusRow, last: ObjectId, n: int) -> list[ObjectId]:
+    async def next(self, status: StatusRow, after: ObjectId, n: int) -> list[ObjectId]:
         """Exercise: leave out who mutes the author. Mind that fewer than `n` means that there are no more."""
-        return await super().after(status, last, n)
+        return await super().next(status, after, n)
 
 
 LISTENERS = replace(CACHE, slug="listeners", title="Deliver to who listens", recipients=Listeners)

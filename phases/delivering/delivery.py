@@ -80,7 +80,7 @@ class Delivery:
 
     async def recipients(self, status: StatusRow, after: ObjectId) -> tuple[list[ObjectId], bool]:
         """Return the next recipients above `after` by id, and whether there are more."""
-        ids = await self.kept.recipients.after(status, after, self.chunk + 1)
+        ids = await self.kept.recipients.next(status, after, self.chunk + 1)
         return ids[: self.chunk], len(ids) > self.chunk
 
     async def put(self, status: StatusRow, readers: list[ObjectId]) -> None:
@@ -135,14 +135,14 @@ class Delivery:
         status; any other one with recipients left gets a job for its next step. Jobs for first steps that this job has
         made are taken off the queue: they have nothing left to do.
         """
-        await self._queue({status: last for status, last in walk.further.items() if status != walk.own})
+        await self._queue({status: after for status, after in walk.further.items() if status != walk.own})
         if others := [status for status in (*walk.further, *walk.ended) if status != walk.own]:
             await self.queue.withdraw(self.name, others)
         await self.done(*walk.ended)
 
     async def _queue(self, further: Mapping[ObjectId, ObjectId]) -> None:
-        for status, last in further.items():
-            await self.queue.offer(self.name, status, last)
+        for status, after in further.items():
+            await self.queue.offer(self.name, status, after)
 
     async def pending(self, ids: Mapping[str, Any]) -> list[StatusRow]:
         """Return the pending statuses whose ids match, oldest first, at most as many as are delivered together."""

@@ -36,17 +36,17 @@ class Recipients(ABC):
     def __init__(self, stack: Stack) -> None:
         self.db, self.config, self.clock = stack.db, stack.config, stack.clock
 
-    async def after(self, status: StatusRow, last: ObjectId, n: int) -> list[ObjectId]:
-        """Return the next `n` recipients above `last`, by id; fewer only when there are no more. A circle's status goes
-        to the circle.
+    async def next(self, status: StatusRow, after: ObjectId, n: int) -> list[ObjectId]:
+        """Return the next `n` recipients above `after`, by id; fewer only at the end. A circle's status goes to the
+        circle.
         """
         if status.audience == "circle":
-            return await self._circle_of(status.user_id, last, n)
-        return await self.of(status.user_id, last, n)
+            return await self._circle_of(status.user_id, after, n)
+        return await self.of(status.user_id, after, n)
 
     @abstractmethod
-    async def of(self, author: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
-        """Return the next `n` recipients above `last`, by id, of an author's statuses that are not for a circle."""
+    async def of(self, author: ObjectId, after: ObjectId, n: int) -> list[ObjectId]:
+        """Return the next `n` recipients above `after`, by id, of an author's statuses that are not for a circle."""
 
     async def admit(self, reader: ObjectId, followees: Sequence[ObjectId]) -> Admitted:
         """Make sure, by a majority, that deliveries reach the reader. For authors whom they began to follow after
@@ -67,7 +67,7 @@ class Recipients(ABC):
         """Return those of these readers whom deliveries reach now."""
         return set(reader_ids)
 
-    async def _circle_of(self, owner: ObjectId, last: ObjectId, n: int) -> list[ObjectId]:
-        query = {"owner": owner, "member": {"$gt": last}}
+    async def _circle_of(self, owner: ObjectId, after: ObjectId, n: int) -> list[ObjectId]:
+        query = {"owner": owner, "member": {"$gt": after}}
         find = Find("circles", query, ("member",), n, [("member", 1)], "owner_1_member_1")
         return [row["member"] for row in await rows(self.db, find)]

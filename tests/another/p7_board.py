@@ -40,8 +40,8 @@ class Everybody(Followers):
 
     name = "everybody"
 
-    async def after(self, status: StatusRow, last: ObjectId, n: int) -> list[ObjectId]:
-        return await self.of(status.user_id, last, n)
+    async def next(self, status: StatusRow, after: ObjectId, n: int) -> list[ObjectId]:
+        return await self.of(status.user_id, after, n)
 
 
 class Boards(Store):

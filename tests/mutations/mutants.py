@@ -729,8 +729,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "the debt is cleared before the last chunk is delivered",
         "5 outbox, 8 order",
         "phases.p2_push.deliver_status",
-        "    last = await put_on_timelines(delivery, status, None)\n"
-        "    while last:\n        last = await put_on_timelines(delivery, status, last)\n",
+        "    after = await put_on_timelines(delivery, status, None)\n"
+        "    while after:\n        after = await put_on_timelines(delivery, status, after)\n",
         behind="    await delivery.done(status.id)\n",
         races=("publish x return, push",),
     ),
