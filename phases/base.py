@@ -41,7 +41,8 @@ class Phase:
     happen. `pulls`: the candidates of a read that asks for everything. `merges`: what a read asks for because it is not
     delivered, and merges with what is kept. None stands for nowhere, nobody, nothing.
 
-    `chunk`: how many recipients one bounded step serves.
+    `chunk`: how many recipients one bounded step serves. `costs`: the commands that it claims to send; the contract
+    tests count them.
     """
 
     slug: str

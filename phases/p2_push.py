@@ -2,7 +2,7 @@
 
 After a status is created, its id is put on the home timeline of every follower, and the
 poster waits for that.
-A read became two look-ups by key, the reader's own timeline and the statuses by id,
+A read is now two look-ups by key, the reader's own timeline and the statuses by id,
 however many people they follow.
 A post now costs one entry for each follower, whether they read it or not. A celebrity
 waits longest.

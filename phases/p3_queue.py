@@ -4,8 +4,7 @@ After a status is created, a job is queued and the poster goes on; a worker make
 walk of phase 2.
 The poster waits for one insert again, a celebrity too. No reader notices the delay: a
 read looks at what is pending first.
-It now costs a Redis, a worker, and a delay until the last follower's timeline holds the
-status.
+It now needs Redis and a worker, and the last follower's timeline is late.
 """
 
 from bson import ObjectId
@@ -30,12 +29,13 @@ async def status_deliver(
     after: ObjectId | None,
     goes_on: GoesOn,
 ) -> Failures:
-    """Do the job: make steps of phase 2's walk for this status while `goes_on` says so,
-    then queue a job for the rest. A step takes along other statuses that wait. Return
-    what failed, by status.
+    """Do the article's job `StatusDeliver`: make steps of phase 2's walk for a status
+    while `goes_on` says so, then queue a job for the rest. Return what failed, by
+    status.
 
-    A step delivers first. At the last follower it then clears `pending`. In any other
-    order a crash loses followers.
+    A step takes along other statuses that wait: to start a job for each would take
+    longer than most walks. It delivers first. At the last follower it then clears
+    `pending`. In any other order a crash loses followers.
     """
     walk = delivery.walk(id, after)
     await delivery.step(walk, put_on_timelines)

@@ -2,10 +2,10 @@
 
 Timelines are lists in Memcached that expire with their reader's activity. Followers who
 are away are skipped, and the list of whoever returns is rebuilt with one query.
-A delivery became a prepend in memory, a follower who is away costs nothing, and nothing
+A delivery is now a prepend in memory. A follower who is away costs nothing, and nothing
 piles up for them.
-It now costs a Memcached, and for every returning reader a query beside that of their
-page, and one write that marks them active.
+It now needs Memcached. A returning reader costs a query beside that of their page, and
+one write that marks them active.
 """
 
 from collections.abc import Sequence

@@ -4,9 +4,8 @@ The poster queues nothing. MongoDB's change stream tells one worker of every sta
 is pending for phase 5. That worker makes the first step of the walk; further steps are
 jobs.
 Timelines are sorted sets in Redis, which hold ids in the order of a page.
-Posting became one insert again, and there is no second step that could be lost behind
-it.
-It now costs one worker that follows the stream, a note of how far it is, and several
+Posting is one insert again, and there is no second step that could be lost behind it.
+It now needs one worker that follows the stream and notes how far it is, and several
 times the memory of a list.
 """
 

@@ -4,9 +4,9 @@ Authors with many active followers are weighed when they post: does it cost more
 their statuses on all those lists, or to have the followers ask for them at every read?
 Where asking is cheaper the status says `pulled` from its insert on, and nobody delivers
 it. A read merges what is pulled with a list like that of phase 4.
-A celebrity's status became one insert: no list is written for it. The first ones of a
+A celebrity's status is now one insert: no list is written for it. The first ones of a
 celebrity are still delivered: that shows how many active followers they have.
-It now costs their readers one more look-up a page, inside a command that the page sends
+Their readers now need one more look-up a page, inside a command that the page sends
 anyway.
 Where hardly anybody reads, nearly everything is pulled.
 """
