@@ -1,7 +1,8 @@
 """Phase 4: deliver only to those who are there.
 
-Timelines are lists in Memcached that expire with their reader's activity. Followers who
-are away are skipped, and the list of whoever returns is rebuilt with one query.
+Timelines are lists in Memcached with a TTL of three days: they expire when their reader
+stays away. Followers who are away are skipped, and the list of whoever returns is
+rebuilt with one query.
 A delivery is now a prepend in memory. A follower who is away costs nothing, and nothing
 piles up for them.
 It now needs Memcached. A returning reader costs a query beside that of their page, and
@@ -9,6 +10,7 @@ one write that marks them active.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from bson import ObjectId
 
@@ -58,9 +60,18 @@ class ActiveFollowers(ActiveReaders):
 
 
 class RebuiltOnReturn(InMemory):
-    """The store rebuilds on return: whoever has no list gets one, from a query that
-    runs beside their page.
+    """A timeline expires when its reader stays away, and is rebuilt on their return, by
+    a query that runs beside their page.
     """
+
+    def expiry_ms(self, active_until: datetime | None) -> int:
+        """Return when a timeline that is stored now expires, in ms since 1970: a TTL
+        from now, and never after its reader's activity. Only a read renews it.
+        """
+        ttl_ends_ms = self.now_ms() + self.ttl_s * 1000
+        if active_until is None:
+            return ttl_ends_ms
+        return min(ttl_ends_ms, int(active_until.timestamp() * 1000))
 
     async def come_back(self, container: Container, returning: Returning) -> bool:
         """Rebuild the reader's list, and return whether it is there. The order matters.
@@ -75,8 +86,9 @@ class RebuiltOnReturn(InMemory):
             if lease is None:
                 return False  # somebody else is at it
             active = await self.recipients.admit(returning.reader, returning.followees)
+            # A follow since `began_s` is in their document too, for a TTL and longer.
             if self.clock.monotonic() - returning.began_s > self.ttl_s:
-                return False  # too slow: whom they follow may be out of date by now
+                return False  # too slow: the document may be gone
             recent = await returning.recent(active.authors)
             if await self.fill(lease, recent, active.until):
                 return True
@@ -85,7 +97,7 @@ class RebuiltOnReturn(InMemory):
 
 class HomeLists(RebuiltOnReturn, Lists):
     """A timeline is a list of packed ids, the newest in front. `phases.keeping.lists`
-    says what is in a value, and when it expires.
+    says what else is in a value.
     """
 
     async def deliver(

@@ -27,10 +27,12 @@ from app.models import DOCUMENTS as MODEL
 from app.servers.children import LOG_LIMIT
 from app.social import TEXT_LIMIT
 from app.stack.queue.strict import DEAD_LETTER_TTL_S
+from app.walkthrough.ideas.i4_cache import THREE_DAYS_S
 from benchmarks.rig import MOST_STATUSES
 from benchmarks.rounds import AHEAD, EVERYBODY
-from phases import PHASES, reading
+from phases import PHASES, p4_cache, reading
 from phases.delivering.pending import CROWDED_S
+from phases.keeping.in_memory import RENEW_AFTER
 from phases.p6_hybrid import DELIVERY_US, HARDLY_READ, PULLED_US
 from phases.pulling.author import AGE_S, HOURS, POSTS_NEEDED
 from phases.pulling.markers import FEW_MARKED
@@ -141,6 +143,15 @@ def test_the_bounds_of_the_rule_in_its_chapter_are_those_in_the_code() -> None:
     ):
         assert said in chapter, said
     assert HARDLY_READ == round(2 * PULLED_US / DELIVERY_US) / 2 == 3.5
+
+
+def test_the_ttl_in_phase_4_and_its_chapter_is_the_one_in_the_code() -> None:
+    chapter = " ".join((ROOT / "templates/walkthrough/4-cache.md").read_text(encoding="utf-8").split())
+    assert THREE_DAYS_S == Config.model_fields["timeline_ttl_s"].default == 3 * 86_400
+    assert "a TTL of three days" in " ".join((p4_cache.__doc__ or "").split())
+    assert "It expires three days after it was last renewed" in chapter
+    assert "once a quarter of that time has passed" in chapter
+    assert RENEW_AFTER == 1 / 4
 
 
 @pytest.mark.parametrize(

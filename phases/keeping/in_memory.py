@@ -75,10 +75,9 @@ class InMemory(Store):
         followees = [edge["followee"] for edge in await rows(self.db, followees_of(reader))]
         return await self.recipients.admit(reader, followees), followees
 
+    @abstractmethod
     def expiry_ms(self, active_until: datetime | None) -> int:
-        """Return when a timeline expires, in ms since 1970: a TTL from now, and never beyond the reader's activity."""
-        expires_at_ms = self.now_ms() + self.ttl_s * 1000
-        return min(expires_at_ms, int(active_until.timestamp() * 1000)) if active_until else expires_at_ms
+        """Return when a timeline that is stored now expires, in ms since 1970."""
 
     def is_over(self, expires_at_ms: int) -> bool:
         return expires_at_ms <= self.now_ms()
