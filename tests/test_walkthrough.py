@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import permutations
 from pathlib import Path
 from unittest.mock import patch
 
@@ -153,6 +154,30 @@ def test_a_listing_fits_its_column_and_a_long_one_is_folded(one: Chapter) -> Non
         assert [line for line in code.code.splitlines() if len(line) > 88] == []
     long = [what for kind, what in directives(one) if kind == "listing" and listing(what).code.count("\n") > 50]
     assert long == []
+
+
+def unindented(code: str) -> str:
+    return "\n".join(line.strip() for line in code.splitlines())
+
+
+@pytest.mark.parametrize("one", chapters(), ids=named)
+def test_a_chapter_shows_and_tells_each_thing_once(one: Chapter) -> None:
+    codes = [unindented(code.code) for code in shown(one)]
+    assert not [code for code, other in permutations(codes, 2) if code in other]
+    shown_above = "\n".join(codes)
+    assert all(unindented(listing(what).code) in shown_above for kind, what in directives(one) if kind == "above")
+    text = re.sub(r"^```.*?^```$", "", f"{one.before}\n\n{one.findings}\n\n{one.after}", flags=re.MULTILINE | re.DOTALL)
+    told = re.findall(r"^(?:> .+|\| .+ \|)$(?!\n\|---)", text, re.MULTILINE)  # quotes, and rows but not their heads
+    assert len(told) == len(set(told)), [line for line in told if told.count(line) > 1]
+
+
+@pytest.mark.parametrize("one", chapters(), ids=named)
+async def test_both_editions_have_what_the_recorded_run_found(demo: Site, one: Chapter) -> None:
+    page = await demo.browser().open(f"/walkthrough/{one.slug}")
+    [found] = re.findall(r'<div class="outcome prose"[^>]*>(.*?)</div>\n</section>', page, re.DOTALL) or [""]
+    rows = re.findall(r"^> .+|^\| .+ \|$", one.findings, re.MULTILINE)
+    assert found.count("<tr>") + found.count("<blockquote>") == len(rows)
+    assert one.findings in markdown.documents()[f"{one.number}-{one.slug}.md"]
 
 
 @pytest.mark.parametrize("one", chapters(), ids=named)

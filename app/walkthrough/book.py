@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import templates
-from app.walkthrough.directives import expanded
+from app.walkthrough.directives import expanded, recorded_findings
 
 FOLDER = Path(templates.__file__).parent / "walkthrough"
 
@@ -29,6 +29,11 @@ class Chapter:
     before: str
     experiment: str | None
     after: str
+
+    @property
+    def findings(self) -> str:
+        """What the experiment found in the recorded run, as Markdown; "" without one."""
+        return recorded_findings(self.experiment, self.before) if self.experiment else ""
 
 
 class BookError(ValueError):

@@ -2,6 +2,7 @@
 
     ::diagram NAME        a picture (app/walkthrough/drawing.py)
     ::listing DOTTED      the real source, without imports; ::aside DOTTED folded away
+    ::above DOTTED        where a piece of it stands, which a listing above has shown
     ::phases              what each waits for and keeps
     ::costs PHASE         its claims in commands, from its row
     ::pain EXPERIMENT     what the phase before costs, in the recorded run
@@ -58,11 +59,19 @@ def _aside(dotted: str) -> str:
     return _folded(f"{named}, {one.code.count(chr(10))} lines", _code(one))
 
 
+def _above(dotted: str) -> str:
+    one = listing(dotted)
+    return f"`{one.name}` is shown [above](#the-code), in {_link(one)}."
+
+
 def _code(one: Listing) -> str:
     """Return a listing as Markdown, with a link to its file, where the imports are."""
-    link = f"[{one.path}](../../{one.path}#L{one.first_line})"
-    where = f"`{one.name}` in {link}:" if one.name else f"{link}, without its imports:"
+    where = f"`{one.name}` in {_link(one)}:" if one.name else f"{_link(one)}, without its imports:"
     return f"{where}\n\n```python\n{one.code}```"
+
+
+def _link(one: Listing) -> str:
+    return f"[{one.path}](../../{one.path}#L{one.first_line})"
 
 
 def _folded(words: str, text: str) -> str:
@@ -114,6 +123,7 @@ DIRECTIVES: dict[str, Callable[[str], str]] = {
     "diagram": _diagram,
     "listing": _listing,
     "aside": _aside,
+    "above": _above,
     "phases": _phases,
     "costs": _costs,
     "pain": _pain,
@@ -126,9 +136,6 @@ def charts(slug: str, result: Result) -> dict[str, Drawing]:
     return {f"measured-{slug}-{n}": chart_drawing(chart) for n, chart in enumerate(result.charts, 1)}
 
 
-SPREAD = "In brackets: the middle half of the runs."
-
-
 def findings(slug: str, when: str, values: Mapping[str, int], result: Result) -> str:
     """Return what an experiment found, as Markdown. `when`: when and where it was measured."""
     return "\n\n".join(_findings(slug, when, values, result))
@@ -139,7 +146,7 @@ def beside_the_recorded(slug: str, result: Result) -> str:
     run = recorded(slug)
     theirs = dict(_figures(run.result))
     rows = [(escaped(name), here, theirs[name]) for name, here in _figures(result) if name in theirs]
-    told = f"Recorded on {run.when}, on {run.where} ({_knobs(slug, run.values)}):"
+    told = f"Recorded on {run.when}, on {run.where} ({_knobs(slug, run.values)}). In brackets: the middle half of runs."
     return "\n\n".join(
         [
             f"**Your run beside the recorded one.** {escaped(told)}",
@@ -166,15 +173,18 @@ def _findings(slug: str, when: str, values: Mapping[str, int], result: Result) -
     if result.meaningless:
         yield "**Measured on stand-ins inside this process: the times mean nothing, the answers below do.**"
     yield "\n>\n".join(f"> {escaped(words)}" for words in (result.pain, result.sentence) if words)
-    if any(bar.low is not None for chart in result.charts for bar in chart.bars):
-        yield SPREAD
     if result.charts:
         yield "\n".join(_image(name, drawing) for name, drawing in charts(slug, result).items())
     if result.checks:
         yield _checked("Whatever the machine", result.checks)
 
 
-def recorded_findings(slug: str) -> str:
-    """Return the findings of the recorded run, which are printed with the text."""
+def recorded_findings(slug: str, told: str) -> str:
+    """Return the findings of the recorded run, as Markdown, without those that the text before them has `told`."""
     run = recorded(slug)
-    return findings(slug, f"Recorded on {run.when}, on {run.where}", run.values, run.result)
+    pain, checks = run.result.pain, run.result.checks
+    new = {
+        "pain": "" if escaped(pain) in told else pain,
+        "checks": tuple(check for check in checks if escaped(check.what) not in told),
+    }
+    return findings(slug, f"Recorded on {run.when}, on {run.where}", run.values, run.result.model_copy(update=new))

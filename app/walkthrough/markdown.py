@@ -6,7 +6,7 @@ from pathlib import Path
 
 import templates
 from app.walkthrough.book import Chapter, chapters
-from app.walkthrough.directives import charts, recorded_findings
+from app.walkthrough.directives import charts
 from app.walkthrough.drawing import Drawing, diagram
 from app.walkthrough.experiments import EXPERIMENTS
 from app.walkthrough.result import recorded
@@ -38,7 +38,7 @@ def _contents() -> str:
     about = (
         "The same text as the pages at `/walkthrough` of a running Feedlab, where every experiment has a button: "
         "`feedlab serve --demo`, then `feedlab walkthrough`. Listings, costs and figures are read from the code and "
-        "from recorded runs."
+        "from recorded runs. A figure is the median of several runs; the middle half of them is in brackets behind it."
     )
     return "\n\n".join([NOTE, "# The walkthrough", about, "\n".join(lines)]) + "\n"
 
@@ -47,7 +47,7 @@ def _document(chapter: Chapter) -> str:
     parts = [NOTE, f"# {chapter.number}. {chapter.title}", f"*{chapter.lead}*", chapter.before]
     if chapter.experiment:
         experiment = EXPERIMENTS[chapter.experiment]
-        parts += [f"**{experiment.title}.** {experiment.about}", recorded_findings(chapter.experiment), chapter.after]
+        parts += [f"**{experiment.title}.** {experiment.about}", chapter.findings, chapter.after]
     return _linked("\n\n".join([*parts, "---", _turn(chapter)])) + "\n"
 
 

@@ -22,7 +22,7 @@ from starlette.routing import BaseRoute, Route
 
 from app.errors import Forbidden, NotFound
 from app.walkthrough.book import Chapter, chapters
-from app.walkthrough.directives import beside_the_recorded, charts, findings, recorded_findings
+from app.walkthrough.directives import beside_the_recorded, charts, findings
 from app.walkthrough.drawing import Drawing, diagram
 from app.walkthrough.experiments import EXPERIMENTS
 from app.walkthrough.laboratory import Laboratory, Run
@@ -156,7 +156,7 @@ def _page(one: Chapter) -> dict[str, Any]:
         "before": prose(one.before),
         "after": prose(one.after),
         "experiment": EXPERIMENTS[one.experiment],
-        "recorded": prose(recorded_findings(one.experiment), drawings),
+        "recorded": prose(one.findings, drawings),
     }
 
 
