@@ -30,7 +30,7 @@ from app.stack.queue.strict import DEAD_LETTER_TTL_S
 from app.walkthrough.ideas.i4_cache import THREE_DAYS_S
 from benchmarks.rig import MOST_STATUSES
 from benchmarks.rounds import AHEAD, EVERYBODY
-from phases import PHASES, p4_cache, reading
+from phases import DEFAULT, PHASES, p4_cache, reading
 from phases.delivering.pending import CROWDED_S
 from phases.keeping.in_memory import RENEW_AFTER
 from phases.p6_hybrid import DELIVERY_US, HARDLY_READ, PULLED_US
@@ -130,6 +130,14 @@ def test_the_numbers_in_the_readme_are_those_in_the_code() -> None:
         f"A status has at most {TEXT_LIMIT} characters",
     ):
         assert said in WORDS, said
+
+
+def test_the_phase_that_a_new_site_starts_with_is_the_one_in_the_code() -> None:
+    number = 1 + PHASES.index(DEFAULT)
+    assert f"A new site delivers and reads by phase {number}." in WORDS
+    for name, site in (("1-query", "A new site that runs this code"), ("9-next", "a new site here")):
+        chapter = (ROOT / "templates" / "walkthrough" / f"{name}.md").read_text(encoding="utf-8")
+        assert f"{site} starts with phase {number}" in chapter, name
 
 
 def test_the_bounds_of_the_rule_in_its_chapter_are_those_in_the_code() -> None:
