@@ -26,7 +26,7 @@ from app.servers.commands import mongod
 from app.stack.mongodb.whole import WINDOW
 from tests.certificates import Certificates
 from tests.conftest import free_port
-from tests.test_docs import leaves
+from tests.test_docs import NUMBERS, leaves
 from tests.test_machines import NAME, proxy
 
 ROOT = Path(__file__).parents[1]
@@ -279,16 +279,29 @@ def test_an_operators_command_has_the_settings_of_the_containers(monkeypatch: py
 
 def test_an_update_with_compose_ends_at_the_first_that_does_not_become_healthy(tmp_path: Path) -> None:
     """The loop of the document, with a Docker whose second container fails."""
-    docker, asked = tmp_path / "docker", tmp_path / "asked"
-    docker.write_text(f'#!/bin/sh\necho "$@" >> {asked}\ncase "$*" in *--wait\\ web-2) exit 1;; esac\n')
-    docker.chmod(0o755)
+    asked = tmp_path / "asked"
+    for name, does in (("docker", 'case "$*" in *--wait\\ web-2) exit 1;; esac'), ("sleep", "")):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {asked}\n{does}\n')
+        (tmp_path / name).chmod(0o755)
     text = (ROOT / "docs" / "deploying.md").read_text()
     [loop] = re.findall(r"^\$ (for name in .+; done)$", text, re.MULTILINE)
     subprocess.run(["sh", "-c", loop], env={"PATH": f"{tmp_path}:/bin:/usr/bin"}, check=False)
-    names = [line.split()[-1] for line in asked.read_text().splitlines()]
-    assert names == ["web-1", "web-2"]
+    first, pause, last = (line.split() for line in asked.read_text().splitlines())
+    assert (first[-1], pause[0], last[-1]) == ("web-1", "sleep", "web-2")
     [every] = re.findall(r"for name in ([\w -]+);", loop)
     assert every.split() == [name for name, _ in ours() if name != "operator"]
+
+
+def test_who_updates_waits_until_the_proxy_asks_the_process_before_again() -> None:
+    """nginx holds it for dead for a while after it answers: if the next one is stopped meanwhile, nobody is left."""
+    template = (DEPLOY / "nginx" / "feedlab.conf.template").read_text()
+    dead_s = {int(seconds) for seconds in re.findall(r" fail_timeout=(\d+)s;", template)}
+    text = " ".join((ROOT / "docs" / "deploying.md").read_text().split())
+    pauses = re.findall(r"&& sleep (\d+) \|\| break", text)
+    [said, held] = re.findall(r"then (\w+) seconds more: for (\w+) after its last failure \(`fail_timeout`\)", text)[0]
+    assert {NUMBERS.index(held)} == dead_s
+    assert all(int(pause) > max(dead_s) for pause in [*pauses, NUMBERS.index(said)])
+    assert len(pauses) == 1
 
 
 def test_an_update_with_compose_brings_into_force_what_containers_read_once() -> None:
