@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from app import serve
 from app.cli import main
 from app.config import PREFIX, Config
-from app.servers.commands import mongod
+from app.servers.commands import MEMCACHED_MB, arguments, mongod
 from app.stack.mongodb.whole import WINDOW
 from tests.certificates import Certificates
 from tests.conftest import free_port
@@ -147,7 +147,11 @@ def test_the_passwords_are_those_that_the_servers_ask_for() -> None:
     assert "replicaSet=feedlab" in url
     assert 'rs.initiate({ _id: "feedlab"' in script
     assert 'user: "feedlab"' in script
-    assert set(re.findall(r"process\.env\.(\w+)", script)) == SERVICES["mongodb-setup"]["environment"].keys()
+    [names] = re.findall(r"const \{ (.+) \} = process\.env;", script)
+    setup = SERVICES["mongodb-setup"]["environment"]
+    assert names.split(", ") == list(setup)
+    assert setup["MONGODB_MEMBERS"] in url
+    assert setup["MONGODB_ROOT_PASSWORD"] == SERVICES["mongodb-1"]["environment"]["MONGO_INITDB_ROOT_PASSWORD"]
 
 
 def test_mongodb_keeps_history_and_transactions_no_longer_than_embedded_servers() -> None:
@@ -156,6 +160,43 @@ def test_mongodb_keeps_history_and_transactions_no_longer_than_embedded_servers(
         said = _parameters(SERVICES[name]["command"])
         assert said == {parameter: _parameters(embedded)[parameter] for parameter in said}
         assert said.keys() == {WINDOW, "transactionLifetimeLimitSeconds"}
+
+
+def test_servers_of_ones_own_are_set_up_as_embedded_ones_and_those_of_compose() -> None:
+    """Those of the units: by their files of configuration, under the names that the settings have."""
+    text = (ROOT / "docs" / "deploying.md").read_text()
+    text = text[text.index("### The servers") : text.index("### The processes")]
+    of_mongod, setup, of_redis, of_memcached = re.findall(r"^```\w+\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
+    said = yaml.safe_load(of_mongod)
+    command = SERVICES["mongodb-1"]["command"]
+    assert {name: str(value) for name, value in said["setParameter"].items()} == _parameters(command)
+    assert said["replication"]["replSetName"] == _options(command)["replSet"]
+    assert said["security"].keys() == {"keyFile"}
+    options = dict(line.split(maxsplit=1) for line in of_redis.splitlines())
+    embedded = _options(arguments("redis", Path("at"), small=False, aof=True))
+    in_compose = _options(SERVICES["redis"]["command"])
+    assert options.keys() - {"bind"} == in_compose.keys()
+    for name in options.keys() - {"bind", "requirepass"}:
+        assert options[name] == embedded[name] == in_compose[name], name
+    assert of_memcached.split()[-2:] == SERVICES["memcached-1"]["command"][1:] == ["-m", MEMCACHED_MB]
+    example = (DEPLOY / "systemd" / "feedlab.env.example").read_text()
+    machines = re.findall(r"`([\w-]+\.example)`", text)
+    assert len(machines) == len(SERVICES.keys() & {name.removesuffix(".example") for name in machines}) == 6
+    assert all(name in example for name in machines)
+    [members] = re.findall(r"MONGODB_MEMBERS=(\S+)", setup)
+    assert [member.partition(":")[0] for member in members.split(",")] == [m for m in machines if "mongodb" in m]
+    script = (DEPLOY / "mongodb" / "setup.js").read_text()
+    assert set(re.findall(r"\b(MONGODB_\w+)=", setup)) == set(re.findall(r"\bMONGODB_\w+", script))
+
+
+def _options(command: list[str]) -> dict[str, str]:
+    return {name.lstrip("-"): value for name, value in pairwise(command) if name.startswith("-")}
+
+
+def test_a_mongod_that_runs_takes_what_its_file_says() -> None:
+    text = (ROOT / "docs" / "deploying.md").read_text()
+    [said] = re.findall(r"db\.adminCommand\(\{setParameter: 1, (.+)\}\)", text)
+    assert dict(each.split(": ") for each in said.split(", ")) == _parameters(SERVICES["mongodb-1"]["command"])
 
 
 def _parameters(command: list[str]) -> dict[str, str]:
@@ -430,21 +471,38 @@ def test_a_mongod_that_is_only_there_to_be_set_up_is_not_taken_for_a_member() ->
 
 SHELL = """
 const done = [];
-const process = { env: { FEEDLAB_PASSWORD: "new" } };
-const rs = { status: () => ({}) };
+const process = { env: { MONGODB_MEMBERS: "a:1,b:2", MONGODB_ROOT_PASSWORD: "of root", MONGODB_PASSWORD: "new" } };
+const fails = (codeName) => { throw Object.assign(new Error(codeName), { codeName }); };
+let root = ROOT;
+const rs = {
+  initiate: (set) => BEGUN ? fails("AlreadyInitialized") : done.push(["set", set.members.map((each) => each.host)]),
+};
 const makes = (what) => (name, more) => done.push([what, more ? more.pwd : name.pwd]);
 const there = { getUser: () => THERE, createUser: makes("create"), updateUser: makes("update") };
-const db = { hello: () => ({ isWritablePrimary: true }), getSiblingDB: () => there };
+const db = {
+  auth: (name, password) => name === "root" && password === root || fails("AuthenticationFailed"),
+  hello: () => ({ isWritablePrimary: true }),
+  createUser: (user) => { root = user.pwd; done.push([user.user, user.roles]); },
+  getSiblingDB: () => there,
+};
 """
 
 
-@pytest.mark.parametrize(("there", "does"), [("null", "create"), ("true", "update")])
-def test_a_password_that_is_changed_is_the_users(there: str, does: str) -> None:
-    """Whatever was in .env when MongoDB was started for the first time."""
+@pytest.mark.parametrize(
+    ("root", "begun", "there", "does"),
+    [
+        ("null", "false", "null", [["set", ["a:1", "b:2"]], ["root", ["root"]], ["create", "new"]]),
+        ("'of root'", "false", "null", [["set", ["a:1", "b:2"]], ["create", "new"]]),
+        ("'of root'", "true", "true", [["update", "new"]]),
+    ],
+    ids=["on a machine of its own", "in a container whose image has made root", "again, with another password"],
+)
+def test_mongodb_is_set_up_once_and_has_the_passwords_of_the_settings(
+    root: str, begun: str, there: str, does: list[Any]
+) -> None:
     if (node := shutil.which("node")) is None:
         pytest.skip("needs node")
-    script = SHELL.replace("THERE", there) + (DEPLOY / "mongodb" / "setup.js").read_text()
-    ran = subprocess.run(
-        [node, "-"], input=f"{{{script}; console.log(JSON.stringify(done))}}", capture_output=True, text=True
-    )
-    assert (ran.stdout, ran.stderr) == (f'[["{does}","new"]]\n', "")
+    shell = SHELL.replace("ROOT;", f"{root};").replace("BEGUN", begun).replace("THERE", there)
+    script = f"{{{shell}{(DEPLOY / 'mongodb' / 'setup.js').read_text()}; console.log(JSON.stringify(done))}}"
+    ran = subprocess.run([node, "-"], input=script, capture_output=True, text=True)
+    assert (ran.stderr, json.loads(ran.stdout)) == ("", does)
