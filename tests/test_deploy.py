@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 import shlex
 import shutil
@@ -374,6 +375,43 @@ def test_a_web_process_listens_for_a_proxy_on_its_machine_unless_told_otherwise(
     example = (DEPLOY / "systemd" / "feedlab.env.example").read_text()
     assert f"FEEDLAB_TRUSTED_PROXIES={defaults['LISTEN']}\n" in example
     assert "\n#LISTEN=" in example
+
+
+def test_nginx_on_a_machine_of_its_own_takes_what_the_document_makes(tmp_path: Path) -> None:
+    """With other places for its ports and files, and without the user of its package."""
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    paths = "".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in kinds)
+    text = (ROOT / "docs" / "deploying.md").read_text()
+    [steps] = re.findall(r"^   \$ (sed 's/.user nginx.+?)^   \$ nginx -t", text, re.MULTILINE | re.DOTALL)
+    for folder in ("conf.d", "tls"):
+        (tmp_path / folder).mkdir()
+    certificates = Certificates.made(tmp_path, NAME)
+    shutil.copy(certificates.server, tmp_path / "tls" / "feedlab.pem")
+    shutil.copy(certificates.key, tmp_path / "tls" / "feedlab.key")
+    script = steps.replace("\n   $ ", "\n").replace("/etc/nginx/", f"{tmp_path}/")
+    subprocess.run(["sh", "-ec", script], cwd=DEPLOY, check=True)
+    for file, replaced in (
+        ("nginx.conf", ("user www-data;", "pid /run/", "include /etc/nginx/mime.types;", "/etc/nginx/")),
+        ("conf.d/feedlab.conf", ("listen 80;", "listen 443 ", "/etc/nginx/")),
+    ):
+        made = (tmp_path / file).read_text()
+        for said in replaced:
+            assert said in made
+        assert "${" not in made
+        with_port = re.sub(r"listen \d+", lambda _: f"listen 127.0.0.1:{free_port()}", made)
+        anywhere = re.sub(r"user www-data;|include .+mime.types;", "", with_port).replace(
+            "http {", f"http {{ access_log off; {paths}"
+        )
+        (tmp_path / file).write_text(anywhere.replace("/run/", f"{tmp_path}/").replace("/etc/nginx/", f"{tmp_path}/"))
+    upstream = re.findall(r"^    server (\S+) ", (tmp_path / "conf.d" / "feedlab.conf").read_text(), re.MULTILINE)
+    enabled = re.findall(r"feedlab-web@(\d+)", text[: text.index(steps)])
+    assert upstream == [f"127.0.0.1:{port}" for port in dict.fromkeys(enabled)]
+    if (program := shutil.which("nginx")) is None:
+        assert os.environ.get("CI") != "true", "nginx is missing"
+        pytest.skip("needs nginx")
+    command = [program, "-t", "-q", "-p", str(tmp_path), "-e", "stderr", "-c", str(tmp_path / "nginx.conf")]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 @pytest.fixture
