@@ -13,6 +13,7 @@ import pytest
 from click import Command, Group
 from click.testing import CliRunner
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from app.accounts import TOKENS_EACH
 from app.cli import main
@@ -373,10 +374,15 @@ def test_what_ends_a_document_is_in_deploying() -> None:
         assert said in " ".join(text.split()), said
 
 
-def test_this_version_is_in_the_changelog() -> None:
-    from app import __version__
-
-    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+def test_what_is_not_released_has_no_name_of_a_release() -> None:
+    """Or nobody can tell from a backup, `feedlab doctor` or an image which of the two it is."""
+    text, version = (ROOT / "CHANGELOG.md").read_text(), Version(PROJECT["version"])
+    changes, newest = re.split(r"^## ([\d.]+)$", text, maxsplit=1, flags=re.MULTILINE)[:2]
+    if re.search("^- ", changes, re.MULTILINE):
+        assert version > Version(newest)
+        assert version.is_devrelease
+    else:
+        assert version == Version(newest)
 
 
 @pytest.mark.parametrize("document", PROSE, ids=lambda path: path.name)
