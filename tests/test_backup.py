@@ -31,7 +31,7 @@ from app.stack.mongodb.whole import BACKUP, HISTORY, WINDOW, TooLong, blocking
 from app.watch.metrics import REGISTRY
 from benchmarks.oracle import Oracle
 from tests.dates import LONG_AGO, NOON, ManualClock
-from tests.test_schema import by_url, dump, load
+from tests.test_schema import by_url, dump, load, mark
 from tests.world import KEEPING, SLUGS, World
 from workers import sampler
 
@@ -385,6 +385,22 @@ async def test_a_backup_of_a_newer_program_is_refused(system: System, file: Path
         await system.restore(file)
     with patch.object(backups, "FORMAT", backups.FORMAT - 1), pytest.raises(Refused, match="was written by Feedlab"):
         await system.restore(file)
+
+
+def test_who_goes_back_to_a_version_restores_its_backup_over_a_newer_database(system: System, file: Path) -> None:
+    """By the old program, which does nothing else with such a database."""
+    environment = by_url(system.servers, system.config.database)
+
+    def feedlab(*arguments: str) -> int:
+        return CliRunner().invoke(main, [*arguments, "--data", str(file.parent / "data")], env=environment).exit_code
+
+    before = asyncio.run(system.shows())
+    assert feedlab("backup", str(file)) == 0
+    asyncio.run(mark(system.servers, system.config.database, schema.VERSION + 1))
+    assert feedlab("phases") == 2
+    assert feedlab("restore", str(file), "--yes") == 0
+    assert feedlab("phases") == 0
+    assert asyncio.run(system.shows()) == before
 
 
 def test_by_the_command_line(system: System, file: Path) -> None:

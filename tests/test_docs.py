@@ -227,6 +227,25 @@ def test_every_path_in_a_document_exists(document: Path) -> None:
         assert (document.parent / path).exists(), path
 
 
+def anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_section_that_a_document_leads_to_exists(document: Path) -> None:
+    found = re.findall(r"\]\(([\w./]*)#([^)]+)\)", document.read_text(encoding="utf-8"))
+    assert found or document.name not in ("operations.md", "deploying.md", "upgrading.md")
+    for path, anchor in found:
+        assert anchor in anchors(document.parent / path if path else document), f"{path}#{anchor}"
+
+
+def test_whoever_shall_go_back_to_a_version_is_told_how() -> None:
+    text = " ".join((ROOT / "docs" / "operations.md").read_text().split())
+    said = text.count("back to the version before")
+    assert said == text.count("[back to the version before](upgrading.md#back-to-a-version)") > 3
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_a_name_behind_a_path_is_in_that_file(document: Path) -> None:
     for path, names in re.findall(NAMES_IN_A_FILE, document.read_text(encoding="utf-8")):
