@@ -27,7 +27,7 @@ from app.servers.commands import MEMCACHED_MB, arguments, mongod
 from app.stack.mongodb.whole import WINDOW
 from tests.certificates import Certificates
 from tests.conftest import free_port
-from tests.test_docs import NUMBERS, PROJECT, leaves
+from tests.test_docs import NUMBERS, PROJECT, commands_in, leaves
 from tests.test_machines import NAME, proxy
 
 ROOT = Path(__file__).parents[1]
@@ -320,6 +320,23 @@ def test_an_operators_command_has_the_settings_of_the_containers(monkeypatch: py
     for command in commands:
         words = shlex.split(re.sub(r"\$\([^)]+\)\S*|FILE", "README.md", command))
         runs(words, monkeypatch)
+
+
+def test_the_runbook_acts_on_the_system_that_there_is() -> None:
+    """By processes that units and containers start: a command's own would end with its terminal."""
+    operations, deploying = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("operations", "deploying"))
+    runbook, scale = operations[operations.index("## Runbook") :], deploying[deploying.index("## Scale") :]
+    beside = {"serve", "worker", "seed", "bench", "walkthrough"}
+    asked = [command for command in commands_in(runbook) if f"`feedlab {command}` in a clone" not in runbook]
+    assert len(asked) > 4
+    assert not {command.split()[0] for command in asked} & beside
+    assert "`--" not in runbook, "an option without its command"
+    instances = re.findall(r"`systemctl (?:start|enable --now) (feedlab-\w+@)\d+`", runbook + scale)
+    assert len(instances) == 3
+    assert {f"{name}.service" for name in instances} <= {path.name for path in UNITS}
+    started = re.findall(r"`docker compose up --detach --no-deps (?:--wait )?([\w -]+)`", runbook + scale)
+    assert [names.split() for names in started] == [["worker-1", "worker-2"], ["web-3", "worker-3"]]
+    assert {"web-2", "worker-2"} <= SERVICES.keys()
 
 
 def test_an_update_with_compose_ends_at_the_first_that_does_not_become_healthy(tmp_path: Path) -> None:
