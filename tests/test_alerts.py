@@ -72,6 +72,39 @@ def test_prometheus_takes_the_rules(tmp_path: Path, faster: float) -> None:
     assert "SUCCESS" in tool("promtool", "check", "rules", file)
 
 
+SITE, MACHINE = ("site", "https://feed.example/healthz"), ("machine", "192.0.2.11:9100")
+
+
+@thorough
+@pytest.mark.parametrize(
+    ("gone", "told"),
+    [("", []), (SITE[0], [SITE]), (MACHINE[0], [MACHINE]), ("both", [SITE, MACHINE]), ("all", [SITE[:1], MACHINE[:1]])],
+)
+def test_whoever_watches_machines_is_missed(tmp_path: Path, gone: str, told: list[tuple[str, ...]]) -> None:
+    """The rules of the document, while the jobs of the document answer, do not answer, or are not asked any more."""
+    jobs, of_others = (
+        re.findall(rf"^```yaml\n({key}:.+?)^```", OPERATIONS, re.MULTILINE | re.DOTALL)[-1]
+        for key in ("scrape_configs", "groups")
+    )
+    (tmp_path / "machines.rules.yml").write_text(of_others)
+    assert re.findall(r"job_name: (\w+)", jobs) == [SITE[0], MACHINE[0]]
+    assert all(target in jobs for _, target in (SITE, MACHINE))
+    series = [
+        {"series": f'up{{job="{job}",instance="{target}"}}', "values": "0x20" if gone in (job, "both") else "1x20"}
+        for job, target in (SITE, MACHINE)
+    ]
+    labels = [dict(zip(("job", "instance"), names, strict=False)) for names in told]
+    fires = {
+        "eval_time": "15m",
+        "alertname": "ExporterDown",
+        "exp_alerts": [{"exp_labels": {"severity": "page", **each}} for each in labels],
+    }
+    test = {"interval": "1m", "input_series": [] if gone == "all" else series, "alert_rule_test": [fires]}
+    file = tmp_path / "test.yml"
+    file.write_text(json.dumps({"rule_files": ["machines.rules.yml"], "evaluation_interval": "1m", "tests": [test]}))
+    tool("promtool", "test", "rules", file)
+
+
 @thorough
 def test_prometheus_on_another_machine_asks_where_the_units_answer(tmp_path: Path) -> None:
     """With the drop-in of the document, and by the names that the rules know."""
