@@ -9,6 +9,8 @@ import ssl
 from collections import deque
 from typing import NamedTuple, cast
 
+from app.stack.waiting import take_error
+
 Found = tuple[bytes, bytes]  # value, version
 
 
@@ -113,7 +115,7 @@ class Reads:
         if connection is None or not connection.is_open:
             if self._connecting is None or self._connecting.done():
                 self._connecting = asyncio.create_task(self._connect())
-                self._connecting.add_done_callback(_nobodys)
+                self._connecting.add_done_callback(take_error)
             connection = await asyncio.shield(self._connecting)
         return await connection.ask(key)
 
@@ -132,9 +134,3 @@ class Reads:
             await asyncio.wait([self._connecting])
         if self._connection:
             self._connection.fail(ConnectionError("closed"))
-
-
-def _nobodys(connecting: "asyncio.Task[_Connection]") -> None:
-    """Take the error of a connection that failed, so that asyncio logs none: whoever waited for it may have gone."""
-    if not connecting.cancelled():
-        connecting.exception()

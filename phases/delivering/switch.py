@@ -24,6 +24,7 @@ from app.stack import MemcachedDown, Stack
 from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, Rows, together
 from app.stack.mongodb.transaction import Contended
+from app.stack.waiting import take_error
 from phases.delivering.settings import Settings, Wish, next_settings
 from phases.keeping.store import Container, Store
 
@@ -56,6 +57,7 @@ class Switch:
         if self._copy is None or self._clock.monotonic() - self._copy.read_at_s > self._config.settings_age_s:
             if self._reading is None or self._reading.done():
                 self._reading = asyncio.create_task(self.fresh())
+                self._reading.add_done_callback(take_error)
             self._copy = await asyncio.shield(self._reading)
         return self._copy
 

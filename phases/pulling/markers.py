@@ -22,6 +22,7 @@ from app.stack import Stack
 from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, together
 from app.stack.mongodb.transaction import Transaction
+from app.stack.waiting import take_error
 from phases.pulling.heavy import HEAVY, heavy_until
 
 MOST = 50_000  # heavy authors; were there more, everybody would count as one
@@ -87,6 +88,7 @@ class Markers:
             if known is None or known.epoch != epoch or self._clock.monotonic() - known.read_at_s > KNOWN_S:
                 if self._reading is None or self._reading.done():
                     self._reading = asyncio.create_task(self._looked_up(epoch))
+                    self._reading.add_done_callback(take_error)
                 reading = self._reading
                 known = await asyncio.shield(reading)
                 if reading is self._reading:

@@ -3281,6 +3281,22 @@ MUTANTS: tuple[Mutant, ...] = (
         "await reading",
         _of(FOUND, "test_whoever_goes_away_takes_nobody_along"),
     ),
+    Mutant(
+        "a failed reading of the settings for which nobody waits is a traceback",
+        "a shared reading is nobody's",
+        "phases.delivering.switch.Switch.current",
+        "self._reading.add_done_callback(take_error)",
+        "pass",
+        _of(FOUND, "test_a_look_up_that_fails_when_all_have_given_up_is_no_traceback_in_the_log"),
+    ),
+    Mutant(
+        "a failed reading of the markers for which nobody waits is a traceback",
+        "a shared reading is nobody's",
+        "phases.pulling.markers.Markers.known",
+        "self._reading.add_done_callback(take_error)",
+        "pass",
+        _of(FOUND, "test_a_look_up_that_fails_when_all_have_given_up_is_no_traceback_in_the_log"),
+    ),
     # Phase 5: sets, and who follows the stream
     Mutant(
         "whoever finds a placeholder takes it for a timeline",

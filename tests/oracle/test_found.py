@@ -1,13 +1,17 @@
 """Stories that were found by playing, or by thinking about what was played; each broke a rule once."""
 
 import asyncio
+import gc
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+from pymongo.errors import AutoReconnect
 
 from app.social import Social
 from app.stack.mongodb.find import together
+from phases.delivering import switch
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
 from phases.keeping import lists
@@ -16,6 +20,7 @@ from phases.keeping.store import Container
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from phases.p6_hybrid import HYBRID
+from phases.pulling import markers
 from phases.pulling.markers import KNOWN_S
 from phases.timelines import Timelines
 from tests.world import IN_WORKER, KEEPING, SLUGS, World
@@ -163,3 +168,37 @@ async def test_whoever_goes_away_takes_nobody_along(world: World, phase: str) ->
         gone.cancel()
         _, found = await asyncio.gather(gone, stays, return_exceptions=True)
         assert found == ["there"], f"after {turns} turns of the event loop"
+
+
+@pytest.mark.parametrize("module", [switch, markers], ids=lambda module: module.__name__)
+async def test_a_look_up_that_fails_when_all_have_given_up_is_no_traceback_in_the_log(
+    world: World, module: ModuleType
+) -> None:
+    """In an outage there is one for each request that takes too long, and whoever asks next hears of it."""
+    timelines, loop, heard = world.timelines, asyncio.get_running_loop(), list[dict[str, Any]]()
+    epoch, asked, fails = (await timelines.switch.fresh()).epoch, asyncio.Event(), asyncio.Event()
+    world.clock.advance(KNOWN_S + 1)
+
+    async def hangs(*_: object, **__: object) -> None:
+        asked.set()
+        await fails.wait()
+        raise AutoReconnect("the primary is away")
+
+    async def look_up() -> object:
+        return await (timelines.switch.current() if module is switch else timelines.pulls.markers.known(epoch))
+
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, said: heard.append(said))
+    with patch.object(module, "together", hangs):
+        gone = asyncio.create_task(look_up())
+        await asked.wait()
+        gone.cancel()
+        await asyncio.wait([gone])
+        fails.set()
+        await asyncio.sleep(0.01)  # it fails, and nobody has asked
+        with pytest.raises(AutoReconnect):
+            await look_up()
+    del gone  # whose traceback holds the look-up
+    gc.collect()
+    loop.set_exception_handler(before)
+    assert heard == []

@@ -21,6 +21,7 @@ from app.config import OLDEST_MONGODB
 from app.errors import Refused
 from app.stack.cost import count_mongodb
 from app.stack.mongodb.shared import Shared
+from app.stack.waiting import take_error
 
 if TYPE_CHECKING:
     Database = AsyncIOMotorDatabase[dict[str, Any]]
@@ -169,8 +170,7 @@ async def _awaited(under_way: "asyncio.Task[T]", ended: Callable[["asyncio.Task[
 
     def done(task: "asyncio.Task[T]") -> None:
         ended(task)
-        if not task.cancelled():
-            task.exception()  # of whoever gave up it is nobody's
+        take_error(task)
 
     under_way.add_done_callback(done)
     return await asyncio.shield(under_way)
