@@ -30,7 +30,7 @@ from app.social import Social
 from app.stack import Addresses, OutOfTime, Stack, connected
 from app.stack.cost import counted
 from app.stack.queue import DeliveryQueue, QueueDown
-from app.web import EXPORTS, api, create_app, export, sampled, schemas
+from app.web import EXPORTS, api, create_app, export, health, sampled, schemas
 from app.web.api import OPERATIONS
 from phases import DEFAULT, PHASES
 from phases.p2_push import PUSH
@@ -1238,6 +1238,20 @@ async def test_ready_when_every_server_answers(nobody: Api, monkeypatch: pytest.
     assert answer.json()["servers"]["redis"] == {"status": "away", "version": None}
     assert answer.json()["servers"]["mongodb"]["status"] == "ok"
     assert "retry-after" in answer.headers
+
+
+async def test_ready_asks_for_the_servers_and_the_stream_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While MongoDB is away each takes as long as a request may, and whoever asks has not twice the patience."""
+    both = asyncio.Barrier(2)
+
+    async def together(*_: object) -> dict[str, str]:
+        await both.wait()
+        return {}
+
+    monkeypatch.setattr(DeliveryQueue, "ping", together)
+    monkeypatch.setattr(health, "stream_state", together)
+    async with asyncio.timeout(60):
+        assert (await site.browser().client.get("/readyz")).status_code == 200
 
 
 async def test_a_mongodb_that_refuses_us_is_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Addresses at the root for operators: whether the process is alive, whether it can work, and its metrics."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from time import perf_counter
@@ -103,7 +104,7 @@ async def readyz(request: Request) -> Response:
     runs.
     """
     health = request.app.state.health
-    found, stream = await health.servers.latest(), await health.stream.latest()
+    found, stream = await asyncio.gather(health.servers.latest(), health.stream.latest())
     servers = {name: {"status": "ok" if version else "away", "version": version} for name, version in found.items()}
     if stream:
         servers["stream"] = {"status": "silent" if stream.is_silent else "ok", "version": None}
