@@ -144,6 +144,16 @@ def test_the_phase_that_a_new_site_starts_with_is_the_one_in_the_code() -> None:
         assert f"{site} starts with phase {number}" in chapter, name
 
 
+def test_a_new_site_begins_with_the_phase_that_deploying_says() -> None:
+    text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    [(number, slug)] = re.findall(r"A new site delivers and reads by phase (\d) \(`(\w+)`\)", text)
+    assert PHASES[int(number) - 1] == DEFAULT
+    assert slug == DEFAULT.slug
+    switches = re.findall(r"`feedlab phases --deliver (\S+) --read (\w+)`(?: is)? phase (\d)", " ".join(text.split()))
+    assert [(deliver, PHASES[int(n) - 1].slug) for deliver, _, n in switches] == [("''", "query"), (slug, slug)]
+    assert all(read == PHASES[int(n) - 1].slug for _, read, n in switches)
+
+
 def test_the_bounds_of_the_rule_in_its_chapter_are_those_in_the_code() -> None:
     chapter, settings = (ROOT / "templates/walkthrough/6-hybrid.md").read_text(encoding="utf-8"), Config.model_fields
     for said in (
