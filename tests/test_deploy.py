@@ -278,6 +278,15 @@ def test_what_is_enabled_as_documented_comes_back_after_a_reboot() -> None:
         assert wanted_by in enabled | STOCK, f"nothing starts {name}"
 
 
+def test_a_clone_that_has_built_another_version_ships_nothing_of_it() -> None:
+    """setuptools keeps in `build` what it has built, deleted files too, and a wheel has all that is there."""
+    steps = (ROOT / "docs" / "deploying.md").read_text().split("### The processes")[1]
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    [(folder, before)] = re.findall(r"`rm -rf (\w+)`(.+?)/pip install", steps, re.DOTALL)
+    assert f"{folder}/" in ignored, "so no checkout removes it"
+    assert before.count("`") == 1, "before that very command"
+
+
 def test_what_is_always_started_again_is_never_given_up() -> None:
     restarted = [path.name for path in UNITS if of_unit(path.name).get("Restart") == "always"]
     assert restarted == ["feedlab-web@.service", "feedlab-worker@.service"]
