@@ -33,6 +33,7 @@ from app.servers.urls import SERVERS
 from app.social import TEXT_LIMIT
 from app.stack.queue.strict import DEAD_LETTER_TTL_S
 from app.walkthrough.ideas.i4_cache import THREE_DAYS_S
+from app.watch.metrics import REGISTRY
 from benchmarks.rig import MOST_STATUSES
 from benchmarks.rounds import AHEAD, EVERYBODY
 from phases import DEFAULT, PHASES, p4_cache, reading
@@ -412,6 +413,18 @@ def test_what_is_not_released_has_no_name_of_a_release() -> None:
         assert version.is_devrelease
     else:
         assert version == Version(newest)
+
+
+OF_0_1 = {"feedlab_requests_total", "feedlab_request_seconds", "feedlab_pending_statuses"}  # renamed since
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *CHAPTERS], ids=lambda path: path.name)
+def test_a_metric_in_a_document_is_what_prometheus_is_told(document: Path) -> None:
+    """By the name of its samples, which ends in `_total` for a counter; a histogram has no sample of its own name."""
+    told = {each.name + "_total" * (each.type == "counter") for each in REGISTRY.collect()}
+    found = set(re.findall(r"\bfeedlab_[a-z_]+", document.read_text(encoding="utf-8")))
+    assert found or document.name not in ("operations.md", "live.md")
+    assert found - told <= (OF_0_1 if document.name == "CHANGELOG.md" else set())
 
 
 @pytest.mark.parametrize("document", PROSE, ids=lambda path: path.name)
