@@ -491,6 +491,23 @@ def test_the_proxy_has_room_for_the_live_streams_of_all_web_processes() -> None:
     assert "./nginx/nginx.conf:/etc/nginx/nginx.conf:ro" in SERVICES["proxy"]["volumes"]
 
 
+def directives(text: str) -> set[str]:
+    """Those that say how, not where: names, ports and files are everybody's own. One has a map for `Connection`."""
+    lines = {re.sub(r" +#.*|;.*", "", line.strip()) for line in text.splitlines() if ";" in line}
+    places = r"listen|server_name|ssl_certificate|proxy_pass|proxy_set_header (Connection|Upgrade)"
+    return {line for line in lines if not re.match(places, line)}
+
+
+def test_the_proxy_of_the_document_is_the_one_that_is_shipped() -> None:
+    """Less what several web processes need."""
+    [shown] = re.findall(r"```nginx\n(.*?)```", (ROOT / "docs" / "proxy.md").read_text(), re.DOTALL)
+    described, shipped = directives(shown), directives((DEPLOY / "nginx" / "feedlab.conf.template").read_text())
+    assert len(described) > 10
+    assert described <= shipped
+    for name in ("limit_conn", "client_max_body_size", "proxy_read_timeout", "add_header Strict-Transport-Security"):
+        assert len({line for line in shipped if line.startswith(f"{name} ")}) == 1, name
+
+
 def test_the_proxy_gives_a_connection_up_before_the_web_process_does() -> None:
     """What was sent on one that is being closed may have been read: nginx does not repeat a post."""
     template = (DEPLOY / "nginx" / "feedlab.conf.template").read_text()

@@ -34,6 +34,7 @@ from app.social import TEXT_LIMIT
 from app.stack.queue.strict import DEAD_LETTER_TTL_S
 from app.walkthrough.ideas.i4_cache import THREE_DAYS_S
 from app.watch.metrics import REGISTRY
+from app.web.live import HEARTBEAT_S
 from benchmarks.rig import MOST_STATUSES
 from benchmarks.rounds import AHEAD, EVERYBODY
 from phases import DEFAULT, PHASES, p4_cache, reading
@@ -279,9 +280,9 @@ def test_the_sizes_in_scaling_are_those_in_the_code() -> None:
 
 
 def test_the_times_in_the_documents_are_those_in_the_code() -> None:
-    live, security, operations, correctness = (
+    live, security, operations, correctness, proxy = (
         " ".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8").split())
-        for name in ("live", "security", "operations", "correctness")
+        for name in ("live", "security", "operations", "correctness", "proxy")
     )
     for remembered, seconds in (("That much is pending", CROWDED_S), ("active followers", AGE_S)):
         assert f"{remembered}**, for {seconds:g} s" in correctness, remembered
@@ -289,6 +290,8 @@ def test_the_times_in_the_documents_are_those_in_the_code() -> None:
     ends = f"streams {{}}within {TURN_S:g} s"
     assert ends.format("end ") in live
     assert security.count(ends.format("")) == 2
+    [silent_s] = re.findall(r"nothing to say for (\d+) s", live)
+    assert f"at least every {silent_s} seconds, *Operations* and the page of a delivery every {HEARTBEAT_S:g}." in proxy
     assert f"queues again what got lost, within {OVERDUE_S + EVERY_S:g} s" in operations
 
 
