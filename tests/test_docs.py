@@ -252,6 +252,22 @@ def test_every_section_that_a_document_leads_to_exists(document: Path) -> None:
         assert anchor in anchors(document.parent / path if path else document), f"{path}#{anchor}"
 
 
+@pytest.mark.parametrize(
+    ("of_it", "document"),
+    [
+        ("docker compose up --detach --build --wait", "deploying.md"),
+        ("restart` one web process", "deploying.md"),
+        ("`feedlab-backup.timer` does it", "deploying.md"),
+        ("feedlab restore FILE --yes", "upgrading.md"),
+        ("the first new one has migrated the database", "upgrading.md"),
+    ],
+)
+def test_a_procedure_is_told_in_one_document(of_it: str, document: str) -> None:
+    """Told in two, they have differed: in the pause of an upgrade, and in whether there is a way back."""
+    texts = {path.name: " ".join(path.read_text(encoding="utf-8").split()) for path in PROSE}
+    assert [name for name, text in texts.items() if of_it in text] == [document]
+
+
 def test_whoever_shall_go_back_to_a_version_is_told_how() -> None:
     text = " ".join((ROOT / "docs" / "operations.md").read_text().split())
     said = text.count("back to the version before")
