@@ -12,12 +12,14 @@ import pytest
 import redis
 from bson import ObjectId
 from rq import SimpleWorker
+from rq.exceptions import StopRequested
 from rq.suspension import is_suspended
 from rq.worker import WorkerStatus
 
 from app.stack.queue import DeliveryQueue, QueueDown, connect, stand_in
 from app.stack.queue.delivery_queue import AWAY_S, LOOKING
-from app.stack.queue.worker import consume
+from app.stack.queue.strict import StrictQueue
+from app.stack.queue.worker import PAUSE_S, consume
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +104,24 @@ def test_a_worker_that_was_asked_to_stop_before_it_heard_signals_does_no_job(mon
     monkeypatch.setattr("app.stack.queue.worker.PAUSE_S", 0)
     consume(queue, threading.Event())
     assert (len(begun), jobs) == (2, [])
+    queue.close()
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_worker_asks_as_often_however_long_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RQ itself waits twice as long each time, up to a minute, and that long after Redis is back."""
+    queue, stop, pauses = DeliveryQueue(stand_in(), "test"), threading.Event(), list[float]()
+
+    def away(*_: object, **__: object) -> None:
+        if len(pauses) == 6:
+            stop.set()
+            raise StopRequested
+        raise redis.ConnectionError("away")
+
+    monkeypatch.setattr(StrictQueue, "dequeue_any", away)
+    monkeypatch.setattr("rq.worker.base.time.sleep", pauses.append)
+    consume(queue, stop)
+    assert pauses == [PAUSE_S] * 6
     queue.close()
 
 

@@ -59,6 +59,7 @@ class _Worker(SimpleWorker):
     job_class = StrictJob
     queue_class = StrictQueue
     death_penalty_class = TimerDeathPenalty
+    exponential_backoff_factor, max_connection_wait_time = 1.0, PAUSE_S  # RQ's own: up to a minute after an outage
     is_paused: Callable[[], bool]
     asked: _Asked
     at_work = False
