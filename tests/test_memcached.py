@@ -251,6 +251,44 @@ async def test_a_node_that_says_nothing_of_use_is_away_for_all_who_ask(says: byt
             await memcached.gets("a")
 
 
+async def test_a_node_that_was_restarted_is_away_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many connections it had. Each of them would find out for itself, a second after the last one."""
+    monkeypatch.setattr("app.stack.memcached.RETRY_AFTER_S", 0)
+    theirs, all_four = list[asyncio.StreamWriter](), asyncio.Barrier(4)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs.append(writer)
+        first = len(theirs) <= 4
+        while await reader.readline():
+            if first:
+                await all_four.wait()
+            writer.write(b"VERSION 1\r\n")
+
+    async def closed() -> None:
+        for writer in theirs:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        memcached = MemcachedNodes([f"127.0.0.1:{server.sockets[0].getsockname()[1]}"], timeout_s=10.0)
+        said = []
+        try:
+            await asyncio.gather(*(memcached.versions() for _ in range(4)))
+            await closed()
+            for _ in range(8):
+                try:
+                    assert await memcached.versions()
+                except MemcachedDown as error:
+                    said.append(str(error))
+        finally:
+            await memcached.close()
+            await closed()
+    assert len(said) == 1
+    assert said[0].rpartition(": ")[2], "it says why"
+    assert len(theirs) == 5, "the next connection is kept"
+
+
 async def test_a_connection_whose_asker_has_gone_is_closed_with_the_others() -> None:
     """An open one would keep uvloop from closing, and so the process from ending."""
     ended, theirs = asyncio.Event(), list[asyncio.StreamWriter]()

@@ -118,6 +118,11 @@ class _Pool(PooledClient):  # type: ignore[misc]
             taken: int = client.prepend_all(keys, value)
             return taken
 
+    def let_go(self) -> None:
+        """Close the connections that nobody uses. A server that was restarted has ended all of them."""
+        for _ in self.client_pool.free:
+            self.client_pool.destroy(self.client_pool.get())
+
     def raise_to(self, key: str, number: int, ttl_s: int) -> None:
         """Raise a number to at least `number`.
 
@@ -142,7 +147,7 @@ class MemcachedNodes:
     def __init__(self, nodes: Sequence[str], timeout_s: float, prefix: str = "") -> None:
         assert nodes
         self.nodes = tuple(nodes)
-        places = {node: Node.of(node) for node in self.nodes}
+        places, threads = {node: Node.of(node) for node in self.nodes}, POOL_SIZE * len(self.nodes)
         self._clients = {
             node: _Pool(
                 where.address,
@@ -151,7 +156,7 @@ class MemcachedNodes:
                 timeout=timeout_s,
                 no_delay=True,
                 default_noreply=False,
-                max_pool_size=POOL_SIZE * len(self.nodes),
+                max_pool_size=threads + 1,  # and who lets others go takes one
                 key_prefix=prefix,
             )
             for node, where in places.items()
@@ -160,7 +165,7 @@ class MemcachedNodes:
         self._prefix = prefix
         self._down_until: dict[str, float] = {}
         self._ring = RendezvousHash(list(self.nodes), hash_function=_score)
-        self._threads = ThreadPoolExecutor(POOL_SIZE * len(self.nodes), thread_name_prefix="memcached")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="memcached")
 
     def _node(self, key: str) -> str:
         """Return the node of a key; one that names another key in braces is on the node of that."""
@@ -186,8 +191,10 @@ class MemcachedNodes:
         return await asyncio.get_running_loop().run_in_executor(self._threads, guarded)
 
     def _fell(self, node: str, error: Exception) -> MemcachedDown:
+        """Ask the node no more for a moment, and then over new connections: of others each would fail anew."""
         self._down_until[node] = time.monotonic() + RETRY_AFTER_S
-        return MemcachedDown(f"memcached {node}: {error or type(error).__name__}")
+        self._clients[node].let_go()
+        return MemcachedDown(f"memcached {node}: {str(error) or type(error).__name__}")
 
     async def gets(self, key: str) -> tuple[bytes, object] | None:
         node = self._node(key)

@@ -1552,6 +1552,14 @@ MUTANTS: tuple[Mutant, ...] = (
         marks="servers",
     ),
     Mutant(
+        "a node that was restarted is away once for each connection that it had",
+        "one deadline",
+        "app.stack.memcached.MemcachedNodes._fell",
+        "        self._clients[node].let_go()\n",
+        "",
+        _of("tests/test_memcached.py", "test_a_node_that_was_restarted_is_away_once"),
+    ),
+    Mutant(
         "a node that is silent is waited for",
         "one deadline",
         "app.stack.memcached_reads",
