@@ -17,7 +17,7 @@ from urllib.parse import quote
 import pytest
 from bson import ObjectId
 from PIL import Image
-from pymongo import MongoClient
+from pymongo import MongoClient, ReadPreference
 from pymongo.errors import (
     BulkWriteError,
     DuplicateKeyError,
@@ -26,6 +26,8 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 from pymongo.monitoring import CommandStartedEvent
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
 
 from app.accounts import Accounts
 from app.config import DAY_S, Config
@@ -83,6 +85,30 @@ def test_an_outage_names_servers_that_have_said_nothing_yet() -> None:
         ):
             client.admin.command("ping")
     assert said_by_a_driver(raised.value) == f"MongoDB: {path}, 127.0.0.1:{port}: No servers found yet"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "readPreference=secondaryPreferred&readPreferenceTags=region:far&maxStalenessSeconds=120",
+        "readConcernLevel=linearizable",
+        "retryReads=false&retryWrites=false",
+        "w=1&wtimeoutMS=1&journal=false",
+        "tz_aware=false",
+    ],
+)
+async def test_a_url_takes_no_promise_back(options: str) -> None:
+    """That a page has what was acknowledged before, and that an election goes unnoticed."""
+    database = connect(f"mongodb://127.0.0.1:9/?{options}", "test", 1.0)
+    of_motor, of_pymongo = database["statuses"], direct(database).in_transactions("statuses")
+    for collection in (of_motor, of_pymongo):
+        assert collection.read_preference == ReadPreference.PRIMARY
+        assert collection.read_concern == ReadConcern()
+        assert collection.codec_options.tz_aware
+        known: Any = collection.database.client.options  # which transactions go by
+        assert (known.read_preference, known.retry_reads, known.retry_writes) == (ReadPreference.PRIMARY, True, True)
+    assert of_motor.write_concern == WriteConcern("majority")
+    await disconnect(database)
 
 
 @pytest.mark.servers

@@ -216,6 +216,14 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # Rule 1
     Mutant(
+        "pages ask whom the URL of MongoDB names",
+        "1 save first",
+        "app.stack.mongodb.connection.connect",
+        '        "read_preference": ReadPreference.PRIMARY,',
+        "        ",
+        _of("tests/test_mongodb.py", "test_a_url_takes_no_promise_back"),
+    ),
+    Mutant(
         "a failed delivery fails the post",
         "1 save first",
         "phases.delivering.outbox.Outbox._hand_over",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import pymongo
 from bson import Timestamp
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
-from pymongo import AsyncMongoClient, ReturnDocument, monitoring
+from pymongo import AsyncMongoClient, ReadPreference, ReturnDocument, monitoring
 from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
@@ -187,11 +187,16 @@ class _Connected(Database):
 def connect(url: str, database: str, timeout_s: float) -> Database:
     """Return the named database. Nothing is sent yet; every command waits at most `timeout_s`, for a server included.
 
-    Writes are acknowledged by a majority, and retried once by the driver when the primary changes.
+    Reads ask the primary. Writes are acknowledged by a majority, and the driver does both once more when the primary
+    changes. A URL that says otherwise is not believed: a page would lack what somebody has just posted.
     """
     timeout_ms = int(timeout_s * 1000)
     options: dict[str, Any] = {
         "tz_aware": True,
+        "read_preference": ReadPreference.PRIMARY,  # instead of three options that a URL may have
+        "readConcernLevel": None,  # but where a read names one
+        "retryReads": True,
+        "retryWrites": True,
         "maxPoolSize": POOL_SIZE,
         "maxConnecting": POOL_SIZE,
         "serverSelectionTimeoutMS": timeout_ms,
