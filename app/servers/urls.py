@@ -17,6 +17,7 @@ from redis import RedisError
 from app.config import Config, ConfigError
 from app.stack import redis_pool
 from app.stack.memcached_node import Node
+from app.stack.mongodb.connection import POOL_SIZE
 
 Server = Literal["mongodb", "redis", "memcached"]
 SERVERS: tuple[Server, ...] = ("mongodb", "redis", "memcached")
@@ -49,7 +50,7 @@ def urls(config: Config, server: Server) -> tuple[str, ...]:
         for url in found:
             with suppress(OSError):  # of a file that it names: told by whoever connects
                 JUDGES[server](url)
-    except (ValueError, TypeError, AttributeError, Warning, PyMongoError, RedisError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, Warning, PyMongoError, RedisError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{variable(server)}: {without_secrets(reason, config)}") from None
     return found
@@ -66,7 +67,7 @@ def _judge_mongodb(url: str) -> None:
     """Raise what the driver raises, or else only warns of before it ignores it, `tls=yes` for instance."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        MongoClient(url, connect=False).close()
+        MongoClient(url, connect=False, maxPoolSize=POOL_SIZE).close()
 
 
 JUDGES: dict[Server, Callable[[str], object]] = {
