@@ -18,13 +18,13 @@ from app.clock import FIRST_ID, LAST_ID
 from app.config import Config
 from app.servers.programs import insist, resolve
 from app.stack import SetsDown
+from app.stack.redis_pool import RETRY_AFTER_S
 from app.stack.sorted_sets import (
     AT_ONCE,
     CONNECTIONS,
     DELIVERING,
     LIST,
     PLACEHOLDER,
-    RETRY_AFTER_S,
     RedisSets,
     Trailer,
 )

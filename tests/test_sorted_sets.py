@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import AsyncIterator, Collection
+from typing import Any
 
 import pytest
 from bson import ObjectId
@@ -9,6 +10,7 @@ from bson import ObjectId
 from app.clock import FIRST_ID, LAST_ID
 from app.stack import Addresses, SetsDown
 from app.stack.cost import counted
+from app.stack.heartbeats import HeartbeatsDown, RedisHeartbeats
 from app.stack.sorted_sets import AT_ONCE, LIST, PLACEHOLDER, SURPLUS, RedisSets, Sets, SetsStandIn, Trailer
 from tests.conftest import free_port
 
@@ -172,9 +174,18 @@ async def test_a_full_list_and_a_large_fan_out_pass_in_bounded_scripts(sets: Set
     assert found.ids == ids(1, 4_000)
 
 
-async def test_nobody_waits_twice_for_a_redis_that_is_away() -> None:
-    sets = RedisSets(f"redis://127.0.0.1:{free_port()}", "test", 2.0)
+@pytest.mark.parametrize(
+    ("kind", "method", "arguments", "down"),
+    [
+        (RedisSets, "read", (AT, ObjectId(), LAST_ID, 1), SetsDown),
+        (RedisHeartbeats, "among", ([ObjectId()],), HeartbeatsDown),
+    ],
+)
+async def test_nobody_waits_twice_for_a_redis_that_is_away(
+    kind: type[Any], method: str, arguments: tuple[object, ...], down: type[Exception]
+) -> None:
+    client = kind(f"redis://127.0.0.1:{free_port()}", "test", 2.0)
     for words in ("redis: ", "a moment ago"):
-        with pytest.raises(SetsDown, match=words):
-            await sets.read(AT, ObjectId(), LAST_ID, 1)
-    await sets.close()
+        with pytest.raises(down, match=words):
+            await getattr(client, method)(*arguments)
+    await client.close()

@@ -15,10 +15,9 @@ from typing import Any
 
 import redis.asyncio as redis
 from bson import ObjectId
-from redis.exceptions import RedisError
 
 from app.stack.cost import count_redis
-from app.stack.redis_pool import redis_pool
+from app.stack.redis_pool import Breaker, redis_pool
 
 CONNECTIONS = 4
 AT_ONCE = 500  # people or connections of one script: nobody else is served meanwhile
@@ -104,6 +103,7 @@ class RedisHeartbeats:
 
     def __init__(self, url: str, prefix: str, timeout_s: float) -> None:
         self._keys = f"{prefix}:here:".encode(), f"{prefix}:heres".encode()
+        self._breaker = Breaker(HeartbeatsDown)
         self._redis = redis.Redis(connection_pool=redis_pool(url, CONNECTIONS, timeout_s))
 
     async def close(self) -> None:
@@ -143,14 +143,12 @@ class RedisHeartbeats:
         return [ObjectId(person) for person in gone]
 
     async def _run(self, scripts: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-        count_redis(len(scripts))
-        try:
+        with self._breaker.asking():
+            count_redis(len(scripts))
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for script, arguments in scripts:
                     pipeline.eval(script, 2, *self._keys, *arguments)
                 return await pipeline.execute()
-        except (OSError, RedisError) as error:
-            raise HeartbeatsDown(f"redis: {error}") from error
 
 
 class HeartbeatsStandIn:

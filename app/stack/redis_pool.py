@@ -1,6 +1,9 @@
 """Connections to Redis on the event loop: a command is sent once, and waits no longer than its time-out."""
 
 import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -8,8 +11,11 @@ import redis.asyncio as redis
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from app.stack.redis_handshake import AsksOnTheLoop
+
+RETRY_AFTER_S = 1.0  # after a failure Redis is not asked again for so long
 
 SCHEMES = ("redis", "rediss", "unix")
 # All others say how this program speaks to Redis, or are none: a time-out, a decoding, a class.
@@ -33,6 +39,24 @@ def redis_pool(url: str, connections: int, timeout_s: float, **others: Any) -> r
     )
     pool.connection_class = type("AskingConnection", (AsksOnTheLoop, pool.connection_class), {})
     return pool
+
+
+class Breaker:
+    """A circuit breaker: of those who ask a Redis that is away, one a second waits for it. `down` is raised."""
+
+    def __init__(self, down: type[Exception]) -> None:
+        self._down, self._open_until_s = down, 0.0
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        if time.monotonic() < self._open_until_s:
+            raise self._down("redis did not answer a moment ago")
+        try:
+            yield
+        except (OSError, RedisError) as error:
+            if isinstance(error, OSError | ConnectionError | TimeoutError):
+                self._open_until_s = time.monotonic() + RETRY_AFTER_S
+            raise self._down(f"redis: {error}") from error
 
 
 def judge(text: str) -> None:

@@ -20,13 +20,11 @@ from typing import Any, NamedTuple
 
 from bson import ObjectId
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
 from app.stack.cost import count_redis
-from app.stack.redis_pool import redis_pool
+from app.stack.redis_pool import Breaker, redis_pool
 
 CONNECTIONS = 8
-RETRY_AFTER_S = 1.0  # after a failure Redis is not asked again for so long
 DELIVERING = CONNECTIONS // 2  # scripts that deliver at once: the other connections are left to readers
 AT_ONCE = 500  # sets that one script delivers to: nobody else is served meanwhile
 SWEPT = 500  # keys of Redis, anybody's, that are looked at in one sweep
@@ -227,7 +225,7 @@ class RedisSets:
 
     def __init__(self, url: str, prefix: str, timeout_s: float) -> None:
         self._prefix = f"{prefix}:set:".encode()
-        self._down_until_s = 0.0
+        self._breaker = Breaker(SetsDown)
         self._swept_to = 0
         self._delivering = asyncio.Semaphore(DELIVERING)
         self._pool = redis_pool(url, CONNECTIONS, timeout_s)
@@ -326,10 +324,8 @@ class RedisSets:
         A connection that was not used to the end is closed: whatever is on its way belongs to nobody. Its scripts are
         loaded again by the next one.
         """
-        if time.monotonic() < self._down_until_s:
-            raise SetsDown("redis did not answer a moment ago")
-        count_redis()
-        try:
+        with self._breaker.asking():
+            count_redis()
             connection: Any = await self._pool.get_connection()  # type: ignore[no-untyped-call]
             try:
                 return await connection.ask(*command(connection.run_id))
@@ -338,10 +334,6 @@ class RedisSets:
                 raise
             finally:
                 await self._pool.release(connection)
-        except (OSError, RedisError) as error:
-            if isinstance(error, OSError | ConnectionError | TimeoutError):
-                self._down_until_s = time.monotonic() + RETRY_AFTER_S
-            raise SetsDown(f"redis: {error}") from error
 
 
 @dataclass

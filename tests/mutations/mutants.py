@@ -3936,6 +3936,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_who_has_a_conversation_is_told_of_presence_as_far_as_they_may_know"),
     ),
     Mutant(
+        "everybody waits for a Redis that is away",
+        "one deadline",
+        "app.stack.redis_pool.Breaker.asking",
+        "if time.monotonic() < self._open_until_s:",
+        "if False:",
+        _of("tests/test_sorted_sets.py", "test_nobody_waits_twice_for_a_redis_that_is_away"),
+    ),
+    Mutant(
         "connections that have ended are kept for as long as their person is here",
         "presence",
         "app.stack.heartbeats",
