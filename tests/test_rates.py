@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 from uuid import uuid4
 
 import pytest
@@ -68,6 +68,25 @@ async def test_counting_ahead_lets_no_more_through(opening: Opening) -> None:
     rate = opening(None).rate("tries", 500, "Enough.")
     assert [await rate.hit("ann") for _ in range(510)] == [True] * 500 + [False] * 10
     assert await rate.hit("bob")
+
+
+async def test_of_very_many_the_last_ones_are_remembered(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Redis is away, whoever has many addresses fills no memory, and nobody's count takes longer for them."""
+    monkeypatch.setattr("app.stack.rates.HERE_REMEMBERED", 50)
+    rate = opening(None).rate("tries", 1, "Enough.")
+    assert all([await rate.hit(n) for n in range(200)])
+    assert [await rate.hit(n) for n in (199, 150, 0)] == [False, False, True]
+
+
+async def test_here_too_a_window_ends(opening: Opening, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = Mock(return_value=1_000.0)
+    monkeypatch.setattr("time.time", now)
+    rates = opening(None)
+    short, long = (rates.rate("tries", 2, "Enough.", minutes=minutes) for minutes in (1, 2))
+    windows = {0: (True, True), 30: (True, True), 59: (False, False), 60: (True, False), 119: (True, False)}
+    for seconds, within in (windows | {120: (True, True)}).items():
+        now.return_value = 1_000.0 + seconds
+        assert (await short.hit("ann"), await long.hit("ann")) == within, seconds
 
 
 @pytest.mark.parametrize("amount", [5, 500])

@@ -9,9 +9,9 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import redis.asyncio as redis
-from cachetools import TTLCache
+from cachetools import TLRUCache, TTLCache
 from limits import RateLimitItem, RateLimitItemPerMinute
-from limits.aio.storage import MemoryStorage, RedisStorage
+from limits.aio.storage import RedisStorage, Storage
 from limits.aio.strategies import FixedWindowRateLimiter
 from redis.exceptions import RedisError
 
@@ -23,16 +23,55 @@ log = logging.getLogger(__name__)
 CONNECTIONS = 8
 TIMEOUT_S = 0.25  # whoever signs in or posts waits for it
 AHEAD_REMEMBERED = 10_000
+HERE_REMEMBERED = 100_000  # of all limits, while Redis is away
 AWAY_S = 2.0  # after a failure nobody waits for Redis again for so long
 
 T = TypeVar("T")
+
+
+class _Here(Storage):
+    """Counts in this process: the HERE_REMEMBERED that were asked for last.
+
+    `limits` has one of its own, which keeps all of them, and looks through all after each hit.
+    """
+
+    STORAGE_SCHEME = None
+    base_exceptions = ValueError
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts = TLRUCache[str, tuple[int, float]](HERE_REMEMBERED, _until, lambda: time.time())
+
+    async def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        count, until = self._counts.get(key, (0, time.time() + expiry))
+        self._counts[key] = count + amount, until
+        return count + amount
+
+    async def get(self, key: str) -> int:
+        return self._counts.get(key, (0, 0.0))[0]
+
+    async def get_expiry(self, key: str) -> float:
+        return self._counts.get(key, (0, time.time()))[1]
+
+    async def clear(self, key: str) -> None:
+        self._counts.pop(key, None)
+
+    async def check(self) -> bool:
+        return True
+
+    async def reset(self) -> None:
+        self._counts.clear()
+
+
+def _until(_key: str, kept: tuple[int, float], _now: float) -> float:
+    return kept[1]
 
 
 class Rates:
     """All rate limits of one stack. `url`: None is for a process that is alone."""
 
     def __init__(self, url: str | None, prefix: str) -> None:
-        self._here = FixedWindowRateLimiter(MemoryStorage())
+        self._here = FixedWindowRateLimiter(_Here())
         self._everywhere: FixedWindowRateLimiter | None = None
         self._pool: redis.ConnectionPool | None = None
         self._away_until, self._is_away = 0.0, False

@@ -2946,6 +2946,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of("tests/test_rates.py", "test_counting_ahead_lets_no_more_through"),
     ),
     Mutant(
+        "every address of an attack is remembered",
+        "the door",
+        "app.stack.rates._Here",
+        "(HERE_REMEMBERED,",
+        "(math.inf,",
+        _of("tests/test_rates.py", "test_of_very_many_the_last_ones_are_remembered"),
+    ),
+    Mutant(
         "of many who count ahead at once each counts for themselves",
         "the door",
         "app.stack.rates.Rate.hit",
