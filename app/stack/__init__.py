@@ -6,7 +6,7 @@ Others take errors, ids, index types and options from the drivers. They open no 
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from beanie import init_beanie
@@ -85,28 +85,21 @@ async def opened(
 
     Raises ConfigError for a file that a URL names and that is of no use.
     """
-    if addresses.mongodb is None:
-        db = stand_in(config.database)
-    else:
-        with files_of("FEEDLAB_MONGODB_URL"):
-            db = connect(addresses.mongodb, config.database, config.server_timeout_s)
-    memcached = _memcached(addresses, config, clock)
-    if addresses.redis is not None:
-        with files_of("FEEDLAB_REDIS_URL"):
-            redis_pool.judge(addresses.redis)
-    connection = queue.stand_in() if addresses.redis is None else queue.connect(addresses.redis, redis_timeout_s)
-    in_redis = _in_redis(addresses, connection, config.database, clock)
-    stack = Stack(config, clock, addresses, db, memcached, *in_redis)
-    try:
-        yield stack
-    finally:
-        await stack.bus.close()
-        await stack.rates.close()
-        await stack.heartbeats.close()
-        await stack.sets.close()
-        await memcached.close()
-        stack.queue.close()
-        await disconnect(db)
+    async with AsyncExitStack() as closing:  # what is open, also where another one cannot be opened or closed
+        if addresses.mongodb is None:
+            db = stand_in(config.database)
+        else:
+            with files_of("FEEDLAB_MONGODB_URL"):
+                db = connect(addresses.mongodb, config.database, config.server_timeout_s)
+        closing.push_async_callback(disconnect, db)
+        memcached = _memcached(addresses, config, clock)
+        closing.push_async_callback(memcached.close)
+        if addresses.redis is not None:
+            with files_of("FEEDLAB_REDIS_URL"):
+                redis_pool.judge(addresses.redis)
+        connection = queue.stand_in() if addresses.redis is None else queue.connect(addresses.redis, redis_timeout_s)
+        in_redis = _in_redis(closing, addresses, connection, config.database, clock)
+        yield Stack(config, clock, addresses, db, memcached, *in_redis)
 
 
 def _memcached(addresses: Addresses, config: Config, clock: Clock) -> Memcached:
@@ -117,18 +110,21 @@ def _memcached(addresses: Addresses, config: Config, clock: Clock) -> Memcached:
 
 
 def _in_redis(
-    addresses: Addresses, connection: Redis, prefix: str, clock: Clock
+    closing: AsyncExitStack, addresses: Addresses, connection: Redis, prefix: str, clock: Clock
 ) -> tuple[DeliveryQueue, Sets, Heartbeats, Rates, Bus]:
-    """Return what is kept in Redis, or its stand-ins, with the queue on this connection.
+    """Return what is kept in Redis, or its stand-ins, with the queue on this connection. `closing` closes them.
 
     The others have connections of their own: no reader and no poster waits for what the queue does.
     """
     url = addresses.redis
     jobs, rates = DeliveryQueue(connection, prefix, clock.monotonic), Rates(url, prefix)
-    if url is None:
-        return jobs, SetsStandIn(clock.awake), HeartbeatsStandIn(clock.monotonic), rates, MemoryBus()
-    sets, heartbeats = RedisSets(url, prefix, SETS_TIMEOUT_S), RedisHeartbeats(url, prefix, SETS_TIMEOUT_S)
-    return jobs, sets, heartbeats, rates, RedisBus(url, prefix)
+    sets: Sets = RedisSets(url, prefix, SETS_TIMEOUT_S) if url else SetsStandIn(clock.awake)
+    heartbeats: Heartbeats = RedisHeartbeats(url, prefix, SETS_TIMEOUT_S) if url else HeartbeatsStandIn(clock.monotonic)
+    bus: Bus = RedisBus(url, prefix) if url else MemoryBus()
+    closing.callback(jobs.close)
+    for each in (sets, heartbeats, rates, bus):
+        closing.push_async_callback(each.close)
+    return jobs, sets, heartbeats, rates, bus
 
 
 @asynccontextmanager
@@ -141,7 +137,7 @@ async def connected(
 
     Raises SchemaTooNew, and Unsuitable for a MongoDB that cannot do what we need.
     """
-    async with opened(addresses, config, clock or Clock()) as stack:
+    async with opened(addresses, config, clock or Clock()) as stack, AsyncExitStack() as closing:
         if addresses.mongodb:
             await preflight(stack.db)
         if models:
@@ -149,7 +145,7 @@ async def connected(
         await schema.migrate(stack.db)
         await prepare(stack.db)
         identity, stack.secret = await schema.identity(stack.db), await schema.secret(stack.db)
-        in_redis = _in_redis(addresses, stack.queue.connection, identity, stack.clock)
+        in_redis = _in_redis(closing, addresses, stack.queue.connection, identity, stack.clock)
         stack.queue, stack.sets, stack.heartbeats, stack.rates, stack.bus = in_redis
         yield stack
 

@@ -4,7 +4,7 @@ Beanie's documents stay bound to the application's database, so only raw collect
 """
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from app.clock import Clock
 from app.config import Config
@@ -22,14 +22,15 @@ async def scratch(addresses: Addresses, config: Config, family: str, clock: Cloc
     """
     if not config.database.startswith(family):
         raise ValueError(f"the database {config.database!r} is not of the family {family!r}")
-    async with opened(addresses, config, clock, redis_timeout_s=config.server_timeout_s) as stack:
+    async with (
+        opened(addresses, config, clock, redis_timeout_s=config.server_timeout_s) as stack,
+        AsyncExitStack() as clearing,
+    ):
         client = stack.db.client
-        try:
-            for left in await client.list_database_names():
-                if left.startswith(family):
-                    await client.drop_database(left)
-            await prepare(stack.db)
-            yield stack
-        finally:
-            await client.drop_database(config.database)
-            await stack.queue.forget()
+        clearing.push_async_callback(client.drop_database, config.database)
+        clearing.push_async_callback(stack.queue.forget)
+        for left in await client.list_database_names():
+            if left.startswith(family):
+                await client.drop_database(left)
+        await prepare(stack.db)
+        yield stack
