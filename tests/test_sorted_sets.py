@@ -1,5 +1,6 @@
 """Sets of timelines: one behaviour on the stand-in and on Redis."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Collection
 from typing import Any
@@ -189,3 +190,28 @@ async def test_nobody_waits_twice_for_a_redis_that_is_away(
         with pytest.raises(down, match=words):
             await getattr(client, method)(*arguments)
     await client.close()
+
+
+async def test_a_redis_that_does_not_say_which_run_it_is_is_away() -> None:
+    """As one behind a proxy, or of another maker. It was an error of ours, and the connection stayed, half made."""
+    ended = list[asyncio.Event]()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended.append(end := asyncio.Event())
+        while (head := await reader.readline()).startswith(b"*"):
+            words = [await reader.readexactly(int((await reader.readline())[1:]) + 2) for _ in range(int(head[1:]))]
+            says = {b"HELLO\r\n": b"%1\r\n+proto\r\n:3\r\n", b"INFO\r\n": b"$15\r\nredis_version:7\r\n"}
+            says[b"ECHO\r\n"] = b"+" + words[-1]
+            writer.write(says.get(words[0], b"+OK\r\n"))
+        writer.close()
+        end.set()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        sets = RedisSets(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", "test", 10.0)
+        with pytest.raises(SetsDown, match="which run"):
+            await sets.highest(AT)
+        async with asyncio.timeout(10):
+            for end in ended:
+                await end.wait()
+        await sets.close()
+    assert ended

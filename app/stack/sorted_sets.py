@@ -13,6 +13,7 @@ has missed deliveries, and nobody asks for it under the old name.
 
 import asyncio
 import hashlib
+import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 from bson import ObjectId
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError
 
 from app.stack.cost import count_redis
 from app.stack.redis_pool import Breaker, redis_pool
@@ -33,6 +35,7 @@ SURPLUS = 1.2  # times the cap: a longer set is cut. A cap of 800 stays below 1,
 ID_BYTES = 12
 MARK = b"\xff" * ID_BYTES
 LIST, PLACEHOLDER = b"L", b"P"
+RUN_ID = re.compile(rb"^run_id:(\w{16})", re.MULTILINE)
 
 
 Over = Callable[[Collection[str]], Awaitable[Collection[str]]]  # which of these containers, by name, are over for ever
@@ -204,8 +207,10 @@ class _Connection(AbstractConnection):
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         await super().on_connect_check_health(check_health)
-        info = await self.ask("INFO", "server")
-        [self.run_id] = [line[7:23] for line in info.splitlines() if line.startswith(b"run_id:")]
+        run = RUN_ID.search(await self.ask("INFO", "server"))
+        if run is None:
+            raise ConnectionError("it does not say which run of Redis it is")
+        self.run_id = run[1]
         for text in SCRIPTS.values():
             await self.ask("SCRIPT", "LOAD", text)
 
