@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.logs import REQUEST_ID
 from app.stack.mongodb.lookup import Find, Rows
 from app.stack.mongodb.shared import MOST, Shared
 
@@ -166,6 +167,25 @@ async def test_whoever_gives_up_holds_up_nobody(gives_up: int) -> None:
     asked_for = [id for command in server.commands for find in command.values() for id in find.values()]
     assert asked_for == [n for n in range(4) if n != gives_up or n == 0], "what is under way goes to its end"
     assert await shared.ask(server.answer, {"a": by_id(5)}) == {"a": [{"_id": 5}]}
+
+
+async def test_a_shared_command_is_in_nobodys_context() -> None:
+    """PyMongo's limit is in there, too: under load that of the first request would hold for all who come after it."""
+    server, shared, seen = Server(), Shared(), list[str]()
+
+    async def answer(finds: Mapping[str, Find]) -> dict[str, Rows]:
+        seen.append(REQUEST_ID.get())
+        return await server.answer(finds)
+
+    async def request(n: int) -> None:
+        REQUEST_ID.set(str(n))
+        await shared.ask(answer, {"a": by_id(n)})
+
+    tasks = [asyncio.create_task(request(n)) for n in range(3)]
+    await asyncio.sleep(0)
+    server.go.set()
+    await asyncio.wait_for(asyncio.gather(*tasks), LONG_S)
+    assert seen == ["", ""]
 
 
 FINDS = (

@@ -8,6 +8,7 @@ a group commit waits like this.
 
 import asyncio
 from collections.abc import Hashable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import replace
 from itertools import chain
 from math import ceil
@@ -46,11 +47,14 @@ class Shared:
         return await asked.answered
 
     def _go_on(self, answer: Answer, answered: int) -> None:
-        """Send the next look-ups. `answered`: how many requests have just been, and will soon ask again."""
+        """Send the next look-ups. `answered`: how many requests have just been, and will soon ask again.
+
+        In a context of its own: what the limit and the name of one request are is nothing to the others.
+        """
         waiting = [asked for asked in self._waiting if not asked.answered.done()]  # others have given up
         half = min(ceil((len(waiting) + answered) / 2), MOST)
         some, self._waiting = waiting[:half], waiting[half:]
-        self._sending = asyncio.create_task(self._send(answer, some)) if some else None
+        self._sending = asyncio.create_task(self._send(answer, some), context=Context()) if some else None
 
     async def _send(self, answer: Answer, some: Sequence[_Asked]) -> None:
         """Send the look-ups of several requests. An error is told to all of them, and the next ones go on.
