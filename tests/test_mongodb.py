@@ -43,6 +43,7 @@ from app.stack.mongodb.connection import (
     Collection,
     Database,
     Direct,
+    Unsuitable,
     _CommandCounter,
     connect,
     direct,
@@ -469,6 +470,18 @@ async def test_a_read_that_cannot_be_answered_says_so(failpoints: Addresses, how
     async with connected(failpoints, config) as stack:
         with failing(str(failpoints.mongodb), "find", **{"times": 1, **how}), pytest.raises(error):
             await rows(stack.db, Find("people", {}, ("_id",), 1))
+
+
+@pytest.mark.servers
+async def test_one_member_of_several_is_not_asked_alone(servers: Addresses) -> None:
+    """It would answer after an election, too, without what the new primary has been told."""
+    with replica_set_with_failpoints(2) as (two, _):
+        one = f"{two.url.partition(',')[0]}/?directConnection=true"
+        with pytest.raises(Unsuitable, match=r"directConnection=true.+replicaSet=three"):
+            async with connected(replace(servers, mongodb=one), Config(database="test_one_of_two")):
+                pass
+        async with connected(replace(servers, mongodb=two.url), Config(database="test_one_of_two")):
+            pass
 
 
 @pytest.mark.servers

@@ -231,5 +231,11 @@ async def preflight(database: Database) -> None:
             "this MongoDB is no replica set, and transactions and snapshots need one: start mongod with --replSet NAME "
             "and call rs.initiate() once in mongosh"
         )
+    topology: Any = database.client.topology_description  # Motor's types take it for a method
+    if topology.topology_type_name == "Single" and len(hello.get("hosts", ())) > 1:
+        raise Unsuitable(
+            "the URL of MongoDB says directConnection=true, but this is one of several members: after an election it "
+            f"would be asked on, and lack what is posted since. Name the set instead: replicaSet={hello['setName']}"
+        )
     if tuple(build["versionArray"][:2]) < OLDEST_MONGODB:
         raise Unsuitable(f"this MongoDB is {build['version']}; clustered collections need 5.3 or later")
