@@ -11,6 +11,7 @@ from bson import ObjectId
 
 from app.clock import LAST_ID, id_at
 from app.stack.cost import Cost, counted
+from phases.home import newest
 from phases.home.newest import FEW, GROUP, WINDOW_AUTHORS, Newest
 from phases.keeping.activity import ActiveReaders
 from phases.p1_query import QUERY, written_by
@@ -115,6 +116,7 @@ async def test_a_page_with_statuses_for_mutuals_is_remembered_as_others_are(worl
         assert cost.mongodb == 1, phase
 
 
+@pytest.mark.parametrize("settings", [{"pending_scan": 10}])
 @pytest.mark.parametrize(("author", "visits"), [("zoe", 1), ("zoe", 2), ("stranger", 1)])
 async def test_a_backlog_makes_no_read_dearer(world: World, author: str, visits: int) -> None:
     """Rule 10. Whoever meets it asks once more, and then for pending statuses of their own authors at once."""
@@ -153,8 +155,12 @@ async def test_what_has_changed_since_the_last_page_is_looked_up(world: World) -
         assert cost.mongodb == 2, "her edges have changed, the statuses have not"
 
 
-@pytest.mark.parametrize("authors", [WINDOW_AUTHORS, 2 * WINDOW_AUTHORS + 1])
-async def test_of_many_busy_authors_only_a_window_is_looked_at(world: World, authors: int) -> None:
+@pytest.mark.parametrize("authors", [250, 501])
+async def test_of_many_busy_authors_only_a_window_is_looked_at(
+    world: World, authors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("GROUP", 20), ("FEW", 60), ("WINDOW_AUTHORS", 250)):
+        monkeypatch.setattr(newest, name, size)
     now = world.clock.now()
     ids = [ObjectId() for _ in range(authors)]
     rows: list[dict[str, Any]] = [
@@ -165,7 +171,7 @@ async def test_of_many_busy_authors_only_a_window_is_looked_at(world: World, aut
     with counted() as cost:
         found = await Newest(world.stack.db, written_by, ids).older_than(LAST_ID, 60)
     assert [entry.id for entry in found] == [row["_id"] for row in reversed(rows[-60:])]
-    assert cost.mongodb == 1 + ceil(authors / WINDOW_AUTHORS)
+    assert cost.mongodb == 1 + ceil(authors / newest.WINDOW_AUTHORS)
     rest = await Newest(world.stack.db, written_by, ids).older_than(rows[30]["_id"], 60)
     assert [entry.id for entry in rest] == [row["_id"] for row in reversed(rows[:30])]
 

@@ -556,6 +556,7 @@ async def test_a_backlog_is_counted_up_to_a_limit(town: World) -> None:
         assert await town.pending() == {phase: 2 * (phase in IN_WORKER) for phase in KEEPING}
 
 
+@pytest.mark.parametrize("settings", [{"pending_scan": 10}])
 @pytest.mark.parametrize("limit", [3, 50])
 async def test_the_queue_may_be_far_behind(world: World, limit: int) -> None:
     """More is pending than a read looks through, and than it asks for of its own authors; older ones are delivered."""
@@ -1225,32 +1226,35 @@ async def test_reading_renews_the_list_and_marks_the_reader_active_first(town: W
 @pytest.mark.parametrize("settings", [{"cap": 80}])
 @pytest.mark.parametrize(("slug", "commands"), [("push", 0), ("cache", 1), ("stream", 1)])
 async def test_what_a_process_has_unpacked_is_read_only_while_it_is_there(
-    town: World, slug: str, commands: int
+    world: World, slug: str, commands: int
 ) -> None:
     """What is kept is read by so many commands, beside the one to MongoDB, unpacked or not."""
-    await town.timelines.change(delivering=[slug])
+    await world.people("ann", "zoe")
+    await world.follow("ann", "zoe")
+    await world.warm("ann")
+    await world.timelines.change(delivering=[slug])
     texts = [f"status {n}" for n in range(50)]
     for text in texts:
-        await town.post("zoe", text)
-    await town.drain()
-    ann, newest = town.ids["ann"], texts[::-1]
+        await world.post("zoe", text)
+    await world.drain()
+    ann, newest = world.ids["ann"], texts[::-1]
 
     async def seen(limit: int, before: ObjectId | None = None) -> tuple[list[str], str, int]:
         with counted() as cost:
-            page = await town.timelines.page(ann, phase=slug, limit=limit, before=before)
+            page = await world.timelines.page(ann, phase=slug, limit=limit, before=before)
         return [status.text for status in page.statuses], page.source, cost.memcached + cost.redis
 
-    await town.page("ann", slug)
+    await world.page("ann", slug)
     for limit in (2, 2, 40, 40, 2):
         assert await seen(limit) == (newest[:limit], "list", commands)
-    below = (await town.timelines.page(ann, phase=slug, limit=40)).next
+    below = (await world.timelines.page(ann, phase=slug, limit=40)).next
     for before, texts in ((None, newest[:2]), (below, newest[40:42]), (None, newest[:2])):
         assert await seen(2, before) == (texts, "list", commands)
-    await town.post("zoe", "one more")
-    await town.drain()
+    await world.post("zoe", "one more")
+    await world.drain()
     assert await seen(2) == (["one more", newest[0]], "list", commands)
     for _ in range(6):  # far beyond one TTL
-        town.clock.advance(town.stack.config.timeline_ttl_s * 0.6)
+        world.clock.advance(world.stack.config.timeline_ttl_s * 0.6)
         assert (await seen(2))[:2] == (["one more", newest[0]], "list")
 
 
