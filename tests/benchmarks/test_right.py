@@ -16,8 +16,7 @@ from app.config import Config
 from app.loop import event_loop
 from app.social import Social
 from app.stack import Addresses
-from benchmarks import answers, cli, curves, rig, scenes, targets, units
-from benchmarks.crossover import crossover
+from benchmarks import answers, cli, crossover, curves, rig, scenes, targets, units
 from benchmarks.report import Targets
 from benchmarks.rig import Rig
 from benchmarks.subject import WrongAnswer
@@ -58,7 +57,9 @@ def rows(*names: str) -> Callable[[Rig], Awaitable[Targets]]:
 
 
 @pytest.mark.servers
-def test_nothing_is_shown_of_what_is_wrong() -> None:
+def test_nothing_is_shown_of_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crossover, "OPERATIONS", 10)
+    monkeypatch.setattr(crossover, "AT_ONCE", 1)
     measurements: list[tuple[Any, Callable[[Rig], Awaitable[object]]]] = [
         (empty_pages, rows("read-push")),
         (empty_pages, rows("read-followees")),
@@ -68,7 +69,7 @@ def test_nothing_is_shown_of_what_is_wrong() -> None:
         (empty_pages, rows("page-pulled")),
         (empty_pages, lambda rig: curves.read(rig, 10, 1)),
         (empty_pages, lambda rig: units.measure(rig, 2, 1)),
-        (empty_pages, lambda rig: crossover(rig, 10, (30,), 1)),
+        (empty_pages, lambda rig: crossover.crossover(rig, 10, (30,), 1)),
         (deliveries_to_nobody, rows("fanout-raw")),
         (deliveries_to_nobody, rows("fanout-stream-raw")),
         (deliveries_to_nobody, rows("fanout-inactive")),
