@@ -286,12 +286,12 @@ async def _answers(someone: Client, status: str) -> bool:
     return answer.status_code == 200
 
 
-async def test_a_hundred_switches_under_load(system: System) -> None:
+async def test_switches_under_load(system: System) -> None:
     async with client(system) as someone:
         for reader in READERS:
             assert (await someone.call(reader, "PUT", "/follows/u5")).status_code == 204
         posted: list[str] = []
-        for n in range(100):
+        for n in range(36):  # every set of phases, and some of them again
             delivering = [slug for bit, slug in enumerate(KEEPING) if n >> bit & 1]
             acknowledged, reader, phase = posted[:20], READERS[n % 4], SLUGS[n % 3 + 1]
             switched, status, (ids, _) = await asyncio.gather(
