@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -39,7 +40,7 @@ def apply(root: Path, mutant: Mutant) -> tuple[Path, str, str]:
     file = (root / "/".join(parts[:n])).with_suffix(".py")
     text = file.read_text()
     lines = text.splitlines(keepends=True)
-    first, last = _lines_of(ast.parse(text), parts[n:]) if parts[n:] else (0, len(lines))
+    first, last = _lines_of(_parsed(text), parts[n:]) if parts[n:] else (0, len(lines))
     source = "".join(lines[first:last])
     for wanted in filter(None, (mutant.old, mutant.behind)):
         if source.count(wanted) != 1:
@@ -48,6 +49,12 @@ def apply(root: Path, mutant: Mutant) -> tuple[Path, str, str]:
     if mutant.behind:
         changed = changed.replace(mutant.behind, mutant.behind + mutant.old)
     return file, text, "".join([*lines[:first], changed, *lines[last:]])
+
+
+@cache
+def _parsed(text: str) -> ast.Module:
+    """A file that many mutants are of is parsed once."""
+    return ast.parse(text)
 
 
 def _lines_of(node: ast.AST, names: Sequence[str]) -> tuple[int, int]:
