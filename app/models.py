@@ -20,6 +20,10 @@ NotificationKind = Literal["follow", "like", "circle", "mention"]
 
 SETTINGS = "settings"  # a collection without a model: each of its few documents has fields of its own
 
+# What phases 2 and 3 keep. The collections of a container have its name, too: `home_entries_<name>`.
+HOME_ENTRIES = "home_entries"  # `_id`: 24 bytes, the reader's id and the status's; clustered
+HOME_FLOORS = "home_floors"  # `_id`: the reader's
+
 
 def _unique(first: str, second: str) -> IndexModel:
     return IndexModel([(first, ASCENDING), (second, ASCENDING)], unique=True)

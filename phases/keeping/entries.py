@@ -14,7 +14,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID, id_at
-from app.models import StatusRow
+from app.models import HOME_ENTRIES, HOME_FLOORS, StatusRow
 from app.stack import Stack
 from app.stack.mongodb.connection import Collection
 from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows
@@ -36,11 +36,11 @@ def entry_key(reader: ObjectId, status: ObjectId) -> bytes:
 
 
 def entries_name(container: Container) -> str:
-    return f"home_entries_{container.name}"
+    return f"{HOME_ENTRIES}_{container.name}"
 
 
 def floors_name(container: Container) -> str:
-    return f"home_floors_{container.name}"
+    return f"{HOME_FLOORS}_{container.name}"
 
 
 class Entries(Store):
@@ -193,7 +193,7 @@ class Entries(Store):
         young, found = id_at(self.clock.now() - timedelta(seconds=DROP_AFTER_S)), defaultdict[str, list[str]](list)
         for name in await self.db.list_collection_names():
             prefix, _, since = name.rpartition("_")
-            if prefix in ("home_entries", "home_floors") and ObjectId(since) < young:
+            if prefix in (HOME_ENTRIES, HOME_FLOORS) and ObjectId(since) < young:
                 found[since].append(name)
         for since in await over(found):
             for name in found[since]:

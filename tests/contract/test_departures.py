@@ -1,5 +1,7 @@
 """An account is deleted by one transaction: from then on nothing of it is visible, and what is left goes in chunks."""
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -14,9 +16,11 @@ from app.inbox.conversations import Conversations
 from app.inbox.mentions import seen_mentions
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
-from app.models import Account, Person
+from app.models import Account, Person, StatusRow
 from app.stack import Hint
 from app.stack.mongodb.transaction import Contended, transaction
+from phases.keeping.entries import Entries
+from phases.keeping.store import Container
 from phases.timelines import Timelines
 from tests.world import SLUGS, World
 
@@ -42,7 +46,7 @@ async def town(world: World) -> World:
     await social.like(ids["zoe"], by_ann.id)
     await social.like(ids["ben"], by_ann.id)
     await world.drain()
-    await world.warm("ann", "ben")
+    await world.warm("ann", "ben", "zoe")
     for reader in ("ann", "ben"):
         await world.walk(reader, "query")
     return world
@@ -61,14 +65,17 @@ async def cleared(world: World) -> None:
 
 
 async def rows_that_name(world: World, person: ObjectId) -> dict[str, list[Any]]:
-    """By collection, whatever holds the id, but for what has to stay."""
+    """By kind of collection, whatever holds the id, but for what has to stay: timelines of others, too."""
     await world.timelines.outbox.sweep()
     found: dict[str, list[Any]] = {}
     for name, documents in (await world.dump()).items():
-        if name in ("users", "edge_versions") or name.startswith(("home_entries_", "home_floors_")):
+        if name in ("users", "edge_versions"):
             continue
-        if naming := [row for row in documents if person.binary in b"".join(_ids(row))]:
-            found[name] = naming
+        is_timeline = name.startswith("home_")
+        for row in documents:
+            ids = _ids(row)
+            if person.binary in (ids[0][:12] if is_timeline else b"".join(ids)):
+                found.setdefault(name.rpartition("_")[0] if is_timeline else name, []).append(row)
     return found
 
 
@@ -177,7 +184,10 @@ async def test_what_is_left_goes_and_likes_are_counted(town: World) -> None:
     await leave(town, "zoe")
     left = await rows_that_name(town, zoe)
     assert left.keys() >= {"statuses", "likes", "follows", "circles", "mutes", "notifications", "departures"}
+    assert len(left["home_entries"]) > len(left["home_floors"]) > 0
+    entries_of_others = await _entries_of_others(town, zoe)
     await cleared(town)
+    assert await _entries_of_others(town, zoe) == entries_of_others > 0
     left = await rows_that_name(town, zoe)
     assert left.keys() <= {"notifications"}  # of others, who are not shown them; they end by themselves
     (status,) = (await town.page("ann", "query")).statuses
@@ -186,6 +196,36 @@ async def test_what_is_left_goes_and_likes_are_counted(town: World) -> None:
     assert stored
     assert "password_hash" not in stored
     assert (await town.social.counts(ann, ann)).followers == 1
+
+
+async def _entries_of_others(world: World, person: ObjectId) -> int:
+    dump = await world.dump()
+    rows = [row for name in dump if name.startswith("home_entries_") for row in dump[name]]
+    return sum(row["_id"][:12] != person.binary for row in rows)
+
+
+async def test_what_is_delivered_meanwhile_goes_with_the_last_round(town: World) -> None:
+    """Who delivers has looked up the followers, and comes after all of the first round."""
+    zoe, right = town.ids["zoe"], Entries.deliver
+    begins, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(self: Entries, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None:
+        begins.set()
+        await may_go_on.wait()
+        await right(self, container, status, to)
+
+    with patch.object(Entries, "deliver", slowly):
+        posting = asyncio.create_task(town.post("ann", "late"))
+        await begins.wait()
+        await leave(town, "zoe")
+        await clear_departures(town.stack.db, town.clock, town.stack.bus)
+        assert not (await rows_that_name(town, zoe)).keys() & {"home_entries", "home_floors"}
+        may_go_on.set()
+        await posting
+    assert (await rows_that_name(town, zoe))["home_entries"]
+    town.clock.advance(LINGER_S + 1)
+    await clear_departures(town.stack.db, town.clock, town.stack.bus)
+    assert (await rows_that_name(town, zoe)).keys() <= {"notifications"}
 
 
 async def test_it_goes_on_where_somebody_was_killed(town: World) -> None:

@@ -12,7 +12,7 @@ from unittest.mock import patch
 from bson import Binary, ObjectId
 
 from app.accounts import TOKENS_EACH, Accounts, digest_of
-from app.departures import depart, take_likes_back
+from app.departures import clear_departures, depart, take_likes_back
 from app.edges import change_tokens, followees_of
 from app.errors import Conflict, Forbidden, NotFound, WrongPassword
 from app.inbox.notifications import Notifications
@@ -202,12 +202,15 @@ def delete(text: str) -> Act:
     return about("delete", "zoe", text)
 
 
-def leaves(person: str) -> Act:
-    """Deletes their account."""
+def leaves(person: str, *, cleared: bool = False) -> Act:
+    """Deletes their account; and a first round clears away what it has left."""
 
     async def leaving(process: Process) -> None:
-        await depart(process.town.stack.db, process.town.clock, process.ids[person])
-        await take_likes_back(process.town.stack, process.ids[person])
+        stack, clock = process.town.stack, process.town.clock
+        await depart(stack.db, clock, process.ids[person])
+        await take_likes_back(stack, process.ids[person])
+        if cleared:
+            await clear_departures(stack.db, clock, stack.bus)
 
     return leaving
 
@@ -1501,6 +1504,21 @@ RACES: tuple[Race, ...] = (
         {"ben": leaves("ben"), "ben2": like("ben", "old 1"), "ann": read("cache")},
         ("ben",),
         allowed=(Forbidden, NotFound),
+    ),
+    Race(
+        "deletion x delivery to whom it is of",
+        town("push"),
+        {"ann": leaves("ann", cleared=True), "zoe": publish()},
+        ("ann", "zoe"),
+        ("zoe",),
+        fast=False,
+    ),
+    Race(
+        "deletion x return of whom it is of",
+        town("push", ann="cold"),
+        {"ann": leaves("ann", cleared=True), "ann2": read("push")},
+        readers=("zoe",),
+        fast=False,
     ),
     Race(
         "deletion x deletion x sign in",

@@ -324,7 +324,11 @@ class Town(World):
                 row for row in self.rows(name) if departed & {id for id in row.values() if isinstance(id, ObjectId)}
             ]
             assert not left, f"left in {name}: {left}"
-        assert not [row for row in self.rows("likes") if ObjectId(row["_id"][:12]) in departed], "a like is left"
+        for name in self._collections:
+            if name.startswith(("likes", "home_floors_", "home_entries_")):
+                keys = [row["_id"] for row in self.rows(name)]
+                readers = {key if isinstance(key, ObjectId) else ObjectId(key[:12]) for key in keys}
+                assert not departed & readers, f"left in {name}"
 
     def _likes_are_counted(self) -> None:
         oracle = self.oracle()

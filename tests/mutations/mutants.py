@@ -2216,6 +2216,22 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=_of(PICTURES, "test_what_was_not_sent_goes_with_the_account"),
     ),
     Mutant(
+        "a home timeline outlives its account",
+        "accounts",
+        "app.departures._clear",
+        " and await _entries(db, name, person)",
+        " and False",
+        _of(DEPARTED, "test_what_is_left_goes_and_likes_are_counted"),
+    ),
+    Mutant(
+        "the floor of a home timeline outlives its account",
+        "accounts",
+        "app.departures._clear",
+        "if name.startswith(HOME_FLOORS):",
+        "if False:",
+        _of(DEPARTED, "test_what_is_left_goes_and_likes_are_counted"),
+    ),
+    Mutant(
         "an address takes pictures for a deleted account",
         "accounts",
         "app.inbox.pictures.Pictures.admitted",
