@@ -309,9 +309,11 @@ class Hub:
         told = any(step.event.startswith("notification") for step in steps)  # each says how many are unread
         if read.counts != (watcher.counts._replace(unread=read.counts.unread) if told else watcher.counts):
             steps.append(counted(read.counts))
+        had = watcher.has.notes, watcher.counts.unread
         self.watchers.tell(watcher, steps)
         watcher.counts = read.counts
         _have(read, watcher.has)
+        watcher.told += (watcher.has.notes, watcher.counts.unread) != had
         if read.notes is not None:
             watcher.tellers = frozenset(IDS.of(one.who) for one in read.told) or NONE
             watcher.about = frozenset(one.status.id for one in read.told if one.status) or NONE

@@ -148,11 +148,15 @@ class Poll:
         return CurrentState(looked, likes, ids - likes.keys(), mutual - backs)
 
     async def _compare_notifications(self, some: Sequence[Watcher]) -> None:
-        """Compare what the notifications of these people tell of with what it was when they were told."""
+        """Compare what the notifications of these people tell of, and what they have been told, with the last look's.
+
+        What was taken back and given again is as it was, and they may have been told of the one and not of the other.
+        """
+        told = [watcher.told for watcher in some]  # what they are told from now on has the next look read them anew
         standing = await self._notifications.standing({watcher.me: watcher.down_to for watcher in some})
-        for watcher in some:
-            if standing[watcher.me] != watcher.standing:
-                watcher.standing = standing[watcher.me]
+        for watcher, times in zip(some, told, strict=True):
+            if (now := (standing[watcher.me], times)) != watcher.standing:
+                watcher.standing = now
                 self._watchers.mark_dirty(watcher.me, {"inbox"})
 
     async def _compare_presence(self, some: Sequence[Watcher]) -> None:

@@ -43,8 +43,9 @@ class Watcher:
     those on their page. `seen`: presence as they have been told it; of whoever is not in it they will be told.
 
     `tellers`: people who did what the notifications tell of that are on the first page or counted as unread; `about`:
-    the statuses that these are about; `down_to`: the number from which on they are; `standing`: a number that changes
-    once one of them is true no longer, or again. `looked`: versions and numbers at the last look; None before the first
+    the statuses that these are about; `down_to`: the number from which on they are. `told`: how often what they have of
+    notifications has changed. `standing`: at the last look a number that changes once one of these is true no longer,
+    or again, and `told`. `looked`: versions and numbers at the last look; None before the first
     one.
 
     `dirty`: parts that have to be read anew. `turn`: while it is held, they are read, and nothing else changes what
@@ -64,7 +65,8 @@ class Watcher:
     down_to: int = 0
     seen: dict[ObjectId, Presence | None] = field(default_factory=dict)
     looked: Looked | None = None
-    standing: int | None = None
+    told: int = 0
+    standing: tuple[int, int] | None = None
     dirty: frozenset[Part] = NONE
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     reads: int = 0

@@ -22,7 +22,7 @@ from app.inbox.notifier import INBOXES, Notifier
 from app.live import hub as hubs
 from app.live import news, poll, slow, truth
 from app.live.connection import EACH, MOST_QUEUED, OVER, SLOW, STILL_HERE, STOPPED, Connection, StreamEvent
-from app.live.hub import READS_AT_ONCE
+from app.live.hub import READS_AT_ONCE, Hub
 from app.live.position import PAGE, Has
 from app.live.presence import Presences
 from app.live.steps import Step
@@ -614,6 +614,73 @@ async def test_what_is_unread_beyond_the_first_page_is_followed(town: World, hea
         client.take()
         assert client.state == await fetched(town, ann), change
         assert client.state["unread"] == PAGE + 4 + change
+
+
+class TakenBack:
+    """Ben has liked a status of ann's, and she is here and knows of it."""
+
+    def __init__(self, town: World, hub: Hub, ann: Client, liked: ObjectId) -> None:
+        self.town, self.hub, self.ann, self.liked = town, hub, ann, liked
+
+    @classmethod
+    async def begin(cls, town: World) -> "TakenBack":
+        hub = await new_hub(town)
+        await town.follow("ben", "ann")
+        liked = await town.post("ann", "liked")
+        await town.social.like(town.ids["ben"], liked.id)
+        await town.drain()
+        return cls(town, hub, await up_to_date(hub, town, "ann"), liked.id)
+
+    async def look(self) -> None:
+        self.hub.listener.missed()
+        await settled(self.hub)
+        self.ann.take()
+        assert self.ann.state == await fetched(self.town, self.ann.me)
+
+    async def is_liked_unheard(self) -> None:
+        with patch.object(self.town.stack.bus, "tell", lambda *_: None):
+            await self.town.social.like(self.town.ids["ben"], self.liked)
+            await self.town.drain()
+
+    async def is_unliked(self) -> None:
+        await self.town.social.unlike(self.town.ids["ben"], self.liked)
+        await settled(self.hub)
+        assert "notification_gone" in [event.name for event in self.ann.take()]
+
+
+async def test_what_is_given_again_unheard_is_found_by_a_look(town: World) -> None:
+    """It is as it was at the look before, and in between they were told that it was taken back."""
+    like = await TakenBack.begin(town)
+    for _ in range(2):
+        await like.look()
+    await like.is_unliked()
+    await like.is_liked_unheard()
+    await like.look()
+    await like.is_unliked()
+    await like.look()
+    for _ in range(2):  # the first time a look finds what this person has not been told of
+        await like.is_liked_unheard()
+        await like.look()
+        await like.is_unliked()
+    await like.is_liked_unheard()
+    await like.look()
+
+
+async def test_what_is_told_while_a_look_is_made_is_looked_at_by_the_next(town: World) -> None:
+    like, right = await TakenBack.begin(town), Notifications.standing
+    for _ in range(2):
+        await like.look()
+
+    async def slowly(self: Notifications, down_to: Any) -> dict[ObjectId, int]:
+        found = await right(self, down_to)
+        await like.is_unliked()
+        return found
+
+    with patch.object(Notifications, "standing", slowly):
+        await like.hub._poll.look()
+    await settled(like.hub)
+    await like.is_liked_unheard()
+    await like.look()
 
 
 async def gone(town: World, name: str) -> None:

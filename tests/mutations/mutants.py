@@ -3984,6 +3984,22 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_presence_that_nobody_has_told_of_is_found_by_a_look"),
     ),
     Mutant(
+        "what was given again unheard is as it was",
+        "live",
+        "app.live.hub.Hub._update",
+        "watcher.told += ",
+        "watcher.told += False and ",
+        _of(HUB, "test_what_is_given_again_unheard_is_found_by_a_look"),
+    ),
+    Mutant(
+        "what is told while a look is made counts as looked at",
+        "live",
+        "app.live.poll.Poll._compare_notifications",
+        "(now := (standing[watcher.me], times))",
+        "(now := (standing[watcher.me], watcher.told))",
+        _of(HUB, "test_what_is_told_while_a_look_is_made_is_looked_at_by_the_next"),
+    ),
+    Mutant(
         "a lost hint of what was read is lost",
         "live",
         "app.live.poll.CurrentState.moved",
