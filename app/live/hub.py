@@ -216,6 +216,8 @@ class Hub:
         self._poll.note_told()
 
     async def _handle(self, hints: Sequence[Hint]) -> None:
+        if signed_out := {hint.about for hint in hints if hint.kind == "tokens"}:
+            await self.end_without_token(signed_out)  # first: they are told nothing more
         posted: dict[ObjectId, ObjectId] = {}
         liked: dict[ObjectId, set[ObjectId]] = {}
         talked: dict[ObjectId, set[ObjectId]] = {}
@@ -246,8 +248,6 @@ class Hub:
         await self._news.tell(posted, liked)
         if self._talk:
             await self._talk.tell(self.watchers, talked)
-        if signed_out := {hint.about for hint in hints if hint.kind == "tokens"}:
-            await self.end_without_token(signed_out)
 
     # What is read anew
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
@@ -287,6 +287,35 @@ async def test_a_token_that_ends_ends_its_streams_in_every_process(town: World) 
     town.clock.advance((expires_at - town.clock.now()).total_seconds())
     await hub.end_without_token()
     assert two.connection.end == OVER
+
+
+async def test_who_has_signed_out_is_told_nothing_that_comes_later(town: World) -> None:
+    """The hub was busy, and has the hints of both at once. Other devices are told."""
+    hub, accounts = await new_hub(town), Accounts(town.stack)
+    tokens = [(await accounts.new_token(town.ids["ann"]))[0] for _ in range(2)]
+    ended, other = [Client(hub, town.ids["ann"], digest_of(token)) for token in tokens]
+    for client in (ended, other):
+        await client.connect()
+    assert await told(ended) == await told(other)
+    connection, heard = ended.connection, list[str]()
+    assert connection
+
+    async def hear() -> None:
+        while events := await connection.take():
+            heard.extend(event.name for event in events)
+
+    async def ended_now(tokens: Collection[bytes]) -> Collection[bytes]:
+        await asyncio.sleep(0)  # a server takes its time, and the client hears what it has been told by then
+        return await accounts.ended(tokens)
+
+    hearing = asyncio.create_task(hear())
+    await accounts.sign_out(tokens[0])
+    await town.post("ben", "hello")
+    with patch.object(hub._accounts, "ended", ended_now):
+        await settled(hub)
+    await hearing
+    assert (heard, connection.end) == ([], OVER)
+    assert [event.name for event in other.take()] == ["status"]
 
 
 async def test_a_ticket_is_good_once_and_for_half_a_minute(town: World) -> None:

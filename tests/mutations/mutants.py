@@ -3952,6 +3952,17 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_what_could_not_be_told_is_told_later"),
     ),
     Mutant(
+        "who has signed out is told what waits with their sign-out",
+        "live",
+        "app.live.hub.Hub._handle",
+        """        if signed_out := {hint.about for hint in hints if hint.kind == "tokens"}:
+            await self.end_without_token(signed_out)  # first: they are told nothing more
+""",
+        "",
+        _of(HUB, "test_who_has_signed_out_is_told_nothing_that_comes_later"),
+        behind="            await self._talk.tell(self.watchers, talked)\n",
+    ),
+    Mutant(
         "a follow changes nobody's presence",
         "live",
         "app.live.hub.Hub._handle",
