@@ -277,7 +277,8 @@ class Hub:
         it too; whoever waits in vain again and again, while others are read, does not count. Raises OutOfTime.
         """
         own, failures = watcher.failures, self._failures
-        async with self._reads, watcher.turn:  # who waits for a place is told of news meanwhile
+        # Who waits for themselves takes no place from others; and who waits for a place is told of news meanwhile.
+        async with watcher.line, self._reads, watcher.turn:
             if self._failures - max(failures, self._forgiven) >= READS_AT_ONCE or watcher.failures > own:
                 raise OutOfTime("a server has been waited for in vain")
             try:

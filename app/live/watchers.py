@@ -48,9 +48,10 @@ class Watcher:
     or again, and `told`. `looked`: versions and numbers at the last look; None before the first
     one.
 
-    `dirty`: parts that have to be read anew. `turn`: while it is held, they are read, and nothing else changes what
-    they have. `reads` counts the times that they were read, and `failures` how often a server was waited for in vain.
-    `pages_until_s`: until when their page would be read, if it were as often as it may be.
+    `dirty`: parts that have to be read anew. `line`: held by whoever reads them, or is the next to. `turn`: while it is
+    held, they are read, and nothing else changes what they have. `reads` counts the times that they were read, and
+    `failures` how often a server was waited for in vain. `pages_until_s`: until when their page would be read, if it
+    were as often as it may be.
     """
 
     me: ObjectId
@@ -68,6 +69,7 @@ class Watcher:
     told: int = 0
     standing: tuple[int, int] | None = None
     dirty: frozenset[Part] = NONE
+    line: asyncio.Lock = field(default_factory=asyncio.Lock)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     reads: int = 0
     failures: int = 0

@@ -451,6 +451,30 @@ async def test_who_fails_fails_alone(town: World) -> None:
     assert tried == coming[2:]
 
 
+async def test_who_opens_many_streams_takes_one_place(town: World) -> None:
+    """However long each of them takes."""
+    hub, right, begins, may_go_on = await new_hub(town), Truth.read, asyncio.Event(), asyncio.Event()
+    town.stack.config = town.stack.config.model_copy(update={"server_timeout_s": 2 * PATIENCE_S})
+    ann, readings = town.ids["ann"], 0
+
+    async def read(self: Truth, watcher: Watcher, parts: Any) -> Any:
+        if watcher.me == ann:
+            nonlocal readings
+            readings += 1
+            begins.set()
+            await may_go_on.wait()
+        return await right(self, watcher, parts)
+
+    with patch.object(Truth, "read", read):
+        coming = [asyncio.create_task(Client(hub, ann).connect()) for _ in range(READS_AT_ONCE)]
+        await begins.wait()
+        await asyncio.wait_for(Client(hub, town.ids["ben"]).connect(), PATIENCE_S)
+        assert readings == 1
+        may_go_on.set()
+        await asyncio.gather(*coming)
+    assert (readings, hub.connections) == (READS_AT_ONCE, READS_AT_ONCE + 1)
+
+
 async def test_who_takes_too_long_takes_nothing_from_others(town: World) -> None:
     """Three of them are in all places at once. That is an outage the first time, and later their own fault."""
     hub, right, tried = await new_hub(town), Truth.read, list[ObjectId]()
