@@ -181,8 +181,10 @@ async def _nothing() -> None:
 
 
 def renamed_since(version: int, people: Sequence[ObjectId] | None = None) -> Find:
+    """Return the look-up of all of these people who have been renamed since, or of the first RENAMED_AT_ONCE of all."""
     query: dict[str, Any] = {"renamed": {"$gt": version}, **({"_id": {"$in": people}} if people is not None else {})}
-    return Find("users", query, ("_id", "handle", "name", "renamed", "deleted"), RENAMED_AT_ONCE, [("renamed", 1)])
+    n = RENAMED_AT_ONCE if people is None else len(people)
+    return Find("users", query, ("_id", "handle", "name", "renamed", "deleted"), n, [("renamed", 1)])
 
 
 def inboxes_of(people: Sequence[ObjectId]) -> Find:

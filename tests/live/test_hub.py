@@ -879,6 +879,31 @@ async def test_whose_state_was_being_read_when_names_were_looked_up_is_told_all_
     cat.leave()
 
 
+@pytest.mark.parametrize("stays", [True, False])
+async def test_however_many_have_been_renamed_each_is_told(town: World, stays: bool) -> None:
+    """To whoever comes back, and to whose page is read anew before anybody has heard of names."""
+    names = [f"author{n}" for n in range(5)]
+    await town.people(*names)
+    await town.follow("ann", *names)
+    for name in names:
+        await town.post(name, "hello")
+    hub = await new_hub(town)
+    ann = await up_to_date(hub, town, "ann")
+    if not stays:
+        ann.leave()
+    with patch.object(truth, "RENAMED_AT_ONCE", 3):
+        with patch.object(town.stack.bus, "tell", lambda *_: None):
+            for name in names:
+                await town.social.rename(Account(town.ids[name], name), f"New {name}")
+        if stays:
+            town.stack.bus.tell(Hint("edges", ann.me))
+            await settled(hub)
+        else:
+            await ann.connect()
+    assert [event.name for event in ann.take() if event.name != "ready"] == ["person"] * 5
+    assert ann.state == await fetched(town, ann.me)
+
+
 async def test_whom_a_deletion_concerns_is_asked_where_there_is_one(town: World) -> None:
     """Of thousands of people, for each who is renamed, that would take its time."""
     asked, concerned = list[ObjectId](), Watcher.concerned.fget  # type: ignore[attr-defined]

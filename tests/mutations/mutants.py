@@ -4146,6 +4146,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(HUB, "test_who_opens_many_streams_takes_one_place"),
     ),
     Mutant(
+        "of many who have been renamed some keep their old names",
+        "live",
+        "app.live.truth.renamed_since",
+        "len(people) if people else RENAMED_AT_ONCE",
+        "RENAMED_AT_ONCE",
+        _of(HUB, "test_however_many_have_been_renamed_each_is_told"),
+    ),
+    Mutant(
         "whoever goes while they are read is kept",
         "live",
         "app.live.watchers.Watchers.set_followees",
