@@ -19,7 +19,7 @@ from app.errors import TooMany
 from app.live.connection import EACH
 from app.stack import Stack, outages_told
 from app.stack.heartbeats import Full, HeartbeatsDown
-from app.stack.mongodb.find import Find, rows, together
+from app.stack.mongodb.find import Find, together
 from app.watch.background import errors_counted
 
 log = logging.getLogger(__name__)
@@ -156,15 +156,6 @@ class Presences:
             log.warning("nobody is said to be here: %s" if away else "it is known again who is here%s", away or "")
 
     # What others see
-
-    async def of(self, people: Collection[ObjectId]) -> dict[ObjectId, Presence]:
-        """Return the presence of all these people, whoever asks: one round trip to Redis and one to MongoDB."""
-        ids = list(people)
-        if not ids:
-            return {}
-        find = Find("users", {"_id": {"$in": ids}}, ("_id", "seen_at"), len(ids), by="_id")
-        here, seen = await asyncio.gather(self._here(ids), rows(self._db, find))
-        return _presences(ids, here, {row["_id"]: row.get("seen_at") for row in seen})
 
     async def seen_by(self, viewer: ObjectId, people: Collection[ObjectId]) -> Mapping[ObjectId, Presence | None]:
         """Return the presence of these people as the viewer may know it; None where they may not.

@@ -45,8 +45,7 @@ class Watcher:
     `tellers`: people who did what the notifications tell of that are on the first page or counted as unread; `about`:
     the statuses that these are about; `down_to`: the number from which on they are. `told`: how often what they have of
     notifications has changed. `standing`: at the last look a number that changes once one of these is true no longer,
-    or again, and `told`. `looked`: versions and numbers at the last look; None before the first
-    one.
+    or again, and `told`. `looked`: versions and numbers at the last look; None before the first one.
 
     `dirty`: parts that have to be read anew. `line`: held by whoever reads them, or is the next to. `turn`: while it is
     held, they are read, and nothing else changes what they have. `reads` counts the times that they were read, and
