@@ -349,7 +349,7 @@ class Event(Base):
 
     class Settings:
         name = "events"
-        indexes: ClassVar = [IndexModel([("pending", ASCENDING), ("_id", ASCENDING)])]
+        indexes: ClassVar = [IndexModel([("pending", ASCENDING), ("_id", ASCENDING)]), IndexModel("whom")]
         keep_nulls = False
 
 

@@ -1,6 +1,7 @@
 """An account is deleted by one transaction: from then on nothing of it is visible, and what is left goes in chunks."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
@@ -352,6 +353,20 @@ async def test_what_is_done_later_makes_nothing_of_it_anew(town: World) -> None:
     left = await rows_that_name(town, zoe)
     assert left.keys() <= {"notifications", "conversations", "messages"}, "what others keep"
     assert {row["whom"] for row in left.get("notifications", ())} <= {ann, town.ids["ben"]}
+
+
+@pytest.mark.parametrize("addresses", [pytest.param("servers", marks=pytest.mark.servers)], indirect=True)
+async def test_what_it_leaves_is_found_by_indexes(world: World) -> None:
+    """However much others have, and however long workers have been away: a round asks ten times a minute."""
+    person = ObjectId()
+    asked = [*departures.own_rows(person), *((edges.collection, {edges.end: person}) for edges in departures.EDGES)]
+    scanned = []
+    for collection, theirs in asked:
+        plan = await world.stack.db.command("explain", {"find": collection, "filter": theirs, "limit": 1})
+        stages = json.dumps(plan["queryPlanner"]["winningPlan"], default=str)
+        if "COLLSCAN" in stages or ("IXSCAN" not in stages and "IDHACK" not in stages):
+            scanned.append(collection)
+    assert scanned == []
 
 
 async def test_a_process_that_has_seen_nothing_yet_knows_it(town: World) -> None:
