@@ -147,9 +147,9 @@ class Socket:
         first, second = await asyncio.wait_for(self.reader.readexactly(2), PATIENCE_S)
         length = second & 127
         assert not second & 128, "a server does not mask"
+        assert length != 127, "longer than anything that is said"
         if length == 126:
             (length,) = struct.unpack("!H", await self.reader.readexactly(2))
-        assert length < 127 or length > 125
         return first & 15, await self.reader.readexactly(length)
 
     async def next(self) -> tuple[str, str, Any]:
