@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -57,9 +58,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
             *("--requirepass", PASSWORD, "--save", ""),
         ]
         redis = stack.enter_context(process(command, here / "redis.log"))
+        deadline_s = time.monotonic() + PATIENCE_S
         while not _pings(secured):
+            log = (here / "redis.log").read_text()[-300:]
             if not redis.is_running() or redis.status() == "zombie":
-                pytest.skip(f"this redis-server has no TLS: {(here / 'redis.log').read_text()[-300:]}")
+                assert os.environ.get("CI") != "true", log
+                pytest.skip(f"this redis-server has no TLS: {log}")
+            assert time.monotonic() < deadline_s, log
         mongodb = stack.enter_context(_mongod(mongod, here, certificates, word))
         certificates.key.chmod(0o644)  # memcached reads it as nobody
         here.chmod(0o755)
