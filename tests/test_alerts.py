@@ -638,6 +638,21 @@ print(*((after - was) / (time.monotonic() - began_s) for after, was in zip(told(
 """
 
 
+def throttled() -> int:
+    """How often a quota has stopped a control group that this process is in."""
+    times = 0
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = Path("/sys/fs/cgroup") / ("cpu" if controllers else "")
+        group = root / path.lstrip("/")
+        for file in (folder / "cpu.stat" for folder in (group, *group.parents) if folder.is_relative_to(root)):
+            said = file.read_text() if file.is_file() else ""
+            times += sum(map(int, re.findall(r"^nr_throttled (\d+)$", said, re.MULTILINE)))
+    return times
+
+
 @thorough
 @linux
 def test_where_the_processors_are_full_what_is_told_adds_up_to_a_page() -> None:
@@ -645,12 +660,16 @@ def test_where_the_processors_are_full_what_is_told_adds_up_to_a_page() -> None:
     start = partial(subprocess.Popen[str], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     processes = [start([sys.executable, "-c", BUSY]) for _ in range(3)]
     assert [process.stdout and process.stdout.readline() for process in processes] == ["ready\n"] * 3
+    before = throttled()
     for process in processes:
         assert process.stdin
         process.stdin.write("\n")
         process.stdin.flush()
     shares = [[float(share) for share in process.communicate()[0].split()] for process in processes]
-    assert all(used < 0.7 < 0.9 < used + waited for used, waited in shares), shares
+    adds_up = all(used < 0.7 < 0.9 < used + waited for used, waited in shares)
+    if not adds_up and throttled() > before:
+        pytest.skip("a quota stopped these processes, which some kernels do not count as waiting")
+    assert adds_up, shares
 
 
 @linux
