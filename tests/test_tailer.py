@@ -234,9 +234,9 @@ async def test_an_owner_that_is_gone_is_taken_over(timelines: Timelines, with_si
         await post(timelines, zoe, "by the first owner")
         await eventually(lambda: delivered(timelines))
         old = await lease(stack)
+        began_s = time.monotonic()
         process.send_signal(with_signal)
         await post(timelines, zoe, "while it is gone")
-        began_s = time.monotonic()
         task = asyncio.create_task((second := Tailer(timelines)).forever())
         try:
             await eventually(lambda: delivered(timelines))
