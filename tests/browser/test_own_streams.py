@@ -4,7 +4,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page
 
-from tests.browser.visitors import PASSWORD, Visitors
+from tests.browser.visitors import PASSWORD, PATIENCE_S, Visitors
 
 pytestmark = pytest.mark.browser
 
@@ -37,7 +37,7 @@ def heard(page: Page, count: int) -> list[tuple[str, str, object]]:
 def test_both_of_them_hear_and_come_back(manual_site: str, visitor: Visitors) -> None:
     page = visitor("own_streams", 1280, "light").page
     page.goto(f"{manual_site}/sign-in")
-    with httpx.Client(base_url=f"{manual_site}/api/v1", trust_env=False) as http:
+    with httpx.Client(base_url=f"{manual_site}/api/v1", timeout=PATIENCE_S, trust_env=False) as http:
 
         def person(handle: str) -> dict[str, str]:
             credentials = {"handle": handle, "password": PASSWORD}
