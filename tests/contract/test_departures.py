@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -17,11 +16,10 @@ from app.inbox.conversations import Conversations
 from app.inbox.mentions import seen_mentions
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
-from app.models import Account, Person, StatusRow
+from app.models import Account, Person
 from app.stack import Hint
 from app.stack.mongodb.transaction import Contended, transaction
 from phases.keeping.entries import Entries
-from phases.keeping.store import Container
 from phases.timelines import Timelines
 from tests.world import SLUGS, World
 
@@ -205,25 +203,29 @@ async def _entries_of_others(world: World, person: ObjectId) -> int:
     return sum(row["_id"][:12] != person.binary for row in rows)
 
 
-async def test_what_is_delivered_meanwhile_goes_with_the_last_round(town: World) -> None:
-    """Who delivers has looked up the followers, and comes after all of the first round."""
-    zoe, right = town.ids["zoe"], Entries.deliver
+@pytest.mark.parametrize("under_way", ["deliver", "rebuild"])
+async def test_a_timeline_that_comes_late_goes_with_the_last_round(town: World, under_way: str) -> None:
+    """Who delivers has looked up the followers, or the page of whose account it is has begun. It comes after all of
+    the first round.
+    """
+    zoe, right = town.ids["zoe"], getattr(Entries, under_way)
     begins, may_go_on = asyncio.Event(), asyncio.Event()
 
-    async def slowly(self: Entries, container: Container, status: StatusRow, to: Sequence[ObjectId]) -> None:
+    async def slowly(self: Entries, *args: Any) -> Any:
         begins.set()
         await may_go_on.wait()
-        await right(self, container, status, to)
+        return await right(self, *args)
 
-    with patch.object(Entries, "deliver", slowly):
-        posting = asyncio.create_task(town.post("ann", "late"))
+    await town.chill("zoe")
+    with patch.object(Entries, under_way, slowly):
+        comes = asyncio.create_task(town.page("zoe", "push") if under_way == "rebuild" else town.post("ann", "late"))
         await begins.wait()
         await leave(town, "zoe")
         await clear_departures(town.stack.db, town.clock, town.stack.bus)
         assert not (await rows_that_name(town, zoe)).keys() & {"home_entries", "home_floors"}
         may_go_on.set()
-        await posting
-    assert (await rows_that_name(town, zoe))["home_entries"]
+        await comes
+    assert (await rows_that_name(town, zoe)).keys() & {"home_entries", "home_floors"}
     town.clock.advance(LINGER_S + 1)
     await clear_departures(town.stack.db, town.clock, town.stack.bus)
     assert (await rows_that_name(town, zoe)).keys() <= {"notifications"}

@@ -202,17 +202,19 @@ def delete(text: str) -> Act:
     return about("delete", "zoe", text)
 
 
-def leaves(person: str, *, cleared: bool = False) -> Act:
-    """Deletes their account; and a first round clears away what it has left."""
+def leaves(person: str) -> Act:
+    """Deletes their account."""
 
     async def leaving(process: Process) -> None:
-        stack, clock = process.town.stack, process.town.clock
-        await depart(stack.db, clock, process.ids[person])
-        await take_likes_back(stack, process.ids[person])
-        if cleared:
-            await clear_departures(stack.db, clock, stack.bus)
+        await depart(process.town.stack.db, process.town.clock, process.ids[person])
+        await take_likes_back(process.town.stack, process.ids[person])
 
     return leaving
+
+
+async def clearing(process: Process) -> None:
+    """A round clears away what deleted accounts have left."""
+    await clear_departures(process.town.stack.db, process.town.clock, process.town.stack.bus)
 
 
 like, unlike = partial(about, "like"), partial(about, "unlike")
@@ -1508,16 +1510,9 @@ RACES: tuple[Race, ...] = (
     Race(
         "deletion x delivery to whom it is of",
         town("push"),
-        {"ann": leaves("ann", cleared=True), "zoe": publish()},
+        {"ann": in_turn(leaves("ann"), clearing), "zoe": publish()},
         ("ann", "zoe"),
         ("zoe",),
-        fast=False,
-    ),
-    Race(
-        "deletion x return of whom it is of",
-        town("push", ann="cold"),
-        {"ann": leaves("ann", cleared=True), "ann2": read("push")},
-        readers=("zoe",),
         fast=False,
     ),
     Race(
