@@ -4149,7 +4149,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "of many who have been renamed some keep their old names",
         "live",
         "app.live.truth.renamed_since",
-        "len(people) if people else RENAMED_AT_ONCE",
+        "RENAMED_AT_ONCE if people is None else len(people)",
         "RENAMED_AT_ONCE",
         _of(HUB, "test_however_many_have_been_renamed_each_is_told"),
     ),
