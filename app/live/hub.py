@@ -47,6 +47,10 @@ READS_AT_ONCE = 3  # people who are read at once; more would make news wait
 MOST_HEARD = 20_000  # hints that wait; where there are more, the poll looks instead
 RETRY_AFTER_S = 5
 
+Posted = dict[ObjectId, ObjectId]  # status -> its author
+Liked = dict[ObjectId, set[ObjectId]]  # status -> who has liked it, or no longer
+Talked = dict[ObjectId, set[ObjectId]]  # person -> conversations
+
 
 class Hub:
     """The live streams of this process. There is one instance per process.
@@ -216,11 +220,22 @@ class Hub:
         self._poll.note_told()
 
     async def _handle(self, hints: Sequence[Hint]) -> None:
-        if signed_out := {hint.about for hint in hints if hint.kind == "tokens"}:
-            await self.end_without_token(signed_out)  # first: they are told nothing more
-        posted: dict[ObjectId, ObjectId] = {}
-        liked: dict[ObjectId, set[ObjectId]] = {}
-        talked: dict[ObjectId, set[ObjectId]] = {}
+        try:
+            if signed_out := {hint.about for hint in hints if hint.kind == "tokens"}:
+                await self.end_without_token(signed_out)  # first: they are told nothing more
+        finally:
+            posted, liked, talked = self._mark(hints)  # asks no server: no outage keeps anybody from being read anew
+        if any(hint.kind == "named" for hint in hints):
+            await self._news.tell_names()
+        await self._news.tell(posted, liked)
+        if self._talk:
+            await self._talk.tell(self.watchers, talked)
+
+    def _mark(self, hints: Sequence[Hint]) -> tuple[Posted, Liked, Talked]:
+        """Have those read anew whom the hints concern. Return what is told of one by one."""
+        posted: Posted = {}
+        liked: Liked = {}
+        talked: Talked = {}
         for hint in hints:
             match hint:
                 case Hint("posted", author, what) if what:
@@ -243,11 +258,7 @@ class Hub:
         came_or_gone = {hint.about for hint in hints if hint.kind == "presence"}
         for watcher in self.watchers if came_or_gone else ():
             self.watchers.see_anew(watcher, came_or_gone)
-        if any(hint.kind == "named" for hint in hints):
-            await self._news.tell_names()
-        await self._news.tell(posted, liked)
-        if self._talk:
-            await self._talk.tell(self.watchers, talked)
+        return posted, liked, talked
 
     # What is read anew
 

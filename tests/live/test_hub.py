@@ -318,6 +318,21 @@ async def test_who_has_signed_out_is_told_nothing_that_comes_later(town: World) 
     assert [event.name for event in other.take()] == ["status"]
 
 
+async def test_an_outage_at_a_sign_out_loses_nothing_that_was_heard_with_it(town: World) -> None:
+    hub, accounts = await new_hub(town), Accounts(town.stack)
+    client = Client(hub, town.ids["ann"])
+    await client.connect()
+    status = await town.post("ben", "hello")
+    await settled(hub)
+    client.take()
+    await accounts.sign_out((await accounts.new_token(town.ids["ann"]))[0])
+    await town.social.delete(town.ids["ben"], status.id)
+    with patch.object(hub._accounts, "ended", AsyncMock(side_effect=ConnectionFailure())), suppress(ConnectionFailure):
+        await settled(hub)
+    await settled(hub)
+    assert [event.name for event in client.take()] == ["status_gone"]
+
+
 async def test_a_ticket_is_good_once_and_for_half_a_minute(town: World) -> None:
     accounts = Accounts(town.stack)
     token, _ = await accounts.new_token(town.ids["ann"])

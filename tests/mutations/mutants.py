@@ -3955,17 +3955,22 @@ MUTANTS: tuple[Mutant, ...] = (
         "who has signed out is told what waits with their sign-out",
         "live",
         "app.live.hub.Hub._handle",
-        """        if signed_out := {hint.about for hint in hints if hint.kind == "tokens"}:
-            await self.end_without_token(signed_out)  # first: they are told nothing more
-""",
-        "",
+        "await self.end_without_token(signed_out)",
+        "asyncio.get_running_loop().call_later(0.1, asyncio.ensure_future, self.end_without_token(signed_out))",
         _of(HUB, "test_who_has_signed_out_is_told_nothing_that_comes_later"),
-        behind="            await self._talk.tell(self.watchers, talked)\n",
+    ),
+    Mutant(
+        "what is heard with a sign-out is lost in an outage",
+        "live",
+        "app.live.hub.Hub._handle",
+        "        finally:\n            posted",
+        "        except ZeroDivisionError:\n            pass\n        else:\n            posted",
+        _of(HUB, "test_an_outage_at_a_sign_out_loses_nothing_that_was_heard_with_it"),
     ),
     Mutant(
         "a follow changes nobody's presence",
         "live",
-        "app.live.hub.Hub._handle",
+        "app.live.hub.Hub._mark",
         "                        self.watchers.see_anew(self.watchers.of(other), {who})\n",
         "",
         _of(HUB, "test_who_has_a_conversation_is_told_of_presence_as_far_as_they_may_know"),
