@@ -965,6 +965,19 @@ def test_in_one_process_too_another_site_is_not_ours(
     assert errors.splitlines()[-1] == f"feedlab: cannot listen on http://127.0.0.1:{port}: Address already in use"
 
 
+def test_a_note_of_the_owner_before_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was killed, and in a container the next one has its number."""
+    directory, found = DataDirectory(tmp_path), list[Note | None]()
+    with directory.owned("before", lasting=True):
+        directory.change(ready=True)
+        note = directory.note()
+    directory.write(note)
+    monkeypatch.setattr(DataDirectory, "_stop_leftovers", lambda self: found.append(self.owner()))
+    with directory.owned("next", lasting=True):
+        pass
+    assert [each.ready for each in found if each] == [False]
+
+
 def test_after_kill_9_the_children_end_and_the_next_start_works(tmp_path: Path) -> None:
     with serving(tmp_path / "data") as run:
         processes = run.ready().children

@@ -137,6 +137,7 @@ class DataDirectory:
         """
         lock = self._lock()
         try:
+            self.change(ready=False)  # as the owner before may have had the number of this process, in a container
             self._stop_leftovers()
             owner = ProcessId.of(os.getpid())
             unfinished = self.note().demo_unfinished
