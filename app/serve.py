@@ -323,7 +323,7 @@ class _Serving:
             try:
                 await asyncio.to_thread(_wait_until_ready, self.listener, ended)
                 self._announce()
-            except (ServersError, Stopped):
+            except BaseException:
                 end()
                 raise
             finally:
@@ -450,8 +450,8 @@ def _believed(proxies: Sequence[str]) -> list[str]:
 def _wait_until_ready(listener: socket.socket, ended: Callable[[], bool]) -> None:
     """Ask /readyz until it says yes, or for a while until MongoDB alone answers: everything else can be done without.
 
-    It is asked by its address, which is always answered: a name need not be among FEEDLAB_ALLOWED_HOSTS. And only once
-    our own socket listens: on Linux two can have one port until one of them does, and then the other would answer here.
+    It is asked by its address, which is always answered: a name need not be among FEEDLAB_ALLOWED_HOSTS. On Linux only
+    once our own socket listens: two can have one port there until one of them does, and then the other would answer.
 
     Raises Stopped, or ServersError with the last answer when that takes too long.
     """
@@ -460,7 +460,7 @@ def _wait_until_ready(listener: socket.socket, ended: Callable[[], bool]) -> Non
     deadline, patient_until = time.monotonic() + READY_DEADLINE_S, time.monotonic() + READY_PATIENCE_S
     answer = "no web process listens"
     while not ended():
-        if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        if sys.platform != "linux" or listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):  # macOS has none
             try:
                 status, body = _readyz(host, port)
                 if status == http.HTTPStatus.OK:

@@ -1,5 +1,6 @@
 """Where servers come from, and that they start, stay, and end with their owner."""
 
+import errno
 import fcntl
 import http.client
 import json
@@ -20,6 +21,7 @@ from functools import partial
 from http.server import HTTPServer
 from pathlib import Path
 from random import Random
+from unittest.mock import Mock
 from urllib.parse import unquote, urlsplit
 
 import psutil
@@ -943,6 +945,15 @@ def test_the_answer_of_another_site_is_not_taken_for_ours(tmp_path: Path) -> Non
             assert "Address already in use. It died 3 times in a row and is given up." in run.errors
             assert run.process.stdout is not None
             assert run.process.stdout.read() == "", "nothing is ready"
+
+
+def test_a_system_that_does_not_say_who_listens_is_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As macOS, where nobody else can have our port."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with another_with_its_port() as site, answering(site):
+        refuses = OSError(errno.ENOPROTOOPT, "Protocol not available")
+        listener = Mock(getsockname=site.socket.getsockname, getsockopt=Mock(side_effect=refuses))
+        serve._wait_until_ready(listener, lambda: False)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems let nobody have the same port")
