@@ -36,7 +36,7 @@ CONVERSATIONS, MESSAGES = ConversationDocument.Settings.name, MessageDocument.Se
 LISTED = "listed_1_active_at_-1__id_-1"  # the index; by that of `_id` MongoDB would read everybody's
 TEXT_LIMIT = 2_000  # code points
 MOST_UNREAD = 1_000  # conversations, counted; as many or more
-MOST_NEWS = 2_000  # rows of a kind that one command looks for
+MOST_NEWS = 1_000  # rows of a kind that one command looks for: of the longest messages 8 of the 16 MB of a reply
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PLACE_PATTERN = "^[0-9a-f]{35}$"
 SEAL = 8  # bytes
