@@ -42,7 +42,7 @@ def redis_pool(url: str, connections: int, timeout_s: float, **others: Any) -> r
 
 
 class Breaker:
-    """A circuit breaker: of those who ask a Redis that is away, one a second waits for it. `down` is raised."""
+    """A circuit breaker: for a second after Redis did not answer nobody asks it. `down` is raised instead."""
 
     def __init__(self, down: type[Exception]) -> None:
         self._down, self._open_until_s = down, 0.0
