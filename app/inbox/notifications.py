@@ -72,7 +72,7 @@ class Notifications:
         It is full, unless the end is reached or too many are not shown: 1,000, or 10,000 where most are mentions by a
         few whom the reader does not see.
         """
-        shown, last = await self._look(reader, limit + 1, before, 0)
+        shown, last = await self._look(reader, limit + 1, before, 0, PASSED)
         return shown[:limit], shown[limit - 1].seq if len(shown) > limit else last
 
     async def between(self, reader: ObjectId, after: int, to: int, most: int) -> list[Notification] | None:
@@ -80,7 +80,7 @@ class Notifications:
 
         None: there are more than `most`, or too many are not shown.
         """
-        shown, last = await self._look(reader, most + 1, to + 1, after)
+        shown, last = await self._look(reader, most + 1, to + 1, after, PASSED)
         return shown if last is None and len(shown) <= most else None
 
     async def unread(self, reader: ObjectId, most: int = MOST_UNREAD) -> Unread:
@@ -89,7 +89,7 @@ class Notifications:
         return Unread(len(counted.notifications), counted.read_to)
 
     async def counted(self, reader: ObjectId, most: int = MOST_UNREAD) -> Counted:
-        """Return the unread notifications, newest first, up to `most`, of those that a page would come to.
+        """Return the unread notifications, newest first, up to `most`.
 
         This takes one command where no number has been given since `read_to`, and two more where some have, unless much
         of it is not shown.
@@ -98,7 +98,7 @@ class Notifications:
         read_to = inbox.get("read_to", 0)
         if inbox.get("seq", 0) <= read_to:
             return Counted((), read_to, most)
-        shown, _ = await self._look(reader, most, None, read_to)
+        shown, _ = await self._look(reader, most, None, read_to, LOOKED_AT)
         return Counted(shown[:most], read_to, most)
 
     async def standing(self, down_to: Mapping[ObjectId, int]) -> dict[ObjectId, int]:
@@ -142,12 +142,12 @@ class Notifications:
             self._bus.tell(Hint("concerns", reader))
 
     async def _look(
-        self, reader: ObjectId, wanted: int, before: int | None, above: int
+        self, reader: ObjectId, wanted: int, before: int | None, above: int, most: int
     ) -> tuple[list[Notification], int | None]:
         """Return as many as are wanted, or more, newest first, and the last `seq` that was looked at.
 
         At the end that `seq` is None. Anybody can mention the reader as often as they like. Once a person's mentions
-        are known to be hidden, MongoDB passes over their others: so PASSED may be far more than are looked at one by
+        are known to be hidden, MongoDB passes over their others: so `most` may be far more than are looked at one by
         one, at a tenth of the cost.
         """
         shown: list[Notification] = []
@@ -155,7 +155,7 @@ class Notifications:
         looked_at, floor = 0, None
         while len(shown) < wanted and looked_at < LOOKED_AT:
             if hidden and floor is None:
-                floor = await self._seq_of(reader, before, above, PASSED - looked_at)
+                floor = await self._seq_of(reader, before, above, most - looked_at)
             size = min(max(wanted + SPARE, looked_at), LOOKED_AT - looked_at)
             batch = await self._below(reader, before, size, max(above, floor or 0), hidden)
             some, me = await self._shown(reader, batch)

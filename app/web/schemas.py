@@ -23,7 +23,7 @@ from app import models
 from app.accounts import NAME_LENGTH, PASSWORD_LENGTHS, checked_handle, checked_name, checked_password
 from app.errors import Invalid
 from app.inbox import conversations, notifications, pictures
-from app.inbox.notifications import LOOKED_AT, MOST_UNREAD, PASSED
+from app.inbox.notifications import MOST_UNREAD
 from app.live import presence as presences
 from app.models import Audience, NotificationKind, StatusRow, User
 from app.social import TEXT_LIMIT, checked_text
@@ -404,12 +404,7 @@ def notification(one: notifications.Notification, people: Mapping[ObjectId, mode
 
 class Notifications(BaseModel):
     notifications: list[Notification]
-    unread: int = Field(
-        ge=0,
-        le=MOST_UNREAD,
-        description=f"{MOST_UNREAD} means as many or more. It looks at the newest {LOOKED_AT:,} above `read_to`, or at "
-        f"{PASSED:,} where most are mentions by a few of whom you are shown none, as a page does",
-    )
+    unread: int = Field(ge=0, le=MOST_UNREAD, description=f"{MOST_UNREAD} means as many or more")
     read_to: int = Field(ge=0, description="`seq` up to which everything is read")
     next: int | None = Field(description="`before` of the next page; null only at the end")
 

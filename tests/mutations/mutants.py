@@ -3683,7 +3683,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "any number of hidden mentions is passed over",
         "notifications",
         "app.inbox.notifications.Notifications._look",
-        "await self._seq_of(reader, before, above, PASSED - looked_at)",
+        "await self._seq_of(reader, before, above, most - looked_at)",
         "0",
         _of(NOTIFICATIONS, PASSES_OVER),
     ),
