@@ -34,7 +34,7 @@ from app.clock import Clock
 from app.config import Config
 from app.demo.progress import Progress, silent
 from app.errors import Refused
-from app.models import DOCUMENTS, SETTINGS
+from app.models import DOCUMENTS, HOME, SETTINGS
 from app.servers.urls import masked
 from app.stack import Addresses, DeliveryQueue, QueueDown, Stack, connected, opened, said_by_a_driver, schema
 from app.stack.bus import web_processes
@@ -50,7 +50,6 @@ HEADER_BYTES = 4_096
 FRAME = struct.Struct(">BI")
 LEVEL = 1  # of gzip: higher ones take far longer for a file that is little smaller
 READ_BYTES = 1024 * 1024
-DERIVED = "home_"  # the collections that phases keep, each container its own
 COLLECTIONS = (SETTINGS, *(document.Settings.name for document in DOCUMENTS))
 
 
@@ -283,7 +282,7 @@ async def _lost(stack: Stack) -> Mapping[str, int]:
 
 def _is_ours(collection: str) -> bool:
     """Return whether a collection is ours, and not the settings."""
-    return collection in COLLECTIONS[1:] or collection.startswith(DERIVED)
+    return collection in COLLECTIONS[1:] or collection.startswith(HOME)
 
 
 async def _prefix(stack: Stack) -> str | None:

@@ -21,7 +21,7 @@ from bson import ObjectId
 from app.clock import FIRST_ID, LAST_ID, Clock
 from app.edges import DEPARTURES, NAMES, VERSIONS, another_version, change_edges, version_in, version_of
 from app.errors import TooMany
-from app.models import HOME_ENTRIES, HOME_FLOORS, like_key
+from app.models import HOME, like_key
 from app.stack import Hint, Stack, outages_told
 from app.stack.bus import Bus
 from app.stack.cost import uncounted
@@ -189,10 +189,10 @@ async def _clear(db: Database, bus: Bus, person: ObjectId, most: int) -> bool:
         while left and await _own(db, collection, theirs):
             left -= 1
     for name in await db.list_collection_names():
-        if name.startswith(HOME_FLOORS):
+        if name.startswith(HOME):
             await db[name].delete_one({"_id": person})
-        while left and name.startswith(HOME_ENTRIES) and await _entries(db, name, person):
-            left -= 1
+            while left and await _entries(db, name, person):
+                left -= 1
     return left > 0
 
 

@@ -20,9 +20,9 @@ NotificationKind = Literal["follow", "like", "circle", "mention"]
 
 SETTINGS = "settings"  # a collection without a model: each of its few documents has fields of its own
 
-# What phases 2 and 3 keep. The collections of a container have its name, too: `home_entries_<name>`.
-HOME_ENTRIES = "home_entries"  # `_id`: 24 bytes, the reader's id and the status's; clustered
-HOME_FLOORS = "home_floors"  # `_id`: the reader's
+# So begin the collections in which phases keep timelines, each container its own. `_id`: the reader's id, or 24 bytes
+# that begin with it.
+HOME = "home_"
 
 
 def _unique(first: str, second: str) -> IndexModel:

@@ -23,7 +23,7 @@ from app.demo.graph import Graph
 from app.demo.progress import Progress, silent
 from app.demo.words import FIRST_NAMES, LAST_NAMES, pick, sentence
 from app.errors import Refused
-from app.models import DOCUMENTS, Audience, Base, CircleMember, Follow, Status, User, search_words
+from app.models import DOCUMENTS, HOME, Audience, Base, CircleMember, Follow, Status, User, search_words
 from app.stack import Stack
 from app.stack.mongodb.write import housekeeping, prepare
 from phases.timelines import Timelines
@@ -114,7 +114,7 @@ def _check(statuses: int, days: int, password: str | None) -> None:
 
 async def _erase(stack: Stack, progress: Progress) -> None:
     """Empty the database. People go last, so that one left half erased is still refused without `reset`."""
-    kept = [name for name in await stack.db.list_collection_names() if name.startswith("home_")]
+    kept = [name for name in await stack.db.list_collection_names() if name.startswith(HOME)]
     for name in [*kept, *sorted(map(_collection, DOCUMENTS), key=_collection(User).__eq__)]:
         await empty(stack, name, progress)
     await stack.queue.forget()

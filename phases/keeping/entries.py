@@ -14,7 +14,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID, id_at
-from app.models import HOME_ENTRIES, HOME_FLOORS, StatusRow
+from app.models import HOME, StatusRow
 from app.stack import Stack
 from app.stack.mongodb.connection import Collection
 from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows
@@ -25,6 +25,7 @@ from phases.keeping.first_slices import FirstSlices
 from phases.keeping.recipients import Recipients
 from phases.keeping.store import AuthorIds, Container, Place, Returning, Store
 
+ENTRIES, FLOORS = f"{HOME}entries", f"{HOME}floors"  # a collection of each has its container's name, too
 DROP_AFTER_S = 60  # a switch takes less from the beginning of a container on
 FEW = 100  # entries, which travel in a command with what other readers ask
 SWEPT_AT_ONCE = 100  # readers looked at per sweep
@@ -36,11 +37,11 @@ def entry_key(reader: ObjectId, status: ObjectId) -> bytes:
 
 
 def entries_name(container: Container) -> str:
-    return f"{HOME_ENTRIES}_{container.name}"
+    return f"{ENTRIES}_{container.name}"
 
 
 def floors_name(container: Container) -> str:
-    return f"{HOME_FLOORS}_{container.name}"
+    return f"{FLOORS}_{container.name}"
 
 
 class Entries(Store):
@@ -193,7 +194,7 @@ class Entries(Store):
         young, found = id_at(self.clock.now() - timedelta(seconds=DROP_AFTER_S)), defaultdict[str, list[str]](list)
         for name in await self.db.list_collection_names():
             prefix, _, since = name.rpartition("_")
-            if prefix in (HOME_ENTRIES, HOME_FLOORS) and ObjectId(since) < young:
+            if prefix in (ENTRIES, FLOORS) and ObjectId(since) < young:
                 found[since].append(name)
         for since in await over(found):
             for name in found[since]:

@@ -10,7 +10,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.access import Entry
 from app.clock import LAST_ID, id_at
-from app.models import StatusRow
+from app.models import HOME, StatusRow
 from app.stack.mongodb.connection import Collection
 from app.stack.mongodb.find import Find, Rows
 from app.stack.sorted_sets import Over
@@ -32,7 +32,7 @@ from phases.p2_push import Followers
 from phases.p3_queue import WORKER
 
 DROP_AFTER_S = 60  # a switch takes less from the beginning of a container on
-PREFIX = "home_boards_"
+PREFIX = f"{HOME}boards_"
 
 
 class Everybody(Followers):
