@@ -521,65 +521,49 @@ def test_a_child_that_keeps_dying_is_given_up(tmp_path: Path, said: list[str], m
     stop_together([mill])
 
 
-def test_a_child_that_cannot_be_started_for_now_is_tried_again(
-    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As when a disk is full for a while."""
+@pytest.fixture
+def mill(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Child]:
+    """A child that runs, and is started again at once."""
     monkeypatch.setattr(children, "FIRST_PAUSE_S", 0.01)
     mill = child(tmp_path, said, WAITS)
     mill.start()
     try:
         until(lambda: mill.said("grinding"), "it runs")
-        first, log = mill.pid, mill.log
-        mill.log = tmp_path / "no such folder" / "mill.log"
-        mill.watch()
-        os.kill(first, signal.SIGKILL)
-        until(lambda: len(said) >= 3, "it is tried again and again")
-        assert "mill cannot be started now: " in said[2]
-        mill.log = log
-        until(lambda: mill.pid != first, "it runs again")
+        yield mill
     finally:
         stop_together([mill])
+
+
+def test_a_child_that_cannot_be_started_for_now_is_tried_again(mill: Child, tmp_path: Path, said: list[str]) -> None:
+    """As when a disk is full for a while."""
+    first, log = mill.pid, mill.log
+    mill.log = tmp_path / "no such folder" / "mill.log"
+    mill.watch()
+    os.kill(first, signal.SIGKILL)
+    until(lambda: len(said) >= 3, "it is tried again and again")
+    assert "mill cannot be started now: " in said[2]
+    mill.log = log
+    until(lambda: mill.pid != first, "it runs again")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signals")
-def test_a_child_that_a_signal_without_a_name_kills_is_started_again(
-    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(children, "FIRST_PAUSE_S", 0.01)
-    mill = child(tmp_path, said, WAITS)
-    mill.start()
-    try:
-        until(lambda: mill.said("grinding"), "it runs")
-        first = mill.pid
-        mill.watch()
-        os.kill(first, signal.SIGRTMIN + 1)
-        until(lambda: mill.pid != first, "it runs again")
-        assert f"was killed by signal {signal.SIGRTMIN + 1}; its log: " in said[0]
-    finally:
-        stop_together([mill])
+def test_a_child_that_a_signal_without_a_name_kills_is_started_again(mill: Child, said: list[str]) -> None:
+    first = mill.pid
+    mill.watch()
+    os.kill(first, signal.SIGRTMIN + 1)
+    until(lambda: mill.pid != first, "it runs again")
+    assert f"was killed by signal {signal.SIGRTMIN + 1}; its log: " in said[0]
 
 
-def test_a_child_whose_log_cannot_be_read_is_started_again(
-    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(children, "FIRST_PAUSE_S", 0.01)
-    mill = child(tmp_path, said, WAITS)
-    mill.start()
-    try:
-        until(lambda: mill.said("grinding"), "it runs")
-        first, log = mill.pid, mill.log
-        mill.log = tmp_path  # a directory: no file to read, and none to write to
-        mill.watch()
-        os.kill(first, signal.SIGKILL)
-        until(lambda: len(said) >= 2, "its death is told, and that it cannot be started")
-        assert (
-            said[0] == f"mill (process {first}) was killed by SIGKILL; its log: {tmp_path}. Starting it again in 0.0 s."
-        )
-        mill.log = log
-        until(lambda: mill.pid != first, "it runs again")
-    finally:
-        stop_together([mill])
+def test_a_child_whose_log_cannot_be_read_is_started_again(mill: Child, tmp_path: Path, said: list[str]) -> None:
+    first, log = mill.pid, mill.log
+    mill.log = tmp_path  # a directory: no file to read, and none to write to
+    mill.watch()
+    os.kill(first, signal.SIGKILL)
+    until(lambda: len(said) >= 2, "its death is told, and that it cannot be started")
+    assert said[0] == f"mill (process {first}) was killed by SIGKILL; its log: {tmp_path}. Starting it again in 0.0 s."
+    mill.log = log
+    until(lambda: mill.pid != first, "it runs again")
 
 
 def test_a_child_that_cannot_be_noted_runs_all_the_same(
