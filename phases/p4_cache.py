@@ -86,9 +86,9 @@ class RebuiltOnReturn(InMemory):
             if lease is None:
                 return False  # somebody else is at it
             active = await self.recipients.admit(returning.reader, returning.followees)
-            # A follow since `began_s` is in their document too, for a TTL and longer.
+            # Follows since `began_s` are noted in the reader's document for a TTL.
             if self.clock.monotonic() - returning.began_s > self.ttl_s:
-                return False  # too slow: the document may be gone
+                return False  # too slow: that document may be gone
             recent = await returning.recent(active.authors)
             if await self.fill(lease, recent, active.until):
                 return True

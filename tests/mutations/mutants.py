@@ -81,9 +81,9 @@ LEASE = (
 )
 MARK = "            active = await self.recipients.admit(returning.reader, returning.followees)\n"
 PUNCTUAL = (
-    "            # A follow since `began_s` is in their document too, for a TTL and longer.\n"
+    "            # Follows since `began_s` are noted in the reader's document for a TTL.\n"
     "            if self.clock.monotonic() - returning.began_s > self.ttl_s:\n"
-    "                return False  # too slow: the document may be gone\n"
+    "                return False  # too slow: that document may be gone\n"
 )
 RECENT = "            recent = await returning.recent(active.authors)\n"
 FILL = "            if await self.fill(lease, recent, active.until):\n"
