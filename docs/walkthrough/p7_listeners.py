@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from bson import ObjectId
 
-from app.models import StatusRow
+from app.stack.mongodb.find import Find, rows
 from phases.p4_cache import CACHE, ActiveFollowers
 
 
 class Listeners(ActiveFollowers):
-    """As in phase 4, but a status is not delivered to readers who mute its author.
+    """The recipients are the active followers who do not mute the author.
 
     A delivery becomes cheaper by as many as do.
     It costs a backfill: a reader who unmutes has a list without what was posted meanwhile.
@@ -22,13 +22,14 @@ class Listeners(ActiveFollowers):
     name = "active followers who listen"
 
     async def muting(self, author: ObjectId, readers: list[ObjectId]) -> set[ObjectId]:
-        """Those of these readers who mute the author: answered by an index alone."""
-        rows = self.db["mutes"].find({"muted": author, "muter": {"$in": readers}}, {"_id": 0, "muter": 1})
-        return {row["muter"] for row in await rows.to_list(None)}
+        """Return which of these readers mute the author. An index alone answers."""
+        query = {"muted": author, "muter": {"$in": readers}}
+        find = Find("mutes", query, ("muter",), len(readers))
+        return {row["muter"] for row in await rows(self.db, find)}
 
-    async def next(self, status: StatusRow, after: ObjectId, n: int) -> list[ObjectId]:
+    async def of(self, author: ObjectId, after: ObjectId, n: int) -> list[ObjectId]:
         """Exercise: leave out who mutes the author. Mind that fewer than `n` means that there are no more."""
-        return await super().next(status, after, n)
+        return await super().of(author, after, n)
 
 
 LISTENERS = replace(CACHE, slug="listeners", title="Deliver to who listens", recipients=Listeners)
