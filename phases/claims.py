@@ -142,7 +142,7 @@ VISIBLE_UNSEEN = Commands("what of it is visible, unless seen before", ONE)
 ENTRIES_AND_PENDING = Commands("the list together with what is pending", ONE)
 PENDING = Commands("what is pending", ONE)
 PENDING_OR_PULLED = Commands("what is pending or pulled", ONE)
-GETS = Commands("one gets", memcached=ONE)
+GETS = Commands("one `gets`", memcached=ONE)
 RANGE = Commands("one script in Redis", redis_at_most=1)
 STATUSES_UNSEEN = Commands("the statuses, then their authors, unless seen before", _always(2))
 AUTHORS_NOTED = Commands("one set that notes the authors for other processes", memcached=ONE)
@@ -158,6 +158,7 @@ WINDOWS = Commands("a window of each thousand authors", _windows, grows_with="fo
 PENDING_OF_KNOWN = Commands("what is pending, in a process that knows the reader", ONE)
 REBUILD = (PENDING_OF_KNOWN, PAGE_OF_PHASE_1, MARK_ACTIVE, WINDOWS)
 LEASE_AND_FILL_LIST = Commands(
-    "gets, add, gets and cas, and another gets in a process that does not know the reader", memcached=_always(5)
+    "`gets`, `add`, `gets` and `cas`, and one more `gets` in a process that does not know the reader",
+    memcached=_always(5),
 )
 LEASE_AND_FILL_SET = Commands("three scripts in Redis: to find nothing, to lease, to fill", redis_at_most=3)

@@ -86,9 +86,10 @@ class RebuiltOnReturn(InMemory):
             if lease is None:
                 return False  # somebody else is at it
             active = await self.recipients.admit(returning.reader, returning.followees)
-            # Follows since `began_s` are noted in the reader's document for a TTL.
+            # The reader's document names whom they have followed since `began_s`, but
+            # it lives for one TTL only. After that it may be gone, and they with it.
             if self.clock.monotonic() - returning.began_s > self.ttl_s:
-                return False  # too slow: that document may be gone
+                return False
             recent = await returning.recent(active.authors)
             if await self.fill(lease, recent, active.until):
                 return True

@@ -40,7 +40,7 @@ from phases.pulling.pulls import Merge
 
 # Processor time in all processes, as `feedlab bench units` measures it: one more
 # recipient of a delivery in phase 4; and one more pulled author on a page, the mean of
-# 20. Only their ratio counts. It comes out between 2 and 5 from run to run.
+# 20. Only their ratio counts. It came out between 2 and 7 in the runs that are kept.
 DELIVERY_US = 5.2
 PULLED_US = 18.0
 
@@ -106,7 +106,10 @@ class DeliveredTo(ActiveFollowers):
 
 class MergedLists(HomeLists):
     """The lists are those of phase 4. Whenever a list is renewed it takes in what was
-    pulled until then. So a marker may go when no older list is alive.
+    pulled until then.
+
+    Each pulled author has a marker, by which reads know to ask for them. It may go when
+    every living list is newer than what was pulled last of that author.
     """
 
     async def pulled_ids(self, authors: list[ObjectId]) -> list[bytes]:
