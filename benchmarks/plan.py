@@ -40,6 +40,7 @@ from benchmarks.report import load as read_report
 from benchmarks.verdict import number
 from phases import PHASES
 from phases.base import Phase
+from phases.pulling.author import Author
 
 CONFIG = Config()  # as it is unless somebody sets it otherwise
 DAY_S = 86_400
@@ -306,16 +307,26 @@ def crossings(load: Load, measured: Units) -> list[Crossing]:
         _crossing_of("active share", load, measured, queued, phase) for phase in keeping if answers.active_only(phase)
     ]
     posts = "posts an author makes per read of a follower, push and pull of that author"
-    beyond = "above it pulling this one author is cheaper than delivering to their followers, however many they are"
+    beyond = f"above it pulling this one author is cheaper than delivering to all followers, as {queued.slug} does"
     lines.append(Crossing(posts, _shown(pull_rather(measured)), beyond))
     for slug, units in measured.units.items():
         if units.pulled:
             beyond = (
-                f"above it {slug} has an author's statuses asked for, below it delivers them to the active followers"
+                "above it asking for an author's statuses is cheaper than delivering them to the active followers; "
+                f"{slug} itself goes by {number(_goes_by(slug))}"
             )
             threshold = units.pulled.cpu_total_s / units.delivery.cpu_total_s if units.delivery.cpu_total_s else None
             lines.append(Crossing(f"{posts}, in {slug}", _shown(threshold), beyond))
     return lines
+
+
+def _goes_by(slug: str) -> float:
+    """Return the posts per read above which the rule of a phase that merges has an author's statuses asked for."""
+    [merges] = [phase.merges for phase in PHASES if phase.slug == slug]
+    assert merges, f"{slug} asks for what is pulled"
+    day = merges.cost(Author(active_followers=1, posts_per_day=1, pages_per_reader_per_day=1))
+    assert day.asked_us, "pages are asked for"
+    return day.asked_us / day.delivered_us
 
 
 def _crossing_of(what: str, load: Load, measured: Units, a: Phase, b: Phase) -> Crossing:

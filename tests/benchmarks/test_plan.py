@@ -27,7 +27,7 @@ from phases.keeping.entries import Entries
 from phases.p1_query import QUERY
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
-from phases.p6_hybrid import HYBRID
+from phases.p6_hybrid import DELIVERY_US, HYBRID, PULLED_US
 
 NAMED = {phase.slug: phase for phase in PHASES}
 ENTRY_BYTES = Entries.bytes_per_entry
@@ -253,6 +253,17 @@ def test_a_pulled_author_costs_the_margin_and_not_the_first() -> None:
     assert plan.pull_rather(MEASURED) == pytest.approx(5 / 50)
     first = MEASURED.units["query"].reads[0].cpu_total_s / 10
     assert margins["100 to 200"] < first / 20
+
+
+def test_what_the_hybrid_goes_by_stands_beside_what_was_measured() -> None:
+    measured = load_report(FOLDER / "units.json")
+    assert isinstance(measured, Units)
+    load = Load(10_000, 12, 5_000, posts_per_day=1_000, reads_per_day=1_000, active_share=0.2)
+    [(at, beyond)] = [(at, beyond) for what, at, beyond in plan.crossings(load, measured) if what.endswith("in hybrid")]
+    pulled = measured.units["hybrid"].pulled
+    assert pulled
+    assert float(at) == pytest.approx(pulled.cpu_total_s / measured.units["hybrid"].delivery.cpu_total_s, rel=0.01)
+    assert beyond.endswith(f"hybrid itself goes by {PULLED_US / DELIVERY_US:.2f}")
 
 
 @pytest.mark.parametrize(
