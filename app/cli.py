@@ -68,7 +68,7 @@ def _told_in_one_line() -> Iterator[None]:
             raise Refusal(_shown(str(error))) from None
         if (words := said_by_a_driver(error)) is None:
             raise
-        raise Refusal(_shown(words)[:LONGEST_WORDS]) from None
+        raise Refusal(f"{_shown(words)[:LONGEST_WORDS]}; `feedlab doctor` says where this server comes from") from None
 
 
 class Feedlab(click.Group):
@@ -459,7 +459,7 @@ def backup(data: Path, level: "Level", file: Path, window_s: int | None) -> None
     can_be_written(file.with_name(f"{file.name}.part"))
     with servers_of(data, config, level, purpose="feedlab backup") as addresses, shown() as progress:
         if addresses.mongodb is None:
-            raise Refusal("the database is inside another process, or none")
+            raise Refusal("MongoDB is a stand-in inside a process, which no backup reaches: `feedlab doctor` says why")
         header = run(addresses.mongodb, config, file, window_s=window_s, progress=progress)
     click.echo(
         f"{file}: {sum(header.documents.values()):,} documents of {place(addresses.mongodb, config)}, "

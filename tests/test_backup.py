@@ -417,7 +417,7 @@ def test_by_the_command_line(system: System, file: Path) -> None:
     for refused, words in (
         (feedlab("backup", str(file)), "exists already"),
         (feedlab("restore", str(file)), "is not empty: --yes erases"),
-        (feedlab("backup", str(file.with_name("another")), "--stack", "memory"), "inside another process"),
+        (feedlab("backup", str(file.with_name("another")), "--stack", "memory"), "a stand-in inside a process"),
     ):
         assert (refused.exit_code, refused.stdout) == (2, "")
         assert words in refused.stderr

@@ -291,6 +291,7 @@ def test_a_server_that_is_away_is_said_in_one_line(words: list[object], tmp_path
     away = SILENT | {"FEEDLAB_SERVER_TIMEOUT_S": "0.2"}
     line = refused(feedlab(*words, "--data", tmp_path, environment=away))
     assert "MongoDB: 127.0.0.1:9" in line
+    assert "feedlab doctor" in line
     assert "secret" not in line
 
 
