@@ -410,7 +410,6 @@ class Conversation(Base):
 
     pair: bytes
     people: list[ObjectId]
-    made_by: ObjectId
     seq: int = 0
     version: int = 0
     active_at: datetime

@@ -369,7 +369,6 @@ class Conversations:
         new = {
             "_id": self._clock.new_id(),
             "people": [me, other],
-            "made_by": me,
             "seq": 0,
             "version": 0,
             "active_at": self._clock.now(),
