@@ -32,7 +32,7 @@ class JobSeen:
 
 @dataclass(frozen=True)
 class WorkerState:
-    """A worker as Redis knows it; one that was killed is known for up to seven minutes more. `doing`: a job's id."""
+    """A worker as Redis knows it; one that was killed is known for up to seven minutes more."""
 
     name: str
     state: str  # RQ's: started, idle, busy or suspended
@@ -40,7 +40,6 @@ class WorkerState:
     since: datetime | None
     done: int
     failed: int
-    doing: str | None
 
 
 def job_ids(queues: Queues) -> dict[str, list[str]]:
@@ -100,7 +99,6 @@ def workers(queue: Queue) -> list[WorkerState]:
             since=worker.birth_date,
             done=worker.successful_job_count,
             failed=worker.failed_job_count,
-            doing=worker.get_current_job_id(),
         )
         for worker in found
         if worker
