@@ -258,7 +258,7 @@ async def _conversations(db: Database, bus: Bus, person: ObjectId, most: int) ->
         change: dict[str, Any] = {"$inc": {"version": 1}, "$addToSet": {"blocked_by": person, "gone": person}}
         change["$pull"] = {"listed": person, "unread": person}
         if other in row["listed"]:
-            seq = await inside["inboxes"].next_number({"_id": other}, "seq")
+            seq = await inside["inboxes"].next_number({"_id": other})
             change["$set"] = {f"told.{row['people'].index(other)}.seq": seq}
         await inside["conversations"].update_one({"_id": row["_id"], **theirs}, change, upsert=False)
 

@@ -624,7 +624,7 @@ async def _numbers(
     Raises DuplicateKeyError where an inbox is not as `where` says.
     """
     inboxes, where = inside[INBOXES], where or {}
-    return [{"who": one, "seq": await inboxes.next_number({"_id": one, **where}, "seq")} for one in sorted(people)]
+    return [{"who": one, "seq": await inboxes.next_number({"_id": one, **where})} for one in sorted(people)]
 
 
 async def _numbers_of_change(

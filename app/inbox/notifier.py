@@ -71,7 +71,7 @@ class Notifier:
         async def unless_told(inside: Transaction) -> None:
             if await inside[NOTIFICATIONS].find_one({"_id": key, "whom": whom}, {"_id": 1}):
                 return
-            seq = await inside[INBOXES].next_number({"_id": whom}, "seq")
+            seq = await inside[INBOXES].next_number({"_id": whom})
             await inside[NOTIFICATIONS].insert_one({**new, "seq": seq, "until": event.generation_time + KEPT})
 
         await transaction(self._db, unless_told)

@@ -103,11 +103,7 @@ def idempotency_key(form: FormData, *said: str) -> str | None:
 
 
 def before_of(request: Request) -> ObjectId | None:
-    return id_in_query(request, "before")
-
-
-def id_in_query(request: Request, name: str) -> ObjectId | None:
-    text = request.query_params.get(name)
+    text = request.query_params.get("before")
     return None if text is None else id_in_text(text, "There is no such page.")
 
 

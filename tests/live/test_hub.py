@@ -765,7 +765,7 @@ class Letters(Talk):
 
     async def send(self, whom: ObjectId) -> None:
         db = self.world.stack.db
-        seq = await transaction(db, lambda inside: inside[INBOXES].next_number({"_id": whom}, "seq"))
+        seq = await transaction(db, lambda inside: inside[INBOXES].next_number({"_id": whom}))
         self.letters.append((whom, seq))
         self.world.stack.bus.tell(Hint("concerns", whom))
 

@@ -86,10 +86,10 @@ class InTransaction:
     async def update_many(self, query: Mapping[str, Any], change: Mapping[str, Any]) -> None:
         await self._answer(self._collection.update_many(query, change, **self._options))
 
-    async def next_number(self, query: Mapping[str, Any], field: str) -> int:
-        """Raise a counter by one and return it; the first number is 1."""
-        row = await self._upsert(query, {"$inc": {field: 1}})
-        return int(row[field])
+    async def next_number(self, query: Mapping[str, Any]) -> int:
+        """Raise the `seq` of a document by one and return it; the first number is 1."""
+        row = await self._upsert(query, {"$inc": {"seq": 1}})
+        return int(row["seq"])
 
     async def find_or_insert(self, query: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         """Return the document as it is, after inserting it where there was none."""
