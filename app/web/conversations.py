@@ -21,7 +21,7 @@ from app.web.done import done
 from app.web.picture import PictureResponse
 from app.web.problems import problem_of
 from app.web.render import render
-from app.web.request import Endpoint, address, changing, id_in_text, signed_in, to
+from app.web.request import Endpoint, address, changing, id_in_text, number_in_text, signed_in, to
 from app.web.session import MOST_ON_A_BADGE, field, known_session, posted
 from app.web.state import services
 
@@ -66,7 +66,8 @@ async def open_conversation(request: Request, me: Account) -> Response:
 
 async def conversation(request: Request, me: Account) -> Response:
     """Show a conversation. Whoever is shown its newest messages has read them."""
-    return await _conversation(request, me, _id_of(request), _number(request.query_params.get("before")))
+    before = number_in_text(request.query_params["before"], DIGITS) if "before" in request.query_params else None
+    return await _conversation(request, me, _id_of(request), before)
 
 
 async def with_unsent(request: Request, me: Account, id: ObjectId, typed: str) -> Response:
@@ -143,14 +144,6 @@ def _days(messages: list[Message], now: datetime) -> list[tuple[str, date, list[
     return [(words.get(day, f"{day.day} {day:%B %Y}"), day, list(those)) for day, those in grouped]
 
 
-def _number(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and 0 < len(text) <= DIGITS):
-        raise NotFound("There is no such page.")
-    return int(text)
-
-
 # Saying something
 
 
@@ -221,16 +214,14 @@ async def _send_picture(request: Request, me: Account, form: FormData, file: Any
 async def receipt(request: Request, me: Account) -> Response:
     """Note what a page has got without showing it; a page that shows messages has them noted as read."""
     form = await changing(request, me)
-    delivered = _number(field(form, "delivered"))
-    assert delivered is not None
+    delivered = number_in_text(field(form, "delivered"), DIGITS)
     await services(request).conversations.receive(me.id, _id_of(request), delivered, None)
     return Response(status_code=204)
 
 
 async def delete(request: Request, me: Account) -> Response:
     await changing(request, me)
-    seq = _number(request.path_params["seq"])
-    assert seq is not None
+    seq = number_in_text(request.path_params["seq"], DIGITS)
     await services(request).conversations.delete(me.id, _id_of(request), seq)
     return done(request, _path(_id_of(request)), "deleted")
 

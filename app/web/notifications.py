@@ -8,11 +8,10 @@ from bson import ObjectId
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.errors import NotFound
 from app.inbox.notifications import Notification
 from app.models import Account, NotificationKind, Person, StatusRow
 from app.web.render import render
-from app.web.request import address, changing, to
+from app.web.request import address, changing, number_in_text, to
 from app.web.session import field
 from app.web.state import services
 
@@ -44,7 +43,7 @@ def lines(shown: Sequence[Notification], people: Mapping[ObjectId, Person], read
 
 async def notifications(request: Request, me: Account) -> Response:
     inbox = services(request).notifications
-    before = _number(request.query_params["before"]) if "before" in request.query_params else None
+    before = number_in_text(request.query_params["before"], DIGITS) if "before" in request.query_params else None
     unread = await inbox.unread(me.id)
     shown, last = await inbox.page(me.id, before, NOTIFICATIONS_A_PAGE)
     people = await services(request).social.people({one.who for one in shown})
@@ -61,11 +60,5 @@ async def notifications(request: Request, me: Account) -> Response:
 
 async def mark_read(request: Request, me: Account) -> Response:
     form = await changing(request, me)
-    await services(request).notifications.mark_read(me.id, _number(field(form, "to")))
+    await services(request).notifications.mark_read(me.id, number_in_text(field(form, "to"), DIGITS))
     return to("/notifications")
-
-
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= DIGITS):
-        raise NotFound("There is no such page.")
-    return int(text)

@@ -116,3 +116,10 @@ def id_in_text(text: str, refusal: str) -> ObjectId:
     if not ObjectId.is_valid(text):
         raise NotFound(refusal)
     return ObjectId(text)
+
+
+def number_in_text(text: str, digits: int) -> int:
+    """Return the number that an address or a form names. Raises NotFound where it is none, or has more digits."""
+    if not (text.isascii() and text.isdigit() and len(text) <= digits):
+        raise NotFound("There is no such page.")
+    return int(text)
