@@ -106,12 +106,35 @@ class Parser(httptools.HttpRequestParser):
             super().feed_data(self._protocol.head_without_upgrade())
 
 
-class Protocol(HttpToolsProtocol):
+class Connection(asyncio.Protocol):
+    """A connection that counts until it has ended, and is closed where its client reads nothing."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    _state: Connections
+    _address = ""  # of a proxy, or of who has gone already
+    _reading: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._state.let_go(self._address)
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reading = self.loop.call_later(READ_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._reading:
+            self._reading.cancel()
+            self._reading = None
+
+
+class Protocol(Connection, HttpToolsProtocol):
     """A connection that is closed at a deadline while we wait for it, and earlier where another one needs its place."""
 
     _deadline: asyncio.TimerHandle | None = None
-    _reading: asyncio.TimerHandle | None = None
-    _address = ""  # of a proxy, or of who has gone already
     _upgraded = False
     url = b""  # that of the request, once its method has been read
     _head = 0  # bytes of a header or a trailer that have come, without those of the read that it began in
@@ -119,10 +142,7 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self.parser = Parser(self)
-
-    @property
-    def _state(self) -> Connections:
-        return cast(Connections, self.server_state)
+        self._state = cast(Connections, self.server_state)
 
     @property
     def ignores_upgrade(self) -> bool:
@@ -153,9 +173,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._state.let_go(self._address)
         self._go_on()
-        self.resume_writing()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over to the protocol for WebSockets, which counts it from now on."""
@@ -253,16 +271,6 @@ class Protocol(HttpToolsProtocol):
         if self._idle and not self._deadline:  # else a body or the next request is under way
             self._state.waiting[self] = None
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._reading = self.loop.call_later(READ_S, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._reading:
-            self._reading.cancel()
-            self._reading = None
-
 
 def _rejected(status: int, text: str) -> Response:
     """Return a refusal of the library for WebSockets, or of uvicorn, as a problem: they would say it in plain text."""
@@ -272,10 +280,8 @@ def _rejected(status: int, text: str) -> Response:
     return Response(status, HTTPStatus(status).phrase, headers, bytes(answer.body))
 
 
-class WebSocket(WebSocketsSansIOProtocol):
-    """A connection after its upgrade. It still counts, and is closed where its client reads nothing."""
-
-    _reading: asyncio.TimerHandle | None = None
+class WebSocket(Connection, WebSocketsSansIOProtocol):
+    """A connection after its upgrade. It still counts."""
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
         super().__init__(config, server_state, app_state)
@@ -322,21 +328,3 @@ class WebSocket(WebSocketsSansIOProtocol):
         Nobody reads what clients say, and uvicorn logs a traceback of invalid UTF-8.
         """
         self.handle_bytes(event)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._state.let_go(self._address)
-        self._read_again()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._reading = self.loop.call_later(READ_S, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._read_again()
-
-    def _read_again(self) -> None:
-        if self._reading:
-            self._reading.cancel()
-            self._reading = None

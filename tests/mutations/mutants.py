@@ -2761,10 +2761,13 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "who reads nothing keeps the connection",
         "the door",
-        "app.web.protocol.Protocol.pause_writing",
+        "app.web.protocol.Connection.pause_writing",
         "self._reading = self.loop.call_later(READ_S, self.transport.abort)",
         "pass",
-        _of(PROTOCOL, "test_who_reads_nothing_is_closed"),
+        (
+            *_of(PROTOCOL, "test_who_reads_nothing_is_closed"),
+            *_of(WIRE, "test_who_reads_nothing_from_a_socket_is_closed"),
+        ),
     ),
     Mutant(
         "the limit of descriptors is as it was",
@@ -4381,9 +4384,9 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(PAGES, "test_whatever_was_typed_is_kept_whenever_mongodb_goes_away"),
     ),
     Mutant(
-        "a WebSocket holds its place for ever",
+        "a connection that has ended holds its place",
         "live",
-        "app.web.protocol.WebSocket.connection_lost",
+        "app.web.protocol.Connection.connection_lost",
         "        self._state.let_go(self._address)\n",
         "",
         _of(WIRE, "test_who_may_not_is_told_before_the_upgrade"),
@@ -4411,14 +4414,6 @@ MUTANTS: tuple[Mutant, ...] = (
         'if message["type"] == "websocket.receive":',
         "if False:",
         _of(WIRE, "test_what_ends_a_stream"),
-    ),
-    Mutant(
-        "who reads nothing from a WebSocket holds it",
-        "live",
-        "app.web.protocol.WebSocket.pause_writing",
-        "        self._reading = self.loop.call_later(READ_S, self.transport.abort)\n",
-        "",
-        _of(WIRE, "test_who_reads_nothing_from_a_socket_is_closed"),
     ),
     Mutant(
         "a message goes to a deleted account until its conversations have ended",
