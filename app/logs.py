@@ -38,6 +38,18 @@ class Sparing(logging.Filter):
         return count < EACH
 
 
+class Outages:
+    """Logs that a server is away, and that it is back: once per change."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log, self.is_away = log, False
+
+    def tell(self, is_away: bool, words: str) -> None:
+        if is_away != self.is_away:
+            self.is_away = is_away
+            self._log.warning(words, stacklevel=2)  # each place that tells has its own share of the log
+
+
 class _Text(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         request = REQUEST_ID.get()

@@ -7,21 +7,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.logs import EACH, WINDOW_S, Sparing
+from app.logs import EACH, WINDOW_S, Outages, Sparing
 from tests.contract.test_pictures import drawn
+
+
+class Kept(logging.Handler):
+    """What is written of a log."""
+
+    def __init__(self, sparing: Sparing) -> None:
+        super().__init__()
+        self.written = list[str]()
+        self.addFilter(sparing)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.written.append(record.getMessage())
 
 
 def test_a_flood_is_cut_short_and_counted() -> None:
     now_s = 0.0
-    sparing, written = Sparing(lambda: now_s), list[str]()
-
-    class Kept(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            written.append(record.getMessage())
-
-    log, kept = logging.Logger("flooded"), Kept()
-    kept.addFilter(sparing)
+    log, kept = logging.Logger("flooded"), Kept(Sparing(lambda: now_s))
     log.addHandler(kept)
+    written = kept.written
 
     def flood(times: int) -> None:
         for n in range(times):
@@ -33,6 +39,18 @@ def test_a_flood_is_cut_short_and_counted() -> None:
     now_s += WINDOW_S
     flood(1)
     assert written[-1] == f"number 0 (and {1_000 - EACH:,} more of these before)"
+
+
+def test_a_server_that_comes_and_goes_is_told_of_once_per_change_and_takes_nobodys_share() -> None:
+    log, kept = logging.Logger("flooded"), Kept(Sparing())
+    log.addHandler(kept)
+    one, other = Outages(log), Outages(log)
+    for n in range(1_000):
+        one.tell(n % 4 < 2, "away" if n % 4 < 2 else "back")
+    assert kept.written == ["away", "back"] * (EACH // 2)
+    other.tell(False, "as ever")
+    other.tell(True, "another is away")
+    assert kept.written[EACH:] == ["another is away"]
 
 
 SPEAKING = """

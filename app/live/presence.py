@@ -17,6 +17,7 @@ from bson import ObjectId
 from app.edges import Edges, Reader
 from app.errors import TooMany
 from app.live.connection import EACH
+from app.logs import Outages
 from app.stack import Stack, outages_told
 from app.stack.heartbeats import Full, HeartbeatsDown
 from app.stack.mongodb.find import Find, together
@@ -65,7 +66,7 @@ class Presences:
     def __init__(self, stack: Stack, changed: Changed = _nobody_listens) -> None:
         self._db, self._clock, self._heartbeats, self._changed = stack.db, stack.clock, stack.heartbeats, changed
         self._connections: dict[tuple[ObjectId, str], float] = {}  # and when they were last noted to be here
-        self._is_away = False
+        self._outages = Outages(log)
 
     # Connections of this process
 
@@ -150,10 +151,8 @@ class Presences:
                 await self._db["users"].update_many(some, {"$max": {"seen_at": now}})
 
     def _tell(self, away: HeartbeatsDown | None) -> None:
-        """Log that Redis is away, or back, once per change."""
-        if (away is not None) != self._is_away:
-            self._is_away = away is not None
-            log.warning("nobody is said to be here: %s" if away else "it is known again who is here%s", away or "")
+        words = f"nobody is said to be here: {away}" if away else "it is known again who is here"
+        self._outages.tell(away is not None, words)
 
     # What others see
 

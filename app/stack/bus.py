@@ -18,6 +18,7 @@ from bson import ObjectId
 from redis import Redis
 from redis.exceptions import ConnectionError, RedisError
 
+from app.logs import Outages
 from app.stack.cost import count_redis
 from app.stack.redis_pool import redis_pool
 from app.watch.background import errors_counted
@@ -126,7 +127,7 @@ class RedisBus:
         self._unsent: deque[Hint] = deque(maxlen=MOST_UNSENT)
         self._publishing: asyncio.Task[None] | None = None
         self._hearing: asyncio.Task[None] | None = None
-        self._is_away = False
+        self._outages = Outages(log)
 
     def tell(self, *hints: Hint) -> None:
         self._unsent += hints
@@ -144,9 +145,9 @@ class RedisBus:
                         await self._redis.publish(self.channel, "\n".join(hint.packed() for hint in some))
                     except (RedisError, OSError) as error:
                         self._unsent.clear()
-                        self._tell(True, f"live hints are lost while Redis is away: {error}")
+                        self._outages.tell(True, f"live hints are lost while Redis is away: {error}")
                     else:
-                        self._tell(False, "live hints are sent again")
+                        self._outages.tell(False, "live hints are sent again")
         finally:
             self._publishing = None
 
@@ -167,7 +168,7 @@ class RedisBus:
                 try:
                     await self._subscribed()
                 except (RedisError, OSError) as error:
-                    self._tell(True, f"live hints are not heard while Redis is away: {error}")
+                    self._outages.tell(True, f"live hints are not heard while Redis is away: {error}")
             await asyncio.sleep(PAUSE_S)
 
     async def _subscribed(self) -> None:
@@ -191,12 +192,6 @@ class RedisBus:
     def _missed(self) -> None:
         for listener in self._listeners:
             listener.missed()
-
-    def _tell(self, is_away: bool, words: str) -> None:
-        """Log that Redis is away, or is back: once per change."""
-        if is_away != self._is_away:
-            self._is_away = is_away
-            log.warning(words)
 
     async def close(self) -> None:
         if self._publishing:

@@ -16,6 +16,7 @@ from limits.aio.strategies import FixedWindowRateLimiter
 from redis.exceptions import RedisError
 
 from app.errors import TooMany
+from app.logs import Outages
 from app.stack.redis_pool import redis_pool
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Rates:
         self._here = FixedWindowRateLimiter(_Here())
         self._everywhere: FixedWindowRateLimiter | None = None
         self._pool: redis.ConnectionPool | None = None
-        self._away_until, self._is_away = 0.0, False
+        self._away_until, self._outages = 0.0, Outages(log)
         if url:
             self._pool = redis_pool(url, CONNECTIONS, TIMEOUT_S)
             storage = RedisStorage(
@@ -98,17 +99,11 @@ class Rates:
                 answer = await ask(self._everywhere)
             except RedisError as error:
                 self._away_until = time.monotonic() + AWAY_S
-                self._tell(True, f"rate limits are counted per process while Redis is away: {error}")
+                self._outages.tell(True, f"rate limits are counted per process while Redis is away: {error}")
             else:
-                self._tell(False, "rate limits are counted for all processes together again")
+                self._outages.tell(False, "rate limits are counted for all processes together again")
                 return answer
         return await ask(self._here)
-
-    def _tell(self, is_away: bool, words: str) -> None:
-        """Log that Redis is away, or is back: once per change."""
-        if is_away != self._is_away:
-            self._is_away = is_away
-            log.warning(words)
 
 
 class Rate:
