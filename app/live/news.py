@@ -3,14 +3,13 @@
 The edges of all of them are looked up with it, so each is told what they may see at that moment.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
-from itertools import islice
-from typing import TypeVar
 
 from bson import ObjectId
 
 from app.access import SHOWN, on_home, statuses_by_id
+from app.batched import batched
 from app.edges import NAMES, Edges, version_in, version_of
 from app.live.steps import Faces, as_json, came, likes, name_steps
 from app.live.truth import RENAMED_AT_ONCE, renamed_since
@@ -24,7 +23,6 @@ PEOPLE_AT_ONCE = 200  # that one command looks at
 
 Wanted = Mapping[Watcher, Mapping[ObjectId, ObjectId]]  # by person, statuses and their authors
 Likers = Mapping[ObjectId, Collection[ObjectId]]  # by status, who has liked it or does no more
-T = TypeVar("T")
 
 
 class News:
@@ -39,7 +37,7 @@ class News:
     async def tell(self, posted: Mapping[ObjectId, ObjectId], liked: Likers) -> None:
         """Tell everybody concerned of new statuses and of likes. `posted`: statuses and their authors."""
         if wanted := self._wanted(posted, liked):
-            for some in chunks(wanted.items(), PEOPLE_AT_ONCE):
+            for some in batched(wanted.items(), PEOPLE_AT_ONCE):
                 await self._tell(dict(some), liked)
 
     def mark_deleted(self, status: ObjectId) -> None:
@@ -121,9 +119,3 @@ class News:
         for watcher in self._watchers.known():
             if watcher.turn.locked() or watcher.has.names < told_to:
                 self._watchers.mark_dirty(watcher.me, {"page", "inbox", "presence"})
-
-
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some

@@ -10,10 +10,11 @@ from typing import NamedTuple
 from bson import ObjectId
 
 from app.access import statuses_by_id
+from app.batched import batched
 from app.clock import FIRST_ID, id_at
 from app.edges import NAMES, VERSIONS, version_in, version_of
 from app.inbox.notifications import Notifications
-from app.live.news import PEOPLE_AT_ONCE, chunks
+from app.live.news import PEOPLE_AT_ONCE
 from app.live.position import Shown
 from app.live.presence import Presences, is_another
 from app.live.truth import NEWLY_S, inbox_in, inboxes_of
@@ -67,13 +68,13 @@ class Poll:
         else:
             self._looked_at = self._clock.now()
         here = [watcher for watcher in self._watchers if watcher.looked]  # who is just coming reads it all
-        for some in chunks(here, PEOPLE_AT_ONCE):
+        for some in batched(here, PEOPLE_AT_ONCE):
             await self._compare_state(some)
         told = [watcher for watcher in self._watchers if watcher.looked and any(watcher.looked.inbox)]
-        for some in chunks(told, TOLD_AT_ONCE):
+        for some in batched(told, TOLD_AT_ONCE):
             await self._compare_notifications(some)
         met = [watcher for watcher in self._watchers if watcher.acquainted]
-        for some in chunks(met, MET_AT_ONCE):
+        for some in batched(met, MET_AT_ONCE):
             await self._compare_presence(some)
 
     async def _look_for_news(self) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from bson import ObjectId
 
+from app.batched import batched
 from app.edges import Edges, Reader
 from app.errors import TooMany
 from app.live.connection import EACH
@@ -144,11 +145,11 @@ class Presences:
 
     async def _seen(self, people: Collection[ObjectId]) -> None:
         """Note that these people were seen now. Whatever others write meanwhile, it moves forward only."""
-        now, ids = self._clock.now(), list(people)
-        for first in range(0, len(ids), PEOPLE_AT_ONCE):
-            some = {"_id": {"$in": ids[first : first + PEOPLE_AT_ONCE]}, "deleted": {"$exists": False}}
+        now = self._clock.now()
+        for some in batched(people, PEOPLE_AT_ONCE):
+            known = {"_id": {"$in": some}, "deleted": {"$exists": False}}
             with outages_told(log.info, "who was here is noted a minute later"):
-                await self._db["users"].update_many(some, {"$max": {"seen_at": now}})
+                await self._db["users"].update_many(known, {"$max": {"seen_at": now}})
 
     def _tell(self, away: HeartbeatsDown | None) -> None:
         words = f"nobody is said to be here: {away}" if away else "it is known again who is here"

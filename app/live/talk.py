@@ -5,8 +5,8 @@ from functools import partial
 
 from bson import ObjectId
 
+from app.batched import batched
 from app.inbox.conversations import Change, Conversations, Message
-from app.live.news import chunks
 from app.live.position import Has
 from app.live.presence import Presence, Presences
 from app.live.steps import Faces, People, Step, as_json, counted
@@ -56,7 +56,7 @@ class Talk:
                 here.mark_dirty(watcher.me, {"inbox"})
             elif watcher.reads:
                 known.append(watcher)
-        for some in chunks(known, PEOPLE_AT_ONCE):
+        for some in batched(known, PEOPLE_AT_ONCE):
             await self._tell(here, some, set().union(*(talked[watcher.me] for watcher in some)))
 
     async def _tell(self, here: Watchers, some: Sequence[Watcher], about: Collection[ObjectId]) -> None:

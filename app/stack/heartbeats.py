@@ -10,12 +10,12 @@ the script that finds them, so one process alone hears of it.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from typing import Any
 
 import redis.asyncio as redis
 from bson import ObjectId
 
+from app.batched import batched
 from app.stack.cost import count_redis
 from app.stack.redis_pool import Breaker, redis_pool
 
@@ -196,11 +196,7 @@ class HeartbeatsStandIn:
 
 def _cut(items: Iterable[Any]) -> list[list[Any]]:
     """Cut the items into lists of at most AT_ONCE. There is at least one, which may be empty."""
-    rest = iter(items)
-    parts = [list(islice(rest, AT_ONCE))]
-    while some := list(islice(rest, AT_ONCE)):
-        parts.append(some)
-    return parts
+    return list(batched(items, AT_ONCE)) or [[]]
 
 
 Heartbeats = RedisHeartbeats | HeartbeatsStandIn

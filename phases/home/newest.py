@@ -9,6 +9,7 @@ from typing import Any
 from bson import ObjectId
 
 from app.access import Entry
+from app.batched import batched
 from app.clock import FIRST_ID, LAST_ID, first_id
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import NEWEST_FIRST, Find, Order, Rows, rows
@@ -70,16 +71,15 @@ class Newest:
         return ObjectId(sample[promised - 1][:12]) if len(sample) >= promised else None
 
     async def _in_groups(self, cursor: ObjectId, n: int) -> list[Packed]:
-        groups = await asyncio.gather(*(self._merged(group, cursor, n) for group in _cut(self._authors, GROUP)))
+        groups = await asyncio.gather(*(self._merged(group, cursor, n) for group in batched(self._authors, GROUP)))
         return sorted(chain.from_iterable(groups), reverse=True)[:n] if len(groups) > 1 else groups[0]
 
     async def _window(self, floor: ObjectId, cursor: ObjectId, limit: int) -> list[Packed] | None:
         """Return all from `floor` on and below `cursor`, in no order; None when some command would have `limit` rows or
         more.
         """
-        parts = await asyncio.gather(
-            *(self._look(some, {"$gte": floor, "$lt": cursor}, limit) for some in _cut(self._authors, WINDOW_AUTHORS))
-        )
+        ids = {"$gte": floor, "$lt": cursor}
+        parts = await asyncio.gather(*(self._look(some, ids, limit) for some in batched(self._authors, WINDOW_AUTHORS)))
         return None if max(map(len, parts)) == limit else list(chain.from_iterable(parts))
 
     async def _merged(self, authors: list[ObjectId], cursor: ObjectId, n: int) -> list[Packed]:
@@ -111,7 +111,7 @@ def newest_of_groups(
             n,
             NEWEST_FIRST,
         )
-        for number, group in enumerate(_cut(list(authors), GROUP))
+        for number, group in enumerate(batched(authors, GROUP))
     }
 
 
@@ -126,7 +126,7 @@ def window_of_groups(
         f"{name} {number}": Find(
             "statuses", {**query(group), "_id": ids}, ID_AND_AUTHOR, limit, along=is_small, known=known
         )
-        for number, group in enumerate(_cut(list(authors), GROUP))
+        for number, group in enumerate(batched(authors, GROUP))
     }
 
 
@@ -149,7 +149,3 @@ def paced(ids: Sequence[ObjectId], n: int) -> ObjectId | None:
     newest_s, oldest_s = (id.generation_time.timestamp() for id in (ids[0], ids[-1]))
     since_s = newest_s - (newest_s - oldest_s) * RESERVE * n / (len(ids) - 1)
     return first_id(max(0, int(since_s)))
-
-
-def _cut(authors: list[ObjectId], size: int) -> list[list[ObjectId]]:
-    return [authors[at : at + size] for at in range(0, len(authors), size)]
