@@ -4,7 +4,8 @@ A changed name has its version beside it (`User.renamed`), so an index finds who
 a name looks at the version first, or has just looked at it beside something else.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from bson import ObjectId
 
@@ -14,7 +15,7 @@ from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, together
 
 REMEMBERED = 50_000
-RENAMED_AT_ONCE = 200  # where there are more, all names are forgotten
+RENAMED_AT_ONCE = 200
 FIELDS = ("_id", "handle", "name", "deleted")
 
 
@@ -37,7 +38,7 @@ class Names:
             unknown = [id for id in ids if id not in known]
             answers = await together(self._db, **_finds(since, unknown))
             renamed = answers.get("renamed", [])
-            if len(renamed) > RENAMED_AT_ONCE:
+            if len(renamed) > RENAMED_AT_ONCE:  # all names are forgotten
                 self._people, self._version = {}, None
                 continue
             found = _people([*renamed, *answers.get("people", [])])
@@ -63,10 +64,19 @@ class Names:
 def _finds(since: int | None, unknown: list[ObjectId]) -> dict[str, Find]:
     finds = {"version": version_of(NAMES)}
     if since is not None:
-        finds["renamed"] = Find("users", {"renamed": {"$gt": since}}, FIELDS, RENAMED_AT_ONCE + 1)
+        finds["renamed"] = renamed_since(since)
     if unknown:
         finds["people"] = Find("users", {"_id": {"$in": unknown}}, FIELDS, len(unknown), by="_id")
     return finds
+
+
+def renamed_since(version: int, people: Sequence[ObjectId] | None = None) -> Find:
+    """Return the look-up of all of these people who have been renamed since, in the order of their changes; or of the
+    first RENAMED_AT_ONCE of all people, and of one more, which says that there are more.
+    """
+    query: dict[str, Any] = {"renamed": {"$gt": version}, **({"_id": {"$in": people}} if people is not None else {})}
+    n = RENAMED_AT_ONCE + 1 if people is None else len(people)
+    return Find("users", query, (*FIELDS, "renamed"), n, [("renamed", 1)])
 
 
 def _people(users: Rows) -> dict[ObjectId, Person]:

@@ -12,9 +12,9 @@ from app.access import SHOWN, on_home, statuses_by_id
 from app.batched import batched
 from app.edges import NAMES, Edges, version_in, version_of
 from app.live.steps import Faces, as_json, came, likes, name_steps
-from app.live.truth import RENAMED_AT_ONCE, renamed_since
 from app.live.watchers import Watcher, Watchers
 from app.models import StatusRow, like_key
+from app.names import RENAMED_AT_ONCE, renamed_since
 from app.social import Social
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, together
@@ -107,7 +107,7 @@ class News:
             found = await together(self._db, version=version_of(NAMES), renamed=renamed_since(since))
             renamed, version = found["renamed"], version_in(found["version"])
             gone = {user["_id"] for user in renamed if user.get("deleted")}
-            told_to = renamed[-1]["renamed"] if len(renamed) == RENAMED_AT_ONCE else version
+            told_to = renamed[-1]["renamed"] if len(renamed) > RENAMED_AT_ONCE else version
             for watcher in here:
                 if not watcher.turn.locked():
                     self._watchers.tell(watcher, name_steps(renamed, watcher.has, watcher.named))

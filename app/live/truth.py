@@ -14,6 +14,7 @@ from app.live.presence import Presence, Presences, is_another
 from app.live.steps import Faces, InboxSource, Step, UnreadCounts, as_json, name_steps, note_steps, page_steps
 from app.live.watchers import NONE, Looked, Part, Watcher, Watchers
 from app.models import Person, StatusRow
+from app.names import renamed_since
 from app.same import IDS
 from app.social import Social
 from app.stack.mongodb.connection import Database
@@ -21,7 +22,6 @@ from app.stack.mongodb.find import Find, rows, together
 from app.stack.mongodb.joined import joined
 from phases.timelines import Timelines
 
-RENAMED_AT_ONCE = 200
 NEWLY_S = 120  # between the id of a status and its insert, at most: no insert takes as long
 MOST_MISSED = 500  # events that somebody is told at once; more are a `reset`
 
@@ -178,13 +178,6 @@ class Truth:
 
 async def _nothing() -> None:
     return None
-
-
-def renamed_since(version: int, people: Sequence[ObjectId] | None = None) -> Find:
-    """Return the look-up of all of these people who have been renamed since, or of the first RENAMED_AT_ONCE of all."""
-    query: dict[str, Any] = {"renamed": {"$gt": version}, **({"_id": {"$in": people}} if people is not None else {})}
-    n = RENAMED_AT_ONCE if people is None else len(people)
-    return Find("users", query, ("_id", "handle", "name", "renamed", "deleted"), n, [("renamed", 1)])
 
 
 def inboxes_of(people: Sequence[ObjectId]) -> Find:

@@ -12,6 +12,7 @@ import pytest
 from bson import ObjectId
 from pymongo.errors import ConnectionFailure
 
+from app import names
 from app.accounts import TICKET_S, Accounts, digest_of
 from app.departures import clear_departures, depart
 from app.errors import TooMany
@@ -31,6 +32,7 @@ from app.live.truth import NEWLY_S, Truth
 from app.live.watchers import Watcher
 from app.models import Account
 from app.stack import Hint, OutOfTime
+from app.stack.bus import HintKind
 from app.stack.cost import counted
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, together
@@ -894,27 +896,30 @@ async def test_whose_state_was_being_read_when_names_were_looked_up_is_told_all_
     cat.leave()
 
 
-@pytest.mark.parametrize("stays", [True, False])
-async def test_however_many_have_been_renamed_each_is_told(town: World, stays: bool) -> None:
-    """To whoever comes back, and to whose page is read anew before anybody has heard of names."""
-    names = [f"author{n}" for n in range(5)]
-    await town.people(*names)
-    await town.follow("ann", *names)
-    for name in names:
-        await town.post(name, "hello")
+@pytest.mark.parametrize("heard", ["named", "edges", None])
+async def test_however_many_have_been_renamed_each_is_told(
+    town: World, monkeypatch: pytest.MonkeyPatch, heard: HintKind | None
+) -> None:
+    """To whoever hears of one of them, to whose page is read anew before that, and to whoever comes back."""
+    for each in (names, news):
+        monkeypatch.setattr(each, "RENAMED_AT_ONCE", 2)
+    authors = [f"author{n}" for n in range(5)]
+    await town.people(*authors)
+    await town.follow("ann", *authors)
+    for author in authors:
+        await town.post(author, "hello")
     hub = await new_hub(town)
     ann = await up_to_date(hub, town, "ann")
-    if not stays:
+    if not heard:
         ann.leave()
-    with patch.object(truth, "RENAMED_AT_ONCE", 3):
-        with patch.object(town.stack.bus, "tell", lambda *_: None):
-            for name in names:
-                await town.social.rename(Account(town.ids[name], name), f"New {name}")
-        if stays:
-            town.stack.bus.tell(Hint("edges", ann.me))
-            await settled(hub)
-        else:
-            await ann.connect()
+    with patch.object(town.stack.bus, "tell", lambda *_: None):
+        for author in authors:
+            await town.social.rename(Account(town.ids[author], author), f"New {author}")
+    if heard:
+        town.stack.bus.tell(Hint(heard, ann.me))
+        await settled(hub)
+    else:
+        await ann.connect()
     assert [event.name for event in ann.take() if event.name != "ready"] == ["person"] * 5
     assert ann.state == await fetched(town, ann.me)
 

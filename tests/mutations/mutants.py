@@ -4156,9 +4156,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "of many who have been renamed some keep their old names",
         "live",
-        "app.live.truth.renamed_since",
-        "RENAMED_AT_ONCE if people is None else len(people)",
-        "RENAMED_AT_ONCE",
+        "app.names.renamed_since",
+        "RENAMED_AT_ONCE + 1 if people is None else len(people)",
+        "RENAMED_AT_ONCE + 1",
         _of(HUB, "test_however_many_have_been_renamed_each_is_told"),
     ),
     Mutant(
