@@ -82,20 +82,20 @@ async def said(database: Database) -> dict[str, Any] | None:
 
 async def identity(database: Database) -> str:
     """Return a name for this database that is unique where several share a server: its own name and a random part."""
-    own = {"$set": {"identity": secrets.token_hex(4)}}
-    await database[SETTINGS].update_one({"_id": SCHEMA, "identity": {"$exists": False}}, own)
-    schema = await database[SETTINGS].find_one({"_id": SCHEMA})
-    assert schema, "`migrate` comes first"
-    return f"{database.name}-{schema['identity']}"
+    return f"{database.name}-{await _own(database, 'identity', secrets.token_hex(4))}"
 
 
 async def secret(database: Database) -> bytes:
     """Return the key by which the processes of this database seal what they give out. It stands in the database."""
-    own = {"$set": {"secret": secrets.token_bytes(32)}}
-    await database[SETTINGS].update_one({"_id": SCHEMA, "secret": {"$exists": False}}, own)
+    return bytes(await _own(database, "secret", secrets.token_bytes(32)))
+
+
+async def _own(database: Database, field: str, value: Any) -> Any:
+    """Return what the database has as its own in this field: the value, where it has had none."""
+    await database[SETTINGS].update_one({"_id": SCHEMA, field: {"$exists": False}}, {"$set": {field: value}})
     schema = await database[SETTINGS].find_one({"_id": SCHEMA})
     assert schema, "`migrate` comes first"
-    return bytes(schema["secret"])
+    return schema[field]
 
 
 async def migrate(database: Database) -> None:
