@@ -3732,12 +3732,15 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(WIRE, "test_both_say_the_same_and_go_on_where_they_were"),
     ),
     Mutant(
-        "what is added to a position leaves it one",
+        "what is added to a position, or to an address for a picture, leaves it one",
         "live",
         "app.base64url.decoded",
         " if encoded(given) == text else None",
         "",
-        _of(WIRE, "test_both_say_the_same_and_go_on_where_they_were"),
+        (
+            *_of(WIRE, "test_both_say_the_same_and_go_on_where_they_were"),
+            *_of(PICTURES, "test_an_address_takes_one_picture_for_ten_minutes"),
+        ),
     ),
     Mutant(
         "a status is told to whoever followed when they came",
@@ -4596,14 +4599,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "app.inbox.pictures.Pictures.admitted",
         "if not signed or",
         "if",
-        _of(PICTURES, "test_an_address_takes_one_picture_for_ten_minutes"),
-    ),
-    Mutant(
-        "what is like an address for a picture is one",
-        "pictures",
-        "app.base64url.decoded",
-        " if encoded(given) == text else None",
-        "",
         _of(PICTURES, "test_an_address_takes_one_picture_for_ten_minutes"),
     ),
     Mutant(
