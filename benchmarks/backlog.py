@@ -13,7 +13,7 @@ from bson import ObjectId
 from app.demo.graph import Graph
 from app.demo.progress import Progress, silent
 from benchmarks import answers
-from benchmarks.capacity import Offered, at_ports, climb, loaded, population
+from benchmarks.capacity import Offered, at_ports, climb, loaded
 from benchmarks.generator import Asked, Generator, offer
 from benchmarks.measure import Latencies
 from benchmarks.origin import origin
@@ -51,7 +51,7 @@ async def backlog(
         return Backlog(
             **vars(about),
             settings=settings,
-            graph=population(rig, settings, readers),
+            graph=rig.population(settings.graph),
             levels=list(levels),
             drains=list(drains),
             unfinished=unfinished,

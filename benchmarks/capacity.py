@@ -14,7 +14,7 @@ from benchmarks.generator import Answered, Asked, Reader, offer
 from benchmarks.measure import SAMPLES, Latencies
 from benchmarks.origin import origin
 from benchmarks.readers import STATUSES_EACH, Readers, checked
-from benchmarks.report import Climb, EndedBy, HttpReport, HttpSettings, Population, Step, Who
+from benchmarks.report import Climb, EndedBy, HttpReport, HttpSettings, Step, Who
 from benchmarks.rig import Rig, web_processes
 from benchmarks.verdict import PRECISION
 
@@ -184,19 +184,6 @@ def _sum(parts: Sequence[Answered]) -> Offered:
     return offered
 
 
-def population(rig: Rig, settings: HttpSettings, readers: Readers) -> Population:
-    graph = rig.loaded.graph
-    return Population(
-        source=settings.graph,
-        people=len(graph.people),
-        follows=len(graph.followers),
-        mean_followers=round(len(graph.followers) / len(graph.people), 1),
-        most_followers=max(graph.by_followee.sizes()),
-        readers=len(readers.numbers),
-        statuses=rig.loaded.statuses,
-    )
-
-
 async def loaded(rig: Rig, graph: Graph, settings: HttpSettings, progress: Progress) -> Readers:
     """Load the people, and return those of them who read."""
     everybody = range(len(graph.people))
@@ -222,7 +209,7 @@ async def http(rig: Rig, graph: Graph, settings: HttpSettings, progress: Progres
     ]
 
     def report(so_far: Sequence[Climb], *, unfinished: bool) -> HttpReport:
-        of = population(rig, settings, readers)
+        of = rig.population(settings.graph)
         return HttpReport(**vars(about), settings=settings, graph=of, climbs=list(so_far), unfinished=unfinished)
 
     async def climbed(number: int, slug: str, web: int, who: Who) -> Climb:

@@ -36,7 +36,7 @@ from app.stack.mongodb.transaction import Transaction
 from app.stack.mongodb.write import housekeeping
 from benchmarks import answers
 from benchmarks.record import Loaded, Record
-from benchmarks.report import Report
+from benchmarks.report import Population, Report
 from benchmarks.subject import Api, Failed, Http, InProcess, Subject, WrongAnswer
 from phases.keeping.activity import ACTIVE
 from phases.timelines import Timelines
@@ -124,6 +124,19 @@ class Rig:
             await self._mark(loaded.readers, progress)
         if isinstance(self.subject, Api):
             self.subject.handles.update(zip(world.ids, world.handles, strict=True))
+
+    def population(self, source: str) -> Population:
+        """Describe who is loaded, from a graph that is named `source`."""
+        loaded, graph = self.loaded, self.loaded.graph
+        return Population(
+            source=source,
+            people=len(graph.people),
+            follows=len(graph.followers),
+            mean_followers=round(len(graph.followers) / len(graph.people), 1),
+            most_followers=max(graph.by_followee.sizes()),
+            readers=len(loaded.readers),
+            statuses=loaded.statuses,
+        )
 
     async def _mark(self, readers: Sequence[int], progress: Progress = silent) -> None:
         """Mark readers as having been here lately: they get the statuses of those whom they followed at the loading."""

@@ -17,7 +17,7 @@ from benchmarks import answers, measure, observe, summary
 from benchmarks.measure import Latencies, Offered
 from benchmarks.origin import origin
 from benchmarks.record import Record
-from benchmarks.report import KINDS, SERVERS, Cell, Comparison, Origin, Population, Settings
+from benchmarks.report import KINDS, SERVERS, Cell, Comparison, Origin, Settings
 from benchmarks.rig import BenchRefused, Rig
 from benchmarks.subject import Api, Failed, Relating, Seen, WrongAnswer
 from benchmarks.workload import Cast, Operation, Operations, Workload
@@ -205,21 +205,12 @@ async def compare(
 def _report(
     rig: Rig, workload: Workload, settings: Settings, about: Origin, cells: list[Cell], elapsed_s: float
 ) -> Comparison:
-    graph = rig.loaded.graph
     by_phase = {slug: [cell for cell in cells if cell.phase == slug] for slug in settings.phases}
     return Comparison(
         **vars(about),
         settings=settings,
         workload=workload,
-        graph=Population(
-            source=settings.graph,
-            people=len(graph.people),
-            follows=len(graph.followers),
-            mean_followers=round(len(graph.followers) / len(graph.people), 1),
-            most_followers=max(graph.by_followee.sizes()),
-            readers=len(rig.loaded.readers),
-            statuses=rig.loaded.statuses,
-        ),
+        graph=rig.population(settings.graph),
         elapsed_s=round(elapsed_s, 1),
         cells=list(cells),
         phases={slug: summary.summary(of) for slug, of in by_phase.items() if of},
