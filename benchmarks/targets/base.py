@@ -12,13 +12,13 @@ from itertools import chain
 from math import ceil
 from typing import NamedTuple, TypeVar
 
-import psutil
 from bson import ObjectId
 
 from app.social import Social
 from benchmarks import answers
 from benchmarks.measure import Latencies
 from benchmarks.observe import priced
+from benchmarks.readers import workers_stopped
 from benchmarks.report import Row
 from benchmarks.rig import BenchRefused, Rig
 
@@ -198,13 +198,9 @@ async def acknowledged(rig: Rig, slug: str, author: ObjectId) -> float:
 
 async def worked_off(rig: Rig, queueing: Awaitable[object], done: Awaitable[object]) -> float:
     """Return the seconds from when everything is queued, and the worker may begin, until it is done."""
-    worker = psutil.Process(rig.processes["worker"])
-    worker.suspend()
-    try:
+    async with workers_stopped(rig):
         await queueing
-    finally:
         began = time.perf_counter()
-        worker.resume()
     await done
     return time.perf_counter() - began
 
