@@ -159,10 +159,8 @@ class Load:
             self._take_up(_Request(due, counts, next(self._ports), reader, now - due))
             oldest = min((line[0].due for line in self._waiting.values() if line), default=now)
             if now - oldest > GIVE_UP_S and not self._asked.patient:
-                self._gave_up = self._over = True
-                for line in self._waiting.values():
-                    self._under_way -= len(line)
-                    line.clear()
+                self._gave_up = True
+                self._end_early()
         self._look_whether_done()
 
     # Closed loop
@@ -246,11 +244,15 @@ class Load:
     def _failed(self, what: str) -> None:
         """Count an error and end the load: after one error the run has failed."""
         self._errors[what] += 1
+        self._end_early()
+        self._look_whether_done()
+
+    def _end_early(self) -> None:
+        """Take up nothing more, and leave what waits for a connection."""
         self._over = True
         for line in self._waiting.values():
             self._under_way -= len(line)
             line.clear()
-        self._look_whether_done()
 
     def _look_whether_done(self) -> None:
         if self._over and not self._under_way:
