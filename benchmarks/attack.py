@@ -6,7 +6,6 @@ server a fault has stopped that server.
 
 import asyncio
 import re
-import resource
 import secrets
 import tempfile
 import time
@@ -25,12 +24,12 @@ from pydantic import BaseModel
 from app.servers.start import say
 from benchmarks.faults.client import PASSWORD, Client, client, persist
 from benchmarks.faults.outcome import SHOWN, Outcome, Plan, giving_up, shown
-from benchmarks.faults.system import CAST, System, serving
+from benchmarks.faults.system import CAST, System, allow_descriptors, serving
 
 PAUSE_S = 0.05  # of the bystander, between two pages
 RECOVER_S = 60.0
 BREATH_S = 0.01  # of an attacker, who may be refused at once
-DESCRIPTORS = 4_096  # that this process may have
+DESCRIPTORS = 4_096  # that this process may have, at least
 COOKIE = "feedlab_session_{port}"
 SESSIONS = 20  # of the one who opens streams
 MALLORY, BYSTANDER = CAST.authors[0], CAST.readers[0]
@@ -143,8 +142,7 @@ async def half_sent(target: Target) -> None:
             finally:
                 writer.close()
 
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, DESCRIPTORS) if hard > 0 else DESCRIPTORS, hard))
+    allow_descriptors(DESCRIPTORS)
     await _over_and_over(target.many(1_000), hold)
 
 

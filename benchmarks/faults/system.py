@@ -1,6 +1,7 @@
 """The system that is broken: `feedlab serve` with two web processes and two workers, as processes of ours."""
 
 import asyncio
+import resource
 import shutil
 import signal
 import subprocess
@@ -40,6 +41,7 @@ FOLLOWERS = 250  # of every author, who never read: what fan-outs are made of
 CHUNK, CAP = 100, 60  # several jobs a status; lists are soon longer than what they may keep
 STOP_DEADLINE_S = 60.0
 ASK_TIMEOUT_S = 2.0
+DESCRIPTORS = 65_536  # that a process may have where it needs many
 
 HANDLES = tuple(f"u{number}" for number in range(AUTHORS + READERS + STEADY))
 CAST = Cast(HANDLES[:AUTHORS], HANDLES[AUTHORS : AUTHORS + READERS], HANDLES[AUTHORS + READERS :])
@@ -58,6 +60,13 @@ def logs_of(name: str, is_good: Callable[[], bool]) -> Iterator[Path]:
             shutil.rmtree(directory)
         else:
             say(f"logs are kept in {directory}")
+
+
+def allow_descriptors(at_least: int) -> None:
+    """Raise the limit of this process, and of those that it starts, where so many descriptors are above it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < at_least:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, hard) if hard > 0 else DESCRIPTORS, hard))
 
 
 def graph(crowd: Graph | None = None) -> Graph:

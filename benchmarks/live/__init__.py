@@ -4,14 +4,13 @@ What was fetched once, with the events applied, has to equal what is fetched now
 """
 
 import asyncio
-import resource
 import time
 from random import Random
 
 from app.demo.graph import Graph
 from app.servers.start import say
 from benchmarks.faults.outcome import giving_up, shown
-from benchmarks.faults.system import System, logs_of, served
+from benchmarks.faults.system import System, allow_descriptors, logs_of, served
 from benchmarks.live.disturb import break_it, disconnect
 from benchmarks.live.outcome import Outcome, Plan, Silent
 from benchmarks.live.reader import Stream
@@ -27,7 +26,6 @@ FEW = 10  # the memory of one is told from a tenth of them, and all
 ALONE_S = 10.0  # at most, of MongoDB's commands without any connection
 SETTLE_S = 3.0
 WEBSOCKETS = 4  # every so many readers have one
-DESCRIPTORS = 65_536
 SPARE = 200  # descriptors beside those of the streams
 
 
@@ -38,7 +36,7 @@ def run(plan: Plan, graph: Graph, *, as_json: bool) -> int:
 
     Otherwise return 1, and keep the logs.
     """
-    _allow(plan.connections + SPARE)
+    allow_descriptors(plan.connections + SPARE)
     outcome, began_s, statuses = Outcome(plan=plan), time.monotonic(), STATUSES_EACH * len(graph.people)
     with (
         logs_of("live", lambda: outcome.good) as directory,
@@ -54,12 +52,6 @@ def run(plan: Plan, graph: Graph, *, as_json: bool) -> int:
         finally:
             outcome.elapsed_s = round(time.monotonic() - began_s, 1)
     return 0 if outcome.good else 1
-
-
-def _allow(descriptors: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < descriptors:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, hard) if hard > 0 else DESCRIPTORS, hard))
 
 
 async def _observe(system: System, people: People, plan: Plan, outcome: Outcome) -> None:
