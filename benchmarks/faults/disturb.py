@@ -16,8 +16,8 @@ from app.servers.probe import dial
 from benchmarks import answers
 from benchmarks.faults.client import Client
 from benchmarks.faults.load import SLUGS
-from benchmarks.faults.outcome import NeverRecovered, Outcome, Plan
-from benchmarks.faults.system import ADMIN, CAST, System
+from benchmarks.faults.outcome import Outcome, Plan
+from benchmarks.faults.system import ADMIN, CAST, System, until_alive
 from workers.tailer import DOCUMENT
 
 SHORTEST_PAUSE_S = 1.0  # how long a process is stopped, at least
@@ -79,13 +79,9 @@ class Injector:
         self.outcome.happened.append((round(time.monotonic() - self._began_s, 3), kind, detail))
 
     async def _signal(self, how: str, what: str) -> str | None:
-        deadline = time.monotonic() + ALIVE_DEADLINE_S
-        while not (alive := await asyncio.to_thread(self.system.alive, what)):
-            if what == "tailer":
-                return None  # nobody has to follow for now
-            if time.monotonic() > deadline:
-                raise NeverRecovered(f"{what} is away for more than {ALIVE_DEADLINE_S:.0f} s")
-            await asyncio.sleep(0.1)
+        least = 0 if what == "tailer" else 1  # nobody has to follow for now
+        if not (alive := await until_alive(self.system, what, ALIVE_DEADLINE_S, least)):
+            return None
         name, process = self.random.choice(alive)
         self.outcome.fault()
         with suppress(psutil.NoSuchProcess):

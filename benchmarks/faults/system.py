@@ -6,8 +6,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from app.stack import Addresses, connected
 from benchmarks import answers
 from benchmarks.faults.client import PASSWORD
 from benchmarks.faults.load import Cast
-from benchmarks.faults.outcome import Plan
+from benchmarks.faults.outcome import NeverRecovered, Plan
 from workers.tailer import DOCUMENT
 
 AUTHORS, READERS, STEADY = 5, 8, 3
@@ -41,6 +42,7 @@ FOLLOWERS = 250  # of every author, who never read: what fan-outs are made of
 CHUNK, CAP = 100, 60  # several jobs a status; lists are soon longer than what they may keep
 STOP_DEADLINE_S = 60.0
 ASK_TIMEOUT_S = 2.0
+POLL_S = 0.1
 DESCRIPTORS = 65_536  # that a process may have where it needs many
 
 HANDLES = tuple(f"u{number}" for number in range(AUTHORS + READERS + STEADY))
@@ -139,6 +141,23 @@ class System:
         command = _feedlab(*arguments, data=self.directory.path)
         said = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=check)
         return (said.stdout or said.stderr).strip()
+
+
+async def until_alive(
+    system: System, what: str, away_s: float, count: int = 1, but: Collection[int] = ()
+) -> list[tuple[str, psutil.Process]]:
+    """Wait for so many processes of a kind, others than those of `but`, and return them.
+
+    Raises NeverRecovered after so many seconds.
+    """
+    deadline = time.monotonic() + away_s
+    while True:
+        alive = [each for each in await asyncio.to_thread(system.alive, what) if each[1].pid not in but]
+        if len(alive) >= count:
+            return alive
+        if time.monotonic() > deadline:
+            raise NeverRecovered(f"{what} is away for more than {away_s:.0f} s")
+        await asyncio.sleep(POLL_S)
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from random import Random
 import psutil
 
 from benchmarks.faults.load import SLUGS
-from benchmarks.faults.system import System
+from benchmarks.faults.system import System, until_alive
 from benchmarks.live.run import Run
-from benchmarks.live.system import until_alive
+from benchmarks.live.system import AWAY_S
 
 KINDS = ("kill web", "kill redis", "kill worker", "restart redis", "switch phases", "slow clients")
 SLOW = 0.05  # share of the readers
@@ -33,8 +33,7 @@ async def break_it(run: Run, system: System, admin: int, faults: int, seconds: f
                 for reader in random.sample(readers, min(len(readers), max(1, round(SLOW * len(run.readers))))):
                     run.spawn(reader.read_nothing(random.uniform(*SLOW_S)))
             case _:
-                await until_alive(system, what)
-                _, process = random.choice(system.alive(what))
+                _, process = random.choice(await until_alive(system, what, AWAY_S))
                 with suppress(psutil.NoSuchProcess):
                     process.kill() if how == "kill" else process.terminate()
         run.outcome.happened.append((round(clock() - begun, 1), kind))

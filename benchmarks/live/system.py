@@ -1,8 +1,5 @@
 """The system of a live run, and its people: who follows whom, and tokens for everybody."""
 
-import asyncio
-import time
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -12,13 +9,11 @@ import psutil
 
 from app.demo.graph import Graph
 from app.demo.seed import handles
-from benchmarks.faults.outcome import NeverRecovered
-from benchmarks.faults.system import System
+from benchmarks.faults.system import System, until_alive
 from benchmarks.tokens import TOKENS, VERSIONS, Given
 
 DAYS = 1  # that the tokens are valid for
 AWAY_S = 60.0  # for a process to be there again
-POLL_S = 0.2
 UNCOUNTED = {
     "hello",
     "isMaster",
@@ -77,13 +72,4 @@ async def new_web_processes(system: System) -> None:
     old = {process.pid for _, process in system.alive("web")}
     for pid in old:
         psutil.Process(pid).kill()
-    await until_alive(system, "web", len(old), old)
-
-
-async def until_alive(system: System, what: str, count: int = 1, but: Collection[int] = ()) -> None:
-    """Wait for so many processes of a kind, others than those of `but`. Raises NeverRecovered."""
-    deadline = time.monotonic() + AWAY_S
-    while sum(process.pid not in but for _, process in await asyncio.to_thread(system.alive, what)) < count:
-        if time.monotonic() > deadline:
-            raise NeverRecovered(f"{what} is away for more than {AWAY_S:.0f} s")
-        await asyncio.sleep(POLL_S)
+    await until_alive(system, "web", AWAY_S, len(old), old)
