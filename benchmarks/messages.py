@@ -94,13 +94,12 @@ class Run:
 
         Raises TimeoutError, BenchRefused.
         """
-        loop, wires = asyncio.get_running_loop(), list[Wire]()
-        ports, kinds = itertools.cycle(self._ports), itertools.cycle(KINDS)
+        wires, ports, kinds = list[Wire](), itertools.cycle(self._ports), itertools.cycle(KINDS)
         try:
             for (talk, person), port, kind in zip(self._listening, ports, kinds, strict=False):
                 person.ready.clear()
                 wires.append(kind(f"127.0.0.1:{port}", person.token, None, partial(self._heard, talk, person)))
-                await loop.create_connection(partial(_same, wires[-1]), "127.0.0.1", port)
+                await wires[-1].connect("127.0.0.1", port)
                 await asyncio.wait_for(person.ready.wait(), READY_S)
                 person.told = (await self._pages(talk))[::-1]
             yield
@@ -212,10 +211,6 @@ class Run:
             if page["next"] is None:
                 return shown
             before = f"&before={page['next']}"
-
-
-def _same(wire: Wire) -> Wire:
-    return wire
 
 
 async def talks(rig: Rig, count: int, people: int | None = None, readers: int | None = None) -> list[Talk]:

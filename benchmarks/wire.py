@@ -39,6 +39,10 @@ class Wire(asyncio.Protocol):
         self._transport = transport
         transport.write(self._head.encode())
 
+    async def connect(self, host: str, port: int) -> None:
+        """Connect, and ask for the stream. Raises OSError."""
+        await asyncio.get_running_loop().create_connection(lambda: self, host, port)
+
     @property
     def transport(self) -> asyncio.Transport:
         assert self._transport, "it is connected"

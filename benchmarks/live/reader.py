@@ -5,7 +5,6 @@ It opens a stream, fetches, applies events, and comes back with the last id.
 
 import asyncio
 from collections.abc import Coroutine
-from functools import partial
 from random import Random
 from typing import Any, Protocol
 
@@ -75,7 +74,7 @@ class Reader:
                     self._cut_next = False
                     self._cut(wire)
                 try:
-                    await loop.create_connection(partial(_same, wire), *self.run.address)
+                    await wire.connect(*self.run.address)
                 except OSError as error:
                     outcome.gone[type(error).__name__] += 1
                     await asyncio.sleep(self._random.uniform(*PAUSE_S))
@@ -216,10 +215,6 @@ class Reader:
     def _may_see(self, status: Json, now_s: float) -> None:
         if not self.run.may_see(self.number, status, now_s):
             self.run.outcome.wrong("leaked", f"reader {self.number} is shown {status}")
-
-
-def _same(wire: Wire) -> Wire:
-    return wire
 
 
 def _why(wire: Wire) -> str:
