@@ -11,7 +11,7 @@ from app.demo.graph import Graph
 from app.servers.start import say
 from benchmarks.faults.outcome import giving_up, shown
 from benchmarks.faults.system import System, allow_descriptors, logs_of, served
-from benchmarks.live.disturb import break_it, disconnect
+from benchmarks.live.disturb import ADMIN, break_it, disconnect
 from benchmarks.live.outcome import Outcome, Plan, Silent
 from benchmarks.live.reader import Stream
 from benchmarks.live.run import Run
@@ -45,7 +45,7 @@ def run(plan: Plan, graph: Graph, *, as_json: bool) -> int:
     ):
         try:
             people = People.entered(system, graph, Random(plan.seed))
-            system.feedlab("admin", people.handles[0], check=True)
+            system.feedlab("admin", people.handles[ADMIN], check=True)
             with giving_up(outcome), asyncio.Runner(loop_factory=measuring_loop) as runner:
                 runner.run(_observe(system, people, plan, outcome))
             outcome.serve_ended_with = system.process.poll()
@@ -72,7 +72,7 @@ async def _observe(system: System, people: People, plan: Plan, outcome: Outcome)
                 tasks.create_task(run.load(rate, plan.seconds))
                 if plan.faults:
                     each = Random(f"{plan.seed} faults")
-                    tasks.create_task(break_it(run, system, 0, plan.faults, plan.seconds, each))
+                    tasks.create_task(break_it(run, system, plan.faults, plan.seconds, each))
                 if plan.disconnects:
                     each = Random(f"{plan.seed} disconnects")
                     tasks.create_task(disconnect(run, plan.disconnects, plan.seconds, each))

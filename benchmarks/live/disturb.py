@@ -11,12 +11,13 @@ from benchmarks.faults.system import System, until_alive
 from benchmarks.live.run import Run
 from benchmarks.live.system import AWAY_S
 
+ADMIN = 0  # the number of whoever may switch phases
 KINDS = ("kill web", "kill redis", "kill worker", "restart redis", "switch phases", "slow clients")
 SLOW = 0.05  # share of the readers
 SLOW_S = (1.0, 40.0)  # the server gives up after 30
 
 
-async def break_it(run: Run, system: System, admin: int, faults: int, seconds: float, random: Random) -> None:
+async def break_it(run: Run, system: System, faults: int, seconds: float, random: Random) -> None:
     """Make so many faults within that time, each kind as often as the others."""
     clock, begun = asyncio.get_running_loop().time, asyncio.get_running_loop().time()
     kinds = random.sample(KINDS * (faults // len(KINDS) + 1), faults) if faults > len(KINDS) else list(KINDS[:faults])
@@ -27,7 +28,7 @@ async def break_it(run: Run, system: System, admin: int, faults: int, seconds: f
             case "switch":
                 keeping = random.sample(SLUGS[1:], random.randint(0, len(SLUGS) - 1))
                 body = {"read": random.choice(SLUGS), "delivering": keeping}
-                await run.ask(admin, "PUT", "/phases", 200, body=body)
+                await run.ask(ADMIN, "PUT", "/phases", 200, body=body)
             case "slow":
                 readers = [reader for reader in run.readers if reader.ready.is_set()]
                 for reader in random.sample(readers, min(len(readers), max(1, round(SLOW * len(run.readers))))):
