@@ -20,7 +20,7 @@ from operator import mul
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.config import Config
+from app.config import DAY_S, Config
 from app.demo.graph import Graph
 from app.errors import Refused
 from benchmarks import answers
@@ -43,7 +43,6 @@ from phases.base import Phase
 from phases.pulling.author import Author
 
 CONFIG = Config()  # as it is unless somebody sets it otherwise
-DAY_S = 86_400
 PEAK = 3.0  # busiest hour ÷ mean
 PROCESS_TITLES = {"harness": "web"}  # units are measured in one process: the harness is the web process
 KNEE = 0.7  # of a core: beyond it waiting times explode, so a process counts as full

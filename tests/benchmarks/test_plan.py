@@ -11,10 +11,11 @@ from bson import ObjectId
 from click.testing import CliRunner
 
 from app.cli import main
+from app.config import DAY_S
 from app.demo.graph import powerlaw
 from benchmarks import answers, curves, plan
 from benchmarks.observe import processor_s
-from benchmarks.plan import DAY_S, Load, need
+from benchmarks.plan import Load, need
 from benchmarks.report import Costs, JobTime, Machine, PhaseUnits, Plan, Units, text
 from benchmarks.report import load as load_report
 from benchmarks.results import FOLDER
