@@ -15,6 +15,7 @@ from pymongo.errors import OperationFailure
 from app.stack import Database, Stack
 from benchmarks.report import Machine, Origin
 from benchmarks.rig import Rig
+from benchmarks.verdict import counted
 
 PACKAGES = (
     "feedlab", "motor", "pymongo", "beanie", "redis", "rq", "pymemcache", "starlette", "uvicorn", "hdrhistogram",
@@ -48,8 +49,8 @@ async def topology(stack: Stack) -> dict[str, str]:
     replicas = int(redis.get("connected_slaves", 0))
     return {
         "mongodb": await mongodb_topology(stack.db),
-        "redis": f"{redis.get('redis_mode', 'standalone')}, {_counted(replicas, 'replica')}",
-        "memcached": _counted(len(stack.addresses.memcached or ()), "node"),
+        "redis": f"{redis.get('redis_mode', 'standalone')}, {counted(replicas, 'replica')}",
+        "memcached": counted(len(stack.addresses.memcached or ()), "node"),
     }
 
 
@@ -60,15 +61,11 @@ async def mongodb_topology(database: Database) -> str:
             shards = await database.client.admin.command("listShards")
         except OperationFailure:  # the account may not ask
             return "sharded"
-        return f"sharded, {_counted(len(shards['shards']), 'shard')}"
+        return f"sharded, {counted(len(shards['shards']), 'shard')}"
     if "setName" not in hello:
         return "standalone"
     members = sum(len(hello.get(kind, ())) for kind in ("hosts", "passives", "arbiters"))
-    return f"replica set, {_counted(members, 'member')}"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    return f"replica set, {counted(members, 'member')}"
 
 
 def _commit() -> str | None:

@@ -243,6 +243,11 @@ def _middle(rounds: ByRound) -> str:
     return number(statistics.median(rounds.values()))
 
 
+def counted(n: int, what: str) -> str:
+    """Return a number of things, thousands separated."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
@@ -344,7 +349,7 @@ def crossed(report: Crossover) -> list[str]:
     said = []
     for share in report.shares:
         *_, hybrid = share.used_ms
-        at = f"At {_counted(share.pages_per_post, 'page')} a post"
+        at = f"At {counted(share.pages_per_post, 'page')} a post"
         if share.low is None or share.high is None or share.low <= 1 <= share.high:
             said.append(
                 f"{at} no difference can be told between {hybrid} and {share.better}, the better of the others."
@@ -356,10 +361,6 @@ def crossed(report: Crossover) -> list[str]:
                 f"the better of the others."
             )
     return said
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def sent(report: MessagesReport) -> list[str]:
