@@ -15,7 +15,7 @@ from app.social import Social
 from phases.timelines import Timelines
 from tests.interleavings.scheduler import ACTOR, point
 from tests.interleavings.servers import StagedBus
-from tests.interleavings.stage import MEMORY, Act, Process, Race, Town
+from tests.interleavings.stage import MEMORY, Act, Process, Race, Town, in_turn
 from tests.live.listeners import Client, State, deaf_hub, fetched
 from tests.world import World
 
@@ -93,14 +93,6 @@ async def subscribes(process: Process) -> None:
 
 async def breaks(process: Process) -> None:
     await _web(process.town).bus.breaks()
-
-
-def in_turn(*acts: Act) -> Act:
-    async def one_after_another(process: Process) -> None:
-        for act in acts:
-            await act(process)
-
-    return one_after_another
 
 
 def whole(act: Act) -> Act:

@@ -35,7 +35,7 @@ from phases.pulling.heavy import HEAVY
 from tests.dates import ManualClock
 from tests.interleavings.listening import LISTENING
 from tests.interleavings.scheduler import Touch, point
-from tests.interleavings.stage import Act, Process, Race, Town
+from tests.interleavings.stage import Act, Process, Race, Town, in_turn
 from tests.interleavings.talking import TALKING
 from tests.world import IN_WORKER, KEEPING
 from workers.sweeper import sweep
@@ -148,14 +148,6 @@ def refresh(phase: str) -> Act:
         await process.timelines.refresh(process.ids["ann"], phase=phase)
 
     return refreshing
-
-
-def in_turn(*acts: Act) -> Act:
-    async def one_after_another(process: Process) -> None:
-        for act in acts:
-            await act(process)
-
-    return one_after_another
 
 
 def at_once(*acts: Act) -> Act:

@@ -125,6 +125,14 @@ class Process:
 Act = Callable[[Process], Coroutine[Any, Any, None]]
 
 
+def in_turn(*acts: Act) -> Act:
+    async def one_after_another(process: Process) -> None:
+        for act in acts:
+            await act(process)
+
+    return one_after_another
+
+
 @dataclass
 class Town(World):
     """World on staged servers; `saved` is where every schedule begins."""

@@ -10,7 +10,7 @@ from app.errors import Forbidden, Invalid, NotFound
 from app.inbox.conversations import Conversations
 from app.inbox.pictures import IMAGES, UNSENT
 from tests.interleavings.scheduler import ACTOR, Schedule
-from tests.interleavings.stage import Act, Process, Race, Town
+from tests.interleavings.stage import Act, Process, Race, Town, in_turn
 
 PICTURE = ObjectId(b"pictureofann")
 _at_the_end: WeakKeyDictionary[Schedule, int] = WeakKeyDictionary()  # messages there were when it was acknowledged
@@ -95,14 +95,6 @@ def _no_more_than_at_the_end(town: Town) -> None:
     assert actor
     there = len(town.rows("messages"))
     assert there <= _at_the_end.get(actor.schedule, there), "something is said across a block, or to nobody"
-
-
-def in_turn(*acts: Act) -> Act:
-    async def one_after_another(process: Process) -> None:
-        for act in acts:
-            await act(process)
-
-    return one_after_another
 
 
 def all_is_counted(town: Town) -> None:
