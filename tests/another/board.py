@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-from click.testing import CliRunner
-
-from app.cli import main
 from benchmarks.plan import Load, need, plan
 from benchmarks.report import Comparison, load
 from tests.another.p7_board import BOARD
+from tests.benchmarks.command import bench
 from tests.benchmarks.test_compare import SMALL
 from tests.benchmarks.test_plan import MEASURED, NAMED
 from tests.world import IN_WORKER, KEEPING, SLUGS
@@ -20,7 +18,7 @@ def test_it_is_one_of_them() -> None:
 def test_it_is_compared(tmp_path: Path) -> None:
     written, page = tmp_path / "report.json", tmp_path / "page.html"
     chosen = ("--phases", f"{SLUGS[0]},{BOARD.slug}", "--json", str(written), "--html", str(page))
-    done = CliRunner().invoke(main, ["bench", "compare", "--stack", "memory", "--allow-standins", *SMALL, *chosen])
+    done = bench("compare", "--stack", "memory", "--allow-standins", *SMALL, *chosen)
     assert done.exit_code == 0, done.output
     report = load(written)
     assert isinstance(report, Comparison)

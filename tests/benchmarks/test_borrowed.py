@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 import redis
 from bson import ObjectId
-from click.testing import CliRunner
 from pymemcache.client.base import Client
 from pymongo import MongoClient
 
-from app.cli import main
 from app.config import Config, environment_for
 from app.servers.borrow import running_servers
 from app.stack import Addresses
@@ -31,6 +29,7 @@ from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
+from tests.benchmarks.command import bench
 from tests.conftest import real_servers
 
 pytestmark = pytest.mark.servers
@@ -104,10 +103,6 @@ def others(named: Addresses, monkeypatch: pytest.MonkeyPatch) -> Iterator[Others
     there.fill()
     yield there
     there.close()
-
-
-def bench(*arguments: str) -> Any:
-    return CliRunner().invoke(main, ["bench", *arguments])
 
 
 def test_everything_is_measured_and_nothing_is_left(others: Others, tmp_path: Path) -> None:

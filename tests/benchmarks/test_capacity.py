@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from app.cli import main
 from benchmarks import capacity
 from benchmarks.capacity import At, Offered, climb, http, step_of
 from benchmarks.generator import WRONG_PAGE, Answered
@@ -23,6 +21,7 @@ from benchmarks.subject import WrongAnswer
 from benchmarks.tables import grids, lead
 from phases.p1_query import QUERY
 from phases.p4_cache import CACHE
+from tests.benchmarks.command import bench
 from tests.benchmarks.test_compare import GRAPH, virtual_rig
 from tests.benchmarks.virtual import run
 from tests.conftest import real_servers
@@ -196,10 +195,6 @@ def test_each_round_climbs_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         (CACHE.slug, "1 web.warm.0 pending.capacity", first),
         (CACHE.slug, "1 web.warm.0 pending.round 2.capacity", second),
     ]
-
-
-def bench(*arguments: str) -> Any:
-    return CliRunner().invoke(main, ["bench", *arguments])
 
 
 @pytest.mark.parametrize(

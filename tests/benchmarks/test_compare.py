@@ -16,11 +16,9 @@ import httpx
 import psutil
 import pytest
 from bson import ObjectId
-from click.testing import CliRunner
 from starlette.applications import Starlette
 
 from app.access import Entry
-from app.cli import main
 from app.config import Config
 from app.demo.graph import Graph, powerlaw
 from app.demo.progress import Progress, silent
@@ -51,6 +49,7 @@ from phases.p4_cache import CACHE
 from phases.p6_hybrid import HYBRID
 from phases.pulling import author
 from phases.timelines import Timelines
+from tests.benchmarks.command import bench
 from tests.benchmarks.virtual import LoopClock, run
 from tests.conftest import real_servers
 
@@ -476,10 +475,6 @@ def test_loading_says_how_far_it_is() -> None:
         "users", "follows", "index by followee", "circles", "statuses", "active_readers",
     ]  # fmt: skip
     assert all(done == total > 0 for done, total in last.values())
-
-
-def bench(*arguments: str) -> Any:
-    return CliRunner().invoke(main, ["bench", *arguments])
 
 
 SMALL = ("--graph", "powerlaw:12:2", "--phases", "query", "--rounds", "1", "--seconds", "0.5", "--rate", "20")

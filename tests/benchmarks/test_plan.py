@@ -8,9 +8,7 @@ from random import Random
 
 import pytest
 from bson import ObjectId
-from click.testing import CliRunner
 
-from app.cli import main
 from app.config import DAY_S
 from app.demo.graph import powerlaw
 from benchmarks import answers, curves, plan
@@ -29,6 +27,7 @@ from phases.p1_query import QUERY
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
 from phases.p6_hybrid import DELIVERY_US, HYBRID, PULLED_US
+from tests.benchmarks.command import bench
 
 NAMED = {phase.slug: phase for phase in PHASES}
 ENTRY_BYTES = Entries.bytes_per_entry
@@ -360,7 +359,7 @@ def test_the_command(tmp_path: Path) -> None:
     measured.write_text(text(MEASURED))
     written, page = tmp_path / "plan.json", tmp_path / "plan.html"
     options = ["--measured", str(measured), "--json", str(written), "--html", str(page)]
-    done = CliRunner().invoke(main, ["bench", "plan", *options, "--graph", "powerlaw:300:10"])
+    done = bench("plan", *options, "--graph", "powerlaw:300:10")
     assert done.exit_code == 0, done.output
     assert "Recommended" in done.output
     report = load_report(written)
@@ -379,14 +378,14 @@ def test_the_command(tmp_path: Path) -> None:
 def test_a_load_that_makes_no_sense(tmp_path: Path, options: tuple[str, ...], complaint: str) -> None:
     measured = tmp_path / "units.json"
     measured.write_text(text(MEASURED))
-    refused = CliRunner().invoke(main, ["bench", "plan", "--measured", str(measured), *options])
+    refused = bench("plan", "--measured", str(measured), *options)
     assert refused.exit_code == 2
     assert complaint in refused.output
 
 
 def test_what_was_not_measured_for_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text((FOLDER / "read.json").read_text())
-    refused = CliRunner().invoke(main, ["bench", "plan", "--measured", str(tmp_path / "other.json")])
+    refused = bench("plan", "--measured", str(tmp_path / "other.json"))
     assert refused.exit_code == 2
     assert "bench units" in refused.output
 

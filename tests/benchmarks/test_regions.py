@@ -9,14 +9,13 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from click.testing import CliRunner
 
-from app.cli import main
 from app.errors import Refused
 from benchmarks import regions
 from benchmarks.plan import measured_units
 from benchmarks.regions import TIMEOUT_S, Region, Regions, Setup, delays_between, simulate
 from benchmarks.report import JobTime, PhaseUnits
+from tests.benchmarks.command import bench
 
 ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "docs" / "results" / "units.json"
@@ -96,7 +95,7 @@ def test_an_entry_that_is_taken_off_too_early_shows() -> None:
     with patch.object(regions, "_cleared_s", lambda setup, region, post, done_s: post.at_s):
         found = simulated(replace(QUIET, followers=200_000))
         assert not found.good
-        ran = CliRunner().invoke(main, ["bench", "regions", "--measured", str(UNITS), "--followers", "200000"])
+        ran = bench("regions", "--measured", str(UNITS), "--followers", "200000")
         assert ran.exit_code == 1
 
 
@@ -105,16 +104,16 @@ def test_the_table_in_scaling_is_what_the_command_says(monkeypatch: pytest.Monke
     monkeypatch.chdir(ROOT)
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     [(command, table)] = re.findall(
-        r"^\$ feedlab (bench regions .+)\n```\n\n```text\n((?:.+\n)+)```$", text, re.MULTILINE
+        r"^\$ feedlab bench (regions .+)\n```\n\n```text\n((?:.+\n)+)```$", text, re.MULTILINE
     )
-    ran = CliRunner().invoke(main, shlex.split(command))
+    ran = bench(*shlex.split(command))
     assert (ran.exit_code, ran.output) == (0, table)
     assert f"those of commit {json.loads(UNITS.read_text())['commit']}:" in text
 
 
 def test_the_command() -> None:
-    asked = ["bench", "regions", "--measured", str(UNITS), "--cut", "us", "--acknowledged", "home"]
-    found = json.loads(CliRunner().invoke(main, [*asked, "--json"]).output)
+    asked = ("regions", "--measured", str(UNITS), "--cut", "us", "--acknowledged", "home")
+    found = json.loads(bench(*asked, "--json").output)
     assert found["lost"] > 0
     assert [region["region"] for region in found["regions"]] == list(NAMES)
 
@@ -130,7 +129,7 @@ def test_the_command() -> None:
     ],
 )
 def test_what_cannot_be_simulated_is_said_in_one_line(wrong: tuple[str, str]) -> None:
-    ran = CliRunner().invoke(main, ["bench", "regions", "--measured", str(UNITS), *wrong])
+    ran = bench("regions", "--measured", str(UNITS), *wrong)
     assert ran.exit_code == 2
     assert ran.stderr.splitlines()[-1].startswith("Error: ")
 

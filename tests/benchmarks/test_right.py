@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
-from click.testing import CliRunner
 
-from app.cli import main
 from app.config import Config
 from app.loop import event_loop
 from app.social import Social
@@ -24,6 +22,7 @@ from benchmarks.targets.base import Scale
 from phases.home.page import Page
 from phases.p2_push import PUSH
 from phases.timelines import Timelines
+from tests.benchmarks.command import bench
 from tests.benchmarks.test_compare import virtual_rig
 from tests.benchmarks.virtual import run
 from tests.conftest import real_servers
@@ -95,7 +94,7 @@ def test_what_is_wrong_is_exit_status_1(command: str, monkeypatch: pytest.Monkey
         raise WrongAnswer("another page")
 
     monkeypatch.setattr(cli, "_measured", measured)
-    done = CliRunner().invoke(main, ["bench", command])
+    done = bench(command)
     assert (done.exit_code, done.output) == (1, "wrong, so there are no figures: another page\n")
 
 
