@@ -8,7 +8,7 @@ from app.watch.metrics import REGISTRY
 from phases.keeping.activity import active_count
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
-from tests.world import World
+from tests.world import IN_WORKER, KEEPING, World
 from workers.worker import run_in_thread
 
 pytestmark = pytest.mark.anyio
@@ -121,11 +121,11 @@ async def test_paused_workers_leave_everything_pending_and_readers_see_it(town: 
     await town.stack.queue.pause()
     await town.post("zoe", "while paused")
     await town.drain()
-    assert (await town.pending())["cache"] == 1
+    assert await town.pending() == {phase: int(phase in IN_WORKER) for phase in KEEPING}
     await town.sees("fan1", "while paused")
     await town.stack.queue.resume()
     await town.drain()
-    assert (await town.pending())["cache"] == 0
+    assert await town.pending() == dict.fromkeys(KEEPING, 0)
 
 
 async def test_memcached_counts_hits_and_misses(town: World) -> None:

@@ -120,16 +120,6 @@ async def test_a_place_is_noted_after_what_comes_before_is_delivered() -> None:
     assert done == [("delivered", 0), ("noted", 0), ("delivered", 1), ("noted", 1)]
 
 
-async def test_paused_workers_follow_nothing(town: World) -> None:
-    await town.stack.queue.pause()
-    await town.post("zoe", "hello")
-    await town.drain()
-    assert (await town.pending())[P] == 1
-    await town.stack.queue.resume()
-    await town.drain()
-    assert (await town.pending())[P] == 0
-
-
 # Sets
 
 
