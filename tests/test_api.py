@@ -174,15 +174,21 @@ async def test_a_token_that_is_over_says_nothing_more(nobody: Api) -> None:
     assert await nobody.stack.db["messages"].count_documents({}) == 0
 
 
-@pytest.mark.parametrize("query", ["", "?limit=0", "?phase=none"])
-async def test_a_page_is_given_to_nobody_whose_token_is_over(nobody: Api, query: str) -> None:
-    """Though it has been made by then; nor is what was wrong with the call."""
+@pytest.fixture
+async def signed_out(nobody: Api) -> Api:
+    """Somebody who has read a page, and was then signed out in another process."""
     await nobody("POST", "/users", 201, json=SOMEBODY)
     given = await nobody.json("POST", "/tokens", 201, json=SOMEBODY)
     ann = Api(nobody.http, nobody.stack, given["token"])
     await ann("GET", "/timeline", 200)
-    await Accounts(nobody.stack).sign_out(given["token"])  # in another process
-    await ann("GET", f"/timeline{query}", 401)
+    await Accounts(nobody.stack).sign_out(given["token"])
+    return ann
+
+
+@pytest.mark.parametrize("query", ["", "?limit=0", "?phase=none"])
+async def test_a_page_is_given_to_nobody_whose_token_is_over(signed_out: Api, query: str) -> None:
+    """Though it has been made by then; nor is what was wrong with the call."""
+    await signed_out("GET", f"/timeline{query}", 401)
 
 
 @pytest.mark.parametrize(
@@ -197,18 +203,13 @@ async def test_a_page_is_given_to_nobody_whose_token_is_over(nobody: Api, query:
     ],
 )
 async def test_what_is_ready_before_the_token_is_known_to_be_over(
-    nobody: Api, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: Any
+    signed_out: Api, monkeypatch: pytest.MonkeyPatch, method: str, path: str, body: Any
 ) -> None:
     """It is neither done nor told to anybody."""
-    await nobody("POST", "/users", 201, json=SOMEBODY)
-    given = await nobody.json("POST", "/tokens", 201, json=SOMEBODY)
-    ann = Api(nobody.http, nobody.stack, given["token"])
-    await ann("GET", "/timeline", 200)
-    await Accounts(nobody.stack).sign_out(given["token"])  # in another process
     for name in ("authenticate", "good_versions"):
         monkeypatch.setattr(Accounts, name, _taking_turns(getattr(Accounts, name)))
-    await ann(method, path, 401, json=body)
-    assert await nobody.stack.db["statuses"].count_documents({}) == 0
+    await signed_out(method, path, 401, json=body)
+    assert await signed_out.stack.db["statuses"].count_documents({}) == 0
 
 
 def _taking_turns(look_up: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
