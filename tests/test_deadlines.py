@@ -25,15 +25,12 @@ from app.web.session import SESSION
 from phases.timelines import Timelines
 from tests.conftest import STAND_INS, real_servers
 from tests.site import PASSWORD, opened
+from tests.waiting import for_ever
 
 pytestmark = pytest.mark.anyio
 
 PATIENCE_S = 20  # of a test, with a request that waits for ever
 READERS = 200
-
-
-async def for_ever(*_: Any, **__: Any) -> None:
-    await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize("hangs", ["authenticate", "page"])

@@ -39,6 +39,7 @@ from tests.certificates import Certificates
 from tests.conftest import free_port, real_servers
 from tests.site import Browser
 from tests.test_memcached import node
+from tests.waiting import until
 from tests.world import KEEPING
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
@@ -63,13 +64,6 @@ def process(command: list[str], log: Path, environment: Mapping[str, str] | None
         started.wait(PATIENCE_S)
 
 
-def until(what: Callable[[], object], why: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not what():
-        assert time.monotonic() < deadline, why
-        time.sleep(0.05)
-
-
 @contextmanager
 def redis_server(directory: Path, port: int) -> Iterator[psutil.Process]:
     """With what compose.yaml says of it."""
@@ -83,7 +77,7 @@ def redis_server(directory: Path, port: int) -> Iterator[psutil.Process]:
         *("--requirepass", REDIS_PASSWORD),
     ]
     with process(command, directory / "redis.log") as running:
-        until(lambda: _answers(port), "Redis does not answer")
+        until(lambda: _answers(port), "Redis answers")
         yield running
 
 
@@ -184,7 +178,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
         working = [start(f"worker {n}", "worker", "--count", 1) for n in (1, 2)]
         stack.enter_context(proxy(here, port, web))
         for at in web:
-            until(partial(_is_up, f"http://127.0.0.1:{at}/healthz"), f"no web process on {at}")
+            until(partial(_is_up, f"http://127.0.0.1:{at}/healthz"), f"a web process on {at}")
         machines.one_of = {
             "web": lambda: served[0]().pid,
             "worker": lambda: working[0]().pid,

@@ -45,6 +45,7 @@ from app.servers.urls import SERVERS, Server, masked, without_secrets
 from app.stack.mongodb.whole import WINDOW
 from tests.conftest import free_port, real_servers
 from tests.serving import Answer
+from tests.waiting import until
 
 SERVING = (sys.executable, str(Path(__file__).with_name("serving.py")))
 URLS = {
@@ -56,14 +57,6 @@ URLS = {
 BY_URL = Config.from_environment(URLS)
 NOTHING = Config.from_environment({})
 DEADLINE_S = 30.0
-
-
-def until(holds: Callable[[], object], what: str) -> None:
-    """Wait for other processes: nothing but their state can be asked for."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < deadline, f"not in {DEADLINE_S:.0f} s: {what}"
-        time.sleep(0.02)
 
 
 # Where a server comes from

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from app.logs import REQUEST_ID
 from app.stack.mongodb.lookup import Find, Rows
 from app.stack.mongodb.shared import MOST, Shared
+from tests.waiting import LONG_S
 
 pytestmark = pytest.mark.anyio
 
-LONG_S = 60.0  # nobody waits for so long unless something is wrong
 NEWEST = Find("statuses", {"pending": "cache"}, ("_id",), 2, (("_id", -1),), common=True)
 
 

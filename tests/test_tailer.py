@@ -32,7 +32,7 @@ from app.stack.outage import UNAVAILABLE
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
 from tests.failing import replica_set_with_failpoints
-from tests.world import eventually
+from tests.waiting import eventually
 from workers import tailer
 from workers.tailer import Tailer, stream_state
 from workers.worker import run_in_thread

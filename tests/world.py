@@ -1,7 +1,6 @@
 """A small social network in words: people by name, statuses by text."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,21 +31,12 @@ IN_WORKER = tuple(phase.slug for phase in PHASES if phase.carrier and phase.carr
 
 IN_MEMCACHED = tuple(phase.slug for phase in PHASES if phase.store and issubclass(phase.store, Lists))
 
-
-LONG_S = 60.0  # nobody waits for so long unless something is wrong
-
 Dump = dict[str, list[dict[str, Any]]]
 
 
 def commands_sent(server: str) -> float:
     """Return how many commands this process has sent so far, to whomever."""
     return REGISTRY.get_sample_value("feedlab_server_commands_total", {"server": server}) or 0
-
-
-async def eventually(true: Callable[[], Coroutine[Any, Any, bool]]) -> None:
-    async with asyncio.timeout(LONG_S):
-        while not await true():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
 
 @dataclass

@@ -18,7 +18,8 @@ from app.watch.metrics import REGISTRY
 from phases.delivering import delivery
 from phases.delivering.delivery import Delivery
 from phases.p4_cache import CACHE
-from tests.world import World, eventually
+from tests.waiting import eventually
+from tests.world import World
 from workers import jobs, sampler, sweeper
 from workers.jobs import RUNTIME, Runtime, fan_out
 from workers.worker import run_in_thread

@@ -39,6 +39,7 @@ from app.stack.mongodb.find import Find, Rows, together
 from app.stack.mongodb.transaction import transaction
 from app.web import schemas
 from tests.live.listeners import Client, carried, fetched, new_hub, settled, up_to_date
+from tests.waiting import for_ever
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -58,10 +59,6 @@ async def told(client: Client) -> list[str]:
     """What is said from now on, in short."""
     await settled(client.hub)
     return [f"{event.name} {event.data}" for event in client.take()]
-
-
-async def for_ever(*_: object) -> None:
-    await asyncio.Event().wait()
 
 
 async def test_everything_that_happens_is_told_once(town: World) -> None:

@@ -33,7 +33,8 @@ from phases.keeping.sorted_sets import SortedSets
 from phases.p5_stream import STREAM
 from phases.timelines import PhaseConsumer, Timelines
 from tests.dates import ManualClock
-from tests.world import IN_MEMCACHED, LONG_S, flush
+from tests.waiting import LONG_S
+from tests.world import IN_MEMCACHED, flush
 
 T = TypeVar("T")
 
