@@ -24,7 +24,7 @@ from app.stack.mongodb.connection import Database
 from app.stack.schema import OURS, SCHEMA, VERSION
 from tests.dates import NOON, ManualClock
 from tests.site import Site, opened
-from tests.world import World
+from tests.world import STAND_INS, World
 
 THOROUGH = (
     "interleavings/",
@@ -70,7 +70,6 @@ THOROUGH = (
 
 HERE = Path(__file__).parent
 FAST = "not servers and not browser and not thorough and not scale"  # as in the Makefile
-STAND_INS = Addresses(None, None, None)
 PATIENCE_S = 10.0  # with a cache
 
 

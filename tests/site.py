@@ -11,11 +11,12 @@ from typing import Any
 import httpx
 
 from app.config import Config
-from app.stack import Addresses, Stack, connected
+from app.stack import Stack, connected
 from app.web import create_app, live
 from phases import PHASES
 from phases.timelines import Timelines
 from tests.dates import ManualClock
+from tests.world import STAND_INS
 
 PASSWORD = "correct horse"
 SLUGS = [phase.slug for phase in PHASES]
@@ -123,7 +124,7 @@ class Site:
 @asynccontextmanager
 async def opened(**settings: Any) -> AsyncIterator[Site]:
     clock = ManualClock(datetime.now(UTC).replace(microsecond=0))
-    async with connected(Addresses(None, None, None), Config(**settings), clock) as stack:
+    async with connected(STAND_INS, Config(**settings), clock) as stack:
         timelines = await Timelines.open(stack)
         clock.advance(10)  # past the grace: what the phases keep is read
         site = Site(stack, timelines, clock)

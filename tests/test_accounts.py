@@ -17,11 +17,12 @@ from app.accounts import Accounts, Caller
 from app.config import DAY_S, Config
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Account, Token, User
-from app.stack import Addresses, Stack, connected
+from app.stack import Stack, connected
 from app.stack.cost import counted
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, rows
 from tests.dates import NOON, ManualClock
+from tests.world import STAND_INS
 
 pytestmark = pytest.mark.anyio
 PASSWORD = "correct horse"
@@ -35,7 +36,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 async def stack(clock: ManualClock) -> AsyncIterator[Stack]:
     config = Config.from_environment({}, failed_sign_ins_per_minute=3, failed_sign_ins_per_handle=5, token_days=2)
-    async with connected(Addresses(None, None, None), config, clock) as opened:
+    async with connected(STAND_INS, config, clock) as opened:
         yield opened
 
 
@@ -330,7 +331,7 @@ async def test_an_address_is_limited_before_anything_is_hashed(
         return "hash" if call == module.HASHER.hash else False
 
     monkeypatch.setattr(module, "in_thread", counted_hash)
-    async with connected(Addresses(None, None, None), Config.from_environment({}, **{limit: 2}), clock) as stack:
+    async with connected(STAND_INS, Config.from_environment({}, **{limit: 2}), clock) as stack:
         accounts = Accounts(stack)
         enter: Any = {
             "sign_ups_per_minute": lambda n, caller: accounts.sign_up(f"ann{n}", None, PASSWORD, caller),

@@ -12,8 +12,8 @@ from app.watch import metrics
 from app.web import create_app
 from app.web.afterwards import MOST, Afterwards
 from phases.timelines import Timelines
-from tests.conftest import STAND_INS
 from tests.test_deadlines import PATIENCE_S, signed_in
+from tests.world import STAND_INS
 
 pytestmark = pytest.mark.anyio
 

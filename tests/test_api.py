@@ -27,7 +27,7 @@ from app.departures import depart
 from app.models import SETTINGS, Account, Status, User
 from app.names import Names
 from app.social import Social
-from app.stack import Addresses, OutOfTime, Stack, connected
+from app.stack import OutOfTime, Stack, connected
 from app.stack.cost import counted
 from app.stack.queue import DeliveryQueue, QueueDown
 from app.web import EXPORTS, api, create_app, export, health, sampled, schemas
@@ -42,6 +42,7 @@ from phases.pulling.heavy import HEAVY
 from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
 from tests.site import Site
+from tests.world import STAND_INS
 from workers import sampler
 from workers.tailer import StreamLease
 from workers.worker import drain_queues
@@ -112,7 +113,7 @@ def assert_problem(answer: httpx.Response, *more: str) -> None:
 
 @asynccontextmanager
 async def opened(config: Config) -> AsyncIterator[tuple[Api, Starlette]]:
-    async with connected(Addresses(None, None, None), config) as stack:
+    async with connected(STAND_INS, config) as stack:
         app = create_app(stack, await Timelines.open(stack))
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://feedlab.test") as http:
@@ -835,7 +836,7 @@ async def test_names_that_are_looked_up_for_a_page_are_among_its_cost(monkeypatc
 
 async def test_a_page_that_is_read_again_shows_what_has_changed() -> None:
     clock = ManualClock(NOON)
-    async with connected(Addresses(None, None, None), Config(), clock) as stack:
+    async with connected(STAND_INS, Config(), clock) as stack:
         app = create_app(stack, await Timelines.open(stack))
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://feedlab.test") as http:
             nobody = Api(http, stack)

@@ -19,7 +19,7 @@ from app.watch import metrics
 from app.watch.background import beside
 from app.web import create_app
 from phases.timelines import Timelines
-from tests.conftest import STAND_INS
+from tests.world import STAND_INS
 from workers import sampler, sweeper, worker
 
 pytestmark = pytest.mark.anyio

@@ -38,8 +38,7 @@ from app.stack import connected
 from app.stack.mongodb.whole import WINDOW
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
-from tests.conftest import STAND_INS
-from tests.world import SLUGS
+from tests.world import SLUGS, STAND_INS
 
 COMMANDS = ("serve", "doctor", "worker", "phases", "deliveries", "author", "admin", "seed", "walkthrough")
 FULL = Path("/dev/full")

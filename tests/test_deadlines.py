@@ -23,9 +23,10 @@ from app.stack.memcached import POOL_SIZE, MemcachedNodes, _Pool
 from app.web import create_app
 from app.web.session import SESSION
 from phases.timelines import Timelines
-from tests.conftest import STAND_INS, real_servers
+from tests.conftest import real_servers
 from tests.site import PASSWORD, opened
 from tests.waiting import for_ever
+from tests.world import STAND_INS
 
 pytestmark = pytest.mark.anyio
 

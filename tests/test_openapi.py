@@ -22,12 +22,13 @@ from schemathesis.schemas import BaseSchema
 
 from app.config import Config
 from app.inbox import pictures
-from app.stack import Addresses, connected
+from app.stack import connected
 from app.web import create_app, protocol
 from app.web.api import OPERATIONS, PREFIX
 from app.web.openapi import document
 from app.web.schemas import NewStatus, SignUp
 from phases.timelines import Timelines
+from tests.world import STAND_INS
 
 SIGN_UP = {"handle": "ann", "password": "correct horse"}
 UNLIMITED = dict.fromkeys(("sign_ins_per_minute", "sign_ups_per_minute", "failed_sign_ins_per_handle"), 1_000_000)
@@ -47,7 +48,7 @@ class Server:
 
 async def _serve(listening: socket.socket, started: "Future[uvicorn.Server]") -> None:
     config = Config.from_environment({}, demo=True, failed_sign_ins_per_minute=10_000, **UNLIMITED)
-    async with connected(Addresses(None, None, None), config) as stack:
+    async with connected(STAND_INS, config) as stack:
         app = create_app(stack, await Timelines.open(stack))
         server = uvicorn.Server(uvicorn.Config(app, ws="none", lifespan="off", log_config=None, server_header=False))
         started.set_result(server)

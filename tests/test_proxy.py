@@ -18,11 +18,12 @@ import uvicorn
 
 from app.config import Config
 from app.serve import _uvicorn
-from app.stack import Addresses, connected
+from app.stack import connected
 from app.web import create_app, protocol
 from phases.timelines import Timelines
 from tests.conftest import free_port
 from tests.site import PASSWORD, Browser
+from tests.world import STAND_INS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.servers]
 
@@ -79,7 +80,7 @@ async def _serve(
     listening: socket.socket, started: "Future[uvicorn.Server]", settings: Mapping[str, str] = BEHIND
 ) -> None:
     config = Config.from_environment(settings, sign_ups_per_minute=1)
-    async with connected(Addresses(None, None, None), config) as stack:
+    async with connected(STAND_INS, config) as stack:
         server = _uvicorn(create_app(stack, await Timelines.open(stack)), config)
         started.set_result(server)
         await server.serve(sockets=[listening])

@@ -31,8 +31,8 @@ from app.stack.schema import PHASES, SCHEMA, STEPS, UNUSED_FIELDS, UNUSED_INDEX,
 from benchmarks.oracle import Oracle
 from phases import PHASES as ALL_PHASES
 from phases.timelines import Timelines
-from tests.conftest import STAND_INS
 from tests.dates import NOON, ManualClock
+from tests.world import STAND_INS
 
 pytestmark = pytest.mark.anyio
 

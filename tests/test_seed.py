@@ -32,7 +32,7 @@ from app.stack import Addresses, DeliveryQueue, Stack, connected
 from app.stack.schema import identity
 from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
-from tests.world import KEEPING, SLUGS
+from tests.world import KEEPING, SLUGS, STAND_INS
 
 GRAPH = powerlaw(40, 5, 3)
 OWED = ObjectId(b"some status.")
@@ -40,7 +40,7 @@ OWED = ObjectId(b"some status.")
 
 def run(test: Callable[[Stack], Awaitable[None]]) -> None:
     async def body() -> None:
-        async with connected(Addresses(None, None, None), Config.from_environment({}), ManualClock(NOON)) as stack:
+        async with connected(STAND_INS, Config.from_environment({}), ManualClock(NOON)) as stack:
             await test(stack)
 
     asyncio.run(body())

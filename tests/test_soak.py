@@ -16,9 +16,8 @@ from app.stack.queue import worker as queue_worker
 from phases.keeping.activity import active_count
 from phases.p4_cache import CACHE
 from phases.pulling.author import STORED_AT_ONCE
-from tests.conftest import STAND_INS
 from tests.dates import NOON, ManualClock
-from tests.world import KEEPING, World
+from tests.world import KEEPING, STAND_INS, World
 from workers.sweeper import sweep
 
 pytestmark = [pytest.mark.anyio, pytest.mark.thorough]

@@ -15,7 +15,7 @@ from app.stack.memcached import MemcachedNodes
 from app.stack.mongodb.connection import disconnect
 from app.stack.rates import Rates
 from app.stack.scratch import scratch
-from tests.conftest import STAND_INS
+from tests.world import STAND_INS
 
 pytestmark = pytest.mark.anyio
 

@@ -67,10 +67,9 @@ from phases.p4_cache import CACHE
 from phases.p5_stream import STREAM
 from phases.p6_hybrid import HYBRID
 from phases.timelines import Timelines
-from tests.conftest import STAND_INS
 from tests.dates import NOON, ManualClock
 from tests.site import Browser, Site, opened
-from tests.world import World
+from tests.world import STAND_INS, World
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(markdown.__file__).parents[2]

@@ -10,7 +10,7 @@ from bson import ObjectId
 
 from app.models import Audience, StatusRow, User
 from app.social import Social
-from app.stack import MemcachedDown, QueueDown, SetsDown, Stack
+from app.stack import Addresses, MemcachedDown, QueueDown, SetsDown, Stack
 from app.stack.cost import counted
 from app.stack.memcached import Memcached, MemcachedNodes
 from app.stack.sorted_sets import SetsStandIn
@@ -30,6 +30,7 @@ IN_WORKER = tuple(phase.slug for phase in PHASES if phase.carrier and phase.carr
 
 
 IN_MEMCACHED = tuple(phase.slug for phase in PHASES if phase.store and issubclass(phase.store, Lists))
+STAND_INS = Addresses(None, None, None)
 
 Dump = dict[str, list[dict[str, Any]]]
 

@@ -52,6 +52,7 @@ from phases.timelines import Timelines
 from tests.benchmarks.command import bench
 from tests.benchmarks.virtual import LoopClock, run
 from tests.conftest import real_servers
+from tests.world import STAND_INS
 
 FULL = Path("/dev/full")
 TWO = f"{QUERY.slug},{PUSH.slug}"
@@ -73,7 +74,7 @@ SETTINGS = Settings(
 @asynccontextmanager
 async def virtual_rig(phases: tuple[Phase, ...]) -> AsyncIterator[Rig]:
     config = Config(database="test_bench", cap=20)
-    async with connected(Addresses(None, None, None), config, LoopClock()) as stack:
+    async with connected(STAND_INS, config, LoopClock()) as stack:
         timelines = Timelines(stack, phases)
         await timelines.switch.open(phases[0].slug, [])
         yield Rig(stack, timelines, InProcess(stack, timelines), {"harness": psutil.Process().pid}, True)
@@ -504,7 +505,7 @@ def test_every_command_measures_on_the_loop_of_a_web_process(
 
     @contextmanager
     def servers(*_: object) -> Iterator[tuple[Addresses, Path, Config]]:
-        yield Addresses(None, None, None), Path(), Config()
+        yield STAND_INS, Path(), Config()
 
     @asynccontextmanager
     async def rig(*_: object) -> AsyncIterator[Rig]:

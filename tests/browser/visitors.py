@@ -18,9 +18,10 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator
 from starlette.applications import Starlette
 
 from app.config import Config
-from app.stack import Addresses, connected
+from app.stack import connected
 from app.web import create_app
 from phases.timelines import Timelines
+from tests.world import STAND_INS
 from workers.worker import run_in_thread
 
 PASSWORD = "correct horse"
@@ -56,7 +57,7 @@ class Server:
             self.ready.set()
 
     async def _serve(self) -> None:
-        async with connected(Addresses(None, None, None), self.config) as stack:
+        async with connected(STAND_INS, self.config) as stack:
             timelines = await Timelines.open(stack)
             await asyncio.sleep(self.config.grace_s + 1)  # from now on lists are kept, as in any system that runs
             async with run_in_thread(timelines):

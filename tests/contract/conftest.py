@@ -6,8 +6,8 @@ import pytest
 from pymongo import monitoring
 
 from phases.delivering import delivery
-from tests.conftest import STAND_INS
 from tests.sharding import SCATTERED, Listener, listening
+from tests.world import STAND_INS
 
 monitoring.register(Listener())  # for every client that is made from now on
 

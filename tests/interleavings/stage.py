@@ -18,7 +18,7 @@ from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.models import Audience, StatusRow
 from app.social import Social
-from app.stack import Addresses, connected
+from app.stack import connected
 from benchmarks.oracle import Oracle
 from phases.delivering import delivery
 from phases.keeping.lists import PLACEHOLDER, TRAILER
@@ -26,10 +26,9 @@ from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
 from tests.interleavings.scheduler import Count, Explorer, Schedule, Touch, Violation, point
 from tests.interleavings.servers import StagedDatabase, StagedMemcached, StagedQueue, StagedSets
-from tests.world import KEEPING, SLUGS, World
+from tests.world import KEEPING, SLUGS, STAND_INS, World
 from workers.sweeper import OVERDUE_S, sweep
 
-STAND_INS = Addresses(None, None, None)
 TRUTH = (  # what a timeline is made of: whoever reads or writes any of it notices who does the other
     Touch("follows", fields=frozenset({"follower", "followee"})),
     Touch("blocks"),

@@ -28,13 +28,13 @@ from app.live.presence import Presences
 from app.live.talk import Talk
 from app.live.truth import NEWLY_S
 from app.models import Account, Audience
-from app.stack import Addresses, Hint, Stack, connected
+from app.stack import Hint, Stack, connected
 from app.stack.bus import HintKind, MemoryBus
 from app.web import schemas
 from tests.dates import NOON, ManualClock
 from tests.live import listeners
 from tests.live.listeners import Client, fetched, new_hub
-from tests.world import SLUGS, World
+from tests.world import SLUGS, STAND_INS, World
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ class Equation(RuleBasedStateMachine):
 
     async def _begin(self, follows: int) -> None:
         config, self.clock = Config(demo=True, cap=10, pending_scan=3), ManualClock(NOON)
-        stack = await self.exits.enter_async_context(connected(Addresses(None, None, None), config, self.clock))
+        stack = await self.exits.enter_async_context(connected(STAND_INS, config, self.clock))
         stack.bus = self.bus = LossyBus()
         self.world = await World.open(stack, self.clock)
         self.notifier = Notifier(stack, self.world.timelines.outbox)

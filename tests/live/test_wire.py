@@ -29,7 +29,7 @@ from app.web.api import PREFIX, SOCKET
 from app.web.guard import SECURITY_HEADERS
 from app.web.live_stream import converse
 from phases.timelines import Timelines
-from tests.conftest import STAND_INS
+from tests.world import STAND_INS
 
 pytestmark = pytest.mark.anyio
 

@@ -15,11 +15,11 @@ from app.config import Config
 from app.servers.borrow import running_servers
 from app.stack import Addresses
 from tests.prove import Asked, say
+from tests.world import STAND_INS
 
 if TYPE_CHECKING:
     from tests.oracle.histories import Outcome
 
-STAND_INS = Addresses(None, None, None)
 APART = 1_000_000  # between the seeds of processes that run at once
 
 

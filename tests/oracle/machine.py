@@ -34,7 +34,7 @@ from phases.pulling.markers import KNOWN_S
 from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
 from tests.oracle.system import Crash, Cut, GivenUp, Job, System, all_made, in_time
-from tests.world import KEEPING, SLUGS, flush, flush_sets
+from tests.world import KEEPING, SLUGS, STAND_INS, flush, flush_sets
 from workers.sweeper import OVERDUE_S, sweep
 from workers.worker import drain_queues
 
@@ -71,7 +71,7 @@ early = st.none() | cut_off(0, 3)
 
 
 class Histories(RuleBasedStateMachine):
-    addresses: ClassVar[Addresses] = Addresses(None, None, None)
+    addresses: ClassVar[Addresses] = STAND_INS
     tally: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ from app.social import Social
 from app.stack import Addresses, connected
 from tests.dates import NOON, ManualClock
 from tests.oracle.system import Crash, Cut, Fuse, GivenUp, _Database, all_made, in_time
-from tests.world import World
+from tests.world import STAND_INS, World
 
 T = TypeVar("T")
 Pair = frozenset[str]
@@ -180,7 +180,7 @@ class Model:
 class Talking(RuleBasedStateMachine):
     """Two processes, three people."""
 
-    addresses: ClassVar[Addresses] = Addresses(None, None, None)
+    addresses: ClassVar[Addresses] = STAND_INS
     tally: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
