@@ -5,13 +5,12 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from app.demo.graph import Graph
 from app.demo.seed import seed
 from app.servers.borrow import servers_of
 from app.stack import connected
+from benchmarks.faults.alerted import free_ports
 from tests.conftest import real_servers
 from tests.world import KEEPING, SLUGS
 
@@ -70,16 +70,6 @@ NAMING_METRICS = [
 ]
 
 
-def free_ports(count: int) -> int:
-    """The first of so many in a row."""
-    while True:
-        with ExitStack() as stack, suppress(OSError):
-            first: int = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-            for port in range(first + 1, first + count):
-                stack.enter_context(socket.create_server(("127.0.0.1", port)))
-            return first
-
-
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A celebrity with 4,000 followers, every phase delivering in chunks of 100, one web process and one worker,
@@ -97,7 +87,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
                 await seed(stack, star(FOLLOWERS), statuses=200, days=2, seed=1, password=PASSWORD, reset=False)
 
         asyncio.run(fill())
-    metrics = free_ports(2)
+    metrics, _ = free_ports(2)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "app.cli", "serve", "--port", "0", "--workers", "1", "--data", str(data)],
         cwd=elsewhere,

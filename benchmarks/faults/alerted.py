@@ -182,7 +182,7 @@ def run(*, as_json: bool) -> int:
         raise ServersError("Prometheus is missing: apt install prometheus")
     noticed = dict[str, tuple[str, float]]()
     wanted = [_key(alert) for alert in alerts(Scale(FASTER))]
-    *metrics, port = _free_ports(3)
+    *metrics, port = free_ports(3)
     settings = {"FEEDLAB_METRICS": f"{HERE}:{metrics[0]}"}
     with (
         logs_of("alerts", lambda: set(noticed) >= set(wanted)) as directory,
@@ -320,7 +320,7 @@ def _wait_until_it_answers(port: int) -> None:
         time.sleep(POLL_S)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Return so many free ports in a row."""
     while True:
         with suppress(OSError), socket.create_server((HERE, 0)) as first:
