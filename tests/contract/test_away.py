@@ -118,11 +118,14 @@ async def test_looking_at_what_is_kept_touches_nothing(town: World) -> None:
 
 
 async def test_paused_workers_leave_everything_pending_and_readers_see_it(town: World) -> None:
+    """Also what one step would deliver: of more, whoever followed the stream would leave a rest."""
+    await town.follow("fan1", "fan2")
     await town.stack.queue.pause()
     await town.post("zoe", "while paused")
+    await town.post("fan2", "to one")
     await town.drain()
-    assert await town.pending() == {phase: int(phase in IN_WORKER) for phase in KEEPING}
-    await town.sees("fan1", "while paused")
+    assert await town.pending() == {phase: 2 * (phase in IN_WORKER) for phase in KEEPING}
+    await town.sees("fan1", "to one", "while paused")
     await town.stack.queue.resume()
     await town.drain()
     assert await town.pending() == dict.fromkeys(KEEPING, 0)
