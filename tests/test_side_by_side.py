@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Coroutine
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
 from phases.timelines import Timelines
 from tests.site import PASSWORD, SLUGS, Browser, Site, events, opened, texts
-from tests.world import IN_WORKER, flush
+from tests.world import IN_WORKER, KEEPING, flush
 from workers.worker import drain_queues
 
 pytestmark = pytest.mark.anyio
@@ -178,12 +179,37 @@ async def test_a_delivery_is_watched_from_the_post_to_the_last_list(demo: Site) 
     assert len(re.findall(r"[\d.,]+ ms", rows["ann"])) == len(demo.timelines.kept)
     bars = re.findall(r'<rect class="(\w+)" x="([\d.]+)" width="([\d.]+)"', last)
     assert [look for look, _, _ in bars].count("insert") == len(SLUGS)
-    assert [look for look, _, _ in bars].count("behind") == len(IN_WORKER), (
-        "of the others the poster has waited for all"
-    )
+    looks = [look for look, _, _ in bars]
+    assert looks.count("behind") == len(IN_WORKER), "of the others the poster has waited for all"
+    assert looks.count("handed") == len(KEEPING) - len(IN_WORKER), "and for nobody else"
+    waits = dict(re.findall(r'<code>(\w+)</code>.*?data-label="waited">([\d.,]+) ms', last, re.DOTALL))
+    assert {waits.pop(slug) for slug in IN_WORKER} == {waits.pop(QUERY.slug)}, "for one insert, as the chapters say"
+    assert list(waits) == [PUSH.slug]
+    inserted_at = next(float(width) for look, _, width in bars if look == "insert")
+    assert max(float(x) for look, x, _ in bars if look == "behind") <= inserted_at, "nothing in between is left white"
     assert max(float(x) + float(width) for _, x, width in bars) == pytest.approx(1000, abs=5), "one axis for all"
     assert ">away<" in rows["bob"], "nobody has read as bob since"
     assert texts(await ann.open("/"))[0] == "watch me"
+
+
+async def test_a_post_that_is_watched_is_answered_before_its_jobs_are_queued(
+    demo: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every post over HTTP: what the page says of the poster is true of others, too."""
+    ann = await demo.browser().sign_up("ann")
+    deferred: list[Coroutine[Any, Any, None]] = []
+
+    async def later(work: Coroutine[Any, Any, None]) -> None:
+        deferred.append(work)
+
+    monkeypatch.setattr(demo.app.state.services.afterwards, "do", later)
+    await ann.open("/compare")
+    await ann.submit("/compare/post", author="ann", text="watch me")
+    assert not await demo.stack.queue.known()
+    assert ann.html.count(">pending</span>") == len(IN_WORKER), "it is shown what will be delivered"
+    for work in deferred:
+        await work
+    assert await demo.stack.queue.known()
 
 
 async def test_what_cannot_be_posted_is_said_beside_the_field(site: Site) -> None:

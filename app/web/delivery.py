@@ -30,7 +30,8 @@ class Watch:
     """A watched delivery: milliseconds since the post was sent. What has not happened yet is absent.
 
     `held`: by what is kept, and by follower; None where nothing is kept for the follower, whose list is rebuilt on
-    return. `pulled`: a phase that merges such statuses does not deliver this one, and its readers ask for it.
+    return. `handed`: from when to when the poster waited for a phase. `pulled`: a phase that merges such statuses does
+    not deliver this one, and its readers ask for it.
     `is_timed`: the post was watched from its insert on. Of others it is known what has happened, and not when.
     """
 
@@ -42,9 +43,7 @@ class Watch:
     owed: tuple[str, ...] = ()
     pulled: bool = False
     is_timed: bool = True
-    handed_ms: dict[str, tuple[float, float]] = field(
-        default_factory=dict
-    )  # from when to when the poster waited for it
+    handed_ms: dict[str, tuple[float, float]] = field(default_factory=dict)
     cleared_ms: dict[str, float] = field(default_factory=dict)
     held_ms: dict[tuple[str, ObjectId], float | None] = field(default_factory=dict)
     over: bool = False
@@ -57,11 +56,11 @@ class Watch:
     @property
     def latest_ms(self) -> float:
         """The time of the latest event."""
-        return max(self.stored_ms, *(to_ms for _, to_ms in self.handed_ms.values()), *self.cleared_ms.values())
+        return max([self.stored_ms, *(to_ms for _, to_ms in self.handed_ms.values()), *self.cleared_ms.values()])
 
     def waited_ms(self, slug: str) -> float:
         """Return how long the poster would have waited with this phase alone."""
-        from_ms, to_ms = self.handed_ms[slug]
+        from_ms, to_ms = self.handed_ms.get(slug, (0, 0))
         return self.stored_ms + to_ms - from_ms
 
     def end(self) -> None:
@@ -92,11 +91,11 @@ async def watch_delivery(
             if watch is None:
                 watch = Watch(status, watcher, began_s, followers, (ended_s - began_s) * 1000)
                 _begin(timelines, watches, watch)
-        elif watch:
+        elif watch and (consumer := social.outbox.consumers.get(what)) and not consumer.may_wait:
             from_ms, to_ms = ((at_s - watch.began_s) * 1000 for at_s in (began_s, ended_s))
             watch.handed_ms.setdefault(what, (from_ms, to_ms))
 
-    await social.post(author, text, idempotency_key=once, trace=trace)
+    await social.post(author, text, idempotency_key=once, trace=trace, defer=services.afterwards.do)
     assert watch
     await _look_once(timelines, watch)  # what was delivered before the post returned is not shown as pending
     return watch
@@ -172,17 +171,15 @@ async def _see(timelines: Timelines, watch: Watch) -> None:
     watch.owed = await timelines.outbox.phases_owed(pulled=watch.pulled)
     for slug in watch.owed:
         if slug not in pending:
-            watch.cleared_ms.setdefault(slug, _when_cleared(timelines, watch, slug))
+            watch.cleared_ms.setdefault(slug, _when_cleared(watch, slug))
     for kept in timelines.kept.values():
         await _see_kept(timelines, watch, kept)
     watch.over = watch.over or pending.isdisjoint(timelines.phases)
 
 
-def _when_cleared(timelines: Timelines, watch: Watch, slug: str) -> float:
-    """Return when the phase was done: now, or if the poster waited for it to the end, when that wait ended."""
-    phase = timelines.phases.get(slug)
-    waited = slug in watch.handed_ms and phase and phase.carrier and not phase.carrier.in_worker
-    return min(watch.now_ms(), watch.handed_ms[slug][1]) if waited else watch.now_ms()
+def _when_cleared(watch: Watch, slug: str) -> float:
+    """Return when the phase was done: now, or if the poster waited for it, when that wait ended."""
+    return min(watch.now_ms(), watch.handed_ms[slug][1]) if slug in watch.handed_ms else watch.now_ms()
 
 
 async def _see_kept(timelines: Timelines, watch: Watch, kept: KeptTimelines) -> None:
