@@ -93,6 +93,31 @@ root => [...root.querySelectorAll("a, button, summary, select, label:has(input),
   .filter(([box]) => box.width < 24 || box.height < 24 && box.height > 0)
   .map(([box, target]) => `${target.textContent.trim()}: ${box.width} x ${box.height}`)
 """
+MISPLACED = """
+root => {
+  const look = one => getComputedStyle(one);
+  const seen = [...root.querySelectorAll("body *")].filter(one => one.checkVisibility()
+    && !one.closest(".away, .skip, .top nav, .bell, svg, pre") && look(one).clipPath === "none");
+  const name = one => `${one.tagName}.${one.className}: ${one.textContent.trim().slice(0, 40)}`;
+  const out = seen.filter(one => !one.closest(".scroll") && one.closest(".card")
+    && one.getBoundingClientRect().right > one.closest(".card").getBoundingClientRect().right + 1);
+  const cut = seen.filter(one => one.scrollWidth > one.clientWidth + 1 && one.clientWidth
+    && look(one).overflowX === "hidden" && look(one).textOverflow !== "ellipsis");
+  const texts = seen.filter(one => look(one).textOverflow !== "ellipsis")
+    .flatMap(one => [...one.childNodes].filter(node => node.nodeType === 3 && node.data.trim()))
+    .map(node => {
+      const range = document.createRange();
+      range.selectNodeContents(node);
+      return [node.parentElement, [...range.getClientRects()]];
+    });
+  const over = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > Math.min(a.height, b.height) / 2;
+  const printed = texts.filter(([, boxes], at) => texts.slice(at + 1)
+    .some(([, others]) => boxes.some(box => others.some(other => over(box, other))))).map(([one]) => one);
+  return [...out.map(one => `outside ${name(one)}`), ...cut.map(one => `cut ${name(one)}`),
+    ...printed.map(one => `overprinted ${name(one)}`)];
+}
+"""
 
 
 @pytest.mark.parametrize(("width", "scheme"), LOOKS)
@@ -123,6 +148,10 @@ def test_every_page_can_be_read_and_pressed(site: str, visitor: Visitors, width:
             body = ann.page.locator("body")
             for script in (CONTRAST, UNNAMED, SMALL):
                 assert body.evaluate(script) == [], address
+            assert ann.page.locator("html").evaluate(MISPLACED) == [], address
+            if address == "/operations":
+                objectives = ann.page.get_by_role("region", name="Objectives").last
+                assert objectives.evaluate("table => table.scrollWidth <= table.clientWidth"), "all of it is in sight"
             fits(ann.page)
             accessible(ann.page)
     ann.complaints[:] = [one for one in ann.complaints if "404" not in one]  # /nothing
