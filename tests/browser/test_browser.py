@@ -1,9 +1,10 @@
 """The pages in a real browser: with and without JavaScript, on a phone and on a desk, in the light and in the dark."""
 
 import pytest
-from playwright.sync_api import Request, expect
+from playwright.sync_api import Browser, Request, expect
 
 from phases import PHASES
+from tests.browser.conftest import CHROMIUM, FLAGS
 from tests.browser.visitors import LOOKS, PASSWORD, TWO_VISITORS, Visitors, accessible, fits
 
 pytestmark = pytest.mark.browser
@@ -155,6 +156,24 @@ def test_every_page_can_be_read_and_pressed(site: str, visitor: Visitors, width:
             fits(ann.page)
             accessible(ann.page)
     ann.complaints[:] = [one for one in ann.complaints if "404" not in one]  # /nothing
+
+
+def test_large_letters_leave_every_page_whole(site: str, chromium: Browser) -> None:
+    """Whoever has told the browser to write twice as large (WCAG 1.4.4)."""
+    arguments = [*FLAGS, "--blink-settings=defaultFontSize=32"]
+    with chromium.browser_type.launch(executable_path=CHROMIUM, args=arguments) as large:
+        visitors = Visitors(large)
+        ann = visitors("large", 1280, "light")
+        ann.sign_up(site, "Ann A.")
+        ann.post("hello")
+        for width in (1280, 375):
+            ann.page.set_viewport_size({"width": width, "height": 800})
+            for address in ("/", "/compare", "/operations", "/walkthrough/cache"):
+                ann.page.goto(site + address)
+                fits(ann.page)
+                if width == 1280:
+                    assert ann.page.locator("html").evaluate(MISPLACED) == [], address
+        visitors.leave()
 
 
 def test_the_keyboard_is_enough(site: str, visitor: Visitors) -> None:
