@@ -22,6 +22,8 @@ def test_sign_up_follow_post_and_see_it_in_every_phase(
     ann.sign_up(site, "Ann A.")
     page = ann.page
     expect(page.get_by_role("heading", name="You follow nobody yet")).to_be_visible()
+    space = "it => it.getBoundingClientRect().top - it.previousElementSibling.getBoundingClientRect().bottom"
+    assert page.locator(".suggested").evaluate(space) == 16
     page.get_by_role("link", name="Find people").click()
     page.get_by_label("Handle or name begins with").fill(f"@{bob.handle}")
     page.get_by_role("button", name="Search").click()
