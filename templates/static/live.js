@@ -131,7 +131,7 @@ function tellNews(words) {
 hear("status", ({id}) => {
   const shown = document.querySelectorAll("#latest article");
   // What moves up from the second page is no news: it comes by the link to older ones.
-  const older = document.querySelector("#latest a[data-more]") && shown.length && `s${id}` < shown[shown.length - 1].id;
+  const older = document.querySelector("#latest a[rel=next]") && shown.length && `s${id}` < shown[shown.length - 1].id;
   if (older || document.getElementById(`s${id}`)) return;
   news.add(id);
   tellNews();
@@ -223,7 +223,7 @@ async function load(address) {
   return page;
 }
 
-// Links that replace parts of the page, or add to a list, instead of loading all of it.
+// Links that replace parts of the page instead of loading all of it.
 async function swap(link) {
   const ids = link.dataset.swap.split(" ");
   for (const id of ids) document.getElementById(id).setAttribute("aria-busy", "true");
@@ -243,21 +243,11 @@ async function swap(link) {
   if (parts[0].getBoundingClientRect().top < 0) parts[0].scrollIntoView();
 }
 
-async function more(link) {
-  const page = await load(link.href);
-  const added = [...page.getElementById("list")?.children ?? []];
-  document.getElementById("list").append(...added);
-  const next = page.querySelector("a[data-more]");
-  if (next) link.href = next.getAttribute("href");
-  else link.closest("nav").remove();
-  added[0]?.querySelector("a").focus({preventScroll: true});
-}
-
 document.addEventListener("click", event => {
-  const link = event.target.closest("a[data-swap], a[data-more]");
+  const link = event.target.closest("a[data-swap]");
   if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
-  (link.dataset.swap ? swap : more)(link).catch(() => location.assign(link.href));
+  swap(link).catch(() => location.assign(link.href));
 });
 
 // Who deletes a status, or mutes its author, stays where they are: it goes, what the answer says of it is said here too,
