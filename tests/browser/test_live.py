@@ -116,6 +116,12 @@ def test_who_comes_back_to_older_statuses_is_where_they_were(
     page.go_back()
     expect(page).to_have_url(re.compile("before="))
     expect(page.locator(f"#{id} .text")).to_be_in_viewport()
+    page.goto(f"{page.url}#{articles.nth(10).get_attribute('id')}")
+    bar = page.locator(".phases").bounding_box()
+    jumped_to = articles.nth(10).bounding_box()
+    assert bar
+    assert jumped_to
+    assert bar["y"] + bar["height"] <= jumped_to["y"] < 812 / 2
 
 
 def test_escape_closes_what_is_open(manual_site: str, visitor: Visitors) -> None:
