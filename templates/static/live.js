@@ -310,7 +310,7 @@ document.querySelector("form[action='/sign-out']")?.addEventListener("submit", (
   indexedDB.deleteDatabase("feedlab");
 });
 
-// What is open closes by Escape, and by a click beside it.
+// What is open, and what is said, goes by Escape and by a click beside it; what can be undone stays until Escape.
 function closeMenus(unless) {
   for (const menu of document.querySelectorAll(".menu[open]")) {
     if (menu.contains(unless)) continue;
@@ -318,7 +318,10 @@ function closeMenus(unless) {
     menu.open = false;
   }
 }
-document.addEventListener("click", event => closeMenus(event.target));
+document.addEventListener("click", event => {
+  closeMenus(event.target);
+  if (!event.target.closest(".said")) document.querySelector(".said:not(:has(button))")?.remove();
+});
 document.addEventListener("keydown", event => {
   if (event.key !== "Escape") return;
   closeMenus();

@@ -154,6 +154,9 @@ def test_what_is_muted_or_deleted_goes_from_the_timeline_where_it_is(manual_site
     expect(page.get_by_text("Deleted.")).to_be_in_viewport()
     expect(page.get_by_text("mine", exact=True)).to_have_count(0)
     expect(statuses.first.get_by_role("link").first).to_be_focused()
+    beside = page.locator(".readout h2")
+    beside.click()
+    expect(page.get_by_text("Deleted.")).to_have_count(0)
     author = str(statuses.first.locator(".who").get_attribute("href"))
     theirs = page.locator(f'#list .who[href="{author}"]')
     expect(theirs).not_to_have_count(0)
@@ -164,6 +167,8 @@ def test_what_is_muted_or_deleted_goes_from_the_timeline_where_it_is(manual_site
     expect(theirs).to_have_count(0)
     accessible(page)
     expect(statuses.first.get_by_role("link").first).to_be_focused()
+    beside.click()
+    expect(said).to_be_in_viewport()  # as long as it can be undone
     assert page.evaluate("window.stays"), "it is another page"
     page.get_by_role("button", name="Undo").click()
     expect(page.get_by_text("You do not mute @")).to_be_in_viewport()
