@@ -655,6 +655,19 @@ async def test_audience_and_delete_are_shown_where_they_apply(site: Site) -> Non
     assert texts(await ann.open("/")) == []
 
 
+async def test_every_page_has_a_title_of_its_own(site: Site) -> None:
+    ann = await site.browser().sign_up("ann", "Ann A.")
+    own, far = "/@ann", f"before={'f' * 24}"
+    addresses = ["/", "/people", "/people?q=a", "/people?q=b", "/notifications", "/conversations", "/muted"]
+    addresses += [own, f"{own}/followers", f"{own}/following"]
+    addresses += [f"{one}?{far}" for one in ("/", own, f"{own}/followers", f"{own}/following", "/muted")]
+    addresses += ["/people?after=a", "/people?q=a&after=a", "/notifications?before=1"]
+    titles = [re.findall("<title>(.*) · Feedlab</title>", await ann.open(one))[0] for one in addresses]
+    assert len(set(titles)) == len(addresses), titles
+    assert titles[:4] == ["Timeline", "People", "“a”, People", "“b”, People"]
+    assert "Followed by Ann A. (@ann), continued" in titles
+
+
 @pytest.mark.parametrize("slug", [QUERY.slug, DEFAULT.slug])
 async def test_older_pages_lead_to_the_first_status_and_back(demo: Site, slug: str) -> None:
     ann = await demo.browser().sign_up("ann")
