@@ -260,6 +260,23 @@ def test_an_upgrade_that_nobody_takes_is_a_request_like_any_other(address: tuple
     assert [one.partition(b"\r\n\r\n")[2] for one in answers] == [b"ab", b"cde", b"", b"ok"]
 
 
+@pytest.mark.parametrize(
+    ("version", "options"),
+    [(b"1.1", b"Upgrade, close"), (b"1.1", b"close, Upgrade"), (b"1.0", b"Upgrade"), (b"1.0", b"Upgrade, keep-alive")],
+)
+def test_an_upgrade_that_nobody_takes_may_be_the_last_request(
+    address: tuple[str, int], version: bytes, options: bytes
+) -> None:
+    head = b"POST /echo HTTP/%b\r\nHost: a\r\nConnection: %b\r\nUpgrade: h2c\r\n" % (version, options)
+    answer = said(address, head + b"Content-Length: 2\r\n\r\nab")
+    assert (answer[:13], answer[-6:]) == (b"HTTP/1.1 200 ", b"\r\n\r\nab")
+    with connected(address) as client:
+        client.sendall(head + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        assert client.recv(65_536).startswith(b"HTTP/1.1 100 ")
+        client.sendall(b"ab")
+        assert rest(client).endswith(b"\r\n\r\nab"), "a body that comes later is read as well"
+
+
 def test_the_body_of_an_upgrade_that_nobody_takes_is_no_request(address: tuple[str, int]) -> None:
     """However late it comes."""
     with connected(address) as client:

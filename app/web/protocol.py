@@ -84,7 +84,8 @@ class Parser(httptools.HttpRequestParser):
     """A parser that reads requests also where nobody takes the upgrade that they ask for.
 
     httptools ends such a request with its header: a body would be the next request. So the header is read once more,
-    without the upgrade (RFC 9110, 7.8: it may be ignored).
+    without the upgrade (RFC 9110, 7.8: it may be ignored). Another parser reads it, and all that follows: one that has
+    read `Connection: close`, or HTTP/1.0, reads no further request.
     """
 
     __slots__ = ("_protocol",)
@@ -95,15 +96,18 @@ class Parser(httptools.HttpRequestParser):
         self._protocol = protocol
 
     def feed_data(self, data: "bytes | bytearray | memoryview[int] | array[int]") -> None:
-        rest = memoryview(data)
+        parser, protocol, rest = self, self._protocol, memoryview(data)
         while True:
             try:
-                return super().feed_data(rest)
+                super(Parser, parser).feed_data(rest)
+                return
             except httptools.HttpParserUpgrade as ended:
-                if not self._protocol.ignores_upgrade:
+                if not protocol.ignores_upgrade:
                     raise
                 rest = rest[ended.args[0] :]
-            super().feed_data(self._protocol.head_without_upgrade())
+            head = protocol.head_without_upgrade()
+            parser = protocol.parser = Parser(protocol)
+            super(Parser, parser).feed_data(head)
 
 
 class Connection(asyncio.Protocol):

@@ -3097,9 +3097,17 @@ MUTANTS: tuple[Mutant, ...] = (
         "a body behind an upgrade is a request",
         "the door",
         "app.web.protocol.Parser.feed_data",
-        "if not self._protocol.ignores_upgrade:",
+        "if not protocol.ignores_upgrade:",
         "if True:",
         _of(PROTOCOL, "test_the_body_of_an_upgrade_that_nobody_takes_is_no_request"),
+    ),
+    Mutant(
+        "a parser reads on behind its last request",
+        "the door",
+        "app.web.protocol.Parser.feed_data",
+        "parser = protocol.parser = Parser(protocol)",
+        "pass",
+        _of(PROTOCOL, "test_an_upgrade_that_nobody_takes_may_be_the_last_request"),
     ),
     Mutant(
         "a request has two hosts",
