@@ -23,7 +23,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.departures import depart, end_conversations, take_likes_back
 from app.edges import Versions, change_tokens, versions_in, versions_of
-from app.errors import Conflict, Invalid, TooMany, WrongPassword
+from app.errors import Conflict, Invalid, NoAccount, TooMany, WrongPassword
 from app.models import Account, Ticket, User
 from app.stack import Hint, Stack
 from app.stack.mongodb.find import Find, rows, together
@@ -220,10 +220,11 @@ class Accounts:
         self._stack.bus.tell(Hint("tokens", me.id))
 
     async def hide(self, me: Account, hidden: bool) -> None:
-        """Hide from everybody whether this person is here; or show it to their mutual followers."""
+        """Hide from everybody whether this person is here; or show it to their mutual followers. Raises NoAccount."""
         there, nobody = {"_id": me.id, "deleted": {"$exists": False}}, {"presence": "nobody"}
         change = {"$set": nobody} if hidden else {"$unset": nobody}
-        await self._stack.db["users"].update_one(there, change)
+        if not (await self._stack.db["users"].update_one(there, change)).matched_count:
+            raise NoAccount(me.id)
         self._stack.bus.tell(Hint("presence", me.id))
 
     async def delete(self, me: Account, password: str, caller: Caller = OURSELVES) -> None:

@@ -99,7 +99,7 @@ class Social:
 
     async def rename(self, account: Account, name: str) -> None:
         """Rename a person: the next page of every process shows the new name, or for a blank one the handle. Raises
-        Invalid.
+        Invalid and NoAccount.
         """
         name = checked_name(name) or account.handle
 
@@ -108,7 +108,8 @@ class Social:
             assert now, "it has just been raised"
             change = {"name": name, "found_by": search_words(account.handle, name), "renamed": now["version"]}
             there = {"_id": account.id, "deleted": {"$exists": False}}
-            await inside["users"].update_one(there, {"$set": change}, upsert=False)
+            if not await inside["users"].update_one(there, {"$set": change}, upsert=False):
+                raise NoAccount(account.id)
 
         async with self._turn(NAMES):
             await change_edges(self._db, {NAMES}, new_version)
@@ -508,9 +509,9 @@ async def _raise_likes_version(inside: Transaction, reader: ObjectId) -> None:
 
 
 async def _is_there(inside: Transaction, person: ObjectId) -> None:
-    """Raise NotFound where the person has deleted their account since they were looked up."""
+    """Raise NoAccount where the person has deleted their account since they were looked up."""
     if await inside["users"].find_one({"_id": person, "deleted": True}, {"_id": 1}):
-        raise NotFound("Nobody has this handle.")
+        raise NoAccount(person)
 
 
 async def _in_conversation(edges: Transaction, block: dict[str, ObjectId], change: str) -> None:

@@ -23,8 +23,8 @@ from starlette.routing import Route
 from app import logs
 from app.accounts import Accounts
 from app.config import Config
-from app.departures import depart
-from app.models import SETTINGS, Account, Status, User
+from app.departures import depart, end_conversations
+from app.models import SETTINGS, Status, User
 from app.names import Names
 from app.social import Social
 from app.stack import OutOfTime, Stack, connected
@@ -32,6 +32,7 @@ from app.stack.cost import counted
 from app.stack.queue import DeliveryQueue, QueueDown
 from app.web import EXPORTS, api, create_app, export, health, sampled, schemas
 from app.web.api import OPERATIONS
+from app.web.api_operation import Call, Operation
 from phases import DEFAULT, PHASES
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
@@ -411,23 +412,43 @@ async def test_what_comes_too_late_for_an_account_is_told_so(nobody: Api) -> Non
     assert late.headers["www-authenticate"] == later.headers["www-authenticate"]
 
 
+@pytest.mark.parametrize("ended", [False, True], ids=["just now", "conversations too"])
 @pytest.mark.parametrize(
-    "path", ["/follows/ann", "/blocks/ann", "/mutes/ann", "/conversations/ann", "/statuses/{}/like"]
+    ("call", "body"),
+    [
+        ("PUT /follows/ann", None),
+        ("PUT /blocks/ann", None),
+        ("PUT /mutes/ann", None),
+        ("PUT /circle/ann", None),
+        ("PUT /conversations/bob", None),
+        ("PUT /statuses/{status}/like", None),
+        ("POST /conversations/{talk}/messages", {"client_id": "1", "text": "hello"}),
+        ("PUT /me", {"name": "Zoe Z."}),
+        ("PUT /me", {"presence": "nobody"}),
+        ("PUT /me", {}),
+    ],
 )
-async def test_whose_account_ends_while_they_ask_is_told_so(nobody: Api, ann: Api, path: str) -> None:
+async def test_whose_account_ends_while_they_ask_is_told_so(
+    nobody: Api, ann: Api, call: str, body: dict[str, str] | None, ended: bool
+) -> None:
     """Not that there is no ann: of the two in a change, it says who has gone."""
     zoe, status = await nobody.person("zoe"), await ann.post("hello")
+    await nobody.person("bob")
     await zoe("PUT", "/follows/ann", 204)
-    authenticate = Accounts.authenticate
+    talk = await zoe.json("PUT", "/conversations/ann", 201)
+    enter = Operation._enter
 
-    async def and_go(self: Accounts, token: str) -> Account | None:
-        account = await authenticate(self, token)
-        if account and account.handle == "zoe":
-            await depart(nobody.stack.db, nobody.stack.clock, account.id)
-        return account
+    async def and_go(self: Operation, asked: Call) -> None:
+        await enter(self, asked)
+        await depart(nobody.stack.db, nobody.stack.clock, asked.me.id)
+        if ended:
+            await end_conversations(nobody.stack, asked.me.id)
 
-    with patch.object(Accounts, "authenticate", and_go):
-        await zoe("PUT", path.format(status["id"]), 401)
+    method, path = call.format(status=status["id"], talk=talk["id"]).split()
+    with patch.object(Operation, "_enter", and_go):
+        late = await zoe(method, path, 401, json=body)
+    later = await zoe("GET", "/me", 401)
+    assert late.json()["detail"] == later.json()["detail"]
 
 
 async def test_a_post_costs_one_look_up_and_the_insert(ann: Api) -> None:

@@ -19,7 +19,7 @@ from bson import Binary, ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from app.edges import NAMES, change_edges, version_in, version_of
-from app.errors import Conflict, Forbidden, Invalid, NotFound
+from app.errors import Conflict, Forbidden, Invalid, NoAccount, NotFound
 from app.inbox import pictures
 from app.inbox.notifier import INBOXES, NOTIFICATIONS
 from app.inbox.pictures import IMAGES
@@ -166,11 +166,15 @@ class _Side:
         self.blocked = bool(self.row["blocked_by"])
 
     def check_is_open(self) -> None:
-        """Raise Forbidden where nothing more can be said."""
-        if self.row.get("gone"):
-            raise Forbidden(GONE)
+        """Raise Forbidden where nothing more can be said, and NoAccount where that is because they have left."""
+        if left := self.row.get("gone"):
+            raise self.gone(self.me if self.me in left else self.other)
         if self.blocked:
             raise Forbidden("One of you blocks the other.")
+
+    def gone(self, who: ObjectId) -> Forbidden | NoAccount:
+        """Return the refusal where one of the two, `who`, has deleted their account."""
+        return NoAccount(who) if who == self.me else Forbidden(GONE)
 
     def message(self, row: Mapping[str, Any]) -> Message:
         seq, own = int.from_bytes(row["_id"][12:], "big"), row["who"] == self.me
@@ -246,7 +250,7 @@ class Conversations:
         return found
 
     async def check_is_open(self, me: ObjectId, id: ObjectId) -> None:
-        """Raise Forbidden where nothing more can be said, and NotFound."""
+        """Raise Forbidden where nothing more can be said, NoAccount, and NotFound."""
         _Side(await rows(self._db, _of(me, id)), me).check_is_open()
 
     async def _with_last(self, sides: Collection[_Side]) -> list[Conversation]:
@@ -406,9 +410,9 @@ class Conversations:
     ) -> tuple[Message, bool]:
         """Store a message; return it, and whether it is new, not from an earlier try.
 
-        Raises NotFound, Invalid, Forbidden across a block or where one of them has
-        deleted their account, and Conflict for a `client_id` that was used for another
-        message.
+        Raises NotFound, Invalid, Forbidden across a block or where the other has
+        deleted their account, NoAccount where they have themselves, and Conflict for a
+        `client_id` that was used for another message.
         """
         text = checked_text(text) if text is not None else None
         if text is None and image is None:
@@ -474,8 +478,8 @@ class Conversations:
         async def at_this_version(inside: Transaction) -> None:
             try:
                 told = await _numbers(inside, side.row["people"], OPEN)
-            except DuplicateKeyError:  # an inbox is there, and closed
-                raise Forbidden(GONE) from None
+            except NoAccount as error:
+                raise side.gone(error.who) from None
             there = {"_id": side.id, "version": side.version}
             if not await inside[CONVERSATIONS].update_one(there, change, upsert=False):
                 raise _MovedOn
@@ -621,10 +625,16 @@ async def _numbers(
 ) -> list[dict[str, Any]]:
     """Take the next number in the inbox of each of these people, in the same order for everybody.
 
-    Raises DuplicateKeyError where an inbox is not as `where` says.
+    Raises NoAccount for somebody whose inbox is not as `where` says.
     """
-    inboxes, where = inside[INBOXES], where or {}
-    return [{"who": one, "seq": await inboxes.next_number({"_id": one, **where})} for one in sorted(people)]
+    numbers = []
+    for one in sorted(people):
+        try:
+            seq = await inside[INBOXES].next_number({"_id": one, **(where or {})})
+        except DuplicateKeyError:  # it is there, and closed
+            raise NoAccount(one) from None
+        numbers.append({"who": one, "seq": seq})
+    return numbers
 
 
 async def _numbers_of_change(

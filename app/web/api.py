@@ -17,7 +17,7 @@ from starlette.routing import Mount, Router, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from app.accounts import Caller
-from app.errors import NotFound
+from app.errors import NoAccount, NotFound
 from app.inbox.pictures import LARGEST, LIMITS, TYPES
 from app.live.talk import MOST_OTHERS
 from app.models import Person, StatusRow, User
@@ -69,8 +69,10 @@ async def sign_out(call: Call) -> Reply:
 
 
 async def me(call: Call) -> Reply:
-    people = await call.services.social.people([call.me.id])
-    return Reply(200, await _profile(call, people[call.me.id]))
+    person = (await call.services.social.people([call.me.id]))[call.me.id]
+    if not person.is_there:
+        raise NoAccount(person.id)
+    return Reply(200, await _profile(call, person))
 
 
 async def change_me(call: Call) -> Reply:

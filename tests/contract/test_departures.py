@@ -11,7 +11,7 @@ from bson import ObjectId
 from app import departures
 from app.accounts import OURSELVES, Accounts
 from app.departures import LINGER_S, clear_departures, depart
-from app.errors import Forbidden, NotFound, WrongPassword
+from app.errors import Forbidden, NoAccount, NotFound, WrongPassword
 from app.inbox.conversations import Conversations
 from app.inbox.mentions import seen_mentions
 from app.inbox.notifications import Notifications
@@ -321,7 +321,8 @@ async def test_what_was_under_way_leaves_nothing(town: World) -> None:
     await clear_departures(town.stack.db, town.clock, town.stack.bus)
     with pytest.raises(NotFound):
         await social.like(ids["zoe"], by_ann.id)
-    await social.rename(Account(ids["zoe"], "zoe"), "Back again")
+    with pytest.raises(NoAccount):
+        await social.rename(Account(ids["zoe"], "zoe"), "Back again")
     await social.post(ids["zoe"], "too late, @ann")
     await town.drain()
     await town.sees("ann", by_ann.text)
@@ -398,7 +399,8 @@ async def test_tokens_end_with_the_account_whoever_signs_in_meanwhile(town: Worl
     ):
         with pytest.raises(WrongPassword):
             await late
-    await accounts.hide(me, True)
+    with pytest.raises(NoAccount):
+        await accounts.hide(me, True)
     assert (await rows_that_name(town, user.id)).keys() == {"departures", "inboxes"}
 
 
