@@ -112,8 +112,8 @@ def test_the_document_is_valid_openapi() -> None:
 
 @pytest.mark.parametrize(
     "said",
-    [protocol.NO_REQUEST, protocol.NO_HANDSHAKE, protocol.TOO_LARGE, protocol.TOO_LATE],
-    ids=["no request", "no handshake", "too large", "too late"],
+    [protocol.NO_REQUEST, protocol.NO_HANDSHAKE, protocol.TOO_LARGE, protocol.TOO_LATE, protocol.BODY_TOO_LATE],
+    ids=["no request", "no handshake", "too large", "too late", "body too late"],
 )
 def test_what_is_refused_before_it_is_a_request_is_a_problem_as_described(said: bytes) -> None:
     problem = document(OPERATIONS, PREFIX)["components"]["schemas"]["ProblemDetails"]

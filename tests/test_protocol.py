@@ -22,10 +22,10 @@ FLOOD = 64 * 1024 * 1024
 
 
 async def answer(scope: Any, receive: Any, send: Any) -> None:
-    """Reads the body first, which `/echo` sends back; `/flood` sends more than anybody's buffers hold, `/live` goes on
-    until its client goes.
+    """Reads the body first, which `/echo` sends back, unless it is `/early`; `/flood` sends more than anybody's buffers
+    hold, `/live` goes on until its client goes.
     """
-    read, more = b"", True
+    read, more = b"", scope["path"] != "/early"
     while more:
         message = await receive()
         read, more = read + message.get("body", b""), message.get("more_body")
@@ -119,8 +119,9 @@ def rest(client: socket.socket) -> bytes:
     [
         (b"", b""),
         (b"GET / HTTP/1.1\r\nHost: feed", b"HTTP/1.1 408 "),
-        (b"POST / HTTP/1.1\r\nHost: feedlab.test\r\nContent-Length: 9\r\n\r\nhalf", b""),
-        (b"POST / HTTP/1.1\r\nHost: feedlab.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n", b""),
+        (b"POST / HTTP/1.1\r\nHost: feedlab.test\r\nContent-Length: 9\r\n\r\nhalf", b"HTTP/1.1 408 "),
+        (b"POST / HTTP/1.1\r\nHost: feedlab.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n", b"HTTP/1.1 408 "),
+        (b"PUT /api/v1/uploads/x HTTP/1.1\r\nHost: feedlab.test\r\nContent-Length: 9\r\n\r\nhalf", b"HTTP/1.1 408 "),
         (GET + b"\r\n", b"HTTP/1.1 200 "),
         (GET + b"GET / HT", b"HTTP/1.1 200 "),
     ],
@@ -130,9 +131,28 @@ def test_what_does_not_come_to_its_end_is_closed(
 ) -> None:
     monkeypatch.setattr(protocol, "HEAD_S", 0.5)
     monkeypatch.setattr(limits, "ORDINARY", limits.ORDINARY._replace(seconds=0.5))
+    monkeypatch.setattr(limits, "PICTURE", limits.PICTURE._replace(seconds=0.5))
     answer = said(address, sent)
     assert answer.startswith(first)
     assert b" 408 " not in first or refused(answer) == 408
+
+
+@pytest.mark.parametrize("before", [b"", GET.replace(b"/", b"/live", 1)], ids=["answered", "behind another answer"])
+def test_a_late_body_is_no_second_answer(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch, before: bytes
+) -> None:
+    """uvicorn tells only the last request that the client has gone: the one before it is ended by hand."""
+    close = protocol.Protocol._close_at_late_body
+
+    def and_end(self: protocol.Protocol) -> None:
+        close(self)
+        for task in list(self.tasks):
+            task.cancel()
+
+    monkeypatch.setattr(protocol.Protocol, "_close_at_late_body", and_end)
+    monkeypatch.setattr(limits, "ORDINARY", limits.ORDINARY._replace(seconds=0.5))
+    answer = said(address, before + b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
+    assert (answer[:13], answer.count(b"HTTP/1.1 ")) == (b"HTTP/1.1 200 ", 1)
 
 
 def test_empty_lines_after_an_answer_hold_no_connection(

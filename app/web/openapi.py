@@ -15,7 +15,8 @@ from app.web.problems import MEDIA_TYPE, SAFE, SENTENCES, away
 
 REF = "#/components/schemas/{model}"
 BYTES = {"schema": {"type": "string", "format": "binary"}}
-BODY_REFUSALS = {400: "The body is not JSON in UTF-8.", 415: "The body is not application/json."}
+BODY_TOO_LATE = {408: "The body did not come to its end in time."}
+BODY_REFUSALS = {400: "The body is not JSON in UTF-8.", **BODY_TOO_LATE, 415: "The body is not application/json."}
 ALWAYS = {413: SENTENCES[413]}
 RETRY_AFTER = {"Retry-After": {"description": "seconds", "required": True, "schema": {"type": "integer", "minimum": 1}}}
 CHALLENGE = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
@@ -152,7 +153,7 @@ def _refusals(operation: Operation) -> dict[int, str]:
     if operation.body:
         refusals |= BODY_REFUSALS
     if operation.takes:
-        refusals[400] = "The body ended early."
+        refusals |= {400: "The body ended early.", **BODY_TOO_LATE}
     if operation.body or operation.query or operation.headers:
         refusals[422] = "Some fields are wrong."
     return refusals | dict(operation.refusals)

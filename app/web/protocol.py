@@ -9,6 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -50,6 +51,7 @@ NO_REQUEST = _last_words(400, "This is no request of HTTP/1.1, or one that can b
 NO_HANDSHAKE = _last_words(400, "This is no handshake of a WebSocket.")
 TOO_LARGE = _last_words(431, f"The line and the header of a request have at most {MOST_HEAD // 1024} KiB.")
 TOO_LATE = _last_words(408, "The header of the request did not come to its end in time.")
+BODY_TOO_LATE = _last_words(408, "The body did not come to its end in time.")
 
 
 def most_connections() -> int:
@@ -168,7 +170,7 @@ class Protocol(Connection, HttpToolsProtocol):
             self._make_room(other for other in state.waiting if other._address == self._address)
         elif len(self.connections) > state.most:
             self._make_room(state.waiting)
-        self._wait(HEAD_S)
+        self._wait(HEAD_S, self.transport.close)
 
     def _make_room(self, waiting: "Iterable[Protocol]") -> None:
         oldest = next(iter(waiting), self)
@@ -186,10 +188,10 @@ class Protocol(Connection, HttpToolsProtocol):
         super().handle_websocket_upgrade()
         self.parser = None  # type: ignore[assignment]  # it holds us, until the next full collection
 
-    def _wait(self, seconds: float, last_words: bytes = b"") -> None:
+    def _wait(self, seconds: float, close: Callable[[], None]) -> None:
         self._go_on()
         self._state.waiting[self] = None
-        self._deadline = self.loop.call_later(seconds, self._close, last_words)
+        self._deadline = self.loop.call_later(seconds, close)
 
     def _go_on(self) -> None:
         self._state.waiting.pop(self, None)
@@ -202,8 +204,15 @@ class Protocol(Connection, HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _close(self, last_words: bytes) -> None:
-        if self._idle and last_words:
+        if self._idle:
             self._say(last_words)
+        self.transport.close()
+
+    def _close_at_late_body(self) -> None:
+        """Close the connection, with last words unless its answer has begun, or another one is before it."""
+        if not self.cycle.response_started and not self.pipeline:
+            self._say(BODY_TOO_LATE)
+            self.cycle.disconnected = True  # an answer of the application's would come behind the last words
         self.transport.close()
 
     def _say(self, last_words: bytes) -> None:
@@ -222,7 +231,9 @@ class Protocol(Connection, HttpToolsProtocol):
         if self._head > MOST_HEAD and not self.transport.is_closing():
             self._close(TOO_LARGE)
         if self._idle and not self._deadline and not self.timeout_keep_alive_task:
-            self._wait(HEAD_S)  # empty lines between two requests have ended uvicorn's own deadline
+            self._wait(
+                HEAD_S, self.transport.close
+            )  # empty lines between two requests have ended uvicorn's own deadline
 
     def send_400_response(self, msg: str) -> None:
         if self._head > MOST_HEAD:
@@ -234,7 +245,7 @@ class Protocol(Connection, HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head = 0
-        self._wait(HEAD_S, TOO_LATE)
+        self._wait(HEAD_S, partial(self._close, TOO_LATE))
 
     def on_headers_complete(self) -> None:
         """Refuse a header that can be read in two ways.
@@ -257,7 +268,8 @@ class Protocol(Connection, HttpToolsProtocol):
             return  # it comes once more
         super().on_headers_complete()
         self._head = 0
-        self._wait(limit_of(self.scope["method"], self.scope.get("path", "")).seconds)
+        limit = limit_of(self.scope["method"], self.scope.get("path", ""))
+        self._wait(limit.seconds, self._close_at_late_body)
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
