@@ -469,13 +469,16 @@ class Conversations:
 
     async def _stored(self, side: _Side, new: dict[str, Any]) -> bool:
         """Store a message unless the conversation has moved on. Return whether it was."""
-        change = {
+        change: dict[str, Any] = {
             "$inc": {"version": 1, "seq": 1, f"marks.{side.me}.sent": 1},
-            "$set": {"active_at": new["created_at"], "listed": side.row["people"]},
             "$addToSet": {"unread": side.other},
         }
+        listed = {"active_at": new["created_at"], "listed": side.row["people"]}
+        # Of a message alone their other devices would not know whom it is to.
+        newly = [side.me] if side.me not in side.row["listed"] else []
 
         async def at_this_version(inside: Transaction) -> None:
+            change["$set"] = listed | await _numbers_of_change(inside, side.row, newly)
             try:
                 told = await _numbers(inside, side.row["people"], OPEN)
             except NoAccount as error:

@@ -328,7 +328,7 @@ class Equation(RuleBasedStateMachine):
             if client.connection:
                 client.take()
                 now = await fetched(self.world, client.me)
-                client.fetch_unknown(now)
+                client.forget_unlisted(now)
                 different = [part for part in now if client.state is None or client.state[part] != now[part]]
                 assert not different, [(client.state and client.state[part], now[part]) for part in different]
                 assert "reset" not in client.said()

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from contextlib import suppress
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +93,12 @@ def _heard(shown: State) -> State:
     return {**kept, "messages": {}, "last": last, "counted": last}
 
 
+def _unknown() -> State:
+    """A conversation of which the client knows nothing yet: whom it is with, the other's messages say, or an event."""
+    numbers = dict.fromkeys(("unread", "delivered_to", "read_to", "last", "counted"), 0)
+    return {**numbers, "handle": None, "name": None, "silenced": False, "presence": None, "messages": {}}
+
+
 def _seen(presence: State | None) -> State | None:
     """When somebody who is here was seen last is not told."""
     return presence and {**presence, "last_seen_at": None if presence["online"] else presence["last_seen_at"]}
@@ -170,7 +175,7 @@ class Client:
                 for each in statuses:
                     if each["author"]["handle"] == data["handle"]:
                         each["author"] = {**each["author"], "name": data["name"]}
-                for one in filter(None, self.state["talk"].values()):
+                for one in self.state["talk"].values():
                     _rename(one, **data)
             case "notification":
                 status = data["status"] and data["status"]["id"]
@@ -184,13 +189,12 @@ class Client:
             case "message":
                 self.apply_message(data["conversation"], data["message"])
             case "conversation":
-                had, now = self.state["talk"].get(data["id"]), _heard(data)
-                self.state["talk"][data["id"]] = now | {"messages": had["messages"]} if had else None
-                if had:
-                    _tick(self.state["talk"][data["id"]])
+                had = self.state["talk"].get(data["id"]) or _unknown()
+                self.state["talk"][data["id"]] = now = _heard(data) | {"messages": had["messages"]}
+                _tick(now)
             case "presence":
                 for one in self.state["talk"].values():
-                    if one and one["handle"] == data["handle"]:
+                    if one["handle"] == data["handle"]:
                         one["presence"] = _seen(data["presence"])
             case "letter":
                 pass
@@ -201,27 +205,26 @@ class Client:
 
     def apply_message(self, conversation: str, message: State) -> None:
         assert self.state
-        one = self.state["talk"].setdefault(conversation, None)
-        if one is None:
-            return
+        one = self.state["talk"].setdefault(conversation, _unknown())
         seq, own = message["seq"], message["client_id"] is not None
         one["unread"] += seq > one["counted"] and seq not in one["messages"] and not own
         one["messages"][seq] = _said(message)
+        if not own:
+            one |= {"handle": message["from"]["handle"], "name": message["from"]["name"]}
         one["last"] = max(one["last"], seq)
         _tick(one)
 
-    def fetch_unknown(self, now: State) -> None:
-        """A conversation that the client has heard of and has never fetched (None) is fetched when it is shown. One in
-        which nothing has been said is in the list of whoever began it alone.
+    def forget_unlisted(self, now: State) -> None:
+        """A conversation in which nothing has been said is in the list of whoever began it alone; the other has heard
+        of it where they have silenced it.
         """
         assert self.state
         talk = self.state["talk"]
         for id, one in list(talk.items()):
-            if one is not None and id in now["talk"]:
+            if id in now["talk"]:
                 one["counted"] = now["talk"][id]["counted"]  # all of it has been told
-            elif one is None:
+            elif not one["last"]:
                 del talk[id]
-                talk |= {id: deepcopy(now["talk"][id])} if id in now["talk"] else {}
 
     def said(self) -> list[str]:
         """The names of the events so far."""

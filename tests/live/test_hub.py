@@ -1059,6 +1059,38 @@ async def test_a_message_passes_over_nothing_that_has_a_number(chat: Chat) -> No
     assert (await chat.told())[0] == ["notification", "message"]
 
 
+async def test_ones_first_message_comes_with_whom_it_is_to(chat: Chat) -> None:
+    """From another device, in a conversation that the other has opened: the list of who opened it alone had it."""
+    town, (_, ben, cat) = chat.town, chat.clients
+    made, _ = await chat.talk.open(cat.me, ben.me)
+    assert await chat.told() == [[], [], ["conversation", "presence"]]
+    await chat.talk.send(ben.me, made.id, "b1", "hello")
+    assert (await chat.told())[1] == ["conversation", "message", "presence"]
+    for client in (ben, cat):
+        client.forget_unlisted(now := await fetched(town, client.me))
+        assert client.state == now
+    await chat.talk.send(ben.me, made.id, "b2", "and more")
+    assert (await chat.told())[1] == ["message"]
+
+
+@pytest.mark.parametrize("taken", [None, 2])  # all at once, or the connection is lost in between
+async def test_whoever_comes_back_is_told_whom_their_first_message_is_to(chat: Chat, taken: int | None) -> None:
+    """In whatever order: the conversation has changed since, so it comes behind the message."""
+    town, (_, ben, cat) = chat.town, chat.clients
+    ben.leave()
+    made, _ = await chat.talk.open(cat.me, ben.me)
+    await chat.talk.send(ben.me, made.id, "b1", "hello")
+    await chat.talk.receive(cat.me, made.id, None, 1)
+    await ben.connect()
+    ben.take(taken)
+    if taken:
+        ben.leave()
+        await ben.connect()
+        ben.take()
+    assert [name for name in ben.said() if name in ("message", "conversation")][-2:] == ["message", "conversation"]
+    assert ben.state == await fetched(town, ben.me)
+
+
 async def test_somebody_new_comes_with_their_presence(chat: Chat) -> None:
     _, ben, cat = chat.clients
     made, _ = await chat.talk.open(cat.me, ben.me)
@@ -1090,7 +1122,7 @@ async def test_who_is_renamed_is_told_so_themselves(chat: Chat) -> None:
     await settled(ben.hub)
     ben.take()
     for client in (ann, ben):
-        client.fetch_unknown(now := await fetched(town, client.me))
+        client.forget_unlisted(now := await fetched(town, client.me))
         assert client.state == now
 
 

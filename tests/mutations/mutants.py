@@ -4602,6 +4602,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(CONVERSATIONS, "test_messages_are_numbered_and_their_sender_sees_how_far_they_are"),
     ),
     Mutant(
+        "whom one's first message is to is told by nothing",
+        "conversations",
+        "app.inbox.conversations.Conversations._stored",
+        'if side.me not in side.row["listed"] else []',
+        "if False else []",
+        _of(HUB, "test_ones_first_message_comes_with_whom_it_is_to"),
+    ),
+    Mutant(
         "an empty conversation is listed for both",
         "conversations",
         "app.inbox.conversations.Conversations.open",
