@@ -142,9 +142,8 @@ class Truth:
         if read.seen is not None:
             new = {id: now for id, now in read.seen.items() if id not in seen or is_another(now, seen[id])}
             people = await self._social.people(new)
-            steps += [
-                Step("presence", as_json(self._faces.presence(people[id], new[id]))) for id in new if id in people
-            ]
+            there = [id for id in new if id in people and people[id].is_there]  # no handle would say who has gone
+            steps += [Step("presence", as_json(self._faces.presence(people[id], new[id]))) for id in there]
         return steps
 
     async def _missed(self, me: ObjectId, after: int, read: PersonState) -> list[Notification] | None:

@@ -323,7 +323,7 @@ class Presence(BaseModel):
 def presence(person: models.Person, presence: presences.Presence | None) -> dict[str, Any]:
     """Return the content of a `presence` event."""
     seen = Presence.of(presence)
-    return {"handle": person.handle or None, "presence": seen.model_dump(mode="json") if seen else None}
+    return {"handle": person.handle, "presence": seen.model_dump(mode="json") if seen else None}
 
 
 class Profile(Person):

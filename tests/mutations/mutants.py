@@ -3835,7 +3835,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "live",
         "app.live.truth.Truth.steps",
         "        if len(steps) > MOST_MISSED:\n            return None\n",
-        behind=" for id in new if id in people\n            ]\n",
+        behind=" for id in there]\n",
         tests=_of(HUB, "test_presence_is_nothing_that_was_missed"),
     ),
     Mutant(
@@ -3972,14 +3972,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "if acquainted - watcher.seen.keys():",
         "if False:",
         _of(HUB, "test_somebody_new_comes_with_their_presence"),
-    ),
-    Mutant(
-        "a deleted account has an empty handle on a stream",
-        "live talk",
-        "app.web.schemas.presence",
-        " or None",
-        "",
-        _of(HUB, "test_somebody_whose_account_is_deleted_has_no_handle"),
     ),
     Mutant(
         "whoever is renamed is not told so",
@@ -4608,6 +4600,14 @@ MUTANTS: tuple[Mutant, ...] = (
         'if side.me not in side.row["listed"] else []',
         "if False else []",
         _of(HUB, "test_ones_first_message_comes_with_whom_it_is_to"),
+    ),
+    Mutant(
+        "somebody whose account is deleted has a presence",
+        "live",
+        "app.live.truth.Truth.steps",
+        " and people[id].is_there",
+        "",
+        _of(HUB, "test_somebody_whose_account_is_deleted_has_no_presence"),
     ),
     Mutant(
         "an empty conversation is listed for both",
