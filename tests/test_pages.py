@@ -1119,6 +1119,19 @@ async def test_the_stream_of_a_page_asks_for_nothing_but_whose_session_it_is(sit
         assert (await site.browser().client.head("/live")).status_code == 204
 
 
+async def test_the_stream_of_a_page_is_for_whom_the_page_is(site: Site) -> None:
+    """Another tab of the same browser may have signed somebody else in since the page was made."""
+    ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
+    streams = []
+    for browser in (ann, bob):
+        found = re.search(r'data-stream="([^"]+)" data-me="(\w+)"', browser.html)
+        assert found
+        streams.append(f"{found[1]}?me={found[2]}")
+    for browser, statuses in ((ann, [200, 204]), (bob, [204, 200])):
+        assert [(await browser.client.head(stream)).status_code for stream in streams] == statuses
+    assert (await ann.client.get(streams[1])).status_code == 204
+
+
 async def test_one_person_takes_no_more_than_their_share_of_the_streams() -> None:
     streams, ann = live.Streams(), ObjectId()
     begun = [streams.begin(ann, f"session {n}", "newer") for n in range(live.MOST_STREAMS + 1)]

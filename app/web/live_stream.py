@@ -68,9 +68,10 @@ async def events_for(request: Request, admission: Admission, after: str | None) 
 
 
 async def events_of_page(request: Request) -> Response:
-    """Answer a page that is open with its stream. Its session says who asks.
+    """Answer a page that is open with its stream. Its session says who asks, and its address whose page it is.
 
-    Where nobody is signed in the answer is 204, which tells the browser not to come back.
+    Where nobody is signed in, or somebody else since the page was made, the answer is 204, which tells the browser not
+    to come back.
     """
     token = session_token(request)
     async with opening(request, token):
@@ -79,6 +80,8 @@ async def events_of_page(request: Request) -> Response:
         if me is None:
             if token:
                 await services(request).refusals.hit(address_of(request))
+            return Response(status_code=204)
+        if request.query_params.get("me", str(me.id)) != str(me.id):
             return Response(status_code=204)
         if request.method == "HEAD":
             return Response(headers={"Cache-Control": "no-store"}, media_type=MEDIA_TYPE)

@@ -241,12 +241,14 @@ hear("conversation", ({id, delivered_to, read_to}) => {
   tellStage("read", read_to);
 });
 
-// Events of the page's stream say that something is new here; a stream that begins says that something may be.
+// Events of the page's stream say that something is new here; a stream that begins says that something may be, and one
+// that is refused that somebody else may have signed in.
 function refreshOn(name, concerns = () => true) {
   hear(name, detail => concerns(detail) && refresh());
 }
 let marks;
 refreshOn("ready");
+refreshOn("refused");
 refreshOn("reset");
 refreshOn("message", ({conversation: id}) => !conversation || id === conversation);
 refreshOn("conversation", ({id, with: {handle}, delivered_to, read_to}) => {  // one's own reading is one, and tells nothing

@@ -83,9 +83,10 @@ function closeStream() {
 
 function openStream() {
   clearTimeout(again);
-  const {stream: path} = document.body.dataset;
+  const {stream: path, me} = document.body.dataset;
   if (stream || !path) return;
   const address = new URL(path, location);
+  address.searchParams.set("me", me);  // whoever signs in beside this page hears nothing on it
   last ??= document.querySelector("[data-news]")?.dataset.news;
   if (last) address.searchParams.set("after", last);
   stream = new EventSource(address);
@@ -99,6 +100,7 @@ function openStream() {
     closeStream();
     again = setTimeout(openStream, waitMs);
     waitMs = Math.min(2 * waitMs, LONGEST_MS);
+    document.dispatchEvent(new CustomEvent("live:refused", {detail: {}}));
   };
 }
 
@@ -196,6 +198,7 @@ for (const name of ["ready", "unread", "notification", "notification_gone", "res
     if (told && !same) tellNotifications();
   });
 }
+hear("refused", () => document.querySelector("#told[data-first]") && tellNotifications());  // it may be somebody else's
 
 // The title says how much is new and unread, for whoever looks at another window.
 const title = document.title;

@@ -7,7 +7,7 @@ import time
 import pytest
 from playwright.sync_api import Locator, Page, Request, Route, expect
 
-from tests.browser.visitors import PATIENCE_S, Person, Visitors, accessible, reload_until
+from tests.browser.visitors import PASSWORD, PATIENCE_S, Person, Visitors, accessible, reload_until
 
 pytestmark = pytest.mark.browser
 
@@ -135,6 +135,28 @@ def test_the_browser_comes_back_by_itself_to_where_it_was(site: str, visitor: Vi
     until(ann.page, f"last === {json.dumps(tab.evaluate('last'))}")
     assert ann.page.evaluate("news.size") == 1
     assert asked[0] == asked[1]
+
+
+def test_a_page_tells_nobody_what_somebody_else_has_unread(site: str, visitor: Visitors) -> None:
+    """Somebody else signs in beside it."""
+    ann, bob = friends(site, visitor, "other")
+    page, tab = ann.page, ann.page.context.new_page()
+    until(page, "stream?.readyState === 1 && last")
+    expect(bell(page, 1)).to_be_visible()
+    bob.page.goto(site)
+    expect(bell(bob.page, 1)).to_be_visible()
+    bob.page.goto(f"{site}/notifications")
+    bob.page.get_by_role("button", name="Mark all as read").click()
+    expect(bell(bob.page, 0)).to_be_visible()
+    tab.goto(site)
+    tab.get_by_role("button", name="Sign out").click()
+    tab.get_by_role("link", name="Sign in", exact=True).click()
+    tab.get_by_label("Handle").fill(bob.handle)
+    tab.get_by_label("Password").fill(PASSWORD)
+    with page.expect_response(lambda answer: "/live?" in answer.url and answer.status != 200):
+        tab.get_by_role("button", name="Sign in").click()
+        expect(bell(tab, 0)).to_be_visible()
+    expect(bell(page, 1)).to_be_visible()
 
 
 def test_a_part_that_is_looked_at_goes_on_whatever_ended_its_stream(site: str, visitor: Visitors) -> None:
