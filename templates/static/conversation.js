@@ -73,6 +73,7 @@ async function sendAll() {
 // What became of it; null: nobody knows, and it is tried again. A problem of ours alone says that it is refused: whoever else
 // answers, on the way or before it is looked at, may not do so the next time. No answer is a page: one says what has been read.
 const REFUSALS = [403, 404, 409, 422];
+let isSignedOut = false;
 async function send(one) {
   const {conversation, once, text} = one;
   try {
@@ -80,6 +81,7 @@ async function send(one) {
       method: "POST", body: new URLSearchParams({proof: proof(), by: "outbox", once, text}), redirect: "manual",
       signal: AbortSignal.timeout(30_000),
     });
+    isSignedOut = answer.status === 401;
     if (answer.status === 204) return {isSent: true};
     const isOurs = answer.headers.get("Content-Type") === "application/problem+json";
     if (isOurs && REFUSALS.includes(answer.status)) return {isSent: false, why: (await answer.json()).detail};
@@ -100,7 +102,9 @@ async function isProvedAnew() {
 async function show() {
   const list = document.getElementById("waiting");
   if (!list) return;
-  list.replaceChildren(...(await waiting()).filter(one => one.conversation === conversation).map(bubble));
+  const now = list.cloneNode();
+  now.append(...(await waiting()).filter(one => one.conversation === conversation).map(bubble));
+  renew(list, now);
   withdraw(list);
 }
 
@@ -121,11 +125,16 @@ function bubble(one) {
   text.className = "text";
   text.dir = "auto";
   text.textContent = one.text;
-  foot.textContent = one.refused === undefined ? "Waiting to be sent" : `Not sent. ${one.refused} `;
-  if (one.refused !== undefined) foot.append(remove(one));
+  if (one.refused !== undefined) foot.append(`Not sent. ${one.refused} `, remove(one));
+  else if (isSignedOut) foot.append("Not sent: you are signed out. ", signIn());
+  else foot.append("Waiting to be sent");
   article.append(text, foot);
   item.append(article);
   return item;
+}
+
+function signIn() {
+  return Object.assign(document.createElement("a"), {href: `/sign-in?next=${address}`, textContent: "Sign in to send it"});
 }
 
 function remove(one) {

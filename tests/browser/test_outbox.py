@@ -104,6 +104,29 @@ def test_a_page_from_before_the_session_sends_in_it(site: str, visitor: Visitors
     ann.complaints.clear()  # the first answer's 403
 
 
+def test_who_has_been_signed_out_is_told_so_and_sends_after_signing_in(site: str, visitor: Visitors) -> None:
+    ann, _ = two(site, visitor, 1110, "light", scripts=True)
+    page, tab = ann.page, ann.page.context.new_page()
+    tab.goto(site)
+    sign_out(tab)
+    say(page, "not lost")
+    waits = page.get_by_role("list", name="Waiting to be sent").get_by_role("article")
+    link = waits.get_by_role("link", name="Sign in to send it")
+    expect(waits).to_have_text("not lostNot sent: you are signed out. Sign in to send it")
+    link.focus()
+    with page.expect_response("**/messages"):
+        page.evaluate("dispatchEvent(new Event('online'))")
+    page.evaluate("navigator.locks.request('feedlab outbox', () => {})")  # until it is known what became of it
+    expect(link).to_be_focused()  # whatever has been tried meanwhile
+    link.press("Enter")
+    page.get_by_label("Handle").fill(ann.handle)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    expect(sent(page)).to_have_text(["not lost"])
+    expect(waits).to_have_count(0)
+    ann.complaints.clear()  # the answers' 401
+
+
 @pytest.mark.parametrize(("status", "type"), [(413, "text/html"), (408, "application/problem+json")])
 def test_what_is_not_looked_at_is_not_refused(site: str, visitor: Visitors, status: int, type: str) -> None:
     """A proxy's answer, and ours to a request that takes too long to arrive."""
