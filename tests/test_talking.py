@@ -228,6 +228,13 @@ async def test_a_picture_is_sent_by_a_form(site: Site) -> None:
     for data, type in ((b"", "image/png"), (b"x", "image/png"), (drawn("image/png"), "text/html")):
         await picture(ann, here, data, type)
         assert ann.status == 422, type
+        (field,) = re.findall(r'<[^>]*aria-invalid="true"[^>]*>', ann.html)
+        assert all(
+            told in field for told in ('id="picture"', 'aria-describedby="picture-wrong picture-hint"', "autofocus")
+        )
+        assert re.search(r"<details[^>]* open><summary>Send a picture", ann.html)
+        assert 'id="picture-wrong"' in ann.html
+        assert ("This file is not a PNG picture." in ann.html) == (data == b"x")
     once = ann.form(f"{here}/picture").fields["once"]
     for _ in range(2):
         await picture(ann, here, told_all("image/jpeg"), once=once)

@@ -214,7 +214,7 @@ def made_anew(sent: bytes, type: Type) -> bytes:
     try:
         return _made_anew(sent, FORMATS[type])
     except UNREADABLE:
-        raise Invalid("body", f"These bytes are no picture of the type {type}.") from None
+        raise Invalid("body", f"This file is not a {FORMATS[type]} picture.") from None
 
 
 def _made_anew(sent: bytes, format: str) -> bytes:

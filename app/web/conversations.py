@@ -82,7 +82,9 @@ async def _conversation(
     before: int | None = None,
     typed: str = "",
     refused: Refused | None = None,
+    beside: str = "text",
 ) -> Response:
+    """Render a conversation. `beside`: the field that was refused."""
     talk = services(request).conversations
     found = await talk.conversation(me.id, id)
     messages, next_ = await talk.messages(me.id, id, before, MESSAGES_A_PAGE)
@@ -106,7 +108,7 @@ async def _conversation(
         newest=_path(id) if before else None,
         older=address(_path(id), before=next_) if next_ else None,
         typed=typed,
-        errors={"text": problem.told} if problem else {},
+        errors={beside: problem.told} if problem else {},
         once=token_urlsafe(12),
         longest=TEXT_LIMIT,
         types=",".join(TYPES),
@@ -185,11 +187,11 @@ async def send_picture(request: Request, me: Account) -> Response:
             try:
                 await _send_picture(request, me, form, form.get("picture"))
             except (Invalid, Forbidden) as error:
-                return await _conversation(request, me, _id_of(request), refused=error)
+                return await _conversation(request, me, _id_of(request), refused=error, beside="picture")
             finally:
                 await form.close()
     except TooMany as error:
-        return await _conversation(request, me, _id_of(request), refused=error)
+        return await _conversation(request, me, _id_of(request), refused=error, beside="picture")
     return to(f"{_path(_id_of(request))}#end")
 
 

@@ -21,7 +21,7 @@ from app.departures import depart
 from app.errors import Conflict, Invalid, NotFound, TooMany
 from app.inbox import pictures
 from app.inbox.conversations import Conversations
-from app.inbox.pictures import ADDRESS_S, IMAGES, UNSENT, Pictures, Type, made_anew
+from app.inbox.pictures import ADDRESS_S, FORMATS, IMAGES, UNSENT, Pictures, Type, made_anew
 from app.stack.mongodb.stand_in import is_stand_in
 from tests.contract.test_departures import cleared
 from tests.dates import NOON
@@ -158,7 +158,7 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
     ids=range(9),
 )
 def test_what_is_no_picture_of_its_type_is_refused(type: Type, sent: bytes) -> None:
-    with pytest.raises(Invalid, match="no picture of the type"):
+    with pytest.raises(Invalid, match=f"not a {FORMATS[type]} picture"):
         made_anew(sent, type)
 
 
