@@ -258,6 +258,26 @@ def test_a_form_that_is_pressed_twice_is_sent_once(site: str, visitor: Visitors)
     assert len(sent) == 3, "twice, and once more"
 
 
+@pytest.mark.parametrize("scripts", [True, False])
+def test_what_was_wrong_is_in_sight(site: str, visitor: Visitors, scripts: bool) -> None:
+    ann = visitor(f"wrong_{scripts}".lower(), 375, "light", scripts)
+    ann.sign_up(site, "Ann A.")
+    page = ann.page
+    page.goto(f"{site}/settings")
+    change = page.get_by_role("form", name="Password")
+    change.get_by_label("Password until now").fill("not that one")
+    change.get_by_label("New password").fill("short but long enough")
+    change.get_by_role("button", name="Change").click()
+    expect(page.locator("#old-wrong")).to_be_in_viewport(ratio=1)
+    expect(page.get_by_label("Password until now")).to_be_focused()
+    page.goto(f"{site}/compare")
+    page.get_by_label("Status", exact=True).fill("x" * 501)
+    page.get_by_role("button", name="Post and watch").click()
+    expect(page.locator("#text-wrong")).to_be_in_viewport(ratio=1)
+    expect(page.get_by_label("Status", exact=True)).to_be_focused()
+    ann.complaints.clear()  # of the two answers
+
+
 def test_one_click_signs_in_as_somebody_of_the_demo(site: str, visitor: Visitors) -> None:
     visitor("somebody", 375, "light").sign_up(site, "Some Body")
     guest = visitor("guest", 375, "dark", scripts=False)
