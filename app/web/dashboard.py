@@ -21,7 +21,7 @@ from app.web.backlog import MINUTES, Backlog
 from app.web.done import done
 from app.web.live import stream
 from app.web.render import fragment, render
-from app.web.request import Endpoint, address, changing, for_operators, to
+from app.web.request import Endpoint, address, changing, for_operators
 from app.web.state import services
 from phases.keeping.activity import active_count
 from phases.pulling.markers import FEW_MARKED
@@ -101,13 +101,7 @@ def polyline(line: Sequence[tuple[float, int]], most: int) -> str:
 
 
 async def dashboard(request: Request, me: Account) -> Response:
-    button = BUTTONS.get(request.query_params.get("done", ""))
-    return render(
-        request,
-        "dashboard.html",
-        **await _shown(request),
-        done=button.done if button else None,
-    )
+    return render(request, "dashboard.html", **await _shown(request))
 
 
 async def _shown(request: Request) -> dict[str, Any]:
@@ -139,32 +133,18 @@ async def live(request: Request, me: Account) -> Response:
 
 @dataclass(frozen=True)
 class Button:
-    """A button of the dashboard. `done`: the words afterwards. `always`: it is there outside of demo mode, too."""
+    """A button of the dashboard. `always`: it is there outside of demo mode, too."""
 
     work: Callable[[Timelines], Awaitable[object]]
-    done: str
     always: bool = False
 
 
 BUTTONS = {
-    "retry": Button(
-        lambda timelines: timelines.stack.queue.retry_dead_letters(),
-        "The dead letters are queued again.",
-        always=True,
-    ),
-    "pause": Button(
-        lambda timelines: timelines.stack.queue.pause(),
-        "Workers are paused: what is posted stays pending, and every timeline shows it all the same.",
-    ),
-    "resume": Button(lambda timelines: timelines.stack.queue.resume(), "Workers go on."),
-    "flush": Button(
-        lambda timelines: timelines.forget_lists(),
-        "The lists in Memcached are forgotten, and the sets in Redis: everybody is cold until their next read.",
-    ),
-    "send-away": Button(
-        lambda timelines: timelines.send_away(AWAY_SHARE, rest),
-        "Nine in ten people are away now: phases 4 and 5 skip them until they return.",
-    ),
+    "retry": Button(lambda timelines: timelines.stack.queue.retry_dead_letters(), always=True),
+    "pause": Button(lambda timelines: timelines.stack.queue.pause()),
+    "resume": Button(lambda timelines: timelines.stack.queue.resume()),
+    "flush": Button(lambda timelines: timelines.forget_lists()),
+    "send-away": Button(lambda timelines: timelines.send_away(AWAY_SHARE, rest)),
 }
 
 
@@ -176,7 +156,7 @@ def press(name: str) -> Endpoint:
         if not button.always and not services(request).stack.config.demo:
             raise HTTPException(404)
         await button.work(services(request).timelines)
-        return to(f"/operations?done={name}")
+        return done(request, "/operations", name)
 
     return for_operators(handler)
 

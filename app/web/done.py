@@ -33,6 +33,11 @@ WORDS = {  # {}: the handle of the person it is about
     "unsilence": "Not silenced any more.",
     "sent": "Sent.",
     "unmute": "You do not mute @{} any more.",
+    "retry": "The dead letters are queued again.",
+    "pause": "Workers are paused: what they would deliver stays pending, and every timeline shows it all the same.",
+    "resume": "Workers go on.",
+    "flush": "The lists in Memcached are forgotten, and the sets in Redis: everybody is cold until their next read.",
+    "send-away": "Nine in ten people are away now: phases 4 to 6 skip them until they return.",
 }
 
 UNDO = {"mute": "unmute"}
