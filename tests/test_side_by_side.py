@@ -158,6 +158,7 @@ async def test_in_demo_mode_anybodys_timeline_is_compared(demo: Site) -> None:
     await ann.open("/compare?reader=nobody")
     assert ann.status == 404
     assert 'id="reader-wrong"' in ann.html
+    assert "<title>Error: Compare" in ann.html
 
 
 async def test_a_delivery_is_watched_from_the_post_to_the_last_list(demo: Site) -> None:
