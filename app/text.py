@@ -38,11 +38,12 @@ def checked(field: str, text: str, longest: int) -> str:
     visible. Raises Invalid.
     """
     trimmed = text.strip()
-    what = field.capitalize()
-    if not 1 <= len(trimmed) <= longest:
-        raise Invalid(field, f"{what}: 1 to {longest} characters, spaces around them aside.")
+    if not trimmed:
+        raise Invalid(field, f"Write something, at most {longest:,} characters.")
+    if len(trimmed) > longest:
+        raise Invalid(field, f"At most {longest:,} characters.")
     if not storable(trimmed):
-        raise Invalid(field, f"{what}: no NUL character and no lone surrogate.")
+        raise Invalid(field, "No NUL character and no lone surrogate.")
     if not _VISIBLE.search(trimmed):
-        raise Invalid(field, f"{what}: at least one character that can be seen.")
+        raise Invalid(field, "At least one character that can be seen.")
     return trimmed

@@ -430,7 +430,8 @@ async def test_what_cannot_be_posted_stays_in_its_field(site: Site, bad: str) ->
     ann = await site.browser().sign_up("ann")
     html = await ann.post(bad, "circle")
     assert ann.status == 422
-    assert 'id="text-wrong"' in html
+    told = "Write something, at most 500 characters." if bad.isspace() else "At most 500 characters."
+    assert f'<p class="wrong" id="text-wrong">{told}</p>' in html
     assert ann.form("/statuses").fields["text"] == bad.replace("\r\n", "\n")
     assert '<option value="circle" selected>' in html
     await ann.open("/")
@@ -689,6 +690,7 @@ async def test_older_pages_lead_to_the_first_status_and_back(demo: Site, slug: s
 
 async def test_an_empty_timeline_says_what_to_do(site: Site) -> None:
     ann, bob = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
+    assert "no list was kept for you; it has been filled." in ann.html
     assert "You follow nobody yet" in await ann.open("/")
     assert 'href="/people"' in ann.html
     for address, buttons in {"/people": 2, "/": 1}.items():  # suggested, and among everybody
@@ -954,7 +956,7 @@ async def test_a_name_is_changed_in_the_settings(demo: Site) -> None:
     assert "Ann B." in await stranger.open("/")
     html = await ann.submit("/settings/name", name="x" * 101)
     assert ann.status == 422
-    assert 'id="name-wrong"' in html
+    assert '<p class="wrong" id="name-wrong">At most 100 characters.</p>' in html
     assert ann.form("/settings/name").fields["name"] == "x" * 101
 
 

@@ -35,7 +35,7 @@ SOURCES = {
     "query": "the query of phase 1 answered.",
     "list": "from the list that is kept for you.",
     "list+query": "this page goes past the kept list, and the query of phase 1 gave the rest.",
-    "rebuilt": "your list was gone and has been filled again.",
+    "rebuilt": "no list was kept for you; it has been filled.",
 }
 
 
