@@ -110,6 +110,10 @@ async def test_what_is_wrong_with_a_sign_up_stands_beside_what_was_typed(site: S
     html = await browser.submit("/sign-up", handle="ann", name="Ann", password="short")
     assert browser.status == 422
     assert 'id="password-wrong"' in html
+    html = await browser.submit("/sign-up", handle="Not a handle", name="x" * 101, password="short")
+    assert re.findall(r'id="(\w+)-wrong"', html) == ["handle", "name", "password"], "all at once"
+    assert re.findall(r'<input[^>]* id="(\w+)"[^>]* autofocus', html) == ["handle"]
+    assert re.findall(r'<input[^>]* id="(\w+)"[^>]* minlength="8"', html) == ["password"]
     await browser.submit("/sign-up", handle="@ann ", name="Ann", password=PASSWORD)
     assert (browser.status, browser.answer.url.path) == (200, "/")
     assert "@ann<" in browser.html

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.accounts import Accounts, Caller, normal_handle
+from app.accounts import Accounts, Caller, checked_handle, checked_name, checked_password, normal_handle
 from app.errors import Conflict, Forbidden, Invalid, NotFound, TooMany, WrongPassword
 from app.models import Account
 from app.web import session
@@ -20,7 +20,7 @@ from app.web.caller import address_of, while_it_waits
 from app.web.cast import Player, cast
 from app.web.conversations import with_unsent
 from app.web.home_timeline import Draft, home_timeline
-from app.web.problems import problem_of
+from app.web.problems import FieldErrors, problem_of
 from app.web.render import render
 from app.web.request import Endpoint, PersonalEndpoint, address, signed_in, to
 from app.web.session import OutOfDate, Session, field, local_address, open_session, posted, read_form
@@ -79,8 +79,21 @@ def _handle(form: FormData) -> str:
     return field(form, "handle").strip().removeprefix("@")
 
 
+NEW = {"handle": checked_handle, "name": checked_name, "password": checked_password}
+
+
 async def _sign_up(accounts: Accounts, form: FormData, caller: Caller) -> tuple[str, datetime]:
-    user = await accounts.sign_up(_handle(form), field(form, "name"), field(form, "password"), caller)
+    """Sign somebody up. Raises FieldErrors, with all that is wrong, and Conflict and TooMany."""
+    given = {name: field(form, name) for name in NEW} | {"handle": _handle(form)}
+    wrong = []
+    for name, check in NEW.items():
+        try:
+            check(given[name])
+        except Invalid as error:
+            wrong.append((name, str(error)))
+    if wrong:
+        raise FieldErrors(wrong)
+    user = await accounts.sign_up(given["handle"], given["name"], given["password"], caller)
     return await accounts.new_token(user.id)
 
 
@@ -108,7 +121,7 @@ async def _entrance(
         work = enter(services(request).accounts, form, Caller(address_of(request), device))
         try:
             return await _entered(request, form, *await while_it_waits(request, work), device)
-        except (Invalid, Conflict, WrongPassword, TooMany) as error:
+        except (FieldErrors, Conflict, WrongPassword, TooMany) as error:
             problem = problem_of(error)
             status, headers = problem.status, problem.page_headers
             beside = "handle" if isinstance(error, Conflict) else "form"
