@@ -77,13 +77,29 @@ async def test_an_unknown_address_is_a_page_too(site: Site) -> None:
 
 
 async def test_an_address_that_only_takes_forms_says_so(site: Site) -> None:
-    """It is in the address bar behind a form that was refused, and a phone opens it once more."""
     ann = await site.browser().sign_up("ann")
-    for address in ("/statuses", "/settings/password", "/@bob/follow", "/walkthrough/push/runs"):
+    for address in ("/sign-out", "/timeline/refresh", "/walkthrough/push/runs"):
         html = await ann.open(address)
         assert (ann.status, ann.answer.headers["allow"]) == (405, "POST"), address
         assert "A form is sent to this address" in html
         assert "method" not in html.partition("<main")[2].lower()
+
+
+async def test_the_address_of_a_form_leads_to_its_page(site: Site) -> None:
+    """It is in the address bar behind a form that was refused, and a phone opens it once more."""
+    ann, _ = await site.browser().sign_up("ann"), await site.browser().sign_up("bob")
+    await ann.open("/@bob")
+    await ann.submit("/@bob/conversation")
+    names = {"handle": "bob", "id": ann.answer.url.path.rpartition("/")[2]}
+    for form, place in pages.FORMS.items():
+        await ann.open(form.format(**names))
+        there = "/" if place == "/sign-in" else place.format(**names)  # who is signed in goes on from there
+        assert (ann.status, ann.answer.url.path) == (200, there), form
+    answer = await ann.client.put("/settings/password")
+    assert (answer.status_code, set(answer.headers["allow"].split(", "))) == (405, {"GET", "HEAD", "POST"})
+    stranger = site.browser()
+    await stranger.open("/settings/password")
+    assert str(stranger.answer.url).endswith("/sign-in?next=%2Fsettings")
 
 
 async def test_static_files_are_kept_for_ever_under_their_version(site: Site) -> None:

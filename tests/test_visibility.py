@@ -17,6 +17,7 @@ from app.accounts import Accounts
 from app.models import Audience, StatusRow
 from app.social import Social
 from app.web.api import OPERATIONS, PREFIX
+from app.web.pages import FORMS
 from benchmarks.oracle import Oracle, Told
 from phases import PHASES
 from tests.site import Browser, Site, opened
@@ -290,7 +291,7 @@ async def test_every_address_is_asked(site: Site) -> None:
     """A new page or endpoint has to be listed here before it passes."""
     asked = {re.sub(r"[?].*", "", path) for path in [*PAGES, *STREAMS]}
     pages = {r.path for r in site.app.routes if isinstance(r, Route) and "GET" in (r.methods or ())}
-    assert pages <= asked | ELSEWHERE
+    assert pages <= asked | ELSEWHERE | FORMS.keys()  # these lead to one of the others, whoever asks
     assert {r.path for r in site.app.routes if isinstance(r, Mount)} == {PREFIX, "/static"}
     read = {operation.path for operation in OPERATIONS if operation.method == "GET"}
     assert read <= {re.sub(r"[?].*", "", path) for path in API} | {"/live", "/live/socket"}  # see tests/live

@@ -18,7 +18,7 @@ from app.web import (
     side_by_side,
 )
 from app.web.render import FOLDER, Static, error_page
-from app.web.request import Endpoint, for_operators, signed_in, typed_is_kept
+from app.web.request import Endpoint, for_operators, signed_in, to, typed_is_kept
 from app.web.session import open_session
 
 __all__ = ["error_page", "routes"]
@@ -32,10 +32,29 @@ async def home(request: Request) -> Response:
 
 POST = ["POST"]
 BOTH = ["GET", "POST"]
+# The pages of forms. A form that is refused is shown at its own address, which a phone opens once more.
+FORMS = {
+    "/sign-in-as": "/sign-in",
+    "/statuses": "/",
+    "/conversations/{id}/messages": "/conversations/{id}",
+    "/conversations/{id}/picture": "/conversations/{id}",
+    **{f"/settings/{name}": "/settings" for name in ("name", "presence", "password", "delete")},
+    **{f"/@{{handle}}/{name}": "/@{handle}" for name in people.ACTS},
+    "/compare/post": side_by_side.COMPARE,
+}
 
 
 def page(path: str, endpoint: Endpoint, methods: Sequence[str] | None = None) -> Route:
+    if path in FORMS:
+        endpoint, methods = _or_its_page(endpoint, FORMS[path]), BOTH
     return Route(path, typed_is_kept(endpoint), methods=methods)
+
+
+def _or_its_page(form: Endpoint, place: str) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        return await form(request) if request.method == "POST" else to(place.format(**request.path_params))
+
+    return endpoint
 
 
 routes: list[BaseRoute] = [
