@@ -305,14 +305,19 @@ class HeavyAuthor(Base):
 
     `heavy_until`: a large delivery has shown it, and is believed until then.
     `pulled_until`: the marker (rule 9): a status of theirs may say `pulled`; none is stored later than that.
+    `needed_until`: what was pulled under the marker may be missing in a list until then; noted when the marker ends.
     """
 
     heavy_until: datetime
     pulled_until: datetime | None = None
+    needed_until: datetime | None = None
 
     class Settings:
         name = "heavy_authors"
-        indexes: ClassVar = [IndexModel("heavy_until"), IndexModel("pulled_until", sparse=True)]
+        indexes: ClassVar = [
+            IndexModel("heavy_until"),
+            IndexModel([("needed_until", ASCENDING), ("pulled_until", ASCENDING)]),
+        ]
         keep_nulls = False
 
 

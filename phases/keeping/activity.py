@@ -14,7 +14,7 @@ from bson import ObjectId
 
 from app.config import Config
 from app.models import ActiveReader
-from app.stack import Stack
+from app.stack import Database, Stack
 from app.stack.mongodb.transaction import Transaction
 from app.stack.mongodb.write import grown
 from phases.keeping.recipients import Admitted, Recipients
@@ -69,6 +69,12 @@ class ActiveReaders(Recipients):
                 await self.db[ACTIVE].delete_many({"_id": {"$in": [row["_id"] for row in gone]}, **over})
             if len(gone) < SWEPT_AT_ONCE:
                 return
+
+
+async def last_activity(database: Database) -> datetime | None:
+    """Return when the last activity ends, and with it the last list that lives now; None where nobody is active."""
+    found = await database[ACTIVE].find({}, {"until": 1}).sort("until", -1).limit(1).to_list(None)
+    return found[0]["until"] if found else None
 
 
 async def active_count(stack: Stack) -> int:

@@ -4,8 +4,10 @@ A poster marks the author, by a majority, before the insert says `pulled`. A rea
 its snapshot: a process remembers them at a version, which every new marker raises and which each page looks at. A
 marker too many costs an index seek and nothing else, so one that goes raises nothing.
 
-A marker goes when every list that lives holds what was pulled under it. A list expires with its reader's activity, and
-takes in what is pulled whenever that begins anew, so this is as long after the last such insert as an activity lasts.
+A marker goes when every list that lives holds what was pulled under it. A list expires no later than its reader's
+activity, and takes in what is pulled whenever that begins anew. So when no status may be stored under a marker any
+more, a sweep notes when the last activity ends that somebody has: with that the last list ends that may lack any of
+them. No setting is asked: lists that live may have been kept by processes with another TTL.
 """
 
 import asyncio
@@ -23,6 +25,7 @@ from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, together
 from app.stack.mongodb.transaction import Transaction
 from app.stack.waiting import take_error
+from phases.keeping.activity import last_activity
 from phases.pulling.heavy import HEAVY, heavy_until
 
 MOST = 50_000  # heavy authors; were there more, everybody would count as one
@@ -63,10 +66,8 @@ class Markers:
     def __init__(self, stack: Stack) -> None:
         self._db, self._clock = stack.db, stack.clock
         # A marker allows statuses to say `pulled` for so long. When half of that is over, the next of them renews it.
-        # So long after its end it is removed: each list that lives then was built or renewed since, and has taken in
-        # what was pulled under it.
         self._marked_s = stack.config.activity_slack_s
-        self._needed_s = stack.config.timeline_ttl_s + 2 * stack.config.activity_slack_s
+        self._grace_s = stack.config.grace_s
         self._known: Known | None = None  # remembered
         self._reading: asyncio.Task[Known] | None = None
         self._marking = asyncio.Lock()
@@ -163,7 +164,7 @@ class Markers:
     async def _mark(self, author: ObjectId) -> datetime:
         now = self._clock.now()
         until = now + timedelta(seconds=self._marked_s)
-        longer = {"$max": {"pulled_until": until, "heavy_until": now}}
+        longer = {"$max": {"pulled_until": until, "heavy_until": now}, "$unset": {"needed_until": ""}}
         there = await self._db[HEAVY].update_one({"_id": author, "pulled_until": {"$exists": True}}, longer)
         if there.matched_count:  # nothing is delivered that would show again that they are heavy, if they are
             still = {"_id": author, "heavy_until": {"$gt": now}}
@@ -188,12 +189,26 @@ class Markers:
 
     async def sweep(self) -> None:
         """Remove a bounded number of markers and heavy authors whose time is over."""
-        over = {"pulled_until": {"$lt": self._clock.now() - timedelta(seconds=self._needed_s)}}
+        await self._note_ends()
+        over = {"needed_until": {"$lte": self._clock.now()}}
         for author in await self._some(over):
-            await self._db[HEAVY].update_one({"_id": author, **over}, {"$unset": {"pulled_until": ""}})
+            gone = {"pulled_until": "", "needed_until": ""}
+            await self._db[HEAVY].update_one({"_id": author, **over}, {"$unset": gone})
         light = {"heavy_until": {"$lt": self._clock.now()}, "pulled_until": {"$exists": False}}
         for author in await self._some(light):
             await self._db[HEAVY].delete_one({"_id": author, **light})
+
+    async def _note_ends(self) -> None:
+        """Note until when markers are needed under which nobody stores a status any more. The last activity is looked
+        up after that was seen: a list that is kept later has taken in what was pulled under them.
+        """
+        now = self._clock.now()
+        ended = {"needed_until": None, "pulled_until": {"$lt": now}}
+        if authors := await self._some(ended):
+            last = await last_activity(self._db)
+            needed = now if last is None else last + timedelta(seconds=self._grace_s)  # by whoever's clock
+            which = {"_id": {"$in": authors}, **ended}
+            await self._db[HEAVY].update_many(which, {"$set": {"needed_until": needed}})
 
     async def _some(self, query: Mapping[str, object]) -> list[ObjectId]:
         found = await self._db[HEAVY].find(query, {"_id": 1}).limit(SWEPT_AT_ONCE).to_list(None)

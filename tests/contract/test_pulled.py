@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 from unittest.mock import AsyncMock, patch
@@ -23,6 +24,7 @@ from phases.delivering.settings import Settings
 from phases.home import newest
 from phases.home.newest import GROUP, newest_of_groups
 from phases.home.page import enough
+from phases.keeping.activity import last_activity
 from phases.keeping.in_memory import RENEW_AFTER
 from phases.p4_cache import CACHE
 from phases.p6_hybrid import DELIVERY_US, HARDLY_READ, HYBRID, PULLED_US, cost_of_a_day, is_pulling_cheaper, pulled_by
@@ -356,6 +358,64 @@ async def test_a_marker_goes_when_every_list_holds_what_was_pulled(town: World) 
     assert steps > 4, "while somebody may rely on it"
     assert await holds(town, "ann", status.id) is True
     await town.sees("ann", "pulled")
+
+
+async def test_a_list_of_a_longer_ttl_lacks_nothing_that_was_pulled(town: World) -> None:
+    """All processes are started again with a shorter TTL. It lives as long as it was promised; so do the markers."""
+    longer, slack_s = town.stack.config, town.stack.config.activity_slack_s
+    await pull(town, "zoe")
+    status = await town.post("zoe", "pulled")
+    await pull(town, "zoe", False)
+    shorter = longer.model_copy(update={"timeline_ttl_s": 600, "activity_slack_s": 60})
+    town.timelines = await Timelines.open(replace(town.stack, config=shorter))
+    steps, since = 0, town.clock.now()
+    while await marked(town) and (steps := steps + 1) < 50:
+        town.clock.advance(longer.timeline_ttl_s / 20)
+        await town.timelines.sweep()
+        for process in (town.timelines, await Timelines.open(replace(town.stack, config=shorter))):
+            page = await process.page(town.ids["ann"], phase=SLUG)
+            assert [s.text for s in page.statuses] == ["pulled"]
+    assert not await marked(town), "it never goes"
+    assert longer.timeline_ttl_s < (town.clock.now() - since).total_seconds() < longer.timeline_ttl_s + 4 * slack_s
+    assert await holds(town, "ann", status.id) is True
+    await town.sees("ann", "pulled")
+
+
+async def test_a_marker_that_is_used_again_is_needed_anew(town: World) -> None:
+    """Its end was noted when nobody used it any more; a list has been kept since."""
+    config = town.stack.config
+    await pull(town, "zoe")
+    await town.post("zoe", "before")
+    town.clock.advance(2 * config.activity_slack_s)
+    await town.timelines.sweep()
+    town.clock.advance(config.timeline_ttl_s - 2 * config.activity_slack_s)
+    await town.page("ann", SLUG)
+    await town.post("zoe", "since")
+    town.clock.advance(2 * config.activity_slack_s)
+    await town.timelines.sweep()
+    await town.timelines.sweep()
+    assert await another_process(town).pulls.markers.newest(1) != {town.ids["zoe"]: None}
+    page = await another_process(town).page(town.ids["ann"], phase=SLUG)
+    assert ([s.text for s in page.statuses], page.source) == (["since", "before"], "list")
+
+
+async def test_a_marker_that_is_used_again_while_a_sweep_looks_is_let_alone(
+    town: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pull(town, "zoe")
+    await town.post("zoe", "before")
+    town.clock.advance(2 * town.stack.config.activity_slack_s)
+
+    async def and_post(db: Database) -> datetime | None:
+        await town.post("zoe", "meanwhile")
+        return await last_activity(db)
+
+    monkeypatch.setattr(markers, "last_activity", and_post)
+    await town.timelines.sweep()
+    row = await town.stack.db[HEAVY].find_one({"_id": town.ids["zoe"]})
+    assert row
+    assert row["pulled_until"] > town.clock.now()
+    assert "needed_until" not in row
 
 
 async def test_whoever_was_away_all_the_while_is_rebuilt_with_it(town: World) -> None:

@@ -456,6 +456,8 @@ async def unmarked(town: Town) -> None:
 async def nearly_swept(town: Town) -> None:
     """Zoe's marker goes with the next sweep, and her followers have a list that has just been renewed."""
     config = town.stack.config
+    town.clock.advance(2 * config.activity_slack_s)
+    await town.timelines.pulls.sweep()
     town.clock.advance(config.timeline_ttl_s + 4 * config.activity_slack_s)
     await town.warm("ann")
 
