@@ -152,6 +152,27 @@ async def test_a_node_that_is_away_is_not_replaced_by_another() -> None:
 
 
 @pytest.mark.servers
+async def test_a_node_that_is_away_grows_nothing_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever prepends tries again, as long as it takes."""
+    monkeypatch.setattr("app.stack.memcached.RETRY_AFTER_S", 0)  # each time it is asked
+    with node() as (first, _), node() as (second, process):
+        memcached = MemcachedNodes([first, second], 1.0)
+        keys = [f"key-{n}" for n in range(100)]
+        for key in keys:
+            await memcached.add(key, b"|", TTL_S)
+        process.kill()
+        process.wait()
+        keys.sort(key=lambda key: memcached._node(key) == second)  # the one that lives would come first
+        for _ in range(5):
+            with pytest.raises(MemcachedDown):
+                await memcached.prepend(keys, b"x")
+        found = await memcached.gets(keys[0])
+        assert found
+        assert found[0] == b"x|", "once, before anybody knew"
+        await memcached.close()
+
+
+@pytest.mark.servers
 async def test_a_number_outlives_all_nodes_but_one() -> None:
     with node() as (first, process), node() as (second, last):
         memcached = MemcachedNodes([first, second], 1.0)

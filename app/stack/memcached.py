@@ -235,12 +235,15 @@ class MemcachedNodes:
         """Put `value` in front of every list that exists; absent keys are skipped. Returns how many took it.
 
         A list that cannot take it is deleted: a missing list is right, an incomplete one is not.
+
+        Nodes that failed are asked first, the last of them before the others. Whoever prepends tries again, and while
+        one node is away, each time would leave the value once more on the rest.
         """
         by_node: dict[str, list[str]] = {self.nodes[0]: list(keys)} if len(self.nodes) == 1 else {}
         for key in keys if not by_node else ():
             by_node.setdefault(self._node(key), []).append(key)
         taken = 0
-        for node, mine in by_node.items():
+        for node, mine in sorted(by_node.items(), key=lambda each: -self._down_until.get(each[0], 0)):
             taken += await self._call(node, partial(_Pool.prepend_all, keys=mine, value=value), len(mine))
         return taken
 

@@ -912,6 +912,15 @@ MUTANTS: tuple[Mutant, ...] = (
         _of("tests/test_queue.py", "test_a_worker_that_was_asked_to_stop_before_it_heard_signals_does_no_job"),
     ),
     Mutant(
+        "each try while a node is away leaves the id once more on the others",
+        "6 at least once",
+        "app.stack.memcached.MemcachedNodes.prepend",
+        "sorted(by_node.items(), key=lambda each: -self._down_until.get(each[0], 0))",
+        "by_node.items()",
+        _of("tests/test_memcached.py", "test_a_node_that_is_away_grows_nothing_on_the_others"),
+        marks="servers",
+    ),
+    Mutant(
         "a glance remembers a list that is too long",
         "4 cap",
         "phases.keeping.lists.Lists.glance",
