@@ -37,7 +37,7 @@ TRAILER = struct.Struct(">4s12s12sQ")
 LIST, PLACEHOLDER = b"list", b"wait"
 NO_TOKEN = bytes(12)
 ATTEMPTS = 5  # rounds before giving up: a page does not wait for ever because a list is busy
-SURPLUS = 1.5  # times the cap: a longer list is cut by the read that finds it
+SURPLUS = 1.5  # times the cap: a longer list, repetitions counted, is cut by the read that finds it
 
 
 def keys(container: Container, readers: Sequence[ObjectId]) -> list[str]:
@@ -115,7 +115,7 @@ class Lists(InMemory):
         if found is None or value is None:
             return None
         part = value.slice(place)
-        if value.state == LIST and not self._due(value):
+        if value.state == LIST and not self._due(value, found[0]):
             # The read will most likely find the same.
             self._first.keep(place, First(found[0], place.n, part, value.expires_at_ms))
         return Glance([entry.id for entry in part.entries], edges)
@@ -152,7 +152,7 @@ class Lists(InMemory):
             return None
         raw, version = found
         part = value.slice(place)
-        if self._due(value):
+        if self._due(value, raw):
             active, followees = await self.admit_again(reader)
             more = await self.pulled_ids([reader, *followees])
             if not self._is_over(value):  # else the activity may have ended before it began again
@@ -256,8 +256,8 @@ class Lists(InMemory):
     def _is_over(self, value: Value) -> bool:
         return self.is_over(value.expires_at_ms)
 
-    def _due(self, value: Value) -> bool:
-        return self.is_due(value.expires_at_ms) or len(value.ids) > SURPLUS * self.cap
+    def _due(self, value: Value, raw: bytes) -> bool:
+        return self.is_due(value.expires_at_ms) or len(raw) - TRAILER.size > SURPLUS * self.cap * ID_BYTES
 
     def _renewed(self, value: Value, active_until: datetime | None, more: Iterable[bytes] = ()) -> Value:
         """Return the value with `more`, for another TTL, however long ago the reader was marked active."""

@@ -924,8 +924,16 @@ MUTANTS: tuple[Mutant, ...] = (
         "a glance remembers a list that is too long",
         "4 cap",
         "phases.keeping.lists.Lists.glance",
-        " and not self._due(value)",
+        " and not self._due(value, found[0])",
         tests=_of(FIXED, "test_a_list_that_is_too_long_is_cut_by_a_process_that_knows_nobody"),
+    ),
+    Mutant(
+        "a list is as long as its ids are many, however often it has them",
+        "4 cap",
+        "phases.keeping.lists.Lists._due",
+        "len(raw) - TRAILER.size > SURPLUS * self.cap * ID_BYTES",
+        "len(value.ids) > SURPLUS * self.cap",
+        _of(FIXED, "test_a_list_that_has_an_id_again_and_again_is_cut"),
     ),
     Mutant(
         "ids in a list are not told apart",

@@ -24,7 +24,7 @@ from phases.home import memory
 from phases.home.candidates import KeptThenQuery, Slice
 from phases.home.page import SPARE, Filling, enough
 from phases.keeping.activity import ActiveReaders
-from phases.keeping.lists import LIST, SURPLUS, Lists, Value, key
+from phases.keeping.lists import ID_BYTES, LIST, SURPLUS, Lists, Value, key
 from phases.keeping.recipients import Admitted
 from phases.keeping.store import Container, Place, Recent
 from phases.p1_query import QUERY
@@ -209,6 +209,25 @@ async def test_a_list_that_is_too_long_is_cut_by_a_process_that_knows_nobody(tow
         assert found
         assert len(Value.unpacked(found[0]).ids) == kept
         await Timelines(town.stack).page(town.ids["ann"], phase=CACHE.slug, limit=3)
+
+
+async def test_a_list_that_has_an_id_again_and_again_is_cut(town: World) -> None:
+    """Rule 6. Each try to deliver may leave it there once more."""
+    cap, consumer = town.stack.config.cap, town.timelines.outbox.consumers[CACHE.slug]
+    status = await town.post("zoe", "hello")
+    container = (await town.timelines.switch.fresh()).current(CACHE.keeps or "")
+    assert container
+    at = key(container, town.ids["ann"])
+    with patch.object(town.timelines.outbox, "done", AsyncMock()):  # it dies each time, before it says so
+        for _ in range(int(cap * SURPLUS) + 1):
+            await consumer.handle(status.id, None)
+    lengths = []
+    for _ in range(2):
+        found = await town.stack.memcached.gets(at)
+        assert found
+        lengths.append(len(found[0]) - len(Value(LIST, (), FIRST_ID.binary).packed()))
+        assert await town.walk("ann", CACHE.slug) == ["hello"]
+    assert lengths == [ID_BYTES * (int(cap * SURPLUS) + 1), ID_BYTES]
 
 
 async def test_a_list_counts_an_id_once() -> None:
