@@ -162,7 +162,7 @@ class MemcachedNodes:
             for node, where in places.items()
         }
         self._reads = {node: Reads(*where, timeout_s=timeout_s) for node, where in places.items()}
-        self._prefix = prefix
+        self.prefix = prefix
         self._down_until: dict[str, float] = {}
         self._ring = RendezvousHash(list(self.nodes), hash_function=_score)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="memcached")
@@ -201,7 +201,7 @@ class MemcachedNodes:
         self._check(node)
         count_memcached()
         try:
-            return await self._reads[node].gets(f"{self._prefix}{key}".encode())
+            return await self._reads[node].gets(f"{self.prefix}{key}".encode())
         except OSError as error:
             raise self._fell(node, error) from error
 
@@ -294,7 +294,7 @@ def _score(text: str, seed: int) -> int:
 class MemcachedStandIn:
     """A stand-in for MemcachedNodes, in a dictionary. `now_s` tells the seconds its TTLs are measured in."""
 
-    nodes = ("stand-in",)
+    nodes, prefix = ("stand-in",), ""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s

@@ -101,7 +101,9 @@ class Lists(InMemory):
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        return self.memcached.nodes
+        """The nodes, each with the prefix of our keys there: under another prefix are other lists."""
+        prefix = self.memcached.prefix
+        return tuple([f"{node} under {prefix}" if prefix else node for node in self.memcached.nodes])
 
     async def glance(self, place: Place) -> Glance | None:
         at = key(place.container, place.reader)

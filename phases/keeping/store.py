@@ -109,7 +109,9 @@ class Store(ABC):
 
     @property
     def nodes(self) -> tuple[str, ...] | None:
-        """The servers that a container is spread over now; None where every process knows the same."""
+        """The servers that a container is spread over now, with what else tells one process' lists from another's; None
+        where every process knows the same.
+        """
         return None
 
     async def begin(self, container: Container) -> None:

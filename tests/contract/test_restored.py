@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -11,13 +12,15 @@ import pytest
 
 from app.config import Config
 from app.servers.borrow import running_servers
-from app.stack import connected
+from app.social import Social
+from app.stack import Stack, connected
+from app.stack.memcached import MemcachedNodes
 from app.web import create_app
 from phases.delivering.switch import Switch
 from phases.keeping.store import Container
 from phases.p5_stream import STREAM
 from phases.timelines import Timelines
-from tests.conftest import real_servers
+from tests.conftest import PATIENCE_S, real_servers
 from tests.dates import NOON, ManualClock
 from tests.test_memcached import node
 from tests.world import IN_MEMCACHED, KEEPING, World, flush
@@ -203,3 +206,58 @@ def test_a_data_directory_is_copied_back(tmp_path: Path) -> None:
             else:
                 shutil.rmtree(data)
                 shutil.copytree(backup, data)
+
+
+@pytest.fixture
+async def prefixed(world: World) -> AsyncIterator[Stack]:
+    """The servers of a process that is started with another FEEDLAB_MEMCACHED_PREFIX. Ann has lists without one."""
+    await world.people("ann", "zoe")
+    await world.follow("ann", "zoe")
+    await world.warm("ann", "zoe")
+    assert isinstance(world.stack.memcached, MemcachedNodes)
+    memcached = MemcachedNodes(world.stack.memcached.nodes, PATIENCE_S, "site2:")
+    yield replace(world.stack, memcached=memcached)
+    await memcached.close()
+
+
+async def start(world: World, stack: Stack) -> None:
+    """Every process ends, and others start with these servers."""
+    world.stack, world.timelines = stack, await Timelines.open(stack)
+    world.social = Social(stack, world.timelines.outbox)
+    world.pass_grace()
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("addresses", ["servers"], indirect=True)
+async def test_a_prefix_is_set_in_a_rolling_restart(world: World, prefixed: Stack) -> None:
+    """The web process is started already and the worker is not: it delivers to lists that nobody reads any more."""
+    web = await Timelines.open(prefixed)
+    for seconds in (0, world.stack.config.grace_s + 2):
+        world.clock.advance(seconds)
+        for phase in IN_MEMCACHED:
+            await web.page(world.ids["ann"], phase=phase)
+    status = await world.post("zoe", "hello")
+    await world.drain()
+    for phase in IN_MEMCACHED:
+        page = await web.page(world.ids["ann"], phase=phase)
+        assert [status.text for status in page.statuses] == ["hello"], phase
+        assert (await world.pending())[phase] == 1, "the worker says that it has delivered"
+    await start(world, prefixed)
+    for phase in IN_MEMCACHED:
+        await world.timelines.outbox.consumers[phase].handle(status.id, None)
+    assert set((await world.pending()).values()) == {0}
+    await world.sees("ann", "hello")
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("addresses", ["servers"], indirect=True)
+async def test_a_prefix_is_set_and_taken_away_again(world: World, prefixed: Stack) -> None:
+    """Lists without it have missed what was delivered meanwhile."""
+    before = world.stack
+    await start(world, prefixed)
+    await world.post("zoe", "hello")
+    await world.drain()
+    await start(world, before)
+    for phase in IN_MEMCACHED:
+        assert await world.walk("ann", phase) == ["hello"], phase
+    await world.sees("ann", "hello")

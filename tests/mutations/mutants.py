@@ -1611,6 +1611,15 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(FIXED, "test_a_worker_that_does_not_reach_the_lists_does_not_say_it_delivered"),
     ),
     Mutant(
+        "lists under another prefix are ours",
+        "3 containers",
+        "phases.keeping.lists.Lists.nodes",
+        'f"{node} under {prefix}" if prefix else node',
+        "node",
+        _of(RESTORED, "test_a_prefix_is_set_in_a_rolling_restart", "test_a_prefix_is_set_and_taken_away_again"),
+        marks="servers",
+    ),
+    Mutant(
         "lists on other nodes are read",
         "3 containers",
         "phases.delivering.switch.Switch.readable",
