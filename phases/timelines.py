@@ -115,7 +115,7 @@ class Timelines:
         self.stack = stack
         self.phases = {phase.slug: phase for phase in phases}
         self._default = self.phases.get(DEFAULT.slug, phases[-1])
-        keeps = {phase.slug: phase.keeps for phase in phases if phase.keeps}
+        keeps = {phase.slug: phase.keeps for phase in phases}
         made: dict[str, tuple[Store, Recipients]] = {}
         for phase in phases:
             if phase.keeps and phase.keeps not in made:
@@ -131,7 +131,7 @@ class Timelines:
             for kind, (store, recipients) in made.items()
         }
         self.pulls = Pulls(stack, {phase.slug: phase.merges for phase in phases if phase.merges})
-        idle = self.phases.keys() - keeps.keys()
+        idle = {slug for slug, kept in keeps.items() if not kept}
         self.outbox = Outbox(stack, self.switch, idle, self.kept.values(), self.pulls)
         consumers = [self._consumer(phase, self.kept[phase.keeps]) for phase in phases if phase.keeps]
         for consumer in consumers:

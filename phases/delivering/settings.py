@@ -105,30 +105,36 @@ class Wish:
     forced: Mapping[ObjectId, bool | None] = field(default_factory=dict)
 
 
+def delivered_to(delivering: Sequence[str], keeps: Mapping[str, str | None]) -> list[str]:
+    """Return what is kept that some of these phases deliver to, as far as `keeps` says what each phase keeps."""
+    return list(dict.fromkeys(kept for slug in delivering if (kept := keeps.get(slug))))
+
+
 def next_settings(
     old: Settings,
     wish: Wish,
-    keeps: Mapping[str, str],
+    keeps: Mapping[str, str | None],
     nodes: Mapping[str, tuple[str, ...] | None],
     now: datetime,
 ) -> tuple[Settings, list[Container]]:
     """Return the settings after `old`, and the containers that begin with them. Nothing says yet when it ends or opens.
 
-    A container goes on while some phase delivers to it; otherwise it retires, and another one begins. Those of phases
-    that only another version of the program knows are let alone.
+    A container goes on while some phase delivers to it; otherwise it retires, and another one begins. Where none has
+    delivered to it by `old` either, another version of the program, which did not know what its phases keep, has
+    switched them off. What only another version knows goes on while some phase delivers that only that version knows.
     keeps: what each phase keeps, by slug. nodes: where a new container is, by what is kept.
     """
     delivering = old.delivering if wish.delivering is None else tuple(dict.fromkeys(wish.delivering))
     leaving = {slug: t for slug, t in old.leaving.items() if now < t} | dict.fromkeys(old.delivering, UNSETTLED)
-    wanted = list(dict.fromkeys(keeps[slug] for slug in delivering if slug in keeps))
+    before, wanted = delivered_to(old.delivering, keeps), delivered_to(delivering, keeps)
+    going_on = {kept for kept in wanted if kept in before and kept not in wish.anew}
+    if not keeps.keys() >= set(delivering):
+        going_on |= {container.kept for container in old.containers} - nodes.keys()
     containers = [
-        replace(c, until=UNSETTLED)
-        if c.until is None and c.kept in nodes and (c.kept not in wanted or c.kept in wish.anew)
-        else c
-        for c in old.in_use(now)
+        replace(c, until=UNSETTLED) if c.until is None and c.kept not in going_on else c for c in old.in_use(now)
     ]
-    going_on = {container.kept for container in containers if container.until is None}
-    begun = [Container(kept, id_at(now), nodes[kept]) for kept in wanted if kept not in going_on]
+    there = {container.kept for container in containers if container.until is None}
+    begun = [Container(kept, id_at(now), nodes[kept]) for kept in wanted if kept not in there]
     settings = Settings(
         version=old.version + 1,
         read=wish.read or old.read,

@@ -25,7 +25,7 @@ from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, Rows, together
 from app.stack.mongodb.transaction import Contended
 from app.stack.waiting import take_error
-from phases.delivering.settings import Settings, Wish, next_settings
+from phases.delivering.settings import Settings, Wish, delivered_to, next_settings
 from phases.keeping.store import Container, Store
 
 log = logging.getLogger(__name__)
@@ -36,9 +36,9 @@ FIELDS = ("version", "read", "delivering", "leaving", "containers", "forced")
 
 
 class Switch:
-    """`keeps`: what each phase keeps, by slug, for the phases that keep anything. `stores`: where, by what is kept."""
+    """`keeps`: what each phase keeps, if anything, by slug. `stores`: where, by what is kept."""
 
-    def __init__(self, stack: Stack, keeps: Mapping[str, str], stores: Mapping[str, Store]) -> None:
+    def __init__(self, stack: Stack, keeps: Mapping[str, str | None], stores: Mapping[str, Store]) -> None:
         self._stack, self._keeps, self._stores = stack, keeps, stores
         self._clock, self._config = stack.clock, stack.config
         self._documents = stack.db[SETTINGS]
@@ -80,9 +80,11 @@ class Switch:
         return self._clock.monotonic() - settings.read_at_s < self._config.grace_s / 2
 
     def readable(self, settings: Settings, kept: str) -> Container | None:
-        """The container, when everybody has heard of it and this process reaches all of it."""
+        """The container, when everybody has heard of it, some phase of ours delivers to it and this process reaches all
+        of it.
+        """
         container = settings.current(kept)
-        if container is None or not self._reaches(container):
+        if container is None or not self._is_delivered_to(settings, kept) or not self._reaches(container):
             return None
         return container if container.opens and container.opens <= self._clock.now() else None
 
@@ -104,6 +106,9 @@ class Switch:
     def _current(self, settings: Settings) -> list[Container]:
         """The containers that are delivered to, but those of phases that only another version of the program knows."""
         return [c for c in settings.containers if c.until is None and c.kept in self._stores]
+
+    def _is_delivered_to(self, settings: Settings, kept: str) -> bool:
+        return kept in delivered_to(settings.delivering, self._keeps)
 
     def _reaches(self, container: Container) -> bool:
         return container.nodes in (None, self._stores[container.kept].nodes)
@@ -133,7 +138,7 @@ class Switch:
         """
         settings = await self.fresh()
         await self._settle(settings)
-        if any(settings.current(self._keeps[slug]) is None for slug in settings.delivering if slug in self._keeps):
+        if any(settings.current(kept) is None for kept in delivered_to(settings.delivering, self._keeps)):
             await self.change(Wish())
             settings = await self.fresh()
         current = self._current(settings)

@@ -44,6 +44,8 @@ from phases.p1_query import QUERY
 from phases.p2_push import PUSH, put_on_timelines
 from phases.p3_queue import QUEUE
 from phases.p4_cache import CACHE
+from phases.p5_stream import STREAM
+from phases.p6_hybrid import HYBRID
 from phases.reading import Look, Reading, Start
 from phases.timelines import Timelines
 from tests.world import IN_MEMCACHED, IN_WORKER, KEEPING, SLUGS, World, flush
@@ -959,6 +961,45 @@ async def test_what_a_phase_keeps_that_this_program_does_not_know_is_let_alone(t
     assert [each.id for each in (await opened.page(town.ids["ann"])).statuses] == [status.id]
     [kept] = [c for c in (await opened.switch.fresh()).containers if c.kept == "digests"]
     assert (kept.since, kept.until) == (since, None)
+
+
+def without(world: World, *unknown: Phase) -> Timelines:
+    """A process of a program that does not know these phases: in an upgrade, or after one was taken back."""
+    return Timelines(world.stack, tuple(phase for phase in PHASES if phase not in unknown))
+
+
+async def nothing_is_missing_in(world: World, phase: Phase) -> None:
+    assert await world.walk("ann", phase.slug) == await world.walk("ann", QUERY.slug)
+
+
+async def test_what_an_older_program_switches_off_ends(town: World) -> None:
+    """It does not know what the phase keeps, and no phase is left that it does not know."""
+    await town.post("zoe", "first")
+    await town.drain()
+    old = without(town, HYBRID)
+    await old.change(delivering=[CACHE.slug])
+    town.pass_grace()
+    assert not [c for c in (await old.switch.fresh()).containers if c.kept == HYBRID.keeps and c.until is None]
+    await town.post("zoe", "second")
+    await town.drain()
+    await nothing_is_missing_in(town, HYBRID)
+
+
+async def test_what_an_older_program_has_switched_off_is_not_read_and_does_not_go_on(town: World) -> None:
+    """It lets alone what belongs to the one or to the other phase that it does not know."""
+    await town.post("zoe", "first")
+    await town.drain()
+    await without(town, HYBRID, STREAM).switch.change(Wish(delivering=[CACHE.slug, STREAM.slug]))
+    town.pass_grace()
+    await town.post("zoe", "second")
+    await town.drain()
+    assert await town.source("ann", STREAM.slug) == "list"
+    await nothing_is_missing_in(town, HYBRID)
+    await town.timelines.change(delivering=[CACHE.slug, STREAM.slug, HYBRID.slug])
+    town.pass_grace()
+    await nothing_is_missing_in(town, HYBRID)
+    assert await town.source("ann", HYBRID.slug) == "list"
+    await nothing_is_missing_in(town, HYBRID)
 
 
 async def test_a_lost_enqueue_is_found_by_the_sweeper(town: World) -> None:
