@@ -191,6 +191,19 @@ async def test_a_number_outlives_all_nodes_but_one() -> None:
         await memcached.close()
 
 
+@pytest.mark.servers
+async def test_a_number_that_only_a_silent_node_may_know_is_unknown() -> None:
+    with node() as (first, _), node() as (second, process):
+        memcached = MemcachedNodes([first, second], 1.0)
+        assert await memcached.highest("n") == 0
+        process.kill()
+        process.wait()
+        assert await memcached.highest("n") is None
+        await memcached.note("n", 0, TTL_S)
+        assert await memcached.highest("n") == 0
+        await memcached.close()
+
+
 @asynccontextmanager
 async def speaking(*parts: bytes, timeout_s: float) -> AsyncIterator[Memcached]:
     """With a node that answers the first command of each connection with these, sent one by one, and then is silent."""

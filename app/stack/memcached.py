@@ -128,7 +128,7 @@ class _Pool(PooledClient):  # type: ignore[misc]
 
         It takes two commands, and two more each time that another process was between them.
         """
-        while number > int((found := self.gets(key))[0] or 0):
+        while (found := self.gets(key))[0] is None or number > int(found[0]):
             if found[0] is None:
                 done = self.add(key, str(number), expire=ttl_s)
             else:
@@ -247,14 +247,18 @@ class MemcachedNodes:
             taken += await self._call(node, partial(_Pool.prepend_all, keys=mine, value=value), len(mine))
         return taken
 
-    async def highest(self, key: str) -> int:
-        """Return the highest number that was noted under the key on any node that answers; 0 where there is none."""
-        return max(int(raw or 0) for raw in await self._wherever_it_answers(lambda client: client.get(key)))
+    async def highest(self, key: str) -> int | None:
+        """Return the highest number that was noted under the key on any node that answers, 0 where none was on any
+        node. None where a silent one may be the only one to know.
+        """
+        answers = await self._wherever_it_answers(lambda client: client.get(key))
+        noted = [int(raw) for raw in answers if raw is not None]
+        return max(noted, default=0) if noted or len(answers) == len(self.nodes) else None
 
     async def note(self, key: str, number: int, ttl_s: int) -> None:
         """Note a number on every node that answers, unless one as high is noted there.
 
-        What one node forgets, with all its lists, the others still know.
+        What one node forgets, with all its lists, the others still know, though they may be silent when they are asked.
         """
         await self._wherever_it_answers(lambda client: client.raise_to(key, number, ttl_s))
 

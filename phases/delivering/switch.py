@@ -127,11 +127,15 @@ class Switch:
         await self.beat()
 
     async def beat(self) -> None:
-        """Count one pulse of the database, and have what is kept outside of it remember the number.
+        """Count one pulse of the database for each thing that is kept in memory, outside of it, and have the number
+        remembered beside its container.
 
-        Where a higher one is remembered than the database has, the database is of another history: it was restored from
-        a backup. What is kept outside begins anew. Only then does the pulse go on, so that whoever comes next, or after
-        a crash, sees it, too.
+        Where a higher one is remembered than the database has, or may be, the database is of another history: it was
+        restored from a backup. All that we know to be kept in memory begins anew, whether or not its number was
+        forgotten. Only then do pulses go on, so that whoever comes next, or after a crash, sees it, too.
+
+        What cannot be compared must not be outrun. So each thing has a pulse of its own, which stands still while its
+        servers are away, or no program runs that knows what it is; then nothing in it changes either.
 
         Before that, settle a switch whose process died or gave up, and begin what has nowhere to be kept, as after a
         restore that was broken off at its end.
@@ -141,26 +145,27 @@ class Switch:
         if any(settings.current(kept) is None for kept in delivered_to(settings.delivering, self._keeps)):
             await self.change(Wish())
             settings = await self.fresh()
-        current = self._current(settings)
-        pulses = [await self._stores[c.kept].pulse(c) if self._reaches(c) else None for c in current]
-        if None in pulses:
-            return  # what cannot be compared must not be outrun
-        known = max(filter(None, pulses), default=0)
+        outside = [c for c in self._current(settings) if self._stores[c.kept].in_memory]
+        pulses = [await self._stores[c.kept].pulse(c) if self._reaches(c) else None for c in outside]
+        known = {c.kept: pulse for c, pulse in zip(outside, pulses, strict=True) if pulse is not None}
+        if not known:
+            return
         counted = await self._documents.find_one_and_update(
-            {"_id": DOCUMENT, **({"pulse": {"$gte": known}} if known else {})},
-            {"$inc": {"pulse": 1}},
-            projection={"pulse": 1},
+            {"_id": DOCUMENT, **{f"pulses.{kept}": {"$gte": pulse} for kept, pulse in known.items() if pulse}},
+            {"$inc": {f"pulses.{kept}": 1 for kept in known}},
+            projection={"pulses": 1},
             return_document=ReturnDocument.AFTER,
         )
         if counted is None:
-            outside = [c.kept for c, pulse in zip(current, pulses, strict=True) if pulse]
+            anew = [container.kept for container in outside]
             log.warning(
-                "the database was restored from a backup (its pulse is below %d): %s begin anew", known, outside
+                "the database was restored from a backup, or caches have forgotten (%s): %s begin anew", known, anew
             )
-            await self.restart(outside)
+            await self.restart(anew)
             return
-        for container in current:
-            await self._stores[container.kept].keep_pulse(container, counted["pulse"])
+        for container in outside:
+            if container.kept in known:
+                await self._stores[container.kept].keep_pulse(container, counted["pulses"][container.kept])
 
     async def over(self, names: Collection[str]) -> set[str]:
         """Return which of these containers nobody names any more, nor ever will, so that they may be removed however

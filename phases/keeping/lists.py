@@ -30,7 +30,7 @@ from phases.keeping import noted_edges
 from phases.keeping.first_slices import First, FirstSlices
 from phases.keeping.in_memory import InMemory, Lease
 from phases.keeping.recipients import Recipients
-from phases.keeping.store import AuthorIds, Container, Glance, Place, Recent
+from phases.keeping.store import FORGOTTEN, AuthorIds, Container, Glance, Place, Recent
 
 ID_BYTES = 12
 TRAILER = struct.Struct(">4s12s12sQ")
@@ -228,11 +228,19 @@ class Lists(InMemory):
                 return
         await self.memcached.delete(at)
 
+    async def begin(self, container: Container) -> None:
+        """Note that nothing was counted yet: nodes that are silent then do not know more."""
+        await self.keep_pulse(container, 0)
+
     async def pulse(self, container: Container) -> int | None:
+        """Return the highest pulse. It is FORGOTTEN where a node is silent, which may have lists, and all others have
+        begun without any.
+        """
         try:
-            return await self.memcached.highest(pulse_key(container))
+            found = await self.memcached.highest(pulse_key(container))
         except MemcachedDown:
             return None
+        return FORGOTTEN if found is None else found
 
     async def keep_pulse(self, container: Container, pulse: int) -> None:
         with suppress(MemcachedDown):  # a lower one is kept there, which is still right

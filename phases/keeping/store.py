@@ -18,6 +18,7 @@ from app.stack.sorted_sets import Over
 from phases.home.candidates import Slice
 from phases.keeping.recipients import Recipients
 
+FORGOTTEN = 2**63 - 1  # a pulse as high as none is: whatever was kept beside it, it may have been higher than ours
 AuthorIds = Callable[[ObjectId], Awaitable[list[Entry]]]  # one author's newest entries from a floor on
 
 
@@ -153,8 +154,8 @@ class Store(ABC):
         """Forget what is kept for the reader."""
 
     async def pulse(self, container: Container) -> int | None:
-        """Return the highest pulse of the database (`Switch.beat`) that was kept beside the container, outside of
-        MongoDB: 0 where none was, None where nobody knows at the moment.
+        """Return the highest pulse of the database (`Switch.beat`) that was kept beside the container, in memory: 0
+        where none was, None where nobody knows at the moment, FORGOTTEN where that was forgotten, but not by all.
         """
         return 0
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
@@ -17,13 +18,16 @@ from app.stack import Stack, connected
 from app.stack.memcached import MemcachedNodes
 from app.web import create_app
 from phases.delivering.switch import Switch
+from phases.keeping.lists import key
 from phases.keeping.store import Container
+from phases.p4_cache import CACHE
 from phases.p5_stream import STREAM
+from phases.p6_hybrid import HYBRID
 from phases.timelines import Timelines
 from tests.conftest import PATIENCE_S, real_servers
 from tests.dates import NOON, ManualClock
 from tests.test_memcached import node
-from tests.world import IN_MEMCACHED, KEEPING, World, flush
+from tests.world import IN_MEMCACHED, KEEPING, STAND_INS, World, flush, flush_sets
 from workers import worker
 from workers.sweeper import sweep
 
@@ -141,11 +145,25 @@ async def test_a_crash_between_noticing_and_beginning_anew(restored: World) -> N
     await nothing_is_missing(restored)
 
 
-@pytest.mark.parametrize("away", [World.without_memcached, World.without_redis])
+async def memcached_forgets(world: World) -> None:
+    await flush(world.stack.memcached)
+
+
+async def redis_forgets(world: World) -> None:
+    await flush_sets(world.stack)
+
+
+@pytest.mark.parametrize(
+    ("away", "forgets"), [(World.without_memcached, redis_forgets), (World.without_redis, memcached_forgets)]
+)
 async def test_a_pulse_is_compared_with_what_is_away_before_it_goes_on(
-    restored: World, away: Callable[[World], AbstractAsyncContextManager[None]]
+    restored: World,
+    away: Callable[[World], AbstractAsyncContextManager[None]],
+    forgets: Callable[[World], Awaitable[None]],
 ) -> None:
+    """Nobody else remembers one."""
     before = (await restored.timelines.switch.fresh()).containers
+    await forgets(restored)
     async with away(restored):
         for _ in range(5):
             await restored.timelines.switch.beat()
@@ -154,8 +172,80 @@ async def test_a_pulse_is_compared_with_what_is_away_before_it_goes_on(
     await nothing_is_missing(restored)
 
 
+@pytest.mark.parametrize("away", [World.without_memcached, World.without_redis])
+async def test_who_answers_is_enough_to_notice(
+    restored: World, away: Callable[[World], AbstractAsyncContextManager[None]]
+) -> None:
+    before = (await restored.timelines.switch.fresh()).containers
+    async with away(restored):
+        await restored.timelines.switch.beat()
+    await what_is_outside_has_begun_anew(restored, before)
+    await nothing_is_missing(restored)
+
+
+@pytest.mark.parametrize("forgets", [redis_forgets, memcached_forgets])
+async def test_what_was_kept_since_memory_forgot_its_pulse(
+    world: World, forgets: Callable[[World], Awaitable[None]]
+) -> None:
+    """No sweep came by in between: the other one remembers."""
+    await until_the_backup(world)
+    backup = await world.dump()
+    await since_the_backup(world)
+    await forgets(world)
+    await world.warm("ann")
+    await world.load(backup)
+    world.timelines.forget(world.ids["ann"])
+    await sweep(world.timelines)
+    await nothing_is_missing(world)
+
+
+async def test_an_older_program_counts_past_nothing_that_it_does_not_know(restored: World) -> None:
+    """It opens the database first, and goes on for a while."""
+    known = tuple(phase for phase in restored.timelines.phases.values() if phase is not HYBRID)
+    old = await Timelines.open(restored.stack, known)
+    for _ in range(5):
+        await sweep(old)
+    await sweep(restored.timelines)
+    await nothing_is_missing(restored)
+
+
+@pytest.mark.servers
+async def test_a_node_that_is_silent_when_the_others_have_forgotten() -> None:
+    """It has lists of the other history, and comes back with them."""
+    clock = ManualClock(NOON)
+    config = Config(database="nodes", demo=True)
+    with node() as (first, process), node() as (second, other):
+        async with connected(STAND_INS, config, clock) as stack:
+            seen, unseen = MemcachedNodes([first, second], 10.0), MemcachedNodes([first, second], 0.1)
+            world = await World.open(replace(stack, memcached=seen), clock)
+            await until_the_backup(world)
+            backup = await world.dump()
+            await since_the_backup(world)
+            container = (await world.timelines.switch.fresh()).current(CACHE.keeps or "")
+            assert container
+            silent = seen._node(key(container, world.ids["ann"]))
+            seen._clients[second if silent == first else first].flush_all(noreply=False)
+            await redis_forgets(world)
+            await world.load(backup)
+            holder = process if silent == first else other
+            holder.send_signal(signal.SIGSTOP)
+            try:
+                sweeper = await Timelines.open(replace(stack, memcached=unseen))
+                begun = (await sweeper.switch.fresh()).containers
+                for _ in range(5):
+                    await sweep(sweeper)
+                assert (await sweeper.switch.fresh()).containers == begun, "once is enough"
+            finally:
+                holder.send_signal(signal.SIGCONT)
+            world.timelines = Timelines(world.stack)
+            world.social = Social(world.stack, world.timelines.outbox)
+            await nothing_is_missing(world)
+            for memcached in (seen, unseen):
+                await memcached.close()
+
+
 async def test_a_backup_of_a_version_that_counted_no_pulse(restored: World) -> None:
-    await restored.stack.db["settings"].update_one({"_id": "phases"}, {"$unset": {"pulse": ""}})
+    await restored.stack.db["settings"].update_one({"_id": "phases"}, {"$unset": {"pulses": ""}})
     await sweep(restored.timelines)
     await nothing_is_missing(restored)
 

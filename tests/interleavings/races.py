@@ -572,9 +572,11 @@ def memory_knows_the_last_pulse(town: Town) -> None:
     for name, (value, *_) in memcached._items.items():
         if name.startswith("pulse:"):
             kept[name.removeprefix("pulse:")] = int(value)
-    current = {str(row["since"]) for row in settings["containers"] if not row.get("until")}
-    noted = [number for name, number in kept.items() if name in current]
-    assert noted == [settings["pulse"]] * 2, f"a backup of pulse {min(noted)} would be taken for what they are beside"
+    current = {str(row["since"]): row["kept"] for row in settings["containers"] if not row.get("until")}
+    noted = {current[name]: number for name, number in kept.items() if name in current}
+    counted = {kept: settings["pulses"][kept] for kept in current.values() if kept in settings["pulses"]}
+    assert len(noted) == 2, "beside both"
+    assert noted == counted, f"a backup of pulses {noted} would be taken for what they are beside"
 
 
 def lists_have_begun_anew(town: Town) -> None:

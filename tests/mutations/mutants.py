@@ -90,10 +90,11 @@ FILL = "            if await self.fill(lease, recent, active.until):\n"
 COME_BACK = LEASE + MARK + PUNCTUAL + RECENT + FILL
 
 # In `Switch.beat`
+AS_HIGH = ', **{f"pulses.{kept}": {"$gte": pulse} for kept, pulse in known.items() if pulse}'
 COMPARED = (
-    '            {"_id": DOCUMENT, **({"pulse": {"$gte": known}} if known else {})},\n'
-    '            {"$inc": {"pulse": 1}},\n'
-    '            projection={"pulse": 1},\n'
+    f'            {{"_id": DOCUMENT{AS_HIGH}}},\n'
+    '            {"$inc": {f"pulses.{kept}": 1 for kept in known}},\n'
+    '            projection={"pulses": 1},\n'
     "            return_document=ReturnDocument.AFTER,\n"
     "        )\n"
     "        if counted is None:\n"
@@ -1206,8 +1207,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "memory of another history is believed",
         "phase 4: restore",
         "phases.delivering.switch.Switch.beat",
-        ', **({"pulse": {"$gte": known}} if known else {})}',
-        "}",
+        AS_HIGH,
+        "",
         _of(RESTORED, "test_a_sweeper_notices"),
     ),
     Mutant(
@@ -1215,8 +1216,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "phase 4: restore, 8 order",
         "phases.delivering.switch.Switch.beat",
         COMPARED,
-        COMPARED.replace(', **({"pulse": {"$gte": known}} if known else {})', "").replace(
-            "counted is None", 'counted["pulse"] <= known'
+        COMPARED.replace(AS_HIGH, "").replace(
+            "counted is None", 'any(counted["pulses"][kept] <= pulse for kept, pulse in known.items())'
         ),
         races=("pulse x pulse after a restore",),
     ),
@@ -1414,9 +1415,51 @@ MUTANTS: tuple[Mutant, ...] = (
         "a pulse outruns the memory that is away",
         "phase 4: restore",
         "phases.delivering.switch.Switch.beat",
-        "if None in pulses:",
-        "if False:",
+        '{f"pulses.{kept}": 1 for kept in known}',
+        '{f"pulses.{container.kept}": 1 for container in outside}',
         _of(RESTORED, "test_a_pulse_is_compared_with_what_is_away_before_it_goes_on"),
+    ),
+    Mutant(
+        "a pulse outruns what another version keeps in memory",
+        "phase 4: restore",
+        "phases.delivering.switch.Switch.beat",
+        '{f"pulses.{kept}": 1 for kept in known}',
+        '{f"pulses.{container.kept}": 1 for container in settings.containers}',
+        _of(RESTORED, "test_an_older_program_counts_past_nothing_that_it_does_not_know"),
+    ),
+    Mutant(
+        "memory that has forgotten its pulse is of the right history",
+        "phase 4: restore",
+        "phases.delivering.switch.Switch.beat",
+        "anew = [container.kept for container in outside]",
+        "anew = [kept for kept, pulse in known.items() if pulse]",
+        _of(RESTORED, "test_what_was_kept_since_memory_forgot_its_pulse"),
+    ),
+    Mutant(
+        "who does not answer keeps others from noticing",
+        "phase 4: restore",
+        "phases.delivering.switch.Switch.beat",
+        "if not known:",
+        "if len(known) < len(outside):",
+        _of(RESTORED, "test_who_answers_is_enough_to_notice"),
+    ),
+    Mutant(
+        "of a node that is silent it is said that no pulse was kept",
+        "phase 4: restore",
+        "phases.keeping.lists.Lists.pulse",
+        "FORGOTTEN if found is None else found",
+        "found or 0",
+        _of(RESTORED, "test_a_node_that_is_silent_when_the_others_have_forgotten"),
+        marks="servers",
+    ),
+    Mutant(
+        "what has just begun may be of another history",
+        "phase 4: restore",
+        "phases.keeping.lists.Lists.begin",
+        "await self.keep_pulse(container, 0)",
+        "pass",
+        _of(RESTORED, "test_a_node_that_is_silent_when_the_others_have_forgotten"),
+        marks="servers",
     ),
     *(
         Mutant(
@@ -1436,7 +1479,7 @@ MUTANTS: tuple[Mutant, ...] = (
             f"phases.keeping.{at}.keep_pulse",
             old,
             "pass",
-            _of(RESTORED, "test_what_is_kept_in_the_database_goes_on"),
+            _of(RESTORED, "test_a_pulse_is_compared_with_what_is_away_before_it_goes_on"),
         )
         for kept, at, old in (
             ("lists", "lists.Lists", "await self.memcached.note(pulse_key(container), pulse, ttl_s)"),
@@ -1481,7 +1524,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "who notes a number late lowers it in Memcached",
         "phase 4: restore, two processes",
         "app.stack.memcached._Pool.raise_to",
-        "while number > int((found := self.gets(key))[0] or 0):",
+        "while (found := self.gets(key))[0] is None or number > int(found[0]):",
         "while found := self.gets(key):",
         _of("tests/test_memcached.py", "test_a_number_is_noted"),
         marks="servers",
