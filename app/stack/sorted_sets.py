@@ -182,7 +182,7 @@ end
 """
 # a number, its seconds
 NOTE = """
-local key = KEYS[1] .. 'pulse'
+local key = KEYS[1] .. 'counted'
 if tonumber(ARGV[1]) > tonumber(redis.call('GET', key) or 0) then
     redis.call('SET', key, ARGV[1], 'EX', ARGV[2])
 end
@@ -312,7 +312,7 @@ class RedisSets:
         return b"%b%b:%b:" % (self._prefix, run, at.encode())
 
     def _pulse(self, run: bytes, at: str) -> bytes:
-        return self._head(run, at) + b"pulse"
+        return self._head(run, at) + b"counted"
 
     async def _run(self, script: str, at: str, reader: ObjectId | None, *arguments: Any) -> Any:
         """Run a script on one reader's set, or on a container's head."""

@@ -54,7 +54,7 @@ def edges_key(container: Container, reader: ObjectId) -> str:
 
 
 def pulse_key(container: Container) -> str:
-    return f"pulse:{container.name}"
+    return f"counted:{container.name}"
 
 
 @dataclass(frozen=True)

@@ -570,8 +570,8 @@ def memory_knows_the_last_pulse(town: Town) -> None:
     memcached: Any = town.stack.memcached
     kept = {name: number for name, (number, _) in town.sets._pulses.items()}
     for name, (value, *_) in memcached._items.items():
-        if name.startswith("pulse:"):
-            kept[name.removeprefix("pulse:")] = int(value)
+        if name.startswith("counted:"):
+            kept[name.removeprefix("counted:")] = int(value)
     current = {str(row["since"]): row["kept"] for row in settings["containers"] if not row.get("until")}
     noted = {current[name]: number for name, number in kept.items() if name in current}
     counted = {kept: settings["pulses"][kept] for kept in current.values() if kept in settings["pulses"]}
