@@ -178,12 +178,10 @@ def compare(
     """Run one workload against each phase, in interleaved rounds, on servers of its own.
 
     Open loop (--rate) measures from the moment an operation was due; closed loop (--clients) from when it was sent.
-    Exit code 1, and no figures, when a page is not what it should be.
+    Exit code 1, and no figures, when a page is not what it should be; and when one is refused that is to be compared.
     """
     from benchmarks import rounds
-    from benchmarks.observe import NotDelivered
     from benchmarks.report import Settings
-    from benchmarks.subject import WrongAnswer
     from benchmarks.workload import load, populated
     from phases import PHASES
 
@@ -203,11 +201,8 @@ def compare(
     def work(rig: "Rig", progress: "Progress") -> "Awaitable[Report]":
         return rounds.compare(rig, edges, chosen, settings, progress)
 
-    try:
+    with _failing():
         _measured(write, work, settings.through, level, allow_standins, where)
-    except* (WrongAnswer, NotDelivered) as wrong:
-        click.echo(f"wrong, so there are no figures: {wrong.exceptions[0]}", err=True)
-        raise SystemExit(FAILED) from None
 
 
 @command()
@@ -274,14 +269,21 @@ def _failing() -> Iterator[None]:
     from benchmarks.readers import NotAnswered
     from benchmarks.subject import Failed, WrongAnswer
 
+    said = list[str]()
     try:
         yield
-    except WrongAnswer as wrong:
-        click.echo(f"wrong, so there are no figures: {wrong}", err=True)
-        raise SystemExit(FAILED) from None
-    except (NotAnswered, Failed) as refused:
-        click.echo(f"not answered, so the run has failed: {refused}", err=True)
-        raise SystemExit(FAILED) from None
+    except* WrongAnswer as wrong:
+        said.append(f"wrong, so there are no figures: {_first(wrong)}")
+    except* (NotAnswered, Failed) as refused:
+        said.append(f"not answered, so the run has failed: {_first(refused)}")
+    if said:  # to exit in one of the clauses would be one more error of a group
+        click.echo(said[0], err=True)
+        raise SystemExit(FAILED)
+
+
+def _first(errors: BaseException) -> BaseException:
+    """Return the first error of a group that tasks have ended with."""
+    return _first(errors.exceptions[0]) if isinstance(errors, BaseExceptionGroup) else errors
 
 
 def _slugs(phases: str | None, of: "Sequence[Phase]") -> tuple[str, ...]:
@@ -377,7 +379,8 @@ def messages(
     from benchmarks.report import MessagesReport, MessagesSettings
 
     of = MessagesSettings(rates=rates, web=web, receipts=receipts, **options)
-    report = _measured(write, lambda rig, progress: talk.messages(rig, of, progress), where=where)
+    with _failing():
+        report = _measured(write, lambda rig, progress: talk.messages(rig, of, progress), where=where)
     assert isinstance(report, MessagesReport)
     for wrong in report.wrongs[:SHOWN]:
         click.echo(wrong, err=True)

@@ -579,6 +579,35 @@ def test_a_wrong_page_takes_the_figures_before_it_along(tmp_path: Path, monkeypa
     assert not written.exists()
 
 
+def test_a_page_that_is_refused_while_pages_are_compared_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(self: rounds.Run, readers: Sequence[int]) -> int:
+        raise Failed("HTTP 503")
+
+    monkeypatch.setattr(rounds.Run, "check", check)
+    done = bench("compare", "--stack", "memory", "--allow-standins", *SMALL)
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    assert done.output.splitlines()[-1] == "not answered, so the run has failed: HTTP 503"
+
+
+@pytest.mark.parametrize("error", [Failed("HTTP 503"), WrongAnswer("lacks 1"), NotDelivered("lacks 1")])
+@pytest.mark.parametrize("depth", range(3))
+@pytest.mark.parametrize("command", [("compare", "--graph", "powerlaw:12:2"), ("messages",)], ids=lambda words: words[0])
+def test_what_tasks_end_with_is_told_as_if_there_were_none(
+    error: Exception, depth: int, command: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised = error
+    for _ in range(depth):
+        raised = ExceptionGroup("tasks", [raised])
+
+    def measured(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("benchmarks.cli._measured", measured)
+    done = bench(*command)
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    assert done.output.splitlines()[-1].endswith(f": {error}")
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
