@@ -179,9 +179,11 @@ def compare(
 
     Open loop (--rate) measures from the moment an operation was due; closed loop (--clients) from when it was sent.
     Exit code 1, and no figures, when a page is not what it should be; and when one is refused that is to be compared.
+    Exit code 1, with the figures, when operations failed or deliveries were not over in time: of such a round nothing
+    is told.
     """
     from benchmarks import rounds
-    from benchmarks.report import Settings
+    from benchmarks.report import Comparison, Settings
     from benchmarks.workload import load, populated
     from phases import PHASES
 
@@ -202,7 +204,10 @@ def compare(
         return rounds.compare(rig, edges, chosen, settings, progress)
 
     with _failing():
-        _measured(write, work, settings.through, level, allow_standins, where)
+        report = _measured(write, work, settings.through, level, allow_standins, where)
+    assert isinstance(report, Comparison)
+    if any(cell.errors or not cell.drained for cell in report.cells):
+        raise SystemExit(FAILED)
 
 
 @command()

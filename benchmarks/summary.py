@@ -54,7 +54,11 @@ def _mean(numbers: Iterable[float], digits: int = 2) -> float:
 
 
 def ratios(cells: Sequence[Cell], base: str) -> dict[str, dict[str, Spread]]:
-    """Return each figure ÷ the base phase's in the same round, by phase: median, least and most over the rounds."""
+    """Return each figure ÷ the base phase's in the same round, by phase: median, least and most over the rounds.
+
+    Rounds in which operations of either have failed are left out: those may be just the ones that take longest.
+    """
+    cells = [cell for cell in cells if not cell.errors]
     bases = {cell.round: _figures(cell) for cell in cells if cell.phase == base}
     each: dict[str, dict[str, list[float]]] = {cell.phase: {} for cell in cells if bases and cell.phase != base}
     for cell in cells:
@@ -73,7 +77,7 @@ def _figures(cell: Cell) -> dict[str, float]:
     """Return the figures that are worth a ratio."""
     worth: dict[str, float] = {}
     for kind in KINDS:
-        if figures := cell.latency_ms[kind]:
+        if (figures := cell.latency_ms[kind]) and (kind != "lag" or cell.drained):
             worth |= {f"{kind}_ms {name}": figures[name] for name in ("p50", "p99") if name in figures}
     worth |= {f"commands per {what}": sum(counts.values()) for what, counts in cell.commands.items()}
     worth["cpu an operation"] = cell.cpu_s_an_operation

@@ -144,7 +144,10 @@ def _doubts(report: Comparison) -> list[str]:
                 "compared in no such round."
             )
         if failed := sum(summary.errors.values()):
-            doubts.append(f"{failed:,} operations of {slug} failed; its figures are of the others.")
+            doubts.append(
+                f"{failed:,} operations of {slug} failed; its figures are of the others, and are compared in no such "
+                "round."
+            )
     return doubts
 
 
@@ -154,7 +157,7 @@ def _percentiles(report: Comparison, kind: str, percentile: str) -> dict[str, By
     A phase that delivers at once has no delivery lag. Where some deliveries were not over, the longest are missing.
     """
     rounds = max(cell.round for cell in report.cells)
-    cells = [cell for cell in report.cells if kind != "lag" or cell.drained]
+    cells = [cell for cell in _sound(report) if kind != "lag" or cell.drained]
     return {
         slug: {
             cell.round: ms
@@ -169,10 +172,17 @@ def _percentiles(report: Comparison, kind: str, percentile: str) -> dict[str, By
 
 
 def _by_round(report: Comparison, figure: Callable[[Cell], float]) -> dict[str, ByRound]:
+    sound = _sound(report)
     return {
-        slug: {cell.round: value for cell in report.cells if cell.phase == slug and (value := figure(cell)) > 0}
+        slug: {cell.round: value for cell in sound if cell.phase == slug and (value := figure(cell)) > 0}
         for slug in report.phases
+        if any(cell.phase == slug for cell in sound)
     }
+
+
+def _sound(report: Comparison) -> list[Cell]:
+    """Return what may be compared: those that fail may be just those that take longest."""
+    return [cell for cell in report.cells if not cell.errors]
 
 
 def _spacing_ms(cell: Cell) -> float:

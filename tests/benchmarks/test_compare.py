@@ -579,6 +579,36 @@ def test_a_wrong_page_takes_the_figures_before_it_along(tmp_path: Path, monkeypa
     assert not written.exists()
 
 
+def test_where_operations_fail_the_files_are_written_and_the_exit_status_is_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def post(*of: Any) -> Any:
+        asked = next(posts)
+        if asked % 2:
+            raise Failed("HTTP 503")
+        return await right(*of)
+
+    right, posts, written = InProcess.post, count(), tmp_path / "report.json"
+    monkeypatch.setattr(InProcess, "post", post)
+    monkeypatch.setattr(rounds, "SETTLE_PAUSE_S", 0)
+    options = ("--stack", "memory", "--allow-standins", *SMALL, "--workload", "post-heavy", "--json", str(written))
+    done = bench("compare", *options)
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit), done.output
+    report = read_report(written)
+    assert isinstance(report, Comparison)
+    assert report.phases[QUERY.slug].errors["post: HTTP 503"] > 0
+
+
+def test_where_deliveries_are_not_over_the_exit_status_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def drained(self: observe.Lags, within_s: float) -> bool:
+        return False
+
+    monkeypatch.setattr(observe.Lags, "drained", drained)
+    done = bench("compare", "--stack", "memory", "--allow-standins", *SMALL)
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit), done.output
+    assert "Latency" in done.output
+
+
 def test_a_page_that_is_refused_while_pages_are_compared_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     async def check(self: rounds.Run, readers: Sequence[int]) -> int:
         raise Failed("HTTP 503")
@@ -591,7 +621,9 @@ def test_a_page_that_is_refused_while_pages_are_compared_is_told_in_one_line(mon
 
 @pytest.mark.parametrize("error", [Failed("HTTP 503"), WrongAnswer("lacks 1"), NotDelivered("lacks 1")])
 @pytest.mark.parametrize("depth", range(3))
-@pytest.mark.parametrize("command", [("compare", "--graph", "powerlaw:12:2"), ("messages",)], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "command", [("compare", "--graph", "powerlaw:12:2"), ("messages",)], ids=lambda words: words[0]
+)
 def test_what_tasks_end_with_is_told_as_if_there_were_none(
     error: Exception, depth: int, command: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

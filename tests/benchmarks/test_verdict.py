@@ -198,6 +198,32 @@ def test_a_lag_without_what_was_not_delivered_is_not_compared() -> None:
     assert HYBRID.slug not in lag
 
 
+def test_a_round_in_which_operations_failed_is_not_compared() -> None:
+    """Push is quick in its second round since whatever takes long is refused; all of the cache's have refusals."""
+    report = comparison({QUERY.slug: pages(10, 10, 10), PUSH.slug: pages(30, 1, 30), CACHE.slug: pages(1, 1, 1)})
+    failed = {(PUSH.slug, 2), *((CACHE.slug, number) for number in (1, 2, 3))}
+    cells = [
+        cell.model_copy(update={"errors": {"read: HTTP 503": 9} if (cell.phase, cell.round) in failed else {}})
+        for cell in report.cells
+    ]
+    report = report.model_copy(update={"cells": cells, "ratios": ratios(cells, QUERY.slug)})
+    assert said_of_pages(report).startswith("query (10 ms) is quickest; push takes 3.00 times")
+    for sentence in says(report):
+        assert CACHE.slug not in sentence, sentence
+    of = report.ratios[PUSH.slug]["read_warm_ms p50"]
+    assert (of.min, of.max) == (pytest.approx(3, rel=0.01), pytest.approx(3, rel=0.01))
+    assert CACHE.slug not in report.ratios
+
+
+def test_a_lag_without_what_was_not_delivered_has_no_ratio() -> None:
+    lags = {QUEUE.slug: [{"lag": 5.0}] * 2, CACHE.slug: [{"lag": 1.0}] * 2}
+    cells = comparison(lags).cells
+    late = [cell.model_copy(update={"drained": (cell.phase, cell.round) != (CACHE.slug, 1)}) for cell in cells]
+    shares = [ratios(some, QUEUE.slug)[CACHE.slug]["lag_ms p50"] for some in (cells, late)]
+    assert shares[0] == shares[1]
+    assert "lag_ms p50" not in ratios([each for each in late if each.round == 1], QUEUE.slug)[CACHE.slug]
+
+
 @pytest.mark.parametrize(
     ("change", "doubt"),
     [
@@ -210,7 +236,10 @@ def test_a_lag_without_what_was_not_delivered_is_not_compared() -> None:
             "query had not delivered everything when its time was up: its delivery lag is of the rest, and is compared "
             "in no such round.",
         ),
-        ({"errors": {"post: HTTP 503": 2}}, "4 operations of query failed; its figures are of the others."),
+        (
+            {"errors": {"post: HTTP 503": 2}},
+            "4 operations of query failed; its figures are of the others, and are compared in no such round.",
+        ),
     ],
 )
 def test_doubts_come_first(change: dict[str, Any], doubt: str) -> None:
