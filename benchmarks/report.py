@@ -600,11 +600,15 @@ def write(report: Report, *, json_file: Path | None, csv: Path | None) -> None:
     if json_file:
         json_file.write_text(text(report), encoding="utf-8")
     if csv:
+        marks = {
+            "meaningless": report.meaningless,
+            "broken_off": isinstance(report, Interruptible) and bool(report.broken_off),
+        }
         with csv.open("w", newline="", encoding="utf-8") as file:
             writer = csv_format.writer(file)
-            writer.writerow(["kind", "phase", "figure", "value", "meaningless"])
+            writer.writerow(["kind", "phase", "figure", "value", *marks])
             for phase, figure, value in flat(report):
-                writer.writerow([report.kind, phase, figure, value, report.meaningless])
+                writer.writerow([report.kind, phase, figure, value, *marks.values()])
 
 
 def flat(report: Report) -> Iterator[tuple[str, str, float]]:

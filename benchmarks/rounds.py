@@ -212,6 +212,7 @@ def _report(
         workload=workload,
         graph=rig.population(settings.graph),
         elapsed_s=round(elapsed_s, 1),
+        unfinished=len(cells) < settings.rounds * len(settings.phases),
         cells=list(cells),
         phases={slug: summary.summary(of) for slug, of in by_phase.items() if of},
         ratios=summary.ratios(cells, answers.ASKING.slug),

@@ -427,13 +427,18 @@ def test_what_was_measured_is_shown_whatever_ends_the_run(
         await right(self, slug)
 
     monkeypatch.setattr(Rig, "switch", switch)
-    options = ("--graph", "powerlaw:12:2", "--phases", TWO, "--rounds", "2", "--seconds", "0.5")
+    figures = tmp_path / "report.csv"
+    options = ("--graph", "powerlaw:12:2", "--phases", TWO, "--rounds", "2", "--seconds", "0.5", "--csv", str(figures))
     done = bench("compare", "--stack", "memory", "--allow-standins", *options, "--json", str(written))
     assert done.exit_code == (130 if end is KeyboardInterrupt else 1)
     assert "BROKEN OFF: 2 of 4 are missing" in done.output
     report = read_report(written)
     assert isinstance(report, Comparison)
     assert [cell.phase for cell in report.cells] == TWO.split(",")
+    assert report.unfinished
+    header, *lines = figures.read_text().splitlines()
+    assert header.split(",")[-2:] == ["meaningless", "broken_off"]
+    assert all(line.endswith(",True,True") for line in lines)
 
 
 def test_what_was_measured_is_shown_where_the_servers_do_not_stop(
@@ -537,11 +542,11 @@ def test_every_figure_of_standins_is_marked(tmp_path: Path) -> None:
     assert done.output.count("MEANINGLESS") == 3, "what is said, and both tables"
     report = read_report(outputs["json"])
     assert isinstance(report, Comparison)
-    assert report.meaningless
+    assert (report.meaningless, report.unfinished) == (True, False)
     assert report.settings.seed == 1
     assert str(tmp_path) not in outputs["json"].read_text()
     lines = outputs["csv"].read_text().splitlines()
-    assert all(line.endswith("True") for line in lines[1:])
+    assert all(line.endswith(",True,False") for line in lines[1:])
     page = outputs["html"].read_text()
     assert "MEANINGLESS" in page
     assert "<svg" in page

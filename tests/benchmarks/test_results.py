@@ -132,10 +132,16 @@ def test_of_smaller_sizes_there_is_no_verdict() -> None:
 
 
 @pytest.mark.parametrize("of", Interruptible.__subclasses__())
-def test_every_report_says_where_it_was_broken_off(of: type[Interruptible]) -> None:
+def test_every_report_says_where_it_was_broken_off(of: type[Interruptible], tmp_path: Path) -> None:
     kept = next(report for path in FOLDER.glob("*.json") if isinstance(report := load(path), of))
     assert "BROKEN OFF" not in lead(kept)
-    assert lead(kept.model_copy(update={"unfinished": True})).startswith("BROKEN OFF: ")
+    broken_off = kept.model_copy(update={"unfinished": True})
+    assert lead(broken_off).startswith("BROKEN OFF: ")
+    for report, mark in ((kept, "False"), (broken_off, "True")):
+        write(report, json_file=None, csv=tmp_path / "figures.csv")
+        header, *figures = (tmp_path / "figures.csv").read_text().splitlines()
+        assert header.endswith(",broken_off")
+        assert {line.rsplit(",", 1)[1] for line in figures} == {mark}
 
 
 def test_a_curve_that_something_ends_is_shown_as_far_as_it_goes() -> None:
