@@ -64,7 +64,12 @@ def where(report: reports.Report) -> str:
 
 
 def says(report: reports.Report) -> list[str]:
-    """Return the sentences that say what was found, which come first."""
+    """Return the sentences that say what was found, which come first; and before them whether all was measured."""
+    broken_off = report.broken_off if isinstance(report, reports.Interruptible) else ""
+    return [*([f"BROKEN OFF: {broken_off}."] if broken_off else []), *_found(report)]
+
+
+def _found(report: reports.Report) -> list[str]:
     if report.meaningless:
         return [f"{MEANINGLESS}. Nothing is said of what is quicker."]
     match report:
@@ -103,12 +108,7 @@ def _growth(x: str, series: reports.Series) -> str:
 
 
 def lead(report: reports.Report) -> str:
-    """Return one paragraph that says what was measured, and first whether all of it was."""
-    broken_off = report.broken_off if isinstance(report, reports.Interruptible) else ""
-    return (f"BROKEN OFF: {broken_off}. " if broken_off else "") + _lead(report)
-
-
-def _lead(report: reports.Report) -> str:
+    """Return one paragraph that says what was measured."""
     match report:
         case reports.Comparison():
             return _comparison_lead(report)

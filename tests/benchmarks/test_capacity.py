@@ -18,7 +18,7 @@ from benchmarks.report import Backlog, HttpReport, HttpSettings, flat, text
 from benchmarks.report import load as read_report
 from benchmarks.rig import Rig
 from benchmarks.subject import WrongAnswer
-from benchmarks.tables import grids, lead
+from benchmarks.tables import grids, says
 from phases.p1_query import QUERY
 from phases.p4_cache import CACHE
 from tests.benchmarks.command import bench
@@ -160,7 +160,7 @@ def test_what_was_measured_is_there_when_a_server_dies(monkeypatch: pytest.Monke
     assert report.unfinished
     assert [(each.phase, each.ended_by) for each in report.climbs] == [(QUERY.slug, "slo"), (CACHE.slug, "unfinished")]
     assert [step.rate for step in report.climbs[1].steps] == [SETTINGS.first]
-    assert "BROKEN OFF" in lead(report)
+    assert "BROKEN OFF" in says(report)[0]
     capacities, steps = grids(report)
     assert [row[1] for row in capacities.rows][1] == "-"
     assert len(steps.rows) == sum(len(each.steps) for each in report.climbs)

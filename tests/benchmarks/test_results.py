@@ -45,7 +45,7 @@ from benchmarks.report import (
 )
 from benchmarks.results import DOCUMENT, FOLDER, NothingToKeep, keep, places, written
 from benchmarks.rig import Rig
-from benchmarks.tables import grids, lead, says
+from benchmarks.tables import grids, says, show
 from benchmarks.workload import Workload
 from phases.p4_cache import CACHE
 from tests.world import SLUGS
@@ -132,11 +132,16 @@ def test_of_smaller_sizes_there_is_no_verdict() -> None:
 
 
 @pytest.mark.parametrize("of", Interruptible.__subclasses__())
-def test_every_report_says_where_it_was_broken_off(of: type[Interruptible], tmp_path: Path) -> None:
+def test_every_report_says_first_where_it_was_broken_off(
+    of: type[Interruptible], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     kept = next(report for path in FOLDER.glob("*.json") if isinstance(report := load(path), of))
-    assert "BROKEN OFF" not in lead(kept)
     broken_off = kept.model_copy(update={"unfinished": True})
-    assert lead(broken_off).startswith("BROKEN OFF: ")
+    assert "BROKEN OFF" not in " ".join(says(kept))
+    assert says(broken_off) == ["BROKEN OFF: something ended the run before its end.", *says(kept)]
+    assert '<ul class="says"><li>BROKEN OFF: ' in page(broken_off)
+    show(broken_off)
+    assert capsys.readouterr().out.startswith("- BROKEN OFF: ")
     for report, mark in ((kept, "False"), (broken_off, "True")):
         write(report, json_file=None, csv=tmp_path / "figures.csv")
         header, *figures = (tmp_path / "figures.csv").read_text().splitlines()
