@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 from rich.console import Console
@@ -35,11 +36,12 @@ class Grid:
 
 def show(report: reports.Report) -> None:
     """Show the verdict, the tables, and what they are about, on the terminal."""
-    console = Console(highlight=False)
+    plain = partial(Console, highlight=False, emoji=False, markup=False)  # names and paths say what they say
+    console = plain()
     if not console.is_terminal:
-        console = Console(width=WIDTH, highlight=False)
+        console = plain(width=WIDTH)
     for sentence in says(report):
-        console.print(f"- {sentence}", markup=False)
+        console.print(f"- {sentence}")
     for grid in grids(report):
         marked = f"{MEANINGLESS}\n" if report.meaningless else ""
         table = Table(title=marked + grid.title, title_justify="left")
@@ -49,9 +51,9 @@ def show(report: reports.Report) -> None:
             table.add_row(*row)
         console.print(table)
         if grid.note:
-            console.print(grid.note, markup=False)
+            console.print(grid.note)
     if about := lead(report):
-        console.print(about, markup=False)
+        console.print(about)
     console.print(f"On {where(report)}.")
 
 

@@ -149,6 +149,20 @@ def test_every_report_says_first_where_it_was_broken_off(
         assert {line.rsplit(",", 1)[1] for line in figures} == {mark}
 
 
+def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """`:100:` is no emoji, and what stands in brackets is no style."""
+    report = load(FOLDER / "facebook-read-heavy.json")
+    assert isinstance(report, Comparison)
+    graph = report.graph.model_copy(update={"source": "powerlaw:100:3"})
+    show(report.model_copy(update={"graph": graph, "servers": {"mongodb": "6 [bold]"}}))
+    said = capsys.readouterr().out
+    assert "powerlaw:100:3" in said
+    assert "mongodb 6 [bold]" in said
+    named = [row.model_copy(update={"name": "[red]a:100:"}) for row in REPORT.rows]
+    show(REPORT.model_copy(update={"rows": named}))
+    assert "│ [red]a:100: │" in capsys.readouterr().out
+
+
 def test_a_curve_that_something_ends_is_shown_as_far_as_it_goes() -> None:
     nothing: Any = None
     rig = Rig(nothing, nothing, nothing, {}, meaningless=False)
