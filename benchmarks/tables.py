@@ -227,10 +227,7 @@ def _to_phase_1(report: reports.Comparison) -> list[Line]:
             if name == "operations per s" and report.settings.rate:
                 continue  # an open loop gets what it asks for
             kind, _, percentile = name.partition("_ms ")
-            if percentile and (
-                report.phases[slug].counts[kind] / report.settings.rounds < SAMPLES[percentile]
-                or verdict.at_once(kind, slug)
-            ):
+            if percentile and (not verdict.carries(report, slug, kind, percentile) or verdict.at_once(kind, slug)):
                 continue
             title = f"{reports.KINDS[kind]}, {percentile}" if percentile else RATIOS[name]
             found.setdefault(title, []).append([title, slug, *(f"{each:.2f}" for each in (of.median, of.min, of.max))])

@@ -156,7 +156,6 @@ def _percentiles(report: Comparison, kind: str, percentile: str) -> dict[str, By
 
     A phase that delivers at once has no delivery lag. Where some deliveries were not over, the longest are missing.
     """
-    rounds = max(cell.round for cell in report.cells)
     cells = [cell for cell in _sound(report) if kind != "lag" or cell.drained]
     return {
         slug: {
@@ -164,11 +163,17 @@ def _percentiles(report: Comparison, kind: str, percentile: str) -> dict[str, By
             for cell in cells
             if cell.phase == slug and (ms := (cell.latency_ms[kind] or {}).get(percentile))
         }
-        if summary.counts[kind] / rounds >= SAMPLES[percentile]
+        if carries(report, slug, kind, percentile)
         else {}
         for slug, summary in report.phases.items()
         if summary.counts[kind] and not at_once(kind, slug) and any(cell.phase == slug for cell in cells)
     }
+
+
+def carries(report: Comparison, slug: str, kind: str, percentile: str) -> bool:
+    """Return whether a round of the phase has samples enough on average. Older reports have percentiles of fewer."""
+    rounds = sum(cell.phase == slug for cell in report.cells)
+    return report.phases[slug].counts[kind] / rounds >= SAMPLES[percentile]
 
 
 def _by_round(report: Comparison, figure: Callable[[Cell], float]) -> dict[str, ByRound]:
@@ -225,10 +230,12 @@ def _sentence(
 def _told(known: Mapping[str, ByRound], is_best: str, much: str, unit: str) -> str:
     if not known:
         return "nothing can be told"
+    common = set.intersection(*(set(rounds) for rounds in known.values()))
+    if len(common) > 1:  # a broken-off run leaves some with a round more, which is in no ratio
+        known = {slug: {number: rounds[number] for number in common} for slug, rounds in known.items()}
     shown = {slug: f"{slug} ({_middle(rounds)} {unit})" for slug, rounds in known.items()}
     if len(known) == 1:
         return f"{next(iter(shown.values()))}, with nothing to compare it with"
-    common = set.intersection(*(set(rounds) for rounds in known.values()))
     if len(common) < 2:
         return f"{listed([*shown.values()])}; one round has no spread, so no difference can be told"
     best, others = to_the_best(known)

@@ -171,6 +171,21 @@ def test_too_few_samples_carry_no_sentence_and_no_percentile() -> None:
     assert not any("p50" in row[0] for grid in grids(report) for row in grid.rows), "no ratios of them either"
 
 
+def test_a_run_that_was_broken_off_has_samples_enough_in_each_of_its_rounds() -> None:
+    """100 a round carry a p90, however many rounds are missing; and of the same rounds are ratio and milliseconds."""
+    report = comparison({QUERY.slug: pages(20, 20, 90), PUSH.slug: pages(10, 10)})
+    settings = report.settings.model_copy(update={"rounds": 40})
+    report = report.model_copy(update={"settings": settings})
+    said = [sentence for sentence in says(report) if sentence.startswith("Warm page")]
+    assert [each.split(":")[0] for each in said] == ["Warm page, median", "Warm page, p90"]
+    for sentence in said:
+        assert re.search(r"push \(10 ms\) is quickest; query takes 2\.00 times", sentence), sentence
+    slow = said_of_pages(comparison({QUERY.slug: pages(10, 10, 1), PUSH.slug: pages(10, 10)}))
+    assert slow == "no difference can be told between query (10 ms) and push (10 ms)."
+    ratios_of = {row[0] for grid in grids(report) for row in grid.rows if row[1] == PUSH.slug}
+    assert "warm page, p50" in ratios_of
+
+
 def test_more_samples_carry_more_percentiles() -> None:
     rows = grids(comparison({QUERY.slug: pages(10, 10), PUSH.slug: pages(1, 1)}, count=500))[0].rows
     assert [cell == TOO_FEW for cell in rows[0][3:]] == [False, False, False, True, False]
