@@ -90,6 +90,8 @@ def measured_units(file: Path) -> Units:
     report = read_report(file)
     if not isinstance(report, Units):
         raise PlanError(f"{file}: not what `feedlab bench units --json` writes")
+    if report.unfinished:  # phases and rounds are missing
+        raise PlanError(f"{file}: {report.broken_off}; measure again to plan with it")
     return report
 
 

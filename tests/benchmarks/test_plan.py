@@ -390,6 +390,17 @@ def test_what_was_not_measured_for_it_is_refused(tmp_path: Path) -> None:
     assert "bench units" in refused.output
 
 
+@pytest.mark.parametrize("command", ["plan", "regions"])
+def test_what_was_broken_off_is_nothing_to_plan_with(command: str, tmp_path: Path) -> None:
+    """Phases that have had no turn are missing."""
+    measured = tmp_path / "units.json"
+    broken_off = {"unfinished": True, "units": {"cache": MEASURED.units["cache"]}}
+    measured.write_text(text(MEASURED.model_copy(update=broken_off)))
+    refused = CliRunner().invoke(main, ["bench", command, "--measured", str(measured)])
+    assert refused.exit_code == 2
+    assert "something ended the run before its end" in refused.output
+
+
 def a_round(us: float = 0, more: float = 0) -> Round:
     """A round of a phase that merges, in which everything costs `us`, and a post to MANY 990 deliveries of `more`.
 
