@@ -1,6 +1,7 @@
 """The commands of `feedlab bench` that measure. Each imports what it needs when it runs."""
 
 import asyncio
+import re
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -85,7 +86,7 @@ def _write(report: "Report", *, json_file: Path | None, csv: Path | None, html: 
     from benchmarks.report import write
 
     # Files by their names alone: a report is no place for somebody's paths.
-    typed = shlex.join(["feedlab", *(Path(word).name if "/" in word else word for word in sys.argv[1:])])
+    typed = shlex.join(["feedlab", *(re.sub(r"^(--[\w-]+=)?.*/", r"\1", word) for word in sys.argv[1:])])
     report = report.model_copy(update={"command": typed})
     try:
         tables.show(report)

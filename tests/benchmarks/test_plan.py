@@ -368,6 +368,18 @@ def test_the_command(tmp_path: Path) -> None:
     assert "What each phase needs" in page.read_text()
 
 
+def test_the_command_is_kept_with_its_options_and_without_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, written = tmp_path / "units.json", tmp_path / "plan.json"
+    measured.write_text(text(MEASURED))
+    typed = ["bench", "plan", f"--measured={measured}", "--json", str(written), "--users=90000"]
+    monkeypatch.setattr("sys.argv", ["/usr/bin/feedlab", *typed])
+    assert CliRunner().invoke(main, typed).exit_code == 0
+    said = "feedlab bench plan --measured=units.json --json plan.json --users=90000"
+    assert load_report(written).command == said
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
