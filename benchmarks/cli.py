@@ -5,7 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
 from math import isfinite
 from pathlib import Path
@@ -59,7 +59,10 @@ def _writes_a_report(measure: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(measure)
     def with_files(json_file: Path | None, csv: Path | None, html: Path | None, **options: Any) -> None:
-        for file in filter(None, (json_file, csv, html)):
+        files = [*filter(None, (json_file, csv, html))]
+        if len({file.resolve() for file in files}) < len(files):
+            raise click.UsageError("--json, --csv and --html take a file each")
+        for file in files:
             can_be_written(file)
         measure(write=partial(_write, json_file=json_file, csv=csv, html=html), **options)
 
@@ -88,12 +91,16 @@ def _write(report: "Report", *, json_file: Path | None, csv: Path | None, html: 
     # Files by their names alone: a report is no place for somebody's paths.
     typed = shlex.join(["feedlab", *(re.sub(r"^(--[\w-]+=)?.*/", r"\1", word) for word in sys.argv[1:])])
     report = report.model_copy(update={"command": typed})
-    try:
-        tables.show(report)
-    finally:  # a full disk takes no table along, and who has stopped reading tables takes no file along
-        write(report, json_file=json_file, csv=csv)
+
+    def write_page(file: Path) -> None:
+        file.write_text(page.page(report), encoding="utf-8")
+
+    with ExitStack() as each:  # the last one first, and whatever one raises, such as a full disk, all others
         if html:
-            html.write_text(page.page(report), encoding="utf-8")
+            each.callback(write_page, html)
+        each.callback(write, report, json_file=None, csv=csv)
+        each.callback(write, report, json_file=json_file, csv=None)
+        each.callback(tables.show, report)
 
 
 def _measured(

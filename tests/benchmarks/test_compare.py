@@ -461,11 +461,15 @@ def test_what_was_measured_is_shown_where_the_servers_do_not_stop(
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="a device of Linux")
-def test_a_full_disk_takes_no_table_along() -> None:
-    done = bench("compare", "--stack", "memory", "--allow-standins", *SMALL, "--json", str(FULL))
+@pytest.mark.parametrize("full", ["json", "csv", "html"])
+def test_a_full_disk_takes_no_table_and_no_other_file_along(full: str, tmp_path: Path) -> None:
+    files = {kind: FULL if kind == full else tmp_path / kind for kind in ("json", "csv", "html")}
+    options = [word for kind, file in files.items() for word in (f"--{kind}", str(file))]
+    done = bench("compare", "--stack", "memory", "--allow-standins", *SMALL, *options)
     assert done.exit_code == 2
     assert "No space left on device" in done.output
     assert "Latency" in done.output
+    assert all(file.stat().st_size for file in files.values() if file != FULL)
 
 
 def test_loading_says_how_far_it_is() -> None:
@@ -707,6 +711,16 @@ def test_a_file_that_cannot_be_written_is_named_before_anything_is_measured(opti
     done = bench("compare", "--stack", "memory", "--allow-standins", *SMALL, option, str(tmp_path / "no" / "file"))
     assert done.exit_code == 2
     assert "No such file or directory" in done.output
+    assert "Latency" not in done.output
+
+
+@pytest.mark.parametrize(("one", "other"), [("--json", "--csv"), ("--csv", "--html"), ("--json", "--html")])
+def test_two_files_that_are_one_are_refused_before_anything_is_measured(one: str, other: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    files = (one, str(tmp_path / "file"), other, str(tmp_path / "link"))
+    done = bench("compare", "--stack", "memory", "--allow-standins", *SMALL, *files)
+    assert done.exit_code == 2
+    assert "a file each" in done.output
     assert "Latency" not in done.output
 
 
