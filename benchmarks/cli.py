@@ -302,7 +302,8 @@ def _first(errors: BaseException) -> BaseException:
 def _slugs(phases: str | None, of: "Sequence[Phase]") -> tuple[str, ...]:
     """Return the slugs in --phases, which must be of these phases; all of them without it. Raises UsageError."""
     all_slugs = [phase.slug for phase in of]
-    slugs = tuple(dict.fromkeys(slug.strip() for slug in phases.split(","))) if phases else tuple(all_slugs)
+    asked = all_slugs if phases is None else [slug.strip() for slug in phases.split(",")]
+    slugs = tuple(dict.fromkeys(asked))
     if unknown := [slug for slug in slugs if slug not in all_slugs]:
         raise click.UsageError(f"--phases: there is no {unknown[0]!r}; there are {', '.join(all_slugs)}")
     return slugs
@@ -341,7 +342,9 @@ def http(
 
 @command()
 @click.option("--phases", metavar="SLUG,…", help="Which, in this order. Default: all that deliver in a worker.")
-@click.option("--most-pending", type=click.IntRange(0, 1_000_000), default=10_000, help="Of 0, 100, 1,000 and so on.")
+@click.option(
+    "--most-pending", type=click.IntRange(0, 10_000), default=10_000, help="Of 0, 100, 1,000 and 10,000 statuses."
+)
 @_over_http
 def backlog(
     write: Write,

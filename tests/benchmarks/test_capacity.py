@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import capacity
+from benchmarks import backlog, capacity
 from benchmarks.capacity import At, Offered, climb, http, step_of
 from benchmarks.generator import WRONG_PAGE, Answered
 from benchmarks.measure import SAMPLES, Latencies
@@ -265,3 +265,13 @@ def test_a_backlog_for_real(few_samples: None, tmp_path: Path) -> None:
     assert (CACHE.slug, "100 pending.gone_s", drain.gone_s) in list(flat(report))
     assert page(report).count('<svg viewBox="0 0 640') == 1
     assert "÷ with none" in done.output
+
+
+def test_the_most_that_may_be_pending_is_the_highest_level_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.cli._measured", lambda *_, **__: None)
+    refused = CliRunner().invoke(main, ["bench", "backlog", "--graph", "powerlaw:12:2", "--most-pending", "10001"])
+    assert refused.exit_code == 2
+    assert f"0<=x<={backlog.LEVELS[-1]}" in refused.output
+    said = " ".join(CliRunner().invoke(main, ["bench", "backlog", "--help"]).output.split())
+    *levels, last = (f"{level:,}" for level in backlog.LEVELS)
+    assert f"Of {', '.join(levels)} and {last} statuses." in said

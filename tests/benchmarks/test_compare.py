@@ -653,6 +653,7 @@ def test_what_tasks_end_with_is_told_as_if_there_were_none(
     ("options", "complaint"),
     [
         (("--phases", "query,pull"), "no 'pull'"),
+        (("--phases", ""), "no ''"),
         (("--rate", "1", "--clients", "1"), "give one of them"),
         (("--graph", "powerlaw:2"), "powerlaw:USERS:MEAN"),
         (("--graph", "nowhere.txt"), "nowhere.txt"),
