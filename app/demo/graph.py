@@ -113,6 +113,8 @@ def load(path: Path, directed: bool, progress: Progress = silent) -> Graph:
                 raise _bad(path, number, f"more than {MAX_PEOPLE:,} people or {MAX_FOLLOWS:,} follow edges so far")
     if not index:
         raise _bad(path, None, "no pair of labels in it")
+    if not edges:
+        raise _bad(path, None, "every pair is of a label with itself: nobody follows anybody")
     followers, followees = array("I"), array("I")
     for edge, _ in groupby(sorted(edges)):
         followers.append(edge >> 32)
