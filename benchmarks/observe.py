@@ -65,6 +65,7 @@ class Lags:
     _waiting: dict[ObjectId, tuple[float, int, int | None]] = field(default_factory=dict)  # None: it does not count
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)  # nothing waits, or nobody watches any longer
+    _over: bool = False  # nobody watches any longer
     _seen: int = 0
     _delivered: dict[ObjectId, tuple[float, int]] = field(default_factory=dict)  # the lag, and to how many
 
@@ -77,7 +78,8 @@ class Lags:
         to = self.record.followers(author, active=answers.active_only(self._phase)) if counts else None
         self._waiting[status] = (asyncio.get_running_loop().time(), author, to)
         self._news.set()
-        self._idle.clear()
+        if not self._over:
+            self._idle.clear()
 
     @property
     def waiting(self) -> int:
@@ -113,6 +115,7 @@ class Lags:
                     await self._cleared(status, now)
                 await asyncio.sleep(max(SHORTEST_POLL_S, (now - asked) * (1 / POLL_SHARE - 1)))
         finally:
+            self._over = True
             self._idle.set()
 
     async def pending(self) -> set[ObjectId]:

@@ -311,6 +311,20 @@ def test_a_phase_that_only_says_it_delivered_fails_the_run() -> None:
         compared((replace(PUSH, slug="liar", carrier=Carrier(lie, in_worker=False)),), rounds=1, seconds=1)
 
 
+def test_nobody_waits_for_deliveries_after_a_lie() -> None:
+    """What is posted after it has been found out is watched by nobody. (The clock is virtual.)"""
+
+    async def work() -> float:
+        async with virtual_rig((replace(PUSH, slug="liar", carrier=Carrier(lie, in_worker=False)),)) as rig:
+            seconds = observe.CHECK_DEADLINE_S + 5
+            settings = SETTINGS.model_copy(update={"phases": ("liar",), "seconds": seconds})
+            with pytest.raises(NotDelivered):
+                await compare(rig, GRAPH, load("undo"), settings)
+            return asyncio.get_running_loop().time() - seconds
+
+    assert run(work()) < rounds.DRAIN_S
+
+
 def test_what_no_look_sees_is_not_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observe, "POLL_LIMIT", 2)
 
