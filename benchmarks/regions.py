@@ -27,6 +27,13 @@ from benchmarks.report import PhaseUnits
 Acknowledged = Literal["home", "majority"]
 
 TIMEOUT_S: float = Config.model_fields["server_timeout_s"].default
+COLUMNS = {
+    "": ("region", "posts", "refused", "waits"),
+    "on a page, s": ("p50", "p99", "longest"),
+    "on the lists, s": ("p50", "p99", "longest"),
+    " ": ("late",),
+    "wrong pages of": ("all", "by lists alone"),
+}  # of the table, under what stands above them
 READS = 100  # moments at which a page of each region is compared with what has reached it
 
 
@@ -138,15 +145,30 @@ class Regions(BaseModel):
 
     def lines(self) -> Iterator[str]:
         yield f"phase {self.phase}, acknowledged by {'a majority' if self.acknowledged == 'majority' else 'its region'}"
-        yield "                                    on a page, s          on the lists, s     wrong pages of"
-        yield "region      posts refused   waits   p50   p99 longest   p50   p99 longest  late  all  by lists alone"
-        for r in self.regions:
-            yield (
-                f"{r.region:10}{r.posts:7,}{r.refused:8,}{r.poster_waits_s * 1000:6.0f}ms"
-                f"{r.page_p50_s:6.2f}{r.page_p99_s:6.2f}{r.page_longest_s:8.2f}"
-                f"{r.list_p50_s:6.2f}{r.list_p99_s:6.2f}{r.list_longest_s:8.2f}{r.late:6,}"
-                f"  {r.pages_wrong}/{r.pages}  {r.pages_wrong_by_lists_alone}/{r.pages}"
-            )
+        rows = [
+            [
+                r.region,
+                f"{r.posts:,}",
+                f"{r.refused:,}",
+                f"{r.poster_waits_s * 1000:.0f}ms",
+                *(f"{s:.2f}" for s in (r.page_p50_s, r.page_p99_s, r.page_longest_s)),
+                *(f"{s:.2f}" for s in (r.list_p50_s, r.list_p99_s, r.list_longest_s)),
+                f"{r.late:,}",
+                *(f"{wrong}/{r.pages}" for wrong in (r.pages_wrong, r.pages_wrong_by_lists_alone)),
+            ]
+            for r in self.regions
+        ]
+        words = [name for group in COLUMNS.values() for name in group]
+        widths = [max(map(len, column)) for column in zip(words, *rows, strict=True)]
+        left = iter(widths)
+        above = [title.rjust(sum(2 + next(left) for _ in group)) for title, group in COLUMNS.items()]
+        yield "".join(above)[2:]
+        for first, *others in [words, *rows]:
+            cells = [
+                first.ljust(widths[0]),
+                *(each.rjust(width) for each, width in zip(others, widths[1:], strict=True)),
+            ]
+            yield "  ".join(cells)
         if self.cut:
             yield f"lost, should {self.cut} never be seen again: {self.lost:,} acknowledged posts"
 

@@ -111,6 +111,23 @@ def test_the_table_in_scaling_is_what_the_command_says(monkeypatch: pytest.Monke
     assert f"those of commit {json.loads(UNITS.read_text())['commit']}:" in text
 
 
+def test_columns_stay_apart_however_wide_their_figures_are() -> None:
+    names = ("a region with a long name", "us")
+    far = Setup(
+        names, delays_between(names, 80, []), posts_per_s=40, seconds=800, cut="us", cut_s=500, acknowledged="home"
+    )
+    narrow, broad = (list(simulated(setup).lines()) for setup in (CUT, far))
+    for phase, above, head, *rows, _ in (narrow, broad):
+        assert phase.startswith("phase cache")
+        widths = {len(line) for line in (above, head, *rows)}
+        assert len(widths) == 1, "columns end where their heads do"
+        ends = [found.end() for found in re.finditer(r"\S+(?: \S+)*", head)][1:]
+        for row in rows:
+            cells = re.split(r" {2,}", row)
+            assert len(cells) == len(re.split(r" {2,}", head)) == 13
+            assert all(row[end - 1] != " " for end in ends)
+
+
 def test_the_command() -> None:
     asked = ("regions", "--measured", str(UNITS), "--cut", "us", "--acknowledged", "home")
     found = json.loads(bench(*asked, "--json").output)
