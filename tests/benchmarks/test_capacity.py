@@ -269,9 +269,9 @@ def test_a_backlog_for_real(few_samples: None, tmp_path: Path) -> None:
 
 def test_the_most_that_may_be_pending_is_the_highest_level_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.cli._measured", lambda *_, **__: None)
-    refused = CliRunner().invoke(main, ["bench", "backlog", "--graph", "powerlaw:12:2", "--most-pending", "10001"])
+    refused = bench("backlog", "--graph", "powerlaw:12:2", "--most-pending", "10001")
     assert refused.exit_code == 2
     assert f"0<=x<={backlog.LEVELS[-1]}" in refused.output
-    said = " ".join(CliRunner().invoke(main, ["bench", "backlog", "--help"]).output.split())
+    said = " ".join(bench("backlog", "--help").output.split())
     *levels, last = (f"{level:,}" for level in backlog.LEVELS)
     assert f"Of {', '.join(levels)} and {last} statuses." in said

@@ -373,9 +373,9 @@ def test_the_command_is_kept_with_its_options_and_without_paths(
 ) -> None:
     measured, written = tmp_path / "units.json", tmp_path / "plan.json"
     measured.write_text(text(MEASURED))
-    typed = ["bench", "plan", f"--measured={measured}", "--json", str(written), "--users=90000"]
-    monkeypatch.setattr("sys.argv", ["/usr/bin/feedlab", *typed])
-    assert CliRunner().invoke(main, typed).exit_code == 0
+    typed = ["plan", f"--measured={measured}", "--json", str(written), "--users=90000"]
+    monkeypatch.setattr("sys.argv", ["/usr/bin/feedlab", "bench", *typed])
+    assert bench(*typed).exit_code == 0
     said = "feedlab bench plan --measured=units.json --json plan.json --users=90000"
     assert load_report(written).command == said
 
@@ -408,7 +408,7 @@ def test_what_was_broken_off_is_nothing_to_plan_with(command: str, tmp_path: Pat
     measured = tmp_path / "units.json"
     broken_off = {"unfinished": True, "units": {"cache": MEASURED.units["cache"]}}
     measured.write_text(text(MEASURED.model_copy(update=broken_off)))
-    refused = CliRunner().invoke(main, ["bench", command, "--measured", str(measured)])
+    refused = bench(command, "--measured", str(measured))
     assert refused.exit_code == 2
     assert "something ended the run before its end" in refused.output
 
