@@ -1002,6 +1002,26 @@ async def test_what_an_older_program_has_switched_off_is_not_read_and_does_not_g
     await nothing_is_missing_in(town, HYBRID)
 
 
+async def test_a_backfill_by_an_older_program_is_still_owed_to_what_that_does_not_know(town: World) -> None:
+    await town.people("yan")
+    await town.post("yan", "before")
+    await town.drain()
+    await town.warm("ann")
+    old = without(town, HYBRID)
+    await Social(town.stack, old.outbox).follow(town.ids["ann"], town.ids["yan"])
+    await nothing_is_missing_in(town, HYBRID)
+    town.clock.advance(sweeper.OVERDUE_S + 2)
+    await sweeper.sweep(old)
+    await nothing_is_missing_in(town, HYBRID)
+    await town.sweep()
+    assert await town.source("ann", HYBRID.slug) == "list"
+    await nothing_is_missing_in(town, HYBRID)
+    await old.change(delivering=[CACHE.slug])
+    town.pass_grace()
+    await Social(town.stack, old.outbox).follow(town.ids["ben"], town.ids["yan"])
+    assert not await town.stack.db["follows"].find_one({"debt": True}), "it ended with the phase"
+
+
 async def test_a_lost_enqueue_is_found_by_the_sweeper(town: World) -> None:
     async with town.without_redis():
         await town.post("zoe", "lost")
