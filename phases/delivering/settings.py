@@ -30,7 +30,9 @@ class Settings:
 
     @property
     def epoch(self) -> ObjectId:
-        """An id that changes each time anything begins to be kept anew."""
+        """An id that changes each time anything begins to be kept anew, by whatever clock. An earlier one comes back
+        only when all that began since has been switched off and forgotten.
+        """
         return max((container.since for container in self.containers), default=FIRST_ID)
 
     def delivering_at(self, now: datetime) -> tuple[str, ...]:
@@ -134,7 +136,8 @@ def next_settings(
         replace(c, until=UNSETTLED) if c.until is None and c.kept not in going_on else c for c in old.in_use(now)
     ]
     there = {container.kept for container in containers if container.until is None}
-    begun = [Container(kept, id_at(now), nodes[kept]) for kept in wanted if kept not in there]
+    later = max([now, *(c.since.generation_time + timedelta(seconds=1) for c in old.containers)])  # clocks differ
+    begun = [Container(kept, id_at(later), nodes[kept]) for kept in wanted if kept not in there]
     settings = Settings(
         version=old.version + 1,
         read=wish.read or old.read,

@@ -24,8 +24,8 @@ AuthorIds = Callable[[ObjectId], Awaitable[list[Entry]]]  # one author's newest 
 
 @dataclass(frozen=True)
 class Container:
-    """A container has what is `kept` there since that was last switched on. `since`: an id of that moment, which no
-    other container has.
+    """A container has what is `kept` there since that was last switched on. `since`: an id of about that moment, which
+    no other container has, above all that were there.
 
     `nodes`: the servers that it is spread over, where processes may know different ones. `until`: when deliveries to it
     end; it is read no longer. `opens`: when reads begin, as every poster knows of it by then; None: not said yet.

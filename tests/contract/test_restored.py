@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
 
@@ -207,6 +208,25 @@ async def test_an_older_program_counts_past_nothing_that_it_does_not_know(restor
         await sweep(old)
     await sweep(restored.timelines)
     await nothing_is_missing(restored)
+
+
+async def test_markers_of_the_other_history_are_known_no_more(world: World) -> None:
+    """Whatever the clock of who has noticed says: it is behind that of who began last."""
+    await until_the_backup(world)
+    await world.timelines.force(world.ids["zoe"], pulled=True)
+    begins = world.clock.now()
+    await world.timelines.restart()
+    await world.timelines.switch.beat()
+    backup = await world.dump()
+    await world.social.post(world.ids["zoe"], "lost")  # this process has made her marker
+    await world.timelines.switch.beat()
+    await world.load(backup)
+    await Timelines(replace(world.stack, clock=ManualClock(begins - timedelta(seconds=1)))).switch.beat()
+    world.pass_grace()
+    another = Timelines(world.stack)
+    await another.page(world.ids["ben"], phase=HYBRID.slug)
+    await world.post("zoe", "since")
+    assert [s.text for s in (await another.page(world.ids["ben"], phase=HYBRID.slug)).statuses] == ["since", "in both"]
 
 
 @pytest.mark.servers

@@ -1091,6 +1091,14 @@ MUTANTS: tuple[Mutant, ...] = (
         _of(RULES, "test_what_an_older_program_has_switched_off_is_not_read_and_does_not_go_on"),
     ),
     Mutant(
+        "what is remembered of another history is believed where clocks differ",
+        "9 markers",
+        "phases.delivering.settings.next_settings",
+        "id_at(later)",
+        "id_at(now)",
+        _of(RESTORED, "test_markers_of_the_other_history_are_known_no_more"),
+    ),
+    Mutant(
         "a backfill is owed no more to what only another version knows",
         "4 debt, 3 containers",
         "phases.delivering.outbox.Outbox.make_backfill",
