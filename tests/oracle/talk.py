@@ -104,6 +104,8 @@ class Model:
                 if one.text != text:
                     raise Conflict
                 return seq, False
+        if me in self.gone:
+            raise NotFound
         if self.blocked(pair) or pair & self.gone:
             raise Forbidden
         talk.at = max(at, talk.at)
@@ -134,6 +136,10 @@ class Model:
         if me in self.gone:
             raise NotFound
         self.gone.add(me)
+
+    def clear(self) -> None:
+        """Only whoever opened a conversation lists it until something is said."""
+        self.talks = {pair: talk for pair, talk in self.talks.items() if talk.said or talk.maker not in self.gone}
 
     def block(self, me: str, other: str, on: bool) -> None:
         if {me, other} & self.gone:
@@ -325,6 +331,8 @@ class Talking(RuleBasedStateMachine):
     @rule(p=process, pair=pair, which=which, client_id=client_id, text=text, cut=anywhere)
     def send(self, p: int, pair: Pair, which: bool, client_id: str, text: str, cut: Cut) -> None:
         me, _ = sorted(pair, reverse=which)
+        if me in self.model.gone and self.model.blocked(pair):
+            return  # as in `open`
         at = self.clock.now()
         work = self._send(p, me, pair, client_id, text)
         self.step("send", work, lambda model: model.send(me, pair, client_id, text, at), cut)
@@ -396,8 +404,8 @@ class Talking(RuleBasedStateMachine):
 
     @rule(cut=st.none() | st.integers(0, 40))
     def clear(self, cut: Cut) -> None:
-        """What somebody has left: nobody sees anything of it, so nobody sees that it goes."""
-        self.step("clear", clear_departures(self.mortal, self.clock, self.stack.bus), lambda model: None, cut)
+        """What somebody has left: nobody lists any of it, so nobody sees that it goes."""
+        self.step("clear", clear_departures(self.mortal, self.clock, self.stack.bus), lambda model: model.clear(), cut)
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 3_600.0]))
     def later(self, seconds: float) -> None:
