@@ -81,9 +81,10 @@ LEASE = (
 )
 MARK = "            active = await self.recipients.admit(returning.reader, returning.followees)\n"
 PUNCTUAL = (
-    "            # Follows since `began_s` are noted in the reader's document for a TTL.\n"
+    "            # The reader's document names whom they have followed since `began_s`, but\n"
+    "            # it lives for one TTL only. After that it may be gone, and they with it.\n"
     "            if self.clock.monotonic() - returning.began_s > self.ttl_s:\n"
-    "                return False  # too slow: that document may be gone\n"
+    "                return False\n"
 )
 RECENT = "            recent = await returning.recent(active.authors)\n"
 FILL = "            if await self.fill(lease, recent, active.until):\n"

@@ -480,7 +480,8 @@ async def test_a_worker_with_other_nodes_delivers_once_nobody_reads_the_lists_it
     """
     lists, consumer = CACHE.keeps or "", town.timelines.outbox.consumers[CACHE.slug]
     with patch.object(town.stack.memcached, "nodes", ("elsewhere:1",)):
-        await town.timelines.switch.change(Wish(anew=[lists]))
+        with patch.object(HomeLists, "begin", AsyncMock()):
+            await town.timelines.switch.change(Wish(anew=[lists]))
         status = await town.post("zoe", "hello")
         failed = await consumer.handle(status.id, None)
         assert isinstance(failed[status.id], MemcachedDown)
