@@ -32,6 +32,7 @@ PROGRAMS = {
     "worker": "worker",
     "web": "web",
 }  # names of servers and processes
+AUTHORS = ("few followers", "many followers")  # of the two whose posts `bench units` times
 LARGE = ("histograms", "curves", "depths")  # of no use in a document
 
 Percentiles = dict[str, float]  # milliseconds, by measure.PERCENTILES: those that there are samples enough for
@@ -620,7 +621,8 @@ def flat(report: Report) -> Iterator[tuple[str, str, float]]:
             for share in report.shares:
                 at = f"{share.pages_per_post} pages a post"
                 yield from ((slug, f"{at}.used_ms", ms) for slug, ms in share.used_ms.items())
-                yield "", f"{at}.ratio", share.ratio
+                numbers = _numbers(share.model_dump(include={"ratio", "low", "high"}))
+                yield from (("", f"{at}.{path}", number) for path, number in numbers)
         case Curves():
             for series in report.series:
                 for size, p50, p99 in series.points:
@@ -637,9 +639,11 @@ def flat(report: Report) -> Iterator[tuple[str, str, float]]:
             for level in report.levels:
                 yield level.climb.phase, f"{level.climb.pending} pending.pages_per_s", level.pages_per_s
             for drain in report.drains:
-                if drain.gone_s is not None:
-                    yield drain.phase, f"{drain.pending} pending.gone_s", drain.gone_s
+                numbers = _numbers({"gone_s": drain.gone_s, "drain_ms": drain.latency_ms})
+                yield from ((drain.phase, f"{drain.pending} pending.{path}", number) for path, number in numbers)
         case MessagesReport():
+            yield "", "wrongs", len(report.wrongs)
+            yield from (("", f"one POST.{path}", n) for path, n in _numbers({"commands": report.commands}))
             for each in report.steps:
                 what = f"{each.web} web.{'with' if each.receipts else 'without'} receipts.{each.rate:g}/s"
                 numbers = _numbers(each.model_dump(exclude={"web", "receipts", "rate"}))
@@ -662,8 +666,7 @@ def _of_comparison(report: Comparison) -> Iterator[tuple[str, str, float]]:
 
 def _of_climbs(climbs: Sequence[Climb]) -> Iterator[tuple[str, str, float]]:
     for climb in climbs:
-        what = f"{climb.web} web.{climb.readers}.{climb.pending} pending"
-        what += f".round {climb.round}" if climb.round > 1 else ""
+        what = f"{climb.web} web.{climb.readers}.{climb.pending} pending.round {climb.round}"
         if climb.capacity is not None:
             yield climb.phase, f"{what}.capacity", climb.capacity
         for step in climb.steps:
@@ -677,6 +680,8 @@ def _of_units(slug: str, units: PhaseUnits, followees: Sequence[int]) -> Iterato
         for what, measured in pages.items()
         for size, costs in zip(followees, measured, strict=False)
     }
+    timed = {"job_s": units.job_s.model_dump(), "acknowledged_s": dict(zip(AUTHORS, units.acknowledged_s, strict=True))}
+    yield from ((slug, path, number) for path, number in _numbers(timed))
     each = {"post": units.post, "along": units.along, "delivery": units.delivery, "pulled": units.pulled}
     for what, costs in {**each, **by_followees}.items():
         if costs:
@@ -688,4 +693,4 @@ def _numbers(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:
         if isinstance(value, dict):
             yield from ((f"{name}.{path}", number) for path, number in _numbers(value))
         elif isinstance(value, int | float):
-            yield name, value
+            yield name, +value  # of a bool 0 or 1

@@ -192,7 +192,7 @@ def test_each_round_climbs_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 120 / 1.1 <= first <= 120 < 240 / 1.1 <= second <= 240
     shown = [row for row in flat(report) if row[1].endswith(".capacity")]
     assert shown == [
-        (CACHE.slug, "1 web.warm.0 pending.capacity", first),
+        (CACHE.slug, "1 web.warm.0 pending.round 1.capacity", first),
         (CACHE.slug, "1 web.warm.0 pending.round 2.capacity", second),
     ]
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import tomllib
+from math import isfinite
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -264,7 +265,7 @@ def test_csv_lines_are_numbers_of_what_was_summed_up() -> None:
     assert isinstance(report, Comparison)
     lines = list(flat(report))
     assert ("query", "latency_ms.post.p50", report.phases["query"].latency_ms["post"]["p50"]) in lines  # type: ignore[index]
-    assert ("query", "drained", True) in lines
+    assert ("query", "drained", 1) in lines
     assert ("push", "ratio.operations per s.median", report.ratios["push"]["operations per s"].median) in lines
 
 
@@ -274,6 +275,26 @@ def test_a_csv_file_has_figures_whatever_was_measured(kept: Path, tmp_path: Path
     first, *figures = (tmp_path / "figures.csv").read_text().splitlines()
     assert first.startswith("kind,")
     assert figures
+    assert all(isfinite(float(line.rsplit(",", 3)[1])) for line in figures), "True is no number"
+
+
+@pytest.mark.parametrize(
+    ("name", "phase", "figure"),
+    [
+        ("crossover", "", "9 pages a post.low"),
+        ("crossover", "", "9 pages a post.high"),
+        ("units", CACHE.slug, "job_s.fixed"),
+        ("units", CACHE.slug, "acknowledged_s.few followers"),
+        ("units", CACHE.slug, "acknowledged_s.many followers"),
+        ("backlog", CACHE.slug, "10000 pending.gone_s"),
+        ("backlog", CACHE.slug, "10000 pending.drain_ms.p99"),
+        ("messages", "", "wrongs"),
+        ("messages", "", "one POST.commands.mongodb"),
+        ("http", CACHE.slug, "1 web.warm.0 pending.round 1.capacity"),
+    ],
+)
+def test_a_csv_file_has_what_the_tables_have(name: str, phase: str, figure: str) -> None:
+    assert (phase, figure) in {(slug, path) for slug, path, _ in flat(load(FOLDER / f"{name}.json"))}
 
 
 def test_a_plot_has_a_tooltip_at_every_point_and_whole_decades() -> None:
