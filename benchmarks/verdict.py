@@ -46,7 +46,6 @@ RANGE = {
     30: (2.888, 3.486, 3.845, 4.102, 4.302, 4.464, 4.602),
     60: (2.829, 3.399, 3.737, 3.977, 4.163, 4.314, 4.441),
 }  # the studentized range, 95 %: by degrees of freedom, for 2, 3, … that are compared
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # two-sided, by rounds - 1
 PRECISION = 1.1  # a step on the way to a capacity
 LATE_S = 1.0  # an open loop that was answered for so long after its end did not get what was asked for
 DELIVER_AT_ONCE = {phase.slug for phase in PHASES if phase.carrier and not phase.carrier.in_worker}
@@ -71,36 +70,35 @@ class Times:
         return f"{self.ratio:.2f} times ({self.low:.2f} to {self.high:.2f})"
 
 
-def times(a: ByRound, b: ByRound) -> Times | None:
-    """Return a ÷ b over the rounds that both have; None where those are fewer than two."""
-    logs = [math.log(a[number] / b[number]) for number in sorted(a.keys() & b.keys())]
-    if len(logs) < 2:
-        return None
-    half = STUDENT[min(len(logs) - 1, len(STUDENT)) - 1] * statistics.stdev(logs) / math.sqrt(len(logs))
-    mean = statistics.fmean(logs)
-    return Times(*(math.exp(at) for at in (mean, mean - half, mean + half)))
-
-
 def to_the_best(figures: Mapping[str, ByRound]) -> tuple[str, dict[str, Times]]:
     """Return which has the least over the rounds that all have, two at least, and the others' ratios to it."""
-    rounds = sorted(set.intersection(*(set(each) for each in figures.values())))
-    logs = {slug: [math.log(each[number]) for number in rounds] for slug, each in figures.items()}
-    means = {slug: statistics.fmean(each) for slug, each in logs.items()}
-    of_rounds, of_all = (
-        [statistics.fmean(each) for each in zip(*logs.values(), strict=True)],
-        statistics.fmean(means.values()),
-    )
+    means = {slug: statistics.fmean(each) for slug, each in _logs(figures).items()}
+    best = min(means, key=means.__getitem__)
+    return best, {slug: ratio(figures, slug, best) for slug in means if slug != best}
+
+
+def ratio(figures: Mapping[str, ByRound], one: str, other: str) -> Times:
+    """Return the ratio of two of them, over the rounds that all have, two at least. Its interval is one of those that
+    hold for all pairs at once: these two may have been chosen by the same figures.
+    """
+    logs = _logs(figures)
+    means, rounds = {slug: statistics.fmean(each) for slug, each in logs.items()}, len(logs[one])
+    of_rounds = [statistics.fmean(each) for each in zip(*logs.values(), strict=True)]
+    of_all = statistics.fmean(means.values())
     left = sum(
         (y - means[slug] - at + of_all) ** 2
         for slug, each in logs.items()
         for y, at in zip(each, of_rounds, strict=True)
     )
-    freedom = (len(logs) - 1) * (len(rounds) - 1)
+    freedom = (len(logs) - 1) * (rounds - 1)
     factor = RANGE[max(known for known in RANGE if known <= freedom)][len(logs) - 2]
-    half = factor * math.sqrt(left / freedom / len(rounds))
-    best = min(means, key=means.__getitem__)
-    above = {slug: mean - means[best] for slug, mean in means.items() if slug != best}
-    return best, {slug: Times(*(math.exp(at) for at in (by, by - half, by + half))) for slug, by in above.items()}
+    by, half = means[one] - means[other], factor * math.sqrt(left / freedom / rounds)
+    return Times(*(math.exp(at) for at in (by, by - half, by + half)))
+
+
+def _logs(figures: Mapping[str, ByRound]) -> dict[str, list[float]]:
+    rounds = sorted(set.intersection(*(set(each) for each in figures.values())))
+    return {slug: [math.log(each[number]) for number in rounds] for slug, each in figures.items()}
 
 
 def compared(report: Comparison) -> list[str]:

@@ -16,6 +16,7 @@ from pymongo.errors import OperationFailure
 from app.cli import bench
 from app.demo.progress import silent
 from app.watch.objectives import CAPACITY_PER_S
+from benchmarks import crossover as crossovers
 from benchmarks import curves
 from benchmarks.crossover import by_turn
 from benchmarks.origin import mongodb_topology
@@ -47,6 +48,7 @@ from benchmarks.report import (
 from benchmarks.results import DOCUMENT, FOLDER, NothingToKeep, keep, places, written
 from benchmarks.rig import Rig
 from benchmarks.tables import grids, says, show
+from benchmarks.verdict import to_the_best
 from benchmarks.workload import Workload
 from phases.p4_cache import CACHE
 from tests.world import SLUGS
@@ -414,6 +416,39 @@ def test_a_crossover_is_judged_at_each_proportion_of_pages_to_posts() -> None:
     assert grids(one_turn)[0].rows[0][-3:] == ["0.60", "-", "-"]
     assert page(report).count("<polyline") == len(used_ms)
     assert ("hybrid", "9 pages a post.used_ms", 3.0) in list(flat(report))
+
+
+def test_a_crossovers_interval_holds_whichever_of_pull_and_push_is_the_better_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of all three: which one is compared with is chosen by the figures that it is compared by."""
+    nothing: Any = None
+    by_turns = {"query": (5.0, 6.0, 5.5), "cache": (5.2, 5.1, 6.5), "hybrid": (4.8, 5.0, 5.6)}
+
+    async def nobody(*_: object) -> None: ...
+
+    async def begun(_: Rig) -> Origin:
+        return Origin.model_validate(REPORT.model_dump(include={*Origin.model_fields}))
+
+    async def in_turns(_rig: Rig, _world: object, _mix: object, turns: int, at_once: int) -> Any:
+        return {slug: [s for s in each[:turns] for _ in range(at_once)] for slug, each in by_turns.items()}, True
+
+    monkeypatch.setattr(crossovers, "origin", begun)
+    monkeypatch.setattr("benchmarks.targets.mixed.world", nobody)
+    monkeypatch.setattr("benchmarks.targets.mixed.in_turns", in_turns)
+    monkeypatch.setattr("benchmarks.answers.nobody_is_active", nobody)
+
+    def measured(turns: int) -> Share:
+        rig = Rig(nothing, nothing, nothing, {}, meaningless=False)
+        (share,) = asyncio.run(crossovers.crossover(rig, 100, [9], turns, silent)).shares
+        return share
+
+    best, others = to_the_best({slug: dict(enumerate(each)) for slug, each in by_turns.items()})
+    share, of = measured(3), others["query"]
+    assert (best, share.better) == ("hybrid", "query")
+    assert [share.low, share.ratio, share.high] == pytest.approx([1 / of.high, 1 / of.ratio, 1 / of.low])
+    one = measured(1)
+    assert (one.low, one.high) == (None, None)
 
 
 def test_figures_of_one_turn_are_one() -> None:
