@@ -238,7 +238,7 @@ def test_pages_over_http_for_real(few_samples: None, tmp_path: Path) -> None:
     ]
     assert not report.unfinished
     assert {step.outcome for each in report.climbs for step in each.steps} == {"met"}
-    assert (CACHE.slug, "1 web.strangers.0 pending.capacity", 40) in list(flat(report))
+    assert (CACHE.slug, "1 web.strangers.0 pending.round 1.capacity", 40) in list(flat(report))
     assert page(report).count('<svg viewBox="0 0 640') == 2
     assert "≥ 40" in done.output
     kept = tmp_path / "kept.json"
