@@ -7,14 +7,15 @@ marker too many costs an index seek and nothing else, so one that goes raises no
 A marker goes when every list that lives holds what was pulled under it. A list expires no later than its reader's
 activity, and takes in what is pulled whenever that begins anew. So when no status may be stored under a marker any
 more, a sweep notes when the last activity ends that somebody has: with that the last list ends that may lack any of
-them. No setting is asked: lists that live may have been kept by processes with another TTL.
+them. The note is about this end of the marker: if that is used again, by whatever program, the note counts no more. No
+setting is asked: lists that live may have been kept by processes with another TTL.
 """
 
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bson import ObjectId
 from cachetools import LRUCache
@@ -164,7 +165,7 @@ class Markers:
     async def _mark(self, author: ObjectId) -> datetime:
         now = self._clock.now()
         until = now + timedelta(seconds=self._marked_s)
-        longer = {"$max": {"pulled_until": until, "heavy_until": now}, "$unset": {"needed_until": ""}}
+        longer = {"$max": {"pulled_until": until, "heavy_until": now}}
         there = await self._db[HEAVY].update_one({"_id": author, "pulled_until": {"$exists": True}}, longer)
         if there.matched_count:  # nothing is delivered that would show again that they are heavy, if they are
             still = {"_id": author, "heavy_until": {"$gt": now}}
@@ -191,25 +192,30 @@ class Markers:
         """Remove a bounded number of markers and heavy authors whose time is over."""
         await self._note_ends()
         over = {"needed_until": {"$lte": self._clock.now()}}
-        for author in await self._some(over):
-            gone = {"pulled_until": "", "needed_until": ""}
-            await self._db[HEAVY].update_one({"_id": author, **over}, {"$unset": gone})
+        note = {"needed_until": "", "ended_at": ""}
+        for row in await self._some(over, "ended_at"):
+            noted = {"_id": row["_id"], **over, "ended_at": row.get("ended_at")}
+            gone = {"$unset": {**note, "pulled_until": ""}}
+            removed = await self._db[HEAVY].update_one({**noted, "pulled_until": row.get("ended_at")}, gone)
+            if not removed.matched_count:  # it has been used again: its next end is noted anew
+                await self._db[HEAVY].update_one(noted, {"$unset": note})
         light = {"heavy_until": {"$lt": self._clock.now()}, "pulled_until": {"$exists": False}}
-        for author in await self._some(light):
-            await self._db[HEAVY].delete_one({"_id": author, **light})
+        for row in await self._some(light):
+            await self._db[HEAVY].delete_one({"_id": row["_id"], **light})
 
     async def _note_ends(self) -> None:
         """Note until when markers are needed under which nobody stores a status any more. The last activity is looked
         up after that was seen: a list that is kept later has taken in what was pulled under them.
         """
         now = self._clock.now()
-        ended = {"needed_until": None, "pulled_until": {"$lt": now}}
-        if authors := await self._some(ended):
+        if ended := await self._some({"needed_until": None, "pulled_until": {"$lt": now}}, "pulled_until"):
             last = await last_activity(self._db)
             needed = now if last is None else last + timedelta(seconds=self._grace_s)  # by whoever's clock
-            which = {"_id": {"$in": authors}, **ended}
-            await self._db[HEAVY].update_many(which, {"$set": {"needed_until": needed}})
+            for row in ended:
+                note = {"needed_until": needed, "ended_at": row["pulled_until"]}
+                await self._db[HEAVY].update_one(row, {"$set": note})
 
-    async def _some(self, query: Mapping[str, object]) -> list[ObjectId]:
-        found = await self._db[HEAVY].find(query, {"_id": 1}).limit(SWEPT_AT_ONCE).to_list(None)
-        return [row["_id"] for row in found]
+    async def _some(self, query: Mapping[str, object], *fields: str) -> list[dict[str, Any]]:
+        shown = dict.fromkeys(("_id", *fields), 1)
+        found: list[dict[str, Any]] = await self._db[HEAVY].find(query, shown).limit(SWEPT_AT_ONCE).to_list(None)
+        return found

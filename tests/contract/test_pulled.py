@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from unittest.mock import AsyncMock, patch
@@ -397,6 +397,24 @@ async def test_a_marker_that_is_used_again_is_needed_anew(town: World) -> None:
     assert await another_process(town).pulls.markers.newest(1) != {town.ids["zoe"]: None}
     page = await another_process(town).page(town.ids["ann"], phase=SLUG)
     assert ([s.text for s in page.statuses], page.source) == (["since", "before"], "list")
+
+
+async def test_a_marker_that_an_older_program_uses_again_is_needed_anew(town: World) -> None:
+    """It knows no notes: it makes the marker longer, or takes it away by itself, and leaves the note."""
+    rows, zoe = town.stack.db[HEAVY], {"_id": town.ids["zoe"]}
+    await pull(town, "zoe")
+    await town.post("zoe", "before")
+    town.clock.advance(2 * town.stack.config.activity_slack_s)
+    await town.timelines.sweep()
+    over = town.clock.now() - timedelta(hours=1)
+    until = town.clock.now() + timedelta(hours=1)
+    await rows.update_one(zoe, {"$set": {"needed_until": over, "pulled_until": until}})
+    await town.timelines.sweep()
+    assert await marked(town)
+    await rows.update_one(zoe, {"$set": {"needed_until": over}, "$unset": {"pulled_until": ""}})
+    await town.timelines.sweep()
+    row = await rows.find_one(zoe)
+    assert row is None or "needed_until" not in row
 
 
 async def test_a_marker_that_is_used_again_while_a_sweep_looks_is_let_alone(
