@@ -134,27 +134,9 @@ async def test_the_stand_in_forgets_when_the_time_is_over() -> None:
     assert await memcached.prepend(["a"], b"x") == 0
 
 
-@pytest.mark.servers
-async def test_a_node_that_is_away_is_not_replaced_by_another() -> None:
-    """A key that moved to another node and came back would be stale."""
-    with node() as (first, process), node() as (second, _):
-        memcached = MemcachedNodes([first, second], 1.0)
-        keys = [f"key-{n}" for n in range(100)]
-        for key in keys:
-            await memcached.add(key, b"|", TTL_S)
-        process.kill()
-        process.wait()
-        answers = [await _answers(memcached, key) for key in keys]
-        assert 20 < answers.count(True) < 80  # spread over both
-        with pytest.raises(MemcachedDown):
-            await memcached.prepend(keys, b"x")
-        await memcached.close()
-
-
-@pytest.mark.servers
-async def test_a_node_that_is_away_grows_nothing_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever prepends tries again, as long as it takes."""
-    monkeypatch.setattr("app.stack.memcached.RETRY_AFTER_S", 0)  # each time it is asked
+@asynccontextmanager
+async def one_of_two_is_away() -> AsyncIterator[tuple[MemcachedNodes, list[str], str]]:
+    """With two nodes, keys of lists that are spread over both, and the node that is away."""
     with node() as (first, _), node() as (second, process):
         memcached = MemcachedNodes([first, second], 1.0)
         keys = [f"key-{n}" for n in range(100)]
@@ -162,14 +144,32 @@ async def test_a_node_that_is_away_grows_nothing_on_the_others(monkeypatch: pyte
             await memcached.add(key, b"|", TTL_S)
         process.kill()
         process.wait()
-        keys.sort(key=lambda key: memcached._node(key) == second)  # the one that lives would come first
+        yield memcached, keys, second
+        await memcached.close()
+
+
+@pytest.mark.servers
+async def test_a_node_that_is_away_is_not_replaced_by_another() -> None:
+    """A key that moved to another node and came back would be stale."""
+    async with one_of_two_is_away() as (memcached, keys, _):
+        answers = [await _answers(memcached, key) for key in keys]
+        assert 20 < answers.count(True) < 80  # spread over both
+        with pytest.raises(MemcachedDown):
+            await memcached.prepend(keys, b"x")
+
+
+@pytest.mark.servers
+async def test_a_node_that_is_away_grows_nothing_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever prepends tries again, as long as it takes."""
+    monkeypatch.setattr("app.stack.memcached.RETRY_AFTER_S", 0)  # each time it is asked
+    async with one_of_two_is_away() as (memcached, keys, away):
+        keys.sort(key=lambda key: memcached._node(key) == away)  # the one that lives would come first
         for _ in range(5):
             with pytest.raises(MemcachedDown):
                 await memcached.prepend(keys, b"x")
         found = await memcached.gets(keys[0])
         assert found
         assert found[0] == b"x|", "once, before anybody knew"
-        await memcached.close()
 
 
 @pytest.mark.servers
