@@ -99,8 +99,9 @@ function openStream() {
     if (target !== stream || target.readyState !== EventSource.CLOSED) return;
     closeStream();
     again = setTimeout(openStream, waitMs);
+    // Once: a site that refuses everybody for now is not asked for a page each time, too.
+    if (waitMs === AGAIN_MS) document.dispatchEvent(new CustomEvent("live:refused", {detail: {}}));
     waitMs = Math.min(2 * waitMs, LONGEST_MS);
-    document.dispatchEvent(new CustomEvent("live:refused", {detail: {}}));
   };
 }
 
