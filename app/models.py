@@ -305,8 +305,8 @@ class HeavyAuthor(Base):
 
     `heavy_until`: a large delivery has shown it, and is believed until then.
     `pulled_until`: the marker (rule 9): a status of theirs may say `pulled`; none is stored later than that.
-    `needed_until`: what was pulled under the marker may be missing in a list until then. It is noted when the marker has
-    ended, for the `pulled_until` that this had then: `ended_at`.
+    `needed_until`: what was pulled under the marker may be missing in a list until then. It is noted when the marker
+    has ended, for the `pulled_until` that this had then: `ended_at`.
     """
 
     heavy_until: datetime

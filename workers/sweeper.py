@@ -76,7 +76,14 @@ async def _queue_what_was_lost(timelines: Timelines) -> None:
 
 
 async def _make_backfills(timelines: Timelines) -> None:
-    """Make the backfills whose process died between the edge and the merge, or found a server away."""
+    """Make the backfills whose process died between the edge and the merge, or found a server away. Those that another
+    version of the program has to make, too, wait for it: pages of their readers come from the query meanwhile.
+    """
     overdue = id_at(timelines.stack.clock.now() - timedelta(seconds=OVERDUE_S))
     late = await timelines.outbox.backfills_overdue(overdue, AT_ONCE)
+    if late and (unknown := timelines.switch.unknown(await timelines.switch.fresh())):
+        log.warning(
+            "backfills wait for a program that knows %s; or switch it off: feedlab phases --deliver", sorted(unknown)
+        )
+        return
     await _each(*(partial(timelines.outbox.make_backfill, collection, row) for collection, row in late))

@@ -281,15 +281,15 @@ class Outbox:
 
     async def make_backfill(self, collection: str, row: Mapping[str, Any]) -> None:
         """Make the backfill that a row owes (rule 4): first deliveries reach the reader, then timelines take in what
-        the author wrote before. Note that it is made after that, unless something is kept that only another version of
-        the program knows: its sweeper makes the backfill again.
+        the author wrote before. Note that it is made after that, unless a phase is delivered to that only another
+        version of the program knows: its sweeper makes the backfill again.
         """
         reader, author = (row[field] for field in WIDENING[collection])
         for recipients in self._noting if collection == "follows" else ():
             await recipients.widen(reader, author)
         for kept in self._kept:
             await kept.backfill(reader, author)
-        if not self._switch.knows_all(await self._switch.fresh()):
+        if self._switch.unknown(await self._switch.fresh()):
             return
         edge = {field: row[field] for field in ("_id", *WIDENING[collection])}  # with what it would be sharded by
         await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})

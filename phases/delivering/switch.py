@@ -92,23 +92,20 @@ class Switch:
         """Everywhere a delivery has to go: wherever somebody may read, by settings that are still good. Raises
         MemcachedDown for lists on other nodes than this process knows.
         """
-        open_ = [c for c in self._open(settings) if c.kept == kept]
+        now = self._clock.now()
+        open_ = [c for c in settings.containers if c.kept == kept and (c.until is None or now < c.until)]
         for container in open_:
             if not self._reaches(container):
                 theirs, ours = (", ".join(nodes or ()) for nodes in (container.nodes, self._stores[kept].nodes))
                 raise MemcachedDown(
-                    f"{kept} are on {theirs}, and FEEDLAB_MEMCACHED of this process names {ours}. "
-                    "Give every process the same list."
+                    f"{kept} are on {theirs}, and this process has them on {ours}. "
+                    "Give every process the same FEEDLAB_MEMCACHED and FEEDLAB_MEMCACHED_PREFIX."
                 )
         return open_
 
-    def knows_all(self, settings: Settings) -> bool:
-        """Whether there is no container that only another version of the program can write to."""
-        return all(container.kept in self._stores for container in self._open(settings))
-
-    def _open(self, settings: Settings) -> list[Container]:
-        now = self._clock.now()
-        return [c for c in settings.containers if c.until is None or now < c.until]
+    def unknown(self, settings: Settings) -> set[str]:
+        """Return the phases that are delivered to, and that only another version of the program knows."""
+        return {*settings.delivering_at(self._clock.now())} - self._keeps.keys()
 
     def _current(self, settings: Settings) -> list[Container]:
         """The containers that are delivered to, but those of phases that only another version of the program knows."""

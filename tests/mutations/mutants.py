@@ -365,8 +365,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "retired containers are not delivered to",
         "3 retired",
-        "phases.delivering.switch.Switch._open",
-        "c.until is None or now < c.until]",
+        "phases.delivering.switch.Switch.writable",
+        "(c.until is None or now < c.until)]",
         "c.until is None]",
         races=("switch off, publish x late read, queue",),
     ),
@@ -1103,7 +1103,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a backfill is owed no more to what only another version knows",
         "4 debt, 3 containers",
         "phases.delivering.outbox.Outbox.make_backfill",
-        "        if not self._switch.knows_all(await self._switch.fresh()):\n            return\n",
+        "        if self._switch.unknown(await self._switch.fresh()):\n            return\n",
         tests=_of(RULES, "test_a_backfill_by_an_older_program_is_still_owed_to_what_that_does_not_know"),
     ),
     Mutant(
