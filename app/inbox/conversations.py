@@ -626,7 +626,7 @@ def _blocks(one: ObjectId, other: ObjectId) -> dict[str, Any]:
 async def _numbers(
     inside: Transaction, people: Collection[ObjectId], where: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Take the next number in the inbox of each of these people, in the same order for everybody.
+    """Take the next number in the inbox of each of these people, sorted: fewer transactions begin again.
 
     Raises NoAccount for somebody whose inbox is not as `where` says.
     """

@@ -32,7 +32,8 @@ async def home(request: Request) -> Response:
 
 POST = ["POST"]
 BOTH = ["GET", "POST"]
-# The pages of forms. A form that is refused is shown at its own address, which a phone opens once more.
+# The pages of forms with something typed or chosen. Where one is refused, it is shown again at its own address, which a
+# phone may open once more.
 FORMS = {
     "/sign-in-as": "/sign-in",
     "/statuses": "/",

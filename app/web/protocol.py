@@ -231,9 +231,8 @@ class Protocol(Connection, HttpToolsProtocol):
         if self._head > MOST_HEAD and not self.transport.is_closing():
             self._close(TOO_LARGE)
         if self._idle and not self._deadline and not self.timeout_keep_alive_task:
-            self._wait(
-                HEAD_S, self.transport.close
-            )  # empty lines between two requests have ended uvicorn's own deadline
+            # Empty lines between two requests have ended uvicorn's own deadline.
+            self._wait(HEAD_S, self.transport.close)
 
     def send_400_response(self, msg: str) -> None:
         if self._head > MOST_HEAD:
